@@ -1,0 +1,30 @@
+# Every target makes what it needs. PYTHON is the interpreter that the environment is made from.
+# Inside an active environment (venv or conda) that one is used, and a torch that is already there is kept.
+PYTHON ?= python3
+ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
+RUN := $(ENV)/bin/python
+
+.PHONY: tour test lab course claims grid setup
+tour: setup
+	$(RUN) -m minirlhf.cli tour
+test: setup
+	$(RUN) -m ruff check minirlhf tests notebooks/src
+	$(RUN) -m pytest -q
+lab: setup
+	$(RUN) -m jupyter lab notebooks
+course: setup
+	$(RUN) -m minirlhf.cli course
+claims: setup
+	$(RUN) -m minirlhf.cli claims
+grid: setup
+	$(RUN) -m minirlhf.cli grid
+
+setup: $(ENV)/.minirlhf
+	@$(RUN) -m minirlhf.cli data
+$(ENV)/.minirlhf: requirements.txt requirements-dev.txt pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -c "import torch" 2>/dev/null || $(RUN) -m pip install -q "$$(grep ^torch== requirements.txt)"
+	$(RUN) -c "import torch; print('torch', torch.__version__, 'is there')"
+	grep -v ^torch== requirements.txt | $(RUN) -m pip install -q -r /dev/stdin -r requirements-dev.txt
+	$(RUN) -m pip install -q --no-deps -e .
+	touch $@

@@ -1,0 +1,342 @@
+"""The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from minirlhf.runtime import DATA, History, set_threads, write_text
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="RLHF from scratch on a laptop: real human ratings, a small GPT-2, every formula readable.")
+console = Console()
+Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is replaced only when the new is whole.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
+Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
+Steps = Annotated[int | None, typer.Option(help="Optimisation steps; the default is the configuration's.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate; the default is the configuration's.")]
+KLCoef = Annotated[float | None, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
+
+
+class Progresses:
+    """A bar a stage and a line of metrics every few steps."""
+
+    SHOWN = ("loss", "score", "gold", "kl", "entropy", "length", "clip_fraction", "accuracy", "margin", "bits_per_byte")
+
+    def __init__(self, every: int = 5):
+        self.bar = Progress(TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                            TimeRemainingColumn(), console=console)
+        self.tasks, self.every = {}, every
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error):
+        self.bar.stop()
+
+    def __call__(self, row: dict) -> None:
+        stage, step, steps = row["stage"], row["step"], row.get("steps")
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(stage, total=steps)
+        self.bar.update(self.tasks[stage], completed=step + 1)
+        if step % self.every == 0 or step + 1 == steps:
+            numbers = "  ".join(f"{k} {row[k]:.3f}" for k in self.SHOWN if k in row)
+            self.bar.console.print(f"{stage:>8} {step:4d}  {numbers}", highlight=False)
+
+
+def main() -> None:
+    """Run a command; a wrong input ends in one sentence instead of a traceback."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    set_threads(int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS") else None)
+    try:
+        app()
+    except (ValueError, FloatingPointError, RuntimeError) as error:
+        if os.environ.get("MINIRLHF_TRACEBACK"):
+            raise
+        Console(stderr=True).print(f"[bold red]Error:[/] {str(error).splitlines()[0]}", highlight=False)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def data():
+    """Fetch and check the third-party ratings (12 MB, once)."""
+    from minirlhf.tasks import sources
+
+    console.print(f"The rating sets are in {sources.fetch()}, whole and unchanged.")
+
+
+@app.command()
+def tour(out: Out = Path("out/tour"), seed: Seed = 0,
+         reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False):
+    """SFT -> reward model -> PPO, then DPO and GRPO, on real ratings; ends with out/tour/report.html."""
+    from minirlhf.report import write_tour_report
+    from minirlhf.tasks import sources
+    from minirlhf.tour import Tour, TourConfig
+
+    sources.fetch()
+    started = time.time()
+    config = (TourConfig.reduced() if reduced else TourConfig()).seeded(seed)
+    with Progresses() as progress:
+        run = Tour(out, config, progress)
+        rows = run.run()
+    table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
+    columns = ("method", "gold", "proxy", "ridge", "lexicon", "kl", "length", "distinct_2", "opening_share")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        interval = f"{row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}]"
+        table.add_row(row["method"], interval, *(f"{row[name]:.2f}" for name in columns[2:]))
+    console.print(table)
+    path = write_tour_report(run, out / "report.html")
+    console.print("  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.times.items()))
+    console.print(f"{time.time() - started:.0f} s in all. Open {path} in a browser. Samples come from a small model of film "
+                  "reviews and may offend.", highlight=False)
+
+
+@app.command()
+def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3, out: Out = Path("out/grid")):
+    """The tour over several seeds, recorded into data/results/tour.jsonl; resumes where it was interrupted."""
+    from minirlhf.runtime import commit
+    from minirlhf.tour import Tour, TourConfig
+
+    results = []
+    for seed in range(seeds):
+        with Progresses(every=20) as progress:
+            rows = Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress).run()
+        results += [{"claim": "tour", "seed": seed, "commit": commit(), "command": f"minirlhf grid --seeds {seeds}",
+                     **{k: v for k, v in row.items() if k not in ("texts", "prompts")}} for row in rows]
+    write_text(DATA / "results" / "tour.jsonl", "".join(json.dumps(row) + "\n" for row in results))
+
+
+@app.command()
+def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
+             layers: Annotated[int | None, typer.Option(help="Transformer layers.")] = None,
+             width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
+             bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False):
+    """Train tiny-reviews from nothing on raw text; saves every few minutes and resumes."""
+    from minirlhf.loops.pretrain import PretrainConfig, pretrain
+    from minirlhf.models.load import save_policy
+    from minirlhf.tasks import reviews, sources
+
+    sources.fetch()
+    config = _with(PretrainConfig(seed=seed, bf16=bf16), steps=steps, lr=lr, n_layer=layers, n_embd=width)
+    held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
+    with Progresses(every=100) as progress:
+        model, tokenizer, history = pretrain(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
+    save_policy(model, tokenizer, out / "model", dtype=torch.float16)
+    history.save(out / "metrics.jsonl")
+    console.print(f"Wrote {out / 'model'}: {history[-1]['bits_per_byte']:.3f} bits per byte on the validation films.")
+
+
+@app.command()
+def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = None,
+        epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None):
+    """Supervised fine-tuning: title -> review, the loss on the response only."""
+    from minirlhf.loops.sft import SFTConfig, train_sft
+    from minirlhf.tasks import reviews
+
+    policy, tokenizer = _policy(model)
+    config = _with(SFTConfig(seed=seed), epochs=epochs, optimiser=_rate(SFTConfig().optimiser, lr))
+    with Progresses(every=20) as progress:
+        policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
+    _save(policy, tokenizer, out, history)
+
+
+@app.command()
+def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
+           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
+    """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
+    from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+    from minirlhf.models.sampling import sample_text
+    from minirlhf.tasks import reviews
+
+    policy, tokenizer = _policy(model)
+    config = _with(RewardConfig(seed=seed), steps=steps, optimiser=_rate(RewardConfig().optimiser, lr))
+    samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
+    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
+    with Progresses(every=20) as progress:
+        scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, on_step=progress)
+    normalise_scores(scorer, samples).save(out, tokenizer)
+    history.save(out / "metrics.jsonl")
+    console.print(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
+
+
+@app.command()
+def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpoints"),
+         members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
+    """Train the gold scorer: an ensemble that regresses the mean ratings of the gold films."""
+    from minirlhf.loops.gold import GoldConfig, train_gold
+    from minirlhf.tasks import reviews
+
+    _, tokenizer = _policy(model)
+    rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
+    for member in range(members):
+        with Progresses(every=50) as progress:
+            backbone = _policy(model)[0].base_model
+            scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
+        scorer.save(out / f"gold-{member}", tokenizer)
+
+
+@app.command()
+def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
+        out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
+    """PPO with a learned critic and the KL penalty in the reward."""
+    from minirlhf.loops.config import KLConfig
+    from minirlhf.loops.ppo import PPOConfig, train_ppo
+    from minirlhf.rewards.model import rollout_score
+    from minirlhf.tasks import reviews
+
+    policy, tokenizer, reward_model, monitors = _actors(model, scorer)
+    config = PPOConfig(seed=seed)
+    config = _with(config, steps=steps, actor=_rate(config.actor, lr), kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
+    critic = _scalar(scorer)
+    with Progresses(every=1) as progress:
+        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
+                                       monitors=monitors, on_step=progress)
+    _save(policy, tokenizer, out, history)
+
+
+@app.command()
+def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
+         out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
+    """GRPO: groups of samples instead of a critic."""
+    from minirlhf.loops.config import KLConfig
+    from minirlhf.loops.group import GRPOConfig, train_group
+    from minirlhf.rewards.model import rollout_score
+    from minirlhf.tasks import reviews
+
+    policy, tokenizer, reward_model, monitors = _actors(model, scorer)
+    config = GRPOConfig(seed=seed)
+    config = _with(config, steps=steps, optimiser=_rate(config.optimiser, lr),
+                   kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
+    with Progresses(every=1) as progress:
+        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
+                                      monitors=monitors, on_step=progress)
+    _save(policy, tokenizer, out, history)
+
+
+@app.command()
+def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
+        beta: Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")] = None,
+        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
+    """DPO on pairs of human ratings: no reward model, no sampling."""
+    from minirlhf.loops.preference import DPOConfig, train_dpo
+    from minirlhf.tasks import reviews
+
+    policy, tokenizer = _policy(model)
+    config = _with(DPOConfig(seed=seed), steps=steps, beta=beta, optimiser=_rate(DPOConfig().optimiser, lr))
+    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
+    with Progresses(every=10) as progress:
+        policy, history = train_dpo(policy, tokenizer, dataset, config, on_step=progress)
+    _save(policy, tokenizer, out, history)
+
+
+@app.command()
+def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or any prompts.")], model: Model = "tiny-reviews-sft",
+           n: Annotated[int, typer.Option(help="Samples a prompt.")] = 3, seed: Seed = 0,
+           temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 1.0,
+           max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = 32):
+    """Print unselected samples. They may offend: the model imitates critics."""
+    from minirlhf.models.forward import decode
+    from minirlhf.models.sampling import SamplingConfig, sample_text
+
+    policy, tokenizer = _policy(model)
+    config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
+    every = [p if p.endswith("\n") else p + "\n" for p in prompts for _ in range(n)]
+    texts = [t for r in sample_text(policy, tokenizer, every, config=config, seed=seed) for t in decode(tokenizer, r)]
+    for prompt, text in zip(every, texts, strict=True):
+        console.print(Text(prompt.strip(), style="bold"), Text(_printable(text)))
+
+
+@app.command()
+def score(text: Annotated[str, typer.Argument(help="The response to score.")],
+          prompt: Annotated[str, typer.Option(help="The film's title.")] = "the film",
+          scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
+          html: Annotated[Path | None, typer.Option(help="Also write a page with both pictures.")] = None):
+    """The reward of every prefix, in both readings: prefix + EOS scored alone, and the head read at each token of one pass."""
+    from minirlhf.models.load import load_scalar
+    from minirlhf.rewards.model import prefix_scores
+    from minirlhf.show.strips import strip_colour, token_strip_html
+
+    model, tokenizer = load_scalar(scorer)
+    tokens, with_eos, one_pass = prefix_scores(model, tokenizer, prompt.strip() + "\n", text)
+    limit = float(torch.cat([with_eos, one_pass]).abs().max())
+    titles = {"(a) prefix + EOS, each scored alone (a trained position, on unusual text)": with_eos,
+              "(b) one pass, read at each token (natural text, an untrained position)": one_pass}
+    for title, values in titles.items():
+        console.print(Text(title, style="bold"))
+        strip = Text()
+        for token, value in zip(tokens, values.tolist(), strict=True):
+            strip.append(_printable(token), style=f"black on {strip_colour(value, limit)}")
+        console.print(strip)
+    table = Table("prefix ends with", "(a) prefix + EOS", "(b) one pass")
+    for token, a, b in zip(tokens, with_eos.tolist(), one_pass.tolist(), strict=True):
+        table.add_row(Text(_printable(token)), f"{a:+.3f}", f"{b:+.3f}")
+    console.print(table)
+    warning = ("Reward units: standard deviations of the SFT model's own samples. The scorer learned from film reviews; the further "
+               "a text lies from them (a dog walk, say), the less its numbers mean.")
+    console.print(warning, highlight=False)
+    if html:
+        strips = [token_strip_html(tokens, values, title=title) for title, values in titles.items()]
+        write_text(html, "<!doctype html><meta charset=utf-8><title>Reward of every prefix</title>" + "".join(strips)
+                   + f"<p>{warning}</p>")
+        console.print(f"Wrote {html}.")
+
+
+def _policy(name: str):
+    from minirlhf.models.load import load_policy
+
+    return load_policy(name)
+
+
+def _scalar(name: str):
+    from minirlhf.models.load import load_scalar
+
+    return load_scalar(name)[0]
+
+
+def _actors(model: str, scorer: str):
+    """What PPO and GRPO both need: policy, tokenizer, frozen reward model, and gold to watch it with."""
+    from minirlhf.rewards.gold import gold_judge
+    from minirlhf.rewards.model import rollout_judge
+
+    policy, tokenizer = _policy(model)
+    return policy, tokenizer, _scalar(scorer).requires_grad_(False), {"gold": rollout_judge(gold_judge(), tokenizer)}
+
+
+def _with(config, **given):
+    """The configuration with those fields replaced that were given."""
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
+
+
+def _rate(optimiser, lr: float | None):
+    return _with(optimiser, lr=lr)
+
+
+def _save(policy, tokenizer, out: Path, history: History) -> None:
+    from minirlhf.models.load import save_policy
+
+    save_policy(policy, tokenizer, out)
+    history.save(out / "metrics.jsonl")
+    console.print(f"Wrote {out}.")
+
+
+def _printable(text: str) -> str:
+    """Control characters made visible: text of a model must not steer the terminal."""
+    return "".join(c if c.isprintable() else "\u2423" for c in text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""One way to judge every method: the same prompts, several samples each, paired by prompt, with intervals."""
+
+import itertools
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from minirlhf.core.logprobs import entropy
+from minirlhf.core.masking import masked_mean
+from minirlhf.core.rollout import Rollout
+from minirlhf.models.forward import decode, policy_logits, policy_logprobs
+from minirlhf.models.sampling import SamplingConfig, sample_text
+from minirlhf.rewards.model import Judge
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Responses of one method: `samples_per_prompt` for each prompt, a prompt's side by side.
+
+    kl: (N,) log pi(y|x) - log pi_ref(y|x), nats a sequence: its mean estimates KL(pi || ref), tokens from pi.
+    """
+
+    prompts: list[str]
+    texts: list[str]
+    kl: torch.Tensor
+    lengths: torch.Tensor
+    finished: torch.Tensor
+    entropy: float  # nats a token, of the policy that sampled
+
+    def select(self, index: torch.Tensor, *, kl: float) -> "Samples":
+        """Some rows, as another method's samples whose KL is known by a formula (best-of-n)."""
+        rows = index.tolist()
+        return Samples([self.prompts[i] for i in rows], [self.texts[i] for i in rows], torch.full((len(rows),), kl),
+                       self.lengths[index], self.finished[index], self.entropy)
+
+
+@torch.no_grad()
+def draw(model, tokenizer, prompts: list[str], *, samples_per_prompt: int, reference, config=SamplingConfig(), seed=0) -> Samples:
+    """Sample each prompt several times and measure what does not need a judge."""
+    repeated = [p for p in prompts for _ in range(samples_per_prompt)]
+    rollouts = sample_text(model, tokenizer, repeated, config=config, seed=seed)
+    kl, spread = [], []
+    for r in rollouts:
+        log_ratio = r.old_logprobs - policy_logprobs(reference, r, temperature=config.temperature)
+        kl.append((log_ratio * r.response_mask).sum(1))
+        logits = policy_logits(model, r)
+        spread.append(masked_mean(entropy(logits, r.response_mask, temperature=config.temperature), r.response_mask))
+    return Samples(
+        repeated, [text for r in rollouts for text in decode(tokenizer, r)], torch.cat(kl),
+        torch.cat([r.response_mask.sum(1) for r in rollouts]), torch.cat([r.finished(tokenizer.eos_token_id) for r in rollouts]),
+        torch.stack(spread).mean().item(),
+    )
+
+
+def summary(samples: Samples, judges: dict[str, Judge], *, prompts_seed: int = 0) -> dict:
+    """Mean of each judge with a 95 % bootstrap interval over prompts, and the numbers that must stand beside a score."""
+    row = {}
+    per_prompt = len(samples.texts) // len(dict.fromkeys(samples.prompts))
+    for name, judge in judges.items():
+        scores = judge(samples.prompts, samples.texts)
+        by_prompt = scores.view(-1, per_prompt).mean(1)
+        low, high = bootstrap(by_prompt, seed=prompts_seed)
+        row |= {name: scores.mean().item(), f"{name}_low": low, f"{name}_high": high, f"{name}_by_prompt": by_prompt.tolist()}
+    opening, share = most_common_opening(samples.texts)
+    return row | {
+        "kl": samples.kl.mean().item(), "length": samples.lengths.float().mean().item(), "entropy": samples.entropy,
+        "missing_eos": 1 - samples.finished.float().mean().item(), "distinct_2": distinct_n(samples.texts, 2),
+        "opening": opening, "opening_share": share,
+    }
+
+
+def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of (N,) independent values, resampled with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(len(values), (draws, len(values)), generator=generator)
+    low, high = values[index].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    return low.item(), high.item()
+
+
+def paired_difference(a: list[float], b: list[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of a - b over the same prompts, and its 95 % bootstrap interval. With several seeds, pass their mean by prompt."""
+    difference = torch.tensor(a) - torch.tensor(b)
+    return (difference.mean().item(), *bootstrap(difference, seed=seed))
+
+
+def win_rate(a: list[float], b: list[float]) -> float:
+    """Share of prompts on which a scores above b; a tie counts one half. Swapping a and b gives 1 minus it."""
+    a, b = torch.tensor(a), torch.tensor(b)
+    return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
+
+
+def distinct_n(texts: list[str], n: int, *, budget: int = 2000, seed: int = 0) -> float:
+    """Share of distinct word n-grams among the first `budget` of them, texts in a seeded order.
+
+    A fixed budget, because the share falls with the amount of text: without it shorter samples would look more varied.
+    """
+    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    grams = (gram for i in order for gram in _grams(texts[i], n))
+    seen = list(itertools.islice(grams, budget))
+    return len(set(seen)) / len(seen) if seen else 0.0
+
+
+def most_common_opening(texts: list[str], n: int = 4) -> tuple[str, float]:
+    """The commonest first n words and the share of texts that begin with them: a number for "they all sound alike"."""
+    openings = Counter(" ".join(re.findall(r"[\w']+", text.lower())[:n]) for text in texts)
+    (opening, count), = openings.most_common(1)
+    return opening, count / len(texts)
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = re.findall(r"[\w']+", text.lower())
+    return list(zip(*(words[i:] for i in range(n)), strict=False))

@@ -1,0 +1,1 @@
+"""Training, one file an algorithm family, each a script in numbered beats."""

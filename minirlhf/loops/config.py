@@ -1,0 +1,32 @@
+"""The small groups of settings that every loop shares. A wrong value raises when the group is made."""
+
+from dataclasses import dataclass
+
+from minirlhf.runtime import check
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW without weight decay, as RLHF uses it."""
+
+    lr: float = 1e-4  # 1e-6 for large models, 1e-4 .. 1e-3 for small ones
+    max_grad_norm: float = 1.0  # clip of the gradient's norm
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self):
+        check("lr", self.lr, self.lr > 0, "above 0")
+        check("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """The leash to the reference: reward minus kl_coef times log(pi / ref) at each token."""
+
+    kl_coef: float = 0.1  # reward units per nat, 0 .. 0.5; 0 is no leash
+    target: float | None = None  # nats a sequence; when given, kl_coef adapts (Ziegler et al. 2019)
+    horizon: float = 2000.0  # sequences over which it adapts
+
+    def __post_init__(self):
+        check("kl_coef", self.kl_coef, self.kl_coef >= 0, "0 or more")
+        check("target", self.target, self.target is None or self.target > 0, "None or above 0")
+        check("horizon", self.horizon, self.horizon > 0, "above 0")

@@ -1,0 +1,119 @@
+"""GRPO: no critic. A prompt's own group of samples says what was to be expected.
+
+    A_i = (r_i - mean r) / (std r + eps)   for the G responses of one prompt, the same at each of its tokens
+    (Shao et al. 2024)
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+
+from minirlhf.core.baselines import group_relative
+from minirlhf.core.kl import kl_shaped_rewards
+from minirlhf.core.logprobs import entropy, response_logprobs
+from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
+from minirlhf.core.policy_gradient import is_clipped, ppo_clip
+from minirlhf.core.rollout import Rollout
+from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs
+from minirlhf.models.sampling import SamplingConfig, sample
+from minirlhf.runtime import History, check, seed_all
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Settings of GRPO. A step is one rollout of `prompts_per_step` groups."""
+
+    steps: int = 40
+    prompts_per_step: int = 16
+    group_size: int = 4  # G, 4 .. 16
+    minibatch_size: int = 32  # sequences an optimiser step
+    epochs: int = 2
+    clip_eps: float = 0.2
+    clip_eps_high: float | None = None  # DAPO's clip-higher when larger than clip_eps
+    scale_by_std: bool = True  # False removes the difficulty bias (Dr. GRPO's first half)
+    aggregation: str = "sequence_mean"  # GRPO's; token_mean is DAPO's
+    missing_eos_penalty: float = 1.0  # reward units
+    sampling: SamplingConfig = SamplingConfig()
+    kl: KLConfig = KLConfig()  # in the reward, as in PPO, so that both share one optimum
+    optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in ("steps", "prompts_per_step", "minibatch_size", "epochs"):
+            check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        check("group_size", self.group_size, self.group_size >= 2, "at least 2: a group of one has no baseline")
+        batch = self.prompts_per_step * self.group_size
+        check("minibatch_size", self.minibatch_size, batch % self.minibatch_size == 0, f"a divisor of the {batch} samples a step")
+        check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
+
+
+def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout], torch.Tensor],
+                config: GRPOConfig = GRPOConfig(), *, reference=None, monitors: dict[str, Callable] | None = None,
+                history: History | None = None, on_step=lambda row: None):
+    """Train `model` in place.
+
+    Args:
+        score: Rollout -> (B,) reward units. monitors: the same, only logged.
+
+    Returns:
+        (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy,
+        length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm.
+    """
+    history = History() if history is None else history
+    generator = seed_all(config.seed)
+    sampling, G = config.sampling.for_training(), config.group_size
+    reference = freeze(copy.deepcopy(model) if reference is None else reference)
+    optimizer = make_optimizer(model, config.optimiser)
+    model.eval()
+    for step, index in enumerate(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, generator)):
+        # 1. rollout: each prompt G times, groups side by side
+        ids, mask = (repeat(x, "n p -> (n g) p", g=G) for x in encode_prompts(tokenizer, [prompts[i] for i in index]))
+        rollout = sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
+        mask = rollout.response_mask
+        # 2. score; the KL penalty of a whole response joins its score before the group is compared
+        with torch.no_grad():
+            scores, finished = score(rollout), rollout.finished(tokenizer.eos_token_id)
+            ref_logprobs = policy_logprobs(reference, rollout, temperature=sampling.temperature)
+            penalised = scores - config.missing_eos_penalty * ~finished
+            rewards = kl_shaped_rewards(penalised, rollout.old_logprobs, ref_logprobs, mask, kl_coef=config.kl.kl_coef)
+            group_scores = rearrange(rewards.sum(1), "(n g) -> n g", g=G)
+        # 3. advantages: one number a response
+        grouped = group_relative(group_scores, scale_by_std=config.scale_by_std)
+        advantages = repeat(rearrange(grouped, "n g -> (n g)"), "b -> b r", r=mask.shape[1])
+        # 4. update
+        linear_decay(optimizer, config.optimiser.lr, step, config.steps)
+        log = []
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size):
+                part = rollout.select(rows)
+                width, part_mask = part.response_ids.shape[1], part.response_mask
+                logits = policy_logits(model, part)
+                logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
+                clip = {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
+                losses = ppo_clip(logprobs, part.old_logprobs, advantages[rows, :width], part_mask, **clip)
+                total = loss_denominator(part_mask, how=config.aggregation)
+                loss = aggregate(losses, part_mask, how=config.aggregation, denominator=total)
+                loss.backward()
+                grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
+                with torch.no_grad():
+                    clipped = is_clipped(logprobs, part.old_logprobs, advantages[rows, :width], part_mask, **clip)
+                    log.append({
+                        "policy_loss": loss, "grad_norm": grad_norm,
+                        "ratio": masked_mean((logprobs - part.old_logprobs).exp(), part_mask),
+                        "clip_fraction": masked_mean(clipped.float(), part_mask),
+                        "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
+                    })
+        # 5. log
+        kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
+        spread = rearrange(scores, "(n g) -> n g", g=G).std(1)
+        row = {key: torch.stack([entry[key].detach() for entry in log]).mean() for key in log[0]}
+        row |= {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
+        on_step(history.log("grpo", step, steps=config.steps, score=scores.mean(), reward_std=spread.mean(),
+                            frac_reward_zero_std=(spread == 0).float().mean(), kl=kl.mean(),
+                            length=mask.sum(1).float().mean(), missing_eos=1 - finished.float().mean(), **row))
+    return model, history

@@ -1,0 +1,136 @@
+"""PPO from a reward model: four models, one rollout, a few epochs of clipped steps.
+
+    actor      pi      trained        what we want          reference  pi_ref  frozen   a copy of the start
+    reward     r       frozen         scores a response     critic     V       trained  starts as a copy of the reward model
+
+    reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
+from minirlhf.core.logprobs import entropy, response_logprobs
+from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
+from minirlhf.core.policy_gradient import explained_variance, is_clipped, ppo_clip, value_loss_clipped
+from minirlhf.core.returns import gae
+from minirlhf.core.rollout import Rollout
+from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs, response_values
+from minirlhf.models.sampling import SamplingConfig, sample
+from minirlhf.runtime import History, check, seed_all
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of PPO. A step is one rollout and `epochs` passes over it."""
+
+    steps: int = 40
+    batch_size: int = 64  # prompts a rollout, one response each
+    minibatch_size: int = 32  # sequences an optimiser step
+    epochs: int = 2  # passes over a rollout, 1 .. 4
+    clip_eps: float = 0.2  # ratio clip, 0.1 .. 0.3
+    value_clip_eps: float = 0.5  # reward units
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten: bool = True  # advantages to mean 0 and variance 1 over the real tokens of the rollout
+    missing_eos_penalty: float = 1.0  # reward units, taken off a truncated response
+    critic_warmup: int = 0  # steps with the actor frozen
+    sampling: SamplingConfig = SamplingConfig()
+    kl: KLConfig = KLConfig()
+    actor: OptimiserConfig = OptimiserConfig(lr=1e-4)
+    critic: OptimiserConfig = OptimiserConfig(lr=3e-4)
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in ("steps", "batch_size", "minibatch_size", "epochs"):
+            check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        check("minibatch_size", self.minibatch_size, self.batch_size % self.minibatch_size == 0, "a divisor of batch_size")
+        check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
+        check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
+        check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
+
+
+def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rollout], torch.Tensor],
+              config: PPOConfig = PPOConfig(), *, reference=None, monitors: dict[str, Callable] | None = None,
+              history: History | None = None, on_step=lambda row: None):
+    """Train `actor` and `critic` in place.
+
+    Args:
+        critic: a ScalarModel, usually a copy of the reward model, backbone and head.
+        score: Rollout -> (B,) reward units; what is to be maximised. monitors: the same, only logged.
+        reference: frozen policy; a copy of the actor by default.
+
+    Returns:
+        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy, length, missing_eos, ratio,
+        clip_fraction, policy_loss, value_loss, explained_variance, grad_norm, kl_coef.
+    """
+    history = History() if history is None else history
+    generator = seed_all(config.seed)
+    sampling = config.sampling.for_training()
+    reference = freeze(copy.deepcopy(actor) if reference is None else reference)
+    actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
+    kl_coef = config.kl.kl_coef
+    actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
+    for step, index in enumerate(shuffled_batches(len(prompts), config.batch_size, config.steps, generator)):
+        # 1. rollout: the log-probabilities are recorded while sampling
+        ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        rollout = sample(actor, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
+        mask, lengths = rollout.response_mask, rollout.response_mask.sum(1)
+        # 2. score, reference, values: three forward passes without gradient
+        with torch.no_grad():
+            scores = score(rollout)
+            finished = rollout.finished(tokenizer.eos_token_id)
+            penalised = scores - config.missing_eos_penalty * ~finished
+            ref_logprobs = policy_logprobs(reference, rollout, temperature=sampling.temperature)
+            values = response_values(critic, rollout)
+        # 3. rewards and advantages, fixed over the epochs; returns are made before whitening
+        rewards = kl_shaped_rewards(penalised, rollout.old_logprobs, ref_logprobs, mask, kl_coef=kl_coef)
+        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        if config.whiten:
+            advantages = masked_whiten(advantages, mask)
+        # 4. update: every minibatch is one optimiser step for the actor and one for the critic
+        linear_decay(actor_optimizer, config.actor.lr * (step >= config.critic_warmup), step, config.steps)
+        linear_decay(critic_optimizer, config.critic.lr, step, config.steps)
+        log = []
+        for _ in range(config.epochs):
+            for rows in torch.randperm(config.batch_size, generator=generator).split(config.minibatch_size):
+                part = rollout.select(rows)
+                width, part_mask = part.response_ids.shape[1], part.response_mask
+                tokens = loss_denominator(part_mask, how="token_mean")
+                logits = policy_logits(actor, part)
+                logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
+                advantage = advantages[rows, :width]
+                policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
+                policy_loss.backward()
+                grad_norm = clipped_step(actor, actor_optimizer, config.actor.max_grad_norm)
+                value_losses = value_loss_clipped(response_values(critic, part), values[rows, :width],
+                                                  returns[rows, :width], part_mask, clip_eps=config.value_clip_eps)
+                value_loss = aggregate(value_losses, part_mask, how="token_mean", denominator=tokens)
+                value_loss.backward()
+                clipped_step(critic, critic_optimizer, config.critic.max_grad_norm)
+                with torch.no_grad():
+                    clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                    log.append({
+                        "policy_loss": policy_loss, "value_loss": value_loss, "grad_norm": grad_norm,
+                        "ratio": masked_mean((logprobs - part.old_logprobs).exp(), part_mask),
+                        "clip_fraction": masked_mean(clipped.float(), part_mask),
+                        "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
+                    })
+        # 5. log: what was sampled before this update, and how the update went
+        kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
+        row = {key: torch.stack([entry[key].detach() for entry in log]).mean() for key in log[0]}
+        row |= {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
+        on_step(history.log("ppo", step, steps=config.steps, score=scores.mean(), kl=kl.mean(),
+                            kl_per_token=kl.sum() / lengths.sum(), kl_coef=kl_coef, length=lengths.float().mean(),
+                            missing_eos=1 - finished.float().mean(),
+                            explained_variance=explained_variance(values, returns, mask), **row))
+        if config.kl.target is not None:
+            kl_coef = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
+                                    batch_size=config.batch_size)
+    return actor, critic, history

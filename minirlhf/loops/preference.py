@@ -1,0 +1,70 @@
+"""Preference optimisation: from pairs to a policy, no reward model and no sampling.
+
+    loss = -log sigmoid(beta [log pi/pi_ref (chosen) - log pi/pi_ref (rejected)])        (Rafailov et al. 2023)
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+
+from minirlhf.core.logprobs import sequence_logprobs
+from minirlhf.core.preference import dpo, implicit_rewards
+from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.runtime import History, check, seed_all
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """Settings of DPO."""
+
+    batch_size: int = 32  # pairs a step
+    steps: int = 100
+    beta: float = 0.1  # reward units per nat, 0.01 .. 0.5
+    max_response: int = 32  # tokens, EOS included
+    optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
+    seed: int = 0
+
+    def __post_init__(self):
+        check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check("steps", self.steps, self.steps >= 1, "at least 1")
+        check("beta", self.beta, self.beta > 0, "above 0")
+
+
+def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(), *, reference=None,
+              history: History | None = None, on_step=lambda row: None):
+    """Train `model` in place on columns `prompt`, `chosen`, `rejected`.
+
+    Returns:
+        (model, history). Rows: loss (ln 2 at step 0), reward_chosen, reward_rejected, margin (beta * log-ratios, reward units),
+        accuracy (strict >), logps_chosen, logps_rejected (nats a sequence; both may fall), grad_norm.
+    """
+    history = History() if history is None else history
+    generator = seed_all(config.seed)
+    reference = freeze(copy.deepcopy(model) if reference is None else reference)
+    optimizer = make_optimizer(model, config.optimiser)
+    model.eval()  # dropout off: the loss must be ln 2 at step 0
+    for step, index in enumerate(shuffled_batches(len(dataset), config.batch_size, config.steps, generator)):
+        # 1. chosen and rejected in one batch; sums of log-probabilities over the response
+        rows = dataset[index.tolist()]
+        batch = encode(tokenizer, rows["prompt"] * 2, rows["chosen"] + rows["rejected"], max_response=config.max_response)
+        chosen, rejected = sequence_logprobs(policy_logprobs(model, batch), batch.response_mask).chunk(2)
+        with torch.no_grad():
+            ref_chosen, ref_rejected = sequence_logprobs(policy_logprobs(reference, batch), batch.response_mask).chunk(2)
+        # 2. the loss of each pair, their mean, a step
+        loss = dpo(chosen, rejected, ref_chosen, ref_rejected, beta=config.beta).mean()
+        linear_decay(optimizer, config.optimiser.lr, step, config.steps)
+        loss.backward()
+        grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
+        # 3. log
+        reward_chosen = implicit_rewards(chosen, ref_chosen, beta=config.beta)
+        reward_rejected = implicit_rewards(rejected, ref_rejected, beta=config.beta)
+        margins = reward_chosen - reward_rejected
+        on_step(history.log(
+            "dpo", step, steps=config.steps, loss=loss, reward_chosen=reward_chosen.mean(), margin=margins.mean(),
+            reward_rejected=reward_rejected.mean(), accuracy=(margins > 0).float().mean(),
+            logps_chosen=chosen.mean(), logps_rejected=rejected.mean(), grad_norm=grad_norm))
+    return model, history

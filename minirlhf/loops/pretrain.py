@@ -1,0 +1,135 @@
+"""Make `tiny-reviews` from nothing: a byte-level BPE of its own and a small GPT-2, on raw text of the training films.
+
+    loss = -mean_t log p(x_t | x_<t)        over packed blocks of text, documents ended by EOS
+
+Resumes from its last checkpoint after an interruption, to the same result on the same machine and threads.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from minirlhf.runtime import History, load_training_state, save_training_state, seed_all
+
+EOS = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Size of the model and of the run. tokens = steps * batch_size * block."""
+
+    n_layer: int = 4  # 2..8
+    n_embd: int = 256  # 64..512
+    n_head: int = 4
+    vocab_size: int = 4096  # 512..8192
+    block: int = 128  # tokens a block, also the model's context
+    batch_size: int = 32  # blocks a step
+    steps: int = 1600
+    lr: float = 1e-3  # peak; linear warm-up, cosine to a tenth
+    warmup: int = 100  # steps
+    weight_decay: float = 0.1
+    dropout: float = 0.1
+    bf16: bool = False  # autocast to bfloat16: twice as fast on some CPUs, slower on others
+    seed: int = 0
+    save_every: float = 180.0  # seconds
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text has tokens. One special token is EOS and padding at once, as in GPT-2."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS, pad_token=EOS, padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
+    """One long row of token ids: the texts in a random order, each ended by EOS."""
+    ids = tokenizer(texts).input_ids
+    shuffled = [ids[i] for i in torch.randperm(len(ids), generator=order)]
+    return torch.tensor([token for text in shuffled for token in [*text, tokenizer.eos_token_id]])
+
+
+def learning_rate(step: int, config: PretrainConfig) -> float:
+    """Linear warm-up, then a cosine from `lr` to `lr / 10`."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+def pretrain(texts: list[str], held_out: list[str], config: PretrainConfig, folder: Path, *, on_step=print):
+    """Train tokenizer and model; checkpoint into `folder` every few minutes. Returns (model, tokenizer, History)."""
+    # 1. text -> tokens
+    seed_all(config.seed)
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    order = torch.Generator().manual_seed(config.seed)
+    stream = pack(texts, tokenizer, order)
+    held_out_stream = pack(held_out, tokenizer, torch.Generator().manual_seed(0))
+    held_out_bytes = sum(len(text.encode()) + 1 for text in held_out)  # EOS stands for one byte, the line end
+
+    # 2. model and optimiser
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=config.block, n_embd=config.n_embd, n_layer=config.n_layer,
+        n_head=config.n_head, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    ))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=config.lr, betas=(0.9, 0.95), fused=True,
+    )
+    history, first = History(), 0
+    if (state := load_training_state(folder, model, optimizer, asdict(config))) is not None:
+        history, first = state
+
+    # 3. steps
+    saved = started = time.time()
+    for step in range(first, config.steps):
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)  # a step's blocks follow from its number
+        starts = torch.randint(len(stream) - config.block - 1, (config.batch_size,), generator=generator)
+        blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, likewise
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            logits = model(blocks[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        row = history.log("pretrain", step, loss=loss, grad_norm=grad_norm)
+        if step % 100 == 99 or step + 1 == config.steps:
+            row["bits_per_byte"] = stream_nats(model, held_out_stream, config.block) / math.log(2) / held_out_bytes
+            row["tokens_per_second"] = (step + 1 - first) * config.batch_size * config.block / (time.time() - started)
+            on_step(row)
+        if time.time() - saved > config.save_every or step + 1 == config.steps:
+            save_training_state(folder, model, optimizer, history, step + 1, asdict(config))
+            saved = time.time()
+    return model.eval(), tokenizer, history
+
+
+@torch.no_grad()
+def stream_nats(model, stream: torch.Tensor, block: int) -> float:
+    """Sum of -log p over a token stream cut in blocks; the first token of each block is context only where there is one."""
+    model.eval()
+    total = 0.0
+    for start in range(0, len(stream) - 1, block):
+        ids = stream[start : start + block + 1][None]
+        logits = model(ids[:, :-1]).logits
+        total += torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
+    return total

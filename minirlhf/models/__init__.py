@@ -1,0 +1,1 @@
+"""Policies, scalar heads and our own sampling loop."""

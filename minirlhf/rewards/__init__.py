@@ -1,0 +1,1 @@
+"""What scores a response: reward model, gold scorer, bag of words, lexicon."""

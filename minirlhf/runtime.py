@@ -1,0 +1,146 @@
+"""What every run needs and no algorithm is about: paths, seeds, threads, atomic files, checkpoints, history."""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+
+def seed_all(seed: int) -> torch.Generator:
+    """Seed Python's and torch's global generators; return a generator of its own for sampling."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` cores for tensor work (default: those this process may run on, at most 8)."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or min(available, 8)
+    torch.set_num_threads(threads)
+    return threads
+
+
+@contextmanager
+def atomic_path(path: str | Path):
+    """Give a temporary name beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)  # mkstemp makes files private; results are not
+        os.replace(name, path)
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+@contextmanager
+def atomic_folder(path: str | Path):
+    """Give a temporary folder beside `path`; when the block ends well it takes the place of `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, old / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check(field: str, value, ok: bool, allowed: str) -> None:
+    """Raise a ValueError that names the field, the value given and what is allowed."""
+    if not ok:
+        raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class History(list):
+    """Rows of metrics, one dict a step: {"stage": "ppo", "step": 3, "kl": 0.8, ...}. Saved as JSON lines."""
+
+    def log(self, stage: str, step: int, **metrics) -> dict:
+        row = {"stage": stage, "step": step} | {
+            k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()
+        }
+        self.append(row)
+        return row
+
+    def column(self, stage: str, metric: str) -> list[float]:
+        return [row[metric] for row in self if row["stage"] == stage and metric in row]
+
+    def save(self, path: str | Path) -> None:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "History":
+        return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
+
+
+def save_training_state(folder: Path, model, optimizer, history: History, step: int, config: dict) -> None:
+    """Write model, optimiser, history and position so that a run killed at any moment can go on from the last one.
+
+    Tensors go to one safetensors file and everything else to its JSON header, so that one rename replaces all of it.
+    """
+    tensors = {f"model.{k}": v.contiguous() for k, v in _own_tensors(model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    header = {"step": json.dumps(step), "config": json.dumps(config), "history": json.dumps(history)}
+    with atomic_path(Path(folder) / "training.safetensors") as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load_training_state(folder: Path, model, optimizer, config: dict) -> tuple[History, int] | None:
+    """Restore what `save_training_state` wrote. Returns (history, step), or None where there is nothing to resume.
+
+    Raises:
+        ValueError: the checkpoint was made with another configuration.
+    """
+    path = Path(folder) / "training.safetensors"
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+        if json.loads(header["config"]) != json.loads(json.dumps(config)):
+            raise ValueError(f"{path} was made with other settings; remove it, or run with the same ones to go on.")
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    own = _own_tensors(model)
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(tensors[f"model.{key}"])
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+    return History(json.loads(header["history"])), json.loads(header["step"])
+
+
+def _own_tensors(model) -> dict[str, torch.Tensor]:
+    """Parameters by name, tied ones once (named_parameters drops repeats)."""
+    return {name: p.data for name, p in model.named_parameters()}

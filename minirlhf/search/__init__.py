@@ -1,0 +1,1 @@
+"""Inference time: choose among samples instead of changing the policy."""

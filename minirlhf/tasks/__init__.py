@@ -1,0 +1,1 @@
+"""What is being learned: prompts, examples and ground truth."""

