@@ -81,9 +81,8 @@ def data():
 def tour(out: Out = Path("out/tour"), seed: Seed = 0,
          reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False):
     """SFT -> reward model -> PPO, then DPO and GRPO, on real ratings; ends with out/tour/report.html."""
-    from minirlhf.report import write_tour_report
     from minirlhf.tasks import sources
-    from minirlhf.tour import Tour, TourConfig
+    from minirlhf.tour import Tour, TourConfig, write_tour_report
 
     sources.fetch()
     started = time.time()

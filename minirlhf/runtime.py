@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,3 +145,9 @@ def load_training_state(folder: Path, model, optimizer, config: dict) -> tuple[H
 def _own_tensors(model) -> dict[str, torch.Tensor]:
     """Parameters by name, tied ones once (named_parameters drops repeats)."""
     return {name: p.data for name, p in model.named_parameters()}
+
+
+def commit() -> str:
+    """The commit that the working tree stands on, for a row of recorded results; "unknown" outside a checkout."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -24,7 +24,7 @@ from minirlhf.models.load import load_policy, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.gold import gold_judge
-from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
+from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
@@ -47,6 +47,14 @@ class TourConfig:
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
     grpo: GRPOConfig = GRPOConfig()
+
+    @classmethod
+    def reduced(cls) -> "TourConfig":
+        """A few steps of every stage on a few titles: to see in a minute that all of it works, not to learn anything."""
+        return cls(
+            pairs=64, samples_per_prompt=2, max_prompts=4, sft=SFTConfig(epochs=0.02), reward=RewardConfig(steps=3, batch_size=8),
+            ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4), dpo=DPOConfig(steps=2, batch_size=8),
+            grpo=GRPOConfig(steps=2, prompts_per_step=2, minibatch_size=4))
 
     def seeded(self, seed: int) -> "TourConfig":
         """The same settings with another seed in every stage."""
@@ -162,3 +170,35 @@ def _save_json(value, path: Path) -> None:
 
 def _load_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_tour_report(run: Tour, path: Path) -> Path:
+    """report.html of a finished tour: curves, the table of methods, unselected samples side by side, token strips."""
+    from minirlhf.classroom.claims import load_results
+    from minirlhf.show.report import write_report
+
+    by_method = {row["method"]: row for row in run.rows}
+    prompts = list(dict.fromkeys(run.rows[0]["prompts"]))
+    gold, shown = gold_judge(), ("SFT", "PPO", "DPO", "GRPO")
+    samples = []
+    for prompt in prompts[:12]:  # the first twelve titles, the first sample of each: unselected
+        texts = {m: by_method[m]["texts"][by_method[m]["prompts"].index(prompt)] for m in shown}
+        scores = dict(zip(texts, gold([prompt] * len(texts), list(texts.values())).tolist(), strict=True))
+        samples.append({"prompt": prompt.strip(), "columns": texts, "golds": scores})
+    strips = []
+    for method in ("SFT", "PPO"):
+        text = samples[0]["columns"][method]
+        if not text.strip():
+            continue
+        tokens, with_eos, one_pass = prefix_scores(run.reward_model, run.tokenizer, prompts[0], text)
+        strips += [{"title": f"{method}: reward of each prefix + EOS", "tokens": tokens, "values": with_eos.tolist()},
+                   {"title": f"{method}: one pass, read at each token", "tokens": tokens, "values": one_pass.tolist()}]
+    try:
+        recorded = load_results("tour")
+    except (ValueError, FileNotFoundError):
+        recorded = None
+    write_report(path, title="A tour of RLHF", history=run.history, methods=run.rows, recorded=recorded, samples=samples,
+                 strips=strips, times=run.times, notes=[],
+                 environment={"seed": run.config.seed, "split": run.config.split, "torch": torch.__version__,
+                              "threads": torch.get_num_threads()})
+    return path

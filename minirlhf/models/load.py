@@ -1,5 +1,6 @@
 """A policy by name: this project's own, a local folder, or any causal language model of the hub."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -59,6 +60,6 @@ def committed(file: str = "config.json") -> list[str]:
 def save_policy(model, tokenizer, folder: str | Path, *, dtype=torch.float32) -> None:
     """Write an ordinary transformers folder (safetensors), atomically. float16 halves it; it is read back as float32."""
     with atomic_folder(folder) as temporary:
-        state = {key: value.to(dtype) for key, value in model.state_dict().items()}
-        model.save_pretrained(temporary, state_dict=state)
+        copied = copy.deepcopy(model).to(dtype)  # tied weights stay tied, so they are written once
+        copied.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -1,0 +1,1 @@
+"""The maths: pure functions on tensors. No model, no file, no state."""

@@ -1,0 +1,88 @@
+"""Policy-gradient losses and value losses, one number a token, unreduced (`masking.aggregate` reduces)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minirlhf.core.masking import check_same_shape, masked_mean, masked_var, zero_masked
+
+
+def reinforce(logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B R"],
+              response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+    """loss_t = -A_t log pi(y_t). Its gradient, not its value, is the point. Advantages carry no gradient.
+
+    Source: Williams 1992.
+    """
+    check_same_shape(logprobs=logprobs, advantages=advantages, response_mask=response_mask)
+    return -zero_masked(advantages, response_mask).detach() * zero_masked(logprobs, response_mask)
+
+
+def ppo_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B R"],
+             response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2, clip_eps_high: float | None = None,
+             dual_clip: float | None = None) -> Float[Tensor, "B R"]:
+    """PPO's clipped surrogate: no reward for moving a token's probability further than the clip allows.
+
+        ratio = pi / pi_old        loss_t = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps_high) A)
+
+    At ratio 1 its gradient is REINFORCE's. clip_eps_high defaults to clip_eps; larger is DAPO's clip-higher. dual_clip c > 1 also
+    bounds the loss of A < 0 by -c A (Ye et al. 2020).
+
+    Source: Schulman et al. 2017, equation 7.
+    """
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, response_mask=response_mask)
+    high = clip_eps if clip_eps_high is None else clip_eps_high
+    if not (0 <= clip_eps <= 1 and high >= 0 and (dual_clip is None or dual_clip > 1)):
+        raise ValueError(f"clip_eps {clip_eps} must be in [0, 1], clip_eps_high {high} 0 or more, dual_clip {dual_clip} above 1.")
+    advantages = zero_masked(advantages, response_mask).detach()
+    ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask).detach()).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_eps, 1 + high) * advantages)
+    if dual_clip is not None:
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
+    return -zero_masked(surrogate, response_mask)
+
+
+def is_clipped(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B R"],
+               response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2,
+               clip_eps_high: float | None = None) -> Bool[Tensor, "B R"]:
+    """True where the clip takes the gradient away: the ratio left the band on the side that the advantage rewards."""
+    high = clip_eps if clip_eps_high is None else clip_eps_high
+    ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask)).exp()
+    outside = ((advantages > 0) & (ratio > 1 + high)) | ((advantages < 0) & (ratio < 1 - clip_eps))
+    return outside & response_mask
+
+
+def value_loss(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
+               response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+    """1/2 (V_t - return_t)^2, squared reward units; returns carry no gradient."""
+    check_same_shape(values=values, returns=returns, response_mask=response_mask)
+    return 0.5 * (zero_masked(values, response_mask) - zero_masked(returns, response_mask).detach()).square()
+
+
+def value_loss_clipped(values: Float[Tensor, "B R"], old_values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
+                       response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2) -> Float[Tensor, "B R"]:
+    """1/2 max((V - return)^2, (V_clipped - return)^2), V_clipped within clip_eps (reward units) of the rollout's values.
+
+    The larger of the two: a step past the clip earns nothing. Source: PPO's reference implementation; not in the paper.
+    """
+    if clip_eps < 0:
+        raise ValueError(f"clip_eps is {clip_eps}; it must be 0 or more reward units.")
+    values, old_values = zero_masked(values, response_mask), zero_masked(old_values, response_mask).detach()
+    clipped = old_values + (values - old_values).clamp(-clip_eps, clip_eps)
+    return torch.maximum(value_loss(values, returns, response_mask), value_loss(clipped, returns, response_mask))
+
+
+def explained_variance(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
+                       response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, ""]:
+    """1 - var(return - V) / var(return): 1 = a perfect critic, 0 = no better than a constant, below 0 = worse.
+
+    Returns of no variance have nothing to explain: NaN there, as a number would be invented.
+    """
+    spread = masked_var(returns, response_mask)
+    residual = masked_var(zero_masked(returns, response_mask) - zero_masked(values, response_mask), response_mask)
+    return torch.where(spread > 0, 1 - residual / spread, torch.full_like(spread, float("nan")))
+
+
+def mean_ratio(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"],
+               response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, ""]:
+    """Mean of pi / pi_old over real tokens: exactly 1 at the first minibatch, a little around it later."""
+    return masked_mean((zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask)).exp(), response_mask)

@@ -1,0 +1,61 @@
+"""Rollout: the one record that a batch is."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A batch of prompts and responses. Column t of every (B, R) tensor belongs to response token t.
+
+    prompt_ids (B, P): left-padded.                  prompt_mask (B, P): True = a real prompt token.
+    response_ids (B, R): right-padded.               response_mask (B, R): True = a real response token, EOS included.
+    old_logprobs (B, R): nats, under the policy that sampled, at its temperature; 0 where masked.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty batch, a mask that is not bool, padding on the wrong side.
+    """
+
+    prompt_ids: Int[Tensor, "B P"]
+    prompt_mask: Bool[Tensor, "B P"]
+    response_ids: Int[Tensor, "B R"]
+    response_mask: Bool[Tensor, "B R"]
+    old_logprobs: Float[Tensor, "B R"]
+
+    def __post_init__(self):
+        shapes = {name: tuple(getattr(self, name).shape) for name in self.__dataclass_fields__}
+        prompt, response = shapes["prompt_ids"], shapes["response_ids"]
+        fits = prompt == shapes["prompt_mask"] and response == shapes["response_mask"] == shapes["old_logprobs"]
+        if not fits or len(prompt) != 2 or len(response) != 2 or prompt[0] != response[0] or 0 in prompt + response:
+            raise ValueError(f"A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; got {shapes}.")
+        if self.prompt_mask.dtype != torch.bool or self.response_mask.dtype != torch.bool:
+            raise ValueError(f"Masks must be bool; got {self.prompt_mask.dtype} and {self.response_mask.dtype}.")
+        if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any() or not self.prompt_mask[:, -1].all():
+            raise ValueError("Prompts must be padded on the left and have at least one token each.")
+        if (~self.response_mask[:, :-1] & self.response_mask[:, 1:]).any():
+            raise ValueError("Responses must be padded on the right.")
+
+    @property
+    def sequences(self) -> Int[Tensor, "B T"]:
+        """Prompt and response side by side, T = P + R."""
+        return torch.cat([self.prompt_ids, self.response_ids], 1)
+
+    @property
+    def attention_mask(self) -> Bool[Tensor, "B T"]:
+        return torch.cat([self.prompt_mask, self.response_mask], 1)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "B T"]:
+        """0 at the first real token of each row: without this, left padding shifts GPT-2's absolute positions."""
+        return (self.attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+    def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
+        """True where the response ends in EOS; False where it was cut off (or is empty)."""
+        return ((self.response_ids == eos_id) & self.response_mask).any(1)
+
+    def select(self, index) -> "Rollout":
+        """Some rows, in the order of `index`; the columns stay as they are."""
+        return Rollout(*(getattr(self, name)[index] for name in self.__dataclass_fields__))

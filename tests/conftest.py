@@ -1,0 +1,26 @@
+"""Shapes are enforced while testing: every annotation of minirlhf.core is checked at each call."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("minirlhf.core", "beartype.beartype")
+
+
+@pytest.fixture
+def world():
+    """Three words, three tokens, 15 sequences: small enough to enumerate, float64."""
+    from minirlhf.core.exact import World
+
+    return World.random(3, 3, seed=0)
+
+
+@pytest.fixture
+def policy(world):
+    """A policy in that world that is not the reference."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(world.ref_logits.shape, generator=generator, dtype=torch.float64)

@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+
+from minirlhf.core.logprobs import entropy, response_logprobs, response_slice, sequence_logprobs
+from minirlhf.core.rollout import Rollout
+
+
+def test_the_shift():
+    # positions 0..4, prompt of 2 tokens: response tokens stand at 2, 3, 4 and are predicted at 1, 2, 3
+    x = torch.arange(5.0)[None, :, None]
+    assert response_slice(x, 2).flatten().tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="prompt_length"):
+        response_slice(x, 0)
+
+
+def test_logprobs_by_hand():
+    # weights 1 : 3 over two words -> probabilities 1/4, 3/4; at temperature 1/2 weights 1 : 9 -> 1/10, 9/10
+    logits = torch.tensor([[[0.0, math.log(3)], [0.0, math.log(3)]]], dtype=torch.float64)
+    ids, mask = torch.tensor([[1, 0]]), torch.tensor([[True, True]])
+    got = response_logprobs(logits, ids, mask)
+    torch.testing.assert_close(got, torch.tensor([[3 / 4, 1 / 4]], dtype=torch.float64).log())
+    torch.testing.assert_close(sequence_logprobs(got, mask), torch.tensor([3 / 16], dtype=torch.float64).log())
+    cold = response_logprobs(logits, ids, mask, temperature=0.5)
+    torch.testing.assert_close(cold, torch.tensor([[9 / 10, 1 / 10]], dtype=torch.float64).log())
+    with pytest.raises(ValueError, match="temperature"):
+        response_logprobs(logits, ids, mask, temperature=0.0)
+
+
+def test_entropy_of_uniform_is_log_v_and_of_certainty_is_zero():
+    logits = torch.stack([torch.zeros(4), torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf])])[None].double()
+    got = entropy(logits, torch.tensor([[True, True]]))
+    torch.testing.assert_close(got, torch.tensor([[math.log(4), 0.0]], dtype=torch.float64))
+
+
+def test_nan_padding():
+    logits = torch.randn(2, 3, 5, dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    logits[~mask] = torch.nan
+    logits.requires_grad_(True)
+    total = response_logprobs(logits, torch.zeros(2, 3, dtype=torch.long), mask).sum() + entropy(logits, mask).sum()
+    total.backward()
+    assert total.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_gradcheck():
+    logits = torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, False]])
+    assert torch.autograd.gradcheck(lambda x: response_logprobs(x, torch.tensor([[2, 1]]), mask, temperature=0.7), logits)
+    assert torch.autograd.gradcheck(lambda x: entropy(x, mask, temperature=0.7), logits)
+
+
+def test_rollout_positions_and_refusals():
+    good = dict(prompt_ids=torch.tensor([[0, 5], [6, 7]]), prompt_mask=torch.tensor([[False, True], [True, True]]),
+                response_ids=torch.tensor([[8, 0], [9, 9]]), response_mask=torch.tensor([[True, False], [True, True]]),
+                old_logprobs=torch.zeros(2, 2))
+    rollout = Rollout(**good)
+    assert rollout.position_ids.tolist() == [[0, 0, 1, 1], [0, 1, 2, 3]]
+    assert rollout.sequences.tolist() == [[0, 5, 8, 0], [6, 7, 9, 9]]
+    assert rollout.finished(9).tolist() == [False, True]
+    assert rollout.finished(0).tolist() == [False, False]  # the padding's id is 0, its mask is False: not an EOS
+    assert rollout.select(torch.tensor([1])).response_ids.tolist() == [[9, 9]]
+    right_padded = torch.tensor([[True, False], [True, True]])
+    left_padded = torch.tensor([[False, True], [True, True]])
+    for bad in ({"prompt_mask": right_padded}, {"response_mask": left_padded}, {"old_logprobs": torch.zeros(2, 3)}):
+        with pytest.raises((ValueError, TypeError)):  # the shape hook of the tests speaks first where it can
+            Rollout(**{**good, **bad})

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minirlhf.core.masking import (
+    AGGREGATIONS, aggregate, check_same_shape, loss_denominator, masked_mean, masked_var, masked_whiten,
+)
+
+X = torch.tensor([[1.0, 3.0, 99.0], [8.0, 99.0, 99.0]])
+MASK = torch.tensor([[True, True, False], [True, False, False]])
+
+
+def test_means_by_hand():
+    # real entries 1, 3, 8: mean 12 / 3 = 4; squares of -3, -1, 4: 9 + 1 + 16 = 26, over n - 1 = 2: 13
+    assert masked_mean(X, MASK) == 4
+    assert masked_var(X, MASK, unbiased=True) == 13
+
+
+@pytest.mark.parametrize("how, constant, expected", [
+    ("token_mean", None, 4.0),  # (1 + 3 + 8) / 3
+    ("sequence_mean", None, 5.0),  # ((1 + 3) / 2 + 8 / 1) / 2
+    ("sequence_sum", None, 6.0),  # ((1 + 3) + 8) / 2
+    ("constant", 3.0, 2.0),  # 12 / (2 rows * 3)
+])
+def test_aggregate_by_hand(how, constant, expected):
+    assert aggregate(X, MASK, how=how, constant=constant) == expected
+
+
+def test_whiten_by_hand():
+    x = torch.tensor([[1.0, 3.0, 7.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False]])
+    # mean 2, variance ((-1)^2 + 1^2) / 2 = 1
+    torch.testing.assert_close(masked_whiten(x, mask, eps=0.0), torch.tensor([[-1.0, 1.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(masked_whiten(x, mask, eps=0.0, shift_mean=False), torch.tensor([[1.0, 3.0, 0.0]]).double())
+
+
+def test_equal_values_whiten_to_zero():
+    assert (masked_whiten(torch.full((2, 3), 0.1), torch.ones(2, 3, dtype=torch.bool)).abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_nan_in_padding_reaches_neither_value_nor_gradient(how):
+    x = torch.where(MASK, X, torch.nan).requires_grad_(True)
+    loss = aggregate(x.exp(), MASK, how=how, constant=2.0 if how == "constant" else None)
+    loss.backward()
+    assert loss.isfinite()
+    assert x.grad[MASK].isfinite().all()
+    y = torch.where(MASK, X, torch.nan).requires_grad_(True)
+    masked_whiten(y, MASK)[0, 0].backward()
+    assert y.grad.isfinite().all()
+
+
+def test_an_empty_batch_raises_and_a_masked_row_counts():
+    nothing = torch.zeros_like(MASK)
+    with pytest.raises(ValueError, match="over nothing"):
+        masked_mean(X, nothing)
+    with pytest.raises(ValueError, match="Nothing to average"):
+        loss_denominator(nothing, how="token_mean")
+    half = torch.tensor([[True, True, False], [False, False, False]])
+    assert aggregate(X, half, how="sequence_mean") == 1.0  # (2 + 0) / 2 rows
+    assert aggregate(X, half, how="token_mean") == 2.0
+
+
+@pytest.mark.parametrize("arguments", [{"how": "mean"}, {"how": "constant"}, {"how": "constant", "constant": 0.0},
+                                       {"how": "token_mean", "constant": 2.0}])
+def test_bad_aggregations_raise(arguments):
+    with pytest.raises(ValueError):
+        aggregate(X, MASK, **arguments)
+
+
+def test_shapes_are_named():
+    with pytest.raises(ValueError, match=r"a \(2,\), b \(2, 1\)"):
+        check_same_shape(a=torch.zeros(2), b=torch.zeros(2, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(0, 4), min_size=2, max_size=6).filter(any), how=st.sampled_from(AGGREGATIONS),
+       split=st.integers(1, 5), pad=st.integers(0, 3), junk=st.sampled_from([0.0, 1e30, float("nan"), float("inf")]))
+def test_micro_batches_and_padding_change_nothing(lengths, how, split, pad, junk):
+    constant = 4.0 if how == "constant" else None
+    width = 4 + pad
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    x = torch.randn(len(lengths), width, dtype=torch.float64)
+    narrow = aggregate(x[:, :4], mask[:, :4], how=how, constant=constant)
+    poisoned = torch.where(mask, x, junk)
+    whole = loss_denominator(mask, how=how, constant=constant)
+    parts = [aggregate(a, m, how=how, denominator=whole) for a, m in zip(poisoned.split(split), mask.split(split), strict=True)]
+    torch.testing.assert_close(sum(parts), narrow, rtol=0, atol=1e-12)

@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+
+from minirlhf.core.baselines import group_relative, leave_one_out
+from minirlhf.core.policy_gradient import (
+    explained_variance, is_clipped, mean_ratio, ppo_clip, reinforce, value_loss, value_loss_clipped,
+)
+
+ONE = torch.ones(1, 1, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("ratio, advantage, loss, gradient", [
+    # clip_eps 1/2: the band is [0.5, 1.5]; the gradient with respect to log pi is -ratio * A where it is not cut
+    (1.0, 2.0, -2.0, -2.0),
+    (2.0, 2.0, -3.0, 0.0),  # A > 0, ratio above: clipped at 1.5 * 2, nothing more to gain
+    (0.25, 2.0, -0.5, -0.5),  # A > 0, ratio below: free to come back
+    (1.0, -2.0, 2.0, 2.0),
+    (2.0, -2.0, 4.0, 4.0),  # A < 0, ratio above: free to come back
+    (0.25, -2.0, 1.0, 0.0),  # A < 0, ratio below: clipped at 0.5 * 2
+])
+def test_the_six_cases_of_the_clip(ratio, advantage, loss, gradient):
+    logprobs = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    old, advantages = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64)
+    got = ppo_clip(logprobs, old, advantages, ONE, clip_eps=0.5)
+    got.sum().backward()
+    torch.testing.assert_close(got.detach(), torch.tensor([[loss]], dtype=torch.float64))
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[gradient]], dtype=torch.float64))
+    assert is_clipped(logprobs, old, advantages, ONE, clip_eps=0.5).item() == (gradient == 0)
+
+
+def test_clip_higher_and_dual_clip_by_hand():
+    up = torch.tensor([[math.log(2.0)]], dtype=torch.float64)
+    old, plus, minus = torch.zeros_like(up), torch.ones_like(up), -torch.ones_like(up)
+    assert ppo_clip(up, old, plus, ONE, clip_eps=0.2, clip_eps_high=0.5).item() == -1.5
+    assert is_clipped(up, old, plus, ONE, clip_eps=0.2, clip_eps_high=2.0).item() is False
+    far = torch.tensor([[math.log(8.0)]], dtype=torch.float64)
+    torch.testing.assert_close(ppo_clip(far, old, minus, ONE, dual_clip=3.0), 3 * plus)  # without: 8
+
+
+def test_ppo_at_ratio_one_has_the_gradient_of_reinforce():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    logprobs, advantages = torch.randn(2, 2, 3, dtype=torch.float64)
+    a, b = (logprobs.clone().requires_grad_(True) for _ in range(2))
+    ppo_clip(a, logprobs, advantages, mask).sum().backward()
+    reinforce(b, advantages, mask).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-12)
+    assert a.grad[~mask].eq(0).all()
+    assert mean_ratio(logprobs, logprobs, mask) == 1
+
+
+def test_reinforce_by_hand():
+    # -A log pi: -2 * -3 = 6; the masked token counts nothing
+    mask = torch.tensor([[True, False]])
+    assert reinforce(torch.tensor([[-3.0, -9.0]]), torch.tensor([[2.0, 9.0]]), mask).tolist() == [[6.0, 0.0]]
+
+
+def test_value_losses_by_hand():
+    mask = torch.tensor([[True, True, False]])
+    values, old, returns = torch.tensor([[3.0, 0.0, 9.0]]), torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[4.0, 2.0, 0.0]])
+    assert value_loss(values, returns, mask).tolist() == [[0.5, 2.0, 0.0]]  # (3-4)^2/2, (0-2)^2/2
+    # V clipped to 0 +- 1: first 1, (1-4)^2/2 = 4.5 > 0.5; second stays 0
+    assert value_loss_clipped(values, old, returns, mask, clip_eps=1.0).tolist() == [[4.5, 2.0, 0.0]]
+
+
+def test_explained_variance_by_hand():
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    returns = torch.tensor([[0.0, 4.0]])
+    assert explained_variance(returns, returns, mask) == 1
+    assert explained_variance(torch.tensor([[7.0, 7.0]]), returns, mask) == 0  # a constant, wrong as it may be, explains nothing
+    assert explained_variance(torch.tensor([[1.0, 3.0]]), returns, mask) == 0.75  # residuals -1, 1: 1 - 1/4
+    assert explained_variance(returns, torch.ones(1, 2), mask).isnan()
+
+
+@pytest.mark.parametrize("loss", [
+    lambda x, y, z, m: reinforce(x, z, m), lambda x, y, z, m: ppo_clip(x, y, z, m),
+    lambda x, y, z, m: value_loss(x, z, m), lambda x, y, z, m: value_loss_clipped(x, y, z, m, clip_eps=0.2),
+])
+def test_nan_padding(loss):
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    x, y, z = (torch.where(mask, torch.randn(2, 3), torch.nan) for _ in range(3))
+    x.requires_grad_(True)
+    total = loss(x, y, z, mask)
+    total.sum().backward()
+    assert total.isfinite().all() and x.grad.isfinite().all()
+    assert total[~mask].eq(0).all()
+
+
+def test_gradchecks_away_from_kinks():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    advantages = torch.tensor([[1.0, -1.0, 2.0]], dtype=torch.float64)
+    logprobs = torch.tensor([[0.1, -0.1, 0.6]], dtype=torch.float64, requires_grad=True)
+    old = torch.zeros(1, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: ppo_clip(x, old, advantages, mask), logprobs)
+    assert torch.autograd.gradcheck(lambda x: value_loss_clipped(x, old, advantages, mask, clip_eps=0.3), logprobs)
+
+
+def test_bad_clips_raise():
+    x = torch.zeros(1, 1)
+    for bad in ({"clip_eps": -0.1}, {"clip_eps": 2.0}, {"dual_clip": 1.0}):
+        with pytest.raises(ValueError):
+            ppo_clip(x, x, x, ONE, **bad)
+
+
+def test_group_baselines_by_hand():
+    scores = torch.tensor([[1.0, 3.0, 8.0]])
+    # mean 4: -3, -1, 4; the others' means are 5.5, 4.5, 2
+    assert group_relative(scores, scale_by_std=False).tolist() == [[-3.0, -1.0, 4.0]]
+    assert leave_one_out(scores).tolist() == [[-4.5, -1.5, 6.0]]
+    # 0 and 2: mean 1, std with n - 1 is sqrt(2)
+    torch.testing.assert_close(group_relative(torch.tensor([[0.0, 2.0]], dtype=torch.float64), eps=0.0),
+                               torch.tensor([[-1.0, 1.0]], dtype=torch.float64) / math.sqrt(2))
+
+
+def test_leave_one_out_is_g_over_g_minus_one_times_centred():
+    scores = torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(leave_one_out(scores), 4 / 3 * group_relative(scores, scale_by_std=False))
+
+
+def test_equal_scores_give_exactly_zero_and_lonely_groups_raise():
+    assert group_relative(torch.full((2, 3), 0.1)).eq(0).all()  # 0.1 * 3 / 3 is not 0.1 in float32
+    for function in (group_relative, leave_one_out):
+        with pytest.raises(ValueError, match="group of one"):
+            function(torch.zeros(4, 1))
