@@ -10,7 +10,6 @@ import torch
 
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
-from minirlhf.core.rollout import Rollout
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import Judge

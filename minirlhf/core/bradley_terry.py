@@ -55,7 +55,8 @@ def per_token_reward_loss(chosen_scores: Float[Tensor, "B R"], rejected_scores: 
 
         loss = mean_{t >= first difference} -log sigmoid(r_c,t - r_r,t)
 
-    Past its own end the shorter response keeps its last score (DeepSpeed-Chat reads the padding's). Before the difference the texts are the same.
+    Past its own end the shorter response keeps its last score (DeepSpeed-Chat reads the padding's). Before the difference the
+    texts are the same.
 
     Raises:
         ValueError: a pair of identical responses.

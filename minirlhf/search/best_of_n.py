@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from einops import rearrange
 
-from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.models.forward import decode
+from minirlhf.models.sampling import SamplingConfig, sample_text
 
 
 def best_of_n_kl(n: int) -> float:

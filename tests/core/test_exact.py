@@ -288,7 +288,8 @@ def walk(world, *, beta, whiten, steps=300):
         gradient = surrogate_gradient(world, logits, advantages)
         # precondition by the visits of each state, so that rare prefixes move as fast as common ones (a natural gradient)
         p, visits = world.probs(logits), torch.zeros(len(world.states), dtype=torch.float64)
-        visits.index_put_((world.visited[world.response_mask],), p[:, None].expand_as(world.response_mask)[world.response_mask], accumulate=True)
+        weight = p[:, None].expand_as(world.response_mask)[world.response_mask]
+        visits.index_put_((world.visited[world.response_mask],), weight, accumulate=True)
         probs = logits.softmax(-1)
         logits = logits + 0.5 / beta * gradient / (visits[:, None] * probs) / (1 + step / 100)
         logits = logits.log_softmax(-1)

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirlhf.core.masking import (
-    AGGREGATIONS, aggregate, check_same_shape, loss_denominator, masked_mean, masked_var, masked_whiten,
+    AGGREGATIONS,
+    aggregate,
+    check_same_shape,
+    loss_denominator,
+    masked_mean,
+    masked_var,
+    masked_whiten,
 )
 
 X = torch.tensor([[1.0, 3.0, 99.0], [8.0, 99.0, 99.0]])

@@ -5,7 +5,13 @@ import torch
 
 from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.policy_gradient import (
-    explained_variance, is_clipped, mean_ratio, ppo_clip, reinforce, value_loss, value_loss_clipped,
+    explained_variance,
+    is_clipped,
+    mean_ratio,
+    ppo_clip,
+    reinforce,
+    value_loss,
+    value_loss_clipped,
 )
 
 ONE = torch.ones(1, 1, dtype=torch.bool)

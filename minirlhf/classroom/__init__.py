@@ -1,0 +1,1 @@
+"""For the class room: checkers, claims, running the notebooks."""

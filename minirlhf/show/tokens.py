@@ -1,0 +1,53 @@
+"""One response token by token: every number that PPO computes, on the row where it belongs."""
+
+from minirlhf.core.kl import k1
+from minirlhf.core.policy_gradient import is_clipped
+from minirlhf.core.returns import gae, td_errors
+from minirlhf.core.rollout import Rollout
+from minirlhf.show.strips import escape, visible
+
+COLUMNS = ("token", "logprob", "ref_logprob", "kl", "reward", "value", "td_error", "advantage", "return", "ratio", "clipped")
+
+
+def token_table(tokens: list[str], rollout: Rollout, *, logprobs, ref_logprobs, rewards, values, gamma: float = 1.0,
+                lam: float = 0.95, clip_eps: float = 0.2, row: int = 0) -> list[dict]:
+    """Row by row: what the policy did, what it was paid, what the critic expected, what the update may use.
+
+    Args:
+        tokens: the response's tokens as text. logprobs: (B, R) under the current policy. rewards: (B, R) after KL shaping.
+        values: (B, R) of the critic at the rollout. row: which response.
+    """
+    mask, old = rollout.response_mask, rollout.old_logprobs
+    advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    columns = {
+        "logprob": old, "ref_logprob": ref_logprobs, "kl": k1(old, ref_logprobs, mask), "reward": rewards, "value": values,
+        "td_error": td_errors(rewards, values, mask, gamma=gamma), "advantage": advantages, "return": returns,
+        "ratio": (logprobs - old).exp(), "clipped": is_clipped(logprobs, old, advantages, mask, clip_eps=clip_eps),
+    }
+    length = int(mask[row].sum())
+    if len(tokens) != length:
+        raise ValueError(f"Row {row} has {length} real tokens, but {len(tokens)} texts were given.")
+    return [{"token": token} | {name: column[row, t].item() for name, column in columns.items()} for t, token in enumerate(tokens)]
+
+
+def token_table_html(rows: list[dict]) -> str:
+    """The table as HTML, text escaped."""
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in COLUMNS) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def token_table_text(rows: list[dict]) -> str:
+    """The table as lines of text, for a terminal or a notebook's plain output."""
+    lines = ["".join(f"{name:>12}" for name in COLUMNS)]
+    for row in rows:
+        lines.append(f"{visible(row['token']):>12}" + "".join(f"{_number(row[name]):>12}" for name in COLUMNS[1:]))
+    return "\n".join(lines)
+
+
+def _number(value) -> str:
+    return ("yes" if value else "") if isinstance(value, bool) else f"{value:+.3f}"
+
+
+def _cell(value) -> str:
+    return escape(visible(value)) if isinstance(value, str) else _number(value)

@@ -1,0 +1,149 @@
+import pytest
+import torch
+
+from minirlhf.core.rollout import Rollout
+from minirlhf.models.forward import decode, encode, encode_prompts, policy_logprobs, response_values, token_scores
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import load_policy, load_scalar, save_policy
+from minirlhf.models.sampling import SamplingConfig, sample, sample_text
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+PROMPTS = ["a", "a longer prompt\n", "mid"]
+
+
+def draw(model, tokenizer, *, seed=0, **config):
+    ids, mask = encode_prompts(tokenizer, PROMPTS)
+    settings = SamplingConfig(**{"max_new_tokens": 12, **config})
+    return sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=settings, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_sampled_logprobs_are_those_of_a_second_forward(temperature, dtype, tolerance):
+    model, tokenizer = tiny_policy().to(dtype), tiny_tokenizer()
+    rollout = draw(model, tokenizer, temperature=temperature)
+    again = policy_logprobs(model, rollout, temperature=temperature)
+    assert rollout.response_mask.any()
+    assert (again - rollout.old_logprobs).abs().max() < tolerance
+
+
+def test_left_padding_changes_nothing():
+    model, tokenizer = tiny_policy().double(), tiny_tokenizer()
+    responses = ["x", "some words", "yes"]
+    together = policy_logprobs(model, encode(tokenizer, PROMPTS, responses))
+    for row, (prompt, response) in enumerate(zip(PROMPTS, responses, strict=True)):
+        alone = policy_logprobs(model, encode(tokenizer, [prompt], [response]))[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, rtol=0, atol=1e-9)
+
+
+def test_greedy_equals_transformers_generate():
+    model, tokenizer = tiny_policy(3), tiny_tokenizer()
+    ours = draw(model, tokenizer, greedy=True)
+    ids, mask = encode_prompts(tokenizer, PROMPTS)
+    theirs = model.generate(ids, attention_mask=mask.long(), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    width = ours.response_ids.shape[1]
+    assert torch.equal(ours.response_ids, theirs[:, ids.shape[1] : ids.shape[1] + width])
+
+
+def test_eos_ends_a_row_and_is_counted():
+    model, tokenizer = tiny_policy(), tiny_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # untie
+        model.lm_head.weight[0] *= 25  # EOS wins now and then
+    rollouts = [draw(model, tokenizer, seed=seed) for seed in range(20)]
+    ended = [r for r in rollouts if r.finished(0).any()]
+    assert ended
+    for r in ended:
+        for ids, mask in zip(r.response_ids, r.response_mask, strict=True):
+            real = ids[mask]
+            assert (real[:-1] != 0).all()
+            assert len(real) == len(ids) or real[-1] == 0
+        assert r.old_logprobs[~r.response_mask].eq(0).all()
+
+
+def test_samples_follow_the_distribution():
+    model, tokenizer = tiny_policy(5), tiny_tokenizer()
+    ids, mask = encode_prompts(tokenizer, ["q"] * 4000)
+    r = sample(model, ids, mask, eos_id=0, config=SamplingConfig(max_new_tokens=1), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p = model(ids[:1]).logits[0, -1].softmax(-1)
+    counts = torch.bincount(r.response_ids[:, 0], minlength=len(p))
+    chi_square = ((counts - 4000 * p).square() / (4000 * p)).sum()
+    assert chi_square < 256 + 5 * (2 * 256) ** 0.5  # 256 degrees of freedom, five standard deviations
+
+
+def test_top_k_and_top_p_cut_and_are_refused_in_training():
+    model, tokenizer = tiny_policy(), tiny_tokenizer()
+    ids, mask = encode_prompts(tokenizer, ["q"] * 300)
+    with torch.no_grad():
+        best = model(ids[:1]).logits[0, -1].topk(3).indices.tolist()
+    r = sample(model, ids, mask, eos_id=0, config=SamplingConfig(max_new_tokens=1, top_k=3))
+    assert set(r.response_ids.flatten().tolist()) == set(best)
+    one = sample(model, ids, mask, eos_id=0, config=SamplingConfig(max_new_tokens=1, top_p=1e-9))
+    assert set(one.response_ids.flatten().tolist()) == {best[0]}
+    for config in (SamplingConfig(top_k=3), SamplingConfig(top_p=0.9), SamplingConfig(greedy=True)):
+        with pytest.raises(ValueError, match="training loop"):
+            config.for_training()
+
+
+@pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}])
+def test_bad_settings_raise(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SamplingConfig(**bad)
+
+
+def test_a_prompt_too_long_or_empty_is_refused():
+    model, tokenizer = tiny_policy(), tiny_tokenizer()
+    with pytest.raises(ValueError, match="exceed the model's 64"):
+        sample_text(model, tokenizer, ["x" * 60], config=SamplingConfig(max_new_tokens=12))
+    for prompts in ([], ["fine", ""]):
+        with pytest.raises(ValueError, match="at least one"):
+            encode_prompts(tokenizer, prompts)
+
+
+def test_encode_ends_in_eos_and_decodes_back():
+    tokenizer = tiny_tokenizer()
+    batch = encode(tokenizer, ["a", "bb"], ["caf\u00e9", ""])
+    assert decode(tokenizer, batch) == ["caf\u00e9", ""]
+    assert batch.finished(0).all() and batch.response_mask.sum(1).tolist() == [6, 1]
+    cut = encode(tokenizer, ["a"], ["abcdef"], max_response=3)
+    assert not cut.finished(0).any() and cut.response_ids.shape == (1, 3)
+
+
+def test_value_of_a_token_reads_the_text_before_it():
+    model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
+    one, two = encode(tokenizer, ["ab"], ["xyz"]), encode(tokenizer, ["ab"], ["xyw"])
+    v, w = response_values(model, one), response_values(model, two)
+    assert torch.equal(v[0, :3], w[0, :3])  # "z" and "w" are not yet read where their state is valued
+    assert v[0, 3] != w[0, 3]
+    scores = token_scores(model, one)
+    assert torch.equal(scores[:, 1:-1], v)
+
+
+def test_scalar_model_survives_a_round_trip(tmp_path):
+    model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
+    model.shift, model.scale = 0.25, 2.0
+    model.save(tmp_path / "rm", tokenizer, dtype=torch.float32)
+    again, _ = load_scalar(tmp_path / "rm")
+    batch = encode(tokenizer, PROMPTS, ["x", "yy", ""])
+    torch.testing.assert_close(token_scores(again, batch), token_scores(model, batch), rtol=0, atol=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["rm"]  # no temporary folder is left
+
+
+def test_policy_survives_a_round_trip_and_unknown_names_are_told(tmp_path):
+    model, tokenizer = tiny_policy(), tiny_tokenizer()
+    save_policy(model, tokenizer, tmp_path / "p")
+    again, tokenizer2 = load_policy(tmp_path / "p")
+    assert tokenizer2("a b").input_ids == tokenizer("a b").input_ids
+    batch = encode(tokenizer, PROMPTS, ["x", "yy", ""])
+    torch.testing.assert_close(policy_logprobs(again, batch), policy_logprobs(model, batch), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="No model 'no-such-model-anywhere'"):
+        load_policy("no-such-model-anywhere")
+    with pytest.raises(ValueError, match="No reward model"):
+        load_scalar(tmp_path / "p")
+
+
+def test_right_padded_prompts_are_refused():
+    ids = torch.tensor([[5, 0]])
+    with pytest.raises(ValueError, match="left"):
+        Rollout(ids, torch.tensor([[True, False]]), ids, torch.tensor([[True, True]]), torch.zeros(1, 2))

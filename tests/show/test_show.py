@@ -1,0 +1,114 @@
+import math
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from minirlhf.core.exact import World
+from minirlhf.core.kl import kl_shaped_rewards
+from minirlhf.runtime import History
+from minirlhf.show import report
+from minirlhf.show.curves import curves, reward_kl_plane
+from minirlhf.show.exact import distance_to_optimum, policy_bars
+from minirlhf.show.strips import escape, strip_colour, token_strip, token_strip_html, visible
+from minirlhf.show.tokens import token_table, token_table_html, token_table_text
+
+NASTY = ["<script>alert(1)</script>", '" onmouseover="x', "a\x1b[31m\x00", "\ud800", "&amp;", " lead", "\n"]
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.seen = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, {name for name, _ in attributes}))
+
+
+def draws(figure):
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_cannot_become_markup(text):
+    page = token_strip_html([text], [1.0], title=text)
+    assert {tag for tag, _ in Tags(page).seen} <= {"p", "b", "br", "span"}
+    assert all(names <= {"style", "title"} for _, names in Tags(page).seen)
+    page.encode("utf-8")
+    assert "\x1b" not in visible(text) and "\x00" not in visible(text)
+    assert "<" not in escape(text) and '"' not in escape(text)
+
+
+def test_colours_have_a_sign_and_nan_is_grey():
+    assert strip_colour(math.nan, 1.0) == "#cccccc"
+    assert strip_colour(0.0, 1.0) == strip_colour(5.0, 0.0) and min(bytes.fromhex(strip_colour(0.0, 1.0)[1:])) > 250
+    low, high = (tuple(int(strip_colour(v, 1.0)[i : i + 2], 16) for i in (1, 3, 5)) for v in (-1.0, 1.0))
+    assert low[0] > low[2] and high[2] > high[0]  # orange has more red, blue more blue
+
+
+@pytest.mark.parametrize("tokens, values", [(["one"], [0.0]), (["a"] * 200, torch.randn(200)), (["x", "y"], [math.nan, 1.0]),
+                                            (NASTY, range(7)), (["$x$"], [1.0])])
+def test_strips_draw(tokens, values):
+    draws(token_strip(tokens, values, title="a strip"))
+
+
+def test_a_strip_needs_one_value_a_token():
+    with pytest.raises(ValueError):
+        token_strip(["a", "b"], [1.0])
+
+
+def test_curves_planes_and_exact_pictures_draw():
+    history = History({"stage": "ppo", "step": i, "kl": i / 2, "score": -i} for i in range(5))
+    figure = curves(list(history), ["kl", "score", "absent"], stage="ppo")
+    assert [axes.get_title() for axes in figure.axes] == ["kl", "score"]
+    draws(figure)
+    draws(curves([list(history), list(history)], ["kl"], stage="ppo"))
+    draws(reward_kl_plane([{"label": "SFT", "kl": 0.0, "score": 1.0, "low": 0.9, "high": 1.2}, {"label": "x", "kl": 1.0, "score": 2.0}]))
+    world = World.random(3, 2)
+    draws(policy_bars(world.labels, {"ref": world.probs(world.ref_logits)}, rewards=world.rewards))
+    draws(distance_to_optimum({"PPO": [1.0, 0.1, 0.0]}))
+
+
+def test_token_table_says_what_core_says():
+    world = World.random(3, 2)
+    rollout, ref = world.rollout(world.ref_logits), world.logprobs(world.ref_logits)
+    moved = world.logprobs(world.ref_logits + torch.tensor([3.0, 0.0, 0.0]))
+    rewards = kl_shaped_rewards(world.rewards, rollout.old_logprobs, ref, rollout.response_mask, kl_coef=0.1)
+    values = world.by_token(world.values(world.ref_logits)[0])
+    rows = token_table(["a", "b"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, lam=1.0, row=1)
+    assert rows[1]["reward"] == world.rewards[1].item()
+    # lambda 1: advantage = reward - V(before); the last token's value is V("a")
+    assert abs(rows[1]["advantage"] - (rewards[1, 1] - values[1, 1]).item()) < 1e-12
+    assert rows[0]["ratio"] == pytest.approx((moved - rollout.old_logprobs).exp()[1, 0].item())
+    assert "advantage" in token_table_text(rows)
+    assert Tags(token_table_html([{**rows[0], "token": "<script>"}])).seen[0][0] == "table"
+    with pytest.raises(ValueError, match="real tokens"):
+        token_table(["a"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1)
+
+
+def page(path, **given):
+    methods = [{"method": m, "gold": g, "gold_low": g - 0.1, "gold_high": g + 0.1, "kl": k, "length": 20.0, "seconds": 3.0}
+               for m, g, k in (("SFT", 0.0, 0.0), ("<b>PPO", 1.0, 3.0))]
+    history = [{"stage": "ppo", "step": i, "kl": 0.1 * i, "score": 0.0} for i in range(3)]
+    samples = [{"prompt": NASTY[0], "columns": {"SFT": NASTY[1], "PPO": NASTY[0]}, "golds": {"SFT": 0.1, "PPO": 0.2}}]
+    strips = [{"title": NASTY[0], "tokens": NASTY, "values": [0.0] * 7}]
+    return report.write_report(path, **{**dict(title="t", history=history, methods=methods, samples=samples, strips=strips,
+                                               times={"ppo": 3.0}, environment={"seed": 0}, recorded=[{**m, "seed": 0} for m in methods]),
+                                        **given})
+
+
+def test_the_report_is_self_contained_and_escaped(tmp_path):
+    text = page(tmp_path / "report.html").read_text(encoding="utf-8")
+    tags = Tags(text).seen
+    assert "script" not in {tag for tag, _ in tags} and not any("onmouseover" in names for _, names in tags)
+    assert "http" not in text.replace("http-equiv", "")
+    assert text.count("data:image/png;base64,") == 2 and "may offend" in text and "Recorded" in text
+
+
+def test_a_failing_report_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError):
+        page(tmp_path / "report.html", samples=[{"prompt": "p", "columns": {"SFT": "x"}, "golds": {}}])
+    assert list(tmp_path.iterdir()) == []

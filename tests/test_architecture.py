@@ -1,0 +1,84 @@
+"""The house as it is drawn: which room may import which, and how much code each may hold."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minirlhf"
+BELOW = {  # what a room may import; its own room always
+    "core": set(),
+    "runtime": set(),
+    "models": {"core", "runtime"},
+    "tasks": {"core", "runtime"},
+    "rewards": {"core", "runtime", "models", "tasks"},
+    "loops": {"core", "runtime", "models", "tasks", "rewards"},
+    "search": {"core", "runtime", "models", "tasks", "rewards"},
+    "evaluate": {"core", "runtime", "models", "tasks", "rewards"},
+    "show": {"core", "runtime"},
+    "classroom": {"core", "runtime", "models", "tasks", "rewards", "loops", "search", "evaluate", "show"},
+}
+EVERYTHING = {*BELOW, "tour", "cli"}
+BUDGET = {  # code lines: no blanks, comments, docstrings
+    ("core",): 900, ("loops",): 900, ("models",): 300, ("tasks", "rewards"): 550, ("show",): 500, ("classroom",): 450,
+    ("search",): 200, ("cli", "runtime", "tour", "evaluate"): 650,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)} | {
+        f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        and node.module == "minirlhf" for alias in node.names}
+
+
+def code_lines(path: Path) -> int:
+    source = path.read_text()
+    docstrings = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    lines = {line for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in skipped
+             for line in range(t.start[0], t.end[0] + 1)}
+    return len(lines - docstrings)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_point_one_way(path):
+    own = room(path)
+    allowed = EVERYTHING if own in ("cli", "tour", "__init__") else BELOW[own] | {own}
+    used = {name.split(".")[1] for name in imports(ast.parse(path.read_text())) if name.startswith("minirlhf.")}
+    assert used <= allowed, f"{path.name} in {own} imports {used - allowed}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda p: p.name)
+def test_core_is_pure(path):
+    tree = ast.parse(path.read_text())
+    outside = {name.split(".")[0] for name in imports(tree)} - {"minirlhf", "torch", "einops", "jaxtyping"}
+    assert outside <= {"collections", "dataclasses", "functools", "itertools", "math"}
+    assert "loss_type" not in path.read_text()
+    for function in [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]:
+        assert ast.get_docstring(function), f"{function.name} has no docstring"
+        assert len(function.args.args) + len(function.args.kwonlyargs) <= 8, function.name
+
+
+def test_nothing_is_unpickled():
+    for path in FILES:
+        calls = [ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        assert not {"torch.load", "pickle.load", "pickle.loads"} & set(calls), path
+        assert "pickle" not in imports(ast.parse(path.read_text())), path
+
+
+@pytest.mark.parametrize("rooms", BUDGET, ids="+".join)
+def test_line_budget(rooms):
+    used = sum(code_lines(path) for path in FILES if room(path) in rooms)
+    assert used <= BUDGET[rooms], f"{'+'.join(rooms)} has {used} code lines; at most {BUDGET[rooms]}"
