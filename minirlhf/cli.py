@@ -1,6 +1,5 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from minirlhf.runtime import DATA, History, set_threads, write_text
+from minirlhf.runtime import History, set_threads, write_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="RLHF from scratch on a laptop: real human ratings, a small GPT-2, every formula readable.")
@@ -79,7 +78,8 @@ def data():
 
 @app.command()
 def tour(out: Out = Path("out/tour"), seed: Seed = 0,
-         reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False):
+         reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False,
+         export: Annotated[Path | None, typer.Option(help="Also write SFT and reward model there, in 16 bits.")] = None):
     """SFT -> reward model -> PPO, then DPO and GRPO, on real ratings; ends with out/tour/report.html."""
     from minirlhf.tasks import sources
     from minirlhf.tour import Tour, TourConfig, write_tour_report
@@ -91,7 +91,7 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
         run = Tour(out, config, progress)
         rows = run.run()
     table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
-    columns = ("method", "gold", "proxy", "ridge", "lexicon", "kl", "length", "distinct_2", "opening_share")
+    columns = ("method", "gold", "proxy", "ensemble", "lexicon", "kl", "length", "distinct_2", "opening_share")
     for name in columns:
         table.add_column(name)
     for row in rows:
@@ -99,6 +99,11 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
         table.add_row(row["method"], interval, *(f"{row[name]:.2f}" for name in columns[2:]))
     console.print(table)
     path = write_tour_report(run, out / "report.html")
+    if export:
+        from minirlhf.models.load import save_policy
+
+        save_policy(run.sft, run.tokenizer, export / "tiny-reviews-sft", dtype=torch.float16)
+        run.reward_model.save(export / "tiny-reviews-reward", run.tokenizer)
     console.print("  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.times.items()))
     console.print(f"{time.time() - started:.0f} s in all. Open {path} in a browser. Samples come from a small model of film "
                   "reviews and may offend.", highlight=False)
@@ -107,16 +112,56 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 @app.command()
 def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3, out: Out = Path("out/grid")):
     """The tour over several seeds, recorded into data/results/tour.jsonl; resumes where it was interrupted."""
+    from minirlhf.classroom.claims import record
     from minirlhf.runtime import commit
     from minirlhf.tour import Tour, TourConfig
 
-    results = []
+    table, curves = [], []
     for seed in range(seeds):
         with Progresses(every=20) as progress:
-            rows = Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress).run()
-        results += [{"claim": "tour", "seed": seed, "commit": commit(), "command": f"minirlhf grid --seeds {seeds}",
-                     **{k: v for k, v in row.items() if k not in ("texts", "prompts")}} for row in rows]
-    write_text(DATA / "results" / "tour.jsonl", "".join(json.dumps(row) + "\n" for row in results))
+            run = Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress)
+            rows = run.run()
+        origin = {"claim": "tour", "seed": seed, "commit": commit(), "command": f"minirlhf grid --seeds {seeds}"}
+        table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} for row in rows]
+        curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
+        record("tour", table)
+        record("tour_history", curves)
+        record("reward_model", [origin | row for row in run.reward_accuracy])
+
+
+@app.command()
+def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0, out: Out = Path("out/claims")):
+    """Re-run recorded rows drawn by seed and compare, within the spread that the recorded seeds have among themselves."""
+    import random
+
+    from minirlhf.classroom.claims import differences, load_results
+    from minirlhf.tour import Tour, TourConfig
+
+    recorded = load_results("tour")
+    seed = random.Random(draw).choice(sorted({row["seed"] for row in recorded}))
+    console.print(f"Recorded rows of seed {seed}, made by `{recorded[0]['command']}` at commit {recorded[0]['commit']}, once more:")
+    with Progresses(every=20) as progress:
+        again = {row["method"]: row for row in Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress).run()}
+    wrong = []
+    for row in (r for r in recorded if r["seed"] == seed):
+        tolerance = {}
+        for key in ("gold", "proxy", "kl", "length"):
+            values = [r[key] for r in recorded if r["method"] == row["method"]]
+            tolerance[key] = max(0.1 * abs(row[key]), max(values) - min(values), 0.05)
+        wrong += [f"{row['method']} {line}" for line in differences(row, again[row["method"]], tolerance=tolerance)]
+    if wrong:
+        raise ValueError("Not reproduced: " + "; ".join(wrong))
+    console.print("Reproduced.")
+
+
+@app.command()
+def course(names: Annotated[list[str] | None, typer.Argument(help="Numbers or beginnings of names; all by default.")] = None):
+    """Execute every notebook from its source, with outputs; FAST=1 reads recorded results where a full run computes."""
+    from minirlhf.classroom.course import build, sources
+
+    for source in sources(names):
+        path, seconds = build(source)
+        console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
 
 
 @app.command()
@@ -175,8 +220,9 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
 @app.command()
 def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpoints"),
          members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
-    """Train the gold scorer: an ensemble that regresses the mean ratings of the gold films."""
+    """Train the ensemble that regresses the mean ratings of the gold films, and compare it with the ridge."""
     from minirlhf.loops.gold import GoldConfig, train_gold
+    from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
     from minirlhf.tasks import reviews
 
     _, tokenizer = _policy(model)
@@ -186,6 +232,8 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpo
             backbone = _policy(model)[0].base_model
             scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
         scorer.save(out / f"gold-{member}", tokenizer)
+    for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge())):
+        console.print(f"{name}: r = {correlation(judge):.3f} with the mean ratings of the validation films")
 
 
 @app.command()

@@ -23,11 +23,12 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
-from minirlhf.rewards.gold import gold_judge
+from minirlhf.rewards.gold import ensemble_judge, gold_judge
 from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
+from minirlhf.tasks.agreement import human_ceiling, pairs_within_films
 
 POOL = 16  # SFT samples a prompt: SFT itself, best-of-4 and best-of-16 are read off the same pool
 
@@ -90,6 +91,7 @@ class Tour:
             copy.deepcopy(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
         # 4. judge them all on titles of held-out films
         self.rows = self._stage("evaluation", ("ppo", "dpo", "grpo", "split"), self._evaluate, _load_json, _save_json)
+        self.reward_accuracy = self._stage("accuracy", ("pairs", "reward", "split"), self._accuracy, _load_json, _save_json)
         history = History(row for stage in ("sft", "reward", "ppo", "dpo", "grpo")
                           for row in History.load(self.folder / f"{stage}.jsonl"))
         history.save(self.folder / "metrics.jsonl")
@@ -129,7 +131,7 @@ class Tour:
     def _evaluate(self) -> list[dict]:
         prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
         proxy = text_judge([self.reward_model], self.tokenizer)
-        judges = {"gold": gold_judge(), "proxy": proxy, "ridge": ridge_judge(), "lexicon": lexicon_judge()}
+        judges = {"gold": gold_judge(), "proxy": proxy, "ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
         draw = {"reference": self.sft, "seed": 1000 + self.config.seed}
         pool = evaluate.draw(self.sft, self.tokenizer, prompts, samples_per_prompt=POOL, **draw)
         chosen = proxy(pool.prompts, pool.texts)
@@ -143,6 +145,21 @@ class Tour:
                 for name, samples in every.items()]
         for row in rows:
             row["seconds"] = self.times.get(row["method"].lower(), 0.0)
+        return rows
+
+    def _accuracy(self) -> list[dict]:
+        """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
+        proxy, ridge, rows = text_judge([self.reward_model], self.tokenizer), ridge_judge("reward"), []
+        for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
+            pairs = reviews.preference_pairs(self.config.split, 600, seed=17, min_gap=low, max_gap=high)[:]
+            row = {"low": low, "high": high}
+            for name, judge in (("reward model", proxy), ("bag of words", ridge)):
+                margin = judge(pairs["prompt"], pairs["chosen"]) - judge(pairs["prompt"], pairs["rejected"])
+                row[name] = (margin > 0).float().mean().item()
+                if name == "reward model":  # a calibrated model's mean probability equals its accuracy
+                    row["mean probability"] = torch.sigmoid(margin.abs() * self.reward_model.scale).mean().item()
+            row["human ceiling"] = human_ceiling(pairs_within_films(self.config.split, low, high))
+            rows.append(row)
         return rows
 
     def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):
@@ -198,7 +215,7 @@ def write_tour_report(run: Tour, path: Path) -> Path:
     except (ValueError, FileNotFoundError):
         recorded = None
     write_report(path, title="A tour of RLHF", history=run.history, methods=run.rows, recorded=recorded, samples=samples,
-                 strips=strips, times=run.times, notes=[],
+                 strips=strips, times=run.times, accuracy=run.reward_accuracy,
                  environment={"seed": run.config.seed, "split": run.config.split, "torch": torch.__version__,
                               "threads": torch.get_num_threads()})
     return path

@@ -5,9 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def _check_group(group_scores: Tensor) -> None:
-    if group_scores.dim() != 2 or group_scores.shape[1] < 2:
-        raise ValueError(f"group_scores must be (N, G) with G >= 2; got {tuple(group_scores.shape)}: a group of one has no baseline.")
+def _centre(group_scores: Tensor) -> Tensor:
+    """r_i - mean r of its group; exactly 0 in a group of equal scores, even when their mean rounds."""
+    if group_scores.dim() != 2 or group_scores.shape[1] < 2 or len(group_scores) == 0:
+        seen = tuple(group_scores.shape)
+        raise ValueError(f"group_scores must be (N, G) with N >= 1, G >= 2; got {seen}: a group of one has no baseline.")
+    equal = (group_scores == group_scores[:, :1]).all(1, keepdim=True)
+    return torch.where(equal, torch.zeros_like(group_scores), group_scores - group_scores.mean(1, keepdim=True))
 
 
 def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = True, unbiased: bool = True,
@@ -21,10 +25,7 @@ def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = T
 
     Source: Shao et al. 2024 (4.1); without std: Liu et al. 2025 (Dr. GRPO).
     """
-    _check_group(group_scores)
-    # a group of equal scores must give 0 even when its mean rounds
-    equal = (group_scores == group_scores[:, :1]).all(1, keepdim=True)
-    centred = torch.where(equal, torch.zeros_like(group_scores), group_scores - group_scores.mean(1, keepdim=True))
+    centred = _centre(group_scores)
     if not scale_by_std:
         return centred
     return centred / (group_scores.std(1, keepdim=True, unbiased=unbiased) + eps)
@@ -33,10 +34,9 @@ def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = T
 def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
     """RLOO: the baseline of a response is the mean of the others, so it is independent of it and adds no bias.
 
-        A_i = r_i - (sum_j r_j - r_i) / (G - 1)  =  G / (G - 1) (r_i - mean r)
+        A_i = r_i - (sum_j r_j - r_i) / (G - 1)  =  G / (G - 1) (r_i - mean r)        computed so: equal scores give exactly 0
 
     Source: Ahmadian et al. 2024; Kool et al. 2019.
     """
-    _check_group(group_scores)
-    size = group_scores.shape[1]
-    return group_scores - (group_scores.sum(1, keepdim=True) - group_scores) / (size - 1)
+    centred, size = _centre(group_scores), group_scores.shape[1]
+    return centred * (size / (size - 1))

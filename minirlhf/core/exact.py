@@ -3,7 +3,9 @@
 A response is a string over V tokens that ends in EOS or after max_length tokens. A *state* is a prefix that can still go on; there
 are S of them. A tabular policy is a (S, V) tensor of logits, one row a state. N finished sequences carry one reward each.
 
-    world = World(vocab=("a", "b", "."), max_length=2, rewards=(...), ref_logits=torch.zeros(3, 3))
+    world = World.from_reward(("a", "b", "."), 2, lambda words: float(words.count("a")))
+    world.labels                                  # aa ab a. ba bb b. .
+    world.gradient(world.ref_logits, beta=0.5)    # dJ / dlogits, what every estimator is held against
 """
 
 import itertools
@@ -18,7 +20,7 @@ from torch import Tensor
 from minirlhf.core.rollout import Rollout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """Vocabulary, maximum length, a reward for every sequence, a reference policy.
 
@@ -29,7 +31,7 @@ class World:
         ref_logits: (S, V), in the order of `states`; row 0 is the empty prefix.
 
     Raises:
-        ValueError: the tables do not have one number a sequence and one row a state.
+        ValueError: fewer than two words, a length below 1, or tables without one number a sequence and one row a state.
     """
 
     vocab: tuple[str, ...]
@@ -38,10 +40,20 @@ class World:
     ref_logits: Float[Tensor, "S V"]
 
     def __post_init__(self):
+        if len(self.vocab) < 2 or self.max_length < 1:
+            raise ValueError(f"A world needs a word, EOS and a length of 1 or more; got {self.vocab} and {self.max_length}.")
         wanted = {"rewards": (len(self.sequences),), "ref_logits": (len(self.states), len(self.vocab))}
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must be {shape} in this world; got {tuple(getattr(self, name).shape)}.")
+
+    @classmethod
+    def from_reward(cls, vocab: tuple[str, ...], max_length: int, reward: Callable[[list[str]], float]) -> "World":
+        """A world from a reward of the words written (EOS among them where there is one); uniform reference, float64."""
+        states = sum((len(vocab) - 1) ** length for length in range(max_length))
+        rewards = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
+        ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64)
+        return cls(tuple(vocab), max_length, torch.tensor(rewards, dtype=torch.float64), ref_logits)
 
     @classmethod
     def random(cls, vocab_size: int = 3, max_length: int = 3, *, seed: int = 0, reward_scale: float = 1.0) -> "World":
@@ -63,14 +75,7 @@ class World:
     @cached_property
     def sequences(self) -> list[tuple[int, ...]]:
         """The N finished responses, depth first: an extension before the EOS that ends its prefix."""
-        eos = len(self.vocab) - 1
-
-        def below(prefix):
-            if len(prefix) == self.max_length:
-                return [prefix]
-            return [s for word in range(eos) for s in below((*prefix, word))] + [(*prefix, eos)]
-
-        return below(())
+        return _finished((), len(self.vocab) - 1, self.max_length)
 
     @cached_property
     def labels(self) -> list[str]:
@@ -119,20 +124,37 @@ class World:
         prompt = torch.full((len(self.sequences), 1), len(self.vocab) - 1)
         return Rollout(prompt, prompt == prompt, self.response_ids, self.response_mask, self.logprobs(logits).detach())
 
-    def by_token(self, table: Float[Tensor, "S"]) -> Float[Tensor, "N R"]:
-        """A number a state -> a column a token: entry t is the table at the prefix before token t (how V enters GAE)."""
+    def by_token(self, table: Float[Tensor, "S ..."]) -> Float[Tensor, "N R ..."]:
+        """A row a state -> a column a token: entry t is that of the prefix before token t (how V, or logits, enter a loss)."""
         columns = table[self.visited]
-        return torch.where(self.response_mask, columns, torch.zeros_like(columns))
+        columns[~self.response_mask] = 0
+        return columns
 
-    def tabulate(self, model: Callable[[Int[Tensor, "1 T"]], Tensor], prompt_ids: Int[Tensor, "P"]) -> Float[Tensor, "S V"]:
-        """The (S, V) logits of any model that maps ids (1, T) to logits (1, T, V), after a prompt: a tiny GPT in this world."""
-        rows = [model(torch.cat([prompt_ids, torch.tensor(s, dtype=torch.long)])[None])[0, -1] for s in self.states]
+    def tabulate(self, model: Callable[[Int[Tensor, "1 T"]], Tensor],
+                 prompt_ids: Int[Tensor, "P"] | None = None) -> Float[Tensor, "S V"]:
+        """The (S, V) logits of any model that maps ids (1, T) to logits (1, T, V): a tiny GPT in this world.
+
+        Args:
+            prompt_ids: the text before every response; one EOS by default, as in `rollout`.
+
+        Raises:
+            ValueError: the model's vocabulary is not this world's.
+        """
+        prompt_ids = torch.tensor([len(self.vocab) - 1]) if prompt_ids is None else prompt_ids
+        rows = [model(torch.cat([prompt_ids, prompt_ids.new_tensor(s)])[None])[0, -1] for s in self.states]
+        if len(rows[0]) != len(self.vocab):
+            raise ValueError(f"The model knows {len(rows[0])} words, this world {len(self.vocab)}.")
         return torch.stack(rows)
 
     # ---- what is true of it
     def expectation(self, logits: Float[Tensor, "S V"], x: Float[Tensor, "N ..."]) -> Float[Tensor, "..."]:
         """E_{y ~ pi}[x(y)] with pi's probabilities held fixed: the mean of an estimator over infinitely many samples."""
         return torch.tensordot(self.probs(logits).detach(), x, dims=1)
+
+    def groups(self, logits: Float[Tensor, "S V"], group_size: int) -> tuple[Int[Tensor, "M G"], Float[Tensor, "M"]]:
+        """All M = N^G groups of G independent samples, as rows of sequence numbers, and the probability of each group."""
+        index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(-1, group_size)
+        return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:
         """KL(pi || other) = sum_y pi(y) [log pi(y) - log other(y)], nats a sequence."""
@@ -162,6 +184,8 @@ class World:
 
             Q*(s, a) = r(y) or V*(s')        V*(s) = max_a Q*        or        beta log sum_a ref(a|s) exp(Q*(s, a) / beta)
         """
+        if beta < 0:
+            raise ValueError(f"beta is {beta}; it must be 0 (hard) or more (soft).")
         log_ref = self.ref_logits.log_softmax(-1)
         if beta == 0:
             return self._backward(lambda s, future: future.max(), torch.zeros_like(log_ref))
@@ -169,6 +193,8 @@ class World:
 
     def gibbs(self, *, beta: float) -> Float[Tensor, "N"]:
         """pi*(y) = ref(y) exp(r(y) / beta) / Z: the policy that maximises J. A posterior, with r / beta the log-likelihood."""
+        if beta <= 0:
+            raise ValueError(f"beta is {beta}; it must be above 0.")
         return (self.sequence_logprobs(self.ref_logits) + self.rewards / beta).softmax(0)
 
     def gibbs_logits(self, *, beta: float) -> Float[Tensor, "S V"]:
@@ -184,3 +210,10 @@ class World:
             future = torch.stack([self.rewards[i] if finished else values[i] for finished, i in self._arrivals[s]])
             futures[s], values[s] = future, backup(s, future)
         return torch.stack(values), torch.stack(futures) - penalty
+
+
+def _finished(prefix: tuple[int, ...], eos: int, max_length: int) -> list[tuple[int, ...]]:
+    """Every finished response that begins with `prefix`; an extension stands before the EOS that ends it."""
+    if len(prefix) == max_length:
+        return [prefix]
+    return [s for word in range(eos) for s in _finished((*prefix, word), eos, max_length)] + [(*prefix, eos)]

@@ -1,7 +1,9 @@
 """KL(policy || ref), tokens sampled from the policy: estimators, the exact value, and the penalty in the reward.
 
-log_ratio = logprob - ref_logprob at the sampled token. Value and gradient of an estimator are two questions (DETAILS in the
-notebook on the KL leash); source of k1, k2, k3: Schulman, "Approximating KL divergence" (2020).
+log_ratio = logprob - ref_logprob at the sampled token. Value and gradient of an estimator are two questions. What is said of
+gradients below holds for one token, or with the whole sequence's log-ratio in a token's place; summed per token, k2, k3 and
+the exact KL leave out what a token does to later prefixes, and only k1 in the reward carries it (tests/core enumerates all
+of them). Source of k1, k2, k3: Schulman, "Approximating KL divergence" (2020).
 """
 
 import torch
@@ -17,17 +19,20 @@ def log_ratio(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"]
     return zero_masked(logprobs, response_mask) - zero_masked(ref_logprobs, response_mask)
 
 
-def k1(logprobs, ref_logprobs, response_mask) -> Float[Tensor, "B R"]:
+def k1(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],
+       response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
     """log_ratio: unbiased, may be negative on a sample; its gradient as an on-policy loss is 0 on average."""
     return log_ratio(logprobs, ref_logprobs, response_mask)
 
 
-def k2(logprobs, ref_logprobs, response_mask) -> Float[Tensor, "B R"]:
+def k2(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],
+       response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
     """log_ratio^2 / 2: biased, never negative; its on-policy gradient is that of KL(policy || ref)."""
     return 0.5 * log_ratio(logprobs, ref_logprobs, response_mask).square()
 
 
-def k3(logprobs, ref_logprobs, response_mask) -> Float[Tensor, "B R"]:
+def k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],
+       response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
     """exp(-log_ratio) - 1 + log_ratio: unbiased, never negative; its on-policy gradient is that of KL(ref || policy).
 
     expm1, because exp(x) - 1 loses all digits where policy and reference nearly agree.

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minirlhf.core.masking import zero_masked
+from minirlhf.core.masking import check_same_shape, zero_masked
 
 
 def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Tensor, "B R ..."]:
@@ -27,13 +27,17 @@ def response_logprobs(logits: Float[Tensor, "B R V"], response_ids: Int[Tensor, 
     Args:
         logits: column t predicts response token t (see `response_slice`). temperature: that of the rollout, for every policy.
     """
+    ids = zero_masked(response_ids, response_mask)  # whatever the padding's id is, it is not looked up
+    logprobs = _log_softmax(logits, response_mask, temperature).gather(-1, ids[..., None])[..., 0]
+    return zero_masked(logprobs, response_mask)
+
+
+def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
+    """log pi of every word, (B, R, V); uniform where masked, so that no padding is exponentiated."""
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
-    logits = torch.where(response_mask[..., None], logits, torch.zeros_like(logits))
-    ids = torch.where(response_mask, response_ids, 0)
-    scaled = logits / temperature
-    logprobs = scaled.gather(-1, ids[..., None])[..., 0] - scaled.logsumexp(-1)
-    return zero_masked(logprobs, response_mask)
+    check_same_shape(positions=logits[..., 0], response_mask=response_mask)
+    return torch.where(response_mask[..., None], logits / temperature, torch.zeros_like(logits)).log_softmax(-1)
 
 
 def sequence_logprobs(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B"]:
@@ -44,7 +48,6 @@ def sequence_logprobs(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor
 def entropy(logits: Float[Tensor, "B R V"], response_mask: Bool[Tensor, "B R"], *,
             temperature: float = 1.0) -> Float[Tensor, "B R"]:
     """H_t = -sum_v p_v log p_v in nats, from 0 to log V; 0 where masked."""
-    logits = torch.where(response_mask[..., None], logits, torch.zeros_like(logits))
-    log_p = torch.log_softmax(logits / temperature, -1)
+    log_p = _log_softmax(logits, response_mask, temperature)
     # p log p with log p = -inf is 0: a forbidden token has no entropy
     return zero_masked(-(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1), response_mask)

@@ -91,10 +91,15 @@ def aggregate(x: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"], *, how: str = 
 
     Args:
         denominator: `loss_denominator` of the whole optimiser step when x is a micro-batch of it.
+
+    Raises:
+        ValueError: as `loss_denominator`; a denominator that is not above 0.
     """
     check_same_shape(x=x, mask=mask)
     if denominator is None:
         denominator = loss_denominator(mask, how=how, constant=constant)
+    elif how not in AGGREGATIONS or denominator <= 0:  # a misspelt `how` would pass as a plain sum
+        raise ValueError(f"how is {how!r}, one of {AGGREGATIONS}; denominator is {denominator}, above 0.")
     x = zero_masked(x, mask)
     if how == "sequence_mean":
         x = x / mask.sum(1, keepdim=True).clamp(min=1)  # a fully masked row adds 0

@@ -59,7 +59,7 @@ def value_loss(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
 
 
 def value_loss_clipped(values: Float[Tensor, "B R"], old_values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
-                       response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2) -> Float[Tensor, "B R"]:
+                       response_mask: Bool[Tensor, "B R"], *, clip_eps: float) -> Float[Tensor, "B R"]:
     """1/2 max((V - return)^2, (V_clipped - return)^2), V_clipped within clip_eps (reward units) of the rollout's values.
 
     The larger of the two: a step past the clip earns nothing. Source: PPO's reference implementation; not in the paper.
@@ -79,7 +79,9 @@ def explained_variance(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R
     """
     spread = masked_var(returns, response_mask)
     residual = masked_var(zero_masked(returns, response_mask) - zero_masked(values, response_mask), response_mask)
-    return torch.where(spread > 0, 1 - residual / spread, torch.full_like(spread, float("nan")))
+    real = returns[response_mask]
+    equal = (real == real[0]).all()  # not spread == 0: the mean of equal numbers may round
+    return torch.where(equal, torch.full_like(spread, float("nan")), 1 - residual / spread)
 
 
 def mean_ratio(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"],

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not an answer
 class Rollout:
     """A batch of prompts and responses. Column t of every (B, R) tensor belongs to response token t.
 
@@ -16,7 +16,7 @@ class Rollout:
     old_logprobs (B, R): nats, under the policy that sampled, at its temperature; 0 where masked.
 
     Raises:
-        ValueError: shapes that do not fit, an empty batch, a mask that is not bool, padding on the wrong side.
+        ValueError: shapes that do not fit, an empty batch, ids that are not integers, masks that are not bool, padding on the wrong side.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -31,8 +31,11 @@ class Rollout:
         fits = prompt == shapes["prompt_mask"] and response == shapes["response_mask"] == shapes["old_logprobs"]
         if not fits or len(prompt) != 2 or len(response) != 2 or prompt[0] != response[0] or 0 in prompt + response:
             raise ValueError(f"A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; got {shapes}.")
-        if self.prompt_mask.dtype != torch.bool or self.response_mask.dtype != torch.bool:
-            raise ValueError(f"Masks must be bool; got {self.prompt_mask.dtype} and {self.response_mask.dtype}.")
+        dtypes = {name: getattr(self, name).dtype for name in shapes}
+        integer = {dtypes["prompt_ids"], dtypes["response_ids"]} <= {torch.int32, torch.int64}
+        boolean = dtypes["prompt_mask"] == dtypes["response_mask"] == torch.bool
+        if not (integer and boolean and self.old_logprobs.is_floating_point()):
+            raise ValueError(f"A Rollout needs integer ids, bool masks and floating-point old_logprobs; got {dtypes}.")
         if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any() or not self.prompt_mask[:, -1].all():
             raise ValueError("Prompts must be padded on the left and have at least one token each.")
         if (~self.response_mask[:, :-1] & self.response_mask[:, 1:]).any():

@@ -28,7 +28,7 @@ from minirlhf.runtime import History, check, seed_all
 class GRPOConfig:
     """Settings of GRPO. A step is one rollout of `prompts_per_step` groups."""
 
-    steps: int = 40
+    steps: int = 24
     prompts_per_step: int = 16
     group_size: int = 4  # G, 4 .. 16
     minibatch_size: int = 32  # sequences an optimiser step

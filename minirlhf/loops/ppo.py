@@ -29,7 +29,7 @@ from minirlhf.runtime import History, check, seed_all
 class PPOConfig:
     """Settings of PPO. A step is one rollout and `epochs` passes over it."""
 
-    steps: int = 40
+    steps: int = 24
     batch_size: int = 64  # prompts a rollout, one response each
     minibatch_size: int = 32  # sequences an optimiser step
     epochs: int = 2  # passes over a rollout, 1 .. 4

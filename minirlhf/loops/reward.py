@@ -25,10 +25,10 @@ class RewardConfig:
     """Settings of reward-model training."""
 
     batch_size: int = 32  # pairs a step
-    steps: int = 200
+    steps: int = 240
     max_response: int = 48  # tokens, EOS included
     centering_coef: float = 0.0  # coef * (r_c + r_r)^2, 0 .. 0.01 (Eisenstein et al. 2023)
-    optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
+    optimiser: OptimiserConfig = OptimiserConfig(lr=4e-4)
     seed: int = 0
 
     def __post_init__(self):

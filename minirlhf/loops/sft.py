@@ -19,9 +19,9 @@ class SFTConfig:
     """Settings of supervised fine-tuning."""
 
     batch_size: int = 32  # sequences a step
-    epochs: float = 2.0  # passes over the data, 1 .. 3
+    epochs: float = 1.5  # passes over the data, 1 .. 3
     max_response: int = 32  # tokens, EOS included; longer responses are cut
-    optimiser: OptimiserConfig = OptimiserConfig(lr=5e-4)
+    optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0
 
     def __post_init__(self):

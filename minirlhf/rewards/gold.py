@@ -1,20 +1,40 @@
-"""The gold scorer: what "truly better" means here, never seen by training (loops/gold.py makes it)."""
+"""The gold scorer: what "truly better" means here. It is fitted on films, by a method, that training never uses.
+
+Two were made and compared on the validation films (`minirlhf gold` prints it): an ensemble of three small GPT-2 that regress the mean
+rating, and a TF-IDF ridge on the same films. The ridge predicts people better, so the ridge is gold and the ensemble stands beside it.
+"""
 
 import functools
 
+import torch
+
 from minirlhf.models.load import committed, load_scalar
+from minirlhf.rewards.bag_of_words import ridge_judge
 from minirlhf.rewards.model import Judge, text_judge
+from minirlhf.tasks.reviews import load_reviews
+
+
+def gold_judge() -> Judge:
+    """The mean rating (-4..4) that people would give, as the ridge on the gold films predicts it."""
+    return ridge_judge("gold")
 
 
 @functools.cache
-def gold_judge() -> Judge:
-    """The committed ensemble: mean rating (-4..4) that raters would give the response, as its members predict it.
+def ensemble_judge() -> Judge:
+    """The same by the committed ensemble `gold-0`, `gold-1`, ...: another judge, to see where gold is exploited.
 
     Raises:
-        ValueError: no committed gold scorer.
+        ValueError: no committed ensemble.
     """
     names = [name for name in committed("scalar.json") if name.startswith("gold-")]
     if not names:
-        raise ValueError("No gold scorer in data/checkpoints; make one with `minirlhf gold`.")
+        raise ValueError("No gold ensemble in data/checkpoints; make one with `minirlhf gold`.")
     loaded = [load_scalar(name) for name in names]
     return text_judge([model for model, _ in loaded], loaded[0][1])
+
+
+def correlation(judge: Judge, split: str = "val") -> float:
+    """Pearson's r between a judge and the mean ratings of one split's films."""
+    rated = [r for r in load_reviews() if r.split == split and r.ratings]
+    predicted = judge([r.prompt for r in rated], [r.text for r in rated])
+    return torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in rated])]))[0, 1].item()

@@ -16,7 +16,7 @@ table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td
 text-align:left;vertical-align:top}.how{color:#555;font-size:.9rem}.warn{border-left:4px solid #d95f02;padding-left:.7rem}
 @media print{body{max-width:none}img{max-height:9cm}}
 """
-TABLE = {"method": "method", "gold": "gold score", "proxy": "proxy (reward model)", "ridge": "ridge", "lexicon": "lexicon",
+TABLE = {"method": "method", "gold": "gold score", "proxy": "proxy (reward model)", "ensemble": "GPT-2 ensemble", "lexicon": "lexicon",
          "kl": "KL, nats", "length": "tokens", "distinct_2": "distinct-2", "entropy": "entropy, nats a token",
          "opening_share": "commonest 4-word opening", "missing_eos": "missing EOS", "seconds": "training, s"}
 CURVES = {
@@ -32,22 +32,21 @@ CURVES = {
 
 
 def write_report(path: str | Path, *, title: str, history, methods: list[dict], samples: list[dict], strips: list[dict],
-                 times: dict[str, float], environment: dict, recorded: list[dict] | None = None, notes: list[str] | None = None) -> Path:
+                 times: dict[str, float], environment: dict, recorded: list[dict] | None = None, accuracy: list[dict] | None = None) -> Path:
     """Write the page atomically.
 
     Args:
         history: rows of metrics of all stages. methods: one dict a method with the keys of TABLE, gold_low and gold_high.
         samples: dicts with prompt, columns {method: text}, golds {method: score}. strips: dicts with title, tokens, values.
-        recorded: rows like methods with `seed`, from data/results.
+        recorded: rows like methods with `seed`, from data/results. accuracy: rows with low, high and one share a column.
     """
     parts = [f"<h1>{escape(title)}</h1>", '<p class="warn">The samples come from a small model that imitates film critics. They may offend.</p>']
     facts = " · ".join(f"{escape(k)} {escape(v)}" for k, v in environment.items())
     spent = " · ".join(f"{escape(k)} {v:.0f} s" for k, v in times.items())
     parts.append(f'<p class="how">{facts}<br>{spent}</p>')
-    parts += [f"<p>{escape(note)}</p>" for note in notes or []]
     parts.append("<h2>The methods on held-out films</h2>" + _table(methods))
     parts.append('<p class="how">Gold: the mean rating (-4..4) that raters would give, as a scorer predicts that no training saw; in brackets '
-                 "the 95 % interval over films. Ridge and lexicon are judges of another kind: where they disagree with gold, read the samples. "
+                 "the 95 % interval over films. Ensemble and lexicon are judges of another kind: where they disagree with gold, read the samples. "
                  "Best-of-n picks by the reward model among samples of SFT; its KL is a bound.</p>")
     points = [{"label": m["method"], "kl": m["kl"], "score": m["gold"], "low": m["gold_low"], "high": m["gold_high"]} for m in methods]
     parts.append(_image(reward_kl_plane(points), "gold score against KL for each method"))
@@ -55,6 +54,10 @@ def write_report(path: str | Path, *, title: str, history, methods: list[dict], 
     if recorded:
         parts.append("<h2>Recorded: the same over several seeds</h2>" + _table(_mean_over_seeds(recorded)))
         parts.append('<p class="how">Recorded by <code>make grid</code>, not by this run: the mean over seeds, in brackets the range of the seeds.</p>')
+    if accuracy:
+        parts.append("<h2>The reward model on held-out films, by gap of mean ratings</h2>" + _accuracy(accuracy))
+        parts.append('<p class="how">How often it ranks as one random rater did. The ceiling is what other raters reach; the bag of words is a ridge on the same '
+                     "films. Mean probability against accuracy says whether it is calibrated.</p>")
     parts.append("<h2>Before and after, the same titles, unselected</h2>" + _samples(samples))
     parts.append("<h2>The reward of every prefix</h2>" + "".join(token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips))
     parts.append('<p class="how">Blue raises the score, orange lowers it; hover for the number. Each prefix ended by EOS is a trained position '
@@ -95,10 +98,16 @@ def _mean_over_seeds(rows: list[dict]) -> list[dict]:
             values = [row[name] for row in group if isinstance(row.get(name), (int, float))]
             if values:
                 merged[name] = sum(values) / len(values)
-                if name in ("gold", "proxy", "ridge", "lexicon"):
+                if name in ("gold", "proxy", "ensemble", "lexicon"):
                     merged |= {f"{name}_low": min(values), f"{name}_high": max(values)}
         result.append(merged)
     return result
+
+
+def _accuracy(rows: list[dict]) -> str:
+    names = [name for name in rows[0] if name not in ("low", "high")]
+    body = "".join(f"<tr><td>{r['low']:g} to {r['high']:g}</td>" + "".join(f"<td>{r[n]:.3f}</td>" for n in names) + "</tr>" for r in rows)
+    return f"<table><tr><th>gap, rating units</th>{''.join(f'<th>{escape(n)}</th>' for n in names)}</tr>{body}</table>"
 
 
 def _samples(samples: list[dict]) -> str:

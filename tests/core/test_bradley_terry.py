@@ -76,3 +76,16 @@ def test_dpo_gradient_by_hand():
 def test_shapes_do_not_broadcast():
     with pytest.raises((ValueError, TypeError)):
         reward_model_loss(torch.zeros(3), torch.zeros(3, 1))
+
+
+def test_per_token_loss_counts_every_token_after_the_first_difference():
+    # ids differ at t = 1 and agree again at t = 2, which counts all the same: differences log 3, 0, and none for t = 0
+    chosen, rejected = T(9.0, math.log(3), 5.0)[None], T(-9.0, 0.0, 5.0)[None]
+    full = torch.ones(1, 3, dtype=torch.bool)
+    loss = per_token_reward_loss(chosen, rejected, full, full, torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]]))
+    torch.testing.assert_close(loss, T((-math.log(0.75) + math.log(2)) / 2))
+
+
+def test_the_last_token_is_where_the_mask_ends_not_how_many_it_counts():
+    scores, mask = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[False, False, True, False]])
+    assert last_token_scores(scores, mask).tolist() == [3.0]

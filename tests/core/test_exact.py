@@ -336,3 +336,83 @@ def test_dpo_ends_at_the_gibbs_policy_and_is_q_minus_v_at_every_prefix(world):
 def test_dpo_with_hard_labels_departs(world):
     hard = solve_dpo(world, beta=0.5, label=lambda a, b: (a > b).double())
     assert (world.probs(hard) - world.gibbs(beta=0.5)).abs().max() > 0.1
+
+
+# ---- the reader's side of the oracle
+def test_a_world_by_hand_from_a_reward_of_words():
+    # "." and "a": aa a. . with probabilities 1/4 1/4 1/2 and rewards 4 0 1; everything is exact in binary
+    world = World.from_reward(("a", "."), 2, lambda words: 4.0 if words == ["a", "a"] else float(words == ["."]))
+    logits = world.ref_logits
+    assert world.labels == ["aa", "a.", "."] and world.rewards.tolist() == [4, 0, 1]
+    torch.testing.assert_close(world.probs(logits), torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(world.objective(logits).item(), 1.5, **EXACT)  # 4/4 + 0/4 + 1/2
+    # V(a) = (4 + 0) / 2 = 2, Q(empty) = [2, 1], V = 1.5; gradient visits * pi * (Q - V): 1 * 1/2 * 1/2, and 1/2 * 1/2 * 2 below
+    expected = torch.tensor([[0.25, -0.25], [0.5, -0.5]], dtype=torch.float64)
+    torch.testing.assert_close(world.gradient(logits), expected, **EXACT)
+    assert world.optimal_values()[0].tolist() == [4, 4] and world.optimal_values()[1].tolist() == [[4, 1], [4, 0]]
+    # the score of a word is paid at its end: E[number of tokens] = 2/4 + 2/4 + 1/2
+    torch.testing.assert_close(world.expectation(logits, world.response_mask.sum(1).double()).item(), 1.5, **EXACT)
+    # soft, beta 1: V(a) = log (e^4 + 1) / 2
+    torch.testing.assert_close(world.optimal_values(beta=1.0)[0][1].item(), math.log((math.exp(4) + 1) / 2), **EXACT)
+
+
+def test_kl_in_the_world_by_hand():
+    # one token, p = (3/4, 1/4) against q = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2
+    world = World(("a", "."), 1, torch.zeros(2).double(), torch.zeros(1, 2).double())
+    policy = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    torch.testing.assert_close(world.kl(policy, world.ref_logits).item(), expected, **EXACT)
+    torch.testing.assert_close(world.objective(policy, beta=2.0).item(), -2 * expected, **EXACT)
+    # V with the KL in the reward is J; Q carries its own token's penalty: -2 log(3/2) and -2 log(1/2)
+    values, q = world.values(policy, beta=2.0)
+    torch.testing.assert_close(values.item(), -2 * expected, **EXACT)
+    torch.testing.assert_close(q[0], torch.tensor([-2 * math.log(1.5), -2 * math.log(0.5)], dtype=torch.float64), **EXACT)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_groups_are_all_tuples_with_their_probability(world, policy, size):
+    index, probability = world.groups(policy, size)
+    assert index.shape == (15**size, size) and not probability.requires_grad
+    torch.testing.assert_close(probability.sum().item(), 1.0, **EXACT)
+    torch.testing.assert_close(probability, world.probs(policy)[index].prod(1), **EXACT)
+    # the mean of a group's mean is J
+    torch.testing.assert_close((probability * world.rewards[index].mean(1)).sum(), world.objective(policy), **EXACT)
+
+
+def test_the_batch_of_all_sequences_is_a_rollout_like_any_other(world, policy):
+    logits = policy.clone().requires_grad_(True)
+    rollout = world.rollout(logits)
+    assert rollout.response_ids.shape == (15, 3) and rollout.finished(2).tolist() == [y[-1] == 2 for y in world.sequences]
+    assert not rollout.old_logprobs.requires_grad  # the sampler's, fixed
+    table = world.by_token(torch.arange(7.0) + 1)
+    assert table[~world.response_mask].eq(0).all() and table[:, 0].eq(1).all()
+    # logits by token through the package's own function
+    from minirlhf.core.logprobs import response_logprobs
+
+    own = response_logprobs(world.by_token(policy), rollout.response_ids, rollout.response_mask)
+    torch.testing.assert_close(own, rollout.old_logprobs, **EXACT)
+
+
+def test_an_expectation_holds_the_sampler_fixed(world, policy):
+    logits = policy.clone().requires_grad_(True)
+    assert not world.expectation(logits, world.rewards).requires_grad
+
+
+def test_the_oracle_refuses(world):
+    blank = torch.zeros(1, 2).double()
+    for bad in ((("a",), 1), (("a", "."), 0)):
+        with pytest.raises(ValueError, match="A world needs"):
+            World(*bad, torch.zeros(2).double(), blank)
+    with pytest.raises(ValueError, match="knows 9 words"):
+        world.tabulate(lambda ids: torch.zeros(1, ids.shape[1], 9))
+    with pytest.raises(ValueError, match="beta"):
+        world.gibbs(beta=0.0)
+    with pytest.raises(ValueError, match="beta"):
+        world.optimal_values(beta=-1.0)
+
+
+def test_a_model_is_read_after_the_prompt_of_the_rollout(world):
+    # a model whose logits are the last id: the default prompt is EOS, id 2, as in `rollout`
+    rows = world.tabulate(lambda ids: ids[..., None].double().expand(*ids.shape, 3))
+    assert rows[:3, 0].tolist() == [2, 0, 1]  # after nothing, "a", "b"
+    assert world != World.random(3, 3) and world.rollout(world.ref_logits) != world.rollout(world.ref_logits)  # compared by identity

@@ -1,4 +1,6 @@
+import importlib.util
 import math
+import sys
 
 import pytest
 import torch
@@ -67,3 +69,53 @@ def test_rollout_positions_and_refusals():
     for bad in ({"prompt_mask": right_padded}, {"response_mask": left_padded}, {"old_logprobs": torch.zeros(2, 3)}):
         with pytest.raises((ValueError, TypeError)):  # the shape hook of the tests speaks first where it can
             Rollout(**{**good, **bad})
+
+
+def test_the_shift_refuses_a_prompt_without_response():
+    for prompt_length in (-1, 0, 5, 6):
+        with pytest.raises(ValueError, match="prompt_length"):
+            response_slice(torch.zeros(1, 5), prompt_length)
+
+
+def test_an_underflowing_probability_and_a_large_offset_keep_their_digits():
+    one = torch.tensor([[True]])
+    assert response_logprobs(torch.tensor([[[0.0, -800.0]]]), torch.tensor([[1]]), one) == -800
+    # log softmax(c, c + 1)[1] = -log(1 + 1/e) for any c; float32 has 1e-3 between neighbours at 1e4, hence c exact
+    got = response_logprobs(torch.tensor([[[1e4, 1e4 + 1]]]), torch.tensor([[1]]), one)
+    torch.testing.assert_close(got.item(), -math.log1p(math.exp(-1)), rtol=1e-6, atol=0)
+
+
+def test_a_forbidden_word_among_others_has_no_entropy_and_a_finite_gradient():
+    logits = torch.tensor([[[0.0, 0.0, -torch.inf]]], dtype=torch.float64, requires_grad=True)
+    h = entropy(logits, torch.tensor([[True]]))
+    torch.testing.assert_close(h.item(), math.log(2), rtol=1e-12, atol=0)
+    assert torch.autograd.grad(h.sum(), logits)[0].isfinite().all()
+
+
+def test_temperature_and_shapes_are_refused_without_the_tests_shape_checks():
+    spec = importlib.util.spec_from_file_location("plain_logprobs", importlib.util.find_spec("minirlhf.core.logprobs").origin)
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    logits, ids, mask = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
+    for bad_ids, bad_mask in ((ids[:1], mask), (ids, mask[:, :1]), (ids[:, :1], mask[:, :1])):
+        with pytest.raises(ValueError, match="Shapes"):
+            plain.response_logprobs(logits, bad_ids, bad_mask)
+    for temperature in (0.0, -1.0):
+        for call in (lambda t: plain.response_logprobs(logits, ids, mask, temperature=t),
+                     lambda t: plain.entropy(logits, mask, temperature=t)):
+            with pytest.raises(ValueError, match="temperature"):
+                call(temperature)
+
+
+@pytest.mark.parametrize("bad", [{"prompt_ids": torch.zeros(1, 1)}, {"response_ids": torch.ones(1, 1).bool()},
+                                 {"prompt_mask": torch.ones(1, 1).long()}, {"response_mask": torch.ones(1, 1)},
+                                 {"old_logprobs": torch.zeros(1, 1).long()}])
+def test_a_rollout_refuses_the_wrong_kind_of_number(bad):
+    ids, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+    good = {"prompt_ids": ids, "prompt_mask": mask, "response_ids": ids, "response_mask": mask, "old_logprobs": torch.zeros(1, 1)}
+    spec = importlib.util.spec_from_file_location("plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin)
+    plain = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = plain  # dataclasses look their module up
+    spec.loader.exec_module(plain)
+    with pytest.raises(ValueError, match="integer ids"):
+        plain.Rollout(**{**good, **bad})

@@ -93,3 +93,29 @@ def test_micro_batches_and_padding_change_nothing(lengths, how, split, pad, junk
     whole = loss_denominator(mask, how=how, constant=constant)
     parts = [aggregate(a, m, how=how, denominator=whole) for a, m in zip(poisoned.split(split), mask.split(split), strict=True)]
     torch.testing.assert_close(sum(parts), narrow, rtol=0, atol=1e-12)
+
+
+def test_whitening_divides_by_the_standard_deviation_and_says_which():
+    full = torch.ones(3, dtype=torch.bool)
+    # 3 5 7: mean 5, sum of squares 8; n - 1: variance 4, sd 2
+    assert masked_whiten(torch.tensor([3.0, 5.0, 7.0]), full, unbiased=True, eps=0.0).tolist() == [-1, 0, 1]
+    # 1 9: mean 5, n: variance 16, sd 4; the default
+    assert masked_whiten(torch.tensor([1.0, 9.0]), full[:2], eps=0.0).tolist() == [-1, 1]
+    assert masked_var(torch.tensor([1.0, 9.0]), full[:2]) == 16
+    with pytest.raises(ValueError, match="two real tokens"):
+        masked_var(torch.ones(3), torch.tensor([True, False, False]), unbiased=True)
+
+
+def test_a_given_denominator_does_not_hide_a_misspelling():
+    for arguments in ({"how": "tokn_mean", "denominator": 3.0}, {"how": "token_mean", "denominator": 0.0}):
+        with pytest.raises(ValueError, match="denominator"):
+            aggregate(X, MASK, **arguments)
+
+
+def test_rows_without_tokens_count_in_every_row_denominator():
+    x, mask = torch.cat([X, X, X[:0]]), torch.cat([MASK, torch.zeros_like(MASK)])
+    # two real rows, two empty ones: sums 4 and 8; (2 + 8) / 4, 12 / 4, 12 / (4 * 3)
+    assert aggregate(x, mask, how="sequence_mean") == 2.5
+    assert aggregate(x, mask, how="sequence_sum") == 3
+    assert aggregate(x, mask, how="constant", constant=3.0) == 1
+    assert aggregate(x, mask, how="token_mean") == 4

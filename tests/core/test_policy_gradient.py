@@ -129,3 +129,50 @@ def test_equal_scores_give_exactly_zero_and_lonely_groups_raise():
     for function in (group_relative, leave_one_out):
         with pytest.raises(ValueError, match="group of one"):
             function(torch.zeros(4, 1))
+
+
+def test_the_value_clip_when_the_clipped_error_is_the_larger_one():
+    # V = return = 0, old 2, clip 1/2: V_clipped = 2 - 1/2; 1/2 (3/2)^2 = 1.125 > 0 and no gradient
+    values = torch.tensor([[0.0]], requires_grad=True)
+    loss = value_loss_clipped(values, torch.tensor([[2.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5)
+    loss.sum().backward()
+    assert loss.item() == 1.125 and values.grad.item() == 0
+    # V = 3, old 1, return 0: the plain error 4.5 is larger than 1/2 (3/2)^2, and its gradient 3 stays
+    values = torch.tensor([[3.0]], requires_grad=True)
+    loss = value_loss_clipped(values, torch.tensor([[1.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5)
+    loss.sum().backward()
+    assert loss.item() == 4.5 and values.grad.item() == 3
+    with pytest.raises(ValueError, match="clip_eps"):
+        value_loss_clipped(values, values, values, ONE, clip_eps=-0.1)
+
+
+@pytest.mark.parametrize("advantage, cut_low, cut_high", [(1.0, False, True), (-1.0, True, False)])
+def test_two_sided_clips_are_asymmetric(advantage, cut_low, cut_high):
+    # the band is [3/4, 2]: ratios 1/2 and 4 are outside; 1.5, beyond 1 + 1/4, is inside
+    advantages = torch.tensor([[advantage]], dtype=torch.float64)
+    for ratio, cut in ((0.5, cut_low), (1.5, False), (4.0, cut_high)):
+        logprobs = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+        old = torch.zeros(1, 1, dtype=torch.float64)
+        clip = {"clip_eps": 0.25, "clip_eps_high": 1.0}
+        ppo_clip(logprobs, old, advantages, ONE, **clip).sum().backward()
+        assert is_clipped(logprobs, old, advantages, ONE, **clip).item() == cut == (logprobs.grad.item() == 0)
+
+
+def test_the_dual_clip_leaves_positive_advantages_alone():
+    # ratio 8, A = 1, clip_eps 1/4: loss -1.25 with dual_clip 3 as without
+    logprobs, one = torch.tensor([[math.log(8.0)]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    for dual_clip in (None, 3.0):
+        assert ppo_clip(logprobs, 0 * one, one, ONE, clip_eps=0.25, dual_clip=dual_clip).item() == -1.25
+
+
+def test_equal_returns_have_nothing_to_explain_even_when_their_mean_rounds():
+    full = torch.ones(1, 7, dtype=torch.bool)
+    assert explained_variance(torch.randn(1, 7), torch.full((1, 7), 0.1), full).isnan()
+    # worse than a constant is below 0: residuals 4, -4 of returns -2, 2: 1 - 16 / 4
+    assert explained_variance(torch.tensor([[2.0, -2.0]]), torch.tensor([[-2.0, 2.0]]), full[:, :2]) == -3
+
+
+def test_equal_scores_give_exactly_zero_for_leave_one_out_too():
+    assert leave_one_out(torch.full((1, 3), 0.1, dtype=torch.float64)).eq(0).all()
+    with pytest.raises(ValueError, match="N >= 1"):
+        group_relative(torch.zeros(0, 4))

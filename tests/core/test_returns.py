@@ -49,3 +49,10 @@ def test_padding_and_row_order_change_nothing(lengths, pad, junk, lam):
 def test_out_of_range_raises(bad):
     with pytest.raises(ValueError, match="between 0 and 1"):
         gae(torch.zeros(2, 3), torch.zeros(2, 3), MASK, **bad)
+
+
+def test_the_defaults_are_undiscounted_and_lambda_0_95():
+    rewards, values = torch.tensor([[1.0, 2.0, 4.0], [1.0, 0.0, 0.0]]), torch.zeros(2, 3)
+    assert reward_to_go(rewards, MASK).tolist() == [[7, 6, 4], [1, 0, 0]]
+    assert td_errors(rewards, torch.ones(2, 3), MASK).tolist() == [[1, 2, 3], [0, 0, 0]]  # r + V' - V, V' = 0 at the end
+    torch.testing.assert_close(gae(rewards, values, MASK)[0][0, 1].item(), 2 + 0.95 * 4, rtol=1e-6, atol=0)

@@ -1,0 +1,251 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · The whole of RLHF in three minutes
+#
+# **The question.** How does a model that imitates become a model that people prefer?
+#
+# We take `tiny-reviews`, a GPT-2 of four million parameters that has read film reviews, and push it towards what 10,448 snippets'
+# human ratings call *positive*. Three stages:
+#
+# 1. **SFT** (supervised fine-tuning): show it titles with reviews; it learns the format.
+# 2. **Reward model**: from pairs of reviews, one rated higher by one person, learn a score.
+# 3. **PPO**: let it write, score what it wrote, make the good more likely, and keep it on a leash.
+#
+# **What "preferred" means here.** Nobody compared two reviews. People said how positive a snippet is, from -4 to 4, and *we* define
+# preferred as more positive. Whether that is a good thing to want is lesson 02's business.
+#
+# The samples imitate critics and come from a small model. They are often ungrammatical and may offend.
+
+# %%
+import copy
+
+import torch
+from IPython.display import HTML, display
+
+from minirlhf.classroom import check
+from minirlhf.classroom.claims import claim, load_results
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.models.forward import decode
+from minirlhf.models.load import load_policy, load_scalar
+from minirlhf.models.sampling import sample_text
+from minirlhf.rewards.model import prefix_scores, rollout_score
+from minirlhf.runtime import set_threads
+from minirlhf.show.curves import curves, reward_kl_plane
+from minirlhf.show.strips import token_strip
+from minirlhf.tasks import reviews
+
+set_threads()
+policy, tokenizer = load_policy("tiny-reviews-sft")
+reward_model, _ = load_scalar("tiny-reviews-reward")
+
+# %% [markdown]
+# ## Before: what the SFT model writes
+#
+# Six titles of films that no training saw, one sample each, unselected.
+
+# %%
+titles = reviews.eval_prompts("test")[:6]
+
+
+def write(model, seed=0):
+    """One sample a title, with its reward."""
+    (rollout,) = sample_text(model, tokenizer, titles, seed=seed)
+    return decode(tokenizer, rollout), rollout_score(reward_model)(rollout)
+
+
+before, before_scores = write(policy)
+for title, text, score in zip(titles, before, before_scores.tolist(), strict=True):
+    print(f"{score:+.1f}  {title.strip()}: {text}")
+
+# %% [markdown]
+# ## The reward model reads
+#
+# It is the same network with its last layer replaced by `nn.Linear(hidden, 1)`: one number where there was a distribution over words.
+# Its unit is the standard deviation of scores of the SFT model's own samples, 0 their mean.
+#
+# **Predict, then run:** which word of the sentence moves the score most?
+
+# %%
+sentence = "A moving and funny film, but the ending is dull."
+tokens, with_eos, one_pass = prefix_scores(reward_model, tokenizer, "the film\n", sentence)
+display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
+
+# %% [markdown]
+# ## PPO: write, score, adjust
+#
+# One step of PPO, in words:
+#
+# - **rollout**: the actor writes 64 reviews; the log-probability of each token it chose is recorded;
+# - **score**: the reward model gives each review one number;
+# - **leash**: every token pays `kl_coef * (log pi - log pi_ref)`, the reference being a frozen copy of the SFT model;
+# - **advantage**: was a token better than the critic expected?
+# - **update**: make tokens with positive advantage more likely, negative less, and not too far in one step.
+#
+# A few steps now, live, on this machine.
+
+# %%
+actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
+config = PPOConfig(steps=6, seed=0)
+actor, critic, history = train_ppo(
+    actor, critic, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
+    on_step=lambda row: print(f"step {row['step']}  score {row['score']:+.2f}  kl {row['kl']:.2f}  ratio {row['ratio']:.3f}"))
+
+# %% [markdown]
+# At the first minibatch the policy is still the one that sampled, so the ratio is 1 and nothing can be clipped; and the actor is still a
+# copy of the reference, so the KL of the first rollout is 0 but for rounding. These are exact, so they are asserted:
+
+# %%
+assert abs(history[0]["kl"]) < 1e-3
+assert 0 <= min(history.column("ppo", "entropy")) and max(history.column("ppo", "missing_eos")) <= 1
+
+# %% [markdown]
+# ## After: the full run
+#
+# The tour (`make tour`) does the same with more steps, then DPO and GRPO from the same start. Below is what `make grid` recorded
+# on three seeds; your own run is in `out/tour/report.html`.
+
+# %%
+rows = load_results("tour")
+seeds = sorted({row["seed"] for row in rows})
+methods = list(dict.fromkeys(row["method"] for row in rows))
+
+
+def mean(method, key):
+    values = [row[key] for row in rows if row["method"] == method]
+    return sum(values) / len(values)
+
+
+print(f"{'method':>11} {'gold':>7} {'proxy':>7} {'KL':>6} {'tokens':>7} {'distinct-2':>10}")
+for m in methods:
+    print(f"{m:>11} {mean(m, 'gold'):7.2f} {mean(m, 'proxy'):7.2f} {mean(m, 'kl'):6.2f} {mean(m, 'length'):7.1f} {mean(m, 'distinct_2'):10.2f}")
+
+# %%
+points = [{"label": m, "kl": mean(m, "kl"), "score": mean(m, "gold"), "low": min(r["gold"] for r in rows if r["method"] == m),
+           "high": max(r["gold"] for r in rows if r["method"] == m)} for m in methods]
+display(reward_kl_plane(points, ylabel="gold score (predicted rating, -4..4)"))
+
+# %% [markdown]
+# *Gold* is a scorer that no training saw: it predicts the mean rating that people would give. *Proxy* is the reward model that PPO maximises.
+# Bars are the range over seeds. More gold for the same KL is better.
+
+# %%
+better = [next(r["gold"] for r in rows if r["method"] == "PPO" and r["seed"] == s)
+          - next(r["gold"] for r in rows if r["method"] == "SFT" and r["seed"] == s) for s in seeds]
+claim("PPO's samples are judged more positive than SFT's by a scorer that it never saw, on every seed.", min(better) > 0,
+      evidence="gold, PPO - SFT: " + ", ".join(f"{b:+.2f}" for b in better), seeds=len(seeds))
+
+# %% [markdown]
+# ## How a run is read
+#
+# Score and gold should rise together; when the score rises and gold does not, the policy has found what the reward model likes and people do
+# not. Entropy falling to 0 is a collapse. A KL that runs away says that the leash is too loose.
+
+# %%
+recorded = load_results("tour_history")
+by_seed = [[row for row in recorded if row["seed"] == s] for s in seeds]
+display(curves(by_seed, ["gold", "score", "kl", "entropy", "length", "clip_fraction"], stage="ppo"))
+
+# %% [markdown]
+# ## Exercises
+#
+# Each checker says *pass*, or the likely mistake in one sentence. Write, run, mend.
+#
+# **1. Best of n** *(easy, 5 minutes)*. The simplest use of a reward model needs no training: write n reviews, keep the best. Given `scores`
+# of shape (N * n,), each prompt's n side by side, return the N row numbers of the best.
+#
+# *Hint:* reshape to (N, n); `argmax` gives places within a group.
+
+# %%
+def best_of_n(scores, n):
+    ...  # your code
+
+
+print(check.best_of_n(best_of_n))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def best_of_n(scores, n):
+#     groups = scores.view(-1, n)
+#     return torch.arange(len(groups)) * n + groups.argmax(1)
+# ```
+# </details>
+#
+# **2. The leash by hand** *(medium, 10 minutes)*. Given the score of each response, the log-probabilities of its tokens under policy and
+# reference, the mask of real tokens and `kl_coef`, return what PPO maximises: score minus `kl_coef` times the sum over real tokens of log pi - log pi_ref.
+#
+# *Hint:* padding may hold anything; mask before you sum.
+
+# %%
+def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef):
+    ...  # your code
+
+
+print(check.kl_penalised_score(kl_penalised_score))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef):
+#     log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0)
+#     return scores - kl_coef * log_ratio.sum(1)
+# ```
+# </details>
+#
+# **3. Predict, then run** *(5 minutes)*. What happens to KL and to the samples with `KLConfig(kl_coef=0.0)`? And with 1.0? Write your guess down,
+# change the configuration of the live run above (30 steps show it), read six samples.
+#
+# **4. Read the table** *(5 minutes)*. Best-of-16 uses sixteen samples for each it keeps and trains nothing. Where does it stand beside PPO in gold
+# and in KL? When would you use it instead?
+
+# %% [markdown]
+# ## What do you believe now?
+#
+# Twelve statements. Mark each true or false, then open the answers. You meet them again at the end of lesson 09.
+#
+# 1. The reward model's score has a natural zero.
+# 2. KL(policy || reference), estimated on one sample, can come out negative.
+# 3. PPO's loss going down means that the policy improves.
+# 4. The end-of-text token must be trained like any other token.
+# 5. In RLHF the critic computes Q(s, a), the value of an action.
+# 6. At the first minibatch after a rollout the importance ratio is 1.
+# 7. If the reward rises, people will like the samples better.
+# 8. DPO needs no reference model, because it needs no reward model.
+# 9. GRPO's loss of 0 at the first step shows that nothing is learned.
+# 10. A baseline subtracted from the reward biases the gradient.
+# 11. Two raters always agree on which of two texts is better.
+# 12. Padding can be found by comparing token ids with the padding id.
+#
+# <details><summary>Answers</summary>
+#
+# 1 false: only differences count, in Bradley-Terry (08). 2 true: log pi - log pi_ref of one sample has either sign (07). 3 false: the loss
+# is a device for its gradient (04, 06). 4 true: or the model never learns to stop (01, 03). 5 false: V, read before each token (09). 6 true (06).
+# 7 false: over-optimisation (16). 8 false: its reference is in the loss (12). 9 false: the gradient is not 0 (11). 10 false, if it does not
+# look at the action (04). 11 false: within a film two single ratings agree on about four pairs in five (02). 12 false: padding may share EOS's id (01).
+# </details>
+#
+# ## The map
+#
+# | part | lessons |
+# |---|---|
+# | I From preferences to PPO | 01 why RLHF · 02 feedback is data · 03 a policy · 04 policy gradient · 05 GAE · 06 PPO · 07 the KL leash · 08 reward model · 09 the four models |
+# | II Without the critic | 10 saving resources · 11 GRPO and its critics |
+# | III Without the reward model | 12 DPO · 13 secretly a Q-function · 14 repairs · 15 finer feedback |
+# | IV What the reward model gets wrong | 16 over-optimisation · 17 kinds · 18 biases · 19 Nash learning |
+# | V, VI Inference; choosing | 20 search · 21 revision · 22 which one · 23 leaving home |
+#
+# **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences*, sections 2 and 3. Stiennon et al. 2020, *Learning to
+# summarize from human feedback*, section 3. Ouyang et al. 2022, *Training language models to follow instructions with human feedback*, section 3.

@@ -1,0 +1,82 @@
+"""Group advantages: by hand, and in expectation over every group there is."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from minirlhf.core.baselines import group_relative, leave_one_out
+
+
+def test_standard_deviations_by_hand():
+    # 3 5 7: mean 5; n - 1: (4 + 0 + 4) / 2 = 4, sd 2.   1 5: mean 3; n: (4 + 4) / 2 = 4, sd 2
+    three, two = torch.tensor([[3.0, 5.0, 7.0]]), torch.tensor([[1.0, 5.0]])
+    assert group_relative(three, eps=0.0).tolist() == [[-1, 0, 1]]
+    assert group_relative(two, eps=0.0, unbiased=False).tolist() == [[-1, 1]]
+    assert group_relative(three, eps=2.0).tolist() == [[-0.5, 0, 0.5]]  # 2 / (2 + 2)
+    # the default is TRL's: n - 1 and 1e-4
+    torch.testing.assert_close(group_relative(three.double())[0, 2].item(), 2 / (2 + 1e-4), rtol=1e-12, atol=0)
+
+
+def test_a_group_is_compared_with_itself_only():
+    scores = torch.tensor([[3.0, 5.0, 7.0], [300.0, 500.0, 700.0], [1.0, 1.0, 1.0]])
+    assert group_relative(scores, eps=0.0).nan_to_num(0.0).tolist() == [[-1, 0, 1], [-1, 0, 1], [0, 0, 0]]
+    assert leave_one_out(scores)[0].tolist() == [-3, 0, 3]  # others' means 6, 5, 4
+
+
+def all_groups(probability, size):
+    """Groups of independent 0/1 rewards and the probability of each."""
+    scores = torch.tensor(list(itertools.product([0.0, 1.0], repeat=size)), dtype=torch.float64)
+    return scores, torch.where(scores == 1, probability, 1 - probability).prod(1)
+
+
+@pytest.mark.parametrize("size, share", [(2, 0.34), (4, 0.68), (8, 0.86)])
+def test_with_std_on_pass_or_fail_the_gradient_tends_to_an_arcsine(size, share):
+    # one logit, p = sigmoid(logit) = 0.36: d log P(1) = 1 - p, d log P(0) = -p; the limit d 2 arcsin(sqrt p) = sqrt(p (1 - p))
+    p = 0.36
+    scores, weight = all_groups(p, size)
+    gradient = (weight * (group_relative(scores, eps=1e-12) * (scores - p)).mean(1)).sum().item()
+    assert gradient / math.sqrt(p * (1 - p)) == pytest.approx(share, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_expected_gradients_and_variance_of_a_coin(size):
+    # the true gradient of p is p (1 - p)
+    p = 0.25
+    scores, weight = all_groups(p, size)
+    estimates = {
+        "centred": (group_relative(scores, scale_by_std=False) * (scores - p)).mean(1),
+        "leave one out": (leave_one_out(scores) * (scores - p)).mean(1),
+        "none": (scores * (scores - p)).mean(1),
+        "greedy": ((scores - 0.0) * (scores - p)).mean(1),  # ReMax: the greedy response fails, its score is 0
+    }
+    mean = {name: (weight * x).sum().item() for name, x in estimates.items()}
+    assert mean["centred"] == pytest.approx((size - 1) / size * p * (1 - p), abs=1e-12)
+    for name in ("leave one out", "none", "greedy"):
+        assert mean[name] == pytest.approx(p * (1 - p), abs=1e-12)
+
+
+def test_leave_one_out_lowers_the_variance_of_an_offset_reward(world, policy):
+    # rewards far from 0: without a baseline the offset is all noise
+    p, rewards = world.probs(policy), world.rewards + 10
+    rows = []
+    for n in range(len(p)):
+        logits = policy.clone().requires_grad_(True)
+        rows.append(torch.autograd.grad(world.sequence_logprobs(logits)[n], logits)[0].flatten())
+    score = torch.stack(rows)  # gradient of log pi(y_n)
+    pairs = torch.tensor(list(itertools.product(range(len(p)), repeat=2)))
+    weight = p[pairs].prod(1)
+
+    def moments(advantages):
+        g = (advantages[..., None] * score[pairs]).mean(1)
+        mean = (weight[:, None] * g).sum(0)
+        return mean, (weight[:, None] * (g - mean).square()).sum()
+
+    plain, with_baseline = moments(rewards[pairs]), moments(leave_one_out(rewards[pairs]))
+    torch.testing.assert_close(with_baseline[0], plain[0], rtol=0, atol=1e-9)  # the same mean
+    torch.testing.assert_close(plain[0], world.gradient(policy).flatten(), rtol=0, atol=1e-9)
+    assert with_baseline[1] < plain[1] / 10
+    # ReMax: the score of the greedy response, a constant here, leaves the mean alone as well
+    greedy = world.probs(policy * 1e3).argmax()
+    torch.testing.assert_close(moments((rewards - rewards[greedy])[pairs])[0], plain[0], rtol=0, atol=1e-9)

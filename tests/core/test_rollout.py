@@ -1,0 +1,74 @@
+"""The one record that a batch is: what it computes and what it refuses."""
+
+import dataclasses
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from minirlhf.core.rollout import Rollout
+
+GOOD = {
+    "prompt_ids": torch.tensor([[0, 5, 6], [7, 8, 9]]), "prompt_mask": torch.tensor([[False, True, True], [True, True, True]]),
+    "response_ids": torch.tensor([[4, 0], [3, 4]]), "response_mask": torch.tensor([[True, False], [True, True]]),
+    "old_logprobs": torch.tensor([[-1.0, 0.0], [-2.0, -3.0]]),
+}
+
+
+def without_hook():
+    """The module as a notebook sees it: the tests' shape checks would speak before its own."""
+    spec = importlib.util.spec_from_file_location("plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["plain_rollout"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_it_computes_by_hand():
+    rollout = Rollout(**GOOD)
+    assert rollout.sequences.tolist() == [[0, 5, 6, 4, 0], [7, 8, 9, 3, 4]]
+    assert rollout.attention_mask.tolist() == [[False, True, True, True, False], [True] * 5]
+    # the first real token of each row stands at 0; padding holds any valid position
+    assert rollout.position_ids.tolist() == [[0, 0, 1, 2, 2], [0, 1, 2, 3, 4]]
+    assert rollout.finished(4).tolist() == [True, True]
+    assert rollout.finished(3).tolist() == [False, True]
+    assert rollout.finished(0).tolist() == [False, False]  # id 0 in the response is padding
+    assert rollout.finished(5).tolist() == [False, False]  # nor does the prompt count
+
+
+def test_rows_are_chosen_in_any_order():
+    rollout = Rollout(**GOOD)
+    for index in (torch.tensor([1, 0, 1]), [1, 0, 1]):
+        chosen = rollout.select(index)
+        for name, value in GOOD.items():
+            assert torch.equal(getattr(chosen, name), value[[1, 0, 1]])
+    assert rollout.select(torch.tensor([False, True])).response_ids.tolist() == [[3, 4]]
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Rollout(**GOOD).response_ids = None
+
+
+@pytest.mark.parametrize("bad, word", [
+    ({"prompt_mask": torch.tensor([[True, True, False], [True, True, True]])}, "left"),  # right-padded
+    ({"prompt_mask": torch.tensor([[True, False, True], [True, True, True]])}, "left"),  # a hole
+    ({"prompt_mask": torch.tensor([[False, False, False], [True, True, True]])}, "left"),  # no prompt at all
+    ({"response_mask": torch.tensor([[False, True], [True, True]])}, "right"),
+    ({"old_logprobs": torch.zeros(2, 3)}, "needs"),
+    ({"response_ids": torch.zeros(3, 2, dtype=torch.long)}, "needs"),
+    ({name: value[:0] for name, value in GOOD.items()}, "needs"),  # an empty batch
+    ({name: GOOD[name][:, :0] for name in ("response_ids", "response_mask", "old_logprobs")}, "needs"),  # R = 0
+    ({name: value[0] for name, value in GOOD.items()}, "needs"),  # one row is not a batch
+])
+def test_it_refuses_and_says_why(bad, word):
+    with pytest.raises(ValueError, match=word):
+        without_hook().Rollout(**{**GOOD, **bad})
+
+
+def test_an_empty_response_is_allowed():
+    mask = torch.tensor([[False, False], [True, True]])
+    rollout = Rollout(**{**GOOD, "response_mask": mask})
+    assert rollout.finished(4).tolist() == [False, True]
+    assert rollout.position_ids.tolist()[0] == [0, 0, 1, 1, 1]
