@@ -14,7 +14,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from minirlhf.grid import record_grid, rerun
+from minirlhf.loops.config import KLConfig
+from minirlhf.loops.gold import GoldConfig, train_gold
+from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.pretrain import PretrainConfig, train_base
+from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.forward import decode
+from minirlhf.models.load import load_policy, load_scalar, save_policy
+from minirlhf.models.sampling import SamplingConfig, sample_text
+from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
+from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score
 from minirlhf.runtime import History, set_threads, write_text
+from minirlhf.show.strips import strip_colour, token_strip_html
+from minirlhf.tasks import reviews, sources
+from minirlhf.tour import Tour, TourConfig, write_tour_report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="RLHF from scratch on a laptop: real human ratings, a small GPT-2, every formula readable.")
@@ -29,7 +46,6 @@ KLCoef = Annotated[float | None, typer.Option(help="KL penalty, reward units per
 
 class Progresses:
     """A bar a stage and a line of metrics every few steps."""
-
     SHOWN = ("loss", "score", "gold", "kl", "entropy", "length", "clip_fraction", "accuracy", "margin", "bits_per_byte")
 
     def __init__(self, every: int = 5):
@@ -71,8 +87,6 @@ def main() -> None:
 @app.command()
 def data():
     """Fetch and check the third-party ratings (12 MB, once)."""
-    from minirlhf.tasks import sources
-
     console.print(f"The rating sets are in {sources.fetch()}, whole and unchanged.")
 
 
@@ -81,9 +95,6 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
          reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False,
          export: Annotated[Path | None, typer.Option(help="Also write SFT and reward model there, in 16 bits.")] = None):
     """SFT -> reward model -> PPO, then DPO and GRPO, on real ratings; ends with out/tour/report.html."""
-    from minirlhf.tasks import sources
-    from minirlhf.tour import Tour, TourConfig, write_tour_report
-
     sources.fetch()
     started = time.time()
     config = (TourConfig.reduced() if reduced else TourConfig()).seeded(seed)
@@ -100,8 +111,6 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
     console.print(table)
     path = write_tour_report(run, out / "report.html")
     if export:
-        from minirlhf.models.load import save_policy
-
         save_policy(run.sft, run.tokenizer, export / "tiny-reviews-sft", dtype=torch.float16)
         run.reward_model.save(export / "tiny-reviews-reward", run.tokenizer)
     console.print("  ".join(f"{stage} {seconds:.0f} s" for stage, seconds in run.times.items()))
@@ -111,55 +120,27 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 
 @app.command()
 def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3, out: Out = Path("out/grid")):
-    """The tour over several seeds, recorded into data/results/tour.jsonl; resumes where it was interrupted."""
-    from minirlhf.classroom.claims import record
-    from minirlhf.runtime import commit
-    from minirlhf.tour import Tour, TourConfig
-
-    table, curves = [], []
-    for seed in range(seeds):
-        with Progresses(every=20) as progress:
-            run = Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress)
-            rows = run.run()
-        origin = {"claim": "tour", "seed": seed, "commit": commit(), "command": f"minirlhf grid --seeds {seeds}"}
-        table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} for row in rows]
-        curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
-        record("tour", table)
-        record("tour_history", curves)
-        record("reward_model", [origin | row for row in run.reward_accuracy])
+    """The tour over several seeds, recorded into data/results; resumes where it was interrupted."""
+    with Progresses(every=20) as progress:
+        record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
 
 
 @app.command()
 def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0, out: Out = Path("out/claims")):
     """Re-run recorded rows drawn by seed and compare, within the spread that the recorded seeds have among themselves."""
-    import random
-
-    from minirlhf.classroom.claims import differences, load_results
-    from minirlhf.tour import Tour, TourConfig
-
-    recorded = load_results("tour")
-    seed = random.Random(draw).choice(sorted({row["seed"] for row in recorded}))
-    console.print(f"Recorded rows of seed {seed}, made by `{recorded[0]['command']}` at commit {recorded[0]['commit']}, once more:")
     with Progresses(every=20) as progress:
-        again = {row["method"]: row for row in Tour(out / f"seed-{seed}", TourConfig().seeded(seed), progress).run()}
-    wrong = []
-    for row in (r for r in recorded if r["seed"] == seed):
-        tolerance = {}
-        for key in ("gold", "proxy", "kl", "length"):
-            values = [r[key] for r in recorded if r["method"] == row["method"]]
-            tolerance[key] = max(0.1 * abs(row[key]), max(values) - min(values), 0.05)
-        wrong += [f"{row['method']} {line}" for line in differences(row, again[row["method"]], tolerance=tolerance)]
+        seed, wrong = rerun(out, TourConfig(), draw=draw, on_step=progress)
     if wrong:
-        raise ValueError("Not reproduced: " + "; ".join(wrong))
-    console.print("Reproduced.")
+        raise ValueError(f"Seed {seed} is not reproduced: " + "; ".join(wrong))
+    console.print(f"Seed {seed} is reproduced.")
 
 
 @app.command()
 def course(names: Annotated[list[str] | None, typer.Argument(help="Numbers or beginnings of names; all by default.")] = None):
     """Execute every notebook from its source, with outputs; FAST=1 reads recorded results where a full run computes."""
-    from minirlhf.classroom.course import build, sources
+    from minirlhf.classroom.course import build, notebook_sources  # needs requirements-dev.txt
 
-    for source in sources(names):
+    for source in notebook_sources(names):
         path, seconds = build(source)
         console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
 
@@ -170,15 +151,11 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Non
              width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
              bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False):
     """Train tiny-reviews from nothing on raw text; saves every few minutes and resumes."""
-    from minirlhf.loops.pretrain import PretrainConfig, pretrain
-    from minirlhf.models.load import save_policy
-    from minirlhf.tasks import reviews, sources
-
     sources.fetch()
     config = _with(PretrainConfig(seed=seed, bf16=bf16), steps=steps, lr=lr, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
     with Progresses(every=100) as progress:
-        model, tokenizer, history = pretrain(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
+        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out / 'model'}: {history[-1]['bits_per_byte']:.3f} bits per byte on the validation films.")
@@ -188,10 +165,7 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Non
 def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = None,
         epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
-    from minirlhf.loops.sft import SFTConfig, train_sft
-    from minirlhf.tasks import reviews
-
-    policy, tokenizer = _policy(model)
+    policy, tokenizer = load_policy(model)
     config = _with(SFTConfig(seed=seed), epochs=epochs, optimiser=_rate(SFTConfig().optimiser, lr))
     with Progresses(every=20) as progress:
         policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
@@ -202,11 +176,7 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
            pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
-    from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
-    from minirlhf.models.sampling import sample_text
-    from minirlhf.tasks import reviews
-
-    policy, tokenizer = _policy(model)
+    policy, tokenizer = load_policy(model)
     config = _with(RewardConfig(seed=seed), steps=steps, optimiser=_rate(RewardConfig().optimiser, lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
@@ -221,15 +191,11 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
 def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpoints"),
          members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
     """Train the ensemble that regresses the mean ratings of the gold films, and compare it with the ridge."""
-    from minirlhf.loops.gold import GoldConfig, train_gold
-    from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
-    from minirlhf.tasks import reviews
-
-    _, tokenizer = _policy(model)
+    _, tokenizer = load_policy(model)
     rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
     for member in range(members):
         with Progresses(every=50) as progress:
-            backbone = _policy(model)[0].base_model
+            backbone = load_policy(model)[0].base_model
             scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
         scorer.save(out / f"gold-{member}", tokenizer)
     for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge())):
@@ -240,15 +206,10 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpo
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
     """PPO with a learned critic and the KL penalty in the reward."""
-    from minirlhf.loops.config import KLConfig
-    from minirlhf.loops.ppo import PPOConfig, train_ppo
-    from minirlhf.rewards.model import rollout_score
-    from minirlhf.tasks import reviews
-
     policy, tokenizer, reward_model, monitors = _actors(model, scorer)
     config = PPOConfig(seed=seed)
     config = _with(config, steps=steps, actor=_rate(config.actor, lr), kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
-    critic = _scalar(scorer)
+    critic = load_scalar(scorer)[0]
     with Progresses(every=1) as progress:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
                                        monitors=monitors, on_step=progress)
@@ -259,11 +220,6 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
          out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
     """GRPO: groups of samples instead of a critic."""
-    from minirlhf.loops.config import KLConfig
-    from minirlhf.loops.group import GRPOConfig, train_group
-    from minirlhf.rewards.model import rollout_score
-    from minirlhf.tasks import reviews
-
     policy, tokenizer, reward_model, monitors = _actors(model, scorer)
     config = GRPOConfig(seed=seed)
     config = _with(config, steps=steps, optimiser=_rate(config.optimiser, lr),
@@ -279,10 +235,7 @@ def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: See
         beta: Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")] = None,
         pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
     """DPO on pairs of human ratings: no reward model, no sampling."""
-    from minirlhf.loops.preference import DPOConfig, train_dpo
-    from minirlhf.tasks import reviews
-
-    policy, tokenizer = _policy(model)
+    policy, tokenizer = load_policy(model)
     config = _with(DPOConfig(seed=seed), steps=steps, beta=beta, optimiser=_rate(DPOConfig().optimiser, lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with Progresses(every=10) as progress:
@@ -296,10 +249,7 @@ def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or an
            temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 1.0,
            max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = 32):
     """Print unselected samples. They may offend: the model imitates critics."""
-    from minirlhf.models.forward import decode
-    from minirlhf.models.sampling import SamplingConfig, sample_text
-
-    policy, tokenizer = _policy(model)
+    policy, tokenizer = load_policy(model)
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
     every = [p if p.endswith("\n") else p + "\n" for p in prompts for _ in range(n)]
     texts = [t for r in sample_text(policy, tokenizer, every, config=config, seed=seed) for t in decode(tokenizer, r)]
@@ -313,11 +263,7 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
           scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
           html: Annotated[Path | None, typer.Option(help="Also write a page with both pictures.")] = None):
     """The reward of every prefix, in both readings: prefix + EOS scored alone, and the head read at each token of one pass."""
-    from minirlhf.models.load import load_scalar
-    from minirlhf.rewards.model import prefix_scores
-    from minirlhf.show.strips import strip_colour, token_strip_html
-
-    model, tokenizer = load_scalar(scorer)
+    model, tokenizer = loadload_scalar(scorer)[0]
     tokens, with_eos, one_pass = prefix_scores(model, tokenizer, prompt.strip() + "\n", text)
     limit = float(torch.cat([with_eos, one_pass]).abs().max())
     titles = {"(a) prefix + EOS, each scored alone (a trained position, on unusual text)": with_eos,
@@ -342,25 +288,10 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
         console.print(f"Wrote {html}.")
 
 
-def _policy(name: str):
-    from minirlhf.models.load import load_policy
-
-    return load_policy(name)
-
-
-def _scalar(name: str):
-    from minirlhf.models.load import load_scalar
-
-    return load_scalar(name)[0]
-
-
 def _actors(model: str, scorer: str):
     """What PPO and GRPO both need: policy, tokenizer, frozen reward model, and gold to watch it with."""
-    from minirlhf.rewards.gold import gold_judge
-    from minirlhf.rewards.model import rollout_judge
-
-    policy, tokenizer = _policy(model)
-    return policy, tokenizer, _scalar(scorer).requires_grad_(False), {"gold": rollout_judge(gold_judge(), tokenizer)}
+    policy, tokenizer = load_policy(model)
+    return policy, tokenizer, load_scalar(scorer)[0].requires_grad_(False), {"gold": rollout_judge(gold_judge(), tokenizer)}
 
 
 def _with(config, **given):
@@ -373,7 +304,6 @@ def _rate(optimiser, lr: float | None):
 
 
 def _save(policy, tokenizer, out: Path, history: History) -> None:
-    from minirlhf.models.load import save_policy
 
     save_policy(policy, tokenizer, out)
     history.save(out / "metrics.jsonl")

@@ -91,7 +91,7 @@ def win_rate(a: list[float], b: list[float]) -> float:
     return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
 
 
-def distinct_n(texts: list[str], n: int, *, budget: int = 2000, seed: int = 0) -> float:
+def distinct_n(texts: list[str], n: int, *, budget: int = 1000, seed: int = 0) -> float:
     """Share of distinct word n-grams among the first `budget` of them, texts in a seeded order.
 
     A fixed budget, because the share falls with the amount of text: without it shorter samples would look more varied.

@@ -43,6 +43,7 @@ class TourConfig:
     samples_per_prompt: int = 4  # of each trained policy, on every evaluation title
     split: str = "test"  # titles to judge on; choose settings on val
     max_prompts: int = 1000  # titles used, for a reduced run
+    accuracy_pairs: int = 600  # held-out pairs in each gap band, for the reward model's accuracy
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
@@ -53,7 +54,8 @@ class TourConfig:
     def reduced(cls) -> "TourConfig":
         """A few steps of every stage on a few titles: to see in a minute that all of it works, not to learn anything."""
         return cls(
-            pairs=64, samples_per_prompt=2, max_prompts=4, sft=SFTConfig(epochs=0.02), reward=RewardConfig(steps=3, batch_size=8),
+            pairs=64, samples_per_prompt=2, max_prompts=4, accuracy_pairs=8, sft=SFTConfig(epochs=0.02),
+            reward=RewardConfig(steps=3, batch_size=8),
             ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4), dpo=DPOConfig(steps=2, batch_size=8),
             grpo=GRPOConfig(steps=2, prompts_per_step=2, minibatch_size=4))
 
@@ -90,8 +92,9 @@ class Tour:
         self.grpo = self._policy("grpo", lambda on: train_group(
             copy.deepcopy(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
         # 4. judge them all on titles of held-out films
-        self.rows = self._stage("evaluation", ("ppo", "dpo", "grpo", "split"), self._evaluate, _load_json, _save_json)
-        self.reward_accuracy = self._stage("accuracy", ("pairs", "reward", "split"), self._accuracy, _load_json, _save_json)
+        fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
+        self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
+        self.reward_accuracy = self._stage("accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json)
         history = History(row for stage in ("sft", "reward", "ppo", "dpo", "grpo")
                           for row in History.load(self.folder / f"{stage}.jsonl"))
         history.save(self.folder / "metrics.jsonl")
@@ -151,7 +154,7 @@ class Tour:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
         proxy, ridge, rows = text_judge([self.reward_model], self.tokenizer), ridge_judge("reward"), []
         for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
-            pairs = reviews.preference_pairs(self.config.split, 600, seed=17, min_gap=low, max_gap=high)[:]
+            pairs = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17, min_gap=low, max_gap=high)[:]
             row = {"low": low, "high": high}
             for name, judge in (("reward model", proxy), ("bag of words", ridge)):
                 margin = judge(pairs["prompt"], pairs["chosen"]) - judge(pairs["prompt"], pairs["rejected"])
@@ -165,11 +168,9 @@ class Tour:
     def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):
         """Load what an earlier run with the same settings left, or make it, save it and note its time."""
         path, note = self.folder / name, self.folder / f"{name}.done.json"
-        order = ("base", "seed", "pairs", "sft", "reward", "ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
         needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
-        settings = asdict(self.config)
-        settings = {key: settings[key] for key in order if key in ("base", "seed", "pairs", *needs, *fields)}
-        settings = json.loads(json.dumps(settings))
+        settings = {key: value for key, value in asdict(self.config).items() if key in ("base", "seed", "pairs", *needs, *fields)}
+        settings = json.loads(json.dumps(settings))  # as it will be read back
         if note.exists() and path.exists() and json.loads(note.read_text())["settings"] == settings:
             self.times[name] = json.loads(note.read_text())["seconds"]
             return load(path)

@@ -7,6 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from minirlhf import cli
+from minirlhf.classroom.claims import load_results, record
+from minirlhf.grid import record_grid, rerun
 from minirlhf.models.load import committed, load_policy, load_scalar
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.tour import Tour, TourConfig, write_tour_report
@@ -68,6 +70,21 @@ def test_the_committed_models_are_there_small_and_whole():
 def test_the_ridge_is_gold_because_it_predicts_people_better():
     ridge, ensemble = correlation(gold_judge()), correlation(ensemble_judge())
     assert ridge > ensemble > 0.4
+
+
+def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
+    config, results = TourConfig.reduced(), tmp_path / "results"
+    record_grid(tmp_path / "grid", 2, config, command="test", on_step=lambda row: None, results=results)
+    rows = load_results("tour", folder=results)
+    assert [row["seed"] for row in rows] == [0] * 6 + [1] * 6 and "texts" not in rows[0]
+    assert load_results("tour_history", folder=results) and load_results("reward_model", folder=results)
+    seed, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
+    assert seed in (0, 1) and wrong == []
+    for row in rows:
+        row["gold"] += 5.0
+    record("tour", rows, folder=results)
+    _, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
+    assert len(wrong) == 6 and all("gold: recorded" in line for line in wrong)
 
 
 def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeypatch):

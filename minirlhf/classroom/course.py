@@ -31,7 +31,7 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     return path, time.time() - started
 
 
-def sources(names: list[str] | None = None) -> list[Path]:
+def notebook_sources(names: list[str] | None = None) -> list[Path]:
     """The notebooks' sources in order; with names, those whose file begins with one of them (`00`, `01_why_rlhf`)."""
     every = sorted((NOTEBOOKS / "src").glob("*.py"))
     return [s for s in every if not names or s.stem.startswith(tuple(names))]

@@ -69,7 +69,7 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
     return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 
-def pretrain(texts: list[str], held_out: list[str], config: PretrainConfig, folder: Path, *, on_step=print):
+def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, folder: Path, *, on_step=print):
     """Train tokenizer and model; checkpoint into `folder` every few minutes. Returns (model, tokenizer, History)."""
     # 1. text -> tokens
     seed_all(config.seed)

@@ -4,9 +4,9 @@ import jupytext
 import nbformat
 import pytest
 
-from minirlhf.classroom.course import NOTEBOOKS, build, sources
+from minirlhf.classroom.course import NOTEBOOKS, build, notebook_sources
 
-NAMES = [s.stem for s in sources()]
+NAMES = [s.stem for s in notebook_sources()]
 
 
 @pytest.mark.parametrize("name", NAMES)
