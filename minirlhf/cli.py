@@ -102,9 +102,9 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
         run = Tour(out, config, progress)
         rows = run.run()
     table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
-    columns = ("method", "gold", "proxy", "ensemble", "lexicon", "kl", "length", "distinct_2", "opening_share")
+    columns = ("method", "gold", "proxy", "ensemble", "kl", "length", "distinct_2")  # the rest is in the report
     for name in columns:
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for row in rows:
         interval = f"{row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}]"
         table.add_row(row["method"], interval, *(f"{row[name]:.2f}" for name in columns[2:]))
@@ -263,7 +263,7 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
           scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
           html: Annotated[Path | None, typer.Option(help="Also write a page with both pictures.")] = None):
     """The reward of every prefix, in both readings: prefix + EOS scored alone, and the head read at each token of one pass."""
-    model, tokenizer = loadload_scalar(scorer)[0]
+    model, tokenizer = load_scalar(scorer)
     tokens, with_eos, one_pass = prefix_scores(model, tokenizer, prompt.strip() + "\n", text)
     limit = float(torch.cat([with_eos, one_pass]).abs().max())
     titles = {"(a) prefix + EOS, each scored alone (a trained position, on unusual text)": with_eos,

@@ -78,19 +78,19 @@ class Tour:
         self.base, self.tokenizer = load_policy(config.base)
         # 1. SFT: title -> review
         self.sft = self._policy("sft", lambda on: train_sft(
-            copy.deepcopy(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), config.sft, **on)[0])
+            trainable(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), config.sft, **on)[0])
         # 2. reward model: single human ratings, compared within a film
         self.reward_model = self._reward_model()
         score, gold = rollout_score(self.reward_model), rollout_judge(gold_judge(), self.tokenizer)
         # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
         start = {"reference": self.sft}
         self.ppo = self._policy("ppo", lambda on: train_ppo(
-            copy.deepcopy(self.sft), copy.deepcopy(self.reward_model).requires_grad_(True), self.tokenizer, rl_prompts, score,
-            config.ppo, monitors={"gold": gold}, **start, **on)[0])
+            trainable(self.sft), trainable(self.reward_model), self.tokenizer, rl_prompts, score, config.ppo,
+            monitors={"gold": gold}, **start, **on)[0])
         self.dpo = self._policy("dpo", lambda on: train_dpo(
-            copy.deepcopy(self.sft), self.tokenizer, self._pairs(config.dpo.max_response), config.dpo, **start, **on)[0])
+            trainable(self.sft), self.tokenizer, self._pairs(config.dpo.max_response), config.dpo, **start, **on)[0])
         self.grpo = self._policy("grpo", lambda on: train_group(
-            copy.deepcopy(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
+            trainable(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
         # 4. judge them all on titles of held-out films
         fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
         self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
@@ -115,7 +115,7 @@ class Tour:
 
     def _reward_model(self) -> ScalarModel:
         def made():
-            backbone, history = copy.deepcopy(self.sft.base_model).requires_grad_(True), History()
+            backbone, history = trainable(self.sft.base_model), History()
             model, _ = train_reward_model(backbone, self.tokenizer, self._pairs(self.config.reward.max_response),
                                           self.config.reward, history=history, on_step=self.on_step)
             history.save(self.folder / "reward.jsonl")
@@ -180,6 +180,11 @@ class Tour:
         save(result, path)
         write_text(note, json.dumps({"settings": settings, "seconds": self.times[name]}))
         return result
+
+
+def trainable(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy that learns; the original stays as it is, frozen or not."""
+    return copy.deepcopy(model).requires_grad_(True)
 
 
 def _save_json(value, path: Path) -> None:
