@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minirlhf.classroom.claims import RESULTS, differences, load_results, record
-from minirlhf.runtime import commit
+from minirlhf.runtime import atomic_path, commit
+from minirlhf.show.curves import method_points, reward_kl_plane
 from minirlhf.tour import Tour, TourConfig
 
 COMPARED = ("gold", "proxy", "kl", "length")
@@ -25,6 +26,8 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
         table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} for row in rows]
         curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
         accuracy += [origin | row for row in run.reward_accuracy]
+    with atomic_path(results / "methods.png") as temporary:
+        reward_kl_plane(method_points(table), ylabel="gold score (predicted rating, -4..4)").savefig(temporary, format="png")
     for name, rows in (("tour", table), ("tour_history", curves), ("reward_model", accuracy)):
         record(name, rows, folder=results)
 

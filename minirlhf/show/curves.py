@@ -48,3 +48,14 @@ def reward_kl_plane(points: list[dict], *, ylabel: str = "gold score") -> Figure
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     return figure
+
+
+def method_points(rows: list[dict], *, score: str = "gold") -> list[dict]:
+    """Recorded rows of several seeds -> one point a method for `reward_kl_plane`: means, and the range of the seeds."""
+    points = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        group = [row for row in rows if row["method"] == method]
+        scores = [row[score] for row in group]
+        points.append({"label": method, "kl": sum(row["kl"] for row in group) / len(group), "score": sum(scores) / len(scores),
+                       "low": min(scores), "high": max(scores)})
+    return points

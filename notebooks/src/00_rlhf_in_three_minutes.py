@@ -30,8 +30,7 @@
 # %%
 import copy
 
-import torch
-from IPython.display import HTML, display
+from IPython.display import display
 
 from minirlhf.classroom import check
 from minirlhf.classroom.claims import claim, load_results
@@ -41,7 +40,7 @@ from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import prefix_scores, rollout_score
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import curves, reward_kl_plane
+from minirlhf.show.curves import curves, method_points, reward_kl_plane
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import reviews
 
@@ -131,9 +130,7 @@ for m in methods:
     print(f"{m:>11} {mean(m, 'gold'):7.2f} {mean(m, 'proxy'):7.2f} {mean(m, 'kl'):6.2f} {mean(m, 'length'):7.1f} {mean(m, 'distinct_2'):10.2f}")
 
 # %%
-points = [{"label": m, "kl": mean(m, "kl"), "score": mean(m, "gold"), "low": min(r["gold"] for r in rows if r["method"] == m),
-           "high": max(r["gold"] for r in rows if r["method"] == m)} for m in methods]
-display(reward_kl_plane(points, ylabel="gold score (predicted rating, -4..4)"))
+display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted rating, -4..4)"))
 
 # %% [markdown]
 # *Gold* is a scorer that no training saw: it predicts the mean rating that people would give. *Proxy* is the reward model that PPO maximises.

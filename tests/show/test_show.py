@@ -9,7 +9,7 @@ from minirlhf.core.exact import World
 from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.runtime import History
 from minirlhf.show import report
-from minirlhf.show.curves import curves, reward_kl_plane
+from minirlhf.show.curves import curves, method_points, reward_kl_plane
 from minirlhf.show.exact import distance_to_optimum, policy_bars
 from minirlhf.show.strips import escape, strip_colour, token_strip, token_strip_html, visible
 from minirlhf.show.tokens import token_table, token_table_html, token_table_text
@@ -67,6 +67,9 @@ def test_curves_planes_and_exact_pictures_draw():
     draws(figure)
     draws(curves([list(history), list(history)], ["kl"], stage="ppo"))
     draws(reward_kl_plane([{"label": "SFT", "kl": 0.0, "score": 1.0, "low": 0.9, "high": 1.2}, {"label": "x", "kl": 1.0, "score": 2.0}]))
+    rows = [{"method": m, "kl": k, "gold": g} for m, k, g in (("SFT", 0.0, 1.0), ("SFT", 0.0, 2.0), ("PPO", 3.0, 4.0))]
+    assert method_points(rows) == [{"label": "SFT", "kl": 0.0, "score": 1.5, "low": 1.0, "high": 2.0},
+                                   {"label": "PPO", "kl": 3.0, "score": 4.0, "low": 4.0, "high": 4.0}]
     world = World.random(3, 2)
     draws(policy_bars(world.labels, {"ref": world.probs(world.ref_logits)}, rewards=world.rewards))
     draws(distance_to_optimum({"PPO": [1.0, 0.1, 0.0]}))
