@@ -21,13 +21,13 @@ from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
-from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
-from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score
+from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
 from minirlhf.runtime import History, set_threads, write_text
 from minirlhf.show.strips import strip_colour, token_strip_html
 from minirlhf.tasks import reviews, sources
@@ -182,7 +182,7 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with Progresses(every=20) as progress:
         scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, on_step=progress)
-    normalise_scores(scorer, samples).save(out, tokenizer)
+    normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
 
@@ -206,13 +206,13 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpo
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
     """PPO with a learned critic and the KL penalty in the reward."""
-    policy, tokenizer, reward_model, monitors = _actors(model, scorer)
+    policy, tokenizer, score, monitors = _actors(model, scorer)
     config = PPOConfig(seed=seed)
     config = _with(config, steps=steps, actor=_rate(config.actor, lr), kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
     with Progresses(every=1) as progress:
-        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
-                                       monitors=monitors, on_step=progress)
+        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors,
+                                       on_step=progress)
     _save(policy, tokenizer, out, history)
 
 
@@ -220,13 +220,12 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
          out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
     """GRPO: groups of samples instead of a critic."""
-    policy, tokenizer, reward_model, monitors = _actors(model, scorer)
+    policy, tokenizer, score, monitors = _actors(model, scorer)
     config = GRPOConfig(seed=seed)
     config = _with(config, steps=steps, optimiser=_rate(config.optimiser, lr),
                    kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
     with Progresses(every=1) as progress:
-        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
-                                      monitors=monitors, on_step=progress)
+        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, on_step=progress)
     _save(policy, tokenizer, out, history)
 
 
@@ -289,9 +288,10 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
 
 
 def _actors(model: str, scorer: str):
-    """What PPO and GRPO both need: policy, tokenizer, frozen reward model, and gold to watch it with."""
+    """What PPO and GRPO both need: policy, tokenizer, the frozen reward model's score, and gold to watch it with."""
     policy, tokenizer = load_policy(model)
-    return policy, tokenizer, load_scalar(scorer)[0].requires_grad_(False), {"gold": rollout_judge(gold_judge(), tokenizer)}
+    score = rollout_score(load_scalar(scorer)[0].requires_grad_(False), tokenizer.eos_token_id)
+    return policy, tokenizer, score, {"gold": rollout_judge(gold_judge(), tokenizer)}
 
 
 def _with(config, **given):

@@ -17,14 +17,14 @@ from minirlhf import evaluate
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.gold import ensemble_judge, gold_judge
-from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score, text_judge
+from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
@@ -81,7 +81,7 @@ class Tour:
             trainable(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), config.sft, **on)[0])
         # 2. reward model: single human ratings, compared within a film
         self.reward_model = self._reward_model()
-        score, gold = rollout_score(self.reward_model), rollout_judge(gold_judge(), self.tokenizer)
+        score, gold = rollout_score(self.reward_model, self.tokenizer.eos_token_id), rollout_judge(gold_judge(), self.tokenizer)
         # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
         start = {"reference": self.sft}
         self.ppo = self._policy("ppo", lambda on: train_ppo(
@@ -120,7 +120,7 @@ class Tour:
                                           self.config.reward, history=history, on_step=self.on_step)
             history.save(self.folder / "reward.jsonl")
             samples = sample_text(self.sft, self.tokenizer, reviews.rl_prompts()[:256], seed=self.config.seed)
-            return normalise_scores(model, samples).eval().requires_grad_(False)
+            return normalise_scores(model, samples, self.tokenizer.eos_token_id).eval().requires_grad_(False)
 
         def save(model, path):
             model.save(path, self.tokenizer, dtype=torch.float32)

@@ -88,7 +88,10 @@ def test_text_and_rollout_scores_agree_and_prefixes_have_two_readings():
     tokenizer, model = tiny_tokenizer(), ScalarModel(tiny_policy().base_model).eval()
     prompts, texts = ["a\n", "bb\n"], ["good", "worse yet"]
     batch = encode(tokenizer, prompts, texts)
-    direct = rollout_score(model)(batch)
+    direct = rollout_score(model, 0)(batch)
+    cut = encode(tokenizer, prompts, texts, max_response=4)  # "good" loses its EOS, "worse yet" all but four letters
+    assert not cut.finished(0).any()
+    torch.testing.assert_close(rollout_score(model, 0)(cut)[0], direct[0], rtol=0, atol=1e-5)  # read at EOS all the same
     torch.testing.assert_close(text_judge([model], tokenizer)(prompts, texts), direct, rtol=0, atol=1e-5)
     torch.testing.assert_close(rollout_judge(text_judge([model, model], tokenizer), tokenizer)(batch), direct, rtol=0, atol=1e-5)
     tokens, with_eos, one_pass = prefix_scores(model, tokenizer, "a\n", "good")

@@ -37,6 +37,7 @@ class Exercise:
     """One exercise: cases from a generator, the right answer, and the mistakes that people make, each with its sentence."""
 
     name: str
+    arguments: tuple[str, ...]
     case: Callable[[torch.Generator], tuple]
     reference: Callable[..., Tensor]
     mistakes: dict[str, Callable[..., Tensor]]
@@ -52,12 +53,18 @@ class Exercise:
             try:
                 answer = function(*given)
             except Exception as error:  # whatever a student's code raises is told, not thrown
-                return Result(False, f"{self.name} raised {type(error).__name__}: {error}")
+                return Result(False, f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}")
+            if answer is None:
+                return Result(False, f"{self.name} returned None: is the `return` missing?")
             if not isinstance(answer, Tensor):
                 return Result(False, f"{self.name} must return a tensor; it returned {type(answer).__name__}.")
             expected = self.reference(*case)
             if answer.shape != expected.shape:
                 return Result(False, f"the shape is {tuple(answer.shape)}, it must be {tuple(expected.shape)}.")
+            if _kind(answer) != _kind(expected):
+                return Result(False, f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.")
+            if answer.isnan().any():
+                return Result(False, "the answer has NaN in it: look for 0 / 0, or padding that was not masked before the sum.")
             if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(given, case, strict=True)):
                 return Result(False, "the function changes its input in place; work on a copy.")
             answers.append(answer)
@@ -67,8 +74,20 @@ class Exercise:
             if all(_equal(a, wrong(*c)) for a, c in zip(answers, cases, strict=True)):
                 return Result(False, sentence)
         case, answer = next((c, a) for a, c in zip(answers, cases, strict=True) if not _equal(a, self.reference(*c)))
-        shown = ", ".join(str(x.tolist() if isinstance(x, Tensor) else x) for x in case)
-        return Result(False, f"for ({shown}) it gives {answer.tolist()}; the answer is {self.reference(*case).tolist()}.")
+        given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
+        return Result(False, f"for {given} it gives {_shown(answer)}; the answer is {_shown(self.reference(*case))}.")
+
+
+def _kind(x: Tensor) -> str:
+    return "booleans" if x.dtype == torch.bool else "floats" if x.is_floating_point() else "integers"
+
+
+def _shown(x) -> str:
+    """A number or a tensor, its shape before it, short enough to work through by hand."""
+    if not isinstance(x, Tensor):
+        return f"{x:.4g}"
+    rounded = x.double().mul(1e4).round().div(1e4) if x.is_floating_point() else x
+    return f"{tuple(x.shape)} {rounded.tolist()}"
 
 
 def _equal(answer: Tensor, expected: Tensor) -> bool:
@@ -77,11 +96,12 @@ def _equal(answer: Tensor, expected: Tensor) -> bool:
 
 # ---- notebook 00
 def _scores_case(g):
-    return torch.randn(3 * 4, generator=g), 4
+    prompts, n = torch.randint(2, 5, (2,), generator=g).tolist()
+    return torch.randn(prompts * n, generator=g), n
 
 
 best_of_n = Exercise(
-    "best_of_n", _scores_case, best_index,
+    "best_of_n", ("scores", "n"), _scores_case, best_index,
     {"these are places within each group; add where the group begins (prompt number * n).": lambda s, n: s.view(-1, n).argmax(1),
      "this picks the worst of each group: argmin for argmax.": lambda s, n: torch.arange(len(s) // n) * n + s.view(-1, n).argmin(1),
      "the n samples of one prompt stand side by side; you took every n-th sample for a group.":
@@ -89,9 +109,9 @@ best_of_n = Exercise(
 
 
 def _kl_case(g):
-    mask = torch.arange(5) < torch.randint(1, 5, (4, 1), generator=g)
-    logprobs, ref_logprobs = -torch.rand(2, 4, 5, generator=g)
-    return torch.randn(4, generator=g), logprobs, ref_logprobs, mask, 0.5
+    mask = torch.arange(3) < torch.randint(1, 4, (2, 1), generator=g)
+    logprobs, ref_logprobs = -torch.rand(2, 2, 3, generator=g)
+    return torch.randn(2, generator=g), logprobs, ref_logprobs, mask, torch.rand((), generator=g).item()
 
 
 def _penalised(scores, logprobs, ref_logprobs, mask, kl_coef):
@@ -99,7 +119,7 @@ def _penalised(scores, logprobs, ref_logprobs, mask, kl_coef):
 
 
 kl_penalised_score = Exercise(
-    "kl_penalised_score", _kl_case, _penalised,
+    "kl_penalised_score", ("scores", "logprobs", "ref_logprobs", "mask", "kl_coef"), _kl_case, _penalised,
     {"the log-ratio is reversed: it is log pi - log pi_ref, the policy first; this pays for drifting away.":
          lambda s, a, b, m, k: _penalised(s, b, a, m, k),
      "padding is counted: use the mask.": lambda s, a, b, m, k: s - k * (a - b).sum(1),
@@ -110,10 +130,11 @@ kl_penalised_score = Exercise(
 
 # ---- notebook 01
 def _ids_case(g):
-    ids = torch.randint(1, 5, (4, 6), generator=g)
-    ids[0, 2], ids[1, 5], ids[2, 0] = 0, 0, 0  # an early end, one at the last place, one at once; row 3 has none
-    ids[0, 3:], ids[2, 1:] = 0, 0  # padding has EOS's id, as in GPT-2
-    return ids, 0
+    eos_id = int(torch.randint(5, (), generator=g))
+    ids = (eos_id + torch.randint(1, 5, (5, 6), generator=g)) % 5  # no EOS yet; row 4 stays so
+    ids[0, 2:], ids[1, 5:], ids[2, 0:] = eos_id, eos_id, eos_id  # ends early, late, at once; padding has EOS's id, as in GPT-2
+    ids[3, 3] = eos_id  # a sampler that was not stopped went on writing
+    return ids, eos_id
 
 
 def _eos_mask(ids, eos_id):
@@ -121,20 +142,26 @@ def _eos_mask(ids, eos_id):
 
 
 eos_mask = Exercise(
-    "eos_mask", _ids_case, _eos_mask,
+    "eos_mask", ("ids", "eos_id"), _ids_case, _eos_mask,
     {"EOS itself is masked: padding has the same id, so `ids != eos_id` drops it, and stopping would never be trained.":
          lambda ids, e: ids != e,
+     "EOS itself is left out; it is a choice of the policy like any other, and without it stopping would never be trained.":
+         lambda ids, e: (ids == e).cumsum(1) == 0,
+     "text after the first EOS is kept; the response ends there, whatever follows.":
+         lambda ids, e: (ids != e) | _eos_mask(ids, e),
+     "padding is kept: only the first EOS counts, the others are filling.":
+         lambda ids, e: (ids == e) | _eos_mask(ids, e),
      "nothing is masked.": lambda ids, e: torch.ones_like(ids, dtype=torch.bool),
      "this keeps the padding and drops the text: the mask is inverted.": lambda ids, e: ~_eos_mask(ids, e)})
 
 
 def _prefix_case(g):
-    mask = torch.arange(6) < torch.randint(1, 6, (4, 1), generator=g)
-    return torch.randn(4, 6, generator=g), mask
+    mask = torch.arange(5) < torch.randint(1, 6, (3, 1), generator=g)
+    return torch.randn(3, 5, generator=g), mask
 
 
 score_of_text = Exercise(
-    "score_of_text", _prefix_case, last_token_scores,
+    "score_of_text", ("token_scores", "mask"), _prefix_case, last_token_scores,
     {"this reads the last column, which is padding in shorter rows.": lambda s, m: s[:, -1],
      "one too far: the number of real tokens is the index after the last one.":
          lambda s, m: s.gather(1, m.sum(1, keepdim=True).clamp(max=s.shape[1] - 1))[:, 0],

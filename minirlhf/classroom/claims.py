@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from minirlhf.runtime import DATA, write_text
+from minirlhf.runtime import DATA, check, write_text
 
 FAST = os.environ.get("FAST", "") not in ("", "0")
 RESULTS = DATA / "results"
@@ -20,13 +20,22 @@ class ClaimFailed(AssertionError):
     """The evidence does not bear the sentence out."""
 
 
-def claim(sentence: str, holds: bool, *, evidence: str, seeds: int = 1) -> None:
+def claim(sentence: str, holds: bool | Callable[[], bool], *, evidence: str, seeds: int = 1) -> None:
     """Print the sentence with its evidence if it holds; fail the notebook if it does not.
 
     Args:
-        sentence: what the prose says. holds: whether the evidence bears it out. evidence: the numbers, intervals included.
-        seeds: how many seeds stand behind it.
+        sentence: what the prose says. holds: whether the evidence bears it out, or a function that finds out. evidence: the numbers,
+            intervals included. seeds: how many seeds stand behind it.
+
+    Raises:
+        ClaimFailed: it does not hold. ValueError: no evidence was given, or no seed; TypeError: `holds` is neither true nor false
+            (a list or a function is truthy, and would bear out any sentence).
     """
+    holds = holds() if callable(holds) else holds
+    if holds not in (True, False):
+        raise TypeError(f"A claim holds or does not; got {holds!r} for: {sentence}")
+    check("evidence", evidence, bool(evidence.strip()), "the numbers behind the sentence")
+    check("seeds", seeds, seeds >= 1, "1 or more")
     if not holds:
         raise ClaimFailed(f"Not borne out: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)}).")
     print(f"\u2713 {sentence}  [{evidence}; {seeds} seed{'s' * (seeds != 1)}]")
@@ -36,31 +45,36 @@ def load_results(name: str, *, folder: Path | None = None) -> list[dict]:
     """Rows of data/results/<name>.jsonl.
 
     Raises:
-        ValueError: no such record, or a row without claim, seed, commit and command.
+        ValueError: no such record, an empty one (of no rows, anything is true), or a row without claim, seed, commit and command.
     """
     path = (folder or RESULTS) / f"{name}.jsonl"
     if not path.is_file():
         raise ValueError(f"Nothing is recorded as '{name}'; known: {sorted(p.stem for p in path.parent.glob('*.jsonl'))}.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for number, row in enumerate(rows, 1):
-        if missing := [key for key in REQUIRED if key not in row]:
-            raise ValueError(f"Row {number} of {path.name} lacks {', '.join(missing)}.")
-    return rows
+    return _checked([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], path)
 
 
 def record(name: str, rows: list[dict], *, folder: Path | None = None) -> Path:
-    """Write rows as data/results/<name>.jsonl, whole or not at all."""
+    """Write rows as data/results/<name>.jsonl, whole or not at all; what `load_results` would refuse is refused here."""
     path = (folder or RESULTS) / f"{name}.jsonl"
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in _checked(rows, path)))
     return path
 
 
 def differences(recorded: dict, again: dict, *, tolerance: dict[str, float]) -> list[str]:
-    """What a re-run row says otherwise than the recorded one, beyond the tolerance of each compared number."""
+    """What a re-run row says otherwise than the recorded one, beyond the tolerance of each compared number. NaN always differs."""
     return [f"{key}: recorded {recorded[key]:.4g}, now {again[key]:.4g}, allowed {allowed:g}"
-            for key, allowed in tolerance.items() if abs(recorded[key] - again[key]) > allowed]
+            for key, allowed in tolerance.items() if not abs(recorded[key] - again[key]) <= allowed]
 
 
 def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
     """The rows behind a statistical claim: computed now in a full run, read from data/results under FAST=1."""
     return load_results(name) if FAST else live()
+
+
+def _checked(rows: list[dict], path: Path) -> list[dict]:
+    if not rows:
+        raise ValueError(f"{path.name} has no rows.")
+    for number, row in enumerate(rows, 1):
+        if missing := [key for key in REQUIRED if key not in row]:
+            raise ValueError(f"Row {number} of {path.name} lacks {', '.join(missing)}.")
+    return rows

@@ -2,17 +2,15 @@
 
     P(chosen > rejected) = sigmoid(r_chosen - r_rejected)        loss = -log P        (Bradley and Terry 1952)
 
-The score is read at the last real token, EOS included. Afterwards it is shifted and scaled to mean 0 and standard deviation 1
-on samples of the SFT model, because a Bradley-Terry score has neither zero nor unit.
+The score is read at the last real token, EOS included. Afterwards `rewards.model.normalise_scores` shifts and scales
+it to mean 0 and standard deviation 1 on samples of the SFT model, because a Bradley-Terry score has neither zero nor unit.
 """
 
 from dataclasses import dataclass
 
-import torch
 from datasets import Dataset
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
-from minirlhf.core.rollout import Rollout
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
@@ -64,13 +62,3 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
                             margin=margins.mean(), grad_norm=grad_norm))
     return model, history
 
-
-@torch.no_grad()
-def normalise_scores(model: ScalarModel, rollouts: list[Rollout]) -> ScalarModel:
-    """Set shift and scale so that the scores of these rollouts have mean 0 and standard deviation 1."""
-    model.shift, model.scale = 0.0, 1.0
-    raw = torch.cat([last_token_scores(token_scores(model, r), r.attention_mask) for r in rollouts])
-    spread = raw.std().item()
-    check("standard deviation of the raw scores", spread, spread > 0, "above 0 (is the reward model trained?)")
-    model.shift, model.scale = raw.mean().item(), spread
-    return model

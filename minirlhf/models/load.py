@@ -4,11 +4,13 @@ import copy
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import DATA, atomic_folder
 
+transformers.utils.logging.disable_progress_bar()  # one line a loaded model is noise in a notebook
 CHECKPOINTS = DATA / "checkpoints"
 
 

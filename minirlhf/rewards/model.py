@@ -8,18 +8,44 @@ from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.forward import decode, encode, token_scores
 from minirlhf.models.heads import ScalarModel
+from minirlhf.runtime import check
 
 Judge = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, responses) -> scores (B,)
 
 
-def rollout_score(model: ScalarModel) -> Callable[[Rollout], torch.Tensor]:
-    """What a training loop asks for: Rollout -> (B,), the score at the last real token."""
+def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
+    """The same responses, a cut one ended by EOS, in R + 1 columns.
+
+    A reward model is trained where texts end in EOS. Read at the last word of a cut response its head is at an untrained position, and
+    a policy finds out: it stops writing EOS and is paid for it.
+    """
+    cut = ~rollout.finished(eos_id)[:, None]
+    ids = torch.cat([rollout.response_ids, torch.full_like(rollout.response_ids[:, :1], eos_id)], 1)
+    mask = torch.cat([rollout.response_mask, cut], 1)
+    old_logprobs = torch.cat([rollout.old_logprobs, torch.zeros_like(rollout.old_logprobs[:, :1])], 1)
+    return Rollout(rollout.prompt_ids, rollout.prompt_mask, ids, mask, old_logprobs)
+
+
+def rollout_score(model: ScalarModel, eos_id: int) -> Callable[[Rollout], torch.Tensor]:
+    """What a training loop asks for: Rollout -> (B,), the score at EOS, which a cut response is given for the purpose."""
 
     @torch.no_grad()
     def score(rollout: Rollout) -> torch.Tensor:
-        return last_token_scores(token_scores(model, rollout), rollout.attention_mask)
+        ended = end_with_eos(rollout, eos_id)
+        return last_token_scores(token_scores(model, ended), ended.attention_mask)
 
     return score
+
+
+@torch.no_grad()
+def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -> ScalarModel:
+    """Set shift and scale so that the scores of these rollouts have mean 0 and standard deviation 1."""
+    model.shift, model.scale = 0.0, 1.0
+    raw = torch.cat([rollout_score(model, eos_id)(r) for r in rollouts])
+    spread = raw.std().item()
+    check("standard deviation of the raw scores", spread, spread > 0, "above 0 (is the reward model trained?)")
+    model.shift, model.scale = raw.mean().item(), spread
+    return model
 
 
 def text_judge(models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64) -> Judge:

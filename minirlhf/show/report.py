@@ -9,12 +9,14 @@ from matplotlib.figure import Figure
 from minirlhf.runtime import write_text
 from minirlhf.show.curves import curves, reward_kl_plane
 from minirlhf.show.strips import escape, token_strip_html
+from minirlhf.show.tokens import token_table_html
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:auto;padding:1rem;color:#222}img{max-width:100%}
 table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td,th{border:1px solid #ccc;padding:.25rem .5rem;
-text-align:left;vertical-align:top}.how{color:#555;font-size:.9rem}.warn{border-left:4px solid #d95f02;padding-left:.7rem}
-@media print{body{max-width:none}img{max-height:9cm}}
+text-align:left;vertical-align:top}.whole{white-space:nowrap}.texts td{min-width:8rem}.how{color:#555;font-size:.9rem}.warn{border-left:4px solid #d95f02;padding-left:.7rem}
+@media print{body{max-width:none}img{max-height:9cm}table{display:table;font-size:.6rem}td,th{padding:.1rem .25rem}.whole{white-space:normal}.texts td{min-width:0}
+tr,img{break-inside:avoid}h2{break-after:avoid}}
 """
 TABLE = {"method": "method", "gold": "gold score", "proxy": "proxy (reward model)", "ensemble": "GPT-2 ensemble", "lexicon": "lexicon",
          "kl": "KL, nats", "length": "tokens", "distinct_2": "distinct-2", "entropy": "entropy, nats a token",
@@ -32,13 +34,15 @@ CURVES = {
 
 
 def write_report(path: str | Path, *, title: str, history, methods: list[dict], samples: list[dict], strips: list[dict],
-                 times: dict[str, float], environment: dict, recorded: list[dict] | None = None, accuracy: list[dict] | None = None) -> Path:
+                 times: dict[str, float], environment: dict, recorded: list[dict] | None = None, accuracy: list[dict] | None = None,
+                 token_rows: list[dict] | None = None) -> Path:
     """Write the page atomically.
 
     Args:
         history: rows of metrics of all stages. methods: one dict a method with the keys of TABLE, gold_low and gold_high.
         samples: dicts with prompt, columns {method: text}, golds {method: score}. strips: dicts with title, tokens, values.
         recorded: rows like methods with `seed`, from data/results. accuracy: rows with low, high and one share a column.
+        token_rows: what token_table made of one response.
     """
     parts = [f"<h1>{escape(title)}</h1>", '<p class="warn">The samples come from a small model that imitates film critics. They may offend.</p>']
     facts = " · ".join(f"{escape(k)} {escape(v)}" for k, v in environment.items())
@@ -60,10 +64,14 @@ def write_report(path: str | Path, *, title: str, history, methods: list[dict], 
                      "films. Mean probability against accuracy says whether it is calibrated.</p>")
     parts.append("<h2>Before and after, the same titles, unselected</h2>" + _samples(samples))
     parts.append("<h2>The reward of every prefix</h2>" + "".join(token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips))
-    parts.append('<p class="how">Blue raises the score, orange lowers it; hover for the number. Each prefix ended by EOS is a trained position '
+    parts.append('<p class="how">The colour of a token is the score of the text up to it: blue above the mean of SFT samples, orange below; hover for the number. Each prefix ended by EOS is a trained position '
                  "on unusual text; one pass reads natural text at positions the head was never trained at.</p>")
+    if token_rows:
+        parts.append("<h2>One response under the microscope</h2>" + token_table_html(token_rows))
+        parts.append('<p class="how">Read down: the KL penalty of each token enters its reward, the score arrives at the last; the TD error is '
+                     "what the critic had not expected, the advantage sums those to come. Clipped tokens give the policy no gradient.</p>")
     for stage, (metrics, how) in CURVES.items():
-        if any(row["stage"] == stage for row in history):
+        if any(row["stage"] == stage and row.get(metric) is not None for row in history for metric in metrics):
             parts.append(f"<h2>{stage.upper()}</h2>" + _image(curves(list(history), metrics, stage=stage), f"curves of {stage}"))
             parts.append(f'<p class="how">{escape(how)}</p>')
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -78,13 +86,13 @@ def _table(rows: list[dict]) -> str:
 
 
 def _value(row: dict, name: str) -> str:
-    if name not in row:
+    value = row.get(name)
+    if value is None:
         return ""
-    value = row[name]
     if isinstance(value, str):
-        return escape(value)
+        return f'<span class="whole">{escape(value)}</span>'
     if f"{name}_low" in row:
-        return f"{value:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+        return f"{value:.2f} <span class=whole>[{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]</span>"
     return f"{value:.0f}" if name == "seconds" else f"{value:.2f}"
 
 
@@ -119,7 +127,7 @@ def _samples(samples: list[dict]) -> str:
     for sample in samples:
         cells = "".join(f'<td>{escape(sample["columns"][n])}<br><span class="how">gold {sample["golds"][n]:+.2f}</span></td>' for n in names)
         body += f"<tr><td>{escape(sample['prompt'])}</td>{cells}</tr>"
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<table class="texts"><tr>{head}</tr>{body}</table>'
 
 
 def _image(figure: Figure, alt: str) -> str:

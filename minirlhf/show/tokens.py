@@ -1,28 +1,38 @@
 """One response token by token: every number that PPO computes, on the row where it belongs."""
 
-from minirlhf.core.kl import k1
+from minirlhf.core.kl import k1, log_ratio
 from minirlhf.core.policy_gradient import is_clipped
 from minirlhf.core.returns import gae, td_errors
 from minirlhf.core.rollout import Rollout
 from minirlhf.show.strips import escape, visible
 
-COLUMNS = ("token", "logprob", "ref_logprob", "kl", "reward", "value", "td_error", "advantage", "return", "ratio", "clipped")
+COLUMNS = ("token", "logprob", "old_logprob", "ref_logprob", "kl", "reward", "value", "td_error", "advantage", "return", "ratio", "clipped")
 
 
-def token_table(tokens: list[str], rollout: Rollout, *, logprobs, ref_logprobs, rewards, values, gamma: float = 1.0,
-                lam: float = 0.95, clip_eps: float = 0.2, row: int = 0) -> list[dict]:
+def token_table(tokens: list[str], rollout: Rollout, *, logprobs, ref_logprobs, rewards, values, advantages=None, gamma: float = 1.0,
+                lam: float = 0.95, clip_eps: float = 0.2, clip_eps_high: float | None = None, row: int = 0) -> list[dict]:
     """Row by row: what the policy did, what it was paid, what the critic expected, what the update may use.
 
     Args:
         tokens: the response's tokens as text. logprobs: (B, R) under the current policy. rewards: (B, R) after KL shaping.
-        values: (B, R) of the critic at the rollout. row: which response.
+        values: (B, R) of the critic at the rollout. advantages: (B, R) that the loss used, where they are not plain GAE: whitening
+            moves the mean and so turns signs, and the sign decides what is clipped. row: which response.
+
+    Returns:
+        One dict a real token with the keys of COLUMNS. kl is k1 of the sampling policy against the reference, nats; return is GAE's
+        advantage + value, before any whitening.
+
+    Raises:
+        ValueError: the number of texts is not that of the row's real tokens.
     """
     mask, old = rollout.response_mask, rollout.old_logprobs
-    advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    plain, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    advantages = plain if advantages is None else advantages
     columns = {
-        "logprob": old, "ref_logprob": ref_logprobs, "kl": k1(old, ref_logprobs, mask), "reward": rewards, "value": values,
-        "td_error": td_errors(rewards, values, mask, gamma=gamma), "advantage": advantages, "return": returns,
-        "ratio": (logprobs - old).exp(), "clipped": is_clipped(logprobs, old, advantages, mask, clip_eps=clip_eps),
+        "logprob": logprobs, "old_logprob": old, "ref_logprob": ref_logprobs, "kl": k1(old, ref_logprobs, mask), "reward": rewards,
+        "value": values, "td_error": td_errors(rewards, values, mask, gamma=gamma), "advantage": advantages, "return": returns,
+        "ratio": log_ratio(logprobs, old, mask).exp(),
+        "clipped": is_clipped(logprobs, old, advantages, mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high),
     }
     length = int(mask[row].sum())
     if len(tokens) != length:
@@ -41,7 +51,7 @@ def token_table_text(rows: list[dict]) -> str:
     """The table as lines of text, for a terminal or a notebook's plain output."""
     lines = ["".join(f"{name:>12}" for name in COLUMNS)]
     for row in rows:
-        lines.append(f"{visible(row['token']):>12}" + "".join(f"{_number(row[name]):>12}" for name in COLUMNS[1:]))
+        lines.append(f"{visible(row['token'])[:11]:>12}" + "".join(f"{_number(row[name]):>12}" for name in COLUMNS[1:]))
     return "\n".join(lines)
 
 

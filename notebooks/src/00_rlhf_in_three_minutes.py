@@ -28,6 +28,7 @@
 # The samples imitate critics and come from a small model. They are often ungrammatical and may offend.
 
 # %%
+# %matplotlib inline
 import copy
 
 from IPython.display import display
@@ -47,6 +48,7 @@ from minirlhf.tasks import reviews
 set_threads()
 policy, tokenizer = load_policy("tiny-reviews-sft")
 reward_model, _ = load_scalar("tiny-reviews-reward")
+score = rollout_score(reward_model, tokenizer.eos_token_id)
 
 # %% [markdown]
 # ## Before: what the SFT model writes
@@ -60,12 +62,12 @@ titles = reviews.eval_prompts("test")[:6]
 def write(model, seed=0):
     """One sample a title, with its reward."""
     (rollout,) = sample_text(model, tokenizer, titles, seed=seed)
-    return decode(tokenizer, rollout), rollout_score(reward_model)(rollout)
+    return decode(tokenizer, rollout), score(rollout)
 
 
 before, before_scores = write(policy)
-for title, text, score in zip(titles, before, before_scores.tolist(), strict=True):
-    print(f"{score:+.1f}  {title.strip()}: {text}")
+for title, text, points in zip(titles, before, before_scores.tolist(), strict=True):
+    print(f"{points:+.1f}  {title.strip()}: {text}")
 
 # %% [markdown]
 # ## The reward model reads
@@ -97,7 +99,7 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
 config = PPOConfig(steps=6, seed=0)
 actor, critic, history = train_ppo(
-    actor, critic, tokenizer, reviews.rl_prompts(), rollout_score(reward_model), config,
+    actor, critic, tokenizer, reviews.rl_prompts(), score, config,
     on_step=lambda row: print(f"step {row['step']}  score {row['score']:+.2f}  kl {row['kl']:.2f}  ratio {row['ratio']:.3f}"))
 
 # %% [markdown]

@@ -19,6 +19,7 @@
 # what three things supervised fine-tuning cannot express.
 
 # %%
+# %matplotlib inline
 import math
 
 import torch

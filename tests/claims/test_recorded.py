@@ -4,6 +4,7 @@ import pytest
 
 from minirlhf.classroom.claims import load_results
 from minirlhf.evaluate import paired_difference
+from minirlhf.runtime import ROOT
 
 ROWS = load_results("tour")
 SEEDS = sorted({row["seed"] for row in ROWS})
@@ -36,3 +37,21 @@ def test_ppo_stays_on_its_leash_and_does_not_collapse(seed):
     assert ppo["kl"] <= 6
     assert ppo["opening_share"] <= 0.2
     assert ppo["distinct_2"] >= 0.8 * sft["distinct_2"]
+
+
+def test_the_tables_of_the_readme_are_the_record():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tables = {}
+    for cells in ([cell.strip() for cell in row.split("|")] for row in readme.splitlines() if row.count("|") in (6, 10)):
+        if cells[2].replace("-", "").replace(".", "").isdigit():
+            tables[cells[1]] = [float(cell) for cell in cells[2:-1]]
+    columns = ("gold", "proxy", "ensemble", "lexicon", "kl", "length", "distinct_2", "opening_share")
+    for method in dict.fromkeys(row["method"] for row in ROWS):
+        means = [sum(by(method, seed)[key] for seed in SEEDS) / len(SEEDS) for key in columns]
+        assert tables[method] == pytest.approx(means, abs=0.0051)
+    accuracy = load_results("reward_model")
+    for low, high in dict.fromkeys((row["low"], row["high"]) for row in accuracy):
+        rows = [row for row in accuracy if (row["low"], row["high"]) == (low, high)]
+        keys = ("reward model", "bag of words", "human ceiling", "mean probability")
+        means = [sum(row[key] for row in rows) / len(rows) for key in keys]
+        assert tables[f"{low:g} to {high:g}"] == pytest.approx(means, abs=0.0051)

@@ -16,7 +16,7 @@ DIFFERENT = {  # right answers written in another way
 
 
 @pytest.mark.parametrize("name", check.EXERCISES)
-@pytest.mark.parametrize("seed", [0, 1, 12345])
+@pytest.mark.parametrize("seed", [0, 1, 2, 7, 12345])
 def test_right_answers_pass_and_every_listed_mistake_is_named(name, seed):
     exercise = check.EXERCISES[name]
     assert exercise(exercise.reference, seed=seed)
@@ -38,13 +38,43 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
         return exercise.reference(*a)
 
     def random(*a):
-        return torch.rand(exercise.reference(*a).shape)
+        right = exercise.reference(*a)
+        return torch.rand(right.shape).mul(3).long().to(right.dtype)
 
-    for function, said in ((lambda *a: None, "NoneType"), (raises, "KeyError"), (in_place, "in place"), (random, "it gives"),
-                           (lambda *a: exercise.reference(*a)[:1], "shape"), (lambda *a: [1, 2], "list"),
-                           (lambda *a: exercise.reference(*a).double() * torch.nan, "nan")):
+    def wrong_kind(*a):
+        right = exercise.reference(*a)
+        return right.long() if right.is_floating_point() else right.float()
+
+    for function, said in ((lambda *a: None, "returned None"), (raises, "KeyError"), (in_place, "in place"), (random, "it gives"),
+                           (lambda *a: exercise.reference(*a)[:1], "shape"), (lambda *a: [1, 2], "list"), (wrong_kind, "must be of")):
         result = exercise(function)
-        assert not result and said in result.message and "\n" not in result.message
+        assert not result and said in result.message and "\n" not in result.message and len(result.message) < 900
+
+
+def test_nan_is_told_and_either_precision_is_fine():
+    exercise = check.score_of_text
+    assert "NaN" in exercise(lambda *a: exercise.reference(*a) * torch.nan).message
+    assert exercise(lambda *a: exercise.reference(*a).double())
+
+
+@pytest.mark.parametrize("name, typed_in", [
+    ("best_of_n", lambda s, n: check.best_of_n.reference(s[: len(s) // 4 * 4], 4)),
+    ("kl_penalised_score", lambda s, a, b, m, k: check.kl_penalised_score.reference(s, a, b, m, 0.5)),
+    ("eos_mask", lambda ids, e: check.eos_mask.reference(ids, 0)),
+    ("eos_mask", lambda ids, e: torch.cat([torch.ones(len(ids), 1, dtype=torch.bool), ids[:, :-1] != e], 1)),  # right only where pad = eos
+])
+def test_an_answer_for_one_case_only_is_refused(name, typed_in):
+    assert not check.EXERCISES[name](typed_in)
+
+
+def test_a_student_has_cases_of_their_own(monkeypatch):
+    seen = []
+    exercise = check.score_of_text
+    for student in ("1", "1", "2"):
+        monkeypatch.setenv("MINIRLHF_STUDENT", student)
+        exercise(lambda s, m: seen.append(s.clone()) or exercise.reference(s, m))
+    first, again, other = (seen[i * check.CASES : (i + 1) * check.CASES] for i in range(3))
+    assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
 
 
 def test_a_claim_prints_its_evidence_or_fails(capsys):
@@ -52,6 +82,25 @@ def test_a_claim_prints_its_evidence_or_fails(capsys):
     assert "PPO scores higher." in capsys.readouterr().out
     with pytest.raises(claims.ClaimFailed, match="Not borne out"):
         claims.claim("PPO scores higher.", False, evidence="-0.1")
+
+
+@pytest.mark.parametrize("holds", [lambda: False, torch.tensor(False)])
+def test_a_claim_given_as_a_function_or_a_tensor_is_asked(holds):
+    with pytest.raises(claims.ClaimFailed):
+        claims.claim("PPO scores higher.", holds, evidence="-0.1")
+
+
+@pytest.mark.parametrize("holds", [[False], "no", None, 0.3])
+def test_what_is_merely_truthy_bears_nothing_out(holds):
+    with pytest.raises(TypeError, match="holds or does not"):
+        claims.claim("PPO scores higher.", holds, evidence="x")
+
+
+def test_a_claim_needs_evidence_and_seeds():
+    with pytest.raises(ValueError, match="seeds is 0"):
+        claims.claim("PPO scores higher on every seed.", all([]), evidence="none", seeds=0)
+    with pytest.raises(ValueError, match="evidence"):
+        claims.claim("PPO scores higher.", True, evidence=" ")
 
 
 def test_results_are_recorded_whole_and_read_back(tmp_path):
@@ -63,11 +112,18 @@ def test_results_are_recorded_whole_and_read_back(tmp_path):
     (tmp_path / "z.jsonl").write_text(json.dumps({"claim": "z"}) + "\n")
     with pytest.raises(ValueError, match="lacks seed, commit, command"):
         claims.load_results("z", folder=tmp_path)
+    with pytest.raises(ValueError, match="lacks seed, commit, command"):
+        claims.record("x", [row, {"claim": "x"}], folder=tmp_path)
+    assert claims.load_results("x", folder=tmp_path) == [row]  # the refused record left the old one whole
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no rows"):
+        claims.load_results("empty", folder=tmp_path)
 
 
 def test_a_rerun_that_differs_is_told():
     assert claims.differences({"gold": 1.0}, {"gold": 1.05}, tolerance={"gold": 0.1}) == []
     assert claims.differences({"gold": 1.0}, {"gold": 2.0}, tolerance={"gold": 0.1}) == ["gold: recorded 1, now 2, allowed 0.1"]
+    assert claims.differences({"gold": 1.0}, {"gold": float("nan")}, tolerance={"gold": 0.1}) == ["gold: recorded 1, now nan, allowed 0.1"]
 
 
 def test_fast_reads_the_record_and_a_full_run_computes(monkeypatch):

@@ -15,12 +15,12 @@ from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
-from minirlhf.loops.reward import RewardConfig, normalise_scores, train_reward_model
+from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.rewards.model import rollout_score
+from minirlhf.rewards.model import normalise_scores, rollout_score
 from minirlhf.tasks.reviews import Review
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -143,8 +143,8 @@ def test_reward_model_learns_unseen_pairs_and_normalises():
     good, bad = last_token_scores(token_scores(model, batch), batch.attention_mask)
     assert good > bad
     rollouts = sample_text(tiny_policy(7), tokenizer, PROMPTS * 20, config=SHORT)
-    normalise_scores(model, rollouts)
-    scores = torch.cat([rollout_score(model)(r) for r in rollouts])
+    normalise_scores(model, rollouts, 0)
+    scores = torch.cat([rollout_score(model, 0)(r) for r in rollouts])
     torch.testing.assert_close(scores.mean(), torch.tensor(0.0), rtol=0, atol=1e-4)
     torch.testing.assert_close(scores.std(), torch.tensor(1.0), rtol=0, atol=1e-4)
 
