@@ -102,7 +102,7 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
         run = Tour(out, config, progress)
         rows = run.run()
     table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
-    columns = ("method", "gold", "proxy", "ensemble", "kl", "length", "distinct_2")  # the rest is in the report
+    columns = ("method", "gold", "proxy", "kl", "length", "distinct_2")  # the rest is in the report
     for name in columns:
         table.add_column(name, no_wrap=True)
     for row in rows:
