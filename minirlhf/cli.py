@@ -174,7 +174,7 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
 
 @app.command()
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
-           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
+           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
     config = _with(RewardConfig(seed=seed), steps=steps, optimiser=_rate(RewardConfig().optimiser, lr))
@@ -232,7 +232,7 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
 @app.command()
 def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
         beta: Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")] = None,
-        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 8000):
+        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
     config = _with(DPOConfig(seed=seed), steps=steps, beta=beta, optimiser=_rate(DPOConfig().optimiser, lr))

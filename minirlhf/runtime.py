@@ -101,20 +101,21 @@ class History(list):
         return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
 
 
-def save_training_state(folder: Path, model, optimizer, history: History, step: int, config: dict) -> None:
-    """Write model, optimiser, history and position so that a run killed at any moment can go on from the last one.
+def save_training_state(folder: Path, model, optimizers: list, history: History, step: int, config: dict) -> None:
+    """Write model, optimisers, history and position so that a run killed at any moment can go on from the last one.
 
     Tensors go to one safetensors file and everything else to its JSON header, so that one rename replaces all of it.
     """
     tensors = {f"model.{k}": v.contiguous() for k, v in _own_tensors(model).items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
     header = {"step": json.dumps(step), "config": json.dumps(config), "history": json.dumps(history)}
     with atomic_path(Path(folder) / "training.safetensors") as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
-def load_training_state(folder: Path, model, optimizer, config: dict) -> tuple[History, int] | None:
+def load_training_state(folder: Path, model, optimizers: list, config: dict) -> tuple[History, int] | None:
     """Restore what `save_training_state` wrote. Returns (history, step), or None where there is nothing to resume.
 
     Raises:
@@ -132,13 +133,13 @@ def load_training_state(folder: Path, model, optimizer, config: dict) -> tuple[H
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(tensors[f"model.{key}"])
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state["state"].setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(state)
+    for number, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict() | {"state": {}}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer.{number}."):
+                _, _, index, name = key.split(".", 3)
+                state["state"].setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(state)
     return History(json.loads(header["history"])), json.loads(header["step"])
 
 

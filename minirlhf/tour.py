@@ -39,7 +39,7 @@ class TourConfig:
 
     base: str = "tiny-reviews"
     seed: int = 0
-    pairs: int = 8000  # preference pairs drawn from the reward films, one rating a side
+    pairs: int = 40_000  # preference pairs drawn from the reward films, one rating a side
     samples_per_prompt: int = 4  # of each trained policy, on every evaluation title
     split: str = "test"  # titles to judge on; choose settings on val
     max_prompts: int = 1000  # titles used, for a reduced run

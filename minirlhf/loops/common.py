@@ -32,6 +32,14 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def set_dropout(model: torch.nn.Module, p: float) -> None:
+    """Training mode with dropout p everywhere. Policies in RL have it off: the ratio must be 1 at the first minibatch."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = p
+
+
 def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes."""
     pool = torch.empty(0, dtype=torch.long)

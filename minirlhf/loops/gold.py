@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from minirlhf.core.bradley_terry import last_token_scores
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -40,10 +40,7 @@ def train_gold(backbone, tokenizer, reviews: list[Review], config: GoldConfig = 
     model = ScalarModel(backbone)
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(reviews) / config.batch_size))
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = config.dropout
+    set_dropout(model, config.dropout)
     for step, index in enumerate(shuffled_batches(len(reviews), config.batch_size, steps, generator)):
         rows = [reviews[i] for i in index]
         batch = encode(tokenizer, [r.prompt for r in rows], [r.text for r in rows], max_response=config.max_response)

@@ -29,9 +29,10 @@ class PretrainConfig:
     vocab_size: int = 4096  # 512..8192
     block: int = 128  # tokens a block, also the model's context
     batch_size: int = 8  # blocks a step; small: on 0.9 M tokens the number of steps is what counts
-    steps: int = 7000
-    lr: float = 1.5e-3  # peak; linear warm-up, cosine to a tenth
-    warmup: int = 300  # steps
+    steps: int = 12000
+    lr: float = 3e-3  # peak, AdamW: embeddings, biases, norms; linear warm-up, cosine to a twentieth
+    matrix_lr: float = 0.02  # peak, Muon: the matrices of the layers; after 400 steps as far as AdamW is after 850
+    warmup: int = 100  # steps
     weight_decay: float = 0.1
     dropout: float = 0.1
     bf16: bool = False  # autocast to bfloat16: twice as fast on some CPUs, slower on others
@@ -61,12 +62,24 @@ def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
     return torch.tensor([token for text in shuffled for token in [*text, tokenizer.eos_token_id]])
 
 
-def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Linear warm-up, then a cosine from `lr` to `lr / 10`."""
+def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon (orthogonalised momentum) for the matrices inside the layers, AdamW for all else."""
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
+    embeddings = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." not in name]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    adamw = torch.optim.AdamW(
+        [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=config.lr, betas=(0.9, 0.95), fused=True,
+    )
+    return [adamw, torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay)]
+
+
+def schedule(step: int, config: PretrainConfig) -> float:
+    """Share of the peak learning rate: linear warm-up to 1, then a cosine to 1 / 20."""
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+        return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+    return 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
 
 
 def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, folder: Path, *, on_step=print):
@@ -85,14 +98,9 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, fo
         n_head=config.n_head, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     ))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=config.lr, betas=(0.9, 0.95), fused=True,
-    )
+    optimizers = make_optimizers(model, config)
     history, first = History(), 0
-    if (state := load_training_state(folder, model, optimizer, asdict(config))) is not None:
+    if (state := load_training_state(folder, model, optimizers, asdict(config))) is not None:
         history, first = state
 
     # 3. steps
@@ -102,23 +110,25 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, fo
         starts = torch.randint(len(stream) - config.block - 1, (config.batch_size,), generator=generator)
         blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, likewise
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+        for optimizer, peak in zip(optimizers, (config.lr, config.matrix_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * schedule(step, config)
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             logits = model(blocks[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         row = history.log("pretrain", step, loss=loss, grad_norm=grad_norm)
         if step % 100 == 99 or step + 1 == config.steps:
             row["bits_per_byte"] = stream_nats(model, held_out_stream, config.block) / math.log(2) / held_out_bytes
             row["tokens_per_second"] = (step + 1 - first) * config.batch_size * config.block / (time.time() - started)
             on_step(row)
         if time.time() - saved > config.save_every or step + 1 == config.steps:
-            save_training_state(folder, model, optimizer, history, step + 1, asdict(config))
+            save_training_state(folder, model, optimizers, history, step + 1, asdict(config))
             saved = time.time()
     return model.eval(), tokenizer, history
 

@@ -4,14 +4,21 @@
 
 The score is read at the last real token, EOS included. Afterwards `rewards.model.normalise_scores` shifts and scales
 it to mean 0 and standard deviation 1 on samples of the SFT model, because a Bradley-Terry score has neither zero nor unit.
+
+A step holds several texts of each of a few prompts and *all* the comparisons among them (Ouyang et al. 2022, 3.5): a text goes
+through the model once however often it was compared, and is not learned by heart from one noisy comparison after another.
 """
 
+import random
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from datasets import Dataset
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -22,16 +29,20 @@ from minirlhf.runtime import History, check, seed_all
 class RewardConfig:
     """Settings of reward-model training."""
 
-    batch_size: int = 32  # pairs a step
-    steps: int = 240
+    batch_size: int = 64  # texts a step
+    texts_per_prompt: int = 8  # about so many texts of a prompt are compared with each other in a step; 2 .. 16
+    steps: int = 120
+    dropout: float = 0.1  # the same few thousand texts come back every epoch
     max_response: int = 48  # tokens, EOS included
     centering_coef: float = 0.0  # coef * (r_c + r_r)^2, 0 .. 0.01 (Eisenstein et al. 2023)
     optimiser: OptimiserConfig = OptimiserConfig(lr=4e-4)
     seed: int = 0
 
     def __post_init__(self):
-        check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check("texts_per_prompt", self.texts_per_prompt, self.texts_per_prompt >= 2, "at least 2")
+        check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2")
         check("steps", self.steps, self.steps >= 1, "at least 1")
+        check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         check("centering_coef", self.centering_coef, self.centering_coef >= 0, "0 or more")
 
 
@@ -43,15 +54,17 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
         (ScalarModel, history); rows: loss (nats a pair), accuracy (strict >), margin (raw score), grad_norm.
     """
     history = History() if history is None else history
-    generator = seed_all(config.seed)
+    seed_all(config.seed)
     model = ScalarModel(backbone)
+    set_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optimiser)
-    model.eval()
-    for step, index in enumerate(shuffled_batches(len(dataset), config.batch_size, config.steps, generator)):
-        # 1. one batch holds the chosen half, then the rejected half: one forward for both
-        rows = dataset[index.tolist()]
-        batch = encode(tokenizer, rows["prompt"] * 2, rows["chosen"] + rows["rejected"], max_response=config.max_response)
-        chosen, rejected = last_token_scores(token_scores(model, batch), batch.attention_mask).chunk(2)
+    for step, pairs in zip(range(config.steps), comparison_batches(dataset, config), strict=False):
+        # 1. each text once, whatever the number of its comparisons
+        texts = list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))
+        place = {text: i for i, text in enumerate(texts)}
+        scores = text_scores(model, tokenizer, texts, config.max_response)
+        chosen = scores[[place[prompt, text] for prompt, text, _ in pairs]]
+        rejected = scores[[place[prompt, text] for prompt, _, text in pairs]]
         # 2. the loss of each pair; a pair is the unit, so their plain mean
         loss = reward_model_loss(chosen, rejected, centering_coef=config.centering_coef).mean()
         linear_decay(optimizer, config.optimiser.lr, step, config.steps)
@@ -60,5 +73,45 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
         margins = (chosen - rejected).detach()
         on_step(history.log("reward", step, steps=config.steps, loss=loss, accuracy=(margins > 0).float().mean(),
                             margin=margins.mean(), grad_norm=grad_norm))
-    return model, history
+    return model.eval(), history
 
+
+def comparison_batches(dataset: Dataset, config: RewardConfig) -> Iterator[list[tuple[str, str, str]]]:
+    """Lists of (prompt, chosen, rejected) without end: a prompt's texts are dealt at random into hands of about
+    `texts_per_prompt`, a batch takes hands until it holds `batch_size` texts, an epoch deals every text once.
+
+    Raises:
+        ValueError: no pairs.
+    """
+    compared = defaultdict(lambda: defaultdict(list))  # prompt -> chosen -> [rejected, ...]
+    for prompt, chosen, rejected in zip(*(dataset[:][name] for name in ("prompt", "chosen", "rejected")), strict=True):
+        compared[prompt][chosen].append(rejected)
+    if not compared:
+        raise ValueError("There are no pairs to learn from.")
+    rng = random.Random(config.seed)
+    batch, size = [], 0
+    while True:
+        hands = []
+        for prompt, wins in compared.items():
+            texts = sorted({*wins, *(text for lost in wins.values() for text in lost)})
+            rng.shuffle(texts)
+            count = max(1, round(len(texts) / config.texts_per_prompt))
+            hands += [(prompt, set(texts[start::count])) for start in range(count)]
+        rng.shuffle(hands)
+        for prompt, hand in hands:
+            within = [(prompt, a, b) for a in compared[prompt] if a in hand for b in compared[prompt][a] if b in hand]
+            batch, size = batch + within, size + len(hand) * bool(within)
+            if size >= config.batch_size:
+                yield batch
+                batch, size = [], 0
+
+
+def text_scores(model: ScalarModel, tokenizer, texts: list[tuple[str, str]], max_response: int, parts: int = 4) -> torch.Tensor:
+    """Raw scores (N,) of (prompt, response) texts, in parts of like length: less padding, the same numbers."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
+    scores = []
+    for rows in (order[len(order) * k // parts : len(order) * (k + 1) // parts] for k in range(parts)):
+        if rows:
+            batch = encode(tokenizer, *zip(*(texts[i] for i in rows), strict=True), max_response=max_response)
+            scores.append(last_token_scores(token_scores(model, batch), batch.attention_mask))
+    return torch.cat(scores)[torch.tensor(order).argsort()]

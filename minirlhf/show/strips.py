@@ -6,6 +6,7 @@ import math
 import matplotlib
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 LOW, ZERO, HIGH = "#d95f02", "#ffffff", "#3b6fb6"
 SPAN = "color:#222;padding:2px 1px;border-radius:3px;print-color-adjust:exact;-webkit-print-color-adjust:exact"
@@ -36,7 +37,7 @@ def token_strip(tokens: list[str], values, *, title: str = "", limit: float | No
     limit = _limit(values) if limit is None else limit
     rows, column = [[]], 0
     for token, value in zip(tokens, values, strict=True):
-        text = visible(token)
+        text = _drawable(visible(token))
         text = text if len(text) < width - 2 else text[: width - 3] + "\u2026"  # one line holds the longest token
         size = max(len(text), 5) + 1.4
         if column + size > width and rows[-1]:
@@ -79,6 +80,12 @@ def escape(text: str) -> str:
 def _printable(text: str, keep: str = "") -> str:
     """Control characters, lone surrogates and marks that turn the reading direction replaced: none may reach a page or a terminal."""
     return "".join(c if c.isprintable() or c in keep else "\ufffd" for c in text)
+
+
+def _drawable(text: str) -> str:
+    """Characters that the figure's font lacks (Chinese, emoji) become U+FFFD; a browser has fonts for them, the HTML keeps them."""
+    font = get_font(findfont("monospace"))
+    return "".join(c if font.get_char_index(ord(c)) else "\ufffd" for c in text)
 
 
 def _limit(values: list[float]) -> float:

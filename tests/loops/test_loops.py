@@ -1,7 +1,9 @@
 """Each loop: its anchors at the first step, and a short seeded run that must beat its baseline."""
 
 import copy
+import itertools
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
-from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.reward import RewardConfig, comparison_batches, text_scores, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -147,6 +149,45 @@ def test_reward_model_learns_unseen_pairs_and_normalises():
     scores = torch.cat([rollout_score(model, 0)(r) for r in rollouts])
     torch.testing.assert_close(scores.mean(), torch.tensor(0.0), rtol=0, atol=1e-4)
     torch.testing.assert_close(scores.std(), torch.tensor(1.0), rtol=0, atol=1e-4)
+
+
+def test_a_batch_holds_all_comparisons_of_its_texts_and_an_epoch_deals_each_text_once():
+    texts = [f"t{i}" for i in range(12)]
+    rows = [{"prompt": p, "chosen": a, "rejected": b} for p in "xy" for i, a in enumerate(texts) for b in texts[i + 1:]]
+    rows.append({"prompt": "z", "chosen": "alone", "rejected": "other"})
+    batches = comparison_batches(Dataset.from_list(rows), RewardConfig(batch_size=4, texts_per_prompt=4, seed=0))
+    dealt = [pair for batch in itertools.islice(batches, 7) for pair in batch]  # 26 texts: six hands of 4, one of 2
+    # 4 texts have 6 comparisons; the hand of 2 goes with the hand after it
+    assert sorted(Counter(prompt for prompt, _, _ in dealt[:37]).values()) == [1, 18, 18]
+    assert len({(p, t) for p, *both in dealt[:37] for t in both}) == 26
+    assert all(texts.index(a) < texts.index(b) for p, a, b in dealt if p != "z")  # the preferred one stays first
+    other = comparison_batches(Dataset.from_list(rows), RewardConfig(batch_size=4, texts_per_prompt=4, seed=1))
+    assert next(other) != dealt[:len(next(other))]
+    with pytest.raises(ValueError, match="no pairs"):
+        next(comparison_batches(Dataset.from_dict({"prompt": [], "chosen": [], "rejected": []}), RewardConfig()))
+
+
+def test_texts_scored_in_parts_and_once_have_the_gradient_of_plain_pairs():
+    tokenizer, pairs = tiny_tokenizer(), [("p", "aa", "b"), ("p", "aa", "cccccc"), ("long prompt", "d" * 9, "e")]
+    texts = list(dict.fromkeys((p, t) for p, *both in pairs for t in both))
+
+    def gradient(loss_of):
+        model = ScalarModel(tiny_policy().base_model).double().eval()
+        loss_of(model).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    def once(model):
+        scores = dict(zip(texts, text_scores(model, tokenizer, texts, 8, parts=3), strict=True))
+        return -torch.stack([torch.nn.functional.logsigmoid(scores[p, a] - scores[p, b]) for p, a, b in pairs]).mean()
+
+    def plain(model):  # every pair by itself, no padding but the prompt's none
+        losses = []
+        for p, a, b in pairs:
+            first, second = (token_scores(model, encode(tokenizer, [p], [t], max_response=8))[0, -1] for t in (a, b))
+            losses.append(-torch.nn.functional.logsigmoid(first - second))
+        return torch.stack(losses).mean()
+
+    torch.testing.assert_close(gradient(once), gradient(plain), rtol=0, atol=1e-9)
 
 
 def test_sft_learns_the_response_and_its_end_but_not_the_prompt():

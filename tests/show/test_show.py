@@ -1,4 +1,5 @@
 import math
+import warnings
 from html.parser import HTMLParser
 
 import matplotlib
@@ -58,8 +59,19 @@ def test_colours_have_a_sign_and_nan_is_grey():
                                             (["x", "y"], [math.nan] * 2), (NASTY, range(8)), (["$x$", "\\$"], [1.0, 0.0]),
                                             (["x", "y"], [-math.inf, 1.0]), ([], []), (["w" * 300, "a"], [1.0, 0.0])])
 def test_strips_draw(tokens, values):
-    draws(token_strip(tokens, values, title="a $strip$\x1b"))
-    token_strip_html(tokens, values)
+    figure = token_strip(tokens, values, title="a $strip$\x1b")
+    draws(figure)
+    assert len(figure.axes[0].patches) == len(tokens)  # a box a token
+    assert token_strip_html(tokens, values).count("<wbr>") == max(len(tokens) - 1, 0)
+
+
+def test_what_the_font_lacks_is_drawn_as_a_replacement_and_kept_in_html():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = token_strip(["\u597d", "\U0001f600 ok"], [1.0, 2.0])
+        draws(figure)
+    assert [text.get_text() for text in figure.axes[0].texts][::2] == ["\ufffd", "\ufffd ok"]
+    assert "\u597d" in token_strip_html(["\u597d"], [1.0])
 
 
 def test_infinity_leaves_the_scale_to_the_others():
