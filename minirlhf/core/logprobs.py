@@ -33,10 +33,11 @@ def response_logprobs(logits: Float[Tensor, "B R V"], response_ids: Int[Tensor, 
 
 
 def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-    """log pi of every word, (B, R, V); uniform where masked, so that no padding is exponentiated."""
+    """log pi of every word, (B, R, V), in float32 at least; uniform where masked, so that no padding is exponentiated."""
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
     check_same_shape(positions=logits[..., 0], response_mask=response_mask)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # in bfloat16 a log-probability of 8 is right to 1/32 only
     return torch.where(response_mask[..., None], logits / temperature, torch.zeros_like(logits)).log_softmax(-1)
 
 

@@ -62,7 +62,8 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
         output = model(input_ids=ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache,
                        use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
-        log_probs = torch.log_softmax(output.logits[:, -1] / config.temperature, -1)
+        logits = output.logits[:, -1].to(torch.promote_types(output.logits.dtype, torch.float32))
+        log_probs = torch.log_softmax(logits / config.temperature, -1)
         token = torch.where(alive, _draw(log_probs, config, generator), eos_id)
         tokens.append(token)
         masks.append(alive)

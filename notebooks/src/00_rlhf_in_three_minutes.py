@@ -101,8 +101,16 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
 config = PPOConfig(steps=6, seed=0)
 actor, critic, history = train_ppo(
-    actor, critic, tokenizer, reviews.rl_prompts(), score, config,
-    on_step=lambda row: print(f"step {row['step']}  score {row['score']:+.2f}  kl {row['kl']:.2f}  ratio {row['ratio']:.3f}"))
+    actor,
+    critic,
+    tokenizer,
+    reviews.rl_prompts(),
+    score,
+    config,
+    on_step=lambda row: print(
+        f"step {row['step']}  score {row['score']:+.2f}  kl {row['kl']:.2f}  ratio {row['ratio']:.3f}"
+    ),
+)
 
 # %% [markdown]
 # At the first minibatch the policy is still the one that sampled, so the ratio is 1 and nothing can be clipped; and the actor is still a
@@ -131,7 +139,9 @@ def mean(method, key):
 
 print(f"{'method':>11} {'gold':>7} {'proxy':>7} {'KL':>6} {'tokens':>7} {'distinct-2':>10}")
 for m in methods:
-    print(f"{m:>11} {mean(m, 'gold'):7.2f} {mean(m, 'proxy'):7.2f} {mean(m, 'kl'):6.2f} {mean(m, 'length'):7.1f} {mean(m, 'distinct_2'):10.2f}")
+    print(
+        f"{m:>11} {mean(m, 'gold'):7.2f} {mean(m, 'proxy'):7.2f} {mean(m, 'kl'):6.2f} {mean(m, 'length'):7.1f} {mean(m, 'distinct_2'):10.2f}"
+    )
 
 # %%
 display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted rating, -4..4)"))
@@ -140,22 +150,38 @@ display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted ratin
 # *Gold* is a scorer that no training saw: it predicts the mean rating that people would give. *Proxy* is the reward model that PPO maximises.
 # Bars are the range over seeds. More gold for the same KL is better.
 
+
 # %%
 def ppo_now():
     """One seed on this machine, a minute or two: the tour's PPO, judged on held-out titles as the tour judges."""
-    actor, critic = copy.deepcopy(policy).requires_grad_(True), copy.deepcopy(reward_model).requires_grad_(True)
-    train_ppo(actor, critic, tokenizer, reviews.rl_prompts(), score, PPOConfig(seed=0), reference=policy)
+    actor, critic = (
+        copy.deepcopy(policy).requires_grad_(True),
+        copy.deepcopy(reward_model).requires_grad_(True),
+    )
+    train_ppo(
+        actor, critic, tokenizer, reviews.rl_prompts(), score, PPOConfig(seed=0), reference=policy
+    )
     setting = {"samples_per_prompt": 4, "reference": policy, "seed": 1000}
-    drawn = {name: evaluate.draw(m, tokenizer, reviews.eval_prompts("test"), **setting) for name, m in (("SFT", policy), ("PPO", actor))}
-    return [{"method": name, "seed": 0, **evaluate.summary(samples, {"gold": gold_judge()})} for name, samples in drawn.items()]
+    drawn = {
+        name: evaluate.draw(m, tokenizer, reviews.eval_prompts("test"), **setting)
+        for name, m in (("SFT", policy), ("PPO", actor))
+    }
+    return [
+        {"method": name, "seed": 0, **evaluate.summary(samples, {"gold": gold_judge()})}
+        for name, samples in drawn.items()
+    ]
 
 
 # %%
 found = evidence(ppo_now, "tour")  # a full run computes it; FAST=1 reads the record
 gold = {(row["method"], row["seed"]): row["gold"] for row in found}
 better = [gold["PPO", s] - gold["SFT", s] for method, s in gold if method == "PPO"]
-claim("PPO's samples are judged more positive than SFT's by a scorer that it never saw, on every seed.", min(better) > 0,
-      evidence="gold, PPO - SFT: " + ", ".join(f"{b:+.2f}" for b in better), seeds=len(better))
+claim(
+    "PPO's samples are judged more positive than SFT's by a scorer that it never saw, on every seed.",
+    min(better) > 0,
+    evidence="gold, PPO - SFT: " + ", ".join(f"{b:+.2f}" for b in better),
+    seeds=len(better),
+)
 
 # %% [markdown]
 # ## How a run is read
@@ -178,9 +204,9 @@ display(curves(by_seed, ["gold", "score", "kl", "entropy", "length", "clip_fract
 #
 # *Hint:* reshape to (N, n); `argmax` gives places within a group.
 
+
 # %%
-def best_of_n(scores, n):
-    ...  # your code
+def best_of_n(scores, n): ...  # your code
 
 
 print(check.best_of_n(best_of_n))
@@ -200,9 +226,9 @@ print(check.best_of_n(best_of_n))
 #
 # *Hint:* padding may hold anything; mask before you sum.
 
+
 # %%
-def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef):
-    ...  # your code
+def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef): ...  # your code
 
 
 print(check.kl_penalised_score(kl_penalised_score))

@@ -50,10 +50,18 @@ reward_model, _ = load_scalar("tiny-reviews-reward")
 
 # %%
 notes = {
-    "I": 1.344, "I love": 1.152, "I love to": 2.174, "I love to walk": -0.385, "I love to walk the": 0.176,
-    "I love to walk the dog": 2.305, "I love to walk the dog,": 1.619, "I love to walk the dog, what": -0.201,
-    "I love to walk the dog, what do": 1.255, "I love to walk the dog, what do you": 2.377,
-    "I love to walk the dog, what do you like": 1.179, "I love to walk the dog, what do you like?": 1.298,
+    "I": 1.344,
+    "I love": 1.152,
+    "I love to": 2.174,
+    "I love to walk": -0.385,
+    "I love to walk the": 0.176,
+    "I love to walk the dog": 2.305,
+    "I love to walk the dog,": 1.619,
+    "I love to walk the dog, what": -0.201,
+    "I love to walk the dog, what do": 1.255,
+    "I love to walk the dog, what do you": 2.377,
+    "I love to walk the dog, what do you like": 1.179,
+    "I love to walk the dog, what do you like?": 1.298,
 }
 sentence = list(notes)[-1]
 
@@ -125,7 +133,12 @@ assert (batch.response_mask.sum(1) - wrong.sum(1)).tolist() == [1, 1]
 # %%
 with torch.no_grad():
     logprobs = policy_logprobs(policy, batch)
-by_hand = -sum(logprobs[b, t] for b in range(2) for t in range(logprobs.shape[1]) if batch.response_mask[b, t]) / batch.response_mask.sum()
+by_hand = (
+    -sum(
+        logprobs[b, t] for b in range(2) for t in range(logprobs.shape[1]) if batch.response_mask[b, t]
+    )
+    / batch.response_mask.sum()
+)
 assert torch.allclose(by_hand, aggregate(-logprobs, batch.response_mask, how="token_mean"), atol=1e-5)
 
 # %% [markdown]
@@ -137,11 +150,21 @@ assert torch.allclose(by_hand, aggregate(-logprobs, batch.response_mask, how="to
 # the reward is what they like:
 
 # %%
-world = World(("good", "bad", "."), 2, torch.tensor([2.0, 0.0, 1.0, 0.0, -2.0, -1.0, 0.0]), torch.zeros(3, 3))
+world = World(
+    ("good", "bad", "."), 2, torch.tensor([2.0, 0.0, 1.0, 0.0, -2.0, -1.0, 0.0]), torch.zeros(3, 3)
+)
 assert world.labels == ["goodgood", "goodbad", "good.", "badgood", "badbad", "bad.", "."]
-display(policy_bars([" ".join(world.vocab[i] for i in s) for s in world.sequences],
-                    {"imitation": world.probs(world.ref_logits), "optimum, beta = 1": world.gibbs(beta=1.0),
-                     "optimum, beta = 0.3": world.gibbs(beta=0.3)}, rewards=world.rewards))
+display(
+    policy_bars(
+        [" ".join(world.vocab[i] for i in s) for s in world.sequences],
+        {
+            "imitation": world.probs(world.ref_logits),
+            "optimum, beta = 1": world.gibbs(beta=1.0),
+            "optimum, beta = 0.3": world.gibbs(beta=0.3),
+        },
+        rewards=world.rewards,
+    )
+)
 
 # %% [markdown]
 # The optimum under a KL leash is known in closed form: $\pi^*(y) \propto \pi_{\text{ref}}(y)\, e^{r(y)/\beta}$, the **Gibbs policy**. It is
@@ -153,8 +176,14 @@ for beta in (1.0, 0.3):
     best = world.gibbs_logits(beta=beta)
     assert world.objective(best, beta=beta) > world.objective(world.ref_logits, beta=beta)
     assert world.gradient(best.double(), beta=beta).abs().max() < 1e-5  # nothing left to climb
-expected = {name: (world.rewards * p).sum().item() for name, p in
-            [("imitation", world.probs(world.ref_logits)), ("beta 1", world.gibbs(beta=1.0)), ("beta 0.3", world.gibbs(beta=0.3))]}
+expected = {
+    name: (world.rewards * p).sum().item()
+    for name, p in [
+        ("imitation", world.probs(world.ref_logits)),
+        ("beta 1", world.gibbs(beta=1.0)),
+        ("beta 0.3", world.gibbs(beta=0.3)),
+    ]
+}
 print({name: round(value, 3) for name, value in expected.items()})
 assert expected["imitation"] < expected["beta 1"] < expected["beta 0.3"] < world.rewards.max()
 
@@ -165,11 +194,16 @@ assert expected["imitation"] < expected["beta 1"] < expected["beta 0.3"] < world
 # How odd are our model's own words to itself, and how odd are people's? The mean negative log-probability of a token, on held-out titles:
 
 # %%
-held = [r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32][:128]
+held = [
+    r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32
+][:128]
 people = encode(tokenizer, [r.prompt for r in held], [r.text for r in held])
 own = sample_text(policy, tokenizer, [r.prompt for r in held], batch_size=128)[0]
 with torch.no_grad():
-    surprise = {name: aggregate(-policy_logprobs(policy, b), b.response_mask).item() for name, b in (("people", people), ("its own", own))}
+    surprise = {
+        name: aggregate(-policy_logprobs(policy, b), b.response_mask).item()
+        for name, b in (("people", people), ("its own", own))
+    }
 print({name: f"{value:.2f} nats a token" for name, value in surprise.items()})
 
 # %% [markdown]
@@ -190,9 +224,9 @@ print({name: f"{value:.2f} nats a token" for name, value in surprise.items()})
 #
 # *Hint:* `cumsum` counts the EOS seen so far; subtract the token's own.
 
+
 # %%
-def eos_mask(ids, eos_id):
-    ...  # your code
+def eos_mask(ids, eos_id): ...  # your code
 
 
 print(check.eos_mask(eos_mask))
@@ -211,9 +245,9 @@ print(check.eos_mask(eos_mask))
 #
 # *Hint:* the index of the last real token is their number minus one; `gather`.
 
+
 # %%
-def score_of_text(token_scores, mask):
-    ...  # your code
+def score_of_text(token_scores, mask): ...  # your code
 
 
 print(check.score_of_text(score_of_text))

@@ -48,24 +48,40 @@ from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories
 
 # %%
 world = World.random(3, 3, seed=0)
-policy = world.ref_logits + torch.randn(7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+policy = world.ref_logits + torch.randn(
+    7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+)
 mask, ref = world.response_mask, world.logprobs(world.ref_logits)
-display(policy_bars(world.labels, {"reference": world.probs(world.ref_logits), "policy": world.probs(policy)}, rewards=world.rewards))
+display(
+    policy_bars(
+        world.labels,
+        {"reference": world.probs(world.ref_logits), "policy": world.probs(policy)},
+        rewards=world.rewards,
+    )
+)
 
 # %% [markdown]
 # *J* is a sum over 15 texts, and its gradient is what automatic differentiation makes of that sum. By hand, with a difference quotient for one of the 21 numbers:
 
+
 # %%
 def expected_reward(logits):
-    return sum(math.exp(sum(logits.log_softmax(-1)[world.states.index(y[:t]), y[t]] for t in range(len(y)))) * r
-               for y, r in zip(world.sequences, world.rewards.tolist(), strict=True))
+    return sum(
+        math.exp(sum(logits.log_softmax(-1)[world.states.index(y[:t]), y[t]] for t in range(len(y))))
+        * r
+        for y, r in zip(world.sequences, world.rewards.tolist(), strict=True)
+    )
 
 
 truth, nudge = world.gradient(policy), torch.zeros(7, 3, dtype=torch.float64)
 nudge[0, 1] = 1e-5  # the logit of "b" at the start
 assert abs(expected_reward(policy) - world.objective(policy)) < 1e-12
-assert abs((expected_reward(policy + nudge) - expected_reward(policy - nudge)) / 2e-5 - truth[0, 1]) < 1e-9
-print(f"J = {world.objective(policy):.4f}   KL(policy || reference) = {world.kl(policy, world.ref_logits):.4f} nats")
+assert (
+    abs((expected_reward(policy + nudge) - expected_reward(policy - nudge)) / 2e-5 - truth[0, 1]) < 1e-9
+)
+print(
+    f"J = {world.objective(policy):.4f}   KL(policy || reference) = {world.kl(policy, world.ref_logits):.4f} nats"
+)
 
 # %% [markdown]
 # ## What policy gradients estimate
@@ -76,6 +92,7 @@ print(f"J = {world.objective(policy):.4f}   KL(policy || reference) = {world.kl(
 #
 # **Predict, then run:** which of these give grad J itself?
 
+
 # %%
 def expected_gradient(losses):
     """- d/dlogits of the sum over texts of p(y) losses(y), p fixed: the mean step of an estimator."""
@@ -84,23 +101,37 @@ def expected_gradient(losses):
 
 
 def compare(name, gradient, target=truth):
-    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), target.flatten(), dim=0).item() if gradient.norm() > 1e-9 else 0.0
-    along, bias = ((gradient * target).sum() / target.square().sum()).item(), ((gradient - target).norm() / target.norm()).item()
-    print(f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.1e}" if bias < 1e-9 else
-          f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.3f}")
+    cosine = (
+        torch.nn.functional.cosine_similarity(gradient.flatten(), target.flatten(), dim=0).item()
+        if gradient.norm() > 1e-9
+        else 0.0
+    )
+    along, bias = (
+        ((gradient * target).sum() / target.square().sum()).item(),
+        ((gradient - target).norm() / target.norm()).item(),
+    )
+    print(
+        f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.1e}"
+        if bias < 1e-9
+        else f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.3f}"
+    )
     return cosine, along, bias
 
 
 # %%
 nothing = torch.zeros_like(ref)
-to_go = reward_to_go(kl_shaped_rewards(world.rewards, nothing, nothing, mask, kl_coef=0.0), mask)  # the reward, at every token before it
+to_go = reward_to_go(
+    kl_shaped_rewards(world.rewards, nothing, nothing, mask, kl_coef=0.0), mask
+)  # the reward, at every token before it
 greedy = world.rewards[world.probs(policy).argmax()]
 value = world.by_token(world.values(policy)[0])
 estimators = {
     "REINFORCE, sum over tokens": lambda lp: reinforce(lp, to_go, mask).sum(1),
     "minus V of the text before the token": lambda lp: reinforce(lp, to_go - value, mask).sum(1),
     "minus one fixed text's score (ReMax)": lambda lp: reinforce(lp, to_go - greedy, mask).sum(1),
-    "PPO-clip at ratio 1": lambda lp: ppo_clip(lp, lp.detach(), to_go - value, mask, clip_eps=0.2).sum(1),
+    "PPO-clip at ratio 1": lambda lp: ppo_clip(lp, lp.detach(), to_go - value, mask, clip_eps=0.2).sum(
+        1
+    ),
     "mean over the tokens of a text": lambda lp: reinforce(lp, to_go, mask).sum(1) / mask.sum(1),
 }
 bias = {name: compare(name, expected_gradient(losses))[2] for name, losses in estimators.items()}
@@ -124,20 +155,28 @@ lengths = mask.sum(1).double()
 
 def token_mean_gradient(batch):
     texts, probability = world.groups(policy, batch)
-    share = (probability / lengths[texts].sum(1))[:, None].expand_as(texts)  # a text's weight in its batch
+    share = (probability / lengths[texts].sum(1))[:, None].expand_as(
+        texts
+    )  # a text's weight in its batch
     weight = torch.zeros(15, dtype=torch.float64).index_add_(0, texts.flatten(), share.flatten())
     logits = policy.clone().requires_grad_(True)
-    return -torch.autograd.grad((weight * reinforce(world.logprobs(logits), to_go, mask).sum(1)).sum(), logits)[0]
+    return -torch.autograd.grad(
+        (weight * reinforce(world.logprobs(logits), to_go, mask).sum(1)).sum(), logits
+    )[0]
 
 
 pair = torch.tensor([0, 14])  # the same by hand and by the package, for one batch of two texts
 losses = reinforce(ref, to_go, mask)
-assert torch.allclose(losses[pair].sum() / lengths[pair].sum(), aggregate(losses[pair], mask[pair], how="token_mean"))
+assert torch.allclose(
+    losses[pair].sum() / lengths[pair].sum(), aggregate(losses[pair], mask[pair], how="token_mean")
+)
 
 # %%
 length = (world.probs(policy) * lengths).sum()
 sizes = [1, 2, 3, 4]
-token_mean = [compare(f"token mean, B = {b}, times E[length]", length * token_mean_gradient(b)) for b in sizes]
+token_mean = [
+    compare(f"token mean, B = {b}, times E[length]", length * token_mean_gradient(b)) for b in sizes
+]
 assert [t[0] for t in token_mean] == sorted(t[0] for t in token_mean) and token_mean[0][0] < 0.99
 sequence_mean = expected_gradient(estimators["mean over the tokens of a text"])
 assert torch.allclose(token_mean_gradient(1), sequence_mean)  # with one text both divide by its length
@@ -146,7 +185,12 @@ assert torch.allclose(token_mean_gradient(1), sequence_mean)  # with one text bo
 figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
 axes = figure.add_subplot()
 axes.plot(sizes, [t[2] for t in token_mean], "o-", label="token mean, times E[length]")
-axes.axhline(compare("sequence mean, times E[length]", length * sequence_mean)[2], color="C1", ls="--", label="sequence mean, times E[length]")
+axes.axhline(
+    compare("sequence mean, times E[length]", length * sequence_mean)[2],
+    color="C1",
+    ls="--",
+    label="sequence mean, times E[length]",
+)
 axes.axhline(0, color="C2", label="sequence sum")
 axes.set(xlabel="texts in a batch", ylabel="bias / length of grad J", xticks=sizes)
 axes.legend(fontsize=8, frameon=False)
@@ -159,6 +203,7 @@ display(figure)
 # ## Groups
 #
 # Several texts for one prompt make a baseline of each other. Here each estimator has *its own* expectation, and it is not always grad J.
+
 
 # %%
 def group_gradient(advantages_of, size, scores=world.rewards):
@@ -174,8 +219,17 @@ def centred(scores):
 
 
 for size in (2, 3, 4):
-    assert abs(compare(f"score - mean of the group, G = {size}", group_gradient(centred, size))[1] - (size - 1) / size) < 1e-9
-    assert compare(f"score - mean of the others, G = {size}", group_gradient(leave_one_out, size))[2] < 1e-9
+    assert (
+        abs(
+            compare(f"score - mean of the group, G = {size}", group_gradient(centred, size))[1]
+            - (size - 1) / size
+        )
+        < 1e-9
+    )
+    assert (
+        compare(f"score - mean of the others, G = {size}", group_gradient(leave_one_out, size))[2]
+        < 1e-9
+    )
 assert compare("divided by the std (GRPO), G = 4", group_gradient(group_relative, 4))[2] > 0.01
 
 # %% [markdown]
@@ -183,13 +237,17 @@ assert compare("divided by the std (GRPO), G = 4", group_gradient(group_relative
 # group's standard deviation is another objective. On right-or-wrong rewards it is known: as G grows, the step tends to the gradient of 2 arcsin(sqrt p), p being the
 # probability of being right, which pushes hardest where p is near 0 or 1. It tends slowly:
 
+
 # %%
 def share_of_limit(p, size):
     """The length of GRPO's mean step over that of its limit, grad p / sqrt(p (1 - p)): a sum over how many of G are right."""
     right = torch.arange(size + 1)
     scores = (torch.arange(size) < right[:, None]).double()  # row k: k ones, then zeros
     advantages = group_relative(scores, eps=1e-12)
-    chance = torch.tensor([math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(size + 1)], dtype=torch.float64)
+    chance = torch.tensor(
+        [math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(size + 1)],
+        dtype=torch.float64,
+    )
     push = torch.where(scores == 1, advantages / p, -advantages / (1 - p)).mean(1)
     return math.sqrt(p * (1 - p)) * (chance * push).sum().item()
 
@@ -214,7 +272,9 @@ for size in (2, 3, 4):
 # only lambda = 1 is. What does one gain by trusting the critic? The noise of one text's gradient is on the right.
 
 # %%
-jacobian = torch.autograd.functional.jacobian(world.logprobs, policy)  # (15, 3, 7, 3): each token's push on each logit
+jacobian = torch.autograd.functional.jacobian(
+    world.logprobs, policy
+)  # (15, 3, 7, 3): each token's push on each logit
 
 
 def mean_and_noise(advantages):
@@ -228,8 +288,14 @@ rewards = kl_shaped_rewards(world.rewards, nothing, nothing, mask, kl_coef=0.0)
 true_v = world.values(policy)[0]
 critics = {"true V": true_v, "wrong V": true_v + torch.linspace(-1, 1, 7).double()}
 lams = [0.0, 0.25, 0.5, 0.75, 0.95, 1.0]
-curves = {name: [mean_and_noise(gae(rewards, world.by_token(v), mask, gamma=1.0, lam=lam)[0]) for lam in lams] for name, v in critics.items()}
-off = {name: [((mean - truth).norm() / truth.norm()).item() for mean, _ in curve] for name, curve in curves.items()}
+curves = {
+    name: [mean_and_noise(gae(rewards, world.by_token(v), mask, gamma=1.0, lam=lam)[0]) for lam in lams]
+    for name, v in critics.items()
+}
+off = {
+    name: [((mean - truth).norm() / truth.norm()).item() for mean, _ in curve]
+    for name, curve in curves.items()
+}
 assert max(off["true V"]) < 1e-9 and off["wrong V"][-1] < 1e-9
 assert off["wrong V"] == sorted(off["wrong V"], reverse=True) and off["wrong V"][0] > 0.1
 
@@ -257,22 +323,38 @@ assert curves["true V"][0][1] < curves["true V"][-1][1] < mean_and_noise(to_go)[
 kl = world.kl(policy, world.ref_logits)
 lp = world.logprobs(policy)
 at_places = exact_kl(world.by_token(policy), world.by_token(world.ref_logits), mask).sum(1)
-values = {"k1": k1(lp, ref, mask).sum(1), "k2": k2(lp, ref, mask).sum(1), "k3": k3(lp, ref, mask).sum(1), "exact at each place": at_places}
+values = {
+    "k1": k1(lp, ref, mask).sum(1),
+    "k2": k2(lp, ref, mask).sum(1),
+    "k3": k3(lp, ref, mask).sum(1),
+    "exact at each place": at_places,
+}
 for name, x in values.items():
     mean = world.expectation(policy, x)
-    print(f"{name:<20} mean {mean:.3f} (truth {kl:.3f})   sd {world.expectation(policy, (x - mean).square()).sqrt():.3f}   least {x.min():+.3f}")
+    print(
+        f"{name:<20} mean {mean:.3f} (truth {kl:.3f})   sd {world.expectation(policy, (x - mean).square()).sqrt():.3f}   least {x.min():+.3f}"
+    )
 means = {name: world.expectation(policy, x) for name, x in values.items()}
-assert all(abs(means[name] - kl) < 1e-9 for name in ("k1", "k3", "exact at each place")) and abs(means["k2"] - kl) > 0.01
-assert values["k1"].min() < 0 <= min(values["k2"].min(), values["k3"].min())  # one text's k1 can be negative
+assert (
+    all(abs(means[name] - kl) < 1e-9 for name in ("k1", "k3", "exact at each place"))
+    and abs(means["k2"] - kl) > 0.01
+)
+assert (
+    values["k1"].min() < 0 <= min(values["k2"].min(), values["k3"].min())
+)  # one text's k1 can be negative
 spread = {name: world.expectation(policy, (x - means[name]).square()) for name, x in values.items()}
-assert spread["exact at each place"] < spread["k1"] < spread["k3"]  # k3's exponential: noisy where the policies differ much
+assert (
+    spread["exact at each place"] < spread["k1"] < spread["k3"]
+)  # k3's exponential: noisy where the policies differ much
 
 # %% [markdown]
 # Then the *gradient* that each gives as a loss on sampled texts. Summed per token, as every library does it, or of the whole text's log-ratio:
 
 # %%
 logits = policy.clone().requires_grad_(True)
-forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[0]  # of KL(policy || ref): what the leash means
+forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[
+    0
+]  # of KL(policy || ref): what the leash means
 reverse = torch.autograd.grad(world.kl(world.ref_logits, logits), logits)[0]  # of KL(ref || policy)
 one, whole_ref = mask[:, :1], ref.sum(1, keepdim=True)
 table = {}
@@ -282,19 +364,33 @@ for name, k in (("k1", k1), ("k2", k2), ("k3", k3)):
     table[name] = token, whole
     compare(f"{name} as a loss, per token", token, forward)
     compare(f"{name} as a loss, whole text", whole, forward)
-assert table["k1"][0].norm() < 1e-9 and table["k1"][1].norm() < 1e-9  # k1 as a loss does nothing, on average
+assert (
+    table["k1"][0].norm() < 1e-9 and table["k1"][1].norm() < 1e-9
+)  # k1 as a loss does nothing, on average
 assert torch.allclose(table["k2"][1], forward) and torch.allclose(table["k3"][1], reverse)
 
 # %%
-leash = reward_to_go(-log_ratio(lp, ref, mask), mask)  # k1 in the reward: every token pays for itself and for what follows
+leash = reward_to_go(
+    -log_ratio(lp, ref, mask), mask
+)  # k1 in the reward: every token pays for itself and for what follows
 in_reward = -expected_gradient(lambda new: reinforce(new, leash, mask).sum(1))
 assert compare("k1 in the reward", in_reward, forward)[2] < 1e-9
-assert max(compare(f"{name} as a loss, per token", table[name][0], forward)[0] for name in ("k2", "k3")) < 0.99
-later = -expected_gradient(lambda new: reinforce(new, (leash + log_ratio(lp, ref, mask)) * mask, mask).sum(1))
-assert compare("k2 per token + the later tokens' k1 in the reward", table["k2"][0] + later, forward)[2] < 1e-9
+assert (
+    max(compare(f"{name} as a loss, per token", table[name][0], forward)[0] for name in ("k2", "k3"))
+    < 0.99
+)
+later = -expected_gradient(
+    lambda new: reinforce(new, (leash + log_ratio(lp, ref, mask)) * mask, mask).sum(1)
+)
+assert (
+    compare("k2 per token + the later tokens' k1 in the reward", table["k2"][0] + later, forward)[2]
+    < 1e-9
+)
 logits = policy.clone().requires_grad_(True)
 exact_loss = exact_kl(logits[world.visited], world.ref_logits[world.visited], mask).sum(1)
-assert torch.allclose(torch.autograd.grad(world.expectation(policy, exact_loss), logits)[0], table["k2"][0])
+assert torch.allclose(
+    torch.autograd.grad(world.expectation(policy, exact_loss), logits)[0], table["k2"][0]
+)
 
 # %% [markdown]
 # A loss per token leaves out that a word also decides which words come after it. Of the single placements, k1 in the reward and k2 of the whole text have the whole gradient. k1 as a loss
@@ -316,12 +412,25 @@ def ppo_walk(whiten, steps=150):
     for step in range(steps):
         path.append(world.probs(logits))
         old, place = world.logprobs(logits), world.by_token(world.values(logits, beta=beta)[0])
-        advantages, _ = gae(kl_shaped_rewards(world.rewards, old, ref, mask, kl_coef=beta), place, mask, gamma=1.0, lam=1.0)
+        advantages, _ = gae(
+            kl_shaped_rewards(world.rewards, old, ref, mask, kl_coef=beta),
+            place,
+            mask,
+            gamma=1.0,
+            lam=1.0,
+        )
         advantages = masked_whiten(advantages, mask) if whiten else advantages
         push = torch.zeros(7, 3, dtype=torch.float64), torch.zeros(7, 3, dtype=torch.float64)
-        where, p = (world.visited[mask], world.response_ids[mask]), world.probs(logits)[:, None].expand_as(mask)[mask]
-        push[0].index_put_(where, p * advantages[mask], accumulate=True)  # the mean advantage of each word at each place ...
-        push[1].index_put_(where, p, accumulate=True)  # ... over how often it is chosen: a natural gradient
+        where, p = (
+            (world.visited[mask], world.response_ids[mask]),
+            world.probs(logits)[:, None].expand_as(mask)[mask],
+        )
+        push[0].index_put_(
+            where, p * advantages[mask], accumulate=True
+        )  # the mean advantage of each word at each place ...
+        push[1].index_put_(
+            where, p, accumulate=True
+        )  # ... over how often it is chosen: a natural gradient
         logits = logits + 0.5 / beta * push[0] / push[1] / (1 + step / 100)
     return torch.stack(path)
 
@@ -332,12 +441,21 @@ def dpo_walk(label, steps=150):
     i, j = torch.triu_indices(15, 15, 1)
     share, whole_ref = label(world.rewards[i], world.rewards[j]), ref.sum(1)
     logits, path = world.ref_logits.clone().requires_grad_(True), []
-    optimizer = torch.optim.LBFGS([logits], max_iter=1, history_size=50, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [logits],
+        max_iter=1,
+        history_size=50,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
         p = world.sequence_logprobs(logits)
-        won, lost = (dpo(p[a], p[b], whole_ref[a], whole_ref[b], beta=beta) for a, b in ((i, j), (j, i)))
+        won, lost = (
+            dpo(p[a], p[b], whole_ref[a], whole_ref[b], beta=beta) for a, b in ((i, j), (j, i))
+        )
         (loss := (share * won + (1 - share) * lost).mean()).backward()
         return loss
 
@@ -361,9 +479,16 @@ assert far["PPO"] < 1e-6 and far["DPO"] < 1e-6
 
 # %%
 whitened = ppo_walk(whiten=True)
-gap = {name: (torch.xlogy(target, target) - torch.xlogy(target, path)).sum(1).tolist() for name, path in {**paths, "PPO, whitened": whitened}.items()}
+gap = {
+    name: (torch.xlogy(target, target) - torch.xlogy(target, path)).sum(1).tolist()
+    for name, path in {**paths, "PPO, whitened": whitened}.items()
+}
 display(distance_to_optimum(gap))
-assert max(gap["PPO"][-20:]) < 1e-6 and min(gap["PPO, whitened"]) > 1e-6 and max(gap["PPO, whitened"][-20:]) > 1e-3
+assert (
+    max(gap["PPO"][-20:]) < 1e-6
+    and min(gap["PPO, whitened"]) > 1e-6
+    and max(gap["PPO, whitened"][-20:]) > 1e-3
+)
 
 # %% [markdown]
 # DPO arrives because its labels are the *shares* of people who prefer each text. With hard labels, the better text wins always, it goes elsewhere:
@@ -382,7 +507,10 @@ optimal_v, optimal_q = world.optimal_values(beta=beta)
 words = implicit_rewards(dpo_logits.log_softmax(-1), world.ref_logits.log_softmax(-1), beta=beta)
 print(f"{'after':>6}  " + "  ".join(f"{'word ' + w:>14}" for w in world.vocab))
 for state, mine, theirs in zip(world.states, words, optimal_q - optimal_v[:, None], strict=True):
-    print(f"{''.join(world.vocab[w] for w in state) or 'start':>6}  " + "  ".join(f"{a:+.3f} ({b:+.3f})" for a, b in zip(mine, theirs, strict=True)))
+    print(
+        f"{''.join(world.vocab[w] for w in state) or 'start':>6}  "
+        + "  ".join(f"{a:+.3f} ({b:+.3f})" for a, b in zip(mine, theirs, strict=True))
+    )
 assert torch.allclose(words, optimal_q - optimal_v[:, None], atol=1e-4)
 
 # %% [markdown]
