@@ -1,6 +1,8 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
 import os
+import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,9 @@ import torch
 import transformers
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from safetensors import SafetensorError
 
 from minirlhf.grid import record_grid, rerun
 from minirlhf.loops.config import KLConfig
@@ -28,8 +30,9 @@ from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
-from minirlhf.runtime import History, set_threads, write_text
-from minirlhf.show.strips import strip_colour, token_strip_html
+from minirlhf.runtime import History, check, set_threads, write_text
+from minirlhf.show.progress import Progresses
+from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.tasks import reviews, sources
 from minirlhf.tour import Tour, TourConfig, write_tour_report
 
@@ -44,43 +47,21 @@ Rate = Annotated[float | None, typer.Option(help="Peak learning rate; the defaul
 KLCoef = Annotated[float | None, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
 
-class Progresses:
-    """A bar a stage and a line of metrics every few steps."""
-    SHOWN = ("loss", "score", "gold", "kl", "entropy", "length", "clip_fraction", "accuracy", "margin", "bits_per_byte")
-
-    def __init__(self, every: int = 5):
-        self.bar = Progress(TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                            TimeRemainingColumn(), console=console)
-        self.tasks, self.every = {}, every
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error):
-        self.bar.stop()
-
-    def __call__(self, row: dict) -> None:
-        stage, step, steps = row["stage"], row["step"], row.get("steps")
-        if stage not in self.tasks:
-            self.tasks[stage] = self.bar.add_task(stage, total=steps)
-        self.bar.update(self.tasks[stage], completed=step + 1)
-        if step % self.every == 0 or step + 1 == steps:
-            numbers = "  ".join(f"{k} {row[k]:.3f}" for k in self.SHOWN if k in row)
-            self.bar.console.print(f"{stage:>8} {step:4d}  {numbers}", highlight=False)
-
-
 def main() -> None:
     """Run a command; a wrong input ends in one sentence instead of a traceback."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    set_threads(int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS") else None)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    set_threads(int(wanted) if wanted.isdigit() and int(wanted) else None)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a question mark for it
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         app()
-    except (ValueError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError) as error:
         if os.environ.get("MINIRLHF_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[bold red]Error:[/] {str(error).splitlines()[0]}", highlight=False)
+        Console(stderr=True).print(Text("Error: ", style="bold red") + Text(str(error).splitlines()[0], style="default"))
         raise SystemExit(1) from None
 
 
@@ -98,7 +79,7 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
     sources.fetch()
     started = time.time()
     config = (TourConfig.reduced() if reduced else TourConfig()).seeded(seed)
-    with Progresses() as progress:
+    with Progresses(console) as progress:
         run = Tour(out, config, progress)
         rows = run.run()
     table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
@@ -121,15 +102,15 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 @app.command()
 def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3, out: Out = Path("out/grid")):
     """The tour over several seeds, recorded into data/results; resumes where it was interrupted."""
-    with Progresses(every=20) as progress:
+    with Progresses(console, every=20) as progress:
         record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
 
 
 @app.command()
-def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0, out: Out = Path("out/claims")):
-    """Re-run recorded rows drawn by seed and compare, within the spread that the recorded seeds have among themselves."""
-    with Progresses(every=20) as progress:
-        seed, wrong = rerun(out, TourConfig(), draw=draw, on_step=progress)
+def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0):
+    """Re-run recorded rows drawn by seed, from nothing, and compare within the spread of the recorded seeds."""
+    with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
+        seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
     if wrong:
         raise ValueError(f"Seed {seed} is not reproduced: " + "; ".join(wrong))
     console.print(f"Seed {seed} is reproduced.")
@@ -154,7 +135,7 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Non
     sources.fetch()
     config = _with(PretrainConfig(seed=seed, bf16=bf16), steps=steps, lr=lr, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with Progresses(every=100) as progress:
+    with Progresses(console, every=100) as progress:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
@@ -167,7 +148,7 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
     config = _with(SFTConfig(seed=seed), epochs=epochs, optimiser=_rate(SFTConfig().optimiser, lr))
-    with Progresses(every=20) as progress:
+    with Progresses(console, every=20) as progress:
         policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
     _save(policy, tokenizer, out, history)
 
@@ -180,7 +161,7 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
     config = _with(RewardConfig(seed=seed), steps=steps, optimiser=_rate(RewardConfig().optimiser, lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(every=20) as progress:
+    with Progresses(console, every=20) as progress:
         scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, on_step=progress)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
@@ -194,11 +175,11 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpo
     _, tokenizer = load_policy(model)
     rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
     for member in range(members):
-        with Progresses(every=50) as progress:
+        with Progresses(console, every=50) as progress:
             backbone = load_policy(model)[0].base_model
             scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
         scorer.save(out / f"gold-{member}", tokenizer)
-    for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge())):
+    for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge(out))):
         console.print(f"{name}: r = {correlation(judge):.3f} with the mean ratings of the validation films")
 
 
@@ -210,7 +191,7 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
     config = PPOConfig(seed=seed)
     config = _with(config, steps=steps, actor=_rate(config.actor, lr), kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
-    with Progresses(every=1) as progress:
+    with Progresses(console, every=1) as progress:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors,
                                        on_step=progress)
     _save(policy, tokenizer, out, history)
@@ -224,7 +205,7 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
     config = GRPOConfig(seed=seed)
     config = _with(config, steps=steps, optimiser=_rate(config.optimiser, lr),
                    kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
-    with Progresses(every=1) as progress:
+    with Progresses(console, every=1) as progress:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, on_step=progress)
     _save(policy, tokenizer, out, history)
 
@@ -237,7 +218,7 @@ def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: See
     policy, tokenizer = load_policy(model)
     config = _with(DPOConfig(seed=seed), steps=steps, beta=beta, optimiser=_rate(DPOConfig().optimiser, lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(every=10) as progress:
+    with Progresses(console, every=10) as progress:
         policy, history = train_dpo(policy, tokenizer, dataset, config, on_step=progress)
     _save(policy, tokenizer, out, history)
 
@@ -248,12 +229,13 @@ def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or an
            temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 1.0,
            max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = 32):
     """Print unselected samples. They may offend: the model imitates critics."""
+    check("n", n, n >= 1, "at least 1")
     policy, tokenizer = load_policy(model)
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
     every = [p if p.endswith("\n") else p + "\n" for p in prompts for _ in range(n)]
     texts = [t for r in sample_text(policy, tokenizer, every, config=config, seed=seed) for t in decode(tokenizer, r)]
     for prompt, text in zip(every, texts, strict=True):
-        console.print(Text(prompt.strip(), style="bold"), Text(_printable(text)))
+        console.print(Text(prompt.strip(), style="bold"), Text(printable(text)))
 
 
 @app.command()
@@ -271,13 +253,14 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
         console.print(Text(title, style="bold"))
         strip = Text()
         for token, value in zip(tokens, values.tolist(), strict=True):
-            strip.append(_printable(token), style=f"black on {strip_colour(value, limit)}")
+            strip.append(printable(token), style=f"black on {strip_colour(value, limit)}")
         console.print(strip)
     table = Table("prefix ends with", "(a) prefix + EOS", "(b) one pass")
     for token, a, b in zip(tokens, with_eos.tolist(), one_pass.tolist(), strict=True):
-        table.add_row(Text(_printable(token)), f"{a:+.3f}", f"{b:+.3f}")
+        table.add_row(Text(printable(token)), f"{a:+.3f}", f"{b:+.3f}")
     console.print(table)
-    warning = ("Reward units: standard deviations of the SFT model's own samples. The scorer learned from film reviews; the further "
+    unit = "predicted ratings, -4..4" if (model.shift, model.scale) == (0.0, 1.0) else "standard deviations of the SFT model's samples"
+    warning = (f"Reward units: {unit}. The scorer learned from film reviews; the further "
                "a text lies from them (a dog walk, say), the less its numbers mean.")
     console.print(warning, highlight=False)
     if html:
@@ -289,8 +272,9 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
 
 def _actors(model: str, scorer: str):
     """What PPO and GRPO both need: policy, tokenizer, the frozen reward model's score, and gold to watch it with."""
-    policy, tokenizer = load_policy(model)
-    score = rollout_score(load_scalar(scorer)[0].requires_grad_(False), tokenizer.eos_token_id)
+    (policy, tokenizer), (reward_model, its_tokenizer) = load_policy(model), load_scalar(scorer)
+    check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), f"trained with the tokenizer of {model}")
+    score = rollout_score(reward_model.requires_grad_(False), tokenizer.eos_token_id)
     return policy, tokenizer, score, {"gold": rollout_judge(gold_judge(), tokenizer)}
 
 
@@ -304,15 +288,9 @@ def _rate(optimiser, lr: float | None):
 
 
 def _save(policy, tokenizer, out: Path, history: History) -> None:
-
     save_policy(policy, tokenizer, out)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}.")
-
-
-def _printable(text: str) -> str:
-    """Control characters made visible: text of a model must not steer the terminal."""
-    return "".join(c if c.isprintable() else "\u2423" for c in text)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from minirlhf.core.masking import masked_mean
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import Judge
+from minirlhf.runtime import check
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tupl
 
 def paired_difference(a: list[float], b: list[float], *, seed: int = 0) -> tuple[float, float, float]:
     """Mean of a - b over the same prompts, and its 95 % bootstrap interval. With several seeds, pass their mean by prompt."""
+    check("prompts", (len(a), len(b)), len(a) == len(b) >= 1, "as many for both, at least 1")
     difference = torch.tensor(a) - torch.tensor(b)
     return (difference.mean().item(), *bootstrap(difference, seed=seed))
 
@@ -91,10 +93,11 @@ def win_rate(a: list[float], b: list[float]) -> float:
     return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
 
 
-def distinct_n(texts: list[str], n: int, *, budget: int = 1000, seed: int = 0) -> float:
+def distinct_n(texts: list[str], n: int, *, budget: int = 500, seed: int = 0) -> float:
     """Share of distinct word n-grams among the first `budget` of them, texts in a seeded order.
 
-    A fixed budget, because the share falls with the amount of text: without it shorter samples would look more varied.
+    A fixed budget, because the share falls with the amount of text: without it shorter samples would look more varied. (Where there are
+    fewer n-grams all are used, and the share is not comparable.)
     """
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     grams = (gram for i in order for gram in _grams(texts[i], n))

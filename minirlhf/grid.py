@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minirlhf.classroom.claims import RESULTS, differences, load_results, record
-from minirlhf.runtime import atomic_path, commit
+from minirlhf.runtime import atomic_path, check, commit
 from minirlhf.show.curves import method_points, reward_kl_plane
 from minirlhf.tour import Tour, TourConfig
 
@@ -18,18 +18,19 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
     Each seed has its own folder, whose finished stages are reused: an interrupted grid goes on where it stopped. The record is written
     when all seeds are there, so that it is never a mixture of two grids.
     """
-    table, curves, accuracy = [], [], []
+    check("seeds", seeds, seeds >= 1, "at least 1")
+    table, curves, accuracy, at = [], [], [], commit()
     for seed in range(seeds):
         run = Tour(folder / f"seed-{seed}", config.seeded(seed), on_step)
         rows = run.run()
-        origin = {"claim": "tour", "seed": seed, "commit": commit(), "command": command}
+        origin = {"claim": "tour", "seed": seed, "commit": at, "command": command}
         table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} for row in rows]
         curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
         accuracy += [origin | row for row in run.reward_accuracy]
-    with atomic_path(results / "methods.png") as temporary:
-        reward_kl_plane(method_points(table), ylabel="gold score (predicted rating, -4..4)").savefig(temporary, format="png")
     for name, rows in (("tour", table), ("tour_history", curves), ("reward_model", accuracy)):
         record(name, rows, folder=results)
+    with atomic_path(results / "methods.png") as temporary:
+        reward_kl_plane(method_points(table), ylabel="gold score (predicted rating, -4..4)").savefig(temporary, format="png")
 
 
 def rerun(folder: Path, config: TourConfig, *, draw: int, on_step: Callable, results: Path = RESULTS) -> tuple[int, list[str]]:

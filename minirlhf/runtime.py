@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+MODEL_FILES = {".safetensors", ".json", ".jsonl", ".jinja", ".model"}  # what a saved model's folder consists of
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -50,8 +51,14 @@ def atomic_path(path: str | Path):
 
 @contextmanager
 def atomic_folder(path: str | Path):
-    """Give a temporary folder beside `path`; when the block ends well it takes the place of `path`."""
+    """Give a temporary folder beside `path`; when the block ends well it takes the place of `path`.
+
+    Raises:
+        ValueError: `path` holds files that are not a model's: they would be lost.
+    """
     path = Path(path)
+    strangers = [p.name for p in path.glob("*") if p.suffix not in MODEL_FILES and p.name != "merges.txt"] if path.is_dir() else []
+    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -60,8 +67,13 @@ def atomic_folder(path: str | Path):
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(old / path.name, path)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:
@@ -149,6 +161,9 @@ def _own_tensors(model) -> dict[str, torch.Tensor]:
 
 
 def commit() -> str:
-    """The commit that the working tree stands on, for a row of recorded results; "unknown" outside a checkout."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """The commit that the working tree stands on, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -28,7 +28,7 @@ from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judg
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
-from minirlhf.tasks.agreement import human_ceiling, pairs_within_films
+from minirlhf.tasks.agreement import human_ceiling
 
 POOL = 16  # SFT samples a prompt: SFT itself, best-of-4 and best-of-16 are read off the same pool
 
@@ -161,7 +161,7 @@ class Tour:
                 row[name] = (margin > 0).float().mean().item()
                 if name == "reward model":  # a calibrated model's mean probability equals its accuracy
                     row["mean probability"] = torch.sigmoid(margin.abs() * self.reward_model.scale).mean().item()
-            row["human ceiling"] = human_ceiling(pairs_within_films(self.config.split, low, high))
+            row["human ceiling"] = human_ceiling(reviews.pairs_within_films(self.config.split, low, high))
             rows.append(row)
         return rows
 
@@ -174,6 +174,7 @@ class Tour:
         if note.exists() and path.exists() and json.loads(note.read_text())["settings"] == settings:
             self.times[name] = json.loads(note.read_text())["seconds"]
             return load(path)
+        note.unlink(missing_ok=True)  # were the run to die between `save` and the new note, the old one would lie
         started = time.time()
         result = make()
         self.times[name] = time.time() - started

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from typer.testing import CliRunner
 from minirlhf import cli
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.grid import record_grid, rerun
-from minirlhf.models.load import committed, load_policy, load_scalar
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import committed, load_policy, load_scalar, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.tour import Tour, TourConfig, write_tour_report
+from tests.tiny import tiny_policy, tiny_tokenizer
 
 run = CliRunner().invoke
 
@@ -50,11 +53,39 @@ def test_sample_shows_unselected_text():
     (["sample", "x", "--model", "no-such-model"], "No model 'no-such-model'"),
     (["sample", "x", "--temperature", "0"], "temperature is 0.0; it must be above 0"),
     (["score", ""], "empty"),
+    (["score", "word " * 200], "exceeds the 128"),
+    (["sample", "x", "--n", "0"], "n is 0; it must be at least 1"),
+    (["sample", "x", "--model", "[/x]"], "No model '[/x]'"),
+    (["reward", "--pairs", "0"], "n is 0; it must be at least 1 pair"),
+    (["pretrain", "--steps", "0"], "steps is 0"),
+    (["course", "99"], "notebook is '99'"),
+    (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
 ])
 def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
     done = subprocess.run([sys.executable, "-m", "minirlhf.cli", *arguments], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert sentence in " ".join(done.stderr.split())
+
+
+def test_a_scorer_of_another_tokenizer_is_refused(tmp_path):
+    ScalarModel(tiny_policy().base_model).save(tmp_path / "other", tiny_tokenizer())
+    with pytest.raises(ValueError, match="trained with the tokenizer of tiny-reviews-sft"):
+        cli._actors("tiny-reviews-sft", str(tmp_path / "other"))
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="thesis.txt"):
+        save_policy(tiny_policy(), tiny_tokenizer(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "model")
+    torch.save(tiny_policy().state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="safetensors"):
+        load_policy(tmp_path / "model")
 
 
 def test_the_committed_models_are_there_small_and_whole():
@@ -72,6 +103,14 @@ def test_the_ridge_is_gold_because_it_predicts_people_better():
     assert ridge > ensemble > 0.4
 
 
+def test_gold_never_saw_a_film_of_another_split():
+    seen = []
+    judge = gold_judge.__globals__["ridge_judge"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gold_judge.__globals__, "ridge_judge", lambda split: seen.append(split) or judge(split))
+        assert gold_judge() is judge("gold") and seen == ["gold"]
+
+
 def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
     config, results = TourConfig.reduced(), tmp_path / "results"
     record_grid(tmp_path / "grid", 2, config, command="test", on_step=lambda row: None, results=results)
@@ -85,6 +124,31 @@ def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
     record("tour", rows, folder=results)
     _, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
     assert len(wrong) == 6 and all("gold: recorded" in line for line in wrong)
+
+
+def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_path, monkeypatch):
+    import minirlhf.tour as module
+
+    asked = {"pairs": [], "ridge": [], "prompts": []}
+    pairs, ridge, ppo = module.reviews.preference_pairs, module.ridge_judge, module.train_ppo
+    monkeypatch.setattr(module.reviews, "preference_pairs", lambda split, *a, **k: asked["pairs"].append(split) or pairs(split, *a, **k))
+    monkeypatch.setattr(module, "ridge_judge", lambda split: asked["ridge"].append(split) or ridge(split))
+    monkeypatch.setattr(module, "train_ppo", lambda *a, **k: asked["prompts"].append(a[3]) or ppo(*a, **k))
+    tour = Tour(tmp_path, replace(TourConfig.reduced(), split="val"))
+    rows = {row["method"]: row for row in tour.run()}
+    assert asked["pairs"] == ["reward"] * 2 + ["val"] * 6 and asked["ridge"] == ["reward"]
+    assert asked["prompts"] == [module.reviews.rl_prompts()]
+    assert set(rows["SFT"]["prompts"]) == set(module.reviews.eval_prompts("val")[:4])
+    for row in rows.values():
+        assert row["gold"] == pytest.approx(gold_judge()(row["prompts"], row["texts"]).mean().item(), abs=1e-5) != row["proxy"]
+    assert rows["best-of-16"]["proxy"] > rows["best-of-4"]["proxy"] > rows["SFT"]["proxy"]
+    everything = tour.reward_accuracy[-1]
+    drawn = pairs("val", tour.config.accuracy_pairs, seed=17)[:]
+    judge = module.text_judge([tour.reward_model], tour.tokenizer)
+    margins = judge(drawn["prompt"], drawn["chosen"]) - judge(drawn["prompt"], drawn["rejected"])
+    assert everything["reward model"] == (margins > 0).float().mean().item()
+    believed = torch.sigmoid(margins.abs() * tour.reward_model.scale).mean().item()  # Bradley-Terry speaks of raw scores
+    assert everything["mean probability"] == pytest.approx(believed, abs=1e-6)
 
 
 def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ import torch
 
 from minirlhf import evaluate
 from minirlhf.evaluate import Samples
-from minirlhf.models.forward import encode
+from minirlhf.models.forward import decode, encode
 from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score, text_judge
 from minirlhf.search.best_of_n import best_index, best_of_n, best_of_n_kl
@@ -23,15 +24,20 @@ def test_best_of_n_by_hand():
 
 def test_best_of_n_picks_what_its_scorer_likes():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
-    few = lambda r: -(r.response_ids < 129).float().sum(1)
-    texts = best_of_n(model, tokenizer, ["p", "q"], few, 8)
-    assert len(texts) == 2
+    few = lambda r: -((r.response_ids < 129) & r.response_mask).float().sum(1)
+    settings = {"config": SamplingConfig(max_new_tokens=8), "seed": 3}
+    rollouts = sample_text(model, tokenizer, ["p"] * 8 + ["q"] * 8, **settings)
+    scores = torch.cat([few(r) for r in rollouts])
+    texts = [t for r in rollouts for t in decode(tokenizer, r)]
+    kept = best_of_n(model, tokenizer, ["p", "q"], few, 8, **settings)
+    assert kept == [texts[:8][scores[:8].argmax()], texts[8:][scores[8:].argmax()]] and scores.std() > 0
 
 
 def test_distinct_and_openings_by_hand():
     # bigrams: (a b) (b c) | (a b) (b d): 3 distinct of 4
     assert evaluate.distinct_n(["a b c", "a b d"], 2) == 0.75
     assert evaluate.distinct_n([""], 2) == 0.0
+    assert evaluate.distinct_n(["a b c a b c a b"], 2, budget=3) == 1 > evaluate.distinct_n(["a b c a b c a b"], 2)
     assert evaluate.most_common_opening(["The film is a hit", "the film, is a miss", "no"]) == ("the film is a", 2 / 3)
 
 
@@ -81,7 +87,7 @@ def test_bag_of_words_judges_know_good_from_bad():
     held = [r for r in load_reviews() if r.split == "val" and r.ratings]
     predicted = ridge_judge()([r.prompt for r in held], [r.text for r in held])
     r = torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in held])]))[0, 1]
-    assert r > 0.6  # 0.69 on the 25 validation films
+    assert r > 0.6  # 0.64 on the 25 validation films
 
 
 def test_text_and_rollout_scores_agree_and_prefixes_have_two_readings():

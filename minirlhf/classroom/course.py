@@ -7,7 +7,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from minirlhf.runtime import ROOT, atomic_path
+from minirlhf.runtime import ROOT, atomic_path, check
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -34,4 +34,6 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
 def notebook_sources(names: list[str] | None = None) -> list[Path]:
     """The notebooks' sources in order; with names, those whose file begins with one of them (`00`, `01_why_rlhf`)."""
     every = sorted((NOTEBOOKS / "src").glob("*.py"))
+    for name in names or ():
+        check("notebook", name, any(s.stem.startswith(name) for s in every), f"one of {', '.join(s.stem for s in every)}")
     return [s for s in every if not names or s.stem.startswith(tuple(names))]

@@ -43,11 +43,15 @@ def k3(logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],
 
 def exact_kl(logits: Float[Tensor, "B R V"], ref_logits: Float[Tensor, "B R V"],
              response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
-    """sum_v p_v (log p_v - log q_v) at each position, nats: the average of k1 over the token, without its noise."""
+    """sum_v p_v (log p_v - log q_v) at each position, nats: the average of k1 over the token, without its noise.
+
+    A word that the policy forbids adds 0; one that the reference alone forbids makes the KL infinite.
+    """
     check_same_shape(logits=logits, ref_logits=ref_logits)
     logits, ref_logits = (torch.where(response_mask[..., None], x, torch.zeros_like(x)) for x in (logits, ref_logits))
     log_p, log_q = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-    return zero_masked((log_p.exp() * (log_p - log_q)).sum(-1), response_mask)
+    difference = torch.where(log_p.isneginf(), torch.zeros_like(log_p), log_p - log_q)
+    return zero_masked((log_p.exp() * difference).sum(-1), response_mask)
 
 
 def kl_shaped_rewards(scores: Float[Tensor, "B"], old_logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],

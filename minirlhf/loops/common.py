@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.runtime import check
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -42,6 +43,7 @@ def set_dropout(model: torch.nn.Module, p: float) -> None:
 
 def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes."""
+    check("rows to train on", n, n >= 1, "at least 1")
     pool = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(pool) < batch_size:

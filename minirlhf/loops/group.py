@@ -12,10 +12,10 @@ import torch
 from einops import rearrange, repeat
 
 from minirlhf.core.baselines import group_relative
-from minirlhf.core.kl import kl_shaped_rewards
+from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
 from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
-from minirlhf.core.policy_gradient import is_clipped, ppo_clip
+from minirlhf.core.policy_gradient import is_clipped, mean_ratio, ppo_clip
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
@@ -62,13 +62,14 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
 
     Returns:
         (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy,
-        length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm.
+        length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm, kl_coef.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, G = config.sampling.for_training(), config.group_size
     reference = freeze(copy.deepcopy(model) if reference is None else reference)
     optimizer = make_optimizer(model, config.optimiser)
+    kl_coef = config.kl.kl_coef
     model.eval()
     for step, index in enumerate(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, generator)):
         # 1. rollout: each prompt G times, groups side by side
@@ -80,7 +81,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
             scores, finished = score(rollout), rollout.finished(tokenizer.eos_token_id)
             ref_logprobs = policy_logprobs(reference, rollout, temperature=sampling.temperature)
             penalised = scores - config.missing_eos_penalty * ~finished
-            rewards = kl_shaped_rewards(penalised, rollout.old_logprobs, ref_logprobs, mask, kl_coef=config.kl.kl_coef)
+            rewards = kl_shaped_rewards(penalised, rollout.old_logprobs, ref_logprobs, mask, kl_coef=kl_coef)
             group_scores = rearrange(rewards.sum(1), "(n g) -> n g", g=G)
         # 3. advantages: one number a response
         grouped = group_relative(group_scores, scale_by_std=config.scale_by_std)
@@ -104,7 +105,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
                     clipped = is_clipped(logprobs, part.old_logprobs, advantages[rows, :width], part_mask, **clip)
                     log.append({
                         "policy_loss": loss, "grad_norm": grad_norm,
-                        "ratio": masked_mean((logprobs - part.old_logprobs).exp(), part_mask),
+                        "ratio": mean_ratio(logprobs, part.old_logprobs, part_mask),
                         "clip_fraction": masked_mean(clipped.float(), part_mask),
                         "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
                     })
@@ -114,6 +115,9 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
         row = {key: torch.stack([entry[key].detach() for entry in log]).mean() for key in log[0]}
         row |= {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
         on_step(history.log("grpo", step, steps=config.steps, score=scores.mean(), reward_std=spread.mean(),
-                            frac_reward_zero_std=(spread == 0).float().mean(), kl=kl.mean(),
+                            frac_reward_zero_std=(spread == 0).float().mean(), kl=kl.mean(), kl_coef=kl_coef,
                             length=mask.sum(1).float().mean(), missing_eos=1 - finished.float().mean(), **row))
+        if config.kl.target is not None:
+            kl_coef = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
+                                    batch_size=len(mask))
     return model, history

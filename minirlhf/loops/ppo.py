@@ -15,7 +15,7 @@ import torch
 from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
 from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
-from minirlhf.core.policy_gradient import explained_variance, is_clipped, ppo_clip, value_loss_clipped
+from minirlhf.core.policy_gradient import explained_variance, is_clipped, mean_ratio, ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
@@ -118,7 +118,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                     clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
                     log.append({
                         "policy_loss": policy_loss, "value_loss": value_loss, "grad_norm": grad_norm,
-                        "ratio": masked_mean((logprobs - part.old_logprobs).exp(), part_mask),
+                        "ratio": mean_ratio(logprobs, part.old_logprobs, part_mask),
                         "clip_fraction": masked_mean(clipped.float(), part_mask),
                         "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
                     })

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from minirlhf.runtime import History, load_training_state, save_training_state, seed_all
+from minirlhf.runtime import History, check, load_training_state, save_training_state, seed_all
 
 EOS = "<|endoftext|>"
 
@@ -38,6 +38,14 @@ class PretrainConfig:
     bf16: bool = False  # autocast to bfloat16: twice as fast on some CPUs, slower on others
     seed: int = 0
     save_every: float = 180.0  # seconds
+
+    def __post_init__(self):
+        for field in ("n_layer", "n_head", "block", "batch_size", "steps"):
+            check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        check("n_embd", self.n_embd, self.n_embd >= 1 and self.n_embd % self.n_head == 0, f"a multiple of n_head = {self.n_head}")
+        check("vocab_size", self.vocab_size, self.vocab_size > 256, "above 256: every byte is a token")
+        check("lr, matrix_lr", (self.lr, self.matrix_lr), min(self.lr, self.matrix_lr) > 0, "above 0")
+        check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:

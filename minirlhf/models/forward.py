@@ -30,7 +30,8 @@ def encode(tokenizer, prompts: list[str], responses: list[str], *, max_response:
         max_response: cut responses to this many tokens, EOS included; a cut response has no EOS.
     """
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
-    ids = [[*row, tokenizer.eos_token_id][:max_response] for row in tokenizer(list(responses)).input_ids]
+    written = tokenizer(list(responses), add_special_tokens=False).input_ids  # a response begins with no BOS of its own
+    ids = [[*row, tokenizer.eos_token_id][:max_response] for row in written]
     width = max(map(len, ids))
     response_ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids])
     response_mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids])
@@ -45,6 +46,7 @@ def decode(tokenizer, rollout: Rollout) -> list[str]:
 
 def policy_logits(model, rollout: Rollout) -> torch.Tensor:
     """Logits (B, R, V) that predict the response tokens: column t is computed from the text before response token t."""
+    _check_length(model, rollout)
     width = rollout.response_ids.shape[1]
     logits = model(
         input_ids=rollout.sequences, attention_mask=rollout.attention_mask.long(), position_ids=rollout.position_ids,
@@ -61,9 +63,16 @@ def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> tor
 
 def token_scores(model, rollout: Rollout) -> torch.Tensor:
     """A ScalarModel's score (B, T) at every position of prompt and response."""
+    _check_length(model.backbone, rollout)
     return model(rollout.sequences, rollout.attention_mask, rollout.position_ids)
 
 
 def response_values(critic, rollout: Rollout) -> torch.Tensor:
     """V (B, R) in reward units: column t is the critic's value of the text before response token t."""
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
+
+
+def _check_length(model, rollout: Rollout) -> None:
+    longest, limit = int(rollout.attention_mask.sum(1).max()), getattr(model.config, "max_position_embeddings", None)
+    if limit and longest > limit:
+        raise ValueError(f"A text of {longest} tokens, prompt and EOS included, exceeds the {limit} that the model reads; shorten it.")

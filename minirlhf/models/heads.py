@@ -14,7 +14,7 @@ from minirlhf.runtime import atomic_folder
 
 
 class ScalarHead(nn.Linear):
-    """nn.Linear(hidden, 1): the language-model head replaced by one number a token. Starts near 0."""
+    """nn.Linear(hidden, 1): the language-model head replaced by one number a token. Weights start with std 1 / sqrt(hidden + 1)."""
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, 1)
@@ -28,7 +28,7 @@ class ScalarModel(nn.Module):
         s_t = (w . h_t + b - shift) / scale
 
     `shift` and `scale` (reward units) are the raw score's mean and standard deviation on samples of the SFT model: a
-    Bradley-Terry score has no offset and no unit of its own, and kl_coef would mean nothing. A critic leaves them at 0, 1.
+    Bradley-Terry score has no offset and no unit of its own, and kl_coef would mean nothing. A critic made from it keeps them.
     """
 
     def __init__(self, backbone: nn.Module):

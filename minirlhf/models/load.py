@@ -31,11 +31,11 @@ def load_policy(name: str | Path = "tiny-reviews"):
     source = checkpoint(name) or str(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)  # no pickle, ever
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"No model '{name}': it is neither one of {committed()}, nor a folder with a config.json, "
-            f"nor reachable on the hub ({type(error).__name__}); check the spelling or the network."
+            f"No model '{name}': it is neither one of {committed('model.safetensors')}, nor a folder with a config.json, "
+            f"nor reachable on the hub with safetensors weights ({type(error).__name__}); check the spelling or the network."
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -51,6 +51,8 @@ def load_scalar(name: str | Path = "tiny-reviews-reward"):
     folder = checkpoint(name)
     if folder is None or not (folder / "scalar.safetensors").is_file():
         raise ValueError(f"No reward model '{name}': give one of {committed('scalar.json')} or a folder that `reward` wrote.")
+    if not (folder / "scalar.json").is_file():
+        raise ValueError(f"{folder} has no scalar.json, so the scale of its scores is unknown; train the reward model again.")
     return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
 
 

@@ -51,9 +51,9 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
     """
     model.eval()
     limit = getattr(model.config, "max_position_embeddings", None)
-    width = prompt_ids.shape[1] + config.max_new_tokens
+    width = prompt_ids.shape[1] + config.max_new_tokens + 1  # one to spare: a cut response is given EOS before it is scored
     if limit and width > limit:
-        raise ValueError(f"A prompt of {prompt_ids.shape[1]} and {config.max_new_tokens} new tokens exceed the model's {limit}.")
+        raise ValueError(f"A prompt of {prompt_ids.shape[1]}, {config.max_new_tokens} new tokens and EOS exceed the model's {limit}.")
     attention_mask = prompt_mask.long()
     position = (attention_mask.cumsum(1) - 1).clamp(min=0)
     alive = torch.ones(len(prompt_ids), dtype=torch.bool)
@@ -64,6 +64,8 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
         cache = output.past_key_values
         logits = output.logits[:, -1].to(torch.promote_types(output.logits.dtype, torch.float32))
         log_probs = torch.log_softmax(logits / config.temperature, -1)
+        if log_probs.isnan().any():
+            raise FloatingPointError("The model's logits are NaN; its weights are damaged, or training went too far.")
         token = torch.where(alive, _draw(log_probs, config, generator), eos_id)
         tokens.append(token)
         masks.append(alive)

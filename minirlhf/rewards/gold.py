@@ -5,10 +5,11 @@ rating, and a TF-IDF ridge on the same films. The ridge predicts people better, 
 """
 
 import functools
+from pathlib import Path
 
 import torch
 
-from minirlhf.models.load import committed, load_scalar
+from minirlhf.models.load import CHECKPOINTS, load_scalar
 from minirlhf.rewards.bag_of_words import ridge_judge
 from minirlhf.rewards.model import Judge, text_judge
 from minirlhf.tasks.reviews import load_reviews
@@ -20,16 +21,16 @@ def gold_judge() -> Judge:
 
 
 @functools.cache
-def ensemble_judge() -> Judge:
-    """The same by the committed ensemble `gold-0`, `gold-1`, ...: another judge, to see where gold is exploited.
+def ensemble_judge(folder: Path = CHECKPOINTS) -> Judge:
+    """The same by the ensemble `gold-0`, `gold-1`, ... of a folder: another judge, to see where gold is exploited.
 
     Raises:
-        ValueError: no committed ensemble.
+        ValueError: no ensemble there.
     """
-    names = [name for name in committed("scalar.json") if name.startswith("gold-")]
-    if not names:
-        raise ValueError("No gold ensemble in data/checkpoints; make one with `minirlhf gold`.")
-    loaded = [load_scalar(name) for name in names]
+    members = sorted(folder.glob("gold-*"))
+    if not members:
+        raise ValueError(f"No gold ensemble in {folder}; make one with `minirlhf gold`.")
+    loaded = [load_scalar(member) for member in members]
     return text_judge([model for model, _ in loaded], loaded[0][1])
 
 

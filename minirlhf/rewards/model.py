@@ -49,7 +49,7 @@ def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -
 
 
 def text_judge(models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64) -> Judge:
-    """(prompts, responses) -> (B,): the mean score of an ensemble. A cut response is scored where it was cut."""
+    """(prompts, responses) -> (B,): the mean score of an ensemble, read at EOS; what exceeds max_response tokens is cut off."""
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:

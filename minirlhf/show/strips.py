@@ -23,7 +23,7 @@ def strip_colour(value: float, limit: float) -> str:
 
 def visible(token: str) -> str:
     """A token with its leading space, line ends and control characters made visible."""
-    shown = _printable(token.replace("\n", "\u23ce").replace("\t", "\u21e5"))
+    shown = printable(token.replace("\n", "\u23ce").replace("\t", "\u21e5"))
     return ("\u00b7" + shown[1:] if shown.startswith(" ") else shown) or "\u2205"
 
 
@@ -57,7 +57,7 @@ def token_strip(tokens: list[str], values, *, title: str = "", limit: float | No
             axes.text(middle, y + 0.34, text, ha="center", va="center", fontsize=10, family="monospace", parse_math=False)
             axes.text(middle, y + 0.78, f"{value:+z.2f}", ha="center", va="center", fontsize=8, color="#444444")
     if title:
-        figure.suptitle(_printable(title), fontsize=10.5, x=0.015, ha="left",
+        figure.suptitle(printable(title), fontsize=10.5, x=0.015, ha="left",
                         y=1 - 0.08 / figure.get_figheight(), va="top", parse_math=False)
     return figure
 
@@ -74,10 +74,10 @@ def token_strip_html(tokens: list[str], values, *, title: str = "", limit: float
 
 def escape(text: str) -> str:
     """Text of models and data made safe for HTML, in an attribute too; only line ends and tabs are kept of what does not print."""
-    return html.escape(_printable(str(text), keep="\n\t"), quote=True)
+    return html.escape(printable(str(text), keep="\n\t"), quote=True)
 
 
-def _printable(text: str, keep: str = "") -> str:
+def printable(text: str, keep: str = "") -> str:
     """Control characters, lone surrogates and marks that turn the reading direction replaced: none may reach a page or a terminal."""
     return "".join(c if c.isprintable() or c in keep else "\ufffd" for c in text)
 

@@ -1,19 +1,9 @@
 """How far people agree: the ceiling that a reward model is read against, ties, Krippendorff's alpha."""
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 
-from minirlhf.tasks.reviews import Review, load_reviews
-
-
-def pairs_within_films(split: str, min_gap: float, max_gap: float) -> list[tuple[Review, Review]]:
-    """All pairs of rated snippets of one film whose |difference of mean ratings| lies in [min_gap, max_gap)."""
-    films = defaultdict(list)
-    for review in load_reviews():
-        if review.split == split and review.ratings:
-            films[review.movie].append(review)
-    return [(a, b) for group in films.values() for i, a in enumerate(group) for b in group[i + 1 :]
-            if min_gap <= abs(a.mean - b.mean) < max_gap]
+from minirlhf.tasks.reviews import Review
 
 
 def preference_share(a: tuple[int, ...], b: tuple[int, ...]) -> float:
@@ -25,20 +15,23 @@ def preference_share(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 
 def human_ceiling(pairs: list[tuple[Review, Review]], *, seed: int = 0, most: int = 3000) -> float:
-    """The accuracy that other people reach at predicting one rater's choice.
+    """The accuracy that other people reach at predicting one rater's choice, over choices that are no ties.
 
+    A pair weighs as often as two of its ratings differ, since a pair drawn from equal ratings is dropped (`preference_pairs`).
     The direction comes from one random half of each snippet's raters, the probability from the other half: slightly pessimistic,
     because half the raters know less than all. (Taking both from the same ratings would be biased upward.)
     """
     rng = random.Random(seed)
-    total = 0.0
+    total, weights = 0.0, 0.0
     chosen = pairs if len(pairs) <= most else rng.sample(pairs, most)
     for a, b in chosen:
         (a1, a2), (b1, b2) = _halves(a.ratings, rng), _halves(b.ratings, rng)
         difference = sum(a1) / len(a1) - sum(b1) / len(b1)
         p = preference_share(a2, b2)
-        total += p if difference > 0 else 1 - p if difference < 0 else 0.5
-    return total / len(chosen)
+        weight = 1 - tie_share([(a, b)])
+        total += weight * (p if difference > 0 else 1 - p if difference < 0 else 0.5)
+        weights += weight
+    return total / weights
 
 
 def tie_share(pairs: list[tuple[Review, Review]]) -> float:

@@ -17,13 +17,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from datasets import Dataset
 
+from minirlhf.runtime import check
 from minirlhf.tasks import sources
 
 SPLITS = {"test": 0.15, "val": 0.05, "gold": 0.40, "reward": 0.40}  # shares of the rated films, fixed for ever
 SAME_FILM = {"the_crime_of_padre_amaro": "el_crimen_del_padre_amaro"}  # one film under two names
+ARTICLES = frozenset("the a an el la le les los las il der die das".split())
 GAP_BANDS = ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 3.5), (3.5, 8.0))  # |difference of mean ratings|, rating units
 
 
@@ -47,8 +50,8 @@ class Review:
 
 
 def prompt_of(movie: str) -> str:
-    """The prompt of a film: its slug with spaces, and a newline."""
-    return movie.replace("_", " ") + "\n"
+    """The prompt of a film: its slug with spaces, escapes like %e9 read, and a newline."""
+    return unquote(movie, encoding="latin-1").replace("_", " ") + "\n"
 
 
 def normalise(text: str) -> str:
@@ -69,7 +72,7 @@ def rated_snippets(name: str = "movieReviewSnippets") -> list[tuple[str, str, tu
 
 @functools.lru_cache(maxsize=1)
 def load_reviews() -> tuple[Review, ...]:
-    """Every review snippet with a film's name, rated or not, with its split. About 12,800; 10,449 of them rated."""
+    """Every review snippet with a film's name, rated or not, with its split. About 12,750; 10,448 of them rated."""
     corpus = [r for r in _corpus() if r["category"] != "plot"]
     films, first = defaultdict(set), {}
     for row in corpus:
@@ -120,6 +123,17 @@ def clean_tweet(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+def pairs_within_films(split: str, min_gap: float = 0.0, max_gap: float = 8.0) -> list[tuple[Review, Review]]:
+    """All pairs of rated snippets of one film whose |difference of mean ratings| lies in [min_gap, max_gap)."""
+    check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
+    films = defaultdict(list)
+    for review in load_reviews():
+        if review.split == split and review.ratings:
+            films[review.movie].append(review)
+    return [(a, b) for group in films.values() for i, a in enumerate(group) for b in group[i + 1 :]
+            if min_gap <= abs(a.mean - b.mean) < max_gap]
+
+
 def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max_gap: float = 8.0,
                      max_tokens: int | None = None, tokenizer=None) -> Dataset:
     """Draw n pairs of snippets of one film, labelled by ONE random rating of each: what one person would have said.
@@ -132,14 +146,12 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
         min_gap, max_gap: band of |difference of mean ratings|, rating units, half open.
         max_tokens: leave out snippets longer than this with EOS (needs `tokenizer`).
     """
+    check("n", n, n >= 1, "at least 1 pair")
     rng = random.Random(seed)
-    films = defaultdict(list)
-    for review in load_reviews():
-        if review.split == split and review.ratings:
-            if max_tokens is None or len(tokenizer(review.text).input_ids) + 1 <= max_tokens:
-                films[review.movie].append(review)
-    candidates = [(a, b) for group in films.values() for i, a in enumerate(group) for b in group[i + 1:]
-                  if min_gap <= abs(a.mean - b.mean) < max_gap]
+    candidates = pairs_within_films(split, min_gap, max_gap)
+    if max_tokens is not None:
+        short = {r.text: len(tokenizer(r.text).input_ids) < max_tokens for pair in candidates for r in pair}
+        candidates = [(a, b) for a, b in candidates if short[a.text] and short[b.text]]
     if not candidates:
         raise ValueError(f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}).")
     rows, ties = [], 0
@@ -158,10 +170,27 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
 
 
 def _corpus() -> list[dict]:
-    """Rows of the named corpus with `movie` merged and `text` trimmed; rows without text are left out."""
-    rows = csv.DictReader(io.StringIO(sources.read_rotten_tomatoes()))
-    return [{"category": r["category"], "movie": SAME_FILM.get(r["movie_name"], r["movie_name"]), "text": r["text"].strip()}
-            for r in rows if r["text"].strip()]
+    """Rows of the named corpus with `movie` merged and `text` trimmed; rows without text are left out.
+
+    Plots are filed as `ring_the`, reviews as `the_ring`: names that differ in articles and underscores only are one film, spelled as
+    its reviews spell it.
+    """
+    rows = [r for r in csv.DictReader(io.StringIO(sources.read_rotten_tomatoes())) if r["text"].strip()]
+    spelled = {}
+    for row in sorted(rows, key=lambda r: r["category"] == "plot"):
+        spelled.setdefault(film_key(row["movie_name"]), article_first(SAME_FILM.get(row["movie_name"], row["movie_name"])))
+    return [{"category": r["category"], "movie": spelled[film_key(r["movie_name"])], "text": r["text"].strip()} for r in rows]
+
+
+def film_key(name: str) -> str:
+    """What spellings of one film share: its letters without articles."""
+    return "".join(word for word in name.split("_") if word not in ARTICLES) or name
+
+
+def article_first(name: str) -> str:
+    """`ring_the` -> `the_ring`."""
+    *rest, last = name.split("_")
+    return "_".join([last, *rest]) if rest and last in ARTICLES else name
 
 
 def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Dataset:
@@ -179,4 +208,5 @@ def rl_prompts() -> list[str]:
 
 def eval_prompts(split: str) -> list[str]:
     """Titles of the films of one split (`val` to choose settings, `test` to report), in alphabetical order."""
+    check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
     return [prompt_of(m) for m in sorted({r.movie for r in load_reviews() if r.split == split})]

@@ -113,12 +113,15 @@ actor, critic, history = train_ppo(
 )
 
 # %% [markdown]
-# At the first minibatch the policy is still the one that sampled, so the ratio is 1 and nothing can be clipped; and the actor is still a
-# copy of the reference, so the KL of the first rollout is 0 but for rounding. These are exact, so they are asserted:
+# At the first minibatch the policy is still the one that sampled, so the ratio is 1 and nothing is clipped; and the actor is still a
+# copy of the reference, so the KL of the first rollout is 0 but for rounding. One step with one minibatch shows both; they are exact, so they are asserted:
 
 # %%
 assert abs(history[0]["kl"]) < 1e-3
-assert 0 <= min(history.column("ppo", "entropy")) and max(history.column("ppo", "missing_eos")) <= 1
+once = PPOConfig(steps=1, epochs=1, minibatch_size=64, seed=0)
+first = train_ppo(copy.deepcopy(policy), copy.deepcopy(reward_model), tokenizer, reviews.rl_prompts(), score, once)[2][0]
+print(f"ratio {first['ratio']:.6f}   clip fraction {first['clip_fraction']}")
+assert abs(first["ratio"] - 1) < 1e-4 and first["clip_fraction"] == 0
 
 # %% [markdown]
 # ## After: the full run

@@ -31,7 +31,7 @@ from minirlhf.core.exact import World
 from minirlhf.core.masking import aggregate
 from minirlhf.models.forward import encode, policy_logprobs, token_scores
 from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import sample_text
+from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import prefix_scores
 from minirlhf.runtime import set_threads
 from minirlhf.show.exact import policy_bars
@@ -198,7 +198,8 @@ held = [
     r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32
 ][:128]
 people = encode(tokenizer, [r.prompt for r in held], [r.text for r in held])
-own = sample_text(policy, tokenizer, [r.prompt for r in held], batch_size=128)[0]
+as_scored = SamplingConfig(temperature=1.0)  # people are scored at temperature 1, so its own words are drawn at 1
+own = sample_text(policy, tokenizer, [r.prompt for r in held], config=as_scored, batch_size=128)[0]
 with torch.no_grad():
     surprise = {
         name: aggregate(-policy_logprobs(policy, b), b.response_mask).item()

@@ -259,6 +259,17 @@ def test_kl_by_hand():
     torch.testing.assert_close(exact_kl(p, q, one), torch.tensor([[0.5 * math.log(2) + 0.5 * math.log(2 / 3)]]).double())
 
 
+def test_exact_kl_of_a_forbidden_word():
+    # p = (1, 0), q = (1/2, 1/2): log 2, and a finite gradient; a word that q alone forbids makes it infinite
+    logits = torch.tensor([[[0.0, -math.inf]]], dtype=torch.float64, requires_grad=True)
+    even, one = torch.zeros(1, 1, 2, dtype=torch.float64), torch.tensor([[True]])
+    kl = exact_kl(logits, even, one)
+    torch.testing.assert_close(kl.item(), math.log(2), **EXACT)
+    kl.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert exact_kl(even, logits.detach(), one).item() == math.inf
+
+
 def test_shaped_rewards_by_hand():
     mask = torch.tensor([[True, True, False], [False, False, False]])
     old, ref = torch.tensor([[-1.0, -2.0, 0.0]] * 2), torch.tensor([[-2.0, -1.0, 0.0]] * 2)

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from minirlhf.core.bradley_terry import last_token_scores
+from minirlhf.loops.common import linear_decay
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
@@ -78,16 +79,64 @@ def test_ppo_and_grpo_learn_a_rule_and_shuffled_scores_teach_nothing(run, stage,
     assert sum(nothing[-4:]) / 4 < 0.7
 
 
-def test_the_leash_holds():
-    free = run_ppo(steps=25)[2].column("ppo", "kl")[-1]
-    tied = run_ppo(steps=25, kl=KLConfig(kl_coef=1.0))[2].column("ppo", "kl")[-1]
+@pytest.mark.parametrize("run", [lambda **k: run_ppo(**k)[2], lambda **k: run_group(**k)[1]], ids=["ppo", "grpo"])
+def test_the_leash_holds(run):
+    free = run(steps=25)[-1]["kl"]
+    tied = run(steps=25, kl=KLConfig(kl_coef=1.0))[-1]["kl"]
     assert 0 < tied < 0.25 * free
 
 
-def test_an_adaptive_leash_moves_its_coefficient():
-    column = run_ppo(steps=4, kl=KLConfig(kl_coef=0.1, target=50.0, horizon=100.0))[2].column("ppo", "kl_coef")
+@pytest.mark.parametrize("run", [lambda **k: run_ppo(**k)[2], lambda **k: run_group(**k)[1]], ids=["ppo", "grpo"])
+def test_an_adaptive_leash_moves_its_coefficient(run):
+    column = [row["kl_coef"] for row in run(steps=4, kl=KLConfig(kl_coef=0.1, target=50.0, horizon=100.0))]
     # kl is far below 50 nats: error -0.2, factor 1 - 0.2 * 32 / 100 a step
     torch.testing.assert_close(column, [0.1 * 0.936**k for k in range(4)])
+
+
+@pytest.mark.parametrize("setting", [{"gamma": 0.5}, {"lam": 0.0}, {"whiten": False}, {"missing_eos_penalty": 1.0}, {"clip_eps": 0.01},
+                                     {"epochs": 1}, {"critic": OptimiserConfig(lr=1e-3)}, {"value_clip_eps": 1e-3}], ids=str)
+def test_each_setting_of_ppo_reaches_the_update(setting):
+    plain, other = run_ppo(steps=3)[2], run_ppo(steps=3, **setting)[2]
+    assert plain[0]["score"] == other[0]["score"]  # the same first rollout ...
+    assert (plain[-1]["policy_loss"], plain[-1]["value_loss"]) != (other[-1]["policy_loss"], other[-1]["value_loss"])
+
+
+@pytest.mark.parametrize("setting", [{"scale_by_std": False}, {"aggregation": "sequence_sum"}, {"clip_eps": 0.01}, {"epochs": 1},
+                                     {"clip_eps_high": 0.9}], ids=str)
+def test_each_setting_of_grpo_reaches_the_update(setting):
+    plain, other = run_group(steps=3)[1], run_group(steps=3, **setting)[1]
+    assert plain[0]["score"] == other[0]["score"] and plain[-1]["grad_norm"] != other[-1]["grad_norm"]
+    assert abs(plain[0]["kl"]) < 1e-4  # policy and reference at one temperature
+
+
+def test_grpo_compares_scores_less_penalties(monkeypatch):
+    import minirlhf.loops.group as module
+
+    original, seen = module.group_relative, []
+    monkeypatch.setattr(module, "group_relative", lambda scores, **k: seen.append((scores.clone(), k)) or original(scores, **k))
+    found = []
+    _, history = run_group(steps=1, missing_eos_penalty=5.0, score=lambda r: found.append(r) or first_half(r))
+    (scores, given), (rollout, *_) = seen[0], found
+    expected = first_half(rollout) - 5.0 * ~rollout.finished(0)
+    torch.testing.assert_close(scores.flatten(), expected, rtol=0, atol=1e-5)
+    assert given == {"scale_by_std": True} and history[0]["missing_eos"] > 0.5
+
+
+def test_the_learning_rate_warms_up_and_goes_down_to_nothing():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates = []
+    for step in range(10):  # warm-up over two steps, then a straight line: 1/2 * 1, then 1 - step / 10
+        linear_decay(optimizer, 2.0, step, 10, warmup=2)
+        rates.append(optimizer.param_groups[0]["lr"])
+    torch.testing.assert_close(rates, [1.0] + [2 * (1 - step / 10) for step in range(1, 10)])
+
+
+def test_no_data_is_refused_where_it_would_never_end():
+    nothing = Dataset.from_dict({"prompt": [], "chosen": [], "rejected": [], "completion": []})
+    for train in (lambda: train_sft(tiny_policy(), tiny_tokenizer(), nothing), lambda: train_dpo(tiny_policy(), tiny_tokenizer(), nothing),
+                  lambda: train_group(tiny_policy(), tiny_tokenizer(), [], first_half)):
+        with pytest.raises(ValueError, match="rows to train on is 0"):
+            train()
 
 
 def test_critic_warm_up_leaves_the_actor_alone():
@@ -203,6 +252,9 @@ def test_gold_regresses_ratings():
     config = GoldConfig(batch_size=2, epochs=60, dropout=0.0, optimiser=FAST_LR)
     model, history = train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, config)
     assert history[-1]["loss"] < 0.05 < history[0]["loss"]
+    short = replace(config, epochs=2)
+    rows = [train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, replace(short, dropout=p))[1] for p in (0.0, 0.0, 0.5)]
+    assert rows[0] == rows[1] != rows[2]
 
 
 def test_pretraining_resumes_to_the_same_weights(tmp_path):

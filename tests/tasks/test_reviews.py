@@ -1,9 +1,12 @@
 import collections
+import csv
+import io
 import statistics
 
 import pytest
 
 from minirlhf.loops.pretrain import train_tokenizer
+from minirlhf.models.load import load_policy
 from minirlhf.tasks import reviews, sources
 from minirlhf.tasks.trigram import Trigram
 
@@ -42,6 +45,27 @@ def test_no_held_out_text_is_in_the_pretraining_text():
     assert not texts & unclaimed  # rated snippets that the join did not find may belong to a held-out film
 
 
+def test_a_film_under_two_spellings_is_one_film():
+    # plots are filed as "ring_the", reviews as "the_ring": told apart, the plot of a test film would be read in pretraining
+    rows = csv.DictReader(io.StringIO(sources.read_rotten_tomatoes()))
+    held = {reviews.film_key(r.movie) for r in reviews.load_reviews() if r.split in ("val", "test")}
+    theirs = [row for row in rows if reviews.film_key(row["movie_name"]) in held and row["text"].strip()]
+    assert len({row["movie_name"] for row in theirs} - {r.movie for r in reviews.load_reviews()}) > 9
+    assert not {reviews.normalise(t) for t in reviews.pretraining_texts()} & {reviews.normalise(row["text"]) for row in theirs}
+    keys = {reviews.film_key(p.strip().replace(" ", "_")) for p in reviews.rl_prompts()}
+    gold = {reviews.film_key(r.movie) for r in reviews.load_reviews() if r.split == "gold"}
+    assert not keys & (held | gold) and len(keys) == len(reviews.rl_prompts()) == 1086
+    assert [reviews.article_first(name) for name in ("ring_the", "the_ring", "the")] == ["the_ring", "the_ring", "the"]
+    assert "la d\u00e9rive de latlantic\n" in reviews.rl_prompts()
+
+
+def test_sft_reads_the_reward_films_only():
+    _, tokenizer = load_policy("tiny-reviews")
+    split = {r.text: r.split for r in reviews.load_reviews()}
+    data = reviews.sft_dataset(tokenizer)
+    assert {split[text] for text in data["completion"]} == {"reward"} and len(data) > 2000
+
+
 def test_prompts_of_training_and_evaluation_are_apart():
     train, test, val = set(reviews.rl_prompts()), set(reviews.eval_prompts("test")), set(reviews.eval_prompts("val"))
     assert (len(test), len(val)) == (76, 25)
@@ -62,6 +86,10 @@ def test_pairs_are_within_a_film_and_in_their_band():
     assert 0.8 < agree < 1.0
     with pytest.raises(ValueError, match="No pairs"):
         reviews.preference_pairs("val", 1, seed=0, min_gap=8.0, max_gap=9.0)
+    for wrong in (lambda: reviews.preference_pairs("val", 0, seed=0), lambda: reviews.preference_pairs("tset", 1, seed=0),
+                  lambda: reviews.eval_prompts("tset")):
+        with pytest.raises(ValueError, match="must be"):
+            wrong()
 
 
 def test_tweets_lose_their_handles():

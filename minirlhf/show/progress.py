@@ -1,0 +1,31 @@
+"""Progress in a terminal: a bar a stage and a line of metrics every few steps."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Progresses:
+    """Called with each row of a History, inside `with`; a row with `step` and `steps` moves its stage's bar."""
+
+    SHOWN = ("loss", "score", "gold", "kl", "entropy", "length", "clip_fraction", "accuracy", "margin", "bits_per_byte")
+
+    def __init__(self, console: Console, every: int = 5):
+        self.bar = Progress(TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                            TimeRemainingColumn(), console=console)
+        self.tasks, self.every = {}, every
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error):
+        self.bar.stop()
+
+    def __call__(self, row: dict) -> None:
+        stage, step, steps = row["stage"], row["step"], row.get("steps")
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(stage, total=steps)
+        self.bar.update(self.tasks[stage], completed=step + 1)
+        if step % self.every == 0 or step + 1 == steps:
+            numbers = "  ".join(f"{k} {row[k]:.3f}" for k in self.SHOWN if k in row)
+            self.bar.console.print(f"{stage:>8} {step:4d}  {numbers}", highlight=False)
