@@ -226,7 +226,7 @@ def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: See
 @app.command()
 def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or any prompts.")], model: Model = "tiny-reviews-sft",
            n: Annotated[int, typer.Option(help="Samples a prompt.")] = 3, seed: Seed = 0,
-           temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 1.0,
+           temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 0.7,
            max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = 32):
     """Print unselected samples. They may offend: the model imitates critics."""
     check("n", n, n >= 1, "at least 1")

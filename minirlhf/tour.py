@@ -152,12 +152,18 @@ class Tour:
 
     def _accuracy(self) -> list[dict]:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
-        proxy, ridge, rows = text_judge([self.reward_model], self.tokenizer), ridge_judge("reward"), []
-        for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
-            pairs = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17, min_gap=low, max_gap=high)[:]
+        bands, rows = (*reviews.GAP_BANDS, (0.0, 8.0)), []
+        drawn = [reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17, min_gap=low, max_gap=high)[:]
+                 for low, high in bands]
+        texts = sorted({(p, t) for pairs in drawn for side in ("chosen", "rejected")  # each is scored once
+                        for p, t in zip(pairs["prompt"], pairs[side], strict=True)})
+        judges = {"reward model": text_judge([self.reward_model], self.tokenizer), "bag of words": ridge_judge("reward")}
+        scores = {name: dict(zip(texts, judge(*map(list, zip(*texts, strict=True))), strict=True)) for name, judge in judges.items()}
+        for (low, high), pairs in zip(bands, drawn, strict=True):
             row = {"low": low, "high": high}
-            for name, judge in (("reward model", proxy), ("bag of words", ridge)):
-                margin = judge(pairs["prompt"], pairs["chosen"]) - judge(pairs["prompt"], pairs["rejected"])
+            for name, score in scores.items():
+                margin = torch.stack([score[p, won] - score[p, lost] for p, won, lost in
+                                      zip(pairs["prompt"], pairs["chosen"], pairs["rejected"], strict=True)])
                 row[name] = (margin > 0).float().mean().item()
                 if name == "reward model":  # a calibrated model's mean probability equals its accuracy
                     row["mean probability"] = torch.sigmoid(margin.abs() * self.reward_model.scale).mean().item()

@@ -31,7 +31,7 @@ class RewardConfig:
 
     batch_size: int = 64  # texts a step
     texts_per_prompt: int = 8  # about so many texts of a prompt are compared with each other in a step; 2 .. 16
-    steps: int = 120
+    steps: int = 160
     dropout: float = 0.1  # the same few thousand texts come back every epoch
     max_response: int = 48  # tokens, EOS included
     centering_coef: float = 0.0  # coef * (r_c + r_r)^2, 0 .. 0.01 (Eisenstein et al. 2023)

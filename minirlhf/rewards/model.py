@@ -53,12 +53,13 @@ def text_judge(models: list[ScalarModel], tokenizer, *, batch_size: int = 64, ma
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
-        scores = []
-        for i in range(0, len(prompts), batch_size):
-            batch = encode(tokenizer, prompts[i : i + batch_size], responses[i : i + batch_size], max_response=max_response)
+        order, scores = sorted(range(len(prompts)), key=lambda i: len(responses[i])), []  # like lengths together: less padding
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = encode(tokenizer, [prompts[i] for i in rows], [responses[i] for i in rows], max_response=max_response)
             members = [last_token_scores(token_scores(m, batch), batch.attention_mask) for m in models]
             scores.append(torch.stack(members).mean(0))
-        return torch.cat(scores)
+        return torch.cat(scores)[torch.tensor(order).argsort()]
 
     return judge
 
