@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
+from minirlhf.classroom.claims import fill_readme
 from minirlhf.grid import record_grid, rerun
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.gold import GoldConfig, train_gold
@@ -104,6 +105,7 @@ def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] 
     """The tour over several seeds, recorded into data/results; resumes where it was interrupted."""
     with Progresses(console, every=20) as progress:
         record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
+    fill_readme()
 
 
 @app.command()

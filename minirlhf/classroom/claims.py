@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from minirlhf.runtime import DATA, check, write_text
+from minirlhf.runtime import DATA, ROOT, check, write_text
 
 FAST = os.environ.get("FAST", "") not in ("", "0")
 RESULTS = DATA / "results"
 REQUIRED = ("claim", "seed", "commit", "command")
+METHODS = {"gold": "gold", "proxy": "proxy", "ensemble": "ensemble", "lexicon": "lexicon", "KL, nats": "kl", "tokens": "length",
+           "distinct-2": "distinct_2", "commonest opening": "opening_share"}
+ACCURACY = ("reward model", "bag of words", "human ceiling", "mean probability")
 
 
 class ClaimFailed(AssertionError):
@@ -69,6 +72,32 @@ def differences(recorded: dict, again: dict, *, tolerance: dict[str, float]) -> 
 def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
     """The rows behind a statistical claim: computed now in a full run, read from data/results under FAST=1."""
     return load_results(name) if FAST else live()
+
+
+def readme_tables(results: Path = RESULTS) -> dict[str, str]:
+    """The recorded means over seeds as Markdown: `tour`, a row a method, and `reward`, a row a gap band."""
+    tour, accuracy = load_results("tour", folder=results), load_results("reward_model", folder=results)
+    for row in accuracy:
+        row["band"] = f"{row['low']:g} to {row['high']:g}"
+    return {"tour": _markdown(tour, "method", "method", METHODS),
+            "reward": _markdown(accuracy, "band", "gap of mean ratings", {name: name for name in ACCURACY})}
+
+
+def fill_readme(path: Path = ROOT / "README.md", results: Path = RESULTS) -> None:
+    """Put the tables between their marks in the README, so that nobody types a number."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in readme_tables(results).items():
+        before, rest = text.split(f"<!-- {name} -->\n")
+        text = before + f"<!-- {name} -->\n{table}<!-- /{name} -->" + rest.split(f"<!-- /{name} -->")[1]
+    write_text(path, text)
+
+
+def _markdown(rows: list[dict], key: str, title: str, columns: dict[str, str]) -> str:
+    lines = [[title, *columns], ["---"] * (1 + len(columns))]
+    for value in dict.fromkeys(row[key] for row in rows):
+        same = [row for row in rows if row[key] == value]
+        lines.append([value, *(f"{sum(row[column] for row in same) / len(same):.2f}" for column in columns.values())])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _checked(rows: list[dict], path: Path) -> list[dict]:

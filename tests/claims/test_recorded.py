@@ -2,7 +2,7 @@
 
 import pytest
 
-from minirlhf.classroom.claims import load_results
+from minirlhf.classroom.claims import METHODS, fill_readme, load_results, readme_tables, record
 from minirlhf.evaluate import paired_difference
 from minirlhf.runtime import ROOT
 
@@ -47,18 +47,22 @@ def test_the_readme_says_how_much_variety_ppo_costs():
 
 
 def test_the_tables_of_the_readme_are_the_record():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tables = {}
-    for cells in ([cell.strip() for cell in row.split("|")] for row in readme.splitlines() if row.count("|") in (6, 10)):
-        if cells[2].replace("-", "").replace(".", "").isdigit():
-            tables[cells[1]] = [float(cell) for cell in cells[2:-1]]
-    columns = ("gold", "proxy", "ensemble", "lexicon", "kl", "length", "distinct_2", "opening_share")
-    for method in dict.fromkeys(row["method"] for row in ROWS):
-        means = [sum(by(method, seed)[key] for seed in SEEDS) / len(SEEDS) for key in columns]
-        assert tables[method] == pytest.approx(means, abs=0.0051)
-    accuracy = load_results("reward_model")
-    for low, high in dict.fromkeys((row["low"], row["high"]) for row in accuracy):
-        rows = [row for row in accuracy if (row["low"], row["high"]) == (low, high)]
-        keys = ("reward model", "bag of words", "human ceiling", "mean probability")
-        means = [sum(row[key] for row in rows) / len(rows) for key in keys]
-        assert tables[f"{low:g} to {high:g}"] == pytest.approx(means, abs=0.0051)
+    readme, tables = (ROOT / "README.md").read_text(encoding="utf-8"), readme_tables()
+    assert readme.count("<!-- tour -->") == readme.count("<!-- reward -->") == 1
+    assert tables["tour"].count("\n") == 8 and tables["reward"].count("\n") == 8
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in readme, "run `minirlhf grid`, which fills them in"
+
+
+def test_a_table_holds_the_means_over_seeds(tmp_path):
+    origin = {"claim": "c", "commit": "c", "command": "c"}
+    numbers = dict.fromkeys(METHODS.values(), 1.0)
+    record("tour", [origin | numbers | {"method": "PPO", "seed": s, "gold": g} for s, g in ((0, 1.0), (1, 2.0))], folder=tmp_path)
+    bands = {"low": 0.0, "high": 0.5, "reward model": 0.25, "bag of words": 0.5, "human ceiling": 1.0, "mean probability": 0.75}
+    record("reward_model", [origin | bands | {"seed": 0}], folder=tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- tour -->\nstale\n<!-- /tour -->\nbetween\n<!-- reward -->\nstale\n<!-- /reward -->\nbelow\n")
+    fill_readme(readme, tmp_path)
+    text = readme.read_text()
+    assert "| PPO | 1.50 | 1.00 |" in text and "| 0 to 0.5 | 0.25 | 0.50 | 1.00 | 0.75 |" in text and "stale" not in text
+    assert [line for line in text.splitlines() if line in ("above", "between", "below")] == ["above", "between", "below"]
