@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 
 from minirlhf.classroom.claims import fill_readme
 from minirlhf.grid import record_grid, rerun
-from minirlhf.loops.config import KLConfig
+from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -43,9 +42,9 @@ console = Console()
 Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is replaced only when the new is whole.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
 Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
-Steps = Annotated[int | None, typer.Option(help="Optimisation steps; the default is the configuration's.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate; the default is the configuration's.")]
-KLCoef = Annotated[float | None, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
+Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
+Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
+KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
 
 def main() -> None:
@@ -129,13 +128,13 @@ def course(names: Annotated[list[str] | None, typer.Argument(help="Numbers or be
 
 
 @app.command()
-def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
-             layers: Annotated[int | None, typer.Option(help="Transformer layers.")] = None,
-             width: Annotated[int | None, typer.Option(help="Hidden size.")] = None,
+def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = PretrainConfig.steps,
+             layers: Annotated[int, typer.Option(help="Transformer layers.")] = PretrainConfig.n_layer,
+             width: Annotated[int, typer.Option(help="Hidden size, a multiple of the 4 heads.")] = PretrainConfig.n_embd,
              bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False):
     """Train tiny-reviews from nothing on raw text; saves every few minutes and resumes."""
     sources.fetch()
-    config = _with(PretrainConfig(seed=seed, bf16=bf16), steps=steps, lr=lr, n_layer=layers, n_embd=width)
+    config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
     with Progresses(console, every=100) as progress:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
@@ -145,22 +144,23 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Non
 
 
 @app.command()
-def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = None,
-        epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None):
+def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = SFTConfig.optimiser.lr,
+        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
-    config = _with(SFTConfig(seed=seed), epochs=epochs, optimiser=_rate(SFTConfig().optimiser, lr))
+    config = SFTConfig(seed=seed, epochs=epochs, optimiser=OptimiserConfig(lr=lr))
     with Progresses(console, every=20) as progress:
         policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
-def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
+def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = RewardConfig.steps,
+           lr: Rate = RewardConfig.optimiser.lr,
            pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
-    config = _with(RewardConfig(seed=seed), steps=steps, optimiser=_rate(RewardConfig().optimiser, lr))
+    config = RewardConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with Progresses(console, every=20) as progress:
@@ -171,7 +171,7 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
 
 
 @app.command()
-def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpoints"),
+def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
          members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
     """Train the ensemble that regresses the mean ratings of the gold films, and compare it with the ridge."""
     _, tokenizer = load_policy(model)
@@ -187,11 +187,11 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("data/checkpo
 
 @app.command()
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
-        out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
+        out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = PPOConfig.steps, lr: Rate = PPOConfig.actor.lr,
+        kl_coef: KLCoef = PPOConfig.kl.kl_coef):
     """PPO with a learned critic and the KL penalty in the reward."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = PPOConfig(seed=seed)
-    config = _with(config, steps=steps, actor=_rate(config.actor, lr), kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
+    config = PPOConfig(seed=seed, steps=steps, actor=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
     with Progresses(console, every=1) as progress:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors,
@@ -201,24 +201,23 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
 
 @app.command()
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
-         out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None, kl_coef: KLCoef = None):
+         out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = GRPOConfig.steps, lr: Rate = GRPOConfig.optimiser.lr,
+         kl_coef: KLCoef = GRPOConfig.kl.kl_coef):
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = GRPOConfig(seed=seed)
-    config = _with(config, steps=steps, optimiser=_rate(config.optimiser, lr),
-                   kl=_with(KLConfig(config.kl.kl_coef), kl_coef=kl_coef))
+    config = GRPOConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
     with Progresses(console, every=1) as progress:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, on_step=progress)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
-def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = None, lr: Rate = None,
-        beta: Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")] = None,
+def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
+        lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
         pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
-    config = _with(DPOConfig(seed=seed), steps=steps, beta=beta, optimiser=_rate(DPOConfig().optimiser, lr))
+    config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=OptimiserConfig(lr=lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with Progresses(console, every=10) as progress:
         policy, history = train_dpo(policy, tokenizer, dataset, config, on_step=progress)
@@ -237,7 +236,7 @@ def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or an
     every = [p if p.endswith("\n") else p + "\n" for p in prompts for _ in range(n)]
     texts = [t for r in sample_text(policy, tokenizer, every, config=config, seed=seed) for t in decode(tokenizer, r)]
     for prompt, text in zip(every, texts, strict=True):
-        console.print(Text(prompt.strip(), style="bold"), Text(printable(text)))
+        console.print(Text(prompt.strip() + ":", style="bold"), Text(printable(text)))
 
 
 @app.command()
@@ -278,15 +277,6 @@ def _actors(model: str, scorer: str):
     check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), f"trained with the tokenizer of {model}")
     score = rollout_score(reward_model.requires_grad_(False), tokenizer.eos_token_id)
     return policy, tokenizer, score, {"gold": rollout_judge(gold_judge(), tokenizer)}
-
-
-def _with(config, **given):
-    """The configuration with those fields replaced that were given."""
-    return replace(config, **{key: value for key, value in given.items() if value is not None})
-
-
-def _rate(optimiser, lr: float | None):
-    return _with(optimiser, lr=lr)
 
 
 def _save(policy, tokenizer, out: Path, history: History) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from minirlhf.classroom.claims import RESULTS, differences, load_results, record
 from minirlhf.runtime import atomic_path, check, commit
 from minirlhf.show.curves import method_points, reward_kl_plane
-from minirlhf.tour import Tour, TourConfig
+from minirlhf.tour import Tour, TourConfig, first_samples
 
 COMPARED = ("gold", "proxy", "kl", "length")
 
@@ -24,7 +24,8 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
         run = Tour(folder / f"seed-{seed}", config.seeded(seed), on_step)
         rows = run.run()
         origin = {"claim": "tour", "seed": seed, "commit": at, "command": command}
-        table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} for row in rows]
+        table += [origin | {k: v for k, v in row.items() if k not in ("texts", "prompts")} | {"samples": first_samples(row, 6)}
+                  for row in rows]
         curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
         accuracy += [origin | row for row in run.reward_accuracy]
     for name, rows in (("tour", table), ("tour_history", curves), ("reward_model", accuracy)):

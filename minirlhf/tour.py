@@ -194,6 +194,12 @@ def trainable(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(model).requires_grad_(True)
 
 
+def first_samples(row: dict, n: int) -> dict[str, str]:
+    """The first sample of each of the first n prompts of a judged method: prompt -> text, unselected."""
+    prompts = list(dict.fromkeys(row["prompts"]))[:n]
+    return {prompt: row["texts"][row["prompts"].index(prompt)] for prompt in prompts}
+
+
 def _save_json(value, path: Path) -> None:
     write_text(path, json.dumps(value))
 
@@ -207,12 +213,11 @@ def write_tour_report(run: Tour, path: Path) -> Path:
     from minirlhf.classroom.claims import load_results
     from minirlhf.show.report import write_report
 
-    by_method = {row["method"]: row for row in run.rows}
-    prompts = list(dict.fromkeys(run.rows[0]["prompts"]))
+    first = {row["method"]: first_samples(row, 12) for row in run.rows}
     gold, shown = gold_judge(), ("SFT", "PPO", "DPO", "GRPO")
     samples = []
-    for prompt in prompts[:12]:  # the first twelve titles, the first sample of each: unselected
-        texts = {m: by_method[m]["texts"][by_method[m]["prompts"].index(prompt)] for m in shown}
+    for prompt in first["SFT"]:
+        texts = {m: first[m][prompt] for m in shown}
         scores = dict(zip(texts, gold([prompt] * len(texts), list(texts.values())).tolist(), strict=True))
         samples.append({"prompt": prompt.strip(), "columns": texts, "golds": scores})
     strips = []
@@ -220,7 +225,7 @@ def write_tour_report(run: Tour, path: Path) -> Path:
         text = samples[0]["columns"][method]
         if not text.strip():
             continue
-        tokens, with_eos, one_pass = prefix_scores(run.reward_model, run.tokenizer, prompts[0], text)
+        tokens, with_eos, one_pass = prefix_scores(run.reward_model, run.tokenizer, run.rows[0]["prompts"][0], text)
         strips += [{"title": f"{method}: reward of each prefix + EOS", "tokens": tokens, "values": with_eos.tolist()},
                    {"title": f"{method}: one pass, read at each token", "tokens": tokens, "values": one_pass.tolist()}]
     try:

@@ -64,8 +64,8 @@ class Exercise:
             if _kind(answer) != _kind(expected):
                 return Result(False, f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.")
             if answer.isnan().any():
-                return Result(False, "the answer has NaN in it: look for 0 / 0, or padding that was not masked before the sum.")
-            if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(given, case, strict=True)):
+                return Result(False, "the answer has NaN in it: padding may hold anything, and NaN * 0 is NaN; use torch.where, then sum.")
+            if any(isinstance(a, Tensor) and not ((a == b) | (a != a)).all() for a, b in zip(given, case, strict=True)):
                 return Result(False, "the function changes its input in place; work on a copy.")
             answers.append(answer)
         if all(_equal(a, self.reference(*c)) for a, c in zip(answers, cases, strict=True)):
@@ -103,6 +103,8 @@ def _scores_case(g):
 best_of_n = Exercise(
     "best_of_n", ("scores", "n"), _scores_case, best_index,
     {"these are places within each group; add where the group begins (prompt number * n).": lambda s, n: s.view(-1, n).argmax(1),
+     "a group begins at prompt number * n; you added the prompt number alone.":
+         lambda s, n: torch.arange(len(s) // n) + s.view(-1, n).argmax(1),
      "this picks the worst of each group: argmin for argmax.": lambda s, n: torch.arange(len(s) // n) * n + s.view(-1, n).argmin(1),
      "the n samples of one prompt stand side by side; you took every n-th sample for a group.":
          lambda s, n: s.view(n, -1).argmax(0) * (len(s) // n) + torch.arange(len(s) // n)})
@@ -110,7 +112,7 @@ best_of_n = Exercise(
 
 def _kl_case(g):
     mask = torch.arange(3) < torch.randint(1, 4, (2, 1), generator=g)
-    logprobs, ref_logprobs = -torch.rand(2, 2, 3, generator=g)
+    logprobs, ref_logprobs = torch.where(mask, -torch.rand(2, 2, 3, generator=g), torch.nan)  # padding may hold anything
     return torch.randn(2, generator=g), logprobs, ref_logprobs, mask, torch.rand((), generator=g).item()
 
 
@@ -122,9 +124,8 @@ kl_penalised_score = Exercise(
     "kl_penalised_score", ("scores", "logprobs", "ref_logprobs", "mask", "kl_coef"), _kl_case, _penalised,
     {"the log-ratio is reversed: it is log pi - log pi_ref, the policy first; this pays for drifting away.":
          lambda s, a, b, m, k: _penalised(s, b, a, m, k),
-     "padding is counted: use the mask.": lambda s, a, b, m, k: s - k * (a - b).sum(1),
      "this takes the mean over tokens; the penalty of a response is the sum.":
-         lambda s, a, b, m, k: s - k * ((a - b) * m).sum(1) / m.sum(1),
+         lambda s, a, b, m, k: s - k * torch.where(m, a - b, 0.0).sum(1) / m.sum(1),
      "the coefficient is missing.": lambda s, a, b, m, k: _penalised(s, a, b, m, 1.0)})
 
 
@@ -151,13 +152,16 @@ eos_mask = Exercise(
          lambda ids, e: (ids != e) | _eos_mask(ids, e),
      "padding is kept: only the first EOS counts, the others are filling.":
          lambda ids, e: (ids == e) | _eos_mask(ids, e),
+     "rows without EOS are all real; argmax gives 0 for them.":
+         lambda ids, e: torch.arange(ids.shape[1]) <= (ids == e).int().argmax(1, keepdim=True),
      "nothing is masked.": lambda ids, e: torch.ones_like(ids, dtype=torch.bool),
      "this keeps the padding and drops the text: the mask is inverted.": lambda ids, e: ~_eos_mask(ids, e)})
 
 
 def _prefix_case(g):
-    mask = torch.arange(5) < torch.randint(1, 6, (3, 1), generator=g)
-    return torch.randn(3, 5, generator=g), mask
+    rows = int(torch.randint(1, 4, (), generator=g))  # one text is a batch too
+    mask = torch.arange(5) < torch.randint(1, 6, (rows, 1), generator=g)
+    return torch.randn(rows, 5, generator=g), mask
 
 
 score_of_text = Exercise(

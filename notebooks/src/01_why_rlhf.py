@@ -87,8 +87,8 @@ for end, a, b in zip(ends, with_eos.tolist(), one_pass.tolist(), strict=True):
 # - **(b) one pass**: the whole sentence goes through once, and the head is read at each token. The text is natural, but the head was never trained
 #   at these positions; nothing says that the number there means anything.
 #
-# The units differ from the notes' as well: a Bradley-Terry score has no zero and no unit. Ours is shifted and scaled so that samples of the SFT
-# model have mean 0 and standard deviation 1. And the sentence lies far from film reviews, so read nothing into it. A review, then:
+# The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
+# a single score has no zero. Ours is shifted and scaled so that samples of the SFT model have mean 0 and standard deviation 1: a convention, that makes runs comparable. And the sentence lies far from film reviews, so read nothing into it. A review, then:
 
 # %%
 review = "A brilliant, moving film with a terrible ending."
@@ -97,8 +97,8 @@ display(token_strip(tokens, with_eos, title="(a) each prefix + EOS, scored alone
 display(token_strip(tokens, one_pass, title="(b) one pass, read at each token"))
 
 # %% [markdown]
-# Both readings end at the same text. Reading (a)'s last number is *the* reward of the review. By hand: encode, one forward pass, take the
-# score at the last real token.
+# Reading (a)'s last text is the whole review and its EOS, so its last number is *the* reward of the review; reading (b)'s last token is the full stop, before EOS,
+# so its last number is another. By hand: encode, one forward pass, take the score at the last real token.
 
 # %%
 batch = encode(tokenizer, ["the film\n"], [review])
@@ -111,7 +111,7 @@ assert torch.allclose(by_hand, with_eos[-1], atol=1e-4)
 # %% [markdown]
 # ## Where the text ends
 #
-# In GPT-2 the padding token has the same id as the end-of-text token. A mask made of `ids != pad` therefore drops EOS itself: it is never
+# GPT-2 has no padding token; the end-of-text token is customarily used for it, here too. A mask made of `ids != pad` therefore drops EOS itself: it is never
 # trained, and the model does not learn to stop. So masks come from the *first EOS*, which counts.
 
 # %%
@@ -146,8 +146,12 @@ assert torch.allclose(by_hand, aggregate(-logprobs, batch.response_mask, how="to
 # what the model makes of it.
 #
 # **2. One title, many right reviews.** Imitation spreads probability over everything people wrote, in the proportion in which they wrote it; a reward
-# says which of them is better. In the exact world both are visible at once. Three words, responses of at most two; the reference is what people write,
-# the reward is what they like:
+# says which of them is better. In the exact world both are visible at once. Three words, of which "." ends a text, responses of at most two words: seven texts. The reference
+# (all logits 0: each word equally likely) is what people write, the reward, one number a text, is what they like. We look for the policy that maximises
+#
+# $$ J(\pi) = E_{y \sim \pi}[r(y)] - \beta \, KL(\pi \| \pi_{\text{ref}}) $$
+#
+# reward less beta times the distance from the reference; beta is what lesson 00's loop calls `kl_coef`.
 
 # %%
 world = World(
@@ -169,7 +173,7 @@ display(
 # %% [markdown]
 # The optimum under a KL leash is known in closed form: $\pi^*(y) \propto \pi_{\text{ref}}(y)\, e^{r(y)/\beta}$, the **Gibbs policy**. It is
 # still a distribution: it keeps what people write and tilts it towards what they like. A smaller beta tilts more. Lessons 07 and 12 derive it; here it
-# is checked against the definition of the objective:
+# is checked against that objective: it beats the reference, and no step in any direction makes it better.
 
 # %%
 for beta in (1.0, 0.3):
@@ -208,22 +212,24 @@ with torch.no_grad():
 print({name: f"{value:.2f} nats a token" for name, value in surprise.items()})
 
 # %% [markdown]
-# Both numbers are printed from this run. By itself that says little: a model could be surprised by people because people are varied. Lesson 03 measures what
-# SFT changes and what it cannot.
+# By itself that says little: a model could be surprised by people because people are varied, and these are means over whole texts. Exercise 5 asks what would measure exposure
+# bias. (Mind the temperature: drawn at 0.7 and scored at 1 its own words look far more likely, which says nothing but that.)
 #
 # ## What the libraries do
+#
+# Read in their sources of 2026 (TRL 1.16, OpenRLHF 0.11, DeepSpeed-Chat of 2025):
 #
 # - **TRL** scores the position after EOS when there is one, **OpenRLHF** the last action token, as we do. The same text, another index: mixing them up gives the
 #   score of padding.
 # - **DeepSpeed-Chat** trains its reward model at every token from the first one that differs, so its per-token picture, reading (b), is at trained positions.
-# - Several teaching repositories mask with `ids != pad`; their models run on until they are cut.
+# - The mask `ids != pad` is common in teaching code; where padding is EOS, stopping is then never trained.
 #
 # ## Exercises
 #
 # **1. The mask** *(easy, 10 minutes)*. From response ids (B, R) and the id of EOS, make the mask: True for real tokens up to and including the first EOS. Rows
 # without EOS are all real.
 #
-# *Hint:* `cumsum` counts the EOS seen so far; subtract the token's own.
+# *Hint:* `(ids == eos_id).long().cumsum(1)` counts the EOS seen so far; subtract the token's own.
 
 
 # %%
@@ -262,8 +268,14 @@ print(check.score_of_text(score_of_text))
 # ```
 # </details>
 #
-# **3. Predict, then run** *(5 minutes)*. "The film is a brilliant" and "The film is a boring": how do readings (a) and (b) differ at the word before the
-# adjective? Why must (b) be equal there, and need (a) be?
+# **3. Predict, then run** *(5 minutes)*. "The film is a brilliant" and "The film is a boring": at the word before the adjective, is reading (a) the same for both? Is (b)? And
+# at the adjective, which reading would you trust to tell them apart?
+#
+# <details><summary>Answer</summary>
+#
+# Before the adjective both readings agree between the sentences: (a) scores the same prefix and EOS, (b) has read the same tokens and cannot look ahead. At the adjective compare
+# the two readings: (a) stands at a position that was trained, (b) does not, and may even put "boring" above "brilliant".
+# </details>
 #
 # **4. Find the bug** *(medium, 10 minutes)*. A colleague's model never stops. Their loss:
 # `mask = response_ids != tokenizer.pad_token_id; loss = -(logprobs * mask).sum() / mask.sum()`, with `tokenizer.pad_token = tokenizer.eos_token`. Say in one sentence what
@@ -272,13 +284,19 @@ print(check.score_of_text(score_of_text))
 # **5. Design the experiment** *(hard, 15 minutes)*. How would you measure exposure bias rather than assert it? What would you compare at token 20 of a
 # response, and with how many samples?
 #
+# <details><summary>What a good answer has</summary>
+#
+# Two sets of prefixes of equal length, people's and the model's own, at temperature 1; for each, what the model writes *next*, judged by something that is not the model (people, or a
+# fixed scorer of fluency); the difference by prefix length with an interval over titles. Exposure bias predicts that the gap grows with the length of the prefix.
+# </details>
+#
 # ## Questions
 #
 # <details><summary>1. Why does the reward of "I love to walk" say little about the sentence that it begins?</summary>
 # Scored alone it is another text, one that ends in mid-phrase. The reward of the whole is read at its last token.
 # </details>
-# <details><summary>2. Why can two reward models that agree on every preference give different numbers?</summary>
-# Only differences of scores enter Bradley-Terry: a constant can be added to all. That is why ours are shifted and scaled.
+# <details><summary>2. Why can two reward models that give every pair the same probability give different scores?</summary>
+# Only differences of scores enter Bradley-Terry: to all scores of one prompt a constant can be added. (Models that agree on the order alone may differ by any increasing function.)
 # </details>
 # <details><summary>3. If imitation has no negative examples, why does its loss not make every text likely?</summary>
 # Probabilities sum to 1: pushing up what was written pushes down all else, good and bad alike.

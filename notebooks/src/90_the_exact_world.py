@@ -331,9 +331,8 @@ values = {
 }
 for name, x in values.items():
     mean = world.expectation(policy, x)
-    print(
-        f"{name:<20} mean {mean:.3f} (truth {kl:.3f})   sd {world.expectation(policy, (x - mean).square()).sqrt():.3f}   least {x.min():+.3f}"
-    )
+    sd = world.expectation(policy, (x - mean).square()).sqrt()
+    print(f"{name:<20} mean {mean:.3f} (truth {kl:.3f})   sd {sd:.3f}   least {x.min():+.3f}")
 means = {name: world.expectation(policy, x) for name, x in values.items()}
 assert (
     all(abs(means[name] - kl) < 1e-9 for name in ("k1", "k3", "exact at each place"))
