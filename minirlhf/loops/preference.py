@@ -25,7 +25,7 @@ class DPOConfig:
     steps: int = 100
     beta: float = 0.1  # reward units per nat, 0.01 .. 0.5
     max_response: int = 32  # tokens, EOS included
-    optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
+    optimiser: OptimiserConfig = OptimiserConfig(lr=5e-5)
     seed: int = 0
 
     def __post_init__(self):
