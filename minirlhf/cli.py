@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from minirlhf.classroom.claims import fill_readme
 from minirlhf.grid import record_grid, rerun
+from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
@@ -44,6 +46,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")
 Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
 Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in --out, to the same result.")]
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
 
@@ -58,6 +61,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
+    except Stopped as stopped:
+        console.print(f"{stopped} The same command with --resume goes on from there (tour and grid go on by themselves).", highlight=False)
+        raise SystemExit(130) from None
     except (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError) as error:
         if os.environ.get("MINIRLHF_TRACEBACK"):
             raise
@@ -131,40 +137,44 @@ def course(names: Annotated[list[str] | None, typer.Argument(help="Numbers or be
 def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = PretrainConfig.steps,
              layers: Annotated[int, typer.Option(help="Transformer layers.")] = PretrainConfig.n_layer,
              width: Annotated[int, typer.Option(help="Hidden size, a multiple of the 4 heads.")] = PretrainConfig.n_embd,
-             bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False):
-    """Train tiny-reviews from nothing on raw text; saves every few minutes and resumes."""
+             bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False,
+             resume: Resume = False):
+    """Train tiny-reviews from nothing on raw text; saves every minute."""
     sources.fetch()
     config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with Progresses(console, every=100) as progress:
-        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
+    with _running(out, resume, every=1) as on:
+        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
+    on["checkpoint"].remove()
     console.print(f"Wrote {out / 'model'}: {history[-1]['bits_per_byte']:.3f} bits per byte on the validation films.")
 
 
 @app.command()
 def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = SFTConfig.optimiser.lr,
-        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs):
+        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs,
+        resume: Resume = False):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
     config = SFTConfig(seed=seed, epochs=epochs, optimiser=OptimiserConfig(lr=lr))
-    with Progresses(console, every=20) as progress:
-        policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
+    with _running(out, resume, every=20) as on:
+        policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = RewardConfig.steps,
            lr: Rate = RewardConfig.optimiser.lr,
-           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
+           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000,
+           resume: Resume = False):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
     config = RewardConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(console, every=20) as progress:
-        scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, on_step=progress)
+    with _running(out, resume, every=20) as on:
+        scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, **on)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
@@ -172,15 +182,18 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
 
 @app.command()
 def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
-         members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
+         members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3,
+         resume: Resume = False):
     """Train the ensemble that regresses the mean ratings of the gold films, and compare it with the ridge."""
     _, tokenizer = load_policy(model)
     rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
     for member in range(members):
-        with Progresses(console, every=50) as progress:
-            backbone = load_policy(model)[0].base_model
-            scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
+        if resume and (out / f"gold-{member}").exists():
+            continue
+        with _running(out / f"gold-{member}.part", resume, every=50) as on:
+            scorer, _ = train_gold(load_policy(model)[0].base_model, tokenizer, rated, GoldConfig(seed=100 + member), **on)
         scorer.save(out / f"gold-{member}", tokenizer)
+        on["checkpoint"].remove()
     for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge(out))):
         console.print(f"{name}: r = {correlation(judge):.3f} with the mean ratings of the validation films")
 
@@ -188,39 +201,39 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
 @app.command()
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = PPOConfig.steps, lr: Rate = PPOConfig.actor.lr,
-        kl_coef: KLCoef = PPOConfig.kl.kl_coef):
+        kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False):
     """PPO with a learned critic and the KL penalty in the reward."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
     config = PPOConfig(seed=seed, steps=steps, actor=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
-    with Progresses(console, every=1) as progress:
-        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors,
-                                       on_step=progress)
+    with _running(out, resume, every=1) as on:
+        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
          out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = GRPOConfig.steps, lr: Rate = GRPOConfig.optimiser.lr,
-         kl_coef: KLCoef = GRPOConfig.kl.kl_coef):
+         kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False):
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
     config = GRPOConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
-    with Progresses(console, every=1) as progress:
-        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, on_step=progress)
+    with _running(out, resume, every=1) as on:
+        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
         lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
-        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000):
+        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000,
+        resume: Resume = False):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
     config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=OptimiserConfig(lr=lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(console, every=10) as progress:
-        policy, history = train_dpo(policy, tokenizer, dataset, config, on_step=progress)
+    with _running(out, resume, every=10) as on:
+        policy, history = train_dpo(policy, tokenizer, dataset, config, **on)
     _save(policy, tokenizer, out, history)
 
 
@@ -269,6 +282,13 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
         write_text(html, "<!doctype html><meta charset=utf-8><title>Reward of every prefix</title>" + "".join(strips)
                    + f"<p>{warning}</p>")
         console.print(f"Wrote {html}.")
+
+
+@contextmanager
+def _running(out: Path, resume: bool, every: int):
+    """What a loop is given by the command line: a bar, and a checkpoint that lives in `out` until the result replaces it."""
+    with Checkpoint(out / "training.safetensors", resume=resume) as checkpoint, Progresses(console, every=every) as progress:
+        yield {"on_step": progress, "checkpoint": checkpoint}
 
 
 def _actors(model: str, scorer: str):

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -111,53 +109,6 @@ class History(list):
     @classmethod
     def load(cls, path: str | Path) -> "History":
         return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
-
-
-def save_training_state(folder: Path, model, optimizers: list, history: History, step: int, config: dict) -> None:
-    """Write model, optimisers, history and position so that a run killed at any moment can go on from the last one.
-
-    Tensors go to one safetensors file and everything else to its JSON header, so that one rename replaces all of it.
-    """
-    tensors = {f"model.{k}": v.contiguous() for k, v in _own_tensors(model).items()}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    header = {"step": json.dumps(step), "config": json.dumps(config), "history": json.dumps(history)}
-    with atomic_path(Path(folder) / "training.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=header)
-
-
-def load_training_state(folder: Path, model, optimizers: list, config: dict) -> tuple[History, int] | None:
-    """Restore what `save_training_state` wrote. Returns (history, step), or None where there is nothing to resume.
-
-    Raises:
-        ValueError: the checkpoint was made with another configuration.
-    """
-    path = Path(folder) / "training.safetensors"
-    if not path.exists():
-        return None
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-        if json.loads(header["config"]) != json.loads(json.dumps(config)):
-            raise ValueError(f"{path} was made with other settings; remove it, or run with the same ones to go on.")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    own = _own_tensors(model)
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(tensors[f"model.{key}"])
-    for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict() | {"state": {}}
-        for key, value in tensors.items():
-            if key.startswith(f"optimizer.{number}."):
-                _, _, index, name = key.split(".", 3)
-                state["state"].setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict(state)
-    return History(json.loads(header["history"])), json.loads(header["step"])
-
-
-def _own_tensors(model) -> dict[str, torch.Tensor]:
-    """Parameters by name, tied ones once (named_parameters drops repeats)."""
-    return {name: p.data for name, p in model.named_parameters()}
 
 
 def commit() -> str:

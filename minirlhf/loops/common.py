@@ -41,8 +41,12 @@ def set_dropout(model: torch.nn.Module, p: float) -> None:
             module.p = p
 
 
-def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes."""
+def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes.
+
+    The order follows from the seed alone: a resumed run goes through the same batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
     check("rows to train on", n, n >= 1, "at least 1")
     pool = torch.empty(0, dtype=torch.long)
     for _ in range(steps):

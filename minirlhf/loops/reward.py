@@ -13,11 +13,13 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from datasets import Dataset
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
@@ -47,7 +49,8 @@ class RewardConfig:
 
 
 def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConfig = RewardConfig(), *,
-                       history: History | None = None, on_step=lambda row: None) -> tuple[ScalarModel, History]:
+                       history: History | None = None, on_step=lambda row: None,
+                       checkpoint: Checkpoint | None = None) -> tuple[ScalarModel, History]:
     """Train `backbone` (a copy of the SFT model without its language-model head) on `prompt`, `chosen`, `rejected`.
 
     Returns:
@@ -58,7 +61,8 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
     model = ScalarModel(backbone)
     set_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optimiser)
-    for step, pairs in zip(range(config.steps), comparison_batches(dataset, config), strict=False):
+    run = (checkpoint or Checkpoint()).attach("reward", config, len(dataset), [model], [optimizer], history)
+    for step, pairs in run.steps(islice(comparison_batches(dataset, config), config.steps)):
         # 1. each text once, whatever the number of its comparisons
         texts = list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))
         place = {text: i for i, text in enumerate(texts)}
