@@ -41,6 +41,7 @@ from minirlhf.tour import Tour, TourConfig, write_tour_report
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="RLHF from scratch on a laptop: real human ratings, a small GPT-2, every formula readable.")
 console = Console()
+PARTIAL = "training.safetensors"  # in --out until the result is there
 Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is replaced only when the new is whole.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
 Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
@@ -143,7 +144,7 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Pre
     sources.fetch()
     config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with _running(out, resume, every=1) as on:
+    with _running(out / PARTIAL, resume, every=1) as on:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
@@ -158,7 +159,7 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
     config = SFTConfig(seed=seed, epochs=epochs, optimiser=OptimiserConfig(lr=lr))
-    with _running(out, resume, every=20) as on:
+    with _running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, **on)
     _save(policy, tokenizer, out, history)
 
@@ -173,7 +174,7 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
     config = RewardConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with _running(out, resume, every=20) as on:
+    with _running(out / PARTIAL, resume, every=20) as on:
         scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, **on)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
@@ -190,7 +191,7 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
     for member in range(members):
         if resume and (out / f"gold-{member}").exists():
             continue
-        with _running(out / f"gold-{member}.part", resume, every=50) as on:
+        with _running(out / f"training-{member}.safetensors", resume, every=50) as on:
             scorer, _ = train_gold(load_policy(model)[0].base_model, tokenizer, rated, GoldConfig(seed=100 + member), **on)
         scorer.save(out / f"gold-{member}", tokenizer)
         on["checkpoint"].remove()
@@ -206,7 +207,7 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
     policy, tokenizer, score, monitors = _actors(model, scorer)
     config = PPOConfig(seed=seed, steps=steps, actor=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
-    with _running(out, resume, every=1) as on:
+    with _running(out / PARTIAL, resume, every=1) as on:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
@@ -218,7 +219,7 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
     config = GRPOConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
-    with _running(out, resume, every=1) as on:
+    with _running(out / PARTIAL, resume, every=1) as on:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
@@ -232,7 +233,7 @@ def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: See
     policy, tokenizer = load_policy(model)
     config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=OptimiserConfig(lr=lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with _running(out, resume, every=10) as on:
+    with _running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, dataset, config, **on)
     _save(policy, tokenizer, out, history)
 
@@ -285,9 +286,9 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
 
 
 @contextmanager
-def _running(out: Path, resume: bool, every: int):
-    """What a loop is given by the command line: a bar, and a checkpoint that lives in `out` until the result replaces it."""
-    with Checkpoint(out / "training.safetensors", resume=resume) as checkpoint, Progresses(console, every=every) as progress:
+def _running(path: Path, resume: bool, every: int):
+    """What a loop is given by the command line: a bar, and a checkpoint that is there until the result is."""
+    with Checkpoint(path, resume=resume) as checkpoint, Progresses(console, every=every) as progress:
         yield {"on_step": progress, "checkpoint": checkpoint}
 
 

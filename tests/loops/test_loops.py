@@ -17,7 +17,6 @@ from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, comparison_batches, text_scores, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.forward import encode, token_scores
@@ -255,39 +254,6 @@ def test_gold_regresses_ratings():
     short = replace(config, epochs=2)
     rows = [train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, replace(short, dropout=p))[1] for p in (0.0, 0.0, 0.5)]
     assert rows[0] == rows[1] != rows[2]
-
-
-def test_pretraining_resumes_to_the_same_weights(tmp_path):
-    texts = [f"sentence number {i} of a small corpus." for i in range(40)]
-    config = PretrainConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300, block=16, batch_size=2, steps=6, warmup=2, save_every=0.0)
-    whole, _, history = train_base(texts, texts[:3], config, tmp_path / "whole", on_step=lambda row: None)
-
-    class Killed(Exception):
-        pass
-
-    def kill(*args, **kwargs):
-        raise Killed
-
-    import minirlhf.loops.pretrain as module
-    original, calls = module.save_training_state, []
-
-    def save_thrice_then_die(*args):
-        calls.append(1)
-        original(*args)
-        if len(calls) == 3:
-            kill()
-
-    module.save_training_state = save_thrice_then_die
-    try:
-        with pytest.raises(Killed):
-            train_base(texts, texts[:3], config, tmp_path / "cut", on_step=lambda row: None)
-    finally:
-        module.save_training_state = original
-    resumed, _, again = train_base(texts, texts[:3], config, tmp_path / "cut", on_step=lambda row: None)
-    assert [r["loss"] for r in again] == [r["loss"] for r in history]
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    with pytest.raises(ValueError, match="other settings"):
-        train_base(texts, texts[:3], replace(config, lr=1e-4), tmp_path / "cut", on_step=lambda row: None)
 
 
 @pytest.mark.parametrize("make, field", [
