@@ -16,6 +16,7 @@ from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optim
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, check, seed_all
+from minirlhf.tasks.formats import check_rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(
         (model, history). Rows: loss (ln 2 at step 0), reward_chosen, reward_rejected, margin (beta * log-ratios, reward units),
         accuracy (strict >), logps_chosen, logps_rejected (nats a sequence; both may fall), grad_norm.
     """
+    check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
     seed_all(config.seed)
     reference = freeze(copy.deepcopy(model) if reference is None else reference)

@@ -26,6 +26,7 @@ from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import History, check, seed_all
+from minirlhf.tasks.formats import check_rows
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
     Returns:
         (ScalarModel, history); rows: loss (nats a pair), accuracy (strict >), margin (raw score), grad_norm.
     """
+    check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone)

@@ -14,6 +14,7 @@ from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, sh
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, check, seed_all
+from minirlhf.tasks.formats import check_rows
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def train_sft(model, tokenizer, dataset: Dataset, config: SFTConfig = SFTConfig(
     Returns:
         (model, history); rows: loss (nats a token), grad_norm, lr.
     """
+    check_rows(dataset, "prompt", "completion")
     history = History() if history is None else history
     seed_all(config.seed)
     optimizer = make_optimizer(model, config.optimiser)

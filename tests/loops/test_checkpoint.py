@@ -56,7 +56,8 @@ def dpo(**on):
 
 def ppo(**on):  # with an adaptive KL coefficient: a number that changes from step to step
     config = PPOConfig(steps=6, batch_size=4, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
-    actor, critic, history = train_ppo(tiny_policy(), ScalarModel(tiny_policy(1).base_model), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+    critic = ScalarModel(tiny_policy(1).base_model)
+    actor, critic, history = train_ppo(tiny_policy(), critic, tiny_tokenizer(), PROMPTS, first_half, config, **on)
     return torch.nn.ModuleList([actor, critic]), history
 
 
@@ -178,7 +179,9 @@ def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("change, said", [({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"), ({"rows": 3}, "rows")])
+@pytest.mark.parametrize("change, said", [
+    ({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"), ({"rows": 3}, "rows"),
+])
 def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
     path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
     sft(checkpoint=Checkpoint(path))

@@ -43,7 +43,8 @@ def dpo(optimiser):
 
 
 def ppo(optimiser):
-    config = PPOConfig(steps=STEPS, batch_size=8, minibatch_size=4, sampling=SHORT, actor=optimiser, critic=replace(optimiser, micro_batch=0))
+    config = PPOConfig(steps=STEPS, batch_size=8, minibatch_size=4, sampling=SHORT, actor=optimiser,
+                       critic=replace(optimiser, micro_batch=0))
     critic = ScalarModel(double(1).base_model).double()
     actor, critic, history = train_ppo(double(), critic, TOKENIZER, PROMPTS, first_half, config)
     return torch.nn.ModuleList([actor, critic]), history
