@@ -98,7 +98,7 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 # - **advantage**: was a token better than the critic expected? (The critic predicts the reward from the text so far; it starts as a copy of the reward model.)
 # - **update**: make tokens with positive advantage more likely, negative less; the *ratio* of new to old probability is clipped, so that no token goes too far in one step.
 #
-# A few steps now, live, on this machine: too few to see the score rise, enough to see each number.
+# A few steps now, live, on this machine; the full run has four times as many.
 
 # %%
 actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
@@ -147,6 +147,15 @@ print(f"{'method':>11} {'gold':>7} {'proxy':>7} {'KL':>6} {'tokens':>7} {'distin
 for m in methods:
     gold, proxy, kl, length, distinct = (mean(m, key) for key in ("gold", "proxy", "kl", "length", "distinct_2"))
     print(f"{m:>11} {gold:7.2f} {proxy:7.2f} {kl:6.2f} {length:7.1f} {distinct:10.2f}")
+
+# %% [markdown]
+# The same six titles after PPO, as recorded: seed 0, one sample each, unselected. Read them beside the first ones.
+
+# %%
+after = next(row["samples"] for row in rows if row["method"] == "PPO" and row["seed"] == 0)
+assert list(after) == titles
+for title, text in after.items():
+    print(f"{title.strip()}: {text}")
 
 # %%
 display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted rating, -4..4)"))
