@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,9 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from minirlhf.classroom.claims import fill_readme
+from minirlhf.classroom.claims import fill_readme, readme_to_fill
 from minirlhf.grid import record_grid, rerun
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
-from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -48,6 +48,7 @@ Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft
 Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in --out, to the same result.")]
+RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
 
@@ -107,11 +108,15 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 
 
 @app.command()
-def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = 3, out: Out = Path("out/grid")):
-    """The tour over several seeds, recorded into data/results; resumes where it was interrupted."""
+def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = RECORDED_SEEDS, out: Out = Path("out/grid")):
+    """The tour over several seeds, recorded into data/results; resumes where it was interrupted. With 3, the README's tables too."""
+    readme_to_fill()
     with Progresses(console, every=20) as progress:
         record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
-    fill_readme()
+    if seeds == RECORDED_SEEDS:
+        fill_readme()
+    else:
+        console.print(f"README.md speaks of {RECORDED_SEEDS} seeds: its tables were left alone.")
 
 
 @app.command()
@@ -158,7 +163,7 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
         resume: Resume = False):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
-    config = SFTConfig(seed=seed, epochs=epochs, optimiser=OptimiserConfig(lr=lr))
+    config = SFTConfig(seed=seed, epochs=epochs, optimiser=replace(SFTConfig.optimiser, lr=lr))
     with _running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, **on)
     _save(policy, tokenizer, out, history)
@@ -167,11 +172,11 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
 @app.command()
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = RewardConfig.steps,
            lr: Rate = RewardConfig.optimiser.lr,
-           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000,
+           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs,
            resume: Resume = False):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
-    config = RewardConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr))
+    config = RewardConfig(seed=seed, steps=steps, optimiser=replace(RewardConfig.optimiser, lr=lr))
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with _running(out / PARTIAL, resume, every=20) as on:
@@ -205,7 +210,7 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
         kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False):
     """PPO with a learned critic and the KL penalty in the reward."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = PPOConfig(seed=seed, steps=steps, actor=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
+    config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr), kl=replace(PPOConfig.kl, kl_coef=kl_coef))
     critic = load_scalar(scorer)[0]
     with _running(out / PARTIAL, resume, every=1) as on:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
@@ -218,7 +223,8 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
          kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False):
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = GRPOConfig(seed=seed, steps=steps, optimiser=OptimiserConfig(lr=lr), kl=KLConfig(kl_coef=kl_coef))
+    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr),
+                        kl=replace(GRPOConfig.kl, kl_coef=kl_coef))
     with _running(out / PARTIAL, resume, every=1) as on:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
@@ -227,11 +233,11 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
 @app.command()
 def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
         lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
-        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = 40_000,
+        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs,
         resume: Resume = False):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
-    config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=OptimiserConfig(lr=lr))
+    config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=replace(DPOConfig.optimiser, lr=lr))
     dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
     with _running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, dataset, config, **on)
@@ -241,8 +247,8 @@ def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: See
 @app.command()
 def sample(prompts: Annotated[list[str], typer.Argument(help="Film titles, or any prompts.")], model: Model = "tiny-reviews-sft",
            n: Annotated[int, typer.Option(help="Samples a prompt.")] = 3, seed: Seed = 0,
-           temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 0.7,
-           max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = 32):
+           temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = SamplingConfig.temperature,
+           max_new_tokens: Annotated[int, typer.Option(help="Tokens, EOS included.")] = SamplingConfig.max_new_tokens):
     """Print unselected samples. They may offend: the model imitates critics."""
     check("n", n, n >= 1, "at least 1")
     policy, tokenizer = load_policy(model)

@@ -21,10 +21,10 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import load_policy, save_policy
+from minirlhf.models.load import fingerprint, load_policy, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
-from minirlhf.rewards.gold import ensemble_judge, gold_judge
+from minirlhf.rewards.gold import ensemble_judge, ensemble_members, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
@@ -177,6 +177,7 @@ class Tour:
         path, note, partial = (self.folder / f"{name}{end}" for end in ("", ".json", ".training.safetensors"))
         needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
         settings = {key: value for key, value in asdict(self.config).items() if key in ("base", "seed", "pairs", *needs, *fields)}
+        settings["weights"] = fingerprint(self.config.base, *(ensemble_members() if name == "evaluation" else ()))
         settings = json.loads(json.dumps(settings))  # as it will be read back
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:

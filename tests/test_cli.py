@@ -1,7 +1,9 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from minirlhf import cli
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.grid import record_grid, rerun
 from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import committed, load_policy, load_scalar, save_policy
+from minirlhf.models.load import committed, fingerprint, load_policy, load_scalar, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.tour import Tour, TourConfig, write_tour_report
 from tests.tiny import tiny_policy, tiny_tokenizer
@@ -23,6 +25,29 @@ def test_every_command_explains_itself():
     for name in ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "grpo", "sample", "score", "gold", "grid", "data", "course", "claims"):
         result = run(cli.app, [name, "--help"])
         assert result.exit_code == 0 and "--" in result.output, name
+
+
+def test_the_installed_command_is_the_one_that_ends_in_a_sentence():
+    (command,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "minirlhf")
+    assert command.load() is cli.main
+
+
+@pytest.mark.parametrize("name, train, default", [
+    ("pretrain", "train_base", cli.PretrainConfig()), ("sft", "train_sft", cli.SFTConfig()),
+    ("reward", "train_reward_model", cli.RewardConfig()), ("ppo", "train_ppo", cli.PPOConfig()),
+    ("grpo", "train_group", cli.GRPOConfig()), ("dpo", "train_dpo", cli.DPOConfig())])
+def test_a_command_without_options_trains_with_the_loops_own_settings(name, train, default, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, train, lambda *a, **k: seen.extend(x for x in a if isinstance(x, type(default))) or 1 / 0)
+    assert isinstance(run(cli.app, [name, "--out", str(tmp_path / "out")]).exception, ZeroDivisionError)
+    assert seen == [default]
+
+
+def test_a_readme_without_its_marks_stops_a_grid_before_it_runs(monkeypatch, tmp_path):
+    (tmp_path / "README.md").write_text("no table here")
+    monkeypatch.setattr(cli.readme_to_fill, "__defaults__", (tmp_path / "README.md",))
+    monkeypatch.setattr(cli, "record_grid", lambda *a, **k: 1 / 0)
+    assert "it must be 1: its table" in str(run(cli.app, ["grid"]).exception)
 
 
 def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
@@ -169,5 +194,17 @@ def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeyp
     for name in ("train_sft", "train_reward_model", "train_ppo", "train_dpo", "train_group"):
         monkeypatch.setattr(f"minirlhf.tour.{name}", never)
     assert Tour(tmp_path / "tour", config).run() == rows
+    shutil.copytree(tmp_path / "tour", tmp_path / "copy")
     with pytest.raises(AssertionError, match="made again"):
         Tour(tmp_path / "tour", config.seeded(1)).run()  # other settings: nothing may be reused
+    monkeypatch.setattr("minirlhf.tour.fingerprint", lambda *names: "other weights under the same name")
+    with pytest.raises(AssertionError, match="made again"):
+        Tour(tmp_path / "copy", config).run()
+
+
+def test_a_fingerprint_is_of_the_weights_not_of_the_name(tmp_path):
+    save_policy(tiny_policy(seed=0), tiny_tokenizer(), tmp_path / "model")
+    first = fingerprint(tmp_path / "model")
+    assert first == fingerprint(tmp_path / "model") != fingerprint(tmp_path / "model", "tiny-reviews")
+    save_policy(tiny_policy(seed=1), tiny_tokenizer(), tmp_path / "model")
+    assert fingerprint(tmp_path / "model") != first

@@ -65,7 +65,7 @@ class Exercise:
                 return Result(False, f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.")
             if answer.isnan().any():
                 return Result(False, "the answer has NaN in it: padding may hold anything, and NaN * 0 is NaN; use torch.where, then sum.")
-            if any(isinstance(a, Tensor) and not ((a == b) | (a != a)).all() for a, b in zip(given, case, strict=True)):
+            if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
                 return Result(False, "the function changes its input in place; work on a copy.")
             answers.append(answer)
         if all(_equal(a, self.reference(*c)) for a, c in zip(answers, cases, strict=True)):
@@ -76,6 +76,11 @@ class Exercise:
         case, answer = next((c, a) for a, c in zip(answers, cases, strict=True) if not _equal(a, self.reference(*c)))
         given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
         return Result(False, f"for {given} it gives {_shown(answer)}; the answer is {_shown(self.reference(*case))}.")
+
+
+def _unchanged(a, b) -> bool:
+    """Equal, NaN being equal to NaN."""
+    return a == b if not isinstance(a, Tensor) else a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _kind(x: Tensor) -> str:
@@ -112,7 +117,9 @@ best_of_n = Exercise(
 
 def _kl_case(g):
     mask = torch.arange(3) < torch.randint(1, 4, (2, 1), generator=g)
-    logprobs, ref_logprobs = torch.where(mask, -torch.rand(2, 2, 3, generator=g), torch.nan)  # padding may hold anything
+    logprobs, ref_logprobs = -torch.rand(2, 2, 3, generator=g)
+    if torch.rand((), generator=g) < 0.5:  # padding may hold anything: here NaN, there numbers like any others
+        logprobs = torch.where(mask, logprobs, torch.nan)
     return torch.randn(2, generator=g), logprobs, ref_logprobs, mask, torch.rand((), generator=g).item()
 
 
@@ -126,7 +133,9 @@ kl_penalised_score = Exercise(
          lambda s, a, b, m, k: _penalised(s, b, a, m, k),
      "this takes the mean over tokens; the penalty of a response is the sum.":
          lambda s, a, b, m, k: s - k * torch.where(m, a - b, 0.0).sum(1) / m.sum(1),
-     "the coefficient is missing.": lambda s, a, b, m, k: _penalised(s, a, b, m, 1.0)})
+     "the coefficient is missing.": lambda s, a, b, m, k: _penalised(s, a, b, m, 1.0),
+     "padding is counted where it is no NaN: `nansum` and `nan_to_num` hide NaN, they do not look at the mask.":
+         lambda s, a, b, m, k: s - k * (a - b).nansum(1)})
 
 
 # ---- notebook 01

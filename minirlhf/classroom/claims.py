@@ -85,11 +85,19 @@ def readme_tables(results: Path = RESULTS) -> dict[str, str]:
 
 def fill_readme(path: Path = ROOT / "README.md", results: Path = RESULTS) -> None:
     """Put the tables between their marks in the README, so that nobody types a number."""
-    text = path.read_text(encoding="utf-8")
+    text = readme_to_fill(path)
     for name, table in readme_tables(results).items():
         before, rest = text.split(f"<!-- {name} -->\n")
         text = before + f"<!-- {name} -->\n{table}<!-- /{name} -->" + rest.split(f"<!-- /{name} -->")[1]
     write_text(path, text)
+
+
+def readme_to_fill(path: Path = ROOT / "README.md") -> str:
+    """The README's text, both tables' marks being there once: asked before a grid runs for twenty minutes."""
+    text = path.read_text(encoding="utf-8")
+    for mark in ("<!-- tour -->\n", "<!-- /tour -->", "<!-- reward -->\n", "<!-- /reward -->"):
+        check(f"the number of marks '{mark.strip()}' in {path.name}", text.count(mark), text.count(mark) == 1, "1: its table stands there")
+    return text
 
 
 def _markdown(rows: list[dict], key: str, title: str, columns: dict[str, str]) -> str:

@@ -28,11 +28,6 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_g
     return norm
 
 
-def freeze(model: torch.nn.Module) -> torch.nn.Module:
-    """Evaluation mode, no gradients: a reference or a reward model."""
-    return model.eval().requires_grad_(False)
-
-
 def set_dropout(model: torch.nn.Module, p: float) -> None:
     """Training mode with dropout p everywhere. Policies in RL have it off: the ratio must be 1 at the first minibatch."""
     model.train()

@@ -11,7 +11,7 @@ from minirlhf.runtime import check
 class OptimiserConfig:
     """AdamW without weight decay, as RLHF uses it."""
 
-    lr: float = 1e-4  # 1e-6 for large models, 1e-4 .. 1e-3 for small ones
+    lr: float = 1e-4  # 1e-6 for large models, 5e-5 .. 1e-3 for small ones
     max_grad_norm: float = 1.0  # clip of the gradient's norm
     betas: tuple[float, float] = (0.9, 0.95)
     micro_batch: int = 0  # sequences a forward and backward pass, 0 = all of a step's at once; less memory, the same gradient
@@ -30,7 +30,7 @@ class OptimiserConfig:
 class KLConfig:
     """The leash to the reference: reward minus kl_coef times log(pi / ref) at each token."""
 
-    kl_coef: float = 0.5  # reward units (sd of SFT samples) per nat, 0 .. 1; 0 is no leash; chosen on the validation films
+    kl_coef: float = 0.5  # reward units (sd of SFT samples) per nat, 0 .. 1; 0 is no leash; chosen for PPO on the validation films
     target: float | None = None  # nats a sequence; when given, kl_coef adapts (Ziegler et al. 2019)
     horizon: float = 2000.0  # sequences over which it adapts
 

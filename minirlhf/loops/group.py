@@ -19,7 +19,7 @@ from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
 from minirlhf.core.policy_gradient import is_clipped, mean_ratio, ppo_clip
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, freeze, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -69,7 +69,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, G = config.sampling.for_training(), config.group_size
-    reference = freeze(copy.deepcopy(model) if reference is None else reference)
+    reference = (copy.deepcopy(model) if reference is None else reference).eval()  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
     state = {"kl_coef": config.kl.kl_coef}
     model.eval()

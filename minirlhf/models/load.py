@@ -1,6 +1,7 @@
 """A policy by name: this project's own, a local folder, or any causal language model of the hub."""
 
 import copy
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -54,6 +55,17 @@ def load_scalar(name: str | Path = "tiny-reviews-reward"):
     if not (folder / "scalar.json").is_file():
         raise ValueError(f"{folder} has no scalar.json, so the scale of its scores is unknown; train the reward model again.")
     return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+
+def fingerprint(*names: str | Path) -> str:
+    """sha256 over the weights of checkpoints: one name may stand for other weights tomorrow. Of a hub name, the name."""
+    found = sha256()
+    for name in names:
+        folder = checkpoint(name)
+        for weights in sorted(folder.glob("*.safetensors")) if folder else ():
+            found.update(weights.read_bytes())
+        found.update(str(name).encode())
+    return found.hexdigest()
 
 
 def committed(file: str = "config.json") -> list[str]:

@@ -14,7 +14,7 @@ def reward_function(function: Callable, tokenizer, dataset: Dataset | None = Non
     """Rollout -> (B,) from `function(prompts=[...], completions=[...], **columns)`, which returns one number a completion.
 
     Args:
-        dataset: rows with a `prompt` and other columns (an answer to check against, say), given to the function as lists, a value a completion.
+        dataset: rows with a `prompt` and other columns (an answer, say), given to the function as lists, a value a completion.
 
     Raises:
         ValueError: two rows have the same prompt. When called: the function raised, or returned anything but a finite number a completion.
@@ -23,7 +23,7 @@ def reward_function(function: Callable, tokenizer, dataset: Dataset | None = Non
     for row in dataset or []:
         key = tuple(tokenizer(row["prompt"]).input_ids)
         if key in rows:
-            raise ValueError(f"Two rows have the prompt {row['prompt'][:60]!r}; which row's columns belong to a completion is then unknown.")
+            raise ValueError(f"Two rows have the prompt {row['prompt'][:60]!r}; whose columns are a completion's?")
         rows[key] = {name: value for name, value in row.items() if name != "prompt"}
 
     def score(rollout: Rollout) -> torch.Tensor:

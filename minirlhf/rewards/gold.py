@@ -20,6 +20,11 @@ def gold_judge() -> Judge:
     return ridge_judge("gold")
 
 
+def ensemble_members(folder: Path = CHECKPOINTS) -> list[Path]:
+    """The folders `gold-0`, `gold-1`, ... of an ensemble."""
+    return sorted(folder.glob("gold-*"))
+
+
 @functools.cache
 def ensemble_judge(folder: Path = CHECKPOINTS) -> Judge:
     """The same by the ensemble `gold-0`, `gold-1`, ... of a folder: another judge, to see where gold is exploited.
@@ -27,10 +32,9 @@ def ensemble_judge(folder: Path = CHECKPOINTS) -> Judge:
     Raises:
         ValueError: no ensemble there.
     """
-    members = sorted(folder.glob("gold-*"))
-    if not members:
+    loaded = [load_scalar(member) for member in ensemble_members(folder)]
+    if not loaded:
         raise ValueError(f"No gold ensemble in {folder}; make one with `minirlhf gold`.")
-    loaded = [load_scalar(member) for member in members]
     return text_judge([model for model, _ in loaded], loaded[0][1])
 
 

@@ -29,8 +29,6 @@
 
 # %%
 # %matplotlib inline
-import copy
-
 import torch
 from IPython.display import display
 
@@ -48,6 +46,7 @@ from minirlhf.runtime import set_threads
 from minirlhf.show.curves import curves, method_points, reward_kl_plane
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import reviews
+from minirlhf.tour import trainable
 
 set_threads()
 torch.manual_seed(0)
@@ -98,10 +97,10 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 # - **advantage**: was a token better than the critic expected? (The critic predicts the reward from the text so far; it starts as a copy of the reward model.)
 # - **update**: make tokens with positive advantage more likely, negative less; the *ratio* of new to old probability is clipped, so that no token goes too far in one step.
 #
-# A few steps now, live, on this machine: too few to see the score rise, enough to see each number.
+# A few steps now, live, on this machine; the full run has four times as many.
 
 # %%
-actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
+actor, critic = trainable(policy), trainable(reward_model)  # copies: the originals stay as they are
 config = PPOConfig(steps=6, seed=0)
 actor, critic, history = train_ppo(
     actor,
@@ -122,7 +121,9 @@ actor, critic, history = train_ppo(
 # %%
 assert abs(history[0]["kl"]) < 1e-3
 once = PPOConfig(steps=1, epochs=1, minibatch_size=64, seed=0)
-first = train_ppo(copy.deepcopy(policy), copy.deepcopy(reward_model), tokenizer, reviews.rl_prompts(), score, once)[2][0]
+first = train_ppo(
+    trainable(policy), trainable(reward_model), tokenizer, reviews.rl_prompts(), score, once
+)[2][0]
 print(f"ratio {first['ratio']:.6f}   clip fraction {first['clip_fraction']}")
 assert abs(first["ratio"] - 1) < 1e-4 and first["clip_fraction"] == 0
 
@@ -145,8 +146,19 @@ def mean(method, key):
 
 print(f"{'method':>11} {'gold':>7} {'proxy':>7} {'KL':>6} {'tokens':>7} {'distinct-2':>10}")
 for m in methods:
-    gold, proxy, kl, length, distinct = (mean(m, key) for key in ("gold", "proxy", "kl", "length", "distinct_2"))
+    gold, proxy, kl, length, distinct = (
+        mean(m, key) for key in ("gold", "proxy", "kl", "length", "distinct_2")
+    )
     print(f"{m:>11} {gold:7.2f} {proxy:7.2f} {kl:6.2f} {length:7.1f} {distinct:10.2f}")
+
+# %% [markdown]
+# The same six titles after PPO, as recorded: seed 0, one sample each, unselected. Read them beside the first ones.
+
+# %%
+after = next(row["samples"] for row in rows if row["method"] == "PPO" and row["seed"] == 0)
+assert list(after) == titles
+for title, text in after.items():
+    print(f"{title.strip()}: {text}")
 
 # %%
 display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted rating, -4..4)"))
@@ -159,10 +171,7 @@ display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted ratin
 # %%
 def ppo_now():
     """One seed on this machine, a minute or two: the tour's PPO, judged on held-out titles as the tour judges."""
-    actor, critic = (
-        copy.deepcopy(policy).requires_grad_(True),
-        copy.deepcopy(reward_model).requires_grad_(True),
-    )
+    actor, critic = trainable(policy), trainable(reward_model)
     train_ppo(
         actor, critic, tokenizer, reviews.rl_prompts(), score, PPOConfig(seed=0), reference=policy
     )
@@ -238,6 +247,7 @@ def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef): ...  # yo
 
 print(check.kl_penalised_score(kl_penalised_score))
 
+
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
@@ -253,14 +263,15 @@ print(check.kl_penalised_score(kl_penalised_score))
 #
 # <details><summary>What you should see</summary>
 #
-# Without the leash score and KL rise together, the KL far beyond that of the recorded runs, and the samples shrink to a few words of praise, over and over. At 1.0 the KL stays small, and the
-# samples are hardly told from SFT's.
+# Without the leash the score climbs and the KL with it, far beyond that of the recorded runs; the entropy falls towards 0, and the samples say the same few words of praise over and over: the
+# reward model likes it, you will not. At 1.0 KL and score stay below those of the recorded runs, and the samples
+# are SFT's, a little warmer.
 # </details>
 #
 # %%
 def with_leash(kl_coef):
     """PPO from the SFT model with another leash: its last step, and six samples."""
-    actor, critic = copy.deepcopy(policy), copy.deepcopy(reward_model)
+    actor, critic = trainable(policy), trainable(reward_model)
     config = PPOConfig(kl=KLConfig(kl_coef=kl_coef))
     last = train_ppo(actor, critic, tokenizer, reviews.rl_prompts(), score, config)[2][-1]
     print({name: round(last[name], 2) for name in ("score", "kl", "entropy", "length")})

@@ -202,7 +202,9 @@ held = [
     r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32
 ][:128]
 people = encode(tokenizer, [r.prompt for r in held], [r.text for r in held])
-as_scored = SamplingConfig(temperature=1.0)  # people are scored at temperature 1, so its own words are drawn at 1
+as_scored = SamplingConfig(
+    temperature=1.0
+)  # people are scored at temperature 1, so its own words are drawn at 1
 own = sample_text(policy, tokenizer, [r.prompt for r in held], config=as_scored, batch_size=128)[0]
 with torch.no_grad():
     surprise = {
@@ -217,10 +219,10 @@ print({name: f"{value:.2f} nats a token" for name, value in surprise.items()})
 #
 # ## What the libraries do
 #
-# Read in their sources of 2026 (TRL 1.16, OpenRLHF 0.11, DeepSpeed-Chat of 2025):
+# Read in their sources (TRL 1.12, the last with a PPO trainer, OpenRLHF 0.11, DeepSpeed-Chat of 2025):
 #
-# - **TRL** scores the position after EOS when there is one, **OpenRLHF** the last action token, as we do. The same text, another index: mixing them up gives the
-#   score of padding.
+# - **TRL**'s PPO reads the score at the last token before padding (`get_reward` in experimental/utils.py) and adds it to the reward of the position after it, where there is
+#   one. So padding must not be EOS there: the last token before it would be the last *word*. **OpenRLHF** reads and pays at the last action token, as we do.
 # - **DeepSpeed-Chat** trains its reward model at every token from the first one that differs, so its per-token picture, reading (b), is at trained positions.
 # - The mask `ids != pad` is common in teaching code; where padding is EOS, stopping is then never trained.
 #
@@ -273,10 +275,25 @@ print(check.score_of_text(score_of_text))
 #
 # <details><summary>Answer</summary>
 #
-# Before the adjective both readings agree between the sentences: (a) scores the same prefix and EOS, (b) has read the same tokens and cannot look ahead. At the adjective compare
-# the two readings: (a) stands at a position that was trained, (b) does not, and may even put "boring" above "brilliant".
+# Before the adjective both readings agree between the sentences: (a) scores the same prefix and EOS, (b) has read the same tokens and cannot look ahead. At the adjective
+# both put "brilliant" above "boring", (b) even by more. But more is not truer: (a) stands at a position that was trained and scaled, (b) at one that was not, so nothing
+# says what a difference of its numbers means; on another pair of words it may be the other way round.
 # </details>
-#
+
+# %%
+at_adjective = {}
+for word in ("brilliant", "boring"):
+    tokens, a, b = prefix_scores(reward_model, tokenizer, "the film\n", f"The film is a {word}")
+    n = len(tokenizer("The film is a").input_ids)
+    at_adjective[word] = (a[n - 1].item(), b[n - 1].item(), a[-1].item(), b[-1].item())
+    print(
+        f"{word:>9}: before (a) {a[n - 1]:+.2f} (b) {b[n - 1]:+.2f}   at it (a) {a[-1]:+.2f} (b) {b[-1]:+.2f}"
+    )
+good, bad = at_adjective["brilliant"], at_adjective["boring"]
+assert all(math.isclose(x, y, abs_tol=1e-4) for x, y in zip(good[:2], bad[:2], strict=True))
+assert good[2] > bad[2] and good[3] - bad[3] > good[2] - bad[2]
+
+# %% [markdown]
 # **4. Find the bug** *(medium, 10 minutes)*. A colleague's model never stops. Their loss:
 # `mask = response_ids != tokenizer.pad_token_id; loss = -(logprobs * mask).sum() / mask.sum()`, with `tokenizer.pad_token = tokenizer.eos_token`. Say in one sentence what
 # happens, and mend it with the function of exercise 1.

@@ -26,6 +26,12 @@ def test_the_record_is_whole():
     assert len({row["command"] for row in ROWS}) == 1
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ppo_beats_best_of_four_on_every_seed_paired_by_film(seed):
+    _, low, _ = paired_difference(by("PPO", seed)["gold_by_prompt"], by("best-of-4", seed)["gold_by_prompt"])
+    assert low > 0
+
+
 def test_ppo_beats_best_of_four_paired_by_film():
     difference, low, high = paired_difference(mean_by_prompt("PPO"), mean_by_prompt("best-of-4"))
     assert 0 < low < difference < high
@@ -34,16 +40,29 @@ def test_ppo_beats_best_of_four_paired_by_film():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ppo_stays_on_its_leash_and_does_not_collapse(seed):
     ppo = by("PPO", seed)
-    assert ppo["kl"] <= 6
+    assert ppo["kl"] <= 3
     assert ppo["opening_share"] <= 0.2
     assert ppo["missing_eos"] < 0.1
 
 
 def test_the_readme_says_how_much_variety_ppo_costs():
-    # the aim was 0.8 of SFT's distinct-2 on every seed; it was missed, and the README says so
     shares = [by("PPO", seed)["distinct_2"] / by("SFT", seed)["distinct_2"] for seed in SEEDS]
+    assert min(shares) >= 0.8
     said = f"{min(shares):.2f} to {max(shares):.2f} of SFT's"
     assert said in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_what_the_readme_says_of_the_judges_holds():
+    interval = {(a, b, judge): paired_difference(mean_by_prompt(a, judge), mean_by_prompt(b, judge))[1:]
+                for a, b in (("PPO", "best-of-4"), ("best-of-16", "PPO"), ("PPO", "DPO"))
+                for judge in ("gold", "proxy", "ensemble", "lexicon")}
+    above, even = (lambda i: i[0] > 0), (lambda i: i[0] <= 0 <= i[1])
+    assert all(above(interval["PPO", "best-of-4", judge]) for judge in ("gold", "proxy", "ensemble", "lexicon"))
+    assert all(above(interval["best-of-16", "PPO", judge]) for judge in ("proxy", "ensemble", "lexicon"))
+    assert even(interval["best-of-16", "PPO", "gold"])
+    assert above(interval["PPO", "DPO", "proxy"]) and all(even(interval["PPO", "DPO", j]) for j in ("gold", "ensemble", "lexicon"))
+    kl, unfinished = ({m: sum(by(m, s)[key] for s in SEEDS) for m in ("PPO", "DPO")} for key in ("kl", "missing_eos"))
+    assert kl["DPO"] > 2 * kl["PPO"] and unfinished["DPO"] > unfinished["PPO"] and round(kl["PPO"] / 3) == 2
 
 
 def test_the_tables_of_the_readme_are_the_record():
@@ -63,6 +82,10 @@ def test_a_table_holds_the_means_over_seeds(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("above\n<!-- tour -->\nstale\n<!-- /tour -->\nbetween\n<!-- reward -->\nstale\n<!-- /reward -->\nbelow\n")
     fill_readme(readme, tmp_path)
+    other = tmp_path / "other.md"
+    other.write_text("no table here")
+    with pytest.raises(ValueError, match="marks '<!-- tour -->' in other.md is 0; it must be 1"):
+        fill_readme(other, tmp_path)
     text = readme.read_text()
     assert "| PPO | 1.50 | 1.00 |" in text and "| 0 to 0.5 | 0.25 | 0.50 | 1.00 | 0.75 |" in text and "stale" not in text
     assert [line for line in text.splitlines() if line in ("above", "between", "below")] == ["above", "between", "below"]

@@ -37,6 +37,16 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
         a[0].zero_()
         return exercise.reference(*a)
 
+    def overwrites(*a):
+        right = exercise.reference(*a)
+        a[0].fill_(torch.nan) if a[0].is_floating_point() else a[0].bitwise_not_()
+        return right
+
+    def reshapes(*a):
+        right = exercise.reference(*a)
+        a[0].unsqueeze_(0)
+        return right
+
     def random(*a):
         right = exercise.reference(*a)
         return torch.rand(right.shape).mul(3).long().to(right.dtype)
@@ -45,10 +55,19 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
         right = exercise.reference(*a)
         return right.long() if right.is_floating_point() else right.float()
 
-    for function, said in ((lambda *a: None, "returned None"), (raises, "KeyError"), (in_place, "in place"), (random, "it gives"),
+    for function, said in ((lambda *a: None, "returned None"), (raises, "KeyError"), (in_place, "in place"),
+                           (overwrites, "in place"), (reshapes, "in place"), (random, "it gives"),
                            (lambda *a: exercise.reference(*a)[:1], "shape"), (lambda *a: [1, 2], "list"), (wrong_kind, "must be of")):
         result = exercise(function)
         assert not result and said in result.message and "\n" not in result.message and len(result.message) < 900
+
+
+@pytest.mark.parametrize("blind", [lambda s, a, b, m, k: s - k * (a - b).nansum(1),
+                                   lambda s, a, b, m, k: s - k * torch.nan_to_num(a - b).sum(1)])
+@pytest.mark.parametrize("seed", range(20))
+def test_an_answer_that_never_looks_at_the_mask_is_refused(blind, seed):
+    assert "mask" in check.kl_penalised_score(blind, seed=seed).message
+    assert "NaN" in check.kl_penalised_score(lambda s, a, b, m, k: s - k * ((a - b) * m).sum(1), seed=seed).message
 
 
 def test_nan_is_told_and_either_precision_is_fine():

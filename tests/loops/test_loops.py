@@ -37,6 +37,9 @@ def first_half(rollout):
     return hits.sum(1) / rollout.response_mask.sum(1)
 
 
+PAIRS = Dataset.from_list([{"prompt": p, "chosen": c * 3, "rejected": r * 3} for p in PROMPTS for c, r in ("ax", "ey", "iz")])
+
+
 def shuffled(rollout):
     """The same scores given to the wrong responses: nothing to be learned."""
     scores = first_half(rollout)
@@ -66,6 +69,20 @@ def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
     assert abs(row["ratio"] - 1) < 1e-5 and row["clip_fraction"] == 0
     assert abs(row["kl"]) < 1e-4  # the reference is the actor's copy
     assert 0 <= row["entropy"] <= math.log(257)
+
+
+@pytest.mark.parametrize("train", [
+    lambda model, reference: train_ppo(model, ScalarModel(tiny_policy(9).base_model), tiny_tokenizer(), PROMPTS, first_half,
+                                       ppo_config(steps=1), reference=reference),
+    lambda model, reference: train_group(model, tiny_tokenizer(), PROMPTS, first_half, GRPOConfig(
+        steps=1, prompts_per_step=2, group_size=2, minibatch_size=4, sampling=SHORT), reference=reference),
+    lambda model, reference: train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=1, batch_size=4), reference=reference)])
+def test_the_callers_reference_stays_as_it_was_and_can_still_be_trained(train):
+    model, reference = tiny_policy(0), tiny_policy(1)
+    before = [p.clone() for p in reference.parameters()]
+    train(model, reference)
+    assert all(map(torch.equal, before, reference.parameters()))
+    assert all(p.requires_grad and p.grad is None for p in reference.parameters())
 
 
 @pytest.mark.parametrize("run, stage", [(lambda *a, **k: run_ppo(*a, **k)[2], "ppo"), (lambda *a, **k: run_group(*a, **k)[1], "grpo")])
@@ -173,8 +190,6 @@ def test_a_nan_score_stops_the_run_before_it_touches_the_weights():
         train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, lambda r: torch.full((32,), torch.nan), ppo_config(steps=1))
     assert all(torch.equal(before[k], v) for k, v in actor.state_dict().items())
 
-
-PAIRS = Dataset.from_list([{"prompt": p, "chosen": c * 3, "rejected": r * 3} for p in PROMPTS for c, r in ("ax", "ey", "iz")])
 
 
 def test_dpo_starts_at_ln_two_and_separates():
