@@ -32,7 +32,7 @@ from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
-from minirlhf.runtime import History, check, set_threads, write_text
+from minirlhf.runtime import SMOLLM2, History, check, set_threads, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.tasks import reviews, sources
@@ -74,9 +74,12 @@ def main() -> None:
 
 
 @app.command()
-def data():
+def data(model: Annotated[str, typer.Option(help=f"Also a language model: {SMOLLM2}, 93 MB, 270 MB on disk.")] = ""):
     """Fetch and check the third-party ratings (12 MB, once)."""
+    check("model", model, model in ("", SMOLLM2), f"{SMOLLM2}, or left out")
     console.print(f"The rating sets are in {sources.fetch()}, whole and unchanged.")
+    if model:
+        console.print(f"{SMOLLM2} is in {sources.fetch_smollm2()}: give `--model {SMOLLM2}`.")
 
 
 @app.command()

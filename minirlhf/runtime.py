@@ -13,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
+CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))  # what others made, fetched; git ignores it
+SMOLLM2 = "smollm2-135m"
 MODEL_FILES = {".safetensors", ".json", ".jsonl", ".jinja", ".model"}  # what a saved model's folder consists of
 
 

@@ -4,7 +4,6 @@
     (Shao et al. 2024)
 """
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
@@ -69,7 +69,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, G = config.sampling.for_training(), config.group_size
-    reference = (copy.deepcopy(model) if reference is None else reference).eval()  # under no_grad, never trained
+    reference = reference_of(model) if reference is None else reference.eval()  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
     state = {"kl_coef": config.kl.kl_coef}
     model.eval()

@@ -6,7 +6,6 @@
     reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
 """
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs, response_values
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
@@ -74,7 +74,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling = config.sampling.for_training()
-    reference = (copy.deepcopy(actor) if reference is None else reference).eval()  # under no_grad, never trained
+    reference = reference_of(actor) if reference is None else reference.eval()  # under no_grad, never trained
     actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
     state = {"kl_coef": config.kl.kl_coef}
     actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch

@@ -3,7 +3,6 @@
     loss = -log sigmoid(beta [log pi/pi_ref (chosen) - log pi/pi_ref (rejected)])        (Rafailov et al. 2023)
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from minirlhf.core.preference import dpo, implicit_rewards
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, check, seed_all
 from minirlhf.tasks.formats import check_rows
@@ -47,7 +47,7 @@ def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(
     check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
     seed_all(config.seed)
-    reference = (copy.deepcopy(model) if reference is None else reference).eval()  # under no_grad, never trained
+    reference = reference_of(model) if reference is None else reference.eval()  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
     model.eval()  # dropout off: the loss must be ln 2 at step 0
     run = (checkpoint or Checkpoint()).attach("dpo", config, len(dataset), [model], [optimizer], history)
