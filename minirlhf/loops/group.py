@@ -13,7 +13,6 @@ from einops import rearrange, repeat
 
 from minirlhf.core.baselines import group_relative
 from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
-from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
 from minirlhf.core.policy_gradient import is_clipped, mean_ratio, ppo_clip
 from minirlhf.core.rollout import Rollout
@@ -21,7 +20,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.adapters import reference_of
-from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs
+from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
@@ -63,8 +62,9 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
         score: Rollout -> (B,) reward units. monitors: the same, only logged.
 
     Returns:
-        (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy,
-        length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm, kl_coef.
+        (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy
+        (nats a token, estimated: -mean log pi of what was sampled), length, missing_eos, ratio, clip_fraction,
+        policy_loss, grad_norm, kl_coef.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
@@ -78,8 +78,8 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
     for step, index in run.steps(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)):
         kl_coef = state["kl_coef"]
         # 1. rollout: each prompt G times, groups side by side
-        ids, mask = (repeat(x, "n p -> (n g) p", g=G) for x in encode_prompts(tokenizer, [prompts[i] for i in index]))
-        rollout = sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
+        ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        rollout = sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, samples_per_prompt=G, generator=generator)
         mask = rollout.response_mask
         # 2. score; the KL penalty of a whole response joins its score before the group is compared
         with torch.no_grad():
@@ -102,8 +102,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
                     part = rollout.select(micro)
                     width, part_mask = part.response_ids.shape[1], part.response_mask
                     advantage, share = advantages[micro, :width], part_mask.sum() / mask[rows].sum()
-                    logits = policy_logits(model, part)
-                    logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
+                    logprobs = policy_logprobs(model, part, temperature=sampling.temperature)
                     losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, **clip)
                     loss = aggregate(losses, part_mask, how=config.aggregation, denominator=total)
                     loss.backward()
@@ -112,7 +111,6 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
                         for name, value in {
                             "policy_loss": loss, "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),
                             "clip_fraction": share * masked_mean(clipped.float(), part_mask),
-                            "entropy": share * masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
                         }.items():
                             log[name] += value.item() / updates
                 log["grad_norm"] += clipped_step(model, optimizer, config.optimiser.max_grad_norm).item() / updates
@@ -122,6 +120,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
         row = log | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
         on_step(history.log("grpo", step, steps=config.steps, score=scores.mean(), reward_std=spread.mean(),
                             frac_reward_zero_std=(spread == 0).float().mean(), kl=kl.mean(), kl_coef=kl_coef,
+                            entropy=-masked_mean(rollout.old_logprobs, mask),
                             length=mask.sum(1).float().mean(), missing_eos=1 - finished.float().mean(), **row))
         if config.kl.target is not None:
             state["kl_coef"] = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,

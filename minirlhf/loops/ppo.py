@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
-from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
 from minirlhf.core.policy_gradient import explained_variance, is_clipped, mean_ratio, ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
@@ -22,7 +21,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.adapters import reference_of
-from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs, response_values
+from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
@@ -68,7 +67,8 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
         reference: frozen policy; a copy of the actor by default.
 
     Returns:
-        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy, length, missing_eos, ratio,
+        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy
+        (nats a token, estimated: -mean log pi of what was sampled), length, missing_eos, ratio,
         clip_fraction, policy_loss, value_loss, explained_variance, grad_norm, kl_coef.
     """
     history = History() if history is None else history
@@ -109,8 +109,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                     part = rollout.select(micro)
                     width, part_mask = part.response_ids.shape[1], part.response_mask
                     advantage, share = advantages[micro, :width], part_mask.sum() / tokens
-                    logits = policy_logits(actor, part)
-                    logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
+                    logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
                     policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
                     policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
                     policy_loss.backward()
@@ -124,7 +123,6 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                             "policy_loss": policy_loss, "value_loss": value_loss,
                             "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),
                             "clip_fraction": share * masked_mean(clipped.float(), part_mask),
-                            "entropy": share * masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
                         }.items():
                             log[name] += value.item() / updates
                 log["grad_norm"] += clipped_step(actor, actor_optimizer, config.actor.max_grad_norm).item() / updates
@@ -133,7 +131,8 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
         kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
         row = log | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
         on_step(history.log("ppo", step, steps=config.steps, score=scores.mean(), kl=kl.mean(),
-                            kl_per_token=kl.sum() / lengths.sum(), kl_coef=kl_coef, length=lengths.float().mean(),
+                            kl_per_token=kl.sum() / lengths.sum(), kl_coef=kl_coef,
+                            entropy=-masked_mean(rollout.old_logprobs, mask), length=lengths.float().mean(),
                             missing_eos=1 - finished.float().mean(),
                             explained_variance=explained_variance(values, returns, mask), **row))
         if config.kl.target is not None:

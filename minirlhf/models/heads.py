@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from minirlhf.models.adapters import merged
+from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.runtime import atomic_folder
 
 
@@ -65,7 +65,7 @@ class ScalarModel(nn.Module):
         """Read what `save` wrote, in float32, evaluation mode."""
         numbers = json.loads((Path(folder) / "scalar.json").read_text())
         whole = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        model = cls(whole.base_model)
+        model = cls(fused_gelu(whole.base_model))
         with torch.no_grad():
             model.head.weight.copy_(whole.score.weight)
             model.head.bias.fill_(numbers["bias"])

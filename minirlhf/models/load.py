@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minirlhf.models.adapters import merged
+from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder
 
@@ -45,7 +45,7 @@ def load_policy(name: str | Path = "tiny-reviews"):
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return fused_gelu(model).eval(), tokenizer
 
 
 def load_scalar(name: str | Path = "tiny-reviews-reward"):

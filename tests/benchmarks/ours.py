@@ -4,7 +4,8 @@ import sys
 
 import torch
 from datasets import Dataset
-from workload import WARMUP, Clock, policy, rows, sizes, tokenizer
+from workload import WARMUP, Clock, rows, sizes, tokenizer
+from workload import policy as random_policy
 
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.group import GRPOConfig, train_group
@@ -12,9 +13,15 @@ from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.adapters import fused_gelu
 from minirlhf.models.forward import encode_prompts, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
+
+
+def policy(size):
+    """As `load_policy` gives it."""
+    return fused_gelu(random_policy(size))
 
 
 def pairs(n, size):

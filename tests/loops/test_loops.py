@@ -68,7 +68,7 @@ def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
     row = history[0]
     assert abs(row["ratio"] - 1) < 1e-5 and row["clip_fraction"] == 0
     assert abs(row["kl"]) < 1e-4  # the reference is the actor's copy
-    assert 0 <= row["entropy"] <= math.log(257)
+    assert row["entropy"] == pytest.approx(math.log(257), rel=0.1)  # a random model is nearly uniform
 
 
 @pytest.mark.parametrize("train", [
@@ -240,7 +240,7 @@ def test_texts_scored_in_parts_and_once_have_the_gradient_of_plain_pairs():
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     def once(model):
-        scores = dict(zip(texts, text_scores(model, tokenizer, texts, 8, parts=3), strict=True))
+        scores = dict(zip(texts, text_scores(model, tokenizer, texts, 8, micro_batch=2), strict=True))
         return -torch.stack([torch.nn.functional.logsigmoid(scores[p, a] - scores[p, b]) for p, a, b in pairs]).mean()
 
     def plain(model):  # every pair by itself, no padding but the prompt's none
