@@ -1,14 +1,17 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
+import logging
 import os
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
 
+import datasets
 import torch
 import transformers
 import typer
@@ -27,6 +30,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.adapters import fitted
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
@@ -36,6 +40,8 @@ from minirlhf.runtime import SMOLLM2, History, check, set_threads, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.tasks import reviews, sources
+from minirlhf.tasks.formats import completions, paired
+from minirlhf.tasks.hub import DATASETS, load_by_name
 from minirlhf.tour import Tour, TourConfig, write_tour_report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -44,10 +50,18 @@ console = Console()
 PARTIAL = "training.safetensors"  # in --out until the result is there
 Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is replaced only when the new is whole.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
-Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
+Model = Annotated[str, typer.Option(help=f"Policy: tiny-reviews, tiny-reviews-sft, {SMOLLM2}, a folder, or a hub name.")]
 Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in --out, to the same result.")]
+Data = Annotated[str, typer.Option("--dataset", help=f"{', '.join(DATASETS)}, a hub name, or a .jsonl file in one of TRL's formats; "
+                                                      "the reviews, if left out.")]
+Rows = Annotated[int, typer.Option(help="Rows of the dataset to read, from the first; pairs drawn of the reviews.")]
+MaxResponse = Annotated[int, typer.Option(help="Tokens a response is cut to, EOS included.")]
+Lora = Annotated[int, typer.Option(help="Rank of low-rank adapters; 0 trains every weight.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="With --lora: the frozen weights in bfloat16.")]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, about a third more time.")]
+MicroBatch = Annotated[int, typer.Option(help="Sequences or pairs that are in memory at once; 0: all of an optimiser step's.")]
 RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
@@ -56,6 +70,8 @@ def main() -> None:
     """Run a command; a wrong input ends in one sentence instead of a traceback."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say comes as our one sentence
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     set_threads(int(wanted) if wanted.isdigit() and int(wanted) else None)
     for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a question mark for it
@@ -162,28 +178,35 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Pre
 
 @app.command()
 def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = SFTConfig.optimiser.lr,
-        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs,
-        resume: Resume = False):
+        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs, dataset: Data = "",
+        rows: Rows = TourConfig.pairs, max_response: MaxResponse = SFTConfig.max_response, resume: Resume = False,
+        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
-    config = SFTConfig(seed=seed, epochs=epochs, optimiser=replace(SFTConfig.optimiser, lr=lr))
+    config = SFTConfig(seed=seed, epochs=epochs, max_response=max_response,
+                       optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = completions(load_by_name(dataset, tokenizer, rows=rows)) if dataset else reviews.sft_dataset(tokenizer)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=20) as on:
-        policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, **on)
+        policy, history = train_sft(policy, tokenizer, data, config, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = RewardConfig.steps,
-           lr: Rate = RewardConfig.optimiser.lr,
-           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs,
-           resume: Resume = False):
+           lr: Rate = RewardConfig.optimiser.lr, dataset: Data = "", rows: Rows = TourConfig.pairs,
+           max_response: MaxResponse = RewardConfig.max_response, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+           recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
-    config = RewardConfig(seed=seed, steps=steps, optimiser=replace(RewardConfig.optimiser, lr=lr))
-    samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
-    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
+    config = RewardConfig(seed=seed, steps=steps, max_response=max_response,
+                          optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = _pairs(dataset, tokenizer, rows, seed, max_response)
+    prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
+    samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
+    backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=20) as on:
-        scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, **on)
+        scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
@@ -210,11 +233,14 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
 @app.command()
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = PPOConfig.steps, lr: Rate = PPOConfig.actor.lr,
-        kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False):
+        kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+        recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """PPO with a learned critic and the KL penalty in the reward."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr), kl=replace(PPOConfig.kl, kl_coef=kl_coef))
-    critic = load_scalar(scorer)[0]
+    config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
+                       kl=replace(PPOConfig.kl, kl_coef=kl_coef))
+    policy, critic = fitted(policy, lora=lora, bf16=bf16, recompute=recompute), load_scalar(scorer)[0]
+    critic.backbone = fitted(critic.backbone, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=1) as on:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
@@ -223,11 +249,13 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
 @app.command()
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
          out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = GRPOConfig.steps, lr: Rate = GRPOConfig.optimiser.lr,
-         kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False):
+         kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+         recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr),
+    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
                         kl=replace(GRPOConfig.kl, kl_coef=kl_coef))
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=1) as on:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
@@ -236,14 +264,16 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
 @app.command()
 def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
         lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
-        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs,
-        resume: Resume = False):
+        dataset: Data = "", rows: Rows = TourConfig.pairs, max_response: MaxResponse = DPOConfig.max_response, resume: Resume = False,
+        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
-    config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=replace(DPOConfig.optimiser, lr=lr))
-    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
+    config = DPOConfig(seed=seed, steps=steps, beta=beta, max_response=max_response,
+                       optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = _pairs(dataset, tokenizer, rows, seed, max_response)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=10) as on:
-        policy, history = train_dpo(policy, tokenizer, dataset, config, **on)
+        policy, history = train_dpo(policy, tokenizer, data, config, **on)
     _save(policy, tokenizer, out, history)
 
 
@@ -299,6 +329,14 @@ def _running(path: Path, resume: bool, every: int):
     """What a loop is given by the command line: a bar, and a checkpoint that is there until the result is."""
     with Checkpoint(path, resume=resume) as checkpoint, Progresses(console, every=every) as progress:
         yield {"on_step": progress, "checkpoint": checkpoint}
+
+
+def _pairs(dataset: str, tokenizer, rows: int, seed: int, max_response: int):
+    """Preference pairs of a named dataset, or of the reviews, one rating a side."""
+    if not dataset:
+        return reviews.preference_pairs("reward", rows, seed=seed, max_tokens=max_response, tokenizer=tokenizer)
+    data = load_by_name(dataset, tokenizer, rows=rows)
+    return paired(data) if "label" in data.column_names else data
 
 
 def _actors(model: str, scorer: str):

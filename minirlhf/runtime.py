@@ -86,6 +86,16 @@ def check(field: str, value, ok: bool, allowed: str) -> None:
         raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
 
 
+def check_text(value, name: str) -> None:
+    """Raise a ValueError unless `value` is a text that can be encoded."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding.") from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:

@@ -21,7 +21,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.adapters import reference_of, with_lora
+from minirlhf.models.adapters import fitted, reference_of
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy, save_policy
 from minirlhf.models.sampling import sample_text
@@ -37,10 +37,10 @@ class SmolConfig:
     model: str = SMOLLM2
     rank: int = 16  # of the adapters
     pairs: int = 40_000  # drawn from the reward films; how many are read is steps times batch
-    held_out: int = 800  # pairs of the split's films to judge on
+    held_out: int = 600  # pairs of the split's films to judge on
     split: str = "test"
-    reward: RewardConfig = RewardConfig(steps=80, batch_size=32, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=3e-4))
-    dpo: DPOConfig = DPOConfig(steps=60, batch_size=16, max_response=32, optimiser=OptimiserConfig(lr=2e-4))
+    reward: RewardConfig = RewardConfig(steps=90, batch_size=32, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=3e-4))
+    dpo: DPOConfig = DPOConfig(steps=40, batch_size=16, max_response=32, optimiser=OptimiserConfig(lr=3e-4))
 
 
 def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lambda row: None) -> list[dict]:
@@ -55,13 +55,13 @@ def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lam
     started = time.time()
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:64], seed=config.reward.seed)
     with Checkpoint(folder / "reward.training.safetensors", resume=True) as checkpoint:
-        scorer, _ = train_reward_model(with_lora(policy.base_model, config.rank), tokenizer, pairs, config.reward, on_step=on_step,
-                                       checkpoint=checkpoint)
+        backbone = fitted(policy.base_model, lora=config.rank, bf16=True)
+        scorer, _ = train_reward_model(backbone, tokenizer, pairs, config.reward, on_step=on_step, checkpoint=checkpoint)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
     judge = text_judge([scorer], tokenizer, max_response=cut)
     rows = [{"method": "reward head", **accuracy(held_out, judge), "seconds": time.time() - started}]
     tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
-    policy, started = with_lora(load_policy(config.model)[0], config.rank), time.time()
+    policy, started = fitted(load_policy(config.model)[0], lora=config.rank, bf16=True), time.time()
     with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:
         train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
     save_policy(policy, tokenizer, folder / "dpo")

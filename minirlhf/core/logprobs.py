@@ -35,7 +35,7 @@ def response_logprobs(logits: Float[Tensor, "B R V"], response_ids: Int[Tensor, 
 
 def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
     """log pi of every word at the N real tokens, (N, V), in float32 at least: padding, NaN or not, is never exponentiated."""
-    if temperature <= 0:
+    if not temperature > 0:  # NaN is not
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
     check_same_shape(positions=logits[..., 0], response_mask=response_mask)
     real = logits.flatten(0, 1) if response_mask.all() else logits[response_mask]  # without padding no copy is needed

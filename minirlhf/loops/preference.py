@@ -33,7 +33,7 @@ class DPOConfig:
     def __post_init__(self):
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
-        check("beta", self.beta, self.beta > 0, "above 0")
+        check("beta", self.beta, 0 < self.beta < float("inf"), "above 0 and finite")
 
 
 def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(), *, reference=None,

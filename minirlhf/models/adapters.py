@@ -4,6 +4,7 @@
 """
 
 import copy
+import warnings
 from functools import partial
 
 import torch
@@ -19,7 +20,8 @@ def with_lora(model, rank: int = 16):
     from peft import LoraConfig, get_peft_model  # two seconds to import: paid by who asks for it
 
     check("rank", rank, rank >= 1, "at least 1")
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")).eval()
+    with warnings.catch_warnings(action="ignore"):  # what peft and transformers say of each other
+        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")).eval()
 
 
 def has_adapter(model) -> bool:

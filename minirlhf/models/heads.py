@@ -13,6 +13,16 @@ from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.runtime import atomic_folder
 
 
+def read_whole(auto, source: str | Path):
+    """`auto.from_pretrained` in float32, without pickle; weights that are not there are an error, not random numbers."""
+    model, found = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                                        ignore_mismatched_sizes=True)
+    wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights that its config.json asks for are missing or of another shape, such as {wrong[0]}.")
+    return model
+
+
 class ScalarHead(nn.Linear):
     """nn.Linear(hidden, 1): the language-model head replaced by one number a token. Weights start with std 1 / sqrt(hidden + 1)."""
 
@@ -64,7 +74,9 @@ class ScalarModel(nn.Module):
     def load(cls, folder: str | Path) -> "ScalarModel":
         """Read what `save` wrote, in float32, evaluation mode."""
         numbers = json.loads((Path(folder) / "scalar.json").read_text())
-        whole = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        if missing := {"bias", "shift", "scale"} - numbers.keys():
+            raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
+        whole = read_whole(AutoModelForSequenceClassification, folder)
         model = cls(fused_gelu(whole.base_model))
         with torch.no_grad():
             model.head.weight.copy_(whole.score.weight)

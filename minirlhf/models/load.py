@@ -6,14 +6,16 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minirlhf.models.adapters import fused_gelu, merged
-from minirlhf.models.heads import ScalarModel
+from minirlhf.models.heads import ScalarModel, read_whole
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder
 
 transformers.utils.logging.disable_progress_bar()  # one line a loaded model is noise in a notebook
 CHECKPOINTS = DATA / "checkpoints"
+FAULTS = (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError)  # what damaged or foreign files end in
 
 
 def checkpoint(name: str | Path) -> Path | None:
@@ -37,8 +39,12 @@ def load_policy(name: str | Path = "tiny-reviews"):
         raise ValueError(f"'{name}' is a reward model, it gives scores and no words; policies here: {', '.join(committed())}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)  # no pickle, ever
-    except (OSError, ValueError) as error:
+        if len(tokenizer) <= 1:
+            raise ValueError("its tokenizer knows no words; are tokenizer.json and tokenizer_config.json there?")
+        model = read_whole(AutoModelForCausalLM, source)
+    except FAULTS as error:
+        if isinstance(source, Path):
+            raise ValueError(f"'{name}' holds no policy that can be read: {_first_line(error)}") from error
         raise ValueError(
             f"No model '{name}': it is neither one of {', '.join(committed())}, nor a folder with a config.json, "
             f"nor reachable on the hub with safetensors weights ({type(error).__name__}); check the spelling or the network."
@@ -57,7 +63,14 @@ def load_scalar(name: str | Path = "tiny-reviews-reward"):
     folder = checkpoint(name)
     if folder is None or not (folder / "scalar.json").is_file():
         raise ValueError(f"No reward model '{name}': give one of {', '.join(committed(scores=True))} or a folder that `reward` wrote.")
-    return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
+    try:
+        return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
+    except FAULTS as error:
+        raise ValueError(f"'{name}' holds no reward model that can be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def fingerprint(*names: str | Path) -> str:

@@ -22,7 +22,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
-        check("temperature", self.temperature, self.temperature > 0, "above 0 (use greedy for the limit)")
+        check("temperature", self.temperature, 0 < self.temperature < float("inf"), "above 0 (use greedy for the limit) and finite")
         check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
         check("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
 

@@ -9,6 +9,8 @@ from os.path import commonprefix
 
 from datasets import Dataset
 
+from minirlhf.runtime import check_text
+
 TEXTS = ("prompt", "completion", "chosen", "rejected")
 
 
@@ -29,19 +31,9 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
                 check_text(value, f"Row {number}: {name}")
         if "prompt" in row and not row["prompt"]:
             raise ValueError(f"Row {number}: the prompt is empty; a response needs a token before it.")
-        if "chosen" in row and row["chosen"] == row["rejected"]:
+        if {"chosen", "rejected"} <= row.keys() and row["chosen"] == row["rejected"]:
             raise ValueError(f"Row {number}: chosen and rejected are the same text; filter such rows out.")
     return dataset
-
-
-def check_text(value, name: str) -> None:
-    """Raise a ValueError unless `value` is a text that can be encoded."""
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding.") from error
 
 
 def standard(dataset: Dataset, tokenizer=None) -> Dataset:
@@ -90,6 +82,13 @@ def paired(dataset: Dataset) -> Dataset:
     if not rows:
         raise ValueError("No prompt has both a good and a bad completion; use the unpaired rows as they are.")
     return Dataset.from_list(rows)
+
+
+def completions(dataset: Dataset) -> Dataset:
+    """Rows to imitate: prompt + completion as they are; of pairs the chosen text; of unpaired rows the good ones."""
+    if "chosen" in dataset.column_names:
+        return dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
+    return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
 
 
 def _is_conversation(value) -> bool:

@@ -1,6 +1,7 @@
 """Well-known datasets of the hub by name, as standard rows. Nothing is downloaded until one is asked for."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
@@ -40,6 +41,9 @@ def load_by_name(name: str, tokenizer=None, *, split: str | None = None, rows: i
         else:
             dataset = load(hub, split=split or usual)
     except Exception as error:  # the hub, the network, a file: each with an exception of its own
+        if Path(hub).is_file():
+            why = str(error.__cause__ or "no rows") if hub.endswith(".jsonl") else "it is no .jsonl"
+            raise ValueError(f"The file '{name}' cannot be read: {why.splitlines()[0]}") from error
         raise ValueError(f"No dataset '{name}': not one of {', '.join(DATASETS)}, and neither a readable .jsonl file nor reachable "
                          f"on the hub ({type(error).__name__}); check the spelling or the network.") from error
     columns = [c for c in ("prompt", "completion", "chosen", "rejected", "label", "messages", "text") if c in dataset.column_names]
