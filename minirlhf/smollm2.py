@@ -29,6 +29,8 @@ from minirlhf.rewards.model import normalise_scores, prefix_scores, text_judge
 from minirlhf.runtime import SMOLLM2
 from minirlhf.tasks import reviews
 
+NOTES_SENTENCE = "I love to walk the dog, what do you like?"  # scored prefix by prefix in many course notes
+
 
 @dataclass(frozen=True)
 class SmolConfig:

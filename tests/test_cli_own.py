@@ -70,7 +70,7 @@ def test_the_options_that_save_memory(options, tiny, tmp_path):
 
 def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):
     def command(out, *more):
-        return [sys.executable, "-m", "minirlhf.cli", "dpo", "--model", tiny, "--dataset", str(data(tmp_path, ROWS)), "--steps", "300",
+        return [sys.executable, "-m", "minirlhf.cli", "dpo", "--model", tiny, "--dataset", str(data(tmp_path, ROWS)), "--steps", "120",
                 "--out", str(tmp_path / out), *more]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
