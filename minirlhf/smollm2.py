@@ -23,7 +23,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.models.adapters import fitted, reference_of
 from minirlhf.models.forward import encode, policy_logprobs
-from minirlhf.models.load import load_policy, save_policy
+from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import normalise_scores, prefix_scores, text_judge
 from minirlhf.runtime import SMOLLM2
@@ -48,7 +48,7 @@ class SmolConfig:
 def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lambda row: None) -> list[dict]:
     """Train both, save both as ordinary models; returns a row each: accuracy on held-out pairs with its 95 % interval over films.
 
-    A third row holds the reward of every prefix of `sentence`, in both readings.
+    The row of tiny-reviews-reward is of the same pairs; a last row holds the reward of every prefix of `sentence`, in both readings.
     """
     policy, tokenizer = load_policy(config.model)
     cut = config.reward.max_response
@@ -62,6 +62,8 @@ def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lam
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
     judge = text_judge([scorer], tokenizer, max_response=cut)
     rows = [{"method": "reward head", **accuracy(held_out, judge), "seconds": time.time() - started}]
+    tiny, its_tokenizer = load_scalar("tiny-reviews-reward")
+    rows.append({"method": "tiny-reviews-reward", **accuracy(held_out, text_judge([tiny], its_tokenizer, max_response=2 * cut))})
     tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
     policy, started = fitted(load_policy(config.model)[0], lora=config.rank, bf16=True), time.time()
     with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:

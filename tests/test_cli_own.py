@@ -108,9 +108,9 @@ def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_
         reward=RewardConfig(steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)),
         dpo=DPOConfig(steps=2, batch_size=4, max_response=32, optimiser=OptimiserConfig(lr=1e-3)))
     rows = smollm2.run(tmp_path / "out", config, "A film.")
-    assert [row["method"] for row in rows] == ["reward head", "DPO's implicit reward", "prefixes"]
-    assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["pairs"] == 20 for row in rows[:2])
-    assert len(rows[2]["tokens"]) == len(rows[2]["with_eos"]) == len(rows[2]["one_pass"]) == 7
+    assert [row["method"] for row in rows] == ["reward head", "tiny-reviews-reward", "DPO's implicit reward", "prefixes"]
+    assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["pairs"] == 20 for row in rows[:3])
+    assert len(rows[3]["tokens"]) == len(rows[3]["with_eos"]) == len(rows[3]["one_pass"]) == 7
     assert load_scalar(tmp_path / "out" / "reward") and load_policy(tmp_path / "out" / "dpo")
 
 

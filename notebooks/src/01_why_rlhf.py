@@ -73,10 +73,8 @@ sentence = list(notes)[-1]
 
 # %%
 tokens, with_eos, one_pass = prefix_scores(reward_model, tokenizer, "the film\n", sentence)
-recorded = load_results(
-    "smollm2"
-)  # a language model of 135 million parameters, taught from the same ratings: see below
-smol = next(row for row in recorded if row["method"] == "prefixes")
+recorded = {row["method"]: row for row in load_results("smollm2")}  # a real language model: see below
+smol = recorded["prefixes"]
 smol_score = dict(zip(accumulate(smol["tokens"]), smol["with_eos"], strict=True))
 print(f"{'prefix':>45} {'notes':>7} {'+ EOS':>7} {'one pass':>9} {'SmolLM2 + EOS':>14}")
 for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), strict=True):
@@ -95,16 +93,13 @@ for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), s
 # what a dog is. Whether it is the better judge of *reviews* is a question with an answer: on pairs of films that it never saw,
 
 # %%
-head = next(row for row in recorded if row["method"] == "reward head")
+head, tiny = recorded["reward head"], recorded["tiny-reviews-reward"]
 claim(
     "SmolLM2's reward head ranks held-out pairs as one random rater did, more often than chance.",
     head["low"] > 0.5,
     evidence=f"{head['accuracy']:.2f} [{head['low']:.2f}, {head['high']:.2f}] over {head['films']} films",
 )
-tiny = [
-    row["reward model"] for row in load_results("reward_model") if (row["low"], row["high"]) == (0, 8)
-]
-print(f"tiny-reviews, whose 4 million parameters read nothing but reviews: {sum(tiny) / len(tiny):.2f}")
+print(f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]")
 
 # %% [markdown]
 # The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
