@@ -99,7 +99,9 @@ claim(
     head["low"] > 0.5,
     evidence=f"{head['accuracy']:.2f} [{head['low']:.2f}, {head['high']:.2f}] over {head['films']} films",
 )
-print(f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]")
+print(
+    f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]"
+)
 
 # %% [markdown]
 # The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
