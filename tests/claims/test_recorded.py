@@ -89,3 +89,14 @@ def test_a_table_holds_the_means_over_seeds(tmp_path):
     text = readme.read_text()
     assert "| PPO | 1.50 | 1.00 |" in text and "| 0 to 0.5 | 0.25 | 0.50 | 1.00 | 0.75 |" in text and "stale" not in text
     assert [line for line in text.splitlines() if line in ("above", "between", "below")] == ["above", "between", "below"]
+
+
+def test_what_the_readme_says_of_the_real_model_is_recorded():
+    rows = {row["method"]: row for row in load_results("smollm2")}
+    for method, words in (("reward head", "a reward head"), ("DPO's implicit reward", "DPO's implicit reward"),
+                          ("tiny-reviews-reward", "our own tiny-reviews-reward, on the same pairs,")):
+        row = rows[method]
+        assert row["low"] > 0.5 and said(f"{words} {row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        assert said(f"On {row['pairs']} pairs of {row['films']} films")
+    assert rows["reward head"]["low"] > rows["tiny-reviews-reward"]["accuracy"]
+    assert sum(row.get("seconds", 0) for row in rows.values()) < 20 * 60
