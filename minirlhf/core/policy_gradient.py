@@ -35,7 +35,9 @@ def ppo_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"],
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1.")
     advantages = zero_masked(advantages, response_mask).detach()
     live = response_mask & (advantages != 0)  # elsewhere loss and gradient are 0, but a ratio that overflows would make 0 * inf of it
-    ratio = (zero_masked(logprobs, live) - zero_masked(old_logprobs, live).detach()).exp()
+    log_ratio = zero_masked(logprobs, live) - zero_masked(old_logprobs, live).detach()
+    bounded = (advantages > 0) | (dual_clip is not None)  # the clip holds here; beyond e^80 exp's gradient would be 0 * inf
+    ratio = torch.where(bounded, log_ratio.clamp(max=80), log_ratio).exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
     if dual_clip is not None:
         surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)

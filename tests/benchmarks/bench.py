@@ -53,20 +53,22 @@ def matmul_rate(seconds: float = 0.5) -> float:
 
 
 def gflop(task: str, size: dict) -> float:
-    """The least matrix work of a step: 24 d^2 L + 4 s d L a token forward, 2 d V where logits are needed, backward twice that.
+    """The least matrix work of a step: 24 d^2 L + 2 s d L a token forward, 2 d V where logits are needed, backward twice that.
 
-    Decoding counts each token once; nothing is shared between the samples of a prompt; old log-probabilities come from sampling.
+    Attention is causal, so half of its square. Decoding counts each token once and a prompt once for its group; old log-probabilities
+    come from sampling.
     """
     d, vocabulary = size["width"], size["vocabulary"]
 
-    def passes(sequences, prompt, response, logits=True):
-        length = prompt + response
-        return sequences * (length * (24 * d * d + 4 * length * d) * LAYERS + logits * response * 2 * d * vocabulary) / 1e9
+    def passes(sequences, prompt, response, logits=True, read=1):
+        tokens, length = sequences * (prompt / read + response), prompt + response
+        return (tokens * (24 * d * d + 2 * length * d) * LAYERS + logits * sequences * response * 2 * d * vocabulary) / 1e9
 
     whole = passes(size["batch"], size["prompt"], size["completion"])
     response, scalar = (passes(size["batch"], size["prompt"], size["new"], logits) for logits in (True, False))
+    group = passes(size["batch"], size["prompt"], size["new"], read=size["group"]) + 4 * response
     return {"generate": whole, "sft": 3 * whole / 2, "reward": 3 * passes(size["batch"], size["prompt"], size["completion"], False),
-            "dpo": 4 * whole, "grpo": 5 * response, "rloo": 5 * response, "ppo": 2 * response + 2 * scalar + 12 * (response + scalar)}[task]
+            "dpo": 4 * whole, "grpo": group, "rloo": group, "ppo": 2 * response + 2 * scalar + 12 * (response + scalar)}[task]
 
 
 def compare(rounds: int, tasks=TASKS) -> list[dict]:
@@ -95,7 +97,7 @@ def table(rows: list[dict]) -> str:
         single = [ratio for ratio, row in zip(ratios, ours, strict=True) if not row["bf16"]]
         mine, other = (statistics.median(r["seconds"] for r in side if not r["bf16"]) for side in (ours, theirs))
         floor = gflop(task, SIZES) / rate
-        peaks = [max(r["peak_mib"] for r in side) for side in (theirs, ours)]
+        peaks = [max(r["peak_mib"] for r in side if not r["bf16"]) for side in (theirs, ours)]
         cells = (task, f"{other:.3f}", f"{mine:.3f}", f"**{statistics.median(single):.2f}**", f"{min(single):.2f} to {max(single):.2f}",
                  f"{ratios[-1]:.2f}", f"{peaks[0]} / {peaks[1]}", f"{floor:.3f}", f"{mine / floor:.1f}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -88,6 +88,7 @@ def ppo(size, clock):
 if __name__ == "__main__":
     task, size = sizes(sys.argv[1:])
     clock = Clock()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bool(size["bf16"])):
+    # without its cache: this context is left after the last step, and weights cast before the first would serve them all
+    with torch.autocast("cpu", torch.bfloat16, enabled=bool(size["bf16"]), cache_enabled=False):
         globals()[task](size, clock)
     clock.report(task, "minirlhf", size, torch=torch.__version__)
