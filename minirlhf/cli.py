@@ -36,7 +36,7 @@ from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
-from minirlhf.runtime import SMOLLM2, History, check, commit, set_threads, write_text
+from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig
@@ -82,7 +82,7 @@ def main() -> None:
     try:
         app()
     except Stopped as stopped:
-        console.print(f"{stopped} The same command with --resume goes on from there (tour and grid go on by themselves).", highlight=False)
+        console.print(f"{stopped} The same command with --resume goes on from there (tour, grid, smollm2: without).", highlight=False)
         raise SystemExit(130) from None
     except (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError) as error:
         if os.environ.get("MINIRLHF_TRACEBACK"):
@@ -143,8 +143,11 @@ def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] 
 @app.command()
 def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0):
     """Re-run recorded rows drawn by seed, from nothing, and compare within the spread of the recorded seeds."""
-    with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
-        seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
+    try:
+        with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
+            seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
+    except Stopped:
+        raise KeyboardInterrupt from None  # its folder is gone; there is nothing to go on from
     if wrong:
         raise ValueError(f"Seed {seed} is not reproduced: " + "; ".join(wrong))
     console.print(f"Seed {seed} is reproduced.")
@@ -186,7 +189,7 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = Pre
     sources.fetch()
     config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with _running(out / PARTIAL, resume, every=1) as on:
+    with _running(out / "pretraining.safetensors", resume, every=1) as on:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
@@ -259,7 +262,7 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
                        kl=replace(PPOConfig.kl, kl_coef=kl_coef))
     policy, critic = fitted(policy, lora=lora, bf16=bf16, recompute=recompute), load_scalar(scorer)[0]
     critic.backbone = fitted(critic.backbone, lora=lora, bf16=bf16, recompute=recompute)
-    with _running(out / PARTIAL, resume, every=1) as on:
+    with _running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
         policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
@@ -274,7 +277,7 @@ def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(
     config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
                         kl=replace(GRPOConfig.kl, kl_coef=kl_coef))
     policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
-    with _running(out / PARTIAL, resume, every=1) as on:
+    with _running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
         policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
@@ -343,9 +346,13 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
 
 
 @contextmanager
-def _running(path: Path, resume: bool, every: int):
+def _running(path: Path, resume: bool, every: int, **origin: str):
     """What a loop is given by the command line: a bar, and a checkpoint that is there until the result is."""
-    with Checkpoint(path, resume=resume) as checkpoint, Progresses(console, every=every) as progress:
+    if path.name == PARTIAL:
+        check_folder(path.parent)  # before an hour's work, not after it
+    if resume and not path.exists():
+        console.print(f"{path} is not there: nothing to resume, so the run starts anew.", highlight=False)
+    with Checkpoint(path, resume=resume, origin=origin) as checkpoint, Progresses(console, every=every) as progress:
         yield {"on_step": progress, "checkpoint": checkpoint}
 
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))  # what others made, fetched; git ignores it
 SMOLLM2 = "smollm2-135m"
-MODEL_FILES = {".safetensors", ".json", ".jsonl", ".jinja", ".model"}  # what a saved model's folder consists of
+MODEL_FILES = ("*config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+               "chat_template*", "scalar.json", "metrics.jsonl", "training.safetensors")  # what a saved model's folder consists of
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -43,6 +44,8 @@ def atomic_path(path: str | Path):
     try:
         yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files private; results are not
+        with open(name, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before the name is: a power cut leaves the old file or the new one
         os.replace(name, path)
     finally:
         if os.path.exists(name):
@@ -56,9 +59,7 @@ def atomic_folder(path: str | Path):
     Raises:
         ValueError: `path` holds files that are not a model's: they would be lost.
     """
-    path = Path(path)
-    strangers = [p.name for p in path.glob("*") if p.suffix not in MODEL_FILES and p.name != "merges.txt"] if path.is_dir() else []
-    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
+    path = check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -66,18 +67,25 @@ def atomic_folder(path: str | Path):
         os.chmod(temporary, 0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / path.name)
             try:
+                os.replace(path, old / path.name)
                 os.replace(temporary, path)
-            except OSError:
-                os.replace(old / path.name, path)
-                raise
             finally:
+                if not path.exists():  # an error, or Ctrl-C, between the two
+                    os.replace(old / path.name, path)
                 shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(path: str | Path) -> Path:
+    """Raise a ValueError if `path` holds files that are not a model's: a model that is written there would replace them."""
+    path = Path(path)
+    strangers = [p.name for p in path.glob("*") if not any(p.match(name) for name in MODEL_FILES)] if path.is_dir() else []
+    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
+    return path
 
 
 def check(field: str, value, ok: bool, allowed: str) -> None:

@@ -21,7 +21,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.adapters import fitted, reference_of
+from minirlhf.models.adapters import BelowAdapter, fitted
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import sample_text
@@ -61,7 +61,7 @@ def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lam
         scorer, _ = train_reward_model(backbone, tokenizer, pairs, config.reward, on_step=on_step, checkpoint=checkpoint)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
     judge = text_judge([scorer], tokenizer, max_response=cut)
-    rows = [{"method": "reward head", **accuracy(held_out, judge), "seconds": time.time() - started}]
+    rows = [{"method": "reward head", **accuracy(held_out, judge), "seconds": time.time() - started + checkpoint.earlier}]
     tiny, its_tokenizer = load_scalar("tiny-reviews-reward")
     rows.append({"method": "tiny-reviews-reward", **accuracy(held_out, text_judge([tiny], its_tokenizer, max_response=2 * cut))})
     tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
@@ -70,8 +70,10 @@ def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lam
         train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
     save_policy(policy, tokenizer, folder / "dpo")
     judge = implicit_judge(policy, tokenizer, beta=config.dpo.beta, max_response=cut)
-    rows.append({"method": "DPO's implicit reward", **accuracy(held_out, judge), "seconds": time.time() - started})
+    rows.append({"method": "DPO's implicit reward", **accuracy(held_out, judge), "seconds": time.time() - started + checkpoint.earlier})
     rows.append({"method": "prefixes", "tokens": tokens, "with_eos": with_eos.tolist(), "one_pass": one_pass.tolist()})
+    for stage in ("reward", "dpo"):
+        (folder / f"{stage}.training.safetensors").unlink()
     return rows
 
 
@@ -87,7 +89,7 @@ def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
 
 def implicit_judge(policy, tokenizer, *, beta: float, max_response: int, batch_size: int = 32) -> Callable:
     """(prompts, responses) -> (N,): DPO's own reward, beta log pi / pi_ref, reward units; the reference is what lies below the adapter."""
-    reference = reference_of(policy)
+    reference = BelowAdapter(policy)
 
     @torch.no_grad()
     def logps(model, batch: Rollout):

@@ -189,7 +189,7 @@ class Tour:
         started = time.time()
         with Checkpoint(partial, resume=True) as checkpoint:
             result = make(checkpoint)
-        self.times[name] = time.time() - started
+        self.times[name] = time.time() - started + checkpoint.earlier
         save(result, path)
         write_text(note, json.dumps({"settings": settings, "seconds": self.times[name]}))
         checkpoint.remove()

@@ -1,6 +1,7 @@
 """Every wrong input that a new user may give ends in one sentence, and leaves nothing half-written."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode
 from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import CHECKPOINTS, load_policy
+from minirlhf.models.load import CHECKPOINTS, load_policy, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
+from minirlhf.runtime import atomic_folder
 from minirlhf.tasks.formats import standard
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -75,6 +77,32 @@ def test_a_wrong_dataset(rows, sentence, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     assert sentence in said(["dpo", "--dataset", str(file), "--steps", "1"], tmp_path)
+
+
+def test_a_folder_with_the_readers_own_files_is_refused_before_training_and_kept(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    sentence = said(["dpo", "--dataset", str(out / "pairs.jsonl"), "--steps", "1"], tmp_path)
+    assert "hold a model only: it holds pairs.jsonl too" in sentence
+    assert [p.name for p in out.iterdir()] == ["pairs.jsonl"]
+
+
+def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch):
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "model")
+    before, replace, calls = sorted(p.name for p in (tmp_path / "model").iterdir()), os.replace, []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "config.json").write_text("{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == before
 
 
 def test_a_file_that_is_no_dataset(tmp_path):
@@ -196,7 +224,7 @@ def test_nan_weights_and_a_nan_loss_stop_before_anything_is_updated():
         sample_text(model, tiny_tokenizer(), ["a"])
     pairs = standard(Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
     before = model.transformer.h[0].mlp.c_fc.weight.clone()
-    with pytest.raises(FloatingPointError, match="Nothing was updated"):
+    with pytest.raises(FloatingPointError, match="weights were left as they were"):
         train_dpo(model, tiny_tokenizer(), pairs, DPOConfig(steps=1, batch_size=1))
     assert torch.equal(before, model.transformer.h[0].mlp.c_fc.weight)
 

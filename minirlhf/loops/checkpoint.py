@@ -4,7 +4,9 @@
         ...
 """
 
+import hashlib
 import json
+import random
 import signal
 import threading
 import time
@@ -32,25 +34,31 @@ class Checkpoint:
     Args:
         path: the file, a .safetensors with a JSON header.
         resume: go on from what the file holds. Without it a file that is there is an error: it is somebody's work.
-        every: seconds from save to save.
+        every: seconds from save to save. origin: what else must be the same when it goes on, by name.
     """
 
-    def __init__(self, path: str | Path | None = None, *, resume: bool = False, every: float = 60.0):
+    def __init__(self, path: str | Path | None = None, *, resume: bool = False, every: float = 60.0, origin: dict | None = None):
         self.path, self.resume, self.every, self.stopping = Path(path) if path else None, resume, every, False
+        self.origin, self.earlier, self.started = origin or {}, 0.0, time.time()  # earlier: seconds of the runs before this one
 
-    def attach(self, loop: str, config, rows: int, models: list, optimizers: list, history: History, *, generators: list = (),
+    def attach(self, loop: str, config, data, models: list, optimizers: list, history: History, *, generators: list = (),
                state: dict | None = None) -> "Checkpoint":
         """Name what makes up the run, and put it where the last save left it. Returns itself.
 
         Args:
-            loop, config, rows: its name, its settings (a dataclass) and the size of its data: they must be the same when it goes on.
+            loop, config, data: its name, its settings (a dataclass) and its rows: they and the weights that it starts from must be the
+                same when it goes on.
             generators: besides torch's global one. state: numbers that change from step to step, in a dict that the loop keeps up to date.
 
         Raises:
             ValueError: a file is there without `resume`; it is damaged, or of a run with other settings.
         """
-        size = sum(p.numel() for model in models for _, p in _trained(model))
-        self.config = json.loads(json.dumps({"loop": loop, "rows": rows, "trained parameters": size, **asdict(config)}))
+        if self.path:
+            for left in self.path.parent.glob(f".{self.path.name}.*"):  # by a save that was killed
+                left.unlink()
+            size = sum(p.numel() for model in models for _, p in _trained(model))
+            facts = {"loop": loop, "data": _digest(data), "start": _fingerprint(models), "trained parameters": size} | self.origin
+            self.config = json.loads(json.dumps(facts | asdict(config)))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
         if self.path and self.path.exists():
@@ -70,7 +78,7 @@ class Checkpoint:
                 self.save()
                 saved = time.time()
             if self.stopping:
-                raise Stopped(f"Stopped after step {step}; {self.path} holds it all.")
+                raise Stopped(f"Stopped after step {step}; " + (f"{self.path} holds it all." if self.path else "nothing was saved."))
         if self.path:
             self.save()
 
@@ -84,9 +92,13 @@ class Checkpoint:
             self.before = signal.signal(signal.SIGINT, stop)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind, *_) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.before)
+        if self.stopping and kind is None:  # asked for where no loop was stepping
+            if self.path and self.path.exists():
+                raise Stopped(f"Stopped; {self.path} holds it all.")
+            raise KeyboardInterrupt
 
     def remove(self) -> None:
         """The run is over and its result is saved."""
@@ -100,7 +112,8 @@ class Checkpoint:
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{o}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         tensors |= {f"generator.{g}": generator.get_state() for g, generator in enumerate(self._generators())}
-        header = {"step": self.first, "config": self.config, "history": self.history, "state": self.state}
+        header = {"step": self.first, "config": self.config, "history": self.history, "state": self.state, "random": random.getstate(),
+                  "seconds": self.earlier + time.time() - self.started}
         with atomic_path(self.path) as temporary:
             save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
 
@@ -109,7 +122,7 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
-            header = {key: header[key] for key in ("step", "config", "history", "state")}
+            header = {key: header[key] for key in ("step", "config", "history", "state", "random", "seconds")}
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged or no checkpoint of a run; remove it to start anew.") from error
         if not self.resume:
@@ -128,12 +141,30 @@ class Checkpoint:
             optimizer.load_state_dict(whole)
         for g, generator in enumerate(self._generators()):
             generator.set_state(tensors[f"generator.{g}"])
-        self.first = header["step"]
+        version, numbers, spare = header["random"]
+        random.setstate((version, tuple(numbers), spare))
+        self.first, self.earlier = header["step"], header["seconds"]
         self.history[:] = header["history"]
         self.state.update(header["state"])
 
     def _generators(self) -> list[torch.Generator]:
         return [torch.default_generator, *self.generators]
+
+
+def _digest(data) -> str:
+    """Of all rows: a run goes on with the data that it began with."""
+    whole = data.tolist() if isinstance(data, torch.Tensor) else data[:]
+    return hashlib.sha256(repr(whole).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _fingerprint(models: list) -> str:
+    """Of the weights a run starts from, adapters apart: those are drawn, not loaded."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, p in model.named_parameters():
+            if "lora_" not in name:
+                digest.update(p.detach().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _trained(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:

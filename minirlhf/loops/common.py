@@ -22,7 +22,8 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_g
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     if not torch.isfinite(norm):
-        raise FloatingPointError(f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. Nothing was updated.")
+        raise FloatingPointError(f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. "
+                                 "This model's weights were left as they were.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

@@ -30,6 +30,7 @@ class GoldConfig:
 
     def __post_init__(self):
         check("epochs", self.epochs, self.epochs > 0, "above 0")
+        check("micro_batch", self.optimiser.micro_batch, self.optimiser.micro_batch == 0, "0: this loop has none")
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
@@ -43,7 +44,7 @@ def train_gold(backbone, tokenizer, reviews: list[Review], config: GoldConfig = 
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(reviews) / config.batch_size))
     set_dropout(model, config.dropout)
-    run = (checkpoint or Checkpoint()).attach("gold", config, len(reviews), [model], [optimizer], history)
+    run = (checkpoint or Checkpoint()).attach("gold", config, reviews, [model], [optimizer], history)
     for step, index in run.steps(shuffled_batches(len(reviews), config.batch_size, steps, config.seed)):
         rows = [reviews[i] for i in index]
         batch = encode(tokenizer, [r.prompt for r in rows], [r.text for r in rows], max_response=config.max_response)

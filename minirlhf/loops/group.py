@@ -73,7 +73,7 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
     optimizer = make_optimizer(model, config.optimiser)
     state = {"kl_coef": config.kl.kl_coef}
     model.eval()
-    run = (checkpoint or Checkpoint()).attach("grpo", config, len(prompts), [model], [optimizer], history, generators=[generator],
+    run = (checkpoint or Checkpoint()).attach("grpo", config, prompts, [model], [optimizer], history, generators=[generator],
                                               state=state)
     for step, index in run.steps(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)):
         kl_coef = state["kl_coef"]

@@ -52,6 +52,7 @@ class PPOConfig:
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check("minibatch_size", self.minibatch_size, self.batch_size % self.minibatch_size == 0, "a divisor of batch_size")
         check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
+        check("critic.micro_batch", self.critic.micro_batch, self.critic.micro_batch == 0, "0: the actor's holds for both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
 
@@ -78,7 +79,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
     actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
     state = {"kl_coef": config.kl.kl_coef}
     actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
-    run = (checkpoint or Checkpoint()).attach("ppo", config, len(prompts), [actor, critic], [actor_optimizer, critic_optimizer],
+    run = (checkpoint or Checkpoint()).attach("ppo", config, prompts, [actor, critic], [actor_optimizer, critic_optimizer],
                                               history, generators=[generator], state=state)
     for step, index in run.steps(shuffled_batches(len(prompts), config.batch_size, config.steps, config.seed)):
         kl_coef = state["kl_coef"]

@@ -50,7 +50,7 @@ def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(
     reference = reference_of(model) if reference is None else reference.eval()  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
     model.eval()  # dropout off: the loss must be ln 2 at step 0
-    run = (checkpoint or Checkpoint()).attach("dpo", config, len(dataset), [model], [optimizer], history)
+    run = (checkpoint or Checkpoint()).attach("dpo", config, dataset, [model], [optimizer], history)
     for step, index in run.steps(shuffled_batches(len(dataset), config.batch_size, config.steps, config.seed)):
         linear_decay(optimizer, config.optimiser.lr, step, config.steps)
         done = []

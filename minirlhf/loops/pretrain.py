@@ -108,7 +108,7 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
     ))
     optimizers = make_optimizers(model, config)
     history = History()
-    run = (checkpoint or Checkpoint()).attach("pretrain", config, len(stream), [model], optimizers, history)
+    run = (checkpoint or Checkpoint()).attach("pretrain", config, stream, [model], optimizers, history)
 
     # 3. steps
     started, first = time.time(), run.first
@@ -126,7 +126,7 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
         model.zero_grad()
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer in optimizers:
             optimizer.step()
         row = history.log("pretrain", step, steps=config.steps, loss=loss, grad_norm=grad_norm)

@@ -64,7 +64,7 @@ def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConf
     model = ScalarModel(backbone)
     set_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optimiser)
-    run = (checkpoint or Checkpoint()).attach("reward", config, len(dataset), [model], [optimizer], history)
+    run = (checkpoint or Checkpoint()).attach("reward", config, dataset, [model], [optimizer], history)
     for step, pairs in run.steps(islice(comparison_batches(dataset, config), config.steps)):
         # 1. each text once, whatever the number of its comparisons
         texts = list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))

@@ -45,7 +45,7 @@ def train_sft(model, tokenizer, dataset: Dataset, config: SFTConfig = SFTConfig(
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(dataset) / config.batch_size))
     model.eval()  # dropout off: a pass or two over the data has no need of it
-    run = (checkpoint or Checkpoint()).attach("sft", config, len(dataset), [model], [optimizer], history)
+    run = (checkpoint or Checkpoint()).attach("sft", config, dataset, [model], [optimizer], history)
     for step, index in run.steps(shuffled_batches(len(dataset), config.batch_size, steps, config.seed)):
         rows = dataset[index.tolist()]
         batch = encode(tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response)

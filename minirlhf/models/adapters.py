@@ -15,12 +15,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from minirlhf.runtime import check
 
 
-def with_lora(model, rank: int = 16):
-    """The same model, frozen, with trainable adapters of that rank in every linear layer, float32 whatever its own type."""
+def with_lora(model, rank: int = 16, *, seed: int = 0):
+    """The same model, frozen, with trainable adapters of that rank in every linear layer, float32 whatever its own type.
+
+    `seed` draws A; the global generator is left as it was.
+    """
     from peft import LoraConfig, get_peft_model  # two seconds to import: paid by who asks for it
 
     check("rank", rank, rank >= 1, "at least 1")
-    with warnings.catch_warnings(action="ignore"):  # what peft and transformers say of each other
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():  # what peft and transformers say of each other
+        torch.manual_seed(seed)
         return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")).eval()
 
 
@@ -29,8 +33,11 @@ def has_adapter(model) -> bool:
 
 
 def merged(model):
-    """An ordinary model: adapters multiplied out and added to the weights; a model without adapters as it is."""
-    return copy.deepcopy(model).merge_and_unload() if has_adapter(model) else model
+    """An ordinary model: adapters multiplied out and added to the weights, in float32; a model without adapters as it is.
+
+    In bfloat16 most of what an adapter learned would be lost in the sum: it is less than 1/256 of the weight that it is added to.
+    """
+    return copy.deepcopy(model).float().merge_and_unload() if has_adapter(model) else model
 
 
 class BelowAdapter:
@@ -43,13 +50,18 @@ class BelowAdapter:
         return self
 
     def __call__(self, **given):
+        frozen = [p for p in self.model.parameters() if not p.requires_grad]
         with self.model.disable_adapter():
-            return self.model(**given)
+            answer = self.model(**given)
+        for p in frozen:  # switching on again makes all adapters trainable
+            p.requires_grad_(False)
+        return answer
 
 
 def reference_of(model):
-    """The policy as it is now, never trained: what lies below its adapter, or a copy."""
-    return BelowAdapter(model) if has_adapter(model) else copy.deepcopy(model).eval()
+    """The policy as it is now, never trained: what lies below an adapter that has learned nothing yet, or a copy."""
+    fresh = has_adapter(model) and not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
+    return BelowAdapter(model) if fresh else copy.deepcopy(model).eval()
 
 
 def recompute_activations(model):

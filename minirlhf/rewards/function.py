@@ -24,20 +24,23 @@ def reward_function(function: Callable, tokenizer, dataset: Dataset | None = Non
         key = tuple(tokenizer(row["prompt"]).input_ids)
         if key in rows:
             raise ValueError(f"Two rows have the prompt {row['prompt'][:60]!r}; whose columns are a completion's?")
-        rows[key] = {name: value for name, value in row.items() if name != "prompt"}
+        rows[key] = row
 
     def score(rollout: Rollout) -> torch.Tensor:
         ids = [tuple(row[mask].tolist()) for row, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
         completions = decode(tokenizer, rollout)
-        given = {"prompts": [tokenizer.decode(list(i)) for i in ids], "completions": completions}
-        given |= {name: [rows[i][name] for i in ids] for name in next(iter(rows.values()), {})}
+        if rows and (unknown := [i for i in ids if i not in rows]):
+            raise ValueError(f"The prompt {tokenizer.decode(list(unknown[0]))[:60]!r} has no row in the dataset of the reward function.")
+        prompts = [rows[i]["prompt"] if rows else tokenizer.decode(list(i)).removeprefix(tokenizer.bos_token or "") for i in ids]
+        given = {"prompts": prompts, "completions": completions}
+        given |= {name: [rows[i][name] for i in ids] for name in next(iter(rows.values()), {}) if name != "prompt"}
         try:
             values = function(**given)
         except Exception as error:
             raise ValueError(f"The reward function raised {type(error).__name__}: {error}; it was given {', '.join(given)}.") from error
         try:
             values = [float(value) for value in values]
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"The reward function returned {str(values)[:80]}; it must be one number for each completion.") from error
         if len(values) != len(completions) or not all(map(math.isfinite, values)):
             raise ValueError(f"The reward function returned {len(values)} values for {len(completions)} completions, {values[:4]} ...; "

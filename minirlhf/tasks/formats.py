@@ -36,8 +36,8 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
     return dataset
 
 
-def standard(dataset: Dataset, tokenizer=None) -> Dataset:
-    """Any of TRL's formats as standard rows with an explicit prompt.
+def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> Dataset:
+    """Any of TRL's formats as standard rows with an explicit prompt; with `drop_equal` without the pairs of equal texts.
 
     Conversations go through the tokenizer's chat template: the prompt ends where the assistant's turn begins.
 
@@ -57,6 +57,8 @@ def standard(dataset: Dataset, tokenizer=None) -> Dataset:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError("These are conversations; give a tokenizer that has a chat template.")
         dataset = Dataset.from_list([row | _render(row, texts, tokenizer) for row in dataset])
+    if drop_equal and "chosen" in texts:
+        dataset = dataset.filter(lambda row: row["chosen"] != row["rejected"])
     return check_rows(dataset, *texts, *(["label"] if "label" in dataset.column_names else []))
 
 
@@ -80,7 +82,7 @@ def paired(dataset: Dataset) -> Dataset:
     rows = [{"prompt": prompt, "chosen": good, "rejected": bad}
             for prompt, kind in kinds.items() for good in kind[True] for bad in kind[False] if good != bad]
     if not rows:
-        raise ValueError("No prompt has both a good and a bad completion; use the unpaired rows as they are.")
+        raise ValueError("No prompt has both a good and a bad completion: such rows can be imitated (sft), not compared.")
     return Dataset.from_list(rows)
 
 
@@ -110,12 +112,13 @@ def _extract_prompt(row: dict) -> dict:
 
 def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
     turns = row["prompt"] if _is_conversation(row["prompt"]) else [{"role": "user", "content": row["prompt"]}]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else None  # who adds it needs no second one
+    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).removeprefix(bos or "")
     rendered = {"prompt": prompt}
     for name in texts[1:]:
         reply = row[name] if _is_conversation(row[name]) else [{"role": "assistant", "content": row[name]}]
         reply = reply[len(turns):] if reply[: len(turns)] == turns else reply  # ultrafeedback repeats the prompt in both texts
-        whole = tokenizer.apply_chat_template([*turns, *reply], tokenize=False)
+        whole = tokenizer.apply_chat_template([*turns, *reply], tokenize=False).removeprefix(bos or "")
         if not whole.startswith(prompt):
             raise ValueError("This chat template writes the prompt otherwise once the answer is there; render the texts yourself.")
         rendered[name] = whole[len(prompt):].removesuffix("\n").removesuffix(tokenizer.eos_token or "")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
+from minirlhf.runtime import check
 from minirlhf.tasks.formats import standard
 
 
@@ -17,9 +18,14 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
     return Dataset.from_list([row(given) for given in dataset if len(given["text"].split(" ")) > words])
 
 
+def known_pairs(dataset: Dataset, tokenizer=None) -> Dataset:
+    """Standard rows of a set that the reader cannot mend: its pairs of equal texts are left out."""
+    return standard(dataset, tokenizer, drop_equal=True)
+
+
 DATASETS: dict[str, tuple[str, str, Callable]] = {  # name -> the hub's name, its split, how its rows become standard ones
-    "hh-rlhf": ("Anthropic/hh-rlhf", "train", standard),
-    "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", standard),
+    "hh-rlhf": ("Anthropic/hh-rlhf", "train", known_pairs),
+    "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", known_pairs),
     "imdb": ("stanfordnlp/imdb", "train", lambda dataset, tokenizer: imdb_rows(dataset)),
 }
 
@@ -34,6 +40,7 @@ def load_by_name(name: str, tokenizer=None, *, split: str | None = None, rows: i
     Raises:
         ValueError: it cannot be fetched, or has no known format.
     """
+    check("rows", rows, rows is None or rows >= 1, "1 or more")
     hub, usual, parse = DATASETS.get(name, (name, "train", standard))
     try:
         if hub.endswith(".jsonl"):
@@ -49,5 +56,6 @@ def load_by_name(name: str, tokenizer=None, *, split: str | None = None, rows: i
     columns = [c for c in ("prompt", "completion", "chosen", "rejected", "label", "messages", "text") if c in dataset.column_names]
     if {"chosen", "rejected"} <= set(columns):
         columns = [c for c in columns if c != "messages"]  # ultrafeedback has the chosen conversation once more
+    dataset = dataset.shuffle(seed=0) if name == "imdb" else dataset  # it is sorted by label
     dataset = dataset.select_columns(columns).select(range(min(rows or len(dataset), len(dataset))))
     return parse(dataset, tokenizer)

@@ -52,7 +52,7 @@ def fetch(pins: Path = SOURCES) -> Path:
     Raises:
         SourceError: no network, a changed package, or a damaged file in the cache. Nothing half-written is left.
     """
-    missing = [n for n, (version, _) in _pins(pins).items() if not list(CACHE.glob(f"{n}-{version}*"))]
+    missing = [n for n, (version, _) in _pins(pins).items() if not list(CACHE.glob(f"{n.replace('-', '_')}-{version}*"))]
     if missing:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as tmp:

@@ -66,22 +66,29 @@ def arguments(draw, function):
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"masking.check_same_shape", "masking.zero_masked"}))
 def test_an_answer_without_nan_or_a_value_error(name):
-    function = FUNCTIONS[name]
+    function, answered = FUNCTIONS[name], []
 
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(arguments(function))
     def holds(drawn):
         given, wrong = drawn
+        given = {key: x.requires_grad_(True) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for key, x in given.items()}
         try:
             answer = function(**given)
         except ValueError:
             return
+        answered.append(not wrong)
         assert not wrong, f"{given} should have been refused"
         for part in answer if isinstance(answer, tuple) else (answer,):
             part = torch.as_tensor(part)
             assert name in UNDEFINED or not part.isnan().any(), (given, part)
+            if part.requires_grad and part.isfinite().all() and name not in UNDEFINED:
+                leaves = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
+                for gradient in torch.autograd.grad(part.sum(), leaves, allow_unused=True, retain_graph=True):
+                    assert gradient is None or not gradient.isnan().any(), (given, gradient)
 
     holds()
+    assert sum(answered) >= 5  # a function that refuses everything would pass
 
 
 def test_every_function_was_found():

@@ -1,6 +1,7 @@
 """A run that was killed, before, within or after a save, goes on to the same bits as one that never was."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ SHORT, ADAPTIVE = SamplingConfig(max_new_tokens=5), KLConfig(kl_coef=0.1, target
 
 
 def first_half(rollout):
-    return ((rollout.response_ids < 129) & rollout.response_mask).sum(1) / rollout.response_mask.sum(1)
+    noise = 0.1 * random.random()  # a reward may draw from Python's generator
+    return ((rollout.response_ids < 129) & rollout.response_mask).sum(1) / rollout.response_mask.sum(1) + noise
 
 
 def sft(**on):
@@ -113,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(loop, when, tmp_path, monkeypatch
     if when != "before":
         with pytest.raises(ValueError, match="--resume"):
             run(checkpoint=Checkpoint(path))
-    torch.manual_seed(123)  # whatever the second process did with the global generator
+    torch.manual_seed(123), random.seed(123)  # whatever the second process did with the global generators
     checkpoint = Checkpoint(path, resume=True)
     assert equal(whole, run(checkpoint=checkpoint))
     assert checkpoint.first == len(whole[1]) and path.exists()  # there until the caller has saved the result
@@ -138,6 +140,32 @@ def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path):
     assert steps == [3, 4, 5]
 
 
+def test_ctrl_c_where_no_loop_is_stepping_is_not_lost(tmp_path):
+    path = tmp_path / "training.safetensors"
+    with pytest.raises(KeyboardInterrupt), Checkpoint(path):
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Stopped, match="training.safetensors holds it all"), Checkpoint(path) as checkpoint:
+        sft(checkpoint=checkpoint)
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Stopped, match="nothing was saved"), Checkpoint() as checkpoint:
+        sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), signal.SIGINT))
+
+
+def test_the_seconds_of_all_runs_are_counted(tmp_path):
+    first = Checkpoint(tmp_path / "c.safetensors")
+    first.started -= 100
+    sft(checkpoint=first)
+    again = Checkpoint(tmp_path / "c.safetensors", resume=True)
+    sft(checkpoint=again)
+    assert 100 < again.earlier < 200
+
+
+def test_another_origin_is_not_mistaken_for_this_one(tmp_path):
+    sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", origin={"scorer": "a"}))
+    with pytest.raises(ValueError, match="another scorer;"):
+        sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", resume=True, origin={"scorer": "b"}))
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     def impatient(row):
         os.kill(os.getpid(), signal.SIGINT)
@@ -147,21 +175,32 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
         sft(checkpoint=checkpoint, on_step=impatient)
 
 
-def test_a_process_killed_by_the_system_goes_on(tmp_path):
+@pytest.mark.parametrize("where", ["between two saves", "in the middle of one"])
+def test_a_process_killed_by_the_system_goes_on(where, tmp_path):
     path = tmp_path / "training.safetensors"
     script = f"""
         import time
-        from tests.loops.test_checkpoint import Checkpoint, grpo
-        grpo(checkpoint=Checkpoint({str(path)!r}, every=0.0), on_step=lambda row: time.sleep(600 if row["step"] == 3 else 0))
+        from tests.loops.test_checkpoint import Checkpoint, grpo, module
+        saved = []
+        def slow(tensors, file, save=module.save_file, **given):
+            saved.append(file)
+            if len(saved) == 4:
+                file.write_bytes(b"half of a file")
+                time.sleep(600)
+            save(tensors, file, **given)
+        module.save_file = slow if {where == "in the middle of one"} else module.save_file
+        grpo(checkpoint=Checkpoint({str(path)!r}, every=0.0), on_step=lambda row: time.sleep(600 if row["step"] == 3 and not saved else 0))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     while process.poll() is None and not (path.exists() and b'"step": "3"' in path.read_bytes()[:100_000].replace(b'":"', b'": "')):
+        time.sleep(0.05)
+    while where != "between two saves" and len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.05)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     steps = []
     assert equal(grpo(), grpo(checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])))
-    assert steps == [3, 4, 5]
+    assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [path.name]  # what the killed save left is gone
 
 
 @pytest.mark.parametrize("spoil, said", [
@@ -180,7 +219,8 @@ def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path
 
 
 @pytest.mark.parametrize("change, said", [
-    ({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"), ({"rows": 3}, "rows"),
+    ({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"),
+    ({"rows": 3}, "data"), ({"words": "bb"}, "data"), ({"start": 1}, "start"),
 ])
 def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
     path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
@@ -192,5 +232,6 @@ def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
     if "lr" in change:
         config = replace(config, optimiser=replace(config.optimiser, lr=change["lr"]))
     config, data = replace(config, seed=change.get("seed", 0)), PAIRS.select(range(change.get("rows", len(PAIRS))))
+    data = data.map(lambda row: {"completion": change.get("words", row["completion"])})
     with pytest.raises(ValueError, match=f"another .*{said}"):
-        train_sft(tiny_policy(), tiny_tokenizer(), data, config, checkpoint=Checkpoint(path, resume=True))
+        train_sft(tiny_policy(change.get("start", 0)), tiny_tokenizer(), data, config, checkpoint=Checkpoint(path, resume=True))

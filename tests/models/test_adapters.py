@@ -54,8 +54,8 @@ def test_an_adapter_begins_as_nothing_and_only_it_is_trained(make):
 def test_below_the_adapter_lies_the_model_as_it_was(make):
     model, start = trained(make)
     assert (logps(model) - logps(start)).abs().max() > 1e-3
-    reference = reference_of(model)
-    assert isinstance(reference, BelowAdapter) and reference.eval() is reference
+    reference = BelowAdapter(model)
+    assert reference.eval() is reference
     torch.testing.assert_close(logps(reference), logps(start), rtol=0, atol=1e-6)
     assert (logps(model) - logps(start)).abs().max() > 1e-3  # asking the reference did not switch the adapter off for good
 
@@ -68,6 +68,39 @@ def test_merged_and_saved_it_is_an_ordinary_model(make, tmp_path):
     loaded, _ = load_policy(tmp_path / "model")
     torch.testing.assert_close(logps(loaded), logps(model), rtol=0, atol=1e-5)
     assert (logps(model) - logps(trained(make)[1])).abs().max() > 1e-3  # merging worked on a copy
+
+
+@MODELS
+def test_in_bfloat16_what_is_saved_is_what_was_trained(make, tmp_path):
+    model = fitted(make(), lora=4, bf16=True)
+    train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=3, batch_size=9, optimiser=OptimiserConfig(lr=1e-2)))
+    assert (logps(model) - logps(BelowAdapter(model))).abs().max() > 0.1
+    torch.testing.assert_close(logps(merged(model)), logps(model).float(), rtol=0, atol=0.03)
+    start, saved = dict(make().bfloat16().float().named_parameters()), dict(merged(model).named_parameters())
+    moved = [(saved[name] != p).float().mean().item() for name, p in start.items() if not torch.equal(saved[name], p)]
+    assert moved and min(moved) > 0.95  # added in bfloat16, most entries would not move at all
+    save_policy(model, tiny_tokenizer(), tmp_path / "model", dtype=torch.float32)
+    torch.testing.assert_close(logps(load_policy(tmp_path / "model")[0]), logps(merged(model)), rtol=0, atol=1e-5)
+
+
+def test_the_reference_of_an_adapter_that_has_learned_is_a_copy():
+    model, start = trained(tiny_policy)
+    assert isinstance(reference_of(with_lora(tiny_policy(), 4)), BelowAdapter)
+    torch.testing.assert_close(logps(reference_of(model)), logps(model), rtol=0, atol=0)
+    model.requires_grad_(False)
+    torch.testing.assert_close(logps(BelowAdapter(model)), logps(start), rtol=0, atol=1e-6)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_two_adapters_of_one_seed_are_equal_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, two = with_lora(tiny_policy(3), 4), with_lora(tiny_policy(3), 4)
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+    torch.manual_seed(5)
+    with_lora(one.base_model.model, 2)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_dpo_with_an_adapter_equals_dpo_with_a_copied_reference():

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.models.forward import encode
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 DATA = Dataset.from_list([{"prompt": "a", "answer": 1}, {"prompt": "longer", "answer": 2}])
@@ -35,10 +36,25 @@ def test_prompts_completions_and_columns_arrive_side_by_side():
     (lambda prompts, completions: [1.0], "1 values for 2 completions"),
     (lambda prompts, completions: [1.0, float("nan")], "one finite number"),
     (lambda prompts, completions: 3.0, "returned 3.0; it must be one number"),
+    (lambda prompts, completions: ["x", "y"], "returned ..x., .y..; it must be one number"),
 ])
 def test_a_function_that_breaks_the_contract_is_told_so(function, said):
     with pytest.raises(ValueError, match=said):
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
+
+
+def test_a_prompt_without_a_row_is_named():
+    with pytest.raises(ValueError, match="The prompt 'new' has no row"):
+        reward_function(lambda **given: [0.0], TOKENIZER, DATA)(encode(TOKENIZER, ["new"], ["c"]))
+
+
+def test_the_function_reads_prompts_without_the_tokenizers_own_bos():
+    tokenizer, seen = tiny_tokenizer(), []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
+    assert tokenizer("a").input_ids[0] == 0
+    for dataset in (None, DATA):
+        reward_function(lambda prompts, **given: seen.append(prompts) or [0.0], tokenizer, dataset)(encode(tokenizer, ["a"], ["c"]))
+    assert seen == [["a"], ["a"]]
 
 
 def test_two_rows_of_one_prompt_are_refused():

@@ -2,13 +2,14 @@
 
 import pytest
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.tasks.formats import check_rows, conversational, paired, standard, unpaired
 from minirlhf.tasks.hub import load_by_name
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 PAIRS = [{"prompt": "What is 2 + 2?", "chosen": " It is 4.", "rejected": " It is 5."}]
 TEMPLATE = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}{% endfor %}"
@@ -153,6 +154,30 @@ def test_datasets_by_name(name, hub, split, schema, expected, tmp_path):
 
     (row,) = load_by_name(name, chat_tokenizer(), rows=1, load=load)
     assert row == expected and asked == [(hub, split)]
+
+
+def test_pairs_of_equals_in_a_known_set_are_left_out_and_imdb_is_not_read_by_label(tmp_path):
+    def loaded(*given):
+        file = tmp_path / f"{len(given)}.jsonl"
+        rows(*given).to_json(file)
+        return lambda name, split: Dataset.from_json(str(file), cache_dir=str(tmp_path))
+
+    equal = {"chosen": HH["chosen"], "rejected": HH["chosen"]}
+    (row,) = load_by_name("hh-rlhf", load=loaded(equal, HH, equal))
+    assert row["chosen"] == " hello" and row["rejected"] == " go away"
+    films = load_by_name("imdb", rows=20, load=loaded(*[IMDB | {"label": int(i >= 30)} for i in range(60)]))
+    assert len(films) == 20 and 5 <= sum(films["label"]) <= 15
+    with pytest.raises(ValueError, match="rows is 0; it must be 1 or more"):
+        load_by_name("imdb", rows=0)
+
+
+def test_a_template_and_a_tokenizer_that_both_write_bos_write_it_once():
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}" + TEMPLATE
+    given = rows({"prompt": user("q"), "completion": assistant("a")})
+    assert standard(given, tokenizer).to_list() == [{"prompt": f"{EOS}<user>q<assistant>", "completion": "a"}]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
+    assert standard(given, tokenizer).to_list() == [{"prompt": "<user>q<assistant>", "completion": "a"}]
 
 
 def test_a_local_file_and_a_name_that_does_not_exist(tmp_path):
