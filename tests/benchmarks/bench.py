@@ -118,8 +118,12 @@ def draw(rows: list[dict]) -> Figure:
             axes.plot([row[name] / SIZES[name] for row in mine], [row[key] for row in mine], color=COLOURS[index], marker=MARKERS[index],
                       label=f"{name} ({SIZES[name]})")
         axes.set(xscale="log", yscale="log", xlabel="size, relative to the work's own", ylabel=label)
+        upright = (0.2, 0.5, 1, 2) if key == "seconds" else (600, 800, 1000, 1200)
+        for axis, ticks in ((axes.xaxis, (1 / 4, 1 / 2, 1, 2, 4)), (axes.yaxis, upright)):
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.set_ticks([], minor=True)
         axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, frameon=False, title="what grows (its own size)")
+    axes.legend(fontsize=8, frameon=False, title="what grows (its own size)", title_fontsize=8)
     return figure
 
 

@@ -1,5 +1,8 @@
 """What the notebooks and the README say of the recorded grid, over its seeds."""
 
+import json
+import statistics
+
 import pytest
 
 from minirlhf.classroom.claims import METHODS, fill_readme, load_results, readme_tables, record
@@ -100,3 +103,18 @@ def test_what_the_readme_says_of_the_real_model_is_recorded():
         assert said(f"On {row['pairs']} pairs of {row['films']} films")
     assert rows["reward head"]["low"] > rows["tiny-reviews-reward"]["accuracy"]
     assert sum(row.get("seconds", 0) for row in rows.values()) < 20 * 60
+
+
+def test_what_the_readme_says_of_speed_is_recorded():
+    rows = [json.loads(line) for line in (ROOT / "tests" / "benchmarks" / "results.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "round" in row and not row["bf16"]]
+    for task, words in {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "rloo": "RLOO", "ppo": "PPO", "reward": "a reward model"}.items():
+        assert said(f"{words} {ratio(rows, task):.2f}"), (task, ratio(rows, task))
+    assert said(f"`generate` {ratio(rows, 'generate'):.2f} times as long")
+
+
+def ratio(rows, task):
+    """The median over rounds of their seconds over ours."""
+    same = [row for row in rows if row["task"] == task]
+    ours, theirs = ({r["round"]: r["seconds"] for r in same if (r["side"] == "minirlhf") == mine} for mine in (True, False))
+    return statistics.median(theirs[number] / ours[number] for number in ours)
