@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
 RUN := $(ENV)/bin/python
 
-.PHONY: tour test lab course claims grid setup
+.PHONY: tour test lab course claims grid bench smollm2 setup
 tour: setup
 	$(RUN) -m minirlhf.cli tour
 test: setup
@@ -18,6 +18,10 @@ claims: setup
 	$(RUN) -m minirlhf.cli claims
 grid: setup
 	$(RUN) -m minirlhf.cli grid
+bench: setup
+	$(RUN) tests/benchmarks/bench.py
+smollm2: setup
+	$(RUN) -m minirlhf.cli smollm2
 
 setup: $(ENV)/.minirlhf
 	@$(RUN) -m minirlhf.cli data

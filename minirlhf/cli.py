@@ -1,13 +1,17 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
+import logging
 import os
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
 
+import datasets
 import torch
 import transformers
 import typer
@@ -16,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from minirlhf.classroom.claims import fill_readme, readme_to_fill
+from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
 from minirlhf.grid import record_grid, rerun
+from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -25,25 +30,40 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.adapters import fitted
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
-from minirlhf.runtime import History, check, set_threads, write_text
+from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
+from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig
+from minirlhf.smollm2 import run as run_smollm2
 from minirlhf.tasks import reviews, sources
+from minirlhf.tasks.formats import completions, paired
+from minirlhf.tasks.hub import DATASETS, load_by_name
 from minirlhf.tour import Tour, TourConfig, write_tour_report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="RLHF from scratch on a laptop: real human ratings, a small GPT-2, every formula readable.")
 console = Console()
+PARTIAL = "training.safetensors"  # in --out until the result is there
 Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is replaced only when the new is whole.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
-Model = Annotated[str, typer.Option(help="Policy: tiny-reviews, tiny-reviews-sft, a folder, or a hub name.")]
+Model = Annotated[str, typer.Option(help=f"Policy: tiny-reviews, tiny-reviews-sft, {SMOLLM2}, a folder, or a hub name.")]
 Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in --out, to the same result.")]
+Data = Annotated[str, typer.Option("--dataset", help=f"{', '.join(DATASETS)}, a hub name, or a .jsonl file in one of TRL's formats; "
+                                                      "the reviews, if left out.")]
+Rows = Annotated[int, typer.Option(help="Rows of the dataset to read, from the first; pairs drawn of the reviews.")]
+MaxResponse = Annotated[int, typer.Option(help="Tokens a response is cut to, EOS included.")]
+Lora = Annotated[int, typer.Option(help="Rank of low-rank adapters; 0 trains every weight.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="With --lora: the frozen weights in bfloat16.")]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, about a third more time.")]
+MicroBatch = Annotated[int, typer.Option(help="Sequences or pairs that are in memory at once; 0: all of an optimiser step's.")]
 RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 
@@ -52,6 +72,8 @@ def main() -> None:
     """Run a command; a wrong input ends in one sentence instead of a traceback."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say comes as our one sentence
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     set_threads(int(wanted) if wanted.isdigit() and int(wanted) else None)
     for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a question mark for it
@@ -59,6 +81,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
+    except Stopped as stopped:
+        console.print(f"{stopped} The same command with --resume goes on from there (tour, grid, smollm2: without).", highlight=False)
+        raise SystemExit(130) from None
     except (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError) as error:
         if os.environ.get("MINIRLHF_TRACEBACK"):
             raise
@@ -67,9 +92,12 @@ def main() -> None:
 
 
 @app.command()
-def data():
+def data(model: Annotated[str, typer.Option(help=f"Also a language model: {SMOLLM2}, 93 MB, 270 MB on disk.")] = ""):
     """Fetch and check the third-party ratings (12 MB, once)."""
+    check("model", model, model in ("", SMOLLM2), f"{SMOLLM2}, or left out")
     console.print(f"The rating sets are in {sources.fetch()}, whole and unchanged.")
+    if model:
+        console.print(f"{SMOLLM2} is in {sources.fetch_smollm2()}: give `--model {SMOLLM2}`.")
 
 
 @app.command()
@@ -115,8 +143,11 @@ def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] 
 @app.command()
 def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0):
     """Re-run recorded rows drawn by seed, from nothing, and compare within the spread of the recorded seeds."""
-    with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
-        seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
+    try:
+        with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
+            seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
+    except Stopped:
+        raise KeyboardInterrupt from None  # its folder is gone; there is nothing to go on from
     if wrong:
         raise ValueError(f"Seed {seed} is not reproduced: " + "; ".join(wrong))
     console.print(f"Seed {seed} is reproduced.")
@@ -132,44 +163,71 @@ def course(names: Annotated[list[str] | None, typer.Argument(help="Numbers or be
         console.print(f"{path.name}: {seconds:.0f} s", highlight=False)
 
 
+@app.command(SMOLLM2.split("-")[0])
+def real_model(out: Out = Path("out/smollm2")):
+    """A reward head and DPO on SmolLM2-135M, with adapters, judged on held-out films and recorded; up to 20 minutes, resumes."""
+    sources.fetch()
+    sources.fetch_smollm2()
+    started = time.time()
+    with Progresses(console, every=5) as progress:
+        rows = run_smollm2(out, SmolConfig(), NOTES_SENTENCE, progress)
+    origin = {"claim": "smollm2", "seed": 0, "commit": commit(), "command": "minirlhf smollm2"}
+    record("smollm2", [origin | row for row in rows])
+    for row in rows[:-1]:
+        console.print(f"{row['method']}: right on {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] of {row['pairs']} pairs of "
+                      f"{row['films']} held-out films", highlight=False)
+    console.print(f"{time.time() - started:.0f} s in all.", highlight=False)
+
+
 @app.command()
 def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = PretrainConfig.steps,
              layers: Annotated[int, typer.Option(help="Transformer layers.")] = PretrainConfig.n_layer,
              width: Annotated[int, typer.Option(help="Hidden size, a multiple of the 4 heads.")] = PretrainConfig.n_embd,
-             bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False):
-    """Train tiny-reviews from nothing on raw text; saves every few minutes and resumes."""
+             bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False,
+             resume: Resume = False):
+    """Train tiny-reviews from nothing on raw text; saves every minute."""
     sources.fetch()
     config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with Progresses(console, every=100) as progress:
-        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, out, on_step=progress)
+    with _running(out / "pretraining.safetensors", resume, every=1) as on:
+        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
+    on["checkpoint"].remove()
     console.print(f"Wrote {out / 'model'}: {history[-1]['bits_per_byte']:.3f} bits per byte on the validation films.")
 
 
 @app.command()
 def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = SFTConfig.optimiser.lr,
-        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs):
+        epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs, dataset: Data = "",
+        rows: Rows = TourConfig.pairs, max_response: MaxResponse = SFTConfig.max_response, resume: Resume = False,
+        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """Supervised fine-tuning: title -> review, the loss on the response only."""
     policy, tokenizer = load_policy(model)
-    config = SFTConfig(seed=seed, epochs=epochs, optimiser=replace(SFTConfig.optimiser, lr=lr))
-    with Progresses(console, every=20) as progress:
-        policy, history = train_sft(policy, tokenizer, reviews.sft_dataset(tokenizer), config, on_step=progress)
+    config = SFTConfig(seed=seed, epochs=epochs, max_response=max_response,
+                       optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = completions(load_by_name(dataset, tokenizer, rows=rows)) if dataset else reviews.sft_dataset(tokenizer)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    with _running(out / PARTIAL, resume, every=20) as on:
+        policy, history = train_sft(policy, tokenizer, data, config, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), seed: Seed = 0, steps: Steps = RewardConfig.steps,
-           lr: Rate = RewardConfig.optimiser.lr,
-           pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs):
+           lr: Rate = RewardConfig.optimiser.lr, dataset: Data = "", rows: Rows = TourConfig.pairs,
+           max_response: MaxResponse = RewardConfig.max_response, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+           recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """Train a Bradley-Terry reward model and normalise it on samples of `model`."""
     policy, tokenizer = load_policy(model)
-    config = RewardConfig(seed=seed, steps=steps, optimiser=replace(RewardConfig.optimiser, lr=lr))
-    samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:256], seed=seed)
-    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(console, every=20) as progress:
-        scorer, history = train_reward_model(policy.base_model, tokenizer, dataset, config, on_step=progress)
+    config = RewardConfig(seed=seed, steps=steps, max_response=max_response,
+                          optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = _pairs(dataset, tokenizer, rows, seed, max_response)
+    prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
+    samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
+    backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
+    with _running(out / PARTIAL, resume, every=20) as on:
+        scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
@@ -177,15 +235,18 @@ def reward(model: Model = "tiny-reviews-sft", out: Out = Path("out/reward"), see
 
 @app.command()
 def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
-         members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3):
+         members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 3,
+         resume: Resume = False):
     """Train the ensemble that regresses the mean ratings of the gold films, and compare it with the ridge."""
     _, tokenizer = load_policy(model)
     rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
     for member in range(members):
-        with Progresses(console, every=50) as progress:
-            backbone = load_policy(model)[0].base_model
-            scorer, _ = train_gold(backbone, tokenizer, rated, GoldConfig(seed=100 + member), on_step=progress)
+        if resume and (out / f"gold-{member}").exists():
+            continue
+        with _running(out / f"training-{member}.safetensors", resume, every=50) as on:
+            scorer, _ = train_gold(load_policy(model)[0].base_model, tokenizer, rated, GoldConfig(seed=100 + member), **on)
         scorer.save(out / f"gold-{member}", tokenizer)
+        on["checkpoint"].remove()
     for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge(out))):
         console.print(f"{name}: r = {correlation(judge):.3f} with the mean ratings of the validation films")
 
@@ -193,40 +254,47 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
 @app.command()
 def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = PPOConfig.steps, lr: Rate = PPOConfig.actor.lr,
-        kl_coef: KLCoef = PPOConfig.kl.kl_coef):
+        kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+        recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """PPO with a learned critic and the KL penalty in the reward."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr), kl=replace(PPOConfig.kl, kl_coef=kl_coef))
-    critic = load_scalar(scorer)[0]
-    with Progresses(console, every=1) as progress:
-        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors,
-                                       on_step=progress)
+    config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
+                       kl=replace(PPOConfig.kl, kl_coef=kl_coef))
+    policy, critic = fitted(policy, lora=lora, bf16=bf16, recompute=recompute), load_scalar(scorer)[0]
+    critic.backbone = fitted(critic.backbone, lora=lora, bf16=bf16, recompute=recompute)
+    with _running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
+        policy, _, history = train_ppo(policy, critic, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
          out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = GRPOConfig.steps, lr: Rate = GRPOConfig.optimiser.lr,
-         kl_coef: KLCoef = GRPOConfig.kl.kl_coef):
+         kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
+         recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """GRPO: groups of samples instead of a critic."""
     policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr),
+    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
                         kl=replace(GRPOConfig.kl, kl_coef=kl_coef))
-    with Progresses(console, every=1) as progress:
-        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, on_step=progress)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    with _running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
+        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
     _save(policy, tokenizer, out, history)
 
 
 @app.command()
 def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
         lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
-        pairs: Annotated[int, typer.Option(help="Pairs drawn from single ratings within a film.")] = TourConfig.pairs):
+        dataset: Data = "", rows: Rows = TourConfig.pairs, max_response: MaxResponse = DPOConfig.max_response, resume: Resume = False,
+        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """DPO on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
-    config = DPOConfig(seed=seed, steps=steps, beta=beta, optimiser=replace(DPOConfig.optimiser, lr=lr))
-    dataset = reviews.preference_pairs("reward", pairs, seed=seed, max_tokens=config.max_response, tokenizer=tokenizer)
-    with Progresses(console, every=10) as progress:
-        policy, history = train_dpo(policy, tokenizer, dataset, config, on_step=progress)
+    config = DPOConfig(seed=seed, steps=steps, beta=beta, max_response=max_response,
+                       optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch))
+    data = _pairs(dataset, tokenizer, rows, seed, max_response)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    with _running(out / PARTIAL, resume, every=10) as on:
+        policy, history = train_dpo(policy, tokenizer, data, config, **on)
     _save(policy, tokenizer, out, history)
 
 
@@ -275,6 +343,25 @@ def score(text: Annotated[str, typer.Argument(help="The response to score.")],
         write_text(html, "<!doctype html><meta charset=utf-8><title>Reward of every prefix</title>" + "".join(strips)
                    + f"<p>{warning}</p>")
         console.print(f"Wrote {html}.")
+
+
+@contextmanager
+def _running(path: Path, resume: bool, every: int, **origin: str):
+    """What a loop is given by the command line: a bar, and a checkpoint that is there until the result is."""
+    if path.name == PARTIAL:
+        check_folder(path.parent)  # before an hour's work, not after it
+    if resume and not path.exists():
+        console.print(f"{path} is not there: nothing to resume, so the run starts anew.", highlight=False)
+    with Checkpoint(path, resume=resume, origin=origin) as checkpoint, Progresses(console, every=every) as progress:
+        yield {"on_step": progress, "checkpoint": checkpoint}
+
+
+def _pairs(dataset: str, tokenizer, rows: int, seed: int, max_response: int):
+    """Preference pairs of a named dataset, or of the reviews, one rating a side."""
+    if not dataset:
+        return reviews.preference_pairs("reward", rows, seed=seed, max_tokens=max_response, tokenizer=tokenizer)
+    data = load_by_name(dataset, tokenizer, rows=rows)
+    return paired(data) if "label" in data.column_names else data
 
 
 def _actors(model: str, scorer: str):

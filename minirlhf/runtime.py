@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
-MODEL_FILES = {".safetensors", ".json", ".jsonl", ".jinja", ".model"}  # what a saved model's folder consists of
+CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))  # what others made, fetched; git ignores it
+SMOLLM2 = "smollm2-135m"
+MODEL_FILES = ("*config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+               "chat_template*", "scalar.json", "metrics.jsonl", "training.safetensors")  # what a saved model's folder consists of
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -43,6 +44,8 @@ def atomic_path(path: str | Path):
     try:
         yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files private; results are not
+        with open(name, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk before the name is: a power cut leaves the old file or the new one
         os.replace(name, path)
     finally:
         if os.path.exists(name):
@@ -56,9 +59,7 @@ def atomic_folder(path: str | Path):
     Raises:
         ValueError: `path` holds files that are not a model's: they would be lost.
     """
-    path = Path(path)
-    strangers = [p.name for p in path.glob("*") if p.suffix not in MODEL_FILES and p.name != "merges.txt"] if path.is_dir() else []
-    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
+    path = check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -66,13 +67,12 @@ def atomic_folder(path: str | Path):
         os.chmod(temporary, 0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / path.name)
             try:
+                os.replace(path, old / path.name)
                 os.replace(temporary, path)
-            except OSError:
-                os.replace(old / path.name, path)
-                raise
             finally:
+                if not path.exists():  # an error, or Ctrl-C, between the two
+                    os.replace(old / path.name, path)
                 shutil.rmtree(old)
         else:
             os.replace(temporary, path)
@@ -80,10 +80,28 @@ def atomic_folder(path: str | Path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_folder(path: str | Path) -> Path:
+    """Raise a ValueError if `path` holds files that are not a model's: a model that is written there would replace them."""
+    path = Path(path)
+    strangers = [p.name for p in path.glob("*") if not any(p.match(name) for name in MODEL_FILES)] if path.is_dir() else []
+    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
+    return path
+
+
 def check(field: str, value, ok: bool, allowed: str) -> None:
     """Raise a ValueError that names the field, the value given and what is allowed."""
     if not ok:
         raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
+
+
+def check_text(value, name: str) -> None:
+    """Raise a ValueError unless `value` is a text that can be encoded."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -111,53 +129,6 @@ class History(list):
     @classmethod
     def load(cls, path: str | Path) -> "History":
         return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
-
-
-def save_training_state(folder: Path, model, optimizers: list, history: History, step: int, config: dict) -> None:
-    """Write model, optimisers, history and position so that a run killed at any moment can go on from the last one.
-
-    Tensors go to one safetensors file and everything else to its JSON header, so that one rename replaces all of it.
-    """
-    tensors = {f"model.{k}": v.contiguous() for k, v in _own_tensors(model).items()}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    header = {"step": json.dumps(step), "config": json.dumps(config), "history": json.dumps(history)}
-    with atomic_path(Path(folder) / "training.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=header)
-
-
-def load_training_state(folder: Path, model, optimizers: list, config: dict) -> tuple[History, int] | None:
-    """Restore what `save_training_state` wrote. Returns (history, step), or None where there is nothing to resume.
-
-    Raises:
-        ValueError: the checkpoint was made with another configuration.
-    """
-    path = Path(folder) / "training.safetensors"
-    if not path.exists():
-        return None
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-        if json.loads(header["config"]) != json.loads(json.dumps(config)):
-            raise ValueError(f"{path} was made with other settings; remove it, or run with the same ones to go on.")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    own = _own_tensors(model)
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(tensors[f"model.{key}"])
-    for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict() | {"state": {}}
-        for key, value in tensors.items():
-            if key.startswith(f"optimizer.{number}."):
-                _, _, index, name = key.split(".", 3)
-                state["state"].setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict(state)
-    return History(json.loads(header["history"])), json.loads(header["step"])
-
-
-def _own_tensors(model) -> dict[str, torch.Tensor]:
-    """Parameters by name, tied ones once (named_parameters drops repeats)."""
-    return {name: p.data for name, p in model.named_parameters()}
 
 
 def commit() -> str:

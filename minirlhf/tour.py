@@ -1,7 +1,7 @@
 """The whole of RLHF in one run: SFT -> reward model -> PPO, then DPO and GRPO from the same start, judged alike.
 
 Every stage leaves its checkpoint, its metrics and its settings in a folder of the run; a second run with the same settings
-reuses them, so an interrupted tour goes on with the stage at which it stopped.
+reuses them, and an interrupted tour goes on with the step at which it stopped.
 """
 
 import copy
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from minirlhf import evaluate
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
@@ -102,9 +103,9 @@ class Tour:
         return self.rows
 
     def _policy(self, name: str, train: Callable):
-        def made():
+        def made(checkpoint):
             history = History()
-            model = train({"history": history, "on_step": self.on_step})
+            model = train({"history": history, "on_step": self.on_step, "checkpoint": checkpoint})
             history.save(self.folder / f"{name}.jsonl")
             return model.eval().requires_grad_(False)
 
@@ -114,10 +115,10 @@ class Tour:
         return self._stage(name, (name,), made, load, lambda model, path: save_policy(model, self.tokenizer, path))
 
     def _reward_model(self) -> ScalarModel:
-        def made():
+        def made(checkpoint):
             backbone, history = trainable(self.sft.base_model), History()
             model, _ = train_reward_model(backbone, self.tokenizer, self._pairs(self.config.reward.max_response),
-                                          self.config.reward, history=history, on_step=self.on_step)
+                                          self.config.reward, history=history, on_step=self.on_step, checkpoint=checkpoint)
             history.save(self.folder / "reward.jsonl")
             samples = sample_text(self.sft, self.tokenizer, reviews.rl_prompts()[:256], seed=self.config.seed)
             return normalise_scores(model, samples, self.tokenizer.eos_token_id).eval().requires_grad_(False)
@@ -131,7 +132,7 @@ class Tour:
         return reviews.preference_pairs("reward", self.config.pairs, seed=self.config.seed, max_tokens=max_tokens,
                                         tokenizer=self.tokenizer)
 
-    def _evaluate(self) -> list[dict]:
+    def _evaluate(self, _) -> list[dict]:
         prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
         proxy = text_judge([self.reward_model], self.tokenizer)
         judges = {"gold": gold_judge(), "proxy": proxy, "ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
@@ -150,7 +151,7 @@ class Tour:
             row["seconds"] = self.times.get(row["method"].lower(), 0.0)
         return rows
 
-    def _accuracy(self) -> list[dict]:
+    def _accuracy(self, _) -> list[dict]:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
         bands, rows = (*reviews.GAP_BANDS, (0.0, 8.0)), []
         drawn = [reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17, min_gap=low, max_gap=high)[:]
@@ -173,20 +174,25 @@ class Tour:
 
     def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):
         """Load what an earlier run with the same settings left, or make it, save it and note its time."""
-        path, note = self.folder / name, self.folder / f"{name}.done.json"
+        path, note, partial = (self.folder / f"{name}{end}" for end in ("", ".json", ".training.safetensors"))
         needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
         settings = {key: value for key, value in asdict(self.config).items() if key in ("base", "seed", "pairs", *needs, *fields)}
         settings["weights"] = fingerprint(self.config.base, *(ensemble_members() if name == "evaluation" else ()))
         settings = json.loads(json.dumps(settings))  # as it will be read back
-        if note.exists() and path.exists() and json.loads(note.read_text())["settings"] == settings:
-            self.times[name] = json.loads(note.read_text())["seconds"]
+        known = json.loads(note.read_text()) if note.exists() else {}
+        if known.get("settings") != settings:
+            partial.unlink(missing_ok=True)  # half of another run
+        elif known["seconds"] is not None and path.exists():
+            self.times[name] = known["seconds"]
             return load(path)
-        note.unlink(missing_ok=True)  # were the run to die between `save` and the new note, the old one would lie
+        write_text(note, json.dumps({"settings": settings, "seconds": None}))  # begun, not done
         started = time.time()
-        result = make()
-        self.times[name] = time.time() - started
+        with Checkpoint(partial, resume=True) as checkpoint:
+            result = make(checkpoint)
+        self.times[name] = time.time() - started + checkpoint.earlier
         save(result, path)
         write_text(note, json.dumps({"settings": settings, "seconds": self.times[name]}))
+        checkpoint.remove()
         return result
 
 

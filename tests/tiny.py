@@ -17,8 +17,8 @@ def tiny_tokenizer():
                                    clean_up_tokenization_spaces=False)
 
 
-def tiny_policy(seed: int = 0, *, vocab_size: int = 257, width: int = 32, dropout: float = 0.1) -> GPT2LMHeadModel:
+def tiny_policy(seed: int = 0, *, vocab_size: int = 257, width: int = 32, dropout: float = 0.1, positions: int = 64) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
-    config = GPT2Config(vocab_size=vocab_size, n_positions=64, n_embd=width, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
+    config = GPT2Config(vocab_size=vocab_size, n_positions=positions, n_embd=width, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
                         pad_token_id=0, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
     return GPT2LMHeadModel(config).eval()

@@ -40,6 +40,8 @@ def reward_model_loss(chosen_scores: Float[Tensor, "B"], rejected_scores: Float[
     logsigmoid, because log(sigmoid) is -inf at -200. The margin stands inside the sigmoid (Touvron et al. 2023, equation 2); centring
     fixes the free offset near 0 (Eisenstein et al. 2023).
     """
+    if not centering_coef >= 0:
+        raise ValueError(f"centering_coef is {centering_coef}; it must be 0 or more.")
     check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     difference = chosen_scores - rejected_scores
     if margin is not None:

@@ -66,7 +66,7 @@ def kl_shaped_rewards(scores: Float[Tensor, "B"], old_logprobs: Float[Tensor, "B
     Raises:
         ValueError: a negative kl_coef, or shapes that do not fit.
     """
-    if kl_coef < 0:
+    if not kl_coef >= 0:
         raise ValueError(f"kl_coef is {kl_coef}; it must be 0 or more.")
     if scores.shape != response_mask.shape[:1]:
         raise ValueError(f"scores must have one number a row; got {tuple(scores.shape)} for mask {tuple(response_mask.shape)}.")
@@ -83,7 +83,8 @@ def adapt_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float, b
     Args:
         kl, target: nats a sequence. horizon: sequences.
     """
-    if target <= 0 or horizon <= 0:
-        raise ValueError(f"target and horizon must be above 0; got {target} and {horizon}.")
+    if not (kl_coef >= 0 and target > 0 and horizon > 0 and batch_size > 0):
+        raise ValueError("kl_coef must be 0 or more, target, horizon and batch_size above 0; "
+                         f"got {kl_coef}, {target}, {horizon} and {batch_size}.")
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * batch_size / horizon)

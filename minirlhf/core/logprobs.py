@@ -27,18 +27,20 @@ def response_logprobs(logits: Float[Tensor, "B R V"], response_ids: Int[Tensor, 
     Args:
         logits: column t predicts response token t (see `response_slice`). temperature: that of the rollout, for every policy.
     """
-    ids = zero_masked(response_ids, response_mask)  # whatever the padding's id is, it is not looked up
-    logprobs = _log_softmax(logits, response_mask, temperature).gather(-1, ids[..., None])[..., 0]
-    return zero_masked(logprobs, response_mask)
+    check_same_shape(response_ids=response_ids, response_mask=response_mask)
+    log_p = _log_softmax(logits, response_mask, temperature)
+    logprobs = log_p.gather(-1, response_ids[response_mask][:, None])[:, 0]
+    return torch.zeros(response_mask.shape, dtype=log_p.dtype).masked_scatter(response_mask, logprobs)
 
 
 def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-    """log pi of every word, (B, R, V), in float32 at least; uniform where masked, so that no padding is exponentiated."""
-    if temperature <= 0:
+    """log pi of every word at the N real tokens, (N, V), in float32 at least: padding, NaN or not, is never exponentiated."""
+    if not temperature > 0:  # NaN is not
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
     check_same_shape(positions=logits[..., 0], response_mask=response_mask)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # in bfloat16 a log-probability of 8 is right to 1/32 only
-    return torch.where(response_mask[..., None], logits / temperature, torch.zeros_like(logits)).log_softmax(-1)
+    real = logits.flatten(0, 1) if response_mask.all() else logits[response_mask]  # without padding no copy is needed
+    real = real.to(torch.promote_types(real.dtype, torch.float32))  # in bfloat16 a log-probability of 8 is right to 1/32 only
+    return (real if temperature == 1 else real / temperature).log_softmax(-1)
 
 
 def sequence_logprobs(logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B"]:
@@ -51,4 +53,5 @@ def entropy(logits: Float[Tensor, "B R V"], response_mask: Bool[Tensor, "B R"], 
     """H_t = -sum_v p_v log p_v in nats, from 0 to log V; 0 where masked."""
     log_p = _log_softmax(logits, response_mask, temperature)
     # p log p with log p = -inf is 0: a forbidden token has no entropy
-    return zero_masked(-(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1), response_mask)
+    entropies = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+    return torch.zeros(response_mask.shape, dtype=log_p.dtype).masked_scatter(response_mask, entropies)

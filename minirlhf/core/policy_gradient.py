@@ -30,12 +30,15 @@ def ppo_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"],
     Source: Schulman et al. 2017, equation 7.
     """
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, response_mask=response_mask)
-    high = clip_eps if clip_eps_high is None else clip_eps_high
-    if not (0 <= clip_eps <= 1 and high >= 0 and (dual_clip is None or dual_clip > 1)):
-        raise ValueError(f"clip_eps {clip_eps} must be in [0, 1], clip_eps_high {high} 0 or more, dual_clip {dual_clip} above 1.")
+    low, high = _clip_range(clip_eps, clip_eps_high)
+    if dual_clip is not None and not dual_clip > 1:
+        raise ValueError(f"dual_clip is {dual_clip}; it must be above 1.")
     advantages = zero_masked(advantages, response_mask).detach()
-    ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask).detach()).exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_eps, 1 + high) * advantages)
+    live = response_mask & (advantages != 0)  # elsewhere loss and gradient are 0, but a ratio that overflows would make 0 * inf of it
+    log_ratio = zero_masked(logprobs, live) - zero_masked(old_logprobs, live).detach()
+    bounded = (advantages > 0) | (dual_clip is not None)  # the clip holds here; beyond e^80 exp's gradient would be 0 * inf
+    ratio = torch.where(bounded, log_ratio.clamp(max=80), log_ratio).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
     if dual_clip is not None:
         surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
     return -zero_masked(surrogate, response_mask)
@@ -45,10 +48,18 @@ def is_clipped(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"
                response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2,
                clip_eps_high: float | None = None) -> Bool[Tensor, "B R"]:
     """True where the clip takes the gradient away: the ratio left the band on the side that the advantage rewards."""
-    high = clip_eps if clip_eps_high is None else clip_eps_high
+    low, high = _clip_range(clip_eps, clip_eps_high)
     ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask)).exp()
-    outside = ((advantages > 0) & (ratio > 1 + high)) | ((advantages < 0) & (ratio < 1 - clip_eps))
+    outside = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
     return outside & response_mask
+
+
+def _clip_range(clip_eps: float, clip_eps_high: float | None) -> tuple[float, float]:
+    """The band's two ends, 1 - clip_eps and 1 + clip_eps_high."""
+    above = clip_eps if clip_eps_high is None else clip_eps_high
+    if not (0 <= clip_eps <= 1 and above >= 0):
+        raise ValueError(f"clip_eps {clip_eps} must be in [0, 1], clip_eps_high {above} 0 or more.")
+    return 1 - clip_eps, 1 + above
 
 
 def value_loss(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"],
@@ -64,7 +75,7 @@ def value_loss_clipped(values: Float[Tensor, "B R"], old_values: Float[Tensor, "
 
     The larger of the two: a step past the clip earns nothing. Source: PPO's reference implementation; not in the paper.
     """
-    if clip_eps < 0:
+    if not clip_eps >= 0:
         raise ValueError(f"clip_eps is {clip_eps}; it must be 0 or more reward units.")
     values, old_values = zero_masked(values, response_mask), zero_masked(old_values, response_mask).detach()
     clipped = old_values + (values - old_values).clamp(-clip_eps, clip_eps)

@@ -18,8 +18,7 @@ def dpo(chosen_logprobs: Float[Tensor, "B"], rejected_logprobs: Float[Tensor, "B
 
     Source: Rafailov et al. 2023, equation 7.
     """
-    if beta <= 0:
-        raise ValueError(f"beta is {beta}; it must be above 0.")
+    _check_beta(beta)
     check_same_shape(chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs,
                      ref_chosen_logprobs=ref_chosen_logprobs, ref_rejected_logprobs=ref_rejected_logprobs)
     chosen = chosen_logprobs - ref_chosen_logprobs.detach()
@@ -29,5 +28,11 @@ def dpo(chosen_logprobs: Float[Tensor, "B"], rejected_logprobs: Float[Tensor, "B
 
 def implicit_rewards(logprobs: Float[Tensor, "..."], ref_logprobs: Float[Tensor, "..."], *, beta: float) -> Float[Tensor, "..."]:
     """beta (log pi - log pi_ref), reward units, detached: what DPO's policy thinks of a response (or of each token)."""
+    _check_beta(beta)
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
     return beta * (logprobs - ref_logprobs).detach()
+
+
+def _check_beta(beta: float) -> None:
+    if not beta > 0:
+        raise ValueError(f"beta is {beta}; it must be above 0.")

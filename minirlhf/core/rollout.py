@@ -60,5 +60,8 @@ class Rollout:
         return ((self.response_ids == eos_id) & self.response_mask).any(1)
 
     def select(self, index) -> "Rollout":
-        """Some rows, in the order of `index`; the columns stay as they are."""
-        return Rollout(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        """Some rows, in the order of `index`, without the outer columns that are padding in all of them."""
+        prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
+        p, r = int(prompt_mask.sum(1).max()), max(1, int(response_mask.sum(1).max()))
+        return Rollout(self.prompt_ids[index][:, -p:], prompt_mask[:, -p:], self.response_ids[index][:, :r], response_mask[:, :r],
+                       self.old_logprobs[index][:, :r])

@@ -22,7 +22,8 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_g
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     if not torch.isfinite(norm):
-        raise FloatingPointError(f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. Nothing was updated.")
+        raise FloatingPointError(f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. "
+                                 "This model's weights were left as they were.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
@@ -36,8 +37,12 @@ def set_dropout(model: torch.nn.Module, p: float) -> None:
             module.p = p
 
 
-def shuffled_batches(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes."""
+def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
+    """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes.
+
+    The order follows from the seed alone: a resumed run goes through the same batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
     check("rows to train on", n, n >= 1, "at least 1")
     pool = torch.empty(0, dtype=torch.long)
     for _ in range(steps):

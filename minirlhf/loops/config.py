@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from minirlhf.runtime import check
 
 
@@ -12,10 +14,16 @@ class OptimiserConfig:
     lr: float = 1e-4  # 1e-6 for large models, 5e-5 .. 1e-3 for small ones
     max_grad_norm: float = 1.0  # clip of the gradient's norm
     betas: tuple[float, float] = (0.9, 0.95)
+    micro_batch: int = 0  # sequences a forward and backward pass, 0 = all of a step's at once; less memory, the same gradient
 
     def __post_init__(self):
-        check("lr", self.lr, self.lr > 0, "above 0")
+        check("lr", self.lr, 0 < self.lr < float("inf"), "above 0 and finite")
         check("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
+        check("micro_batch", self.micro_batch, self.micro_batch >= 0, "0 (off) or more")
+
+    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The rows of one optimiser step in micro-batches."""
+        return rows.split(self.micro_batch or len(rows))
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,6 @@ class KLConfig:
     horizon: float = 2000.0  # sequences over which it adapts
 
     def __post_init__(self):
-        check("kl_coef", self.kl_coef, self.kl_coef >= 0, "0 or more")
+        check("kl_coef", self.kl_coef, 0 <= self.kl_coef < float("inf"), "0 or more, and finite")
         check("target", self.target, self.target is None or self.target > 0, "None or above 0")
         check("horizon", self.horizon, self.horizon > 0, "above 0")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from minirlhf.core.bradley_terry import last_token_scores
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
@@ -29,19 +30,22 @@ class GoldConfig:
 
     def __post_init__(self):
         check("epochs", self.epochs, self.epochs > 0, "above 0")
+        check("micro_batch", self.optimiser.micro_batch, self.optimiser.micro_batch == 0, "0: this loop has none")
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
 def train_gold(backbone, tokenizer, reviews: list[Review], config: GoldConfig = GoldConfig(), *,
-               history: History | None = None, on_step=lambda row: None) -> tuple[ScalarModel, History]:
+               history: History | None = None, on_step=lambda row: None,
+               checkpoint: Checkpoint | None = None) -> tuple[ScalarModel, History]:
     """Train `backbone` to predict the mean rating of each review. Returns (ScalarModel, history); row: loss."""
     history = History() if history is None else history
-    generator = seed_all(config.seed)
+    seed_all(config.seed)
     model = ScalarModel(backbone)
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(reviews) / config.batch_size))
     set_dropout(model, config.dropout)
-    for step, index in enumerate(shuffled_batches(len(reviews), config.batch_size, steps, generator)):
+    run = (checkpoint or Checkpoint()).attach("gold", config, reviews, [model], [optimizer], history)
+    for step, index in run.steps(shuffled_batches(len(reviews), config.batch_size, steps, config.seed)):
         rows = [reviews[i] for i in index]
         batch = encode(tokenizer, [r.prompt for r in rows], [r.text for r in rows], max_response=config.max_response)
         target = torch.tensor([r.mean for r in rows])

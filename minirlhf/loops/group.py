@@ -4,7 +4,7 @@
     (Shao et al. 2024)
 """
 
-import copy
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,13 +13,14 @@ from einops import rearrange, repeat
 
 from minirlhf.core.baselines import group_relative
 from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
-from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
 from minirlhf.core.policy_gradient import is_clipped, mean_ratio, ppo_clip
 from minirlhf.core.rollout import Rollout
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs
+from minirlhf.models.adapters import reference_of
+from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
@@ -54,27 +55,31 @@ class GRPOConfig:
 
 def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout], torch.Tensor],
                 config: GRPOConfig = GRPOConfig(), *, reference=None, monitors: dict[str, Callable] | None = None,
-                history: History | None = None, on_step=lambda row: None):
+                history: History | None = None, on_step=lambda row: None, checkpoint: Checkpoint | None = None):
     """Train `model` in place.
 
     Args:
         score: Rollout -> (B,) reward units. monitors: the same, only logged.
 
     Returns:
-        (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy,
-        length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm, kl_coef.
+        (model, history). Rows: score, reward_std (within groups), frac_reward_zero_std, kl (nats a sequence), entropy
+        (nats a token, estimated: -mean log pi of what was sampled), length, missing_eos, ratio, clip_fraction,
+        policy_loss, grad_norm, kl_coef.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, G = config.sampling.for_training(), config.group_size
-    reference = (copy.deepcopy(model) if reference is None else reference).eval()  # under no_grad, never trained
+    reference = reference_of(model) if reference is None else reference.eval()  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
-    kl_coef = config.kl.kl_coef
+    state = {"kl_coef": config.kl.kl_coef}
     model.eval()
-    for step, index in enumerate(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, generator)):
+    run = (checkpoint or Checkpoint()).attach("grpo", config, prompts, [model], [optimizer], history, generators=[generator],
+                                              state=state)
+    for step, index in run.steps(shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)):
+        kl_coef = state["kl_coef"]
         # 1. rollout: each prompt G times, groups side by side
-        ids, mask = (repeat(x, "n p -> (n g) p", g=G) for x in encode_prompts(tokenizer, [prompts[i] for i in index]))
-        rollout = sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
+        ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        rollout = sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, samples_per_prompt=G, generator=generator)
         mask = rollout.response_mask
         # 2. score; the KL penalty of a whole response joins its score before the group is compared
         with torch.no_grad():
@@ -88,36 +93,36 @@ def train_group(model, tokenizer, prompts: list[str], score: Callable[[Rollout],
         advantages = repeat(rearrange(grouped, "n g -> (n g)"), "b -> b r", r=mask.shape[1])
         # 4. update
         linear_decay(optimizer, config.optimiser.lr, step, config.steps)
-        log = []
+        log, updates = defaultdict(float), config.epochs * len(mask) // config.minibatch_size
+        clip = {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
         for _ in range(config.epochs):
             for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size):
-                part = rollout.select(rows)
-                width, part_mask = part.response_ids.shape[1], part.response_mask
-                logits = policy_logits(model, part)
-                logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
-                clip = {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
-                losses = ppo_clip(logprobs, part.old_logprobs, advantages[rows, :width], part_mask, **clip)
-                total = loss_denominator(part_mask, how=config.aggregation)
-                loss = aggregate(losses, part_mask, how=config.aggregation, denominator=total)
-                loss.backward()
-                grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-                with torch.no_grad():
-                    clipped = is_clipped(logprobs, part.old_logprobs, advantages[rows, :width], part_mask, **clip)
-                    log.append({
-                        "policy_loss": loss, "grad_norm": grad_norm,
-                        "ratio": mean_ratio(logprobs, part.old_logprobs, part_mask),
-                        "clip_fraction": masked_mean(clipped.float(), part_mask),
-                        "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
-                    })
+                total = loss_denominator(mask[rows], how=config.aggregation)
+                for micro in config.optimiser.split(rows):
+                    part = rollout.select(micro)
+                    width, part_mask = part.response_ids.shape[1], part.response_mask
+                    advantage, share = advantages[micro, :width], part_mask.sum() / mask[rows].sum()
+                    logprobs = policy_logprobs(model, part, temperature=sampling.temperature)
+                    losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, **clip)
+                    loss = aggregate(losses, part_mask, how=config.aggregation, denominator=total)
+                    loss.backward()
+                    with torch.no_grad():
+                        clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, **clip)
+                        for name, value in {
+                            "policy_loss": loss, "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),
+                            "clip_fraction": share * masked_mean(clipped.float(), part_mask),
+                        }.items():
+                            log[name] += value.item() / updates
+                log["grad_norm"] += clipped_step(model, optimizer, config.optimiser.max_grad_norm).item() / updates
         # 5. log
         kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
         spread = rearrange(scores, "(n g) -> n g", g=G).std(1)
-        row = {key: torch.stack([entry[key].detach() for entry in log]).mean() for key in log[0]}
-        row |= {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
+        row = log | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
         on_step(history.log("grpo", step, steps=config.steps, score=scores.mean(), reward_std=spread.mean(),
                             frac_reward_zero_std=(spread == 0).float().mean(), kl=kl.mean(), kl_coef=kl_coef,
+                            entropy=-masked_mean(rollout.old_logprobs, mask),
                             length=mask.sum(1).float().mean(), missing_eos=1 - finished.float().mean(), **row))
         if config.kl.target is not None:
-            kl_coef = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
-                                    batch_size=len(mask))
+            state["kl_coef"] = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
+                                             batch_size=len(mask))
     return model, history

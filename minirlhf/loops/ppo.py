@@ -6,21 +6,22 @@
     reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
 """
 
-import copy
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
-from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
 from minirlhf.core.policy_gradient import explained_variance, is_clipped, mean_ratio, ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
 from minirlhf.core.rollout import Rollout
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.models.forward import encode_prompts, policy_logits, policy_logprobs, response_values
+from minirlhf.models.adapters import reference_of
+from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
@@ -51,13 +52,14 @@ class PPOConfig:
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check("minibatch_size", self.minibatch_size, self.batch_size % self.minibatch_size == 0, "a divisor of batch_size")
         check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
+        check("critic.micro_batch", self.critic.micro_batch, self.critic.micro_batch == 0, "0: the actor's holds for both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
 
 
 def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rollout], torch.Tensor],
               config: PPOConfig = PPOConfig(), *, reference=None, monitors: dict[str, Callable] | None = None,
-              history: History | None = None, on_step=lambda row: None):
+              history: History | None = None, on_step=lambda row: None, checkpoint: Checkpoint | None = None):
     """Train `actor` and `critic` in place.
 
     Args:
@@ -66,17 +68,21 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
         reference: frozen policy; a copy of the actor by default.
 
     Returns:
-        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy, length, missing_eos, ratio,
+        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy
+        (nats a token, estimated: -mean log pi of what was sampled), length, missing_eos, ratio,
         clip_fraction, policy_loss, value_loss, explained_variance, grad_norm, kl_coef.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling = config.sampling.for_training()
-    reference = (copy.deepcopy(actor) if reference is None else reference).eval()  # under no_grad, never trained
+    reference = reference_of(actor) if reference is None else reference.eval()  # under no_grad, never trained
     actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
-    kl_coef = config.kl.kl_coef
+    state = {"kl_coef": config.kl.kl_coef}
     actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
-    for step, index in enumerate(shuffled_batches(len(prompts), config.batch_size, config.steps, generator)):
+    run = (checkpoint or Checkpoint()).attach("ppo", config, prompts, [actor, critic], [actor_optimizer, critic_optimizer],
+                                              history, generators=[generator], state=state)
+    for step, index in run.steps(shuffled_batches(len(prompts), config.batch_size, config.steps, config.seed)):
+        kl_coef = state["kl_coef"]
         # 1. rollout: the log-probabilities are recorded while sampling
         ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
         rollout = sample(actor, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
@@ -96,41 +102,41 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
         # 4. update: every minibatch is one optimiser step for the actor and one for the critic
         linear_decay(actor_optimizer, config.actor.lr * (step >= config.critic_warmup), step, config.steps)
         linear_decay(critic_optimizer, config.critic.lr, step, config.steps)
-        log = []
+        log, updates = defaultdict(float), config.epochs * config.batch_size // config.minibatch_size
         for _ in range(config.epochs):
             for rows in torch.randperm(config.batch_size, generator=generator).split(config.minibatch_size):
-                part = rollout.select(rows)
-                width, part_mask = part.response_ids.shape[1], part.response_mask
-                tokens = loss_denominator(part_mask, how="token_mean")
-                logits = policy_logits(actor, part)
-                logprobs = response_logprobs(logits, part.response_ids, part_mask, temperature=sampling.temperature)
-                advantage = advantages[rows, :width]
-                policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
-                policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
-                policy_loss.backward()
-                grad_norm = clipped_step(actor, actor_optimizer, config.actor.max_grad_norm)
-                value_losses = value_loss_clipped(response_values(critic, part), values[rows, :width],
-                                                  returns[rows, :width], part_mask, clip_eps=config.value_clip_eps)
-                value_loss = aggregate(value_losses, part_mask, how="token_mean", denominator=tokens)
-                value_loss.backward()
+                tokens = loss_denominator(mask[rows], how="token_mean")
+                for micro in config.actor.split(rows):
+                    part = rollout.select(micro)
+                    width, part_mask = part.response_ids.shape[1], part.response_mask
+                    advantage, share = advantages[micro, :width], part_mask.sum() / tokens
+                    logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
+                    policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                    policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
+                    policy_loss.backward()
+                    value_losses = value_loss_clipped(response_values(critic, part), values[micro, :width],
+                                                      returns[micro, :width], part_mask, clip_eps=config.value_clip_eps)
+                    value_loss = aggregate(value_losses, part_mask, how="token_mean", denominator=tokens)
+                    value_loss.backward()
+                    with torch.no_grad():
+                        clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                        for name, value in {
+                            "policy_loss": policy_loss, "value_loss": value_loss,
+                            "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),
+                            "clip_fraction": share * masked_mean(clipped.float(), part_mask),
+                        }.items():
+                            log[name] += value.item() / updates
+                log["grad_norm"] += clipped_step(actor, actor_optimizer, config.actor.max_grad_norm).item() / updates
                 clipped_step(critic, critic_optimizer, config.critic.max_grad_norm)
-                with torch.no_grad():
-                    clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
-                    log.append({
-                        "policy_loss": policy_loss, "value_loss": value_loss, "grad_norm": grad_norm,
-                        "ratio": mean_ratio(logprobs, part.old_logprobs, part_mask),
-                        "clip_fraction": masked_mean(clipped.float(), part_mask),
-                        "entropy": masked_mean(entropy(logits, part_mask, temperature=sampling.temperature), part_mask),
-                    })
         # 5. log: what was sampled before this update, and how the update went
         kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
-        row = {key: torch.stack([entry[key].detach() for entry in log]).mean() for key in log[0]}
-        row |= {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
+        row = log | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
         on_step(history.log("ppo", step, steps=config.steps, score=scores.mean(), kl=kl.mean(),
-                            kl_per_token=kl.sum() / lengths.sum(), kl_coef=kl_coef, length=lengths.float().mean(),
+                            kl_per_token=kl.sum() / lengths.sum(), kl_coef=kl_coef,
+                            entropy=-masked_mean(rollout.old_logprobs, mask), length=lengths.float().mean(),
                             missing_eos=1 - finished.float().mean(),
                             explained_variance=explained_variance(values, returns, mask), **row))
         if config.kl.target is not None:
-            kl_coef = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
-                                    batch_size=config.batch_size)
+            state["kl_coef"] = adapt_kl_coef(kl_coef, kl.mean().item(), target=config.kl.target, horizon=config.kl.horizon,
+                                             batch_size=config.batch_size)
     return actor, critic, history

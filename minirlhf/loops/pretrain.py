@@ -7,14 +7,14 @@ Resumes from its last checkpoint after an interruption, to the same result on th
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from minirlhf.runtime import History, check, load_training_state, save_training_state, seed_all
+from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.runtime import History, check, seed_all
 
 EOS = "<|endoftext|>"
 
@@ -37,7 +37,6 @@ class PretrainConfig:
     dropout: float = 0.1
     bf16: bool = False  # autocast to bfloat16: twice as fast on some CPUs, slower on others
     seed: int = 0
-    save_every: float = 180.0  # seconds
 
     def __post_init__(self):
         for field in ("n_layer", "n_head", "block", "batch_size", "steps"):
@@ -90,8 +89,9 @@ def schedule(step: int, config: PretrainConfig) -> float:
     return 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
 
 
-def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, folder: Path, *, on_step=print):
-    """Train tokenizer and model; checkpoint into `folder` every few minutes. Returns (model, tokenizer, History)."""
+def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = PretrainConfig(), *, on_step=lambda row: None,
+               checkpoint: Checkpoint | None = None):
+    """Train tokenizer and model. Returns (model, tokenizer, History)."""
     # 1. text -> tokens
     seed_all(config.seed)
     tokenizer = train_tokenizer(texts, config.vocab_size)
@@ -107,13 +107,12 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, fo
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
     ))
     optimizers = make_optimizers(model, config)
-    history, first = History(), 0
-    if (state := load_training_state(folder, model, optimizers, asdict(config))) is not None:
-        history, first = state
+    history = History()
+    run = (checkpoint or Checkpoint()).attach("pretrain", config, stream, [model], optimizers, history)
 
     # 3. steps
-    saved = started = time.time()
-    for step in range(first, config.steps):
+    started, first = time.time(), run.first
+    for step, _ in run.steps(range(config.steps)):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)  # a step's blocks follow from its number
         starts = torch.randint(len(stream) - config.block - 1, (config.batch_size,), generator=generator)
         blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
@@ -127,17 +126,14 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig, fo
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
         model.zero_grad()
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         for optimizer in optimizers:
             optimizer.step()
-        row = history.log("pretrain", step, loss=loss, grad_norm=grad_norm)
+        row = history.log("pretrain", step, steps=config.steps, loss=loss, grad_norm=grad_norm)
         if step % 100 == 99 or step + 1 == config.steps:
             row["bits_per_byte"] = stream_nats(model, held_out_stream, config.block) / math.log(2) / held_out_bytes
             row["tokens_per_second"] = (step + 1 - first) * config.batch_size * config.block / (time.time() - started)
             on_step(row)
-        if time.time() - saved > config.save_every or step + 1 == config.steps:
-            save_training_state(folder, model, optimizers, history, step + 1, asdict(config))
-            saved = time.time()
     return model.eval(), tokenizer, history
 
 

@@ -13,16 +13,20 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from datasets import Dataset
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
+from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import History, check, seed_all
+from minirlhf.tasks.formats import check_rows
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,25 @@ class RewardConfig:
 
 
 def train_reward_model(backbone, tokenizer, dataset: Dataset, config: RewardConfig = RewardConfig(), *,
-                       history: History | None = None, on_step=lambda row: None) -> tuple[ScalarModel, History]:
+                       history: History | None = None, on_step=lambda row: None,
+                       checkpoint: Checkpoint | None = None) -> tuple[ScalarModel, History]:
     """Train `backbone` (a copy of the SFT model without its language-model head) on `prompt`, `chosen`, `rejected`.
 
     Returns:
         (ScalarModel, history); rows: loss (nats a pair), accuracy (strict >), margin (raw score), grad_norm.
     """
+    check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone)
     set_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optimiser)
-    for step, pairs in zip(range(config.steps), comparison_batches(dataset, config), strict=False):
+    run = (checkpoint or Checkpoint()).attach("reward", config, dataset, [model], [optimizer], history)
+    for step, pairs in run.steps(islice(comparison_batches(dataset, config), config.steps)):
         # 1. each text once, whatever the number of its comparisons
         texts = list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))
         place = {text: i for i, text in enumerate(texts)}
-        scores = text_scores(model, tokenizer, texts, config.max_response)
+        scores = text_scores(model, tokenizer, texts, config.max_response, micro_batch=config.optimiser.micro_batch)
         chosen = scores[[place[prompt, text] for prompt, text, _ in pairs]]
         rejected = scores[[place[prompt, text] for prompt, _, text in pairs]]
         # 2. the loss of each pair; a pair is the unit, so their plain mean
@@ -106,12 +113,18 @@ def comparison_batches(dataset: Dataset, config: RewardConfig) -> Iterator[list[
                 batch, size = [], 0
 
 
-def text_scores(model: ScalarModel, tokenizer, texts: list[tuple[str, str]], max_response: int, parts: int = 4) -> torch.Tensor:
-    """Raw scores (N,) of (prompt, response) texts, in parts of like length: less padding, the same numbers."""
+def text_scores(model: ScalarModel, tokenizer, texts: list[tuple[str, str]], max_response: int, *, micro_batch: int = 0) -> torch.Tensor:
+    """Raw scores (N,) of (prompt, response) texts, in parts of like length: less padding, the same numbers.
+
+    Args:
+        micro_batch: texts a part; each is then computed once more when the gradient is needed, so that only one is in memory at a time.
+    """
+    def scored(rows: list[int]) -> torch.Tensor:
+        batch = encode(tokenizer, *zip(*(texts[i] for i in rows), strict=True), max_response=max_response)
+        return last_token_scores(token_scores(model, batch), batch.attention_mask)
+
     order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
-    scores = []
-    for rows in (order[len(order) * k // parts : len(order) * (k + 1) // parts] for k in range(parts)):
-        if rows:
-            batch = encode(tokenizer, *zip(*(texts[i] for i in rows), strict=True), max_response=max_response)
-            scores.append(last_token_scores(token_scores(model, batch), batch.attention_mask))
+    size = micro_batch or -(-len(texts) // 4)
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    scores = [recomputed(scored, rows, use_reentrant=False) if micro_batch else scored(rows) for rows in parts]
     return torch.cat(scores)[torch.tensor(order).argsort()]

@@ -4,6 +4,7 @@ import torch
 
 from minirlhf.core.logprobs import response_logprobs, response_slice
 from minirlhf.core.rollout import Rollout
+from minirlhf.runtime import check, check_text
 
 
 def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -12,6 +13,8 @@ def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.T
     Raises:
         ValueError: no prompts, or an empty one (the first response token needs a token before it).
     """
+    for prompt in prompts:
+        check_text(prompt, "The prompt")
     ids = tokenizer(list(prompts)).input_ids if prompts else []
     if not ids or min(map(len, ids)) == 0:
         raise ValueError(f"Got {len(ids)} prompts, the shortest of {min(map(len, ids), default=0)} tokens; each needs at least one.")
@@ -29,9 +32,13 @@ def encode(tokenizer, prompts: list[str], responses: list[str], *, max_response:
     Args:
         max_response: cut responses to this many tokens, EOS included; a cut response has no EOS.
     """
+    check("max_response", max_response, max_response is None or max_response >= 1, "at least 1")
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
+    for response in responses:
+        check_text(response, "The response")
     written = tokenizer(list(responses), add_special_tokens=False).input_ids  # a response begins with no BOS of its own
-    ids = [[*row, tokenizer.eos_token_id][:max_response] for row in written]
+    ended = [[*row, tokenizer.eos_token_id] for row in written]
+    ids = [row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended]  # EOS within a text ends it, as in a sample
     width = max(map(len, ids))
     response_ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids])
     response_mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids])

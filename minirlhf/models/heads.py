@@ -1,16 +1,26 @@
 """A backbone and one linear layer: the reward model and the critic are both this."""
 
+import copy
 import json
 import math
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModelForSequenceClassification
 
+from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.runtime import atomic_folder
+
+
+def read_whole(auto, source: str | Path):
+    """`auto.from_pretrained` in float32, without pickle; weights that are not there are an error, not random numbers."""
+    model, found = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                                        ignore_mismatched_sizes=True)
+    wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights that its config.json asks for are missing or of another shape, such as {wrong[0]}.")
+    return model
 
 
 class ScalarHead(nn.Linear):
@@ -42,24 +52,39 @@ class ScalarModel(nn.Module):
         hidden = self.backbone(
             input_ids=sequences, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        return (self.head(hidden).squeeze(-1) - self.shift) / self.scale
+        return (self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) - self.shift) / self.scale
 
     def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
-        """Write weights in 16 bits, the backbone's configuration, the normalisation and the tokenizer."""
+        """Write an ordinary transformers folder, in 16 bits: a sequence classifier of one label, and scalar.json with the rest.
+
+        AutoModelForSequenceClassification opens it and gives w . h at the last token: our score but for b, shift and scale. No padding
+        token is named in it: where EOS pads, transformers would take the EOS of a text for padding and read the word before it.
+        """
+        whole = AutoModelForSequenceClassification.from_config(self._config())
+        whole.base_model.load_state_dict(merged(self.backbone).state_dict())
+        with torch.no_grad():
+            whole.score.weight.copy_(self.head.weight)
+        numbers = {"bias": self.head.bias.item(), "shift": float(self.shift), "scale": float(self.scale)}
         with atomic_folder(folder) as temporary:
-            self.backbone.config.save_pretrained(temporary)
+            whole.to(dtype).save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            numbers = {"shift": float(self.shift), "scale": float(self.scale)}
             (temporary / "scalar.json").write_text(json.dumps(numbers))
-            save_file({k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}, temporary / "scalar.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> "ScalarModel":
         """Read what `save` wrote, in float32, evaluation mode."""
-        folder = Path(folder)
-        model = cls(AutoModel.from_config(AutoConfig.from_pretrained(folder)))
-        with safe_open(folder / "scalar.safetensors", "pt") as file:
-            model.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})
-        numbers = json.loads((folder / "scalar.json").read_text())
+        numbers = json.loads((Path(folder) / "scalar.json").read_text())
+        if missing := {"bias", "shift", "scale"} - numbers.keys():
+            raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
+        whole = read_whole(AutoModelForSequenceClassification, folder)
+        model = cls(fused_gelu(whole.base_model))
+        with torch.no_grad():
+            model.head.weight.copy_(whole.score.weight)
+            model.head.bias.fill_(numbers["bias"])
         model.shift, model.scale = numbers["shift"], numbers["scale"]
         return model.eval()
+
+    def _config(self):
+        config = copy.deepcopy(self.backbone.config)
+        config.num_labels, config.pad_token_id = 1, None
+        return config

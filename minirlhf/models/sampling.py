@@ -1,6 +1,7 @@
 """Our own sampling loop on the key-value cache: tokens and their log-probabilities out, in one pass."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,7 +22,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
-        check("temperature", self.temperature, self.temperature > 0, "above 0 (use greedy for the limit)")
+        check("temperature", self.temperature, 0 < self.temperature < float("inf"), "above 0 (use greedy for the limit) and finite")
         check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
         check("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
 
@@ -34,7 +35,7 @@ class SamplingConfig:
 
 @torch.no_grad()
 def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfig = SamplingConfig(),
-           generator: torch.Generator | None = None) -> Rollout:
+           samples_per_prompt: int = 1, generator: torch.Generator | None = None) -> Rollout:
     """Continue each left-padded prompt until EOS or max_new_tokens.
 
         x_t ~ softmax(logits_t / temperature)       old_logprobs[:, t] = log of that probability
@@ -44,6 +45,7 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
 
     Args:
         prompt_ids, prompt_mask: (B, P), left-padded; eos_id: ends a response.
+        samples_per_prompt: that many continuations of each prompt, side by side; the prompt itself is read once.
         generator: draws one uniform a row and step; torch's global one by default.
 
     Returns:
@@ -54,15 +56,18 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
     width = prompt_ids.shape[1] + config.max_new_tokens + 1  # one to spare: a cut response is given EOS before it is scored
     if limit and width > limit:
         raise ValueError(f"A prompt of {prompt_ids.shape[1]}, {config.max_new_tokens} new tokens and EOS exceed the model's {limit}.")
-    attention_mask = prompt_mask.long()
-    position = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    alive = torch.ones(len(prompt_ids), dtype=torch.bool)
-    tokens, masks, logprobs, ids, cache = [], [], [], prompt_ids, None
-    for _ in range(config.max_new_tokens):
-        output = model(input_ids=ids, attention_mask=attention_mask, position_ids=position, past_key_values=cache,
-                       use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        logits = output.logits[:, -1].to(torch.promote_types(output.logits.dtype, torch.float32))
+    position = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+    forward = partial(model, use_cache=True, logits_to_keep=1)
+    output = forward(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=position)
+    cache, logits = output.past_key_values, output.logits
+    if samples_per_prompt > 1:
+        cache.batch_repeat_interleave(samples_per_prompt)
+        prompt_ids, prompt_mask, position, logits = (
+            x.repeat_interleave(samples_per_prompt, 0) for x in (prompt_ids, prompt_mask, position, logits))
+    attention_mask, alive = prompt_mask.long(), torch.ones(len(prompt_ids), dtype=torch.bool)
+    tokens, masks, logprobs = [], [], []
+    while True:
+        logits = logits[:, -1].to(torch.promote_types(logits.dtype, torch.float32))
         log_probs = torch.log_softmax(logits / config.temperature, -1)
         if log_probs.isnan().any():
             raise FloatingPointError("The model's logits are NaN; its weights are damaged, or training went too far.")
@@ -71,10 +76,10 @@ def sample(model, prompt_ids, prompt_mask, *, eos_id: int, config: SamplingConfi
         masks.append(alive)
         logprobs.append(torch.where(alive, log_probs.gather(1, token[:, None])[:, 0], 0.0))
         alive = alive & (token != eos_id)
-        if not alive.any():
+        if len(tokens) == config.max_new_tokens or not alive.any():
             break
-        ids, position = token[:, None], position[:, -1:] + 1
-        attention_mask = torch.cat([attention_mask, torch.ones_like(ids)], 1)
+        position, attention_mask = position[:, -1:] + 1, torch.nn.functional.pad(attention_mask, (0, 1), value=1)
+        logits = forward(input_ids=token[:, None], attention_mask=attention_mask, position_ids=position, past_key_values=cache).logits
     return Rollout(prompt_ids, prompt_mask, torch.stack(tokens, 1), torch.stack(masks, 1), torch.stack(logprobs, 1))
 
 

@@ -153,7 +153,8 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
         short = {r.text: len(tokenizer(r.text).input_ids) < max_tokens for pair in candidates for r in pair}
         candidates = [(a, b) for a, b in candidates if short[a.text] and short[b.text]]
     if not candidates:
-        raise ValueError(f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}).")
+        limit = "" if max_tokens is None else f" and fewer than {max_tokens} tokens"
+        raise ValueError(f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}){limit}.")
     rows, ties = [], 0
     while len(rows) < n:
         a, b = rng.choice(candidates)

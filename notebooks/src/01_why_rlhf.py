@@ -21,11 +21,13 @@
 # %%
 # %matplotlib inline
 import math
+from itertools import accumulate
 
 import torch
 from IPython.display import display
 
 from minirlhf.classroom import check
+from minirlhf.classroom.claims import claim, load_results
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.core.exact import World
 from minirlhf.core.masking import aggregate
@@ -71,13 +73,13 @@ sentence = list(notes)[-1]
 
 # %%
 tokens, with_eos, one_pass = prefix_scores(reward_model, tokenizer, "the film\n", sentence)
-ends, text = [], ""
-for token in tokens:
-    text += token
-    ends.append(text)
-print(f"{'prefix':>45} {'notes':>7} {'+ EOS':>7} {'one pass':>9}")
-for end, a, b in zip(ends, with_eos.tolist(), one_pass.tolist(), strict=True):
-    print(f"{end[-45:]:>45} {notes.get(end, math.nan):7.2f} {a:7.2f} {b:9.2f}")
+recorded = {row["method"]: row for row in load_results("smollm2")}  # a real language model: see below
+smol = recorded["prefixes"]
+smol_score = dict(zip(accumulate(smol["tokens"]), smol["with_eos"], strict=True))
+print(f"{'prefix':>45} {'notes':>7} {'+ EOS':>7} {'one pass':>9} {'SmolLM2 + EOS':>14}")
+for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), strict=True):
+    theirs, real = notes.get(end, math.nan), smol_score.get(end, math.nan)
+    print(f"{end[-45:]:>45} {theirs:7.2f} {a:7.2f} {b:9.2f} {real:14.2f}")
 
 # %% [markdown]
 # Two columns of ours, because "the reward of a prefix" has two readings, and they must not be confused:
@@ -87,6 +89,21 @@ for end, a, b in zip(ends, with_eos.tolist(), one_pass.tolist(), strict=True):
 # - **(b) one pass**: the whole sentence goes through once, and the head is read at each token. The text is natural, but the head was never trained
 #   at these positions; nothing says that the number there means anything.
 #
+# The last column is reading (a) by a real language model: SmolLM2-135M, an adapter and a head trained for some minutes on the same pairs (`minirlhf smollm2`; recorded). It knows
+# what a dog is. Whether it is the better judge of *reviews* is a question with an answer: on pairs of films that it never saw,
+
+# %%
+head, tiny = recorded["reward head"], recorded["tiny-reviews-reward"]
+claim(
+    "SmolLM2's reward head ranks held-out pairs as one random rater did, more often than chance.",
+    head["low"] > 0.5,
+    evidence=f"{head['accuracy']:.2f} [{head['low']:.2f}, {head['high']:.2f}] over {head['films']} films",
+)
+print(
+    f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]"
+)
+
+# %% [markdown]
 # The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
 # a single score has no zero. Ours is shifted and scaled so that samples of the SFT model have mean 0 and standard deviation 1: a convention, that makes runs comparable. And the sentence lies far from film reviews, so read nothing into it. A review, then:
 

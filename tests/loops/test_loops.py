@@ -17,7 +17,6 @@ from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, comparison_batches, text_scores, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.forward import encode, token_scores
@@ -69,7 +68,7 @@ def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
     row = history[0]
     assert abs(row["ratio"] - 1) < 1e-5 and row["clip_fraction"] == 0
     assert abs(row["kl"]) < 1e-4  # the reference is the actor's copy
-    assert 0 <= row["entropy"] <= math.log(257)
+    assert row["entropy"] == pytest.approx(math.log(257), rel=0.1)  # a random model is nearly uniform
 
 
 @pytest.mark.parametrize("train", [
@@ -187,7 +186,7 @@ def test_sampling_that_would_misstate_the_logprobs_is_refused():
 def test_a_nan_score_stops_the_run_before_it_touches_the_weights():
     actor, critic = tiny_policy(), ScalarModel(tiny_policy(1).base_model)
     before = copy.deepcopy(actor.state_dict())
-    with pytest.raises(FloatingPointError, match="Nothing was updated"):
+    with pytest.raises(FloatingPointError, match="weights were left as they were"):
         train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, lambda r: torch.full((32,), torch.nan), ppo_config(steps=1))
     assert all(torch.equal(before[k], v) for k, v in actor.state_dict().items())
 
@@ -241,7 +240,7 @@ def test_texts_scored_in_parts_and_once_have_the_gradient_of_plain_pairs():
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     def once(model):
-        scores = dict(zip(texts, text_scores(model, tokenizer, texts, 8, parts=3), strict=True))
+        scores = dict(zip(texts, text_scores(model, tokenizer, texts, 8, micro_batch=2), strict=True))
         return -torch.stack([torch.nn.functional.logsigmoid(scores[p, a] - scores[p, b]) for p, a, b in pairs]).mean()
 
     def plain(model):  # every pair by itself, no padding but the prompt's none
@@ -270,39 +269,6 @@ def test_gold_regresses_ratings():
     short = replace(config, epochs=2)
     rows = [train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, replace(short, dropout=p))[1] for p in (0.0, 0.0, 0.5)]
     assert rows[0] == rows[1] != rows[2]
-
-
-def test_pretraining_resumes_to_the_same_weights(tmp_path):
-    texts = [f"sentence number {i} of a small corpus." for i in range(40)]
-    config = PretrainConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300, block=16, batch_size=2, steps=6, warmup=2, save_every=0.0)
-    whole, _, history = train_base(texts, texts[:3], config, tmp_path / "whole", on_step=lambda row: None)
-
-    class Killed(Exception):
-        pass
-
-    def kill(*args, **kwargs):
-        raise Killed
-
-    import minirlhf.loops.pretrain as module
-    original, calls = module.save_training_state, []
-
-    def save_thrice_then_die(*args):
-        calls.append(1)
-        original(*args)
-        if len(calls) == 3:
-            kill()
-
-    module.save_training_state = save_thrice_then_die
-    try:
-        with pytest.raises(Killed):
-            train_base(texts, texts[:3], config, tmp_path / "cut", on_step=lambda row: None)
-    finally:
-        module.save_training_state = original
-    resumed, _, again = train_base(texts, texts[:3], config, tmp_path / "cut", on_step=lambda row: None)
-    assert [r["loss"] for r in again] == [r["loss"] for r in history]
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    with pytest.raises(ValueError, match="other settings"):
-        train_base(texts, texts[:3], replace(config, lr=1e-4), tmp_path / "cut", on_step=lambda row: None)
 
 
 @pytest.mark.parametrize("make, field", [

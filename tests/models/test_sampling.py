@@ -157,3 +157,16 @@ def test_right_padded_prompts_are_refused():
     ids = torch.tensor([[5, 0]])
     with pytest.raises(ValueError, match="left"):
         Rollout(ids, torch.tensor([[True, False]]), ids, torch.tensor([[True, True]]), torch.zeros(1, 2))
+
+
+def test_a_group_is_sampled_from_one_reading_of_its_prompt():
+    model, tokenizer = tiny_policy(), tiny_tokenizer()
+    ids, mask = encode_prompts(tokenizer, ["one", "a longer prompt"])
+    config = SamplingConfig(max_new_tokens=6, temperature=1.0)
+    group = sample(model, ids, mask, eos_id=0, config=config, samples_per_prompt=3, generator=torch.Generator().manual_seed(5))
+    each = sample(model, ids.repeat_interleave(3, 0), mask.repeat_interleave(3, 0), eos_id=0, config=config,
+                  generator=torch.Generator().manual_seed(5))
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
+        assert torch.equal(getattr(group, name), getattr(each, name)), name
+    torch.testing.assert_close(group.old_logprobs, each.old_logprobs, rtol=0, atol=1e-5)
+    assert len({tuple(row.tolist()) for row in group.response_ids[:3]}) > 1  # three different samples

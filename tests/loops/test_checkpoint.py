@@ -1,0 +1,237 @@
+"""A run that was killed, before, within or after a save, goes on to the same bits as one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+
+import minirlhf.loops.checkpoint as module
+from minirlhf.loops.checkpoint import Checkpoint, Stopped
+from minirlhf.loops.config import KLConfig
+from minirlhf.loops.gold import GoldConfig, train_gold
+from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.pretrain import PretrainConfig, train_base
+from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig
+from minirlhf.tasks.reviews import Review
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+PROMPTS = ["one", "a second", "3", "four"]
+PAIRS = Dataset.from_list([{"prompt": p, "chosen": "aa" + p, "rejected": "xx", "completion": "ok"} for p in PROMPTS])
+TEXTS = [f"sentence number {i} of a small corpus." for i in range(40)]
+SHORT, ADAPTIVE = SamplingConfig(max_new_tokens=5), KLConfig(kl_coef=0.1, target=0.5, horizon=50.0)
+
+
+def first_half(rollout):
+    noise = 0.1 * random.random()  # a reward may draw from Python's generator
+    return ((rollout.response_ids < 129) & rollout.response_mask).sum(1) / rollout.response_mask.sum(1) + noise
+
+
+def sft(**on):
+    return train_sft(tiny_policy(), tiny_tokenizer(), PAIRS, SFTConfig(batch_size=2, epochs=3), **on)
+
+
+def reward(**on):  # with dropout: its random numbers go on too
+    return train_reward_model(tiny_policy().base_model, tiny_tokenizer(), PAIRS, RewardConfig(batch_size=4, steps=6), **on)
+
+
+def gold(**on):
+    reviews = [Review(t, "m", "gold", (3, 3), True) for t in PROMPTS]
+    return train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, GoldConfig(batch_size=2, epochs=3), **on)
+
+
+def dpo(**on):
+    return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, DPOConfig(batch_size=2, steps=6), **on)
+
+
+def ppo(**on):  # with an adaptive KL coefficient: a number that changes from step to step
+    config = PPOConfig(steps=6, batch_size=4, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
+    critic = ScalarModel(tiny_policy(1).base_model)
+    actor, critic, history = train_ppo(tiny_policy(), critic, tiny_tokenizer(), PROMPTS, first_half, config, **on)
+    return torch.nn.ModuleList([actor, critic]), history
+
+
+def grpo(**on):
+    config = GRPOConfig(steps=6, prompts_per_step=2, group_size=2, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
+    return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+
+
+def pretrain(**on):
+    config = PretrainConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300, block=16, batch_size=2, steps=6, warmup=2)
+    model, _, history = train_base(TEXTS, TEXTS[:3], config, **on)
+    return model, [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in history]
+
+
+LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "ppo": ppo, "grpo": grpo, "pretrain": pretrain}
+
+
+class Killed(Exception):
+    pass
+
+
+def die(*given):
+    raise Killed
+
+
+def equal(one, other):
+    (model, history), (again, rows) = one, other
+    return history == rows and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_a_killed_run_goes_on_to_the_same_bits(loop, when, tmp_path, monkeypatch):
+    path, run = tmp_path / "training.safetensors", LOOPS[loop]
+    whole = run()
+    save, calls = module.save_file, []
+
+    def fragile(tensors, file, **given):
+        calls.append(file)
+        if when == "within" and len(calls) == 3:
+            file.write_bytes(b"half of a file")
+            die()
+        save(tensors, file, **given)
+        if when == "after" and len(calls) == 3:
+            monkeypatch.setattr(module.time, "time", die)  # the first thing after the save and its rename
+
+    monkeypatch.setattr(module, "save_file", fragile)
+    with pytest.raises(Killed):
+        run(checkpoint=Checkpoint(path, every=1e9 if when == "before" else 0.0), **{"on_step": die} if when == "before" else {})
+    monkeypatch.undo()
+    assert path.exists() == (when != "before")
+    assert [p.name for p in tmp_path.iterdir()] == ([path.name] if when != "before" else [])  # nothing half-written
+    if when != "before":
+        with pytest.raises(ValueError, match="--resume"):
+            run(checkpoint=Checkpoint(path))
+    torch.manual_seed(123), random.seed(123)  # whatever the second process did with the global generators
+    checkpoint = Checkpoint(path, resume=True)
+    assert equal(whole, run(checkpoint=checkpoint))
+    assert checkpoint.first == len(whole[1]) and path.exists()  # there until the caller has saved the result
+    assert equal(whole, run(checkpoint=Checkpoint(path, resume=True)))  # nothing left to do
+    checkpoint.remove()
+    assert not path.exists()
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path):
+    path, whole = tmp_path / "training.safetensors", ppo()
+
+    def interrupt(row):
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped, match="after step 2; .*training.safetensors"), Checkpoint(path) as checkpoint:
+        ppo(checkpoint=checkpoint, on_step=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    steps = []
+    assert equal(whole, ppo(checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])))
+    assert steps == [3, 4, 5]
+
+
+def test_ctrl_c_where_no_loop_is_stepping_is_not_lost(tmp_path):
+    path = tmp_path / "training.safetensors"
+    with pytest.raises(KeyboardInterrupt), Checkpoint(path):
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Stopped, match="training.safetensors holds it all"), Checkpoint(path) as checkpoint:
+        sft(checkpoint=checkpoint)
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Stopped, match="nothing was saved"), Checkpoint() as checkpoint:
+        sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), signal.SIGINT))
+
+
+def test_the_seconds_of_all_runs_are_counted(tmp_path):
+    first = Checkpoint(tmp_path / "c.safetensors")
+    first.started -= 100
+    sft(checkpoint=first)
+    again = Checkpoint(tmp_path / "c.safetensors", resume=True)
+    sft(checkpoint=again)
+    assert 100 < again.earlier < 200
+
+
+def test_another_origin_is_not_mistaken_for_this_one(tmp_path):
+    sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", origin={"scorer": "a"}))
+    with pytest.raises(ValueError, match="another scorer;"):
+        sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", resume=True, origin={"scorer": "b"}))
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    def impatient(row):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "c.safetensors") as checkpoint:
+        sft(checkpoint=checkpoint, on_step=impatient)
+
+
+@pytest.mark.parametrize("where", ["between two saves", "in the middle of one"])
+def test_a_process_killed_by_the_system_goes_on(where, tmp_path):
+    path = tmp_path / "training.safetensors"
+    script = f"""
+        import time
+        from tests.loops.test_checkpoint import Checkpoint, grpo, module
+        saved = []
+        def slow(tensors, file, save=module.save_file, **given):
+            saved.append(file)
+            if len(saved) == 4:
+                file.write_bytes(b"half of a file")
+                time.sleep(600)
+            save(tensors, file, **given)
+        module.save_file = slow if {where == "in the middle of one"} else module.save_file
+        grpo(checkpoint=Checkpoint({str(path)!r}, every=0.0), on_step=lambda row: time.sleep(600 if row["step"] == 3 and not saved else 0))
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    while process.poll() is None and not (path.exists() and b'"step": "3"' in path.read_bytes()[:100_000].replace(b'":"', b'": "')):
+        time.sleep(0.05)
+    while where != "between two saves" and len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    steps = []
+    assert equal(grpo(), grpo(checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])))
+    assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [path.name]  # what the killed save left is gone
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
+    (lambda path: path.write_bytes(b""), "damaged"),
+    (lambda path: module.save_file({"a": torch.zeros(1)}, path), "damaged or no checkpoint"),
+])
+def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path):
+    path = tmp_path / "training.safetensors"
+    sft(checkpoint=Checkpoint(path))
+    spoil(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=said):
+        sft(checkpoint=Checkpoint(path, resume=True))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"),
+    ({"rows": 3}, "data"), ({"words": "bb"}, "data"), ({"start": 1}, "start"),
+])
+def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
+    path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
+    sft(checkpoint=Checkpoint(path))
+    if "loop" in change:
+        with pytest.raises(ValueError, match="another .*loop"):
+            dpo(checkpoint=Checkpoint(path, resume=True))
+        return
+    if "lr" in change:
+        config = replace(config, optimiser=replace(config.optimiser, lr=change["lr"]))
+    config, data = replace(config, seed=change.get("seed", 0)), PAIRS.select(range(change.get("rows", len(PAIRS))))
+    data = data.map(lambda row: {"completion": change.get("words", row["completion"])})
+    with pytest.raises(ValueError, match=f"another .*{said}"):
+        train_sft(tiny_policy(change.get("start", 0)), tiny_tokenizer(), data, config, checkpoint=Checkpoint(path, resume=True))

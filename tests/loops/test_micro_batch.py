@@ -1,0 +1,75 @@
+"""Micro-batches are a matter of memory: the gradient, the weights and the log are those of the whole batch."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.heads import ScalarModel
+from tests.loops.test_checkpoint import PAIRS, PROMPTS, SHORT, first_half
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+STEPS, TOKENIZER = 3, tiny_tokenizer()
+
+
+def double(seed=0):
+    return tiny_policy(seed).double()
+
+
+def sft(optimiser):
+    return train_sft(double(), TOKENIZER, PAIRS, SFTConfig(batch_size=4, epochs=STEPS, optimiser=optimiser))
+
+
+def reward(optimiser):
+    torch.manual_seed(0)
+    backbone = double().base_model
+    config = RewardConfig(batch_size=6, steps=STEPS, dropout=0.0, optimiser=optimiser)
+    torch.set_default_dtype(torch.float64)  # the head is made inside
+    try:
+        return train_reward_model(backbone, TOKENIZER, PAIRS, config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def dpo(optimiser):
+    return train_dpo(double(), TOKENIZER, PAIRS, DPOConfig(batch_size=4, steps=STEPS, optimiser=optimiser))
+
+
+def ppo(optimiser):
+    config = PPOConfig(steps=STEPS, batch_size=8, minibatch_size=4, sampling=SHORT, actor=optimiser,
+                       critic=replace(optimiser, micro_batch=0))
+    critic = ScalarModel(double(1).base_model).double()
+    actor, critic, history = train_ppo(double(), critic, TOKENIZER, PROMPTS, first_half, config)
+    return torch.nn.ModuleList([actor, critic]), history
+
+
+def grpo(optimiser, aggregation="sequence_mean"):
+    config = GRPOConfig(steps=STEPS, prompts_per_step=2, group_size=4, minibatch_size=4, sampling=SHORT, optimiser=optimiser,
+                        aggregation=aggregation)
+    return train_group(double(), TOKENIZER, PROMPTS, first_half, config)
+
+
+def grpo_token_mean(optimiser):
+    return grpo(optimiser, "token_mean")
+
+
+@pytest.mark.parametrize("loop", [sft, reward, dpo, ppo, grpo, grpo_token_mean])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_change_nothing(loop, micro_batch):
+    torch.manual_seed(0)
+    optimiser = OptimiserConfig(lr=1e-2)
+    (whole, history), start = loop(optimiser), copy.deepcopy(double())
+    parts, rows = loop(replace(optimiser, micro_batch=micro_batch))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert a.dtype == torch.float64 and torch.allclose(a, b, rtol=0, atol=1e-9)
+    assert not torch.allclose(next(whole.parameters()), next(start.parameters()), atol=1e-4)  # something was learned
+    for one, other in zip(history, rows, strict=True):
+        assert one.keys() == other.keys()
+        assert all(one[key] == pytest.approx(other[key], abs=1e-6) for key in one if key != "stage"), (one, other)

@@ -1,0 +1,72 @@
+"""TRL's contract of a reward function, and what is said when a function breaks it."""
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
+
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.models.forward import encode
+from minirlhf.models.sampling import SamplingConfig
+from minirlhf.rewards.function import reward_function
+from tests.tiny import EOS, tiny_policy, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+DATA = Dataset.from_list([{"prompt": "a", "answer": 1}, {"prompt": "longer", "answer": 2}])
+
+
+def test_prompts_completions_and_columns_arrive_side_by_side():
+    seen = {}
+
+    def function(prompts, completions, **columns):
+        seen.update(prompts=prompts, completions=completions, **columns)
+        return [float(len(c)) for c in completions]
+
+    rollout = encode(TOKENIZER, ["longer", "a", "longer"], ["xy", "z", ""])
+    assert reward_function(function, TOKENIZER, DATA)(rollout).tolist() == [2.0, 1.0, 0.0]
+    assert seen == {"prompts": ["longer", "a", "longer"], "completions": ["xy", "z", ""], "answer": [2, 1, 2]}
+
+
+@pytest.mark.parametrize("function, said", [
+    (lambda prompts, completions: 1 / 0, "raised ZeroDivisionError: division by zero; it was given prompts, completions"),
+    (lambda prompts: [0.0], "raised TypeError"),
+    (lambda prompts, completions: None, "returned None; it must be one number"),
+    (lambda prompts, completions: [None, 1.0], "must be one number for each"),
+    (lambda prompts, completions: [1.0], "1 values for 2 completions"),
+    (lambda prompts, completions: [1.0, float("nan")], "one finite number"),
+    (lambda prompts, completions: 3.0, "returned 3.0; it must be one number"),
+    (lambda prompts, completions: ["x", "y"], "returned ..x., .y..; it must be one number"),
+])
+def test_a_function_that_breaks_the_contract_is_told_so(function, said):
+    with pytest.raises(ValueError, match=said):
+        reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
+
+
+def test_a_prompt_without_a_row_is_named():
+    with pytest.raises(ValueError, match="The prompt 'new' has no row"):
+        reward_function(lambda **given: [0.0], TOKENIZER, DATA)(encode(TOKENIZER, ["new"], ["c"]))
+
+
+def test_the_function_reads_prompts_without_the_tokenizers_own_bos():
+    tokenizer, seen = tiny_tokenizer(), []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
+    assert tokenizer("a").input_ids[0] == 0
+    for dataset in (None, DATA):
+        reward_function(lambda prompts, **given: seen.append(prompts) or [0.0], tokenizer, dataset)(encode(tokenizer, ["a"], ["c"]))
+    assert seen == [["a"], ["a"]]
+
+
+def test_two_rows_of_one_prompt_are_refused():
+    with pytest.raises(ValueError, match="Two rows have the prompt 'a'"):
+        reward_function(lambda **given: [], TOKENIZER, Dataset.from_list([{"prompt": "a", "answer": 1}] * 2))
+
+
+def test_a_loop_learns_from_it():
+    def half(prompts, completions, **columns):
+        return torch.tensor([sum(c < "\x80" for c in text) / max(1, len(text)) for text in completions])
+
+    config = GRPOConfig(steps=10, prompts_per_step=8, group_size=4, minibatch_size=16, missing_eos_penalty=0.0, kl=KLConfig(kl_coef=0.0),
+                        sampling=SamplingConfig(max_new_tokens=6), optimiser=OptimiserConfig(lr=1e-2))
+    _, history = train_group(tiny_policy(), TOKENIZER, ["a", "longer"], reward_function(half, TOKENIZER, DATA), config)
+    assert history[-1]["score"] > history[0]["score"] + 0.2

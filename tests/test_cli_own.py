@@ -1,0 +1,134 @@
+"""The command line with the reader's own data and model, and a run that is stopped and goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from minirlhf import cli, smollm2
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.preference import DPOConfig
+from minirlhf.loops.reward import RewardConfig
+from minirlhf.models.load import load_policy, load_scalar, save_policy
+from minirlhf.runtime import SMOLLM2
+from minirlhf.tasks import sources
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+ROWS = [{"prompt": f"film {i}\n", "chosen": f"a good one, number {i}", "rejected": f"a bad one, number {i}"} for i in range(12)]
+FORMATS = {
+    "explicit": ROWS, "implicit": [{"chosen": r["prompt"] + r["chosen"], "rejected": r["prompt"] + r["rejected"]} for r in ROWS],
+    "unpaired": [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
+                 for r in ROWS for side in ("chosen", "rejected")]}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A tiny model on disk, small enough to train in a second."""
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "tiny")
+    return str(tmp_path / "tiny")
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert result.exception is None, repr(result.exception)
+    return result.output
+
+
+def data(tmp_path, rows):
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
+def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
+    steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 2]
+    invoke(command, "--model", tiny, "--dataset", data(tmp_path, FORMATS[form]), *steps, "--out", tmp_path / "out")
+    assert (load_scalar if command == "reward" else load_policy)(tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] > 0 and not (tmp_path / "out" / cli.PARTIAL).exists()
+
+
+@pytest.mark.parametrize("options", [["--lora", 4], ["--lora", 4, "--bf16", "--recompute"], ["--micro-batch", 2], ["--recompute"]])
+def test_the_options_that_save_memory(options, tiny, tmp_path):
+    losses = []
+    for name, given in (("plain", []), ("saving", options)):
+        invoke("dpo", "--model", tiny, "--dataset", data(tmp_path, ROWS), "--steps", 2, "--out", tmp_path / name, *given)
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["loss"] for row in rows])
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-6)
+    if "--lora" in options:
+        assert abs(losses[1][1] - losses[1][0]) > 1e-6  # it learns
+    else:  # the same run, in less memory
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    load_policy(tmp_path / "saving")
+
+
+def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):
+    def command(out, *more):
+        return [sys.executable, "-m", "minirlhf.cli", "dpo", "--model", tiny, "--dataset", str(data(tmp_path, ROWS)), "--steps", "120",
+                "--out", str(tmp_path / out), *more]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    run = subprocess.Popen(command("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    next(line for line in run.stdout if "loss" in line)  # it is training
+    run.send_signal(signal.SIGINT)
+    said, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, said + errors
+    assert "--resume" in " ".join(said.split()) and "Traceback" not in errors
+    again = subprocess.run(command("stopped"), capture_output=True, text=True)
+    assert again.returncode == 1 and "go on with --resume or remove it" in " ".join(again.stderr.split())
+    subprocess.run(command("stopped", "--resume"), check=True, capture_output=True)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "stopped" / "metrics.jsonl").read_text()
+
+
+def test_the_real_model_is_fetched_only_when_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("minirlhf.models.load.CACHE", tmp_path)
+    with pytest.raises(ValueError, match=f"`minirlhf data --model {SMOLLM2}` once"):
+        load_policy(SMOLLM2)
+    monkeypatch.setattr(sources, "CACHE", tmp_path)
+    monkeypatch.setattr(sources, "fetch", lambda pins=sources.SOURCES: (_ for _ in ()).throw(sources.SourceError("no network")))
+    with pytest.raises(sources.SourceError):
+        sources.fetch_smollm2()
+    assert not list(tmp_path.iterdir())
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / SMOLLM2)  # what is there already is not fetched again
+    assert sources.fetch_smollm2() == tmp_path / SMOLLM2 and load_policy(SMOLLM2)
+
+
+def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_path):
+    save_policy(tiny_policy(positions=160), tiny_tokenizer(), tiny)  # titles of films are long, in bytes
+    config = smollm2.SmolConfig(
+        model=tiny, rank=2, pairs=50, held_out=20, split="val",
+        reward=RewardConfig(steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)),
+        dpo=DPOConfig(steps=2, batch_size=4, max_response=32, optimiser=OptimiserConfig(lr=1e-3)))
+    rows = smollm2.run(tmp_path / "out", config, "A film.")
+    assert [row["method"] for row in rows] == ["reward head", "tiny-reviews-reward", "DPO's implicit reward", "prefixes"]
+    assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["pairs"] == 20 for row in rows[:3])
+    assert len(rows[3]["tokens"]) == len(rows[3]["with_eos"]) == len(rows[3]["one_pass"]) == 7
+    assert load_scalar(tmp_path / "out" / "reward") and load_policy(tmp_path / "out" / "dpo")
+    assert not list((tmp_path / "out").glob("*.safetensors"))  # a second run trains again
+
+
+def test_accuracy_is_the_mean_over_films_and_its_interval_too():
+    pairs = Dataset.from_list([{"prompt": p, "chosen": c, "rejected": "b"} for p, c in [("x", "aaa")] * 3 + [("y", "")]])
+    found = smollm2.accuracy(pairs, lambda prompts, texts: torch.tensor([float(len(t)) for t in texts]))
+    assert found == {"accuracy": 0.5, "low": 0.0, "high": 1.0, "films": 2, "pairs": 4}  # one film all right, the other all wrong
+
+
+def test_the_implicit_judge_is_dpos_own_reward():
+    model = smollm2.fitted(tiny_policy(), lora=2)
+    judge = smollm2.implicit_judge(model, tiny_tokenizer(), beta=0.5, max_response=8)
+    assert torch.allclose(judge(["a"] * 3, ["b", "c", "dd"]), torch.zeros(3), atol=1e-6)  # nothing learned yet
+    config = DPOConfig(steps=8, batch_size=12, optimiser=OptimiserConfig(lr=1e-2))
+    smollm2.train_dpo(model, tiny_tokenizer(), Dataset.from_list(ROWS), config)
+    prompts, chosen, rejected = ([row[name] for row in ROWS] for name in ("prompt", "chosen", "rejected"))
+    judge = smollm2.implicit_judge(model, tiny_tokenizer(), beta=0.5, max_response=8)
+    assert (judge(prompts, chosen) > judge(prompts, rejected)).all()
