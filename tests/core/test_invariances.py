@@ -95,10 +95,10 @@ def test_padding_changes_nothing_whatever_its_amount_side_and_value(name, length
     if per_token:
         assert value[~padded["mask"]].eq(0).all()
         value = value[:, left : left + 4]
-    torch.testing.assert_close(value, clean_value, rtol=0, atol=1e-12)
+    torch.testing.assert_close(value, clean_value, rtol=1e-12, atol=1e-12)
     for key in names:
         got = gradients[key] if key == "scores" else gradients[key][:, left : left + 4]
-        torch.testing.assert_close(got, clean_gradients[key], rtol=0, atol=1e-12)
+        torch.testing.assert_close(got, clean_gradients[key], rtol=1e-12, atol=1e-12)
         assert gradients[key].isfinite().all()
 
 
@@ -109,14 +109,14 @@ def test_a_row_does_not_depend_on_the_others(name, lengths, data):
     function, x = {**PER_TOKEN, **A_ROW}[name][0], batch(lengths)
     rows = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=4))  # any order, any subset, repeats
     part = function({key: value[rows] for key, value in x.items()})
-    torch.testing.assert_close(part, function(x)[rows], rtol=0, atol=1e-12)
+    torch.testing.assert_close(part, function(x)[rows], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", A_BATCH)
 def test_batch_order_changes_nothing(name):
     function, x, order = A_BATCH[name][0], batch([4, 1, 3]), [2, 0, 1]
     shuffled, whole = function({key: value[order] for key, value in x.items()}), function(x)
-    torch.testing.assert_close(shuffled, whole if whole.dim() == 0 else whole[order], rtol=0, atol=1e-12)
+    torch.testing.assert_close(shuffled, whole if whole.dim() == 0 else whole[order], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [*PER_TOKEN, *A_ROW, *A_BATCH])
