@@ -1,6 +1,7 @@
 """The command line with the reader's own data and model, and a run that is stopped and goes on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,17 @@ def test_the_options_that_save_memory(options, tiny, tmp_path):
     else:  # the same run, in less memory
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     load_policy(tmp_path / "saving")
+
+
+def test_the_code_of_the_readme_runs_as_it_stands(tiny):
+    text = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(blocks) == 2
+    code = "\n".join(blocks).replace('"gpt2"', repr(str(tiny))).replace("steps=10", "steps=1")
+    code = code.replace('"chosen": "..."', '"chosen": "other"')  # three dots stand for three texts
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["history"][-1]["stage"] == "grpo"
 
 
 def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):
