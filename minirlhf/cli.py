@@ -21,7 +21,8 @@ from rich.text import Text
 from safetensors import SafetensorError
 
 from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
-from minirlhf.grid import record_grid, rerun
+from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
+from minirlhf.grid import VARIANTS, record_grid, record_variants, rerun, rerun_variant
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GRPOConfig, train_group
@@ -103,13 +104,18 @@ def data(model: Annotated[str, typer.Option(help=f"Also a language model: {SMOLL
 @app.command()
 def tour(out: Out = Path("out/tour"), seed: Seed = 0,
          reduced: Annotated[bool, typer.Option(help="A few steps of each stage, to see that all works.")] = False,
+         mine: Annotated[Path | None, typer.Option(help="Python file of your own functions for the package's place; to OUT/mine.")] = None,
          export: Annotated[Path | None, typer.Option(help="Also write SFT and reward model there, in 16 bits.")] = None):
     """SFT -> reward model -> PPO, then DPO and GRPO, on real ratings; ends with out/tour/report.html."""
+    own = load_mine(mine) if mine else {}
+    if own:
+        out, others = out / "mine", ", ".join(name for name in PLACES if name not in own)
+        console.print(f"Yours, checked: {', '.join(own)}. The package's: {others or 'none of the six'}.", highlight=False)
     sources.fetch()
     started = time.time()
     config = (TourConfig.reduced() if reduced else TourConfig()).seeded(seed)
-    with Progresses(console) as progress:
-        run = Tour(out, config, progress)
+    with Progresses(console) as progress, in_place(own):
+        run = Tour(out, config, progress, mine=described(own, mine))
         rows = run.run()
     table = Table(title=f"{len(set(rows[0]['prompts']))} held-out films, 95 % intervals over films")
     columns = ("method", "gold", "proxy", "kl", "length", "distinct_2")  # the rest is in the report
@@ -129,10 +135,14 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 
 
 @app.command()
-def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = RECORDED_SEEDS, out: Out = Path("out/grid")):
-    """The tour over several seeds, recorded into data/results; resumes where it was interrupted. With 3, the README's tables too."""
+def grid(name: Annotated[str, typer.Argument(help=f"tour, or one experiment: {', '.join(VARIANTS)}.")] = "tour",
+         seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = RECORDED_SEEDS, out: Out = Path("out/grid")):
+    """The tour, or variants of PPO, over several seeds, recorded into data/results; resumes. The tour with 3: the README's tables too."""
+    check("name", name, name in ("tour", *VARIANTS), f"tour or one of {', '.join(VARIANTS)}")
     readme_to_fill()
     with Progresses(console, every=20) as progress:
+        if name != "tour":
+            return record_variants(name, out / name, seeds, on_step=progress)
         record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
     if seeds == RECORDED_SEEDS:
         fill_readme()
@@ -140,17 +150,23 @@ def grid(seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] 
         console.print(f"README.md speaks of {RECORDED_SEEDS} seeds: its tables were left alone.")
 
 
+def check_reproduced(which: str, wrong: list[str]) -> None:
+    if wrong:
+        raise ValueError(f"{which} is not reproduced: " + "; ".join(wrong))
+    console.print(f"{which} is reproduced.", highlight=False)
+
+
 @app.command()
 def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0):
-    """Re-run recorded rows drawn by seed, from nothing, and compare within the spread of the recorded seeds."""
+    """Re-run a row of the experiments and a seed of the tour, drawn, from nothing; compare within the spread of the recorded seeds."""
     try:
         with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
+            which, wrong = rerun_variant(Path(folder), draw=draw, on_step=progress)
+            check_reproduced(which, wrong)
             seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
+            check_reproduced(f"The tour's seed {seed}", wrong)
     except Stopped:
         raise KeyboardInterrupt from None  # its folder is gone; there is nothing to go on from
-    if wrong:
-        raise ValueError(f"Seed {seed} is not reproduced: " + "; ".join(wrong))
-    console.print(f"Seed {seed} is reproduced.")
 
 
 @app.command()

@@ -69,8 +69,8 @@ class TourConfig:
 class Tour:
     """One run in one folder. `run` goes through the stages; what a stage made is an attribute afterwards."""
 
-    def __init__(self, folder: str | Path, config: TourConfig = TourConfig(), on_step: Callable = lambda row: None):
-        self.folder, self.config, self.on_step = Path(folder), config, on_step
+    def __init__(self, folder: str | Path, config: TourConfig = TourConfig(), on_step: Callable = lambda row: None, *, mine: str = ""):
+        self.folder, self.config, self.on_step, self.mine = Path(folder), config, on_step, mine
         self.times: dict[str, float] = {}
 
     def run(self) -> list[dict]:
@@ -178,6 +178,7 @@ class Tour:
         needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
         settings = {key: value for key, value in asdict(self.config).items() if key in ("base", "seed", "pairs", *needs, *fields)}
         settings["weights"] = fingerprint(self.config.base, *(ensemble_members() if name == "evaluation" else ()))
+        settings |= {"mine": self.mine} if self.mine else {}  # a student's functions: other functions, another run
         settings = json.loads(json.dumps(settings))  # as it will be read back
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:
@@ -242,5 +243,5 @@ def write_tour_report(run: Tour, path: Path) -> Path:
     write_report(path, title="A tour of RLHF", history=run.history, methods=run.rows, recorded=recorded, samples=samples,
                  strips=strips, times=run.times, accuracy=run.reward_accuracy,
                  environment={"seed": run.config.seed, "split": run.config.split, "torch": torch.__version__,
-                              "threads": torch.get_num_threads()})
+                              "threads": torch.get_num_threads()} | ({"yours": run.mine} if run.mine else {}))
     return path

@@ -35,6 +35,7 @@ class PPOConfig:
     minibatch_size: int = 32  # sequences an optimiser step
     epochs: int = 2  # passes over a rollout, 1 .. 4
     clip_eps: float = 0.2  # ratio clip, 0.1 .. 0.3
+    clip_eps_high: float | None = None  # above 1 + clip_eps_high, if another; larger is DAPO's clip-higher
     value_clip_eps: float = 0.5  # reward units
     gamma: float = 1.0
     lam: float = 0.95
@@ -52,6 +53,7 @@ class PPOConfig:
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check("minibatch_size", self.minibatch_size, self.batch_size % self.minibatch_size == 0, "a divisor of batch_size")
         check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
+        check("clip_eps_high", self.clip_eps_high, self.clip_eps_high is None or self.clip_eps_high > 0, "None or above 0")
         check("critic.micro_batch", self.critic.micro_batch, self.critic.micro_batch == 0, "0: the actor's holds for both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
@@ -77,7 +79,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
     sampling = config.sampling.for_training()
     reference = reference_of(actor) if reference is None else reference.eval()  # under no_grad, never trained
     actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
-    state = {"kl_coef": config.kl.kl_coef}
+    state, clip = {"kl_coef": config.kl.kl_coef}, {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
     actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
     run = (checkpoint or Checkpoint()).attach("ppo", config, prompts, [actor, critic], [actor_optimizer, critic_optimizer],
                                               history, generators=[generator], state=state)
@@ -111,7 +113,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                     width, part_mask = part.response_ids.shape[1], part.response_mask
                     advantage, share = advantages[micro, :width], part_mask.sum() / tokens
                     logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
-                    policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                    policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, **clip)
                     policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
                     policy_loss.backward()
                     value_losses = value_loss_clipped(response_values(critic, part), values[micro, :width],
@@ -119,7 +121,7 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                     value_loss = aggregate(value_losses, part_mask, how="token_mean", denominator=tokens)
                     value_loss.backward()
                     with torch.no_grad():
-                        clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, clip_eps=config.clip_eps)
+                        clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, **clip)
                         for name, value in {
                             "policy_loss": policy_loss, "value_loss": value_loss,
                             "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),

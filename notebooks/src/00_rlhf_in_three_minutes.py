@@ -26,6 +26,8 @@
 # preferred as more positive. Whether that is a good thing to want is lesson 02's business.
 #
 # The samples imitate critics and come from a small model. They are often ungrammatical and may offend.
+#
+# **Predict.** The reward model will pay for positive words. After PPO, will the reviews be longer or shorter than SFT's? More or less varied? Would you, a reader, like them better? Three words, written down; the table below answers the first two.
 
 # %%
 # %matplotlib inline
@@ -35,6 +37,7 @@ from IPython.display import display
 from minirlhf import evaluate
 from minirlhf.classroom import check
 from minirlhf.classroom.claims import claim, evidence, load_results
+from minirlhf.classroom.lessons.concepts import Questions, graded
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.forward import decode
@@ -292,34 +295,50 @@ def with_leash(kl_coef):
 # </details>
 
 # %% [markdown]
-# ## What do you believe now?
+# ## What the libraries do
 #
-# Twelve statements. Mark each true or false, then open the answers; some need lessons that are still to come (their numbers stand behind the answers), so mark what you believe now.
+# | | this package | TRL (1.12) | OpenRLHF (0.11) | DeepSpeed-Chat |
+# |---|---|---|---|---|
+# | the three stages | `sft`, `reward`, `ppo` | SFTTrainer, RewardTrainer, PPOTrainer (experimental) | one command each | steps 1, 2, 3 |
+# | the leash | in the reward, each token | in the reward, each token | in the reward, or in the loss | in the reward, each token |
+# | the critic begins as | the reward model | a model you name | a model you name, customarily the reward model | the reward model |
+# | scores | normalised on SFT's samples | as they are; whitening by an option | normalised by an option | clipped to ±5 |
 #
-# 1. The score that a reward model learns from preferences has a natural zero.
-# 2. KL(policy || reference), estimated on one sample, can come out negative.
-# 3. PPO's loss going down means that the policy improves.
-# 4. The end-of-text token must be trained like any other token.
-# 5. In RLHF the critic computes Q(s, a), the value of an action.
-# 6. At the first minibatch after a rollout the importance ratio is 1.
-# 7. If the reward rises, people will like the samples better.
-# 8. DPO needs no reference model, because it needs no reward model.
-# 9. GRPO's loss of 0 at the first step shows that nothing is learned.
-# 10. A baseline that is subtracted from the reward, and does not look at the action, biases the gradient.
-# 11. Two raters always agree on which of two texts is better.
-# 12. Padding can always be found by comparing token ids with the padding id.
+# Later TRL versions have no PPO trainer; GRPO (lesson 11) took its place there.
 #
-# <details><summary>Answers</summary>
+# ## Questions
 #
-# 1 false: only differences count, in Bradley-Terry (08). 2 true: log pi - log pi_ref of one sample has either sign (07). 3 false: the loss
-# is a device for its gradient, and is near 0 by construction (04, 06). 4 true: or the model never learns to stop (01, 03). 5 false: V, read before each token (09). 6 true (06).
-# 7 false: over-optimisation (16). 8 false: its reference is in the loss (12). 9 false: the gradient is not 0 (11). 10 false: its
-# mean effect is zero (04, 90). 11 false: of pairs of a film that neither of two raters ties, they agree on about four in five (02). 12 false: padding may share EOS's id (01).
+# <details><summary>1. Which of the three stages could you leave out, and what would you lose?</summary>
+# SFT: then PPO starts from a model that does not know the format, and must find it by chance. The reward model: if a program can score the text (arithmetic, tests of code), it is not needed. PPO: best-of-n uses the reward model without training.
+# </details>
+# <details><summary>2. Why are the samples judged by another scorer than the one that PPO maximised?</summary>
+# What is maximised is met by its mistakes as well. A scorer that no training saw has mistakes of its own, and nobody looked for them.
+# </details>
+# <details><summary>3. Why is the KL exactly 0 at the first rollout and not later?</summary>
+# The actor begins as a copy of the reference. Every update moves it.
+# </details>
+# <details><summary>4. Why does the reward model read only finished texts?</summary>
+# It was trained where texts end (lesson 01).
+# </details>
+# <details><summary>5. What in this notebook was decided by people, and what by us?</summary>
+# People rated how positive a snippet is. We said that more positive is better, that each rating counts alike, and how strong the leash is.
 # </details>
 #
+# ## What do you believe now?
+#
+# Twelve questions on what people get wrong about RLHF. Answer with twelve letters, `-` where you do not know, and note the number you got: the same twelve are asked at the end of lesson 09, with reasons. What is not right yet names the lesson to read.
+
+# %%
+Questions()
+
+# %%
+my_answers = "- - - - - -  - - - - - -"  # yours
+print(graded(my_answers))
+
+# %% [markdown]
 # ## The map
 #
-# Lessons 02 to 23 are to come; 90, every estimator against the truth, is here.
+# Lessons 00 to 09 are here, with 90, every estimator against the truth, and 91, the worked example on a page to print; 10 to 23 are to come. Exercises marked *goes into your `my_rlhf.py`* end in a tour of your own: `minirlhf tour --mine my_rlhf.py`.
 #
 # | part | lessons |
 # |---|---|

@@ -5,6 +5,60 @@ import torch
 
 from minirlhf.classroom import check, claims
 
+
+def per_row(function):
+    """Apply a function to each row's real entries and pad the result with 0."""
+    def rows(*tensors, mask):
+        out = torch.zeros(mask.shape)
+        for i, keep in enumerate(mask):
+            out[i, keep] = torch.as_tensor(function(*(t[i][keep] for t in tensors)))
+        return out
+
+    return rows
+
+
+def backwards(rewards, factor):
+    total, out = 0.0, []
+    for r in rewards.flip(0):
+        total = r + factor * total
+        out.append(total)
+    return torch.stack(out[::-1])
+
+
+def deltas(r, v, gamma):
+    return r + gamma * torch.cat([v[1:], torch.zeros(1)]) - v
+
+
+def charges(score, old, ref, kl_coef):
+    out = -kl_coef * (old - ref)
+    return torch.cat([out[:-1], out[-1:] + score])
+
+
+def shaped(s, old, ref, m, k):
+    rows = [torch.nn.functional.pad(charges(s[i], old[i][m[i]], ref[i][m[i]], k), (0, int((~m[i]).sum()))) for i in range(len(s))]
+    return torch.stack(rows)
+
+
+def n_steps(r, v, gamma, n):
+    out = []
+    for t in range(len(r)):
+        end = min(t + n, len(r))
+        ahead = sum(gamma ** (i - t) * r[i] for i in range(t, end)) + (gamma**n * v[end] if end < len(r) else 0.0)
+        out.append(ahead - v[t])
+    return torch.stack(out)
+
+
+def six_cases(n, o, a, m, e):
+    n, o, a = (torch.where(m, x, 0.0) for x in (n, o, a))
+    ratio = (n - o).exp()
+    flat = ((a > 0) & (ratio > 1 + e)) | ((a < 0) & (ratio < 1 - e))
+    return -torch.where(flat, torch.where(a > 0, 1 + e, 1 - e), ratio) * a
+
+
+def white(x):
+    return (x - x.mean()) / x.var(unbiased=False).sqrt()
+
+
 DIFFERENT = {  # right answers written in another way
     "best_of_n": lambda s, n: torch.tensor([max(range(i, i + n), key=lambda j: s[j].item()) for i in range(0, len(s), n)]),
     "kl_penalised_score": lambda s, a, b, m, k: torch.stack(
@@ -12,6 +66,50 @@ DIFFERENT = {  # right answers written in another way
     "eos_mask": lambda ids, e: torch.tensor(
         [[e not in row[:t] for t in range(len(row))] for row in ids.tolist()]),
     "score_of_text": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
+    "share_preferring": lambda a, b: torch.tensor(sum(x > y for x in a.tolist() for y in b.tolist())
+                                                  / max(1, sum(x != y for x in a.tolist() for y in b.tolist()))),
+    "interval_alpha": lambda r: 1 - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
+    / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1))),
+    "split_half_ceiling": lambda f, s: torch.stack(
+        [p if x.sum() > y.sum() else 1 - p if x.sum() < y.sum() else torch.tensor(0.5)
+         for (x, y), p in zip(f, [check.share_preferring.reference(a, b) for a, b in s], strict=True)]).mean(),
+    "held_out_pairs": lambda film, n: torch.tensor([i in sorted(set(film.tolist()))[-n:] for i in film.tolist()]),
+    "token_logprobs": lambda x, ids, p: torch.stack(
+        [torch.stack([x[b, t - 1, ids[b, t]] - x[b, t - 1].logsumexp(0) for t in range(p, x.shape[1])]) for b in range(len(x))]),
+    "draw_word": lambda x, t, u: torch.searchsorted((x / t).softmax(-1).cumsum(-1), u[:, None], right=True)[:, 0].clamp(max=x.shape[1] - 1),
+    "next_word_entropy": lambda x: torch.stack([torch.distributions.Categorical(logits=r[~r.isinf()]).entropy() for r in x]),
+    "sft_loss": lambda x, ids, m: torch.nn.functional.cross_entropy(x[m], ids[m]),
+    "policy_gradient_loss": lambda p, r, m: torch.stack([-r[i] * p[i][m[i]].sum() for i in range(len(r))]).mean(),
+    "discounted_to_go": lambda r, m, g: per_row(lambda x: backwards(x, g))(r, mask=m),
+    "least_noise_baseline": lambda s, r: torch.dot(s / s.sum(), r),
+    "whitened": white,
+    "td_error": lambda r, v, m, g: per_row(lambda a, b: deltas(a, b, g))(r, v, mask=m),
+    "gae_advantages": lambda r, v, m, g, lam: per_row(
+        lambda a, b: [sum((g * lam) ** i * d for i, d in enumerate(deltas(a, b, g)[t:])) for t in range(len(a))])(r, v, mask=m),
+    "n_step_advantages": lambda r, v, m, g, n: per_row(lambda a, b: n_steps(a, b, g, n))(r, v, mask=m),
+    "critic_targets": lambda a, v, m: torch.stack(
+        [torch.zeros(m.shape).masked_scatter(m, white(a[m])), torch.zeros(m.shape).masked_scatter(m, a[m] + v[m])]),
+    "ppo_loss": six_cases,
+    "clipped_share": lambda r, a, m, e: torch.where(a[m] > 0, r[m] > 1 + e, (a[m] < 0) & (r[m] < 1 - e)).float().mean(),
+    "ppo_penalty": lambda n, o, a, m, c: torch.zeros(m.shape).masked_scatter(m, c * (o - n)[m] - (n - o)[m].exp() * a[m]),
+    "accumulated_loss": lambda x, m, s: x[m].mean(),
+    "gibbs_logprobs": lambda p, r, b: (p.exp() * (r / b).exp() / (p.exp() * (r / b).exp()).sum()).log(),
+    "kl_shaped_rewards": shaped,
+    "kl_pull": lambda x, m: per_row(lambda a: backwards(a, 1.0))(x, mask=m),
+    "charged_rewards": lambda s, new, old, ref, m, k: shaped(s, old, ref, m, k),
+    "bradley_terry_loss": lambda c, r: torch.nn.functional.softplus(r - c).mean(),
+    "best_of_k_loss": lambda s, c: torch.nn.functional.cross_entropy(s, c),
+    "in_sft_units": lambda s, b: (s - b.mean()) * ((b - b.mean()).square().sum() / (len(b) - 1)) ** -0.5,
+    "read_score": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
+    "explained_variance": lambda v, r, m: 1 - (r - v)[m].double().var() / r[m].double().var(),
+    "four_models": lambda s, o, r, v, m, k: torch.zeros(m.shape).masked_scatter(m, white(per_row(
+        lambda a, b: backwards(deltas(a, b, 1.0), 0.95))(shaped(s, o, r, m, k), v, mask=m)[m])),
+    "paired_standard_error": lambda a, b: torch.stack(
+        [a.mean() - b.mean(), ((a - b - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt()]),
+    "score_rewards": lambda s, ids, e: torch.stack(
+        [torch.eye(len(row))[(row.tolist() + [e]).index(e) if e in row.tolist() else -1] * x for x, row in zip(s, ids, strict=True)]),
+    "group_advantages": lambda s: torch.stack([(row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4) for row in s]),
+    "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
 }
 
 
@@ -57,7 +155,8 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
 
     for function, said in ((lambda *a: None, "returned None"), (raises, "KeyError"), (in_place, "in place"),
                            (overwrites, "in place"), (reshapes, "in place"), (random, "it gives"),
-                           (lambda *a: exercise.reference(*a)[:1], "shape"), (lambda *a: [1, 2], "list"), (wrong_kind, "must be of")):
+                           (lambda *a: exercise.reference(*a).reshape(-1)[:1, None], "shape"),
+                           (lambda *a: [1, 2], "list"), (wrong_kind, "must be of")):
         result = exercise(function)
         assert not result and said in result.message and "\n" not in result.message and len(result.message) < 900
 

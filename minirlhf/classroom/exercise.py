@@ -1,0 +1,124 @@
+"""What an exercise is and how it is checked.
+
+A checker runs your function on random cases drawn by your own seed (environment variable MINIRLHF_STUDENT, a number) and compares
+with the reference. If your answers equal those of a known mistake, it names the mistake; else it shows the first case that differs.
+"""
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CASES = 12
+
+
+@dataclass(frozen=True)
+class Result:
+    """Truthy when passed; prints as its one sentence."""
+
+    passed: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return ("pass: " if self.passed else "not yet: ") + self.message
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: cases from a generator, the right answer, and the mistakes that people make, each with its sentence.
+
+    Args:
+        differentiate: arguments by whose gradient the answer is judged as well as by its value.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    case: Callable[[torch.Generator], tuple]
+    reference: Callable[..., Tensor]
+    mistakes: dict[str, Callable[..., Tensor]]
+    differentiate: tuple[str, ...] = ()
+
+    def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
+        """Check a function. Returns a Result; never raises for what the function does."""
+        seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
+        generator = torch.Generator().manual_seed(seed)
+        cases = [self.case(generator) for _ in range(CASES)]
+        answers, right = [], [self._evaluate(self.reference, case) for case in cases]
+        for case, (expected, *_) in zip(cases, right, strict=True):
+            given = copy.deepcopy(case)
+            try:
+                answer, *gradients = self._evaluate(function, given)
+            except Exception as error:  # whatever a student's code raises is told, not thrown
+                if "in-place" in str(error):  # torch guards what is differentiated
+                    return Result(False, "the function changes its input in place; work on a copy.")
+                return Result(False, f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}")
+            if answer is None:
+                return Result(False, f"{self.name} returned None: is the `return` missing?")
+            if not isinstance(answer, Tensor):
+                return Result(False, f"{self.name} must return a tensor; it returned {type(answer).__name__}.")
+            if answer.shape != expected.shape:
+                return Result(False, f"the shape is {tuple(answer.shape)}, it must be {tuple(expected.shape)}.")
+            if _kind(answer) != _kind(expected):
+                return Result(False, f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.")
+            if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
+                return Result(False, "the function changes its input in place; work on a copy.")
+            answers.append([answer, *gradients])
+        if _same(answers, right):
+            return Result(True, f"{self.name} agrees with the reference on {CASES} random cases.")
+        for sentence, wrong in self.mistakes.items():
+            if _same(answers, [self._evaluate(wrong, case) for case in cases]):
+                return Result(False, sentence)
+        for whose, x in (("the answer", [a for a, *_ in answers]), ("its gradient", [g for _, *gs in answers for g in gs])):
+            if any(y.isnan().any() for y in x):
+                return Result(False, f"{whose} has NaN in it: padding may hold anything, and NaN * 0 is NaN; use torch.where on what "
+                                     "goes in, then sum.")
+        case, answer, expected = next((c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r]))
+        given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
+        which = next(i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r))
+        what = f"by {self.differentiate[which - 1]} the gradient is" if which else "it gives"
+        return Result(False, f"for {given} {what} {_shown(answer[which])}; the answer is {_shown(expected[which])}.")
+
+    def _evaluate(self, function: Callable, case: tuple) -> list:
+        """What the function gives, and the gradient of its sum by each argument of `differentiate` (0 where it has none)."""
+        case = list(case)
+        leaves = [case[self.arguments.index(name)].detach().clone().requires_grad_(True) for name in self.differentiate]
+        for name, leaf in zip(self.differentiate, leaves, strict=True):
+            case[self.arguments.index(name)] = leaf
+        answer = function(*case)
+        if not leaves or not isinstance(answer, Tensor):
+            return [answer]
+        if not answer.requires_grad:
+            return [answer, *map(torch.zeros_like, leaves)]
+        gradients = torch.autograd.grad(answer.sum(), leaves, allow_unused=True)
+        return [answer.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))]
+
+
+def _unchanged(a, b) -> bool:
+    """Equal, NaN being equal to NaN."""
+    return a == b if not isinstance(a, Tensor) else a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _kind(x: Tensor) -> str:
+    return "booleans" if x.dtype == torch.bool else "floats" if x.is_floating_point() else "integers"
+
+
+def _shown(x) -> str:
+    """A number or a tensor, its shape before it, short enough to work through by hand."""
+    if not isinstance(x, Tensor):
+        return f"{x:.4g}"
+    rounded = x.double().mul(1e4).round().div(1e4) if x.is_floating_point() else x
+    return f"{tuple(x.shape)} {rounded.tolist()}"
+
+
+def _equal(answer: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(answer.double(), expected.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def _same(answers: list, others: list) -> bool:
+    return all(_equal(a, b) for mine, theirs in zip(answers, others, strict=True) for a, b in zip(mine, theirs, strict=True))

@@ -1,0 +1,122 @@
+"""Lesson 05: TD errors, GAE, n steps, and returns that were made too late."""
+
+import torch
+
+from minirlhf.classroom.exercise import Exercise
+from minirlhf.core import returns
+
+
+def _critic_case(g):
+    mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
+    mask[0] = torch.arange(4) < 2
+    rewards, values = (torch.where(mask, torch.randn(3, 4, generator=g), torch.nan) for _ in range(2))
+    return rewards, values, mask, 0.5 + 0.4 * torch.rand((), generator=g).item()
+
+
+def _clean(*tensors, mask):
+    return [torch.where(mask, x, 0.0) for x in tensors]
+
+
+def _delta(rewards, values, mask, gamma):
+    return returns.td_errors(rewards, values, mask, gamma=gamma)
+
+
+def _shift(x):
+    """One column to the left, 0 at the end."""
+    return torch.cat([x[:, 1:], torch.zeros(len(x), 1)], 1)
+
+
+def _unmasked_delta(r, v, m, g):
+    r, v = _clean(r, v, mask=m)
+    return r + g * _shift(v) - v
+
+
+td_error = Exercise(
+    "td_error", ("rewards", "values", "mask", "gamma"), _critic_case, _delta,
+    {"gamma is not used.": lambda r, v, m, g: _delta(r, v, m, 1.0),
+     "the next value is missing: this is the reward minus V.":
+         lambda r, v, m, g: torch.where(m, r - v, 0.0),
+     "the sign of V is turned: what is expected is taken off, what is expected next is added.":
+         lambda r, v, m, g: torch.where(m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0),
+     "the value before the token is compared with the one before that: V is read one place too early.":
+         lambda r, v, m, g: torch.where(m, r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1), 0.0),
+     "the last token has no next value to wait for: after the end V is 0, so its TD error is r - V, not r.":
+         lambda r, v, m, g: torch.where(m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0))})
+
+
+def _gae_case(g):
+    return (*_critic_case(g), 0.3 + 0.5 * torch.rand((), generator=g).item())
+
+
+def _gae(rewards, values, mask, gamma, lam):
+    return returns.gae(rewards, values, mask, gamma=gamma, lam=lam)[0]
+
+
+gae_advantages = Exercise(
+    "gae_advantages", ("rewards", "values", "mask", "gamma", "lam"), _gae_case, _gae,
+    {"these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
+     "lambda alone discounts: each step back weighs gamma times lambda.":
+         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, g), m, gamma=lam),
+     "gamma alone discounts: each step back weighs gamma times lambda.":
+         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, g), m, gamma=g),
+     "these are the returns: take V off.": lambda r, v, m, g, lam: _gae(r, v, m, g, lam) + torch.where(m, v, 0.0),
+     "gamma is missing from the TD errors.":
+         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, 1.0), m, gamma=g * lam),
+     "the recursion runs from the left: a token would answer for what came before it.":
+         lambda r, v, m, g, lam: _from_left(_delta(r, v, m, g), m, g * lam)})
+
+
+def _from_left(x, mask, factor):
+    total, columns = torch.zeros(len(x)), []
+    for t in range(x.shape[1]):
+        total = x[:, t] + factor * total
+        columns.append(total)
+    return torch.where(mask, torch.stack(columns, 1), 0.0)
+
+
+def _n_step_case(g):
+    return (*_critic_case(g), int(torch.randint(1, 4, (), generator=g)))
+
+
+def _n_step(rewards, values, mask, gamma, n):
+    deltas = _delta(rewards, values, mask, gamma)
+    padded = torch.cat([deltas, torch.zeros(len(deltas), n)], 1)
+    return torch.where(mask, sum(gamma**i * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0)
+
+
+n_step_advantages = Exercise(
+    "n_step_advantages", ("rewards", "values", "mask", "gamma", "n"), _n_step_case, _n_step,
+    {"one step too many: with n = 1 it is the TD error.": lambda r, v, m, g, n: _n_step(r, v, m, g, n + 1),
+     "the TD errors are not discounted.": lambda r, v, m, g, n: _n_step_weighted(r, v, m, g, n, lambda i: 1.0),
+     "n rewards, but then the critic's guess of the rest is missing.":
+         lambda r, v, m, g, n: _n_step(r, torch.zeros_like(r), m, g, n) - torch.where(m, v, 0.0),
+     "all the way to the end: n is not used.": lambda r, v, m, g, n: _gae(r, v, m, g, 1.0),
+     "these are returns: take V of the text before the token off.":
+         lambda r, v, m, g, n: _n_step(r, v, m, g, n) + torch.where(m, v, 0.0)})
+
+
+def _n_step_weighted(r, v, m, g, n, weight):
+    deltas = _delta(r, v, m, g)
+    padded = torch.cat([deltas, torch.zeros(len(deltas), n)], 1)
+    return torch.where(m, sum(weight(i) * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0)
+
+
+def _targets_case(g):
+    mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
+    mask[0] = torch.arange(4) < 2
+    return (*(torch.where(mask, 1 + 2 * torch.randn(3, 4, generator=g), torch.nan) for _ in range(2)), mask)
+
+
+def _white(advantages, mask):
+    real = advantages[mask]
+    return torch.where(mask, (advantages - real.mean()) / (real.std(unbiased=False) + 1e-8), 0.0)
+
+
+critic_targets = Exercise(
+    "critic_targets", ("advantages", "values", "mask"), _targets_case,
+    lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a + v, 0.0)]),
+    {"the returns are still made from whitened advantages, which have lost the rewards' unit: make them before whitening.":
+         lambda a, v, m: torch.stack([_white(a, m), torch.where(m, _white(a, m) + v, 0.0)]),
+     "now nothing is whitened; the policy's advantages still should be.":
+         lambda a, v, m: torch.stack([torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)]),
+     "V is missing from the returns.": lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a, 0.0)])})

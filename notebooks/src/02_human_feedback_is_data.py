@@ -1,0 +1,537 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Human feedback is data
+#
+# **The question.** RLHF begins with what people said. How much do they agree, does a reward model's formula fit them, and whose preference is it that we train on?
+#
+# **You need** lesson 01. 30 minutes.
+#
+# **Predict.** Fifteen people or more rated each of 10,448 film-review snippets from -4 to 4. Write a number beside each.
+#
+# 1. Two random people, two random snippets of one film. How often do they give the two the *same* rating?
+# 2. When they do not, how often do two different pairs of people agree on which is more positive?
+# 3. Of two snippets whose mean ratings differ by less than half a point, how well can anybody say which one a random person will prefer?
+
+# %%
+# %matplotlib inline
+import math
+import random
+from collections import Counter, defaultdict
+
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from minirlhf.classroom import check
+from minirlhf.classroom.claims import claim
+from minirlhf.rewards.bag_of_words import ridge_judge
+from minirlhf.show.curves import COLOURS
+from minirlhf.tasks import reviews
+from minirlhf.tasks.agreement import human_ceiling, krippendorff_alpha, preference_share, tie_share
+
+rated = [r for r in reviews.load_reviews() if r.ratings]
+print(
+    f"{len(rated):,} snippets of {len({r.movie for r in rated})} films, {sum(len(r.ratings) for r in rated):,} ratings"
+)
+
+# %% [markdown]
+# ## 1. What was said
+#
+# Nobody compared two reviews. Each rater saw one snippet and said how positive it is. *We* define preferred as more positive, as Ziegler et al. 2019 did. Everything that follows, the reward model, PPO, inherits that choice: a model trained on it learns to praise, not to be right. Three snippets with all
+# that was said of them: the ones on which raters differ most, least, and one in the middle.
+
+# %%
+spread = sorted(rated, key=lambda r: torch.tensor(r.ratings).float().std().item())
+for r in (spread[-1], spread[len(spread) // 2], next(r for r in spread if 1 < r.mean < 3)):
+    counts = Counter(r.ratings)
+    print(
+        f"mean {r.mean:+.2f}   "
+        + " ".join(f"{v:+d}:{counts[v]}" for v in sorted(counts))
+        + f"\n   {r.text[:150]}"
+    )
+
+# %%
+figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
+left, right = figure.subplots(1, 2)
+every = Counter(v for r in rated for v in r.ratings)
+left.bar(list(range(-4, 5)), [every[v] / sum(every.values()) for v in range(-4, 5)], color=COLOURS[0])
+left.set(xlabel="a single rating", ylabel="share of all ratings", xticks=range(-4, 5))
+means = torch.tensor([r.mean for r in rated])
+deviations = torch.tensor([torch.tensor(r.ratings).float().std() for r in rated])
+bins = [(means - c).abs() < 0.25 for c in torch.arange(-3.5, 3.6, 0.5)]
+right.plot(torch.arange(-3.5, 3.6, 0.5), [deviations[b].mean() for b in bins], "o-", color=COLOURS[0])
+right.set(xlabel="mean rating of a snippet", ylabel="standard deviation of its ratings", ylim=(0, None))
+for axes in (left, right):
+    axes.grid(alpha=0.3)
+display(figure)
+
+# %% [markdown]
+# People disagree most about what is lukewarm. **Krippendorff's alpha** puts one number on it: one minus the disagreement within snippets over the disagreement between ratings drawn at random,
+#
+# $$ \alpha = 1 - \frac{D_o}{D_e}, \qquad D_o = \text{mean squared difference of two ratings of one snippet}, \quad D_e = \text{of any two ratings} . $$
+#
+# 1 is perfect agreement, 0 what chance would give. **By hand**, three snippets with two ratings each, (1, 2), (3, 3), (5, 4). Squared differences within: 1, 0, 1, so $D_o = 2/3$. The six numbers 1 2 3 3 4 5 have 15 pairs, whose squared differences sum to 60:
+# $D_e = 60/15 = 4$. So $\alpha = 1 - (2/3)/4 = 5/6$.
+
+# %%
+six = [1, 2, 3, 3, 4, 5]
+assert sum((a - b) ** 2 for i, a in enumerate(six) for b in six[i + 1 :]) == 60
+assert math.isclose(krippendorff_alpha([(1, 2), (3, 3), (5, 4)]), 5 / 6)
+alpha = krippendorff_alpha([r.ratings for r in rated])
+rng = random.Random(0)
+pool = [v for r in rated for v in r.ratings]
+rng.shuffle(pool)
+shuffled, start = [], 0
+for r in rated:
+    shuffled.append(tuple(pool[start : start + len(r.ratings)]))
+    start += len(r.ratings)
+print(f"alpha {alpha:.2f}; with the ratings dealt out at random {krippendorff_alpha(shuffled):+.3f}")
+assert round(alpha, 2) == 0.80 and abs(krippendorff_alpha(shuffled)) < 0.01
+
+# %% [markdown]
+# ## 2. From ratings to pairs
+#
+# A *pair* is two snippets of one film (so that they answer the same prompt), and its label is drawn: one random rating of each, the higher is preferred, ties are thrown away. So labels are as noisy as people are, on purpose. How noisy that is depends on how far apart the two are:
+
+# %%
+table = []
+for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
+    pairs = reviews.pairs_within_films("reward", low, high)
+    few = pairs if len(pairs) <= 3000 else random.Random(1).sample(pairs, 3000)
+    table.append((low, high, len(pairs), tie_share(few), human_ceiling(pairs)))
+    print(
+        f"gap {low:g} to {high:g}: {len(pairs):6,} pairs, {table[-1][3]:.2f} ties, ceiling {table[-1][4]:.2f}"
+    )
+assert table[0][4] < 0.56 < 0.95 < table[3][4] and 0.15 < table[-1][3] < 0.21
+
+# %% [markdown]
+# The *ceiling* is what a predictor reaches that knows what half of the people think, judged on the other half. Below half a point of difference nobody knows more than a coin. A reward model that is right on 65 % of all pairs is to be read against 0.83, not against 1.
+#
+# **Why halves?** It is tempting to take the direction from all ratings and count how many of the same ratings agree. That is biased upward: chance differences are counted as knowledge. On *shuffled* ratings, where there is nothing to know:
+
+# %%
+null = [(a, b) for a, b in zip(shuffled[::2], shuffled[1::2], strict=True)][:3000]
+plug_in = sum(max(p := preference_share(a, b), 1 - p) for a, b in null) / len(null)
+
+
+def halves(pairs, seed=0):
+    """Direction by one half of each snippet's ratings, agreement by the other half."""
+    rng, total = random.Random(seed), 0.0
+    for a, b in pairs:
+        (a, b) = (rng.sample(x, len(x)) for x in (a, b))
+        (a1, a2), (b1, b2) = ((x[: len(x) // 2], x[len(x) // 2 :]) for x in (a, b))
+        difference, p = sum(a1) / len(a1) - sum(b1) / len(b1), preference_share(tuple(a2), tuple(b2))
+        total += p if difference > 0 else 1 - p if difference < 0 else 0.5
+    return total / len(pairs)
+
+
+print(f"on noise: plug-in {plug_in:.3f}, split halves {halves(null):.3f}")
+assert plug_in > 0.58 and abs(halves(null) - 0.5) < 0.02
+
+# %% [markdown]
+# ## 3. Does Bradley-Terry fit our raters?
+#
+# A reward model assumes $P(a \succ b) = \sigma(r_a - r_b)$. Where would that come from? Suppose a rater feels $u = r + \text{noise}$ and prefers what feels better. Then $P(a \succ b) = P(\text{noise}_b - \text{noise}_a < r_a - r_b)$; if each noise has a Gumbel distribution (that of the largest of many
+# small influences), their difference has exactly the logistic distribution, and $P = \sigma(r_a - r_b)$. With Gaussian noise it would be a probit, hard to tell apart.
+#
+# A test: if the mean rating were the strength, up to a unit, then the *logit* of the preference would be a straight line through 0 in the difference of means. Both are measured on different halves of the raters, or chance would make the line by itself:
+
+# %%
+rng, found = random.Random(0), defaultdict(lambda: [0.0, 0.0, 0.0, 0])
+every_pair = [p for split in reviews.SPLITS for p in reviews.pairs_within_films(split)]
+for a, b in rng.sample(every_pair, 30_000):
+    first, second = (rng.sample(x.ratings, len(x.ratings)) for x in (a, b))
+    (a1, a2), (b1, b2) = ((x[: len(x) // 2], x[len(x) // 2 :]) for x in (first, second))
+    gap = sum(a1) / len(a1) - sum(b1) / len(b1)
+    if gap < 0:
+        a2, b2, gap = b2, a2, -gap
+    cell = found[min(int(gap * 2), 10)]
+    wins = sum(x > y for x in a2 for y in b2) / (len(a2) * len(b2))
+    losses = sum(x < y for x in a2 for y in b2) / (len(a2) * len(b2))
+    for i, value in enumerate((wins, losses, sum(a2) / len(a2) - sum(b2) / len(b2), 1)):
+        cell[i] += value
+gaps = [found[k][2] / found[k][3] for k in sorted(found)]
+logits = [math.log(found[k][0] / found[k][1]) for k in sorted(found)]
+slopes = [y / x for x, y in zip(gaps, logits, strict=True)]
+for x, y, slope in zip(gaps, logits, slopes, strict=True):
+    print(f"difference of means {x:.2f}: logit {y:+.2f}, {slope:.2f} a point")
+
+# %%
+figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+axes.plot(gaps, logits, "o-", color=COLOURS[0], label="our raters")
+unit = sum(x * y for x, y in zip(gaps, logits, strict=True)) / sum(x * x for x in gaps)
+axes.plot(
+    [0, max(gaps)],
+    [0, unit * max(gaps)],
+    "--",
+    color="#888888",
+    label=f"Bradley-Terry with {unit:.2f} a point",
+)
+axes.set(
+    xlabel="difference of mean ratings (other half of the raters)", ylabel="logit of being preferred"
+)
+axes.legend(fontsize=8, frameon=False)
+axes.grid(alpha=0.3)
+display(figure)
+claim(
+    "The logit grows nearly in proportion to the difference of means, but the mean rating is not exactly a Bradley-Terry strength: a point is worth more between close texts.",
+    slopes[0] > slopes[5] * 1.15 and all(0.6 < s / unit < 1.6 for s in slopes),
+    evidence=f"{slopes[0]:.2f} logits a point at {gaps[0]:.1f}, {slopes[5]:.2f} at {gaps[5]:.1f}",
+)
+
+# %% [markdown]
+# Not a bad model, then, and not a true one. The reward model is free to choose its own scale, so the bend alone does it no harm: what would harm it are preferences that no scale can order (lesson 19).
+#
+# ## 4. Who said it
+#
+# There are no rater ids in the data. Yet inside each block of 30 consecutive rows a column behaves like one person: if they rated one snippet above its mean, they tend to rate the next one above its mean too.
+
+# %%
+rows = {int(key): values for key, _, values in reviews.rated_snippets()}
+
+
+def column_correlation(lag, same_block):
+    """Correlation of a column's centred ratings, `lag` rows apart."""
+    x, y = [], []
+    for i, here in rows.items():
+        there = rows.get(i + lag)
+        if there and ((i - 1) // 30 == (i + lag - 1) // 30) == same_block:
+            mean_here, mean_there = sum(here) / len(here), sum(there) / len(there)
+            for a, b in zip(here, there, strict=False):
+                x.append(a - mean_here)
+                y.append(b - mean_there)
+    return torch.corrcoef(torch.tensor([x, y]))[0, 1].item()
+
+
+within, across = column_correlation(1, True), column_correlation(30, False)
+print(f"one row apart, same block {within:.2f}; thirty rows apart, other block {across:.3f}")
+assert within > 0.3 and abs(across) < 0.02
+
+# %%
+people = defaultdict(list)
+for i, values in rows.items():
+    if len(values) == 15:  # the columns of longer rows cannot be told apart
+        for column, v in enumerate(values):
+            people[(i - 1) // 30, column].append(v - sum(values) / 15)
+leaning = torch.tensor([sum(v) / len(v) for v in people.values() if len(v) >= 10])
+shuffler = random.Random(0)
+mixed = [v for values in people.values() for v in values]
+shuffler.shuffle(mixed)
+by_chance, start = [], 0
+for values in people.values():
+    if len(values) >= 10:
+        by_chance.append(sum(mixed[start : start + len(values)]) / len(values))
+    start += len(values)
+figure = Figure(figsize=(6.4, 3), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+edges = torch.linspace(-2.5, 2.5, 41).tolist()
+axes.hist(leaning.tolist(), edges, color=COLOURS[0], alpha=0.7, label=f"our {len(leaning)} columns")
+axes.hist(
+    by_chance, edges, histtype="step", color=COLOURS[1], linewidth=2, label="the same ratings, shuffled"
+)
+axes.set(xlabel="how far above the others somebody rates, on average", ylabel="columns")
+axes.legend(fontsize=8, frameon=False)
+display(figure)
+print(f"standard deviation {leaning.std():.2f}, shuffled {torch.tensor(by_chance).std():.2f}")
+assert leaning.std() > 1.5 * torch.tensor(by_chance).std()
+
+# %% [markdown]
+# Some people are generous, some strict, and the means add them up. What is averaged away are people: a snippet with ratings -3 and +3 and one with nothing but 0 have the same mean. A policy that is paid by the mean is indifferent between them. Whether one should average at all is not a
+# technical question; that one *does* is worth saying.
+
+# %% [markdown]
+# ## 5. Label pairs yourself
+#
+# `ask(20)` shows you twenty pairs and writes your choices to `out/my_labels.jsonl`; then `fit` trains a small Bradley-Terry model on *your* clicks: one weight a word. Until you do, a simulated rater stands in, one random rating a side. How many clicks does it take to be better than a coin on films that were not asked about?
+
+# %%
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+MINE = Path("../out/my_labels.jsonl")
+
+
+def ask(n, seed=0):
+    """Ask for n choices at the keyboard: 1 or 2, anything else skips."""
+    labels = []
+    for row in reviews.preference_pairs("reward", n, seed=seed):
+        pair = [row["chosen"], row["rejected"]]
+        random.Random(len(labels)).shuffle(pair)
+        answer = input(f"\n{row['prompt']}1: {pair[0]}\n2: {pair[1]}\nwhich is more positive? ")
+        if answer in ("1", "2"):
+            labels.append(
+                {
+                    "prompt": row["prompt"],
+                    "chosen": pair[int(answer) - 1],
+                    "rejected": pair[2 - int(answer)],
+                }
+            )
+    MINE.parent.mkdir(exist_ok=True)
+    MINE.write_text("".join(json.dumps(x) + "\n" for x in labels), encoding="utf-8")
+
+
+# ask(20)
+
+
+def words(text):
+    return Counter("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def fit(pairs, penalty=1.0):
+    """Bradley-Terry with one weight a word, by gradient descent on -log sigmoid(difference) + penalty |w|^2 / 2n. Returns text -> score."""
+    known = {
+        w: i
+        for i, w in enumerate(
+            sorted({w for p in pairs for side in ("chosen", "rejected") for w in words(p[side])})
+        )
+    }
+
+    def row(text):
+        x = torch.zeros(len(known))
+        for w, n in words(text).items():
+            if w in known:
+                x[known[w]] = n
+        return x
+
+    x = torch.stack([row(p["chosen"]) - row(p["rejected"]) for p in pairs])
+    weights = torch.zeros(len(known), requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = -torch.nn.functional.logsigmoid(
+            x @ weights
+        ).mean() + penalty * weights.square().sum() / (2 * len(x))
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return lambda text: (row(text) @ weights.detach()).item()
+
+
+held_out = reviews.preference_pairs("test", 600, seed=9).to_list()
+
+
+def accuracy(score):
+    margins = [score(p["chosen"]) - score(p["rejected"]) for p in held_out]
+    return sum((m > 0) + 0.5 * (m == 0) for m in margins) / len(margins)
+
+
+clicks = (10, 30, 100, 300, 1000)
+learned = {
+    n: [accuracy(fit(reviews.preference_pairs("reward", n, seed=s).to_list())) for s in range(4)]
+    for n in clicks
+}
+if MINE.exists():
+    mine = [json.loads(line) for line in MINE.read_text(encoding="utf-8").splitlines()]
+    print(f"your {len(mine)} clicks: right on {accuracy(fit(mine)):.3f} of the held-out pairs")
+
+# %%
+figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+mean = [sum(learned[n]) / 4 for n in clicks]
+axes.plot(clicks, mean, "o-", color=COLOURS[0], label="one weight a word, four raters each")
+axes.fill_between(
+    clicks,
+    [min(learned[n]) for n in clicks],
+    [max(learned[n]) for n in clicks],
+    color=COLOURS[0],
+    alpha=0.2,
+)
+axes.axhline(0.5, color="#888888", linewidth=0.8)
+axes.axhline(table[-1][4], color=COLOURS[1], ls="--", label="ceiling: what people know of people")
+axes.set(
+    xscale="log",
+    xlabel="choices learned from",
+    ylabel="right on held-out pairs",
+    xticks=clicks,
+    xticklabels=clicks,
+)
+axes.legend(fontsize=8, frameon=False)
+axes.grid(alpha=0.3)
+display(figure)
+ridge = ridge_judge("reward")
+margins = ridge([p["prompt"] for p in held_out], [p["chosen"] for p in held_out]) - ridge(
+    [p["prompt"] for p in held_out], [p["rejected"] for p in held_out]
+)
+print(
+    {n: round(m, 3) for n, m in zip(clicks, mean, strict=True)},
+    f"  a ridge on all mean ratings of these films: {(margins > 0).float().mean():.3f}",
+)
+claim(
+    "A thousand single choices teach a bag of words to rank films it was not asked about better than a coin does, ten do not.",
+    min(learned[1000]) > 0.53 and abs(mean[0] - 0.5) < 0.05,
+    evidence=f"10 choices {mean[0]:.3f}, 1,000 choices {mean[-1]:.3f}",
+    seeds=4,
+)
+
+# %% [markdown]
+# ## What the libraries do
+#
+# Libraries take pairs as they are given; what a pair *is* is decided before them, and is seldom said. InstructGPT's labellers ranked 4 to 9 answers of one prompt, and all pairs of a ranking enter one batch (Ouyang et al. 2022). Llama 2's said how much better, and that became a margin in the loss. Anthropic's hh-rlhf is one choice
+# between two answers a turn. UltraFeedback's pairs are made from a model's ratings: its best answer against a random other. Ties are dropped by nearly all. TRL, OpenRLHF and DeepSpeed-Chat check none of it: a pair of equal texts trains on nothing, and one prompt in both splits makes a held-out accuracy of memory.
+#
+# ## Exercises
+#
+# Each checker says *pass*, or the likely mistake in one sentence.
+#
+# **1. Preferred, ties left out** *(easy, 10 minutes)*. From the ratings `a` (m,) and `b` (n,) of two texts, return the probability that a random rating of `a` is above a random one of `b`, given that they differ (1/2 if they never do).
+#
+# *Hint:* `a[:, None] > b` compares each with each.
+
+
+# %%
+def share_preferring(a, b): ...  # your code
+
+
+print(check.share_preferring(share_preferring))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def share_preferring(a, b):
+#     above, below = (a[:, None] > b).sum(), (a[:, None] < b).sum()
+#     return above / (above + below) if above + below else torch.tensor(0.5)
+# ```
+# </details>
+#
+# **2. Alpha** *(medium, 15 minutes)*. From `ratings` (N, m), every text rated by m people, return Krippendorff's alpha for squared differences.
+#
+# *Hint:* the mean squared difference of two *different* numbers of a set is twice its variance with n - 1.
+
+
+# %%
+def interval_alpha(ratings): ...  # your code
+
+
+print(check.interval_alpha(interval_alpha))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def interval_alpha(ratings):
+#     return 1 - ratings.var(1).mean() / ratings.var()
+# ```
+#
+# Within a text the mean squared difference is $2 \cdot \mathrm{var}$ with n - 1, over all ratings likewise; the 2 cancels.
+# </details>
+#
+# **3. The ceiling** *(medium, 15 minutes)*. `first` and `second` are two halves of the ratings of N pairs, each (N, 2, m): pair, text, rater. Return the share (a number) in which the direction of the first halves' means is that of a random rating of each second half: for each pair the probability as in
+# exercise 1, of the text whose first half is higher; 1/2 where the first halves are equal.
+
+
+# %%
+def split_half_ceiling(first, second): ...  # your code
+
+
+print(check.split_half_ceiling(split_half_ceiling))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def split_half_ceiling(first, second):
+#     means = first.double().mean(2)
+#     total = 0.0
+#     for (a, b), (x, y) in zip(means.tolist(), second, strict=True):
+#         p = share_preferring(x, y)
+#         total += p if a > b else 1 - p if a < b else 0.5
+#     return torch.as_tensor(total / len(means), dtype=torch.float32)
+# ```
+# </details>
+#
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague's little reward model is right on far more "held-out" pairs than ours, with the same words and the same number of choices. Look at the curve, read how the pairs are split, mend it.
+
+
+# %%
+def held_out_pairs(film, n):
+    """(P,) True for the pairs to judge on: film (P,) is the film's number of each pair; the last n films are to be held out."""
+    every = len(film)
+    return torch.arange(every) % 3 == 0
+
+
+drawn = [p for s in range(3) for p in reviews.preference_pairs("reward", 400, seed=s).to_list()]
+drawn += drawn[:400]  # the same pairs come back, as they do when pairs are drawn from few texts
+films = {t: i for i, t in enumerate(sorted({p["prompt"] for p in drawn}))}
+number = torch.tensor([films[p["prompt"]] for p in drawn])
+shown = {}
+for name, split in (
+    ("the colleague's", held_out_pairs),
+    ("by film", lambda film, n: film >= len(films) - n),
+):
+    apart = split(number, len(films) // 3).tolist()
+    score = fit([p for p, held in zip(drawn, apart, strict=True) if not held])
+    judged = [
+        score(p["chosen"]) > score(p["rejected"]) for p, held in zip(drawn, apart, strict=True) if held
+    ]
+    shown[name] = sum(judged) / len(judged)
+figure = Figure(figsize=(5, 2.4), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+axes.barh(list(shown), list(shown.values()), color=[COLOURS[1], COLOURS[0]])
+axes.axvline(0.5, color="#888888", linewidth=0.8)
+axes.set(xlabel="right on what is called held out", xlim=(0.4, 1))
+display(figure)
+assert shown["the colleague's"] > shown["by film"] + 0.05
+
+# %%
+print(check.held_out_pairs(held_out_pairs))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# Every third *pair* is held out, but its texts, and often the very pair, are trained on too. What is held out must be what will be new in use: films. `film >= film.unique().sort().values[-n]`.
+# </details>
+#
+# **5. Predict, then run** *(5 minutes)*. If every label were made from the *mean* ratings of both texts in place of one rating each, how would the curve of section 5 change at 1,000 choices? Write it down, take the hash away.
+
+# %%
+# cleaner = [p if p["chosen_mean"] > p["rejected_mean"] else p | {"chosen": p["rejected"], "rejected": p["chosen"]} for p in reviews.preference_pairs("reward", 1000, seed=0).to_list()]
+# print(accuracy(fit(cleaner)), learned[1000][0])
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# A little more, not much: at a thousand choices what is missing is mostly words that were never seen, not certainty about those that were. (The held-out labels stay single ratings, so the ceiling is the same.)
+# </details>
+#
+# **6. Design the experiment** *(hard, 15 minutes)*. You can pay for 3,000 ratings. One rater for each of 3,000 texts, or fifteen for each of 200? For what purpose would each be right?
+#
+# <details><summary>What a good answer has</summary>
+#
+# To train a reward model: many texts, few raters each; noise averages out over texts, and new texts bring new words. To measure (a test set, a ceiling, agreement, who disagrees): many raters on fewer texts. Usually both, from different budgets, and the measuring set first. A pilot on fifty texts gives the two variances, within and between texts, from which
+# the split follows.
+# </details>
+#
+# ## Questions
+#
+# <details><summary>1. Alpha is 0.80. Does that mean that people agree on 80 % of the texts?</summary>
+# No: their squared disagreement is a fifth of what chance would give. On close texts they do not agree at all.
+# </details>
+# <details><summary>2. Why are ties dropped, and what is lost?</summary>
+# Bradley-Terry has no tie. Lost is the information that two texts are alike: a model that separates them with confidence is not punished.
+# </details>
+# <details><summary>3. Why pairs within a film?</summary>
+# A reward model is asked to compare answers to one prompt. Between films it could win by knowing which films are liked.
+# </details>
+# <details><summary>4. A reward model reaches 0.85 on random pairs. The ceiling is 0.83. Congratulations?</summary>
+# Look for a leak, or an interval: nobody can know more of single random ratings than what other people's ratings tell (the split-half ceiling is slightly pessimistic, by the half that is not used).
+# </details>
+# <details><summary>5. Who is represented in the mean of fifteen ratings?</summary>
+# Those who were asked, in equal parts, strict and generous, careful and hasty. Not those who were not asked, and nobody in particular.
+# </details>
+#
+# **References.** Hutto and Gilbert 2014 (VADER; the ratings), section 3. Krippendorff 2011. Bradley and Terry 1952. Luce 1959 and McFadden 1974 (Gumbel noise gives the logistic). Ziegler et al. 2019, sections 2.1 and 3.2. Ouyang et al. 2022, section 3.4 (labellers). Sorensen et al. 2024 (whose preferences), section 2.

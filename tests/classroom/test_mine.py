@@ -1,0 +1,113 @@
+import json
+
+import pytest
+import torch
+
+from minirlhf.classroom.check import EXERCISES
+from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
+from minirlhf.loops import group, ppo, preference, reward
+from minirlhf.tour import Tour, TourConfig
+
+WHOLE = '''
+import torch
+from torch.nn.functional import logsigmoid, pad
+
+def gae_advantages(rewards, values, mask, gamma, lam):
+    rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
+    ahead, out = 0.0, torch.zeros_like(rewards)
+    for t in reversed(range(rewards.shape[1])):
+        following = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
+        ahead = torch.where(mask[:, t], rewards[:, t] + gamma * following - values[:, t] + gamma * lam * ahead, 0.0)
+        out[:, t] = ahead
+    return out
+
+def ppo_loss(logprobs, old_logprobs, advantages, mask, eps):
+    ratio = torch.where(mask, logprobs - old_logprobs, 0.0).exp()
+    advantages = torch.where(mask, advantages, 0.0)
+    return torch.max(-ratio * advantages, -ratio.clamp(1 - eps, 1 + eps) * advantages)
+
+def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef):
+    rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
+    return rewards.scatter_add(1, mask.sum(1, keepdim=True) - 1, scores[:, None])
+
+def bradley_terry_loss(chosen_scores, rejected_scores):
+    return -logsigmoid(chosen_scores - rejected_scores).mean()
+
+def group_advantages(group_scores):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    return centred / (group_scores.std(1, keepdim=True) + 1e-4)
+
+def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
+    return -logsigmoid(beta * (chosen_logprobs - ref_chosen_logprobs - rejected_logprobs + ref_rejected_logprobs))
+'''
+
+
+@pytest.fixture
+def whole(tmp_path):
+    path = tmp_path / "my_rlhf.py"
+    path.write_text(WHOLE)
+    return path
+
+
+def test_every_place_has_an_exercise_and_a_function_that_is_there():
+    assert set(PLACES) <= set(EXERCISES)
+    for _, _, targets in PLACES.values():
+        for target in targets:
+            module, name = target.split(".")
+            assert callable(getattr({"ppo": ppo, "group": group, "preference": preference, "reward": reward}[module], name))
+
+
+def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
+    mine, config = load_mine(whole), TourConfig.reduced()
+    assert list(mine) == list(PLACES)
+    called = {name: 0 for name in mine}
+
+    def counted(name, function):
+        def call(*given):
+            called[name] += 1
+            return function(*given)
+        return call
+
+    with in_place({name: counted(name, f) for name, f in mine.items()}):
+        theirs = Tour(tmp_path / "theirs", config, mine=described(mine, whole))
+        theirs.run()
+    package = Tour(tmp_path / "package", config)
+    package.run()
+    assert all(called.values()), called
+    assert ppo.gae.__module__ == "minirlhf.core.returns"  # and the package's are back
+    for one, other in zip(theirs.history, package.history, strict=True):
+        assert one.keys() == other.keys()
+        for key in ("loss", "score", "kl", "policy_loss", "value_loss"):
+            if key in one:
+                assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (key, one["stage"], one["step"])
+    assert "dpo_loss" in json.loads((tmp_path / "theirs" / "ppo.json").read_text())["settings"]["mine"]
+
+
+def test_what_is_blank_or_missing_is_the_packages(tmp_path):
+    path = tmp_path / "my_rlhf.py"
+    path.write_text(WHOLE.split("def ppo_loss")[0] + "\ndef ppo_loss(*given): ...\n")
+    assert list(load_mine(path)) == ["gae_advantages"]
+    assert "gae_advantages (my_rlhf.py" in described(load_mine(path), path) and described({}, None) == ""
+
+
+@pytest.mark.parametrize("source, said", [
+    ("def gae_advantages(r, v, m, g, lam): return r\n", "gae_advantages: "),
+    (WHOLE.replace("old_logprobs - ref_logprobs", "ref_logprobs - old_logprobs"), "kl_shaped_rewards: "),
+    ("def gae(:\n", "SyntaxError"), ("raise KeyError('x')\n", "KeyError"), ("x = 1\n", r"at least one of these"),
+    ("def dpo_loss(*given): ...\n", "at least one of these"),
+])
+def test_what_is_wrong_stops_the_tour_with_one_sentence(tmp_path, source, said):
+    path = tmp_path / "my_rlhf.py"
+    path.write_text(source)
+    with pytest.raises(ValueError, match=said):
+        load_mine(path)
+
+
+def test_no_file_says_what_it_may_hold(tmp_path):
+    with pytest.raises(ValueError, match=r"gae_advantages \(lesson 05\)"):
+        load_mine(tmp_path / "nowhere.py")
+
+
+def test_a_loss_of_ones_own_is_not_centred(whole):
+    with in_place(load_mine(whole)), pytest.raises(ValueError, match="centering_coef"):
+        reward.reward_model_loss(torch.zeros(2), torch.zeros(2), centering_coef=0.1)

@@ -1,0 +1,105 @@
+import json
+
+import pytest
+import torch
+
+from minirlhf import grid
+from minirlhf.classroom.claims import load_results, record
+from minirlhf.core.kl import kl_shaped_rewards
+from minirlhf.faults import FAULTS
+from minirlhf.loops import ppo
+from minirlhf.models.load import load_policy
+
+SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Every experiment with two variants of a step each, judged on two titles."""
+    monkeypatch.setattr(grid, "VARIANTS", {
+        "leash": {"kl_coef 0": SMALL, "kl_coef 1": SMALL | {"gamma": 0.9}}, "ablations": {"as it is": SMALL},
+        "labels": {"4 pairs": {"pairs": 4}}, "atlas": {name: SMALL for name in ("healthy", *FAULTS)}})
+    monkeypatch.setattr(grid, "RewardConfig", lambda seed: grid_reward(seed))
+    monkeypatch.setattr(grid.reviews, "eval_prompts", lambda split: ["a film\n", "another\n"])
+
+
+def grid_reward(seed):
+    from minirlhf.loops.reward import RewardConfig
+    return RewardConfig(seed=seed, steps=1, batch_size=4)
+
+
+def nothing(row):
+    pass
+
+
+def test_an_experiment_is_recorded_resumed_and_one_of_its_rows_compared(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    for name in ("leash", "ablations", "labels"):
+        grid.record_variants(name, tmp_path / name, 2, on_step=nothing, results=results)
+    rows = load_results("leash", folder=results)
+    assert [(row["variant"], row["seed"]) for row in rows] == [(f"kl_coef {c}", s) for c in (0, 1) for s in (0, 1)]
+    assert len(load_results("leash_history", folder=results)) == 4 and "gold_by_prompt" in rows[0]
+    assert [row["pairs"] for row in load_results("labels", folder=results)] == [4, 4]
+    with monkeypatch.context() as patch:  # a second run trains nothing
+        patch.setattr(grid, "train_ppo", None)
+        patch.setattr(grid, "train_reward_model", None)
+        for name in ("leash", "labels"):
+            grid.record_variants(name, tmp_path / name, 2, on_step=nothing, results=tmp_path / "again")
+    assert load_results("leash", folder=tmp_path / "again") == rows
+    for draw in range(3):
+        which, wrong = grid.rerun_variant(tmp_path / f"new-{draw}", draw=draw, on_step=nothing, results=results)
+        assert "seed" in which and wrong == []
+    for name, keys in (("leash", "gold"), ("ablations", "gold"), ("labels", "loss")):
+        changed = load_results(name, folder=results)
+        for row in changed:
+            row[keys] += 5.0
+        record(name, changed, folder=results)
+    _, wrong = grid.rerun_variant(tmp_path / "new-0", draw=0, on_step=nothing, results=results)
+    assert len(wrong) == 1 and "recorded" in wrong[0]
+
+
+def test_other_settings_are_another_run(tmp_path):
+    first = grid.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    again = grid.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    other = grid.ppo_run(tmp_path / "x.json", SMALL | {"seed": 1}, nothing)
+    assert first[0]["gold"] == again[0]["gold"] and first[1] == again[1] and other[1] != first[1]
+    assert json.loads((tmp_path / "x.json").read_text())["config"]["seed"] == 1
+
+
+def test_every_fault_is_in_its_run_and_gone_afterwards(tmp_path, monkeypatch):
+    import minirlhf.faults as faults
+    started = []
+
+    def untaught(name):
+        started.append(name)
+        return load_policy("tiny-reviews")
+
+    monkeypatch.setitem(FAULTS, "EOS never trained", {"grid.load_policy": untaught})  # its own takes half a minute
+    rows = {name: grid.run_variant("atlas", name, 0, tmp_path, on_step=nothing)[1][-1] for name in ("healthy", *FAULTS)}
+    assert rows["dead critic"]["explained_variance"] == 0
+    assert rows["reward scale wrong"]["score"] == pytest.approx(20 * rows["healthy"]["score"], rel=1e-4)
+    assert rows["whitening at the optimum"]["score"] == 1
+    assert started == ["tiny-reviews-sft"]
+    assert ppo.kl_shaped_rewards is kl_shaped_rewards and grid.load_policy is load_policy and grid.rollout_score is faults.rollout_score
+
+
+def test_the_kl_sign_is_turned():
+    old, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    wrong = FAULTS["KL sign wrong"]["loops.ppo.kl_shaped_rewards"](torch.zeros(1), old, ref, mask, kl_coef=1.0)
+    assert wrong.tolist() == [[0.5, -1.0]]  # + (old - ref): paid for drifting
+
+
+def test_sft_without_eos_never_sees_one(monkeypatch):
+    import minirlhf.faults as faults
+    import minirlhf.loops.sft as sft
+    seen = []
+
+    def looks(model, tokenizer, dataset, config):
+        batch = sft.encode(tokenizer, ["a film\n", "b\n"], ["Good.", "Rather long, and bad."], max_response=8)
+        seen.append((batch.response_ids[batch.response_mask] == tokenizer.eos_token_id).any().item())
+        return model, None
+
+    monkeypatch.setattr(faults, "train_sft", looks)
+    FAULTS["EOS never trained"]["grid.load_policy"]("tiny-reviews-sft")
+    assert seen == [False]
