@@ -62,7 +62,7 @@ def test_the_controller_by_hand(kl, expected):
     assert adapt_kl_coef(2.0, kl, target=2.0, horizon=64.0, batch_size=16) == expected
 
 
-@pytest.mark.parametrize("bad", [{"target": 0.0}, {"target": -1.0}, {"horizon": 0.0}])
+@pytest.mark.parametrize("bad", [{"target": 0.0}, {"target": -1.0}, {"horizon": 0.0}, {"batch_size": 0}])
 def test_the_controller_refuses(bad):
     with pytest.raises(ValueError, match="above 0"):
         adapt_kl_coef(0.1, 1.0, **{"target": 1.0, "horizon": 10.0, "batch_size": 1, **bad})

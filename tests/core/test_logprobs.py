@@ -119,3 +119,10 @@ def test_a_rollout_refuses_the_wrong_kind_of_number(bad):
     spec.loader.exec_module(plain)
     with pytest.raises(ValueError, match="integer ids"):
         plain.Rollout(**{**good, **bad})
+
+
+def test_entropy_is_at_temperature_1_unless_told():
+    logits, mask = torch.tensor([[[math.log(3), 0.0]]]).double(), torch.ones(1, 1, dtype=torch.bool)
+    by_hand = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert entropy(logits, mask).item() == pytest.approx(by_hand, abs=1e-7)
+    assert entropy(logits, mask, temperature=2.0).item() > by_hand

@@ -119,3 +119,13 @@ def test_rows_without_tokens_count_in_every_row_denominator():
     assert aggregate(x, mask, how="sequence_sum") == 3
     assert aggregate(x, mask, how="constant", constant=3.0) == 1
     assert aggregate(x, mask, how="token_mean") == 4
+
+
+@pytest.mark.parametrize("denominator", [0.5, 1.0])
+def test_a_small_denominator_is_one_too(denominator):
+    assert aggregate(X, MASK, how="token_mean", denominator=denominator) == X[MASK].sum() / denominator
+
+
+@pytest.mark.parametrize("constant", [0.5, 1])
+def test_a_small_constant_is_one_too(constant):
+    torch.testing.assert_close(aggregate(X, MASK, how="constant", constant=constant), X[MASK].sum() / (len(X) * constant))
