@@ -126,6 +126,6 @@ def test_a_small_denominator_is_one_too(denominator):
     assert aggregate(X, MASK, how="token_mean", denominator=denominator) == X[MASK].sum() / denominator
 
 
-@pytest.mark.parametrize("constant", [0.5, 1])
+@pytest.mark.parametrize("constant", [0.5, 1.0])
 def test_a_small_constant_is_one_too(constant):
     torch.testing.assert_close(aggregate(X, MASK, how="constant", constant=constant), X[MASK].sum() / (len(X) * constant))
