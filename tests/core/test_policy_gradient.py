@@ -176,3 +176,14 @@ def test_equal_scores_give_exactly_zero_for_leave_one_out_too():
     assert leave_one_out(torch.full((1, 3), 0.1, dtype=torch.float64)).eq(0).all()
     with pytest.raises(ValueError, match="N >= 1"):
         group_relative(torch.zeros(0, 4))
+
+
+def test_what_is_clipped_is_what_has_no_gradient():
+    generator = torch.Generator().manual_seed(0)
+    old, advantages = -3 * torch.rand(8, 6, generator=generator).double(), torch.randn(8, 6, generator=generator).double()
+    logprobs = (old + 0.4 * torch.randn(8, 6, generator=generator)).requires_grad_(True)
+    mask = torch.arange(6) < torch.randint(1, 7, (8, 1), generator=generator)
+    losses = ppo_clip(logprobs, old, advantages, mask, clip_eps=0.1, clip_eps_high=0.3)
+    (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
+    clipped = is_clipped(logprobs, old, advantages, mask, clip_eps=0.1, clip_eps_high=0.3)
+    assert torch.equal(clipped, (gradient == 0) & mask) and 0 < clipped.sum() < mask.sum()
