@@ -331,11 +331,18 @@ assert far < 1e-4
 # The critic can begin as a copy of the reward model, backbone *and* head; with the backbone and a new head; or as the SFT model with a new head. Six rollouts with the actor frozen (*warm-up*), $\lambda = 1$, and the share of the returns' variance that it explains:
 
 # %%
-torch.manual_seed(1)
+
+
+def new_head(backbone):
+    """The same new head on either backbone: its draw alone moves the first points by whole units."""
+    torch.manual_seed(1)
+    return ScalarModel(backbone)
+
+
 starts = {
     "reward model, with its head": trainable(scorer),
-    "its backbone, a new head": ScalarModel(trainable(scorer).backbone),
-    "the SFT model, a new head": ScalarModel(trainable(sft).base_model),
+    "its backbone, a new head": new_head(trainable(scorer).backbone),
+    "the SFT model, a new head": new_head(trainable(sft).base_model),
 }
 warm = {}
 for name, start in starts.items():
@@ -368,7 +375,7 @@ ends = {name: rows[-1]["explained_variance"] for name, rows in warm.items()}
 print({name: round(x, 2) for name, x in ends.items()})
 
 # %% [markdown]
-# Read it for what it is: one seed and few rollouts. The first point says how well each start *guesses* before any training of V. The copy of the reward model begins below zero, worse than a constant: its head was trained at EOS only, and V asks it in mid-text. After one rollout it explains something, and so does its backbone with a new head:
+# Read it for what it is: one seed and few rollouts; another draw of the new head begins elsewhere. The first point says how well each start *guesses* before any training of V. The copy of the reward model begins below zero, worse than a constant: its head was trained at EOS only, and V asks it in mid-text. After one rollout it explains something, and so does its backbone with a new head:
 # what matters here is the backbone, which has learned what makes a review good. The SFT model has not, and lags.
 
 # %%
