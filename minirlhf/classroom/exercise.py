@@ -35,6 +35,7 @@ class Exercise:
 
     Args:
         differentiate: arguments by whose gradient the answer is judged as well as by its value.
+        edges: cases that a random draw would seldom give; each function is run on them too.
     """
 
     name: str
@@ -43,12 +44,13 @@ class Exercise:
     reference: Callable[..., Tensor]
     mistakes: dict[str, Callable[..., Tensor]]
     differentiate: tuple[str, ...] = ()
+    edges: tuple[tuple, ...] = ()
 
     def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
         """Check a function. Returns a Result; never raises for what the function does."""
         seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
-        cases = [self.case(generator) for _ in range(CASES)]
+        cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
             given = copy.deepcopy(case)
@@ -60,6 +62,8 @@ class Exercise:
                 return Result(False, f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}")
             if answer is None:
                 return Result(False, f"{self.name} returned None: is the `return` missing?")
+            if type(answer) in (int, float) and not expected.shape:
+                answer = torch.tensor(float(answer))
             if not isinstance(answer, Tensor):
                 return Result(False, f"{self.name} must return a tensor; it returned {type(answer).__name__}.")
             if answer.shape != expected.shape:
@@ -70,14 +74,14 @@ class Exercise:
                 return Result(False, "the function changes its input in place; work on a copy.")
             answers.append([answer, *gradients])
         if _same(answers, right):
-            return Result(True, f"{self.name} agrees with the reference on {CASES} random cases.")
+            return Result(True, f"{self.name} agrees with the reference on {CASES} random cases{' and the edges' if self.edges else ''}.")
         for sentence, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
                 return Result(False, sentence)
         for whose, x in (("the answer", [a for a, *_ in answers]), ("its gradient", [g for _, *gs in answers for g in gs])):
             if any(y.isnan().any() for y in x):
-                return Result(False, f"{whose} has NaN in it: padding may hold anything, and NaN * 0 is NaN; use torch.where on what "
-                                     "goes in, then sum.")
+                return Result(False, f"{whose} has NaN in it. NaN * 0 is NaN: where padding may hold anything, use torch.where on what "
+                                     "goes in, then sum. 0 / 0 is NaN too.")
         case, answer, expected = next((c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r]))
         given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
         which = next(i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r))

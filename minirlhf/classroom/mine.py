@@ -64,7 +64,7 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
     if wrong := [f"{name}: {r.message}" for name, r in results.items() if not r and "returned None" not in r.message]:
         raise ValueError(f"{path.name} is not ready. " + " ".join(wrong))
     mine = {name: found[name] for name, result in results.items() if result}
-    check(f"{path.name}'s functions", sorted(found), bool(mine), f"at least one of these, written: {known}")
+    check(f"{path.name}'s functions", sorted(found), bool(mine), f"at least one, with a body of its own, of {known}")
     return mine
 
 

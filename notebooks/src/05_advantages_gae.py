@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 05 · Advantages: GAE
 #
-# **The question.** The reward model speaks once, at the end of the text. Which of its thirty tokens earned the praise?
+# **The question.** The reward model speaks once, at the end of the text. Which of its twenty tokens earned the praise?
 #
-# **You need** lesson 04: baselines, reward-to-go. 30 minutes.
+# **You need** lesson 04: baselines, reward-to-go. 30 minutes to read, 65 for the exercises.
 #
 # **Predict.** A *critic* guesses, before each token, what the text will earn. One can trust it (score a token by how the guess moved) or wait for the reward (score a token by what came, minus the guess). Write *yes* or *no*:
 #
@@ -105,8 +105,8 @@ for name, v, delta_by_hand in (
         ]
 
 # %% [markdown]
-# With the true critic and $\lambda = 0$ both tokens earned 1: each made the text one better than expected. The wrong critic thinks the first *good* cost it something. At $\lambda = 1$ the second number says the same for both critics but for the offset
-# $V(s_t)$, which is a baseline and harms nothing.
+# With the true critic and $\lambda = 0$ both tokens earned 1: each made the text one better than expected. The wrong critic thinks the first *good* cost it something. At $\lambda = 1$ the returns are 2 and 2 whatever the critic thinks, and the advantages
+# differ by $V(s_t)$ alone, which is a baseline and harms nothing.
 #
 # The mean with weights, and the sum of discounted TD errors, are the same thing; three lines show it on random numbers:
 
@@ -192,6 +192,8 @@ display(figure)
 # %% [markdown]
 # Left: the true critic is unbiased at any $\lambda$, the others only at 1. Right: what trust buys: less noise, with every critic. The constant is the
 # quietest of all at $\lambda = 0$, and the most wrong: quiet is not right. At $\lambda = 1$ the critic with the error is noisier than none at all.
+#
+# That fills the table of the beginning: at $\lambda = 0$ no bias with the true critic, bias with a wrong one, least noise; at $\lambda = 1$ no bias with either, most noise; something between lies between, biased unless the critic is true.
 #
 # Bias stays when the batch grows, noise does not: with $B$ texts the squared error of the gradient is $\text{bias}^2 + \text{noise}^2 / B$. So the best $\lambda$ depends on the batch as well as on the critic:
 
@@ -286,7 +288,7 @@ for lam in (0.0, 0.95, 1.0):
 # ## 4. The discount
 #
 # $\gamma < 1$ makes later rewards count less. In a text that ends, whose reward comes at its end, that means: *the same praise is worth less in a longer text, and the same blame hurts less.* Neither is what people said, so $\gamma = 1$ here and in every library. What it would do
-# can be read off the best policy under a leash (the Gibbs policy, lesson 07) of the hand world, where only a text of two words can earn anything but 0:
+# can be read off the best policy under a leash (the Gibbs policy, lesson 07) of the hand world, where only a text of two tokens (two words, or a word and the stop) can earn anything but 0:
 
 # %%
 tokens = hand.response_mask.sum(1)
@@ -296,7 +298,7 @@ for gamma in (1.0, 0.9, 0.4):
     best = discounted.gibbs(beta=0.5)
     two_words[gamma] = best[tokens == 2].sum().item()
     print(
-        f"gamma {gamma}: good good is worth {discounted.rewards[0]:.2f}, bad bad {discounted.rewards[4]:+.2f}; the best policy writes a second word in {two_words[gamma]:.2f} of its texts"
+        f"gamma {gamma}: good good is worth {discounted.rewards[0]:.2f}, bad bad {discounted.rewards[4]:+.2f}; the best policy writes a second token in {two_words[gamma]:.2f} of its texts"
     )
 assert two_words[1.0] > two_words[0.9] > two_words[0.4]
 
@@ -335,7 +337,7 @@ print(check.td_error(td_error))
 # ```
 # </details>
 #
-# **2. GAE** *(medium, 15 minutes)*. The same with `lam`: return the advantages. *This function goes into your `my_rlhf.py`.*
+# **2. GAE** *(medium, 15 minutes)*. The same with `lam`: return the advantages. *This function goes into your `my_rlhf.py`, with those that it calls.*
 #
 # *Hint:* $A_t = \delta_t + \gamma \lambda A_{t+1}$, from the right.
 
@@ -382,8 +384,8 @@ print(check.n_step_advantages(n_step_advantages))
 # ```
 # </details>
 #
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's critic never learns, though the advantages look healthy. Below, a table of values is trained towards their returns in the small world, beside a right one. Look at the curves first:
-# which of V's properties is wrong? Then mend the function.
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague's critic never learns, though the advantages look healthy. Below, in the small world with 3 added to each reward, a table of values is trained towards their returns, 64 texts a step, beside a right one. Look at the curves first:
+# what about V is never learned? Then mend the function.
 
 
 # %%
@@ -395,18 +397,16 @@ def critic_targets(advantages, values, mask):
     return torch.stack([advantages, returns])
 
 
-def train_critic(targets_of, steps=400, rate=0.2):
-    """V at the start, step by step: regression on returns of the world's texts, each weighted with its probability."""
-    v, path = torch.zeros(7, dtype=torch.float64), []
-    chance = world.probs(logits).detach()[:, None] * mask
+def train_critic(targets_of, steps=200, rate=0.2, added=3.0):
+    """V at the start, step by step: regression on the returns of 64 texts drawn from the policy."""
+    v, path, drawing = torch.zeros_like(true_v), [], torch.Generator().manual_seed(0)
+    praised = kl_shaped_rewards(world.rewards + added, nothing, nothing, mask, kl_coef=0.0)
     for _ in range(steps):
         path.append(v[0].item())
-        values = world.by_token(v)
-        returns = targets_of(gae(rewards, values, mask, lam=1.0)[0], values, mask)[1]
-        step = torch.zeros_like(v).index_add_(
-            0, world.visited.flatten(), (chance * (returns - values)).flatten()
-        )
-        v = v + rate * step
+        texts = torch.multinomial(world.probs(logits), 64, replacement=True, generator=drawing)
+        here, values = mask[texts], world.by_token(v)[texts]
+        returns = targets_of(gae(praised[texts], values, here, lam=1.0)[0], values, here)[1]
+        v.index_add_(0, world.visited[texts][here], rate / len(texts) * (returns - values)[here])
     return path
 
 
@@ -419,7 +419,7 @@ figure = Figure(figsize=(6.4, 2.8), dpi=110, layout="constrained")
 axes = figure.add_subplot()
 for (name, y), colour, style in zip(runs.items(), COLOURS, ("-", "--"), strict=False):
     axes.plot(y, style, color=colour, label=name, linewidth=2)
-axes.axhline(true_v[0].item(), color="#888888", ls=":", label="the true V at the start")
+axes.axhline(true_v[0].item() + 3, color="#888888", ls=":", label="the true V at the start")
 axes.set(xlabel="step of the critic", ylabel="V before the first token")
 axes.legend(fontsize=8, frameon=False)
 axes.grid(alpha=0.3)
@@ -431,7 +431,7 @@ print(check.critic_targets(critic_targets))
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# Returns are made from the advantages *after* whitening. Whitened advantages have no unit and mean 0: the critic is told at every step to move by a number that has forgotten how large rewards are. Make the returns first:
+# Returns are made from the advantages *after* whitening, whose mean over the batch is 0: on average the critic is told at every step to stay where it is, so its *level* never comes, nor does the unit of its differences. Make the returns first:
 #
 # ```python
 # returns = torch.where(mask, advantages + values, 0.0)
@@ -442,14 +442,21 @@ print(check.critic_targets(critic_targets))
 # **5. Predict, then run** *(5 minutes)*. Take the true V and add 5 to it everywhere. Bias at $\lambda = 0$? Noise? Write it down, take the hash away. (Mind the end of a text.)
 
 # %%
-# print(bias_and_noise(gae(rewards, world.by_token(true_v + 5), mask, lam=0.0)[0]), bias_and_noise(gae(rewards, world.by_token(true_v), mask, lam=0.0)[0]))
+raised, right = (
+    bias_and_noise(gae(rewards, world.by_token(true_v + off), mask, lam=0.0)[0]) for off in (5, 0)
+)
+# print(raised, right)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # Large on both counts. Within a text the 5 cancels between $V(s_{t+1})$ and $V(s_t)$, but after the end V is 0: the last TD error is 5 too low, as a punishment for ending. A critic's offset teaches a policy at low $\lambda$ not to stop.
 # </details>
-#
+
+# %%
+assert right[0] < 1e-9 < 1 < raised[0] and raised[1] > 2 * right[1]
+
+# %% [markdown]
 # **6. Read it** *(5 minutes)*. Explained variance is -3 at the first step of a PPO run and 0.4 at the tenth. The score rose from the fifth step on. What happened, and what would you change?
 #
 # <details><summary>What a good answer has</summary>

@@ -15,7 +15,7 @@
 #
 # **The question.** Writing texts is the dear part of RLHF. How many steps can one take on texts that an *earlier* policy wrote, and what keeps them honest?
 #
-# **You need** lessons 04 and 05. 35 minutes.
+# **You need** lessons 04 and 05. 35 minutes to read, 60 for the exercises.
 #
 # **Predict.** PPO's loss of a token is $-\min(\rho A,\ \mathrm{clip}(\rho, 0.8, 1.2)\, A)$, where $\rho$ is the token's probability now over its probability when it was sampled. In which of the six cases is the gradient zero?
 #
@@ -72,13 +72,10 @@ old, new = hand.logprobs(hand.ref_logits), hand.logprobs(new_logits)
 assert torch.allclose(
     (new - old).exp()[hand.labels.index("goodgood")], torch.tensor([1.5, 1.0]).double()
 )
-advantages = hand.by_token(
-    torch.zeros(3).double()
-)  # V is 0, 1, -1 (lesson 05); the advantage of a word is Q - V
-values, q = hand.values(hand.ref_logits)
+values, q = hand.values(hand.ref_logits)  # V is 0, 1, -1 (lesson 05)
 advantages = torch.where(
     hand.response_mask, (q - values[:, None])[hand.visited, hand.response_ids], 0.0
-)
+)  # of a word: Q - V
 losses = ppo_clip(new, old, advantages, hand.response_mask)
 one_by_one = {
     "first": -min(1.5 * 1, 1.2 * 1),
@@ -285,7 +282,7 @@ for axes, key in zip(figure.subplots(1, 2), ("gold", "distinct_2"), strict=True)
             markersize=7,
             alpha=0.85,
         )
-    axes.set(xlabel="KL to SFT, nats a text", ylabel=key)
+    axes.set(xlabel="KL to SFT, nats a text", ylabel=key.replace("_", "-"))
     axes.grid(alpha=0.3)
 axes.legend(fontsize=7.5, frameon=False)
 display(figure)
@@ -329,6 +326,8 @@ claim(
     ),
     seeds=3,
 )
+assert min(row_of("eight epochs, no clip", s)["kl"] for s in range(3)) > 6
+assert all(row_of("no clip", s)["kl"] > row_of("as it is", s)["kl"] for s in range(3))
 claim(
     "variety goes, and gold is lower.",
     all(high < 0 for *_, high in against("eight epochs, no clip", "eight epochs"))
@@ -344,12 +343,12 @@ for variant in ("as it is", "eight epochs", "eight epochs, no clip"):
     print(*list(row_of(variant, 0)["samples"].values())[:4], sep="\n")
 
 # %% [markdown]
-# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, *none of them is*: the ratio has no time to leave 1, so there is little to clip; the critic starts well and its steps are small; the scores are already in units of SFT's standard deviation, so whitening changes little.
+# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, *none of them is*, by gold: the ratio has little time to leave 1, so little is clipped (without the clip the KL is higher on every seed, and gold no different); the critic starts well and its steps are small; the scores are already in units of SFT's standard deviation, so whitening changes little.
 # That they do not matter in this run is no proof that they never do.
 #
-# The clip's hour comes with eight passes. Then the policy walks so far from its rollout that the ratios mean little. With the clip it still gets more gold out of the same texts (more steps, more KL: compare with the looser leash of lesson 07 before you call it better). Without the clip it arrives at six nats and at "A very funny movie." for one title after another.
+# The clip's hour comes with eight passes. Then the policy walks so far from its rollout that the ratios mean little. With the clip it still gets more gold out of the same texts (more steps, more KL: compare with the looser leash of lesson 07 before you call it better). Without the clip it arrives at more than six nats and at "A very funny movie." for one title after another.
 #
-# *One pass* does less of everything: half the steps. And a remark for those who reproduce: "as it is" and lesson 07's `kl_coef 0.5` are the same settings and seeds, run with one thread and with two. Sums are taken in another order, a last digit differs, another word is drawn; after 24 steps they are different runs. What differs between them is how far seeds differ.
+# *One pass* does less of everything: half the steps. And a remark for those who reproduce: "as it is" and lesson 07's `kl_coef 0.5` are the same settings and seeds, run with one thread and with two. Sums are taken in another order, a last digit differs, another word is drawn; after 24 steps they are different runs, as far apart as two seeds are.
 
 # %%
 twin = load_results("leash")
@@ -379,7 +378,7 @@ for epochs in (1, 2, 4):
     )[2][0]
     passes[epochs] = row
     print(
-        f"{epochs} passes: mean ratio {row['ratio']:.4f}, clipped {row['clip_fraction']:.3f} of the tokens, on average over the passes"
+        f"passes: {epochs}, mean ratio {row['ratio']:.4f}, clipped {row['clip_fraction']:.3f} of the tokens, on average over the passes"
     )
 assert abs(passes[1]["ratio"] - 1) < 1e-5 and passes[1]["clip_fraction"] == 0
 assert passes[4]["clip_fraction"] > passes[2]["clip_fraction"] >= 0
@@ -441,10 +440,9 @@ print(check.clipped_share(clipped_share))
 # ```
 # </details>
 #
-# **3. PPO's sister** *(hard, 15 minutes)*. The paper has a second form (section 4): no clip, but a price on leaving the *old* policy, $-\rho_t A_t + c\, \mathrm{KL}_t(\pi_{\text{old}} \| \pi)$. Texts come from the old policy. Return each token's loss, with the estimator of that KL
-# whose gradient, under the old policy's texts, is right. It is not in the package.
+# **3. PPO's sister** *(hard, 15 minutes)*. The paper has a second form (section 4): no clip, but a price on leaving the *old* policy, $-\rho_t A_t + c\, \mathrm{KL}_t(\pi_{\text{old}} \| \pi)$. Texts come from the old policy. Return each token's loss, 0 where masked, with the plain log-ratio $\log \pi_{\text{old}} - \log \pi$ of the token for that KL, of which it is the mean. It is not in the package.
 #
-# *Hint:* of the reference that samples, k1 is $\log \pi_{\text{old}} - \log \pi$, and here its gradient is not zero. (Why not, when lesson 07 will say that k1's is?)
+# *Hint:* the penalty pulls a token that was drawn back up. (Lesson 07 calls the log-ratio k1, and says that as a loss its gradient is zero on average. There the policy that moves also samples; here it does not.)
 
 
 # %%
@@ -462,10 +460,10 @@ print(check.ppo_penalty(ppo_penalty))
 #     return -(logprobs - old_logprobs).exp() * advantages + coef * (old_logprobs - logprobs)
 # ```
 #
-# The mean is over $\pi_{\text{old}}$, which does not move: $\nabla \mathbb{E}_{\text{old}}[\log \pi_{\text{old}} - \log \pi] = -\mathbb{E}_{\text{old}}[\nabla \log \pi]$, all of the gradient. It vanishes only where $\pi = \pi_{\text{old}}$, as it should.
+# The mean is over $\pi_{\text{old}}$, which does not move: $\nabla \mathbb{E}_{\text{old}}[\log \pi_{\text{old}} - \log \pi] = -\mathbb{E}_{\text{old}}[\nabla \log \pi]$, all of the gradient. It vanishes only where $\pi = \pi_{\text{old}}$, as it should. (Another estimator, $\rho - 1 - \log \rho$, adds a term of mean 0: the same gradient on average, with less noise near the old policy.)
 # </details>
 #
-# **4. Find the bug** *(medium, 15 minutes)*. "Gradient accumulation changed my result." A colleague splits a batch of sixteen texts into micro-batches to save memory. The two curves below should be one. Look, read, mend.
+# **4. Find the bug** *(medium, 15 minutes)*. "Gradient accumulation changed my result." A colleague splits a batch of sixteen texts into micro-batches to save memory. The two curves below should be one: the solid one is what they had before. (That the other is higher is no merit: in this world the short texts are the bad ones.) Look, read, mend.
 
 
 # %%
@@ -517,19 +515,27 @@ print(check.accumulated_loss(accumulated_loss))
 # ```
 # </details>
 #
-# **5. Predict, then run** *(5 minutes)*. In section 3, with `rate=0.2` in place of 1: does the clip still matter after 60 steps? After 600? Write it down, take the hash away (half a minute).
+# **5. Predict, then run** *(5 minutes)*. In section 3, with `rate=0.2` in place of 1: does the clip still matter after 60 steps? For the mean gain, and for the worst tenth? Write it down, take the hash away.
 
 # %%
-# for clip in (True, False):
-#     print(clip, torch.tensor([walk(clip, texts=texts, rate=0.2, steps=600) for texts in draws])[:, [60, 600]].quantile(0.1, dim=0))
+slower = {
+    name: torch.tensor([walk(clip, texts=texts, rate=0.2)[-1] for texts in draws])
+    for name, clip in (("clip 0.2", True), ("no clip", False))
+}
+# print({name: f"mean {y.mean():+.2f}, worst tenth {y.quantile(0.1):+.2f}" for name, y in slower.items()})
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# After 60 small steps hardly: ratios have not left the band. After 600 the two have parted as before. Epochs and learning rate are one dial; the clip bounds their product.
+# For the mean, yes: without the clip it is already several times as large. The worst tenth is not yet hurt: it is near 0 for both, and below 0 without the clip only when one walks on (600 steps; try it, it takes half a minute). Epochs and learning rate are one dial; the clip bounds their product.
 # </details>
-#
-# **6. Read the log** *(5 minutes)*. `clip_fraction` 0.45, `ratio` 1.3, `kl` jumps by 2 nats a step, the score climbs. What is happening, and which three settings would you look at?
+
+# %%
+assert slower["no clip"].mean() > 3 * slower["clip 0.2"].mean()
+assert all(0 < y.quantile(0.1) < 0.15 for y in slower.values())
+
+# %% [markdown]
+# **6. Read the log** *(5 minutes)*. `clip_fraction 0.45`, `ratio 1.3`, `kl` jumps by 2 nats a step, the score climbs. What is happening, and which three settings would you look at?
 #
 # <details><summary>What a good answer has</summary>
 #

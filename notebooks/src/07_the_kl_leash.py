@@ -16,7 +16,7 @@
 # **The question.** RLHF pays a policy for reward and charges it for leaving the reference. Libraries write that charge in a dozen ways: an estimator
 # called k1, k2 or k3; in the reward or in the loss; per token or per text. Which of these pull as we mean, and what does the leash make of the best policy?
 #
-# **You need** lesson 04: the policy gradient, and why a loss is a device for its gradient. 35 minutes.
+# **You need** lesson 04: the policy gradient, and why a loss is a device for its gradient. 35 minutes to read, 60 for the exercises.
 #
 # **Predict.** The log-ratio of a token that the policy sampled is $\ell = \log \pi(y_t) - \log \pi_{\text{ref}}(y_t)$, and
 #
@@ -173,7 +173,7 @@ assert torch.isclose(hand.expectation(policy, rewards.sum(1)), hand.objective(po
 #
 # - $\mathbb{E}_\pi[k_1] = \sum_v \pi_v (\log \pi_v - \log \pi_{\text{ref},v})$, the KL itself, by definition. One sample can be negative; the mean cannot.
 # - $\mathbb{E}_\pi[k_3] = \mathbb{E}_\pi[e^{-\ell}] - 1 + \mathbb{E}_\pi[\ell]$, and $\mathbb{E}_\pi[e^{-\ell}] = \sum_v \pi_v \frac{\pi_{\text{ref},v}}{\pi_v} = 1$. So its mean is the KL too, and since $e^{-\ell} \ge 1 - \ell$
-#   no sample is negative. Where the reference forbids nothing but the policy's own favourite, $e^{-\ell}$ explodes.
+#   no sample is negative. Where the policy has made rare what the reference likes, $e^{-\ell}$ explodes.
 # - $\mathbb{E}_\pi[k_2] = \tfrac12 \mathbb{E}_\pi[\ell^2]$. Expand the zero that we just used: $0 = \mathbb{E}[e^{-\ell} - 1] = -\mathbb{E}[\ell] + \tfrac12 \mathbb{E}[\ell^2] - \tfrac16 \mathbb{E}[\ell^3] + \dots$, so
 #   $\mathbb{E}[k_2] = \mathrm{KL} + \tfrac16 \mathbb{E}[\ell^3] - \dots$: right to second order near the reference, biased away from it.
 #
@@ -363,6 +363,8 @@ assert all(
 )  # k1 as a loss: no pull at all, only noise
 text_k3 = world.expectation(logits, pulls["k3", "loss, per text"])
 assert torch.allclose(text_k3, reverse)  # k3 as a loss: the other KL
+assert [round(table[k, "loss, per token"][0], 2) for k in ("k2", "k3")] == [0.86, 0.75]
+assert all(table[k, "reward"][0] < 0 for k in ("k2", "k3", "exact"))
 rest = (
     world.expectation(logits, pulls["k2", "loss, per token"]),
     world.expectation(logits, pulls["exact", "loss, per token"]),
@@ -370,8 +372,8 @@ rest = (
 assert torch.allclose(*rest)  # the exact KL as a loss has k2's mean pull, and its gap
 
 # %% [markdown]
-# Two placements of nine pull as meant. The most common of the others, k2 or k3 per token in the loss, pull roughly the right way here (a cosine of 0.86 and 0.75 in *this* world), which
-# is why training with them works at all. In the reward, k2 and k3 pull *away*.
+# Two placements pull as meant. The most common of the others, k2 or k3 per token in the loss, pull roughly the right way here (a cosine of 0.86 and 0.75 in *this* world), which
+# is why training with them works at all. In the reward, k2, k3 and even the exact KL of each place pull *away* in this world: the gradient of a charge that is not the log-ratio itself is not the KL's, and may point anywhere.
 #
 # ## 5. The whole pull with less noise
 #
@@ -403,10 +405,11 @@ noises = {name: verdict(gradients)[2] for name, gradients in whole_pulls.items()
 assert torch.allclose(
     whole_pulls["k1 in the reward"], whole_pulls["k2 per token in the loss + later k1 in the reward"]
 )
-assert noises["exact in the loss + later exact in the reward"] < noises["k1 in the reward"] / 2
+third = noises["exact in the loss + later exact in the reward"] / noises["k1 in the reward"]
+assert 0.28 < third < 0.38
 
 # %% [markdown]
-# All five are unbiased. The first and the third are not only equal on average: they are the same number on every text (why? look at $\nabla k_2$). The last has a third of their noise.
+# All five are unbiased. The first and the third are not only equal on average: they are the same number on every text (why? look at $\nabla k_2$). The last has a third of the first's noise.
 # No library does it: it needs the logits of policy and reference at every place, a tensor of tokens times vocabulary, twice.
 #
 # ## 6. On a real policy
@@ -605,7 +608,7 @@ for start, rows in walks.items():
 # wrong far out, that is where the damage is done.
 
 # %%
-assert max(row[0] for row in walks[0.05]) > 2
+assert 4.5 < max(row[0] for row in walks[0.05]) / 0.5 < 5.5
 
 # %% [markdown]
 # **No leash at all.** With $\beta = 0$ gradient ascent has no reason to keep anything: probability flows to the one best text, entropy to 0. On a true reward that is the answer to the question asked. On a learned
@@ -925,18 +928,19 @@ def same_kl(kl):
 
 
 # print(best_points[16][0], same_kl(best_points[16][1]))
-matched, start = same_kl(best_points[16][1]), reward_and_kl(p_ref)[0]
-assert (
-    abs(matched[0] - 0.27) < 0.005
-    and abs((matched[1] - best_points[16][0]) / (matched[1] - start) - 0.01) < 0.002
-)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # A beta of 0.27, and 0.015 more: a hundredth of the way. Best-of-n knows only the *order* of the rewards and no $\beta$, yet it almost lies on the frontier. It is a hard reference to beat with training (lesson 20); its price is n texts for each one.
 # </details>
-#
+
+# %%
+(beta, matched), start = same_kl(best_points[16][1]), reward_and_kl(p_ref)[0]
+assert abs(beta - 0.27) < 0.005 and abs(matched - best_points[16][0] - 0.015) < 0.001
+assert abs((matched - best_points[16][0]) / (matched - start) - 0.01) < 0.002
+
+# %% [markdown]
 # **6. Design the experiment** *(hard, 15 minutes)*. You get a new reward model and a budget of twenty runs. How do you choose `kl_coef`? Say what you hold fixed, what you read off each run, on which prompts and by which judge, and what would make you
 # distrust the answer.
 #

@@ -15,7 +15,7 @@
 #
 # **The question.** People can say which of two texts they prefer. PPO needs a number for one. How is it made, and what may one believe of it?
 #
-# **You need** lesson 02: what the ratings are. 35 minutes.
+# **You need** lesson 02: what the ratings are. 35 minutes to read, 65 for the exercises.
 #
 # **Predict.** True or false?
 #
@@ -101,7 +101,7 @@ print(
 # %% [markdown]
 # The last line is why code says `logsigmoid`.
 #
-# **The exact verdict.** Suppose people *are* Bradley-Terry, and we had infinitely many of them: each pair of seven texts decided in its true shares. Does minimising $L$ give the scores back? Up to a constant, and with hard labels, where the better text always wins, it does not:
+# **The exact verdict.** Suppose people *are* Bradley-Terry, and we had infinitely many of them: each pair of seven texts decided in its true shares. Does minimising $L$ give the scores back? Yes, up to a constant. With hard labels, where the better text always wins, it gives back the order only:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -164,8 +164,8 @@ assert [batch.sequences[b, k].item() for b, k in enumerate(last.tolist())] == [
 ] * 2
 print(
     {"A dull ...": round(by_hand[0].item(), 2), "A moving, ...": round(by_hand[1].item(), 2)},
-    "  at the last column instead:",
-    everywhere[0, -1].item(),
+    "  at the full stop, one place before EOS:",
+    [round(everywhere[b, k - 1].item(), 2) for b, k in enumerate(last.tolist())],
 )
 
 # %% [markdown]
@@ -244,7 +244,15 @@ claim(
     evidence=f"{right['(a) prefix + EOS'].mean():.3f}, interval from {bootstrap(right['(a) prefix + EOS'])[0]:.3f}",
 )
 
+claim(
+    "A head trained at every token, on far fewer pairs, is no better in mid-text: its interval reaches a coin's half.",
+    bootstrap(right["(c) one pass, trained at every token"])[0] < 0.5,
+    evidence=f"{right['(c) one pass, trained at every token'].mean():.3f}",
+)
+
 # %% [markdown]
+# (a) and (b) are both signal and cannot be told apart here. (c) is no fair match: it saw 1,920 pairs, once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better; prediction 5 is true for neither of the three more than a little: a beginning is judged right in three cases of five.
+#
 # ## 3. No zero and no unit
 #
 # PPO pays $\text{score} - \beta\, \mathrm{KL}$: reward units against nats. Since a reward model's zero is arbitrary and its unit is whatever confidence the training stopped at, we fix both: shift and scale such that samples of the SFT model have mean 0 and standard deviation 1. Both numbers are
@@ -440,10 +448,20 @@ claim(
     seeds=3,
 )
 
+overall = {
+    key: sum(row[key] for row in whole) / len(whole)
+    for key in ("reward model", "bag of words", "human ceiling")
+}
+print({key: round(x, 2) for key, x in overall.items()})
+assert 0.4 < (overall["reward model"] - 0.5) / (overall["human ceiling"] - 0.5) < 0.5
+assert overall["reward model"] < overall["bag of words"]
+
 # %% [markdown]
-# The last doublings come cheap in labels and dear in accuracy, and the curve ends well below the ceiling. More labels of the *same* films cannot be had without end: 25,600 pairs are already drawn from a few thousand snippets, each of which comes back many times. What is short is not comparisons but texts (and the size of the model that reads them).
+# Four times the labels at the right end buy little accuracy, and the curve ends well below the ceiling. More labels of the *same* films cannot be had without end: 25,600 pairs are already drawn from a few thousand snippets, each of which comes back many times. What is short is not comparisons but texts (and the size of the model that reads them).
 #
-# Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong. Training accuracy would have said 100 %.
+# Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong.
+#
+# And is 65 % poor (prediction 3)? Against 1, yes; against the ceiling of 0.83 it is nearly half of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
 #
 # ## What the libraries do
 #
@@ -573,17 +591,25 @@ print(check.read_score(read_score))
 # ```
 # </details>
 #
-# **5. Predict, then run** *(5 minutes)*. How much does a full stop matter? And an exclamation mark? Score the same text with ".", "!" and without; write your guess down, take the hash away.
+# **5. Predict, then run** *(5 minutes)*. How much does a full stop matter? And an exclamation mark? Score the same text with ".", "!", "?" and without; write your guess down, take the hash away.
 
 # %%
-# print({end: round(judge(["the film\n"], ["A moving and funny film" + end])[0].item(), 2) for end in ("", ".", "!", "!!!", "?")})
+marks = {
+    end: judge(["the film\n"], ["A moving and funny film" + end])[0].item()
+    for end in ("", ".", "!", "!!!", "?")
+}
+# print(marks)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The marks move the score, by a noticeable part of a standard deviation: what people's reviews end with is correlated with what they say. A policy that is paid by this model can earn that part with a single character. Lesson 18 makes such a bias on purpose.
+# A full stop and an exclamation mark weigh the same, a little less than no mark at all; a question mark costs near half a standard deviation, though the words praise as before: what people's reviews end with goes with what they say. A policy that is paid by this model will learn to leave the mark away. Lesson 18 makes such a bias on purpose.
 # </details>
-#
+
+# %%
+assert abs(marks["."] - marks["!"]) < 0.05 < marks[""] - marks["."] < 0.3 < marks[""] - marks["?"] < 0.6
+
+# %% [markdown]
 # **6. Design the experiment** *(hard, 15 minutes)*. Your reward model has 72 % on held-out pairs; a colleague's has 74 %. Which would you train a policy on? What would you measure first?
 #
 # <details><summary>What a good answer has</summary>

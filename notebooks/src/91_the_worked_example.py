@@ -20,9 +20,9 @@
 # | reference | 1/9 | 1/9 | 1/9 | 1/9 | 1/9 | 1/9 | 1/3 |
 # | reward | 2 | 0 | 1 | 0 | -2 | -1 | 0 |
 #
-# **1. Values** (03). $V$ = mean reward from there: start 0, after *good* 1, after *bad* -1. $Q$ of (good, bad, .): start (1, -1, 0); after *good* (2, 0, 1); after *bad* (0, -2, -1). $A = Q - V$: (1, -1, 0) everywhere.
+# **1. Values** (03). $V$ = mean reward from there: start 0, after *good* 1, after *bad* -1. $Q$ of (good, bad, .): start (1, -1, 0); after *good* (2, 0, 1); after *bad* (0, -2, -1). $A = Q - V$: (1, -1, 0) everywhere. (The numbers in brackets are lessons.)
 #
-# **2. The gradient** (04). On the logits of a place: (how often it is reached) · π(b) · A(b). Start ⅓ (1, -1, 0); after *good* and after *bad* ⅓ · ⅓ (1, -1, 0). One sample, *good good*, pushes the start by $2\,(1 - ⅓, -⅓, -⅓) = (4/3, -2/3, -2/3)$, and *after good* as much;
+# **2. The gradient** (04). On the logits of a place, that is of a text so far: (how often it is reached) · π(b) · A(b). Start ⅓ (1, -1, 0); after *good* and after *bad* ⅓ · ⅓ (1, -1, 0). One sample, *good good*, pushes the start by $2\,(1 - ⅓, -⅓, -⅓) = (4/3, -2/3, -2/3)$, and *after good* as much;
 # with the baseline $V$ the second push is $(2 - 1)(2/3, -1/3, -1/3)$.
 #
 # **3. GAE** (05), on *good good*, rewards (0, 2). True critic (0, 1): δ = (1, 1). Wrong critic (1, 0): δ = (-1, 2). $A_2 = δ_2$, $A_1 = δ_1 + λ A_2$:
@@ -128,12 +128,15 @@ equal(hand.objective(best, beta=beta), math.log2(47 / 36))
 equal(hand.optimal_values(beta=beta)[0], [0.385, 1.222, -0.778], 5e-4)
 
 scores = torch.tensor([[2.0, 1.0, -2.0]]).double()  # 7
+equal(scores.mean(1), [1 / 3])
+equal(scores - scores.mean(1), [[5 / 3, 2 / 3, -7 / 3]])
 equal(scores.std(1), [2.082], 5e-4)
 equal(group_relative(scores)[0], [0.801, 0.320, -1.121], 5e-4)
 equal(leave_one_out(scores)[0], [2.5, 1, -3.5])
 
 sums, ref_sums = new.sum(1)[rows], old.sum(1)[rows]  # 8
 loss = dpo(*(x[None] for x in (*sums, *ref_sums)), beta=beta)
+equal(beta * ((sums - ref_sums)[0] - (sums - ref_sums)[1]), 1)
 equal(loss, [0.3133], 5e-5)
-equal(dpo(*(x[None] for x in (*ref_sums, *ref_sums)), beta=beta), [math.log(2)])
+equal(dpo(*(x[None] for x in (*ref_sums, *ref_sums)), beta=beta), [0.693], 5e-4)
 print("Every number of the page holds.")

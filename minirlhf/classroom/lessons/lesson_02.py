@@ -23,7 +23,9 @@ share_preferring = Exercise(
      "ties count one half; they are to be left out.":
          lambda a, b: ((a[:, None] > b).float() + 0.5 * (a[:, None] == b).float()).mean(),
      "this is the share that prefers b.": lambda a, b: 1 - _share(a, b),
-     "this compares the means; the question is about single ratings.": lambda a, b: (a.float().mean() > b.float().mean()).float()})
+     "this compares the means; the question is about single ratings.": lambda a, b: (a.float().mean() > b.float().mean()).float(),
+     "0 / 0 where no two ratings differ: one half there.": lambda a, b: (a[:, None] > b).sum() / (a[:, None] != b).sum()},
+    edges=((torch.tensor([2, 2]), torch.tensor([2])),))
 
 
 def _alpha_case(g):
@@ -60,7 +62,10 @@ split_half_ceiling = Exercise(
          lambda f, s: torch.stack([torch.maximum(p := _share(a, b), 1 - p) for a, b in s]).mean(),
      "where the first halves are equal nothing is known: one half.":
          lambda f, s: torch.where((d := f.sum(2))[:, 0] > d[:, 1], p := torch.stack([_share(a, b) for a, b in s]), 1 - p).mean(),
-     "the direction is turned.": lambda f, s: 1 - _ceiling(f, s)})
+     "the direction is turned.": lambda f, s: 1 - _ceiling(f, s),
+     "0 / 0 where no two ratings of the second halves differ: one half there.":
+         lambda f, s: _ceiling(f, s) * torch.where((s[:, 0, :, None] != s[:, 1, None, :]).any((1, 2)).all(), 1, torch.nan)},
+    edges=((torch.tensor([[[1, 2], [0, 0]]]), torch.tensor([[[1, 1], [1, 1]]])),))
 
 
 def _films_case(g):
@@ -77,4 +82,6 @@ held_out_pairs = Exercise(
          lambda film, n: torch.arange(len(film)) >= len(film) - n,
      "these are the first n films; the last n were asked for.": lambda film, n: film < n,
      "the other way round: True is for the pairs to judge on.": lambda film, n: film < film.unique()[-n],
+     "every third *film*; the last n were asked for.": lambda film, n: film % 3 == 0,
+     "no film has such a number here: the last n are the highest that stand in `film`.": lambda film, n: film > film.max(),
      "one film too many.": lambda film, n: film >= film.unique()[-n] - 1})

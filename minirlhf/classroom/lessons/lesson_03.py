@@ -49,7 +49,13 @@ draw_word = Exercise(
      "one word too far: it is the first whose sum passes u.": lambda x, t, u: (_draw(x, t, u) + 1).clamp(max=x.shape[-1] - 1),
      "one word too early: words whose sum is below u are passed over.": lambda x, t, u: (_draw(x, t, u) - 1).clamp(min=0),
      "the temperature divides probabilities after the softmax; it belongs before it, to the logits.":
-         lambda x, t, u: _draw(x.softmax(-1), t, u)})
+         lambda x, t, u: _draw(x.softmax(-1), t, u),
+     "a word of probability 0 is drawn when u is 0: pass over sums that are *at most* u.":
+         lambda x, t, u: ((x / t).softmax(-1).cumsum(-1) < u[:, None]).sum(-1).clamp(max=x.shape[-1] - 1),
+     "an id beyond the last word: rounding leaves the last sum a little below 1, and u may lie above it.":
+         lambda x, t, u: ((x / t).softmax(-1).cumsum(-1) <= u[:, None]).sum(-1)},
+    edges=((torch.tensor([[-torch.inf, 0.0, 1.0]]), 1.0, torch.zeros(1)),
+           (torch.randn(64, 97, generator=torch.Generator().manual_seed(0)), 1.0, torch.full((64,), 1 - 2**-24))))
 
 
 def _entropy_case(g):
@@ -68,7 +74,9 @@ next_word_entropy = Exercise(
     {"the sign: entropy is never negative.": lambda x: -_entropy(x),
      "in bits; the exercise asks for nats, the natural logarithm.": lambda x: _entropy(x) / torch.tensor(2.0).log(),
      "the mean over words; it is the sum.": lambda x: _entropy(x) / x.shape[-1],
-     "this is the surprise at the likeliest word, not the mean surprise.": lambda x: -x.log_softmax(-1).amax(-1)})
+     "this is the surprise at the likeliest word, not the mean surprise.": lambda x: -x.log_softmax(-1).amax(-1),
+     "0 * infinity is NaN: a forbidden word, whose log-probability is -inf, adds 0.":
+         lambda x: -(x.log_softmax(-1).exp() * x.log_softmax(-1)).sum(-1)})
 
 
 def _sft_case(g):
@@ -88,5 +96,7 @@ sft_loss = Exercise(
      "normalised over the texts of the batch now; words are the last axis.":
          lambda x, i, m: -torch.where(m, x.log_softmax(0).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum(),
      "padding is counted.": lambda x, i, m: -_gather(x, i).mean(),
+     "padding is left out of the sum, but counted in the mean: divide by the number of real tokens.":
+         lambda x, i, m: -torch.where(m, _gather(x, i), 0.0).mean(),
      "the sign is lost: a loss is minus the log-probability.": lambda x, i, m: -_nll(x, i, m)},
     differentiate=("logits",))

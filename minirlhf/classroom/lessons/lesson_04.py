@@ -75,6 +75,8 @@ def _white(rewards):
 whitened = Exercise(
     "whitened", ("rewards",), lambda g: (3 + 2 * torch.randn(8, generator=g),), _white,
     {"still the mean comes back at the end: that is the noise of no baseline.": lambda r: _white(r) + r.mean(),
+     "the standard deviation divides by n - 1; this exercise, as the package, by n: std(unbiased=False).":
+         lambda r: (r - r.mean()) / r.std(),
      "mean 0, but the standard deviation is not 1: divide by the root of the mean square.": lambda r: r - r.mean(),
      "divided by the variance; the standard deviation is its root.": lambda r: (r - r.mean()) / r.var(unbiased=False),
      "the standard deviation is 1, but the mean is still there.": lambda r: r / r.std(unbiased=False)})

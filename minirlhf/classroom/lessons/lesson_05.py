@@ -40,6 +40,10 @@ td_error = Exercise(
          lambda r, v, m, g: torch.where(m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0),
      "the value before the token is compared with the one before that: V is read one place too early.":
          lambda r, v, m, g: torch.where(m, r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1), 0.0),
+     "the next value is read on the wrong side: V(s_{t+1}) stands one column to the right.":
+         lambda r, v, m, g: torch.where(m, r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v, 0.0),
+     "torch.roll goes in a circle: the last column gets the first one's value as its next; there it is 0.":
+         lambda r, v, m, g: torch.where(m, r + g * torch.where(m, v, 0.0).roll(-1, 1) - v, 0.0),
      "the last token has no next value to wait for: after the end V is 0, so its TD error is r - V, not r.":
          lambda r, v, m, g: torch.where(m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0))})
 

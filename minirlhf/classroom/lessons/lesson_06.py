@@ -109,6 +109,8 @@ ppo_penalty = Exercise(
          lambda n, o, a, m, c: _penalty(n, o, a, m, -c),
      "k2: its gradient here is not the KL's; the plain log-ratio's is, since the policy that samples does not move.":
          lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0) + 0.5 * c * torch.where(m, n - o, 0.0).square(),
+     "k3: its mean gradient is right here too, but the plain log-ratio was asked for.":
+         lambda n, o, a, m, c: _penalty(n, o, a, m, c) + c * (_parts(n, o, a, m)[0] - 1),
      "the penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
      "the coefficient is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 1.0),
      "the sign of the first term: what is gained stands in a loss with a minus.":
