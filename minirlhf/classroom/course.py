@@ -21,7 +21,8 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     started = time.time()
     notebook = jupytext.read(source)
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    quiet = ["--log-level=ERROR"]  # the kernel says on each start that its TCP is not encrypted
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}, extra_arguments=quiet).execute()
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"  # stable ids keep the diff to what changed
         cell.metadata.pop("execution", None)  # time stamps, likewise

@@ -66,8 +66,8 @@ DIFFERENT = {  # right answers written in another way
     "eos_mask": lambda ids, e: torch.tensor(
         [[e not in row[:t] for t in range(len(row))] for row in ids.tolist()]),
     "score_of_text": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
-    "share_preferring": lambda a, b: torch.tensor(sum(x > y for x in a.tolist() for y in b.tolist())
-                                                  / max(1, sum(x != y for x in a.tolist() for y in b.tolist()))),
+    "share_preferring": lambda a, b: sum(x > y for x, y in apart) / len(apart) if (
+        apart := [(x, y) for x in a.tolist() for y in b.tolist() if x != y]) else 0.5,
     "interval_alpha": lambda r: 1 - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
     / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1))),
     "split_half_ceiling": lambda f, s: torch.stack(

@@ -93,8 +93,8 @@ def test_what_is_blank_or_missing_is_the_packages(tmp_path):
 @pytest.mark.parametrize("source, said", [
     ("def gae_advantages(r, v, m, g, lam): return r\n", "gae_advantages: "),
     (WHOLE.replace("old_logprobs - ref_logprobs", "ref_logprobs - old_logprobs"), "kl_shaped_rewards: "),
-    ("def gae(:\n", "SyntaxError"), ("raise KeyError('x')\n", "KeyError"), ("x = 1\n", r"at least one of these"),
-    ("def dpo_loss(*given): ...\n", "at least one of these"),
+    ("def gae(:\n", "SyntaxError"), ("raise KeyError('x')\n", "KeyError"), ("x = 1\n", r"at least one, with a body"),
+    ("def dpo_loss(*given): ...\n", "at least one, with a body"),
 ])
 def test_what_is_wrong_stops_the_tour_with_one_sentence(tmp_path, source, said):
     path = tmp_path / "my_rlhf.py"

@@ -187,3 +187,39 @@ def test_what_is_clipped_is_what_has_no_gradient():
     (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
     clipped = is_clipped(logprobs, old, advantages, mask, clip_eps=0.1, clip_eps_high=0.3)
     assert torch.equal(clipped, (gradient == 0) & mask) and 0 < clipped.sum() < mask.sum()
+
+
+def test_a_band_of_no_width_holds_the_first_step_and_nothing_more():
+    old = torch.full((1, 3), -1.0, dtype=torch.float64)
+    advantages = torch.tensor([[1.0, -1.0, 0.0]]).double()
+    three = torch.ones(1, 3, dtype=torch.bool)
+    for moved, flat in ((0.0, [False, False, False]), (0.5, [True, False, False]), (-0.5, [False, True, False])):
+        x = (old + moved).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(ppo_clip(x, old, advantages, three, clip_eps=0.0).sum(), x)
+        assert is_clipped(x, old, advantages, three, clip_eps=0.0).tolist() == [flat]  # an advantage of 0 is not cut: it has nothing to cut
+        assert (gradient[0, :2] == 0).tolist() == flat[:2] and gradient[0, 2] == 0
+    assert value_loss_clipped(old, old, advantages, three, clip_eps=0.0).tolist() == [[2.0, 0.0, 0.5]]
+
+
+def test_the_defaults_of_loss_and_of_what_is_clipped_are_one():
+    ratios = torch.tensor([[0.79, 0.81, 1.19, 1.21]]).double().log().requires_grad_(True)
+    four = torch.ones(1, 4, dtype=torch.bool)
+    for a in (1.0, -1.0):
+        advantages = torch.full((1, 4), a, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(ppo_clip(ratios, torch.zeros(1, 4).double(), advantages, four).sum(), ratios)
+        assert torch.equal(is_clipped(ratios, torch.zeros(1, 4).double(), advantages, four), gradient == 0)
+        assert (gradient == 0).sum() == 1
+
+
+@pytest.mark.parametrize("advantage, dual_clip", [(0.5, None), (0.5, 3.0), (-0.5, 3.0)])
+def test_a_ratio_beyond_all_numbers_is_cut_without_nan(advantage, dual_clip):
+    x = torch.tensor([[1000.0]], requires_grad=True)
+    loss = ppo_clip(x, torch.zeros(1, 1), torch.tensor([[advantage]]), ONE, dual_clip=dual_clip)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert loss.item() == pytest.approx(-0.6 if advantage > 0 else 1.5) and gradient.item() == 0
+
+
+def test_the_rollouts_numbers_carry_no_gradient():
+    new, old, target = (torch.tensor([[x]], requires_grad=True) for x in (0.3, 0.1, 2.0))
+    loss = ppo_clip(new, old, target, ONE) + value_loss_clipped(new, old, target, ONE, clip_eps=0.5)
+    assert torch.autograd.grad(loss.sum(), (old, target), allow_unused=True) == (None, None)

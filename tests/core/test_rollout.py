@@ -72,3 +72,10 @@ def test_an_empty_response_is_allowed():
     rollout = Rollout(**{**GOOD, "response_mask": mask})
     assert rollout.finished(4).tolist() == [False, True]
     assert rollout.position_ids.tolist()[0] == [0, 0, 1, 1, 1]
+    assert rollout.select([0]).response_ids.shape == (1, 1)  # one column is kept, though nothing in it is real
+
+
+def test_a_prompt_may_be_one_token_behind_much_padding():
+    mask = torch.tensor([[False, False, False, True], [True] * 4])
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    assert Rollout(**GOOD | {"prompt_ids": ids, "prompt_mask": mask}).position_ids[0].tolist() == [0, 0, 0, 0, 1, 1]
