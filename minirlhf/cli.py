@@ -1,5 +1,6 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
+import copy
 import logging
 import os
 import sys
@@ -22,21 +23,24 @@ from safetensors import SafetensorError
 
 from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
 from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
+from minirlhf.evaluate import sharpened_or_learned
 from minirlhf.grid import VARIANTS, record_grid, record_variants, rerun, rerun_variant
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
+from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.models.adapters import fitted
+from minirlhf.models.adapters import fitted, merged
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
+from minirlhf.practice import ASKED, STEPS, TASKS, TRIES, group_config, judged, scoring, train_tiny_steps
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
-from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score
+from minirlhf.rewards.model import normalise_scores, prefix_scores
 from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
@@ -55,6 +59,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write to; what it holds is re
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.")]
 Model = Annotated[str, typer.Option(help=f"Policy: tiny-reviews, tiny-reviews-sft, {SMOLLM2}, a folder, or a hub name.")]
 Steps = Annotated[int, typer.Option(help="Steps, 1 or more.")]
+OwnSteps = Annotated[int | None, typer.Option(help="Steps, 1 or more; the task's own number, if left out.")]
 Rate = Annotated[float, typer.Option(help="Peak learning rate, above 0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in --out, to the same result.")]
 Data = Annotated[str, typer.Option("--dataset", help=f"{', '.join(DATASETS)}, a hub name, or a .jsonl file in one of TRL's formats; "
@@ -196,14 +201,23 @@ def real_model(out: Out = Path("out/smollm2")):
 
 
 @app.command()
-def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: Steps = PretrainConfig.steps,
+def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: OwnSteps = None,
+             task: Annotated[str, typer.Option(help="reviews: tiny-reviews from raw text; arithmetic: tiny-steps.")] = "reviews",
              layers: Annotated[int, typer.Option(help="Transformer layers.")] = PretrainConfig.n_layer,
              width: Annotated[int, typer.Option(help="Hidden size, a multiple of the 4 heads.")] = PretrainConfig.n_embd,
              bf16: Annotated[bool, typer.Option(help="bfloat16 autocast: faster on some CPUs, slower on others.")] = False,
              resume: Resume = False):
-    """Train tiny-reviews from nothing on raw text; saves every minute."""
+    """Train a base model from nothing: tiny-reviews on raw text, or tiny-steps on arithmetic; saves every minute."""
+    check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
+    if task == "arithmetic":
+        with _running(out / PARTIAL, resume, every=50) as on:
+            model, tokenizer, history = train_tiny_steps(seed, STEPS if steps is None else steps, **on)
+        asked = judged(task, model, tokenizer, reference=model, seed=seed)
+        _save(model, tokenizer, out, history, dtype=torch.float16)
+        return console.print(f"Held-out problems: {asked['greedy']:.1%} greedy, pass@1 {asked['pass_1']:.1%}, "
+                             f"pass@{TRIES} {asked[f'pass_{TRIES}']:.1%}.", highlight=False)
     sources.fetch()
-    config = PretrainConfig(seed=seed, bf16=bf16, steps=steps, n_layer=layers, n_embd=width)
+    config = PretrainConfig(seed=seed, bf16=bf16, steps=PretrainConfig.steps if steps is None else steps, n_layer=layers, n_embd=width)
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
     with _running(out / "pretraining.safetensors", resume, every=1) as on:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
@@ -273,7 +287,8 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
         kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
         recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """PPO with a learned critic and the KL penalty in the reward."""
-    policy, tokenizer, score, monitors = _actors(model, scorer)
+    policy, tokenizer = load_policy(model)
+    score, monitors = scoring("reviews", tokenizer, scorer)
     config = PPOConfig(seed=seed, steps=steps, actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
                        kl=replace(PPOConfig.kl, kl_coef=kl_coef))
     policy, critic = fitted(policy, lora=lora, bf16=bf16, recompute=recompute), load_scalar(scorer)[0]
@@ -283,19 +298,37 @@ def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(h
     _save(policy, tokenizer, out, history)
 
 
-@app.command()
-def grpo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
-         out: Out = Path("out/grpo"), seed: Seed = 0, steps: Steps = GRPOConfig.steps, lr: Rate = GRPOConfig.optimiser.lr,
-         kl_coef: KLCoef = GRPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
-         recompute: Recompute = False, micro_batch: MicroBatch = 0):
-    """GRPO: groups of samples instead of a critic."""
-    policy, tokenizer, score, monitors = _actors(model, scorer)
-    config = GRPOConfig(seed=seed, steps=steps, optimiser=replace(GRPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
-                        kl=replace(GRPOConfig.kl, kl_coef=kl_coef))
-    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
-    with _running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
-        policy, history = train_group(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
-    _save(policy, tokenizer, out, history)
+def _group_command(name: str) -> None:
+    """The command of one row of the family tree."""
+    def command(task: Annotated[str, typer.Option(help=f"What to practise: {', '.join(TASKS)}.")] = "reviews",
+                model: Annotated[str, typer.Option(help="Policy to begin with; the task's own, if left out.")] = "",
+                scorer: Annotated[str, typer.Option(help="Reward model, for the reviews.")] = "tiny-reviews-reward",
+                out: Out = Path("out") / name, seed: Seed = 0,
+                steps: OwnSteps = None,
+                lr: Annotated[float | None, typer.Option(help="Peak learning rate, above 0; likewise.")] = None,
+                kl_coef: Annotated[float | None, typer.Option(help="KL penalty, reward units per nat, 0 or more; likewise.")] = None,
+                resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
+        config = group_config(task, name, seed=seed)
+        policy, tokenizer = load_policy(model or TASKS[task].model)
+        (score, monitors), prompts = scoring(task, tokenizer, scorer), TASKS[task].prompts()
+        optimiser = replace(config.optimiser, lr=config.optimiser.lr if lr is None else lr, micro_batch=micro_batch)
+        config = replace(config, steps=config.steps if steps is None else steps, optimiser=optimiser,
+                         kl=replace(config.kl, kl_coef=config.kl.kl_coef if kl_coef is None else kl_coef))
+        start, learner = policy, fitted(copy.deepcopy(policy), lora=lora, bf16=bf16, recompute=recompute)
+        with _running(out / PARTIAL, resume, every=1 if task == "reviews" else 10, scorer=scorer, task=task) as on:
+            learner, history = train_group(learner, tokenizer, prompts, score, config, monitors=monitors, **on)
+        if task == "arithmetic":
+            _print_passes(*(judged(task, it, tokenizer, reference=start, seed=seed) for it in (start, merged(learner))))
+        _save(learner, tokenizer, out, history)
+
+    row = FAMILY[name]
+    command.__doc__ = (f"{name}: baseline {row.baseline}, unit {row.scale}, ratio {row.ratio}, clip {row.clip}, aggregation "
+                       f"{row.aggregation} ({row.source}).")
+    app.command(name)(command)
+
+
+for _name in FAMILY:
+    _group_command(_name)
 
 
 @app.command()
@@ -380,16 +413,17 @@ def _pairs(dataset: str, tokenizer, rows: int, seed: int, max_response: int):
     return paired(data) if "label" in data.column_names else data
 
 
-def _actors(model: str, scorer: str):
-    """What PPO and GRPO both need: policy, tokenizer, the frozen reward model's score, and gold to watch it with."""
-    (policy, tokenizer), (reward_model, its_tokenizer) = load_policy(model), load_scalar(scorer)
-    check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), f"trained with the tokenizer of {model}")
-    score = rollout_score(reward_model.requires_grad_(False), tokenizer.eos_token_id)
-    return policy, tokenizer, score, {"gold": rollout_judge(gold_judge(), tokenizer)}
+def _print_passes(before: dict, after: dict) -> None:
+    """Held-out problems before and after, and what the gain is."""
+    table = Table("", "greedy", "pass@1", f"pass@{TRIES}", title=f"{ASKED} problems that no training saw")
+    for name, row in (("before", before), ("after", after)):
+        table.add_row(name, *(f"{row[key]:.1%}" for key in ("greedy", "pass_1", f"pass_{TRIES}")))
+    console.print(table)
+    console.print(f"By the intervals of the paired differences this is {sharpened_or_learned(before, after)}.", highlight=False)
 
 
-def _save(policy, tokenizer, out: Path, history: History) -> None:
-    save_policy(policy, tokenizer, out)
+def _save(policy, tokenizer, out: Path, history: History, *, dtype=torch.float32) -> None:
+    save_policy(policy, tokenizer, out, dtype=dtype)
     history.save(out / "metrics.jsonl")
     console.print(f"Wrote {out}.")
 

@@ -4,7 +4,8 @@ import itertools
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -85,6 +86,58 @@ def paired_difference(a: list[float], b: list[float], *, seed: int = 0) -> tuple
     check("prompts", (len(a), len(b)), len(a) == len(b) >= 1, "as many for both, at least 1")
     difference = torch.tensor(a) - torch.tensor(b)
     return (difference.mean().item(), *bootstrap(difference, seed=seed))
+
+
+def pass_at_k(right: torch.Tensor, k: int) -> torch.Tensor:
+    """(N,) for each prompt the chance that one of k samples is right, estimated without bias from n >= k of them.
+
+        1 - C(n - c, k) / C(n, k)        c of the n samples are right
+
+    k = 1 is the share that is right; k = n is whether any is. The plug-in 1 - (1 - c/n)^k is too low.
+
+    Args:
+        right: (N, n) bool. Source: Chen et al. 2021 (Codex), equation 1.
+    """
+    check("right", tuple(right.shape), right.dtype == torch.bool and right.dim() == 2, "(N, n) booleans")
+    n = right.shape[1]
+    check("k", k, 1 <= k <= n, f"from 1 to the {n} samples of a prompt")
+    wrong = n - right.sum(1).double()
+    misses = torch.stack([(wrong - i).clamp(min=0) / (n - i) for i in range(k)])
+    return 1 - misses.prod(0)
+
+
+def pass_summary(model, tokenizer, prompts: list[str], right: Callable, *, samples: int, config: SamplingConfig, seed: int = 0) -> dict:
+    """Greedy accuracy, pass@1 and pass@n on problems that can be verified, each also by prompt; entropy and length of the samples.
+
+    Args:
+        right: a reward function by TRL's contract that gives 0 or 1. samples: n a prompt, at config's temperature.
+    """
+    greedy = sample_text(model, tokenizer, prompts, config=replace(config, greedy=True), batch_size=256)
+    solved = torch.tensor(right(prompts, [text for r in greedy for text in decode(tokenizer, r)])) == 1
+    repeated = [prompt for prompt in prompts for _ in range(samples)]
+    drawn = sample_text(model, tokenizer, repeated, config=config, seed=seed, batch_size=512)
+    passed = (torch.tensor(right(repeated, [text for r in drawn for text in decode(tokenizer, r)])) == 1).view(-1, samples)
+    one, most = pass_at_k(passed, 1), pass_at_k(passed, samples)
+    tokens = sum(r.response_mask.sum() for r in drawn)
+    return {"greedy": solved.double().mean().item(), "pass_1": one.mean().item(), f"pass_{samples}": most.mean().item(),
+            "greedy_by_prompt": solved.double().tolist(), "pass_1_by_prompt": one.tolist(), f"pass_{samples}_by_prompt": most.tolist(),
+            "entropy": (-sum(r.old_logprobs.sum() for r in drawn) / tokens).item(), "length": (tokens / len(repeated)).item(),
+            "missing_eos": 1 - torch.cat([r.finished(tokenizer.eos_token_id) for r in drawn]).float().mean().item()}
+
+
+def sharpened_or_learned(before: dict, after: dict, *, samples: int = 16) -> str:
+    """What a gain in pass@1 is: 'learning' if pass@n rises with it, 'sharpening' if it does not, 'no gain' if pass@1 does not rise.
+
+    Rises: the 95 % bootstrap interval of the paired difference over problems lies above 0. Sharpening brings out what the start could
+    already do in n tries; learning solves problems that it could not. Where the start solves nearly all in n tries, nobody can tell.
+    """
+    one, most = (paired_difference(after[key], before[key]) for key in ("pass_1_by_prompt", f"pass_{samples}_by_prompt"))
+    return "no gain" if one[1] <= 0 else "learning" if most[1] > 0 else "sharpening"
+
+
+def first_samples(prompts: list[str], texts: list[str], n: int) -> dict[str, str]:
+    """The first sample of each of the first n prompts: prompt -> text, unselected."""
+    return {prompt: texts[prompts.index(prompt)] for prompt in list(dict.fromkeys(prompts))[:n]}
 
 
 def win_rate(a: list[float], b: list[float]) -> float:

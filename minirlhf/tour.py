@@ -15,7 +15,7 @@ import torch
 
 from minirlhf import evaluate
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
@@ -49,7 +49,7 @@ class TourConfig:
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
-    grpo: GRPOConfig = GRPOConfig()
+    grpo: GroupConfig = GroupConfig()
 
     @classmethod
     def reduced(cls) -> "TourConfig":
@@ -58,7 +58,7 @@ class TourConfig:
             pairs=64, samples_per_prompt=2, max_prompts=4, accuracy_pairs=8, sft=SFTConfig(epochs=0.02),
             reward=RewardConfig(steps=3, batch_size=8),
             ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4), dpo=DPOConfig(steps=2, batch_size=8),
-            grpo=GRPOConfig(steps=2, prompts_per_step=2, minibatch_size=4))
+            grpo=GroupConfig(steps=2, prompts_per_step=2, minibatch_size=4))
 
     def seeded(self, seed: int) -> "TourConfig":
         """The same settings with another seed in every stage."""
@@ -202,12 +202,6 @@ def trainable(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(model).requires_grad_(True)
 
 
-def first_samples(row: dict, n: int) -> dict[str, str]:
-    """The first sample of each of the first n prompts of a judged method: prompt -> text, unselected."""
-    prompts = list(dict.fromkeys(row["prompts"]))[:n]
-    return {prompt: row["texts"][row["prompts"].index(prompt)] for prompt in prompts}
-
-
 def _save_json(value, path: Path) -> None:
     write_text(path, json.dumps(value))
 
@@ -221,7 +215,7 @@ def write_tour_report(run: Tour, path: Path) -> Path:
     from minirlhf.classroom.claims import load_results
     from minirlhf.show.report import write_report
 
-    first = {row["method"]: first_samples(row, 12) for row in run.rows}
+    first = {row["method"]: evaluate.first_samples(row["prompts"], row["texts"], 12) for row in run.rows}
     gold, shown = gold_judge(), ("SFT", "PPO", "DPO", "GRPO")
     samples = []
     for prompt in first["SFT"]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from minirlhf import cli
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode
@@ -171,8 +171,8 @@ def test_without_a_network_an_unknown_dataset_is_one_sentence(tmp_path, monkeypa
 @pytest.mark.parametrize("make, sentence", [
     (lambda: PPOConfig(lam=2), "lam is 2; it must be between 0 and 1"), (lambda: PPOConfig(gamma=-0.1), "gamma is -0.1"),
     (lambda: PPOConfig(batch_size=8, minibatch_size=3), "minibatch_size is 3; it must be a divisor"),
-    (lambda: GRPOConfig(prompts_per_step=3, minibatch_size=5), "minibatch_size is 5; it must be a divisor"),
-    (lambda: GRPOConfig(group_size=1), "group_size is 1"), (lambda: SamplingConfig(temperature=0), "temperature is 0"),
+    (lambda: GroupConfig(prompts_per_step=3, minibatch_size=5), "minibatch_size is 5; it must be a divisor"),
+    (lambda: GroupConfig(group_size=1), "group_size is 1"), (lambda: SamplingConfig(temperature=0), "temperature is 0"),
     (lambda: SamplingConfig(top_p=0), "top_p is 0"), (lambda: DPOConfig(beta=-1), "beta is -1")])
 def test_a_wrong_setting(make, sentence):
     with pytest.raises(ValueError) as error:
@@ -197,7 +197,7 @@ def always_eos():
 
 @pytest.mark.parametrize("top", [{"top_p": 0.9}, {"top_k": 5}, {"greedy": True}])
 def test_a_loop_refuses_samples_whose_log_probabilities_would_be_wrong(top):
-    config = GRPOConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=SamplingConfig(max_new_tokens=3, **top))
+    config = GroupConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=SamplingConfig(max_new_tokens=3, **top))
     with pytest.raises(ValueError, match="without top_k, top_p and greedy"):
         train_group(tiny_policy(), tiny_tokenizer(), ["a", "b"], constant, config)
 
@@ -207,7 +207,7 @@ def test_responses_of_eos_alone_are_trained_on():
     (rollout,) = sample_text(model, tokenizer, ["a", "b"], config=SamplingConfig(max_new_tokens=4))
     assert rollout.response_mask.shape == (2, 1) and rollout.finished(0).all()
     short = SamplingConfig(max_new_tokens=4)
-    config = GRPOConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=short)
+    config = GroupConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=short)
     _, history = train_group(model, tokenizer, ["a", "b"], constant, config)
     assert history[0]["length"] == 1 and history[0]["reward_std"] == 0
     _, _, history = train_ppo(always_eos(), ScalarModel(tiny_policy(1).base_model), tokenizer, ["a", "b"], constant,

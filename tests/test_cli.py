@@ -9,12 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from minirlhf import cli
+from minirlhf import cli, practice
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.grid import record_grid, rerun
+from minirlhf.loops.family import FAMILY
+from minirlhf.loops.group import GroupConfig
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import committed, fingerprint, load_policy, load_scalar, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
+from minirlhf.runtime import History
 from minirlhf.tour import Tour, TourConfig, write_tour_report
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -22,7 +25,7 @@ run = CliRunner().invoke
 
 
 def test_every_command_explains_itself():
-    for name in ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "grpo", "sample", "score", "gold", "grid", "data", "course", "claims"):
+    for name in ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "sample", "score", "gold", "grid", "data", "course", "claims", *FAMILY):
         result = run(cli.app, [name, "--help"])
         assert result.exit_code == 0 and "--" in result.output, name
 
@@ -35,12 +38,47 @@ def test_the_installed_command_is_the_one_that_ends_in_a_sentence():
 @pytest.mark.parametrize("name, train, default", [
     ("pretrain", "train_base", cli.PretrainConfig()), ("sft", "train_sft", cli.SFTConfig()),
     ("reward", "train_reward_model", cli.RewardConfig()), ("ppo", "train_ppo", cli.PPOConfig()),
-    ("grpo", "train_group", cli.GRPOConfig()), ("dpo", "train_dpo", cli.DPOConfig())])
+    ("grpo", "train_group", GroupConfig()), ("dpo", "train_dpo", cli.DPOConfig())])
 def test_a_command_without_options_trains_with_the_loops_own_settings(name, train, default, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(cli, train, lambda *a, **k: seen.extend(x for x in a if isinstance(x, type(default))) or 1 / 0)
     assert isinstance(run(cli.app, [name, "--out", str(tmp_path / "out")]).exception, ZeroDivisionError)
     assert seen == [default]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_row_of_the_family_is_a_command_on_both_tasks(name, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, "train_group", lambda *a, **k: seen.extend(x for x in a if isinstance(x, GroupConfig)) or 1 / 0)
+    for task in practice.TASKS:
+        given = [name, "--task", task, "--steps", "3", "--seed", "2", "--lr", "0.01", "--kl-coef", "0.25", "--out", str(tmp_path / "out")]
+        assert isinstance(run(cli.app, given).exception, ZeroDivisionError)
+        own = practice.group_config(task, name, steps=3, seed=2)
+        assert seen[-1] == replace(own, kl=replace(own.kl, kl_coef=0.25), optimiser=replace(own.optimiser, lr=0.01))
+
+
+def test_arithmetic_is_practised_and_judged_before_and_after(monkeypatch, tmp_path):
+    monkeypatch.setattr(practice, "ASKED", 4)
+    monkeypatch.setattr(practice, "practice_problems", lambda: ["3+4*2=", "(5-2)*6=", "1+1+1="])
+    result = run(cli.app, ["grpo", "--task", "arithmetic", "--steps", "1", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "pass@16" in said and "before" in said and "after" in said and "By the intervals of the paired differences this is" in said
+    _, tokenizer = load_policy(tmp_path / "out")
+    assert tokenizer.decode(tokenizer("12*3=").input_ids) == "12*3="
+    assert History.load(tmp_path / "out" / "metrics.jsonl")[0]["stage"] == "grpo"
+    assert "task is 'chess'" in str(run(cli.app, ["grpo", "--task", "chess"]).exception)
+
+
+def test_tiny_steps_is_trained_by_a_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(practice, "ASKED", 4)
+    monkeypatch.setattr(practice, "DEMONSTRATIONS", 128)
+    monkeypatch.setattr(practice, "MORE_STEPS", 1)
+    for name in ("whole", "again"):
+        result = run(cli.app, ["pretrain", "--task", "arithmetic", "--steps", "2", "--out", str(tmp_path / name)])
+        assert result.exit_code == 0 and "Held-out problems" in result.output, result.output
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again"))
+    assert one == two and len(History.load(tmp_path / "whole" / "metrics.jsonl")) == 3
 
 
 def test_a_readme_without_its_marks_stops_a_grid_before_it_runs(monkeypatch, tmp_path):

@@ -74,12 +74,14 @@ def test_the_options_that_save_memory(options, tiny, tmp_path):
 def test_the_code_of_the_readme_runs_as_it_stands(tiny):
     text = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     code = "\n".join(blocks).replace('"gpt2"', repr(str(tiny))).replace("steps=10", "steps=1")
     code = code.replace('"chosen": "..."', '"chosen": "other"')  # three dots stand for three texts
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert names["history"][-1]["stage"] == "grpo"
+    assert names["history"][-1]["stage"] == "grpo" and names["config"].stage == "group"
+    model, _ = names["train_group"](names["model"], names["tokenizer"], names["prompts"],
+                                    names["reward_function"](names["praise"], names["tokenizer"]), names["config"])
 
 
 def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):

@@ -36,11 +36,11 @@ def _pair_losses(mine):
 PLACES: dict[str, tuple[str, Callable, tuple[str, ...]]] = {  # exercise -> lesson, how it is called there, whose place it takes
     "gae_advantages": ("05", _gae, ("ppo.gae",)),
     "ppo_loss": ("06", lambda mine: lambda new, old, gains, mask, *, clip_eps, clip_eps_high: mine(new, old, gains, mask, clip_eps),
-                 ("ppo.ppo_clip", "group.ppo_clip")),
+                 ("ppo.ppo_clip", "family.ppo_clip")),
     "kl_shaped_rewards": ("07", lambda mine: lambda scores, old, ref, mask, *, kl_coef: mine(scores, old, ref, mask, kl_coef),
-                          ("ppo.kl_shaped_rewards", "group.kl_shaped_rewards")),
+                          ("ppo.kl_shaped_rewards", "family.kl_shaped_rewards")),
     "bradley_terry_loss": ("08", _pair_losses, ("reward.reward_model_loss",)),
-    "group_advantages": ("11", lambda mine: lambda group_scores, *, scale_by_std: mine(group_scores), ("group.group_relative",)),
+    "group_advantages": ("11", lambda mine: lambda group_scores, *, scale_by_std: mine(group_scores), ("family.group_relative",)),
     "dpo_loss": ("12", lambda mine: lambda *logprobs, beta: mine(*logprobs, beta), ("preference.dpo",)),
 }
 

@@ -44,6 +44,47 @@ def ppo_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"],
     return -zero_masked(surrogate, response_mask)
 
 
+def cispo(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B R"],
+          response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 1.0, clip_eps_high: float | None = 4.0) -> Float[Tensor, "B R"]:
+    """CISPO: the ratio only weighs, so it is what is clipped, and no token loses its gradient.
+
+        loss_t = -detach(clip(ratio, 1 - clip_eps, 1 + clip_eps_high)) A_t log pi(y_t)
+
+    PPO's clip silences a token that has moved far; here it goes on being taught, with a bounded weight. The paper sets no lower end
+    (clip_eps = 1) and tunes the upper one; 4 is a ratio of 5 at most, TRL's advice.
+
+    Source: MiniMax 2025 (MiniMax-M1, equation 4).
+    """
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, response_mask=response_mask)
+    low, high = _clip_range(clip_eps, clip_eps_high)
+    logprobs = zero_masked(logprobs, response_mask)
+    weight = (logprobs - zero_masked(old_logprobs, response_mask)).detach().exp().clamp(low, high)
+    return -weight * zero_masked(advantages, response_mask).detach() * logprobs
+
+
+def sequence_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B"],
+                  response_mask: Bool[Tensor, "B R"], *, by_length: bool, clip_eps: float, clip_eps_high: float | None = None,
+                  ) -> Float[Tensor, "B R"]:
+    """PPO's clip with one ratio a response: what was rewarded is the whole of it. Each of its tokens carries the response's loss.
+
+        ratio = exp(sum_t log pi_t / pi_old_t)          by_length=False: the true importance weight; RLOO as TRL has it
+        ratio = exp(mean_t log pi_t / pi_old_t)         by_length=True: GSPO; its spread does not grow with the length
+        loss  = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps_high) A)
+
+    Reduce it with how="sequence_mean": a response's loss counts once. At ratio 1 the gradient is A sum_t grad log pi_t, divided by the
+    length if by_length. GSPO's clip is small, 3e-4 and 4e-4: a mean of many log-ratios hardly moves. A row without a real token adds 0.
+
+    Source: Zheng et al. 2025 (GSPO, equations 5 and 7); Ahmadian et al. 2024 (RLOO).
+    """
+    lengths = response_mask.sum(1).clamp(min=1)
+    scale = lengths if by_length else torch.ones_like(lengths)
+    log_ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask).detach()).sum(1) / scale
+    one = torch.ones_like(advantages, dtype=torch.bool)[:, None]
+    losses = ppo_clip(log_ratio[:, None], torch.zeros_like(log_ratio)[:, None], advantages[:, None], one, clip_eps=clip_eps,
+                      clip_eps_high=clip_eps_high)
+    return zero_masked(losses.expand(response_mask.shape), response_mask)
+
+
 def is_clipped(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B R"],
                response_mask: Bool[Tensor, "B R"], *, clip_eps: float = 0.2,
                clip_eps_high: float | None = None) -> Bool[Tensor, "B R"]:

@@ -1,7 +1,7 @@
 """Returns, temporal-difference errors and GAE over the tokens of finished responses."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minirlhf.core.masking import check_same_shape, zero_masked
@@ -55,3 +55,20 @@ def gae(rewards: Float[Tensor, "B R"], values: Float[Tensor, "B R"], response_ma
     deltas = td_errors(rewards, values, response_mask, gamma=gamma)
     advantages = reward_to_go(deltas, response_mask, gamma=gamma * lam)  # the same recursion, another discount
     return advantages, advantages + zero_masked(values, response_mask)
+
+
+def overlong_penalty(lengths: Int[Tensor, "B"], *, max_tokens: int, buffer: int) -> Float[Tensor, "B"]:
+    """DAPO's soft punishment of length: 0, then down a straight line over the last `buffer` tokens, -1 at max_tokens and beyond.
+
+        0  if length <= max_tokens - buffer        -(length - (max_tokens - buffer)) / buffer        -1  if length >= max_tokens
+
+    A cliff at the end would punish a response of one token too many as noise; a slope says which way to go.
+
+    Args:
+        lengths, max_tokens, buffer: tokens. Returns: reward units, to be added to the score.
+
+    Source: Yu et al. 2025 (DAPO, equation 13).
+    """
+    if not 1 <= buffer <= max_tokens:
+        raise ValueError(f"buffer is {buffer}; it must be from 1 to max_tokens = {max_tokens}.")
+    return -((lengths - (max_tokens - buffer)) / buffer).clamp(0, 1)

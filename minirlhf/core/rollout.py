@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not an answer
@@ -65,3 +66,16 @@ class Rollout:
         p, r = int(prompt_mask.sum(1).max()), max(1, int(response_mask.sum(1).max()))
         return Rollout(self.prompt_ids[index][:, -p:], prompt_mask[:, -p:], self.response_ids[index][:, :r], response_mask[:, :r],
                        self.old_logprobs[index][:, :r])
+
+    @classmethod
+    def concat(cls, rollouts: list["Rollout"]) -> "Rollout":
+        """Several batches as one, padded to the widest; padding is id 0, as no mask lets it count."""
+        widths = [max(r.prompt_ids.shape[1] for r in rollouts), max(r.response_ids.shape[1] for r in rollouts)]
+
+        def joined(name: str) -> Tensor:
+            left = name.startswith("prompt")
+            width = widths[0 if left else 1]
+            parts = [getattr(r, name) for r in rollouts]
+            return torch.cat([pad(x, (width - x.shape[1], 0) if left else (0, width - x.shape[1])) for x in parts])
+
+        return cls(*(joined(name) for name in cls.__dataclass_fields__))

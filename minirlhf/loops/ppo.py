@@ -22,6 +22,7 @@ from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, sh
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
+from minirlhf.models.heads import SharedCritic
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
@@ -31,12 +32,14 @@ class PPOConfig:
     """Settings of PPO. A step is one rollout and `epochs` passes over it."""
 
     steps: int = 24
-    batch_size: int = 64  # prompts a rollout, one response each
+    batch_size: int = 64  # responses a rollout
+    samples_per_prompt: int = 1  # several tell the critic more about one prompt, as GRPO's groups tell its mean
     minibatch_size: int = 32  # sequences an optimiser step
     epochs: int = 2  # passes over a rollout, 1 .. 4
     clip_eps: float = 0.2  # ratio clip, 0.1 .. 0.3
     clip_eps_high: float | None = None  # above 1 + clip_eps_high, if another; larger is DAPO's clip-higher
     value_clip_eps: float = 0.5  # reward units
+    value_coef: float = 1.0  # weight of the value loss beside the policy's, 0.1 .. 1: of consequence where they share a trunk
     gamma: float = 1.0
     lam: float = 0.95
     whiten: bool = True  # advantages to mean 0 and variance 1 over the real tokens of the rollout
@@ -52,8 +55,11 @@ class PPOConfig:
         for field in ("steps", "batch_size", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check("minibatch_size", self.minibatch_size, self.batch_size % self.minibatch_size == 0, "a divisor of batch_size")
+        groups = self.samples_per_prompt >= 1 and self.batch_size % self.samples_per_prompt == 0
+        check("samples_per_prompt", self.samples_per_prompt, groups, "a divisor of batch_size")
         check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
         check("clip_eps_high", self.clip_eps_high, self.clip_eps_high is None or self.clip_eps_high > 0, "None or above 0")
+        check("value_coef", self.value_coef, 0 < self.value_coef < float("inf"), "above 0 and finite")
         check("critic.micro_batch", self.critic.micro_batch, self.critic.micro_batch == 0, "0: the actor's holds for both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
@@ -65,7 +71,8 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
     """Train `actor` and `critic` in place.
 
     Args:
-        critic: a ScalarModel, usually a copy of the reward model, backbone and head.
+        critic: a ScalarModel, usually a copy of the reward model, backbone and head; or a SharedCritic of this actor, whose trunk
+            then learns from both losses at the actor's learning rate, clipped together (config.critic: the head's).
         score: Rollout -> (B,) reward units; what is to be maximised. monitors: the same, only logged.
         reference: frozen policy; a copy of the actor by default.
 
@@ -76,18 +83,21 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    sampling = config.sampling.for_training()
+    sampling, shared = config.sampling.for_training(), isinstance(critic, SharedCritic)
+    apart = {*map(id, actor.parameters())}.isdisjoint(map(id, critic.parameters()))  # no weight is stepped by two optimisers
+    check("critic", type(critic).__name__, critic.actor is actor if shared else apart, "a SharedCritic of this actor to share its weights")
     reference = reference_of(actor) if reference is None else reference.eval()  # under no_grad, never trained
     actor_optimizer, critic_optimizer = make_optimizer(actor, config.actor), make_optimizer(critic, config.critic)
     state, clip = {"kl_coef": config.kl.kl_coef}, {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
     actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
     run = (checkpoint or Checkpoint()).attach("ppo", config, prompts, [actor, critic], [actor_optimizer, critic_optimizer],
                                               history, generators=[generator], state=state)
-    for step, index in run.steps(shuffled_batches(len(prompts), config.batch_size, config.steps, config.seed)):
+    several = config.samples_per_prompt
+    for step, index in run.steps(shuffled_batches(len(prompts), config.batch_size // several, config.steps, config.seed)):
         kl_coef = state["kl_coef"]
         # 1. rollout: the log-probabilities are recorded while sampling
         ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
-        rollout = sample(actor, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, generator=generator)
+        rollout = sample(actor, ids, mask, eos_id=tokenizer.eos_token_id, config=sampling, samples_per_prompt=several, generator=generator)
         mask, lengths = rollout.response_mask, rollout.response_mask.sum(1)
         # 2. score, reference, values: three forward passes without gradient
         with torch.no_grad():
@@ -112,14 +122,19 @@ def train_ppo(actor, critic, tokenizer, prompts: list[str], score: Callable[[Rol
                     part = rollout.select(micro)
                     width, part_mask = part.response_ids.shape[1], part.response_mask
                     advantage, share = advantages[micro, :width], part_mask.sum() / tokens
-                    logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
+                    if shared:  # one pass for both heads
+                        logprobs, new_values = critic.logprobs_and_values(part, temperature=sampling.temperature)
+                    else:
+                        logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
                     policy_losses = ppo_clip(logprobs, part.old_logprobs, advantage, part_mask, **clip)
                     policy_loss = aggregate(policy_losses, part_mask, how="token_mean", denominator=tokens)
-                    policy_loss.backward()
-                    value_losses = value_loss_clipped(response_values(critic, part), values[micro, :width],
-                                                      returns[micro, :width], part_mask, clip_eps=config.value_clip_eps)
+                    if not shared:  # the actor's activations are let go before the critic's are made
+                        policy_loss.backward()
+                        new_values = response_values(critic, part)
+                    value_losses = value_loss_clipped(new_values, values[micro, :width], returns[micro, :width], part_mask,
+                                                      clip_eps=config.value_clip_eps)
                     value_loss = aggregate(value_losses, part_mask, how="token_mean", denominator=tokens)
-                    value_loss.backward()
+                    ((policy_loss if shared else 0.0) + config.value_coef * value_loss).backward()
                     with torch.no_grad():
                         clipped = is_clipped(logprobs, part.old_logprobs, advantage, part_mask, **clip)
                         for name, value in {

@@ -69,6 +69,14 @@ def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
     return torch.tensor([token for text in shuffled for token in [*text, tokenizer.eos_token_id]])
 
 
+def new_gpt2(tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0) -> GPT2LMHeadModel:
+    """A GPT-2 of random weights that knows this tokenizer's words."""
+    eos = tokenizer.eos_token_id
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=positions, n_embd=width, n_layer=layers, n_head=heads, resid_pdrop=dropout,
+        embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=eos, eos_token_id=eos, pad_token_id=eos))
+
+
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon (orthogonalised momentum) for the matrices inside the layers, AdamW for all else."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
@@ -101,11 +109,8 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
     held_out_bytes = sum(len(text.encode()) + 1 for text in held_out)  # EOS stands for one byte, the line end
 
     # 2. model and optimiser
-    model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=config.block, n_embd=config.n_embd, n_layer=config.n_layer,
-        n_head=config.n_head, resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    ))
+    model = new_gpt2(tokenizer, layers=config.n_layer, width=config.n_embd, heads=config.n_head, positions=config.block,
+                     dropout=config.dropout)
     optimizers = make_optimizers(model, config)
     history = History()
     run = (checkpoint or Checkpoint()).attach("pretrain", config, stream, [model], optimizers, history)

@@ -1,4 +1,4 @@
-"""A backbone and one linear layer: the reward model and the critic are both this."""
+"""A backbone and one linear layer: the reward model and the critic are both this; a critic may read the actor's own backbone."""
 
 import copy
 import json
@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from minirlhf.models.adapters import fused_gelu, merged
-from minirlhf.runtime import atomic_folder
+from minirlhf.core.logprobs import response_slice
+from minirlhf.core.rollout import Rollout
+from minirlhf.models.adapters import fused_gelu, has_adapter, merged
+from minirlhf.models.forward import policy_logprobs
+from minirlhf.runtime import atomic_folder, check
 
 
 def read_whole(auto, source: str | Path):
@@ -52,6 +55,10 @@ class ScalarModel(nn.Module):
         hidden = self.backbone(
             input_ids=sequences, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
         ).last_hidden_state
+        return self.scores(hidden)
+
+    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T, hidden) states of the backbone -> (B, T) scores."""
         return (self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) - self.shift) / self.scale
 
     def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
@@ -88,3 +95,45 @@ class ScalarModel(nn.Module):
         config = copy.deepcopy(self.backbone.config)
         config.num_labels, config.pad_token_id = 1, None
         return config
+
+
+class SharedCritic(ScalarModel):
+    """A value head on the actor's own trunk: no second backbone in memory, and one pass for both heads where both are needed.
+
+    Its only parameters are the head's. So an optimiser of the critic steps the head alone, and the trunk, whose gradient is the sum of
+    the policy loss's and the value loss's, is stepped once, by the actor's optimiser, at the actor's learning rate.
+
+    Args:
+        like: a reward model of the actor's width, whose head, shift and scale this one starts with; a new head by default.
+    """
+
+    def __init__(self, actor: nn.Module, like: ScalarModel | None = None):
+        nn.Module.__init__(self)
+        self._actor = (actor,)  # in a tuple torch does not see it: its weights are not this module's
+        self.head, self.shift, self.scale = ScalarHead(actor.config.hidden_size), 0.0, 1.0
+        if like is not None:
+            check("like.head", like.head.in_features, like.head.in_features == self.head.in_features, "as wide as the actor's trunk")
+            self.head.load_state_dict(like.head.state_dict())
+            self.shift, self.scale = like.shift, like.scale
+
+    @property
+    def actor(self) -> nn.Module:
+        return self._actor[0]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The trunk, adapters included."""
+        return (self.actor.get_base_model() if has_adapter(self.actor) else self.actor).base_model
+
+    def logprobs_and_values(self, rollout: Rollout, *, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `policy_logprobs` of the actor and `response_values` of this critic give, both (B, R), from one pass through the trunk."""
+        found = []
+        with self.backbone.register_forward_hook(lambda trunk, given, output: found.append(output.last_hidden_state)):
+            logprobs = policy_logprobs(self.actor, rollout, temperature=temperature)
+        return logprobs, response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
+
+    def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
+        """Write the trunk as it is now and the head, as a ScalarModel of its own."""
+        alone = ScalarModel(merged(self.actor).base_model)
+        alone.head, alone.shift, alone.scale = self.head, self.shift, self.scale
+        alone.save(folder, tokenizer, dtype=dtype)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import torch
 from datasets import Dataset
 
+from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.forward import decode
+from minirlhf.runtime import check
 
 
 def reward_function(function: Callable, tokenizer, dataset: Dataset | None = None) -> Callable[[Rollout], torch.Tensor]:
@@ -46,5 +48,27 @@ def reward_function(function: Callable, tokenizer, dataset: Dataset | None = Non
             raise ValueError(f"The reward function returned {len(values)} values for {len(completions)} completions, {values[:4]} ...; "
                              "it must be one finite number for each.")
         return torch.tensor(values)
+
+    return score
+
+
+def weighted(functions: list[tuple[Callable[[Rollout], torch.Tensor], float]]) -> Callable[[Rollout], torch.Tensor]:
+    """Rollout -> (B,): the sum of weight x scores over pairs (function, weight); a function is what `reward_function` returns.
+
+        weighted([(reward_function(answer_reward, tokenizer, dataset), 1.0), (reward_function(form, tokenizer), 0.2)])
+
+    Raises:
+        ValueError: no pair, or a weight that is not finite. When called: functions that return different shapes.
+    """
+    functions = list(functions)
+    check("functions", functions, bool(functions) and all(isinstance(f, tuple) and len(f) == 2 for f in functions),
+          "a list of one pair (function, weight) or more")
+    for _, weight in functions:
+        check("weight", weight, isinstance(weight, (int, float)) and math.isfinite(weight), "a finite number")
+
+    def score(rollout: Rollout) -> torch.Tensor:
+        scores = [function(rollout) for function, _ in functions]
+        check_same_shape(**{f"scores {i}": s for i, s in enumerate(scores)})
+        return sum(weight * s for s, (_, weight) in zip(scores, functions, strict=True))
 
     return score

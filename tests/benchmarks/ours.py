@@ -8,7 +8,8 @@ from workload import WARMUP, Clock, rows, sizes, tokenizer
 from workload import policy as random_policy
 
 from minirlhf.core.bradley_terry import last_token_scores
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.family import Algorithm
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
@@ -60,16 +61,16 @@ def even_ids(rollout):
     return torch.tensor([sum(i % 2 == 0 for i in row) / len(row) for row in rollout.response_ids.tolist()])
 
 
-def grpo(size, clock, **given):
-    config = GRPOConfig(steps=size["steps"] + WARMUP, prompts_per_step=size["batch"] // size["group"], group_size=size["group"],
-                        minibatch_size=size["batch"], epochs=1, aggregation="token_mean",
-                        sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0), **given)
+def grpo(size, clock, **choices):
+    config = GroupConfig(Algorithm(aggregation="token_mean", **choices), steps=size["steps"] + WARMUP, group_size=size["group"],
+                         prompts_per_step=size["batch"] // size["group"], minibatch_size=size["batch"], epochs=1,
+                         sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0))
     words, prompts = tokenizer(size), [p for p, _, _ in rows(size["batch"] * 4, size)]
     train_group(policy(size), words, prompts, even_ids, config, on_step=clock)
 
 
 def rloo(size, clock):
-    grpo(size, clock, scale_by_std=False)
+    grpo(size, clock, scale="none")
 
 
 def ppo(size, clock):

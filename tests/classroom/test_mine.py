@@ -5,7 +5,7 @@ import torch
 
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
-from minirlhf.loops import group, ppo, preference, reward
+from minirlhf.loops import family, ppo, preference, reward
 from minirlhf.tour import Tour, TourConfig
 
 WHOLE = '''
@@ -54,7 +54,7 @@ def test_every_place_has_an_exercise_and_a_function_that_is_there():
     for _, _, targets in PLACES.values():
         for target in targets:
             module, name = target.split(".")
-            assert callable(getattr({"ppo": ppo, "group": group, "preference": preference, "reward": reward}[module], name))
+            assert callable(getattr({"ppo": ppo, "family": family, "preference": preference, "reward": reward}[module], name))
 
 
 def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):

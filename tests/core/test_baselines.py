@@ -6,7 +6,17 @@ import math
 import pytest
 import torch
 
-from minirlhf.core.baselines import group_relative, leave_one_out
+from minirlhf.core.baselines import (
+    batch_relative,
+    charge_tokens,
+    group_relative,
+    leave_one_out,
+    over_tokens,
+    reinforce_plus_plus,
+    reinforce_plus_plus_baseline,
+    remax,
+    running_mean,
+)
 
 
 def test_standard_deviations_by_hand():
@@ -80,3 +90,65 @@ def test_leave_one_out_lowers_the_variance_of_an_offset_reward(world, policy):
     # ReMax: the score of the greedy response, a constant here, leaves the mean alone as well
     greedy = world.probs(policy * 1e3).argmax()
     torch.testing.assert_close(moments((rewards - rewards[greedy])[pairs])[0], plain[0], rtol=0, atol=1e-9)
+
+
+MASK = torch.tensor([[True, True], [True, False]])
+
+
+def test_a_floor_under_the_std_by_hand():
+    # 1 and 1 + 1/512: 1/1024 from their mean; with a floor of 1/2 that is 1/512, without it (std 1/512 / sqrt 2) 1 / sqrt 2
+    scores = torch.tensor([[1.0, 1 + 1 / 512], [0.0, 4.0]], dtype=torch.float64)
+    floored = group_relative(scores, eps=0.0, min_std=0.5)
+    torch.testing.assert_close(floored[0], torch.tensor([-1.0, 1.0]).double() / 512, rtol=0, atol=0)
+    torch.testing.assert_close(floored[1], group_relative(scores, eps=0.0)[1], rtol=0, atol=0)
+    torch.testing.assert_close(group_relative(scores, eps=0.0)[0].abs(), torch.full((2,), 0.5).double().sqrt(), rtol=1e-9, atol=0)
+    with pytest.raises(ValueError, match="min_std is -1"):
+        group_relative(scores, min_std=-1.0)
+
+
+def test_the_batchs_unit_by_hand():
+    # group means 2 and 7; all four: mean 4.5, squares 12.25 + 2.25 + 2.25 + 12.25 = 29, over 3
+    scores = torch.tensor([[1.0, 3.0], [6.0, 8.0]], dtype=torch.float64)
+    expected = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).double() / (29 / 3) ** 0.5
+    torch.testing.assert_close(batch_relative(scores, eps=0.0), expected)
+    torch.testing.assert_close(batch_relative(scores)[0, 1].item(), 1 / ((29 / 3) ** 0.5 + 1e-4), rtol=1e-12, atol=0)
+    assert batch_relative(torch.full((2, 3), 0.1)).eq(0).all()
+
+
+def test_greedy_and_running_baselines_by_hand():
+    assert remax(torch.tensor([3.0, -1.0]), torch.tensor([1.0, 1.0])).tolist() == [2.0, -2.0]
+    assert running_mean(2.0, torch.tensor([4.0, 8.0]), decay=0.5) == 4.0  # 2 / 2 + 6 / 2
+    assert running_mean(2.0, torch.tensor([12.0])) == pytest.approx(3.0)  # 0.9 * 2 + 0.1 * 12
+    assert running_mean(2.0, torch.tensor([12.0]), decay=0.0) == 12.0
+    for decay in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"decay is {decay}"):
+            running_mean(0.0, torch.zeros(1), decay=decay)
+
+
+def test_reinforce_plus_plus_by_hand():
+    # to go: (1 + 2, 2), (7); mean 4; deviations -1, -2, 3; variance 14 / 3
+    rewards = torch.tensor([[1.0, 2.0], [7.0, float("nan")]], dtype=torch.float64)
+    expected = torch.tensor([[-1.0, -2.0], [3.0, 0.0]]).double() / (14 / 3) ** 0.5
+    torch.testing.assert_close(reinforce_plus_plus(rewards, MASK), expected, rtol=1e-7, atol=0)
+    # one group, 1 and 4, centred -1.5, 1.5 on two tokens and one: mean -0.5, deviations -1, -1, 2, variance 2
+    expected = torch.tensor([[-1.0, -1.0], [2.0, 0.0]]).double() / 2**0.5
+    torch.testing.assert_close(reinforce_plus_plus_baseline(torch.tensor([[1.0, 4.0]]).double(), MASK), expected, rtol=1e-7, atol=0)
+
+
+def test_tokens_are_charged_for_themselves_and_what_follows_by_hand():
+    old, ref = torch.tensor([[-1.0, -2.0], [-3.0, 9.0]]), torch.tensor([[-2.0, -4.0], [-1.0, 9.0]])
+    # log-ratios 1, 2 and -2; to go 3, 2 and -2; half of it off the advantages
+    advantages = over_tokens(torch.tensor([[5.0, 7.0]]), MASK)
+    assert advantages.tolist() == [[5.0, 5.0], [7.0, 0.0]]
+    assert charge_tokens(advantages, old, ref, MASK, kl_coef=0.5).tolist() == [[3.5, 4.0], [8.0, 0.0]]
+    with pytest.raises(ValueError, match="kl_coef is -1"):
+        charge_tokens(advantages, old, ref, MASK, kl_coef=-1.0)
+    with pytest.raises(ValueError, match=r"\(1, 3\) advantages do not fit the 2 rows"):
+        over_tokens(torch.zeros(1, 3), MASK)
+
+
+@pytest.mark.parametrize("function", [group_relative, batch_relative, leave_one_out,
+                                      lambda s: reinforce_plus_plus_baseline(s, torch.ones(len(s), 1, dtype=torch.bool))])
+def test_a_group_of_one_is_refused(function):
+    with pytest.raises(ValueError, match="a group of one has no baseline"):
+        function(torch.zeros(3, 1))

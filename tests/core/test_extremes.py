@@ -24,7 +24,9 @@ NUMBERS = {  # scalar arguments: what is allowed, and what must raise
     "beta": ((0.01, 1.0, 100.0), (0.0, -1.0, math.nan)), "kl_coef": ((0.0, 0.5, 10.0), (-0.1, math.nan)),
     "target": ((0.1, 6.0), (0.0, -1.0, math.nan)), "horizon": ((1.0, 1e4), (0.0, math.nan)), "batch_size": ((1, 64), (0,)),
     "kl": ((-1.0, 0.0, 1e4), ()), "prompt_length": ((1,), (0, 99)), "how": (("token_mean", "sequence_mean", "sequence_sum"), ("mean",)),
-    "centering_coef": ((0.0, 0.01), (-1.0, math.nan)), "eps": ((1e-8, 1e-4), ())}
+    "centering_coef": ((0.0, 0.01), (-1.0, math.nan)), "eps": ((1e-8, 1e-4), ()),
+    "mean": ((-1.0, 0.0, 2.0), ()), "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)), "by_length": ((True, False), ()),
+    "min_std": ((0.0, 0.1), (-0.1, math.nan)), "max_tokens": ((4, 8), ()), "buffer": ((1, 4), (0, 9))}
 
 
 def dimensions(annotation) -> tuple[str, str] | None:

@@ -6,11 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad, gradcheck
 
+from minirlhf.core.baselines import charge_tokens, reinforce_plus_plus, reinforce_plus_plus_baseline
 from minirlhf.core.bradley_terry import last_token_scores, per_token_reward_loss
 from minirlhf.core.kl import exact_kl, k1, k2, k3, kl_shaped_rewards, log_ratio
 from minirlhf.core.logprobs import entropy, response_logprobs, sequence_logprobs
 from minirlhf.core.masking import masked_mean, masked_var, masked_whiten
-from minirlhf.core.policy_gradient import explained_variance, is_clipped, ppo_clip, reinforce, value_loss, value_loss_clipped
+from minirlhf.core.policy_gradient import (
+    cispo,
+    explained_variance,
+    is_clipped,
+    ppo_clip,
+    reinforce,
+    sequence_clip,
+    value_loss,
+    value_loss_clipped,
+)
 from minirlhf.core.returns import gae, reward_to_go, td_errors
 
 # name: (function of a batch, inputs with a gradient, inputs that must get none). a, b, c (B, R); logits, ref_logits (B, R, V)
@@ -29,6 +39,9 @@ PER_TOKEN = {
     "gae returns": (lambda x: gae(x["a"], x["b"], x["mask"], gamma=0.9, lam=0.8)[1], "a b", ""),
     "reinforce": (lambda x: reinforce(x["a"], x["b"], x["mask"]), "a", "b"),
     "ppo_clip": (lambda x: ppo_clip(x["a"], x["b"], x["c"], x["mask"], dual_clip=3.0), "a", "b c"),
+    "sequence_clip": (lambda x: sequence_clip(x["a"], x["b"], x["scores"], x["mask"], by_length=False, clip_eps=0.2), "a", "b scores"),
+    "sequence_clip mean": (lambda x: sequence_clip(x["a"], x["b"], x["scores"], x["mask"], by_length=True, clip_eps=0.2), "a", "b scores"),
+    "charge_tokens": (lambda x: charge_tokens(x["a"], x["b"], x["c"], x["mask"], kl_coef=0.3), "a b c", ""),
     "value_loss": (lambda x: value_loss(x["a"], x["b"], x["mask"]), "a", "b"),
     "value_loss_clipped": (lambda x: value_loss_clipped(x["a"], x["b"], x["c"], x["mask"], clip_eps=0.5), "a", "b c"),
 }
@@ -42,6 +55,7 @@ A_BATCH = {  # one number, or one a token, that depends on the whole batch
     "masked_var unbiased": (lambda x: masked_var(x["a"], x["mask"], unbiased=True), "a", ""),
     "masked_whiten": (lambda x: masked_whiten(x["a"], x["mask"]), "a", ""),
     "masked_whiten, mean kept": (lambda x: masked_whiten(x["a"], x["mask"], shift_mean=False), "a", ""),
+    "reinforce_plus_plus": (lambda x: reinforce_plus_plus(x["a"], x["mask"]), "a", ""),
     "explained_variance": (lambda x: explained_variance(x["a"], x["b"], x["mask"]), "a b", ""),
 }
 FLOATS = ("a", "b", "c", "logits", "ref_logits", "scores")
@@ -91,7 +105,7 @@ def test_padding_changes_nothing_whatever_its_amount_side_and_value(name, length
     padded = surround(x, left, right, junk)
     clean_value, clean_gradients = value_and_gradients(function, x, names)
     value, gradients = value_and_gradients(function, padded, names)
-    per_token = name in PER_TOKEN or name.startswith("masked_whiten")
+    per_token = name in PER_TOKEN or name.startswith(("masked_whiten", "reinforce_plus_plus"))
     if per_token:
         assert value[~padded["mask"]].eq(0).all()
         value = value[:, left : left + 4]
@@ -142,6 +156,28 @@ def test_a_fully_masked_row_is_zero_and_disturbs_nobody(name):
     value, gradients = value_and_gradients(function, surround(x, 0, 0, float("nan")), with_gradient.split())
     assert value[1].eq(0).all() and value[0].isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def test_cispo_under_padding_and_what_is_fixed():
+    # its value has another gradient than autograd's: the weight is detached; so the gradient is the weight times A, by hand
+    x = leaves(batch([4, 2]))
+    padded = leaves(surround(x, 1, 1, float("nan")))
+    for y, inside in ((x, slice(0, 4)), (padded, slice(1, 5))):
+        loss = cispo(y["a"], y["b"], y["c"], y["mask"], clip_eps=0.2, clip_eps_high=0.5)
+        assert loss[~y["mask"]].eq(0).all()
+        gradient, *none = grad(loss.sum(), [y["a"], y["b"], y["c"]], allow_unused=True)
+        weight = (x["a"] - x["b"]).exp().clamp(0.8, 1.5)
+        expected = torch.where(x["mask"], -weight * x["c"], torch.zeros_like(weight)).detach()
+        torch.testing.assert_close(gradient[:, inside], expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(loss[:, inside], expected * torch.where(x["mask"], x["a"], 0.0), rtol=1e-12, atol=1e-12)
+        assert gradient.isfinite().all() and all(g is None or g.eq(0).all() for g in none)
+
+
+def test_padding_of_a_group_changes_nothing():
+    x, scores = batch([4, 2, 1, 3]), torch.tensor([[1.0, 2.0], [5.0, 1.0]], dtype=torch.float64)
+    padded = surround(x, 1, 2, float("nan"))
+    plain = reinforce_plus_plus_baseline(scores, x["mask"])
+    torch.testing.assert_close(reinforce_plus_plus_baseline(scores, padded["mask"])[:, 1:-2], plain, rtol=1e-12, atol=1e-12)
 
 
 def test_padding_is_never_clipped():

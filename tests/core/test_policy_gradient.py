@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from minirlhf.core.baselines import group_relative, leave_one_out
+from minirlhf.core.masking import aggregate
 from minirlhf.core.policy_gradient import (
+    cispo,
     explained_variance,
     is_clipped,
     mean_ratio,
     ppo_clip,
     reinforce,
+    sequence_clip,
     value_loss,
     value_loss_clipped,
 )
@@ -223,3 +226,53 @@ def test_the_rollouts_numbers_carry_no_gradient():
     new, old, target = (torch.tensor([[x]], requires_grad=True) for x in (0.3, 0.1, 2.0))
     loss = ppo_clip(new, old, target, ONE) + value_loss_clipped(new, old, target, ONE, clip_eps=0.5)
     assert torch.autograd.grad(loss.sum(), (old, target), allow_unused=True) == (None, None)
+
+
+def test_cispo_by_hand():
+    # ratios 2 and 1/4; the weights are clipped to 1.5 and 1/2; loss -w A log pi, gradient -w A: nothing is silenced
+    logprobs = torch.tensor([[math.log(0.5), math.log(0.125)]], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([[math.log(0.25), math.log(0.5)]], dtype=torch.float64)
+    advantages, both = torch.tensor([[2.0, -4.0]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    loss = cispo(logprobs, old, advantages, both, clip_eps=0.5, clip_eps_high=0.5)
+    loss.sum().backward()
+    assert logprobs.grad.tolist() == [[-3.0, 2.0]]
+    torch.testing.assert_close(loss.detach(), torch.tensor([[3 * math.log(2), -2 * math.log(8)]], dtype=torch.float64))
+    # the defaults: no lower end, a ratio of 5 at most
+    far = torch.tensor([[math.log(8.0), math.log(0.01)]], dtype=torch.float64, requires_grad=True)
+    cispo(far, 0 * far.detach(), torch.ones_like(advantages), both).sum().backward()
+    torch.testing.assert_close(far.grad, torch.tensor([[-5.0, -0.01]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mean, ratio", [(False, 4.0), (True, 2.0)])
+def test_the_ratio_of_a_whole_response_by_hand(mean, ratio):
+    # token ratios 8 and 1/2: their product is 4, its square root 2; the clip ends at 3, so the product is clipped and the root is not
+    logprobs = torch.tensor([[math.log(8), math.log(0.5)], [0.0, float("nan")]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False]])
+    old = torch.tensor([[0.0, 0.0], [0.0, float("nan")]], dtype=torch.float64)
+    loss = sequence_clip(logprobs, old, torch.tensor([1.0, -1.0]).double(), mask, by_length=mean, clip_eps=0.5, clip_eps_high=2.0)
+    expected = -min(ratio, 3.0)
+    torch.testing.assert_close(loss.detach(), torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.float64))
+    aggregate(loss, mask, how="sequence_mean").backward()
+    # of row 0: -ratio A / length where the root is taken, halved by the two rows; 0 where it is clipped. Row 1: ratio 1, A = -1
+    first = [-ratio / 2 / 2] * 2 if mean else [0.0, 0.0]
+    torch.testing.assert_close(logprobs.grad, torch.tensor([first, [0.5, 0.0]], dtype=torch.float64))
+
+
+def test_at_ratio_one_whole_responses_pull_as_tokens_do():
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    start, advantages = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+
+    def gradient(loss, how):
+        x = start.clone().requires_grad_(True)
+        aggregate(loss(x), mask, how=how).backward()
+        return x.grad
+
+    tokens = advantages[:, None].expand(2, 3)
+    whole = gradient(lambda x: sequence_clip(x, start, advantages, mask, by_length=False, clip_eps=0.2), "sequence_mean")
+    torch.testing.assert_close(whole, gradient(lambda x: reinforce(x, tokens, mask), "sequence_sum"), rtol=0, atol=1e-12)
+    root = gradient(lambda x: sequence_clip(x, start, advantages, mask, by_length=True, clip_eps=3e-4), "sequence_mean")
+    torch.testing.assert_close(root, gradient(lambda x: ppo_clip(x, start, tokens, mask), "sequence_mean"), rtol=0, atol=1e-12)
+    for how in ("token_mean", "sequence_mean", "sequence_sum"):
+        torch.testing.assert_close(gradient(lambda x: cispo(x, start, tokens, mask), how),
+                                   gradient(lambda x: reinforce(x, tokens, mask), how), rtol=0, atol=1e-12)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirlhf.core.returns import gae, reward_to_go, td_errors
+from minirlhf.core.returns import gae, overlong_penalty, reward_to_go, td_errors
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -56,3 +56,13 @@ def test_the_defaults_are_undiscounted_and_lambda_0_95():
     assert reward_to_go(rewards, MASK).tolist() == [[7, 6, 4], [1, 0, 0]]
     assert td_errors(rewards, torch.ones(2, 3), MASK).tolist() == [[1, 2, 3], [0, 0, 0]]  # r + V' - V, V' = 0 at the end
     torch.testing.assert_close(gae(rewards, values, MASK)[0][0, 1].item(), 2 + 0.95 * 4, rtol=1e-6, atol=0)
+
+
+def test_a_penalty_of_length_by_hand():
+    # limit 10, the last 4 tokens: free to 6, then a quarter a token
+    lengths = torch.tensor([1, 6, 7, 9, 10, 12])
+    assert overlong_penalty(lengths, max_tokens=10, buffer=4).tolist() == [0, 0, -0.25, -0.75, -1, -1]
+    assert overlong_penalty(lengths, max_tokens=10, buffer=10)[0] == pytest.approx(-0.1)
+    for buffer in (0, 11):
+        with pytest.raises(ValueError, match=f"buffer is {buffer}; it must be from 1 to max_tokens = 10"):
+            overlong_penalty(lengths, max_tokens=10, buffer=buffer)

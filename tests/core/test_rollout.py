@@ -79,3 +79,16 @@ def test_a_prompt_may_be_one_token_behind_much_padding():
     mask = torch.tensor([[False, False, False, True], [True] * 4])
     ids = torch.zeros(2, 4, dtype=torch.long)
     assert Rollout(**GOOD | {"prompt_ids": ids, "prompt_mask": mask}).position_ids[0].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_batches_of_other_widths_are_joined_and_stay_what_they_were():
+    a = Rollout(**GOOD)
+    b = Rollout(torch.tensor([[9]]), torch.tensor([[True]]), torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.bool),
+                torch.tensor([[-1.0, -2.0, -3.0]]))
+    joined = Rollout.concat([a, b])
+    assert joined.prompt_ids.shape == (3, 3) and joined.response_ids.shape == (3, 3)
+    assert joined.prompt_mask[2].tolist() == [False, False, True] and joined.response_mask[:2, 2].eq(False).all()
+    for part, rows in ((a, [0, 1]), (b, [2])):
+        again = joined.select(rows)
+        for name in GOOD:
+            assert torch.equal(getattr(again, name), getattr(part, name)), name

@@ -16,8 +16,9 @@ from datasets import Dataset
 import minirlhf.loops.checkpoint as module
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.config import KLConfig
+from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
@@ -64,8 +65,18 @@ def ppo(**on):  # with an adaptive KL coefficient: a number that changes from st
 
 
 def grpo(**on):
-    config = GRPOConfig(steps=6, prompts_per_step=2, group_size=2, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
+    config = GroupConfig(steps=6, prompts_per_step=2, group_size=2, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
     return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+
+
+def row(name):  # what the family keeps from step to step: a running mean, groups drawn again
+    def train(**on):
+        algorithm = replace(FAMILY[name], overlong_buffer=0)
+        config = GroupConfig.named(name, algorithm=algorithm, steps=6, prompts_per_step=2, group_size=2, minibatch_size=4, sampling=SHORT,
+                                   kl=ADAPTIVE)
+        return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+
+    return train
 
 
 def pretrain(**on):
@@ -74,7 +85,8 @@ def pretrain(**on):
     return model, [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in history]
 
 
-LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "ppo": ppo, "grpo": grpo, "pretrain": pretrain}
+LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "ppo": ppo, "grpo": grpo, "pretrain": pretrain,
+         "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
 
 
 class Killed(Exception):

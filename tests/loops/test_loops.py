@@ -13,8 +13,9 @@ from datasets import Dataset
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.common import linear_decay
 from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.family import Algorithm
 from minirlhf.loops.gold import GoldConfig, train_gold
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, comparison_batches, text_scores, train_reward_model
@@ -60,7 +61,7 @@ def run_ppo(seed=0, score=first_half, **given):
 def run_group(seed=0, score=first_half, **given):
     defaults = dict(steps=12, prompts_per_step=8, group_size=4, minibatch_size=16, missing_eos_penalty=0.0, sampling=SHORT,
                     optimiser=FAST_LR, kl=KLConfig(kl_coef=0.0))
-    return train_group(tiny_policy(seed), tiny_tokenizer(), PROMPTS, score, GRPOConfig(seed=seed, **{**defaults, **given}))
+    return train_group(tiny_policy(seed), tiny_tokenizer(), PROMPTS, score, GroupConfig(seed=seed, **{**defaults, **given}))
 
 
 def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
@@ -74,7 +75,7 @@ def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
 @pytest.mark.parametrize("train", [
     lambda model, reference: train_ppo(model, ScalarModel(tiny_policy(9).base_model), tiny_tokenizer(), PROMPTS, first_half,
                                        ppo_config(steps=1), reference=reference),
-    lambda model, reference: train_group(model, tiny_tokenizer(), PROMPTS, first_half, GRPOConfig(
+    lambda model, reference: train_group(model, tiny_tokenizer(), PROMPTS, first_half, GroupConfig(
         steps=1, prompts_per_step=2, group_size=2, minibatch_size=4, sampling=SHORT), reference=reference),
     lambda model, reference: train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=1, batch_size=4), reference=reference)])
 def test_the_callers_reference_stays_as_it_was_and_can_still_be_trained(train):
@@ -110,15 +111,26 @@ def test_an_adaptive_leash_moves_its_coefficient(run):
 
 
 @pytest.mark.parametrize("setting", [{"gamma": 0.5}, {"lam": 0.0}, {"whiten": False}, {"missing_eos_penalty": 1.0}, {"clip_eps": 0.01},
-                                     {"epochs": 1}, {"critic": OptimiserConfig(lr=1e-3)}, {"value_clip_eps": 1e-3}], ids=str)
+                                     {"epochs": 1}, {"critic": OptimiserConfig(lr=1e-3)}, {"value_clip_eps": 1e-3}, {"value_coef": 0.5}],
+                         ids=str)
 def test_each_setting_of_ppo_reaches_the_update(setting):
     plain, other = run_ppo(steps=3)[2], run_ppo(steps=3, **setting)[2]
     assert plain[0]["score"] == other[0]["score"]  # the same first rollout ...
     assert (plain[-1]["policy_loss"], plain[-1]["value_loss"]) != (other[-1]["policy_loss"], other[-1]["value_loss"])
 
 
-@pytest.mark.parametrize("setting", [{"scale_by_std": False}, {"aggregation": "sequence_sum"}, {"clip_eps": 0.01}, {"epochs": 1},
-                                     {"clip_eps_high": 0.9}], ids=str)
+@pytest.mark.parametrize("setting", [{"scale": "none"}, {"scale": "batch std"}, {"baseline": "others' mean", "scale": "none"},
+                                     {"scale": "none", "kl": "tokens"}, {"kl": "k2 loss"}, {"kl": "k3 loss"}, {"ratio": "sequence"},
+                                     {"ratio": "sequence mean"}, {"aggregation": "sequence_sum"}, {"clip_eps": 0.02},
+                                     {"clip_eps_high": 0.9}, {"clip": "none"}, {"clip": "cispo"}, {"min_std": 0.5}], ids=str)
+def test_each_choice_of_a_row_reaches_the_update(setting):
+    common = {"steps": 3, "kl": KLConfig(kl_coef=0.1)}
+    plain, other = (run_group(**common, algorithm=Algorithm(**{"clip_eps": 0.01} | choices))[1] for choices in ({}, setting))
+    assert plain[0]["score"] == other[0]["score"] and plain[-1]["grad_norm"] != other[-1]["grad_norm"]
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 1}, {"missing_eos_penalty": 1.0}, {"mask_truncated": True}, {"minibatch_size": 32}],
+                         ids=str)
 def test_each_setting_of_grpo_reaches_the_update(setting):
     plain, other = run_group(steps=3)[1], run_group(steps=3, **setting)[1]
     assert plain[0]["score"] == other[0]["score"] and plain[-1]["grad_norm"] != other[-1]["grad_norm"]
@@ -126,7 +138,7 @@ def test_each_setting_of_grpo_reaches_the_update(setting):
 
 
 def test_grpo_compares_scores_less_penalties(monkeypatch):
-    import minirlhf.loops.group as module
+    import minirlhf.loops.family as module
 
     original, seen = module.group_relative, []
     monkeypatch.setattr(module, "group_relative", lambda scores, **k: seen.append((scores.clone(), k)) or original(scores, **k))
@@ -136,6 +148,15 @@ def test_grpo_compares_scores_less_penalties(monkeypatch):
     expected = first_half(rollout) - 5.0 * ~rollout.finished(0)
     torch.testing.assert_close(scores.flatten(), expected, rtol=0, atol=1e-5)
     assert given == {"scale_by_std": True} and history[0]["missing_eos"] > 0.5
+
+
+def test_ppo_may_write_several_responses_to_a_prompt():
+    seen = []
+    run_ppo(steps=1, samples_per_prompt=8, score=lambda r: seen.append(r) or first_half(r))
+    prompts = [tuple(ids[mask].tolist()) for ids, mask in zip(seen[0].prompt_ids, seen[0].prompt_mask, strict=True)]
+    assert len(prompts) == 32 and all(len(set(prompts[i : i + 8])) == 1 for i in range(0, 32, 8)) and len(set(prompts)) > 1
+    with pytest.raises(ValueError, match="samples_per_prompt is 5; it must be a divisor of batch_size"):
+        ppo_config(samples_per_prompt=5)
 
 
 def test_the_learning_rate_warms_up_and_goes_down_to_nothing():
@@ -273,7 +294,7 @@ def test_gold_regresses_ratings():
 
 @pytest.mark.parametrize("make, field", [
     (lambda: PPOConfig(clip_eps=-0.1), "clip_eps"), (lambda: PPOConfig(lam=2.0), "lam"), (lambda: KLConfig(kl_coef=-1.0), "kl_coef"),
-    (lambda: PPOConfig(batch_size=10, minibatch_size=4), "divisor"), (lambda: GRPOConfig(group_size=1), "group of one"),
+    (lambda: PPOConfig(batch_size=10, minibatch_size=4), "divisor"), (lambda: GroupConfig(group_size=1), "group of one"),
     (lambda: DPOConfig(beta=0.0), "beta"), (lambda: OptimiserConfig(lr=0.0), "lr"), (lambda: SFTConfig(epochs=0), "epochs"),
     (lambda: KLConfig(target=-1.0), "target"), (lambda: RewardConfig(steps=0), "steps"),
 ])

@@ -6,10 +6,10 @@ from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.group import GRPOConfig, train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.models.forward import encode
 from minirlhf.models.sampling import SamplingConfig
-from minirlhf.rewards.function import reward_function
+from minirlhf.rewards.function import reward_function, weighted
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -66,7 +66,44 @@ def test_a_loop_learns_from_it():
     def half(prompts, completions, **columns):
         return torch.tensor([sum(c < "\x80" for c in text) / max(1, len(text)) for text in completions])
 
-    config = GRPOConfig(steps=10, prompts_per_step=8, group_size=4, minibatch_size=16, missing_eos_penalty=0.0, kl=KLConfig(kl_coef=0.0),
+    config = GroupConfig(steps=10, prompts_per_step=8, group_size=4, minibatch_size=16, missing_eos_penalty=0.0, kl=KLConfig(kl_coef=0.0),
                         sampling=SamplingConfig(max_new_tokens=6), optimiser=OptimiserConfig(lr=1e-2))
     _, history = train_group(tiny_policy(), TOKENIZER, ["a", "longer"], reward_function(half, TOKENIZER, DATA), config)
     assert history[-1]["score"] > history[0]["score"] + 0.2
+
+
+def test_weighted_is_the_sum_of_weights_times_scores():
+    rollout = encode(TOKENIZER, ["a", "b", "a"], ["xy", "z", ""])
+    length = reward_function(lambda prompts, completions: [len(c) for c in completions], TOKENIZER)
+    has_z = reward_function(lambda prompts, completions: ["z" in c for c in completions], TOKENIZER)
+    # lengths 2, 1, 0; z in the second: 0.5 * 2, 0.5 * 1 - 4, 0
+    assert weighted([(length, 0.5), (has_z, -4)])(rollout).tolist() == [1.0, -3.5, 0.0]
+    assert weighted([(length, 3)])(rollout).tolist() == [6.0, 3.0, 0.0]
+    assert weighted([(length, 1.0), (length, 1.0)])(rollout).tolist() == [4.0, 2.0, 0.0]  # a dict of functions would hold it once
+    assert weighted([(weighted([(length, 2.0)]), 0.0), (has_z, 1.0)])(rollout).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_weighted_keeps_the_list_as_it_was_given():
+    pairs = [(lambda rollout: torch.ones(2), 2.0)]
+    score = weighted(pairs)
+    pairs.clear()
+    assert score(None).tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("functions, said", [
+    ([], r"^functions is \[\]; it must be a list of one pair \(function, weight\) or more\.$"),
+    ({len: 1.0}, "a list of one pair"),
+    ([len], "a list of one pair"),
+    ([(len, 1.0), (len, float("nan"))], r"^weight is nan; it must be a finite number\.$"),
+    ([(len, float("-inf"))], "weight is -inf"),
+    ([(len, "1")], "weight is '1'"),
+    ([(len, None)], "weight is None"),
+])
+def test_weighted_refuses(functions, said):
+    with pytest.raises(ValueError, match=said):
+        weighted(functions)
+
+
+def test_weighted_refuses_scores_of_different_shapes():  # (2,) + (2, 1) would be (2, 2)
+    with pytest.raises(ValueError, match=r"scores 0 \(2,\), scores 1 \(2, 1\)"):
+        weighted([(lambda rollout: torch.ones(2), 1.0), (lambda rollout: torch.ones(2, 1), 1.0)])(None)
