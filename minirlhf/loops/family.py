@@ -69,6 +69,8 @@ class Algorithm:
         check("overlong_buffer", self.overlong_buffer, self.overlong_buffer >= 0, "0 (off) or more tokens")
         if self.scale in ("group std", "batch std"):
             check("baseline", self.baseline, self.baseline == "group mean", f"group mean where the unit is the {self.scale}")
+        check("drop_spread", self.drop_spread, self.drop_spread is None or self.baseline != "greedy", "None with the greedy baseline, "
+              "which is of the prompts first drawn")
         if self.ratio == "none":
             check("clip", self.clip, self.clip == "none", "none without a ratio")
         if self.ratio.startswith("sequence"):  # one number a response: its loss counts once

@@ -131,7 +131,8 @@ def test_every_row_but_its_source_is_different():
     ({"min_std": 0.1, "scale": "none"}, "min_std is 0.1"), ({"ratio": "none"}, "clip is 'ppo'; it must be none without a ratio"),
     ({"ratio": "sequence", "clip": "cispo"}, "clip is 'cispo'"), ({"ratio": "sequence", "aggregation": "token_mean"}, "aggregation is"),
     ({"ratio": "sequence mean", "kl": "tokens"}, "kl is 'tokens'"), ({"ratio": "sequence", "scale": "whiten"}, "scale is 'whiten'"),
-    ({"overlong_buffer": -1}, "overlong_buffer is -1"), ({"drop_spread": -1.0}, "drop_spread is -1.0")], ids=str)
+    ({"overlong_buffer": -1}, "overlong_buffer is -1"), ({"drop_spread": -1.0}, "drop_spread is -1.0"),
+    ({"drop_spread": 0.0, "baseline": "greedy", "scale": "none"}, "None with the greedy baseline")], ids=str)
 def test_rows_that_make_no_sense_are_refused(choices, sentence):
     with pytest.raises(ValueError, match=sentence):
         Algorithm(**choices)
