@@ -92,7 +92,7 @@ def scoring(task: str, tokenizer, scorer: str = "tiny-reviews-reward") -> tuple[
     if task == "arithmetic":
         return reward_function(right_answer, tokenizer), {}
     model, its_tokenizer = load_scalar(scorer)
-    check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), "trained with the tokenizer of the policy")
+    check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), "trained with the policy's own tokenizer")
     return rollout_score(model.requires_grad_(False), tokenizer.eos_token_id), {"gold": rollout_judge(gold_judge(), tokenizer)}
 
 

@@ -132,8 +132,10 @@ def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
 
 def test_a_scorer_of_another_tokenizer_is_refused(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "other", tiny_tokenizer())
-    with pytest.raises(ValueError, match="trained with the tokenizer of tiny-reviews-sft"):
-        cli._actors("tiny-reviews-sft", str(tmp_path / "other"))
+    for name in ("ppo", "grpo"):
+        result = run(cli.app, [name, "--scorer", str(tmp_path / "other"), "--out", str(tmp_path / "out")])
+        assert isinstance(result.exception, ValueError) and "it must be trained with the policy's own tokenizer" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path):
