@@ -1,6 +1,5 @@
 """The command line: each command is one loop with its defaults, on the committed models and the real ratings."""
 
-import copy
 import logging
 import os
 import sys
@@ -314,12 +313,14 @@ def _group_command(name: str) -> None:
         optimiser = replace(config.optimiser, lr=config.optimiser.lr if lr is None else lr, micro_batch=micro_batch)
         config = replace(config, steps=config.steps if steps is None else steps, optimiser=optimiser,
                          kl=replace(config.kl, kl_coef=config.kl.kl_coef if kl_coef is None else kl_coef))
-        start, learner = policy, fitted(copy.deepcopy(policy), lora=lora, bf16=bf16, recompute=recompute)
+        before = judged(task, policy, tokenizer, reference=policy, seed=seed) if task == "arithmetic" else None
+        policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
         with _running(out / PARTIAL, resume, every=1 if task == "reviews" else 10, scorer=scorer, task=task) as on:
-            learner, history = train_group(learner, tokenizer, prompts, score, config, monitors=monitors, **on)
-        if task == "arithmetic":
-            _print_passes(*(judged(task, it, tokenizer, reference=start, seed=seed) for it in (start, merged(learner))))
-        _save(learner, tokenizer, out, history)
+            policy, history = train_group(policy, tokenizer, prompts, score, config, monitors=monitors, **on)
+        _save(policy, tokenizer, out, history)
+        if before:
+            policy = merged(policy)
+            _print_passes(before, judged(task, policy, tokenizer, reference=policy, seed=seed))
 
     row = FAMILY[name]
     command.__doc__ = (f"{name}: baseline {row.baseline}, unit {row.scale}, ratio {row.ratio}, clip {row.clip}, aggregation "

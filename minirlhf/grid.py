@@ -36,8 +36,6 @@ JUDGED, PASSED = ("gold", "proxy", "kl", "length"), ("greedy", "pass_1", "pass_1
 COMPARED = {"tour": JUDGED, "leash": JUDGED, "ablations": JUDGED, "labels": ("accuracy", "loss", "confidence"),
             "family": PASSED, "jitter": PASSED, "hacking": JUDGED, "resources": JUDGED}
 BRIEF = 80  # steps of the arithmetic runs: a fifth of the command line's
-RERUN = ("ablations", "labels", "leash", "family", "jitter", "hacking", "resources")
-GROUP_SIZE = 8  # of the arithmetic runs; PPO with as many responses a prompt is one of them
 LOOSE = KLConfig(kl_coef=0.1)
 VARIANTS = {  # PPO under other settings, the reward model from fewer labels, the family of GRPO; one row a setting and seed
     "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
@@ -54,7 +52,8 @@ VARIANTS = {  # PPO under other settings, the reward model from fewer labels, th
         name: {"row": name} for name in ("start", "grpo", "rloo", "dr-grpo", "dapo", "gspo", "cispo", "reinforce", "remax", "reinforce++",
                                          "reinforce++-baseline")}
     | {"ppo": {"row": "ppo"}, "ppo, critic trained first": {"row": "ppo", "given": {"critic_warmup": 15}},
-       "ppo, 8 responses a prompt": {"row": "ppo", "given": {"samples_per_prompt": GROUP_SIZE}}},
+       "ppo, 8 responses a prompt": {"row": "ppo", "given": {"samples_per_prompt": TASKS["arithmetic"].settings["group_size"]}}}
+    | {f"{name}, 4 epochs": {"row": name, "given": {"epochs": 4, "steps": BRIEF // 2}} for name in ("grpo", "gspo", "cispo")},
     "jitter": {  # a rule whose score trembles by a thousandth, as two readings of a reward model would
         "grpo, exact scores": {"row": "grpo"}, "grpo": {"row": "grpo", "jitter": 1e-3}, "no std": {"row": "grpo-no-std", "jitter": 1e-3},
         "a floor of 0.1": {"row": "grpo", "choices": {"min_std": 0.1}, "jitter": 1e-3},
@@ -124,7 +123,8 @@ def record_variants(name: str, folder: Path, seeds: int, *, on_step: Callable, r
 
 def rerun_variant(folder: Path, *, draw: int, on_step: Callable, results: Path = RESULTS) -> tuple[str, list[str]]:
     """Run one recorded row of the experiments of several seeds, drawn by `draw`, once more. Returns (which, what differs)."""
-    rows = [row for name in RERUN if (results / f"{name}.jsonl").is_file() for row in load_results(name, folder=results)]
+    names = [name for name in sorted({*COMPARED} - {"tour"}) if (results / f"{name}.jsonl").is_file()]
+    rows = [row for name in names for row in load_results(name, folder=results)]
     row = random.Random(draw).choice(rows)
     same = [r for r in rows if (r["claim"], r["variant"]) == (row["claim"], row["variant"])]
     again, _ = run_variant(row["claim"], row["variant"], row["seed"], folder, on_step=on_step)
@@ -202,7 +202,7 @@ def thrifty_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, li
 
 
 def group_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
-    """A `row` of the family, or PPO, on a `task`: (its judgement on held-out prompts, a tenth of its History).
+    """A `row` of the family, or PPO, on a `task`: (its judgement on held-out prompts, about 25 rows of its History).
 
     `choices` change the row, `given` the loop's settings; `jitter` is added to each score, uniform in [0, jitter). PPO writes as many
     responses a step, its critic is the policy's backbone with a new head.

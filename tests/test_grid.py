@@ -3,13 +3,16 @@ import json
 import pytest
 import torch
 
-from minirlhf import grid
+from minirlhf import grid, practice
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.faults import FAULTS
 from minirlhf.loops import ppo
+from minirlhf.loops.config import KLConfig
+from minirlhf.loops.ppo import PPOConfig
 from minirlhf.models.load import load_policy
 
+RECORDED = grid.VARIANTS
 SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
 
 
@@ -103,3 +106,42 @@ def test_sft_without_eos_never_sees_one(monkeypatch):
     monkeypatch.setattr(faults, "train_sft", looks)
     FAULTS["EOS never trained"]["grid.load_policy"]("tiny-reviews-sft")
     assert seen == [False]
+
+
+SHORT = {"steps": 1}
+PRACTISED = {  # each kind of run of lesson 10 and 11, a step long
+    "family": {"start": {"row": "start"}, "remax": {"row": "remax", "given": SHORT},
+               "ppo": {"row": "ppo", "given": SHORT | {"critic_warmup": 1}},
+               "ppo, 8": {"row": "ppo", "given": SHORT | {"samples_per_prompt": 8}}},
+    "jitter": {"dropped": {"row": "grpo", "choices": {"drop_spread": 0.01}, "given": SHORT, "jitter": 1e-3}},
+    "hacking": {name: {"task": "reviews", "row": name, "given": SHORT | {"kl": KLConfig(kl_coef=0.1)}} for name in ("dr-grpo", "ppo")},
+    "resources": {name: {"config": PPOConfig(**SMALL)} | choice for name, choice in (
+        ("shared", {"critic": "shared"}), ("sft", {"critic": "sft"}), ("adapters", {"lora": 2}))}}
+
+
+@pytest.mark.parametrize("name", PRACTISED)
+def test_the_experiments_of_part_two_run_and_are_kept(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "VARIANTS", PRACTISED)
+    monkeypatch.setattr(practice, "ASKED", 4)
+    monkeypatch.setattr(practice, "practice_problems", lambda: ["3+4*2=", "(5-2)*6=", "1+1+1="] * 50)
+    grid.record_variants(name, tmp_path / name, 1, on_step=nothing, results=tmp_path)
+    rows = load_results(name, folder=tmp_path)
+    assert [row["variant"] for row in rows] == list(PRACTISED[name])
+    for row in rows:
+        assert all(key in row for key in grid.COMPARED[name])
+        assert row["variant"] == "start" or row["seconds"] > row.get("sampling_seconds", 0) >= 0
+    histories = load_results(f"{name}_history", folder=tmp_path)
+    assert {row["variant"] for row in histories} == set(PRACTISED[name]) - {"start"}
+    if name == "jitter":  # the score trembles, what is right does not
+        assert histories[0]["right"] <= histories[0]["score"] < histories[0]["right"] + 1e-3
+    for trainer in ("train_ppo", "train_group"):  # a second run trains nothing
+        monkeypatch.setattr(grid, trainer, None)
+    grid.record_variants(name, tmp_path / name, 1, on_step=nothing, results=tmp_path / "again")
+    assert load_results(name, folder=tmp_path / "again") == rows
+
+
+def test_the_experiments_that_are_recorded_are_those_that_can_be_compared():
+    recorded = RECORDED
+    assert set(recorded) - {"atlas"} == set(grid.COMPARED) - {"tour"}
+    config = practice.group_config("arithmetic", "grpo")
+    assert recorded["family"]["ppo, 8 responses a prompt"]["given"]["samples_per_prompt"] == config.group_size

@@ -30,7 +30,7 @@ def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = T
 
     The mean includes r_i itself, so without std the expected gradient is (G - 1) / G of the true one. A group of equal scores
     gives exactly 0; one of nearly equal scores gives advantages of full size, unless min_std (reward units) is a floor: what differs
-    by less than it is not blown up. The std divides by G - 1 with eps 1e-4 as in TRL (verl: eps 1e-6; OpenRLHF: 1e-9; none has a floor).
+    by less than it is not blown up. The std divides by G - 1 with eps 1e-4 as in TRL (verl: eps 1e-6; OpenRLHF: 1e-9).
 
     Source: Shao et al. 2024 (4.1); without std: Liu et al. 2025 (Dr. GRPO).
     """
@@ -66,7 +66,7 @@ def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
 def remax(scores: Float[Tensor, "B"], greedy_scores: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
     """ReMax: the baseline of a sample is the score of the greedy response to the same prompt: A_i = r_i - r_greedy.
 
-    It does not depend on the sample, so it adds no bias; it costs a response more a prompt. Source: Li et al. 2023 (algorithm 2).
+    It does not depend on the sample, so it adds no bias; it costs a response more a prompt. Source: Li et al. 2023 (ReMax).
     """
     check_same_shape(scores=scores, greedy_scores=greedy_scores)
     return scores - greedy_scores

@@ -51,7 +51,7 @@ def cispo(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], ad
         loss_t = -detach(clip(ratio, 1 - clip_eps, 1 + clip_eps_high)) A_t log pi(y_t)
 
     PPO's clip silences a token that has moved far; here it goes on being taught, with a bounded weight. The paper sets no lower end
-    (clip_eps = 1) and tunes the upper one; 4 is a ratio of 5 at most, TRL's advice.
+    (clip_eps = 1) and tunes the upper one; 4 is a ratio of 5 at most.
 
     Source: MiniMax 2025 (MiniMax-M1, equation 4).
     """
@@ -60,6 +60,14 @@ def cispo(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], ad
     logprobs = zero_masked(logprobs, response_mask)
     weight = (logprobs - zero_masked(old_logprobs, response_mask)).detach().exp().clamp(low, high)
     return -weight * zero_masked(advantages, response_mask).detach() * logprobs
+
+
+def sequence_log_ratio(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *,
+                       by_length: bool) -> Float[Tensor, "B"]:
+    """sum_t log pi_t / pi_old_t of a response, nats; by_length: their mean, nats a token. 0 for a row without a real token."""
+    lengths = response_mask.sum(1).clamp(min=1)
+    log_ratio = zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask).detach()
+    return log_ratio.sum(1) / (lengths if by_length else 1)
 
 
 def sequence_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], advantages: Float[Tensor, "B"],
@@ -76,9 +84,7 @@ def sequence_clip(logprobs: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B
 
     Source: Zheng et al. 2025 (GSPO, equations 5 and 7); Ahmadian et al. 2024 (RLOO).
     """
-    lengths = response_mask.sum(1).clamp(min=1)
-    scale = lengths if by_length else torch.ones_like(lengths)
-    log_ratio = (zero_masked(logprobs, response_mask) - zero_masked(old_logprobs, response_mask).detach()).sum(1) / scale
+    log_ratio = sequence_log_ratio(logprobs, old_logprobs, response_mask, by_length=by_length)
     one = torch.ones_like(advantages, dtype=torch.bool)[:, None]
     losses = ppo_clip(log_ratio[:, None], torch.zeros_like(log_ratio)[:, None], advantages[:, None], one, clip_eps=clip_eps,
                       clip_eps_high=clip_eps_high)

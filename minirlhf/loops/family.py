@@ -15,7 +15,7 @@ from einops import rearrange
 from minirlhf.core.baselines import batch_relative, charge_tokens, group_relative, leave_one_out, over_tokens, remax
 from minirlhf.core.kl import k2, k3, kl_shaped_rewards
 from minirlhf.core.masking import AGGREGATIONS, masked_whiten
-from minirlhf.core.policy_gradient import cispo, is_clipped, ppo_clip, reinforce, sequence_clip
+from minirlhf.core.policy_gradient import cispo, is_clipped, ppo_clip, reinforce, sequence_clip, sequence_log_ratio
 from minirlhf.core.rollout import Rollout
 from minirlhf.runtime import check
 
@@ -126,10 +126,14 @@ class Algorithm:
         return losses
 
     def clipped(self, logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, R): where the clip took a gradient away (PPO's, by token); all False where it never does, or is of the whole response."""
-        if self.ratio != "token" or self.clip != "ppo":
+        """(B, R): where the clip took a gradient away: of a token, or of all of a response's; nowhere without PPO's clip."""
+        if self.clip != "ppo":
             return torch.zeros_like(mask)
-        return is_clipped(logprobs, old_logprobs, advantages, mask, clip_eps=self.clip_eps, clip_eps_high=self.clip_eps_high)
+        bounds = {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
+        if self.ratio == "token":
+            return is_clipped(logprobs, old_logprobs, advantages, mask, **bounds)
+        log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask, by_length=self.ratio == "sequence mean")[:, None]
+        return mask & is_clipped(log_ratio, torch.zeros_like(log_ratio), advantages[:, :1], mask[:, :1], **bounds)
 
 
 FAMILY = {

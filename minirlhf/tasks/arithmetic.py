@@ -24,6 +24,7 @@ LEVELS = {  # a, b, c are numbers up to 20; d, e are digits
     3: ("(a+b)*d", "(a-b)*d", "a*d+b", "a*d-b", "a+b*d", "a-b*d"),
     4: ("(a+b)*d-c", "(a-b)*d+c", "a*d+b*e", "a*d-b*e", "a+b*d-c", "a-b+c*d")}
 LARGEST = 60  # of any number on the way
+NUMBER = re.compile("[0-9]{1,9}")
 PRECEDENCE = {"+": 1, "-": 1, "*": 2}
 
 
@@ -45,10 +46,10 @@ def reductions(expression: str) -> list[str]:
 
     An operation may be done when its neighbours do not bind more tightly, and those to the left not equally: 9-4+1 is 5+1, not 9-5.
     """
-    tokens, found = re.findall(r"\d+|.", expression, re.DOTALL), []
+    tokens, found = re.findall("[0-9]+|.", expression, re.DOTALL), []
     for i in range(1, len(tokens) - 1):
         a, operation, b = tokens[i - 1 : i + 2]
-        if operation in PRECEDENCE and a.isdecimal() and b.isdecimal():
+        if operation in PRECEDENCE and NUMBER.fullmatch(a) and NUMBER.fullmatch(b):
             left, right = (PRECEDENCE.get(tokens[j], 0) if 0 <= j < len(tokens) else 0 for j in (i - 2, i + 2))
             value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operation]
             if left < PRECEDENCE[operation] >= right and value >= 0:
@@ -77,7 +78,7 @@ def steps_right(problem: str, response: str) -> list[bool]:
 def answer_of(response: str) -> int | None:
     """The number at the end of the chain, or after ~; None where there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]
-    return int(last) if re.fullmatch(r"[0-9]{1,9}", last) else None
+    return int(last) if NUMBER.fullmatch(last) else None
 
 
 def draw_problems(split: str = "train", *, seed: int, levels: tuple[int, ...] = tuple(LEVELS)) -> Iterator[Problem]:
@@ -90,9 +91,8 @@ def draw_problems(split: str = "train", *, seed: int, levels: tuple[int, ...] = 
         while found is None:  # some forms meet the limits seldom; each level is as frequent all the same
             numbers = {letter: draw.randint(1, 20) for letter in "abc"} | {letter: draw.randint(2, 9) for letter in "de"}
             expression = re.sub("[a-e]", lambda m, n=numbers: str(n[m[0]]), draw.choice(LEVELS[level]))
-            chain = [int(number) for number in re.findall(r"\d+", solution(expression))]
-            if split_of(expression) == split and chain and max(chain) <= LARGEST and answer_of(solution(expression)) is not None:
-                found = Problem(expression, chain[-1], level)
+            if split_of(expression) == split and (answer := answer_of(chain := solution(expression))) is not None:
+                found = Problem(expression, answer, level) if max(map(int, NUMBER.findall(chain))) <= LARGEST else None
         yield found
 
 

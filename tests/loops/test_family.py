@@ -119,6 +119,20 @@ def test_reductions_between_rows_are_of_gradients(world, policy, one, other, cha
     near(pulls[0], factor * pulls[1])
 
 
+def test_with_one_group_a_batch_its_unit_is_the_groups(world, policy):
+    near(ascent(world, policy, FAMILY["grpo-batch-std"]), ascent(world, policy, FAMILY["grpo"]))
+
+
+@pytest.mark.parametrize("ratio, clipped", [("token", [[True, False], [False, False]]), ("sequence", [[True, True], [False, False]]),
+                                            ("sequence mean", [[False, False], [False, False]])])
+def test_what_the_clip_took_away_is_told_for_whole_responses_too(ratio, clipped):
+    # token ratios 4 and 1: their product is 4, its root 2; the band ends at 3. In row 1 the advantage goes the other way
+    logprobs, mask = torch.tensor([[4.0, 1.0], [4.0, 1.0]]).log(), torch.tensor([[True, True], [True, False]])
+    advantages = torch.tensor([[1.0, 1.0], [-1.0, 0.0]])
+    row = Algorithm(ratio=ratio, clip_eps=0.5, clip_eps_high=2.0)
+    assert row.clipped(logprobs, 0 * logprobs, advantages, mask).tolist() == clipped
+
+
 def test_every_row_but_its_source_is_different():
     rows = [tuple(v for k, v in asdict(row).items() if k != "source") for row in FAMILY.values()]
     assert len(set(rows)) == len(rows) and all(row.source for row in FAMILY.values())

@@ -1,10 +1,12 @@
 """What GRPO's family adds to the loop: other baselines, groups drawn again, truncated responses; and every row learns."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from minirlhf.core.rollout import Rollout
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm
 from minirlhf.loops.group import GroupConfig, train_group
@@ -48,9 +50,10 @@ def test_every_row_learns_a_rule_that_shuffled_scores_do_not_teach(name):
 
 
 def some_alike(rollout):
-    """Responses to the one-token prompt are all alike; the others' scores differ."""
-    short = rollout.prompt_mask.sum(1) == 1
-    return torch.where(short, torch.ones(len(short)), first_half(rollout) + torch.arange(len(short)) / 100)
+    """Responses to the one-token prompt are all alike; of the others every response has a score of its own, read off its words."""
+    weights = torch.arange(1, rollout.response_ids.shape[1] + 1)
+    words = (rollout.response_ids * rollout.response_mask * weights).sum(1)
+    return torch.where(rollout.prompt_mask.sum(1) == 1, 1.0, words / 1e4)
 
 
 def test_groups_that_teach_nothing_are_drawn_again():
@@ -60,7 +63,7 @@ def test_groups_that_teach_nothing_are_drawn_again():
     for (scores, rollout), row in zip(seen, history, strict=True):
         grouped = scores.view(4, 4)
         assert (grouped.max(1).values > grouped.min(1).values).all()  # all that are kept differ
-        assert (rollout.prompt_mask.sum(1) > 1).all() and torch.equal(scores.sort().values, some_alike(rollout).sort().values) is not None
+        assert (rollout.prompt_mask.sum(1) > 1).all() and torch.equal(scores, some_alike(rollout))  # each still with its own words
         assert row["samples"] >= 16 + 16 * row["frac_reward_zero_std"] and row["samples"] % 4 == 0
         prompts = [tuple(ids[mask].tolist()) for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
         assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4))  # groups stay side by side
@@ -104,13 +107,23 @@ def test_the_running_mean_is_of_earlier_batches():
 
 
 def test_what_was_cut_takes_no_part():
-    history = train(Algorithm(), mask_truncated=True, score=lambda r: torch.arange(len(r.response_ids)) % 4 / 4)[1]
-    # a random model of 257 words hardly ever ends within six tokens: all are cut, the weights stay, and nothing is divided by nothing
-    model, history = train(Algorithm(aggregation="token_mean"), mask_truncated=True,
-                           score=lambda r: torch.arange(len(r.response_ids)) % 4 / 4)
-    if history[0]["missing_eos"] == 1:
-        assert "grad_norm" not in history[0] or history[0]["grad_norm"] == 0
-        assert all(map(torch.equal, model.parameters(), tiny_policy().parameters()))
+    graded = lambda rollout: torch.arange(len(rollout.response_ids)) % 4 / 4
+
+    def weights(cut, **given):
+        with patch.object(Rollout, "finished", lambda rollout, eos_id: ~cut):
+            model, history = train(Algorithm(aggregation="sequence_sum"), score=graded, **given)
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), history[0]
+
+    none, all_of_it, half = (torch.full((16,), value) for value in (False, True, False))
+    half[::2] = True
+    start = torch.cat([p.detach().flatten() for p in tiny_policy().parameters()])
+    unmoved, row = weights(all_of_it, mask_truncated=True)
+    assert torch.equal(unmoved, start) and row["grad_norm"] == 0 and row["missing_eos"] == 1  # nothing divided by nothing
+    moved, whole = weights(all_of_it)
+    assert not torch.equal(moved, start)  # they do take part unless it is asked for
+    other, part = weights(half, mask_truncated=True)
+    assert not torch.equal(other, moved) and 0 < part["grad_norm"] != whole["grad_norm"]
+    assert torch.equal(weights(none, mask_truncated=True)[0], weights(none)[0])
 
 
 def test_length_is_charged_before_groups_are_compared():

@@ -25,6 +25,7 @@ from minirlhf.tasks.arithmetic import (
 @pytest.mark.parametrize("expression, after", [
     ("3+4", ["7"]), ("9-4+1", ["5+1"]), ("2+3*4", ["2+12"]), ("2*3+4*5", ["6+4*5", "2*3+20"]), ("(7+5)*3-9", ["12*3-9"]),
     ("8-(2+3)", ["8-5"]), ("(2+3)*(4+5)", ["5*(4+5)", "(2+3)*9"]), ("2*3*4", ["6*4"]),
+    ("\u0663+4", []), ("9" * 5000 + "+1", []),
     ("3-9", []), ("7", []), ("", []), ("3+", []), ("+3", []), ("a+b", []), ("3+-4", []), ("(3)", []), ("12 + 3", []), ("3/4", [])])
 def test_one_operation_by_hand(expression, after):
     assert reductions(expression) == after
@@ -100,3 +101,6 @@ def test_rows_and_rules():
     assert right_answer(list(mixed["prompt"]), list(mixed["completion"])) == [1.0] * 400 and 0.68 < short < 0.82
     assert right_answer(["3+4=", "3+4=", "3+4="], ["7", "8", "2+5=7"]) == [1.0, 0.0, 1.0]
     assert right_steps(["3+4="] * 3, ["7", "8", "2+5=7"]) == [1.0, 0.0, 0.5]
+    for prompt in ("the film\n", "3-9=", ""):  # nothing is right where nothing is asked, and no text is paid for it
+        with pytest.raises(ValueError, match="prompt is .* it must be an expression of whole numbers"):
+            right_answer([prompt], ["no number"])
