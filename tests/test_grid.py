@@ -18,7 +18,9 @@ SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Every experiment with two variants of a step each, judged on two titles."""
+    """Every experiment with two variants of a step each, judged on two titles or forty pairs."""
+    pairs = grid.reviews.preference_pairs
+    monkeypatch.setattr(grid.reviews, "preference_pairs", lambda split, count, **given: pairs(split, min(count, 40), **given))
     monkeypatch.setattr(grid, "VARIANTS", {
         "leash": {"kl_coef 0": SMALL, "kl_coef 1": SMALL | {"gamma": 0.9}}, "ablations": {"as it is": SMALL},
         "labels": {"4 pairs": {"pairs": 4}}, "atlas": {name: SMALL for name in ("healthy", *FAULTS)}})

@@ -12,7 +12,8 @@ from minirlhf.classroom.lessons.lesson_06 import accumulated_loss, clipped_share
 from minirlhf.classroom.lessons.lesson_07 import charged_rewards, gibbs_logprobs, kl_pull, kl_shaped_rewards
 from minirlhf.classroom.lessons.lesson_08 import best_of_k_loss, bradley_terry_loss, in_sft_units, read_score
 from minirlhf.classroom.lessons.lesson_09 import explained_variance, four_models, paired_standard_error, score_rewards
-from minirlhf.classroom.lessons.lesson_11 import group_advantages
+from minirlhf.classroom.lessons.lesson_10 import decode_step_seconds, model_bytes, rloo_advantages, whitened_to_go
+from minirlhf.classroom.lessons.lesson_11 import dr_grpo_loss, group_advantages, gspo_loss, kept_groups, pass_at_k
 from minirlhf.classroom.lessons.lesson_12 import dpo_loss
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}

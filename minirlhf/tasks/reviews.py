@@ -150,8 +150,9 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
     rng = random.Random(seed)
     candidates = pairs_within_films(split, min_gap, max_gap)
     if max_tokens is not None:
-        short = {r.text: len(tokenizer(r.text).input_ids) < max_tokens for pair in candidates for r in pair}
-        candidates = [(a, b) for a, b in candidates if short[a.text] and short[b.text]]
+        texts = list(dict.fromkeys(r.text for pair in candidates for r in pair))  # a text is in many pairs
+        short = {text for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True) if len(ids) < max_tokens}
+        candidates = [(a, b) for a, b in candidates if a.text in short and b.text in short]
     if not candidates:
         limit = "" if max_tokens is None else f" and fewer than {max_tokens} tokens"
         raise ValueError(f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}){limit}.")
@@ -196,8 +197,9 @@ def article_first(name: str) -> str:
 
 def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Dataset:
     """`prompt`, `completion` of every snippet of a split's films that fits in max_tokens with its EOS, rated or not."""
-    reviews = [r for r in load_reviews() if r.split == split and len(tokenizer(r.text).input_ids) < max_tokens]
-    return Dataset.from_list([{"prompt": r.prompt, "completion": r.text} for r in reviews])
+    reviews = [r for r in load_reviews() if r.split == split]
+    lengths = map(len, tokenizer([r.text for r in reviews]).input_ids)
+    return Dataset.from_list([{"prompt": r.prompt, "completion": r.text} for r, n in zip(reviews, lengths, strict=True) if n < max_tokens])
 
 
 def rl_prompts() -> list[str]:

@@ -1,5 +1,7 @@
 """`make bench`: minirlhf against TRL on the same work, alternating in one run; writes results.jsonl, growth.png and the README's table.
 
+`python tests/benchmarks/bench.py grpo rloo` measures these alone and leaves the other rows as they were recorded.
+
 A round runs every task once on each side, each in a process of its own; who goes first changes from round to round. The ratio of a round is
 TRL's median step over ours; the table has the median of the rounds, because machines drift.
 """
@@ -74,32 +76,33 @@ def gflop(task: str, size: dict) -> float:
 def compare(rounds: int, tasks=TASKS) -> list[dict]:
     """Both sides, `rounds` times, in float32; then once in bfloat16."""
     trl, ppo, ours = environment("trl"), environment("trl-ppo"), Path(sys.executable)
-    rows = []
+    rows, today, at = [], time.strftime("%Y-%m-%d"), commit()
     for number in range(rounds + 1):
         bf16 = int(number == rounds)
         for task in tasks:
             sides = [(ours, "ours.py"), (ppo if task == "ppo" else trl, "theirs.py")]
             for python, script in sides if number % 2 else sides[::-1]:
                 rate = matmul_rate()
-                rows.append(run(python, script, task, bf16=bf16) | {"round": number, "gflops": rate})
+                rows.append(run(python, script, task, bf16=bf16) | {"round": number, "gflops": rate, "day": today, "commit": at})
                 print(f"{rows[-1]['side']:>14} {task:>9} {'bf16' if bf16 else 'fp32'} {rows[-1]['seconds']:.3f} s", flush=True)
     return rows
 
 
 def table(rows: list[dict]) -> str:
     titles = ("task", "TRL, s a step", "minirlhf, s a step", "ratio", "of the rounds", "bf16 ratio", "peak MiB, TRL / ours", "floor, s",
-              "ours / floor")
+              "ours / floor", "sampling, TRL / ours")
     lines = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
-    rate = statistics.median(row["gflops"] for row in rows)
     for task in dict.fromkeys(row["task"] for row in rows):
         ours, theirs = ([r for r in rows if r["task"] == task and (r["side"] == "minirlhf") == mine] for mine in (True, False))
         ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True)]
         single = [ratio for ratio, row in zip(ratios, ours, strict=True) if not row["bf16"]]
         mine, other = (statistics.median(r["seconds"] for r in side if not r["bf16"]) for side in (ours, theirs))
-        floor = gflop(task, SIZES) / rate
+        floor = gflop(task, SIZES) / statistics.median(row["gflops"] for row in rows if row["commit"] == ours[0]["commit"])
+        shares = [statistics.median(r["sampling"] for r in side if not r["bf16"]) for side in (theirs, ours) if "sampling" in side[0]]
         peaks = [max(r["peak_mib"] for r in side if not r["bf16"]) for side in (theirs, ours)]
         cells = (task, f"{other:.3f}", f"{mine:.3f}", f"**{statistics.median(single):.2f}**", f"{min(single):.2f} to {max(single):.2f}",
-                 f"{ratios[-1]:.2f}", f"{peaks[0]} / {peaks[1]}", f"{floor:.3f}", f"{mine / floor:.1f}")
+                 f"{ratios[-1]:.2f}", f"{peaks[0]} / {peaks[1]}", f"{floor:.3f}", f"{mine / floor:.1f}",
+                 " / ".join(f"{share:.0%}" for share in shares))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -127,12 +130,17 @@ def draw(rows: list[dict]) -> Figure:
     return figure
 
 
-def main(rounds: int = 5) -> None:
+def main(tasks=TASKS, rounds: int = 5) -> None:
     set_threads(SIZES["threads"])
-    rows = compare(rounds)
-    grown = growth()
-    facts = f"{time.strftime('%Y-%m-%d')}, commit {commit()}, torch {torch.__version__}, {SIZES['threads']} threads, {processor()}; " \
-            f"{statistics.median(row['gflops'] for row in rows):.0f} GFLOP/s at (1536 x 256) @ (256 x 1024)."
+    kept = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()] if set(tasks) < set(TASKS) else []
+    measured = compare(rounds, tasks) + [row for row in kept if row["task"] not in tasks and "grows" not in row]
+    rows = [row for task in TASKS for row in measured if row["task"] == task]
+    grown = [row for row in kept if "grows" in row] or growth()
+    facts = "; ".join(f"{', '.join(dict.fromkeys(r['task'] for r in same))}: {day}, commit {at}, "
+                      f"{statistics.median(r['gflops'] for r in same):.0f} GFLOP/s at (1536 x 256) @ (256 x 1024)"
+                      for day, at in dict.fromkeys((r["day"], r["commit"]) for r in rows)
+                      for same in [[r for r in rows if (r["day"], r["commit"]) == (day, at)]])
+    facts = f"torch {torch.__version__}, {SIZES['threads']} threads, {processor()}. {facts}."
     write_text(HERE / "results.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows + grown))
     with atomic_path(HERE / "growth.png") as temporary:
         draw(grown).savefig(temporary, format="png")
@@ -149,4 +157,7 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    chosen = sys.argv[1:]
+    if unknown := set(chosen) - set(TASKS):
+        raise SystemExit(f"Unknown: {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}.")
+    main(tasks=tuple(task for task in TASKS if task in chosen) or TASKS)

@@ -1,6 +1,7 @@
 """minirlhf on the work of workload.py: `python ours.py TASK name=value ...` prints one JSON line."""
 
 import sys
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -66,7 +67,8 @@ def grpo(size, clock, **choices):
                          prompts_per_step=size["batch"] // size["group"], minibatch_size=size["batch"], epochs=1,
                          sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0))
     words, prompts = tokenizer(size), [p for p, _, _ in rows(size["batch"] * 4, size)]
-    train_group(policy(size), words, prompts, even_ids, config, on_step=clock)
+    with patch("minirlhf.loops.group.sample", clock.sampling(sample)):
+        train_group(policy(size), words, prompts, even_ids, config, on_step=clock)
 
 
 def rloo(size, clock):

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import warnings
+from unittest.mock import patch
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
 warnings.filterwarnings("ignore")
@@ -98,7 +99,8 @@ def grpo(size, clock, folder, trainer=None, config=None, beta=0.04):
                      max_completion_length=size["new"], beta=beta, temperature=1.0, generation_kwargs={"min_new_tokens": size["new"]})
     work = (trainer or trl.GRPOTrainer)(model=model, args=(config or trl.GRPOConfig)(**given), reward_funcs=even_ids,
                                         train_dataset=every, processing_class=tokenizer(size))
-    train(work, clock)
+    with patch.object(transformers.GenerationMixin, "generate", clock.sampling(transformers.GenerationMixin.generate)):
+        train(work, clock)
 
 
 def rloo(size, clock, folder):

@@ -67,13 +67,26 @@ class Clock:
     """Ends of steps -> the JSON line that a side prints."""
 
     def __init__(self):
-        self.ends = [time.perf_counter()]
+        self.ends, self.sampled = [time.perf_counter()], [0.0]
 
     def __call__(self, *_):
         self.ends.append(time.perf_counter())
+        self.sampled.append(0.0)
+
+    def sampling(self, function):
+        """The function; its seconds are known as this step's sampling."""
+        def timed(*args, **given):
+            started = time.perf_counter()
+            result = function(*args, **given)
+            self.sampled[-1] += time.perf_counter() - started
+            return result
+
+        return timed
 
     def report(self, task: str, side: str, size: dict, **extra) -> None:
         steps = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)][WARMUP:]
+        shares = [s / step for s, step in zip(self.sampled[WARMUP:], steps, strict=False)]
+        extra |= {"sampling": statistics.median(shares)} if any(shares) else {}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
         print(json.dumps({"task": task, "side": side, "seconds": statistics.median(steps), "best": min(steps), "steps": len(steps),
                           "peak_mib": round(peak), "load": os.getloadavg()[0], **size, **extra}))

@@ -1,4 +1,6 @@
+import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -108,7 +110,18 @@ DIFFERENT = {  # right answers written in another way
         [a.mean() - b.mean(), ((a - b - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt()]),
     "score_rewards": lambda s, ids, e: torch.stack(
         [torch.eye(len(row))[(row.tolist() + [e]).index(e) if e in row.tolist() else -1] * x for x, row in zip(s, ids, strict=True)]),
+    "model_bytes": lambda w, t, b: 16 * w[t].sum() + (2 if b else 4) * w[~t].sum(),
+    "decode_step_seconds": lambda b, w, f, s: torch.tensor([2 * w * max(n / f, 1 / s) for n in b.tolist()]),
+    "rloo_advantages": lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1),
+    "whitened_to_go": lambda r, m: torch.zeros(m.shape).masked_scatter(m, white(per_row(lambda x: backwards(x, 1.0))(r, mask=m)[m])),
     "group_advantages": lambda s: torch.stack([(row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4) for row in s]),
+    "pass_at_k": lambda r, k: torch.tensor(
+        [sum(any(picked) for picked in itertools.combinations(row, k)) / math.comb(len(row), k) for row in r.tolist()]).double(),
+    "gspo_loss": lambda n, o, a, m, e: torch.stack(
+        [-min(s * a[i], s.clamp(1 - e, 1 + e) * a[i]) for i in range(len(a)) for s in [(n[i][m[i]] - o[i][m[i]]).mean().exp()]]),
+    "dr_grpo_loss": lambda p, s, m, limit: sum(
+        (s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p))) / (limit * len(p)),
+    "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
 }
 
