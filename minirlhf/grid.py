@@ -53,7 +53,8 @@ VARIANTS = {  # PPO under other settings, the reward model from fewer labels, th
                                          "reinforce++-baseline")}
     | {"ppo": {"row": "ppo"}, "ppo, critic trained first": {"row": "ppo", "given": {"critic_warmup": 15}},
        "ppo, 8 responses a prompt": {"row": "ppo", "given": {"samples_per_prompt": TASKS["arithmetic"].settings["group_size"]}}}
-    | {f"{name}, 4 epochs": {"row": name, "given": {"epochs": 4, "steps": BRIEF // 2}} for name in ("grpo", "gspo", "cispo")},
+    | {f"{name}, 4 epochs": {"row": name, "given": {"epochs": 4, "steps": BRIEF // 2}} for name in ("grpo", "gspo", "cispo")}
+    | {f"{name}, 400 steps": {"row": name, "given": {"steps": 400}} for name in ("grpo", "reinforce")},
     "jitter": {  # a rule whose score trembles by a thousandth, as two readings of a reward model would
         "grpo, exact scores": {"row": "grpo"}, "grpo": {"row": "grpo", "jitter": 1e-3}, "no std": {"row": "grpo-no-std", "jitter": 1e-3},
         "a floor of 0.1": {"row": "grpo", "choices": {"min_std": 0.1}, "jitter": 1e-3},

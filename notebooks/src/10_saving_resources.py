@@ -37,14 +37,14 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim, load_results
+from minirlhf.classroom.claims import load_results
 from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.rollout import Rollout
 from minirlhf.evaluate import paired_difference
 from minirlhf.loops.common import clipped_step, make_optimizer
 from minirlhf.loops.config import OptimiserConfig
-from minirlhf.loops.family import FAMILY, Algorithm
+from minirlhf.loops.family import FAMILY
 from minirlhf.models.adapters import reference_of, with_lora
 from minirlhf.models.cost import (
     LLAMA_7B,
@@ -63,14 +63,13 @@ from minirlhf.models.cost import (
     peak_bytes,
     weights_bytes,
 )
-from minirlhf.models.forward import encode_prompts, policy_logprobs
+from minirlhf.models.forward import policy_logprobs
 from minirlhf.models.heads import SharedCritic
 from minirlhf.models.load import load_policy
 from minirlhf.models.roofline import H100, decode_seconds, measure_machine, step_seconds, train_seconds
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
-from minirlhf.tasks import reviews
 
 set_threads()
 

@@ -41,14 +41,14 @@ from minirlhf.classroom.claims import FAST, claim, load_results
 from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.policy_gradient import cispo, ppo_clip
-from minirlhf.evaluate import paired_difference, pass_at_k, sharpened_or_learned
+from minirlhf.evaluate import paired_difference
 from minirlhf.loops import group, ppo
 from minirlhf.loops.group import train_group
-from minirlhf.models.cost import LLAMA_70B, Plan
+from minirlhf.models.cost import LLAMA_70B, Plan, four_models, peak_bytes
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy
 from minirlhf.models.roofline import H100, step_seconds
-from minirlhf.models.sampling import SamplingConfig, sample_text
+from minirlhf.models.sampling import sample_text
 from minirlhf.practice import TASKS, group_config, practice_problems, scoring
 from minirlhf.rewards.rules import right_answer
 from minirlhf.runtime import set_threads
@@ -302,7 +302,259 @@ for name in names:
     print(f"{name:>26} " + " ".join(cells) + f" {length:6.1f} {seconds}")
 
 # %% [markdown]
-# ## 8. Repairs
+# MID_VERDICT
+#
+# ## 5. The five objections
+#
+# ### Objection 1: the cost of inference
+#
+# *"At 70B sampling and training cost about the same. Who removes the critic and samples more instead may well lose."*
+#
+# Decoding reads all weights once for one token of every sequence, so it is bound by memory bandwidth; training reads them once for thousands of tokens and is bound by arithmetic. What the ratio is depends on how many sequences are decoded together. The cost model of lesson 10 (`models/roofline.py`; 64 H100, utilisations of
+# 0.4 and 0.6 *assumed*), for 1024 responses of 1024 tokens to prompts of 512:
+
+# %%
+machine, sampled = H100.times(64), {}
+print(
+    "decoded together | sampling : training with a critic | without | a step: PPO, GRPO, GRPO with half as many responses again"
+)
+for together in (16, 24, 49, 64, 256):
+    steps = [
+        step_seconds(
+            machine,
+            Plan(
+                prompts=int(128 * more),
+                group_size=8,
+                prompt_tokens=512,
+                response_tokens=1024,
+                bf16=True,
+                decode_batch=together,
+                critic=critic,
+            ),
+            LLAMA_70B,
+        )
+        for critic, more in (("separate", 1), ("none", 1), ("none", 1.5))
+    ]
+    sampled[together] = [s["sampling"] / s["training"] for s in steps[:2]]
+    whole = [sum(s.values()) for s in steps]
+    print(
+        f"{together:16d} | {sampled[together][0]:31.2f} | {sampled[together][1]:7.2f} | "
+        + ", ".join(f"{x:.0f} s" for x in whole)
+    )
+    assert whole[1] < whole[0] < 1.17 * whole[2]
+    assert (whole[2] < whole[0]) == (together > 49)
+assert abs(sampled[24][0] - 1) < 0.05 and abs(sampled[49][1] - 1) < 0.02
+on_arithmetic = {
+    name: sum(row["sampling_seconds"] / row["seconds"] for row in rows) / len(rows)
+    for name in ("grpo", "dapo", "ppo")
+    for rows in [[row for row in family if row["variant"] == name]]
+}
+print(
+    "share of sampling in a step of this notebook's runs:",
+    {k: f"{v:.0%}" for k, v in on_arithmetic.items()},
+)
+
+# %% [markdown]
+# "One to one" is one point of a wide range: with a critic it takes a decode batch of 24, without one 49. At 16 sampling is almost three times the training of a GRPO step; at 256 a quarter. What the critic costs is a forward and a training pass; what that buys is nearly half as many responses again, more where
+# decoding is cheap.
+#
+# **Verdict: half right.** The ratio in the objection occurs. But dropping the critic and keeping the number of responses is cheaper everywhere; sampling half as many again roughly spends what was saved; beyond that the objection holds.
+#
+# ### Objection 2: the system's complexity
+#
+# *"Several models must still work together, for inference and for training, so the system is hardly simpler."*
+
+# %%
+
+
+def lines_of(function):
+    """Lines of code, comments and blank lines aside."""
+    return sum(
+        bool(x.strip()) and not x.strip().startswith("#")
+        for x in inspect.getsource(function).splitlines()
+    )
+
+
+code = {
+    "PPO": lines_of(ppo.train_ppo),
+    "GRPO's family": lines_of(group.train_group) + lines_of(group._refilled),
+}
+table = {
+    name: four_models(
+        Plan(prompts=128, group_size=8, bf16=True, critic=critic, reward_model=judge), LLAMA_70B
+    )
+    for name, critic, judge in (
+        ("PPO, reward model", "separate", True),
+        ("GRPO, reward model", "none", True),
+        ("GRPO, rule", "none", False),
+    )
+}
+for name, row in table.items():
+    held = [model for model, parts in row.items() if sum(parts.values())]
+    print(
+        f"{name:>20}: {len(held)} models ({', '.join(held)}), at 70B {peak_bytes(row) / 1e12:.2f} TB at the peak"
+    )
+print("lines of the training loop:", code)
+peaks = [peak_bytes(row) for row in table.values()]
+assert 1.7 < peaks[0] / peaks[1] < 1.8 and 1.0 < peaks[1] / peaks[2] < 1.15
+assert code["GRPO's family"] > code["PPO"]
+
+# %% [markdown]
+# **Verdict: right about the code, wrong about the memory.** Of four models three remain; sampler, reference and scorer must still be served; and our loop without a critic is the *longer* one, because sampling in groups, refilling them, and fifteen rows need their lines as a critic needs its own. What goes is the second trained model with its optimiser:
+# 1.1 of 2.6 TB. A rule in the place of the reward model, which is no matter of GRPO, saves far less: it is not trained.
+#
+# ### Objection 3: no better in theory or practice
+#
+# *"GRPO and RLOO do not clearly beat PPO. A sampled baseline may be more accurate than a learned critic, but one can train the critic first, with the actor frozen, or give PPO more responses a prompt."*
+#
+# All of these are rows of the table of section 4: PPO with 128 prompts a step; with its critic trained alone for the first 15 steps (they count, it sees the same number of responses); with 16 prompts of 8 responses, as GRPO. Differences by problem, with intervals over the 400 problems; all three seeds:
+
+# %%
+
+
+def apart(a, b, seed, rows=family, key="pass_1_by_prompt"):
+    """Paired by problem: (mean of a - b, low, high)."""
+    return paired_difference(
+        *(next(r for r in rows if (r["variant"], r["seed"]) == (v, seed))[key] for v in (a, b))
+    )
+
+
+PPOS = ("ppo", "ppo, critic trained first", "ppo, 8 responses a prompt")
+for name in ("rloo", "dr-grpo", "dapo", "remax", "reinforce", "reinforce++", *PPOS):
+    print(
+        f"pass@1 of {name:>26} - grpo:  "
+        + "   ".join(
+            f"{d:+.3f} [{low:+.3f}, {high:+.3f}]" for d, low, high in (apart(name, "grpo", s) for s in range(3))
+        )
+    )
+print()
+for name in PPOS[1:]:
+    print(
+        f"pass@1 of {name:>26} - ppo:   "
+        + "   ".join(
+            f"{d:+.3f} [{low:+.3f}, {high:+.3f}]" for d, low, high in (apart(name, "ppo", s) for s in range(3))
+        )
+    )
+
+# %%
+curves = load_results("family_history")
+figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
+left, right = figure.subplots(1, 2)
+for (name, colour), style in zip(
+    {"grpo": COLOURS[0], "rloo": COLOURS[1], "reinforce": COLOURS[2], "ppo": COLOURS[3], "ppo, 8 responses a prompt": "#444444"}.items(),
+    ("-", "--", "-.", ":", (0, (5, 1, 1, 1))),
+    strict=True,
+):
+    mine = [r for r in curves if r["variant"] == name]
+    steps = sorted({r["step"] for r in mine})
+    for axes, key in ((left, "score"), (right, "length")):
+        means = [sum(r[key] for r in mine if r["step"] == t) / 3 for t in steps]
+        axes.plot(steps, means, linestyle=style, color=colour, label=name, linewidth=1.6)
+for axes, title in ((left, "share of right answers, mean of 3 seeds"), (right, "characters of a response")):
+    axes.set(xlabel="step of 128 responses", title=title)
+    axes.grid(alpha=0.3)
+left.legend(fontsize=7.5, frameon=False)
+display(figure)
+
+# %% [markdown]
+# THEORY_VERDICT
+#
+# ### Objection 4: normalisation
+#
+# *"When two rewards differ slightly, 1.001 and 1.00, normalisation may blow the difference up."*
+#
+# By hand: two scores a distance $d$ apart have std $d/\sqrt2$, so their advantages are $\pm \frac{d/2}{d/\sqrt 2 + \epsilon} \approx \pm 0.7071$, *whatever $d$ is*, until $d$ comes near $\epsilon$. For 1.001 and 1.000 it is:
+
+# %%
+for pair in ((1.0, 0.0), (1.001, 1.0)):
+    a = group_relative(torch.tensor([pair], dtype=torch.float64))[0].tolist()
+    print(f"scores {pair}: advantages {a[0]:+.4f}, {a[1]:+.4f}")
+assert group_relative(torch.tensor([[1.001, 1.0]], dtype=torch.float64))[0, 0] > 0.6
+
+# %% [markdown]
+# A thousandth of a point is paid like a whole one, as the right picture of section 2 says for eight. Does it matter in training? A rule has no such tremble: its groups are equal or they are not. A reward model's scores have. So the rule is made to tremble: to each 0 or 1 something between 0 and a thousandth is added, at random.
+# Recorded with `minirlhf grid jitter`, 80 steps, three seeds, judged by the untrembling rule. In the second row GRPO meets the tremble as it is; in the others the std is left out, or has a floor of 0.1, or groups that differ by less than a hundredth are dropped.
+
+# %%
+jitter = load_results("jitter")
+for name in dict.fromkeys(row["variant"] for row in jitter):
+    print(
+        f"{name:>20}  pass@1 {over_seeds(jitter, name, 'pass_1')[0]:.3f} ({over_seeds(jitter, name, 'pass_1')[1]:.3f}..{over_seeds(jitter, name, 'pass_1')[2]:.3f})"
+        f"   greedy {over_seeds(jitter, name, 'greedy')[0]:.3f}   pass@16 {over_seeds(jitter, name, 'pass_16')[0]:.3f}"
+        + (
+            ""
+            if name == "grpo"
+            else "   pass@1 - that of grpo: "
+            + "  ".join(
+                f"{d:+.3f} [{low:+.3f}, {high:+.3f}]"
+                for d, low, high in (apart(name, "grpo", s, jitter) for s in range(3))
+            )
+        )
+    )
+trembling = [r for r in load_results("jitter_history") if r["variant"] == "grpo, exact scores"]
+early, late = (
+    sum(r["frac_reward_zero_std"] for r in trembling if r["step"] in steps) / sum(r["step"] in steps for r in trembling)
+    for steps in (range(0, 10), range(70, 80))
+)
+print(f"groups without a difference, exact scores: {early:.0%} in the first ten steps, {late:.0%} in the last ten")
+
+# %% [markdown]
+# JITTER_VERDICT
+#
+# ### Objection 5: reward hacking
+#
+# *"Under a Bradley-Terry reward model GRPO is more easily hacked: long outputs that earn reward rather than correct ones."*
+#
+# Back to the film reviews and their learned reward model, on a loose leash (`kl_coef` 0.1). Recorded with `minirlhf grid hacking`: 24 steps of 64 responses, three seeds. *proxy* is the reward model that was paid by, *gold* the judge that no training saw (lesson 09).
+
+# %%
+hacking = load_results("hacking")
+print(f"{'':>12} {'proxy':>18} {'gold':>18} {'KL, nats':>18} {'tokens':>18} {'distinct-2':>10}")
+for name in dict.fromkeys(row["variant"] for row in hacking):
+    cells = [
+        "{:.2f} ({:.2f}..{:.2f})".format(*over_seeds(hacking, name, key)).rjust(18)
+        for key in ("proxy", "gold", "kl", "length")
+    ]
+    print(f"{name:>12} " + " ".join(cells) + f" {over_seeds(hacking, name, 'distinct_2')[0]:10.2f}")
+print()
+for name in ("grpo-no-std", "dr-grpo", "rloo", "ppo"):
+    print(
+        f"gold of {name:>12} - grpo: "
+        + "   ".join(
+            f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
+            for d, low, high in (apart(name, "grpo", s, hacking, "gold_by_prompt") for s in range(3))
+        )
+    )
+steps = load_results("hacking_history")
+figure = Figure(figsize=(9, 3.0), dpi=110, layout="constrained")
+for axes, key, title in zip(
+    figure.subplots(1, 3), ("score", "gold", "length"), ("proxy, paid", "gold, not paid", "tokens of a review"), strict=True
+):
+    for name, colour, style in zip(("grpo", "dr-grpo", "rloo", "ppo"), COLOURS, ("-", "--", "-.", ":"), strict=False):
+        rows = [r for r in steps if r["variant"] == name]
+        ticks = sorted({r["step"] for r in rows})
+        axes.plot(
+            ticks,
+            [sum(r[key] for r in rows if r["step"] == t) / 3 for t in ticks],
+            linestyle=style,
+            color=colour,
+            label=name,
+            linewidth=1.8,
+        )
+    axes.set(xlabel="step", title=title)
+    axes.grid(alpha=0.3)
+axes.legend(fontsize=8, frameon=False)
+display(figure)
+for name in ("grpo", "ppo"):
+    print(f"\n{name}, seed 0, the first samples:")
+    row = next(r for r in hacking if (r["variant"], r["seed"]) == (name, 0))
+    print(*(text.strip() for text in list(row["samples"].values())[:3]), sep="\n")
+
+# %% [markdown]
+# HACKING_VERDICT
+
+# %% [markdown]
+# ## 6. Repairs
 #
 # **Dr. GRPO: two divisions are dropped.** The std (section 2), and each response's own length. The second is worth a derivation. GRPO's loss is a mean of per-response means: token $t$ of response $i$ is weighted with $A_i / |y_i|$. Take all *wrong* responses of a prompt; all have the same $A < 0$. The longer one
 # is, the less each of its tokens is blamed. So among wrong responses the long ones survive, and among right ones (where $A > 0$) the short ones win. No one is paid for length, and yet length moves. With a constant divisor the blame of a token does not depend on what comes after it:
@@ -396,3 +648,222 @@ assert pulls["PPO, GRPO", -1.0].min() < -5.9  # a bad token that grew: PPO's pul
 # %% [markdown]
 # See the right picture, too: of a *bad* token that has become likelier PPO's pull grows with the ratio, without a bound; CISPO's stops at 5. At ratio 1 all of them, GSPO included, are the same gradient: the differences live in the second and later passes over a batch. The recorded runs above make one pass, so
 # *there* GSPO is GRPO and CISPO is GRPO with a token mean; what differs between their rows is rounding and luck, and that is a useful yardstick. Four passes over each batch, with half of the batches:
+
+# %%
+four = ("grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs")
+moved = load_results("family_history")
+for name in ("grpo", "gspo", "cispo", *four):
+    ratio = [r["clip_fraction"] for r in moved if r["variant"] == name]
+    print(
+        f"{name:>16}  pass@1 {over_seeds(family, name, 'pass_1')[0]:.3f} ({over_seeds(family, name, 'pass_1')[1]:.3f}..{over_seeds(family, name, 'pass_1')[2]:.3f})"
+        f"   tokens clipped, mean of the run: {sum(ratio) / len(ratio):.1%}"
+    )
+
+# %% [markdown]
+# EPOCHS_VERDICT
+#
+# ## What the libraries do
+#
+# | | TRL (1.12) | OpenRLHF (0.11) | verl (0.10) |
+# |---|---|---|---|
+# | GRPO's std | divides by G - 1, `eps` 1e-4; off or of the whole batch by `scale_rewards` | eps 1e-9; off with `dr_grpo` | eps 1e-6; a switch |
+# | denominator | by `loss_type`: own length (`grpo`), batch's tokens (`dapo`), a constant (`dr_grpo`) | token mean | by `loss_agg_mode` |
+# | RLOO | KL summed into the score, one ratio a response | KL charged per token after the baseline | n/(n-1)(r - mean), token by token |
+# | KL | k3 in the loss, `beta` 0 by default | in the reward, or the loss | either, two switches |
+# | equal groups | kept, their advantage is 0 | dropped with `dynamic_filtering` | dropped in its DAPO recipe |
+#
+# Three libraries, three RLOOs: a name in a paper's table is not an algorithm until its row is written down. `GroupConfig.named("rloo-openrlhf")` and `"rloo-verl"` run the other two.
+#
+# ## Exercises
+#
+# Each checker says *pass*, or the likely mistake in one sentence.
+#
+# **1. GRPO's advantages** *(easy, 10 minutes)*. From the scores (N, G) of N prompts with G responses each, return the advantages (N, G): centred within the prompt, divided by the prompt's std (that of `torch.std`, by G - 1) plus 1e-4. A group of equal scores must give exactly 0, also for 0.1, whose mean
+# may be rounded. *This function goes into your `my_rlhf.py`.*
+#
+# *Hint:* `keepdim=True`. For equal scores: `torch.where` on the group's largest and smallest.
+
+
+# %%
+def group_advantages(group_scores): ...  # your code
+
+
+print(check.group_advantages(group_advantages))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def group_advantages(group_scores):
+#     centred = group_scores - group_scores.mean(1, keepdim=True)
+#     equal = group_scores.amax(1, keepdim=True) == group_scores.amin(1, keepdim=True)
+#     return torch.where(equal, 0.0, centred) / (group_scores.std(1, keepdim=True) + 1e-4)
+# ```
+# </details>
+#
+# **2. pass@k** *(medium, 10 minutes)*. From `right` (N, n), booleans, and k, return for each prompt the chance (N,) that k samples, drawn from its n without putting back, hold a right one.
+#
+# *Hint:* all k are wrong with probability $\prod_{i<k} \frac{w - i}{n - i}$, with $w$ wrong ones; where $w < k$ that is 0. The checker's floats may be of any precision.
+
+
+# %%
+def pass_at_k(right, k): ...  # your code
+
+
+print(check.pass_at_k(pass_at_k))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pass_at_k(right, k):
+#     n, wrong, missed = right.shape[1], (~right).sum(1).double(), 1.0
+#     for i in range(k):
+#         missed = missed * (wrong - i).clamp(min=0) / (n - i)
+#     return 1 - missed
+# ```
+# </details>
+#
+# **3. GSPO's loss** *(medium, 15 minutes)*. From log-probabilities (B, R) now and when sampled, advantages (B,), the mask (B, R) and eps, return the loss (B,) of each response: the ratio is the geometric mean of its tokens' ratios, clipped as PPO does. Padding may hold NaN. The checker compares gradients too.
+#
+# *Hint:* a geometric mean is exp of the mean logarithm.
+
+
+# %%
+def gspo_loss(logprobs, old_logprobs, advantages, mask, eps): ...  # your code
+
+
+print(check.gspo_loss(gspo_loss))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
+#     log_ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
+#     ratio = (log_ratio.sum(1) / mask.sum(1)).exp()
+#     return -torch.minimum(ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages)
+# ```
+# </details>
+#
+# **4. Find the bug: "Dr. GRPO"** *(medium, 15 minutes)*. A colleague's Dr. GRPO makes wrong answers longer and longer. Here is the loss, for samples that the present policy wrote, and its curve in the world of section 6. Say from the curve which of the two halves is missing; then mend it.
+
+
+# %%
+def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+    """logprobs (N G, R), a prompt's responses side by side; group_scores (N, G); max_tokens: the limit of a response."""
+    advantages = (group_scores - group_scores.mean(1, keepdim=True)).flatten()
+    losses = torch.where(mask, -advantages[:, None] * torch.where(mask, logprobs, 0.0), 0.0)
+    return (losses.sum(1) / mask.sum(1)).mean()
+
+
+# %%
+def walk_with(loss_of, steps=40, rate=4.0, groups=2048):
+    """Length of wrong texts along steps of a loss on groups of eight sampled in section 6's world."""
+    table, path, draw = first_word.ref_logits.clone(), [], torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        p = first_word.probs(table)
+        path.append(((p * lengths)[~is_right].sum() / p[~is_right].sum()).item())
+        index = torch.multinomial(p, groups * 8, replacement=True, generator=draw)
+        moved = table.clone().requires_grad_(True)
+        scores, mask = first_word.rewards[index].view(-1, 8), first_word.response_mask[index]
+        loss_of(first_word.logprobs(moved)[index], scores, mask, 6).backward()
+        table = table - rate * moved.grad
+    return path
+
+
+curve = walk_with(dr_grpo_loss)
+figure = Figure(figsize=(5.5, 2.6), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+axes.plot(curve, color=COLOURS[0], linewidth=2)
+axes.set(xlabel="step", ylabel="words of a wrong text", ylim=(2, 4))
+axes.grid(alpha=0.3)
+display(figure)
+
+# %%
+print(check.dr_grpo_loss(dr_grpo_loss))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The scale of scores is left alone (no std), but each response is still divided by its own length, so a long wrong text is blamed less per word: wrong texts lengthen. The last line must be `return losses.sum() / (len(losses) * max_tokens)`. Call `walk_with(dr_grpo_loss)` again: the curve is flat but for sampling noise.
+# </details>
+#
+# **5. Which groups teach?** *(easy, 5 minutes)*. Return (N,) booleans: True for the groups that dynamic sampling keeps, those whose scores differ by more than `spread`.
+
+
+# %%
+def kept_groups(group_scores, spread): ...  # your code
+
+
+print(check.kept_groups(kept_groups))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def kept_groups(group_scores, spread):
+#     return group_scores.amax(1) - group_scores.amin(1) > spread
+# ```
+#
+# Not `std > 0`: the std of three times 0.1 is a rounding error, and a rounding error is above 0.
+# </details>
+#
+# **6. Predict, then run** *(5 minutes)*. A group of eight on a problem with $p = 0.02$: with which probability does it teach anything at all? And with $p = 0.4$, where the model begins? If a batch must hold 16 groups that teach, how many must dynamic sampling draw at each? Write it down, take the hash away.
+
+
+# %%
+def teaches(p, size=8):
+    return 1 - p**size - (1 - p) ** size
+
+
+# print({p: (round(teaches(p), 2), round(16 / teaches(p))) for p in (0.02, 0.4)})
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# 0.15 and 0.98: of the hard problems 107 groups are needed for 16, of the others 16. Dynamic sampling does not make hard problems easier; it moves the cost from wasted gradients to more sampling, and keeps the batch's size.
+# </details>
+
+# %%
+assert round(teaches(0.02), 2) == 0.15 and round(teaches(0.4), 2) == 0.98
+assert round(16 / teaches(0.02)) == 107 and round(16 / teaches(0.4)) == 16
+
+# %% [markdown]
+# **7. Invent a row** *(15 minutes)*. An algorithm is a row of choices (`loops/family.py`; notebook 10 draws them). Write one that is not in the table, say why it might do well on arithmetic, and train it for 20 steps with `train_group(..., group_config("arithmetic", "grpo", steps=20))` and `dataclasses.replace(config, algorithm=Algorithm(...))`.
+# A wrong choice is refused with a sentence: try `Algorithm(scale="group std", baseline="none")`.
+#
+# <details><summary>What a good answer has</summary>
+#
+# For instance `Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1.0, clip_eps_high=4.0, aggregation="constant")`: an unbiased baseline, no bias of length, and tokens that have moved far still taught. Twenty steps from one seed will not tell it from GRPO: the yardstick of section 6 says how far apart two runs of
+# the *same* algorithm are.
+# </details>
+#
+# **8. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What would you have to see before you believe it?
+#
+# <details><summary>What a good answer has</summary>
+#
+# Equal prompts, equal numbers of responses, and the same *number of responses a prompt* for both; each with its learning rate chosen on a validation set with the same number of tries; the critic's start said (a head on what?), and given its warm-up. Several seeds, differences paired by problem with intervals; the spread of two runs of one algorithm beside
+# them. Both axes: responses and seconds. Greedy, pass@1 and pass@k: a gain in pass@1 alone is sharpening, and both may be at its ceiling. Length, since a denominator moves it.
+# </details>
+#
+# ## Questions
+#
+# <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
+# At ratio 1 each response's loss is minus its advantage, and centred advantages sum to 0, so with a mean of per-response means the loss <i>is</i> 0. Its gradient is not. Watch the reward, the gradient's norm, and the share of groups without a difference.
+# </details>
+# <details><summary>2. Why does GRPO need several samples of a prompt, and REINFORCE does not?</summary>
+# The group is its baseline. REINFORCE may compare with the mean of earlier batches: that is the same number for an easy and a hard prompt, so an easy prompt's responses all look good. It is unbiased and noisier.
+# </details>
+# <details><summary>3. The ratio in my log is always 1. Is something broken?</summary>
+# Not if each batch is used for one step: then the policy that learns is the one that sampled, and the clip never acts. It moves from the second step on the same batch.
+# </details>
+# <details><summary>4. Length grows during my run. Is that hacking?</summary>
+# Find out what length buys. Here steps buy right answers, and length grows with accuracy. If wrong responses lengthen faster than right ones, look at the denominator; if the judge that no training saw falls, at the reward model.
+# </details>
+# <details><summary>5. Why does a tremble of a thousandth harm GRPO and not RLOO?</summary>
+# GRPO measures each group with its own unit. Where all scores are equal but for the tremble, the tremble is the unit. RLOO keeps reward units, in which a thousandth is a thousandth.
+# </details>
+#
+# **References.** Shao et al. 2024, *DeepSeekMath*, section 4.1 (GRPO). Ahmadian et al. 2024, *Back to Basics*, section 3 (RLOO). Li et al. 2023 (ReMax). Hu 2025 (REINFORCE++). Liu et al. 2025, *Understanding R1-Zero-like training*, section 3 (Dr. GRPO). Yu et al. 2025, *DAPO*, section 3. Zheng et al. 2025, *Group sequence policy
+# optimization*, section 4. MiniMax 2025, *MiniMax-M1*, section 3 (CISPO). Chen et al. 2021 (pass@k, equation 1). Yue et al. 2025, *Does reinforcement learning really incentivize reasoning capacity beyond the base model?* (sharpening).
