@@ -150,7 +150,7 @@ def weight(p, size, **given):
     for c in range(size + 1):
         s = torch.zeros(1, size, dtype=torch.float64)
         s[0, :c] = 1
-        slope = torch.where(s[0] == 1, 1 / p, -1 / (1 - p))
+        slope = s[0] / p - (1 - s[0]) / (1 - p)
         chance = math.comb(size, c) * p**c * (1 - p) ** (size - c)
         total += chance * (group_relative(s, **given)[0] * slope).mean().item()
     return total
@@ -196,9 +196,9 @@ for name, given, colour, style in (
         label=name,
     )
 right.set(
-    xscale="log", xlabel="one of eight scores is better by", title="its advantage", ylim=(-0.1, 2.7)
+    xscale="log", xlabel="one of eight scores is better by", title="its advantage", ylim=(-0.1, 3.4)
 )
-right.legend(fontsize=8, frameon=False, loc="upper left")
+right.legend(fontsize=8, frameon=False, loc="upper left", ncol=2)
 for axes in (left, right):
     axes.grid(alpha=0.3)
 display(figure)
