@@ -9,7 +9,7 @@ tour: setup
 	$(RUN) -m minirlhf.cli tour
 test: setup
 	$(RUN) -m ruff check minirlhf tests notebooks/src
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 lab: setup
 	$(RUN) -m jupyter lab notebooks
 course: setup

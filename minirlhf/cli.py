@@ -79,8 +79,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it has to say comes as our one sentence
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    set_threads(int(wanted) if wanted.isdigit() and int(wanted) else None)
+    set_threads()
     for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a question mark for it
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

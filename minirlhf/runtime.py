@@ -27,9 +27,10 @@ def seed_all(seed: int) -> torch.Generator:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` cores for tensor work (default: those this process may run on, at most 8)."""
+    """Use `threads` cores for tensor work (default: OMP_NUM_THREADS, or those this process may run on, at most 8)."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = threads or min(available, 8)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = threads or (int(wanted) if wanted.isdigit() else 0) or min(available, 8)
     torch.set_num_threads(threads)
     return threads
 

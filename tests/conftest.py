@@ -3,10 +3,15 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # the cores are shared; so they are in the notebooks' kernels
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 install_import_hook("minirlhf.core", "beartype.beartype")
 
