@@ -24,7 +24,7 @@
 # |---|---|
 # | Two responses score 1.001 and 1.000. GRPO's advantages? | |
 # | A model solves 41 % of problems at the first try and 98 % within 16 tries. After RL: does the 98 % rise, stay, or fall? | |
-# | The learning rate is 0.0001, nobody is asked to write more. Do *wrong* answers become longer under GRPO? | |
+# | Nobody is paid for length. Do *wrong* answers become longer under GRPO all the same? | |
 # | At equal samples, GRPO beats PPO. By how much? | |
 
 # %%
@@ -41,13 +41,13 @@ from minirlhf.classroom.claims import FAST, claim, load_results
 from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.policy_gradient import cispo, ppo_clip
-from minirlhf.evaluate import paired_difference
+from minirlhf.evaluate import paired_difference, sharpened_or_learned
 from minirlhf.loops import group, ppo
 from minirlhf.loops.group import train_group
-from minirlhf.models.cost import LLAMA_70B, Plan, four_models, peak_bytes
+from minirlhf.models.cost import LLAMA_70B, Plan, Shape, four_models, peak_bytes
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy
-from minirlhf.models.roofline import H100, step_seconds
+from minirlhf.models.roofline import H100, Machine, step_seconds
 from minirlhf.models.sampling import sample_text
 from minirlhf.practice import TASKS, group_config, practice_problems, scoring
 from minirlhf.rewards.rules import right_answer
@@ -85,6 +85,10 @@ scores = hand.rewards[four][None]
 centred, a, others = scores - scores.mean(), group_relative(scores), leave_one_out(scores)
 assert torch.equal(centred * 4, torch.tensor([[7, 3, -9, -1]]).double())
 assert torch.allclose(others, 4 / 3 * centred)
+first_words = torch.tensor([0, 0, 1, 2])  # good, good, bad, stop
+push = torch.zeros(3).double().index_add(0, first_words, centred[0]) / 4
+print("push on the start's logits:", "  ".join(f"{x:+.4f}" for x in push.tolist()))
+assert push.tolist() == [0.6250, -0.5625, -0.0625]
 print(f"std {scores.std():.3f}")
 for text, r, c, x, y in zip(
     ("good good", "good .", "bad bad", "."),
@@ -301,8 +305,38 @@ for name in names:
     seconds = "" if name == "start" else f"{over_seeds(family, name, 'seconds')[0]:8.0f}"
     print(f"{name:>26} " + " ".join(cells) + f" {length:6.1f} {seconds}")
 
+
+
+# %%
+def kept(variant):
+    """What a gain is, seed by seed: sharpening, learning or none."""
+    mine, start = ([r for r in family if r["variant"] == name] for name in (variant, "start"))
+    return [sharpened_or_learned(a, b) for a, b in zip(start, mine, strict=True)]
+
+
+long = ("grpo, 400 steps", "reinforce, 400 steps")
+claim(
+    "Whatever the method, pass@1 rises on every seed beyond its interval,",
+    all("no gain" not in kept(name) for name in names if name != "start"),
+    evidence="paired by problem, 400 problems",
+    seeds=3,
+)
+claim(
+    "and after 400 steps pass@16 has risen on no seed: sharpening.",
+    all(kept(name) == ["sharpening"] * 3 for name in long),
+    evidence=", ".join(
+        f"{name}: {over_seeds(family, name, 'pass_16')[0]:.3f}" for name in ("start", *long)
+    ),
+    seeds=3,
+)
+assert max(over_seeds(family, name, "greedy")[2] for name in names) < 0.9
+assert min(over_seeds(family, name, "greedy")[1] for name in long) > 0.87
+
 # %% [markdown]
-# MID_VERDICT
+# The greedy answer goes from 41 % to 86 %, single samples from 40 % to 68 %, and within sixteen tries the model could do nearly everything before: **sharpening**, by the only measure that can tell. (Where the start solves 98 % in sixteen tries there is hardly room to *learn*; a harder task is needed to see that.) What it found is visible in the length: twice as many characters. It works in steps now.
+# Nine in ten, which we had hoped for, is not reached: 400 steps, five minutes of one core, bring 88 to 89 %.
+#
+# The seconds were taken beside another job and are good for their order only.
 #
 # ## 5. The five objections
 #
@@ -456,14 +490,70 @@ for axes, title in ((left, "share of right answers, mean of 3 seeds"), (right, "
 left.legend(fontsize=7.5, frameon=False)
 display(figure)
 
+# %%
+claim(
+    "Neither of PPO and GRPO is ahead of the other on every seed beyond its interval.",
+    not all(low > 0 for _, low, _ in (apart("ppo", "grpo", s) for s in range(3)))
+    and not all(high < 0 for *_, high in (apart("ppo", "grpo", s) for s in range(3))),
+    evidence="the intervals above",
+    seeds=3,
+)
+claim(
+    "Training the critic first, on samples that count, helps on no seed.",
+    not any(low > 0 for _, low, _ in (apart(PPOS[1], "ppo", s) for s in range(3))),
+    evidence="the intervals above",
+    seeds=3,
+)
+claim(
+    "Eight responses to each of 16 prompts serve PPO worse than one to each of 128, on every seed beyond the interval;",
+    all(high < 0 for *_, high in (apart(PPOS[2], "ppo", s) for s in range(3))),
+    evidence="the intervals above",
+    seeds=3,
+)
+claim(
+    "and REINFORCE and REINFORCE++, with 128 prompts a step, are ahead of GRPO with 16 on every seed beyond the interval.",
+    all(
+        low > 0
+        for name in ("reinforce", "reinforce++")
+        for _, low, _ in (apart(name, "grpo", s) for s in range(3))
+    ),
+    evidence="the intervals above",
+    seeds=3,
+)
+others = [n for n in names if n not in ("start", "reinforce", "reinforce++") and "steps" not in n]
+assert over_seeds(family, "reinforce", "pass_1")[1] > max(over_seeds(family, n, "pass_1")[2] for n in others)
+work = {
+    critic: sum(
+        step_seconds(
+            Machine(1.0, math.inf),
+            Plan(
+                prompts=prompts,
+                group_size=128 // prompts,
+                prompt_tokens=10,
+                response_tokens=10,
+                critic=critic,
+                reward_model=False,
+            ),
+            Shape.of(policy),
+        ).values()
+    )
+    for critic, prompts in (("none", 16), ("separate", 128))
+}
+ratio = work["separate"] / work["none"]
+print(f"FLOP of a step, PPO over GRPO: {ratio:.1f}")
+assert 1.5 < ratio < 2.5
+
 # %% [markdown]
-# THEORY_VERDICT
+# **Verdict: right, and it misses the point.** At equal samples GRPO, RLOO and PPO cannot be told apart here; at equal work GRPO is ahead, since PPO's step is about twice the arithmetic. Pre-training the critic did not pay for the samples it took. More responses a prompt made PPO *worse*.
+#
+# What can be told apart is something that the objection does not name: **how many different prompts a step sees**. The plainest method of all, REINFORCE with a running mean, wins on every seed, with 128 prompts a step, over every method that spends them on groups. Lesson 10's noise says what a group is good for: it beats a running mean where prompts differ in difficulty. Here
+# all prompts are about equally hard, one mean fits them all, and seven of eight samples of a group say what the eighth had said. Had the table only rows with groups, we would not know. (The rows without groups are PPO, REINFORCE, REINFORCE++ and ReMax; the latter writes twice.)
 #
 # ### Objection 4: normalisation
 #
 # *"When two rewards differ slightly, 1.001 and 1.00, normalisation may blow the difference up."*
 #
-# By hand: two scores a distance $d$ apart have std $d/\sqrt2$, so their advantages are $\pm \frac{d/2}{d/\sqrt 2 + \epsilon} \approx \pm 0.7071$, *whatever $d$ is*, until $d$ comes near $\epsilon$. For 1.001 and 1.000 it is:
+# By hand: two scores a distance $d$ apart have std $d/\sqrt2$, so their advantages are $\pm \frac{d/2}{d/\sqrt 2 + \epsilon} \approx \pm \tfrac{1}{\sqrt 2}$, *whatever $d$ is*, until $d$ comes near $\epsilon$. For 1.001 and 1.000 it is:
 
 # %%
 for pair in ((1.0, 0.0), (1.001, 1.0)):
@@ -498,8 +588,22 @@ early, late = (
 )
 print(f"groups without a difference, exact scores: {early:.0%} in the first ten steps, {late:.0%} in the last ten")
 
+# %%
+OTHERS = ("grpo, exact scores", "no std", "a floor of 0.1", "groups dropped")
+claim(
+    "Neither exact scores nor any remedy differs from trembling GRPO on every seed beyond its interval.",
+    not any(
+        all(low > 0 for _, low, _ in gaps) or all(high < 0 for *_, high in gaps)
+        for gaps in ([apart(name, "grpo", s, jitter) for s in range(3)] for name in OTHERS)
+    ),
+    evidence="the intervals above",
+    seeds=3,
+)
+assert early < 0.2 and late < 0.25
+
 # %% [markdown]
-# JITTER_VERDICT
+# **Verdict: true by arithmetic, not seen in training here.** The tremble is paid at full size, but only in groups whose answers are all right or all wrong, between one in ten and one in five; its sign is random, so on average it pushes nowhere. The exact scores are ahead by a hundredth on each seed, each time within the interval: if there is harm, three seeds of 400 problems do not show it. It would be another matter if the small
+# differences had a *direction*: a reward model that likes one word by a thousandth teaches that word at full strength wherever nothing else differs. All three remedies cost one line, and none of them harmed.
 #
 # ### Objection 5: reward hacking
 #
@@ -550,8 +654,50 @@ for name in ("grpo", "ppo"):
     row = next(r for r in hacking if (r["variant"], r["seed"]) == (name, 0))
     print(*(text.strip() for text in list(row["samples"].values())[:3]), sep="\n")
 
+# %%
+def hacked(name, key):
+    return [r[key] for r in hacking if r["variant"] == name]
+
+
+start = [r["length"] for r in load_results("hacking_history") if r["step"] == 0]
+print(f"tokens of a review at the first step: {min(start):.1f} to {max(start):.1f}")
+claim(
+    "PPO takes more of the proxy than GRPO on every seed, and its gold is no lower;",
+    all(a > b for a, b in zip(hacked("ppo", "proxy"), hacked("grpo", "proxy"), strict=True))
+    and not any(high < 0 for *_, high in (apart("ppo", "grpo", s, hacking, "gold_by_prompt") for s in range(3))),
+    evidence="the table above",
+    seeds=3,
+)
+claim(
+    "with every method reviews become shorter by three tenths or more.",
+    max(r["length"] for r in hacking) < 0.7 * sum(start) / len(start),
+    evidence=f"{min(r['length'] for r in hacking):.1f} to {max(r['length'] for r in hacking):.1f} tokens at the end",
+    seeds=3,
+)
+before = [r["distinct_2"] for r in load_results("tour") if r["method"] == "SFT"]
+print(f"distinct-2 of the SFT model: {sum(before) / 3:.2f}")
+assert max(r["distinct_2"] for r in hacking) < 0.66 * min(before)
+assert over_seeds(hacking, "ppo", "distinct_2")[0] == min(
+    over_seeds(hacking, r["variant"], "distinct_2")[0] for r in hacking
+)
+claim(
+    "Dr. GRPO's constant denominator makes no difference to length that seeds agree on.",
+    len(
+        {
+            a > b
+            for name in ("dr-grpo", "grpo-no-std")
+            for a, b in zip(hacked(name, "length"), hacked("grpo", "length"), strict=True)
+        }
+    )
+    == 2,
+    evidence=", ".join(f"{x:.1f}" for x in hacked("dr-grpo", "length") + hacked("grpo", "length")),
+    seeds=3,
+)
+
 # %% [markdown]
-# HACKING_VERDICT
+# **Verdict: not borne out, in neither half.** On this leash all methods hack: read the samples. They are one exclamation in variations, and the variety of word pairs is about half of what the SFT model writes. But GRPO is no more easily led than PPO, which takes *more* of the proxy with the fewest word pairs; and nothing becomes long: this reward model likes short raves, so texts shrink.
+# Length is what the reward model makes of it (lesson 18 plants that bias on purpose). What a *rule* does to length we saw in section 4: there it grew, because steps are right. The denominator, of which section 6 proves that it moves length, is too weak a force to be seen here beside a reward.
+# And gold, which nobody was paid by, rises with the proxy all the way: it was fitted on what people write, and nobody writes this. It is a better judge than the one that was paid, and still no reader.
 
 # %% [markdown]
 # ## 6. Repairs
@@ -606,7 +752,7 @@ assert biased[-1, 2] > 0.95 and constant[-1, 2] > 0.95
 # %% [markdown]
 # Wrong texts grow from 2.30 to 3.12 words and right ones shrink, though length was worth nothing; with the constant neither moves by a digit. A common half-repair drops the std and keeps the length: it is exercise 4.
 #
-# **DAPO** changes four things. *Clip-higher*: the upper end of the clip is 0.28, the lower 0.2; a word of probability 0.01 may rise to 0.0128 instead of 0.012, and rare words are where exploration comes from. *Dynamic sampling*: groups without a difference are drawn anew. *Token mean*: the batch's tokens are averaged,
+# **DAPO** changes four things. *Clip-higher*: the upper end of the clip is 0.28, the lower 0.2; a token may rise by 28 % in a step instead of 20 %; in absolute terms that is next to nothing for a rare one, and rare ones are where exploration comes from. *Dynamic sampling*: groups without a difference are drawn anew. *Token mean*: the batch's tokens are averaged,
 # so a long response counts by its length. *Overlong penalty*: in the last tokens before the limit a response pays, linearly.
 #
 # **GSPO** gives a whole response one ratio, $s_i = \big(\pi(y_i)/\pi_{\text{old}}(y_i)\big)^{1/|y_i|}$, since what is rewarded is the whole; the clip is then a few ten-thousandths wide. (RLOO in TRL has the whole ratio without the root.)
@@ -647,7 +793,7 @@ assert pulls["PPO, GRPO", -1.0].min() < -5.9  # a bad token that grew: PPO's pul
 
 # %% [markdown]
 # See the right picture, too: of a *bad* token that has become likelier PPO's pull grows with the ratio, without a bound; CISPO's stops at 5. At ratio 1 all of them, GSPO included, are the same gradient: the differences live in the second and later passes over a batch. The recorded runs above make one pass, so
-# *there* GSPO is GRPO and CISPO is GRPO with a token mean; what differs between their rows is rounding and luck, and that is a useful yardstick. Four passes over each batch, with half of the batches:
+# *there* GSPO is GRPO, down to rounding, and CISPO is GRPO with a token mean. Four passes over each batch, with half of the batches:
 
 # %%
 four = ("grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs")
@@ -659,8 +805,34 @@ for name in ("grpo", "gspo", "cispo", *four):
         f"   tokens clipped, mean of the run: {sum(ratio) / len(ratio):.1%}"
     )
 
+# %%
+apart_at_most = max(
+    abs(a["pass_1"] - b["pass_1"])
+    for a in family
+    for b in family
+    if (a["variant"], b["variant"]) == ("grpo", "gspo") and a["seed"] == b["seed"]
+)
+by_seed = {name: [r["greedy"] for r in family if r["variant"] == name] for name in four}
+print(f"the same algorithm twice (GRPO and GSPO in one pass): pass@1 at most {apart_at_most:.3f} apart")
+claim(
+    "After four passes over half of the batches the greedy answer of GSPO is best and CISPO's worst, on every seed,",
+    all(gspo > grpo > cispo for grpo, gspo, cispo in zip(*by_seed.values(), strict=True)),
+    evidence="; ".join(
+        f"{name} {', '.join(f'{x:.2f}' for x in xs)}" for name, xs in by_seed.items()
+    ),
+    seeds=3,
+)
+claim(
+    "and CISPO's pass@16 has fallen below the start's on every seed.",
+    max(r["pass_16"] for r in family if r["variant"] == "cispo, 4 epochs")
+    < min(r["pass_16"] for r in family if r["variant"] == "start"),
+    evidence=f"at most {over_seeds(family, 'cispo, 4 epochs', 'pass_16')[2]:.3f} against at least {over_seeds(family, 'start', 'pass_16')[1]:.3f}",
+    seeds=3,
+)
+
 # %% [markdown]
-# EPOCHS_VERDICT
+# Here is where clips matter. GSPO's, a few ten-thousandths wide, takes away half of all gradients from the second pass on, and what is left keeps the greedy answer. GRPO's clips one token in seventy; it gets as far with half of the samples as with all of them in one pass, by pass@1, and loses greedily. CISPO, which silences nobody, walks farthest and has lost some of what the start could do. None of this is a ranking: the bands were
+# taken from the papers, not tuned to four passes of a model of 0.6 million parameters.
 #
 # ## What the libraries do
 #
@@ -835,8 +1007,8 @@ assert round(16 / teaches(0.02)) == 107 and round(16 / teaches(0.4)) == 16
 #
 # <details><summary>What a good answer has</summary>
 #
-# For instance `Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1.0, clip_eps_high=4.0, aggregation="constant")`: an unbiased baseline, no bias of length, and tokens that have moved far still taught. Twenty steps from one seed will not tell it from GRPO: the yardstick of section 6 says how far apart two runs of
-# the *same* algorithm are.
+# For instance `Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1.0, clip_eps_high=4.0, aggregation="constant")`: an unbiased baseline, no bias of length, and tokens that have moved far still taught. Twenty steps from one seed will not tell it from GRPO: in section 4 three seeds of the
+# *same* row are up to three hundredths apart.
 # </details>
 #
 # **8. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What would you have to see before you believe it?
