@@ -118,3 +118,20 @@ def ratio(rows, task):
     same = [row for row in rows if row["task"] == task]
     ours, theirs = ({r["round"]: r["seconds"] for r in same if (r["side"] == "minirlhf") == mine} for mine in (True, False))
     return statistics.median(theirs[number] / ours[number] for number in ours)
+
+
+def test_what_the_readme_says_of_arithmetic():
+    rows = load_results("family")
+
+    def percent(variant, key):
+        return f"{statistics.mean(row[key] for row in rows if row['variant'] == variant):.0%}".replace("%", " %")
+
+    start, grpo, plain = "start", "grpo, 400 steps", "reinforce, 400 steps"
+    assert said(f"takes it from {percent(start, 'greedy')} to {percent(grpo, 'greedy')} greedily and from "
+                f"{percent(start, 'pass_1')} to {percent(grpo, 'pass_1')} of single samples")
+    assert {percent(variant, "pass_16") for variant in (start, grpo)} == {"97 %", "98 %"} and said("pass@16 stays at 97 to 98 %")
+    assert said(f"reaches {percent(plain, 'greedy')} and {percent(plain, 'pass_1')}.")
+    lengths = [statistics.mean(row["length"] for row in rows if row["variant"] == variant) for variant in (start, grpo)]
+    assert 1.8 < lengths[1] / lengths[0] < 2.1 and said("its responses become twice as long")
+    command = [row["seconds"] for row in rows if row["variant"] == grpo]
+    assert len(command) == 3 and 200 < statistics.mean(command) < 400 and said("about five minutes of one core; three seeds")
