@@ -875,7 +875,7 @@ print(check.group_advantages(group_advantages))
 #
 # **2. pass@k** *(medium, 10 minutes)*. From `right` (N, n), booleans, and k, return for each prompt the chance (N,) that k samples, drawn from its n without putting back, hold a right one.
 #
-# *Hint:* all k are wrong with probability $\prod_{i<k} \frac{w - i}{n - i}$, with $w$ wrong ones; where $w < k$ that is 0. The checker's floats may be of any precision.
+# *Hint:* all k are wrong with probability $\prod_{i<k} \frac{w - i}{n - i}$, with $w$ wrong ones; where $w < k$ that is 0. Floats of any precision will do.
 
 
 # %%
