@@ -26,7 +26,10 @@ NUMBERS = {  # scalar arguments: what is allowed, and what must raise
     "kl": ((-1.0, 0.0, 1e4), ()), "prompt_length": ((1,), (0, 99)), "how": (("token_mean", "sequence_mean", "sequence_sum"), ("mean",)),
     "centering_coef": ((0.0, 0.01), (-1.0, math.nan)), "eps": ((1e-8, 1e-4), ()),
     "mean": ((-1.0, 0.0, 2.0), ()), "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)), "by_length": ((True, False), ()),
-    "min_std": ((0.0, 0.1), (-0.1, math.nan)), "max_tokens": ((4, 8), ()), "buffer": ((1, 4), (0, 9))}
+    "min_std": ((0.0, 0.1), (-0.1, math.nan)), "max_tokens": ((4, 8), ()), "buffer": ((1, 4), (0, 9)),
+    "label_smoothing": ((0.0, 0.1, 0.4), (-0.1, 0.5, math.nan)), "penalty": ((0.0, 5.0), (-1.0, math.nan)),
+    "alpha": ((None, 0.0, 0.5), (-0.1, math.nan)), "nll_coef": ((0.0, 1.0), (-1.0, math.nan)), "margin": ((0.0, 1.0), (-1.0, math.nan)),
+    "desirable_weight": ((0.0, 1.0), (-1.0, math.nan)), "undesirable_weight": ((0.0, 4.0), (-1.0, math.nan))}
 
 
 def dimensions(annotation) -> tuple[str, str] | None:
@@ -51,7 +54,7 @@ def arguments(draw, function):
             shape = tuple(size[letter] for letter in letters.split())
             mask = masks[letters.split()[1]] if letters.split()[:1] == ["B"] and len(shape) > 1 else None
             if kind == "Bool":
-                given[name] = mask
+                given[name] = torch.rand(shape, generator=generator) < 0.5 if mask is None else mask
             elif kind == "Int":
                 given[name] = torch.randint(0, size["V"], shape, generator=generator)
             else:
