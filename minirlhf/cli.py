@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -28,8 +29,9 @@ from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import train_group
+from minirlhf.loops.online import ONLINE, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
-from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
@@ -41,6 +43,7 @@ from minirlhf.practice import ASKED, STEPS, TASKS, TRIES, group_config, judged, 
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores
 from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
+from minirlhf.search.best_of_n import best_of_n
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig
@@ -71,6 +74,13 @@ Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpoin
 MicroBatch = Annotated[int, typer.Option(help="Sequences or pairs that are in memory at once; 0: all of an optimiser step's.")]
 RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
+Scorer = Annotated[str, typer.Option(help="Reward model.")]
+LossName = Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")]
+Beta = Annotated[float | None, typer.Option(help="Reward units per nat, above 0; the loss's own, if left out.")]
+Setting = Annotated[list[str] | None, typer.Option(help="NAME=NUMBER of the loss: penalty=50; may be repeated.")]
+ReferenceFree = Annotated[bool, typer.Option("--reference-free", help="No reference: every text counts as equally likely before.")]
+SyncEvery = Annotated[int, typer.Option(help="Steps after which the reference moves to the policy; 0: never.")]
+Mixup = Annotated[float, typer.Option(help="How far it moves, above 0, 1: all the way.")]
 
 
 def main() -> None:
@@ -229,12 +239,20 @@ def pretrain(out: Out = Path("out/pretrain"), seed: Seed = 0, steps: OwnSteps = 
 def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 0, lr: Rate = SFTConfig.optimiser.lr,
         epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs, dataset: Data = "",
         rows: Rows = TourConfig.pairs, max_response: MaxResponse = SFTConfig.max_response, resume: Resume = False,
-        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
-    """Supervised fine-tuning: title -> review, the loss on the response only."""
+        best_of: Annotated[int, typer.Option(help="Imitate the best of so many samples of the model itself; 0: off.")] = 0,
+        scorer: Scorer = "tiny-reviews-reward", lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False,
+        micro_batch: MicroBatch = 0):
+    """Supervised fine-tuning: title -> review, the loss on the response only. With --best-of: on what a scorer likes of its own."""
     policy, tokenizer = load_policy(model)
+    check("best_of", best_of, best_of == 0 or (best_of > 1 and not dataset), "0, or 2 and more without a dataset")
     config = SFTConfig(seed=seed, epochs=epochs, max_response=max_response,
                        optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch))
-    data = completions(load_by_name(dataset, tokenizer, rows=rows)) if dataset else reviews.sft_dataset(tokenizer)
+    if best_of:  # rejection sampling: samples instead of a gradient
+        prompts, likes = reviews.rl_prompts(), scoring("reviews", tokenizer, scorer)[0]
+        texts = best_of_n(policy, tokenizer, prompts, likes, best_of, seed=seed)
+        data = datasets.Dataset.from_dict({"prompt": prompts, "completion": texts})
+    else:
+        data = completions(load_by_name(dataset, tokenizer, rows=rows)) if dataset else reviews.sft_dataset(tokenizer)
     policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
@@ -280,7 +298,7 @@ def gold(model: Model = "out/pretrain-gold/model", out: Out = Path("out/gold"),
 
 
 @app.command()
-def ppo(model: Model = "tiny-reviews-sft", scorer: Annotated[str, typer.Option(help="Reward model.")] = "tiny-reviews-reward",
+def ppo(model: Model = "tiny-reviews-sft", scorer: Scorer = "tiny-reviews-reward",
         out: Out = Path("out/ppo"), seed: Seed = 0, steps: Steps = PPOConfig.steps, lr: Rate = PPOConfig.actor.lr,
         kl_coef: KLCoef = PPOConfig.kl.kl_coef, resume: Resume = False, lora: Lora = 0, bf16: Bf16 = False,
         recompute: Recompute = False, micro_batch: MicroBatch = 0):
@@ -332,19 +350,51 @@ for _name in FAMILY:
 
 
 @app.command()
-def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), seed: Seed = 0, steps: Steps = DPOConfig.steps,
-        lr: Rate = DPOConfig.optimiser.lr, beta: Annotated[float, typer.Option(help="Reward units per nat, above 0.")] = DPOConfig.beta,
+def dpo(model: Model = "tiny-reviews-sft", out: Out = Path("out/dpo"), loss: LossName = DPOConfig.loss, seed: Seed = 0,
+        steps: Steps = DPOConfig.steps, lr: Rate = DPOConfig.optimiser.lr, beta: Beta = None, setting: Setting = None,
+        reference_free: ReferenceFree = False, sync_every: SyncEvery = DPOConfig.sync_every, mixup: Mixup = DPOConfig.mixup,
+        precompute: Annotated[bool, typer.Option("--precompute", help="The reference's log-probabilities once, at the start.")] = False,
         dataset: Data = "", rows: Rows = TourConfig.pairs, max_response: MaxResponse = DPOConfig.max_response, resume: Resume = False,
         lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
-    """DPO on pairs of human ratings: no reward model, no sampling."""
+    """DPO, or another loss of its family, on pairs of human ratings: no reward model, no sampling."""
     policy, tokenizer = load_policy(model)
-    config = DPOConfig(seed=seed, steps=steps, beta=beta, max_response=max_response,
-                       optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch))
-    data = _pairs(dataset, tokenizer, rows, seed, max_response)
+    config = _preference(loss, seed, steps, lr, beta, setting, reference_free, sync_every, mixup, micro_batch, max_response, precompute)
+    data = _pairs(dataset, tokenizer, rows, seed, max_response, single=LOSSES[loss].single)
     policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
     with _running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)
     _save(policy, tokenizer, out, history)
+    if not dataset:
+        _print_judged(policy, tokenizer, model, seed)
+
+
+def _online_command(name: str) -> None:
+    """The command of one way to make pairs of the policy's own responses."""
+    preset = ONLINE[name]
+
+    def command(model: Model = "tiny-reviews-sft", scorer: Scorer = "tiny-reviews-reward", out: Out = Path("out") / name,
+                loss: LossName = preset.dpo.loss, seed: Seed = 0, steps: Steps = preset.dpo.steps, lr: Rate = preset.dpo.optimiser.lr,
+                samples: Annotated[int, typer.Option(help="Responses a prompt.")] = preset.samples,
+                beta: Beta = None, setting: Setting = None, reference_free: ReferenceFree = False,
+                sync_every: SyncEvery = preset.dpo.sync_every, mixup: Mixup = preset.dpo.mixup, resume: Resume = False, lora: Lora = 0,
+                bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
+        policy, tokenizer = load_policy(model)
+        score, monitors = scoring("reviews", tokenizer, scorer)
+        own = _preference(loss, seed, preset.dpo.steps, lr, beta, setting, reference_free, sync_every, mixup, micro_batch)
+        config = replace(preset, samples=samples, dpo=own).with_steps(steps)
+        policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+        with _running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
+            policy, history = train_online(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)
+        _save(policy, tokenizer, out, history)
+        _print_judged(policy, tokenizer, model, seed)
+
+    command.__doc__ = (f"{preset.samples} responses of the policy to each prompt, a pair of them ({preset.pick}) as a reward model says; "
+                       f"new ones after {preset.refresh} of {preset.dpo.steps} steps.")
+    app.command(name)(command)
+
+
+for _name in ONLINE:
+    _online_command(_name)
 
 
 @app.command()
@@ -405,12 +455,32 @@ def _running(path: Path, resume: bool, every: int, **origin: str):
         yield {"on_step": progress, "checkpoint": checkpoint}
 
 
-def _pairs(dataset: str, tokenizer, rows: int, seed: int, max_response: int):
-    """Preference pairs of a named dataset, or of the reviews, one rating a side."""
+def _preference(loss, seed, steps, lr, beta, setting, reference_free, sync_every, mixup, micro_batch,
+                max_response=DPOConfig.max_response, precompute=False) -> DPOConfig:
+    """Settings of a loss as the command line gives them."""
+    given = {}
+    for text in setting or []:
+        name, _, number = text.partition("=")
+        check("setting", text, bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", number)), "NAME=NUMBER, such as penalty=50")
+        given[name] = float(number)
+    optimiser = replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch)
+    return DPOConfig(loss, beta, given, steps=steps, max_response=max_response, reference_free=reference_free, sync_every=sync_every,
+                     mixup=mixup, precompute=precompute, optimiser=optimiser, seed=seed)
+
+
+def _print_judged(policy, tokenizer, start: str, seed: int) -> None:
+    """Gold on held-out films with its interval over films, and what must stand beside it."""
+    row = judged("reviews", merged(policy), tokenizer, reference=load_policy(start)[0], seed=seed)
+    console.print(f"Held-out films: gold {row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}], KL {row['kl']:.1f} nats, "
+                  f"{row['length']:.0f} tokens, distinct-2 {row['distinct_2']:.2f}.", highlight=False)
+
+
+def _pairs(dataset: str, tokenizer, rows: int, seed: int, max_response: int, single: bool = False):
+    """Preference pairs of a named dataset, or of the reviews, one rating a side; with `single`, rows with a label as they are."""
     if not dataset:
         return reviews.preference_pairs("reward", rows, seed=seed, max_tokens=max_response, tokenizer=tokenizer)
     data = load_by_name(dataset, tokenizer, rows=rows)
-    return paired(data) if "label" in data.column_names else data
+    return paired(data) if "label" in data.column_names and not single else data
 
 
 def _print_passes(before: dict, after: dict) -> None:

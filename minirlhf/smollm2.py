@@ -69,7 +69,7 @@ def run(folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lam
     with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:
         train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
     save_policy(policy, tokenizer, folder / "dpo")
-    judge = implicit_judge(policy, tokenizer, beta=config.dpo.beta, max_response=cut)
+    judge = implicit_judge(policy, tokenizer, beta=config.dpo.of_loss["beta"], max_response=cut)
     rows.append({"method": "DPO's implicit reward", **accuracy(held_out, judge), "seconds": time.time() - started + checkpoint.earlier})
     rows.append({"method": "prefixes", "tokens": tokens, "with_eos": with_eos.tolist(), "one_pass": one_pass.tolist()})
     for stage in ("reward", "dpo"):

@@ -14,6 +14,7 @@ from minirlhf.classroom.claims import load_results, record
 from minirlhf.grid import record_grid, rerun
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
+from minirlhf.loops.online import ONLINE
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import committed, fingerprint, load_policy, load_scalar, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
@@ -25,7 +26,8 @@ run = CliRunner().invoke
 
 
 def test_every_command_explains_itself():
-    for name in ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "sample", "score", "gold", "grid", "data", "course", "claims", *FAMILY):
+    others = ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "sample", "score", "gold", "grid", "data", "course", "claims")
+    for name in (*others, *ONLINE, *FAMILY):
         result = run(cli.app, [name, "--help"])
         assert result.exit_code == 0 and "--" in result.output, name
 

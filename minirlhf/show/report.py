@@ -26,7 +26,7 @@ CURVES = {
     "reward": (["loss", "accuracy", "margin"], "Reward model: the loss starts at ln 2 = 0.693; single human ratings are noisy, so accuracy stays well below 1."),
     "ppo": (["gold", "score", "kl", "length", "entropy", "clip_fraction", "explained_variance", "missing_eos", "ratio"],
             "PPO: the score is what it maximises, gold is what we want; watch whether they part. KL is per sequence; an entropy that goes to 0 is a collapse."),
-    "dpo": (["loss", "margin", "accuracy", "logps_chosen", "logps_rejected"],
+    "dpo": (["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"],
             "DPO: the loss starts at ln 2. Both log-probabilities may fall while their difference grows."),
     "grpo": (["gold", "score", "kl", "length", "entropy", "clip_fraction", "reward_std", "missing_eos"],
              "GRPO: the same reward and the same leash as PPO, a group of samples in place of the critic."),

@@ -1,6 +1,7 @@
 """`make bench`: minirlhf against TRL on the same work, alternating in one run; writes results.jsonl, growth.png and the README's table.
 
-`python tests/benchmarks/bench.py grpo rloo` measures these alone and leaves the other rows as they were recorded.
+`python tests/benchmarks/bench.py grpo rloo` measures these alone and leaves the other rows as they were recorded; `--fp32` leaves out
+bfloat16, over which a processor without it takes minutes a step.
 
 A round runs every task once on each side, each in a process of its own; who goes first changes from round to round. The ratio of a round is
 TRL's median step over ours; the table has the median of the rounds, because machines drift.
@@ -73,11 +74,11 @@ def gflop(task: str, size: dict) -> float:
             "dpo": 4 * whole, "grpo": group, "rloo": group, "ppo": 2 * response + 2 * scalar + 12 * (response + scalar)}[task]
 
 
-def compare(rounds: int, tasks=TASKS) -> list[dict]:
-    """Both sides, `rounds` times, in float32; then once in bfloat16."""
+def compare(rounds: int, tasks=TASKS, *, half: bool = True) -> list[dict]:
+    """Both sides, `rounds` times, in float32; then, with `half`, once in bfloat16."""
     trl, ppo, ours = environment("trl"), environment("trl-ppo"), Path(sys.executable)
     rows, today, at = [], time.strftime("%Y-%m-%d"), commit()
-    for number in range(rounds + 1):
+    for number in range(rounds + half):
         bf16 = int(number == rounds)
         for task in tasks:
             sides = [(ours, "ours.py"), (ppo if task == "ppo" else trl, "theirs.py")]
@@ -101,7 +102,7 @@ def table(rows: list[dict]) -> str:
         shares = [statistics.median(r["sampling"] for r in side if not r["bf16"]) for side in (theirs, ours) if "sampling" in side[0]]
         peaks = [max(r["peak_mib"] for r in side if not r["bf16"]) for side in (theirs, ours)]
         cells = (task, f"{other:.3f}", f"{mine:.3f}", f"**{statistics.median(single):.2f}**", f"{min(single):.2f} to {max(single):.2f}",
-                 f"{ratios[-1]:.2f}", f"{peaks[0]} / {peaks[1]}", f"{floor:.3f}", f"{mine / floor:.1f}",
+                 f"{ratios[-1]:.2f}" if ours[-1]["bf16"] else "-", f"{peaks[0]} / {peaks[1]}", f"{floor:.3f}", f"{mine / floor:.1f}",
                  " / ".join(f"{share:.0%}" for share in shares))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -130,10 +131,10 @@ def draw(rows: list[dict]) -> Figure:
     return figure
 
 
-def main(tasks=TASKS, rounds: int = 5) -> None:
+def main(tasks=TASKS, rounds: int = 5, half: bool = True) -> None:
     set_threads(SIZES["threads"])
     kept = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()] if set(tasks) < set(TASKS) else []
-    measured = compare(rounds, tasks) + [row for row in kept if row["task"] not in tasks and "grows" not in row]
+    measured = compare(rounds, tasks, half=half) + [row for row in kept if row["task"] not in tasks and "grows" not in row]
     rows = [row for task in TASKS for row in measured if row["task"] == task]
     grown = [row for row in kept if "grows" in row] or growth()
     facts = "; ".join(f"{', '.join(dict.fromkeys(r['task'] for r in same))}: {day}, commit {at}, "
@@ -157,7 +158,7 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:]
+    chosen, half = [name for name in sys.argv[1:] if name != "--fp32"], "--fp32" not in sys.argv
     if unknown := set(chosen) - set(TASKS):
         raise SystemExit(f"Unknown: {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}.")
-    main(tasks=tuple(task for task in TASKS if task in chosen) or TASKS)
+    main(tasks=tuple(task for task in TASKS if task in chosen) or TASKS, half=half)

@@ -19,6 +19,7 @@ from minirlhf.loops.config import KLConfig
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.online import OnlineConfig, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
@@ -57,6 +58,16 @@ def dpo(**on):
     return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, DPOConfig(batch_size=2, steps=6), **on)
 
 
+def kto(**on):  # with a reference that moves: its weights are saved too
+    config = DPOConfig("kto", batch_size=2, steps=6, sync_every=2, mixup=0.5)
+    return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, **on)
+
+
+def online(**on):  # pairs that were made four steps ago
+    config = OnlineConfig(samples=3, refresh=4, pick="rejection", sampling=SHORT, dpo=DPOConfig(batch_size=2, steps=6))
+    return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+
+
 def ppo(**on):  # with an adaptive KL coefficient: a number that changes from step to step
     config = PPOConfig(steps=6, batch_size=4, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
     critic = ScalarModel(tiny_policy(1).base_model)
@@ -85,8 +96,8 @@ def pretrain(**on):
     return model, [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in history]
 
 
-LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "ppo": ppo, "grpo": grpo, "pretrain": pretrain,
-         "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
+LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "kto": kto, "online": online, "ppo": ppo, "grpo": grpo,
+         "pretrain": pretrain, "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
 
 
 class Killed(Exception):

@@ -216,8 +216,8 @@ def test_a_nan_score_stops_the_run_before_it_touches_the_weights():
 def test_dpo_starts_at_ln_two_and_separates():
     model = tiny_policy()
     _, history = train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=20, batch_size=9, optimiser=OptimiserConfig(lr=1e-3)))
-    assert abs(history[0]["loss"] - math.log(2)) < 1e-6 and history[0]["margin"] == 0 and history[0]["accuracy"] == 0
-    assert history[-1]["loss"] < 0.5 and history[-1]["accuracy"] == 1
+    assert abs(history[0]["loss"] - math.log(2)) < 1e-6 and history[0]["rewards/margins"] == 0 and history[0]["rewards/accuracies"] == 0
+    assert history[-1]["loss"] < 0.5 and history[-1]["rewards/accuracies"] == 1
 
 
 def test_reward_model_learns_unseen_pairs_and_normalises():

@@ -12,7 +12,7 @@ from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
-from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.heads import ScalarModel
@@ -41,8 +41,11 @@ def reward(optimiser):
         torch.set_default_dtype(torch.float32)
 
 
-def dpo(optimiser):
-    return train_dpo(double(), TOKENIZER, PAIRS, DPOConfig(batch_size=4, steps=STEPS, optimiser=optimiser))
+def dpo(loss, **given):
+    def train(optimiser):
+        return train_dpo(double(), TOKENIZER, PAIRS, DPOConfig(loss, batch_size=4, steps=STEPS, optimiser=optimiser, **given))
+
+    return pytest.param(train, id="-".join([loss, *given]))
 
 
 def ppo(optimiser):
@@ -69,8 +72,8 @@ def row(name, **given):
     return pytest.param(train, id="-".join([name, *given]))
 
 
-@pytest.mark.parametrize("loop", [sft, reward, dpo, ppo, *map(row, FAMILY), row("dapo", mask_truncated=True),
-                                  row("dr-grpo", mask_truncated=True)])
+@pytest.mark.parametrize("loop", [sft, reward, *map(dpo, LOSSES), dpo("dpo", precompute=True), ppo, *map(row, FAMILY),
+                                  row("dapo", mask_truncated=True), row("dr-grpo", mask_truncated=True)])
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_micro_batches_change_nothing(loop, micro_batch):
     torch.manual_seed(0)

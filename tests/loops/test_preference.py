@@ -1,0 +1,167 @@
+"""The loop of DPO's family and of pairs that the policy makes itself: anchors, what is kept and moved, and that each one learns."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from minirlhf.core.logprobs import sequence_logprobs
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.online import ONLINE, OnlineConfig, pairs_of, train_online
+from minirlhf.loops.preference import LOSSES, DPOConfig, sync, train_dpo
+from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.models.sampling import SamplingConfig
+from minirlhf.tasks.formats import unpaired
+from tests.loops.test_loops import PAIRS, PROMPTS, first_half
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+FAST, SHORT = OptimiserConfig(lr=1e-3), SamplingConfig(max_new_tokens=6, temperature=1.0)
+LN2 = math.log(2)
+AT_THE_START = {  # policy = reference: the value of each loss there; those without a reference have none that is known
+    "dpo": LN2, "cdpo": LN2, "robust": LN2, "ipo": 25.0, "ipo-mean": 0.25, "hinge": 1.0, "dpop": LN2, "nca": 2 * LN2, "tdpo": LN2,
+    "kto": 0.5}
+
+
+def run(loss="dpo", *, data=PAIRS, seed=0, **given):
+    model = tiny_policy(seed)
+    config = DPOConfig(loss, **{"steps": 20, "batch_size": 9, "optimiser": FAST} | given)
+    return train_dpo(model, tiny_tokenizer(), data, config)
+
+
+def margins(model, start):
+    """(chosen - rejected) of the change in mean log-probability a token, on responses of letters and an order that no pair had."""
+    batch = encode(tiny_tokenizer(), ["new prompt"] * 2, ["aea", "xyx"])
+    after, before = (sequence_logprobs(policy_logprobs(m, batch), batch.response_mask) for m in (model, start))
+    good, bad = (after - before).tolist()
+    return good - bad
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_starts_where_it_must_and_learns_what_is_preferred(loss):
+    model, history = run(loss)
+    if loss in AT_THE_START:
+        assert history[0]["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5)
+        assert history[0]["rewards/margins"] == 0 and history[0]["displaced"] == 0
+    else:
+        assert "displaced" not in history[0]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert margins(model, tiny_policy()) > 1
+    shuffled = PAIRS.map(lambda row, i: {"chosen": row["rejected"], "rejected": row["chosen"]} if i % 2 else row, with_indices=True)
+    assert abs(margins(run(loss, data=shuffled)[0], tiny_policy())) < margins(model, tiny_policy()) / 2
+
+
+def test_the_log_by_hand():
+    # one pair, two steps: at the second its rewards are beta times the change of its log-probabilities since the first
+    first, second = run(data=PAIRS.select([0]), steps=2, batch_size=1, beta=0.5)[1]
+    changed = {side: second[f"logps/{side}"] - first[f"logps/{side}"] for side in ("chosen", "rejected")}
+    assert first["logps/chosen"] < 0 and all(second[f"rewards/{side}"] == pytest.approx(0.5 * changed[side], abs=1e-4) for side in changed)
+    assert second["rewards/margins"] == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6)
+    assert second["rewards/accuracies"] == float(second["rewards/margins"] > 0) == 1.0
+    assert second["displaced"] == float(second["rewards/chosen"] < 0)
+    assert second["loss"] == pytest.approx(math.log1p(math.exp(-second["rewards/margins"])), abs=1e-5)
+
+
+def test_kto_takes_single_rows_as_they_are():
+    pairs, single = run("kto", steps=4)[1], run("kto", steps=4, data=unpaired(PAIRS))[1]
+    assert pairs == single and "rewards/accuracies" not in pairs[0]
+    only_good = Dataset.from_list([{"prompt": p, "completion": "aaa", "label": True} for p in PROMPTS])
+    history = run("kto", steps=2, data=only_good, batch_size=2)[1]
+    assert "rewards/rejected" not in history[0] and "rewards/margins" not in history[0]
+
+
+def test_a_reference_that_follows_every_step_keeps_the_loss_at_ln_two():
+    history = run(sync_every=1)[1]
+    assert all(row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0 for row in history)
+    soft, kept = run(sync_every=1, mixup=0.5)[1], run()[1]
+    assert 0 < soft[-1]["rewards/margins"] < kept[-1]["rewards/margins"]
+    # it moves after the second step: steps 0 and 1 are those of a kept one, step 2 begins anew
+    two = run(sync_every=2)[1]
+    assert two[:2] == kept[:2] and two[2]["rewards/margins"] == 0 and two[3]["rewards/margins"] != 0
+
+
+def test_sync_by_hand():
+    a, b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(a.weight, 8.0), torch.nn.init.constant_(b.weight, 4.0)
+    sync(a, b, 0.25)  # 1/4 * 4 + 3/4 * 8
+    assert a.weight.item() == 7.0 and b.weight.item() == 4.0
+
+
+def test_precomputed_references_change_nothing():
+    for one, other in zip(run()[1], run(precompute=True)[1], strict=True):
+        assert all(one[key] == pytest.approx(other[key], abs=1e-5) for key in one if key != "stage")
+
+
+def test_reference_free_dpo_is_cpo_without_imitation():
+    free, cpo = run(reference_free=True)[1], run("cpo", settings={"nll_coef": 0.0})[1]
+    assert [row["loss"] for row in free] == pytest.approx([row["loss"] for row in cpo], abs=1e-6)
+    assert free[0]["rewards/chosen"] == pytest.approx(0.1 * free[0]["logps/chosen"], abs=1e-5)
+
+
+def test_beta_and_settings_of_the_loss():
+    assert DPOConfig().of_loss == {"beta": 0.1} and DPOConfig(beta=0.5).of_loss == {"beta": 0.5}
+    assert DPOConfig("simpo").of_loss == {"beta": 2.0, "margin": 1.0}
+    assert DPOConfig("dpop", settings={"penalty": 50.0}).of_loss == {"beta": 0.1, "penalty": 50.0}
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"loss": "ppo"}, "loss is 'ppo'; it must be one of dpo, cdpo"), ({"settings": {"penalty": 1.0}}, "settings is"),
+    ({"beta": 0.0}, "beta is 0"), ({"sync_every": -1}, "sync_every is -1"), ({"mixup": 0.0}, "mixup is 0"),
+    ({"mixup": 1.5}, "mixup is 1.5"),
+    ({"loss": "simpo", "sync_every": 5}, "without a reference"), ({"loss": "kto", "precompute": True}, "precompute is True"),
+    ({"sync_every": 5, "precompute": True}, "precompute is True"), ({"loss": "tdpo", "reference_free": True}, "reference_free is True")])
+def test_settings_that_make_no_sense(given, said):
+    with pytest.raises(ValueError, match=said):
+        DPOConfig(**given)
+
+
+# ---- pairs of the policy's own making
+def test_pairs_by_hand():
+    texts, scores = ["a", "b", "c", "d", "d", "d"], torch.tensor([2.0, 5.0, 1.0, 0.0, 3.0, 1.0])
+    best = pairs_of(["p", "q"], texts, scores, OnlineConfig(samples=3))
+    assert best == {"prompt": ["p"], "chosen": ["b"], "rejected": ["c"]}  # q's texts are all one
+    assert pairs_of(["p"], texts[:3], torch.ones(3), OnlineConfig(samples=3)) == {"prompt": [], "chosen": [], "rejected": []}
+    sharp = OnlineConfig(samples=3, pick="rejection", accept_beta=1e-6)
+    assert pairs_of(["p"], texts[:3], scores[:3], sharp) == {"prompt": ["p"], "chosen": ["b"], "rejected": ["a"]}  # the two best
+
+
+def online(name="online-dpo", score=first_half):
+    own = replace(ONLINE[name].dpo, batch_size=32, beta=0.3, optimiser=OptimiserConfig(lr=1e-2))
+    config = replace(ONLINE[name], samples=8, sampling=SHORT, dpo=own).with_steps(40)
+    return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, score, config)
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_each_way_raises_the_score_of_what_it_samples(name):
+    def after(score):
+        model, history = online(name, score)
+        probe = OnlineConfig(sampling=SHORT, dpo=DPOConfig(steps=1, batch_size=96))
+        return train_online(model, tiny_tokenizer(), PROMPTS, first_half, probe)[1][0]["score"], history
+
+    (trained, history), (control, _) = after(first_half), after(lambda r: torch.rand(len(r.response_ids)))
+    assert trained > 0.65 > 0.58 > control
+    assert history[0]["loss"] == pytest.approx(1.0 if name == "rso" else LN2, abs=1e-5)
+    assert [row["step"] for row in history if "score" in row] == list(range(0, 40, min(ONLINE[name].refresh, 40)))
+
+
+def test_a_step_without_a_pair_changes_nothing():
+    before = copy.deepcopy(tiny_policy().state_dict())
+    model, history = online(score=lambda r: torch.zeros(len(r.response_ids)))
+    assert all(row["pairs"] == 0 and "loss" not in row for row in history)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"samples": 1}, "samples is 1"), ({"refresh": 0}, "refresh is 0"), ({"pick": "worst"}, "pick is 'worst'"),
+    ({"accept_beta": 0.0}, "accept_beta is 0"), ({"dpo": DPOConfig("kto")}, "a loss of pairs"),
+    ({"dpo": DPOConfig(precompute=True)}, "precompute")])
+def test_online_settings_that_make_no_sense(given, said):
+    with pytest.raises(ValueError, match=said):
+        OnlineConfig(**given)
+
+
+def test_fewer_steps_keep_the_meaning_of_refresh():
+    assert ONLINE["rso"].with_steps(7).refresh == 7 and ONLINE["iterative-dpo"].with_steps(7).refresh == 7
+    assert ONLINE["iterative-dpo"].with_steps(50).refresh == 25 and ONLINE["online-dpo"].with_steps(7).refresh == 1
