@@ -26,7 +26,7 @@ def _sft_without_eos(name: str):
 FAULTS = {  # what is replaced in the atlas, by name; settings alone make the others
     "dead critic": {"loops.ppo.response_values": lambda critic, rollout: 0 * response_values(critic, rollout)},
     "KL sign wrong": {"loops.ppo.kl_shaped_rewards": lambda scores, old, ref, mask, **k: kl_shaped_rewards(scores, ref, old, mask, **k)},
-    "reward scale wrong": {"grid.rollout_score": lambda *model: lambda rollout: 20 * rollout_score(*model)(rollout)},
-    "EOS never trained": {"grid.load_policy": _sft_without_eos},
-    "whitening at the optimum": {"grid.rollout_score": lambda *model: lambda rollout: 0 * rollout_score(*model)(rollout) + 1},
+    "reward scale wrong": {"experiments.rollout_score": lambda *model: lambda rollout: 20 * rollout_score(*model)(rollout)},
+    "EOS never trained": {"experiments.load_policy": _sft_without_eos},
+    "whitening at the optimum": {"experiments.rollout_score": lambda *model: lambda rollout: 0 * rollout_score(*model)(rollout) + 1},
 }

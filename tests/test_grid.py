@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 
-from minirlhf import grid, practice
+from minirlhf import experiments, grid, practice
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.faults import FAULTS
@@ -19,13 +21,13 @@ SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Every experiment with two variants of a step each, judged on two titles or forty pairs."""
-    pairs = grid.reviews.preference_pairs
-    monkeypatch.setattr(grid.reviews, "preference_pairs", lambda split, count, **given: pairs(split, min(count, 40), **given))
+    pairs = experiments.reviews.preference_pairs
+    monkeypatch.setattr(experiments.reviews, "preference_pairs", lambda split, count, **given: pairs(split, min(count, 40), **given))
     monkeypatch.setattr(grid, "VARIANTS", {
         "leash": {"kl_coef 0": SMALL, "kl_coef 1": SMALL | {"gamma": 0.9}}, "ablations": {"as it is": SMALL},
         "labels": {"4 pairs": {"pairs": 4}}, "atlas": {name: SMALL for name in ("healthy", *FAULTS)}})
-    monkeypatch.setattr(grid, "RewardConfig", lambda seed: grid_reward(seed))
-    monkeypatch.setattr(grid.reviews, "eval_prompts", lambda split: ["a film\n", "another\n"])
+    monkeypatch.setattr(experiments, "RewardConfig", lambda seed: grid_reward(seed))
+    monkeypatch.setattr(experiments.reviews, "eval_prompts", lambda split: ["a film\n", "another\n"])
 
 
 def grid_reward(seed):
@@ -46,8 +48,8 @@ def test_an_experiment_is_recorded_resumed_and_one_of_its_rows_compared(tmp_path
     assert len(load_results("leash_history", folder=results)) == 4 and "gold_by_prompt" in rows[0]
     assert [row["pairs"] for row in load_results("labels", folder=results)] == [4, 4]
     with monkeypatch.context() as patch:  # a second run trains nothing
-        patch.setattr(grid, "train_ppo", None)
-        patch.setattr(grid, "train_reward_model", None)
+        patch.setattr(experiments, "train_ppo", None)
+        patch.setattr(experiments, "train_reward_model", None)
         for name in ("leash", "labels"):
             grid.record_variants(name, tmp_path / name, 2, on_step=nothing, results=tmp_path / "again")
     assert load_results("leash", folder=tmp_path / "again") == rows
@@ -64,9 +66,9 @@ def test_an_experiment_is_recorded_resumed_and_one_of_its_rows_compared(tmp_path
 
 
 def test_other_settings_are_another_run(tmp_path):
-    first = grid.ppo_run(tmp_path / "x.json", SMALL, nothing)
-    again = grid.ppo_run(tmp_path / "x.json", SMALL, nothing)
-    other = grid.ppo_run(tmp_path / "x.json", SMALL | {"seed": 1}, nothing)
+    first = experiments.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    again = experiments.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    other = experiments.ppo_run(tmp_path / "x.json", SMALL | {"seed": 1}, nothing)
     assert first[0]["gold"] == again[0]["gold"] and first[1] == again[1] and other[1] != first[1]
     assert json.loads((tmp_path / "x.json").read_text())["config"]["seed"] == 1
 
@@ -79,13 +81,14 @@ def test_every_fault_is_in_its_run_and_gone_afterwards(tmp_path, monkeypatch):
         started.append(name)
         return load_policy("tiny-reviews")
 
-    monkeypatch.setitem(FAULTS, "EOS never trained", {"grid.load_policy": untaught})  # its own takes half a minute
+    monkeypatch.setitem(FAULTS, "EOS never trained", {"experiments.load_policy": untaught})  # its own takes half a minute
     rows = {name: grid.run_variant("atlas", name, 0, tmp_path, on_step=nothing)[1][-1] for name in ("healthy", *FAULTS)}
     assert rows["dead critic"]["explained_variance"] == 0
     assert rows["reward scale wrong"]["score"] == pytest.approx(20 * rows["healthy"]["score"], rel=1e-4)
     assert rows["whitening at the optimum"]["score"] == 1
     assert started == ["tiny-reviews-sft"]
-    assert ppo.kl_shaped_rewards is kl_shaped_rewards and grid.load_policy is load_policy and grid.rollout_score is faults.rollout_score
+    assert ppo.kl_shaped_rewards is kl_shaped_rewards and experiments.load_policy is load_policy
+    assert experiments.rollout_score is faults.rollout_score
 
 
 def test_the_kl_sign_is_turned():
@@ -106,7 +109,7 @@ def test_sft_without_eos_never_sees_one(monkeypatch):
         return model, None
 
     monkeypatch.setattr(faults, "train_sft", looks)
-    FAULTS["EOS never trained"]["grid.load_policy"]("tiny-reviews-sft")
+    FAULTS["EOS never trained"]["experiments.load_policy"]("tiny-reviews-sft")
     assert seen == [False]
 
 
@@ -119,6 +122,35 @@ PRACTISED = {  # each kind of run of lesson 10 and 11, a step long
     "hacking": {name: {"task": "reviews", "row": name, "given": SHORT | {"kl": KLConfig(kl_coef=0.1)}} for name in ("dr-grpo", "ppo")},
     "resources": {name: {"config": PPOConfig(**SMALL)} | choice for name, choice in (
         ("shared", {"critic": "shared"}), ("sft", {"critic": "sft"}), ("adapters", {"lora": 2}))}}
+
+
+LIKED = {"dpo": {"dpo": {"steps": 1}}, "kto": {"dpo": {"loss": "kto", "steps": 1}}, "synced": {"dpo": {"steps": 2, "sync_every": 1}},
+         "labels": {"way": "relabelled", "dpo": {"steps": 1}}, "once": {"way": "once", "dpo": {"steps": 1}},
+         "rso": {"way": "rso", "dpo": {"steps": 1, "batch_size": 2}}, "best": {"way": "imitated"}}
+
+
+def test_the_experiment_of_part_three_runs_and_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "VARIANTS", {"preference": LIKED})
+    monkeypatch.setattr(experiments.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
+    online, probe = experiments.OnlineConfig, experiments.pair_probe
+    monkeypatch.setattr(experiments, "OnlineConfig", lambda **given: online(**given | {"refresh": 1}))
+    monkeypatch.setattr(experiments, "ONLINE", {"rso": replace(experiments.ONLINE["rso"], refresh=1, samples=3)})
+    monkeypatch.setattr(experiments, "pair_probe", lambda *given: probe(*given, count=6))
+    grid.record_variants("preference", tmp_path, 1, on_step=nothing, results=tmp_path / "results")
+    rows = {row["variant"]: row for row in load_results("preference", folder=tmp_path / "results")}
+    assert list(rows) == list(LIKED)
+    for row in rows.values():
+        assert all(key in row for key in (*grid.COMPARED["preference"], "seconds", "chosen_change", "rejected_change", "right_order"))
+        assert row["chosen_change"] != 0 and 0 <= row["right_order"] <= 1
+    histories = load_results("preference_history", folder=tmp_path / "results")
+    assert {row["variant"] for row in histories} == set(LIKED) and all("chosen_change" in row for row in histories)
+
+
+def test_relabelled_pairs_are_the_same_texts_as_the_judge_orders_them():
+    pairs = Dataset.from_list([{"prompt": "p", "chosen": "long one", "rejected": "a", "chosen_mean": 1.0},
+                               {"prompt": "p", "chosen": "a", "rejected": "long one", "chosen_mean": 1.0}])
+    judged = experiments.relabelled(pairs, lambda prompts, texts: torch.tensor([float(len(t)) for t in texts]))
+    assert judged[:] == {"prompt": ["p", "p"], "chosen": ["long one"] * 2, "rejected": ["a"] * 2}
 
 
 @pytest.mark.parametrize("name", PRACTISED)
@@ -137,7 +169,7 @@ def test_the_experiments_of_part_two_run_and_are_kept(name, tmp_path, monkeypatc
     if name == "jitter":  # the score trembles, what is right does not
         assert histories[0]["right"] <= histories[0]["score"] < histories[0]["right"] + 1e-3
     for trainer in ("train_ppo", "train_group"):  # a second run trains nothing
-        monkeypatch.setattr(grid, trainer, None)
+        monkeypatch.setattr(experiments, trainer, None)
     grid.record_variants(name, tmp_path / name, 1, on_step=nothing, results=tmp_path / "again")
     assert load_results(name, folder=tmp_path / "again") == rows
 

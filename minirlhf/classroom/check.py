@@ -14,7 +14,9 @@ from minirlhf.classroom.lessons.lesson_08 import best_of_k_loss, bradley_terry_l
 from minirlhf.classroom.lessons.lesson_09 import explained_variance, four_models, paired_standard_error, score_rewards
 from minirlhf.classroom.lessons.lesson_10 import decode_step_seconds, model_bytes, rloo_advantages, whitened_to_go
 from minirlhf.classroom.lessons.lesson_11 import dr_grpo_loss, group_advantages, gspo_loss, kept_groups, pass_at_k
-from minirlhf.classroom.lessons.lesson_12 import dpo_loss
+from minirlhf.classroom.lessons.lesson_12 import best_log_ratio, dpo_loss, dpo_of_a_batch, gradient_weights, reward_from_policy
+from minirlhf.classroom.lessons.lesson_13 import blamed_token, soft_value, token_rewards, value_steps
+from minirlhf.classroom.lessons.lesson_14 import dpop_loss, ipo_loss, kto_loss, orpo_loss, simpo_loss
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 __all__ = ["CASES", "EXERCISES", "Exercise", "Result", *EXERCISES]

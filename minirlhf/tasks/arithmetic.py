@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from minirlhf.runtime import check
 
-SYMBOLS, EOS = "0123456789+-*()=~", "<|endoftext|>"
+NUMERALS, EOS = "0123456789", "<|endoftext|>"
+SYMBOLS = NUMERALS + "+-*()=~"
 LEVELS = {  # a, b, c are numbers up to 20; d, e are digits
     1: ("a+b", "a-b"), 2: ("a+b+c", "a+b-c", "a-b+c", "a-b-c"),
     3: ("(a+b)*d", "(a-b)*d", "a*d+b", "a*d-b", "a+b*d", "a-b*d"),
@@ -79,6 +80,23 @@ def answer_of(response: str) -> int | None:
     """The number at the end of the chain, or after ~; None where there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]
     return int(last) if NUMBER.fullmatch(last) else None
+
+
+def planted_error(expression: str, draw: random.Random) -> tuple[str, int]:
+    """A solution with one wrong digit, carried on rightly to a wrong answer: 12*3-9=26-9=17; and the place of the digit (7: the 2).
+
+    Only at that place does anything go wrong; what follows is what a careful pupil makes of it. A place is a character, and a token.
+    """
+    written, right = solution(expression).split("="), answer_of(solution(expression))
+    every = [(k, i, digit) for k, step in enumerate(written) for i, c in enumerate(step) if c in NUMERALS
+             for digit in NUMERALS if digit != c]
+    for k, i, digit in draw.sample(every, len(every)):
+        wrong = written[k][:i] + digit + written[k][i + 1 :]
+        chain = "=".join([*written[:k], wrong] + ([solution(wrong)] if reductions(wrong) else []))
+        numbers = NUMBER.findall(chain)
+        if all(str(int(n)) == n and int(n) <= LARGEST for n in numbers) and answer_of(chain) not in (None, right):
+            return chain, len("=".join(written[:k])) + (k > 0) + i
+    raise ValueError(f"No single digit of {'='.join(written)!r} can be wrong with numbers from 0 to {LARGEST} all the way.")
 
 
 def draw_problems(split: str = "train", *, seed: int, levels: tuple[int, ...] = tuple(LEVELS)) -> Iterator[Problem]:

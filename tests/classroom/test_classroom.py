@@ -123,6 +123,26 @@ DIFFERENT = {  # right answers written in another way
         (s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p))) / (limit * len(p)),
     "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
+    "gradient_weights": lambda c, r, rc, rr, b: b * (1 - 1 / (1 + (-b * ((c - rc) - (r - rr))).exp())),
+    "reward_from_policy": lambda p, q, b: b * ((p - q) + (q.exp() @ (q - p))),
+    "best_log_ratio": lambda p, e, b: torch.stack([math.log(x / (1 - x)) / b * torch.ones(()) for x in (p - 2 * e * p + e).tolist()]),
+    "dpo_of_a_batch": lambda n, r, m, b: torch.stack(
+        [torch.nn.functional.softplus(b * ((n - r)[i + 3][m[i + 3]].sum() - (n - r)[i][m[i]].sum())) for i in range(3)]),
+    "token_rewards": lambda n, r, m, b: per_row(lambda x, y: b * (x - y))(n, r, mask=m),
+    "soft_value": lambda p, q, b: q.max() + b * (p.exp() * ((q - q.max()) / b).exp()).sum().log(),
+    "value_steps": lambda v, s, m: torch.stack(
+        [torch.stack([(v[i, t + 1] if t + 1 < m[i].sum() else s[i]) - v[i, t] if m[i, t] else torch.tensor(0.0) for t in range(v.shape[1])])
+         for i in range(len(v))]),
+    "blamed_token": lambda e, m: torch.tensor(
+        [min(range(int(keep.sum())), key=lambda t: row[t].item()) for row, keep in zip(e, m, strict=True)]),
+    "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss((c - rc) - (r - rr), torch.full_like(c, 0.5 / b), reduction="none"),
+    "kto_loss": lambda p, q, up, z, b: torch.stack(
+        [1 / (1 + ((1 if u else -1) * b * (x - y - z.item())).exp()) for x, y, u in zip(p, q, up.tolist(), strict=True)]),
+    "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(-b * ((c - rc) - (r - rr) - k * torch.clamp(rc - c, min=0))),
+    "simpo_loss": lambda x, m, b, c: torch.stack(
+        [torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean())) for i in range(4)]),
+    "orpo_loss": lambda c, r, b: -c + b * torch.nn.functional.softplus(
+        (r - (-torch.expm1(r)).log()) - (c - (-torch.expm1(c)).log())),
 }
 
 

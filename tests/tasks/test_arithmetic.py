@@ -1,5 +1,6 @@
 """Arithmetic in steps: the verifier by hand and against Python's own evaluation, splits, tokens, rules."""
 
+import random
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from minirlhf.tasks.arithmetic import (
     LEVELS,
     answer_of,
     draw_problems,
+    planted_error,
     problems,
     reductions,
     rows,
@@ -104,3 +106,19 @@ def test_rows_and_rules():
     for prompt in ("the film\n", "3-9=", ""):  # nothing is right where nothing is asked, and no text is paid for it
         with pytest.raises(ValueError, match="prompt is .* it must be an expression of whole numbers"):
             right_answer([prompt], ["no number"])
+
+
+def test_a_planted_error_is_one_wrong_digit_and_right_work_after_it():
+    draw, places = random.Random(0), set()
+    for problem in problems("train", 200, levels=(2, 3, 4)):
+        wrong, place = planted_error(problem.expression, draw)
+        right = solution(problem.expression)
+        assert wrong[:place] == right[:place] and wrong[place] != right[place] and wrong[place].isdigit()
+        assert steps_right(problem.prompt, wrong).count(False) == 1  # and this one step holds the place
+        assert steps_right(problem.prompt, wrong)[wrong[:place].count("=")] is False
+        assert answer_of(wrong) not in (None, problem.answer)
+        places.add((wrong[:place].count("="), wrong.count("=")))
+    assert {(0, 1), (1, 1), (2, 2)} <= places  # in early and in last steps
+    assert planted_error("3+4*2", random.Random(5)) == planted_error("3+4*2", random.Random(5))
+    with pytest.raises(ValueError, match="No single digit"):
+        planted_error("7", draw)
