@@ -1,0 +1,316 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12 · DPO: the policy is the reward model
+#
+# **The question.** PPO needs a reward model, a critic, and samples of its own at every step. Pairs of texts with a preferred one are all that people gave. Can a policy be fitted to the pairs directly, and is what comes out the same policy?
+#
+# **You need** lesson 07 (the best policy under a leash) and 08 (Bradley-Terry). 35 minutes to read, 60 for the exercises.
+#
+# **Predict.** Write down a number or a yes before you read on.
+#
+# | | your prediction |
+# |---|---|
+# | The loss before the first step? | |
+# | DPO pushes the chosen text up and the rejected one down. Does the chosen text become likelier? | |
+# | A larger $\beta$: does the policy end nearer to the reference, or farther? | |
+# | PPO and DPO on the same exact preferences: how far apart do they end? | |
+
+# %%
+# %matplotlib inline
+import math
+
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from minirlhf.classroom import check
+from minirlhf.classroom.claims import FAST, claim, load_results
+from minirlhf.core.bradley_terry import preference_probability, reward_model_loss
+from minirlhf.core.exact import World
+from minirlhf.core.kl import kl_shaped_rewards
+from minirlhf.core.preference import dpo, implicit_rewards
+from minirlhf.core.returns import gae
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.models.load import load_policy
+from minirlhf.runtime import set_threads
+from minirlhf.show.curves import COLOURS
+from minirlhf.show.exact import trajectories
+from minirlhf.tasks import reviews
+
+set_threads()
+
+# %% [markdown]
+# ## 1. From the best policy to a loss, line by line
+#
+# **(a)** Lesson 07: among all policies, the one that maximises $\mathbb{E}[r] - \beta\, \mathrm{KL}(\pi \Vert \pi_{ref})$ is the Gibbs policy,
+#
+# $$ \pi^*(y|x) = \frac{1}{Z(x)}\, \pi_{ref}(y|x)\, e^{r(x, y)/\beta} . $$
+#
+# **(b)** Take logarithms and solve for the reward. Every step is an equality:
+#
+# $$ \log \pi^*(y|x) = \log \pi_{ref}(y|x) + \tfrac1\beta r(x, y) - \log Z(x) \qquad\Longrightarrow\qquad r(x, y) = \beta \log \frac{\pi^*(y|x)}{\pi_{ref}(y|x)} + \beta \log Z(x) . $$
+#
+# Read it the other way round: *any* policy is the best policy for some reward, namely this one. It is the policy's **implicit reward**. Only $Z(x)$, a sum over all texts, cannot be computed.
+#
+# **(c)** Bradley and Terry (lesson 08): people prefer $y_c$ to $y_r$ with probability $\sigma(r(x, y_c) - r(x, y_r))$. Put (b) in. Both texts answer the same prompt, so the two $\beta \log Z(x)$ cancel:
+#
+# $$ P(y_c \succ y_r | x) = \sigma\Big( \beta \log \frac{\pi^*(y_c|x)}{\pi_{ref}(y_c|x)} - \beta \log \frac{\pi^*(y_r|x)}{\pi_{ref}(y_r|x)} \Big) . $$
+#
+# What could not be computed is gone. (It goes only because preferences are *within* a prompt: a pair from two prompts would keep $\beta \log Z(x) - \beta \log Z(x')$.)
+#
+# **(d)** Now do what one does with a reward model: maximise the likelihood of what people said, over the policy in the place of the reward. Minus its logarithm is the loss,
+#
+# $$ L = -\log \sigma(\beta h), \qquad h = \log \frac{\pi(y_c|x)}{\pi_{ref}(y_c|x)} - \log \frac{\pi(y_r|x)}{\pi_{ref}(y_r|x)} . $$
+#
+# It is the reward model's loss of lesson 08 with the implicit reward in it. Before training $h = 0$, and the loss is $-\log \sigma(0) = \ln 2$ for every pair.
+#
+# **By hand.** The world of the one-page example (notebook 91): *good*, *bad*, full stop; at most two words, uniform reference; $\beta = 1/\ln 2$. The policy says *good* first with ½ in the place of ⅓, *bad* with ¼. Then *good good* has the log-ratio $\ln \frac{1/2}{1/3} = \ln \tfrac32$, *bad bad* $\ln \frac{1/4}{1/3} = \ln \tfrac34$,
+# $h = \ln 2$, $\beta h = 1$ and the loss is $-\log \sigma(1) = 0.313$.
+
+# %%
+one = torch.tensor([1.0]).double()
+chosen, rejected = math.log(1 / 2 * 1 / 3) * one, math.log(1 / 4 * 1 / 3) * one
+both_ref = math.log(1 / 9) * one
+by_hand = -math.log(1 / (1 + math.exp(-1)))
+print(f"by hand {by_hand:.3f}, the package's {dpo(chosen, rejected, both_ref, both_ref, beta=1 / math.log(2)).item():.3f}")
+assert abs(dpo(chosen, rejected, both_ref, both_ref, beta=1 / math.log(2)).item() - by_hand) < 1e-12
+assert abs(by_hand - 0.313) < 5e-4
+at_start = dpo(both_ref, both_ref, both_ref, both_ref, beta=0.1)
+assert abs(at_start.item() - math.log(2)) < 1e-12
+rewards = implicit_rewards(torch.cat([chosen, rejected]), both_ref.expand(2), beta=1 / math.log(2))
+assert abs(reward_model_loss(rewards[:1], rewards[1:]).item() - by_hand) < 1e-12
+print(f"implicit rewards {[round(x, 3) for x in rewards.tolist()]}: the reward model's loss on them is the same number")
+
+# %% [markdown]
+# ## 2. Anatomy of the gradient
+#
+# By the chain rule, with $\sigma' = \sigma (1 - \sigma)$ and so $\frac{d}{dh} \big(-\log \sigma(\beta h)\big) = -\beta (1 - \sigma(\beta h)) = -\beta\, \sigma(-\beta h)$,
+#
+# $$ \nabla L = -\underbrace{\beta\, \sigma(-\beta h)}_{\text{how wrong the order is}} \Big[ \underbrace{\nabla \log \pi(y_c)}_{\text{push up}} - \underbrace{\nabla \log \pi(y_r)}_{\text{push down}} \Big] . $$
+#
+# Three things to see. The two pushes are **equal and opposite** in log-probability, whatever the pair. The weight is at most $\beta$; it is $\beta/2$ at the start and fades as the pair is learned: a pair that is right by a wide margin no longer pulls. And **only $h$ counts**: if both log-probabilities fall by the same amount the loss does not notice.
+# That last one is a fault with a name, *likelihood displacement*; lesson 14 measures it.
+
+# %%
+margins = torch.linspace(-60, 60, 121, dtype=torch.float64)
+figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
+left, right = figure.subplots(1, 2)
+zero = torch.zeros_like(margins)
+for colour, style, b in zip(COLOURS, ("-", "--", ":"), (0.05, 0.1, 0.5), strict=False):
+    h = margins.clone().requires_grad_(True)
+    loss = dpo(h, zero, zero, zero, beta=b)
+    (pull,) = torch.autograd.grad(loss.sum(), h)
+    left.plot(margins, loss.detach(), color=colour, linestyle=style, label=f"β = {b}")
+    right.plot(margins, -pull, color=colour, linestyle=style, label=f"β = {b}")
+    assert abs(-pull[60].item() - b / 2) < 1e-12 and -pull[0] < b  # at h = 0; on the wrong side
+left.set(xlabel="h, nats", ylabel="loss", ylim=(0, 8))
+right.set(xlabel="h, nats", ylabel="push on each log-probability", yscale="log", ylim=(1e-4, 1))
+for axes in (left, right):
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+display(figure)
+
+# %% [markdown]
+# A large $\beta$ pulls hard at first and is satisfied soon: half of the pull is gone when the odds of $\sigma(\beta h)$ are 3, at $h = \ln 3/\beta$: 22 nats for 0.05, 2.2 for 0.5. So $\beta$ is a leash here too, though nothing in the loss mentions a KL: it says how many nats one unit of reward is worth.
+
+# %%
+for b in (0.05, 0.5):
+    weight = b * torch.sigmoid(-b * torch.tensor(math.log(3) / b))
+    print(f"β = {b}: at h = {math.log(3) / b:.1f} nats the push is {weight / (b / 2):.2f} of the first one")
+    assert abs(weight / (b / 2) - 0.5) < 1e-6
+assert round(math.log(3) / 0.05) == 22 and round(math.log(3) / 0.5, 1) == 2.2
+
+# %% [markdown]
+# ## 3. The exact world's verdict
+#
+# 15 texts of at most three words, a random reward, a reference that is not uniform. Suppose we knew what share of *all* people prefers each text to each other, for every pair. Where is DPO's loss least? The Gibbs policy makes every pair's $\beta h$ equal to $r_i - r_j$, so every term stands at its own minimum: no other policy can do better. And by lesson 07
+# PPO, with the KL in its reward, climbs to the same place. Here are both walks, PPO in expectation and DPO by LBFGS:
+
+# %%
+world, beta = World.random(3, 3, seed=0), 0.5
+target, mask = world.gibbs(beta=beta), world.response_mask
+ref = world.logprobs(world.ref_logits)
+i, j = torch.triu_indices(15, 15, 1)
+
+
+def ppo_walk(steps=150):
+    """In expectation, with the true V and lambda 1; each place moves by the mean advantage of its words (a natural gradient)."""
+    logits, path = world.ref_logits.clone(), []
+    for step in range(steps):
+        path.append(world.probs(logits))
+        old, values = world.logprobs(logits), world.by_token(world.values(logits, beta=beta)[0])
+        paid = kl_shaped_rewards(world.rewards, old, ref, mask, kl_coef=beta)
+        gains = gae(paid, values, mask, gamma=1.0, lam=1.0)[0][mask]
+        where, p = (world.visited[mask], world.response_ids[mask]), path[-1][:, None].expand_as(mask)[mask]
+        sums, visits = (torch.zeros(7, 3).double().index_put(where, x, accumulate=True) for x in (p * gains, p))
+        logits = logits + 0.5 / beta * sums / visits / (1 + step / 100)
+    return torch.stack(path)
+
+
+# %%
+def dpo_walk(loss_of, steps=150, each=1):
+    """LBFGS on any loss of the 15 texts' log-probabilities, `each` iterations a step: (path, logits at its end)."""
+    logits, path = world.ref_logits.clone().requires_grad_(True), []
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=each, history_size=50, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        (loss := loss_of(world.sequence_logprobs(logits))).backward()
+        return loss
+
+    for _ in range(steps):
+        path.append(world.probs(logits.detach()))
+        if logits.grad is None or logits.grad.abs().max() > 1e-9:  # there already
+            optimizer.step(closure)
+    return torch.stack(path), logits.detach()
+
+
+def population(share, i=i, j=j, beta=beta):
+    """DPO's mean loss over pairs (i, j), of which a share of people prefers i."""
+    whole = ref.sum(1)
+
+    def loss_of(p):
+        won = dpo(p[i], p[j], whole[i], whole[j], beta=beta)
+        lost = dpo(p[j], p[i], whole[j], whole[i], beta=beta)
+        return (share * won + (1 - share) * lost).mean()
+
+    return loss_of
+
+
+# %%
+truth = preference_probability(world.rewards[i], world.rewards[j])
+fitted, at_optimum = dpo_walk(population(truth))
+paths = {"PPO": ppo_walk(), "DPO": fitted}
+display(trajectories(paths, target))
+for name, path in paths.items():
+    print(f"{name}: at the end no probability is off by more than {(path[-1] - target).abs().max():.1e}")
+    assert (path[-1] - target).abs().max() < 1e-6
+
+# %% [markdown]
+# Two algorithms that share no line of code arrive at one policy, which neither was told. PPO was given the reward and wandered by its own samples; DPO was given shares of people and never sampled.
+#
+# **That theorem has four conditions.** (1) Labels are shares of a population that follows Bradley-Terry. (2) Every pair is covered. (3) The policy can be any distribution. (4) The optimum is reached. Break them one at a time:
+
+# %%
+generator = torch.Generator().manual_seed(0)
+
+
+def off(share, i=i, j=j):
+    """The largest error of a probability at DPO's end."""
+    return (dpo_walk(population(share, i, j))[0][-1] - target).abs().max().item()
+
+
+hard = off((truth > 0.5).double())
+sampled = {
+    n: [off(torch.binomial(torch.full_like(truth, n), truth, generator=generator) / n) for _ in range(4)] for n in (1, 1000)
+}
+seen = torch.tensor([0, 2, 4, 6, 8, 10, 12, 14])
+rows = torch.isin(i, seen) & torch.isin(j, seen)
+partial = off(truth[rows], i[rows], j[rows])
+print(f"hard labels (the majority always wins): {hard:.2f}")
+for n, errors in sampled.items():
+    print(f"{n} asked of each pair, four draws: " + ", ".join(f"{x:.3f}" for x in errors))
+print(f"pairs among 8 of the 15 texts only: {partial:.2f}")
+assert hard > 0.5 and sum(sampled[1]) > 5 * sum(sampled[1000]) and partial > 0.2
+
+# %% [markdown]
+# **Hard labels** say "always", and $\sigma$ is 1 only at infinity: the loss has no minimum, and the policy runs towards the best text as long as it is trained. People's single votes are hard labels; what saves DPO in practice is that it is stopped, and that a network cannot fit every pair at once. **Few labels** a pair are noise, and go away with more of them.
+# **Partial coverage**: what nobody compared is not held in place by anything. How far does it drift?
+
+# %%
+path, _ = dpo_walk(population(truth[rows], i[rows], j[rows]))
+unseen = torch.ones(15, dtype=torch.bool)
+unseen[seen] = False
+inside = path[-1][seen] / path[-1][seen].sum() - target[seen] / target[seen].sum()
+before, after = world.probs(world.ref_logits)[unseen].sum().item(), path[-1][unseen].sum().item()
+print(f"among the texts that were compared: off by {inside.abs().max():.1e}")
+print(f"the mass of the 7 others: {before:.3f} under the reference, {target[unseen].sum():.3f} under the Gibbs policy, {after:.3f} under DPO")
+assert inside.abs().max() < 1e-4
+
+# %% [markdown]
+# *Among* the compared texts every ratio is right. How much mass the other texts get, DPO does not know and does not ask: there it depends on which weights they share with the compared ones. PPO samples them, and is told their reward.
+#
+# ## 4. Every beta, one frontier
+#
+# As $\beta$ falls the optimum moves away from the reference along the frontier of lesson 07: more reward for more KL, and no policy lies above it. DPO's optima for several $\beta$ and PPO's objective: the same curve, because they are the same policies.
+
+# %%
+figure = Figure(figsize=(5.5, 3.4), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+grid = [0.05 * 1.2**k for k in range(24)]
+best = [(world.kl(world.gibbs_logits(beta=b), world.ref_logits), (world.gibbs(beta=b) * world.rewards).sum()) for b in grid]
+axes.plot(*zip(*best, strict=True), color="#888888", label="the Gibbs policies")
+for colour, b in zip(COLOURS, (0.2, 0.5, 1.0, 2.0), strict=False):
+    logits = dpo_walk(population(truth, beta=b), steps=2, each=1000)[1]
+    kl, reward = world.kl(logits, world.ref_logits), (world.probs(logits) * world.rewards).sum()
+    axes.plot(kl, reward, "o", color=colour, label=f"DPO, β = {b}")
+    print(f"β = {b}: off by {(world.probs(logits) - world.gibbs(beta=b)).abs().max():.1e}")
+    assert torch.allclose(world.probs(logits), world.gibbs(beta=b), atol=1e-5)
+axes.set(xlabel="KL to the reference, nats", ylabel="mean reward", xlim=(0, None))
+axes.grid(alpha=0.3)
+axes.legend(fontsize=8, frameon=False)
+display(figure)
+
+# %% [markdown]
+# ## 5. On film reviews
+#
+# The same loss on the tiny GPT-2 and on single human ratings: 32 pairs a step, each of two reviews of one film, one rating a side. Sums over the response's tokens, EOS among them; no temperature; no dropout. Watch four numbers.
+
+# %%
+policy, tokenizer = load_policy("tiny-reviews-sft")
+actor = load_policy("tiny-reviews-sft")[0].requires_grad_(True)
+pairs = reviews.preference_pairs("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
+_, history = train_dpo(actor, tokenizer, pairs, DPOConfig(steps=5 if FAST else 40), reference=policy)
+for row in history[:: 1 if FAST else 8]:
+    print(
+        f"step {row['step']:2d}  loss {row['loss']:.3f}  margin {row['rewards/margins']:+.3f}  right order {row['rewards/accuracies']:.2f}"
+        f"  reward of the chosen {row['rewards/chosen']:+.3f}, of the rejected {row['rewards/rejected']:+.3f}"
+    )
+assert abs(history[0]["loss"] - math.log(2)) < 1e-6 and history[0]["rewards/margins"] == 0
+assert history[0]["rewards/accuracies"] == 0  # strict: a tie is not right
+
+# %% [markdown]
+# The loss begins at $\ln 2 = 0.693$ and falls slowly: single ratings are noisy, so even the truth could not make it small. If your loss begins anywhere else, the reference is not the policy's copy, or dropout is on; if it *stays* there, look at the learning rate and at whether the two texts differ.
+#
+# **PPO and DPO on one frontier.** Recorded with `minirlhf grid betas` (DPO at four $\beta$, the same pairs, three seeds) and `minirlhf grid leash` (PPO at six prices, lesson 07), judged on the same 76 test films by *gold*, which no training saw.
+
+# %%
+swept, leash = load_results("betas"), load_results("leash")
+
+
+def over_seeds(rows, variant, key):
+    x = [row[key] for row in rows if row["variant"] == variant]
+    return sum(x) / len(x), min(x), max(x)
+
+
+betas = list(dict.fromkeys(row["variant"] for row in swept))
+prices = [v for v in dict.fromkeys(row["variant"] for row in leash) if v.startswith("kl_coef")]
+figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+for name, rows, variants, colour, marker in (
+    ("DPO at four β", swept, betas, COLOURS[1], "D"),
+    ("PPO at six prices", leash, prices, COLOURS[0], "o"),
+):
+    points = sorted((over_seeds(rows, v, "kl"), over_seeds(rows, v, "gold")) for v in variants)
+    x, y = ([p[k][0] for p in points] for k in (0, 1))
+    spread = [[p[1][0] - p[1][1] for p in points], [p[1][2] - p[1][0] for p in points]]
+    axes.errorbar(x, y, spread, color=colour, marker=marker, capsize=2, label=name)
+axes.set(xlabel="KL to SFT, nats a text", ylabel="gold", xscale="log")
+axes.grid(alpha=0.3, which="both")
+axes.legend(fontsize=8, frameon=False)
+display(figure)
+for variant in betas:
+    print(f"{variant:>15}: " + "  ".join(f"{k} {over_seeds(swept, variant, k)[0]:.2f}" for k in ("gold", "proxy", "kl", "length", "distinct_2")))
