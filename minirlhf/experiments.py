@@ -36,7 +36,7 @@ BRIEF = 80  # steps of the arithmetic runs: a fifth of the command line's
 BEST = 8  # samples of a prompt, of which the best is imitated
 
 
-def _kept(path: Path, settings, make: Callable[[], tuple[dict, list[dict]]]) -> tuple[dict, list[dict]]:
+def kept(path: Path, settings, make: Callable[[], tuple[dict, list[dict]]]) -> tuple[dict, list[dict]]:
     """(row, History) of an earlier run under the same settings, or of one that is made now and kept."""
     wanted = json.loads(json.dumps(settings, default=asdict))
     if path.exists() and (kept := json.loads(path.read_text()))["config"] == wanted:
@@ -59,7 +59,7 @@ def label_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list
         return {"pairs": settings["pairs"], "accuracy": (margins > 0).float().mean().item(), "loss": -logsigmoid(margins).mean().item(),
                 "confidence": torch.sigmoid(margins.abs()).mean().item()}, []
 
-    return _kept(path, settings, made)
+    return kept(path, settings, made)
 
 
 def ppo_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
@@ -87,7 +87,7 @@ def thrifty_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, li
         row = judged("reviews", merged(actor), tokenizer, reference=policy, seed=config.seed)
         return row | {"seconds": seconds}, list(history)
 
-    return _kept(path, settings, made)
+    return kept(path, settings, made)
 
 
 def group_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
@@ -130,7 +130,7 @@ def group_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list
         every = max(1, config.steps // 25)
         return judged(task, actor, tokenizer, reference=policy, seed=config.seed) | seconds, [r for r in history if r["step"] % every == 0]
 
-    return _kept(path, settings | {"config": config}, made)
+    return kept(path, settings | {"config": config}, made)
 
 
 def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
@@ -173,7 +173,7 @@ def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict,
         row |= judged("reviews", actor, tokenizer, reference=policy, seed=settings["seed"])
         return row, [r for r in history if r["step"] % 10 == 0]
 
-    return _kept(path, settings | {"config": config}, made)
+    return kept(path, settings | {"config": config}, made)
 
 
 def pair_probe(start, tokenizer, count: int = 128) -> Callable:

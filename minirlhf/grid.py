@@ -14,6 +14,7 @@ from minirlhf.faults import FAULTS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.online import ONLINE
 from minirlhf.loops.preference import LOSSES
+from minirlhf.planted import planted_run
 from minirlhf.practice import TASKS
 from minirlhf.runtime import atomic_path, check, commit
 from minirlhf.show.curves import method_points, reward_kl_plane
@@ -21,7 +22,8 @@ from minirlhf.tour import Tour, TourConfig
 
 JUDGED, PASSED = ("gold", "proxy", "kl", "length"), ("greedy", "pass_1", "pass_16", "length")
 COMPARED = {"tour": JUDGED, "leash": JUDGED, "ablations": JUDGED, "labels": ("accuracy", "loss", "confidence"),
-            "family": PASSED, "jitter": PASSED, "hacking": JUDGED, "resources": JUDGED, "betas": JUDGED, "preference": JUDGED}
+            "family": PASSED, "jitter": PASSED, "hacking": JUDGED, "resources": JUDGED, "betas": JUDGED, "preference": JUDGED,
+            "planted": tuple(f"{asked}, {who}" for asked in ("planted", "own") for who in ("surprisal", "implicit reward", "value"))}
 LOOSE = KLConfig(kl_coef=0.1)
 VARIANTS = {  # PPO under other settings, the reward model from fewer labels, the family of GRPO; one row a setting and seed
     "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
@@ -50,6 +52,7 @@ VARIANTS = {  # PPO under other settings, the reward model from fewer labels, th
     "resources": {  # PPO with less: each against "as it is" of the ablations
         "shared trunk": {"critic": "shared"}, "adapters of rank 16": {"lora": 16}, "critic from the SFT model": {"critic": "sft"}},
     "betas": {f"beta {beta:g}": {"dpo": {"beta": beta}} for beta in (0.03, 0.1, 0.3, 1)},  # DPO on the pairs of human ratings
+    "planted": {"planted digits": {"texts": "planted"}, "own samples": {"texts": "own"}},  # who finds an error in a calculation?
     "preference": {  # its family on the same pairs; then the reference, and who wrote the texts
         **{name: {"dpo": {"loss": name}} for name in LOSSES},
         "dpo, synced": {"dpo": {"sync_every": 25}}, "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
@@ -135,7 +138,7 @@ def run_variant(name: str, variant: str, seed: int, folder: Path, *, on_step: Ca
     """One run of an experiment: (its row, its History). What `folder` holds of it, made under the same settings, is reused."""
     path, settings = folder / f"{re.sub('[^a-z0-9.+]+', '-', variant.lower())}-{seed}.json", VARIANTS[name][variant] | {"seed": seed}
     run = {"labels": label_run, "family": group_run, "jitter": group_run, "hacking": group_run, "resources": thrifty_run,
-           "betas": preference_run, "preference": preference_run}.get(name, ppo_run)
+           "planted": planted_run, "betas": preference_run, "preference": preference_run}.get(name, ppo_run)
     with ExitStack() as stack:
         for target, fault in FAULTS.get(variant, {}).items():
             stack.enter_context(patch(f"minirlhf.{target}", fault))

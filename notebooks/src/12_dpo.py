@@ -314,3 +314,175 @@ axes.legend(fontsize=8, frameon=False)
 display(figure)
 for variant in betas:
     print(f"{variant:>15}: " + "  ".join(f"{k} {over_seeds(swept, variant, k)[0]:.2f}" for k in ("gold", "proxy", "kl", "length", "distinct_2")))
+
+# %% [markdown]
+# CLAIMS_GO_HERE
+#
+# ## 6. What the libraries do
+#
+# | | TRL (1.16) | OpenRLHF (0.11) | verl, DeepSpeed-Chat |
+# |---|---|---|---|
+# | log-probabilities | sums over the completion, no temperature | sums | verl: recipes only; DeepSpeed-Chat: none, it is PPO's |
+# | IPO | each log-ratio divided by its length | sums | |
+# | `label_smoothing` | read by `robust`, `exo_pair` and `aot`; the plain loss ignores it | cDPO | |
+# | the reference | a copy, an adapter switched off, or log-probabilities computed before (`precompute_ref_log_probs`); may follow (`sync_ref_model`) | a frozen model | |
+# | logged | `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/*` | `chosen_reward`, `reject_reward`, `acc` | |
+#
+# Ours: sums, TRL's names, and `displaced`, the share of chosen texts that became *less* likely. `minirlhf dpo --beta 0.3`, `--precompute`, `--lora 16`.
+#
+# ## Exercises
+#
+# Each checker says *pass*, or the likely mistake in one sentence.
+#
+# **1. DPO's loss** *(easy, 10 minutes)*. From the four log-probabilities (B,), sums over tokens, and beta, return each pair's loss (B,). The order of the arguments is in the cell. It must be finite where a pair is very wrong. *This function goes into your `my_rlhf.py`: `minirlhf tour --mine my_rlhf.py` then trains its DPO with it.*
+#
+# *Hint:* `torch.nn.functional.logsigmoid`.
+
+
+# %%
+def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta): ...  # your code
+
+
+print(check.dpo_loss(dpo_loss))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# from torch.nn.functional import logsigmoid
+#
+#
+# def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
+#     chosen = chosen_logprobs - ref_chosen_logprobs
+#     rejected = rejected_logprobs - ref_rejected_logprobs
+#     return -logsigmoid(beta * (chosen - rejected))
+# ```
+# </details>
+#
+# **2. The push of each pair** *(easy, 10 minutes)*. Return (B,) the size of the push on the chosen text's log-probability (section 2): how strongly each pair pulls, without autograd.
+
+
+# %%
+def gradient_weights(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta): ...  # your code
+
+
+print(check.gradient_weights(gradient_weights))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gradient_weights(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
+#     h = chosen_logprobs - ref_chosen_logprobs - rejected_logprobs + ref_rejected_logprobs
+#     return beta * torch.sigmoid(-beta * h)
+# ```
+# </details>
+#
+# **3. The reward that a policy is** *(medium, 10 minutes)*. `logprobs` and `ref_logprobs` (N,) are those of *all* N texts under a policy and its reference. Return the reward (N,) for which this policy is the best one under the leash `beta`. Rewards are known up to a constant; choose it so that their mean under the reference is 0.
+
+
+# %%
+def reward_from_policy(logprobs, ref_logprobs, beta): ...  # your code
+
+
+print(check.reward_from_policy(reward_from_policy))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def reward_from_policy(logprobs, ref_logprobs, beta):
+#     reward = beta * (logprobs - ref_logprobs)
+#     return reward - (ref_logprobs.exp() * reward).sum()
+# ```
+# </details>
+#
+# **4. Where does it end?** *(medium, 10 minutes)*. A share `share` (N,) of people prefers the chosen text; a rater's hand slips with probability `flipped`, in both directions. DPO is trained on the labels to its optimum. Return $h$ (N,), nats.
+#
+# *Hint:* first the share that the *labels* give. Then the loss is least where $\sigma(\beta h)$ is that share.
+
+
+# %%
+def best_log_ratio(share, flipped, beta): ...  # your code
+
+
+print(check.best_log_ratio(best_log_ratio))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def best_log_ratio(share, flipped, beta):
+#     said = (1 - flipped) * share + flipped * (1 - share)
+#     return torch.log(said / (1 - said)) / beta
+# ```
+#
+# Slips pull the optimum towards the reference: noise acts like a shorter leash. Lesson 14 has a loss that takes this back.
+# </details>
+#
+# **5. Find the bug: a batch of pairs** *(medium, 15 minutes)*. A colleague's loss trains, but long reviews hardly move. `logprobs` and `ref_logprobs` are (2B, R), the B chosen texts first, then the B rejected ones; padding may hold NaN. Find what is wrong and mend it; return (B,).
+
+
+# %%
+def dpo_of_a_batch(logprobs, ref_logprobs, mask, beta):
+    ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, ref_logprobs, 0.0)
+    chosen, rejected = (ratio.sum(1) / mask.sum(1)).chunk(2)
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+
+
+print(check.dpo_of_a_batch(dpo_of_a_batch))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The equation has $\log \pi(y|x)$, which is a *sum* over tokens. The mean is another loss: under it a text of 30 tokens must move 30 nats to be as far as one token that moves 1. `chosen, rejected = ratio.sum(1).chunk(2)`. (As a loss of its own, without a reference, the mean has a use: SimPO, lesson 14.)
+# </details>
+#
+# **6. Predict, then run** *(5 minutes)*. People prefer A to B with 90 %. After DPO with $\beta = 0.1$ to its optimum: by which *factor* has the odds of A against B grown? And with $\beta = 1$? Write it down, take the hash away.
+
+
+# %%
+def odds_factor(share, beta):
+    return (share / (1 - share)) ** (1 / beta)
+
+
+# print({b: f"{odds_factor(0.9, b):.2g}" for b in (0.1, 1.0)})
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# 3.5e+09 and 9. At $\beta = 0.1$ a preference of nine to one becomes one of billions to one: the optimum of DPO at the usual $\beta$ is nearly deterministic wherever people agree, and no run of a hundred steps gets near it. What you see in practice is the path, not the end.
+# </details>
+
+# %%
+assert f"{odds_factor(0.9, 0.1):.1e}" == "3.5e+09" and round(odds_factor(0.9, 1.0)) == 9
+
+# %% [markdown]
+# **7. Design the experiment** *(hard, 15 minutes)*. "DPO is as good as PPO and needs no reward model." What would you have to see before you believe it?
+#
+# <details><summary>What a good answer has</summary>
+#
+# The same labels for both: PPO's reward model is trained on the very pairs that DPO gets. Both at several strengths of the leash, so that curves are compared and not points; each with its learning rate chosen on other prompts with the same number of tries. A judge that neither was trained on; KL, length and distinct-2 beside it; several seeds, paired by prompt. And
+# the reward model's own bill: its training, and PPO's samples.
+# </details>
+#
+# ## Questions
+#
+# <details><summary>1. My DPO loss is stuck at 0.693. What do I look at?</summary>
+# At ln 2 the policy is where the reference is. Is the learning rate 0 (a schedule with a warm-up of all steps)? Are chosen and rejected the same text, or their difference cut off by the length limit? Is the reference the very model that is trained? Then the two always agree, and the loss never moves.
+# </details>
+# <details><summary>2. Why do both log-probabilities fall?</summary>
+# Only their difference is in the loss. Two texts share most of their words and all of the weights; pushing one down drags the other along, and where the push down wins, both fall. Section 3: what is not compared is not held.
+# </details>
+# <details><summary>3. Z(x) cancelled. Did we lose something?</summary>
+# Yes: DPO knows a reward up to a constant for each prompt. It cannot say whether prompt A's best text is better than prompt B's.
+# </details>
+# <details><summary>4. Does DPO need the KL penalty?</summary>
+# It is inside: beta says how many nats a unit of reward is worth, and the log-ratios are to the reference. But it acts on the compared texts only. Nothing looks at what the policy would write.
+# </details>
+# <details><summary>5. PPO and DPO have the same optimum. Why do they differ in practice?</summary>
+# None of the four conditions holds: single votes, few pairs, a network in the place of a table, a hundred steps. PPO asks a reward model about texts it writes now; DPO learns from texts that others wrote before.
+# </details>
+#
+# **References.** Rafailov et al. 2023, *Direct preference optimization*, sections 4 and 5 (equation 7). Korbak et al. 2022, *RL with KL penalties is better viewed as Bayesian inference*, section 3. Azar et al. 2023, *A general theoretical paradigm to understand learning from human preferences*, section 4 (deterministic pairs). Razin et al. 2024,
+# *Unintentional unalignment* (displacement). Xu et al. 2024, *Is DPO superior to PPO for LLM alignment?*, section 4 (coverage).

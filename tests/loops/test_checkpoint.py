@@ -25,6 +25,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.loops.verifier import VerifierConfig, train_verifier
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.tasks.reviews import Review
@@ -68,6 +69,11 @@ def online(**on):  # pairs that were made four steps ago
     return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
 
 
+def verifier(**on):
+    rows = Dataset.from_list([{"prompt": p, "completion": text, "label": text == "ok"} for p in PROMPTS for text in ("ok", "no")])
+    return train_verifier(tiny_policy().base_model, tiny_tokenizer(), rows, VerifierConfig(batch_size=2, steps=6), **on)
+
+
 def ppo(**on):  # with an adaptive KL coefficient: a number that changes from step to step
     config = PPOConfig(steps=6, batch_size=4, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
     critic = ScalarModel(tiny_policy(1).base_model)
@@ -96,8 +102,8 @@ def pretrain(**on):
     return model, [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in history]
 
 
-LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "kto": kto, "online": online, "ppo": ppo, "grpo": grpo,
-         "pretrain": pretrain, "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
+LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "kto": kto, "online": online, "verifier": verifier, "ppo": ppo,
+         "grpo": grpo, "pretrain": pretrain, "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
 
 
 class Killed(Exception):

@@ -2,7 +2,9 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +117,17 @@ def test_beta_and_settings_of_the_loss():
 def test_settings_that_make_no_sense(given, said):
     with pytest.raises(ValueError, match=said):
         DPOConfig(**given)
+
+
+def test_the_readme_lists_every_loss_with_its_settings():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.split("## The losses of preference")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| `")]
+    said = {name: cells[3] for cells in rows for name in re.findall("`([^`]+)`", cells[0])}
+    assert list(said) == list(LOSSES)
+    for name, row in LOSSES.items():
+        settings = ", ".join(f"{key} {value}" for key, value in row.settings.items())
+        assert said[name] == settings if "ipo" not in name else settings.removeprefix("beta ") in said[name], name
 
 
 # ---- pairs of the policy's own making

@@ -1,0 +1,43 @@
+"""The verifier: its first loss, what it learns of prefixes, and that every place of a text is taught."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
+from minirlhf.models.forward import encode
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+# right texts have an a somewhere; before it nothing can be known, and half of them are right
+ROWS = Dataset.from_list([{"prompt": p, "completion": c, "label": "a" in c} for p in ("one", "2") for c in
+                          ("xyax", "xyxx", "xaxy", "xbxy", "yxya", "yxyb", "ayyx", "byyx")])
+
+
+def train(**given):
+    torch.manual_seed(0)
+    config = VerifierConfig(**{"steps": 150, "batch_size": 16, "optimiser": OptimiserConfig(lr=3e-3)} | given)
+    return train_verifier(tiny_policy().base_model, tiny_tokenizer(), ROWS, config)
+
+
+def test_it_learns_where_a_text_turned_right():
+    model, history = train()
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=0.2) and history[-1]["loss"] < 0.5
+    assert history[-1]["right"] == 1
+    batch = encode(tiny_tokenizer(), ["one"] * 2, ["xyax", "xyxx"])
+    with torch.no_grad():
+        logits, mask = prefix_logits(model, batch)
+    values = logits.sigmoid()
+    assert mask.sum(1).tolist() == [6, 6] and logits.shape == (2, 6)  # the prompt's end, four letters, EOS
+    assert (values[0, :3] - 0.5).abs().max() < 0.25  # nobody can know yet
+    assert values[0, 3] > 0.9 and values[1, 3] < 0.1  # after the third letter everybody does
+
+
+def test_padding_teaches_nothing_and_settings_are_checked():
+    batch = encode(tiny_tokenizer(), ["one", "a longer prompt"], ["xyaxxxx", "b"])
+    assert prefix_logits(train(steps=1)[0], batch)[1].sum(1).tolist() == [9, 3]
+    for given, words in (({"steps": 0}, "steps is 0"), ({"batch_size": 0}, "batch_size is 0")):
+        with pytest.raises(ValueError, match=words):
+            VerifierConfig(**given)
