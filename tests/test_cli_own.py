@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from minirlhf import cli, smollm2
 from minirlhf.loops.config import OptimiserConfig
-from minirlhf.loops.preference import DPOConfig
+from minirlhf.loops.online import ONLINE
+from minirlhf.loops.preference import LOSSES, DPOConfig
 from minirlhf.loops.reward import RewardConfig
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.runtime import SMOLLM2
 from minirlhf.tasks import sources
+from tests.loops.test_preference import AT_THE_START
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 ROWS = [{"prompt": f"film {i}\n", "chosen": f"a good one, number {i}", "rejected": f"a bad one, number {i}"} for i in range(12)]
@@ -54,6 +56,30 @@ def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
     assert (load_scalar if command == "reward" else load_policy)(tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] > 0 and not (tmp_path / "out" / cli.PARTIAL).exists()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_a_command(loss, tiny, tmp_path):
+    rows = data(tmp_path, FORMATS["unpaired" if loss == "kto" else "explicit"])
+    given = ["--setting", "penalty=3", "--setting", "beta=0.5"] if loss == "dpop" else []
+    invoke("dpo", "--loss", loss, "--model", tiny, "--dataset", rows, "--steps", 2, "--out", tmp_path / "out", *given)
+    first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(AT_THE_START.get(loss, first["loss"]), abs=1e-5) and first["rewards/margins"] is not None
+
+
+@pytest.mark.parametrize("name", [*ONLINE, "sft"])
+def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
+    monkeypatch.setattr(cli, "judged", lambda task, policy, tokenizer, **given: {"gold": 1.0, "gold_low": 0.5, "gold_high": 1.5, "kl": 2.0,
+                                                                                 "length": 9.0, "distinct_2": 0.8})
+    steps = ["--epochs", 0.4, "--best-of", 2] if name == "sft" else ["--steps", 1]
+    said = invoke(name, *steps, "--out", tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 1 and load_policy(tmp_path / "out")
+    if name != "sft":
+        assert "gold 1.00 [0.50, 1.50], KL 2.0 nats, 9 tokens" in " ".join(said.split()) and rows[0]["pairs"] > 20
+    else:
+        assert rows[0]["loss"] < 4  # nats a token, on the model's own words
 
 
 @pytest.mark.parametrize("options", [["--lora", 4], ["--lora", 4, "--bf16", "--recompute"], ["--micro-batch", 2], ["--recompute"]])

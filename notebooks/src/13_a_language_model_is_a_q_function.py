@@ -28,6 +28,7 @@
 # %%
 # %matplotlib inline
 import math
+import random
 
 import torch
 from IPython.display import display
@@ -39,8 +40,13 @@ from minirlhf.core.bradley_terry import preference_probability
 from minirlhf.core.exact import World
 from minirlhf.core.kl import exact_kl
 from minirlhf.core.preference import dpo, implicit_rewards, tdpo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.models.load import load_policy
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
+from minirlhf.show.strips import token_strip
+from minirlhf.tasks import arithmetic, reviews
 
 set_threads()
 
@@ -177,12 +183,6 @@ assert (found - world.probs(one_step)).abs().max() < 1e-6 < 0.03 < (found - worl
 # In the exact world DPO reached its optimum. On the tiny GPT-2 it makes a hundred steps on noisy votes. What do its words say? Blue: likelier than before; orange: less likely. The scale is common to both strips.
 
 # %%
-from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.models.forward import encode, policy_logprobs
-from minirlhf.models.load import load_policy
-from minirlhf.show.strips import token_strip
-from minirlhf.tasks import reviews
-
 policy, tokenizer = load_policy("tiny-reviews-sft")
 actor = load_policy("tiny-reviews-sft")[0].requires_grad_(True)
 pairs = reviews.preference_pairs("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
@@ -218,10 +218,6 @@ assert torch.equal(told[~batch.response_mask], torch.zeros_like(told[~batch.resp
 # A second set of cases is harder: 400 samples that the model wrote *itself*, with exactly one false step. It did not find these errors surprising enough not to make them. Asked is the step. Recorded with `minirlhf grid planted`, three seeds; trained on planted pairs, or on the model's own right and wrong samples.
 
 # %%
-import random
-
-from minirlhf.tasks import arithmetic
-
 draw = random.Random(0)
 for problem in arithmetic.problems("test", 4, levels=(3, 4)):
     wrong, place = arithmetic.planted_error(problem.expression, draw)
