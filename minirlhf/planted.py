@@ -22,8 +22,9 @@ from minirlhf.tasks import arithmetic
 from minirlhf.tasks.formats import unpaired
 from minirlhf.tour import trainable
 
-LOCATED = {"problems": 3000, "asked": 400, "dpo": {"steps": 200, "batch_size": 64, "optimiser": OptimiserConfig(lr=3e-4)},
-           "verifier": VerifierConfig(steps=400, batch_size=64)}  # of `planted_run`
+LOCATED = {  # DPO and the verifier read as many texts: 38,400
+    "problems": 5000, "asked": 400, "dpo": {"steps": 300, "batch_size": 64, "optimiser": OptimiserConfig(lr=3e-4)},
+    "verifier": VerifierConfig(steps=600, batch_size=64, optimiser=OptimiserConfig(lr=3e-4))}
 
 
 def planted_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:

@@ -23,7 +23,7 @@
 # |---|---|
 # | $\beta \log \pi/\pi_{ref}$ of a text's words add up to its reward (up to a constant). Does that show that each word's is right? | |
 # | One digit of a calculation is wrong. How often does the *untrained* model find it, by looking for the word that surprises it most? | |
-# | And the implicit reward of a policy that DPO trained on 3,000 such calculations? | |
+# | And the implicit reward of a policy that DPO trained on 5,000 such calculations? | |
 
 # %%
 # %matplotlib inline
@@ -211,7 +211,7 @@ assert torch.equal(told[~batch.response_mask], torch.zeros_like(told[~batch.resp
 # tiny-steps writes calculations: `(7+5)*3-9=` is answered by `12*3-9=36-9=27`, a character a token. We take right solutions of held-out problems, make **one digit wrong** at a known place, and carry the wrong number on as a careful pupil would: `12*3-9=26-9=17`. Only the 2 is wrong. Four readers look for it, each blames one token:
 #
 # * **surprisal**: the token with the lowest $\log \pi_{ref}$, under the model as it was. It costs nothing. This is the baseline to beat.
-# * **implicit reward**: the lowest $\log \pi/\pi_{ref}$ after DPO on 3,000 pairs (right solution, the same with a planted error) of *other* problems.
+# * **implicit reward**: the lowest $\log \pi/\pi_{ref}$ after DPO on 5,000 pairs (right solution, the same with a planted error) of *other* problems.
 # * **surprisal after DPO**: the lowest $\log \pi$ of that policy.
 # * **value**: the largest fall of $V$, a verifier (`loops/verifier.py`) that learned from the same texts how likely a right end is after each token.
 #
