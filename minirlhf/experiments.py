@@ -166,7 +166,7 @@ def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict,
             pairs = reviews.preference_pairs("reward", TourConfig.pairs, seed=config.seed, max_tokens=config.max_response,
                                              tokenizer=tokenizer)
             pairs = pairs if way == "ratings" else relabelled(pairs, text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer))
-            history = train_dpo(actor, tokenizer, pairs, config, reference=None if config.sync_every else policy, on_step=watch)[1]
+            history = train_dpo(actor, tokenizer, pairs, config, reference=policy, on_step=watch)[1]
         else:
             history = train_online(actor, tokenizer, prompts, score, config, reference=policy, monitors=monitors, on_step=watch)[1]
         row = {"seconds": time.time() - started - sum(clock)} | probed(actor)

@@ -69,7 +69,7 @@ def train_online(model, tokenizer, prompts: list[str], score: Callable, config: 
     """
     history, own = History() if history is None else history, config.dpo
     generator, sampling = seed_all(own.seed), config.sampling.for_training()
-    reference = reference_for(model, own) if reference is None else reference.eval()  # under no_grad, never trained
+    reference = reference_for(model, own, reference)  # under no_grad, never trained
     optimizer = make_optimizer(model, own.optimiser)
     state = {"pool": []}  # rows of text for the steps to come; they are in the checkpoint too
     model.eval()

@@ -65,13 +65,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Loss:
-    """A row of LOSSES. settings: its own, by name. reference: does it need one? kl: at every place? single: responses, not pairs."""
+    """A row of LOSSES. settings: its own, by name. reference: does it need one? kl: at every place? single: responses, not pairs.
+    mean: over a response's tokens, in the place of sums.
+    """
 
     of: Callable[..., torch.Tensor]
     settings: dict[str, float]
     reference: bool = True
     kl: bool = False
     single: bool = False
+    mean: bool = False
 
 
 LOSSES = {
@@ -80,7 +83,7 @@ LOSSES = {
     "robust": Loss(lambda x, **s: robust_dpo(*x.four, **s), {"beta": 0.1, "label_smoothing": 0.2}),
     "ipo": Loss(lambda x, **s: ipo(*x.four, **s), {"beta": 0.1}),
     "ipo-mean": Loss(lambda x, **s: ipo(*x.four, **s, chosen_lengths=x.lengths.chunk(2)[0], rejected_lengths=x.lengths.chunk(2)[1]),
-                     {"beta": 1.0}),
+                     {"beta": 1.0}, mean=True),
     "hinge": Loss(lambda x, **s: hinge(*x.four, **s), {"beta": 0.1}),
     "dpop": Loss(lambda x, **s: dpop(*x.four, **s), {"beta": 0.1, "penalty": 5.0}),
     "nca": Loss(lambda x, **s: nca(*x.four, **s), {"beta": 0.1}),
@@ -88,8 +91,8 @@ LOSSES = {
     "kto": Loss(lambda x, **s: kto(x.logprobs, x.ref_logprobs, x.chosen, x.kl_baseline, **s),
                 {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}, single=True),
     "cpo": Loss(lambda x, **s: cpo(*x.four[:2], **s), {"beta": 0.1, "nll_coef": 1.0}, reference=False),
-    "simpo": Loss(lambda x, **s: simpo(*x.means, **s), {"beta": 2.0, "margin": 1.0}, reference=False),
-    "orpo": Loss(lambda x, **s: orpo(*x.means, **s), {"beta": 0.1}, reference=False),
+    "simpo": Loss(lambda x, **s: simpo(*x.means, **s), {"beta": 2.0, "margin": 1.0}, reference=False, mean=True),
+    "orpo": Loss(lambda x, **s: orpo(*x.means, **s), {"beta": 0.1}, reference=False, mean=True),
 }
 
 
@@ -148,7 +151,7 @@ def train_dpo(model, tokenizer, dataset: Dataset, config: DPOConfig = DPOConfig(
     check_rows(dataset, "prompt", *(("completion", "label") if single else ("chosen", "rejected")))
     history = History() if history is None else history
     seed_all(config.seed)
-    reference = reference_for(model, config) if reference is None else reference.eval()  # under no_grad, never trained
+    reference = reference_for(model, config, reference)  # under no_grad, never trained
     optimizer = make_optimizer(model, config.optimiser)
     model.eval()  # dropout off: the loss must be ln 2 at step 0
     batches = list(shuffled_batches(len(dataset), config.batch_size * (1 + single), config.steps, config.seed))
@@ -178,9 +181,9 @@ def preference_step(model, reference, tokenizer, rows: dict[str, list], config: 
 
     Returns:
         TRL's names: loss (DPO: ln 2 where model and reference agree); rewards/chosen, rewards/rejected, rewards/margins (implicit
-        rewards, beta log pi/pi_ref; without a reference beta log pi), rewards/accuracies (strict >; pairs only); logps/chosen,
-        logps/rejected (nats a response; both may fall), and displaced: the share of chosen responses that are less likely than in the
-        reference.
+        rewards, beta log pi/pi_ref, a token's mean where the loss has means; without a reference beta log pi), rewards/accuracies
+        (strict >; pairs only); logps/chosen, logps/rejected (nats a response; both may fall), and displaced: the share of chosen
+        responses that are less likely than in the reference.
     """
     row, settings = LOSSES[config.loss], config.of_loss
     prompts, responses, chosen = _texts(rows)
@@ -208,7 +211,8 @@ def preference_step(model, reference, tokenizer, rows: dict[str, list], config: 
                     ref = sequence_logprobs(policy_logprobs(reference, batch), mask)
         losses = row.of(Answers(logprobs, ref, mask.sum(1), chosen[part], kl, baseline), **settings)
         (losses.sum() / count).backward()  # a micro-batch adds its share of their mean
-        each = torch.stack([implicit_rewards(logprobs, ref, beta=settings["beta"]), logprobs.detach()])
+        unit = mask.sum(1) if row.mean else 1
+        each = torch.stack([implicit_rewards(logprobs / unit, ref / unit, beta=settings["beta"]), logprobs.detach()])
         done.append((losses.detach(), each, part))
     order = torch.cat([part for *_, part in done]).argsort()
     rewards, logps = torch.cat([each for _, each, _ in done], 1)[:, order]
@@ -225,11 +229,13 @@ def preference_step(model, reference, tokenizer, rows: dict[str, list], config: 
     return log
 
 
-def reference_for(model, config: DPOConfig):
-    """The policy as it is now; a copy of its own where it is to move; None where the loss asks for none."""
+def reference_for(model, config: DPOConfig, given=None):
+    """The one given, or the policy as it is now; a copy of its own where it is to move; None where the loss asks for none."""
     if not config.has_reference:
         return None
-    return copy.deepcopy(model).eval() if config.sync_every else reference_of(model)
+    if config.sync_every:
+        return copy.deepcopy(model if given is None else given).eval().requires_grad_(True)  # what moves is in the checkpoint
+    return reference_of(model) if given is None else given.eval()
 
 
 @torch.no_grad()

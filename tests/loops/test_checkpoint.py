@@ -61,7 +61,7 @@ def dpo(**on):
 
 def kto(**on):  # with a reference that moves: its weights are saved too
     config = DPOConfig("kto", batch_size=2, steps=6, sync_every=2, mixup=0.5)
-    return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, **on)
+    return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, reference=tiny_policy().requires_grad_(False), **on)
 
 
 def online(**on):  # pairs that were made four steps ago

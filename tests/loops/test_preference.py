@@ -84,6 +84,21 @@ def test_a_reference_that_follows_every_step_keeps_the_loss_at_ln_two():
     assert two[:2] == kept[:2] and two[2]["rewards/margins"] == 0 and two[3]["rewards/margins"] != 0
 
 
+def test_a_reference_that_is_given_stays_as_it_was():
+    given = tiny_policy().requires_grad_(False)
+    before = copy.deepcopy(given.state_dict())
+    config = DPOConfig(steps=3, batch_size=9, sync_every=1, optimiser=FAST)
+    train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, reference=given)
+    assert all(torch.equal(before[key], value) for key, value in given.state_dict().items())
+
+
+def test_rewards_are_means_where_the_loss_has_means():
+    pair = Dataset.from_list([{"prompt": "p", "chosen": "aaaaaaa", "rejected": "x"}])  # 8 and 2 tokens with EOS
+    row = run("simpo", data=pair, steps=1, batch_size=1)[1][0]
+    assert row["rewards/chosen"] == pytest.approx(2 * row["logps/chosen"] / 8, rel=1e-5)
+    assert row["rewards/rejected"] == pytest.approx(2 * row["logps/rejected"] / 2, rel=1e-5)
+
+
 def test_sync_by_hand():
     a, b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(a.weight, 8.0), torch.nn.init.constant_(b.weight, 4.0)
