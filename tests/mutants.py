@@ -79,9 +79,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modules", nargs="*", help="Of core, by name; all, if left out.")
     options = parser.parse_args()
     every = [(path.stem, *mutant) for path in sorted((ROOT / "minirlhf" / "core").glob("*.py"))
-             for mutant in mutants(_bare(ast.parse(path.read_text())))]
+             if not options.modules or path.stem in options.modules for mutant in mutants(_bare(ast.parse(path.read_text())))]
     drawn = random.Random(options.seed).sample(every, min(options.count, len(every)))
     print(f"{len(drawn)} of {len(every)} mutants")
     with tempfile.TemporaryDirectory() as folder:

@@ -43,6 +43,8 @@ from minirlhf.core.preference import dpo, implicit_rewards, tdpo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy
+from minirlhf.planted import LOCATED, planted_pairs
+from minirlhf.practice import LEVELS
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
 from minirlhf.show.strips import token_strip
@@ -215,7 +217,7 @@ assert torch.equal(told[~batch.response_mask], torch.zeros_like(told[~batch.resp
 # * **surprisal after DPO**: the lowest $\log \pi$ of that policy.
 # * **value**: the largest fall of $V$, a verifier (`loops/verifier.py`) that learned from the same texts how likely a right end is after each token.
 #
-# A second set of cases is harder: 400 samples that the model wrote *itself*, with exactly one false step. It did not find these errors surprising enough not to make them. Asked is the step. Recorded with `minirlhf grid planted`, three seeds; trained on planted pairs, or on the model's own right and wrong samples.
+# A second set of cases is harder: samples that the model wrote *itself*, of several steps with exactly one false. It did not find these errors surprising enough not to make them. Asked is the step. Recorded with `minirlhf grid planted`, three seeds; trained on planted pairs, or on the model's own right and wrong samples.
 
 # %%
 draw = random.Random(0)
@@ -252,6 +254,48 @@ for asked in ("planted", "own"):
 
 # %% [markdown]
 # CLAIMS_GO_HERE
+#
+# **Where does the blame fall instead?** One such DPO, trained here, and the distance from the planted digit to the token that its implicit reward blames. Below, one calculation with both readings.
+
+# %%
+solver, digits = load_policy("tiny-steps")
+learner = load_policy("tiny-steps")[0].requires_grad_(True)
+practice = planted_pairs(arithmetic.problems("train", 5000, seed=1, levels=LEVELS), 0)
+settings = LOCATED["dpo"] | ({"steps": 10} if FAST else {})
+train_dpo(learner, digits, practice.select_columns(["prompt", "chosen", "rejected"]), DPOConfig(**settings), reference=solver)
+asked = planted_pairs(arithmetic.problems("test", 400, levels=LEVELS), 0)
+sums = encode(digits, asked["prompt"], asked["rejected"])
+with torch.no_grad():
+    before, after = policy_logprobs(solver, sums), policy_logprobs(learner, sums)
+
+# %%
+places = torch.tensor(asked["place"])
+distance = {
+    name: torch.where(sums.response_mask, x, torch.inf).argmin(1) - places
+    for name, x in (("surprisal", before), ("implicit reward", after - before))
+}
+figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
+axes = figure.add_subplot()
+for n, (name, d) in enumerate(distance.items()):
+    spots = range(-6, 13)
+    axes.bar([s + 0.4 * n - 0.2 for s in spots], [(d == s).double().mean() for s in spots], 0.4, color=COLOURS[n], label=name)
+axes.set(xlabel="tokens after the planted digit", ylabel="share of cases")
+axes.grid(alpha=0.3, axis="y")
+axes.legend(fontsize=8, frameon=False)
+display(figure)
+late = {name: (d > 0).double().mean().item() for name, d in distance.items()}
+print("blamed behind the digit: " + ", ".join(f"{name} {x:.2f}" for name, x in late.items()))
+
+# %%
+case = next(n for n in range(400) if len(asked["rejected"][n]) > 12)
+real = sums.response_mask[case]
+words = [digits.decode([w]) for w in sums.response_ids[case, real]]
+print(asked["prompt"][case], "planted at", asked["place"][case])
+display(token_strip(words, before[case, real], title="log π_ref: surprisal is low where it is orange"))
+display(token_strip(words, (after - before)[case, real], title="log π/π_ref after DPO"))
+
+# %% [markdown]
+# BLAME_TEXT
 #
 # ## What the libraries do
 #
