@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 import tempfile
 import time
@@ -461,8 +460,10 @@ def _preference(loss, seed, steps, lr, beta, setting, reference_free, sync_every
     given = {}
     for text in setting or []:
         name, _, number = text.partition("=")
-        check("setting", text, bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", number)), "NAME=NUMBER, such as penalty=50")
-        given[name] = float(number)
+        try:
+            given[name] = None if number == "none" else float(number)
+        except ValueError:
+            check("setting", text, False, "NAME=NUMBER, such as penalty=50")
     optimiser = replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch)
     return DPOConfig(loss, beta, given, steps=steps, max_response=max_response, reference_free=reference_free, sync_every=sync_every,
                      mixup=mixup, precompute=precompute, optimiser=optimiser, seed=seed)

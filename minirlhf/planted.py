@@ -32,7 +32,8 @@ def planted_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, li
 
     texts: "planted", right solutions against the same with one wrong digit; or "own", the model's own right and wrong samples. Asked on
     400 held-out problems with a planted digit (right: the very token), and on samples of the start, 400 or as many as there are, with
-    one false step (right: the step). Blamed is the token with the lowest log pi_ref (surprisal), log pi/pi_ref (implicit), log pi, or change of V.
+    one false step (right: the step). Blamed is the token with the lowest log pi_ref (surprisal), log pi/pi_ref (implicit), log pi, or
+    change of V.
     """
     seed, dpo, checks = settings["seed"], DPOConfig(**LOCATED["dpo"], seed=settings["seed"]), LOCATED["verifier"]
 

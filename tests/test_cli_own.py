@@ -61,7 +61,7 @@ def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_a_command(loss, tiny, tmp_path):
     rows = data(tmp_path, FORMATS["unpaired" if loss == "kto" else "explicit"])
-    given = ["--setting", "penalty=3", "--setting", "beta=0.5"] if loss == "dpop" else []
+    given = {"dpop": ["--setting", "penalty=3e0", "--setting", "beta=.5"], "tdpo": ["--setting", "alpha=none"]}.get(loss, [])
     invoke("dpo", "--loss", loss, "--model", tiny, "--dataset", rows, "--steps", 2, "--out", tmp_path / "out", *given)
     first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(AT_THE_START.get(loss, first["loss"]), abs=1e-5) and first["rewards/margins"] is not None

@@ -51,6 +51,9 @@ class Exercise:
         seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
         cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
+        plain = len(cases)
+        if any(name.endswith("mask") for name in self.arguments):  # padding is NaN, and once more a number: only the mask tells it
+            cases += [filled for case in cases if not all(map(_unchanged, case, filled := tuple(map(_filled, case, range(len(case))))))]
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
             given = copy.deepcopy(case)
@@ -63,7 +66,7 @@ class Exercise:
             if answer is None:
                 return Result(False, f"{self.name} returned None: is the `return` missing?")
             if type(answer) in (int, float) and not expected.shape:
-                answer = torch.tensor(float(answer))
+                answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
             if not isinstance(answer, Tensor):
                 return Result(False, f"{self.name} must return a tensor; it returned {type(answer).__name__}.")
             if answer.shape != expected.shape:
@@ -78,6 +81,8 @@ class Exercise:
         for sentence, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
                 return Result(False, sentence)
+        if len(cases) > plain and _same(answers[:plain], right[:plain]):
+            return Result(False, "padding is told by its NaN; in a batch it holds numbers like any others: use the mask.")
         for whose, x in (("the answer", [a for a, *_ in answers]), ("its gradient", [g for _, *gs in answers for g in gs])):
             if any(y.isnan().any() for y in x):
                 return Result(False, f"{whose} has NaN in it. NaN * 0 is NaN: where padding may hold anything, use torch.where on what "
@@ -101,6 +106,13 @@ class Exercise:
             return [answer, *map(torch.zeros_like, leaves)]
         gradients = torch.autograd.grad(answer.sum(), leaves, allow_unused=True)
         return [answer.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))]
+
+
+def _filled(x, place: int):
+    """The same with numbers in the place of NaN, others for each argument."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x
+    return torch.where(x.isnan(), torch.linspace(-2 - place, 3 + 2 * place, x.numel()).view(x.shape).to(x.dtype), x)
 
 
 def _unchanged(a, b) -> bool:

@@ -102,7 +102,7 @@ class DPOConfig:
 
     loss: str = "dpo"  # a row of LOSSES
     beta: float | None = None  # reward units per nat, 0.01 .. 0.5 for sums, 1 .. 10 for means; None: the row's own
-    settings: dict[str, float] = field(default_factory=dict)  # of the loss, in the place of the row's own: {"penalty": 50.0}
+    settings: dict[str, float | None] = field(default_factory=dict)  # of the loss, in the place of the row's own: {"penalty": 50.0}
     batch_size: int = 32  # pairs a step
     steps: int = 100
     max_response: int = 32  # tokens, EOS included
@@ -120,6 +120,9 @@ class DPOConfig:
         check("steps", self.steps, self.steps >= 1, "at least 1")
         check("beta", self.beta, self.beta is None or 0 < self.beta < float("inf"), "above 0 and finite")
         check("settings", sorted(self.settings), set(self.settings) <= set(row.settings), f"some of {', '.join(row.settings)}")
+        for name, value in self.settings.items():
+            told = value is not None and abs(value) < float("inf") or (value is None and name == "alpha")
+            check(name, value, told, "a finite number" + (", or none" if name == "alpha" else ""))
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
         check("mixup", self.mixup, 0 < self.mixup <= 1, "above 0 and at most 1")
         has = row.reference and not self.reference_free

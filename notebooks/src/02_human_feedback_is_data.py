@@ -202,7 +202,7 @@ claim(
 )
 
 # %% [markdown]
-# Not a bad model, then, and not a true one: no choice of scores straightens a bend in the *difference*. It makes the model's probabilities a little wrong, and leaves the order right. Worse would be preferences that no scores can order (lesson 19).
+# Not a bad model, then. What the bend refutes is one score a point of mean rating: with scores that are another function of the mean a Bradley-Terry model bends as well, and this figure cannot tell. A straight line makes the probabilities a little wrong, and leaves the order right. Worse would be preferences that no scores can order (lesson 19).
 #
 # ## 4. Who said it
 #

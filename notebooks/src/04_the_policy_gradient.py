@@ -481,7 +481,7 @@ claim(
 # | micro-batches | GRPO: denominators of the whole step | sums, divided by the whole | as it is told | each by its own tokens |
 # | reward-to-go with KL | PPO: yes; RLOO: one number for the text | yes | yes | yes |
 #
-# Nobody uses the sum over tokens of (1) as it stands: with texts of a thousand tokens its length would make the step depend on the length of a text. The constant denominator keeps (1)'s direction and a step of sane size.
+# The sum over tokens of (1), as it stands, is what RLOO in TRL takes (one ratio a text, the mean over texts). The others do not: with texts of a thousand tokens the step would depend on the length of a text. The constant denominator keeps (1)'s direction and a step of sane size.
 #
 # ## Exercises
 #

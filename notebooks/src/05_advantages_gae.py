@@ -190,7 +190,7 @@ axes.legend(fontsize=8, frameon=False)
 display(figure)
 
 # %% [markdown]
-# Left: the true critic is unbiased at any $\lambda$, the others only at 1. Right: what trust buys: less noise, with every critic. The constant is the
+# Left: the true critic is unbiased at any $\lambda$, the others only at 1. Right: what trust buys in this world, where every place has weights of its own: less noise, with every critic. The constant is the
 # quietest of all at $\lambda = 0$, and the most wrong: quiet is not right. At $\lambda = 1$ the critic with the error is noisier than none at all.
 #
 # That fills the table of the beginning: at $\lambda = 0$ no bias with the true critic, bias with a wrong one, least noise; at $\lambda = 1$ no bias with either, most noise; something between lies between, biased unless the critic is true.
@@ -468,7 +468,7 @@ assert right[0] < 1e-9 < 1 < raised[0] and raised[1] > 2 * right[1]
 # ## Questions
 #
 # <details><summary>1. With the true V, is lambda = 0 better than lambda = 1?</summary>
-# Yes: unbiased both, and less noise at 0. The true V is what one never has.
+# Both are unbiased, and each token's advantage has less noise at 0. In a table, as here, so has the gradient; where places share weights it usually has, but errors of several tokens may then cancel in the sum. The true V is what one never has.
 # </details>
 # <details><summary>2. V or Q: which does the critic of RLHF compute?</summary>
 # V, read before each token. Q of a token is r + V of the text with it, because writing is deterministic.

@@ -231,7 +231,7 @@ assert gain["no clip"].mean(0)[-1] > gain["clip 0.2"].mean(0)[-1]
 #
 # ## 4. The critic's clip
 #
-# The same idea for V: $L^V = \tfrac12 \max\big((V - R)^2, (\mathrm{clip}(V, V_{\text{old}} \pm c) - R)^2\big)$. The *larger* of the two squared errors is minimised, so a value that has moved further than $c$ from its rollout's has no gradient, unless it moved the wrong way. It is not in the paper, but in its
+# The same idea for V: $L^V = \tfrac12 \max\big((V - R)^2, (\mathrm{clip}(V, V_{\text{old}} \pm c) - R)^2\big)$. The *larger* of the two squared errors is minimised, so a value that has moved further than $c$ from its rollout's has no gradient as long as the clipped value is the further from $R$; one that moved the wrong way, or overshot by more, has all of it. It is not in the paper, but in its
 # authors' code. By hand, with $V_{\text{old}} = 0$, $c = 0.5$ and a return of 2: at $V = 1$ the clipped value is 0.5, its error 1.5, larger than 1, so the loss is $1.125$ and V is left where it is.
 
 # %%
@@ -343,7 +343,7 @@ for variant in ("as it is", "eight epochs", "eight epochs, no clip"):
     print(*list(row_of(variant, 0)["samples"].values())[:4], sep="\n")
 
 # %% [markdown]
-# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, *none of them is*, by gold: the ratio has little time to leave 1, so little is clipped (without the clip the KL is higher on every seed, and gold no different); the critic starts well and its steps are small; the scores are already in units of SFT's standard deviation, so whitening changes little.
+# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, we cannot tell *any* of them from noise on all three seeds, by gold (single seeds say this or that): the ratio has little time to leave 1, so little is clipped (without the clip the KL is higher on every seed, and gold not told apart); the critic starts well and its steps are small; the scores are already in units of SFT's standard deviation, so whitening changes little.
 # That they do not matter in this run is no proof that they never do.
 #
 # The clip's hour comes with eight passes. Then the policy walks so far from its rollout that the ratios mean little. With the clip it still gets more gold out of the same texts (more steps, more KL: compare with the looser leash of lesson 07 before you call it better). Without the clip it arrives at more than six nats and at "A very funny movie." for one title after another.
@@ -391,9 +391,9 @@ assert passes[4]["clip_fraction"] > passes[2]["clip_fraction"] >= 0
 # | old log-probabilities | recorded while sampling | TRL's PPO the same; RLOO and OpenRLHF read the texts again with the model, which costs a pass and, with dropout on, makes ratios differ from 1 |
 # | clip | 0.2 both ways; `clip_eps_high` for another upper end (DAPO) | the same defaults |
 # | dual clip | an option | verl's default (3), OpenRLHF's option |
-# | value clip | 0.5 reward units | TRL and OpenRLHF 0.2; DeepSpeed-Chat 0.2 |
+# | value clip | 0.5 reward units | TRL and DeepSpeed-Chat 0.2; OpenRLHF 0.5 (older versions 0.2) |
 # | minibatches | all of an optimiser step share one denominator | DeepSpeed-Chat: each its own (exercise 4) |
-# | early stop on KL | none | Spinning Up has one; LLM libraries do not |
+# | early stop on KL | none | Spinning Up has one, as TRL's older PPO had; today's LLM libraries mostly do not |
 #
 # ## Exercises
 #

@@ -853,7 +853,7 @@ print(check.kl_pull(kl_pull))
 # ```
 # </details>
 #
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's policy runs away, at any `kl_coef`. Here is their charge, and their run beside a right one: exact policy-gradient steps in the world of section 3, two passes over each rollout, as PPO does.
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague's policy runs away, with a `kl_coef` as without one. Here is their charge, and their run beside a right one: exact policy-gradient steps in the world of section 3, two passes over each rollout, as PPO does.
 # Look at the curves first and say what kind of fault it must be. Then read the code; mend it.
 
 
@@ -910,7 +910,7 @@ print(check.charged_rewards(charged_rewards))
 # <details><summary>Solution</summary>
 #
 # The charge is tied to the policy that sampled, which is renewed with every rollout: the leash is fastened to the dog. At the first pass it is exactly 0. It must be `old_logprobs - ref_logprobs`: the policy that sampled, against the reference. The curve told as much:
-# it is that of no leash at all, for any `kl_coef`.
+# it is that of no leash at all. (From the second pass on the charge is not 0 but keeps the policy near the one that sampled: a much larger `kl_coef` slows each rollout. It never ties anything to the reference.)
 # </details>
 #
 # **5. Predict, then run** *(5 minutes)*. Best-of-16 stands at 1.78 nats in the picture of section 7. Which $\beta$ has a Gibbs policy of the same KL, and how much more reward does it have: a third of the way from the reference, a

@@ -251,7 +251,7 @@ claim(
 )
 
 # %% [markdown]
-# (a) and (b) are both signal and cannot be told apart here. (c) is no fair match: it saw 1,920 pairs, once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better; prediction 5 is true for neither of the three more than a little: a beginning is judged right in three cases of five.
+# (a) and (b) are both signal and cannot be told apart here. (c) is no fair match: it saw 1,920 pairs, once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better; prediction 5 is true for neither of the three more than a little: a beginning is judged right in little more than half of the cases.
 #
 # ## 3. No zero and no unit
 #
@@ -469,7 +469,7 @@ assert overall["reward model"] < overall["bag of words"]
 # |---|---|---|
 # | where the score is read | at EOS, found by the mask | TRL: the last token before padding; OpenRLHF: at EOS; DeepSpeed-Chat: the last token before padding, trained at every token from the first that differs |
 # | normalisation | shift and scale on SFT samples, stored with the model | OpenRLHF: mean and std on the training set, an option; TRL: none; DeepSpeed-Chat: scores clipped to ±5 in PPO |
-# | head | new, its std $1/\sqrt{h + 1}$ | TRL and OpenRLHF: the transformers default, or the same |
+# | head | new, its std $1/\sqrt{h + 1}$ | TRL: the transformers default; OpenRLHF: as small or smaller |
 # | margin, centring | options | TRL: both; OpenRLHF: margin |
 # | epochs | at most a few, with dropout | one, usually: the pairs of one prompt share texts, and a second epoch has seen them |
 #

@@ -491,7 +491,7 @@ assert golds[4] < 1.5 and golds[5] > 2.5
 # | matter | decision here | elsewhere |
 # |---|---|---|
 # | four models in memory | four copies of a small model | adapters share one trunk, the reference is the adapter switched off (lesson 10); OpenRLHF and verl put the four on different devices |
-# | the critic begins as | the reward model, backbone and head | TRL, OpenRLHF: a model you name; DeepSpeed-Chat: the reward model |
+# | the critic begins as | the reward model, backbone and head | TRL: a model you name; OpenRLHF: the same, or the reward model where none is named; DeepSpeed-Chat: the reward model |
 # | where the score lands | on EOS, the last real token | TRL: one position later; OpenRLHF: the last action token |
 # | a text that is cut | is treated as finished, less `missing_eos_penalty` | the same in all; TRL has the penalty as an option, GRPO trainers can mask the row |
 # | critic warm-up | an option, 0 by default | verl: an option; TRL: none |
@@ -501,7 +501,7 @@ assert golds[4] < 1.5 and golds[5] > 2.5
 #
 # **1. What the critic explains** *(easy, 10 minutes)*. From values, returns and the mask, (B, R) each, return one number: $1 - \mathrm{Var}(\text{returns} - V) / \mathrm{Var}(\text{returns})$ over the real tokens. Padding may hold NaN.
 #
-# *Hint:* pick the real tokens first. A constant error costs PPO nothing (why?), and nothing here.
+# *Hint:* pick the real tokens first. A constant error of V is not in this number, though below $\lambda = 1$ it costs (lesson 05, exercise 5).
 
 
 # %%
@@ -518,7 +518,7 @@ print(check.explained_variance(explained_variance))
 #     values, returns = values[mask], returns[mask]
 #     return 1 - (returns - values).var() / returns.var()
 # ```
-# A constant error of V shifts all advantages alike, and whitening takes the mean off.
+# A variance does not see a constant. Only at $\lambda = 1$ would a constant error of V shift all advantages alike, so that whitening takes it off; below, V is 0 after the end, and the last tokens pay.
 # </details>
 #
 # **2. Four models, one number a token** *(medium, 15 minutes)*. From the reward model's `scores` (B,), the actor's `old_logprobs`, the reference's `ref_logprobs` and the critic's `values`, (B, R) each with NaN in the padding, `mask` and `kl_coef`: return what PPO's loss is given, the whitened advantages. $\gamma = 1$, $\lambda = 0.95$, 0 where masked. Whitened: mean 0 and variance 1 over the real tokens of the batch, the variance divided by their number.

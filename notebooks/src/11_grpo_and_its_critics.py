@@ -16,7 +16,7 @@
 # **The question.** PPO asks a second network what was to be expected. GRPO asks the prompt's other samples. Does that make RLHF cheaper, simpler and better, as its users say, or costlier, no simpler, no better and easier to hack, as its critics say?
 # Five objections are on the table. Each gets an experiment and a verdict.
 #
-# **You need** lesson 06 (the clip) and 07 (the leash). Lesson 10 draws the whole family tree; here is its middle branch. 40 minutes to read, 70 for the exercises.
+# **You need** lesson 06 (the clip) and 07 (the leash). Lesson 10 draws the whole family tree; here is its middle branch. 40 minutes to read, 90 for the exercises.
 #
 # **Predict.** Write down a number or a yes before you read on.
 #
@@ -291,6 +291,8 @@ if not FAST:
 # Recorded with `minirlhf grid family`: 80 steps of 128 responses, three seeds for each method, judged on 400 problems that nobody practised. **pass@k** is the chance that one of $k$ samples is right. From $n$ samples with $c$ right ones it is estimated without bias by the share of $k$-subsets that hold a right one:
 #
 # $$ \text{pass@}k = 1 - \binom{n - c}{k} \Big/ \binom{n}{k} . $$
+#
+# A gain in pass@1 is called **learning** if pass@16 rises with it, beyond the 95 % interval of the difference paired by problem, and **sharpening** if it does not: then training made likelier what the model could already do within sixteen tries (`evaluate.sharpened_or_learned`).
 
 # %%
 family = load_results("family")
@@ -322,7 +324,7 @@ claim(
     seeds=3,
 )
 claim(
-    "and after 400 steps pass@16 has risen on no seed: sharpening.",
+    "and after 400 steps pass@16 has risen on no seed beyond its interval.",
     all(kept(name) == ["sharpening"] * 3 for name in long),
     evidence=", ".join(
         f"{name}: {over_seeds(family, name, 'pass_16')[0]:.3f}" for name in ("start", *long)
@@ -330,11 +332,14 @@ claim(
     seeds=3,
 )
 assert max(over_seeds(family, name, "greedy")[2] for name in names) < 0.9
+widest = max(high - low for _, low, high in (over_seeds(family, name, "pass_1") for name in names))
+print(f"pass@1 of one row's three seeds is at most {widest:.3f} apart")
+assert 0.04 < widest < 0.05
 assert min(over_seeds(family, name, "greedy")[1] for name in long) > 0.87
 
 # %% [markdown]
-# The greedy answer goes from 41 % to 86 %, single samples from 40 % to 68 %, and within sixteen tries the model could do nearly everything before: **sharpening**, by the only measure that can tell. (Where the start solves 98 % in sixteen tries there is hardly room to *learn*; a harder task is needed to see that.) What it found is visible in the length: twice as many characters. It works in steps now.
-# Nine in ten, which we had hoped for, is not reached: 400 steps, five minutes of one core, bring 88 to 89 %.
+# With GRPO the greedy answer goes from 41 % to 86 %, single samples from 40 % to 68 %, and within sixteen tries the model could do nearly everything before. By the rule above that is **sharpening**; but where the start solves 98 % in sixteen tries there is hardly room to rise, and this task cannot tell the two apart. A harder one is needed for that. What it found is visible in the length: twice as many characters. It works in steps now.
+# Nine in ten, which we had hoped for before the first run, is not reached: 400 steps, five minutes of one core, bring 88 to 89 %.
 #
 # The seconds were taken beside another job and are good for their order only.
 #
@@ -434,7 +439,7 @@ assert 1.7 < peaks[0] / peaks[1] < 1.8 and 1.0 < peaks[1] / peaks[2] < 1.15
 assert code["GRPO's family"] > code["PPO"]
 
 # %% [markdown]
-# **Verdict: right about the code, wrong about the memory.** Of four models three remain; sampler, reference and scorer must still be served; and our loop without a critic is the *longer* one, because sampling in groups, refilling them, and fifteen rows need their lines as a critic needs its own. What goes is the second trained model with its optimiser:
+# **Verdict: the system stays; a trained model goes.** Of four models three remain; sampler, reference and scorer must still be served. Of code we can only say that *our* loop without a critic is the longer one, because it holds fifteen rows, refilled groups and a greedy baseline; a loop for GRPO alone would be shorter, and PPO's has more of its maths in `core`. What goes, though the objection does not say so, is the second trained model with its optimiser:
 # 1.1 of 2.6 TB. A rule in the place of the reward model, which is no matter of GRPO, saves far less: it is not trained.
 #
 # ### Objection 3: no better in theory or practice
@@ -491,13 +496,28 @@ left.legend(fontsize=7.5, frameon=False)
 display(figure)
 
 # %%
+def pooled(a, b, rows=family, key="pass_1_by_prompt"):
+    """The difference of two variants, each problem's mean over the seeds: (mean, its 95 % interval over problems)."""
+    mine, other = (
+        torch.tensor([r[key] for r in rows if r["variant"] == name]).mean(0).tolist() for name in (a, b)
+    )
+    return paired_difference(mine, other)
+
+
+for name in ("ppo", "rloo", "dapo", "remax"):
+    d, low, high = pooled(name, "grpo")
+    print(f"pass@1 of {name:>5} - grpo, seeds averaged: {d:+.3f} [{low:+.3f}, {high:+.3f}]")
 claim(
-    "Neither of PPO and GRPO is ahead of the other on every seed beyond its interval.",
-    not all(low > 0 for _, low, _ in (apart("ppo", "grpo", s) for s in range(3)))
-    and not all(high < 0 for *_, high in (apart("ppo", "grpo", s) for s in range(3))),
-    evidence="the intervals above",
+    "Averaged over the seeds PPO is ahead of GRPO, by one to three hundredths of pass@1 (an interval over problems, not over seeds).",
+    0 < pooled("ppo", "grpo")[1] and pooled("ppo", "grpo")[2] < 0.03,
+    evidence="{:+.3f} [{:+.3f}, {:+.3f}]".format(*pooled("ppo", "grpo")),
     seeds=3,
 )
+begin = torch.tensor([r["pass_1_by_prompt"] for r in family if r["variant"] == "start"]).mean(0)
+within = (begin * (1 - begin)).mean().item()
+between = begin.var().item() - within / 48  # less what 48 samples a problem scatter by themselves
+print(f"variance of a score at the start: {between:.3f} between problems, {within:.3f} within: {between / (between + within):.0%} between")
+assert 0.1 < between / (between + within) < 0.2
 claim(
     "Training the critic first, on samples that count, helps on no seed.",
     not any(low > 0 for _, low, _ in (apart(PPOS[1], "ppo", s) for s in range(3))),
@@ -544,10 +564,11 @@ print(f"FLOP of a step, PPO over GRPO: {ratio:.1f}")
 assert 1.5 < ratio < 2.5
 
 # %% [markdown]
-# **Verdict: right, and it misses the point.** At equal samples GRPO, RLOO and PPO cannot be told apart here; at equal work GRPO is ahead, since PPO's step is about twice the arithmetic. Pre-training the critic did not pay for the samples it took. More responses a prompt made PPO *worse*.
+# **Verdict: right.** At equal samples PPO is ahead of GRPO, by about two hundredths, and its step costs about twice the arithmetic; who is ahead at equal work we have not run. Pre-training the critic did not pay for the samples it took. More responses a prompt made PPO *worse*.
 #
-# What can be told apart is something that the objection does not name: **how many different prompts a step sees**. The plainest method of all, REINFORCE with a running mean, wins on every seed, with 128 prompts a step, over every method that spends them on groups. Lesson 10's noise says what a group is good for: it beats a running mean where prompts differ in difficulty. Here
-# all prompts are about equally hard, one mean fits them all, and seven of eight samples of a group say what the eighth had said. Had the table only rows with groups, we would not know. (The rows without groups are PPO, REINFORCE, REINFORCE++ and ReMax; the latter writes twice.)
+# A larger difference is one that the objection does not name. The plainest method of all, REINFORCE with a running mean, wins on every seed over every method that spends its samples on groups. It sees 128 *different prompts* a step in the place of 16, and PPO, where nothing else was changed, lost when it was given 16. But REINFORCE differs in its baseline and unit as well, and ReMax and PPO
+# with 128 prompts are not ahead of DAPO with 16, so the number of prompts is not all of it. What a group's baseline could win is small here: lesson 10 says that it beats a running mean where prompts differ in difficulty, and five sixths of a score's variance lie *within* a problem. Had the table only rows with groups, we would not know. (The rows without groups are PPO, REINFORCE, REINFORCE++ and
+# ReMax; the latter writes twice.)
 #
 # ### Objection 4: normalisation
 #
@@ -600,9 +621,17 @@ claim(
     seeds=3,
 )
 assert early < 0.2 and late < 0.25
+for name in OTHERS:
+    print("{:>20} - trembling grpo, seeds averaged: {:+.3f} [{:+.3f}, {:+.3f}]".format(name, *pooled(name, "grpo", jitter)))
+claim(
+    "Averaged over the seeds the tremble costs about a hundredth of pass@1 (an interval over problems, not over seeds).",
+    0 < pooled("grpo, exact scores", "grpo", jitter)[1] and pooled("grpo, exact scores", "grpo", jitter)[2] < 0.02,
+    evidence="{:+.3f} [{:+.3f}, {:+.3f}]".format(*pooled("grpo, exact scores", "grpo", jitter)),
+    seeds=3,
+)
 
 # %% [markdown]
-# **Verdict: true by arithmetic, not seen in training here.** The tremble is paid at full size, but only in groups whose answers are all right or all wrong, between one in ten and one in five; its sign is random, so on average it pushes nowhere. The exact scores are ahead by a hundredth on each seed, each time within the interval: if there is harm, three seeds of 400 problems do not show it. It would be another matter if the small
+# **Verdict: true by arithmetic, and it costs little here.** The tremble is paid at full size, but only in groups whose answers are all right or all wrong, between one in ten and one in five; its sign is random, so on average it pushes nowhere. The exact scores are ahead by a hundredth on each seed, each time within that seed's interval; averaged over the seeds the interval is just above 0. It would be another matter if the small
 # differences had a *direction*: a reward model that likes one word by a thousandth teaches that word at full strength wherever nothing else differs. All three remedies cost one line, and none of them harmed.
 #
 # ### Objection 5: reward hacking
@@ -681,23 +710,27 @@ assert over_seeds(hacking, "ppo", "distinct_2")[0] == min(
     over_seeds(hacking, r["variant"], "distinct_2")[0] for r in hacking
 )
 claim(
-    "Dr. GRPO's constant denominator makes no difference to length that seeds agree on.",
-    len(
-        {
-            a > b
-            for name in ("dr-grpo", "grpo-no-std")
-            for a, b in zip(hacked(name, "length"), hacked("grpo", "length"), strict=True)
-        }
-    )
-    == 2,
-    evidence=", ".join(f"{x:.1f}" for x in hacked("dr-grpo", "length") + hacked("grpo", "length")),
+    "Dr. GRPO's constant denominator makes no difference to length that seeds agree on: against the same without it, longer once and shorter twice.",
+    [a > b for a, b in zip(hacked("dr-grpo", "length"), hacked("grpo-no-std", "length"), strict=True)].count(True) == 1,
+    evidence=", ".join(
+        f"{a:.1f} against {b:.1f}" for a, b in zip(hacked("dr-grpo", "length"), hacked("grpo-no-std", "length"), strict=True)
+    ),
     seeds=3,
 )
 
+path = {
+    key: [sum(x) / 3 for x in zip(*([r[key] for r in steps if (r["variant"], r["seed"]) == ("grpo", s)] for s in range(3)), strict=True)]
+    for key in ("gold", "score")
+}
+for key, x in path.items():
+    print(f"GRPO's {key}, mean of the seeds: {x[0]:.2f} at first, {max(x):.2f} at best, {x[-1]:.2f} at the end")
+    assert x[0] < x[-1] < max(x)
+
 # %% [markdown]
-# **Verdict: not borne out, in neither half.** On this leash all methods hack: read the samples. They are one exclamation in variations, and the variety of word pairs is about half of what the SFT model writes. But GRPO is no more easily led than PPO, which takes *more* of the proxy with the fewest word pairs; and nothing becomes long: this reward model likes short raves, so texts shrink.
-# Length is what the reward model makes of it (lesson 18 plants that bias on purpose). What a *rule* does to length we saw in section 4: there it grew, because steps are right. The denominator, of which section 6 proves that it moves length, is too weak a force to be seen here beside a reward.
-# And gold, which nobody was paid by, rises with the proxy all the way: it was fitted on what people write, and nobody writes this. It is a better judge than the one that was paid, and still no reader.
+# **Verdict: not borne out, as far as this can test it.** On this leash all methods hack: read the samples. They are one exclamation in variations, and the variety of word pairs is about half of what the SFT model writes. But GRPO is no more easily led than PPO, which takes *more* of the proxy with the fewest word pairs. (PPO had 64 different prompts a step, GRPO 16 with four responses each: by objection 3 that is a difference of its own.) Whether long outputs earn reward cannot be asked of
+# this reward model: it likes short raves, so everybody's texts shrink.
+# Length is what the reward model makes of it (lesson 18 will plant that bias on purpose). What a *rule* does to length we saw in section 4: there it grew, because steps are right. The denominator, of which section 6 proves that it moves length, is too weak a force to be seen here beside a reward.
+# And gold, which nobody was paid by, goes with the proxy: both rise, level off and end a little below their best. It was fitted on what people write, and nobody writes this. It is a better judge than the one that was paid, and still no reader.
 
 # %% [markdown]
 # ## 6. Repairs
@@ -752,12 +785,12 @@ assert biased[-1, 2] > 0.95 and constant[-1, 2] > 0.95
 # %% [markdown]
 # Wrong texts grow from 2.30 to 3.12 words and right ones shrink, though length was worth nothing; with the constant neither moves by a digit. A common half-repair drops the std and keeps the length: it is exercise 4.
 #
-# **DAPO** changes four things. *Clip-higher*: the upper end of the clip is 0.28, the lower 0.2; a token may rise by 28 % in a step instead of 20 %; in absolute terms that is next to nothing for a rare one, and rare ones are where exploration comes from. *Dynamic sampling*: groups without a difference are drawn anew. *Token mean*: the batch's tokens are averaged,
+# **DAPO** leaves the KL out and changes four things. *Clip-higher*: the upper end of the clip is 0.28, the lower 0.2; a token may rise by 28 % in a step instead of 20 %; in absolute terms that is next to nothing for a rare one, and rare ones are where exploration comes from. *Dynamic sampling*: groups without a difference are drawn anew. *Token mean*: the batch's tokens are averaged,
 # so a long response counts by its length. *Overlong penalty*: in the last tokens before the limit a response pays, linearly.
 #
 # **GSPO** gives a whole response one ratio, $s_i = \big(\pi(y_i)/\pi_{\text{old}}(y_i)\big)^{1/|y_i|}$, since what is rewarded is the whole; the clip is then a few ten-thousandths wide. (RLOO in TRL has the whole ratio without the root.)
 #
-# **CISPO** asks what the clip does to a token that has moved far: PPO takes its gradient away. CISPO caps its *weight* instead: $-\,\mathrm{sg}[\min(\rho, 1 + \epsilon_{\text{high}})]\, A \log \pi$, and every token goes on teaching.
+# **CISPO** asks what the clip does to a token that has moved far: PPO takes its gradient away. CISPO caps its *weight* instead: $-\,\mathrm{sg}[\min(\rho, 1 + \epsilon_{\text{high}})]\, A \log \pi$, and every token goes on teaching. (In the table $\epsilon_{\text{high}} = 4$: the weight is at most 5, and has no floor but 0.)
 #
 # What each does to the gradient of one good token ($A = 1$) and one bad one ($A = -1$), drawn from the package's functions:
 
@@ -798,6 +831,8 @@ assert pulls["PPO, GRPO", -1.0].min() < -5.9  # a bad token that grew: PPO's pul
 # %%
 four = ("grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs")
 moved = load_results("family_history")
+taken = [r["clip_fraction"] for r in moved if r["variant"] == "gspo, 4 epochs"]
+assert 0.5 < sum(taken) / len(taken) < 0.6 and 0.7 < sum(taken) / len(taken) * 4 / 3 < 0.75  # of all passes; of the last three
 for name in ("grpo", "gspo", "cispo", *four):
     ratio = [r["clip_fraction"] for r in moved if r["variant"] == name]
     print(
@@ -831,7 +866,7 @@ claim(
 )
 
 # %% [markdown]
-# Here is where clips matter. GSPO's, a few ten-thousandths wide, takes away half of all gradients from the second pass on, and what is left keeps the greedy answer. GRPO's clips one token in seventy; it gets as far with half of the samples as with all of them in one pass, by pass@1, and loses greedily. CISPO, which silences nobody, walks farthest and has lost some of what the start could do. None of this is a ranking: the bands were
+# Here is where clips matter. GSPO's, a few ten-thousandths wide, takes away half of all gradients of the run; the first pass has ratio 1 and clips nothing, so from the second pass on it is almost three in four, and what is left keeps the greedy answer. GRPO's takes the gradient of one token in seventy; it gets as far with half of the samples as with all of them in one pass, by pass@1, and loses greedily. CISPO, which silences nobody, walks farthest and has lost some of what the start could do. None of this is a ranking: the bands were
 # taken from the papers, not tuned to four passes of a model of 0.6 million parameters.
 #
 # ## What the libraries do
@@ -850,8 +885,8 @@ claim(
 #
 # Each checker says *pass*, or the likely mistake in one sentence.
 #
-# **1. GRPO's advantages** *(easy, 10 minutes)*. From the scores (N, G) of N prompts with G responses each, return the advantages (N, G): centred within the prompt, divided by the prompt's std (that of `torch.std`, by G - 1) plus 1e-4. A group of equal scores must give exactly 0, also for 0.1, whose mean
-# may be rounded. *This function goes into your `my_rlhf.py`.*
+# **1. GRPO's advantages** *(easy, 10 minutes)*. From the scores (N, G) of N prompts with G responses each, return the advantages (N, G): centred within the prompt, divided by the prompt's std (that of `torch.std`, by G - 1) plus 1e-4. A group of equal scores must give exactly 0, also for 0.9, whose mean
+# is rounded. *This function goes into your `my_rlhf.py`.*
 #
 # *Hint:* `keepdim=True`. For equal scores: `torch.where` on the group's largest and smallest.
 
@@ -978,10 +1013,10 @@ print(check.kept_groups(kept_groups))
 #     return group_scores.amax(1) - group_scores.amin(1) > spread
 # ```
 #
-# Not `std > 0`: the std of three times 0.1 is a rounding error, and a rounding error is above 0.
+# Not `std > 0`: the std of three times 0.9 is a rounding error, and a rounding error is above 0. And not `std > spread`: a std is smaller than a spread.
 # </details>
 #
-# **6. Predict, then run** *(5 minutes)*. A group of eight on a problem with $p = 0.02$: with which probability does it teach anything at all? And with $p = 0.4$, where the model begins? If a batch must hold 16 groups that teach, how many must dynamic sampling draw at each? Write it down, take the hash away.
+# **6. Predict, then run** *(5 minutes)*. A group of eight on a problem with $p = 0.02$: with which probability does it teach anything at all? And with $p = 0.4$, its mean at the start? If a batch must hold 16 groups that teach, how many must dynamic sampling draw at each? Write it down, take the hash away.
 
 
 # %%
@@ -1002,13 +1037,13 @@ assert round(teaches(0.02), 2) == 0.15 and round(teaches(0.4), 2) == 0.98
 assert round(16 / teaches(0.02)) == 107 and round(16 / teaches(0.4)) == 16
 
 # %% [markdown]
-# **7. Invent a row** *(15 minutes)*. An algorithm is a row of choices (`loops/family.py`; notebook 10 draws them). Write one that is not in the table, say why it might do well on arithmetic, and train it for 20 steps with `train_group(..., group_config("arithmetic", "grpo", steps=20))` and `dataclasses.replace(config, algorithm=Algorithm(...))`.
+# **7. Invent a row** *(15 minutes)*. An algorithm is a row of choices (`loops/family.py`; notebook 10 draws them). Write one that is not in the table, say why it might do well on arithmetic, and train it for 20 steps with `train_group` as in section 3, with `dataclasses.replace(group_config("arithmetic", "grpo", steps=20), algorithm=Algorithm(...))`; `from minirlhf.loops.family import CHOICES, Algorithm`, and `CHOICES` lists what each choice may be.
 # A wrong choice is refused with a sentence: try `Algorithm(scale="group std", baseline="none")`.
 #
 # <details><summary>What a good answer has</summary>
 #
 # For instance `Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1.0, clip_eps_high=4.0, aggregation="constant")`: an unbiased baseline, no bias of length, and tokens that have moved far still taught. Twenty steps from one seed will not tell it from GRPO: in section 4 three seeds of the
-# *same* row are up to three hundredths apart.
+# *same* row are up to five hundredths apart.
 # </details>
 #
 # **8. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What would you have to see before you believe it?
@@ -1033,7 +1068,7 @@ assert round(16 / teaches(0.02)) == 107 and round(16 / teaches(0.4)) == 16
 # <details><summary>4. Length grows during my run. Is that hacking?</summary>
 # Find out what length buys. Here steps buy right answers, and length grows with accuracy. If wrong responses lengthen faster than right ones, look at the denominator; if the judge that no training saw falls, at the reward model.
 # </details>
-# <details><summary>5. Why does a tremble of a thousandth harm GRPO and not RLOO?</summary>
+# <details><summary>5. Why does a tremble of a thousandth reach GRPO at full size, and RLOO as a thousandth?</summary>
 # GRPO measures each group with its own unit. Where all scores are equal but for the tremble, the tremble is the unit. RLOO keeps reward units, in which a thousandth is a thousandth.
 # </details>
 #

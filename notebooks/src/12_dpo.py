@@ -348,9 +348,13 @@ claim(
     seeds=3,
 )
 
+lengths = [round(r["length"]) for v in ("kl_coef 0.5", "kl_coef 0.25") for r in rows_of(leash, v)], [round(r["length"]) for r in swept]
+print("tokens: PPO {} to {}, DPO {} to {}".format(*(end(x) for x in lengths for end in (min, max))))
+assert [end(x) for x in lengths for end in (min, max)] == [11, 15, 20, 24]
+
 # %% [markdown]
-# So much for "the same optimum": on real labels PPO's frontier lies well above DPO's. Before you write that on a slide, count what is unequal. PPO's reward model learned from *all* pairs of the reward films, and was asked about texts that the policy writes *now*; DPO saw 3,200 pairs once, written by other people. PPO has a price of its own: it shortens its reviews to a dozen
-# words, DPO leaves them at the length it found. And the last claim is section 3's partial coverage at work: not one chosen text in the world was pushed down on purpose. Lesson 14 takes these apart: who wrote the texts, what fell and why, and which repair helps.
+# So much for "the same optimum": on real labels PPO's frontier lies well above DPO's. Before you write that on a slide, count what is unequal. PPO's reward model learned from *all* pairs of the reward films, and was asked about texts that the policy writes *now*; DPO saw 3,200 pairs once, written by other people. PPO has a price of its own: its reviews have 11 to 15
+# tokens, DPO's 20 to 24. And the last claim is section 3's partial coverage at work: not one chosen text in the world was pushed down on purpose. Lesson 14 takes these apart: who wrote the texts, what fell and why, and which repair helps.
 #
 # ## 6. What the libraries do
 #

@@ -114,7 +114,8 @@ DIFFERENT = {  # right answers written in another way
     "decode_step_seconds": lambda b, w, f, s: torch.tensor([2 * w * max(n / f, 1 / s) for n in b.tolist()]),
     "rloo_advantages": lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1),
     "whitened_to_go": lambda r, m: torch.zeros(m.shape).masked_scatter(m, white(per_row(lambda x: backwards(x, 1.0))(r, mask=m)[m])),
-    "group_advantages": lambda s: torch.stack([(row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4) for row in s]),
+    "group_advantages": lambda s: torch.stack(
+        [0 * row if len(set(row.tolist())) == 1 else (row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4) for row in s]),
     "pass_at_k": lambda r, k: torch.tensor(
         [sum(any(picked) for picked in itertools.combinations(row, k)) / math.comb(len(row), k) for row in r.tolist()]).double(),
     "gspo_loss": lambda n, o, a, m, e: torch.stack(
@@ -200,6 +201,25 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
 def test_an_answer_that_never_looks_at_the_mask_is_refused(blind, seed):
     assert "mask" in check.kl_penalised_score(blind, seed=seed).message
     assert "NaN" in check.kl_penalised_score(lambda s, a, b, m, k: s - k * ((a - b) * m).sum(1), seed=seed).message
+
+
+@pytest.mark.parametrize("name", [n for n, e in check.EXERCISES.items() if any(a.endswith("mask") for a in e.arguments)])
+def test_padding_that_is_told_by_its_nan_is_refused(name):
+    exercise = check.EXERCISES[name]
+
+    def by_nan(*given):  # the right answer, with a mask that is read off the numbers
+        numbers = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]
+        masks = [i for i, a in enumerate(exercise.arguments) if a.endswith("mask")]
+        given = list(given)
+        for i in masks:
+            like = next((x for x in numbers if x.shape == given[i].shape), None)
+            if like is not None:
+                given[i] = ~like.isnan()
+        return exercise.reference(*given)
+
+    case = exercise.case(torch.Generator().manual_seed(0))
+    if any(torch.is_tensor(x) and x.is_floating_point() and x.isnan().any() for x in case):
+        assert "mask" in exercise(by_nan).message and not exercise(by_nan)
 
 
 def test_nan_is_told_and_either_precision_is_fine():

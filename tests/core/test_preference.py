@@ -147,8 +147,9 @@ ONE_PAIR = (T(-1 + 4 * L3), T(-2 + 2 * L3), T(-1.0), T(-2.0))  # log-ratios 4 lo
     (lambda *x: dpo(*x, beta=0.5), QUARTERS[0]),
     (lambda *x: cdpo(*x, beta=0.5, label_smoothing=0.25), 0.75 * QUARTERS[0] + 0.25 * QUARTERS[1]),
     (lambda *x: robust_dpo(*x, beta=0.5, label_smoothing=0.25), (0.75 * QUARTERS[0] - 0.25 * QUARTERS[1]) / 0.5),
-    (lambda *x: ipo(*x, beta=0.5), (2 * L3 - 1) ** 2),  # the target is 1 / (2 beta) = 1
-    (lambda *x: ipo(*x, beta=0.5, chosen_lengths=torch.tensor([4]), rejected_lengths=torch.tensor([1])), (L3 - 2 * L3 - 1) ** 2),
+    (lambda *x: ipo(*x, beta=0.25), (2 * L3 - 2) ** 2),  # the target is 1 / (2 beta) = 2
+    (lambda *x: ipo(*x, beta=0.25, chosen_lengths=torch.tensor([8]), rejected_lengths=torch.tensor([4])), 4.0),  # both means log 3 / 2
+    (lambda *x: ipo(*x, beta=0.25, chosen_lengths=torch.tensor([1]), rejected_lengths=torch.tensor([1])), (2 * L3 - 2) ** 2),
     (lambda *x: hinge(*x, beta=0.25), 1 - L3 / 2),
     (lambda *x: hinge(*x, beta=0.5), 0.0),  # log 3 > 1: the pair pulls no more
     (lambda *x: dpop(*x, beta=0.5, penalty=9.0), QUARTERS[0]),  # the chosen one became likelier: DPO

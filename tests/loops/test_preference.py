@@ -127,6 +127,8 @@ def test_beta_and_settings_of_the_loss():
     ({"loss": "ppo"}, "loss is 'ppo'; it must be one of dpo, cdpo"), ({"settings": {"penalty": 1.0}}, "settings is"),
     ({"beta": 0.0}, "beta is 0"), ({"sync_every": -1}, "sync_every is -1"), ({"mixup": 0.0}, "mixup is 0"),
     ({"mixup": 1.5}, "mixup is 1.5"),
+    ({"loss": "dpop", "settings": {"penalty": math.nan}}, "penalty is nan; it must be a finite number"),
+    ({"loss": "dpop", "settings": {"penalty": None}}, "penalty is None"),
     ({"loss": "simpo", "sync_every": 5}, "without a reference"), ({"loss": "kto", "precompute": True}, "precompute is True"),
     ({"sync_every": 5, "precompute": True}, "precompute is True"), ({"loss": "tdpo", "reference_free": True}, "reference_free is True")])
 def test_settings_that_make_no_sense(given, said):

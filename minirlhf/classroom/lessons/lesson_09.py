@@ -29,7 +29,7 @@ explained_variance = Exercise(
     "explained_variance", ("values", "returns", "mask"), _values_case, _explained,
     {"values and returns are exchanged: the returns' variance is what is to be explained.": lambda v, r, m: _explained(r, v, m),
      "this is the share that is left unexplained; take it from 1.": lambda v, r, m: 1 - _explained(v, r, m),
-     "the mean of the squared errors is no variance: a constant error is in it, though it costs PPO nothing.":
+     "the mean of the squared errors is no variance: a constant error is in it; a variance leaves it out.":
          _real(lambda v, r: 1 - (r - v).square().mean() / r.var(unbiased=False)),
      "the returns' mean square is no variance: subtract their mean first.":
          _real(lambda v, r: 1 - (r - v).var(unbiased=False) / r.square().mean()),

@@ -54,7 +54,8 @@ decode_step_seconds = Exercise(
          lambda b, w, f, s: torch.maximum(2 * w * b / f, 2 * w * b / s),
      "only arithmetic: what is read takes time too.": lambda b, w, f, s: 2 * w * b / f,
      "only reading: with many sequences arithmetic is the slower.": lambda b, w, f, s: 2 * w / s * torch.ones(len(b)),
-     "a weight has 2 bytes in bfloat16.": lambda *x: _decode(*x, read=1.0),
+     "a weight has 2 bytes in bfloat16, not 1.": lambda *x: _decode(*x, read=1.0),
+     "a weight has 2 bytes in bfloat16, not 4.": lambda *x: _decode(*x, read=4.0),
      "a weight is 2 FLOP a sequence: a product and a sum.": lambda b, w, f, s: torch.maximum(w * b / f, 2 * w / s * torch.ones(len(b)))},
     edges=((torch.tensor([1, 8, 64, 512]), 100.0, 100.0, 1.0),))
 
@@ -99,6 +100,7 @@ whitened_to_go = Exercise(
          lambda r, m: torch.where(m, (_to_go(r, m) - _to_go(r, m).mean()) * (_to_go(r, m).var(unbiased=False) + 1e-8).rsqrt(), 0.0),
      "padding must be 0 afterwards; here it got the negative mean.":
          lambda r, m: (_to_go(r, m) - _to_go(r, m)[m].mean()) * (_to_go(r, m)[m].var(unbiased=False) + 1e-8).rsqrt(),
+     "the variance divides by n here; `torch.std` divides by n - 1.": lambda r, m: masked_whiten(_to_go(r, m), m, unbiased=True),
      "the mean is not taken off.": lambda r, m: masked_whiten(_to_go(r, m), m, shift_mean=False),
      "centred, but not divided by the std.":
          lambda r, m: torch.where(m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0),

@@ -10,7 +10,7 @@ from minirlhf.evaluate import pass_at_k as unbiased
 
 def _group_case(g):
     scores = 2 * torch.randn(4, 3, generator=g)
-    scores[1] = 0.1  # nobody did better than another; 0.1 has no exact mean in binary
+    scores[1] = 0.9  # nobody did better than another; the mean of three times 0.9 is rounded
     return (scores,)
 
 
@@ -19,6 +19,8 @@ group_advantages = Exercise(
     {"the mean and std of the whole batch: a hard prompt's responses then all look bad. A group is a row.":
          lambda s: (s - s.mean()) / (s.std() + 1e-4),
      "mean and std run over the prompts (axis 0); the samples of one prompt are a row.": lambda s: (s - s.mean(0)) / (s.std(0) + 1e-4),
+     "equal scores must give exactly 0: their rounded mean is not theirs, and the rest is divided by almost nothing.":
+         lambda s: (s - s.mean(1, keepdim=True)) / (s.std(1, keepdim=True) + 1e-4),
      "centred, not divided by the std: Dr. GRPO's advantage; GRPO divides.": lambda s: group_relative(s, scale_by_std=False),
      "the std divides by G; `torch.std` divides by G - 1, and so does this exercise.": lambda s: group_relative(s, unbiased=False),
      "divided by the variance.": lambda s: (s - s.mean(1, keepdim=True)) / (s.var(1, keepdim=True) + 1e-4),
@@ -126,7 +128,10 @@ def _kept_case(g):
 kept_groups = Exercise(
     "kept_groups", ("group_scores", "spread"), _kept_case, lambda s, d: s.amax(1) - s.amin(1) > d,
     {"these are the groups to be dropped.": lambda s, d: s.amax(1) - s.amin(1) <= d,
+     "the std is compared: it is smaller than the difference of best and worst, and of equal scores it may be a rounding error above 0.":
+         lambda s, d: s.std(1) > d,
      "spread is ignored: scores that differ by a hair count as different.": lambda s, d: s.amax(1) > s.amin(1),
      "a group is kept when somebody was right: one in which all were right teaches nothing either.": lambda s, d: s.amax(1) > d,
      "a group is kept when somebody was wrong: one in which all were wrong teaches nothing either.": lambda s, d: s.amin(1) < 1 - d},
-    edges=((torch.tensor([[0.0, 0.01], [0.0, 0.0]]), 0.01), (torch.tensor([[0.1, 0.1, 0.1], [0.3, 0.1, 0.1]]), 0.0)))
+    edges=((torch.tensor([[0.0, 0.01], [0.0, 0.0]]), 0.01), (torch.tensor([[0.9, 0.9, 0.9], [0.3, 0.1, 0.1]]), 0.0),
+           (torch.tensor([[0.0, 0.012, 0.012]]), 0.01)))
