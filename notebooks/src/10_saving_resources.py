@@ -554,7 +554,7 @@ assert bars["greedy (ReMax)"] > bars["nothing"]
 #
 # Each checker says *pass*, or the likely mistake in one sentence.
 #
-# **1. Bytes of four models** *(easy, 10 minutes)*. From the numbers of weights (4,), which of the models are trained (4,) booleans, and whether weights are bfloat16, return the bytes of weights, gradients and AdamW's states of all of them together, a tensor of one integer.
+# **1. Bytes of four models** *(easy, 10 minutes)*. From the numbers of weights (4,), which of the models are trained (4,) booleans, and whether weights are bfloat16, return the bytes of weights, gradients and AdamW's states (a float32 copy among them, where there is one) of all of them together, one integer.
 #
 # *Hint:* section 1's table. What is not trained has its weight alone.
 
@@ -577,7 +577,7 @@ print(check.model_bytes(model_bytes))
 #
 # **2. A step of decoding** *(easy, 10 minutes)*. A model of `weights` weights in bfloat16 decodes `batch` sequences together (a tensor of several batch sizes). Return the seconds of one step for each, by the roofline, caches left aside.
 #
-# *Hint:* what is read does not depend on the batch; what is computed does.
+# *Hint:* what is read does not depend on the batch; what is computed does. The three other arguments are plain numbers: `clamp(min=...)` takes one.
 
 
 # %%
@@ -692,11 +692,12 @@ print(f"KL to where it began: {gone / len(asked):.2f} nats a response")
 assert gone / len(asked) > 0.3
 
 # %% [markdown]
-# **7. Design** *(hard, 15 minutes)*. You have one GPU of 24 GB and a model of 1 billion parameters in bfloat16 that is to be trained with RL against a reward model of the same size. Which of section 1's rows fit, and what else would you give up, in which order? Use `four_models`.
+# **7. Design** *(hard, 15 minutes)*. You have one GPU of 24 GB and a model of 1 billion parameters in bfloat16 that is to be trained with RL against a reward model of the same size. Which of section 1's rows fit, and what else would you give up, in which order? Use `four_models` with section 1's `plan` and `SAVED`, on `Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)` (`from minirlhf.models.cost import Shape`); `replace(plan, recompute=True)` computes each block once more in the backward pass in the place of keeping
+# its activations.
 #
 # <details><summary>What a good answer has</summary>
 #
-# Two trained models need 32 GB before a single activation: full PPO is out. Without a critic 16 GB, reference and reward model 2 GB each: 20 GB, and activations, logits (two copies of R x V float32 numbers) and the cache must fit into 4: micro-batches of one, recomputed activations, a modest decode batch. With LoRA three times
+# Two trained models need 32 GB before a single activation: full PPO is out. Without a critic 16 GB, reference and reward model 2 GB each: 20 GB; activations, logits and the cache bring it to just over 24 as section 1 plans it, and to less with `recompute=True`. With LoRA three times
 # 2 GB and small change: then a separate critic fits too, as adapters on the reward model. What one gives up, in order: the micro-batch (costs little time), stored activations (a third more time), full training (costs quality on some tasks: to be measured), and the critic last or first, as section 3 and lesson 11 say for one's task.
 # </details>
 #
