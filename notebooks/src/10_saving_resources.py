@@ -15,7 +15,7 @@
 #
 # **The question.** PPO keeps four models: actor, reference, reward model, critic. What do they cost in memory and in time, on this laptop and at 70B? Which can share, shrink or go, and what does that cost in quality?
 #
-# **You need** lesson 09, the four models at work; section 5 uses the exact gradient of lesson 04. 35 minutes to read, 70 for the exercises.
+# **You need** lesson 09, the four models at work, with the words of 06 and 07 (ratio, clip, KL); section 5 uses the exact gradient of lesson 04. The names of section 4's tree are explained in lesson 11. 35 minutes to read, 70 for the exercises.
 #
 # **Predict.** Write numbers down before you read on.
 #
@@ -390,7 +390,7 @@ claim(
 # Three savings, three prices.
 #
 # - **Which start the critic has** made no difference that three seeds could show, with all three signs against the SFT model. DeepSpeed-Chat starts it from the reward model.
-# - **The shared trunk** is cheap in memory and in time, and pays in KL: it goes 1.3 to 2.3 times as far from the reference, for the same gold or less. A likely reading, not tested here: the value loss's gradient is larger than the policy's, both are clipped together, and it moves the features that the policy writes with.
+# - **The shared trunk** is cheap in memory and in time, and pays in KL: it goes 1.3 to 2.3 times as far from the reference, for the same gold or less, and for less of the score that it is paid by (1.06 against 1.17 in the mean). A likely reading, not tested here: the value loss's gradient is larger than the policy's, both are clipped together, and it moves the features that the policy writes with.
 # - **Adapters** at the learning rate of full training simply got less far in 24 steps: less gold *and* less KL. Whether a larger rate closes the gap is a question for your own run (`minirlhf ppo --lora 16 --lr ...`); that they are worse is *not* what this shows.
 #
 # ## 4. No critic at all: one family tree
