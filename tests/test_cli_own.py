@@ -20,7 +20,7 @@ from minirlhf.loops.reward import RewardConfig
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.runtime import SMOLLM2
 from minirlhf.tasks import sources
-from tests.loops.test_preference import AT_THE_START
+from tests.loops.test_preference_loop import AT_THE_START
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 ROWS = [{"prompt": f"film {i}\n", "chosen": f"a good one, number {i}", "rejected": f"a bad one, number {i}"} for i in range(12)]

@@ -35,7 +35,8 @@ def bradley_terry_loss(chosen_scores, rejected_scores):
 
 def group_advantages(group_scores):
     centred = group_scores - group_scores.mean(1, keepdim=True)
-    return centred / (group_scores.std(1, keepdim=True) + 1e-4)
+    equal = group_scores.amax(1, keepdim=True) == group_scores.amin(1, keepdim=True)
+    return torch.where(equal, 0.0, centred) / (group_scores.std(1, keepdim=True) + 1e-4)
 
 def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
     return -logsigmoid(beta * (chosen_logprobs - ref_chosen_logprobs - rejected_logprobs + ref_rejected_logprobs))
