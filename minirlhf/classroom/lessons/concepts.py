@@ -21,7 +21,8 @@ class Question:
 
 
 QUESTIONS = (
-    Question("02", "A reward model ranks 78 % of held-out pairs as one random rater did. Two raters agree on 81 % of such pairs.",
+    Question("02", "A reward model ranks 78 % of held-out pairs as one random rater did. "
+             "What all other raters say predicts that one rater on 81 % of such pairs.",
              "It is near the ceiling.",
              {"It is wrong on 22 % of the pairs.":
                   "the label is one person's word; another would have said otherwise in a fifth of the cases.",
