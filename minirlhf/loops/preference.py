@@ -125,9 +125,8 @@ class DPOConfig:
             check(name, value, told, "a finite number" + (", or none" if name == "alpha" else ""))
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
         check("mixup", self.mixup, 0 < self.mixup <= 1, "above 0 and at most 1")
-        has = row.reference and not self.reference_free
-        check("sync_every", self.sync_every, has or not self.sync_every, "0 without a reference")
-        fixed = has and not (self.sync_every or row.kl or row.single)
+        check("sync_every", self.sync_every, self.has_reference or not self.sync_every, "0 without a reference")
+        fixed = self.has_reference and not (self.sync_every or row.kl or row.single)
         check("precompute", self.precompute, fixed or not self.precompute, "off unless one number a response of a kept reference is needed")
         check("reference_free", self.reference_free, not (row.kl and self.reference_free), f"off with {self.loss}: it needs every logit")
 

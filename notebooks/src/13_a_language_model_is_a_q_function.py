@@ -266,7 +266,7 @@ claim(
 )
 claim(
     "The implicit reward finds about a quarter, more than chance and far from half.",
-    all(2 * first["planted, by chance"] - 0.01 < x < 0.35 for t in both for x in shares("planted", "implicit reward", t)),
+    all(first["planted, by chance"] < x < 0.35 for t in both for x in shares("planted", "implicit reward", t)),
     evidence=f"{min(x for t in both for x in shares('planted', 'implicit reward', t)):.2f} to {max(x for t in both for x in shares('planted', 'implicit reward', t)):.2f}, by chance {first['planted, by chance']:.2f}",
     seeds=3,
 )

@@ -1,7 +1,7 @@
 """`make bench`: minirlhf against TRL on the same work, alternating in one run; writes results.jsonl, growth.png and the README's table.
 
 `python tests/benchmarks/bench.py grpo rloo` measures these alone and leaves the other rows as they were recorded; `--fp32` leaves out
-bfloat16, over which a processor without it takes minutes a step.
+bfloat16, over which a processor without it takes many times as long.
 
 A round runs every task once on each side, each in a process of its own; who goes first changes from round to round. The ratio of a round is
 TRL's median step over ours; the table has the median of the rounds, because machines drift.
