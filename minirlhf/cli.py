@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
 from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
 from minirlhf.evaluate import sharpened_or_learned
-from minirlhf.grid import VARIANTS, record_grid, record_variants, rerun, rerun_variant
+from minirlhf.grid import VARIANTS, record_accuracy, record_grid, record_variants, rerun, rerun_variant
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
@@ -147,15 +147,16 @@ def tour(out: Out = Path("out/tour"), seed: Seed = 0,
 
 
 @app.command()
-def grid(name: Annotated[str, typer.Argument(help=f"tour, or one experiment: {', '.join(VARIANTS)}.")] = "tour",
+def grid(name: Annotated[str, typer.Argument(help=f"tour, its reward_model alone, or an experiment: {', '.join(VARIANTS)}.")] = "tour",
          seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = RECORDED_SEEDS, out: Out = Path("out/grid")):
-    """The tour, or variants of PPO, over several seeds, recorded into data/results; resumes. The tour with 3: the README's tables too."""
-    check("name", name, name in ("tour", *VARIANTS), f"tour or one of {', '.join(VARIANTS)}")
+    """The tour, or an experiment, over several seeds, recorded into data/results; resumes. The tour with 3: the README's tables too."""
+    check("name", name, name in ("tour", "reward_model", *VARIANTS), f"tour, reward_model or one of {', '.join(VARIANTS)}")
     readme_to_fill()
     with Progresses(console, every=20) as progress:
-        if name != "tour":
+        if name in VARIANTS:
             return record_variants(name, out / name, seeds, on_step=progress)
-        record_grid(out, seeds, TourConfig(), command=f"minirlhf grid --seeds {seeds}", on_step=progress)
+        make = record_grid if name == "tour" else record_accuracy
+        make(out, seeds, TourConfig(), command=f"minirlhf grid {name} --seeds {seeds}", on_step=progress)
     if seeds == RECORDED_SEEDS:
         fill_readme()
     else:
@@ -379,6 +380,7 @@ def _online_command(name: str) -> None:
                 bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
         policy, tokenizer = load_policy(model)
         score, monitors = scoring("reviews", tokenizer, scorer)
+        beta = preset.dpo.beta if beta is None and loss == preset.dpo.loss else beta
         own = _preference(loss, seed, preset.dpo.steps, lr, beta, setting, reference_free, sync_every, mixup, micro_batch)
         config = replace(preset, samples=samples, dpo=own).with_steps(steps)
         policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
@@ -471,7 +473,10 @@ def _preference(loss, seed, steps, lr, beta, setting, reference_free, sync_every
 
 def _print_judged(policy, tokenizer, start: str, seed: int) -> None:
     """Gold on held-out films with its interval over films, and what must stand beside it."""
-    row = judged("reviews", merged(policy), tokenizer, reference=load_policy(start)[0], seed=seed)
+    try:
+        row = judged("reviews", merged(policy), tokenizer, reference=load_policy(start)[0], seed=seed, scorer="")
+    except ValueError as wrong:  # a model that is too short for the films' titles, say; what was trained is saved
+        return console.print(f"Not judged on the held-out films: {wrong}", highlight=False, markup=False)
     console.print(f"Held-out films: gold {row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}], KL {row['kl']:.1f} nats, "
                   f"{row['length']:.0f} tokens, distinct-2 {row['distinct_2']:.2f}.", highlight=False)
 

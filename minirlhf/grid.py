@@ -12,7 +12,7 @@ from minirlhf.classroom.claims import RESULTS, differences, load_results, record
 from minirlhf.experiments import BEST, BRIEF, group_run, label_run, ppo_run, preference_run, thrifty_run
 from minirlhf.faults import FAULTS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.online import ONLINE
+from minirlhf.loops.online import LEASH, ONLINE
 from minirlhf.loops.preference import LOSSES
 from minirlhf.planted import planted_run
 from minirlhf.practice import TASKS
@@ -57,7 +57,8 @@ VARIANTS = {  # PPO under other settings, the reward model from fewer labels, th
         **{name: {"dpo": {"loss": name}} for name in LOSSES},
         "dpo, synced": {"dpo": {"sync_every": 25}}, "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
         "dpo, no reference": {"dpo": {"reference_free": True}},
-        "human texts, the scorer's labels": {"way": "relabelled"}, "the start's own texts": {"way": "once"},
+        "human texts, the scorer's labels": {"way": "relabelled", "dpo": {"beta": LEASH.beta}},
+        "the start's own texts": {"way": "once", "dpo": {"beta": LEASH.beta}},
         **{name: {"way": name} for name in ONLINE}, f"best of {BEST}, imitated": {"way": "imitated"}},
 }
 
@@ -69,7 +70,7 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
     when all seeds are there, so that it is never a mixture of two grids.
     """
     check("seeds", seeds, seeds >= 1, "at least 1")
-    table, curves, accuracy, at = [], [], [], commit()
+    table, curves, at = [], [], commit()
     for seed in range(seeds):
         run = Tour(folder / f"seed-{seed}", config.seeded(seed), on_step)
         rows = run.run()
@@ -78,11 +79,20 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
             row["samples"] = evaluate.first_samples(row.pop("prompts"), row.pop("texts"), 6)
         table += [origin | row for row in rows]
         curves += [origin | row for row in run.history if row["stage"] in ("ppo", "dpo", "grpo")]
-        accuracy += [origin | row for row in run.reward_accuracy]
-    for name, rows in (("tour", table), ("tour_history", curves), ("reward_model", accuracy)):
+    for name, rows in (("tour", table), ("tour_history", curves)):
         record(name, rows, folder=results)
+    record_accuracy(folder, seeds, config, command=command, on_step=on_step, results=results)
     with atomic_path(results / "methods.png") as temporary:
         reward_kl_plane(method_points(table), ylabel="gold score (predicted rating, -4..4)").savefig(temporary, format="png")
+
+
+def record_accuracy(folder: Path, seeds: int, config: TourConfig, *, command: str, on_step: Callable, results: Path = RESULTS) -> None:
+    """The tour's stages up to the reward model over several seeds, and how often it ranks as people did: reward_model in `results`."""
+    rows = []
+    for seed in range(seeds):
+        origin = {"claim": "tour", "seed": seed, "commit": commit(), "command": command}
+        rows += [origin | row for row in Tour(folder / f"seed-{seed}", config.seeded(seed), on_step).learn_reward()]
+    record("reward_model", rows, folder=results)
 
 
 def rerun(folder: Path, config: TourConfig, *, draw: int, on_step: Callable, results: Path = RESULTS) -> tuple[int, list[str]]:

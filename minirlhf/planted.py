@@ -63,7 +63,7 @@ def planted_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, li
             row[f"{name}, by chance"] = sum(1 / size for size in sizes) / len(sizes)
         return row, []
 
-    return kept(path, settings | {"config": dpo, "checks": checks}, made)
+    return kept(path, settings | {"config": dpo, "checks": checks} | {key: LOCATED[key] for key in ("problems", "asked")}, made)
 
 
 @torch.no_grad()

@@ -97,11 +97,15 @@ def scoring(task: str, tokenizer, scorer: str = "tiny-reviews-reward") -> tuple[
 
 
 def judged(task: str, policy, tokenizer, *, reference, seed: int, scorer: str = "tiny-reviews-reward") -> dict:
-    """The numbers of a policy on held-out prompts: gold and what must stand beside it, or pass@k on problems nobody practised."""
+    """The numbers of a policy on held-out prompts: gold and what must stand beside it, or pass@k on problems nobody practised.
+
+    scorer "": no proxy. A reward model reads the texts of its own tokenizer's policies only.
+    """
     if task == "arithmetic":
         asked = arithmetic.problems("test", ASKED, levels=LEVELS)
         return evaluate.pass_summary(policy, tokenizer, [p.prompt for p in asked], right_answer, samples=TRIES, seed=1000 + seed,
                                      config=TASKS[task].settings["sampling"])
     drawn = evaluate.draw(policy, tokenizer, reviews.eval_prompts("test"), samples_per_prompt=4, reference=reference, seed=1000 + seed)
-    row = evaluate.summary(drawn, {"gold": gold_judge(), "proxy": text_judge([load_scalar(scorer)[0]], tokenizer)})
+    judges = {"gold": gold_judge()} | ({"proxy": text_judge([load_scalar(scorer)[0]], tokenizer)} if scorer else {})
+    row = evaluate.summary(drawn, judges)
     return row | {"samples": evaluate.first_samples(drawn.prompts, drawn.texts, 6)}

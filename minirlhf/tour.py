@@ -44,7 +44,7 @@ class TourConfig:
     samples_per_prompt: int = 4  # of each trained policy, on every evaluation title
     split: str = "test"  # titles to judge on; choose settings on val
     max_prompts: int = 1000  # titles used, for a reduced run
-    accuracy_pairs: int = 600  # held-out pairs in each gap band, for the reward model's accuracy
+    accuracy_pairs: int = 3000  # held-out pairs, for the reward model's accuracy by gap
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
@@ -55,7 +55,7 @@ class TourConfig:
     def reduced(cls) -> "TourConfig":
         """A few steps of every stage on a few titles: to see in a minute that all of it works, not to learn anything."""
         return cls(
-            pairs=64, samples_per_prompt=2, max_prompts=4, accuracy_pairs=8, sft=SFTConfig(epochs=0.02),
+            pairs=64, samples_per_prompt=2, max_prompts=4, accuracy_pairs=100, sft=SFTConfig(epochs=0.02),
             reward=RewardConfig(steps=3, batch_size=8),
             ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4), dpo=DPOConfig(steps=2, batch_size=8),
             grpo=GroupConfig(steps=2, prompts_per_step=2, minibatch_size=4))
@@ -73,15 +73,21 @@ class Tour:
         self.folder, self.config, self.on_step, self.mine = Path(folder), config, on_step, mine
         self.times: dict[str, float] = {}
 
+    def learn_reward(self) -> list[dict]:
+        """The stages up to the reward model; returns its accuracy on held-out pairs, a row a band of their gap."""
+        self.base, self.tokenizer = load_policy(self.config.base)
+        # 1. SFT: title -> review
+        self.sft = self._policy("sft", lambda on: train_sft(
+            trainable(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), self.config.sft, **on)[0])
+        # 2. reward model: single human ratings, compared within a film
+        self.reward_model = self._reward_model()
+        self.reward_accuracy = self._stage("accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json)
+        return self.reward_accuracy
+
     def run(self) -> list[dict]:
         """All stages; returns the table of methods, one row each, scores paired by prompt."""
         config, rl_prompts = self.config, reviews.rl_prompts()
-        self.base, self.tokenizer = load_policy(config.base)
-        # 1. SFT: title -> review
-        self.sft = self._policy("sft", lambda on: train_sft(
-            trainable(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), config.sft, **on)[0])
-        # 2. reward model: single human ratings, compared within a film
-        self.reward_model = self._reward_model()
+        self.learn_reward()
         score, gold = rollout_score(self.reward_model, self.tokenizer.eos_token_id), rollout_judge(gold_judge(), self.tokenizer)
         # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
         start = {"reference": self.sft}
@@ -95,7 +101,6 @@ class Tour:
         # 4. judge them all on titles of held-out films
         fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
         self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
-        self.reward_accuracy = self._stage("accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json)
         history = History(row for stage in ("sft", "reward", "ppo", "dpo", "grpo")
                           for row in History.load(self.folder / f"{stage}.jsonl"))
         history.save(self.folder / "metrics.jsonl")
@@ -153,23 +158,20 @@ class Tour:
 
     def _accuracy(self, _) -> list[dict]:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
-        bands, rows = (*reviews.GAP_BANDS, (0.0, 8.0)), []
-        drawn = [reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17, min_gap=low, max_gap=high)[:]
-                 for low, high in bands]
-        texts = sorted({(p, t) for pairs in drawn for side in ("chosen", "rejected")  # each is scored once
-                        for p, t in zip(pairs["prompt"], pairs[side], strict=True)})
+        drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
+        prompts, gap, every = drawn["prompt"], torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
         judges = {"reward model": text_judge([self.reward_model], self.tokenizer), "bag of words": ridge_judge("reward")}
-        scores = {name: dict(zip(texts, judge(*map(list, zip(*texts, strict=True))), strict=True)) for name, judge in judges.items()}
-        for (low, high), pairs in zip(bands, drawn, strict=True):
-            row = {"low": low, "high": high}
-            for name, score in scores.items():
-                margin = torch.stack([score[p, won] - score[p, lost] for p, won, lost in
-                                      zip(pairs["prompt"], pairs["chosen"], pairs["rejected"], strict=True)])
-                row[name] = (margin > 0).float().mean().item()
-                if name == "reward model":  # a calibrated model's mean probability equals its accuracy
-                    row["mean probability"] = torch.sigmoid(margin.abs() * self.reward_model.scale).mean().item()
-            row["human ceiling"] = human_ceiling(reviews.pairs_within_films(self.config.split, low, high))
-            rows.append(row)
+        margins = {}
+        for name, judge in judges.items():
+            texts = list(dict.fromkeys(zip(prompts * 2, drawn["chosen"] + drawn["rejected"], strict=True)))  # each is scored once
+            score = dict(zip(texts, judge(*map(list, zip(*texts, strict=True))), strict=True))
+            margins[name] = torch.stack([score[p, won] - score[p, lost] for p, won, lost in
+                                         zip(prompts, drawn["chosen"], drawn["rejected"], strict=True)])
+        sure, rows = torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale), []  # calibrated: its mean is the accuracy
+        for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
+            here = (low <= gap) & (gap < high)
+            rows.append({"low": low, "high": high, **{name: (m[here] > 0).float().mean().item() for name, m in margins.items()},
+                         "mean probability": sure[here].mean().item(), "human ceiling": human_ceiling(every, low, high)})
         return rows
 
     def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from minirlhf import cli, practice
 from minirlhf.classroom.claims import load_results, record
-from minirlhf.grid import record_grid, rerun
+from minirlhf.grid import record_accuracy, record_grid, rerun
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.online import ONLINE
@@ -185,6 +185,9 @@ def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
     rows = load_results("tour", folder=results)
     assert [row["seed"] for row in rows] == [0] * 6 + [1] * 6 and "texts" not in rows[0]
     assert load_results("tour_history", folder=results) and load_results("reward_model", folder=results)
+    record_accuracy(tmp_path / "alone", 2, config, command="test", on_step=lambda row: None, results=tmp_path)
+    assert load_results("reward_model", folder=tmp_path) == load_results("reward_model", folder=results)
+    assert not list((tmp_path / "alone").glob("*/ppo*"))  # the reward model's stages alone
     seed, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
     assert seed in (0, 1) and wrong == []
     for row in rows:
@@ -204,7 +207,7 @@ def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_pa
     monkeypatch.setattr(module, "train_ppo", lambda *a, **k: asked["prompts"].append(a[3]) or ppo(*a, **k))
     tour = Tour(tmp_path, replace(TourConfig.reduced(), split="val"))
     rows = {row["method"]: row for row in tour.run()}
-    assert asked["pairs"] == ["reward"] * 2 + ["val"] * 6 and asked["ridge"] == ["reward"]
+    assert asked["pairs"] == ["reward", "val", "reward"] and asked["ridge"] == ["reward"]
     assert asked["prompts"] == [module.reviews.rl_prompts()]
     assert set(rows["SFT"]["prompts"]) == set(module.reviews.eval_prompts("val")[:4])
     for row in rows.values():
@@ -217,6 +220,9 @@ def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_pa
     assert everything["reward model"] == (margins > 0).float().mean().item()
     believed = torch.sigmoid(margins.abs() * tour.reward_model.scale).mean().item()  # Bradley-Terry speaks of raw scores
     assert everything["mean probability"] == pytest.approx(believed, abs=1e-6)
+    close = (gap := torch.tensor(drawn["gap"])) < 0.5
+    assert tour.reward_accuracy[0]["reward model"] == (margins[close] > 0).float().mean().item()
+    assert 5 < close.sum() < len(gap) and tour.reward_accuracy[0]["human ceiling"] < everything["human ceiling"]
 
 
 def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeypatch):

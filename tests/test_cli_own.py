@@ -64,7 +64,18 @@ def test_every_loss_is_a_command(loss, tiny, tmp_path):
     given = {"dpop": ["--setting", "penalty=3e0", "--setting", "beta=.5"], "tdpo": ["--setting", "alpha=none"]}.get(loss, [])
     invoke("dpo", "--loss", loss, "--model", tiny, "--dataset", rows, "--steps", 2, "--out", tmp_path / "out", *given)
     first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["loss"] == pytest.approx(AT_THE_START.get(loss, first["loss"]), abs=1e-5) and first["rewards/margins"] is not None
+    if loss in AT_THE_START:
+        assert first["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5) and first["rewards/margins"] == 0
+    else:  # without a reference the margin is that of log pi itself
+        assert first["loss"] > 0 != first["rewards/margins"]
+
+
+def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(ROWS))
+    for positions, said in ((96, "Held-out films: gold"), (48, "Not judged on the held-out films: A prompt of")):
+        save_policy(tiny_policy(positions=positions), tiny_tokenizer(), tmp_path / str(positions))
+        told = invoke("dpo", "--model", tmp_path / str(positions), "--steps", 1, "--out", tmp_path / f"out-{positions}")
+        assert said in " ".join(told.split()) and load_policy(tmp_path / f"out-{positions}")
 
 
 @pytest.mark.parametrize("name", [*ONLINE, "sft"])

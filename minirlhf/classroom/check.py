@@ -4,7 +4,7 @@
 from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.lessons.lesson_00 import best_of_n, kl_penalised_score
 from minirlhf.classroom.lessons.lesson_01 import eos_mask, score_of_text
-from minirlhf.classroom.lessons.lesson_02 import held_out_pairs, interval_alpha, share_preferring, split_half_ceiling
+from minirlhf.classroom.lessons.lesson_02 import choice_ceiling, held_out_pairs, interval_alpha, share_preferring
 from minirlhf.classroom.lessons.lesson_03 import draw_word, next_word_entropy, sft_loss, token_logprobs
 from minirlhf.classroom.lessons.lesson_04 import discounted_to_go, least_noise_baseline, policy_gradient_loss, whitened
 from minirlhf.classroom.lessons.lesson_05 import critic_targets, gae_advantages, n_step_advantages, td_error

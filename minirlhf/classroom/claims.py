@@ -80,7 +80,7 @@ def readme_tables(results: Path = RESULTS) -> dict[str, str]:
     for row in accuracy:
         row["band"] = f"{row['low']:g} to {row['high']:g}"
     return {"tour": _markdown(tour, "method", "method", METHODS),
-            "reward": _markdown(accuracy, "band", "gap of mean ratings", {name: name for name in ACCURACY})}
+            "reward": _markdown(accuracy, "band", "gap of the others' means", {name: name for name in ACCURACY})}
 
 
 def fill_readme(path: Path = ROOT / "README.md", results: Path = RESULTS) -> None:

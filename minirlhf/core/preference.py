@@ -5,7 +5,8 @@
     with a reference   dpo  cdpo  robust_dpo  ipo  hinge  dpop  nca  tdpo  and, one response at a time, kto
     without one        cpo  simpo  orpo
 
-Where a loss is least, in a world of all pairs with labels p = sigmoid(r_i - r_j), is in each docstring; tests/core solves for it.
+Where a loss is least, in a world of all pairs with labels p = sigmoid(r_i - r_j), is in its docstring where it is known; tests/core
+solves for it.
 """
 
 import torch

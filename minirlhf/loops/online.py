@@ -15,6 +15,7 @@ from minirlhf.core.masking import masked_mean
 from minirlhf.core.rejection import rejection_sample
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.config import KLConfig
 from minirlhf.loops.preference import LOSSES, DPOConfig, preference_step, reference_for, sync
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -30,6 +31,7 @@ class OnlineConfig:
     samples: int = 2  # k responses a prompt, 2 .. 16
     refresh: int = 1  # steps that are made on the responses of one policy; then it writes new ones
     pick: str = "best and worst"  # or rejection: two kept by rejection sampling
+    missing_eos_penalty: float = 1.0  # reward units, taken off a truncated response before a pair is chosen
     accept_beta: float = 0.5  # reward units per nat of the policy that rejection sampling imitates
     sampling: SamplingConfig = SamplingConfig()
     dpo: DPOConfig = DPOConfig()
@@ -39,6 +41,7 @@ class OnlineConfig:
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
         check("accept_beta", self.accept_beta, 0 < self.accept_beta < float("inf"), "above 0 and finite")
+        check("missing_eos_penalty", self.missing_eos_penalty, 0 <= self.missing_eos_penalty < float("inf"), "0 or more, and finite")
         check("loss", self.dpo.loss, not LOSSES[self.dpo.loss].single, "a loss of pairs")
         check("precompute", self.dpo.precompute, not self.dpo.precompute, "off: the texts are not known before")
 
@@ -48,10 +51,11 @@ class OnlineConfig:
         return replace(self, refresh=refresh, dpo=replace(self.dpo, steps=steps))
 
 
+LEASH = DPOConfig(beta=KLConfig.kl_coef)  # a scorer's labels are sure: the price of a nat is that of PPO and GRPO
 ONLINE = {  # by name, as the command line knows them
-    "online-dpo": OnlineConfig(),
-    "iterative-dpo": OnlineConfig(samples=8, refresh=25),
-    "rso": OnlineConfig(samples=8, refresh=DPOConfig.steps, pick="rejection", dpo=DPOConfig(loss="hinge")),
+    "online-dpo": OnlineConfig(dpo=LEASH),
+    "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),
+    "rso": OnlineConfig(samples=4, refresh=DPOConfig.steps, pick="rejection", accept_beta=LEASH.beta, dpo=replace(LEASH, loss="hinge")),
 }
 
 
@@ -87,7 +91,8 @@ def train_online(model, tokenizer, prompts: list[str], score: Callable, config: 
                                  samples_per_prompt=config.samples, generator=generator)
                 with torch.no_grad():
                     scores = score(rollout)
-                state["pool"].append(pairs_of(asked, decode(tokenizer, rollout), scores, config, generator))
+                worth = scores - config.missing_eos_penalty * ~rollout.finished(tokenizer.eos_token_id)
+                state["pool"].append(pairs_of(asked, decode(tokenizer, rollout), worth, config, generator))
                 said.append({"score": scores.mean(), "length": rollout.response_mask.sum(1).float().mean(),
                              "entropy": -masked_mean(rollout.old_logprobs, rollout.response_mask)}
                             | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()})

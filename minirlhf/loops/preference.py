@@ -125,10 +125,14 @@ class DPOConfig:
             check(name, value, told, "a finite number" + (", or none" if name == "alpha" else ""))
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
         check("mixup", self.mixup, 0 < self.mixup <= 1, "above 0 and at most 1")
+        check("mixup", self.mixup, self.sync_every or self.mixup == 1, "1 while sync_every is 0: nothing moves")
         check("sync_every", self.sync_every, self.has_reference or not self.sync_every, "0 without a reference")
         fixed = self.has_reference and not (self.sync_every or row.kl or row.single)
         check("precompute", self.precompute, fixed or not self.precompute, "off unless one number a response of a kept reference is needed")
         check("reference_free", self.reference_free, not (row.kl and self.reference_free), f"off with {self.loss}: it needs every logit")
+        check("reference_free", self.reference_free, row.reference or not self.reference_free, f"off with {self.loss}: it has no reference")
+        one = -torch.ones(2)  # the loss itself says what it does not take, before anything is trained
+        row.of(Answers(one, one, -one, torch.tensor([True, False]), -one, torch.tensor(0.0)), **self.of_loss)
 
     @property
     def of_loss(self) -> dict[str, float]:
@@ -188,7 +192,7 @@ def preference_step(model, reference, tokenizer, rows: dict[str, list], config: 
         responses that are less likely than in the reference.
     """
     row, settings = LOSSES[config.loss], config.of_loss
-    prompts, responses, chosen = _texts(rows)
+    prompts, responses, chosen = _texts(rows, row.single)
     width, baseline = config.max_response, torch.tensor(0.0)
     if row.single:  # KTO: how much likelier is any text by now? asked of responses under the prompts of others
         with torch.no_grad():
@@ -247,9 +251,9 @@ def sync(reference, model, mixup: float) -> None:
         old.lerp_(new.detach(), mixup)
 
 
-def _texts(rows: dict[str, list]) -> tuple[list[str], list[str], torch.Tensor]:
+def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[str], torch.Tensor]:
     """(prompts, responses, which are chosen): of pairs the chosen ones first."""
-    if "label" in rows:
+    if single:
         return rows["prompt"], rows["completion"], torch.tensor(rows["label"])
     half = len(rows["prompt"])
     return rows["prompt"] * 2, rows["chosen"] + rows["rejected"], torch.arange(2 * half) < half

@@ -1,7 +1,8 @@
 """How far people agree: the ceiling that a reward model is read against, ties, Krippendorff's alpha."""
 
-import random
 from collections import Counter
+
+import torch
 
 from minirlhf.tasks.reviews import Review
 
@@ -14,24 +15,24 @@ def preference_share(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return above / (above + below) if above + below else 0.5
 
 
-def human_ceiling(pairs: list[tuple[Review, Review]], *, seed: int = 0, most: int = 3000) -> float:
-    """The accuracy that other people reach at predicting one rater's choice, over choices that are no ties.
+def human_ceiling(pairs: list[tuple[Review, Review]], min_gap: float = 0.0, max_gap: float = 8.0) -> float:
+    """How often the other raters' means predict one rater's choice, over all single choices that are no ties.
 
-    A pair weighs as often as two of its ratings differ, since a pair drawn from equal ratings is dropped (`preference_pairs`).
-    The direction comes from one random half of each snippet's raters, the probability from the other half: slightly pessimistic,
-    because half the raters know less than all. (Taking both from the same ratings would be biased upward.)
+        mean over (x, y), x a rating of a, y one of b, x != y, of   1[sign(x - y) = sign(gap)],   1/2 where gap = 0
+        gap = mean(a's ratings but x) - mean(b's ratings but y),    min_gap <= |gap| < max_gap
+
+    A pair counts x != y as often as `preference_pairs` would draw it. The chosen ratings are left out of the direction *and* of the
+    band: by means that hold them chance differences would count as knowledge, and close pairs would be close because a rating made them so.
+    Of ratings dealt out at random it is 1/2 in every band. Each snippet needs two ratings; nan where no choice falls in the band.
     """
-    rng = random.Random(seed)
-    total, weights = 0.0, 0.0
-    chosen = pairs if len(pairs) <= most else rng.sample(pairs, most)
-    for a, b in chosen:
-        (a1, a2), (b1, b2) = _halves(a.ratings, rng), _halves(b.ratings, rng)
-        difference = sum(a1) / len(a1) - sum(b1) / len(b1)
-        p = preference_share(a2, b2)
-        weight = 1 - tie_share([(a, b)])
-        total += weight * (p if difference > 0 else 1 - p if difference < 0 else 0.5)
-        weights += weight
-    return total / weights
+    values = torch.arange(-4.0, 5.0, dtype=torch.float64)
+    rows = {r: [Counter(r.ratings)[v] for v in range(-4, 5)] for r in {r for pair in pairs for r in pair}}
+    a, b = (torch.tensor([rows[r] for r in side], dtype=torch.float64) for side in zip(*pairs, strict=True))  # (N, 9) raters who said v
+    of_a, of_b = (((c @ values)[:, None] - values) / (c.sum(1, keepdim=True) - 1) for c in (a, b))  # the others' means
+    gap, said = of_a[:, :, None] - of_b[:, None], values[:, None] - values
+    asked = a[:, :, None] * b[:, None] / (a.sum(1) * b.sum(1))[:, None, None]
+    asked = asked * (said != 0) * ((min_gap <= gap.abs()) & (gap.abs() < max_gap))
+    return ((asked * (0.5 + 0.5 * (gap * said).sign())).sum() / asked.sum()).item()
 
 
 def tie_share(pairs: list[tuple[Review, Review]]) -> float:
@@ -52,9 +53,3 @@ def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
     total, squares = sum(map(sum, items)), sum(v * v for x in items for v in x)
     within = sum(2 * (len(x) * sum(v * v for v in x) - sum(x) ** 2) / (len(x) - 1) for x in items) / n
     return 1 - within / (2 * (n * squares - total**2) / (n * (n - 1)))
-
-
-def _halves(ratings: tuple[int, ...], rng: random.Random) -> tuple[list[int], list[int]]:
-    order = rng.sample(ratings, len(ratings))
-    middle = len(order) // 2
-    return order[:middle], order[middle:]

@@ -27,7 +27,7 @@ from minirlhf.tasks import sources
 SPLITS = {"test": 0.15, "val": 0.05, "gold": 0.40, "reward": 0.40}  # shares of the rated films, fixed for ever
 SAME_FILM = {"the_crime_of_padre_amaro": "el_crimen_del_padre_amaro"}  # one film under two names
 ARTICLES = frozenset("the a an el la le les los las il der die das".split())
-GAP_BANDS = ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 3.5), (3.5, 8.0))  # |difference of mean ratings|, rating units
+GAP_BANDS = ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 3.5), (3.5, 8.0))  # |difference of the other raters' means|, rating units
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
     """Draw n pairs of snippets of one film, labelled by ONE random rating of each: what one person would have said.
 
     Ties of the two ratings are dropped and counted (column-free: `dataset.info.description`). TRL's preference format with
-    an explicit prompt, and the two mean ratings for evaluation only.
+    an explicit prompt, and for evaluation only the two mean ratings and `gap`, |difference of the *other* raters' means|: by it
+    results are told apart, since a mean that holds the label's own rating knows of the label.
 
     Args:
         split: whose films. n: pairs wanted. seed: of the drawing.
@@ -164,8 +165,9 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
             ties += 1
             continue
         chosen, rejected = (a, b) if said_a > said_b else (b, a)
+        others = ((sum(r.ratings) - said) / (len(r.ratings) - 1) for r, said in ((a, said_a), (b, said_b)))
         rows.append({"prompt": a.prompt, "chosen": chosen.text, "rejected": rejected.text,
-                     "chosen_mean": chosen.mean, "rejected_mean": rejected.mean})
+                     "chosen_mean": chosen.mean, "rejected_mean": rejected.mean, "gap": abs(next(others) - next(others))})
     dataset = Dataset.from_list(rows)
     dataset.info.description = f"{n} pairs drawn from {len(candidates)} within films; {ties / (n + ties):.3f} ties dropped"
     return dataset

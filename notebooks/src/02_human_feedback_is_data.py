@@ -105,16 +105,16 @@ assert round(alpha, 2) == 0.80 and abs(krippendorff_alpha(shuffled)) < 0.01
 # A *pair* is two snippets of one film (so that they answer the same prompt), and its label is drawn: one random rating of each, the higher is preferred, ties are thrown away. So labels are as noisy as people are, on purpose. How noisy that is depends on how far apart the two are:
 
 # %%
-table = []
+table, within = [], reviews.pairs_within_films("reward")
 for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
     pairs = reviews.pairs_within_films("reward", low, high)
     few = pairs if len(pairs) <= 3000 else random.Random(1).sample(pairs, 3000)
-    table.append((low, high, len(pairs), tie_share(few), human_ceiling(pairs)))
+    table.append((low, high, len(pairs), tie_share(few), human_ceiling(within, low, high)))
     print(
         f"gap {low:g} to {high:g}: {len(pairs):6,} pairs, {table[-1][3]:.2f} ties, ceiling {table[-1][4]:.2f}"
     )
-assert table[0][4] < 0.56 < 0.95 < table[3][4] and 0.15 < table[-1][3] < 0.21
-assert round(table[-1][4], 2) == 0.83
+assert round(table[0][4], 2) == 0.60 and table[3][4] > 0.95 and 0.15 < table[-1][3] < 0.21
+assert round(table[-1][4], 2) == 0.85
 rng, strangers, decided = random.Random(0), 0.0, 0.0
 for pair in few:  # two pairs of *different* people, neither of which ties: do they prefer the same?
     a, b = (torch.tensor(rng.sample(x.ratings, len(x.ratings))) for x in pair)
@@ -126,28 +126,42 @@ print(f"two pairs of people, neither tied, agree on {strangers / decided:.2f}")
 assert 0.75 < strangers / decided < table[-1][4]
 
 # %% [markdown]
-# Two pairs of people agree so often because a choice on which neither ties is an easy one: agreement is in part a matter of *which* pairs are asked. The *ceiling* is what a predictor reaches that knows what half of the people think, judged on the other half. Below half a point of difference nobody knows more than a coin. A reward model that is right on 65 % of all pairs is to be read against 0.83, not against 1.
+# Two pairs of people agree so often because a choice on which neither ties is an easy one: agreement is in part a matter of *which* pairs are asked.
 #
-# **Why halves?** It is tempting to take the direction from all ratings and count how many of the same ratings agree. That is biased upward: chance differences are counted as knowledge. On *shuffled* ratings, where there is nothing to know:
+# The *ceiling* is what a predictor reaches that knows what all the **others** said: for every single choice, a rating $x$ of one text against a rating $y$ of the other, $x \neq y$, take the means of both texts *without* $x$ and $y$, and see whether the higher mean is on the chosen side (one half if they are equal). A pair counts as often as two of its ratings differ,
+# since that is how often it would be asked about. The bands of the table are by the same means. Where the others are less than half a point apart, knowing all that they said is right on 60 % of the choices: better than a coin, by little. A reward model that is right on 65 % of all pairs is to be read against 0.85 (0.84 on the test films), not against 1.
+#
+# **Why leave out?** It is tempting to take the direction from all ratings and count how many of the same ratings agree. That is biased upward: chance differences are counted as knowledge. And to tell *close* pairs by means that hold the choice is biased downward: they are close because somebody's rating went against the others (and far pairs upward). On *shuffled* ratings, where there is nothing to know:
 
 # %%
 null = [(a, b) for a, b in zip(shuffled[::2], shuffled[1::2], strict=True)][:3000]
 plug_in = sum(max(p := preference_share(a, b), 1 - p) for a, b in null) / len(null)
 
 
-def halves(pairs, seed=0):
-    """Direction by one half of each snippet's ratings, agreement by the other half."""
-    rng, total = random.Random(seed), 0.0
+def ceiling(pairs, low=0.0, high=8.0, held=0):
+    """human_ceiling, written out. With held=1 the band is by means that hold the choice."""
+    right = asked = 0.0
     for a, b in pairs:
-        (a, b) = (rng.sample(x, len(x)) for x in (a, b))
-        (a1, a2), (b1, b2) = ((x[: len(x) // 2], x[len(x) // 2 :]) for x in (a, b))
-        difference, p = sum(a1) / len(a1) - sum(b1) / len(b1), preference_share(tuple(a2), tuple(b2))
-        total += p if difference > 0 else 1 - p if difference < 0 else 0.5
-    return total / len(pairs)
+        n, m, weight = sum(a), sum(b), 1 / (len(a) * len(b))
+        for x in a:
+            for y in b:
+                others = (n - x) / (len(a) - 1) - (m - y) / (len(b) - 1)
+                apart = abs(n / len(a) - m / len(b)) if held else abs(others)
+                if x != y and low <= apart < high:
+                    asked += weight
+                    right += weight * ((others > 0) == (x > y) if others else 0.5)
+    return right / asked
 
 
-print(f"on noise: plug-in {plug_in:.3f}, split halves {halves(null):.3f}")
-assert plug_in > 0.58 and abs(halves(null) - 0.5) < 0.02
+some = random.Random(2).sample(within, 500)
+assert math.isclose(ceiling([(a.ratings, b.ratings) for a, b in some]), human_ceiling(some))
+bands = reviews.GAP_BANDS[:3]  # on noise hardly a pair is farther apart
+left_out, held_in = ([ceiling(null, *band, held=held) for band in bands] for held in (0, 1))
+print(f"on noise: direction and agreement from the same ratings {plug_in:.3f}; by the others {ceiling(null):.3f}")
+print("  in bands by the others' means", [round(x, 2) for x in left_out])
+print("  in bands by means that hold the choice", [round(x, 2) for x in held_in])
+assert plug_in > 0.58 and all(abs(x - 0.5) < 0.02 for x in (ceiling(null), *left_out))
+assert held_in[0] < 0.4 and held_in[2] > 0.6
 
 # %% [markdown]
 # ## 3. Does Bradley-Terry fit our raters?
@@ -440,27 +454,28 @@ print(check.interval_alpha(interval_alpha))
 # Within a text the mean squared difference is $2 \cdot \mathrm{var}$ with n - 1, over all ratings likewise; the 2 cancels.
 # </details>
 #
-# **3. The ceiling** *(medium, 15 minutes)*. `first` and `second` are two halves of the ratings of N pairs, each (N, 2, m): pair, text, rater. Return the share (a number) in which the direction of the first halves' means is that of a random rating of each second half: for each pair the probability as in
-# exercise 1, of the text whose first half is higher; 1/2 where the first halves are equal.
+# **3. The ceiling** *(medium, 15 minutes)*. `a` (N, m) and `b` (N, n) are the ratings of N pairs of texts. Take every single choice: a rating of `a` and one of `b` of the same pair, unless they are equal. Return the share of all these choices, of all pairs together, in which the means of the *other* m - 1 and n - 1 raters are in the same order; a choice where those
+# means are equal counts one half. (Together: a pair with few ties has more choices and counts for more. `human_ceiling` weighs so, too.)
+#
+# *Hint:* the others' means are `(a.sum(1, keepdim=True) - a) / (m - 1)`, again (N, m); compare with `[:, :, None]` and `[:, None]`.
 
 
 # %%
-def split_half_ceiling(first, second): ...  # your code
+def choice_ceiling(a, b): ...  # your code
 
 
-print(check.split_half_ceiling(split_half_ceiling))
+print(check.choice_ceiling(choice_ceiling))
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def split_half_ceiling(first, second):
-#     means = first.double().mean(2)
-#     total = 0.0
-#     for (a, b), (x, y) in zip(means.tolist(), second, strict=True):
-#         p = share_preferring(x, y)
-#         total += p if a > b else 1 - p if a < b else 0.5
-#     return torch.as_tensor(total / len(means), dtype=torch.float32)
+# def choice_ceiling(a, b):
+#     others = [(x.sum(1, keepdim=True) - x) / (x.shape[1] - 1) for x in (a, b)]
+#     gap = others[0][:, :, None] - others[1][:, None]
+#     choice = a[:, :, None] - b[:, None]
+#     right = 0.5 + 0.5 * (gap * choice).sign()
+#     return right[choice != 0].mean()
 # ```
 # </details>
 #
@@ -551,8 +566,8 @@ assert abs(sum(cleaner) / 4 - mean[-1]) < 0.03
 # <details><summary>3. Why pairs within a film?</summary>
 # A reward model is asked to compare answers to one prompt. Between films it could win by knowing which films are liked.
 # </details>
-# <details><summary>4. A reward model is right on 85 % of random pairs. The ceiling is 0.83. Congratulations?</summary>
-# Look for a leak, or an interval: nobody can know more of single random ratings than what other people's ratings tell (the split-half ceiling is slightly pessimistic, by the half that is not used).
+# <details><summary>4. A reward model is right on 88 % of random pairs. The ceiling is 0.84. Congratulations?</summary>
+# Look for a leak, or an interval: who reads the text can hardly know more of one random rating than who knows what everybody else said of it.
 # </details>
 # <details><summary>5. Who is represented in the mean of fifteen ratings?</summary>
 # Those who were asked, in equal parts, strict and generous, careful and hasty. Not those who were not asked, and nobody in particular.

@@ -43,7 +43,7 @@ from minirlhf.core.preference import dpo, implicit_rewards, tdpo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy
-from minirlhf.planted import LOCATED, planted_pairs
+from minirlhf.planted import LOCATED, false_steps, planted_pairs
 from minirlhf.practice import LEVELS
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
@@ -61,15 +61,17 @@ set_threads()
 #
 # $$ \sum_a \pi(a|s) \Big[ Q(s, a) - \beta \log \frac{\pi(a|s)}{\pi_{ref}(a|s)} \Big] . $$
 #
-# That is lesson 07's problem with words in the place of texts and $Q$ in the place of $r$. Its solution, and its value, are
+# That is lesson 07's problem with words in the place of texts and $Q$ in the place of $r$, so its solution is $\pi_{ref}\, e^{Q^*/\beta}$, normalised. Call $\beta$ times the logarithm of the normaliser $V^*(s)$; then
 #
 # $$ \pi^*(a|s) = \pi_{ref}(a|s)\, e^{(Q^*(s, a) - V^*(s))/\beta} , \qquad V^*(s) = \beta \log \sum_a \pi_{ref}(a|s)\, e^{Q^*(s, a)/\beta} . $$
+#
+# and $V^*(s)$ is also what this policy gets: put it into the bracket above, and for *every* $a$ there stands $Q^* - (Q^* - V^*) = V^*$.
 #
 # **All states.** After the last word comes the reward, after any other the next state: $Q^*(s, a) = r(y)$ or $V^*(s')$. Begin at the end and walk back. Now read the first equation as lesson 12 read the Gibbs policy:
 #
 # $$ \beta \log \frac{\pi^*(a|s)}{\pi_{ref}(a|s)} = Q^*(s, a) - V^*(s) . $$
 #
-# A word's implicit reward is its **advantage**: how much better this word is than what could be had here under the leash. A policy is a Q-function, with the normaliser taken off.
+# A word's implicit reward is its **advantage**: how much better this word is than what could be had here under the leash. Read from left to right, $Q^* = V^* + \beta \log \frac{\pi^*}{\pi_{ref}}$: a policy *is* a Q-function, up to a number a state.
 #
 # **The pair again.** Add up the words of a text. Since $Q^*(s_t, a_t) = V^*(s_{t+1})$, all values cancel but the first and the last:
 #
@@ -77,14 +79,14 @@ set_threads()
 #
 # For two texts of one prompt $V^*(s_0)$ is the same and cancels in Bradley-Terry: DPO's loss, from words. ($V^*(s_0) = \beta \log Z$: it is lesson 12's constant.)
 #
-# **By hand**, on the page (notebook 91, number 6): *good*, *bad*, full stop, two words, $\beta = 1/\ln 2$. $V^*$ is 0.385 at the start and 1.222 after *good*. So in *good good* the first word is worth $1.222 - 0.385 = 0.838$ (before rounding), the second $2 - 1.222 = 0.778$; together $1.615 = 2 - 0.385$.
+# **By hand**, on the page (notebook 91, number 6): *good*, *bad*, full stop, two words, $\beta = 1/\ln 2$, so $e^{r/\beta} = 2^r$ and $V^* = \log_2$ of a mean over the three words. After *good* the scores are 2, 0 and 1: $\log_2 \frac{4 + 1 + 2}{3} = 1.222$; after *bad* 0, -2 and -1: $\log_2 \frac{1 + 1/4 + 1/2}{3} = -0.778$; at the start $\log_2 \frac{7/3 + 7/12 + 1}{3} = 0.385$. So in *good good* the first word is worth $1.222 - 0.385 = 0.838$ (before rounding), the second $2 - 1.222 = 0.778$; together $1.615 = 2 - 0.385$.
 
 # %%
 hand = World.from_reward(("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad")))
 values, q = hand.optimal_values(beta=1 / math.log(2))
 advantages = q - values[:, None]
 print(f"V*: start {values[0]:.3f}, after good {values[1]:.3f};  first word {advantages[0, 0]:.3f}, second {advantages[1, 0]:.3f}")
-assert [round(x, 3) for x in (values[0].item(), values[1].item())] == [0.385, 1.222]
+assert [round(x, 3) for x in values.tolist()] == [0.385, 1.222, -0.778]
 assert [round(x, 3) for x in (advantages[0, 0].item(), advantages[1, 0].item())] == [0.838, 0.778]
 assert abs(advantages[0, 0] + advantages[1, 0] - (2 - values[0])) < 1e-12
 print(f"together {advantages[0, 0] + advantages[1, 0]:.3f} = 2 - {values[0]:.3f}")
@@ -150,21 +152,29 @@ assert torch.allclose(words_of(at_end), truth, atol=1e-4)
 # **What does *not* show it.** "The words' implicit rewards add up to the text's" is true of *any* policy, trained or not: logarithms of conditional probabilities add up to the logarithm of the product. Only the comparison with $Q^* - V^*$ of the true reward can fail. And it does, off the optimum:
 
 # %%
-rows = {}
+rows, gains = {}, world.rewards - best_values[0]
 for iterations in (1, 2, 5, 10, 20, 1000):
     logits = trained(on_whole_texts, iterations)
     words, mask = words_of(logits), world.response_mask
     told = torch.where(mask, words[world.visited, world.response_ids], 0.0).sum(1)
     whole = beta * (world.sequence_logprobs(logits) - ref)
-    rows[iterations] = (words - truth).abs().max().item(), (told - whole).abs().max().item()
-    print(f"after {iterations:4d} iterations: a word is off by up to {rows[iterations][0]:.5f}; a sum of words from its text's by {rows[iterations][1]:.0e}")
-assert all(telescopes < 1e-12 for _, telescopes in rows.values())
-assert rows[1][0] > 0.5 and rows[1000][0] < 1e-4
+    rows[iterations] = (words - truth).abs().max().item(), (whole - gains).abs().max().item(), (told - whole).abs().max().item()
+    print(
+        f"after {iterations:4d} iterations: a word is off by up to {rows[iterations][0]:.4f}, a text by {rows[iterations][1]:.4f};"
+        f" a sum of words from its text's by {rows[iterations][2]:.0e}"
+    )
+assert all(telescopes < 1e-12 for *_, telescopes in rows.values())
+assert rows[1][0] > 0.5 and rows[1][1] > 0.5 and max(rows[1000][:2]) < 1e-4
 
 # %% [markdown]
-# On the way there the credit stands on the wrong words. The sums never complain.
+# The sums of words agree with their texts to the last digit while both are wrong. So the identity tests nothing.
 #
-# **Another table has another optimum.** Token-level DPO (TDPO, Zeng et al. 2024) adds the KL of each place to the margin. Its optimum is *not* the Gibbs policy: it is one step of improvement at each prefix, $\pi_{ref}\, e^{Q^{ref}/\beta}$, with the $Q$ of the *reference*, who will not follow our good word with another. We solve for it:
+# **Another table has another optimum.** Token-level DPO (TDPO, Zeng et al. 2024) adds the KL of each place to the margin: with $D(y) = \sum_t \mathrm{KL}\big(\pi_{ref}(\cdot|s_t) \Vert \pi(\cdot|s_t)\big)$,
+#
+# $$ L = -\log \sigma\big( \beta h - \beta [D(y_r) - D(y_c)] \big) . $$
+#
+# So $\beta \log \frac{\pi}{\pi_{ref}}(y) + \beta D(y)$ stands where DPO has the first term alone. Its optimum is *not* the Gibbs policy: it is one step of improvement at each prefix, $\pi(a|s) = \pi_{ref}(a|s)\, e^{Q^{ref}(s, a)/\beta}/N(s)$, with the $Q$ of the *reference*, who will not follow our good word with another. To see it, note $\beta \log \frac{\pi}{\pi_{ref}} = Q^{ref} - \beta \log N$,
+# and $\beta \mathrm{KL}(\pi_{ref} \Vert \pi) = \beta \log N - V^{ref}$, the mean of minus that. Their sum at a place is $Q^{ref} - V^{ref}$, and over a text these add up to $r(y) - V^{ref}(s_0)$: every pair is right. We solve for it:
 
 
 # %%
@@ -182,7 +192,7 @@ assert (found - world.probs(one_step)).abs().max() < 1e-6 < 0.03 < (found - worl
 # %% [markdown]
 # ## 3. On film reviews: a strip for each word
 #
-# In the exact world DPO reached its optimum. On the tiny GPT-2 it makes a hundred steps on noisy votes. What do its words say? Blue: likelier than before; orange: less likely. The scale is common to both strips.
+# In the exact world DPO reached its optimum. On the tiny GPT-2 it makes sixty steps on noisy votes. What do its words say, of two pairs of validation films that people found far apart? Blue: likelier than before; orange: less likely. The scale is common to all four strips.
 
 # %%
 policy, tokenizer = load_policy("tiny-reviews-sft")
@@ -203,21 +213,23 @@ for row, name in enumerate(("chosen", "rejected") * 2):
     total = told[row, real].sum().item()
     display(token_strip(words, told[row, real], title=f"{name}, whole text {total:+.2f}", limit=limit))
 assert torch.equal(told[~batch.response_mask], torch.zeros_like(told[~batch.response_mask]))
+sums = told.sum(1).tolist()
+print("chosen minus rejected:", [round(sums[n] - sums[n + 1], 2) for n in (0, 2)])
 
 # %% [markdown]
-# Read them with care. Words of judgement may be coloured as one hopes, but so are commas and the end of the text: the loss sees sums, and a network moves many words at once. The next section asks the question where the answer is known.
+# Read them with care. Some words of judgement are coloured as one hopes; others are not, fillers are coloured as strongly, and a whole text may stand on the wrong side of its pair: lesson 12's `right_order` on held-out pairs was a coin's. The loss sees sums, and a network moves many words at once. The next section asks the question where the answer is known.
 
 # %% [markdown]
 # ## 4. Planted errors: who finds the place?
 #
-# tiny-steps writes calculations: `(7+5)*3-9=` is answered by `12*3-9=36-9=27`, a character a token. We take right solutions of held-out problems, make **one digit wrong** at a known place, and carry the wrong number on as a careful pupil would: `12*3-9=26-9=17`. Only the 2 is wrong. Four readers look for it, each blames one token:
+# tiny-steps writes calculations: `(7+5)*3-9=` is answered by `12*3-9=36-9=27`, a character a token. We take right solutions of held-out problems, make **one digit wrong** at a known place, and carry the wrong number on as a careful pupil would: `12*3-9=26-9=17`. Only the 2 of 26 is wrong. Four readers look for it, each blames one token:
 #
 # * **surprisal**: the token with the lowest $\log \pi_{ref}$, under the model as it was. It costs nothing. This is the baseline to beat.
 # * **implicit reward**: the lowest $\log \pi/\pi_{ref}$ after DPO on 5,000 pairs (right solution, the same with a planted error) of *other* problems.
 # * **surprisal after DPO**: the lowest $\log \pi$ of that policy.
 # * **value**: the largest fall of $V$, a verifier (`loops/verifier.py`) that learned from the same texts how likely a right end is after each token.
 #
-# A second set of cases is harder: samples that the model wrote *itself*, of several steps with exactly one false. It did not find these errors surprising enough not to make them. Asked is the step. Recorded with `minirlhf grid planted`, three seeds; trained on planted pairs, or on the model's own right and wrong samples.
+# A second set of cases is harder: samples that the model wrote *itself*, of several steps with exactly one false. It did not find these errors surprising enough not to make them. Asked is the step: that of the blamed token. And two rules that look at nothing: *the last digit*, *the last step*. Recorded with `minirlhf grid planted`, three seeds; trained on planted pairs, or on the model's own right and wrong samples.
 
 # %%
 draw = random.Random(0)
@@ -254,6 +266,13 @@ for asked in ("planted", "own"):
 
 # %%
 first = found[0]
+solver, digits = load_policy("tiny-steps")
+asked = planted_pairs(problems := arithmetic.problems("test", 400, levels=LEVELS), 0)
+last_digit = sum(place == len(text) - 1 for place, text in zip(asked["place"], asked["rejected"], strict=True)) / len(asked)
+faulty = false_steps(solver, digits, problems, 0, 400)
+last_step = sum(step == text.count("=") for step, text in zip(faulty["step"], faulty["rejected"], strict=True)) / len(faulty)
+print(f"always the last digit finds {last_digit:.2f} of the planted ones; always the last step {last_step:.2f} of the model's own")
+assert round(last_digit, 2) == 0.22 and abs(last_step - 0.74) < 0.05  # the samples may differ by a few on another machine
 print(f"planted: {first['planted, cases']} cases, interval of surprisal {[round(x, 2) for x in first['planted, surprisal, interval']]}")
 print(f"own: {first['own, cases']} cases, interval of surprisal {[round(x, 2) for x in first['own, surprisal, interval']]}, by chance {first['own, by chance']:.2f}")
 assert round(first["planted, surprisal"], 2) == 0.94 and round(first["own, surprisal"], 2) == 0.69
@@ -264,46 +283,45 @@ claim(
     evidence=", ".join(f"{r} at most {max(x for t in both for x in shares('planted', r, t)):.2f}" for r in readers),
     seeds=3,
 )
+implicit = {t: shares("planted", "implicit reward", t) for t in both}
 claim(
-    "The implicit reward finds about a quarter, more than chance and far from half.",
-    all(first["planted, by chance"] < x < 0.35 for t in both for x in shares("planted", "implicit reward", t)),
-    evidence=f"{min(x for t in both for x in shares('planted', 'implicit reward', t)):.2f} to {max(x for t in both for x in shares('planted', 'implicit reward', t)):.2f}, by chance {first['planted, by chance']:.2f}",
+    "The implicit reward finds fewer than a third, which is at most a tenth more than the rule that always blames the last digit.",
+    all(x < 0.33 and x - last_digit < 0.1 for t in both for x in implicit[t]),
+    evidence="; ".join(f"trained on {t} {', '.join(f'{x:.2f}' for x in implicit[t])}" for t in both) + f"; the last digit {last_digit:.2f}",
     seeds=3,
 )
 claim(
-    "Of its own errors surprisal finds fewer than of planted ones. DPO on its own samples sharpens it, on every seed by more than five hundredths;",
-    all(x > first["own, surprisal"] + 0.05 for x in shares("own", "surprisal after DPO", "own samples")),
-    evidence=f"{first['own, surprisal']:.2f} before, {', '.join(f'{x:.2f}' for x in shares('own', 'surprisal after DPO', 'own samples'))} after",
+    "Of its own errors surprisal finds fewer than of planted ones, and no reader, trained or not, finds five hundredths more than always blaming the last step.",
+    first["own, surprisal, interval"][1] < first["planted, surprisal, interval"][0]
+    and all(x < last_step + 0.05 for t in both for r in readers for x in shares("own", r, t)),
+    evidence=f"surprisal {first['own, surprisal']:.2f}, the best reader {max(x for t in both for r in readers for x in shares('own', r, t)):.2f}, the last step {last_step:.2f}",
     seeds=3,
 )
-claim(
-    "the implicit reward of that DPO stays within the interval of untrained surprisal.",
-    all(
-        first["own, surprisal, interval"][0] < x < first["own, surprisal, interval"][1]
-        for x in shares("own", "implicit reward", "own samples")
-    ),
-    evidence=f"{', '.join(f'{x:.2f}' for x in shares('own', 'implicit reward', 'own samples'))} in [{first['own, surprisal, interval'][0]:.2f}, {first['own, surprisal, interval'][1]:.2f}]",
-    seeds=3,
-)
+verified = [row["verifier_right"] for row in found]
+print(f"the verifier says of {min(verified):.2f} to {max(verified):.2f} of its training texts rightly whether they end right")
+assert max(verified) < 0.6
 
 # %% [markdown]
-# **The verdict.** The theorem of section 2 is about the optimum. A few hundred steps on whole texts are far from it, and there the credit stands where the network found it easiest to put. On planted digits nothing beats the baseline that costs nothing: a model that can do a step of arithmetic finds a wrong digit surprising; asking what training changed throws that knowledge away. On errors the
-# model makes itself surprisal is weaker (it was not surprised enough not to write them), and there training on the model's own right and wrong samples *does* help. It shows in $\log \pi$ of the trained policy, which knows both, rather than in the difference.
+# **The verdict.** On planted digits nothing beats the baseline that costs nothing: a model that can do a step of arithmetic finds a wrong digit surprising; asking what *training changed* throws that knowledge away. On the model's own errors surprisal is weaker (it was not surprised enough not to write them). $\log \pi$ after DPO on its own samples looks better than before, 0.71 to 0.77 against 0.69, until one
+# sees that the rule *always the last step* has 0.74: a policy may have learned no more than where errors like to stand. Had we drawn only the line "by chance" (0.43), we should have reported a success. The free baselines are the ones to beat.
 #
-# **And the verifier?** With as many texts as DPO it learned little: it must learn to *check* arithmetic from one bit a text, which is harder than to do it. Give it more texts and it grows (`VerifierConfig`); the question here was what the same texts teach each reader.
+# Why so far from the theorem of section 2? Count its conditions (lesson 12). One pair a problem, with a label that is certain: no finite optimum at all. Nearly all texts in no pair. A network in the place of a table, and some hundred steps.
+#
+# **And the verifier?** On these texts it hardly learned to tell right from wrong at all (the line above), so its place says nothing about values as such. One learning rate, one length of training: we did not look for better ones.
 #
 # **Where does the blame fall instead?** One such DPO, trained here, and the distance from the planted digit to the token that its implicit reward blames. Below, one calculation with both readings.
 
 # %%
-solver, digits = load_policy("tiny-steps")
 learner = load_policy("tiny-steps")[0].requires_grad_(True)
 practice = planted_pairs(arithmetic.problems("train", 5000, seed=1, levels=LEVELS), 0)
 settings = LOCATED["dpo"] | ({"steps": 10} if FAST else {})
 train_dpo(learner, digits, practice.select_columns(["prompt", "chosen", "rejected"]), DPOConfig(**settings), reference=solver)
-asked = planted_pairs(arithmetic.problems("test", 400, levels=LEVELS), 0)
-sums = encode(digits, asked["prompt"], asked["rejected"])
+sums, good = (encode(digits, asked["prompt"], asked[side]) for side in ("rejected", "chosen"))
 with torch.no_grad():
     before, after = policy_logprobs(solver, sums), policy_logprobs(learner, sums)
+    whole = [(policy_logprobs(learner, x) - policy_logprobs(solver, x)).sum(1) for x in (good, sums)]
+ordered = (whole[0] > whole[1]).double().mean().item()
+print(f"whole texts: the right solution has the higher implicit reward in {ordered:.2f} of the held-out pairs")
 
 # %%
 places = torch.tensor(asked["place"])
@@ -316,16 +334,20 @@ axes = figure.add_subplot()
 for n, (name, d) in enumerate(distance.items()):
     spots = range(-6, 13)
     axes.bar([s + 0.4 * n - 0.2 for s in spots], [(d == s).double().mean() for s in spots], 0.4, color=COLOURS[n], label=name)
-axes.set(xlabel="tokens after the planted digit", ylabel="share of cases")
+axes.set(xlabel="tokens after the planted digit", ylabel="share of cases", xticks=range(-6, 13, 2))
 axes.grid(alpha=0.3, axis="y")
 axes.legend(fontsize=8, frameon=False)
 display(figure)
-late = {name: (d > 0).double().mean().item() for name, d in distance.items()}
-assert FAST or late["implicit reward"] > 0.5 > 0.1 > late["surprisal"]
-print("blamed behind the digit: " + ", ".join(f"{name} {x:.2f}" for name, x in late.items()))
+sizes = sums.response_mask.sum(1)
+late = {name: (d > 0).double().mean().item() for name, d in distance.items()} | {"any token": ((sizes - 1 - places) / sizes).mean().item()}
+at_end = {name: (places + d == sizes - 2).double().mean().item() for name, d in distance.items()} | {"any token": (1 / sizes).mean().item()}
+for where, x in (("behind the digit", late), ("on the last character", at_end)):
+    print(f"blamed {where}: " + ", ".join(f"{name} {v:.2f}" for name, v in x.items()))
+assert FAST or (at_end["implicit reward"] > 0.3 > 2 * at_end["any token"] and late["surprisal"] < 0.1)
 
 # %%
 case = next(n for n in range(400) if len(asked["rejected"][n]) > 12)
+assert asked["place"][case] == 1 and distance["surprisal"][case] == 0 and (FAST or distance["implicit reward"][case] > 0)
 real = sums.response_mask[case]
 words = [digits.decode([w]) for w in sums.response_ids[case, real]]
 print(asked["prompt"][case], "planted at", asked["place"][case])
@@ -333,8 +355,8 @@ display(token_strip(words, before[case, real], title="log π_ref before: the mor
 display(token_strip(words, (after - before)[case, real], title="log π/π_ref after DPO"))
 
 # %% [markdown]
-# More than half of the time the blame falls *behind* the digit. What follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss of the whole text just as well; and a wrong digit that was improbable to begin with has hardly any probability left to lose. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
-# calculation. The sum is right, its parts are not.
+# The blame falls behind the digit more often than that of a reader who points anywhere, and above all on the *last character* before the end: every text has one, and what follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss just as well. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
+# calculation. And whole texts? Their order is right as often as the line above the figure says: better than the place of the error, and far from what the untrained model knows.
 #
 # ## What the libraries do
 #
@@ -361,7 +383,7 @@ print(check.token_rewards(token_rewards))
 # ```
 # </details>
 #
-# **2. The value of a state** *(medium, 10 minutes)*. From the reference's log-probabilities of the next words (V,), their $Q^*$ (V,) and beta, return $V^*$. It must be finite for a $Q$ of 900.
+# **2. The value of a state** *(medium, 10 minutes)*. From the reference's log-probabilities of the next words (V,), their $Q^*$ (V,) and beta, return $V^*$. It must be finite for a $Q$ of 900, where $e^Q$ is not.
 #
 # *Hint:* `torch.logsumexp`.
 
@@ -403,7 +425,7 @@ print(check.value_steps(value_steps))
 # ```
 # </details>
 #
-# **4. Find the bug: which token is to blame?** *(easy, 10 minutes)*. A colleague's locator often points behind the end of the text. Mend it: return (B,) the number of the real token with the lowest evidence, the first of equals. Padding may hold NaN.
+# **4. Find the bug: which token is to blame?** *(easy, 10 minutes)*. A colleague's locator often points behind the end of the text. Mend it: return (B,) the column of the real token with the lowest evidence, the first of equals. Padding may hold NaN.
 
 
 # %%
@@ -438,13 +460,13 @@ assert round(advantages[0, 2].item(), 3) == -0.385
 #
 # <details><summary>What a good answer has</summary>
 #
-# Errors at known places that nobody trained on, several hundred, with an interval. Baselines that cost nothing: surprisal under the untrained model, the last token, chance. Errors of the model's own, not only planted ones: planted ones are surprising by construction. And a use: does selecting or training by the token's reward give more right answers than by the text's?
+# Errors at known places that nobody trained on, several hundred, with an interval. Baselines that cost nothing: surprisal under the untrained model, the last token or step, chance. Errors of the model's own, not only planted ones: planted ones are surprising by construction. And a use: does selecting or training by the token's reward give more right answers than by the text's?
 # </details>
 #
 # ## Questions
 #
 # <details><summary>1. V or Q: which of them is the critic of PPO?</summary>
-# V: the value of a text so far, before the next word is known. The notes call it Q; in PPO the advantage is built from rewards and V. The policy itself, by this lesson, holds Q - V.
+# V: the value of a text so far, before the next word is known (slides often write Q for it); the advantage is built from rewards and V. The policy itself, by this lesson, holds Q - V.
 # </details>
 # <details><summary>2. The implicit rewards of a text's tokens add up to its reward. Have we verified the theory?</summary>
 # No: they add up for any policy, by the chain rule of probability. Only a comparison with Q* - V* from the true reward can fail.
@@ -453,7 +475,7 @@ assert round(advantages[0, 2].item(), 3) == -0.385
 # Its margin has the places' KL in it, which is not zero at the Gibbs policy. What makes every pair right under that margin is the one-step policy, whose Q is the reference's.
 # </details>
 # <details><summary>4. Is the token with the lowest implicit reward an error?</summary>
-# It is the token that training made least likely. That is an error if the policy is near the optimum. After a hundred steps it may be a word that stands in many rejected texts.
+# It is the token whose probability fell most against the reference. Some token is always lowest, in a perfect text too. At the optimum it is the one that gave most away; how much it gave away tells whether that was an error. After some hundred steps it may be a word that stands in many rejected texts.
 # </details>
 # <details><summary>5. Where would a process reward model get its labels?</summary>
 # From people who mark steps (costly), from a verifier of steps where there is one (arithmetic), or from rollouts: how often does the policy end right from here? The last is the value of this lesson.

@@ -8,6 +8,8 @@ import pytest
 from minirlhf.classroom.claims import METHODS, fill_readme, load_results, readme_tables, record
 from minirlhf.evaluate import paired_difference
 from minirlhf.runtime import ROOT
+from minirlhf.tasks.agreement import human_ceiling
+from minirlhf.tasks.reviews import pairs_within_films
 
 ROWS = load_results("tour")
 SEEDS = sorted({row["seed"] for row in ROWS})
@@ -27,6 +29,12 @@ def test_the_record_is_whole():
     for seed in SEEDS:
         assert [row["method"] for row in ROWS if row["seed"] == seed] == ["SFT", "best-of-4", "best-of-16", "PPO", "DPO", "GRPO"]
     assert len({row["command"] for row in ROWS}) == 1
+
+
+def test_the_recorded_ceiling_is_the_ceiling():
+    pairs = pairs_within_films("test")
+    for row in load_results("reward_model"):
+        assert row["human ceiling"] == pytest.approx(human_ceiling(pairs, row["low"], row["high"]), abs=1e-9)
 
 
 def said(sentence):

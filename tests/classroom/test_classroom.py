@@ -72,9 +72,9 @@ DIFFERENT = {  # right answers written in another way
         apart := [(x, y) for x in a.tolist() for y in b.tolist() if x != y]) else 0.5,
     "interval_alpha": lambda r: 1 - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
     / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1))),
-    "split_half_ceiling": lambda f, s: torch.stack(
-        [p if x.sum() > y.sum() else 1 - p if x.sum() < y.sum() else torch.tensor(0.5)
-         for (x, y), p in zip(f, [check.share_preferring.reference(a, b) for a, b in s], strict=True)]).mean(),
+    "choice_ceiling": lambda a, b: sum(right := [
+        float(x > y) if (gap := (sum(r) - x) * (len(s) - 1) - (sum(s) - y) * (len(r) - 1)) > 0 else float(x < y) if gap else 0.5
+        for r, s in zip(a.tolist(), b.tolist(), strict=True) for x in r for y in s if x != y]) / len(right),
     "held_out_pairs": lambda film, n: torch.tensor([i in sorted(set(film.tolist()))[-n:] for i in film.tolist()]),
     "token_logprobs": lambda x, ids, p: torch.stack(
         [torch.stack([x[b, t - 1, ids[b, t]] - x[b, t - 1].logsumexp(0) for t in range(p, x.shape[1])]) for b in range(len(x))]),

@@ -11,10 +11,12 @@ import torch
 from datasets import Dataset
 
 from minirlhf.core.logprobs import sequence_logprobs
+from minirlhf.loops import online as module
+from minirlhf.loops import preference
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE, OnlineConfig, pairs_of, train_online
-from minirlhf.loops.preference import LOSSES, DPOConfig, sync, train_dpo
-from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.loops.preference import LOSSES, DPOConfig, preference_step, sync, train_dpo
+from minirlhf.models.forward import encode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.tasks.formats import unpaired
 from tests.loops.test_loops import PAIRS, PROMPTS, first_half
@@ -64,6 +66,55 @@ def test_the_log_by_hand():
     assert second["rewards/accuracies"] == float(second["rewards/margins"] > 0) == 1.0
     assert second["displaced"] == float(second["rewards/chosen"] < 0)
     assert second["loss"] == pytest.approx(math.log1p(math.exp(-second["rewards/margins"])), abs=1e-5)
+
+
+def moved():
+    """A policy that is not its reference, and what both think of responses: (policy, reference, log pi of a batch under a model)."""
+    def logprobs(model, prompts, responses):
+        batch = encode(tiny_tokenizer(), prompts, responses, max_response=32)
+        return sequence_logprobs(policy_logprobs(model, batch), batch.response_mask), batch
+
+    return run("orpo", data=PAIRS.select(range(4)), optimiser=OptimiserConfig(lr=1e-2))[0], tiny_policy().requires_grad_(False), logprobs
+
+
+def gradients(model):
+    return [p.grad for p in model.parameters()]
+
+
+def test_a_step_of_tdpo_by_hand():
+    (policy, reference, logprobs), rows = moved(), PAIRS[:3]
+    policy.zero_grad()
+    again, sides = copy.deepcopy(policy), []
+    log = preference_step(policy, reference, tiny_tokenizer(), rows, DPOConfig("tdpo"))
+    for side in ("chosen", "rejected"):
+        (new, batch), old = logprobs(again, rows["prompt"], rows[side]), logprobs(reference, rows["prompt"], rows[side])[0]
+        p, q = (policy_logits(model, batch).log_softmax(-1) for model in (again, reference))
+        kl = torch.where(batch.response_mask, (q.exp() * (q - p)).sum(-1), 0.0).sum(1)  # forward: the reference first
+        sides.append((new - old, kl))
+    (won, won_kl), (lost, lost_kl) = sides
+    loss = -torch.nn.functional.logsigmoid(0.1 * (won - lost - 0.5 * (lost_kl - won_kl.detach()))).mean()
+    loss.backward()
+    assert won_kl.min() > 0.05 and log["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
+    for one, other in zip(gradients(policy), gradients(again), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_of_kto_by_hand():
+    (policy, reference, logprobs), rows = moved(), unpaired(PAIRS.select([0, 4, 8]))[:]
+    log = preference_step(policy, reference, tiny_tokenizer(), rows, DPOConfig("kto"))
+    gain, apart = (logprobs(policy, prompts, rows["completion"])[0] - logprobs(reference, prompts, rows["completion"])[0]
+                   for prompts in (rows["prompt"], rows["prompt"][-1:] + rows["prompt"][:-1]))  # z: under the prompt before
+    z, up = apart.mean().clamp(min=0), torch.tensor(rows["label"])
+    assert z > 0.01 and abs(z - gain.mean().clamp(min=0)) > 1e-3  # neither 0 nor what the right prompts would give
+    assert log["loss"].item() == pytest.approx(torch.sigmoid(torch.where(up, -0.1, 0.1) * (gain - z)).mean().item(), abs=1e-6)
+
+
+def test_a_batch_is_of_pairs_and_a_column_of_labels_does_not_make_it_kto(monkeypatch):
+    seen, step = [], preference.preference_step
+    monkeypatch.setattr(preference, "preference_step", lambda *a, **k: seen.append(len(a[3]["prompt"])) or step(*a, **k))
+    run("kto", steps=1, batch_size=4), run("dpo", steps=1, batch_size=4)
+    run("dpo", data=PAIRS.add_column("label", [True] * len(PAIRS)), steps=1, batch_size=4)
+    assert seen == [8, 4, 4]  # of KTO twice as many single responses
 
 
 def test_kto_takes_single_rows_as_they_are():
@@ -129,6 +180,10 @@ def test_beta_and_settings_of_the_loss():
     ({"mixup": 1.5}, "mixup is 1.5"),
     ({"loss": "dpop", "settings": {"penalty": math.nan}}, "penalty is nan; it must be a finite number"),
     ({"loss": "dpop", "settings": {"penalty": None}}, "penalty is None"),
+    ({"mixup": 0.3}, "mixup is 0.3; it must be 1 while sync_every is 0"),
+    ({"loss": "simpo", "reference_free": True}, "it has no reference"),
+    ({"loss": "cdpo", "settings": {"label_smoothing": 0.7}}, "label_smoothing is 0.7"),
+    ({"loss": "dpop", "settings": {"penalty": -1.0}}, "penalty is -1.0"), ({"settings": {"beta": -1.0}}, "beta is -1.0"),
     ({"loss": "simpo", "sync_every": 5}, "without a reference"), ({"loss": "kto", "precompute": True}, "precompute is True"),
     ({"sync_every": 5, "precompute": True}, "precompute is True"), ({"loss": "tdpo", "reference_free": True}, "reference_free is True")])
 def test_settings_that_make_no_sense(given, said):
@@ -176,6 +231,33 @@ def test_each_way_raises_the_score_of_what_it_samples(name):
     assert [row["step"] for row in history if "score" in row] == list(range(0, 40, min(ONLINE[name].refresh, 40)))
 
 
+def test_what_a_step_says_of_the_responses_and_a_reference_that_follows():
+    own = DPOConfig(steps=4, batch_size=32, sync_every=1, optimiser=FAST)
+    config = OnlineConfig(samples=4, sampling=SHORT, dpo=own)
+    half = {"half": lambda r: 0.5 * first_half(r)}
+    _, history = train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, monitors=half)
+    for row in history:
+        assert row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0
+        assert row["half"] == pytest.approx(row["score"] / 2, abs=1e-6)
+    assert history[0]["entropy"] == pytest.approx(math.log(257), abs=0.1)  # nats a token: nothing has been learned yet
+
+
+def test_an_unfinished_response_is_worth_less_when_a_pair_is_chosen(monkeypatch):
+    told, pairs = [], module.pairs_of
+    monkeypatch.setattr(module, "pairs_of", lambda asked, texts, worth, *a: told.append(worth) or pairs(asked, texts, worth, *a))
+
+    def score(rollout):
+        told.append(rollout.finished(0))
+        return torch.arange(len(rollout.response_ids)).float()
+
+    config = OnlineConfig(samples=4, missing_eos_penalty=3.0, dpo=DPOConfig(steps=1, batch_size=256),
+                          sampling=SamplingConfig(max_new_tokens=60, temperature=1.0))
+    train_online(tiny_policy(positions=96), tiny_tokenizer(), PROMPTS * 90, score, config)
+    finished, worth = told
+    assert 50 < finished.sum() < len(finished) - 50
+    assert torch.equal(worth, torch.arange(len(finished)).float() - 3.0 * ~finished)
+
+
 def test_a_step_without_a_pair_changes_nothing():
     before = copy.deepcopy(tiny_policy().state_dict())
     model, history = online(score=lambda r: torch.zeros(len(r.response_ids)))
@@ -185,7 +267,8 @@ def test_a_step_without_a_pair_changes_nothing():
 
 @pytest.mark.parametrize("given, said", [
     ({"samples": 1}, "samples is 1"), ({"refresh": 0}, "refresh is 0"), ({"pick": "worst"}, "pick is 'worst'"),
-    ({"accept_beta": 0.0}, "accept_beta is 0"), ({"dpo": DPOConfig("kto")}, "a loss of pairs"),
+    ({"accept_beta": 0.0}, "accept_beta is 0"), ({"missing_eos_penalty": -1.0}, "missing_eos_penalty is -1"),
+    ({"dpo": DPOConfig("kto")}, "a loss of pairs"),
     ({"dpo": DPOConfig(precompute=True)}, "precompute")])
 def test_online_settings_that_make_no_sense(given, said):
     with pytest.raises(ValueError, match=said):

@@ -1,14 +1,18 @@
 """The verifier: its first loss, what it learns of prefixes, and that every place of a text is taught."""
 
+import copy
 import math
 
 import pytest
 import torch
 from datasets import Dataset
+from torch.nn.functional import logsigmoid
 
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 from minirlhf.models.forward import encode
+from minirlhf.models.heads import ScalarModel
+from minirlhf.runtime import seed_all
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 # right texts have an a somewhere; before it nothing can be known, and half of them are right
@@ -36,8 +40,18 @@ def test_it_learns_where_a_text_turned_right():
 
 
 def test_padding_teaches_nothing_and_settings_are_checked():
-    batch = encode(tiny_tokenizer(), ["one", "a longer prompt"], ["xyaxxxx", "b"])
-    assert prefix_logits(train(steps=1)[0], batch)[1].sum(1).tolist() == [9, 3]
+    rows = {"prompt": ["one", "a longer prompt"], "completion": ["xyaxxxx", "b"], "label": [True, False]}
+    torch.manual_seed(0)
+    backbone, config = tiny_policy().base_model, VerifierConfig(steps=1, batch_size=2)
+    before = copy.deepcopy(backbone)
+    history = train_verifier(backbone, tiny_tokenizer(), Dataset.from_dict(rows), config)[1]
+    seed_all(config.seed)
+    model = ScalarModel(before).eval()
+    with torch.no_grad():
+        logits, mask = prefix_logits(model, encode(tiny_tokenizer(), rows["prompt"], rows["completion"]))
+    assert mask.sum(1).tolist() == [9, 3]  # the prompt's end, the letters, EOS
+    losses = torch.cat([-logsigmoid(logits[0, :9]), -logsigmoid(-logits[1, :3])])
+    assert history[0]["loss"] == pytest.approx(losses.mean().item(), abs=1e-6)
     for given, words in (({"steps": 0}, "steps is 0"), ({"batch_size": 0}, "batch_size is 0")):
         with pytest.raises(ValueError, match=words):
             VerifierConfig(**given)

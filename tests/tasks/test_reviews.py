@@ -1,6 +1,7 @@
 import collections
 import csv
 import io
+import math
 import statistics
 
 import pytest
@@ -79,6 +80,11 @@ def test_pairs_are_within_a_film_and_in_their_band():
     for row in pairs:
         assert titles[row["chosen"]] == titles[row["rejected"]] == row["prompt"]
         assert 1.0 <= abs(row["chosen_mean"] - row["rejected_mean"]) < 2.0
+    ratings = {r.text: r.ratings for r in reviews.load_reviews()}
+    for row in pairs:  # the gap is that of the others: some rating of the chosen text above some rating of the rejected one leaves it
+        won, lost = ratings[row["chosen"]], ratings[row["rejected"]]
+        assert any(math.isclose(row["gap"], abs((sum(won) - x) / (len(won) - 1) - (sum(lost) - y) / (len(lost) - 1)))
+                   for x in set(won) for y in set(lost) if x > y)
     again = reviews.preference_pairs("val", 200, seed=3, min_gap=1.0, max_gap=2.0)
     assert pairs[:] == again[:]
     # single ratings disagree with the means now and then: noise is part of the data

@@ -1,4 +1,4 @@
-"""Lesson 02: preference without ties, alpha, the split-half ceiling, and a split that leaks."""
+"""Lesson 02: preference without ties, alpha, the ceiling of one rater's choice, and a split that leaks."""
 
 import torch
 
@@ -42,30 +42,41 @@ interval_alpha = Exercise(
      "the disagreement of a *person* over texts; it should be within a text, over people.": lambda r: 1 - r.var(0).mean() / r.var()})
 
 
-def _halves_case(g):
-    first, second = torch.randint(-4, 5, (2, 4, 2, 3), generator=g)
-    first[0, 1] = first[0, 0]  # first halves that are equal
-    second[1] = torch.tensor([[4, -1, -1], [0, 0, 0]])  # a higher mean, and preferred by one in three
-    return first, second
+def _choices_case(g):
+    a, b = torch.randint(-4, 5, (4, 4), generator=g), torch.randint(-4, 5, (4, 3), generator=g)
+    a[0], b[0] = torch.tensor([-1, 1, 1, 1]), torch.tensor([0, 1, 1])  # ties; -1 against 0, and the others are even
+    return a, b
 
 
-def _ceiling(first, second):
-    share = torch.stack([_share(a, b) for a, b in second])
-    a, b = first.sum(2).unbind(1)
-    return torch.where(a > b, share, torch.where(a < b, 1 - share, 0.5)).mean()
+def _choices(a, b, others=lambda x: (x.sum(1, keepdim=True) - x) / (x.shape[1] - 1)):
+    """(N, m, n) each: what the others' means say, what was chosen."""
+    return others(a)[:, :, None] - others(b)[:, None], a[:, :, None] - b[:, None]
 
 
-split_half_ceiling = Exercise(
-    "split_half_ceiling", ("first", "second"), _halves_case, _ceiling,
-    {"direction and agreement from the same ratings: chance differences are counted as knowledge.": lambda f, s: _ceiling(s, s),
-     "this takes the better of p and 1 - p: the direction must come from the first halves.":
-         lambda f, s: torch.stack([torch.maximum(p := _share(a, b), 1 - p) for a, b in s]).mean(),
-     "where the first halves are equal nothing is known: one half.":
-         lambda f, s: torch.where((d := f.sum(2))[:, 0] > d[:, 1], p := torch.stack([_share(a, b) for a, b in s]), 1 - p).mean(),
-     "the direction is turned.": lambda f, s: 1 - _ceiling(f, s),
-     "0 / 0 where no two ratings of the second halves differ: one half there.":
-         lambda f, s: _ceiling(f, s) * torch.where((s[:, 0, :, None] != s[:, 1, None, :]).any((1, 2)).all(), 1, torch.nan)},
-    edges=((torch.tensor([[[1, 2], [0, 0]]]), torch.tensor([[[1, 1], [1, 1]]])),))
+def _ceiling(gap, said):
+    return (0.5 + 0.5 * (gap * said).sign())[said != 0].mean()
+
+
+def _of_pairs(gap, said):
+    return torch.stack([_ceiling(*pair) for pair in zip(gap, said, strict=True) if (pair[1] != 0).any()])
+
+
+choice_ceiling = Exercise(
+    "choice_ceiling", ("a", "b"), _choices_case, lambda a, b: _ceiling(*_choices(a, b)),
+    {"the means hold the two ratings that are to be predicted: leave them out, or chance differences count as knowledge.":
+         lambda a, b: _ceiling(*_choices(a, b, lambda x: x.float().mean(1, keepdim=True).expand(x.shape))),
+     "this takes the better of p and 1 - p: the direction must come from the other raters.":
+         lambda a, b: torch.stack([torch.maximum(p := _share(x, y), 1 - p) for x, y in zip(a, b, strict=True)]).mean(),
+     "where the others are even nothing is known: one half.":
+         lambda a, b: (lambda gap, said: (gap * said > 0)[said != 0].float().mean())(*_choices(a, b)),
+     "ties are no choices: leave them out of the count.":
+         lambda a, b: (lambda gap, said: (0.5 + 0.5 * (gap * said).sign()).mean())(*_choices(a, b)),
+     "each pair weighs the same; a pair is asked about as often as two of its ratings differ, so each *choice* weighs the same.":
+         lambda a, b: _of_pairs(*_choices(a, b)).mean(),
+     "the others are one fewer: divide by m - 1 and by n - 1.":
+         lambda a, b: _ceiling(*_choices(a, b, lambda x: (x.sum(1, keepdim=True) - x) / x.shape[1])),
+     "the direction is turned.": lambda a, b: 1 - _ceiling(*_choices(a, b))},
+    edges=((torch.tensor([[0, 2], [3, 3]]), torch.tensor([[1, 2], [3, 3]])),))
 
 
 def _films_case(g):
