@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-MODULES = ("masking", "logprobs", "kl", "returns", "baselines", "policy_gradient", "bradley_terry", "preference")
+MODULES = ("masking", "logprobs", "kl", "returns", "baselines", "policy_gradient", "bradley_terry", "preference",
+           "preference_variants")
 FUNCTIONS = {f"{m}.{name}": function for m in MODULES for name, function in vars(importlib.import_module(f"minirlhf.core.{m}")).items()
              if inspect.isfunction(function) and function.__module__ == f"minirlhf.core.{m}" and not name.startswith("_")}
 UNDEFINED = {"policy_gradient.explained_variance"}  # NaN by its docstring where returns have no variance
@@ -28,7 +29,9 @@ NUMBERS = {  # scalar arguments: what is allowed, and what must raise
     "mean": ((-1.0, 0.0, 2.0), ()), "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)), "by_length": ((True, False), ()),
     "min_std": ((0.0, 0.1), (-0.1, math.nan)), "max_tokens": ((4, 8), ()), "buffer": ((1, 4), (0, 9)),
     "label_smoothing": ((0.0, 0.1, 0.4), (-0.1, 0.5, math.nan)), "penalty": ((0.0, 5.0), (-1.0, math.nan)),
-    "alpha": ((None, 0.0, 0.5), (-0.1, math.nan)), "nll_coef": ((0.0, 1.0), (-1.0, math.nan)), "margin": ((0.0, 1.0), (-1.0, math.nan)),
+    "divergence": (("reverse_kl", "forward_kl", "js", "alpha"), ("kl",)),
+    "alpha": ((None, 0.0, 0.25, 0.5, 0.75), (-0.1, math.nan)), "nll_coef": ((0.0, 1.0), (-1.0, math.nan)),
+    "margin": ((0.0, 1.0), (-1.0, math.nan)),
     "desirable_weight": ((0.0, 1.0), (-1.0, math.nan)), "undesirable_weight": ((0.0, 4.0), (-1.0, math.nan))}
 
 
@@ -64,6 +67,7 @@ def arguments(draw, function):
                 given[name] = torch.where(mask[(...,) + (None,) * (x.dim() - 2)], x, torch.nan) if padded else x
         elif name in NUMBERS:
             good, bad = NUMBERS[name]
+            good = tuple(x for x in good if x is not None or "None" in str(parameter.annotation))
             given[name] = draw(st.sampled_from(good + bad))
             wrong |= given[name] not in good
     return given, wrong
