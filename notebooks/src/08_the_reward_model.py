@@ -292,7 +292,7 @@ assert math.isclose(
 # %% [markdown]
 # ## 4. What may one believe?
 #
-# **Accuracy** needs a ceiling beside it. A pair is decided by one random rating of each text, so even somebody who knows everybody's opinion is wrong when the rater is unusual. Recorded on the 76 test films, by how far apart the texts' mean ratings are:
+# **Accuracy** needs a ceiling beside it. A pair is decided by one random rating of each text, so even somebody who knows what everybody else said is wrong when the rater is unusual; how often he is right is the ceiling (lesson 02). Recorded on the 76 test films, by how far apart the *other* raters' means are:
 
 # %%
 recorded = load_results("reward_model")
@@ -322,7 +322,7 @@ for key, colour, marker, style in (
 left.axhline(0.5, color="#bbbbbb", linewidth=0.8)
 left.set_xticks(range(len(bands)), [f"{a:g} to {b:g}" for a, b in bands], fontsize=8)
 left.set(
-    xlabel="difference of the texts' mean ratings",
+    xlabel="difference of the other raters' means",
     ylabel="ranks as one random rater did",
     ylim=(0.45, 1.02),
 )
@@ -471,7 +471,7 @@ assert overall["reward model"] < overall["bag of words"]
 #
 # Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong.
 #
-# And is 65 % poor (prediction 3)? Against 1, yes; against the ceiling of 0.83 it is nearly half of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
+# And is 65 % poor (prediction 3)? Against 1, yes; against the ceiling of 0.84 it is nearly half of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
 #
 # ## What the libraries do
 #
@@ -633,7 +633,7 @@ assert abs(marks["."] - marks["!"]) < 0.05 < marks[""] - marks["."] < 0.3 < mark
 # <details><summary>1. Why can two reward models with the same loss give different scores to the same text?</summary>
 # Only differences within a prompt enter the loss; a constant for each prompt is free.
 # </details>
-# <details><summary>2. Training accuracy 95 %, held-out 65 %, ceiling 83 %. What happened?</summary>
+# <details><summary>2. Training accuracy 95 %, held-out 65 %, ceiling 84 %. What happened?</summary>
 # It learned its pairs by heart. The labels are noisy (one rater a side), so beyond the ceiling in training there is only noise to learn.
 # </details>
 # <details><summary>3. Why are several comparisons of the same text kept in one batch?</summary>
