@@ -88,11 +88,9 @@ def record_grid(folder: Path, seeds: int, config: TourConfig, *, command: str, o
 
 def record_accuracy(folder: Path, seeds: int, config: TourConfig, *, command: str, on_step: Callable, results: Path = RESULTS) -> None:
     """The tour's stages up to the reward model over several seeds, and how often it ranks as people did: reward_model in `results`."""
-    rows = []
-    for seed in range(seeds):
-        origin = {"claim": "tour", "seed": seed, "commit": commit(), "command": command}
-        rows += [origin | row for row in Tour(folder / f"seed-{seed}", config.seeded(seed), on_step).learn_reward()]
-    record("reward_model", rows, folder=results)
+    origin = {"claim": "tour", "commit": commit(), "command": command}
+    record("reward_model", [origin | {"seed": seed} | row for seed in range(seeds)
+                            for row in Tour(folder / f"seed-{seed}", config.seeded(seed), on_step).learn_reward()], folder=results)
 
 
 def rerun(folder: Path, config: TourConfig, *, draw: int, on_step: Callable, results: Path = RESULTS) -> tuple[int, list[str]]:
