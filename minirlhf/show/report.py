@@ -60,7 +60,7 @@ def write_report(path: str | Path, *, title: str, history, methods: list[dict], 
         parts.append('<p class="how">Recorded by <code>make grid</code>, not by this run: the mean over seeds, in brackets the range of the seeds.</p>')
     if accuracy:
         parts.append("<h2>The reward model on held-out films, by gap of the other raters' means</h2>" + _accuracy(accuracy))
-        parts.append('<p class="how">How often it ranks as one random rater did. The ceiling is how often the other raters' means are right; the bag of words is a ridge on the same '
+        parts.append('<p class="how">How often it ranks as one random rater did. The ceiling is how often the other raters\' means are right; the bag of words is a ridge on the same '
                      "films. Mean probability against accuracy says whether it is calibrated.</p>")
     parts.append("<h2>Before and after, the same titles, unselected</h2>" + _samples(samples))
     parts.append("<h2>The reward of every prefix</h2>" + "".join(token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips))
