@@ -471,7 +471,7 @@ assert overall["reward model"] < overall["bag of words"]
 #
 # Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong.
 #
-# And is 64 % poor (prediction 3)? Against 1, yes; against the ceiling of 0.84 it is two fifths of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
+# And is such a model, here 64 %, poor (prediction 3)? Against 1, yes; against the ceiling of 0.84 it is two fifths of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
 #
 # ## What the libraries do
 #

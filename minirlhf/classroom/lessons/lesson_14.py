@@ -72,8 +72,10 @@ dpop_loss = Exercise(
          lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c))),
      "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(c, r, rc, rr, b, 0.0),
      "the rejected text's fall is punished; it is meant to fall.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r)))},
-    differentiate=FOUR[:2])
+         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r))),
+     "the logarithm of a sigmoid that has become 0: infinite where a pair is very wrong; logsigmoid is not.":
+         lambda c, r, rc, rr, b, p: -torch.sigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rc - c))).log()},
+    differentiate=FOUR[:2], edges=((*(torch.tensor([x]) for x in (-2000.0, -1.0, -1.0, -1.0)), 0.1, 2.0),))
 
 
 def _sequences_case(g):
@@ -123,7 +125,7 @@ orpo_loss = Exercise(
      "chosen and rejected are exchanged in the odds.": lambda c, r, b: _odds(r, c, b) + r - c,
      "log odds are log p *minus* log (1 - p).":
          lambda c, r, b: -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r)),
-     "log(1 - exp(x)) loses its digits where exp(x) is nearly 1: use log(-expm1(x)).":
+     "infinite or NaN where a text is nearly certain: what is left of 1 - exp(x) when exp(x) is nearly 1?":
          lambda c, r, b: -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log())},
     differentiate=("chosen_mean_logprobs", "rejected_mean_logprobs"),
     edges=((torch.tensor([-30.0]), torch.tensor([-1e-7]), 1.0),))
