@@ -302,7 +302,7 @@ print(f"the verifier says of {min(verified):.2f} to {max(verified):.2f} of its t
 assert max(verified) < 0.6
 
 # %% [markdown]
-# **The verdict.** On planted digits nothing beats the baseline that costs nothing: a model that can do a step of arithmetic finds a wrong digit surprising; asking what *training changed* throws that knowledge away. On the model's own errors surprisal is weaker (it was not surprised enough not to write them). $\log \pi$ after DPO on its own samples looks better than before, 0.71 to 0.77 against 0.69, until one
+# **The verdict.** On planted digits nothing beats the baseline that costs nothing: a model that can do a step of arithmetic finds a wrong digit surprising; asking what *training changed* throws that knowledge away. On the model's own errors surprisal is weaker (it was not surprised enough not to write them). $\log \pi$ after DPO on its own samples looks better than before, 0.77 against 0.69, until one
 # sees that the rule *always the last step* has 0.74: a policy may have learned no more than where errors like to stand. Had we drawn only the line "by chance" (0.43), we should have reported a success. The free baselines are the ones to beat.
 #
 # Why so far from the theorem of section 2? Count its conditions (lesson 12). One pair a problem, with a label that is certain: no finite optimum at all. Nearly all texts in no pair. A network in the place of a table, and some hundred steps.
@@ -356,7 +356,7 @@ display(token_strip(words, (after - before)[case, real], title="log π/π_ref af
 
 # %% [markdown]
 # The blame falls behind the digit more often than that of a reader who points anywhere, and above all on the *last character* before the end: every text has one, and what follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss just as well. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
-# calculation. And whole texts? Their order is right as often as the line above the figure says: better than the place of the error, and far from what the untrained model knows.
+# calculation. And whole texts? Their order is right as often as the line above the figure says: a text's order is learned long before the place of its error.
 #
 # ## What the libraries do
 #
