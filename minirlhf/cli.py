@@ -380,9 +380,11 @@ def _online_command(name: str) -> None:
                 bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
         policy, tokenizer = load_policy(model)
         score, monitors = scoring("reviews", tokenizer, scorer)
-        beta = preset.dpo.beta if beta is None and loss == preset.dpo.loss else beta
+        told = beta is not None or any(text.startswith("beta=") for text in setting or [])
+        beta = beta if told or loss != preset.dpo.loss else preset.dpo.beta
         own = _preference(loss, seed, preset.dpo.steps, lr, beta, setting, reference_free, sync_every, mixup, micro_batch)
-        config = replace(preset, samples=samples, dpo=own).with_steps(steps)
+        accepted = own.of_loss["beta"] if told else preset.accept_beta
+        config = replace(preset, samples=samples, dpo=own, accept_beta=accepted).with_steps(steps)
         policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
         with _running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
             policy, history = train_online(policy, tokenizer, reviews.rl_prompts(), score, config, monitors=monitors, **on)

@@ -78,6 +78,16 @@ def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_
         assert said in " ".join(told.split()) and load_policy(tmp_path / f"out-{positions}")
 
 
+@pytest.mark.parametrize("given, beta, accepted", [
+    ([], 0.5, 0.5), (["--beta", 0.2], 0.2, 0.2), (["--setting", "beta=0.3"], 0.3, 0.3), (["--loss", "ipo"], 0.1, 0.5)])
+def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(cli, "train_online", lambda *a, **k: taken.append(a[4]) or 1 / 0)
+    result = CliRunner().invoke(cli.app, ["rso", *map(str, given), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert (taken[0].dpo.of_loss["beta"], taken[0].accept_beta) == (beta, accepted)
+
+
 @pytest.mark.parametrize("name", [*ONLINE, "sft"])
 def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatch):
     monkeypatch.setattr(cli.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])

@@ -95,6 +95,8 @@ def sppo(chosen_logprobs: Float[Tensor, "B"], rejected_logprobs: Float[Tensor, "
     Source: Wu et al. 2024 (SPPO), equation 4.7.
     """
     _above_0(beta=beta)
+    if not (0 <= chosen_wins <= 1 and 0 <= rejected_wins <= 1):
+        raise ValueError(f"chosen_wins is {chosen_wins} and rejected_wins {rejected_wins}; they must be shares, from 0 to 1.")
     chosen, rejected = _log_ratios(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs)
     return (chosen - (chosen_wins - 0.5) / beta).square() + (rejected - (rejected_wins - 0.5) / beta).square()
 
@@ -143,7 +145,7 @@ def f_dpo(chosen_logprobs: Float[Tensor, "B"], rejected_logprobs: Float[Tensor, 
 
     Args:
         divergence: reverse_kl, forward_kl, js or alpha.
-        alpha: of the alpha divergence, above 0 and below 1; towards 0 it is the reverse KL, towards 1 the forward one.
+        alpha: of the alpha divergence, read with no other; above 0 and below 1; towards 0 it is the reverse KL, towards 1 the forward one.
 
     Source: Wang et al. 2023, *Beyond reverse KL*, table 1.
     """
@@ -172,6 +174,8 @@ def wpo_weights(chosen_mean_logprobs: Float[Tensor, "B"], rejected_mean_logprobs
     Source: Zhou et al. 2024 (WPO), equation 2 and section 3.3.
     """
     check_same_shape(chosen_mean_logprobs=chosen_mean_logprobs, rejected_mean_logprobs=rejected_mean_logprobs)
+    if (chosen_alignment is None) != (rejected_alignment is None):
+        raise ValueError("wpo_weights got the alignment of one side only; give both or neither.")
     total = chosen_mean_logprobs + rejected_mean_logprobs
     for alignment in (chosen_alignment, rejected_alignment):
         if alignment is not None:
@@ -185,6 +189,8 @@ def ld_logprobs(chosen_logprobs: Float[Tensor, "B R"], rejected_logprobs: Float[
     """log pi of both responses, nats, in which what one has beyond the length of the other counts alpha: length desensitised.
 
         sum of the first min(|y_c|, |y_r|) tokens + alpha sum of the rest        alpha 1: plain sums; 0: nothing beyond
+
+    The reference's log-probabilities must go through it too, or the loss does not begin where the policy is the reference.
 
     Source: Liu et al. 2024 (LD-DPO), section 4.
     """

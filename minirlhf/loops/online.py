@@ -51,7 +51,7 @@ class OnlineConfig:
         return replace(self, refresh=refresh, dpo=replace(self.dpo, steps=steps))
 
 
-LEASH = DPOConfig(beta=KLConfig.kl_coef)  # a scorer's labels are sure: the price of a nat is that of PPO and GRPO
+LEASH = DPOConfig(beta=KLConfig.kl_coef)  # the number of PPO's price; not the same leash: labels that are always sure go farther
 ONLINE = {  # by name, as the command line knows them
     "online-dpo": OnlineConfig(dpo=LEASH),
     "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),

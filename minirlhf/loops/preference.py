@@ -119,13 +119,14 @@ class DPOConfig:
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
         check("beta", self.beta, self.beta is None or 0 < self.beta < float("inf"), "above 0 and finite")
+        check("beta", self.beta, self.beta is None or "beta" not in self.settings, "given once, alone or among the settings")
         check("settings", sorted(self.settings), set(self.settings) <= set(row.settings), f"some of {', '.join(row.settings)}")
         for name, value in self.settings.items():
             told = value is not None and abs(value) < float("inf") or (value is None and name == "alpha")
             check(name, value, told, "a finite number" + (", or none" if name == "alpha" else ""))
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
-        check("mixup", self.mixup, 0 < self.mixup <= 1, "above 0 and at most 1")
-        check("mixup", self.mixup, self.sync_every or self.mixup == 1, "1 while sync_every is 0: nothing moves")
+        mixes = 0 < self.mixup <= 1 if self.sync_every else self.mixup == 1
+        check("mixup", self.mixup, mixes, "above 0 and at most 1; 1 without sync_every")
         check("sync_every", self.sync_every, self.has_reference or not self.sync_every, "0 without a reference")
         fixed = self.has_reference and not (self.sync_every or row.kl or row.single)
         check("precompute", self.precompute, fixed or not self.precompute, "off unless one number a response of a kept reference is needed")

@@ -392,7 +392,7 @@ assert [end(x) for x in lengths for end in (min, max)] == [11, 15, 20, 24]
 # Read the last two again. Gold rose, and yet DPO's implicit reward cannot tell which of two *unseen* human texts is preferred. It learned what to write more of, not whom to believe.
 #
 # So much for "the same optimum": on real labels PPO's frontier lies above DPO's from about 2 nats on (at 1 nat the seeds overlap). Before you write that on a slide, count what is unequal. PPO's reward model learned from *all* pairs of the reward films, and was asked about texts that the policy writes *now*; DPO saw 3,200 draws of pairs of other people's texts. PPO has a price of its own: its reviews have 11 to 15
-# tokens, DPO's 20 to 24. And the texts that fell: they were in no training pair, so nothing held them (section 3), and in training most chosen texts are rejected elsewhere. (The README's tour has DPO at the same beta and another KL: another number of threads, so another run.) Lesson 14 takes these apart: who wrote the texts, what fell and why, and which repair helps.
+# tokens, DPO's 20 to 24. And the texts that fell: they were in no training pair, so nothing held them (section 3), and in training most chosen texts are rejected elsewhere. (The README's tour starts its DPO at an SFT model of each seed's own, so its numbers differ.) Lesson 14 takes these apart: who wrote the texts, what fell and why, and which repair helps.
 #
 # ## 6. What the libraries do
 #

@@ -355,7 +355,7 @@ display(token_strip(words, before[case, real], title="log π_ref before: the mor
 display(token_strip(words, (after - before)[case, real], title="log π/π_ref after DPO"))
 
 # %% [markdown]
-# The blame falls behind the digit more often than that of a reader who points anywhere, and above all on the *last character* before the end: every text has one, and what follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss just as well. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
+# The blame falls above all on the *last character* before the end: every text has one, and what follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss just as well. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
 # calculation. And whole texts? Their order is right as often as the line above the figure says: a text's order is learned long before the place of its error.
 #
 # ## What the libraries do

@@ -73,7 +73,8 @@ ALL = {
     "apo_down": lambda *x: apo_down(*x, beta=0.7), "bco": lambda *x: bco(*x, SHIFT, beta=0.7), "sppo": lambda *x: sppo(*x, beta=0.7),
     "discopop": lambda *x: discopop(*x, beta=0.7, temperature=0.5), "aot": lambda *x: aot(*x, beta=0.7),
     "aot, unpaired": lambda *x: aot(*x, beta=0.7, paired=False),
-    **{d: lambda *x, d=d: f_dpo(*x, beta=0.7, divergence=d) for d in ("reverse_kl", "forward_kl", "js", "alpha")}}
+    "alpha": lambda *x: f_dpo(*x, beta=0.7, divergence="alpha", alpha=0.5),
+    **{d: lambda *x, d=d: f_dpo(*x, beta=0.7, divergence=d) for d in ("reverse_kl", "forward_kl", "js")}}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -142,10 +143,18 @@ def test_every_response_s_number_is_its_share_of_wins(world):
     ("reverse_kl", lambda u: u.log()), ("forward_kl", lambda u: -1 / u), ("js", lambda u: (2 * u / (1 + u)).log()),
     ("alpha", lambda u: (1 - u**-0.5) / 0.5)])
 def test_another_leash_has_another_optimum_at_which_its_slope_is_the_reward(world, divergence, slope):
-    found = world.probs(solve(world, against_reference(world, f_dpo, beta=2.0, divergence=divergence)))
+    given = {"alpha": 0.5} if divergence == "alpha" else {}
+    found = world.probs(solve(world, against_reference(world, f_dpo, beta=2.0, divergence=divergence, **given)))
     rest = 2.0 * slope(found / world.probs(world.ref_logits)) - world.rewards
     torch.testing.assert_close(rest, rest.mean().expand(rest.shape), rtol=0, atol=1e-4)
     assert ((found - world.gibbs(beta=2.0)).abs().max() < 1e-5) == (divergence == "reverse_kl")
+
+
+def test_far_out_a_power_ends_and_nothing_is_nan():
+    x = torch.tensor([-1e4]).requires_grad_(True)
+    for given in ({"divergence": "forward_kl"}, {"divergence": "alpha", "alpha": 0.5}):
+        loss = f_dpo(x, torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=0.1, **given)
+        assert loss.isfinite().all() and grad(loss.sum(), x)[0].item() == 0  # beyond e^80 nothing pulls
 
 
 def test_refusals():
@@ -156,6 +165,8 @@ def test_refusals():
         (lambda: f_dpo(*FOUR, beta=0.1, divergence="kl"), "divergence is 'kl'; it must be one of reverse_kl"),
         (lambda: f_dpo(*FOUR, beta=0.1, divergence="alpha", alpha=1.0), "alpha is 1.0"),
         (lambda: f_dpo(*FOUR, beta=0.1, divergence="alpha", alpha=0.0), "alpha is 0.0"),
+        (lambda: sppo(*FOUR, beta=0.1, chosen_wins=1.5), "chosen_wins is 1.5"),
+        (lambda: wpo_weights(T(-1.0), T(-1.0), T(-1.0)), "one side only"),
         (lambda: ld_logprobs(*2 * [T(0.0)[None]], *2 * [T(1.0)[None].bool()], alpha=1.5), "alpha is 1.5"),
     ]:
         with pytest.raises(ValueError, match=words):
