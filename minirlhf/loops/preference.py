@@ -125,8 +125,7 @@ class DPOConfig:
             told = value is not None and abs(value) < float("inf") or (value is None and name == "alpha")
             check(name, value, told, "a finite number" + (", or none" if name == "alpha" else ""))
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
-        mixes = 0 < self.mixup <= 1 if self.sync_every else self.mixup == 1
-        check("mixup", self.mixup, mixes, "above 0 and at most 1; 1 without sync_every")
+        check("mixup", self.mixup, 0 < self.mixup <= 1 if self.sync_every else self.mixup == 1, "above 0, at most 1; 1 without sync_every")
         check("sync_every", self.sync_every, self.has_reference or not self.sync_every, "0 without a reference")
         fixed = self.has_reference and not (self.sync_every or row.kl or row.single)
         check("precompute", self.precompute, fixed or not self.precompute, "off unless one number a response of a kept reference is needed")

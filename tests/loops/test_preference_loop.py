@@ -180,7 +180,7 @@ def test_beta_and_settings_of_the_loss():
     ({"mixup": 1.5}, "mixup is 1.5"),
     ({"loss": "dpop", "settings": {"penalty": math.nan}}, "penalty is nan; it must be a finite number"),
     ({"loss": "dpop", "settings": {"penalty": None}}, "penalty is None"),
-    ({"mixup": 0.3}, "mixup is 0.3; it must be above 0 and at most 1; 1 without sync_every"),
+    ({"mixup": 0.3}, "mixup is 0.3; it must be above 0, at most 1; 1 without sync_every"),
     ({"loss": "simpo", "reference_free": True}, "it has no reference"),
     ({"loss": "cdpo", "settings": {"label_smoothing": 0.7}}, "label_smoothing is 0.7"),
     ({"loss": "dpop", "settings": {"penalty": -1.0}}, "penalty is -1.0"), ({"settings": {"beta": -1.0}}, "beta is -1.0"),
