@@ -247,6 +247,9 @@ axes.legend(fontsize=8, frameon=False)
 display(figure)
 up, down = halves("dpo")
 assert torch.allclose(up, torch.full_like(up, 0.05)) and torch.equal(up, down)
+turn = math.log(2) / LOSSES["nca"].settings["beta"]
+print(f"nca pushes the chosen down where its log-ratio is above {turn:.1f} nats")
+assert torch.equal(halves("nca")[0] < 0, both > turn)
 assert (halves("dpop")[0][both < 0] > 5 * up[both < 0]).all()  # 1 + penalty times as hard, and the margin is taken away
 assert (halves("nca")[0][both < -10] > 4 * halves("nca")[1][both < -10]).all() and (halves("cpo")[0] > 1).all()
 
