@@ -132,7 +132,7 @@ class DPOConfig:
         check("reference_free", self.reference_free, not (row.kl and self.reference_free), f"off with {self.loss}: it needs every logit")
         check("reference_free", self.reference_free, row.reference or not self.reference_free, f"off with {self.loss}: it has no reference")
         one = -torch.ones(2)  # the loss itself says what it does not take, before anything is trained
-        row.of(Answers(one, one, -one, torch.tensor([True, False]), -one, torch.tensor(0.0)), **self.of_loss)
+        row.of(Answers(one, one, torch.tensor([1, 1]), one > 0, -one, torch.tensor(0.0)), **self.of_loss)
 
     @property
     def of_loss(self) -> dict[str, float]:
@@ -274,7 +274,7 @@ def _summed(model, tokenizer, prompts: list[str], responses: list[str], config: 
 def _precomputed(reference, tokenizer, dataset: Dataset, batches: list[torch.Tensor], config: DPOConfig) -> torch.Tensor:
     """(2, rows of the dataset) log pi_ref of both responses; 0 in rows that no step will see."""
     seen = torch.cat(batches).unique()
-    texts = (_texts(dataset[rows.tolist()])[:2] for rows in seen.split(config.batch_size))
+    texts = (_texts(dataset[rows.tolist()], single=False)[:2] for rows in seen.split(config.batch_size))
     found = torch.cat([_summed(reference, tokenizer, *both, config).view(2, -1) for both in texts], 1)
     known = found.new_zeros(2, len(dataset))
     known[:, seen] = found

@@ -215,7 +215,7 @@ def test_pairs_by_hand():
 
 def online(name="online-dpo", score=first_half):
     own = replace(ONLINE[name].dpo, batch_size=32, beta=0.3, optimiser=OptimiserConfig(lr=1e-2))
-    config = replace(ONLINE[name], samples=8, sampling=SHORT, dpo=own).with_steps(40)
+    config = replace(ONLINE[name], samples=8, missing_eos_penalty=0.0, sampling=SHORT, dpo=own).with_steps(40)
     return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, score, config)
 
 
