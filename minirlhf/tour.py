@@ -161,9 +161,8 @@ class Tour:
         drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
         prompts, gap, every = drawn["prompt"], torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
         judges = {"reward model": text_judge([self.reward_model], self.tokenizer), "bag of words": ridge_judge("reward")}
-        margins = {}
+        texts, margins = list(dict.fromkeys(zip(prompts * 2, drawn["chosen"] + drawn["rejected"], strict=True))), {}  # each is scored once
         for name, judge in judges.items():
-            texts = list(dict.fromkeys(zip(prompts * 2, drawn["chosen"] + drawn["rejected"], strict=True)))  # each is scored once
             score = dict(zip(texts, judge(*map(list, zip(*texts, strict=True))), strict=True))
             margins[name] = torch.stack([score[p, won] - score[p, lost] for p, won, lost in
                                          zip(prompts, drawn["chosen"], drawn["rejected"], strict=True)])

@@ -85,6 +85,7 @@ def test_pairs_are_within_a_film_and_in_their_band():
         won, lost = ratings[row["chosen"]], ratings[row["rejected"]]
         assert any(math.isclose(row["gap"], abs((sum(won) - x) / (len(won) - 1) - (sum(lost) - y) / (len(lost) - 1)))
                    for x in set(won) for y in set(lost) if x > y)
+    assert sum(math.isclose(row["gap"], abs(row["chosen_mean"] - row["rejected_mean"])) for row in pairs) < 20  # not that of all
     again = reviews.preference_pairs("val", 200, seed=3, min_gap=1.0, max_gap=2.0)
     assert pairs[:] == again[:]
     # single ratings disagree with the means now and then: noise is part of the data
