@@ -75,11 +75,12 @@ RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 Scorer = Annotated[str, typer.Option(help="Reward model.")]
 LossName = Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")]
+PairLoss = Annotated[str, typer.Option(help=f"One of {', '.join(name for name, row in LOSSES.items() if not row.single)}.")]
 Beta = Annotated[float | None, typer.Option(help="Reward units per nat, above 0; the loss's own, if left out.")]
-Setting = Annotated[list[str] | None, typer.Option(help="NAME=NUMBER of the loss: penalty=50; may be repeated.")]
+Setting = Annotated[list[str] | None, typer.Option(help="NAME=NUMBER of the loss: penalty=50, or tdpo's alpha=none; may be repeated.")]
 ReferenceFree = Annotated[bool, typer.Option("--reference-free", help="No reference: every text counts as equally likely before.")]
 SyncEvery = Annotated[int, typer.Option(help="Steps after which the reference moves to the policy; 0: never.")]
-Mixup = Annotated[float, typer.Option(help="How far it moves, above 0, 1: all the way.")]
+Mixup = Annotated[float, typer.Option(help="With --sync-every, how far it moves, above 0; 1: all the way.")]
 
 
 def main() -> None:
@@ -240,8 +241,8 @@ def sft(model: Model = "tiny-reviews", out: Out = Path("out/sft"), seed: Seed = 
         epochs: Annotated[float, typer.Option(help="Passes over the data, above 0.")] = SFTConfig.epochs, dataset: Data = "",
         rows: Rows = TourConfig.pairs, max_response: MaxResponse = SFTConfig.max_response, resume: Resume = False,
         best_of: Annotated[int, typer.Option(help="Imitate the best of so many samples of the model itself; 0: off.")] = 0,
-        scorer: Scorer = "tiny-reviews-reward", lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False,
-        micro_batch: MicroBatch = 0):
+        scorer: Annotated[str, typer.Option(help="Reward model that --best-of picks by.")] = "tiny-reviews-reward",
+        lora: Lora = 0, bf16: Bf16 = False, recompute: Recompute = False, micro_batch: MicroBatch = 0):
     """Supervised fine-tuning: title -> review, the loss on the response only. With --best-of: on what a scorer likes of its own."""
     policy, tokenizer = load_policy(model)
     check("best_of", best_of, best_of == 0 or (best_of > 1 and not dataset), "0, or 2 and more without a dataset")
@@ -373,7 +374,7 @@ def _online_command(name: str) -> None:
     preset = ONLINE[name]
 
     def command(model: Model = "tiny-reviews-sft", scorer: Scorer = "tiny-reviews-reward", out: Out = Path("out") / name,
-                loss: LossName = preset.dpo.loss, seed: Seed = 0, steps: Steps = preset.dpo.steps, lr: Rate = preset.dpo.optimiser.lr,
+                loss: PairLoss = preset.dpo.loss, seed: Seed = 0, steps: Steps = preset.dpo.steps, lr: Rate = preset.dpo.optimiser.lr,
                 samples: Annotated[int, typer.Option(help="Responses a prompt.")] = preset.samples,
                 beta: Beta = None, setting: Setting = None, reference_free: ReferenceFree = False,
                 sync_every: SyncEvery = preset.dpo.sync_every, mixup: Mixup = preset.dpo.mixup, resume: Resume = False, lora: Lora = 0,

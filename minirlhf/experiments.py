@@ -163,8 +163,7 @@ def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict,
             texts = best_of_n(policy, tokenizer, prompts, score, BEST, seed=settings["seed"])
             history = train_sft(actor, tokenizer, Dataset.from_dict({"prompt": prompts, "completion": texts}), config, on_step=watch)[1]
         elif way in ("ratings", "relabelled"):
-            pairs = reviews.preference_pairs("reward", TourConfig.pairs, seed=config.seed, max_tokens=config.max_response,
-                                             tokenizer=tokenizer)
+            pairs = _rated_pairs(config, tokenizer)
             pairs = pairs if way == "ratings" else relabelled(pairs, text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer))
             history = train_dpo(actor, tokenizer, pairs, config, reference=policy, on_step=watch)[1]
         else:
@@ -176,22 +175,46 @@ def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict,
     return kept(path, settings | {"config": config}, made)
 
 
-def pair_probe(start, tokenizer, count: int = 128) -> Callable:
-    """model -> what became of `count` pairs of validation films since `start`: chosen_change, rejected_change, right_order."""
-    pairs = reviews.preference_pairs("val", count, seed=17, max_tokens=SFTConfig.max_response, tokenizer=tokenizer)[:]
-    batch = encode(tokenizer, pairs["prompt"] * 2, pairs["chosen"] + pairs["rejected"])
+def order_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
+    """A `dpo` config on the reviews' pairs: (what became of 2,000 pairs of test films, in all and film by film; nothing)."""
+    config = DPOConfig(seed=settings["seed"], **settings["dpo"])
+
+    def made():
+        policy, tokenizer = load_policy("tiny-reviews-sft")
+        actor, pairs = trainable(policy), _rated_pairs(config, tokenizer)
+        train_dpo(actor, tokenizer, pairs, config, reference=policy, on_step=on_step)
+        return pair_probe(policy, tokenizer, "test", 2000, by_film=True)(actor), []
+
+    return kept(path, settings | {"config": config}, made)
+
+
+def _rated_pairs(config: DPOConfig, tokenizer) -> Dataset:
+    return reviews.preference_pairs("reward", TourConfig.pairs, seed=config.seed, max_tokens=config.max_response, tokenizer=tokenizer)
+
+
+def pair_probe(start, tokenizer, split: str = "val", count: int = 128, *, by_film: bool = False) -> Callable:
+    """model -> what became of `count` pairs of held-out films since `start`: chosen_change, rejected_change, right_order.
+
+    With `by_film` also each film's [pairs whose order the change has right, pairs].
+    """
+    pairs = reviews.preference_pairs(split, count, seed=17, max_tokens=SFTConfig.max_response, tokenizer=tokenizer)[:]
+    films, every = pairs["prompt"], list(zip(pairs["prompt"] * 2, pairs["chosen"] + pairs["rejected"], strict=True))
+    place = {text: k for k, text in enumerate(dict.fromkeys(every))}  # a text is in many pairs; it is read once
+    batch, both = encode(tokenizer, *map(list, zip(*place, strict=True))), torch.tensor([place[text] for text in every])
 
     @torch.no_grad()
     def logprobs(model):
         return torch.cat([sequence_logprobs(policy_logprobs(model, part), part.response_mask)
-                          for part in map(batch.select, torch.arange(2 * count).split(64))])
+                          for part in map(batch.select, torch.arange(len(place)).split(64))])[both]
 
     before = logprobs(start)
 
     def probed(model):
         chosen, rejected = (logprobs(model) - before).chunk(2)
+        right = (chosen > rejected).double()
+        each = {film: [right[[f == film for f in films]].sum().item(), films.count(film)] for film in dict.fromkeys(films) if by_film}
         return {"chosen_change": chosen.mean().item(), "rejected_change": rejected.mean().item(),
-                "right_order": (chosen > rejected).double().mean().item()}
+                "right_order": right.mean().item()} | ({"by_film": each} if by_film else {})
 
     return probed
 

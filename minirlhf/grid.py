@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from minirlhf import evaluate
 from minirlhf.classroom.claims import RESULTS, differences, load_results, record
-from minirlhf.experiments import BEST, BRIEF, group_run, label_run, ppo_run, preference_run, thrifty_run
+from minirlhf.experiments import BEST, BRIEF, group_run, label_run, order_run, ppo_run, preference_run, thrifty_run
 from minirlhf.faults import FAULTS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.online import LEASH, ONLINE
@@ -23,6 +23,7 @@ from minirlhf.tour import Tour, TourConfig
 JUDGED, PASSED = ("gold", "proxy", "kl", "length"), ("greedy", "pass_1", "pass_16", "length")
 COMPARED = {"tour": JUDGED, "leash": JUDGED, "ablations": JUDGED, "labels": ("accuracy", "loss", "confidence"),
             "family": PASSED, "jitter": PASSED, "hacking": JUDGED, "resources": JUDGED, "betas": JUDGED, "preference": JUDGED,
+            "order": ("chosen_change", "rejected_change", "right_order"),
             "planted": tuple(f"{asked}, {who}" for asked in ("planted", "own") for who in ("surprisal", "implicit reward", "value"))}
 LOOSE = KLConfig(kl_coef=0.1)
 VARIANTS = {  # PPO under other settings, the reward model from fewer labels, the family of GRPO; one row a setting and seed
@@ -53,6 +54,7 @@ VARIANTS = {  # PPO under other settings, the reward model from fewer labels, th
         "shared trunk": {"critic": "shared"}, "adapters of rank 16": {"lora": 16}, "critic from the SFT model": {"critic": "sft"}},
     "betas": {f"beta {beta:g}": {"dpo": {"beta": beta}} for beta in (0.03, 0.1, 0.3, 1)},  # DPO on the pairs of human ratings
     "planted": {"planted digits": {"texts": "planted"}, "own samples": {"texts": "own"}},  # who finds an error in a calculation?
+    "order": {name: {"dpo": {"loss": name}} for name in LOSSES},  # which of two people's texts: 2,000 pairs of the test films
     "preference": {  # its family on the same pairs; then the reference, and who wrote the texts
         **{name: {"dpo": {"loss": name}} for name in LOSSES},
         "dpo, synced": {"dpo": {"sync_every": 25}}, "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
@@ -146,7 +148,7 @@ def run_variant(name: str, variant: str, seed: int, folder: Path, *, on_step: Ca
     """One run of an experiment: (its row, its History). What `folder` holds of it, made under the same settings, is reused."""
     path, settings = folder / f"{re.sub('[^a-z0-9.+]+', '-', variant.lower())}-{seed}.json", VARIANTS[name][variant] | {"seed": seed}
     run = {"labels": label_run, "family": group_run, "jitter": group_run, "hacking": group_run, "resources": thrifty_run,
-           "planted": planted_run, "betas": preference_run, "preference": preference_run}.get(name, ppo_run)
+           "planted": planted_run, "betas": preference_run, "preference": preference_run, "order": order_run}.get(name, ppo_run)
     with ExitStack() as stack:
         for target, fault in FAULTS.get(variant, {}).items():
             stack.enter_context(patch(f"minirlhf.{target}", fault))

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from minirlhf.faults import FAULTS
 from minirlhf.loops import ppo
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.ppo import PPOConfig
+from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy
+from tests.tiny import tiny_policy, tiny_tokenizer
 
 RECORDED = grid.VARIANTS
 SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
@@ -144,6 +147,38 @@ def test_the_experiment_of_part_three_runs_and_is_kept(tmp_path, monkeypatch):
         assert row["chosen_change"] != 0 and 0 <= row["right_order"] <= 1
     histories = load_results("preference_history", folder=tmp_path / "results")
     assert {row["variant"] for row in histories} == set(LIKED) and all("chosen_change" in row for row in histories)
+
+
+def test_the_order_of_held_out_pairs_is_counted_film_by_film(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "VARIANTS", {"order": {"ipo": {"dpo": {"loss": "ipo", "steps": 2}}}})
+    probe, drawn, pairs = experiments.pair_probe, [], experiments.reviews.preference_pairs
+    monkeypatch.setattr(experiments, "pair_probe", lambda model, tokenizer, split, count, **by: probe(model, tokenizer, split, 12, **by))
+    monkeypatch.setattr(experiments.reviews, "preference_pairs", lambda *a, **k: drawn.append((a, d := pairs(*a, **k))) or d)
+    grid.record_variants("order", tmp_path, 1, on_step=nothing, results=tmp_path / "results")
+    (row,), held_out = load_results("order", folder=tmp_path / "results"), drawn[1][1]
+    assert [given for given, _ in drawn] == [("reward", experiments.TourConfig.pairs), ("test", 12)]
+    assert all(key in row for key in grid.COMPARED["order"])
+    assert {film: pairs for film, (_, pairs) in row["by_film"].items()} == Counter(held_out["prompt"])
+    assert sum(right for right, _ in row["by_film"].values()) / 12 == row["right_order"]
+
+
+def test_a_probe_asks_by_how_much_each_side_moved(monkeypatch):
+    start, moved, tokenizer = tiny_policy(0), tiny_policy(1), tiny_tokenizer()
+    rows = [{"prompt": "f", "chosen": "good", "rejected": "bad"}, {"prompt": "g", "chosen": "bad", "rejected": "so so"},
+            {"prompt": "f", "chosen": "good", "rejected": "so so"}]
+    monkeypatch.setattr(experiments.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(rows))
+    got = experiments.pair_probe(start, tokenizer, by_film=True)(moved)
+
+    def change(prompt, text):  # alone, without a batch
+        one = encode(tokenizer, [prompt], [text])
+        return (policy_logprobs(moved, one) - policy_logprobs(start, one)).sum().item()
+
+    changes = [[change(row["prompt"], row[side]) for row in rows] for side in ("chosen", "rejected")]
+    right = [c > r for c, r in zip(*changes, strict=True)]
+    assert got["chosen_change"] == pytest.approx(sum(changes[0]) / 3, abs=1e-4)
+    assert got["rejected_change"] == pytest.approx(sum(changes[1]) / 3, abs=1e-4)
+    assert got["right_order"] == pytest.approx(sum(right) / 3) and got["by_film"] == {"f": [right[0] + right[2], 2], "g": [right[1], 1]}
+    assert 0 < sum(right) < 3  # both kinds are there
 
 
 def test_relabelled_pairs_are_the_same_texts_as_the_judge_orders_them():

@@ -120,7 +120,8 @@ def nca(chosen_logprobs: Float[Tensor, "B"], rejected_logprobs: Float[Tensor, "B
 
         -log sigmoid(r_c) - 1/2 log sigmoid(-r_c) - 1/2 log sigmoid(-r_r)        r = beta log pi/pi_ref
 
-    Least at r_i = log 2 P(i is chosen): one that always wins goes up to log 2 and stays; it does not fall with its partner.
+    Least at r_i = log 2 P(i is chosen), were the log-ratios free: one that always wins goes up to log 2 and stays; it does not fall with
+    its partner. A policy's probabilities add up to 1 there if beta is 1 and pairs are drawn from the reference; else it is near.
 
     Source: Chen et al. 2024 (NCA, K = 2); TRL's nca_pair.
     """

@@ -7,7 +7,6 @@ import torch
 from torch.autograd import grad, gradcheck
 
 from minirlhf.core.bradley_terry import preference_probability, reward_model_loss
-from minirlhf.core.exact import World
 from minirlhf.core.kl import exact_kl
 from minirlhf.core.preference import (
     cdpo,
@@ -324,13 +323,23 @@ def test_ipo_s_optimum_is_the_gibbs_policy_of_the_share_of_wins_even_with_hard_l
         torch.testing.assert_close(world.probs(found), (ref + win_shares(world, labels) / 0.5).softmax(0), rtol=0, atol=1e-7)
 
 
-def test_nca_s_optimum_is_absolute():
-    # pairs drawn from a uniform reference, beta 1: pi(y) = pi_ref(y) 2 P(y is chosen), normalised as it stands
-    world = World.from_reward(("a", "b", "."), 1, lambda words: {"a": 1.0, "b": -0.5, ".": 0.25}[words[0]])
-    i, j = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T  # a draw may meet itself
+def test_nca_s_optimum_is_absolute(world):
+    # both of a pair drawn from the reference, beta 1: pi(y) = pi_ref(y) 2 P(y is chosen), normalised as it stands
+    i, j = torch.cartesian_prod(torch.arange(15), torch.arange(15)).T  # a draw may meet itself
+    ref = world.sequence_logprobs(world.ref_logits).exp()
     share, loss = preference_probability(world.rewards[i], world.rewards[j]), against_reference(world, nca, beta=1.0)
-    found = minimise(lambda logits: (share * loss(logits, i, j)).sum(), torch.zeros(1, 3, dtype=torch.float64, requires_grad=True))
-    torch.testing.assert_close(world.probs(found), 2 * win_shares(world) / 3, rtol=0, atol=1e-7)
+    found = minimise(lambda logits: (ref[i] * ref[j] * share * loss(logits, i, j)).sum(), world.ref_logits.clone().requires_grad_(True))
+    wins = preference_probability(*torch.cartesian_prod(world.rewards, world.rewards).T).view(15, 15) @ ref
+    torch.testing.assert_close(world.probs(found), 2 * wins * ref, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_nca_of_free_log_ratios_is_least_at_twice_the_share_of_wins(beta):
+    rewards, i, j = T(1.0, -0.5, 0.25), *torch.triu_indices(3, 3, 1)
+    p, zero = preference_probability(rewards[i], rewards[j]), T(0.0, 0.0, 0.0)
+    loss = lambda x: (p * nca(x[i], x[j], zero, zero, beta=beta) + (1 - p) * nca(x[j], x[i], zero, zero, beta=beta)).sum()
+    wins = torch.zeros(3, dtype=torch.float64).index_add(0, i, p / 2).index_add(0, j, (1 - p) / 2)  # each is in two pairs
+    torch.testing.assert_close(minimise(loss, T(0.0, 0.0, 0.0).requires_grad_(True)), (2 * wins).log() / beta, rtol=0, atol=1e-7)
 
 
 def test_tdpo_s_optimum_improves_one_step_at_each_prefix_and_is_not_gibbs(world):
