@@ -477,7 +477,7 @@ agreement = {name: torch.cosine_similarity(*pair, dim=0).item() for name, pair i
 print({name: round(c, 2) for name, c in agreement.items()})
 claim(
     "As a loss, k2 and k3 pull the same way in both halves; what k1 does in one half says almost nothing of the other.",
-    min(agreement["k2"], agreement["k3"]) > 2 * abs(agreement["k1"]),
+    min(agreement["k2"], agreement["k3"]) > 0.3 and abs(agreement["k1"]) < 0.1,
     evidence=", ".join(f"{name}: cosine {c:+.2f}" for name, c in agreement.items()),
 )
 
@@ -700,10 +700,24 @@ apart = [
     paired_difference(*(row_of(v, seed)["gold_by_prompt"] for v in ("kl_coef 0.1", "kl_coef 0")))
     for seed in range(3)
 ]
+loose = [paired_difference(*(row_of(v, seed)["gold_by_prompt"] for v in ("kl_coef 0", "kl_coef 0.5"))) for seed in range(3)]
 claim(
-    "Without a leash gold is lower than at a price of 0.1, whatever the seed,",
-    all(low > 0 for _, low, _ in apart),
-    evidence=", ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in apart),
+    "After 24 steps gold without a leash is lower than at a price of 0.1, whatever the seed, and higher than at the default 0.5;",
+    all(low > 0 for _, low, _ in apart) and all(low > 0 for _, low, _ in loose),
+    evidence="0.1 minus 0: " + ", ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in apart)
+    + "; 0 minus 0.5: " + ", ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in loose),
+    seeds=3,
+)
+logged = load_results("leash_history")  # on the titles of training, 64 texts a step
+way = {v: [[r["gold"] for r in logged if (r["variant"], r["seed"]) == (v, s)] for s in range(3)] for v in ("kl_coef 0", "kl_coef 0.1")}
+peaks = [max(x) for x in way["kl_coef 0"]]
+claim(
+    "on the way it had been higher than the run at 0.1 ever was: the last half of the steps cost gold,",
+    all(peak > max(held) and free.index(peak) < 16 and free[-1] < peak - 0.3 for peak, free, held in zip(peaks, *way.values(), strict=True)),
+    evidence=", ".join(
+        f"{peak:.2f} at step {free.index(peak)}, {free[-1]:.2f} at the last (at 0.1 never above {max(held):.2f})"
+        for peak, free, held in zip(peaks, *way.values(), strict=True)
+    ),
     seeds=3,
 )
 claim(
@@ -734,7 +748,7 @@ for variant in ("kl_coef 0", "kl_coef 0.1", "kl_coef 0.5"):
     print(*list(row_of(variant, 0)["samples"].values())[:4], sep="\n")
 
 # %% [markdown]
-# Read the samples. At 0 every title gets the same incantation, the variety of word pairs (*distinct-2*) is nearly gone, and gold still pays it well: gold was fitted on what people wrote, and nobody wrote this. At 0.1, where gold is highest, it is
+# Where does gold stand at $\beta = 0$? Between: below 0.1, above all dearer prices; and if one had stopped half-way, highest. When to stop is a leash, too, and nothing in the score says when. Read the samples. At 0 every title gets the same incantation, the variety of word pairs (*distinct-2*) is nearly gone, and gold still pays it well: gold was fitted on what people wrote, and nobody wrote this. At 0.1, where gold is highest, it is
 # "funny, funny" already. **A judge that no training saw is a better judge than the one that was paid, and still no reader.** By gold alone one would choose 0.1; by reading, more. This package's default is 0.5. (Had we to choose here, we would choose on the validation films, not on these.)
 #
 # And the controller? It was told to hold 2 nats, from 0.1:
@@ -765,7 +779,7 @@ claim(
 )
 
 # %% [markdown]
-# It starts too loose and loosens further while KL is still below the target; each step may change the price by about an eighth at most, and a policy that has found its reward runs faster than that. A controller is for runs of thousands of steps, not for 24. In a short run choose the price.
+# It starts five times too loose (0.5 ends at 2 nats) and loosens further while KL is still below the target; each step may change the price by about an eighth at most, and a policy that has found its reward runs faster than that. From such a start 24 steps do not suffice; we tried one target, one horizon, one start. In a short run choose the price.
 
 # %% [markdown]
 # ## What the libraries do

@@ -27,7 +27,10 @@
 
 # %%
 # %matplotlib inline
+import itertools
 import math
+from collections import Counter
+from itertools import islice
 
 import torch
 from IPython.display import display
@@ -43,6 +46,7 @@ from minirlhf.core.bradley_terry import (
     reward_model_loss,
 )
 from minirlhf.evaluate import bootstrap
+from minirlhf.loops.reward import RewardConfig, comparison_batches
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar
@@ -65,7 +69,7 @@ scorer, _ = load_scalar("tiny-reviews-reward")
 #
 # $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \frac{1}{1 + e^{-(r_a - r_b)}} = \sigma(r_a - r_b) . $$
 #
-# Only differences enter. A constant added to all scores cancels; so scores have no zero. Doubling them does not cancel: it says that people are surer. A *difference* has a meaning, it is a log-odds.
+# Only differences enter. A constant added to all scores cancels (prediction 1: false); so scores have no zero. Doubling them does not cancel (2: true): it says that people are surer. A *difference* has a meaning, it is a log-odds.
 #
 # Fit by maximum likelihood: over the pairs that people decided, minimise
 #
@@ -262,7 +266,7 @@ claim(
 )
 
 # %% [markdown]
-# That (c) keeps up is no verdict on the methods: it saw 1,920 pairs, once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better; prediction 5 is true for all three, and by little: a beginning is judged right in six cases of ten.
+# (c) is a little behind, which this sample cannot tell from nothing, and it is no verdict on the methods: (c) is one training on 1,920 pairs, read once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better. Prediction 5, asked at eight tokens: the number forecasts the *whole* text, and by little; from a beginning it is right in six cases of ten.
 #
 # ## 3. No zero and no unit
 #
@@ -352,7 +356,7 @@ def expected_and_seen(margins, temperature=1.0, bins=8):
 
 
 seen = expected_and_seen(margins["test"])
-overconfident = sum(p - a for p, a in seen) / len(seen)
+overconfident, off = (sum(x) / len(seen) for x in ([p - a for p, a in seen], [abs(p - a) for p, a in seen]))
 reliability.plot([0.5, 1], [0.5, 1], color="#888888", linewidth=0.8)
 reliability.plot(*zip(*seen, strict=True), "o-", color=COLOURS[0], label="as trained")
 
@@ -383,20 +387,21 @@ test_loss = {
     for name, t in (("as trained", 1.0), ("mended", temperature))
 }
 print({name: f"{x:.3f} nats a pair" for name, x in test_loss.items()}, f"  a coin: {math.log(2):.3f}")
+still = sum(abs(p - a) for p, a in mended) / len(mended)
 claim(
     "The reward model is surer than it is right, and a temperature chosen on other films takes most of that away.",
     overconfident > 0.03
-    and abs(sum(p - a for p, a in mended) / len(mended)) < overconfident / 2
+    and still < off / 2
     and test_loss["mended"] < test_loss["as trained"],
-    evidence=f"mean excess of confidence {overconfident:+.3f}, after division by {temperature:.1f} {sum(p - a for p, a in mended) / len(mended):+.3f}",
+    evidence=f"mean excess of confidence {overconfident:+.3f}; mean distance from the diagonal {off:.3f}, after division by {temperature:.1f} {still:.3f}; one model",
 )
 
 # %% [markdown]
-# For PPO a common factor does not matter, normalisation takes it out. For whoever reads a margin as a probability it does.
+# Prediction 4 is false, then, as the model was trained. For PPO a common factor does not matter, normalisation takes it out. For whoever reads a margin as a probability it does.
 #
 # ## 5. How many labels?
 #
-# Recorded with `minirlhf grid labels`: a reward model from the SFT model on 100 to 25,600 pairs, the same 160 steps each, three seeds, judged on the same 2,000 held-out pairs of all gaps. **Predict** the accuracy of 100 pairs, and how sure that model will be of itself.
+# Recorded with `minirlhf grid labels`: a reward model from the SFT model on 100 to 25,600 pairs, the same 160 steps each (so 100 pairs are read many times over, and of the most a good part never: printed below), three seeds, judged on the same 2,000 held-out pairs of all gaps. **Predict** the accuracy of 100 pairs, and how sure that model will be of itself.
 
 # %%
 recorded = load_results("labels")
@@ -430,6 +435,12 @@ display(figure)
 for n in sizes:
     a, c, loss = (sum(row[key] for row in rows_of[n]) / 3 for key in ("accuracy", "confidence", "loss"))
     print(f"{n:>6} pairs: right {a:.3f}, sure {c:.3f}, loss {loss:.2f}")
+for n in (sizes[0], sizes[-1]):
+    rated = reviews.preference_pairs("reward", n, seed=0, max_tokens=RewardConfig.max_response, tokenizer=tokenizer)
+    read = Counter(p for batch in islice(comparison_batches(rated, RewardConfig()), RewardConfig.steps) for p in batch)
+    different = len(set(zip(rated["prompt"], rated["chosen"], rated["rejected"], strict=True)))
+    print(f"of {n} pairs drawn {different} are different; {1 - len(read) / different:.0%} are never read, the others {sum(read.values()) / len(read):.0f} times")
+    assert (len(read) == different and read.total() > 40 * n) if n == 100 else (0.2 < 1 - len(read) / different < 0.5 and read.total() < 3 * len(read))
 claim(
     "A hundred pairs are learned by heart: held out the model is right hardly more often than a coin, sure of almost everything, and its loss is far above a coin's.",
     all(r["accuracy"] < 0.55 and r["confidence"] > 0.9 and r["loss"] > 2 for r in rows_of[100]),
@@ -438,8 +449,10 @@ claim(
     ),
     seeds=3,
 )
+accuracy = [sum(r["accuracy"] for r in rows_of[n]) / 3 for n in sizes]
+gain = [b - a for a, b in itertools.pairwise(accuracy)]
 claim(
-    "Sixty-four times as many raise the accuracy by about a tenth and take more than two thirds of the overconfidence away; four times more add little.",
+    "Sixty-four times as many raise the accuracy by about a tenth and take more than two thirds of the overconfidence away; four times more again add as much as the four times before, and the end is far below the ceiling.",
     all(
         0.06 < r["accuracy"] - s["accuracy"] < 0.14
         for r, s in zip(rows_of[6400], rows_of[100], strict=True)
@@ -449,13 +462,9 @@ claim(
         r["confidence"] - r["accuracy"] < (s["confidence"] - s["accuracy"]) / 3
         for r, s in zip(rows_of[6400], rows_of[100], strict=True)
     )
-    and all(
-        r["accuracy"] - s["accuracy"] < 0.05
-        for r, s in zip(rows_of[25_600], rows_of[6400], strict=True)
-    ),
-    evidence=", ".join(
-        f"{n}: {sum(r['accuracy'] for r in rows_of[n]) / 3:.3f}" for n in (100, 6400, 25_600)
-    ),
+    and abs(gain[-1] - gain[-2]) < 0.01 < gain[-1]
+    and max(r["accuracy"] for r in rows_of[25_600]) < ceiling - 0.15,
+    evidence=", ".join(f"{n}: {a:.3f}" for n, a in zip(sizes, accuracy, strict=True)) + f"; the ceiling {ceiling:.2f}",
     seeds=3,
 )
 
@@ -468,9 +477,9 @@ assert 0.35 < (overall["reward model"] - 0.5) / (overall["human ceiling"] - 0.5)
 assert overall["reward model"] < overall["bag of words"]
 
 # %% [markdown]
-# Four times the labels at the right end buy little accuracy, and the curve ends well below the ceiling. More labels of the *same* films cannot be had without end: 25,600 pairs are already drawn from a few thousand snippets, each of which comes back many times. What is short is not comparisons but texts (and the size of the model that reads them).
+# Four times the labels buy two hundredths of accuracy, at the right end as one step before; no plateau yet, but at that pace the ceiling is many fourfold steps away. And more labels of the *same* films cannot be had without end: 25,600 pairs are already drawn from a few thousand snippets, each of which comes back many times. What is short may be comparisons, texts, passes (160 steps did not read them all) or the size of the model: this record varies the first alone.
 #
-# Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong.
+# Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong: few labels, read some fifty times. Stopping earlier would have spared most of the loss, one expects; it was not run.
 #
 # And is such a model, here 64 %, poor (prediction 3)? Against 1, yes; against the ceiling of 0.84 it is two fifths of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
 #
@@ -614,10 +623,11 @@ marks = {
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# A full stop and an exclamation mark weigh the same, a little less than no mark at all; a question mark costs near half a standard deviation, though the words praise as before: what people's reviews end with goes with what they say. A policy that is paid by this model will learn to leave the mark away. Lesson 18 makes such a bias on purpose.
+# A full stop and an exclamation mark weigh the same, a little less than no mark at all; a question mark costs near half a standard deviation, though the words praise as before: what people's reviews end with goes with what they say. (This is one sentence; not all show it.) A policy that is paid by this model could earn a little by leaving the mark away. Ours never found that out: see the samples of lesson 07, even without a leash. Lesson 18 makes such a bias on purpose.
 # </details>
 
 # %%
+assert all(text.strip()[-1:] == "." for row in load_results("leash") for text in row["samples"].values())
 assert abs(marks["."] - marks["!"]) < 0.05 < marks[""] - marks["."] < 0.3 < marks[""] - marks["?"] < 0.6
 
 # %% [markdown]

@@ -70,6 +70,8 @@ value_steps = Exercise(
      "the sign: after minus before; an error lowers the value.": lambda v, s, m: -_drops(v, s, m),
      "each value minus the one before it: off by one; what token t did is V after it minus V before it.":
          lambda v, s, m: torch.where(m, torch.where(m, v, 0.0) - torch.where(m, v, 0.0).roll(1, 1) * (torch.arange(v.shape[1]) > 0), 0.0),
+     "each value minus the one before it, the first left at 0: off by one; what token t did is V after it minus V before it.":
+         lambda v, s, m: torch.where(m, torch.nn.functional.pad(torch.where(m, v, 0.0).diff(dim=1), (1, 0)), 0.0),
      "these are the values; asked is what each token changed.": lambda v, s, m: torch.where(m, v, 0.0)})
 
 
@@ -78,7 +80,7 @@ def _locate_case(g):
     mask[0], mask[1] = torch.arange(6) < 6, torch.arange(6) < 3
     evidence = torch.randn(5, 6, generator=g)
     evidence[2], mask[2] = torch.tensor([0.2, -1.0, 0.3, -1.0, 0.0, 0.0]), torch.tensor([True, True, True, True, False, False])  # a tie
-    evidence[3, :2] = torch.tensor([0.4, 0.7])  # all above 0: still there is a lowest
+    evidence[3, :2] = torch.tensor([40.0, 70.0])  # all far above 0: still there is a lowest
     mask[3] = torch.arange(6) < 2
     return torch.where(mask, evidence, torch.nan), mask
 
