@@ -5,6 +5,7 @@ with the reference. If your answers equal those of a known mistake, it names the
 """
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,8 +86,10 @@ class Exercise:
             return Result(False, "padding is told by its NaN; in a batch it holds numbers like any others: use the mask.")
         for whose, x in (("the answer", [a for a, *_ in answers]), ("its gradient", [g for _, *gs in answers for g in gs])):
             if any(y.isnan().any() for y in x):
-                return Result(False, f"{whose} has NaN in it. NaN * 0 is NaN: where padding may hold anything, use torch.where on what "
-                                     "goes in, then sum. 0 / 0 is NaN too.")
+                padded = any(isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any() for y in itertools.chain(*cases))
+                reason = ("NaN * 0 is NaN: where padding may hold anything, use torch.where on what goes in, then sum. 0 / 0 is NaN too."
+                          if padded else "0 / 0, inf - inf and 0 * inf are NaN; and a gradient passes both branches of torch.where.")
+                return Result(False, f"{whose} has NaN in it. {reason}")
         case, answer, expected = next((c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r]))
         given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
         which = next(i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r))
@@ -128,8 +131,12 @@ def _shown(x) -> str:
     """A number or a tensor, its shape before it, short enough to work through by hand."""
     if not isinstance(x, Tensor):
         return f"{x:.4g}"
-    rounded = x.double().mul(1e4).round().div(1e4) if x.is_floating_point() else x
-    return f"{tuple(x.shape)} {rounded.tolist()}"
+    return f"{tuple(x.shape)} {_rounded(x.tolist())}"
+
+
+def _rounded(x):
+    """Four decimals, or one digit of what would become 0."""
+    return [_rounded(y) for y in x] if isinstance(x, list) else round(x, 4) or type(x)(f"{x:.1g}") if isinstance(x, float) else x
 
 
 def _equal(answer: Tensor, expected: Tensor) -> bool:

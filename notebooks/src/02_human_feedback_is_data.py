@@ -218,11 +218,11 @@ claim(
 )
 
 # %% [markdown]
-# Not a bad model, then. What the bend refutes is one score a point of mean rating: with scores that are another function of the mean a Bradley-Terry model bends as well, and this figure cannot tell. A straight line makes the probabilities a little wrong, and leaves the order right. Worse would be preferences that no scores can order (lesson 19).
+# Not a bad model, then. The bend refutes only that the score is *proportional to the mean rating*. A Bradley-Terry model whose scores are another function of the mean would bend as well; whether such a one fits, this figure cannot tell. A straight line makes the probabilities a little wrong, and leaves the order right. Worse would be preferences that no scores can order (lesson 19, to come).
 #
 # ## 4. Who said it
 #
-# There are no rater ids in the data. Yet inside each block of 30 consecutive rows a column behaves like one person: if they rated one snippet above its mean, they tend to rate the next one above its mean too.
+# There are no rater ids in the data. Yet the $k$-th numbers of all rows, a *column*, may be one person's. Inside each block of 30 consecutive rows they behave so: if they rated one snippet above its mean, they tend to rate the next one above its mean too.
 
 # %%
 rows = {int(key): values for key, _, values in reviews.rated_snippets()}
@@ -280,7 +280,7 @@ assert leaning.std() > 1.5 * torch.tensor(by_chance).std()
 # %% [markdown]
 # ## 5. Label pairs yourself
 #
-# `ask(20)` shows you twenty pairs and writes your choices to `out/my_labels.jsonl`; then `fit` trains a small Bradley-Terry model on *your* clicks: one weight a word. Until you do, a simulated rater stands in, one random rating a side. (Twenty clicks teach next to nothing, as the picture will show; they are for you to feel what a rater does.) How many clicks does it take to be better than a coin on films that were not asked about?
+# `ask(20)` shows you twenty pairs and writes your choices to `out/my_labels.jsonl`; then `fit` trains a small Bradley-Terry model on *your* clicks: one weight a word. Take the hash from `# ask(20)` below. The curve is a simulated rater's, one random rating a side; yours get a line of their own above it. (Twenty clicks teach next to nothing, as the curve will show; they are for you to feel what a rater does.) How many clicks does it take to be better than a coin on films that were not asked about?
 
 # %%
 import json  # noqa: E402
@@ -360,7 +360,7 @@ learned = {
     n: [accuracy(fit(reviews.preference_pairs("reward", n, seed=s).to_list())) for s in range(4)]
     for n in clicks
 }
-if MINE.exists():
+if MINE.exists() and MINE.read_text(encoding="utf-8"):
     mine = [json.loads(line) for line in MINE.read_text(encoding="utf-8").splitlines()]
     print(f"your {len(mine)} clicks: right on {accuracy(fit(mine)):.3f} of the held-out pairs")
 
@@ -515,7 +515,9 @@ axes.barh(list(shown), list(shown.values()), color=[COLOURS[1], COLOURS[0]])
 axes.axvline(0.5, color="#888888", linewidth=0.8)
 axes.set(xlabel="right on what is called held out", xlim=(0.4, 1))
 display(figure)
-assert shown["the colleague's"] > shown["by film"] + 0.05 or check.held_out_pairs(held_out_pairs)
+print({name: round(x, 2) for name, x in shown.items()})
+untouched = torch.equal(held_out_pairs(torch.arange(9), 3), torch.arange(9) % 3 == 0)
+assert not untouched or shown["the colleague's"] > shown["by film"] + 0.05
 
 # %%
 print(check.held_out_pairs(held_out_pairs))
@@ -563,7 +565,7 @@ assert abs(sum(cleaner) / 4 - mean[-1]) < 0.03
 # ## Questions
 #
 # <details><summary>1. Alpha is 0.80. Does that mean that people agree on 80 % of the texts?</summary>
-# No: their squared disagreement is a fifth of what chance would give. On close texts they do not agree at all.
+# No: their squared disagreement is a fifth of what chance would give. Of two close texts two strangers prefer the same one hardly more often than a coin.
 # </details>
 # <details><summary>2. Why are ties dropped, and what is lost?</summary>
 # Bradley-Terry has no tie. Lost is the information that two texts are alike: a model that separates them with confidence is not punished.

@@ -357,11 +357,13 @@ assert min(row_of("eight epochs, no clip", s)["kl"] for s in range(3)) > 6
 assert all(min(row_of(v, s)["kl"] for s in range(3)) > max(row_of(x, s)["kl"] for x in same for s in range(3)) for v in ("no clip", "lambda 1"))
 assert mean["eight epochs, no clip"] > min(repeated) and max(row_of("eight epochs, no clip", s)["length"] for s in range(3)) < 6.5
 logged = load_results("ablations_history")
-critic = [[r["explained_variance"] for r in logged if (r["variant"], r["seed"], r["step"]) == ("as it is", s, k)][0] for k in (0, 2) for s in range(3)]
+explained = {v: [[r["explained_variance"] for r in logged if (r["variant"], r["seed"], r["step"]) == (v, s, k)][0] for k in (0, 2) for s in range(3)] for v in ("as it is", "no value clip")}
 norms = [r["grad_norm"] for r in logged if r["variant"] in ("as it is", "no whitening")]
-print(f"the critic explains at first {', '.join(f'{x:.2f}' for x in critic[:3])} of the variance, at the third rollout {', '.join(f'{x:.2f}' for x in critic[3:])}")
+for variant, x in explained.items():
+    print(f"{variant}: the critic explains at first {', '.join(f'{y:.2f}' for y in x[:3])} of the variance, at the third rollout {', '.join(f'{y:.2f}' for y in x[3:])}")
 print(f"norm of the policy's gradient before it is clipped to 1, each step's mean: {min(norms):.1f} to {max(norms):.1f}")
-assert max(critic[:3]) < 0 < 0.35 < min(critic[3:]) and min(norms) > 1
+assert all(max(x[:3]) < 0 < 0.35 < min(x[3:]) for x in explained.values()) and min(norms) > 1
+assert abs(round(together["no value clip"][0], 2)) == 0.08 and abs(mean[twin] - mean["as it is"]) > 0.06
 claim(
     "variety goes, and gold is lower than with it.",
     all(high < 0 for *_, high in against("eight epochs, no clip", "eight epochs"))
@@ -378,8 +380,8 @@ for variant in ("as it is", "eight epochs", "eight epochs, no clip"):
     print(*list(row_of(variant, 0)["samples"].values())[:4], sep="\n")
 
 # %% [markdown]
-# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, taking away the clip, the value clip, whitening or $\lambda < 1$ moves gold by no more than doing the same thing once more does. That is less than "they do not matter": the intervals are over films, for these runs; another seed moves a difference by as much again, and three runs say little of that.
-# Why so little? The ratio has little time to leave 1, so little is clipped (the KL does notice: without the clip, and with $\lambda = 1$, it is higher in each run than in all six). The critic starts worse than a constant, and is of some use by the third rollout, with or without its clip. And the unit that whitening sets hardly reaches the weights: the gradient's norm is clipped to 1 at every step, and Adam divides by its size. In another run each may decide.
+# Is that what you predicted? Textbooks say that each part is needed. Here, with two passes over each rollout and the leash of lesson 07 in place, taking away the clip, the value clip, whitening or $\lambda < 1$ leaves the mean gold within the spread of single repeats. (For the value clip the films alone would say "worse": 0.08 below the six. The two triples of the very same settings differ by as much.) That is less than "they do not matter": the intervals are over films, for these runs; another seed moves a difference by as much again, and three runs say little of that.
+# Why so little? The ratio has little time to leave 1, so little is clipped (the KL does notice: without the clip, and with $\lambda = 1$, it is higher in each run than in all six). The critic starts worse than a constant, and is of some use by the third rollout, with or without its clip. And the unit that whitening sets hardly reaches the weights: the gradient's norm, by its mean in every step, is above 1 and clipped to it, and Adam divides by its size. In another run each may decide.
 #
 # **Which one hurts most?** By gold alone: one pass, which does less of everything (half the steps, less KL). That is the trap of asking gold alone. The clip's hour comes with eight passes, where the policy walks so far from its rollout that the ratios mean little. With the clip it gets more gold out of the same texts, but for twice the KL; a looser leash that goes as far has a quarter of a point more (the claim above). Without the clip it arrives at more than six nats, at six tokens, and at "A very funny movie." for one title after another; *and its gold is as good as that of "as it is"*. What hurts most, gold does not see.
 

@@ -376,8 +376,8 @@ display(token_strip(words, before[case, real], title="log π_ref before: the mor
 display(token_strip(words, (after - before)[case, real], title="log π/π_ref after DPO"))
 
 # %% [markdown]
-# The blame falls on the *last character* before the end far more often than chance would have it. A likely reason: every text has one, and what follows a wrong digit stands in rejected texts only, so pushing *that* down lowers the loss just as well. In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
-# calculation. And whole texts? There the implicit reward is right far more often than on the place; and here, too, the model was better before it was asked what training changed (the line above the figure).
+# The blame falls on the *last character* before the end far more often than chance would have it. A likely reason: every text has one, and the last digits of a wrong calculation stand in rejected texts only, so pushing *them* down lowers the loss just as well. (Not all that follows is pushed down: see the strip.) In the strip the planted digit is the second token: surprisal points at it, DPO at the end of the
+# calculation. And whole texts? There the implicit reward is right in most cases (0.88, where a coin has 0.5; of the places it found a quarter, where the last digit has 0.22); and here, too, the model was better before it was asked what training changed (the line above the figure).
 #
 # ## What the libraries do
 #

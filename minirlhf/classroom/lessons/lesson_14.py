@@ -127,7 +127,8 @@ orpo_loss = Exercise(
          lambda c, r, b: -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r)),
      "infinite or NaN where a text is nearly certain: what is left of 1 - exp(x) when exp(x) is nearly 1?":
          lambda c, r, b: -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log()),
-     "a floor makes it finite, but with wrong digits: what is left of 1 - exp(x) must be computed without the subtraction.":
-         lambda c, r, b: -c - b * logsigmoid(c - (1 - c.exp()).clamp(min=1e-12).log() - r + (1 - r.exp()).clamp(min=1e-12).log())},
+     **{f"a floor of {e:g} makes it finite, but with wrong digits: what is left of 1 - exp(x) must be computed without the subtraction.":
+            lambda c, r, b, e=e: -c - b * logsigmoid(c - (1 - c.exp()).clamp(min=e).log() - r + (1 - r.exp()).clamp(min=e).log())
+        for e in (1e-12, 1e-10, 1e-8)}},
     differentiate=("chosen_mean_logprobs", "rejected_mean_logprobs"),
     edges=tuple((torch.tensor([-30.0]), torch.tensor([x]), 1.0) for x in (-1e-7, -1e-8)))  # exp(x): a digit is left of 1 - exp(x), or none
