@@ -625,7 +625,7 @@ assert mean_of("dpop", "chosen_change") > mean_of("dpo", "chosen_change") / 5 an
 # (The *scorer* is the reward model of lesson 08; what it says of a policy's texts is the *proxy*. *Gold* no training saw.)
 #
 # The reference may follow the policy every 25 steps, all the way (*synced*) or by 0.6 of the way (*mixed*; TR-DPO has both), or be left out (*no reference*: $\log \pi_{ref} = 0$). And the pairs may be of other texts. At **equal labels**, 3,200 pairs that the scorer orders, and equal $\beta = 0.5$ (a scorer's labels are sure, a small $\beta$ holds little against them; 0.5 is PPO's price): people's texts; the start's own, written once; or the policy's own, anew at every step (*online-dpo*).
-# With more labels: *iterative-dpo* (best against worst of four, new texts every 25 steps), *rso* (two of four are kept by rejection sampling, the one with the higher score is the chosen; written once, hinge loss), and no contrast at all: *best of 8, imitated* (SFT on the best).
+# With more: *iterative-dpo* (four texts a prompt are scored, best against worst, new texts every 25 steps), *rso* (two of four are kept by rejection sampling, the one with the higher score is the chosen; written once, hinge loss), and no contrast at all: *best of 8, imitated* (SFT on the best).
 
 # %%
 print(head)
@@ -740,6 +740,8 @@ assert mean_of(human, "kl") < mean_of(once, "kl") < mean_of("online-dpo", "kl") 
 # | logged | rewards and log-probabilities; nothing says *displaced* | `displaced`, `logps/chosen` |
 #
 # ## Exercises
+#
+# Each checker says *pass*, or the likely mistake in one sentence.
 #
 # **1. A target instead of a slope: IPO** *(easy, 10 minutes)*. From the four sums of log-probabilities (B,) and beta, return IPO's loss (B,): the squared distance of $h$ from $1/(2\beta)$.
 

@@ -36,6 +36,9 @@ interval_alpha = Exercise(
     "interval_alpha", ("ratings",), _alpha_case, lambda r: 1 - r.var(1).mean() / r.var(),
     {"variances that divide by n, not n - 1: a rating is not compared with itself.":
          lambda r: 1 - r.var(1, unbiased=False).mean() / r.var(unbiased=False),
+     "both variances divide by n - 1: within a text too, where one of n raters is compared with n - 1 others.":
+         lambda r: 1 - r.var(1, unbiased=False).mean() / r.var(),
+     "both variances divide by n - 1: that of all ratings too.": lambda r: 1 - r.var(1).mean() / r.var(unbiased=False),
      "this is the ratio of the disagreements; alpha is one minus it.": lambda r: r.var(1).mean() / r.var(),
      "the expected disagreement is that of all ratings, not of the texts' means.": lambda r: 1 - r.var(1).mean() / r.mean(1).var(),
      "standard deviations; alpha compares squared differences.": lambda r: 1 - r.std(1).mean() / r.std(),

@@ -22,6 +22,8 @@ ipo_loss = Exercise(
     "ipo_loss", (*FOUR, "beta"), _four_case, lambda *x: (_ratio(*x[:4]) - 1 / (2 * x[4])).square(),
     {"the target is 1 / (2 beta), not 1 / beta.": lambda *x: (_ratio(*x[:4]) - 1 / x[4]).square(),
      "the target is 1 / (2 beta); beta / 2 would ask for less the weaker the leash.": lambda *x: (_ratio(*x[:4]) - x[4] / 2).square(),
+     "the reference is missing: h is made of log-ratios.": lambda c, r, rc, rr, b: (c - r - 1 / (2 * b)).square(),
+     "the sign of h: chosen minus rejected.": lambda *x: (_ratio(*x[:4]) + 1 / (2 * x[4])).square(),
      "h is compared, not beta h.": lambda *x: (x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])).square(),
      "the square is missing: far out on the wrong side would be best.": lambda *x: _ratio(*x[:4]) - 1 / (2 * x[4]),
      "a margin beyond the target costs nothing here: that is a squared hinge; IPO pulls back.":
@@ -46,7 +48,9 @@ kto_loss = Exercise(
      "thumbs are exchanged, or the value is returned instead of 1 minus it.": lambda p, q, up, z, b: _kto(p, q, ~up, z, b),
      "minus the log-sigmoid: KTO's value is the sigmoid itself, which is bounded.":
          lambda p, q, up, z, b: -logsigmoid(torch.where(up, 1.0, -1.0) * b * (p - q - z.detach())),
-     "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0)},
+     "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0),
+     "beta weighs the whole difference to z, not the log-ratio alone.": lambda p, q, up, z, b: _kto(b * p, b * q, up, z, 1.0),
+     "the reference is missing.": lambda p, q, up, z, b: _kto(p, 0 * q, up, z, b)},
     differentiate=("logprobs", "kl_baseline"))
 
 
@@ -68,6 +72,8 @@ dpop_loss = Exercise(
          lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * (rc - c))),
      "the penalty stands outside beta: it belongs inside the bracket.":
          lambda c, r, rc, rr, b, p: -logsigmoid(b * _ratio(c, r, rc, rr) - p * relu(rc - c)),
+     "the penalty is added to the loss; it belongs inside the bracket.":
+         lambda c, r, rc, rr, b, p: -logsigmoid(b * _ratio(c, r, rc, rr)) + p * relu(rc - c),
      "the penalty adds to the margin; it takes it away.":
          lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c))),
      "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(c, r, rc, rr, b, 0.0),
@@ -99,7 +105,9 @@ simpo_loss = Exercise(
      "the margin is multiplied by beta: here it is in reward units (the authors' code takes the ratio).":
          lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=b * c),
      "the margin is missing.": lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=0.0),
-     "chosen and rejected are exchanged.": lambda x, m, b, c: simpo(*_means(x, m)[::-1], beta=b, margin=c)},
+     "chosen and rejected are exchanged.": lambda x, m, b, c: simpo(*_means(x, m)[::-1], beta=b, margin=c),
+     "the chosen texts come first, then the rejected: they do not alternate.":
+         lambda x, m, b, c: simpo(*(lambda y: (y[::2], y[1::2]))(torch.cat(_means(x, m))), beta=b, margin=c)},
     differentiate=("logprobs",))
 
 
