@@ -80,6 +80,11 @@ print(f"{'prefix':>45} {'notes':>7} {'+ EOS':>7} {'one pass':>9} {'SmolLM2 + EOS
 for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), strict=True):
     theirs, real = notes.get(end, math.nan), smol_score.get(end, math.nan)
     print(f"{end[-45:]:>45} {theirs:7.2f} {a:7.2f} {b:9.2f} {real:14.2f}")
+places = [k for k, end in enumerate(accumulate(tokens)) if end in notes]
+theirs = torch.tensor([notes[end] for end in accumulate(tokens) if end in notes])
+alike = [torch.corrcoef(torch.stack([theirs, x[places].float()]))[0, 1].item() for x in (with_eos, one_pass)]
+print(f"correlation with the notes' numbers over {len(places)} prefixes: + EOS {alike[0]:+.2f}, one pass {alike[1]:+.2f}")
+assert max(map(abs, alike)) < 0.3
 
 # %% [markdown]
 # Two columns of ours, because "the reward of a prefix" has two readings, and they must not be confused:
@@ -89,8 +94,8 @@ for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), s
 # - **(b) one pass**: the whole sentence goes through once, and the head is read at each token. The text is natural, but the head was never trained
 #   at these positions; nothing says that the number there means anything.
 #
-# The last column is reading (a) by a real language model: SmolLM2-135M, an adapter and a head trained for some minutes on the same pairs (`minirlhf smollm2`; recorded). It knows
-# what a dog is. Whether it is the better judge of *reviews* is a question with an answer: on pairs of films that it never saw,
+# The last column is reading (a) by a real language model: SmolLM2-135M, an adapter and a head trained for some minutes on ratings of the same films (`minirlhf smollm2`; recorded; its unit is that of samples of the untuned SmolLM2). It knows
+# what a dog is. As a judge of *reviews*, on pairs of films that no training of ours saw (what SmolLM2 read before, nobody knows):
 
 # %%
 head, tiny = recorded["reward head"], recorded["tiny-reviews-reward"]
@@ -100,12 +105,12 @@ claim(
     evidence=f"{head['accuracy']:.2f} [{head['low']:.2f}, {head['high']:.2f}] over {head['films']} films",
 )
 print(
-    f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]"
+    f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]; the intervals {'overlap' if head['low'] < tiny['high'] else 'are apart'}"
 )
 
 # %% [markdown]
 # The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
-# a single score has no zero. Ours is shifted and scaled so that samples of the SFT model have mean 0 and standard deviation 1: a convention, that makes runs comparable. And the sentence lies far from film reviews, so read nothing into it. A review, then:
+# a single score has no zero. Ours is shifted and scaled so that samples of the SFT model have mean 0 and standard deviation 1: a convention, that makes runs comparable. And the sentence lies far from film reviews, so read nothing into it. (Does it resemble the notes? Not at all: the correlation is printed under the table. Another reward model learned from other people's choices.) A review, then:
 
 # %%
 review = "A brilliant, moving film with a terrible ending."

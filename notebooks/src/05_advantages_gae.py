@@ -172,6 +172,8 @@ assert max(b for b, _ in dial["the true V"]) < 1e-9 and all(
     dial[name][-1][0] < 1e-9 for name in critics
 )
 assert all(dial[name][0][0] > 0.1 for name in ("V plus an error", "a constant"))
+assert all(points[0][1] < points[-1][1] for points in dial.values())  # trust buys less noise, with every critic
+assert min(dial, key=lambda name: dial[name][0][1]) == "a constant" and dial["V plus an error"][-1][1] > without[1]
 
 # %%
 figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
@@ -461,7 +463,7 @@ assert right[0] < 1e-9 < 1 < raised[0] and raised[1] > 2 * right[1]
 #
 # <details><summary>What a good answer has</summary>
 #
-# The critic began far from the returns (another scale or offset; perhaps its head was new, or it was read at places it was not trained at), so early advantages were mostly its error, and whitening made them as large as any others. Warm it up with the actor frozen, or start it from the reward model *with* its
+# The critic began far from the returns (another scale, or the wrong places: a mere offset does not show in this number, look at the value loss for it; perhaps its head was new, or it was read at places it was not trained at), so early advantages were mostly its error, and whitening made them as large as any others. Warm it up with the actor frozen, or start it from the reward model *with* its
 # head, or take $\lambda$ nearer 1 at first.
 # </details>
 #
