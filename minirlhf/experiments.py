@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import write_text
 from minirlhf.search.best_of_n import best_of_n
 from minirlhf.tasks import reviews
+from minirlhf.tasks.formats import texts_once
 from minirlhf.tour import TourConfig, trainable
 
 BRIEF = 80  # steps of the arithmetic runs: a fifth of the command line's
@@ -198,23 +200,26 @@ def pair_probe(start, tokenizer, split: str = "val", count: int = 128, *, by_fil
     With `by_film` also each film's [pairs whose order the change has right, pairs].
     """
     pairs = reviews.preference_pairs(split, count, seed=17, max_tokens=SFTConfig.max_response, tokenizer=tokenizer)[:]
-    films, every = pairs["prompt"], list(zip(pairs["prompt"] * 2, pairs["chosen"] + pairs["rejected"], strict=True))
-    place = {text: k for k, text in enumerate(dict.fromkeys(every))}  # a text is in many pairs; it is read once
-    batch, both = encode(tokenizer, *map(list, zip(*place, strict=True))), torch.tensor([place[text] for text in every])
+    prompts, texts, chosen, rejected = texts_once(pairs)
+    batch = encode(tokenizer, prompts, texts)
 
     @torch.no_grad()
     def logprobs(model):
         return torch.cat([sequence_logprobs(policy_logprobs(model, part), part.response_mask)
-                          for part in map(batch.select, torch.arange(len(place)).split(64))])[both]
+                          for part in map(batch.select, torch.arange(len(texts)).split(64))])
 
     before = logprobs(start)
 
     def probed(model):
-        chosen, rejected = (logprobs(model) - before).chunk(2)
-        right = (chosen > rejected).double()
-        each = {film: [right[[f == film for f in films]].sum().item(), films.count(film)] for film in dict.fromkeys(films) if by_film}
-        return {"chosen_change": chosen.mean().item(), "rejected_change": rejected.mean().item(),
-                "right_order": right.mean().item()} | ({"by_film": each} if by_film else {})
+        change = logprobs(model) - before
+        right = (change[chosen] > change[rejected]).double()
+        row = {"chosen_change": change[chosen].mean().item(), "rejected_change": change[rejected].mean().item(),
+               "right_order": right.mean().item()}
+        if by_film:
+            row["by_film"] = {film: [0.0, n] for film, n in Counter(pairs["prompt"]).items()}
+            for film, one in zip(pairs["prompt"], right.tolist(), strict=True):
+                row["by_film"][film][0] += one
+        return row
 
     return probed
 
@@ -222,11 +227,10 @@ def pair_probe(start, tokenizer, split: str = "val", count: int = 128, *, by_fil
 def relabelled(pairs: Dataset, judge: Callable) -> Dataset:
     """The same pairs of texts, but the judge says which one is chosen."""
     rows = pairs.select_columns(["prompt", "chosen", "rejected"])[:]
-    texts = list(dict.fromkeys(zip(rows["prompt"] * 2, rows["chosen"] + rows["rejected"], strict=True)))
-    score = dict(zip(texts, judge([p for p, _ in texts], [t for _, t in texts]).tolist(), strict=True))
-    two = zip(rows["prompt"], rows["chosen"], rows["rejected"], strict=True)
-    ordered = [(p, a, b) if score[p, a] > score[p, b] else (p, b, a) for p, a, b in two]
-    return Dataset.from_list([{"prompt": p, "chosen": a, "rejected": b} for p, a, b in ordered])
+    prompts, texts, *sides = texts_once(rows)
+    score = judge(prompts, texts).tolist()
+    ordered = [(a, b) if score[a] > score[b] else (b, a) for a, b in zip(*sides, strict=True)]
+    return Dataset.from_list([{"prompt": prompts[a], "chosen": texts[a], "rejected": texts[b]} for a, b in ordered])
 
 
 def _clocked(function: Callable, clock: list[float]) -> Callable:

@@ -30,6 +30,7 @@ from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
+from minirlhf.tasks.formats import texts_once
 
 POOL = 16  # SFT samples a prompt: SFT itself, best-of-4 and best-of-16 are read off the same pool
 
@@ -159,13 +160,11 @@ class Tour:
     def _accuracy(self, _) -> list[dict]:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
         drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
-        prompts, gap, every = drawn["prompt"], torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
+        gap, every = torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
         judges = {"reward model": text_judge([self.reward_model], self.tokenizer), "bag of words": ridge_judge("reward")}
-        texts, margins = list(dict.fromkeys(zip(prompts * 2, drawn["chosen"] + drawn["rejected"], strict=True))), {}  # each is scored once
-        for name, judge in judges.items():
-            score = dict(zip(texts, judge(*map(list, zip(*texts, strict=True))), strict=True))
-            margins[name] = torch.stack([score[p, won] - score[p, lost] for p, won, lost in
-                                         zip(prompts, drawn["chosen"], drawn["rejected"], strict=True)])
+        prompts, texts, chosen, rejected = texts_once(drawn)
+        scores = {name: judge(prompts, texts) for name, judge in judges.items()}
+        margins = {name: x[chosen] - x[rejected] for name, x in scores.items()}
         sure, rows = torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale), []  # calibrated: its mean is the accuracy
         for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
             here = (low <= gap) & (gap < high)

@@ -136,7 +136,9 @@ def _shown(x) -> str:
 
 def _rounded(x):
     """Four decimals, or one digit of what would become 0."""
-    return [_rounded(y) for y in x] if isinstance(x, list) else round(x, 4) or type(x)(f"{x:.1g}") if isinstance(x, float) else x
+    if isinstance(x, list):
+        return [_rounded(y) for y in x]
+    return round(x, 4) or float(f"{x:.1g}") if isinstance(x, float) else x
 
 
 def _equal(answer: Tensor, expected: Tensor) -> bool:

@@ -86,6 +86,13 @@ def paired(dataset: Dataset) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:
+    """Prompts and texts of pairs, each once (a text is in many pairs), and the places there of every row's chosen and rejected one."""
+    sides = [list(zip(rows["prompt"], rows[side], strict=True)) for side in ("chosen", "rejected")]
+    place = {text: k for k, text in enumerate(dict.fromkeys(sides[0] + sides[1]))}
+    return *map(list, zip(*place, strict=True)), *([place[text] for text in side] for side in sides)
+
+
 def completions(dataset: Dataset) -> Dataset:
     """Rows to imitate: prompt + completion as they are; of pairs the chosen text; of unpaired rows the good ones."""
     if "chosen" in dataset.column_names:

@@ -7,13 +7,18 @@ from tokenizers.processors import TemplateProcessing
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.tasks.formats import check_rows, conversational, paired, standard, unpaired
+from minirlhf.tasks.formats import check_rows, conversational, paired, standard, texts_once, unpaired
 from minirlhf.tasks.hub import load_by_name
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 PAIRS = [{"prompt": "What is 2 + 2?", "chosen": " It is 4.", "rejected": " It is 5."}]
 TEMPLATE = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}")
+
+
+def test_a_text_of_many_pairs_is_listed_once_for_each_of_its_prompts():
+    rows = {"prompt": ["f", "f", "g"], "chosen": ["a", "b", "a"], "rejected": ["b", "c", "c"]}
+    assert texts_once(rows) == (["f", "f", "g", "f", "g"], ["a", "b", "a", "c", "c"], [0, 1, 2], [1, 3, 4])
 
 
 def user(text):
