@@ -2,6 +2,8 @@
 
 import warnings
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are ours; notebooks need no widgets
+warnings.filterwarnings(
+    "ignore", message="IProgress not found"
+)  # progress bars are ours; notebooks need no widgets
 
 __version__ = "0.1.0"

@@ -38,7 +38,9 @@ BRIEF = 80  # steps of the arithmetic runs: a fifth of the command line's
 BEST = 8  # samples of a prompt, of which the best is imitated
 
 
-def kept(path: Path, settings, make: Callable[[], tuple[dict, list[dict]]]) -> tuple[dict, list[dict]]:
+def kept(
+    path: Path, settings, make: Callable[[], tuple[dict, list[dict]]]
+) -> tuple[dict, list[dict]]:
     """(row, History) of an earlier run under the same settings, or of one that is made now and kept."""
     wanted = json.loads(json.dumps(settings, default=asdict))
     if path.exists() and (kept := json.loads(path.read_text()))["config"] == wanted:
@@ -50,23 +52,40 @@ def kept(path: Path, settings, make: Callable[[], tuple[dict, list[dict]]]) -> t
 
 def label_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
     """A reward model from the committed SFT model on `pairs` labels: (its judgement of 2,000 test pairs, nothing)."""
+
     def made():
         policy, tokenizer = load_policy("tiny-reviews-sft")
         config = RewardConfig(seed=settings["seed"])
-        labels = reviews.preference_pairs("reward", settings["pairs"], seed=config.seed, max_tokens=config.max_response,
-                                          tokenizer=tokenizer)
-        model, _ = train_reward_model(trainable(policy.base_model), tokenizer, labels, config, on_step=on_step)
-        test, judge = reviews.preference_pairs("test", 2000, seed=17)[:], text_judge([model], tokenizer)
+        labels = reviews.preference_pairs(
+            "reward",
+            settings["pairs"],
+            seed=config.seed,
+            max_tokens=config.max_response,
+            tokenizer=tokenizer,
+        )
+        model, _ = train_reward_model(
+            trainable(policy.base_model), tokenizer, labels, config, on_step=on_step
+        )
+        test, judge = (
+            reviews.preference_pairs("test", 2000, seed=17)[:],
+            text_judge([model], tokenizer),
+        )
         margins = judge(test["prompt"], test["chosen"]) - judge(test["prompt"], test["rejected"])
-        return {"pairs": settings["pairs"], "accuracy": (margins > 0).float().mean().item(), "loss": -logsigmoid(margins).mean().item(),
-                "confidence": torch.sigmoid(margins.abs()).mean().item()}, []
+        return {
+            "pairs": settings["pairs"],
+            "accuracy": (margins > 0).float().mean().item(),
+            "loss": -logsigmoid(margins).mean().item(),
+            "confidence": torch.sigmoid(margins.abs()).mean().item(),
+        }, []
 
     return kept(path, settings, made)
 
 
 def ppo_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
     """PPO from the committed SFT and reward models under PPOConfig's `settings`: (its judgement on the test films, its History)."""
-    return thrifty_run(path, {"config": replace(PPOConfig(), **settings), "seed": settings.get("seed", 0)}, on_step)
+    return thrifty_run(
+        path, {"config": replace(PPOConfig(), **settings), "seed": settings.get("seed", 0)}, on_step
+    )
 
 
 def thrifty_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
@@ -74,17 +93,39 @@ def thrifty_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, li
     config = settings.get("config", PPOConfig(seed=settings["seed"]))
 
     def made():
-        (policy, tokenizer), (scorer, _) = load_policy("tiny-reviews-sft"), load_scalar("tiny-reviews-reward")
-        score, gold = rollout_score(scorer, tokenizer.eos_token_id), rollout_judge(gold_judge(), tokenizer)
+        (policy, tokenizer), (scorer, _) = (
+            load_policy("tiny-reviews-sft"),
+            load_scalar("tiny-reviews-reward"),
+        )
+        score, gold = (
+            rollout_score(scorer, tokenizer.eos_token_id),
+            rollout_judge(gold_judge(), tokenizer),
+        )
         torch.manual_seed(config.seed)  # a new head, adapters
         actor, critic = trainable(policy), trainable(scorer)
         if "critic" in settings:
-            critic = SharedCritic(actor) if settings["critic"] == "shared" else ScalarModel(trainable(policy).base_model)
+            critic = (
+                SharedCritic(actor)
+                if settings["critic"] == "shared"
+                else ScalarModel(trainable(policy).base_model)
+            )
         if rank := settings.get("lora"):
-            actor, critic.backbone = with_lora(actor, rank, seed=config.seed), with_lora(critic.backbone, rank, seed=config.seed)
+            actor, critic.backbone = (
+                with_lora(actor, rank, seed=config.seed),
+                with_lora(critic.backbone, rank, seed=config.seed),
+            )
         started = time.time()
-        actor, _, history = train_ppo(actor, critic, tokenizer, reviews.rl_prompts(), score, config,
-                                      reference=None if rank else policy, monitors={"gold": gold}, on_step=on_step)
+        actor, _, history = train_ppo(
+            actor,
+            critic,
+            tokenizer,
+            reviews.rl_prompts(),
+            score,
+            config,
+            reference=None if rank else policy,
+            monitors={"gold": gold},
+            on_step=on_step,
+        )
         seconds = time.time() - started
         row = judged("reviews", merged(actor), tokenizer, reference=policy, seed=config.seed)
         return row | {"seconds": seconds}, list(history)
@@ -99,14 +140,31 @@ def group_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list
     responses a step, its critic is the policy's backbone with a new head.
     """
     task, name = settings.get("task", "arithmetic"), settings["row"]
-    given = ({"steps": BRIEF} if task == "arithmetic" else {}) | settings.get("given", {}) | {"seed": settings["seed"]}
+    given = (
+        ({"steps": BRIEF} if task == "arithmetic" else {})
+        | settings.get("given", {})
+        | {"seed": settings["seed"]}
+    )
     if name == "start":  # the policy that all of them begin with
         config = group_config(task, "grpo", **given)
     elif name == "ppo":
-        same = group_config(task, "grpo", **{k: v for k, v in given.items() if k in ("kl", "steps")})
+        same = group_config(
+            task, "grpo", **{k: v for k, v in given.items() if k in ("kl", "steps")}
+        )
         batch = {"batch_size": same.prompts_per_step * same.group_size}
-        config = PPOConfig(**{"steps": same.steps, "minibatch_size": same.minibatch_size, "epochs": same.epochs, "actor": same.optimiser,
-                              "missing_eos_penalty": same.missing_eos_penalty, "sampling": same.sampling, "kl": same.kl} | batch | given)
+        config = PPOConfig(
+            **{
+                "steps": same.steps,
+                "minibatch_size": same.minibatch_size,
+                "epochs": same.epochs,
+                "actor": same.optimiser,
+                "missing_eos_penalty": same.missing_eos_penalty,
+                "sampling": same.sampling,
+                "kl": same.kl,
+            }
+            | batch
+            | given
+        )
     else:
         config = group_config(task, name, **given)
         config = replace(config, algorithm=replace(config.algorithm, **settings.get("choices", {})))
@@ -118,19 +176,32 @@ def group_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list
         score, monitors = scoring(task, tokenizer)
         if jitter := settings.get("jitter"):
             exact, draw = score, torch.Generator().manual_seed(config.seed)
-            score, monitors = (lambda r: (s := exact(r)) + jitter * torch.rand(s.shape, generator=draw)), {"right": exact}
+            score, monitors = (
+                (lambda r: (s := exact(r)) + jitter * torch.rand(s.shape, generator=draw)),
+                {"right": exact},
+            )
         own = {"monitors": monitors, "on_step": on_step, "reference": policy}
         torch.manual_seed(config.seed)
         actor, prompts, clock, started = trainable(policy), TASKS[task].prompts(), [], time.time()
-        with patch(f"minirlhf.loops.{'ppo' if name == 'ppo' else 'group'}.sample", _clocked(sample, clock)):
+        with patch(
+            f"minirlhf.loops.{'ppo' if name == 'ppo' else 'group'}.sample", _clocked(sample, clock)
+        ):
             if name == "ppo":
-                critic = load_scalar("tiny-reviews-reward")[0] if task == "reviews" else ScalarModel(trainable(policy).base_model)
-                history = train_ppo(actor, trainable(critic), tokenizer, prompts, score, config, **own)[2]
+                critic = (
+                    load_scalar("tiny-reviews-reward")[0]
+                    if task == "reviews"
+                    else ScalarModel(trainable(policy).base_model)
+                )
+                history = train_ppo(
+                    actor, trainable(critic), tokenizer, prompts, score, config, **own
+                )[2]
             else:
                 history = train_group(actor, tokenizer, prompts, score, config, **own)[1]
         seconds = {"seconds": time.time() - started, "sampling_seconds": sum(clock)}
         every = max(1, config.steps // 25)
-        return judged(task, actor, tokenizer, reference=policy, seed=config.seed) | seconds, [r for r in history if r["step"] % every == 0]
+        return judged(task, actor, tokenizer, reference=policy, seed=config.seed) | seconds, [
+            r for r in history if r["step"] % every == 0
+        ]
 
     return kept(path, settings | {"config": config}, made)
 
@@ -163,13 +234,34 @@ def preference_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict,
 
         if way == "imitated":
             texts = best_of_n(policy, tokenizer, prompts, score, BEST, seed=settings["seed"])
-            history = train_sft(actor, tokenizer, Dataset.from_dict({"prompt": prompts, "completion": texts}), config, on_step=watch)[1]
+            history = train_sft(
+                actor,
+                tokenizer,
+                Dataset.from_dict({"prompt": prompts, "completion": texts}),
+                config,
+                on_step=watch,
+            )[1]
         elif way in ("ratings", "relabelled"):
             pairs = _rated_pairs(config, tokenizer)
-            pairs = pairs if way == "ratings" else relabelled(pairs, text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer))
+            pairs = (
+                pairs
+                if way == "ratings"
+                else relabelled(
+                    pairs, text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer)
+                )
+            )
             history = train_dpo(actor, tokenizer, pairs, config, reference=policy, on_step=watch)[1]
         else:
-            history = train_online(actor, tokenizer, prompts, score, config, reference=policy, monitors=monitors, on_step=watch)[1]
+            history = train_online(
+                actor,
+                tokenizer,
+                prompts,
+                score,
+                config,
+                reference=policy,
+                monitors=monitors,
+                on_step=watch,
+            )[1]
         row = {"seconds": time.time() - started - sum(clock)} | probed(actor)
         row |= judged("reviews", actor, tokenizer, reference=policy, seed=settings["seed"])
         return row, [r for r in history if r["step"] % 10 == 0]
@@ -191,30 +283,47 @@ def order_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list
 
 
 def _rated_pairs(config: DPOConfig, tokenizer) -> Dataset:
-    return reviews.preference_pairs("reward", TourConfig.pairs, seed=config.seed, max_tokens=config.max_response, tokenizer=tokenizer)
+    return reviews.preference_pairs(
+        "reward",
+        TourConfig.pairs,
+        seed=config.seed,
+        max_tokens=config.max_response,
+        tokenizer=tokenizer,
+    )
 
 
-def pair_probe(start, tokenizer, split: str = "val", count: int = 128, *, by_film: bool = False) -> Callable:
+def pair_probe(
+    start, tokenizer, split: str = "val", count: int = 128, *, by_film: bool = False
+) -> Callable:
     """model -> what became of `count` pairs of held-out films since `start`: chosen_change, rejected_change, right_order.
 
     With `by_film` also each film's [pairs whose order the change has right, pairs].
     """
-    pairs = reviews.preference_pairs(split, count, seed=17, max_tokens=SFTConfig.max_response, tokenizer=tokenizer)[:]
+    pairs = reviews.preference_pairs(
+        split, count, seed=17, max_tokens=SFTConfig.max_response, tokenizer=tokenizer
+    )[:]
     prompts, texts, chosen, rejected = texts_once(pairs)
     batch = encode(tokenizer, prompts, texts)
 
     @torch.no_grad()
     def logprobs(model):
-        return torch.cat([sequence_logprobs(policy_logprobs(model, part), part.response_mask)
-                          for part in map(batch.select, torch.arange(len(texts)).split(64))])
+        return torch.cat(
+            [
+                sequence_logprobs(policy_logprobs(model, part), part.response_mask)
+                for part in map(batch.select, torch.arange(len(texts)).split(64))
+            ]
+        )
 
     before = logprobs(start)
 
     def probed(model):
         change = logprobs(model) - before
         right = (change[chosen] > change[rejected]).double()
-        row = {"chosen_change": change[chosen].mean().item(), "rejected_change": change[rejected].mean().item(),
-               "right_order": right.mean().item()}
+        row = {
+            "chosen_change": change[chosen].mean().item(),
+            "rejected_change": change[rejected].mean().item(),
+            "right_order": right.mean().item(),
+        }
         if by_film:
             row["by_film"] = {film: [0.0, n] for film, n in Counter(pairs["prompt"]).items()}
             for film, one in zip(pairs["prompt"], right.tolist(), strict=True):
@@ -230,11 +339,14 @@ def relabelled(pairs: Dataset, judge: Callable) -> Dataset:
     prompts, texts, *sides = texts_once(rows)
     score = judge(prompts, texts).tolist()
     ordered = [(a, b) if score[a] > score[b] else (b, a) for a, b in zip(*sides, strict=True)]
-    return Dataset.from_list([{"prompt": prompts[a], "chosen": texts[a], "rejected": texts[b]} for a, b in ordered])
+    return Dataset.from_list(
+        [{"prompt": prompts[a], "chosen": texts[a], "rejected": texts[b]} for a, b in ordered]
+    )
 
 
 def _clocked(function: Callable, clock: list[float]) -> Callable:
     """The function, and its seconds in `clock`."""
+
     def timed(*args, **kwargs):
         started = time.time()
         result = function(*args, **kwargs)

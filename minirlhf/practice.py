@@ -42,16 +42,30 @@ class Task:
 
 TASKS = {
     "reviews": Task("tiny-reviews-sft", {}, reviews.rl_prompts),
-    "arithmetic": Task("tiny-steps", dict(
-        steps=400, prompts_per_step=16, group_size=8, minibatch_size=128, epochs=1, missing_eos_penalty=0.0, kl=KLConfig(kl_coef=0.0),
-        optimiser=OptimiserConfig(lr=1e-4), sampling=SamplingConfig(max_new_tokens=24, temperature=1.0)), lambda: practice_problems()),
+    "arithmetic": Task(
+        "tiny-steps",
+        dict(
+            steps=400,
+            prompts_per_step=16,
+            group_size=8,
+            minibatch_size=128,
+            epochs=1,
+            missing_eos_penalty=0.0,
+            kl=KLConfig(kl_coef=0.0),
+            optimiser=OptimiserConfig(lr=1e-4),
+            sampling=SamplingConfig(max_new_tokens=24, temperature=1.0),
+        ),
+        lambda: practice_problems(),
+    ),
 }
 
 
 @cache
 def practice_problems() -> list[str]:
     """10,000 prompts of the practice split."""
-    return [problem.prompt for problem in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
+    return [
+        problem.prompt for problem in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)
+    ]
 
 
 def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | None = None, **on):
@@ -69,7 +83,12 @@ def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | No
     model = fused_gelu(new_gpt2(tokenizer, layers=3, width=128, positions=64))
     for at_once, count, lr in ((0.25, steps, 2e-3), (0.75, MORE_STEPS, 2e-4)):
         data = arithmetic.rows(worked, at_once=at_once)
-        config = SFTConfig(batch_size=64, epochs=64 * count / len(data), optimiser=OptimiserConfig(lr=lr), seed=seed)
+        config = SFTConfig(
+            batch_size=64,
+            epochs=64 * count / len(data),
+            optimiser=OptimiserConfig(lr=lr),
+            seed=seed,
+        )
         model, history = train_sft(model, tokenizer, data, config, history=history, **on)
         on.pop("checkpoint", None)
     return model, tokenizer, history
@@ -81,31 +100,61 @@ def group_config(task: str, name: str, **given) -> GroupConfig:
     settings = dict(TASKS[task].settings)
     plain = GroupConfig.named(name)
     if "group_size" in settings and plain.group_size == 1:
-        settings |= {"prompts_per_step": settings["prompts_per_step"] * settings["group_size"], "group_size": 1}
+        settings |= {
+            "prompts_per_step": settings["prompts_per_step"] * settings["group_size"],
+            "group_size": 1,
+        }
     if plain.algorithm.ratio == "none":
         settings.pop("minibatch_size", None)
     return GroupConfig.named(name, **settings | given)
 
 
-def scoring(task: str, tokenizer, scorer: str = "tiny-reviews-reward") -> tuple[Callable[[Rollout], torch.Tensor], dict[str, Callable]]:
+def scoring(
+    task: str, tokenizer, scorer: str = "tiny-reviews-reward"
+) -> tuple[Callable[[Rollout], torch.Tensor], dict[str, Callable]]:
     """(score, monitors) of a task."""
     if task == "arithmetic":
         return reward_function(right_answer, tokenizer), {}
     model, its_tokenizer = load_scalar(scorer)
-    check("scorer", scorer, tokenizer.get_vocab() == its_tokenizer.get_vocab(), "trained with the policy's own tokenizer")
-    return rollout_score(model.requires_grad_(False), tokenizer.eos_token_id), {"gold": rollout_judge(gold_judge(), tokenizer)}
+    check(
+        "scorer",
+        scorer,
+        tokenizer.get_vocab() == its_tokenizer.get_vocab(),
+        "trained with the policy's own tokenizer",
+    )
+    return rollout_score(model.requires_grad_(False), tokenizer.eos_token_id), {
+        "gold": rollout_judge(gold_judge(), tokenizer)
+    }
 
 
-def judged(task: str, policy, tokenizer, *, reference, seed: int, scorer: str = "tiny-reviews-reward") -> dict:
+def judged(
+    task: str, policy, tokenizer, *, reference, seed: int, scorer: str = "tiny-reviews-reward"
+) -> dict:
     """The numbers of a policy on held-out prompts: gold and what must stand beside it, or pass@k on problems nobody practised.
 
     scorer "": no proxy. A reward model reads the texts of its own tokenizer's policies only.
     """
     if task == "arithmetic":
         asked = arithmetic.problems("test", ASKED, levels=LEVELS)
-        return evaluate.pass_summary(policy, tokenizer, [p.prompt for p in asked], right_answer, samples=TRIES, seed=1000 + seed,
-                                     config=TASKS[task].settings["sampling"])
-    drawn = evaluate.draw(policy, tokenizer, reviews.eval_prompts("test"), samples_per_prompt=4, reference=reference, seed=1000 + seed)
-    judges = {"gold": gold_judge()} | ({"proxy": text_judge([load_scalar(scorer)[0]], tokenizer)} if scorer else {})
+        return evaluate.pass_summary(
+            policy,
+            tokenizer,
+            [p.prompt for p in asked],
+            right_answer,
+            samples=TRIES,
+            seed=1000 + seed,
+            config=TASKS[task].settings["sampling"],
+        )
+    drawn = evaluate.draw(
+        policy,
+        tokenizer,
+        reviews.eval_prompts("test"),
+        samples_per_prompt=4,
+        reference=reference,
+        seed=1000 + seed,
+    )
+    judges = {"gold": gold_judge()} | (
+        {"proxy": text_judge([load_scalar(scorer)[0]], tokenizer)} if scorer else {}
+    )
     row = evaluate.summary(drawn, judges)
     return row | {"samples": evaluate.first_samples(drawn.prompts, drawn.texts, 6)}

@@ -13,10 +13,23 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
-CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))  # what others made, fetched; git ignores it
+CACHE = Path(
+    os.environ.get("MINIRLHF_CACHE", DATA / "cache")
+)  # what others made, fetched; git ignores it
 SMOLLM2 = "smollm2-135m"
-MODEL_FILES = ("*config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-               "chat_template*", "scalar.json", "metrics.jsonl", "training.safetensors")  # what a saved model's folder consists of
+MODEL_FILES = (
+    "*config.json",
+    "model*.safetensors*",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "scalar.json",
+    "metrics.jsonl",
+    "training.safetensors",
+)  # what a saved model's folder consists of
 
 
 def seed_all(seed: int) -> torch.Generator:
@@ -28,7 +41,9 @@ def seed_all(seed: int) -> torch.Generator:
 
 def set_threads(threads: int | None = None) -> int:
     """Use `threads` cores for tensor work (default: OMP_NUM_THREADS, or those this process may run on, at most 8)."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     threads = threads or (int(wanted) if wanted.isdigit() else 0) or min(available, 8)
     torch.set_num_threads(threads)
@@ -46,7 +61,9 @@ def atomic_path(path: str | Path):
         yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files private; results are not
         with open(name, "rb+") as file:
-            os.fsync(file.fileno())  # on the disk before the name is: a power cut leaves the old file or the new one
+            os.fsync(
+                file.fileno()
+            )  # on the disk before the name is: a power cut leaves the old file or the new one
         os.replace(name, path)
     finally:
         if os.path.exists(name):
@@ -84,8 +101,17 @@ def atomic_folder(path: str | Path):
 def check_folder(path: str | Path) -> Path:
     """Raise a ValueError if `path` holds files that are not a model's: a model that is written there would replace them."""
     path = Path(path)
-    strangers = [p.name for p in path.glob("*") if not any(p.match(name) for name in MODEL_FILES)] if path.is_dir() else []
-    check("folder", str(path), not strangers, f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too")
+    strangers = (
+        [p.name for p in path.glob("*") if not any(p.match(name) for name in MODEL_FILES)]
+        if path.is_dir()
+        else []
+    )
+    check(
+        "folder",
+        str(path),
+        not strangers,
+        f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too",
+    )
     return path
 
 
@@ -98,11 +124,15 @@ def check(field: str, value, ok: bool, allowed: str) -> None:
 def check_text(value, name: str) -> None:
     """Raise a ValueError unless `value` is a text that can be encoded."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text.")
+        raise ValueError(
+            f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text."
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding.") from error
+        raise ValueError(
+            f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding."
+        ) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -135,7 +165,13 @@ class History(list):
 def commit() -> str:
     """The commit that the working tree stands on, with "-dirty" where files differ from it; "unknown" outside a checkout."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()

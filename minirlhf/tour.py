@@ -25,7 +25,13 @@ from minirlhf.models.load import fingerprint, load_policy, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.gold import ensemble_judge, ensemble_members, gold_judge
-from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_judge, rollout_score, text_judge
+from minirlhf.rewards.model import (
+    normalise_scores,
+    prefix_scores,
+    rollout_judge,
+    rollout_score,
+    text_judge,
+)
 from minirlhf.runtime import History, write_text
 from minirlhf.search.best_of_n import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
@@ -56,21 +62,37 @@ class TourConfig:
     def reduced(cls) -> "TourConfig":
         """A few steps of every stage on a few titles: to see in a minute that all of it works, not to learn anything."""
         return cls(
-            pairs=64, samples_per_prompt=2, max_prompts=4, accuracy_pairs=100, sft=SFTConfig(epochs=0.02),
+            pairs=64,
+            samples_per_prompt=2,
+            max_prompts=4,
+            accuracy_pairs=100,
+            sft=SFTConfig(epochs=0.02),
             reward=RewardConfig(steps=3, batch_size=8),
-            ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4), dpo=DPOConfig(steps=2, batch_size=8),
-            grpo=GroupConfig(steps=2, prompts_per_step=2, minibatch_size=4))
+            ppo=PPOConfig(steps=2, batch_size=8, minibatch_size=4),
+            dpo=DPOConfig(steps=2, batch_size=8),
+            grpo=GroupConfig(steps=2, prompts_per_step=2, minibatch_size=4),
+        )
 
     def seeded(self, seed: int) -> "TourConfig":
         """The same settings with another seed in every stage."""
-        groups = {name: replace(getattr(self, name), seed=seed) for name in ("sft", "reward", "ppo", "dpo", "grpo")}
+        groups = {
+            name: replace(getattr(self, name), seed=seed)
+            for name in ("sft", "reward", "ppo", "dpo", "grpo")
+        }
         return replace(self, seed=seed, **groups)
 
 
 class Tour:
     """One run in one folder. `run` goes through the stages; what a stage made is an attribute afterwards."""
 
-    def __init__(self, folder: str | Path, config: TourConfig = TourConfig(), on_step: Callable = lambda row: None, *, mine: str = ""):
+    def __init__(
+        self,
+        folder: str | Path,
+        config: TourConfig = TourConfig(),
+        on_step: Callable = lambda row: None,
+        *,
+        mine: str = "",
+    ):
         self.folder, self.config, self.on_step, self.mine = Path(folder), config, on_step, mine
         self.times: dict[str, float] = {}
 
@@ -78,32 +100,79 @@ class Tour:
         """The stages up to the reward model; returns its accuracy on held-out pairs, a row a band of their gap."""
         self.base, self.tokenizer = load_policy(self.config.base)
         # 1. SFT: title -> review
-        self.sft = self._policy("sft", lambda on: train_sft(
-            trainable(self.base), self.tokenizer, reviews.sft_dataset(self.tokenizer), self.config.sft, **on)[0])
+        self.sft = self._policy(
+            "sft",
+            lambda on: train_sft(
+                trainable(self.base),
+                self.tokenizer,
+                reviews.sft_dataset(self.tokenizer),
+                self.config.sft,
+                **on,
+            )[0],
+        )
         # 2. reward model: single human ratings, compared within a film
         self.reward_model = self._reward_model()
-        self.reward_accuracy = self._stage("accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json)
+        self.reward_accuracy = self._stage(
+            "accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json
+        )
         return self.reward_accuracy
 
     def run(self) -> list[dict]:
         """All stages; returns the table of methods, one row each, scores paired by prompt."""
         config, rl_prompts = self.config, reviews.rl_prompts()
         self.learn_reward()
-        score, gold = rollout_score(self.reward_model, self.tokenizer.eos_token_id), rollout_judge(gold_judge(), self.tokenizer)
+        score, gold = (
+            rollout_score(self.reward_model, self.tokenizer.eos_token_id),
+            rollout_judge(gold_judge(), self.tokenizer),
+        )
         # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
         start = {"reference": self.sft}
-        self.ppo = self._policy("ppo", lambda on: train_ppo(
-            trainable(self.sft), trainable(self.reward_model), self.tokenizer, rl_prompts, score, config.ppo,
-            monitors={"gold": gold}, **start, **on)[0])
-        self.dpo = self._policy("dpo", lambda on: train_dpo(
-            trainable(self.sft), self.tokenizer, self._pairs(config.dpo.max_response), config.dpo, **start, **on)[0])
-        self.grpo = self._policy("grpo", lambda on: train_group(
-            trainable(self.sft), self.tokenizer, rl_prompts, score, config.grpo, monitors={"gold": gold}, **start, **on)[0])
+        self.ppo = self._policy(
+            "ppo",
+            lambda on: train_ppo(
+                trainable(self.sft),
+                trainable(self.reward_model),
+                self.tokenizer,
+                rl_prompts,
+                score,
+                config.ppo,
+                monitors={"gold": gold},
+                **start,
+                **on,
+            )[0],
+        )
+        self.dpo = self._policy(
+            "dpo",
+            lambda on: train_dpo(
+                trainable(self.sft),
+                self.tokenizer,
+                self._pairs(config.dpo.max_response),
+                config.dpo,
+                **start,
+                **on,
+            )[0],
+        )
+        self.grpo = self._policy(
+            "grpo",
+            lambda on: train_group(
+                trainable(self.sft),
+                self.tokenizer,
+                rl_prompts,
+                score,
+                config.grpo,
+                monitors={"gold": gold},
+                **start,
+                **on,
+            )[0],
+        )
         # 4. judge them all on titles of held-out films
         fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
         self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
-        history = History(row for stage in ("sft", "reward", "ppo", "dpo", "grpo")
-                          for row in History.load(self.folder / f"{stage}.jsonl"))
+        history = History(
+            row
+            for stage in ("sft", "reward", "ppo", "dpo", "grpo")
+            for row in History.load(self.folder / f"{stage}.jsonl")
+        )
         history.save(self.folder / "metrics.jsonl")
         self.history = history
         return self.rows
@@ -118,30 +187,61 @@ class Tour:
         def load(path):
             return load_policy(path)[0].requires_grad_(False)
 
-        return self._stage(name, (name,), made, load, lambda model, path: save_policy(model, self.tokenizer, path))
+        return self._stage(
+            name, (name,), made, load, lambda model, path: save_policy(model, self.tokenizer, path)
+        )
 
     def _reward_model(self) -> ScalarModel:
         def made(checkpoint):
             backbone, history = trainable(self.sft.base_model), History()
-            model, _ = train_reward_model(backbone, self.tokenizer, self._pairs(self.config.reward.max_response),
-                                          self.config.reward, history=history, on_step=self.on_step, checkpoint=checkpoint)
+            model, _ = train_reward_model(
+                backbone,
+                self.tokenizer,
+                self._pairs(self.config.reward.max_response),
+                self.config.reward,
+                history=history,
+                on_step=self.on_step,
+                checkpoint=checkpoint,
+            )
             history.save(self.folder / "reward.jsonl")
-            samples = sample_text(self.sft, self.tokenizer, reviews.rl_prompts()[:256], seed=self.config.seed)
-            return normalise_scores(model, samples, self.tokenizer.eos_token_id).eval().requires_grad_(False)
+            samples = sample_text(
+                self.sft, self.tokenizer, reviews.rl_prompts()[:256], seed=self.config.seed
+            )
+            return (
+                normalise_scores(model, samples, self.tokenizer.eos_token_id)
+                .eval()
+                .requires_grad_(False)
+            )
 
         def save(model, path):
             model.save(path, self.tokenizer, dtype=torch.float32)
 
-        return self._stage("reward", ("reward", "pairs"), made, lambda path: ScalarModel.load(path).requires_grad_(False), save)
+        return self._stage(
+            "reward",
+            ("reward", "pairs"),
+            made,
+            lambda path: ScalarModel.load(path).requires_grad_(False),
+            save,
+        )
 
     def _pairs(self, max_tokens: int):
-        return reviews.preference_pairs("reward", self.config.pairs, seed=self.config.seed, max_tokens=max_tokens,
-                                        tokenizer=self.tokenizer)
+        return reviews.preference_pairs(
+            "reward",
+            self.config.pairs,
+            seed=self.config.seed,
+            max_tokens=max_tokens,
+            tokenizer=self.tokenizer,
+        )
 
     def _evaluate(self, _) -> list[dict]:
         prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
         proxy = text_judge([self.reward_model], self.tokenizer)
-        judges = {"gold": gold_judge(), "proxy": proxy, "ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
+        judges = {
+            "gold": gold_judge(),
+            "proxy": proxy,
+            "ensemble": ensemble_judge(),
+            "lexicon": lexicon_judge(),
+        }
         draw = {"reference": self.sft, "seed": 1000 + self.config.seed}
         pool = evaluate.draw(self.sft, self.tokenizer, prompts, samples_per_prompt=POOL, **draw)
         chosen = proxy(pool.prompts, pool.texts)
@@ -149,10 +249,22 @@ class Tour:
         for n in (4, 16):
             every[f"best-of-{n}"] = pool.select(best_index(chosen, n), kl=best_of_n_kl(n))
         for name in ("PPO", "DPO", "GRPO"):
-            every[name] = evaluate.draw(getattr(self, name.lower()), self.tokenizer, prompts,
-                                        samples_per_prompt=self.config.samples_per_prompt, **draw)
-        rows = [{"method": name, **evaluate.summary(samples, judges), "texts": samples.texts, "prompts": samples.prompts}
-                for name, samples in every.items()]
+            every[name] = evaluate.draw(
+                getattr(self, name.lower()),
+                self.tokenizer,
+                prompts,
+                samples_per_prompt=self.config.samples_per_prompt,
+                **draw,
+            )
+        rows = [
+            {
+                "method": name,
+                **evaluate.summary(samples, judges),
+                "texts": samples.texts,
+                "prompts": samples.prompts,
+            }
+            for name, samples in every.items()
+        ]
         for row in rows:
             row["seconds"] = self.times.get(row["method"].lower(), 0.0)
         return rows
@@ -161,24 +273,49 @@ class Tour:
         """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
         drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
         gap, every = torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
-        judges = {"reward model": text_judge([self.reward_model], self.tokenizer), "bag of words": ridge_judge("reward")}
+        judges = {
+            "reward model": text_judge([self.reward_model], self.tokenizer),
+            "bag of words": ridge_judge("reward"),
+        }
         prompts, texts, chosen, rejected = texts_once(drawn)
         scores = {name: judge(prompts, texts) for name, judge in judges.items()}
         margins = {name: x[chosen] - x[rejected] for name, x in scores.items()}
-        sure, rows = torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale), []  # calibrated: its mean is the accuracy
+        sure, rows = (
+            torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale),
+            [],
+        )  # calibrated: its mean is the accuracy
         for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
             here = (low <= gap) & (gap < high)
-            rows.append({"low": low, "high": high, **{name: (m[here] > 0).float().mean().item() for name, m in margins.items()},
-                         "mean probability": sure[here].mean().item(), "human ceiling": human_ceiling(every, low, high)})
+            rows.append(
+                {
+                    "low": low,
+                    "high": high,
+                    **{name: (m[here] > 0).float().mean().item() for name, m in margins.items()},
+                    "mean probability": sure[here].mean().item(),
+                    "human ceiling": human_ceiling(every, low, high),
+                }
+            )
         return rows
 
-    def _stage(self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable):
+    def _stage(
+        self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable
+    ):
         """Load what an earlier run with the same settings left, or make it, save it and note its time."""
-        path, note, partial = (self.folder / f"{name}{end}" for end in ("", ".json", ".training.safetensors"))
+        path, note, partial = (
+            self.folder / f"{name}{end}" for end in ("", ".json", ".training.safetensors")
+        )
         needs = {"sft": (), "reward": ("sft",)}.get(name, ("sft", "reward"))
-        settings = {key: value for key, value in asdict(self.config).items() if key in ("base", "seed", "pairs", *needs, *fields)}
-        settings["weights"] = fingerprint(self.config.base, *(ensemble_members() if name == "evaluation" else ()))
-        settings |= {"mine": self.mine} if self.mine else {}  # a student's functions: other functions, another run
+        settings = {
+            key: value
+            for key, value in asdict(self.config).items()
+            if key in ("base", "seed", "pairs", *needs, *fields)
+        }
+        settings["weights"] = fingerprint(
+            self.config.base, *(ensemble_members() if name == "evaluation" else ())
+        )
+        settings |= (
+            {"mine": self.mine} if self.mine else {}
+        )  # a student's functions: other functions, another run
         settings = json.loads(json.dumps(settings))  # as it will be read back
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:
@@ -215,27 +352,57 @@ def write_tour_report(run: Tour, path: Path) -> Path:
     from minirlhf.classroom.claims import load_results
     from minirlhf.show.report import write_report
 
-    first = {row["method"]: evaluate.first_samples(row["prompts"], row["texts"], 12) for row in run.rows}
+    first = {
+        row["method"]: evaluate.first_samples(row["prompts"], row["texts"], 12) for row in run.rows
+    }
     gold, shown = gold_judge(), ("SFT", "PPO", "DPO", "GRPO")
     samples = []
     for prompt in first["SFT"]:
         texts = {m: first[m][prompt] for m in shown}
-        scores = dict(zip(texts, gold([prompt] * len(texts), list(texts.values())).tolist(), strict=True))
+        scores = dict(
+            zip(texts, gold([prompt] * len(texts), list(texts.values())).tolist(), strict=True)
+        )
         samples.append({"prompt": prompt.strip(), "columns": texts, "golds": scores})
     strips = []
     for method in ("SFT", "PPO"):
         text = samples[0]["columns"][method]
         if not text.strip():
             continue
-        tokens, with_eos, one_pass = prefix_scores(run.reward_model, run.tokenizer, run.rows[0]["prompts"][0], text)
-        strips += [{"title": f"{method}: reward of each prefix + EOS", "tokens": tokens, "values": with_eos.tolist()},
-                   {"title": f"{method}: one pass, read at each token", "tokens": tokens, "values": one_pass.tolist()}]
+        tokens, with_eos, one_pass = prefix_scores(
+            run.reward_model, run.tokenizer, run.rows[0]["prompts"][0], text
+        )
+        strips += [
+            {
+                "title": f"{method}: reward of each prefix + EOS",
+                "tokens": tokens,
+                "values": with_eos.tolist(),
+            },
+            {
+                "title": f"{method}: one pass, read at each token",
+                "tokens": tokens,
+                "values": one_pass.tolist(),
+            },
+        ]
     try:
         recorded = load_results("tour")
     except (ValueError, FileNotFoundError):
         recorded = None
-    write_report(path, title="A tour of RLHF", history=run.history, methods=run.rows, recorded=recorded, samples=samples,
-                 strips=strips, times=run.times, accuracy=run.reward_accuracy,
-                 environment={"seed": run.config.seed, "split": run.config.split, "torch": torch.__version__,
-                              "threads": torch.get_num_threads()} | ({"yours": run.mine} if run.mine else {}))
+    write_report(
+        path,
+        title="A tour of RLHF",
+        history=run.history,
+        methods=run.rows,
+        recorded=recorded,
+        samples=samples,
+        strips=strips,
+        times=run.times,
+        accuracy=run.reward_accuracy,
+        environment={
+            "seed": run.config.seed,
+            "split": run.config.split,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        | ({"yours": run.mine} if run.mine else {}),
+    )
     return path

@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded after set-up
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # the cores are shared; so they are in the notebooks' kernels
+if workers := os.environ.get(
+    "PYTEST_XDIST_WORKER_COUNT"
+):  # the cores are shared; so they are in the notebooks' kernels
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 import pytest

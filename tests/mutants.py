@@ -19,13 +19,46 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BINARY = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-          ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.MatMult: ast.Add}
-COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-           ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn}
-NAMES = {"mean": "sum", "sum": "mean", "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "any": "all", "all": "any",
-         "exp": "expm1", "log": "log1p", "logsigmoid": "sigmoid", "zeros_like": "ones_like", "argmax": "argmin", "square": "abs",
-         "cumsum": "cumprod", "detach": "clone", "logsumexp": "amax"}
+BINARY = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.MatMult: ast.Add,
+}
+COMPARE = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+}
+NAMES = {
+    "mean": "sum",
+    "sum": "mean",
+    "min": "max",
+    "max": "min",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "any": "all",
+    "all": "any",
+    "exp": "expm1",
+    "log": "log1p",
+    "logsigmoid": "sigmoid",
+    "zeros_like": "ones_like",
+    "argmax": "argmin",
+    "square": "abs",
+    "cumsum": "cumprod",
+    "detach": "clone",
+    "logsumexp": "amax",
+}
 HIDDEN = (ast.Raise, ast.JoinedStr, ast.arg)  # messages and annotations
 
 
@@ -59,9 +92,19 @@ def _changes(node: ast.AST):
     elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         yield "constant", lambda n: setattr(n, "value", n.value + 1)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
-        yield "sign", lambda n: (setattr(n, "op", ast.UAdd()) if isinstance(n.op, ast.USub) else setattr(n, "operand", _twice(n)))
+        yield (
+            "sign",
+            lambda n: (
+                setattr(n, "op", ast.UAdd())
+                if isinstance(n.op, ast.USub)
+                else setattr(n, "operand", _twice(n))
+            ),
+        )
     if isinstance(node, ast.BoolOp):
-        yield "and/or", lambda n: setattr(n, "op", ast.Or() if isinstance(n.op, ast.And) else ast.And())
+        yield (
+            "and/or",
+            lambda n: setattr(n, "op", ast.Or() if isinstance(n.op, ast.And) else ast.And()),
+        )
     if isinstance(node, (ast.If, ast.IfExp)):
         yield "branch", lambda n: setattr(n, "test", ast.UnaryOp(ast.Not(), n.test))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -81,13 +124,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modules", nargs="*", help="Of core, by name; all, if left out.")
     options = parser.parse_args()
-    every = [(path.stem, *mutant) for path in sorted((ROOT / "minirlhf" / "core").glob("*.py"))
-             if not options.modules or path.stem in options.modules for mutant in mutants(_bare(ast.parse(path.read_text())))]
+    every = [
+        (path.stem, *mutant)
+        for path in sorted((ROOT / "minirlhf" / "core").glob("*.py"))
+        if not options.modules or path.stem in options.modules
+        for mutant in mutants(_bare(ast.parse(path.read_text())))
+    ]
     drawn = random.Random(options.seed).sample(every, min(options.count, len(every)))
     print(f"{len(drawn)} of {len(every)} mutants")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("minirlhf", "tests"):
-            shutil.copytree(ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         shutil.copy(ROOT / "pyproject.toml", folder)
         (Path(folder) / "data").symlink_to(ROOT / "data")
         os.chdir(folder)
@@ -100,8 +149,12 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        for path in sorted((ROOT / "minirlhf" / "core").glob("*.py")):  # the control: what is unchanged must pass
-            if code := _judged(Path(folder), path.stem, _bare(ast.parse(path.read_text())), hypothesis, pytest):
+        for path in sorted(
+            (ROOT / "minirlhf" / "core").glob("*.py")
+        ):  # the control: what is unchanged must pass
+            if code := _judged(
+                Path(folder), path.stem, _bare(ast.parse(path.read_text())), hypothesis, pytest
+            ):
                 raise SystemExit(f"{path.name} fails its tests unchanged (code {code}).")
         killed, total = {}, {}
         started = time.time()
@@ -116,7 +169,9 @@ def main() -> None:
                 print(f"... {number + 1} in {time.time() - started:.0f} s", flush=True)
     for module, n in total.items():
         print(f"{module:>16}: {killed.get(module, 0)} of {n} killed")
-    print(f"{'all':>16}: {sum(killed.values())} of {sum(total.values())} = {sum(killed.values()) / sum(total.values()):.1%}")
+    print(
+        f"{'all':>16}: {sum(killed.values())} of {sum(total.values())} = {sum(killed.values()) / sum(total.values()):.1%}"
+    )
 
 
 def _judged(folder: Path, module: str, tree: ast.Module, hypothesis, pytest) -> int:
@@ -134,20 +189,39 @@ def _judged(folder: Path, module: str, tree: ast.Module, hypothesis, pytest) -> 
 
 def _judge(module: str, hypothesis, pytest) -> None:
     """In the fork: run core's tests against the mutant, the module's own first; leave with pytest's code."""
-    hypothesis.settings.register_profile("mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None)
+    hypothesis.settings.register_profile(
+        "mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None
+    )
     hypothesis.settings.load_profile("mutants")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)
     signal.alarm(120)  # a loop without end is noticed too
     own = Path(f"tests/core/test_{module}.py")
     others = sorted(p for p in Path("tests/core").glob("test_*.py") if p != own)
-    os._exit(int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *map(str, [p for p in (own, *others) if p.exists()])])))
+    os._exit(
+        int(
+            pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "--tb=no",
+                    "-p",
+                    "no:cacheprovider",
+                    *map(str, [p for p in (own, *others) if p.exists()]),
+                ]
+            )
+        )
+    )
 
 
 def _bare(tree: ast.Module) -> ast.Module:
     """Without docstrings: they are no behaviour."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None and len(node.body) > 1:
+        if (
+            isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+            and ast.get_docstring(node) is not None
+            and len(node.body) > 1
+        ):
             node.body = node.body[1:]
     return tree
 

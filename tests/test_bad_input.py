@@ -23,63 +23,93 @@ from minirlhf.runtime import atomic_folder
 from minirlhf.tasks.formats import standard
 from tests.tiny import tiny_policy, tiny_tokenizer
 
-TOLD = (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError)  # what `cli.main` turns into one sentence
+TOLD = (
+    ValueError,
+    ArithmeticError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+)  # what `cli.main` turns into one sentence
 
 
 def said(arguments, tmp_path):
     """The sentence a command ends in; its folder must not hold a result."""
-    result = CliRunner().invoke(cli.app, [*arguments, "--out", str(tmp_path / "out")] if arguments[0] not in ("sample", "score", "data")
-                                else arguments)
+    result = CliRunner().invoke(
+        cli.app,
+        [*arguments, "--out", str(tmp_path / "out")]
+        if arguments[0] not in ("sample", "score", "data")
+        else arguments,
+    )
     assert isinstance(result.exception, TOLD), repr(result.exception)
-    assert not (tmp_path / "out" / "config.json").exists() and not (tmp_path / "out" / "metrics.jsonl").exists()
+    assert (
+        not (tmp_path / "out" / "config.json").exists()
+        and not (tmp_path / "out" / "metrics.jsonl").exists()
+    )
     return str(result.exception)
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["ppo", "--kl-coef", "-1"], "kl_coef is -1.0; it must be 0 or more"),
-    (["ppo", "--steps", "0"], "steps is 0; it must be at least 1"),
-    (["ppo", "--lr", "nan"], "lr is nan; it must be above 0"),
-    (["ppo", "--micro-batch", "-1"], "micro_batch is -1"),
-    (["dpo", "--beta", "inf"], "beta is inf"),
-    (["dpo", "--loss", "ppo"], "loss is 'ppo'; it must be one of dpo, cdpo"),
-    (["dpo", "--setting", "penalty"], "setting is 'penalty'; it must be NAME=NUMBER"),
-    (["dpo", "--setting", "penalty=5"], "settings is ['penalty']; it must be some of beta"),
-    (["dpo", "--loss", "orpo", "--sync-every", "5"], "0 without a reference"),
-    (["online-dpo", "--samples", "1"], "samples is 1; it must be at least 2"),
-    (["rso", "--loss", "kto"], "a loss of pairs"),
-    (["sft", "--best-of", "1"], "best_of is 1; it must be 0, or 2"),
-    (["dpo", "--rows", "0"], "n is 0; it must be at least 1 pair"),
-    (["dpo", "--max-response", "0"], "fewer than 0 tokens"),
-    (["dpo", "--rows", "9", "--lora", "-3"], "rank is -3"),
-    (["dpo", "--rows", "9", "--bf16"], "used with adapters"),
-    (["sft", "--epochs", "nan"], "epochs is nan"),
-    (["grpo", "--model", "tiny-reviews-reward"], "is a reward model, it gives scores and no words"),
-    (["ppo", "--scorer", "tiny-reviews-sft"], "No reward model 'tiny-reviews-sft'"),
-    (["sample", "word " * 300], "exceed the model's 128"),
-    (["sample", "x", "--max-new-tokens", "1000"], "exceed the model's 128"),
-    (["sample", "x", "--temperature", "nan"], "temperature is nan"),
-    (["sample", "\ud800"], "half a character"),
-    (["score", "\ud800"], "half a character"),
-    (["score", "<|endoftext|>"], "empty"),
-    (["data", "--model", "gpt5"], "model is 'gpt5'; it must be smollm2-135m"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["ppo", "--kl-coef", "-1"], "kl_coef is -1.0; it must be 0 or more"),
+        (["ppo", "--steps", "0"], "steps is 0; it must be at least 1"),
+        (["ppo", "--lr", "nan"], "lr is nan; it must be above 0"),
+        (["ppo", "--micro-batch", "-1"], "micro_batch is -1"),
+        (["dpo", "--beta", "inf"], "beta is inf"),
+        (["dpo", "--loss", "ppo"], "loss is 'ppo'; it must be one of dpo, cdpo"),
+        (["dpo", "--setting", "penalty"], "setting is 'penalty'; it must be NAME=NUMBER"),
+        (["dpo", "--setting", "penalty=5"], "settings is ['penalty']; it must be some of beta"),
+        (["dpo", "--loss", "orpo", "--sync-every", "5"], "0 without a reference"),
+        (["online-dpo", "--samples", "1"], "samples is 1; it must be at least 2"),
+        (["rso", "--loss", "kto"], "a loss of pairs"),
+        (["sft", "--best-of", "1"], "best_of is 1; it must be 0, or 2"),
+        (["dpo", "--rows", "0"], "n is 0; it must be at least 1 pair"),
+        (["dpo", "--max-response", "0"], "fewer than 0 tokens"),
+        (["dpo", "--rows", "9", "--lora", "-3"], "rank is -3"),
+        (["dpo", "--rows", "9", "--bf16"], "used with adapters"),
+        (["sft", "--epochs", "nan"], "epochs is nan"),
+        (
+            ["grpo", "--model", "tiny-reviews-reward"],
+            "is a reward model, it gives scores and no words",
+        ),
+        (["ppo", "--scorer", "tiny-reviews-sft"], "No reward model 'tiny-reviews-sft'"),
+        (["sample", "word " * 300], "exceed the model's 128"),
+        (["sample", "x", "--max-new-tokens", "1000"], "exceed the model's 128"),
+        (["sample", "x", "--temperature", "nan"], "temperature is nan"),
+        (["sample", "\ud800"], "half a character"),
+        (["score", "\ud800"], "half a character"),
+        (["score", "<|endoftext|>"], "empty"),
+        (["data", "--model", "gpt5"], "model is 'gpt5'; it must be smollm2-135m"),
+    ],
+)
 def test_a_wrong_argument(arguments, sentence, tmp_path):
     assert sentence in said(arguments, tmp_path)
 
 
-@pytest.mark.parametrize("rows, sentence", [
-    ([{"prompt": "a", "chosen": "b"}], "lacks ['rejected']"),
-    ([{"question": "a"}], "no known format"),
-    ([{"prompt": "a", "chosen": 1, "rejected": 2}], "of type int; it must be text"),
-    ([{"prompt": "a", "chosen": None, "rejected": "c"}], "of type NoneType"),
-    ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "the same text"),
-    ([{"prompt": "", "chosen": "b", "rejected": "c"}], "the prompt is empty"),
-    ([{"prompt": "word " * 20_000, "chosen": "b", "rejected": "c"}], "exceeds the 128"),
-    ([{"prompt": "a", "chosen": "\ud800", "rejected": "c"}], "surrogate"),
-    ([{"prompt": [{"role": "user", "content": "a"}], "chosen": [{"role": "assistant", "content": "b"}],
-       "rejected": [{"role": "assistant", "content": "c"}]}], "chat template"),
-    ([], "cannot be read: no rows"),
-])
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ([{"prompt": "a", "chosen": "b"}], "lacks ['rejected']"),
+        ([{"question": "a"}], "no known format"),
+        ([{"prompt": "a", "chosen": 1, "rejected": 2}], "of type int; it must be text"),
+        ([{"prompt": "a", "chosen": None, "rejected": "c"}], "of type NoneType"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "the same text"),
+        ([{"prompt": "", "chosen": "b", "rejected": "c"}], "the prompt is empty"),
+        ([{"prompt": "word " * 20_000, "chosen": "b", "rejected": "c"}], "exceeds the 128"),
+        ([{"prompt": "a", "chosen": "\ud800", "rejected": "c"}], "surrogate"),
+        (
+            [
+                {
+                    "prompt": [{"role": "user", "content": "a"}],
+                    "chosen": [{"role": "assistant", "content": "b"}],
+                    "rejected": [{"role": "assistant", "content": "c"}],
+                }
+            ],
+            "chat template",
+        ),
+        ([], "cannot be read: no rows"),
+    ],
+)
 def test_a_wrong_dataset(rows, sentence, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -113,19 +143,38 @@ def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch
 
 
 def test_a_file_that_is_no_dataset(tmp_path):
-    for name, content, sentence in (("a.jsonl", "{not json", "cannot be read: JSON parse error"), ("a.txt", "hello", "it is no .jsonl")):
+    for name, content, sentence in (
+        ("a.jsonl", "{not json", "cannot be read: JSON parse error"),
+        ("a.txt", "hello", "it is no .jsonl"),
+    ):
         (tmp_path / name).write_text(content)
         assert sentence in said(["dpo", "--dataset", str(tmp_path / name)], tmp_path)
 
 
-@pytest.mark.parametrize("row", [
-    {"prompt": "a", "chosen": "b" * 100_000, "rejected": "c " * 50_000},
-    {"prompt": "a\x00\x1b[31m", "chosen": "b\x07\u202e", "rejected": "c\r\n"},
-    {"prompt": "<script>", "chosen": "<script>alert(1)</script>", "rejected": "</script>"}, {"prompt": "a", "chosen": "", "rejected": "c"},
-    {"prompt": "a", "chosen": "<|endoftext|>", "rejected": "<|endoftext|>x"}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "chosen": "b" * 100_000, "rejected": "c " * 50_000},
+        {"prompt": "a\x00\x1b[31m", "chosen": "b\x07\u202e", "rejected": "c\r\n"},
+        {"prompt": "<script>", "chosen": "<script>alert(1)</script>", "rejected": "</script>"},
+        {"prompt": "a", "chosen": "", "rejected": "c"},
+        {"prompt": "a", "chosen": "<|endoftext|>", "rejected": "<|endoftext|>x"},
+    ],
+)
 def test_a_strange_dataset_is_learned_from(row, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    result = CliRunner().invoke(cli.app, ["dpo", "--dataset", str(tmp_path / "rows.jsonl"), "--steps", "1", "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(
+        cli.app,
+        [
+            "dpo",
+            "--dataset",
+            str(tmp_path / "rows.jsonl"),
+            "--steps",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+    )
     assert result.exception is None and load_policy(tmp_path / "out")
     loss = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     assert loss == pytest.approx(0.6931, abs=1e-3)
@@ -135,7 +184,9 @@ def damage(folder: Path, how: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     match how:
         case "truncated":
-            (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+            (folder / "model.safetensors").write_bytes(
+                (folder / "model.safetensors").read_bytes()[:1000]
+            )
         case "foreign":
             (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
         case "another shape":
@@ -151,15 +202,32 @@ def damage(folder: Path, how: str) -> None:
             (folder / "scalar.json").write_text("{}")
 
 
-@pytest.mark.parametrize("name, how, sentence", [
-    *(("tiny-reviews-sft", how, sentence) for how, sentence in (
-        ("truncated", "holds no policy that can be read: Error while deserializing"), ("foreign", "missing or of another shape"),
-        ("another shape", "missing or of another shape"), ("no JSON", "not a valid JSON"),
-        ("no weights", "no file named model.safetensors"),
-        ("no tokenizer", "knows no words"))),
-    *(("tiny-reviews-reward", how, sentence) for how, sentence in (
-        ("truncated", "holds no reward model that can be read: Error while deserializing"), ("foreign", "missing or of another shape"),
-        ("another shape", "missing or of another shape"), ("no JSON", "not a valid JSON"), ("no scale", "lacks bias, scale, shift")))])
+@pytest.mark.parametrize(
+    "name, how, sentence",
+    [
+        *(
+            ("tiny-reviews-sft", how, sentence)
+            for how, sentence in (
+                ("truncated", "holds no policy that can be read: Error while deserializing"),
+                ("foreign", "missing or of another shape"),
+                ("another shape", "missing or of another shape"),
+                ("no JSON", "not a valid JSON"),
+                ("no weights", "no file named model.safetensors"),
+                ("no tokenizer", "knows no words"),
+            )
+        ),
+        *(
+            ("tiny-reviews-reward", how, sentence)
+            for how, sentence in (
+                ("truncated", "holds no reward model that can be read: Error while deserializing"),
+                ("foreign", "missing or of another shape"),
+                ("another shape", "missing or of another shape"),
+                ("no JSON", "not a valid JSON"),
+                ("no scale", "lacks bias, scale, shift"),
+            )
+        ),
+    ],
+)
 def test_a_damaged_or_foreign_model(name, how, sentence, tmp_path):
     shutil.copytree(CHECKPOINTS / name, tmp_path / "model")
     damage(tmp_path / "model", how)
@@ -171,16 +239,31 @@ def test_without_a_network_an_unknown_dataset_is_one_sentence(tmp_path, monkeypa
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(cli.load_by_name, "__kwdefaults__", {**cli.load_by_name.__kwdefaults__, "load": unreachable})
+    monkeypatch.setattr(
+        cli.load_by_name, "__kwdefaults__", {**cli.load_by_name.__kwdefaults__, "load": unreachable}
+    )
     assert "No dataset 'no/such-set'" in said(["dpo", "--dataset", "no/such-set"], tmp_path)
 
 
-@pytest.mark.parametrize("make, sentence", [
-    (lambda: PPOConfig(lam=2), "lam is 2; it must be between 0 and 1"), (lambda: PPOConfig(gamma=-0.1), "gamma is -0.1"),
-    (lambda: PPOConfig(batch_size=8, minibatch_size=3), "minibatch_size is 3; it must be a divisor"),
-    (lambda: GroupConfig(prompts_per_step=3, minibatch_size=5), "minibatch_size is 5; it must be a divisor"),
-    (lambda: GroupConfig(group_size=1), "group_size is 1"), (lambda: SamplingConfig(temperature=0), "temperature is 0"),
-    (lambda: SamplingConfig(top_p=0), "top_p is 0"), (lambda: DPOConfig(beta=-1), "beta is -1")])
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: PPOConfig(lam=2), "lam is 2; it must be between 0 and 1"),
+        (lambda: PPOConfig(gamma=-0.1), "gamma is -0.1"),
+        (
+            lambda: PPOConfig(batch_size=8, minibatch_size=3),
+            "minibatch_size is 3; it must be a divisor",
+        ),
+        (
+            lambda: GroupConfig(prompts_per_step=3, minibatch_size=5),
+            "minibatch_size is 5; it must be a divisor",
+        ),
+        (lambda: GroupConfig(group_size=1), "group_size is 1"),
+        (lambda: SamplingConfig(temperature=0), "temperature is 0"),
+        (lambda: SamplingConfig(top_p=0), "top_p is 0"),
+        (lambda: DPOConfig(beta=-1), "beta is -1"),
+    ],
+)
 def test_a_wrong_setting(make, sentence):
     with pytest.raises(ValueError) as error:
         make()
@@ -204,7 +287,12 @@ def always_eos():
 
 @pytest.mark.parametrize("top", [{"top_p": 0.9}, {"top_k": 5}, {"greedy": True}])
 def test_a_loop_refuses_samples_whose_log_probabilities_would_be_wrong(top):
-    config = GroupConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=SamplingConfig(max_new_tokens=3, **top))
+    config = GroupConfig(
+        steps=1,
+        prompts_per_step=2,
+        minibatch_size=8,
+        sampling=SamplingConfig(max_new_tokens=3, **top),
+    )
     with pytest.raises(ValueError, match="without top_k, top_p and greedy"):
         train_group(tiny_policy(), tiny_tokenizer(), ["a", "b"], constant, config)
 
@@ -217,10 +305,18 @@ def test_responses_of_eos_alone_are_trained_on():
     config = GroupConfig(steps=1, prompts_per_step=2, minibatch_size=8, sampling=short)
     _, history = train_group(model, tokenizer, ["a", "b"], constant, config)
     assert history[0]["length"] == 1 and history[0]["reward_std"] == 0
-    _, _, history = train_ppo(always_eos(), ScalarModel(tiny_policy(1).base_model), tokenizer, ["a", "b"], constant,
-                              PPOConfig(steps=1, batch_size=4, minibatch_size=4, sampling=short))
+    _, _, history = train_ppo(
+        always_eos(),
+        ScalarModel(tiny_policy(1).base_model),
+        tokenizer,
+        ["a", "b"],
+        constant,
+        PPOConfig(steps=1, batch_size=4, minibatch_size=4, sampling=short),
+    )
     nan = {name for name, value in history[0].items() if value != value}
-    assert nan <= {"explained_variance"}  # of returns that are all the same there is nothing to explain
+    assert nan <= {
+        "explained_variance"
+    }  # of returns that are all the same there is nothing to explain
 
 
 def test_nan_weights_and_a_nan_loss_stop_before_anything_is_updated():

@@ -16,7 +16,9 @@ def test_tiny_reviews_beats_a_trigram_on_held_out_films():
     count = sum(len(text.encode()) + 1 for text in held)
     stream = pack(held, tokenizer, torch.Generator().manual_seed(0))
     ours = stream_nats(model, stream, model.config.n_positions) / math.log(2) / count
-    trigram = Trigram([[*ids, 0] for ids in tokenizer(pretraining_texts()).input_ids], len(tokenizer))
+    trigram = Trigram(
+        [[*ids, 0] for ids in tokenizer(pretraining_texts()).input_ids], len(tokenizer)
+    )
     theirs = sum(trigram.nats([*ids, 0]) for ids in tokenizer(held).input_ids) / math.log(2) / count
     assert ours < theirs
     assert abs(ours - CARD["tiny-reviews"]) < 0.01 and abs(theirs - CARD["trigram"]) < 0.01

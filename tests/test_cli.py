@@ -26,7 +26,21 @@ run = CliRunner().invoke
 
 
 def test_every_command_explains_itself():
-    others = ("tour", "pretrain", "sft", "reward", "ppo", "dpo", "sample", "score", "gold", "grid", "data", "course", "claims")
+    others = (
+        "tour",
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+        "dpo",
+        "sample",
+        "score",
+        "gold",
+        "grid",
+        "data",
+        "course",
+        "claims",
+    )
     for name in (*others, *ONLINE, *FAMILY):
         result = run(cli.app, [name, "--help"])
         assert result.exit_code == 0 and "--" in result.output, name
@@ -37,35 +51,77 @@ def test_the_installed_command_is_the_one_that_ends_in_a_sentence():
     assert command.load() is cli.main
 
 
-@pytest.mark.parametrize("name, train, default", [
-    ("pretrain", "train_base", cli.PretrainConfig()), ("sft", "train_sft", cli.SFTConfig()),
-    ("reward", "train_reward_model", cli.RewardConfig()), ("ppo", "train_ppo", cli.PPOConfig()),
-    ("grpo", "train_group", GroupConfig()), ("dpo", "train_dpo", cli.DPOConfig())])
-def test_a_command_without_options_trains_with_the_loops_own_settings(name, train, default, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "name, train, default",
+    [
+        ("pretrain", "train_base", cli.PretrainConfig()),
+        ("sft", "train_sft", cli.SFTConfig()),
+        ("reward", "train_reward_model", cli.RewardConfig()),
+        ("ppo", "train_ppo", cli.PPOConfig()),
+        ("grpo", "train_group", GroupConfig()),
+        ("dpo", "train_dpo", cli.DPOConfig()),
+    ],
+)
+def test_a_command_without_options_trains_with_the_loops_own_settings(
+    name, train, default, monkeypatch, tmp_path
+):
     seen = []
-    monkeypatch.setattr(cli, train, lambda *a, **k: seen.extend(x for x in a if isinstance(x, type(default))) or 1 / 0)
-    assert isinstance(run(cli.app, [name, "--out", str(tmp_path / "out")]).exception, ZeroDivisionError)
+    monkeypatch.setattr(
+        cli,
+        train,
+        lambda *a, **k: seen.extend(x for x in a if isinstance(x, type(default))) or 1 / 0,
+    )
+    assert isinstance(
+        run(cli.app, [name, "--out", str(tmp_path / "out")]).exception, ZeroDivisionError
+    )
     assert seen == [default]
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_row_of_the_family_is_a_command_on_both_tasks(name, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(cli, "train_group", lambda *a, **k: seen.extend(x for x in a if isinstance(x, GroupConfig)) or 1 / 0)
+    monkeypatch.setattr(
+        cli,
+        "train_group",
+        lambda *a, **k: seen.extend(x for x in a if isinstance(x, GroupConfig)) or 1 / 0,
+    )
     for task in practice.TASKS:
-        given = [name, "--task", task, "--steps", "3", "--seed", "2", "--lr", "0.01", "--kl-coef", "0.25", "--out", str(tmp_path / "out")]
+        given = [
+            name,
+            "--task",
+            task,
+            "--steps",
+            "3",
+            "--seed",
+            "2",
+            "--lr",
+            "0.01",
+            "--kl-coef",
+            "0.25",
+            "--out",
+            str(tmp_path / "out"),
+        ]
         assert isinstance(run(cli.app, given).exception, ZeroDivisionError)
         own = practice.group_config(task, name, steps=3, seed=2)
-        assert seen[-1] == replace(own, kl=replace(own.kl, kl_coef=0.25), optimiser=replace(own.optimiser, lr=0.01))
+        assert seen[-1] == replace(
+            own, kl=replace(own.kl, kl_coef=0.25), optimiser=replace(own.optimiser, lr=0.01)
+        )
 
 
 def test_arithmetic_is_practised_and_judged_before_and_after(monkeypatch, tmp_path):
     monkeypatch.setattr(practice, "ASKED", 4)
     monkeypatch.setattr(practice, "practice_problems", lambda: ["3+4*2=", "(5-2)*6=", "1+1+1="])
-    result = run(cli.app, ["grpo", "--task", "arithmetic", "--steps", "1", "--out", str(tmp_path / "out")])
+    result = run(
+        cli.app, ["grpo", "--task", "arithmetic", "--steps", "1", "--out", str(tmp_path / "out")]
+    )
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "pass@16" in said and "before" in said and "after" in said and "By the intervals of the paired differences this is" in said
+    assert (
+        "pass@16" in said
+        and "before" in said
+        and "after" in said
+        and "By the intervals of the paired differences this is" in said
+    )
     _, tokenizer = load_policy(tmp_path / "out")
     assert tokenizer.decode(tokenizer("12*3=").input_ids) == "12*3="
     assert History.load(tmp_path / "out" / "metrics.jsonl")[0]["stage"] == "grpo"
@@ -77,7 +133,10 @@ def test_tiny_steps_is_trained_by_a_command(monkeypatch, tmp_path):
     monkeypatch.setattr(practice, "DEMONSTRATIONS", 128)
     monkeypatch.setattr(practice, "MORE_STEPS", 1)
     for name in ("whole", "again"):
-        result = run(cli.app, ["pretrain", "--task", "arithmetic", "--steps", "2", "--out", str(tmp_path / name)])
+        result = run(
+            cli.app,
+            ["pretrain", "--task", "arithmetic", "--steps", "2", "--out", str(tmp_path / name)],
+        )
         assert result.exit_code == 0 and "Held-out problems" in result.output, result.output
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again"))
     assert one == two and len(History.load(tmp_path / "whole" / "metrics.jsonl")) == 3
@@ -94,7 +153,11 @@ def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
     text = "I love to walk the dog, <script>what</script> do you like?"
     result = run(cli.app, ["score", text, "--html", str(tmp_path / "s.html")])
     assert result.exit_code == 0, result.output
-    assert "prefix + EOS" in result.output and "one pass" in result.output and "further" in result.output
+    assert (
+        "prefix + EOS" in result.output
+        and "one pass" in result.output
+        and "further" in result.output
+    )
     page = (tmp_path / "s.html").read_text(encoding="utf-8")
     assert "<script>" not in page and page.count("<span") > 20
 
@@ -113,21 +176,26 @@ def test_sample_shows_unselected_text():
     assert result.exit_code == 0 and result.output.count("a film") == 2
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["score", "x", "--scorer", "nobody"], "No reward model 'nobody'"),
-    (["sample", "x", "--model", "no-such-model"], "No model 'no-such-model'"),
-    (["sample", "x", "--temperature", "0"], "temperature is 0.0; it must be above 0"),
-    (["score", ""], "empty"),
-    (["score", "word " * 200], "exceeds the 128"),
-    (["sample", "x", "--n", "0"], "n is 0; it must be at least 1"),
-    (["sample", "x", "--model", "[/x]"], "No model '[/x]'"),
-    (["reward", "--rows", "0"], "n is 0; it must be at least 1 pair"),
-    (["pretrain", "--steps", "0"], "steps is 0"),
-    (["course", "99"], "notebook is '99'"),
-    (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["score", "x", "--scorer", "nobody"], "No reward model 'nobody'"),
+        (["sample", "x", "--model", "no-such-model"], "No model 'no-such-model'"),
+        (["sample", "x", "--temperature", "0"], "temperature is 0.0; it must be above 0"),
+        (["score", ""], "empty"),
+        (["score", "word " * 200], "exceeds the 128"),
+        (["sample", "x", "--n", "0"], "n is 0; it must be at least 1"),
+        (["sample", "x", "--model", "[/x]"], "No model '[/x]'"),
+        (["reward", "--rows", "0"], "n is 0; it must be at least 1 pair"),
+        (["pretrain", "--steps", "0"], "steps is 0"),
+        (["course", "99"], "notebook is '99'"),
+        (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
+    ],
+)
 def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
-    done = subprocess.run([sys.executable, "-m", "minirlhf.cli", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "minirlhf.cli", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert sentence in " ".join(done.stderr.split())
 
@@ -135,8 +203,12 @@ def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
 def test_a_scorer_of_another_tokenizer_is_refused(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "other", tiny_tokenizer())
     for name in ("ppo", "grpo"):
-        result = run(cli.app, [name, "--scorer", str(tmp_path / "other"), "--out", str(tmp_path / "out")])
-        assert isinstance(result.exception, ValueError) and "it must be trained with the policy's own tokenizer" in str(result.exception)
+        result = run(
+            cli.app, [name, "--scorer", str(tmp_path / "other"), "--out", str(tmp_path / "out")]
+        )
+        assert isinstance(
+            result.exception, ValueError
+        ) and "it must be trained with the policy's own tokenizer" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 
@@ -160,8 +232,12 @@ def test_the_committed_models_are_there_small_and_whole():
     assert {"tiny-reviews-reward", "gold-0", "gold-1", "gold-2"} <= set(committed(scores=True))
     for name in ("tiny-reviews", "tiny-reviews-sft"):
         model, tokenizer = load_policy(name)
-        assert model.dtype == torch.float32 and 2e6 < sum(p.numel() for p in model.parameters()) < 6e6
-        assert tokenizer.decode(tokenizer("A caf\u00e9, \u2603!").input_ids) == "A caf\u00e9, \u2603!"
+        assert (
+            model.dtype == torch.float32 and 2e6 < sum(p.numel() for p in model.parameters()) < 6e6
+        )
+        assert (
+            tokenizer.decode(tokenizer("A caf\u00e9, \u2603!").input_ids) == "A caf\u00e9, \u2603!"
+        )
     for path in cli.Path(load_policy.__globals__["CHECKPOINTS"]).glob("*/*.safetensors"):
         assert path.stat().st_size < 12e6, path
 
@@ -175,20 +251,32 @@ def test_gold_never_saw_a_film_of_another_split():
     seen = []
     judge = gold_judge.__globals__["ridge_judge"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(gold_judge.__globals__, "ridge_judge", lambda split: seen.append(split) or judge(split))
+        patch.setitem(
+            gold_judge.__globals__, "ridge_judge", lambda split: seen.append(split) or judge(split)
+        )
         assert gold_judge() is judge("gold") and seen == ["gold"]
 
 
 def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
     config, results = TourConfig.reduced(), tmp_path / "results"
-    record_grid(tmp_path / "grid", 2, config, command="test", on_step=lambda row: None, results=results)
+    record_grid(
+        tmp_path / "grid", 2, config, command="test", on_step=lambda row: None, results=results
+    )
     rows = load_results("tour", folder=results)
     assert [row["seed"] for row in rows] == [0] * 6 + [1] * 6 and "texts" not in rows[0]
-    assert load_results("tour_history", folder=results) and load_results("reward_model", folder=results)
-    record_accuracy(tmp_path / "alone", 2, config, command="test", on_step=lambda row: None, results=tmp_path)
-    assert load_results("reward_model", folder=tmp_path) == load_results("reward_model", folder=results)
+    assert load_results("tour_history", folder=results) and load_results(
+        "reward_model", folder=results
+    )
+    record_accuracy(
+        tmp_path / "alone", 2, config, command="test", on_step=lambda row: None, results=tmp_path
+    )
+    assert load_results("reward_model", folder=tmp_path) == load_results(
+        "reward_model", folder=results
+    )
     assert not list((tmp_path / "alone").glob("*/ppo*"))  # the reward model's stages alone
-    seed, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
+    seed, wrong = rerun(
+        tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results
+    )
     assert seed in (0, 1) and wrong == []
     for row in rows:
         row["gold"] += 5.0
@@ -202,39 +290,66 @@ def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_pa
 
     asked = {"pairs": [], "ridge": [], "prompts": []}
     pairs, ridge, ppo = module.reviews.preference_pairs, module.ridge_judge, module.train_ppo
-    monkeypatch.setattr(module.reviews, "preference_pairs", lambda split, *a, **k: asked["pairs"].append(split) or pairs(split, *a, **k))
-    monkeypatch.setattr(module, "ridge_judge", lambda split: asked["ridge"].append(split) or ridge(split))
-    monkeypatch.setattr(module, "train_ppo", lambda *a, **k: asked["prompts"].append(a[3]) or ppo(*a, **k))
+    monkeypatch.setattr(
+        module.reviews,
+        "preference_pairs",
+        lambda split, *a, **k: asked["pairs"].append(split) or pairs(split, *a, **k),
+    )
+    monkeypatch.setattr(
+        module, "ridge_judge", lambda split: asked["ridge"].append(split) or ridge(split)
+    )
+    monkeypatch.setattr(
+        module, "train_ppo", lambda *a, **k: asked["prompts"].append(a[3]) or ppo(*a, **k)
+    )
     tour = Tour(tmp_path, replace(TourConfig.reduced(), split="val"))
     rows = {row["method"]: row for row in tour.run()}
     assert asked["pairs"] == ["reward", "val", "reward"] and asked["ridge"] == ["reward"]
     assert asked["prompts"] == [module.reviews.rl_prompts()]
     assert set(rows["SFT"]["prompts"]) == set(module.reviews.eval_prompts("val")[:4])
     for row in rows.values():
-        assert row["gold"] == pytest.approx(gold_judge()(row["prompts"], row["texts"]).mean().item(), abs=1e-5) != row["proxy"]
+        assert (
+            row["gold"]
+            == pytest.approx(gold_judge()(row["prompts"], row["texts"]).mean().item(), abs=1e-5)
+            != row["proxy"]
+        )
     assert rows["best-of-16"]["proxy"] > rows["best-of-4"]["proxy"] > rows["SFT"]["proxy"]
     everything = tour.reward_accuracy[-1]
     drawn = pairs("val", tour.config.accuracy_pairs, seed=17)[:]
     judge = module.text_judge([tour.reward_model], tour.tokenizer)
     margins = judge(drawn["prompt"], drawn["chosen"]) - judge(drawn["prompt"], drawn["rejected"])
     assert everything["reward model"] == (margins > 0).float().mean().item()
-    believed = torch.sigmoid(margins.abs() * tour.reward_model.scale).mean().item()  # Bradley-Terry speaks of raw scores
+    believed = (
+        torch.sigmoid(margins.abs() * tour.reward_model.scale).mean().item()
+    )  # Bradley-Terry speaks of raw scores
     assert everything["mean probability"] == pytest.approx(believed, abs=1e-6)
     close = (gap := torch.tensor(drawn["gap"])) < 0.5
     assert tour.reward_accuracy[0]["reward model"] == (margins[close] > 0).float().mean().item()
-    assert 5 < close.sum() < len(gap) and tour.reward_accuracy[0]["human ceiling"] < everything["human ceiling"]
+    assert (
+        5 < close.sum() < len(gap)
+        and tour.reward_accuracy[0]["human ceiling"] < everything["human ceiling"]
+    )
 
 
 def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeypatch):
     config = TourConfig.reduced()
     first = Tour(tmp_path / "tour", config)
     rows = first.run()
-    assert [row["method"] for row in rows] == ["SFT", "best-of-4", "best-of-16", "PPO", "DPO", "GRPO"]
+    assert [row["method"] for row in rows] == [
+        "SFT",
+        "best-of-4",
+        "best-of-16",
+        "PPO",
+        "DPO",
+        "GRPO",
+    ]
     assert all(row["gold_low"] <= row["gold"] <= row["gold_high"] for row in rows)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-3)
     page = write_tour_report(first, tmp_path / "tour" / "report.html").read_text(encoding="utf-8")
     assert "PPO" in page and page.count("data:image/png") >= 5
-    stages = {json.loads(line)["stage"] for line in (tmp_path / "tour" / "metrics.jsonl").read_text().splitlines()}
+    stages = {
+        json.loads(line)["stage"]
+        for line in (tmp_path / "tour" / "metrics.jsonl").read_text().splitlines()
+    }
     assert stages == {"sft", "reward", "ppo", "dpo", "grpo"}
 
     def never(*args, **kwargs):
@@ -246,7 +361,9 @@ def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeyp
     shutil.copytree(tmp_path / "tour", tmp_path / "copy")
     with pytest.raises(AssertionError, match="made again"):
         Tour(tmp_path / "tour", config.seeded(1)).run()  # other settings: nothing may be reused
-    monkeypatch.setattr("minirlhf.tour.fingerprint", lambda *names: "other weights under the same name")
+    monkeypatch.setattr(
+        "minirlhf.tour.fingerprint", lambda *names: "other weights under the same name"
+    )
     with pytest.raises(AssertionError, match="made again"):
         Tour(tmp_path / "copy", config).run()
 
@@ -254,6 +371,8 @@ def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeyp
 def test_a_fingerprint_is_of_the_weights_not_of_the_name(tmp_path):
     save_policy(tiny_policy(seed=0), tiny_tokenizer(), tmp_path / "model")
     first = fingerprint(tmp_path / "model")
-    assert first == fingerprint(tmp_path / "model") != fingerprint(tmp_path / "model", "tiny-reviews")
+    assert (
+        first == fingerprint(tmp_path / "model") != fingerprint(tmp_path / "model", "tiny-reviews")
+    )
     save_policy(tiny_policy(seed=1), tiny_tokenizer(), tmp_path / "model")
     assert fingerprint(tmp_path / "model") != first

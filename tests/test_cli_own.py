@@ -23,11 +23,25 @@ from minirlhf.tasks import sources
 from tests.loops.test_preference_loop import AT_THE_START
 from tests.tiny import tiny_policy, tiny_tokenizer
 
-ROWS = [{"prompt": f"film {i}\n", "chosen": f"a good one, number {i}", "rejected": f"a bad one, number {i}"} for i in range(12)]
+ROWS = [
+    {
+        "prompt": f"film {i}\n",
+        "chosen": f"a good one, number {i}",
+        "rejected": f"a bad one, number {i}",
+    }
+    for i in range(12)
+]
 FORMATS = {
-    "explicit": ROWS, "implicit": [{"chosen": r["prompt"] + r["chosen"], "rejected": r["prompt"] + r["rejected"]} for r in ROWS],
-    "unpaired": [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
-                 for r in ROWS for side in ("chosen", "rejected")]}
+    "explicit": ROWS,
+    "implicit": [
+        {"chosen": r["prompt"] + r["chosen"], "rejected": r["prompt"] + r["rejected"]} for r in ROWS
+    ],
+    "unpaired": [
+        {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
+        for r in ROWS
+        for side in ("chosen", "rejected")
+    ],
+}
 
 
 @pytest.fixture
@@ -52,34 +66,84 @@ def data(tmp_path, rows):
 @pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
 def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
     steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 2]
-    invoke(command, "--model", tiny, "--dataset", data(tmp_path, FORMATS[form]), *steps, "--out", tmp_path / "out")
+    invoke(
+        command,
+        "--model",
+        tiny,
+        "--dataset",
+        data(tmp_path, FORMATS[form]),
+        *steps,
+        "--out",
+        tmp_path / "out",
+    )
     assert (load_scalar if command == "reward" else load_policy)(tmp_path / "out")
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["loss"] > 0 and not (tmp_path / "out" / cli.PARTIAL).exists()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_a_command(loss, tiny, tmp_path):
     rows = data(tmp_path, FORMATS["unpaired" if loss == "kto" else "explicit"])
-    given = {"dpop": ["--setting", "penalty=3e0", "--setting", "beta=.5"], "tdpo": ["--setting", "alpha=none"]}.get(loss, [])
-    invoke("dpo", "--loss", loss, "--model", tiny, "--dataset", rows, "--steps", 2, "--out", tmp_path / "out", *given)
+    given = {
+        "dpop": ["--setting", "penalty=3e0", "--setting", "beta=.5"],
+        "tdpo": ["--setting", "alpha=none"],
+    }.get(loss, [])
+    invoke(
+        "dpo",
+        "--loss",
+        loss,
+        "--model",
+        tiny,
+        "--dataset",
+        rows,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "out",
+        *given,
+    )
     first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
     if loss in AT_THE_START:
-        assert first["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5) and first["rewards/margins"] == 0
+        assert (
+            first["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5)
+            and first["rewards/margins"] == 0
+        )
     else:  # without a reference the margin is that of log pi itself
         assert first["loss"] > 0 != first["rewards/margins"]
 
 
-def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_the_same(tmp_path, monkeypatch):
+def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_the_same(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(cli.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(ROWS))
-    for positions, said in ((96, "Held-out films: gold"), (48, "Not judged on the held-out films: A prompt of")):
+    for positions, said in (
+        (96, "Held-out films: gold"),
+        (48, "Not judged on the held-out films: A prompt of"),
+    ):
         save_policy(tiny_policy(positions=positions), tiny_tokenizer(), tmp_path / str(positions))
-        told = invoke("dpo", "--model", tmp_path / str(positions), "--steps", 1, "--out", tmp_path / f"out-{positions}")
+        told = invoke(
+            "dpo",
+            "--model",
+            tmp_path / str(positions),
+            "--steps",
+            1,
+            "--out",
+            tmp_path / f"out-{positions}",
+        )
         assert said in " ".join(told.split()) and load_policy(tmp_path / f"out-{positions}")
 
 
-@pytest.mark.parametrize("given, beta, accepted", [
-    ([], 0.5, 0.5), (["--beta", 0.2], 0.2, 0.2), (["--setting", "beta=0.3"], 0.3, 0.3), (["--loss", "ipo"], 0.1, 0.5)])
+@pytest.mark.parametrize(
+    "given, beta, accepted",
+    [
+        ([], 0.5, 0.5),
+        (["--beta", 0.2], 0.2, 0.2),
+        (["--setting", "beta=0.3"], 0.3, 0.3),
+        (["--loss", "ipo"], 0.1, 0.5),
+    ],
+)
 def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(cli, "train_online", lambda *a, **k: taken.append(a[4]) or 1 / 0)
@@ -91,24 +155,56 @@ def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, mon
 @pytest.mark.parametrize("name", [*ONLINE, "sft"])
 def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatch):
     monkeypatch.setattr(cli.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
-    monkeypatch.setattr(cli, "judged", lambda task, policy, tokenizer, **given: {"gold": 1.0, "gold_low": 0.5, "gold_high": 1.5, "kl": 2.0,
-                                                                                 "length": 9.0, "distinct_2": 0.8})
+    monkeypatch.setattr(
+        cli,
+        "judged",
+        lambda task, policy, tokenizer, **given: {
+            "gold": 1.0,
+            "gold_low": 0.5,
+            "gold_high": 1.5,
+            "kl": 2.0,
+            "length": 9.0,
+            "distinct_2": 0.8,
+        },
+    )
     steps = ["--epochs", 0.4, "--best-of", 2] if name == "sft" else ["--steps", 1]
     said = invoke(name, *steps, "--out", tmp_path / "out")
-    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len(rows) == 1 and load_policy(tmp_path / "out")
     if name != "sft":
-        assert "gold 1.00 [0.50, 1.50], KL 2.0 nats, 9 tokens" in " ".join(said.split()) and rows[0]["pairs"] > 20
+        assert (
+            "gold 1.00 [0.50, 1.50], KL 2.0 nats, 9 tokens" in " ".join(said.split())
+            and rows[0]["pairs"] > 20
+        )
     else:
         assert rows[0]["loss"] < 4  # nats a token, on the model's own words
 
 
-@pytest.mark.parametrize("options", [["--lora", 4], ["--lora", 4, "--bf16", "--recompute"], ["--micro-batch", 2], ["--recompute"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--lora", 4], ["--lora", 4, "--bf16", "--recompute"], ["--micro-batch", 2], ["--recompute"]],
+)
 def test_the_options_that_save_memory(options, tiny, tmp_path):
     losses = []
     for name, given in (("plain", []), ("saving", options)):
-        invoke("dpo", "--model", tiny, "--dataset", data(tmp_path, ROWS), "--steps", 2, "--out", tmp_path / name, *given)
-        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        invoke(
+            "dpo",
+            "--model",
+            tiny,
+            "--dataset",
+            data(tmp_path, ROWS),
+            "--steps",
+            2,
+            "--out",
+            tmp_path / name,
+            *given,
+        )
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         losses.append([row["loss"] for row in rows])
     assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-6)
     if "--lora" in options:
@@ -127,28 +223,52 @@ def test_the_code_of_the_readme_runs_as_it_stands(tiny):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["history"][-1]["stage"] == "grpo" and names["config"].stage == "group"
-    model, _ = names["train_group"](names["model"], names["tokenizer"], names["prompts"],
-                                    names["reward_function"](names["praise"], names["tokenizer"]), names["config"])
+    model, _ = names["train_group"](
+        names["model"],
+        names["tokenizer"],
+        names["prompts"],
+        names["reward_function"](names["praise"], names["tokenizer"]),
+        names["config"],
+    )
 
 
 def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):
     def command(out, *more):
-        return [sys.executable, "-m", "minirlhf.cli", "dpo", "--model", tiny, "--dataset", str(data(tmp_path, ROWS)), "--steps", "120",
-                "--out", str(tmp_path / out), *more]
+        return [
+            sys.executable,
+            "-m",
+            "minirlhf.cli",
+            "dpo",
+            "--model",
+            tiny,
+            "--dataset",
+            str(data(tmp_path, ROWS)),
+            "--steps",
+            "120",
+            "--out",
+            str(tmp_path / out),
+            *more,
+        ]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
-    run = subprocess.Popen(command("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     next(line for line in run.stdout if "loss" in line)  # it is training
     run.send_signal(signal.SIGINT)
     said, errors = run.communicate(timeout=120)
     assert run.returncode == 130, said + errors
     assert "--resume" in " ".join(said.split()) and "Traceback" not in errors
     again = subprocess.run(command("stopped"), capture_output=True, text=True)
-    assert again.returncode == 1 and "go on with --resume or remove it" in " ".join(again.stderr.split())
+    assert again.returncode == 1 and "go on with --resume or remove it" in " ".join(
+        again.stderr.split()
+    )
     subprocess.run(command("stopped", "--resume"), check=True, capture_output=True)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "stopped" / "metrics.jsonl").read_text()
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (
+        tmp_path / "stopped" / "metrics.jsonl"
+    ).read_text()
 
 
 def test_the_real_model_is_fetched_only_when_it_is_asked_for(tmp_path, monkeypatch):
@@ -156,40 +276,77 @@ def test_the_real_model_is_fetched_only_when_it_is_asked_for(tmp_path, monkeypat
     with pytest.raises(ValueError, match=f"`minirlhf data --model {SMOLLM2}` once"):
         load_policy(SMOLLM2)
     monkeypatch.setattr(sources, "CACHE", tmp_path)
-    monkeypatch.setattr(sources, "fetch", lambda pins=sources.SOURCES: (_ for _ in ()).throw(sources.SourceError("no network")))
+    monkeypatch.setattr(
+        sources,
+        "fetch",
+        lambda pins=sources.SOURCES: (_ for _ in ()).throw(sources.SourceError("no network")),
+    )
     with pytest.raises(sources.SourceError):
         sources.fetch_smollm2()
     assert not list(tmp_path.iterdir())
-    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / SMOLLM2)  # what is there already is not fetched again
+    save_policy(
+        tiny_policy(), tiny_tokenizer(), tmp_path / SMOLLM2
+    )  # what is there already is not fetched again
     assert sources.fetch_smollm2() == tmp_path / SMOLLM2 and load_policy(SMOLLM2)
 
 
 def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_path):
-    save_policy(tiny_policy(positions=160), tiny_tokenizer(), tiny)  # titles of films are long, in bytes
+    save_policy(
+        tiny_policy(positions=160), tiny_tokenizer(), tiny
+    )  # titles of films are long, in bytes
     config = smollm2.SmolConfig(
-        model=tiny, rank=2, pairs=50, held_out=20, split="val",
-        reward=RewardConfig(steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)),
-        dpo=DPOConfig(steps=2, batch_size=4, max_response=32, optimiser=OptimiserConfig(lr=1e-3)))
+        model=tiny,
+        rank=2,
+        pairs=50,
+        held_out=20,
+        split="val",
+        reward=RewardConfig(
+            steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)
+        ),
+        dpo=DPOConfig(steps=2, batch_size=4, max_response=32, optimiser=OptimiserConfig(lr=1e-3)),
+    )
     rows = smollm2.run(tmp_path / "out", config, "A film.")
-    assert [row["method"] for row in rows] == ["reward head", "tiny-reviews-reward", "DPO's implicit reward", "prefixes"]
-    assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["pairs"] == 20 for row in rows[:3])
+    assert [row["method"] for row in rows] == [
+        "reward head",
+        "tiny-reviews-reward",
+        "DPO's implicit reward",
+        "prefixes",
+    ]
+    assert all(
+        0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["pairs"] == 20
+        for row in rows[:3]
+    )
     assert len(rows[3]["tokens"]) == len(rows[3]["with_eos"]) == len(rows[3]["one_pass"]) == 7
     assert load_scalar(tmp_path / "out" / "reward") and load_policy(tmp_path / "out" / "dpo")
     assert not list((tmp_path / "out").glob("*.safetensors"))  # a second run trains again
 
 
 def test_accuracy_is_the_mean_over_films_and_its_interval_too():
-    pairs = Dataset.from_list([{"prompt": p, "chosen": c, "rejected": "b"} for p, c in [("x", "aaa")] * 3 + [("y", "")]])
-    found = smollm2.accuracy(pairs, lambda prompts, texts: torch.tensor([float(len(t)) for t in texts]))
-    assert found == {"accuracy": 0.5, "low": 0.0, "high": 1.0, "films": 2, "pairs": 4}  # one film all right, the other all wrong
+    pairs = Dataset.from_list(
+        [{"prompt": p, "chosen": c, "rejected": "b"} for p, c in [("x", "aaa")] * 3 + [("y", "")]]
+    )
+    found = smollm2.accuracy(
+        pairs, lambda prompts, texts: torch.tensor([float(len(t)) for t in texts])
+    )
+    assert found == {
+        "accuracy": 0.5,
+        "low": 0.0,
+        "high": 1.0,
+        "films": 2,
+        "pairs": 4,
+    }  # one film all right, the other all wrong
 
 
 def test_the_implicit_judge_is_dpos_own_reward():
     model = smollm2.fitted(tiny_policy(), lora=2)
     judge = smollm2.implicit_judge(model, tiny_tokenizer(), beta=0.5, max_response=8)
-    assert torch.allclose(judge(["a"] * 3, ["b", "c", "dd"]), torch.zeros(3), atol=1e-6)  # nothing learned yet
+    assert torch.allclose(
+        judge(["a"] * 3, ["b", "c", "dd"]), torch.zeros(3), atol=1e-6
+    )  # nothing learned yet
     config = DPOConfig(steps=8, batch_size=12, optimiser=OptimiserConfig(lr=1e-2))
     smollm2.train_dpo(model, tiny_tokenizer(), Dataset.from_list(ROWS), config)
-    prompts, chosen, rejected = ([row[name] for row in ROWS] for name in ("prompt", "chosen", "rejected"))
+    prompts, chosen, rejected = (
+        [row[name] for row in ROWS] for name in ("prompt", "chosen", "rejected")
+    )
     judge = smollm2.implicit_judge(model, tiny_tokenizer(), beta=0.5, max_response=8)
     assert (judge(prompts, chosen) > judge(prompts, rejected)).all()

@@ -19,7 +19,9 @@ def test_best_of_n_by_hand():
     # two prompts, three samples each
     assert best_index(torch.tensor([1.0, 5.0, 2.0, 7.0, 0.0, 7.0]), 3).tolist() == [1, 3]
     assert best_of_n_kl(1) == 0
-    assert best_of_n_kl(4) == pytest.approx(0.636, abs=1e-3) and best_of_n_kl(16) == pytest.approx(1.835, abs=1e-3)
+    assert best_of_n_kl(4) == pytest.approx(0.636, abs=1e-3) and best_of_n_kl(16) == pytest.approx(
+        1.835, abs=1e-3
+    )
 
 
 def test_best_of_n_picks_what_its_scorer_likes():
@@ -30,15 +32,25 @@ def test_best_of_n_picks_what_its_scorer_likes():
     scores = torch.cat([few(r) for r in rollouts])
     texts = [t for r in rollouts for t in decode(tokenizer, r)]
     kept = best_of_n(model, tokenizer, ["p", "q"], few, 8, **settings)
-    assert kept == [texts[:8][scores[:8].argmax()], texts[8:][scores[8:].argmax()]] and scores.std() > 0
+    assert (
+        kept == [texts[:8][scores[:8].argmax()], texts[8:][scores[8:].argmax()]]
+        and scores.std() > 0
+    )
 
 
 def test_distinct_and_openings_by_hand():
     # bigrams: (a b) (b c) | (a b) (b d): 3 distinct of 4
     assert evaluate.distinct_n(["a b c", "a b d"], 2) == 0.75
     assert evaluate.distinct_n([""], 2) == 0.0
-    assert evaluate.distinct_n(["a b c a b c a b"], 2, budget=3) == 1 > evaluate.distinct_n(["a b c a b c a b"], 2)
-    assert evaluate.most_common_opening(["The film is a hit", "the film, is a miss", "no"]) == ("the film is a", 2 / 3)
+    assert (
+        evaluate.distinct_n(["a b c a b c a b"], 2, budget=3)
+        == 1
+        > evaluate.distinct_n(["a b c a b c a b"], 2)
+    )
+    assert evaluate.most_common_opening(["The film is a hit", "the film, is a miss", "no"]) == (
+        "the film is a",
+        2 / 3,
+    )
 
 
 def test_intervals_cover():
@@ -55,14 +67,30 @@ def test_pairing_beats_not_pairing_and_swapping_the_order_mirrors():
     a, b = (prompt + 0.5).tolist(), prompt.tolist()
     mean, low, high = evaluate.paired_difference(a, b)
     assert mean == pytest.approx(0.5, abs=1e-5) and high - low < 1e-4
-    assert evaluate.win_rate(a, b) == 1 and evaluate.win_rate(b, a) == 0 and evaluate.win_rate(a, a) == 0.5
+    assert (
+        evaluate.win_rate(a, b) == 1
+        and evaluate.win_rate(b, a) == 0
+        and evaluate.win_rate(a, a) == 0.5
+    )
 
 
 def test_summary_averages_by_prompt():
-    samples = Samples(["p", "p", "q", "q"], ["1", "3", "5", "7"], torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1, 1, 2, 2]),
-                      torch.tensor([True, True, True, False]), 0.5)
-    row = evaluate.summary(samples, {"gold": lambda prompts, texts: torch.tensor([float(t) for t in texts])})
-    assert row["gold"] == 4 and row["gold_by_prompt"] == [2.0, 6.0] and row["gold_low"] <= 4 <= row["gold_high"]
+    samples = Samples(
+        ["p", "p", "q", "q"],
+        ["1", "3", "5", "7"],
+        torch.tensor([0.0, 1.0, 2.0, 3.0]),
+        torch.tensor([1, 1, 2, 2]),
+        torch.tensor([True, True, True, False]),
+        0.5,
+    )
+    row = evaluate.summary(
+        samples, {"gold": lambda prompts, texts: torch.tensor([float(t) for t in texts])}
+    )
+    assert (
+        row["gold"] == 4
+        and row["gold_by_prompt"] == [2.0, 6.0]
+        and row["gold_low"] <= 4 <= row["gold_high"]
+    )
     assert row["kl"] == 1.5 and row["missing_eos"] == 0.25 and row["length"] == 1.5
     picked = samples.select(torch.tensor([1, 2]), kl=0.1)
     assert picked.texts == ["3", "5"] and picked.prompts == ["p", "q"]
@@ -71,9 +99,13 @@ def test_summary_averages_by_prompt():
 def test_draw_measures_a_policy_against_itself_as_zero():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     config = evaluate.SamplingConfig(max_new_tokens=5)
-    samples = evaluate.draw(model, tokenizer, ["a", "b"], samples_per_prompt=3, reference=model, config=config)
+    samples = evaluate.draw(
+        model, tokenizer, ["a", "b"], samples_per_prompt=3, reference=model, config=config
+    )
     assert samples.prompts == ["a"] * 3 + ["b"] * 3 and samples.kl.abs().max() < 1e-4
-    other = evaluate.draw(tiny_policy(1), tokenizer, ["a"], samples_per_prompt=64, reference=model, config=config)
+    other = evaluate.draw(
+        tiny_policy(1), tokenizer, ["a"], samples_per_prompt=64, reference=model, config=config
+    )
     assert other.kl.mean() > 0 and 0 < other.entropy <= math.log(257)
 
 
@@ -95,15 +127,30 @@ def test_text_and_rollout_scores_agree_and_prefixes_have_two_readings():
     prompts, texts = ["a\n", "bb\n"], ["good", "worse yet"]
     batch = encode(tokenizer, prompts, texts)
     direct = rollout_score(model, 0)(batch)
-    cut = encode(tokenizer, prompts, texts, max_response=4)  # "good" loses its EOS, "worse yet" all but four letters
+    cut = encode(
+        tokenizer, prompts, texts, max_response=4
+    )  # "good" loses its EOS, "worse yet" all but four letters
     assert not cut.finished(0).any()
-    torch.testing.assert_close(rollout_score(model, 0)(cut)[0], direct[0], rtol=0, atol=1e-5)  # read at EOS all the same
-    torch.testing.assert_close(text_judge([model], tokenizer)(prompts, texts), direct, rtol=0, atol=1e-5)
-    torch.testing.assert_close(rollout_judge(text_judge([model, model], tokenizer), tokenizer)(batch), direct, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        rollout_score(model, 0)(cut)[0], direct[0], rtol=0, atol=1e-5
+    )  # read at EOS all the same
+    torch.testing.assert_close(
+        text_judge([model], tokenizer)(prompts, texts), direct, rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        rollout_judge(text_judge([model, model], tokenizer), tokenizer)(batch),
+        direct,
+        rtol=0,
+        atol=1e-5,
+    )
     tokens, with_eos, one_pass = prefix_scores(model, tokenizer, "a\n", "good")
     assert tokens == list("good") and len(with_eos) == len(one_pass) == 4
-    torch.testing.assert_close(with_eos[-1], direct[0], rtol=0, atol=1e-5)  # the whole text: its trained score
+    torch.testing.assert_close(
+        with_eos[-1], direct[0], rtol=0, atol=1e-5
+    )  # the whole text: its trained score
     alone = prefix_scores(model, tokenizer, "a\n", "go")
-    torch.testing.assert_close(alone[2], one_pass[:2], rtol=0, atol=1e-5)  # one pass never looks ahead
+    torch.testing.assert_close(
+        alone[2], one_pass[:2], rtol=0, atol=1e-5
+    )  # one pass never looks ahead
     with pytest.raises(ValueError, match="empty"):
         prefix_scores(model, tokenizer, "a\n", "")

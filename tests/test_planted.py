@@ -10,7 +10,12 @@ from minirlhf.models.load import load_policy
 from minirlhf.practice import LEVELS
 from minirlhf.tasks import arithmetic
 
-SMALL = {"problems": 40, "asked": 40, "dpo": {"steps": 2, "batch_size": 4}, "verifier": VerifierConfig(steps=2, batch_size=4)}
+SMALL = {
+    "problems": 40,
+    "asked": 40,
+    "dpo": {"steps": 2, "batch_size": 4},
+    "verifier": VerifierConfig(steps=2, batch_size=4),
+}
 
 
 def test_the_cases_are_right_and_wrong_where_they_say():
@@ -19,12 +24,18 @@ def test_the_cases_are_right_and_wrong_where_they_say():
     for row in planted.planted_pairs(asked, 0):
         assert all(arithmetic.steps_right(row["prompt"], row["chosen"]))
         at = row["place"]
-        assert row["rejected"][:at] == row["chosen"][:at] and row["rejected"][at] != row["chosen"][at]
+        assert (
+            row["rejected"][:at] == row["chosen"][:at] and row["rejected"][at] != row["chosen"][at]
+        )
     answers = {p.prompt: p.answer for p in asked}
     pairs = planted.own_pairs(policy, tokenizer, asked, 0)
     assert len(pairs) > 10
     for row in pairs:
-        assert arithmetic.answer_of(row["chosen"]) == answers[row["prompt"]] != arithmetic.answer_of(row["rejected"])
+        assert (
+            arithmetic.answer_of(row["chosen"])
+            == answers[row["prompt"]]
+            != arithmetic.answer_of(row["rejected"])
+        )
     faulty = planted.false_steps(policy, tokenizer, asked, 0, 15)
     assert len(faulty) == 15 and len({(row["prompt"], row["rejected"]) for row in faulty}) == 15
     for row in faulty:
@@ -35,9 +46,15 @@ def test_the_cases_are_right_and_wrong_where_they_say():
 def test_the_run_says_who_finds_them(tmp_path, monkeypatch):
     monkeypatch.setattr(planted, "LOCATED", SMALL)
     for texts in ("planted", "own"):
-        row, history = planted.planted_run(tmp_path / f"{texts}.json", {"texts": texts, "seed": 0}, lambda row: None)
-        assert history == [] and row["planted, cases"] == 40 and 0.05 < row["planted, by chance"] < 0.2
-        assert row["planted, surprisal"] > 0.8  # what the committed model knows: ten times more than chance
+        row, history = planted.planted_run(
+            tmp_path / f"{texts}.json", {"texts": texts, "seed": 0}, lambda row: None
+        )
+        assert (
+            history == [] and row["planted, cases"] == 40 and 0.05 < row["planted, by chance"] < 0.2
+        )
+        assert (
+            row["planted, surprisal"] > 0.8
+        )  # what the committed model knows: ten times more than chance
         for name in ("planted", "own"):
             for evidence in ("surprisal", "implicit reward", "surprisal after DPO", "value"):
                 low, high = row[f"{name}, {evidence}, interval"]
@@ -52,9 +69,17 @@ def test_the_evidence_by_hand():
     pairs = planted.planted_pairs(arithmetic.problems("test", 8, levels=LEVELS), 0)
     batch = planted.encode(tokenizer, pairs["prompt"], pairs["rejected"])
     torch.manual_seed(0)
-    verifier, _ = planted.train_verifier(load_policy("tiny-steps")[0].base_model, tokenizer, planted.unpaired(pairs.select_columns(
-        ["prompt", "chosen", "rejected"])), VerifierConfig(steps=1, batch_size=4))
+    verifier, _ = planted.train_verifier(
+        load_policy("tiny-steps")[0].base_model,
+        tokenizer,
+        planted.unpaired(pairs.select_columns(["prompt", "chosen", "rejected"])),
+        VerifierConfig(steps=1, batch_size=4),
+    )
     found = planted.evidence_of(policy, policy, verifier, batch)
-    assert found["implicit reward"].eq(0).all() and torch.equal(found["surprisal"], found["surprisal after DPO"])
+    assert found["implicit reward"].eq(0).all() and torch.equal(
+        found["surprisal"], found["surprisal after DPO"]
+    )
     values = planted.prefix_logits(verifier, batch)[0].sigmoid()
-    torch.testing.assert_close(found["value"].sum(1), values[:, -1] - values[:, 0])  # steps add up to the whole way
+    torch.testing.assert_close(
+        found["value"].sum(1), values[:, -1] - values[:, 0]
+    )  # steps add up to the whole way

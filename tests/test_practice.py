@@ -25,16 +25,32 @@ def test_pass_at_k_is_the_mean_over_all_draws_of_k(c, k):
 
 def test_pass_at_k_refuses():
     two = torch.zeros(2, 3, dtype=torch.bool)
-    for wrong, k, sentence in ((two.float(), 1, "booleans"), (two, 4, "from 1 to the 3"), (two, 0, "from 1"), (two[0], 1, "N, n")):
+    for wrong, k, sentence in (
+        (two.float(), 1, "booleans"),
+        (two, 4, "from 1 to the 3"),
+        (two, 0, "from 1"),
+        (two[0], 1, "N, n"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             evaluate.pass_at_k(wrong, k)
 
 
-@pytest.mark.parametrize("one, most, verdict", [(0.4, 0.0, "sharpening"), (0.4, 0.3, "learning"), (0.4, -0.3, "sharpening"),
-                                                (0.0, 0.3, "no gain"), (-0.2, 0.0, "no gain")])
+@pytest.mark.parametrize(
+    "one, most, verdict",
+    [
+        (0.4, 0.0, "sharpening"),
+        (0.4, 0.3, "learning"),
+        (0.4, -0.3, "sharpening"),
+        (0.0, 0.3, "no gain"),
+        (-0.2, 0.0, "no gain"),
+    ],
+)
 def test_a_gain_without_new_problems_is_sharpening(one, most, verdict):
     before = {"pass_1_by_prompt": [0.5, 0.4] * 50, "pass_16_by_prompt": [0.6, 0.5] * 50}
-    after = {key: [x + gain for x in before[key]] for key, gain in (("pass_1_by_prompt", one), ("pass_16_by_prompt", most))}
+    after = {
+        key: [x + gain for x in before[key]]
+        for key, gain in (("pass_1_by_prompt", one), ("pass_16_by_prompt", most))
+    }
     assert evaluate.sharpened_or_learned(before, after) == verdict
 
 
@@ -42,8 +58,15 @@ def test_settings_fit_the_task_and_the_row():
     for name, row in FAMILY.items():
         config = practice.group_config("arithmetic", name)
         same = practice.TASKS["arithmetic"].settings
-        assert config.prompts_per_step * config.group_size == same["prompts_per_step"] * same["group_size"]
-        assert (config.group_size == 1) == (not row.compares) and config.stage == name and config.kl.kl_coef == 0
+        assert (
+            config.prompts_per_step * config.group_size
+            == same["prompts_per_step"] * same["group_size"]
+        )
+        assert (
+            (config.group_size == 1) == (not row.compares)
+            and config.stage == name
+            and config.kl.kl_coef == 0
+        )
         assert practice.group_config("reviews", name) == GroupConfig.named(name)
     assert practice.group_config("arithmetic", "grpo", steps=3, seed=5).steps == 3
     with pytest.raises(ValueError, match="task is 'chess'; it must be one of reviews, arithmetic"):
@@ -73,14 +96,27 @@ def test_a_verified_score_is_of_the_text():
     found = problems("test", 8)
     right = encode(tokenizer, [p.prompt for p in found], [solution(p.expression) for p in found])
     assert isinstance(right, Rollout) and score(right).tolist() == [1.0] * 8 and monitors == {}
-    wrong = encode(tokenizer, [p.prompt for p in found], [solution(p.expression) + "=1" for p in found])
+    wrong = encode(
+        tokenizer, [p.prompt for p in found], [solution(p.expression) + "=1" for p in found]
+    )
     assert score(wrong).tolist() == [float(p.answer == 1) for p in found]
 
 
 def test_passes_are_counted_by_prompt():
     model, tokenizer = load_policy("tiny-steps")
     prompts = [p.prompt for p in problems("test", 6)]
-    always = lambda prompts, completions: [float(prompt == prompts[0]) for prompt in prompts]  # the first problem, whatever is written
-    row = evaluate.pass_summary(model, tokenizer, prompts, always, samples=4, config=SamplingConfig(max_new_tokens=24))
-    assert row["greedy_by_prompt"] == row["pass_1_by_prompt"] == row["pass_4_by_prompt"] == [1.0] + [0.0] * 5
-    assert row["pass_1"] == pytest.approx(1 / 6) and 0 < row["entropy"] < 3 and 1 < row["length"] < 25
+    always = lambda prompts, completions: [
+        float(prompt == prompts[0]) for prompt in prompts
+    ]  # the first problem, whatever is written
+    row = evaluate.pass_summary(
+        model, tokenizer, prompts, always, samples=4, config=SamplingConfig(max_new_tokens=24)
+    )
+    assert (
+        row["greedy_by_prompt"]
+        == row["pass_1_by_prompt"]
+        == row["pass_4_by_prompt"]
+        == [1.0] + [0.0] * 5
+    )
+    assert (
+        row["pass_1"] == pytest.approx(1 / 6) and 0 < row["entropy"] < 3 and 1 < row["length"] < 25
+    )

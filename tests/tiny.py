@@ -9,16 +9,42 @@ EOS = "<|endoftext|>"
 
 def tiny_tokenizer():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([EOS, *alphabet])}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate([EOS, *alphabet])}, merges=[])
+    )
     tokenizer.add_special_tokens([EOS])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS, pad_token=EOS, padding_side="left",
-                                   clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        bos_token=EOS,
+        pad_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
 
 
-def tiny_policy(seed: int = 0, *, vocab_size: int = 257, width: int = 32, dropout: float = 0.1, positions: int = 64) -> GPT2LMHeadModel:
+def tiny_policy(
+    seed: int = 0,
+    *,
+    vocab_size: int = 257,
+    width: int = 32,
+    dropout: float = 0.1,
+    positions: int = 64,
+) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
-    config = GPT2Config(vocab_size=vocab_size, n_positions=positions, n_embd=width, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0,
-                        pad_token_id=0, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=positions,
+        n_embd=width,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+    )
     return GPT2LMHeadModel(config).eval()

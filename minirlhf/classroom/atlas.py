@@ -19,8 +19,14 @@ CLUES = {  # what the log shows, for who did not see it
 def runs() -> dict[str, list[dict]]:
     """Letter -> the History of one recorded run, without its name."""
     rows, names = load_results("atlas_history"), _names()
-    return {letter: [{k: v for k, v in row.items() if k not in ("variant", "claim", "command")} for row in rows if row["variant"] == name]
-            for letter, name in names.items()}
+    return {
+        letter: [
+            {k: v for k, v in row.items() if k not in ("variant", "claim", "command")}
+            for row in rows
+            if row["variant"] == name
+        ]
+        for letter, name in names.items()
+    }
 
 
 def diagnosed(answers: dict[str, str]) -> str:
@@ -34,7 +40,10 @@ def diagnosed(answers: dict[str, str]) -> str:
         if letter not in names or said not in CLUES:
             return f"not yet: '{letter}': '{said}' is no diagnosis; the letters are {', '.join(names)}, the diagnoses {', '.join(CLUES)}."
     wrong = {letter: names[letter] for letter, said in answers.items() if said != names[letter]}
-    lines = [f"  {letter} is not '{answers[letter]}'. Look again: {CLUES[name]}" for letter, name in wrong.items()]
+    lines = [
+        f"  {letter} is not '{answers[letter]}'. Look again: {CLUES[name]}"
+        for letter, name in wrong.items()
+    ]
     return "\n".join([f"{len(answers) - len(wrong)} of {len(names)}.", *lines])
 
 

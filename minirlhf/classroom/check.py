@@ -4,19 +4,87 @@
 from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.lessons.lesson_00 import best_of_n, kl_penalised_score
 from minirlhf.classroom.lessons.lesson_01 import eos_mask, score_of_text
-from minirlhf.classroom.lessons.lesson_02 import choice_ceiling, held_out_pairs, interval_alpha, share_preferring
-from minirlhf.classroom.lessons.lesson_03 import draw_word, next_word_entropy, sft_loss, token_logprobs
-from minirlhf.classroom.lessons.lesson_04 import discounted_to_go, least_noise_baseline, policy_gradient_loss, whitened
-from minirlhf.classroom.lessons.lesson_05 import critic_targets, gae_advantages, n_step_advantages, td_error
-from minirlhf.classroom.lessons.lesson_06 import accumulated_loss, clipped_share, ppo_loss, ppo_penalty
-from minirlhf.classroom.lessons.lesson_07 import charged_rewards, gibbs_logprobs, kl_pull, kl_shaped_rewards
-from minirlhf.classroom.lessons.lesson_08 import best_of_k_loss, bradley_terry_loss, in_sft_units, read_score
-from minirlhf.classroom.lessons.lesson_09 import explained_variance, four_models, paired_standard_error, score_rewards
-from minirlhf.classroom.lessons.lesson_10 import decode_step_seconds, model_bytes, rloo_advantages, whitened_to_go
-from minirlhf.classroom.lessons.lesson_11 import dr_grpo_loss, group_advantages, gspo_loss, kept_groups, pass_at_k
-from minirlhf.classroom.lessons.lesson_12 import best_log_ratio, dpo_loss, dpo_of_a_batch, gradient_weights, reward_from_policy
-from minirlhf.classroom.lessons.lesson_13 import blamed_token, soft_value, token_rewards, value_steps
-from minirlhf.classroom.lessons.lesson_14 import dpop_loss, ipo_loss, kto_loss, orpo_loss, simpo_loss
+from minirlhf.classroom.lessons.lesson_02 import (
+    choice_ceiling,
+    held_out_pairs,
+    interval_alpha,
+    share_preferring,
+)
+from minirlhf.classroom.lessons.lesson_03 import (
+    draw_word,
+    next_word_entropy,
+    sft_loss,
+    token_logprobs,
+)
+from minirlhf.classroom.lessons.lesson_04 import (
+    discounted_to_go,
+    least_noise_baseline,
+    policy_gradient_loss,
+    whitened,
+)
+from minirlhf.classroom.lessons.lesson_05 import (
+    critic_targets,
+    gae_advantages,
+    n_step_advantages,
+    td_error,
+)
+from minirlhf.classroom.lessons.lesson_06 import (
+    accumulated_loss,
+    clipped_share,
+    ppo_loss,
+    ppo_penalty,
+)
+from minirlhf.classroom.lessons.lesson_07 import (
+    charged_rewards,
+    gibbs_logprobs,
+    kl_pull,
+    kl_shaped_rewards,
+)
+from minirlhf.classroom.lessons.lesson_08 import (
+    best_of_k_loss,
+    bradley_terry_loss,
+    in_sft_units,
+    read_score,
+)
+from minirlhf.classroom.lessons.lesson_09 import (
+    explained_variance,
+    four_models,
+    paired_standard_error,
+    score_rewards,
+)
+from minirlhf.classroom.lessons.lesson_10 import (
+    decode_step_seconds,
+    model_bytes,
+    rloo_advantages,
+    whitened_to_go,
+)
+from minirlhf.classroom.lessons.lesson_11 import (
+    dr_grpo_loss,
+    group_advantages,
+    gspo_loss,
+    kept_groups,
+    pass_at_k,
+)
+from minirlhf.classroom.lessons.lesson_12 import (
+    best_log_ratio,
+    dpo_loss,
+    dpo_of_a_batch,
+    gradient_weights,
+    reward_from_policy,
+)
+from minirlhf.classroom.lessons.lesson_13 import (
+    blamed_token,
+    soft_value,
+    token_rewards,
+    value_steps,
+)
+from minirlhf.classroom.lessons.lesson_14 import (
+    dpop_loss,
+    ipo_loss,
+    kto_loss,
+    orpo_loss,
+    simpo_loss,
+)
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 __all__ = ["CASES", "EXERCISES", "Exercise", "Result", *EXERCISES]

@@ -14,8 +14,16 @@ from minirlhf.runtime import DATA, ROOT, check, write_text
 FAST = os.environ.get("FAST", "") not in ("", "0")
 RESULTS = DATA / "results"
 REQUIRED = ("claim", "seed", "commit", "command")
-METHODS = {"gold": "gold", "proxy": "proxy", "ensemble": "ensemble", "lexicon": "lexicon", "KL, nats": "kl", "tokens": "length",
-           "distinct-2": "distinct_2", "commonest opening": "opening_share"}
+METHODS = {
+    "gold": "gold",
+    "proxy": "proxy",
+    "ensemble": "ensemble",
+    "lexicon": "lexicon",
+    "KL, nats": "kl",
+    "tokens": "length",
+    "distinct-2": "distinct_2",
+    "commonest opening": "opening_share",
+}
 ACCURACY = ("reward model", "bag of words", "human ceiling", "mean probability")
 
 
@@ -23,7 +31,9 @@ class ClaimFailed(AssertionError):
     """The evidence does not bear the sentence out."""
 
 
-def claim(sentence: str, holds: bool | Callable[[], bool], *, evidence: str, seeds: int = 1) -> None:
+def claim(
+    sentence: str, holds: bool | Callable[[], bool], *, evidence: str, seeds: int = 1
+) -> None:
     """Print the sentence with its evidence if it holds; fail the notebook if it does not.
 
     Args:
@@ -40,7 +50,9 @@ def claim(sentence: str, holds: bool | Callable[[], bool], *, evidence: str, see
     check("evidence", evidence, bool(evidence.strip()), "the numbers behind the sentence")
     check("seeds", seeds, seeds >= 1, "1 or more")
     if not holds:
-        raise ClaimFailed(f"Not borne out: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)}).")
+        raise ClaimFailed(
+            f"Not borne out: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)})."
+        )
     print(f"\u2713 {sentence}  [{evidence}; {seeds} seed{'s' * (seeds != 1)}]")
 
 
@@ -52,21 +64,30 @@ def load_results(name: str, *, folder: Path | None = None) -> list[dict]:
     """
     path = (folder or RESULTS) / f"{name}.jsonl"
     if not path.is_file():
-        raise ValueError(f"Nothing is recorded as '{name}'; known: {sorted(p.stem for p in path.parent.glob('*.jsonl'))}.")
-    return _checked([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], path)
+        raise ValueError(
+            f"Nothing is recorded as '{name}'; known: {sorted(p.stem for p in path.parent.glob('*.jsonl'))}."
+        )
+    return _checked(
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], path
+    )
 
 
 def record(name: str, rows: list[dict], *, folder: Path | None = None) -> Path:
     """Write rows as data/results/<name>.jsonl, whole or not at all; what `load_results` would refuse is refused here."""
     path = (folder or RESULTS) / f"{name}.jsonl"
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in _checked(rows, path)))
+    write_text(
+        path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in _checked(rows, path))
+    )
     return path
 
 
 def differences(recorded: dict, again: dict, *, tolerance: dict[str, float]) -> list[str]:
     """What a re-run row says otherwise than the recorded one, beyond the tolerance of each compared number. NaN always differs."""
-    return [f"{key}: recorded {recorded[key]:.4g}, now {again[key]:.4g}, allowed {allowed:g}"
-            for key, allowed in tolerance.items() if not abs(recorded[key] - again[key]) <= allowed]
+    return [
+        f"{key}: recorded {recorded[key]:.4g}, now {again[key]:.4g}, allowed {allowed:g}"
+        for key, allowed in tolerance.items()
+        if not abs(recorded[key] - again[key]) <= allowed
+    ]
 
 
 def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
@@ -76,11 +97,18 @@ def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
 
 def readme_tables(results: Path = RESULTS) -> dict[str, str]:
     """The recorded means over seeds as Markdown: `tour`, a row a method, and `reward`, a row a gap band."""
-    tour, accuracy = load_results("tour", folder=results), load_results("reward_model", folder=results)
+    tour, accuracy = (
+        load_results("tour", folder=results),
+        load_results("reward_model", folder=results),
+    )
     for row in accuracy:
         row["band"] = f"{row['low']:g} to {row['high']:g}"
-    return {"tour": _markdown(tour, "method", "method", METHODS),
-            "reward": _markdown(accuracy, "band", "gap of the others' means", {name: name for name in ACCURACY})}
+    return {
+        "tour": _markdown(tour, "method", "method", METHODS),
+        "reward": _markdown(
+            accuracy, "band", "gap of the others' means", {name: name for name in ACCURACY}
+        ),
+    }
 
 
 def fill_readme(path: Path = ROOT / "README.md", results: Path = RESULTS) -> None:
@@ -88,7 +116,11 @@ def fill_readme(path: Path = ROOT / "README.md", results: Path = RESULTS) -> Non
     text = readme_to_fill(path)
     for name, table in readme_tables(results).items():
         before, rest = text.split(f"<!-- {name} -->\n")
-        text = before + f"<!-- {name} -->\n{table}<!-- /{name} -->" + rest.split(f"<!-- /{name} -->")[1]
+        text = (
+            before
+            + f"<!-- {name} -->\n{table}<!-- /{name} -->"
+            + rest.split(f"<!-- /{name} -->")[1]
+        )
     write_text(path, text)
 
 
@@ -96,7 +128,12 @@ def readme_to_fill(path: Path = ROOT / "README.md") -> str:
     """The README's text, both tables' marks being there once: asked before a grid runs for twenty minutes."""
     text = path.read_text(encoding="utf-8")
     for mark in ("<!-- tour -->\n", "<!-- /tour -->", "<!-- reward -->\n", "<!-- /reward -->"):
-        check(f"the number of marks '{mark.strip()}' in {path.name}", text.count(mark), text.count(mark) == 1, "1: its table stands there")
+        check(
+            f"the number of marks '{mark.strip()}' in {path.name}",
+            text.count(mark),
+            text.count(mark) == 1,
+            "1: its table stands there",
+        )
     return text
 
 
@@ -104,7 +141,15 @@ def _markdown(rows: list[dict], key: str, title: str, columns: dict[str, str]) -
     lines = [[title, *columns], ["---"] * (1 + len(columns))]
     for value in dict.fromkeys(row[key] for row in rows):
         same = [row for row in rows if row[key] == value]
-        lines.append([value, *(f"{sum(row[column] for row in same) / len(same):.2f}" for column in columns.values())])
+        lines.append(
+            [
+                value,
+                *(
+                    f"{sum(row[column] for row in same) / len(same):.2f}"
+                    for column in columns.values()
+                ),
+            ]
+        )
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

@@ -20,9 +20,16 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     """
     started = time.time()
     notebook = jupytext.read(source)
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+    }
     quiet = ["--log-level=ERROR"]  # the kernel says on each start that its TCP is not encrypted
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}, extra_arguments=quiet).execute()
+    NotebookClient(
+        notebook,
+        timeout=600,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        extra_arguments=quiet,
+    ).execute()
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"  # stable ids keep the diff to what changed
         cell.metadata.pop("execution", None)  # time stamps, likewise
@@ -36,5 +43,10 @@ def notebook_sources(names: list[str] | None = None) -> list[Path]:
     """The notebooks' sources in order; with names, those whose file begins with one of them (`00`, `01_why_rlhf`)."""
     every = sorted((NOTEBOOKS / "src").glob("*.py"))
     for name in names or ():
-        check("notebook", name, any(s.stem.startswith(name) for s in every), f"one of {', '.join(s.stem for s in every)}")
+        check(
+            "notebook",
+            name,
+            any(s.stem.startswith(name) for s in every),
+            f"one of {', '.join(s.stem for s in every)}",
+        )
     return [s for s in every if not names or s.stem.startswith(tuple(names))]

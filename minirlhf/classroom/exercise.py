@@ -53,8 +53,16 @@ class Exercise:
         generator = torch.Generator().manual_seed(seed)
         cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
         plain = len(cases)
-        if any(name.endswith("mask") for name in self.arguments):  # padding is NaN, and once more a number: only the mask tells it
-            cases += [filled for case in cases if not all(map(_unchanged, case, filled := tuple(map(_filled, case, range(len(case))))))]
+        if any(
+            name.endswith("mask") for name in self.arguments
+        ):  # padding is NaN, and once more a number: only the mask tells it
+            cases += [
+                filled
+                for case in cases
+                if not all(
+                    map(_unchanged, case, filled := tuple(map(_filled, case, range(len(case)))))
+                )
+            ]
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
             given = copy.deepcopy(case)
@@ -63,43 +71,81 @@ class Exercise:
             except Exception as error:  # whatever a student's code raises is told, not thrown
                 if "in-place" in str(error):  # torch guards what is differentiated
                     return Result(False, "the function changes its input in place; work on a copy.")
-                return Result(False, f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}")
+                return Result(
+                    False,
+                    f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}",
+                )
             if answer is None:
                 return Result(False, f"{self.name} returned None: is the `return` missing?")
             if type(answer) in (int, float) and not expected.shape:
                 answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
             if not isinstance(answer, Tensor):
-                return Result(False, f"{self.name} must return a tensor; it returned {type(answer).__name__}.")
+                return Result(
+                    False, f"{self.name} must return a tensor; it returned {type(answer).__name__}."
+                )
             if answer.shape != expected.shape:
-                return Result(False, f"the shape is {tuple(answer.shape)}, it must be {tuple(expected.shape)}.")
+                return Result(
+                    False,
+                    f"the shape is {tuple(answer.shape)}, it must be {tuple(expected.shape)}.",
+                )
             if _kind(answer) != _kind(expected):
-                return Result(False, f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.")
+                return Result(
+                    False,
+                    f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.",
+                )
             if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
                 return Result(False, "the function changes its input in place; work on a copy.")
             answers.append([answer, *gradients])
         if _same(answers, right):
-            return Result(True, f"{self.name} agrees with the reference on {CASES} random cases{' and the edges' if self.edges else ''}.")
+            return Result(
+                True,
+                f"{self.name} agrees with the reference on {CASES} random cases{' and the edges' if self.edges else ''}.",
+            )
         for sentence, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
                 return Result(False, sentence)
         if len(cases) > plain and _same(answers[:plain], right[:plain]):
-            return Result(False, "padding is told by its NaN; in a batch it holds numbers like any others: use the mask.")
-        for whose, x in (("the answer", [a for a, *_ in answers]), ("its gradient", [g for _, *gs in answers for g in gs])):
+            return Result(
+                False,
+                "padding is told by its NaN; in a batch it holds numbers like any others: use the mask.",
+            )
+        for whose, x in (
+            ("the answer", [a for a, *_ in answers]),
+            ("its gradient", [g for _, *gs in answers for g in gs]),
+        ):
             if any(y.isnan().any() for y in x):
-                padded = any(isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any() for y in itertools.chain(*cases))
-                reason = ("NaN * 0 is NaN: where padding may hold anything, use torch.where on what goes in, then sum. 0 / 0 is NaN too."
-                          if padded else "0 / 0, inf - inf and 0 * inf are NaN; and a gradient passes both branches of torch.where.")
+                padded = any(
+                    isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any()
+                    for y in itertools.chain(*cases)
+                )
+                reason = (
+                    "NaN * 0 is NaN: where padding may hold anything, use torch.where on what goes in, then sum. 0 / 0 is NaN too."
+                    if padded
+                    else "0 / 0, inf - inf and 0 * inf are NaN; and a gradient passes both branches of torch.where."
+                )
                 return Result(False, f"{whose} has NaN in it. {reason}")
-        case, answer, expected = next((c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r]))
-        given = "; ".join(f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True))
-        which = next(i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r))
+        case, answer, expected = next(
+            (c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r])
+        )
+        given = "; ".join(
+            f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True)
+        )
+        which = next(
+            i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r)
+        )
         what = f"by {self.differentiate[which - 1]} the gradient is" if which else "it gives"
-        return Result(False, f"for {given} {what} {_shown(answer[which])}; the answer is {_shown(expected[which])}.")
+        return Result(
+            False,
+            f"for {given} {what} {_shown(answer[which])}; the answer is {_shown(expected[which])}.",
+        )
 
     def _evaluate(self, function: Callable, case: tuple) -> list:
         """What the function gives, and the gradient of its sum by each argument of `differentiate` (0 where it has none)."""
         case = list(case)
-        leaves = [case[self.arguments.index(name)].detach().clone().requires_grad_(True) for name in self.differentiate]
+        leaves = [
+            case[self.arguments.index(name)].detach().clone().requires_grad_(True)
+            for name in self.differentiate
+        ]
         for name, leaf in zip(self.differentiate, leaves, strict=True):
             case[self.arguments.index(name)] = leaf
         answer = function(*case)
@@ -108,23 +154,37 @@ class Exercise:
         if not answer.requires_grad:
             return [answer, *map(torch.zeros_like, leaves)]
         gradients = torch.autograd.grad(answer.sum(), leaves, allow_unused=True)
-        return [answer.detach(), *(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True))]
+        return [
+            answer.detach(),
+            *(
+                torch.zeros_like(x) if g is None else g
+                for g, x in zip(gradients, leaves, strict=True)
+            ),
+        ]
 
 
 def _filled(x, place: int):
     """The same with numbers in the place of NaN, others for each argument."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
-    return torch.where(x.isnan(), torch.linspace(-2 - place, 3 + 2 * place, x.numel()).view(x.shape).to(x.dtype), x)
+    return torch.where(
+        x.isnan(), torch.linspace(-2 - place, 3 + 2 * place, x.numel()).view(x.shape).to(x.dtype), x
+    )
 
 
 def _unchanged(a, b) -> bool:
     """Equal, NaN being equal to NaN."""
-    return a == b if not isinstance(a, Tensor) else a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return (
+        a == b
+        if not isinstance(a, Tensor)
+        else a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    )
 
 
 def _kind(x: Tensor) -> str:
-    return "booleans" if x.dtype == torch.bool else "floats" if x.is_floating_point() else "integers"
+    return (
+        "booleans" if x.dtype == torch.bool else "floats" if x.is_floating_point() else "integers"
+    )
 
 
 def _shown(x) -> str:
@@ -146,4 +206,8 @@ def _equal(answer: Tensor, expected: Tensor) -> bool:
 
 
 def _same(answers: list, others: list) -> bool:
-    return all(_equal(a, b) for mine, theirs in zip(answers, others, strict=True) for a, b in zip(mine, theirs, strict=True))
+    return all(
+        _equal(a, b)
+        for mine, theirs in zip(answers, others, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    )

@@ -17,13 +17,23 @@ def _centre(group_scores: Tensor) -> Tensor:
     """r_i - mean r of its group; exactly 0 in a group of equal scores, even when their mean rounds."""
     if group_scores.dim() != 2 or group_scores.shape[1] < 2 or len(group_scores) == 0:
         seen = tuple(group_scores.shape)
-        raise ValueError(f"group_scores must be (N, G) with N >= 1, G >= 2; got {seen}: a group of one has no baseline.")
+        raise ValueError(
+            f"group_scores must be (N, G) with N >= 1, G >= 2; got {seen}: a group of one has no baseline."
+        )
     equal = (group_scores == group_scores[:, :1]).all(1, keepdim=True)
-    return torch.where(equal, torch.zeros_like(group_scores), group_scores - group_scores.mean(1, keepdim=True))
+    return torch.where(
+        equal, torch.zeros_like(group_scores), group_scores - group_scores.mean(1, keepdim=True)
+    )
 
 
-def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = True, unbiased: bool = True,
-                   eps: float = 1e-4, min_std: float = 0.0) -> Float[Tensor, "N G"]:
+def group_relative(
+    group_scores: Float[Tensor, "N G"],
+    *,
+    scale_by_std: bool = True,
+    unbiased: bool = True,
+    eps: float = 1e-4,
+    min_std: float = 0.0,
+) -> Float[Tensor, "N G"]:
     """GRPO: how a response did beside the others of its prompt.
 
         A_i = (r_i - mean r) / (max(std r, min_std) + eps)        without std: r_i - mean r
@@ -42,7 +52,9 @@ def group_relative(group_scores: Float[Tensor, "N G"], *, scale_by_std: bool = T
     return centred / (group_scores.std(1, keepdim=True, unbiased=unbiased).clamp(min=min_std) + eps)
 
 
-def batch_relative(group_scores: Float[Tensor, "N G"], *, eps: float = 1e-4) -> Float[Tensor, "N G"]:
+def batch_relative(
+    group_scores: Float[Tensor, "N G"], *, eps: float = 1e-4
+) -> Float[Tensor, "N G"]:
     """GRPO with one unit for all prompts: the group's mean is subtracted, the standard deviation is the whole batch's.
 
         A_i = (r_i - mean of its group) / (std of all N G scores + eps)        the std divides by N G - 1
@@ -84,7 +96,9 @@ def running_mean(mean: float, scores: Float[Tensor, "B"], *, decay: float = 0.9)
     return decay * mean + (1 - decay) * scores.mean().item()
 
 
-def reinforce_plus_plus(rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def reinforce_plus_plus(
+    rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
+) -> Float[Tensor, "B R"]:
     """REINFORCE++: the reward from each token on, KL charges included, whitened over all real tokens of the batch.
 
         G_t = sum_{s >= t} r_s        A_t = (G_t - mean G) / std G        mean and std over the batch, not the group
@@ -97,7 +111,9 @@ def reinforce_plus_plus(rewards: Float[Tensor, "B R"], response_mask: Bool[Tenso
     return masked_whiten(reward_to_go(rewards, response_mask), response_mask)
 
 
-def reinforce_plus_plus_baseline(group_scores: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def reinforce_plus_plus_baseline(
+    group_scores: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
+) -> Float[Tensor, "B R"]:
     """REINFORCE++-baseline: the group's mean is subtracted first, then all real tokens of the batch are whitened.
 
         A_it = whiten(r_i - mean of its group)        B = N G rows, a group's side by side
@@ -107,15 +123,25 @@ def reinforce_plus_plus_baseline(group_scores: Float[Tensor, "N G"], response_ma
     return masked_whiten(over_tokens(_centre(group_scores), response_mask), response_mask)
 
 
-def over_tokens(group_advantages: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+def over_tokens(
+    group_advantages: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
+) -> Float[Tensor, "B R"]:
     """One number a response to each of its real tokens, 0 where masked; B = N G rows, a group's side by side."""
     if group_advantages.numel() != len(response_mask):
-        raise ValueError(f"{tuple(group_advantages.shape)} advantages do not fit the {len(response_mask)} rows of the mask.")
+        raise ValueError(
+            f"{tuple(group_advantages.shape)} advantages do not fit the {len(response_mask)} rows of the mask."
+        )
     return zero_masked(group_advantages.reshape(-1, 1).expand(response_mask.shape), response_mask)
 
 
-def charge_tokens(advantages: Float[Tensor, "B R"], old_logprobs: Float[Tensor, "B R"], ref_logprobs: Float[Tensor, "B R"],
-                  response_mask: Bool[Tensor, "B R"], *, kl_coef: float) -> Float[Tensor, "B R"]:
+def charge_tokens(
+    advantages: Float[Tensor, "B R"],
+    old_logprobs: Float[Tensor, "B R"],
+    ref_logprobs: Float[Tensor, "B R"],
+    response_mask: Bool[Tensor, "B R"],
+    *,
+    kl_coef: float,
+) -> Float[Tensor, "B R"]:
     """The KL penalty after the baseline: each token pays for itself and what follows, as OpenRLHF's RLOO does.
 
         A_t <- A_t - kl_coef sum_{s >= t} (log pi_old - log pi_ref)_s

@@ -8,7 +8,9 @@ from torch.nn.functional import logsigmoid
 from minirlhf.core.masking import check_same_shape, zero_masked
 
 
-def preference_probability(scores_a: Float[Tensor, "..."], scores_b: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def preference_probability(
+    scores_a: Float[Tensor, "..."], scores_b: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """P(a > b) = sigmoid(r_a - r_b). A constant added to both changes nothing: scores have no zero.
 
     Source: Bradley and Terry 1952.
@@ -17,7 +19,9 @@ def preference_probability(scores_a: Float[Tensor, "..."], scores_b: Float[Tenso
     return torch.sigmoid(scores_a - scores_b)
 
 
-def last_token_scores(token_scores: Float[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def last_token_scores(
+    token_scores: Float[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B"]:
     """The score at the last real token of each row, EOS included, found by the mask.
 
     Raises:
@@ -31,8 +35,13 @@ def last_token_scores(token_scores: Float[Tensor, "B T"], attention_mask: Bool[T
     return token_scores.gather(1, last)[:, 0]
 
 
-def reward_model_loss(chosen_scores: Float[Tensor, "B"], rejected_scores: Float[Tensor, "B"], *,
-                      margin: Float[Tensor, "B"] | None = None, centering_coef: float = 0.0) -> Float[Tensor, "B"]:
+def reward_model_loss(
+    chosen_scores: Float[Tensor, "B"],
+    rejected_scores: Float[Tensor, "B"],
+    *,
+    margin: Float[Tensor, "B"] | None = None,
+    centering_coef: float = 0.0,
+) -> Float[Tensor, "B"]:
     """The loss of each pair, nats.
 
         -log sigmoid(r_c - r_r - margin) + centering_coef (r_c + r_r)^2
@@ -50,9 +59,14 @@ def reward_model_loss(chosen_scores: Float[Tensor, "B"], rejected_scores: Float[
     return -logsigmoid(difference) + centering_coef * (chosen_scores + rejected_scores).square()
 
 
-def per_token_reward_loss(chosen_scores: Float[Tensor, "B R"], rejected_scores: Float[Tensor, "B R"],
-                          chosen_mask: Bool[Tensor, "B R"], rejected_mask: Bool[Tensor, "B R"],
-                          chosen_ids: Int[Tensor, "B R"], rejected_ids: Int[Tensor, "B R"]) -> Float[Tensor, "B"]:
+def per_token_reward_loss(
+    chosen_scores: Float[Tensor, "B R"],
+    rejected_scores: Float[Tensor, "B R"],
+    chosen_mask: Bool[Tensor, "B R"],
+    rejected_mask: Bool[Tensor, "B R"],
+    chosen_ids: Int[Tensor, "B R"],
+    rejected_ids: Int[Tensor, "B R"],
+) -> Float[Tensor, "B"]:
     """DeepSpeed-Chat's variant: compare the two responses token by token, from the first token that differs to the end of the longer.
 
         loss = mean_{t >= first difference} -log sigmoid(r_c,t - r_r,t)
@@ -63,15 +77,23 @@ def per_token_reward_loss(chosen_scores: Float[Tensor, "B R"], rejected_scores: 
     Raises:
         ValueError: a pair of identical responses.
     """
-    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores, chosen_mask=chosen_mask,
-                     rejected_mask=rejected_mask, chosen_ids=chosen_ids, rejected_ids=rejected_ids)
+    check_same_shape(
+        chosen_scores=chosen_scores,
+        rejected_scores=rejected_scores,
+        chosen_mask=chosen_mask,
+        rejected_mask=rejected_mask,
+        chosen_ids=chosen_ids,
+        rejected_ids=rejected_ids,
+    )
     either = chosen_mask | rejected_mask
     differs = ((chosen_ids != rejected_ids) | (chosen_mask != rejected_mask)) & either
     if not differs.any(1).all():
         raise ValueError("A pair has identical responses; nothing can be preferred.")
     counted = either & (differs.cumsum(1) > 0)
-    chosen, rejected = (_hold_last(scores, mask) for scores, mask in
-                        ((chosen_scores, chosen_mask), (rejected_scores, rejected_mask)))
+    chosen, rejected = (
+        _hold_last(scores, mask)
+        for scores, mask in ((chosen_scores, chosen_mask), (rejected_scores, rejected_mask))
+    )
     losses = zero_masked(-logsigmoid(chosen - rejected), counted)
     return losses.sum(1) / counted.sum(1)
 

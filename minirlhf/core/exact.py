@@ -41,14 +41,23 @@ class World:
 
     def __post_init__(self):
         if len(self.vocab) < 2 or self.max_length < 1:
-            raise ValueError(f"A world needs a word, EOS and a length of 1 or more; got {self.vocab} and {self.max_length}.")
-        wanted = {"rewards": (len(self.sequences),), "ref_logits": (len(self.states), len(self.vocab))}
+            raise ValueError(
+                f"A world needs a word, EOS and a length of 1 or more; got {self.vocab} and {self.max_length}."
+            )
+        wanted = {
+            "rewards": (len(self.sequences),),
+            "ref_logits": (len(self.states), len(self.vocab)),
+        }
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(f"{name} must be {shape} in this world; got {tuple(getattr(self, name).shape)}.")
+                raise ValueError(
+                    f"{name} must be {shape} in this world; got {tuple(getattr(self, name).shape)}."
+                )
 
     @classmethod
-    def from_reward(cls, vocab: tuple[str, ...], max_length: int, reward: Callable[[list[str]], float]) -> "World":
+    def from_reward(
+        cls, vocab: tuple[str, ...], max_length: int, reward: Callable[[list[str]], float]
+    ) -> "World":
         """A world from a reward of the words written (EOS among them where there is one); uniform reference, float64."""
         states = sum((len(vocab) - 1) ** length for length in range(max_length))
         rewards = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
@@ -56,21 +65,34 @@ class World:
         return cls(tuple(vocab), max_length, torch.tensor(rewards, dtype=torch.float64), ref_logits)
 
     @classmethod
-    def random(cls, vocab_size: int = 3, max_length: int = 3, *, seed: int = 0, reward_scale: float = 1.0) -> "World":
+    def random(
+        cls, vocab_size: int = 3, max_length: int = 3, *, seed: int = 0, reward_scale: float = 1.0
+    ) -> "World":
         """A world with Gaussian rewards and a Gaussian reference, float64."""
         generator = torch.Generator().manual_seed(seed)
         vocab = (*"abcdefghijklmnopqrstuvwxyz"[: vocab_size - 1], ".")
         states = sum((vocab_size - 1) ** k for k in range(max_length))
-        count = states + (vocab_size - 1) ** max_length  # each state may end in EOS, and the full-length ones are cut
+        count = (
+            states + (vocab_size - 1) ** max_length
+        )  # each state may end in EOS, and the full-length ones are cut
         rewards = reward_scale * torch.randn(count, generator=generator, dtype=torch.float64)
-        return cls(vocab, max_length, rewards, torch.randn(states, vocab_size, generator=generator, dtype=torch.float64))
+        return cls(
+            vocab,
+            max_length,
+            rewards,
+            torch.randn(states, vocab_size, generator=generator, dtype=torch.float64),
+        )
 
     # ---- the tree of all texts
     @cached_property
     def states(self) -> list[tuple[int, ...]]:
         """The S prefixes that can go on: strings without EOS shorter than max_length; the empty one first."""
         words = range(len(self.vocab) - 1)
-        return [prefix for length in range(self.max_length) for prefix in itertools.product(words, repeat=length)]
+        return [
+            prefix
+            for length in range(self.max_length)
+            for prefix in itertools.product(words, repeat=length)
+        ]
 
     @cached_property
     def sequences(self) -> list[tuple[int, ...]]:
@@ -95,7 +117,12 @@ class World:
     def visited(self) -> Int[Tensor, "N R"]:
         """visited[n, t]: the state in which token t of sequence n was chosen (0 where masked)."""
         index = {prefix: i for i, prefix in enumerate(self.states)}
-        return torch.tensor([[index[s[:t]] if t < len(s) else 0 for t in range(self.max_length)] for s in self.sequences])
+        return torch.tensor(
+            [
+                [index[s[:t]] if t < len(s) else 0 for t in range(self.max_length)]
+                for s in self.sequences
+            ]
+        )
 
     @cached_property
     def _arrivals(self) -> list[list[tuple[bool, int]]]:
@@ -103,7 +130,10 @@ class World:
         ends = {s: i for i, s in enumerate(self.sequences)}
         goes = {s: i for i, s in enumerate(self.states)}
         words = range(len(self.vocab))
-        return [[(True, ends[(*s, a)]) if (*s, a) in ends else (False, goes[(*s, a)]) for a in words] for s in self.states]
+        return [
+            [(True, ends[(*s, a)]) if (*s, a) in ends else (False, goes[(*s, a)]) for a in words]
+            for s in self.states
+        ]
 
     # ---- a policy in this world
     def logprobs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N R"]:
@@ -122,7 +152,13 @@ class World:
     def rollout(self, logits: Float[Tensor, "S V"]) -> Rollout:
         """All N sequences as one batch after a one-token prompt, as if each had been sampled once from `logits`."""
         prompt = torch.full((len(self.sequences), 1), len(self.vocab) - 1)
-        return Rollout(prompt, prompt == prompt, self.response_ids, self.response_mask, self.logprobs(logits).detach())
+        return Rollout(
+            prompt,
+            prompt == prompt,
+            self.response_ids,
+            self.response_mask,
+            self.logprobs(logits).detach(),
+        )
 
     def by_token(self, table: Float[Tensor, "S ..."]) -> Float[Tensor, "N R ..."]:
         """A row a state -> a column a token: entry t is that of the prefix before token t (how V, or logits, enter a loss)."""
@@ -130,8 +166,11 @@ class World:
         columns[~self.response_mask] = 0
         return columns
 
-    def tabulate(self, model: Callable[[Int[Tensor, "1 T"]], Tensor],
-                 prompt_ids: Int[Tensor, "P"] | None = None) -> Float[Tensor, "S V"]:
+    def tabulate(
+        self,
+        model: Callable[[Int[Tensor, "1 T"]], Tensor],
+        prompt_ids: Int[Tensor, "P"] | None = None,
+    ) -> Float[Tensor, "S V"]:
         """The (S, V) logits of any model that maps ids (1, T) to logits (1, T, V): a tiny GPT in this world.
 
         Args:
@@ -141,19 +180,28 @@ class World:
             ValueError: the model's vocabulary is not this world's.
         """
         prompt_ids = torch.tensor([len(self.vocab) - 1]) if prompt_ids is None else prompt_ids
-        rows = [model(torch.cat([prompt_ids, prompt_ids.new_tensor(s)])[None])[0, -1] for s in self.states]
+        rows = [
+            model(torch.cat([prompt_ids, prompt_ids.new_tensor(s)])[None])[0, -1]
+            for s in self.states
+        ]
         if len(rows[0]) != len(self.vocab):
             raise ValueError(f"The model knows {len(rows[0])} words, this world {len(self.vocab)}.")
         return torch.stack(rows)
 
     # ---- what is true of it
-    def expectation(self, logits: Float[Tensor, "S V"], x: Float[Tensor, "N ..."]) -> Float[Tensor, "..."]:
+    def expectation(
+        self, logits: Float[Tensor, "S V"], x: Float[Tensor, "N ..."]
+    ) -> Float[Tensor, "..."]:
         """E_{y ~ pi}[x(y)] with pi's probabilities held fixed: the mean of an estimator over infinitely many samples."""
         return torch.tensordot(self.probs(logits).detach(), x, dims=1)
 
-    def groups(self, logits: Float[Tensor, "S V"], group_size: int) -> tuple[Int[Tensor, "M G"], Float[Tensor, "M"]]:
+    def groups(
+        self, logits: Float[Tensor, "S V"], group_size: int
+    ) -> tuple[Int[Tensor, "M G"], Float[Tensor, "M"]]:
         """All M = N^G groups of G independent samples, as rows of sequence numbers, and the probability of each group."""
-        index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(-1, group_size)
+        index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(
+            -1, group_size
+        )
         return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:
@@ -170,26 +218,35 @@ class World:
         logits = logits.detach().requires_grad_(True)
         return torch.autograd.grad(self.objective(logits, beta=beta), logits)[0]
 
-    def values(self, logits: Float[Tensor, "S V"], *, beta: float = 0.0) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
+    def values(
+        self, logits: Float[Tensor, "S V"], *, beta: float = 0.0
+    ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
         """V^pi (S,) and Q^pi (S, V) with the reward -beta log(pi/ref) at each token and r at the end, reward units.
 
-            Q(s, a) = -beta log pi(a|s)/ref(a|s) + [r(y) or V(s')]        V(s) = sum_a pi(a|s) Q(s, a)
+        Q(s, a) = -beta log pi(a|s)/ref(a|s) + [r(y) or V(s')]        V(s) = sum_a pi(a|s) Q(s, a)
         """
         log_p = logits.log_softmax(-1)
         penalty = beta * (log_p - self.ref_logits.log_softmax(-1))
-        return self._backward(lambda s, future: (log_p[s].exp() * (future - penalty[s])).sum(), penalty)
+        return self._backward(
+            lambda s, future: (log_p[s].exp() * (future - penalty[s])).sum(), penalty
+        )
 
-    def optimal_values(self, *, beta: float = 0.0) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
+    def optimal_values(
+        self, *, beta: float = 0.0
+    ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
         """V* (S,) and Q* (S, V), reward units; hard for beta = 0, soft (from the reference) for beta > 0.
 
-            Q*(s, a) = r(y) or V*(s')        V*(s) = max_a Q*        or        beta log sum_a ref(a|s) exp(Q*(s, a) / beta)
+        Q*(s, a) = r(y) or V*(s')        V*(s) = max_a Q*        or        beta log sum_a ref(a|s) exp(Q*(s, a) / beta)
         """
         if beta < 0:
             raise ValueError(f"beta is {beta}; it must be 0 (hard) or more (soft).")
         log_ref = self.ref_logits.log_softmax(-1)
         if beta == 0:
             return self._backward(lambda s, future: future.max(), torch.zeros_like(log_ref))
-        return self._backward(lambda s, future: beta * (log_ref[s] + future / beta).logsumexp(0), torch.zeros_like(log_ref))
+        return self._backward(
+            lambda s, future: beta * (log_ref[s] + future / beta).logsumexp(0),
+            torch.zeros_like(log_ref),
+        )
 
     def gibbs(self, *, beta: float) -> Float[Tensor, "N"]:
         """pi*(y) = ref(y) exp(r(y) / beta) / Z: the policy that maximises J. A posterior, with r / beta the log-likelihood."""
@@ -207,7 +264,9 @@ class World:
         values: list = [None] * len(self.states)
         futures: list = [None] * len(self.states)
         for s in reversed(range(len(self.states))):  # children stand behind their parent
-            future = torch.stack([self.rewards[i] if finished else values[i] for finished, i in self._arrivals[s]])
+            future = torch.stack(
+                [self.rewards[i] if finished else values[i] for finished, i in self._arrivals[s]]
+            )
             futures[s], values[s] = future, backup(s, future)
         return torch.stack(values), torch.stack(futures) - penalty
 
@@ -216,4 +275,6 @@ def _finished(prefix: tuple[int, ...], eos: int, max_length: int) -> list[tuple[
     """Every finished response that begins with `prefix`; an extension stands before the EOS that ends it."""
     if len(prefix) == max_length:
         return [prefix]
-    return [s for word in range(eos) for s in _finished((*prefix, word), eos, max_length)] + [(*prefix, eos)]
+    return [s for word in range(eos) for s in _finished((*prefix, word), eos, max_length)] + [
+        (*prefix, eos)
+    ]

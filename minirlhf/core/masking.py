@@ -11,7 +11,11 @@ def check_same_shape(**tensors: Tensor) -> None:
     """Raise a ValueError that lists the shapes, unless all are equal: (B,) against (B, 1) would broadcast in silence."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError("Shapes must be equal; got " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()) + ".")
+        raise ValueError(
+            "Shapes must be equal; got "
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            + "."
+        )
 
 
 def zero_masked(x: Tensor, mask: Bool[Tensor, "..."]) -> Tensor:
@@ -30,11 +34,15 @@ def masked_mean(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Ten
     """
     count = mask.sum()
     if count == 0:
-        raise ValueError(f"No real token in a mask of shape {tuple(mask.shape)}: a mean over nothing.")
+        raise ValueError(
+            f"No real token in a mask of shape {tuple(mask.shape)}: a mean over nothing."
+        )
     return zero_masked(x, mask).sum() / count
 
 
-def masked_var(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, unbiased: bool = False) -> Float[Tensor, ""]:
+def masked_var(
+    x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, unbiased: bool = False
+) -> Float[Tensor, ""]:
     """Variance over the entries where mask is True, divided by n, or by n - 1 when `unbiased`.
 
     Raises:
@@ -47,8 +55,14 @@ def masked_var(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, unbiased: 
     return zero_masked(centred, mask).square().sum() / (count - unbiased)
 
 
-def masked_whiten(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, shift_mean: bool = True,
-                  unbiased: bool = False, eps: float = 1e-8) -> Float[Tensor, "..."]:
+def masked_whiten(
+    x: Float[Tensor, "..."],
+    mask: Bool[Tensor, "..."],
+    *,
+    shift_mean: bool = True,
+    unbiased: bool = False,
+    eps: float = 1e-8,
+) -> Float[Tensor, "..."]:
     """To mean 0 and variance 1 over the real entries; 0 where masked.
 
         y = (x - mean) / sqrt(var + eps)        `shift_mean=False` adds the mean back (what TRL does to *rewards*)
@@ -60,7 +74,9 @@ def masked_whiten(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, shift_m
     return zero_masked(y if shift_mean else y + mean, mask)
 
 
-def loss_denominator(mask: Bool[Tensor, "B R"], *, how: str = "token_mean", constant: float | None = None) -> float:
+def loss_denominator(
+    mask: Bool[Tensor, "B R"], *, how: str = "token_mean", constant: float | None = None
+) -> float:
     """What `aggregate` divides by. Compute it once on the whole batch of an optimiser step, then micro-batches add up.
 
         token_mean: real tokens        sequence_mean, sequence_sum: rows        constant: rows * constant
@@ -73,15 +89,25 @@ def loss_denominator(mask: Bool[Tensor, "B R"], *, how: str = "token_mean", cons
     if how not in AGGREGATIONS:
         raise ValueError(f"how is {how!r}; it must be one of {AGGREGATIONS}.")
     if (how == "constant") != (constant is not None) or (constant is not None and constant <= 0):
-        raise ValueError(f"constant is {constant!r} with how={how!r}; it belongs to how='constant' and must be above 0.")
+        raise ValueError(
+            f"constant is {constant!r} with how={how!r}; it belongs to how='constant' and must be above 0."
+        )
     total = float(mask.sum()) if how == "token_mean" else len(mask) * (constant or 1.0)
     if total == 0:
-        raise ValueError(f"Nothing to average in a mask of shape {tuple(mask.shape)} with how={how!r}.")
+        raise ValueError(
+            f"Nothing to average in a mask of shape {tuple(mask.shape)} with how={how!r}."
+        )
     return total
 
 
-def aggregate(x: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"], *, how: str = "token_mean",
-              constant: float | None = None, denominator: float | None = None) -> Float[Tensor, ""]:
+def aggregate(
+    x: Float[Tensor, "B R"],
+    mask: Bool[Tensor, "B R"],
+    *,
+    how: str = "token_mean",
+    constant: float | None = None,
+    denominator: float | None = None,
+) -> Float[Tensor, ""]:
     """Reduce per-token losses to the scalar that is differentiated: the denominator is always in sight.
 
         token_mean      sum_bt x / real tokens          long responses weigh more (DAPO)
@@ -99,7 +125,9 @@ def aggregate(x: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"], *, how: str = 
     if denominator is None:
         denominator = loss_denominator(mask, how=how, constant=constant)
     elif how not in AGGREGATIONS or denominator <= 0:  # a misspelt `how` would pass as a plain sum
-        raise ValueError(f"how is {how!r}, one of {AGGREGATIONS}; denominator is {denominator}, above 0.")
+        raise ValueError(
+            f"how is {how!r}, one of {AGGREGATIONS}; denominator is {denominator}, above 0."
+        )
     x = zero_masked(x, mask)
     if how == "sequence_mean":
         x = x / mask.sum(1, keepdim=True).clamp(min=1)  # a fully masked row adds 0

@@ -5,8 +5,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def rejection_sample(scores: Float[Tensor, "B K"], *, beta: float, count: int = 1,
-                     generator: torch.Generator | None = None) -> Int[Tensor, "B count"]:
+def rejection_sample(
+    scores: Float[Tensor, "B K"],
+    *,
+    beta: float,
+    count: int = 1,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "B count"]:
     """Which `count` of K responses drawn from pi to keep, so that they are like draws from pi exp(r / beta) / Z; numbers of columns.
 
         propose one of those left at random, take it with probability exp((r - max r) / beta), else propose again
@@ -26,6 +31,10 @@ def rejection_sample(scores: Float[Tensor, "B K"], *, beta: float, count: int = 
     if not beta > 0:
         raise ValueError(f"beta is {beta}; it must be above 0.")
     if not 1 <= count <= scores.shape[1]:
-        raise ValueError(f"count is {count}; it must be from 1 to the {scores.shape[1]} responses of a prompt.")
-    uniform = torch.rand(scores.shape, dtype=torch.float64, generator=generator).clamp(min=torch.finfo(torch.float64).tiny)
+        raise ValueError(
+            f"count is {count}; it must be from 1 to the {scores.shape[1]} responses of a prompt."
+        )
+    uniform = torch.rand(scores.shape, dtype=torch.float64, generator=generator).clamp(
+        min=torch.finfo(torch.float64).tiny
+    )
     return (scores.double() / beta - (-uniform.log()).log()).topk(count).indices

@@ -13,7 +13,9 @@ def _check_discount(**values: float) -> None:
             raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
 
 
-def reward_to_go(rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0) -> Float[Tensor, "B R"]:
+def reward_to_go(
+    rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0
+) -> Float[Tensor, "B R"]:
     """G_t = r_t + gamma G_{t+1}, reward units; 0 where masked and past the end."""
     _check_discount(gamma=gamma)
     rewards = zero_masked(rewards, response_mask)
@@ -24,18 +26,31 @@ def reward_to_go(rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R
     return zero_masked(torch.stack(columns[::-1], 1), response_mask)
 
 
-def td_errors(rewards: Float[Tensor, "B R"], values: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *,
-              gamma: float = 1.0) -> Float[Tensor, "B R"]:
+def td_errors(
+    rewards: Float[Tensor, "B R"],
+    values: Float[Tensor, "B R"],
+    response_mask: Bool[Tensor, "B R"],
+    *,
+    gamma: float = 1.0,
+) -> Float[Tensor, "B R"]:
     """delta_t = r_t + gamma V_{t+1} - V_t, reward units; V is 0 past the last real token, so a truncated response counts as finished."""
     _check_discount(gamma=gamma)
     check_same_shape(rewards=rewards, values=values, response_mask=response_mask)
     values = zero_masked(values, response_mask)
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    return zero_masked(zero_masked(rewards, response_mask) + gamma * next_values - values, response_mask)
+    return zero_masked(
+        zero_masked(rewards, response_mask) + gamma * next_values - values, response_mask
+    )
 
 
-def gae(rewards: Float[Tensor, "B R"], values: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *,
-        gamma: float = 1.0, lam: float = 0.95) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
+def gae(
+    rewards: Float[Tensor, "B R"],
+    values: Float[Tensor, "B R"],
+    response_mask: Bool[Tensor, "B R"],
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
     """Generalised advantage estimation over the tokens of finished responses.
 
         delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        return_t = A_t + V_t
@@ -53,11 +68,15 @@ def gae(rewards: Float[Tensor, "B R"], values: Float[Tensor, "B R"], response_ma
     """
     _check_discount(lam=lam)
     deltas = td_errors(rewards, values, response_mask, gamma=gamma)
-    advantages = reward_to_go(deltas, response_mask, gamma=gamma * lam)  # the same recursion, another discount
+    advantages = reward_to_go(
+        deltas, response_mask, gamma=gamma * lam
+    )  # the same recursion, another discount
     return advantages, advantages + zero_masked(values, response_mask)
 
 
-def overlong_penalty(lengths: Int[Tensor, "B"], *, max_tokens: int, buffer: int) -> Float[Tensor, "B"]:
+def overlong_penalty(
+    lengths: Int[Tensor, "B"], *, max_tokens: int, buffer: int
+) -> Float[Tensor, "B"]:
     """DAPO's soft punishment of length: 0, then down a straight line over the last `buffer` tokens, -1 at max_tokens and beyond.
 
         0  if length <= max_tokens - buffer        -(length - (max_tokens - buffer)) / buffer        -1  if length >= max_tokens

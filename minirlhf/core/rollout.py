@@ -29,15 +29,30 @@ class Rollout:
     def __post_init__(self):
         shapes = {name: tuple(getattr(self, name).shape) for name in self.__dataclass_fields__}
         prompt, response = shapes["prompt_ids"], shapes["response_ids"]
-        fits = prompt == shapes["prompt_mask"] and response == shapes["response_mask"] == shapes["old_logprobs"]
-        if not fits or len(prompt) != 2 or len(response) != 2 or prompt[0] != response[0] or 0 in prompt + response:
-            raise ValueError(f"A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; got {shapes}.")
+        fits = (
+            prompt == shapes["prompt_mask"]
+            and response == shapes["response_mask"] == shapes["old_logprobs"]
+        )
+        if (
+            not fits
+            or len(prompt) != 2
+            or len(response) != 2
+            or prompt[0] != response[0]
+            or 0 in prompt + response
+        ):
+            raise ValueError(
+                f"A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; got {shapes}."
+            )
         dtypes = {name: getattr(self, name).dtype for name in shapes}
         integer = {dtypes["prompt_ids"], dtypes["response_ids"]} <= {torch.int32, torch.int64}
         boolean = dtypes["prompt_mask"] == dtypes["response_mask"] == torch.bool
         if not (integer and boolean and self.old_logprobs.is_floating_point()):
-            raise ValueError(f"A Rollout needs integer ids, bool masks and floating-point old_logprobs; got {dtypes}.")
-        if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any() or not self.prompt_mask[:, -1].all():
+            raise ValueError(
+                f"A Rollout needs integer ids, bool masks and floating-point old_logprobs; got {dtypes}."
+            )
+        if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any() or not self.prompt_mask[
+            :, -1
+        ].all():
             raise ValueError("Prompts must be padded on the left and have at least one token each.")
         if (~self.response_mask[:, :-1] & self.response_mask[:, 1:]).any():
             raise ValueError("Responses must be padded on the right.")
@@ -64,18 +79,31 @@ class Rollout:
         """Some rows, in the order of `index`, without the outer columns that are padding in all of them."""
         prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
         p, r = int(prompt_mask.sum(1).max()), max(1, int(response_mask.sum(1).max()))
-        return Rollout(self.prompt_ids[index][:, -p:], prompt_mask[:, -p:], self.response_ids[index][:, :r], response_mask[:, :r],
-                       self.old_logprobs[index][:, :r])
+        return Rollout(
+            self.prompt_ids[index][:, -p:],
+            prompt_mask[:, -p:],
+            self.response_ids[index][:, :r],
+            response_mask[:, :r],
+            self.old_logprobs[index][:, :r],
+        )
 
     @classmethod
     def concat(cls, rollouts: list["Rollout"]) -> "Rollout":
         """Several batches as one, padded to the widest; padding is id 0, as no mask lets it count."""
-        widths = [max(r.prompt_ids.shape[1] for r in rollouts), max(r.response_ids.shape[1] for r in rollouts)]
+        widths = [
+            max(r.prompt_ids.shape[1] for r in rollouts),
+            max(r.response_ids.shape[1] for r in rollouts),
+        ]
 
         def joined(name: str) -> Tensor:
             left = name.startswith("prompt")
             width = widths[0 if left else 1]
             parts = [getattr(r, name) for r in rollouts]
-            return torch.cat([pad(x, (width - x.shape[1], 0) if left else (0, width - x.shape[1])) for x in parts])
+            return torch.cat(
+                [
+                    pad(x, (width - x.shape[1], 0) if left else (0, width - x.shape[1]))
+                    for x in parts
+                ]
+            )
 
         return cls(*(joined(name) for name in cls.__dataclass_fields__))

@@ -1,7 +1,7 @@
 """Runs that survive: all that a loop needs to go on as if it had never stopped, in one file that a rename replaces whole.
 
-    for step, batch in checkpoint.steps(batches):        the first step is the one after the last save
-        ...
+for step, batch in checkpoint.steps(batches):        the first step is the one after the last save
+    ...
 """
 
 import hashlib
@@ -37,12 +37,38 @@ class Checkpoint:
         every: seconds from save to save. origin: what else must be the same when it goes on, by name.
     """
 
-    def __init__(self, path: str | Path | None = None, *, resume: bool = False, every: float = 60.0, origin: dict | None = None):
-        self.path, self.resume, self.every, self.stopping = Path(path) if path else None, resume, every, False
-        self.origin, self.earlier, self.started = origin or {}, 0.0, time.time()  # earlier: seconds of the runs before this one
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        resume: bool = False,
+        every: float = 60.0,
+        origin: dict | None = None,
+    ):
+        self.path, self.resume, self.every, self.stopping = (
+            Path(path) if path else None,
+            resume,
+            every,
+            False,
+        )
+        self.origin, self.earlier, self.started = (
+            origin or {},
+            0.0,
+            time.time(),
+        )  # earlier: seconds of the runs before this one
 
-    def attach(self, loop: str, config, data, models: list, optimizers: list, history: History, *, generators: list = (),
-               state: dict | None = None) -> "Checkpoint":
+    def attach(
+        self,
+        loop: str,
+        config,
+        data,
+        models: list,
+        optimizers: list,
+        history: History,
+        *,
+        generators: list = (),
+        state: dict | None = None,
+    ) -> "Checkpoint":
         """Name what makes up the run, and put it where the last save left it. Returns itself.
 
         Args:
@@ -57,7 +83,12 @@ class Checkpoint:
             for left in self.path.parent.glob(f".{self.path.name}.*"):  # by a save that was killed
                 left.unlink()
             size = sum(p.numel() for model in models for _, p in _trained(model))
-            facts = {"loop": loop, "data": _digest(data), "start": _fingerprint(models), "trained parameters": size} | self.origin
+            facts = {
+                "loop": loop,
+                "data": _digest(data),
+                "start": _fingerprint(models),
+                "trained parameters": size,
+            } | self.origin
             self.config = json.loads(json.dumps(facts | asdict(config)))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
@@ -78,7 +109,10 @@ class Checkpoint:
                 self.save()
                 saved = time.time()
             if self.stopping:
-                raise Stopped(f"Stopped after step {step}; " + (f"{self.path} holds it all." if self.path else "nothing was saved."))
+                raise Stopped(
+                    f"Stopped after step {step}; "
+                    + (f"{self.path} holds it all." if self.path else "nothing was saved.")
+                )
         if self.path:
             self.save()
 
@@ -107,28 +141,61 @@ class Checkpoint:
 
     def save(self) -> None:
         """Write everything beside `path`, then rename."""
-        tensors = {f"model.{m}.{name}": p.contiguous() for m, model in enumerate(self.models) for name, p in _trained(model)}
+        tensors = {
+            f"model.{m}.{name}": p.contiguous()
+            for m, model in enumerate(self.models)
+            for name, p in _trained(model)
+        }
         for o, optimizer in enumerate(self.optimizers):
             for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{o}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        tensors |= {f"generator.{g}": generator.get_state() for g, generator in enumerate(self._generators())}
-        header = {"step": self.first, "config": self.config, "history": self.history, "state": self.state, "random": random.getstate(),
-                  "seconds": self.earlier + time.time() - self.started}
+                tensors |= {
+                    f"optimizer.{o}.{index}.{name}": torch.as_tensor(value)
+                    for name, value in moments.items()
+                }
+        tensors |= {
+            f"generator.{g}": generator.get_state()
+            for g, generator in enumerate(self._generators())
+        }
+        header = {
+            "step": self.first,
+            "config": self.config,
+            "history": self.history,
+            "state": self.state,
+            "random": random.getstate(),
+            "seconds": self.earlier + time.time() - self.started,
+        }
         with atomic_path(self.path) as temporary:
-            save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+            save_file(
+                tensors,
+                temporary,
+                metadata={key: json.dumps(value) for key, value in header.items()},
+            )
 
     def _restore(self) -> None:
         try:
             with safe_open(self.path, "pt") as file:
                 header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
-            header = {key: header[key] for key in ("step", "config", "history", "state", "random", "seconds")}
+            header = {
+                key: header[key]
+                for key in ("step", "config", "history", "state", "random", "seconds")
+            }
         except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{self.path} is damaged or no checkpoint of a run; remove it to start anew.") from error
+            raise ValueError(
+                f"{self.path} is damaged or no checkpoint of a run; remove it to start anew."
+            ) from error
         if not self.resume:
-            raise ValueError(f"{self.path} holds a run stopped after {header['step']} steps; go on with --resume or remove it.")
-        if other := sorted(key for key in {*self.config, *header["config"]} if self.config.get(key) != header["config"].get(key)):
-            raise ValueError(f"{self.path} was made with another {', '.join(other)}; give the same settings, or remove it to start anew.")
+            raise ValueError(
+                f"{self.path} holds a run stopped after {header['step']} steps; go on with --resume or remove it."
+            )
+        if other := sorted(
+            key
+            for key in {*self.config, *header["config"]}
+            if self.config.get(key) != header["config"].get(key)
+        ):
+            raise ValueError(
+                f"{self.path} was made with another {', '.join(other)}; give the same settings, or remove it to start anew."
+            )
         with torch.no_grad():
             for m, model in enumerate(self.models):
                 for name, p in _trained(model):

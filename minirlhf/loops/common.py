@@ -11,10 +11,14 @@ from minirlhf.runtime import check
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
     """AdamW over what can be trained, fused into one kernel, no weight decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True
+    )
 
 
-def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> torch.Tensor:
+def clipped_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+) -> torch.Tensor:
     """Clip the gradient's norm, step, and clear. Returns the norm before clipping.
 
     Raises:
@@ -22,8 +26,10 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_g
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     if not torch.isfinite(norm):
-        raise FloatingPointError(f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. "
-                                 "This model's weights were left as they were.")
+        raise FloatingPointError(
+            f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. "
+            "This model's weights were left as they were."
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
@@ -52,7 +58,9 @@ def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator
         pool = pool[batch_size:]
 
 
-def linear_decay(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int, warmup: int = 5) -> None:
+def linear_decay(
+    optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int, warmup: int = 5
+) -> None:
     """Warm up over a few steps, then go to 0 on a straight line."""
     factor = min(1.0, (step + 1) / warmup) * (1 - step / steps)
     for group in optimizer.param_groups:

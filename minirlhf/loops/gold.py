@@ -1,6 +1,6 @@
 """Train the gold scorer: regression of a snippet's mean rating. Other films, another backbone, other seeds than the rest.
 
-    loss = 1/2 (r(x, y) - mean rating)^2        rating units, -4..4, read at the last token, EOS included
+loss = 1/2 (r(x, y) - mean rating)^2        rating units, -4..4, read at the last token, EOS included
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,13 @@ import torch
 
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout, shuffled_batches
+from minirlhf.loops.common import (
+    clipped_step,
+    linear_decay,
+    make_optimizer,
+    set_dropout,
+    shuffled_batches,
+)
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -30,13 +36,25 @@ class GoldConfig:
 
     def __post_init__(self):
         check("epochs", self.epochs, self.epochs > 0, "above 0")
-        check("micro_batch", self.optimiser.micro_batch, self.optimiser.micro_batch == 0, "0: this loop has none")
+        check(
+            "micro_batch",
+            self.optimiser.micro_batch,
+            self.optimiser.micro_batch == 0,
+            "0: this loop has none",
+        )
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
-def train_gold(backbone, tokenizer, reviews: list[Review], config: GoldConfig = GoldConfig(), *,
-               history: History | None = None, on_step=lambda row: None,
-               checkpoint: Checkpoint | None = None) -> tuple[ScalarModel, History]:
+def train_gold(
+    backbone,
+    tokenizer,
+    reviews: list[Review],
+    config: GoldConfig = GoldConfig(),
+    *,
+    history: History | None = None,
+    on_step=lambda row: None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[ScalarModel, History]:
     """Train `backbone` to predict the mean rating of each review. Returns (ScalarModel, history); row: loss."""
     history = History() if history is None else history
     seed_all(config.seed)
@@ -44,12 +62,26 @@ def train_gold(backbone, tokenizer, reviews: list[Review], config: GoldConfig = 
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(reviews) / config.batch_size))
     set_dropout(model, config.dropout)
-    run = (checkpoint or Checkpoint()).attach("gold", config, reviews, [model], [optimizer], history)
-    for step, index in run.steps(shuffled_batches(len(reviews), config.batch_size, steps, config.seed)):
+    run = (checkpoint or Checkpoint()).attach(
+        "gold", config, reviews, [model], [optimizer], history
+    )
+    for step, index in run.steps(
+        shuffled_batches(len(reviews), config.batch_size, steps, config.seed)
+    ):
         rows = [reviews[i] for i in index]
-        batch = encode(tokenizer, [r.prompt for r in rows], [r.text for r in rows], max_response=config.max_response)
+        batch = encode(
+            tokenizer,
+            [r.prompt for r in rows],
+            [r.text for r in rows],
+            max_response=config.max_response,
+        )
         target = torch.tensor([r.mean for r in rows])
-        loss = 0.5 * (last_token_scores(token_scores(model, batch), batch.attention_mask) - target).square().mean()
+        loss = (
+            0.5
+            * (last_token_scores(token_scores(model, batch), batch.attention_mask) - target)
+            .square()
+            .mean()
+        )
         linear_decay(optimizer, config.optimiser.lr, step, steps, warmup=20)
         loss.backward()
         clipped_step(model, optimizer, config.optimiser.max_grad_norm)

@@ -1,8 +1,8 @@
 """Preference optimisation on pairs of the policy's own making: a scorer looks at its responses and decides.
 
-    online       two responses to each prompt, the better one is chosen, one step                  (Guo et al. 2024)
-    iterative    k responses, the best against the worst, some steps on these pairs, again         (Xiong et al. 2023)
-    rso          k responses of the start, two kept by rejection sampling, all steps on them       (Liu et al. 2023)
+online       two responses to each prompt, the better one is chosen, one step                  (Guo et al. 2024)
+iterative    k responses, the best against the worst, some steps on these pairs, again         (Xiong et al. 2023)
+rso          k responses of the start, two kept by rejection sampling, all steps on them       (Liu et al. 2023)
 """
 
 from collections.abc import Callable
@@ -31,7 +31,9 @@ class OnlineConfig:
     samples: int = 2  # k responses a prompt, 2 .. 16
     refresh: int = 1  # steps that are made on the responses of one policy; then it writes new ones
     pick: str = "best and worst"  # or rejection: two kept by rejection sampling
-    missing_eos_penalty: float = 1.0  # reward units, taken off a truncated response before a pair is chosen
+    missing_eos_penalty: float = (
+        1.0  # reward units, taken off a truncated response before a pair is chosen
+    )
     accept_beta: float = 0.5  # reward units per nat of the policy that rejection sampling imitates
     sampling: SamplingConfig = SamplingConfig()
     dpo: DPOConfig = DPOConfig()
@@ -40,10 +42,25 @@ class OnlineConfig:
         check("samples", self.samples, self.samples >= 2, "at least 2: a pair")
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
-        check("accept_beta", self.accept_beta, 0 < self.accept_beta < float("inf"), "above 0 and finite")
-        check("missing_eos_penalty", self.missing_eos_penalty, 0 <= self.missing_eos_penalty < float("inf"), "0 or more, and finite")
+        check(
+            "accept_beta",
+            self.accept_beta,
+            0 < self.accept_beta < float("inf"),
+            "above 0 and finite",
+        )
+        check(
+            "missing_eos_penalty",
+            self.missing_eos_penalty,
+            0 <= self.missing_eos_penalty < float("inf"),
+            "0 or more, and finite",
+        )
         check("loss", self.dpo.loss, not LOSSES[self.dpo.loss].single, "a loss of pairs")
-        check("precompute", self.dpo.precompute, not self.dpo.precompute, "off: the texts are not known before")
+        check(
+            "precompute",
+            self.dpo.precompute,
+            not self.dpo.precompute,
+            "off: the texts are not known before",
+        )
 
     def with_steps(self, steps: int) -> "OnlineConfig":
         """As many steps; what was written once for all of them still is."""
@@ -51,17 +68,35 @@ class OnlineConfig:
         return replace(self, refresh=refresh, dpo=replace(self.dpo, steps=steps))
 
 
-LEASH = DPOConfig(beta=KLConfig.kl_coef)  # the number of PPO's price; not the same leash: labels that are always sure go farther
+LEASH = DPOConfig(
+    beta=KLConfig.kl_coef
+)  # the number of PPO's price; not the same leash: labels that are always sure go farther
 ONLINE = {  # by name, as the command line knows them
     "online-dpo": OnlineConfig(dpo=LEASH),
     "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),
-    "rso": OnlineConfig(samples=4, refresh=DPOConfig.steps, pick="rejection", accept_beta=LEASH.beta, dpo=replace(LEASH, loss="hinge")),
+    "rso": OnlineConfig(
+        samples=4,
+        refresh=DPOConfig.steps,
+        pick="rejection",
+        accept_beta=LEASH.beta,
+        dpo=replace(LEASH, loss="hinge"),
+    ),
 }
 
 
-def train_online(model, tokenizer, prompts: list[str], score: Callable, config: OnlineConfig = OnlineConfig(), *, reference=None,
-                 monitors: dict[str, Callable] | None = None, history: History | None = None, on_step=lambda row: None,
-                 checkpoint: Checkpoint | None = None):
+def train_online(
+    model,
+    tokenizer,
+    prompts: list[str],
+    score: Callable,
+    config: OnlineConfig = OnlineConfig(),
+    *,
+    reference=None,
+    monitors: dict[str, Callable] | None = None,
+    history: History | None = None,
+    on_step=lambda row: None,
+    checkpoint: Checkpoint | None = None,
+):
     """Train `model` in place.
 
     Args:
@@ -77,8 +112,16 @@ def train_online(model, tokenizer, prompts: list[str], score: Callable, config: 
     optimizer = make_optimizer(model, own.optimiser)
     state = {"pool": []}  # rows of text for the steps to come; they are in the checkpoint too
     model.eval()
-    run = (checkpoint or Checkpoint()).attach("online", config, prompts, [model, reference] if own.sync_every else [model], [optimizer],
-                                              history, generators=[generator], state=state)
+    run = (checkpoint or Checkpoint()).attach(
+        "online",
+        config,
+        prompts,
+        [model, reference] if own.sync_every else [model],
+        [optimizer],
+        history,
+        generators=[generator],
+        state=state,
+    )
     batches = list(shuffled_batches(len(prompts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
         log = {}
@@ -87,15 +130,30 @@ def train_online(model, tokenizer, prompts: list[str], score: Callable, config: 
             state["pool"], said = [], []
             for index in batches[step : step + config.refresh]:
                 asked = [prompts[i] for i in index]
-                rollout = sample(model, *encode_prompts(tokenizer, asked), eos_id=tokenizer.eos_token_id, config=sampling,
-                                 samples_per_prompt=config.samples, generator=generator)
+                rollout = sample(
+                    model,
+                    *encode_prompts(tokenizer, asked),
+                    eos_id=tokenizer.eos_token_id,
+                    config=sampling,
+                    samples_per_prompt=config.samples,
+                    generator=generator,
+                )
                 with torch.no_grad():
                     scores = score(rollout)
-                worth = scores - config.missing_eos_penalty * ~rollout.finished(tokenizer.eos_token_id)
-                state["pool"].append(pairs_of(asked, decode(tokenizer, rollout), worth, config, generator))
-                said.append({"score": scores.mean(), "length": rollout.response_mask.sum(1).float().mean(),
-                             "entropy": -masked_mean(rollout.old_logprobs, rollout.response_mask)}
-                            | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()})
+                worth = scores - config.missing_eos_penalty * ~rollout.finished(
+                    tokenizer.eos_token_id
+                )
+                state["pool"].append(
+                    pairs_of(asked, decode(tokenizer, rollout), worth, config, generator)
+                )
+                said.append(
+                    {
+                        "score": scores.mean(),
+                        "length": rollout.response_mask.sum(1).float().mean(),
+                        "entropy": -masked_mean(rollout.old_logprobs, rollout.response_mask),
+                    }
+                    | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
+                )
             log = {name: torch.stack([row[name] for row in said]).mean() for name in said[0]}
         # 2. one step on the pairs of this step's prompts
         rows = state["pool"].pop(0)
@@ -110,8 +168,13 @@ def train_online(model, tokenizer, prompts: list[str], score: Callable, config: 
     return model, history
 
 
-def pairs_of(prompts: list[str], texts: list[str], scores: torch.Tensor, config: OnlineConfig,
-             generator: torch.Generator | None = None) -> dict[str, list[str]]:
+def pairs_of(
+    prompts: list[str],
+    texts: list[str],
+    scores: torch.Tensor,
+    config: OnlineConfig,
+    generator: torch.Generator | None = None,
+) -> dict[str, list[str]]:
     """One pair a prompt from its k responses, side by side in `texts`: columns prompt, chosen, rejected.
 
     No pair where both texts, or both scores, are the same: nobody could say which is better.
@@ -127,4 +190,6 @@ def pairs_of(prompts: list[str], texts: list[str], scores: torch.Tensor, config:
         chosen, rejected = texts[n * config.samples + best], texts[n * config.samples + worst]
         if grouped[n, best] > grouped[n, worst] and chosen != rejected:
             rows.append((prompts[n], chosen, rejected))
-    return {name: [row[i] for row in rows] for i, name in enumerate(("prompt", "chosen", "rejected"))}
+    return {
+        name: [row[i] for row in rows] for i, name in enumerate(("prompt", "chosen", "rejected"))
+    }

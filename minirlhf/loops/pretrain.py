@@ -30,8 +30,12 @@ class PretrainConfig:
     block: int = 128  # tokens a block, also the model's context
     batch_size: int = 8  # blocks a step; small: on 0.9 M tokens the number of steps is what counts
     steps: int = 12000
-    lr: float = 3e-3  # peak, AdamW: embeddings, biases, norms; linear warm-up, cosine to a twentieth
-    matrix_lr: float = 0.02  # peak, Muon: the matrices of the layers; after 400 steps as far as AdamW is after 850
+    lr: float = (
+        3e-3  # peak, AdamW: embeddings, biases, norms; linear warm-up, cosine to a twentieth
+    )
+    matrix_lr: float = (
+        0.02  # peak, Muon: the matrices of the layers; after 400 steps as far as AdamW is after 850
+    )
     warmup: int = 100  # steps
     weight_decay: float = 0.1
     dropout: float = 0.1
@@ -41,9 +45,18 @@ class PretrainConfig:
     def __post_init__(self):
         for field in ("n_layer", "n_head", "block", "batch_size", "steps"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        check("n_embd", self.n_embd, self.n_embd >= 1 and self.n_embd % self.n_head == 0, f"a multiple of n_head = {self.n_head}")
-        check("vocab_size", self.vocab_size, self.vocab_size > 256, "above 256: every byte is a token")
-        check("lr, matrix_lr", (self.lr, self.matrix_lr), min(self.lr, self.matrix_lr) > 0, "above 0")
+        check(
+            "n_embd",
+            self.n_embd,
+            self.n_embd >= 1 and self.n_embd % self.n_head == 0,
+            f"a multiple of n_head = {self.n_head}",
+        )
+        check(
+            "vocab_size", self.vocab_size, self.vocab_size > 256, "above 256: every byte is a token"
+        )
+        check(
+            "lr, matrix_lr", (self.lr, self.matrix_lr), min(self.lr, self.matrix_lr) > 0, "above 0"
+        )
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
@@ -54,10 +67,20 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[EOS],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS, pad_token=EOS, padding_side="left",
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        bos_token=EOS,
+        pad_token=EOS,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )
 
@@ -69,12 +92,26 @@ def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
     return torch.tensor([token for text in shuffled for token in [*text, tokenizer.eos_token_id]])
 
 
-def new_gpt2(tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0) -> GPT2LMHeadModel:
+def new_gpt2(
+    tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0
+) -> GPT2LMHeadModel:
     """A GPT-2 of random weights that knows this tokenizer's words."""
     eos = tokenizer.eos_token_id
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=positions, n_embd=width, n_layer=layers, n_head=heads, resid_pdrop=dropout,
-        embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=eos, eos_token_id=eos, pad_token_id=eos))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=positions,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=eos,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    )
 
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -83,10 +120,18 @@ def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer
     embeddings = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." not in name]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     adamw = torch.optim.AdamW(
-        [{"params": embeddings, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=config.lr, betas=(0.9, 0.95), fused=True,
+        [
+            {"params": embeddings, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(0.9, 0.95),
+        fused=True,
     )
-    return [adamw, torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay)]
+    return [
+        adamw,
+        torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay),
+    ]
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
@@ -97,8 +142,14 @@ def schedule(step: int, config: PretrainConfig) -> float:
     return 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
 
 
-def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = PretrainConfig(), *, on_step=lambda row: None,
-               checkpoint: Checkpoint | None = None):
+def train_base(
+    texts: list[str],
+    held_out: list[str],
+    config: PretrainConfig = PretrainConfig(),
+    *,
+    on_step=lambda row: None,
+    checkpoint: Checkpoint | None = None,
+):
     """Train tokenizer and model. Returns (model, tokenizer, History)."""
     # 1. text -> tokens
     seed_all(config.seed)
@@ -106,20 +157,34 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
     order = torch.Generator().manual_seed(config.seed)
     stream = pack(texts, tokenizer, order)
     held_out_stream = pack(held_out, tokenizer, torch.Generator().manual_seed(0))
-    held_out_bytes = sum(len(text.encode()) + 1 for text in held_out)  # EOS stands for one byte, the line end
+    held_out_bytes = sum(
+        len(text.encode()) + 1 for text in held_out
+    )  # EOS stands for one byte, the line end
 
     # 2. model and optimiser
-    model = new_gpt2(tokenizer, layers=config.n_layer, width=config.n_embd, heads=config.n_head, positions=config.block,
-                     dropout=config.dropout)
+    model = new_gpt2(
+        tokenizer,
+        layers=config.n_layer,
+        width=config.n_embd,
+        heads=config.n_head,
+        positions=config.block,
+        dropout=config.dropout,
+    )
     optimizers = make_optimizers(model, config)
     history = History()
-    run = (checkpoint or Checkpoint()).attach("pretrain", config, stream, [model], optimizers, history)
+    run = (checkpoint or Checkpoint()).attach(
+        "pretrain", config, stream, [model], optimizers, history
+    )
 
     # 3. steps
     started, first = time.time(), run.first
     for step, _ in run.steps(range(config.steps)):
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)  # a step's blocks follow from its number
-        starts = torch.randint(len(stream) - config.block - 1, (config.batch_size,), generator=generator)
+        generator = torch.Generator().manual_seed(
+            config.seed * 1_000_003 + step
+        )  # a step's blocks follow from its number
+        starts = torch.randint(
+            len(stream) - config.block - 1, (config.batch_size,), generator=generator
+        )
         blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, likewise
         for optimizer, peak in zip(optimizers, (config.lr, config.matrix_lr), strict=True):
@@ -128,7 +193,9 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             logits = model(blocks[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), blocks[:, 1:].flatten()
+        )
         model.zero_grad()
         loss.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
@@ -136,8 +203,12 @@ def train_base(texts: list[str], held_out: list[str], config: PretrainConfig = P
             optimizer.step()
         row = history.log("pretrain", step, steps=config.steps, loss=loss, grad_norm=grad_norm)
         if step % 100 == 99 or step + 1 == config.steps:
-            row["bits_per_byte"] = stream_nats(model, held_out_stream, config.block) / math.log(2) / held_out_bytes
-            row["tokens_per_second"] = (step + 1 - first) * config.batch_size * config.block / (time.time() - started)
+            row["bits_per_byte"] = (
+                stream_nats(model, held_out_stream, config.block) / math.log(2) / held_out_bytes
+            )
+            row["tokens_per_second"] = (
+                (step + 1 - first) * config.batch_size * config.block / (time.time() - started)
+            )
             on_step(row)
     return model.eval(), tokenizer, history
 

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: imitate written responses. The prompt is read, never trained on.
 
-    loss = -mean over response tokens of log pi(y_t | x, y_<t)        EOS is a response token: stopping is learned here
+loss = -mean over response tokens of log pi(y_t | x, y_<t)        EOS is a response token: stopping is learned here
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,16 @@ class SFTConfig:
         check("epochs", self.epochs, self.epochs > 0, "above 0")
 
 
-def train_sft(model, tokenizer, dataset: Dataset, config: SFTConfig = SFTConfig(), *, history: History | None = None,
-              on_step=lambda row: None, checkpoint: Checkpoint | None = None):
+def train_sft(
+    model,
+    tokenizer,
+    dataset: Dataset,
+    config: SFTConfig = SFTConfig(),
+    *,
+    history: History | None = None,
+    on_step=lambda row: None,
+    checkpoint: Checkpoint | None = None,
+):
     """Fine-tune `model` in place on columns `prompt` and `completion` (TRL's prompt-completion format).
 
     Returns:
@@ -46,16 +54,34 @@ def train_sft(model, tokenizer, dataset: Dataset, config: SFTConfig = SFTConfig(
     steps = max(1, round(config.epochs * len(dataset) / config.batch_size))
     model.eval()  # dropout off: a pass or two over the data has no need of it
     run = (checkpoint or Checkpoint()).attach("sft", config, dataset, [model], [optimizer], history)
-    for step, index in run.steps(shuffled_batches(len(dataset), config.batch_size, steps, config.seed)):
+    for step, index in run.steps(
+        shuffled_batches(len(dataset), config.batch_size, steps, config.seed)
+    ):
         rows = dataset[index.tolist()]
-        batch = encode(tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response)
+        batch = encode(
+            tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
+        )
         linear_decay(optimizer, config.optimiser.lr, step, steps)
         total, loss = loss_denominator(batch.response_mask, how="token_mean"), 0.0
         for micro in config.optimiser.split(torch.arange(len(index))):
             part = batch.select(micro)
-            part_loss = aggregate(-policy_logprobs(model, part), part.response_mask, how="token_mean", denominator=total)
+            part_loss = aggregate(
+                -policy_logprobs(model, part),
+                part.response_mask,
+                how="token_mean",
+                denominator=total,
+            )
             part_loss.backward()
             loss += part_loss.detach()
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-        on_step(history.log("sft", step, steps=steps, loss=loss, grad_norm=grad_norm, lr=optimizer.param_groups[0]["lr"]))
+        on_step(
+            history.log(
+                "sft",
+                step,
+                steps=steps,
+                loss=loss,
+                grad_norm=grad_norm,
+                lr=optimizer.param_groups[0]["lr"],
+            )
+        )
     return model, history

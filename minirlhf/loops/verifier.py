@@ -37,8 +37,16 @@ class VerifierConfig:
         check("steps", self.steps, self.steps >= 1, "at least 1")
 
 
-def train_verifier(backbone, tokenizer, dataset: Dataset, config: VerifierConfig = VerifierConfig(), *, history: History | None = None,
-                   on_step=lambda row: None, checkpoint: Checkpoint | None = None) -> tuple[ScalarModel, History]:
+def train_verifier(
+    backbone,
+    tokenizer,
+    dataset: Dataset,
+    config: VerifierConfig = VerifierConfig(),
+    *,
+    history: History | None = None,
+    on_step=lambda row: None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[ScalarModel, History]:
     """Train `backbone` with a new head on columns `prompt`, `completion`, `label` (True: right).
 
     Returns:
@@ -50,24 +58,42 @@ def train_verifier(backbone, tokenizer, dataset: Dataset, config: VerifierConfig
     seed_all(config.seed)
     model = ScalarModel(backbone).eval()
     optimizer = make_optimizer(model, config.optimiser)
-    run = (checkpoint or Checkpoint()).attach("verifier", config, dataset, [model], [optimizer], history)
-    for step, index in run.steps(shuffled_batches(len(dataset), config.batch_size, config.steps, config.seed)):
+    run = (checkpoint or Checkpoint()).attach(
+        "verifier", config, dataset, [model], [optimizer], history
+    )
+    for step, index in run.steps(
+        shuffled_batches(len(dataset), config.batch_size, config.steps, config.seed)
+    ):
         linear_decay(optimizer, config.optimiser.lr, step, config.steps)
         rows = dataset[index.tolist()]
-        batch = encode(tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response)
+        batch = encode(
+            tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
+        )
         label = torch.tensor(rows["label"]).float()
         logits, mask = prefix_logits(model, batch)
-        losses = binary_cross_entropy_with_logits(logits, label[:, None].expand_as(logits), reduction="none")
+        losses = binary_cross_entropy_with_logits(
+            logits, label[:, None].expand_as(logits), reduction="none"
+        )
         loss = aggregate(losses, mask, how="token_mean")
         loss.backward()
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
         last = logits.detach().gather(1, batch.response_mask.sum(1, keepdim=True))[:, 0]
-        on_step(history.log("verifier", step, steps=config.steps, loss=loss, right=((last > 0) == (label == 1)).float().mean(),
-                            grad_norm=grad_norm))
+        on_step(
+            history.log(
+                "verifier",
+                step,
+                steps=config.steps,
+                loss=loss,
+                right=((last > 0) == (label == 1)).float().mean(),
+                grad_norm=grad_norm,
+            )
+        )
     return model, history
 
 
 def prefix_logits(model: ScalarModel, batch: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of V (B, R + 1) after the prompt and after each response token, and which of them are real."""
-    mask = torch.cat([torch.ones(len(batch.response_mask), 1, dtype=torch.bool), batch.response_mask], 1)
+    mask = torch.cat(
+        [torch.ones(len(batch.response_mask), 1, dtype=torch.bool), batch.response_mask], 1
+    )
     return token_scores(model, batch)[:, batch.prompt_ids.shape[1] - 1 :], mask

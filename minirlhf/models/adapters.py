@@ -1,6 +1,6 @@
 """Fit a larger model on a small machine: low-rank adapters, whose base is the reference for free, and recomputed activations.
 
-    W x  ->  W x + (alpha / rank) B A x          A (rank, in), B (out, rank), B = 0 at the start (Hu et al. 2022, section 4)
+W x  ->  W x + (alpha / rank) B A x          A (rank, in), B (out, rank), B = 0 at the start (Hu et al. 2022, section 4)
 """
 
 import copy
@@ -23,9 +23,14 @@ def with_lora(model, rank: int = 16, *, seed: int = 0):
     from peft import LoraConfig, get_peft_model  # two seconds to import: paid by who asks for it
 
     check("rank", rank, rank >= 1, "at least 1")
-    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():  # what peft and transformers say of each other
+    with (
+        warnings.catch_warnings(action="ignore"),
+        torch.random.fork_rng(),
+    ):  # what peft and transformers say of each other
         torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")).eval()
+        return get_peft_model(
+            model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        ).eval()
 
 
 def has_adapter(model) -> bool:
@@ -60,7 +65,9 @@ class BelowAdapter:
 
 def reference_of(model):
     """The policy as it is now, never trained: what lies below an adapter that has learned nothing yet, or a copy."""
-    fresh = has_adapter(model) and not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
+    fresh = has_adapter(model) and not any(
+        p.any() for name, p in model.named_parameters() if "lora_B" in name
+    )
     return BelowAdapter(model) if fresh else copy.deepcopy(model).eval()
 
 
@@ -69,8 +76,15 @@ def recompute_activations(model):
 
     transformers' own switch works in training mode alone, where there is dropout; RL needs both off.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    check("model", type(model).__name__, bool(layers), "built of blocks that transformers can recompute")
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    check(
+        "model",
+        type(model).__name__,
+        bool(layers),
+        "built of blocks that transformers can recompute",
+    )
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return model
@@ -91,7 +105,9 @@ def fitted(model, *, lora: int = 0, bf16: bool = False, recompute: bool = False)
     Raises:
         ValueError: bf16 without adapters: an update of less than 1/256 of a weight would be lost in its 8 bits.
     """
-    check("bf16", bf16, lora or not bf16, "used with adapters (a rank above 0), which stay in float32")
+    check(
+        "bf16", bf16, lora or not bf16, "used with adapters (a rank above 0), which stay in float32"
+    )
     model = model.to(torch.bfloat16) if bf16 else model
     model = recompute_activations(model) if recompute else model
     return with_lora(model, lora) if lora else model

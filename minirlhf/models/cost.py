@@ -33,8 +33,18 @@ class Shape:
     def __post_init__(self):
         for field in ("layers", "width", "heads", "kv_heads", "ffn", "vocab"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        check("heads", self.heads, self.width % self.heads == 0, f"a divisor of the width {self.width}")
-        check("kv_heads", self.kv_heads, self.heads % self.kv_heads == 0, f"a divisor of the {self.heads} heads")
+        check(
+            "heads",
+            self.heads,
+            self.width % self.heads == 0,
+            f"a divisor of the width {self.width}",
+        )
+        check(
+            "kv_heads",
+            self.kv_heads,
+            self.heads % self.kv_heads == 0,
+            f"a divisor of the {self.heads} heads",
+        )
 
     @classmethod
     def of(cls, model) -> "Shape":
@@ -43,11 +53,27 @@ class Shape:
         kind = getattr(c, "model_type", type(model).__name__)
         check("model_type", kind, kind in ("gpt2", "llama"), "gpt2 or llama")
         d, heads, gpt2 = c.hidden_size, c.num_attention_heads, kind == "gpt2"
-        odd = any(getattr(c, name, False) for name in ("attention_bias", "mlp_bias", "add_cross_attention"))
+        odd = any(
+            getattr(c, name, False)
+            for name in ("attention_bias", "mlp_bias", "add_cross_attention")
+        )
         odd |= getattr(c, "head_dim", d // heads) * heads != d
-        check("config", kind, not odd, "one without further biases, cross-attention or a head_dim of its own")
-        return cls(c.num_hidden_layers, d, heads, heads if gpt2 else c.num_key_value_heads, (c.n_inner or 4 * d) if gpt2 else
-                   c.intermediate_size, c.vocab_size, c.tie_word_embeddings, c.max_position_embeddings if gpt2 else 0)
+        check(
+            "config",
+            kind,
+            not odd,
+            "one without further biases, cross-attention or a head_dim of its own",
+        )
+        return cls(
+            c.num_hidden_layers,
+            d,
+            heads,
+            heads if gpt2 else c.num_key_value_heads,
+            (c.n_inner or 4 * d) if gpt2 else c.intermediate_size,
+            c.vocab_size,
+            c.tie_word_embeddings,
+            c.max_position_embeddings if gpt2 else 0,
+        )
 
     @property
     def keys(self) -> int:
@@ -57,13 +83,21 @@ class Shape:
     @property
     def matrices(self) -> int:
         """Weights of a block that a token is multiplied with: queries and output d d, keys and values d k, MLP 2 d f, gated 3 d f."""
-        return 2 * self.width * (self.width + self.keys) + (2 if self.positions else 3) * self.width * self.ffn
+        return (
+            2 * self.width * (self.width + self.keys)
+            + (2 if self.positions else 3) * self.width * self.ffn
+        )
 
     @property
     def read(self) -> int:
         """Weights that a decoding step reads: blocks, last norm, head. Of the embedding it looks up a row, which is not counted."""
-        d, norm = self.width, 2 * self.width if self.positions else self.width  # LayerNorm has a bias
-        biases = 3 * d + 2 * self.keys + self.ffn if self.positions else 0  # d each: queries, output, output of the MLP
+        d, norm = (
+            self.width,
+            2 * self.width if self.positions else self.width,
+        )  # LayerNorm has a bias
+        biases = (
+            3 * d + 2 * self.keys + self.ffn if self.positions else 0
+        )  # d each: queries, output, output of the MLP
         return self.layers * (self.matrices + biases + 2 * norm) + norm + self.vocab * d
 
     @property
@@ -79,7 +113,11 @@ class Shape:
     def adapters(self, rank: int) -> int:
         """Weights of LoRA on all matrices of all blocks, rank (in + out) each; GPT-2's queries, keys and values are one matrix."""
         d, gpt2 = self.width, self.positions > 0
-        return self.layers * rank * ((4 if gpt2 else 6) * d + 2 * self.keys + (2 if gpt2 else 3) * (d + self.ffn))
+        return (
+            self.layers
+            * rank
+            * ((4 if gpt2 else 6) * d + 2 * self.keys + (2 if gpt2 else 3) * (d + self.ffn))
+        )
 
 
 TINY_REVIEWS = Shape(4, 256, 4, 4, 1024, 4096, tied=True, positions=128)
@@ -107,9 +145,22 @@ class Plan:
     recompute: bool = False  # a block keeps its input only
 
     def __post_init__(self):
-        for field in ("prompts", "group_size", "prompt_tokens", "response_tokens", "epochs", "decode_batch", "micro_batch"):
+        for field in (
+            "prompts",
+            "group_size",
+            "prompt_tokens",
+            "response_tokens",
+            "epochs",
+            "decode_batch",
+            "micro_batch",
+        ):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        check("critic", self.critic, self.critic in ("separate", "shared", "none"), "separate, shared or none")
+        check(
+            "critic",
+            self.critic,
+            self.critic in ("separate", "shared", "none"),
+            "separate, shared or none",
+        )
         check("lora", self.lora, self.lora >= 0, "0 (off) or more")
 
     @property
@@ -139,8 +190,16 @@ def kv_cache_bytes(shape: Shape, batch: int, tokens: int, *, bf16: bool = False)
     return 2 * shape.layers * shape.keys * batch * tokens * (2 if bf16 else 4)
 
 
-def activation_bytes(shape: Shape, batch: int, tokens: int, *, response: int = 0, bf16: bool = False, recompute: bool = False,
-                     padded: bool = False) -> int:
+def activation_bytes(
+    shape: Shape,
+    batch: int,
+    tokens: int,
+    *,
+    response: int = 0,
+    bf16: bool = False,
+    recompute: bool = False,
+    padded: bool = False,
+) -> int:
     """What autograd keeps from the forward to the backward pass, with fused attention (sdpa) and gelu.
 
         numbers a token and block      GPT-2                                   Llama
@@ -157,7 +216,12 @@ def activation_bytes(shape: Shape, batch: int, tokens: int, *, response: int = 0
     Args:
         response: R tokens whose log-probabilities are kept, V words each, in float32; 0 is a scalar head, which reads all T.
     """
-    check("response", response, 0 <= response < tokens, f"from 0 to {tokens - 1}, less than all tokens")
+    check(
+        "response",
+        response,
+        0 <= response < tokens,
+        f"from 0 to {tokens - 1}, less than all tokens",
+    )
     d, k, f, gpt2 = shape.width, shape.keys, shape.ffn, shape.positions > 0
     block = (6 * d + 4 + 2 * f if gpt2 else 8 * d + 2 + 4 * f) + 2 * k + shape.heads
     block += padded * (tokens + 2 * (d - k) * (shape.kv_heads > 1))
@@ -176,22 +240,49 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
     reward, bf16 = reward or actor, plan.bf16
     states = dict(batch=plan.micro_batch, tokens=plan.tokens, bf16=bf16, recompute=plan.recompute)
 
-    def row(base: int = 0, head: int = 0, adapters: int | None = None, activations: int = 0, logits: int = 0, cache: int = 0) -> dict:
+    def row(
+        base: int = 0,
+        head: int = 0,
+        adapters: int | None = None,
+        activations: int = 0,
+        logits: int = 0,
+        cache: int = 0,
+    ) -> dict:
         """`adapters`: None is a frozen model, 0 one whose every weight is trained; a head is trained with either, in float32."""
         whole, beside = base * (adapters == 0), head + (adapters or 0)
-        return {"weights": weights_bytes(base, bf16=bf16) + weights_bytes(beside),
-                "gradients": gradient_bytes(whole, bf16=bf16) + gradient_bytes(beside),
-                "optimiser": optimiser_bytes(whole, bf16=bf16) + optimiser_bytes(beside), "activations": activations, "logits": logits,
-                "cache": cache}
+        return {
+            "weights": weights_bytes(base, bf16=bf16) + weights_bytes(beside),
+            "gradients": gradient_bytes(whole, bf16=bf16) + gradient_bytes(beside),
+            "optimiser": optimiser_bytes(whole, bf16=bf16) + optimiser_bytes(beside),
+            "activations": activations,
+            "logits": logits,
+            "cache": cache,
+        }
 
-    value_head = weights_bytes(plan.micro_batch * plan.tokens * actor.width, bf16=bf16) * (plan.critic == "shared")  # what it reads
-    critics = {"none": row(), "shared": row(head=actor.width + 1), "separate": row(
-        reward.trunk, reward.width + 1, reward.adapters(plan.lora), activation_bytes(reward, **states))}
+    value_head = weights_bytes(plan.micro_batch * plan.tokens * actor.width, bf16=bf16) * (
+        plan.critic == "shared"
+    )  # what it reads
+    critics = {
+        "none": row(),
+        "shared": row(head=actor.width + 1),
+        "separate": row(
+            reward.trunk,
+            reward.width + 1,
+            reward.adapters(plan.lora),
+            activation_bytes(reward, **states),
+        ),
+    }
     return {
-        "actor": row(actor.parameters, 0, actor.adapters(plan.lora),
-                     activation_bytes(actor, response=plan.response_tokens, **states) + value_head,
-                     2 * weights_bytes(plan.micro_batch * plan.response_tokens * actor.vocab),
-                     kv_cache_bytes(actor, min(plan.decode_batch, plan.sequences), plan.tokens - 1, bf16=bf16)),
+        "actor": row(
+            actor.parameters,
+            0,
+            actor.adapters(plan.lora),
+            activation_bytes(actor, response=plan.response_tokens, **states) + value_head,
+            2 * weights_bytes(plan.micro_batch * plan.response_tokens * actor.vocab),
+            kv_cache_bytes(
+                actor, min(plan.decode_batch, plan.sequences), plan.tokens - 1, bf16=bf16
+            ),
+        ),
         "reference": row(actor.parameters * (plan.reference and not plan.lora)),
         "reward": row((reward.trunk + reward.width + 1) * plan.reward_model),
         "critic": critics[plan.critic],
@@ -205,7 +296,9 @@ def peak_bytes(table: dict[str, dict[str, int]]) -> int:
     Our loops score a rollout in one piece: without gradient, but with three copies of all its logits, which may exceed this.
     """
     total = {name: sum(row[name] for row in table.values()) for name in table["actor"]}
-    learning = total["gradients"] + max(row["activations"] + row["logits"] for row in table.values())
+    learning = total["gradients"] + max(
+        row["activations"] + row["logits"] for row in table.values()
+    )
     return total["weights"] + total["optimiser"] + max(total["cache"], learning)
 
 
@@ -214,13 +307,20 @@ def forward_flop(shape: Shape, tokens: int, context: float, *, logits: int) -> f
 
     A sequence that is read at once has context T: what the causal mask hides is computed too.
     """
-    return tokens * shape.layers * (2 * shape.matrices + 4 * shape.width * context) + 2 * shape.width * shape.vocab * logits
+    return (
+        tokens * shape.layers * (2 * shape.matrices + 4 * shape.width * context)
+        + 2 * shape.width * shape.vocab * logits
+    )
 
 
-def decode_step(shape: Shape, batch: int, context: float, *, bf16: bool = False) -> tuple[float, float]:
+def decode_step(
+    shape: Shape, batch: int, context: float, *, bf16: bool = False
+) -> tuple[float, float]:
     """(FLOP, bytes) of the next token of `batch` sequences: the weights are read once for all of them, a cache for its own only."""
     cache = kv_cache_bytes(shape, batch, 1, bf16=bf16) * context
-    return forward_flop(shape, batch, context, logits=batch), weights_bytes(shape.read, bf16=bf16) + cache
+    return forward_flop(shape, batch, context, logits=batch), weights_bytes(
+        shape.read, bf16=bf16
+    ) + cache
 
 
 class _Alive(TorchDispatchMode):
@@ -230,7 +330,10 @@ class _Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        given, made = ({x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor)} for tree in ((args, kwargs), result))
+        given, made = (
+            {x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor)}
+            for tree in ((args, kwargs), result)
+        )
         for storage in made - given:  # a view, or what was written in place, is no new memory
             self.grow(storage.nbytes())
             weakref.finalize(storage, self.grow, -storage.nbytes())

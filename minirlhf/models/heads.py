@@ -18,11 +18,18 @@ from minirlhf.runtime import atomic_folder, check
 
 def read_whole(auto, source: str | Path):
     """`auto.from_pretrained` in float32, without pickle; weights that are not there are an error, not random numbers."""
-    model, found = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-                                        ignore_mismatched_sizes=True)
+    model, found = auto.from_pretrained(
+        source,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
-        raise ValueError(f"{len(wrong)} weights that its config.json asks for are missing or of another shape, such as {wrong[0]}.")
+        raise ValueError(
+            f"{len(wrong)} weights that its config.json asks for are missing or of another shape, such as {wrong[0]}."
+        )
     return model
 
 
@@ -53,7 +60,10 @@ class ScalarModel(nn.Module):
     def forward(self, sequences, attention_mask, position_ids) -> torch.Tensor:
         """(B, T) ids -> (B, T) scores; column t reads the text up to and including token t."""
         hidden = self.backbone(
-            input_ids=sequences, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
+            input_ids=sequences,
+            attention_mask=attention_mask.long(),
+            position_ids=position_ids,
+            use_cache=False,
         ).last_hidden_state
         return self.scores(hidden)
 
@@ -71,7 +81,11 @@ class ScalarModel(nn.Module):
         whole.base_model.load_state_dict(merged(self.backbone).state_dict())
         with torch.no_grad():
             whole.score.weight.copy_(self.head.weight)
-        numbers = {"bias": self.head.bias.item(), "shift": float(self.shift), "scale": float(self.scale)}
+        numbers = {
+            "bias": self.head.bias.item(),
+            "shift": float(self.shift),
+            "scale": float(self.scale),
+        }
         with atomic_folder(folder) as temporary:
             whole.to(dtype).save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -109,10 +123,17 @@ class SharedCritic(ScalarModel):
 
     def __init__(self, actor: nn.Module, like: ScalarModel | None = None):
         nn.Module.__init__(self)
-        self._actor = (actor,)  # in a tuple torch does not see it: its weights are not this module's
+        self._actor = (
+            actor,
+        )  # in a tuple torch does not see it: its weights are not this module's
         self.head, self.shift, self.scale = ScalarHead(actor.config.hidden_size), 0.0, 1.0
         if like is not None:
-            check("like.head", like.head.in_features, like.head.in_features == self.head.in_features, "as wide as the actor's trunk")
+            check(
+                "like.head",
+                like.head.in_features,
+                like.head.in_features == self.head.in_features,
+                "as wide as the actor's trunk",
+            )
             self.head.load_state_dict(like.head.state_dict())
             self.shift, self.scale = like.shift, like.scale
 
@@ -125,10 +146,14 @@ class SharedCritic(ScalarModel):
         """The trunk, adapters included."""
         return (self.actor.get_base_model() if has_adapter(self.actor) else self.actor).base_model
 
-    def logprobs_and_values(self, rollout: Rollout, *, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs_and_values(
+        self, rollout: Rollout, *, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What `policy_logprobs` of the actor and `response_values` of this critic give, both (B, R), from one pass through the trunk."""
         found = []
-        with self.backbone.register_forward_hook(lambda trunk, given, output: found.append(output.last_hidden_state)):
+        with self.backbone.register_forward_hook(
+            lambda trunk, given, output: found.append(output.last_hidden_state)
+        ):
             logprobs = policy_logprobs(self.actor, rollout, temperature=temperature)
         return logprobs, response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
 

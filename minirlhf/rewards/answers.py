@@ -12,18 +12,33 @@ import re
 from fractions import Fraction
 
 PHRASE = re.compile(r"\banswer[\s*_]{0,9}(?:is\b|:|=)", re.IGNORECASE)
-END = re.compile(r"(?<=\d)[.!?]\s|[.!?]\s+(?=[^\d\s])|(?<=\d),\s+(?=[^\W\d_])|\b(?:because|since|so|which)\b")  # but of no "Rs. 500"
+END = re.compile(
+    r"(?<=\d)[.!?]\s|[.!?]\s+(?=[^\d\s])|(?<=\d),\s+(?=[^\W\d_])|\b(?:because|since|so|which)\b"
+)  # but of no "Rs. 500"
 MARKS = " \t\r\n*_`$:"  # Markdown's and LaTeX's, around an answer
-LATEX = [("\u2212", "-"), (r"\{,\}|,\\!", ","), (r"\\([$%])", r"\1"), (r"\\[,;: ()\[\]]", " "), (r"\^\{?\\circ\}?", "°"),
-         (r"(?<=[0-9])(?=\\[dt]?frac)", " "),  # 1\frac{1}{2} is mixed
-         (r"\\[dt]?frac\s*\{\s*([+-]?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}", r"\1/\2 "),
-         (r"\\(?:boxed|(?:text|math)[a-z]{0,2})\{([^{}]*)\}", r" \1 "), (r"(?<=[A-Za-z])\s?\^\{?[23]\}?", " ")]  # cm^2
+LATEX = [
+    ("\u2212", "-"),
+    (r"\{,\}|,\\!", ","),
+    (r"\\([$%])", r"\1"),
+    (r"\\[,;: ()\[\]]", " "),
+    (r"\^\{?\\circ\}?", "°"),
+    (r"(?<=[0-9])(?=\\[dt]?frac)", " "),  # 1\frac{1}{2} is mixed
+    (r"\\[dt]?frac\s*\{\s*([+-]?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}", r"\1/\2 "),
+    (r"\\(?:boxed|(?:text|math)[a-z]{0,2})\{([^{}]*)\}", r" \1 "),
+    (r"(?<=[A-Za-z])\s?\^\{?[23]\}?", " "),
+]  # cm^2
 # No pattern is slow: a repetition gives nothing back (++), or what follows it shares no character with it, or it is tried once a text.
 WHOLE = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]++)"
 DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]++)?|(?<![\w.])\.[0-9]++)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
-NUMBER = re.compile(rf"(?:(?<![\w)\]}}%])([+-])(?:[$€£¥₹] ?)?)?(?:({WHOLE}) +(?=[0-9]++/[0-9]))?({DECIMAL})(?: ?/ ?({DECIMAL}))?")
-VARIABLE = re.compile(r"(?<![^\W\d_])[nxyzπ](?![^\W\d_])")  # one letter alone: 2x is no number, 2 boxes is
-BESIDE = set("$€£¥₹¢%°.,:;!?'\"()[]*_`~≈²³")  # what may stand beside a number, with letters and blanks; after it / and - too
+NUMBER = re.compile(
+    rf"(?:(?<![\w)\]}}%])([+-])(?:[$€£¥₹] ?)?)?(?:({WHOLE}) +(?=[0-9]++/[0-9]))?({DECIMAL})(?: ?/ ?({DECIMAL}))?"
+)
+VARIABLE = re.compile(
+    r"(?<![^\W\d_])[nxyzπ](?![^\W\d_])"
+)  # one letter alone: 2x is no number, 2 boxes is
+BESIDE = set(
+    "$€£¥₹¢%°.,:;!?'\"()[]*_`~≈²³"
+)  # what may stand beside a number, with letters and blanks; after it / and - too
 LONGEST = 1000  # characters: Python refuses to read much longer numbers, and no answer is one
 
 
@@ -61,7 +76,11 @@ def extract_answer(text: str) -> str | None:
     Markdown heading of four # is taken for the first place, as a number in it is for the answer: ask for one format in the prompt.
     """
     marked, said = text.rsplit("####", 1), PHRASE.split(text)
-    found = (_head(marked[1]) if len(marked) > 1 else "") or _boxed(text) or (_head(said[-1]) if len(said) > 1 else "")
+    found = (
+        (_head(marked[1]) if len(marked) > 1 else "")
+        or _boxed(text)
+        or (_head(said[-1]) if len(said) > 1 else "")
+    )
     return found or ([None] + [number[0] for number in NUMBER.finditer(_plain(text))])[-1]
 
 
@@ -82,10 +101,16 @@ def parse_number(text: str) -> Fraction | None:
     if len(found) != 1 or len(found[0][0]) > LONGEST:
         return None
     before, after = text[: found[0].start()], text[found[0].end() :]
-    strangers = {c for c in before + after.replace("/", "").replace("-", "") if not (c.isalpha() or c.isspace())} - BESIDE
+    strangers = {
+        c
+        for c in before + after.replace("/", "").replace("-", "")
+        if not (c.isalpha() or c.isspace())
+    } - BESIDE
     if strangers or VARIABLE.search(before + " " + after):
         return None
-    sign, whole, numerator, denominator = (part and part.replace(",", "") for part in found[0].groups())
+    sign, whole, numerator, denominator = (
+        part and part.replace(",", "") for part in found[0].groups()
+    )
     if denominator and not Fraction(denominator):
         return None
     value = Fraction(whole or 0) + Fraction(numerator) / Fraction(denominator or 1)
@@ -97,10 +122,16 @@ def same_answer(given: str | None, wanted: str) -> bool:
     if given is None:
         return False
     numbers = parse_number(given), parse_number(wanted)
-    return numbers[0] == numbers[1] if None not in numbers else given.casefold().split() == wanted.casefold().split()
+    return (
+        numbers[0] == numbers[1]
+        if None not in numbers
+        else given.casefold().split() == wanted.casefold().split()
+    )
 
 
-def answer_reward(prompts: list[str], completions: list[str], *, answer: list, **columns) -> list[float]:
+def answer_reward(
+    prompts: list[str], completions: list[str], *, answer: list, **columns
+) -> list[float]:
     """1.0 for each completion whose answer is right, 0.0 for the others: a reward function by TRL's contract (`rewards.function`).
 
         answer_reward(["6 * 7?"], ["That makes 42."], answer=["6 * 7 = <<6*7=42>>42\\n#### 42"])  ->  [1.0]
@@ -112,8 +143,15 @@ def answer_reward(prompts: list[str], completions: list[str], *, answer: list, *
         ValueError: there are not as many answers as completions, or one holds nothing.
     """
     if len(answer) != len(completions):
-        raise ValueError(f"answer holds {len(answer)} values for {len(completions)} completions; give one for each.")
+        raise ValueError(
+            f"answer holds {len(answer)} values for {len(completions)} completions; give one for each."
+        )
     wanted = [extract_answer(str(a)) if "####" in str(a) else str(a).strip() for a in answer]
     if empty := [i for i, text in enumerate(wanted) if not text or answer[i] is None]:
-        raise ValueError(f"Answer {empty[0]} is {repr(answer[empty[0]])[:60]}; it must hold the right answer.")
-    return [float(same_answer(extract_answer(text), right)) for text, right in zip(completions, wanted, strict=True)]
+        raise ValueError(
+            f"Answer {empty[0]} is {repr(answer[empty[0]])[:60]}; it must hold the right answer."
+        )
+    return [
+        float(same_answer(extract_answer(text), right))
+        for text, right in zip(completions, wanted, strict=True)
+    ]

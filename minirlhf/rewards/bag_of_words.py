@@ -22,8 +22,12 @@ def ridge_judge(split: str = "gold", max_features: int = 20_000) -> Judge:
     Scores are in rating units, -4..4. It needs the data cache; it is fitted anew in each process, nothing is stored.
     """
     reviews = [r for r in load_reviews() if r.split == split and r.ratings]
-    features = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=max_features)
-    model = Ridge(alpha=2.0).fit(features.fit_transform([r.text for r in reviews]), [r.mean for r in reviews])
+    features = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, max_features=max_features
+    )
+    model = Ridge(alpha=2.0).fit(
+        features.fit_transform([r.text for r in reviews]), [r.mean for r in reviews]
+    )
 
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
         return torch.tensor(model.predict(features.transform(responses)), dtype=torch.float32)
@@ -45,7 +49,9 @@ def lexicon_judge() -> Judge:
         total = 0.0
         for i, word in enumerate(words):
             negated = any(w in NEGATIONS or w.endswith("n't") for w in words[max(0, i - 3) : i])
-            total += valence.get(word, 0.0) * (-0.74 if negated else 1.0)  # their damping of a negated word
+            total += valence.get(word, 0.0) * (
+                -0.74 if negated else 1.0
+            )  # their damping of a negated word
         return total / math.sqrt(total * total + 15)
 
     return lambda prompts, responses: torch.tensor([score(text) for text in responses])

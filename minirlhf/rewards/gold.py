@@ -42,4 +42,6 @@ def correlation(judge: Judge, split: str = "val") -> float:
     """Pearson's r between a judge and the mean ratings of one split's films."""
     rated = [r for r in load_reviews() if r.split == split and r.ratings]
     predicted = judge([r.prompt for r in rated], [r.text for r in rated])
-    return torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in rated])]))[0, 1].item()
+    return torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in rated])]))[
+        0, 1
+    ].item()

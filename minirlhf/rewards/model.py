@@ -22,7 +22,9 @@ def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
     cut = ~rollout.finished(eos_id)[:, None]
     ids = torch.cat([rollout.response_ids, torch.full_like(rollout.response_ids[:, :1], eos_id)], 1)
     mask = torch.cat([rollout.response_mask, cut], 1)
-    old_logprobs = torch.cat([rollout.old_logprobs, torch.zeros_like(rollout.old_logprobs[:, :1])], 1)
+    old_logprobs = torch.cat(
+        [rollout.old_logprobs, torch.zeros_like(rollout.old_logprobs[:, :1])], 1
+    )
     return Rollout(rollout.prompt_ids, rollout.prompt_mask, ids, mask, old_logprobs)
 
 
@@ -43,21 +45,38 @@ def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -
     model.shift, model.scale = 0.0, 1.0
     raw = torch.cat([rollout_score(model, eos_id)(r) for r in rollouts])
     spread = raw.std().item()
-    check("standard deviation of the raw scores", spread, spread > 0, "above 0 (is the reward model trained?)")
+    check(
+        "standard deviation of the raw scores",
+        spread,
+        spread > 0,
+        "above 0 (is the reward model trained?)",
+    )
     model.shift, model.scale = raw.mean().item(), spread
     return model
 
 
-def text_judge(models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64) -> Judge:
+def text_judge(
+    models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64
+) -> Judge:
     """(prompts, responses) -> (B,): the mean score of an ensemble, read at EOS; what exceeds max_response tokens is cut off."""
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
-        order, scores = sorted(range(len(prompts)), key=lambda i: len(responses[i])), []  # like lengths together: less padding
+        order, scores = (
+            sorted(range(len(prompts)), key=lambda i: len(responses[i])),
+            [],
+        )  # like lengths together: less padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = encode(tokenizer, [prompts[i] for i in rows], [responses[i] for i in rows], max_response=max_response)
-            members = [last_token_scores(token_scores(m, batch), batch.attention_mask) for m in models]
+            batch = encode(
+                tokenizer,
+                [prompts[i] for i in rows],
+                [responses[i] for i in rows],
+                max_response=max_response,
+            )
+            members = [
+                last_token_scores(token_scores(m, batch), batch.attention_mask) for m in models
+            ]
             scores.append(torch.stack(members).mean(0))
         return torch.cat(scores)[torch.tensor(order).argsort()]
 
@@ -65,7 +84,9 @@ def text_judge(models: list[ScalarModel], tokenizer, *, batch_size: int = 64, ma
 
 
 @torch.no_grad()
-def prefix_scores(model: ScalarModel, tokenizer, prompt: str, response: str) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+def prefix_scores(
+    model: ScalarModel, tokenizer, prompt: str, response: str
+) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     """The reward of every prefix of a response, in both readings.
 
     (a) prefix + EOS, each scored alone: the trained position, on unusual text; the figure that course notes show.
@@ -83,7 +104,9 @@ def prefix_scores(model: ScalarModel, tokenizer, prompt: str, response: str) -> 
     for end in range(1, len(ids) + 1):
         response_ids = torch.tensor([[*ids[:end], tokenizer.eos_token_id]])
         mask = torch.ones_like(response_ids, dtype=torch.bool)
-        prefix = Rollout(batch.prompt_ids, batch.prompt_mask, response_ids, mask, torch.zeros(mask.shape))
+        prefix = Rollout(
+            batch.prompt_ids, batch.prompt_mask, response_ids, mask, torch.zeros(mask.shape)
+        )
         with_eos.append(token_scores(model, prefix)[0, -1])
     return [tokenizer.decode([i]) for i in ids], torch.stack(with_eos), one_pass
 
@@ -93,6 +116,8 @@ def rollout_judge(judge: Judge, tokenizer) -> Callable[[Rollout], torch.Tensor]:
 
     def score(rollout: Rollout) -> torch.Tensor:
         rows = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
-        return judge([tokenizer.decode(ids[mask]) for ids, mask in rows], decode(tokenizer, rollout))
+        return judge(
+            [tokenizer.decode(ids[mask]) for ids, mask in rows], decode(tokenizer, rollout)
+        )
 
     return score

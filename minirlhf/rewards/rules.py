@@ -1,6 +1,6 @@
 """Rewards that are rules: what can be verified needs no model of what people like. TRL's contract: lists in, one number a completion.
 
-    right_answer: 1 if the chain of equations ends in the right number        right_steps: share of its links that are true
+right_answer: 1 if the chain of equations ends in the right number        right_steps: share of its links that are true
 """
 
 from minirlhf.runtime import check
@@ -15,8 +15,15 @@ def right_answer(prompts: list[str], completions: list[str], **columns) -> list[
     """
     wanted = [answer_of(solution(prompt.removesuffix("="))) for prompt in prompts]
     for prompt, answer in zip(prompts, wanted, strict=True):
-        check("prompt", prompt, answer is not None, "an expression of whole numbers, +, -, * and brackets that never goes below 0, and =")
-    return [float(answer_of(text) == answer) for text, answer in zip(completions, wanted, strict=True)]
+        check(
+            "prompt",
+            prompt,
+            answer is not None,
+            "an expression of whole numbers, +, -, * and brackets that never goes below 0, and =",
+        )
+    return [
+        float(answer_of(text) == answer) for text, answer in zip(completions, wanted, strict=True)
+    ]
 
 
 def right_steps(prompts: list[str], completions: list[str], **columns) -> list[float]:

@@ -1,6 +1,6 @@
 """Best-of-n: sample n responses to a prompt, keep the one a scorer likes best. The policy stays as it is.
 
-    KL(best-of-n || policy) <= log n - (n - 1) / n        nats (an upper bound; Beirami et al. 2024)
+KL(best-of-n || policy) <= log n - (n - 1) / n        nats (an upper bound; Beirami et al. 2024)
 """
 
 import math
@@ -24,10 +24,20 @@ def best_index(scores: torch.Tensor, n: int) -> torch.Tensor:
     return torch.arange(len(grouped)) * n + grouped.argmax(1)
 
 
-def best_of_n(model, tokenizer, prompts: list[str], score: Callable, n: int, *, config: SamplingConfig = SamplingConfig(),
-              seed: int = 0) -> list[str]:
+def best_of_n(
+    model,
+    tokenizer,
+    prompts: list[str],
+    score: Callable,
+    n: int,
+    *,
+    config: SamplingConfig = SamplingConfig(),
+    seed: int = 0,
+) -> list[str]:
     """The best of n sampled responses for each prompt; `score` takes a Rollout and gives (B,)."""
-    rollouts = sample_text(model, tokenizer, [p for p in prompts for _ in range(n)], config=config, seed=seed)
+    rollouts = sample_text(
+        model, tokenizer, [p for p in prompts for _ in range(n)], config=config, seed=seed
+    )
     texts = [text for r in rollouts for text in decode(tokenizer, r)]
     scores = torch.cat([score(r) for r in rollouts])
     return [texts[i] for i in best_index(scores, n)]

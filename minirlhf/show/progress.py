@@ -7,12 +7,30 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class Progresses:
     """Called with each row of a History, inside `with`; a row with `step` and `steps` moves its stage's bar."""
 
-    SHOWN = ("loss", "score", "gold", "kl", "entropy", "length", "clip_fraction", "accuracy", "margin",
-             "rewards/accuracies", "rewards/margins", "displaced", "bits_per_byte")
+    SHOWN = (
+        "loss",
+        "score",
+        "gold",
+        "kl",
+        "entropy",
+        "length",
+        "clip_fraction",
+        "accuracy",
+        "margin",
+        "rewards/accuracies",
+        "rewards/margins",
+        "displaced",
+        "bits_per_byte",
+    )
 
     def __init__(self, console: Console, every: int = 5):
-        self.bar = Progress(TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                            TimeRemainingColumn(), console=console)
+        self.bar = Progress(
+            TextColumn("{task.description:>8}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
         self.tasks, self.every = {}, every
 
     def __enter__(self):

@@ -27,7 +27,9 @@ def visible(token: str) -> str:
     return ("\u00b7" + shown[1:] if shown.startswith(" ") else shown) or "\u2205"
 
 
-def token_strip(tokens: list[str], values, *, title: str = "", limit: float | None = None, width: int = 88) -> Figure:
+def token_strip(
+    tokens: list[str], values, *, title: str = "", limit: float | None = None, width: int = 88
+) -> Figure:
     """The text as coloured boxes with the number under each token, wrapped like text.
 
     Args:
@@ -38,7 +40,9 @@ def token_strip(tokens: list[str], values, *, title: str = "", limit: float | No
     rows, column = [[]], 0
     for token, value in zip(tokens, values, strict=True):
         text = _drawable(visible(token))
-        text = text if len(text) < width - 2 else text[: width - 3] + "\u2026"  # one line holds the longest token
+        text = (
+            text if len(text) < width - 2 else text[: width - 3] + "\u2026"
+        )  # one line holds the longest token
         size = max(len(text), 5) + 1.4
         if column + size > width and rows[-1]:
             rows.append([])
@@ -51,24 +55,59 @@ def token_strip(tokens: list[str], values, *, title: str = "", limit: float | No
     axes.axis("off")
     for y, row in enumerate(rows):
         for x, size, text, value in row:
-            axes.add_patch(matplotlib.patches.Rectangle((x, y + 0.06), size - 0.25, 0.54, facecolor=strip_colour(value, limit),
-                                                        edgecolor="#999999", linewidth=0.5))
+            axes.add_patch(
+                matplotlib.patches.Rectangle(
+                    (x, y + 0.06),
+                    size - 0.25,
+                    0.54,
+                    facecolor=strip_colour(value, limit),
+                    edgecolor="#999999",
+                    linewidth=0.5,
+                )
+            )
             middle = x + (size - 0.25) / 2
-            axes.text(middle, y + 0.34, text, ha="center", va="center", fontsize=10, family="monospace", parse_math=False)
-            axes.text(middle, y + 0.78, f"{value:+z.2f}", ha="center", va="center", fontsize=8, color="#444444")
+            axes.text(
+                middle,
+                y + 0.34,
+                text,
+                ha="center",
+                va="center",
+                fontsize=10,
+                family="monospace",
+                parse_math=False,
+            )
+            axes.text(
+                middle,
+                y + 0.78,
+                f"{value:+z.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="#444444",
+            )
     if title:
-        figure.suptitle(printable(title), fontsize=10.5, x=0.015, ha="left",
-                        y=1 - 0.08 / figure.get_figheight(), va="top", parse_math=False)
+        figure.suptitle(
+            printable(title),
+            fontsize=10.5,
+            x=0.015,
+            ha="left",
+            y=1 - 0.08 / figure.get_figheight(),
+            va="top",
+            parse_math=False,
+        )
     return figure
 
 
-def token_strip_html(tokens: list[str], values, *, title: str = "", limit: float | None = None) -> str:
+def token_strip_html(
+    tokens: list[str], values, *, title: str = "", limit: float | None = None
+) -> str:
     """The same as inline HTML; the number appears on hover. All text is escaped; a line may break after every token."""
     values = [float(v) for v in values]
     limit = _limit(values) if limit is None else limit
     spans = "<wbr>".join(
         f'<span style="background:{strip_colour(v, limit)};{SPAN}" title="{v:+.3f}">{escape(visible(t))}</span>'
-        for t, v in zip(tokens, values, strict=True))
+        for t, v in zip(tokens, values, strict=True)
+    )
     return f'<p style="line-height:1.9;font-family:monospace"><b>{escape(title)}</b><br>{spans}</p>'
 
 

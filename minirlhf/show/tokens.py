@@ -6,11 +6,37 @@ from minirlhf.core.returns import gae, td_errors
 from minirlhf.core.rollout import Rollout
 from minirlhf.show.strips import escape, visible
 
-COLUMNS = ("token", "logprob", "old_logprob", "ref_logprob", "kl", "reward", "value", "td_error", "advantage", "return", "ratio", "clipped")
+COLUMNS = (
+    "token",
+    "logprob",
+    "old_logprob",
+    "ref_logprob",
+    "kl",
+    "reward",
+    "value",
+    "td_error",
+    "advantage",
+    "return",
+    "ratio",
+    "clipped",
+)
 
 
-def token_table(tokens: list[str], rollout: Rollout, *, logprobs, ref_logprobs, rewards, values, advantages=None, gamma: float = 1.0,
-                lam: float = 0.95, clip_eps: float = 0.2, clip_eps_high: float | None = None, row: int = 0) -> list[dict]:
+def token_table(
+    tokens: list[str],
+    rollout: Rollout,
+    *,
+    logprobs,
+    ref_logprobs,
+    rewards,
+    values,
+    advantages=None,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    clip_eps: float = 0.2,
+    clip_eps_high: float | None = None,
+    row: int = 0,
+) -> list[dict]:
     """Row by row: what the policy did, what it was paid, what the critic expected, what the update may use.
 
     Args:
@@ -29,21 +55,36 @@ def token_table(tokens: list[str], rollout: Rollout, *, logprobs, ref_logprobs, 
     plain, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
     advantages = plain if advantages is None else advantages
     columns = {
-        "logprob": logprobs, "old_logprob": old, "ref_logprob": ref_logprobs, "kl": k1(old, ref_logprobs, mask), "reward": rewards,
-        "value": values, "td_error": td_errors(rewards, values, mask, gamma=gamma), "advantage": advantages, "return": returns,
+        "logprob": logprobs,
+        "old_logprob": old,
+        "ref_logprob": ref_logprobs,
+        "kl": k1(old, ref_logprobs, mask),
+        "reward": rewards,
+        "value": values,
+        "td_error": td_errors(rewards, values, mask, gamma=gamma),
+        "advantage": advantages,
+        "return": returns,
         "ratio": log_ratio(logprobs, old, mask).exp(),
-        "clipped": is_clipped(logprobs, old, advantages, mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high),
+        "clipped": is_clipped(
+            logprobs, old, advantages, mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high
+        ),
     }
     length = int(mask[row].sum())
     if len(tokens) != length:
         raise ValueError(f"Row {row} has {length} real tokens, but {len(tokens)} texts were given.")
-    return [{"token": token} | {name: column[row, t].item() for name, column in columns.items()} for t, token in enumerate(tokens)]
+    return [
+        {"token": token} | {name: column[row, t].item() for name, column in columns.items()}
+        for t, token in enumerate(tokens)
+    ]
 
 
 def token_table_html(rows: list[dict]) -> str:
     """The table as HTML, text escaped."""
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in COLUMNS) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in COLUMNS) + "</tr>"
+        for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -51,7 +92,10 @@ def token_table_text(rows: list[dict]) -> str:
     """The table as lines of text, for a terminal or a notebook's plain output."""
     lines = ["".join(f"{name:>12}" for name in COLUMNS)]
     for row in rows:
-        lines.append(f"{visible(row['token'])[:11]:>12}" + "".join(f"{_number(row[name]):>12}" for name in COLUMNS[1:]))
+        lines.append(
+            f"{visible(row['token'])[:11]:>12}"
+            + "".join(f"{_number(row[name]):>12}" for name in COLUMNS[1:])
+        )
     return "\n".join(lines)
 
 

@@ -15,7 +15,9 @@ def preference_share(a: tuple[int, ...], b: tuple[int, ...]) -> float:
     return above / (above + below) if above + below else 0.5
 
 
-def human_ceiling(pairs: list[tuple[Review, Review]], min_gap: float = 0.0, max_gap: float = 8.0) -> float:
+def human_ceiling(
+    pairs: list[tuple[Review, Review]], min_gap: float = 0.0, max_gap: float = 8.0
+) -> float:
     """How often the other raters' means predict one rater's choice, over all single choices that are no ties.
 
         mean over (x, y), x a rating of a, y one of b, x != y, of   1[sign(x - y) = sign(gap)],   1/2 where gap = 0
@@ -26,9 +28,17 @@ def human_ceiling(pairs: list[tuple[Review, Review]], min_gap: float = 0.0, max_
     Of ratings dealt out at random it is 1/2 in every band. Each snippet needs two ratings; nan where no choice falls in the band.
     """
     values = torch.arange(-4.0, 5.0, dtype=torch.float64)
-    rows = {r: [Counter(r.ratings)[v] for v in range(-4, 5)] for r in {r for pair in pairs for r in pair}}
-    a, b = (torch.tensor([rows[r] for r in side], dtype=torch.float64) for side in zip(*pairs, strict=True))  # (N, 9) raters who said v
-    of_a, of_b = (((c @ values)[:, None] - values) / (c.sum(1, keepdim=True) - 1) for c in (a, b))  # the others' means
+    rows = {
+        r: [Counter(r.ratings)[v] for v in range(-4, 5)]
+        for r in {r for pair in pairs for r in pair}
+    }
+    a, b = (
+        torch.tensor([rows[r] for r in side], dtype=torch.float64)
+        for side in zip(*pairs, strict=True)
+    )  # (N, 9) raters who said v
+    of_a, of_b = (
+        ((c @ values)[:, None] - values) / (c.sum(1, keepdim=True) - 1) for c in (a, b)
+    )  # the others' means
     gap, said = of_a[:, :, None] - of_b[:, None], values[:, None] - values
     asked = a[:, :, None] * b[:, None] / (a.sum(1) * b.sum(1))[:, None, None]
     asked = asked * (said != 0) * ((min_gap <= gap.abs()) & (gap.abs() < max_gap))
@@ -37,7 +47,11 @@ def human_ceiling(pairs: list[tuple[Review, Review]], min_gap: float = 0.0, max_
 
 def tie_share(pairs: list[tuple[Review, Review]]) -> float:
     """P(two single ratings, one of each snippet, are equal)."""
-    same = (sum(n * Counter(b.ratings)[x] for x, n in Counter(a.ratings).items()) / (len(a.ratings) * len(b.ratings)) for a, b in pairs)
+    same = (
+        sum(n * Counter(b.ratings)[x] for x, n in Counter(a.ratings).items())
+        / (len(a.ratings) * len(b.ratings))
+        for a, b in pairs
+    )
     return sum(same) / len(pairs)
 
 
@@ -51,5 +65,7 @@ def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
     items = [x for x in items if len(x) > 1]
     n = sum(map(len, items))
     total, squares = sum(map(sum, items)), sum(v * v for x in items for v in x)
-    within = sum(2 * (len(x) * sum(v * v for v in x) - sum(x) ** 2) / (len(x) - 1) for x in items) / n
+    within = (
+        sum(2 * (len(x) * sum(v * v for v in x) - sum(x) ** 2) / (len(x) - 1) for x in items) / n
+    )
     return 1 - within / (2 * (n * squares - total**2) / (n * (n - 1)))

@@ -24,10 +24,21 @@ from datasets import Dataset
 from minirlhf.runtime import check
 from minirlhf.tasks import sources
 
-SPLITS = {"test": 0.15, "val": 0.05, "gold": 0.40, "reward": 0.40}  # shares of the rated films, fixed for ever
+SPLITS = {
+    "test": 0.15,
+    "val": 0.05,
+    "gold": 0.40,
+    "reward": 0.40,
+}  # shares of the rated films, fixed for ever
 SAME_FILM = {"the_crime_of_padre_amaro": "el_crimen_del_padre_amaro"}  # one film under two names
 ARTICLES = frozenset("the a an el la le les los las il der die das".split())
-GAP_BANDS = ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 3.5), (3.5, 8.0))  # |difference of the other raters' means|, rating units
+GAP_BANDS = (
+    (0.0, 0.5),
+    (0.5, 1.0),
+    (1.0, 2.0),
+    (2.0, 3.5),
+    (3.5, 8.0),
+)  # |difference of the other raters' means|, rating units
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,9 @@ def rated_snippets(name: str = "movieReviewSnippets") -> list[tuple[str, str, tu
     for line in sources.read_hutto(f"{name}_anonDataRatings.txt").splitlines():
         key, _, _, values = line.split("\t")
         ratings[key] = tuple(json.loads(values))
-    rows = [line.split("\t", 2) for line in sources.read_hutto(f"{name}_GroundTruth.txt").splitlines()]
+    rows = [
+        line.split("\t", 2) for line in sources.read_hutto(f"{name}_GroundTruth.txt").splitlines()
+    ]
     return [(key, text.strip(), ratings[key]) for key, _, text in rows]
 
 
@@ -81,12 +94,21 @@ def load_reviews() -> tuple[Review, ...]:
         first.setdefault(key, row)
     ratings = {}
     for _, text, values in rated_snippets():
-        if len(films.get(normalise(text), ())) == 1:  # a snippet under several films names none: dropped
+        if (
+            len(films.get(normalise(text), ())) == 1
+        ):  # a snippet under several films names none: dropped
             ratings.setdefault(normalise(text), values)
     split = split_films({first[key]["movie"] for key in ratings})
     return tuple(
-        Review(row["text"], row["movie"], split.get(row["movie"], "unrated"), ratings.get(key, ()), row["category"] == "fresh")
-        for key, row in first.items() if len(films[key]) == 1
+        Review(
+            row["text"],
+            row["movie"],
+            split.get(row["movie"], "unrated"),
+            ratings.get(key, ()),
+            row["category"] == "fresh",
+        )
+        for key, row in first.items()
+        if len(films[key]) == 1
     )
 
 
@@ -112,7 +134,9 @@ def pretraining_texts() -> list[str]:
     banned = {normalise(r["text"]) for r in rows if r["movie"] in held_out}
     texts = [r["text"] for r in rows]
     for name in ("amazonReviewSnippets", "nytEditorialSnippets", "tweets"):
-        texts += [clean_tweet(text) if name == "tweets" else text for _, text, _ in rated_snippets(name)]
+        texts += [
+            clean_tweet(text) if name == "tweets" else text for _, text, _ in rated_snippets(name)
+        ]
     unique = {normalise(text): text for text in texts}
     return [text for key, text in unique.items() if key and key not in banned]
 
@@ -123,19 +147,34 @@ def clean_tweet(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def pairs_within_films(split: str, min_gap: float = 0.0, max_gap: float = 8.0) -> list[tuple[Review, Review]]:
+def pairs_within_films(
+    split: str, min_gap: float = 0.0, max_gap: float = 8.0
+) -> list[tuple[Review, Review]]:
     """All pairs of rated snippets of one film whose |difference of mean ratings| lies in [min_gap, max_gap)."""
     check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
     films = defaultdict(list)
     for review in load_reviews():
         if review.split == split and review.ratings:
             films[review.movie].append(review)
-    return [(a, b) for group in films.values() for i, a in enumerate(group) for b in group[i + 1 :]
-            if min_gap <= abs(a.mean - b.mean) < max_gap]
+    return [
+        (a, b)
+        for group in films.values()
+        for i, a in enumerate(group)
+        for b in group[i + 1 :]
+        if min_gap <= abs(a.mean - b.mean) < max_gap
+    ]
 
 
-def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max_gap: float = 8.0,
-                     max_tokens: int | None = None, tokenizer=None) -> Dataset:
+def preference_pairs(
+    split: str,
+    n: int,
+    *,
+    seed: int,
+    min_gap: float = 0.0,
+    max_gap: float = 8.0,
+    max_tokens: int | None = None,
+    tokenizer=None,
+) -> Dataset:
     """Draw n pairs of snippets of one film, labelled by ONE random rating of each: what one person would have said.
 
     Ties of the two ratings are dropped and counted (column-free: `dataset.info.description`). TRL's preference format with
@@ -151,12 +190,20 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
     rng = random.Random(seed)
     candidates = pairs_within_films(split, min_gap, max_gap)
     if max_tokens is not None:
-        texts = list(dict.fromkeys(r.text for pair in candidates for r in pair))  # a text is in many pairs
-        short = {text for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True) if len(ids) < max_tokens}
+        texts = list(
+            dict.fromkeys(r.text for pair in candidates for r in pair)
+        )  # a text is in many pairs
+        short = {
+            text
+            for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True)
+            if len(ids) < max_tokens
+        }
         candidates = [(a, b) for a, b in candidates if a.text in short and b.text in short]
     if not candidates:
         limit = "" if max_tokens is None else f" and fewer than {max_tokens} tokens"
-        raise ValueError(f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}){limit}.")
+        raise ValueError(
+            f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}){limit}."
+        )
     rows, ties = [], 0
     while len(rows) < n:
         a, b = rng.choice(candidates)
@@ -165,11 +212,23 @@ def preference_pairs(split: str, n: int, *, seed: int, min_gap: float = 0.0, max
             ties += 1
             continue
         chosen, rejected = (a, b) if said_a > said_b else (b, a)
-        others = ((sum(r.ratings) - said) / (len(r.ratings) - 1) for r, said in ((a, said_a), (b, said_b)))
-        rows.append({"prompt": a.prompt, "chosen": chosen.text, "rejected": rejected.text,
-                     "chosen_mean": chosen.mean, "rejected_mean": rejected.mean, "gap": abs(next(others) - next(others))})
+        others = (
+            (sum(r.ratings) - said) / (len(r.ratings) - 1) for r, said in ((a, said_a), (b, said_b))
+        )
+        rows.append(
+            {
+                "prompt": a.prompt,
+                "chosen": chosen.text,
+                "rejected": rejected.text,
+                "chosen_mean": chosen.mean,
+                "rejected_mean": rejected.mean,
+                "gap": abs(next(others) - next(others)),
+            }
+        )
     dataset = Dataset.from_list(rows)
-    dataset.info.description = f"{n} pairs drawn from {len(candidates)} within films; {ties / (n + ties):.3f} ties dropped"
+    dataset.info.description = (
+        f"{n} pairs drawn from {len(candidates)} within films; {ties / (n + ties):.3f} ties dropped"
+    )
     return dataset
 
 
@@ -179,11 +238,23 @@ def _corpus() -> list[dict]:
     Plots are filed as `ring_the`, reviews as `the_ring`: names that differ in articles and underscores only are one film, spelled as
     its reviews spell it.
     """
-    rows = [r for r in csv.DictReader(io.StringIO(sources.read_rotten_tomatoes())) if r["text"].strip()]
+    rows = [
+        r for r in csv.DictReader(io.StringIO(sources.read_rotten_tomatoes())) if r["text"].strip()
+    ]
     spelled = {}
     for row in sorted(rows, key=lambda r: r["category"] == "plot"):
-        spelled.setdefault(film_key(row["movie_name"]), article_first(SAME_FILM.get(row["movie_name"], row["movie_name"])))
-    return [{"category": r["category"], "movie": spelled[film_key(r["movie_name"])], "text": r["text"].strip()} for r in rows]
+        spelled.setdefault(
+            film_key(row["movie_name"]),
+            article_first(SAME_FILM.get(row["movie_name"], row["movie_name"])),
+        )
+    return [
+        {
+            "category": r["category"],
+            "movie": spelled[film_key(r["movie_name"])],
+            "text": r["text"].strip(),
+        }
+        for r in rows
+    ]
 
 
 def film_key(name: str) -> str:
@@ -201,14 +272,22 @@ def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Da
     """`prompt`, `completion` of every snippet of a split's films that fits in max_tokens with its EOS, rated or not."""
     reviews = [r for r in load_reviews() if r.split == split]
     lengths = map(len, tokenizer([r.text for r in reviews]).input_ids)
-    return Dataset.from_list([{"prompt": r.prompt, "completion": r.text} for r, n in zip(reviews, lengths, strict=True) if n < max_tokens])
+    return Dataset.from_list(
+        [
+            {"prompt": r.prompt, "completion": r.text}
+            for r, n in zip(reviews, lengths, strict=True)
+            if n < max_tokens
+        ]
+    )
 
 
 def rl_prompts() -> list[str]:
     """Titles to practise on: the reward films and the films that have no ratings at all, in alphabetical order."""
     split = {r.movie: r.split for r in load_reviews()}
     movies = {row["movie"] for row in _corpus()}
-    return [prompt_of(m) for m in sorted(movies) if split.get(m, "unrated") in ("reward", "unrated")]
+    return [
+        prompt_of(m) for m in sorted(movies) if split.get(m, "unrated") in ("reward", "unrated")
+    ]
 
 
 def eval_prompts(split: str) -> list[str]:

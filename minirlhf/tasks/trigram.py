@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 class Trigram:
     """Interpolated by Witten and Bell's rule: a context that was followed by T kinds of token trusts its counts c by c / (c + T).
 
-        p(w | u v) = (c(u v w) + T(u v) p(w | v)) / (c(u v) + T(u v))        then v alone, then no context, then 1 / V
+    p(w | u v) = (c(u v w) + T(u v) p(w | v)) / (c(u v) + T(u v))        then v alone, then no context, then 1 / V
     """
 
     def __init__(self, documents: list[list[int]], vocab_size: int):
@@ -32,4 +32,7 @@ class Trigram:
 
     def nats(self, ids: list[int]) -> float:
         """-log p of one document, EOS included if it is in ids."""
-        return -sum(math.log(self.probability(token, tuple(ids[max(0, i - 2) : i]))) for i, token in enumerate(ids))
+        return -sum(
+            math.log(self.probability(token, tuple(ids[max(0, i - 2) : i])))
+            for i, token in enumerate(ids)
+        )

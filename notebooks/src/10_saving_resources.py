@@ -67,7 +67,13 @@ from minirlhf.models.cost import (
 from minirlhf.models.forward import policy_logprobs
 from minirlhf.models.heads import SharedCritic
 from minirlhf.models.load import load_policy
-from minirlhf.models.roofline import H100, decode_seconds, measure_machine, step_seconds, train_seconds
+from minirlhf.models.roofline import (
+    H100,
+    decode_seconds,
+    measure_machine,
+    step_seconds,
+    train_seconds,
+)
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
 from minirlhf.practice import group_config, practice_problems, scoring
 from minirlhf.runtime import set_threads

@@ -38,7 +38,19 @@ from minirlhf.classroom import check
 from minirlhf.classroom.claims import claim, load_results
 from minirlhf.core.bradley_terry import preference_probability
 from minirlhf.core.exact import World
-from minirlhf.core.preference import cdpo, cpo, dpo, dpop, hinge, ipo, kto, nca, orpo, robust_dpo, simpo
+from minirlhf.core.preference import (
+    cdpo,
+    cpo,
+    dpo,
+    dpop,
+    hinge,
+    ipo,
+    kto,
+    nca,
+    orpo,
+    robust_dpo,
+    simpo,
+)
 from minirlhf.core.rejection import rejection_sample
 from minirlhf.evaluate import bootstrap, paired_difference
 from minirlhf.experiments import BEST

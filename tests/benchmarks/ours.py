@@ -27,7 +27,9 @@ def policy(size):
 
 
 def pairs(n, size):
-    return Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in rows(n, size)])
+    return Dataset.from_list(
+        [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in rows(n, size)]
+    )
 
 
 def generate(size, clock):
@@ -35,20 +37,40 @@ def generate(size, clock):
     ids, mask = encode_prompts(words, [p for p, _, _ in rows(size["batch"], size)])
     clock()
     for _ in range(size["steps"] + WARMUP):
-        sample(model, ids, mask, eos_id=-1, config=SamplingConfig(max_new_tokens=size["completion"], temperature=1.0))
+        sample(
+            model,
+            ids,
+            mask,
+            eos_id=-1,
+            config=SamplingConfig(max_new_tokens=size["completion"], temperature=1.0),
+        )
         clock()
 
 
 def sft(size, clock):
     n, every = size["batch"] // 2, size["steps"] + WARMUP
     data = Dataset.from_list([{"prompt": p, "completion": c} for p, c, _ in rows(n * every, size)])
-    train_sft(policy(size), tokenizer(size), data, SFTConfig(epochs=1, batch_size=n, max_response=size["completion"]), on_step=clock)
+    train_sft(
+        policy(size),
+        tokenizer(size),
+        data,
+        SFTConfig(epochs=1, batch_size=n, max_response=size["completion"]),
+        on_step=clock,
+    )
 
 
 def reward(size, clock):
     n, every = size["batch"] // 2, size["steps"] + WARMUP
-    config = RewardConfig(steps=every, batch_size=2 * n, texts_per_prompt=2, dropout=0.0, max_response=size["completion"])
-    train_reward_model(policy(size).base_model, tokenizer(size), pairs(n * every, size), config, on_step=clock)
+    config = RewardConfig(
+        steps=every,
+        batch_size=2 * n,
+        texts_per_prompt=2,
+        dropout=0.0,
+        max_response=size["completion"],
+    )
+    train_reward_model(
+        policy(size).base_model, tokenizer(size), pairs(n * every, size), config, on_step=clock
+    )
 
 
 def dpo(size, clock):
@@ -59,13 +81,21 @@ def dpo(size, clock):
 
 def even_ids(rollout):
     """The reward of both sides: the share of even ids in a response."""
-    return torch.tensor([sum(i % 2 == 0 for i in row) / len(row) for row in rollout.response_ids.tolist()])
+    return torch.tensor(
+        [sum(i % 2 == 0 for i in row) / len(row) for row in rollout.response_ids.tolist()]
+    )
 
 
 def grpo(size, clock, **choices):
-    config = GroupConfig(Algorithm(aggregation="token_mean", **choices), steps=size["steps"] + WARMUP, group_size=size["group"],
-                         prompts_per_step=size["batch"] // size["group"], minibatch_size=size["batch"], epochs=1,
-                         sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0))
+    config = GroupConfig(
+        Algorithm(aggregation="token_mean", **choices),
+        steps=size["steps"] + WARMUP,
+        group_size=size["group"],
+        prompts_per_step=size["batch"] // size["group"],
+        minibatch_size=size["batch"],
+        epochs=1,
+        sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0),
+    )
     words, prompts = tokenizer(size), [p for p, _, _ in rows(size["batch"] * 4, size)]
     with patch("minirlhf.loops.group.sample", clock.sampling(sample)):
         train_group(policy(size), words, prompts, even_ids, config, on_step=clock)
@@ -76,10 +106,18 @@ def rloo(size, clock):
 
 
 def ppo(size, clock):
-    config = PPOConfig(steps=size["steps"] + WARMUP, batch_size=size["batch"], minibatch_size=size["batch"], epochs=4,
-                       sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0))
+    config = PPOConfig(
+        steps=size["steps"] + WARMUP,
+        batch_size=size["batch"],
+        minibatch_size=size["batch"],
+        epochs=4,
+        sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0),
+    )
     words, prompts = tokenizer(size), [p for p, _, _ in rows(size["batch"] * 4, size)]
-    scorer, critic = ScalarModel(policy(size).base_model).eval(), ScalarModel(policy(size).base_model)
+    scorer, critic = (
+        ScalarModel(policy(size).base_model).eval(),
+        ScalarModel(policy(size).base_model),
+    )
 
     @torch.no_grad()
     def score(rollout):

@@ -18,8 +18,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 LAYERS, HEADS, POSITIONS = 4, 4, 256
 WARMUP = 3
 PAD, EOS, UNKNOWN = 0, 1, 2
-SIZES = {"width": 256, "vocabulary": 4096, "prompt": 32, "completion": 64, "new": 48, "batch": 16, "group": 4, "steps": 12, "threads": 2,
-         "bf16": 0}
+SIZES = {
+    "width": 256,
+    "vocabulary": 4096,
+    "prompt": 32,
+    "completion": 64,
+    "new": 48,
+    "batch": 16,
+    "group": 4,
+    "steps": 12,
+    "threads": 2,
+    "bf16": 0,
+}
 TASKS = ("generate", "sft", "reward", "dpo", "grpo", "rloo", "ppo")
 
 
@@ -40,22 +50,43 @@ def rows(n: int, size: dict) -> list[tuple[str, str, str]]:
     def words(k):
         return " ".join(f"t{rng.randrange(3, size['vocabulary'])}" for _ in range(k))
 
-    return [(words(size["prompt"]), words(size["completion"] - 1), words(size["completion"] - 1)) for _ in range(n)]
+    return [
+        (words(size["prompt"]), words(size["completion"] - 1), words(size["completion"] - 1))
+        for _ in range(n)
+    ]
 
 
 def tokenizer(size: dict):
     """One token a word; EOS and padding apart, for TRL's sake."""
-    ids = {"<pad>": PAD, "</s>": EOS, "<unk>": UNKNOWN} | {f"t{i}": i for i in range(3, size["vocabulary"])}
+    ids = {"<pad>": PAD, "</s>": EOS, "<unk>": UNKNOWN} | {
+        f"t{i}": i for i in range(3, size["vocabulary"])
+    }
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-                                                padding_side="left")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+    )
 
 
 def configuration(size: dict, **given):
     return transformers.GPT2Config(
-        vocab_size=size["vocabulary"], n_positions=POSITIONS, n_embd=size["width"], n_layer=LAYERS, n_head=HEADS, resid_pdrop=0.0,
-        embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=EOS, eos_token_id=EOS, pad_token_id=PAD, **given)
+        vocab_size=size["vocabulary"],
+        n_positions=POSITIONS,
+        n_embd=size["width"],
+        n_layer=LAYERS,
+        n_head=HEADS,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        **given,
+    )
 
 
 def policy(size: dict):
@@ -75,6 +106,7 @@ class Clock:
 
     def sampling(self, function):
         """The function; its seconds are known as this step's sampling."""
+
         def timed(*args, **given):
             started = time.perf_counter()
             result = function(*args, **given)
@@ -87,6 +119,21 @@ class Clock:
         steps = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)][WARMUP:]
         shares = [s / step for s, step in zip(self.sampled[WARMUP:], steps, strict=False)]
         extra |= {"sampling": statistics.median(shares)} if any(shares) else {}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
-        print(json.dumps({"task": task, "side": side, "seconds": statistics.median(steps), "best": min(steps), "steps": len(steps),
-                          "peak_mib": round(peak), "load": os.getloadavg()[0], **size, **extra}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**10 if sys.platform == "linux" else 2**20
+        )
+        print(
+            json.dumps(
+                {
+                    "task": task,
+                    "side": side,
+                    "seconds": statistics.median(steps),
+                    "best": min(steps),
+                    "steps": len(steps),
+                    "peak_mib": round(peak),
+                    "load": os.getloadavg()[0],
+                    **size,
+                    **extra,
+                }
+            )
+        )

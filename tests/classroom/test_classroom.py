@@ -10,6 +10,7 @@ from minirlhf.classroom import check, claims
 
 def per_row(function):
     """Apply a function to each row's real entries and pad the result with 0."""
+
     def rows(*tensors, mask):
         out = torch.zeros(mask.shape)
         for i, keep in enumerate(mask):
@@ -37,7 +38,12 @@ def charges(score, old, ref, kl_coef):
 
 
 def shaped(s, old, ref, m, k):
-    rows = [torch.nn.functional.pad(charges(s[i], old[i][m[i]], ref[i][m[i]], k), (0, int((~m[i]).sum()))) for i in range(len(s))]
+    rows = [
+        torch.nn.functional.pad(
+            charges(s[i], old[i][m[i]], ref[i][m[i]], k), (0, int((~m[i]).sum()))
+        )
+        for i in range(len(s))
+    ]
     return torch.stack(rows)
 
 
@@ -45,7 +51,9 @@ def n_steps(r, v, gamma, n):
     out = []
     for t in range(len(r)):
         end = min(t + n, len(r))
-        ahead = sum(gamma ** (i - t) * r[i] for i in range(t, end)) + (gamma**n * v[end] if end < len(r) else 0.0)
+        ahead = sum(gamma ** (i - t) * r[i] for i in range(t, end)) + (
+            gamma**n * v[end] if end < len(r) else 0.0
+        )
         out.append(ahead - v[t])
     return torch.stack(out)
 
@@ -62,88 +70,224 @@ def white(x):
 
 
 DIFFERENT = {  # right answers written in another way
-    "best_of_n": lambda s, n: torch.tensor([max(range(i, i + n), key=lambda j: s[j].item()) for i in range(0, len(s), n)]),
+    "best_of_n": lambda s, n: torch.tensor(
+        [max(range(i, i + n), key=lambda j: s[j].item()) for i in range(0, len(s), n)]
+    ),
     "kl_penalised_score": lambda s, a, b, m, k: torch.stack(
-        [s[i] - k * sum(((a - b)[i][t] for t in range(a.shape[1]) if m[i, t]), torch.tensor(0.0)) for i in range(len(s))]),
+        [
+            s[i] - k * sum(((a - b)[i][t] for t in range(a.shape[1]) if m[i, t]), torch.tensor(0.0))
+            for i in range(len(s))
+        ]
+    ),
     "eos_mask": lambda ids, e: torch.tensor(
-        [[e not in row[:t] for t in range(len(row))] for row in ids.tolist()]),
-    "score_of_text": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
-    "share_preferring": lambda a, b: sum(x > y for x, y in apart) / len(apart) if (
-        apart := [(x, y) for x in a.tolist() for y in b.tolist() if x != y]) else 0.5,
-    "interval_alpha": lambda r: 1 - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
-    / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1))),
-    "choice_ceiling": lambda a, b: sum(right := [
-        float(x > y) if (gap := (sum(r) - x) * (len(s) - 1) - (sum(s) - y) * (len(r) - 1)) > 0 else float(x < y) if gap else 0.5
-        for r, s in zip(a.tolist(), b.tolist(), strict=True) for x in r for y in s if x != y]) / len(right),
-    "held_out_pairs": lambda film, n: torch.tensor([i in sorted(set(film.tolist()))[-n:] for i in film.tolist()]),
+        [[e not in row[:t] for t in range(len(row))] for row in ids.tolist()]
+    ),
+    "score_of_text": lambda s, m: torch.stack(
+        [row[keep][-1] for row, keep in zip(s, m, strict=True)]
+    ),
+    "share_preferring": lambda a, b: (
+        sum(x > y for x, y in apart) / len(apart)
+        if (apart := [(x, y) for x in a.tolist() for y in b.tolist() if x != y])
+        else 0.5
+    ),
+    "interval_alpha": lambda r: (
+        1
+        - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
+        / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1)))
+    ),
+    "choice_ceiling": lambda a, b: (
+        sum(
+            right := [
+                float(x > y)
+                if (gap := (sum(r) - x) * (len(s) - 1) - (sum(s) - y) * (len(r) - 1)) > 0
+                else float(x < y)
+                if gap
+                else 0.5
+                for r, s in zip(a.tolist(), b.tolist(), strict=True)
+                for x in r
+                for y in s
+                if x != y
+            ]
+        )
+        / len(right)
+    ),
+    "held_out_pairs": lambda film, n: torch.tensor(
+        [i in sorted(set(film.tolist()))[-n:] for i in film.tolist()]
+    ),
     "token_logprobs": lambda x, ids, p: torch.stack(
-        [torch.stack([x[b, t - 1, ids[b, t]] - x[b, t - 1].logsumexp(0) for t in range(p, x.shape[1])]) for b in range(len(x))]),
-    "draw_word": lambda x, t, u: torch.searchsorted((x / t).softmax(-1).cumsum(-1), u[:, None], right=True)[:, 0].clamp(max=x.shape[1] - 1),
-    "next_word_entropy": lambda x: torch.stack([torch.distributions.Categorical(logits=r[~r.isinf()]).entropy() for r in x]),
+        [
+            torch.stack(
+                [x[b, t - 1, ids[b, t]] - x[b, t - 1].logsumexp(0) for t in range(p, x.shape[1])]
+            )
+            for b in range(len(x))
+        ]
+    ),
+    "draw_word": lambda x, t, u: torch.searchsorted(
+        (x / t).softmax(-1).cumsum(-1), u[:, None], right=True
+    )[:, 0].clamp(max=x.shape[1] - 1),
+    "next_word_entropy": lambda x: torch.stack(
+        [torch.distributions.Categorical(logits=r[~r.isinf()]).entropy() for r in x]
+    ),
     "sft_loss": lambda x, ids, m: torch.nn.functional.cross_entropy(x[m], ids[m]),
-    "policy_gradient_loss": lambda p, r, m: torch.stack([-r[i] * p[i][m[i]].sum() for i in range(len(r))]).mean(),
+    "policy_gradient_loss": lambda p, r, m: torch.stack(
+        [-r[i] * p[i][m[i]].sum() for i in range(len(r))]
+    ).mean(),
     "discounted_to_go": lambda r, m, g: per_row(lambda x: backwards(x, g))(r, mask=m),
     "least_noise_baseline": lambda s, r: torch.dot(s / s.sum(), r),
     "whitened": white,
     "td_error": lambda r, v, m, g: per_row(lambda a, b: deltas(a, b, g))(r, v, mask=m),
     "gae_advantages": lambda r, v, m, g, lam: per_row(
-        lambda a, b: [sum((g * lam) ** i * d for i, d in enumerate(deltas(a, b, g)[t:])) for t in range(len(a))])(r, v, mask=m),
-    "n_step_advantages": lambda r, v, m, g, n: per_row(lambda a, b: n_steps(a, b, g, n))(r, v, mask=m),
+        lambda a, b: [
+            sum((g * lam) ** i * d for i, d in enumerate(deltas(a, b, g)[t:]))
+            for t in range(len(a))
+        ]
+    )(r, v, mask=m),
+    "n_step_advantages": lambda r, v, m, g, n: per_row(lambda a, b: n_steps(a, b, g, n))(
+        r, v, mask=m
+    ),
     "critic_targets": lambda a, v, m: torch.stack(
-        [torch.zeros(m.shape).masked_scatter(m, white(a[m])), torch.zeros(m.shape).masked_scatter(m, a[m] + v[m])]),
+        [
+            torch.zeros(m.shape).masked_scatter(m, white(a[m])),
+            torch.zeros(m.shape).masked_scatter(m, a[m] + v[m]),
+        ]
+    ),
     "ppo_loss": six_cases,
-    "clipped_share": lambda r, a, m, e: torch.where(a[m] > 0, r[m] > 1 + e, (a[m] < 0) & (r[m] < 1 - e)).float().mean(),
-    "ppo_penalty": lambda n, o, a, m, c: torch.zeros(m.shape).masked_scatter(m, c * (o - n)[m] - (n - o)[m].exp() * a[m]),
+    "clipped_share": lambda r, a, m, e: (
+        torch.where(a[m] > 0, r[m] > 1 + e, (a[m] < 0) & (r[m] < 1 - e)).float().mean()
+    ),
+    "ppo_penalty": lambda n, o, a, m, c: torch.zeros(m.shape).masked_scatter(
+        m, c * (o - n)[m] - (n - o)[m].exp() * a[m]
+    ),
     "accumulated_loss": lambda x, m, s: x[m].mean(),
-    "gibbs_logprobs": lambda p, r, b: (p.exp() * (r / b).exp() / (p.exp() * (r / b).exp()).sum()).log(),
+    "gibbs_logprobs": lambda p, r, b: (
+        p.exp() * (r / b).exp() / (p.exp() * (r / b).exp()).sum()
+    ).log(),
     "kl_shaped_rewards": shaped,
     "kl_pull": lambda x, m: per_row(lambda a: backwards(a, 1.0))(x, mask=m),
     "charged_rewards": lambda s, new, old, ref, m, k: shaped(s, old, ref, m, k),
     "bradley_terry_loss": lambda c, r: torch.nn.functional.softplus(r - c).mean(),
     "best_of_k_loss": lambda s, c: torch.nn.functional.cross_entropy(s, c),
-    "in_sft_units": lambda s, b: (s - b.mean()) * ((b - b.mean()).square().sum() / (len(b) - 1)) ** -0.5,
+    "in_sft_units": lambda s, b: (
+        (s - b.mean()) * ((b - b.mean()).square().sum() / (len(b) - 1)) ** -0.5
+    ),
     "read_score": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
     "explained_variance": lambda v, r, m: 1 - (r - v)[m].double().var() / r[m].double().var(),
-    "four_models": lambda s, o, r, v, m, k: torch.zeros(m.shape).masked_scatter(m, white(per_row(
-        lambda a, b: backwards(deltas(a, b, 1.0), 0.95))(shaped(s, o, r, m, k), v, mask=m)[m])),
+    "four_models": lambda s, o, r, v, m, k: torch.zeros(m.shape).masked_scatter(
+        m,
+        white(
+            per_row(lambda a, b: backwards(deltas(a, b, 1.0), 0.95))(
+                shaped(s, o, r, m, k), v, mask=m
+            )[m]
+        ),
+    ),
     "paired_standard_error": lambda a, b: torch.stack(
-        [a.mean() - b.mean(), ((a - b - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt()]),
+        [
+            a.mean() - b.mean(),
+            ((a - b - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt(),
+        ]
+    ),
     "score_rewards": lambda s, ids, e: torch.stack(
-        [torch.eye(len(row))[(row.tolist() + [e]).index(e) if e in row.tolist() else -1] * x for x, row in zip(s, ids, strict=True)]),
+        [
+            torch.eye(len(row))[(row.tolist() + [e]).index(e) if e in row.tolist() else -1] * x
+            for x, row in zip(s, ids, strict=True)
+        ]
+    ),
     "model_bytes": lambda w, t, b: 16 * w[t].sum() + (2 if b else 4) * w[~t].sum(),
-    "decode_step_seconds": lambda b, w, f, s: torch.tensor([2 * w * max(n / f, 1 / s) for n in b.tolist()]),
+    "decode_step_seconds": lambda b, w, f, s: torch.tensor(
+        [2 * w * max(n / f, 1 / s) for n in b.tolist()]
+    ),
     "rloo_advantages": lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1),
-    "whitened_to_go": lambda r, m: torch.zeros(m.shape).masked_scatter(m, white(per_row(lambda x: backwards(x, 1.0))(r, mask=m)[m])),
+    "whitened_to_go": lambda r, m: torch.zeros(m.shape).masked_scatter(
+        m, white(per_row(lambda x: backwards(x, 1.0))(r, mask=m)[m])
+    ),
     "group_advantages": lambda s: torch.stack(
-        [0 * row if len(set(row.tolist())) == 1 else (row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4) for row in s]),
+        [
+            0 * row
+            if len(set(row.tolist())) == 1
+            else (row - row.sum() / len(row)) / (row.var().sqrt() + 1e-4)
+            for row in s
+        ]
+    ),
     "pass_at_k": lambda r, k: torch.tensor(
-        [sum(any(picked) for picked in itertools.combinations(row, k)) / math.comb(len(row), k) for row in r.tolist()]).double(),
+        [
+            sum(any(picked) for picked in itertools.combinations(row, k)) / math.comb(len(row), k)
+            for row in r.tolist()
+        ]
+    ).double(),
     "gspo_loss": lambda n, o, a, m, e: torch.stack(
-        [-min(s * a[i], s.clamp(1 - e, 1 + e) * a[i]) for i in range(len(a)) for s in [(n[i][m[i]] - o[i][m[i]]).mean().exp()]]),
-    "dr_grpo_loss": lambda p, s, m, limit: sum(
-        (s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p))) / (limit * len(p)),
+        [
+            -min(s * a[i], s.clamp(1 - e, 1 + e) * a[i])
+            for i in range(len(a))
+            for s in [(n[i][m[i]] - o[i][m[i]]).mean().exp()]
+        ]
+    ),
+    "dr_grpo_loss": lambda p, s, m, limit: (
+        sum((s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p)))
+        / (limit * len(p))
+    ),
     "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
-    "gradient_weights": lambda c, r, rc, rr, b: b * (1 - 1 / (1 + (-b * ((c - rc) - (r - rr))).exp())),
+    "gradient_weights": lambda c, r, rc, rr, b: (
+        b * (1 - 1 / (1 + (-b * ((c - rc) - (r - rr))).exp()))
+    ),
     "reward_from_policy": lambda p, q, b: b * ((p - q) + (q.exp() @ (q - p))),
-    "best_log_ratio": lambda p, e, b: torch.stack([math.log(x / (1 - x)) / b * torch.ones(()) for x in (p - 2 * e * p + e).tolist()]),
+    "best_log_ratio": lambda p, e, b: torch.stack(
+        [math.log(x / (1 - x)) / b * torch.ones(()) for x in (p - 2 * e * p + e).tolist()]
+    ),
     "dpo_of_a_batch": lambda n, r, m, b: torch.stack(
-        [torch.nn.functional.softplus(b * ((n - r)[i + 3][m[i + 3]].sum() - (n - r)[i][m[i]].sum())) for i in range(3)]),
+        [
+            torch.nn.functional.softplus(
+                b * ((n - r)[i + 3][m[i + 3]].sum() - (n - r)[i][m[i]].sum())
+            )
+            for i in range(3)
+        ]
+    ),
     "token_rewards": lambda n, r, m, b: per_row(lambda x, y: b * (x - y))(n, r, mask=m),
     "soft_value": lambda p, q, b: q.max() + b * (p.exp() * ((q - q.max()) / b).exp()).sum().log(),
     "value_steps": lambda v, s, m: torch.stack(
-        [torch.stack([(v[i, t + 1] if t + 1 < m[i].sum() else s[i]) - v[i, t] if m[i, t] else torch.tensor(0.0) for t in range(v.shape[1])])
-         for i in range(len(v))]),
+        [
+            torch.stack(
+                [
+                    (v[i, t + 1] if t + 1 < m[i].sum() else s[i]) - v[i, t]
+                    if m[i, t]
+                    else torch.tensor(0.0)
+                    for t in range(v.shape[1])
+                ]
+            )
+            for i in range(len(v))
+        ]
+    ),
     "blamed_token": lambda e, m: torch.tensor(
-        [min(range(int(keep.sum())), key=lambda t: row[t].item()) for row, keep in zip(e, m, strict=True)]),
-    "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss((c - rc) - (r - rr), torch.full_like(c, 0.5 / b), reduction="none"),
+        [
+            min(range(int(keep.sum())), key=lambda t: row[t].item())
+            for row, keep in zip(e, m, strict=True)
+        ]
+    ),
+    "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss(
+        (c - rc) - (r - rr), torch.full_like(c, 0.5 / b), reduction="none"
+    ),
     "kto_loss": lambda p, q, up, z, b: torch.stack(
-        [1 / (1 + ((1 if u else -1) * b * (x - y - z.item())).exp()) for x, y, u in zip(p, q, up.tolist(), strict=True)]),
-    "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(-b * ((c - rc) - (r - rr) - k * torch.clamp(rc - c, min=0))),
+        [
+            1 / (1 + ((1 if u else -1) * b * (x - y - z.item())).exp())
+            for x, y, u in zip(p, q, up.tolist(), strict=True)
+        ]
+    ),
+    "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(
+        -b * ((c - rc) - (r - rr) - k * torch.clamp(rc - c, min=0))
+    ),
     "simpo_loss": lambda x, m, b, c: torch.stack(
-        [torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean())) for i in range(4)]),
-    "orpo_loss": lambda c, r, b: -c + b * torch.nn.functional.softplus(
-        (r - (-torch.expm1(r)).log()) - (c - (-torch.expm1(c)).log())),
+        [
+            torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean()))
+            for i in range(4)
+        ]
+    ),
+    "orpo_loss": lambda c, r, b: (
+        -c
+        + b
+        * torch.nn.functional.softplus(
+            (r - (-torch.expm1(r)).log()) - (c - (-torch.expm1(c)).log())
+        )
+    ),
 }
 
 
@@ -187,23 +331,47 @@ def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
         right = exercise.reference(*a)
         return right.long() if right.is_floating_point() else right.float()
 
-    for function, said in ((lambda *a: None, "returned None"), (raises, "KeyError"), (in_place, "in place"),
-                           (overwrites, "in place"), (reshapes, "in place"), (random, "it gives"),
-                           (lambda *a: exercise.reference(*a).reshape(-1)[:1, None], "shape"),
-                           (lambda *a: [1, 2], "list"), (wrong_kind, "must be of")):
+    for function, said in (
+        (lambda *a: None, "returned None"),
+        (raises, "KeyError"),
+        (in_place, "in place"),
+        (overwrites, "in place"),
+        (reshapes, "in place"),
+        (random, "it gives"),
+        (lambda *a: exercise.reference(*a).reshape(-1)[:1, None], "shape"),
+        (lambda *a: [1, 2], "list"),
+        (wrong_kind, "must be of"),
+    ):
         result = exercise(function)
-        assert not result and said in result.message and "\n" not in result.message and len(result.message) < 900
+        assert (
+            not result
+            and said in result.message
+            and "\n" not in result.message
+            and len(result.message) < 900
+        )
 
 
-@pytest.mark.parametrize("blind", [lambda s, a, b, m, k: s - k * (a - b).nansum(1),
-                                   lambda s, a, b, m, k: s - k * torch.nan_to_num(a - b).sum(1)])
+@pytest.mark.parametrize(
+    "blind",
+    [
+        lambda s, a, b, m, k: s - k * (a - b).nansum(1),
+        lambda s, a, b, m, k: s - k * torch.nan_to_num(a - b).sum(1),
+    ],
+)
 @pytest.mark.parametrize("seed", range(20))
 def test_an_answer_that_never_looks_at_the_mask_is_refused(blind, seed):
     assert "mask" in check.kl_penalised_score(blind, seed=seed).message
-    assert "NaN" in check.kl_penalised_score(lambda s, a, b, m, k: s - k * ((a - b) * m).sum(1), seed=seed).message
+    assert (
+        "NaN"
+        in check.kl_penalised_score(
+            lambda s, a, b, m, k: s - k * ((a - b) * m).sum(1), seed=seed
+        ).message
+    )
 
 
-@pytest.mark.parametrize("name", [n for n, e in check.EXERCISES.items() if any(a.endswith("mask") for a in e.arguments)])
+@pytest.mark.parametrize(
+    "name", [n for n, e in check.EXERCISES.items() if any(a.endswith("mask") for a in e.arguments)]
+)
 def test_padding_that_is_told_by_its_nan_is_refused(name):
     exercise = check.EXERCISES[name]
 
@@ -228,12 +396,23 @@ def test_nan_is_told_and_either_precision_is_fine():
     assert exercise(lambda *a: exercise.reference(*a).double())
 
 
-@pytest.mark.parametrize("name, typed_in", [
-    ("best_of_n", lambda s, n: check.best_of_n.reference(s[: len(s) // 4 * 4], 4)),
-    ("kl_penalised_score", lambda s, a, b, m, k: check.kl_penalised_score.reference(s, a, b, m, 0.5)),
-    ("eos_mask", lambda ids, e: check.eos_mask.reference(ids, 0)),
-    ("eos_mask", lambda ids, e: torch.cat([torch.ones(len(ids), 1, dtype=torch.bool), ids[:, :-1] != e], 1)),  # right only where pad = eos
-])
+@pytest.mark.parametrize(
+    "name, typed_in",
+    [
+        ("best_of_n", lambda s, n: check.best_of_n.reference(s[: len(s) // 4 * 4], 4)),
+        (
+            "kl_penalised_score",
+            lambda s, a, b, m, k: check.kl_penalised_score.reference(s, a, b, m, 0.5),
+        ),
+        ("eos_mask", lambda ids, e: check.eos_mask.reference(ids, 0)),
+        (
+            "eos_mask",
+            lambda ids, e: torch.cat(
+                [torch.ones(len(ids), 1, dtype=torch.bool), ids[:, :-1] != e], 1
+            ),
+        ),  # right only where pad = eos
+    ],
+)
 def test_an_answer_for_one_case_only_is_refused(name, typed_in):
     assert not check.EXERCISES[name](typed_in)
 
@@ -285,7 +464,9 @@ def test_results_are_recorded_whole_and_read_back(tmp_path):
         claims.load_results("z", folder=tmp_path)
     with pytest.raises(ValueError, match="lacks seed, commit, command"):
         claims.record("x", [row, {"claim": "x"}], folder=tmp_path)
-    assert claims.load_results("x", folder=tmp_path) == [row]  # the refused record left the old one whole
+    assert claims.load_results("x", folder=tmp_path) == [
+        row
+    ]  # the refused record left the old one whole
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="no rows"):
         claims.load_results("empty", folder=tmp_path)
@@ -293,8 +474,12 @@ def test_results_are_recorded_whole_and_read_back(tmp_path):
 
 def test_a_rerun_that_differs_is_told():
     assert claims.differences({"gold": 1.0}, {"gold": 1.05}, tolerance={"gold": 0.1}) == []
-    assert claims.differences({"gold": 1.0}, {"gold": 2.0}, tolerance={"gold": 0.1}) == ["gold: recorded 1, now 2, allowed 0.1"]
-    assert claims.differences({"gold": 1.0}, {"gold": float("nan")}, tolerance={"gold": 0.1}) == ["gold: recorded 1, now nan, allowed 0.1"]
+    assert claims.differences({"gold": 1.0}, {"gold": 2.0}, tolerance={"gold": 0.1}) == [
+        "gold: recorded 1, now 2, allowed 0.1"
+    ]
+    assert claims.differences({"gold": 1.0}, {"gold": float("nan")}, tolerance={"gold": 0.1}) == [
+        "gold: recorded 1, now nan, allowed 0.1"
+    ]
 
 
 def test_fast_reads_the_record_and_a_full_run_computes(monkeypatch):

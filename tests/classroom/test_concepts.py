@@ -3,7 +3,10 @@ import pytest
 from minirlhf.classroom.lessons.concepts import QUESTIONS, Questions, graded
 from minirlhf.runtime import ROOT
 
-KEY = "".join(next(letter for letter, option in q.options(n).items() if option == q.right) for n, q in enumerate(QUESTIONS, 1))
+KEY = "".join(
+    next(letter for letter, option in q.options(n).items() if option == q.right)
+    for n, q in enumerate(QUESTIONS, 1)
+)
 
 
 def test_the_key_gets_all_and_each_wrong_option_is_told_with_its_lesson_and_its_reason():
@@ -14,10 +17,15 @@ def test_the_key_gets_all_and_each_wrong_option_is_told_with_its_lesson_and_its_
             answers = KEY[: number - 1] + letter + KEY[number:]
             if option == question.right:
                 continue
-            assert graded(answers).splitlines() == ["11 of 12. Not yet:", f"  {number}, lesson {question.lesson}"]
+            assert graded(answers).splitlines() == [
+                "11 of 12. Not yet:",
+                f"  {number}, lesson {question.lesson}",
+            ]
             assert question.wrong[option] in graded(answers, explain=True)
         unknown = graded(KEY[: number - 1] + "-" + KEY[number:], explain=True)
-        assert unknown.startswith("11 of 12") and question.right not in unknown  # a blank page is no way to the answers
+        assert (
+            unknown.startswith("11 of 12") and question.right not in unknown
+        )  # a blank page is no way to the answers
 
 
 def test_one_letter_for_all_is_no_good_guess():
@@ -39,5 +47,9 @@ def test_blanks_and_capitals_are_fine():
 def test_every_question_is_shown_and_its_lesson_is_there():
     shown = Questions()._repr_markdown_()
     for question in QUESTIONS:
-        assert question.text in shown and question.right in shown and all(option in shown for option in question.wrong)
+        assert (
+            question.text in shown
+            and question.right in shown
+            and all(option in shown for option in question.wrong)
+        )
         assert list((ROOT / "notebooks" / "src").glob(f"{question.lesson}_*.py"))

@@ -8,7 +8,7 @@ from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
 from minirlhf.loops import family, ppo, preference, reward
 from minirlhf.tour import Tour, TourConfig
 
-WHOLE = '''
+WHOLE = """
 import torch
 from torch.nn.functional import logsigmoid, pad
 
@@ -40,7 +40,7 @@ def group_advantages(group_scores):
 
 def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
     return -logsigmoid(beta * (chosen_logprobs - ref_chosen_logprobs - rejected_logprobs + ref_rejected_logprobs))
-'''
+"""
 
 
 @pytest.fixture
@@ -55,7 +55,14 @@ def test_every_place_has_an_exercise_and_a_function_that_is_there():
     for _, _, targets in PLACES.values():
         for target in targets:
             module, name = target.split(".")
-            assert callable(getattr({"ppo": ppo, "family": family, "preference": preference, "reward": reward}[module], name))
+            assert callable(
+                getattr(
+                    {"ppo": ppo, "family": family, "preference": preference, "reward": reward}[
+                        module
+                    ],
+                    name,
+                )
+            )
 
 
 def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
@@ -67,6 +74,7 @@ def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
         def call(*given):
             called[name] += 1
             return function(*given)
+
         return call
 
     with in_place({name: counted(name, f) for name, f in mine.items()}):
@@ -80,23 +88,40 @@ def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
         assert one.keys() == other.keys()
         for key in ("loss", "score", "kl", "policy_loss", "value_loss"):
             if key in one:
-                assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (key, one["stage"], one["step"])
-    assert "dpo_loss" in json.loads((tmp_path / "theirs" / "ppo.json").read_text())["settings"]["mine"]
+                assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (
+                    key,
+                    one["stage"],
+                    one["step"],
+                )
+    assert (
+        "dpo_loss" in json.loads((tmp_path / "theirs" / "ppo.json").read_text())["settings"]["mine"]
+    )
 
 
 def test_what_is_blank_or_missing_is_the_packages(tmp_path):
     path = tmp_path / "my_rlhf.py"
     path.write_text(WHOLE.split("def ppo_loss")[0] + "\ndef ppo_loss(*given): ...\n")
     assert list(load_mine(path)) == ["gae_advantages"]
-    assert "gae_advantages (my_rlhf.py" in described(load_mine(path), path) and described({}, None) == ""
+    assert (
+        "gae_advantages (my_rlhf.py" in described(load_mine(path), path)
+        and described({}, None) == ""
+    )
 
 
-@pytest.mark.parametrize("source, said", [
-    ("def gae_advantages(r, v, m, g, lam): return r\n", "gae_advantages: "),
-    (WHOLE.replace("old_logprobs - ref_logprobs", "ref_logprobs - old_logprobs"), "kl_shaped_rewards: "),
-    ("def gae(:\n", "SyntaxError"), ("raise KeyError('x')\n", "KeyError"), ("x = 1\n", r"at least one, with a body"),
-    ("def dpo_loss(*given): ...\n", "at least one, with a body"),
-])
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("def gae_advantages(r, v, m, g, lam): return r\n", "gae_advantages: "),
+        (
+            WHOLE.replace("old_logprobs - ref_logprobs", "ref_logprobs - old_logprobs"),
+            "kl_shaped_rewards: ",
+        ),
+        ("def gae(:\n", "SyntaxError"),
+        ("raise KeyError('x')\n", "KeyError"),
+        ("x = 1\n", r"at least one, with a body"),
+        ("def dpo_loss(*given): ...\n", "at least one, with a body"),
+    ],
+)
 def test_what_is_wrong_stops_the_tour_with_one_sentence(tmp_path, source, said):
     path = tmp_path / "my_rlhf.py"
     path.write_text(source)

@@ -26,12 +26,18 @@ def test_standard_deviations_by_hand():
     assert group_relative(two, eps=0.0, unbiased=False).tolist() == [[-1, 1]]
     assert group_relative(three, eps=2.0).tolist() == [[-0.5, 0, 0.5]]  # 2 / (2 + 2)
     # the default is TRL's: n - 1 and 1e-4
-    torch.testing.assert_close(group_relative(three.double())[0, 2].item(), 2 / (2 + 1e-4), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        group_relative(three.double())[0, 2].item(), 2 / (2 + 1e-4), rtol=1e-12, atol=0
+    )
 
 
 def test_a_group_is_compared_with_itself_only():
     scores = torch.tensor([[3.0, 5.0, 7.0], [300.0, 500.0, 700.0], [1.0, 1.0, 1.0]])
-    assert group_relative(scores, eps=0.0).nan_to_num(0.0).tolist() == [[-1, 0, 1], [-1, 0, 1], [0, 0, 0]]
+    assert group_relative(scores, eps=0.0).nan_to_num(0.0).tolist() == [
+        [-1, 0, 1],
+        [-1, 0, 1],
+        [0, 0, 0],
+    ]
     assert leave_one_out(scores)[0].tolist() == [-3, 0, 3]  # others' means 6, 5, 4
 
 
@@ -59,7 +65,9 @@ def test_expected_gradients_and_variance_of_a_coin(size):
         "centred": (group_relative(scores, scale_by_std=False) * (scores - p)).mean(1),
         "leave one out": (leave_one_out(scores) * (scores - p)).mean(1),
         "none": (scores * (scores - p)).mean(1),
-        "greedy": ((scores - 0.0) * (scores - p)).mean(1),  # ReMax: the greedy response fails, its score is 0
+        "greedy": ((scores - 0.0) * (scores - p)).mean(
+            1
+        ),  # ReMax: the greedy response fails, its score is 0
     }
     mean = {name: (weight * x).sum().item() for name, x in estimates.items()}
     assert mean["centred"] == pytest.approx((size - 1) / size * p * (1 - p), abs=1e-12)
@@ -89,7 +97,9 @@ def test_leave_one_out_lowers_the_variance_of_an_offset_reward(world, policy):
     assert with_baseline[1] < plain[1] / 10
     # ReMax: the score of the greedy response, a constant here, leaves the mean alone as well
     greedy = world.probs(policy * 1e3).argmax()
-    torch.testing.assert_close(moments((rewards - rewards[greedy])[pairs])[0], plain[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        moments((rewards - rewards[greedy])[pairs])[0], plain[0], rtol=0, atol=1e-9
+    )
 
 
 MASK = torch.tensor([[True, True], [True, False]])
@@ -101,7 +111,12 @@ def test_a_floor_under_the_std_by_hand():
     floored = group_relative(scores, eps=0.0, min_std=0.5)
     torch.testing.assert_close(floored[0], torch.tensor([-1.0, 1.0]).double() / 512, rtol=0, atol=0)
     torch.testing.assert_close(floored[1], group_relative(scores, eps=0.0)[1], rtol=0, atol=0)
-    torch.testing.assert_close(group_relative(scores, eps=0.0)[0].abs(), torch.full((2,), 0.5).double().sqrt(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        group_relative(scores, eps=0.0)[0].abs(),
+        torch.full((2,), 0.5).double().sqrt(),
+        rtol=1e-9,
+        atol=0,
+    )
     with pytest.raises(ValueError, match="min_std is -1"):
         group_relative(scores, min_std=-1.0)
 
@@ -111,7 +126,9 @@ def test_the_batchs_unit_by_hand():
     scores = torch.tensor([[1.0, 3.0], [6.0, 8.0]], dtype=torch.float64)
     expected = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).double() / (29 / 3) ** 0.5
     torch.testing.assert_close(batch_relative(scores, eps=0.0), expected)
-    torch.testing.assert_close(batch_relative(scores)[0, 1].item(), 1 / ((29 / 3) ** 0.5 + 1e-4), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        batch_relative(scores)[0, 1].item(), 1 / ((29 / 3) ** 0.5 + 1e-4), rtol=1e-12, atol=0
+    )
     assert batch_relative(torch.full((2, 3), 0.1)).eq(0).all()
 
 
@@ -132,7 +149,12 @@ def test_reinforce_plus_plus_by_hand():
     torch.testing.assert_close(reinforce_plus_plus(rewards, MASK), expected, rtol=1e-7, atol=0)
     # one group, 1 and 4, centred -1.5, 1.5 on two tokens and one: mean -0.5, deviations -1, -1, 2, variance 2
     expected = torch.tensor([[-1.0, -1.0], [2.0, 0.0]]).double() / 2**0.5
-    torch.testing.assert_close(reinforce_plus_plus_baseline(torch.tensor([[1.0, 4.0]]).double(), MASK), expected, rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        reinforce_plus_plus_baseline(torch.tensor([[1.0, 4.0]]).double(), MASK),
+        expected,
+        rtol=1e-7,
+        atol=0,
+    )
 
 
 def test_tokens_are_charged_for_themselves_and_what_follows_by_hand():
@@ -140,15 +162,25 @@ def test_tokens_are_charged_for_themselves_and_what_follows_by_hand():
     # log-ratios 1, 2 and -2; to go 3, 2 and -2; half of it off the advantages
     advantages = over_tokens(torch.tensor([[5.0, 7.0]]), MASK)
     assert advantages.tolist() == [[5.0, 5.0], [7.0, 0.0]]
-    assert charge_tokens(advantages, old, ref, MASK, kl_coef=0.5).tolist() == [[3.5, 4.0], [8.0, 0.0]]
+    assert charge_tokens(advantages, old, ref, MASK, kl_coef=0.5).tolist() == [
+        [3.5, 4.0],
+        [8.0, 0.0],
+    ]
     with pytest.raises(ValueError, match="kl_coef is -1"):
         charge_tokens(advantages, old, ref, MASK, kl_coef=-1.0)
     with pytest.raises(ValueError, match=r"\(1, 3\) advantages do not fit the 2 rows"):
         over_tokens(torch.zeros(1, 3), MASK)
 
 
-@pytest.mark.parametrize("function", [group_relative, batch_relative, leave_one_out,
-                                      lambda s: reinforce_plus_plus_baseline(s, torch.ones(len(s), 1, dtype=torch.bool))])
+@pytest.mark.parametrize(
+    "function",
+    [
+        group_relative,
+        batch_relative,
+        leave_one_out,
+        lambda s: reinforce_plus_plus_baseline(s, torch.ones(len(s), 1, dtype=torch.bool)),
+    ],
+)
 def test_a_group_of_one_is_refused(function):
     with pytest.raises(ValueError, match="a group of one has no baseline"):
         function(torch.zeros(3, 1))

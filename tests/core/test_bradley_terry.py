@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from minirlhf.core.bradley_terry import last_token_scores, per_token_reward_loss, preference_probability, reward_model_loss
+from minirlhf.core.bradley_terry import (
+    last_token_scores,
+    per_token_reward_loss,
+    preference_probability,
+    reward_model_loss,
+)
 from minirlhf.core.preference import dpo, implicit_rewards
 
 
@@ -16,7 +21,9 @@ def test_probability_and_loss_by_hand():
     torch.testing.assert_close(preference_probability(T(math.log(3)), T(0.0)), T(0.75))
     torch.testing.assert_close(reward_model_loss(T(math.log(3)), T(0.0)), T(-math.log(0.75)))
     # a margin of log 3 makes it even: ln 2; centring adds 0.5 * (log 3)^2
-    torch.testing.assert_close(reward_model_loss(T(math.log(3)), T(0.0), margin=T(math.log(3))), T(math.log(2)))
+    torch.testing.assert_close(
+        reward_model_loss(T(math.log(3)), T(0.0), margin=T(math.log(3))), T(math.log(2))
+    )
     centred = reward_model_loss(T(1.0), T(1.0), centering_coef=0.5)
     torch.testing.assert_close(centred, T(math.log(2) + 0.5 * 4))
 
@@ -29,7 +36,9 @@ def test_stable_where_log_sigmoid_is_not():
 
 def test_a_constant_changes_nothing():
     a, b = torch.randn(2, 6, dtype=torch.float64)
-    torch.testing.assert_close(reward_model_loss(a + 7, b + 7), reward_model_loss(a, b), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        reward_model_loss(a + 7, b + 7), reward_model_loss(a, b), rtol=0, atol=1e-12
+    )
 
 
 def test_last_token_is_found_by_the_mask_on_either_side():
@@ -43,8 +52,18 @@ def test_last_token_is_found_by_the_mask_on_either_side():
 def test_per_token_loss_by_hand():
     # ids agree at t = 0; from t = 1 on, differences log 3 and, past the end of the rejected, log 3 - held 0 = log 3
     chosen, rejected = T(9.0, math.log(3), math.log(3))[None], T(-9.0, 0.0, 5.0)[None]
-    chosen_mask, rejected_mask = torch.tensor([[True, True, True]]), torch.tensor([[True, True, False]])
-    loss = per_token_reward_loss(chosen, rejected, chosen_mask, rejected_mask, torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 0]]))
+    chosen_mask, rejected_mask = (
+        torch.tensor([[True, True, True]]),
+        torch.tensor([[True, True, False]]),
+    )
+    loss = per_token_reward_loss(
+        chosen,
+        rejected,
+        chosen_mask,
+        rejected_mask,
+        torch.tensor([[1, 2, 3]]),
+        torch.tensor([[1, 4, 0]]),
+    )
     torch.testing.assert_close(loss, T(-math.log(0.75)))
     same = torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="identical"):
@@ -64,7 +83,11 @@ def test_dpo_by_hand():
 
 def test_dpo_gradient_by_hand():
     # d loss / d chosen = -beta sigmoid(-margin), and the opposite for rejected; the reference gets none
-    chosen, rejected, ref = T(0.3).requires_grad_(True), T(-0.2).requires_grad_(True), T(0.0).requires_grad_(True)
+    chosen, rejected, ref = (
+        T(0.3).requires_grad_(True),
+        T(-0.2).requires_grad_(True),
+        T(0.0).requires_grad_(True),
+    )
     dpo(chosen, rejected, ref, ref, beta=2.0).sum().backward()
     expected = 2 * torch.sigmoid(T(-1.0))
     torch.testing.assert_close(chosen.grad, -expected)
@@ -82,7 +105,9 @@ def test_per_token_loss_counts_every_token_after_the_first_difference():
     # ids differ at t = 1 and agree again at t = 2, which counts all the same: differences log 3, 0, and none for t = 0
     chosen, rejected = T(9.0, math.log(3), 5.0)[None], T(-9.0, 0.0, 5.0)[None]
     full = torch.ones(1, 3, dtype=torch.bool)
-    loss = per_token_reward_loss(chosen, rejected, full, full, torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]]))
+    loss = per_token_reward_loss(
+        chosen, rejected, full, full, torch.tensor([[1, 2, 3]]), torch.tensor([[1, 4, 3]])
+    )
     torch.testing.assert_close(loss, T((-math.log(0.75) + math.log(2)) / 2))
 
 

@@ -26,7 +26,9 @@ def terminal(world, scores=None):
     """Rewards (N, R): the score on the last real token."""
     rollout = world.rollout(world.ref_logits)
     scores = world.rewards if scores is None else scores
-    return kl_shaped_rewards(scores, rollout.old_logprobs, rollout.old_logprobs, world.response_mask, kl_coef=0.0)
+    return kl_shaped_rewards(
+        scores, rollout.old_logprobs, rollout.old_logprobs, world.response_mask, kl_coef=0.0
+    )
 
 
 def surrogate_gradient(world, policy, advantages, loss=reinforce):
@@ -39,7 +41,9 @@ def surrogate_gradient(world, policy, advantages, loss=reinforce):
 def estimator_gradients(world, policy, x):
     """d/dlogits of an on-policy loss x(logprobs) -> (N,), sampling distribution held fixed, in expectation."""
     logits = policy.clone().requires_grad_(True)
-    return torch.autograd.grad(world.expectation(policy, x(world.logprobs(logits), logits)), logits)[0]
+    return torch.autograd.grad(
+        world.expectation(policy, x(world.logprobs(logits), logits)), logits
+    )[0]
 
 
 # ---- the oracle itself
@@ -48,7 +52,9 @@ def test_the_tree_by_hand():
     world = World(("a", "b", "."), 2, torch.arange(7.0).double(), torch.zeros(3, 3).double())
     assert world.labels == ["aa", "ab", "a.", "ba", "bb", "b.", "."]
     # uniform: 1/9 for two tokens, 1/3 for "."; J = (0+1+2+3+4+5)/9 + 6/3
-    torch.testing.assert_close(world.objective(world.ref_logits), torch.tensor(15 / 9 + 2, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(
+        world.objective(world.ref_logits), torch.tensor(15 / 9 + 2, dtype=torch.float64), **EXACT
+    )
     # V(a) = (0+1+2)/3 = 1, V(b) = (3+4+5)/3 = 4, Q(empty) = [1, 4, 6]
     values, q = world.values(world.ref_logits)
     torch.testing.assert_close(values[1:], torch.tensor([1.0, 4.0], dtype=torch.float64), **EXACT)
@@ -58,11 +64,15 @@ def test_the_tree_by_hand():
 
 
 def test_probabilities_gradient_and_values_agree(world, policy):
-    torch.testing.assert_close(world.probs(policy).sum(), torch.tensor(1.0, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(
+        world.probs(policy).sum(), torch.tensor(1.0, dtype=torch.float64), **EXACT
+    )
     logits = policy.clone().requires_grad_(True)
     assert torch.autograd.gradcheck(lambda x: world.objective(x, beta=0.3), logits)
     for beta in (0.0, 0.3):
-        torch.testing.assert_close(world.values(policy, beta=beta)[0][0], world.objective(policy, beta=beta), **EXACT)
+        torch.testing.assert_close(
+            world.values(policy, beta=beta)[0][0], world.objective(policy, beta=beta), **EXACT
+        )
     assert world.optimal_values()[0][0] == world.rewards.max()
 
 
@@ -84,14 +94,34 @@ def test_a_tiny_gpt_lives_in_the_world():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=3, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=2,
-                                     eos_token_id=2)).double().eval()
+    gpt = (
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=3,
+                n_positions=8,
+                n_embd=16,
+                n_layer=1,
+                n_head=2,
+                bos_token_id=2,
+                eos_token_id=2,
+            )
+        )
+        .double()
+        .eval()
+    )
     world = World.random(3, 3)
     logits = world.tabulate(lambda ids: gpt(ids).logits, torch.tensor([2]))
     # the whole sequences in one pass, by the model itself
     rollout = world.rollout(logits.detach())
-    whole = gpt(rollout.sequences).logits[:, :-1].log_softmax(-1).gather(-1, rollout.response_ids[..., None])[..., 0]
-    torch.testing.assert_close((whole * rollout.response_mask).sum(1), world.sequence_logprobs(logits), **EXACT)
+    whole = (
+        gpt(rollout.sequences)
+        .logits[:, :-1]
+        .log_softmax(-1)
+        .gather(-1, rollout.response_ids[..., None])[..., 0]
+    )
+    torch.testing.assert_close(
+        (whole * rollout.response_mask).sum(1), world.sequence_logprobs(logits), **EXACT
+    )
     world.objective(logits).backward()
     assert all(p.grad.isfinite().all() for p in gpt.parameters())
 
@@ -101,8 +131,12 @@ def test_a_tiny_gpt_lives_in_the_world():
 @pytest.mark.parametrize("baseline", ["none", "constant", "value", "wrong value"])
 def test_policy_gradient_is_unbiased_under_sequence_sum(world, policy, loss, baseline):
     advantages = reward_to_go(terminal(world), world.response_mask)
-    table = {"none": torch.zeros(7), "constant": torch.full((7,), 3.0), "value": world.values(policy)[0],
-             "wrong value": torch.arange(7.0)}[baseline].double()
+    table = {
+        "none": torch.zeros(7),
+        "constant": torch.full((7,), 3.0),
+        "value": world.values(policy)[0],
+        "wrong value": torch.arange(7.0),
+    }[baseline].double()
     got = surrogate_gradient(world, policy, advantages - world.by_token(table), loss)
     torch.testing.assert_close(got, world.gradient(policy), **EXACT)
 
@@ -117,7 +151,11 @@ def test_a_value_baseline_lowers_the_variance(world, policy):
             loss = reinforce(world.logprobs(logits), advantages, mask)[n].sum()
             rows.append(-torch.autograd.grad(loss, logits)[0])
         g = torch.stack(rows)
-        return (world.expectation(policy, g.square()) - world.expectation(policy, g).square()).sum().item()
+        return (
+            (world.expectation(policy, g.square()) - world.expectation(policy, g).square())
+            .sum()
+            .item()
+        )
 
     assert variance(rewards - world.by_token(world.values(policy)[0])) < variance(rewards)
 
@@ -137,9 +175,12 @@ def expected_group_gradient(world, policy, weights, size):
 def test_group_baselines_against_their_own_expectation(world, policy, size):
     truth = world.gradient(policy)
     centred = expected_group_gradient(
-        world, policy, lambda i: group_relative(world.rewards[i][None], scale_by_std=False)[0], size)
+        world, policy, lambda i: group_relative(world.rewards[i][None], scale_by_std=False)[0], size
+    )
     torch.testing.assert_close(centred, (size - 1) / size * truth, **EXACT)
-    loo = expected_group_gradient(world, policy, lambda i: leave_one_out(world.rewards[i][None])[0], size)
+    loo = expected_group_gradient(
+        world, policy, lambda i: leave_one_out(world.rewards[i][None])[0], size
+    )
     torch.testing.assert_close(loo, truth, **EXACT)
 
 
@@ -151,12 +192,17 @@ def test_grpo_with_std_climbs_an_arcsine(policy):
 
     def share_of_limit(size):
         # k of G succeed; each group's gradient is Bessel's sqrt((G-1)/G) E[sqrt(q (1 - q))] / (p (1 - p)) grad p, q = k / G
-        mean = sum(math.comb(size, k) * p**k * (1 - p) ** (size - k) * math.sqrt(k / size * (1 - k / size)) for k in range(size + 1))
+        mean = sum(
+            math.comb(size, k) * p**k * (1 - p) ** (size - k) * math.sqrt(k / size * (1 - k / size))
+            for k in range(size + 1)
+        )
         return math.sqrt((size - 1) / size) * mean / math.sqrt(p * (1 - p))
 
     limit = world.gradient(policy) / math.sqrt(p * (1 - p))  # gradient of 2 arcsin(sqrt p)
     for size in (2, 3):
-        got = expected_group_gradient(world, policy, lambda i: group_relative(passed[i][None], eps=1e-14)[0], size)
+        got = expected_group_gradient(
+            world, policy, lambda i: group_relative(passed[i][None], eps=1e-14)[0], size
+        )
         torch.testing.assert_close(got, share_of_limit(size) * limit, rtol=0, atol=1e-6)
     shares = [share_of_limit(size) for size in (2, 4, 8, 16, 256)]
     assert shares == sorted(shares) and 0.99 < shares[-1] < 1
@@ -168,17 +214,25 @@ def test_which_aggregations_are_biased(world, policy):
 
     def expected(how, batch):
         logits = policy.clone().requires_grad_(True)
-        losses, p, total = reinforce(world.logprobs(logits), advantages, mask), world.probs(policy), 0.0
+        losses, p, total = (
+            reinforce(world.logprobs(logits), advantages, mask),
+            world.probs(policy),
+            0.0,
+        )
         for group in itertools.product(range(len(p)), repeat=batch):
             index = torch.tensor(group)
             total = total + p[index].prod() * aggregate(losses[index], mask[index], how=how)
         return -torch.autograd.grad(total, logits)[0]
 
     torch.testing.assert_close(expected("sequence_sum", 2), truth, **EXACT)
-    torch.testing.assert_close(expected("sequence_mean", 1), expected("sequence_mean", 2), **EXACT)  # biased whatever the batch
+    torch.testing.assert_close(
+        expected("sequence_mean", 1), expected("sequence_mean", 2), **EXACT
+    )  # biased whatever the batch
     assert cosine(expected("sequence_mean", 1), truth) < 0.99
     angles = [cosine(expected("token_mean", batch), truth) for batch in (1, 2, 3)]
-    assert angles == sorted(angles) and angles[0] < 0.99  # biased at small batches, less at larger ones
+    assert (
+        angles == sorted(angles) and angles[0] < 0.99
+    )  # biased at small batches, less at larger ones
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
@@ -187,7 +241,9 @@ def test_gae_is_unbiased_with_the_true_v_and_with_any_v_only_at_lambda_one(world
     wrong_v = true_v + torch.linspace(-1, 1, 7).double()
 
     def gradient(table):
-        advantages, _ = gae(terminal(world), world.by_token(table), world.response_mask, gamma=1.0, lam=lam)
+        advantages, _ = gae(
+            terminal(world), world.by_token(table), world.response_mask, gamma=1.0, lam=lam
+        )
         return surrogate_gradient(world, policy, advantages)
 
     torch.testing.assert_close(gradient(true_v), truth, **EXACT)
@@ -200,7 +256,9 @@ def test_values_of_the_estimators(world, policy):
     truth, mask = world.kl(policy, world.ref_logits), world.response_mask
     pair = (world.logprobs(policy), world.logprobs(world.ref_logits), mask)
     for unbiased in (k1, k3):
-        torch.testing.assert_close(world.expectation(policy, unbiased(*pair).sum(1)), truth, **EXACT)
+        torch.testing.assert_close(
+            world.expectation(policy, unbiased(*pair).sum(1)), truth, **EXACT
+        )
     exact = exact_kl(policy[world.visited], world.ref_logits[world.visited], mask).sum(1)
     torch.testing.assert_close(world.expectation(policy, exact), truth, **EXACT)
     assert (world.expectation(policy, k2(*pair).sum(1)) - truth).abs() > 0.01
@@ -210,23 +268,43 @@ def test_values_of_the_estimators(world, policy):
 
 
 def test_gradients_of_the_estimators(world, policy):
-    ref, mask, one = world.logprobs(world.ref_logits), world.response_mask, torch.ones(15, 1, dtype=torch.bool)
+    ref, mask, one = (
+        world.logprobs(world.ref_logits),
+        world.response_mask,
+        torch.ones(15, 1, dtype=torch.bool),
+    )
     ref_sequence = ref.sum(1, keepdim=True)
     logits = policy.clone().requires_grad_(True)
-    forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[0]  # KL(policy || ref)
-    reverse = torch.autograd.grad(world.kl(world.ref_logits, logits), logits)[0]  # KL(ref || policy)
+    forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[
+        0
+    ]  # KL(policy || ref)
+    reverse = torch.autograd.grad(world.kl(world.ref_logits, logits), logits)[
+        0
+    ]  # KL(ref || policy)
 
-    sequence = {k: estimator_gradients(world, policy, lambda lp, _, k=k: k(lp.sum(1, keepdim=True), ref_sequence, one)[:, 0])
-                for k in (k1, k2, k3)}
+    sequence = {
+        k: estimator_gradients(
+            world, policy, lambda lp, _, k=k: k(lp.sum(1, keepdim=True), ref_sequence, one)[:, 0]
+        )
+        for k in (k1, k2, k3)
+    }
     assert sequence[k1].abs().max() < 1e-9
     torch.testing.assert_close(sequence[k2], forward, **EXACT)
     torch.testing.assert_close(sequence[k3], reverse, **EXACT)
 
-    token = {k: estimator_gradients(world, policy, lambda lp, _, k=k: k(lp, ref, mask).sum(1)) for k in (k1, k2, k3)}
+    token = {
+        k: estimator_gradients(world, policy, lambda lp, _, k=k: k(lp, ref, mask).sum(1))
+        for k in (k1, k2, k3)
+    }
     assert token[k1].abs().max() < 1e-9
-    assert cosine(token[k2], forward) < 0.99 and cosine(token[k3], reverse) < 0.99  # a token's effect on later prefixes is missing
+    assert (
+        cosine(token[k2], forward) < 0.99 and cosine(token[k3], reverse) < 0.99
+    )  # a token's effect on later prefixes is missing
     exact = estimator_gradients(
-        world, policy, lambda _, x: exact_kl(x[world.visited], world.ref_logits[world.visited], mask).sum(1))
+        world,
+        policy,
+        lambda _, x: exact_kl(x[world.visited], world.ref_logits[world.visited], mask).sum(1),
+    )
     torch.testing.assert_close(exact, token[k2], **EXACT)  # the same missing term
 
     # k1 in the reward, as reward-to-go, has the whole gradient; so has per-token k2 plus the *later* tokens' k1 in the reward
@@ -242,7 +320,9 @@ def test_one_token_responses_need_no_distinction():
     policy, ref = torch.randn_like(world.ref_logits), world.logprobs(world.ref_logits)
     logits = policy.clone().requires_grad_(True)
     forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[0]
-    token = estimator_gradients(world, policy, lambda lp, _: k2(lp, ref, world.response_mask).sum(1))
+    token = estimator_gradients(
+        world, policy, lambda lp, _: k2(lp, ref, world.response_mask).sum(1)
+    )
     torch.testing.assert_close(token, forward, **EXACT)
 
 
@@ -255,8 +335,13 @@ def test_kl_by_hand():
     torch.testing.assert_close(k2(log2, zero, one), log2**2 / 2)
     torch.testing.assert_close(k3(log2, zero, one), log2 - 0.5)
     # p = (1/2, 1/2), q = (1/4, 3/4): 1/2 log 2 + 1/2 log 2/3
-    p, q = torch.zeros(1, 1, 2, dtype=torch.float64), torch.tensor([[[0.0, math.log(3)]]], dtype=torch.float64)
-    torch.testing.assert_close(exact_kl(p, q, one), torch.tensor([[0.5 * math.log(2) + 0.5 * math.log(2 / 3)]]).double())
+    p, q = (
+        torch.zeros(1, 1, 2, dtype=torch.float64),
+        torch.tensor([[[0.0, math.log(3)]]], dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        exact_kl(p, q, one), torch.tensor([[0.5 * math.log(2) + 0.5 * math.log(2 / 3)]]).double()
+    )
 
 
 def test_exact_kl_of_a_forbidden_word():
@@ -291,7 +376,9 @@ def walk(world, *, beta, whiten, steps=300):
     for step in range(steps):
         rollout = world.rollout(logits)
         ref = world.logprobs(world.ref_logits)
-        rewards = kl_shaped_rewards(world.rewards, rollout.old_logprobs, ref, world.response_mask, kl_coef=beta)
+        rewards = kl_shaped_rewards(
+            world.rewards, rollout.old_logprobs, ref, world.response_mask, kl_coef=beta
+        )
         values = world.by_token(world.values(logits, beta=beta)[0])
         advantages, _ = gae(rewards, values, world.response_mask, gamma=1.0, lam=1.0)
         if whiten:
@@ -317,10 +404,20 @@ def test_ppo_walks_to_the_gibbs_policy_and_whitening_orbits_it(world):
 def solve_dpo(world, *, beta, label):
     """The population optimum over all pairs: label(r_i, r_j) is the share that prefers i; float64 LBFGS."""
     i, j = torch.triu_indices(len(world.sequences), len(world.sequences), 1)
-    share, ref = label(world.rewards[i], world.rewards[j]), world.sequence_logprobs(world.ref_logits)
+    share, ref = (
+        label(world.rewards[i], world.rewards[j]),
+        world.sequence_logprobs(world.ref_logits),
+    )
     logits = world.ref_logits.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS([logits], lr=1, max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16,
-                                  history_size=50, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [logits],
+        lr=1,
+        max_iter=2000,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -352,19 +449,30 @@ def test_dpo_with_hard_labels_departs(world):
 # ---- the reader's side of the oracle
 def test_a_world_by_hand_from_a_reward_of_words():
     # "." and "a": aa a. . with probabilities 1/4 1/4 1/2 and rewards 4 0 1; everything is exact in binary
-    world = World.from_reward(("a", "."), 2, lambda words: 4.0 if words == ["a", "a"] else float(words == ["."]))
+    world = World.from_reward(
+        ("a", "."), 2, lambda words: 4.0 if words == ["a", "a"] else float(words == ["."])
+    )
     logits = world.ref_logits
     assert world.labels == ["aa", "a.", "."] and world.rewards.tolist() == [4, 0, 1]
-    torch.testing.assert_close(world.probs(logits), torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(
+        world.probs(logits), torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64), **EXACT
+    )
     torch.testing.assert_close(world.objective(logits).item(), 1.5, **EXACT)  # 4/4 + 0/4 + 1/2
     # V(a) = (4 + 0) / 2 = 2, Q(empty) = [2, 1], V = 1.5; gradient visits * pi * (Q - V): 1 * 1/2 * 1/2, and 1/2 * 1/2 * 2 below
     expected = torch.tensor([[0.25, -0.25], [0.5, -0.5]], dtype=torch.float64)
     torch.testing.assert_close(world.gradient(logits), expected, **EXACT)
-    assert world.optimal_values()[0].tolist() == [4, 4] and world.optimal_values()[1].tolist() == [[4, 1], [4, 0]]
+    assert world.optimal_values()[0].tolist() == [4, 4] and world.optimal_values()[1].tolist() == [
+        [4, 1],
+        [4, 0],
+    ]
     # the score of a word is paid at its end: E[number of tokens] = 2/4 + 2/4 + 1/2
-    torch.testing.assert_close(world.expectation(logits, world.response_mask.sum(1).double()).item(), 1.5, **EXACT)
+    torch.testing.assert_close(
+        world.expectation(logits, world.response_mask.sum(1).double()).item(), 1.5, **EXACT
+    )
     # soft, beta 1: V(a) = log (e^4 + 1) / 2
-    torch.testing.assert_close(world.optimal_values(beta=1.0)[0][1].item(), math.log((math.exp(4) + 1) / 2), **EXACT)
+    torch.testing.assert_close(
+        world.optimal_values(beta=1.0)[0][1].item(), math.log((math.exp(4) + 1) / 2), **EXACT
+    )
 
 
 def test_kl_in_the_world_by_hand():
@@ -377,7 +485,9 @@ def test_kl_in_the_world_by_hand():
     # V with the KL in the reward is J; Q carries its own token's penalty: -2 log(3/2) and -2 log(1/2)
     values, q = world.values(policy, beta=2.0)
     torch.testing.assert_close(values.item(), -2 * expected, **EXACT)
-    torch.testing.assert_close(q[0], torch.tensor([-2 * math.log(1.5), -2 * math.log(0.5)], dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(
+        q[0], torch.tensor([-2 * math.log(1.5), -2 * math.log(0.5)], dtype=torch.float64), **EXACT
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -387,13 +497,17 @@ def test_groups_are_all_tuples_with_their_probability(world, policy, size):
     torch.testing.assert_close(probability.sum().item(), 1.0, **EXACT)
     torch.testing.assert_close(probability, world.probs(policy)[index].prod(1), **EXACT)
     # the mean of a group's mean is J
-    torch.testing.assert_close((probability * world.rewards[index].mean(1)).sum(), world.objective(policy), **EXACT)
+    torch.testing.assert_close(
+        (probability * world.rewards[index].mean(1)).sum(), world.objective(policy), **EXACT
+    )
 
 
 def test_the_batch_of_all_sequences_is_a_rollout_like_any_other(world, policy):
     logits = policy.clone().requires_grad_(True)
     rollout = world.rollout(logits)
-    assert rollout.response_ids.shape == (15, 3) and rollout.finished(2).tolist() == [y[-1] == 2 for y in world.sequences]
+    assert rollout.response_ids.shape == (15, 3) and rollout.finished(2).tolist() == [
+        y[-1] == 2 for y in world.sequences
+    ]
     assert not rollout.old_logprobs.requires_grad  # the sampler's, fixed
     table = world.by_token(torch.arange(7.0) + 1)
     assert table[~world.response_mask].eq(0).all() and table[:, 0].eq(1).all()
@@ -426,4 +540,6 @@ def test_a_model_is_read_after_the_prompt_of_the_rollout(world):
     # a model whose logits are the last id: the default prompt is EOS, id 2, as in `rollout`
     rows = world.tabulate(lambda ids: ids[..., None].double().expand(*ids.shape, 3))
     assert rows[:3, 0].tolist() == [2, 0, 1]  # after nothing, "a", "b"
-    assert world != World.random(3, 3) and world.rollout(world.ref_logits) != world.rollout(world.ref_logits)  # compared by identity
+    assert world != World.random(3, 3) and world.rollout(world.ref_logits) != world.rollout(
+        world.ref_logits
+    )  # compared by identity

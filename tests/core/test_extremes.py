@@ -13,26 +13,59 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-MODULES = ("masking", "logprobs", "kl", "returns", "baselines", "policy_gradient", "bradley_terry", "preference",
-           "preference_variants")
-FUNCTIONS = {f"{m}.{name}": function for m in MODULES for name, function in vars(importlib.import_module(f"minirlhf.core.{m}")).items()
-             if inspect.isfunction(function) and function.__module__ == f"minirlhf.core.{m}" and not name.startswith("_")}
-UNDEFINED = {"policy_gradient.explained_variance"}  # NaN by its docstring where returns have no variance
+MODULES = (
+    "masking",
+    "logprobs",
+    "kl",
+    "returns",
+    "baselines",
+    "policy_gradient",
+    "bradley_terry",
+    "preference",
+    "preference_variants",
+)
+FUNCTIONS = {
+    f"{m}.{name}": function
+    for m in MODULES
+    for name, function in vars(importlib.import_module(f"minirlhf.core.{m}")).items()
+    if inspect.isfunction(function)
+    and function.__module__ == f"minirlhf.core.{m}"
+    and not name.startswith("_")
+}
+UNDEFINED = {
+    "policy_gradient.explained_variance"
+}  # NaN by its docstring where returns have no variance
 MAGNITUDES = (0.0, 1e-30, 1e-8, 1.0, 88.0, 1e4, 1e8)
 NUMBERS = {  # scalar arguments: what is allowed, and what must raise
-    "gamma": ((0.0, 0.9, 1.0), (-0.1, 1.5, math.nan)), "lam": ((0.0, 0.95, 1.0), (-0.1, 2.0, math.nan)),
-    "temperature": ((0.1, 1.0, 10.0), (0.0, -1.0, math.nan)), "clip_eps": ((0.0, 0.1, 0.3), (-0.2, math.nan)),
-    "beta": ((0.01, 1.0, 100.0), (0.0, -1.0, math.nan)), "kl_coef": ((0.0, 0.5, 10.0), (-0.1, math.nan)),
-    "target": ((0.1, 6.0), (0.0, -1.0, math.nan)), "horizon": ((1.0, 1e4), (0.0, math.nan)), "batch_size": ((1, 64), (0,)),
-    "kl": ((-1.0, 0.0, 1e4), ()), "prompt_length": ((1,), (0, 99)), "how": (("token_mean", "sequence_mean", "sequence_sum"), ("mean",)),
-    "centering_coef": ((0.0, 0.01), (-1.0, math.nan)), "eps": ((1e-8, 1e-4), ()),
-    "mean": ((-1.0, 0.0, 2.0), ()), "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)), "by_length": ((True, False), ()),
-    "min_std": ((0.0, 0.1), (-0.1, math.nan)), "max_tokens": ((4, 8), ()), "buffer": ((1, 4), (0, 9)),
-    "label_smoothing": ((0.0, 0.1, 0.4), (-0.1, 0.5, math.nan)), "penalty": ((0.0, 5.0), (-1.0, math.nan)),
+    "gamma": ((0.0, 0.9, 1.0), (-0.1, 1.5, math.nan)),
+    "lam": ((0.0, 0.95, 1.0), (-0.1, 2.0, math.nan)),
+    "temperature": ((0.1, 1.0, 10.0), (0.0, -1.0, math.nan)),
+    "clip_eps": ((0.0, 0.1, 0.3), (-0.2, math.nan)),
+    "beta": ((0.01, 1.0, 100.0), (0.0, -1.0, math.nan)),
+    "kl_coef": ((0.0, 0.5, 10.0), (-0.1, math.nan)),
+    "target": ((0.1, 6.0), (0.0, -1.0, math.nan)),
+    "horizon": ((1.0, 1e4), (0.0, math.nan)),
+    "batch_size": ((1, 64), (0,)),
+    "kl": ((-1.0, 0.0, 1e4), ()),
+    "prompt_length": ((1,), (0, 99)),
+    "how": (("token_mean", "sequence_mean", "sequence_sum"), ("mean",)),
+    "centering_coef": ((0.0, 0.01), (-1.0, math.nan)),
+    "eps": ((1e-8, 1e-4), ()),
+    "mean": ((-1.0, 0.0, 2.0), ()),
+    "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)),
+    "by_length": ((True, False), ()),
+    "min_std": ((0.0, 0.1), (-0.1, math.nan)),
+    "max_tokens": ((4, 8), ()),
+    "buffer": ((1, 4), (0, 9)),
+    "label_smoothing": ((0.0, 0.1, 0.4), (-0.1, 0.5, math.nan)),
+    "penalty": ((0.0, 5.0), (-1.0, math.nan)),
     "divergence": (("reverse_kl", "forward_kl", "js", "alpha"), ("kl",)),
-    "alpha": ((None, 0.0, 0.25, 0.5, 0.75), (-0.1, math.nan)), "nll_coef": ((0.0, 1.0), (-1.0, math.nan)),
+    "alpha": ((None, 0.0, 0.25, 0.5, 0.75), (-0.1, math.nan)),
+    "nll_coef": ((0.0, 1.0), (-1.0, math.nan)),
     "margin": ((0.0, 1.0), (-1.0, math.nan)),
-    "desirable_weight": ((0.0, 1.0), (-1.0, math.nan)), "undesirable_weight": ((0.0, 4.0), (-1.0, math.nan))}
+    "desirable_weight": ((0.0, 1.0), (-1.0, math.nan)),
+    "undesirable_weight": ((0.0, 4.0), (-1.0, math.nan)),
+}
 
 
 def dimensions(annotation) -> tuple[str, str] | None:
@@ -43,10 +76,21 @@ def dimensions(annotation) -> tuple[str, str] | None:
 
 @st.composite
 def arguments(draw, function):
-    size = {"B": draw(st.integers(1, 3)), "R": draw(st.integers(1, 4)), "T": 5, "V": draw(st.integers(2, 4)), "N": draw(st.integers(1, 3)),
-            "G": draw(st.integers(2, 4))}
+    size = {
+        "B": draw(st.integers(1, 3)),
+        "R": draw(st.integers(1, 4)),
+        "T": 5,
+        "V": draw(st.integers(2, 4)),
+        "N": draw(st.integers(1, 3)),
+        "G": draw(st.integers(2, 4)),
+    }
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    lengths = {name: torch.tensor(draw(st.lists(st.integers(0, size[name]), min_size=size["B"], max_size=size["B"]))) for name in "RT"}
+    lengths = {
+        name: torch.tensor(
+            draw(st.lists(st.integers(0, size[name]), min_size=size["B"], max_size=size["B"]))
+        )
+        for name in "RT"
+    }
     masks = {name: torch.arange(size[name]) < length[:, None] for name, length in lengths.items()}
     given, wrong = {}, False
     for name, parameter in inspect.signature(function).parameters.items():
@@ -55,7 +99,11 @@ def arguments(draw, function):
             kind, letters = found
             letters = "B R" if letters.startswith("...") else letters.removesuffix(" ...")
             shape = tuple(size[letter] for letter in letters.split())
-            mask = masks[letters.split()[1]] if letters.split()[:1] == ["B"] and len(shape) > 1 else None
+            mask = (
+                masks[letters.split()[1]]
+                if letters.split()[:1] == ["B"] and len(shape) > 1
+                else None
+            )
             if kind == "Bool":
                 given[name] = torch.rand(shape, generator=generator) < 0.5 if mask is None else mask
             elif kind == "Int":
@@ -63,8 +111,14 @@ def arguments(draw, function):
             else:
                 x = torch.randn(shape, generator=generator) * draw(st.sampled_from(MAGNITUDES))
                 x = -x.abs() if "logprobs" in name else x
-                padded = mask is not None and any("mask" in p for p in inspect.signature(function).parameters)
-                given[name] = torch.where(mask[(...,) + (None,) * (x.dim() - 2)], x, torch.nan) if padded else x
+                padded = mask is not None and any(
+                    "mask" in p for p in inspect.signature(function).parameters
+                )
+                given[name] = (
+                    torch.where(mask[(...,) + (None,) * (x.dim() - 2)], x, torch.nan)
+                    if padded
+                    else x
+                )
         elif name in NUMBERS:
             good, bad = NUMBERS[name]
             good = tuple(x for x in good if x is not None or "None" in str(parameter.annotation))
@@ -73,7 +127,9 @@ def arguments(draw, function):
     return given, wrong
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"masking.check_same_shape", "masking.zero_masked"}))
+@pytest.mark.parametrize(
+    "name", sorted(FUNCTIONS.keys() - {"masking.check_same_shape", "masking.zero_masked"})
+)
 def test_an_answer_without_nan_or_a_value_error(name):
     function, answered = FUNCTIONS[name], []
 
@@ -81,7 +137,12 @@ def test_an_answer_without_nan_or_a_value_error(name):
     @given(arguments(function))
     def holds(drawn):
         given, wrong = drawn
-        given = {key: x.requires_grad_(True) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for key, x in given.items()}
+        given = {
+            key: x.requires_grad_(True)
+            if isinstance(x, torch.Tensor) and x.is_floating_point()
+            else x
+            for key, x in given.items()
+        }
         try:
             answer = function(**given)
         except ValueError:
@@ -92,8 +153,12 @@ def test_an_answer_without_nan_or_a_value_error(name):
             part = torch.as_tensor(part)
             assert name in UNDEFINED or not part.isnan().any(), (given, part)
             if part.requires_grad and part.isfinite().all() and name not in UNDEFINED:
-                leaves = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
-                for gradient in torch.autograd.grad(part.sum(), leaves, allow_unused=True, retain_graph=True):
+                leaves = [
+                    x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad
+                ]
+                for gradient in torch.autograd.grad(
+                    part.sum(), leaves, allow_unused=True, retain_graph=True
+                ):
                     assert gradient is None or not gradient.isnan().any(), (given, gradient)
 
     holds()

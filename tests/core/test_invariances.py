@@ -29,9 +29,21 @@ PER_TOKEN = {
     "k1": (lambda x: k1(x["a"], x["b"], x["mask"]), "a b", ""),
     "k2": (lambda x: k2(x["a"], x["b"], x["mask"]), "a b", ""),
     "k3": (lambda x: k3(x["a"], x["b"], x["mask"]), "a b", ""),
-    "exact_kl": (lambda x: exact_kl(x["logits"], x["ref_logits"], x["mask"]), "logits ref_logits", ""),
-    "kl_shaped_rewards": (lambda x: kl_shaped_rewards(x["scores"], x["a"], x["b"], x["mask"], kl_coef=0.3), "scores a b", ""),
-    "response_logprobs": (lambda x: response_logprobs(x["logits"], x["ids"], x["mask"], temperature=0.7), "logits", ""),
+    "exact_kl": (
+        lambda x: exact_kl(x["logits"], x["ref_logits"], x["mask"]),
+        "logits ref_logits",
+        "",
+    ),
+    "kl_shaped_rewards": (
+        lambda x: kl_shaped_rewards(x["scores"], x["a"], x["b"], x["mask"], kl_coef=0.3),
+        "scores a b",
+        "",
+    ),
+    "response_logprobs": (
+        lambda x: response_logprobs(x["logits"], x["ids"], x["mask"], temperature=0.7),
+        "logits",
+        "",
+    ),
     "entropy": (lambda x: entropy(x["logits"], x["mask"], temperature=0.7), "logits", ""),
     "reward_to_go": (lambda x: reward_to_go(x["a"], x["mask"], gamma=0.9), "a", ""),
     "td_errors": (lambda x: td_errors(x["a"], x["b"], x["mask"], gamma=0.9), "a b", ""),
@@ -39,11 +51,31 @@ PER_TOKEN = {
     "gae returns": (lambda x: gae(x["a"], x["b"], x["mask"], gamma=0.9, lam=0.8)[1], "a b", ""),
     "reinforce": (lambda x: reinforce(x["a"], x["b"], x["mask"]), "a", "b"),
     "ppo_clip": (lambda x: ppo_clip(x["a"], x["b"], x["c"], x["mask"], dual_clip=3.0), "a", "b c"),
-    "sequence_clip": (lambda x: sequence_clip(x["a"], x["b"], x["scores"], x["mask"], by_length=False, clip_eps=0.2), "a", "b scores"),
-    "sequence_clip mean": (lambda x: sequence_clip(x["a"], x["b"], x["scores"], x["mask"], by_length=True, clip_eps=0.2), "a", "b scores"),
-    "charge_tokens": (lambda x: charge_tokens(x["a"], x["b"], x["c"], x["mask"], kl_coef=0.3), "a b c", ""),
+    "sequence_clip": (
+        lambda x: sequence_clip(
+            x["a"], x["b"], x["scores"], x["mask"], by_length=False, clip_eps=0.2
+        ),
+        "a",
+        "b scores",
+    ),
+    "sequence_clip mean": (
+        lambda x: sequence_clip(
+            x["a"], x["b"], x["scores"], x["mask"], by_length=True, clip_eps=0.2
+        ),
+        "a",
+        "b scores",
+    ),
+    "charge_tokens": (
+        lambda x: charge_tokens(x["a"], x["b"], x["c"], x["mask"], kl_coef=0.3),
+        "a b c",
+        "",
+    ),
     "value_loss": (lambda x: value_loss(x["a"], x["b"], x["mask"]), "a", "b"),
-    "value_loss_clipped": (lambda x: value_loss_clipped(x["a"], x["b"], x["c"], x["mask"], clip_eps=0.5), "a", "b c"),
+    "value_loss_clipped": (
+        lambda x: value_loss_clipped(x["a"], x["b"], x["c"], x["mask"], clip_eps=0.5),
+        "a",
+        "b c",
+    ),
 }
 A_ROW = {  # one number a response
     "sequence_logprobs": (lambda x: sequence_logprobs(x["a"], x["mask"]), "a", ""),
@@ -54,7 +86,11 @@ A_BATCH = {  # one number, or one a token, that depends on the whole batch
     "masked_var": (lambda x: masked_var(x["a"], x["mask"]), "a", ""),
     "masked_var unbiased": (lambda x: masked_var(x["a"], x["mask"], unbiased=True), "a", ""),
     "masked_whiten": (lambda x: masked_whiten(x["a"], x["mask"]), "a", ""),
-    "masked_whiten, mean kept": (lambda x: masked_whiten(x["a"], x["mask"], shift_mean=False), "a", ""),
+    "masked_whiten, mean kept": (
+        lambda x: masked_whiten(x["a"], x["mask"], shift_mean=False),
+        "a",
+        "",
+    ),
     "reinforce_plus_plus": (lambda x: reinforce_plus_plus(x["a"], x["mask"]), "a", ""),
     "explained_variance": (lambda x: explained_variance(x["a"], x["b"], x["mask"]), "a b", ""),
 }
@@ -63,43 +99,71 @@ FLOATS = ("a", "b", "c", "logits", "ref_logits", "scores")
 
 def batch(lengths, *, width=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    B, draw = len(lengths), lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return {"a": draw(B, width), "b": draw(B, width), "c": draw(B, width), "scores": draw(B), "logits": draw(B, width, 5),
-            "ref_logits": draw(B, width, 5), "ids": torch.randint(5, (B, width), generator=generator),
-            "mask": torch.arange(width) < torch.tensor(lengths)[:, None]}
+    B, draw = (
+        len(lengths),
+        lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64),
+    )
+    return {
+        "a": draw(B, width),
+        "b": draw(B, width),
+        "c": draw(B, width),
+        "scores": draw(B),
+        "logits": draw(B, width, 5),
+        "ref_logits": draw(B, width, 5),
+        "ids": torch.randint(5, (B, width), generator=generator),
+        "mask": torch.arange(width) < torch.tensor(lengths)[:, None],
+    }
 
 
 def surround(x, left, right, junk):
     """The same batch with more padding: every column that does not count holds junk, ids that no vocabulary has included."""
+
     def pad(name, value):
         if name == "scores":
             return value
         fill = {"mask": False, "ids": -100}.get(name, junk)
-        old = torch.where(x["mask"].view(*x["mask"].shape, *[1] * (value.dim() - 2)), value, torch.full_like(value, fill))
+        old = torch.where(
+            x["mask"].view(*x["mask"].shape, *[1] * (value.dim() - 2)),
+            value,
+            torch.full_like(value, fill),
+        )
         shape = lambda count: (value.shape[0], count, *value.shape[2:])
-        return torch.cat([value.new_full(shape(left), fill), old, value.new_full(shape(right), fill)], 1)
+        return torch.cat(
+            [value.new_full(shape(left), fill), old, value.new_full(shape(right), fill)], 1
+        )
 
     return {name: pad(name, value) for name, value in x.items()}
 
 
 def leaves(x):
-    return {name: value.clone().requires_grad_(True) if name in FLOATS else value for name, value in x.items()}
+    return {
+        name: value.clone().requires_grad_(True) if name in FLOATS else value
+        for name, value in x.items()
+    }
 
 
 def value_and_gradients(function, x, names):
     x = leaves(x)
     value = function(x)
-    return value.detach(), dict(zip(names, grad(value.square().sum(), [x[name] for name in names]), strict=True))
+    return value.detach(), dict(
+        zip(names, grad(value.square().sum(), [x[name] for name in names]), strict=True)
+    )
 
 
-lengths_and_padding = {"lengths": st.lists(st.integers(1, 4), min_size=2, max_size=4), "left": st.integers(0, 2),
-                       "right": st.integers(0, 2), "junk": st.sampled_from([0.0, -1e30, float("nan"), float("inf")])}
+lengths_and_padding = {
+    "lengths": st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    "left": st.integers(0, 2),
+    "right": st.integers(0, 2),
+    "junk": st.sampled_from([0.0, -1e30, float("nan"), float("inf")]),
+}
 
 
 @pytest.mark.parametrize("name", [*PER_TOKEN, *A_ROW, *A_BATCH])
 @settings(max_examples=12, deadline=None)
 @given(**lengths_and_padding)
-def test_padding_changes_nothing_whatever_its_amount_side_and_value(name, lengths, left, right, junk):
+def test_padding_changes_nothing_whatever_its_amount_side_and_value(
+    name, lengths, left, right, junk
+):
     function, with_gradient, _ = {**PER_TOKEN, **A_ROW, **A_BATCH}[name]
     x, names = batch(lengths), with_gradient.split()
     padded = surround(x, left, right, junk)
@@ -121,7 +185,9 @@ def test_padding_changes_nothing_whatever_its_amount_side_and_value(name, length
 @given(lengths=st.lists(st.integers(1, 4), min_size=2, max_size=5), data=st.data())
 def test_a_row_does_not_depend_on_the_others(name, lengths, data):
     function, x = {**PER_TOKEN, **A_ROW}[name][0], batch(lengths)
-    rows = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=4))  # any order, any subset, repeats
+    rows = data.draw(
+        st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=4)
+    )  # any order, any subset, repeats
     part = function({key: value[rows] for key, value in x.items()})
     torch.testing.assert_close(part, function(x)[rows], rtol=1e-12, atol=1e-12)
 
@@ -130,7 +196,9 @@ def test_a_row_does_not_depend_on_the_others(name, lengths, data):
 def test_batch_order_changes_nothing(name):
     function, x, order = A_BATCH[name][0], batch([4, 1, 3]), [2, 0, 1]
     shuffled, whole = function({key: value[order] for key, value in x.items()}), function(x)
-    torch.testing.assert_close(shuffled, whole if whole.dim() == 0 else whole[order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        shuffled, whole if whole.dim() == 0 else whole[order], rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", [*PER_TOKEN, *A_ROW, *A_BATCH])
@@ -138,14 +206,19 @@ def test_gradcheck(name):
     function, with_gradient, _ = {**PER_TOKEN, **A_ROW, **A_BATCH}[name]
     x = leaves(batch([4, 2], seed=3))
     names = with_gradient.split()
-    assert gradcheck(lambda *values: function({**x, **dict(zip(names, values, strict=True))}), [x[name] for name in names])
+    assert gradcheck(
+        lambda *values: function({**x, **dict(zip(names, values, strict=True))}),
+        [x[name] for name in names],
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, row in PER_TOKEN.items() if row[2]])
 def test_what_is_fixed_gets_no_gradient(name):
     function, _, without = PER_TOKEN[name]
     x = leaves(batch([4, 2]))
-    for gradient in grad(function(x).sum(), [x[name] for name in without.split()], allow_unused=True):
+    for gradient in grad(
+        function(x).sum(), [x[name] for name in without.split()], allow_unused=True
+    ):
         assert gradient is None or gradient.eq(0).all()
 
 
@@ -153,7 +226,9 @@ def test_what_is_fixed_gets_no_gradient(name):
 def test_a_fully_masked_row_is_zero_and_disturbs_nobody(name):
     function, with_gradient, _ = {**PER_TOKEN, **A_ROW}[name]
     x = batch([3, 0])
-    value, gradients = value_and_gradients(function, surround(x, 0, 0, float("nan")), with_gradient.split())
+    value, gradients = value_and_gradients(
+        function, surround(x, 0, 0, float("nan")), with_gradient.split()
+    )
     assert value[1].eq(0).all() and value[0].isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
@@ -169,7 +244,9 @@ def test_cispo_under_padding_and_what_is_fixed():
         weight = (x["a"] - x["b"]).exp().clamp(0.8, 1.5)
         expected = torch.where(x["mask"], -weight * x["c"], torch.zeros_like(weight)).detach()
         torch.testing.assert_close(gradient[:, inside], expected, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(loss[:, inside], expected * torch.where(x["mask"], x["a"], 0.0), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            loss[:, inside], expected * torch.where(x["mask"], x["a"], 0.0), rtol=1e-12, atol=1e-12
+        )
         assert gradient.isfinite().all() and all(g is None or g.eq(0).all() for g in none)
 
 
@@ -177,20 +254,30 @@ def test_padding_of_a_group_changes_nothing():
     x, scores = batch([4, 2, 1, 3]), torch.tensor([[1.0, 2.0], [5.0, 1.0]], dtype=torch.float64)
     padded = surround(x, 1, 2, float("nan"))
     plain = reinforce_plus_plus_baseline(scores, x["mask"])
-    torch.testing.assert_close(reinforce_plus_plus_baseline(scores, padded["mask"])[:, 1:-2], plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        reinforce_plus_plus_baseline(scores, padded["mask"])[:, 1:-2], plain, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_padding_is_never_clipped():
     x = batch([3, 1])
     mask, poisoned = x["mask"], surround(x, 1, 1, float("inf"))
-    clipped = is_clipped(poisoned["a"], poisoned["b"], poisoned["c"], poisoned["mask"], clip_eps=0.0)
+    clipped = is_clipped(
+        poisoned["a"], poisoned["b"], poisoned["c"], poisoned["mask"], clip_eps=0.0
+    )
     assert torch.equal(clipped[:, 1:-1], is_clipped(x["a"], x["b"], x["c"], mask, clip_eps=0.0))
     assert not clipped[~poisoned["mask"]].any() and clipped.any()
 
 
 def test_per_token_reward_loss_ignores_what_stands_behind_both():
-    mask, other = torch.tensor([[True, True, True, False]]), torch.tensor([[True, True, False, False]])
-    ids, other_ids = torch.tensor([[1, 2, 0, 0]]), torch.tensor([[1, 2, 0, 0]])  # they differ by length alone: 0 is EOS and padding
+    mask, other = (
+        torch.tensor([[True, True, True, False]]),
+        torch.tensor([[True, True, False, False]]),
+    )
+    ids, other_ids = (
+        torch.tensor([[1, 2, 0, 0]]),
+        torch.tensor([[1, 2, 0, 0]]),
+    )  # they differ by length alone: 0 is EOS and padding
     chosen, rejected = torch.randn(2, 1, 4, dtype=torch.float64)
     a = torch.where(mask, chosen, torch.nan).requires_grad_(True)
     b = torch.where(other, rejected, torch.nan).requires_grad_(True)
@@ -217,4 +304,6 @@ def test_the_clip_is_a_fifth_by_default():
     # ratios exp(+-1) with A = +-1: clipped at 1.2 and 0.8
     one, mask = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
     sign = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
-    torch.testing.assert_close(ppo_clip(sign, 0 * one, sign, mask), torch.tensor([[-1.2, 0.8]], dtype=torch.float64))
+    torch.testing.assert_close(
+        ppo_clip(sign, 0 * one, sign, mask), torch.tensor([[-1.2, 0.8]], dtype=torch.float64)
+    )

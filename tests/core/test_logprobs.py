@@ -23,7 +23,9 @@ def test_logprobs_by_hand():
     ids, mask = torch.tensor([[1, 0]]), torch.tensor([[True, True]])
     got = response_logprobs(logits, ids, mask)
     torch.testing.assert_close(got, torch.tensor([[3 / 4, 1 / 4]], dtype=torch.float64).log())
-    torch.testing.assert_close(sequence_logprobs(got, mask), torch.tensor([3 / 16], dtype=torch.float64).log())
+    torch.testing.assert_close(
+        sequence_logprobs(got, mask), torch.tensor([3 / 16], dtype=torch.float64).log()
+    )
     cold = response_logprobs(logits, ids, mask, temperature=0.5)
     torch.testing.assert_close(cold, torch.tensor([[9 / 10, 1 / 10]], dtype=torch.float64).log())
     with pytest.raises(ValueError, match="temperature"):
@@ -31,7 +33,9 @@ def test_logprobs_by_hand():
 
 
 def test_entropy_of_uniform_is_log_v_and_of_certainty_is_zero():
-    logits = torch.stack([torch.zeros(4), torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf])])[None].double()
+    logits = torch.stack([torch.zeros(4), torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf])])[
+        None
+    ].double()
     got = entropy(logits, torch.tensor([[True, True]]))
     torch.testing.assert_close(got, torch.tensor([[math.log(4), 0.0]], dtype=torch.float64))
 
@@ -41,7 +45,10 @@ def test_nan_padding():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     logits[~mask] = torch.nan
     logits.requires_grad_(True)
-    total = response_logprobs(logits, torch.zeros(2, 3, dtype=torch.long), mask).sum() + entropy(logits, mask).sum()
+    total = (
+        response_logprobs(logits, torch.zeros(2, 3, dtype=torch.long), mask).sum()
+        + entropy(logits, mask).sum()
+    )
     total.backward()
     assert total.isfinite()
     assert logits.grad.isfinite().all()
@@ -50,24 +57,39 @@ def test_nan_padding():
 def test_gradcheck():
     logits = torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[True, False]])
-    assert torch.autograd.gradcheck(lambda x: response_logprobs(x, torch.tensor([[2, 1]]), mask, temperature=0.7), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: response_logprobs(x, torch.tensor([[2, 1]]), mask, temperature=0.7), logits
+    )
     assert torch.autograd.gradcheck(lambda x: entropy(x, mask, temperature=0.7), logits)
 
 
 def test_rollout_positions_and_refusals():
-    good = dict(prompt_ids=torch.tensor([[0, 5], [6, 7]]), prompt_mask=torch.tensor([[False, True], [True, True]]),
-                response_ids=torch.tensor([[8, 0], [9, 9]]), response_mask=torch.tensor([[True, False], [True, True]]),
-                old_logprobs=torch.zeros(2, 2))
+    good = dict(
+        prompt_ids=torch.tensor([[0, 5], [6, 7]]),
+        prompt_mask=torch.tensor([[False, True], [True, True]]),
+        response_ids=torch.tensor([[8, 0], [9, 9]]),
+        response_mask=torch.tensor([[True, False], [True, True]]),
+        old_logprobs=torch.zeros(2, 2),
+    )
     rollout = Rollout(**good)
     assert rollout.position_ids.tolist() == [[0, 0, 1, 1], [0, 1, 2, 3]]
     assert rollout.sequences.tolist() == [[0, 5, 8, 0], [6, 7, 9, 9]]
     assert rollout.finished(9).tolist() == [False, True]
-    assert rollout.finished(0).tolist() == [False, False]  # the padding's id is 0, its mask is False: not an EOS
+    assert rollout.finished(0).tolist() == [
+        False,
+        False,
+    ]  # the padding's id is 0, its mask is False: not an EOS
     assert rollout.select(torch.tensor([1])).response_ids.tolist() == [[9, 9]]
     right_padded = torch.tensor([[True, False], [True, True]])
     left_padded = torch.tensor([[False, True], [True, True]])
-    for bad in ({"prompt_mask": right_padded}, {"response_mask": left_padded}, {"old_logprobs": torch.zeros(2, 3)}):
-        with pytest.raises((ValueError, TypeError)):  # the shape hook of the tests speaks first where it can
+    for bad in (
+        {"prompt_mask": right_padded},
+        {"response_mask": left_padded},
+        {"old_logprobs": torch.zeros(2, 3)},
+    ):
+        with pytest.raises(
+            (ValueError, TypeError)
+        ):  # the shape hook of the tests speaks first where it can
             Rollout(**{**good, **bad})
 
 
@@ -93,27 +115,50 @@ def test_a_forbidden_word_among_others_has_no_entropy_and_a_finite_gradient():
 
 
 def test_temperature_and_shapes_are_refused_without_the_tests_shape_checks():
-    spec = importlib.util.spec_from_file_location("plain_logprobs", importlib.util.find_spec("minirlhf.core.logprobs").origin)
+    spec = importlib.util.spec_from_file_location(
+        "plain_logprobs", importlib.util.find_spec("minirlhf.core.logprobs").origin
+    )
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
-    logits, ids, mask = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
+    logits, ids, mask = (
+        torch.zeros(2, 3, 5),
+        torch.zeros(2, 3, dtype=torch.long),
+        torch.ones(2, 3, dtype=torch.bool),
+    )
     for bad_ids, bad_mask in ((ids[:1], mask), (ids, mask[:, :1]), (ids[:, :1], mask[:, :1])):
         with pytest.raises(ValueError, match="Shapes"):
             plain.response_logprobs(logits, bad_ids, bad_mask)
     for temperature in (0.0, -1.0):
-        for call in (lambda t: plain.response_logprobs(logits, ids, mask, temperature=t),
-                     lambda t: plain.entropy(logits, mask, temperature=t)):
+        for call in (
+            lambda t: plain.response_logprobs(logits, ids, mask, temperature=t),
+            lambda t: plain.entropy(logits, mask, temperature=t),
+        ):
             with pytest.raises(ValueError, match="temperature"):
                 call(temperature)
 
 
-@pytest.mark.parametrize("bad", [{"prompt_ids": torch.zeros(1, 1)}, {"response_ids": torch.ones(1, 1).bool()},
-                                 {"prompt_mask": torch.ones(1, 1).long()}, {"response_mask": torch.ones(1, 1)},
-                                 {"old_logprobs": torch.zeros(1, 1).long()}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prompt_ids": torch.zeros(1, 1)},
+        {"response_ids": torch.ones(1, 1).bool()},
+        {"prompt_mask": torch.ones(1, 1).long()},
+        {"response_mask": torch.ones(1, 1)},
+        {"old_logprobs": torch.zeros(1, 1).long()},
+    ],
+)
 def test_a_rollout_refuses_the_wrong_kind_of_number(bad):
     ids, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
-    good = {"prompt_ids": ids, "prompt_mask": mask, "response_ids": ids, "response_mask": mask, "old_logprobs": torch.zeros(1, 1)}
-    spec = importlib.util.spec_from_file_location("plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin)
+    good = {
+        "prompt_ids": ids,
+        "prompt_mask": mask,
+        "response_ids": ids,
+        "response_mask": mask,
+        "old_logprobs": torch.zeros(1, 1),
+    }
+    spec = importlib.util.spec_from_file_location(
+        "plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin
+    )
     plain = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = plain  # dataclasses look their module up
     spec.loader.exec_module(plain)

@@ -23,12 +23,15 @@ def test_means_by_hand():
     assert masked_var(X, MASK, unbiased=True) == 13
 
 
-@pytest.mark.parametrize("how, constant, expected", [
-    ("token_mean", None, 4.0),  # (1 + 3 + 8) / 3
-    ("sequence_mean", None, 5.0),  # ((1 + 3) / 2 + 8 / 1) / 2
-    ("sequence_sum", None, 6.0),  # ((1 + 3) + 8) / 2
-    ("constant", 3.0, 2.0),  # 12 / (2 rows * 3)
-])
+@pytest.mark.parametrize(
+    "how, constant, expected",
+    [
+        ("token_mean", None, 4.0),  # (1 + 3 + 8) / 3
+        ("sequence_mean", None, 5.0),  # ((1 + 3) / 2 + 8 / 1) / 2
+        ("sequence_sum", None, 6.0),  # ((1 + 3) + 8) / 2
+        ("constant", 3.0, 2.0),  # 12 / (2 rows * 3)
+    ],
+)
 def test_aggregate_by_hand(how, constant, expected):
     assert aggregate(X, MASK, how=how, constant=constant) == expected
 
@@ -37,12 +40,18 @@ def test_whiten_by_hand():
     x = torch.tensor([[1.0, 3.0, 7.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, False]])
     # mean 2, variance ((-1)^2 + 1^2) / 2 = 1
-    torch.testing.assert_close(masked_whiten(x, mask, eps=0.0), torch.tensor([[-1.0, 1.0, 0.0]], dtype=torch.float64))
-    torch.testing.assert_close(masked_whiten(x, mask, eps=0.0, shift_mean=False), torch.tensor([[1.0, 3.0, 0.0]]).double())
+    torch.testing.assert_close(
+        masked_whiten(x, mask, eps=0.0), torch.tensor([[-1.0, 1.0, 0.0]], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        masked_whiten(x, mask, eps=0.0, shift_mean=False), torch.tensor([[1.0, 3.0, 0.0]]).double()
+    )
 
 
 def test_equal_values_whiten_to_zero():
-    assert (masked_whiten(torch.full((2, 3), 0.1), torch.ones(2, 3, dtype=torch.bool)).abs() < 1e-6).all()
+    assert (
+        masked_whiten(torch.full((2, 3), 0.1), torch.ones(2, 3, dtype=torch.bool)).abs() < 1e-6
+    ).all()
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
@@ -68,8 +77,15 @@ def test_an_empty_batch_raises_and_a_masked_row_counts():
     assert aggregate(X, half, how="token_mean") == 2.0
 
 
-@pytest.mark.parametrize("arguments", [{"how": "mean"}, {"how": "constant"}, {"how": "constant", "constant": 0.0},
-                                       {"how": "token_mean", "constant": 2.0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"how": "mean"},
+        {"how": "constant"},
+        {"how": "constant", "constant": 0.0},
+        {"how": "token_mean", "constant": 2.0},
+    ],
+)
 def test_bad_aggregations_raise(arguments):
     with pytest.raises(ValueError):
         aggregate(X, MASK, **arguments)
@@ -81,8 +97,13 @@ def test_shapes_are_named():
 
 
 @settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(0, 4), min_size=2, max_size=6).filter(any), how=st.sampled_from(AGGREGATIONS),
-       split=st.integers(1, 5), pad=st.integers(0, 3), junk=st.sampled_from([0.0, 1e30, float("nan"), float("inf")]))
+@given(
+    lengths=st.lists(st.integers(0, 4), min_size=2, max_size=6).filter(any),
+    how=st.sampled_from(AGGREGATIONS),
+    split=st.integers(1, 5),
+    pad=st.integers(0, 3),
+    junk=st.sampled_from([0.0, 1e30, float("nan"), float("inf")]),
+)
 def test_micro_batches_and_padding_change_nothing(lengths, how, split, pad, junk):
     constant = 4.0 if how == "constant" else None
     width = 4 + pad
@@ -91,14 +112,21 @@ def test_micro_batches_and_padding_change_nothing(lengths, how, split, pad, junk
     narrow = aggregate(x[:, :4], mask[:, :4], how=how, constant=constant)
     poisoned = torch.where(mask, x, junk)
     whole = loss_denominator(mask, how=how, constant=constant)
-    parts = [aggregate(a, m, how=how, denominator=whole) for a, m in zip(poisoned.split(split), mask.split(split), strict=True)]
+    parts = [
+        aggregate(a, m, how=how, denominator=whole)
+        for a, m in zip(poisoned.split(split), mask.split(split), strict=True)
+    ]
     torch.testing.assert_close(sum(parts), narrow, rtol=0, atol=1e-12)
 
 
 def test_whitening_divides_by_the_standard_deviation_and_says_which():
     full = torch.ones(3, dtype=torch.bool)
     # 3 5 7: mean 5, sum of squares 8; n - 1: variance 4, sd 2
-    assert masked_whiten(torch.tensor([3.0, 5.0, 7.0]), full, unbiased=True, eps=0.0).tolist() == [-1, 0, 1]
+    assert masked_whiten(torch.tensor([3.0, 5.0, 7.0]), full, unbiased=True, eps=0.0).tolist() == [
+        -1,
+        0,
+        1,
+    ]
     # 1 9: mean 5, n: variance 16, sd 4; the default
     assert masked_whiten(torch.tensor([1.0, 9.0]), full[:2], eps=0.0).tolist() == [-1, 1]
     assert masked_var(torch.tensor([1.0, 9.0]), full[:2]) == 16
@@ -107,7 +135,10 @@ def test_whitening_divides_by_the_standard_deviation_and_says_which():
 
 
 def test_a_given_denominator_does_not_hide_a_misspelling():
-    for arguments in ({"how": "tokn_mean", "denominator": 3.0}, {"how": "token_mean", "denominator": 0.0}):
+    for arguments in (
+        {"how": "tokn_mean", "denominator": 3.0},
+        {"how": "token_mean", "denominator": 0.0},
+    ):
         with pytest.raises(ValueError, match="denominator"):
             aggregate(X, MASK, **arguments)
 
@@ -123,9 +154,13 @@ def test_rows_without_tokens_count_in_every_row_denominator():
 
 @pytest.mark.parametrize("denominator", [0.5, 1.0])
 def test_a_small_denominator_is_one_too(denominator):
-    assert aggregate(X, MASK, how="token_mean", denominator=denominator) == X[MASK].sum() / denominator
+    assert (
+        aggregate(X, MASK, how="token_mean", denominator=denominator) == X[MASK].sum() / denominator
+    )
 
 
 @pytest.mark.parametrize("constant", [0.5, 1.0])
 def test_a_small_constant_is_one_too(constant):
-    torch.testing.assert_close(aggregate(X, MASK, how="constant", constant=constant), X[MASK].sum() / (len(X) * constant))
+    torch.testing.assert_close(
+        aggregate(X, MASK, how="constant", constant=constant), X[MASK].sum() / (len(X) * constant)
+    )

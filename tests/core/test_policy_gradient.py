@@ -20,18 +20,24 @@ from minirlhf.core.policy_gradient import (
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("ratio, advantage, loss, gradient", [
-    # clip_eps 1/2: the band is [0.5, 1.5]; the gradient with respect to log pi is -ratio * A where it is not cut
-    (1.0, 2.0, -2.0, -2.0),
-    (2.0, 2.0, -3.0, 0.0),  # A > 0, ratio above: clipped at 1.5 * 2, nothing more to gain
-    (0.25, 2.0, -0.5, -0.5),  # A > 0, ratio below: free to come back
-    (1.0, -2.0, 2.0, 2.0),
-    (2.0, -2.0, 4.0, 4.0),  # A < 0, ratio above: free to come back
-    (0.25, -2.0, 1.0, 0.0),  # A < 0, ratio below: clipped at 0.5 * 2
-])
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, gradient",
+    [
+        # clip_eps 1/2: the band is [0.5, 1.5]; the gradient with respect to log pi is -ratio * A where it is not cut
+        (1.0, 2.0, -2.0, -2.0),
+        (2.0, 2.0, -3.0, 0.0),  # A > 0, ratio above: clipped at 1.5 * 2, nothing more to gain
+        (0.25, 2.0, -0.5, -0.5),  # A > 0, ratio below: free to come back
+        (1.0, -2.0, 2.0, 2.0),
+        (2.0, -2.0, 4.0, 4.0),  # A < 0, ratio above: free to come back
+        (0.25, -2.0, 1.0, 0.0),  # A < 0, ratio below: clipped at 0.5 * 2
+    ],
+)
 def test_the_six_cases_of_the_clip(ratio, advantage, loss, gradient):
     logprobs = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
-    old, advantages = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64)
+    old, advantages = (
+        torch.zeros(1, 1, dtype=torch.float64),
+        torch.tensor([[advantage]], dtype=torch.float64),
+    )
     got = ppo_clip(logprobs, old, advantages, ONE, clip_eps=0.5)
     got.sum().backward()
     torch.testing.assert_close(got.detach(), torch.tensor([[loss]], dtype=torch.float64))
@@ -45,7 +51,9 @@ def test_clip_higher_and_dual_clip_by_hand():
     assert ppo_clip(up, old, plus, ONE, clip_eps=0.2, clip_eps_high=0.5).item() == -1.5
     assert is_clipped(up, old, plus, ONE, clip_eps=0.2, clip_eps_high=2.0).item() is False
     far = torch.tensor([[math.log(8.0)]], dtype=torch.float64)
-    torch.testing.assert_close(ppo_clip(far, old, minus, ONE, dual_clip=3.0), 3 * plus)  # without: 8
+    torch.testing.assert_close(
+        ppo_clip(far, old, minus, ONE, dual_clip=3.0), 3 * plus
+    )  # without: 8
 
 
 def test_ppo_at_ratio_one_has_the_gradient_of_reinforce():
@@ -62,30 +70,47 @@ def test_ppo_at_ratio_one_has_the_gradient_of_reinforce():
 def test_reinforce_by_hand():
     # -A log pi: -2 * -3 = 6; the masked token counts nothing
     mask = torch.tensor([[True, False]])
-    assert reinforce(torch.tensor([[-3.0, -9.0]]), torch.tensor([[2.0, 9.0]]), mask).tolist() == [[6.0, 0.0]]
+    assert reinforce(torch.tensor([[-3.0, -9.0]]), torch.tensor([[2.0, 9.0]]), mask).tolist() == [
+        [6.0, 0.0]
+    ]
 
 
 def test_value_losses_by_hand():
     mask = torch.tensor([[True, True, False]])
-    values, old, returns = torch.tensor([[3.0, 0.0, 9.0]]), torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[4.0, 2.0, 0.0]])
+    values, old, returns = (
+        torch.tensor([[3.0, 0.0, 9.0]]),
+        torch.tensor([[0.0, 0.0, 9.0]]),
+        torch.tensor([[4.0, 2.0, 0.0]]),
+    )
     assert value_loss(values, returns, mask).tolist() == [[0.5, 2.0, 0.0]]  # (3-4)^2/2, (0-2)^2/2
     # V clipped to 0 +- 1: first 1, (1-4)^2/2 = 4.5 > 0.5; second stays 0
-    assert value_loss_clipped(values, old, returns, mask, clip_eps=1.0).tolist() == [[4.5, 2.0, 0.0]]
+    assert value_loss_clipped(values, old, returns, mask, clip_eps=1.0).tolist() == [
+        [4.5, 2.0, 0.0]
+    ]
 
 
 def test_explained_variance_by_hand():
     mask = torch.ones(1, 2, dtype=torch.bool)
     returns = torch.tensor([[0.0, 4.0]])
     assert explained_variance(returns, returns, mask) == 1
-    assert explained_variance(torch.tensor([[7.0, 7.0]]), returns, mask) == 0  # a constant, wrong as it may be, explains nothing
-    assert explained_variance(torch.tensor([[1.0, 3.0]]), returns, mask) == 0.75  # residuals -1, 1: 1 - 1/4
+    assert (
+        explained_variance(torch.tensor([[7.0, 7.0]]), returns, mask) == 0
+    )  # a constant, wrong as it may be, explains nothing
+    assert (
+        explained_variance(torch.tensor([[1.0, 3.0]]), returns, mask) == 0.75
+    )  # residuals -1, 1: 1 - 1/4
     assert explained_variance(returns, torch.ones(1, 2), mask).isnan()
 
 
-@pytest.mark.parametrize("loss", [
-    lambda x, y, z, m: reinforce(x, z, m), lambda x, y, z, m: ppo_clip(x, y, z, m),
-    lambda x, y, z, m: value_loss(x, z, m), lambda x, y, z, m: value_loss_clipped(x, y, z, m, clip_eps=0.2),
-])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, z, m: reinforce(x, z, m),
+        lambda x, y, z, m: ppo_clip(x, y, z, m),
+        lambda x, y, z, m: value_loss(x, z, m),
+        lambda x, y, z, m: value_loss_clipped(x, y, z, m, clip_eps=0.2),
+    ],
+)
 def test_nan_padding(loss):
     mask = torch.tensor([[True, True, False], [True, False, False]])
     x, y, z = (torch.where(mask, torch.randn(2, 3), torch.nan) for _ in range(3))
@@ -102,7 +127,9 @@ def test_gradchecks_away_from_kinks():
     logprobs = torch.tensor([[0.1, -0.1, 0.6]], dtype=torch.float64, requires_grad=True)
     old = torch.zeros(1, 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: ppo_clip(x, old, advantages, mask), logprobs)
-    assert torch.autograd.gradcheck(lambda x: value_loss_clipped(x, old, advantages, mask, clip_eps=0.3), logprobs)
+    assert torch.autograd.gradcheck(
+        lambda x: value_loss_clipped(x, old, advantages, mask, clip_eps=0.3), logprobs
+    )
 
 
 def test_bad_clips_raise():
@@ -118,13 +145,17 @@ def test_group_baselines_by_hand():
     assert group_relative(scores, scale_by_std=False).tolist() == [[-3.0, -1.0, 4.0]]
     assert leave_one_out(scores).tolist() == [[-4.5, -1.5, 6.0]]
     # 0 and 2: mean 1, std with n - 1 is sqrt(2)
-    torch.testing.assert_close(group_relative(torch.tensor([[0.0, 2.0]], dtype=torch.float64), eps=0.0),
-                               torch.tensor([[-1.0, 1.0]], dtype=torch.float64) / math.sqrt(2))
+    torch.testing.assert_close(
+        group_relative(torch.tensor([[0.0, 2.0]], dtype=torch.float64), eps=0.0),
+        torch.tensor([[-1.0, 1.0]], dtype=torch.float64) / math.sqrt(2),
+    )
 
 
 def test_leave_one_out_is_g_over_g_minus_one_times_centred():
     scores = torch.randn(5, 4, dtype=torch.float64)
-    torch.testing.assert_close(leave_one_out(scores), 4 / 3 * group_relative(scores, scale_by_std=False))
+    torch.testing.assert_close(
+        leave_one_out(scores), 4 / 3 * group_relative(scores, scale_by_std=False)
+    )
 
 
 def test_equal_scores_give_exactly_zero_and_lonely_groups_raise():
@@ -137,12 +168,16 @@ def test_equal_scores_give_exactly_zero_and_lonely_groups_raise():
 def test_the_value_clip_when_the_clipped_error_is_the_larger_one():
     # V = return = 0, old 2, clip 1/2: V_clipped = 2 - 1/2; 1/2 (3/2)^2 = 1.125 > 0 and no gradient
     values = torch.tensor([[0.0]], requires_grad=True)
-    loss = value_loss_clipped(values, torch.tensor([[2.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5)
+    loss = value_loss_clipped(
+        values, torch.tensor([[2.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5
+    )
     loss.sum().backward()
     assert loss.item() == 1.125 and values.grad.item() == 0
     # V = 3, old 1, return 0: the plain error 4.5 is larger than 1/2 (3/2)^2, and its gradient 3 stays
     values = torch.tensor([[3.0]], requires_grad=True)
-    loss = value_loss_clipped(values, torch.tensor([[1.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5)
+    loss = value_loss_clipped(
+        values, torch.tensor([[1.0]]), torch.tensor([[0.0]]), ONE, clip_eps=0.5
+    )
     loss.sum().backward()
     assert loss.item() == 4.5 and values.grad.item() == 3
     with pytest.raises(ValueError, match="clip_eps"):
@@ -158,21 +193,34 @@ def test_two_sided_clips_are_asymmetric(advantage, cut_low, cut_high):
         old = torch.zeros(1, 1, dtype=torch.float64)
         clip = {"clip_eps": 0.25, "clip_eps_high": 1.0}
         ppo_clip(logprobs, old, advantages, ONE, **clip).sum().backward()
-        assert is_clipped(logprobs, old, advantages, ONE, **clip).item() == cut == (logprobs.grad.item() == 0)
+        assert (
+            is_clipped(logprobs, old, advantages, ONE, **clip).item()
+            == cut
+            == (logprobs.grad.item() == 0)
+        )
 
 
 def test_the_dual_clip_leaves_positive_advantages_alone():
     # ratio 8, A = 1, clip_eps 1/4: loss -1.25 with dual_clip 3 as without
-    logprobs, one = torch.tensor([[math.log(8.0)]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    logprobs, one = (
+        torch.tensor([[math.log(8.0)]], dtype=torch.float64),
+        torch.ones(1, 1, dtype=torch.float64),
+    )
     for dual_clip in (None, 3.0):
-        assert ppo_clip(logprobs, 0 * one, one, ONE, clip_eps=0.25, dual_clip=dual_clip).item() == -1.25
+        assert (
+            ppo_clip(logprobs, 0 * one, one, ONE, clip_eps=0.25, dual_clip=dual_clip).item()
+            == -1.25
+        )
 
 
 def test_equal_returns_have_nothing_to_explain_even_when_their_mean_rounds():
     full = torch.ones(1, 7, dtype=torch.bool)
     assert explained_variance(torch.randn(1, 7), torch.full((1, 7), 0.1), full).isnan()
     # worse than a constant is below 0: residuals 4, -4 of returns -2, 2: 1 - 16 / 4
-    assert explained_variance(torch.tensor([[2.0, -2.0]]), torch.tensor([[-2.0, 2.0]]), full[:, :2]) == -3
+    assert (
+        explained_variance(torch.tensor([[2.0, -2.0]]), torch.tensor([[-2.0, 2.0]]), full[:, :2])
+        == -3
+    )
 
 
 def test_equal_scores_give_exactly_zero_for_leave_one_out_too():
@@ -183,7 +231,10 @@ def test_equal_scores_give_exactly_zero_for_leave_one_out_too():
 
 def test_what_is_clipped_is_what_has_no_gradient():
     generator = torch.Generator().manual_seed(0)
-    old, advantages = -3 * torch.rand(8, 6, generator=generator).double(), torch.randn(8, 6, generator=generator).double()
+    old, advantages = (
+        -3 * torch.rand(8, 6, generator=generator).double(),
+        torch.randn(8, 6, generator=generator).double(),
+    )
     logprobs = (old + 0.4 * torch.randn(8, 6, generator=generator)).requires_grad_(True)
     mask = torch.arange(6) < torch.randint(1, 7, (8, 1), generator=generator)
     losses = ppo_clip(logprobs, old, advantages, mask, clip_eps=0.1, clip_eps_high=0.3)
@@ -196,12 +247,22 @@ def test_a_band_of_no_width_holds_the_first_step_and_nothing_more():
     old = torch.full((1, 3), -1.0, dtype=torch.float64)
     advantages = torch.tensor([[1.0, -1.0, 0.0]]).double()
     three = torch.ones(1, 3, dtype=torch.bool)
-    for moved, flat in ((0.0, [False, False, False]), (0.5, [True, False, False]), (-0.5, [False, True, False])):
+    for moved, flat in (
+        (0.0, [False, False, False]),
+        (0.5, [True, False, False]),
+        (-0.5, [False, True, False]),
+    ):
         x = (old + moved).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(ppo_clip(x, old, advantages, three, clip_eps=0.0).sum(), x)
-        assert is_clipped(x, old, advantages, three, clip_eps=0.0).tolist() == [flat]  # an advantage of 0 is not cut: it has nothing to cut
+        (gradient,) = torch.autograd.grad(
+            ppo_clip(x, old, advantages, three, clip_eps=0.0).sum(), x
+        )
+        assert is_clipped(x, old, advantages, three, clip_eps=0.0).tolist() == [
+            flat
+        ]  # an advantage of 0 is not cut: it has nothing to cut
         assert (gradient[0, :2] == 0).tolist() == flat[:2] and gradient[0, 2] == 0
-    assert value_loss_clipped(old, old, advantages, three, clip_eps=0.0).tolist() == [[2.0, 0.0, 0.5]]
+    assert value_loss_clipped(old, old, advantages, three, clip_eps=0.0).tolist() == [
+        [2.0, 0.0, 0.5]
+    ]
 
 
 def test_the_defaults_of_loss_and_of_what_is_clipped_are_one():
@@ -209,8 +270,12 @@ def test_the_defaults_of_loss_and_of_what_is_clipped_are_one():
     four = torch.ones(1, 4, dtype=torch.bool)
     for a in (1.0, -1.0):
         advantages = torch.full((1, 4), a, dtype=torch.float64)
-        (gradient,) = torch.autograd.grad(ppo_clip(ratios, torch.zeros(1, 4).double(), advantages, four).sum(), ratios)
-        assert torch.equal(is_clipped(ratios, torch.zeros(1, 4).double(), advantages, four), gradient == 0)
+        (gradient,) = torch.autograd.grad(
+            ppo_clip(ratios, torch.zeros(1, 4).double(), advantages, four).sum(), ratios
+        )
+        assert torch.equal(
+            is_clipped(ratios, torch.zeros(1, 4).double(), advantages, four), gradient == 0
+        )
         assert (gradient == 0).sum() == 1
 
 
@@ -230,13 +295,20 @@ def test_the_rollouts_numbers_carry_no_gradient():
 
 def test_cispo_by_hand():
     # ratios 2 and 1/4; the weights are clipped to 1.5 and 1/2; loss -w A log pi, gradient -w A: nothing is silenced
-    logprobs = torch.tensor([[math.log(0.5), math.log(0.125)]], dtype=torch.float64, requires_grad=True)
+    logprobs = torch.tensor(
+        [[math.log(0.5), math.log(0.125)]], dtype=torch.float64, requires_grad=True
+    )
     old = torch.tensor([[math.log(0.25), math.log(0.5)]], dtype=torch.float64)
-    advantages, both = torch.tensor([[2.0, -4.0]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    advantages, both = (
+        torch.tensor([[2.0, -4.0]], dtype=torch.float64),
+        torch.ones(1, 2, dtype=torch.bool),
+    )
     loss = cispo(logprobs, old, advantages, both, clip_eps=0.5, clip_eps_high=0.5)
     loss.sum().backward()
     assert logprobs.grad.tolist() == [[-3.0, 2.0]]
-    torch.testing.assert_close(loss.detach(), torch.tensor([[3 * math.log(2), -2 * math.log(8)]], dtype=torch.float64))
+    torch.testing.assert_close(
+        loss.detach(), torch.tensor([[3 * math.log(2), -2 * math.log(8)]], dtype=torch.float64)
+    )
     # the defaults: no lower end, a ratio of 5 at most
     far = torch.tensor([[math.log(8.0), math.log(0.01)]], dtype=torch.float64, requires_grad=True)
     cispo(far, 0 * far.detach(), torch.ones_like(advantages), both).sum().backward()
@@ -246,16 +318,30 @@ def test_cispo_by_hand():
 @pytest.mark.parametrize("mean, ratio", [(False, 4.0), (True, 2.0)])
 def test_the_ratio_of_a_whole_response_by_hand(mean, ratio):
     # token ratios 8 and 1/2: their product is 4, its square root 2; the clip ends at 3, so the product is clipped and the root is not
-    logprobs = torch.tensor([[math.log(8), math.log(0.5)], [0.0, float("nan")]], dtype=torch.float64, requires_grad=True)
+    logprobs = torch.tensor(
+        [[math.log(8), math.log(0.5)], [0.0, float("nan")]], dtype=torch.float64, requires_grad=True
+    )
     mask = torch.tensor([[True, True], [True, False]])
     old = torch.tensor([[0.0, 0.0], [0.0, float("nan")]], dtype=torch.float64)
-    loss = sequence_clip(logprobs, old, torch.tensor([1.0, -1.0]).double(), mask, by_length=mean, clip_eps=0.5, clip_eps_high=2.0)
+    loss = sequence_clip(
+        logprobs,
+        old,
+        torch.tensor([1.0, -1.0]).double(),
+        mask,
+        by_length=mean,
+        clip_eps=0.5,
+        clip_eps_high=2.0,
+    )
     expected = -min(ratio, 3.0)
-    torch.testing.assert_close(loss.detach(), torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        loss.detach(), torch.tensor([[expected, expected], [1.0, 0.0]], dtype=torch.float64)
+    )
     aggregate(loss, mask, how="sequence_mean").backward()
     # of row 0: -ratio A / length where the root is taken, halved by the two rows; 0 where it is clipped. Row 1: ratio 1, A = -1
     first = [-ratio / 2 / 2] * 2 if mean else [0.0, 0.0]
-    torch.testing.assert_close(logprobs.grad, torch.tensor([first, [0.5, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        logprobs.grad, torch.tensor([first, [0.5, 0.0]], dtype=torch.float64)
+    )
 
 
 def test_at_ratio_one_whole_responses_pull_as_tokens_do():
@@ -269,10 +355,27 @@ def test_at_ratio_one_whole_responses_pull_as_tokens_do():
         return x.grad
 
     tokens = advantages[:, None].expand(2, 3)
-    whole = gradient(lambda x: sequence_clip(x, start, advantages, mask, by_length=False, clip_eps=0.2), "sequence_mean")
-    torch.testing.assert_close(whole, gradient(lambda x: reinforce(x, tokens, mask), "sequence_sum"), rtol=0, atol=1e-12)
-    root = gradient(lambda x: sequence_clip(x, start, advantages, mask, by_length=True, clip_eps=3e-4), "sequence_mean")
-    torch.testing.assert_close(root, gradient(lambda x: ppo_clip(x, start, tokens, mask), "sequence_mean"), rtol=0, atol=1e-12)
+    whole = gradient(
+        lambda x: sequence_clip(x, start, advantages, mask, by_length=False, clip_eps=0.2),
+        "sequence_mean",
+    )
+    torch.testing.assert_close(
+        whole, gradient(lambda x: reinforce(x, tokens, mask), "sequence_sum"), rtol=0, atol=1e-12
+    )
+    root = gradient(
+        lambda x: sequence_clip(x, start, advantages, mask, by_length=True, clip_eps=3e-4),
+        "sequence_mean",
+    )
+    torch.testing.assert_close(
+        root,
+        gradient(lambda x: ppo_clip(x, start, tokens, mask), "sequence_mean"),
+        rtol=0,
+        atol=1e-12,
+    )
     for how in ("token_mean", "sequence_mean", "sequence_sum"):
-        torch.testing.assert_close(gradient(lambda x: cispo(x, start, tokens, mask), how),
-                                   gradient(lambda x: reinforce(x, tokens, mask), how), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            gradient(lambda x: cispo(x, start, tokens, mask), how),
+            gradient(lambda x: reinforce(x, tokens, mask), how),
+            rtol=0,
+            atol=1e-12,
+        )

@@ -42,20 +42,27 @@ def test_dpo_is_bradley_terry_on_implicit_rewards():
     rewards = [0.3 * (chosen - ref_chosen), 0.3 * (rejected - ref_rejected)]
     same = reward_model_loss(*rewards)
     torch.testing.assert_close(loss, same, rtol=0, atol=1e-12)
-    for a, b in zip(grad(loss.sum(), (chosen, rejected)), grad(same.sum(), (chosen, rejected)), strict=True):
+    for a, b in zip(
+        grad(loss.sum(), (chosen, rejected)), grad(same.sum(), (chosen, rejected)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 def test_at_the_reference_the_gradient_is_beta_half_each_way():
     x, y = T(-7.0).requires_grad_(True), T(-5.0).requires_grad_(True)
-    assert [g.item() for g in grad(dpo(x, y, T(-7.0), T(-5.0), beta=0.5).sum(), (x, y))] == [-0.25, 0.25]
+    assert [g.item() for g in grad(dpo(x, y, T(-7.0), T(-5.0), beta=0.5).sum(), (x, y))] == [
+        -0.25,
+        0.25,
+    ]
 
 
 def test_dpo_needs_the_difference_of_log_ratios_only():
     chosen, rejected, ref_chosen, ref_rejected = torch.randn(4, 6, dtype=torch.float64)
     base = dpo(chosen, rejected, ref_chosen, ref_rejected, beta=0.3)
     # both logprobs may fall together: the loss does not see it (likelihood displacement)
-    torch.testing.assert_close(dpo(chosen - 5, rejected - 5, ref_chosen, ref_rejected, beta=0.3), base, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        dpo(chosen - 5, rejected - 5, ref_chosen, ref_rejected, beta=0.3), base, rtol=0, atol=1e-12
+    )
 
 
 def test_gradcheck():
@@ -64,38 +71,61 @@ def test_gradcheck():
     for loss in (dpo, ipo, hinge, nca):
         assert gradcheck(lambda x, y, loss=loss: loss(x, y, ref, -ref, beta=0.7), (x, y))
     for loss in (cdpo, robust_dpo):
-        assert gradcheck(lambda x, y, loss=loss: loss(x, y, ref, -ref, beta=0.7, label_smoothing=0.2), (x, y))
-    lengths = {"chosen_lengths": torch.tensor([1, 2, 3, 4]), "rejected_lengths": torch.tensor([3, 1, 2, 5])}
+        assert gradcheck(
+            lambda x, y, loss=loss: loss(x, y, ref, -ref, beta=0.7, label_smoothing=0.2), (x, y)
+        )
+    lengths = {
+        "chosen_lengths": torch.tensor([1, 2, 3, 4]),
+        "rejected_lengths": torch.tensor([3, 1, 2, 5]),
+    }
     assert gradcheck(lambda x, y: ipo(x, y, ref, -ref, beta=0.7, **lengths), (x, y))
     assert gradcheck(lambda x, y: dpop(x, y, ref, -ref, beta=0.7, penalty=2.0), (x, y))
     assert gradcheck(lambda x, y: tdpo(x, y, ref, -ref, x.exp(), y.exp(), beta=0.7), (x, y))
     thumbs = torch.tensor([True, False, True, False])
-    assert gradcheck(lambda x: kto(x, ref, thumbs, T(0.3)[0], beta=0.7, desirable_weight=2.0, undesirable_weight=3.0), x)
+    assert gradcheck(
+        lambda x: kto(
+            x, ref, thumbs, T(0.3)[0], beta=0.7, desirable_weight=2.0, undesirable_weight=3.0
+        ),
+        x,
+    )
     assert gradcheck(lambda x, y: cpo(x, y, beta=0.7, nll_coef=0.5), (x, y))
     assert gradcheck(lambda x, y: simpo(x, y, beta=0.7, margin=0.5), (x, y))
     assert gradcheck(lambda x, y: orpo(-x.exp(), -y.exp(), beta=0.7), (x, y))
-    assert gradcheck(lambda x, y: reward_model_loss(x, y, margin=margin, centering_coef=0.1), (x, y))
+    assert gradcheck(
+        lambda x, y: reward_model_loss(x, y, margin=margin, centering_coef=0.1), (x, y)
+    )
     assert gradcheck(preference_probability, (x, y))
 
 
 def test_losses_stay_finite_and_keep_their_slope_far_out():
     x, zero = torch.tensor([-300.0], requires_grad=True), torch.zeros(1)
-    for loss, slope in ((dpo(x, zero, zero, zero, beta=0.5), -0.5), (reward_model_loss(x, zero), -1.0)):
+    for loss, slope in (
+        (dpo(x, zero, zero, zero, beta=0.5), -0.5),
+        (reward_model_loss(x, zero), -1.0),
+    ):
         assert loss.item() == -slope * 300  # -log sigmoid(-m) = m far out, in float32 as well
         assert grad(loss.sum(), x)[0].item() == slope
 
 
 def test_preference_probabilities_add_to_one_and_ignore_a_constant():
     a, b = torch.randn(2, 8, dtype=torch.float64)
-    torch.testing.assert_close(preference_probability(a, b) + preference_probability(b, a), torch.ones_like(a))
+    torch.testing.assert_close(
+        preference_probability(a, b) + preference_probability(b, a), torch.ones_like(a)
+    )
     torch.testing.assert_close(preference_probability(a + 9, b + 9), preference_probability(a, b))
     assert preference_probability(T(0.0), T(0.0)) == 0.5
     torch.testing.assert_close(preference_probability(T(math.log(3)), T(0.0)), T(0.75))
 
 
 def minimise(loss, x):
-    optimizer = torch.optim.LBFGS([x], max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16, history_size=50,
-                                  line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [x],
+        max_iter=2000,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -113,13 +143,18 @@ def test_bradley_terry_recovers_every_reward_up_to_a_constant(world):
 
     def population(centering_coef):
         def loss(r):
-            win, lose = (reward_model_loss(r[a], r[b], centering_coef=centering_coef) for a, b in ((i, j), (j, i)))
+            win, lose = (
+                reward_model_loss(r[a], r[b], centering_coef=centering_coef)
+                for a, b in ((i, j), (j, i))
+            )
             return (share * win + (1 - share) * lose).mean()
 
         return minimise(loss, torch.ones(15, dtype=torch.float64, requires_grad=True))
 
     found = population(0.0)
-    torch.testing.assert_close(found - found.mean(), world.rewards - world.rewards.mean(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found - found.mean(), world.rewards - world.rewards.mean(), rtol=0, atol=1e-6
+    )
     # only centring sees a constant c: sum_ij (r_i + r_j + 2c)^2 is least where the mean score is 0
     assert population(0.01).mean().abs() < 1e-6
 
@@ -138,24 +173,61 @@ def test_beta_must_be_above_zero(beta):
 
 
 # ---- the family by hand. beta h is log 3 or -log 3, so that sigmoid is 3/4 or 1/4; log 3 + log 1 are what two log-ratios make
-L3, L4, QUARTERS = math.log(3), math.log(4), (math.log(4 / 3), math.log(4))  # -log sigmoid of +-log 3
-ONE_PAIR = (T(-1 + 4 * L3), T(-2 + 2 * L3), T(-1.0), T(-2.0))  # log-ratios 4 log 3 and 2 log 3: h = 2 log 3, with beta 1/2 it is log 3
+L3, L4, QUARTERS = (
+    math.log(3),
+    math.log(4),
+    (math.log(4 / 3), math.log(4)),
+)  # -log sigmoid of +-log 3
+ONE_PAIR = (
+    T(-1 + 4 * L3),
+    T(-2 + 2 * L3),
+    T(-1.0),
+    T(-2.0),
+)  # log-ratios 4 log 3 and 2 log 3: h = 2 log 3, with beta 1/2 it is log 3
 
 
-@pytest.mark.parametrize("loss,expected", [
-    (lambda *x: dpo(*x, beta=0.5), QUARTERS[0]),
-    (lambda *x: cdpo(*x, beta=0.5, label_smoothing=0.25), 0.75 * QUARTERS[0] + 0.25 * QUARTERS[1]),
-    (lambda *x: robust_dpo(*x, beta=0.5, label_smoothing=0.25), (0.75 * QUARTERS[0] - 0.25 * QUARTERS[1]) / 0.5),
-    (lambda *x: ipo(*x, beta=0.25), (2 * L3 - 2) ** 2),  # the target is 1 / (2 beta) = 2
-    (lambda *x: ipo(*x, beta=0.25, chosen_lengths=torch.tensor([8]), rejected_lengths=torch.tensor([4])), 4.0),  # both means log 3 / 2
-    (lambda *x: ipo(*x, beta=0.25, chosen_lengths=torch.tensor([1]), rejected_lengths=torch.tensor([1])), (2 * L3 - 2) ** 2),
-    (lambda *x: hinge(*x, beta=0.25), 1 - L3 / 2),
-    (lambda *x: hinge(*x, beta=0.5), 0.0),  # log 3 > 1: the pair pulls no more
-    (lambda *x: dpop(*x, beta=0.5, penalty=9.0), QUARTERS[0]),  # the chosen one became likelier: DPO
-    (lambda *x: tdpo(*x, T(2.0), T(2.0 + 4 * L3), beta=0.5), QUARTERS[1]),  # h - 4 log 3 = -2 log 3
-    (lambda *x: tdpo(*x, T(2.0), T(2.0 + 8 * L3), beta=0.5, alpha=0.5), QUARTERS[1]),
-    (lambda *x: nca(*x, beta=0.5), math.log(10 / 9) + 0.5 * math.log(10) + 0.5 * math.log(4)),  # r = log 9 and log 3
-])
+@pytest.mark.parametrize(
+    "loss,expected",
+    [
+        (lambda *x: dpo(*x, beta=0.5), QUARTERS[0]),
+        (
+            lambda *x: cdpo(*x, beta=0.5, label_smoothing=0.25),
+            0.75 * QUARTERS[0] + 0.25 * QUARTERS[1],
+        ),
+        (
+            lambda *x: robust_dpo(*x, beta=0.5, label_smoothing=0.25),
+            (0.75 * QUARTERS[0] - 0.25 * QUARTERS[1]) / 0.5,
+        ),
+        (lambda *x: ipo(*x, beta=0.25), (2 * L3 - 2) ** 2),  # the target is 1 / (2 beta) = 2
+        (
+            lambda *x: ipo(
+                *x, beta=0.25, chosen_lengths=torch.tensor([8]), rejected_lengths=torch.tensor([4])
+            ),
+            4.0,
+        ),  # both means log 3 / 2
+        (
+            lambda *x: ipo(
+                *x, beta=0.25, chosen_lengths=torch.tensor([1]), rejected_lengths=torch.tensor([1])
+            ),
+            (2 * L3 - 2) ** 2,
+        ),
+        (lambda *x: hinge(*x, beta=0.25), 1 - L3 / 2),
+        (lambda *x: hinge(*x, beta=0.5), 0.0),  # log 3 > 1: the pair pulls no more
+        (
+            lambda *x: dpop(*x, beta=0.5, penalty=9.0),
+            QUARTERS[0],
+        ),  # the chosen one became likelier: DPO
+        (
+            lambda *x: tdpo(*x, T(2.0), T(2.0 + 4 * L3), beta=0.5),
+            QUARTERS[1],
+        ),  # h - 4 log 3 = -2 log 3
+        (lambda *x: tdpo(*x, T(2.0), T(2.0 + 8 * L3), beta=0.5, alpha=0.5), QUARTERS[1]),
+        (
+            lambda *x: nca(*x, beta=0.5),
+            math.log(10 / 9) + 0.5 * math.log(10) + 0.5 * math.log(4),
+        ),  # r = log 9 and log 3
+    ],
+)
 def test_by_hand_against_a_reference(loss, expected):
     torch.testing.assert_close(loss(*ONE_PAIR), T(expected), rtol=0, atol=1e-12)
 
@@ -173,24 +245,48 @@ def test_kto_by_hand():
     # z = 1, log-ratios 1 + 2 log 3: gain log 3 with beta 1/2; a thumb up loses 1 - 3/4, a thumb down 1 - 1/4
     logprobs, thumbs = T(1 + 2 * L3, 1 + 2 * L3), torch.tensor([True, False])
     expected = T(2 * 0.25, 3 * 0.75)
-    got = kto(logprobs, T(0.0, 0.0), thumbs, T(1.0)[0], beta=0.5, desirable_weight=2.0, undesirable_weight=3.0)
+    got = kto(
+        logprobs,
+        T(0.0, 0.0),
+        thumbs,
+        T(1.0)[0],
+        beta=0.5,
+        desirable_weight=2.0,
+        undesirable_weight=3.0,
+    )
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
-    assert kto_baseline(T(-1.0, -2.0), T(-2.0, -4.0)) == 1.5 and kto_baseline(T(-5.0, -2.0), T(-2.0, -4.0)) == 0  # mean -1/2: held at 0
+    assert (
+        kto_baseline(T(-1.0, -2.0), T(-2.0, -4.0)) == 1.5
+        and kto_baseline(T(-5.0, -2.0), T(-2.0, -4.0)) == 0
+    )  # mean -1/2: held at 0
 
 
 def test_without_a_reference_by_hand():
     # log-probabilities -1 and -1 - 2 log 3: sigmoid 3/4 with beta 1/2
-    torch.testing.assert_close(cpo(T(-1.0), T(-1 - 2 * L3), beta=0.5, nll_coef=0.25), T(QUARTERS[0] + 0.25), rtol=0, atol=1e-12)
-    torch.testing.assert_close(simpo(T(-1.0), T(-1 - 2 * L3), beta=1.0, margin=L3), T(QUARTERS[0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        cpo(T(-1.0), T(-1 - 2 * L3), beta=0.5, nll_coef=0.25),
+        T(QUARTERS[0] + 0.25),
+        rtol=0,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(
+        simpo(T(-1.0), T(-1 - 2 * L3), beta=1.0, margin=L3), T(QUARTERS[0]), rtol=0, atol=1e-12
+    )
     # a token's geometric mean 3/4 and 1/2: odds 3 and 1; -log 3/4 + 2 (-log 3/4)
-    torch.testing.assert_close(orpo(T(math.log(0.75)), T(math.log(0.5)), beta=2.0), T(3 * QUARTERS[0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        orpo(T(math.log(0.75)), T(math.log(0.5)), beta=2.0), T(3 * QUARTERS[0]), rtol=0, atol=1e-12
+    )
 
 
 def test_orpo_keeps_its_digits_at_both_ends():
     # odds of a mean of -1e-12 are 1e12 (log 1 - exp would say 0 or lose half of it); of -60 they are exp(-60)
-    torch.testing.assert_close(orpo(T(-60.0), T(-1e-12), beta=1.0), T(60 + 60 - math.log(1e-12)), rtol=1e-11, atol=0)
+    torch.testing.assert_close(
+        orpo(T(-60.0), T(-1e-12), beta=1.0), T(60 + 60 - math.log(1e-12)), rtol=1e-11, atol=0
+    )
     x = torch.tensor([-1e-12], requires_grad=True)
-    assert grad(orpo(x, torch.tensor([-60.0]), beta=1.0).sum(), x)[0].item() == -1.0  # float32: imitation alone still pulls
+    assert (
+        grad(orpo(x, torch.tensor([-60.0]), beta=1.0).sum(), x)[0].item() == -1.0
+    )  # float32: imitation alone still pulls
     assert orpo(T(0.0), T(0.0), beta=1.0).isfinite().all()
 
 
@@ -218,7 +314,10 @@ def test_reductions_to_dpo(four):
 def test_robust_dpo_is_unbiased_and_cdpo_is_not(four):
     # labels flipped with probability e: the mean over both labels of robust_dpo is DPO's loss of the true label
     e, flipped = 0.2, (four[1], four[0], four[3], four[2])
-    mean = lambda loss: (1 - e) * loss(*four, beta=0.3, label_smoothing=e) + e * loss(*flipped, beta=0.3, label_smoothing=e)
+    mean = lambda loss: (
+        (1 - e) * loss(*four, beta=0.3, label_smoothing=e)
+        + e * loss(*flipped, beta=0.3, label_smoothing=e)
+    )
     same(mean(robust_dpo), dpo(*four, beta=0.3))
     assert (mean(cdpo) - dpo(*four, beta=0.3)).abs().max() > 0.01
 
@@ -226,10 +325,15 @@ def test_robust_dpo_is_unbiased_and_cdpo_is_not(four):
 def test_the_two_tdpos_part_at_the_chosen_response(four):
     def pull(**given):
         kls = [torch.full((6,), 2.0, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-        return [g if g is None else g.sign().unique().tolist() for g in grad(tdpo(*four, *kls, beta=0.3, **given).sum(), kls,
-                                                                             allow_unused=True)]
+        return [
+            g if g is None else g.sign().unique().tolist()
+            for g in grad(tdpo(*four, *kls, beta=0.3, **given).sum(), kls, allow_unused=True)
+        ]
 
-    assert pull() == [[-1.0], [1.0]]  # TDPO1 pays for distance from the reference at the chosen response
+    assert pull() == [
+        [-1.0],
+        [1.0],
+    ]  # TDPO1 pays for distance from the reference at the chosen response
     assert pull(alpha=0.5) == [None, [1.0]]
 
 
@@ -237,10 +341,16 @@ def test_no_gradient_reaches_the_reference_nor_the_baseline(four):
     for loss in (dpo, ipo, hinge, nca):
         x = four.clone().requires_grad_(True)
         assert grad(loss(*x, beta=0.3).sum(), x)[0][2:].eq(0).all()
-    ref, z = four[1].clone().requires_grad_(True), kto_baseline(four[2].requires_grad_(True), four[3])
+    ref, z = (
+        four[1].clone().requires_grad_(True),
+        kto_baseline(four[2].requires_grad_(True), four[3]),
+    )
     assert not z.requires_grad
     x, z = four[0].clone().requires_grad_(True), T(0.5)[0].requires_grad_(True)
-    assert grad(kto(x, ref, four[0] > 0, z, beta=0.3).sum(), (ref, z), allow_unused=True) == (None, None)
+    assert grad(kto(x, ref, four[0] > 0, z, beta=0.3).sum(), (ref, z), allow_unused=True) == (
+        None,
+        None,
+    )
 
 
 def test_both_halves_of_the_gradient():
@@ -253,7 +363,9 @@ def test_both_halves_of_the_gradient():
     for a, b in ((0.0, 0.0), (-5.0, 3.0)):
         up, down = halves(lambda x, y: dpo(x, y, zero, zero, beta=0.5), a, b)
         assert up == -down < 0
-    up, down = halves(lambda x, y: nca(x, y, zero, zero, beta=0.5), -5.0, -5.0)  # both fell below the reference: only up is left
+    up, down = halves(
+        lambda x, y: nca(x, y, zero, zero, beta=0.5), -5.0, -5.0
+    )  # both fell below the reference: only up is left
     assert up < -0.4 and 0 < down < 0.05
     up, down = halves(lambda x, y: cpo(x, y, beta=0.5), 0.0, 0.0)
     assert (up, down) == (-1.25, 0.25)
@@ -283,12 +395,20 @@ def test_where_a_pair_is_least_when_the_share_that_prefers_it_is_known(p):
     # hinge: its slope changes sign at beta h = 1 for every share above a half
     h = T(2 - 1e-6, 2 + 1e-6).requires_grad_(True)
     nothing = torch.zeros_like(h)
-    slopes = grad((p * hinge(h, nothing, nothing, nothing, beta=0.5) + (1 - p) * hinge(nothing, h, nothing, nothing, beta=0.5)).sum(), h)[0]
+    slopes = grad(
+        (
+            p * hinge(h, nothing, nothing, nothing, beta=0.5)
+            + (1 - p) * hinge(nothing, h, nothing, nothing, beta=0.5)
+        ).sum(),
+        h,
+    )[0]
     assert slopes[0] < 0 < slopes[1]
     # KTO: no minimum, the slope keeps the majority's sign from end to end
     g = torch.linspace(-20, 20, 9, dtype=torch.float64, requires_grad=True)
     up, down = torch.ones(9, dtype=torch.bool), torch.zeros(9, dtype=torch.bool)
-    mean = p * kto(g, 0 * g, up, T(0.0)[0], beta=0.5) + (1 - p) * kto(g, 0 * g, down, T(0.0)[0], beta=0.5)
+    mean = p * kto(g, 0 * g, up, T(0.0)[0], beta=0.5) + (1 - p) * kto(
+        g, 0 * g, down, T(0.0)[0], beta=0.5
+    )
     assert (grad(mean.sum(), g)[0] < 0).all()
 
 
@@ -297,7 +417,10 @@ def solve(world, loss, *, labels=preference_probability, start=None):
     i, j = (~torch.eye(len(world.sequences), dtype=torch.bool)).nonzero().T
     share = labels(world.rewards[i], world.rewards[j])
     start = world.ref_logits if start is None else start
-    return minimise(lambda logits: (share * loss(logits, i, j)).sum() / len(i) * 2, start.clone().requires_grad_(True))
+    return minimise(
+        lambda logits: (share * loss(logits, i, j)).sum() / len(i) * 2,
+        start.clone().requires_grad_(True),
+    )
 
 
 def against_reference(world, loss, **settings):
@@ -320,16 +443,30 @@ def test_ipo_s_optimum_is_the_gibbs_policy_of_the_share_of_wins_even_with_hard_l
     ref = world.sequence_logprobs(world.ref_logits)
     for labels in (preference_probability, lambda a, b: (a > b).double() + 0.5 * (a == b)):
         found = solve(world, against_reference(world, ipo, beta=0.5), labels=labels)
-        torch.testing.assert_close(world.probs(found), (ref + win_shares(world, labels) / 0.5).softmax(0), rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            world.probs(found),
+            (ref + win_shares(world, labels) / 0.5).softmax(0),
+            rtol=0,
+            atol=1e-7,
+        )
 
 
 def test_nca_s_optimum_is_absolute(world):
     # both of a pair drawn from the reference, beta 1: pi(y) = pi_ref(y) 2 P(y is chosen), normalised as it stands
     i, j = torch.cartesian_prod(torch.arange(15), torch.arange(15)).T  # a draw may meet itself
     ref = world.sequence_logprobs(world.ref_logits).exp()
-    share, loss = preference_probability(world.rewards[i], world.rewards[j]), against_reference(world, nca, beta=1.0)
-    found = minimise(lambda logits: (ref[i] * ref[j] * share * loss(logits, i, j)).sum(), world.ref_logits.clone().requires_grad_(True))
-    wins = preference_probability(*torch.cartesian_prod(world.rewards, world.rewards).T).view(15, 15) @ ref
+    share, loss = (
+        preference_probability(world.rewards[i], world.rewards[j]),
+        against_reference(world, nca, beta=1.0),
+    )
+    found = minimise(
+        lambda logits: (ref[i] * ref[j] * share * loss(logits, i, j)).sum(),
+        world.ref_logits.clone().requires_grad_(True),
+    )
+    wins = (
+        preference_probability(*torch.cartesian_prod(world.rewards, world.rewards).T).view(15, 15)
+        @ ref
+    )
     torch.testing.assert_close(world.probs(found), 2 * wins * ref, rtol=0, atol=1e-7)
 
 
@@ -337,9 +474,19 @@ def test_nca_s_optimum_is_absolute(world):
 def test_nca_of_free_log_ratios_is_least_at_twice_the_share_of_wins(beta):
     rewards, i, j = T(1.0, -0.5, 0.25), *torch.triu_indices(3, 3, 1)
     p, zero = preference_probability(rewards[i], rewards[j]), T(0.0, 0.0, 0.0)
-    loss = lambda x: (p * nca(x[i], x[j], zero, zero, beta=beta) + (1 - p) * nca(x[j], x[i], zero, zero, beta=beta)).sum()
-    wins = torch.zeros(3, dtype=torch.float64).index_add(0, i, p / 2).index_add(0, j, (1 - p) / 2)  # each is in two pairs
-    torch.testing.assert_close(minimise(loss, T(0.0, 0.0, 0.0).requires_grad_(True)), (2 * wins).log() / beta, rtol=0, atol=1e-7)
+    loss = lambda x: (
+        p * nca(x[i], x[j], zero, zero, beta=beta)
+        + (1 - p) * nca(x[j], x[i], zero, zero, beta=beta)
+    ).sum()
+    wins = (
+        torch.zeros(3, dtype=torch.float64).index_add(0, i, p / 2).index_add(0, j, (1 - p) / 2)
+    )  # each is in two pairs
+    torch.testing.assert_close(
+        minimise(loss, T(0.0, 0.0, 0.0).requires_grad_(True)),
+        (2 * wins).log() / beta,
+        rtol=0,
+        atol=1e-7,
+    )
 
 
 def test_tdpo_s_optimum_improves_one_step_at_each_prefix_and_is_not_gibbs(world):
@@ -347,7 +494,9 @@ def test_tdpo_s_optimum_improves_one_step_at_each_prefix_and_is_not_gibbs(world)
 
     def loss(logits, i, j):
         log_p, ref = world.sequence_logprobs(logits), world.sequence_logprobs(world.ref_logits)
-        kl = exact_kl(world.by_token(world.ref_logits.clone()), world.by_token(logits), world.response_mask).sum(1)
+        kl = exact_kl(
+            world.by_token(world.ref_logits.clone()), world.by_token(logits), world.response_mask
+        ).sum(1)
         return tdpo(log_p[i], log_p[j], ref[i], ref[j], kl[i], kl[j], beta=beta)
 
     found = solve(world, loss)
@@ -388,12 +537,18 @@ def test_refusals(four):
         (lambda: cdpo(*four, beta=0.1, label_smoothing=0.5), "label_smoothing is 0.5"),
         (lambda: robust_dpo(*four, beta=0.1, label_smoothing=0.5), "label_smoothing is 0.5"),
         (lambda: dpop(*four, beta=0.1, penalty=-1.0), "penalty is -1.0"),
-        (lambda: ipo(*four, beta=0.1, chosen_lengths=torch.ones(6, dtype=torch.long)), "lengths of one side"),
+        (
+            lambda: ipo(*four, beta=0.1, chosen_lengths=torch.ones(6, dtype=torch.long)),
+            "lengths of one side",
+        ),
         (lambda: kto_baseline(T(0.0), T(0.0)), "at least 2"),
         (lambda: simpo(four[0], four[1], beta=1.0, margin=-0.5), "margin is -0.5"),
         (lambda: cpo(four[0], four[1], beta=1.0, nll_coef=-0.5), "nll_coef is -0.5"),
         (lambda: tdpo(*four, four[0], four[1], beta=1.0, alpha=-0.5), "alpha is -0.5"),
-        (lambda: kto(four[0], four[1], four[0] > 0, T(0.0)[0], beta=1.0, desirable_weight=-1.0), "desirable_weight is -1.0"),
+        (
+            lambda: kto(four[0], four[1], four[0] > 0, T(0.0)[0], beta=1.0, desirable_weight=-1.0),
+            "desirable_weight is -1.0",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

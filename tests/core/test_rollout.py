@@ -10,15 +10,19 @@ import torch
 from minirlhf.core.rollout import Rollout
 
 GOOD = {
-    "prompt_ids": torch.tensor([[0, 5, 6], [7, 8, 9]]), "prompt_mask": torch.tensor([[False, True, True], [True, True, True]]),
-    "response_ids": torch.tensor([[4, 0], [3, 4]]), "response_mask": torch.tensor([[True, False], [True, True]]),
+    "prompt_ids": torch.tensor([[0, 5, 6], [7, 8, 9]]),
+    "prompt_mask": torch.tensor([[False, True, True], [True, True, True]]),
+    "response_ids": torch.tensor([[4, 0], [3, 4]]),
+    "response_mask": torch.tensor([[True, False], [True, True]]),
     "old_logprobs": torch.tensor([[-1.0, 0.0], [-2.0, -3.0]]),
 }
 
 
 def without_hook():
     """The module as a notebook sees it: the tests' shape checks would speak before its own."""
-    spec = importlib.util.spec_from_file_location("plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin)
+    spec = importlib.util.spec_from_file_location(
+        "plain_rollout", importlib.util.find_spec("minirlhf.core.rollout").origin
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["plain_rollout"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -51,17 +55,32 @@ def test_it_cannot_be_changed():
         Rollout(**GOOD).response_ids = None
 
 
-@pytest.mark.parametrize("bad, word", [
-    ({"prompt_mask": torch.tensor([[True, True, False], [True, True, True]])}, "left"),  # right-padded
-    ({"prompt_mask": torch.tensor([[True, False, True], [True, True, True]])}, "left"),  # a hole
-    ({"prompt_mask": torch.tensor([[False, False, False], [True, True, True]])}, "left"),  # no prompt at all
-    ({"response_mask": torch.tensor([[False, True], [True, True]])}, "right"),
-    ({"old_logprobs": torch.zeros(2, 3)}, "needs"),
-    ({"response_ids": torch.zeros(3, 2, dtype=torch.long)}, "needs"),
-    ({name: value[:0] for name, value in GOOD.items()}, "needs"),  # an empty batch
-    ({name: GOOD[name][:, :0] for name in ("response_ids", "response_mask", "old_logprobs")}, "needs"),  # R = 0
-    ({name: value[0] for name, value in GOOD.items()}, "needs"),  # one row is not a batch
-])
+@pytest.mark.parametrize(
+    "bad, word",
+    [
+        (
+            {"prompt_mask": torch.tensor([[True, True, False], [True, True, True]])},
+            "left",
+        ),  # right-padded
+        (
+            {"prompt_mask": torch.tensor([[True, False, True], [True, True, True]])},
+            "left",
+        ),  # a hole
+        (
+            {"prompt_mask": torch.tensor([[False, False, False], [True, True, True]])},
+            "left",
+        ),  # no prompt at all
+        ({"response_mask": torch.tensor([[False, True], [True, True]])}, "right"),
+        ({"old_logprobs": torch.zeros(2, 3)}, "needs"),
+        ({"response_ids": torch.zeros(3, 2, dtype=torch.long)}, "needs"),
+        ({name: value[:0] for name, value in GOOD.items()}, "needs"),  # an empty batch
+        (
+            {name: GOOD[name][:, :0] for name in ("response_ids", "response_mask", "old_logprobs")},
+            "needs",
+        ),  # R = 0
+        ({name: value[0] for name, value in GOOD.items()}, "needs"),  # one row is not a batch
+    ],
+)
 def test_it_refuses_and_says_why(bad, word):
     with pytest.raises(ValueError, match=word):
         without_hook().Rollout(**{**GOOD, **bad})
@@ -72,22 +91,40 @@ def test_an_empty_response_is_allowed():
     rollout = Rollout(**{**GOOD, "response_mask": mask})
     assert rollout.finished(4).tolist() == [False, True]
     assert rollout.position_ids.tolist()[0] == [0, 0, 1, 1, 1]
-    assert rollout.select([0]).response_ids.shape == (1, 1)  # one column is kept, though nothing in it is real
+    assert rollout.select([0]).response_ids.shape == (
+        1,
+        1,
+    )  # one column is kept, though nothing in it is real
 
 
 def test_a_prompt_may_be_one_token_behind_much_padding():
     mask = torch.tensor([[False, False, False, True], [True] * 4])
     ids = torch.zeros(2, 4, dtype=torch.long)
-    assert Rollout(**GOOD | {"prompt_ids": ids, "prompt_mask": mask}).position_ids[0].tolist() == [0, 0, 0, 0, 1, 1]
+    assert Rollout(**GOOD | {"prompt_ids": ids, "prompt_mask": mask}).position_ids[0].tolist() == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_batches_of_other_widths_are_joined_and_stay_what_they_were():
     a = Rollout(**GOOD)
-    b = Rollout(torch.tensor([[9]]), torch.tensor([[True]]), torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.bool),
-                torch.tensor([[-1.0, -2.0, -3.0]]))
+    b = Rollout(
+        torch.tensor([[9]]),
+        torch.tensor([[True]]),
+        torch.tensor([[5, 6, 7]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        torch.tensor([[-1.0, -2.0, -3.0]]),
+    )
     joined = Rollout.concat([a, b])
     assert joined.prompt_ids.shape == (3, 3) and joined.response_ids.shape == (3, 3)
-    assert joined.prompt_mask[2].tolist() == [False, False, True] and joined.response_mask[:2, 2].eq(False).all()
+    assert (
+        joined.prompt_mask[2].tolist() == [False, False, True]
+        and joined.response_mask[:2, 2].eq(False).all()
+    )
     for part, rows in ((a, [0, 1]), (b, [2])):
         again = joined.select(rows)
         for name in GOOD:

@@ -32,27 +32,41 @@ from minirlhf.tasks.reviews import Review
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 PROMPTS = ["one", "a second", "3", "four"]
-PAIRS = Dataset.from_list([{"prompt": p, "chosen": "aa" + p, "rejected": "xx", "completion": "ok"} for p in PROMPTS])
+PAIRS = Dataset.from_list(
+    [{"prompt": p, "chosen": "aa" + p, "rejected": "xx", "completion": "ok"} for p in PROMPTS]
+)
 TEXTS = [f"sentence number {i} of a small corpus." for i in range(40)]
 SHORT, ADAPTIVE = SamplingConfig(max_new_tokens=5), KLConfig(kl_coef=0.1, target=0.5, horizon=50.0)
 
 
 def first_half(rollout):
     noise = 0.1 * random.random()  # a reward may draw from Python's generator
-    return ((rollout.response_ids < 129) & rollout.response_mask).sum(1) / rollout.response_mask.sum(1) + noise
+    return ((rollout.response_ids < 129) & rollout.response_mask).sum(
+        1
+    ) / rollout.response_mask.sum(1) + noise
 
 
 def sft(**on):
-    return train_sft(tiny_policy(), tiny_tokenizer(), PAIRS, SFTConfig(batch_size=2, epochs=3), **on)
+    return train_sft(
+        tiny_policy(), tiny_tokenizer(), PAIRS, SFTConfig(batch_size=2, epochs=3), **on
+    )
 
 
 def reward(**on):  # with dropout: its random numbers go on too
-    return train_reward_model(tiny_policy().base_model, tiny_tokenizer(), PAIRS, RewardConfig(batch_size=4, steps=6), **on)
+    return train_reward_model(
+        tiny_policy().base_model, tiny_tokenizer(), PAIRS, RewardConfig(batch_size=4, steps=6), **on
+    )
 
 
 def gold(**on):
     reviews = [Review(t, "m", "gold", (3, 3), True) for t in PROMPTS]
-    return train_gold(tiny_policy().base_model, tiny_tokenizer(), reviews, GoldConfig(batch_size=2, epochs=3), **on)
+    return train_gold(
+        tiny_policy().base_model,
+        tiny_tokenizer(),
+        reviews,
+        GoldConfig(batch_size=2, epochs=3),
+        **on,
+    )
 
 
 def dpo(**on):
@@ -61,49 +75,97 @@ def dpo(**on):
 
 def kto(**on):  # with a reference that moves: its weights are saved too
     config = DPOConfig("kto", batch_size=2, steps=6, sync_every=2, mixup=0.5)
-    return train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, reference=tiny_policy().requires_grad_(False), **on)
+    return train_dpo(
+        tiny_policy(),
+        tiny_tokenizer(),
+        PAIRS,
+        config,
+        reference=tiny_policy().requires_grad_(False),
+        **on,
+    )
 
 
 def online(**on):  # pairs that were made four steps ago
-    config = OnlineConfig(samples=3, refresh=4, pick="rejection", sampling=SHORT, dpo=DPOConfig(batch_size=2, steps=6))
+    config = OnlineConfig(
+        samples=3, refresh=4, pick="rejection", sampling=SHORT, dpo=DPOConfig(batch_size=2, steps=6)
+    )
     return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
 
 
 def verifier(**on):
-    rows = Dataset.from_list([{"prompt": p, "completion": text, "label": text == "ok"} for p in PROMPTS for text in ("ok", "no")])
-    return train_verifier(tiny_policy().base_model, tiny_tokenizer(), rows, VerifierConfig(batch_size=2, steps=6), **on)
+    rows = Dataset.from_list(
+        [
+            {"prompt": p, "completion": text, "label": text == "ok"}
+            for p in PROMPTS
+            for text in ("ok", "no")
+        ]
+    )
+    return train_verifier(
+        tiny_policy().base_model,
+        tiny_tokenizer(),
+        rows,
+        VerifierConfig(batch_size=2, steps=6),
+        **on,
+    )
 
 
 def ppo(**on):  # with an adaptive KL coefficient: a number that changes from step to step
     config = PPOConfig(steps=6, batch_size=4, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
     critic = ScalarModel(tiny_policy(1).base_model)
-    actor, critic, history = train_ppo(tiny_policy(), critic, tiny_tokenizer(), PROMPTS, first_half, config, **on)
+    actor, critic, history = train_ppo(
+        tiny_policy(), critic, tiny_tokenizer(), PROMPTS, first_half, config, **on
+    )
     return torch.nn.ModuleList([actor, critic]), history
 
 
 def grpo(**on):
-    config = GroupConfig(steps=6, prompts_per_step=2, group_size=2, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE)
+    config = GroupConfig(
+        steps=6, prompts_per_step=2, group_size=2, minibatch_size=2, sampling=SHORT, kl=ADAPTIVE
+    )
     return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
 
 
 def row(name):  # what the family keeps from step to step: a running mean, groups drawn again
     def train(**on):
         algorithm = replace(FAMILY[name], overlong_buffer=0)
-        config = GroupConfig.named(name, algorithm=algorithm, steps=6, prompts_per_step=2, group_size=2, minibatch_size=4, sampling=SHORT,
-                                   kl=ADAPTIVE)
+        config = GroupConfig.named(
+            name,
+            algorithm=algorithm,
+            steps=6,
+            prompts_per_step=2,
+            group_size=2,
+            minibatch_size=4,
+            sampling=SHORT,
+            kl=ADAPTIVE,
+        )
         return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
 
     return train
 
 
 def pretrain(**on):
-    config = PretrainConfig(n_layer=1, n_embd=16, n_head=2, vocab_size=300, block=16, batch_size=2, steps=6, warmup=2)
+    config = PretrainConfig(
+        n_layer=1, n_embd=16, n_head=2, vocab_size=300, block=16, batch_size=2, steps=6, warmup=2
+    )
     model, _, history = train_base(TEXTS, TEXTS[:3], config, **on)
     return model, [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in history]
 
 
-LOOPS = {"sft": sft, "reward": reward, "gold": gold, "dpo": dpo, "kto": kto, "online": online, "verifier": verifier, "ppo": ppo,
-         "grpo": grpo, "pretrain": pretrain, "reinforce": row("reinforce"), "dapo": row("dapo"), "remax": row("remax")}
+LOOPS = {
+    "sft": sft,
+    "reward": reward,
+    "gold": gold,
+    "dpo": dpo,
+    "kto": kto,
+    "online": online,
+    "verifier": verifier,
+    "ppo": ppo,
+    "grpo": grpo,
+    "pretrain": pretrain,
+    "reinforce": row("reinforce"),
+    "dapo": row("dapo"),
+    "remax": row("remax"),
+}
 
 
 class Killed(Exception):
@@ -116,7 +178,9 @@ def die(*given):
 
 def equal(one, other):
     (model, history), (again, rows) = one, other
-    return history == rows and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    return history == rows and all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -133,21 +197,33 @@ def test_a_killed_run_goes_on_to_the_same_bits(loop, when, tmp_path, monkeypatch
             die()
         save(tensors, file, **given)
         if when == "after" and len(calls) == 3:
-            monkeypatch.setattr(module.time, "time", die)  # the first thing after the save and its rename
+            monkeypatch.setattr(
+                module.time, "time", die
+            )  # the first thing after the save and its rename
 
     monkeypatch.setattr(module, "save_file", fragile)
     with pytest.raises(Killed):
-        run(checkpoint=Checkpoint(path, every=1e9 if when == "before" else 0.0), **{"on_step": die} if when == "before" else {})
+        run(
+            checkpoint=Checkpoint(path, every=1e9 if when == "before" else 0.0),
+            **{"on_step": die} if when == "before" else {},
+        )
     monkeypatch.undo()
     assert path.exists() == (when != "before")
-    assert [p.name for p in tmp_path.iterdir()] == ([path.name] if when != "before" else [])  # nothing half-written
+    assert [p.name for p in tmp_path.iterdir()] == (
+        [path.name] if when != "before" else []
+    )  # nothing half-written
     if when != "before":
         with pytest.raises(ValueError, match="--resume"):
             run(checkpoint=Checkpoint(path))
-    torch.manual_seed(123), random.seed(123)  # whatever the second process did with the global generators
+    (
+        torch.manual_seed(123),
+        random.seed(123),
+    )  # whatever the second process did with the global generators
     checkpoint = Checkpoint(path, resume=True)
     assert equal(whole, run(checkpoint=checkpoint))
-    assert checkpoint.first == len(whole[1]) and path.exists()  # there until the caller has saved the result
+    assert (
+        checkpoint.first == len(whole[1]) and path.exists()
+    )  # there until the caller has saved the result
     assert equal(whole, run(checkpoint=Checkpoint(path, resume=True)))  # nothing left to do
     checkpoint.remove()
     assert not path.exists()
@@ -161,11 +237,19 @@ def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="after step 2; .*training.safetensors"), Checkpoint(path) as checkpoint:
+    with (
+        pytest.raises(Stopped, match="after step 2; .*training.safetensors"),
+        Checkpoint(path) as checkpoint,
+    ):
         ppo(checkpoint=checkpoint, on_step=interrupt)
     assert signal.getsignal(signal.SIGINT) is before
     steps = []
-    assert equal(whole, ppo(checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])))
+    assert equal(
+        whole,
+        ppo(
+            checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])
+        ),
+    )
     assert steps == [3, 4, 5]
 
 
@@ -173,7 +257,10 @@ def test_ctrl_c_where_no_loop_is_stepping_is_not_lost(tmp_path):
     path = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt), Checkpoint(path):
         os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(Stopped, match="training.safetensors holds it all"), Checkpoint(path) as checkpoint:
+    with (
+        pytest.raises(Stopped, match="training.safetensors holds it all"),
+        Checkpoint(path) as checkpoint,
+    ):
         sft(checkpoint=checkpoint)
         os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Stopped, match="nothing was saved"), Checkpoint() as checkpoint:
@@ -221,22 +308,34 @@ def test_a_process_killed_by_the_system_goes_on(where, tmp_path):
         grpo(checkpoint=Checkpoint({str(path)!r}, every=0.0), on_step=lambda row: time.sleep(600 if row["step"] == 3 and not saved else 0))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    while process.poll() is None and not (path.exists() and b'"step": "3"' in path.read_bytes()[:100_000].replace(b'":"', b'": "')):
+    while process.poll() is None and not (
+        path.exists() and b'"step": "3"' in path.read_bytes()[:100_000].replace(b'":"', b'": "')
+    ):
         time.sleep(0.05)
     while where != "between two saves" and len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.05)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     steps = []
-    assert equal(grpo(), grpo(checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])))
-    assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [path.name]  # what the killed save left is gone
+    assert equal(
+        grpo(),
+        grpo(
+            checkpoint=Checkpoint(path, resume=True), on_step=lambda row: steps.append(row["step"])
+        ),
+    )
+    assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [
+        path.name
+    ]  # what the killed save left is gone
 
 
-@pytest.mark.parametrize("spoil, said", [
-    (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
-    (lambda path: path.write_bytes(b""), "damaged"),
-    (lambda path: module.save_file({"a": torch.zeros(1)}, path), "damaged or no checkpoint"),
-])
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: module.save_file({"a": torch.zeros(1)}, path), "damaged or no checkpoint"),
+    ],
+)
 def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path):
     path = tmp_path / "training.safetensors"
     sft(checkpoint=Checkpoint(path))
@@ -247,10 +346,17 @@ def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"lr": 1e-5}, "optimiser"), ({"seed": 1}, "seed"), ({"loop": dpo}, "loop"),
-    ({"rows": 3}, "data"), ({"words": "bb"}, "data"), ({"start": 1}, "start"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"lr": 1e-5}, "optimiser"),
+        ({"seed": 1}, "seed"),
+        ({"loop": dpo}, "loop"),
+        ({"rows": 3}, "data"),
+        ({"words": "bb"}, "data"),
+        ({"start": 1}, "start"),
+    ],
+)
 def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
     path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
     sft(checkpoint=Checkpoint(path))
@@ -260,7 +366,16 @@ def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
         return
     if "lr" in change:
         config = replace(config, optimiser=replace(config.optimiser, lr=change["lr"]))
-    config, data = replace(config, seed=change.get("seed", 0)), PAIRS.select(range(change.get("rows", len(PAIRS))))
+    config, data = (
+        replace(config, seed=change.get("seed", 0)),
+        PAIRS.select(range(change.get("rows", len(PAIRS)))),
+    )
     data = data.map(lambda row: {"completion": change.get("words", row["completion"])})
     with pytest.raises(ValueError, match=f"another .*{said}"):
-        train_sft(tiny_policy(change.get("start", 0)), tiny_tokenizer(), data, config, checkpoint=Checkpoint(path, resume=True))
+        train_sft(
+            tiny_policy(change.get("start", 0)),
+            tiny_tokenizer(),
+            data,
+            config,
+            checkpoint=Checkpoint(path, resume=True),
+        )

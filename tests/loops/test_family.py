@@ -26,9 +26,23 @@ def ascent(world, policy, row, *, size=2, baseline=0.0, how=None, beta=BETA):
         width = part.response_ids.shape[1]
         mask, old, refs = part.response_mask, part.old_logprobs, ref[index, :width]
         given = baseline[index] if isinstance(baseline, torch.Tensor) else baseline
-        advantages = row.advantages(world.rewards[index], part, refs, kl_coef=beta, group_size=size if row.compares else 1, baseline=given)
-        losses = row.losses(world.logprobs(logits)[index, :width], old, advantages, refs, mask, kl_coef=beta)
-        loss = aggregate(losses, mask, how=how or row.aggregation, constant=5.0 if (how or row.aggregation) == "constant" else None)
+        advantages = row.advantages(
+            world.rewards[index],
+            part,
+            refs,
+            kl_coef=beta,
+            group_size=size if row.compares else 1,
+            baseline=given,
+        )
+        losses = row.losses(
+            world.logprobs(logits)[index, :width], old, advantages, refs, mask, kl_coef=beta
+        )
+        loss = aggregate(
+            losses,
+            mask,
+            how=how or row.aggregation,
+            constant=5.0 if (how or row.aggregation) == "constant" else None,
+        )
         total -= w * torch.autograd.grad(loss, logits)[0]
     return total
 
@@ -52,19 +66,26 @@ def test_rows_that_climb_the_objective_kl_and_all(world, policy, name, baseline)
 def test_the_readings_of_rloo_differ_in_the_denominator_alone(world, policy, name):
     truth = world.gradient(policy, beta=BETA)
     near(ascent(world, policy, FAMILY[name], how=SUM), truth)
-    assert cosine(ascent(world, policy, FAMILY[name]), truth) < 0.999  # as they stand, with the token mean
+    assert (
+        cosine(ascent(world, policy, FAMILY[name]), truth) < 0.999
+    )  # as they stand, with the token mean
 
 
 @pytest.mark.parametrize("name, how", [("grpo-no-std", SUM), ("dr-grpo", "constant")])
 def test_centred_rows_climb_half_of_it_with_groups_of_two(world, policy, name, how):
     scale = {SUM: 1.0, "constant": 1 / 5.0}[how]
-    near(ascent(world, policy, FAMILY[name], how=how), scale * world.gradient(policy, beta=BETA) / 2)
+    near(
+        ascent(world, policy, FAMILY[name], how=how), scale * world.gradient(policy, beta=BETA) / 2
+    )
 
 
 def test_kl_charged_after_the_baseline_keeps_its_full_price(world, policy):
     # the group's mean takes half of the reward's gradient, and nothing of the charges': another trade-off than kl_coef says
     row = Algorithm(scale="none", kl="tokens")
-    reward, leash = world.gradient(policy), world.gradient(policy) - world.gradient(policy, beta=1.0)
+    reward, leash = (
+        world.gradient(policy),
+        world.gradient(policy) - world.gradient(policy, beta=1.0),
+    )
     near(ascent(world, policy, row, how=SUM), reward / 2 - BETA * leash)
 
 
@@ -74,7 +95,9 @@ def test_kl_as_a_loss_has_the_gradient_of_something_else(world, policy, name):
     logits = policy.clone().requires_grad_(True)
     ratio = world.logprobs(policy) - world.logprobs(world.ref_logits)
     slope = ratio if name == "k2 loss" else 1 - (-ratio).exp()
-    penalty = torch.autograd.grad(world.expectation(policy, (slope * world.logprobs(logits)).sum(1)), logits)[0]
+    penalty = torch.autograd.grad(
+        world.expectation(policy, (slope * world.logprobs(logits)).sum(1)), logits
+    )[0]
     row = Algorithm(scale="none", kl=name)
     near(ascent(world, policy, row, how=SUM), world.gradient(policy) / 2 - BETA * penalty)
     leash = world.gradient(policy) - world.gradient(policy, beta=1.0)
@@ -83,39 +106,67 @@ def test_kl_as_a_loss_has_the_gradient_of_something_else(world, policy, name):
 
 def test_reinforce_plus_plus_tends_to_the_objective_as_the_batch_grows(world, policy):
     truth = world.gradient(policy, beta=BETA)
-    angles = [cosine(ascent(world, policy, FAMILY["reinforce++"], size=size), truth) for size in (2, 3)]
+    angles = [
+        cosine(ascent(world, policy, FAMILY["reinforce++"], size=size), truth) for size in (2, 3)
+    ]
     assert angles[0] < angles[1] < 1
     # with the moments of infinitely many tokens in the batch's place it is the objective's gradient, divided by std and mean length
-    mask, lengths = world.response_mask, world.expectation(policy, world.response_mask.sum(1).double())
-    rewards = kl_shaped_rewards(world.rewards, world.logprobs(policy), world.logprobs(world.ref_logits), mask, kl_coef=BETA)
+    mask, lengths = (
+        world.response_mask,
+        world.expectation(policy, world.response_mask.sum(1).double()),
+    )
+    rewards = kl_shaped_rewards(
+        world.rewards, world.logprobs(policy), world.logprobs(world.ref_logits), mask, kl_coef=BETA
+    )
     to_go = rewards.flip(1).cumsum(1).flip(1)
     mean = world.expectation(policy, (to_go * mask).sum(1)) / lengths
     std = (world.expectation(policy, ((to_go - mean).square() * mask).sum(1)) / lengths).sqrt()
     logits = policy.clone().requires_grad_(True)
-    surrogate = world.expectation(policy, ((to_go - mean) / std * mask * world.logprobs(logits)).sum(1)) / lengths
+    surrogate = (
+        world.expectation(policy, ((to_go - mean) / std * mask * world.logprobs(logits)).sum(1))
+        / lengths
+    )
     near(torch.autograd.grad(surrogate, logits)[0], truth / std / lengths)
 
 
-@pytest.mark.parametrize("name, function", [
-    ("reinforce++", lambda rewards, grouped, mask: reinforce_plus_plus(rewards, mask)),
-    ("reinforce++-baseline", lambda rewards, grouped, mask: reinforce_plus_plus_baseline(grouped, mask))])
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("reinforce++", lambda rewards, grouped, mask: reinforce_plus_plus(rewards, mask)),
+        (
+            "reinforce++-baseline",
+            lambda rewards, grouped, mask: reinforce_plus_plus_baseline(grouped, mask),
+        ),
+    ],
+)
 def test_whitened_rows_are_the_named_functions_of_core(world, policy, name, function):
     rollout, ref = world.rollout(policy).select(range(14)), world.logprobs(world.ref_logits)[:14]
-    rewards = kl_shaped_rewards(world.rewards[:14], rollout.old_logprobs, ref, rollout.response_mask, kl_coef=BETA)
+    rewards = kl_shaped_rewards(
+        world.rewards[:14], rollout.old_logprobs, ref, rollout.response_mask, kl_coef=BETA
+    )
     got = FAMILY[name].advantages(world.rewards[:14], rollout, ref, kl_coef=BETA, group_size=2)
     near(got, function(rewards, world.rewards[:14].view(7, 2), rollout.response_mask))
 
 
 REDUCTIONS = [  # two rows, and by how much the first pulls more, at the policy that sampled
-    ("grpo-no-std", "rloo-verl", {"aggregation": "token_mean"}, 0.5), ("dapo", "grpo", {"aggregation": "token_mean"}, 1.0),
-    ("cispo", "grpo", {"aggregation": "token_mean"}, 1.0), ("gspo", "grpo", {}, 1.0),
-    ("grpo-no-std", "dr-grpo", {"aggregation": "constant"}, 1.0)]
+    ("grpo-no-std", "rloo-verl", {"aggregation": "token_mean"}, 0.5),
+    ("dapo", "grpo", {"aggregation": "token_mean"}, 1.0),
+    ("cispo", "grpo", {"aggregation": "token_mean"}, 1.0),
+    ("gspo", "grpo", {}, 1.0),
+    ("grpo-no-std", "dr-grpo", {"aggregation": "constant"}, 1.0),
+]
 
 
 @pytest.mark.parametrize("one, other, changes, factor", REDUCTIONS)
 def test_reductions_between_rows_are_of_gradients(world, policy, one, other, changes, factor):
-    pulls = [ascent(world, policy, replace(FAMILY[one], **({} if FAMILY[one].ratio.startswith("sequence") else changes))),
-             ascent(world, policy, replace(FAMILY[other], **changes))]
+    pulls = [
+        ascent(
+            world,
+            policy,
+            replace(FAMILY[one], **({} if FAMILY[one].ratio.startswith("sequence") else changes)),
+        ),
+        ascent(world, policy, replace(FAMILY[other], **changes)),
+    ]
     near(pulls[0], factor * pulls[1])
 
 
@@ -123,11 +174,20 @@ def test_with_one_group_a_batch_its_unit_is_the_groups(world, policy):
     near(ascent(world, policy, FAMILY["grpo-batch-std"]), ascent(world, policy, FAMILY["grpo"]))
 
 
-@pytest.mark.parametrize("ratio, clipped", [("token", [[True, False], [False, False]]), ("sequence", [[True, True], [False, False]]),
-                                            ("sequence mean", [[False, False], [False, False]])])
+@pytest.mark.parametrize(
+    "ratio, clipped",
+    [
+        ("token", [[True, False], [False, False]]),
+        ("sequence", [[True, True], [False, False]]),
+        ("sequence mean", [[False, False], [False, False]]),
+    ],
+)
 def test_what_the_clip_took_away_is_told_for_whole_responses_too(ratio, clipped):
     # token ratios 4 and 1: their product is 4, its root 2; the band ends at 3. In row 1 the advantage goes the other way
-    logprobs, mask = torch.tensor([[4.0, 1.0], [4.0, 1.0]]).log(), torch.tensor([[True, True], [True, False]])
+    logprobs, mask = (
+        torch.tensor([[4.0, 1.0], [4.0, 1.0]]).log(),
+        torch.tensor([[True, True], [True, False]]),
+    )
     advantages = torch.tensor([[1.0, 1.0], [-1.0, 0.0]])
     row = Algorithm(ratio=ratio, clip_eps=0.5, clip_eps_high=2.0)
     assert row.clipped(logprobs, 0 * logprobs, advantages, mask).tolist() == clipped
@@ -138,24 +198,49 @@ def test_every_row_but_its_source_is_different():
     assert len(set(rows)) == len(rows) and all(row.source for row in FAMILY.values())
 
 
-@pytest.mark.parametrize("choices, sentence", [
-    ({"baseline": "median"}, "baseline is 'median'; it must be one of none, running mean"),
-    ({"aggregation": "mean"}, "aggregation is 'mean'"), ({"clip_eps": 0.0}, "clip_eps is 0.0"), ({"clip_eps_high": -1.0}, "clip_eps_high"),
-    ({"baseline": "greedy"}, "baseline is 'greedy'; it must be group mean where the unit is the group std"),
-    ({"min_std": 0.1, "scale": "none"}, "min_std is 0.1"), ({"ratio": "none"}, "clip is 'ppo'; it must be none without a ratio"),
-    ({"ratio": "sequence", "clip": "cispo"}, "clip is 'cispo'"), ({"ratio": "sequence", "aggregation": "token_mean"}, "aggregation is"),
-    ({"ratio": "sequence mean", "kl": "tokens"}, "kl is 'tokens'"), ({"ratio": "sequence", "scale": "whiten"}, "scale is 'whiten'"),
-    ({"overlong_buffer": -1}, "overlong_buffer is -1"), ({"drop_spread": -1.0}, "drop_spread is -1.0"),
-    ({"drop_spread": 0.0, "baseline": "greedy", "scale": "none"}, "None with the greedy baseline")], ids=str)
+@pytest.mark.parametrize(
+    "choices, sentence",
+    [
+        ({"baseline": "median"}, "baseline is 'median'; it must be one of none, running mean"),
+        ({"aggregation": "mean"}, "aggregation is 'mean'"),
+        ({"clip_eps": 0.0}, "clip_eps is 0.0"),
+        ({"clip_eps_high": -1.0}, "clip_eps_high"),
+        (
+            {"baseline": "greedy"},
+            "baseline is 'greedy'; it must be group mean where the unit is the group std",
+        ),
+        ({"min_std": 0.1, "scale": "none"}, "min_std is 0.1"),
+        ({"ratio": "none"}, "clip is 'ppo'; it must be none without a ratio"),
+        ({"ratio": "sequence", "clip": "cispo"}, "clip is 'cispo'"),
+        ({"ratio": "sequence", "aggregation": "token_mean"}, "aggregation is"),
+        ({"ratio": "sequence mean", "kl": "tokens"}, "kl is 'tokens'"),
+        ({"ratio": "sequence", "scale": "whiten"}, "scale is 'whiten'"),
+        ({"overlong_buffer": -1}, "overlong_buffer is -1"),
+        ({"drop_spread": -1.0}, "drop_spread is -1.0"),
+        (
+            {"drop_spread": 0.0, "baseline": "greedy", "scale": "none"},
+            "None with the greedy baseline",
+        ),
+    ],
+    ids=str,
+)
 def test_rows_that_make_no_sense_are_refused(choices, sentence):
     with pytest.raises(ValueError, match=sentence):
         Algorithm(**choices)
 
 
-@pytest.mark.parametrize("given, sentence", [
-    ({"algorithm": FAMILY["reinforce"]}, "without a ratio they are good for one update"),
-    ({"algorithm": FAMILY["dapo"], "group_size": 1}, "group of one"), ({"max_refills": -1}, "max_refills is -1"),
-    ({"algorithm": replace(FAMILY["grpo"], overlong_buffer=33)}, "overlong_buffer is 33; it must be at most max_new_tokens = 32")])
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"algorithm": FAMILY["reinforce"]}, "without a ratio they are good for one update"),
+        ({"algorithm": FAMILY["dapo"], "group_size": 1}, "group of one"),
+        ({"max_refills": -1}, "max_refills is -1"),
+        (
+            {"algorithm": replace(FAMILY["grpo"], overlong_buffer=33)},
+            "overlong_buffer is 33; it must be at most max_new_tokens = 32",
+        ),
+    ],
+)
 def test_settings_that_do_not_fit_the_row_are_refused(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         GroupConfig(**given)
@@ -168,10 +253,15 @@ def test_named_rows_write_as_many_samples_a_step():
         config = GroupConfig.named(name)
         assert config.prompts_per_step * config.group_size == 64 and config.stage == name
         assert (config.epochs * 64 // config.minibatch_size == 1) == (FAMILY[name].ratio == "none")
-    assert GroupConfig.named("grpo") == GroupConfig() and GroupConfig(Algorithm(min_std=0.3)).stage == "group"
+    assert (
+        GroupConfig.named("grpo") == GroupConfig()
+        and GroupConfig(Algorithm(min_std=0.3)).stage == "group"
+    )
     assert GroupConfig.named("reinforce", prompts_per_step=8, group_size=2).minibatch_size == 16
 
 
 def test_the_readme_prints_the_table():
     assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(markdown().splitlines()) == len(FAMILY) + 2 and set(CHOICES) <= set(Algorithm.__dataclass_fields__)
+    assert len(markdown().splitlines()) == len(FAMILY) + 2 and set(CHOICES) <= set(
+        Algorithm.__dataclass_fields__
+    )

@@ -23,8 +23,16 @@ def train(algorithm, *, score=first_half, steps=1, spy=None, **given):
     if spy:
         algorithm = _watched(algorithm, spy)
     size = dict(prompts_per_step=4, group_size=4, minibatch_size=16) | given
-    config = GroupConfig(algorithm, steps=steps, epochs=1, missing_eos_penalty=0.0, sampling=SHORT, kl=KLConfig(kl_coef=0.0),
-                         optimiser=OptimiserConfig(lr=1e-2), **size)
+    config = GroupConfig(
+        algorithm,
+        steps=steps,
+        epochs=1,
+        missing_eos_penalty=0.0,
+        sampling=SHORT,
+        kl=KLConfig(kl_coef=0.0),
+        optimiser=OptimiserConfig(lr=1e-2),
+        **size,
+    )
     return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, score, config)
 
 
@@ -40,11 +48,22 @@ def _watched(algorithm, spy):
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_row_learns_a_rule_that_shuffled_scores_do_not_teach(name):
     # seeds 0 to 2 of each row: the mean of the last four steps 0.96 to 1.00, with shuffled scores 0.45 to 0.59
-    size = {"group_size": 4, "prompts_per_step": 8} if FAMILY[name].compares else {"group_size": 1, "prompts_per_step": 32}
-    given = {"algorithm": replace(FAMILY[name], overlong_buffer=0), "steps": 25, "kl": KLConfig(kl_coef=0.01)} | size
+    size = (
+        {"group_size": 4, "prompts_per_step": 8}
+        if FAMILY[name].compares
+        else {"group_size": 1, "prompts_per_step": 32}
+    )
+    given = {
+        "algorithm": replace(FAMILY[name], overlong_buffer=0),
+        "steps": 25,
+        "kl": KLConfig(kl_coef=0.01),
+    } | size
     if FAMILY[name].ratio == "none":  # one update a step, where the others make four
         given |= {"epochs": 1, "minibatch_size": 32, "steps": 60}
-    learned, nothing = ([row["score"] for row in run_group(0, score=score, **given)[1]] for score in (first_half, shuffled))
+    learned, nothing = (
+        [row["score"] for row in run_group(0, score=score, **given)[1]]
+        for score in (first_half, shuffled)
+    )
     assert sum(learned[:2]) / 2 < 0.6 and sum(learned[-4:]) / 4 > 0.9
     assert sum(nothing[-4:]) / 4 < 0.65
 
@@ -58,26 +77,51 @@ def some_alike(rollout):
 
 def test_groups_that_teach_nothing_are_drawn_again():
     seen, dapo = [], replace(FAMILY["dapo"], overlong_buffer=0)
-    history = train(dapo, score=some_alike, steps=6, max_refills=20, spy=lambda scores, rollout, given: seen.append((scores, rollout)))[1]
+    history = train(
+        dapo,
+        score=some_alike,
+        steps=6,
+        max_refills=20,
+        spy=lambda scores, rollout, given: seen.append((scores, rollout)),
+    )[1]
     assert any(row["frac_reward_zero_std"] > 0 for row in history)
     for (scores, rollout), row in zip(seen, history, strict=True):
         grouped = scores.view(4, 4)
         assert (grouped.max(1).values > grouped.min(1).values).all()  # all that are kept differ
-        assert (rollout.prompt_mask.sum(1) > 1).all() and torch.equal(scores, some_alike(rollout))  # each still with its own words
+        assert (rollout.prompt_mask.sum(1) > 1).all() and torch.equal(
+            scores, some_alike(rollout)
+        )  # each still with its own words
         assert row["samples"] >= 16 + 16 * row["frac_reward_zero_std"] and row["samples"] % 4 == 0
-        prompts = [tuple(ids[mask].tolist()) for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
-        assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4))  # groups stay side by side
+        prompts = [
+            tuple(ids[mask].tolist())
+            for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
+        ]
+        assert all(
+            len(set(prompts[i : i + 4])) == 1 for i in range(0, 16, 4)
+        )  # groups stay side by side
 
 
 def test_without_refills_the_batch_keeps_its_size():
     seen = []
     dapo = replace(FAMILY["dapo"], overlong_buffer=0)
-    history = train(dapo, score=some_alike, steps=6, max_refills=0, spy=lambda scores, rollout, given: seen.append(scores.view(4, 4)))[1]
+    history = train(
+        dapo,
+        score=some_alike,
+        steps=6,
+        max_refills=0,
+        spy=lambda scores, rollout, given: seen.append(scores.view(4, 4)),
+    )[1]
     assert all(row["samples"] == 16 for row in history) and all(len(s) == 4 for s in seen)
     equal = [(s.max(1).values == s.min(1).values) for s in seen]
-    assert any(e.any() for e in equal) and all(e.tolist() == sorted(e.tolist()) for e in equal)  # those that differ come first
-    alike = train(dapo, score=lambda rollout: torch.ones(len(rollout.response_ids)), steps=2, max_refills=1)
-    assert all(row["grad_norm"] == 0 for row in alike[1])  # nobody differs: nothing is learned, nothing breaks
+    assert any(e.any() for e in equal) and all(
+        e.tolist() == sorted(e.tolist()) for e in equal
+    )  # those that differ come first
+    alike = train(
+        dapo, score=lambda rollout: torch.ones(len(rollout.response_ids)), steps=2, max_refills=1
+    )
+    assert all(
+        row["grad_norm"] == 0 for row in alike[1]
+    )  # nobody differs: nothing is learned, nothing breaks
 
 
 def test_a_spread_below_the_threshold_does_not_count():
@@ -89,21 +133,35 @@ def test_a_spread_below_the_threshold_does_not_count():
 
 def test_remax_subtracts_the_greedy_response_of_each_prompt():
     seen = []
-    train(FAMILY["remax"], spy=lambda scores, rollout, given: seen.append((rollout, given["baseline"])))
-    (rollout, baseline), = seen
+    train(
+        FAMILY["remax"],
+        spy=lambda scores, rollout, given: seen.append((rollout, given["baseline"])),
+    )
+    ((rollout, baseline),) = seen
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     for row in range(16):
         prompt = tokenizer.decode(rollout.prompt_ids[row][rollout.prompt_mask[row]])
-        greedy = sample(model, *encode_prompts(tokenizer, [prompt]), eos_id=0, config=replace(SHORT, greedy=True))
+        greedy = sample(
+            model,
+            *encode_prompts(tokenizer, [prompt]),
+            eos_id=0,
+            config=replace(SHORT, greedy=True),
+        )
         assert baseline[row] == pytest.approx(first_half(greedy).item(), abs=1e-6)
 
 
 def test_the_running_mean_is_of_earlier_batches():
     seen = []
-    train(FAMILY["reinforce"], steps=3, spy=lambda scores, rollout, given: seen.append((scores.mean().item(), given["baseline"])))
+    train(
+        FAMILY["reinforce"],
+        steps=3,
+        spy=lambda scores, rollout, given: seen.append((scores.mean().item(), given["baseline"])),
+    )
     means, baselines = zip(*seen, strict=True)
     assert baselines[0] == pytest.approx(means[0])  # there is none before the first
-    assert baselines[1] == pytest.approx(means[0]) and baselines[2] == pytest.approx(0.9 * means[0] + 0.1 * means[1])
+    assert baselines[1] == pytest.approx(means[0]) and baselines[2] == pytest.approx(
+        0.9 * means[0] + 0.1 * means[1]
+    )
 
 
 def test_what_was_cut_takes_no_part():
@@ -118,7 +176,9 @@ def test_what_was_cut_takes_no_part():
     half[::2] = True
     start = torch.cat([p.detach().flatten() for p in tiny_policy().parameters()])
     unmoved, row = weights(all_of_it, mask_truncated=True)
-    assert torch.equal(unmoved, start) and row["grad_norm"] == 0 and row["missing_eos"] == 1  # nothing divided by nothing
+    assert (
+        torch.equal(unmoved, start) and row["grad_norm"] == 0 and row["missing_eos"] == 1
+    )  # nothing divided by nothing
     moved, whole = weights(all_of_it)
     assert not torch.equal(moved, start)  # they do take part unless it is asked for
     other, part = weights(half, mask_truncated=True)
@@ -129,8 +189,12 @@ def test_what_was_cut_takes_no_part():
 def test_length_is_charged_before_groups_are_compared():
     seen = []
     row = Algorithm(overlong_buffer=3)
-    train(row, score=lambda r: torch.zeros(len(r.response_ids)), spy=lambda scores, rollout, given: seen.append((scores, rollout)))
-    (scores, rollout), = seen
+    train(
+        row,
+        score=lambda r: torch.zeros(len(r.response_ids)),
+        spy=lambda scores, rollout, given: seen.append((scores, rollout)),
+    )
+    ((scores, rollout),) = seen
     lengths = rollout.response_mask.sum(1)
     torch.testing.assert_close(scores, -((lengths - 3) / 3).clamp(0, 1))  # free up to 3 of 6 tokens
     assert scores.min() == -1

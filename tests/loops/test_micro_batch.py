@@ -27,7 +27,9 @@ def double(seed=0):
 
 
 def sft(optimiser):
-    return train_sft(double(), TOKENIZER, PAIRS, SFTConfig(batch_size=4, epochs=STEPS, optimiser=optimiser))
+    return train_sft(
+        double(), TOKENIZER, PAIRS, SFTConfig(batch_size=4, epochs=STEPS, optimiser=optimiser)
+    )
 
 
 def reward(optimiser):
@@ -43,14 +45,25 @@ def reward(optimiser):
 
 def dpo(loss, **given):
     def train(optimiser):
-        return train_dpo(double(), TOKENIZER, PAIRS, DPOConfig(loss, batch_size=4, steps=STEPS, optimiser=optimiser, **given))
+        return train_dpo(
+            double(),
+            TOKENIZER,
+            PAIRS,
+            DPOConfig(loss, batch_size=4, steps=STEPS, optimiser=optimiser, **given),
+        )
 
     return pytest.param(train, id="-".join([loss, *given]))
 
 
 def ppo(optimiser):
-    config = PPOConfig(steps=STEPS, batch_size=8, minibatch_size=4, sampling=SHORT, actor=optimiser,
-                       critic=replace(optimiser, micro_batch=0))
+    config = PPOConfig(
+        steps=STEPS,
+        batch_size=8,
+        minibatch_size=4,
+        sampling=SHORT,
+        actor=optimiser,
+        critic=replace(optimiser, micro_batch=0),
+    )
     critic = ScalarModel(double(1).base_model).double()
     actor, critic, history = train_ppo(double(), critic, TOKENIZER, PROMPTS, first_half, config)
     return torch.nn.ModuleList([actor, critic]), history
@@ -62,18 +75,42 @@ def every_other(rollout, eos_id):
 
 def row(name, **given):
     def train(optimiser):
-        size = dict(prompts_per_step=2, group_size=4) if FAMILY[name].ratio == "none" else dict(
-            prompts_per_step=2, group_size=4, minibatch_size=4)
+        size = (
+            dict(prompts_per_step=2, group_size=4)
+            if FAMILY[name].ratio == "none"
+            else dict(prompts_per_step=2, group_size=4, minibatch_size=4)
+        )
         algorithm = replace(FAMILY[name], overlong_buffer=FAMILY[name].overlong_buffer and 2)
-        config = GroupConfig.named(name, algorithm=algorithm, steps=STEPS, sampling=SHORT, optimiser=optimiser, **size, **given)
-        with patch.object(Rollout, "finished", every_other if given else Rollout.finished):  # a random model hardly ever ends
+        config = GroupConfig.named(
+            name,
+            algorithm=algorithm,
+            steps=STEPS,
+            sampling=SHORT,
+            optimiser=optimiser,
+            **size,
+            **given,
+        )
+        with patch.object(
+            Rollout, "finished", every_other if given else Rollout.finished
+        ):  # a random model hardly ever ends
             return train_group(double(), TOKENIZER, PROMPTS, first_half, config)
 
     return pytest.param(train, id="-".join([name, *given]))
 
 
-@pytest.mark.parametrize("loop", [sft, reward, *map(dpo, LOSSES), dpo("dpo", precompute=True), ppo, *map(row, FAMILY),
-                                  row("dapo", mask_truncated=True), row("dr-grpo", mask_truncated=True)])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        sft,
+        reward,
+        *map(dpo, LOSSES),
+        dpo("dpo", precompute=True),
+        ppo,
+        *map(row, FAMILY),
+        row("dapo", mask_truncated=True),
+        row("dr-grpo", mask_truncated=True),
+    ],
+)
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_micro_batches_change_nothing(loop, micro_batch):
     torch.manual_seed(0)
@@ -82,7 +119,11 @@ def test_micro_batches_change_nothing(loop, micro_batch):
     parts, rows = loop(replace(optimiser, micro_batch=micro_batch))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         assert a.dtype == torch.float64 and torch.allclose(a, b, rtol=0, atol=1e-9)
-    assert not torch.allclose(next(whole.parameters()), next(start.parameters()), atol=1e-4)  # something was learned
+    assert not torch.allclose(
+        next(whole.parameters()), next(start.parameters()), atol=1e-4
+    )  # something was learned
     for one, other in zip(history, rows, strict=True):
         assert one.keys() == other.keys()
-        assert all(one[key] == pytest.approx(other[key], abs=1e-6) for key in one if key != "stage"), (one, other)
+        assert all(
+            one[key] == pytest.approx(other[key], abs=1e-6) for key in one if key != "stage"
+        ), (one, other)

@@ -25,8 +25,17 @@ from tests.tiny import tiny_policy, tiny_tokenizer
 FAST, SHORT = OptimiserConfig(lr=1e-3), SamplingConfig(max_new_tokens=6, temperature=1.0)
 LN2 = math.log(2)
 AT_THE_START = {  # policy = reference: the value of each loss there; those without a reference have none that is known
-    "dpo": LN2, "cdpo": LN2, "robust": LN2, "ipo": 25.0, "ipo-mean": 0.25, "hinge": 1.0, "dpop": LN2, "nca": 2 * LN2, "tdpo": LN2,
-    "kto": 0.5}
+    "dpo": LN2,
+    "cdpo": LN2,
+    "robust": LN2,
+    "ipo": 25.0,
+    "ipo-mean": 0.25,
+    "hinge": 1.0,
+    "dpop": LN2,
+    "nca": 2 * LN2,
+    "tdpo": LN2,
+    "kto": 0.5,
+}
 
 
 def run(loss="dpo", *, data=PAIRS, seed=0, **given):
@@ -38,7 +47,9 @@ def run(loss="dpo", *, data=PAIRS, seed=0, **given):
 def margins(model, start):
     """(chosen - rejected) of the change in mean log-probability a token, on responses of letters and an order that no pair had."""
     batch = encode(tiny_tokenizer(), ["new prompt"] * 2, ["aea", "xyx"])
-    after, before = (sequence_logprobs(policy_logprobs(m, batch), batch.response_mask) for m in (model, start))
+    after, before = (
+        sequence_logprobs(policy_logprobs(m, batch), batch.response_mask) for m in (model, start)
+    )
     good, bad = (after - before).tolist()
     return good - bad
 
@@ -53,28 +64,47 @@ def test_each_loss_starts_where_it_must_and_learns_what_is_preferred(loss):
         assert "displaced" not in history[0]
     assert history[-1]["loss"] < history[0]["loss"]
     assert margins(model, tiny_policy()) > 1
-    shuffled = PAIRS.map(lambda row, i: {"chosen": row["rejected"], "rejected": row["chosen"]} if i % 2 else row, with_indices=True)
-    assert abs(margins(run(loss, data=shuffled)[0], tiny_policy())) < margins(model, tiny_policy()) / 2
+    shuffled = PAIRS.map(
+        lambda row, i: {"chosen": row["rejected"], "rejected": row["chosen"]} if i % 2 else row,
+        with_indices=True,
+    )
+    assert (
+        abs(margins(run(loss, data=shuffled)[0], tiny_policy())) < margins(model, tiny_policy()) / 2
+    )
 
 
 def test_the_log_by_hand():
     # one pair, two steps: at the second its rewards are beta times the change of its log-probabilities since the first
     first, second = run(data=PAIRS.select([0]), steps=2, batch_size=1, beta=0.5)[1]
-    changed = {side: second[f"logps/{side}"] - first[f"logps/{side}"] for side in ("chosen", "rejected")}
-    assert first["logps/chosen"] < 0 and all(second[f"rewards/{side}"] == pytest.approx(0.5 * changed[side], abs=1e-4) for side in changed)
-    assert second["rewards/margins"] == pytest.approx(second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6)
+    changed = {
+        side: second[f"logps/{side}"] - first[f"logps/{side}"] for side in ("chosen", "rejected")
+    }
+    assert first["logps/chosen"] < 0 and all(
+        second[f"rewards/{side}"] == pytest.approx(0.5 * changed[side], abs=1e-4)
+        for side in changed
+    )
+    assert second["rewards/margins"] == pytest.approx(
+        second["rewards/chosen"] - second["rewards/rejected"], abs=1e-6
+    )
     assert second["rewards/accuracies"] == float(second["rewards/margins"] > 0) == 1.0
     assert second["displaced"] == float(second["rewards/chosen"] < 0)
-    assert second["loss"] == pytest.approx(math.log1p(math.exp(-second["rewards/margins"])), abs=1e-5)
+    assert second["loss"] == pytest.approx(
+        math.log1p(math.exp(-second["rewards/margins"])), abs=1e-5
+    )
 
 
 def moved():
     """A policy that is not its reference, and what both think of responses: (policy, reference, log pi of a batch under a model)."""
+
     def logprobs(model, prompts, responses):
         batch = encode(tiny_tokenizer(), prompts, responses, max_response=32)
         return sequence_logprobs(policy_logprobs(model, batch), batch.response_mask), batch
 
-    return run("orpo", data=PAIRS.select(range(4)), optimiser=OptimiserConfig(lr=1e-2))[0], tiny_policy().requires_grad_(False), logprobs
+    return (
+        run("orpo", data=PAIRS.select(range(4)), optimiser=OptimiserConfig(lr=1e-2))[0],
+        tiny_policy().requires_grad_(False),
+        logprobs,
+    )
 
 
 def gradients(model):
@@ -87,12 +117,19 @@ def test_a_step_of_tdpo_by_hand():
     again, sides = copy.deepcopy(policy), []
     log = preference_step(policy, reference, tiny_tokenizer(), rows, DPOConfig("tdpo"))
     for side in ("chosen", "rejected"):
-        (new, batch), old = logprobs(again, rows["prompt"], rows[side]), logprobs(reference, rows["prompt"], rows[side])[0]
+        (new, batch), old = (
+            logprobs(again, rows["prompt"], rows[side]),
+            logprobs(reference, rows["prompt"], rows[side])[0],
+        )
         p, q = (policy_logits(model, batch).log_softmax(-1) for model in (again, reference))
-        kl = torch.where(batch.response_mask, (q.exp() * (q - p)).sum(-1), 0.0).sum(1)  # forward: the reference first
+        kl = torch.where(batch.response_mask, (q.exp() * (q - p)).sum(-1), 0.0).sum(
+            1
+        )  # forward: the reference first
         sides.append((new - old, kl))
     (won, won_kl), (lost, lost_kl) = sides
-    loss = -torch.nn.functional.logsigmoid(0.1 * (won - lost - 0.5 * (lost_kl - won_kl.detach()))).mean()
+    loss = -torch.nn.functional.logsigmoid(
+        0.1 * (won - lost - 0.5 * (lost_kl - won_kl.detach()))
+    ).mean()
     loss.backward()
     assert won_kl.min() > 0.05 and log["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
     for one, other in zip(gradients(policy), gradients(again), strict=True):
@@ -102,16 +139,27 @@ def test_a_step_of_tdpo_by_hand():
 def test_a_step_of_kto_by_hand():
     (policy, reference, logprobs), rows = moved(), unpaired(PAIRS.select([0, 4, 8]))[:]
     log = preference_step(policy, reference, tiny_tokenizer(), rows, DPOConfig("kto"))
-    gain, apart = (logprobs(policy, prompts, rows["completion"])[0] - logprobs(reference, prompts, rows["completion"])[0]
-                   for prompts in (rows["prompt"], rows["prompt"][-1:] + rows["prompt"][:-1]))  # z: under the prompt before
+    gain, apart = (
+        logprobs(policy, prompts, rows["completion"])[0]
+        - logprobs(reference, prompts, rows["completion"])[0]
+        for prompts in (rows["prompt"], rows["prompt"][-1:] + rows["prompt"][:-1])
+    )  # z: under the prompt before
     z, up = apart.mean().clamp(min=0), torch.tensor(rows["label"])
-    assert z > 0.01 and abs(z - gain.mean().clamp(min=0)) > 1e-3  # neither 0 nor what the right prompts would give
-    assert log["loss"].item() == pytest.approx(torch.sigmoid(torch.where(up, -0.1, 0.1) * (gain - z)).mean().item(), abs=1e-6)
+    assert (
+        z > 0.01 and abs(z - gain.mean().clamp(min=0)) > 1e-3
+    )  # neither 0 nor what the right prompts would give
+    assert log["loss"].item() == pytest.approx(
+        torch.sigmoid(torch.where(up, -0.1, 0.1) * (gain - z)).mean().item(), abs=1e-6
+    )
 
 
 def test_a_batch_is_of_pairs_and_a_column_of_labels_does_not_make_it_kto(monkeypatch):
     seen, step = [], preference.preference_step
-    monkeypatch.setattr(preference, "preference_step", lambda *a, **k: seen.append(len(a[3]["prompt"])) or step(*a, **k))
+    monkeypatch.setattr(
+        preference,
+        "preference_step",
+        lambda *a, **k: seen.append(len(a[3]["prompt"])) or step(*a, **k),
+    )
     run("kto", steps=1, batch_size=4), run("dpo", steps=1, batch_size=4)
     run("dpo", data=PAIRS.add_column("label", [True] * len(PAIRS)), steps=1, batch_size=4)
     assert seen == [8, 4, 4]  # of KTO twice as many single responses
@@ -120,14 +168,19 @@ def test_a_batch_is_of_pairs_and_a_column_of_labels_does_not_make_it_kto(monkeyp
 def test_kto_takes_single_rows_as_they_are():
     pairs, single = run("kto", steps=4)[1], run("kto", steps=4, data=unpaired(PAIRS))[1]
     assert pairs == single and "rewards/accuracies" not in pairs[0]
-    only_good = Dataset.from_list([{"prompt": p, "completion": "aaa", "label": True} for p in PROMPTS])
+    only_good = Dataset.from_list(
+        [{"prompt": p, "completion": "aaa", "label": True} for p in PROMPTS]
+    )
     history = run("kto", steps=2, data=only_good, batch_size=2)[1]
     assert "rewards/rejected" not in history[0] and "rewards/margins" not in history[0]
 
 
 def test_a_reference_that_follows_every_step_keeps_the_loss_at_ln_two():
     history = run(sync_every=1)[1]
-    assert all(row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0 for row in history)
+    assert all(
+        row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0
+        for row in history
+    )
     soft, kept = run(sync_every=1, mixup=0.5)[1], run()[1]
     assert 0 < soft[-1]["rewards/margins"] < kept[-1]["rewards/margins"]
     # it moves after the second step: steps 0 and 1 are those of a kept one, step 2 begins anew
@@ -144,7 +197,9 @@ def test_a_reference_that_is_given_stays_as_it_was():
 
 
 def test_rewards_are_means_where_the_loss_has_means():
-    pair = Dataset.from_list([{"prompt": "p", "chosen": "aaaaaaa", "rejected": "x"}])  # 8 and 2 tokens with EOS
+    pair = Dataset.from_list(
+        [{"prompt": "p", "chosen": "aaaaaaa", "rejected": "x"}]
+    )  # 8 and 2 tokens with EOS
     row = run("simpo", data=pair, steps=1, batch_size=1)[1][0]
     assert row["rewards/chosen"] == pytest.approx(2 * row["logps/chosen"] / 8, rel=1e-5)
     assert row["rewards/rejected"] == pytest.approx(2 * row["logps/rejected"] / 2, rel=1e-5)
@@ -174,19 +229,32 @@ def test_beta_and_settings_of_the_loss():
     assert DPOConfig("dpop", settings={"penalty": 50.0}).of_loss == {"beta": 0.1, "penalty": 50.0}
 
 
-@pytest.mark.parametrize("given, said", [
-    ({"loss": "ppo"}, "loss is 'ppo'; it must be one of dpo, cdpo"), ({"settings": {"penalty": 1.0}}, "settings is"),
-    ({"beta": 0.0}, "beta is 0"), ({"sync_every": -1}, "sync_every is -1"), ({"mixup": 0.0}, "mixup is 0"),
-    ({"mixup": 1.5}, "mixup is 1.5"),
-    ({"loss": "dpop", "settings": {"penalty": math.nan}}, "penalty is nan; it must be a finite number"),
-    ({"loss": "dpop", "settings": {"penalty": None}}, "penalty is None"),
-    ({"mixup": 0.3}, "mixup is 0.3; it must be above 0, at most 1; 1 without sync_every"),
-    ({"loss": "simpo", "reference_free": True}, "it has no reference"),
-    ({"loss": "cdpo", "settings": {"label_smoothing": 0.7}}, "label_smoothing is 0.7"),
-    ({"loss": "dpop", "settings": {"penalty": -1.0}}, "penalty is -1.0"), ({"settings": {"beta": -1.0}}, "beta is -1.0"),
-    ({"beta": 0.1, "settings": {"beta": 0.2}}, "given once"),
-    ({"loss": "simpo", "sync_every": 5}, "without a reference"), ({"loss": "kto", "precompute": True}, "precompute is True"),
-    ({"sync_every": 5, "precompute": True}, "precompute is True"), ({"loss": "tdpo", "reference_free": True}, "reference_free is True")])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"loss": "ppo"}, "loss is 'ppo'; it must be one of dpo, cdpo"),
+        ({"settings": {"penalty": 1.0}}, "settings is"),
+        ({"beta": 0.0}, "beta is 0"),
+        ({"sync_every": -1}, "sync_every is -1"),
+        ({"mixup": 0.0}, "mixup is 0"),
+        ({"mixup": 1.5}, "mixup is 1.5"),
+        (
+            {"loss": "dpop", "settings": {"penalty": math.nan}},
+            "penalty is nan; it must be a finite number",
+        ),
+        ({"loss": "dpop", "settings": {"penalty": None}}, "penalty is None"),
+        ({"mixup": 0.3}, "mixup is 0.3; it must be above 0, at most 1; 1 without sync_every"),
+        ({"loss": "simpo", "reference_free": True}, "it has no reference"),
+        ({"loss": "cdpo", "settings": {"label_smoothing": 0.7}}, "label_smoothing is 0.7"),
+        ({"loss": "dpop", "settings": {"penalty": -1.0}}, "penalty is -1.0"),
+        ({"settings": {"beta": -1.0}}, "beta is -1.0"),
+        ({"beta": 0.1, "settings": {"beta": 0.2}}, "given once"),
+        ({"loss": "simpo", "sync_every": 5}, "without a reference"),
+        ({"loss": "kto", "precompute": True}, "precompute is True"),
+        ({"sync_every": 5, "precompute": True}, "precompute is True"),
+        ({"loss": "tdpo", "reference_free": True}, "reference_free is True"),
+    ],
+)
 def test_settings_that_make_no_sense(given, said):
     with pytest.raises(ValueError, match=said):
         DPOConfig(**given)
@@ -195,12 +263,20 @@ def test_settings_that_make_no_sense(given, said):
 def test_the_readme_lists_every_loss_with_its_settings():
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     section = text.split("## The losses of preference")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
     said = {name: cells[3] for cells in rows for name in re.findall("`([^`]+)`", cells[0])}
     assert list(said) == list(LOSSES)
     for name, row in LOSSES.items():
         settings = ", ".join(f"{key} {value}" for key, value in row.settings.items())
-        assert said[name] == settings if "ipo" not in name else settings.removeprefix("beta ") in said[name], name
+        assert (
+            said[name] == settings
+            if "ipo" not in name
+            else settings.removeprefix("beta ") in said[name]
+        ), name
 
 
 # ---- pairs of the policy's own making
@@ -208,14 +284,24 @@ def test_pairs_by_hand():
     texts, scores = ["a", "b", "c", "d", "d", "d"], torch.tensor([2.0, 5.0, 1.0, 0.0, 3.0, 1.0])
     best = pairs_of(["p", "q"], texts, scores, OnlineConfig(samples=3))
     assert best == {"prompt": ["p"], "chosen": ["b"], "rejected": ["c"]}  # q's texts are all one
-    assert pairs_of(["p"], texts[:3], torch.ones(3), OnlineConfig(samples=3)) == {"prompt": [], "chosen": [], "rejected": []}
+    assert pairs_of(["p"], texts[:3], torch.ones(3), OnlineConfig(samples=3)) == {
+        "prompt": [],
+        "chosen": [],
+        "rejected": [],
+    }
     sharp = OnlineConfig(samples=3, pick="rejection", accept_beta=1e-6)
-    assert pairs_of(["p"], texts[:3], scores[:3], sharp) == {"prompt": ["p"], "chosen": ["b"], "rejected": ["a"]}  # the two best
+    assert pairs_of(["p"], texts[:3], scores[:3], sharp) == {
+        "prompt": ["p"],
+        "chosen": ["b"],
+        "rejected": ["a"],
+    }  # the two best
 
 
 def online(name="online-dpo", score=first_half):
     own = replace(ONLINE[name].dpo, batch_size=32, beta=0.3, optimiser=OptimiserConfig(lr=1e-2))
-    config = replace(ONLINE[name], samples=8, missing_eos_penalty=0.0, sampling=SHORT, dpo=own).with_steps(40)
+    config = replace(
+        ONLINE[name], samples=8, missing_eos_penalty=0.0, sampling=SHORT, dpo=own
+    ).with_steps(40)
     return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, score, config)
 
 
@@ -224,35 +310,54 @@ def test_each_way_raises_the_score_of_what_it_samples(name):
     def after(score):
         model, history = online(name, score)
         probe = OnlineConfig(sampling=SHORT, dpo=DPOConfig(steps=1, batch_size=96))
-        return train_online(model, tiny_tokenizer(), PROMPTS, first_half, probe)[1][0]["score"], history
+        return train_online(model, tiny_tokenizer(), PROMPTS, first_half, probe)[1][0][
+            "score"
+        ], history
 
-    (trained, history), (control, _) = after(first_half), after(lambda r: torch.rand(len(r.response_ids)))
+    (trained, history), (control, _) = (
+        after(first_half),
+        after(lambda r: torch.rand(len(r.response_ids))),
+    )
     assert trained > 0.65 > 0.58 > control
     assert history[0]["loss"] == pytest.approx(1.0 if name == "rso" else LN2, abs=1e-5)
-    assert [row["step"] for row in history if "score" in row] == list(range(0, 40, min(ONLINE[name].refresh, 40)))
+    assert [row["step"] for row in history if "score" in row] == list(
+        range(0, 40, min(ONLINE[name].refresh, 40))
+    )
 
 
 def test_what_a_step_says_of_the_responses_and_a_reference_that_follows():
     own = DPOConfig(steps=4, batch_size=32, sync_every=1, optimiser=FAST)
     config = OnlineConfig(samples=4, sampling=SHORT, dpo=own)
     half = {"half": lambda r: 0.5 * first_half(r)}
-    _, history = train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, monitors=half)
+    _, history = train_online(
+        tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, monitors=half
+    )
     for row in history:
         assert row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0
         assert row["half"] == pytest.approx(row["score"] / 2, abs=1e-6)
-    assert history[0]["entropy"] == pytest.approx(math.log(257), abs=0.1)  # nats a token: nothing has been learned yet
+    assert history[0]["entropy"] == pytest.approx(
+        math.log(257), abs=0.1
+    )  # nats a token: nothing has been learned yet
 
 
 def test_an_unfinished_response_is_worth_less_when_a_pair_is_chosen(monkeypatch):
     told, pairs = [], module.pairs_of
-    monkeypatch.setattr(module, "pairs_of", lambda asked, texts, worth, *a: told.append(worth) or pairs(asked, texts, worth, *a))
+    monkeypatch.setattr(
+        module,
+        "pairs_of",
+        lambda asked, texts, worth, *a: told.append(worth) or pairs(asked, texts, worth, *a),
+    )
 
     def score(rollout):
         told.append(rollout.finished(0))
         return torch.arange(len(rollout.response_ids)).float()
 
-    config = OnlineConfig(samples=4, missing_eos_penalty=3.0, dpo=DPOConfig(steps=1, batch_size=256),
-                          sampling=SamplingConfig(max_new_tokens=60, temperature=1.0))
+    config = OnlineConfig(
+        samples=4,
+        missing_eos_penalty=3.0,
+        dpo=DPOConfig(steps=1, batch_size=256),
+        sampling=SamplingConfig(max_new_tokens=60, temperature=1.0),
+    )
     train_online(tiny_policy(positions=96), tiny_tokenizer(), PROMPTS * 90, score, config)
     finished, worth = told
     assert 50 < finished.sum() < len(finished) - 50
@@ -266,16 +371,29 @@ def test_a_step_without_a_pair_changes_nothing():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("given, said", [
-    ({"samples": 1}, "samples is 1"), ({"refresh": 0}, "refresh is 0"), ({"pick": "worst"}, "pick is 'worst'"),
-    ({"accept_beta": 0.0}, "accept_beta is 0"), ({"missing_eos_penalty": -1.0}, "missing_eos_penalty is -1"),
-    ({"dpo": DPOConfig("kto")}, "a loss of pairs"),
-    ({"dpo": DPOConfig(precompute=True)}, "precompute")])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"samples": 1}, "samples is 1"),
+        ({"refresh": 0}, "refresh is 0"),
+        ({"pick": "worst"}, "pick is 'worst'"),
+        ({"accept_beta": 0.0}, "accept_beta is 0"),
+        ({"missing_eos_penalty": -1.0}, "missing_eos_penalty is -1"),
+        ({"dpo": DPOConfig("kto")}, "a loss of pairs"),
+        ({"dpo": DPOConfig(precompute=True)}, "precompute"),
+    ],
+)
 def test_online_settings_that_make_no_sense(given, said):
     with pytest.raises(ValueError, match=said):
         OnlineConfig(**given)
 
 
 def test_fewer_steps_keep_the_meaning_of_refresh():
-    assert ONLINE["rso"].with_steps(7).refresh == 7 and ONLINE["iterative-dpo"].with_steps(7).refresh == 7
-    assert ONLINE["iterative-dpo"].with_steps(50).refresh == 25 and ONLINE["online-dpo"].with_steps(7).refresh == 1
+    assert (
+        ONLINE["rso"].with_steps(7).refresh == 7
+        and ONLINE["iterative-dpo"].with_steps(7).refresh == 7
+    )
+    assert (
+        ONLINE["iterative-dpo"].with_steps(50).refresh == 25
+        and ONLINE["online-dpo"].with_steps(7).refresh == 1
+    )

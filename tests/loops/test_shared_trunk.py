@@ -33,7 +33,9 @@ def pair(seed=0, make=tiny_policy):
 
 def run_shared(seed=0, score=first_half, **given):
     actor, critic = pair(seed)
-    return train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, score, ppo_config(seed=seed, **given))
+    return train_ppo(
+        actor, critic, tiny_tokenizer(), PROMPTS, score, ppo_config(seed=seed, **given)
+    )
 
 
 @pytest.mark.parametrize("micro_batch", [0, 3])
@@ -44,22 +46,52 @@ def test_the_trunks_gradient_is_the_sum_of_the_two_losses_gradients(micro_batch,
     value = ScalarModel(copy.deepcopy(actor).base_model).double()
     value.head.load_state_dict(critic.head.state_dict())
     seen, rollouts, step = [], [], ppo.clipped_step
-    monkeypatch.setattr(ppo, "clipped_step", lambda model, *rest: seen.append(
-        {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}) or step(model, *rest))
-    config = ppo_config(steps=1, epochs=1, minibatch_size=32, value_coef=0.25, kl=KLConfig(kl_coef=0.1),
-                        actor=OptimiserConfig(lr=1e-2, micro_batch=micro_batch))
-    train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, lambda r: rollouts.append(r) or first_half(r).double(), config)
+    monkeypatch.setattr(
+        ppo,
+        "clipped_step",
+        lambda model, *rest: (
+            seen.append(
+                {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            )
+            or step(model, *rest)
+        ),
+    )
+    config = ppo_config(
+        steps=1,
+        epochs=1,
+        minibatch_size=32,
+        value_coef=0.25,
+        kl=KLConfig(kl_coef=0.1),
+        actor=OptimiserConfig(lr=1e-2, micro_batch=micro_batch),
+    )
+    train_ppo(
+        actor,
+        critic,
+        tiny_tokenizer(),
+        PROMPTS,
+        lambda r: rollouts.append(r) or first_half(r).double(),
+        config,
+    )
 
     (rollout,) = rollouts
     mask = rollout.response_mask
     with torch.no_grad():
-        values, ref = response_values(value, rollout), policy_logprobs(policy, rollout, temperature=0.7)
-    rewards = kl_shaped_rewards(first_half(rollout).double(), rollout.old_logprobs, ref, mask, kl_coef=0.1)
+        values, ref = (
+            response_values(value, rollout),
+            policy_logprobs(policy, rollout, temperature=0.7),
+        )
+    rewards = kl_shaped_rewards(
+        first_half(rollout).double(), rollout.old_logprobs, ref, mask, kl_coef=0.1
+    )
     advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=0.95)
     logprobs = policy_logprobs(policy, rollout, temperature=0.7)
-    losses = ppo_clip(logprobs, rollout.old_logprobs, masked_whiten(advantages, mask), mask, clip_eps=0.2)
+    losses = ppo_clip(
+        logprobs, rollout.old_logprobs, masked_whiten(advantages, mask), mask, clip_eps=0.2
+    )
     aggregate(losses, mask, how="token_mean").backward()
-    losses = value_loss_clipped(response_values(value, rollout), values, returns, mask, clip_eps=0.5)
+    losses = value_loss_clipped(
+        response_values(value, rollout), values, returns, mask, clip_eps=0.5
+    )
     (0.25 * aggregate(losses, mask, how="token_mean")).backward()
 
     together, head = seen  # first the actor's step, then the critic's
@@ -75,8 +107,17 @@ def test_the_trunk_is_stepped_once():
     # Adam's first step moves a weight by lr g / |g|, so by lr; the warm-up's first step has lr / 5 = 0.002, two steps would move it further
     actor, critic = pair()
     before = [p.clone() for p in actor.parameters()]
-    train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=1, epochs=1, minibatch_size=32))
-    moved = torch.cat([(p - b).abs().flatten() for p, b in zip(actor.parameters(), before, strict=True)])
+    train_ppo(
+        actor,
+        critic,
+        tiny_tokenizer(),
+        PROMPTS,
+        first_half,
+        ppo_config(steps=1, epochs=1, minibatch_size=32),
+    )
+    moved = torch.cat(
+        [(p - b).abs().flatten() for p, b in zip(actor.parameters(), before, strict=True)]
+    )
     assert moved.max() < 0.002 + 1e-6 and (moved > 0.0019).float().mean() > 0.9
 
 
@@ -84,9 +125,16 @@ def test_the_trunk_is_there_once():
     actor, critic = pair()
     assert critic.backbone is actor.base_model
     assert sum(p.numel() for p in critic.parameters()) == 32 + 1  # the head: weight and bias
-    assert sum(len(group["params"]) for group in make_optimizer(critic, OptimiserConfig()).param_groups) == 2
+    assert (
+        sum(
+            len(group["params"]) for group in make_optimizer(critic, OptimiserConfig()).param_groups
+        )
+        == 2
+    )
     assert [*critic.state_dict()] == ["head.weight", "head.bias"]
-    assert [name for name, _ in actor.named_parameters()] == [name for name, _ in tiny_policy().named_parameters()]
+    assert [name for name, _ in actor.named_parameters()] == [
+        name for name, _ in tiny_policy().named_parameters()
+    ]
 
 
 @pytest.mark.parametrize("make", [tiny_policy, tiny_llama, lambda: with_lora(tiny_policy(), 4)])
@@ -97,7 +145,9 @@ def test_one_pass_gives_what_two_give(make):
     logprobs, values = critic.logprobs_and_values(BATCH, temperature=0.7)
     handle.remove()
     assert len(passes) == 1 and not critic.backbone._forward_hooks
-    torch.testing.assert_close(logprobs, policy_logprobs(actor, BATCH, temperature=0.7), rtol=0, atol=0)
+    torch.testing.assert_close(
+        logprobs, policy_logprobs(actor, BATCH, temperature=0.7), rtol=0, atol=0
+    )
     torch.testing.assert_close(values, response_values(critic, BATCH), rtol=0, atol=1e-6)
 
 
@@ -113,12 +163,17 @@ def test_it_learns_a_rule_and_shuffled_scores_teach_nothing(seed):
 def test_it_starts_at_ratio_one_without_kl_and_its_value_learns():
     history = run_shared(steps=25)[2]
     first = run_shared(steps=1, epochs=1, minibatch_size=32)[2][0]
-    assert abs(first["ratio"] - 1) < 1e-5 and first["clip_fraction"] == 0 and abs(first["kl"]) < 1e-4
+    assert (
+        abs(first["ratio"] - 1) < 1e-5 and first["clip_fraction"] == 0 and abs(first["kl"]) < 1e-4
+    )
     assert history[-1]["value_loss"] < 0.5 * history[0]["value_loss"]
 
 
 def test_value_coef_weighs_the_value_loss_in_the_trunks_gradient_and_not_in_the_log():
-    one, other = (run_shared(steps=1, epochs=1, minibatch_size=32, value_coef=coef)[2][0] for coef in (1.0, 0.1))
+    one, other = (
+        run_shared(steps=1, epochs=1, minibatch_size=32, value_coef=coef)[2][0]
+        for coef in (1.0, 0.1)
+    )
     assert one["value_loss"] == other["value_loss"] and one["grad_norm"] > 2 * other["grad_norm"]
     with pytest.raises(ValueError, match="value_coef is 0; it must be above 0"):
         PPOConfig(value_coef=0)
@@ -127,15 +182,22 @@ def test_value_coef_weighs_the_value_loss_in_the_trunks_gradient_and_not_in_the_
 def test_warm_up_trains_the_head_and_leaves_the_trunk_alone():
     actor, critic = pair()
     before, head = copy.deepcopy(actor.state_dict()), critic.head.weight.clone()
-    train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=1, critic_warmup=1))
+    train_ppo(
+        actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=1, critic_warmup=1)
+    )
     assert all(torch.equal(before[name], p) for name, p in actor.state_dict().items())
     assert not torch.equal(head, critic.head.weight)
 
 
 def test_with_an_adapter_both_heads_train_the_adapter_and_the_reference_lies_below():
     actor = with_lora(tiny_policy(), 4)
-    critic, frozen = SharedCritic(actor), [p.clone() for p in actor.parameters() if not p.requires_grad]
-    _, _, history = train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=3))
+    critic, frozen = (
+        SharedCritic(actor),
+        [p.clone() for p in actor.parameters() if not p.requires_grad],
+    )
+    _, _, history = train_ppo(
+        actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=3)
+    )
     assert abs(history[0]["kl"]) < 1e-4 < history[-1]["kl"]
     assert all(map(torch.equal, frozen, (p for p in actor.parameters() if not p.requires_grad)))
 
@@ -144,9 +206,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     def run(path, stop=None, resume=False):
         actor, critic = pair()
         with Checkpoint(path, resume=resume, every=1e9) as checkpoint:
+
             def on_step(row):
                 checkpoint.stopping = row["step"] == stop
-            train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=4), checkpoint=checkpoint, on_step=on_step)
+
+            train_ppo(
+                actor,
+                critic,
+                tiny_tokenizer(),
+                PROMPTS,
+                first_half,
+                ppo_config(steps=4),
+                checkpoint=checkpoint,
+                on_step=on_step,
+            )
         return [*actor.parameters(), *critic.parameters()]
 
     whole = run(tmp_path / "a.safetensors")
@@ -161,11 +234,17 @@ def test_saved_it_is_a_scalar_model_of_its_own(make, tmp_path):
     like = ScalarModel(tiny_policy(5).base_model)
     like.shift, like.scale = 0.25, 2.0
     critic = SharedCritic(actor, like)
-    assert torch.equal(critic.head.weight, like.head.weight) and critic.head.weight is not like.head.weight
+    assert (
+        torch.equal(critic.head.weight, like.head.weight)
+        and critic.head.weight is not like.head.weight
+    )
     assert (critic.shift, critic.scale) == (0.25, 2.0)
     critic.save(tmp_path / "critic", tiny_tokenizer(), dtype=torch.float32)
     with torch.no_grad():
-        again, ours = token_scores(load_scalar(tmp_path / "critic")[0], BATCH), token_scores(critic, BATCH)
+        again, ours = (
+            token_scores(load_scalar(tmp_path / "critic")[0], BATCH),
+            token_scores(critic, BATCH),
+        )
     torch.testing.assert_close(again, ours, rtol=0, atol=1e-6)
 
 

@@ -16,13 +16,20 @@ from minirlhf.runtime import seed_all
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 # right texts have an a somewhere; before it nothing can be known, and half of them are right
-ROWS = Dataset.from_list([{"prompt": p, "completion": c, "label": "a" in c} for p in ("one", "2") for c in
-                          ("xyax", "xyxx", "xaxy", "xbxy", "yxya", "yxyb", "ayyx", "byyx")])
+ROWS = Dataset.from_list(
+    [
+        {"prompt": p, "completion": c, "label": "a" in c}
+        for p in ("one", "2")
+        for c in ("xyax", "xyxx", "xaxy", "xbxy", "yxya", "yxyb", "ayyx", "byyx")
+    ]
+)
 
 
 def train(**given):
     torch.manual_seed(0)
-    config = VerifierConfig(**{"steps": 150, "batch_size": 16, "optimiser": OptimiserConfig(lr=3e-3)} | given)
+    config = VerifierConfig(
+        **{"steps": 150, "batch_size": 16, "optimiser": OptimiserConfig(lr=3e-3)} | given
+    )
     return train_verifier(tiny_policy().base_model, tiny_tokenizer(), ROWS, config)
 
 
@@ -34,13 +41,20 @@ def test_it_learns_where_a_text_turned_right():
     with torch.no_grad():
         logits, mask = prefix_logits(model, batch)
     values = logits.sigmoid()
-    assert mask.sum(1).tolist() == [6, 6] and logits.shape == (2, 6)  # the prompt's end, four letters, EOS
+    assert mask.sum(1).tolist() == [6, 6] and logits.shape == (
+        2,
+        6,
+    )  # the prompt's end, four letters, EOS
     assert (values[0, :3] - 0.5).abs().max() < 0.25  # nobody can know yet
     assert values[0, 3] > 0.9 and values[1, 3] < 0.1  # after the third letter everybody does
 
 
 def test_padding_teaches_nothing_and_settings_are_checked():
-    rows = {"prompt": ["one", "a longer prompt"], "completion": ["xyaxxxx", "b"], "label": [True, False]}
+    rows = {
+        "prompt": ["one", "a longer prompt"],
+        "completion": ["xyaxxxx", "b"],
+        "label": [True, False],
+    }
     torch.manual_seed(0)
     backbone, config = tiny_policy().base_model, VerifierConfig(steps=1, batch_size=2)
     before = copy.deepcopy(backbone)
@@ -48,7 +62,9 @@ def test_padding_teaches_nothing_and_settings_are_checked():
     seed_all(config.seed)
     model = ScalarModel(before).eval()
     with torch.no_grad():
-        logits, mask = prefix_logits(model, encode(tiny_tokenizer(), rows["prompt"], rows["completion"]))
+        logits, mask = prefix_logits(
+            model, encode(tiny_tokenizer(), rows["prompt"], rows["completion"])
+        )
     assert mask.sum(1).tolist() == [9, 3]  # the prompt's end, the letters, EOS
     losses = torch.cat([-logsigmoid(logits[0, :9]), -logsigmoid(-logits[1, :3])])
     assert history[0]["loss"] == pytest.approx(losses.mean().item(), abs=1e-6)

@@ -9,7 +9,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.models.adapters import BelowAdapter, fitted, fused_gelu, merged, recompute_activations, reference_of, with_lora
+from minirlhf.models.adapters import (
+    BelowAdapter,
+    fitted,
+    fused_gelu,
+    merged,
+    recompute_activations,
+    reference_of,
+    with_lora,
+)
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, save_policy
@@ -20,8 +28,19 @@ from tests.tiny import tiny_policy, tiny_tokenizer
 
 def tiny_llama():
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                                        num_key_value_heads=2, max_position_embeddings=64, eos_token_id=0, pad_token_id=0)).eval()
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=257,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    ).eval()
 
 
 MODELS = pytest.mark.parametrize("make", [tiny_policy, tiny_llama])
@@ -37,7 +56,12 @@ def trained(make):
     """A policy with adapters after three DPO steps, and what it was before."""
     start = make()
     model = with_lora(copy.deepcopy(start), 4)
-    train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=3, batch_size=9, optimiser=OptimiserConfig(lr=1e-2)))
+    train_dpo(
+        model,
+        tiny_tokenizer(),
+        PAIRS,
+        DPOConfig(steps=3, batch_size=9, optimiser=OptimiserConfig(lr=1e-2)),
+    )
     return model, start
 
 
@@ -47,7 +71,9 @@ def test_an_adapter_begins_as_nothing_and_only_it_is_trained(make):
     torch.testing.assert_close(logps(model), logps(make()), rtol=0, atol=1e-6)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert names and all("lora_" in name for name in names)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) < 0.6 * sum(p.numel() for p in make().parameters())
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) < 0.6 * sum(
+        p.numel() for p in make().parameters()
+    )
 
 
 @MODELS
@@ -57,7 +83,9 @@ def test_below_the_adapter_lies_the_model_as_it_was(make):
     reference = BelowAdapter(model)
     assert reference.eval() is reference
     torch.testing.assert_close(logps(reference), logps(start), rtol=0, atol=1e-6)
-    assert (logps(model) - logps(start)).abs().max() > 1e-3  # asking the reference did not switch the adapter off for good
+    assert (
+        logps(model) - logps(start)
+    ).abs().max() > 1e-3  # asking the reference did not switch the adapter off for good
 
 
 @MODELS
@@ -73,14 +101,28 @@ def test_merged_and_saved_it_is_an_ordinary_model(make, tmp_path):
 @MODELS
 def test_in_bfloat16_what_is_saved_is_what_was_trained(make, tmp_path):
     model = fitted(make(), lora=4, bf16=True)
-    train_dpo(model, tiny_tokenizer(), PAIRS, DPOConfig(steps=10, batch_size=9, optimiser=OptimiserConfig(lr=1e-2)))
+    train_dpo(
+        model,
+        tiny_tokenizer(),
+        PAIRS,
+        DPOConfig(steps=10, batch_size=9, optimiser=OptimiserConfig(lr=1e-2)),
+    )
     assert (logps(model) - logps(BelowAdapter(model))).abs().max() > 0.1
     torch.testing.assert_close(logps(merged(model)), logps(model).float(), rtol=0, atol=0.03)
-    start, saved = dict(make().bfloat16().float().named_parameters()), dict(merged(model).named_parameters())
-    moved = [(saved[name] != p).float().mean().item() for name, p in start.items() if not torch.equal(saved[name], p)]
+    start, saved = (
+        dict(make().bfloat16().float().named_parameters()),
+        dict(merged(model).named_parameters()),
+    )
+    moved = [
+        (saved[name] != p).float().mean().item()
+        for name, p in start.items()
+        if not torch.equal(saved[name], p)
+    ]
     assert moved and min(moved) > 0.95  # added in bfloat16, most entries would not move at all
     save_policy(model, tiny_tokenizer(), tmp_path / "model", dtype=torch.float32)
-    torch.testing.assert_close(logps(load_policy(tmp_path / "model")[0]), logps(merged(model)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logps(load_policy(tmp_path / "model")[0]), logps(merged(model)), rtol=0, atol=1e-5
+    )
 
 
 def test_the_reference_of_an_adapter_that_has_learned_is_a_copy():
@@ -109,14 +151,20 @@ def test_dpo_with_an_adapter_equals_dpo_with_a_copied_reference():
     config = DPOConfig(steps=3, batch_size=9, optimiser=OptimiserConfig(lr=1e-2))
     _, a = train_dpo(free, tiny_tokenizer(), PAIRS, config)
     _, b = train_dpo(copied, tiny_tokenizer(), PAIRS, config, reference=tiny_policy())
-    assert [row["loss"] for row in a] == pytest.approx([row["loss"] for row in b], abs=1e-6) and a[0]["loss"] != a[2]["loss"]
+    assert [row["loss"] for row in a] == pytest.approx([row["loss"] for row in b], abs=1e-6) and a[
+        0
+    ]["loss"] != a[2]["loss"]
 
 
 def test_ppo_runs_with_adapters_on_actor_and_critic():
     critic = ScalarModel(tiny_policy(1).base_model)
     critic.backbone = with_lora(critic.backbone, 4)
-    config = PPOConfig(steps=2, batch_size=8, minibatch_size=4, sampling=SamplingConfig(max_new_tokens=4))
-    actor, critic, history = train_ppo(with_lora(tiny_policy(), 4), critic, tiny_tokenizer(), PROMPTS, first_half, config)
+    config = PPOConfig(
+        steps=2, batch_size=8, minibatch_size=4, sampling=SamplingConfig(max_new_tokens=4)
+    )
+    actor, critic, history = train_ppo(
+        with_lora(tiny_policy(), 4), critic, tiny_tokenizer(), PROMPTS, first_half, config
+    )
     assert abs(history[0]["kl"]) < 1e-4 and history[1]["value_loss"] > 0
 
 
@@ -128,7 +176,9 @@ def test_recomputed_activations_give_the_same_gradients_without_dropout(make):
 
     plain, again = make().double().eval(), recompute_activations(make().double()).eval()
     torch.testing.assert_close(gradient(again), gradient(plain), rtol=0, atol=1e-9)
-    twin = copy.deepcopy(again)  # a copied reference must recompute its own layers, not the original's
+    twin = copy.deepcopy(
+        again
+    )  # a copied reference must recompute its own layers, not the original's
     with torch.no_grad():
         for p in again.parameters():
             p.zero_()
@@ -139,7 +189,9 @@ def test_recomputing_keeps_less_in_memory():
     kept = {}
     for name, change in (("plain", lambda m: m), ("recomputed", recompute_activations)):
         model, total = change(tiny_policy()), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, total=total: total.append(x.numel()) or x, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, total=total: total.append(x.numel()) or x, lambda x: x
+        ):
             policy_logprobs(model, BATCH).sum()
         kept[name] = sum(total)
     assert kept["recomputed"] < 0.5 * kept["plain"]
@@ -158,7 +210,14 @@ def test_in_bfloat16_log_probabilities_stay_within_a_measured_bound():
 
 
 def test_the_fused_gelu_is_gpt2s_own():
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, activation_function="gelu_new")
+    config = GPT2Config(
+        vocab_size=50,
+        n_positions=16,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        activation_function="gelu_new",
+    )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config).double().eval()
     ids = torch.randint(50, (2, 9))

@@ -14,8 +14,14 @@ from tests.models.test_adapters import tiny_llama
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 
-@pytest.mark.parametrize("make", [lambda: tiny_policy().base_model, lambda: tiny_llama().base_model,
-                                  lambda: with_lora(tiny_policy().base_model, 4)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny_policy().base_model,
+        lambda: tiny_llama().base_model,
+        lambda: with_lora(tiny_policy().base_model, 4),
+    ],
+)
 def test_saved_and_opened_by_us_and_by_transformers_it_gives_the_same_scores(make, tmp_path):
     torch.manual_seed(3)
     model = ScalarModel(make()).eval()
@@ -27,16 +33,28 @@ def test_saved_and_opened_by_us_and_by_transformers_it_gives_the_same_scores(mak
     with torch.no_grad():
         ours = token_scores(model, batch)
         again = token_scores(load_scalar(tmp_path / "reward")[0], batch)
-        theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()(batch.sequences).logits
-        hidden = AutoModel.from_pretrained(tmp_path / "reward").eval()(batch.sequences).last_hidden_state
+        theirs = (
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+            .eval()(batch.sequences)
+            .logits
+        )
+        hidden = (
+            AutoModel.from_pretrained(tmp_path / "reward").eval()(batch.sequences).last_hidden_state
+        )
     torch.testing.assert_close(again, ours, rtol=0, atol=1e-6)
     torch.testing.assert_close((theirs[0, 0] + 0.5 - 0.25) / 2.0, ours[0, -1], rtol=0, atol=1e-5)
     torch.testing.assert_close(model.head(hidden)[0, -1, 0], theirs[0, 0] + 0.5, rtol=0, atol=1e-5)
-    assert json.loads((tmp_path / "reward" / "scalar.json").read_text()) == {"bias": 0.5, "shift": 0.25, "scale": 2.0}
+    assert json.loads((tmp_path / "reward" / "scalar.json").read_text()) == {
+        "bias": 0.5,
+        "shift": 0.25,
+        "scale": 2.0,
+    }
 
 
 def test_transformers_refuses_to_guess_where_a_padded_text_ends(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "reward", tiny_tokenizer())
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     with pytest.raises(ValueError, match="pad"):
-        model(torch.zeros(2, 3, dtype=torch.long))  # EOS is padding here: it would read the last word instead
+        model(
+            torch.zeros(2, 3, dtype=torch.long)
+        )  # EOS is padding here: it would read the last word instead

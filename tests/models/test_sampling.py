@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.forward import decode, encode, encode_prompts, policy_logprobs, response_values, token_scores
+from minirlhf.models.forward import (
+    decode,
+    encode,
+    encode_prompts,
+    policy_logprobs,
+    response_values,
+    token_scores,
+)
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
@@ -14,7 +21,14 @@ PROMPTS = ["a", "a longer prompt\n", "mid"]
 def draw(model, tokenizer, *, seed=0, **config):
     ids, mask = encode_prompts(tokenizer, PROMPTS)
     settings = SamplingConfig(**{"max_new_tokens": 12, **config})
-    return sample(model, ids, mask, eos_id=tokenizer.eos_token_id, config=settings, generator=torch.Generator().manual_seed(seed))
+    return sample(
+        model,
+        ids,
+        mask,
+        eos_id=tokenizer.eos_token_id,
+        config=settings,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -33,7 +47,9 @@ def test_in_bfloat16_sampled_logprobs_stay_within_a_measured_bound():
     (rollout,) = sample_text(policy.bfloat16(), tokenizer, ["a film\n", "the beach and more\n"] * 8)
     assert rollout.old_logprobs.dtype == torch.float32  # only the network runs in 16 bits
     with torch.no_grad():
-        difference = (policy_logprobs(policy, rollout, temperature=0.7) - rollout.old_logprobs).abs()
+        difference = (
+            policy_logprobs(policy, rollout, temperature=0.7) - rollout.old_logprobs
+        ).abs()
     assert difference.max() < 0.2 and difference.mean() < 0.013
 
 
@@ -50,7 +66,9 @@ def test_greedy_equals_transformers_generate():
     model, tokenizer = tiny_policy(3), tiny_tokenizer()
     ours = draw(model, tokenizer, greedy=True)
     ids, mask = encode_prompts(tokenizer, PROMPTS)
-    theirs = model.generate(ids, attention_mask=mask.long(), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    theirs = model.generate(
+        ids, attention_mask=mask.long(), max_new_tokens=12, do_sample=False, pad_token_id=0
+    )
     width = ours.response_ids.shape[1]
     assert torch.equal(ours.response_ids, theirs[:, ids.shape[1] : ids.shape[1] + width])
 
@@ -74,12 +92,21 @@ def test_eos_ends_a_row_and_is_counted():
 def test_samples_follow_the_distribution():
     model, tokenizer = tiny_policy(5), tiny_tokenizer()
     ids, mask = encode_prompts(tokenizer, ["q"] * 4000)
-    r = sample(model, ids, mask, eos_id=0, config=SamplingConfig(max_new_tokens=1), generator=torch.Generator().manual_seed(0))
+    r = sample(
+        model,
+        ids,
+        mask,
+        eos_id=0,
+        config=SamplingConfig(max_new_tokens=1),
+        generator=torch.Generator().manual_seed(0),
+    )
     with torch.no_grad():
         p = model(ids[:1]).logits[0, -1].softmax(-1)
     counts = torch.bincount(r.response_ids[:, 0], minlength=len(p))
     chi_square = ((counts - 4000 * p).square() / (4000 * p)).sum()
-    assert chi_square < 256 + 5 * (2 * 256) ** 0.5  # 256 degrees of freedom, five standard deviations
+    assert (
+        chi_square < 256 + 5 * (2 * 256) ** 0.5
+    )  # 256 degrees of freedom, five standard deviations
 
 
 def test_top_k_and_top_p_cut_and_are_refused_in_training():
@@ -96,7 +123,9 @@ def test_top_k_and_top_p_cut_and_are_refused_in_training():
             config.for_training()
 
 
-@pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}]
+)
 def test_bad_settings_raise(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         SamplingConfig(**bad)
@@ -124,7 +153,9 @@ def test_value_of_a_token_reads_the_text_before_it():
     model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
     one, two = encode(tokenizer, ["ab"], ["xyz"]), encode(tokenizer, ["ab"], ["xyw"])
     v, w = response_values(model, one), response_values(model, two)
-    assert torch.equal(v[0, :3], w[0, :3])  # "z" and "w" are not yet read where their state is valued
+    assert torch.equal(
+        v[0, :3], w[0, :3]
+    )  # "z" and "w" are not yet read where their state is valued
     assert v[0, 3] != w[0, 3]
     scores = token_scores(model, one)
     assert torch.equal(scores[:, 1:-1], v)
@@ -136,7 +167,9 @@ def test_scalar_model_survives_a_round_trip(tmp_path):
     model.save(tmp_path / "rm", tokenizer, dtype=torch.float32)
     again, _ = load_scalar(tmp_path / "rm")
     batch = encode(tokenizer, PROMPTS, ["x", "yy", ""])
-    torch.testing.assert_close(token_scores(again, batch), token_scores(model, batch), rtol=0, atol=0)
+    torch.testing.assert_close(
+        token_scores(again, batch), token_scores(model, batch), rtol=0, atol=0
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["rm"]  # no temporary folder is left
 
 
@@ -146,7 +179,9 @@ def test_policy_survives_a_round_trip_and_unknown_names_are_told(tmp_path):
     again, tokenizer2 = load_policy(tmp_path / "p")
     assert tokenizer2("a b").input_ids == tokenizer("a b").input_ids
     batch = encode(tokenizer, PROMPTS, ["x", "yy", ""])
-    torch.testing.assert_close(policy_logprobs(again, batch), policy_logprobs(model, batch), rtol=0, atol=0)
+    torch.testing.assert_close(
+        policy_logprobs(again, batch), policy_logprobs(model, batch), rtol=0, atol=0
+    )
     with pytest.raises(ValueError, match="No model 'no-such-model-anywhere'"):
         load_policy("no-such-model-anywhere")
     with pytest.raises(ValueError, match="No reward model"):
@@ -156,17 +191,35 @@ def test_policy_survives_a_round_trip_and_unknown_names_are_told(tmp_path):
 def test_right_padded_prompts_are_refused():
     ids = torch.tensor([[5, 0]])
     with pytest.raises(ValueError, match="left"):
-        Rollout(ids, torch.tensor([[True, False]]), ids, torch.tensor([[True, True]]), torch.zeros(1, 2))
+        Rollout(
+            ids, torch.tensor([[True, False]]), ids, torch.tensor([[True, True]]), torch.zeros(1, 2)
+        )
 
 
 def test_a_group_is_sampled_from_one_reading_of_its_prompt():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     ids, mask = encode_prompts(tokenizer, ["one", "a longer prompt"])
     config = SamplingConfig(max_new_tokens=6, temperature=1.0)
-    group = sample(model, ids, mask, eos_id=0, config=config, samples_per_prompt=3, generator=torch.Generator().manual_seed(5))
-    each = sample(model, ids.repeat_interleave(3, 0), mask.repeat_interleave(3, 0), eos_id=0, config=config,
-                  generator=torch.Generator().manual_seed(5))
+    group = sample(
+        model,
+        ids,
+        mask,
+        eos_id=0,
+        config=config,
+        samples_per_prompt=3,
+        generator=torch.Generator().manual_seed(5),
+    )
+    each = sample(
+        model,
+        ids.repeat_interleave(3, 0),
+        mask.repeat_interleave(3, 0),
+        eos_id=0,
+        config=config,
+        generator=torch.Generator().manual_seed(5),
+    )
     for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
         assert torch.equal(getattr(group, name), getattr(each, name)), name
     torch.testing.assert_close(group.old_logprobs, each.old_logprobs, rtol=0, atol=1e-5)
-    assert len({tuple(row.tolist()) for row in group.response_ids[:3]}) > 1  # three different samples
+    assert (
+        len({tuple(row.tolist()) for row in group.response_ids[:3]}) > 1
+    )  # three different samples

@@ -16,7 +16,16 @@ from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories
 from minirlhf.show.strips import escape, strip_colour, token_strip, token_strip_html, visible
 from minirlhf.show.tokens import COLUMNS, token_table, token_table_html, token_table_text
 
-NASTY = ["<script>alert(1)</script>", '" onmouseover="x', "a\x1b[31m\x00", "\ud800", "&amp;", " lead", "\n", "\u202egnp.exe"]
+NASTY = [
+    "<script>alert(1)</script>",
+    '" onmouseover="x',
+    "a\x1b[31m\x00",
+    "\ud800",
+    "&amp;",
+    " lead",
+    "\n",
+    "\u202egnp.exe",
+]
 UNSAFE = {"\x1b", "\x00", "\ud800", "\u202e"}
 
 
@@ -50,14 +59,30 @@ def test_a_line_of_tokens_may_break_after_each():
 
 def test_colours_have_a_sign_and_nan_is_grey():
     assert strip_colour(math.nan, 1.0) == "#cccccc"
-    assert strip_colour(0.0, 1.0) == strip_colour(5.0, 0.0) and min(bytes.fromhex(strip_colour(0.0, 1.0)[1:])) > 250
-    low, high = (tuple(int(strip_colour(v, 1.0)[i : i + 2], 16) for i in (1, 3, 5)) for v in (-1.0, 1.0))
+    assert (
+        strip_colour(0.0, 1.0) == strip_colour(5.0, 0.0)
+        and min(bytes.fromhex(strip_colour(0.0, 1.0)[1:])) > 250
+    )
+    low, high = (
+        tuple(int(strip_colour(v, 1.0)[i : i + 2], 16) for i in (1, 3, 5)) for v in (-1.0, 1.0)
+    )
     assert low[0] > low[2] and high[2] > high[0]  # orange has more red, blue more blue
 
 
-@pytest.mark.parametrize("tokens, values", [(["one"], [0.0]), (["a"] * 200, torch.randn(200)), (["x", "y"], [math.nan, 1.0]),
-                                            (["x", "y"], [math.nan] * 2), (NASTY, range(8)), (["$x$", "\\$"], [1.0, 0.0]),
-                                            (["x", "y"], [-math.inf, 1.0]), ([], []), (["w" * 300, "a"], [1.0, 0.0])])
+@pytest.mark.parametrize(
+    "tokens, values",
+    [
+        (["one"], [0.0]),
+        (["a"] * 200, torch.randn(200)),
+        (["x", "y"], [math.nan, 1.0]),
+        (["x", "y"], [math.nan] * 2),
+        (NASTY, range(8)),
+        (["$x$", "\\$"], [1.0, 0.0]),
+        (["x", "y"], [-math.inf, 1.0]),
+        ([], []),
+        (["w" * 300, "a"], [1.0, 0.0]),
+    ],
+)
 def test_strips_draw(tokens, values):
     figure = token_strip(tokens, values, title="a $strip$\x1b")
     draws(figure)
@@ -96,11 +121,23 @@ def test_curves_planes_and_exact_pictures_draw():
     assert [axes.get_title() for axes in figure.axes] == ["kl", "score"]
     draws(figure)
     draws(curves([list(history), list(history)], ["kl"], stage="ppo"))
-    draws(reward_kl_plane([{"label": "SFT", "kl": 0.0, "score": 1.0, "low": 0.9, "high": 1.2}, {"label": "x", "kl": 1.0, "score": 2.0},
-                           {"label": "y", "kl": 2.0, "score": 2.0, "kl_low": 1.5, "kl_high": 3.0}]))
-    rows = [{"method": m, "kl": k, "gold": g} for m, k, g in (("SFT", 0.0, 1.0), ("SFT", 0.0, 2.0), ("PPO", 3.0, 4.0))]
-    assert method_points(rows) == [{"label": "SFT", "kl": 0.0, "score": 1.5, "low": 1.0, "high": 2.0},
-                                   {"label": "PPO", "kl": 3.0, "score": 4.0, "low": 4.0, "high": 4.0}]
+    draws(
+        reward_kl_plane(
+            [
+                {"label": "SFT", "kl": 0.0, "score": 1.0, "low": 0.9, "high": 1.2},
+                {"label": "x", "kl": 1.0, "score": 2.0},
+                {"label": "y", "kl": 2.0, "score": 2.0, "kl_low": 1.5, "kl_high": 3.0},
+            ]
+        )
+    )
+    rows = [
+        {"method": m, "kl": k, "gold": g}
+        for m, k, g in (("SFT", 0.0, 1.0), ("SFT", 0.0, 2.0), ("PPO", 3.0, 4.0))
+    ]
+    assert method_points(rows) == [
+        {"label": "SFT", "kl": 0.0, "score": 1.5, "low": 1.0, "high": 2.0},
+        {"label": "PPO", "kl": 3.0, "score": 4.0, "low": 4.0, "high": 4.0},
+    ]
     world = World.random(3, 2)
     draws(policy_bars(world.labels, {"ref": world.probs(world.ref_logits)}, rewards=world.rewards))
     draws(distance_to_optimum({"PPO": [1.0, 0.1, 0.0]}))
@@ -108,12 +145,23 @@ def test_curves_planes_and_exact_pictures_draw():
 
 def test_curves_stand_at_their_steps():
     # gold at every second step; the second run ends early and is 2 higher: mean +1, from +0 to +2, over steps both have
-    runs = [[{"stage": "ppo", "step": i, "gold": i + up} if i % 2 == 0 else {"stage": "ppo", "step": i} for i in range(n)]
-            for n, up in ((9, 0.0), (6, 2.0))]
+    runs = [
+        [
+            {"stage": "ppo", "step": i, "gold": i + up}
+            if i % 2 == 0
+            else {"stage": "ppo", "step": i}
+            for i in range(n)
+        ]
+        for n, up in ((9, 0.0), (6, 2.0))
+    ]
     (line,) = curves(runs[0], ["gold"], stage="ppo").axes[0].lines
     assert list(line.get_xdata()) == [0, 2, 4, 6, 8] and list(line.get_ydata()) == [0, 2, 4, 6, 8]
     (axes,) = curves(runs, ["gold"], stage="ppo").axes
-    assert list(axes.lines[0].get_xdata()) == [0, 2, 4] and list(axes.lines[0].get_ydata()) == [1, 3, 5]
+    assert list(axes.lines[0].get_xdata()) == [0, 2, 4] and list(axes.lines[0].get_ydata()) == [
+        1,
+        3,
+        5,
+    ]
     assert axes.collections[0].get_paths()[0].get_extents().bounds == (0, 0, 4, 6)
     with pytest.raises(ValueError, match="No row of stage 'dpo'"):
         curves(runs, ["gold"], stage="dpo")
@@ -127,54 +175,111 @@ def test_trajectories_end_on_the_star():
     draws(figure)
     plane, distance = figure.axes
     x, y = plane.lines[0].get_data()
-    assert abs(x[-1]) < 1e-12 and abs(y[-1]) < 1e-12 and "(100% of the motion)" in plane.get_xlabel()  # a straight walk is one direction
+    assert (
+        abs(x[-1]) < 1e-12 and abs(y[-1]) < 1e-12 and "(100% of the motion)" in plane.get_xlabel()
+    )  # a straight walk is one direction
     optimum = world.gibbs_logits(beta=1.0)
-    assert distance.lines[0].get_ydata()[0] == pytest.approx(world.kl(optimum, world.ref_logits).item(), rel=1e-9)
+    assert distance.lines[0].get_ydata()[0] == pytest.approx(
+        world.kl(optimum, world.ref_logits).item(), rel=1e-9
+    )
 
 
 def test_token_table_says_what_core_says():
     world = World.random(3, 2)
     rollout, ref = world.rollout(world.ref_logits), world.logprobs(world.ref_logits)
     moved = world.logprobs(world.ref_logits + torch.tensor([3.0, 0.0, 0.0]))
-    rewards = kl_shaped_rewards(world.rewards, rollout.old_logprobs, ref, rollout.response_mask, kl_coef=0.1)
+    rewards = kl_shaped_rewards(
+        world.rewards, rollout.old_logprobs, ref, rollout.response_mask, kl_coef=0.1
+    )
     values = world.by_token(world.values(world.ref_logits)[0])
-    rows = token_table(["a", "b"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, lam=1.0, row=1)
+    rows = token_table(
+        ["a", "b"],
+        rollout,
+        logprobs=moved,
+        ref_logprobs=ref,
+        rewards=rewards,
+        values=values,
+        lam=1.0,
+        row=1,
+    )
     assert rows[1]["reward"] == world.rewards[1].item()
     # lambda 1: advantage = reward - V(before); the last token's value is V("a")
     assert abs(rows[1]["advantage"] - (rewards[1, 1] - values[1, 1]).item()) < 1e-12
     assert rows[0]["ratio"] == pytest.approx((moved - rollout.old_logprobs).exp()[1, 0].item())
-    assert rows[0]["logprob"] == moved[1, 0].item() and rows[0]["old_logprob"] == rollout.old_logprobs[1, 0].item()
+    assert (
+        rows[0]["logprob"] == moved[1, 0].item()
+        and rows[0]["old_logprob"] == rollout.old_logprobs[1, 0].item()
+    )
     # whitening may turn a sign, and with it what is clipped: "a" became likelier (ratio > 1.2), clipped only if that is rewarded
     given = dict(logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1)
     assert rows[0]["ratio"] > 1.2
     for sign in (1.0, -1.0):
-        (first, _) = token_table(["a", "b"], rollout, advantages=torch.full_like(values, sign), **given)
-        assert first["clipped"] == (sign > 0) and first["advantage"] == sign and first["return"] == pytest.approx(
-            token_table(["a", "b"], rollout, **given)[0]["return"])
+        (first, _) = token_table(
+            ["a", "b"], rollout, advantages=torch.full_like(values, sign), **given
+        )
+        assert (
+            first["clipped"] == (sign > 0)
+            and first["advantage"] == sign
+            and first["return"]
+            == pytest.approx(token_table(["a", "b"], rollout, **given)[0]["return"])
+        )
     assert "advantage" in token_table_text(rows)
     assert Tags(token_table_html([{**rows[0], "token": "<script>"}])).seen[0][0] == "table"
     with pytest.raises(ValueError, match="real tokens"):
-        token_table(["a"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1)
+        token_table(
+            ["a"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1
+        )
 
 
 def page(path, **given):
-    methods = [{"method": m, "gold": g, "gold_low": g - 0.1, "gold_high": g + 0.1, "kl": k, "length": 20.0, "seconds": 3.0}
-               for m, g, k in (("SFT", 0.0, 0.0), ("<b>PPO", 1.0, 3.0))]
+    methods = [
+        {
+            "method": m,
+            "gold": g,
+            "gold_low": g - 0.1,
+            "gold_high": g + 0.1,
+            "kl": k,
+            "length": 20.0,
+            "seconds": 3.0,
+        }
+        for m, g, k in (("SFT", 0.0, 0.0), ("<b>PPO", 1.0, 3.0))
+    ]
     history = [{"stage": "ppo", "step": i, "kl": 0.1 * i, "score": 0.0} for i in range(3)]
-    samples = [{"prompt": text, "columns": {"SFT": text, NASTY[0]: text}, "golds": {"SFT": 0.1, NASTY[0]: 0.2}} for text in NASTY]
+    samples = [
+        {
+            "prompt": text,
+            "columns": {"SFT": text, NASTY[0]: text},
+            "golds": {"SFT": 0.1, NASTY[0]: 0.2},
+        }
+        for text in NASTY
+    ]
     strips = [{"title": NASTY[0], "tokens": NASTY, "values": [0.0] * len(NASTY)}]
     token_rows = [{name: 0.5 for name in COLUMNS} | {"token": text} for text in NASTY]
-    return report.write_report(path, **{**dict(title="".join(NASTY), history=history, methods=methods, samples=samples, strips=strips,
-                                               token_rows=token_rows,
-                                               times={"ppo": 3.0}, environment={"seed": NASTY[0]},
-                                               recorded=[{**m, "seed": 0} for m in methods]),
-                                        **given})
+    return report.write_report(
+        path,
+        **{
+            **dict(
+                title="".join(NASTY),
+                history=history,
+                methods=methods,
+                samples=samples,
+                strips=strips,
+                token_rows=token_rows,
+                times={"ppo": 3.0},
+                environment={"seed": NASTY[0]},
+                recorded=[{**m, "seed": 0} for m in methods],
+            ),
+            **given,
+        },
+    )
 
 
 def test_the_report_is_self_contained_and_escaped(tmp_path):
     text = page(tmp_path / "report.html").read_text(encoding="utf-8")
     tags = Tags(text).seen
-    assert "script" not in {tag for tag, _ in tags} and not any("onmouseover" in names for _, names in tags)
+    assert "script" not in {tag for tag, _ in tags} and not any(
+        "onmouseover" in names for _, names in tags
+    )
     assert not UNSAFE & set(text)
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("data:image/png;base64,") == 2 and "may offend" in text and "Recorded" in text
@@ -182,7 +287,10 @@ def test_the_report_is_self_contained_and_escaped(tmp_path):
 
 def test_a_failing_report_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
-        page(tmp_path / "report.html", samples=[{"prompt": "p", "columns": {"SFT": "x"}, "golds": {}}])
+        page(
+            tmp_path / "report.html",
+            samples=[{"prompt": "p", "columns": {"SFT": "x"}, "golds": {}}],
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,5 +304,7 @@ def test_a_disk_that_fails_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 def test_a_stage_without_its_metrics_is_left_out(tmp_path):
-    text = page(tmp_path / "report.html", history=[{"stage": "dpo", "step": 0, "lr": 1.0}]).read_text(encoding="utf-8")
+    text = page(
+        tmp_path / "report.html", history=[{"stage": "dpo", "step": 0, "lr": 1.0}]
+    ).read_text(encoding="utf-8")
     assert "<h2>DPO</h2>" not in text

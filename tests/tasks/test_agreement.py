@@ -24,7 +24,10 @@ def test_ceiling_by_hand():
     # twice 4|1: 2 - 3 = -1, wrong; twice 4|3: 2 - 1 = +1, right
     pair = [(review(0, 4, 4), review(1, 3))]
     assert human_ceiling(pair) == pytest.approx(2 / 6, abs=1e-15)
-    assert human_ceiling(pair, 0, 2) == pytest.approx(2 / 5, abs=1e-15) and human_ceiling(pair, 3, 8) == 0
+    assert (
+        human_ceiling(pair, 0, 2) == pytest.approx(2 / 5, abs=1e-15)
+        and human_ceiling(pair, 3, 8) == 0
+    )
     assert human_ceiling(pair, 1, 3) == pytest.approx(2 / 5, abs=1e-15)  # half open
     assert math.isnan(human_ceiling(pair, 1.5, 2))
     # a: 0, 2; b: 1, 2. 0|1: 2 - 2, even: one half; 0|2: 2 - 1, wrong; 2|1: 0 - 2, wrong; 2|2 is a tie, not asked about
@@ -35,16 +38,32 @@ def test_ceiling_by_hand():
 @pytest.mark.parametrize("seed", range(3))
 def test_of_ratings_dealt_out_at_random_nobody_knows_anything_in_any_band(seed):
     rng = random.Random(seed)
-    noise = [(review(*(rng.randint(-4, 4) for _ in range(16))), review(*(rng.randint(-4, 4) for _ in range(16)))) for _ in range(4000)]
-    for low, high in ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0), (0.0, 8.0)):  # beyond 2 there is hardly a choice
-        assert abs(human_ceiling(noise, low, high) - 0.5) < 0.02  # banded by means that hold the choice: .40 to .70
+    noise = [
+        (
+            review(*(rng.randint(-4, 4) for _ in range(16))),
+            review(*(rng.randint(-4, 4) for _ in range(16))),
+        )
+        for _ in range(4000)
+    ]
+    for low, high in (
+        (0.0, 0.5),
+        (0.5, 1.0),
+        (1.0, 2.0),
+        (0.0, 8.0),
+    ):  # beyond 2 there is hardly a choice
+        assert (
+            abs(human_ceiling(noise, low, high) - 0.5) < 0.02
+        )  # banded by means that hold the choice: .40 to .70
     close = [(a, b) for a, b in noise if abs(a.mean - b.mean) < 0.5]
     assert human_ceiling(close) < 0.45  # so it is if the pairs were chosen by such means
 
 
 def test_a_pair_weighs_in_the_ceiling_as_often_as_its_ratings_differ():
     # the first pair: never a tie, all agree: 1, weight 1. The second is always a tie
-    sure, doubtful = (review(3, 3, 3, 3), review(-1, -1, -1, -1)), (review(1, 1, 1, 1), review(1, 1, 1, 1))
+    sure, doubtful = (
+        (review(3, 3, 3, 3), review(-1, -1, -1, -1)),
+        (review(1, 1, 1, 1), review(1, 1, 1, 1)),
+    )
     assert human_ceiling([sure, doubtful]) == 1  # a pair that is always a tie is never asked about
 
 
@@ -67,5 +86,8 @@ def test_the_data_card_says_what_is_true():
     names = ("0 to 0.5", "0.5 to 1", "1 to 2", "2 to 3.5", "3.5 and more", "all")
     for (low, high), name in zip((*GAP_BANDS, (0.0, 8.0)), names, strict=True):
         pairs = pairs_within_films("test", low, high)
-        assert f"| {name} | {len(pairs):,} | {human_ceiling(every, low, high):.2f} | {100 * tie_share(pairs):.0f} % |" in card
+        assert (
+            f"| {name} | {len(pairs):,} | {human_ceiling(every, low, high):.2f} | {100 * tie_share(pairs):.0f} % |"
+            in card
+        )
     assert round(krippendorff_alpha([r.ratings for r in load_reviews() if r.ratings]), 2) == 0.80

@@ -24,26 +24,68 @@ from minirlhf.tasks.arithmetic import (
 )
 
 
-@pytest.mark.parametrize("expression, after", [
-    ("3+4", ["7"]), ("9-4+1", ["5+1"]), ("2+3*4", ["2+12"]), ("2*3+4*5", ["6+4*5", "2*3+20"]), ("(7+5)*3-9", ["12*3-9"]),
-    ("8-(2+3)", ["8-5"]), ("(2+3)*(4+5)", ["5*(4+5)", "(2+3)*9"]), ("2*3*4", ["6*4"]),
-    ("\u0663+4", []), ("9" * 5000 + "+1", []),
-    ("3-9", []), ("7", []), ("", []), ("3+", []), ("+3", []), ("a+b", []), ("3+-4", []), ("(3)", []), ("12 + 3", []), ("3/4", [])])
+@pytest.mark.parametrize(
+    "expression, after",
+    [
+        ("3+4", ["7"]),
+        ("9-4+1", ["5+1"]),
+        ("2+3*4", ["2+12"]),
+        ("2*3+4*5", ["6+4*5", "2*3+20"]),
+        ("(7+5)*3-9", ["12*3-9"]),
+        ("8-(2+3)", ["8-5"]),
+        ("(2+3)*(4+5)", ["5*(4+5)", "(2+3)*9"]),
+        ("2*3*4", ["6*4"]),
+        ("\u0663+4", []),
+        ("9" * 5000 + "+1", []),
+        ("3-9", []),
+        ("7", []),
+        ("", []),
+        ("3+", []),
+        ("+3", []),
+        ("a+b", []),
+        ("3+-4", []),
+        ("(3)", []),
+        ("12 + 3", []),
+        ("3/4", []),
+    ],
+)
 def test_one_operation_by_hand(expression, after):
     assert reductions(expression) == after
 
 
-@pytest.mark.parametrize("response, right", [
-    ("12*3-9=36-9=27", [True, True, True]), ("12*3-9=35-9=26", [True, False, True]),  # an error, and then nothing but the truth
-    ("12*3-9=27", [True, False]),  # two operations at once
-    ("36-9=27", [False, True]), ("12*3-9=36-9=27=27", [True, True, True, False]), ("", [False]), ("=27", [False, False]),
-    ("12*3-9==27", [True, False, False])])
+@pytest.mark.parametrize(
+    "response, right",
+    [
+        ("12*3-9=36-9=27", [True, True, True]),
+        ("12*3-9=35-9=26", [True, False, True]),  # an error, and then nothing but the truth
+        ("12*3-9=27", [True, False]),  # two operations at once
+        ("36-9=27", [False, True]),
+        ("12*3-9=36-9=27=27", [True, True, True, False]),
+        ("", [False]),
+        ("=27", [False, False]),
+        ("12*3-9==27", [True, False, False]),
+    ],
+)
 def test_links_by_hand(response, right):
     assert steps_right("(7+5)*3-9=", response) == right
 
 
-@pytest.mark.parametrize("response, answer", [("12*3=36", 36), ("007", 7), ("~36", 36), ("~", None), ("3=~4", None), ("12*3", None),
-                                              ("", None), ("3=", None), ("3=-4", None), ("²", None), ("9" * 10_000, None)])
+@pytest.mark.parametrize(
+    "response, answer",
+    [
+        ("12*3=36", 36),
+        ("007", 7),
+        ("~36", 36),
+        ("~", None),
+        ("3=~4", None),
+        ("12*3", None),
+        ("", None),
+        ("3=", None),
+        ("3=-4", None),
+        ("²", None),
+        ("9" * 10_000, None),
+    ],
+)
 def test_the_answer_is_the_number_at_the_end(response, answer):
     assert answer_of(response) == answer
 
@@ -55,21 +97,35 @@ def test_every_problem_is_right_by_pythons_own_reckoning(split):
     for problem in found:
         chain = [problem.expression, *solution(problem.expression).split("=")]
         assert {eval(link) for link in chain} == {problem.answer}
-        assert all(steps_right(problem.prompt, solution(problem.expression))) and len(chain) - 1 == {1: 1, 2: 2, 3: 2, 4: 3}[problem.level]
+        assert (
+            all(steps_right(problem.prompt, solution(problem.expression)))
+            and len(chain) - 1 == {1: 1, 2: 2, 3: 2, 4: 3}[problem.level]
+        )
         assert max(int(n) for link in chain for n in re.findall(r"\d+", link)) <= LARGEST
         assert split_of(problem.expression) == split
 
 
 def test_splits_never_meet_and_levels_are_even():
-    drawn = {split: {p.expression for p in problems(split, 1500, seed=seed)} for seed, split in enumerate(("train", "val", "test"))}
-    assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["val"] and not drawn["val"] & drawn["test"]
+    drawn = {
+        split: {p.expression for p in problems(split, 1500, seed=seed)}
+        for seed, split in enumerate(("train", "val", "test"))
+    }
+    assert (
+        not drawn["train"] & drawn["test"]
+        and not drawn["train"] & drawn["val"]
+        and not drawn["val"] & drawn["test"]
+    )
     stream = draw_problems("train", seed=0)
     counts = [0] * (len(LEVELS) + 1)
     for _ in range(2000):
         counts[next(stream).level] += 1
     assert min(counts[1:]) > 2000 / len(LEVELS) * 0.85
     assert {p.level for p in problems("test", 50, levels=(2, 4))} == {2, 4}
-    for wrong in ({"split": "dev", "count": 1}, {"split": "test", "count": 0}, {"split": "test", "count": 1, "levels": (5,)}):
+    for wrong in (
+        {"split": "dev", "count": 1},
+        {"split": "test", "count": 0},
+        {"split": "test", "count": 1, "levels": (5,)},
+    ):
         with pytest.raises(ValueError, match="it must be"):
             problems(**wrong)
 
@@ -79,7 +135,9 @@ def test_splits_never_meet_and_levels_are_even():
 def test_any_text_is_judged_and_a_true_chain_keeps_its_value(text):
     steps_right("3+4=", text), answer_of(text)
     for after in reductions(text):
-        if re.fullmatch(r"(?!.*(?<!\d)0\d)[(]*\d+([-+*][(]*\d+[)]*)*", text) and text.count("(") == text.count(")"):
+        if re.fullmatch(r"(?!.*(?<!\d)0\d)[(]*\d+([-+*][(]*\d+[)]*)*", text) and text.count(
+            "("
+        ) == text.count(")"):
             try:
                 value = eval(text)
             except SyntaxError:
@@ -90,7 +148,12 @@ def test_any_text_is_judged_and_a_true_chain_keeps_its_value(text):
 def test_one_token_a_character_and_back():
     tokenizer, text = step_tokenizer(), "(7+5)*3-9=12*3-9=36-9=27"
     ids = tokenizer(text).input_ids
-    assert len(ids) == len(text) and tokenizer.decode(ids) == text and len(tokenizer) == 18 and 0 not in ids
+    assert (
+        len(ids) == len(text)
+        and tokenizer.decode(ids) == text
+        and len(tokenizer) == 18
+        and 0 not in ids
+    )
 
 
 def test_rows_and_rules():
@@ -100,11 +163,20 @@ def test_rows_and_rules():
     assert right_answer(**given) == right_steps(**given, answer=data["answer"]) == [1.0] * 20
     mixed = rows(problems("test", 400, levels=(2, 3, 4)), at_once=0.75)
     short = sum(text.startswith("~") for text in mixed["completion"]) / 400
-    assert right_answer(list(mixed["prompt"]), list(mixed["completion"])) == [1.0] * 400 and 0.68 < short < 0.82
+    assert (
+        right_answer(list(mixed["prompt"]), list(mixed["completion"])) == [1.0] * 400
+        and 0.68 < short < 0.82
+    )
     assert right_answer(["3+4=", "3+4=", "3+4="], ["7", "8", "2+5=7"]) == [1.0, 0.0, 1.0]
     assert right_steps(["3+4="] * 3, ["7", "8", "2+5=7"]) == [1.0, 0.0, 0.5]
-    for prompt in ("the film\n", "3-9=", ""):  # nothing is right where nothing is asked, and no text is paid for it
-        with pytest.raises(ValueError, match="prompt is .* it must be an expression of whole numbers"):
+    for prompt in (
+        "the film\n",
+        "3-9=",
+        "",
+    ):  # nothing is right where nothing is asked, and no text is paid for it
+        with pytest.raises(
+            ValueError, match="prompt is .* it must be an expression of whole numbers"
+        ):
             right_answer([prompt], ["no number"])
 
 
@@ -113,8 +185,14 @@ def test_a_planted_error_is_one_wrong_digit_and_right_work_after_it():
     for problem in problems("train", 200, levels=(2, 3, 4)):
         wrong, place = planted_error(problem.expression, draw)
         right = solution(problem.expression)
-        assert wrong[:place] == right[:place] and wrong[place] != right[place] and wrong[place].isdigit()
-        assert steps_right(problem.prompt, wrong).count(False) == 1  # and this one step holds the place
+        assert (
+            wrong[:place] == right[:place]
+            and wrong[place] != right[place]
+            and wrong[place].isdigit()
+        )
+        assert (
+            steps_right(problem.prompt, wrong).count(False) == 1
+        )  # and this one step holds the place
         assert steps_right(problem.prompt, wrong)[wrong[:place].count("=")] is False
         assert answer_of(wrong) not in (None, problem.answer)
         places.add((wrong[:place].count("="), wrong.count("=")))

@@ -7,18 +7,32 @@ from tokenizers.processors import TemplateProcessing
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.tasks.formats import check_rows, conversational, paired, standard, texts_once, unpaired
+from minirlhf.tasks.formats import (
+    check_rows,
+    conversational,
+    paired,
+    standard,
+    texts_once,
+    unpaired,
+)
 from minirlhf.tasks.hub import load_by_name
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 PAIRS = [{"prompt": "What is 2 + 2?", "chosen": " It is 4.", "rejected": " It is 5."}]
-TEMPLATE = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}{% endfor %}"
-            "{% if add_generation_prompt %}<assistant>{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def test_a_text_of_many_pairs_is_listed_once_for_each_of_its_prompts():
     rows = {"prompt": ["f", "f", "g"], "chosen": ["a", "b", "a"], "rejected": ["b", "c", "c"]}
-    assert texts_once(rows) == (["f", "f", "g", "f", "g"], ["a", "b", "a", "c", "c"], [0, 1, 2], [1, 3, 4])
+    assert texts_once(rows) == (
+        ["f", "f", "g", "f", "g"],
+        ["a", "b", "a", "c", "c"],
+        [0, 1, 2],
+        [1, 3, 4],
+    )
 
 
 def user(text):
@@ -39,38 +53,79 @@ def rows(*given):
     return Dataset.from_list(list(given))
 
 
-@pytest.mark.parametrize("given, expected", [
-    (PAIRS[0], PAIRS[0]),
-    ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
-    ({"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "b", "label": True}),
-    ({"prompt": "a"}, {"prompt": "a"}),
-    ({"chosen": "The sky is blue.", "rejected": "The sky is green."},  # implicit: what both share, up to a whole word
-     {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}),
-    ({"chosen": "The sky is blue", "rejected": "The sky is black"}, {"prompt": "The sky is", "chosen": " blue", "rejected": " black"}),
-    ({"chosen": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant: that is all",
-      "rejected": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant: that was it"},
-     {"prompt": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant:", "chosen": " that is all",
-      "rejected": " that was it"}),
-])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (PAIRS[0], PAIRS[0]),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
+        (
+            {"prompt": "a", "completion": "b", "label": True},
+            {"prompt": "a", "completion": "b", "label": True},
+        ),
+        ({"prompt": "a"}, {"prompt": "a"}),
+        (
+            {
+                "chosen": "The sky is blue.",
+                "rejected": "The sky is green.",
+            },  # implicit: what both share, up to a whole word
+            {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
+        ),
+        (
+            {"chosen": "The sky is blue", "rejected": "The sky is black"},
+            {"prompt": "The sky is", "chosen": " blue", "rejected": " black"},
+        ),
+        (
+            {
+                "chosen": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant: that is all",
+                "rejected": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant: that was it",
+            },
+            {
+                "prompt": "\n\nHuman: hi there\n\nAssistant: hello you\n\nHuman: and?\n\nAssistant:",
+                "chosen": " that is all",
+                "rejected": " that was it",
+            },
+        ),
+    ],
+)
 def test_standard_formats(given, expected):
     (row,) = standard(rows(given))
     assert row == expected
 
 
-@pytest.mark.parametrize("given, expected", [
-    ({"prompt": user("q"), "chosen": assistant("a"), "rejected": assistant("b")},
-     {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"}),
-    ({"chosen": user("q") + assistant("a"), "rejected": user("q") + assistant("b")},
-     {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"}),
-    ({"messages": user("q") + assistant("a")}, {"prompt": "<user>q<assistant>", "completion": "a"}),
-    ({"messages": user("q") + assistant("a") + user("r") + assistant("b")},
-     {"prompt": "<user>q<assistant>a<|endoftext|><user>r<assistant>", "completion": "b"}),
-    ({"prompt": user("q")}, {"prompt": "<user>q<assistant>"}),
-    ({"prompt": user("q"), "completion": assistant("a"), "label": False},
-     {"prompt": "<user>q<assistant>", "completion": "a", "label": False}),
-    ({"prompt": "q", "chosen": user("q") + assistant("a"), "rejected": user("q") + assistant("b")},  # ultrafeedback_binarized
-     {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"}),
-])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (
+            {"prompt": user("q"), "chosen": assistant("a"), "rejected": assistant("b")},
+            {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"},
+        ),
+        (
+            {"chosen": user("q") + assistant("a"), "rejected": user("q") + assistant("b")},
+            {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"},
+        ),
+        (
+            {"messages": user("q") + assistant("a")},
+            {"prompt": "<user>q<assistant>", "completion": "a"},
+        ),
+        (
+            {"messages": user("q") + assistant("a") + user("r") + assistant("b")},
+            {"prompt": "<user>q<assistant>a<|endoftext|><user>r<assistant>", "completion": "b"},
+        ),
+        ({"prompt": user("q")}, {"prompt": "<user>q<assistant>"}),
+        (
+            {"prompt": user("q"), "completion": assistant("a"), "label": False},
+            {"prompt": "<user>q<assistant>", "completion": "a", "label": False},
+        ),
+        (
+            {
+                "prompt": "q",
+                "chosen": user("q") + assistant("a"),
+                "rejected": user("q") + assistant("b"),
+            },  # ultrafeedback_binarized
+            {"prompt": "<user>q<assistant>", "chosen": "a", "rejected": "b"},
+        ),
+    ],
+)
 def test_conversations_go_through_the_chat_template(given, expected):
     (row,) = standard(rows(given), chat_tokenizer())
     assert row == expected
@@ -88,67 +143,144 @@ def test_the_response_ends_in_one_eos_and_not_in_two():
 def test_there_and_back():
     standard_rows = Dataset.from_list(PAIRS)
     assert standard(conversational(standard_rows), chat_tokenizer()).to_list() == [
-        {"prompt": "<user>What is 2 + 2?<assistant>", "chosen": " It is 4.", "rejected": " It is 5."}]
+        {
+            "prompt": "<user>What is 2 + 2?<assistant>",
+            "chosen": " It is 4.",
+            "rejected": " It is 5.",
+        }
+    ]
     alone = unpaired(standard_rows)
-    assert [(r["completion"], r["label"]) for r in alone] == [(" It is 4.", True), (" It is 5.", False)]
+    assert [(r["completion"], r["label"]) for r in alone] == [
+        (" It is 4.", True),
+        (" It is 5.", False),
+    ]
     assert paired(alone).to_list() == PAIRS
 
 
 def test_paired_takes_every_good_with_every_bad_of_a_prompt():
-    given = [("p", "a", True), ("p", "b", True), ("p", "x", False), ("q", "c", True), ("p", "a", False)]
-    pairs = paired(Dataset.from_list([dict(zip(("prompt", "completion", "label"), row, strict=True)) for row in given]))
+    given = [
+        ("p", "a", True),
+        ("p", "b", True),
+        ("p", "x", False),
+        ("q", "c", True),
+        ("p", "a", False),
+    ]
+    pairs = paired(
+        Dataset.from_list(
+            [dict(zip(("prompt", "completion", "label"), row, strict=True)) for row in given]
+        )
+    )
     assert [tuple(r.values()) for r in pairs] == [("p", "a", "x"), ("p", "b", "x"), ("p", "b", "a")]
     with pytest.raises(ValueError, match="both a good and a bad"):
         paired(rows({"prompt": "p", "completion": "a", "label": True}))
 
 
-@pytest.mark.parametrize("row, columns, said", [
-    ({"prompt": "a", "text": "b"}, ("prompt", "completion"), "lacks .'completion'"),
-    ({"prompt": "a", "completion": 7}, ("prompt", "completion"), "Row 0: completion is '7', of type int; it must be text"),
-    ({"prompt": "a", "completion": None}, ("prompt", "completion"), "Row 0: completion is 'None'"),
-    ({"prompt": "", "completion": "b"}, ("prompt", "completion"), "Row 0: the prompt is empty"),
-    ({"prompt": "a", "chosen": "b", "rejected": "b"}, ("prompt", "chosen", "rejected"), "same text"),
-    ({"prompt": "a", "completion": "b", "label": 1}, ("prompt", "completion", "label"), "label is 1; it must be True"),
-])
+@pytest.mark.parametrize(
+    "row, columns, said",
+    [
+        ({"prompt": "a", "text": "b"}, ("prompt", "completion"), "lacks .'completion'"),
+        (
+            {"prompt": "a", "completion": 7},
+            ("prompt", "completion"),
+            "Row 0: completion is '7', of type int; it must be text",
+        ),
+        (
+            {"prompt": "a", "completion": None},
+            ("prompt", "completion"),
+            "Row 0: completion is 'None'",
+        ),
+        ({"prompt": "", "completion": "b"}, ("prompt", "completion"), "Row 0: the prompt is empty"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "b"},
+            ("prompt", "chosen", "rejected"),
+            "same text",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "label": 1},
+            ("prompt", "completion", "label"),
+            "label is 1; it must be True",
+        ),
+    ],
+)
 def test_a_row_that_cannot_be_learned_from_is_named(row, columns, said):
     with pytest.raises(ValueError, match=said):
         check_rows(rows(row), *columns)
 
 
-@pytest.mark.parametrize("given, tokenizer, said", [
-    ({"words": "a"}, None, "of no known format"),
-    ({"prompt": user("q")}, None, "chat template"),
-    ({"prompt": user("q")}, tiny_tokenizer(), "chat template"),
-])
+@pytest.mark.parametrize(
+    "given, tokenizer, said",
+    [
+        ({"words": "a"}, None, "of no known format"),
+        ({"prompt": user("q")}, None, "chat template"),
+        ({"prompt": user("q")}, tiny_tokenizer(), "chat template"),
+    ],
+)
 def test_what_is_no_known_format_is_said(given, tokenizer, said):
     with pytest.raises(ValueError, match=said):
         standard(rows(given), tokenizer)
 
 
-@pytest.mark.parametrize("train", [
-    lambda data: train_sft(tiny_policy(), tiny_tokenizer(), data, SFTConfig()),
-    lambda data: train_dpo(tiny_policy(), tiny_tokenizer(), data, DPOConfig()),
-    lambda data: train_reward_model(tiny_policy().base_model, tiny_tokenizer(), data, RewardConfig()),
-])
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda data: train_sft(tiny_policy(), tiny_tokenizer(), data, SFTConfig()),
+        lambda data: train_dpo(tiny_policy(), tiny_tokenizer(), data, DPOConfig()),
+        lambda data: train_reward_model(
+            tiny_policy().base_model, tiny_tokenizer(), data, RewardConfig()
+        ),
+    ],
+)
 def test_the_loops_say_what_is_missing_before_the_first_step(train):
     with pytest.raises(ValueError, match="lacks"):
         train(rows({"prompt": "a", "response": "b"}))
 
 
-HH = {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"}
-ULTRA = {"prompt": "hi", "prompt_id": "1", "chosen": user("hi") + assistant("hello"), "rejected": user("hi") + assistant("go away"),
-         "messages": user("hi") + assistant("hello"), "score_chosen": 8.0, "score_rejected": 2.0}
+HH = {
+    "chosen": "\n\nHuman: hi\n\nAssistant: hello",
+    "rejected": "\n\nHuman: hi\n\nAssistant: go away",
+}
+ULTRA = {
+    "prompt": "hi",
+    "prompt_id": "1",
+    "chosen": user("hi") + assistant("hello"),
+    "rejected": user("hi") + assistant("go away"),
+    "messages": user("hi") + assistant("hello"),
+    "score_chosen": 8.0,
+    "score_rejected": 2.0,
+}
 IMDB = {"text": "one two three four five six seven eight nine ten", "label": 1}
 
 
-@pytest.mark.parametrize("name, hub, split, schema, expected", [
-    ("hh-rlhf", "Anthropic/hh-rlhf", "train", HH,
-     {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " hello", "rejected": " go away"}),
-    ("ultrafeedback", "HuggingFaceH4/ultrafeedback_binarized", "train_prefs", ULTRA,
-     {"prompt": "<user>hi<assistant>", "chosen": "hello", "rejected": "go away"}),
-    ("imdb", "stanfordnlp/imdb", "train", IMDB,
-     {"prompt": "one two three four five six seven eight", "completion": " nine ten", "label": True}),
-])
+@pytest.mark.parametrize(
+    "name, hub, split, schema, expected",
+    [
+        (
+            "hh-rlhf",
+            "Anthropic/hh-rlhf",
+            "train",
+            HH,
+            {"prompt": "\n\nHuman: hi\n\nAssistant:", "chosen": " hello", "rejected": " go away"},
+        ),
+        (
+            "ultrafeedback",
+            "HuggingFaceH4/ultrafeedback_binarized",
+            "train_prefs",
+            ULTRA,
+            {"prompt": "<user>hi<assistant>", "chosen": "hello", "rejected": "go away"},
+        ),
+        (
+            "imdb",
+            "stanfordnlp/imdb",
+            "train",
+            IMDB,
+            {
+                "prompt": "one two three four five six seven eight",
+                "completion": " nine ten",
+                "label": True,
+            },
+        ),
+    ],
+)
 def test_datasets_by_name(name, hub, split, schema, expected, tmp_path):
     file, asked = tmp_path / "rows.jsonl", []
     rows(schema, schema).to_json(file)
@@ -170,7 +302,9 @@ def test_pairs_of_equals_in_a_known_set_are_left_out_and_imdb_is_not_read_by_lab
     equal = {"chosen": HH["chosen"], "rejected": HH["chosen"]}
     (row,) = load_by_name("hh-rlhf", load=loaded(equal, HH, equal))
     assert row["chosen"] == " hello" and row["rejected"] == " go away"
-    films = load_by_name("imdb", rows=20, load=loaded(*[IMDB | {"label": int(i >= 30)} for i in range(60)]))
+    films = load_by_name(
+        "imdb", rows=20, load=loaded(*[IMDB | {"label": int(i >= 30)} for i in range(60)])
+    )
     assert len(films) == 20 and 5 <= sum(films["label"]) <= 15
     with pytest.raises(ValueError, match="rows is 0; it must be 1 or more"):
         load_by_name("imdb", rows=0)
@@ -180,9 +314,15 @@ def test_a_template_and_a_tokenizer_that_both_write_bos_write_it_once():
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}" + TEMPLATE
     given = rows({"prompt": user("q"), "completion": assistant("a")})
-    assert standard(given, tokenizer).to_list() == [{"prompt": f"{EOS}<user>q<assistant>", "completion": "a"}]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 0)])
-    assert standard(given, tokenizer).to_list() == [{"prompt": "<user>q<assistant>", "completion": "a"}]
+    assert standard(given, tokenizer).to_list() == [
+        {"prompt": f"{EOS}<user>q<assistant>", "completion": "a"}
+    ]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{EOS} $A", special_tokens=[(EOS, 0)]
+    )
+    assert standard(given, tokenizer).to_list() == [
+        {"prompt": "<user>q<assistant>", "completion": "a"}
+    ]
 
 
 def test_a_local_file_and_a_name_that_does_not_exist(tmp_path):

@@ -32,7 +32,12 @@ def test_a_film_is_in_one_split_and_the_splits_do_not_move():
     sizes = collections.Counter(split for splits in films.values() for split in splits)
     assert sizes == {"test": 76, "val": 25, "gold": 203, "reward": 203}
     # fixed for ever: the order of sha256("a") = ca97.., ("b") = 3e23.., ("c") = 2e7d.., ("d") = 18ac..
-    assert reviews.split_films({"a", "b", "c", "d"}) == {"d": "test", "c": "gold", "b": "reward", "a": "reward"}
+    assert reviews.split_films({"a", "b", "c", "d"}) == {
+        "d": "test",
+        "c": "gold",
+        "b": "reward",
+        "a": "reward",
+    }
 
 
 def test_no_held_out_text_is_in_the_pretraining_text():
@@ -43,20 +48,32 @@ def test_no_held_out_text_is_in_the_pretraining_text():
     rated_spelling = {reviews.normalise(text) for _, text, _ in reviews.rated_snippets()}
     unclaimed = rated_spelling - {reviews.normalise(row["text"]) for row in reviews._corpus()}
     assert len(unclaimed) > 100
-    assert not texts & unclaimed  # rated snippets that the join did not find may belong to a held-out film
+    assert (
+        not texts & unclaimed
+    )  # rated snippets that the join did not find may belong to a held-out film
 
 
 def test_a_film_under_two_spellings_is_one_film():
     # plots are filed as "ring_the", reviews as "the_ring": told apart, the plot of a test film would be read in pretraining
     rows = csv.DictReader(io.StringIO(sources.read_rotten_tomatoes()))
     held = {reviews.film_key(r.movie) for r in reviews.load_reviews() if r.split in ("val", "test")}
-    theirs = [row for row in rows if reviews.film_key(row["movie_name"]) in held and row["text"].strip()]
-    assert len({row["movie_name"] for row in theirs} - {r.movie for r in reviews.load_reviews()}) > 9
-    assert not {reviews.normalise(t) for t in reviews.pretraining_texts()} & {reviews.normalise(row["text"]) for row in theirs}
+    theirs = [
+        row for row in rows if reviews.film_key(row["movie_name"]) in held and row["text"].strip()
+    ]
+    assert (
+        len({row["movie_name"] for row in theirs} - {r.movie for r in reviews.load_reviews()}) > 9
+    )
+    assert not {reviews.normalise(t) for t in reviews.pretraining_texts()} & {
+        reviews.normalise(row["text"]) for row in theirs
+    }
     keys = {reviews.film_key(p.strip().replace(" ", "_")) for p in reviews.rl_prompts()}
     gold = {reviews.film_key(r.movie) for r in reviews.load_reviews() if r.split == "gold"}
     assert not keys & (held | gold) and len(keys) == len(reviews.rl_prompts()) == 1086
-    assert [reviews.article_first(name) for name in ("ring_the", "the_ring", "the")] == ["the_ring", "the_ring", "the"]
+    assert [reviews.article_first(name) for name in ("ring_the", "the_ring", "the")] == [
+        "the_ring",
+        "the_ring",
+        "the",
+    ]
     assert "la d\u00e9rive de latlantic\n" in reviews.rl_prompts()
 
 
@@ -68,7 +85,11 @@ def test_sft_reads_the_reward_films_only():
 
 
 def test_prompts_of_training_and_evaluation_are_apart():
-    train, test, val = set(reviews.rl_prompts()), set(reviews.eval_prompts("test")), set(reviews.eval_prompts("val"))
+    train, test, val = (
+        set(reviews.rl_prompts()),
+        set(reviews.eval_prompts("test")),
+        set(reviews.eval_prompts("val")),
+    )
     assert (len(test), len(val)) == (76, 25)
     assert not train & (test | val) and not test & val
     assert all(p.endswith("\n") and p.strip() for p in train | test)
@@ -83,9 +104,21 @@ def test_pairs_are_within_a_film_and_in_their_band():
     ratings = {r.text: r.ratings for r in reviews.load_reviews()}
     for row in pairs:  # the gap is that of the others: some rating of the chosen text above some rating of the rejected one leaves it
         won, lost = ratings[row["chosen"]], ratings[row["rejected"]]
-        assert any(math.isclose(row["gap"], abs((sum(won) - x) / (len(won) - 1) - (sum(lost) - y) / (len(lost) - 1)))
-                   for x in set(won) for y in set(lost) if x > y)
-    assert sum(math.isclose(row["gap"], abs(row["chosen_mean"] - row["rejected_mean"])) for row in pairs) < 20  # not that of all
+        assert any(
+            math.isclose(
+                row["gap"], abs((sum(won) - x) / (len(won) - 1) - (sum(lost) - y) / (len(lost) - 1))
+            )
+            for x in set(won)
+            for y in set(lost)
+            if x > y
+        )
+    assert (
+        sum(
+            math.isclose(row["gap"], abs(row["chosen_mean"] - row["rejected_mean"]))
+            for row in pairs
+        )
+        < 20
+    )  # not that of all
     again = reviews.preference_pairs("val", 200, seed=3, min_gap=1.0, max_gap=2.0)
     assert pairs[:] == again[:]
     # single ratings disagree with the means now and then: noise is part of the data
@@ -93,8 +126,11 @@ def test_pairs_are_within_a_film_and_in_their_band():
     assert 0.8 < agree < 1.0
     with pytest.raises(ValueError, match="No pairs"):
         reviews.preference_pairs("val", 1, seed=0, min_gap=8.0, max_gap=9.0)
-    for wrong in (lambda: reviews.preference_pairs("val", 0, seed=0), lambda: reviews.preference_pairs("tset", 1, seed=0),
-                  lambda: reviews.eval_prompts("tset")):
+    for wrong in (
+        lambda: reviews.preference_pairs("val", 0, seed=0),
+        lambda: reviews.preference_pairs("tset", 1, seed=0),
+        lambda: reviews.eval_prompts("tset"),
+    ):
         with pytest.raises(ValueError, match="must be"):
             wrong()
 

@@ -9,7 +9,9 @@ from minirlhf.core import returns
 def _critic_case(g):
     mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
     mask[0] = torch.arange(4) < 2
-    rewards, values = (torch.where(mask, torch.randn(3, 4, generator=g), torch.nan) for _ in range(2))
+    rewards, values = (
+        torch.where(mask, torch.randn(3, 4, generator=g), torch.nan) for _ in range(2)
+    )
     return rewards, values, mask, 0.5 + 0.4 * torch.rand((), generator=g).item()
 
 
@@ -32,20 +34,40 @@ def _unmasked_delta(r, v, m, g):
 
 
 td_error = Exercise(
-    "td_error", ("rewards", "values", "mask", "gamma"), _critic_case, _delta,
-    {"gamma is not used.": lambda r, v, m, g: _delta(r, v, m, 1.0),
-     "the next value is missing: this is the reward minus V.":
-         lambda r, v, m, g: torch.where(m, r - v, 0.0),
-     "the sign of V is turned: what is expected is taken off, what is expected next is added.":
-         lambda r, v, m, g: torch.where(m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0),
-     "the value before the token is compared with the one before that: V is read one place too early.":
-         lambda r, v, m, g: torch.where(m, r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1), 0.0),
-     "the next value is read on the wrong side: V(s_{t+1}) stands one column to the right.":
-         lambda r, v, m, g: torch.where(m, r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v, 0.0),
-     "torch.roll goes in a circle: the last column gets the first one's value as its next; there it is 0.":
-         lambda r, v, m, g: torch.where(m, r + g * torch.where(m, v, 0.0).roll(-1, 1) - v, 0.0),
-     "the last token has no next value to wait for: after the end V is 0, so its TD error is r - V, not r.":
-         lambda r, v, m, g: torch.where(m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0))})
+    "td_error",
+    ("rewards", "values", "mask", "gamma"),
+    _critic_case,
+    _delta,
+    {
+        "gamma is not used.": lambda r, v, m, g: _delta(r, v, m, 1.0),
+        "the next value is missing: this is the reward minus V.": lambda r, v, m, g: torch.where(
+            m, r - v, 0.0
+        ),
+        "the sign of V is turned: what is expected is taken off, what is expected next is added.": lambda r, v, m, g: (
+            torch.where(m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0)
+        ),
+        "the value before the token is compared with the one before that: V is read one place too early.": lambda r, v, m, g: (
+            torch.where(
+                m,
+                r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1),
+                0.0,
+            )
+        ),
+        "the next value is read on the wrong side: V(s_{t+1}) stands one column to the right.": lambda r, v, m, g: (
+            torch.where(
+                m,
+                r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v,
+                0.0,
+            )
+        ),
+        "torch.roll goes in a circle: the last column gets the first one's value as its next; there it is 0.": lambda r, v, m, g: (
+            torch.where(m, r + g * torch.where(m, v, 0.0).roll(-1, 1) - v, 0.0)
+        ),
+        "the last token has no next value to wait for: after the end V is 0, so its TD error is r - V, not r.": lambda r, v, m, g: (
+            torch.where(m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0))
+        ),
+    },
+)
 
 
 def _gae_case(g):
@@ -57,17 +79,29 @@ def _gae(rewards, values, mask, gamma, lam):
 
 
 gae_advantages = Exercise(
-    "gae_advantages", ("rewards", "values", "mask", "gamma", "lam"), _gae_case, _gae,
-    {"these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
-     "lambda alone discounts: each step back weighs gamma times lambda.":
-         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, g), m, gamma=lam),
-     "gamma alone discounts: each step back weighs gamma times lambda.":
-         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, g), m, gamma=g),
-     "these are the returns: take V off.": lambda r, v, m, g, lam: _gae(r, v, m, g, lam) + torch.where(m, v, 0.0),
-     "gamma is missing from the TD errors.":
-         lambda r, v, m, g, lam: returns.reward_to_go(_delta(r, v, m, 1.0), m, gamma=g * lam),
-     "the recursion runs from the left: a token would answer for what came before it.":
-         lambda r, v, m, g, lam: _from_left(_delta(r, v, m, g), m, g * lam)})
+    "gae_advantages",
+    ("rewards", "values", "mask", "gamma", "lam"),
+    _gae_case,
+    _gae,
+    {
+        "these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
+        "lambda alone discounts: each step back weighs gamma times lambda.": lambda r, v, m, g, lam: (
+            returns.reward_to_go(_delta(r, v, m, g), m, gamma=lam)
+        ),
+        "gamma alone discounts: each step back weighs gamma times lambda.": lambda r, v, m, g, lam: (
+            returns.reward_to_go(_delta(r, v, m, g), m, gamma=g)
+        ),
+        "these are the returns: take V off.": lambda r, v, m, g, lam: (
+            _gae(r, v, m, g, lam) + torch.where(m, v, 0.0)
+        ),
+        "gamma is missing from the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
+            _delta(r, v, m, 1.0), m, gamma=g * lam
+        ),
+        "the recursion runs from the left: a token would answer for what came before it.": lambda r, v, m, g, lam: (
+            _from_left(_delta(r, v, m, g), m, g * lam)
+        ),
+    },
+)
 
 
 def _from_left(x, mask, factor):
@@ -85,30 +119,49 @@ def _n_step_case(g):
 def _n_step(rewards, values, mask, gamma, n):
     deltas = _delta(rewards, values, mask, gamma)
     padded = torch.cat([deltas, torch.zeros(len(deltas), n)], 1)
-    return torch.where(mask, sum(gamma**i * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0)
+    return torch.where(
+        mask, sum(gamma**i * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0
+    )
 
 
 n_step_advantages = Exercise(
-    "n_step_advantages", ("rewards", "values", "mask", "gamma", "n"), _n_step_case, _n_step,
-    {"one step too many: with n = 1 it is the TD error.": lambda r, v, m, g, n: _n_step(r, v, m, g, n + 1),
-     "the TD errors are not discounted.": lambda r, v, m, g, n: _n_step_weighted(r, v, m, g, n, lambda i: 1.0),
-     "n rewards, but then the critic's guess of the rest is missing.":
-         lambda r, v, m, g, n: _n_step(r, torch.zeros_like(r), m, g, n) - torch.where(m, v, 0.0),
-     "all the way to the end: n is not used.": lambda r, v, m, g, n: _gae(r, v, m, g, 1.0),
-     "these are returns: take V of the text before the token off.":
-         lambda r, v, m, g, n: _n_step(r, v, m, g, n) + torch.where(m, v, 0.0)})
+    "n_step_advantages",
+    ("rewards", "values", "mask", "gamma", "n"),
+    _n_step_case,
+    _n_step,
+    {
+        "one step too many: with n = 1 it is the TD error.": lambda r, v, m, g, n: _n_step(
+            r, v, m, g, n + 1
+        ),
+        "the TD errors are not discounted.": lambda r, v, m, g, n: _n_step_weighted(
+            r, v, m, g, n, lambda i: 1.0
+        ),
+        "n rewards, but then the critic's guess of the rest is missing.": lambda r, v, m, g, n: (
+            _n_step(r, torch.zeros_like(r), m, g, n) - torch.where(m, v, 0.0)
+        ),
+        "all the way to the end: n is not used.": lambda r, v, m, g, n: _gae(r, v, m, g, 1.0),
+        "these are returns: take V of the text before the token off.": lambda r, v, m, g, n: (
+            _n_step(r, v, m, g, n) + torch.where(m, v, 0.0)
+        ),
+    },
+)
 
 
 def _n_step_weighted(r, v, m, g, n, weight):
     deltas = _delta(r, v, m, g)
     padded = torch.cat([deltas, torch.zeros(len(deltas), n)], 1)
-    return torch.where(m, sum(weight(i) * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0)
+    return torch.where(
+        m, sum(weight(i) * padded[:, i : i + deltas.shape[1]] for i in range(n)), 0.0
+    )
 
 
 def _targets_case(g):
     mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
     mask[0] = torch.arange(4) < 2
-    return (*(torch.where(mask, 1 + 2 * torch.randn(3, 4, generator=g), torch.nan) for _ in range(2)), mask)
+    return (
+        *(torch.where(mask, 1 + 2 * torch.randn(3, 4, generator=g), torch.nan) for _ in range(2)),
+        mask,
+    )
 
 
 def _white(advantages, mask):
@@ -117,10 +170,19 @@ def _white(advantages, mask):
 
 
 critic_targets = Exercise(
-    "critic_targets", ("advantages", "values", "mask"), _targets_case,
+    "critic_targets",
+    ("advantages", "values", "mask"),
+    _targets_case,
     lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a + v, 0.0)]),
-    {"the returns are still made from whitened advantages, which have lost the rewards' unit: make them before whitening.":
-         lambda a, v, m: torch.stack([_white(a, m), torch.where(m, _white(a, m) + v, 0.0)]),
-     "now nothing is whitened; the policy's advantages still should be.":
-         lambda a, v, m: torch.stack([torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)]),
-     "V is missing from the returns.": lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a, 0.0)])})
+    {
+        "the returns are still made from whitened advantages, which have lost the rewards' unit: make them before whitening.": lambda a, v, m: (
+            torch.stack([_white(a, m), torch.where(m, _white(a, m) + v, 0.0)])
+        ),
+        "now nothing is whitened; the policy's advantages still should be.": lambda a, v, m: (
+            torch.stack([torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)])
+        ),
+        "V is missing from the returns.": lambda a, v, m: torch.stack(
+            [_white(a, m), torch.where(m, a, 0.0)]
+        ),
+    },
+)

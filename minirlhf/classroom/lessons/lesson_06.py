@@ -53,16 +53,27 @@ def _from_old(n, o, a, m, e):
 
 
 ppo_loss = Exercise(
-    "ppo_loss", ("logprobs", "old_logprobs", "advantages", "mask", "eps"), _loss_case, _loss,
-    {"the sign: this is what should be maximised; a loss is its negative.": lambda *x: -_loss(*x),
-     "nothing is clipped.": _unclipped,
-     "only the clipped term: a token that moved the wrong way must still be pulled back; take the min of both gains.": _clip_only,
-     "the larger gain is taken, so the clip never holds: of gains the min, of losses the max.": _greedy,
-     "the ratio is upside down: new over old.": _from_old,
-     "this is the log-ratio, not the ratio: exp is missing.":
-         lambda n, o, a, m, e: -torch.minimum(*(r * torch.where(m, a, 0.0) for r in _log_ratios(n, o, m, e))),
-     "right as a number, but it carries no gradient: something detaches `logprobs`.": lambda *x: _loss(*x).detach()},
-    differentiate=("logprobs",))
+    "ppo_loss",
+    ("logprobs", "old_logprobs", "advantages", "mask", "eps"),
+    _loss_case,
+    _loss,
+    {
+        "the sign: this is what should be maximised; a loss is its negative.": lambda *x: (
+            -_loss(*x)
+        ),
+        "nothing is clipped.": _unclipped,
+        "only the clipped term: a token that moved the wrong way must still be pulled back; take the min of both gains.": _clip_only,
+        "the larger gain is taken, so the clip never holds: of gains the min, of losses the max.": _greedy,
+        "the ratio is upside down: new over old.": _from_old,
+        "this is the log-ratio, not the ratio: exp is missing.": lambda n, o, a, m, e: (
+            -torch.minimum(*(r * torch.where(m, a, 0.0) for r in _log_ratios(n, o, m, e)))
+        ),
+        "right as a number, but it carries no gradient: something detaches `logprobs`.": lambda *x: (
+            _loss(*x).detach()
+        ),
+    },
+    differentiate=("logprobs",),
+)
 
 
 def _log_ratios(new, old, mask, eps):
@@ -85,13 +96,23 @@ def _clipped(ratio, advantages, eps):
 
 
 clipped_share = Exercise(
-    "clipped_share", ("ratio", "advantages", "mask", "eps"), _share_case, _share,
-    {"every ratio outside the band is counted; a good token below it and a bad one above it still have their gradient.":
-         lambda r, a, m, e: (((r - 1).abs() > e) & m).sum() / m.sum(),
-     "padding is counted.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),
-     "divided by all places; padding is no token.": lambda r, a, m, e: (_clipped(r, a, e) & m).float().mean(),
-     "these are the two cases in which the token is pulled *back*.":
-         lambda r, a, m, e: (_clipped(r, -a, e) & m).sum() / m.sum()})
+    "clipped_share",
+    ("ratio", "advantages", "mask", "eps"),
+    _share_case,
+    _share,
+    {
+        "every ratio outside the band is counted; a good token below it and a bad one above it still have their gradient.": lambda r, a, m, e: (
+            (((r - 1).abs() > e) & m).sum() / m.sum()
+        ),
+        "padding is counted.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),
+        "divided by all places; padding is no token.": lambda r, a, m, e: (
+            (_clipped(r, a, e) & m).float().mean()
+        ),
+        "these are the two cases in which the token is pulled *back*.": lambda r, a, m, e: (
+            (_clipped(r, -a, e) & m).sum() / m.sum()
+        ),
+    },
+)
 
 
 def _penalty_case(g):
@@ -104,40 +125,68 @@ def _penalty(new, old, advantages, mask, coef):
 
 
 ppo_penalty = Exercise(
-    "ppo_penalty", ("logprobs", "old_logprobs", "advantages", "mask", "coef"), _penalty_case, _penalty,
-    {"the KL is the other way round: under texts of the old policy, log pi_old - log pi.":
-         lambda n, o, a, m, c: _penalty(n, o, a, m, -c),
-     "k2: its gradient here is not the KL's; the plain log-ratio's is, since the policy that samples does not move.":
-         lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0) + 0.5 * c * torch.where(m, n - o, 0.0).square(),
-     "k3: its mean gradient is right here too, but the plain log-ratio was asked for.":
-         lambda n, o, a, m, c: _penalty(n, o, a, m, c) + c * (_parts(n, o, a, m)[0] - 1),
-     "the penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
-     "the coefficient is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 1.0),
-     "the sign of the first term: what is gained stands in a loss with a minus.":
-         lambda n, o, a, m, c: _penalty(n, o, -a, m, c)},
-    differentiate=("logprobs",))
+    "ppo_penalty",
+    ("logprobs", "old_logprobs", "advantages", "mask", "coef"),
+    _penalty_case,
+    _penalty,
+    {
+        "the KL is the other way round: under texts of the old policy, log pi_old - log pi.": lambda n, o, a, m, c: (
+            _penalty(n, o, a, m, -c)
+        ),
+        "k2: its gradient here is not the KL's; the plain log-ratio's is, since the policy that samples does not move.": lambda n, o, a, m, c: (
+            _penalty(n, o, a, m, 0.0) + 0.5 * c * torch.where(m, n - o, 0.0).square()
+        ),
+        "k3: its mean gradient is right here too, but the plain log-ratio was asked for.": lambda n, o, a, m, c: (
+            _penalty(n, o, a, m, c) + c * (_parts(n, o, a, m)[0] - 1)
+        ),
+        "the penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
+        "the coefficient is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 1.0),
+        "the sign of the first term: what is gained stands in a loss with a minus.": lambda n, o, a, m, c: (
+            _penalty(n, o, -a, m, c)
+        ),
+    },
+    differentiate=("logprobs",),
+)
 
 
 def _accumulate_case(g):
     mask = _mask(g, rows=6)
     mask[0], mask[1] = torch.arange(4) < 1, torch.arange(4) < 4
-    return torch.where(mask, torch.randn(6, 4, generator=g), torch.nan), mask, int(torch.randint(1, 4, (), generator=g))
+    return (
+        torch.where(mask, torch.randn(6, 4, generator=g), torch.nan),
+        mask,
+        int(torch.randint(1, 4, (), generator=g)),
+    )
 
 
 def _chunks(losses, mask, size):
-    return [(torch.where(m, x, 0.0), m) for x, m in zip(losses.split(size), mask.split(size), strict=True)]
+    return [
+        (torch.where(m, x, 0.0), m)
+        for x, m in zip(losses.split(size), mask.split(size), strict=True)
+    ]
 
 
 accumulated_loss = Exercise(
-    "accumulated_loss", ("losses", "mask", "size"), _accumulate_case,
+    "accumulated_loss",
+    ("losses", "mask", "size"),
+    _accumulate_case,
     lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum(),
-    {"still each micro-batch is divided by its own tokens: tokens of short texts weigh more.":
-         lambda x, m, s: torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).mean(),
-     "the micro-batches' means are added without sharing: the step grows with their number.":
-         lambda x, m, s: torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).sum(),
-     "divided by the number of texts; the token mean divides by the batch's tokens.":
-         lambda x, m, s: torch.where(m, x, 0.0).sum() / len(m),
-     "divided by all places; padding is no token.": lambda x, m, s: torch.where(m, x, 0.0).mean(),
-     "each text is divided by its own length.":
-         lambda x, m, s: (torch.where(m, x, 0.0).sum(1) / m.sum(1)).mean()},
-    differentiate=("losses",))
+    {
+        "still each micro-batch is divided by its own tokens: tokens of short texts weigh more.": lambda x, m, s: (
+            torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).mean()
+        ),
+        "the micro-batches' means are added without sharing: the step grows with their number.": lambda x, m, s: (
+            torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).sum()
+        ),
+        "divided by the number of texts; the token mean divides by the batch's tokens.": lambda x, m, s: (
+            torch.where(m, x, 0.0).sum() / len(m)
+        ),
+        "divided by all places; padding is no token.": lambda x, m, s: torch.where(
+            m, x, 0.0
+        ).mean(),
+        "each text is divided by its own length.": lambda x, m, s: (
+            torch.where(m, x, 0.0).sum(1) / m.sum(1)
+        ).mean(),
+    },
+    differentiate=("losses",),
+)

@@ -23,22 +23,41 @@ def _bytes(weights, trained, bf16, *, moments=8, copy=4, gradients=True):
 
 
 model_bytes = Exercise(
-    "model_bytes", NAMES, _bytes_case, _bytes,
-    {"every model is counted as if it were trained; a frozen one has no gradient and no optimiser.":
-         lambda w, t, b: _bytes(w, torch.ones_like(t), b),
-     "only the weights: what is trained keeps a gradient, and AdamW two moments.": lambda w, t, b: _bytes(w, torch.zeros_like(t), b),
-     "AdamW keeps two moments, m and v; one is counted.": lambda w, t, b: _bytes(w, t, b, moments=4),
-     "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
-     "with bfloat16 the optimiser keeps its moments in float32 and a float32 copy of what it trains: 12 bytes.":
-         lambda w, t, b: _bytes(w, t, b, copy=0),
-     "a weight has 2 bytes with bf16 and 4 without.": lambda w, t, b: _bytes(w, t, True)},
-    edges=((torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), False),
-           (torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), True)))
+    "model_bytes",
+    NAMES,
+    _bytes_case,
+    _bytes,
+    {
+        "every model is counted as if it were trained; a frozen one has no gradient and no optimiser.": lambda w, t, b: (
+            _bytes(w, torch.ones_like(t), b)
+        ),
+        "only the weights: what is trained keeps a gradient, and AdamW two moments.": lambda w, t, b: (
+            _bytes(w, torch.zeros_like(t), b)
+        ),
+        "AdamW keeps two moments, m and v; one is counted.": lambda w, t, b: _bytes(
+            w, t, b, moments=4
+        ),
+        "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
+        "with bfloat16 the optimiser keeps its moments in float32 and a float32 copy of what it trains: 12 bytes.": lambda w, t, b: (
+            _bytes(w, t, b, copy=0)
+        ),
+        "a weight has 2 bytes with bf16 and 4 without.": lambda w, t, b: _bytes(w, t, True),
+    },
+    edges=(
+        (torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), False),
+        (torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), True),
+    ),
+)
 
 
 def _decode_case(g):
     weights, batch = 5 + 100 * torch.rand((), generator=g).item(), torch.tensor([1, 8, 64, 512])
-    return batch, weights, 50 + 400 * torch.rand((), generator=g).item(), 1 + 3 * torch.rand((), generator=g).item()
+    return (
+        batch,
+        weights,
+        50 + 400 * torch.rand((), generator=g).item(),
+        1 + 3 * torch.rand((), generator=g).item(),
+    )
 
 
 def _decode(batch, weights, flops, bandwidth, *, by=torch.maximum, read=2.0):
@@ -46,18 +65,32 @@ def _decode(batch, weights, flops, bandwidth, *, by=torch.maximum, read=2.0):
 
 
 decode_step_seconds = Exercise(
-    "decode_step_seconds", ("batch", "weights", "flop_per_second", "bytes_per_second"), _decode_case, _decode,
-    {"both times are added: a machine computes while it reads, the slower of the two is what it takes.":
-         lambda *x: _decode(*x, by=torch.add),
-     "the faster of the two is taken; the step waits for the slower.": lambda *x: _decode(*x, by=torch.minimum),
-     "the weights are read once for each sequence: they are read once a step, for all sequences; that is why batches pay.":
-         lambda b, w, f, s: torch.maximum(2 * w * b / f, 2 * w * b / s),
-     "only arithmetic: what is read takes time too.": lambda b, w, f, s: 2 * w * b / f,
-     "only reading: with many sequences arithmetic is the slower.": lambda b, w, f, s: 2 * w / s * torch.ones(len(b)),
-     "a weight has 2 bytes in bfloat16, not 1.": lambda *x: _decode(*x, read=1.0),
-     "a weight has 2 bytes in bfloat16, not 4.": lambda *x: _decode(*x, read=4.0),
-     "a weight is 2 FLOP a sequence: a product and a sum.": lambda b, w, f, s: torch.maximum(w * b / f, 2 * w / s * torch.ones(len(b)))},
-    edges=((torch.tensor([1, 8, 64, 512]), 100.0, 100.0, 1.0),))
+    "decode_step_seconds",
+    ("batch", "weights", "flop_per_second", "bytes_per_second"),
+    _decode_case,
+    _decode,
+    {
+        "both times are added: a machine computes while it reads, the slower of the two is what it takes.": lambda *x: (
+            _decode(*x, by=torch.add)
+        ),
+        "the faster of the two is taken; the step waits for the slower.": lambda *x: _decode(
+            *x, by=torch.minimum
+        ),
+        "the weights are read once for each sequence: they are read once a step, for all sequences; that is why batches pay.": lambda b, w, f, s: (
+            torch.maximum(2 * w * b / f, 2 * w * b / s)
+        ),
+        "only arithmetic: what is read takes time too.": lambda b, w, f, s: 2 * w * b / f,
+        "only reading: with many sequences arithmetic is the slower.": lambda b, w, f, s: (
+            2 * w / s * torch.ones(len(b))
+        ),
+        "a weight has 2 bytes in bfloat16, not 1.": lambda *x: _decode(*x, read=1.0),
+        "a weight has 2 bytes in bfloat16, not 4.": lambda *x: _decode(*x, read=4.0),
+        "a weight is 2 FLOP a sequence: a product and a sum.": lambda b, w, f, s: torch.maximum(
+            w * b / f, 2 * w / s * torch.ones(len(b))
+        ),
+    },
+    edges=((torch.tensor([1, 8, 64, 512]), 100.0, 100.0, 1.0),),
+)
 
 
 def _loo_case(g):
@@ -65,15 +98,32 @@ def _loo_case(g):
 
 
 rloo_advantages = Exercise(
-    "rloo_advantages", ("group_scores",), _loo_case, leave_one_out,
-    {"the mean includes the response itself: that is GRPO's centring, (G - 1)/G of the gradient.": lambda s: s - s.mean(1, keepdim=True),
-     "the baseline is the others' *sum*; divide it by G - 1.": lambda s: s - (s.sum(1, keepdim=True) - s),
-     "the others' sum is divided by G; there are G - 1 of them.": lambda s: s - (s.sum(1, keepdim=True) - s) / s.shape[1],
-     "the mean of all other responses of the batch: those of other prompts say nothing of this one.":
-         lambda s: s - (s.sum() - s) / (s.numel() - 1),
-     "divided by the std as well: RLOO keeps reward units.": lambda s: leave_one_out(s) / (s.std(1, keepdim=True) + 1e-4),
-     "the groups run down the columns; a prompt is a row.": lambda s: s - (s.sum(0) - s) / (len(s) - 1),
-     "the sign: better than the others is positive.": lambda s: -leave_one_out(s)})
+    "rloo_advantages",
+    ("group_scores",),
+    _loo_case,
+    leave_one_out,
+    {
+        "the mean includes the response itself: that is GRPO's centring, (G - 1)/G of the gradient.": lambda s: (
+            s - s.mean(1, keepdim=True)
+        ),
+        "the baseline is the others' *sum*; divide it by G - 1.": lambda s: (
+            s - (s.sum(1, keepdim=True) - s)
+        ),
+        "the others' sum is divided by G; there are G - 1 of them.": lambda s: (
+            s - (s.sum(1, keepdim=True) - s) / s.shape[1]
+        ),
+        "the mean of all other responses of the batch: those of other prompts say nothing of this one.": lambda s: (
+            s - (s.sum() - s) / (s.numel() - 1)
+        ),
+        "divided by the std as well: RLOO keeps reward units.": lambda s: (
+            leave_one_out(s) / (s.std(1, keepdim=True) + 1e-4)
+        ),
+        "the groups run down the columns; a prompt is a row.": lambda s: (
+            s - (s.sum(0) - s) / (len(s) - 1)
+        ),
+        "the sign: better than the others is positive.": lambda s: -leave_one_out(s),
+    },
+)
 
 
 def _plus_case(g):
@@ -87,22 +137,44 @@ def _to_go(rewards, mask):
 
 
 def _by_text(x, mask):
-    rows = [torch.where(m, (r - r[m].mean()) * (r[m].var(unbiased=False) + 1e-8).rsqrt(), 0.0) for r, m in zip(x, mask, strict=True)]
+    rows = [
+        torch.where(m, (r - r[m].mean()) * (r[m].var(unbiased=False) + 1e-8).rsqrt(), 0.0)
+        for r, m in zip(x, mask, strict=True)
+    ]
     return torch.stack(rows)
 
 
 whitened_to_go = Exercise(
-    "whitened_to_go", ("rewards", "mask"), _plus_case, lambda r, m: masked_whiten(_to_go(r, m), m),
-    {"the rewards themselves are whitened: a token is answered for by all that comes after it, sum first.":
-         lambda r, m: masked_whiten(torch.where(m, r, 0.0), m),
-     "each text by its own mean and std; REINFORCE++ takes those of all tokens of the batch.": lambda r, m: _by_text(_to_go(r, m), m),
-     "padding is counted in mean and std; take them over real tokens.":
-         lambda r, m: torch.where(m, (_to_go(r, m) - _to_go(r, m).mean()) * (_to_go(r, m).var(unbiased=False) + 1e-8).rsqrt(), 0.0),
-     "padding must be 0 afterwards; here it got the negative mean.":
-         lambda r, m: (_to_go(r, m) - _to_go(r, m)[m].mean()) * (_to_go(r, m)[m].var(unbiased=False) + 1e-8).rsqrt(),
-     "the variance divides by n here; `torch.std` divides by n - 1.": lambda r, m: masked_whiten(_to_go(r, m), m, unbiased=True),
-     "the mean is not taken off.": lambda r, m: masked_whiten(_to_go(r, m), m, shift_mean=False),
-     "centred, but not divided by the std.":
-         lambda r, m: torch.where(m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0),
-     "every token has the text's whole sum: what came before a token is not its doing.":
-         lambda r, m: masked_whiten(_to_go(r, m)[:, :1].expand(m.shape), m)})
+    "whitened_to_go",
+    ("rewards", "mask"),
+    _plus_case,
+    lambda r, m: masked_whiten(_to_go(r, m), m),
+    {
+        "the rewards themselves are whitened: a token is answered for by all that comes after it, sum first.": lambda r, m: (
+            masked_whiten(torch.where(m, r, 0.0), m)
+        ),
+        "each text by its own mean and std; REINFORCE++ takes those of all tokens of the batch.": lambda r, m: (
+            _by_text(_to_go(r, m), m)
+        ),
+        "padding is counted in mean and std; take them over real tokens.": lambda r, m: torch.where(
+            m,
+            (_to_go(r, m) - _to_go(r, m).mean())
+            * (_to_go(r, m).var(unbiased=False) + 1e-8).rsqrt(),
+            0.0,
+        ),
+        "padding must be 0 afterwards; here it got the negative mean.": lambda r, m: (
+            (_to_go(r, m) - _to_go(r, m)[m].mean())
+            * (_to_go(r, m)[m].var(unbiased=False) + 1e-8).rsqrt()
+        ),
+        "the variance divides by n here; `torch.std` divides by n - 1.": lambda r, m: masked_whiten(
+            _to_go(r, m), m, unbiased=True
+        ),
+        "the mean is not taken off.": lambda r, m: masked_whiten(_to_go(r, m), m, shift_mean=False),
+        "centred, but not divided by the std.": lambda r, m: torch.where(
+            m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0
+        ),
+        "every token has the text's whole sum: what came before a token is not its doing.": lambda r, m: (
+            masked_whiten(_to_go(r, m)[:, :1].expand(m.shape), m)
+        ),
+    },
+)

@@ -18,19 +18,42 @@ def _dpo(chosen, rejected, ref_chosen, ref_rejected, beta):
 
 
 dpo_loss = Exercise(
-    "dpo_loss", ("chosen_logprobs", "rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs", "beta"), _dpo_case, _dpo,
-    {"log(sigmoid(x)) is minus infinity where x is very negative: use logsigmoid.":
-         lambda c, r, rc, rr, b: -torch.sigmoid(b * (c - rc - r + rr)).log(),
-     "chosen and rejected are exchanged: this makes rejected texts likelier.": lambda c, r, rc, rr, b: _dpo(r, c, rr, rc, b),
-     "the reference's log-ratio has the wrong sign: policy minus reference, for each text.":
-         lambda c, r, rc, rr, b: _dpo(c, r, -rc, -rr, b),
-     "the reference is missing: without it the loss only pulls the two texts apart.":
-         lambda c, r, rc, rr, b: _dpo(c, r, 0 * rc, 0 * rr, b),
-     "beta is missing.": lambda c, r, rc, rr, b: _dpo(c, r, rc, rr, 1.0),
-     "beta multiplies the loss; it belongs inside the sigmoid.": lambda c, r, rc, rr, b: b * _dpo(c, r, rc, rr, 1.0),
-     "divided by beta; the implicit reward is beta times the log-ratio.": lambda c, r, rc, rr, b: _dpo(c, r, rc, rr, 1 / b),
-     "the sign: a loss is minus the log-probability.": lambda c, r, rc, rr, b: -_dpo(c, r, rc, rr, b)},
-    differentiate=("chosen_logprobs", "rejected_logprobs"))
+    "dpo_loss",
+    (
+        "chosen_logprobs",
+        "rejected_logprobs",
+        "ref_chosen_logprobs",
+        "ref_rejected_logprobs",
+        "beta",
+    ),
+    _dpo_case,
+    _dpo,
+    {
+        "log(sigmoid(x)) is minus infinity where x is very negative: use logsigmoid.": lambda c, r, rc, rr, b: (
+            -torch.sigmoid(b * (c - rc - r + rr)).log()
+        ),
+        "chosen and rejected are exchanged: this makes rejected texts likelier.": lambda c, r, rc, rr, b: (
+            _dpo(r, c, rr, rc, b)
+        ),
+        "the reference's log-ratio has the wrong sign: policy minus reference, for each text.": lambda c, r, rc, rr, b: (
+            _dpo(c, r, -rc, -rr, b)
+        ),
+        "the reference is missing: without it the loss only pulls the two texts apart.": lambda c, r, rc, rr, b: (
+            _dpo(c, r, 0 * rc, 0 * rr, b)
+        ),
+        "beta is missing.": lambda c, r, rc, rr, b: _dpo(c, r, rc, rr, 1.0),
+        "beta multiplies the loss; it belongs inside the sigmoid.": lambda c, r, rc, rr, b: (
+            b * _dpo(c, r, rc, rr, 1.0)
+        ),
+        "divided by beta; the implicit reward is beta times the log-ratio.": lambda c, r, rc, rr, b: (
+            _dpo(c, r, rc, rr, 1 / b)
+        ),
+        "the sign: a loss is minus the log-probability.": lambda c, r, rc, rr, b: (
+            -_dpo(c, r, rc, rr, b)
+        ),
+    },
+    differentiate=("chosen_logprobs", "rejected_logprobs"),
+)
 
 
 def _weights_case(g):
@@ -43,20 +66,41 @@ def _margin(c, r, rc, rr, b):
 
 
 gradient_weights = Exercise(
-    "gradient_weights", ("chosen_logprobs", "rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs", "beta"), _weights_case,
+    "gradient_weights",
+    (
+        "chosen_logprobs",
+        "rejected_logprobs",
+        "ref_chosen_logprobs",
+        "ref_rejected_logprobs",
+        "beta",
+    ),
+    _weights_case,
     lambda *x: x[-1] * torch.sigmoid(-_margin(*x)),
-    {"beta is missing: the derivative of beta h by h.": lambda *x: torch.sigmoid(-_margin(*x)),
-     "the sign inside the sigmoid: a pair whose order is already right would pull most.": lambda *x: x[-1] * torch.sigmoid(_margin(*x)),
-     "this is p (1 - p), the sigmoid's own slope; the loss has a logarithm, which divides by p.":
-         lambda *x: x[-1] * torch.sigmoid(_margin(*x)) * torch.sigmoid(-_margin(*x)),
-     "the weight is a size; the sign is in which log-probability goes up.": lambda *x: -x[-1] * torch.sigmoid(-_margin(*x)),
-     "the reference is missing: what counts is how far the policy has moved.":
-         lambda c, r, rc, rr, b: b * torch.sigmoid(-b * (c - r))})
+    {
+        "beta is missing: the derivative of beta h by h.": lambda *x: torch.sigmoid(-_margin(*x)),
+        "the sign inside the sigmoid: a pair whose order is already right would pull most.": lambda *x: (
+            x[-1] * torch.sigmoid(_margin(*x))
+        ),
+        "this is p (1 - p), the sigmoid's own slope; the loss has a logarithm, which divides by p.": lambda *x: (
+            x[-1] * torch.sigmoid(_margin(*x)) * torch.sigmoid(-_margin(*x))
+        ),
+        "the weight is a size; the sign is in which log-probability goes up.": lambda *x: (
+            -x[-1] * torch.sigmoid(-_margin(*x))
+        ),
+        "the reference is missing: what counts is how far the policy has moved.": lambda c, r, rc, rr, b: (
+            b * torch.sigmoid(-b * (c - r))
+        ),
+    },
+)
 
 
 def _invert_case(g):
     ref = torch.randn(6, generator=g).log_softmax(0)
-    return (ref + torch.randn(6, generator=g)).log_softmax(0), ref, 0.2 + torch.rand((), generator=g).item()
+    return (
+        (ref + torch.randn(6, generator=g)).log_softmax(0),
+        ref,
+        0.2 + torch.rand((), generator=g).item(),
+    )
 
 
 def _centred(x, weights):
@@ -64,20 +108,39 @@ def _centred(x, weights):
 
 
 reward_from_policy = Exercise(
-    "reward_from_policy", ("logprobs", "ref_logprobs", "beta"), _invert_case,
+    "reward_from_policy",
+    ("logprobs", "ref_logprobs", "beta"),
+    _invert_case,
     lambda p, q, b: _centred(b * (p - q), q.exp()),
-    {"beta divides where it must multiply: solve log pi = log ref + r / beta - log Z for r.":
-         lambda p, q, b: _centred((p - q) / b, q.exp()),
-     "the constant: subtract the mean under the reference, so that it is 0.": lambda p, q, b: b * (p - q),
-     "the plain mean was subtracted; the reference's mean weighs each text by its probability.":
-         lambda p, q, b: b * (p - q) - (b * (p - q)).mean(),
-     "the policy's mean was subtracted; it is the reference's that is to be 0.": lambda p, q, b: _centred(b * (p - q), p.exp()),
-     "the sign: the policy likes what has a high reward.": lambda p, q, b: _centred(b * (q - p), q.exp()),
-     "the reference is missing: a text is likely in pi for being likely in ref, too.": lambda p, q, b: _centred(b * p, q.exp())})
+    {
+        "beta divides where it must multiply: solve log pi = log ref + r / beta - log Z for r.": lambda p, q, b: (
+            _centred((p - q) / b, q.exp())
+        ),
+        "the constant: subtract the mean under the reference, so that it is 0.": lambda p, q, b: (
+            b * (p - q)
+        ),
+        "the plain mean was subtracted; the reference's mean weighs each text by its probability.": lambda p, q, b: (
+            b * (p - q) - (b * (p - q)).mean()
+        ),
+        "the policy's mean was subtracted; it is the reference's that is to be 0.": lambda p, q, b: (
+            _centred(b * (p - q), p.exp())
+        ),
+        "the sign: the policy likes what has a high reward.": lambda p, q, b: _centred(
+            b * (q - p), q.exp()
+        ),
+        "the reference is missing: a text is likely in pi for being likely in ref, too.": lambda p, q, b: (
+            _centred(b * p, q.exp())
+        ),
+    },
+)
 
 
 def _noisy_case(g):
-    return torch.rand(5, generator=g), 0.3 * torch.rand((), generator=g).item(), 0.05 + torch.rand((), generator=g).item()
+    return (
+        torch.rand(5, generator=g),
+        0.3 * torch.rand((), generator=g).item(),
+        0.05 + torch.rand((), generator=g).item(),
+    )
 
 
 def _said(p, e):
@@ -85,12 +148,26 @@ def _said(p, e):
 
 
 best_log_ratio = Exercise(
-    "best_log_ratio", ("share", "flipped", "beta"), _noisy_case, lambda p, e, b: torch.logit(_said(p, e)) / b,
-    {"beta multiplies where it must divide: beta h is the logit.": lambda p, e, b: torch.logit(_said(p, e)) * b,
-     "the flips are missing: what the labels say is not what people prefer.": lambda p, e, b: torch.logit(p) / b,
-     "this is the share that the labels give; the loss is least at its logit over beta.": lambda p, e, b: _said(p, e),
-     "only the wrong labels of the winner were counted: the loser's flips go the other way.": lambda p, e, b: torch.logit((1 - e) * p) / b,
-     "the logarithm of the share, not of the odds.": lambda p, e, b: _said(p, e).log() / b})
+    "best_log_ratio",
+    ("share", "flipped", "beta"),
+    _noisy_case,
+    lambda p, e, b: torch.logit(_said(p, e)) / b,
+    {
+        "beta multiplies where it must divide: beta h is the logit.": lambda p, e, b: (
+            torch.logit(_said(p, e)) * b
+        ),
+        "the flips are missing: what the labels say is not what people prefer.": lambda p, e, b: (
+            torch.logit(p) / b
+        ),
+        "this is the share that the labels give; the loss is least at its logit over beta.": lambda p, e, b: (
+            _said(p, e)
+        ),
+        "only the wrong labels of the winner were counted: the loser's flips go the other way.": lambda p, e, b: (
+            torch.logit((1 - e) * p) / b
+        ),
+        "the logarithm of the share, not of the odds.": lambda p, e, b: _said(p, e).log() / b,
+    },
+)
 
 
 def _sums_case(g):
@@ -108,10 +185,23 @@ def _pair_loss(new, ref, mask, beta, mean=False, right=True):
 
 
 dpo_of_a_batch = Exercise(
-    "dpo_of_a_batch", ("logprobs", "ref_logprobs", "mask", "beta"), _sums_case, _pair_loss,
-    {"the mean over tokens instead of the sum: another loss, under which a long text's log-ratio counts less.":
-         lambda *x: _pair_loss(*x, mean=True),
-     "rows are taken two by two; the first half is chosen, the second rejected.": lambda *x: _pair_loss(*x, right=False),
-     "chosen and rejected are exchanged.": lambda n, r, m, b: _pair_loss(n.roll(3, 0), r.roll(3, 0), m.roll(3, 0), b),
-     "one number for the batch: return each pair's loss.": lambda *x: _pair_loss(*x).mean().expand(3)},
-    differentiate=("logprobs",))
+    "dpo_of_a_batch",
+    ("logprobs", "ref_logprobs", "mask", "beta"),
+    _sums_case,
+    _pair_loss,
+    {
+        "the mean over tokens instead of the sum: another loss, under which a long text's log-ratio counts less.": lambda *x: (
+            _pair_loss(*x, mean=True)
+        ),
+        "rows are taken two by two; the first half is chosen, the second rejected.": lambda *x: (
+            _pair_loss(*x, right=False)
+        ),
+        "chosen and rejected are exchanged.": lambda n, r, m, b: _pair_loss(
+            n.roll(3, 0), r.roll(3, 0), m.roll(3, 0), b
+        ),
+        "one number for the batch: return each pair's loss.": lambda *x: (
+            _pair_loss(*x).mean().expand(3)
+        ),
+    },
+    differentiate=("logprobs",),
+)

@@ -19,21 +19,48 @@ def _ratio(c, r, rc, rr):
 
 
 ipo_loss = Exercise(
-    "ipo_loss", (*FOUR, "beta"), _four_case, lambda *x: (_ratio(*x[:4]) - 1 / (2 * x[4])).square(),
-    {"the target is 1 / (2 beta), not 1 / beta.": lambda *x: (_ratio(*x[:4]) - 1 / x[4]).square(),
-     "the target is 1 / (2 beta); beta / 2 would ask for less the weaker the leash.": lambda *x: (_ratio(*x[:4]) - x[4] / 2).square(),
-     "the reference is missing: h is made of log-ratios.": lambda c, r, rc, rr, b: (c - r - 1 / (2 * b)).square(),
-     "the sign of h: chosen minus rejected.": lambda *x: (_ratio(*x[:4]) + 1 / (2 * x[4])).square(),
-     "h is compared, not beta h.": lambda *x: (x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])).square(),
-     "the square is missing: far out on the wrong side would be best.": lambda *x: _ratio(*x[:4]) - 1 / (2 * x[4]),
-     "a margin beyond the target costs nothing here: that is a squared hinge; IPO pulls back.":
-         lambda *x: relu(1 / (2 * x[4]) - _ratio(*x[:4])).square()},
-    differentiate=FOUR[:2])
+    "ipo_loss",
+    (*FOUR, "beta"),
+    _four_case,
+    lambda *x: (_ratio(*x[:4]) - 1 / (2 * x[4])).square(),
+    {
+        "the target is 1 / (2 beta), not 1 / beta.": lambda *x: (
+            _ratio(*x[:4]) - 1 / x[4]
+        ).square(),
+        "the target is 1 / (2 beta); beta / 2 would ask for less the weaker the leash.": lambda *x: (
+            (_ratio(*x[:4]) - x[4] / 2).square()
+        ),
+        "the reference is missing: h is made of log-ratios.": lambda c, r, rc, rr, b: (
+            c - r - 1 / (2 * b)
+        ).square(),
+        "the sign of h: chosen minus rejected.": lambda *x: (
+            _ratio(*x[:4]) + 1 / (2 * x[4])
+        ).square(),
+        "h is compared, not beta h.": lambda *x: (x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])).square(),
+        "the square is missing: far out on the wrong side would be best.": lambda *x: (
+            _ratio(*x[:4]) - 1 / (2 * x[4])
+        ),
+        "a margin beyond the target costs nothing here: that is a squared hinge; IPO pulls back.": lambda *x: (
+            relu(1 / (2 * x[4]) - _ratio(*x[:4])).square()
+        ),
+    },
+    differentiate=FOUR[:2],
+)
 
 
 def _thumbs_case(g):
-    logprobs, refs, baseline = -20 * torch.rand(6, generator=g), -20 * torch.rand(6, generator=g), torch.rand((), generator=g) * 3
-    return logprobs, refs, torch.tensor([True, False, True, False, False, True]), baseline, 0.05 + 0.2 * torch.rand((), generator=g).item()
+    logprobs, refs, baseline = (
+        -20 * torch.rand(6, generator=g),
+        -20 * torch.rand(6, generator=g),
+        torch.rand((), generator=g) * 3,
+    )
+    return (
+        logprobs,
+        refs,
+        torch.tensor([True, False, True, False, False, True]),
+        baseline,
+        0.05 + 0.2 * torch.rand((), generator=g).item(),
+    )
 
 
 def _kto(p, q, up, z, b):
@@ -41,23 +68,46 @@ def _kto(p, q, up, z, b):
 
 
 kto_loss = Exercise(
-    "kto_loss", ("logprobs", "ref_logprobs", "desirable", "kl_baseline", "beta"), _thumbs_case, _kto,
-    {"the baseline is learned through: it must be detached.":
-         lambda p, q, up, z, b: torch.sigmoid(torch.where(up, -1.0, 1.0) * b * (p - q - z)),
-     "the baseline is missing: every text is compared with 0.": lambda p, q, up, z, b: _kto(p, q, up, 0 * z, b),
-     "thumbs are exchanged, or the value is returned instead of 1 minus it.": lambda p, q, up, z, b: _kto(p, q, ~up, z, b),
-     "minus the log-sigmoid: KTO's value is the sigmoid itself, which is bounded.":
-         lambda p, q, up, z, b: -logsigmoid(torch.where(up, 1.0, -1.0) * b * (p - q - z.detach())),
-     "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0),
-     "beta weighs the whole difference to z, not the log-ratio alone.": lambda p, q, up, z, b: _kto(b * p, b * q, up, z, 1.0),
-     "the reference is missing.": lambda p, q, up, z, b: _kto(p, 0 * q, up, z, b)},
-    differentiate=("logprobs", "kl_baseline"))
+    "kto_loss",
+    ("logprobs", "ref_logprobs", "desirable", "kl_baseline", "beta"),
+    _thumbs_case,
+    _kto,
+    {
+        "the baseline is learned through: it must be detached.": lambda p, q, up, z, b: (
+            torch.sigmoid(torch.where(up, -1.0, 1.0) * b * (p - q - z))
+        ),
+        "the baseline is missing: every text is compared with 0.": lambda p, q, up, z, b: _kto(
+            p, q, up, 0 * z, b
+        ),
+        "thumbs are exchanged, or the value is returned instead of 1 minus it.": lambda p, q, up, z, b: (
+            _kto(p, q, ~up, z, b)
+        ),
+        "minus the log-sigmoid: KTO's value is the sigmoid itself, which is bounded.": lambda p, q, up, z, b: (
+            -logsigmoid(torch.where(up, 1.0, -1.0) * b * (p - q - z.detach()))
+        ),
+        "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0),
+        "beta weighs the whole difference to z, not the log-ratio alone.": lambda p, q, up, z, b: (
+            _kto(b * p, b * q, up, z, 1.0)
+        ),
+        "the reference is missing.": lambda p, q, up, z, b: _kto(p, 0 * q, up, z, b),
+    },
+    differentiate=("logprobs", "kl_baseline"),
+)
 
 
 def _penalty_case(g):
     chosen, rejected, ref_rejected = -20 * torch.rand(3, 6, generator=g)
-    ref_chosen = chosen + torch.tensor([3.0, -3.0, 1.0, -1.0, 0.5, 2.0])  # both sides of the reference
-    return chosen, rejected, ref_chosen, ref_rejected, 0.05 + 0.2 * torch.rand((), generator=g).item(), 2.0
+    ref_chosen = chosen + torch.tensor(
+        [3.0, -3.0, 1.0, -1.0, 0.5, 2.0]
+    )  # both sides of the reference
+    return (
+        chosen,
+        rejected,
+        ref_chosen,
+        ref_rejected,
+        0.05 + 0.2 * torch.rand((), generator=g).item(),
+        2.0,
+    )
 
 
 def _dpop(c, r, rc, rr, b, p):
@@ -65,29 +115,50 @@ def _dpop(c, r, rc, rr, b, p):
 
 
 dpop_loss = Exercise(
-    "dpop_loss", (*FOUR, "beta", "penalty"), _penalty_case, _dpop,
-    {"the penalty is on the wrong side: it punishes a chosen text that became *likelier*.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(c - rc))),
-     "without the max(0, ...) a chosen text that grew would be paid for it, over and over.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * (rc - c))),
-     "the penalty stands outside beta: it belongs inside the bracket.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * _ratio(c, r, rc, rr) - p * relu(rc - c)),
-     "the penalty is added to the loss; it belongs inside the bracket.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * _ratio(c, r, rc, rr)) + p * relu(rc - c),
-     "the penalty adds to the margin; it takes it away.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c))),
-     "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(c, r, rc, rr, b, 0.0),
-     "the rejected text's fall is punished; it is meant to fall.":
-         lambda c, r, rc, rr, b, p: -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r))),
-     "the logarithm of a sigmoid that has become 0: infinite where a pair is very wrong; logsigmoid is not.":
-         lambda c, r, rc, rr, b, p: -torch.sigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rc - c))).log()},
-    differentiate=FOUR[:2], edges=((*(torch.tensor([x]) for x in (-2000.0, -1.0, -1.0, -1.0)), 0.1, 2.0),))
+    "dpop_loss",
+    (*FOUR, "beta", "penalty"),
+    _penalty_case,
+    _dpop,
+    {
+        "the penalty is on the wrong side: it punishes a chosen text that became *likelier*.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(c - rc)))
+        ),
+        "without the max(0, ...) a chosen text that grew would be paid for it, over and over.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * (rc - c)))
+        ),
+        "the penalty stands outside beta: it belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * _ratio(c, r, rc, rr) - p * relu(rc - c))
+        ),
+        "the penalty is added to the loss; it belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * _ratio(c, r, rc, rr)) + p * relu(rc - c)
+        ),
+        "the penalty adds to the margin; it takes it away.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c)))
+        ),
+        "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(
+            c, r, rc, rr, b, 0.0
+        ),
+        "the rejected text's fall is punished; it is meant to fall.": lambda c, r, rc, rr, b, p: (
+            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r)))
+        ),
+        "the logarithm of a sigmoid that has become 0: infinite where a pair is very wrong; logsigmoid is not.": lambda c, r, rc, rr, b, p: (
+            -torch.sigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rc - c))).log()
+        ),
+    },
+    differentiate=FOUR[:2],
+    edges=((*(torch.tensor([x]) for x in (-2000.0, -1.0, -1.0, -1.0)), 0.1, 2.0),),
+)
 
 
 def _sequences_case(g):
     mask = torch.arange(5) < torch.randint(1, 6, (8, 1), generator=g)
     mask[0], mask[4] = torch.arange(5) < 5, torch.arange(5) < 2  # a pair of unequal lengths
-    return torch.where(mask, -3 * torch.rand(8, 5, generator=g), torch.nan), mask, 1 + torch.rand((), generator=g).item(), 0.5
+    return (
+        torch.where(mask, -3 * torch.rand(8, 5, generator=g), torch.nan),
+        mask,
+        1 + torch.rand((), generator=g).item(),
+        0.5,
+    )
 
 
 def _means(x, mask, whole=False):
@@ -96,19 +167,33 @@ def _means(x, mask, whole=False):
 
 
 simpo_loss = Exercise(
-    "simpo_loss", ("logprobs", "mask", "beta", "margin"), _sequences_case, lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=c),
-    {"sums instead of means: a longer text would be worse for its length.": lambda x, m, b, c: simpo(*_means(x, m, True), beta=b, margin=c),
-     "the mean runs over the padding too: divide by the number of real tokens.":
-         lambda x, m, b, c: simpo(*(torch.where(m, x, 0.0).mean(1)).chunk(2), beta=b, margin=c),
-     "the margin is added; it is what the difference must exceed.":
-         lambda x, m, b, c: -logsigmoid(b * (_means(x, m)[0] - _means(x, m)[1]) + c),
-     "the margin is multiplied by beta: here it is in reward units (the authors' code takes the ratio).":
-         lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=b * c),
-     "the margin is missing.": lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=0.0),
-     "chosen and rejected are exchanged.": lambda x, m, b, c: simpo(*_means(x, m)[::-1], beta=b, margin=c),
-     "the chosen texts come first, then the rejected: they do not alternate.":
-         lambda x, m, b, c: simpo(*(lambda y: (y[::2], y[1::2]))(torch.cat(_means(x, m))), beta=b, margin=c)},
-    differentiate=("logprobs",))
+    "simpo_loss",
+    ("logprobs", "mask", "beta", "margin"),
+    _sequences_case,
+    lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=c),
+    {
+        "sums instead of means: a longer text would be worse for its length.": lambda x, m, b, c: (
+            simpo(*_means(x, m, True), beta=b, margin=c)
+        ),
+        "the mean runs over the padding too: divide by the number of real tokens.": lambda x, m, b, c: (
+            simpo(*(torch.where(m, x, 0.0).mean(1)).chunk(2), beta=b, margin=c)
+        ),
+        "the margin is added; it is what the difference must exceed.": lambda x, m, b, c: (
+            -logsigmoid(b * (_means(x, m)[0] - _means(x, m)[1]) + c)
+        ),
+        "the margin is multiplied by beta: here it is in reward units (the authors' code takes the ratio).": lambda x, m, b, c: (
+            simpo(*_means(x, m), beta=b, margin=b * c)
+        ),
+        "the margin is missing.": lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=0.0),
+        "chosen and rejected are exchanged.": lambda x, m, b, c: simpo(
+            *_means(x, m)[::-1], beta=b, margin=c
+        ),
+        "the chosen texts come first, then the rejected: they do not alternate.": lambda x, m, b, c: (
+            simpo(*(lambda y: (y[::2], y[1::2]))(torch.cat(_means(x, m))), beta=b, margin=c)
+        ),
+    },
+    differentiate=("logprobs",),
+)
 
 
 def _odds_case(g):
@@ -125,18 +210,36 @@ def _log_not(x):
 
 
 orpo_loss = Exercise(
-    "orpo_loss", ("chosen_mean_logprobs", "rejected_mean_logprobs", "beta"), _odds_case, _odds,
-    {"the ratio of probabilities: odds are p / (1 - p).": lambda c, r, b: -c - b * logsigmoid(c - r),
-     "the imitation of the chosen text is missing.": lambda c, r, b: _odds(c, r, b) + c,
-     "beta weighs the odds' part; it does not stand inside the sigmoid.":
-         lambda c, r, b: -c - logsigmoid(b * (c - _log_not(c) - r + _log_not(r))),
-     "chosen and rejected are exchanged in the odds.": lambda c, r, b: _odds(r, c, b) + r - c,
-     "log odds are log p *minus* log (1 - p).":
-         lambda c, r, b: -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r)),
-     "infinite or NaN where a text is nearly certain: what is left of 1 - exp(x) when exp(x) is nearly 1?":
-         lambda c, r, b: -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log()),
-     **{f"a floor of {e:g} makes it finite, but with wrong digits: what is left of 1 - exp(x) must be computed without the subtraction.":
-            lambda c, r, b, e=e: -c - b * logsigmoid(c - (1 - c.exp()).clamp(min=e).log() - r + (1 - r.exp()).clamp(min=e).log())
-        for e in (1e-12, 1e-10, 1e-8)}},
+    "orpo_loss",
+    ("chosen_mean_logprobs", "rejected_mean_logprobs", "beta"),
+    _odds_case,
+    _odds,
+    {
+        "the ratio of probabilities: odds are p / (1 - p).": lambda c, r, b: (
+            -c - b * logsigmoid(c - r)
+        ),
+        "the imitation of the chosen text is missing.": lambda c, r, b: _odds(c, r, b) + c,
+        "beta weighs the odds' part; it does not stand inside the sigmoid.": lambda c, r, b: (
+            -c - logsigmoid(b * (c - _log_not(c) - r + _log_not(r)))
+        ),
+        "chosen and rejected are exchanged in the odds.": lambda c, r, b: _odds(r, c, b) + r - c,
+        "log odds are log p *minus* log (1 - p).": lambda c, r, b: (
+            -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r))
+        ),
+        "infinite or NaN where a text is nearly certain: what is left of 1 - exp(x) when exp(x) is nearly 1?": lambda c, r, b: (
+            -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log())
+        ),
+        **{
+            f"a floor of {e:g} makes it finite, but with wrong digits: what is left of 1 - exp(x) must be computed without the subtraction.": lambda c, r, b, e=e: (
+                -c
+                - b
+                * logsigmoid(
+                    c - (1 - c.exp()).clamp(min=e).log() - r + (1 - r.exp()).clamp(min=e).log()
+                )
+            )
+            for e in (1e-12, 1e-10, 1e-8)
+        },
+    },
     differentiate=("chosen_mean_logprobs", "rejected_mean_logprobs"),
-    edges=tuple((torch.tensor([-30.0]), torch.tensor([x]), 1.0) for x in (-1e-7, -1e-8)))  # exp(x): a digit is left of 1 - exp(x), or none
+    edges=tuple((torch.tensor([-30.0]), torch.tensor([x]), 1.0) for x in (-1e-7, -1e-8)),
+)  # exp(x): a digit is left of 1 - exp(x), or none
