@@ -1,6 +1,6 @@
-"""Rollout: the one record that a batch is."""
+"""A batch of prompts and responses, and the numbers that belong to their tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,16 +8,27 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not an answer
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not a yes or no
 class Rollout:
     """A batch of prompts and responses. Column t of every (B, R) tensor belongs to response token t.
 
-    prompt_ids (B, P): left-padded.                  prompt_mask (B, P): True = a real prompt token.
-    response_ids (B, R): right-padded.               response_mask (B, R): True = a real response token, EOS included.
-    old_logprobs (B, R): nats, under the policy that sampled, at its temperature; 0 where masked.
+    Args:
+        prompt_ids: (B, P) token ids, padded on the left.
+        prompt_mask: (B, P), True at the real prompt tokens.
+        response_ids: (B, R) token ids, padded on the right.
+        response_mask: (B, R), True at the real response tokens, EOS included. It decides what a
+            model reads: attention and positions.
+        old_logprobs: (B, R) nats, log-probabilities under the policy that sampled, at its
+            temperature; 0 where masked.
+        action_mask: (B, R), True at the response tokens that the policy chose; by default all of
+            them. Where a tool or another speaker wrote some of the response, those tokens are
+            False: they are read, but no loss and no reward belongs to them. Pass this mask to the
+            functions of `core`.
+        columns: further tensors by name, (B,) or (B, R, ...); see `with_columns`.
 
     Raises:
-        ValueError: shapes that do not fit, an empty batch, ids that are not integers, masks that are not bool, padding on the wrong side.
+        ValueError: shapes that do not fit, an empty batch, ids that are not integers, masks that
+            are not bool, padding on the wrong side, an action that is not a real token.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -25,13 +36,16 @@ class Rollout:
     response_ids: Int[Tensor, "B R"]
     response_mask: Bool[Tensor, "B R"]
     old_logprobs: Float[Tensor, "B R"]
+    action_mask: Bool[Tensor, "B R"] | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
-        shapes = {name: tuple(getattr(self, name).shape) for name in self.__dataclass_fields__}
+        if self.action_mask is None:
+            object.__setattr__(self, "action_mask", self.response_mask)
+        shapes = {name: tuple(getattr(self, name).shape) for name in TENSORS}
         prompt, response = shapes["prompt_ids"], shapes["response_ids"]
-        fits = (
-            prompt == shapes["prompt_mask"]
-            and response == shapes["response_mask"] == shapes["old_logprobs"]
+        fits = prompt == shapes["prompt_mask"] and all(
+            shapes[name] == response for name in ("response_mask", "old_logprobs", "action_mask")
         )
         if (
             not fits
@@ -41,21 +55,53 @@ class Rollout:
             or 0 in prompt + response
         ):
             raise ValueError(
-                f"A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; got {shapes}."
+                "A Rollout needs (B, P) prompts and (B, R) responses with B, P, R >= 1; "
+                f"got {shapes}."
             )
         dtypes = {name: getattr(self, name).dtype for name in shapes}
         integer = {dtypes["prompt_ids"], dtypes["response_ids"]} <= {torch.int32, torch.int64}
-        boolean = dtypes["prompt_mask"] == dtypes["response_mask"] == torch.bool
+        boolean = all(dtypes[name] == torch.bool for name in shapes if name.endswith("mask"))
         if not (integer and boolean and self.old_logprobs.is_floating_point()):
             raise ValueError(
-                f"A Rollout needs integer ids, bool masks and floating-point old_logprobs; got {dtypes}."
+                "A Rollout needs integer ids, bool masks and floating-point old_logprobs; "
+                f"got {dtypes}."
             )
-        if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any() or not self.prompt_mask[
-            :, -1
-        ].all():
+        padded_right = self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]
+        if padded_right.any() or not self.prompt_mask[:, -1].all():
             raise ValueError("Prompts must be padded on the left and have at least one token each.")
         if (~self.response_mask[:, :-1] & self.response_mask[:, 1:]).any():
             raise ValueError("Responses must be padded on the right.")
+        if (self.action_mask & ~self.response_mask).any():
+            raise ValueError("action_mask is True at padding; an action must be a real token.")
+        for name, column in self.columns.items():
+            if hasattr(type(self), name) or name in TENSORS:
+                raise ValueError(f"A column cannot be named '{name}': a batch already has that.")
+            if column.shape != response[:1] and tuple(column.shape[:2]) != response:
+                raise ValueError(
+                    f"Column '{name}' has shape {tuple(column.shape)}; it must have one entry for "
+                    f"each row, {response[:1]}, or for each response token, {response}."
+                )
+
+    def __getattr__(self, name: str) -> Tensor:
+        """The column of that name; called only where the class has no such attribute."""
+        columns = self.__dict__.get("columns", {})
+        if name not in columns:
+            raise AttributeError(
+                f"This batch has no column '{name}'. It has {', '.join(columns) or 'none'}; "
+                f"add one with batch.with_columns({name}=...)."
+            )
+        return columns[name]
+
+    def with_columns(self, **columns: Tensor) -> "Rollout":
+        """The same batch with further tensors, read as attributes; a column that exists is replaced.
+
+            batch = batch.with_columns(advantages=advantages, returns=returns)
+            part = batch.select(rows)          # part.advantages has the same rows and width
+
+        Args:
+            columns: (B,), a number for each row, or (B, R, ...), one for each response token.
+        """
+        return replace(self, columns=self.columns | columns)
 
     @property
     def sequences(self) -> Int[Tensor, "B T"]:
@@ -64,19 +110,27 @@ class Rollout:
 
     @property
     def attention_mask(self) -> Bool[Tensor, "B T"]:
+        """True at the real tokens of prompt and response."""
         return torch.cat([self.prompt_mask, self.response_mask], 1)
 
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
-        """0 at the first real token of each row: without this, left padding shifts GPT-2's absolute positions."""
+        """0 at the first real token of each row. Without it, left padding shifts GPT-2's positions."""
         return (self.attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
     def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
-        """True where the response ends in EOS; False where it was cut off (or is empty)."""
-        return ((self.response_ids == eos_id) & self.response_mask).any(1)
+        """True where the policy's last token is EOS; False where the response was cut or is empty."""
+        last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
+        return ((self.response_ids == eos_id) & last).any(1)
 
     def select(self, index) -> "Rollout":
-        """Some rows, in the order of `index`, without the outer columns that are padding in all of them."""
+        """Some rows, in the order of `index`, columns included.
+
+        Outer columns that are padding in all of these rows are left out of every tensor.
+
+        Args:
+            index: row numbers (a tensor or a list), or a bool for each row.
+        """
         prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
         p, r = int(prompt_mask.sum(1).max()), max(1, int(response_mask.sum(1).max()))
         return Rollout(
@@ -85,25 +139,36 @@ class Rollout:
             self.response_ids[index][:, :r],
             response_mask[:, :r],
             self.old_logprobs[index][:, :r],
+            self.action_mask[index][:, :r],
+            {
+                name: column[index] if column.dim() == 1 else column[index][:, :r]
+                for name, column in self.columns.items()
+            },
         )
 
     @classmethod
     def concat(cls, rollouts: list["Rollout"]) -> "Rollout":
-        """Several batches as one, padded to the widest; padding is id 0, as no mask lets it count."""
-        widths = [
-            max(r.prompt_ids.shape[1] for r in rollouts),
-            max(r.response_ids.shape[1] for r in rollouts),
-        ]
+        """Several batches as one, padded to the widest with zeros, which no mask counts.
+
+        Raises:
+            ValueError: batches with different columns.
+        """
+        names = [sorted(rollout.columns) for rollout in rollouts]
+        if any(other != names[0] for other in names):
+            raise ValueError(f"Only batches with the same columns can be joined; got {names}.")
+        prompt_width = max(r.prompt_ids.shape[1] for r in rollouts)
+        response_width = max(r.response_ids.shape[1] for r in rollouts)
 
         def joined(name: str) -> Tensor:
-            left = name.startswith("prompt")
-            width = widths[0 if left else 1]
             parts = [getattr(r, name) for r in rollouts]
-            return torch.cat(
-                [
-                    pad(x, (width - x.shape[1], 0) if left else (0, width - x.shape[1]))
-                    for x in parts
-                ]
-            )
+            if name.startswith("prompt"):
+                return torch.cat([pad(x, (prompt_width - x.shape[1], 0)) for x in parts])
+            if parts[0].dim() == 1:
+                return torch.cat(parts)
+            behind = [(0, 0) * (x.dim() - 2) + (0, response_width - x.shape[1]) for x in parts]
+            return torch.cat([pad(x, width) for x, width in zip(parts, behind, strict=True)])
 
-        return cls(*(joined(name) for name in cls.__dataclass_fields__))
+        return cls(*(joined(name) for name in TENSORS), {name: joined(name) for name in names[0]})
+
+
+TENSORS = tuple(f.name for f in fields(Rollout) if f.name != "columns")

@@ -80,10 +80,10 @@ def policy_logits(model, rollout: Rollout) -> torch.Tensor:
 
 
 def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities (B, R), nats, of the response tokens under `model`; 0 where masked."""
+    """Log-probabilities (B, R), nats, of the policy's tokens (`action_mask`) under `model`; else 0."""
     logits = policy_logits(model, rollout)
     return response_logprobs(
-        logits, rollout.response_ids, rollout.response_mask, temperature=temperature
+        logits, rollout.response_ids, rollout.action_mask, temperature=temperature
     )
 
 

@@ -36,7 +36,7 @@ def test_what_it_computes_by_hand():
     # the first real token of each row stands at 0; padding holds any valid position
     assert rollout.position_ids.tolist() == [[0, 0, 1, 2, 2], [0, 1, 2, 3, 4]]
     assert rollout.finished(4).tolist() == [True, True]
-    assert rollout.finished(3).tolist() == [False, True]
+    assert rollout.finished(3).tolist() == [False, False]  # it is there, but not at the end
     assert rollout.finished(0).tolist() == [False, False]  # id 0 in the response is padding
     assert rollout.finished(5).tolist() == [False, False]  # nor does the prompt count
 
@@ -129,3 +129,72 @@ def test_batches_of_other_widths_are_joined_and_stay_what_they_were():
         again = joined.select(rows)
         for name in GOOD:
             assert torch.equal(getattr(again, name), getattr(part, name)), name
+
+
+def test_columns_are_read_by_name_and_follow_their_rows():
+    batch = Rollout(**GOOD).with_columns(
+        advantages=torch.tensor([[1.0, 0.0], [2.0, 3.0]]), scores=torch.tensor([5.0, 6.0])
+    )
+    assert batch.advantages.tolist() == [[1, 0], [2, 3]] and batch.scores.tolist() == [5, 6]
+    part = batch.select([1, 0])
+    assert part.advantages.tolist() == [[2, 3], [1, 0]] and part.scores.tolist() == [6, 5]
+    short = batch.select(torch.tensor([True, False]))  # one real token: every column is trimmed
+    assert short.advantages.tolist() == [[1]] and short.response_mask.tolist() == [[True]]
+    again = batch.with_columns(scores=torch.tensor([7.0, 8.0]))  # replaced; the old one stays
+    assert again.scores.tolist() == [7, 8] and batch.scores.tolist() == [5, 6]
+    assert torch.equal(again.advantages, batch.advantages)
+
+
+def test_a_column_may_have_more_axes():
+    logits = torch.arange(2 * 2 * 3.0).view(2, 2, 3)
+    part = Rollout(**GOOD).with_columns(logits=logits).select([0])
+    assert torch.equal(part.logits, logits[:1, :1])
+    wide = Rollout.concat([part, Rollout(**GOOD).with_columns(logits=logits)])
+    assert wide.logits.shape == (3, 2, 3) and wide.logits[0, 1].eq(0).all()
+    assert torch.equal(wide.logits[1:], logits)
+
+
+@pytest.mark.parametrize(
+    "columns, said",
+    [
+        ({"scores": torch.zeros(3)}, "'scores' has shape .3,.; it must have one entry"),
+        ({"values": torch.zeros(2, 5)}, "'values' has shape .2, 5."),
+        ({"sequences": torch.zeros(2)}, "cannot be named 'sequences'"),
+        ({"old_logprobs": torch.zeros(2, 2)}, "cannot be named 'old_logprobs'"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_refused(columns, said):
+    with pytest.raises(ValueError, match=said):
+        Rollout(**GOOD).with_columns(**columns)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(AttributeError, match="no column 'values'. It has scores; add one with"):
+        Rollout(**GOOD).with_columns(scores=torch.zeros(2)).values  # noqa: B018
+    assert not hasattr(Rollout(**GOOD), "scores")
+
+
+def test_batches_with_other_columns_are_not_joined():
+    with pytest.raises(ValueError, match="same columns"):
+        Rollout.concat([Rollout(**GOOD), Rollout(**GOOD).with_columns(scores=torch.zeros(2))])
+
+
+def test_by_default_every_real_token_is_an_action():
+    assert torch.equal(Rollout(**GOOD).action_mask, GOOD["response_mask"])
+
+
+def test_a_tools_tokens_are_read_but_are_no_actions():
+    # the policy writes 4, a tool 7 and 8, the policy 5 and EOS (6)
+    ids = torch.tensor([[4, 7, 8, 5, 6], [4, 6, 0, 0, 0]])
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    actions = torch.tensor([[True, False, False, True, True], [True, True, False, False, False]])
+    given = {"response_ids": ids, "response_mask": mask, "old_logprobs": torch.zeros(2, 5)}
+    batch = Rollout(**GOOD | given, action_mask=actions)
+    assert batch.attention_mask.sum().item() == 5 + 7  # the tool's tokens are read
+    assert batch.position_ids[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert batch.finished(6).tolist() == [True, True]
+    assert batch.finished(7).tolist() == [False, False]  # a tool does not end a response
+    assert torch.equal(batch.select([1]).action_mask, actions[1:, :2])
+    assert torch.equal(Rollout.concat([batch, batch]).action_mask, actions.repeat(2, 1))
+    with pytest.raises(ValueError, match="True at padding"):
+        Rollout(**GOOD | given, action_mask=torch.ones(2, 5, dtype=torch.bool))
