@@ -1,4 +1,6 @@
-"""Returns, temporal-difference errors and GAE over the tokens of finished responses."""
+"""Returns, temporal-difference (TD) errors and generalised advantage estimation (GAE)."""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -7,23 +9,29 @@ from torch import Tensor
 from minirlhf.core.masking import check_same_shape, zero_masked
 
 
-def _check_discount(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
-
-
 def reward_to_go(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0
 ) -> Float[Tensor, "B R"]:
-    """G_t = r_t + gamma G_{t+1}, reward units; 0 where masked and past the end."""
+    """Return from each token on: the sum of its reward and all later ones.
+
+        G_t = r_t + gamma G_{t+1}
+
+    Args:
+        rewards: reward units.
+        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, t + 1
+            is the next token that counts, and gamma is applied once for it.
+        gamma: discount, 0 to 1.
+
+    Returns:
+        Reward units; 0 where masked.
+
+    Raises:
+        ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
+    """
     _check_discount(gamma=gamma)
-    rewards = zero_masked(rewards, response_mask)
-    total, columns = torch.zeros_like(rewards[:, 0]), []
-    for t in reversed(range(rewards.shape[1])):
-        total = rewards[:, t] + gamma * total
-        columns.append(total)
-    return zero_masked(torch.stack(columns[::-1], 1), response_mask)
+    check_same_shape(rewards=rewards, response_mask=response_mask)
+    _check_no_reward_on_a_hole(rewards, response_mask)
+    return _without_holes(_reward_to_go, response_mask, rewards, gamma=gamma)
 
 
 def td_errors(
@@ -33,14 +41,29 @@ def td_errors(
     *,
     gamma: float = 1.0,
 ) -> Float[Tensor, "B R"]:
-    """delta_t = r_t + gamma V_{t+1} - V_t, reward units; V is 0 past the last real token, so a truncated response counts as finished."""
+    """Temporal-difference (TD) errors: the reward and the next value against the value.
+
+        delta_t = r_t + gamma V_{t+1} - V_t
+
+    V is 0 after the last token that counts, so a truncated response is treated as finished.
+
+    Args:
+        rewards: reward units.
+        values: reward units; column t is the value of the text before response token t.
+        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, t + 1
+            is the next token that counts.
+        gamma: discount, 0 to 1.
+
+    Returns:
+        Reward units; 0 where masked.
+
+    Raises:
+        ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
+    """
     _check_discount(gamma=gamma)
     check_same_shape(rewards=rewards, values=values, response_mask=response_mask)
-    values = zero_masked(values, response_mask)
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    return zero_masked(
-        zero_masked(rewards, response_mask) + gamma * next_values - values, response_mask
-    )
+    _check_no_reward_on_a_hole(rewards, response_mask)
+    return _without_holes(_td_errors, response_mask, rewards, values, gamma=gamma)
 
 
 def gae(
@@ -51,27 +74,88 @@ def gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
-    """Generalised advantage estimation over the tokens of finished responses.
+    """Generalised advantage estimation (GAE).
 
-        delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}        return_t = A_t + V_t
+        delta_t = r_t + gamma V_{t+1} - V_t      A_t = delta_t + gamma lam A_{t+1}
+        return_t = A_t + V_t
 
-    Column t is response token t: values[:, t] is V of the text before it, rewards[:, t] arrives after it. Past the last real
-    token V and A are 0. lam = 1 is Monte Carlo minus V; lam = 0 is the TD error.
+    Column t is response token t: values[:, t] is V of the text before it, rewards[:, t] arrives
+    after it. Past the last token that counts V and A are 0, so a truncated response is treated as
+    finished. lam = 1 gives the return minus V; lam = 0 gives the TD error.
 
     Args:
-        rewards, values: reward units. gamma, lam: 0 to 1.
+        rewards: reward units.
+        values: reward units.
+        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, they
+            are dropped, the advantages are computed and put back: t + 1 is the next token that
+            counts, and gamma and lam are applied once for it.
+        gamma: discount, 0 to 1.
+        lam: weight of later TD errors, 0 to 1.
 
     Returns:
         (advantages, returns), reward units, 0 where masked. Returns are made before any whitening.
+
+    Raises:
+        ValueError: shapes that differ, gamma or lam outside 0 to 1, or a reward on a hole.
 
     Source: Schulman et al. 2016, equations 11-16.
     """
     _check_discount(lam=lam)
     deltas = td_errors(rewards, values, response_mask, gamma=gamma)
-    advantages = reward_to_go(
-        deltas, response_mask, gamma=gamma * lam
-    )  # the same recursion, another discount
+    # the same recursion as the return's, with TD errors for rewards and another discount
+    advantages = reward_to_go(deltas, response_mask, gamma=gamma * lam)
     return advantages, advantages + zero_masked(values, response_mask)
+
+
+def _reward_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """`reward_to_go` where the tokens that count come first in each row."""
+    rewards = zero_masked(rewards, mask)
+    total, columns = torch.zeros_like(rewards[:, 0]), []
+    for t in reversed(range(rewards.shape[1])):
+        total = rewards[:, t] + gamma * total
+        columns.append(total)
+    return zero_masked(torch.stack(columns[::-1], 1), mask)
+
+
+def _td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """`td_errors` where the tokens that count come first in each row."""
+    values = zero_masked(values, mask)
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    return zero_masked(zero_masked(rewards, mask) + gamma * next_values - values, mask)
+
+
+def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **settings) -> Tensor:
+    """Drop the columns that do not count, compute, and put the results back where they belong.
+
+    The tokens that count are moved to the left of their row, in order; then the row looks like any
+    right-padded response. A mask without holes needs no move.
+    """
+    if not (~mask[:, :-1] & mask[:, 1:]).any():
+        return function(*columns, mask, **settings)
+    order = (~mask).byte().argsort(dim=1, stable=True)  # True first, each kind in its old order
+    moved = function(*(x.gather(1, order) for x in columns), mask.gather(1, order), **settings)
+    return torch.zeros_like(moved).scatter(1, order, moved)
+
+
+def _check_no_reward_on_a_hole(rewards: Tensor, mask: Tensor) -> None:
+    """Raise where a token that does not count has a reward and stands between two that count.
+
+    What stands before the first or after the last of them is padding: it may hold anything.
+    """
+    between = (mask.cumsum(1) > 0) & (mask.flip(1).cumsum(1).flip(1) > 0) & ~mask
+    wrong = between & (rewards != 0) & ~rewards.isnan()
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"rewards[{row}, {column}] is {rewards[row, column].item():g}, but the policy did not "
+            "choose this token: its mask is False. Put the reward on a token that counts."
+        )
+
+
+def _check_discount(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
 
 
 def overlong_penalty(

@@ -95,3 +95,78 @@ def test_a_penalty_of_length_by_hand():
             ValueError, match=f"buffer is {buffer}; it must be from 1 to max_tokens = 10"
         ):
             overlong_penalty(lengths, max_tokens=10, buffer=buffer)
+
+
+HOLES = torch.tensor(
+    [[True, False, True, True], [False, True, False, True], [True, True, False, False]]
+)
+
+
+def test_gae_with_holes_by_hand():
+    # gamma 1/2, lam 1/2. A tool wrote the second token of the first row: the next value after t=0
+    # is that of t=2, and gamma and lam count once on the way.
+    rewards = torch.tensor([[0.0, 0.0, 2.0, 4.0]])
+    values = torch.tensor([[1.0, 9.0, 4.0, 2.0]])
+    # the numbers of test_gae_by_hand: A = 2, -1/2, 7/8 at t = 3, 2, 0
+    advantages, returns = gae(rewards, values, HOLES[:1], gamma=0.5, lam=0.5)
+    assert advantages.tolist() == [[0.875, 0.0, -0.5, 2.0]]
+    assert returns.tolist() == [[1.875, 0.0, 3.5, 4.0]]
+    assert td_errors(rewards, values, HOLES[:1], gamma=0.5).tolist() == [[1.0, 0.0, -1.0, 2.0]]
+    assert reward_to_go(rewards, HOLES[:1], gamma=0.5).tolist() == [[2.0, 0.0, 4.0, 4.0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4),
+    gamma=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    lam=st.sampled_from([0.0, 0.5, 1.0]),
+    junk=st.sampled_from([0.0, float("nan")]),
+)
+def test_holes_are_dropped_and_the_rest_is_computed_as_if_they_were_not_there(
+    rows, gamma, lam, junk
+):
+    mask = torch.tensor(rows)
+    rewards, values = torch.randn(2, *mask.shape)
+    dirty = [torch.where(mask, rewards, junk), torch.where(mask, values, junk)]
+    for x in dirty:
+        x.requires_grad_(True)
+    advantages, returns = gae(*dirty, mask, gamma=gamma, lam=lam)
+    togo = reward_to_go(dirty[0], mask, gamma=gamma)
+    for row, real in enumerate(mask):
+        assert not advantages[row, ~real].any() and not togo[row, ~real].any()
+        if real.any():
+            whole = torch.ones(1, int(real.sum()), dtype=torch.bool)
+            alone = rewards[row, real][None], values[row, real][None], whole
+            for ours, theirs in zip(
+                (advantages, returns), gae(*alone, gamma=gamma, lam=lam), strict=True
+            ):
+                assert torch.equal(ours[row, real], theirs[0])
+            alone = reward_to_go(alone[0], whole, gamma=gamma)[0]
+            assert torch.equal(togo[row, real], alone)
+    (advantages.sum() + returns.sum() + togo.sum()).backward()
+    assert all(x.grad.isfinite().all() for x in dirty)
+
+
+@pytest.mark.parametrize("function", [reward_to_go, td_errors, gae])
+def test_a_reward_on_a_hole_is_refused(function):
+    rewards = torch.zeros(3, 4)
+    rewards[1, 2] = 0.5
+    given = (rewards,) if function is reward_to_go else (rewards, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"rewards\[1, 2\] is 0.5, but the policy did not choose"):
+        function(*given, HOLES)
+    rewards[1, 2], rewards[2, 3] = 0, 7.0  # after the last token that counts: padding, not a hole
+    assert function(*given, HOLES) is not None
+
+
+def test_the_score_lands_on_the_last_action():
+    from minirlhf.core.kl import kl_shaped_rewards
+
+    # log-ratios: 1 at every token; kl_coef 1/4. The score 3 belongs to the last True of each row.
+    logprobs, ref = torch.zeros(3, 4), -torch.ones(3, 4)
+    rewards = kl_shaped_rewards(torch.tensor([3.0, 3.0, 3.0]), logprobs, ref, HOLES, kl_coef=0.25)
+    assert rewards.tolist() == [
+        [-0.25, 0.0, -0.25, 2.75],
+        [0.0, -0.25, 0.0, 2.75],
+        [-0.25, 2.75, 0.0, 0.0],
+    ]
+    assert reward_to_go(rewards, HOLES)[0].tolist() == [2.25, 0.0, 2.5, 2.75]
