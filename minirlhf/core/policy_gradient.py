@@ -7,6 +7,25 @@ from torch import Tensor
 from minirlhf.core.masking import check_same_shape, masked_mean, masked_var, zero_masked
 
 
+def sft_loss(
+    logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
+) -> Float[Tensor, "B R"]:
+    """Loss of supervised fine-tuning (SFT): the negative log-probability of each written token.
+
+        loss_t = -log pi(y_t | x, y_<t)
+
+    It is REINFORCE's loss with an advantage of 1 at every token of a demonstration.
+
+    Args:
+        logprobs: nats, log-probabilities of the demonstration's tokens under the policy.
+        response_mask: the tokens to be imitated, EOS included.
+
+    Returns:
+        Nats, one value per token, 0 where masked.
+    """
+    return -zero_masked(logprobs, response_mask)
+
+
 def reinforce(
     logprobs: Float[Tensor, "B R"],
     advantages: Float[Tensor, "B R"],

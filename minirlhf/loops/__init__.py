@@ -1,1 +1,92 @@
-"""Training, one file an algorithm family, each a script in numbered beats."""
+"""Training: one file per algorithm family, each loop in numbered beats."""
+
+from minirlhf.loops.actor_critic import ActorCritic
+from minirlhf.loops.checkpoint import Checkpoint, Stopped
+from minirlhf.loops.common import (
+    clipped_step,
+    linear_decay,
+    make_optimizer,
+    micro_batches,
+    set_dropout,
+    set_learning_rate,
+    shuffled_batches,
+)
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
+from minirlhf.loops.gold import GoldConfig, train_gold
+from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
+from minirlhf.loops.online import ONLINE, OnlineConfig, pairs_of, train_online
+from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
+from minirlhf.loops.preference import (
+    DPOConfig,
+    preference_step,
+    reference_for,
+    sync,
+    train_dpo,
+)
+from minirlhf.loops.pretrain import PretrainConfig, new_gpt2, train_base, train_tokenizer
+from minirlhf.loops.reward import (
+    RewardConfig,
+    RewardFormulas,
+    comparison_batches,
+    distinct_texts,
+    text_scores,
+    train_reward_model,
+)
+from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
+from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
+
+__all__ = [
+    "ActorCritic",
+    "Algorithm",
+    "Answers",
+    "Checkpoint",
+    "DPOConfig",
+    "DPOFormulas",
+    "FAMILY",
+    "GoldConfig",
+    "GroupConfig",
+    "GroupFormulas",
+    "KLConfig",
+    "LOSSES",
+    "Loss",
+    "ONLINE",
+    "OnlineConfig",
+    "OptimiserConfig",
+    "PPOConfig",
+    "PPOFormulas",
+    "PretrainConfig",
+    "RewardConfig",
+    "RewardFormulas",
+    "SFTConfig",
+    "SFTFormulas",
+    "Stopped",
+    "VerifierConfig",
+    "clipped_step",
+    "comparison_batches",
+    "distinct_texts",
+    "linear_decay",
+    "make_optimizer",
+    "micro_batches",
+    "new_gpt2",
+    "pairs_of",
+    "preference_step",
+    "prefix_logits",
+    "reference_for",
+    "set_dropout",
+    "set_learning_rate",
+    "shuffled_batches",
+    "sync",
+    "text_scores",
+    "train_base",
+    "train_dpo",
+    "train_gold",
+    "train_group",
+    "train_online",
+    "train_ppo",
+    "train_reward_model",
+    "train_sft",
+    "train_tokenizer",
+    "train_verifier",
+]

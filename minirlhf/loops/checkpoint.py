@@ -1,6 +1,6 @@
-"""Runs that survive: all that a loop needs to go on as if it had never stopped, in one file that a rename replaces whole.
+"""Resumable training: one checkpoint file, replaced atomically.
 
-for step, batch in checkpoint.steps(batches):        the first step is the one after the last save
+for step, batch in checkpoint.steps(batches):  # begins after the last saved step
     ...
 """
 
@@ -19,22 +19,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from minirlhf.loops.formulas import identity
 from minirlhf.runtime import History, atomic_path
 
 
 class Stopped(Exception):
-    """Ctrl-C, after the step that was under way was finished and saved."""
+    """Ctrl-C was pressed; the current step was finished and saved first."""
 
 
 class Checkpoint:
-    """Weights, optimisers, generators and History of a run, saved every so often; `Checkpoint()` saves nothing.
+    """Weights, optimisers, random generators and History of a run, saved at intervals.
 
-    Inside `with`, Ctrl-C finishes the step under way and saves; a second one does not wait.
+    `Checkpoint()` without a path saves nothing. Inside `with`, Ctrl-C finishes the current step,
+    saves and raises Stopped; a second Ctrl-C stops at once.
 
     Args:
-        path: the file, a .safetensors with a JSON header.
-        resume: go on from what the file holds. Without it a file that is there is an error: it is somebody's work.
-        every: seconds from save to save. origin: what else must be the same when it goes on, by name.
+        path: the file: a .safetensors with a JSON header.
+        resume: continue from what the file holds. Without it, an existing file is an error, because
+            it may be somebody's work.
+        every: seconds between two saves.
+        origin: what else must be the same when the run is resumed, by name.
     """
 
     def __init__(
@@ -45,17 +49,10 @@ class Checkpoint:
         every: float = 60.0,
         origin: dict | None = None,
     ):
-        self.path, self.resume, self.every, self.stopping = (
-            Path(path) if path else None,
-            resume,
-            every,
-            False,
-        )
-        self.origin, self.earlier, self.started = (
-            origin or {},
-            0.0,
-            time.time(),
-        )  # earlier: seconds of the runs before this one
+        self.path = Path(path) if path else None
+        self.resume, self.every, self.origin = resume, every, origin or {}
+        self.stopping = False  # Ctrl-C was pressed
+        self.started, self.earlier = time.time(), 0.0  # earlier: seconds spent before a resume
 
     def attach(
         self,
@@ -68,28 +65,45 @@ class Checkpoint:
         *,
         generators: list = (),
         state: dict | None = None,
+        formulas=None,
     ) -> "Checkpoint":
-        """Name what makes up the run, and put it where the last save left it. Returns itself.
+        """Say what the run consists of; restore it if it is to be resumed. Returns itself.
+
+        A run is recognised by the loop's name, its settings, its data, its formulas and the weights
+        that it starts from.
 
         Args:
-            loop, config, data: its name, its settings (a dataclass) and its rows: they and the weights that it starts from must be the
-                same when it goes on.
-            generators: besides torch's global one. state: numbers that change from step to step, in a dict that the loop keeps up to date.
+            loop: name of the loop.
+            config: its settings, a dataclass.
+            data: its rows.
+            models: what is trained. optimizers: their optimisers. history: what is logged.
+            generators: those of the loop; torch's global one is always saved.
+            state: numbers that change from step to step, in a dict that the loop keeps up to date.
+            formulas: the dataclass of functions that the loop uses (see loops/formulas.py).
 
         Raises:
-            ValueError: a file is there without `resume`; it is damaged, or of a run with other settings.
+            ValueError: the file exists and `resume` is off; it is damaged; it belongs to a run with
+                other settings, data, weights or formulas; or a formula has no source to compare.
         """
         if self.path:
-            for left in self.path.parent.glob(f".{self.path.name}.*"):  # by a save that was killed
+            for left in self.path.parent.glob(
+                f".{self.path.name}.*"
+            ):  # from a save that was killed
                 left.unlink()
+            replaced = {} if formulas is None else identity(formulas)
+            self.unknown = [name for name, source in replaced.items() if source is None]
             size = sum(p.numel() for model in models for _, p in _trained(model))
             facts = {
                 "loop": loop,
                 "data": _digest(data),
                 "start": _fingerprint(models),
                 "trained parameters": size,
-            } | self.origin
-            self.config = json.loads(json.dumps(facts | asdict(config)))
+            }
+            facts |= {
+                f"formula {name}": source or "of unknown source"
+                for name, source in replaced.items()
+            }
+            self.config = json.loads(json.dumps(facts | self.origin | asdict(config)))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
         if self.path and self.path.exists():
@@ -97,9 +111,13 @@ class Checkpoint:
         return self
 
     def steps(self, batches: Iterable) -> Iterator[tuple[int, object]]:
-        """(step, batch) from the first step that is still to be done; `batches` must be the same ones in every run.
+        """(step, batch), from the first step that is not yet done.
 
-        A step is over when the loop asks for the next one: only then is anything saved, so a file never holds half a step.
+        A step is complete when the loop asks for the next one. Only then is anything saved, so a
+        file never holds half a step.
+
+        Args:
+            batches: the batches of all steps from the first; the same ones in every run.
         """
         saved = time.time()
         for step, batch in islice(enumerate(batches), self.first, None):
@@ -109,10 +127,8 @@ class Checkpoint:
                 self.save()
                 saved = time.time()
             if self.stopping:
-                raise Stopped(
-                    f"Stopped after step {step}; "
-                    + (f"{self.path} holds it all." if self.path else "nothing was saved.")
-                )
+                where = f"{self.path} holds it all." if self.path else "nothing was saved."
+                raise Stopped(f"Stopped after step {step}; {where}")
         if self.path:
             self.save()
 
@@ -129,18 +145,18 @@ class Checkpoint:
     def __exit__(self, kind, *_) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.before)
-        if self.stopping and kind is None:  # asked for where no loop was stepping
+        if self.stopping and kind is None:  # Ctrl-C came while no loop was running
             if self.path and self.path.exists():
                 raise Stopped(f"Stopped; {self.path} holds it all.")
             raise KeyboardInterrupt
 
     def remove(self) -> None:
-        """The run is over and its result is saved."""
+        """Delete the file: the run is complete and its result is saved elsewhere."""
         if self.path:
             self.path.unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write everything beside `path`, then rename."""
+        """Write everything to a temporary file, then rename it to `path`."""
         tensors = {
             f"model.{m}.{name}": p.contiguous()
             for m, model in enumerate(self.models)
@@ -172,6 +188,7 @@ class Checkpoint:
             )
 
     def _restore(self) -> None:
+        """Check that the file belongs to the same run, then restore all that it holds."""
         try:
             with safe_open(self.path, "pt") as file:
                 header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -182,11 +199,17 @@ class Checkpoint:
             }
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
-                f"{self.path} is damaged or no checkpoint of a run; remove it to start anew."
+                f"{self.path} is damaged, or no checkpoint of a run; remove the file to start anew."
             ) from error
         if not self.resume:
             raise ValueError(
-                f"{self.path} holds a run stopped after {header['step']} steps; go on with --resume or remove it."
+                f"{self.path} holds a run that was stopped after {header['step']} steps; "
+                "continue it with --resume, or remove the file."
+            )
+        if self.unknown:
+            raise ValueError(
+                f"{self.path} cannot be resumed: the formula {', '.join(self.unknown)} has no "
+                "source to compare with that of the earlier run. Put it into a file, or start anew."
             )
         if other := sorted(
             key
@@ -194,7 +217,8 @@ class Checkpoint:
             if self.config.get(key) != header["config"].get(key)
         ):
             raise ValueError(
-                f"{self.path} was made with another {', '.join(other)}; give the same settings, or remove it to start anew."
+                f"{self.path} was made with another {', '.join(other)}; give the same settings, "
+                "or remove the file to start anew."
             )
         with torch.no_grad():
             for m, model in enumerate(self.models):
@@ -219,13 +243,16 @@ class Checkpoint:
 
 
 def _digest(data) -> str:
-    """Of all rows: a run goes on with the data that it began with."""
+    """SHA-256 of all rows of the data, shortened."""
     whole = data.tolist() if isinstance(data, torch.Tensor) else data[:]
     return hashlib.sha256(repr(whole).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def _fingerprint(models: list) -> str:
-    """Of the weights a run starts from, adapters apart: those are drawn, not loaded."""
+    """SHA-256 of the weights that a run starts from, without adapters, shortened.
+
+    Adapters are drawn at random, so they differ when a run is started again.
+    """
     digest = hashlib.sha256()
     for model in models:
         for name, p in model.named_parameters():
@@ -235,5 +262,5 @@ def _fingerprint(models: list) -> str:
 
 
 def _trained(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """What learns, by name, tied weights once; what is frozen is as the caller loaded it."""
+    """The trainable parameters by name, tied weights once. Frozen ones stay as they were loaded."""
     return [(name, p.data) for name, p in model.named_parameters() if p.requires_grad]

@@ -1,15 +1,20 @@
-"""What the loops would otherwise repeat: an optimiser, a clipped step, batches in a seeded order."""
+"""What the loops share: an optimiser and its step, the order of batches, means of metrics."""
 
 from collections.abc import Iterator
 
 import torch
 
+from minirlhf.core.masking import masked_mean
+from minirlhf.core.rollout import Rollout
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.runtime import check
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """AdamW over what can be trained, fused into one kernel, no weight decay."""
+    """AdamW over the trainable parameters, without weight decay, as one fused kernel.
+
+    Another AdamW (not fused) rounds differently: weights then agree to about 4e-5 only.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True
@@ -17,14 +22,21 @@ def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.opt
 
 
 def clipped_step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
 ) -> torch.Tensor:
-    """Clip the gradient's norm, step, and clear. Returns the norm before clipping.
+    """Clip the gradient's norm, take an optimiser step, and clear the gradient.
+
+    Args:
+        max_grad_norm: the norm to which the gradient is clipped; None leaves it as it is.
+
+    Returns:
+        The norm before clipping.
 
     Raises:
         FloatingPointError: the gradient is not finite; the weights are left as they were.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    limit = float("inf") if max_grad_norm is None else max_grad_norm
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     if not torch.isfinite(norm):
         raise FloatingPointError(
             f"The gradient's norm is {norm.item()}; lower lr or look at the last batch. "
@@ -35,8 +47,42 @@ def clipped_step(
     return norm
 
 
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer,
+    config: OptimiserConfig,
+    step: int,
+    steps: int,
+    *,
+    warmup: int = 5,
+) -> None:
+    """Set the learning rate of one step by config.schedule.
+
+    constant: always config.lr.
+    linear: up to config.lr over `warmup` steps, then down to 0 on a straight line (`linear_decay`).
+    """
+    if config.schedule == "linear":
+        linear_decay(optimizer, config.lr, step, steps, warmup)
+    else:
+        _set_all(optimizer, config.lr)
+
+
+def linear_decay(
+    optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int, warmup: int = 5
+) -> None:
+    """Set the learning rate of step 0, 1, ...: a linear warm-up, then linearly down to 0."""
+    _set_all(optimizer, lr * (min(1.0, (step + 1) / warmup) * (1 - step / steps)))
+
+
+def _set_all(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def set_dropout(model: torch.nn.Module, p: float) -> None:
-    """Training mode with dropout p everywhere. Policies in RL have it off: the ratio must be 1 at the first minibatch."""
+    """Training mode with dropout p everywhere.
+
+    Policies in RL have dropout off: the importance ratio must be 1 at the first minibatch.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -44,9 +90,10 @@ def set_dropout(model: torch.nn.Module, p: float) -> None:
 
 
 def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
-    """`steps` batches of row numbers; each pass over the n rows is in a new order, batches cross passes.
+    """`steps` batches of row numbers. Each epoch over the n rows has a new order.
 
-    The order follows from the seed alone: a resumed run goes through the same batches.
+    A batch may take its last rows from the next epoch. The order follows from the seed alone, by a
+    generator of its own (one torch.randperm(n) per epoch): a resumed run sees the same batches.
     """
     generator = torch.Generator().manual_seed(seed)
     check("rows to train on", n, n >= 1, "at least 1")
@@ -58,10 +105,49 @@ def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator
         pool = pool[batch_size:]
 
 
-def linear_decay(
-    optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int, warmup: int = 5
-) -> None:
-    """Warm up over a few steps, then go to 0 on a straight line."""
-    factor = min(1.0, (step + 1) / warmup) * (1 - step / steps)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * factor
+def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
+    """The batch of one optimiser step in parts of config.micro_batch rows; whole if that is 0.
+
+    Parts without a token that counts are left out: they have no loss.
+    """
+    if not config.micro_batch:
+        yield batch
+        return
+    for rows in torch.arange(len(batch.response_mask)).split(config.micro_batch):
+        part = batch.select(rows)
+        if part.action_mask.any():
+            yield part
+
+
+def sampling_metrics(
+    batch: Rollout, ref_logprobs: torch.Tensor, eos_id: int
+) -> dict[str, torch.Tensor]:
+    """What every RL loop logs of the responses it sampled.
+
+    Returns:
+        kl: (B,) log pi - log pi_ref of each response, nats. entropy: nats per token, estimated as
+        -mean log pi of the sampled tokens. length: mean number of tokens that the policy chose.
+        missing_eos: share of responses that were cut before EOS.
+    """
+    mask = batch.action_mask
+    return {
+        "kl": ((batch.old_logprobs - ref_logprobs) * mask).sum(1),
+        "entropy": -masked_mean(batch.old_logprobs, mask),
+        "length": mask.sum(1).float().mean(),
+        "missing_eos": 1 - batch.finished(eos_id).float().mean(),
+    }
+
+
+class MeanMetrics(dict[str, float]):
+    """Means of metrics over the optimiser steps made on one batch.
+
+    Each `add` gives the value of one optimiser step, or the share of it that a micro-batch has.
+    """
+
+    def __init__(self, optimiser_steps: int, names: tuple[str, ...] = ()):
+        super().__init__(dict.fromkeys(names, 0.0))
+        self.optimiser_steps = optimiser_steps
+
+    def add(self, **metrics: torch.Tensor) -> None:
+        for name, value in metrics.items():
+            self[name] = self.get(name, 0.0) + value.item() / self.optimiser_steps

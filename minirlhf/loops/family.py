@@ -1,12 +1,13 @@
-"""The family tree of policy-gradient methods without a critic: an algorithm is a row of choices.
+"""The family of policy-gradient methods without a critic: an algorithm is a row of choices.
 
-    who pays the KL | what is subtracted | in which unit | one ratio for what | how it is clipped | what the sum is divided by
+    baseline | unit | where the KL penalty enters | importance ratio | clip | denominator
 
-`train_group` takes any row; FAMILY holds the published ones. A row that nobody has published is one line:
+`train_group` runs any row; FAMILY holds the published ones. A row of your own is one line:
 
-    Algorithm(baseline="others' mean", scale="none", ratio="token", clip="cispo", clip_eps=1, clip_eps_high=4, aggregation="token_mean")
+    Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1, clip_eps_high=4)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from minirlhf.core.baselines import (
     leave_one_out,
     over_tokens,
     remax,
+    running_mean,
 )
 from minirlhf.core.kl import k2, k3, kl_shaped_rewards
 from minirlhf.core.masking import AGGREGATIONS, masked_whiten
@@ -30,7 +32,9 @@ from minirlhf.core.policy_gradient import (
     sequence_clip,
     sequence_log_ratio,
 )
+from minirlhf.core.returns import overlong_penalty
 from minirlhf.core.rollout import Rollout
+from minirlhf.models.sampling import sample
 from minirlhf.runtime import check
 
 CHOICES = {
@@ -44,20 +48,56 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """One row. The names of the choices are CHOICES; wrong ones, and pairs that make no sense, raise.
+class GroupFormulas:
+    """The functions that the family uses; replace one to try yours: GroupFormulas(remax=mine)."""
 
-    baseline: what a score is compared with: nothing; the mean of earlier batches; the greedy response's score; the mean of its prompt's
-        samples, itself among them or not.
-    scale: the unit: reward units as they are; the std of the group; of the batch's scores; or all tokens of the batch whitened.
-    kl: taken off the score before the baseline; charged token by token after it; or a loss, whose gradient leaves out what a token
-        does to later ones (k2) or is that of the reversed KL (k3): see core/kl.py.
-    ratio: none (samples are good for one step), one a token, one a response, or a response's geometric mean over its tokens.
-    clip: none; PPO's, of the objective; CISPO's, of the weight. clip_eps below 1, clip_eps_high above (the same if None).
-    aggregation: the denominator, see `masking.aggregate`; "constant" is max_new_tokens.
-    min_std: reward units, a floor under the group's std. drop_spread: dynamic sampling: a group whose scores differ by no more than this
-        (reward units; 0: equal ones; None: off) teaches nothing, others are drawn in its place. overlong_buffer: tokens before the
-        limit over which a penalty of length sets in.
+    sample: Callable = sample
+    overlong_penalty: Callable = overlong_penalty
+    running_mean: Callable = running_mean
+    kl_shaped_rewards: Callable = kl_shaped_rewards
+    group_relative: Callable = group_relative
+    batch_relative: Callable = batch_relative
+    leave_one_out: Callable = leave_one_out
+    remax: Callable = remax
+    over_tokens: Callable = over_tokens
+    charge_tokens: Callable = charge_tokens
+    masked_whiten: Callable = masked_whiten
+    reinforce: Callable = reinforce
+    ppo_clip: Callable = ppo_clip
+    cispo: Callable = cispo
+    sequence_clip: Callable = sequence_clip
+    k2: Callable = k2
+    k3: Callable = k3
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One row of choices. The possible values are in CHOICES.
+
+    Args:
+        baseline: what is subtracted from a score: nothing; the mean of earlier batches; the score
+            of the greedy response; the mean of the prompt's responses, with the response itself
+            ("group mean") or without it ("others' mean").
+        scale: unit of the advantage: reward units ("none"); the standard deviation of the group, or
+            of all scores of the batch; or all tokens of the batch whitened.
+        kl: where the KL penalty enters: taken off the score before the baseline; taken off each
+            token's advantage after it ("tokens"); or as a loss, k2 or k3, whose gradient leaves out
+            the effect of a token on later ones (k2) or is that of the reversed KL (k3); see
+            core/kl.py.
+        ratio: the importance ratio: none (samples serve one update only), one per token, one per
+            response ("sequence"), or the geometric mean over the response's tokens.
+        clip: none; PPO's, which clips the objective; CISPO's, which clips the weight.
+        clip_eps: lower end of the clip. clip_eps_high: upper end; the same if None.
+        aggregation: the denominator of the loss, see `core.aggregate`; that of "constant" is
+            max_new_tokens.
+        min_std: reward units, a lower bound of the group's standard deviation.
+        drop_spread: dynamic sampling. A group whose scores differ by no more than this (reward
+            units) is replaced by that of a new prompt. 0 drops groups of equal scores; None is off.
+        overlong_buffer: the length penalty sets in so many tokens before the limit; 0: none.
+        source: where the row was published.
+
+    Raises:
+        ValueError: an unknown choice, or two choices that do not go together.
     """
 
     baseline: str = "group mean"
@@ -144,8 +184,13 @@ class Algorithm:
 
     @property
     def compares(self) -> bool:
-        """Does it need several samples of a prompt?"""
+        """Whether the row needs several responses to a prompt."""
         return self.baseline in ("group mean", "others' mean") or self.drop_spread is not None
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """The ends of the clip, by the names of `core.ppo_clip`."""
+        return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
 
     def advantages(
         self,
@@ -156,31 +201,43 @@ class Algorithm:
         kl_coef: float,
         group_size: int,
         baseline: torch.Tensor | float = 0.0,
+        formulas: GroupFormulas = GroupFormulas(),
     ) -> torch.Tensor:
-        """(B, R) advantages, 0 where masked: baseline, unit, charges.
+        """Advantages of the row: the score less its baseline, in its unit, with the KL penalty.
 
         Args:
-            scores: (B,) reward units, a prompt's side by side. baseline: the running mean, or the (B,) scores of the greedy responses.
+            scores: (B,) reward units, the responses to one prompt side by side.
+            rollout: the responses.
+            ref_logprobs: (B, R) nats.
+            kl_coef: KL coefficient, reward units per nat.
+            group_size: responses to a prompt.
+            baseline: the running mean, or the (B,) scores of the greedy responses.
+            formulas: the functions to use.
+
+        Returns:
+            (B, R) advantages, 0 where masked.
         """
-        old, mask = rollout.old_logprobs, rollout.response_mask
+        old, mask = rollout.old_logprobs, rollout.action_mask
         if self.kl == "score":
-            scores = kl_shaped_rewards(scores, old, ref_logprobs, mask, kl_coef=kl_coef).sum(1)
+            rewards = formulas.kl_shaped_rewards(scores, old, ref_logprobs, mask, kl_coef=kl_coef)
+            scores = rewards.sum(1)
         grouped = rearrange(scores, "(n g) -> n g", g=group_size)
         if self.scale == "batch std":
-            compared = batch_relative(grouped)
+            compared = formulas.batch_relative(grouped)
         elif self.baseline == "group mean":
             floor = {"min_std": self.min_std} if self.min_std else {}
-            compared = group_relative(grouped, scale_by_std=self.scale == "group std", **floor)
+            scale = self.scale == "group std"
+            compared = formulas.group_relative(grouped, scale_by_std=scale, **floor)
         elif self.baseline == "others' mean":
-            compared = leave_one_out(grouped)
-        else:
-            compared = (
-                grouped if self.baseline == "none" else remax(scores, scores * 0 + baseline)[None]
-            )
-        tokens = over_tokens(compared, mask)
+            compared = formulas.leave_one_out(grouped)
+        elif self.baseline == "none":
+            compared = grouped
+        else:  # a number for all, or one for each response
+            compared = formulas.remax(scores, scores * 0 + baseline)[None]
+        tokens = formulas.over_tokens(compared, mask)
         if self.kl == "tokens":
-            tokens = charge_tokens(tokens, old, ref_logprobs, mask, kl_coef=kl_coef)
-        return masked_whiten(tokens, mask) if self.scale == "whiten" else tokens
+            tokens = formulas.charge_tokens(tokens, old, ref_logprobs, mask, kl_coef=kl_coef)
+        return formulas.masked_whiten(tokens, mask) if self.scale == "whiten" else tokens
 
     def losses(
         self,
@@ -191,30 +248,32 @@ class Algorithm:
         mask: torch.Tensor,
         *,
         kl_coef: float,
+        formulas: GroupFormulas = GroupFormulas(),
     ) -> torch.Tensor:
-        """(B, R) losses, to be aggregated by this row's own denominator."""
-        clip = {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
+        """(B, R) losses, to be reduced with the row's own `aggregation`.
+
+        All arguments are (B, R); log-probabilities in nats, advantages as `advantages` gives them.
+        """
         if self.ratio == "none":
-            losses = reinforce(logprobs, advantages, mask)
+            losses = formulas.reinforce(logprobs, advantages, mask)
         elif self.ratio == "token":
+            bounds = self.bounds
             if self.clip == "none":
-                clip = {"clip_eps": 1.0, "clip_eps_high": float("inf")}
-            losses = (cispo if self.clip == "cispo" else ppo_clip)(
-                logprobs, old_logprobs, advantages, mask, **clip
-            )
-        else:  # every token of a response has the same advantage
-            losses = sequence_clip(
+                bounds = {"clip_eps": 1.0, "clip_eps_high": float("inf")}
+            clipped_loss = formulas.cispo if self.clip == "cispo" else formulas.ppo_clip
+            losses = clipped_loss(logprobs, old_logprobs, advantages, mask, **bounds)
+        else:
+            losses = formulas.sequence_clip(
                 logprobs,
                 old_logprobs,
-                advantages[:, 0],
+                _of_response(advantages, mask),
                 mask,
                 by_length=self.ratio == "sequence mean",
-                **clip,
+                **self.bounds,
             )
         if self.kl.endswith("loss"):
-            losses = losses + kl_coef * (k2 if self.kl == "k2 loss" else k3)(
-                logprobs, ref_logprobs, mask
-            )
+            penalty = formulas.k2 if self.kl == "k2 loss" else formulas.k3
+            losses = losses + kl_coef * penalty(logprobs, ref_logprobs, mask)
         return losses
 
     def clipped(
@@ -224,18 +283,28 @@ class Algorithm:
         advantages: torch.Tensor,
         mask: torch.Tensor,
     ) -> torch.Tensor:
-        """(B, R): where the clip took a gradient away: of a token, or of all of a response's; nowhere without PPO's clip."""
+        """(B, R) True where PPO's clip removes the gradient, of a token or of a whole response.
+
+        Nowhere True for rows without PPO's clip.
+        """
         if self.clip != "ppo":
             return torch.zeros_like(mask)
-        bounds = {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
         if self.ratio == "token":
-            return is_clipped(logprobs, old_logprobs, advantages, mask, **bounds)
-        log_ratio = sequence_log_ratio(
-            logprobs, old_logprobs, mask, by_length=self.ratio == "sequence mean"
-        )[:, None]
+            return is_clipped(logprobs, old_logprobs, advantages, mask, **self.bounds)
+        by_length = self.ratio == "sequence mean"
+        log_ratio = sequence_log_ratio(logprobs, old_logprobs, mask, by_length=by_length)[:, None]
         return mask & is_clipped(
-            log_ratio, torch.zeros_like(log_ratio), advantages[:, :1], mask[:, :1], **bounds
+            log_ratio,
+            torch.zeros_like(log_ratio),
+            _of_response(advantages, mask)[:, None],
+            mask.any(1, keepdim=True),
+            **self.bounds,
         )
+
+
+def _of_response(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B,) the advantage of each response, the same at all of its tokens: read at the first."""
+    return advantages.gather(1, mask.byte().argmax(1, keepdim=True))[:, 0]
 
 
 FAMILY = {
@@ -298,7 +367,7 @@ FAMILY = {
 
 
 def markdown(rows: dict[str, Algorithm] = FAMILY) -> str:
-    """The table as the README prints it."""
+    """The table of algorithms as the README shows it, in Markdown."""
     names = ("baseline", "scale", "kl", "ratio", "clip", "aggregation")
 
     def cells(row: Algorithm) -> list[str]:

@@ -1,8 +1,12 @@
-"""Train the gold scorer: regression of a snippet's mean rating. Other films, another backbone, other seeds than the rest.
+"""Train a member of the gold reward model: regression of a review's mean rating.
 
-loss = 1/2 (r(x, y) - mean rating)^2        rating units, -4..4, read at the last token, EOS included
+    loss = 1/2 (r(x, y) - mean rating)^2        rating units, -4..4, read at the last token, EOS
+    included
+
+Gold uses other films, another backbone and other seeds than everything that is trained on rewards.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +15,9 @@ from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
     clipped_step,
-    linear_decay,
     make_optimizer,
     set_dropout,
+    set_learning_rate,
     shuffled_batches,
 )
 from minirlhf.loops.config import OptimiserConfig
@@ -27,7 +31,7 @@ from minirlhf.tasks.reviews import Review
 class GoldConfig:
     """Settings of one member of the ensemble."""
 
-    batch_size: int = 32
+    batch_size: int = 32  # reviews per step
     epochs: float = 4.0
     dropout: float = 0.1  # regression on some 4,000 snippets overfits without
     max_response: int = 64  # tokens, EOS included
@@ -40,7 +44,7 @@ class GoldConfig:
             "micro_batch",
             self.optimiser.micro_batch,
             self.optimiser.micro_batch == 0,
-            "0: this loop has none",
+            "0: this loop has no micro-batches",
         )
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
@@ -52,10 +56,17 @@ def train_gold(
     config: GoldConfig = GoldConfig(),
     *,
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
-    """Train `backbone` to predict the mean rating of each review. Returns (ScalarModel, history); row: loss."""
+    """Train `backbone` with a new scalar head to predict the mean rating of each review.
+
+    Random numbers: the order of the reviews is that of `shuffled_batches(..., config.seed)`;
+    torch's global generator, seeded with config.seed, draws the head's weights and then dropout.
+
+    Returns:
+        (ScalarModel, history). Rows of the history: loss (squared rating units).
+    """
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone)
@@ -82,7 +93,7 @@ def train_gold(
             .square()
             .mean()
         )
-        linear_decay(optimizer, config.optimiser.lr, step, steps, warmup=20)
+        set_learning_rate(optimizer, config.optimiser, step, steps, warmup=20)
         loss.backward()
         clipped_step(model, optimizer, config.optimiser.max_grad_norm)
         on_step(history.log("gold", step, steps=steps, loss=loss))

@@ -1,7 +1,10 @@
-"""Policy gradients without a critic: GRPO and its family. A prompt's other samples say what was to be expected.
+"""Policy gradients without a critic: GRPO and its family.
 
-A_i = (r_i - mean r) / (std r + eps)   for the G responses of one prompt, the same at each of its tokens
-(Shao et al. 2024; the other rows of the family: loops/family.py)
+The baseline of a response comes from other responses, most often those to the same prompt:
+
+    A_i = (r_i - mean r) / (std r + eps)   for each of the G responses to one prompt
+
+Source: Shao et al. 2024. The other rows of the family: loops/family.py.
 """
 
 from collections.abc import Callable
@@ -10,37 +13,42 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange, repeat
 
-from minirlhf.core.baselines import running_mean
-from minirlhf.core.kl import adapt_kl_coef
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
 from minirlhf.core.policy_gradient import mean_ratio
-from minirlhf.core.returns import overlong_penalty
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import (
+    MeanMetrics,
+    clipped_step,
+    make_optimizer,
+    micro_batches,
+    sampling_metrics,
+    set_learning_rate,
+    shuffled_batches,
+)
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.family import FAMILY, Algorithm
+from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
 from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs
-from minirlhf.models.sampling import SamplingConfig, sample
+from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, check, seed_all
+
+UPDATE = ("policy_loss", "ratio", "clip_fraction", "grad_norm")  # 0 if every response was masked
 
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Settings of GRPO and its family. A step is one rollout of `prompts_per_step` groups."""
+    """Settings of GRPO and its family. A step samples `prompts_per_step` groups of responses."""
 
     algorithm: Algorithm = FAMILY["grpo"]
     steps: int = 24
     prompts_per_step: int = 16
-    group_size: int = 4  # G, 4 .. 16; 1 where the baseline does not compare
-    minibatch_size: int = 32  # sequences an optimiser step
-    epochs: int = 2
-    missing_eos_penalty: float = 1.0  # reward units
-    mask_truncated: bool = (
-        False  # a response that was cut takes no part in the loss (DAPO's overlong filtering)
-    )
-    max_refills: int = 3  # rounds of new prompts in the place of groups that were dropped
+    group_size: int = 4  # G, responses to a prompt, 4 .. 16; 1 for rows without groups
+    minibatch_size: int = 32  # sequences per optimiser step
+    epochs: int = 2  # passes over a batch
+    missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
+    mask_truncated: bool = False  # truncated responses have no loss (DAPO's overlong filtering)
+    max_refills: int = 3  # rounds of new prompts that replace dropped groups
     sampling: SamplingConfig = SamplingConfig()
     kl: KLConfig = KLConfig()
     optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
@@ -49,26 +57,19 @@ class GroupConfig:
     def __post_init__(self):
         for field in ("steps", "prompts_per_step", "group_size", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        alone = self.group_size == 1
-        check(
-            "group_size",
-            self.group_size,
-            not (alone and self.algorithm.compares),
-            "at least 2: a group of one has no baseline",
-        )
+        enough = self.group_size > 1 or not self.algorithm.compares
+        allowed = "at least 2: a group of one has no baseline"
+        check("group_size", self.group_size, enough, allowed)
         batch = self.prompts_per_step * self.group_size
-        check(
-            "minibatch_size",
-            self.minibatch_size,
-            batch % self.minibatch_size == 0,
-            f"a divisor of the {batch} samples a step",
-        )
+        whole = batch % self.minibatch_size == 0
+        allowed = f"a divisor of the {batch} samples per step"
+        check("minibatch_size", self.minibatch_size, whole, allowed)
         once = self.epochs == 1 and self.minibatch_size == batch
         check(
             "epochs, minibatch_size",
             (self.epochs, self.minibatch_size),
             once or self.algorithm.ratio != "none",
-            f"1 and {batch}, all of a step's samples: without a ratio they are good for one update",
+            f"1 and {batch}: without an importance ratio the samples serve one update only",
         )
         check("max_refills", self.max_refills, self.max_refills >= 0, "0 or more")
         buffer, longest = self.algorithm.overlong_buffer, self.sampling.max_new_tokens
@@ -76,26 +77,46 @@ class GroupConfig:
 
     @classmethod
     def named(cls, name: str, **given) -> "GroupConfig":
-        """The settings of a row of FAMILY: as many samples a step as the others, one update where the row has no ratio."""
+        """Settings for a row of FAMILY by its name, with the same number of samples per step.
+
+        A row without groups takes one response from each of more prompts. A row without an
+        importance ratio makes one update per step.
+        """
         check("algorithm", name, name in FAMILY, f"one of {', '.join(FAMILY)}")
-        alone = (
-            {}
-            if FAMILY[name].compares
-            else {"group_size": 1, "prompts_per_step": cls.prompts_per_step * cls.group_size}
-        )
-        given = {"algorithm": FAMILY[name]} | alone | given
-        batch = given.get("prompts_per_step", cls.prompts_per_step) * given.get(
-            "group_size", cls.group_size
-        )
-        return cls(
-            **({"epochs": 1, "minibatch_size": batch} if FAMILY[name].ratio == "none" else {})
-            | given
-        )
+        row = FAMILY[name]
+        settings = {"algorithm": row}
+        if not row.compares:
+            settings["group_size"] = 1
+            settings["prompts_per_step"] = cls.prompts_per_step * cls.group_size
+        settings |= given
+        if row.ratio == "none":
+            prompts = settings.get("prompts_per_step", cls.prompts_per_step)
+            batch = prompts * settings.get("group_size", cls.group_size)
+            settings = {"epochs": 1, "minibatch_size": batch} | settings
+        return cls(**settings)
+
+    @classmethod
+    def plain(cls, name: str = "grpo", **given) -> "GroupConfig":
+        """A row of FAMILY with every extra switched off.
+
+        No penalty for a missing EOS, a constant learning rate, no gradient clipping.
+        """
+        off = {
+            "missing_eos_penalty": 0.0,
+            "optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr),
+        }
+        return cls.named(name, **off | given)
 
     @property
     def stage(self) -> str:
-        """What its rows are called in a History."""
+        """The stage's name in a History: the row's, or "group" for one that is not in FAMILY."""
         return next((name for name, row in FAMILY.items() if row == self.algorithm), "group")
+
+    @property
+    def constant(self) -> float | None:
+        """The denominator per response of the aggregation "constant"."""
+        constant = self.algorithm.aggregation == "constant"
+        return float(self.sampling.max_new_tokens) if constant else None
 
 
 def train_group(
@@ -105,56 +126,57 @@ def train_group(
     score: Callable[[Rollout], torch.Tensor],
     config: GroupConfig = GroupConfig(),
     *,
+    formulas: GroupFormulas = GroupFormulas(),
     reference=None,
     monitors: dict[str, Callable] | None = None,
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ):
-    """Train `model` in place.
+    """Train `model` in place by GRPO or another row of its family.
+
+    Random numbers: the order of the prompts is that of `shuffled_batches(..., config.seed)`.
+    Another generator, torch.Generator().manual_seed(config.seed), draws in each step the
+    responses (one uniform per response and token position, see `sample`); with drop_spread, the
+    new prompts of each refill by one torch.randint and then their responses; then one
+    torch.randperm(B) per epoch. Nothing else is random: greedy responses draw nothing.
 
     Args:
-        score: Rollout -> (B,) reward units. monitors: the same, only logged.
+        score: batch -> (B,) reward units, to be maximised.
+        formulas: the functions that the loop uses.
+        reference: the frozen policy of the KL penalty; by default a copy of the model.
+        monitors: further scores by name, logged only.
+        on_step: called with each row of the history.
+        checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (model, history). Rows: score; of groups best_of_group (mean of each prompt's best: pass@G where scores are 0 or 1), reward_std
-        (within groups), frac_reward_zero_std (before any is dropped); kl (nats a sequence), entropy (nats a token, estimated:
-        -mean log pi of what was sampled), length, missing_eos, ratio, clip_fraction, policy_loss, grad_norm, kl_coef,
-        samples (written in this step).
+        (model, history). Rows of the history:
+        score: mean over the batch, reward units. With groups: reward_std (mean standard deviation
+        within them), frac_reward_zero_std (share of groups with equal scores, before any is
+        dropped), best_of_group (mean of each group's best score: pass@G where scores are 0 or 1).
+        kl: nats per sequence. kl_coef. entropy: nats per token, estimated as -mean log pi of the
+        sampled tokens. length: tokens. missing_eos: share of truncated responses.
+        ratio, clip_fraction, policy_loss, grad_norm: means over the optimiser steps.
+        samples: responses sampled in this step.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    row, G, sampling, eos_id = (
-        config.algorithm,
-        config.group_size,
-        config.sampling.for_training(),
-        tokenizer.eos_token_id,
-    )
-    reference = (
-        reference_of(model) if reference is None else reference.eval()
-    )  # under no_grad, never trained
+    row, sampling, eos_id = config.algorithm, config.sampling.for_training(), tokenizer.eos_token_id
+    reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
     state = {"kl_coef": config.kl.kl_coef, "running_mean": None}
-    model.eval()
+    model.eval()  # dropout off: the importance ratio must be 1 at the first minibatch
 
     def draw(index, **given) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
-        """Responses to prompts by number, and what each is worth: its score, less the penalties of length."""
-        settings = {"config": sampling, "samples_per_prompt": G, "generator": generator} | given
-        rollout = sample(
-            model,
-            *encode_prompts(tokenizer, [prompts[i] for i in index]),
-            eos_id=eos_id,
-            **settings,
+        """(responses to the prompts of these numbers, their scores, the scores less penalties)."""
+        settings = {"config": sampling, "samples_per_prompt": config.group_size} | given
+        ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        batch = formulas.sample(
+            model, ids, prompt_mask, eos_id=eos_id, generator=generator, **settings
         )
         with torch.no_grad():
-            scores = score(rollout)
-            worth = scores - config.missing_eos_penalty * ~rollout.finished(eos_id)
-            if row.overlong_buffer:
-                lengths = rollout.response_mask.sum(1)
-                worth = worth + overlong_penalty(
-                    lengths, max_tokens=sampling.max_new_tokens, buffer=row.overlong_buffer
-                )
-        return rollout, scores, worth
+            scores = score(batch)
+        return batch, scores, _penalised(scores, batch, eos_id, config, formulas)
 
     run = (checkpoint or Checkpoint()).attach(
         config.stage,
@@ -165,154 +187,205 @@ def train_group(
         history,
         generators=[generator],
         state=state,
+        formulas=formulas,
     )
-    for step, index in run.steps(
-        shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)
-    ):
+    batches = shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)
+    for step, index in run.steps(batches):
         kl_coef = state["kl_coef"]
-        # 1. rollout and score: each prompt G times, groups side by side; dynamic sampling draws others for groups of equal scores
-        rollout, scores, worth = draw(index)
-        grouped = rearrange(scores, "(n g) -> n g", g=G)
-        log, written = {"score": scores.mean()}, len(scores)
-        if G > 1:
-            log |= {
-                "frac_reward_zero_std": (grouped == grouped[:, :1]).all(1).float().mean(),
-                "reward_std": grouped.std(1).mean(),
-                "best_of_group": grouped.max(1).values.mean(),
-            }
+        # 1. Sample a group of responses to each prompt, and score them.
+        batch, scores, penalised = draw(index)
+        samples, group_metrics = len(scores), _group_metrics(scores, config.group_size)
         if row.drop_spread is not None:
-            rollout, worth, more = _refilled(
-                rollout, scores, worth, draw, config, len(prompts), generator
+            batch, penalised, more = _refilled(
+                batch, scores, penalised, draw, config, len(prompts), generator
             )
-            written += more
-        mask, finished = rollout.response_mask, rollout.finished(eos_id)
-        # 2. what is expected, and the reference
+            samples += more
+        # 2. The baseline, if it is not the group's own, and the reference's log-probabilities.
+        baseline, more = _baseline(row, penalised, index, draw, state, config, formulas)
+        samples += more
         with torch.no_grad():
-            baseline = 0.0
-            if row.baseline == "greedy":
-                baseline = repeat(
-                    draw(index, config=replace(sampling, greedy=True), samples_per_prompt=1)[2],
-                    "n -> (n g)",
-                    g=G,
-                )
-                written += len(index)
-            elif (
-                row.baseline == "running mean"
-            ):  # of the batches before this one; the first has none but itself
-                baseline = (
-                    worth.mean().item() if state["running_mean"] is None else state["running_mean"]
-                )
-                state["running_mean"] = running_mean(baseline, worth)
-            ref_logprobs = policy_logprobs(reference, rollout, temperature=sampling.temperature)
-            # 3. advantages
+            ref_logprobs = policy_logprobs(reference, batch, temperature=sampling.temperature)
+            # 3. Advantages.
             advantages = row.advantages(
-                worth, rollout, ref_logprobs, kl_coef=kl_coef, group_size=G, baseline=baseline
+                penalised,
+                batch,
+                ref_logprobs,
+                kl_coef=kl_coef,
+                group_size=config.group_size,
+                baseline=baseline,
+                formulas=formulas,
             )
-        # 4. update
-        linear_decay(optimizer, config.optimiser.lr, step, config.steps)
-        learned = mask & finished[:, None] if config.mask_truncated else mask
-        update = dict.fromkeys(
-            ("policy_loss", "ratio", "clip_fraction", "grad_norm"), 0.0
-        )  # what they stay if all were cut
-        parts = [
-            rows
-            for _ in range(config.epochs)
-            for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size)
-            if learned[rows].any()
-        ]
-        constant = float(sampling.max_new_tokens) if row.aggregation == "constant" else None
-        for rows in parts:
-            total = loss_denominator(learned[rows], how=row.aggregation, constant=constant)
-            for micro in config.optimiser.split(rows):
-                part = rollout.select(micro)
-                width = part.response_ids.shape[1]
-                gains, refs, counts = (
-                    advantages[micro, :width],
-                    ref_logprobs[micro, :width],
-                    learned[micro, :width],
-                )
-                if not counts.any():
-                    continue
+        # 4. Update: some epochs in minibatches, each an optimiser step.
+        batch = batch.with_columns(advantages=advantages, ref_logprobs=ref_logprobs)
+        learned = _without_truncated(batch, eos_id) if config.mask_truncated else batch
+        set_learning_rate(optimizer, config.optimiser, step, config.steps)
+        minibatches = _minibatches(learned, config, generator)
+        metrics = MeanMetrics(len(minibatches), UPDATE)
+        for rows in minibatches:
+            minibatch = learned.select(rows)
+            denominator = loss_denominator(
+                minibatch.action_mask, how=row.aggregation, constant=config.constant
+            )
+            for part in micro_batches(minibatch, config.optimiser):
                 logprobs = policy_logprobs(model, part, temperature=sampling.temperature)
                 losses = row.losses(
-                    logprobs, part.old_logprobs, gains, refs, counts, kl_coef=kl_coef
+                    logprobs,
+                    part.old_logprobs,
+                    part.advantages,
+                    part.ref_logprobs,
+                    part.action_mask,
+                    kl_coef=kl_coef,
+                    formulas=formulas,
                 )
                 loss = aggregate(
-                    losses, counts, how=row.aggregation, constant=constant, denominator=total
+                    losses,
+                    part.action_mask,
+                    how=row.aggregation,
+                    constant=config.constant,
+                    denominator=denominator,
                 )
                 loss.backward()
-                with torch.no_grad():
-                    share = counts.sum() / learned[rows].sum()
-                    clipped = row.clipped(logprobs, part.old_logprobs, gains, counts)
-                    for name, value in {
-                        "policy_loss": loss,
-                        "ratio": share * mean_ratio(logprobs, part.old_logprobs, counts),
-                        "clip_fraction": share * masked_mean(clipped.float(), counts),
-                    }.items():
-                        update[name] += value.item() / len(parts)
-            update["grad_norm"] += clipped_step(
-                model, optimizer, config.optimiser.max_grad_norm
-            ).item() / len(parts)
-        # 5. log
-        kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
-        log |= update | {
-            name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()
-        }
-        on_step(
-            history.log(
-                config.stage,
-                step,
-                steps=config.steps,
-                kl=kl.mean(),
-                kl_coef=kl_coef,
-                samples=written,
-                entropy=-masked_mean(rollout.old_logprobs, mask),
-                length=mask.sum(1).float().mean(),
-                missing_eos=1 - finished.float().mean(),
-                **log,
-            )
+                metrics.add(policy_loss=loss, **_ratio_metrics(logprobs, part, minibatch, row))
+            metrics.add(grad_norm=clipped_step(model, optimizer, config.optimiser.max_grad_norm))
+        # 5. Log what was sampled before this update, and how the update went.
+        sampled = sampling_metrics(batch, ref_logprobs, eos_id)
+        kl = sampled.pop("kl")
+        logged = history.log(
+            config.stage,
+            step,
+            steps=config.steps,
+            score=scores.mean(),
+            kl=kl.mean(),
+            kl_coef=kl_coef,
+            samples=samples,
+            **group_metrics,
+            **sampled,
+            **metrics,
+            **{name: monitor(batch).mean() for name, monitor in (monitors or {}).items()},
         )
-        if config.kl.target is not None:
-            state["kl_coef"] = adapt_kl_coef(
-                kl_coef,
-                kl.mean().item(),
-                target=config.kl.target,
-                horizon=config.kl.horizon,
-                batch_size=len(mask),
-            )
+        on_step(logged)
+        state["kl_coef"] = config.kl.next_coef(kl_coef, kl)
     return model, history
 
 
-def _refilled(
-    rollout: Rollout,
+def _penalised(
     scores: torch.Tensor,
-    worth: torch.Tensor,
+    batch: Rollout,
+    eos_id: int,
+    config: GroupConfig,
+    formulas: GroupFormulas,
+) -> torch.Tensor:
+    """(B,) scores less the penalties for a missing EOS and for length."""
+    penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
+    buffer = config.algorithm.overlong_buffer
+    if not buffer:
+        return penalised
+    lengths, limit = batch.action_mask.sum(1), config.sampling.max_new_tokens
+    return penalised + formulas.overlong_penalty(lengths, max_tokens=limit, buffer=buffer)
+
+
+def _group_metrics(scores: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:
+    """What is logged of the groups, before any is dropped; nothing for groups of one."""
+    if group_size == 1:
+        return {}
+    grouped = rearrange(scores, "(n g) -> n g", g=group_size)
+    return {
+        "frac_reward_zero_std": (grouped == grouped[:, :1]).all(1).float().mean(),
+        "reward_std": grouped.std(1).mean(),
+        "best_of_group": grouped.max(1).values.mean(),
+    }
+
+
+def _baseline(
+    row: Algorithm,
+    penalised: torch.Tensor,
+    index: torch.Tensor,
+    draw: Callable,
+    state: dict,
+    config: GroupConfig,
+    formulas: GroupFormulas,
+) -> tuple[torch.Tensor | float, int]:
+    """(baseline, responses sampled for it), for the rows whose baseline is not the group's.
+
+    The greedy response is sampled here. The running mean is that of the batches before this one,
+    because a mean that contains the response would depend on it; the first batch has only its own.
+    """
+    if row.baseline == "greedy":
+        greedy = replace(config.sampling, greedy=True)
+        of_greedy = draw(index, config=greedy, samples_per_prompt=1)[2]
+        return repeat(of_greedy, "n -> (n g)", g=config.group_size), len(index)
+    if row.baseline == "running mean":
+        earlier = state["running_mean"]
+        baseline = penalised.mean().item() if earlier is None else earlier
+        state["running_mean"] = formulas.running_mean(baseline, penalised)
+        return baseline, 0
+    return 0.0, 0
+
+
+def _without_truncated(batch: Rollout, eos_id: int) -> Rollout:
+    """The same batch; no token of a truncated response counts in the loss."""
+    finished = batch.finished(eos_id)[:, None]
+    return replace(batch, action_mask=batch.action_mask & finished)
+
+
+def _minibatches(
+    batch: Rollout, config: GroupConfig, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Row numbers of each optimiser step of all epochs; those in which no token counts left out."""
+    orders = [
+        torch.randperm(len(batch.action_mask), generator=generator) for _ in range(config.epochs)
+    ]
+    every = [rows for order in orders for rows in order.split(config.minibatch_size)]
+    return [rows for rows in every if batch.action_mask[rows].any()]
+
+
+@torch.no_grad()
+def _ratio_metrics(
+    logprobs: torch.Tensor, part: Rollout, minibatch: Rollout, row: Algorithm
+) -> dict[str, torch.Tensor]:
+    """Mean ratio and share of clipped tokens, weighted by this part's share of the minibatch."""
+    mask = part.action_mask
+    share = mask.sum() / minibatch.action_mask.sum()
+    clipped = row.clipped(logprobs, part.old_logprobs, part.advantages, mask)
+    return {
+        "ratio": share * mean_ratio(logprobs, part.old_logprobs, mask),
+        "clip_fraction": share * masked_mean(clipped.float(), mask),
+    }
+
+
+def _refilled(
+    batch: Rollout,
+    scores: torch.Tensor,
+    penalised: torch.Tensor,
     draw: Callable,
     config: GroupConfig,
     n_prompts: int,
     generator: torch.Generator,
 ) -> tuple[Rollout, torch.Tensor, int]:
-    """Groups whose scores differ, new prompts drawn for the others: (rollout, worth, responses written for it).
+    """Replace groups of equal scores by groups of new prompts (dynamic sampling).
 
-    What is still missing after max_refills rounds is filled up with groups that do not differ: the batch keeps its size, and all
-    denominators theirs.
+    After config.max_refills rounds, missing groups are filled up with groups of equal scores: the
+    batch keeps its size, and so do all denominators.
+
+    Returns:
+        (batch, penalised scores, number of responses sampled for the replacement).
     """
-    G, wanted, rollouts, worths = config.group_size, config.prompts_per_step, [rollout], [worth]
-    kept, alike, drawn = [], [], 0  # numbers of groups; groups drawn so far
+    size, wanted = config.group_size, config.prompts_per_step
+    batches, all_penalised = [batch], [penalised]
+    kept, alike, drawn = [], [], 0  # numbers of groups; how many groups were drawn so far
     for attempt in range(config.max_refills + 1):
-        grouped = rearrange(scores, "(n g) -> n g", g=G)
-        differ = (
-            grouped.max(1).values - grouped.min(1).values > config.algorithm.drop_spread
-        ).tolist()
-        kept += [drawn + i for i, different in enumerate(differ) if different]
-        alike += [drawn + i for i, different in enumerate(differ) if not different]
-        drawn += len(differ)
+        grouped = rearrange(scores, "(n g) -> n g", g=size)
+        spread = grouped.max(1).values - grouped.min(1).values
+        for differs in (spread > config.algorithm.drop_spread).tolist():
+            (kept if differs else alike).append(drawn)
+            drawn += 1
         if len(kept) >= wanted or attempt == config.max_refills:
             break
-        rollout, scores, worth = draw(
-            torch.randint(n_prompts, (wanted - len(kept),), generator=generator)
-        )
-        rollouts.append(rollout)
-        worths.append(worth)
-    rows = (torch.tensor((kept + alike)[:wanted])[:, None] * G + torch.arange(G)).flatten()
-    return Rollout.concat(rollouts).select(rows), torch.cat(worths)[rows], (drawn - wanted) * G
+        new = torch.randint(n_prompts, (wanted - len(kept),), generator=generator)
+        batch, scores, penalised = draw(new)
+        batches.append(batch)
+        all_penalised.append(penalised)
+    groups = torch.tensor((kept + alike)[:wanted])
+    rows = (groups[:, None] * size + torch.arange(size)).flatten()
+    joined = Rollout.concat(batches).select(rows)
+    return joined, torch.cat(all_penalised)[rows], (drawn - wanted) * size

@@ -1,8 +1,8 @@
-"""Preference optimisation on pairs of the policy's own making: a scorer looks at its responses and decides.
+"""Preference optimisation on pairs of the policy's own responses, labelled by a reward model.
 
-online       two responses to each prompt, the better one is chosen, one step                  (Guo et al. 2024)
-iterative    k responses, the best against the worst, some steps on these pairs, again         (Xiong et al. 2023)
-rso          k responses of the start, two kept by rejection sampling, all steps on them       (Liu et al. 2023)
+online       two responses to each prompt, one step on each pair              (Guo et al. 2024)
+iterative    k responses, the best against the worst, some steps, repeat      (Xiong et al. 2023)
+rso          k responses of the start, two kept by rejection sampling         (Liu et al. 2023)
 """
 
 from collections.abc import Callable
@@ -13,10 +13,17 @@ from einops import rearrange
 
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rejection import rejection_sample
+from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import (
+    clipped_step,
+    make_optimizer,
+    set_learning_rate,
+    shuffled_batches,
+)
 from minirlhf.loops.config import KLConfig
-from minirlhf.loops.preference import LOSSES, DPOConfig, preference_step, reference_for, sync
+from minirlhf.loops.losses import LOSSES, DPOFormulas
+from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
@@ -26,15 +33,13 @@ PICKS = ("best and worst", "rejection")
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """Where the pairs come from; `dpo` says what is done with them."""
+    """Where the pairs come from. `dpo` holds the settings of the training on them."""
 
-    samples: int = 2  # k responses a prompt, 2 .. 16
-    refresh: int = 1  # steps that are made on the responses of one policy; then it writes new ones
-    pick: str = "best and worst"  # or rejection: two kept by rejection sampling
-    missing_eos_penalty: float = (
-        1.0  # reward units, taken off a truncated response before a pair is chosen
-    )
-    accept_beta: float = 0.5  # reward units per nat of the policy that rejection sampling imitates
+    samples: int = 2  # k, responses to a prompt, 2 .. 16
+    refresh: int = 1  # steps on the responses of one policy, before new ones are sampled
+    pick: str = "best and worst"  # or "rejection": two are kept by rejection sampling
+    missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
+    accept_beta: float = 0.5  # reward units per nat, of the policy that rejection sampling imitates
     sampling: SamplingConfig = SamplingConfig()
     dpo: DPOConfig = DPOConfig()
 
@@ -42,36 +47,27 @@ class OnlineConfig:
         check("samples", self.samples, self.samples >= 2, "at least 2: a pair")
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
-        check(
-            "accept_beta",
-            self.accept_beta,
-            0 < self.accept_beta < float("inf"),
-            "above 0 and finite",
-        )
-        check(
-            "missing_eos_penalty",
-            self.missing_eos_penalty,
-            0 <= self.missing_eos_penalty < float("inf"),
-            "0 or more, and finite",
-        )
+        good = 0 < self.accept_beta < float("inf")
+        check("accept_beta", self.accept_beta, good, "above 0 and finite")
+        good = 0 <= self.missing_eos_penalty < float("inf")
+        check("missing_eos_penalty", self.missing_eos_penalty, good, "0 or more, and finite")
         check("loss", self.dpo.loss, not LOSSES[self.dpo.loss].single, "a loss of pairs")
-        check(
-            "precompute",
-            self.dpo.precompute,
-            not self.dpo.precompute,
-            "off: the texts are not known before",
-        )
+        allowed = "off: the responses are not known before the first step"
+        check("precompute", self.dpo.precompute, not self.dpo.precompute, allowed)
 
     def with_steps(self, steps: int) -> "OnlineConfig":
-        """As many steps; what was written once for all of them still is."""
+        """The same settings for another number of steps.
+
+        Where the responses are sampled once for all steps, they still are.
+        """
         refresh = steps if self.refresh == self.dpo.steps else min(self.refresh, steps)
         return replace(self, refresh=refresh, dpo=replace(self.dpo, steps=steps))
 
 
-LEASH = DPOConfig(
-    beta=KLConfig.kl_coef
-)  # the number of PPO's price; not the same leash: labels that are always sure go farther
-ONLINE = {  # by name, as the command line knows them
+# PPO's KL coefficient as beta. It is the same number, but not the same constraint: the labels of a
+# reward model are always certain, so these policies go farther.
+LEASH = DPOConfig(beta=KLConfig.kl_coef)
+ONLINE = {  # by the names of the commands
     "online-dpo": OnlineConfig(dpo=LEASH),
     "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),
     "rso": OnlineConfig(
@@ -88,29 +84,42 @@ def train_online(
     model,
     tokenizer,
     prompts: list[str],
-    score: Callable,
+    score: Callable[[Rollout], torch.Tensor],
     config: OnlineConfig = OnlineConfig(),
     *,
+    formulas: DPOFormulas = DPOFormulas(),
     reference=None,
     monitors: dict[str, Callable] | None = None,
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ):
-    """Train `model` in place.
+    """Train `model` in place on pairs of its own responses.
+
+    Random numbers: the order of the prompts is that of `shuffled_batches(..., config.dpo.seed)`.
+    Another generator, torch.Generator().manual_seed(config.dpo.seed), draws the responses to each
+    batch of prompts (see `sample`) and, with pick="rejection", then one uniform per response.
 
     Args:
-        score: Rollout -> (B,) reward units. monitors: the same, only logged.
+        score: batch -> (B,) reward units; decides which response of a pair is chosen.
+        formulas: the functions that the loss uses.
+        reference: the frozen policy; by default a copy of the model.
+        monitors: further scores by name, logged only.
+        on_step: called with each row of the history.
+        checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (model, history). Rows as `preference_step` makes them, and grad_norm, pairs (of the step; two equal texts or scores make none).
-        Of the responses, in the steps before which they were written: score, length, entropy (nats a token, estimated), monitors.
+        (model, history). Rows of the history as `preference_step` gives them, grad_norm, and pairs
+        (their number; responses with equal texts or equal scores make none). In the steps before
+        which responses were sampled also their score, length (tokens), entropy (nats per token,
+        estimated) and the monitors.
     """
     history, own = History() if history is None else history, config.dpo
-    generator, sampling = seed_all(own.seed), config.sampling.for_training()
-    reference = reference_for(model, own, reference)  # under no_grad, never trained
+    generator = seed_all(own.seed)
+    config.sampling.for_training()
+    reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
-    state = {"pool": []}  # rows of text for the steps to come; they are in the checkpoint too
+    state = {"pool": []}  # pairs for the steps to come; they are saved in the checkpoint too
     model.eval()
     run = (checkpoint or Checkpoint()).attach(
         "online",
@@ -121,51 +130,64 @@ def train_online(
         history,
         generators=[generator],
         state=state,
+        formulas=formulas,
     )
     batches = list(shuffled_batches(len(prompts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
         log = {}
-        # 1. responses to the prompts of the next steps, and what the scorer thinks of them
+        # 1. Responses to the prompts of the next steps, and pairs of them by their scores.
         if step % config.refresh == 0:
-            state["pool"], said = [], []
-            for index in batches[step : step + config.refresh]:
-                asked = [prompts[i] for i in index]
-                rollout = sample(
-                    model,
-                    *encode_prompts(tokenizer, asked),
-                    eos_id=tokenizer.eos_token_id,
-                    config=sampling,
-                    samples_per_prompt=config.samples,
-                    generator=generator,
-                )
-                with torch.no_grad():
-                    scores = score(rollout)
-                worth = scores - config.missing_eos_penalty * ~rollout.finished(
-                    tokenizer.eos_token_id
-                )
-                state["pool"].append(
-                    pairs_of(asked, decode(tokenizer, rollout), worth, config, generator)
-                )
-                said.append(
-                    {
-                        "score": scores.mean(),
-                        "length": rollout.response_mask.sum(1).float().mean(),
-                        "entropy": -masked_mean(rollout.old_logprobs, rollout.response_mask),
-                    }
-                    | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
-                )
-            log = {name: torch.stack([row[name] for row in said]).mean() for name in said[0]}
-        # 2. one step on the pairs of this step's prompts
+            asked = [[prompts[i] for i in index] for index in batches[step : step + config.refresh]]
+            state["pool"], log = _sampled_pairs(
+                model, tokenizer, asked, score, config, generator, monitors or {}
+            )
+        # 2. One step on the pairs of this step's prompts.
         rows = state["pool"].pop(0)
-        linear_decay(optimizer, own.optimiser.lr, step, own.steps)
+        set_learning_rate(optimizer, own.optimiser, step, own.steps)
         if rows["prompt"]:
-            log |= preference_step(model, reference, tokenizer, rows, own)
+            log |= preference_step(model, reference, tokenizer, rows, own, formulas=formulas)
             log["grad_norm"] = clipped_step(model, optimizer, own.optimiser.max_grad_norm)
         if own.sync_every and (step + 1) % own.sync_every == 0:
             sync(reference, model, own.mixup)
-        # 3. log
+        # 3. Log.
         on_step(history.log("online", step, steps=own.steps, pairs=len(rows["prompt"]), **log))
     return model, history
+
+
+def _sampled_pairs(
+    model,
+    tokenizer,
+    batches: list[list[str]],
+    score: Callable,
+    config: OnlineConfig,
+    generator: torch.Generator,
+    monitors: dict[str, Callable],
+) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
+    """(pairs for each batch of prompts, means of what was sampled for them)."""
+    pool, sampled, eos_id = [], [], tokenizer.eos_token_id
+    for prompts in batches:
+        ids, prompt_mask = encode_prompts(tokenizer, prompts)
+        batch = sample(
+            model,
+            ids,
+            prompt_mask,
+            eos_id=eos_id,
+            config=config.sampling,
+            samples_per_prompt=config.samples,
+            generator=generator,
+        )
+        with torch.no_grad():
+            scores = score(batch)
+        penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
+        pool.append(pairs_of(prompts, decode(tokenizer, batch), penalised, config, generator))
+        row = {
+            "score": scores.mean(),
+            "length": batch.action_mask.sum(1).float().mean(),
+            "entropy": -masked_mean(batch.old_logprobs, batch.action_mask),
+        }
+        sampled.append(row | {name: monitor(batch).mean() for name, monitor in monitors.items()})
+    means = {name: torch.stack([row[name] for row in sampled]).mean() for name in sampled[0]}
+    return pool, means
 
 
 def pairs_of(
@@ -175,9 +197,14 @@ def pairs_of(
     config: OnlineConfig,
     generator: torch.Generator | None = None,
 ) -> dict[str, list[str]]:
-    """One pair a prompt from its k responses, side by side in `texts`: columns prompt, chosen, rejected.
+    """One pair for each prompt from its k responses: columns prompt, chosen, rejected.
 
-    No pair where both texts, or both scores, are the same: nobody could say which is better.
+    There is no pair where both texts or both scores are equal: neither is better.
+
+    Args:
+        texts: the responses, k for each prompt, side by side.
+        scores: (N k,) reward units.
+        generator: draws for pick="rejection".
     """
     grouped = rearrange(scores, "(n k) -> n k", k=config.samples)
     if config.pick == "rejection":

@@ -1,60 +1,56 @@
-"""PPO from a reward model: four models, one rollout, a few epochs of clipped steps.
+"""Proximal policy optimisation (PPO) on a reward model's score.
 
-actor      pi      trained        what we want          reference  pi_ref  frozen   a copy of the start
-reward     r       frozen         scores a response     critic     V       trained  starts as a copy of the reward model
+actor      pi      trained   the policy          reference  pi_ref  frozen   a copy of the start
+reward     r       frozen    scores a response   critic     V       trained  starts as a copy of r
 
 reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from minirlhf.core.kl import adapt_kl_coef, kl_shaped_rewards
+from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
 from minirlhf.core.policy_gradient import (
     explained_variance,
     is_clipped,
     mean_ratio,
     ppo_clip,
+    value_loss,
     value_loss_clipped,
 )
 from minirlhf.core.returns import gae
 from minirlhf.core.rollout import Rollout
+from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.adapters import reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
-from minirlhf.models.heads import SharedCritic
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, check, seed_all
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of PPO. A step is one rollout and `epochs` passes over it."""
+    """Settings of PPO. A step samples one batch and makes `epochs` passes over it."""
 
     steps: int = 24
-    batch_size: int = 64  # responses a rollout
-    samples_per_prompt: int = (
-        1  # several tell the critic more about one prompt, as GRPO's groups tell its mean
-    )
-    minibatch_size: int = 32  # sequences an optimiser step
-    epochs: int = 2  # passes over a rollout, 1 .. 4
-    clip_eps: float = 0.2  # ratio clip, 0.1 .. 0.3
-    clip_eps_high: float | None = (
-        None  # above 1 + clip_eps_high, if another; larger is DAPO's clip-higher
-    )
-    value_clip_eps: float = 0.5  # reward units
-    value_coef: float = 1.0  # weight of the value loss beside the policy's, 0.1 .. 1: of consequence where they share a trunk
+    batch_size: int = 64  # responses sampled per step
+    samples_per_prompt: int = 1  # responses to each prompt; batch_size counts all of them
+    minibatch_size: int = 32  # sequences per optimiser step
+    epochs: int = 2  # passes over a batch, 1 .. 4
+    clip_eps: float = 0.2  # clip of the importance ratio, 0.1 .. 0.3
+    clip_eps_high: float | None = None  # its upper end, if another; larger is DAPO's clip-higher
+    value_clip_eps: float | None = 0.5  # reward units; None: the value loss is not clipped
+    value_coef: float = 1.0  # weight of the value loss, 0.1 .. 1; matters for a shared trunk
     gamma: float = 1.0
     lam: float = 0.95
-    whiten: bool = True  # advantages to mean 0 and variance 1 over the real tokens of the rollout
-    missing_eos_penalty: float = 1.0  # reward units, taken off a truncated response
-    critic_warmup: int = 0  # steps with the actor frozen
+    whiten: bool = True  # advantages to mean 0 and variance 1 over the tokens of the batch
+    missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
+    critic_warmup: int = 0  # steps in which only the critic is trained
     sampling: SamplingConfig = SamplingConfig()
     kl: KLConfig = KLConfig()
     actor: OptimiserConfig = OptimiserConfig(lr=1e-4)
@@ -64,32 +60,56 @@ class PPOConfig:
     def __post_init__(self):
         for field in ("steps", "batch_size", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        check(
-            "minibatch_size",
-            self.minibatch_size,
-            self.batch_size % self.minibatch_size == 0,
-            "a divisor of batch_size",
-        )
-        groups = self.samples_per_prompt >= 1 and self.batch_size % self.samples_per_prompt == 0
-        check("samples_per_prompt", self.samples_per_prompt, groups, "a divisor of batch_size")
+        whole = self.batch_size % self.minibatch_size == 0
+        check("minibatch_size", self.minibatch_size, whole, "a divisor of batch_size")
+        whole = self.samples_per_prompt >= 1 and self.batch_size % self.samples_per_prompt == 0
+        check("samples_per_prompt", self.samples_per_prompt, whole, "a divisor of batch_size")
         check("clip_eps", self.clip_eps, 0 < self.clip_eps < 1, "between 0 and 1")
-        check(
-            "clip_eps_high",
-            self.clip_eps_high,
-            self.clip_eps_high is None or self.clip_eps_high > 0,
-            "None or above 0",
-        )
-        check(
-            "value_coef", self.value_coef, 0 < self.value_coef < float("inf"), "above 0 and finite"
-        )
-        check(
-            "critic.micro_batch",
-            self.critic.micro_batch,
-            self.critic.micro_batch == 0,
-            "0: the actor's holds for both",
-        )
+        high = self.clip_eps_high is None or self.clip_eps_high > 0
+        check("clip_eps_high", self.clip_eps_high, high, "None or above 0")
+        above = self.value_clip_eps is None or self.value_clip_eps > 0
+        check("value_clip_eps", self.value_clip_eps, above, "above 0, or None for no clip")
+        finite = 0 < self.value_coef < float("inf")
+        check("value_coef", self.value_coef, finite, "above 0 and finite")
+        none = self.critic.micro_batch == 0
+        check("critic.micro_batch", self.critic.micro_batch, none, "0: the actor's holds for both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
+
+    @classmethod
+    def plain(cls, **given) -> "PPOConfig":
+        """PPO as the paper's pseudocode has it: every extra switched off.
+
+        No whitening, no clip of the value loss, no penalty for a missing EOS, a constant learning
+        rate, no gradient clipping. Other settings can be given as usual.
+        """
+        off = {
+            "whiten": False,
+            "value_clip_eps": None,
+            "missing_eos_penalty": 0.0,
+            "actor": OptimiserConfig.plain(lr=cls.actor.lr),
+            "critic": OptimiserConfig.plain(lr=cls.critic.lr),
+        }
+        return cls(**off | given)
+
+    @property
+    def clip(self) -> dict[str, float | None]:
+        """The settings of the ratio's clip, by the names of `core.ppo_clip`."""
+        return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
+
+
+@dataclass(frozen=True)
+class PPOFormulas:
+    """The functions that PPO uses; replace one to try your own: PPOFormulas(gae=my_gae)."""
+
+    sample: Callable = sample
+    response_values: Callable = response_values
+    kl_shaped_rewards: Callable = kl_shaped_rewards
+    gae: Callable = gae
+    masked_whiten: Callable = masked_whiten
+    ppo_clip: Callable = ppo_clip
+    value_loss: Callable = value_loss
+    value_loss_clipped: Callable = value_loss_clipped
 
 
 def train_ppo(
@@ -100,177 +120,161 @@ def train_ppo(
     score: Callable[[Rollout], torch.Tensor],
     config: PPOConfig = PPOConfig(),
     *,
+    formulas: PPOFormulas = PPOFormulas(),
     reference=None,
     monitors: dict[str, Callable] | None = None,
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ):
-    """Train `actor` and `critic` in place.
+    """Train `actor` and `critic` in place by PPO.
+
+    Random numbers: the order of the prompts is that of `shuffled_batches(..., config.seed)`.
+    Another generator, torch.Generator().manual_seed(config.seed), draws in each step first the
+    responses (one uniform per response and token position, see `sample`), then one
+    torch.randperm(batch_size) per epoch. Nothing else is random.
 
     Args:
-        critic: a ScalarModel, usually a copy of the reward model, backbone and head; or a SharedCritic of this actor, whose trunk
-            then learns from both losses at the actor's learning rate, clipped together (config.critic: the head's).
-        score: Rollout -> (B,) reward units; what is to be maximised. monitors: the same, only logged.
-        reference: frozen policy; a copy of the actor by default.
+        critic: a ScalarModel, usually a copy of the reward model, backbone and head. Or a
+            SharedCritic of this actor: its trunk then learns from both losses, at the actor's
+            learning rate and gradient clip; config.critic is the head's.
+        score: batch -> (B,) reward units, to be maximised.
+        formulas: the functions that the loop uses.
+        reference: the frozen policy of the KL penalty; by default a copy of the actor.
+        monitors: further scores by name, logged only.
+        on_step: called with each row of the history.
+        checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (actor, critic, history). Rows: score, kl (nats a sequence), kl_per_token, entropy
-        (nats a token, estimated: -mean log pi of what was sampled), length, missing_eos, ratio,
-        clip_fraction, policy_loss, value_loss, explained_variance, grad_norm, kl_coef.
+        (actor, critic, history). Rows of the history:
+        score: mean over the batch, reward units. kl: nats per sequence. kl_per_token, kl_coef.
+        entropy: nats per token, estimated as -mean log pi of the sampled tokens.
+        length: tokens. missing_eos: share of truncated responses.
+        ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
+        optimiser steps. explained_variance: of the critic, before the update.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    sampling, shared = config.sampling.for_training(), isinstance(critic, SharedCritic)
-    apart = {*map(id, actor.parameters())}.isdisjoint(
-        map(id, critic.parameters())
-    )  # no weight is stepped by two optimisers
-    check(
-        "critic",
-        type(critic).__name__,
-        critic.actor is actor if shared else apart,
-        "a SharedCritic of this actor to share its weights",
+    sampling, eos_id = config.sampling.for_training(), tokenizer.eos_token_id
+    reference = reference_of(actor) if reference is None else reference.eval()
+    networks = ActorCritic(
+        actor,
+        critic,
+        config.actor,
+        config.critic,
+        temperature=sampling.temperature,
+        response_values=formulas.response_values,
     )
-    reference = (
-        reference_of(actor) if reference is None else reference.eval()
-    )  # under no_grad, never trained
-    actor_optimizer, critic_optimizer = (
-        make_optimizer(actor, config.actor),
-        make_optimizer(critic, config.critic),
-    )
-    state, clip = (
-        {"kl_coef": config.kl.kl_coef},
-        {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high},
-    )
-    actor.eval(), critic.eval()  # dropout off: the ratio must be 1 at the first minibatch
+    state = {"kl_coef": config.kl.kl_coef}
     run = (checkpoint or Checkpoint()).attach(
         "ppo",
         config,
         prompts,
         [actor, critic],
-        [actor_optimizer, critic_optimizer],
+        [networks.actor_optimizer, networks.critic_optimizer],
         history,
         generators=[generator],
         state=state,
+        formulas=formulas,
     )
-    several = config.samples_per_prompt
-    for step, index in run.steps(
-        shuffled_batches(len(prompts), config.batch_size // several, config.steps, config.seed)
-    ):
+    prompts_per_step = config.batch_size // config.samples_per_prompt
+    batches = shuffled_batches(len(prompts), prompts_per_step, config.steps, config.seed)
+    for step, index in run.steps(batches):
         kl_coef = state["kl_coef"]
-        # 1. rollout: the log-probabilities are recorded while sampling
-        ids, mask = encode_prompts(tokenizer, [prompts[i] for i in index])
-        rollout = sample(
+        # 1. Sample, and keep every token's log-probability under this policy.
+        ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        batch = formulas.sample(
             actor,
             ids,
-            mask,
-            eos_id=tokenizer.eos_token_id,
+            prompt_mask,
+            eos_id=eos_id,
             config=sampling,
-            samples_per_prompt=several,
+            samples_per_prompt=config.samples_per_prompt,
             generator=generator,
         )
-        mask, lengths = rollout.response_mask, rollout.response_mask.sum(1)
-        # 2. score, reference, values: three forward passes without gradient
+        mask = batch.action_mask
+        # 2. Ask the three other models.
         with torch.no_grad():
-            scores = score(rollout)
-            finished = rollout.finished(tokenizer.eos_token_id)
-            penalised = scores - config.missing_eos_penalty * ~finished
-            ref_logprobs = policy_logprobs(reference, rollout, temperature=sampling.temperature)
-            values = response_values(critic, rollout)
-        # 3. rewards and advantages, fixed over the epochs; returns are made before whitening
-        rewards = kl_shaped_rewards(
-            penalised, rollout.old_logprobs, ref_logprobs, mask, kl_coef=kl_coef
+            scores = score(batch)
+            ref_logprobs = policy_logprobs(reference, batch, temperature=sampling.temperature)
+            values = formulas.response_values(critic, batch)
+        # 3. Rewards: a KL penalty on every token, the score on the last one. Then advantages.
+        penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
+        rewards = formulas.kl_shaped_rewards(
+            penalised, batch.old_logprobs, ref_logprobs, mask, kl_coef=kl_coef
         )
-        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+        advantages, returns = formulas.gae(
+            rewards, values, mask, gamma=config.gamma, lam=config.lam
+        )
         if config.whiten:
-            advantages = masked_whiten(advantages, mask)
-        # 4. update: every minibatch is one optimiser step for the actor and one for the critic
-        linear_decay(
-            actor_optimizer, config.actor.lr * (step >= config.critic_warmup), step, config.steps
-        )
-        linear_decay(critic_optimizer, config.critic.lr, step, config.steps)
-        log, updates = (
-            defaultdict(float),
-            config.epochs * config.batch_size // config.minibatch_size,
-        )
+            advantages = formulas.masked_whiten(advantages, mask)
+        batch = batch.with_columns(values=values, advantages=advantages, returns=returns)
+        # 4. Update: some epochs in minibatches, each an optimiser step of both networks.
+        networks.set_learning_rates(step, config.steps, train_actor=step >= config.critic_warmup)
+        metrics = MeanMetrics(config.epochs * config.batch_size // config.minibatch_size)
         for _ in range(config.epochs):
-            for rows in torch.randperm(config.batch_size, generator=generator).split(
-                config.minibatch_size
-            ):
-                tokens = loss_denominator(mask[rows], how="token_mean")
-                for micro in config.actor.split(rows):
-                    part = rollout.select(micro)
-                    width, part_mask = part.response_ids.shape[1], part.response_mask
-                    advantage, share = advantages[micro, :width], part_mask.sum() / tokens
-                    if shared:  # one pass for both heads
-                        logprobs, new_values = critic.logprobs_and_values(
-                            part, temperature=sampling.temperature
-                        )
-                    else:
-                        logprobs = policy_logprobs(actor, part, temperature=sampling.temperature)
-                    policy_losses = ppo_clip(
-                        logprobs, part.old_logprobs, advantage, part_mask, **clip
+            for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size):
+                minibatch = batch.select(rows)
+                tokens = loss_denominator(minibatch.action_mask)
+                for part in micro_batches(minibatch, config.actor):
+                    logprobs = networks.logprobs(part)
+                    policy_losses = formulas.ppo_clip(
+                        logprobs,
+                        part.old_logprobs,
+                        part.advantages,
+                        part.action_mask,
+                        **config.clip,
                     )
-                    policy_loss = aggregate(
-                        policy_losses, part_mask, how="token_mean", denominator=tokens
-                    )
-                    if (
-                        not shared
-                    ):  # the actor's activations are let go before the critic's are made
-                        policy_loss.backward()
-                        new_values = response_values(critic, part)
-                    value_losses = value_loss_clipped(
-                        new_values,
-                        values[micro, :width],
-                        returns[micro, :width],
-                        part_mask,
-                        clip_eps=config.value_clip_eps,
-                    )
-                    value_loss = aggregate(
-                        value_losses, part_mask, how="token_mean", denominator=tokens
-                    )
-                    ((policy_loss if shared else 0.0) + config.value_coef * value_loss).backward()
-                    with torch.no_grad():
-                        clipped = is_clipped(
-                            logprobs, part.old_logprobs, advantage, part_mask, **clip
-                        )
-                        for name, value in {
-                            "policy_loss": policy_loss,
-                            "value_loss": value_loss,
-                            "ratio": share * mean_ratio(logprobs, part.old_logprobs, part_mask),
-                            "clip_fraction": share * masked_mean(clipped.float(), part_mask),
-                        }.items():
-                            log[name] += value.item() / updates
-                log["grad_norm"] += (
-                    clipped_step(actor, actor_optimizer, config.actor.max_grad_norm).item()
-                    / updates
-                )
-                clipped_step(critic, critic_optimizer, config.critic.max_grad_norm)
-        # 5. log: what was sampled before this update, and how the update went
-        kl = ((rollout.old_logprobs - ref_logprobs) * mask).sum(1)
-        row = log | {name: monitor(rollout).mean() for name, monitor in (monitors or {}).items()}
-        on_step(
-            history.log(
-                "ppo",
-                step,
-                steps=config.steps,
-                score=scores.mean(),
-                kl=kl.mean(),
-                kl_per_token=kl.sum() / lengths.sum(),
-                kl_coef=kl_coef,
-                entropy=-masked_mean(rollout.old_logprobs, mask),
-                length=lengths.float().mean(),
-                missing_eos=1 - finished.float().mean(),
-                explained_variance=explained_variance(values, returns, mask),
-                **row,
-            )
+                    policy_loss = aggregate(policy_losses, part.action_mask, denominator=tokens)
+                    networks.backward(policy_loss=policy_loss)
+                    value_losses = _value_losses(networks.values(part), part, config, formulas)
+                    value_loss = aggregate(value_losses, part.action_mask, denominator=tokens)
+                    networks.backward(value_loss=config.value_coef * value_loss)
+                    ratios = _ratio_metrics(logprobs, part, tokens, config)
+                    metrics.add(policy_loss=policy_loss, value_loss=value_loss, **ratios)
+                metrics.add(grad_norm=networks.step())
+        # 5. Log what was sampled before this update, and how the update went.
+        sampled = sampling_metrics(batch, ref_logprobs, eos_id)
+        kl = sampled.pop("kl")
+        row = history.log(
+            "ppo",
+            step,
+            steps=config.steps,
+            score=scores.mean(),
+            kl=kl.mean(),
+            kl_per_token=kl.sum() / mask.sum(),
+            kl_coef=kl_coef,
+            explained_variance=explained_variance(values, returns, mask),
+            **sampled,
+            **metrics,
+            **{name: monitor(batch).mean() for name, monitor in (monitors or {}).items()},
         )
-        if config.kl.target is not None:
-            state["kl_coef"] = adapt_kl_coef(
-                kl_coef,
-                kl.mean().item(),
-                target=config.kl.target,
-                horizon=config.kl.horizon,
-                batch_size=config.batch_size,
-            )
+        on_step(row)
+        state["kl_coef"] = config.kl.next_coef(kl_coef, kl)
     return actor, critic, history
+
+
+def _value_losses(
+    values: torch.Tensor, batch: Rollout, config: PPOConfig, formulas: PPOFormulas
+) -> torch.Tensor:
+    """(B, R) losses of the critic, by default clipped around its values at sampling time."""
+    if config.value_clip_eps is None:
+        return formulas.value_loss(values, batch.returns, batch.action_mask)
+    return formulas.value_loss_clipped(
+        values, batch.values, batch.returns, batch.action_mask, clip_eps=config.value_clip_eps
+    )
+
+
+@torch.no_grad()
+def _ratio_metrics(
+    logprobs: torch.Tensor, batch: Rollout, tokens: float, config: PPOConfig
+) -> dict[str, torch.Tensor]:
+    """Mean ratio and share of clipped tokens, weighted by this part's share of the minibatch."""
+    share = batch.action_mask.sum() / tokens
+    clipped = is_clipped(
+        logprobs, batch.old_logprobs, batch.advantages, batch.action_mask, **config.clip
+    )
+    return {
+        "ratio": share * mean_ratio(logprobs, batch.old_logprobs, batch.action_mask),
+        "clip_fraction": share * masked_mean(clipped.float(), batch.action_mask),
+    }

@@ -1,12 +1,14 @@
-"""Make `tiny-reviews` from nothing: a byte-level BPE of its own and a small GPT-2, on raw text of the training films.
+"""Pre-training of `tiny-reviews`: a byte-level BPE tokenizer and a small GPT-2, on raw text.
 
     loss = -mean_t log p(x_t | x_<t)        over packed blocks of text, documents ended by EOS
 
-Resumes from its last checkpoint after an interruption, to the same result on the same machine and threads.
+After an interruption it resumes from its last checkpoint, to the same result on the same machine
+with the same number of threads.
 """
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,15 +29,11 @@ class PretrainConfig:
     n_embd: int = 256  # 64..512
     n_head: int = 4
     vocab_size: int = 4096  # 512..8192
-    block: int = 128  # tokens a block, also the model's context
-    batch_size: int = 8  # blocks a step; small: on 0.9 M tokens the number of steps is what counts
+    block: int = 128  # tokens per block, and the model's context
+    batch_size: int = 8  # blocks per step; small, because the data allow few steps (0.9 M tokens)
     steps: int = 12000
-    lr: float = (
-        3e-3  # peak, AdamW: embeddings, biases, norms; linear warm-up, cosine to a twentieth
-    )
-    matrix_lr: float = (
-        0.02  # peak, Muon: the matrices of the layers; after 400 steps as far as AdamW is after 850
-    )
+    lr: float = 3e-3  # peak of AdamW's: embeddings, biases, norms
+    matrix_lr: float = 0.02  # peak of Muon's: the matrices of the layers (half of AdamW's steps)
     warmup: int = 100  # steps
     weight_decay: float = 0.1
     dropout: float = 0.1
@@ -61,7 +59,7 @@ class PretrainConfig:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text has tokens. One special token is EOS and padding at once, as in GPT-2."""
+    """Byte-level BPE, which can encode any text. As in GPT-2, one token is both EOS and padding."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -95,7 +93,7 @@ def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
 def new_gpt2(
     tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0
 ) -> GPT2LMHeadModel:
-    """A GPT-2 of random weights that knows this tokenizer's words."""
+    """A GPT-2 with random weights and this tokenizer's vocabulary."""
     eos = tokenizer.eos_token_id
     return GPT2LMHeadModel(
         GPT2Config(
@@ -135,7 +133,7 @@ def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer
 
 
 def schedule(step: int, config: PretrainConfig) -> float:
-    """Share of the peak learning rate: linear warm-up to 1, then a cosine to 1 / 20."""
+    """Learning rate as a share of its peak: linear warm-up to 1, then a cosine down to 1 / 20."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -147,21 +145,32 @@ def train_base(
     held_out: list[str],
     config: PretrainConfig = PretrainConfig(),
     *,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ):
-    """Train tokenizer and model. Returns (model, tokenizer, History)."""
-    # 1. text -> tokens
+    """Train a tokenizer and a model on `texts`.
+
+    Random numbers: a generator seeded with config.seed draws the order of the texts; torch's global
+    generator the first weights. Each step has its own seed, which draws its blocks and dropout.
+
+    Args:
+        held_out: texts on which bits per byte are measured.
+        on_step: called every 100 steps with a row of the history.
+
+    Returns:
+        (model, tokenizer, history). Rows of the history: loss (nats per token), grad_norm, and
+        every 100 steps bits_per_byte on the held-out texts and tokens_per_second.
+    """
+    # 1. Text to tokens.
     seed_all(config.seed)
     tokenizer = train_tokenizer(texts, config.vocab_size)
     order = torch.Generator().manual_seed(config.seed)
     stream = pack(texts, tokenizer, order)
     held_out_stream = pack(held_out, tokenizer, torch.Generator().manual_seed(0))
-    held_out_bytes = sum(
-        len(text.encode()) + 1 for text in held_out
-    )  # EOS stands for one byte, the line end
+    # EOS counts as one byte, the line end
+    held_out_bytes = sum(len(text.encode()) + 1 for text in held_out)
 
-    # 2. model and optimiser
+    # 2. Model and optimisers.
     model = new_gpt2(
         tokenizer,
         layers=config.n_layer,
@@ -176,17 +185,16 @@ def train_base(
         "pretrain", config, stream, [model], optimizers, history
     )
 
-    # 3. steps
+    # 3. Steps.
     started, first = time.time(), run.first
     for step, _ in run.steps(range(config.steps)):
-        generator = torch.Generator().manual_seed(
-            config.seed * 1_000_003 + step
-        )  # a step's blocks follow from its number
+        step_seed = config.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(step_seed)
         starts = torch.randint(
             len(stream) - config.block - 1, (config.batch_size,), generator=generator
         )
         blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, likewise
+        torch.manual_seed(step_seed)  # dropout
         for optimizer, peak in zip(optimizers, (config.lr, config.matrix_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * schedule(step, config)
@@ -215,7 +223,11 @@ def train_base(
 
 @torch.no_grad()
 def stream_nats(model, stream: torch.Tensor, block: int) -> float:
-    """Sum of -log p over a token stream cut in blocks; the first token of each block is context only where there is one."""
+    """Sum of -log p over a stream of tokens, nats, read in blocks of `block` tokens.
+
+    A block sees no earlier block. Each block predicts the first token of the next one, so every
+    token but the stream's first is predicted once.
+    """
     model.eval()
     total = 0.0
     for start in range(0, len(stream) - 1, block):

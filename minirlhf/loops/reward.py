@@ -1,17 +1,20 @@
-"""The reward model: from pairs, one preferred, to a score.
+"""The reward model: from pairs, one response preferred, to a score.
 
-    P(chosen > rejected) = sigmoid(r_chosen - r_rejected)        loss = -log P        (Bradley and Terry 1952)
+    P(chosen > rejected) = sigmoid(r_chosen - r_rejected)    loss = -log P    (Bradley and Terry
+    1952)
 
-The score is read at the last real token, EOS included. Afterwards `rewards.model.normalise_scores` shifts and scales
-it to mean 0 and standard deviation 1 on samples of the SFT model, because a Bradley-Terry score has neither zero nor unit.
+The score is read at the last real token, EOS included. A Bradley-Terry score has no zero and no
+unit of its own: afterwards `rewards.normalise_scores` shifts and scales it to mean 0 and standard
+deviation 1 on samples of the SFT model.
 
-A step holds several texts of each of a few prompts and *all* the comparisons among them (Ouyang et al. 2022, 3.5): a text goes
-through the model once however often it was compared, and is not learned by heart from one noisy comparison after another.
+A step holds several responses to each of a few prompts and all comparisons among them (Ouyang et
+al. 2022, section 3.5). Each response passes through the model once, however often it was
+compared, and is not memorised from one noisy comparison after another.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,7 +24,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, set_dropout
+from minirlhf.loops.common import clipped_step, make_optimizer, set_dropout, set_learning_rate
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -33,14 +36,13 @@ from minirlhf.tasks.formats import check_rows
 class RewardConfig:
     """Settings of reward-model training."""
 
-    batch_size: int = 64  # texts a step
-    texts_per_prompt: int = (
-        8  # about so many texts of a prompt are compared with each other in a step; 2 .. 16
-    )
+    batch_size: int = 64  # texts per step
+    texts_per_prompt: int = 8  # about so many texts of one prompt are compared in a step, 2 .. 16
     steps: int = 160
     dropout: float = 0.1  # the same few thousand texts come back every epoch
     max_response: int = 48  # tokens, EOS included
     centering_coef: float = 0.0  # coef * (r_c + r_r)^2, 0 .. 0.01 (Eisenstein et al. 2023)
+    sort_by_length: bool = True  # four forward passes of texts of similar length: less padding
     optimiser: OptimiserConfig = OptimiserConfig(lr=4e-4)
     seed: int = 0
 
@@ -51,6 +53,28 @@ class RewardConfig:
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         check("centering_coef", self.centering_coef, self.centering_coef >= 0, "0 or more")
 
+    @classmethod
+    def plain(cls, **given) -> "RewardConfig":
+        """Reward-model training with every extra switched off.
+
+        No dropout, all texts of a step in one batch in the order in which the pairs name them, a
+        constant learning rate, no gradient clipping.
+        """
+        off = {
+            "dropout": 0.0,
+            "sort_by_length": False,
+            "optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr),
+        }
+        return cls(**off | given)
+
+
+@dataclass(frozen=True)
+class RewardFormulas:
+    """The functions that reward-model training uses; replace one to try your own."""
+
+    last_token_scores: Callable = last_token_scores
+    reward_model_loss: Callable = reward_model_loss
+
 
 def train_reward_model(
     backbone,
@@ -58,14 +82,26 @@ def train_reward_model(
     dataset: Dataset,
     config: RewardConfig = RewardConfig(),
     *,
+    formulas: RewardFormulas = RewardFormulas(),
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
-    """Train `backbone` (a copy of the SFT model without its language-model head) on `prompt`, `chosen`, `rejected`.
+    """Train `backbone` with a new scalar head on columns `prompt`, `chosen`, `rejected`.
+
+    Random numbers: the batches are drawn by random.Random(config.seed), see `comparison_batches`.
+    torch's global generator, seeded with config.seed, draws the head's weights (`ScalarModel`) and
+    then dropout.
+
+    Args:
+        backbone: usually a copy of the SFT model without its language-model head.
+        formulas: the functions that the loop uses.
+        on_step: called with each row of the history.
+        checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (ScalarModel, history); rows: loss (nats a pair), accuracy (strict >), margin (raw score), grad_norm.
+        (ScalarModel, history). Rows of the history: loss (nats per pair), accuracy (share of pairs
+        with chosen above rejected), margin (mean difference, raw score units), grad_norm.
     """
     check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
@@ -74,49 +110,60 @@ def train_reward_model(
     set_dropout(model, config.dropout)
     optimizer = make_optimizer(model, config.optimiser)
     run = (checkpoint or Checkpoint()).attach(
-        "reward", config, dataset, [model], [optimizer], history
+        "reward", config, dataset, [model], [optimizer], history, formulas=formulas
     )
     for step, pairs in run.steps(islice(comparison_batches(dataset, config), config.steps)):
-        # 1. each text once, whatever the number of its comparisons
-        texts = list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))
-        place = {text: i for i, text in enumerate(texts)}
+        # 1. The score of each text, once, however often it was compared.
+        texts = distinct_texts(pairs)
         scores = text_scores(
-            model, tokenizer, texts, config.max_response, micro_batch=config.optimiser.micro_batch
+            model,
+            tokenizer,
+            texts,
+            config.max_response,
+            micro_batch=config.optimiser.micro_batch,
+            sort_by_length=config.sort_by_length,
+            last_token_scores=formulas.last_token_scores,
         )
+        place = {text: i for i, text in enumerate(texts)}
         chosen = scores[[place[prompt, text] for prompt, text, _ in pairs]]
         rejected = scores[[place[prompt, text] for prompt, _, text in pairs]]
-        # 2. the loss of each pair; a pair is the unit, so their plain mean
-        loss = reward_model_loss(chosen, rejected, centering_coef=config.centering_coef).mean()
-        linear_decay(optimizer, config.optimiser.lr, step, config.steps)
+        # 2. The loss of each pair, and their mean.
+        losses = formulas.reward_model_loss(chosen, rejected, centering_coef=config.centering_coef)
+        loss = losses.mean()
         loss.backward()
+        # 3. Update and log.
+        set_learning_rate(optimizer, config.optimiser, step, config.steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
         margins = (chosen - rejected).detach()
-        on_step(
-            history.log(
-                "reward",
-                step,
-                steps=config.steps,
-                loss=loss,
-                accuracy=(margins > 0).float().mean(),
-                margin=margins.mean(),
-                grad_norm=grad_norm,
-            )
+        row = history.log(
+            "reward",
+            step,
+            steps=config.steps,
+            loss=loss,
+            accuracy=(margins > 0).float().mean(),
+            margin=margins.mean(),
+            grad_norm=grad_norm,
         )
+        on_step(row)
     return model.eval(), history
 
 
 def comparison_batches(
     dataset: Dataset, config: RewardConfig
 ) -> Iterator[list[tuple[str, str, str]]]:
-    """Lists of (prompt, chosen, rejected) without end: a prompt's texts are dealt at random into hands of about
-    `texts_per_prompt`, a batch takes hands until it holds `batch_size` texts, an epoch deals every text once.
+    """Batches of (prompt, chosen, rejected) without end.
+
+    In each epoch the texts of a prompt are shuffled and split into groups of about
+    `texts_per_prompt`; the groups of all prompts are shuffled; a batch takes groups, with all
+    comparisons inside them, until it holds `batch_size` texts. So an epoch shows every text once.
 
     Raises:
         ValueError: no pairs.
     """
     compared = defaultdict(lambda: defaultdict(list))  # prompt -> chosen -> [rejected, ...]
+    rows = dataset[:]
     for prompt, chosen, rejected in zip(
-        *(dataset[:][name] for name in ("prompt", "chosen", "rejected")), strict=True
+        rows["prompt"], rows["chosen"], rows["rejected"], strict=True
     ):
         compared[prompt][chosen].append(rejected)
     if not compared:
@@ -124,25 +171,30 @@ def comparison_batches(
     rng = random.Random(config.seed)
     batch, size = [], 0
     while True:
-        hands = []
+        groups = []
         for prompt, wins in compared.items():
             texts = sorted({*wins, *(text for lost in wins.values() for text in lost)})
             rng.shuffle(texts)
             count = max(1, round(len(texts) / config.texts_per_prompt))
-            hands += [(prompt, set(texts[start::count])) for start in range(count)]
-        rng.shuffle(hands)
-        for prompt, hand in hands:
+            groups += [(prompt, set(texts[start::count])) for start in range(count)]
+        rng.shuffle(groups)
+        for prompt, group in groups:
             within = [
-                (prompt, a, b)
-                for a in compared[prompt]
-                if a in hand
-                for b in compared[prompt][a]
-                if b in hand
+                (prompt, chosen, rejected)
+                for chosen in compared[prompt]
+                if chosen in group
+                for rejected in compared[prompt][chosen]
+                if rejected in group
             ]
-            batch, size = batch + within, size + len(hand) * bool(within)
+            batch, size = batch + within, size + len(group) * bool(within)
             if size >= config.batch_size:
                 yield batch
                 batch, size = [], 0
+
+
+def distinct_texts(pairs: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """(prompt, response) of every text in (prompt, chosen, rejected) pairs, each once, in order."""
+    return list(dict.fromkeys((prompt, text) for prompt, *both in pairs for text in both))
 
 
 def text_scores(
@@ -152,21 +204,29 @@ def text_scores(
     max_response: int,
     *,
     micro_batch: int = 0,
+    sort_by_length: bool = True,
+    last_token_scores: Callable = last_token_scores,
 ) -> torch.Tensor:
-    """Raw scores (N,) of (prompt, response) texts, in parts of like length: less padding, the same numbers.
+    """Raw scores (N,) of (prompt, response) texts.
 
     Args:
-        micro_batch: texts a part; each is then computed once more when the gradient is needed, so that only one is in memory at a time.
+        max_response: tokens of a response that are read, EOS included. micro_batch: texts in one
+        forward pass. Each part is computed a second time when its gradient
+            is needed, so that only one part is in memory at a time. 0: no such limit.
+        sort_by_length: four parts of texts of similar length. There is less padding to compute; the
+            scores are the same.
+        last_token_scores: the formula that reads the score.
     """
 
     def scored(rows: list[int]) -> torch.Tensor:
-        batch = encode(
-            tokenizer, *zip(*(texts[i] for i in rows), strict=True), max_response=max_response
-        )
+        prompts, responses = zip(*(texts[i] for i in rows), strict=True)
+        batch = encode(tokenizer, prompts, responses, max_response=max_response)
         return last_token_scores(token_scores(model, batch), batch.attention_mask)
 
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
-    size = micro_batch or -(-len(texts) // 4)
+    order = list(range(len(texts)))
+    if sort_by_length:
+        order.sort(key=lambda i: len(texts[i][1]))
+    size = micro_batch or (-(-len(texts) // 4) if sort_by_length else len(texts))
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     scores = [
         recomputed(scored, rows, use_reentrant=False) if micro_batch else scored(rows)

@@ -1,16 +1,26 @@
-"""Supervised fine-tuning: imitate written responses. The prompt is read, never trained on.
+"""Supervised fine-tuning (SFT): imitate written responses.
 
-loss = -mean over response tokens of log pi(y_t | x, y_<t)        EOS is a response token: stopping is learned here
+    loss = -mean over response tokens of log pi(y_t | x, y_<t)
+
+The prompt is read, and no loss is taken on it. EOS is a response token: this is where a policy
+learns to stop.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from datasets import Dataset
 
 from minirlhf.core.masking import aggregate, loss_denominator
+from minirlhf.core.policy_gradient import sft_loss
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import (
+    clipped_step,
+    make_optimizer,
+    micro_batches,
+    set_learning_rate,
+    shuffled_batches,
+)
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, check, seed_all
@@ -21,7 +31,7 @@ from minirlhf.tasks.formats import check_rows
 class SFTConfig:
     """Settings of supervised fine-tuning."""
 
-    batch_size: int = 32  # sequences a step
+    batch_size: int = 32  # sequences per step
     epochs: float = 1.5  # passes over the data, 1 .. 3
     max_response: int = 32  # tokens, EOS included; longer responses are cut
     optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
@@ -31,6 +41,19 @@ class SFTConfig:
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("epochs", self.epochs, self.epochs > 0, "above 0")
 
+    @classmethod
+    def plain(cls, **given) -> "SFTConfig":
+        """SFT with a constant learning rate and no gradient clipping."""
+        return cls(**{"optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr)} | given)
+
+
+@dataclass(frozen=True)
+class SFTFormulas:
+    """The functions that SFT uses; replace one to try your own: SFTFormulas(sft_loss=mine)."""
+
+    encode: Callable = encode
+    sft_loss: Callable = sft_loss
+
 
 def train_sft(
     model,
@@ -38,50 +61,51 @@ def train_sft(
     dataset: Dataset,
     config: SFTConfig = SFTConfig(),
     *,
+    formulas: SFTFormulas = SFTFormulas(),
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ):
-    """Fine-tune `model` in place on columns `prompt` and `completion` (TRL's prompt-completion format).
+    """Fine-tune `model` in place on columns `prompt` and `completion` (TRL's format).
+
+    Random numbers: the order of the rows is that of `shuffled_batches(..., config.seed)`. Nothing
+    else is random: dropout is off, which one or two epochs do not need.
+
+    Args:
+        formulas: the functions that the loop uses.
+        on_step: called with each row of the history.
+        checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (model, history); rows: loss (nats a token), grad_norm, lr.
+        (model, history). Rows of the history: loss (nats per token), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
     history = History() if history is None else history
     seed_all(config.seed)
     optimizer = make_optimizer(model, config.optimiser)
     steps = max(1, round(config.epochs * len(dataset) / config.batch_size))
-    model.eval()  # dropout off: a pass or two over the data has no need of it
-    run = (checkpoint or Checkpoint()).attach("sft", config, dataset, [model], [optimizer], history)
-    for step, index in run.steps(
-        shuffled_batches(len(dataset), config.batch_size, steps, config.seed)
-    ):
+    model.eval()
+    run = (checkpoint or Checkpoint()).attach(
+        "sft", config, dataset, [model], [optimizer], history, formulas=formulas
+    )
+    batches = shuffled_batches(len(dataset), config.batch_size, steps, config.seed)
+    for step, index in run.steps(batches):
+        # 1. Text to tokens.
         rows = dataset[index.tolist()]
-        batch = encode(
+        batch = formulas.encode(
             tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
         )
-        linear_decay(optimizer, config.optimiser.lr, step, steps)
-        total, loss = loss_denominator(batch.response_mask, how="token_mean"), 0.0
-        for micro in config.optimiser.split(torch.arange(len(index))):
-            part = batch.select(micro)
-            part_loss = aggregate(
-                -policy_logprobs(model, part),
-                part.response_mask,
-                how="token_mean",
-                denominator=total,
-            )
+        # 2. The loss of each response token, and its gradient.
+        tokens, loss = loss_denominator(batch.action_mask), 0.0
+        for part in micro_batches(batch, config.optimiser):
+            losses = formulas.sft_loss(policy_logprobs(model, part), part.action_mask)
+            part_loss = aggregate(losses, part.action_mask, denominator=tokens)
             part_loss.backward()
             loss += part_loss.detach()
+        # 3. Update and log.
+        set_learning_rate(optimizer, config.optimiser, step, steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-        on_step(
-            history.log(
-                "sft",
-                step,
-                steps=steps,
-                loss=loss,
-                grad_norm=grad_norm,
-                lr=optimizer.param_groups[0]["lr"],
-            )
-        )
+        lr = optimizer.param_groups[0]["lr"]
+        row = history.log("sft", step, steps=steps, loss=loss, grad_norm=grad_norm, lr=lr)
+        on_step(row)
     return model, history

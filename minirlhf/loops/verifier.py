@@ -1,10 +1,16 @@
-"""A verifier: how likely is it, after each token, that the answer will be right? (Cobbe et al. 2021, token-level)
+"""A verifier: after each token, the probability that the answer will be right.
 
-    loss = mean over the prompt's end and all response tokens of -[z log V_t + (1 - z) log (1 - V_t)]        z = 1: right in the end
+    loss = mean over the prompt's end and all response tokens of -[z log V_t + (1 - z) log (1 -
+    V_t)]
 
-Every prefix of a text has the text's label, so V_t is the mean label of what begins like this: the value of whoever wrote the texts.
+z is 1 for a response that is right in the end, 0 for one that is wrong. Every prefix of a response
+has the label of the whole response. So V_t learns the mean label of all responses that begin with
+this prefix: the value function of the policy that wrote them.
+
+Source: Cobbe et al. 2021, the token-level verifier.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from minirlhf.core.masking import aggregate
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import clipped_step, linear_decay, make_optimizer, shuffled_batches
+from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -26,7 +32,7 @@ from minirlhf.tasks.formats import check_rows
 class VerifierConfig:
     """Settings of a verifier's training."""
 
-    batch_size: int = 64  # texts a step
+    batch_size: int = 64  # texts per step
     steps: int = 400
     max_response: int = 32  # tokens, EOS included
     optimiser: OptimiserConfig = OptimiserConfig(lr=1e-3)
@@ -44,14 +50,17 @@ def train_verifier(
     config: VerifierConfig = VerifierConfig(),
     *,
     history: History | None = None,
-    on_step=lambda row: None,
+    on_step: Callable = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
     """Train `backbone` with a new head on columns `prompt`, `completion`, `label` (True: right).
 
+    Random numbers: the order of the rows is that of `shuffled_batches(..., config.seed)`; torch's
+    global generator, seeded with config.seed, draws the head's weights. Dropout is off.
+
     Returns:
-        (ScalarModel whose scores are logits of V, history); rows: loss (nats a token), right (share of texts on whose side V ends),
-        grad_norm.
+        (a ScalarModel whose scores are the logits of V, history). Rows of the history: loss (nats
+        per token), right (share of texts whose last V is on the right side of 1/2), grad_norm.
     """
     check_rows(dataset, "prompt", "completion", "label")
     history = History() if history is None else history
@@ -64,7 +73,7 @@ def train_verifier(
     for step, index in run.steps(
         shuffled_batches(len(dataset), config.batch_size, config.steps, config.seed)
     ):
-        linear_decay(optimizer, config.optimiser.lr, step, config.steps)
+        set_learning_rate(optimizer, config.optimiser, step, config.steps)
         rows = dataset[index.tolist()]
         batch = encode(
             tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
@@ -92,7 +101,11 @@ def train_verifier(
 
 
 def prefix_logits(model: ScalarModel, batch: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of V (B, R + 1) after the prompt and after each response token, and which of them are real."""
+    """Logits of V after the prompt and after each response token.
+
+    Returns:
+        (logits (B, R + 1), mask (B, R + 1) of those that are real).
+    """
     mask = torch.cat(
         [torch.ones(len(batch.response_mask), 1, dtype=torch.bool), batch.response_mask], 1
     )
