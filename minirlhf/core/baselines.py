@@ -1,7 +1,7 @@
 """Advantages without a critic.
 
-The expected reward of a response is estimated from other responses: those to the same prompt, those
-of the batch, a greedy response, or earlier batches.
+The expected reward of a response is estimated from other responses. These are the other samples of
+its prompt, the rest of the batch, a greedy response, or earlier batches.
 
 A baseline that does not depend on the response leaves the expected policy gradient unchanged. A
 baseline that depends on it does not always. The group mean multiplies the expected gradient by a
@@ -51,7 +51,7 @@ def group_relative(
     eps: float = 1e-4,
     min_std: float = 0.0,
 ) -> Float[Tensor, "N G"]:
-    """GRPO advantage: the score of a response relative to its group.
+    """Advantage of group relative policy optimisation (GRPO): the score relative to the group.
 
         scale_by_std=True     A_i = (r_i - mean r) / (max(std r, min_std) + eps)
         scale_by_std=False    A_i = r_i - mean r
@@ -115,7 +115,7 @@ def batch_relative(
 
 
 def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
-    """RLOO advantage: the baseline of a response is the mean of the other responses of its group.
+    """REINFORCE leave-one-out (RLOO) advantage: the baseline is the mean score of the others.
 
         A_i = r_i - (sum_j r_j - r_i) / (G - 1)
 

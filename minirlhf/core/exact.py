@@ -3,10 +3,10 @@
 Every sequence is listed. So the objective J, its gradient, KL, V, Q and the optimal policy are
 computed, not estimated. The tests compare every estimator of the package with these numbers.
 
-A response is a string over V words. It ends with EOS, or after max_length tokens. A *state* is a
-prefix that can still be continued; there are S of them. A tabular policy is an (S, V) tensor of
-logits with one row per state. There are N finished sequences, and each has one reward. R is
-max_length.
+A response is a string over V words. It ends with EOS (the end-of-sequence word), or after
+max_length tokens. A *state* is a prefix that can still be continued; there are S of them. A tabular
+policy is an (S, V) tensor of logits with one row per state. There are N finished sequences, and
+each has one reward. R is max_length.
 
     world = World.from_reward(("a", "b", "."), 2, lambda words: float(words.count("a")))
     world.labels                                  # aa ab a. ba bb b. .
@@ -262,8 +262,8 @@ class World:
             group_size: G.
 
         Returns:
-            (index, probability): index[m] holds the G sequence numbers of group m. There are M =
-            N^G groups.
+            (index, probability) of all M groups, where M is N to the power G. index[m] holds the G
+            sequence numbers of group m.
         """
         index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(
             -1, group_size
@@ -338,6 +338,8 @@ class World:
             Q*(s, a) = r(y) if a ends the response, else V*(s')
             V*(s)    = max over a of Q*(s, a)                                   if beta = 0 (hard)
             V*(s)    = beta log(sum over a of ref(a|s) exp(Q*(s, a) / beta))    if beta > 0 (soft)
+
+        Q* does not contain the KL penalty of word a itself; the Q of `values` does.
 
         Args:
             beta: weight of the KL penalty to the reference, reward units per nat, 0 or more.

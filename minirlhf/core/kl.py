@@ -4,9 +4,9 @@ The tokens are sampled from the policy pi. At each sampled token
 
     log_ratio = log pi - log pi_ref
 
-The value and the gradient of an estimator are two separate questions. The value asks whether its
-mean is the KL. The gradient asks what the policy learns if the estimator is used as a loss, with
-the samples held fixed.
+The value and the gradient of an estimator are two separate questions. The value: is the mean of the
+estimator the Kullback-Leibler (KL) divergence? The gradient: in which direction does the policy
+move if the estimator is used as a loss on its own samples?
 
     estimator    formula                            value       mean gradient as a loss
     k1           log_ratio                          unbiased    0
@@ -14,9 +14,10 @@ the samples held fixed.
     k3           exp(-log_ratio) - 1 + log_ratio    unbiased    that of KL(ref || policy)
 
 The last column holds for a single token. It also holds for a whole sequence if log_ratio is that of
-the sequence. If instead one term per token is summed over the sequence, k2, k3 and the exact KL
-leave out the effect of a token on later prefixes. Only k1 in the reward includes it
-(`kl_shaped_rewards`). The tests compute each of these gradients exactly.
+the sequence. Libraries sum one term per token over the sequence instead. Then k2, k3 and the exact
+KL, used as a loss, leave out the effect of a token on later prefixes. Only k1, placed in the
+reward, includes this effect (`kl_shaped_rewards`). The tests compute each of these gradients
+exactly.
 
 Source of k1, k2 and k3: Schulman, "Approximating KL divergence" (2020).
 """
@@ -204,8 +205,9 @@ def adapt_kl_coef(
         error   = clip(kl / target - 1, -0.2, 0.2)
         kl_coef <- kl_coef (1 + error batch_size / horizon)
 
-    This is a proportional controller in log space: the coefficient grows by a factor if the KL is
-    above the target, and shrinks by a factor if it is below. The relative error is clipped to 20 %.
+    This is a proportional controller in log space. If the KL is above the target, the coefficient
+    is multiplied by a factor above 1; if it is below, by a factor below 1. The relative error is
+    clipped to 20 %.
 
     Args:
         kl_coef: the coefficient so far, reward units per nat, 0 or more.

@@ -11,8 +11,8 @@ def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Ten
     """Shift from the T positions of a sequence to its R response tokens: x[:, P-1:-1].
 
     The shift from positions to response tokens is made here and nowhere else. The output of a model
-    at position i has read the tokens 0 to i. So column t of the result, which is position P - 1 +
-    t, depends only on the text before response token t. Logits there predict token t. A value there
+    at position i has read the tokens 0 to i. Column t of the result is position P-1+t. So it
+    depends only on the tokens before response token t. Logits there predict token t. A value there
     is the value of the state in which token t was chosen.
 
     Args:

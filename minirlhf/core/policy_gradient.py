@@ -62,8 +62,8 @@ def ppo_clip(
         loss_t = -min(ratio_t A_t, clip(ratio_t, 1 - clip_eps, 1 + clip_eps_high) A_t)
 
     The clip takes away the incentive to move a token's probability further than the clip range. It
-    acts on one side only. With A_t > 0 the loss is constant once ratio_t exceeds 1 + clip_eps_high;
-    with A_t < 0 it is constant once ratio_t falls below 1 - clip_eps. On the other side the min
+    acts on one side only. With A_t > 0 the loss is constant once ratio_t exceeds 1 + clip_eps_high.
+    With A_t < 0 it is constant once ratio_t falls below 1 - clip_eps. On the other side the min
     picks the unclipped term. For example, with A_t = -1, ratio_t = 1.5 and clip_eps = 0.2 it is
     min(-1.5, -1.2) = -1.5: the token is still pushed down.
 
@@ -123,7 +123,7 @@ def cispo(
     clip_eps: float = 1.0,
     clip_eps_high: float | None = 4.0,
 ) -> Float[Tensor, "B R"]:
-    """CISPO loss of each token: the importance weight is clipped, not the objective.
+    """CISPO loss of each token: PPO with the importance weight clipped instead of the objective.
 
         loss_t = -detach(clip(ratio_t, 1 - clip_eps, 1 + clip_eps_high)) A_t log pi_t
 
@@ -206,14 +206,17 @@ def sequence_clip(
 
         loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps_high) A)
 
-    The reward is given to a whole response, so the whole response gets one ratio, which is clipped.
-    With the sum, the ratio is the true importance weight of the response; this is RLOO as TRL
-    implements it. With the mean it is GSPO, and the spread of the ratio does not grow with the
-    response length.
+    The reward is given to a whole response. So each response gets one ratio and one clip. With the
+    sum, the ratio is the true importance weight of the response; TRL's RLOO (REINFORCE
+    leave-one-out) uses it. With the mean it is GSPO (group sequence policy optimisation), and the
+    spread of the ratio does not grow with the response length.
 
     Each token of a response carries the loss of the response. Reduce with how="sequence_mean", so
-    that the loss of a response counts once. At ratio 1 the gradient of that loss is -A sum_t grad
-    log pi_t, divided by the length if `by_length`.
+    that the loss of a response counts once. At ratio 1 the gradient of that loss is
+
+        -A sum_t grad log pi_t
+
+    divided by the length if `by_length`.
 
     Args:
         logprobs: log pi_t under the current policy, nats.
@@ -225,8 +228,7 @@ def sequence_clip(
             mean of many log-ratios changes little.
 
     Returns:
-        The loss of its response at each token; 0 where masked. A row that is masked throughout adds
-        0.
+        At each token the loss of its response; 0 where masked, so a fully masked row adds 0.
 
     Source: Zheng et al. 2025 (GSPO, equations 5 and 7); Ahmadian et al. 2024 (RLOO).
     """

@@ -48,10 +48,9 @@ def dpo(
         loss = -log sigmoid(beta h)
 
     h is how much more the policy prefers the chosen response than the reference does. The loss is
-    ln 2 where policy and reference are the same. If a share p of the labels prefers the chosen
-    response to the rejected one, the loss is smallest at beta h = log(p / (1 - p)). Under the
-    Bradley-Terry model this is the difference of their rewards. So the best policy is the Gibbs
-    policy:
+    ln 2 where policy and reference are the same. Let p be the share of labels that prefer the
+    chosen response. The loss is smallest at beta h = log(p / (1 - p)). Under the Bradley-Terry
+    model this is the difference of their rewards. So the best policy is the Gibbs policy:
 
         pi = pi_ref exp(r / beta) / Z
 
@@ -93,7 +92,7 @@ def cdpo(
         loss = -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)
 
     The loss assumes that a label is wrong with probability e. If all labels prefer the same
-    response, it is smallest at beta h = log((1 - e) / e); the DPO loss would push h to infinity.
+    response, it is smallest at beta h = log((1 - e) / e). The DPO loss would push h to infinity.
 
     `robust_dpo` is another formula for the same name "label smoothing".
 
@@ -327,11 +326,11 @@ def nca(
 
     DPO fits only the difference of the implicit rewards r_c and r_r. NCA fits each of them.
 
-    If the log-ratios were free numbers, the loss would be smallest at r_i = log(2 P(i is chosen)),
-    where P(i is chosen) is the share of its pairs that response i wins. A response that always wins
-    gets the reward log 2, and its log-probability does not fall together with that of the rejected
-    response. With beta = 1 and pairs drawn from the reference, the probabilities at this minimum
-    add up to 1, so a policy can reach it. Otherwise the best policy is only close to it.
+    Let w_i be the share of its pairs that response i wins. If the log-ratios were free numbers, the
+    loss would be smallest at r_i = log(2 w_i). A response that always wins gets the reward log 2,
+    and its log-probability does not fall together with that of the rejected response. With beta = 1
+    and pairs drawn from the reference, the probabilities at this minimum add up to 1, so a policy
+    can reach it. Otherwise the best policy is only close to it.
 
     Args:
         chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
@@ -439,8 +438,8 @@ def kto(
 
     The loss of a response stays between 0 and its weight, so one wrong label has a limited effect.
     The expected loss is linear in the share of desirable labels. With equal weights it therefore
-    has no minimum between the extremes: if most labels are desirable, the log-ratio rises without
-    end; if most are undesirable, it falls without end.
+    has no minimum at a finite log-ratio. If most labels are desirable, the log-ratio rises without
+    end. If most are undesirable, it falls without end.
 
     Args:
         logprobs: log pi of each response, summed over its tokens, nats.
@@ -586,7 +585,7 @@ def orpo(
         loss     = -m_c - beta log sigmoid(log odds_c - log odds_r)
 
     The first term imitates the chosen response, and the second compares the odds of both. One stage
-    of training replaces SFT and DPO.
+    of training replaces supervised fine-tuning (SFT) and DPO.
 
     TRL's imitation term differs from ours in two ways. It covers the tokens of the prompt as well
     as those of the chosen response. And it divides the sum over the batch by the number of all
@@ -679,18 +678,21 @@ def _log1mexp(x: Tensor) -> Tensor:
 
 
 def _above_0(**values: float) -> None:
+    """Raise a ValueError unless every value is above 0."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0.")
 
 
 def _not_negative(**values: float) -> None:
+    """Raise a ValueError if a value is negative or NaN."""
     for name, value in values.items():
         if not value >= 0:
             raise ValueError(f"{name} is {value}; it must be 0 or more.")
 
 
 def _flips(label_smoothing: float) -> None:
+    """Raise a ValueError unless label_smoothing is from 0 to below 1/2."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"label_smoothing is {label_smoothing}; it must be the share of wrong labels, "

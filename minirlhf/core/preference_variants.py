@@ -44,9 +44,11 @@ def exo(
         q = sigmoid(beta h)
         loss = q log(q / (1 - e)) + (1 - q) log((1 - q) / e)
 
-    q is the policy's own probability that the chosen response is better. The label says 1 - e. The
-    loss is KL(policy || label), where cDPO minimises KL(label || policy). If a share p of the
-    labels prefers the chosen response, it is smallest at beta h = (2 p - 1) log((1 - e) / e).
+    q is the policy's own probability that the chosen response is better; the label gives it the
+    probability 1 - e. The loss is KL(policy || label), where cDPO minimises KL(label || policy).
+    Let p be the share of labels that prefer the chosen response. The loss is smallest at
+
+        beta h = (2 p - 1) log((1 - e) / e)
 
     Args:
         chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
@@ -92,8 +94,8 @@ def apo_zero(
     The loss raises the chosen response and lowers the rejected one, each relative to the reference.
     It is meant for chosen responses that are better than those of the policy.
 
-    The loss stays between 0 and 2. It has no minimum at a finite log-ratio: a response that most
-    labels prefer rises without end.
+    The loss stays between 0 and 2. It has no minimum at a finite log-ratio: the log-ratio of a
+    response that most labels prefer rises without end.
 
     Args:
         chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
@@ -171,9 +173,8 @@ def bco(
         loss = -log sigmoid(beta c - shift) - log sigmoid(shift - beta r)
 
     This is a classifier of single responses into good and bad. Its logit is the implicit reward
-    minus a shift. If the log-ratios were free numbers, the loss would be smallest where the
-    implicit reward of each response is shift + log(w / (1 - w)). Here w is the share of wins of the
-    response, among the pairs that contain it.
+    minus a shift. Let w be the share of its pairs that a response wins. If the log-ratios were free
+    numbers, the loss would be smallest where the implicit reward is shift + log(w / (1 - w)).
 
     Args:
         chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
@@ -418,9 +419,9 @@ def wpo_weights(
         a_c, a_r = mean over positions of log sum_v pi(v)^2
         weight   = min(1, exp(m_c - a_c + m_r - a_r))
 
-    A pair gets a large weight if the policy would write both responses itself. Multiply any loss
-    per pair by the weights. sum_v pi(v)^2 is the expected probability of a token that is sampled at
-    this position ("sampled alignment").
+    A pair gets a large weight if both responses are likely under the policy. Multiply any loss per
+    pair by the weights. sum_v pi(v)^2 is the expected probability of a token that is sampled at
+    this position; the paper calls its use here "sampled alignment".
 
     The weight is never above 1. Older versions of TRL clamp it in the same way; newer ones do not,
     so that their weights may exceed 1. TRL always subtracts the alignment.

@@ -19,8 +19,8 @@ class Rollout:
         prompt_ids: (B, P) token ids, padded on the left.
         prompt_mask: (B, P), True at the real prompt tokens.
         response_ids: (B, R) token ids, padded on the right.
-        response_mask: (B, R), True at the real response tokens, EOS included. It decides what a
-            model reads: attention and positions.
+        response_mask: (B, R), True at the real response tokens, end of sequence (EOS) included. It
+            decides what a model reads: attention and positions.
         old_logprobs: (B, R), log-probabilities of the tokens under the policy that sampled, at its
             temperature, nats; 0 where masked.
         action_mask: (B, R), True at the response tokens that the policy chose; all of them if None.
