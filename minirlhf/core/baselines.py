@@ -1,7 +1,20 @@
-"""Advantages without a critic: what was to be expected of a response is read off other responses.
+"""Advantages without a critic.
 
-A baseline that does not depend on the response it is subtracted from leaves the expected gradient alone; one that does bends it, by
-a factor (`group_relative`) or not (dividing by a standard deviation climbs another objective). tests/core enumerates each.
+The expected reward of a response is estimated from other responses. These are the other samples of
+its prompt, the rest of the batch, a greedy response, or earlier batches.
+
+A baseline that does not depend on the response leaves the expected policy gradient unchanged. A
+baseline that depends on it does not always. The group mean multiplies the expected gradient by a
+constant (see `group_relative`). Dividing by a standard deviation changes the objective. The tests
+compute the expected gradient of each function exactly.
+
+Shapes and symbols used below:
+
+    N prompts with G sampled responses each; group_scores is (N, G), one row per prompt
+    B = N G rows of a batch, the G responses to one prompt next to each other; R tokens
+    r_i    the score of response i, reward units
+    A_i    its advantage
+    G_t    the sum of the rewards from token t on
 """
 
 import torch
@@ -14,11 +27,15 @@ from minirlhf.core.returns import reward_to_go
 
 
 def _centre(group_scores: Tensor) -> Tensor:
-    """r_i - mean r of its group; exactly 0 in a group of equal scores, even when their mean rounds."""
+    """Score minus the mean of its group, r_i - mean r.
+
+    It is exactly 0 in a group of equal scores, even if their mean is rounded.
+    """
     if group_scores.dim() != 2 or group_scores.shape[1] < 2 or len(group_scores) == 0:
         seen = tuple(group_scores.shape)
         raise ValueError(
-            f"group_scores must be (N, G) with N >= 1, G >= 2; got {seen}: a group of one has no baseline."
+            f"group_scores has shape {seen}; it must be (N, G) with N >= 1 and G >= 2, "
+            "because a group of one has no baseline."
         )
     equal = (group_scores == group_scores[:, :1]).all(1, keepdim=True)
     return torch.where(
@@ -34,15 +51,36 @@ def group_relative(
     eps: float = 1e-4,
     min_std: float = 0.0,
 ) -> Float[Tensor, "N G"]:
-    """GRPO: how a response did beside the others of its prompt.
+    """Advantage of group relative policy optimisation (GRPO): the score relative to the group.
 
-        A_i = (r_i - mean r) / (max(std r, min_std) + eps)        without std: r_i - mean r
+        scale_by_std=True     A_i = (r_i - mean r) / (max(std r, min_std) + eps)
+        scale_by_std=False    A_i = r_i - mean r
 
-    The mean includes r_i itself, so without std the expected gradient is (G - 1) / G of the true one. A group of equal scores
-    gives exactly 0; one of nearly equal scores gives advantages of full size, unless min_std (reward units) is a floor: what differs
-    by less than it is not blown up. The std divides by G - 1 with eps 1e-4 as in TRL (verl: eps 1e-6; OpenRLHF: 1e-9).
+    Mean and standard deviation are those of the G responses to the same prompt. The mean includes
+    r_i itself. So without the standard deviation the expected gradient is (G - 1) / G times the
+    true one.
 
-    Source: Shao et al. 2024 (4.1); without std: Liu et al. 2025 (Dr. GRPO).
+    A group of equal scores gives exactly 0. A group of nearly equal scores gives advantages as
+    large as any other group, unless min_std sets a lower limit. Differences that are small compared
+    with min_std then stay small.
+
+    The defaults are those of TRL: the variance divides by G - 1, and eps is 1e-4. verl and OpenRLHF
+    also divide by G - 1; their eps is 1e-6 and 1e-9.
+
+    Args:
+        group_scores: r_i, reward units.
+        scale_by_std: divide by the standard deviation of the group. Dr. GRPO does not.
+        unbiased: the variance divides by G - 1 (True) or by G (False).
+        eps: added to the standard deviation, reward units.
+        min_std: lower limit of the standard deviation, reward units, 0 or more.
+
+    Returns:
+        One advantage per response: without unit if scaled, in reward units if not.
+
+    Raises:
+        ValueError: groups of one, no group, or a negative min_std.
+
+    Source: Shao et al. 2024 (4.1); without the standard deviation: Liu et al. 2025 (Dr. GRPO).
     """
     if not min_std >= 0:
         raise ValueError(f"min_std is {min_std}; it must be 0 or more reward units.")
@@ -55,19 +93,43 @@ def group_relative(
 def batch_relative(
     group_scores: Float[Tensor, "N G"], *, eps: float = 1e-4
 ) -> Float[Tensor, "N G"]:
-    """GRPO with one unit for all prompts: the group's mean is subtracted, the standard deviation is the whole batch's.
+    """GRPO advantage scaled by the standard deviation of the whole batch.
 
-        A_i = (r_i - mean of its group) / (std of all N G scores + eps)        the std divides by N G - 1
+        A_i = (r_i - mean of its group) / (std of all N G scores + eps)
 
-    A prompt on which all responses are nearly equal stays small beside one that divides them. TRL's scale_rewards="batch".
+    All prompts share one scale. So the advantages of a prompt whose responses are nearly equal stay
+    smaller than those of a prompt whose responses differ. This is scale_rewards="batch" in TRL. The
+    variance divides by N G - 1.
+
+    Args:
+        group_scores: r_i, reward units.
+        eps: added to the standard deviation, reward units.
+
+    Returns:
+        One advantage per response, without unit.
+
+    Raises:
+        ValueError: groups of one, or no group.
     """
     return _centre(group_scores) / (group_scores.std() + eps)
 
 
 def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
-    """RLOO: the baseline of a response is the mean of the others, so it is independent of it and adds no bias.
+    """REINFORCE leave-one-out (RLOO) advantage: the baseline is the mean score of the others.
 
-        A_i = r_i - (sum_j r_j - r_i) / (G - 1)  =  G / (G - 1) (r_i - mean r)        computed so: equal scores give exactly 0
+        A_i = r_i - (sum_j r_j - r_i) / (G - 1)
+
+    The baseline does not depend on response i, so it adds no bias. The function computes the equal
+    expression G / (G - 1) (r_i - mean r), which gives exactly 0 for equal scores.
+
+    Args:
+        group_scores: r_i, reward units.
+
+    Returns:
+        One advantage per response, reward units.
+
+    Raises:
+        ValueError: groups of one, or no group.
 
     Source: Ahmadian et al. 2024; Kool et al. 2019.
     """
@@ -76,18 +138,47 @@ def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
 
 
 def remax(scores: Float[Tensor, "B"], greedy_scores: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """ReMax: the baseline of a sample is the score of the greedy response to the same prompt: A_i = r_i - r_greedy.
+    """ReMax advantage: the baseline is the score of the greedy response to the same prompt.
 
-    It does not depend on the sample, so it adds no bias; it costs a response more a prompt. Source: Li et al. 2023 (ReMax).
+        A_i = r_i - r_greedy
+
+    The baseline does not depend on the sampled response, so it adds no bias. It costs one more
+    response per prompt.
+
+    Args:
+        scores: r_i of one sampled response per prompt, reward units.
+        greedy_scores: r_greedy of the same prompt, reward units.
+
+    Returns:
+        One advantage per response, reward units.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Li et al. 2023 (ReMax).
     """
     check_same_shape(scores=scores, greedy_scores=greedy_scores)
     return scores - greedy_scores
 
 
 def running_mean(mean: float, scores: Float[Tensor, "B"], *, decay: float = 0.9) -> float:
-    """The baseline of plain REINFORCE, for the NEXT batch: decay mean + (1 - decay) mean(scores).
+    """Running mean of the scores: the baseline of plain REINFORCE, for the next batch.
 
-    Subtract it before it is updated: a mean that has seen the batch depends on the responses it is subtracted from.
+        new mean = decay mean + (1 - decay) mean(scores)
+
+    Subtract the old mean from a batch before you update it with that batch. A mean that already
+    contains the batch depends on the responses from which it is subtracted.
+
+    Args:
+        mean: the running mean before this batch, reward units.
+        scores: scores of this batch, reward units.
+        decay: weight of the old mean, from 0 to below 1.
+
+    Returns:
+        The running mean for the next batch, reward units.
+
+    Raises:
+        ValueError: decay is out of range.
 
     Source: Williams 1992 (reinforcement comparison).
     """
@@ -99,14 +190,30 @@ def running_mean(mean: float, scores: Float[Tensor, "B"], *, decay: float = 0.9)
 def reinforce_plus_plus(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
-    """REINFORCE++: the reward from each token on, KL charges included, whitened over all real tokens of the batch.
+    """REINFORCE++ advantage: the reward-to-go, whitened over all real tokens of the batch.
 
-        G_t = sum_{s >= t} r_s        A_t = (G_t - mean G) / std G        mean and std over the batch, not the group
+        G_t = sum over s >= t of r_s
+        A_t = (G_t - mean G) / std G
 
-    The batch's mean is a baseline that has seen the response, and its prompts differ: an easy prompt's responses all look good.
+    The rewards r_s include the KL penalties. Mean and standard deviation are taken over all real
+    tokens of the batch, not over a group.
+
+    The batch mean contains the response itself, so it is not an independent baseline. It also mixes
+    prompts: all responses to an easy prompt look better than average.
+
+    The variance divides by the number of tokens n, where verl divides by n - 1.
 
     Args:
-        rewards: per token, as `kl_shaped_rewards` makes them. Source: Hu 2025 (REINFORCE++).
+        rewards: r_s of each token, reward units, as `kl.kl_shaped_rewards` returns them.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        One advantage per token, without unit; 0 where masked.
+
+    Raises:
+        ValueError: no token counts, or shapes differ.
+
+    Source: Hu 2025 (REINFORCE++).
     """
     return masked_whiten(reward_to_go(rewards, response_mask), response_mask)
 
@@ -114,11 +221,28 @@ def reinforce_plus_plus(
 def reinforce_plus_plus_baseline(
     group_scores: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
-    """REINFORCE++-baseline: the group's mean is subtracted first, then all real tokens of the batch are whitened.
+    """REINFORCE++-baseline advantage: group-centred scores, whitened over the tokens of the batch.
 
-        A_it = whiten(r_i - mean of its group)        B = N G rows, a group's side by side
+        A_it = whiten(r_i - mean of its group)
 
-    Source: Hu 2025 (REINFORCE++-baseline; its KL is a loss, k2).
+    Every real token of response i gets the score minus the mean of its group. Then all real tokens
+    of the batch are scaled to mean 0 and variance 1. The variance divides by the number of tokens
+    n, where verl divides by n - 1.
+
+    The KL penalty is not part of the rewards here; in the paper it is a loss, k2.
+
+    Args:
+        group_scores: r_i, reward units.
+        response_mask: True at the tokens that count; B = N G rows, a group's responses next to each
+            other.
+
+    Returns:
+        One advantage per token, without unit; 0 where masked.
+
+    Raises:
+        ValueError: groups of one, no group, no token counts, or B is not N G.
+
+    Source: Hu 2025 (REINFORCE++-baseline).
     """
     return masked_whiten(over_tokens(_centre(group_scores), response_mask), response_mask)
 
@@ -126,10 +250,23 @@ def reinforce_plus_plus_baseline(
 def over_tokens(
     group_advantages: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
-    """One number a response to each of its real tokens, 0 where masked; B = N G rows, a group's side by side."""
+    """Copy the advantage of each response to its real tokens.
+
+    Args:
+        group_advantages: one advantage per response.
+        response_mask: True at the tokens that count; B = N G rows, a group's responses next to each
+            other.
+
+    Returns:
+        The advantage of its response at each token; 0 where masked.
+
+    Raises:
+        ValueError: B is not N G.
+    """
     if group_advantages.numel() != len(response_mask):
         raise ValueError(
-            f"{tuple(group_advantages.shape)} advantages do not fit the {len(response_mask)} rows of the mask."
+            f"{tuple(group_advantages.shape)} advantages do not fit the {len(response_mask)} rows "
+            "of response_mask; there must be one advantage per row."
         )
     return zero_masked(group_advantages.reshape(-1, 1).expand(response_mask.shape), response_mask)
 
@@ -142,12 +279,26 @@ def charge_tokens(
     *,
     kl_coef: float,
 ) -> Float[Tensor, "B R"]:
-    """The KL penalty after the baseline: each token pays for itself and what follows, as OpenRLHF's RLOO does.
+    """Subtract the KL penalty from advantages, token by token.
 
-        A_t <- A_t - kl_coef sum_{s >= t} (log pi_old - log pi_ref)_s
+        A_t <- A_t - kl_coef * sum over s >= t of (log pi_old - log pi_ref)_s
 
-    What was charged before a token does not enter its advantage (it cannot be helped any more): less noise than a charge on the whole
-    response, the same mean. But the group's mean of the charges is no baseline here.
+    Here the penalty enters after the baseline, as in OpenRLHF's RLOO. Each token pays for itself
+    and for the tokens after it. It does not pay for earlier tokens, which it cannot change. The
+    expected gradient is the same as with the penalty of the whole response, with less noise.
+    However, no baseline is subtracted from the penalties, such as their group mean.
+
+    Args:
+        advantages: A_t, reward units.
+        old_logprobs, ref_logprobs: log pi_old and log pi_ref of each token, nats.
+        response_mask: True at the tokens that count.
+        kl_coef: the KL coefficient, reward units per nat, 0 or more.
+
+    Returns:
+        One advantage per token; 0 where masked.
+
+    Raises:
+        ValueError: kl_coef is negative, or shapes differ.
     """
     if not kl_coef >= 0:
         raise ValueError(f"kl_coef is {kl_coef}; it must be 0 or more.")

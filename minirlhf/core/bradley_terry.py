@@ -1,4 +1,7 @@
-"""Bradley-Terry: from pairs, one preferred, to scores."""
+"""The Bradley-Terry model of preferences, and the losses that train a reward model with it.
+
+r_a and r_b are the scores of two responses. Scores are in reward units and have no natural zero.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +14,20 @@ from minirlhf.core.masking import check_same_shape, zero_masked
 def preference_probability(
     scores_a: Float[Tensor, "..."], scores_b: Float[Tensor, "..."]
 ) -> Float[Tensor, "..."]:
-    """P(a > b) = sigmoid(r_a - r_b). A constant added to both changes nothing: scores have no zero.
+    """Bradley-Terry probability that response a is preferred to response b.
+
+        P(a preferred to b) = sigmoid(r_a - r_b)
+
+    Adding a constant to both scores changes nothing, so scores have no natural zero.
+
+    Args:
+        scores_a, scores_b: r_a and r_b, reward units.
+
+    Returns:
+        Probabilities, in the shape of the arguments.
+
+    Raises:
+        ValueError: shapes differ.
 
     Source: Bradley and Terry 1952.
     """
@@ -22,14 +38,23 @@ def preference_probability(
 def last_token_scores(
     token_scores: Float[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B"]:
-    """The score at the last real token of each row, EOS included, found by the mask.
+    """Score at the last real token of each sequence, EOS included.
+
+    The mask finds the last token, so the side of the padding does not matter.
+
+    Args:
+        token_scores: a score at every position, reward units.
+        attention_mask: True at real tokens.
+
+    Returns:
+        One score per sequence, reward units.
 
     Raises:
-        ValueError: a row without a real token.
+        ValueError: a row without a real token, or shapes that differ.
     """
     check_same_shape(token_scores=token_scores, attention_mask=attention_mask)
     if not attention_mask.any(1).all():
-        raise ValueError("A row has no real token to be scored.")
+        raise ValueError("A row of attention_mask has no real token; every row must have one.")
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = torch.where(attention_mask, positions, -1).argmax(1, keepdim=True)
     return token_scores.gather(1, last)[:, 0]
@@ -42,12 +67,29 @@ def reward_model_loss(
     margin: Float[Tensor, "B"] | None = None,
     centering_coef: float = 0.0,
 ) -> Float[Tensor, "B"]:
-    """The loss of each pair, nats.
+    """Reward-model loss of each pair.
 
-        -log sigmoid(r_c - r_r - margin) + centering_coef (r_c + r_r)^2
+        loss = -log sigmoid(r_c - r_r - margin) + centering_coef (r_c + r_r)^2
 
-    logsigmoid, because log(sigmoid) is -inf at -200. The margin stands inside the sigmoid (Touvron et al. 2023, equation 2); centring
-    fixes the free offset near 0 (Eisenstein et al. 2023).
+    r_c and r_r are the scores of the chosen and the rejected response. The first term is minus the
+    log-probability of the label under the Bradley-Terry model. The margin stands inside the
+    sigmoid. The second term fixes the offset of the scores near 0, which the first term leaves
+    free.
+
+    logsigmoid is used because log(sigmoid(x)) is -inf at x = -200.
+
+    Args:
+        chosen_scores, rejected_scores: r_c and r_r, reward units.
+        margin: a required difference of scores for each pair, reward units; None is 0.
+        centering_coef: weight of the second term, 0 or more.
+
+    Returns:
+        One loss per pair, nats.
+
+    Raises:
+        ValueError: centering_coef is negative, or shapes differ.
+
+    Source: margin: Touvron et al. 2023, equation 2; centring: Eisenstein et al. 2023.
     """
     if not centering_coef >= 0:
         raise ValueError(f"centering_coef is {centering_coef}; it must be 0 or more.")
@@ -67,15 +109,28 @@ def per_token_reward_loss(
     chosen_ids: Int[Tensor, "B R"],
     rejected_ids: Int[Tensor, "B R"],
 ) -> Float[Tensor, "B"]:
-    """DeepSpeed-Chat's variant: compare the two responses token by token, from the first token that differs to the end of the longer.
+    """Reward-model loss of each pair, averaged over tokens (DeepSpeed-Chat).
 
-        loss = mean_{t >= first difference} -log sigmoid(r_c,t - r_r,t)
+        loss = mean over t of -log sigmoid(r_c,t - r_r,t)
 
-    Past its own end the shorter response keeps its last score (DeepSpeed-Chat reads the padding's). Before the difference the
-    texts are the same.
+    r_c,t and r_r,t are the scores of the chosen and the rejected response at token t. The mean runs
+    from the first token that differs to the end of the longer response. Before that token both
+    responses are the same.
+
+    After its end the shorter response keeps its last score. DeepSpeed-Chat uses the score at the
+    padding instead.
+
+    Args:
+        chosen_scores, rejected_scores: a score at every response token, reward units.
+        chosen_mask, rejected_mask: True at real response tokens.
+        chosen_ids, rejected_ids: token ids.
+
+    Returns:
+        One loss per pair, nats.
 
     Raises:
-        ValueError: a pair of identical responses.
+        ValueError: a pair of identical responses, a row without a real token, or shapes that
+            differ.
     """
     check_same_shape(
         chosen_scores=chosen_scores,
@@ -88,7 +143,9 @@ def per_token_reward_loss(
     either = chosen_mask | rejected_mask
     differs = ((chosen_ids != rejected_ids) | (chosen_mask != rejected_mask)) & either
     if not differs.any(1).all():
-        raise ValueError("A pair has identical responses; nothing can be preferred.")
+        raise ValueError(
+            "A pair has two identical responses; leave such pairs out, they say nothing."
+        )
     counted = either & (differs.cumsum(1) > 0)
     chosen, rejected = (
         _hold_last(scores, mask)
@@ -99,6 +156,6 @@ def per_token_reward_loss(
 
 
 def _hold_last(scores: Tensor, mask: Tensor) -> Tensor:
-    """Repeat the last real score over the padding behind it."""
+    """Scores with the last real score repeated where masked."""
     last = last_token_scores(scores, mask)
     return torch.where(mask, scores, last[:, None])

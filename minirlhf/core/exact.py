@@ -1,11 +1,16 @@
-"""The world small enough to solve: every sequence enumerated, so that J, its gradient, KL, V, Q and the optimum are numbers.
+"""A world small enough to solve exactly.
 
-A response is a string over V tokens that ends in EOS or after max_length tokens. A *state* is a prefix that can still go on; there
-are S of them. A tabular policy is a (S, V) tensor of logits, one row a state. N finished sequences carry one reward each.
+Every sequence is listed. So the objective J, its gradient, KL, V, Q and the optimal policy are
+computed, not estimated. The tests compare every estimator of the package with these numbers.
+
+A response is a string over V words. It ends with EOS (the end-of-sequence word), or after
+max_length tokens. A *state* is a prefix that can still be continued; there are S of them. A tabular
+policy is an (S, V) tensor of logits with one row per state. There are N finished sequences, and
+each has one reward. R is max_length.
 
     world = World.from_reward(("a", "b", "."), 2, lambda words: float(words.count("a")))
     world.labels                                  # aa ab a. ba bb b. .
-    world.gradient(world.ref_logits, beta=0.5)    # dJ / dlogits, what every estimator is held against
+    world.gradient(world.ref_logits, beta=0.5)    # dJ / dlogits, exact
 """
 
 import itertools
@@ -22,16 +27,17 @@ from minirlhf.core.rollout import Rollout
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Vocabulary, maximum length, a reward for every sequence, a reference policy.
+    """A vocabulary, a maximum length, a reward for every sequence, and a reference policy.
 
     Args:
         vocab: V words; the last one is EOS.
-        max_length: tokens, EOS included; a longer response is cut there.
-        rewards: (N,) reward units, in the order of `labels`.
-        ref_logits: (S, V), in the order of `states`; row 0 is the empty prefix.
+        max_length: tokens, EOS included; a longer response is cut off there.
+        rewards: (N,), reward units, in the order of `labels`.
+        ref_logits: (S, V), logits of the reference, in the order of `states`; row 0 is the empty
+            prefix.
 
     Raises:
-        ValueError: fewer than two words, a length below 1, or tables without one number a sequence and one row a state.
+        ValueError: fewer than two words, a max_length below 1, or a table of the wrong shape.
     """
 
     vocab: tuple[str, ...]
@@ -42,7 +48,8 @@ class World:
     def __post_init__(self):
         if len(self.vocab) < 2 or self.max_length < 1:
             raise ValueError(
-                f"A world needs a word, EOS and a length of 1 or more; got {self.vocab} and {self.max_length}."
+                "A world needs two or more words, the last one EOS, and a max_length of 1 or more; "
+                f"got {self.vocab} and {self.max_length}."
             )
         wanted = {
             "rewards": (len(self.sequences),),
@@ -51,14 +58,22 @@ class World:
         for name, shape in wanted.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(
-                    f"{name} must be {shape} in this world; got {tuple(getattr(self, name).shape)}."
+                    f"{name} has shape {tuple(getattr(self, name).shape)}; "
+                    f"it must be {shape} in this world."
                 )
 
     @classmethod
     def from_reward(
         cls, vocab: tuple[str, ...], max_length: int, reward: Callable[[list[str]], float]
     ) -> "World":
-        """A world from a reward of the words written (EOS among them where there is one); uniform reference, float64."""
+        """A world from a reward function, with a uniform reference, in float64.
+
+        Args:
+            vocab: V words; the last one is EOS.
+            max_length: tokens, EOS included.
+            reward: maps the list of words of a sequence to its reward. EOS is in the list if the
+                sequence ends with it.
+        """
         states = sum((len(vocab) - 1) ** length for length in range(max_length))
         rewards = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
         ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64)
@@ -68,13 +83,20 @@ class World:
     def random(
         cls, vocab_size: int = 3, max_length: int = 3, *, seed: int = 0, reward_scale: float = 1.0
     ) -> "World":
-        """A world with Gaussian rewards and a Gaussian reference, float64."""
+        """A world with random rewards and a random reference, in float64.
+
+        Args:
+            vocab_size: number of words, EOS included.
+            max_length: tokens, EOS included.
+            seed: of the random numbers.
+            reward_scale: standard deviation of the Gaussian rewards, reward units. The logits of
+                the reference are standard Gaussian.
+        """
         generator = torch.Generator().manual_seed(seed)
         vocab = (*"abcdefghijklmnopqrstuvwxyz"[: vocab_size - 1], ".")
         states = sum((vocab_size - 1) ** k for k in range(max_length))
-        count = (
-            states + (vocab_size - 1) ** max_length
-        )  # each state may end in EOS, and the full-length ones are cut
+        # One sequence per state ends with EOS; the others are cut off at max_length.
+        count = states + (vocab_size - 1) ** max_length
         rewards = reward_scale * torch.randn(count, generator=generator, dtype=torch.float64)
         return cls(
             vocab,
@@ -83,10 +105,13 @@ class World:
             torch.randn(states, vocab_size, generator=generator, dtype=torch.float64),
         )
 
-    # ---- the tree of all texts
+    # ---- the tree of all sequences
     @cached_property
     def states(self) -> list[tuple[int, ...]]:
-        """The S prefixes that can go on: strings without EOS shorter than max_length; the empty one first."""
+        """The S prefixes that can be continued, the empty one first.
+
+        They are the strings without EOS that are shorter than max_length.
+        """
         words = range(len(self.vocab) - 1)
         return [
             prefix
@@ -96,26 +121,34 @@ class World:
 
     @cached_property
     def sequences(self) -> list[tuple[int, ...]]:
-        """The N finished responses, depth first: an extension before the EOS that ends its prefix."""
+        """The N finished responses, as word numbers, depth first.
+
+        The continuations of a prefix come before the response that ends it with EOS.
+        """
         return _finished((), len(self.vocab) - 1, self.max_length)
 
     @cached_property
     def labels(self) -> list[str]:
-        """The sequences as text."""
+        """The sequences as strings."""
         return ["".join(self.vocab[i] for i in s) for s in self.sequences]
 
     @cached_property
     def response_mask(self) -> Bool[Tensor, "N R"]:
+        """True at the tokens of each sequence, EOS included."""
         return torch.tensor([[t < len(s) for t in range(self.max_length)] for s in self.sequences])
 
     @cached_property
     def response_ids(self) -> Int[Tensor, "N R"]:
+        """The word numbers of each sequence, padded on the right with EOS."""
         eos = len(self.vocab) - 1
         return torch.tensor([[*s, *[eos] * (self.max_length - len(s))] for s in self.sequences])
 
     @cached_property
     def visited(self) -> Int[Tensor, "N R"]:
-        """visited[n, t]: the state in which token t of sequence n was chosen (0 where masked)."""
+        """The number of the state in which each token was chosen; 0 where masked.
+
+        visited[n, t] is the prefix of sequence n before token t.
+        """
         index = {prefix: i for i, prefix in enumerate(self.states)}
         return torch.tensor(
             [
@@ -126,7 +159,11 @@ class World:
 
     @cached_property
     def _arrivals(self) -> list[list[tuple[bool, int]]]:
-        """_arrivals[s][a] = (finished?, number of the sequence or of the next state)."""
+        """What word a leads to from state s.
+
+        _arrivals[s][a] is (True, number of the finished sequence) or (False, number of the next
+        state).
+        """
         ends = {s: i for i, s in enumerate(self.sequences)}
         goes = {s: i for i, s in enumerate(self.states)}
         words = range(len(self.vocab))
@@ -142,15 +179,19 @@ class World:
         return torch.where(self.response_mask, chosen, torch.zeros_like(chosen))
 
     def sequence_logprobs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N"]:
-        """log pi(y), nats."""
+        """log pi(y) of every sequence, nats."""
         return self.logprobs(logits).sum(1)
 
     def probs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N"]:
-        """pi(y) of every sequence; they sum to 1."""
+        """pi(y) of every sequence. The probabilities sum to 1."""
         return self.sequence_logprobs(logits).exp()
 
     def rollout(self, logits: Float[Tensor, "S V"]) -> Rollout:
-        """All N sequences as one batch after a one-token prompt, as if each had been sampled once from `logits`."""
+        """All N sequences as one batch after a one-token prompt.
+
+        Each sequence appears once, with the log-probabilities of the policy `logits` as
+        old_logprobs.
+        """
         prompt = torch.full((len(self.sequences), 1), len(self.vocab) - 1)
         return Rollout(
             prompt,
@@ -161,7 +202,11 @@ class World:
         )
 
     def by_token(self, table: Float[Tensor, "S ..."]) -> Float[Tensor, "N R ..."]:
-        """A row a state -> a column a token: entry t is that of the prefix before token t (how V, or logits, enter a loss)."""
+        """Table entries of each state, placed at the tokens of each sequence; 0 where masked.
+
+        Entry [n, t] is the row of the state before token t of sequence n. With this a table of V,
+        or of logits, becomes the input of a loss.
+        """
         columns = table[self.visited]
         columns[~self.response_mask] = 0
         return columns
@@ -171,13 +216,14 @@ class World:
         model: Callable[[Int[Tensor, "1 T"]], Tensor],
         prompt_ids: Int[Tensor, "P"] | None = None,
     ) -> Float[Tensor, "S V"]:
-        """The (S, V) logits of any model that maps ids (1, T) to logits (1, T, V): a tiny GPT in this world.
+        """The logits of a model in every state, as a tabular policy.
 
         Args:
-            prompt_ids: the text before every response; one EOS by default, as in `rollout`.
+            model: maps ids of shape (1, T) to logits of shape (1, T, V), for example a tiny GPT.
+            prompt_ids: the prompt before every response; one EOS if None, as in `rollout`.
 
         Raises:
-            ValueError: the model's vocabulary is not this world's.
+            ValueError: the model's vocabulary has another size than that of the world.
         """
         prompt_ids = torch.tensor([len(self.vocab) - 1]) if prompt_ids is None else prompt_ids
         rows = [
@@ -185,45 +231,98 @@ class World:
             for s in self.states
         ]
         if len(rows[0]) != len(self.vocab):
-            raise ValueError(f"The model knows {len(rows[0])} words, this world {len(self.vocab)}.")
+            raise ValueError(
+                f"The model's vocabulary has {len(rows[0])} words and that of this world has "
+                f"{len(self.vocab)}; they must be equal."
+            )
         return torch.stack(rows)
 
-    # ---- what is true of it
+    # ---- exact quantities
     def expectation(
         self, logits: Float[Tensor, "S V"], x: Float[Tensor, "N ..."]
     ) -> Float[Tensor, "..."]:
-        """E_{y ~ pi}[x(y)] with pi's probabilities held fixed: the mean of an estimator over infinitely many samples."""
+        """Expected value of x under the policy, E[x(y)] for y ~ pi.
+
+        It is the mean of an estimator over infinitely many samples. The probabilities carry no
+        gradient.
+
+        Args:
+            logits: the policy that samples.
+            x: one value, or one tensor, per sequence.
+        """
         return torch.tensordot(self.probs(logits).detach(), x, dims=1)
 
     def groups(
         self, logits: Float[Tensor, "S V"], group_size: int
     ) -> tuple[Int[Tensor, "M G"], Float[Tensor, "M"]]:
-        """All M = N^G groups of G independent samples, as rows of sequence numbers, and the probability of each group."""
+        """All groups of G independent samples, and the probability of each group.
+
+        Args:
+            logits: the policy that samples.
+            group_size: G.
+
+        Returns:
+            (index, probability) of all M groups, where M is N to the power G. index[m] holds the G
+            sequence numbers of group m.
+        """
         index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(
             -1, group_size
         )
         return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:
-        """KL(pi || other) = sum_y pi(y) [log pi(y) - log other(y)], nats a sequence."""
+        """KL(pi || other) of whole sequences, nats.
+
+            sum over y of pi(y) (log pi(y) - log other(y))
+
+        Args:
+            logits: the policy pi, over whose sequences the mean is taken.
+            other: the other policy.
+        """
         log_p, log_q = self.sequence_logprobs(logits), self.sequence_logprobs(other)
         return (log_p.exp() * (log_p - log_q)).sum()
 
     def objective(self, logits: Float[Tensor, "S V"], *, beta: float = 0.0) -> Float[Tensor, ""]:
-        """J = E_pi[r] - beta KL(pi || ref), reward units; differentiable."""
+        """The objective J of RLHF, differentiable.
+
+            J = E_pi[r] - beta KL(pi || ref)
+
+        Args:
+            logits: the policy pi.
+            beta: weight of the KL penalty, reward units per nat.
+
+        Returns:
+            J, reward units.
+        """
         return (self.probs(logits) * self.rewards).sum() - beta * self.kl(logits, self.ref_logits)
 
     def gradient(self, logits: Float[Tensor, "S V"], *, beta: float = 0.0) -> Float[Tensor, "S V"]:
-        """dJ / dlogits, the truth that every estimator is held against."""
+        """Exact gradient dJ / dlogits, with which the tests compare every estimator.
+
+        Args:
+            logits: the policy pi.
+            beta: weight of the KL penalty, reward units per nat.
+        """
         logits = logits.detach().requires_grad_(True)
         return torch.autograd.grad(self.objective(logits, beta=beta), logits)[0]
 
     def values(
         self, logits: Float[Tensor, "S V"], *, beta: float = 0.0
     ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
-        """V^pi (S,) and Q^pi (S, V) with the reward -beta log(pi/ref) at each token and r at the end, reward units.
+        """V and Q of a policy, reward units.
 
-        Q(s, a) = -beta log pi(a|s)/ref(a|s) + [r(y) or V(s')]        V(s) = sum_a pi(a|s) Q(s, a)
+            Q(s, a) = -beta log(pi(a|s) / ref(a|s)) + [r(y) if a ends the response, else V(s')]
+            V(s)    = sum over a of pi(a|s) Q(s, a)
+
+        s' is the next state. The reward of a token is its KL penalty, and the last token also gets
+        the reward of the sequence.
+
+        Args:
+            logits: the policy pi.
+            beta: weight of the KL penalty, reward units per nat.
+
+        Returns:
+            (V, Q) of shapes (S,) and (S, V).
         """
         log_p = logits.log_softmax(-1)
         penalty = beta * (log_p - self.ref_logits.log_softmax(-1))
@@ -234,12 +333,25 @@ class World:
     def optimal_values(
         self, *, beta: float = 0.0
     ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
-        """V* (S,) and Q* (S, V), reward units; hard for beta = 0, soft (from the reference) for beta > 0.
+        """V* and Q* of the best policy, reward units.
 
-        Q*(s, a) = r(y) or V*(s')        V*(s) = max_a Q*        or        beta log sum_a ref(a|s) exp(Q*(s, a) / beta)
+            Q*(s, a) = r(y) if a ends the response, else V*(s')
+            V*(s)    = max over a of Q*(s, a)                                   if beta = 0 (hard)
+            V*(s)    = beta log(sum over a of ref(a|s) exp(Q*(s, a) / beta))    if beta > 0 (soft)
+
+        Q* does not contain the KL penalty of word a itself; the Q of `values` does.
+
+        Args:
+            beta: weight of the KL penalty to the reference, reward units per nat, 0 or more.
+
+        Returns:
+            (V*, Q*) of shapes (S,) and (S, V).
+
+        Raises:
+            ValueError: beta is negative.
         """
         if beta < 0:
-            raise ValueError(f"beta is {beta}; it must be 0 (hard) or more (soft).")
+            raise ValueError(f"beta is {beta}; it must be 0 or more.")
         log_ref = self.ref_logits.log_softmax(-1)
         if beta == 0:
             return self._backward(lambda s, future: future.max(), torch.zeros_like(log_ref))
@@ -249,21 +361,47 @@ class World:
         )
 
     def gibbs(self, *, beta: float) -> Float[Tensor, "N"]:
-        """pi*(y) = ref(y) exp(r(y) / beta) / Z: the policy that maximises J. A posterior, with r / beta the log-likelihood."""
+        """Probabilities of the Gibbs policy, which maximises J.
+
+            pi*(y) = ref(y) exp(r(y) / beta) / Z
+
+        It is also a posterior: the reference is the prior, and r / beta is the log-likelihood.
+
+        Args:
+            beta: weight of the KL penalty, reward units per nat, above 0.
+
+        Returns:
+            pi*(y) of every sequence.
+
+        Raises:
+            ValueError: beta is not above 0.
+        """
         if beta <= 0:
             raise ValueError(f"beta is {beta}; it must be above 0.")
         return (self.sequence_logprobs(self.ref_logits) + self.rewards / beta).softmax(0)
 
     def gibbs_logits(self, *, beta: float) -> Float[Tensor, "S V"]:
-        """The same policy token by token: log pi*(a|s) = log ref(a|s) + [Q*(s, a) - V*(s)] / beta."""
+        """The Gibbs policy as a tabular policy.
+
+            log pi*(a|s) = log ref(a|s) + (Q*(s, a) - V*(s)) / beta
+
+        Args:
+            beta: weight of the KL penalty, reward units per nat, above 0.
+        """
         values, q = self.optimal_values(beta=beta)
         return self.ref_logits.log_softmax(-1) + (q - values[:, None]) / beta
 
     def _backward(self, backup: Callable[[int, Tensor], Tensor], penalty: Float[Tensor, "S V"]):
-        """From the longest prefixes to the empty one: V(s) = backup(s, what each token leads to), Q = that minus the penalty."""
+        """V and Q by backward induction, from the longest prefixes to the empty one.
+
+            V(s) = backup(s, future)    Q(s, .) = future - penalty(s, .)
+
+        future holds one number per word: the reward of the sequence that it finishes, or V of the
+        next state.
+        """
         values: list = [None] * len(self.states)
         futures: list = [None] * len(self.states)
-        for s in reversed(range(len(self.states))):  # children stand behind their parent
+        for s in reversed(range(len(self.states))):  # a state comes before its continuations
             future = torch.stack(
                 [self.rewards[i] if finished else values[i] for finished, i in self._arrivals[s]]
             )
@@ -272,7 +410,10 @@ class World:
 
 
 def _finished(prefix: tuple[int, ...], eos: int, max_length: int) -> list[tuple[int, ...]]:
-    """Every finished response that begins with `prefix`; an extension stands before the EOS that ends it."""
+    """All finished responses that begin with `prefix`, depth first.
+
+    The continuations of a prefix come before the response that ends it with EOS.
+    """
     if len(prefix) == max_length:
         return [prefix]
     return [s for word in range(eos) for s in _finished((*prefix, word), eos, max_length)] + [

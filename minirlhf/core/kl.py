@@ -1,9 +1,25 @@
-"""KL(policy || ref), tokens sampled from the policy: estimators, the exact value, and the penalty in the reward.
+"""Estimators of KL(policy || reference), its exact value, and the KL penalty in the reward.
 
-log_ratio = logprob - ref_logprob at the sampled token. Value and gradient of an estimator are two questions. What is said of
-gradients below holds for one token, or with the whole sequence's log-ratio in a token's place; summed per token, k2, k3 and
-the exact KL leave out what a token does to later prefixes, and only k1 in the reward carries it (tests/core enumerates all
-of them). Source of k1, k2, k3: Schulman, "Approximating KL divergence" (2020).
+The tokens are sampled from the policy pi. At each sampled token
+
+    log_ratio = log pi - log pi_ref
+
+The value and the gradient of an estimator are two separate questions. The value: is the mean of the
+estimator the Kullback-Leibler (KL) divergence? The gradient: in which direction does the policy
+move if the estimator is used as a loss on its own samples?
+
+    estimator    formula                            value       mean gradient as a loss
+    k1           log_ratio                          unbiased    0
+    k2           log_ratio^2 / 2                    biased      that of KL(policy || ref)
+    k3           exp(-log_ratio) - 1 + log_ratio    unbiased    that of KL(ref || policy)
+
+The last column holds for a single token. It also holds for a whole sequence if log_ratio is that of
+the sequence. Libraries sum one term per token over the sequence instead. Then k2, k3 and the exact
+KL, used as a loss, leave out the effect of a token on later prefixes. Only k1, placed in the
+reward, includes this effect (`kl_shaped_rewards`). The tests compute each of these gradients
+exactly.
+
+Source of k1, k2 and k3: Schulman, "Approximating KL divergence" (2020).
 """
 
 import torch
@@ -18,7 +34,20 @@ def log_ratio(
     ref_logprobs: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
 ) -> Float[Tensor, "B R"]:
-    """log pi - log pi_ref at the sampled tokens, nats; 0 where masked. The policy comes first: reversed, KL < 0 on average."""
+    """Log-ratio log pi - log pi_ref of each sampled token.
+
+    The policy comes first. In the other order the mean would be minus the KL, below 0.
+
+    Args:
+        logprobs, ref_logprobs: log pi and log pi_ref of the sampled tokens, nats.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats; 0 where masked.
+
+    Raises:
+        ValueError: shapes differ.
+    """
     return zero_masked(logprobs, response_mask) - zero_masked(ref_logprobs, response_mask)
 
 
@@ -27,7 +56,20 @@ def k1(
     ref_logprobs: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
 ) -> Float[Tensor, "B R"]:
-    """log_ratio: unbiased, may be negative on a sample; its gradient as an on-policy loss is 0 on average."""
+    """Estimator k1 of KL(policy || ref) at each token.
+
+        k1 = log_ratio
+
+    It is unbiased, and may be negative on a sample. As a loss on samples of the policy its gradient
+    is 0 on average.
+
+    Args:
+        logprobs, ref_logprobs: log pi and log pi_ref of the sampled tokens, nats.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats; 0 where masked.
+    """
     return log_ratio(logprobs, ref_logprobs, response_mask)
 
 
@@ -36,7 +78,20 @@ def k2(
     ref_logprobs: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
 ) -> Float[Tensor, "B R"]:
-    """log_ratio^2 / 2: biased, never negative; its on-policy gradient is that of KL(policy || ref)."""
+    """Estimator k2 of KL(policy || ref) at each token.
+
+        k2 = log_ratio^2 / 2
+
+    It is biased, and never negative. As a loss on samples of the policy its mean gradient is that
+    of KL(policy || ref).
+
+    Args:
+        logprobs, ref_logprobs: log pi and log pi_ref of the sampled tokens, nats.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats; 0 where masked.
+    """
     return 0.5 * log_ratio(logprobs, ref_logprobs, response_mask).square()
 
 
@@ -45,9 +100,21 @@ def k3(
     ref_logprobs: Float[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
 ) -> Float[Tensor, "B R"]:
-    """exp(-log_ratio) - 1 + log_ratio: unbiased, never negative; its on-policy gradient is that of KL(ref || policy).
+    """Estimator k3 of KL(policy || ref) at each token.
 
-    expm1, because exp(x) - 1 loses all digits where policy and reference nearly agree.
+        k3 = exp(-log_ratio) - 1 + log_ratio
+
+    It is unbiased, and never negative. As a loss on samples of the policy its mean gradient is that
+    of KL(ref || policy).
+
+    expm1 is used because exp(x) - 1 loses all digits where policy and reference nearly agree.
+
+    Args:
+        logprobs, ref_logprobs: log pi and log pi_ref of the sampled tokens, nats.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats; 0 where masked.
     """
     difference = log_ratio(logprobs, ref_logprobs, response_mask)
     return torch.expm1(-difference) + difference
@@ -58,9 +125,24 @@ def exact_kl(
     ref_logits: Float[Tensor, "B R V"],
     response_mask: Bool[Tensor, "B R"],
 ) -> Float[Tensor, "B R"]:
-    """sum_v p_v (log p_v - log q_v) at each position, nats: the average of k1 over the token, without its noise.
+    """Exact KL(policy || ref) of the next token at each position.
 
-    A word that the policy forbids adds 0; one that the reference alone forbids makes the KL infinite.
+        KL = sum over v of p_v (log p_v - log q_v)
+
+    p and q are the probabilities of each word v under the policy and the reference. This is the
+    mean of k1 over the sampled token, without its noise. A word that the policy forbids adds 0. A
+    word that only the reference forbids makes the KL infinite.
+
+    Args:
+        logits: of the policy; column t predicts response token t.
+        ref_logits: of the reference.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats; 0 where masked.
+
+    Raises:
+        ValueError: shapes differ.
     """
     check_same_shape(logits=logits, ref_logits=ref_logits)
     logits, ref_logits = (
@@ -79,21 +161,36 @@ def kl_shaped_rewards(
     *,
     kl_coef: float,
 ) -> Float[Tensor, "B R"]:
-    """The reward of each token: a KL penalty everywhere, the score on the last real token (EOS included).
+    """Reward of each token: a KL penalty at every token, and the score at the last one.
 
-        r_t = -kl_coef (log pi_old - log pi_ref)_t + [t = last] score
+        r_t = -kl_coef (log pi_old - log pi_ref)_t + (score if t is the last real token, else 0)
 
-    Fixed over PPO's epochs, hence old_logprobs. A fully masked row has no token to carry its score: all 0.
-    (TRL puts the score on the position after EOS when there is one; OpenRLHF, as here, on the last action.)
+    The last real token is EOS, or the last token of a truncated response. The penalty uses
+    old_logprobs, so the rewards stay fixed during the epochs of PPO. A row that is masked
+    throughout has no token for its score; its rewards are all 0.
+
+    TRL puts the score on the position after EOS if there is one. OpenRLHF puts it on the last
+    action, as we do.
+
+    Args:
+        scores: the score of each response, reward units.
+        old_logprobs: log pi_old of each token, under the policy that sampled, nats.
+        ref_logprobs: log pi_ref of each token, nats.
+        response_mask: True at the tokens that count.
+        kl_coef: the KL coefficient, reward units per nat, 0 or more.
+
+    Returns:
+        Reward units; 0 where masked.
 
     Raises:
-        ValueError: a negative kl_coef, or shapes that do not fit.
+        ValueError: kl_coef is negative, or shapes do not fit.
     """
     if not kl_coef >= 0:
         raise ValueError(f"kl_coef is {kl_coef}; it must be 0 or more.")
     if scores.shape != response_mask.shape[:1]:
         raise ValueError(
-            f"scores must have one number a row; got {tuple(scores.shape)} for mask {tuple(response_mask.shape)}."
+            f"scores has shape {tuple(scores.shape)}; it must have one number per row of "
+            f"response_mask, which has shape {tuple(response_mask.shape)}."
         )
     last = response_mask & (response_mask.sum(1, keepdim=True) == response_mask.cumsum(1))
     penalty = kl_coef * log_ratio(old_logprobs, ref_logprobs, response_mask)
@@ -103,17 +200,34 @@ def kl_shaped_rewards(
 def adapt_kl_coef(
     kl_coef: float, kl: float, *, target: float, horizon: float, batch_size: int
 ) -> float:
-    """Ziegler et al. 2019 (2.2): a proportional controller in log space, its error clipped to +-20 %.
+    """Adapt the KL coefficient so that the measured KL approaches a target.
 
-        error = clip(kl / target - 1, -0.2, 0.2)        kl_coef <- kl_coef (1 + error batch_size / horizon)
+        error   = clip(kl / target - 1, -0.2, 0.2)
+        kl_coef <- kl_coef (1 + error batch_size / horizon)
+
+    This is a proportional controller in log space. If the KL is above the target, the coefficient
+    is multiplied by a factor above 1; if it is below, by a factor below 1. The relative error is
+    clipped to 20 %.
 
     Args:
-        kl, target: nats a sequence. horizon: sequences.
+        kl_coef: the coefficient so far, reward units per nat, 0 or more.
+        kl: measured KL to the reference, nats per sequence.
+        target: wanted KL, nats per sequence, above 0.
+        horizon: sequences; the larger, the slower the change; above 0.
+        batch_size: sequences in this batch, above 0.
+
+    Returns:
+        The new KL coefficient.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: Ziegler et al. 2019, section 2.2.
     """
     if not (kl_coef >= 0 and target > 0 and horizon > 0 and batch_size > 0):
         raise ValueError(
-            "kl_coef must be 0 or more, target, horizon and batch_size above 0; "
-            f"got {kl_coef}, {target}, {horizon} and {batch_size}."
+            f"kl_coef is {kl_coef}, target {target}, horizon {horizon}, batch_size {batch_size}; "
+            "kl_coef must be 0 or more, and the others above 0."
         )
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * batch_size / horizon)

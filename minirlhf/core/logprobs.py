@@ -1,4 +1,4 @@
-"""From logits to the log-probabilities of the tokens that were written."""
+"""From logits to the log-probabilities of the response tokens."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,14 +8,24 @@ from minirlhf.core.masking import check_same_shape, zero_masked
 
 
 def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Tensor, "B R ..."]:
-    """THE shift: from the T positions of a sequence to the R response tokens, x[:, P-1:-1].
+    """Shift from the T positions of a sequence to its R response tokens: x[:, P-1:-1].
 
-    A model's output at position i has read tokens 0..i. So column t of the result, position P - 1 + t, was computed from the
-    text *before* response token t: the logits that predict it, the value of the state it was chosen in.
+    The shift from positions to response tokens is made here and nowhere else. The output of a model
+    at position i has read the tokens 0 to i. Column t of the result is position P-1+t. So it
+    depends only on the tokens before response token t. Logits there predict token t. A value there
+    is the value of the state in which token t was chosen.
+
+    Args:
+        x: a tensor with one entry per position, such as logits or values.
+        prompt_length: P, at least 1 and below T.
+
+    Raises:
+        ValueError: prompt_length is out of range.
     """
     if not 1 <= prompt_length < x.shape[1]:
         raise ValueError(
-            f"prompt_length is {prompt_length}; it must be from 1 to {x.shape[1] - 1} for {x.shape[1]} positions."
+            f"prompt_length is {prompt_length}; with {x.shape[1]} positions it must be from 1 to "
+            f"{x.shape[1] - 1}."
         )
     return x[:, prompt_length - 1 : -1]
 
@@ -27,12 +37,23 @@ def response_logprobs(
     *,
     temperature: float = 1.0,
 ) -> Float[Tensor, "B R"]:
-    """log pi(y_t | x, y_<t) in nats; 0 where masked.
+    """Log-probability of each response token.
 
-        log softmax(logits / temperature)[y_t]        log_softmax, because log(softmax) loses the small ones
+        log pi(y_t | prompt, y_<t) = log_softmax(logits / temperature)[y_t]
+
+    log_softmax is used because log(softmax(x)) loses small probabilities.
 
     Args:
-        logits: column t predicts response token t (see `response_slice`). temperature: that of the rollout, for every policy.
+        logits: column t predicts response token t (see `response_slice`).
+        response_ids: y_t, token ids.
+        response_mask: True at the tokens that count.
+        temperature: that of the rollout, above 0. Use the same one for every policy.
+
+    Returns:
+        Nats; 0 where masked. At least float32.
+
+    Raises:
+        ValueError: temperature is not above 0, or shapes differ.
     """
     check_same_shape(response_ids=response_ids, response_mask=response_mask)
     log_p = _log_softmax(logits, response_mask, temperature)
@@ -43,32 +64,57 @@ def response_logprobs(
 
 
 def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-    """log pi of every word at the N real tokens, (N, V), in float32 at least: padding, NaN or not, is never exponentiated."""
-    if not temperature > 0:  # NaN is not
+    """log pi of every word at the N tokens that count: (N, V), at least float32.
+
+    Padding is left out before the softmax, so NaN there has no effect.
+    """
+    if not temperature > 0:  # refuses NaN as well
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
     check_same_shape(positions=logits[..., 0], response_mask=response_mask)
-    real = (
-        logits.flatten(0, 1) if response_mask.all() else logits[response_mask]
-    )  # without padding no copy is needed
-    real = real.to(
-        torch.promote_types(real.dtype, torch.float32)
-    )  # in bfloat16 a log-probability of 8 is right to 1/32 only
+    # Without padding no copy is needed.
+    real = logits.flatten(0, 1) if response_mask.all() else logits[response_mask]
+    # In bfloat16 a log-probability from -16 to -8 would be rounded by up to 1/32.
+    real = real.to(torch.promote_types(real.dtype, torch.float32))
     return (real if temperature == 1 else real / temperature).log_softmax(-1)
 
 
 def sequence_logprobs(
     logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B"]:
-    """log pi(y | x) = sum_t log pi(y_t | x, y_<t), nats a sequence."""
+    """Log-probability of each response.
+
+        log pi(y | prompt) = sum over t of log pi(y_t | prompt, y_<t)
+
+    Args:
+        logprobs: of each token, nats.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats per response.
+    """
     return zero_masked(logprobs, response_mask).sum(1)
 
 
 def entropy(
     logits: Float[Tensor, "B R V"], response_mask: Bool[Tensor, "B R"], *, temperature: float = 1.0
 ) -> Float[Tensor, "B R"]:
-    """H_t = -sum_v p_v log p_v in nats, from 0 to log V; 0 where masked."""
+    """Entropy of the next-token distribution at each position.
+
+        H_t = -(sum over v of p_v log p_v)
+
+    Args:
+        logits: column t predicts response token t.
+        response_mask: True at the tokens that count.
+        temperature: that of the rollout, above 0.
+
+    Returns:
+        Nats, from 0 to log V; 0 where masked.
+
+    Raises:
+        ValueError: temperature is not above 0, or shapes differ.
+    """
     log_p = _log_softmax(logits, response_mask, temperature)
-    # p log p with log p = -inf is 0: a forbidden token has no entropy
+    # A forbidden word has log p = -inf. It must add 0 to the entropy, so -inf is made finite.
     entropies = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
     return torch.zeros(response_mask.shape, dtype=log_p.dtype).masked_scatter(
         response_mask, entropies

@@ -1,4 +1,7 @@
-"""Means over real tokens, and the one place where a loss is reduced."""
+"""Masked means and variances, and the one function that reduces per-token losses.
+
+A mask is True at the entries that count.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,7 +11,10 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant")
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Raise a ValueError that lists the shapes, unless all are equal: (B,) against (B, 1) would broadcast in silence."""
+    """Raise a ValueError that lists the shapes, unless all shapes are equal.
+
+    Without this check (B,) combined with (B, 1) would broadcast to (B, B) without an error.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(
@@ -19,7 +25,11 @@ def check_same_shape(**tensors: Tensor) -> None:
 
 
 def zero_masked(x: Tensor, mask: Bool[Tensor, "..."]) -> Tensor:
-    """x where mask is True, 0 elsewhere. Applied to inputs: NaN in padding then reaches neither value nor gradient."""
+    """x where mask is True, 0 elsewhere.
+
+    It is applied to the inputs of a function. So NaN in padding reaches neither the value nor the
+    gradient.
+    """
     check_same_shape(x=x, mask=mask)
     return torch.where(mask, x, torch.zeros_like(x))
 
@@ -30,12 +40,13 @@ def masked_mean(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Ten
         mean = sum_i m_i x_i / sum_i m_i
 
     Raises:
-        ValueError: nothing is True, or the shapes differ.
+        ValueError: no entry counts, or shapes differ.
     """
     count = mask.sum()
     if count == 0:
         raise ValueError(
-            f"No real token in a mask of shape {tuple(mask.shape)}: a mean over nothing."
+            f"The mask of shape {tuple(mask.shape)} is False everywhere; a mean needs at least "
+            "one entry that counts."
         )
     return zero_masked(x, mask).sum() / count
 
@@ -43,14 +54,19 @@ def masked_mean(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Ten
 def masked_var(
     x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, unbiased: bool = False
 ) -> Float[Tensor, ""]:
-    """Variance over the entries where mask is True, divided by n, or by n - 1 when `unbiased`.
+    """Variance over the entries where mask is True.
+
+    Args:
+        x: the values.
+        mask: True at the entries that count; there are n of them.
+        unbiased: divide by n - 1 (True) or by n (False).
 
     Raises:
-        ValueError: nothing is True, or one entry with `unbiased`.
+        ValueError: no entry counts, only one counts and `unbiased` is True, or shapes differ.
     """
     count = int(mask.sum())
     if unbiased and count < 2:
-        raise ValueError(f"An unbiased variance needs two real tokens; got {count}.")
+        raise ValueError(f"An unbiased variance needs at least two real tokens; got {count}.")
     centred = zero_masked(x, mask) - masked_mean(x, mask)
     return zero_masked(centred, mask).square().sum() / (count - unbiased)
 
@@ -63,11 +79,24 @@ def masked_whiten(
     unbiased: bool = False,
     eps: float = 1e-8,
 ) -> Float[Tensor, "..."]:
-    """To mean 0 and variance 1 over the real entries; 0 where masked.
+    """Scale x to mean 0 and variance 1 over the entries where mask is True.
 
-        y = (x - mean) / sqrt(var + eps)        `shift_mean=False` adds the mean back (what TRL does to *rewards*)
+        y = (x - mean) / sqrt(var + eps)
 
-    eps keeps a batch of equal values at 0 instead of 0 / 0. The variance divides by n (TRL: n - 1).
+    The variance divides by n by default; TRL and verl divide by n - 1.
+
+    Args:
+        x: the values.
+        mask: True at the entries that count; there are n of them.
+        shift_mean: False adds the mean back, as TRL does when it whitens rewards.
+        unbiased: the variance divides by n - 1 (True) or by n (False).
+        eps: keeps a batch of equal values at 0; without it they would be 0 / 0.
+
+    Returns:
+        The whitened values; 0 where masked.
+
+    Raises:
+        ValueError: as `masked_mean` and `masked_var`.
     """
     mean = masked_mean(x, mask)
     y = (zero_masked(x, mask) - mean) * torch.rsqrt(masked_var(x, mask, unbiased=unbiased) + eps)
@@ -77,25 +106,39 @@ def masked_whiten(
 def loss_denominator(
     mask: Bool[Tensor, "B R"], *, how: str = "token_mean", constant: float | None = None
 ) -> float:
-    """What `aggregate` divides by. Compute it once on the whole batch of an optimiser step, then micro-batches add up.
+    """The number by which `aggregate` divides.
 
-        token_mean: real tokens        sequence_mean, sequence_sum: rows        constant: rows * constant
+        token_mean                      the number of tokens that count
+        sequence_mean, sequence_sum     the number of rows
+        constant                        the number of rows times `constant`
 
-    A fully masked row counts as a row: it was sampled, and leaving it out would change the weight of the others.
+    Compute it once for the whole batch of an optimiser step, and pass it to `aggregate` for each
+    micro-batch. Then the micro-batch losses add up to the loss of the whole batch.
+
+    A row that is masked throughout still counts as a row. It was sampled, and leaving it out would
+    change the weight of the others. OpenRLHF leaves such rows out of its sequence mean.
+
+    Args:
+        mask: True at the tokens that count.
+        how: one of AGGREGATIONS.
+        constant: above 0; only with how="constant".
 
     Raises:
-        ValueError: unknown `how`, a missing or non-positive constant, no rows, or token_mean without a real token.
+        ValueError: an unknown `how`, a constant that is missing, not above 0 or not asked for, no
+            rows, or token_mean without a token that counts.
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"how is {how!r}; it must be one of {AGGREGATIONS}.")
     if (how == "constant") != (constant is not None) or (constant is not None and constant <= 0):
         raise ValueError(
-            f"constant is {constant!r} with how={how!r}; it belongs to how='constant' and must be above 0."
+            f"constant is {constant!r} with how={how!r}; how='constant' needs a constant above "
+            "0, and the others take none."
         )
     total = float(mask.sum()) if how == "token_mean" else len(mask) * (constant or 1.0)
     if total == 0:
         raise ValueError(
-            f"Nothing to average in a mask of shape {tuple(mask.shape)} with how={how!r}."
+            f"Nothing to average with how={how!r}: the mask of shape {tuple(mask.shape)} has no "
+            "token that counts."
         )
     return total
 
@@ -108,25 +151,36 @@ def aggregate(
     constant: float | None = None,
     denominator: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Reduce per-token losses to the scalar that is differentiated: the denominator is always in sight.
+    """Reduce per-token losses to the scalar that is differentiated.
 
-        token_mean      sum_bt x / real tokens          long responses weigh more (DAPO)
-        sequence_mean   mean_b [sum_t x / len_b]        every response weighs the same (GRPO)
-        sequence_sum    mean_b [sum_t x]                the policy gradient's own (REINFORCE)
-        constant        sum_bt x / (B * constant)       the same up to a constant (Dr. GRPO)
+        token_mean       sum_bt x / tokens that count    long responses weigh more (DAPO)
+        sequence_mean    mean_b [sum_t x / length_b]     every response weighs the same (GRPO)
+        sequence_sum     mean_b [sum_t x]                the policy gradient itself (REINFORCE)
+        constant         sum_bt x / (B * constant)       sequence_sum / constant (Dr. GRPO)
+
+    The losses of `policy_gradient` are not reduced. So the denominator is always visible where this
+    function is called.
 
     Args:
-        denominator: `loss_denominator` of the whole optimiser step when x is a micro-batch of it.
+        x: the loss of each token.
+        mask: True at the tokens that count.
+        how: one of AGGREGATIONS.
+        constant: above 0; only with how="constant".
+        denominator: `loss_denominator` of the whole optimiser step, if x is a micro-batch of it. If
+            None, it is computed from mask.
 
     Raises:
-        ValueError: as `loss_denominator`; a denominator that is not above 0.
+        ValueError: as `loss_denominator`, or a denominator that is not above 0.
     """
     check_same_shape(x=x, mask=mask)
     if denominator is None:
         denominator = loss_denominator(mask, how=how, constant=constant)
-    elif how not in AGGREGATIONS or denominator <= 0:  # a misspelt `how` would pass as a plain sum
+    elif (
+        how not in AGGREGATIONS or denominator <= 0
+    ):  # otherwise a misspelt `how` would pass as a sum
         raise ValueError(
-            f"how is {how!r}, one of {AGGREGATIONS}; denominator is {denominator}, above 0."
+            f"how is {how!r} and denominator is {denominator}; how must be one of {AGGREGATIONS} "
+            "and the denominator above 0."
         )
     x = zero_masked(x, mask)
     if how == "sequence_mean":

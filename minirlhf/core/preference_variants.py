@@ -1,11 +1,19 @@
-"""The wider family of DPO: other curves, other divergences, other weights. One function a published idea, a number a pair.
+"""Further losses of the DPO family, one value per pair.
 
-    c, r = log pi/pi_ref of the chosen and the rejected response, nats, sums over tokens;   h = c - r
+There is one function per published idea. No loss is averaged over the batch.
 
-    exo  apo_zero  apo_down  bco  sppo  discopop  aot  f_dpo        losses
-    wpo_weights  ld_logprobs                                        what stands beside any loss, and before it
+Symbols used below:
 
-Where a loss is least, on labels of which a share p prefers the first, is in its docstring where it is known; tests/core solves for it.
+    pi, pi_ref    the policy that is trained and the frozen reference
+    c, r          log pi/pi_ref of the chosen and of the rejected response, nats, sums over tokens
+    h             c - r
+    p             the share of labels that prefer the first response of a pair
+
+    losses                          exo, apo_zero, apo_down, bco, sppo, discopop, aot, f_dpo
+    weights for any loss            wpo_weights
+    log-probabilities for any loss  ld_logprobs
+
+Where the minimum of a loss is known, its docstring gives it. The tests solve for it.
 """
 
 import math
@@ -28,12 +36,33 @@ def exo(
     beta: float,
     label_smoothing: float,
 ) -> Float[Tensor, "B"]:
-    """The KL of DPO turned round: from the policy's own belief in the pair to labels that are right with probability 1 - e.
+    """Exact optimisation loss (EXO) of each pair: a reverse KL to smoothed labels.
 
-        q log q/(1 - e) + (1 - q) log (1 - q)/e,   q = sigmoid(beta h)        least at beta h = (2 p - 1) log (1 - e)/e
+        h = log pi/pi_ref (chosen) - log pi/pi_ref (rejected)
+
+        e = label_smoothing
+        q = sigmoid(beta h)
+        loss = q log(q / (1 - e)) + (1 - q) log((1 - q) / e)
+
+    q is the policy's own probability that the chosen response is better; the label gives it the
+    probability 1 - e. The loss is KL(policy || label), where cDPO minimises KL(label || policy).
+    Let p be the share of labels that prefer the chosen response. The loss is smallest at
+
+        beta h = (2 p - 1) log((1 - e) / e)
 
     Args:
-        label_smoothing: e, above 0 and below 1/2: at 0 a wrong belief would cost infinitely much.
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
+        label_smoothing: e, above 0 and below 1/2. At 0 the loss would be infinite for every finite
+            h.
+
+    Returns:
+        One loss per pair, nats.
+
+    Raises:
+        ValueError: beta or label_smoothing is out of range, or shapes differ.
 
     Source: Ji et al. 2024, equation 16 (K = 2).
     """
@@ -56,9 +85,29 @@ def apo_zero(
     *,
     beta: float,
 ) -> Float[Tensor, "B"]:
-    """Chosen up, rejected down, each against the reference: for chosen responses better than what the policy writes.
+    """Anchored preference optimisation loss (APO-zero) of each pair.
 
-        1 - sigmoid(beta c) + sigmoid(beta r)        bounded; least nowhere: the majority wins all
+        c, r = log pi/pi_ref of the chosen and of the rejected response
+
+        loss = 1 - sigmoid(beta c) + sigmoid(beta r)
+
+    The loss raises the chosen response and lowers the rejected one, each relative to the reference.
+    It is meant for chosen responses that are better than those of the policy.
+
+    The loss stays between 0 and 2. It has no minimum at a finite log-ratio: the log-ratio of a
+    response that most labels prefer rises without end.
+
+    Args:
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
+
+    Returns:
+        One loss per pair, no unit.
+
+    Raises:
+        ValueError: beta is not above 0, or shapes differ.
 
     Source: D'Oosterlinck et al. 2024, equation 7 (APO-zero).
     """
@@ -77,9 +126,27 @@ def apo_down(
     *,
     beta: float,
 ) -> Float[Tensor, "B"]:
-    """Both down, the rejected further: for chosen responses that are worse than what the policy writes.
+    """Anchored preference optimisation loss (APO-down) of each pair.
 
-        sigmoid(beta c) + 1 - sigmoid(beta h)
+        c, r = log pi/pi_ref of the chosen and of the rejected response
+        h = c - r
+
+        loss = sigmoid(beta c) + 1 - sigmoid(beta h)
+
+    The loss lowers both responses relative to the reference, the rejected one further. It is meant
+    for chosen responses that are worse than those of the policy.
+
+    Args:
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
+
+    Returns:
+        One loss per pair, no unit.
+
+    Raises:
+        ValueError: beta is not above 0, or shapes differ.
 
     Source: D'Oosterlinck et al. 2024, equation 8 (APO-down).
     """
@@ -99,14 +166,29 @@ def bco(
     *,
     beta: float,
 ) -> Float[Tensor, "B"]:
-    """A classifier of single responses, good or bad, whose logit is the implicit reward beyond a shift.
+    """Binary classifier optimisation loss (BCO) of each pair.
 
-        -log sigmoid(beta c - shift) - log sigmoid(shift - beta r)        of a free log-ratio least at beta c = shift + log w/(1 - w)
+        c, r = log pi/pi_ref of the chosen and of the rejected response
 
-    w: the response's share of wins among the pairs that it is in.
+        loss = -log sigmoid(beta c - shift) - log sigmoid(shift - beta r)
+
+    This is a classifier of single responses into good and bad. Its logit is the implicit reward
+    minus a shift. Let w be the share of its pairs that a response wins. If the log-ratios were free
+    numbers, the loss would be smallest where the implicit reward is shift + log(w / (1 - w)).
 
     Args:
-        shift: reward units, a running mean of all implicit rewards; carries no gradient (0 in TRL's bco_pair).
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        shift: reward units, a running mean of all implicit rewards; it carries no gradient. TRL's
+            `bco_pair` uses 0.
+        beta: reward units per nat, above 0.
+
+    Returns:
+        One loss per pair, nats.
+
+    Raises:
+        ValueError: beta is not above 0, or shapes differ.
 
     Source: Jung et al. 2024, section 4.
     """
@@ -128,19 +210,37 @@ def sppo(
     chosen_wins: float = 1.0,
     rejected_wins: float = 0.0,
 ) -> Float[Tensor, "B"]:
-    """One step of self-play: each log-ratio is regressed on how often the response wins, against the policy that wrote it.
+    """Self-play preference optimisation loss (SPPO) of each pair.
 
-        (c - [wins_c - 1/2] / beta)^2 + (r - [wins_r - 1/2] / beta)^2        nats^2; of a free log-ratio least at (w - 1/2) / beta
+        c, r = log pi/pi_ref of the chosen and of the rejected response
+        w_c, w_r = the win rates of both responses against the policy that wrote them
+        loss = (c - (w_c - 1/2) / beta)^2 + (r - (w_r - 1/2) / beta)^2
+
+    This is one step of self-play. The log-ratio of each response is regressed on its win rate minus
+    1/2. The reference must be the policy that wrote the responses, not the initial policy. If the
+    log-ratios were free numbers, the loss would be smallest at (w - 1/2) / beta.
 
     Args:
-        *_wins: shares in which a response beats the policy's; 1 and 0 are the hard labels of a pair. beta: 1 / the paper's eta.
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: 1 / eta of the paper, per nat, above 0.
+        chosen_wins, rejected_wins: w_c and w_r, from 0 to 1. The defaults 1 and 0 are the hard
+            labels of a pair; TRL's `sppo_hard` always uses these.
+
+    Returns:
+        One loss per pair, nats squared.
+
+    Raises:
+        ValueError: beta is not above 0, a win rate is out of range, or shapes differ.
 
     Source: Wu et al. 2024 (SPPO), equation 4.7.
     """
     _above_0(beta=beta)
     if not (0 <= chosen_wins <= 1 and 0 <= rejected_wins <= 1):
         raise ValueError(
-            f"chosen_wins is {chosen_wins} and rejected_wins {rejected_wins}; they must be shares, from 0 to 1."
+            f"chosen_wins is {chosen_wins} and rejected_wins is {rejected_wins}; "
+            "both must be win rates from 0 to 1."
         )
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
@@ -159,9 +259,29 @@ def discopop(
     beta: float,
     temperature: float = 0.05,
 ) -> Float[Tensor, "B"]:
-    """A loss that a language model found by search: logistic where a pair is wrong, exponential where it is right; not convex between.
+    """DiscoPOP loss of each pair: a mixture of a logistic and an exponential loss.
 
-        (1 - m) [-log sigmoid(z)] + m exp(-z),   z = beta h,   m = sigmoid(z / temperature)
+        h = log pi/pi_ref (chosen) - log pi/pi_ref (rejected)
+        z = beta h
+        m = sigmoid(z / temperature)
+        loss = (1 - m) (-log sigmoid(z)) + m exp(-z)
+
+    A language model found this loss by search. It is logistic where the policy orders the pair
+    wrongly (z far below 0), and exponential where it orders the pair correctly. In between it is
+    not convex.
+
+    Args:
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
+        temperature: width of the transition, reward units, above 0.
+
+    Returns:
+        One loss per pair, no unit.
+
+    Raises:
+        ValueError: beta or temperature is not above 0, or shapes differ.
 
     Source: Lu et al. 2024 (DiscoPOP), equation 5.
     """
@@ -170,7 +290,8 @@ def discopop(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     z = beta * (chosen - rejected)
-    # m exp(-z) in one exponent: where z is far below 0, exp(-z) alone would overflow and its product with m = 0 be nan
+    # m exp(-z) is computed with one exponent. Where z is far below 0, exp(-z) alone would overflow,
+    # and its product with m = 0 would be NaN.
     return (
         torch.sigmoid(-z / temperature) * -logsigmoid(z) + (logsigmoid(z / temperature) - z).exp()
     )
@@ -185,11 +306,32 @@ def aot(
     beta: float,
     paired: bool = True,
 ) -> Float[Tensor, "B"]:
-    """Distributions compared, not pairs: quantile by quantile, chosen above rejected (first-order stochastic dominance).
+    """Alignment via optimal transport loss (AOT), of each quantile of the batch.
 
-        -log sigmoid(beta [sort(a) - sort(b)])        paired: a, b = log pi, log pi_ref of chosen minus rejected;   else a, b = c, r
+        c, r = log pi/pi_ref of the chosen and of the rejected response
 
-    One number a quantile of the batch, lowest first. Of a batch of one, DPO.
+        loss = -log sigmoid(beta [sort(a) - sort(b)])
+
+        paired=True     a = log pi(chosen) - log pi(rejected), b = the same under pi_ref
+        paired=False    a = c, b = r
+
+    The loss compares distributions over the batch instead of single pairs. It sorts a and b, and
+    asks that each quantile of a is above the same quantile of b. This is first-order stochastic
+    dominance. For a batch of one it equals DPO.
+
+    Args:
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
+        paired: compare the policy with the reference (True), or chosen with rejected responses
+            (False).
+
+    Returns:
+        One loss per quantile, the lowest first, nats.
+
+    Raises:
+        ValueError: beta is not above 0, or shapes differ.
 
     Source: Melnyk et al. 2024, section 3.
     """
@@ -215,16 +357,35 @@ def f_dpo(
     divergence: str = "reverse_kl",
     alpha: float = 0.5,
 ) -> Float[Tensor, "B"]:
-    """DPO under another leash than KL(pi || pi_ref): the derivative f' of its divergence in the place of the logarithm.
+    """DPO loss of each pair with another divergence than KL(pi || pi_ref).
 
-        -log sigmoid(beta [f'(u_c) - f'(u_r)]),   u = pi/pi_ref        least at beta f'(u) = r + constant
-        f'(u) = log u (reverse KL: DPO)    -1/u (forward KL)    log 2u/(1 + u) (Jensen-Shannon)    (1 - u^-alpha) / alpha
+        u = pi/pi_ref of a response
+        loss = -log sigmoid(beta [f'(u_c) - f'(u_r)])
 
-    The powers of 1/u end at e^80, which float32 holds; beyond it nothing pulls.
+        reverse_kl    f'(u) = log u                    this is DPO
+        forward_kl    f'(u) = -1 / u
+        js            f'(u) = log(2 u / (1 + u))       Jensen-Shannon
+        alpha         f'(u) = (1 - u^-alpha) / alpha
+
+    f' is the derivative of the function that defines the divergence; it takes the place of DPO's
+    logarithm. The loss is smallest at beta f'(u) = r + constant, where r is the reward.
+
+    Powers of 1/u are limited to e^80, which float32 can hold. Beyond the limit the gradient is 0.
 
     Args:
+        chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
+        ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
+            gradient.
+        beta: reward units per nat, above 0.
         divergence: reverse_kl, forward_kl, js or alpha.
-        alpha: of the alpha divergence, read with no other; above 0 and below 1; towards 0 it is the reverse KL, towards 1 the forward one.
+        alpha: parameter of the alpha divergence, above 0 and below 1; the others ignore it. Towards
+            0 it becomes the reverse KL, towards 1 the forward KL.
+
+    Returns:
+        One loss per pair, nats.
+
+    Raises:
+        ValueError: an unknown divergence, beta or alpha out of range, or shapes that differ.
 
     Source: Wang et al. 2023, *Beyond reverse KL*, table 1.
     """
@@ -252,13 +413,29 @@ def wpo_weights(
     chosen_alignment: Float[Tensor, "B"] | None = None,
     rejected_alignment: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B"]:
-    """How much each pair counts: as much as the policy would write it itself. In (0, 1], detached.
+    """Weights of weighted preference optimisation (WPO), one per pair.
 
-        min(1, exp(mean_c - alignment_c + mean_r - alignment_r))
+        m_c, m_r = mean over tokens of log pi, for the chosen and the rejected response
+        a_c, a_r = mean over positions of log sum_v pi(v)^2
+        weight   = min(1, exp(m_c - a_c + m_r - a_r))
+
+    A pair gets a large weight if both responses are likely under the policy. Multiply any loss per
+    pair by the weights. sum_v pi(v)^2 is the expected probability of a token that is sampled at
+    this position; the paper calls its use here "sampled alignment".
+
+    The weight is never above 1. Older versions of TRL clamp it in the same way; newer ones do not,
+    so that their weights may exceed 1. TRL always subtracts the alignment.
 
     Args:
-        *_mean_logprobs: mean log pi of a response's tokens, nats. *_alignment: mean over its places of log sum_v pi(v)^2, what a sampled
-            token has on average ("sampled alignment"); 0 if left out.
+        chosen_mean_logprobs, rejected_mean_logprobs: m_c and m_r, nats per token.
+        chosen_alignment, rejected_alignment: a_c and a_r, nats per token; 0 if left out. Give both
+            or neither.
+
+    Returns:
+        One weight per pair, in (0, 1]; it carries no gradient.
+
+    Raises:
+        ValueError: the alignment of one side only, or shapes that differ.
 
     Source: Zhou et al. 2024 (WPO), equation 2 and section 3.3.
     """
@@ -283,11 +460,27 @@ def ld_logprobs(
     *,
     alpha: float,
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """log pi of both responses, nats, in which what one has beyond the length of the other counts alpha: length desensitised.
+    """Length-desensitised log-probabilities of both responses of each pair (LD-DPO).
 
-        sum of the first min(|y_c|, |y_r|) tokens + alpha sum of the rest        alpha 1: plain sums; 0: nothing beyond
+        n = min(length of the chosen response, length of the rejected response)
+        result = sum over the first n tokens of log pi + alpha times the sum over the rest
 
-    The reference's log-probabilities must go through it too, or the loss does not begin where the policy is the reference.
+    Tokens beyond the length of the shorter response count with weight alpha. alpha = 1 gives plain
+    sums; alpha = 0 leaves these tokens out.
+
+    Pass the results to a loss in place of the summed log-probabilities. Treat the reference in the
+    same way. Otherwise the loss does not start from log-ratios of 0.
+
+    Args:
+        chosen_logprobs, rejected_logprobs: log pi of each token, nats.
+        chosen_mask, rejected_mask: True at the tokens that count.
+        alpha: weight of the tokens beyond the shorter length, from 0 to 1.
+
+    Returns:
+        (chosen, rejected), nats per response.
+
+    Raises:
+        ValueError: alpha is out of range, or shapes differ.
 
     Source: Liu et al. 2024 (LD-DPO), section 4.
     """

@@ -1,4 +1,4 @@
-"""Rejection sampling: responses of another policy from those of this one, without training it."""
+"""Rejection sampling: choose from a policy's responses those that another policy would write."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,27 +12,41 @@ def rejection_sample(
     count: int = 1,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "B count"]:
-    """Which `count` of K responses drawn from pi to keep, so that they are like draws from pi exp(r / beta) / Z; numbers of columns.
+    """Columns of `count` of the K responses to each prompt, chosen by rejection sampling.
 
-        propose one of those left at random, take it with probability exp((r - max r) / beta), else propose again
+        1. Propose one of the remaining responses at random.
+        2. Accept it with probability exp((r - max r) / beta). Otherwise go back to 1.
 
-    The first is column i with probability softmax(r / beta)_i, the next likewise among the others: so the `count` largest of r / beta
-    with Gumbel noise are taken, and nothing is proposed twice. As beta goes to 0 they are the best, as it grows any. The target is met
-    as K grows; with few the best of K stands for the best of all, which is milder.
+    The K responses are drawn from a policy pi, and r is the score. The accepted responses are like
+    draws from the Gibbs policy pi exp(r / beta) / Z, without training it. This holds in the limit
+    of large K. With few responses max r is the maximum of K instead of the maximum of all, and the
+    selection is milder.
+
+    The first accepted response is column i with probability softmax(r / beta)_i. The next ones
+    follow the same rule among the remaining columns. The function draws from the same distribution
+    without proposals: it adds Gumbel noise to r / beta and takes the `count` largest. As beta goes
+    to 0 these are the best responses; for large beta they are a random choice.
 
     Args:
-        scores: reward units. beta: reward units per nat. generator: torch's global one by default.
+        scores: r of the K responses to each of B prompts, reward units.
+        beta: reward units per nat, above 0.
+        count: how many responses to choose, from 1 to K.
+        generator: source of random numbers; torch's global one if None.
+
+    Returns:
+        Column numbers, in the order in which the responses are accepted.
 
     Raises:
-        ValueError: a beta that is not above 0, or a count that K does not allow.
+        ValueError: beta is not above 0, or count is not from 1 to K.
 
-    Source: Liu et al. 2023 (RSO), section 3.2 (their code proposes each once a round, in order, which is close to it).
+    Source: Liu et al. 2023 (RSO), section 3.2. Their code proposes each response once per round, in
+    order, which is close to this.
     """
     if not beta > 0:
         raise ValueError(f"beta is {beta}; it must be above 0.")
     if not 1 <= count <= scores.shape[1]:
         raise ValueError(
-            f"count is {count}; it must be from 1 to the {scores.shape[1]} responses of a prompt."
+            f"count is {count}; it must be from 1 to {scores.shape[1]}, the responses per prompt."
         )
     uniform = torch.rand(scores.shape, dtype=torch.float64, generator=generator).clamp(
         min=torch.finfo(torch.float64).tiny

@@ -12,18 +12,18 @@ from minirlhf.core.masking import check_same_shape, zero_masked
 def reward_to_go(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0
 ) -> Float[Tensor, "B R"]:
-    """Return from each token on: the sum of its reward and all later ones.
+    """Return from each token on: its reward plus all later ones, discounted.
 
-        G_t = r_t + gamma G_{t+1}
+        G_t = r_t + gamma G_(t+1)
 
     Args:
-        rewards: reward units.
-        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, t + 1
-            is the next token that counts, and gamma is applied once for it.
-        gamma: discount, 0 to 1.
+        rewards: r_t, reward units.
+        response_mask: True at the tokens that count. Where the mask has holes, such as the tokens
+            of a tool, t + 1 is the next token that counts, and gamma is applied once for it.
+        gamma: discount, from 0 to 1.
 
     Returns:
-        Reward units; 0 where masked.
+        G_t, reward units; 0 where masked.
 
     Raises:
         ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
@@ -41,21 +41,22 @@ def td_errors(
     *,
     gamma: float = 1.0,
 ) -> Float[Tensor, "B R"]:
-    """Temporal-difference (TD) errors: the reward and the next value against the value.
+    """Temporal-difference (TD) errors.
 
-        delta_t = r_t + gamma V_{t+1} - V_t
+        delta_t = r_t + gamma V_(t+1) - V_t
 
-    V is 0 after the last token that counts, so a truncated response is treated as finished.
+    The TD error of a token is its reward, plus the value after the token, minus the value before
+    it. V is 0 after the last token that counts, so a truncated response is treated as finished.
 
     Args:
-        rewards: reward units.
-        values: reward units; column t is the value of the text before response token t.
-        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, t + 1
-            is the next token that counts.
-        gamma: discount, 0 to 1.
+        rewards: r_t, reward units.
+        values: V_t, the value of the prompt and the tokens before response token t, reward units.
+        response_mask: True at the tokens that count. Where the mask has holes, such as the tokens
+            of a tool, t + 1 is the next token that counts.
+        gamma: discount, from 0 to 1.
 
     Returns:
-        Reward units; 0 where masked.
+        delta_t, reward units; 0 where masked.
 
     Raises:
         ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
@@ -76,24 +77,29 @@ def gae(
 ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
     """Generalised advantage estimation (GAE).
 
-        delta_t = r_t + gamma V_{t+1} - V_t      A_t = delta_t + gamma lam A_{t+1}
+        delta_t  = r_t + gamma V_(t+1) - V_t
+        A_t      = delta_t + gamma lam A_(t+1)
         return_t = A_t + V_t
 
-    Column t is response token t: values[:, t] is V of the text before it, rewards[:, t] arrives
+    The advantage is a sum of TD errors in which later errors have the weights gamma lam, (gamma
+    lam)^2 and so on. lam = 1 gives the return minus V; lam = 0 gives the TD error.
+
+    Column t belongs to response token t. V_t is the value before the token, and r_t is the reward
     after it. Past the last token that counts V and A are 0, so a truncated response is treated as
-    finished. lam = 1 gives the return minus V; lam = 0 gives the TD error.
+    finished.
 
     Args:
-        rewards: reward units.
-        values: reward units.
-        response_mask: the tokens that count. Where it has holes, such as the tokens of a tool, they
-            are dropped, the advantages are computed and put back: t + 1 is the next token that
-            counts, and gamma and lam are applied once for it.
-        gamma: discount, 0 to 1.
-        lam: weight of later TD errors, 0 to 1.
+        rewards: r_t, reward units.
+        values: V_t, the value of the prompt and the tokens before response token t, reward units.
+        response_mask: True at the tokens that count. Where the mask has holes, such as the tokens
+            of a tool, the advantages are computed without them and then put back. t + 1 is the next
+            token that counts, and gamma and lam are applied once for it.
+        gamma: discount, from 0 to 1.
+        lam: weight of later TD errors, from 0 to 1.
 
     Returns:
-        (advantages, returns), reward units, 0 where masked. Returns are made before any whitening.
+        (advantages, returns), reward units; 0 where masked. Returns are computed before any
+        whitening.
 
     Raises:
         ValueError: shapes that differ, gamma or lam outside 0 to 1, or a reward on a hole.
@@ -125,9 +131,9 @@ def _td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -
 
 
 def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **settings) -> Tensor:
-    """Drop the columns that do not count, compute, and put the results back where they belong.
+    """Apply `function` to the tokens that count, and put the results back where they belong.
 
-    The tokens that count are moved to the left of their row, in order; then the row looks like any
+    The tokens that count are moved to the left of their row, in order. Then the row looks like any
     right-padded response. A mask without holes needs no move.
     """
     if not (~mask[:, :-1] & mask[:, 1:]).any():
@@ -161,14 +167,26 @@ def _check_discount(**values: float) -> None:
 def overlong_penalty(
     lengths: Int[Tensor, "B"], *, max_tokens: int, buffer: int
 ) -> Float[Tensor, "B"]:
-    """DAPO's soft punishment of length: 0, then down a straight line over the last `buffer` tokens, -1 at max_tokens and beyond.
+    """DAPO's soft penalty for long responses.
 
-        0  if length <= max_tokens - buffer        -(length - (max_tokens - buffer)) / buffer        -1  if length >= max_tokens
+        0                                              if length <= max_tokens - buffer
+        -(length - (max_tokens - buffer)) / buffer     in between
+        -1                                             if length >= max_tokens
 
-    A cliff at the end would punish a response of one token too many as noise; a slope says which way to go.
+    The penalty falls in a straight line over the last `buffer` tokens. A step at max_tokens would
+    give very different rewards to two responses that differ by one token. On the slope every token
+    fewer raises the reward.
 
     Args:
-        lengths, max_tokens, buffer: tokens. Returns: reward units, to be added to the score.
+        lengths: of the responses, tokens.
+        max_tokens: length from which the penalty is -1, tokens.
+        buffer: number of tokens over which the penalty grows, from 1 to max_tokens.
+
+    Returns:
+        One penalty per response, reward units, to be added to the score.
+
+    Raises:
+        ValueError: buffer is out of range.
 
     Source: Yu et al. 2025 (DAPO, equation 13).
     """

@@ -8,27 +8,29 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not a yes or no
+@dataclass(frozen=True, eq=False)  # == of two tensors is no bool
 class Rollout:
-    """A batch of prompts and responses. Column t of every (B, R) tensor belongs to response token t.
+    """A batch of prompts and responses.
+
+    Shapes: B rows, P prompt positions, R response positions, T = P + R. Column t of every (B, R)
+    tensor belongs to response token t.
 
     Args:
         prompt_ids: (B, P) token ids, padded on the left.
         prompt_mask: (B, P), True at the real prompt tokens.
         response_ids: (B, R) token ids, padded on the right.
-        response_mask: (B, R), True at the real response tokens, EOS included. It decides what a
-            model reads: attention and positions.
-        old_logprobs: (B, R) nats, log-probabilities under the policy that sampled, at its
-            temperature; 0 where masked.
-        action_mask: (B, R), True at the response tokens that the policy chose; by default all of
-            them. Where a tool or another speaker wrote some of the response, those tokens are
-            False: they are read, but no loss and no reward belongs to them. Pass this mask to the
-            functions of `core`.
+        response_mask: (B, R), True at the real response tokens, end of sequence (EOS) included. It
+            decides what a model reads: attention and positions.
+        old_logprobs: (B, R), log-probabilities of the tokens under the policy that sampled, at its
+            temperature, nats; 0 where masked.
+        action_mask: (B, R), True at the response tokens that the policy chose; all of them if None.
+            Tokens that a tool or another speaker wrote are False. They are read, but have no loss
+            and no reward. Pass this mask to the functions of `core`.
         columns: further tensors by name, (B,) or (B, R, ...); see `with_columns`.
 
     Raises:
         ValueError: shapes that do not fit, an empty batch, ids that are not integers, masks that
-            are not bool, padding on the wrong side, an action that is not a real token.
+            are not bool, padding on the wrong side, or an action that is not a real token.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -83,7 +85,7 @@ class Rollout:
                 )
 
     def __getattr__(self, name: str) -> Tensor:
-        """The column of that name; called only where the class has no such attribute."""
+        """The column of that name. Called only if the class has no such attribute."""
         columns = self.__dict__.get("columns", {})
         if name not in columns:
             raise AttributeError(
@@ -93,13 +95,20 @@ class Rollout:
         return columns[name]
 
     def with_columns(self, **columns: Tensor) -> "Rollout":
-        """The same batch with further tensors, read as attributes; a column that exists is replaced.
+        """The same batch with further tensors, which are read as attributes.
 
             batch = batch.with_columns(advantages=advantages, returns=returns)
             part = batch.select(rows)          # part.advantages has the same rows and width
 
+        A column that exists already is replaced.
+
         Args:
-            columns: (B,), a number for each row, or (B, R, ...), one for each response token.
+            columns: tensors of shape (B,), one number per row, or (B, R, ...), one entry per
+                response token.
+
+        Raises:
+            ValueError: a shape that does not fit, or a name that a batch already uses for something
+                else.
         """
         return replace(self, columns=self.columns | columns)
 
@@ -115,16 +124,22 @@ class Rollout:
 
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
-        """0 at the first real token of each row. Without it, left padding shifts GPT-2's positions."""
+        """Positions that start with 0 at the first real token of each row.
+
+        Without them left padding would shift the absolute positions of GPT-2.
+        """
         return (self.attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
     def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
-        """True where the policy's last token is EOS; False where the response was cut or is empty."""
+        """True where the last token that the policy chose is EOS.
+
+        It is False where the response was truncated or is empty.
+        """
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
         return ((self.response_ids == eos_id) & last).any(1)
 
     def select(self, index) -> "Rollout":
-        """Some rows, in the order of `index`, columns included.
+        """Some rows, in the order of `index`, with their columns.
 
         Outer columns that are padding in all of these rows are left out of every tensor.
 
@@ -148,7 +163,7 @@ class Rollout:
 
     @classmethod
     def concat(cls, rollouts: list["Rollout"]) -> "Rollout":
-        """Several batches as one, padded to the widest with zeros, which no mask counts.
+        """Several batches as one, padded with zeros to the widest.
 
         Raises:
             ValueError: batches with different columns.

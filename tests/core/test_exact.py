@@ -528,7 +528,7 @@ def test_the_oracle_refuses(world):
     for bad in ((("a",), 1), (("a", "."), 0)):
         with pytest.raises(ValueError, match="A world needs"):
             World(*bad, torch.zeros(2).double(), blank)
-    with pytest.raises(ValueError, match="knows 9 words"):
+    with pytest.raises(ValueError, match="has 9 words"):
         world.tabulate(lambda ids: torch.zeros(1, ids.shape[1], 9))
     with pytest.raises(ValueError, match="beta"):
         world.gibbs(beta=0.0)
