@@ -12,10 +12,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401  (the hook names it)
+
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-install_import_hook("minirlhf.core", "beartype.beartype")
+install_import_hook("minirlhf.core", "tests.typecheck.beartype")
 
 
 @pytest.fixture

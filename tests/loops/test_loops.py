@@ -10,10 +10,11 @@ import pytest
 import torch
 from datasets import Dataset
 
+from minirlhf.core.baselines import group_relative
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.common import linear_decay
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.family import Algorithm
+from minirlhf.loops.family import Algorithm, GroupFormulas
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -75,7 +76,7 @@ def run_ppo(seed=0, score=first_half, **given):
     )
 
 
-def run_group(seed=0, score=first_half, **given):
+def run_group(seed=0, score=first_half, formulas=GroupFormulas(), **given):
     defaults = dict(
         steps=12,
         prompts_per_step=8,
@@ -86,12 +87,9 @@ def run_group(seed=0, score=first_half, **given):
         optimiser=FAST_LR,
         kl=KLConfig(kl_coef=0.0),
     )
+    config = GroupConfig(seed=seed, **{**defaults, **given})
     return train_group(
-        tiny_policy(seed),
-        tiny_tokenizer(),
-        PROMPTS,
-        score,
-        GroupConfig(seed=seed, **{**defaults, **given}),
+        tiny_policy(seed), tiny_tokenizer(), PROMPTS, score, config, formulas=formulas
     )
 
 
@@ -246,18 +244,18 @@ def test_each_setting_of_grpo_reaches_the_update(setting):
     assert abs(plain[0]["kl"]) < 1e-4  # policy and reference at one temperature
 
 
-def test_grpo_compares_scores_less_penalties(monkeypatch):
-    import minirlhf.loops.family as module
+def test_grpo_compares_scores_less_penalties():
+    seen, found = [], []
 
-    original, seen = module.group_relative, []
-    monkeypatch.setattr(
-        module,
-        "group_relative",
-        lambda scores, **k: seen.append((scores.clone(), k)) or original(scores, **k),
-    )
-    found = []
+    def watched(scores, **given):
+        seen.append((scores.clone(), given))
+        return group_relative(scores, **given)
+
     _, history = run_group(
-        steps=1, missing_eos_penalty=5.0, score=lambda r: found.append(r) or first_half(r)
+        steps=1,
+        missing_eos_penalty=5.0,
+        score=lambda r: found.append(r) or first_half(r),
+        formulas=GroupFormulas(group_relative=watched),
     )
     (scores, given), (rollout, *_) = seen[0], found
     expected = first_half(rollout) - 5.0 * ~rollout.finished(0)

@@ -9,7 +9,7 @@ from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.core.masking import aggregate, masked_whiten
 from minirlhf.core.policy_gradient import ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
-from minirlhf.loops import ppo
+from minirlhf.loops import actor_critic
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.common import make_optimizer
 from minirlhf.loops.config import KLConfig, OptimiserConfig
@@ -45,9 +45,9 @@ def test_the_trunks_gradient_is_the_sum_of_the_two_losses_gradients(micro_batch,
     policy = copy.deepcopy(actor)  # the same two models, but apart
     value = ScalarModel(copy.deepcopy(actor).base_model).double()
     value.head.load_state_dict(critic.head.state_dict())
-    seen, rollouts, step = [], [], ppo.clipped_step
+    seen, rollouts, step = [], [], actor_critic.clipped_step
     monkeypatch.setattr(
-        ppo,
+        actor_critic,
         "clipped_step",
         lambda model, *rest: (
             seen.append(

@@ -1,0 +1,277 @@
+"""Each loop, written by hand in a few lines, leaves the package's weights: equal bit for bit.
+
+The package's side uses the config's `plain()`. Both sides run on one thread, so that sums are taken in
+one order.
+"""
+
+import copy
+from itertools import islice
+
+import pytest
+import torch
+from datasets import Dataset
+
+from minirlhf import core, loops
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.models.forward import (
+    encode,
+    encode_prompts,
+    policy_logprobs,
+    response_values,
+    token_scores,
+)
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig, sample
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+PROMPTS = ["one", "a second", "3", "the fourth one"]
+SAMPLING = SamplingConfig(max_new_tokens=8, temperature=0.7)
+STEPS = 3
+TOKENIZER = tiny_tokenizer()
+EOS = TOKENIZER.eos_token_id
+PAIRS = Dataset.from_list(
+    [
+        {"prompt": p, "chosen": c * n, "rejected": r * 3}
+        for p in PROMPTS
+        for n, (c, r) in enumerate(("ax", "ey", "iz"), 2)
+    ]
+)
+WRITTEN = Dataset.from_list(
+    [{"prompt": p, "completion": c * n} for p in PROMPTS for n, c in enumerate("aei", 1)]
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def same_weights(one, other) -> bool:
+    mine, theirs = list(one.parameters()), list(other.parameters())
+    return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+
+
+def moved(model, start) -> bool:
+    return not same_weights(model, start)
+
+
+def score(batch):
+    """The share of response tokens from the first half of the vocabulary."""
+    hits = (batch.response_ids < 129) & batch.response_mask
+    return hits.sum(1) / batch.response_mask.sum(1)
+
+
+def test_sft():
+    config = loops.SFTConfig.plain(batch_size=5, epochs=STEPS * 5 / len(WRITTEN))
+    model, start = tiny_policy(), tiny_policy()
+    optimizer = loops.make_optimizer(model, config.optimiser)
+    for index in loops.shuffled_batches(len(WRITTEN), 5, STEPS, config.seed):
+        rows = WRITTEN[index.tolist()]
+        batch = encode(TOKENIZER, rows["prompt"], rows["completion"], max_response=32)
+        logprobs = policy_logprobs(model, batch)
+        core.aggregate(-logprobs, batch.response_mask, how="token_mean").backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    other, history = loops.train_sft(tiny_policy(), TOKENIZER, WRITTEN, config)
+    assert len(history) == STEPS
+    assert same_weights(model, other) and moved(model, start)
+
+
+def test_reward_model():
+    config = loops.RewardConfig.plain(steps=STEPS, batch_size=6)
+    backbone = tiny_policy().base_model
+    torch.manual_seed(config.seed)  # the head's first weights
+    model = ScalarModel(backbone)
+    start = copy.deepcopy(model)
+    optimizer = loops.make_optimizer(model, config.optimiser)
+    for pairs in islice(loops.comparison_batches(PAIRS, config), STEPS):
+        texts = list(dict.fromkeys((p, t) for p, *both in pairs for t in both))
+        prompts, responses = zip(*texts, strict=True)
+        batch = encode(TOKENIZER, prompts, responses, max_response=config.max_response)
+        scores = core.last_token_scores(token_scores(model, batch), batch.attention_mask)
+        chosen = torch.stack([scores[texts.index((p, c))] for p, c, _ in pairs])
+        rejected = torch.stack([scores[texts.index((p, r))] for p, _, r in pairs])
+        core.reward_model_loss(chosen, rejected).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    other, _ = loops.train_reward_model(tiny_policy().base_model, TOKENIZER, PAIRS, config)
+    assert same_weights(model, other) and moved(model, start)
+
+
+def test_reinforce():
+    config = loops.GroupConfig.plain(
+        "reinforce", steps=STEPS, prompts_per_step=6, kl=KLConfig(kl_coef=0), sampling=SAMPLING
+    )
+    policy, start = tiny_policy(), tiny_policy()
+    optimizer = loops.make_optimizer(policy, config.optimiser)
+    generator, baseline = torch.Generator().manual_seed(config.seed), None
+    for index in loops.shuffled_batches(len(PROMPTS), 6, STEPS, config.seed):
+        ids, mask = encode_prompts(TOKENIZER, [PROMPTS[i] for i in index])
+        batch = sample(policy, ids, mask, eos_id=EOS, config=SAMPLING, generator=generator)
+        scores = score(batch)
+        baseline = scores.mean().item() if baseline is None else baseline
+        advantages = core.over_tokens((scores - baseline)[None], batch.response_mask)
+        baseline = core.running_mean(baseline, scores)
+        batch = batch.with_columns(advantages=advantages)
+        batch = batch.select(torch.randperm(6, generator=generator))
+        logprobs = policy_logprobs(policy, batch, temperature=0.7)
+        losses = core.reinforce(logprobs, batch.advantages, batch.response_mask)
+        core.aggregate(losses, batch.response_mask, how="sequence_sum").backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    other, _ = loops.train_group(tiny_policy(), TOKENIZER, PROMPTS, score, config)
+    assert same_weights(policy, other) and moved(policy, start)
+
+
+def test_ppo():
+    config = loops.PPOConfig.plain(
+        steps=STEPS, batch_size=8, minibatch_size=4, kl=KLConfig(kl_coef=0.5), sampling=SAMPLING
+    )
+    actor, reference = tiny_policy(), tiny_policy()
+    torch.manual_seed(7)
+    critic = ScalarModel(tiny_policy(1).base_model)
+    critics_copy = copy.deepcopy(critic)
+    actor_optimizer = loops.make_optimizer(actor, config.actor)
+    critic_optimizer = loops.make_optimizer(critic, config.critic)
+    generator = torch.Generator().manual_seed(config.seed)
+    for index in loops.shuffled_batches(len(PROMPTS), 8, STEPS, config.seed):
+        ids, prompt_mask = encode_prompts(TOKENIZER, [PROMPTS[i] for i in index])
+        batch = sample(actor, ids, prompt_mask, eos_id=EOS, config=SAMPLING, generator=generator)
+        mask = batch.response_mask
+        with torch.no_grad():
+            ref_logprobs = policy_logprobs(reference, batch, temperature=0.7)
+            values = response_values(critic, batch)
+            rewards = core.kl_shaped_rewards(
+                score(batch), batch.old_logprobs, ref_logprobs, mask, kl_coef=0.5
+            )
+            advantages, returns = core.gae(rewards, values, mask, gamma=1.0, lam=0.95)
+        batch = batch.with_columns(advantages=advantages, returns=returns)
+        for _ in range(2):
+            for rows in torch.randperm(8, generator=generator).split(4):
+                part = batch.select(rows)
+                logprobs = policy_logprobs(actor, part, temperature=0.7)
+                policy_loss = core.ppo_clip(
+                    logprobs, part.old_logprobs, part.advantages, part.response_mask
+                )
+                values = response_values(critic, part)
+                value_loss = core.value_loss(values, part.returns, part.response_mask)
+                for losses, optimizer in (
+                    (policy_loss, actor_optimizer),
+                    (value_loss, critic_optimizer),
+                ):
+                    core.aggregate(losses, part.response_mask).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+    other, other_critic, _ = loops.train_ppo(
+        tiny_policy(), critics_copy, TOKENIZER, PROMPTS, score, config
+    )
+    assert same_weights(actor, other) and moved(actor, reference)
+    assert same_weights(critic, other_critic)
+
+
+def test_grpo():
+    config = loops.GroupConfig.plain(
+        "grpo",
+        steps=STEPS,
+        prompts_per_step=3,
+        group_size=4,
+        minibatch_size=6,
+        kl=KLConfig(kl_coef=0.1),
+        sampling=SAMPLING,
+    )
+    policy, reference = tiny_policy(), tiny_policy()
+    optimizer = loops.make_optimizer(policy, config.optimiser)
+    generator = torch.Generator().manual_seed(config.seed)
+    for index in loops.shuffled_batches(len(PROMPTS), 3, STEPS, config.seed):
+        ids, mask = encode_prompts(TOKENIZER, [PROMPTS[i] for i in index])
+        batch = sample(
+            policy,
+            ids,
+            mask,
+            eos_id=EOS,
+            config=SAMPLING,
+            samples_per_prompt=4,
+            generator=generator,
+        )
+        mask = batch.response_mask
+        with torch.no_grad():
+            ref_logprobs = policy_logprobs(reference, batch, temperature=0.7)
+        rewards = core.kl_shaped_rewards(
+            score(batch), batch.old_logprobs, ref_logprobs, mask, kl_coef=0.1
+        )
+        group_scores = rewards.sum(1).view(3, 4)
+        advantages = core.over_tokens(core.group_relative(group_scores), mask)
+        batch = batch.with_columns(advantages=advantages)
+        orders = [torch.randperm(12, generator=generator) for _ in range(2)]
+        for rows in (rows for order in orders for rows in order.split(6)):
+            part = batch.select(rows)
+            logprobs = policy_logprobs(policy, part, temperature=0.7)
+            losses = core.ppo_clip(logprobs, part.old_logprobs, part.advantages, part.response_mask)
+            core.aggregate(losses, part.response_mask, how="sequence_mean").backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    other, _ = loops.train_group(tiny_policy(), TOKENIZER, PROMPTS, score, config)
+    assert same_weights(policy, other) and moved(policy, reference)
+
+
+def test_dpo():
+    config = loops.DPOConfig.plain(steps=STEPS, batch_size=4)
+    policy, reference = tiny_policy(), tiny_policy()
+    optimizer = loops.make_optimizer(policy, config.optimiser)
+    for index in loops.shuffled_batches(len(PAIRS), 4, STEPS, config.seed):
+        rows = PAIRS[index.tolist()]
+        responses = rows["chosen"] + rows["rejected"]  # both sides in one batch
+        batch = encode(TOKENIZER, rows["prompt"] * 2, responses, max_response=32)
+        logprobs = core.sequence_logprobs(policy_logprobs(policy, batch), batch.response_mask)
+        with torch.no_grad():
+            ref = core.sequence_logprobs(policy_logprobs(reference, batch), batch.response_mask)
+        core.dpo(*logprobs.chunk(2), *ref.chunk(2), beta=0.1).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    other, _ = loops.train_dpo(tiny_policy(), TOKENIZER, PAIRS, config)
+    assert same_weights(policy, other) and moved(policy, reference)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        loops.SFTConfig,
+        loops.RewardConfig,
+        loops.PPOConfig,
+        loops.GroupConfig,
+        loops.DPOConfig,
+    ],
+)
+def test_plain_takes_further_settings(config):
+    assert config.plain(seed=5).seed == 5
+    with pytest.raises(TypeError):
+        config.plain(no_such_setting=1)
+
+
+def test_a_constant_schedule_stays_and_no_clipping_leaves_the_gradient():
+    model = torch.nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    constant = OptimiserConfig.plain(lr=0.5)
+    for step in range(3):
+        loops.set_learning_rate(optimizer, constant, step, 3)
+        assert optimizer.param_groups[0]["lr"] == 0.5
+    before = model.weight.detach().clone()
+    (100 * model(torch.ones(1, 2))).backward()  # a gradient of 100 at both weights
+    norm = loops.clipped_step(model, optimizer, None)
+    assert norm.item() == pytest.approx(100 * 2**0.5)
+    torch.testing.assert_close(model.weight, before - 50)
+    (torch.inf * model(torch.ones(1, 2))).backward()
+    with pytest.raises(FloatingPointError, match="left as they were"):
+        loops.clipped_step(model, optimizer, None)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [({"schedule": "cosine"}, "one of linear, constant"), ({"max_grad_norm": 0}, "above 0, or")],
+)
+def test_an_unknown_schedule_or_a_norm_of_0_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        OptimiserConfig(**given)

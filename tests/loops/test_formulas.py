@@ -1,0 +1,179 @@
+"""Formulas as arguments: they are used, and another formula is another run."""
+
+import functools
+
+import pytest
+import torch
+
+from minirlhf import core
+from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.family import GroupFormulas
+from minirlhf.loops.formulas import identity
+from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.losses import DPOFormulas
+from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.reward import RewardConfig, RewardFormulas, train_reward_model
+from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig
+from tests.loops.test_by_hand import PAIRS, PROMPTS, TOKENIZER, WRITTEN, score
+from tests.tiny import tiny_policy
+
+SAMPLING = SamplingConfig(max_new_tokens=4)
+FACTOR = 2.0
+
+
+def my_gae(rewards, values, mask, *, gamma, lam):
+    return core.gae(rewards, scaled(values), mask, gamma=gamma, lam=lam)
+
+
+def scaled(values):
+    return values * FACTOR
+
+
+def other_gae(rewards, values, mask, *, gamma, lam):
+    return core.gae(rewards, values, mask, gamma=gamma, lam=lam / 2)
+
+
+def ppo(formulas=PPOFormulas(), **given):
+    config = PPOConfig(steps=2, batch_size=4, minibatch_size=4, sampling=SAMPLING)
+    torch.manual_seed(0)
+    critic = ScalarModel(tiny_policy(1).base_model)
+    return train_ppo(
+        tiny_policy(), critic, TOKENIZER, PROMPTS, score, config, formulas=formulas, **given
+    )[2]
+
+
+def group(formulas=GroupFormulas(), **given):
+    config = GroupConfig(
+        steps=2, prompts_per_step=2, group_size=2, minibatch_size=4, sampling=SAMPLING
+    )
+    return train_group(
+        tiny_policy(), TOKENIZER, PROMPTS, score, config, formulas=formulas, **given
+    )[1]
+
+
+def dpo(formulas=DPOFormulas(), **given):
+    config = DPOConfig(steps=2, batch_size=4)
+    return train_dpo(tiny_policy(), TOKENIZER, PAIRS, config, formulas=formulas, **given)[1]
+
+
+def reward(formulas=RewardFormulas(), **given):
+    config = RewardConfig(steps=2, batch_size=4)
+    backbone = tiny_policy().base_model
+    return train_reward_model(backbone, TOKENIZER, PAIRS, config, formulas=formulas, **given)[1]
+
+
+def sft(formulas=SFTFormulas(), **given):
+    config = SFTConfig(batch_size=6, epochs=1)
+    return train_sft(tiny_policy(), TOKENIZER, WRITTEN, config, formulas=formulas, **given)[1]
+
+
+@pytest.mark.parametrize(
+    "train, formulas",
+    [
+        (ppo, PPOFormulas()),
+        (group, GroupFormulas()),
+        (dpo, DPOFormulas()),
+        (reward, RewardFormulas()),
+        (sft, SFTFormulas()),
+    ],
+    ids=["ppo", "group", "dpo", "reward", "sft"],
+)
+def test_a_loop_calls_the_formulas_it_is_given_and_none_of_the_others(train, formulas):
+    called = {}
+
+    def counted(name, function):
+        def call(*args, **given):
+            called[name] = called.get(name, 0) + 1
+            return function(*args, **given)
+
+        return call
+
+    names = list(type(formulas).__dataclass_fields__)
+    watched = {name: counted(name, getattr(formulas, name)) for name in names}
+    assert train(type(formulas)(**watched)) == train()  # the same functions: the same history
+    expected = {
+        ppo: set(names) - {"value_loss"},  # the clipped one is the default
+        group: {"sample", "kl_shaped_rewards", "group_relative", "over_tokens", "ppo_clip"},
+        dpo: {"dpo", "implicit_rewards"},
+        reward: set(names),
+        sft: set(names),
+    }
+    assert set(called) == expected[train]
+
+
+def test_another_formula_changes_the_run():
+    assert ppo(PPOFormulas(gae=my_gae)) != ppo()
+
+
+def test_the_defaults_have_no_identity_and_a_replaced_formula_is_named_with_its_source():
+    assert identity(PPOFormulas()) == {}
+    (found,) = identity(PPOFormulas(gae=my_gae)).items()
+    assert found[0] == "gae" and found[1].startswith("tests.loops.test_formulas.my_gae ")
+    assert len(found[1].split()[1]) == 64  # SHA-256
+    assert identity(PPOFormulas(gae=other_gae))["gae"] != found[1]
+    assert identity(PPOFormulas(gae=my_gae))["gae"] == found[1]
+
+
+def test_what_a_formula_calls_uses_and_holds_belongs_to_its_identity(monkeypatch):
+    before = identity(PPOFormulas(gae=my_gae))["gae"]
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)  # used by `scaled`, which my_gae calls
+    assert identity(PPOFormulas(gae=my_gae))["gae"] != before
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert identity(PPOFormulas(gae=my_gae))["gae"] == before
+
+    def weighted(factor):
+        return lambda *given, **settings: factor * core.ppo_clip(*given, **settings)
+
+    one, two = (identity(PPOFormulas(ppo_clip=weighted(f)))["ppo_clip"] for f in (1.0, 2.0))
+    assert one != two
+    half = functools.partial(core.ppo_clip, dual_clip=3.0)
+    third = functools.partial(core.ppo_clip, dual_clip=2.0)
+    assert identity(PPOFormulas(ppo_clip=half)) != identity(PPOFormulas(ppo_clip=third))
+
+
+class WithState:
+    def __call__(self, *given, **settings):
+        return core.gae(*given, **settings)
+
+
+@pytest.mark.parametrize(
+    "function", [WithState(), eval("lambda *a, **k: a[0]"), WithState().__call__], ids=str
+)
+def test_without_a_source_there_is_no_identity(function):
+    assert identity(PPOFormulas(gae=function)) == {"gae": None}
+
+
+def stopped(path, formulas):
+    """A run of one step of two, saved."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(row):
+        if row["step"] == 1:
+            raise Enough
+
+    with pytest.raises(Enough):
+        ppo(formulas, checkpoint=Checkpoint(path, every=0), on_step=stop)
+
+
+def test_a_run_is_resumed_with_the_formulas_it_was_begun_with_only(tmp_path):
+    path = tmp_path / "training.safetensors"
+    stopped(path, PPOFormulas(gae=my_gae))
+    for formulas in (PPOFormulas(), PPOFormulas(gae=other_gae)):
+        with pytest.raises(ValueError, match="made with another formula gae"):
+            ppo(formulas, checkpoint=Checkpoint(path, resume=True))
+    whole = ppo(PPOFormulas(gae=my_gae))
+    assert ppo(PPOFormulas(gae=my_gae), checkpoint=Checkpoint(path, resume=True)) == whole
+
+
+def test_a_formula_without_a_source_trains_but_is_not_resumed(tmp_path):
+    path = tmp_path / "training.safetensors"
+    stopped(path, PPOFormulas(gae=WithState()))
+    with pytest.raises(ValueError, match="the formula gae has no source to compare"):
+        ppo(PPOFormulas(gae=WithState()), checkpoint=Checkpoint(path, resume=True))
+    with pytest.raises(ValueError, match="made with another formula gae"):
+        ppo(checkpoint=Checkpoint(path, resume=True))
