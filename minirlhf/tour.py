@@ -33,7 +33,7 @@ from minirlhf.rewards.model import (
     text_judge,
 )
 from minirlhf.runtime import History, write_text
-from minirlhf.search.best_of_n import best_index, best_of_n_kl
+from minirlhf.search.selection import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
 from minirlhf.tasks.formats import texts_once
