@@ -70,7 +70,7 @@ def said(arguments, tmp_path):
         (["sft", "--epochs", "nan"], "epochs is nan"),
         (
             ["grpo", "--model", "tiny-reviews-reward"],
-            "is a reward model, it gives scores and no words",
+            "is a reward model, which cannot write responses",
         ),
         (["ppo", "--scorer", "tiny-reviews-sft"], "No reward model 'tiny-reviews-sft'"),
         (["sample", "word " * 300], "exceed the model's 128"),
@@ -213,7 +213,7 @@ def damage(folder: Path, how: str) -> None:
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),
                 ("no weights", "no file named model.safetensors"),
-                ("no tokenizer", "knows no words"),
+                ("no tokenizer", "has no vocabulary"),
             )
         ),
         *(
