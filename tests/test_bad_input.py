@@ -145,7 +145,7 @@ def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch
 def test_a_file_that_is_no_dataset(tmp_path):
     for name, content, sentence in (
         ("a.jsonl", "{not json", "cannot be read: JSON parse error"),
-        ("a.txt", "hello", "it is no .jsonl"),
+        ("a.txt", "hello", "its name does not end in .jsonl"),
     ):
         (tmp_path / name).write_text(content)
         assert sentence in said(["dpo", "--dataset", str(tmp_path / name)], tmp_path)

@@ -58,7 +58,7 @@ def merged(model):
 
     A model with adapters is copied, and the result is an ordinary transformers model. A model
     without adapters is returned as it is. The sum is taken in float32: a bfloat16 weight has 8 bits
-    of precision, an adapter usually changes a weight by less than 1/256 of it, and so most of what the
+    of precision, an adapter usually changes a weight by less than 1/256 of it, so most of what the
     adapter learned would be lost.
     """
     return copy.deepcopy(model).float().merge_and_unload() if has_adapter(model) else model
