@@ -121,7 +121,7 @@ def test_a_folder_with_the_readers_own_files_is_refused_before_training_and_kept
     out.mkdir()
     (out / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     sentence = said(["dpo", "--dataset", str(out / "pairs.jsonl"), "--steps", "1"], tmp_path)
-    assert "hold a model only: it holds pairs.jsonl too" in sentence
+    assert "hold only a model, but it also holds pairs.jsonl; give another folder" in sentence
     assert [p.name for p in out.iterdir()] == ["pairs.jsonl"]
 
 
