@@ -330,9 +330,9 @@ class Tour:
     def _stage(
         self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable
     ):
-        """The result of a stage: loaded if a run with the same settings left it, else made and saved.
+        """The result of a stage: loaded if a run with the same settings left it, else made.
 
-        The settings and the time are saved with it.
+        A new result is saved with its settings and its time.
 
         Args:
             name: of the stage and of its files.

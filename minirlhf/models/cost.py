@@ -245,17 +245,17 @@ def activation_bytes(
         attention          queries, keys, values and output, 2 d + 2 k; one log-sum-exp per head
         MLP                before and after gelu, 2 f     gate, silu(gate), up, their product, 4 f
 
-    After the blocks it keeps the last norm, rotary cos and sin, and the hidden states that the head
+    After the blocks come the last norm, rotary cos and sin, and the hidden states that the head
     reads. With padding each block also keeps a float mask of T numbers per token. Keys and values
     that several heads share are then copied to each of these heads; a single key-value head is not
     copied. With `recompute` each block keeps its input, and the block being recomputed keeps
     everything.
 
-    The count is exact in float32. In other settings measurements differ from it. Llama models in
-    bfloat16 keep a tenth more, because norms are computed in float32. Adapters on bfloat16 weights
-    keep about half as much again (1.34 to 1.56 times), because they keep float32 copies of what
-    they read. Adapters on float32 weights keep a tenth less, because frozen norms do not need their
-    input.
+    The count is exact in float32 without adapters. Measurements differ from it elsewhere. Llama
+    models in bfloat16 keep a tenth more, because norms are computed in float32. With adapters they
+    keep about half as much again (1.34 to 1.56 times the count), because adapters keep float32
+    copies of what they read. Adapters on float32 weights keep a tenth less, because frozen norms do
+    not need their input.
 
     Args:
         batch: B sequences.

@@ -105,9 +105,10 @@ def parse_number(text: str) -> Fraction | None:
         "1,2", "41 or 42", "1/0", "2x", "3^2", "> 5" -> None
 
     Units are ignored: 50% is 50, 2 dozen is 2, 1.5 million is 1.5. The reason is that GSM8K's
-    answers are bare numbers in the unit that the question asks for ("what percentage ...": ####
-    50). With 50% as 1/2 all of those would be wrong. Every other word next to the number is taken
-    for a unit too, whatever it says ("not 5" is 5). In an equation the right side is read.
+    answers are bare numbers in the unit that the question asks for. A question "what percentage"
+    has the answer "#### 50", so 50% as 1/2 would count as wrong. Every other word next to the
+    number is taken for a unit too, whatever it says ("not 5" is 5). In an equation the right side
+    is read.
 
     Returns:
         A Fraction. None if there is no number, more than one, or anything besides a number and its

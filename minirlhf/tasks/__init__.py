@@ -1,7 +1,7 @@
 """What a policy is trained on: prompts, examples and ground truth.
 
-`reviews` and `arithmetic` are modules, one for each task. The functions convert datasets to standard
-rows, load datasets by name and measure the agreement of human raters.
+`reviews` and `arithmetic` are modules, one for each task. The functions convert datasets to
+standard rows, load datasets by name and measure the agreement of human raters.
 """
 
 from minirlhf.tasks import arithmetic, reviews

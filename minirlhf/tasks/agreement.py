@@ -34,10 +34,10 @@ def human_ceiling(
     Only choices with min_gap <= |gap| < max_gap count. They are weighted as `preference_pairs`
     draws them: a random pair of snippets, then a random rating of each, ties left out.
 
-    The ratings x and y are left out of `gap`, for two reasons. With them, the means would partly
-    predict their own noise, and that would count as agreement. They would also move pairs between
-    the bands of |gap|: a pair could look close because of the very ratings that are to be
-    predicted. Without them, random ratings give 1/2 in every band.
+    The ratings x and y are left out of both means, for two reasons. If they stayed in, the chance
+    part of the choice would be part of the prediction, and would count as agreement. They would
+    also decide about the band: a pair could look close because of these two ratings. With x and y
+    left out, random ratings give 1/2 in every band.
 
     Args:
         pairs: two snippets each, with at least two ratings per snippet.

@@ -66,9 +66,8 @@ def reductions(expression: str) -> list[str]:
             value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operation]
             if left < PRECEDENCE[operation] >= right and value >= 0:
                 before, after = tokens[: i - 1], tokens[i + 2 :]
-                if before[-1:] == ["("] and after[:1] == [
-                    ")"
-                ]:  # drop the brackets around a single number
+                # drop the brackets around a single number
+                if before[-1:] == ["("] and after[:1] == [")"]:
                     before, after = before[:-1], after[1:]
                 found.append("".join([*before, str(value), *after]))
     return found
@@ -86,7 +85,7 @@ def solution(expression: str) -> str:
 def steps_right(problem: str, response: str) -> list[bool]:
     """For each written step, whether one correct operation leads to it from the step before.
 
-    A step after a wrong one can still be right, because it is compared with the wrong one.
+    A step after a wrong one can still be right: it only has to follow from the step before it.
     """
     chain = [problem.removesuffix("="), *response.split("=")]
     return [after in reductions(before) for before, after in zip(chain, chain[1:], strict=False)]

@@ -45,7 +45,9 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
             if name in TEXTS:
                 check_text(value, f"Row {number}: {name}")
         if "prompt" in row and not row["prompt"]:
-            raise ValueError(f"Row {number}: the prompt is empty; give at least one token.")
+            raise ValueError(
+                f"Row {number}: the prompt is empty; give at least one token before the response."
+            )
         if {"chosen", "rejected"} <= row.keys() and row["chosen"] == row["rejected"]:
             raise ValueError(
                 f"Row {number}: chosen and rejected are the same text; remove such rows."
