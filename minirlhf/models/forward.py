@@ -99,9 +99,10 @@ def policy_logits(model, rollout: Rollout) -> torch.Tensor:
 
 
 def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities (B, R) of the policy's tokens under `model`, in nats.
+    """Log-probabilities (B, R) of the response tokens under `model`, in nats.
 
-    They are 0 outside `action_mask`.
+    They are 0 where `action_mask` is False: at padding, and at tokens that the policy did not
+    choose.
 
     Args:
         temperature: divides the logits. Use the temperature at which the responses were sampled.
