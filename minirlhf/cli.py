@@ -58,7 +58,7 @@ from minirlhf.practice import (
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores
 from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
-from minirlhf.search.best_of_n import best_of_n
+from minirlhf.search.selection import best_of_n
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
 from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig

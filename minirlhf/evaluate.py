@@ -1,4 +1,7 @@
-"""One way to judge every method: the same prompts, several samples each, paired by prompt, with intervals."""
+"""Evaluation, the same for every method: shared prompts, several samples each, 95 % intervals.
+
+Methods are compared on the same prompts, paired by prompt.
+"""
 
 import itertools
 import random
@@ -19,9 +22,14 @@ from minirlhf.runtime import check
 
 @dataclass(frozen=True)
 class Samples:
-    """Responses of one method: `samples_per_prompt` for each prompt, a prompt's side by side.
+    """Sampled responses of one method, N in all, and what is measured on them.
 
-    kl: (N,) log pi(y|x) - log pi_ref(y|x), nats a sequence: its mean estimates KL(pi || ref), tokens from pi.
+    Each prompt has the same number of responses, next to each other.
+
+        kl: (N,) log pi(y|x) - log pi_ref(y|x), nats per sequence, both at the sampling temperature.
+            The responses come from pi, so the mean estimates KL(pi || pi_ref).
+        lengths: (N,) tokens, EOS included.
+        finished: (N,) bool, whether the response ended in EOS.
     """
 
     prompts: list[str]
@@ -29,10 +37,15 @@ class Samples:
     kl: torch.Tensor
     lengths: torch.Tensor
     finished: torch.Tensor
-    entropy: float  # nats a token, of the policy that sampled
+    entropy: float  # nats per token, of the policy that sampled
 
     def select(self, index: torch.Tensor, *, kl: float) -> "Samples":
-        """Some rows, as another method's samples whose KL is known by a formula (best-of-n)."""
+        """Some of the responses, as the samples of another method (best-of-n).
+
+        Args:
+            index: rows to keep.
+            kl: the new method's KL in nats, known from a formula; every row gets this value.
+        """
         rows = index.tolist()
         return Samples(
             [self.prompts[i] for i in rows],
@@ -55,7 +68,14 @@ def draw(
     config=SamplingConfig(),
     seed=0,
 ) -> Samples:
-    """Sample each prompt several times and measure what does not need a judge."""
+    """Sample responses to each prompt, and measure KL, length and entropy.
+
+    Args:
+        model: the policy.
+        samples_per_prompt: responses per prompt.
+        reference: the reference policy, for the KL.
+        config, seed: of the sampling.
+    """
     repeated = [p for p in prompts for _ in range(samples_per_prompt)]
     rollouts = sample_text(model, tokenizer, repeated, config=config, seed=seed)
     kl, spread = [], []
@@ -79,7 +99,17 @@ def draw(
 
 
 def summary(samples: Samples, judges: dict[str, Judge], *, prompts_seed: int = 0) -> dict:
-    """Mean of each judge with a 95 % bootstrap interval over prompts, and the numbers that must stand beside a score."""
+    """One row of the table of methods: mean scores with 95 % intervals, and other metrics.
+
+    The intervals are bootstrapped over prompts. The row also has KL, length, entropy, the share of
+    responses without EOS, and two measures of diversity, because a score must not be read without
+    these.
+
+    Args:
+        samples: as `draw` returns them.
+        judges: name -> (prompts, responses) -> scores (N,).
+        prompts_seed: of the bootstrap.
+    """
     row = {}
     per_prompt = len(samples.texts) // len(dict.fromkeys(samples.prompts))
     for name, judge in judges.items():
@@ -105,7 +135,15 @@ def summary(samples: Samples, judges: dict[str, Judge], *, prompts_seed: int = 0
 
 
 def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of (N,) independent values, resampled with replacement."""
+    """95 % bootstrap confidence interval of the mean (percentile method).
+
+    Args:
+        values: (N,) independent values, resampled with replacement.
+        draws: number of resamples.
+
+    Returns:
+        (low, high).
+    """
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(values), (draws, len(values)), generator=generator)
     low, high = values[index].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
@@ -115,27 +153,53 @@ def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tupl
 def paired_difference(
     a: list[float], b: list[float], *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of a - b over the same prompts, and its 95 % bootstrap interval. With several seeds, pass their mean by prompt."""
-    check("prompts", (len(a), len(b)), len(a) == len(b) >= 1, "as many for both, at least 1")
+    """Mean of a - b over the same prompts, with its 95 % bootstrap confidence interval.
+
+    Args:
+        a, b: one value per prompt, in the same order. With several seeds, give each prompt's mean
+            over the seeds.
+
+    Returns:
+        (mean, low, high).
+
+    Raises:
+        ValueError: a and b are empty or differ in length.
+    """
+    check(
+        "prompts",
+        (len(a), len(b)),
+        len(a) == len(b) >= 1,
+        "the same number for a and b, at least 1",
+    )
     difference = torch.tensor(a) - torch.tensor(b)
     return (difference.mean().item(), *bootstrap(difference, seed=seed))
 
 
 def pass_at_k(right: torch.Tensor, k: int) -> torch.Tensor:
-    """(N,) for each prompt the chance that one of k samples is right, estimated without bias from n >= k of them.
+    """pass@k: for each prompt, the chance that at least one of k samples is right.
 
-        1 - C(n - c, k) / C(n, k)        c of the n samples are right
+        1 - C(n - c, k) / C(n, k)        c of the prompt's n samples are right
 
-    k = 1 is the share that is right; k = n is whether any is. The plug-in 1 - (1 - c/n)^k is too low.
+    The estimate is unbiased. For k = 1 it is the share of right samples. For k = n it says whether
+    any sample is right. The simpler 1 - (1 - c/n)^k is too low on average.
 
     Args:
-        right: (N, n) bool. Source: Chen et al. 2021 (Codex), equation 1.
+        right: (N, n) bool.
+        k: from 1 to n.
+
+    Returns:
+        (N,), from 0 to 1.
+
+    Raises:
+        ValueError: right is not (N, n) bool, or k is out of range.
+
+    Source: Chen et al. 2021 (Codex), equation 1.
     """
     check(
         "right",
         tuple(right.shape),
         right.dtype == torch.bool and right.dim() == 2,
-        "(N, n) booleans",
+        "of shape (N, n) and type bool",
     )
     n = right.shape[1]
     check("k", k, 1 <= k <= n, f"from 1 to the {n} samples of a prompt")
@@ -154,10 +218,15 @@ def pass_summary(
     config: SamplingConfig,
     seed: int = 0,
 ) -> dict:
-    """Greedy accuracy, pass@1 and pass@n on problems that can be verified, each also by prompt; entropy and length of the samples.
+    """Greedy accuracy, pass@1 and pass@n on problems whose answers can be verified.
+
+    Each is given as a mean and by prompt. Entropy, length and the share of responses without EOS
+    are those of the n samples per prompt. Entropy is estimated from the sampled tokens'
+    log-probabilities.
 
     Args:
-        right: a reward function by TRL's contract that gives 0 or 1. samples: n a prompt, at config's temperature.
+        right: a reward function by TRL's contract that returns 0 or 1.
+        samples: n per prompt, at config's temperature.
     """
     greedy = sample_text(
         model, tokenizer, prompts, config=replace(config, greedy=True), batch_size=256
@@ -187,10 +256,20 @@ def pass_summary(
 
 
 def sharpened_or_learned(before: dict, after: dict, *, samples: int = 16) -> str:
-    """What a gain in pass@1 is: 'learning' if pass@n rises with it, 'sharpening' if it does not, 'no gain' if pass@1 does not rise.
+    """Tell whether a gain in pass@1 is learning or sharpening.
 
-    Rises: the 95 % bootstrap interval of the paired difference over problems lies above 0. Sharpening brings out what the start could
-    already do in n tries; learning solves problems that it could not. Where the start solves nearly all in n tries, nobody can tell.
+    Returns:
+        'no gain' if pass@1 does not rise. 'learning' if pass@n rises as well: the policy solves
+        problems that the start did not solve in n samples. 'sharpening' if pass@n does not rise:
+        the policy only makes more likely what the start could already do in n samples.
+
+    A value rises if the 95 % bootstrap interval of its paired difference over problems is above 0.
+    If the start already solves nearly all problems in n samples, the two cases cannot be told
+    apart.
+
+    Args:
+        before, after: rows of `pass_summary` on the same problems.
+        samples: n.
     """
     one, most = (
         paired_difference(after[key], before[key])
@@ -200,21 +279,32 @@ def sharpened_or_learned(before: dict, after: dict, *, samples: int = 16) -> str
 
 
 def first_samples(prompts: list[str], texts: list[str], n: int) -> dict[str, str]:
-    """The first sample of each of the first n prompts: prompt -> text, unselected."""
+    """The first sample of each of the first n prompts, as {prompt: response}.
+
+    It is not selected by score.
+    """
     return {prompt: texts[prompts.index(prompt)] for prompt in list(dict.fromkeys(prompts))[:n]}
 
 
 def win_rate(a: list[float], b: list[float]) -> float:
-    """Share of prompts on which a scores above b; a tie counts one half. Swapping a and b gives 1 minus it."""
+    """Win rate: the share of prompts on which a scores above b. A tie counts one half.
+
+    Swapping a and b gives 1 minus the win rate.
+    """
     a, b = torch.tensor(a), torch.tensor(b)
     return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
 
 
 def distinct_n(texts: list[str], n: int, *, budget: int = 500, seed: int = 0) -> float:
-    """Share of distinct word n-grams among the first `budget` of them, texts in a seeded order.
+    """distinct-n: the share of different word n-grams among the first `budget` n-grams.
 
-    A fixed budget, because the share falls with the amount of text: without it shorter samples would look more varied. (Where there are
-    fewer n-grams all are used, and the share is not comparable.)
+    The share falls as the amount of text grows. A fixed budget keeps shorter responses from looking
+    more varied. If there are fewer n-grams than the budget, all are used, and the share is not
+    comparable.
+
+    Args:
+        texts: responses, read in a random order that `seed` fixes.
+        n: words per n-gram.
     """
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     grams = (gram for i in order for gram in _grams(texts[i], n))
@@ -223,12 +313,16 @@ def distinct_n(texts: list[str], n: int, *, budget: int = 500, seed: int = 0) ->
 
 
 def most_common_opening(texts: list[str], n: int = 4) -> tuple[str, float]:
-    """The commonest first n words and the share of texts that begin with them: a number for "they all sound alike"."""
+    """The most common first n words, and the share of responses that start with them.
+
+    It measures how much the responses sound alike.
+    """
     openings = Counter(" ".join(re.findall(r"[\w']+", text.lower())[:n]) for text in texts)
     ((opening, count),) = openings.most_common(1)
     return opening, count / len(texts)
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The word n-grams of a text, in order."""
     words = re.findall(r"[\w']+", text.lower())
     return list(zip(*(words[i:] for i in range(n)), strict=False))

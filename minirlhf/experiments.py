@@ -29,7 +29,7 @@ from minirlhf.practice import TASKS, group_config, judged, scoring
 from minirlhf.rewards.gold import gold_judge
 from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import write_text
-from minirlhf.search.best_of_n import best_of_n
+from minirlhf.search.selection import best_of_n
 from minirlhf.tasks import reviews
 from minirlhf.tasks.formats import texts_once
 from minirlhf.tour import TourConfig, trainable

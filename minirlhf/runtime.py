@@ -1,4 +1,4 @@
-"""What every run needs and no algorithm is about: paths, seeds, threads, atomic files, checkpoints, history."""
+"""What every run needs: paths, seeds, threads, atomic files, checks of inputs, and the history."""
 
 import json
 import os
@@ -13,9 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
-CACHE = Path(
-    os.environ.get("MINIRLHF_CACHE", DATA / "cache")
-)  # what others made, fetched; git ignores it
+# downloads from third parties; git ignores the folder
+CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))
 SMOLLM2 = "smollm2-135m"
 MODEL_FILES = (
     "*config.json",
@@ -29,18 +28,30 @@ MODEL_FILES = (
     "scalar.json",
     "metrics.jsonl",
     "training.safetensors",
-)  # what a saved model's folder consists of
+)  # the files of a saved model's folder
 
 
 def seed_all(seed: int) -> torch.Generator:
-    """Seed Python's and torch's global generators; return a generator of its own for sampling."""
+    """Seed the global generators of Python and torch.
+
+    Returns:
+        A separate generator with the same seed, for sampling.
+    """
     random.seed(seed)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` cores for tensor work (default: OMP_NUM_THREADS, or those this process may run on, at most 8)."""
+    """Set the number of CPU threads for tensor work.
+
+    Args:
+        threads: by default OMP_NUM_THREADS. Where that is not set, the number of cores that this
+            process may use, at most 8.
+
+    Returns:
+        The number of threads.
+    """
     available = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -52,18 +63,22 @@ def set_threads(threads: int | None = None) -> int:
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Give a temporary name beside `path`; rename it to `path` when the block ends well, remove it otherwise."""
+    """Context manager that writes a file atomically.
+
+    It gives a temporary path in the folder of `path`. If the block ends without an error, the
+    temporary file is renamed to `path`. Otherwise it is removed, and `path` is as before.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp makes files private; results are not
+        os.chmod(name, 0o644)  # mkstemp makes private files
         with open(name, "rb+") as file:
-            os.fsync(
-                file.fileno()
-            )  # on the disk before the name is: a power cut leaves the old file or the new one
+            # the data reach the disk before the rename: after a power cut the file is the old
+            # one or the new one
+            os.fsync(file.fileno())
         os.replace(name, path)
     finally:
         if os.path.exists(name):
@@ -72,10 +87,13 @@ def atomic_path(path: str | Path):
 
 @contextmanager
 def atomic_folder(path: str | Path):
-    """Give a temporary folder beside `path`; when the block ends well it takes the place of `path`.
+    """Context manager that writes a folder atomically.
+
+    It gives a temporary folder next to `path`. If the block ends without an error, that folder
+    replaces `path`. Otherwise it is removed, and `path` is as before.
 
     Raises:
-        ValueError: `path` holds files that are not a model's: they would be lost.
+        ValueError: `path` holds files that do not belong to a model. They would be lost.
     """
     path = check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +107,7 @@ def atomic_folder(path: str | Path):
                 os.replace(path, old / path.name)
                 os.replace(temporary, path)
             finally:
-                if not path.exists():  # an error, or Ctrl-C, between the two
+                if not path.exists():  # an error or Ctrl-C came between the two renames
                     os.replace(old / path.name, path)
                 shutil.rmtree(old)
         else:
@@ -99,7 +117,11 @@ def atomic_folder(path: str | Path):
 
 
 def check_folder(path: str | Path) -> Path:
-    """Raise a ValueError if `path` holds files that are not a model's: a model that is written there would replace them."""
+    """Check that a model may be written to `path`, and return it as a Path.
+
+    Raises:
+        ValueError: the folder holds files that do not belong to a model. They would be lost.
+    """
     path = Path(path)
     strangers = (
         [p.name for p in path.glob("*") if not any(p.match(name) for name in MODEL_FILES)]
@@ -110,19 +132,37 @@ def check_folder(path: str | Path) -> Path:
         "folder",
         str(path),
         not strangers,
-        f"new, or hold a model only: it holds {', '.join(sorted(strangers)[:3])} too",
+        f"new or hold only a model, but it also holds {', '.join(sorted(strangers)[:3])}; "
+        "give another folder",
     )
     return path
 
 
 def check(field: str, value, ok: bool, allowed: str) -> None:
-    """Raise a ValueError that names the field, the value given and what is allowed."""
+    """Check a condition on one value.
+
+    Args:
+        field: name of the value in the message.
+        value: what was given.
+        ok: the condition.
+        allowed: what is allowed, to complete "it must be ...".
+
+    Raises:
+        ValueError: not `ok`. The message names the field, the value and what is allowed.
+    """
     if not ok:
         raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
 
 
 def check_text(value, name: str) -> None:
-    """Raise a ValueError unless `value` is a text that can be encoded."""
+    """Check that `value` is text that can be encoded as UTF-8.
+
+    Args:
+        name: start of the message, for example "The prompt".
+
+    Raises:
+        ValueError: it is not a string, or it holds half of a surrogate pair.
+    """
     if not isinstance(value, str):
         raise ValueError(
             f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text."
@@ -131,20 +171,25 @@ def check_text(value, name: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name} holds half a character (a lone surrogate) at place {error.start}; repair the text's encoding."
+            f"{name} holds half a character (a lone surrogate) at position {error.start}; "
+            "repair the text's encoding."
         ) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, in UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 class History(list):
-    """Rows of metrics, one dict a step: {"stage": "ppo", "step": 3, "kl": 0.8, ...}. Saved as JSON lines."""
+    """Metrics of a run: a list with one dict per step.
+
+    A row is {"stage": "ppo", "step": 3, "kl": 0.8, ...}. A file holds one row per line, as JSON.
+    """
 
     def log(self, stage: str, step: int, **metrics) -> dict:
+        """Append one row and return it. Tensors of one element become numbers."""
         row = {"stage": stage, "step": step} | {
             k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()
         }
@@ -152,18 +197,24 @@ class History(list):
         return row
 
     def column(self, stage: str, metric: str) -> list[float]:
+        """The values of one metric in one stage; rows without it are left out."""
         return [row[metric] for row in self if row["stage"] == stage and metric in row]
 
     def save(self, path: str | Path) -> None:
+        """Write the rows to a file, atomically."""
         write_text(path, "".join(json.dumps(row) + "\n" for row in self))
 
     @classmethod
     def load(cls, path: str | Path) -> "History":
+        """Read what `save` wrote."""
         return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
 
 
 def commit() -> str:
-    """The commit that the working tree stands on, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    """The git commit of the working tree, for the records.
+
+    It ends in "-dirty" if files differ from the commit. Outside a checkout it is "unknown".
+    """
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -1,7 +1,8 @@
-"""The whole of RLHF in one run: SFT -> reward model -> PPO, then DPO and GRPO from the same start, judged alike.
+"""The whole of RLHF in one run: SFT, reward model and PPO, then DPO and GRPO, and an evaluation.
 
-Every stage leaves its checkpoint, its metrics and its settings in a folder of the run; a second run with the same settings
-reuses them, and an interrupted tour goes on with the step at which it stopped.
+PPO, DPO and GRPO all start from the SFT model and are evaluated in the same way. Each stage writes
+its checkpoint, metrics and settings to the folder of the run. A second run with the same settings
+reuses them. An interrupted run continues with the step at which it stopped.
 """
 
 import copy
@@ -33,25 +34,25 @@ from minirlhf.rewards.model import (
     text_judge,
 )
 from minirlhf.runtime import History, write_text
-from minirlhf.search.best_of_n import best_index, best_of_n_kl
+from minirlhf.search.selection import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
 from minirlhf.tasks.formats import texts_once
 
-POOL = 16  # SFT samples a prompt: SFT itself, best-of-4 and best-of-16 are read off the same pool
+POOL = 16  # SFT samples per prompt, shared by SFT, best-of-4 and best-of-16
 
 
 @dataclass(frozen=True)
 class TourConfig:
-    """Settings of the tour: one seed for all of it, and each stage's own group."""
+    """Settings of the tour: one seed for all stages, and a group of settings for each stage."""
 
     base: str = "tiny-reviews"
     seed: int = 0
-    pairs: int = 40_000  # preference pairs drawn from the reward films, one rating a side
-    samples_per_prompt: int = 4  # of each trained policy, on every evaluation title
-    split: str = "test"  # titles to judge on; choose settings on val
-    max_prompts: int = 1000  # titles used, for a reduced run
-    accuracy_pairs: int = 3000  # held-out pairs, for the reward model's accuracy by gap
+    pairs: int = 40_000  # preference pairs from the reward films, one rating per snippet
+    samples_per_prompt: int = 4  # of each trained policy, for every evaluation title
+    split: str = "test"  # films of the evaluation titles; choose settings on val
+    max_prompts: int = 1000  # evaluation titles at most; fewer in a reduced run
+    accuracy_pairs: int = 3000  # held-out pairs, for the reward model's accuracy by rating gap
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
@@ -60,7 +61,10 @@ class TourConfig:
 
     @classmethod
     def reduced(cls) -> "TourConfig":
-        """A few steps of every stage on a few titles: to see in a minute that all of it works, not to learn anything."""
+        """A few steps of every stage on a few titles.
+
+        It takes a minute and shows that all stages work. The models learn nothing useful.
+        """
         return cls(
             pairs=64,
             samples_per_prompt=2,
@@ -83,7 +87,17 @@ class TourConfig:
 
 
 class Tour:
-    """One run in one folder. `run` goes through the stages; what a stage made is an attribute afterwards."""
+    """One run in one folder.
+
+    `run` goes through the stages. Afterwards the results are attributes: `sft`, `reward_model`,
+    `ppo`, `dpo`, `grpo` and `rows`, the table of methods.
+
+    Args:
+        folder: of the run.
+        on_step: called with each row of metrics.
+        mine: the identity of a student's own functions, if they are in use; another identity is
+            another run.
+    """
 
     def __init__(
         self,
@@ -97,9 +111,13 @@ class Tour:
         self.times: dict[str, float] = {}
 
     def learn_reward(self) -> list[dict]:
-        """The stages up to the reward model; returns its accuracy on held-out pairs, a row a band of their gap."""
+        """Run the stages up to the reward model.
+
+        Returns:
+            Its accuracy on held-out pairs, one row per band of the rating gap.
+        """
         self.base, self.tokenizer = load_policy(self.config.base)
-        # 1. SFT: title -> review
+        # 1. SFT: from a title to a review
         self.sft = self._policy(
             "sft",
             lambda on: train_sft(
@@ -110,7 +128,7 @@ class Tour:
                 **on,
             )[0],
         )
-        # 2. reward model: single human ratings, compared within a film
+        # 2. reward model: pairs of snippets of one film, labelled by single human ratings
         self.reward_model = self._reward_model()
         self.reward_accuracy = self._stage(
             "accuracy", ("split", "accuracy_pairs"), self._accuracy, _load_json, _save_json
@@ -118,14 +136,18 @@ class Tour:
         return self.reward_accuracy
 
     def run(self) -> list[dict]:
-        """All stages; returns the table of methods, one row each, scores paired by prompt."""
+        """Run all stages.
+
+        Returns:
+            The table of methods, one row each. Scores are paired by prompt.
+        """
         config, rl_prompts = self.config, reviews.rl_prompts()
         self.learn_reward()
         score, gold = (
             rollout_score(self.reward_model, self.tokenizer.eos_token_id),
             rollout_judge(gold_judge(), self.tokenizer),
         )
-        # 3. PPO, DPO, GRPO: all from the SFT model, which is their reference too
+        # 3. PPO, DPO, GRPO: all start from the SFT model, which is also their reference policy
         start = {"reference": self.sft}
         self.ppo = self._policy(
             "ppo",
@@ -165,7 +187,7 @@ class Tour:
                 **on,
             )[0],
         )
-        # 4. judge them all on titles of held-out films
+        # 4. evaluate all methods on titles of held-out films
         fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
         self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
         history = History(
@@ -178,6 +200,8 @@ class Tour:
         return self.rows
 
     def _policy(self, name: str, train: Callable):
+        """The policy of one stage, trained or loaded."""
+
         def made(checkpoint):
             history = History()
             model = train({"history": history, "on_step": self.on_step, "checkpoint": checkpoint})
@@ -192,6 +216,8 @@ class Tour:
         )
 
     def _reward_model(self) -> ScalarModel:
+        """The reward model, trained and normalised or loaded."""
+
         def made(checkpoint):
             backbone, history = trainable(self.sft.base_model), History()
             model, _ = train_reward_model(
@@ -225,6 +251,7 @@ class Tour:
         )
 
     def _pairs(self, max_tokens: int):
+        """Preference pairs of the reward films, responses of at most max_tokens tokens."""
         return reviews.preference_pairs(
             "reward",
             self.config.pairs,
@@ -234,6 +261,7 @@ class Tour:
         )
 
     def _evaluate(self, _) -> list[dict]:
+        """The table of methods: one row per method, with its responses."""
         prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
         proxy = text_judge([self.reward_model], self.tokenizer)
         judges = {
@@ -270,7 +298,11 @@ class Tour:
         return rows
 
     def _accuracy(self, _) -> list[dict]:
-        """The reward model by gap band, beside the ceiling of human agreement and a bag of words fitted on the same films."""
+        """Accuracy of the reward model on held-out pairs, one row per band of the rating gap.
+
+        For comparison each row has the ceiling of human agreement and a bag-of-words model fitted
+        on the same films.
+        """
         drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
         gap, every = torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
         judges = {
@@ -280,10 +312,8 @@ class Tour:
         prompts, texts, chosen, rejected = texts_once(drawn)
         scores = {name: judge(prompts, texts) for name, judge in judges.items()}
         margins = {name: x[chosen] - x[rejected] for name, x in scores.items()}
-        sure, rows = (
-            torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale),
-            [],
-        )  # calibrated: its mean is the accuracy
+        # probability of its own choice; for a calibrated model the mean equals the accuracy
+        sure, rows = torch.sigmoid(margins["reward model"].abs() * self.reward_model.scale), []
         for low, high in (*reviews.GAP_BANDS, (0.0, 8.0)):
             here = (low <= gap) & (gap < high)
             rows.append(
@@ -300,7 +330,15 @@ class Tour:
     def _stage(
         self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable
     ):
-        """Load what an earlier run with the same settings left, or make it, save it and note its time."""
+        """The result of a stage: loaded if a run with the same settings left it, else made.
+
+        A new result is saved with its settings and its time.
+
+        Args:
+            name: of the stage and of its files.
+            fields: settings that the result depends on, besides those of earlier stages.
+            make, load, save: checkpoint -> result; path -> result; (result, path) -> None.
+        """
         path, note, partial = (
             self.folder / f"{name}{end}" for end in ("", ".json", ".training.safetensors")
         )
@@ -313,17 +351,18 @@ class Tour:
         settings["weights"] = fingerprint(
             self.config.base, *(ensemble_members() if name == "evaluation" else ())
         )
-        settings |= (
-            {"mine": self.mine} if self.mine else {}
-        )  # a student's functions: other functions, another run
-        settings = json.loads(json.dumps(settings))  # as it will be read back
+        # with a student's own functions it is another run
+        settings |= {"mine": self.mine} if self.mine else {}
+        settings = json.loads(json.dumps(settings))  # as it is when read back from the file
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:
-            partial.unlink(missing_ok=True)  # half of another run
+            partial.unlink(missing_ok=True)  # left by a run with other settings
         elif known["seconds"] is not None and path.exists():
             self.times[name] = known["seconds"]
             return load(path)
-        write_text(note, json.dumps({"settings": settings, "seconds": None}))  # begun, not done
+        write_text(
+            note, json.dumps({"settings": settings, "seconds": None})
+        )  # None: started, not finished
         started = time.time()
         with Checkpoint(partial, resume=True) as checkpoint:
             result = make(checkpoint)
@@ -335,20 +374,26 @@ class Tour:
 
 
 def trainable(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy that learns; the original stays as it is, frozen or not."""
+    """A copy of a model with all parameters trainable. The original is not changed."""
     return copy.deepcopy(model).requires_grad_(True)
 
 
 def _save_json(value, path: Path) -> None:
+    """Write a value as JSON, atomically."""
     write_text(path, json.dumps(value))
 
 
 def _load_json(path: Path):
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_tour_report(run: Tour, path: Path) -> Path:
-    """report.html of a finished tour: curves, the table of methods, unselected samples side by side, token strips."""
+    """Write report.html of a finished tour and return its path.
+
+    The report shows training curves, the table of methods, samples side by side (not selected by
+    score), and the scores of every prefix of two responses.
+    """
     from minirlhf.classroom.claims import load_results
     from minirlhf.show.report import write_report
 
@@ -373,12 +418,12 @@ def write_tour_report(run: Tour, path: Path) -> Path:
         )
         strips += [
             {
-                "title": f"{method}: reward of each prefix + EOS",
+                "title": f"{method}: score of each prefix, ended with EOS",
                 "tokens": tokens,
                 "values": with_eos.tolist(),
             },
             {
-                "title": f"{method}: one pass, read at each token",
+                "title": f"{method}: score at each token, read in one pass",
                 "tokens": tokens,
                 "values": one_pass.tolist(),
             },

@@ -70,7 +70,7 @@ def said(arguments, tmp_path):
         (["sft", "--epochs", "nan"], "epochs is nan"),
         (
             ["grpo", "--model", "tiny-reviews-reward"],
-            "is a reward model, it gives scores and no words",
+            "is a reward model, which cannot write responses",
         ),
         (["ppo", "--scorer", "tiny-reviews-sft"], "No reward model 'tiny-reviews-sft'"),
         (["sample", "word " * 300], "exceed the model's 128"),
@@ -121,7 +121,7 @@ def test_a_folder_with_the_readers_own_files_is_refused_before_training_and_kept
     out.mkdir()
     (out / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     sentence = said(["dpo", "--dataset", str(out / "pairs.jsonl"), "--steps", "1"], tmp_path)
-    assert "hold a model only: it holds pairs.jsonl too" in sentence
+    assert "hold only a model, but it also holds pairs.jsonl; give another folder" in sentence
     assert [p.name for p in out.iterdir()] == ["pairs.jsonl"]
 
 
@@ -145,7 +145,7 @@ def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch
 def test_a_file_that_is_no_dataset(tmp_path):
     for name, content, sentence in (
         ("a.jsonl", "{not json", "cannot be read: JSON parse error"),
-        ("a.txt", "hello", "it is no .jsonl"),
+        ("a.txt", "hello", "its name does not end in .jsonl"),
     ):
         (tmp_path / name).write_text(content)
         assert sentence in said(["dpo", "--dataset", str(tmp_path / name)], tmp_path)
@@ -213,7 +213,7 @@ def damage(folder: Path, how: str) -> None:
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),
                 ("no weights", "no file named model.safetensors"),
-                ("no tokenizer", "knows no words"),
+                ("no tokenizer", "has no vocabulary"),
             )
         ),
         *(

@@ -26,7 +26,7 @@ def test_pass_at_k_is_the_mean_over_all_draws_of_k(c, k):
 def test_pass_at_k_refuses():
     two = torch.zeros(2, 3, dtype=torch.bool)
     for wrong, k, sentence in (
-        (two.float(), 1, "booleans"),
+        (two.float(), 1, "type bool"),
         (two, 4, "from 1 to the 3"),
         (two, 0, "from 1"),
         (two[0], 1, "N, n"),

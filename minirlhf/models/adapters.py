@@ -1,6 +1,10 @@
-"""Fit a larger model on a small machine: low-rank adapters, whose base is the reference for free, and recomputed activations.
+"""Low-rank adapters (LoRA) and other ways to train a larger model with less memory.
 
-W x  ->  W x + (alpha / rank) B A x          A (rank, in), B (out, rank), B = 0 at the start (Hu et al. 2022, section 4)
+    W x  ->  W x + (alpha / rank) B A x
+
+W (out, in) stays frozen. A (rank, in) and B (out, rank) are trained, and B is 0 at the start
+(Hu et al. 2022, section 4). With its adapter switched off, the model is the reference policy, so no
+second copy is needed. Recomputing activations in the backward pass saves memory as well.
 """
 
 import copy
@@ -16,17 +20,26 @@ from minirlhf.runtime import check
 
 
 def with_lora(model, rank: int = 16, *, seed: int = 0):
-    """The same model, frozen, with trainable adapters of that rank in every linear layer, float32 whatever its own type.
+    """Freeze a model and add trainable low-rank adapters to every linear layer of its blocks.
 
-    `seed` draws A; the global generator is left as it was.
+    alpha is 2 rank. The adapters are float32, whatever the type of the model.
+
+    Args:
+        model: a transformers model; its layers are wrapped in place.
+        rank: of A and B, at least 1.
+        seed: of the initial A; torch's global generator is left as it was.
+
+    Returns:
+        The peft model, in evaluation mode.
+
+    Raises:
+        ValueError: the rank is below 1.
     """
-    from peft import LoraConfig, get_peft_model  # two seconds to import: paid by who asks for it
+    from peft import LoraConfig, get_peft_model  # imported here: it takes two seconds
 
     check("rank", rank, rank >= 1, "at least 1")
-    with (
-        warnings.catch_warnings(action="ignore"),
-        torch.random.fork_rng(),
-    ):  # what peft and transformers say of each other
+    # peft and transformers warn about each other
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(
             model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
@@ -34,37 +47,52 @@ def with_lora(model, rank: int = 16, *, seed: int = 0):
 
 
 def has_adapter(model) -> bool:
+    """Whether the model has adapters that can be switched off, as `with_lora` gives them."""
     return hasattr(model, "disable_adapter")
 
 
 def merged(model):
-    """An ordinary model: adapters multiplied out and added to the weights, in float32; a model without adapters as it is.
+    """A model with its adapters added to its weights, in float32.
 
-    In bfloat16 most of what an adapter learned would be lost in the sum: it is less than 1/256 of the weight that it is added to.
+        W + (alpha / rank) B A
+
+    A model with adapters is copied, and the result is an ordinary transformers model. A model
+    without adapters is returned as it is. The sum is taken in float32: a bfloat16 weight has 8 bits
+    of precision, an adapter usually changes a weight by less than 1/256 of it, so most of what the
+    adapter learned would be lost.
     """
     return copy.deepcopy(model).float().merge_and_unload() if has_adapter(model) else model
 
 
 class BelowAdapter:
-    """The model with its adapter switched off: what it was before training, and no second copy of it."""
+    """A model with its adapter switched off: the policy before training, without a second copy.
+
+    Call it like the model. `config` and `eval` are there for functions that expect a model.
+    """
 
     def __init__(self, model):
         self.model, self.config = model, model.config
 
     def eval(self) -> "BelowAdapter":
+        """Itself; the wrapped model keeps its mode."""
         return self
 
     def __call__(self, **given):
+        """The output of the model without its adapter, for the same keyword arguments."""
         frozen = [p for p in self.model.parameters() if not p.requires_grad]
         with self.model.disable_adapter():
             answer = self.model(**given)
-        for p in frozen:  # switching on again makes all adapters trainable
+        for p in frozen:  # switching on makes every adapter trainable
             p.requires_grad_(False)
         return answer
 
 
 def reference_of(model):
-    """The policy as it is now, never trained: what lies below an adapter that has learned nothing yet, or a copy."""
+    """The reference policy: the model as it is now, unchanged by later training.
+
+    If the model's adapter has learned nothing yet (B = 0), the reference is the model with the
+    adapter switched off (`BelowAdapter`). Otherwise it is a copy, in evaluation mode.
+    """
     fresh = has_adapter(model) and not any(
         p.any() for name, p in model.named_parameters() if "lora_B" in name
     )
@@ -72,9 +100,16 @@ def reference_of(model):
 
 
 def recompute_activations(model):
-    """Gradient checkpointing: a block keeps its input only and is computed again in the backward pass. The same gradients.
+    """Gradient checkpointing, in place: each block keeps its input only.
 
-    transformers' own switch works in training mode alone, where there is dropout; RL needs both off.
+    The block is computed again in the backward pass. The gradients are the same. transformers' own
+    switch works in training mode only, where dropout is active; RL trains in evaluation mode.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: the model has no blocks that transformers can recompute.
     """
     layers = [
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
@@ -83,7 +118,7 @@ def recompute_activations(model):
         "model",
         type(model).__name__,
         bool(layers),
-        "built of blocks that transformers can recompute",
+        "a transformers model with blocks that transformers can recompute",
     )
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -91,7 +126,11 @@ def recompute_activations(model):
 
 
 def fused_gelu(model):
-    """GPT-2's gelu in one kernel for seven: the same function, a third of its time, a fifth of its memory. In place."""
+    """Replace GPT-2's gelu by one fused kernel, in place; returns the same model.
+
+    The function is the same (the tanh approximation). One kernel replaces seven, in a third of the
+    time and with a fifth of the memory.
+    """
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -100,13 +139,26 @@ def fused_gelu(model):
 
 
 def fitted(model, *, lora: int = 0, bf16: bool = False, recompute: bool = False):
-    """The model as a small machine can train it: each option costs something (rank, precision, time) and saves memory.
+    """Prepare a model for training on a small machine.
+
+    Each option saves memory and costs something: adapters limit the rank of the update, bfloat16
+    costs precision, recomputing costs time.
+
+    Args:
+        model: a transformers model.
+        lora: rank of the adapters (`with_lora`); 0 trains all weights.
+        bf16: store the frozen weights in bfloat16; needs adapters, which stay in float32.
+        recompute: recompute activations in the backward pass (`recompute_activations`).
 
     Raises:
-        ValueError: bf16 without adapters: an update of less than 1/256 of a weight would be lost in its 8 bits.
+        ValueError: bf16 without adapters. A bfloat16 weight has 8 bits of precision, so an update
+            of less than 1/256 of the weight would be lost.
     """
     check(
-        "bf16", bf16, lora or not bf16, "used with adapters (a rank above 0), which stay in float32"
+        "bf16",
+        bf16,
+        lora or not bf16,
+        "used with adapters, which stay in float32: set lora to a rank above 0",
     )
     model = model.to(torch.bfloat16) if bf16 else model
     model = recompute_activations(model) if recompute else model

@@ -1,9 +1,12 @@
-"""What RLHF costs, counted: the bytes of four models, the floating-point operations of reading, training and decoding.
+"""Memory and floating-point operations (FLOP) of RLHF, computed from the shapes of the models.
 
-    d width     f inner width of the MLP     k = d kv_heads / heads     V vocabulary     L layers     B sequences of T = P + R tokens
+    d width     f inner width of the MLP     k = d kv_heads / heads     V vocabulary     L layers
+    B sequences of T = P + R tokens: P prompt, R response
 
-FLOP: a multiply-add is two. Left out, by name: the FLOP of softmax, norms and the optimiser; of what autograd keeps, ids
-and masks (whole numbers, one byte in a thousand); tensors that live and die inside a pass, which `measured` shows.
+A multiply-add counts as two FLOP. Not counted:
+- the FLOP of softmax, norms and the optimiser;
+- ids and masks that autograd keeps (whole numbers, about one byte in a thousand);
+- tensors that are made and freed within one forward or backward pass. `measured` counts them.
 """
 
 import weakref
@@ -18,8 +21,11 @@ from minirlhf.runtime import check
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder as arithmetic sees it. Two kinds of block: Llama's (RMSNorm, gated MLP, rotary positions, no biases) and GPT-2's
-    (LayerNorm, plain MLP, learned positions, biases everywhere)."""
+    """The sizes of a decoder, from which its memory and FLOP are computed.
+
+    There are two kinds of block. Llama's has RMSNorm, a gated MLP, rotary positions and no biases.
+    GPT-2's has LayerNorm, a plain MLP, learned positions and biases in every layer.
+    """
 
     layers: int
     width: int
@@ -27,8 +33,8 @@ class Shape:
     kv_heads: int  # heads of keys and values; fewer than `heads` is grouped-query attention
     ffn: int
     vocab: int
-    tied: bool = False  # the head is the embedding once more
-    positions: int = 0  # learned ones: GPT-2's block; 0: Llama's
+    tied: bool = False  # the head shares the embedding's weights
+    positions: int = 0  # learned positions of GPT-2's block; 0 means Llama's block
 
     def __post_init__(self):
         for field in ("layers", "width", "heads", "kv_heads", "ffn", "vocab"):
@@ -48,7 +54,14 @@ class Shape:
 
     @classmethod
     def of(cls, model) -> "Shape":
-        """Of a policy, a ScalarModel or a config, of GPT-2's or Llama's kind (SmolLM2 is Llama's)."""
+        """The shape of a policy, a ScalarModel or a config, of the GPT-2 or Llama kind.
+
+        SmolLM2 is of the Llama kind.
+
+        Raises:
+            ValueError: another model type, further biases, cross-attention, or heads that do not
+                divide the width as usual (head_dim).
+        """
         c = getattr(getattr(model, "backbone", model), "config", model)
         kind = getattr(c, "model_type", type(model).__name__)
         check("model_type", kind, kind in ("gpt2", "llama"), "gpt2 or llama")
@@ -77,12 +90,16 @@ class Shape:
 
     @property
     def keys(self) -> int:
-        """k, the width of a token's keys, and of its values, in one layer."""
+        """k, the width of a token's keys in one layer, and of its values."""
         return self.width * self.kv_heads // self.heads
 
     @property
     def matrices(self) -> int:
-        """Weights of a block that a token is multiplied with: queries and output d d, keys and values d k, MLP 2 d f, gated 3 d f."""
+        """Weights of one block that each token is multiplied with.
+
+        Queries and output have 2 d d weights, keys and values 2 d k, the MLP 2 d f, a gated MLP 3 d
+        f.
+        """
         return (
             2 * self.width * (self.width + self.keys)
             + (2 if self.positions else 3) * self.width * self.ffn
@@ -90,28 +107,31 @@ class Shape:
 
     @property
     def read(self) -> int:
-        """Weights that a decoding step reads: blocks, last norm, head. Of the embedding it looks up a row, which is not counted."""
-        d, norm = (
-            self.width,
-            2 * self.width if self.positions else self.width,
-        )  # LayerNorm has a bias
-        biases = (
-            3 * d + 2 * self.keys + self.ffn if self.positions else 0
-        )  # d each: queries, output, output of the MLP
+        """Weights that one decoding step reads: blocks, last norm and head.
+
+        From the embedding it reads one row per sequence, which is not counted.
+        """
+        # LayerNorm has a bias
+        d, norm = self.width, 2 * self.width if self.positions else self.width
+        # d biases each: queries, attention output, MLP output
+        biases = 3 * d + 2 * self.keys + self.ffn if self.positions else 0
         return self.layers * (self.matrices + biases + 2 * norm) + norm + self.vocab * d
 
     @property
     def parameters(self) -> int:
-        """All weights of the policy; a tied head counts once."""
+        """All weights of the policy. A tied head counts once."""
         return self.read + (self.positions + (0 if self.tied else self.vocab)) * self.width
 
     @property
     def trunk(self) -> int:
-        """All weights but the head's: a reward model and a critic have this, and d + 1 more."""
+        """All weights except the head's. A reward model or a critic has these and d + 1 more."""
         return self.parameters - (0 if self.tied else self.vocab * self.width)
 
     def adapters(self, rank: int) -> int:
-        """Weights of LoRA on all matrices of all blocks, rank (in + out) each; GPT-2's queries, keys and values are one matrix."""
+        """Weights of LoRA adapters on all matrices of all blocks: rank (in + out) per matrix.
+
+        GPT-2's queries, keys and values are one matrix.
+        """
         d, gpt2 = self.width, self.positions > 0
         return (
             self.layers
@@ -128,21 +148,23 @@ LLAMA_70B = Shape(80, 8192, 64, 8, 28672, 128256)  # Llama 3
 
 @dataclass(frozen=True)
 class Plan:
-    """One step of RLHF as arithmetic sees it: who takes part, how much is written, in what portions."""
+    """One step of RLHF in numbers: its models, its tokens and its batch sizes."""
 
     prompts: int = 64
-    group_size: int = 1  # G, responses a prompt
+    group_size: int = 1  # G, responses per prompt
     prompt_tokens: int = 512  # P
-    response_tokens: int = 1024  # R, the same for all
+    response_tokens: int = 1024  # R, the same for all responses
     epochs: int = 1
     decode_batch: int = 64  # sequences decoded together
-    micro_batch: int = 1  # sequences a forward and backward pass
+    micro_batch: int = 1  # sequences per forward and backward pass
     critic: str = "separate"  # "shared": a head on the actor's trunk; "none": group methods
     reference: bool = True
-    reward_model: bool = True  # False: a rule
-    lora: int = 0  # rank, and the reference is the actor with its adapter off; 0 trains all weights
-    bf16: bool = False  # 2 bytes a number; adapters, AdamW's m and v and its copy of the weights stay in float32
-    recompute: bool = False  # a block keeps its input only
+    reward_model: bool = True  # False: the reward is a rule
+    # rank of the adapters (the reference is then the actor without its adapter); 0: all weights
+    lora: int = 0
+    # 2 bytes per number; adapters, AdamW's m and v and its copy of the weights stay in float32
+    bf16: bool = False
+    recompute: bool = False  # each block keeps its input only
 
     def __post_init__(self):
         for field in (
@@ -165,28 +187,42 @@ class Plan:
 
     @property
     def sequences(self) -> int:
+        """Sequences of one step: prompts times responses per prompt."""
         return self.prompts * self.group_size
 
     @property
     def tokens(self) -> int:
+        """T = P + R, tokens per sequence."""
         return self.prompt_tokens + self.response_tokens
 
 
 def weights_bytes(parameters: int, *, bf16: bool = False) -> int:
-    """4 bytes a weight, 2 in bfloat16."""
+    """Bytes of that many weights: 4 per weight, or 2 in bfloat16."""
     return parameters * (2 if bf16 else 4)
 
 
-gradient_bytes = weights_bytes  # one for each weight that is trained, of its type
+gradient_bytes = weights_bytes  # one gradient per trained weight, of the weight's type
 
 
 def optimiser_bytes(trained: int, *, bf16: bool = False) -> int:
-    """AdamW's m and v in float32, and a float32 copy of bfloat16 weights. With weight and gradient: 16 bytes, in either type."""
+    """Bytes of AdamW's state for that many trained weights.
+
+    The state is m and v in float32; for bfloat16 weights also a float32 copy of the weights.
+    Together with weight and gradient this makes 16 bytes per weight in both types.
+    """
     return trained * (12 if bf16 else 8)
 
 
 def kv_cache_bytes(shape: Shape, batch: int, tokens: int, *, bf16: bool = False) -> int:
-    """Keys and values of all layers, 2 L k numbers a token. After R sampled tokens it holds P + R - 1: the last one is never read."""
+    """Bytes of the keys and values of all layers: 2 L k numbers per token.
+
+    After R sampled tokens the cache holds P + R - 1 tokens, because the model never reads the last
+    one.
+
+    Args:
+        batch: sequences in the cache.
+        tokens: tokens per sequence in the cache.
+    """
     return 2 * shape.layers * shape.keys * batch * tokens * (2 if bf16 else 4)
 
 
@@ -200,27 +236,43 @@ def activation_bytes(
     recompute: bool = False,
     padded: bool = False,
 ) -> int:
-    """What autograd keeps from the forward to the backward pass, with fused attention (sdpa) and gelu.
+    """Bytes that autograd keeps from the forward pass for the backward pass.
 
-        numbers a token and block      GPT-2                                   Llama
-        two norms, each                input, output, mean, 1/sd               input, normalised, output, 1/rms
-        attention                      queries, keys, values, output: 2 d + 2 k, and a log-sum-exp a head
-        MLP                            before and after gelu: 2 f              gate, silu(gate), up, their product: 4 f
+    The model uses fused attention (sdpa) and fused gelu. Each block keeps, in numbers per token:
 
-    After the blocks the last norm, rotary cos and sin, and the hidden states that the head reads. Padding adds to each block a float
-    mask, T numbers a token, and copies keys and values that heads share for each of them (a single one is read in place). `recompute`:
-    a block's input for each block, and all of the one block that is being computed again. Exact in float32. Seen beside it: bfloat16
-    Llamas keep a tenth more (norms in float32), with adapters half as much again (float32 copies of what these read: 1.34 to 1.56);
-    adapters in float32 a tenth less (frozen norms need no input).
+        part               GPT-2                          Llama
+        two norms, each    input, output, mean, 1/sd      input, normalised, output, 1/rms
+        attention          queries, keys, values and output, 2 d + 2 k; one log-sum-exp per head
+        MLP                before and after gelu, 2 f     gate, silu(gate), up, their product, 4 f
+
+    After the blocks come the last norm, rotary cos and sin, and the hidden states that the head
+    reads. With padding each block also keeps a float mask of T numbers per token. Keys and values
+    that several heads share are then copied to each of these heads; a single key-value head is not
+    copied. With `recompute` each block keeps its input, and the block being recomputed keeps
+    everything.
+
+    The count is exact in float32 without adapters. Measurements differ from it elsewhere. Llama
+    models in bfloat16 keep a tenth more, because norms are computed in float32. With adapters they
+    keep about half as much again (1.34 to 1.56 times the count), because adapters keep float32
+    copies of what they read. Adapters on float32 weights keep a tenth less, because frozen norms do
+    not need their input.
 
     Args:
-        response: R tokens whose log-probabilities are kept, V words each, in float32; 0 is a scalar head, which reads all T.
+        batch: B sequences.
+        tokens: T per sequence.
+        response: R tokens whose log-probabilities are computed; each keeps V float32 numbers. 0
+            means a scalar head, which reads all T positions.
+        bf16, recompute: as in `Plan`.
+        padded: whether the batch contains padding.
+
+    Raises:
+        ValueError: response is negative or not below tokens.
     """
     check(
         "response",
         response,
         0 <= response < tokens,
-        f"from 0 to {tokens - 1}, less than all tokens",
+        f"from 0 to {tokens - 1}, less than the number of tokens",
     )
     d, k, f, gpt2 = shape.width, shape.keys, shape.ffn, shape.positions > 0
     block = (6 * d + 4 + 2 * f if gpt2 else 8 * d + 2 + 4 * f) + 2 * k + shape.heads
@@ -232,10 +284,19 @@ def activation_bytes(
 
 
 def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[str, dict[str, int]]:
-    """Bytes of actor, reference, reward model and critic, a row each: weights, gradients, optimiser; for a micro-batch activations, and
-    logits, two more copies of these (with temperature, their gradient) for a moment; cache.
+    """Bytes of actor, reference, reward model and critic: one row per model.
 
-    `reward` is the shape of the reward model and of a separate critic, the actor's by default.
+    The columns are:
+    - weights, gradients and optimiser;
+    - activations: what autograd keeps for one micro-batch;
+    - logits: two temporary copies of the micro-batch's logits (with a temperature, their
+      gradients);
+    - cache: keys and values during sampling.
+
+    Args:
+        plan: the step.
+        actor: shape of the actor and of the reference.
+        reward: shape of the reward model and of a separate critic; by default the actor's shape.
     """
     reward, bf16 = reward or actor, plan.bf16
     states = dict(batch=plan.micro_batch, tokens=plan.tokens, bf16=bf16, recompute=plan.recompute)
@@ -248,7 +309,11 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
         logits: int = 0,
         cache: int = 0,
     ) -> dict:
-        """`adapters`: None is a frozen model, 0 one whose every weight is trained; a head is trained with either, in float32."""
+        """Bytes of one model.
+
+        `adapters` is None for a frozen model, 0 for a model whose weights are all trained, and else
+        the number of adapter weights. A head is trained in both of the latter cases, in float32.
+        """
         whole, beside = base * (adapters == 0), head + (adapters or 0)
         return {
             "weights": weights_bytes(base, bf16=bf16) + weights_bytes(beside),
@@ -259,9 +324,10 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
             "cache": cache,
         }
 
+    # the hidden states that a shared value head reads
     value_head = weights_bytes(plan.micro_batch * plan.tokens * actor.width, bf16=bf16) * (
         plan.critic == "shared"
-    )  # what it reads
+    )
     critics = {
         "none": row(),
         "shared": row(head=actor.width + 1),
@@ -290,10 +356,19 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
 
 
 def peak_bytes(table: dict[str, dict[str, int]]) -> int:
-    """All on one machine: weights and optimiser, and beside them the rollout's cache or, while one of the learners learns, gradients,
-    activations and logits. An upper bound: the last micro-batch meets all gradients at its start, a single one meets none.
+    """Bytes in use at the worst moment of a step, with all models on one machine.
 
-    Our loops score a rollout in one piece: without gradient, but with three copies of all its logits, which may exceed this.
+        weights + optimiser + max(cache, gradients + activations + logits)
+
+    The cache is in use during the rollout, the other three while the actor or the critic is
+    trained. It is an upper bound: the last of several micro-batches starts when all gradients
+    exist, but a single micro-batch starts when none does.
+
+    Our loops score a rollout in one piece. They need no gradients for that, but three copies of all
+    logits of the rollout, which may exceed this number.
+
+    Args:
+        table: what `four_models` returns.
     """
     total = {name: sum(row[name] for row in table.values()) for name in table["actor"]}
     learning = total["gradients"] + max(
@@ -303,9 +378,17 @@ def peak_bytes(table: dict[str, dict[str, int]]) -> int:
 
 
 def forward_flop(shape: Shape, tokens: int, context: float, *, logits: int) -> float:
-    """2 FLOP a weight and token and 4 d for each of the `context` positions attended to; 2 d V where logits are needed.
+    """FLOP of a forward pass.
 
-    A sequence that is read at once has context T: what the causal mask hides is computed too.
+        tokens L (2 matrices + 4 d context) + 2 d V logits
+
+    A weight costs 2 FLOP per token. Attention costs 4 d per layer and per position attended to.
+
+    Args:
+        tokens: tokens of the whole batch.
+        context: positions that a token attends to. A sequence read in one pass has context T,
+            because what the causal mask hides is computed too.
+        logits: number of positions whose logits are computed.
     """
     return (
         tokens * shape.layers * (2 * shape.matrices + 4 * shape.width * context)
@@ -316,7 +399,10 @@ def forward_flop(shape: Shape, tokens: int, context: float, *, logits: int) -> f
 def decode_step(
     shape: Shape, batch: int, context: float, *, bf16: bool = False
 ) -> tuple[float, float]:
-    """(FLOP, bytes) of the next token of `batch` sequences: the weights are read once for all of them, a cache for its own only."""
+    """(FLOP, bytes) of sampling the next token of `batch` sequences.
+
+    The weights are read once for all sequences. Each sequence reads its own cache.
+    """
     cache = kv_cache_bytes(shape, batch, 1, bf16=bf16) * context
     return forward_flop(shape, batch, context, logits=batch), weights_bytes(
         shape.read, bf16=bf16
@@ -324,7 +410,7 @@ def decode_step(
 
 
 class _Alive(TorchDispatchMode):
-    """Bytes of the tensors that were made while it is on and are still referred to."""
+    """Counts the bytes of tensors that are made while it is on and are still referred to."""
 
     now = peak = 0
 
@@ -334,7 +420,7 @@ class _Alive(TorchDispatchMode):
             {x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor)}
             for tree in ((args, kwargs), result)
         )
-        for storage in made - given:  # a view, or what was written in place, is no new memory
+        for storage in made - given:  # views and in-place results use no new memory
             self.grow(storage.nbytes())
             weakref.finalize(storage, self.grow, -storage.nbytes())
         return result
@@ -345,9 +431,11 @@ class _Alive(TorchDispatchMode):
 
 
 def measured(function) -> tuple[int, int]:
-    """(kept, peak) bytes of the tensors that `function()` makes: alive beside its result, as what autograd keeps is; at most at a time.
+    """(kept, peak): bytes of the tensors that `function()` makes.
 
-    Counted tensor by tensor: the same in each run. Scratch memory inside a kernel is not seen.
+    `kept` are in use when it returns, its result and what autograd keeps included. `peak` is the
+    most in use at any moment. Tensors are counted one by one, so each run gives the same numbers.
+    Scratch memory inside a kernel is not seen.
     """
     with _Alive() as alive:
         result = function()

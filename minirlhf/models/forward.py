@@ -1,4 +1,7 @@
-"""Text to a batch, and a batch through a model. Logits are computed only where a response token needs them."""
+"""Tokenised batches, and their logits, log-probabilities, scores and values under a model.
+
+Logits are computed only at the positions that predict a response token.
+"""
 
 import torch
 
@@ -8,17 +11,23 @@ from minirlhf.runtime import check, check_text
 
 
 def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts -> left-padded ids (B, P) and their mask (B, P).
+    """Tokenise prompts and pad them on the left.
+
+    Returns:
+        prompt_ids (B, P) and prompt_mask (B, P), True at real tokens.
 
     Raises:
-        ValueError: no prompts, or an empty one (the first response token needs a token before it).
+        ValueError: there are no prompts, or a prompt is not text or has no tokens. The first
+            response token needs a token before it.
     """
     for prompt in prompts:
         check_text(prompt, "The prompt")
     ids = tokenizer(list(prompts)).input_ids if prompts else []
     if not ids or min(map(len, ids)) == 0:
         raise ValueError(
-            f"Got {len(ids)} prompts, the shortest of {min(map(len, ids), default=0)} tokens; each needs at least one."
+            f"There are {len(ids)} prompts, "
+            f"the shortest of {min(map(len, ids), default=0)} tokens; give "
+            "at least one prompt, each of at least one token."
         )
     width = max(map(len, ids))
     padded = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids])
@@ -29,24 +38,29 @@ def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.T
 def encode(
     tokenizer, prompts: list[str], responses: list[str], *, max_response: int | None = None
 ) -> Rollout:
-    """Prompts and written responses -> a Rollout: responses end in EOS, old_logprobs are 0 (nobody sampled them).
+    """Tokenise prompts and written responses as a Rollout.
 
-    Prompt and response are tokenised apart, so the prompt's tokens are a prefix of the whole by construction.
+    Each response ends in EOS. An EOS inside a response ends it there, as it does in a sampled
+    response. old_logprobs are 0, because no policy sampled these responses. Prompt and response are
+    tokenised separately, so the prompt's tokens are always the first tokens of the sequence.
 
     Args:
-        max_response: cut responses to this many tokens, EOS included; a cut response has no EOS.
+        prompts, responses: B texts each.
+        max_response: most tokens of a response, EOS included. A longer response is cut and has no
+            EOS.
+
+    Raises:
+        ValueError: a prompt is empty, something is not text, or max_response is below 1.
     """
     check("max_response", max_response, max_response is None or max_response >= 1, "at least 1")
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
     for response in responses:
         check_text(response, "The response")
-    written = tokenizer(
-        list(responses), add_special_tokens=False
-    ).input_ids  # a response begins with no BOS of its own
+    # no BOS between prompt and response
+    written = tokenizer(list(responses), add_special_tokens=False).input_ids
     ended = [[*row, tokenizer.eos_token_id] for row in written]
-    ids = [
-        row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended
-    ]  # EOS within a text ends it, as in a sample
+    # the first EOS ends a response
+    ids = [row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended]
     width = max(map(len, ids))
     response_ids = torch.tensor(
         [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
@@ -58,13 +72,19 @@ def encode(
 
 
 def decode(tokenizer, rollout: Rollout) -> list[str]:
-    """The responses as text, EOS and padding left out."""
+    """The responses as text, without EOS and padding."""
     rows = zip(rollout.response_ids, rollout.response_mask, strict=True)
     return [tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in rows]
 
 
 def policy_logits(model, rollout: Rollout) -> torch.Tensor:
-    """Logits (B, R, V) that predict the response tokens: column t is computed from the text before response token t."""
+    """Logits (B, R, V) that predict the response tokens.
+
+    Column t is computed from the tokens before response token t.
+
+    Raises:
+        ValueError: a sequence is longer than the model can read.
+    """
     _check_length(model, rollout)
     width = rollout.response_ids.shape[1]
     logits = model(
@@ -74,13 +94,22 @@ def policy_logits(model, rollout: Rollout) -> torch.Tensor:
         use_cache=False,
         logits_to_keep=width + 1,
     ).logits
-    return response_slice(
-        logits, 1
-    )  # of the T positions the model kept the last R + 1: a prompt of length 1
+    # the model returned the last R + 1 of T positions, as if the prompt had one token
+    return response_slice(logits, 1)
 
 
 def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities (B, R), nats, of the policy's tokens (`action_mask`) under `model`; else 0."""
+    """Log-probabilities (B, R) of the response tokens under `model`, in nats.
+
+    They are 0 where `action_mask` is False: at padding, and at tokens that the policy did not
+    choose.
+
+    Args:
+        temperature: divides the logits. Use the temperature at which the responses were sampled.
+
+    Raises:
+        ValueError: a sequence is longer than the model can read, or the temperature is not above 0.
+    """
     logits = policy_logits(model, rollout)
     return response_logprobs(
         logits, rollout.response_ids, rollout.action_mask, temperature=temperature
@@ -88,13 +117,23 @@ def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> tor
 
 
 def token_scores(model, rollout: Rollout) -> torch.Tensor:
-    """A ScalarModel's score (B, T) at every position of prompt and response."""
+    """Scores (B, T) of a ScalarModel at every position of prompt and response.
+
+    Raises:
+        ValueError: a sequence is longer than the model can read.
+    """
     _check_length(model.backbone, rollout)
     return model(rollout.sequences, rollout.attention_mask, rollout.position_ids)
 
 
 def response_values(critic, rollout: Rollout) -> torch.Tensor:
-    """V (B, R) in reward units: column t is the critic's value of the text before response token t."""
+    """The critic's values (B, R) in reward units.
+
+    Column t is the value of the tokens before response token t.
+
+    Raises:
+        ValueError: a sequence is longer than the model can read.
+    """
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
 
@@ -105,5 +144,6 @@ def _check_length(model, rollout: Rollout) -> None:
     )
     if limit and longest > limit:
         raise ValueError(
-            f"A text of {longest} tokens, prompt and EOS included, exceeds the {limit} that the model reads; shorten it."
+            f"A sequence of {longest} tokens, prompt and EOS included, exceeds the "
+            f"{limit} positions of the model; shorten the prompt or the response."
         )

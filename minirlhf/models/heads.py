@@ -1,4 +1,7 @@
-"""A backbone and one linear layer: the reward model and the critic are both this; a critic may read the actor's own backbone."""
+"""Reward model and critic: a backbone with one linear layer that gives a number per token.
+
+A critic may have a backbone of its own or read the actor's (`SharedCritic`).
+"""
 
 import copy
 import json
@@ -17,7 +20,13 @@ from minirlhf.runtime import atomic_folder, check
 
 
 def read_whole(auto, source: str | Path):
-    """`auto.from_pretrained` in float32, without pickle; weights that are not there are an error, not random numbers."""
+    """`auto.from_pretrained(source)` in float32, from safetensors, with every weight found.
+
+    transformers itself fills missing weights with random numbers.
+
+    Raises:
+        ValueError: weights that the config asks for are missing or have another shape.
+    """
     model, found = auto.from_pretrained(
         source,
         dtype=torch.float32,
@@ -28,13 +37,17 @@ def read_whole(auto, source: str | Path):
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
         raise ValueError(
-            f"{len(wrong)} weights that its config.json asks for are missing or of another shape, such as {wrong[0]}."
+            f"{len(wrong)} weights that its config.json asks for are missing or of another shape, "
+            f"such as {wrong[0]}."
         )
     return model
 
 
 class ScalarHead(nn.Linear):
-    """nn.Linear(hidden, 1): the language-model head replaced by one number a token. Weights start with std 1 / sqrt(hidden + 1)."""
+    """A linear layer that gives one number per token, in place of the language-model head.
+
+    The weights start with mean 0 and standard deviation 1 / sqrt(hidden_size + 1), the bias with 0.
+    """
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size, 1)
@@ -43,12 +56,17 @@ class ScalarHead(nn.Linear):
 
 
 class ScalarModel(nn.Module):
-    """Backbone + ScalarHead: a score in reward units at every position of a sequence.
+    """Backbone and ScalarHead: a score in reward units at every position of a sequence.
 
         s_t = (w . h_t + b - shift) / scale
 
-    `shift` and `scale` (reward units) are the raw score's mean and standard deviation on samples of the SFT model: a
-    Bradley-Terry score has no offset and no unit of its own, and kl_coef would mean nothing. A critic made from it keeps them.
+    `shift` and `scale` are the mean and the standard deviation of the raw score on samples of the
+    SFT model. A Bradley-Terry score has no offset and no unit of its own; without this
+    normalisation kl_coef would have no fixed meaning. A critic made from a reward model keeps both
+    numbers.
+
+    Args:
+        backbone: a transformers model without a language-model head.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -58,7 +76,7 @@ class ScalarModel(nn.Module):
         self.shift, self.scale = 0.0, 1.0
 
     def forward(self, sequences, attention_mask, position_ids) -> torch.Tensor:
-        """(B, T) ids -> (B, T) scores; column t reads the text up to and including token t."""
+        """Token ids (B, T) -> scores (B, T). Column t reads the tokens up to and including t."""
         hidden = self.backbone(
             input_ids=sequences,
             attention_mask=attention_mask.long(),
@@ -68,14 +86,19 @@ class ScalarModel(nn.Module):
         return self.scores(hidden)
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, T, hidden) states of the backbone -> (B, T) scores."""
+        """Hidden states (B, T, hidden) of the backbone -> scores (B, T)."""
         return (self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) - self.shift) / self.scale
 
     def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
-        """Write an ordinary transformers folder, in 16 bits: a sequence classifier of one label, and scalar.json with the rest.
+        """Write an ordinary transformers folder: a sequence classifier with one label.
 
-        AutoModelForSequenceClassification opens it and gives w . h at the last token: our score but for b, shift and scale. No padding
-        token is named in it: where EOS pads, transformers would take the EOS of a text for padding and read the word before it.
+        `bias`, `shift` and `scale` go to scalar.json. AutoModelForSequenceClassification opens the
+        folder and gives w . h at the last token: our score without bias, shift and scale. The saved
+        config names no padding token. If EOS were named, transformers would take the EOS of a
+        sequence for padding and read the token before it.
+
+        Args:
+            dtype: of the saved weights, 16 bits by default; `load` reads them as float32.
         """
         whole = AutoModelForSequenceClassification.from_config(self._config())
         whole.base_model.load_state_dict(merged(self.backbone).state_dict())
@@ -93,7 +116,11 @@ class ScalarModel(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "ScalarModel":
-        """Read what `save` wrote, in float32, evaluation mode."""
+        """Read what `save` wrote, in float32 and evaluation mode.
+
+        Raises:
+            ValueError: numbers are missing in scalar.json, or weights are missing.
+        """
         numbers = json.loads((Path(folder) / "scalar.json").read_text())
         if missing := {"bias", "shift", "scale"} - numbers.keys():
             raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
@@ -112,44 +139,56 @@ class ScalarModel(nn.Module):
 
 
 class SharedCritic(ScalarModel):
-    """A value head on the actor's own trunk: no second backbone in memory, and one pass for both heads where both are needed.
+    """A value head on the actor's own backbone (a shared trunk).
 
-    Its only parameters are the head's. So an optimiser of the critic steps the head alone, and the trunk, whose gradient is the sum of
-    the policy loss's and the value loss's, is stepped once, by the actor's optimiser, at the actor's learning rate.
+    No second backbone is in memory, and one forward pass serves both heads where both are needed.
+
+    Its only parameters are those of the head, so an optimiser of the critic updates the head alone.
+    The gradient of the backbone is the sum of the policy loss's and the value loss's gradients. The
+    actor's optimiser updates the backbone once, at the actor's learning rate.
 
     Args:
-        like: a reward model of the actor's width, whose head, shift and scale this one starts with; a new head by default.
+        actor: the policy.
+        like: a reward model as wide as the actor. The head, shift and scale are copied from it. By
+            default the head is new.
+
+    Raises:
+        ValueError: `like` has another width than the actor.
     """
 
     def __init__(self, actor: nn.Module, like: ScalarModel | None = None):
         nn.Module.__init__(self)
-        self._actor = (
-            actor,
-        )  # in a tuple torch does not see it: its weights are not this module's
+        # torch does not look into tuples: the actor's weights are not parameters of this module
+        self._actor = (actor,)
         self.head, self.shift, self.scale = ScalarHead(actor.config.hidden_size), 0.0, 1.0
         if like is not None:
             check(
                 "like.head",
                 like.head.in_features,
                 like.head.in_features == self.head.in_features,
-                "as wide as the actor's trunk",
+                f"as wide as the actor's backbone, {self.head.in_features}",
             )
             self.head.load_state_dict(like.head.state_dict())
             self.shift, self.scale = like.shift, like.scale
 
     @property
     def actor(self) -> nn.Module:
+        """The policy whose backbone this critic reads."""
         return self._actor[0]
 
     @property
     def backbone(self) -> nn.Module:
-        """The trunk, adapters included."""
+        """The actor's backbone, adapters included."""
         return (self.actor.get_base_model() if has_adapter(self.actor) else self.actor).base_model
 
     def logprobs_and_values(
         self, rollout: Rollout, *, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `policy_logprobs` of the actor and `response_values` of this critic give, both (B, R), from one pass through the trunk."""
+        """`policy_logprobs` of the actor and `response_values` of this critic, from one pass.
+
+        Returns:
+            Log-probabilities (B, R) in nats and values (B, R) in reward units.
+        """
         found = []
         with self.backbone.register_forward_hook(
             lambda trunk, given, output: found.append(output.last_hidden_state)
@@ -158,7 +197,7 @@ class SharedCritic(ScalarModel):
         return logprobs, response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
 
     def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
-        """Write the trunk as it is now and the head, as a ScalarModel of its own."""
+        """Write the backbone as it is now and the head, as an ordinary ScalarModel."""
         alone = ScalarModel(merged(self.actor).base_model)
         alone.head, alone.shift, alone.scale = self.head, self.shift, self.scale
         alone.save(folder, tokenizer, dtype=dtype)

@@ -1,4 +1,8 @@
-"""A policy by name: this project's own, a local folder, or any causal language model of the hub."""
+"""Load policies and reward models by name, and save policies.
+
+A name is one of this project's models, a local folder or, for a policy, a causal language model on
+the hub.
+"""
 
 import copy
 from hashlib import sha256
@@ -13,7 +17,7 @@ from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.models.heads import ScalarModel, read_whole
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder
 
-transformers.utils.logging.disable_progress_bar()  # one line a loaded model is noise in a notebook
+transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
 CHECKPOINTS = DATA / "checkpoints"
 FAULTS = (
     OSError,
@@ -22,11 +26,14 @@ FAULTS = (
     AttributeError,
     RuntimeError,
     SafetensorError,
-)  # what damaged or foreign files end in
+)  # raised by damaged or foreign files
 
 
 def checkpoint(name: str | Path) -> Path | None:
-    """The folder that `name` means here: a committed checkpoint, a fetched model or a local folder; None if there is none."""
+    """The folder that a name stands for; None if there is none.
+
+    It is a committed checkpoint, a downloaded model or a local folder, looked for in this order.
+    """
     return next(
         (
             p
@@ -38,28 +45,34 @@ def checkpoint(name: str | Path) -> Path | None:
 
 
 def load_policy(name: str | Path = "tiny-reviews"):
-    """Load (model, tokenizer) in float32, dropout off, left padding.
+    """Load a policy and its tokenizer: float32, evaluation mode, left padding.
 
     Args:
-        name: `tiny-reviews`, `tiny-reviews-sft`, a folder with a config.json, or a hub name such as `gpt2`.
+        name: `tiny-reviews`, `tiny-reviews-sft`, a folder with a config.json, or a hub name such as
+            `gpt2`.
+
+    Returns:
+        (model, tokenizer).
 
     Raises:
-        ValueError: nothing of that name, here or on the hub.
+        ValueError: there is no such model, or the folder holds a reward model or damaged files.
     """
     source = checkpoint(name) or str(name)
     if source == SMOLLM2:
         raise ValueError(
-            f"{SMOLLM2} is not fetched yet: run `minirlhf data --model {SMOLLM2}` once (93 MB)."
+            f"{SMOLLM2} is not downloaded yet; run `minirlhf data --model {SMOLLM2}` once (93 MB)."
         )
     if isinstance(source, Path) and (source / "scalar.json").is_file():
         raise ValueError(
-            f"'{name}' is a reward model, it gives scores and no words; policies here: {', '.join(committed())}."
+            f"'{name}' is a reward model, which cannot write responses; "
+            f"give a policy, such as {', '.join(committed())}."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         if len(tokenizer) <= 1:
             raise ValueError(
-                "its tokenizer knows no words; are tokenizer.json and tokenizer_config.json there?"
+                "its tokenizer has no vocabulary; "
+                "add tokenizer.json and tokenizer_config.json to the folder."
             )
         model = read_whole(AutoModelForCausalLM, source)
     except FAULTS as error:
@@ -68,8 +81,9 @@ def load_policy(name: str | Path = "tiny-reviews"):
                 f"'{name}' holds no policy that can be read: {_first_line(error)}"
             ) from error
         raise ValueError(
-            f"No model '{name}': it is neither one of {', '.join(committed())}, nor a folder with a config.json, "
-            f"nor reachable on the hub with safetensors weights ({type(error).__name__}); check the spelling or the network."
+            f"No model '{name}': it is neither one of {', '.join(committed())}, nor a folder "
+            f"with a config.json, nor reachable on the hub with safetensors weights "
+            f"({type(error).__name__}); check the spelling or the network."
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -77,15 +91,22 @@ def load_policy(name: str | Path = "tiny-reviews"):
 
 
 def load_scalar(name: str | Path = "tiny-reviews-reward"):
-    """Load (ScalarModel, tokenizer): a reward model or gold scorer that this project saved.
+    """Load a reward model of this project and its tokenizer.
+
+    Args:
+        name: a committed reward model, or a folder that `ScalarModel.save` wrote.
+
+    Returns:
+        (ScalarModel, tokenizer), in float32 and evaluation mode, with left padding.
 
     Raises:
-        ValueError: no such folder, or one that holds no scalar model.
+        ValueError: there is no such folder, or it holds no reward model, or its files are damaged.
     """
     folder = checkpoint(name)
     if folder is None or not (folder / "scalar.json").is_file():
         raise ValueError(
-            f"No reward model '{name}': give one of {', '.join(committed(scores=True))} or a folder that `reward` wrote."
+            f"No reward model '{name}': give one of {', '.join(committed(scores=True))}, "
+            "or a folder that `minirlhf reward` wrote."
         )
     try:
         return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -96,11 +117,16 @@ def load_scalar(name: str | Path = "tiny-reviews-reward"):
 
 
 def _first_line(error: Exception) -> str:
+    """The first line of an error's message; its type where the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def fingerprint(*names: str | Path) -> str:
-    """sha256 over the weights of checkpoints: one name may stand for other weights tomorrow. Of a hub name, the name."""
+    """SHA-256 over the names and weights of checkpoints.
+
+    A name may stand for other weights later; the fingerprint then differs. Of a model on the hub
+    only the name is used.
+    """
     found = sha256()
     for name in names:
         folder = checkpoint(name)
@@ -110,8 +136,28 @@ def fingerprint(*names: str | Path) -> str:
     return found.hexdigest()
 
 
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    """Whether all parameters of two models are equal, bit for bit.
+
+    Names, shapes and types must be equal too. Unlike ==, it takes NaN as equal to the same NaN, and
+    0 and -0 as different. Buffers are not compared, nor are the shift and scale of a ScalarModel.
+    """
+    ours, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    return ours.keys() == theirs.keys() and all(
+        p.dtype == theirs[name].dtype
+        and p.shape == theirs[name].shape
+        and torch.equal(_bits(p), _bits(theirs[name]))
+        for name, p in ours.items()
+    )
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, as a vector."""
+    return x.detach().contiguous().view(-1).view(torch.uint8)
+
+
 def committed(*, scores: bool = False) -> list[str]:
-    """Names of the committed policies, or of the scalar models."""
+    """Names of the committed policies; with `scores`, of the committed reward models."""
     return sorted(
         p.parent.name
         for p in CHECKPOINTS.glob("*/config.json")
@@ -120,10 +166,18 @@ def committed(*, scores: bool = False) -> list[str]:
 
 
 def save_policy(model, tokenizer, folder: str | Path, *, dtype=torch.float32) -> None:
-    """Write an ordinary transformers folder (safetensors), atomically. float16 halves it; it is read back as float32."""
+    """Write a policy as an ordinary transformers folder (safetensors), replaced atomically.
+
+    Adapters are added to the weights (`merged`).
+
+    Args:
+        dtype: of the saved weights. float16 halves the file; `load_policy` reads it as float32.
+
+    Raises:
+        ValueError: the folder holds files that do not belong to a model.
+    """
     with atomic_folder(folder) as temporary:
-        copied = copy.deepcopy(merged(model)).to(
-            dtype
-        )  # tied weights stay tied, so they are written once
+        # tied weights stay tied, so they are written once
+        copied = copy.deepcopy(merged(model)).to(dtype)
         copied.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

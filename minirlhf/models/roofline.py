@@ -1,9 +1,11 @@
-"""Seconds of an RLHF step on a machine that is given: the roofline, from this CPU to 70B on GPUs.
+"""Predicted seconds of one RLHF step on a given machine: the roofline model.
 
-    seconds = max(FLOP / (FLOP a second), bytes / (bytes a second))
+    seconds = max(FLOP / (FLOP per second), bytes / (bytes per second))
 
-Training reads a weight once for thousands of tokens and is bound by FLOP; decoding reads it once for each sequence's next token and is
-bound by bytes, until the batch is large. Left out: communication, the optimiser's step, waiting for the longest response.
+It covers machines from this CPU to GPUs that train 70B models. Training reads a weight once for
+thousands of tokens, so it is limited by FLOP. Decoding reads a weight once per step, for one token
+of each sequence, so it is limited by bytes until the batch is large. Not counted: communication,
+the optimiser's step, and waiting for the longest response.
 """
 
 import math
@@ -18,23 +20,28 @@ from minirlhf.models.cost import Plan, Shape, decode_step, forward_flop, weights
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as arithmetic sees it: work takes as long as the slower of its FLOP and its bytes (the roofline), and a start."""
+    """The speed and the memory of a machine.
+
+    Work takes as long as the slower of its FLOP and its bytes (the roofline). Each block adds a
+    fixed time to start it.
+    """
 
     flop_per_second: float
     bytes_per_second: float
     memory_bytes: float = math.inf
-    mfu: float = 1.0  # share of the FLOP/s that is reached
-    mbu: float = 1.0  # share of the bandwidth
-    block_seconds: float = 0.0  # to start a block's work, however little; a GPU hides it
+    mfu: float = 1.0  # share of flop_per_second that is reached (model FLOP utilisation)
+    mbu: float = 1.0  # share of bytes_per_second that is reached (memory-bandwidth utilisation)
+    block_seconds: float = 0.0  # to start the work of one block; a GPU hides this time
 
     def seconds(self, flop: float, size: float, blocks: int = 0) -> float:
+        """Seconds for `flop` operations on `size` bytes, in `blocks` blocks."""
         return (
             max(flop / self.flop_per_second / self.mfu, size / self.bytes_per_second / self.mbu)
             + blocks * self.block_seconds
         )
 
     def times(self, n: int) -> "Machine":
-        """n of them as one: tensor-parallel, with communication for free."""
+        """n such machines as one: tensor parallelism with free communication."""
         return replace(
             self,
             flop_per_second=n * self.flop_per_second,
@@ -43,13 +50,16 @@ class Machine:
         )
 
 
-H100 = Machine(
-    989e12, 3.35e12, 80 * 2**30, mfu=0.4, mbu=0.6
-)  # SXM, bfloat16, dense; shares as large runs report them
+# SXM, bfloat16, dense; mfu and mbu as large runs report them
+H100 = Machine(989e12, 3.35e12, 80 * 2**30, mfu=0.4, mbu=0.6)
 
 
 def decode_seconds(machine: Machine, shape: Shape, plan: Plan) -> float:
-    """The rollout: each prompt is read once, then R steps for every decode_batch, at the mean context P + R / 2."""
+    """Seconds of a rollout.
+
+    Each prompt is read once. Then every batch of decode_batch sequences takes R steps, computed at
+    their mean context P + R / 2.
+    """
     rounds, batch = (
         math.ceil(plan.sequences / plan.decode_batch),
         min(plan.sequences, plan.decode_batch),
@@ -67,7 +77,12 @@ def decode_seconds(machine: Machine, shape: Shape, plan: Plan) -> float:
 def forward_seconds(
     machine: Machine, shape: Shape, plan: Plan, *, scalar: bool = False, times: int = 1
 ) -> float:
-    """All sequences of a step through a model, or through `times` as much work."""
+    """Seconds of a forward pass of one model over all sequences of a step.
+
+    Args:
+        scalar: the model has a scalar head, so no logits are computed.
+        times: multiplies the work.
+    """
     passes, logits = (
         times * math.ceil(plan.sequences / plan.micro_batch),
         0 if scalar else plan.sequences * plan.response_tokens,
@@ -79,7 +94,11 @@ def forward_seconds(
 
 
 def train_seconds(machine: Machine, shape: Shape, plan: Plan, *, scalar: bool = False) -> float:
-    """One epoch: forward, and as much again for the gradient of the inputs, and of the weights (next to nothing with adapters)."""
+    """Seconds of one epoch of training.
+
+    The gradient of the inputs costs as much as the forward pass, and so does the gradient of the
+    weights. With adapters the latter costs next to nothing. `recompute` adds one more forward pass.
+    """
     return forward_seconds(
         machine, shape, plan, scalar=scalar, times=(2 if plan.lora else 3) + plan.recompute
     )
@@ -88,7 +107,11 @@ def train_seconds(machine: Machine, shape: Shape, plan: Plan, *, scalar: bool = 
 def step_seconds(
     machine: Machine, plan: Plan, actor: Shape, reward: Shape | None = None
 ) -> dict[str, float]:
-    """One step: sampling; scoring, the forward passes of reference, reward model and critic; training. Actor and critic one by one."""
+    """Seconds of one step, by part: sampling, scoring and training.
+
+    Scoring means the forward passes of reference, reward model and critic. Actor and critic are
+    trained one after the other.
+    """
     reward, separate = reward or actor, plan.critic == "separate"
     score, value = (
         forward_seconds(machine, shape, plan, scalar=True)
@@ -108,7 +131,11 @@ def step_seconds(
 
 
 def measure_machine() -> Machine:
-    """This CPU in float32, in about a second: a matrix product, a copy (read and written), a forward pass with next to nothing in it."""
+    """Measure this CPU in float32, in about a second.
+
+    A matrix product gives FLOP per second, a copy bytes per second (read and written). A forward
+    pass of a tiny model gives the seconds per block.
+    """
 
     def median(code: str, **given) -> float:
         return (

@@ -1,1 +1,45 @@
-"""What scores a response: reward model, gold scorer, bag of words, lexicon."""
+"""What scores a response: reward models, verifiable rules, your own functions, and judges."""
+
+from minirlhf.rewards.answers import (
+    answer_reward,
+    extract_answer,
+    parse_number,
+    same_answer,
+)
+from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
+from minirlhf.rewards.function import reward_function, weighted
+from minirlhf.rewards.gold import correlation, ensemble_judge, ensemble_members, gold_judge
+from minirlhf.rewards.model import (
+    Judge,
+    end_with_eos,
+    normalise_scores,
+    prefix_scores,
+    rollout_judge,
+    rollout_score,
+    text_judge,
+)
+from minirlhf.rewards.rules import right_answer, right_steps
+
+__all__ = [
+    "Judge",
+    "answer_reward",
+    "correlation",
+    "end_with_eos",
+    "ensemble_judge",
+    "ensemble_members",
+    "extract_answer",
+    "gold_judge",
+    "lexicon_judge",
+    "normalise_scores",
+    "parse_number",
+    "prefix_scores",
+    "reward_function",
+    "ridge_judge",
+    "right_answer",
+    "right_steps",
+    "rollout_judge",
+    "rollout_score",
+    "same_answer",
+    "text_judge",
+    "weighted",
+]

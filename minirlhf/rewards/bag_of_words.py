@@ -1,4 +1,7 @@
-"""Two judges that cannot be fooled by fluency: a TF-IDF ridge on the ratings, and the VADER lexicon."""
+"""Two judges that read single words only, so that fluent text cannot mislead them.
+
+One is a ridge regression of the ratings on TF-IDF features, the other the VADER lexicon.
+"""
 
 import functools
 import math
@@ -17,9 +20,17 @@ NEGATIONS = {"not", "no", "never", "without", "hardly", "nor", "neither", "canno
 
 @functools.cache
 def ridge_judge(split: str = "gold", max_features: int = 20_000) -> Judge:
-    """Regression of the mean rating on TF-IDF of words and word pairs, fitted on the films of one split (half a second).
+    """Ridge regression of the mean rating on TF-IDF features of words and word pairs.
 
-    Scores are in rating units, -4..4. It needs the data cache; it is fitted anew in each process, nothing is stored.
+    It is fitted on the films of one split, in half a second, again in each process; nothing is
+    stored. The data cache is needed.
+
+    Args:
+        split: whose films to fit on.
+        max_features: number of words and word pairs.
+
+    Returns:
+        (prompts, responses) -> scores (B,) in rating units, -4 to 4.
     """
     reviews = [r for r in load_reviews() if r.split == split and r.ratings]
     features = TfidfVectorizer(
@@ -37,9 +48,16 @@ def ridge_judge(split: str = "gold", max_features: int = 20_000) -> Judge:
 
 @functools.cache
 def lexicon_judge() -> Judge:
-    """Sum s of word valences of the VADER lexicon, sign turned in the three words after a negation, as s / sqrt(s^2 + 15).
+    """Sentiment by the VADER lexicon.
 
-    Only the lexicon is Hutto and Gilbert's; their rules for intensifiers, capitals and punctuation are left out.
+        s / sqrt(s^2 + 15)        s = sum of the valences of the words
+
+    A valence is multiplied by -0.74 in the three words after a negation, as VADER does. The
+    lexicon, this factor and the formula are Hutto and Gilbert's. Their rules for intensifiers,
+    capitals and punctuation are left out.
+
+    Returns:
+        (prompts, responses) -> scores (B,) from -1 to 1.
     """
     rows = [line.split("\t") for line in sources.read_vader_lexicon().splitlines() if line.strip()]
     valence = {word: float(mean) for word, mean, *_ in rows}
@@ -49,9 +67,7 @@ def lexicon_judge() -> Judge:
         total = 0.0
         for i, word in enumerate(words):
             negated = any(w in NEGATIONS or w.endswith("n't") for w in words[max(0, i - 3) : i])
-            total += valence.get(word, 0.0) * (
-                -0.74 if negated else 1.0
-            )  # their damping of a negated word
+            total += valence.get(word, 0.0) * (-0.74 if negated else 1.0)
         return total / math.sqrt(total * total + 15)
 
     return lambda prompts, responses: torch.tensor([score(text) for text in responses])

@@ -1,4 +1,4 @@
-"""Anybody's reward: a plain Python function of texts, by TRL's contract, made into what the loops ask for."""
+"""Your own reward: a Python function of texts, by TRL's contract, for use in a training loop."""
 
 import math
 from collections.abc import Callable
@@ -15,20 +15,30 @@ from minirlhf.runtime import check
 def reward_function(
     function: Callable, tokenizer, dataset: Dataset | None = None
 ) -> Callable[[Rollout], torch.Tensor]:
-    """Rollout -> (B,) from `function(prompts=[...], completions=[...], **columns)`, which returns one number a completion.
+    """Turn a function of texts into a score for a training loop.
+
+    `function(prompts=[...], completions=[...], **columns)` returns one number per completion.
 
     Args:
-        dataset: rows with a `prompt` and other columns (an answer, say), given to the function as lists, a value a completion.
+        function: the reward.
+        tokenizer: the policy's.
+        dataset: rows with a `prompt` and other columns, such as an answer. The function is given
+            these columns as lists with one value per completion.
+
+    Returns:
+        Rollout -> scores (B,).
 
     Raises:
-        ValueError: two rows have the same prompt. When called: the function raised, or returned anything but a finite number a completion.
+        ValueError: two rows have the same prompt. When called: a prompt has no row, the function
+            raised, or it did not return one finite number per completion.
     """
     rows = {}
     for row in dataset or []:
         key = tuple(tokenizer(row["prompt"]).input_ids)
         if key in rows:
             raise ValueError(
-                f"Two rows have the prompt {row['prompt'][:60]!r}; whose columns are a completion's?"
+                f"Two rows have the prompt {row['prompt'][:60]!r}; keep one row per prompt, "
+                "because the prompt decides which row's columns belong to a completion."
             )
         rows[key] = row
 
@@ -40,7 +50,8 @@ def reward_function(
         completions = decode(tokenizer, rollout)
         if rows and (unknown := [i for i in ids if i not in rows]):
             raise ValueError(
-                f"The prompt {tokenizer.decode(list(unknown[0]))[:60]!r} has no row in the dataset of the reward function."
+                f"The prompt {tokenizer.decode(list(unknown[0]))[:60]!r} has no row in the "
+                "dataset of the reward function; add it, or train on the dataset's prompts only."
             )
         prompts = [
             rows[i]["prompt"]
@@ -58,18 +69,20 @@ def reward_function(
             values = function(**given)
         except Exception as error:
             raise ValueError(
-                f"The reward function raised {type(error).__name__}: {error}; it was given {', '.join(given)}."
+                f"The reward function raised {type(error).__name__}: {error}; it was given "
+                f"{', '.join(given)}."
             ) from error
         try:
             values = [float(value) for value in values]
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"The reward function returned {str(values)[:80]}; it must be one number for each completion."
+                f"The reward function returned {str(values)[:80]}; it must be one number for each "
+                "completion."
             ) from error
         if len(values) != len(completions) or not all(map(math.isfinite, values)):
             raise ValueError(
-                f"The reward function returned {len(values)} values for {len(completions)} completions, {values[:4]} ...; "
-                "it must be one finite number for each."
+                f"The reward function returned {len(values)} values for {len(completions)} "
+                f"completions, {values[:4]} ...; it must be one finite number for each."
             )
         return torch.tensor(values)
 
@@ -79,12 +92,21 @@ def reward_function(
 def weighted(
     functions: list[tuple[Callable[[Rollout], torch.Tensor], float]],
 ) -> Callable[[Rollout], torch.Tensor]:
-    """Rollout -> (B,): the sum of weight x scores over pairs (function, weight); a function is what `reward_function` returns.
+    """Weighted sum of several rewards.
 
-        weighted([(reward_function(answer_reward, tokenizer, dataset), 1.0), (reward_function(form, tokenizer), 0.2)])
+        weighted([(reward_function(answer_reward, tokenizer, dataset), 1.0),
+                  (reward_function(form, tokenizer), 0.2)])
+
+    Args:
+        functions: pairs (function, weight). A function maps a Rollout to scores (B,), as those that
+            `reward_function` returns.
+
+    Returns:
+        Rollout -> scores (B,), the sum of weight times scores.
 
     Raises:
-        ValueError: no pair, or a weight that is not finite. When called: functions that return different shapes.
+        ValueError: there is no pair, or a weight is not finite. When called: the functions return
+            different shapes.
     """
     functions = list(functions)
     check(

@@ -1,7 +1,10 @@
-"""The gold scorer: what "truly better" means here. It is fitted on films, by a method, that training never uses.
+"""The gold reward model: our measure of which response is truly better.
 
-Two were made and compared on the validation films (`minirlhf gold` prints it): an ensemble of three small GPT-2 that regress the mean
-rating, and a TF-IDF ridge on the same films. The ridge predicts people better, so the ridge is gold and the ensemble stands beside it.
+It is fitted on films, and by a method, that training never uses. Two candidates were compared on
+the validation films (`minirlhf gold` prints the comparison). One is an ensemble of three small
+GPT-2 models that regress the mean rating, the other a TF-IDF ridge regression on the same films.
+The ridge regression predicts human ratings better, so it is the gold reward model. The ensemble is
+reported next to it.
 """
 
 import functools
@@ -16,7 +19,10 @@ from minirlhf.tasks.reviews import load_reviews
 
 
 def gold_judge() -> Judge:
-    """The mean rating (-4..4) that people would give, as the ridge on the gold films predicts it."""
+    """The gold reward model: the mean rating that people would give, as the ridge predicts it.
+
+    Scores are in rating units, -4 to 4. It is fitted on the gold films.
+    """
     return ridge_judge("gold")
 
 
@@ -27,10 +33,12 @@ def ensemble_members(folder: Path = CHECKPOINTS) -> list[Path]:
 
 @functools.cache
 def ensemble_judge(folder: Path = CHECKPOINTS) -> Judge:
-    """The same by the ensemble `gold-0`, `gold-1`, ... of a folder: another judge, to see where gold is exploited.
+    """The mean rating as predicted by the ensemble `gold-0`, `gold-1`, ... in a folder.
+
+    As a second judge it shows where a policy exploits the gold reward model.
 
     Raises:
-        ValueError: no ensemble there.
+        ValueError: there is no ensemble in the folder.
     """
     loaded = [load_scalar(member) for member in ensemble_members(folder)]
     if not loaded:
@@ -39,7 +47,7 @@ def ensemble_judge(folder: Path = CHECKPOINTS) -> Judge:
 
 
 def correlation(judge: Judge, split: str = "val") -> float:
-    """Pearson's r between a judge and the mean ratings of one split's films."""
+    """Pearson's r between a judge's scores and the mean ratings of one split's snippets."""
     rated = [r for r in load_reviews() if r.split == split and r.ratings]
     predicted = judge([r.prompt for r in rated], [r.text for r in rated])
     return torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in rated])]))[

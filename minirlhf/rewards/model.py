@@ -1,4 +1,7 @@
-"""Scores from a ScalarModel: of whole responses, and of every prefix in the two readings that must not be confused."""
+"""Scores from a ScalarModel: of whole responses, and of every prefix of a response.
+
+There are two ways to score a prefix, and they give different numbers (see `prefix_scores`).
+"""
 
 from collections.abc import Callable
 
@@ -14,10 +17,11 @@ Judge = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, responses) -
 
 
 def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
-    """The same responses, a cut one ended by EOS, in R + 1 columns.
+    """The same responses in R + 1 columns, with EOS added to those that were cut off.
 
-    A reward model is trained where texts end in EOS. Read at the last word of a cut response its head is at an untrained position, and
-    a policy finds out: it stops writing EOS and is paid for it.
+    A reward model is trained on responses that end in EOS. At the last token of a cut response its
+    head would be read at an untrained position. A policy finds this out: it stops writing EOS and
+    is rewarded for it.
     """
     cut = ~rollout.finished(eos_id)[:, None]
     ids = torch.cat([rollout.response_ids, torch.full_like(rollout.response_ids[:, :1], eos_id)], 1)
@@ -29,7 +33,16 @@ def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
 
 
 def rollout_score(model: ScalarModel, eos_id: int) -> Callable[[Rollout], torch.Tensor]:
-    """What a training loop asks for: Rollout -> (B,), the score at EOS, which a cut response is given for the purpose."""
+    """The score function that a training loop needs: the reward model's score at EOS.
+
+    A response that was cut off is given an EOS for scoring.
+
+    Args:
+        eos_id: id of the EOS token.
+
+    Returns:
+        Rollout -> scores (B,) in reward units.
+    """
 
     @torch.no_grad()
     def score(rollout: Rollout) -> torch.Tensor:
@@ -41,7 +54,14 @@ def rollout_score(model: ScalarModel, eos_id: int) -> Callable[[Rollout], torch.
 
 @torch.no_grad()
 def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -> ScalarModel:
-    """Set shift and scale so that the scores of these rollouts have mean 0 and standard deviation 1."""
+    """Set shift and scale so that these rollouts' scores have mean 0 and standard deviation 1.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: all raw scores are equal.
+    """
     model.shift, model.scale = 0.0, 1.0
     raw = torch.cat([rollout_score(model, eos_id)(r) for r in rollouts])
     spread = raw.std().item()
@@ -49,7 +69,7 @@ def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -
         "standard deviation of the raw scores",
         spread,
         spread > 0,
-        "above 0 (is the reward model trained?)",
+        "above 0: train the reward model first",
     )
     model.shift, model.scale = raw.mean().item(), spread
     return model
@@ -58,14 +78,21 @@ def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -
 def text_judge(
     models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64
 ) -> Judge:
-    """(prompts, responses) -> (B,): the mean score of an ensemble, read at EOS; what exceeds max_response tokens is cut off."""
+    """A judge of texts: the mean score, at EOS, of one or more reward models.
+
+    Args:
+        models: the ensemble; one model is enough.
+        batch_size: responses per forward pass.
+        max_response: tokens of a response that are read, EOS included; the rest is cut off.
+
+    Returns:
+        (prompts, responses) -> scores (B,).
+    """
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
-        order, scores = (
-            sorted(range(len(prompts)), key=lambda i: len(responses[i])),
-            [],
-        )  # like lengths together: less padding
+        # similar lengths in one batch need less padding
+        order, scores = sorted(range(len(prompts)), key=lambda i: len(responses[i])), []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = encode(
@@ -87,18 +114,24 @@ def text_judge(
 def prefix_scores(
     model: ScalarModel, tokenizer, prompt: str, response: str
 ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """The reward of every prefix of a response, in both readings.
+    """Reward of every prefix of a response, computed in two ways.
 
-    (a) prefix + EOS, each scored alone: the trained position, on unusual text; the figure that course notes show.
-    (b) one pass, the head read at each token: natural text, but a position that a last-token head was never trained at.
+    (a) Each prefix is ended with EOS and scored alone. The head is read at a position it was
+    trained at, but the text is unusual. Figures in course notes show this. (b) The response is
+    scored in one pass and the head is read at each token. The text is natural, but the head was
+    never trained at these positions.
 
     Returns:
-        (tokens, with_eos (R,), one_pass (R,)); entry t scores the response up to and including token t.
+        (tokens, with_eos, one_pass). with_eos (R,) is (a), one_pass (R,) is (b). Entry t scores the
+        response up to and including token t.
+
+    Raises:
+        ValueError: the response is empty.
     """
     batch = encode(tokenizer, [prompt], [response])
-    ids = batch.response_ids[0, :-1].tolist()  # EOS apart: reading (a) adds its own
+    ids = batch.response_ids[0, :-1].tolist()  # without EOS, which (a) adds itself
     if not ids:
-        raise ValueError("The text to score is empty; give at least one word.")
+        raise ValueError("The response to score is empty; give at least one word.")
     one_pass = token_scores(model, batch)[0, batch.prompt_ids.shape[1] : -1]
     with_eos = []
     for end in range(1, len(ids) + 1):
@@ -112,7 +145,7 @@ def prefix_scores(
 
 
 def rollout_judge(judge: Judge, tokenizer) -> Callable[[Rollout], torch.Tensor]:
-    """Let a judge of texts read a Rollout: the responses are decoded first."""
+    """A score of Rollouts from a judge of texts. Prompts and responses are decoded first."""
 
     def score(rollout: Rollout) -> torch.Tensor:
         rows = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)

@@ -1,1 +1,47 @@
-"""What is being learned: prompts, examples and ground truth."""
+"""What a policy is trained on: prompts, examples and ground truth.
+
+`reviews` and `arithmetic` are modules, one for each task. The functions convert datasets to
+standard rows, load datasets by name and measure the agreement of human raters.
+"""
+
+from minirlhf.tasks import arithmetic, reviews
+from minirlhf.tasks.agreement import (
+    human_ceiling,
+    krippendorff_alpha,
+    preference_share,
+    tie_share,
+)
+from minirlhf.tasks.formats import (
+    check_rows,
+    completions,
+    conversational,
+    paired,
+    standard,
+    texts_once,
+    unpaired,
+)
+from minirlhf.tasks.hub import DATASETS, load_by_name
+from minirlhf.tasks.sources import SourceError, fetch, fetch_smollm2
+from minirlhf.tasks.trigram import Trigram
+
+__all__ = [
+    "DATASETS",
+    "SourceError",
+    "Trigram",
+    "arithmetic",
+    "check_rows",
+    "completions",
+    "conversational",
+    "fetch",
+    "fetch_smollm2",
+    "human_ceiling",
+    "krippendorff_alpha",
+    "load_by_name",
+    "paired",
+    "preference_share",
+    "reviews",
+    "standard",
+    "texts_once",
+    "tie_share",
+    "unpaired",
+]

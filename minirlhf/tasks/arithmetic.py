@@ -1,9 +1,11 @@
-"""Arithmetic in written steps: problems without end, an answer that is right or wrong, and steps that can each be checked.
+"""Arithmetic in written steps: unlimited problems, whose steps and answers can be checked.
 
-    prompt  (7+5)*3-9=        response  12*3-9=36-9=27 EOS        one operation a step, in the order of precedence
-                              or        ~27 EOS                   at once, in one's head
+    prompt    (7+5)*3-9=
+    response  12*3-9=36-9=27 EOS     written steps: one operation per step, in order of precedence
+    or        ~27 EOS                the answer alone, without steps
 
-A chain of equations: every link is a statement that is true or false. Numbers are whole and never negative.
+A response is a chain of equations, and each link is either true or false. Numbers are whole and
+never negative.
 """
 
 import random
@@ -26,28 +28,33 @@ LEVELS = {  # a, b, c are numbers up to 20; d, e are digits
     3: ("(a+b)*d", "(a-b)*d", "a*d+b", "a*d-b", "a+b*d", "a-b*d"),
     4: ("(a+b)*d-c", "(a-b)*d+c", "a*d+b*e", "a*d-b*e", "a+b*d-c", "a-b+c*d"),
 }
-LARGEST = 60  # of any number on the way
+LARGEST = 60  # largest number allowed in a problem and its steps
 NUMBER = re.compile("[0-9]{1,9}")
 PRECEDENCE = {"+": 1, "-": 1, "*": 2}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An expression and its value. The prompt is the expression and "="."""
+    """An expression and its value."""
 
     expression: str
     answer: int
-    level: int  # 1: one operation; 2: two of + and -; 3: two, one a product; 4: three
+    level: int  # 1: one operation; 2: two of + and -; 3: two, one of them *; 4: three
 
     @property
     def prompt(self) -> str:
+        """The expression and "="."""
         return self.expression + "="
 
 
 def reductions(expression: str) -> list[str]:
-    """What one operation can make of an expression, leftmost first; [] where nothing can be done (3-9 is none of ours).
+    """All expressions that one operation can turn this one into, leftmost operation first.
 
-    An operation may be done when its neighbours do not bind more tightly, and those to the left not equally: 9-4+1 is 5+1, not 9-5.
+    An operation may be done if its neighbours do not bind more tightly and if the operation on its
+    left does not bind as tightly: 9-4+1 becomes 5+1 and not 9-5. A result below 0 is not allowed.
+
+    Returns:
+        A list; empty if no operation can be done, as for 3-9.
     """
     tokens, found = re.findall("[0-9]+|.", expression, re.DOTALL), []
     for i in range(1, len(tokens) - 1):
@@ -59,14 +66,15 @@ def reductions(expression: str) -> list[str]:
             value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operation]
             if left < PRECEDENCE[operation] >= right and value >= 0:
                 before, after = tokens[: i - 1], tokens[i + 2 :]
-                if before[-1:] == ["("] and after[:1] == [")"]:  # a number needs no bracket
+                # drop the brackets around a single number
+                if before[-1:] == ["("] and after[:1] == [")"]:
                     before, after = before[:-1], after[1:]
                 found.append("".join([*before, str(value), *after]))
     return found
 
 
 def solution(expression: str) -> str:
-    """The response that a careful pupil writes: 12*3-9=36-9=27."""
+    """The correct response in written steps, for example 12*3-9=36-9=27."""
     written = []
     while after := reductions(expression):
         expression = after[0]
@@ -75,21 +83,32 @@ def solution(expression: str) -> str:
 
 
 def steps_right(problem: str, response: str) -> list[bool]:
-    """For each step written: does it follow from the one before by one operation, rightly done? After a wrong one others may be right."""
+    """For each written step, whether one correct operation leads to it from the step before.
+
+    A step after a wrong one can still be right: it only has to follow from the step before it.
+    """
     chain = [problem.removesuffix("="), *response.split("=")]
     return [after in reductions(before) for before, after in zip(chain, chain[1:], strict=False)]
 
 
 def answer_of(response: str) -> int | None:
-    """The number at the end of the chain, or after ~; None where there is none."""
+    """The number at the end of the chain, or after ~; None if there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]
     return int(last) if NUMBER.fullmatch(last) else None
 
 
 def planted_error(expression: str, draw: random.Random) -> tuple[str, int]:
-    """A solution with one wrong digit, carried on rightly to a wrong answer: 12*3-9=26-9=17; and the place of the digit (7: the 2).
+    """A solution with one wrong digit, continued correctly to a wrong answer.
 
-    Only at that place does anything go wrong; what follows is what a careful pupil makes of it. A place is a character, and a token.
+    For example 12*3-9=26-9=17, where the digit at position 7 (the 2) is wrong. Everything after it
+    follows correctly from the wrong digit, so it is the only error.
+
+    Returns:
+        The response and the position of the wrong digit. One character is one token.
+
+    Raises:
+        ValueError: no digit can be changed so that every number stays between 0 and 60 (`LARGEST`)
+            and the answer is wrong.
     """
     written, right = solution(expression).split("="), answer_of(solution(expression))
     every = [
@@ -109,14 +128,26 @@ def planted_error(expression: str, draw: random.Random) -> tuple[str, int]:
         ) not in (None, right):
             return chain, len("=".join(written[:k])) + (k > 0) + i
     raise ValueError(
-        f"No single digit of {'='.join(written)!r} can be wrong with numbers from 0 to {LARGEST} all the way."
+        f"No single digit of {'='.join(written)!r} can be changed so that the answer is wrong "
+        f"and every number is from 0 to {LARGEST}; give another expression."
     )
 
 
 def draw_problems(
     split: str = "train", *, seed: int, levels: tuple[int, ...] = tuple(LEVELS)
 ) -> Iterator[Problem]:
-    """Problems without end, each level as often. An expression belongs to one split for ever: test 10 %, val 5 %, train the rest."""
+    """Draw problems without end, each level equally often.
+
+    The expression alone decides its split, whatever the seed: 10 % test, 5 % val, the rest train.
+
+    Args:
+        split: train, val or test.
+        seed: of the draw.
+        levels: some of 1 to 4, see `LEVELS`.
+
+    Raises:
+        ValueError: the split or a level is unknown, or there is no level.
+    """
     check("split", split, split in ("train", "val", "test"), "train, val or test")
     check(
         "levels", levels, set(levels) <= set(LEVELS) and bool(levels), f"some of {sorted(LEVELS)}"
@@ -124,9 +155,8 @@ def draw_problems(
     draw = random.Random(f"{split} {seed}")
     while True:
         level, found = draw.choice(levels), None
-        while (
-            found is None
-        ):  # some forms meet the limits seldom; each level is as frequent all the same
+        # some forms rarely meet the limits; drawing again keeps all levels equally frequent
+        while found is None:
             numbers = {letter: draw.randint(1, 20) for letter in "abc"} | {
                 letter: draw.randint(2, 9) for letter in "de"
             }
@@ -146,7 +176,7 @@ def draw_problems(
 
 
 def split_of(expression: str) -> str:
-    """Of its own digits, not of a draw: no problem is ever both practised and asked."""
+    """The split of an expression, from its SHA-256: no training problem is ever a test problem."""
     place = int(sha256(expression.encode()).hexdigest(), 16) % 100
     return "test" if place < 10 else "val" if place < 15 else "train"
 
@@ -154,7 +184,7 @@ def split_of(expression: str) -> str:
 def problems(
     split: str, count: int, *, seed: int = 0, levels: tuple[int, ...] = tuple(LEVELS)
 ) -> list[Problem]:
-    """The first `count` different ones of `draw_problems`."""
+    """The first `count` different problems of `draw_problems`."""
     check("count", count, count >= 1, "at least 1")
     found: dict[str, Problem] = {}
     for problem in draw_problems(split, seed=seed, levels=levels):
@@ -164,7 +194,15 @@ def problems(
 
 
 def rows(found: list[Problem], *, at_once: float = 0.0, seed: int = 0) -> Dataset:
-    """Columns prompt, completion, answer, level. All completions are right; a share `at_once` has ~ and the answer."""
+    """Problems as a dataset with the columns prompt, completion, answer and level.
+
+    All completions are right.
+
+    Args:
+        found: the problems.
+        at_once: share of completions that give the answer alone, after ~ (0 to 1).
+        seed: of the draw that chooses them.
+    """
     check("at_once", at_once, 0 <= at_once <= 1, "between 0 and 1")
     draw = random.Random(seed)
     return Dataset.from_list(
@@ -181,7 +219,7 @@ def rows(found: list[Problem], *, at_once: float = 0.0, seed: int = 0) -> Datase
 
 
 def step_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; EOS and padding are one."""
+    """A tokenizer with one token per character. EOS is also the padding token."""
     tokenizer = Tokenizer(
         models.WordLevel({token: i for i, token in enumerate([EOS, *SYMBOLS])}, unk_token=EOS)
     )

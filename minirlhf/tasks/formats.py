@@ -1,8 +1,14 @@
-"""The field's dataset formats, in and out. A loop reads standard rows: text columns, prompt first.
+"""Dataset formats of the field, converted to and from standard rows.
 
-    prompt + completion (SFT)     prompt + chosen + rejected (pairs)     prompt + completion + label (unpaired)     prompt (RL)
+A loop reads standard rows. Their columns hold text, and the prompt comes first:
 
-TRL knows these, the same as conversations (lists of {"role", "content"}), and pairs whose prompt stands in both texts.
+    prompt + completion               SFT
+    prompt + chosen + rejected        preference pairs
+    prompt + completion + label       unpaired preferences
+    prompt                            RL
+
+TRL has the same formats. It also has them as conversations (lists of {"role", "content"}), and it
+has pairs that repeat the prompt at the start of both texts. `standard` reads all of these.
 """
 
 from os.path import commonprefix
@@ -15,42 +21,54 @@ TEXTS = ("prompt", "completion", "chosen", "rejected")
 
 
 def check_rows(dataset: Dataset, *columns: str) -> Dataset:
-    """The dataset itself, if each of `columns` is there and every row can be learned from.
+    """The dataset itself, if every column is there and every row can be used for training.
+
+    Args:
+        columns: names of the columns to check.
 
     Raises:
-        ValueError: a missing column; something that is not text, or cannot be written as UTF-8; an empty prompt; a pair of equals.
+        ValueError: a column is missing; a value is not text or cannot be encoded as UTF-8; a label
+            is not a bool; a prompt is empty; chosen and rejected are equal.
     """
     if missing := [c for c in columns if c not in dataset.column_names]:
         raise ValueError(
-            f"The dataset has the columns {dataset.column_names} and lacks {missing}; see minirlhf.tasks.formats.standard."
+            f"The dataset has the columns {dataset.column_names} and lacks {missing}; rename "
+            "its columns, or convert it with minirlhf.tasks.formats.standard."
         )
     rows = zip(*(list(dataset[name]) for name in columns), strict=True)
     for number, row in enumerate(dict(zip(columns, values, strict=True)) for values in rows):
         for name, value in row.items():
             if name == "label" and not isinstance(value, bool):
                 raise ValueError(
-                    f"Row {number}: label is {value!r}; it must be True (good) or False."
+                    f"Row {number}: label is {value!r}; it must be True (good) or False (bad)."
                 )
             if name in TEXTS:
                 check_text(value, f"Row {number}: {name}")
         if "prompt" in row and not row["prompt"]:
             raise ValueError(
-                f"Row {number}: the prompt is empty; a response needs a token before it."
+                f"Row {number}: the prompt is empty; give at least one token before the response."
             )
         if {"chosen", "rejected"} <= row.keys() and row["chosen"] == row["rejected"]:
             raise ValueError(
-                f"Row {number}: chosen and rejected are the same text; filter such rows out."
+                f"Row {number}: chosen and rejected are the same text; remove such rows."
             )
     return dataset
 
 
 def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> Dataset:
-    """Any of TRL's formats as standard rows with an explicit prompt; with `drop_equal` without the pairs of equal texts.
+    """Convert any of TRL's formats to standard rows with a prompt of their own.
 
-    Conversations go through the tokenizer's chat template: the prompt ends where the assistant's turn begins.
+    Conversations are written with the tokenizer's chat template. The prompt ends where the
+    assistant's turn begins. In pairs without a prompt column, the prompt is what both texts share
+    at their start.
+
+    Args:
+        tokenizer: needed for conversations.
+        drop_equal: leave out pairs whose chosen and rejected texts are equal.
 
     Raises:
-        ValueError: conversations without a tokenizer that has a chat template; columns of no known format.
+        ValueError: the columns are of no known format, a row fails `check_rows`, or there are
+            conversations but no chat template.
     """
     columns = set(dataset.column_names)
     if {"chosen", "rejected"} <= columns and "prompt" not in columns:
@@ -62,13 +80,15 @@ def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> D
         )
     elif "prompt" not in columns:
         raise ValueError(
-            f"The columns {sorted(columns)} are of no known format; give prompt, prompt + completion, "
-            "prompt + chosen + rejected, or messages."
+            f"The columns {sorted(columns)} are of no known format; give prompt, "
+            "prompt + completion, prompt + chosen + rejected, or messages."
         )
     texts = [c for c in TEXTS if c in dataset.column_names]
     if len(dataset) and any(_is_conversation(dataset[0][c]) for c in texts):
         if getattr(tokenizer, "chat_template", None) is None:
-            raise ValueError("These are conversations; give a tokenizer that has a chat template.")
+            raise ValueError(
+                "The rows are conversations; give a tokenizer that has a chat template."
+            )
         dataset = Dataset.from_list([row | _render(row, texts, tokenizer) for row in dataset])
     if drop_equal and "chosen" in texts:
         dataset = dataset.filter(lambda row: row["chosen"] != row["rejected"])
@@ -76,7 +96,10 @@ def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> D
 
 
 def conversational(dataset: Dataset) -> Dataset:
-    """Standard rows as conversations of one turn: the prompt is the user's, the rest the assistant's."""
+    """Standard rows as conversations of one turn each.
+
+    The prompt is the user's message, everything else the assistant's.
+    """
     role = {
         "prompt": "user",
         "completion": "assistant",
@@ -92,7 +115,7 @@ def conversational(dataset: Dataset) -> Dataset:
 
 
 def unpaired(dataset: Dataset) -> Dataset:
-    """Pairs as prompt + completion + label: each text on its own, True for the chosen one."""
+    """Pairs as unpaired rows: prompt, completion and label, True for the chosen text."""
     return Dataset.from_list(
         [
             {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
@@ -103,7 +126,13 @@ def unpaired(dataset: Dataset) -> Dataset:
 
 
 def paired(dataset: Dataset) -> Dataset:
-    """Unpaired rows as pairs: for each prompt every good completion with every bad one; prompts with one kind only are left out."""
+    """Unpaired rows as pairs: for each prompt, every good completion with every bad one.
+
+    Prompts that have only good or only bad completions are left out.
+
+    Raises:
+        ValueError: no prompt has both.
+    """
     kinds: dict[str, dict[bool, list[str]]] = {}
     for row in check_rows(dataset, "prompt", "completion", "label"):
         kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(
@@ -118,20 +147,34 @@ def paired(dataset: Dataset) -> Dataset:
     ]
     if not rows:
         raise ValueError(
-            "No prompt has both a good and a bad completion: such rows can be imitated (sft), not compared."
+            "No prompt has both a good and a bad completion, so there are no pairs; "
+            "use a loss of unpaired rows, or SFT on the good completions."
         )
     return Dataset.from_list(rows)
 
 
 def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:
-    """Prompts and texts of pairs, each once (a text is in many pairs), and the places there of every row's chosen and rejected one."""
+    """The different responses of preference pairs, and the positions of each row's two responses.
+
+    One response can be in many pairs; a reward model then scores it once.
+
+    Args:
+        rows: columns prompt, chosen and rejected, as lists.
+
+    Returns:
+        (prompts, responses, chosen, rejected): the K different responses with their prompts, and
+        for each row the positions of its chosen and its rejected response, from 0 to K - 1.
+    """
     sides = [list(zip(rows["prompt"], rows[side], strict=True)) for side in ("chosen", "rejected")]
     place = {text: k for k, text in enumerate(dict.fromkeys(sides[0] + sides[1]))}
     return *map(list, zip(*place, strict=True)), *([place[text] for text in side] for side in sides)
 
 
 def completions(dataset: Dataset) -> Dataset:
-    """Rows to imitate: prompt + completion as they are; of pairs the chosen text; of unpaired rows the good ones."""
+    """Rows for SFT: prompt and completion.
+
+    Pairs give their chosen text, unpaired rows their good completions. Other rows stay as they are.
+    """
     if "chosen" in dataset.column_names:
         return dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
     return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
@@ -144,7 +187,10 @@ def _is_conversation(value) -> bool:
 
 
 def _extract_prompt(row: dict) -> dict:
-    """What chosen and rejected have in common at their beginning, up to whole turns or words, is the prompt."""
+    """Split a pair into its prompt and two responses.
+
+    The prompt is the common beginning of both texts, up to a whole turn or a whole word.
+    """
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, list):
         shared = next(
@@ -153,23 +199,22 @@ def _extract_prompt(row: dict) -> dict:
         )
     else:
         shared = len(commonprefix([chosen, rejected]))
-        whole = chosen.rfind(
-            "\n\nAssistant:", 0, shared
-        )  # Anthropic's transcripts: the last turn both share
+        # Anthropic's transcripts: the last turn that both share
+        whole = chosen.rfind("\n\nAssistant:", 0, shared)
         shared = whole + len("\n\nAssistant:") if whole >= 0 else chosen.rfind(" ", 0, shared + 1)
         shared = max(shared, 0)
     return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
 def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
+    """The texts of a conversation, written with the tokenizer's chat template."""
     turns = (
         row["prompt"]
         if _is_conversation(row["prompt"])
         else [{"role": "user", "content": row["prompt"]}]
     )
-    bos = (
-        tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else None
-    )  # who adds it needs no second one
+    # if the tokenizer adds BOS itself, remove the template's BOS
+    bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else None
     prompt = tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     ).removeprefix(bos or "")
@@ -180,15 +225,15 @@ def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
             if _is_conversation(row[name])
             else [{"role": "assistant", "content": row[name]}]
         )
-        reply = (
-            reply[len(turns) :] if reply[: len(turns)] == turns else reply
-        )  # ultrafeedback repeats the prompt in both texts
+        # ultrafeedback repeats the prompt in both texts
+        reply = reply[len(turns) :] if reply[: len(turns)] == turns else reply
         whole = tokenizer.apply_chat_template([*turns, *reply], tokenize=False).removeprefix(
             bos or ""
         )
         if not whole.startswith(prompt):
             raise ValueError(
-                "This chat template writes the prompt otherwise once the answer is there; render the texts yourself."
+                "This chat template writes the prompt differently when a response follows it; "
+                "apply the template yourself and give rows of text."
             )
         rendered[name] = (
             whole[len(prompt) :].removesuffix("\n").removesuffix(tokenizer.eos_token or "")

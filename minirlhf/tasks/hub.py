@@ -1,4 +1,4 @@
-"""Well-known datasets of the hub by name, as standard rows. Nothing is downloaded until one is asked for."""
+"""Well-known datasets of the hub by name, as standard rows. Each is downloaded on first use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,11 @@ from minirlhf.tasks.formats import standard
 
 
 def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
-    """Film reviews with a sentiment: the first words are the prompt, the rest the completion, positive is good (unpaired rows)."""
+    """Film reviews with a sentiment, as unpaired rows.
+
+    The first `words` words are the prompt, the rest is the completion. A positive review is good.
+    Reviews that are not longer than the prompt are left out.
+    """
 
     def row(given):
         beginning = given["text"].split(" ", words)
@@ -26,13 +30,15 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
 
 
 def known_pairs(dataset: Dataset, tokenizer=None) -> Dataset:
-    """Standard rows of a set that the reader cannot mend: its pairs of equal texts are left out."""
+    """Standard rows of a well-known dataset, without its pairs of equal texts.
+
+    The reader cannot correct such a dataset, so these pairs are dropped instead of refused.
+    """
     return standard(dataset, tokenizer, drop_equal=True)
 
 
-DATASETS: dict[
-    str, tuple[str, str, Callable]
-] = {  # name -> the hub's name, its split, how its rows become standard ones
+# name -> (name on the hub, split, function that makes standard rows)
+DATASETS: dict[str, tuple[str, str, Callable]] = {
     "hh-rlhf": ("Anthropic/hh-rlhf", "train", known_pairs),
     "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", known_pairs),
     "imdb": ("stanfordnlp/imdb", "train", lambda dataset, tokenizer: imdb_rows(dataset)),
@@ -47,14 +53,18 @@ def load_by_name(
     rows: int | None = None,
     load=load_dataset,
 ) -> Dataset:
-    """A dataset of the hub, or a local .jsonl file, as standard rows.
+    """Load a dataset of the hub, or a local .jsonl file, as standard rows.
 
     Args:
-        name: hh-rlhf, ultrafeedback, imdb; any hub name or .jsonl path whose columns are in one of TRL's formats.
-        tokenizer: needed for conversations. rows: only the first so many. load: what fetches (`datasets.load_dataset`).
+        name: hh-rlhf, ultrafeedback or imdb; or any hub name or .jsonl path in one of TRL's
+            formats.
+        tokenizer: needed for conversations.
+        split: of the dataset on the hub; by default its training split.
+        rows: load only the first so many.
+        load: function that downloads, with the signature of `datasets.load_dataset`.
 
     Raises:
-        ValueError: it cannot be fetched, or has no known format.
+        ValueError: the dataset cannot be loaded, or has no known format.
     """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
     hub, usual, parse = DATASETS.get(name, (name, "train", standard))
@@ -63,13 +73,18 @@ def load_by_name(
             dataset = load("json", data_files=hub, split="train")
         else:
             dataset = load(hub, split=split or usual)
-    except Exception as error:  # the hub, the network, a file: each with an exception of its own
+    except Exception as error:  # hub, network and files raise many types
         if Path(hub).is_file():
-            why = str(error.__cause__ or "no rows") if hub.endswith(".jsonl") else "it is no .jsonl"
+            why = (
+                str(error.__cause__ or "no rows")
+                if hub.endswith(".jsonl")
+                else "its name does not end in .jsonl"
+            )
             raise ValueError(f"The file '{name}' cannot be read: {why.splitlines()[0]}") from error
         raise ValueError(
-            f"No dataset '{name}': not one of {', '.join(DATASETS)}, and neither a readable .jsonl file nor reachable "
-            f"on the hub ({type(error).__name__}); check the spelling or the network."
+            f"No dataset '{name}': it is neither one of {', '.join(DATASETS)}, nor a readable "
+            f".jsonl file, nor reachable on the hub ({type(error).__name__}); check the spelling "
+            "or the network."
         ) from error
     columns = [
         c
@@ -77,9 +92,8 @@ def load_by_name(
         if c in dataset.column_names
     ]
     if {"chosen", "rejected"} <= set(columns):
-        columns = [
-            c for c in columns if c != "messages"
-        ]  # ultrafeedback has the chosen conversation once more
+        # ultrafeedback repeats the chosen conversation in this column
+        columns = [c for c in columns if c != "messages"]
     dataset = dataset.shuffle(seed=0) if name == "imdb" else dataset  # it is sorted by label
     dataset = dataset.select_columns(columns).select(range(min(rows or len(dataset), len(dataset))))
     return parse(dataset, tokenizer)

