@@ -9,18 +9,21 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from minirlhf import evaluate
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.family import GroupFormulas
+from minirlhf.loops.formulas import identity
 from minirlhf.loops.group import GroupConfig, train_group
-from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.losses import DPOFormulas
+from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.loops.reward import RewardConfig, RewardFormulas, train_reward_model
+from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import fingerprint, load_policy, save_policy
 from minirlhf.models.sampling import sample_text
@@ -86,6 +89,17 @@ class TourConfig:
         return replace(self, seed=seed, **groups)
 
 
+@dataclass(frozen=True)
+class TourFormulas:
+    """The formulas of each stage; replace some to run the tour with your own."""
+
+    sft: SFTFormulas = SFTFormulas()
+    reward: RewardFormulas = RewardFormulas()
+    ppo: PPOFormulas = PPOFormulas()
+    dpo: DPOFormulas = DPOFormulas()
+    grpo: GroupFormulas = GroupFormulas()
+
+
 class Tour:
     """One run in one folder.
 
@@ -95,8 +109,8 @@ class Tour:
     Args:
         folder: of the run.
         on_step: called with each row of metrics.
-        mine: the identity of a student's own functions, if they are in use; another identity is
-            another run.
+        formulas: the functions that the stages use; with other formulas a stage is another run.
+        mine: which of them are a student's own, in words, for the report.
     """
 
     def __init__(
@@ -105,9 +119,11 @@ class Tour:
         config: TourConfig = TourConfig(),
         on_step: Callable = lambda row: None,
         *,
+        formulas: TourFormulas = TourFormulas(),
         mine: str = "",
     ):
-        self.folder, self.config, self.on_step, self.mine = Path(folder), config, on_step, mine
+        self.folder, self.config, self.on_step = Path(folder), config, on_step
+        self.formulas, self.mine = formulas, mine
         self.times: dict[str, float] = {}
 
     def learn_reward(self) -> list[dict]:
@@ -125,6 +141,7 @@ class Tour:
                 self.tokenizer,
                 reviews.sft_dataset(self.tokenizer),
                 self.config.sft,
+                formulas=self.formulas.sft,
                 **on,
             )[0],
         )
@@ -158,6 +175,7 @@ class Tour:
                 rl_prompts,
                 score,
                 config.ppo,
+                formulas=self.formulas.ppo,
                 monitors={"gold": gold},
                 **start,
                 **on,
@@ -170,6 +188,7 @@ class Tour:
                 self.tokenizer,
                 self._pairs(config.dpo.max_response),
                 config.dpo,
+                formulas=self.formulas.dpo,
                 **start,
                 **on,
             )[0],
@@ -182,14 +201,15 @@ class Tour:
                 rl_prompts,
                 score,
                 config.grpo,
+                formulas=self.formulas.grpo,
                 monitors={"gold": gold},
                 **start,
                 **on,
             )[0],
         )
         # 4. evaluate all methods on titles of held-out films
-        fields = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
-        self.rows = self._stage("evaluation", fields, self._evaluate, _load_json, _save_json)
+        settings = ("ppo", "dpo", "grpo", "split", "samples_per_prompt", "max_prompts")
+        self.rows = self._stage("evaluation", settings, self._evaluate, _load_json, _save_json)
         history = History(
             row
             for stage in ("sft", "reward", "ppo", "dpo", "grpo")
@@ -225,6 +245,7 @@ class Tour:
                 self.tokenizer,
                 self._pairs(self.config.reward.max_response),
                 self.config.reward,
+                formulas=self.formulas.reward,
                 history=history,
                 on_step=self.on_step,
                 checkpoint=checkpoint,
@@ -327,8 +348,21 @@ class Tour:
             )
         return rows
 
+    def _replaced(self, stages: set[str]) -> dict[str, dict[str, str]]:
+        """The formulas of these stages that were replaced; nothing for the package's own.
+
+        A formula without a source cannot be compared with that of another run, so it always counts
+        as a new one.
+        """
+        replaced = {
+            f"{stage} {name}": source or f"of unknown source, started {time.time()}"
+            for stage in sorted(stages & {f.name for f in fields(self.formulas)})
+            for name, source in identity(getattr(self.formulas, stage)).items()
+        }
+        return {"formulas": replaced} if replaced else {}
+
     def _stage(
-        self, name: str, fields: tuple[str, ...], make: Callable, load: Callable, save: Callable
+        self, name: str, needed: tuple[str, ...], make: Callable, load: Callable, save: Callable
     ):
         """The result of a stage: loaded if a run with the same settings left it, else made.
 
@@ -336,7 +370,7 @@ class Tour:
 
         Args:
             name: of the stage and of its files.
-            fields: settings that the result depends on, besides those of earlier stages.
+            needed: settings that the result depends on, besides those of earlier stages.
             make, load, save: checkpoint -> result; path -> result; (result, path) -> None.
         """
         path, note, partial = (
@@ -346,13 +380,12 @@ class Tour:
         settings = {
             key: value
             for key, value in asdict(self.config).items()
-            if key in ("base", "seed", "pairs", *needs, *fields)
+            if key in ("base", "seed", "pairs", *needs, *needed)
         }
         settings["weights"] = fingerprint(
             self.config.base, *(ensemble_members() if name == "evaluation" else ())
         )
-        # with a student's own functions it is another run
-        settings |= {"mine": self.mine} if self.mine else {}
+        settings |= self._replaced({name, *needs, *needed})
         settings = json.loads(json.dumps(settings))  # as it is when read back from the file
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:

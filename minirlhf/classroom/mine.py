@@ -1,86 +1,92 @@
-"""The capstone: a tour of RLHF with a student's own functions where the package's would stand.
+"""The capstone: a tour of RLHF with a student's own functions in place of the package's.
 
-`my_rlhf.py` holds what the exercises made. Each function is checked first; one that is wrong stops the tour with the checker's sentence,
-one that is missing or returns None is the package's.
+`my_rlhf.py` holds functions that the exercises ask for. Each is checked first. A wrong one stops
+the tour with the checker's message. Where a function is missing or returns None, the package's is
+used.
 """
 
 import importlib.util
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.runtime import check
+from minirlhf.tour import TourFormulas
+
+# What a loop expects of a formula is not always what an exercise asks for: one function each
+# translates between the two.
 
 
 def _gae(mine):
     def gae(rewards, values, response_mask, *, gamma, lam):
         advantages = mine(rewards, values, response_mask, gamma, lam)
-        return advantages, torch.where(
-            response_mask, advantages + values, 0.0
-        )  # returns: what the critic is taught
+        returns = torch.where(response_mask, advantages + values, 0.0)  # the critic's targets
+        return advantages, returns
 
     return gae
 
 
-def _pair_losses(mine):
+def _ppo_clip(mine):
+    def ppo_clip(logprobs, old_logprobs, advantages, mask, *, clip_eps, clip_eps_high):
+        return mine(logprobs, old_logprobs, advantages, mask, clip_eps)
+
+    return ppo_clip
+
+
+def _kl_shaped_rewards(mine):
+    def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, *, kl_coef):
+        return mine(scores, old_logprobs, ref_logprobs, mask, kl_coef)
+
+    return kl_shaped_rewards
+
+
+def _reward_model_loss(mine):
     def reward_model_loss(chosen_scores, rejected_scores, *, centering_coef):
         check("centering_coef", centering_coef, centering_coef == 0, "0 with a loss of your own")
-        return mine(chosen_scores, rejected_scores).expand(
-            len(chosen_scores)
-        )  # a mean; its mean is itself
+        mean = mine(chosen_scores, rejected_scores)
+        return mean.expand(len(chosen_scores))  # one loss per pair: the mean of equal losses
 
     return reward_model_loss
 
 
-PLACES: dict[
-    str, tuple[str, Callable, tuple[str, ...]]
-] = {  # exercise -> lesson, how it is called there, whose place it takes
-    "gae_advantages": ("05", _gae, ("ppo.gae",)),
-    "ppo_loss": (
-        "06",
-        lambda mine: (
-            lambda new, old, gains, mask, *, clip_eps, clip_eps_high: mine(
-                new, old, gains, mask, clip_eps
-            )
-        ),
-        ("ppo.ppo_clip", "family.ppo_clip"),
-    ),
-    "kl_shaped_rewards": (
-        "07",
-        lambda mine: (
-            lambda scores, old, ref, mask, *, kl_coef: mine(scores, old, ref, mask, kl_coef)
-        ),
-        ("ppo.kl_shaped_rewards", "family.kl_shaped_rewards"),
-    ),
-    "bradley_terry_loss": ("08", _pair_losses, ("reward.reward_model_loss",)),
-    "group_advantages": (
-        "11",
-        lambda mine: lambda group_scores, *, scale_by_std: mine(group_scores),
-        ("family.group_relative",),
-    ),
-    "dpo_loss": (
-        "12",
-        lambda mine: lambda *logprobs, beta: mine(*logprobs, beta),
-        ("preference.dpo",),
-    ),
+def _group_relative(mine):
+    def group_relative(group_scores, *, scale_by_std):
+        return mine(group_scores)
+
+    return group_relative
+
+
+def _dpo(mine):
+    def dpo(*logprobs, beta):
+        return mine(*logprobs, beta)
+
+    return dpo
+
+
+# exercise -> (its lesson, its translation, the formula that it replaces, the stages that use it)
+PLACES: dict[str, tuple[str, Callable, str, tuple[str, ...]]] = {
+    "gae_advantages": ("05", _gae, "gae", ("ppo",)),
+    "ppo_loss": ("06", _ppo_clip, "ppo_clip", ("ppo", "grpo")),
+    "kl_shaped_rewards": ("07", _kl_shaped_rewards, "kl_shaped_rewards", ("ppo", "grpo")),
+    "bradley_terry_loss": ("08", _reward_model_loss, "reward_model_loss", ("reward",)),
+    "group_advantages": ("11", _group_relative, "group_relative", ("grpo",)),
+    "dpo_loss": ("12", _dpo, "dpo", ("dpo",)),
 }
 
 
 def load_mine(path: str | Path) -> dict[str, Callable]:
-    """The functions of a student's file that stand in PLACES, each checked; {} is a mistake too.
+    """The functions of a student's file that the tour can use, each checked.
 
     Raises:
-        ValueError: the file is missing, cannot be run, holds none of the functions, or a function is wrong; one sentence says which.
+        ValueError: the file is missing or cannot be run, it holds none of these functions, or one
+            of them is wrong.
     """
-    path, known = (
-        Path(path),
-        ", ".join(f"{name} (lesson {lesson})" for name, (lesson, *_) in PLACES.items()),
-    )
+    path = Path(path)
+    known = ", ".join(f"{name} (lesson {lesson})" for name, (lesson, *_) in PLACES.items())
     check("--mine", str(path), path.is_file(), f"a Python file with functions of yours: {known}")
     spec = importlib.util.spec_from_file_location("my_rlhf", path)
     module = importlib.util.module_from_spec(spec)
@@ -111,20 +117,19 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
 
 
 def described(mine: dict[str, Callable], path: Path | None) -> str:
-    """Which functions are the student's, and of which file as it now is; "" if none."""
-    return (
-        f"{', '.join(mine)} ({path.name}, sha256 {sha256(path.read_bytes()).hexdigest()[:8]})"
-        if mine
-        else ""
-    )
+    """Names of a student's functions, their file and its SHA-256, for the report; "" if none."""
+    if not mine:
+        return ""
+    digest = sha256(path.read_bytes()).hexdigest()[:8]
+    return f"{', '.join(mine)} ({path.name}, sha256 {digest})"
 
 
-@contextmanager
-def in_place(mine: dict[str, Callable]):
-    """Within this block the loops call the student's functions."""
-    with ExitStack() as stack:
-        for name, function in mine.items():
-            _, adapt, targets = PLACES[name]
-            for target in targets:
-                stack.enter_context(patch(f"minirlhf.loops.{target}", adapt(function)))
-        yield
+def tour_formulas(mine: dict[str, Callable]) -> TourFormulas:
+    """The formulas of a tour in which these functions, by exercise, replace the package's."""
+    formulas = TourFormulas()
+    for name, function in mine.items():
+        _, translated, formula, stages = PLACES[name]
+        for stage in stages:
+            of_stage = replace(getattr(formulas, stage), **{formula: translated(function)})
+            formulas = replace(formulas, **{stage: of_stage})
+    return formulas

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from minirlhf.classroom.check import EXERCISES
-from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
-from minirlhf.loops import family, ppo, preference, reward
-from minirlhf.tour import Tour, TourConfig
+from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
+from minirlhf.loops import PPOFormulas
+from minirlhf.tour import Tour, TourConfig, TourFormulas
 
 WHOLE = """
 import torch
@@ -50,19 +50,11 @@ def whole(tmp_path):
     return path
 
 
-def test_every_place_has_an_exercise_and_a_function_that_is_there():
+def test_every_place_has_an_exercise_and_a_formula_of_that_name():
     assert set(PLACES) <= set(EXERCISES)
-    for _, _, targets in PLACES.values():
-        for target in targets:
-            module, name = target.split(".")
-            assert callable(
-                getattr(
-                    {"ppo": ppo, "family": family, "preference": preference, "reward": reward}[
-                        module
-                    ],
-                    name,
-                )
-            )
+    for _, _, formula, stages in PLACES.values():
+        for stage in stages:
+            assert callable(getattr(getattr(TourFormulas(), stage), formula))
 
 
 def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
@@ -77,13 +69,12 @@ def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
 
         return call
 
-    with in_place({name: counted(name, f) for name, f in mine.items()}):
-        theirs = Tour(tmp_path / "theirs", config, mine=described(mine, whole))
-        theirs.run()
+    formulas = tour_formulas({name: counted(name, f) for name, f in mine.items()})
+    theirs = Tour(tmp_path / "theirs", config, formulas=formulas, mine=described(mine, whole))
+    theirs.run()
     package = Tour(tmp_path / "package", config)
     package.run()
     assert all(called.values()), called
-    assert ppo.gae.__module__ == "minirlhf.core.returns"  # and the package's are back
     for one, other in zip(theirs.history, package.history, strict=True):
         assert one.keys() == other.keys()
         for key in ("loss", "score", "kl", "policy_loss", "value_loss"):
@@ -93,9 +84,32 @@ def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
                     one["stage"],
                     one["step"],
                 )
-    assert (
-        "dpo_loss" in json.loads((tmp_path / "theirs" / "ppo.json").read_text())["settings"]["mine"]
-    )
+    note = json.loads((tmp_path / "theirs" / "ppo.json").read_text())["settings"]["formulas"]
+    assert set(note) == {"ppo gae", "ppo ppo_clip", "ppo kl_shaped_rewards"} | {
+        "reward reward_model_loss"  # PPO's score comes from it
+    }
+    note = json.loads((tmp_path / "theirs" / "sft.json").read_text())["settings"]
+    assert "formulas" not in note  # no function of the student's is used there
+
+
+def test_another_version_of_a_function_is_another_run(whole):
+    def replaced():
+        return Tour("nowhere", formulas=tour_formulas(load_mine(whole)))._replaced({"ppo", "dpo"})
+
+    before = replaced()
+    assert replaced() == before
+    whole.write_text(WHOLE.replace("ahead, out = 0.0,", "ahead, out = 0.0 * 1,"))
+    after = replaced()
+    changed = {k for k in before["formulas"] if before["formulas"][k] != after["formulas"][k]}
+    assert changed == {"ppo gae"}
+    assert Tour("nowhere")._replaced({"ppo"}) == {}
+
+
+def test_a_function_without_a_source_is_always_a_new_run():
+    formulas = TourFormulas(ppo=PPOFormulas(gae=eval("lambda *a, **k: None")))
+    run = Tour("nowhere", formulas=formulas)
+    first = run._replaced({"ppo"})
+    assert "unknown source" in first["formulas"]["ppo gae"] and run._replaced({"ppo"}) != first
 
 
 def test_what_is_blank_or_missing_is_the_packages(tmp_path):
@@ -135,5 +149,6 @@ def test_no_file_says_what_it_may_hold(tmp_path):
 
 
 def test_a_loss_of_ones_own_is_not_centred(whole):
-    with in_place(load_mine(whole)), pytest.raises(ValueError, match="centering_coef"):
-        reward.reward_model_loss(torch.zeros(2), torch.zeros(2), centering_coef=0.1)
+    loss = tour_formulas(load_mine(whole)).reward.reward_model_loss
+    with pytest.raises(ValueError, match="centering_coef"):
+        loss(torch.zeros(2), torch.zeros(2), centering_coef=0.1)

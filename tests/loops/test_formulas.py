@@ -111,7 +111,7 @@ def test_another_formula_changes_the_run():
 def test_the_defaults_have_no_identity_and_a_replaced_formula_is_named_with_its_source():
     assert identity(PPOFormulas()) == {}
     (found,) = identity(PPOFormulas(gae=my_gae)).items()
-    assert found[0] == "gae" and found[1].startswith("tests.loops.test_formulas.my_gae ")
+    assert found[0] == "gae" and found[1].startswith(f"{__name__}.my_gae ")
     assert len(found[1].split()[1]) == 64  # SHA-256
     assert identity(PPOFormulas(gae=other_gae))["gae"] != found[1]
     assert identity(PPOFormulas(gae=my_gae))["gae"] == found[1]
