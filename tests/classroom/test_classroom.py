@@ -303,6 +303,13 @@ def test_right_answers_pass_and_every_listed_mistake_is_named(name, seed):
 
 
 @pytest.mark.parametrize("name", check.EXERCISES)
+def test_the_message_of_a_mistake_is_one_short_line(name):
+    for sentence in check.EXERCISES[name].mistakes:
+        assert len(sentence) <= 300 and "\n" not in sentence and "  " not in sentence
+        assert sentence.endswith((".", "?", ")"))
+
+
+@pytest.mark.parametrize("name", check.EXERCISES)
 def test_blank_broken_and_random_answers_fail_with_one_sentence(name):
     exercise = check.EXERCISES[name]
 
