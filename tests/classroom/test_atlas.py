@@ -37,7 +37,7 @@ def test_right_diagnoses_pass_and_each_wrong_one_gets_its_clue():
 def test_what_is_no_diagnosis_is_refused(answers):
     assert (
         "not yet" in (said := atlas.diagnosed(answers))
-        and "the letters are A, B" in said
+        and "The letters are A, B" in said
         and "\n" not in said
     )
 
