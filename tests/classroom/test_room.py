@@ -14,7 +14,7 @@ def test_every_checker_is_reached_from_the_room():
     assert all(getattr(classroom.check, name) is value for name, value in EXERCISES.items())
 
 
-def test_the_room_is_imported_without_the_packages_that_execute_notebooks():
+def test_the_classroom_is_imported_without_jupyter():
     seen = subprocess.run(
         [sys.executable, "-c", "import sys, minirlhf.classroom; print(*sys.modules)"],
         capture_output=True,
