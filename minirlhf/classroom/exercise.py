@@ -1,9 +1,9 @@
 """Exercises that check a student's function.
 
 A checker calls your function on random cases and compares the answers with the reference solution.
-The environment variable MINIRLHF_STUDENT, a number, is the seed of these cases, so each student can
-have their own. If your answers equal those of a known mistake, the message names the mistake.
-Otherwise it shows the first case with a wrong answer.
+Their seed is the environment variable MINIRLHF_STUDENT, a number: with another number you get other
+cases. If your answers equal those of a known mistake, the message names the mistake. Otherwise it
+shows the first case with a wrong answer.
 """
 
 import copy

@@ -67,7 +67,7 @@ QUESTIONS = (
         "04",
         "A number that depends only on the prompt is subtracted from each reward. "
         "What happens to the estimated policy gradient?",
-        "Its mean stays; its variance changes.",
+        "Its mean stays the same; its variance changes.",
         {
             "It becomes biased, because the rewards have changed.": (
                 "given the prompt, the expected grad log pi is zero. "
@@ -88,8 +88,8 @@ QUESTIONS = (
         "The gradient is unbiased, and noisy.",
         {
             "The gradient is biased by the critic's errors.": (
-                "at lambda = 1 they cancel, except for -V(s_t), which is a baseline. "
-                "At lambda = 0 they stay."
+                "at lambda = 1 the critic's values cancel, except for -V(s_t). This is a baseline. "
+                "At lambda = 0 the errors stay."
             ),
             "The gradient is unbiased, and has the least variance of all lambdas.": (
                 "it is unbiased, but it contains all the noise of the sampled tokens."
@@ -121,11 +121,12 @@ QUESTIONS = (
         "Nothing by itself.",
         {
             "The policy improves.": (
-                "the loss only serves to give the gradient. "
-                "With each new rollout it starts near 0 again."
+                "only the gradient of this loss has a meaning, not its value. "
+                "With each new rollout the loss starts near 0 again."
             ),
             "The learning rate is too high.": (
-                "a mean of whitened advantages times ratios near 1 varies around 0."
+                "the loss is minus a mean of whitened advantages times ratios near 1. "
+                "Such a mean varies around 0."
             ),
             "The critic has converged.": "the critic has a loss of its own.",
         },
@@ -133,7 +134,7 @@ QUESTIONS = (
     Question(
         "07",
         "log pi(y) - log pi_ref(y) of one response that pi sampled is -3 nats. What follows?",
-        "That can be; its expectation cannot be negative.",
+        "One response may be negative; the expectation cannot be.",
         {
             "The sign is wrong somewhere.": (
                 "a single response can well be more likely under the reference."
@@ -155,7 +156,7 @@ QUESTIONS = (
                 "the samples depend on the policy too, and automatic differentiation does not "
                 "see that."
             ),
-            "Zero.": "that is k1.",
+            "Zero.": "that is the expected gradient of k1, not of k3.",
             "The same gradient as that of k1.": (
                 "the gradient of k1 is 0 on average, that of k3 is not."
             ),
@@ -167,13 +168,13 @@ QUESTIONS = (
         "The score keeps rising; the responses become alike.",
         {
             "PPO's clip keeps the policy near the reference anyway.": (
-                "the clip ties it to the policy of the last rollout, and that policy moves along."
+                "the clip only keeps it near the policy of the last rollout, and that policy moves."
             ),
             "The score and what people like rise together, to the end.": (
                 "training maximises the reward model's score, also where the reward model is wrong."
             ),
             "Entropy grows, since nothing holds the policy.": (
-                "the best policy for a fixed score writes a single response, so entropy falls."
+                "the policy with the highest score writes a single response, so entropy falls."
             ),
         },
     ),
@@ -196,26 +197,27 @@ QUESTIONS = (
     Question(
         "09",
         "What does the critic's number in the column of a token estimate?",
-        "The value of the sequence before that token.",
+        "The value of the prefix before that token.",
         {
             "Q, the value of choosing that token.": (
-                "Q would have to know the token. Q is the reward plus the V of the next column."
+                "Q depends on the token, which the critic has not read yet. "
+                "Q is the reward plus V in the next column."
             ),
             "The reward model's score of the sequence so far.": (
                 "the critic may start as a copy of the reward model, but it predicts the reward "
                 "of the finished response."
             ),
             "The advantage of that token.": (
-                "the advantage is computed from values and rewards: from two neighbouring "
-                "values and one reward for the TD error."
+                "an advantage is computed from values and rewards. The simplest one, the TD error, "
+                "uses one reward and two neighbouring values."
             ),
         },
     ),
     Question(
         "09",
         "Which is the best evidence that PPO made the policy better?",
-        "A judge that was not used in training, on held-out prompts, paired, with KL and diversity "
-        "reported, and samples that were read.",
+        "A judge not used in training, on held-out prompts, with paired differences, the KL, "
+        "diversity, and samples that somebody has read.",
         {
             "A higher reward model score on held-out prompts, with its confidence interval.": (
                 "the policy was trained on this score. "

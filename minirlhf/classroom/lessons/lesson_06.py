@@ -104,8 +104,8 @@ clipped_share = Exercise(
     _share,
     {
         "this counts every ratio outside the range. "
-        "With a positive advantage below the range, or a "
-        "negative one above it, a token still has its gradient.": lambda r, a, m, e: (
+        "A token with positive advantage and a ratio below the range is not clipped. "
+        "Nor is one with negative advantage and a ratio above it.": lambda r, a, m, e: (
             (((r - 1).abs() > e) & m).sum() / m.sum()
         ),
         "padding is counted. Use the mask.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),

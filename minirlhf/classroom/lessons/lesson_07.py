@@ -163,9 +163,9 @@ charged_rewards = Exercise(
     _charged_case,
     lambda s, new, old, ref, m, k: _shaped(s, old, ref, m, k),
     {
-        "the bug is still there: the penalty is for leaving the policy that sampled. "
-        "That policy follows the trained one. "
-        "The reference stays where it is: use it.": lambda s, new, old, ref, m, k: _shaped(
+        "the bug is still there: the penalty compares with the policy that sampled. "
+        "That policy follows the trained policy. "
+        "Compare with the reference, which is fixed.": lambda s, new, old, ref, m, k: _shaped(
             s, new, old, m, k
         ),
         "now the log-ratio is reversed.": lambda s, new, old, ref, m, k: _shaped(s, ref, old, m, k),

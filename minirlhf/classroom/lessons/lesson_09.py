@@ -37,8 +37,8 @@ explained_variance = Exercise(
         "this is the share that is left unexplained. Subtract it from 1.": lambda v, r, m: (
             1 - _explained(v, r, m)
         ),
-        "the mean of the squared errors is not a variance, because it contains a constant error. "
-        "A variance does not.": _real(
+        "the mean of the squared errors is not a variance. "
+        "It contains a constant error, and a variance leaves a constant error out.": _real(
             lambda v, r: 1 - (r - v).square().mean() / r.var(unbiased=False)
         ),
         "the mean square of the returns is not a variance. Subtract their mean first.": _real(
@@ -181,8 +181,8 @@ score_rewards = Exercise(
     lambda s, ids, e: _put(s, ids, _place(ids, e)),
     {
         "the bug is still there: the score is on the last token that is not EOS. "
-        "Stopping then earns nothing and is in no loss. "
-        "The first EOS is a choice like any other.": lambda s, ids, e: _put(
+        "The EOS token then gets no reward and is in no loss. "
+        "The first EOS is a choice like any other token.": lambda s, ids, e: _put(
             s, ids, ((ids != e).sum(1) - 1).clamp(min=0)
         ),
         "this is the last column. "

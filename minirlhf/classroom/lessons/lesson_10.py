@@ -153,7 +153,7 @@ whitened_to_go = Exercise(
     lambda r, m: masked_whiten(_to_go(r, m), m),
     {
         "the rewards themselves are whitened. "
-        "A token is credited for all rewards that come after it, so sum first.": lambda r, m: (
+        "Sum first: a token is credited with its own reward and all later ones.": lambda r, m: (
             masked_whiten(torch.where(m, r, 0.0), m)
         ),
         "each response is whitened with its own mean and standard deviation. "

@@ -25,8 +25,8 @@ group_advantages = Exercise(
         "A group is a row.": lambda s: (s - s.mean()) / (s.std() + 1e-4),
         "the mean and standard deviation run over the prompts (axis 0). "
         "The samples of one prompt are a row.": lambda s: (s - s.mean(0)) / (s.std(0) + 1e-4),
-        "equal scores must give exactly 0. Their mean is rounded, so a small difference "
-        "is left, and it is divided by almost nothing.": lambda s: (
+        "equal scores must give exactly 0. Their mean is rounded. "
+        "The small difference that is left is divided by almost nothing.": lambda s: (
             (s - s.mean(1, keepdim=True)) / (s.std(1, keepdim=True) + 1e-4)
         ),
         "this is centred, but not divided by the standard deviation. That is Dr. "
@@ -166,7 +166,7 @@ dr_grpo_loss = Exercise(
     _dr,
     {
         "the length bias is still there: each response is divided by its own length. "
-        "In a long wrong response each token then gets less blame.": lambda p, s, m, limit: _dr(
+        "Each token of a long wrong response is then penalised less.": lambda p, s, m, limit: _dr(
             p, s, m, limit, divisor=m.sum(1)
         ),
         "the first half is missing: the advantage is "

@@ -115,8 +115,8 @@ reward_from_policy = Exercise(
     {
         "beta divides, but it must multiply. Solve log pi = log ref + "
         "r / beta - log Z for r.": lambda p, q, b: _centred((p - q) / b, q.exp()),
-        "the constant is wrong. Subtract the mean under the "
-        "reference, so that this mean is 0.": lambda p, q, b: b * (p - q),
+        "the constant is not fixed. Subtract the reward's mean under the "
+        "reference, so that this mean becomes 0.": lambda p, q, b: b * (p - q),
         "you subtracted the plain mean. "
         "The mean under the reference weights each response by its probability.": lambda p, q, b: (
             b * (p - q) - (b * (p - q)).mean()
