@@ -2,7 +2,7 @@
 
     from minirlhf import classroom
 
-    classroom.check.ppo_loss(my_ppo_loss)  # prints "pass", or "not yet" with the likely mistake
+    classroom.check.ppo_loss(my_ppo_loss)  # "pass", or "not yet" with the likely mistake
     classroom.Questions()  # the concept test
     classroom.graded("abcd-abcdabc")  # its number of right answers
 

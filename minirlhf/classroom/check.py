@@ -1,7 +1,7 @@
 # ruff: noqa: F401  (notebooks use these names)
 """The checkers of all exercises, one per exercise.
 
-`check.eos_mask(your_function)` prints "pass", or "not yet" with the likely mistake.
+`check.eos_mask(your_function)` returns a Result: "pass", or "not yet" with the likely mistake.
 """
 
 from minirlhf.classroom.exercise import CASES, Exercise, Result
