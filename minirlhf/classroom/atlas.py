@@ -1,23 +1,51 @@
-"""Read the log: eight recorded runs of PPO, one healthy, shown as curves without names and graded by letter."""
+"""The exercise "Read the log": diagnose eight recorded runs of PPO from their curves.
+
+One run is healthy, seven have a named problem. The runs are shown as letters, without their names.
+"""
 
 import random
 
 from minirlhf.classroom.claims import load_results
 
-CLUES = {  # what the log shows, for who did not see it
-    "healthy": "score and gold rise together and level off, the KL stays at two nats, the critic explains more and more.",
-    "hacked": "score and KL climb to the end, to many tens of nats; gold has its peak behind it; entropy falls by four fifths.",
-    "collapsed": "a KL leap at once, a third of its tokens clipped; then an entropy of 0 and five tokens a text: one text for all.",
-    "dead critic": "explained variance is 0, not around 0, and stays there, while all else looks nearly healthy.",
-    "KL sign wrong": "the KL grows by many nats a step and never slows: drifting is paid. Nearly every text is cut, the value loss grows.",
-    "reward scale wrong": "the score is counted in tens, gold is not, and the value loss begins at a hundred times that of the others.",
-    "EOS never trained": "three quarters of the first rollout are cut: the start cannot stop. PPO slowly teaches it to.",
-    "whitening at the optimum": "the score is constant, nothing can be learned; yet the policy moves: whitened noise has variance 1 too.",
+# Diagnosis -> what the log shows. A student who missed the diagnosis reads it as a hint.
+CLUES = {
+    "healthy": (
+        "score and gold rise together and then level off. The KL stays at two nats. "
+        "The explained variance keeps rising."
+    ),
+    "hacked": (
+        "score and KL rise until the end, the KL to many tens of nats. Gold peaks earlier and "
+        "then falls. The entropy falls by four fifths."
+    ),
+    "collapsed": (
+        "the KL jumps at once, with a third of the tokens clipped. Then the entropy is 0 and "
+        "responses have five tokens: every prompt gets the same response."
+    ),
+    "dead critic": (
+        "the explained variance is exactly 0, not around 0, and stays there. "
+        "Everything else looks nearly healthy."
+    ),
+    "KL sign wrong": (
+        "the KL grows by many nats per step and never slows down: the policy is rewarded for "
+        "leaving the reference. Nearly every response is cut. The value loss grows."
+    ),
+    "reward scale wrong": (
+        "the score is in the tens, gold is not. The value loss begins at about a hundred times "
+        "that of the other runs."
+    ),
+    "EOS never trained": (
+        "three quarters of the responses in the first rollout are cut: the SFT model cannot "
+        "stop. PPO slowly teaches it to stop."
+    ),
+    "whitening at the optimum": (
+        "the score is constant, so there is nothing to learn. The policy still moves, because "
+        "whitening also scales pure noise to variance 1."
+    ),
 }
 
 
 def runs() -> dict[str, list[dict]]:
-    """Letter -> the History of one recorded run, without its name."""
+    """The eight recorded runs: letter -> the rows of one run's History, without its name."""
     rows, names = load_results("atlas_history"), _names()
     return {
         letter: [
@@ -30,15 +58,22 @@ def runs() -> dict[str, list[dict]]:
 
 
 def diagnosed(answers: dict[str, str]) -> str:
-    """How many of the eight diagnoses are right, and a clue for each that is not; or which answer is none.
+    """Grade the diagnoses.
 
     Args:
-        answers: letter -> one of CLUES, for example {"A": "healthy"}; letters may be left out.
+        answers: letter -> a key of CLUES, for example {"A": "healthy"}. Letters may be left out.
+
+    Returns:
+        The number of right diagnoses and a clue for each wrong one. If a letter or a diagnosis is
+        unknown, a message that names it.
     """
     names = _names()
     for letter, said in answers.items():
         if letter not in names or said not in CLUES:
-            return f"not yet: '{letter}': '{said}' is no diagnosis; the letters are {', '.join(names)}, the diagnoses {', '.join(CLUES)}."
+            return (
+                f"not yet: '{letter}': '{said}' is not a diagnosis. The letters are "
+                f"{', '.join(names)}. The diagnoses are {', '.join(CLUES)}."
+            )
     wrong = {letter: names[letter] for letter, said in answers.items() if said != names[letter]}
     lines = [
         f"  {letter} is not '{answers[letter]}'. Look again: {CLUES[name]}"

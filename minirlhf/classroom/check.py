@@ -1,5 +1,8 @@
-# ruff: noqa: F401  (the names are what a notebook asks for)
-"""Exercises that check themselves: `check.eos_mask(your_function)` says pass, or the likely mistake in one sentence."""
+# ruff: noqa: F401  (notebooks use these names)
+"""The checkers of all exercises, one per exercise.
+
+`check.eos_mask(your_function)` returns a Result: "pass", or "not yet" with the likely mistake.
+"""
 
 from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.lessons.lesson_00 import best_of_n, kl_penalised_score

@@ -1,7 +1,8 @@
-"""Prose that cannot lie: a quantitative sentence is backed by an assertion where it stands.
+"""Checks for the numbers quoted in the lessons, and the records behind them.
 
-Exact claims are plain asserts. Statistical ones go through `claim`: in a full run the evidence is computed live; under FAST=1 it is
-read from data/results, which a committed command recorded and `make claims` re-runs.
+Exact statements are plain asserts in the notebook. Statistical statements go through `claim`. In a
+full run their evidence is computed live. Under FAST=1 it is read from data/results. A committed
+command recorded these results, and `make claims` repeats some of them.
 """
 
 import json
@@ -28,30 +29,34 @@ ACCURACY = ("reward model", "bag of words", "human ceiling", "mean probability")
 
 
 class ClaimFailed(AssertionError):
-    """The evidence does not bear the sentence out."""
+    """A statement in a lesson is not supported by its evidence."""
 
 
 def claim(
     sentence: str, holds: bool | Callable[[], bool], *, evidence: str, seeds: int = 1
 ) -> None:
-    """Print the sentence with its evidence if it holds; fail the notebook if it does not.
+    """Check a statement of the prose: print it with its evidence if it holds, raise if it does not.
 
     Args:
-        sentence: what the prose says. holds: whether the evidence bears it out, or a function that finds out. evidence: the numbers,
-            intervals included. seeds: how many seeds stand behind it.
+        sentence: what the prose says.
+        holds: whether the evidence supports the sentence, or a function that computes this.
+        evidence: the numbers behind the sentence, with their intervals.
+        seeds: the number of seeds behind the evidence.
 
     Raises:
-        ClaimFailed: it does not hold. ValueError: no evidence was given, or no seed; TypeError: `holds` is neither true nor false
-            (a list or a function is truthy, and would bear out any sentence).
+        ClaimFailed: the sentence does not hold.
+        ValueError: there is no evidence, or no seed.
+        TypeError: `holds` is neither true nor false. A list, for example, is refused: a list with
+            entries is always truthy, so it would support any sentence.
     """
     holds = holds() if callable(holds) else holds
     if holds not in (True, False):
-        raise TypeError(f"A claim holds or does not; got {holds!r} for: {sentence}")
+        raise TypeError(f"holds is {holds!r}; it must be True or False, for: {sentence}")
     check("evidence", evidence, bool(evidence.strip()), "the numbers behind the sentence")
     check("seeds", seeds, seeds >= 1, "1 or more")
     if not holds:
         raise ClaimFailed(
-            f"Not borne out: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)})."
+            f"Not supported: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)})."
         )
     print(f"\u2713 {sentence}  [{evidence}; {seeds} seed{'s' * (seeds != 1)}]")
 
@@ -91,7 +96,12 @@ def differences(recorded: dict, again: dict, *, tolerance: dict[str, float]) -> 
 
 
 def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
-    """The rows behind a statistical claim: computed now in a full run, read from data/results under FAST=1."""
+    """The rows behind a statistical claim.
+
+    Args:
+        live: computes the rows; called in a full run.
+        name: the record in data/results that is read instead under FAST=1.
+    """
     return load_results(name) if FAST else live()
 
 

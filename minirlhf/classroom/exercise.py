@@ -1,7 +1,9 @@
-"""What an exercise is and how it is checked.
+"""Exercises that check a student's function.
 
-A checker runs your function on random cases drawn by your own seed (environment variable MINIRLHF_STUDENT, a number) and compares
-with the reference. If your answers equal those of a known mistake, it names the mistake; else it shows the first case that differs.
+A checker calls your function on random cases and compares the answers with the reference solution.
+Their seed is the environment variable MINIRLHF_STUDENT, a number: with another number you get other
+cases. If your answers equal those of a known mistake, the message names the mistake. Otherwise it
+shows the first case with a wrong answer.
 """
 
 import copy
@@ -18,7 +20,7 @@ CASES = 12
 
 @dataclass(frozen=True)
 class Result:
-    """Truthy when passed; prints as its one sentence."""
+    """The outcome of a check: true if passed; printed as "pass" or "not yet" and a message."""
 
     passed: bool
     message: str
@@ -32,11 +34,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: cases from a generator, the right answer, and the mistakes that people make, each with its sentence.
+    """One exercise: random cases, a reference solution, and common mistakes with their messages.
 
     Args:
-        differentiate: arguments by whose gradient the answer is judged as well as by its value.
-        edges: cases that a random draw would seldom give; each function is run on them too.
+        name: the name of the function that the student writes.
+        arguments: the names of its arguments. A name that ends in "mask" marks a mask.
+        case: draws the arguments of one case from a generator.
+        reference: the reference solution.
+        mistakes: message -> a function with that mistake.
+        differentiate: arguments whose gradient is compared too, besides the value.
+        edges: fixed cases that a random draw would seldom give; they are checked too.
     """
 
     name: str
@@ -48,14 +55,22 @@ class Exercise:
     edges: tuple[tuple, ...] = ()
 
     def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
-        """Check a function. Returns a Result; never raises for what the function does."""
+        """Check a function.
+
+        Args:
+            function: the student's function.
+            seed: the seed of the cases; by default that of MINIRLHF_STUDENT, or 0.
+
+        Returns:
+            The Result. An exception that the function raises becomes a message.
+        """
         seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
         cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
         plain = len(cases)
-        if any(
-            name.endswith("mask") for name in self.arguments
-        ):  # padding is NaN, and once more a number: only the mask tells it
+        # Padding is NaN in one copy of a case and ordinary numbers in the other. So a function
+        # that looks for NaN instead of using the mask fails.
+        if any(name.endswith("mask") for name in self.arguments):
             cases += [
                 filled
                 for case in cases
@@ -68,30 +83,34 @@ class Exercise:
             given = copy.deepcopy(case)
             try:
                 answer, *gradients = self._evaluate(function, given)
-            except Exception as error:  # whatever a student's code raises is told, not thrown
-                if "in-place" in str(error):  # torch guards what is differentiated
+            except Exception as error:  # reported as a message
+                if "in-place" in str(error):  # torch forbids it for leaves that require grad
                     return Result(False, "the function changes its input in place; work on a copy.")
                 return Result(
                     False,
                     f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}",
                 )
             if answer is None:
-                return Result(False, f"{self.name} returned None: is the `return` missing?")
+                return Result(False, f"{self.name} returned None. Is the `return` missing?")
             if type(answer) in (int, float) and not expected.shape:
                 answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
             if not isinstance(answer, Tensor):
                 return Result(
-                    False, f"{self.name} must return a tensor; it returned {type(answer).__name__}."
+                    False,
+                    f"{self.name} must return a tensor. "
+                    f"It returned an object of type {type(answer).__name__}.",
                 )
             if answer.shape != expected.shape:
                 return Result(
                     False,
-                    f"the shape is {tuple(answer.shape)}, it must be {tuple(expected.shape)}.",
+                    f"the answer's shape is {tuple(answer.shape)}. "
+                    f"It must be {tuple(expected.shape)}.",
                 )
             if _kind(answer) != _kind(expected):
                 return Result(
                     False,
-                    f"the answer is a tensor of {_kind(answer)} ({answer.dtype}), it must be of {_kind(expected)}.",
+                    f"the answer is a tensor of {_kind(answer)} ({answer.dtype}). "
+                    f"It must be of {_kind(expected)}.",
                 )
             if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
                 return Result(False, "the function changes its input in place; work on a copy.")
@@ -99,7 +118,8 @@ class Exercise:
         if _same(answers, right):
             return Result(
                 True,
-                f"{self.name} agrees with the reference on {CASES} random cases{' and the edges' if self.edges else ''}.",
+                f"{self.name} agrees with the reference on {CASES} random cases"
+                f"{' and on the edge cases' if self.edges else ''}.",
             )
         for sentence, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
@@ -107,7 +127,8 @@ class Exercise:
         if len(cases) > plain and _same(answers[:plain], right[:plain]):
             return Result(
                 False,
-                "padding is told by its NaN; in a batch it holds numbers like any others: use the mask.",
+                "your function finds padding by its NaN. Padding can also hold ordinary numbers. "
+                "Use the mask.",
             )
         for whose, x in (
             ("the answer", [a for a, *_ in answers]),
@@ -119,11 +140,13 @@ class Exercise:
                     for y in itertools.chain(*cases)
                 )
                 reason = (
-                    "NaN * 0 is NaN: where padding may hold anything, use torch.where on what goes in, then sum. 0 / 0 is NaN too."
+                    "Padding can hold NaN, and NaN * 0 is NaN. Use torch.where on the inputs, "
+                    "then sum. 0 / 0 is NaN too."
                     if padded
-                    else "0 / 0, inf - inf and 0 * inf are NaN; and a gradient passes both branches of torch.where."
+                    else "0 / 0, inf - inf and 0 * inf are NaN. "
+                    "A gradient flows through both branches of torch.where."
                 )
-                return Result(False, f"{whose} has NaN in it. {reason}")
+                return Result(False, f"{whose} contains NaN. {reason}")
         case, answer, expected = next(
             (c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r])
         )
@@ -133,14 +156,21 @@ class Exercise:
         which = next(
             i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r)
         )
-        what = f"by {self.differentiate[which - 1]} the gradient is" if which else "it gives"
+        what = (
+            f"the gradient with respect to {self.differentiate[which - 1]} is"
+            if which
+            else "your answer is"
+        )
         return Result(
             False,
-            f"for {given} {what} {_shown(answer[which])}; the answer is {_shown(expected[which])}.",
+            f"for {given}, {what} {_shown(answer[which])}. It must be {_shown(expected[which])}.",
         )
 
     def _evaluate(self, function: Callable, case: tuple) -> list:
-        """What the function gives, and the gradient of its sum by each argument of `differentiate` (0 where it has none)."""
+        """The function's answer, and the gradients of its sum.
+
+        There is one gradient for each argument in `differentiate`; it is 0 where there is none.
+        """
         case = list(case)
         leaves = [
             case[self.arguments.index(name)].detach().clone().requires_grad_(True)
@@ -164,7 +194,7 @@ class Exercise:
 
 
 def _filled(x, place: int):
-    """The same with numbers in the place of NaN, others for each argument."""
+    """Replace NaN by ordinary numbers, different ones for each argument."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
     return torch.where(
@@ -173,7 +203,7 @@ def _filled(x, place: int):
 
 
 def _unchanged(a, b) -> bool:
-    """Equal, NaN being equal to NaN."""
+    """Whether a and b are equal; NaN equals NaN."""
     return (
         a == b
         if not isinstance(a, Tensor)
@@ -188,14 +218,14 @@ def _kind(x: Tensor) -> str:
 
 
 def _shown(x) -> str:
-    """A number or a tensor, its shape before it, short enough to work through by hand."""
+    """A number, or a tensor with its shape before it, as text in a message."""
     if not isinstance(x, Tensor):
         return f"{x:.4g}"
     return f"{tuple(x.shape)} {_rounded(x.tolist())}"
 
 
 def _rounded(x):
-    """Four decimals, or one digit of what would become 0."""
+    """Rounded to four decimals, or to one significant digit where that would give 0."""
     if isinstance(x, list):
         return [_rounded(y) for y in x]
     return round(x, 4) or float(f"{x:.1g}") if isinstance(x, float) else x

@@ -34,15 +34,15 @@ def test_right_diagnoses_pass_and_each_wrong_one_gets_its_clue():
 
 
 @pytest.mark.parametrize("answers", [{"I": "healthy"}, {"A": "fine"}])
-def test_what_is_no_diagnosis_is_refused(answers):
+def test_an_unknown_letter_or_diagnosis_is_refused(answers):
     assert (
         "not yet" in (said := atlas.diagnosed(answers))
-        and "the letters are A, B" in said
+        and "The letters are A, B" in said
         and "\n" not in said
     )
 
 
-def test_every_clue_is_in_the_record():
+def test_every_clue_is_true_of_the_record():
     logs = {
         name: [row for row in load_results("atlas_history") if row["variant"] == name]
         for name in atlas.CLUES

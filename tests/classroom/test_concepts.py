@@ -9,7 +9,7 @@ KEY = "".join(
 )
 
 
-def test_the_key_gets_all_and_each_wrong_option_is_told_with_its_lesson_and_its_reason():
+def test_the_key_gets_full_marks_and_a_wrong_option_its_lesson_and_reason():
     assert graded(KEY) == "12 of 12."
     for number, question in enumerate(QUESTIONS, 1):
         assert len(question.wrong) == 3
@@ -28,23 +28,23 @@ def test_the_key_gets_all_and_each_wrong_option_is_told_with_its_lesson_and_its_
         )  # a blank page is no way to the answers
 
 
-def test_one_letter_for_all_is_no_good_guess():
+def test_one_letter_or_the_longest_option_is_a_bad_guess():
     assert all(KEY.count(letter) <= 5 for letter in "abcd")
     longest = [max(q.options(n).values(), key=len) == q.right for n, q in enumerate(QUESTIONS, 1)]
     assert sum(longest) <= 6  # nor is the longest option
 
 
 @pytest.mark.parametrize("answers", ["", "abc", "a" * 13, "abcdabcdabce"])
-def test_what_is_no_answer_is_refused(answers):
+def test_malformed_answers_are_refused(answers):
     with pytest.raises(ValueError, match="must be 12"):
         graded(answers)
 
 
-def test_blanks_and_capitals_are_fine():
+def test_blanks_and_capitals_are_accepted():
     assert graded(" ".join(KEY.upper())) == "12 of 12."
 
 
-def test_every_question_is_shown_and_its_lesson_is_there():
+def test_every_question_is_shown_and_its_lesson_exists():
     shown = Questions()._repr_markdown_()
     for question in QUESTIONS:
         assert (

@@ -31,7 +31,7 @@ def test_standard_deviations_by_hand():
     )
 
 
-def test_a_group_is_compared_with_itself_only():
+def test_a_group_does_not_depend_on_other_groups():
     scores = torch.tensor([[3.0, 5.0, 7.0], [300.0, 500.0, 700.0], [1.0, 1.0, 1.0]])
     assert group_relative(scores, eps=0.0).nan_to_num(0.0).tolist() == [
         [-1, 0, 1],
@@ -48,7 +48,7 @@ def all_groups(probability, size):
 
 
 @pytest.mark.parametrize("size, share", [(2, 0.34), (4, 0.68), (8, 0.86)])
-def test_with_std_on_pass_or_fail_the_gradient_tends_to_an_arcsine(size, share):
+def test_std_scaled_gradient_of_pass_or_fail_tends_to_that_of_an_arcsine(size, share):
     # one logit, p = sigmoid(logit) = 0.36: d log P(1) = 1 - p, d log P(0) = -p; the limit d 2 arcsin(sqrt p) = sqrt(p (1 - p))
     p = 0.36
     scores, weight = all_groups(p, size)
@@ -57,7 +57,7 @@ def test_with_std_on_pass_or_fail_the_gradient_tends_to_an_arcsine(size, share):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_expected_gradients_and_variance_of_a_coin(size):
+def test_expected_gradient_of_each_baseline_for_a_coin(size):
     # the true gradient of p is p (1 - p)
     p = 0.25
     scores, weight = all_groups(p, size)
@@ -105,7 +105,7 @@ def test_leave_one_out_lowers_the_variance_of_an_offset_reward(world, policy):
 MASK = torch.tensor([[True, True], [True, False]])
 
 
-def test_a_floor_under_the_std_by_hand():
+def test_min_std_by_hand():
     # 1 and 1 + 1/512: 1/1024 from their mean; with a floor of 1/2 that is 1/512, without it (std 1/512 / sqrt 2) 1 / sqrt 2
     scores = torch.tensor([[1.0, 1 + 1 / 512], [0.0, 4.0]], dtype=torch.float64)
     floored = group_relative(scores, eps=0.0, min_std=0.5)
@@ -121,7 +121,7 @@ def test_a_floor_under_the_std_by_hand():
         group_relative(scores, min_std=-1.0)
 
 
-def test_the_batchs_unit_by_hand():
+def test_batch_relative_by_hand():
     # group means 2 and 7; all four: mean 4.5, squares 12.25 + 2.25 + 2.25 + 12.25 = 29, over 3
     scores = torch.tensor([[1.0, 3.0], [6.0, 8.0]], dtype=torch.float64)
     expected = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).double() / (29 / 3) ** 0.5
@@ -157,7 +157,7 @@ def test_reinforce_plus_plus_by_hand():
     )
 
 
-def test_tokens_are_charged_for_themselves_and_what_follows_by_hand():
+def test_kl_penalty_of_token_advantages_by_hand():
     old, ref = torch.tensor([[-1.0, -2.0], [-3.0, 9.0]]), torch.tensor([[-2.0, -4.0], [-1.0, 9.0]])
     # log-ratios 1, 2 and -2; to go 3, 2 and -2; half of it off the advantages
     advantages = over_tokens(torch.tensor([[5.0, 7.0]]), MASK)

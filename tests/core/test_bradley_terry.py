@@ -28,20 +28,20 @@ def test_probability_and_loss_by_hand():
     torch.testing.assert_close(centred, T(math.log(2) + 0.5 * 4))
 
 
-def test_stable_where_log_sigmoid_is_not():
+def test_the_loss_is_stable_where_log_of_sigmoid_is_not():
     assert reward_model_loss(torch.tensor([-500.0]), torch.tensor([500.0])).item() == 1000
     zeros = torch.zeros(1)
     assert dpo(torch.tensor([-1e4]), zeros, zeros, zeros, beta=1.0).item() == 1e4
 
 
-def test_a_constant_changes_nothing():
+def test_a_constant_added_to_all_scores_changes_nothing():
     a, b = torch.randn(2, 6, dtype=torch.float64)
     torch.testing.assert_close(
         reward_model_loss(a + 7, b + 7), reward_model_loss(a, b), rtol=0, atol=1e-12
     )
 
 
-def test_last_token_is_found_by_the_mask_on_either_side():
+def test_the_last_token_is_found_with_padding_on_either_side():
     scores = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     mask = torch.tensor([[True, True, False], [False, True, True]])
     assert last_token_scores(scores, mask).tolist() == [2.0, 6.0]
@@ -111,6 +111,6 @@ def test_per_token_loss_counts_every_token_after_the_first_difference():
     torch.testing.assert_close(loss, T((-math.log(0.75) + math.log(2)) / 2))
 
 
-def test_the_last_token_is_where_the_mask_ends_not_how_many_it_counts():
+def test_the_last_token_is_the_last_true_entry_of_the_mask():
     scores, mask = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[False, False, True, False]])
     assert last_token_scores(scores, mask).tolist() == [3.0]

@@ -76,7 +76,7 @@ def test_probabilities_gradient_and_values_agree(world, policy):
     assert world.optimal_values()[0][0] == world.rewards.max()
 
 
-def test_gibbs_is_the_optimum(world, policy):
+def test_the_gibbs_policy_is_the_optimum(world, policy):
     beta = 0.5
     best = world.gibbs_logits(beta=beta)
     torch.testing.assert_close(world.probs(best), world.gibbs(beta=beta), **EXACT)
@@ -90,7 +90,7 @@ def test_gibbs_is_the_optimum(world, policy):
     torch.testing.assert_close(shortfall, beta * world.kl(policy, best), **EXACT)
 
 
-def test_a_tiny_gpt_lives_in_the_world():
+def test_a_tiny_gpt_can_be_tabulated():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def expected_group_gradient(world, policy, weights, size):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_group_baselines_against_their_own_expectation(world, policy, size):
+def test_expected_gradient_of_group_baselines(world, policy, size):
     truth = world.gradient(policy)
     centred = expected_group_gradient(
         world, policy, lambda i: group_relative(world.rewards[i][None], scale_by_std=False)[0], size
@@ -184,7 +184,7 @@ def test_group_baselines_against_their_own_expectation(world, policy, size):
     torch.testing.assert_close(loo, truth, **EXACT)
 
 
-def test_grpo_with_std_climbs_an_arcsine(policy):
+def test_grpo_with_std_follows_the_gradient_of_an_arcsine(policy):
     world = World.random(3, 3)
     passed = (torch.arange(15) % 3 == 0).double()
     world = World(world.vocab, 3, passed, world.ref_logits)
@@ -208,7 +208,7 @@ def test_grpo_with_std_climbs_an_arcsine(policy):
     assert shares == sorted(shares) and 0.99 < shares[-1] < 1
 
 
-def test_which_aggregations_are_biased(world, policy):
+def test_mean_aggregations_are_biased_and_the_sequence_sum_is_not(world, policy):
     truth, mask = world.gradient(policy), world.response_mask
     advantages = reward_to_go(terminal(world), mask)
 
@@ -236,7 +236,7 @@ def test_which_aggregations_are_biased(world, policy):
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
-def test_gae_is_unbiased_with_the_true_v_and_with_any_v_only_at_lambda_one(world, policy, lam):
+def test_gae_is_unbiased_with_the_true_v_or_at_lambda_one(world, policy, lam):
     truth, true_v = world.gradient(policy), world.values(policy)[0]
     wrong_v = true_v + torch.linspace(-1, 1, 7).double()
 
@@ -252,7 +252,7 @@ def test_gae_is_unbiased_with_the_true_v_and_with_any_v_only_at_lambda_one(world
 
 
 # ---- KL: value and gradient are two questions
-def test_values_of_the_estimators(world, policy):
+def test_values_of_the_kl_estimators(world, policy):
     truth, mask = world.kl(policy, world.ref_logits), world.response_mask
     pair = (world.logprobs(policy), world.logprobs(world.ref_logits), mask)
     for unbiased in (k1, k3):
@@ -267,7 +267,7 @@ def test_values_of_the_estimators(world, policy):
     assert k1(*pair).min() < 0 <= min(k2(*pair).min(), k3(*pair).min())
 
 
-def test_gradients_of_the_estimators(world, policy):
+def test_gradients_of_the_kl_estimators(world, policy):
     ref, mask, one = (
         world.logprobs(world.ref_logits),
         world.response_mask,
@@ -315,7 +315,7 @@ def test_gradients_of_the_estimators(world, policy):
     torch.testing.assert_close(token[k2] - later, forward, **EXACT)
 
 
-def test_one_token_responses_need_no_distinction():
+def test_k2_has_the_gradient_of_the_kl_for_one_token_responses():
     world = World.random(4, 1, seed=3)
     policy, ref = torch.randn_like(world.ref_logits), world.logprobs(world.ref_logits)
     logits = policy.clone().requires_grad_(True)
@@ -394,7 +394,7 @@ def walk(world, *, beta, whiten, steps=300):
     return logits
 
 
-def test_ppo_walks_to_the_gibbs_policy_and_whitening_orbits_it(world):
+def test_ascent_reaches_the_gibbs_policy_only_without_whitening(world):
     beta = 0.5
     target = world.gibbs_logits(beta=beta)
     assert world.kl(target, walk(world, beta=beta, whiten=False)) < 1e-6
@@ -432,7 +432,7 @@ def solve_dpo(world, *, beta, label):
     return logits.detach()
 
 
-def test_dpo_ends_at_the_gibbs_policy_and_is_q_minus_v_at_every_prefix(world):
+def test_dpo_optimum_is_gibbs_and_its_token_rewards_are_q_minus_v(world):
     beta = 0.5
     found = solve_dpo(world, beta=beta, label=preference_probability)
     assert (world.probs(found) - world.gibbs(beta=beta)).abs().max() < 1e-6
@@ -441,13 +441,13 @@ def test_dpo_ends_at_the_gibbs_policy_and_is_q_minus_v_at_every_prefix(world):
     torch.testing.assert_close(tokens, q - values[:, None], rtol=0, atol=1e-4)
 
 
-def test_dpo_with_hard_labels_departs(world):
+def test_dpo_with_hard_labels_does_not_reach_the_gibbs_policy(world):
     hard = solve_dpo(world, beta=0.5, label=lambda a, b: (a > b).double())
     assert (world.probs(hard) - world.gibbs(beta=0.5)).abs().max() > 0.1
 
 
 # ---- the reader's side of the oracle
-def test_a_world_by_hand_from_a_reward_of_words():
+def test_a_world_from_a_reward_function_by_hand():
     # "." and "a": aa a. . with probabilities 1/4 1/4 1/2 and rewards 4 0 1; everything is exact in binary
     world = World.from_reward(
         ("a", "."), 2, lambda words: 4.0 if words == ["a", "a"] else float(words == ["."])
@@ -475,7 +475,7 @@ def test_a_world_by_hand_from_a_reward_of_words():
     )
 
 
-def test_kl_in_the_world_by_hand():
+def test_kl_and_values_of_a_world_by_hand():
     # one token, p = (3/4, 1/4) against q = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2
     world = World(("a", "."), 1, torch.zeros(2).double(), torch.zeros(1, 2).double())
     policy = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
@@ -491,7 +491,7 @@ def test_kl_in_the_world_by_hand():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_groups_are_all_tuples_with_their_probability(world, policy, size):
+def test_groups_are_all_tuples_with_their_probabilities(world, policy, size):
     index, probability = world.groups(policy, size)
     assert index.shape == (15**size, size) and not probability.requires_grad
     torch.testing.assert_close(probability.sum().item(), 1.0, **EXACT)
@@ -502,7 +502,7 @@ def test_groups_are_all_tuples_with_their_probability(world, policy, size):
     )
 
 
-def test_the_batch_of_all_sequences_is_a_rollout_like_any_other(world, policy):
+def test_all_sequences_of_a_world_form_a_rollout(world, policy):
     logits = policy.clone().requires_grad_(True)
     rollout = world.rollout(logits)
     assert rollout.response_ids.shape == (15, 3) and rollout.finished(2).tolist() == [
@@ -518,12 +518,12 @@ def test_the_batch_of_all_sequences_is_a_rollout_like_any_other(world, policy):
     torch.testing.assert_close(own, rollout.old_logprobs, **EXACT)
 
 
-def test_an_expectation_holds_the_sampler_fixed(world, policy):
+def test_an_expectation_gives_the_sampler_no_gradient(world, policy):
     logits = policy.clone().requires_grad_(True)
     assert not world.expectation(logits, world.rewards).requires_grad
 
 
-def test_the_oracle_refuses(world):
+def test_a_world_refuses_bad_arguments(world):
     blank = torch.zeros(1, 2).double()
     for bad in ((("a",), 1), (("a", "."), 0)):
         with pytest.raises(ValueError, match="A world needs"):
@@ -536,7 +536,7 @@ def test_the_oracle_refuses(world):
         world.optimal_values(beta=-1.0)
 
 
-def test_a_model_is_read_after_the_prompt_of_the_rollout(world):
+def test_tabulate_starts_from_the_prompt_of_the_rollout(world):
     # a model whose logits are the last id: the default prompt is EOS, id 2, as in `rollout`
     rows = world.tabulate(lambda ids: ids[..., None].double().expand(*ids.shape, 3))
     assert rows[:3, 0].tolist() == [2, 0, 1]  # after nothing, "a", "b"

@@ -130,7 +130,7 @@ def arguments(draw, function):
 @pytest.mark.parametrize(
     "name", sorted(FUNCTIONS.keys() - {"masking.check_same_shape", "masking.zero_masked"})
 )
-def test_an_answer_without_nan_or_a_value_error(name):
+def test_a_function_returns_no_nan_or_raises_a_value_error(name):
     function, answered = FUNCTIONS[name], []
 
     @settings(max_examples=60, deadline=None, derandomize=True)
@@ -165,5 +165,5 @@ def test_an_answer_without_nan_or_a_value_error(name):
     assert sum(answered) >= 5  # a function that refuses everything would pass
 
 
-def test_every_function_was_found():
+def test_every_function_of_core_was_found():
     assert len(FUNCTIONS) >= 30

@@ -161,9 +161,7 @@ lengths_and_padding = {
 @pytest.mark.parametrize("name", [*PER_TOKEN, *A_ROW, *A_BATCH])
 @settings(max_examples=12, deadline=None)
 @given(**lengths_and_padding)
-def test_padding_changes_nothing_whatever_its_amount_side_and_value(
-    name, lengths, left, right, junk
-):
+def test_padding_of_any_amount_side_and_value_changes_nothing(name, lengths, left, right, junk):
     function, with_gradient, _ = {**PER_TOKEN, **A_ROW, **A_BATCH}[name]
     x, names = batch(lengths), with_gradient.split()
     padded = surround(x, left, right, junk)
@@ -213,7 +211,7 @@ def test_gradcheck(name):
 
 
 @pytest.mark.parametrize("name", [name for name, row in PER_TOKEN.items() if row[2]])
-def test_what_is_fixed_gets_no_gradient(name):
+def test_fixed_inputs_get_no_gradient(name):
     function, _, without = PER_TOKEN[name]
     x = leaves(batch([4, 2]))
     for gradient in grad(
@@ -223,7 +221,7 @@ def test_what_is_fixed_gets_no_gradient(name):
 
 
 @pytest.mark.parametrize("name", [*PER_TOKEN, "sequence_logprobs"])
-def test_a_fully_masked_row_is_zero_and_disturbs_nobody(name):
+def test_a_fully_masked_row_is_zero_and_leaves_the_others_finite(name):
     function, with_gradient, _ = {**PER_TOKEN, **A_ROW}[name]
     x = batch([3, 0])
     value, gradients = value_and_gradients(
@@ -233,7 +231,7 @@ def test_a_fully_masked_row_is_zero_and_disturbs_nobody(name):
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-def test_cispo_under_padding_and_what_is_fixed():
+def test_cispo_ignores_padding_and_gives_fixed_inputs_no_gradient():
     # its value has another gradient than autograd's: the weight is detached; so the gradient is the weight times A, by hand
     x = leaves(batch([4, 2]))
     padded = leaves(surround(x, 1, 1, float("nan")))
@@ -269,7 +267,7 @@ def test_padding_is_never_clipped():
     assert not clipped[~poisoned["mask"]].any() and clipped.any()
 
 
-def test_per_token_reward_loss_ignores_what_stands_behind_both():
+def test_per_token_reward_loss_ignores_tokens_after_both_ends():
     mask, other = (
         torch.tensor([[True, True, True, False]]),
         torch.tensor([[True, True, False, False]]),
@@ -294,13 +292,13 @@ def test_per_token_reward_loss_gradcheck():
     assert gradcheck(lambda a, b: per_token_reward_loss(a, b, mask, other, ids, other_ids), (a, b))
 
 
-def test_a_lambda_out_of_range_is_named_even_where_gamma_hides_it():
+def test_a_lambda_above_one_is_refused_even_if_gamma_times_lambda_is_not():
     x = batch([4, 2])
     with pytest.raises(ValueError, match="lam is 1.5"):  # gamma * lam = 3/4 would pass
         gae(x["a"], x["b"], x["mask"], gamma=0.5, lam=1.5)
 
 
-def test_the_clip_is_a_fifth_by_default():
+def test_clip_eps_is_0_2_by_default():
     # ratios exp(+-1) with A = +-1: clipped at 1.2 and 0.8
     one, mask = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
     sign = torch.tensor([[1.0, -1.0]], dtype=torch.float64)

@@ -26,7 +26,7 @@ def test_estimators_by_hand_on_both_sides_of_zero():
     )
 
 
-def test_k3_keeps_its_digits_where_the_policies_agree():
+def test_k3_is_precise_where_the_policies_nearly_agree():
     # for a log-ratio x: k3 = x^2 / 2 - x^3 / 6 + ...; at 1e-6, exp(-x) - 1 + x would keep four digits
     x = torch.tensor([[1e-6]], dtype=torch.float64)
     torch.testing.assert_close(
@@ -57,7 +57,7 @@ def test_exact_kl_is_not_symmetric_by_hand():
         ([[True, False, False]], [[3.5, 0.0, 0.0]]),  # a one-token response carries both
     ],
 )
-def test_where_the_score_lands(mask, expected):
+def test_the_score_is_added_at_the_last_real_token(mask, expected):
     # log-ratios 1, -1/2, 0 at kl_coef 1/2: -1/2, 1/4, 0; score 4
     old, ref = torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-2.0, -1.5, -3.0]])
     assert (
@@ -66,7 +66,7 @@ def test_where_the_score_lands(mask, expected):
     )
 
 
-def test_a_row_without_tokens_does_not_read_its_score():
+def test_the_score_of_an_empty_response_is_ignored():
     mask, zeros = torch.tensor([[True], [False]]), torch.zeros(2, 1)
     assert kl_shaped_rewards(
         torch.tensor([1.0, math.nan]), zeros, zeros, mask, kl_coef=0.5
@@ -87,19 +87,19 @@ def test_a_row_without_tokens_does_not_read_its_score():
         (-9.0, 2 * (1 - 0.2 / 4)),  # k1's mean over a batch may be negative
     ],
 )
-def test_the_controller_by_hand(kl, expected):
+def test_the_adaptive_kl_coefficient_by_hand(kl, expected):
     assert adapt_kl_coef(2.0, kl, target=2.0, horizon=64.0, batch_size=16) == expected
 
 
 @pytest.mark.parametrize(
     "bad", [{"target": 0.0}, {"target": -1.0}, {"horizon": 0.0}, {"batch_size": 0}]
 )
-def test_the_controller_refuses(bad):
+def test_the_adaptive_kl_coefficient_refuses_bad_arguments(bad):
     with pytest.raises(ValueError, match="above 0"):
         adapt_kl_coef(0.1, 1.0, **{"target": 1.0, "horizon": 10.0, "batch_size": 1, **bad})
 
 
-def test_k1_in_the_reward_gives_the_whole_gradient_of_j(world, policy):
+def test_k1_in_the_reward_gives_the_full_gradient_of_j(world, policy):
     for beta in (0.0, 0.3, 2.0):
         logits = policy.clone().requires_grad_(True)
         old, ref, mask = (
@@ -143,7 +143,7 @@ def test_near_the_reference_k3_has_far_less_variance_than_k1(world):
     assert variance[k3] < variance[k1] / 100
 
 
-def test_in_a_world_of_one_token_the_columns_of_the_table_agree():
+def test_gradients_of_the_kl_estimators_for_one_token():
     world = World.random(4, 1, seed=3)
     policy = torch.randn(1, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ref, mask = world.logprobs(world.ref_logits), world.response_mask

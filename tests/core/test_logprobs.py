@@ -9,7 +9,7 @@ from minirlhf.core.logprobs import entropy, response_logprobs, response_slice, s
 from minirlhf.core.rollout import Rollout
 
 
-def test_the_shift():
+def test_response_slice_by_hand():
     # positions 0..4, prompt of 2 tokens: response tokens stand at 2, 3, 4 and are predicted at 1, 2, 3
     x = torch.arange(5.0)[None, :, None]
     assert response_slice(x, 2).flatten().tolist() == [1, 2, 3]
@@ -40,7 +40,7 @@ def test_entropy_of_uniform_is_log_v_and_of_certainty_is_zero():
     torch.testing.assert_close(got, torch.tensor([[math.log(4), 0.0]], dtype=torch.float64))
 
 
-def test_nan_padding():
+def test_nan_in_padding_reaches_neither_value_nor_gradient():
     logits = torch.randn(2, 3, 5, dtype=torch.float64)
     mask = torch.tensor([[True, True, False], [True, False, False]])
     logits[~mask] = torch.nan
@@ -93,13 +93,13 @@ def test_rollout_positions_and_refusals():
             Rollout(**{**good, **bad})
 
 
-def test_the_shift_refuses_a_prompt_without_response():
+def test_the_shift_refuses_a_prompt_length_without_a_response():
     for prompt_length in (-1, 0, 5, 6):
         with pytest.raises(ValueError, match="prompt_length"):
             response_slice(torch.zeros(1, 5), prompt_length)
 
 
-def test_an_underflowing_probability_and_a_large_offset_keep_their_digits():
+def test_logprobs_are_precise_for_tiny_probabilities_and_large_logits():
     one = torch.tensor([[True]])
     assert response_logprobs(torch.tensor([[[0.0, -800.0]]]), torch.tensor([[1]]), one) == -800
     # log softmax(c, c + 1)[1] = -log(1 + 1/e) for any c; float32 has 1e-3 between neighbours at 1e4, hence c exact
@@ -107,14 +107,14 @@ def test_an_underflowing_probability_and_a_large_offset_keep_their_digits():
     torch.testing.assert_close(got.item(), -math.log1p(math.exp(-1)), rtol=1e-6, atol=0)
 
 
-def test_a_forbidden_word_among_others_has_no_entropy_and_a_finite_gradient():
+def test_entropy_ignores_a_forbidden_word_and_has_a_finite_gradient():
     logits = torch.tensor([[[0.0, 0.0, -torch.inf]]], dtype=torch.float64, requires_grad=True)
     h = entropy(logits, torch.tensor([[True]]))
     torch.testing.assert_close(h.item(), math.log(2), rtol=1e-12, atol=0)
     assert torch.autograd.grad(h.sum(), logits)[0].isfinite().all()
 
 
-def test_temperature_and_shapes_are_refused_without_the_tests_shape_checks():
+def test_bad_temperatures_and_shapes_are_refused_without_the_test_hook():
     spec = importlib.util.spec_from_file_location(
         "plain_logprobs", importlib.util.find_spec("minirlhf.core.logprobs").origin
     )
@@ -147,7 +147,7 @@ def test_temperature_and_shapes_are_refused_without_the_tests_shape_checks():
         {"old_logprobs": torch.zeros(1, 1).long()},
     ],
 )
-def test_a_rollout_refuses_the_wrong_kind_of_number(bad):
+def test_a_rollout_refuses_wrong_dtypes(bad):
     ids, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
     good = {
         "prompt_ids": ids,
@@ -166,7 +166,7 @@ def test_a_rollout_refuses_the_wrong_kind_of_number(bad):
         plain.Rollout(**{**good, **bad})
 
 
-def test_entropy_is_at_temperature_1_unless_told():
+def test_entropy_is_at_temperature_1_by_default():
     logits, mask = torch.tensor([[[math.log(3), 0.0]]]).double(), torch.ones(1, 1, dtype=torch.bool)
     by_hand = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert entropy(logits, mask).item() == pytest.approx(by_hand, abs=1e-7)

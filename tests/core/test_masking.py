@@ -91,7 +91,7 @@ def test_bad_aggregations_raise(arguments):
         aggregate(X, MASK, **arguments)
 
 
-def test_shapes_are_named():
+def test_a_shape_error_names_the_shapes():
     with pytest.raises(ValueError, match=r"a \(2,\), b \(2, 1\)"):
         check_same_shape(a=torch.zeros(2), b=torch.zeros(2, 1))
 
@@ -119,7 +119,7 @@ def test_micro_batches_and_padding_change_nothing(lengths, how, split, pad, junk
     torch.testing.assert_close(sum(parts), narrow, rtol=0, atol=1e-12)
 
 
-def test_whitening_divides_by_the_standard_deviation_and_says_which():
+def test_whitening_with_n_and_with_n_minus_one_by_hand():
     full = torch.ones(3, dtype=torch.bool)
     # 3 5 7: mean 5, sum of squares 8; n - 1: variance 4, sd 2
     assert masked_whiten(torch.tensor([3.0, 5.0, 7.0]), full, unbiased=True, eps=0.0).tolist() == [
@@ -134,7 +134,7 @@ def test_whitening_divides_by_the_standard_deviation_and_says_which():
         masked_var(torch.ones(3), torch.tensor([True, False, False]), unbiased=True)
 
 
-def test_a_given_denominator_does_not_hide_a_misspelling():
+def test_a_bad_aggregation_or_denominator_is_refused():
     for arguments in (
         {"how": "tokn_mean", "denominator": 3.0},
         {"how": "token_mean", "denominator": 0.0},
@@ -153,14 +153,14 @@ def test_rows_without_tokens_count_in_every_row_denominator():
 
 
 @pytest.mark.parametrize("denominator", [0.5, 1.0])
-def test_a_small_denominator_is_one_too(denominator):
+def test_a_denominator_of_at_most_one_is_used_as_given(denominator):
     assert (
         aggregate(X, MASK, how="token_mean", denominator=denominator) == X[MASK].sum() / denominator
     )
 
 
 @pytest.mark.parametrize("constant", [0.5, 1.0])
-def test_a_small_constant_is_one_too(constant):
+def test_a_constant_of_at_most_one_is_used_as_given(constant):
     torch.testing.assert_close(
         aggregate(X, MASK, how="constant", constant=constant), X[MASK].sum() / (len(X) * constant)
     )

@@ -111,7 +111,7 @@ def test_explained_variance_by_hand():
         lambda x, y, z, m: value_loss_clipped(x, y, z, m, clip_eps=0.2),
     ],
 )
-def test_nan_padding(loss):
+def test_nan_in_padding_reaches_neither_value_nor_gradient(loss):
     mask = torch.tensor([[True, True, False], [True, False, False]])
     x, y, z = (torch.where(mask, torch.randn(2, 3), torch.nan) for _ in range(3))
     x.requires_grad_(True)
@@ -158,14 +158,14 @@ def test_leave_one_out_is_g_over_g_minus_one_times_centred():
     )
 
 
-def test_equal_scores_give_exactly_zero_and_lonely_groups_raise():
+def test_equal_scores_give_exactly_zero_and_groups_of_one_raise():
     assert group_relative(torch.full((2, 3), 0.1)).eq(0).all()  # 0.1 * 3 / 3 is not 0.1 in float32
     for function in (group_relative, leave_one_out):
         with pytest.raises(ValueError, match="group of one"):
             function(torch.zeros(4, 1))
 
 
-def test_the_value_clip_when_the_clipped_error_is_the_larger_one():
+def test_the_value_clip_takes_the_larger_error():
     # V = return = 0, old 2, clip 1/2: V_clipped = 2 - 1/2; 1/2 (3/2)^2 = 1.125 > 0 and no gradient
     values = torch.tensor([[0.0]], requires_grad=True)
     loss = value_loss_clipped(
@@ -200,7 +200,7 @@ def test_two_sided_clips_are_asymmetric(advantage, cut_low, cut_high):
         )
 
 
-def test_the_dual_clip_leaves_positive_advantages_alone():
+def test_the_dual_clip_does_not_change_positive_advantages():
     # ratio 8, A = 1, clip_eps 1/4: loss -1.25 with dual_clip 3 as without
     logprobs, one = (
         torch.tensor([[math.log(8.0)]], dtype=torch.float64),
@@ -213,7 +213,7 @@ def test_the_dual_clip_leaves_positive_advantages_alone():
         )
 
 
-def test_equal_returns_have_nothing_to_explain_even_when_their_mean_rounds():
+def test_explained_variance_of_equal_returns_is_nan_even_if_their_mean_rounds():
     full = torch.ones(1, 7, dtype=torch.bool)
     assert explained_variance(torch.randn(1, 7), torch.full((1, 7), 0.1), full).isnan()
     # worse than a constant is below 0: residuals 4, -4 of returns -2, 2: 1 - 16 / 4
@@ -229,7 +229,7 @@ def test_equal_scores_give_exactly_zero_for_leave_one_out_too():
         group_relative(torch.zeros(0, 4))
 
 
-def test_what_is_clipped_is_what_has_no_gradient():
+def test_clipped_tokens_are_those_without_gradient():
     generator = torch.Generator().manual_seed(0)
     old, advantages = (
         -3 * torch.rand(8, 6, generator=generator).double(),
@@ -243,7 +243,7 @@ def test_what_is_clipped_is_what_has_no_gradient():
     assert torch.equal(clipped, (gradient == 0) & mask) and 0 < clipped.sum() < mask.sum()
 
 
-def test_a_band_of_no_width_holds_the_first_step_and_nothing_more():
+def test_a_clip_eps_of_zero_by_hand():
     old = torch.full((1, 3), -1.0, dtype=torch.float64)
     advantages = torch.tensor([[1.0, -1.0, 0.0]]).double()
     three = torch.ones(1, 3, dtype=torch.bool)
@@ -265,7 +265,7 @@ def test_a_band_of_no_width_holds_the_first_step_and_nothing_more():
     ]
 
 
-def test_the_defaults_of_loss_and_of_what_is_clipped_are_one():
+def test_ppo_clip_and_is_clipped_have_the_same_defaults():
     ratios = torch.tensor([[0.79, 0.81, 1.19, 1.21]]).double().log().requires_grad_(True)
     four = torch.ones(1, 4, dtype=torch.bool)
     for a in (1.0, -1.0):
@@ -280,14 +280,14 @@ def test_the_defaults_of_loss_and_of_what_is_clipped_are_one():
 
 
 @pytest.mark.parametrize("advantage, dual_clip", [(0.5, None), (0.5, 3.0), (-0.5, 3.0)])
-def test_a_ratio_beyond_all_numbers_is_cut_without_nan(advantage, dual_clip):
+def test_an_overflowing_ratio_is_clipped_without_nan(advantage, dual_clip):
     x = torch.tensor([[1000.0]], requires_grad=True)
     loss = ppo_clip(x, torch.zeros(1, 1), torch.tensor([[advantage]]), ONE, dual_clip=dual_clip)
     (gradient,) = torch.autograd.grad(loss.sum(), x)
     assert loss.item() == pytest.approx(-0.6 if advantage > 0 else 1.5) and gradient.item() == 0
 
 
-def test_the_rollouts_numbers_carry_no_gradient():
+def test_old_numbers_and_targets_get_no_gradient():
     new, old, target = (torch.tensor([[x]], requires_grad=True) for x in (0.3, 0.1, 2.0))
     loss = ppo_clip(new, old, target, ONE) + value_loss_clipped(new, old, target, ONE, clip_eps=0.5)
     assert torch.autograd.grad(loss.sum(), (old, target), allow_unused=True) == (None, None)
@@ -316,7 +316,7 @@ def test_cispo_by_hand():
 
 
 @pytest.mark.parametrize("mean, ratio", [(False, 4.0), (True, 2.0)])
-def test_the_ratio_of_a_whole_response_by_hand(mean, ratio):
+def test_the_sequence_ratio_by_hand(mean, ratio):
     # token ratios 8 and 1/2: their product is 4, its square root 2; the clip ends at 3, so the product is clipped and the root is not
     logprobs = torch.tensor(
         [[math.log(8), math.log(0.5)], [0.0, float("nan")]], dtype=torch.float64, requires_grad=True
@@ -344,7 +344,7 @@ def test_the_ratio_of_a_whole_response_by_hand(mean, ratio):
     )
 
 
-def test_at_ratio_one_whole_responses_pull_as_tokens_do():
+def test_sequence_and_token_ratios_have_the_same_gradient_at_ratio_one():
     torch.manual_seed(0)
     mask = torch.tensor([[True, True, True], [True, False, False]])
     start, advantages = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)

@@ -48,7 +48,7 @@ def test_dpo_is_bradley_terry_on_implicit_rewards():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-def test_at_the_reference_the_gradient_is_beta_half_each_way():
+def test_the_gradient_of_dpo_at_the_reference_is_half_of_beta():
     x, y = T(-7.0).requires_grad_(True), T(-5.0).requires_grad_(True)
     assert [g.item() for g in grad(dpo(x, y, T(-7.0), T(-5.0), beta=0.5).sum(), (x, y))] == [
         -0.25,
@@ -56,7 +56,7 @@ def test_at_the_reference_the_gradient_is_beta_half_each_way():
     ]
 
 
-def test_dpo_needs_the_difference_of_log_ratios_only():
+def test_dpo_depends_only_on_the_difference_of_log_ratios():
     chosen, rejected, ref_chosen, ref_rejected = torch.randn(4, 6, dtype=torch.float64)
     base = dpo(chosen, rejected, ref_chosen, ref_rejected, beta=0.3)
     # both logprobs may fall together: the loss does not see it (likelihood displacement)
@@ -97,7 +97,7 @@ def test_gradcheck():
     assert gradcheck(preference_probability, (x, y))
 
 
-def test_losses_stay_finite_and_keep_their_slope_far_out():
+def test_losses_are_finite_and_keep_their_slope_for_extreme_margins():
     x, zero = torch.tensor([-300.0], requires_grad=True), torch.zeros(1)
     for loss, slope in (
         (dpo(x, zero, zero, zero, beta=0.5), -0.5),
@@ -228,7 +228,7 @@ ONE_PAIR = (
         ),  # r = log 9 and log 3
     ],
 )
-def test_by_hand_against_a_reference(loss, expected):
+def test_losses_with_a_reference_by_hand(loss, expected):
     torch.testing.assert_close(loss(*ONE_PAIR), T(expected), rtol=0, atol=1e-12)
 
 
@@ -261,7 +261,7 @@ def test_kto_by_hand():
     )  # mean -1/2: held at 0
 
 
-def test_without_a_reference_by_hand():
+def test_losses_without_a_reference_by_hand():
     # log-probabilities -1 and -1 - 2 log 3: sigmoid 3/4 with beta 1/2
     torch.testing.assert_close(
         cpo(T(-1.0), T(-1 - 2 * L3), beta=0.5, nll_coef=0.25),
@@ -278,7 +278,7 @@ def test_without_a_reference_by_hand():
     )
 
 
-def test_orpo_keeps_its_digits_at_both_ends():
+def test_orpo_is_precise_at_both_ends():
     # odds of a mean of -1e-12 are 1e12 (log 1 - exp would say 0 or lose half of it); of -60 they are exp(-60)
     torch.testing.assert_close(
         orpo(T(-60.0), T(-1e-12), beta=1.0), T(60 + 60 - math.log(1e-12)), rtol=1e-11, atol=0
@@ -322,7 +322,7 @@ def test_robust_dpo_is_unbiased_and_cdpo_is_not(four):
     assert (mean(cdpo) - dpo(*four, beta=0.3)).abs().max() > 0.01
 
 
-def test_the_two_tdpos_part_at_the_chosen_response(four):
+def test_tdpo1_and_tdpo2_differ_at_the_chosen_response(four):
     def pull(**given):
         kls = [torch.full((6,), 2.0, dtype=torch.float64, requires_grad=True) for _ in range(2)]
         return [
@@ -337,7 +337,7 @@ def test_the_two_tdpos_part_at_the_chosen_response(four):
     assert pull(alpha=0.5) == [None, [1.0]]
 
 
-def test_no_gradient_reaches_the_reference_nor_the_baseline(four):
+def test_the_reference_and_the_baseline_get_no_gradient(four):
     for loss in (dpo, ipo, hinge, nca):
         x = four.clone().requires_grad_(True)
         assert grad(loss(*x, beta=0.3).sum(), x)[0][2:].eq(0).all()
@@ -353,7 +353,7 @@ def test_no_gradient_reaches_the_reference_nor_the_baseline(four):
     )
 
 
-def test_both_halves_of_the_gradient():
+def test_gradients_of_the_chosen_and_the_rejected_response():
     # push up and push down: DPO's are equal and opposite, whatever the pair; of NCA and CPO the chosen response has a pull of its own
     def halves(loss, a, b):
         x, y = T(a).requires_grad_(True), T(b).requires_grad_(True)
@@ -378,7 +378,7 @@ def least(loss, start=0.0):
 
 
 @pytest.mark.parametrize("p", [0.6, 0.9])
-def test_where_a_pair_is_least_when_the_share_that_prefers_it_is_known(p):
+def test_the_optimal_margin_of_a_pair_for_a_known_preference(p):
     zero, e = T(0.0), 0.1
 
     def shared(loss):
@@ -439,7 +439,7 @@ def win_shares(world, labels=preference_probability):
     return labels(pairs[:, 0], pairs[:, 1]).view(len(world.rewards), -1).mean(1)
 
 
-def test_ipo_s_optimum_is_the_gibbs_policy_of_the_share_of_wins_even_with_hard_labels(world):
+def test_ipo_optimum_is_the_gibbs_policy_of_the_win_rate(world):
     ref = world.sequence_logprobs(world.ref_logits)
     for labels in (preference_probability, lambda a, b: (a > b).double() + 0.5 * (a == b)):
         found = solve(world, against_reference(world, ipo, beta=0.5), labels=labels)
@@ -451,7 +451,7 @@ def test_ipo_s_optimum_is_the_gibbs_policy_of_the_share_of_wins_even_with_hard_l
         )
 
 
-def test_nca_s_optimum_is_absolute(world):
+def test_nca_optimum_fixes_absolute_probabilities(world):
     # both of a pair drawn from the reference, beta 1: pi(y) = pi_ref(y) 2 P(y is chosen), normalised as it stands
     i, j = torch.cartesian_prod(torch.arange(15), torch.arange(15)).T  # a draw may meet itself
     ref = world.sequence_logprobs(world.ref_logits).exp()
@@ -471,7 +471,7 @@ def test_nca_s_optimum_is_absolute(world):
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])
-def test_nca_of_free_log_ratios_is_least_at_twice_the_share_of_wins(beta):
+def test_nca_optimal_ratio_is_twice_the_win_rate(beta):
     rewards, i, j = T(1.0, -0.5, 0.25), *torch.triu_indices(3, 3, 1)
     p, zero = preference_probability(rewards[i], rewards[j]), T(0.0, 0.0, 0.0)
     loss = lambda x: (
@@ -489,7 +489,7 @@ def test_nca_of_free_log_ratios_is_least_at_twice_the_share_of_wins(beta):
     )
 
 
-def test_tdpo_s_optimum_improves_one_step_at_each_prefix_and_is_not_gibbs(world):
+def test_tdpo_optimum_is_one_policy_improvement_step_and_not_gibbs(world):
     beta = 0.5
 
     def loss(logits, i, j):
@@ -506,7 +506,7 @@ def test_tdpo_s_optimum_improves_one_step_at_each_prefix_and_is_not_gibbs(world)
     assert (world.probs(found) - world.gibbs(beta=beta)).abs().max() > 0.03
 
 
-def test_without_a_reference_the_optimum_forgets_where_it_came_from(world):
+def test_cpo_optimum_does_not_depend_on_the_reference(world):
     def sums(logits, i, j, nll_coef=0.0):
         log_p = world.sequence_logprobs(logits)
         return cpo(log_p[i], log_p[j], beta=0.5, nll_coef=nll_coef)
@@ -519,7 +519,7 @@ def test_without_a_reference_the_optimum_forgets_where_it_came_from(world):
     assert (imitating - uniform).abs().max() > 0.05
 
 
-def test_simpo_s_optimum_makes_a_token_s_mean_the_reward(world):
+def test_simpo_optimum_makes_the_mean_logprob_the_reward_over_beta(world):
     lengths = world.response_mask.sum(1)
 
     def loss(logits, i, j):
@@ -532,7 +532,7 @@ def test_simpo_s_optimum_makes_a_token_s_mean_the_reward(world):
 
 
 # ---- refusals
-def test_refusals(four):
+def test_bad_arguments_are_refused(four):
     for call, words in [
         (lambda: cdpo(*four, beta=0.1, label_smoothing=0.5), "label_smoothing is 0.5"),
         (lambda: robust_dpo(*four, beta=0.1, label_smoothing=0.5), "label_smoothing is 0.5"),

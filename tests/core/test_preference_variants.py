@@ -66,7 +66,7 @@ def world():
         ),  # (1 - u^-1/2) 2: 2 (sqrt 3 - 1/sqrt 3) apart
     ],
 )
-def test_by_hand(loss, expected):
+def test_losses_by_hand(loss, expected):
     assert loss(*FOUR).item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -87,7 +87,7 @@ def test_aot_compares_quantiles_lowest_first():
     )
 
 
-def test_weights_by_hand():
+def test_wpo_weights_by_hand():
     # mean log pi -1 and -2: exp(-3); a sampled token of such places has -1/2 and -1: exp(-3 + 3/2)
     assert wpo_weights(T(-1.0), T(-2.0)).item() == pytest.approx(math.exp(-3))
     assert wpo_weights(T(-1.0), T(-2.0), T(-0.5), T(-1.0)).item() == pytest.approx(math.exp(-1.5))
@@ -97,7 +97,7 @@ def test_weights_by_hand():
     assert not wpo_weights(T(-1.0).requires_grad_(True), T(-2.0)).requires_grad
 
 
-def test_lengths_by_hand():
+def test_ld_logprobs_by_hand():
     nan = torch.nan
     chosen, rejected = (
         torch.tensor([[-1.0, -2.0, -4.0], [-1.0, nan, nan]]),
@@ -141,14 +141,14 @@ ALL = {
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_gradients_and_none_of_the_reference_s(name):
+def test_gradcheck_and_no_gradient_of_the_reference(name):
     x, y, a, b = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(4))
     assert gradcheck(lambda x, y: ALL[name](x, y, a.detach(), b.detach()), (x, y))
     loss = ALL[name](x, y, a, b)
     assert loss.shape == (4,) and grad(loss.sum(), (a, b), allow_unused=True) == (None, None)
 
 
-def test_no_gradient_reaches_the_shift():
+def test_the_shift_of_bco_gets_no_gradient():
     shift = SHIFT.clone().requires_grad_(True)
     assert grad(
         bco(T(-1.0).requires_grad_(True), T(0.0), T(0.0), T(0.0), shift, beta=1.0).sum(),
@@ -157,7 +157,7 @@ def test_no_gradient_reaches_the_shift():
     ) == (None,)
 
 
-def test_reductions():
+def test_reductions_to_other_losses():
     x = torch.randn(4, 6, dtype=torch.float64)
     same = lambda a, b, atol=1e-12: torch.testing.assert_close(a, b, rtol=0, atol=atol)
     same(f_dpo(*x, beta=0.7), dpo(*x, beta=0.7))
@@ -183,7 +183,7 @@ def test_reductions():
 
 
 @pytest.mark.parametrize("p", [0.6, 0.9])
-def test_where_a_number_is_least_when_the_share_that_prefers_it_is_known(p):
+def test_the_optimal_log_ratio_for_a_known_preference(p):
     zero, logit = T(0.0), math.log(p / (1 - p))
 
     def single(loss):
@@ -209,7 +209,7 @@ def test_where_a_number_is_least_when_the_share_that_prefers_it_is_known(p):
     assert (grad(mean.sum(), x)[0] < 0).all()
 
 
-def test_every_response_s_number_is_its_share_of_wins(world):
+def test_optimal_log_ratios_follow_the_win_rates(world):
     i, j = (~torch.eye(len(world.rewards), dtype=torch.bool)).nonzero().T
     share, zero = (
         preference_probability(world.rewards[i], world.rewards[j]),
@@ -238,9 +238,7 @@ def test_every_response_s_number_is_its_share_of_wins(world):
         ("alpha", lambda u: (1 - u**-0.5) / 0.5),
     ],
 )
-def test_another_leash_has_another_optimum_at_which_its_slope_is_the_reward(
-    world, divergence, slope
-):
+def test_at_the_f_dpo_optimum_the_slope_of_the_divergence_is_the_reward(world, divergence, slope):
     given = {"alpha": 0.5} if divergence == "alpha" else {}
     found = world.probs(
         solve(world, against_reference(world, f_dpo, beta=2.0, divergence=divergence, **given))
@@ -250,7 +248,7 @@ def test_another_leash_has_another_optimum_at_which_its_slope_is_the_reward(
     assert ((found - world.gibbs(beta=2.0)).abs().max() < 1e-5) == (divergence == "reverse_kl")
 
 
-def test_far_out_a_power_ends_and_nothing_is_nan():
+def test_f_dpo_is_finite_for_extreme_log_ratios():
     x = torch.tensor([-1e4]).requires_grad_(True)
     for given in ({"divergence": "forward_kl"}, {"divergence": "alpha", "alpha": 0.5}):
         loss = f_dpo(x, torch.zeros(1), torch.zeros(1), torch.zeros(1), beta=0.1, **given)
@@ -259,7 +257,7 @@ def test_far_out_a_power_ends_and_nothing_is_nan():
         )  # beyond e^80 nothing pulls
 
 
-def test_refusals():
+def test_bad_arguments_are_refused():
     for call, words in [
         (
             lambda: exo(*FOUR, beta=0.1, label_smoothing=0.0),

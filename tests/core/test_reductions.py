@@ -33,9 +33,7 @@ def numbers():
 @pytest.mark.parametrize(
     "clip", [{"clip_eps": 0.0}, {"clip_eps": 0.2, "clip_eps_high": 0.3}, {"dual_clip": 3.0}]
 )
-def test_ppo_at_ratio_one_is_reinforce_whatever_the_clip_and_the_denominator(
-    numbers, how, constant, clip
-):
+def test_ppo_at_ratio_one_is_reinforce_for_every_clip_and_denominator(numbers, how, constant, clip):
     logprobs, advantages = numbers
     ppo = gradient(
         lambda x: ppo_clip(x, logprobs, advantages, MASK, **clip),
@@ -56,7 +54,7 @@ def test_a_constant_denominator_is_the_sequence_sum_over_that_constant(numbers):
     torch.testing.assert_close(dr_grpo, sum_ / 4, **EXACT)
 
 
-def test_responses_of_one_length_make_every_denominator_the_same_up_to_scale(numbers):
+def test_denominators_agree_up_to_scale_for_responses_of_equal_length(numbers):
     x, full = numbers[0], torch.ones(4, 4, dtype=torch.bool)
     assert aggregate(x, full, how="token_mean").item() == pytest.approx(
         aggregate(x, full, how="sequence_mean").item(), abs=1e-12
@@ -66,7 +64,7 @@ def test_responses_of_one_length_make_every_denominator_the_same_up_to_scale(num
     )
 
 
-def test_rloo_is_group_size_over_one_less_of_centred_grpo(numbers):
+def test_rloo_is_g_over_g_minus_one_times_centred_grpo(numbers):
     scores, logprobs = torch.tensor([[1.0, 5.0, 2.0, -3.0]], dtype=torch.float64), numbers[0]
     spread = lambda advantages: advantages[0][:, None].expand(4, 4)
     rloo = gradient(
@@ -90,7 +88,7 @@ def test_a_wide_clip_is_no_clip(numbers):
     torch.testing.assert_close(wide, -(logprobs - old).exp() * advantages * MASK / 10, **EXACT)
 
 
-def test_off_policy_the_ratio_makes_up_for_who_sampled_in_a_world_of_one_token(policy):
+def test_the_importance_ratio_corrects_off_policy_gradients_for_one_token(policy):
     world = World.random(5, 1, seed=2)
     sampler, now = torch.randn(
         2, 1, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64
@@ -120,7 +118,7 @@ def test_the_policy_gradient_theorem(world, policy):
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("beta", [0.0, 0.7])
-def test_gae_with_the_true_v_means_q_minus_v_at_every_state_and_token(world, policy, lam, beta):
+def test_expected_gae_with_the_true_v_is_q_minus_v(world, policy, lam, beta):
     values, q = world.values(policy, beta=beta)
     old, mask = world.logprobs(policy), world.response_mask
     rewards = kl_shaped_rewards(
@@ -163,7 +161,7 @@ def test_soft_values_lie_between_the_reference_and_the_best(world):
     assert (ladder.diff(dim=0) > 0).all()
 
 
-def test_at_the_gibbs_policy_every_advantage_is_zero_and_whitening_is_of_noise(world):
+def test_advantages_are_zero_at_the_gibbs_policy_and_whitening_scales_noise(world):
     beta = 0.5
     best, mask = world.gibbs_logits(beta=beta), world.response_mask
     rewards = kl_shaped_rewards(

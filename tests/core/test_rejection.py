@@ -18,7 +18,7 @@ def frequencies(scores, count, *, draws=40_000, **given):
     return [kept[:, place].bincount(minlength=len(scores)) / draws for place in range(count)]
 
 
-def test_chances_by_hand():
+def test_sampling_probabilities_by_hand():
     # r / beta = log 1, log 2, log 5: the first is drawn with 1/8, 2/8, 5/8. Then by what is left:
     # second is 0: 2/8 * 1/6 + 5/8 * 1/3 = 1/4;  1: 1/8 * 2/7 + 5/8 * 2/3 = 19/42;  2: 1/8 * 5/7 + 2/8 * 5/6 = 25/84
     first, second = frequencies([0.0, 0.5 * math.log(2), 0.5 * math.log(5)], 2, beta=0.5)
@@ -43,7 +43,7 @@ def test_limits_and_refusals():
             rejection_sample(scores, **given)
 
 
-def test_it_nears_the_gibbs_policy_as_k_grows(world):
+def test_rejection_sampling_nears_the_gibbs_policy_as_k_grows(world):
     generator, ref, beta = torch.Generator().manual_seed(1), world.probs(world.ref_logits), 0.5
     distances = []
     for k in (1, 4, 64):

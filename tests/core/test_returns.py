@@ -78,7 +78,7 @@ def test_the_defaults_are_undiscounted_and_lambda_0_95():
     )
 
 
-def test_a_penalty_of_length_by_hand():
+def test_a_length_penalty_by_hand():
     # limit 10, the last 4 tokens: free to 6, then a quarter a token
     lengths = torch.tensor([1, 6, 7, 9, 10, 12])
     assert overlong_penalty(lengths, max_tokens=10, buffer=4).tolist() == [

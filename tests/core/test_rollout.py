@@ -29,7 +29,7 @@ def without_hook():
     return module
 
 
-def test_what_it_computes_by_hand():
+def test_properties_of_a_rollout_by_hand():
     rollout = Rollout(**GOOD)
     assert rollout.sequences.tolist() == [[0, 5, 6, 4, 0], [7, 8, 9, 3, 4]]
     assert rollout.attention_mask.tolist() == [[False, True, True, True, False], [True] * 5]
@@ -41,7 +41,7 @@ def test_what_it_computes_by_hand():
     assert rollout.finished(5).tolist() == [False, False]  # nor does the prompt count
 
 
-def test_rows_are_chosen_in_any_order():
+def test_select_takes_rows_in_any_order():
     rollout = Rollout(**GOOD)
     for index in (torch.tensor([1, 0, 1]), [1, 0, 1]):
         chosen = rollout.select(index)
@@ -50,7 +50,7 @@ def test_rows_are_chosen_in_any_order():
     assert rollout.select(torch.tensor([False, True])).response_ids.tolist() == [[3, 4]]
 
 
-def test_it_cannot_be_changed():
+def test_a_rollout_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Rollout(**GOOD).response_ids = None
 
@@ -81,7 +81,7 @@ def test_it_cannot_be_changed():
         ({name: value[0] for name, value in GOOD.items()}, "needs"),  # one row is not a batch
     ],
 )
-def test_it_refuses_and_says_why(bad, word):
+def test_a_bad_rollout_is_refused_with_a_reason(bad, word):
     with pytest.raises(ValueError, match=word):
         without_hook().Rollout(**{**GOOD, **bad})
 
@@ -97,7 +97,7 @@ def test_an_empty_response_is_allowed():
     )  # one column is kept, though nothing in it is real
 
 
-def test_a_prompt_may_be_one_token_behind_much_padding():
+def test_a_prompt_may_be_one_token_after_padding():
     mask = torch.tensor([[False, False, False, True], [True] * 4])
     ids = torch.zeros(2, 4, dtype=torch.long)
     assert Rollout(**GOOD | {"prompt_ids": ids, "prompt_mask": mask}).position_ids[0].tolist() == [
@@ -110,7 +110,7 @@ def test_a_prompt_may_be_one_token_behind_much_padding():
     ]
 
 
-def test_batches_of_other_widths_are_joined_and_stay_what_they_were():
+def test_batches_of_different_widths_are_joined_unchanged():
     a = Rollout(**GOOD)
     b = Rollout(
         torch.tensor([[9]]),

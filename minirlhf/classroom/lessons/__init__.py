@@ -1,1 +1,4 @@
-"""The exercises of each lesson: cases, the right answer, and the mistakes that people make."""
+"""The exercises of each lesson, and the concept test.
+
+An exercise has random cases, a reference solution and common mistakes with their messages.
+"""

@@ -1,4 +1,4 @@
-"""Lesson 00: the simplest use of a score, and the leash by hand."""
+"""Exercises of lesson 00: best of n, and the KL penalty by hand."""
 
 import torch
 
@@ -17,16 +17,18 @@ best_of_n = Exercise(
     _scores_case,
     best_index,
     {
-        "these are places within each group; add where the group begins (prompt number * n).": lambda s, n: (
-            s.view(-1, n).argmax(1)
-        ),
-        "a group begins at prompt number * n; you added the prompt number alone.": lambda s, n: (
+        "these are indices within each group. "
+        "Add the first row of the group: prompt number * n.": lambda s, n: s.view(-1, n).argmax(1),
+        "a group begins at row (prompt number * n). "
+        "You added the prompt number alone.": lambda s, n: (
             torch.arange(len(s) // n) + s.view(-1, n).argmax(1)
         ),
-        "this picks the worst of each group: argmin for argmax.": lambda s, n: (
+        "this picks the worst sample of each group. Use argmax, not argmin.": lambda s, n: (
             torch.arange(len(s) // n) * n + s.view(-1, n).argmin(1)
         ),
-        "the n samples of one prompt stand side by side; you took every n-th sample for a group.": lambda s, n: (
+        "the n samples of one prompt are next to each other in `scores`. "
+        "Your groups mix samples of different "
+        "prompts: reshape to (N, n), not to (n, N).": lambda s, n: (
             s.view(n, -1).argmax(0) * (len(s) // n) + torch.arange(len(s) // n)
         ),
     },
@@ -36,9 +38,8 @@ best_of_n = Exercise(
 def _kl_case(g):
     mask = torch.arange(3) < torch.randint(1, 4, (2, 1), generator=g)
     logprobs, ref_logprobs = -torch.rand(2, 2, 3, generator=g)
-    if (
-        torch.rand((), generator=g) < 0.5
-    ):  # padding may hold anything: here NaN, there numbers like any others
+    # Padding can hold anything: NaN in half of the cases, ordinary numbers in the others.
+    if torch.rand((), generator=g) < 0.5:
         logprobs = torch.where(mask, logprobs, torch.nan)
     return (
         torch.randn(2, generator=g),
@@ -59,15 +60,17 @@ kl_penalised_score = Exercise(
     _kl_case,
     _penalised,
     {
-        "the log-ratio is reversed: it is log pi - log pi_ref, the policy first; this pays for drifting away.": lambda s, a, b, m, k: (
-            _penalised(s, b, a, m, k)
-        ),
-        "this takes the mean over tokens; the penalty of a response is the sum.": lambda s, a, b, m, k: (
+        "the log-ratio is reversed. It is log pi - log pi_ref, with the policy first. "
+        "Yours rewards the policy for "
+        "moving away from the reference.": lambda s, a, b, m, k: _penalised(s, b, a, m, k),
+        "this uses the mean over tokens. "
+        "The KL penalty of a response is the sum over its tokens.": lambda s, a, b, m, k: (
             s - k * torch.where(m, a - b, 0.0).sum(1) / m.sum(1)
         ),
-        "the coefficient is missing.": lambda s, a, b, m, k: _penalised(s, a, b, m, 1.0),
-        "padding is counted where it is no NaN: `nansum` and `nan_to_num` hide NaN, they do not look at the mask.": lambda s, a, b, m, k: (
-            s - k * (a - b).nansum(1)
+        "`kl_coef` is missing. Multiply the KL penalty by it.": lambda s, a, b, m, k: _penalised(
+            s, a, b, m, 1.0
         ),
+        "padding is counted wherever it is not NaN. `nansum` and `nan_to_num` "
+        "only hide NaN: use the mask.": lambda s, a, b, m, k: s - k * (a - b).nansum(1),
     },
 )

@@ -1,4 +1,4 @@
-"""Lesson 02: preference without ties, alpha, the ceiling of one rater's choice, and a split that leaks."""
+"""Exercises of lesson 02: preferences without ties, alpha, the human ceiling, a leaking split."""
 
 import torch
 
@@ -7,7 +7,7 @@ from minirlhf.classroom.exercise import Exercise
 
 def _two_case(g):
     a, b = torch.randint(-4, 5, (5,), generator=g), torch.randint(-4, 5, (4,), generator=g)
-    b[0] = a[0]  # a tie at least
+    b[0] = a[0]  # at least one tie
     return a, b
 
 
@@ -22,18 +22,19 @@ share_preferring = Exercise(
     _two_case,
     _share,
     {
-        "ties are in the denominator: divide by the comparisons that differ.": lambda a, b: (
-            (a[:, None] > b).float().mean()
-        ),
-        "ties count as wins: > and not >=.": lambda a, b: (a[:, None] >= b).float().mean(),
-        "ties count one half; they are to be left out.": lambda a, b: (
+        "ties are in the denominator. Divide by the number of "
+        "comparisons that differ.": lambda a, b: (a[:, None] > b).float().mean(),
+        "ties count as wins. Use `>`, not `>=`.": lambda a, b: (a[:, None] >= b).float().mean(),
+        "ties count one half. Leave them out instead.": lambda a, b: (
             (a[:, None] > b).float() + 0.5 * (a[:, None] == b).float()
         ).mean(),
-        "this is the share that prefers b.": lambda a, b: 1 - _share(a, b),
-        "this compares the means; the question is about single ratings.": lambda a, b: (
+        "this is the share that prefers b. Return the share that prefers a.": lambda a, b: (
+            1 - _share(a, b)
+        ),
+        "this compares the means. The question is about single ratings.": lambda a, b: (
             a.float().mean() > b.float().mean()
         ).float(),
-        "0 / 0 where no two ratings differ: one half there.": lambda a, b: (
+        "where no two ratings differ, 0 / 0 is NaN. Return one half there.": lambda a, b: (
             (a[:, None] > b).sum() / (a[:, None] != b).sum()
         ),
     },
@@ -51,42 +52,39 @@ interval_alpha = Exercise(
     _alpha_case,
     lambda r: 1 - r.var(1).mean() / r.var(),
     {
-        "variances that divide by n, not n - 1: a rating is not compared with itself.": lambda r: (
+        "both variances divide by n. "
+        "Divide by n - 1, because a rating is not compared with itself.": lambda r: (
             1 - r.var(1, unbiased=False).mean() / r.var(unbiased=False)
         ),
-        "both variances divide by n - 1: within a text too, where one of n raters is compared with n - 1 others.": lambda r: (
+        "the variance within a text divides by n. Divide by n - 1 there too: each of the "
+        "n raters is compared with n - 1 others.": lambda r: (
             1 - r.var(1, unbiased=False).mean() / r.var()
         ),
-        "both variances divide by n - 1: that of all ratings too.": lambda r: (
-            1 - r.var(1).mean() / r.var(unbiased=False)
-        ),
-        "this is the ratio of the disagreements; alpha is one minus it.": lambda r: (
+        "the variance of all ratings divides by their number n. "
+        "Divide by n - 1 there too.": lambda r: 1 - r.var(1).mean() / r.var(unbiased=False),
+        "this is the ratio of the two disagreements. Alpha is 1 minus this ratio.": lambda r: (
             r.var(1).mean() / r.var()
         ),
-        "the expected disagreement is that of all ratings, not of the texts' means.": lambda r: (
-            1 - r.var(1).mean() / r.mean(1).var()
-        ),
-        "standard deviations; alpha compares squared differences.": lambda r: (
-            1 - r.std(1).mean() / r.std()
-        ),
-        "the disagreement of a *person* over texts; it should be within a text, over people.": lambda r: (
-            1 - r.var(0).mean() / r.var()
-        ),
+        "the expected disagreement is the variance of all ratings. You used the variance "
+        "of the texts' means.": lambda r: 1 - r.var(1).mean() / r.mean(1).var(),
+        "these are standard deviations. Alpha compares squared "
+        "differences, so use variances.": lambda r: 1 - r.std(1).mean() / r.std(),
+        "this is the disagreement of one *person* over the texts. "
+        "It should be the disagreement within "
+        "a text, over the people who rated it.": lambda r: 1 - r.var(0).mean() / r.var(),
     },
 )
 
 
 def _choices_case(g):
     a, b = torch.randint(-4, 5, (4, 4), generator=g), torch.randint(-4, 5, (4, 3), generator=g)
-    a[0], b[0] = (
-        torch.tensor([-1, 1, 1, 1]),
-        torch.tensor([0, 1, 1]),
-    )  # ties; -1 against 0, and the others are even
+    # Pair 0 has ties, and for the choice -1 against 0 the other raters' means are equal.
+    a[0], b[0] = torch.tensor([-1, 1, 1, 1]), torch.tensor([0, 1, 1])
     return a, b
 
 
 def _choices(a, b, others=lambda x: (x.sum(1, keepdim=True) - x) / (x.shape[1] - 1)):
-    """(N, m, n) each: what the others' means say, what was chosen."""
+    """The difference of the other raters' means, and that of the two ratings; (N, m, n) each."""
     return others(a)[:, :, None] - others(b)[:, None], a[:, :, None] - b[:, None]
 
 
@@ -106,27 +104,32 @@ choice_ceiling = Exercise(
     _choices_case,
     lambda a, b: _ceiling(*_choices(a, b)),
     {
-        "the means hold the two ratings that are to be predicted: leave them out, or chance differences count as knowledge.": lambda a, b: (
-            _ceiling(*_choices(a, b, lambda x: x.float().mean(1, keepdim=True).expand(x.shape)))
+        "your means include the two ratings that are to be predicted. "
+        "Leave them out, or chance differences count as knowledge.": lambda a, b: _ceiling(
+            *_choices(a, b, lambda x: x.float().mean(1, keepdim=True).expand(x.shape))
         ),
-        "this takes the better of p and 1 - p: the direction must come from the other raters.": lambda a, b: (
+        "this takes the larger of p and 1 - p. "
+        "The direction of the prediction must come from the other raters.": lambda a, b: (
             torch.stack(
                 [torch.maximum(p := _share(x, y), 1 - p) for x, y in zip(a, b, strict=True)]
             ).mean()
         ),
-        "where the others are even nothing is known: one half.": lambda a, b: (
+        "where the means of the other raters are equal, they predict nothing. "
+        "Count one half there.": lambda a, b: (
             lambda gap, said: (gap * said > 0)[said != 0].float().mean()
         )(*_choices(a, b)),
-        "ties are no choices: leave them out of the count.": lambda a, b: (
+        "two equal ratings are not a choice. Leave them out of the count.": lambda a, b: (
             lambda gap, said: (0.5 + 0.5 * (gap * said).sign()).mean()
         )(*_choices(a, b)),
-        "each pair weighs the same; a pair is asked about as often as two of its ratings differ, so each *choice* weighs the same.": lambda a, b: (
-            _of_pairs(*_choices(a, b)).mean()
-        ),
-        "the others are one fewer: divide by m - 1 and by n - 1.": lambda a, b: _ceiling(
+        "each pair has the same weight. Give each *choice* the same "
+        "weight: a pair with more differing "
+        "ratings then counts for more.": lambda a, b: _of_pairs(*_choices(a, b)).mean(),
+        "you divided the sum of the other ratings by m and by n. "
+        "There are only m - 1 and n - 1 of them.": lambda a, b: _ceiling(
             *_choices(a, b, lambda x: (x.sum(1, keepdim=True) - x) / x.shape[1])
         ),
-        "the direction is turned.": lambda a, b: 1 - _ceiling(*_choices(a, b)),
+        "the direction is reversed. This is the share of choices that "
+        "the other raters predict wrongly.": lambda a, b: 1 - _ceiling(*_choices(a, b)),
     },
     edges=((torch.tensor([[0, 2], [3, 3]]), torch.tensor([[1, 2], [3, 3]])),),
 )
@@ -144,20 +147,20 @@ held_out_pairs = Exercise(
     _films_case,
     lambda film, n: film >= film.unique()[-n:].min(),
     {
-        "still every third pair: pairs of one film, even the same pair, stand on both sides.": lambda film, n: (
-            torch.arange(len(film)) % 3 == 0
-        ),
-        "these are the last n pairs; hold out the last n films with all their pairs.": lambda film, n: (
+        "the bug is still there: every third pair is held out. "
+        "Pairs of one film, even the same pair, "
+        "are then on both sides of the split.": lambda film, n: torch.arange(len(film)) % 3 == 0,
+        "these are the last n pairs. "
+        "Hold out the last n *films*, with all their pairs.": lambda film, n: (
             torch.arange(len(film)) >= len(film) - n
         ),
-        "these are the first n films; the last n were asked for.": lambda film, n: film < n,
-        "the other way round: True is for the pairs to judge on.": lambda film, n: (
+        "these are the first n films. Hold out the last n.": lambda film, n: film < n,
+        "the result is inverted. True marks the pairs to evaluate on.": lambda film, n: (
             film < film.unique()[-n]
         ),
-        "every third *film*; the last n were asked for.": lambda film, n: film % 3 == 0,
-        "no film has such a number here: the last n are the highest that stand in `film`.": lambda film, n: (
-            film > film.max()
-        ),
-        "one film too many.": lambda film, n: film >= film.unique()[-n] - 1,
+        "this is every third *film*. Hold out the last n films.": lambda film, n: film % 3 == 0,
+        "no film here has a number that high, so nothing is held out. "
+        "The last n films have the n highest numbers in `film`.": lambda film, n: film > film.max(),
+        "one film too many is held out.": lambda film, n: film >= film.unique()[-n] - 1,
     },
 )

@@ -1,4 +1,4 @@
-"""Lesson 03: the shift, drawing a word, entropy, and a softmax over the wrong axis."""
+"""Exercises of lesson 03: shifted logits, sampling, entropy, and a softmax over the wrong axis."""
 
 import torch
 
@@ -29,21 +29,23 @@ token_logprobs = Exercise(
     _logprobs_case,
     _logprobs,
     {
-        "no shift: the logits at a token's own place have read it already; those one to the left predict it.": lambda x, i, p: (
-            _gather(x[:, p:], i[:, p:])
-        ),
-        "the softmax runs over the wrong axis: words are the last one.": lambda x, i, p: (
+        "the logits are not shifted. "
+        "The logits at a token's own position have already read that token. "
+        "The logits one position "
+        "to the left predict it.": lambda x, i, p: _gather(x[:, p:], i[:, p:]),
+        "the softmax runs over the wrong axis. The vocabulary is the last axis.": lambda x, i, p: (
             response_slice(x, p).log_softmax(1).gather(-1, i[:, p:, None])[..., 0]
         ),
-        "these are probabilities: take the logarithm.": lambda x, i, p: _logprobs(x, i, p).exp(),
-        "these are logits: they are not normalised; log_softmax first.": lambda x, i, p: (
+        "these are probabilities. Take the logarithm.": lambda x, i, p: _logprobs(x, i, p).exp(),
+        "these are logits, which are not normalised. Apply log_softmax first.": lambda x, i, p: (
             response_slice(x, p).gather(-1, i[:, p:, None])[..., 0]
         ),
-        "shifted twice: the logits two places to the left.": lambda x, i, p: _gather(
-            x[:, p - 2 : -2], i[:, p:]
+        "the logits are shifted twice: you read them two positions to the left.": lambda x, i, p: (
+            _gather(x[:, p - 2 : -2], i[:, p:])
         ),
-        "the tokens before are scored: ids must begin at the prompt's length.": lambda x, i, p: (
-            _gather(x[:, p - 1 : -1], i[:, p - 1 : -1])
+        "you scored the token before each response token. "
+        "The response's ids begin at index `prompt_length`.": lambda x, i, p: _gather(
+            x[:, p - 1 : -1], i[:, p - 1 : -1]
         ),
     },
 )
@@ -69,23 +71,26 @@ draw_word = Exercise(
     _draw,
     {
         "the temperature is not used.": lambda x, t, u: _draw(x, 1.0, u),
-        "the temperature multiplies; it divides the logits.": lambda x, t, u: _draw(x, 1 / t, u),
-        "this is greedy: the uniform number is not used.": lambda x, t, u: x.argmax(-1),
-        "one word too far: it is the first whose sum passes u.": lambda x, t, u: (
+        "the temperature multiplies the logits. Divide the logits by it.": lambda x, t, u: _draw(
+            x, 1 / t, u
+        ),
+        "this is greedy decoding: the uniform number is not used.": lambda x, t, u: x.argmax(-1),
+        "this is one word too far. "
+        "Draw the first word whose cumulative sum is above the uniform number.": lambda x, t, u: (
             _draw(x, t, u) + 1
         ).clamp(max=x.shape[-1] - 1),
-        "one word too early: words whose sum is below u are passed over.": lambda x, t, u: (
-            _draw(x, t, u) - 1
-        ).clamp(min=0),
-        "the temperature divides probabilities after the softmax; it belongs before it, to the logits.": lambda x, t, u: (
-            _draw(x.softmax(-1), t, u)
-        ),
-        "a word of probability 0 is drawn when u is 0: pass over sums that are *at most* u.": lambda x, t, u: (
+        "this is one word too early. Skip the words whose cumulative "
+        "sum is below the uniform number.": lambda x, t, u: (_draw(x, t, u) - 1).clamp(min=0),
+        "you divided the probabilities by the temperature, after the softmax. "
+        "Divide the logits by it, before the softmax.": lambda x, t, u: _draw(x.softmax(-1), t, u),
+        "a word of probability 0 is drawn when the uniform number is 0. "
+        "Skip every word whose cumulative sum is *at most* the uniform number.": lambda x, t, u: (
             ((x / t).softmax(-1).cumsum(-1) < u[:, None]).sum(-1).clamp(max=x.shape[-1] - 1)
         ),
-        "an id beyond the last word: rounding leaves the last sum a little below 1, and u may lie above it.": lambda x, t, u: (
-            ((x / t).softmax(-1).cumsum(-1) <= u[:, None]).sum(-1)
-        ),
+        "this id lies beyond the last word. Rounding leaves the last cumulative sum a little "
+        "below 1, and the uniform number can be above it.": lambda x, t, u: (
+            (x / t).softmax(-1).cumsum(-1) <= u[:, None]
+        ).sum(-1),
     },
     edges=(
         (torch.tensor([[-torch.inf, 0.0, 1.0]]), 1.0, torch.zeros(1)),
@@ -115,15 +120,15 @@ next_word_entropy = Exercise(
     _entropy_case,
     _entropy,
     {
-        "the sign: entropy is never negative.": lambda x: -_entropy(x),
-        "in bits; the exercise asks for nats, the natural logarithm.": lambda x: (
+        "the sign is wrong: entropy is never negative.": lambda x: -_entropy(x),
+        "this is in bits. The exercise asks for nats: use the natural logarithm.": lambda x: (
             _entropy(x) / torch.tensor(2.0).log()
         ),
-        "the mean over words; it is the sum.": lambda x: _entropy(x) / x.shape[-1],
-        "this is the surprise at the likeliest word, not the mean surprise.": lambda x: (
-            -x.log_softmax(-1).amax(-1)
-        ),
-        "0 * infinity is NaN: a forbidden word, whose log-probability is -inf, adds 0.": lambda x: (
+        "this is the mean over the words. Entropy is the sum.": lambda x: _entropy(x) / x.shape[-1],
+        "this is -log p of the most likely word. "
+        "Entropy is the expected -log p over all words.": lambda x: -x.log_softmax(-1).amax(-1),
+        "0 * infinity is NaN. "
+        "A forbidden word has log-probability -inf and must add 0.": lambda x: (
             -(x.log_softmax(-1).exp() * x.log_softmax(-1)).sum(-1)
         ),
     },
@@ -146,17 +151,20 @@ sft_loss = Exercise(
     _sft_case,
     _nll,
     {
-        "still normalised over the places of a text: words are the last axis.": lambda x, i, m: (
+        "the bug is still there: the softmax runs over the positions of a sequence. "
+        "The vocabulary is the last axis.": lambda x, i, m: (
             -torch.where(m, x.log_softmax(1).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum()
         ),
-        "normalised over the texts of the batch now; words are the last axis.": lambda x, i, m: (
+        "the softmax now runs over the sequences of the batch. "
+        "The vocabulary is the last axis.": lambda x, i, m: (
             -torch.where(m, x.log_softmax(0).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum()
         ),
-        "padding is counted.": lambda x, i, m: -_gather(x, i).mean(),
-        "padding is left out of the sum, but counted in the mean: divide by the number of real tokens.": lambda x, i, m: (
+        "padding is counted. Use the mask.": lambda x, i, m: -_gather(x, i).mean(),
+        "padding is left out of the sum but counted in the mean. "
+        "Divide by the number of real tokens.": lambda x, i, m: (
             -torch.where(m, _gather(x, i), 0.0).mean()
         ),
-        "the sign is lost: a loss is minus the log-probability.": lambda x, i, m: -_nll(x, i, m),
+        "the sign is wrong. A loss is minus the log-probability.": lambda x, i, m: -_nll(x, i, m),
     },
     differentiate=("logits",),
 )

@@ -1,4 +1,5 @@
-"""Lesson 04: the policy gradient as a loss, what a token answers for, the quietest baseline, and whitening that is none."""
+"""Exercises of lesson 04: the policy gradient as a loss, reward-to-go, the baseline of least
+variance, and whitening with a bug."""
 
 import torch
 
@@ -32,24 +33,21 @@ policy_gradient_loss = Exercise(
     _loss_case,
     _loss,
     {
-        "the sign: an optimiser goes down, so the loss is minus reward times log-probability.": lambda p, r, m: (
-            -_loss(p, r, m)
-        ),
-        "divided by the number of tokens: sum over a text's tokens, then the mean over texts.": lambda p, r, m: (
-            _loss(p, r, m) * len(r) / m.sum()
-        ),
-        "each text is divided by its own length; sum over its tokens.": lambda p, r, m: (
+        "the sign is wrong. An optimiser minimises, so the loss is "
+        "minus the reward times the log-probability.": lambda p, r, m: -_loss(p, r, m),
+        "this divides by the number of tokens. Sum over the tokens of each response, "
+        "then take the mean over responses.": lambda p, r, m: _loss(p, r, m) * len(r) / m.sum(),
+        "each response is divided by its own length. Sum over its tokens.": lambda p, r, m: (
             -(r * torch.where(m, p, 0.0).sum(1) / m.sum(1)).mean()
         ),
-        "summed over texts; take their mean, or the step grows with the batch.": lambda p, r, m: (
-            _loss(p, r, m) * len(r)
-        ),
-        "these are probabilities, not logarithms: the gradient of pi is not the one of log pi.": lambda p, r, m: (
+        "this is the sum over responses. Take the mean, because with a sum "
+        "the step grows with the batch.": lambda p, r, m: _loss(p, r, m) * len(r),
+        "these are probabilities, not log-probabilities. "
+        "The gradient of pi is not the gradient of log pi.": lambda p, r, m: (
             -(r[:, None] * torch.where(m, p, -torch.inf).exp()).sum(1).mean()
         ),
-        "right as a number, but it carries no gradient: `.item()`, `.detach()` or `no_grad` cut it off.": lambda p, r, m: (
-            _loss(p, r, m).detach()
-        ),
+        "the value is right, but it carries no gradient. "
+        "`.item()`, `.detach()` or `no_grad` removes it.": lambda p, r, m: _loss(p, r, m).detach(),
     },
     differentiate=("logprobs",),
 )
@@ -75,21 +73,23 @@ discounted_to_go = Exercise(
     _to_go,
     {
         "gamma is not used.": lambda r, m, g: _to_go(r, m, 1.0),
-        "this sums from the left: the past. A token answers for itself and what comes after.": lambda r, m, g: (
+        "this sums from the left, over the past. "
+        "A token's return sums its own reward and the rewards after it.": lambda r, m, g: (
             torch.where(m, torch.where(m, r, 0.0).cumsum(1), 0.0)
         ),
-        "every token gets the whole text's reward; leave out what was paid before it.": lambda r, m, g: (
-            torch.where(m, torch.where(m, r, 0.0).sum(1, keepdim=True), 0.0)
+        "every token gets the reward of the whole response. "
+        "Leave out the rewards before the token.": lambda r, m, g: torch.where(
+            m, torch.where(m, r, 0.0).sum(1, keepdim=True), 0.0
         ),
-        "this discounts from the start of the text; G_t counts from token t on: its own reward has weight 1.": lambda r, m, g: (
+        "this discounts from the start of the response. "
+        "G_t discounts from token t on, so the reward of token t has weight 1.": lambda r, m, g: (
             _to_go(torch.where(m, r, 0.0) * g ** torch.arange(r.shape[1]), m, 1.0)
         ),
-        "a token's own reward is missing.": lambda r, m, g: (
+        "the token's own reward is missing.": lambda r, m, g: (
             _to_go(r, m, g) - torch.where(m, r, 0.0)
         ),
-        "a token's own reward is discounted too; it has weight 1, the next one gamma.": lambda r, m, g: (
-            g * _to_go(r, m, g)
-        ),
+        "the token's own reward is discounted too. It has weight 1, and the next "
+        "reward has weight gamma.": lambda r, m, g: g * _to_go(r, m, g),
     },
 )
 
@@ -99,14 +99,16 @@ least_noise_baseline = Exercise(
     lambda g: (torch.rand(6, generator=g) + 0.1, torch.randn(6, generator=g)),
     lambda s, r: (s * r).sum() / s.sum(),
     {
-        "this is the plain mean: it makes sum (G - b)^2 least, not the one weighted with the squared pushes.": lambda s, r: (
-            r.mean()
-        ),
-        "the weights do not sum to 1: divide by their sum, not by n.": lambda s, r: (s * r).mean(),
-        "the squares are squared already; weigh with them as they are.": lambda s, r: (
+        "this is the plain mean, which minimises sum (G - b)^2. "
+        "Minimise the sum that is weighted with `squares`.": lambda s, r: r.mean(),
+        "the weights do not sum to 1. Divide by the sum of the weights, not by n.": lambda s, r: (
+            s * r
+        ).mean(),
+        "`squares` are squared already. "
+        "Use them as weights without squaring them again.": lambda s, r: (
             (s.square() * r).sum() / s.square().sum()
         ),
-        "weigh with the squares, not with their roots.": lambda s, r: (
+        "use `squares` as the weights, not their square roots.": lambda s, r: (
             (s.sqrt() * r).sum() / s.sqrt().sum()
         ),
     },
@@ -123,19 +125,16 @@ whitened = Exercise(
     lambda g: (3 + 2 * torch.randn(8, generator=g),),
     _white,
     {
-        "still the mean comes back at the end: that is the noise of no baseline.": lambda r: (
-            _white(r) + r.mean()
-        ),
-        "the standard deviation divides by n - 1; this exercise, as the package, by n: std(unbiased=False).": lambda r: (
-            (r - r.mean()) / r.std()
-        ),
-        "mean 0, but the standard deviation is not 1: divide by the root of the mean square.": lambda r: (
-            r - r.mean()
-        ),
-        "divided by the variance; the standard deviation is its root.": lambda r: (
-            (r - r.mean()) / r.var(unbiased=False)
-        ),
-        "the standard deviation is 1, but the mean is still there.": lambda r: (
+        "the bug is still there: the mean is added again at the end. "
+        "This brings back the noise of having no baseline.": lambda r: _white(r) + r.mean(),
+        "the standard deviation divides by n - 1. This exercise, like the package, "
+        "divides by n: std(unbiased=False).": lambda r: (r - r.mean()) / r.std(),
+        "the mean is 0, but the standard deviation is not 1. "
+        "Divide by the standard deviation: the "
+        "root of the mean square of what is left.": lambda r: r - r.mean(),
+        "this divides by the variance. Divide by the standard "
+        "deviation, its square root.": lambda r: (r - r.mean()) / r.var(unbiased=False),
+        "the standard deviation is 1, but the mean is not subtracted.": lambda r: (
             r / r.std(unbiased=False)
         ),
     },

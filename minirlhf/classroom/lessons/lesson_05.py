@@ -1,4 +1,5 @@
-"""Lesson 05: TD errors, GAE, n steps, and returns that were made too late."""
+"""Exercises of lesson 05: temporal-difference (TD) errors, generalised advantage estimation (GAE),
+n-step advantages, and returns computed after whitening (a bug)."""
 
 import torch
 
@@ -24,7 +25,7 @@ def _delta(rewards, values, mask, gamma):
 
 
 def _shift(x):
-    """One column to the left, 0 at the end."""
+    """Shift by one column to the left, with 0 in the last column."""
     return torch.cat([x[:, 1:], torch.zeros(len(x), 1)], 1)
 
 
@@ -40,31 +41,33 @@ td_error = Exercise(
     _delta,
     {
         "gamma is not used.": lambda r, v, m, g: _delta(r, v, m, 1.0),
-        "the next value is missing: this is the reward minus V.": lambda r, v, m, g: torch.where(
+        "the next value is missing. This is the reward minus V.": lambda r, v, m, g: torch.where(
             m, r - v, 0.0
         ),
-        "the sign of V is turned: what is expected is taken off, what is expected next is added.": lambda r, v, m, g: (
-            torch.where(m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0)
+        "the values have the wrong signs. "
+        "Subtract V(s_t), and add gamma times V(s_{t+1}).": lambda r, v, m, g: torch.where(
+            m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0
         ),
-        "the value before the token is compared with the one before that: V is read one place too early.": lambda r, v, m, g: (
-            torch.where(
-                m,
-                r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1),
-                0.0,
-            )
+        "V is read one position too early: you compared V(s_t) with V(s_{t-1}). "
+        "Compare V(s_{t+1}) with V(s_t).": lambda r, v, m, g: torch.where(
+            m,
+            r + g * v - torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1),
+            0.0,
         ),
-        "the next value is read on the wrong side: V(s_{t+1}) stands one column to the right.": lambda r, v, m, g: (
-            torch.where(
-                m,
-                r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v,
-                0.0,
-            )
+        "the next value is read on the wrong side. "
+        "V(s_{t+1}) is one column to the right.": lambda r, v, m, g: torch.where(
+            m,
+            r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v,
+            0.0,
         ),
-        "torch.roll goes in a circle: the last column gets the first one's value as its next; there it is 0.": lambda r, v, m, g: (
-            torch.where(m, r + g * torch.where(m, v, 0.0).roll(-1, 1) - v, 0.0)
+        "`torch.roll` wraps around: the last column gets "
+        "the value of the first column as its next value. "
+        "The next value there is 0.": lambda r, v, m, g: torch.where(
+            m, r + g * torch.where(m, v, 0.0).roll(-1, 1) - v, 0.0
         ),
-        "the last token has no next value to wait for: after the end V is 0, so its TD error is r - V, not r.": lambda r, v, m, g: (
-            torch.where(m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0))
+        "the last token's TD error is r - V, and you returned r. "
+        "After the end V is 0, so only the *next* value drops out.": lambda r, v, m, g: torch.where(
+            m & _shift(m.float()).bool(), _delta(r, v, m, g), torch.where(m, r, 0.0)
         ),
     },
 )
@@ -85,20 +88,23 @@ gae_advantages = Exercise(
     _gae,
     {
         "these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
-        "lambda alone discounts: each step back weighs gamma times lambda.": lambda r, v, m, g, lam: (
-            returns.reward_to_go(_delta(r, v, m, g), m, gamma=lam)
+        "each step back is multiplied by lambda alone. "
+        "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
+            _delta(r, v, m, g), m, gamma=lam
         ),
-        "gamma alone discounts: each step back weighs gamma times lambda.": lambda r, v, m, g, lam: (
-            returns.reward_to_go(_delta(r, v, m, g), m, gamma=g)
+        "each step back is multiplied by gamma alone. "
+        "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
+            _delta(r, v, m, g), m, gamma=g
         ),
-        "these are the returns: take V off.": lambda r, v, m, g, lam: (
+        "these are the returns. Subtract V.": lambda r, v, m, g, lam: (
             _gae(r, v, m, g, lam) + torch.where(m, v, 0.0)
         ),
         "gamma is missing from the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
             _delta(r, v, m, 1.0), m, gamma=g * lam
         ),
-        "the recursion runs from the left: a token would answer for what came before it.": lambda r, v, m, g, lam: (
-            _from_left(_delta(r, v, m, g), m, g * lam)
+        "the recursion runs from the left, so a token's advantage depends on what came before it. "
+        "Start at the last token.": lambda r, v, m, g, lam: _from_left(
+            _delta(r, v, m, g), m, g * lam
         ),
     },
 )
@@ -130,17 +136,20 @@ n_step_advantages = Exercise(
     _n_step_case,
     _n_step,
     {
-        "one step too many: with n = 1 it is the TD error.": lambda r, v, m, g, n: _n_step(
-            r, v, m, g, n + 1
+        "this is one step too many. With n = 1 the result is the TD error.": lambda r, v, m, g, n: (
+            _n_step(r, v, m, g, n + 1)
         ),
         "the TD errors are not discounted.": lambda r, v, m, g, n: _n_step_weighted(
             r, v, m, g, n, lambda i: 1.0
         ),
-        "n rewards, but then the critic's guess of the rest is missing.": lambda r, v, m, g, n: (
+        "the n rewards are there, but the critic's "
+        "estimate of the rest is missing.": lambda r, v, m, g, n: (
             _n_step(r, torch.zeros_like(r), m, g, n) - torch.where(m, v, 0.0)
         ),
-        "all the way to the end: n is not used.": lambda r, v, m, g, n: _gae(r, v, m, g, 1.0),
-        "these are returns: take V of the text before the token off.": lambda r, v, m, g, n: (
+        "this sums to the end of the response: n is not used.": lambda r, v, m, g, n: _gae(
+            r, v, m, g, 1.0
+        ),
+        "these are returns. Subtract V of the prefix before the token.": lambda r, v, m, g, n: (
             _n_step(r, v, m, g, n) + torch.where(m, v, 0.0)
         ),
     },
@@ -175,11 +184,14 @@ critic_targets = Exercise(
     _targets_case,
     lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a + v, 0.0)]),
     {
-        "the returns are still made from whitened advantages, which have lost the rewards' unit: make them before whitening.": lambda a, v, m: (
-            torch.stack([_white(a, m), torch.where(m, _white(a, m) + v, 0.0)])
+        "the bug is still there: the returns are made from whitened "
+        "advantages, which have lost the unit of the rewards. "
+        "Compute the returns before whitening.": lambda a, v, m: torch.stack(
+            [_white(a, m), torch.where(m, _white(a, m) + v, 0.0)]
         ),
-        "now nothing is whitened; the policy's advantages still should be.": lambda a, v, m: (
-            torch.stack([torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)])
+        "now nothing is whitened. "
+        "The policy's advantages should still be whitened.": lambda a, v, m: torch.stack(
+            [torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)]
         ),
         "V is missing from the returns.": lambda a, v, m: torch.stack(
             [_white(a, m), torch.where(m, a, 0.0)]

@@ -1,4 +1,5 @@
-"""Lesson 06: PPO's loss, its clipped tokens, its sister with a penalty, and gradients that are accumulated."""
+"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, PPO with a KL penalty, and
+gradient accumulation."""
 
 import torch
 
@@ -58,19 +59,20 @@ ppo_loss = Exercise(
     _loss_case,
     _loss,
     {
-        "the sign: this is what should be maximised; a loss is its negative.": lambda *x: (
-            -_loss(*x)
-        ),
+        "the sign is wrong. This is the objective, which is maximised. "
+        "The loss is its negative.": lambda *x: -_loss(*x),
         "nothing is clipped.": _unclipped,
-        "only the clipped term: a token that moved the wrong way must still be pulled back; take the min of both gains.": _clip_only,
-        "the larger gain is taken, so the clip never holds: of gains the min, of losses the max.": _greedy,
-        "the ratio is upside down: new over old.": _from_old,
+        "this uses only the clipped term. "
+        "A token that moved in the wrong direction must still be pulled back. "
+        "Take the minimum of both objectives.": _clip_only,
+        "this takes the larger of the two objectives, so the clip never acts. "
+        "Take the minimum of the objectives, which is the maximum of the losses.": _greedy,
+        "the ratio is inverted. Divide new by old.": _from_old,
         "this is the log-ratio, not the ratio: exp is missing.": lambda n, o, a, m, e: (
             -torch.minimum(*(r * torch.where(m, a, 0.0) for r in _log_ratios(n, o, m, e)))
         ),
-        "right as a number, but it carries no gradient: something detaches `logprobs`.": lambda *x: (
-            _loss(*x).detach()
-        ),
+        "the value is right, but it carries no "
+        "gradient: something detaches `logprobs`.": lambda *x: _loss(*x).detach(),
     },
     differentiate=("logprobs",),
 )
@@ -101,14 +103,17 @@ clipped_share = Exercise(
     _share_case,
     _share,
     {
-        "every ratio outside the band is counted; a good token below it and a bad one above it still have their gradient.": lambda r, a, m, e: (
+        "this counts every ratio outside the range. "
+        "A token with positive advantage and a ratio below the range is not clipped. "
+        "Nor is one with negative advantage and a ratio above it.": lambda r, a, m, e: (
             (((r - 1).abs() > e) & m).sum() / m.sum()
         ),
-        "padding is counted.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),
-        "divided by all places; padding is no token.": lambda r, a, m, e: (
+        "padding is counted. Use the mask.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),
+        "this divides by the number of all positions. Padding is not a token.": lambda r, a, m, e: (
             (_clipped(r, a, e) & m).float().mean()
         ),
-        "these are the two cases in which the token is pulled *back*.": lambda r, a, m, e: (
+        "these are the two cases in which a token is pulled *back*. "
+        "Count the two cases without a gradient.": lambda r, a, m, e: (
             (_clipped(r, -a, e) & m).sum() / m.sum()
         ),
     },
@@ -130,20 +135,23 @@ ppo_penalty = Exercise(
     _penalty_case,
     _penalty,
     {
-        "the KL is the other way round: under texts of the old policy, log pi_old - log pi.": lambda n, o, a, m, c: (
-            _penalty(n, o, a, m, -c)
-        ),
-        "k2: its gradient here is not the KL's; the plain log-ratio's is, since the policy that samples does not move.": lambda n, o, a, m, c: (
+        "the KL has the wrong direction. The responses come from the old "
+        "policy, so use log pi_old - log pi.": lambda n, o, a, m, c: _penalty(n, o, a, m, -c),
+        "this is k2. Its gradient here is not the gradient of the KL. "
+        "The plain log-ratio has the right gradient, "
+        "because the policy that samples does not move.": lambda n, o, a, m, c: (
             _penalty(n, o, a, m, 0.0) + 0.5 * c * torch.where(m, n - o, 0.0).square()
         ),
-        "k3: its mean gradient is right here too, but the plain log-ratio was asked for.": lambda n, o, a, m, c: (
+        "this is k3. Its expected gradient is also right here, but "
+        "the exercise asks for the plain log-ratio.": lambda n, o, a, m, c: (
             _penalty(n, o, a, m, c) + c * (_parts(n, o, a, m)[0] - 1)
         ),
-        "the penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
-        "the coefficient is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 1.0),
-        "the sign of the first term: what is gained stands in a loss with a minus.": lambda n, o, a, m, c: (
-            _penalty(n, o, -a, m, c)
+        "the KL penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
+        "the coefficient is missing. Multiply the KL penalty by `coef`.": lambda n, o, a, m, c: (
+            _penalty(n, o, a, m, 1.0)
         ),
+        "the sign of the first term is wrong. The objective is maximised, so "
+        "it has a minus in the loss.": lambda n, o, a, m, c: _penalty(n, o, -a, m, c),
     },
     differentiate=("logprobs",),
 )
@@ -172,19 +180,23 @@ accumulated_loss = Exercise(
     _accumulate_case,
     lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum(),
     {
-        "still each micro-batch is divided by its own tokens: tokens of short texts weigh more.": lambda x, m, s: (
-            torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).mean()
-        ),
-        "the micro-batches' means are added without sharing: the step grows with their number.": lambda x, m, s: (
-            torch.stack([a.sum() / b.sum() for a, b in _chunks(x, m, s)]).sum()
-        ),
-        "divided by the number of texts; the token mean divides by the batch's tokens.": lambda x, m, s: (
+        "the bug is still there: each micro-batch is divided by its own number of tokens. "
+        "Tokens in a micro-batch of short responses then weigh more.": lambda x, m, s: torch.stack(
+            [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
+        ).mean(),
+        "the means of the micro-batches are added, but not divided by their number. "
+        "Then the step grows with the number of micro-batches.": lambda x, m, s: torch.stack(
+            [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
+        ).sum(),
+        "this divides by the number of responses. "
+        "The token mean divides by the number of tokens in the batch.": lambda x, m, s: (
             torch.where(m, x, 0.0).sum() / len(m)
         ),
-        "divided by all places; padding is no token.": lambda x, m, s: torch.where(
-            m, x, 0.0
-        ).mean(),
-        "each text is divided by its own length.": lambda x, m, s: (
+        "this divides by the number of all positions. Padding is not a token.": lambda x, m, s: (
+            torch.where(m, x, 0.0).mean()
+        ),
+        "each response is divided by its own length. "
+        "Divide by the number of tokens in the batch.": lambda x, m, s: (
             torch.where(m, x, 0.0).sum(1) / m.sum(1)
         ).mean(),
     },

@@ -1,4 +1,5 @@
-"""Lesson 07: the Gibbs policy, the leash in the reward, its whole pull, and a leash that is tied to the wrong post."""
+"""Exercises of lesson 07: the Gibbs policy, the KL penalty in the reward, its full gradient, and a
+penalty with the wrong reference policy."""
 
 import torch
 
@@ -26,31 +27,30 @@ gibbs_logprobs = Exercise(
     _gibbs_case,
     _gibbs,
     {
-        "this does not sum to 1: subtract log Z, the logsumexp of what you have.": lambda p, r, b: (
-            p + r / b
-        ),
-        "beta multiplies where it must divide: a high price of leaving must keep the policy near the reference.": lambda p, r, b: (
-            (p + r * b).log_softmax(0)
-        ),
-        "the prior is missing: a text that the reference never writes cannot become likely.": lambda p, r, b: (
-            (r / b).log_softmax(0)
-        ),
-        "the sign is turned: this makes bad texts likely.": lambda p, r, b: (p - r / b).log_softmax(
-            0
-        ),
-        "these are probabilities; the exercise asks for their logarithms.": lambda p, r, b: _gibbs(
+        "the probabilities do not sum to 1. "
+        "Subtract log Z, the logsumexp of what you have.": lambda p, r, b: p + r / b,
+        "beta multiplies the reward, but it must divide it. A large beta must keep the "
+        "policy near the reference.": lambda p, r, b: (p + r * b).log_softmax(0),
+        "the reference is missing. A response that the reference "
+        "never writes cannot become likely.": lambda p, r, b: (r / b).log_softmax(0),
+        "the sign is wrong: this makes bad responses likely.": lambda p, r, b: (
+            p - r / b
+        ).log_softmax(0),
+        "these are probabilities. The exercise asks for their logarithms.": lambda p, r, b: _gibbs(
             p, r, b
         ).exp(),
-        "ref_logprobs are logarithms already: tilting multiplies probabilities, so it adds to logarithms.": lambda p, r, b: (
-            (p * (r / b).exp()).log_softmax(0)
-        ),
+        "`ref_logprobs` are logarithms already. "
+        "The factor exp(r / beta) multiplies probabilities, "
+        "so r / beta is added to their logarithms.": lambda p, r, b: (
+            p * (r / b).exp()
+        ).log_softmax(0),
     },
 )
 
 
 def _rollout_case(g):
     mask = torch.arange(4) < torch.randint(1, 5, (3, 1), generator=g)
-    mask[0] = torch.tensor([True, True, False, False])  # one row with padding at least
+    mask[0] = torch.tensor([True, True, False, False])  # at least one row with padding
     old, ref = -2 * torch.rand(2, 3, 4, generator=g)
     return (
         torch.randn(3, generator=g),
@@ -70,7 +70,7 @@ def _ratio(old, ref, mask):
 
 
 def _put(charges, scores, column):
-    """The charges with each row's score added at its column."""
+    """The KL penalties, with each row's score added at its column."""
     return charges.scatter_add(1, column[:, None], scores[:, None])
 
 
@@ -80,23 +80,31 @@ kl_shaped_rewards = Exercise(
     _rollout_case,
     _shaped,
     {
-        "the log-ratio is reversed: the policy comes first; this pays for leaving the reference.": lambda s, a, b, m, k: (
-            _put(k * _ratio(a, b, m), s, m.sum(1) - 1)
+        "the log-ratio is reversed: the policy comes first. "
+        "This rewards the policy for leaving the reference.": lambda s, a, b, m, k: _put(
+            k * _ratio(a, b, m), s, m.sum(1) - 1
         ),
-        "the score is at the last column; in shorter rows that is padding. It belongs to the last real token.": lambda s, a, b, m, k: (
-            _put(-k * _ratio(a, b, m), s, m.sum(1) * 0 + m.shape[1] - 1)
+        "the score is in the last column, which is padding in shorter rows. "
+        "It belongs to the last real token.": lambda s, a, b, m, k: _put(
+            -k * _ratio(a, b, m), s, m.sum(1) * 0 + m.shape[1] - 1
         ),
-        "every token gets the score; it is paid once, at the last real token.": lambda s, a, b, m, k: (
-            torch.where(m, s[:, None] - k * _ratio(a, b, m), 0.0)
+        "every token gets the score. "
+        "The score is given once, at the last real token.": lambda s, a, b, m, k: torch.where(
+            m, s[:, None] - k * _ratio(a, b, m), 0.0
         ),
-        "the score of the last token replaces its charge; it pays both.": lambda s, a, b, m, k: (
-            -k * _ratio(a, b, m)
-        ).scatter(1, m.sum(1, keepdim=True) - 1, s[:, None]),
-        "this is k3; it is a good value, but in the reward it pulls the wrong way. Charge the log-ratio itself.": lambda s, a, b, m, k: (
-            _put(-k * (torch.expm1(-_ratio(a, b, m)) + _ratio(a, b, m)), s, m.sum(1) - 1)
+        "at the last token the score replaces the KL penalty. "
+        "That token gets both.": lambda s, a, b, m, k: (-k * _ratio(a, b, m)).scatter(
+            1, m.sum(1, keepdim=True) - 1, s[:, None]
         ),
-        "the charge of the whole text stands at its last token; charge each token its own, so that credit goes where it is due.": lambda s, a, b, m, k: (
-            _put(torch.zeros_like(b), s - k * _ratio(a, b, m).sum(1), m.sum(1) - 1)
+        "this is k3. "
+        "It estimates the KL well, but as part of the reward it gives the wrong gradient. "
+        "Use the log-ratio itself.": lambda s, a, b, m, k: _put(
+            -k * (torch.expm1(-_ratio(a, b, m)) + _ratio(a, b, m)), s, m.sum(1) - 1
+        ),
+        "the KL penalty of the whole response is on its last token. "
+        "Give each token its own penalty, so that "
+        "each token is credited for its own choice.": lambda s, a, b, m, k: _put(
+            torch.zeros_like(b), s - k * _ratio(a, b, m).sum(1), m.sum(1) - 1
         ),
     },
 )
@@ -118,20 +126,22 @@ kl_pull = Exercise(
     _pull_case,
     _pull,
     {
-        "this is k2 per token as a loss: a token is charged for itself and not for where it leads.": lambda x, m: (
-            torch.where(m, x, 0.0)
+        "this is the gradient of k2 per token, used as a loss. "
+        "It weighs a token by its own log-ratio only. The log-ratios of the tokens "
+        "that follow are missing.": lambda x, m: torch.where(m, x, 0.0),
+        "this is right on average, but it has the noise of the past. "
+        "The tokens before t are fixed when token t is drawn. "
+        "Leave out their log-ratios.": lambda x, m: torch.where(
+            m, torch.where(m, x, 0.0).sum(1, keepdim=True), 0.0
         ),
-        "right on average, but with the noise of the past: what was written before a token is fixed when it is drawn; leave it out.": lambda x, m: (
-            torch.where(m, torch.where(m, x, 0.0).sum(1, keepdim=True), 0.0)
+        "this sums from the left, over the past. "
+        "Sum a token's own log-ratio and those after it.": lambda x, m: torch.where(
+            m, torch.where(m, x, 0.0).cumsum(1), 0.0
         ),
-        "this sums from the left: the past. A token answers for itself and what comes after.": lambda x, m: (
-            torch.where(m, torch.where(m, x, 0.0).cumsum(1), 0.0)
-        ),
-        "a token's own charge is missing; the sum runs from t on, t included.": lambda x, m: (
-            _pull(x, m) - torch.where(m, x, 0.0)
-        ),
-        "the sign is turned: this is the pull of minus KL.": lambda x, m: -_pull(x, m),
-        "padding is not 0: it holds what the last sum was. Mask the result as well.": lambda x, m: (
+        "a token's own log-ratio is missing. The sum starts at t, "
+        "and t is included.": lambda x, m: _pull(x, m) - torch.where(m, x, 0.0),
+        "the sign is wrong: this gives the gradient of minus the KL.": lambda x, m: -_pull(x, m),
+        "padding is not 0 in the result. Mask the result as well.": lambda x, m: (
             torch.where(m, x, 0.0).sum(1, keepdim=True)
             - torch.where(m, x, 0.0).cumsum(1)
             + torch.where(m, x, 0.0)
@@ -153,12 +163,16 @@ charged_rewards = Exercise(
     _charged_case,
     lambda s, new, old, ref, m, k: _shaped(s, old, ref, m, k),
     {
-        "still tied to the wrong post: the policy is charged for leaving the policy that sampled, which follows it; the reference stays.": lambda s, new, old, ref, m, k: (
-            _shaped(s, new, old, m, k)
+        "the bug is still there: the penalty compares with the policy that sampled. "
+        "That policy follows the trained policy. "
+        "Compare with the reference, which is fixed.": lambda s, new, old, ref, m, k: _shaped(
+            s, new, old, m, k
         ),
-        "the log-ratio is reversed now.": lambda s, new, old, ref, m, k: _shaped(s, ref, old, m, k),
-        "rewards are fixed when the texts are drawn: charge the policy that sampled them (old), not the one that learns.": lambda s, new, old, ref, m, k: (
-            _shaped(s, new, ref, m, k)
+        "now the log-ratio is reversed.": lambda s, new, old, ref, m, k: _shaped(s, ref, old, m, k),
+        "rewards are fixed when the responses are sampled. "
+        "Use the policy that sampled them (old), "
+        "not the policy that is being trained.": lambda s, new, old, ref, m, k: _shaped(
+            s, new, ref, m, k
         ),
     },
 )

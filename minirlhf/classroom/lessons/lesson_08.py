@@ -1,4 +1,5 @@
-"""Lesson 08: the Bradley-Terry loss, the best of several, zero and unit, and a score that is read beside the text."""
+"""Exercises of lesson 08: the Bradley-Terry loss, a choice among K, scores in units of the SFT
+samples, and a score read at the wrong position."""
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -9,7 +10,7 @@ from minirlhf.core.bradley_terry import last_token_scores
 
 def _pair_case(g):
     chosen, rejected = 2 * torch.randn(2, 5, generator=g)
-    chosen[0], rejected[0] = -100.0, 100.0  # far apart, and wrong
+    chosen[0], rejected[0] = -100.0, 100.0  # far apart, in the wrong order
     return chosen, rejected
 
 
@@ -23,22 +24,19 @@ bradley_terry_loss = Exercise(
     _pair_case,
     _loss,
     {
-        "log(sigmoid(x)) is minus infinity at -200: use logsigmoid.": lambda c, r: (
+        "log(sigmoid(x)) is minus infinity at x = -200. Use logsigmoid.": lambda c, r: (
             -torch.sigmoid(c - r).log().mean()
         ),
-        "chosen and rejected are exchanged: this makes rejected texts score higher.": lambda c, r: (
-            _loss(r, c)
-        ),
-        "the sign: a loss is minus the log-probability.": lambda c, r: -_loss(c, r),
-        "the sum over pairs; take the mean, or the step grows with the batch.": lambda c, r: (
-            _loss(c, r) * len(c)
-        ),
-        "this is a hinge, not the log-probability of a choice.": lambda c, r: torch.relu(
+        "chosen and rejected are exchanged: this "
+        "makes the rejected responses score higher.": lambda c, r: _loss(r, c),
+        "the sign is wrong. A loss is minus the log-probability.": lambda c, r: -_loss(c, r),
+        "this is the sum over pairs. Take the mean, because with a sum "
+        "the step grows with the batch.": lambda c, r: _loss(c, r) * len(c),
+        "this is a hinge loss, not minus the log-probability of a choice.": lambda c, r: torch.relu(
             1 - (c - r)
         ).mean(),
-        "this is the probability of the wrong choice, not its log-loss.": lambda c, r: (
-            torch.sigmoid(r - c).mean()
-        ),
+        "this is the probability of the wrong choice. The loss is minus the "
+        "log-probability of the right choice.": lambda c, r: torch.sigmoid(r - c).mean(),
     },
     differentiate=("chosen_scores", "rejected_scores"),
 )
@@ -64,17 +62,18 @@ best_of_k_loss = Exercise(
     _best_case,
     _best,
     {
-        "this makes K - 1 independent comparisons of one choice; choosing the best of K is one event, a softmax.": _against_each,
-        "the softmax runs over the batch: the texts that were compared are in the last axis.": lambda s, c: (
+        "this counts one choice as K - 1 independent comparisons. "
+        "Choosing the best of K is one event: use a softmax.": _against_each,
+        "the softmax runs over the batch. "
+        "The responses that were compared are on the last axis.": lambda s, c: (
             -s.log_softmax(0).gather(1, c[:, None]).mean()
         ),
-        "the sign: a loss is minus the log-probability.": lambda s, c: -_best(s, c),
+        "the sign is wrong. A loss is minus the log-probability.": lambda s, c: -_best(s, c),
         "this is a probability, not its logarithm.": lambda s, c: (
             -s.softmax(1).gather(1, c[:, None]).mean()
         ),
-        "this is the loss of the text that the *model* likes best; people chose another.": lambda s, c: (
-            -s.log_softmax(1).amax(1).mean()
-        ),
+        "this is the loss of the response that the *model* scores highest. "
+        "Use the response that people chose.": lambda s, c: -s.log_softmax(1).amax(1).mean(),
     },
     differentiate=("scores",),
 )
@@ -85,15 +84,19 @@ in_sft_units = Exercise(
     lambda g: (torch.randn(4, generator=g), 2 + 3 * torch.randn(6, generator=g)),
     lambda s, b: (s - b.mean()) / b.std(),
     {
-        "zero and unit are taken from the scores themselves: then every policy has mean 0. Take them from the SFT samples.": lambda s, b: (
-            (s - s.mean()) / s.std()
-        ),
-        "the unit is missing: divide by the standard deviation of the SFT samples.": lambda s, b: (
+        "the mean and standard deviation are those of the scores themselves. "
+        "Then every policy has mean 0. "
+        "Take both from the SFT samples.": lambda s, b: (s - s.mean()) / s.std(),
+        "the unit is missing. Divide by the standard deviation of the SFT samples.": lambda s, b: (
             s - b.mean()
         ),
-        "the zero is missing.": lambda s, b: s / b.std(),
-        "divided before the mean was taken off.": lambda s, b: s / b.std() - b.mean(),
-        "divided by the variance.": lambda s, b: (s - b.mean()) / b.var(),
+        "the mean of the SFT samples is not subtracted.": lambda s, b: s / b.std(),
+        "you divided before you subtracted the mean. Subtract first.": lambda s, b: (
+            s / b.std() - b.mean()
+        ),
+        "this divides by the variance. Divide by the standard deviation.": lambda s, b: (
+            (s - b.mean()) / b.var()
+        ),
     },
 )
 
@@ -111,17 +114,23 @@ read_score = Exercise(
     _read_case,
     last_token_scores,
     {
-        "still the number of real tokens for a place: with padding on the left the text begins later.": lambda s, m: (
-            s.gather(1, m.long().sum(1)[:, None].clamp(max=5))[:, 0]
-        ),
-        "one back is right only without padding on the left.": lambda s, m: s.gather(
+        "the bug is still there: the number of real tokens is used as a position. "
+        "With padding on the left, the sequence begins later.": lambda s, m: s.gather(
+            1, m.long().sum(1)[:, None].clamp(max=5)
+        )[:, 0],
+        "the number of real tokens minus 1 is the right "
+        "position only without padding on the left.": lambda s, m: s.gather(
             1, m.long().sum(1)[:, None] - 1
         )[:, 0],
-        "this is the last column: padding, where the response is short.": lambda s, m: s[:, -1],
-        "this is the first real token; the score is read where all has been read.": lambda s, m: (
+        "this reads the last column, which is padding where the response is short.": lambda s, m: s[
+            :, -1
+        ],
+        "this is the first real token. "
+        "Read the score where the whole sequence has been read, at the last one.": lambda s, m: (
             s.gather(1, m.long().argmax(1, keepdim=True))[:, 0]
         ),
-        "this is the mean over the text; the score is read at its last token.": lambda s, m: (
+        "this is the mean over the sequence. "
+        "The score is read at its last real token.": lambda s, m: (
             torch.where(m, s, 0.0).sum(1) / m.sum(1)
         ),
     },

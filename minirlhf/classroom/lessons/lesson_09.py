@@ -1,4 +1,5 @@
-"""Lesson 09: what the critic explains, the four models' numbers as one advantage, an honest difference, and where the score lands."""
+"""Exercises of lesson 09: explained variance, advantages from the four models, a paired standard
+error, and the position of the score."""
 
 import torch
 
@@ -31,25 +32,28 @@ explained_variance = Exercise(
     _values_case,
     _explained,
     {
-        "values and returns are exchanged: the returns' variance is what is to be explained.": lambda v, r, m: (
-            _explained(r, v, m)
-        ),
-        "this is the share that is left unexplained; take it from 1.": lambda v, r, m: (
+        "values and returns are exchanged. "
+        "The variance to be explained is that of the returns.": lambda v, r, m: _explained(r, v, m),
+        "this is the share that is left unexplained. Subtract it from 1.": lambda v, r, m: (
             1 - _explained(v, r, m)
         ),
-        "the mean of the squared errors is no variance: a constant error is in it; a variance leaves it out.": _real(
+        "the mean of the squared errors is not a variance. "
+        "It contains a constant error, and a variance leaves a constant error out.": _real(
             lambda v, r: 1 - (r - v).square().mean() / r.var(unbiased=False)
         ),
-        "the returns' mean square is no variance: subtract their mean first.": _real(
+        "the mean square of the returns is not a variance. Subtract their mean first.": _real(
             lambda v, r: 1 - (r - v).var(unbiased=False) / r.square().mean()
         ),
-        "this is the variance of the values over that of the returns; a critic that is wildly wrong has much of it.": _real(
+        "this is the variance of the values over that of the returns. "
+        "It can be high for a critic that is very wrong.": _real(
             lambda v, r: v.var(unbiased=False) / r.var(unbiased=False)
         ),
-        "this is the squared correlation: a critic whose values are ten times too large would get full marks.": _real(
+        "this is the squared correlation. "
+        "It would be perfect for a critic whose values are ten times too large.": _real(
             lambda v, r: torch.corrcoef(torch.stack([v, r]))[0, 1].square()
         ),
-        "padding is counted: values and returns are 0 there after nan_to_num, and that looks well explained.": lambda v, r, m: (
+        "padding is counted. After `nan_to_num`, values and returns are "
+        "both 0 there, which looks well explained.": lambda v, r, m: (
             1
             - (r.nan_to_num() - v.nan_to_num()).var(unbiased=False)
             / r.nan_to_num().var(unbiased=False)
@@ -91,17 +95,19 @@ four_models = Exercise(
     _advantages,
     {
         "the advantages are not whitened.": lambda *x: _advantages(*x, whiten=False),
-        "the padding takes part in mean and variance; whiten the real tokens only.": _whitened_with_padding,
-        "the charge has the wrong sign: drifting away is paid for.": lambda s, o, r, v, m, k: (
-            _advantages(s, r, o, v, m, k)
+        "padding is part of the mean and the variance. "
+        "Whiten the real tokens only.": _whitened_with_padding,
+        "the KL penalty has the wrong sign: the policy "
+        "is rewarded for leaving the reference.": lambda s, o, r, v, m, k: _advantages(
+            s, r, o, v, m, k
         ),
-        "the charge is missing.": lambda s, o, r, v, m, k: _advantages(s, o, o, v, m, k),
-        "kl_coef is missing.": lambda s, o, r, v, m, k: _advantages(s, o, r, v, m, 1.0),
-        "this is lambda 1; the exercise asks for 0.95.": lambda *x: _advantages(*x, lam=1.0),
-        "this is lambda 0, the TD error; the exercise asks for 0.95.": lambda *x: _advantages(
+        "the KL penalty is missing.": lambda s, o, r, v, m, k: _advantages(s, o, o, v, m, k),
+        "`kl_coef` is missing.": lambda s, o, r, v, m, k: _advantages(s, o, r, v, m, 1.0),
+        "this is lambda = 1. The exercise asks for 0.95.": lambda *x: _advantages(*x, lam=1.0),
+        "this is lambda = 0, the TD error. The exercise asks for 0.95.": lambda *x: _advantages(
             *x, lam=0.0
         ),
-        "the critic is missing.": lambda s, o, r, v, m, k: _advantages(
+        "the critic's values are missing.": lambda s, o, r, v, m, k: _advantages(
             s, o, r, torch.zeros_like(v), m, k
         ),
     },
@@ -128,22 +134,25 @@ paired_standard_error = Exercise(
     _scores_case,
     _paired,
     {
-        "this is unpaired: the films' own differences are in it. Take the difference of each film first.": lambda a, b: (
-            torch.stack([(a - b).mean(), ((a.var() + b.var()) / len(a)).sqrt()])
+        "this is unpaired: it contains the differences between films. "
+        "Take the difference for each film first.": lambda a, b: torch.stack(
+            [(a - b).mean(), ((a.var() + b.var()) / len(a)).sqrt()]
         ),
-        "this is the spread of single films; the error of their *mean* is smaller by the root of their number.": lambda a, b: (
-            torch.stack([(a - b).mean(), (a - b).std()])
+        "this is the standard deviation over films. The standard error of their *mean* is "
+        "smaller by the square root of their number.": lambda a, b: torch.stack(
+            [(a - b).mean(), (a - b).std()]
         ),
-        "this is the variance of the mean; its root is asked for.": lambda a, b: torch.stack(
+        "this is the variance of the mean. Return its square root.": lambda a, b: torch.stack(
             [(a - b).mean(), (a - b).var() / len(a)]
         ),
-        "divided by the number of films; divide by its root.": lambda a, b: torch.stack(
+        "this divides by the number of films. Divide by its square root.": lambda a, b: torch.stack(
             [(a - b).mean(), (a - b).std() / len(a)]
         ),
-        "the variance divides by n; from so few films divide by n - 1, as `std` does.": lambda a, b: (
-            torch.stack([(a - b).mean(), (a - b).std(unbiased=False) / len(a) ** 0.5])
+        "the variance divides by n. "
+        "With so few films, divide by n - 1, as `std` does.": lambda a, b: torch.stack(
+            [(a - b).mean(), (a - b).std(unbiased=False) / len(a) ** 0.5]
         ),
-        "the second minus the first; asked is ours minus theirs.": lambda a, b: _paired(b, a),
+        "this is the second minus the first. Return ours minus theirs.": lambda a, b: _paired(b, a),
     },
 )
 
@@ -151,11 +160,8 @@ paired_standard_error = Exercise(
 def _ids_case(g):
     eos_id = int(torch.randint(5, (), generator=g))
     ids = (eos_id + torch.randint(1, 5, (4, 5), generator=g)) % 5
-    ids[0, 2:], ids[1, 4:], ids[2, 0:] = (
-        eos_id,
-        eos_id,
-        eos_id,
-    )  # padding has EOS's id; row 3 was cut
+    # Padding has EOS's id. Row 3 was cut: it has no EOS.
+    ids[0, 2:], ids[1, 4:], ids[2, 0:] = eos_id, eos_id, eos_id
     return torch.randn(4, generator=g), ids, eos_id
 
 
@@ -174,19 +180,24 @@ score_rewards = Exercise(
     _ids_case,
     lambda s, ids, e: _put(s, ids, _place(ids, e)),
     {
-        "still the last token that is not EOS: stopping earns nothing and is in no loss. The first EOS is a choice like any other.": lambda s, ids, e: (
-            _put(s, ids, ((ids != e).sum(1) - 1).clamp(min=0))
+        "the bug is still there: the score is on the last token that is not EOS. "
+        "The EOS token then gets no reward and is in no loss. "
+        "The first EOS is a choice like any other token.": lambda s, ids, e: _put(
+            s, ids, ((ids != e).sum(1) - 1).clamp(min=0)
         ),
-        "this is the last column: for a text that has ended it is padding, which no loss sees.": lambda s, ids, e: (
-            _put(s, ids, torch.full((len(ids),), ids.shape[1] - 1))
+        "this is the last column. "
+        "For a response that has ended it is padding, which no loss sees.": lambda s, ids, e: _put(
+            s, ids, torch.full((len(ids),), ids.shape[1] - 1)
         ),
-        "a text that was cut has no EOS, and `argmax` of nothing is 0: its score belongs on its last token.": lambda s, ids, e: (
-            _put(s, ids, (ids == e).int().argmax(1))
+        "a response that was cut has no EOS, so `argmax` returns 0. "
+        "Its score belongs on its last token.": lambda s, ids, e: _put(
+            s, ids, (ids == e).int().argmax(1)
         ),
-        "every token has the score: the text is paid once for each of its words.": lambda s, ids, e: (
+        "every token gets the score. "
+        "The response is then rewarded once for each of its tokens.": lambda s, ids, e: (
             s[:, None] * (torch.arange(ids.shape[1]) <= _place(ids, e)[:, None])
         ),
-        "one behind EOS is padding.": lambda s, ids, e: _put(
+        "this is one position after EOS, which is padding.": lambda s, ids, e: _put(
             s, ids, (_place(ids, e) + 1).clamp(max=ids.shape[1] - 1)
         ),
     },

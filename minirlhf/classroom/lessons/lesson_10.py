@@ -1,4 +1,4 @@
-"""Lesson 10: what models cost, what bounds a step, and two baselines that need no critic."""
+"""Exercises of lesson 10: memory, the time of a decoding step, two critic-free baselines."""
 
 import torch
 
@@ -28,20 +28,20 @@ model_bytes = Exercise(
     _bytes_case,
     _bytes,
     {
-        "every model is counted as if it were trained; a frozen one has no gradient and no optimiser.": lambda w, t, b: (
-            _bytes(w, torch.ones_like(t), b)
-        ),
-        "only the weights: what is trained keeps a gradient, and AdamW two moments.": lambda w, t, b: (
-            _bytes(w, torch.zeros_like(t), b)
-        ),
-        "AdamW keeps two moments, m and v; one is counted.": lambda w, t, b: _bytes(
+        "every model is counted as if it were trained. A frozen model has no gradient "
+        "and no optimiser state.": lambda w, t, b: _bytes(w, torch.ones_like(t), b),
+        "only the weights are counted. A trained model also has a gradient, "
+        "and AdamW keeps two moments.": lambda w, t, b: _bytes(w, torch.zeros_like(t), b),
+        "AdamW keeps two moments, m and v. You counted one.": lambda w, t, b: _bytes(
             w, t, b, moments=4
         ),
         "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
-        "with bfloat16 the optimiser keeps its moments in float32 and a float32 copy of what it trains: 12 bytes.": lambda w, t, b: (
-            _bytes(w, t, b, copy=0)
+        "the float32 copy is missing. With bfloat16, AdamW keeps its moments "
+        "and a copy of the weights it trains in "
+        "float32: 12 bytes per weight.": lambda w, t, b: _bytes(w, t, b, copy=0),
+        "a weight has 2 bytes with bf16 and 4 bytes without it.": lambda w, t, b: _bytes(
+            w, t, True
         ),
-        "a weight has 2 bytes with bf16 and 4 without.": lambda w, t, b: _bytes(w, t, True),
     },
     edges=(
         (torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), False),
@@ -70,22 +70,24 @@ decode_step_seconds = Exercise(
     _decode_case,
     _decode,
     {
-        "both times are added: a machine computes while it reads, the slower of the two is what it takes.": lambda *x: (
-            _decode(*x, by=torch.add)
+        "the two times are added. A machine computes while it reads, so "
+        "a step takes the longer of the two.": lambda *x: _decode(*x, by=torch.add),
+        "this takes the shorter of the two times. "
+        "The step must wait for the longer one.": lambda *x: _decode(*x, by=torch.minimum),
+        "the weights are read once for each sequence. "
+        "They are read once per step, for all sequences together. "
+        "This is why larger batches are cheaper.": lambda b, w, f, s: torch.maximum(
+            2 * w * b / f, 2 * w * b / s
         ),
-        "the faster of the two is taken; the step waits for the slower.": lambda *x: _decode(
-            *x, by=torch.minimum
+        "only arithmetic is counted. Reading the weights takes time too.": lambda b, w, f, s: (
+            2 * w * b / f
         ),
-        "the weights are read once for each sequence: they are read once a step, for all sequences; that is why batches pay.": lambda b, w, f, s: (
-            torch.maximum(2 * w * b / f, 2 * w * b / s)
-        ),
-        "only arithmetic: what is read takes time too.": lambda b, w, f, s: 2 * w * b / f,
-        "only reading: with many sequences arithmetic is the slower.": lambda b, w, f, s: (
-            2 * w / s * torch.ones(len(b))
-        ),
+        "only reading is counted. With many sequences the "
+        "arithmetic takes longer.": lambda b, w, f, s: 2 * w / s * torch.ones(len(b)),
         "a weight has 2 bytes in bfloat16, not 1.": lambda *x: _decode(*x, read=1.0),
         "a weight has 2 bytes in bfloat16, not 4.": lambda *x: _decode(*x, read=4.0),
-        "a weight is 2 FLOP a sequence: a product and a sum.": lambda b, w, f, s: torch.maximum(
+        "each weight costs 2 FLOP per sequence: "
+        "a multiplication and an addition.": lambda b, w, f, s: torch.maximum(
             w * b / f, 2 * w / s * torch.ones(len(b))
         ),
     },
@@ -103,25 +105,25 @@ rloo_advantages = Exercise(
     _loo_case,
     leave_one_out,
     {
-        "the mean includes the response itself: that is GRPO's centring, (G - 1)/G of the gradient.": lambda s: (
-            s - s.mean(1, keepdim=True)
-        ),
-        "the baseline is the others' *sum*; divide it by G - 1.": lambda s: (
+        "the mean includes the response itself. That is GRPO's centring, which "
+        "gives (G - 1)/G of the gradient.": lambda s: s - s.mean(1, keepdim=True),
+        "the baseline is the *sum* of the other scores. Divide it by G - 1.": lambda s: (
             s - (s.sum(1, keepdim=True) - s)
         ),
-        "the others' sum is divided by G; there are G - 1 of them.": lambda s: (
+        "the sum of the other scores is divided by G. There are G - 1 of them.": lambda s: (
             s - (s.sum(1, keepdim=True) - s) / s.shape[1]
         ),
-        "the mean of all other responses of the batch: those of other prompts say nothing of this one.": lambda s: (
-            s - (s.sum() - s) / (s.numel() - 1)
-        ),
-        "divided by the std as well: RLOO keeps reward units.": lambda s: (
+        "this is the mean of all other responses in the batch. Responses to other prompts say "
+        "nothing about this prompt.": lambda s: s - (s.sum() - s) / (s.numel() - 1),
+        "this also divides by the standard deviation. "
+        "RLOO keeps the unit of the reward.": lambda s: (
             leave_one_out(s) / (s.std(1, keepdim=True) + 1e-4)
         ),
-        "the groups run down the columns; a prompt is a row.": lambda s: (
+        "the groups run down the columns. The responses to one prompt are a row.": lambda s: (
             s - (s.sum(0) - s) / (len(s) - 1)
         ),
-        "the sign: better than the others is positive.": lambda s: -leave_one_out(s),
+        "the sign is wrong. A response that is better than the "
+        "others has a positive advantage.": lambda s: -leave_one_out(s),
     },
 )
 
@@ -150,30 +152,35 @@ whitened_to_go = Exercise(
     _plus_case,
     lambda r, m: masked_whiten(_to_go(r, m), m),
     {
-        "the rewards themselves are whitened: a token is answered for by all that comes after it, sum first.": lambda r, m: (
+        "the rewards themselves are whitened. "
+        "Sum first: a token is credited with its own reward and all later ones.": lambda r, m: (
             masked_whiten(torch.where(m, r, 0.0), m)
         ),
-        "each text by its own mean and std; REINFORCE++ takes those of all tokens of the batch.": lambda r, m: (
-            _by_text(_to_go(r, m), m)
-        ),
-        "padding is counted in mean and std; take them over real tokens.": lambda r, m: torch.where(
+        "each response is whitened with its own mean and standard deviation. "
+        "REINFORCE++ uses those of "
+        "all tokens of the batch.": lambda r, m: _by_text(_to_go(r, m), m),
+        "padding is counted in the mean and the standard deviation. "
+        "Compute them over the real tokens.": lambda r, m: torch.where(
             m,
             (_to_go(r, m) - _to_go(r, m).mean())
             * (_to_go(r, m).var(unbiased=False) + 1e-8).rsqrt(),
             0.0,
         ),
-        "padding must be 0 afterwards; here it got the negative mean.": lambda r, m: (
+        "padding must be 0 in the result. Here the mean was subtracted there too.": lambda r, m: (
             (_to_go(r, m) - _to_go(r, m)[m].mean())
             * (_to_go(r, m)[m].var(unbiased=False) + 1e-8).rsqrt()
         ),
-        "the variance divides by n here; `torch.std` divides by n - 1.": lambda r, m: masked_whiten(
-            _to_go(r, m), m, unbiased=True
+        "the variance divides by n - 1, as in `torch.std`. Here it divides by n.": lambda r, m: (
+            masked_whiten(_to_go(r, m), m, unbiased=True)
         ),
-        "the mean is not taken off.": lambda r, m: masked_whiten(_to_go(r, m), m, shift_mean=False),
-        "centred, but not divided by the std.": lambda r, m: torch.where(
-            m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0
+        "the mean is not subtracted.": lambda r, m: masked_whiten(
+            _to_go(r, m), m, shift_mean=False
         ),
-        "every token has the text's whole sum: what came before a token is not its doing.": lambda r, m: (
+        "the result is centred, but not divided by the standard deviation.": lambda r, m: (
+            torch.where(m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0)
+        ),
+        "every token has the sum of the whole response. "
+        "A token does not influence the rewards before it: leave them out.": lambda r, m: (
             masked_whiten(_to_go(r, m)[:, :1].expand(m.shape), m)
         ),
     },

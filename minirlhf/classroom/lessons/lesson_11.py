@@ -1,4 +1,4 @@
-"""Lesson 11: a response against the others of its prompt; what is counted, what is divided by what, and which groups teach."""
+"""Exercises of lesson 11: group advantages, pass@k, GSPO, Dr. GRPO, and which groups to keep."""
 
 import torch
 
@@ -10,7 +10,7 @@ from minirlhf.evaluate import pass_at_k as unbiased
 
 def _group_case(g):
     scores = 2 * torch.randn(4, 3, generator=g)
-    scores[1] = 0.9  # nobody did better than another; the mean of three times 0.9 is rounded
+    scores[1] = 0.9  # equal scores, whose mean is rounded
     return (scores,)
 
 
@@ -20,30 +20,29 @@ group_advantages = Exercise(
     _group_case,
     group_relative,
     {
-        "the mean and std of the whole batch: a hard prompt's responses then all look bad. A group is a row.": lambda s: (
-            (s - s.mean()) / (s.std() + 1e-4)
-        ),
-        "mean and std run over the prompts (axis 0); the samples of one prompt are a row.": lambda s: (
-            (s - s.mean(0)) / (s.std(0) + 1e-4)
-        ),
-        "equal scores must give exactly 0: their rounded mean is not theirs, and the rest is divided by almost nothing.": lambda s: (
+        "these are the mean and standard deviation of the whole batch. "
+        "All responses to a hard prompt then look bad. "
+        "A group is a row.": lambda s: (s - s.mean()) / (s.std() + 1e-4),
+        "the mean and standard deviation run over the prompts (axis 0). "
+        "The samples of one prompt are a row.": lambda s: (s - s.mean(0)) / (s.std(0) + 1e-4),
+        "equal scores must give exactly 0. Their mean is rounded. "
+        "The small difference that is left is divided by almost nothing.": lambda s: (
             (s - s.mean(1, keepdim=True)) / (s.std(1, keepdim=True) + 1e-4)
         ),
-        "centred, not divided by the std: Dr. GRPO's advantage; GRPO divides.": lambda s: (
-            group_relative(s, scale_by_std=False)
-        ),
-        "the std divides by G; `torch.std` divides by G - 1, and so does this exercise.": lambda s: (
-            group_relative(s, unbiased=False)
-        ),
-        "divided by the variance.": lambda s: (
+        "this is centred, but not divided by the standard deviation. That is Dr. "
+        "GRPO's advantage. "
+        "GRPO divides.": lambda s: group_relative(s, scale_by_std=False),
+        "your standard deviation divides by G. `torch.std` divides by G - 1, "
+        "and so does this exercise.": lambda s: group_relative(s, unbiased=False),
+        "this divides by the variance. Divide by the standard deviation.": lambda s: (
             (s - s.mean(1, keepdim=True)) / (s.var(1, keepdim=True) + 1e-4)
         ),
-        "the baseline is the mean of the *others*: RLOO's; GRPO's mean includes the response.": lambda s: (
+        "the baseline is the mean of the *other* responses, as in RLOO. "
+        "GRPO's mean includes the response itself.": lambda s: (
             (s - (s.sum(1, keepdim=True) - s) / 2) / (s.std(1, keepdim=True) + 1e-4)
         ),
-        "the mean is missing: every response of a good prompt would be praised.": lambda s: (
-            s / (s.std(1, keepdim=True) + 1e-4)
-        ),
+        "the mean is not subtracted. Every response to a prompt with "
+        "high scores would be reinforced.": lambda s: s / (s.std(1, keepdim=True) + 1e-4),
     },
 )
 
@@ -61,16 +60,16 @@ pass_at_k = Exercise(
     _pass_case,
     unbiased,
     {
-        "1 - (1 - c/n)^k draws with replacement: it is too low wherever the truth is not 0 or 1.": lambda r, k: (
-            1 - (1 - r.double().mean(1)) ** k
-        ),
+        "1 - (1 - c/n)^k draws with replacement. It is too low wherever the "
+        "true value is not 0 or 1.": lambda r, k: 1 - (1 - r.double().mean(1)) ** k,
         "this is pass@1, the share that is right.": lambda r, k: r.double().mean(1),
-        "any of all n: that is pass@n.": lambda r, k: r.any(1).double(),
-        "only the first k samples are looked at: right on average, the other n - k are thrown away.": lambda r, k: (
-            r[:, :k].any(1).double()
-        ),
-        "this is the chance that all k are wrong.": lambda r, k: 1 - unbiased(r, k),
-        "this is the chance that all k are right.": lambda r, k: 1 - unbiased(~r, k),
+        "this asks whether any of all n samples is right. That is pass@n.": lambda r, k: r.any(
+            1
+        ).double(),
+        "only the first k samples are used. This is right on average, but "
+        "it throws away the other n - k.": lambda r, k: r[:, :k].any(1).double(),
+        "this is the probability that all k are wrong.": lambda r, k: 1 - unbiased(r, k),
+        "this is the probability that all k are right.": lambda r, k: 1 - unbiased(~r, k),
     },
     edges=((torch.tensor([[True] * 4, [False] * 4, [True, False, False, False]]), 4),),
 )
@@ -112,30 +111,33 @@ gspo_loss = Exercise(
     _sequence_case,
     _gspo,
     {
-        "the ratio of the whole response, not its root: a sum of log-ratios grows with length. Divide it by the length.": lambda n, o, a, m, e: (
-            _surrogate(sequence_log_ratio(n, o, m, by_length=False).exp(), a, e)
+        "this is the ratio of the whole response. Its sum of log-ratios grows with the "
+        "length: divide the sum by the length.": lambda n, o, a, m, e: _surrogate(
+            sequence_log_ratio(n, o, m, by_length=False).exp(), a, e
         ),
-        "the mean of the tokens' ratios; GSPO's is exp of the mean *log*-ratio.": lambda n, o, a, m, e: (
-            _surrogate((_by_token(n, o, m) * m).sum(1) / m.sum(1), a, e)
+        "this is the mean of the token ratios. "
+        "GSPO uses exp of the mean *log*-ratio.": lambda n, o, a, m, e: _surrogate(
+            (_by_token(n, o, m) * m).sum(1) / m.sum(1), a, e
         ),
-        "divided by all places of the row; padding is no token.": lambda n, o, a, m, e: _surrogate(
+        "this divides by the number of all positions in the row. "
+        "Padding is not a token.": lambda n, o, a, m, e: _surrogate(
             (sequence_log_ratio(n, o, m, by_length=False) / m.shape[1]).exp(), a, e
         ),
-        "this is PPO's loss, a ratio a token, averaged over the response.": lambda n, o, a, m, e: (
+        "this is PPO's loss: one ratio per "
+        "token, averaged over the response.": lambda n, o, a, m, e: (
             (_surrogate(_by_token(n, o, m), a[:, None], e) * m).sum(1) / m.sum(1)
         ),
         "nothing is clipped.": lambda n, o, a, m, e: (
             -sequence_log_ratio(n, o, m, by_length=True).exp() * a
         ),
-        "only the clipped term: of the two gains take the smaller.": lambda n, o, a, m, e: (
+        "this uses only the clipped term. "
+        "Take the smaller of the two objectives.": lambda n, o, a, m, e: (
             -sequence_log_ratio(n, o, m, by_length=True).exp().clamp(1 - e, 1 + e) * a
         ),
-        "the sign: this is what should be maximised; a loss is its negative.": lambda *x: (
-            -_gspo(*x)
-        ),
-        "right as a number, but it carries no gradient: something detaches `logprobs`.": lambda *x: (
-            _gspo(*x).detach()
-        ),
+        "the sign is wrong. This is the objective, which is maximised. "
+        "The loss is its negative.": lambda *x: -_gspo(*x),
+        "the value is right, but it carries no "
+        "gradient: something detaches `logprobs`.": lambda *x: _gspo(*x).detach(),
     },
     differentiate=("logprobs",),
 )
@@ -163,25 +165,31 @@ dr_grpo_loss = Exercise(
     _dr_case,
     _dr,
     {
-        "the length bias is still there: each response is divided by its own length, so a long wrong one is blamed less a token.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, divisor=m.sum(1))
+        "the length bias is still there: each response is divided by its own length. "
+        "Each token of a long wrong response is then penalised less.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, divisor=m.sum(1)
         ),
-        "the first half is missing: the advantage is still divided by the group's std.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, std=True)
+        "the first half is missing: the advantage is "
+        "still divided by the group's standard deviation.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, std=True
         ),
         "this is GRPO: both halves are missing.": lambda p, s, m, limit: _dr(
             p, s, m, limit, std=True, divisor=m.sum(1)
         ),
-        "divided by the batch's tokens (DAPO's mean): a batch of short texts steps further. The divisor must not depend on the draw.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, divisor=m.sum() / len(m))
+        "this divides by the number of tokens in the batch (DAPO's mean). "
+        "A batch of short responses then takes a larger step. "
+        "The divisor must not depend on the samples.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, divisor=m.sum() / len(m)
         ),
-        "divided by the longest response of this batch: another number in the next batch. Take max_tokens.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, divisor=m.shape[1])
-        ),
-        "not divided by the number of responses.": lambda p, s, m, limit: (
+        "this divides by the longest response of this "
+        "batch, which is another number in the next batch. "
+        "Divide by `max_tokens`.": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=m.shape[1]),
+        "this is not divided by the number of responses.": lambda p, s, m, limit: (
             _dr(p, s, m, limit) * len(m)
         ),
-        "the sign: this climbs down.": lambda p, s, m, limit: -_dr(p, s, m, limit),
+        "the sign is wrong: this makes the expected reward smaller.": lambda p, s, m, limit: (
+            -_dr(p, s, m, limit)
+        ),
     },
     differentiate=("logprobs",),
 )
@@ -203,19 +211,17 @@ kept_groups = Exercise(
     _kept_case,
     lambda s, d: s.amax(1) - s.amin(1) > d,
     {
-        "these are the groups to be dropped.": lambda s, d: s.amax(1) - s.amin(1) <= d,
-        "the std is compared: it is smaller than the difference of best and worst, and of equal scores it may be a rounding error above 0.": lambda s, d: (
-            s.std(1) > d
+        "these are the groups to drop. Return the groups to keep.": lambda s, d: (
+            s.amax(1) - s.amin(1) <= d
         ),
-        "spread is ignored: scores that differ by a hair count as different.": lambda s, d: (
-            s.amax(1) > s.amin(1)
-        ),
-        "a group is kept when somebody was right: one in which all were right teaches nothing either.": lambda s, d: (
-            s.amax(1) > d
-        ),
-        "a group is kept when somebody was wrong: one in which all were wrong teaches nothing either.": lambda s, d: (
-            s.amin(1) < 1 - d
-        ),
+        "this compares the standard deviation. It is smaller than the difference between best and "
+        "worst, and for equal scores rounding can put it above 0.": lambda s, d: s.std(1) > d,
+        "`spread` is ignored. Scores that differ by a tiny "
+        "amount count as different.": lambda s, d: s.amax(1) > s.amin(1),
+        "a group is kept if any response is right. "
+        "A group in which all are right teaches nothing either.": lambda s, d: s.amax(1) > d,
+        "a group is kept if any response is wrong. "
+        "A group in which all are wrong teaches nothing either.": lambda s, d: s.amin(1) < 1 - d,
     },
     edges=(
         (torch.tensor([[0.0, 0.01], [0.0, 0.0]]), 0.01),

@@ -1,4 +1,5 @@
-"""Lesson 12: the loss of direct preference optimisation, its gradient, and the reward that a policy is."""
+"""Exercises of lesson 12: the loss of direct preference optimisation (DPO), its gradient, and the
+implicit reward."""
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -9,7 +10,7 @@ from minirlhf.core.preference import dpo
 
 def _dpo_case(g):
     chosen, rejected, ref_chosen, ref_rejected = -30 * torch.rand(4, 5, generator=g)
-    chosen[0], rejected[0] = -3000.0, 0.0  # far apart, and wrong
+    chosen[0], rejected[0] = -3000.0, 0.0  # far apart, in the wrong order
     return chosen, rejected, ref_chosen, ref_rejected, 0.05 + torch.rand((), generator=g).item()
 
 
@@ -29,26 +30,23 @@ dpo_loss = Exercise(
     _dpo_case,
     _dpo,
     {
-        "log(sigmoid(x)) is minus infinity where x is very negative: use logsigmoid.": lambda c, r, rc, rr, b: (
-            -torch.sigmoid(b * (c - rc - r + rr)).log()
-        ),
-        "chosen and rejected are exchanged: this makes rejected texts likelier.": lambda c, r, rc, rr, b: (
-            _dpo(r, c, rr, rc, b)
-        ),
-        "the reference's log-ratio has the wrong sign: policy minus reference, for each text.": lambda c, r, rc, rr, b: (
-            _dpo(c, r, -rc, -rr, b)
-        ),
-        "the reference is missing: without it the loss only pulls the two texts apart.": lambda c, r, rc, rr, b: (
-            _dpo(c, r, 0 * rc, 0 * rr, b)
+        "log(sigmoid(x)) is minus infinity where x is very negative. "
+        "Use logsigmoid.": lambda c, r, rc, rr, b: -torch.sigmoid(b * (c - rc - r + rr)).log(),
+        "chosen and rejected are exchanged: this "
+        "makes the rejected responses more likely.": lambda c, r, rc, rr, b: _dpo(r, c, rr, rc, b),
+        "the reference has the wrong sign. Take policy minus reference, "
+        "for each response.": lambda c, r, rc, rr, b: _dpo(c, r, -rc, -rr, b),
+        "the reference is missing. "
+        "Without it the loss only pushes the two responses apart.": lambda c, r, rc, rr, b: _dpo(
+            c, r, 0 * rc, 0 * rr, b
         ),
         "beta is missing.": lambda c, r, rc, rr, b: _dpo(c, r, rc, rr, 1.0),
-        "beta multiplies the loss; it belongs inside the sigmoid.": lambda c, r, rc, rr, b: (
+        "beta multiplies the loss. It belongs inside the sigmoid.": lambda c, r, rc, rr, b: (
             b * _dpo(c, r, rc, rr, 1.0)
         ),
-        "divided by beta; the implicit reward is beta times the log-ratio.": lambda c, r, rc, rr, b: (
-            _dpo(c, r, rc, rr, 1 / b)
-        ),
-        "the sign: a loss is minus the log-probability.": lambda c, r, rc, rr, b: (
+        "this divides by beta. The implicit reward is "
+        "beta times the log-ratio.": lambda c, r, rc, rr, b: _dpo(c, r, rc, rr, 1 / b),
+        "the sign is wrong. A loss is minus the log-probability.": lambda c, r, rc, rr, b: (
             -_dpo(c, r, rc, rr, b)
         ),
     },
@@ -77,17 +75,19 @@ gradient_weights = Exercise(
     _weights_case,
     lambda *x: x[-1] * torch.sigmoid(-_margin(*x)),
     {
-        "beta is missing: the derivative of beta h by h.": lambda *x: torch.sigmoid(-_margin(*x)),
-        "the sign inside the sigmoid: a pair whose order is already right would pull most.": lambda *x: (
-            x[-1] * torch.sigmoid(_margin(*x))
+        "beta is missing. It is the derivative of beta h with respect to h.": lambda *x: (
+            torch.sigmoid(-_margin(*x))
         ),
-        "this is p (1 - p), the sigmoid's own slope; the loss has a logarithm, which divides by p.": lambda *x: (
+        "the sign inside the sigmoid is wrong. A pair whose order is already right "
+        "would get the largest weight.": lambda *x: x[-1] * torch.sigmoid(_margin(*x)),
+        "this is p (1 - p), the slope of the sigmoid itself. "
+        "The loss has a logarithm, whose derivative divides by p.": lambda *x: (
             x[-1] * torch.sigmoid(_margin(*x)) * torch.sigmoid(-_margin(*x))
         ),
-        "the weight is a size; the sign is in which log-probability goes up.": lambda *x: (
-            -x[-1] * torch.sigmoid(-_margin(*x))
-        ),
-        "the reference is missing: what counts is how far the policy has moved.": lambda c, r, rc, rr, b: (
+        "the weight is a size, so it is positive. The sign only decides which "
+        "log-probability goes up.": lambda *x: -x[-1] * torch.sigmoid(-_margin(*x)),
+        "the reference is missing. "
+        "What counts is how far the policy has moved from it.": lambda c, r, rc, rr, b: (
             b * torch.sigmoid(-b * (c - r))
         ),
     },
@@ -113,24 +113,21 @@ reward_from_policy = Exercise(
     _invert_case,
     lambda p, q, b: _centred(b * (p - q), q.exp()),
     {
-        "beta divides where it must multiply: solve log pi = log ref + r / beta - log Z for r.": lambda p, q, b: (
-            _centred((p - q) / b, q.exp())
-        ),
-        "the constant: subtract the mean under the reference, so that it is 0.": lambda p, q, b: (
-            b * (p - q)
-        ),
-        "the plain mean was subtracted; the reference's mean weighs each text by its probability.": lambda p, q, b: (
+        "beta divides, but it must multiply. Solve log pi = log ref + "
+        "r / beta - log Z for r.": lambda p, q, b: _centred((p - q) / b, q.exp()),
+        "the constant is not fixed. Subtract the reward's mean under the "
+        "reference, so that this mean becomes 0.": lambda p, q, b: b * (p - q),
+        "you subtracted the plain mean. "
+        "The mean under the reference weights each response by its probability.": lambda p, q, b: (
             b * (p - q) - (b * (p - q)).mean()
         ),
-        "the policy's mean was subtracted; it is the reference's that is to be 0.": lambda p, q, b: (
-            _centred(b * (p - q), p.exp())
+        "you subtracted the mean under the policy. "
+        "The mean under the reference must be 0.": lambda p, q, b: _centred(b * (p - q), p.exp()),
+        "the sign is wrong. The policy prefers responses with a high reward.": lambda p, q, b: (
+            _centred(b * (q - p), q.exp())
         ),
-        "the sign: the policy likes what has a high reward.": lambda p, q, b: _centred(
-            b * (q - p), q.exp()
-        ),
-        "the reference is missing: a text is likely in pi for being likely in ref, too.": lambda p, q, b: (
-            _centred(b * p, q.exp())
-        ),
+        "the reference is missing. A response can be likely under pi because "
+        "it is likely under the reference.": lambda p, q, b: _centred(b * p, q.exp()),
     },
 )
 
@@ -153,19 +150,18 @@ best_log_ratio = Exercise(
     _noisy_case,
     lambda p, e, b: torch.logit(_said(p, e)) / b,
     {
-        "beta multiplies where it must divide: beta h is the logit.": lambda p, e, b: (
+        "beta multiplies, but it must divide: beta h is the logit.": lambda p, e, b: (
             torch.logit(_said(p, e)) * b
         ),
-        "the flips are missing: what the labels say is not what people prefer.": lambda p, e, b: (
-            torch.logit(p) / b
+        "the flips are missing. The share that the labels show is not the "
+        "share of people who prefer the response.": lambda p, e, b: torch.logit(p) / b,
+        "this is the share that the labels show. "
+        "The loss is smallest at its logit, divided by beta.": lambda p, e, b: _said(p, e),
+        "you counted the flips in one direction only. Labels of the people who prefer the "
+        "other response are flipped too.": lambda p, e, b: torch.logit((1 - e) * p) / b,
+        "this uses the logarithm of the share. Use the logarithm of the odds.": lambda p, e, b: (
+            _said(p, e).log() / b
         ),
-        "this is the share that the labels give; the loss is least at its logit over beta.": lambda p, e, b: (
-            _said(p, e)
-        ),
-        "only the wrong labels of the winner were counted: the loser's flips go the other way.": lambda p, e, b: (
-            torch.logit((1 - e) * p) / b
-        ),
-        "the logarithm of the share, not of the odds.": lambda p, e, b: _said(p, e).log() / b,
     },
 )
 
@@ -190,16 +186,14 @@ dpo_of_a_batch = Exercise(
     _sums_case,
     _pair_loss,
     {
-        "the mean over tokens instead of the sum: another loss, under which a long text's log-ratio counts less.": lambda *x: (
-            _pair_loss(*x, mean=True)
-        ),
-        "rows are taken two by two; the first half is chosen, the second rejected.": lambda *x: (
-            _pair_loss(*x, right=False)
-        ),
+        "this takes the mean over tokens instead of the sum. That is another loss, in which the "
+        "log-ratio of a long response counts less.": lambda *x: _pair_loss(*x, mean=True),
+        "you paired neighbouring rows. The first half of the rows is "
+        "chosen, the second half is rejected.": lambda *x: _pair_loss(*x, right=False),
         "chosen and rejected are exchanged.": lambda n, r, m, b: _pair_loss(
             n.roll(3, 0), r.roll(3, 0), m.roll(3, 0), b
         ),
-        "one number for the batch: return each pair's loss.": lambda *x: (
+        "this is one number for the batch. Return the loss of each pair.": lambda *x: (
             _pair_loss(*x).mean().expand(3)
         ),
     },

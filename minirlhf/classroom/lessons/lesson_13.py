@@ -1,4 +1,4 @@
-"""Lesson 13: a policy as a Q-function: rewards of tokens, soft values, and where an error is."""
+"""Exercises of lesson 13: rewards of single tokens, soft values, and locating an error."""
 
 import torch
 
@@ -25,16 +25,15 @@ token_rewards = Exercise(
     _rewards,
     {
         "beta is missing.": lambda n, r, m, b: _rewards(n, r, m, 1.0),
-        "beta divides; the implicit reward is beta times the log-ratio.": lambda n, r, m, b: (
-            _rewards(n, r, m, 1 / b)
-        ),
-        "the sign: policy minus reference.": lambda n, r, m, b: _rewards(r, n, m, b),
-        "this is the policy's log-probability; what it learned is the difference to the reference.": lambda n, r, m, b: (
+        "this divides by beta. The implicit reward is "
+        "beta times the log-ratio.": lambda n, r, m, b: _rewards(n, r, m, 1 / b),
+        "the sign is wrong. Take policy minus reference.": lambda n, r, m, b: _rewards(r, n, m, b),
+        "this uses the policy's log-probability alone. "
+        "What the policy has learned is its difference from the reference.": lambda n, r, m, b: (
             _rewards(n, torch.zeros_like(r), m, b)
         ),
-        "the running sum: the reward of the text so far; asked is each token's own.": lambda n, r, m, b: (
-            _rewards(n, r, m, b).cumsum(1)
-        ),
+        "this is the running sum, the reward of the response so far. "
+        "Return the reward of each token.": lambda n, r, m, b: _rewards(n, r, m, b).cumsum(1),
     },
 )
 
@@ -57,16 +56,19 @@ soft_value = Exercise(
     _state_case,
     _soft,
     {
-        "the reference is missing: V* weighs the words by how likely they were.": lambda p, q, b: (
-            b * torch.logsumexp(q / b, 0)
+        "the reference is missing. V* weights each word by its "
+        "probability under the reference.": lambda p, q, b: b * torch.logsumexp(q / b, 0),
+        "this is the mean of Q under the reference. It is the value when the policy may not "
+        "leave the reference (beta to infinity).": lambda p, q, b: (p.exp() * q).sum(),
+        "this is the largest Q. It is the value without a KL penalty (beta = 0).": lambda p, q, b: (
+            q.max()
         ),
-        "the mean of Q under the reference: the value of *not* choosing (beta without end).": lambda p, q, b: (
-            (p.exp() * q).sum()
-        ),
-        "the largest Q: the value without a leash (beta 0).": lambda p, q, b: q.max(),
         "the factor beta before the logarithm is missing.": lambda p, q, b: _soft(p, q, b) / b,
-        "beta multiplies Q inside; it divides.": lambda p, q, b: b * torch.logsumexp(p + q * b, 0),
-        "the mean of Q under the best policy: its KL is not paid.": lambda p, q, b: (
+        "beta multiplies Q in the exponent, but it must divide Q.": lambda p, q, b: (
+            b * torch.logsumexp(p + q * b, 0)
+        ),
+        "this is the mean of Q under the best policy. "
+        "The KL penalty of that policy is not subtracted.": lambda p, q, b: (
             (p + q / b).softmax(0) * q
         ).sum(),
     },
@@ -100,22 +102,22 @@ value_steps = Exercise(
     _chain_case,
     _drops,
     {
-        "the end: after the last token stands the score.": _drops_without_the_end,
-        "the sign: after minus before; an error lowers the value.": lambda v, s, m: (
-            -_drops(v, s, m)
+        "the last token is wrong. After the last token comes the score.": _drops_without_the_end,
+        "the sign is wrong. Take after minus before, so "
+        "that an error lowers the value.": lambda v, s, m: -_drops(v, s, m),
+        "this is each value minus the one before it, one position off. "
+        "The effect of token t is V after it minus V before it.": lambda v, s, m: torch.where(
+            m,
+            torch.where(m, v, 0.0)
+            - torch.where(m, v, 0.0).roll(1, 1) * (torch.arange(v.shape[1]) > 0),
+            0.0,
         ),
-        "each value minus the one before it: off by one; what token t did is V after it minus V before it.": lambda v, s, m: (
-            torch.where(
-                m,
-                torch.where(m, v, 0.0)
-                - torch.where(m, v, 0.0).roll(1, 1) * (torch.arange(v.shape[1]) > 0),
-                0.0,
-            )
+        "this is each value minus the one before it, with 0 for the first token. "
+        "It is one position off. "
+        "The effect of token t is V after it minus V before it.": lambda v, s, m: torch.where(
+            m, torch.nn.functional.pad(torch.where(m, v, 0.0).diff(dim=1), (1, 0)), 0.0
         ),
-        "each value minus the one before it, the first left at 0: off by one; what token t did is V after it minus V before it.": lambda v, s, m: (
-            torch.where(m, torch.nn.functional.pad(torch.where(m, v, 0.0).diff(dim=1), (1, 0)), 0.0)
-        ),
-        "these are the values; asked is what each token changed.": lambda v, s, m: torch.where(
+        "these are the values. Return what each token changed.": lambda v, s, m: torch.where(
             m, v, 0.0
         ),
     },
@@ -126,11 +128,10 @@ def _locate_case(g):
     mask = torch.arange(6) < torch.randint(2, 7, (5, 1), generator=g)
     mask[0], mask[1] = torch.arange(6) < 6, torch.arange(6) < 3
     evidence = torch.randn(5, 6, generator=g)
-    evidence[2], mask[2] = (
-        torch.tensor([0.2, -1.0, 0.3, -1.0, 0.0, 0.0]),
-        torch.tensor([True, True, True, True, False, False]),
-    )  # a tie
-    evidence[3, :2] = torch.tensor([40.0, 70.0])  # all far above 0: still there is a lowest
+    # Row 2 has two equal lowest values.
+    evidence[2] = torch.tensor([0.2, -1.0, 0.3, -1.0, 0.0, 0.0])
+    mask[2] = torch.tensor([True, True, True, True, False, False])
+    evidence[3, :2] = torch.tensor([40.0, 70.0])  # all real values are far above 0
     mask[3] = torch.arange(6) < 2
     return torch.where(mask, evidence, torch.nan), mask
 
@@ -145,16 +146,17 @@ blamed_token = Exercise(
     _locate_case,
     _lowest,
     {
-        "the highest was taken: the evidence is low where something went wrong.": lambda e, m: (
-            torch.where(m, e, -torch.inf).argmax(1)
-        ),
-        "padding was set to 0 and won where all real numbers are above it: set it to infinity.": lambda e, m: (
-            torch.where(m, e, 0.0).argmin(1)
-        ),
-        "the largest in size: a very *good* token is no error.": lambda e, m: torch.where(
-            m, e.abs(), -torch.inf
+        "you took the highest value. "
+        "The evidence is low where something went wrong.": lambda e, m: torch.where(
+            m, e, -torch.inf
         ).argmax(1),
-        "of equals the last was taken; the first error comes first.": lambda e, m: (
+        "padding was set to 0, so it is the lowest where all real values are above 0. "
+        "Set it to infinity.": lambda e, m: torch.where(m, e, 0.0).argmin(1),
+        "you took the largest absolute value. A very *good* token is not an error.": lambda e, m: (
+            torch.where(m, e.abs(), -torch.inf).argmax(1)
+        ),
+        "of several equal values you took the last. "
+        "Take the first: the first error comes first.": lambda e, m: (
             e.shape[1] - 1 - torch.where(m, e, torch.inf).flip(1).argmin(1)
         ),
     },

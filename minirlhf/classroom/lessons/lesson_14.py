@@ -1,4 +1,4 @@
-"""Lesson 14: repairs of DPO: a finite target, thumbs instead of pairs, no reference, and a chosen text that must not fall."""
+"""Exercises of lesson 14, on repairs of DPO: IPO, KTO, DPOP, SimPO and ORPO."""
 
 import torch
 from torch.nn.functional import logsigmoid, relu
@@ -27,22 +27,22 @@ ipo_loss = Exercise(
         "the target is 1 / (2 beta), not 1 / beta.": lambda *x: (
             _ratio(*x[:4]) - 1 / x[4]
         ).square(),
-        "the target is 1 / (2 beta); beta / 2 would ask for less the weaker the leash.": lambda *x: (
-            (_ratio(*x[:4]) - x[4] / 2).square()
-        ),
-        "the reference is missing: h is made of log-ratios.": lambda c, r, rc, rr, b: (
+        "the target is 1 / (2 beta). With beta / 2, a weaker KL constraint "
+        "would ask for a smaller margin.": lambda *x: (_ratio(*x[:4]) - x[4] / 2).square(),
+        "the reference is missing. h is a difference of log-ratios.": lambda c, r, rc, rr, b: (
             c - r - 1 / (2 * b)
         ).square(),
-        "the sign of h: chosen minus rejected.": lambda *x: (
+        "the sign of h is wrong. Take chosen minus rejected.": lambda *x: (
             _ratio(*x[:4]) + 1 / (2 * x[4])
         ).square(),
-        "h is compared, not beta h.": lambda *x: (x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])).square(),
-        "the square is missing: far out on the wrong side would be best.": lambda *x: (
+        "you compared beta h with the target. Compare h.": lambda *x: (
+            x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])
+        ).square(),
+        "the square is missing. The loss would be smallest far out on the wrong side.": lambda *x: (
             _ratio(*x[:4]) - 1 / (2 * x[4])
         ),
-        "a margin beyond the target costs nothing here: that is a squared hinge; IPO pulls back.": lambda *x: (
-            relu(1 / (2 * x[4]) - _ratio(*x[:4])).square()
-        ),
+        "a margin above the target costs nothing here. That is a squared hinge loss. "
+        "IPO pulls the margin back.": lambda *x: relu(1 / (2 * x[4]) - _ratio(*x[:4])).square(),
     },
     differentiate=FOUR[:2],
 )
@@ -73,21 +73,22 @@ kto_loss = Exercise(
     _thumbs_case,
     _kto,
     {
-        "the baseline is learned through: it must be detached.": lambda p, q, up, z, b: (
+        "the gradient flows through the baseline. Detach the baseline.": lambda p, q, up, z, b: (
             torch.sigmoid(torch.where(up, -1.0, 1.0) * b * (p - q - z))
         ),
-        "the baseline is missing: every text is compared with 0.": lambda p, q, up, z, b: _kto(
+        "the baseline is missing: every response is compared with 0.": lambda p, q, up, z, b: _kto(
             p, q, up, 0 * z, b
         ),
-        "thumbs are exchanged, or the value is returned instead of 1 minus it.": lambda p, q, up, z, b: (
-            _kto(p, q, ~up, z, b)
-        ),
-        "minus the log-sigmoid: KTO's value is the sigmoid itself, which is bounded.": lambda p, q, up, z, b: (
+        "desirable and undesirable are exchanged, or you returned the "
+        "value instead of 1 minus the value.": lambda p, q, up, z, b: _kto(p, q, ~up, z, b),
+        "this is minus the log-sigmoid. "
+        "KTO's value is the sigmoid itself, which is bounded.": lambda p, q, up, z, b: (
             -logsigmoid(torch.where(up, 1.0, -1.0) * b * (p - q - z.detach()))
         ),
         "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0),
-        "beta weighs the whole difference to z, not the log-ratio alone.": lambda p, q, up, z, b: (
-            _kto(b * p, b * q, up, z, 1.0)
+        "beta multiplies the log-ratio alone. It must multiply the whole difference "
+        "between the log-ratio and the baseline.": lambda p, q, up, z, b: _kto(
+            b * p, b * q, up, z, 1.0
         ),
         "the reference is missing.": lambda p, q, up, z, b: _kto(p, 0 * q, up, z, b),
     },
@@ -97,9 +98,8 @@ kto_loss = Exercise(
 
 def _penalty_case(g):
     chosen, rejected, ref_rejected = -20 * torch.rand(3, 6, generator=g)
-    ref_chosen = chosen + torch.tensor(
-        [3.0, -3.0, 1.0, -1.0, 0.5, 2.0]
-    )  # both sides of the reference
+    # The chosen response is less likely than under the reference in some pairs, not in all.
+    ref_chosen = chosen + torch.tensor([3.0, -3.0, 1.0, -1.0, 0.5, 2.0])
     return (
         chosen,
         rejected,
@@ -120,28 +120,33 @@ dpop_loss = Exercise(
     _penalty_case,
     _dpop,
     {
-        "the penalty is on the wrong side: it punishes a chosen text that became *likelier*.": lambda c, r, rc, rr, b, p: (
+        "the penalty has the wrong direction: it punishes "
+        "a chosen response that became *more* likely.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(c - rc)))
         ),
-        "without the max(0, ...) a chosen text that grew would be paid for it, over and over.": lambda c, r, rc, rr, b, p: (
+        "max(0, ...) is missing. Without it, a chosen response that became "
+        "more likely is rewarded for it without limit.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * (_ratio(c, r, rc, rr) - p * (rc - c)))
         ),
-        "the penalty stands outside beta: it belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
+        "the penalty is outside beta. It belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * _ratio(c, r, rc, rr) - p * relu(rc - c))
         ),
-        "the penalty is added to the loss; it belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
+        "the penalty is added to the loss. "
+        "It belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * _ratio(c, r, rc, rr)) + p * relu(rc - c)
         ),
-        "the penalty adds to the margin; it takes it away.": lambda c, r, rc, rr, b, p: (
+        "the penalty is added to the margin. Subtract it.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c)))
         ),
         "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(
             c, r, rc, rr, b, 0.0
         ),
-        "the rejected text's fall is punished; it is meant to fall.": lambda c, r, rc, rr, b, p: (
+        "you punished the fall of the rejected response. "
+        "The rejected response is meant to fall.": lambda c, r, rc, rr, b, p: (
             -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r)))
         ),
-        "the logarithm of a sigmoid that has become 0: infinite where a pair is very wrong; logsigmoid is not.": lambda c, r, rc, rr, b, p: (
+        "where a pair is very wrong, the sigmoid becomes 0 and its logarithm infinite. "
+        "Use logsigmoid.": lambda c, r, rc, rr, b, p: (
             -torch.sigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rc - c))).log()
         ),
     },
@@ -172,24 +177,28 @@ simpo_loss = Exercise(
     _sequences_case,
     lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=c),
     {
-        "sums instead of means: a longer text would be worse for its length.": lambda x, m, b, c: (
+        "these are sums, not means. "
+        "A longer response would get a lower reward because of its length.": lambda x, m, b, c: (
             simpo(*_means(x, m, True), beta=b, margin=c)
         ),
-        "the mean runs over the padding too: divide by the number of real tokens.": lambda x, m, b, c: (
+        "the mean includes the padding. Divide by the number of real tokens.": lambda x, m, b, c: (
             simpo(*(torch.where(m, x, 0.0).mean(1)).chunk(2), beta=b, margin=c)
         ),
-        "the margin is added; it is what the difference must exceed.": lambda x, m, b, c: (
+        "the margin is added. "
+        "It is what the difference must exceed: subtract it.": lambda x, m, b, c: (
             -logsigmoid(b * (_means(x, m)[0] - _means(x, m)[1]) + c)
         ),
-        "the margin is multiplied by beta: here it is in reward units (the authors' code takes the ratio).": lambda x, m, b, c: (
-            simpo(*_means(x, m), beta=b, margin=b * c)
+        "the margin is multiplied by beta. Here the margin is in reward units already. "
+        "(The authors' code takes the ratio of margin and beta instead.)": lambda x, m, b, c: simpo(
+            *_means(x, m), beta=b, margin=b * c
         ),
         "the margin is missing.": lambda x, m, b, c: simpo(*_means(x, m), beta=b, margin=0.0),
         "chosen and rejected are exchanged.": lambda x, m, b, c: simpo(
             *_means(x, m)[::-1], beta=b, margin=c
         ),
-        "the chosen texts come first, then the rejected: they do not alternate.": lambda x, m, b, c: (
-            simpo(*(lambda y: (y[::2], y[1::2]))(torch.cat(_means(x, m))), beta=b, margin=c)
+        "the chosen responses come first, then the rejected ones. "
+        "They do not alternate.": lambda x, m, b, c: simpo(
+            *(lambda y: (y[::2], y[1::2]))(torch.cat(_means(x, m))), beta=b, margin=c
         ),
     },
     differentiate=("logprobs",),
@@ -215,22 +224,28 @@ orpo_loss = Exercise(
     _odds_case,
     _odds,
     {
-        "the ratio of probabilities: odds are p / (1 - p).": lambda c, r, b: (
+        "this is the ratio of the probabilities. Odds are p / (1 - p).": lambda c, r, b: (
             -c - b * logsigmoid(c - r)
         ),
-        "the imitation of the chosen text is missing.": lambda c, r, b: _odds(c, r, b) + c,
-        "beta weighs the odds' part; it does not stand inside the sigmoid.": lambda c, r, b: (
+        "the first term is missing: the loss of imitating the chosen response.": lambda c, r, b: (
+            _odds(c, r, b) + c
+        ),
+        "beta is inside the sigmoid. It multiplies the odds-ratio term.": lambda c, r, b: (
             -c - logsigmoid(b * (c - _log_not(c) - r + _log_not(r)))
         ),
-        "chosen and rejected are exchanged in the odds.": lambda c, r, b: _odds(r, c, b) + r - c,
-        "log odds are log p *minus* log (1 - p).": lambda c, r, b: (
+        "chosen and rejected are exchanged in the odds ratio.": lambda c, r, b: (
+            _odds(r, c, b) + r - c
+        ),
+        "log-odds are log p *minus* log (1 - p).": lambda c, r, b: (
             -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r))
         ),
-        "infinite or NaN where a text is nearly certain: what is left of 1 - exp(x) when exp(x) is nearly 1?": lambda c, r, b: (
+        "the result is infinite or NaN where a response is nearly certain. "
+        "When exp(x) is nearly 1, few or no digits of 1 - exp(x) are left.": lambda c, r, b: (
             -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log())
         ),
         **{
-            f"a floor of {e:g} makes it finite, but with wrong digits: what is left of 1 - exp(x) must be computed without the subtraction.": lambda c, r, b, e=e: (
+            f"a floor of {e:g} makes the result finite, but its digits are wrong. "
+            "Compute 1 - exp(x) without the subtraction.": lambda c, r, b, e=e: (
                 -c
                 - b
                 * logsigmoid(
@@ -241,5 +256,6 @@ orpo_loss = Exercise(
         },
     },
     differentiate=("chosen_mean_logprobs", "rejected_mean_logprobs"),
+    # In float32, 1 - exp(x) is a fifth too large for the first x, and 0 for the second.
     edges=tuple((torch.tensor([-30.0]), torch.tensor([x]), 1.0) for x in (-1e-7, -1e-8)),
-)  # exp(x): a digit is left of 1 - exp(x), or none
+)
