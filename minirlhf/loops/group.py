@@ -1,10 +1,13 @@
 """Policy gradients without a critic: GRPO and its family.
 
-The baseline of a response comes from other responses, most often those to the same prompt:
+The baseline of a response comes from other responses, most often those to the same prompt. GRPO
+compares each of the G responses to a prompt with their mean, and clips the loss as PPO does:
 
-    A_i = (r_i - mean r) / (std r + eps)   for each of the G responses to one prompt
+    A_i = (r_i - mean r) / (std r + eps)
+    ratio = pi / pi_old      loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A)
 
-Source: Shao et al. 2024. The other rows of the family: loops/family.py.
+Source: Shao et al. 2024. By default the KL penalty is taken off the score, as in PPO; the row
+`grpo-paper` has it as a loss. The other rows of the family: loops/family.py.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,8 @@ from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, check, seed_all
 
-UPDATE = ("policy_loss", "ratio", "clip_fraction", "grad_norm")  # 0 if every response was masked
+# metrics of the update; they are 0 where every response was masked and nothing was updated
+UPDATE_METRICS = ("policy_loss", "ratio", "clip_fraction", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class GroupConfig:
     def plain(cls, name: str = "grpo", **given) -> "GroupConfig":
         """A row of FAMILY with every extra switched off.
 
-        No penalty for a missing EOS, a constant learning rate, no gradient clipping.
+        No penalty for a missing EOS, a constant learning rate, no gradient clipping. What the row
+        itself says stays, and so does the KL penalty; kl=KLConfig(kl_coef=0) turns it off.
         """
         off = {
             "missing_eos_penalty": 0.0,
@@ -151,7 +156,8 @@ def train_group(
 
     Returns:
         (model, history). Rows of the history:
-        score: mean over the batch, reward units. With groups: reward_std (mean standard deviation
+        score: mean over the responses sampled first, before any group is replaced, reward units.
+        With groups: reward_std (mean standard deviation
         within them), frac_reward_zero_std (share of groups with equal scores, before any is
         dropped), best_of_group (mean of each group's best score: pass@G where scores are 0 or 1).
         kl: nats per sequence. kl_coef. entropy: nats per token, estimated as -mean log pi of the
@@ -161,14 +167,15 @@ def train_group(
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    row, sampling, eos_id = config.algorithm, config.sampling.for_training(), tokenizer.eos_token_id
+    algorithm, eos_id = config.algorithm, tokenizer.eos_token_id
+    sampling = config.sampling.for_training()  # refuses top-k and top-p
     reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
     state = {"kl_coef": config.kl.kl_coef, "running_mean": None}
     model.eval()  # dropout off: the importance ratio must be 1 at the first minibatch
 
     def draw(index, **given) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
-        """(responses to the prompts of these numbers, their scores, the scores less penalties)."""
+        """Responses to prompts [index], their scores, and the scores less penalties."""
         settings = {"config": sampling, "samples_per_prompt": config.group_size} | given
         ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
         batch = formulas.sample(
@@ -195,40 +202,40 @@ def train_group(
         # 1. Sample a group of responses to each prompt, and score them.
         batch, scores, penalised = draw(index)
         samples, group_metrics = len(scores), _group_metrics(scores, config.group_size)
-        if row.drop_spread is not None:
+        if algorithm.drop_spread is not None:
             batch, penalised, more = _refilled(
                 batch, scores, penalised, draw, config, len(prompts), generator
             )
             samples += more
         # 2. The baseline, if it is not the group's own, and the reference's log-probabilities.
-        baseline, more = _baseline(row, penalised, index, draw, state, config, formulas)
+        baseline, more = _baseline(algorithm, penalised, index, draw, state, config, formulas)
         samples += more
         with torch.no_grad():
             ref_logprobs = policy_logprobs(reference, batch, temperature=sampling.temperature)
-            # 3. Advantages.
-            advantages = row.advantages(
-                penalised,
-                batch,
-                ref_logprobs,
-                kl_coef=kl_coef,
-                group_size=config.group_size,
-                baseline=baseline,
-                formulas=formulas,
-            )
+        # 3. Advantages.
+        advantages = algorithm.advantages(
+            penalised,
+            batch,
+            ref_logprobs,
+            kl_coef=kl_coef,
+            group_size=config.group_size,
+            baseline=baseline,
+            formulas=formulas,
+        )
         # 4. Update: some epochs in minibatches, each an optimiser step.
         batch = batch.with_columns(advantages=advantages, ref_logprobs=ref_logprobs)
-        learned = _without_truncated(batch, eos_id) if config.mask_truncated else batch
+        learning = _without_truncated(batch, eos_id) if config.mask_truncated else batch
         set_learning_rate(optimizer, config.optimiser, step, config.steps)
-        minibatches = _minibatches(learned, config, generator)
-        metrics = MeanMetrics(len(minibatches), UPDATE)
+        minibatches = _minibatches(learning, config, generator)
+        metrics = MeanMetrics(len(minibatches), UPDATE_METRICS)
         for rows in minibatches:
-            minibatch = learned.select(rows)
+            minibatch = learning.select(rows)
             denominator = loss_denominator(
-                minibatch.action_mask, how=row.aggregation, constant=config.constant
+                minibatch.action_mask, how=algorithm.aggregation, constant=config.constant
             )
             for part in micro_batches(minibatch, config.optimiser):
                 logprobs = policy_logprobs(model, part, temperature=sampling.temperature)
-                losses = row.losses(
+                losses = algorithm.losses(
                     logprobs,
                     part.old_logprobs,
                     part.advantages,
@@ -240,13 +247,16 @@ def train_group(
                 loss = aggregate(
                     losses,
                     part.action_mask,
-                    how=row.aggregation,
+                    how=algorithm.aggregation,
                     constant=config.constant,
                     denominator=denominator,
                 )
                 loss.backward()
-                metrics.add(policy_loss=loss, **_ratio_metrics(logprobs, part, minibatch, row))
-            metrics.add(grad_norm=clipped_step(model, optimizer, config.optimiser.max_grad_norm))
+                metrics.add(
+                    policy_loss=loss, **_ratio_metrics(logprobs, part, minibatch, algorithm)
+                )
+            grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
+            metrics.add(grad_norm=grad_norm)
         # 5. Log what was sampled before this update, and how the update went.
         sampled = sampling_metrics(batch, ref_logprobs, eos_id)
         kl = sampled.pop("kl")

@@ -1,9 +1,21 @@
 """Proximal policy optimisation (PPO) on a reward model's score.
 
-actor      pi      trained   the policy          reference  pi_ref  frozen   a copy of the start
-reward     r       frozen    scores a response   critic     V       trained  starts as a copy of r
+Four models take part:
 
-reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
+    actor         pi       trained   the policy
+    reference     pi_ref   frozen    a copy of the actor before training
+    reward model  r        frozen    scores a finished response
+    critic        V        trained   predicts the return of a prefix; starts as a copy of r
+
+Each token gets a reward: a KL penalty, and at the last token the score.
+
+    reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
+
+The advantages A follow from rewards and values by GAE. The loss of a token is clipped:
+
+    ratio = pi / pi_old      loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A)
+
+Source: Schulman et al. 2017; for language models Ziegler et al. 2019.
 """
 
 from collections.abc import Callable
@@ -45,7 +57,7 @@ class PPOConfig:
     clip_eps: float = 0.2  # clip of the importance ratio, 0.1 .. 0.3
     clip_eps_high: float | None = None  # its upper end, if another; larger is DAPO's clip-higher
     value_clip_eps: float | None = 0.5  # reward units; None: the value loss is not clipped
-    value_coef: float = 1.0  # weight of the value loss, 0.1 .. 1; matters for a shared trunk
+    value_coef: float = 1.0  # weight of the value loss, 0.1 .. 1; for a shared trunk
     gamma: float = 1.0
     lam: float = 0.95
     whiten: bool = True  # advantages to mean 0 and variance 1 over the tokens of the batch
@@ -78,10 +90,11 @@ class PPOConfig:
 
     @classmethod
     def plain(cls, **given) -> "PPOConfig":
-        """PPO as the paper's pseudocode has it: every extra switched off.
+        """PPO with every extra switched off, to be compared with a loop written by hand.
 
         No whitening, no clip of the value loss, no penalty for a missing EOS, a constant learning
-        rate, no gradient clipping. Other settings can be given as usual.
+        rate, no gradient clipping. The ratio's clip and the KL penalty belong to the algorithm and
+        stay; kl=KLConfig(kl_coef=0) turns the penalty off. Other settings can be given as usual.
         """
         off = {
             "whiten": False,
@@ -100,7 +113,11 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class PPOFormulas:
-    """The functions that PPO uses; replace one to try your own: PPOFormulas(gae=my_gae)."""
+    """The functions that PPO uses; replace one to try your own: PPOFormulas(gae=my_gae).
+
+    A field has the name and the arguments of the package's function. The metrics ratio and
+    clip_fraction always describe the package's clip.
+    """
 
     sample: Callable = sample
     response_values: Callable = response_values
@@ -193,7 +210,7 @@ def train_ppo(
             generator=generator,
         )
         mask = batch.action_mask
-        # 2. Ask the three other models.
+        # 2. Ask the three other models: reward model, reference and critic.
         with torch.no_grad():
             scores = score(batch)
             ref_logprobs = policy_logprobs(reference, batch, temperature=sampling.temperature)
@@ -215,7 +232,7 @@ def train_ppo(
         for _ in range(config.epochs):
             for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size):
                 minibatch = batch.select(rows)
-                tokens = loss_denominator(minibatch.action_mask)
+                denominator = loss_denominator(minibatch.action_mask)  # the number of its tokens
                 for part in micro_batches(minibatch, config.actor):
                     logprobs = networks.logprobs(part)
                     policy_losses = formulas.ppo_clip(
@@ -225,14 +242,17 @@ def train_ppo(
                         part.action_mask,
                         **config.clip,
                     )
-                    policy_loss = aggregate(policy_losses, part.action_mask, denominator=tokens)
+                    policy_loss = aggregate(
+                        policy_losses, part.action_mask, denominator=denominator
+                    )
                     networks.backward(policy_loss=policy_loss)
                     value_losses = _value_losses(networks.values(part), part, config, formulas)
-                    value_loss = aggregate(value_losses, part.action_mask, denominator=tokens)
+                    value_loss = aggregate(value_losses, part.action_mask, denominator=denominator)
                     networks.backward(value_loss=config.value_coef * value_loss)
-                    ratios = _ratio_metrics(logprobs, part, tokens, config)
+                    ratios = _ratio_metrics(logprobs, part, denominator, config)
                     metrics.add(policy_loss=policy_loss, value_loss=value_loss, **ratios)
-                metrics.add(grad_norm=networks.step())
+                grad_norm = networks.step()
+                metrics.add(grad_norm=grad_norm)
         # 5. Log what was sampled before this update, and how the update went.
         sampled = sampling_metrics(batch, ref_logprobs, eos_id)
         kl = sampled.pop("kl")
@@ -267,10 +287,10 @@ def _value_losses(
 
 @torch.no_grad()
 def _ratio_metrics(
-    logprobs: torch.Tensor, batch: Rollout, tokens: float, config: PPOConfig
+    logprobs: torch.Tensor, batch: Rollout, denominator: float, config: PPOConfig
 ) -> dict[str, torch.Tensor]:
     """Mean ratio and share of clipped tokens, weighted by this part's share of the minibatch."""
-    share = batch.action_mask.sum() / tokens
+    share = batch.action_mask.sum() / denominator
     clipped = is_clipped(
         logprobs, batch.old_logprobs, batch.advantages, batch.action_mask, **config.clip
     )
