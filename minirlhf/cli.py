@@ -23,7 +23,17 @@ from safetensors import SafetensorError
 from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
 from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
 from minirlhf.evaluate import sharpened_or_learned
-from minirlhf.grid import (
+from minirlhf.experiments.practice import (
+    ASKED,
+    STEPS,
+    TASKS,
+    TRIES,
+    group_config,
+    judged,
+    scoring,
+    train_tiny_steps,
+)
+from minirlhf.experiments.recording import (
     VARIANTS,
     record_accuracy,
     record_grid,
@@ -31,6 +41,8 @@ from minirlhf.grid import (
     rerun,
     rerun_variant,
 )
+from minirlhf.experiments.smollm2 import NOTES_SENTENCE, SmolConfig
+from minirlhf.experiments.smollm2 import run as run_smollm2
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
@@ -45,24 +57,12 @@ from minirlhf.models.adapters import fitted, merged
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.practice import (
-    ASKED,
-    STEPS,
-    TASKS,
-    TRIES,
-    group_config,
-    judged,
-    scoring,
-    train_tiny_steps,
-)
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores
 from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
 from minirlhf.search.selection import best_of_n
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
-from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig
-from minirlhf.smollm2 import run as run_smollm2
 from minirlhf.tasks import reviews, sources
 from minirlhf.tasks.formats import completions, paired
 from minirlhf.tasks.hub import DATASETS, load_by_name

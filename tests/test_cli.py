@@ -9,9 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from minirlhf import cli, practice
+from minirlhf import cli
 from minirlhf.classroom.claims import load_results, record
-from minirlhf.grid import record_accuracy, record_grid, rerun
+from minirlhf.experiments import practice
+from minirlhf.experiments.recording import record_accuracy, record_grid, rerun
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.online import ONLINE

@@ -12,7 +12,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from minirlhf import cli, smollm2
+from minirlhf import cli
+from minirlhf.experiments import smollm2
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE
 from minirlhf.loops.preference import LOSSES, DPOConfig

@@ -2,7 +2,7 @@ import pytest
 
 from minirlhf.classroom import atlas
 from minirlhf.classroom.claims import load_results
-from minirlhf.grid import VARIANTS
+from minirlhf.experiments.recording import VARIANTS
 
 KEY = atlas._names()
 

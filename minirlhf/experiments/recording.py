@@ -9,7 +9,10 @@ from unittest.mock import patch
 
 from minirlhf import evaluate
 from minirlhf.classroom.claims import RESULTS, differences, load_results, record
-from minirlhf.experiments import (
+from minirlhf.experiments.faults import FAULTS
+from minirlhf.experiments.planted import planted_run
+from minirlhf.experiments.practice import TASKS
+from minirlhf.experiments.runs import (
     BEST,
     BRIEF,
     group_run,
@@ -19,12 +22,9 @@ from minirlhf.experiments import (
     preference_run,
     thrifty_run,
 )
-from minirlhf.faults import FAULTS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.online import LEASH, ONLINE
 from minirlhf.loops.preference import LOSSES
-from minirlhf.planted import planted_run
-from minirlhf.practice import TASKS
 from minirlhf.runtime import atomic_path, check, commit
 from minirlhf.show.curves import method_points, reward_kl_plane
 from minirlhf.tour import Tour, TourConfig

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 
 from minirlhf.core.logprobs import sequence_logprobs
+from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.group import train_group
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
@@ -25,7 +26,6 @@ from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel, SharedCritic
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample
-from minirlhf.practice import TASKS, group_config, judged, scoring
 from minirlhf.rewards.gold import gold_judge
 from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
 from minirlhf.runtime import write_text

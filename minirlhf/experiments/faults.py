@@ -39,13 +39,13 @@ FAULTS = {  # what is replaced in the atlas, by name; settings alone make the ot
         )
     },
     "reward scale wrong": {
-        "experiments.rollout_score": lambda *model: (
+        "experiments.runs.rollout_score": lambda *model: (
             lambda rollout: 20 * rollout_score(*model)(rollout)
         )
     },
-    "EOS never trained": {"experiments.load_policy": _sft_without_eos},
+    "EOS never trained": {"experiments.runs.load_policy": _sft_without_eos},
     "whitening at the optimum": {
-        "experiments.rollout_score": lambda *model: (
+        "experiments.runs.rollout_score": lambda *model: (
             lambda rollout: 0 * rollout_score(*model)(rollout) + 1
         )
     },

@@ -10,14 +10,14 @@ import torch
 from datasets import Dataset
 
 from minirlhf import evaluate
-from minirlhf.experiments import kept
+from minirlhf.experiments.practice import LEVELS, TASKS
+from minirlhf.experiments.runs import kept
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 from minirlhf.models.forward import decode, encode, policy_logprobs
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import sample_text
-from minirlhf.practice import LEVELS, TASKS
 from minirlhf.tasks import arithmetic
 from minirlhf.tasks.formats import unpaired
 from minirlhf.tour import trainable

@@ -6,10 +6,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from minirlhf import experiments, grid, practice
 from minirlhf.classroom.claims import load_results, record
 from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.faults import FAULTS
+from minirlhf.experiments import practice, runs
+from minirlhf.experiments import recording as grid
+from minirlhf.experiments.faults import FAULTS
 from minirlhf.loops import ppo
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.ppo import PPOConfig
@@ -24,9 +25,9 @@ SMALL = {"steps": 1, "batch_size": 4, "minibatch_size": 2, "epochs": 1}
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Every experiment with two variants of a step each, judged on two titles or forty pairs."""
-    pairs = experiments.reviews.preference_pairs
+    pairs = runs.reviews.preference_pairs
     monkeypatch.setattr(
-        experiments.reviews,
+        runs.reviews,
         "preference_pairs",
         lambda split, count, **given: pairs(split, min(count, 40), **given),
     )
@@ -40,10 +41,8 @@ def small(monkeypatch):
             "atlas": {name: SMALL for name in ("healthy", *FAULTS)},
         },
     )
-    monkeypatch.setattr(experiments, "RewardConfig", lambda seed: grid_reward(seed))
-    monkeypatch.setattr(
-        experiments.reviews, "eval_prompts", lambda split: ["a film\n", "another\n"]
-    )
+    monkeypatch.setattr(runs, "RewardConfig", lambda seed: grid_reward(seed))
+    monkeypatch.setattr(runs.reviews, "eval_prompts", lambda split: ["a film\n", "another\n"])
 
 
 def grid_reward(seed):
@@ -67,8 +66,8 @@ def test_an_experiment_is_recorded_resumed_and_one_of_its_rows_compared(tmp_path
     assert len(load_results("leash_history", folder=results)) == 4 and "gold_by_prompt" in rows[0]
     assert [row["pairs"] for row in load_results("labels", folder=results)] == [4, 4]
     with monkeypatch.context() as patch:  # a second run trains nothing
-        patch.setattr(experiments, "train_ppo", None)
-        patch.setattr(experiments, "train_reward_model", None)
+        patch.setattr(runs, "train_ppo", None)
+        patch.setattr(runs, "train_reward_model", None)
         for name in ("leash", "labels"):
             grid.record_variants(
                 name, tmp_path / name, 2, on_step=nothing, results=tmp_path / "again"
@@ -89,15 +88,15 @@ def test_an_experiment_is_recorded_resumed_and_one_of_its_rows_compared(tmp_path
 
 
 def test_other_settings_are_another_run(tmp_path):
-    first = experiments.ppo_run(tmp_path / "x.json", SMALL, nothing)
-    again = experiments.ppo_run(tmp_path / "x.json", SMALL, nothing)
-    other = experiments.ppo_run(tmp_path / "x.json", SMALL | {"seed": 1}, nothing)
+    first = runs.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    again = runs.ppo_run(tmp_path / "x.json", SMALL, nothing)
+    other = runs.ppo_run(tmp_path / "x.json", SMALL | {"seed": 1}, nothing)
     assert first[0]["gold"] == again[0]["gold"] and first[1] == again[1] and other[1] != first[1]
     assert json.loads((tmp_path / "x.json").read_text())["config"]["seed"] == 1
 
 
 def test_every_fault_is_in_its_run_and_gone_afterwards(tmp_path, monkeypatch):
-    import minirlhf.faults as faults
+    import minirlhf.experiments.faults as faults
 
     started = []
 
@@ -106,7 +105,7 @@ def test_every_fault_is_in_its_run_and_gone_afterwards(tmp_path, monkeypatch):
         return load_policy("tiny-reviews")
 
     monkeypatch.setitem(
-        FAULTS, "EOS never trained", {"experiments.load_policy": untaught}
+        FAULTS, "EOS never trained", {"experiments.runs.load_policy": untaught}
     )  # its own takes half a minute
     rows = {
         name: grid.run_variant("atlas", name, 0, tmp_path, on_step=nothing)[1][-1]
@@ -118,8 +117,8 @@ def test_every_fault_is_in_its_run_and_gone_afterwards(tmp_path, monkeypatch):
     )
     assert rows["whitening at the optimum"]["score"] == 1
     assert started == ["tiny-reviews-sft"]
-    assert ppo.kl_shaped_rewards is kl_shaped_rewards and experiments.load_policy is load_policy
-    assert experiments.rollout_score is faults.rollout_score
+    assert ppo.kl_shaped_rewards is kl_shaped_rewards and runs.load_policy is load_policy
+    assert runs.rollout_score is faults.rollout_score
 
 
 def test_the_kl_sign_is_turned():
@@ -132,7 +131,7 @@ def test_the_kl_sign_is_turned():
 
 
 def test_sft_without_eos_never_sees_one(monkeypatch):
-    import minirlhf.faults as faults
+    import minirlhf.experiments.faults as faults
     import minirlhf.loops.sft as sft
 
     seen = []
@@ -147,7 +146,7 @@ def test_sft_without_eos_never_sees_one(monkeypatch):
         return model, None
 
     monkeypatch.setattr(faults, "train_sft", looks)
-    FAULTS["EOS never trained"]["experiments.load_policy"]("tiny-reviews-sft")
+    FAULTS["EOS never trained"]["experiments.runs.load_policy"]("tiny-reviews-sft")
     assert seen == [False]
 
 
@@ -190,17 +189,15 @@ LIKED = {
 
 def test_the_experiment_of_part_three_runs_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "VARIANTS", {"preference": LIKED})
+    monkeypatch.setattr(runs.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
+    online, probe = runs.OnlineConfig, runs.pair_probe
     monkeypatch.setattr(
-        experiments.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"]
-    )
-    online, probe = experiments.OnlineConfig, experiments.pair_probe
-    monkeypatch.setattr(
-        experiments, "OnlineConfig", lambda **given: online(**given | {"refresh": 1})
+        runs, "OnlineConfig", lambda **given: online(**given | {"refresh": 1})
     )
     monkeypatch.setattr(
-        experiments, "ONLINE", {"rso": replace(experiments.ONLINE["rso"], refresh=1, samples=3)}
+        runs, "ONLINE", {"rso": replace(runs.ONLINE["rso"], refresh=1, samples=3)}
     )
-    monkeypatch.setattr(experiments, "pair_probe", lambda *given: probe(*given, count=6))
+    monkeypatch.setattr(runs, "pair_probe", lambda *given: probe(*given, count=6))
     grid.record_variants("preference", tmp_path, 1, on_step=nothing, results=tmp_path / "results")
     rows = {row["variant"]: row for row in load_results("preference", folder=tmp_path / "results")}
     assert list(rows) == list(LIKED)
@@ -224,20 +221,20 @@ def test_the_experiment_of_part_three_runs_and_is_kept(tmp_path, monkeypatch):
 
 def test_the_order_of_held_out_pairs_is_counted_film_by_film(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "VARIANTS", {"order": {"ipo": {"dpo": {"loss": "ipo", "steps": 2}}}})
-    probe, drawn, pairs = experiments.pair_probe, [], experiments.reviews.preference_pairs
+    probe, drawn, pairs = runs.pair_probe, [], runs.reviews.preference_pairs
     monkeypatch.setattr(
-        experiments,
+        runs,
         "pair_probe",
         lambda model, tokenizer, split, count, **by: probe(model, tokenizer, split, 12, **by),
     )
     monkeypatch.setattr(
-        experiments.reviews,
+        runs.reviews,
         "preference_pairs",
         lambda *a, **k: drawn.append((a, d := pairs(*a, **k))) or d,
     )
     grid.record_variants("order", tmp_path, 1, on_step=nothing, results=tmp_path / "results")
     (row,), held_out = load_results("order", folder=tmp_path / "results"), drawn[1][1]
-    assert [given for given, _ in drawn] == [("reward", experiments.TourConfig.pairs), ("test", 12)]
+    assert [given for given, _ in drawn] == [("reward", runs.TourConfig.pairs), ("test", 12)]
     assert all(key in row for key in grid.COMPARED["order"])
     assert {film: pairs for film, (_, pairs) in row["by_film"].items()} == Counter(
         held_out["prompt"]
@@ -252,10 +249,8 @@ def test_a_probe_asks_by_how_much_each_side_moved(monkeypatch):
         {"prompt": "g", "chosen": "bad", "rejected": "so so"},
         {"prompt": "f", "chosen": "good", "rejected": "so so"},
     ]
-    monkeypatch.setattr(
-        experiments.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(rows)
-    )
-    got = experiments.pair_probe(start, tokenizer, by_film=True)(moved)
+    monkeypatch.setattr(runs.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(rows))
+    got = runs.pair_probe(start, tokenizer, by_film=True)(moved)
 
     def change(prompt, text):  # alone, without a batch
         one = encode(tokenizer, [prompt], [text])
@@ -281,7 +276,7 @@ def test_relabelled_pairs_are_the_same_texts_as_the_judge_orders_them():
             {"prompt": "p", "chosen": "a", "rejected": "long one", "chosen_mean": 1.0},
         ]
     )
-    judged = experiments.relabelled(
+    judged = runs.relabelled(
         pairs, lambda prompts, texts: torch.tensor([float(len(t)) for t in texts])
     )
     assert judged[:] == {"prompt": ["p", "p"], "chosen": ["long one"] * 2, "rejected": ["a"] * 2}
@@ -305,7 +300,7 @@ def test_the_experiments_of_part_two_run_and_are_kept(name, tmp_path, monkeypatc
     if name == "jitter":  # the score trembles, what is right does not
         assert histories[0]["right"] <= histories[0]["score"] < histories[0]["right"] + 1e-3
     for trainer in ("train_ppo", "train_group"):  # a second run trains nothing
-        monkeypatch.setattr(experiments, trainer, None)
+        monkeypatch.setattr(runs, trainer, None)
     grid.record_variants(name, tmp_path / name, 1, on_step=nothing, results=tmp_path / "again")
     assert load_results(name, folder=tmp_path / "again") == rows
 

@@ -4,10 +4,10 @@ import json
 
 import torch
 
-from minirlhf import planted
+from minirlhf.experiments import planted
+from minirlhf.experiments.practice import LEVELS
 from minirlhf.loops.verifier import VerifierConfig
 from minirlhf.models.load import load_policy
-from minirlhf.practice import LEVELS
 from minirlhf.tasks import arithmetic
 
 SMALL = {
