@@ -1,17 +1,19 @@
-"""Who finds the place of an error? Calculations with one wrong digit, and the model's own mistakes, read token by token."""
+"""Locating errors: which method finds the wrong token or step in a calculation?
+
+The calculations have one planted wrong digit, or they are the model's own false samples.
+"""
 
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from datasets import Dataset
 
 from minirlhf import evaluate
+from minirlhf.core.rollout import Rollout
 from minirlhf.experiments.practice import LEVELS, TASKS
-from minirlhf.experiments.runs import kept
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
@@ -22,7 +24,7 @@ from minirlhf.tasks import arithmetic
 from minirlhf.tasks.formats import unpaired
 from minirlhf.tour import trainable
 
-LOCATED = {  # DPO and the verifier read as many texts: 38,400
+LOCATED = {  # DPO and the verifier read the same number of texts: 38,400
     "problems": 5000,
     "asked": 400,
     "dpo": {"steps": 300, "batch_size": 64, "optimiser": OptimiserConfig(lr=3e-4)},
@@ -30,81 +32,84 @@ LOCATED = {  # DPO and the verifier read as many texts: 38,400
 }
 
 
-def planted_run(path: Path, settings: dict, on_step: Callable) -> tuple[dict, list[dict]]:
-    """DPO and a verifier on right and wrong calculations of tiny-steps' problems: who finds the place of an error? (its row, nothing)
+def planted_config(settings: dict) -> dict:
+    """Settings of DPO and of the verifier, and how many problems they practise and are asked."""
+    return LOCATED | {
+        "dpo": DPOConfig(**LOCATED["dpo"], seed=settings["seed"]),
+        "verifier": replace(LOCATED["verifier"], seed=settings["seed"]),
+    }
 
-    texts: "planted", right solutions against the same with one wrong digit; or "own", the model's own right and wrong samples. Asked on
-    400 held-out problems with a planted digit (right: the very token), and on samples of the start, 400 or as many as there are, with
-    one false step (right: the step). Blamed is the token with the lowest log pi_ref (surprisal), log pi/pi_ref (implicit), log pi, or
-    change of V.
+
+def planted_run(settings: dict, config: dict, on_step: Callable) -> tuple[dict, list[dict]]:
+    """DPO and a verifier trained on right and wrong calculations; how often each locates an error.
+
+    `texts`: "planted" (right solutions, and the same with one wrong digit) or "own" (the model's
+    own right and wrong samples). The History is empty. The row holds shares of two kinds of cases:
+
+        planted   held-out problems with one planted wrong digit; right is the very token
+        own       samples of the start with exactly one false step; right is the step
+
+    Each method blames the token with its lowest value; see `evidence_of`.
     """
-    seed, dpo, checks = (
-        settings["seed"],
-        DPOConfig(**LOCATED["dpo"], seed=settings["seed"]),
-        LOCATED["verifier"],
+    seed = settings["seed"]
+    policy, tokenizer = load_policy("tiny-steps")
+    practice = arithmetic.problems("train", config["problems"], seed=1 + seed, levels=LEVELS)
+    if settings["texts"] == "planted":
+        pairs = planted_pairs(practice, seed)
+    else:
+        pairs = own_pairs(policy, tokenizer, practice, seed)
+    texts = pairs.select_columns(["prompt", "chosen", "rejected"])
+    actor = trainable(policy)
+    train_dpo(actor, tokenizer, texts, config["dpo"], reference=policy, on_step=on_step)
+    verifier, history = train_verifier(
+        trainable(policy).base_model,
+        tokenizer,
+        unpaired(texts),
+        config["verifier"],
+        on_step=on_step,
     )
+    last = history[-20:]
+    row = {"pairs": len(pairs), "verifier_right": sum(r["right"] for r in last) / len(last)}
+    asked = arithmetic.problems("test", config["asked"], levels=LEVELS)
+    for name, cases, unit in (
+        ("planted", planted_pairs(asked, 0), "place"),
+        ("own", false_steps(policy, tokenizer, asked, 0, config["asked"]), "step"),
+    ):
+        batch = encode(tokenizer, cases["prompt"], cases["rejected"])
+        for method, values in evidence_of(policy, actor, verifier, batch).items():
+            row |= _share_found(f"{name}, {method}", values, batch, cases, unit)
+        row[f"{name}, cases"] = len(cases)
+        row[f"{name}, by chance"] = _share_by_chance(cases["rejected"], unit)
+    return row, []
 
-    def made():
-        policy, tokenizer = load_policy("tiny-steps")
-        practice = arithmetic.problems("train", LOCATED["problems"], seed=1 + seed, levels=LEVELS)
-        pairs = (
-            planted_pairs(practice, seed)
-            if settings["texts"] == "planted"
-            else own_pairs(policy, tokenizer, practice, seed)
-        )
-        actor, columns = trainable(policy), ["prompt", "chosen", "rejected"]
-        train_dpo(
-            actor, tokenizer, pairs.select_columns(columns), dpo, reference=policy, on_step=on_step
-        )
-        verifier, history = train_verifier(
-            trainable(policy).base_model,
-            tokenizer,
-            unpaired(pairs.select_columns(columns)),
-            replace(checks, seed=seed),
-            on_step=on_step,
-        )
-        asked = arithmetic.problems("test", LOCATED["asked"], levels=LEVELS)
-        planted = planted_pairs(asked, 0)
-        faulty = false_steps(policy, tokenizer, asked, 0, LOCATED["asked"])
-        row = {
-            "pairs": len(pairs),
-            "verifier_right": sum(r["right"] for r in history[-20:]) / len(history[-20:]),
-        }
-        for name, cases, unit in (("planted", planted, "place"), ("own", faulty, "step")):
-            batch = encode(tokenizer, cases["prompt"], cases["rejected"])
-            for evidence, values in evidence_of(policy, actor, verifier, batch).items():
-                blamed = torch.where(batch.response_mask, values, torch.inf).argmin(1).tolist()
-                if unit == "step":
-                    blamed = [
-                        text[:at].count("=")
-                        for text, at in zip(cases["rejected"], blamed, strict=True)
-                    ]
-                found = [float(at == where) for at, where in zip(blamed, cases[unit], strict=True)]
-                low, high = evaluate.bootstrap(torch.tensor(found))
-                row |= {
-                    f"{name}, {evidence}": sum(found) / len(found),
-                    f"{name}, {evidence}, interval": [low, high],
-                }
-            row[f"{name}, cases"] = len(cases)
-            sizes = [
-                text.count("=") + 1 if unit == "step" else len(text) + 1
-                for text in cases["rejected"]
-            ]
-            row[f"{name}, by chance"] = sum(1 / size for size in sizes) / len(sizes)
-        return row, []
 
-    return kept(
-        path,
-        settings
-        | {"config": dpo, "checks": checks}
-        | {key: LOCATED[key] for key in ("problems", "asked")},
-        made,
-    )
+def _share_found(
+    name: str, values: torch.Tensor, batch: Rollout, cases: Dataset, unit: str
+) -> dict:
+    """The share of cases whose lowest value is at the error, with its 95 % interval over cases."""
+    blamed = torch.where(batch.response_mask, values, torch.inf).argmin(1).tolist()
+    if unit == "step":
+        blamed = [text[:at].count("=") for text, at in zip(cases["rejected"], blamed, strict=True)]
+    found = [float(at == where) for at, where in zip(blamed, cases[unit], strict=True)]
+    low, high = evaluate.bootstrap(torch.tensor(found))
+    return {name: sum(found) / len(found), f"{name}, interval": [low, high]}
+
+
+def _share_by_chance(texts: list[str], unit: str) -> float:
+    """The share that a uniformly random token, or step, would find."""
+    sizes = [text.count("=") + 1 if unit == "step" else len(text) + 1 for text in texts]
+    return sum(1 / size for size in sizes) / len(sizes)
 
 
 @torch.no_grad()
 def evidence_of(policy, actor, verifier, batch) -> dict[str, torch.Tensor]:
-    """What each of four readers holds against a token, (B, R); low where something went wrong."""
+    """What four methods say of each token, (B, R); a low value means that something went wrong.
+
+    surprisal             log pi_ref of the token, before any training, nats
+    implicit reward       log pi - log pi_ref after DPO, nats
+    surprisal after DPO   log pi of the token, nats
+    value                 the change that the token makes in the verifier's probability of success
+    """
     before, after = policy_logprobs(policy, batch), policy_logprobs(actor, batch)
     values = prefix_logits(verifier, batch)[0].sigmoid()
     return {
@@ -116,7 +121,11 @@ def evidence_of(policy, actor, verifier, batch) -> dict[str, torch.Tensor]:
 
 
 def planted_pairs(found: list[arithmetic.Problem], seed: int) -> Dataset:
-    """prompt, chosen (the solution), rejected (one digit wrong, carried on), place (of the digit: a token)."""
+    """Pairs of a solution and the same with one wrong digit.
+
+    Columns: prompt; chosen, the solution; rejected, the solution with one wrong digit, from which
+    the later steps go on; place, the position of that digit (a token).
+    """
     draw = random.Random(seed)
     rows = [(p, *arithmetic.planted_error(p.expression, draw)) for p in found]
     return Dataset.from_list(
@@ -135,7 +144,10 @@ def planted_pairs(found: list[arithmetic.Problem], seed: int) -> Dataset:
 def own_samples(
     policy, tokenizer, found: list[arithmetic.Problem], seed: int, tries: int = 16
 ) -> list[tuple[arithmetic.Problem, str]]:
-    """Worked samples of the policy at temperature 1, each different text of a problem once; answers given at once are left out."""
+    """Samples of the policy that show their steps, at temperature 1.
+
+    Each different text of a problem is listed once. Answers without steps are left out.
+    """
     repeated = [p for p in found for _ in range(tries)]
     drawn = sample_text(
         policy,
@@ -152,7 +164,10 @@ def own_samples(
 
 
 def own_pairs(policy, tokenizer, found: list[arithmetic.Problem], seed: int) -> Dataset:
-    """prompt, chosen, rejected: the policy's worked samples that end right against those that end wrong, one to one within a problem."""
+    """Pairs of the policy's own samples: prompt, chosen (right answer), rejected (wrong answer).
+
+    Within a problem each sample is used at most once.
+    """
     kinds = defaultdict(lambda: ([], []))
     for p, text in own_samples(policy, tokenizer, found, seed):
         kinds[p.prompt][arithmetic.answer_of(text) == p.answer].append(text)
@@ -168,7 +183,10 @@ def own_pairs(policy, tokenizer, found: list[arithmetic.Problem], seed: int) -> 
 def false_steps(
     policy, tokenizer, found: list[arithmetic.Problem], seed: int, count: int
 ) -> Dataset:
-    """prompt, rejected (a sample of several steps of which one is false), step (its number)."""
+    """Samples of several steps with exactly one false step: prompt, rejected (the sample), step.
+
+    `step` is the number of the false step, from 0.
+    """
     rows = []
     for p, text in own_samples(policy, tokenizer, found, seed):
         steps = arithmetic.steps_right(p.prompt, text)

@@ -1,8 +1,10 @@
-"""A real language model on a laptop: SmolLM2-135M, low-rank adapters, the same ratings, the same loops.
+"""SmolLM2-135M on a laptop: the same ratings and the same loops, with low-rank adapters.
 
-Two ways to learn a preference from pairs of reviews of a film, both judged on pairs of films that neither saw:
-    a reward head    P(a over b) = sigmoid(r(a) - r(b))
-    DPO              P(a over b) = sigmoid(beta log pi(a)/ref(a) - beta log pi(b)/ref(b))       its implicit reward
+Two ways to learn a preference from pairs of reviews of one film:
+    a reward head   P(a over b) = sigmoid(r(a) - r(b))
+    DPO             P(a over b) = sigmoid(beta log pi(a)/pi_ref(a) - beta log pi(b)/pi_ref(b))
+Both are judged on pairs of films that neither was trained on. The argument of DPO's sigmoid is the
+difference of its implicit rewards.
 """
 
 import time
@@ -29,9 +31,8 @@ from minirlhf.rewards.model import normalise_scores, prefix_scores, text_judge
 from minirlhf.runtime import SMOLLM2
 from minirlhf.tasks import reviews
 
-NOTES_SENTENCE = (
-    "I love to walk the dog, what do you like?"  # scored prefix by prefix in many course notes
-)
+# Many course notes score this sentence prefix by prefix.
+NOTES_SENTENCE = "I love to walk the dog, what do you like?"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class SmolConfig:
 
     model: str = SMOLLM2
     rank: int = 16  # of the adapters
-    pairs: int = 40_000  # drawn from the reward films; how many are read is steps times batch
-    held_out: int = 600  # pairs of the split's films to judge on
+    pairs: int = 40_000  # drawn from the reward films; training reads steps * batch_size of them
+    held_out: int = 600  # pairs to judge on, from the films of `split`
     split: str = "test"
+    sentence: str = NOTES_SENTENCE  # every prefix of it is scored
     reward: RewardConfig = RewardConfig(
         steps=90, batch_size=32, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=3e-4)
     )
@@ -51,80 +53,71 @@ class SmolConfig:
     )
 
 
-def run(
-    folder: Path, config: SmolConfig, sentence: str, on_step: Callable = lambda row: None
+def train_and_compare(
+    folder: Path, config: SmolConfig = SmolConfig(), *, on_step: Callable = lambda row: None
 ) -> list[dict]:
-    """Train both, save both as ordinary models; returns a row each: accuracy on held-out pairs with its 95 % interval over films.
+    """Train a reward head and DPO, save both as ordinary models, and compare them.
 
-    The row of tiny-reviews-reward is of the same pairs; a last row holds the reward of every prefix of `sentence`, in both readings.
+    Returns:
+        One row each for the reward head, tiny-reviews-reward and DPO: accuracy on the same
+        held-out pairs with its 95 % interval over films, and the seconds of training. A last row
+        holds the reward of every prefix of `config.sentence`, read in two ways (`prefix_scores`).
     """
     policy, tokenizer = load_policy(config.model)
     cut = config.reward.max_response
-    pairs = reviews.preference_pairs(
-        "reward", config.pairs, seed=config.reward.seed, max_tokens=cut, tokenizer=tokenizer
-    )
-    held_out = reviews.preference_pairs(
-        config.split, config.held_out, seed=17, max_tokens=cut, tokenizer=tokenizer
-    )
-    started = time.time()
-    samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:64], seed=config.reward.seed)
-    with Checkpoint(folder / "reward.training.safetensors", resume=True) as checkpoint:
-        backbone = fitted(policy.base_model, lora=config.rank, bf16=True)
-        scorer, _ = train_reward_model(
-            backbone, tokenizer, pairs, config.reward, on_step=on_step, checkpoint=checkpoint
-        )
-    normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
+    limits = {"max_tokens": cut, "tokenizer": tokenizer}
+    pairs = reviews.preference_pairs("reward", config.pairs, seed=config.reward.seed, **limits)
+    held_out = reviews.preference_pairs(config.split, config.held_out, seed=17, **limits)
+    scorer, seconds = _train_reward_head(folder, config, policy, tokenizer, pairs, on_step)
     judge = text_judge([scorer], tokenizer, max_response=cut)
-    rows = [
-        {
-            "method": "reward head",
-            **accuracy(held_out, judge),
-            "seconds": time.time() - started + checkpoint.earlier,
-        }
-    ]
+    rows = [{"method": "reward head", **accuracy(held_out, judge), "seconds": seconds}]
     tiny, its_tokenizer = load_scalar("tiny-reviews-reward")
-    rows.append(
-        {
-            "method": "tiny-reviews-reward",
-            **accuracy(held_out, text_judge([tiny], its_tokenizer, max_response=2 * cut)),
-        }
-    )
-    tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
-    policy, started = fitted(load_policy(config.model)[0], lora=config.rank, bf16=True), time.time()
-    with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:
-        train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
-    save_policy(policy, tokenizer, folder / "dpo")
+    judge = text_judge([tiny], its_tokenizer, max_response=2 * cut)
+    rows.append({"method": "tiny-reviews-reward", **accuracy(held_out, judge)})
+    tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", config.sentence)
+    policy, seconds = _train_dpo(folder, config, tokenizer, pairs, on_step)
     judge = implicit_judge(policy, tokenizer, beta=config.dpo.of_loss["beta"], max_response=cut)
     rows.append(
-        {
-            "method": "DPO's implicit reward",
-            **accuracy(held_out, judge),
-            "seconds": time.time() - started + checkpoint.earlier,
-        }
+        {"method": "DPO's implicit reward", **accuracy(held_out, judge), "seconds": seconds}
     )
-    rows.append(
-        {
-            "method": "prefixes",
-            "tokens": tokens,
-            "with_eos": with_eos.tolist(),
-            "one_pass": one_pass.tolist(),
-        }
-    )
+    prefixes = {"with_eos": with_eos.tolist(), "one_pass": one_pass.tolist()}
+    rows.append({"method": "prefixes", "tokens": tokens, **prefixes})
     for stage in ("reward", "dpo"):
         (folder / f"{stage}.training.safetensors").unlink()
     return rows
 
 
+def _train_reward_head(folder: Path, config: SmolConfig, policy, tokenizer, pairs, on_step):
+    """(reward model, seconds); resumes, and saves the model."""
+    started = time.time()
+    samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:64], seed=config.reward.seed)
+    with Checkpoint(folder / "reward.training.safetensors", resume=True) as checkpoint:
+        backbone = fitted(policy.base_model, lora=config.rank, bf16=True)
+        on = {"on_step": on_step, "checkpoint": checkpoint}
+        scorer, _ = train_reward_model(backbone, tokenizer, pairs, config.reward, **on)
+    normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
+    return scorer, time.time() - started + checkpoint.earlier
+
+
+def _train_dpo(folder: Path, config: SmolConfig, tokenizer, pairs, on_step):
+    """(policy, seconds); resumes, and saves the policy."""
+    policy, started = fitted(load_policy(config.model)[0], lora=config.rank, bf16=True), time.time()
+    with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:
+        train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
+    save_policy(policy, tokenizer, folder / "dpo")
+    return policy, time.time() - started + checkpoint.earlier
+
+
 def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
-    """How often the judge prefers the chosen text: the mean over films of each film's share, and its 95 % interval over films."""
+    """How often the judge gives the chosen text the higher score, with a 95 % interval over films.
+
+    The accuracy is the mean over films of each film's own share.
+    """
     rows = pairs[:]
-    right = (
-        judge(rows["prompt"], rows["chosen"]) > judge(rows["prompt"], rows["rejected"])
-    ).tolist()
-    films = {
-        prompt: [r for r, p in zip(right, rows["prompt"], strict=True) if p == prompt]
-        for prompt in rows["prompt"]
-    }
+    chosen, rejected = (judge(rows["prompt"], rows[side]) for side in ("chosen", "rejected"))
+    films = {prompt: [] for prompt in rows["prompt"]}
+    for prompt, right in zip(rows["prompt"], (chosen > rejected).tolist(), strict=True):
+        films[prompt].append(right)
     shares = torch.tensor([sum(film) / len(film) for film in films.values()])
     low, high = bootstrap(shares)
     return {
@@ -132,14 +125,18 @@ def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
         "low": low,
         "high": high,
         "films": len(films),
-        "pairs": len(right),
+        "pairs": len(rows["prompt"]),
     }
 
 
 def implicit_judge(
     policy, tokenizer, *, beta: float, max_response: int, batch_size: int = 32
 ) -> Callable:
-    """(prompts, responses) -> (N,): DPO's own reward, beta log pi / pi_ref, reward units; the reference is what lies below the adapter."""
+    """A judge that scores with DPO's implicit reward, beta log pi / pi_ref.
+
+    The reference policy is the model without its adapter. The judge takes prompts and responses
+    and returns (N,) scores in reward units.
+    """
     reference = BelowAdapter(policy)
 
     @torch.no_grad()
