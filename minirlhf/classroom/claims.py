@@ -1,7 +1,8 @@
-"""Checks for the numbers that the lessons quote.
+"""Checks for the numbers quoted in the lessons.
 
-A lesson states a result with `claim`, which fails the notebook if the result does not hold. In a
-full run the evidence is computed. With FAST=1 it is read from the recorded experiments.
+Exact statements are plain asserts in the notebook. Statistical statements go through `claim`. In a
+full run their evidence is computed live. Under FAST=1 it is read from data/results. A committed
+command recorded these results, and `make claims` repeats some of them.
 """
 
 import os
@@ -16,38 +17,43 @@ __all__ = ["FAST", "ClaimFailed", "claim", "evidence", "load_results"]
 
 
 class ClaimFailed(AssertionError):
-    """The evidence does not support the sentence."""
+    """A statement in a lesson is not supported by its evidence."""
 
 
 def claim(
     sentence: str, holds: bool | Callable[[], bool], *, evidence: str, seeds: int = 1
 ) -> None:
-    """Print the sentence with its evidence if it holds; fail the notebook if it does not.
+    """Check a statement of the prose: print it with its evidence if it holds, raise if it does not.
 
     Args:
-        sentence: what the lesson says.
-        holds: whether the evidence supports it, or a function that finds out.
-        evidence: the numbers, with their intervals.
-        seeds: how many seeds were run.
+        sentence: what the prose says.
+        holds: whether the evidence supports the sentence, or a function that computes this.
+        evidence: the numbers behind the sentence, with their intervals.
+        seeds: the number of seeds behind the evidence.
 
     Raises:
         ClaimFailed: the sentence does not hold.
-        ValueError: `evidence` is empty, or `seeds` is below 1.
-        TypeError: `holds` is neither true nor false. A list or a function would count as true and
-            support any sentence.
+        ValueError: there is no evidence, or no seed.
+        TypeError: `holds` is neither true nor false. A list, for example, is refused: a list with
+            entries is always truthy, so it would support any sentence.
     """
     holds = holds() if callable(holds) else holds
     if holds not in (True, False):
-        raise TypeError(f"A claim holds or does not; got {holds!r} for: {sentence}")
+        raise TypeError(f"holds is {holds!r}; it must be True or False, for: {sentence}")
     check("evidence", evidence, bool(evidence.strip()), "the numbers behind the sentence")
     check("seeds", seeds, seeds >= 1, "1 or more")
     if not holds:
         raise ClaimFailed(
-            f"Does not hold: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)})."
+            f"Not supported: {sentence} Evidence: {evidence} ({seeds} seed{'s' * (seeds != 1)})."
         )
     print(f"\u2713 {sentence}  [{evidence}; {seeds} seed{'s' * (seeds != 1)}]")
 
 
 def evidence(live: Callable[[], list[dict]], name: str) -> list[dict]:
-    """The rows behind a claim: computed by `live`, or read from the record with FAST=1."""
+    """The rows behind a statistical claim.
+
+    Args:
+        live: computes the rows; called in a full run.
+        name: the record in data/results that is read instead under FAST=1.
+    """
     return load_results(name) if FAST else live()
