@@ -48,13 +48,13 @@ def always_one(score: Callable) -> Callable:
 
 
 def encode_without_eos(tokenizer, *texts, **limits):
-    """Encoded texts whose loss mask is `ids != pad`.
+    """Encoded texts whose masks are `ids != pad`.
 
-    Padding is the EOS token here, so this mask leaves the EOS token out of the loss.
+    Padding is the EOS token here, so these masks take the real EOS token for padding.
     """
     batch = encode(tokenizer, *texts, **limits)
-    is_eos = batch.response_ids == tokenizer.eos_token_id
-    return replace(batch, response_mask=batch.response_mask & ~is_eos)
+    mask = batch.response_mask & (batch.response_ids != tokenizer.eos_token_id)
+    return replace(batch, response_mask=mask, action_mask=mask)
 
 
 def start_without_eos():

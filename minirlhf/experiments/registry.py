@@ -108,7 +108,7 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "critic from the SFT model": {"critic": "sft"},
     },
     # DPO on pairs of human ratings, with several values of beta.
-    "betas": {f"beta {beta:g}": {"dpo": {"beta": beta}} for beta in (0.03, 0.1, 0.3, 1)},
+    "betas": {f"beta {beta:g}": {"dpo": {"beta": beta}} for beta in (0.03, 0.1, 0.3, 1.0)},
     # Which method locates an error in a calculation?
     "planted": {
         "planted digits": {"texts": "planted"},

@@ -35,7 +35,7 @@ def by_prompt(frame: pd.DataFrame, column: str, *, by: str = "variant") -> pd.Da
         )
         for prompt, value in enumerate(values)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[by, "seed", "prompt", column])
 
 
 def mean_over_seeds(

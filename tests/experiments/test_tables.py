@@ -1,6 +1,8 @@
 """Tables of recorded results, against cases worked by hand and against `evaluate`."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -208,6 +210,8 @@ def test_what_cannot_be_compared_is_refused():
         experiments.difference_over_prompts(FRAME, "gold", "c")
     with pytest.raises(ValueError, match="No variant is called 'c'; there are a, b"):
         experiments.difference_over_prompts(FRAME, "gold", "a", ["c"])
+    with pytest.raises(ValueError, match="No variant is called 'b'"):
+        experiments.difference_over_prompts(FRAME.head(0), "gold", "b")
     for function in (experiments.mean_over_seeds, experiments.by_prompt):
         with pytest.raises(ValueError, match="No column 'silver"):
             function(FRAME, "silver")
@@ -242,3 +246,12 @@ def test_every_exported_name_is_there():
     assert set(experiments.__all__) <= set(dir(experiments))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = experiments.nothing
+
+
+def test_a_record_is_read_without_importing_the_loops():
+    code = (
+        "import sys, minirlhf.experiments as e; e.mean_over_seeds(e.results('labels'), 'loss'); "
+        "print('transformers' in sys.modules or 'minirlhf.loops' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -56,8 +56,8 @@ def test_every_import_of_a_notebook_resolves(path):
 
 
 def test_an_import_that_does_not_resolve_is_found():
-    code = "import math\nfrom minirlhf.grid import VARIANTS\nfrom minirlhf import core, nothing"
-    assert unresolved(code) == ["minirlhf.grid.VARIANTS", "minirlhf.nothing"]
+    code = "import math\nfrom minirlhf.nowhere import VARIANTS\nfrom minirlhf import core, nothing"
+    assert unresolved(code) == ["minirlhf.nowhere.VARIANTS", "minirlhf.nothing"]
     assert unresolved("from minirlhf.experiments import results, run_it") == [
         "minirlhf.experiments.run_it"
     ]
