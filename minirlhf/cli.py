@@ -20,16 +20,27 @@ from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
 
-from minirlhf.classroom.claims import fill_readme, readme_to_fill, record
 from minirlhf.classroom.mine import PLACES, described, in_place, load_mine
 from minirlhf.evaluate import sharpened_or_learned
-from minirlhf.grid import (
-    VARIANTS,
-    record_accuracy,
-    record_grid,
-    record_variants,
-    rerun,
-    rerun_variant,
+from minirlhf.experiments import (
+    NAMES,
+    RECORDED_SEEDS,
+    fill_readme,
+    readme_to_fill,
+    record_smollm2,
+    repeat_run,
+    repeat_tour,
+    run_experiment,
+)
+from minirlhf.experiments.practice import (
+    ASKED,
+    STEPS,
+    TASKS,
+    TRIES,
+    group_config,
+    judged,
+    scoring,
+    train_tiny_steps,
 )
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.family import FAMILY
@@ -45,24 +56,12 @@ from minirlhf.models.adapters import fitted, merged
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.practice import (
-    ASKED,
-    STEPS,
-    TASKS,
-    TRIES,
-    group_config,
-    judged,
-    scoring,
-    train_tiny_steps,
-)
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.rewards.model import normalise_scores, prefix_scores
-from minirlhf.runtime import SMOLLM2, History, check, check_folder, commit, set_threads, write_text
+from minirlhf.runtime import SMOLLM2, History, check, check_folder, set_threads, write_text
 from minirlhf.search.selection import best_of_n
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable, strip_colour, token_strip_html
-from minirlhf.smollm2 import NOTES_SENTENCE, SmolConfig
-from minirlhf.smollm2 import run as run_smollm2
 from minirlhf.tasks import reviews, sources
 from minirlhf.tasks.formats import completions, paired
 from minirlhf.tasks.hub import DATASETS, load_by_name
@@ -125,7 +124,6 @@ MicroBatch = Annotated[
         help="Sequences or pairs that are in memory at once; 0: all of an optimiser step's."
     ),
 ]
-RECORDED_SEEDS = 3
 KLCoef = Annotated[float, typer.Option(help="KL penalty, reward units per nat, 0 or more.")]
 Scorer = Annotated[str, typer.Option(help="Reward model.")]
 LossName = Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")]
@@ -258,32 +256,17 @@ def tour(
 def grid(
     name: Annotated[
         str,
-        typer.Argument(
-            help=f"tour, its reward_model alone, or an experiment: {', '.join(VARIANTS)}."
-        ),
+        typer.Argument(help=f"One of {', '.join(NAMES)}."),
     ] = "tour",
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0 on.")] = RECORDED_SEEDS,
     out: Out = Path("out/grid"),
 ):
     """The tour, or an experiment, over several seeds, recorded into data/results; resumes. The tour with 3: the README's tables too."""
-    check(
-        "name",
-        name,
-        name in ("tour", "reward_model", *VARIANTS),
-        f"tour, reward_model or one of {', '.join(VARIANTS)}",
-    )
     readme_to_fill()
     with Progresses(console, every=20) as progress:
-        if name in VARIANTS:
-            return record_variants(name, out / name, seeds, on_step=progress)
-        make = record_grid if name == "tour" else record_accuracy
-        make(
-            out,
-            seeds,
-            TourConfig(),
-            command=f"minirlhf grid {name} --seeds {seeds}",
-            on_step=progress,
-        )
+        run_experiment(name, out, seeds, on_step=progress)
+    if name not in ("tour", "reward_model"):
+        return
     if seeds == RECORDED_SEEDS:
         fill_readme()
     else:
@@ -301,10 +284,10 @@ def claims(draw: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0):
     """Re-run a row of the experiments and a seed of the tour, drawn, from nothing; compare within the spread of the recorded seeds."""
     try:
         with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
-            which, wrong = rerun_variant(Path(folder), draw=draw, on_step=progress)
+            which, wrong = repeat_run(Path(folder), draw=draw, on_step=progress)
             check_reproduced(which, wrong)
-            seed, wrong = rerun(Path(folder), TourConfig(), draw=draw, on_step=progress)
-            check_reproduced(f"The tour's seed {seed}", wrong)
+            which, wrong = repeat_tour(Path(folder), draw=draw, on_step=progress)
+            check_reproduced(which, wrong)
     except Stopped:
         raise KeyboardInterrupt from None  # its folder is gone; there is nothing to go on from
 
@@ -330,9 +313,7 @@ def real_model(out: Out = Path("out/smollm2")):
     sources.fetch_smollm2()
     started = time.time()
     with Progresses(console, every=5) as progress:
-        rows = run_smollm2(out, SmolConfig(), NOTES_SENTENCE, progress)
-    origin = {"claim": "smollm2", "seed": 0, "commit": commit(), "command": "minirlhf smollm2"}
-    record("smollm2", [origin | row for row in rows])
+        rows = record_smollm2(out, on_step=progress)
     for row in rows[:-1]:
         console.print(
             f"{row['method']}: right on {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] of {row['pairs']} pairs of "

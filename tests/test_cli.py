@@ -9,9 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from minirlhf import cli, practice
-from minirlhf.classroom.claims import load_results, record
-from minirlhf.grid import record_accuracy, record_grid, rerun
+from minirlhf import cli
+from minirlhf.experiments import practice
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.online import ONLINE
@@ -145,7 +144,7 @@ def test_tiny_steps_is_trained_by_a_command(monkeypatch, tmp_path):
 def test_a_readme_without_its_marks_stops_a_grid_before_it_runs(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("no table here")
     monkeypatch.setattr(cli.readme_to_fill, "__defaults__", (tmp_path / "README.md",))
-    monkeypatch.setattr(cli, "record_grid", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(cli, "run_experiment", lambda *a, **k: 1 / 0)
     assert "it must be 1: its table" in str(run(cli.app, ["grid"]).exception)
 
 
@@ -255,34 +254,6 @@ def test_gold_never_saw_a_film_of_another_split():
             gold_judge.__globals__, "ridge_judge", lambda split: seen.append(split) or judge(split)
         )
         assert gold_judge() is judge("gold") and seen == ["gold"]
-
-
-def test_a_grid_is_recorded_and_a_rerun_compares(tmp_path):
-    config, results = TourConfig.reduced(), tmp_path / "results"
-    record_grid(
-        tmp_path / "grid", 2, config, command="test", on_step=lambda row: None, results=results
-    )
-    rows = load_results("tour", folder=results)
-    assert [row["seed"] for row in rows] == [0] * 6 + [1] * 6 and "texts" not in rows[0]
-    assert load_results("tour_history", folder=results) and load_results(
-        "reward_model", folder=results
-    )
-    record_accuracy(
-        tmp_path / "alone", 2, config, command="test", on_step=lambda row: None, results=tmp_path
-    )
-    assert load_results("reward_model", folder=tmp_path) == load_results(
-        "reward_model", folder=results
-    )
-    assert not list((tmp_path / "alone").glob("*/ppo*"))  # the reward model's stages alone
-    seed, wrong = rerun(
-        tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results
-    )
-    assert seed in (0, 1) and wrong == []
-    for row in rows:
-        row["gold"] += 5.0
-    record("tour", rows, folder=results)
-    _, wrong = rerun(tmp_path / "again", config, draw=0, on_step=lambda row: None, results=results)
-    assert len(wrong) == 6 and all("gold: recorded" in line for line in wrong)
 
 
 def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from minirlhf import cli, smollm2
+from minirlhf import cli
+from minirlhf.experiments import smollm2
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE
 from minirlhf.loops.preference import LOSSES, DPOConfig
@@ -300,12 +301,13 @@ def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_
         pairs=50,
         held_out=20,
         split="val",
+        sentence="A film.",
         reward=RewardConfig(
             steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)
         ),
         dpo=DPOConfig(steps=2, batch_size=4, max_response=32, optimiser=OptimiserConfig(lr=1e-3)),
     )
-    rows = smollm2.run(tmp_path / "out", config, "A film.")
+    rows = smollm2.train_and_compare(tmp_path / "out", config)
     assert [row["method"] for row in rows] == [
         "reward head",
         "tiny-reviews-reward",

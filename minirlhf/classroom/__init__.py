@@ -37,5 +37,5 @@ def __getattr__(name: str):
     if name == "course":
         import importlib
 
-        return importlib.import_module("minirlhf.classroom.course")
+        return importlib.import_module(f"{__name__}.course")
     raise AttributeError(f"module 'minirlhf.classroom' has no attribute '{name}'")

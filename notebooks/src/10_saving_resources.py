@@ -42,6 +42,7 @@ from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.rollout import Rollout
 from minirlhf.evaluate import paired_difference
+from minirlhf.experiments.practice import group_config, practice_problems, scoring
 from minirlhf.loops.common import clipped_step, make_optimizer
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY
@@ -75,7 +76,6 @@ from minirlhf.models.roofline import (
     train_seconds,
 )
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
-from minirlhf.practice import group_config, practice_problems, scoring
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
 

@@ -42,6 +42,7 @@ from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.policy_gradient import cispo, ppo_clip
 from minirlhf.evaluate import paired_difference, sharpened_or_learned
+from minirlhf.experiments.practice import TASKS, group_config, practice_problems, scoring
 from minirlhf.loops import group, ppo
 from minirlhf.loops.group import train_group
 from minirlhf.models.cost import LLAMA_70B, Plan, Shape, four_models, peak_bytes
@@ -49,7 +50,6 @@ from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy
 from minirlhf.models.roofline import H100, Machine, step_seconds
 from minirlhf.models.sampling import sample_text
-from minirlhf.practice import TASKS, group_config, practice_problems, scoring
 from minirlhf.rewards.rules import right_answer
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS

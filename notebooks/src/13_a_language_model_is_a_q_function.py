@@ -41,11 +41,11 @@ from minirlhf.core.exact import World
 from minirlhf.core.kl import exact_kl
 from minirlhf.core.preference import dpo, implicit_rewards, tdpo
 from minirlhf.evaluate import bootstrap
+from minirlhf.experiments.planted import LOCATED, false_steps, planted_pairs
+from minirlhf.experiments.practice import LEVELS
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy
-from minirlhf.planted import LOCATED, false_steps, planted_pairs
-from minirlhf.practice import LEVELS
 from minirlhf.runtime import set_threads
 from minirlhf.show.curves import COLOURS
 from minirlhf.show.strips import token_strip

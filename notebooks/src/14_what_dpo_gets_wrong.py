@@ -53,7 +53,7 @@ from minirlhf.core.preference import (
 )
 from minirlhf.core.rejection import rejection_sample
 from minirlhf.evaluate import bootstrap, paired_difference
-from minirlhf.experiments import BEST
+from minirlhf.experiments.registry import BEST
 from minirlhf.loops.preference import LOSSES
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import set_threads

@@ -5,8 +5,8 @@ import statistics
 
 import pytest
 
-from minirlhf.classroom.claims import METHODS, fill_readme, load_results, readme_tables, record
 from minirlhf.evaluate import paired_difference
+from minirlhf.experiments.records import METHODS, fill_readme, load_results, readme_tables, record
 from minirlhf.runtime import ROOT
 from minirlhf.tasks.agreement import human_ceiling
 from minirlhf.tasks.reviews import pairs_within_films
@@ -114,7 +114,7 @@ def test_the_tables_of_the_readme_are_the_record():
     assert tables["tour"].count("\n") == 8 and tables["reward"].count("\n") == 8
     for name, table in tables.items():
         assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in readme, (
-            "run `minirlhf grid`, which fills them in"
+            "run `minirlhf experiment tour`, which fills them in"
         )
 
 

@@ -1,8 +1,7 @@
 import pytest
 
 from minirlhf.classroom import atlas
-from minirlhf.classroom.claims import load_results
-from minirlhf.grid import VARIANTS
+from minirlhf.experiments import EXPERIMENTS, load_results
 
 KEY = atlas._names()
 
@@ -10,7 +9,7 @@ KEY = atlas._names()
 def test_the_runs_are_shown_without_their_names_and_each_once():
     runs = atlas.runs()
     assert list(runs) == list("ABCDEFGH") and set(KEY.values()) == set(atlas.CLUES) == set(
-        VARIANTS["atlas"]
+        EXPERIMENTS["atlas"]
     )
     assert all(
         len(rows) == 24 and [row["step"] for row in rows] == list(range(24))

@@ -1,5 +1,4 @@
 import itertools
-import json
 import math
 
 import pytest
@@ -458,35 +457,6 @@ def test_a_claim_needs_evidence_and_seeds():
         claims.claim("PPO scores higher on every seed.", all([]), evidence="none", seeds=0)
     with pytest.raises(ValueError, match="evidence"):
         claims.claim("PPO scores higher.", True, evidence=" ")
-
-
-def test_results_are_recorded_whole_and_read_back(tmp_path):
-    row = {"claim": "x", "seed": 0, "commit": "abc", "command": "minirlhf grid", "gold": 1.0}
-    claims.record("x", [row], folder=tmp_path)
-    assert claims.load_results("x", folder=tmp_path) == [row]
-    with pytest.raises(ValueError, match="Nothing is recorded as 'y'"):
-        claims.load_results("y", folder=tmp_path)
-    (tmp_path / "z.jsonl").write_text(json.dumps({"claim": "z"}) + "\n")
-    with pytest.raises(ValueError, match="lacks seed, commit, command"):
-        claims.load_results("z", folder=tmp_path)
-    with pytest.raises(ValueError, match="lacks seed, commit, command"):
-        claims.record("x", [row, {"claim": "x"}], folder=tmp_path)
-    assert claims.load_results("x", folder=tmp_path) == [
-        row
-    ]  # the refused record left the old one whole
-    (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(ValueError, match="no rows"):
-        claims.load_results("empty", folder=tmp_path)
-
-
-def test_a_rerun_that_differs_is_told():
-    assert claims.differences({"gold": 1.0}, {"gold": 1.05}, tolerance={"gold": 0.1}) == []
-    assert claims.differences({"gold": 1.0}, {"gold": 2.0}, tolerance={"gold": 0.1}) == [
-        "gold: recorded 1, now 2, allowed 0.1"
-    ]
-    assert claims.differences({"gold": 1.0}, {"gold": float("nan")}, tolerance={"gold": 0.1}) == [
-        "gold: recorded 1, now nan, allowed 0.1"
-    ]
 
 
 def test_evidence_is_read_under_fast_and_computed_in_a_full_run(monkeypatch):

@@ -1,13 +1,11 @@
-"""Errors planted and made: the cases are what they say, and the run that asks who finds them."""
-
-import json
+"""Planted errors and the model's own: the cases are what they say, and a run locates them."""
 
 import torch
 
-from minirlhf import planted
+from minirlhf.experiments import planted
+from minirlhf.experiments.practice import LEVELS
 from minirlhf.loops.verifier import VerifierConfig
 from minirlhf.models.load import load_policy
-from minirlhf.practice import LEVELS
 from minirlhf.tasks import arithmetic
 
 SMALL = {
@@ -43,12 +41,12 @@ def test_the_cases_are_right_and_wrong_where_they_say():
         assert len(steps) > 1 and [i for i, right in enumerate(steps) if not right] == [row["step"]]
 
 
-def test_the_run_says_who_finds_them(tmp_path, monkeypatch):
+def test_the_run_says_which_method_locates_them(monkeypatch):
     monkeypatch.setattr(planted, "LOCATED", SMALL)
     for texts in ("planted", "own"):
-        row, history = planted.planted_run(
-            tmp_path / f"{texts}.json", {"texts": texts, "seed": 0}, lambda row: None
-        )
+        settings = {"texts": texts, "seed": 0}
+        config = planted.planted_config(settings)
+        row, history = planted.planted_run(settings, config, lambda row: None)
         assert (
             history == [] and row["planted, cases"] == 40 and 0.05 < row["planted, by chance"] < 0.2
         )
@@ -59,9 +57,6 @@ def test_the_run_says_who_finds_them(tmp_path, monkeypatch):
             for evidence in ("surprisal", "implicit reward", "surprisal after DPO", "value"):
                 low, high = row[f"{name}, {evidence}, interval"]
                 assert 0 <= low <= row[f"{name}, {evidence}"] <= high <= 1
-    assert json.loads((tmp_path / "own.json").read_text())["config"]["texts"] == "own"
-    monkeypatch.setattr(planted, "train_dpo", None)  # what is kept is not trained again
-    assert planted.planted_run(tmp_path / "own.json", {"texts": "own", "seed": 0}, None)[0] == row
 
 
 def test_the_evidence_by_hand():

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from minirlhf import evaluate, practice
+from minirlhf import evaluate
 from minirlhf.core.rollout import Rollout
+from minirlhf.experiments import practice
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
 from minirlhf.models.forward import encode

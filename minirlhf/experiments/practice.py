@@ -1,6 +1,7 @@
-"""What a policy can practise: film reviews for a reward model, arithmetic for a rule. Shared by the command line and the recorded grids.
+"""The tasks of the command line's --task and of the experiments.
 
-A task is a policy to begin with, prompts, a score, and a way to judge the result on prompts that no training saw.
+On `reviews` a reward model scores film reviews. On `arithmetic` a rule checks the answer. A task
+has a policy to begin with, prompts, a score, and an evaluation on held-out prompts.
 """
 
 from collections.abc import Callable
@@ -27,13 +28,17 @@ from minirlhf.tasks import arithmetic, reviews
 
 ASKED = 400  # held-out problems
 TRIES = 16  # samples of each
-LEVELS = (2, 3, 4)  # two and three operations: with one there are no steps to write
+LEVELS = (2, 3, 4)  # problems of two and three operations, which can be solved in steps
 DEMONSTRATIONS, STEPS, MORE_STEPS = 30_000, 2800, 100  # of tiny-steps
 
 
 @dataclass(frozen=True)
 class Task:
-    """model: the policy it begins with. settings: of a GroupConfig, where the loop's defaults do not fit."""
+    """One task.
+
+    model: name of the policy that training starts from. settings: fields of GroupConfig that
+    differ from its defaults. prompts: returns the training prompts.
+    """
 
     model: str
     settings: dict
@@ -62,20 +67,23 @@ TASKS = {
 
 @cache
 def practice_problems() -> list[str]:
-    """10,000 prompts of the practice split."""
-    return [
-        problem.prompt for problem in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)
-    ]
+    """10,000 prompts of the training split."""
+    return [p.prompt for p in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
 
 
 def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | None = None, **on):
-    """tiny-steps from nothing: a GPT-2 of 0.6 M parameters on 30,000 problems, first three in four worked in steps, at last one in four.
+    """Train tiny-steps: a new GPT-2 of 0.6 M parameters, by SFT on 30,000 solved problems.
 
-    All demonstrations are correct. In steps the model can do what it cannot do in its head; but imitation does not say that one way of
-    answering is safer than the other, and it ends by answering mostly at once. Whoever trains on rewards may find out.
+    First three in four demonstrations are solved in steps, in the second part one in four. All of
+    them are correct. The model is much better in steps, but imitation does not teach it to prefer
+    them, so it ends by answering mostly at once. Training on rewards can discover the steps.
+
+    Args:
+        steps: of the first part. on: arguments of `train_sft`; only the first part has a
+            checkpoint, so a resumed run repeats the second, which takes half a minute.
 
     Returns:
-        (model, tokenizer, history). `on` goes to `train_sft`; a resumed run repeats the second part, which takes half a minute.
+        (model, tokenizer, history).
     """
     tokenizer, history = arithmetic.step_tokenizer(), History() if history is None else history
     worked = arithmetic.problems("train", DEMONSTRATIONS, levels=LEVELS)
@@ -95,7 +103,11 @@ def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | No
 
 
 def group_config(task: str, name: str, **given) -> GroupConfig:
-    """A row of the family with a task's settings; where it does not compare samples of a prompt, as many prompts as others have samples."""
+    """The config of a group algorithm, with the settings that fit the task.
+
+    An algorithm that does not compare samples of one prompt gets more prompts instead, so that
+    every algorithm samples the same number of responses per step.
+    """
     check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
     settings = dict(TASKS[task].settings)
     plain = GroupConfig.named(name)
@@ -112,7 +124,11 @@ def group_config(task: str, name: str, **given) -> GroupConfig:
 def scoring(
     task: str, tokenizer, scorer: str = "tiny-reviews-reward"
 ) -> tuple[Callable[[Rollout], torch.Tensor], dict[str, Callable]]:
-    """(score, monitors) of a task."""
+    """(score, monitors) of a task. The score trains the policy; monitors are only logged.
+
+    Raises:
+        ValueError: the reward model `scorer` has another tokenizer than the policy.
+    """
     if task == "arithmetic":
         return reward_function(right_answer, tokenizer), {}
     model, its_tokenizer = load_scalar(scorer)
@@ -130,9 +146,10 @@ def scoring(
 def judged(
     task: str, policy, tokenizer, *, reference, seed: int, scorer: str = "tiny-reviews-reward"
 ) -> dict:
-    """The numbers of a policy on held-out prompts: gold and what must stand beside it, or pass@k on problems nobody practised.
+    """Evaluate a policy on held-out prompts.
 
-    scorer "": no proxy. A reward model reads the texts of its own tokenizer's policies only.
+    Reviews: the numbers of `evaluate.summary` with the gold score and, unless `scorer` is "", the
+    reward model's own score (proxy). Arithmetic: the numbers of `evaluate.pass_summary`.
     """
     if task == "arithmetic":
         asked = arithmetic.problems("test", ASKED, levels=LEVELS)

@@ -1,0 +1,142 @@
+"""What is recorded: experiment name -> variant name -> settings. Plain data; nothing runs here.
+
+The module `runs` turns settings into a run. Each variant is run once per seed.
+"""
+
+from minirlhf.experiments.practice import TASKS
+from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.online import LEASH, ONLINE
+from minirlhf.loops.preference import LOSSES
+
+RECORDED_SEEDS = 3  # seeds 0, 1 and 2, unless a command says otherwise
+BRIEF = 80  # steps of most arithmetic runs: a fifth of the command line's
+BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
+SMALL_KL = KLConfig(kl_coef=0.1)
+NO_CLIP = {"clip_eps": 1 - 1e-6, "clip_eps_high": 1e6}  # wide enough never to clip
+
+FAMILY_VARIANTS = {
+    name: {"row": name}
+    for name in (
+        "start",
+        "grpo",
+        "rloo",
+        "dr-grpo",
+        "dapo",
+        "gspo",
+        "cispo",
+        "reinforce",
+        "remax",
+        "reinforce++",
+        "reinforce++-baseline",
+    )
+} | {
+    "ppo": {"row": "ppo"},
+    "ppo, critic trained first": {"row": "ppo", "given": {"critic_warmup": 15}},
+    "ppo, 8 responses a prompt": {
+        "row": "ppo",
+        "given": {"samples_per_prompt": TASKS["arithmetic"].settings["group_size"]},
+    },
+}
+for _name in ("grpo", "gspo", "cispo"):
+    FAMILY_VARIANTS[f"{_name}, 4 epochs"] = {
+        "row": _name,
+        "given": {"epochs": 4, "steps": BRIEF // 2},
+    }
+for _name in ("grpo", "reinforce"):
+    FAMILY_VARIANTS[f"{_name}, 400 steps"] = {"row": _name, "given": {"steps": 400}}
+
+PREFERENCE_VARIANTS = {name: {"dpo": {"loss": name}} for name in LOSSES} | {
+    "dpo, synced": {"dpo": {"sync_every": 25}},
+    "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
+    "dpo, no reference": {"dpo": {"reference_free": True}},
+    "human texts, the scorer's labels": {"way": "relabelled", "dpo": {"beta": LEASH.beta}},
+    "the start's own texts": {"way": "once", "dpo": {"beta": LEASH.beta}},
+    **{name: {"way": name} for name in ONLINE},
+    f"best of {BEST}, imitated": {"way": "imitated"},
+}
+
+EXPERIMENTS: dict[str, dict[str, dict]] = {
+    # A reward model trained on fewer or more pairs.
+    "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
+    # PPO with several KL coefficients, and with the adaptive controller.
+    "leash": {
+        f"kl_coef {c:g}": {"ppo": {"kl": KLConfig(kl_coef=c)}} for c in (0, 0.1, 0.25, 0.5, 1, 2)
+    }
+    | {"target 2 nats": {"ppo": {"kl": KLConfig(kl_coef=0.1, target=2.0, horizon=100.0)}}},
+    # PPO with parts removed.
+    "ablations": {
+        "as it is": {},
+        "no clip": {"ppo": NO_CLIP},
+        "no value clip": {"ppo": {"value_clip_eps": 1e6}},
+        "no whitening": {"ppo": {"whiten": False}},
+        "lambda 1": {"ppo": {"lam": 1.0}},
+        "one epoch": {"ppo": {"epochs": 1}},
+        "eight epochs": {"ppo": {"epochs": 8}},
+        "eight epochs, no clip": {"ppo": {"epochs": 8} | NO_CLIP},
+    },
+    # One healthy run of PPO and seven faulty ones. Lesson 09 shows their logs without names.
+    "atlas": {
+        "healthy": {},
+        "hacked": {"ppo": {"kl": KLConfig(kl_coef=0.0)}},
+        "collapsed": {"ppo": {"actor": OptimiserConfig(lr=3e-3)}},
+        "dead critic": {"fault": "dead critic"},
+        "KL sign wrong": {"fault": "KL sign wrong"},
+        "reward scale wrong": {"fault": "reward scale wrong"},
+        "EOS never trained": {"fault": "EOS never trained"},
+        "whitening at the optimum": {"fault": "whitening at the optimum"},
+    },
+    # Arithmetic: every algorithm samples 128 responses per step.
+    "family": FAMILY_VARIANTS,
+    # Arithmetic with noise of at most 0.001 on every score, as two evaluations of a reward model
+    # would have.
+    "jitter": {
+        "grpo, exact scores": {"row": "grpo"},
+        "grpo": {"row": "grpo", "jitter": 1e-3},
+        "no std": {"row": "grpo-no-std", "jitter": 1e-3},
+        "a floor of 0.1": {"row": "grpo", "choices": {"min_std": 0.1}, "jitter": 1e-3},
+        "groups dropped": {"row": "grpo", "choices": {"drop_spread": 0.01}, "jitter": 1e-3},
+    },
+    # Reviews with a small KL coefficient: how far each algorithm overoptimises the reward model.
+    "hacking": {
+        name: {"task": "reviews", "row": name, "given": {"kl": SMALL_KL}}
+        for name in ("grpo", "grpo-no-std", "dr-grpo", "rloo", "ppo")
+    },
+    # PPO with less memory. Compare each with "as it is" of the ablations.
+    "resources": {
+        "shared trunk": {"critic": "shared"},
+        "adapters of rank 16": {"lora": 16},
+        "critic from the SFT model": {"critic": "sft"},
+    },
+    # DPO on pairs of human ratings, with several values of beta.
+    "betas": {f"beta {beta:g}": {"dpo": {"beta": beta}} for beta in (0.03, 0.1, 0.3, 1.0)},
+    # Which method locates an error in a calculation?
+    "planted": {
+        "planted digits": {"texts": "planted"},
+        "own samples": {"texts": "own"},
+    },
+    # How often each loss ranks 2,000 held-out pairs of the test films correctly.
+    "order": {name: {"dpo": {"loss": name}} for name in LOSSES},
+    # The preference losses on the same pairs; other references; other authors of the texts.
+    "preference": PREFERENCE_VARIANTS,
+}
+
+JUDGED = ("gold", "proxy", "kl", "length")
+PASSED = ("greedy", "pass_1", "pass_16", "length")
+COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must reproduce
+    "tour": JUDGED,
+    "leash": JUDGED,
+    "ablations": JUDGED,
+    "labels": ("accuracy", "loss", "confidence"),
+    "family": PASSED,
+    "jitter": PASSED,
+    "hacking": JUDGED,
+    "resources": JUDGED,
+    "betas": JUDGED,
+    "preference": JUDGED,
+    "order": ("chosen_change", "rejected_change", "right_order"),
+    "planted": tuple(
+        f"{cases}, {method}"
+        for cases in ("planted", "own")
+        for method in ("surprisal", "implicit reward", "value")
+    ),
+}

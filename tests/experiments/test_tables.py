@@ -1,0 +1,257 @@
+"""Tables of recorded results, against cases worked by hand and against `evaluate`."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from minirlhf import evaluate, experiments
+from minirlhf.experiments import records
+
+ORIGIN = {"claim": "x", "commit": "c", "command": "c"}
+ROWS = [  # two variants, two seeds, three prompts
+    {"variant": "a", "seed": 0, "gold": 2.0, "gold_by_prompt": [1.0, 2.0, 3.0]},
+    {"variant": "a", "seed": 1, "gold": 4.0, "gold_by_prompt": [3.0, 4.0, 5.0]},
+    {"variant": "b", "seed": 0, "gold": 1.0, "gold_by_prompt": [1.0, 1.0, 1.0]},
+    {"variant": "b", "seed": 1, "gold": 2.0, "gold_by_prompt": [1.0, 2.0, 3.0]},
+]
+FRAME = pd.DataFrame(ROWS)
+
+
+def written(folder, name, rows):
+    records.record(name, [ORIGIN | row for row in rows], folder=folder)
+
+
+def test_results_are_one_row_per_run_with_the_columns_as_recorded(tmp_path):
+    written(tmp_path, "one", ROWS)
+    written(tmp_path, "two", [{"variant": "c", "seed": 0, "loss": 0.5}])
+    frame = experiments.results("one", folder=tmp_path)
+    assert list(frame["experiment"]) == ["one"] * 4
+    assert frame["gold"].tolist() == [2.0, 4.0, 1.0, 2.0]
+    assert frame["gold_by_prompt"].tolist() == [row["gold_by_prompt"] for row in ROWS]
+    both = experiments.results("one", "two", folder=tmp_path)
+    assert list(both["experiment"]) == ["one"] * 4 + ["two"]
+    assert both["gold"].isna().tolist() == [False] * 4 + [True]
+    assert both["loss"].tolist()[-1] == 0.5
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(records.RESULTS.glob("*.jsonl"))])
+def test_every_record_becomes_a_dataframe_without_loss(name):
+    frame, rows = experiments.results(name), experiments.load_results(name)
+    assert len(frame) == len(rows) and set(frame["experiment"]) == {name}
+    for (_, cells), row in zip(frame.iterrows(), rows, strict=True):
+        for key, value in row.items():
+            assert cells[key] == value or value != value
+    assert set(frame.columns) == {"experiment"} | {key for row in rows for key in row}
+
+
+def test_an_unknown_record_is_refused_in_a_sentence_with_the_known_ones(tmp_path):
+    written(tmp_path, "one", ROWS)
+    written(tmp_path, "two", ROWS)
+    with pytest.raises(ValueError) as error:
+        experiments.results("one", "three", folder=tmp_path)
+    assert str(error.value) == "Nothing is recorded as 'three'; the records are one, two."
+    with pytest.raises(ValueError, match="No record was asked for; the records are one, two"):
+        experiments.results(folder=tmp_path)
+    with pytest.raises(ValueError, match="holds no records"):
+        experiments.results("one", folder=tmp_path / "empty")
+
+
+def test_a_long_table_by_prompt_has_a_row_per_run_and_prompt():
+    long = experiments.by_prompt(FRAME, "gold")
+    assert list(long.columns) == ["variant", "seed", "prompt", "gold"]
+    assert len(long) == 2 * 2 * 3
+    one = long[(long["variant"] == "a") & (long["seed"] == 1)]
+    assert one["prompt"].tolist() == [0, 1, 2] and one["gold"].tolist() == [3.0, 4.0, 5.0]
+
+
+def test_mean_and_range_over_seeds_by_hand():
+    # a: (2 + 4)/2 = 3, from 2 to 4.  b: (1 + 2)/2 = 1.5, from 1 to 2.
+    table = experiments.mean_over_seeds(FRAME, "gold")
+    assert table.to_dict("index") == {
+        "a": {"mean": 3.0, "low": 2.0, "high": 4.0, "seeds": 2},
+        "b": {"mean": 1.5, "low": 1.0, "high": 2.0, "seeds": 2},
+    }
+    assert table.index.name == "variant"
+
+
+def test_groups_keep_the_order_of_the_record_and_may_have_several_columns():
+    steps = pd.DataFrame(
+        [
+            {"variant": v, "seed": s, "step": t, "kl": base + s + 10 * t}
+            for v, base in (("z", 1.0), ("a", 2.0))
+            for s in (0, 2)
+            for t in (0, 1)
+        ]
+    )
+    table = experiments.mean_over_seeds(steps, "kl", by=["variant", "step"])
+    assert list(table.index) == [("z", 0), ("z", 1), ("a", 0), ("a", 1)]
+    # z at step 1: seeds 0 and 2 give 11 and 13, mean 12
+    assert table.loc[("z", 1)].tolist() == [12.0, 11.0, 13.0, 2.0]
+
+
+def test_a_missing_value_is_not_averaged_away():
+    frame = pd.DataFrame(
+        [{"variant": "a", "seed": 0, "gold": 1.0}, {"variant": "a", "seed": 1, "gold": None}]
+    )
+    table = experiments.mean_over_seeds(frame, "gold")
+    assert table[["mean", "low", "high"]].isna().all(axis=None) and table["seeds"].item() == 2
+
+
+def test_two_experiments_with_a_variant_of_the_same_name_are_not_mixed():
+    mixed = experiments.results("family", "jitter")
+    with pytest.raises(ValueError, match="variant 'grpo' has more than one row of seed 0"):
+        experiments.mean_over_seeds(mixed, "greedy")
+    with pytest.raises(ValueError, match="variant 'grpo' has more than one row of seed 0"):
+        experiments.difference_over_prompts(mixed, "greedy", "start")
+    table = experiments.mean_over_seeds(mixed, "greedy", by=["experiment", "variant"])
+    assert table.loc[("family", "grpo"), "seeds"] == table.loc[("jitter", "grpo"), "seeds"] == 3
+
+
+def test_a_difference_over_prompts_averages_the_seeds_of_a_prompt_first():
+    # a by prompt: (1 + 3)/2, (2 + 4)/2, (3 + 5)/2 = 2, 3, 4.  b: 1, 1.5, 2.  a - b: 1, 1.5, 2.
+    table = experiments.difference_over_prompts(FRAME, "gold", "b")
+    expected = evaluate.paired_difference([2.0, 3.0, 4.0], [1.0, 1.5, 2.0])
+    assert list(table.index) == ["a"] and table.index.name == "variant"
+    assert table.loc["a", "difference"] == 1.5
+    assert tuple(table.loc["a", ["difference", "low", "high"]]) == expected
+    assert 1.0 <= table.loc["a", "low"] < 1.5 < table.loc["a", "high"] <= 2.0
+    assert table.loc["a", ["prompts", "seeds"]].tolist() == [3, 2]
+
+
+def test_a_constant_difference_has_an_interval_of_no_width():
+    frame = pd.DataFrame(ROWS[:1] + [ROWS[0] | {"variant": "c", "gold_by_prompt": [0.5, 1.5, 2.5]}])
+    for function in (
+        experiments.difference_over_prompts,
+        experiments.difference_over_prompts_and_seeds,
+    ):
+        table = function(frame, "gold", "c")
+        assert table.loc["a", ["difference", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_seeds_that_disagree_widen_the_interval_over_prompts_and_seeds():
+    # D = a - b is 0 for every prompt of seed 0 and 2 for every prompt of seed 1. Averaged over
+    # seeds it is 1 for every prompt: no width over prompts. A draw of two seeds has the mean 0
+    # (chance 1/4), 1 (1/2) or 2 (1/4), so 2.5 % and 97.5 % are at 0 and 2.
+    frame = pd.DataFrame(
+        [
+            {"variant": "a", "seed": 0, "gold_by_prompt": [1.0, 2.0]},
+            {"variant": "a", "seed": 1, "gold_by_prompt": [3.0, 4.0]},
+            {"variant": "b", "seed": 0, "gold_by_prompt": [1.0, 2.0]},
+            {"variant": "b", "seed": 1, "gold_by_prompt": [1.0, 2.0]},
+        ]
+    )
+    prompts = experiments.difference_over_prompts(frame, "gold", "b")
+    both = experiments.difference_over_prompts_and_seeds(frame, "gold", "b")
+    assert prompts.loc["a", ["difference", "low", "high"]].tolist() == [1.0, 1.0, 1.0]
+    assert both.loc["a", ["difference", "low", "high"]].tolist() == [1.0, 0.0, 2.0]
+
+
+def test_both_variances_are_in_the_interval_over_prompts_and_seeds():
+    # D[s, p] = u_s + v_p. The mean of a draw has the variance var(u)/S + var(v)/P (each with
+    # divisor S or P), and 95 % of a normal distribution lie within 1.96 standard deviations.
+    generator = torch.Generator().manual_seed(3)
+    u, v = torch.randn(30, generator=generator), 3 * torch.randn(80, generator=generator)
+    frame = pd.DataFrame(
+        [
+            {"variant": name, "seed": s, "gold_by_prompt": (scale * (u[s] + v)).tolist()}
+            for name, scale in (("a", 1.0), ("b", 0.0))
+            for s in range(30)
+        ]
+    )
+    both = experiments.difference_over_prompts_and_seeds(frame, "gold", "b")
+    deviation = (u.var(correction=0) / 30 + v.var(correction=0) / 80).sqrt().item()
+    width = (both.loc["a", "high"] - both.loc["a", "low"]) / 2
+    assert width == pytest.approx(1.96 * deviation, rel=0.1)
+    prompts = experiments.difference_over_prompts(frame, "gold", "b")
+    assert prompts.loc["a", "high"] - prompts.loc["a", "low"] < 2 * width
+
+
+def test_with_one_seed_both_intervals_are_those_of_evaluate():
+    rows = experiments.results("ablations")
+    rows = rows[rows["seed"] == 0]
+    values = {row["variant"]: row["gold_by_prompt"] for _, row in rows.iterrows()}
+    first = experiments.difference_over_prompts(rows, "gold", "as it is")
+    second = experiments.difference_over_prompts_and_seeds(rows, "gold", "as it is")
+    for name in first.index:
+        expected = evaluate.paired_difference(values[name], values["as it is"])
+        for table in (first, second):
+            got = table.loc[name, ["difference", "low", "high"]].tolist()
+            assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_difference_of_the_tour_is_the_one_that_its_claims_compute():
+    tour = experiments.results("tour")
+
+    def mean_by_prompt(method):
+        columns = tour[tour["method"] == method]["gold_by_prompt"]
+        return [sum(values) / len(values) for values in zip(*columns, strict=True)]
+
+    expected = evaluate.paired_difference(mean_by_prompt("PPO"), mean_by_prompt("best-of-4"))
+    table = experiments.difference_over_prompts(tour, "gold", "best-of-4", ["PPO"], by="method")
+    assert tuple(table.loc["PPO", ["difference", "low", "high"]]) == pytest.approx(expected)
+    assert list(table.index) == ["PPO"] and table.index.name == "method"
+
+
+def test_what_cannot_be_compared_is_refused():
+    fewer = pd.DataFrame([*ROWS[:3], ROWS[3] | {"gold_by_prompt": [1.0, 2.0]}])
+    with pytest.raises(ValueError, match="Seed 1 of 'b' has 2 prompts and seed 0 has 3"):
+        experiments.difference_over_prompts(fewer, "gold", "b")
+    shorter = pd.DataFrame([*ROWS[:2], ROWS[2] | {"gold_by_prompt": [1.0, 2.0]}])
+    with pytest.raises(ValueError, match="'a' was evaluated on 3 prompts and 'b' on 2"):
+        experiments.difference_over_prompts(shorter, "gold", "b")
+    with pytest.raises(ValueError, match=r"'a' has the seeds \[0, 1\] and 'b' has \[0\]"):
+        experiments.difference_over_prompts_and_seeds(FRAME.head(3), "gold", "b")
+    assert experiments.difference_over_prompts(FRAME.head(3), "gold", "b").loc["a", "seeds"] == 1
+    with pytest.raises(ValueError, match="No variant is called 'c'; there are a, b"):
+        experiments.difference_over_prompts(FRAME, "gold", "c")
+    with pytest.raises(ValueError, match="No variant is called 'c'; there are a, b"):
+        experiments.difference_over_prompts(FRAME, "gold", "a", ["c"])
+    with pytest.raises(ValueError, match="No variant is called 'b'"):
+        experiments.difference_over_prompts(FRAME.head(0), "gold", "b")
+    for function in (experiments.mean_over_seeds, experiments.by_prompt):
+        with pytest.raises(ValueError, match="No column 'silver"):
+            function(FRAME, "silver")
+
+
+def test_a_table_as_shown_holds_the_mean_and_the_range_as_text():
+    table = experiments.shown(FRAME.assign(kl=0.126), {"gold": "gold score", "kl": "KL, nats"})
+    assert table.to_dict("index") == {
+        "a": {"gold score": "3.00 [2.00, 4.00]", "KL, nats": "0.13 [0.13, 0.13]"},
+        "b": {"gold score": "1.50 [1.00, 2.00]", "KL, nats": "0.13 [0.13, 0.13]"},
+    }
+    one = experiments.shown(FRAME, {"gold": "gold"}, digits=1)
+    assert one.loc["b", "gold"] == "1.5 [1.0, 2.0]"
+    text = experiments.with_interval(
+        pd.DataFrame({"difference": [-0.5], "low": [-1.004], "high": [0.0]}, index=["a"])
+    )
+    assert text.to_dict() == {"a": "-0.50 [-1.00, 0.00]"}
+
+
+def test_the_rows_of_old_notebooks_are_still_dicts():
+    from minirlhf.classroom.claims import load_results
+
+    rows = load_results("family")
+    assert type(rows) is list and type(rows[0]) is dict
+    lines = (records.RESULTS / "family.jsonl").read_text(encoding="utf-8").splitlines()
+    assert rows == [json.loads(line) for line in lines]
+
+
+def test_every_exported_name_is_there():
+    for name in experiments.__all__:
+        assert getattr(experiments, name) is not None
+    assert set(experiments.__all__) <= set(dir(experiments))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = experiments.nothing
+
+
+def test_a_record_is_read_without_importing_the_loops():
+    code = (
+        "import sys, minirlhf.experiments as e; e.mean_over_seeds(e.results('labels'), 'loss'); "
+        "print('transformers' in sys.modules or 'minirlhf.loops' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
