@@ -26,7 +26,7 @@ from minirlhf.loops.preference import LOSSES
 from minirlhf.planted import planted_run
 from minirlhf.practice import TASKS
 from minirlhf.runtime import atomic_path, check, commit
-from minirlhf.show.curves import method_points, reward_kl_plane
+from minirlhf.show.plane import frontier
 from minirlhf.tour import Tour, TourConfig
 
 JUDGED, PASSED = ("gold", "proxy", "kl", "length"), ("greedy", "pass_1", "pass_16", "length")
@@ -172,9 +172,8 @@ def record_grid(
         record(name, rows, folder=results)
     record_accuracy(folder, seeds, config, command=command, on_step=on_step, results=results)
     with atomic_path(results / "methods.png") as temporary:
-        reward_kl_plane(
-            method_points(table), ylabel="gold score (predicted rating, -4..4)"
-        ).savefig(temporary, format="png")
+        figure = frontier(table, by="method", ylabel="gold score (predicted rating, -4..4)")
+        figure.savefig(temporary, format="png")
 
 
 def record_accuracy(

@@ -47,7 +47,7 @@ from minirlhf.models.load import load_policy
 from minirlhf.planted import LOCATED, false_steps, planted_pairs
 from minirlhf.practice import LEVELS
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import arithmetic, reviews
 
