@@ -153,7 +153,7 @@ def _colour_scale(figure: Figure, limit: float, middle: float) -> None:
 def token_strip_html(
     tokens: list[str], values, *, title: str = "", limit: float | None = None
 ) -> str:
-    """A strip as inline HTML; the number of a token appears on hover.
+    """A strip as inline HTML, with its colour scale; the number of a token appears on hover.
 
     All text is escaped. A line may break after every token.
     """
@@ -164,7 +164,12 @@ def token_strip_html(
         f"{escape(visible(t))}</span>"
         for t, v in zip(tokens, values, strict=True)
     )
-    return f'<p style="line-height:1.9;font-family:monospace"><b>{escape(title)}</b><br>{spans}</p>'
+    scale = "".join(
+        f'<span style="background:{strip_colour(end, limit)};{SPAN}">{end:+z.2g}</span>'
+        for end in ((-limit, 0.0, limit) if limit > 0 else ())
+    )
+    head = f"<b>{escape(title)}</b> {scale}"
+    return f'<p style="line-height:1.9;font-family:monospace">{head}<br>{spans}</p>'
 
 
 def escape(text: str) -> str:

@@ -121,7 +121,7 @@ def differences(
         axes.grid(False, axis="y")
         axes.set_xlabel(f"difference from the reference: {label or value}")
         numbers = axes.secondary_yaxis("right")
-        texts = [_in_numbers(row, reference) for row in table]
+        texts = [_in_numbers(row, reference, _digits(table)) for row in table]
         numbers.set_yticks([-0.9, *range(len(table))], ["mean, difference", *texts])
         numbers.tick_params(length=0, labelsize=look.SIZES["note"])
         numbers.spines["right"].set_visible(False)
@@ -207,11 +207,21 @@ def _difference_row(axes: Axes, place: int, row: Difference, centre: float, mark
     )
 
 
-def _in_numbers(row: Difference, reference: dict) -> str:
+def _digits(table: list[Difference]) -> int:
+    """Decimals in which the differences between the variants can be seen."""
+    means = [row.mean for row in table]
+    size = max(means) - min(means) or max(map(abs, means)) or 1.0
+    return min(max(math.ceil(-math.log10(size / 50)), 0), 6)  # a fiftieth of their range
+
+
+def _in_numbers(row: Difference, reference: dict, digits: int) -> str:
+    mean = f"{row.mean:z.{digits}f}"
     if row.variant in reference:
-        return f"{row.mean:.2f}  reference"
-    text = f"{row.mean:.2f}  {row.difference:+.2f}"
-    return text if row.low is None else f"{text} [{row.low:+.2f}, {row.high:+.2f}]"
+        return f"{mean}  reference"
+    text = f"{mean}  {row.difference:+z.{digits}f}"
+    if row.low is None:
+        return text
+    return f"{text} [{row.low:+z.{digits}f}, {row.high:+z.{digits}f}]"
 
 
 def _difference_legend(figure: Figure, reference: dict, interval_of: str, title: str) -> None:

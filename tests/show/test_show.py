@@ -134,6 +134,13 @@ def test_several_strips_share_one_scale_and_say_what_the_colours_mean():
     assert heights[0] == heights[1] < heights[2]
 
 
+def test_the_html_strip_shows_its_scale():
+    head, strip = token_strip_html(["a"], [-2.5], title="t").split("<br>")
+    assert [colour in head for colour in (strip_colour(-1, 1), strip_colour(1, 1))] == [True, True]
+    assert all(f">{end}</span>" in head for end in ("-2.5", "+0", "+2.5"))
+    assert strip_colour(-1, 1) in strip and strip_colour(1, 1) not in strip
+
+
 def test_strips_that_cannot_be_drawn():
     with pytest.raises(ValueError, match="at least one strip"):
         token_strips({})

@@ -147,3 +147,14 @@ def test_twenty_three_variants_with_long_names_do_not_overlap():
 def test_bad_input_to_differences(df, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         show.differences(df, **{"value": "gold", **settings})
+
+
+def test_numbers_have_as_many_decimals_as_the_differences_need():
+    def texts(df):
+        figure = show.differences(df, value="gold")
+        return [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))]
+
+    assert "0.690  +0.010" in texts(runs(a=[0.68], b=[0.69], c=[0.60]))
+    assert "2.50  +1.50" in texts(runs(a=[1.0], b=[2.5]))
+    assert "90  +80" in texts(runs(a=[10.0], b=[90.0]))
+    assert "1.00  +0.00" in texts(runs(a=[1.0], b=[1.0]))
