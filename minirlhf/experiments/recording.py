@@ -14,7 +14,7 @@ from minirlhf.experiments.registry import COMPARED, EXPERIMENTS, RECORDED_SEEDS
 from minirlhf.experiments.runs import run_variant
 from minirlhf.experiments.smollm2 import SmolConfig, train_and_compare
 from minirlhf.runtime import atomic_path, check, commit
-from minirlhf.show.curves import method_points, reward_kl_plane
+from minirlhf.show.plane import frontier
 from minirlhf.tour import Tour, TourConfig
 
 NAMES = ("tour", "reward_model", *EXPERIMENTS)  # what `run_experiment` can run
@@ -74,7 +74,7 @@ def _record_tour(
     record("tour", table, folder=results)
     record("tour_history", steps, folder=results)
     _record_reward_model(folder, seeds, config, origin, on_step, results)
-    figure = reward_kl_plane(method_points(table), ylabel="gold score (predicted rating, -4..4)")
+    figure = frontier(table, by="method", ylabel="gold score (predicted rating, -4..4)")
     with atomic_path(results / "methods.png") as temporary:
         figure.savefig(temporary, format="png")
 

@@ -1,1 +1,71 @@
-"""Pictures: tensors, lists and a Rollout in, a figure or escaped HTML out."""
+"""Figures and tables: data in, a matplotlib Figure (or escaped HTML) out, in one call.
+
+    show.lines({"clip": y, "no clip": z}, x, xlabel="step")     series, bands, log axes
+    show.bars({"SFT": 0.4, "PPO": 1.4}, label="gold score")     values by name or by group
+    show.curves(history, stage="ppo", columns=["score", "kl"])  metrics over the steps of training
+    show.differences(runs, value="gold", repeats=["as it is"])  variants against a reference
+    show.frontier(runs, by="variant")                           score against KL
+    show.clip(eps=0.2)                                          PPO's clipped objective
+    show.world(world, beta=1.0)                                 the exact world: tree and policies
+    show.token_strips({"PPO": (tokens, values)})                one number per token, as colour
+
+No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
+"""
+
+from minirlhf.show.barcharts import bars
+from minirlhf.show.clipping import clip
+from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
+from minirlhf.show.look import COLOURS, MARKERS, Style, styles
+from minirlhf.show.plane import frontier
+from minirlhf.show.progress import Progresses
+from minirlhf.show.report import write_report
+from minirlhf.show.series import lines
+from minirlhf.show.strips import (
+    escape,
+    printable,
+    strip_colour,
+    token_strip,
+    token_strip_html,
+    token_strips,
+    visible,
+)
+from minirlhf.show.tokens import token_table, token_table_html, token_table_text
+from minirlhf.show.training import curves
+from minirlhf.show.variants import (
+    Difference,
+    difference_of_means,
+    difference_table,
+    differences,
+)
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "Difference",
+    "Progresses",
+    "Style",
+    "bars",
+    "clip",
+    "curves",
+    "difference_of_means",
+    "difference_table",
+    "differences",
+    "distance_to_optimum",
+    "escape",
+    "frontier",
+    "lines",
+    "policy_bars",
+    "printable",
+    "strip_colour",
+    "styles",
+    "token_strip",
+    "token_strip_html",
+    "token_strips",
+    "token_table",
+    "token_table_html",
+    "token_table_text",
+    "trajectories",
+    "visible",
+    "world",
+    "write_report",
+]

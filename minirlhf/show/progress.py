@@ -1,11 +1,18 @@
-"""Progress in a terminal: a bar a stage and a line of metrics every few steps."""
+"""Progress in a terminal: a bar per stage and a line of metrics every few steps."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Progresses:
-    """Called with each row of a History, inside `with`; a row with `step` and `steps` moves its stage's bar."""
+    """A progress bar per stage; called, inside `with`, with each row of a History.
+
+    A row with `step` and `steps` moves the bar of its stage. Every few steps the row's metrics are
+    printed.
+
+    Args:
+        every: steps between two printed lines.
+    """
 
     SHOWN = (
         "loss",

@@ -1,4 +1,4 @@
-"""report.html: one file with everything a run has to show, readable without a network, on a phone and on paper."""
+"""report.html: all results of a run in one file, readable offline, on a phone and on paper."""
 
 import base64
 import io
@@ -7,15 +7,20 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from minirlhf.runtime import write_text
-from minirlhf.show.curves import curves, reward_kl_plane
+from minirlhf.show.plane import frontier
 from minirlhf.show.strips import escape, token_strip_html
 from minirlhf.show.tokens import token_table_html
+from minirlhf.show.training import curves
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:auto;padding:1rem;color:#222}img{max-width:100%}
-table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}td,th{border:1px solid #ccc;padding:.25rem .5rem;
-text-align:left;vertical-align:top}.whole{white-space:nowrap}.texts td{min-width:8rem}.how{color:#555;font-size:.9rem}.warn{border-left:4px solid #d95f02;padding-left:.7rem}
-@media print{body{max-width:none}img{max-height:9cm}table{display:table;font-size:.6rem}td,th{padding:.1rem .25rem}.whole{white-space:normal}.texts td{min-width:0}
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:auto;padding:1rem;color:#222;
+background:#fff}img{max-width:100%}
+table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}
+td,th{border:1px solid #ccc;padding:.25rem .5rem;text-align:left;vertical-align:top}
+.whole{white-space:nowrap}.texts td{min-width:8rem}.how{color:#555;font-size:.9rem}
+.warn{border-left:4px solid #d95f02;padding-left:.7rem}
+@media print{body{max-width:none}img{max-height:9cm}table{display:table;font-size:.6rem}
+td,th{padding:.1rem .25rem}.whole{white-space:normal}.texts td{min-width:0}
 tr,img{break-inside:avoid}h2{break-after:avoid}}
 """
 TABLE = {
@@ -27,7 +32,7 @@ TABLE = {
     "kl": "KL, nats",
     "length": "tokens",
     "distinct_2": "distinct-2",
-    "entropy": "entropy, nats a token",
+    "entropy": "entropy, nats per token",
     "opening_share": "commonest 4-word opening",
     "missing_eos": "missing EOS",
     "seconds": "training, s",
@@ -35,11 +40,13 @@ TABLE = {
 CURVES = {
     "sft": (
         ["loss"],
-        "Supervised fine-tuning: nats a token on training reviews; it should fall and flatten.",
+        "Supervised fine-tuning: the loss in nats per token on training reviews. It should fall "
+        "and then flatten.",
     ),
     "reward": (
         ["loss", "accuracy", "margin"],
-        "Reward model: the loss starts at ln 2 = 0.693; single human ratings are noisy, so accuracy stays well below 1.",
+        "Reward model: the loss starts at ln 2 = 0.693. Single human ratings are noisy, so the "
+        "accuracy stays well below 1.",
     ),
     "ppo": (
         [
@@ -53,17 +60,56 @@ CURVES = {
             "missing_eos",
             "ratio",
         ],
-        "PPO: the score is what it maximises, gold is what we want; watch whether they part. KL is per sequence; an entropy that goes to 0 is a collapse.",
+        "PPO maximises the score; gold is what we want. If the score rises and gold falls, PPO "
+        "exploits the reward model. KL is per sequence. An entropy near 0 means that the policy "
+        "writes almost the same response every time.",
     ),
     "dpo": (
         ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"],
-        "DPO: the loss starts at ln 2. Both log-probabilities may fall while their difference grows.",
+        "DPO: the loss starts at ln 2. Both log-probabilities may fall while their difference "
+        "grows.",
     ),
     "grpo": (
         ["gold", "score", "kl", "length", "entropy", "clip_fraction", "reward_std", "missing_eos"],
-        "GRPO: the same reward and the same leash as PPO, a group of samples in place of the critic.",
+        "GRPO: the same reward and the same KL penalty as PPO. A group of samples for each prompt "
+        "replaces the critic.",
     ),
 }
+WARNING = (
+    "The samples come from a small model that was trained on reviews by film critics. They may "
+    "offend."
+)
+HOW_METHODS = (
+    "Gold: the mean rating (-4 to 4) that people would give, predicted by a separate model that is "
+    "not used in training. In brackets: the 95 % interval over films. The ensemble and the lexicon "
+    "judge in other ways. Where they disagree with gold, read the samples. Best-of-n takes the "
+    "SFT sample that the reward model scores highest; its KL is an upper bound."
+)
+HOW_PLANE = (
+    "Higher is better. Further right is further from the SFT model. Of two methods with the same "
+    "KL, the better one has more gold."
+)
+HOW_RECORDED = (
+    "Recorded earlier with several seeds, not by this run. The mean over the seeds; in brackets, "
+    "the range of the seeds."
+)
+HOW_ACCURACY = (
+    "How often the reward model prefers the same text as one random rater. Gap: how far the mean "
+    "ratings of the other raters are apart. The ceiling is how often those means predict that "
+    "rater. The bag of words is a ridge regression on the same films. Where the mean "
+    "probability equals the accuracy, the model is calibrated."
+)
+HOW_STRIPS = (
+    "The colour of a token is the score of the text up to that token: blue is above the mean of "
+    "SFT samples, orange below. Hover over a token to see its number. Scoring each prefix + EOS "
+    "reads the head where it was trained, but on unusual texts. One pass reads it at "
+    "positions where it was never trained, but on natural text."
+)
+HOW_TOKENS = (
+    "One row per token. The KL penalty of each token is part of its reward; the score is added at "
+    "the last token. The TD error is how much better the next value was than the critic expected. "
+    "The advantage adds up this and the later TD errors. Clipped tokens give the policy no gradient."
+)
 
 
 def write_report(
@@ -80,89 +126,71 @@ def write_report(
     accuracy: list[dict] | None = None,
     token_rows: list[dict] | None = None,
 ) -> Path:
-    """Write the page atomically.
+    """Write the page; an older page is replaced only after the new one is complete.
 
     Args:
-        history: rows of metrics of all stages. methods: one dict a method with the keys of TABLE, gold_low and gold_high.
-        samples: dicts with prompt, columns {method: text}, golds {method: score}. strips: dicts with title, tokens, values.
-        recorded: rows like methods with `seed`, from data/results. accuracy: rows with low, high and one share a column.
-        token_rows: what token_table made of one response.
+        history: rows of metrics of all stages.
+        methods: a dict per method with the keys of TABLE, gold_low and gold_high.
+        samples: dicts with prompt, columns {method: text} and golds {method: score}.
+        strips: dicts with title, tokens and values.
+        times: stage -> seconds. environment: facts for the head of the page.
+        recorded: rows like `methods` with `seed`, from earlier runs.
+        accuracy: rows with low and high (the gap) and one share per column.
+        token_rows: the result of `token_table` for one response.
     """
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        '<p class="warn">The samples come from a small model that imitates film critics. They may offend.</p>',
-    ]
     facts = " · ".join(f"{escape(k)} {escape(v)}" for k, v in environment.items())
     spent = " · ".join(f"{escape(k)} {v:.0f} s" for k, v in times.items())
-    parts.append(f'<p class="how">{facts}<br>{spent}</p>')
-    parts.append("<h2>The methods on held-out films</h2>" + _table(methods))
-    parts.append(
-        '<p class="how">Gold: the mean rating (-4..4) that raters would give, as a scorer predicts that no training saw; in brackets '
-        "the 95 % interval over films. Ensemble and lexicon are judges of another kind: where they disagree with gold, read the samples. "
-        "Best-of-n picks by the reward model among samples of SFT; its KL is a bound.</p>"
+    strip_texts = "".join(
+        token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips
     )
-    points = [
-        {
-            "label": m["method"],
-            "kl": m["kl"],
-            "score": m["gold"],
-            "low": m["gold_low"],
-            "high": m["gold_high"],
-        }
-        for m in methods
+    parts = [
+        f'<h1>{escape(title)}</h1><p class="warn">{escape(WARNING)}</p>',
+        f'<p class="how">{facts}<br>{spent}</p>',
+        _section("The methods on held-out films", _table(methods), HOW_METHODS),
+        _image(frontier(methods, by="method", ylabel="gold score"), "gold score against KL"),
+        _how(HOW_PLANE),
     ]
-    parts.append(_image(reward_kl_plane(points), "gold score against KL for each method"))
-    parts.append(
-        '<p class="how">Up is better, right is further from SFT: more gold for the same KL is a better method.</p>'
-    )
     if recorded:
-        parts.append(
-            "<h2>Recorded: the same over several seeds</h2>" + _table(_mean_over_seeds(recorded))
-        )
-        parts.append(
-            '<p class="how">Recorded by <code>make grid</code>, not by this run: the mean over seeds, in brackets the range of the seeds.</p>'
-        )
+        table = _table(_mean_over_seeds(recorded))
+        parts.append(_section("Recorded: the same methods, several seeds", table, HOW_RECORDED))
     if accuracy:
-        parts.append(
-            "<h2>The reward model on held-out films, by gap of the other raters' means</h2>"
-            + _accuracy(accuracy)
-        )
-        parts.append(
-            '<p class="how">How often it ranks as one random rater did. The ceiling is how often the other raters\' means are right; the bag of words is a ridge on the same '
-            "films. Mean probability against accuracy says whether it is calibrated.</p>"
-        )
-    parts.append("<h2>Before and after, the same titles, unselected</h2>" + _samples(samples))
-    parts.append(
-        "<h2>The reward of every prefix</h2>"
-        + "".join(token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips)
-    )
-    parts.append(
-        '<p class="how">The colour of a token is the score of the text up to it: blue above the mean of SFT samples, orange below; hover for the number. Each prefix ended by EOS is a trained position '
-        "on unusual text; one pass reads natural text at positions the head was never trained at.</p>"
-    )
+        heading = "The reward model on held-out films, by rating gap (mean of the other raters)"
+        parts.append(_section(heading, _accuracy(accuracy), HOW_ACCURACY))
+    parts += [
+        "<h2>Before and after: the first titles, not selected</h2>" + _samples(samples),
+        _section("The reward of every prefix", strip_texts, HOW_STRIPS),
+    ]
     if token_rows:
-        parts.append("<h2>One response under the microscope</h2>" + token_table_html(token_rows))
-        parts.append(
-            '<p class="how">Read down: the KL penalty of each token enters its reward, the score arrives at the last; the TD error is '
-            "what the critic had not expected, the advantage sums those to come. Clipped tokens give the policy no gradient.</p>"
-        )
-    for stage, (metrics, how) in CURVES.items():
-        if any(
-            row["stage"] == stage and row.get(metric) is not None
-            for row in history
-            for metric in metrics
-        ):
-            parts.append(
-                f"<h2>{stage.upper()}</h2>"
-                + _image(curves(list(history), metrics, stage=stage), f"curves of {stage}")
-            )
-            parts.append(f'<p class="how">{escape(how)}</p>')
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
-    write_text(
-        path,
-        f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>",
+        heading = "One response, token by token"
+        parts.append(_section(heading, token_table_html(token_rows), HOW_TOKENS))
+    parts += _curves_of_stages(list(history))
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
     )
+    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
+    write_text(path, page)
     return Path(path)
+
+
+def _section(heading: str, content: str, how: str) -> str:
+    return f"<h2>{escape(heading)}</h2>{content}{_how(how)}"
+
+
+def _how(text: str) -> str:
+    return f'<p class="how">{escape(text)}</p>'
+
+
+def _curves_of_stages(history: list[dict]) -> list[str]:
+    """A figure per stage of the metrics that the stage has logged; stages without any are left out."""
+    parts = []
+    for stage, (metrics, how) in CURVES.items():
+        rows = [row for row in history if row["stage"] == stage]
+        logged = [name for name in metrics if any(row.get(name) is not None for row in rows)]
+        if logged:
+            figure = curves(rows, stage=stage, columns=logged)
+            parts.append(_section(stage.upper(), _image(figure, f"curves of {stage}"), how))
+    return parts
 
 
 def _table(rows: list[dict]) -> str:
@@ -181,12 +209,13 @@ def _value(row: dict, name: str) -> str:
     if isinstance(value, str):
         return f'<span class="whole">{escape(value)}</span>'
     if f"{name}_low" in row:
-        return f"{value:.2f} <span class=whole>[{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]</span>"
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{value:.2f} <span class=whole>[{low:.2f}, {high:.2f}]</span>"
     return f"{value:.0f}" if name == "seconds" else f"{value:.2f}"
 
 
 def _mean_over_seeds(rows: list[dict]) -> list[dict]:
-    """One row a method: means, and for the judges the range over seeds."""
+    """A row per method: means over the seeds, and the range of the seeds for the judges."""
     result = []
     for method in dict.fromkeys(row["method"] for row in rows):
         group = [row for row in rows if row["method"] == method]
@@ -209,7 +238,8 @@ def _accuracy(rows: list[dict]) -> str:
         + "</tr>"
         for r in rows
     )
-    return f"<table><tr><th>gap, rating units</th>{''.join(f'<th>{escape(n)}</th>' for n in names)}</tr>{body}</table>"
+    head = "".join(f"<th>{escape(n)}</th>" for n in names)
+    return f"<table><tr><th>gap, rating units</th>{head}</tr>{body}</table>"
 
 
 def _samples(samples: list[dict]) -> str:
@@ -220,7 +250,8 @@ def _samples(samples: list[dict]) -> str:
     body = ""
     for sample in samples:
         cells = "".join(
-            f'<td>{escape(sample["columns"][n])}<br><span class="how">gold {sample["golds"][n]:+.2f}</span></td>'
+            f"<td>{escape(sample['columns'][n])}<br>"
+            f'<span class="how">gold {sample["golds"][n]:+.2f}</span></td>'
             for n in names
         )
         body += f"<tr><td>{escape(sample['prompt'])}</td>{cells}</tr>"
@@ -230,4 +261,5 @@ def _samples(samples: list[dict]) -> str:
 def _image(figure: Figure, alt: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{encoded}">'

@@ -1,4 +1,4 @@
-"""One response token by token: every number that PPO computes, on the row where it belongs."""
+"""One response, token by token: every number that PPO computes, a row per token."""
 
 from minirlhf.core.kl import k1, log_ratio
 from minirlhf.core.policy_gradient import is_clipped
@@ -37,19 +37,21 @@ def token_table(
     clip_eps_high: float | None = None,
     row: int = 0,
 ) -> list[dict]:
-    """Row by row: what the policy did, what it was paid, what the critic expected, what the update may use.
+    """All numbers of one response in PPO: log-probabilities, KL, reward, value, advantage, ratio.
 
     Args:
-        tokens: the response's tokens as text. logprobs: (B, R) under the current policy. rewards: (B, R) after KL shaping.
-        values: (B, R) of the critic at the rollout. advantages: (B, R) that the loss used, where they are not plain GAE: whitening
-            moves the mean and so turns signs, and the sign decides what is clipped. row: which response.
+        tokens: the response's tokens as text. row: which response of the batch.
+        logprobs: (B, R) under the current policy, nats. ref_logprobs: (B, R) under the reference.
+        rewards: (B, R) after the KL penalty. values: (B, R) of the critic when it was sampled.
+        advantages: (B, R) that the loss used, where they are not plain GAE. Whitening moves the
+            mean and can change a sign, and the sign decides what is clipped.
 
     Returns:
-        One dict a real token with the keys of COLUMNS. kl is k1 of the sampling policy against the reference, nats; return is GAE's
-        advantage + value, before any whitening.
+        A dict per real token with the keys of COLUMNS. kl is the estimator k1 of the sampling
+        policy against the reference, nats. return is GAE's advantage + value, before any whitening.
 
     Raises:
-        ValueError: the number of texts is not that of the row's real tokens.
+        ValueError: the number of texts is not the number of the row's real tokens.
     """
     mask, old = rollout.response_mask, rollout.old_logprobs
     plain, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)

@@ -46,7 +46,7 @@ from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.gold import gold_judge
 from minirlhf.rewards.model import prefix_scores, rollout_score
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import curves, method_points, reward_kl_plane
+from minirlhf.show import curves, frontier
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
@@ -165,7 +165,7 @@ for title, text in after.items():
     print(f"{title.strip()}: {text}")
 
 # %%
-display(reward_kl_plane(method_points(rows), ylabel="gold score (predicted rating, -4..4)"))
+display(frontier(rows, by="method", ylabel="gold score (predicted rating, -4..4)"))
 
 # %% [markdown]
 # *Gold* is a scorer that no training saw: it predicts the mean rating that people would give. *Proxy* is the reward model that PPO maximises.
@@ -217,7 +217,8 @@ assert min(most) > 0 and mean("best-of-16", "kl") < mean("PPO", "kl")
 # %%
 recorded = load_results("tour_history")
 by_seed = [[row for row in recorded if row["seed"] == s] for s in seeds]
-display(curves(by_seed, ["gold", "score", "kl", "entropy", "length", "clip_fraction"], stage="ppo"))
+columns = ["gold", "score", "kl", "entropy", "length", "clip_fraction"]
+display(curves(by_seed, stage="ppo", columns=columns))
 
 # %% [markdown]
 # ## Exercises

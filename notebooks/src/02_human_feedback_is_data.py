@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from minirlhf.classroom import check
 from minirlhf.classroom.claims import claim
 from minirlhf.rewards.bag_of_words import ridge_judge
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling, krippendorff_alpha, preference_share, tie_share
 

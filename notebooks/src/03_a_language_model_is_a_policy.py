@@ -43,7 +43,7 @@ from minirlhf.models.forward import decode, encode, policy_logits, policy_logpro
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import reviews
 
 set_threads()

@@ -50,7 +50,7 @@ from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import rollout_score
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import reviews
 
 set_threads()

@@ -42,7 +42,7 @@ from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.rewards.model import rollout_score
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
 

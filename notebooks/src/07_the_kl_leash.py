@@ -51,7 +51,7 @@ from minirlhf.models.forward import policy_logits, policy_logprobs
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.exact import policy_bars
 from minirlhf.tasks import reviews
 

@@ -53,7 +53,7 @@ from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_score, text_judge
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable

@@ -45,7 +45,7 @@ from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.rewards.model import rollout_score
 from minirlhf.runtime import seed_all, set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.tokens import token_table, token_table_html
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable

@@ -77,7 +77,7 @@ from minirlhf.models.roofline import (
 )
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 
 set_threads()
 

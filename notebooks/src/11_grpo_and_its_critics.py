@@ -52,7 +52,7 @@ from minirlhf.models.roofline import H100, Machine, step_seconds
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.rules import right_answer
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import arithmetic
 
 set_threads()

@@ -46,7 +46,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.rewards.model import text_judge
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.exact import trajectories
 from minirlhf.tasks import reviews
 

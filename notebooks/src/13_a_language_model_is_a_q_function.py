@@ -47,7 +47,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.show.strips import token_strip
 from minirlhf.tasks import arithmetic, reviews
 

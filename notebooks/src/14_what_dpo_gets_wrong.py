@@ -57,7 +57,7 @@ from minirlhf.experiments.registry import BEST
 from minirlhf.loops.preference import LOSSES
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import set_threads
-from minirlhf.show.curves import COLOURS
+from minirlhf.show import COLOURS
 from minirlhf.tasks import reviews
 
 set_threads()

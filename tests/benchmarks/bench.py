@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from workload import LAYERS, SIZES, TASKS
 
 from minirlhf.runtime import ROOT, atomic_path, commit, set_threads, write_text
-from minirlhf.show.curves import COLOURS, MARKERS
+from minirlhf.show import COLOURS, MARKERS
 
 HERE, OUT = Path(__file__).parent, ROOT / "out" / "bench"
 GROWTH = {

@@ -9,11 +9,15 @@ from matplotlib.figure import Figure
 
 from minirlhf.core.exact import World
 from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.runtime import History
 from minirlhf.show import report
-from minirlhf.show.curves import curves, method_points, reward_kl_plane
-from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories
-from minirlhf.show.strips import escape, strip_colour, token_strip, token_strip_html, visible
+from minirlhf.show.strips import (
+    escape,
+    strip_colour,
+    token_strip,
+    token_strip_html,
+    token_strips,
+    visible,
+)
 from minirlhf.show.tokens import COLUMNS, token_table, token_table_html, token_table_text
 
 NASTY = [
@@ -41,7 +45,7 @@ class Tags(HTMLParser):
 
 def draws(figure):
     assert isinstance(figure, Figure)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -115,73 +119,34 @@ def test_a_strip_needs_one_value_a_token():
         token_strip(["a", "b"], [1.0])
 
 
-def test_curves_planes_and_exact_pictures_draw():
-    history = History({"stage": "ppo", "step": i, "kl": i / 2, "score": -i} for i in range(5))
-    figure = curves(list(history), ["kl", "score", "absent"], stage="ppo")
-    assert [axes.get_title() for axes in figure.axes] == ["kl", "score"]
+def test_several_strips_share_one_scale_and_say_what_the_colours_mean():
+    figure = token_strips({"SFT": (["a", "b"], [1.0, -4.0]), "PPO": (["c"], [2.0])})
     draws(figure)
-    draws(curves([list(history), list(history)], ["kl"], stage="ppo"))
-    draws(
-        reward_kl_plane(
-            [
-                {"label": "SFT", "kl": 0.0, "score": 1.0, "low": 0.9, "high": 1.2},
-                {"label": "x", "kl": 1.0, "score": 2.0},
-                {"label": "y", "kl": 2.0, "score": 2.0, "kl_low": 1.5, "kl_high": 3.0},
-            ]
-        )
-    )
-    rows = [
-        {"method": m, "kl": k, "gold": g}
-        for m, k, g in (("SFT", 0.0, 1.0), ("SFT", 0.0, 2.0), ("PPO", 3.0, 4.0))
-    ]
-    assert method_points(rows) == [
-        {"label": "SFT", "kl": 0.0, "score": 1.5, "low": 1.0, "high": 2.0},
-        {"label": "PPO", "kl": 3.0, "score": 4.0, "low": 4.0, "high": 4.0},
-    ]
-    world = World.random(3, 2)
-    draws(policy_bars(world.labels, {"ref": world.probs(world.ref_logits)}, rewards=world.rewards))
-    draws(distance_to_optimum({"PPO": [1.0, 0.1, 0.0]}))
+    boxes, scale = figure.axes
+    colours = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in boxes.patches]
+    assert colours == [strip_colour(value, 4.0) for value in (1.0, -4.0, 2.0)]
+    assert [text.get_text() for text in scale.texts] == ["-4", "0", "+4"]
+    (image,) = scale.images
+    ends = [matplotlib.colors.to_hex(image.get_array()[0][i]) for i in (0, -1)]
+    assert ends == [strip_colour(-4.0, 4.0), strip_colour(4.0, 4.0)]
+    assert [text.get_text() for text in figure.texts] == ["SFT", "PPO"]
+    heights = [patch.get_y() for patch in boxes.patches]
+    assert heights[0] == heights[1] < heights[2]
 
 
-def test_curves_stand_at_their_steps():
-    # gold at every second step; the second run ends early and is 2 higher: mean +1, from +0 to +2, over steps both have
-    runs = [
-        [
-            {"stage": "ppo", "step": i, "gold": i + up}
-            if i % 2 == 0
-            else {"stage": "ppo", "step": i}
-            for i in range(n)
-        ]
-        for n, up in ((9, 0.0), (6, 2.0))
-    ]
-    (line,) = curves(runs[0], ["gold"], stage="ppo").axes[0].lines
-    assert list(line.get_xdata()) == [0, 2, 4, 6, 8] and list(line.get_ydata()) == [0, 2, 4, 6, 8]
-    (axes,) = curves(runs, ["gold"], stage="ppo").axes
-    assert list(axes.lines[0].get_xdata()) == [0, 2, 4] and list(axes.lines[0].get_ydata()) == [
-        1,
-        3,
-        5,
-    ]
-    assert axes.collections[0].get_paths()[0].get_extents().bounds == (0, 0, 4, 6)
-    with pytest.raises(ValueError, match="No row of stage 'dpo'"):
-        curves(runs, ["gold"], stage="dpo")
+def test_the_html_strip_shows_its_scale():
+    head, strip = token_strip_html(["a"], [-2.5], title="t").split("<br>")
+    assert [colour in head for colour in (strip_colour(-1, 1), strip_colour(1, 1))] == [True, True]
+    assert all(f">{end}</span>" in head for end in ("-2.5", "+0", "+2.5"))
+    assert strip_colour(-1, 1) in strip and strip_colour(1, 1) not in strip
 
 
-def test_trajectories_end_on_the_star():
-    world = World.random(3, 2)
-    target, start = world.gibbs(beta=1.0), world.probs(world.ref_logits)
-    mix = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
-    figure = trajectories({"straight": (1 - mix) * start + mix * target}, target)
-    draws(figure)
-    plane, distance = figure.axes
-    x, y = plane.lines[0].get_data()
-    assert (
-        abs(x[-1]) < 1e-12 and abs(y[-1]) < 1e-12 and "(100% of the motion)" in plane.get_xlabel()
-    )  # a straight walk is one direction
-    optimum = world.gibbs_logits(beta=1.0)
-    assert distance.lines[0].get_ydata()[0] == pytest.approx(
-        world.kl(optimum, world.ref_logits).item(), rel=1e-9
-    )
+def test_strips_that_cannot_be_drawn():
+    with pytest.raises(ValueError, match="at least one strip"):
+        token_strips({})
+    with pytest.raises(ValueError, match="Strip 'PPO' has 2 tokens but 1 values"):
+        token_strips({"PPO": (["a", "b"], [1.0])})
+    assert len(token_strip(["a"], [0.0]).axes) == 1  # all values 0: no scale to show
 
 
 def test_token_table_says_what_core_says():
@@ -210,7 +175,8 @@ def test_token_table_says_what_core_says():
         rows[0]["logprob"] == moved[1, 0].item()
         and rows[0]["old_logprob"] == rollout.old_logprobs[1, 0].item()
     )
-    # whitening may turn a sign, and with it what is clipped: "a" became likelier (ratio > 1.2), clipped only if that is rewarded
+    # Whitening may change a sign, and with it what is clipped: "a" became likelier (ratio > 1.2).
+    # That is clipped only if "a" is rewarded.
     given = dict(logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1)
     assert rows[0]["ratio"] > 1.2
     for sign in (1.0, -1.0):

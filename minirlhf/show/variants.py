@@ -1,0 +1,241 @@
+"""Variants against a reference: differences with intervals, and how far repeats scatter."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student_t
+
+from minirlhf.show import look
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One variant against the reference: its runs, their mean, and the difference of the means.
+
+    `low` and `high` bound the 95 % interval of the difference; both are None where there is none.
+    """
+
+    variant: str
+    runs: tuple[float, ...]
+    mean: float
+    difference: float
+    low: float | None
+    high: float | None
+
+
+def difference_of_means(
+    runs: Sequence[float], reference: Sequence[float]
+) -> tuple[float, float | None, float | None]:
+    """mean(runs) - mean(reference), and its 95 % interval by Welch's t-test.
+
+        se^2 = s_a^2 / n_a + s_b^2 / n_b          interval = difference +- t(0.975, df) se
+        df   = se^4 / [ (s_a^2 / n_a)^2 / (n_a - 1) + (s_b^2 / n_b)^2 / (n_b - 1) ]
+
+    s^2 is the variance with n - 1. The two groups may scatter differently. With fewer than two
+    runs on either side there is no interval: (difference, None, None).
+
+    Source: Welch 1947.
+    """
+    a, b = np.asarray(runs, float), np.asarray(reference, float)
+    difference = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return difference, None, None
+    parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if sum(parts) == 0:
+        return difference, difference, difference
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+    half = float(student_t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
+    return difference, difference - half, difference + half
+
+
+def differences(
+    df,
+    *,
+    value: str,
+    repeats: Sequence[str] | str | None = None,
+    variants: Iterable[str] | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    interval_of: str = "95 % interval over seeds",
+    label: str | None = None,
+    title: str = "",
+    sort: bool = False,
+    order: Iterable[str] | None = None,
+) -> Figure:
+    """A row per variant: how far its runs are from those of the reference.
+
+    **What is compared.** The reference is all runs of all variants named in `repeats`: runs with
+    the same settings. Zero on the lower axis is the mean of these runs. The upper axis has the
+    values themselves. For every variant the figure shows
+
+    - each run (seed) as a small circle, at its value minus the reference's mean;
+    - the mean of the runs as a large mark, and its distance from zero with an interval, also in
+      numbers at the right: mean, difference [low, high].
+
+    The **grey band** reaches from the lowest to the highest single run of the reference. A
+    variant whose runs lie inside the band may differ from the reference by luck only.
+
+    **The interval** is `difference_of_means` (Welch) over runs. It says how the difference would
+    vary with other seeds. Runs are not paired by seed: two runs with the same seed and other
+    settings soon sample other tokens. It says nothing about other prompts, since all runs answer
+    the same ones. Where that matters, pass `intervals` that were computed over prompts, or over
+    prompts and seeds.
+
+    Args:
+        df: rows with columns `variant`, `seed` and the one named by `value`; a row per run.
+        repeats: the variants that are the reference; the first variant of the data by default.
+        variants: which variants to draw beside the reference; all by default.
+        intervals: variant -> (low, high) of the difference, drawn instead of Welch's.
+        interval_of: what the intervals are, for the legend; change it together with `intervals`.
+        label: what is measured, with its unit; the column's name by default.
+        sort: variants from the lowest to the highest mean; the order of the data by default.
+        order: all names of the lesson, so that each keeps its colour.
+
+    Raises:
+        ValueError: no rows, a column is missing, a value is not finite, a variant of `repeats`,
+            `variants` or `intervals` is not in the data, or one seed of a variant stands in two
+            rows.
+    """
+    table, reference = difference_table(
+        df, value=value, repeats=repeats, variants=variants, intervals=intervals
+    )
+    if sort:
+        first = len(reference)  # the reference stays on top
+        table = table[:first] + sorted(table[first:], key=lambda row: row.mean)
+    centre = float(np.mean([run for runs in reference.values() for run in runs]))
+    style = look.styles([row.variant for row in table], order)
+    with look.page():
+        figure = look.new_figure(7.6, min(1.35 + 0.33 * len(table), 14))
+        axes = figure.add_subplot()
+        _scatter_band(axes, reference, centre)
+        for place, row in enumerate(table):
+            repeated = row.variant in reference
+            mark = look.Style(look.GREY, "o", "-") if repeated else style[row.variant]
+            _difference_row(axes, place, row, centre, mark)
+        names = [look.wrapped(row.variant, 34) for row in table]
+        axes.set_yticks(range(len(table)), names)
+        axes.set_ylim(len(table) - 0.4, -1.25)
+        axes.grid(False, axis="y")
+        axes.set_xlabel(f"difference from the reference: {label or value}")
+        numbers = axes.secondary_yaxis("right")
+        texts = [_in_numbers(row, reference, _digits(table)) for row in table]
+        numbers.set_yticks([-0.9, *range(len(table))], ["mean, difference", *texts])
+        numbers.tick_params(length=0, labelsize=look.SIZES["note"])
+        numbers.spines["right"].set_visible(False)
+        top = axes.secondary_xaxis("top", functions=(lambda d: d + centre, lambda v: v - centre))
+        top.set_xlabel(label or value)
+        intervals_drawn = any(row.low is not None for row in table)
+        _difference_legend(figure, reference, interval_of if intervals_drawn else "", title)
+    return figure
+
+
+def difference_table(
+    df,
+    *,
+    value: str,
+    repeats: Sequence[str] | str | None = None,
+    variants: Iterable[str] | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[list[Difference], dict[str, tuple[float, ...]]]:
+    """The numbers behind `differences`.
+
+    Returns:
+        (a row per variant, the reference's first; the runs of the reference by variant).
+    """
+    frame = look.frame_of(df, ["variant", "seed", value])
+    look.no_gaps(frame, "variant", value)
+    if (twice := frame[frame.duplicated(["variant", "seed"])]).size:
+        variant, seed = twice.iloc[0]["variant"], twice.iloc[0]["seed"]
+        raise ValueError(
+            f"Variant {variant!r} has two rows of seed {seed}; one row per run is needed."
+        )
+    runs = {
+        str(name): tuple(map(float, group.sort_values("seed")[value]))
+        for name, group in frame.groupby("variant", sort=False)
+    }
+    repeats = [repeats] if isinstance(repeats, str) else list(repeats or [next(iter(runs))])
+    chosen = list(runs) if variants is None else list(variants)
+    for name in [*repeats, *chosen, *(intervals or {})]:
+        if name not in runs:
+            raise ValueError(f"There is no variant {name!r}; there are {', '.join(runs)}.")
+    reference = {name: runs[name] for name in repeats}
+    pooled = [run for each in reference.values() for run in each]
+    rows = []
+    for name in [*repeats, *(name for name in chosen if name not in repeats)]:
+        difference, low, high = difference_of_means(runs[name], pooled)
+        if name in reference:
+            low = high = None  # a part of the reference is not compared with itself
+        elif name in (intervals or {}):
+            low, high = map(float, intervals[name])
+        rows.append(Difference(name, runs[name], float(np.mean(runs[name])), difference, low, high))
+    return rows, reference
+
+
+def _scatter_band(axes: Axes, reference: dict, centre: float) -> None:
+    runs = [run - centre for each in reference.values() for run in each]
+    axes.axvspan(min(runs), max(runs), color="#d9d9d9", linewidth=0, zorder=0)
+    axes.axvline(0, color="#666666", linewidth=1, zorder=1)
+
+
+def _difference_row(axes: Axes, place: int, row: Difference, centre: float, mark) -> None:
+    if row.low is not None:
+        axes.plot([row.low, row.high], [place] * 2, color=look.DARK, linewidth=1.4, zorder=2)
+        axes.plot([row.low, row.high], [place] * 2, "|", color=look.DARK, markersize=7, zorder=2)
+    axes.plot(
+        [run - centre for run in row.runs],
+        [place + 0.31] * len(row.runs),  # below the mean, which they would hide
+        "o",
+        markersize=4,
+        markerfacecolor="white",
+        markeredgecolor=look.DARK,
+        markeredgewidth=0.9,
+        linestyle="none",
+        zorder=4,
+    )
+    axes.plot(
+        row.difference,
+        place,
+        mark.marker,
+        color=mark.colour,
+        markersize=7.5,
+        markeredgecolor=look.DARK,
+        markeredgewidth=0.6,
+        zorder=3,
+    )
+
+
+def _digits(table: list[Difference]) -> int:
+    """Decimals in which the differences between the variants can be seen."""
+    means = [row.mean for row in table]
+    size = max(means) - min(means) or max(map(abs, means)) or 1.0
+    return min(max(math.ceil(-math.log10(size / 50)), 0), 6)  # a fiftieth of their range
+
+
+def _in_numbers(row: Difference, reference: dict, digits: int) -> str:
+    mean = f"{row.mean:z.{digits}f}"
+    if row.variant in reference:
+        return f"{mean}  reference"
+    text = f"{mean}  {row.difference:+z.{digits}f}"
+    if row.low is None:
+        return text
+    return f"{text} [{row.low:+z.{digits}f}, {row.high:+z.{digits}f}]"
+
+
+def _difference_legend(figure: Figure, reference: dict, interval_of: str, title: str) -> None:
+    axes, count = figure.axes[0], sum(map(len, reference.values()))
+    white = {"markerfacecolor": "white", "markeredgecolor": look.DARK, "linestyle": "none"}
+    (run,) = axes.plot([], [], "o", markersize=4.5, **white)
+    (mean,) = axes.plot([], [], "D", markersize=8, color="#bbbbbb", markeredgecolor=look.DARK)
+    handles, labels = [run, mean], ["one run", "mean of the runs"]
+    if interval_of:
+        (line,) = axes.plot([], [], "-|", color=look.DARK)
+        handles, labels = [*handles, line], [*labels, interval_of]
+    band = axes.fill_between([], [], color="#d9d9d9")
+    handles.append(band)
+    labels.append(
+        f"range of the {count} runs of the reference" if count > 1 else "reference: one run"
+    )
+    look.legend_above(figure, handles, labels, title)

@@ -1,0 +1,160 @@
+import math
+
+import pandas as pd
+import pytest
+
+from minirlhf import show
+from minirlhf.show import look
+
+
+def runs(**by_variant):
+    return pd.DataFrame(
+        [
+            {"variant": name.replace("_", " "), "seed": seed, "gold": value}
+            for name, values in by_variant.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_welch_matches_hand_computation():
+    # Means 2 and 6, variance 2 each: se^2 = 2/2 + 2/2 = 2; df = 4 / (1/1 + 1/1) = 2, t = 4.302653
+    difference, low, high = show.difference_of_means([5, 7], [1, 3])
+    assert difference == 4
+    assert (low, high) == pytest.approx((4 - 4.302653 * 2**0.5, 4 + 4.302653 * 2**0.5))
+    # Variances 1 and 1, three runs each: se^2 = 2/3; df = (4/9) / (1/18 + 1/18) = 4, t = 2.776445
+    difference, low, high = show.difference_of_means([4, 5, 6], [1, 2, 3])
+    half = 2.776445 * (2 / 3) ** 0.5
+    assert (difference, low, high) == pytest.approx((3, 3 - half, 3 + half))
+    # One group without scatter counts with n - 1 of the other: se^2 = 1/3, df = 2
+    difference, low, high = show.difference_of_means([4, 5, 6], [1, 1, 1])
+    assert high - difference == pytest.approx(4.302653 / 3**0.5)
+    assert show.difference_of_means([2.0], [1, 3]) == (0, None, None)
+    assert show.difference_of_means([3, 3], [1, 1]) == (2, 2, 2)
+
+
+def test_the_reference_is_all_runs_of_all_repeats():
+    # Reference: 1, 2, 3 and 2, 3, 4: mean 2.5, variance 5.5 / 5 = 1.1.
+    # The variant: 4, 5, 6: mean 5, variance 1.
+    # se^2 = 1/3 + 1.1/6 = 31/60; df = (31/60)^2 / [(1/3)^2 / 2 + (1.1/6)^2 / 5]
+    df = runs(other=[4, 5, 6], as_it_is=[1, 2, 3], once_more=[2, 3, 4])
+    table, reference = show.difference_table(df, value="gold", repeats=["as it is", "once more"])
+    assert reference == {"as it is": (1, 2, 3), "once more": (2, 3, 4)}
+    assert [row.variant for row in table] == ["as it is", "once more", "other"]
+    assert [row.difference for row in table] == [-0.5, 0.5, 2.5]
+    assert [row.mean for row in table] == [2, 3, 5]
+    assert table[0].low is None and table[1].high is None
+    freedom = (31 / 60) ** 2 / ((1 / 3) ** 2 / 2 + (1.1 / 6) ** 2 / 5)
+    assert 4.28 < freedom < 4.29
+    t = (table[2].high - 2.5) / (31 / 60) ** 0.5
+    assert 2.570582 < t < 2.776445  # between the t of 5 and of 4 degrees of freedom
+    assert t == pytest.approx(2.705, abs=2e-3)
+
+
+def artists(figure):
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    dots = [
+        line
+        for line in axes.lines
+        if line.get_markerfacecolor() == "white" and len(line.get_xdata())
+    ]
+    return axes, dots
+
+
+def test_dots_band_and_interval_stand_where_the_numbers_are():
+    df = runs(other=[4, 5, 6], as_it_is=[1, 2, 3], once_more=[2, 3, 4])
+    figure = show.differences(df, value="gold", repeats=["as it is", "once more"], label="score")
+    axes, dots = artists(figure)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["as it is", "once more", "other"]
+    assert [list(line.get_xdata()) for line in dots] == [
+        [-1.5, -0.5, 0.5],
+        [-0.5, 0.5, 1.5],
+        [1.5, 2.5, 3.5],
+    ]
+    (band,) = [patch for patch in axes.patches if patch.get_width()]
+    assert (band.get_x(), band.get_x() + band.get_width()) == (-1.5, 1.5)
+    table, _ = show.difference_table(df, value="gold", repeats=["as it is", "once more"])
+    ends = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    assert [table[2].low, table[2].high] in ends
+    means = [line for line in axes.lines if line.get_markersize() == 7.5]
+    assert [float(line.get_xdata()[0]) for line in means] == [-0.5, 0.5, 2.5]
+    assert [line.get_color() for line in means[:2]] == [look.GREY] * 2
+    numbers = [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    assert f"5.00  +2.50 [{table[2].low:+.2f}, {table[2].high:+.2f}]" in numbers
+    # the upper axis has the values themselves: 2.5 stands above the zero
+    (top,) = [a for a in axes.child_axes if a.get_xlabel() == "score"]
+    low, high = axes.get_xlim()
+    assert top.get_xlim() == pytest.approx((low + 2.5, high + 2.5))
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert "range of the 6 runs of the reference" in labels and "95 % interval over seeds" in labels
+
+
+def test_the_reference_is_the_first_variant_by_default_and_may_have_one_seed():
+    figure = show.differences(runs(a=[1.0], b=[2.0]), value="gold")
+    _, dots = artists(figure)
+    assert [list(line.get_xdata()) for line in dots] == [[0], [1]]
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert "reference: one run" in labels and "95 % interval over seeds" not in labels
+
+
+def test_variants_can_be_chosen_sorted_and_given_intervals():
+    df = runs(a=[1, 1.5], b=[9, 9.5], c=[3, 3.5], d=[5, 5.5])
+    figure = show.differences(
+        df,
+        value="gold",
+        variants=["b", "c"],
+        sort=True,
+        intervals={"c": (1.0, 4.0)},
+        interval_of="95 % interval over prompts and seeds",
+    )
+    axes, _ = artists(figure)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "c", "b"]
+    assert [1.0, 4.0] in [list(line.get_xdata()) for line in axes.lines]
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert "95 % interval over prompts and seeds" in labels
+
+
+def test_twenty_three_variants_with_long_names_do_not_overlap():
+    df = runs(**{f"a_variant_with_a_rather_long_name,_{i}": [i, i + 1, i + 3] for i in range(23)})
+    figure = show.differences(df, value="gold")
+    axes, _ = artists(figure)
+    boxes = [t.get_window_extent() for t in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert min(box.x0 for box in boxes) >= 0
+    legend = figure.legends[0].get_window_extent()
+    top = next(a for a in axes.child_axes if a.get_xlabel() == "gold")
+    assert legend.y0 >= top.xaxis.label.get_window_extent().y1
+
+
+@pytest.mark.parametrize(
+    "df, settings, sentence",
+    [
+        (runs(a=[1.0]).iloc[:0], {}, "There are no rows to draw"),
+        (runs(a=[1.0]).drop(columns="seed"), {}, "no column 'seed'"),
+        (
+            runs(a=[1.0]),
+            {"value": "proxy"},
+            "no column 'proxy'; its columns are variant, seed, gold",
+        ),
+        (runs(a=[1.0], b=[math.nan]), {}, "1 of 2 rows; the first is of 'b'"),
+        (runs(a=[1.0]), {"repeats": ["b"]}, "no variant 'b'; there are a"),
+        (runs(a=[1.0]), {"variants": ["c"]}, "no variant 'c'"),
+        (runs(a=[1.0]), {"intervals": {"d": (0, 1)}}, "no variant 'd'"),
+        (pd.concat([runs(a=[1.0])] * 2), {}, "Variant 'a' has two rows of seed 0"),
+    ],
+)
+def test_bad_input_to_differences(df, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        show.differences(df, **{"value": "gold", **settings})
+
+
+def test_numbers_have_as_many_decimals_as_the_differences_need():
+    def texts(df):
+        figure = show.differences(df, value="gold")
+        return [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))]
+
+    assert "0.690  +0.010" in texts(runs(a=[0.68], b=[0.69], c=[0.60]))
+    assert "2.50  +1.50" in texts(runs(a=[1.0], b=[2.5]))
+    assert "90  +80" in texts(runs(a=[10.0], b=[90.0]))
+    assert "1.00  +0.00" in texts(runs(a=[1.0], b=[1.0]))
