@@ -114,7 +114,7 @@ def test_the_tables_of_the_readme_are_the_record():
     assert tables["tour"].count("\n") == 8 and tables["reward"].count("\n") == 8
     for name, table in tables.items():
         assert f"<!-- {name} -->\n{table}<!-- /{name} -->" in readme, (
-            "run `minirlhf grid`, which fills them in"
+            "run `minirlhf experiment`, which fills them in"
         )
 
 
