@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
 RUN := $(ENV)/bin/python
 
-.PHONY: tour test lab course claims grid bench smollm2 setup
+.PHONY: tour test lab course claims experiment grid bench smollm2 setup
 tour: setup
 	$(RUN) -m minirlhf.cli tour
 test: setup
@@ -16,8 +16,8 @@ course: setup
 	$(RUN) -m minirlhf.cli course
 claims: setup
 	$(RUN) -m minirlhf.cli claims
-grid: setup
-	$(RUN) -m minirlhf.cli grid
+experiment grid: setup
+	$(RUN) -m minirlhf.cli experiment
 bench: setup
 	$(RUN) tests/benchmarks/bench.py
 smollm2: setup

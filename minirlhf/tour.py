@@ -421,13 +421,15 @@ def _load_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_tour_report(run: Tour, path: Path) -> Path:
+def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None) -> Path:
     """Write report.html of a finished tour and return its path.
 
     The report shows training curves, the table of methods, samples side by side (not selected by
     score), and the scores of every prefix of two responses.
+
+    Args:
+        recorded: rows of an earlier tour over several seeds, shown beside the table of this run.
     """
-    from minirlhf.classroom.claims import load_results
     from minirlhf.show.report import write_report
 
     first = {
@@ -461,10 +463,6 @@ def write_tour_report(run: Tour, path: Path) -> Path:
                 "values": one_pass.tolist(),
             },
         ]
-    try:
-        recorded = load_results("tour")
-    except (ValueError, FileNotFoundError):
-        recorded = None
     write_report(
         path,
         title="A tour of RLHF",

@@ -21,6 +21,7 @@ from minirlhf.models.load import CHECKPOINTS, load_policy, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.runtime import atomic_folder
 from minirlhf.tasks.formats import standard
+from minirlhf.tasks.hub import load_by_name
 from tests.tiny import tiny_policy, tiny_tokenizer
 
 TOLD = (
@@ -240,7 +241,7 @@ def test_without_a_network_an_unknown_dataset_is_one_sentence(tmp_path, monkeypa
         raise ConnectionError("no route")
 
     monkeypatch.setattr(
-        cli.load_by_name, "__kwdefaults__", {**cli.load_by_name.__kwdefaults__, "load": unreachable}
+        load_by_name, "__kwdefaults__", {**load_by_name.__kwdefaults__, "load": unreachable}
     )
     assert "No dataset 'no/such-set'" in said(["dpo", "--dataset", "no/such-set"], tmp_path)
 

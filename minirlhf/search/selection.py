@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from datasets import Dataset
 from einops import rearrange
 
 from minirlhf.models.forward import decode
@@ -61,3 +62,15 @@ def best_of_n(
     texts = [text for r in rollouts for text in decode(tokenizer, r)]
     scores = torch.cat([score(r) for r in rollouts])
     return [texts[i] for i in best_index(scores, n)]
+
+
+def best_of_n_rows(
+    model, tokenizer, prompts: list[str], score: Callable, n: int, *, seed: int = 0
+) -> Dataset:
+    """Demonstrations for SFT from the policy's own samples (rejection sampling).
+
+    Returns:
+        Columns prompt and completion: for each prompt the best of n samples.
+    """
+    texts = best_of_n(model, tokenizer, prompts, score, n, seed=seed)
+    return Dataset.from_dict({"prompt": prompts, "completion": texts})

@@ -20,7 +20,7 @@ from minirlhf.tasks.formats import (
     texts_once,
     unpaired,
 )
-from minirlhf.tasks.hub import DATASETS, load_by_name
+from minirlhf.tasks.hub import DATASETS, load_by_name, named_demonstrations, named_pairs
 from minirlhf.tasks.sources import SourceError, fetch, fetch_smollm2
 from minirlhf.tasks.trigram import Trigram
 
@@ -37,6 +37,8 @@ __all__ = [
     "human_ceiling",
     "krippendorff_alpha",
     "load_by_name",
+    "named_demonstrations",
+    "named_pairs",
     "paired",
     "preference_share",
     "reviews",

@@ -6,7 +6,8 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 from minirlhf.runtime import check
-from minirlhf.tasks.formats import standard
+from minirlhf.tasks import reviews
+from minirlhf.tasks.formats import completions, paired, standard
 
 
 def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
@@ -97,3 +98,42 @@ def load_by_name(
     dataset = dataset.shuffle(seed=0) if name == "imdb" else dataset  # it is sorted by label
     dataset = dataset.select_columns(columns).select(range(min(rows or len(dataset), len(dataset))))
     return parse(dataset, tokenizer)
+
+
+def named_demonstrations(name: str, tokenizer, *, rows: int) -> Dataset:
+    """Prompts and completions for SFT.
+
+    Args:
+        name: a dataset that `load_by_name` knows; empty for all film reviews.
+        rows: load only the first so many rows of a named dataset.
+    """
+    if not name:
+        return reviews.sft_dataset(tokenizer)
+    return completions(load_by_name(name, tokenizer, rows=rows))
+
+
+def named_pairs(
+    name: str,
+    tokenizer,
+    *,
+    rows: int,
+    seed: int,
+    max_tokens: int,
+    labelled: bool = False,
+) -> Dataset:
+    """Preference pairs.
+
+    Args:
+        name: a dataset that `load_by_name` knows; empty for pairs drawn from the film reviews.
+        rows: the first rows of a named dataset, or the number of pairs to draw.
+        seed: of the pairs drawn from the film reviews.
+        max_tokens: length of the longest review among them.
+        labelled: leave single responses with a label as they are, for a loss such as KTO.
+            Otherwise they are paired.
+    """
+    if not name:
+        return reviews.preference_pairs(
+            "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
+        )
+    data = load_by_name(name, tokenizer, rows=rows)
+    return paired(data) if "label" in data.column_names and not labelled else data

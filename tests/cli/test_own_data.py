@@ -13,14 +13,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from minirlhf import cli
+from minirlhf.cli import judging, online
+from minirlhf.cli.terminal import PARTIAL
 from minirlhf.experiments import smollm2
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE
 from minirlhf.loops.preference import LOSSES, DPOConfig
 from minirlhf.loops.reward import RewardConfig
 from minirlhf.models.load import load_policy, load_scalar, save_policy
-from minirlhf.runtime import SMOLLM2
-from minirlhf.tasks import sources
+from minirlhf.runtime import ROOT, SMOLLM2
+from minirlhf.tasks import reviews, sources
 from tests.loops.test_preference_loop import AT_THE_START
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -81,7 +83,7 @@ def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert rows[0]["loss"] > 0 and not (tmp_path / "out" / cli.PARTIAL).exists()
+    assert rows[0]["loss"] > 0 and not (tmp_path / "out" / PARTIAL).exists()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -118,7 +120,7 @@ def test_every_loss_is_a_command(loss, tiny, tmp_path):
 def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_the_same(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cli.reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(ROWS))
+    monkeypatch.setattr(reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(ROWS))
     for positions, said in (
         (96, "Held-out films: gold"),
         (48, "Not judged on the held-out films: A prompt of"),
@@ -147,7 +149,7 @@ def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_
 )
 def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(cli, "train_online", lambda *a, **k: taken.append(a[4]) or 1 / 0)
+    monkeypatch.setattr(online, "train_online", lambda *a, **k: taken.append(a[4]) or 1 / 0)
     result = CliRunner().invoke(cli.app, ["rso", *map(str, given), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, ZeroDivisionError)
     assert (taken[0].dpo.of_loss["beta"], taken[0].accept_beta) == (beta, accepted)
@@ -155,9 +157,9 @@ def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, mon
 
 @pytest.mark.parametrize("name", [*ONLINE, "sft"])
 def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
+    monkeypatch.setattr(reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
     monkeypatch.setattr(
-        cli,
+        judging,
         "judged",
         lambda task, policy, tokenizer, **given: {
             "gold": 1.0,
@@ -216,7 +218,7 @@ def test_the_options_that_save_memory(options, tiny, tmp_path):
 
 
 def test_the_code_of_the_readme_runs_as_it_stands(tiny):
-    text = (cli.Path(cli.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 3
     code = "\n".join(blocks).replace('"gpt2"', repr(str(tiny))).replace("steps=10", "steps=1")
@@ -296,12 +298,12 @@ def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_
         tiny_policy(positions=160), tiny_tokenizer(), tiny
     )  # titles of films are long, in bytes
     config = smollm2.SmolConfig(
+        sentence="A film.",
         model=tiny,
         rank=2,
         pairs=50,
         held_out=20,
         split="val",
-        sentence="A film.",
         reward=RewardConfig(
             steps=2, batch_size=8, dropout=0.0, max_response=32, optimiser=OptimiserConfig(lr=1e-3)
         ),

@@ -1,0 +1,118 @@
+"""The list of commands: each one's module, panel and summary.
+
+`minirlhf --help` and shell completion read only this list. They are fast, because they do not
+import torch.
+"""
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from inspect import cleandoc
+
+import typer
+from typer.core import TyperGroup
+
+from minirlhf.cli.options import RUN
+
+START, TRAIN, EXPERIMENTS, CLASS = "Start here", "Train", "Experiments", "Class"
+GROUP = "Train without a critic: GRPO and its family"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of COMMANDS. The summary is the first sentence of the command's own help."""
+
+    panel: str
+    module: str
+    summary: str
+    hidden: bool = False
+
+
+LISTED = {  # (panel, module) -> {command: summary}
+    (START, "run"): {
+        "data": "Download the human ratings (12 MB) and check them.",
+        "tour": "Run all of RLHF: SFT, reward model, PPO, DPO, GRPO.",
+    },
+    (START, "samples"): {
+        "sample": "Print responses that a language model samples.",
+        "score": "Print the reward of every prefix of a response.",
+    },
+    (TRAIN, "train"): {
+        "sft": "Train on demonstrations: supervised fine-tuning (SFT).",
+        "reward": "Train a reward model on preference pairs.",
+    },
+    (TRAIN, "policy_gradient"): {
+        "ppo": "Train by proximal policy optimisation (PPO).",
+    },
+    (TRAIN, "preference"): {
+        "dpo": "Train by direct preference optimisation (DPO).",
+    },
+    (TRAIN, "online"): {
+        "online-dpo": "DPO on the policy's own pairs, new ones every step.",
+        "iterative-dpo": "DPO on the policy's own pairs, made every few steps.",
+        "rso": "DPO on own pairs, kept by rejection sampling (RSO).",
+    },
+    (TRAIN, "pretrain"): {
+        "pretrain": "Train a small base language model from random weights.",
+        "gold": "Train the gold reward models, which only judge.",
+    },
+    (GROUP, "policy_gradient"): {
+        "grpo": "GRPO: (score - group mean) / group standard deviation.",
+        "grpo-paper": "GRPO with the KL as a loss (k3), as in the paper.",
+        "grpo-no-std": "GRPO without dividing by the standard deviation.",
+        "grpo-batch-std": "GRPO with the standard deviation of the batch.",
+        "dr-grpo": "Dr. GRPO: no division by std or response length.",
+        "dapo": "DAPO: higher upper clip, no groups of equal scores.",
+        "gspo": "GSPO: one ratio per response instead of per token.",
+        "cispo": "CISPO: clips the importance weight, not the objective.",
+        "rloo": "RLOO: baseline is the mean of the other responses.",
+        "rloo-openrlhf": "RLOO with a KL penalty at each token, as in OpenRLHF.",
+        "rloo-verl": "RLOO with one ratio per token, as in verl.",
+        "reinforce": "REINFORCE: baseline is the mean of earlier batches.",
+        "remax": "ReMax: baseline is the score of the greedy response.",
+        "reinforce++": "REINFORCE++: advantages whitened over the batch.",
+        "reinforce++-baseline": "REINFORCE++ with group-mean baseline and a KL loss.",
+    },
+    (EXPERIMENTS, "experiment"): {
+        "experiment": "Run an experiment over several seeds and record it.",
+        "claims": "Repeat recorded experiments and compare the results.",
+        "smollm2": "Train on a real language model, SmolLM2-135M.",
+    },
+    (CLASS, "course"): {
+        "course": "Run the course's notebooks and save their outputs.",
+    },
+}
+COMMANDS = {
+    name: Command(panel, module, summary)
+    for (panel, module), summaries in LISTED.items()
+    for name, summary in summaries.items()
+}
+COMMANDS["grid"] = replace(COMMANDS["experiment"], hidden=True)  # named in older records
+
+
+class OnDemand(TyperGroup):
+    """A group of commands whose modules are imported one by one, when a command is called."""
+
+    def resolve_command(self, ctx, args):
+        name, found, rest = super().resolve_command(ctx, args)
+        if found is None:
+            return name, found, rest
+        if ctx.obj:
+            ctx.obj()  # `minirlhf.cli.prepare`; nothing under completion and in tests
+        command = loaded(name)
+        command.get_help_option(ctx).rich_help_panel = RUN
+        return name, command, rest
+
+
+def listed(app: typer.Typer, name: str) -> None:
+    """Add the command's row to the list: its name, panel and summary, without its options."""
+    row = COMMANDS[name]
+    app.command(name, help=row.summary, rich_help_panel=row.panel, hidden=row.hidden)(lambda: None)
+
+
+def loaded(name: str):
+    """The command itself, from its module's `app`."""
+    module = import_module(f"minirlhf.cli.{COMMANDS[name].module}")
+    command = typer.main.get_group(module.app).commands[name]
+    paragraphs = cleandoc(command.help).split("\n\n")
+    command.help = "\n\n".join(" ".join(p.split()) for p in paragraphs)  # the terminal wraps them
+    return command

@@ -1,0 +1,104 @@
+"""Commands that record results and repeat them: experiment (formerly grid), claims, smollm2."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minirlhf.cli.options import RUN, WorkFolder, option
+from minirlhf.cli.terminal import console, say
+from minirlhf.experiments.recording import (
+    NAMES,
+    record_smollm2,
+    repeat_run,
+    repeat_tour,
+    run_experiment,
+)
+from minirlhf.experiments.records import fill_readme, readme_to_fill
+from minirlhf.experiments.registry import RECORDED_SEEDS
+from minirlhf.loops.checkpoint import Stopped
+from minirlhf.runtime import check
+from minirlhf.show.progress import Progresses
+from minirlhf.tasks import sources
+
+app = typer.Typer()
+
+
+@app.command("grid", hidden=True)
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = "tour",
+    seeds: Annotated[int, option(RUN, "Number of seeds, starting at 0.")] = RECORDED_SEEDS,
+    out: WorkFolder = Path("out/experiment"),
+):
+    """Run an experiment over several seeds and record it.
+
+    The results go to data/results. The tour with 3 seeds also fills README.md's tables.
+
+    Example: minirlhf experiment ablations --seeds 3
+    """
+    check("name", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    readme_to_fill()
+    with Progresses(console, every=20) as progress:
+        run_experiment(name, out, seeds, on_step=progress)
+    if name not in ("tour", "reward_model"):
+        return
+    if seeds == RECORDED_SEEDS:
+        fill_readme()
+    else:
+        say(f"The tables in README.md are of {RECORDED_SEEDS} seeds, so they were not changed.")
+
+
+@app.command()
+def claims(
+    draw: Annotated[int, option(RUN, "Seed of the random choice: another one repeats others.")] = 0,
+):
+    """Repeat recorded experiments and compare the results.
+
+    One run of an experiment and one seed of the tour are chosen at random. A number agrees if
+    it differs by no more than the recorded seeds differ from each other, or by no more than 10 %.
+
+    Example: minirlhf claims --draw 7
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, Progresses(console, every=20) as progress:
+            for repeat in (repeat_run, repeat_tour):
+                which, wrong = repeat(Path(folder), draw=draw, on_step=progress)
+                print_compared(which, wrong)
+    except Stopped:
+        raise KeyboardInterrupt from None  # its folder is gone: there is nothing to continue
+
+
+def print_compared(which: str, wrong: list[str]) -> None:
+    """Say that a repeated result agrees with the recorded one.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if wrong:
+        raise ValueError(f"{which} differs from the recorded results: {'; '.join(wrong)}")
+    say(f"{which} agrees with the recorded results.")
+
+
+@app.command()
+def smollm2(out: WorkFolder = Path("out/smollm2")):
+    """Train on a real language model, SmolLM2-135M.
+
+    A reward model and DPO each train low-rank adapters and are judged on held-out films. This
+    takes up to 20 minutes.
+
+    Example: minirlhf smollm2 --out out/smollm2
+    """
+    sources.fetch()
+    sources.fetch_smollm2()
+    started = time.time()
+    with Progresses(console, every=5) as progress:
+        rows = record_smollm2(out, on_step=progress)
+    for row in rows[:-1]:
+        say(
+            f"{row['method']}: ranks {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}] "
+            f"of {row['pairs']} pairs from {row['films']} held-out films correctly"
+        )
+    say(f"{time.time() - started:.0f} s in all.")

@@ -1,0 +1,37 @@
+"""How a trained policy does on held-out prompts, printed."""
+
+from rich.table import Table
+
+from minirlhf.cli.terminal import console, say
+from minirlhf.evaluate import sharpened_or_learned
+from minirlhf.experiments.practice import ASKED, TRIES, judged
+from minirlhf.models.adapters import merged
+from minirlhf.models.load import load_policy
+
+
+def print_judged(policy, tokenizer, start: str, seed: int) -> None:
+    """Gold score on held-out films with its 95 % interval, KL, length and distinct-2."""
+    reference = load_policy(start)[0]
+    try:
+        row = judged(
+            "reviews", merged(policy), tokenizer, reference=reference, seed=seed, scorer=""
+        )
+    except ValueError as wrong:  # for example a model with too few positions; it is saved already
+        return say(f"Not judged on the held-out films: {wrong}")
+    say(
+        f"Held-out films: gold {row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}], "
+        f"KL {row['kl']:.1f} nats, {row['length']:.0f} tokens, distinct-2 {row['distinct_2']:.2f}."
+    )
+
+
+def print_passes(before: dict, after: dict) -> None:
+    """Held-out problems solved before and after training, and whether the gain is learning."""
+    title = f"{ASKED} held-out problems"
+    table = Table("", "greedy", "pass@1", f"pass@{TRIES}", title=title)
+    for name, row in (("before", before), ("after", after)):
+        table.add_row(name, *(f"{row[key]:.1%}" for key in ("greedy", "pass_1", f"pass_{TRIES}")))
+    console.print(table)
+    say(
+        "Judged by the 95 % intervals of the paired differences, this is "
+        f"{sharpened_or_learned(before, after)}."
+    )

@@ -1,0 +1,127 @@
+"""The commands online-dpo, iterative-dpo and rso: DPO on pairs of the policy's own responses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minirlhf.cli.commands import COMMANDS
+from minirlhf.cli.judging import print_judged
+from minirlhf.cli.loss_options import (
+    Beta,
+    Mixup,
+    PairLoss,
+    ReferenceFree,
+    Setting,
+    SyncEvery,
+    settings,
+)
+from minirlhf.cli.options import (
+    SAMPLING,
+    Bf16,
+    Lora,
+    MicroBatch,
+    Model,
+    Out,
+    Rate,
+    Recompute,
+    Resume,
+    Scorer,
+    Seed,
+    Steps,
+    option,
+)
+from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.experiments.practice import scoring
+from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
+from minirlhf.loops.preference import DPOConfig
+from minirlhf.models.adapters import fitted
+from minirlhf.models.load import load_policy
+from minirlhf.tasks import reviews
+
+app = typer.Typer()
+PAIRS = {
+    "best and worst": "the best and the worst one",
+    "rejection": "two that rejection sampling keeps",
+}
+WHEN = {"online-dpo": "at every step", "rso": "once, before the first step"}
+ONLINE_HELP = """{summary}
+
+The policy samples {row.samples} responses to each prompt. A reward model chooses a pair of them:
+{pair}. Responses are sampled {when}.
+
+Example: minirlhf {name} --steps 50
+"""
+
+
+def _online_command(name: str) -> None:
+    """The command of one way to make pairs of the policy's own responses."""
+    preset: OnlineConfig = ONLINE[name]
+
+    def command(
+        model: Model = "tiny-reviews-sft",
+        scorer: Scorer = "tiny-reviews-reward",
+        lora: Lora = 0,
+        bf16: Bf16 = False,
+        steps: Steps = preset.dpo.steps,
+        lr: Rate = preset.dpo.optimiser.lr,
+        micro_batch: MicroBatch = 0,
+        recompute: Recompute = False,
+        loss: PairLoss = preset.dpo.loss,
+        beta: Beta = None,
+        setting: Setting = None,
+        reference_free: ReferenceFree = False,
+        sync_every: SyncEvery = preset.dpo.sync_every,
+        mixup: Mixup = preset.dpo.mixup,
+        samples: Annotated[
+            int, option(SAMPLING, "Responses per prompt, 2 or more.")
+        ] = preset.samples,
+        out: Out = Path("out") / name,
+        seed: Seed = 0,
+        resume: Resume = False,
+    ):
+        policy, tokenizer = load_policy(model)
+        score, monitors = scoring("reviews", tokenizer, scorer)
+        own = DPOConfig(
+            loss,
+            beta,
+            settings(setting),
+            steps=preset.dpo.steps,
+            reference_free=reference_free,
+            sync_every=sync_every,
+            mixup=mixup,
+            optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
+            seed=seed,
+        )
+        config = replace(with_loss(preset, own), samples=samples).with_steps(steps)
+        prompts = reviews.rl_prompts()
+        policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+        with running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
+            policy, history = train_online(
+                policy, tokenizer, prompts, score, config, monitors=monitors, **on
+            )
+        save(policy, tokenizer, out, history)
+        print_judged(policy, tokenizer, model, seed)
+
+    described = ONLINE_HELP.format(
+        summary=COMMANDS[name].summary,
+        row=preset,
+        pair=PAIRS[preset.pick],
+        when=WHEN.get(name, f"again after every {preset.refresh} steps"),
+        name=name,
+    )
+    app.command(name, help=described)(command)
+
+
+for _name in ONLINE:
+    _online_command(_name)
+
+
+def with_loss(preset: OnlineConfig, own: DPOConfig) -> OnlineConfig:
+    """The preset with another loss. A beta that is given is that of rejection sampling too."""
+    told = own.beta is not None or "beta" in own.settings
+    if told:
+        return replace(preset, dpo=own, accept_beta=own.of_loss["beta"])
+    beta = preset.dpo.beta if own.loss == preset.dpo.loss else None
+    return replace(preset, dpo=replace(own, beta=beta))

@@ -1,0 +1,95 @@
+"""Options that several commands share. The help page shows them in panels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
+SAMPLING, RUN = "Sampling", "Run"
+
+
+def option(panel: str, help: str, *names: str, **given):
+    """An option in a panel of the help page."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **given)
+
+
+Model = Annotated[
+    str,
+    option(
+        MODEL,
+        "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name.",
+    ),
+]
+Scorer = Annotated[str, option(MODEL, "Reward model: tiny-reviews-reward or a folder.")]
+Lora = Annotated[
+    int, option(MODEL, "Rank of low-rank adapters (LoRA). 0: train all weights instead.")
+]
+Bf16 = Annotated[
+    bool, option(MODEL, "Keep the frozen weights in bfloat16. Only with --lora.", "--bf16")
+]
+
+Data = Annotated[
+    str,
+    option(
+        DATA,
+        "hh-rlhf, ultrafeedback, imdb, a hub name, or a .jsonl file in one of TRL's formats.",
+        "--dataset",
+        show_default="film reviews",
+    ),
+]
+Rows = Annotated[
+    int,
+    option(DATA, "Rows to read of the dataset, or pairs to draw from the film reviews."),
+]
+MaxResponse = Annotated[
+    int, option(DATA, "Longest response in tokens, EOS included. Longer ones are cut.")
+]
+
+Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.")]
+TaskSteps = Annotated[
+    int | None, option(OPTIMISER, "Training steps, 1 or more.", show_default="the task's own")
+]
+Rate = Annotated[float, option(OPTIMISER, "Peak learning rate, above 0.")]
+MicroBatch = Annotated[
+    int,
+    option(
+        OPTIMISER,
+        "Sequences or pairs in memory at once: less memory, the same gradient. 0: all.",
+    ),
+]
+Recompute = Annotated[
+    bool,
+    option(
+        OPTIMISER,
+        "Gradient checkpointing: less memory, about a third more time.",
+        "--recompute",
+    ),
+]
+
+KLCoef = Annotated[float, option(LOSS, "KL coefficient: reward units per nat, 0 or more.")]
+
+Out = Annotated[
+    Path,
+    option(
+        RUN,
+        "Folder for the result. Its contents are replaced only after the new output is complete.",
+    ),
+]
+WorkFolder = Annotated[
+    Path, option(RUN, "Folder for finished parts. A later call continues from them.")
+]
+Seed = Annotated[int, option(RUN, "Seed of all random numbers in the run.")]
+Resume = Annotated[
+    bool,
+    option(
+        RUN,
+        "Continue the run that was stopped in --out. The result is the same as without a stop.",
+        "--resume",
+    ),
+]
+
+
+def given(**options) -> dict:
+    """The options that the user gave: those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,110 @@
+"""The command dpo: train on preference pairs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minirlhf.cli.judging import print_judged
+from minirlhf.cli.loss_options import (
+    Beta,
+    LossName,
+    Mixup,
+    ReferenceFree,
+    Setting,
+    SyncEvery,
+    settings,
+)
+from minirlhf.cli.options import (
+    OPTIMISER,
+    Bf16,
+    Data,
+    Lora,
+    MaxResponse,
+    MicroBatch,
+    Model,
+    Out,
+    Rate,
+    Recompute,
+    Resume,
+    Rows,
+    Seed,
+    Steps,
+    option,
+)
+from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
+from minirlhf.models.adapters import fitted
+from minirlhf.models.load import load_policy
+from minirlhf.tasks.hub import named_pairs
+from minirlhf.tour import TourConfig
+
+app = typer.Typer()
+
+
+@app.command()
+def dpo(
+    model: Model = "tiny-reviews-sft",
+    lora: Lora = 0,
+    bf16: Bf16 = False,
+    dataset: Data = "",
+    rows: Rows = TourConfig.pairs,
+    max_response: MaxResponse = DPOConfig.max_response,
+    steps: Steps = DPOConfig.steps,
+    lr: Rate = DPOConfig.optimiser.lr,
+    micro_batch: MicroBatch = 0,
+    recompute: Recompute = False,
+    precompute: Annotated[
+        bool,
+        option(
+            OPTIMISER,
+            "Compute the reference's log-probabilities once, before the first step.",
+            "--precompute",
+        ),
+    ] = False,
+    loss: LossName = DPOConfig.loss,
+    beta: Beta = None,
+    setting: Setting = None,
+    reference_free: ReferenceFree = False,
+    sync_every: SyncEvery = DPOConfig.sync_every,
+    mixup: Mixup = DPOConfig.mixup,
+    out: Out = Path("out/dpo"),
+    seed: Seed = 0,
+    resume: Resume = False,
+):
+    """Train by direct preference optimisation (DPO).
+
+    The policy learns from preference pairs, without a reward model and without sampling. --loss
+    selects another loss of the family.
+
+    Example: minirlhf dpo --loss simpo --setting margin=0.5
+    """
+    policy, tokenizer = load_policy(model)
+    config = DPOConfig(
+        loss,
+        beta,
+        settings(setting),
+        steps=steps,
+        max_response=max_response,
+        reference_free=reference_free,
+        sync_every=sync_every,
+        mixup=mixup,
+        precompute=precompute,
+        optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
+        seed=seed,
+    )
+    data = named_pairs(
+        dataset,
+        tokenizer,
+        rows=rows,
+        seed=seed,
+        max_tokens=max_response,
+        labelled=LOSSES[loss].single,
+    )
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    with running(out / PARTIAL, resume, every=10) as on:
+        policy, history = train_dpo(policy, tokenizer, data, config, **on)
+    save(policy, tokenizer, out, history)
+    if not dataset:
+        print_judged(policy, tokenizer, model, seed)

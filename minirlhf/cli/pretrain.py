@@ -1,0 +1,113 @@
+"""Commands that make models of the package from scratch: pretrain, gold."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from minirlhf.cli.options import (
+    DATA,
+    MODEL,
+    OPTIMISER,
+    Model,
+    Out,
+    Resume,
+    Seed,
+    TaskSteps,
+    given,
+    option,
+)
+from minirlhf.cli.terminal import PARTIAL, running, save, say
+from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps
+from minirlhf.loops.gold import GoldConfig, train_gold
+from minirlhf.loops.pretrain import PretrainConfig, train_base
+from minirlhf.models.load import load_policy, save_policy
+from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
+from minirlhf.runtime import check
+from minirlhf.tasks import reviews, sources
+
+app = typer.Typer()
+
+
+@app.command()
+def pretrain(
+    layers: Annotated[int, option(MODEL, "Transformer layers.")] = PretrainConfig.n_layer,
+    width: Annotated[
+        int, option(MODEL, "Hidden size, a multiple of the 4 attention heads.")
+    ] = PretrainConfig.n_embd,
+    task: Annotated[
+        str,
+        option(DATA, "reviews: raw text of film reviews. arithmetic: worked calculations."),
+    ] = "reviews",
+    steps: TaskSteps = None,
+    bf16: Annotated[
+        bool,
+        option(OPTIMISER, "bfloat16 autocast: faster on some CPUs, slower on others.", "--bf16"),
+    ] = False,
+    out: Out = Path("out/pretrain"),
+    seed: Seed = 0,
+    resume: Resume = False,
+):
+    """Train a small base language model from random weights.
+
+    This is how tiny-reviews (film reviews) and tiny-steps (arithmetic) were made.
+
+    Example: minirlhf pretrain --layers 2 --steps 500
+    """
+    check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
+    if task == "arithmetic":
+        return pretrain_arithmetic(out, seed, steps, resume)
+    sources.fetch()
+    config = PretrainConfig(
+        seed=seed, bf16=bf16, n_layer=layers, n_embd=width, **given(steps=steps)
+    )
+    held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
+    with running(out / "pretraining.safetensors", resume, every=1) as on:
+        model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
+    save_policy(model, tokenizer, out / "model", dtype=torch.float16)
+    history.save(out / "metrics.jsonl")
+    on["checkpoint"].remove()
+    bits = history[-1]["bits_per_byte"]
+    say(f"Wrote {out / 'model'}: {bits:.3f} bits per byte on the validation films.")
+
+
+def pretrain_arithmetic(out: Path, seed: int, steps: int | None, resume: bool) -> None:
+    """tiny-steps, and how many held-out problems it solves."""
+    with running(out / PARTIAL, resume, every=50) as on:
+        model, tokenizer, history = train_tiny_steps(seed, **given(steps=steps), **on)
+    row = judged("arithmetic", model, tokenizer, reference=model, seed=seed)
+    save(model, tokenizer, out, history, dtype=torch.float16)
+    say(
+        f"Held-out problems: {row['greedy']:.1%} greedy, pass@1 {row['pass_1']:.1%}, "
+        f"pass@{TRIES} {row[f'pass_{TRIES}']:.1%}."
+    )
+
+
+@app.command()
+def gold(
+    model: Model = "out/pretrain-gold/model",
+    members: Annotated[int, option(MODEL, "Number of reward models in the ensemble.")] = 3,
+    out: Out = Path("out/gold"),
+    resume: Resume = False,
+):
+    """Train the gold reward models, which only judge.
+
+    They predict mean ratings of films that no other model sees. The ensemble is then compared
+    with the ridge regression that the package uses as gold.
+
+    Example: minirlhf gold --model out/pretrain/model
+    """
+    _, tokenizer = load_policy(model)
+    rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
+    for member in range(members):
+        if resume and (out / f"gold-{member}").exists():
+            continue
+        backbone, config = load_policy(model)[0].base_model, GoldConfig(seed=100 + member)
+        with running(out / f"training-{member}.safetensors", resume, every=50) as on:
+            scorer, _ = train_gold(backbone, tokenizer, rated, config, **on)
+        scorer.save(out / f"gold-{member}", tokenizer)
+        on["checkpoint"].remove()
+    for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge(out))):
+        r = correlation(judge)
+        say(f"{name}: correlation {r:.3f} with the mean ratings of the validation films")

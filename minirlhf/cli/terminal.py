@@ -1,0 +1,46 @@
+"""What the training commands share: a progress bar, a checkpoint, the result on disk."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.models.load import save_policy
+from minirlhf.runtime import History, check_folder
+from minirlhf.show.progress import Progresses
+
+console = Console()
+PARTIAL = "training.safetensors"  # the checkpoint in --out, removed when the result is saved
+
+
+def say(text: str) -> None:
+    """Print a sentence as it is, without colours."""
+    console.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def running(path: Path, resume: bool, every: int, **origin: str):
+    """What a loop takes from the command line: a progress bar, and a checkpoint at `path`.
+
+    Args:
+        every: a line of metrics is printed after so many steps.
+        origin: what else must be the same when the run is resumed.
+    """
+    if path.name == PARTIAL:
+        check_folder(path.parent)  # before training, not after it
+    if resume and not path.exists():
+        say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
+    with (
+        Checkpoint(path, resume=resume, origin=origin) as checkpoint,
+        Progresses(console, every=every) as progress,
+    ):
+        yield {"on_step": progress, "checkpoint": checkpoint}
+
+
+def save(policy, tokenizer, out: Path, history: History, *, dtype=torch.float32) -> None:
+    """Write the model and its metrics."""
+    save_policy(policy, tokenizer, out, dtype=dtype)
+    history.save(out / "metrics.jsonl")
+    say(f"Wrote {out}.")

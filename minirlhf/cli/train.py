@@ -1,0 +1,137 @@
+"""Commands that train on given texts: sft, reward."""
+
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minirlhf.cli.options import (
+    DATA,
+    MODEL,
+    OPTIMISER,
+    Bf16,
+    Data,
+    Lora,
+    MaxResponse,
+    MicroBatch,
+    Model,
+    Out,
+    Rate,
+    Recompute,
+    Resume,
+    Rows,
+    Seed,
+    Steps,
+    option,
+)
+from minirlhf.cli.terminal import PARTIAL, running, save, say
+from minirlhf.experiments.practice import scoring
+from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.adapters import fitted
+from minirlhf.models.load import load_policy
+from minirlhf.models.sampling import sample_text
+from minirlhf.rewards.model import normalise_scores
+from minirlhf.runtime import check
+from minirlhf.search.selection import best_of_n_rows
+from minirlhf.tasks import reviews
+from minirlhf.tasks.hub import named_demonstrations, named_pairs
+from minirlhf.tour import TourConfig
+
+app = typer.Typer()
+
+
+@app.command()
+def sft(
+    model: Model = "tiny-reviews",
+    scorer: Annotated[str, option(MODEL, "Reward model for --best-of.")] = "tiny-reviews-reward",
+    lora: Lora = 0,
+    bf16: Bf16 = False,
+    dataset: Data = "",
+    rows: Rows = TourConfig.pairs,
+    max_response: MaxResponse = SFTConfig.max_response,
+    best_of: Annotated[
+        int,
+        option(
+            DATA,
+            "Train on the model's own samples instead: per prompt, the one with the highest "
+            "reward of this many (rejection sampling). 0: off.",
+        ),
+    ] = 0,
+    epochs: Annotated[
+        float, option(OPTIMISER, "Epochs over the data, above 0.")
+    ] = SFTConfig.epochs,
+    lr: Rate = SFTConfig.optimiser.lr,
+    micro_batch: MicroBatch = 0,
+    recompute: Recompute = False,
+    out: Out = Path("out/sft"),
+    seed: Seed = 0,
+    resume: Resume = False,
+):
+    """Train on demonstrations: supervised fine-tuning (SFT).
+
+    The prompt is a film's title and the response a review. The loss counts the response only.
+
+    Example: minirlhf sft --epochs 1 --out out/sft
+    """
+    policy, tokenizer = load_policy(model)
+    allowed = best_of == 0 or (best_of > 1 and not dataset)
+    check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
+    config = SFTConfig(
+        seed=seed,
+        epochs=epochs,
+        max_response=max_response,
+        optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
+    )
+    if best_of:
+        score, _ = scoring("reviews", tokenizer, scorer)
+        data = best_of_n_rows(policy, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
+    else:
+        data = named_demonstrations(dataset, tokenizer, rows=rows)
+    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    with running(out / PARTIAL, resume, every=20) as on:
+        policy, history = train_sft(policy, tokenizer, data, config, **on)
+    save(policy, tokenizer, out, history)
+
+
+@app.command()
+def reward(
+    model: Model = "tiny-reviews-sft",
+    lora: Lora = 0,
+    bf16: Bf16 = False,
+    dataset: Data = "",
+    rows: Rows = TourConfig.pairs,
+    max_response: MaxResponse = RewardConfig.max_response,
+    steps: Steps = RewardConfig.steps,
+    lr: Rate = RewardConfig.optimiser.lr,
+    micro_batch: MicroBatch = 0,
+    recompute: Recompute = False,
+    out: Out = Path("out/reward"),
+    seed: Seed = 0,
+    resume: Resume = False,
+):
+    """Train a reward model on preference pairs.
+
+    The model is Bradley-Terry. Its scores are then normalised: mean 0 and standard deviation 1
+    on samples of --model.
+
+    Example: minirlhf reward --steps 80 --out out/reward
+    """
+    policy, tokenizer = load_policy(model)
+    config = RewardConfig(
+        seed=seed,
+        steps=steps,
+        max_response=max_response,
+        optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
+    )
+    data = named_pairs(dataset, tokenizer, rows=rows, seed=seed, max_tokens=max_response)
+    prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
+    samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
+    backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
+    with running(out / PARTIAL, resume, every=20) as on:
+        scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
+    normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
+    history.save(out / "metrics.jsonl")
+    say(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")
