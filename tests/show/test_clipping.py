@@ -49,7 +49,7 @@ def test_tick_labels_do_not_overlap(eps, dual):
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"eps": -0.1}, "clip_eps -0.1 must be in"),
+        ({"eps": -0.1}, "clip_eps is -0.1"),
         ({"dual_clip": 0.5}, "dual_clip is 0.5; it must be above 1"),
         ({"largest_ratio": 1.1}, "above 1.2 to show the clip"),
         ({"largest_ratio": math.inf}, "above 1.2 to show the clip"),
