@@ -65,88 +65,75 @@ class Exercise:
             The Result. An exception that the function raises becomes a message.
         """
         seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
-        generator = torch.Generator().manual_seed(seed)
-        cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
-        plain = len(cases)
-        # Padding is NaN in one copy of a case and ordinary numbers in the other. So a function
-        # that looks for NaN instead of using the mask fails.
-        if any(name.endswith("mask") for name in self.arguments):
-            cases += [
-                filled
-                for case in cases
-                if not all(
-                    map(_unchanged, case, filled := tuple(map(_filled, case, range(len(case)))))
-                )
-            ]
+        cases, plain = self._cases(torch.Generator().manual_seed(seed))
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
-            given = copy.deepcopy(case)
-            try:
-                answer, *gradients = self._evaluate(function, given)
-            except Exception as error:  # reported as a message
-                if "in-place" in str(error):  # torch forbids it for leaves that require grad
-                    return Result(False, "the function changes its input in place; work on a copy.")
-                return Result(
-                    False,
-                    f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}",
-                )
-            if answer is None:
-                return Result(False, f"{self.name} returned None. Is the `return` missing?")
-            if type(answer) in (int, float) and not expected.shape:
-                answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
-            if not isinstance(answer, Tensor):
-                return Result(
-                    False,
-                    f"{self.name} must return a tensor. "
-                    f"It returned an object of type {type(answer).__name__}.",
-                )
-            if answer.shape != expected.shape:
-                return Result(
-                    False,
-                    f"the answer's shape is {tuple(answer.shape)}. "
-                    f"It must be {tuple(expected.shape)}.",
-                )
-            if _kind(answer) != _kind(expected):
-                return Result(
-                    False,
-                    f"the answer is a tensor of {_kind(answer)} ({answer.dtype}). "
-                    f"It must be of {_kind(expected)}.",
-                )
-            if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
-                return Result(False, "the function changes its input in place; work on a copy.")
-            answers.append([answer, *gradients])
+            answer, problem = self._answer(function, case, expected)
+            if problem:
+                return Result(False, problem)
+            answers.append(answer)
         if _same(answers, right):
-            return Result(
-                True,
-                f"{self.name} agrees with the reference on {CASES} random cases"
-                f"{' and on the edge cases' if self.edges else ''}.",
-            )
-        for sentence, wrong in self.mistakes.items():
+            edges = " and on the edge cases" if self.edges else ""
+            message = f"{self.name} agrees with the reference on {CASES} random cases{edges}."
+            return Result(True, message)
+        for message, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
-                return Result(False, sentence)
+                return Result(False, message)
         if len(cases) > plain and _same(answers[:plain], right[:plain]):
             return Result(
                 False,
                 "your function finds padding by its NaN. Padding can also hold ordinary numbers. "
                 "Use the mask.",
             )
-        for whose, x in (
-            ("the answer", [a for a, *_ in answers]),
-            ("its gradient", [g for _, *gs in answers for g in gs]),
-        ):
-            if any(y.isnan().any() for y in x):
-                padded = any(
-                    isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any()
-                    for y in itertools.chain(*cases)
-                )
-                reason = (
-                    "Padding can hold NaN, and NaN * 0 is NaN. Use torch.where on the inputs, "
-                    "then sum. 0 / 0 is NaN too."
-                    if padded
-                    else "0 / 0, inf - inf and 0 * inf are NaN. "
-                    "A gradient flows through both branches of torch.where."
-                )
-                return Result(False, f"{whose} contains NaN. {reason}")
+        return Result(False, _nan(cases, answers) or self._first_difference(cases, answers, right))
+
+    def _cases(self, generator: torch.Generator) -> tuple[list[tuple], int]:
+        """(all cases, the number of those before the copies with filled padding).
+
+        Padding is NaN in one copy of a case and ordinary numbers in the other. So a function that
+        looks for NaN instead of using the mask fails.
+        """
+        cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
+        plain = len(cases)
+        if any(name.endswith("mask") for name in self.arguments):
+            copies = [tuple(map(_filled, case, range(len(case)))) for case in cases]
+            cases += [
+                filled
+                for case, filled in zip(cases, copies, strict=True)
+                if not all(map(_unchanged, case, filled))
+            ]
+        return cases, plain
+
+    def _answer(self, function: Callable, case: tuple, expected: Tensor) -> tuple[list, str]:
+        """([answer, *gradients], "") of a student's function on a case, or ([], what is wrong)."""
+        given = copy.deepcopy(case)
+        in_place = "the function changes its input in place; work on a copy."
+        try:
+            answer, *gradients = self._evaluate(function, given)
+        except Exception as error:  # reported as a message
+            if "in-place" in str(error):  # torch forbids it for leaves that require grad
+                return [], in_place
+            text = " ".join(str(error).split())
+            return [], f"{self.name} raised {type(error).__name__}: {text}"
+        if answer is None:
+            return [], f"{self.name} returned None. Is the `return` missing?"
+        if type(answer) in (int, float) and not expected.shape:
+            answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
+        if not isinstance(answer, Tensor):
+            kind = type(answer).__name__
+            return [], f"{self.name} must return a tensor. It returned an object of type {kind}."
+        if answer.shape != expected.shape:
+            shape, wanted = tuple(answer.shape), tuple(expected.shape)
+            return [], f"the answer's shape is {shape}. It must be {wanted}."
+        if _kind(answer) != _kind(expected):
+            kind = f"{_kind(answer)} ({answer.dtype})"
+            return [], f"the answer is a tensor of {kind}. It must be of {_kind(expected)}."
+        if not all(_unchanged(a, b) for a, b in zip(given, case, strict=True)):
+            return [], in_place
+        return [answer, *gradients], ""
+
+    def _first_difference(self, cases: list[tuple], answers: list, right: list) -> str:
+        """The first case on which answer and reference differ, in words."""
         case, answer, expected = next(
             (c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r])
         )
@@ -156,15 +143,11 @@ class Exercise:
         which = next(
             i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r)
         )
-        what = (
-            f"the gradient with respect to {self.differentiate[which - 1]} is"
-            if which
-            else "your answer is"
-        )
-        return Result(
-            False,
-            f"for {given}, {what} {_shown(answer[which])}. It must be {_shown(expected[which])}.",
-        )
+        what = "your answer is"
+        if which:
+            what = f"the gradient with respect to {self.differentiate[which - 1]} is"
+        wanted = _shown(expected[which])
+        return f"for {given}, {what} {_shown(answer[which])}. It must be {wanted}."
 
     def _evaluate(self, function: Callable, case: tuple) -> list:
         """The function's answer, and the gradients of its sum.
@@ -191,6 +174,29 @@ class Exercise:
                 for g, x in zip(gradients, leaves, strict=True)
             ),
         ]
+
+
+def _nan(cases: list[tuple], answers: list) -> str:
+    """Where an answer or its gradient is NaN, and the likely reason; "" if none is."""
+    parts = {
+        "the answer": [answer for answer, *_ in answers],
+        "its gradient": [gradient for _, *gradients in answers for gradient in gradients],
+    }
+    for whose, tensors in parts.items():
+        if any(x.isnan().any() for x in tensors):
+            padded = any(
+                isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any()
+                for x in itertools.chain(*cases)
+            )
+            reason = (
+                "Padding can hold NaN, and NaN * 0 is NaN. Use torch.where on the inputs, "
+                "then sum. 0 / 0 is NaN too."
+                if padded
+                else "0 / 0, inf - inf and 0 * inf are NaN. "
+                "A gradient flows through both branches of torch.where."
+            )
+            return f"{whose} contains NaN. {reason}"
+    return ""
 
 
 def _filled(x, place: int):
