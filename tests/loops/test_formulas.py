@@ -140,7 +140,9 @@ class WithState:
 
 
 @pytest.mark.parametrize(
-    "function", [WithState(), eval("lambda *a, **k: a[0]"), WithState().__call__], ids=str
+    "function",
+    [WithState(), eval("lambda *a, **k: a[0]"), WithState().__call__],
+    ids=["an object", "typed at a prompt", "a method"],
 )
 def test_without_a_source_there_is_no_identity(function):
     assert identity(PPOFormulas(gae=function)) == {"gae": None}
