@@ -232,7 +232,7 @@ def test_rows_that_make_no_sense_are_refused(choices, sentence):
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ({"algorithm": FAMILY["reinforce"]}, "without a ratio they are good for one update"),
+        ({"algorithm": FAMILY["reinforce"]}, "samples are good for one update only"),
         ({"algorithm": FAMILY["dapo"], "group_size": 1}, "group of one"),
         ({"max_refills": -1}, "max_refills is -1"),
         (
