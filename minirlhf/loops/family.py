@@ -383,7 +383,11 @@ def markdown(rows: dict[str, Algorithm] = FAMILY) -> str:
     def cells(row: Algorithm) -> list[str]:
         high = row.clip_eps if row.clip_eps_high is None else row.clip_eps_high
         clip = "none" if row.clip == "none" else f"{row.clip} {row.clip_eps:g}, {high:g}"
-        extra = "; drops equal groups, overlong penalty" if row.drop_spread is not None else ""
+        extras = [
+            *(["drops equal groups"] if row.drop_spread is not None else []),
+            *(["overlong penalty"] if row.overlong_buffer else []),
+        ]
+        extra = "; " + ", ".join(extras) if extras else ""
         return [
             row.baseline,
             row.scale,
