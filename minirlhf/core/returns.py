@@ -88,8 +88,9 @@ def gae(
         A_t      = delta_t + gamma lam A_(t+1)
         return_t = A_t + V_t
 
-    The advantage is a sum of TD errors in which later errors have the weights gamma lam, (gamma
-    lam)^2 and so on. lam = 1 gives the return minus V; lam = 0 gives the TD error.
+    The advantage is a sum of TD errors. The error of the k-th token from here has the weight
+    (gamma lam)^k, with k = 0 for this token. lam = 1 gives the return minus V; lam = 0 gives the TD
+    error.
 
     Column t belongs to response token t. V_t is the value before the token, and r_t is the reward
     after it. Past the last token that counts V and A are 0, so a truncated response is treated as

@@ -160,9 +160,9 @@ def train_base(
         on_step: called after every 100 steps, and after the last, with a row of the history.
 
     Returns:
-        (model, tokenizer, history). Rows of the history: loss (nats per token, which is the natural
-        logarithm) and grad_norm. After every 100 steps, and after the last, also bits_per_byte on
-        the held-out texts and tokens_per_second.
+        (model, tokenizer, history). Rows of the history: loss (nats per token; a nat is the unit
+        of natural logarithms) and grad_norm. After every 100 steps, and after the last, also
+        bits_per_byte on the held-out texts and tokens_per_second.
     """
     # 1. Text to tokens.
     seed_all(config.seed)

@@ -104,9 +104,9 @@ def train_reward_model(
         checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (ScalarModel, history). Rows of the history: loss (nats per pair, which is the natural
-        logarithm), accuracy (share of pairs with chosen above rejected), margin (mean difference of
-        the scores before they are normalised), grad_norm.
+        (ScalarModel, history). Rows of the history: loss (nats per pair; a nat is the unit of
+        natural logarithms), accuracy (share of pairs with chosen above rejected), margin (mean
+        difference of the scores before they are normalised), grad_norm.
     """
     check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history

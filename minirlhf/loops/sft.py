@@ -80,8 +80,8 @@ def train_sft(
         checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (model, history). Rows of the history: loss (nats per token, which is the natural
-        logarithm), grad_norm, lr.
+        (model, history). Rows of the history: loss (nats per token; a nat is the unit of
+        natural logarithms), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
     history = History() if history is None else history

@@ -60,8 +60,8 @@ def train_verifier(
 
     Returns:
         (a ScalarModel whose scores are the logits of V, history). Rows of the history: loss (nats
-        per token, which is the natural logarithm), grad_norm, and right: the share of texts whose
-        label the last V predicts, above 1/2 for True and at most 1/2 for False.
+        per token; a nat is the unit of natural logarithms), grad_norm, and right: the share of
+        texts whose label the last V predicts, above 1/2 for True and at most 1/2 for False.
     """
     check_rows(dataset, "prompt", "completion", "label")
     history = History() if history is None else history
