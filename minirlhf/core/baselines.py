@@ -1,20 +1,24 @@
 """Advantages without a critic.
 
-The expected reward of a response is estimated from other responses. These are the other samples of
-its prompt, the rest of the batch, a greedy response, or earlier batches.
+A baseline is an estimate of the expected reward, and is subtracted from the reward of a response. A
+critic is a network that predicts it. The functions here compute it from scores instead: those of
+the samples of the same prompt, of the whole batch, of a greedy response, or of earlier batches. The
+mean of a group or of a batch includes the response itself; `leave_one_out` excludes it.
 
 A baseline that does not depend on the response leaves the expected policy gradient unchanged. A
-baseline that depends on it does not always. The group mean multiplies the expected gradient by a
-constant (see `group_relative`). Dividing by a standard deviation changes the objective. The tests
-compute the expected gradient of each function exactly.
+baseline that depends on the response may change it. The group mean multiplies the expected gradient
+by a constant (see `group_relative`). Dividing by a standard deviation changes the objective. The
+tests compute the expected gradient of each function exactly.
 
 Shapes and symbols used below:
 
     N prompts with G sampled responses each; group_scores is (N, G), one row per prompt
     B = N G rows of a batch, the G responses to one prompt next to each other; R tokens
-    r_i    the score of response i, reward units
-    A_i    its advantage
-    G_t    the sum of the rewards from token t on
+    r_i         the score of response i; a reward unit is the unit of the scores
+    A_i         its advantage
+    return_t    the sum of the rewards from token t to the end
+
+`response_mask` is True at the tokens that count; for a Rollout pass `batch.action_mask`.
 """
 
 import torch
@@ -64,13 +68,13 @@ def group_relative(
     large as any other group, unless min_std sets a lower limit. Differences that are small compared
     with min_std then stay small.
 
-    The defaults are those of TRL: the variance divides by G - 1, and eps is 1e-4. verl and OpenRLHF
-    also divide by G - 1; their eps is 1e-6 and 1e-9.
+    The defaults are those of TRL: the sum of squares is divided by G - 1, and eps is 1e-4. verl and
+    OpenRLHF also divide by G - 1; their eps is 1e-6 and 1e-9.
 
     Args:
         group_scores: r_i, reward units.
         scale_by_std: divide by the standard deviation of the group. Dr. GRPO does not.
-        unbiased: the variance divides by G - 1 (True) or by G (False).
+        unbiased: divide the sum of squares by G - 1 (True) or by G (False).
         eps: added to the standard deviation, reward units.
         min_std: lower limit of the standard deviation, reward units, 0 or more.
 
@@ -97,9 +101,9 @@ def batch_relative(
 
         A_i = (r_i - mean of its group) / (std of all N G scores + eps)
 
-    All prompts share one scale. So the advantages of a prompt whose responses are nearly equal stay
-    smaller than those of a prompt whose responses differ. This is scale_rewards="batch" in TRL. The
-    variance divides by N G - 1.
+    All prompts share one scale. So the advantages of a prompt whose scores are nearly equal stay
+    smaller than those of a prompt whose scores differ. This is scale_rewards="batch" in TRL. The
+    sum of squares is divided by N G - 1.
 
     Args:
         group_scores: r_i, reward units.
@@ -115,12 +119,13 @@ def batch_relative(
 
 
 def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
-    """REINFORCE leave-one-out (RLOO) advantage: the baseline is the mean score of the others.
+    """REINFORCE leave-one-out (RLOO) advantage, relative to the mean of the other scores.
 
         A_i = r_i - (sum_j r_j - r_i) / (G - 1)
 
-    The baseline does not depend on response i, so it adds no bias. The function computes the equal
-    expression G / (G - 1) (r_i - mean r), which gives exactly 0 for equal scores.
+    The baseline of response i is the mean score of the other G - 1 responses to its prompt. It does
+    not depend on response i, so it adds no bias. The function computes the equal expression
+    G / (G - 1) (r_i - mean r), which gives exactly 0 for equal scores.
 
     Args:
         group_scores: r_i, reward units.
@@ -192,8 +197,8 @@ def reinforce_plus_plus(
 ) -> Float[Tensor, "B R"]:
     """REINFORCE++ advantage: the reward-to-go, whitened over all real tokens of the batch.
 
-        G_t = sum over s >= t of r_s
-        A_t = (G_t - mean G) / std G
+        return_t = sum over s >= t of r_s
+        A_t      = (return_t - mean return) / std return
 
     The rewards r_s include the KL penalties. Mean and standard deviation are taken over all real
     tokens of the batch, not over a group.
@@ -201,7 +206,7 @@ def reinforce_plus_plus(
     The batch mean contains the response itself, so it is not an independent baseline. It also mixes
     prompts: all responses to an easy prompt look better than average.
 
-    The variance divides by the number of tokens n, where verl divides by n - 1.
+    The sum of squares is divided by the number of tokens n. verl divides by n - 1.
 
     Args:
         rewards: r_s of each token, reward units, as `kl.kl_shaped_rewards` returns them.
@@ -226,8 +231,8 @@ def reinforce_plus_plus_baseline(
         A_it = whiten(r_i - mean of its group)
 
     Every real token of response i gets the score minus the mean of its group. Then all real tokens
-    of the batch are scaled to mean 0 and variance 1. The variance divides by the number of tokens
-    n, where verl divides by n - 1.
+    of the batch are whitened: scaled to mean 0 and variance 1. The sum of squares is divided by the
+    number of tokens n. verl divides by n - 1.
 
     The KL penalty is not part of the rewards here; in the paper it is a loss, k2.
 
@@ -283,14 +288,16 @@ def charge_tokens(
 
         A_t <- A_t - kl_coef * sum over s >= t of (log pi_old - log pi_ref)_s
 
-    Here the penalty enters after the baseline, as in OpenRLHF's RLOO. Each token pays for itself
-    and for the tokens after it. It does not pay for earlier tokens, which it cannot change. The
-    expected gradient is the same as with the penalty of the whole response, with less noise.
-    However, no baseline is subtracted from the penalties, such as their group mean.
+    Here the penalty enters after the baseline, as in OpenRLHF's RLOO. The advantage of a token is
+    lowered by its own penalty and by those of all later tokens. Penalties of earlier tokens are
+    left out, because this token cannot change them. The expected gradient is the same as with the
+    penalty of the whole response, and it is less noisy. The penalties themselves have no baseline:
+    their group mean, for example, is not subtracted.
 
     Args:
         advantages: A_t, reward units.
-        old_logprobs, ref_logprobs: log pi_old and log pi_ref of each token, nats.
+        old_logprobs, ref_logprobs: log pi_old and log pi_ref of each token, nats (units of the
+            natural logarithm).
         response_mask: True at the tokens that count.
         kl_coef: the KL coefficient, reward units per nat, 0 or more.
 

@@ -1,6 +1,8 @@
 """The Bradley-Terry model of preferences, and the losses that train a reward model with it.
 
-r_a and r_b are the scores of two responses. Scores are in reward units and have no natural zero.
+r_a and r_b are the scores of two responses, in reward units. A difference of scores is the log-odds
+(the logit) of the preference. Scores have no natural zero. Losses are in nats, the unit of natural
+logarithms. Shapes: B pairs, T positions of a sequence, R response tokens.
 """
 
 import torch
@@ -38,7 +40,7 @@ def preference_probability(
 def last_token_scores(
     token_scores: Float[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B"]:
-    """Score at the last real token of each sequence, EOS included.
+    """Score at the last real token of each sequence, end of sequence (EOS) included.
 
     The mask finds the last token, so the side of the padding does not matter.
 
@@ -73,8 +75,8 @@ def reward_model_loss(
 
     r_c and r_r are the scores of the chosen and the rejected response. The first term is minus the
     log-probability of the label under the Bradley-Terry model. The margin stands inside the
-    sigmoid. The second term fixes the offset of the scores near 0, which the first term leaves
-    free.
+    sigmoid. The first term does not change if a constant is added to all scores. The second term
+    pulls r_c + r_r towards 0, and so determines this constant.
 
     logsigmoid is used because log(sigmoid(x)) is -inf at x = -200.
 
@@ -144,7 +146,7 @@ def per_token_reward_loss(
     differs = ((chosen_ids != rejected_ids) | (chosen_mask != rejected_mask)) & either
     if not differs.any(1).all():
         raise ValueError(
-            "A pair has two identical responses; leave such pairs out, they say nothing."
+            "A pair has two identical responses. Leave such pairs out: neither response is better."
         )
     counted = either & (differs.cumsum(1) > 0)
     chosen, rejected = (

@@ -1,12 +1,15 @@
 """A world small enough to solve exactly.
 
-Every sequence is listed. So the objective J, its gradient, KL, V, Q and the optimal policy are
-computed, not estimated. The tests compare every estimator of the package with these numbers.
+Every sequence is listed. So the objective J, its gradient, the KL, the value functions and the
+optimal policy are computed, not estimated. The tests compare every estimator of the package with
+these numbers.
 
-A response is a string over V words. It ends with EOS (the end-of-sequence word), or after
-max_length tokens. A *state* is a prefix that can still be continued; there are S of them. A tabular
-policy is an (S, V) tensor of logits with one row per state. There are N finished sequences, and
-each has one reward. R is max_length.
+A response is a string over a vocabulary of V words. It ends with EOS (the end-of-sequence word), or
+after max_length tokens. A *state* is a prefix that can still be continued; there are S of them. A
+tabular policy is an (S, V) tensor of logits with one row per state. There are N finished sequences,
+and each has one reward. R is max_length. V in a shape is the number of words; V(s), with its
+argument, is the value of state s. Log-probabilities and KL are in nats, the unit of natural
+logarithms.
 
     world = World.from_reward(("a", "b", "."), 2, lambda words: float(words.count("a")))
     world.labels                                  # aa ab a. ba bb b. .
@@ -88,7 +91,7 @@ class World:
         Args:
             vocab_size: number of words, EOS included.
             max_length: tokens, EOS included.
-            seed: of the random numbers.
+            seed: seed of the generator that draws the rewards and the logits.
             reward_scale: standard deviation of the Gaussian rewards, reward units. The logits of
                 the reference are standard Gaussian.
         """
@@ -159,7 +162,7 @@ class World:
 
     @cached_property
     def _arrivals(self) -> list[list[tuple[bool, int]]]:
-        """What word a leads to from state s.
+        """Where each word leads from each state.
 
         _arrivals[s][a] is (True, number of the finished sequence) or (False, number of the next
         state).
@@ -202,10 +205,10 @@ class World:
         )
 
     def by_token(self, table: Float[Tensor, "S ..."]) -> Float[Tensor, "N R ..."]:
-        """Table entries of each state, placed at the tokens of each sequence; 0 where masked.
+        """The row of a table that belongs to the state before each token; 0 where masked.
 
-        Entry [n, t] is the row of the state before token t of sequence n. With this a table of V,
-        or of logits, becomes the input of a loss.
+        Entry [n, t] is the row of the state in which token t of sequence n was chosen. A loss needs
+        its inputs in this form, for example values or logits.
         """
         columns = table[self.visited]
         columns[~self.response_mask] = 0
@@ -339,7 +342,8 @@ class World:
             V*(s)    = max over a of Q*(s, a)                                   if beta = 0 (hard)
             V*(s)    = beta log(sum over a of ref(a|s) exp(Q*(s, a) / beta))    if beta > 0 (soft)
 
-        Q* does not contain the KL penalty of word a itself; the Q of `values` does.
+        Q*(s, a) does not contain the KL penalty of word a itself. Q(s, a) as given by `values`
+        contains it.
 
         Args:
             beta: weight of the KL penalty to the reference, reward units per nat, 0 or more.

@@ -2,7 +2,7 @@
 
 The tokens are sampled from the policy pi. At each sampled token
 
-    log_ratio = log pi - log pi_ref
+    log_ratio = log pi - log pi_ref        in nats, the unit of natural logarithms
 
 The value and the gradient of an estimator are two separate questions. The value: is the mean of the
 estimator the Kullback-Leibler (KL) divergence? The gradient: in which direction does the policy
@@ -10,14 +10,17 @@ move if the estimator is used as a loss on its own samples?
 
     estimator    formula                            value       mean gradient as a loss
     k1           log_ratio                          unbiased    0
-    k2           log_ratio^2 / 2                    biased      that of KL(policy || ref)
-    k3           exp(-log_ratio) - 1 + log_ratio    unbiased    that of KL(ref || policy)
+    k2           log_ratio^2 / 2                    biased      the gradient of KL(policy || ref)
+    k3           exp(-log_ratio) - 1 + log_ratio    unbiased    the gradient of KL(ref || policy)
 
 The last column holds for a single token. It also holds for a whole sequence if log_ratio is that of
 the sequence. Libraries sum one term per token over the sequence instead. Then k2, k3 and the exact
 KL, used as a loss, leave out the effect of a token on later prefixes. Only k1, placed in the
 reward, includes this effect (`kl_shaped_rewards`). The tests compute each of these gradients
 exactly.
+
+Shapes: B responses of at most R tokens, V words in the vocabulary. `response_mask` is True at the
+tokens that count; for a Rollout pass `batch.action_mask`.
 
 Source of k1, k2 and k3: Schulman, "Approximating KL divergence" (2020).
 """
@@ -82,8 +85,9 @@ def k2(
 
         k2 = log_ratio^2 / 2
 
-    It is biased, and never negative. As a loss on samples of the policy its mean gradient is that
-    of KL(policy || ref).
+    It is biased, and never negative. As a loss on samples of the policy its mean gradient is the
+    gradient of KL(policy || ref) for a single token. The top of this file says what holds for
+    sequences.
 
     Args:
         logprobs, ref_logprobs: log pi and log pi_ref of the sampled tokens, nats.
@@ -104,8 +108,9 @@ def k3(
 
         k3 = exp(-log_ratio) - 1 + log_ratio
 
-    It is unbiased, and never negative. As a loss on samples of the policy its mean gradient is that
-    of KL(ref || policy).
+    It is unbiased, and never negative. As a loss on samples of the policy its mean gradient is the
+    gradient of KL(ref || policy) for a single token. The top of this file says what holds for
+    sequences.
 
     expm1 is used because exp(x) - 1 loses all digits where policy and reference nearly agree.
 
@@ -129,9 +134,10 @@ def exact_kl(
 
         KL = sum over v of p_v (log p_v - log q_v)
 
-    p and q are the probabilities of each word v under the policy and the reference. This is the
-    mean of k1 over the sampled token, without its noise. A word that the policy forbids adds 0. A
-    word that only the reference forbids makes the KL infinite.
+    p and q are the probabilities of each word v under the policy and the reference. The result is
+    the mean of k1 over all tokens that the policy could sample here, so it has no sampling noise. A
+    word that the policy forbids adds 0. A word that only the reference forbids makes the KL
+    infinite.
 
     Args:
         logits: of the policy; column t predicts response token t.
@@ -165,7 +171,8 @@ def kl_shaped_rewards(
 
         r_t = -kl_coef (log pi_old - log pi_ref)_t + (score if t is the last real token, else 0)
 
-    The last real token is EOS, or the last token of a truncated response. The penalty uses
+    The last real token is EOS, or the last token of a response that was truncated (cut off before
+    EOS). A reward unit is the unit of the score. The penalty uses
     old_logprobs, so the rewards stay fixed during the epochs of PPO. A row that is masked
     throughout has no token for its score; its rewards are all 0.
 
@@ -207,7 +214,7 @@ def adapt_kl_coef(
 
     This is a proportional controller in log space. If the KL is above the target, the coefficient
     is multiplied by a factor above 1; if it is below, by a factor below 1. The relative error is
-    clipped to 20 %.
+    clipped to 20 %. The factor stays above 0 as long as batch_size is below 5 horizon.
 
     Args:
         kl_coef: the coefficient so far, reward units per nat, 0 or more.

@@ -1,4 +1,9 @@
-"""From logits to the log-probabilities of the response tokens."""
+"""From logits to the log-probabilities of the response tokens.
+
+Shapes: B sequences of P prompt and R response positions, T = P + R; V words in the vocabulary.
+Log-probabilities and entropies are in nats, the unit of natural logarithms. `response_mask` is True
+at the tokens that count; for a Rollout pass `batch.action_mask`.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,10 +15,12 @@ from minirlhf.core.masking import check_same_shape, zero_masked
 def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Tensor, "B R ..."]:
     """Shift from the T positions of a sequence to its R response tokens: x[:, P-1:-1].
 
-    The shift from positions to response tokens is made here and nowhere else. The output of a model
-    at position i has read the tokens 0 to i. Column t of the result is position P-1+t. So it
-    depends only on the tokens before response token t. Logits there predict token t. A value there
-    is the value of the state in which token t was chosen.
+    The output of a model at position i has read the tokens 0 to i. Column t of the result is
+    position P-1+t. So it depends only on the tokens before response token t. Logits there predict
+    token t. A value there is the value of the state in which token t was chosen.
+
+    Use this function for the shift wherever you need one entry per response token. Only
+    `loops.prefix_logits` slices on its own, because it also keeps the last position.
 
     Args:
         x: a tensor with one entry per position, such as logits or values.

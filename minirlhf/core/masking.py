@@ -1,6 +1,7 @@
-"""Masked means and variances, and the one function that reduces per-token losses.
+"""Masked means and variances, and `aggregate`, which reduces per-token losses to one number.
 
-A mask is True at the entries that count.
+A mask is True at the entries that count. For the response tokens of a Rollout, pass
+`batch.action_mask`. Shapes: B responses of at most R tokens.
 """
 
 import torch
@@ -59,7 +60,7 @@ def masked_var(
     Args:
         x: the values.
         mask: True at the entries that count; there are n of them.
-        unbiased: divide by n - 1 (True) or by n (False).
+        unbiased: divide the sum of squares by n - 1 (True) or by n (False).
 
     Raises:
         ValueError: no entry counts, only one counts and `unbiased` is True, or shapes differ.
@@ -79,17 +80,17 @@ def masked_whiten(
     unbiased: bool = False,
     eps: float = 1e-8,
 ) -> Float[Tensor, "..."]:
-    """Scale x to mean 0 and variance 1 over the entries where mask is True.
+    """Whiten x: scale it to mean 0 and variance 1 over the entries where mask is True.
 
         y = (x - mean) / sqrt(var + eps)
 
-    The variance divides by n by default; TRL and verl divide by n - 1.
+    By default the variance is the sum of squares divided by n. TRL and verl divide by n - 1.
 
     Args:
         x: the values.
         mask: True at the entries that count; there are n of them.
         shift_mean: False adds the mean back, as TRL does when it whitens rewards.
-        unbiased: the variance divides by n - 1 (True) or by n (False).
+        unbiased: divide the sum of squares by n - 1 (True) or by n (False).
         eps: keeps a batch of equal values at 0; without it they would be 0 / 0.
 
     Returns:
@@ -158,8 +159,8 @@ def aggregate(
         sequence_sum     mean_b [sum_t x]                the policy gradient itself (REINFORCE)
         constant         sum_bt x / (B * constant)       sequence_sum / constant (Dr. GRPO)
 
-    The losses of `policy_gradient` are not reduced. So the denominator is always visible where this
-    function is called.
+    The losses of `policy_gradient` are not reduced. This function reduces them, and `how` names the
+    denominator. By default the denominator is the number of tokens that count.
 
     Args:
         x: the loss of each token.

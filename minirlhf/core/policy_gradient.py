@@ -7,11 +7,15 @@ Shapes and symbols used below:
 
     B responses of at most R tokens; column t of a (B, R) tensor belongs to response token y_t
     pi, pi_old      the current policy and the policy that sampled the responses
-    log pi_t        log pi(y_t | prompt, y_<t), the log-probability of token t, in nats
+    log pi_t        log pi(y_t | prompt, y_<t), the log-probability of token t, in nats (units of
+                    the natural logarithm)
     ratio_t         pi_t / pi_old_t = exp(log pi_t - log pi_old_t), the importance ratio of token t
-    A_t             the advantage of token t, in reward units
+    A_t             the advantage of token t: how much better than expected the return was; in
+                    reward units, or without unit after scaling or whitening
 
-`response_mask` is True at the tokens that count. Everywhere else the loss and its gradient are 0.
+`response_mask` is True at the tokens that count; for a Rollout pass `batch.action_mask`. Everywhere
+else the loss and its gradient are 0. The critic is the network that predicts returns, in reward
+units (the unit of the score).
 """
 
 import torch
@@ -54,7 +58,7 @@ def reinforce(
 
     Args:
         logprobs: log pi_t under the current policy, nats.
-        advantages: A_t, reward units; they carry no gradient.
+        advantages: A_t; they carry no gradient.
         response_mask: True at the tokens that count.
 
     Returns:
@@ -91,7 +95,7 @@ def ppo_clip(
     Args:
         logprobs: log pi_t under the current policy, nats.
         old_logprobs: log pi_old_t under the policy that sampled, nats; they carry no gradient.
-        advantages: A_t, reward units; they carry no gradient.
+        advantages: A_t; they carry no gradient.
         response_mask: True at the tokens that count.
         clip_eps: how far the ratio may fall below 1, from 0 to 1.
         clip_eps_high: how far the ratio may rise above 1; clip_eps if None. A larger value than
@@ -117,8 +121,8 @@ def ppo_clip(
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1, or None.")
     advantages = zero_masked(advantages, response_mask).detach()
-    # Elsewhere loss and gradient are 0. Without `live` a ratio that overflows would make them
-    # 0 * inf = NaN.
+    # `live` marks the tokens whose loss is not 0. The ratio of all other tokens is set to 1: if it
+    # overflowed, their loss and gradient would be 0 * inf = NaN.
     live = response_mask & (advantages != 0)
     log_ratio = zero_masked(logprobs, live) - zero_masked(old_logprobs, live).detach()
     # Where the loss is bounded for large ratios, the log-ratio is limited to 80: without the limit
@@ -147,13 +151,14 @@ def cispo(
         loss_t = -detach(clip(ratio_t, 1 - clip_eps, 1 + clip_eps_high)) A_t log pi_t
 
     This is `reinforce` with each token weighted by its clipped importance ratio. The weight carries
-    no gradient, so every token keeps its gradient. In PPO a token has none once it has left the
-    clip range on the side that its advantage rewards. Here it keeps one, with a bounded weight.
+    no gradient, so every token keeps its gradient, with a bounded weight. PPO's loss is constant
+    for a token whose ratio has left the clip range in the direction of its advantage. Such a token
+    has no gradient in PPO.
 
     Args:
         logprobs: log pi_t under the current policy, nats.
         old_logprobs: log pi_old_t under the policy that sampled, nats.
-        advantages: A_t, reward units; they carry no gradient.
+        advantages: A_t; they carry no gradient.
         response_mask: True at the tokens that count.
         clip_eps: how far the weight may fall below 1. The paper sets no lower bound, which is
             clip_eps = 1.
@@ -240,7 +245,7 @@ def sequence_clip(
     Args:
         logprobs: log pi_t under the current policy, nats.
         old_logprobs: log pi_old_t under the policy that sampled, nats; they carry no gradient.
-        advantages: A, one per response, reward units; they carry no gradient.
+        advantages: A, one per response; they carry no gradient.
         response_mask: True at the tokens that count.
         by_length: use the mean over tokens instead of the sum.
         clip_eps, clip_eps_high: as in `ppo_clip`. GSPO uses small values, 3e-4 and 4e-4, because a

@@ -6,11 +6,13 @@ averaged over the batch.
 
 Symbols used below:
 
-    pi, pi_ref             the policy that is trained and the frozen reference
-    log pi/pi_ref (y)      log pi(y | prompt) - log pi_ref(y | prompt), nats
+    B                      the number of pairs
+    pi, pi_ref             the policy that is trained, and the reference, which a loss leaves fixed
+    log pi/pi_ref (y)      log pi(y | prompt) - log pi_ref(y | prompt), nats (units of the natural
+                           logarithm)
     h                      log pi/pi_ref (chosen) - log pi/pi_ref (rejected), nats
     sigmoid(x)             1 / (1 + exp(-x))
-    r_i                    the true reward of response i
+    r_i                    the true reward of response i, in reward units
     p                      the share of labels that prefer response i of a pair (i, j);
                            the Bradley-Terry model says p = sigmoid(r_i - r_j)
     Z                      the constant that makes probabilities add up to 1
@@ -21,8 +23,9 @@ Log-probabilities are sums over the tokens of a response, unless the name of an 
                            kto, which scores single responses
     without a reference    cpo, simpo, orpo
 
-Where the minimum of a loss is known, its docstring gives it. It is the minimum over all pairs of
-responses, each seen with both labels in the shares p and 1 - p. The tests solve for it.
+Where the minimum of a loss is known, its docstring gives it. It is the minimum of the mean loss
+over all pairs of responses. In each pair (i, j) a share p of the labels prefers i, and the share
+1 - p prefers j. The tests minimise the loss numerically and compare.
 """
 
 import torch
@@ -385,8 +388,9 @@ def tdpo(
 
         pi(a|s) = pi_ref(a|s) exp(Q(s, a) / beta) / Z(s)
 
-    This is one step of policy improvement at each prefix. It is not the Gibbs policy, whose Q
-    assumes that the Gibbs policy itself writes the rest (`exact.World.optimal_values`).
+    This is one step of policy improvement at each prefix. It is not the Gibbs policy. The Gibbs
+    policy has the same form with another Q, for which the Gibbs policy itself writes the rest and
+    not pi_ref (`exact.World.optimal_values`).
 
     Args:
         chosen_logprobs, rejected_logprobs: log pi of each response, summed over its tokens, nats.
@@ -433,13 +437,13 @@ def kto(
         desirable      loss = desirable_weight (1 - sigmoid(g))
         undesirable    loss = undesirable_weight (1 - sigmoid(-g))
 
-    z is an estimate of KL(pi || pi_ref), see `kto_baseline`. Each response needs a label, desirable
-    or not, and no partner.
+    z is an estimate of KL(pi || pi_ref), see `kto_baseline`. Each response has its own label,
+    desirable or not. It is not compared with a second response.
 
     The loss of a response stays between 0 and its weight, so one wrong label has a limited effect.
-    The expected loss is linear in the share of desirable labels. With equal weights it therefore
-    has no minimum at a finite log-ratio. If most labels are desirable, the log-ratio rises without
-    end. If most are undesirable, it falls without end.
+    With equal weights the expected loss of a response is linear in sigmoid(g). So it has no minimum
+    at a finite log-ratio. If most labels are desirable, the log-ratio rises without end. If most
+    are undesirable, it falls without end.
 
     Args:
         logprobs: log pi of each response, summed over its tokens, nats.
@@ -584,13 +588,14 @@ def orpo(
         log odds = m - log(1 - exp(m))
         loss     = -m_c - beta log sigmoid(log odds_c - log odds_r)
 
-    The first term imitates the chosen response, and the second compares the odds of both. One stage
-    of training replaces supervised fine-tuning (SFT) and DPO.
+    The first term imitates the chosen response. The second term compares the odds of the chosen and
+    the rejected response. One stage of training replaces supervised fine-tuning (SFT) and DPO.
 
     TRL's imitation term differs from ours in two ways. It covers the tokens of the prompt as well
     as those of the chosen response. And it divides the sum over the batch by the number of all
     these tokens, so a long sequence weighs more. Here the term is the mean over the tokens of the
-    chosen response, and each pair weighs the same. The odds use means over response tokens in both.
+    chosen response, and each pair weighs the same. The odds use means over response tokens, here
+    and in TRL.
 
     Args:
         chosen_mean_logprobs, rejected_mean_logprobs: m_c and m_r, nats per token, below 0. At 0 the

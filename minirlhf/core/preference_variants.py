@@ -1,11 +1,14 @@
-"""Further losses of the DPO family, one value per pair.
+"""Further losses of the family of direct preference optimisation (DPO), one value per pair.
 
-There is one function per published idea. No loss is averaged over the batch.
+Only `aot` gives one value per quantile of the batch instead. There is one function per published
+idea. No loss is averaged over the batch.
 
 Symbols used below:
 
-    pi, pi_ref    the policy that is trained and the frozen reference
-    c, r          log pi/pi_ref of the chosen and of the rejected response, nats, sums over tokens
+    B             the number of pairs
+    pi, pi_ref    the policy that is trained, and the reference, which a loss leaves fixed
+    c, r          log pi/pi_ref of the chosen and of the rejected response, nats (units of the
+                  natural logarithm), sums over tokens
     h             c - r
     p             the share of labels that prefer the first response of a pair
 
@@ -13,7 +16,8 @@ Symbols used below:
     weights for any loss            wpo_weights
     log-probabilities for any loss  ld_logprobs
 
-Where the minimum of a loss is known, its docstring gives it. The tests solve for it.
+Where the minimum of a loss is known, its docstring gives it. The tests minimise the loss
+numerically and compare.
 """
 
 import math
@@ -213,7 +217,8 @@ def sppo(
     """Self-play preference optimisation loss (SPPO) of each pair.
 
         c, r = log pi/pi_ref of the chosen and of the rejected response
-        w_c, w_r = the win rates of both responses against the policy that wrote them
+        w_c, w_r = the win rates of the chosen and of the rejected response against the policy that
+                   wrote them
         loss = (c - (w_c - 1/2) / beta)^2 + (r - (w_r - 1/2) / beta)^2
 
     This is one step of self-play. The log-ratio of each response is regressed on its win rate minus
@@ -225,8 +230,9 @@ def sppo(
         ref_chosen_logprobs, ref_rejected_logprobs: the same under the reference; they carry no
             gradient.
         beta: 1 / eta of the paper, per nat, above 0.
-        chosen_wins, rejected_wins: w_c and w_r, from 0 to 1. The defaults 1 and 0 are the hard
-            labels of a pair; TRL's `sppo_hard` always uses these.
+        chosen_wins, rejected_wins: w_c and w_r, from 0 to 1, one number each for all pairs of the
+            batch. The defaults 1 and 0 are the hard labels of a pair; TRL's `sppo_hard` always uses
+            these.
 
     Returns:
         One loss per pair, nats squared.
@@ -306,7 +312,7 @@ def aot(
     beta: float,
     paired: bool = True,
 ) -> Float[Tensor, "B"]:
-    """Alignment via optimal transport loss (AOT), of each quantile of the batch.
+    """Alignment via optimal transport loss (AOT), one value per quantile of the batch.
 
         c, r = log pi/pi_ref of the chosen and of the rejected response
 
@@ -378,8 +384,9 @@ def f_dpo(
             gradient.
         beta: reward units per nat, above 0.
         divergence: reverse_kl, forward_kl, js or alpha.
-        alpha: parameter of the alpha divergence, above 0 and below 1; the others ignore it. Towards
-            0 it becomes the reverse KL, towards 1 the forward KL.
+        alpha: parameter of the alpha divergence, above 0 and below 1. Towards 0 it becomes the
+            reverse KL, towards 1 the forward KL. The other divergences do not use alpha, but a
+            value out of range raises for them too.
 
     Returns:
         One loss per pair, nats.
@@ -421,7 +428,7 @@ def wpo_weights(
 
     A pair gets a large weight if both responses are likely under the policy. Multiply any loss per
     pair by the weights. sum_v pi(v)^2 is the expected probability of a token that is sampled at
-    this position; the paper calls its use here "sampled alignment".
+    this position. The paper calls the subtraction of a_c and a_r "sampled alignment".
 
     The weight is never above 1. Older versions of TRL clamp it in the same way; newer ones do not,
     so that their weights may exceed 1. TRL always subtracts the alignment.

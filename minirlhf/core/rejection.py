@@ -1,4 +1,4 @@
-"""Rejection sampling: choose from a policy's responses those that another policy would write."""
+"""Rejection sampling: keep some samples of one policy, so that they are like samples of another."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,15 +12,15 @@ def rejection_sample(
     count: int = 1,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "B count"]:
-    """Columns of `count` of the K responses to each prompt, chosen by rejection sampling.
+    """Choose `count` of the K responses to each prompt by rejection sampling.
 
         1. Propose one of the remaining responses at random.
         2. Accept it with probability exp((r - max r) / beta). Otherwise go back to 1.
 
-    The K responses are drawn from a policy pi, and r is the score. The accepted responses are like
-    draws from the Gibbs policy pi exp(r / beta) / Z, without training it. This holds in the limit
-    of large K. With few responses max r is the maximum of K instead of the maximum of all, and the
-    selection is milder.
+    The K responses are sampled from a policy pi, and r is the score. The accepted responses are
+    like samples from the Gibbs policy pi exp(r / beta) / Z, where Z makes the probabilities add up
+    to 1. No training is needed. This holds in the limit of large K. With few responses max r is the
+    maximum of K scores instead of the maximum over all responses, and the selection is milder.
 
     The first accepted response is column i with probability softmax(r / beta)_i. The next ones
     follow the same rule among the remaining columns. The function draws from the same distribution
@@ -34,7 +34,7 @@ def rejection_sample(
         generator: source of random numbers; torch's global one if None.
 
     Returns:
-        Column numbers, in the order in which the responses are accepted.
+        Numbers of the chosen responses, 0 to K - 1, in the order in which they are accepted.
 
     Raises:
         ValueError: beta is not above 0, or count is not from 1 to K.

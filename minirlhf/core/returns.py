@@ -1,4 +1,10 @@
-"""Returns, temporal-difference (TD) errors and generalised advantage estimation (GAE)."""
+"""Returns, temporal-difference (TD) errors and generalised advantage estimation (GAE).
+
+`response_mask` is True at the tokens that count; for a Rollout pass `batch.action_mask`. A hole is
+a token that does not count between two that do, such as the output of a tool. A *value* V_t
+predicts the return before token t is chosen; a critic is a network that gives these values.
+Rewards, values and returns are in reward units, the unit of the score.
+"""
 
 from collections.abc import Callable
 
@@ -12,7 +18,7 @@ from minirlhf.core.masking import check_same_shape, zero_masked
 def reward_to_go(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0
 ) -> Float[Tensor, "B R"]:
-    """Return from each token on: its reward plus all later ones, discounted.
+    """Reward-to-go of each token: its reward plus all later rewards, discounted.
 
         G_t = r_t + gamma G_(t+1)
 
@@ -46,7 +52,8 @@ def td_errors(
         delta_t = r_t + gamma V_(t+1) - V_t
 
     The TD error of a token is its reward, plus the value after the token, minus the value before
-    it. V is 0 after the last token that counts, so a truncated response is treated as finished.
+    it. V is 0 after the last token that counts. So a truncated response, which was cut off before
+    its end, is treated as finished.
 
     Args:
         rewards: r_t, reward units.
@@ -81,8 +88,9 @@ def gae(
         A_t      = delta_t + gamma lam A_(t+1)
         return_t = A_t + V_t
 
-    The advantage is a sum of TD errors in which later errors have the weights gamma lam, (gamma
-    lam)^2 and so on. lam = 1 gives the return minus V; lam = 0 gives the TD error.
+    The advantage is a sum of TD errors. The error of the k-th token from here has the weight
+    (gamma lam)^k, with k = 0 for this token. lam = 1 gives the return minus V; lam = 0 gives the TD
+    error.
 
     Column t belongs to response token t. V_t is the value before the token, and r_t is the reward
     after it. Past the last token that counts V and A are 0, so a truncated response is treated as
@@ -98,8 +106,8 @@ def gae(
         lam: weight of later TD errors, from 0 to 1.
 
     Returns:
-        (advantages, returns), reward units; 0 where masked. Returns are computed before any
-        whitening.
+        (advantages, returns), reward units; 0 where masked. The advantages are not whitened. If you
+        whiten them, leave the returns as they are: they are the critic's targets.
 
     Raises:
         ValueError: shapes that differ, gamma or lam outside 0 to 1, or a reward on a hole.
@@ -138,7 +146,7 @@ def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **setting
     """
     if not (~mask[:, :-1] & mask[:, 1:]).any():
         return function(*columns, mask, **settings)
-    order = (~mask).byte().argsort(dim=1, stable=True)  # True first, each kind in its old order
+    order = (~mask).byte().argsort(dim=1, stable=True)  # tokens that count first, in order
     moved = function(*(x.gather(1, order) for x in columns), mask.gather(1, order), **settings)
     return torch.zeros_like(moved).scatter(1, order, moved)
 
@@ -146,7 +154,8 @@ def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **setting
 def _check_no_reward_on_a_hole(rewards: Tensor, mask: Tensor) -> None:
     """Raise where a token that does not count has a reward and stands between two that count.
 
-    What stands before the first or after the last of them is padding: it may hold anything.
+    Positions before the first or after the last token that counts are padding. Rewards there are
+    ignored.
     """
     between = (mask.cumsum(1) > 0) & (mask.flip(1).cumsum(1).flip(1) > 0) & ~mask
     wrong = between & (rewards != 0) & ~rewards.isnan()

@@ -8,24 +8,25 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True, eq=False)  # == of two tensors is no bool
+@dataclass(frozen=True, eq=False)  # == of two tensors gives a tensor, not one bool
 class Rollout:
     """A batch of prompts and responses.
 
-    Shapes: B rows, P prompt positions, R response positions, T = P + R. Column t of every (B, R)
-    tensor belongs to response token t.
+    Shapes: B rows, P prompt positions, R response positions, T = P + R. Entry [:, t] of every
+    (B, R) tensor belongs to response token t.
 
     Args:
         prompt_ids: (B, P) token ids, padded on the left.
         prompt_mask: (B, P), True at the real prompt tokens.
         response_ids: (B, R) token ids, padded on the right.
-        response_mask: (B, R), True at the real response tokens, end of sequence (EOS) included. It
-            decides what a model reads: attention and positions.
+        response_mask: (B, R), True at the real response tokens, end of sequence (EOS) included.
+            This mask says which tokens a model reads (attention and positions).
         old_logprobs: (B, R), log-probabilities of the tokens under the policy that sampled, at its
-            temperature, nats; 0 where masked.
+            temperature, nats (units of the natural logarithm); 0 where masked.
         action_mask: (B, R), True at the response tokens that the policy chose; all of them if None.
-            Tokens that a tool or another speaker wrote are False. They are read, but have no loss
-            and no reward. Pass this mask to the functions of `core`.
+            Tokens that a tool or another speaker wrote are False: they are holes in this mask. They
+            are read, but have no loss and no reward. Pass this mask to the functions of `core`,
+            also where their argument is called `response_mask`.
         columns: further tensors by name, (B,) or (B, R, ...); see `with_columns`.
 
     Raises:
@@ -98,7 +99,7 @@ class Rollout:
         """The same batch with further tensors, which are read as attributes.
 
             batch = batch.with_columns(advantages=advantages, returns=returns)
-            part = batch.select(rows)          # part.advantages has the same rows and width
+            part = batch.select(rows)          # part.advantages holds the advantages of these rows
 
         A column that exists already is replaced.
 
@@ -139,9 +140,9 @@ class Rollout:
         return ((self.response_ids == eos_id) & last).any(1)
 
     def select(self, index) -> "Rollout":
-        """Some rows, in the order of `index`, with their columns.
+        """Some rows of the batch, in the order of `index`, with their further tensors (`columns`).
 
-        Outer columns that are padding in all of these rows are left out of every tensor.
+        Outer positions that are padding in all of these rows are cut off every tensor.
 
         Args:
             index: row numbers (a tensor or a list), or a bool for each row.

@@ -1,4 +1,4 @@
-"""Training: one file per algorithm family, each loop in numbered beats."""
+"""Training: one file per algorithm family. Comments number the steps of most loops."""
 
 from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint, Stopped

@@ -21,9 +21,11 @@ class ActorCritic:
 
     Args:
         actor: the policy.
-        critic: a ScalarModel that shares no weight with the actor, or a SharedCritic of this actor.
+        critic: the network that predicts returns: a ScalarModel that shares no weight with the
+            actor, or a SharedCritic of this actor.
         temperature: that of the rollout.
-        response_values: (critic, batch) -> (B, R) values; PPO's default or its replacement.
+        response_values: (critic, batch) -> (B, R) values; PPO's default or its replacement. It is
+            not called for a SharedCritic.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class ActorCritic:
             "critic",
             type(critic).__name__,
             critic.actor is actor if self.shared else apart,
-            "a SharedCritic of this actor to share its weights",
+            "a SharedCritic of this actor, or a model that shares no weight with it",
         )
         self.actor, self.critic = actor, critic
         self.actor_config, self.critic_config = actor_config, critic_config
@@ -53,7 +55,7 @@ class ActorCritic:
         critic.eval()
 
     def set_learning_rates(self, step: int, steps: int, *, train_actor: bool = True) -> None:
-        """Those of this step. Without `train_actor` the actor's is 0: it does not move."""
+        """Set both learning rates of a step. Without `train_actor` the actor's weights stay."""
         set_learning_rate(self.critic_optimizer, self.critic_config, step, steps)
         set_learning_rate(self.actor_optimizer, self.actor_config, step, steps)
         if not train_actor:
@@ -61,8 +63,8 @@ class ActorCritic:
                 group["lr"] = 0.0
 
     def logprobs(self, batch: Rollout) -> torch.Tensor:
-        """(B, R) nats, of the sampled tokens under the actor as it is now."""
-        if self.shared:  # one pass gives both; `values` returns the other half
+        """(B, R) log-probabilities of the sampled tokens under the current actor, in nats."""
+        if self.shared:  # one pass gives both; `values` returns the values
             logprobs, self._values = self.critic.logprobs_and_values(
                 batch, temperature=self.temperature
             )
@@ -70,15 +72,22 @@ class ActorCritic:
         return policy_logprobs(self.actor, batch, temperature=self.temperature)
 
     def values(self, batch: Rollout) -> torch.Tensor:
-        """(B, R) reward units, of the critic as it is now. Call it after `logprobs`."""
+        """(B, R) values of the current critic, in reward units (the unit of the score).
+
+        Call it after `logprobs`. With a SharedCritic it returns what that call computed.
+        """
         return self._values if self.shared else self.response_values(self.critic, batch)
 
     def backward(
         self, *, policy_loss: torch.Tensor | None = None, value_loss: torch.Tensor | None = None
     ) -> None:
-        """Add the gradient of a loss: first call it with the policy loss, then the value loss."""
+        """Add the gradient of a loss. Call it with the policy loss first, then the value loss.
+
+        With a SharedCritic the first call only keeps the policy loss. The second call adds the
+        gradient of the sum of both.
+        """
         if policy_loss is not None and self.shared:
-            self._policy_loss = policy_loss  # one backward pass for both: it waits for the other
+            self._policy_loss = policy_loss  # kept for the one backward pass of both losses
         elif policy_loss is not None:
             policy_loss.backward()
         else:

@@ -24,7 +24,7 @@ from minirlhf.runtime import History, atomic_path
 
 
 class Stopped(Exception):
-    """Ctrl-C was pressed; the current step was finished and saved first."""
+    """Ctrl-C was pressed. The current step was finished first, and saved if there is a path."""
 
 
 class Checkpoint:
@@ -35,8 +35,8 @@ class Checkpoint:
 
     Args:
         path: the file: a .safetensors with a JSON header.
-        resume: continue from what the file holds. Without it, an existing file is an error, because
-            it may be somebody's work.
+        resume: continue the run that the file holds. Without it, an existing file is an error,
+            because the file may hold a run that you still need.
         every: seconds between two saves.
         origin: what else must be the same when the run is resumed, by name.
     """
@@ -67,7 +67,7 @@ class Checkpoint:
         state: dict | None = None,
         formulas=None,
     ) -> "Checkpoint":
-        """Say what the run consists of; restore it if it is to be resumed. Returns itself.
+        """Register the parts of a run, and restore them if it is resumed. Returns the Checkpoint.
 
         A run is recognised by the loop's name, its settings, its data, its formulas and the weights
         that it starts from.
@@ -113,7 +113,7 @@ class Checkpoint:
     def steps(self, batches: Iterable) -> Iterator[tuple[int, object]]:
         """(step, batch), from the first step that is not yet done.
 
-        A step is complete when the loop asks for the next one. Only then is anything saved, so a
+        A step is complete when the loop asks for the next one. Nothing is saved before that, so a
         file never holds half a step.
 
         Args:
@@ -127,7 +127,7 @@ class Checkpoint:
                 self.save()
                 saved = time.time()
             if self.stopping:
-                where = f"{self.path} holds it all." if self.path else "nothing was saved."
+                where = f"saved in {self.path}." if self.path else "nothing was saved."
                 raise Stopped(f"Stopped after step {step}; {where}")
         if self.path:
             self.save()
@@ -138,7 +138,7 @@ class Checkpoint:
                 raise KeyboardInterrupt
             self.stopping = True
 
-        if threading.current_thread() is threading.main_thread():  # signals are the main thread's
+        if threading.current_thread() is threading.main_thread():  # only it may handle signals
             self.before = signal.signal(signal.SIGINT, stop)
         return self
 
@@ -147,7 +147,7 @@ class Checkpoint:
             signal.signal(signal.SIGINT, self.before)
         if self.stopping and kind is None:  # Ctrl-C came while no loop was running
             if self.path and self.path.exists():
-                raise Stopped(f"Stopped; {self.path} holds it all.")
+                raise Stopped(f"Stopped; the run is saved in {self.path}.")
             raise KeyboardInterrupt
 
     def remove(self) -> None:
@@ -199,7 +199,8 @@ class Checkpoint:
             }
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
-                f"{self.path} is damaged, or no checkpoint of a run; remove the file to start anew."
+                f"{self.path} is damaged or is not a checkpoint of a run; "
+                "remove the file to start anew."
             ) from error
         if not self.resume:
             raise ValueError(
@@ -217,8 +218,8 @@ class Checkpoint:
             if self.config.get(key) != header["config"].get(key)
         ):
             raise ValueError(
-                f"{self.path} was made with another {', '.join(other)}; give the same settings, "
-                "or remove the file to start anew."
+                f"{self.path} belongs to another run, which differs in: {', '.join(other)}. "
+                "Give the same settings, or remove the file to start anew."
             )
         with torch.no_grad():
             for m, model in enumerate(self.models):

@@ -13,7 +13,7 @@ from minirlhf.runtime import check
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters, without weight decay, as one fused kernel.
 
-    Another AdamW (not fused) rounds differently: weights then agree to about 4e-5 only.
+    An AdamW that is not fused rounds differently: the weights then differ by up to about 4e-5.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
@@ -58,7 +58,7 @@ def set_learning_rate(
     """Set the learning rate of one step by config.schedule.
 
     constant: always config.lr.
-    linear: up to config.lr over `warmup` steps, then down to 0 on a straight line (`linear_decay`).
+    linear: config.lr times a warm-up over `warmup` steps, times a decay to 0 (`linear_decay`).
     """
     if config.schedule == "linear":
         linear_decay(optimizer, config.lr, step, steps, warmup)
@@ -69,7 +69,13 @@ def set_learning_rate(
 def linear_decay(
     optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int, warmup: int = 5
 ) -> None:
-    """Set the learning rate of step 0, 1, ...: a linear warm-up, then linearly down to 0."""
+    """Set the learning rate of a step: lr times a linear warm-up times a linear decay.
+
+        lr_step = lr * min(1, (step + 1) / warmup) * (1 - step / steps)
+
+    Steps count from 0. The decay begins at step 0, so with a warm-up of several steps lr itself is
+    never quite reached. If the warm-up is over by then, the last step has lr / steps.
+    """
     _set_all(optimizer, lr * (min(1.0, (step + 1) / warmup) * (1 - step / steps)))
 
 
@@ -122,12 +128,13 @@ def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
 def sampling_metrics(
     batch: Rollout, ref_logprobs: torch.Tensor, eos_id: int
 ) -> dict[str, torch.Tensor]:
-    """What every RL loop logs of the responses it sampled.
+    """Metrics of the sampled responses, as `train_ppo` and `train_group` log them.
 
     Returns:
-        kl: (B,) log pi - log pi_ref of each response, nats. entropy: nats per token, estimated as
-        -mean log pi of the sampled tokens. length: mean number of tokens that the policy chose.
-        missing_eos: share of responses that were cut before EOS.
+        kl: (B,) log pi - log pi_ref of each response, nats (units of the natural logarithm).
+        entropy: nats per token, estimated as -mean log pi of the sampled tokens. length: mean
+        number of tokens that the policy chose. missing_eos: share of truncated responses, which
+        were cut off before EOS.
     """
     mask = batch.action_mask
     return {
@@ -141,7 +148,12 @@ def sampling_metrics(
 class MeanMetrics(dict[str, float]):
     """Means of metrics over the optimiser steps made on one batch.
 
-    Each `add` gives the value of one optimiser step, or the share of it that a micro-batch has.
+    Call `add` once per optimiser step with the value of the step. Or call it once per micro-batch
+    with the part of this value that comes from the micro-batch.
+
+    Args:
+        optimiser_steps: the number of optimiser steps made on the batch.
+        names: metrics that are 0 if nothing is added to them.
     """
 
     def __init__(self, optimiser_steps: int, names: tuple[str, ...] = ()):

@@ -1,4 +1,4 @@
-"""Groups of settings that several loops share. A wrong value raises when the group is made."""
+"""Settings that several loops share. A wrong value raises a ValueError when a config is created."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,10 @@ class OptimiserConfig:
 
     lr: float = 1e-4  # peak learning rate: 1e-6 for large models, 5e-5 .. 1e-3 for small ones
     max_grad_norm: float | None = 1.0  # the gradient's norm is clipped to this; None: not clipped
-    schedule: str = "linear"  # a short warm-up, then linearly to 0; or "constant"
+    schedule: str = "linear"  # a short warm-up times a linear decay to 0; or "constant"
     betas: tuple[float, float] = (0.9, 0.95)
-    micro_batch: int = (
-        0  # sequences in one forward and backward pass; 0: all of an optimiser step's
-    )
+    # sequences (for preference losses: pairs) in one forward and backward pass; 0: no splitting
+    micro_batch: int = 0
 
     def __post_init__(self):
         check("lr", self.lr, 0 < self.lr < float("inf"), "above 0 and finite")
@@ -38,15 +37,20 @@ class OptimiserConfig:
         return cls(**{"schedule": "constant", "max_grad_norm": None} | given)
 
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The rows of one optimiser step in micro-batches."""
+        """The rows of one optimiser step, split into micro-batches."""
         return rows.split(self.micro_batch or len(rows))
 
 
 @dataclass(frozen=True)
 class KLConfig:
-    """The KL penalty: the reward of a token is lowered by kl_coef times log(pi / pi_ref)."""
+    """The KL penalty: the reward of a token is lowered by kl_coef times log(pi / pi_ref).
 
-    kl_coef: float = 0.5  # reward units (sd of SFT samples) per nat, 0 .. 1; 0: no penalty
+    Some rows of FAMILY add the penalty to the loss instead, with the weight kl_coef. A reward unit
+    is one standard deviation of the scores of samples of the SFT model, if a reward model gives the
+    scores. A nat is the unit of natural logarithms.
+    """
+
+    kl_coef: float = 0.5  # reward units per nat, 0 .. 1; 0: no penalty
     target: float | None = None  # nats per sequence; if given, kl_coef adapts (Ziegler et al. 2019)
     horizon: float = 2000.0  # sequences over which kl_coef adapts
 
@@ -59,8 +63,8 @@ class KLConfig:
         """The KL coefficient of the next step: adapted towards the target, if there is one.
 
         Args:
-            kl_coef: this step's, reward units per nat.
-            kl: (B,) this step's log pi - log pi_ref of each response, nats.
+            kl_coef: the coefficient of this step, reward units per nat.
+            kl: (B,) log pi - log pi_ref of each response of this step, nats.
         """
         if self.target is None:
             return kl_coef

@@ -1,8 +1,9 @@
 """The family of policy-gradient methods without a critic: an algorithm is a row of choices.
 
-    baseline | unit | where the KL penalty enters | importance ratio | clip | denominator
+    baseline | scale | where the KL penalty enters | importance ratio | clip | denominator
 
-`train_group` runs any row; FAMILY holds the published ones. A row of your own is one line:
+`train_group` runs any row; FAMILY holds the published ones. Shapes: B responses of at most R
+tokens. A row of your own is one line:
 
     Algorithm(baseline="others' mean", scale="none", clip="cispo", clip_eps=1, clip_eps_high=4)
 """
@@ -49,7 +50,11 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class GroupFormulas:
-    """The functions that the family uses; replace one to try yours: GroupFormulas(remax=mine)."""
+    """The functions that the family uses; replace one to try yours: GroupFormulas(remax=mine).
+
+    A field has the name and the arguments of the package's function. The metrics ratio and
+    clip_fraction always describe the package's clip.
+    """
 
     sample: Callable = sample
     overlong_penalty: Callable = overlong_penalty
@@ -80,20 +85,23 @@ class Algorithm:
             ("group mean") or without it ("others' mean").
         scale: unit of the advantage: reward units ("none"); the standard deviation of the group, or
             of all scores of the batch; or all tokens of the batch whitened.
-        kl: where the KL penalty enters: taken off the score before the baseline; taken off each
-            token's advantage after it ("tokens"); or as a loss, k2 or k3, whose gradient leaves out
-            the effect of a token on later ones (k2) or is that of the reversed KL (k3); see
-            core/kl.py.
-        ratio: the importance ratio: none (samples serve one update only), one per token, one per
-            response ("sequence"), or the geometric mean over the response's tokens.
+        kl: where the KL penalty enters: taken off the score before the baseline ("score"); taken
+            off each token's advantage after the baseline ("tokens"); or added as a loss, k2 or k3.
+            The gradient of these losses leaves out the effect of a token on later ones. That of k3
+            belongs to the reversed KL, KL(pi_ref || pi). See core/kl.py.
+        ratio: the importance ratio pi / pi_old: none (samples are good for one update only), one
+            per token, one per response ("sequence"), or the geometric mean over the response's
+            tokens ("sequence mean").
         clip: none; PPO's, which clips the objective; CISPO's, which clips the weight.
         clip_eps: lower end of the clip. clip_eps_high: upper end; the same if None.
         aggregation: the denominator of the loss, see `core.aggregate`; that of "constant" is
             max_new_tokens.
         min_std: reward units, a lower bound of the group's standard deviation.
         drop_spread: dynamic sampling. A group whose scores differ by no more than this (reward
-            units) is replaced by that of a new prompt. 0 drops groups of equal scores; None is off.
-        overlong_buffer: the length penalty sets in so many tokens before the limit; 0: none.
+            units: the unit of the scores) is replaced by the group of a new prompt. 0 drops groups
+            of equal scores; None is off.
+        overlong_buffer: the length penalty starts this many tokens before max_new_tokens; 0: no
+            length penalty.
         source: where the row was published.
 
     Raises:
@@ -157,11 +165,11 @@ class Algorithm:
             "drop_spread",
             self.drop_spread,
             self.drop_spread is None or self.baseline != "greedy",
-            "None with the greedy baseline, which is of the prompts first drawn",
+            "None with the greedy baseline: the prompts of new groups have no greedy response",
         )
         if self.ratio == "none":
             check("clip", self.clip, self.clip == "none", "none without a ratio")
-        if self.ratio.startswith("sequence"):  # one number a response: its loss counts once
+        if self.ratio.startswith("sequence"):  # one ratio per response: its loss must count once
             check("clip", self.clip, self.clip == "ppo", "ppo with a ratio of the whole response")
             check(
                 "kl",
@@ -173,7 +181,7 @@ class Algorithm:
                 "scale",
                 self.scale,
                 self.scale != "whiten",
-                "none, or of the group or batch, with a ratio of the whole response",
+                "none, group std or batch std with a ratio of the whole response",
             )
             check(
                 "aggregation",
@@ -189,7 +197,7 @@ class Algorithm:
 
     @property
     def bounds(self) -> dict[str, float | None]:
-        """The ends of the clip, by the names of `core.ppo_clip`."""
+        """The ends of the clip, as keyword arguments of `core.ppo_clip`."""
         return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
 
     def advantages(
@@ -203,12 +211,14 @@ class Algorithm:
         baseline: torch.Tensor | float = 0.0,
         formulas: GroupFormulas = GroupFormulas(),
     ) -> torch.Tensor:
-        """Advantages of the row: the score less its baseline, in its unit, with the KL penalty.
+        """Advantages of the row: scores less their baseline, in the unit that `scale` names.
+
+        They include the KL penalty, unless the row has it as a loss.
 
         Args:
             scores: (B,) reward units, the responses to one prompt side by side.
             rollout: the responses.
-            ref_logprobs: (B, R) nats.
+            ref_logprobs: (B, R) log pi_ref of each token, nats (units of the natural logarithm).
             kl_coef: KL coefficient, reward units per nat.
             group_size: responses to a prompt.
             baseline: the running mean, or the (B,) scores of the greedy responses.
@@ -285,7 +295,7 @@ class Algorithm:
     ) -> torch.Tensor:
         """(B, R) True where PPO's clip removes the gradient, of a token or of a whole response.
 
-        Nowhere True for rows without PPO's clip.
+        For rows without PPO's clip it is False everywhere.
         """
         if self.clip != "ppo":
             return torch.zeros_like(mask)
@@ -303,7 +313,7 @@ class Algorithm:
 
 
 def _of_response(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B,) the advantage of each response, the same at all of its tokens: read at the first."""
+    """(B,) the advantage of each response, read at its first token: it is equal at all tokens."""
     return advantages.gather(1, mask.byte().argmax(1, keepdim=True))[:, 0]
 
 
@@ -330,10 +340,10 @@ FAMILY = {
         "others' mean", "none", "score", "sequence", source="Ahmadian et al. 2024, as in TRL"
     ),
     "rloo-openrlhf": Algorithm(
-        "others' mean", "none", "tokens", aggregation="token_mean", source="OpenRLHF's reading"
+        "others' mean", "none", "tokens", aggregation="token_mean", source="as in OpenRLHF"
     ),
     "rloo-verl": Algorithm(
-        "others' mean", "none", "score", aggregation="token_mean", source="verl's reading"
+        "others' mean", "none", "score", aggregation="token_mean", source="as in verl"
     ),
     "reinforce++": Algorithm(
         "none", "whiten", "tokens", aggregation="token_mean", source="Hu 2025"
@@ -343,7 +353,7 @@ FAMILY = {
     ),
     "grpo": Algorithm(source="Shao et al. 2024; KL moved to the score"),
     "grpo-paper": Algorithm(kl="k3 loss", source="Shao et al. 2024"),
-    "grpo-no-std": Algorithm(scale="none", source="Dr. GRPO's first half"),
+    "grpo-no-std": Algorithm(scale="none", source="Dr. GRPO, only its scale"),
     "grpo-batch-std": Algorithm(scale="batch std", source="TRL's scale_rewards=batch"),
     "dr-grpo": Algorithm(scale="none", aggregation="constant", source="Liu et al. 2025"),
     "dapo": Algorithm(
@@ -373,7 +383,11 @@ def markdown(rows: dict[str, Algorithm] = FAMILY) -> str:
     def cells(row: Algorithm) -> list[str]:
         high = row.clip_eps if row.clip_eps_high is None else row.clip_eps_high
         clip = "none" if row.clip == "none" else f"{row.clip} {row.clip_eps:g}, {high:g}"
-        extra = "; drops equal groups, overlong penalty" if row.drop_spread is not None else ""
+        extras = [
+            *(["drops equal groups"] if row.drop_spread is not None else []),
+            *(["overlong penalty"] if row.overlong_buffer else []),
+        ]
+        extra = "; " + ", ".join(extras) if extras else ""
         return [
             row.baseline,
             row.scale,

@@ -1,10 +1,13 @@
 """Formulas as arguments, and how a run with other formulas is recognised.
 
-Each loop takes the functions that it uses as one argument, a frozen dataclass with a default for
-each: PPOFormulas, GroupFormulas, DPOFormulas, RewardFormulas, SFTFormulas. A field has the name of
-the package's function that it replaces:
+A loop takes the functions that you may replace as one argument. It is a frozen dataclass with a
+default for each function: PPOFormulas, GroupFormulas, DPOFormulas, RewardFormulas or SFTFormulas. A
+field has the name of the package's function that it replaces, and takes the same arguments:
 
     train_ppo(..., formulas=PPOFormulas(gae=my_gae))
+
+`train_gold`, `train_verifier` and `train_base` take no formulas. Some functions are not fields, for
+example `aggregate` and metrics such as `is_clipped`.
 """
 
 import functools
@@ -16,11 +19,12 @@ from types import CodeType
 
 
 def identity(formulas) -> dict[str, str | None]:
-    """What was replaced: field -> "module.name SHA-256 of its source"; nothing for the defaults.
+    """The replaced functions: field -> "module.name SHA-256". Defaults are left out.
 
-    The source is that of the function, of the functions of its own module that it calls, and of
-    what it holds in its closure. The value is None where there is no source to read, for example
-    of a function typed at a prompt, or of an object with a state: such a run cannot be recognised.
+    The hash covers the source of the function, its default arguments and its closure. It also
+    covers the functions and constants of its own module that it uses. The value is None if there is
+    no source to read: for a function typed at a prompt, or for an object with a state. A run with
+    such a formula cannot be recognised later.
     """
     replaced = {
         field.name: getattr(formulas, field.name)
@@ -64,7 +68,7 @@ def _function_sources(function: Callable, seen: set[int]) -> Iterator[str]:
     yield inspect.getsource(function)
     held = [cell.cell_contents for cell in function.__closure__ or ()]
     yield from _sources([*held, function.__defaults__, function.__kwdefaults__], seen)
-    for name in sorted(_names(function.__code__)):  # what it uses by name of its own module
+    for name in sorted(_names(function.__code__)):  # what it uses of its own module
         used = function.__globals__.get(name)
         own_function = inspect.isfunction(used) and used.__module__ == function.__module__
         if own_function or isinstance(used, (bool, int, float, str)):

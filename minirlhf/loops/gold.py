@@ -1,9 +1,12 @@
-"""Train a member of the gold reward model: regression of a review's mean rating.
+"""Train a member of the gold ensemble: regression of a review's mean rating.
 
-    loss = 1/2 (r(x, y) - mean rating)^2        rating units, -4..4, read at the last token, EOS
-    included
+    loss = 1/2 (r(x, y) - mean rating)^2
 
-Gold uses other films, another backbone and other seeds than everything that is trained on rewards.
+The score r is read at the last token, end of sequence (EOS) included. Score and rating are in
+rating units, -4 .. 4, so the loss is in squared rating units.
+
+The ensemble is a second judge beside the gold reward model (see rewards/gold.py). It is trained on
+films, from a backbone and with seeds that no training on rewards uses.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,7 @@ class GoldConfig:
 
     batch_size: int = 32  # reviews per step
     epochs: float = 4.0
-    dropout: float = 0.1  # regression on some 4,000 snippets overfits without
+    dropout: float = 0.1  # without dropout, about 4,000 reviews are overfitted
     max_response: int = 64  # tokens, EOS included
     optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0

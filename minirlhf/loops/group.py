@@ -1,10 +1,14 @@
 """Policy gradients without a critic: GRPO and its family.
 
-The baseline of a response comes from other responses, most often those to the same prompt. GRPO
-compares each of the G responses to a prompt with their mean, and clips the loss as PPO does:
+A critic is a network that predicts the return. Here sampled responses give the baseline instead,
+most often those to the same prompt. Group relative policy optimisation (GRPO) compares the score
+r_i of each of the G responses to a prompt with their mean, and clips the loss as PPO does:
 
     A_i = (r_i - mean r) / (std r + eps)
     ratio = pi / pi_old      loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A)
+
+A is the advantage and ratio the importance ratio of a token. Scores are in reward units, and
+log-probabilities in nats, the unit of natural logarithms. Shapes: B responses of at most R tokens.
 
 Source: Shao et al. 2024. By default the KL penalty is taken off the score, as in PPO; the row
 `grpo-paper` has it as a loss. The other rows of the family: loops/family.py.
@@ -51,7 +55,8 @@ class GroupConfig:
     minibatch_size: int = 32  # sequences per optimiser step
     epochs: int = 2  # passes over a batch
     missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
-    mask_truncated: bool = False  # truncated responses have no loss (DAPO's overlong filtering)
+    # True: truncated responses have no loss (DAPO's overlong filtering), but count in the baseline
+    mask_truncated: bool = False
     max_refills: int = 3  # rounds of new prompts that replace dropped groups
     sampling: SamplingConfig = SamplingConfig()
     kl: KLConfig = KLConfig()
@@ -73,7 +78,7 @@ class GroupConfig:
             "epochs, minibatch_size",
             (self.epochs, self.minibatch_size),
             once or self.algorithm.ratio != "none",
-            f"1 and {batch}: without an importance ratio the samples serve one update only",
+            f"1 and {batch}: without an importance ratio, samples are good for one update only",
         )
         check("max_refills", self.max_refills, self.max_refills >= 0, "0 or more")
         buffer, longest = self.algorithm.overlong_buffer, self.sampling.max_new_tokens
@@ -103,8 +108,9 @@ class GroupConfig:
     def plain(cls, name: str = "grpo", **given) -> "GroupConfig":
         """A row of FAMILY with every extra switched off.
 
-        No penalty for a missing EOS, a constant learning rate, no gradient clipping. What the row
-        itself says stays, and so does the KL penalty; kl=KLConfig(kl_coef=0) turns it off.
+        No penalty for a missing EOS, a constant learning rate, no gradient clipping. The row's own
+        choices stay, such as drop_spread and overlong_buffer of "dapo". The KL penalty stays too;
+        kl=KLConfig(kl_coef=0) turns it off.
         """
         off = {
             "missing_eos_penalty": 0.0,
@@ -114,12 +120,12 @@ class GroupConfig:
 
     @property
     def stage(self) -> str:
-        """The stage's name in a History: the row's, or "group" for one that is not in FAMILY."""
+        """Name of the stage in a History: that of the row in FAMILY, or "group" for other rows."""
         return next((name for name, row in FAMILY.items() if row == self.algorithm), "group")
 
     @property
     def constant(self) -> float | None:
-        """The denominator per response of the aggregation "constant"."""
+        """The denominator per response if the aggregation is "constant", else None."""
         constant = self.algorithm.aggregation == "constant"
         return float(self.sampling.max_new_tokens) if constant else None
 
@@ -157,13 +163,15 @@ def train_group(
     Returns:
         (model, history). Rows of the history:
         score: mean over the responses sampled first, before any group is replaced, reward units.
-        With groups: reward_std (mean standard deviation
-        within them), frac_reward_zero_std (share of groups with equal scores, before any is
-        dropped), best_of_group (mean of each group's best score: pass@G where scores are 0 or 1).
+        The same responses, if in groups, give reward_std (mean standard deviation within groups),
+        frac_reward_zero_std (share of groups with equal scores) and best_of_group (mean of each
+        group's best score: pass@G where scores are 0 or 1).
         kl: nats per sequence. kl_coef. entropy: nats per token, estimated as -mean log pi of the
-        sampled tokens. length: tokens. missing_eos: share of truncated responses.
+        sampled tokens. length: tokens. missing_eos: share of truncated responses (cut off before
+        EOS). If drop_spread replaces groups, kl, entropy, length, missing_eos and the monitors
+        describe the batch after that.
         ratio, clip_fraction, policy_loss, grad_norm: means over the optimiser steps.
-        samples: responses sampled in this step.
+        samples: all responses sampled in this step.
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
@@ -295,7 +303,7 @@ def _penalised(
 
 
 def _group_metrics(scores: torch.Tensor, group_size: int) -> dict[str, torch.Tensor]:
-    """What is logged of the groups, before any is dropped; nothing for groups of one."""
+    """Metrics of the groups, before any is replaced; none for groups of one."""
     if group_size == 1:
         return {}
     grouped = rearrange(scores, "(n g) -> n g", g=group_size)
@@ -315,10 +323,14 @@ def _baseline(
     config: GroupConfig,
     formulas: GroupFormulas,
 ) -> tuple[torch.Tensor | float, int]:
-    """(baseline, responses sampled for it), for the rows whose baseline is not the group's.
+    """(baseline, number of responses sampled for it), for rows without a group baseline.
 
-    The greedy response is sampled here. The running mean is that of the batches before this one,
-    because a mean that contains the response would depend on it; the first batch has only its own.
+    "greedy" is the score of a greedy response to each prompt, which is sampled here. "running mean"
+    is the mean score of earlier batches, because a mean that contains a response depends on it. The
+    first batch has no earlier one, so its own mean is used. Other rows get 0.
+
+    Both are of scores less penalties, without the KL penalty. With kl="score" the KL penalty is
+    taken off the responses only. On average this lowers all advantages by about kl_coef KL.
     """
     if row.baseline == "greedy":
         greedy = replace(config.sampling, greedy=True)
@@ -333,7 +345,10 @@ def _baseline(
 
 
 def _without_truncated(batch: Rollout, eos_id: int) -> Rollout:
-    """The same batch; no token of a truncated response counts in the loss."""
+    """The same batch, but no token of a truncated response counts in the loss.
+
+    The advantages were computed before. So truncated responses still count in the baseline.
+    """
     finished = batch.finished(eos_id)[:, None]
     return replace(batch, action_mask=batch.action_mask & finished)
 
@@ -341,7 +356,10 @@ def _without_truncated(batch: Rollout, eos_id: int) -> Rollout:
 def _minibatches(
     batch: Rollout, config: GroupConfig, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Row numbers of each optimiser step of all epochs; those in which no token counts left out."""
+    """Row numbers of each optimiser step, for all epochs.
+
+    A step in which no token counts is left out.
+    """
     orders = [
         torch.randperm(len(batch.action_mask), generator=generator) for _ in range(config.epochs)
     ]
@@ -374,8 +392,9 @@ def _refilled(
 ) -> tuple[Rollout, torch.Tensor, int]:
     """Replace groups of equal scores by groups of new prompts (dynamic sampling).
 
-    After config.max_refills rounds, missing groups are filled up with groups of equal scores: the
-    batch keeps its size, and so do all denominators.
+    Scores are equal here if they differ by no more than drop_spread, before any penalty is taken
+    off. After config.max_refills rounds, missing groups are filled up with groups of equal scores.
+    So the batch keeps its size, and so do the denominators that count rows.
 
     Returns:
         (batch, penalised scores, number of responses sampled for the replacement).

@@ -1,6 +1,7 @@
-"""The preference losses as a table: what each asks for, and its settings.
+"""The preference losses as a table: what each needs, and its settings.
 
-`train_dpo` and `train_online` run any row of LOSSES. The formulas are in core/preference.py.
+`train_dpo` runs any row of LOSSES, and `train_online` any row that takes pairs. The formulas are in
+core/preference.py.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,10 @@ from minirlhf.core.preference import (
 
 @dataclass(frozen=True)
 class DPOFormulas:
-    """The functions that the preference losses use; replace one: DPOFormulas(dpo=my_dpo)."""
+    """The functions that the preference losses use; replace one: DPOFormulas(dpo=my_dpo).
+
+    A field has the name and the arguments of the package's function.
+    """
 
     dpo: Callable = dpo
     cdpo: Callable = cdpo
@@ -50,15 +54,16 @@ class DPOFormulas:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a loss may ask for of N responses.
+    """The inputs that a loss may use, for N responses.
 
     For B pairs N = 2B: first all chosen responses, then all rejected ones.
 
     Args:
-        logprobs: (N,) log-probability of each response under the policy, nats.
+        logprobs: (N,) log-probability of each response under the policy, nats (units of the natural
+            logarithm).
         ref_logprobs: (N,) the same under the reference; 0 without one.
         lengths: (N,) tokens.
-        chosen: (N,) bool.
+        chosen: (N,) True for a chosen or desirable response.
         kl: (N,) KL(pi_ref || pi) summed over the positions of each response, nats; 0 if not needed.
         kl_baseline: KTO's baseline, nats.
     """
@@ -82,7 +87,7 @@ class Answers:
 
     @property
     def both_lengths(self) -> dict[str, torch.Tensor]:
-        """The lengths by the names that `core.ipo` takes."""
+        """The lengths as keyword arguments of `core.ipo`."""
         chosen, rejected = self.lengths.chunk(2)
         return {"chosen_lengths": chosen, "rejected_lengths": rejected}
 
@@ -92,12 +97,13 @@ class Loss:
     """A row of LOSSES.
 
     Args:
-        of: (formulas, answers, **settings) -> (B,) losses.
-        settings: the loss's own settings and their usual values.
+        of: a function (formulas, answers, **settings) that computes the losses: one per pair, (B,),
+            or one per response, (N,), if `single`.
+        settings: the settings of this loss and their usual values.
         reference: whether it needs a reference policy.
         kl: whether it needs the KL at every position.
         single: whether it takes single responses with a label instead of pairs.
-        mean: whether it uses means over a response's tokens instead of sums.
+        mean: whether it uses log-probabilities averaged over a response's tokens instead of sums.
     """
 
     of: Callable[..., torch.Tensor]

@@ -1,8 +1,9 @@
 """Preference optimisation on pairs of the policy's own responses, labelled by a reward model.
 
-online       two responses to each prompt, one step on each pair              (Guo et al. 2024)
+online       two responses to each prompt, one step on these pairs, repeat    (Guo et al. 2024)
 iterative    k responses, the best against the worst, some steps, repeat      (Xiong et al. 2023)
-rso          k responses of the start, two kept by rejection sampling         (Liu et al. 2023)
+rso          k responses of the initial policy, two kept by rejection         (Liu et al. 2023)
+             sampling
 """
 
 from collections.abc import Callable
@@ -33,18 +34,21 @@ PICKS = ("best and worst", "rejection")
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """Where the pairs come from. `dpo` holds the settings of the training on them."""
+    """How the pairs are made. `dpo` holds the settings of the training on them.
+
+    A reward unit is the unit of the score, and a nat is the unit of natural logarithms.
+    """
 
     samples: int = 2  # k, responses to a prompt, 2 .. 16
-    refresh: int = 1  # steps on the responses of one policy, before new ones are sampled
+    refresh: int = 1  # steps on the responses of one policy before new responses are sampled
     pick: str = "best and worst"  # or "rejection": two are kept by rejection sampling
     missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
-    accept_beta: float = 0.5  # reward units per nat, of the policy that rejection sampling imitates
+    accept_beta: float = 0.5  # beta of `rejection_sample`, reward units per nat
     sampling: SamplingConfig = SamplingConfig()
     dpo: DPOConfig = DPOConfig()
 
     def __post_init__(self):
-        check("samples", self.samples, self.samples >= 2, "at least 2: a pair")
+        check("samples", self.samples, self.samples >= 2, "at least 2, to make a pair")
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
         good = 0 < self.accept_beta < float("inf")
@@ -58,16 +62,16 @@ class OnlineConfig:
     def with_steps(self, steps: int) -> "OnlineConfig":
         """The same settings for another number of steps.
 
-        Where the responses are sampled once for all steps, they still are.
+        If the responses are sampled only once, before the first step, this stays so.
         """
         refresh = steps if self.refresh == self.dpo.steps else min(self.refresh, steps)
         return replace(self, refresh=refresh, dpo=replace(self.dpo, steps=steps))
 
 
-# PPO's KL coefficient as beta. It is the same number, but not the same constraint: the labels of a
-# reward model are always certain, so these policies go farther.
+# beta is the same number as PPO's KL coefficient. It is a weaker constraint: a reward model labels
+# every pair with certainty, so these policies move further from the reference.
 LEASH = DPOConfig(beta=KLConfig.kl_coef)
-ONLINE = {  # by the names of the commands
+ONLINE = {  # the keys are the names of the commands
     "online-dpo": OnlineConfig(dpo=LEASH),
     "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),
     "rso": OnlineConfig(
@@ -101,18 +105,20 @@ def train_online(
     batch of prompts (see `sample`) and, with pick="rejection", then one uniform per response.
 
     Args:
-        score: batch -> (B,) reward units; decides which response of a pair is chosen.
+        score: batch -> (B,) scores in reward units. The scores less the penalty for a missing EOS
+            decide, by `pick`, which two responses form a pair and which of them is chosen.
         formulas: the functions that the loss uses.
-        reference: the frozen policy; by default a copy of the model.
+        reference: the reference policy; by default a copy of the model. It is frozen, except with
+            dpo.sync_every, which updates a copy of it.
         monitors: further scores by name, logged only.
         on_step: called with each row of the history.
         checkpoint: where the run is saved and resumed from.
 
     Returns:
         (model, history). Rows of the history as `preference_step` gives them, grad_norm, and pairs
-        (their number; responses with equal texts or equal scores make none). In the steps before
-        which responses were sampled also their score, length (tokens), entropy (nats per token,
-        estimated) and the monitors.
+        (their number; responses with equal texts or equal scores make none). A step that samples
+        new responses also logs their means: score (without the penalty), length (tokens), entropy
+        (nats per token, estimated) and the monitors.
     """
     history, own = History() if history is None else history, config.dpo
     generator = seed_all(own.seed)
@@ -163,7 +169,7 @@ def _sampled_pairs(
     generator: torch.Generator,
     monitors: dict[str, Callable],
 ) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
-    """(pairs for each batch of prompts, means of what was sampled for them)."""
+    """(pairs for each batch of prompts, mean metrics of the sampled responses)."""
     pool, sampled, eos_id = [], [], tokenizer.eos_token_id
     for prompts in batches:
         ids, prompt_mask = encode_prompts(tokenizer, prompts)
@@ -199,7 +205,7 @@ def pairs_of(
 ) -> dict[str, list[str]]:
     """One pair for each prompt from its k responses: columns prompt, chosen, rejected.
 
-    There is no pair where both texts or both scores are equal: neither is better.
+    A prompt gives no pair if both texts or both scores are equal, because neither is better.
 
     Args:
         texts: the responses, k for each prompt, side by side.

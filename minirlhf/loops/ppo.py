@@ -11,9 +11,14 @@ Each token gets a reward: a KL penalty, and at the last token the score.
 
     reward_t = -kl_coef (log pi_old - log pi_ref)_t + [t is the last token] r(x, y)
 
-The advantages A follow from rewards and values by GAE. The loss of a token is clipped:
+The advantages A follow from rewards and values by generalised advantage estimation (GAE). The loss
+of a token is clipped:
 
     ratio = pi / pi_old      loss = -min(ratio A, clip(ratio, 1 - clip_eps, 1 + clip_eps) A)
+
+ratio is the importance ratio of a token. Log-probabilities are in nats, the unit of natural
+logarithms. Rewards and values are in reward units, the unit of the score. Shapes: B responses of at
+most R tokens.
 
 Source: Schulman et al. 2017; for language models Ziegler et al. 2019.
 """
@@ -55,12 +60,12 @@ class PPOConfig:
     minibatch_size: int = 32  # sequences per optimiser step
     epochs: int = 2  # passes over a batch, 1 .. 4
     clip_eps: float = 0.2  # clip of the importance ratio, 0.1 .. 0.3
-    clip_eps_high: float | None = None  # its upper end, if another; larger is DAPO's clip-higher
+    clip_eps_high: float | None = None  # its upper end; None: clip_eps. Larger: clip-higher (DAPO)
     value_clip_eps: float | None = 0.5  # reward units; None: the value loss is not clipped
     value_coef: float = 1.0  # weight of the value loss, 0.1 .. 1; for a shared trunk
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten: bool = True  # advantages to mean 0 and variance 1 over the tokens of the batch
+    gamma: float = 1.0  # discount of later rewards, 0 .. 1, usually 1
+    lam: float = 0.95  # GAE's weight of later TD errors, 0 .. 1; larger: less bias, more variance
+    whiten: bool = True  # scale advantages to mean 0 and variance 1 over the tokens of the batch
     missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
     critic_warmup: int = 0  # steps in which only the critic is trained
     sampling: SamplingConfig = SamplingConfig()
@@ -84,7 +89,7 @@ class PPOConfig:
         finite = 0 < self.value_coef < float("inf")
         check("value_coef", self.value_coef, finite, "above 0 and finite")
         none = self.critic.micro_batch == 0
-        check("critic.micro_batch", self.critic.micro_batch, none, "0: the actor's holds for both")
+        check("critic.micro_batch", self.critic.micro_batch, none, "0: actor.micro_batch sets both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
 
@@ -107,7 +112,7 @@ class PPOConfig:
 
     @property
     def clip(self) -> dict[str, float | None]:
-        """The settings of the ratio's clip, by the names of `core.ppo_clip`."""
+        """The settings of the clip, as keyword arguments of `core.ppo_clip`."""
         return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
 
 
@@ -166,7 +171,7 @@ def train_ppo(
         (actor, critic, history). Rows of the history:
         score: mean over the batch, reward units. kl: nats per sequence. kl_per_token, kl_coef.
         entropy: nats per token, estimated as -mean log pi of the sampled tokens.
-        length: tokens. missing_eos: share of truncated responses.
+        length: tokens. missing_eos: share of truncated responses (cut off before EOS).
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
         optimiser steps. explained_variance: of the critic, before the update.
     """

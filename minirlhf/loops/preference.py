@@ -34,19 +34,21 @@ from minirlhf.tasks.formats import check_rows, unpaired
 class DPOConfig:
     """Settings of DPO and its family.
 
-    beta is in reward units per nat: 0.01 .. 0.5 for losses of sums, 1 .. 10 for losses of means.
+    beta is in reward units per nat (the unit of natural logarithms) for most losses. It is usually
+    0.01 .. 0.5 for losses of sums over tokens, and 1 .. 10 for losses of means. In orpo it is a
+    weight without unit, usually 0.1.
     """
 
     loss: str = "dpo"  # a row of LOSSES
-    beta: float | None = None  # None: the row's own
+    beta: float | None = None  # None: the value in LOSSES
     settings: dict[str, float | None] = field(default_factory=dict)  # e.g. {"penalty": 50.0}
     batch_size: int = 32  # pairs per step
     steps: int = 100
     max_response: int = 32  # tokens, EOS included
-    reference_free: bool = False  # log pi_ref = 0: every response counts as equally likely before
+    reference_free: bool = False  # log pi_ref = 0, as if all responses were equally likely
     sync_every: int = 0  # steps between updates of the reference (TR-DPO); 0: it stays fixed
-    mixup: float = 1.0  # share of the policy in an updated reference: 1 all (hard), 0.6 (soft)
-    precompute: bool = False  # the reference's log-probabilities once, before the first step
+    mixup: float = 1.0  # weight of the policy in an updated reference: 1 (hard) or less (soft)
+    precompute: bool = False  # compute the reference's log-probabilities before the first step
     optimiser: OptimiserConfig = OptimiserConfig(lr=5e-5)
     seed: int = 0
 
@@ -56,17 +58,17 @@ class DPOConfig:
         check("steps", self.steps, self.steps >= 1, "at least 1")
         self._check_settings(LOSSES[self.loss])
         self._check_reference(LOSSES[self.loss])
-        # the loss itself says what it does not take, before anything is trained
+        # try the loss once: it refuses settings out of range before anything is trained
         one = -torch.ones(2)
         answers = Answers(one, one, torch.tensor([1, 1]), one > 0, -one, torch.tensor(0.0))
         LOSSES[self.loss].of(DPOFormulas(), answers, **self.of_loss)
 
     def _check_settings(self, row: Loss) -> None:
-        """Refuse settings that the loss does not have, and numbers that are none."""
+        """Refuse settings that the loss does not have, and values that are not finite."""
         finite = self.beta is None or 0 < self.beta < float("inf")
         check("beta", self.beta, finite, "above 0 and finite")
         once = self.beta is None or "beta" not in self.settings
-        check("beta", self.beta, once, "given once, alone or among the settings")
+        check("beta", self.beta, once, "given once, either as beta or in settings")
         known = set(self.settings) <= set(row.settings)
         check("settings", sorted(self.settings), known, f"some of {', '.join(row.settings)}")
         for name, value in self.settings.items():
@@ -75,7 +77,7 @@ class DPOConfig:
             check(name, value, good, "a finite number" + (", or none" if may_be_none else ""))
 
     def _check_reference(self, row: Loss) -> None:
-        """Refuse settings of the reference that do not go together, or not with the loss."""
+        """Refuse settings of the reference that contradict each other or the loss."""
         check("sync_every", self.sync_every, self.sync_every >= 0, "0 (off) or more")
         good = 0 < self.mixup <= 1 if self.sync_every else self.mixup == 1
         check("mixup", self.mixup, good, "above 0, at most 1; 1 without sync_every")
@@ -83,7 +85,7 @@ class DPOConfig:
         check("sync_every", self.sync_every, good, "0 without a reference")
         fixed = self.has_reference and not (self.sync_every or row.kl or row.single)
         good = fixed or not self.precompute
-        allowed = "off, unless the loss needs one number per response of a fixed reference"
+        allowed = "off, unless a fixed reference gives the loss one number per response"
         check("precompute", self.precompute, good, allowed)
         good = not (row.kl and self.reference_free)
         allowed = f"off with {self.loss}: it needs the reference's probability of every token"
@@ -99,13 +101,13 @@ class DPOConfig:
 
     @property
     def of_loss(self) -> dict[str, float]:
-        """All settings of the loss: the row's own, replaced by those that were given."""
+        """All settings of the loss: those in LOSSES, replaced by those that were given."""
         beta = {} if self.beta is None else {"beta": self.beta}
         return LOSSES[self.loss].settings | self.settings | beta
 
     @property
     def has_reference(self) -> bool:
-        """Whether a reference policy is asked at all."""
+        """Whether the loss uses a reference policy."""
         return LOSSES[self.loss].reference and not self.reference_free
 
 
@@ -126,11 +128,13 @@ def train_dpo(
     KTO also takes `prompt`, `completion`, `label`.
 
     Random numbers: the order of the pairs is that of `shuffled_batches(..., config.seed)`. Nothing
-    else is random: dropout is off, so the loss is ln 2 at the first step.
+    else is random, because dropout is off. With DPO and a reference equal to the model, the loss of
+    the first step is ln 2.
 
     Args:
         formulas: the functions that the loop uses.
-        reference: the frozen policy; by default a copy of the model.
+        reference: the reference policy; by default a copy of the model. It is frozen, except with
+            sync_every, which updates a copy of it.
         on_step: called with each row of the history.
         checkpoint: where the run is saved and resumed from.
 
@@ -173,7 +177,7 @@ def train_dpo(
             ref_logprobs=ref_logprobs,
             formulas=formulas,
         )
-        # 2. Update the policy and, with sync_every, now and then the reference.
+        # 2. Update the policy and, after every sync_every steps, the reference.
         set_learning_rate(optimizer, config.optimiser, step, config.steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
         if config.sync_every and (step + 1) % config.sync_every == 0:
@@ -197,11 +201,13 @@ def preference_step(
 
     Args:
         rows: columns of text, as in the dataset.
-        ref_logprobs: (2, B), of chosen and rejected under the reference, where they are known.
+        ref_logprobs: (2, B) log-probabilities of the B chosen and the B rejected responses under
+            the reference, if they are already known.
         formulas: the functions to use.
 
     Returns:
-        Metrics by TRL's names. loss: nats per pair; DPO's is ln 2 where model and reference agree.
+        Metrics by TRL's names. loss: mean over pairs (over responses for kto), in the unit of the
+        loss function. For DPO this is nats, and ln 2 where model and reference agree.
         rewards/chosen, rewards/rejected, rewards/margins: implicit rewards beta log pi/pi_ref
         (beta log pi without a reference; means over tokens where the loss has means).
         rewards/accuracies: share of pairs with chosen strictly above rejected. logps/chosen,
@@ -248,7 +254,7 @@ def _answers(
     known: torch.Tensor | None,
     formulas: DPOFormulas,
 ) -> Answers:
-    """What the loss asks for of these responses; only the policy's side carries a gradient."""
+    """The inputs of the loss for these responses; only the policy's numbers carry a gradient."""
     mask = batch.action_mask
     kl = torch.zeros(len(mask))
     if LOSSES[config.loss].kl:  # the KL at every position: the logits of both are needed
@@ -297,9 +303,9 @@ def _kto_baseline(
     config: DPOConfig,
     formulas: DPOFormulas,
 ) -> torch.Tensor:
-    """KTO's baseline, nats: how much likelier any response has become on average.
+    """KTO's baseline, an estimate of KL(pi || pi_ref) in nats.
 
-    It is estimated on mismatched texts: each response after the prompt of the row before it.
+    It is estimated on mismatched pairs: each response after the prompt of the row before it.
     """
     shifted = prompts[-1:] + prompts[:-1]
     with torch.no_grad():
@@ -311,11 +317,12 @@ def _kto_baseline(
 def reference_for(model, config: DPOConfig, given=None):
     """The reference policy: the one given, or the model as it is now; None where none is needed.
 
-    A reference that will be updated (sync_every) is always a copy of its own.
+    A reference that will be updated (sync_every) is always a separate copy. So neither the model
+    nor the given reference changes with it.
     """
     if not config.has_reference:
         return None
-    if config.sync_every:  # requires_grad: what changes is saved in the checkpoint
+    if config.sync_every:  # requires_grad: a checkpoint saves only such weights
         return copy.deepcopy(model if given is None else given).eval().requires_grad_(True)
     return reference_of(model) if given is None else given.eval()
 
@@ -358,7 +365,7 @@ def _summed(
 def _precomputed(
     reference, tokenizer, dataset: Dataset, batches: list[torch.Tensor], config: DPOConfig
 ) -> torch.Tensor:
-    """(2, rows of the dataset) log pi_ref of both responses; 0 in rows that no step will see."""
+    """(2, rows of the dataset) log pi_ref of both responses; 0 in rows that no step uses."""
     seen = torch.cat(batches).unique()
     texts = (
         _texts(dataset[rows.tolist()], single=False)[:2] for rows in seen.split(config.batch_size)

@@ -1,4 +1,4 @@
-"""Pre-training of `tiny-reviews`: a byte-level BPE tokenizer and a small GPT-2, on raw text.
+"""Pre-training of `tiny-reviews` on raw text: a byte-level tokenizer (BPE) and a small GPT-2.
 
     loss = -mean_t log p(x_t | x_<t)        over packed blocks of text, documents ended by EOS
 
@@ -30,10 +30,11 @@ class PretrainConfig:
     n_head: int = 4
     vocab_size: int = 4096  # 512..8192
     block: int = 128  # tokens per block, and the model's context
-    batch_size: int = 8  # blocks per step; small, because the data allow few steps (0.9 M tokens)
+    batch_size: int = 8  # blocks per step; small, so that 0.9 M tokens of data give many steps
     steps: int = 12000
-    lr: float = 3e-3  # peak of AdamW's: embeddings, biases, norms
-    matrix_lr: float = 0.02  # peak of Muon's: the matrices of the layers (half of AdamW's steps)
+    lr: float = 3e-3  # peak learning rate of AdamW: embeddings, biases, norms
+    # Peak learning rate of Muon: the matrices of the layers. It needs about half of AdamW's steps.
+    matrix_lr: float = 0.02
     warmup: int = 100  # steps
     weight_decay: float = 0.1
     dropout: float = 0.1
@@ -150,16 +151,18 @@ def train_base(
 ):
     """Train a tokenizer and a model on `texts`.
 
-    Random numbers: a generator seeded with config.seed draws the order of the texts; torch's global
-    generator the first weights. Each step has its own seed, which draws its blocks and dropout.
+    Random numbers: a generator seeded with config.seed draws the order of the texts. torch's global
+    generator, seeded with config.seed too, draws the initial weights. Each step has its own seed,
+    which draws its blocks and dropout.
 
     Args:
         held_out: texts on which bits per byte are measured.
-        on_step: called every 100 steps with a row of the history.
+        on_step: called after every 100 steps, and after the last, with a row of the history.
 
     Returns:
-        (model, tokenizer, history). Rows of the history: loss (nats per token), grad_norm, and
-        every 100 steps bits_per_byte on the held-out texts and tokens_per_second.
+        (model, tokenizer, history). Rows of the history: loss (nats per token; a nat is the unit
+        of natural logarithms) and grad_norm. After every 100 steps, and after the last, also
+        bits_per_byte on the held-out texts and tokens_per_second.
     """
     # 1. Text to tokens.
     seed_all(config.seed)
@@ -223,7 +226,7 @@ def train_base(
 
 @torch.no_grad()
 def stream_nats(model, stream: torch.Tensor, block: int) -> float:
-    """Sum of -log p over a stream of tokens, nats, read in blocks of `block` tokens.
+    """Sum of -log p over a stream of tokens, in nats; the stream is read in blocks of tokens.
 
     A block sees no earlier block. Each block predicts the first token of the next one, so every
     token but the stream's first is predicted once.

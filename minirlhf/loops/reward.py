@@ -1,15 +1,16 @@
-"""The reward model: from pairs, one response preferred, to a score.
+"""Train a reward model: it learns a score for responses from pairs with a preferred response.
 
     P(chosen > rejected) = sigmoid(r_chosen - r_rejected)    loss = -log P    (Bradley and Terry
     1952)
 
-The score is read at the last real token, EOS included. A Bradley-Terry score has no zero and no
-unit of its own: afterwards `rewards.normalise_scores` shifts and scales it to mean 0 and standard
-deviation 1 on samples of the SFT model.
+The score is read at the last real token, end of sequence (EOS) included. A Bradley-Terry score has
+no zero of its own, and its unit is the log-odds (the logit) of a preference. Afterwards
+`rewards.normalise_scores` shifts and scales it to mean 0 and standard deviation 1 on samples of the
+SFT model.
 
 A step holds several responses to each of a few prompts and all comparisons among them (Ouyang et
-al. 2022, section 3.5). Each response passes through the model once, however often it was
-compared, and is not memorised from one noisy comparison after another.
+al. 2022, section 3.5). Each response passes through the model once per step, however often it was
+compared. So the model does not memorise it from one noisy comparison after another.
 """
 
 import random
@@ -36,13 +37,13 @@ from minirlhf.tasks.formats import check_rows
 class RewardConfig:
     """Settings of reward-model training."""
 
-    batch_size: int = 64  # texts per step
-    texts_per_prompt: int = 8  # about so many texts of one prompt are compared in a step, 2 .. 16
+    batch_size: int = 64  # texts per step, or a few more: groups are not split
+    texts_per_prompt: int = 8  # about this many texts of a prompt form a group, 2 .. 16
     steps: int = 160
     dropout: float = 0.1  # the same few thousand texts come back every epoch
     max_response: int = 48  # tokens, EOS included
     centering_coef: float = 0.0  # coef * (r_c + r_r)^2, 0 .. 0.01 (Eisenstein et al. 2023)
-    sort_by_length: bool = True  # four forward passes of texts of similar length: less padding
+    sort_by_length: bool = True  # a forward pass reads texts of similar length: less padding
     optimiser: OptimiserConfig = OptimiserConfig(lr=4e-4)
     seed: int = 0
 
@@ -70,7 +71,10 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RewardFormulas:
-    """The functions that reward-model training uses; replace one to try your own."""
+    """The functions that reward-model training uses; replace one to try your own.
+
+    A field has the name and the arguments of the package's function.
+    """
 
     last_token_scores: Callable = last_token_scores
     reward_model_loss: Callable = reward_model_loss
@@ -100,8 +104,9 @@ def train_reward_model(
         checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (ScalarModel, history). Rows of the history: loss (nats per pair), accuracy (share of pairs
-        with chosen above rejected), margin (mean difference, raw score units), grad_norm.
+        (ScalarModel, history). Rows of the history: loss (nats per pair; a nat is the unit of
+        natural logarithms), accuracy (share of pairs with chosen above rejected), margin (mean
+        difference of the scores before they are normalised), grad_norm.
     """
     check_rows(dataset, "prompt", "chosen", "rejected")
     history = History() if history is None else history
@@ -154,8 +159,12 @@ def comparison_batches(
     """Batches of (prompt, chosen, rejected) without end.
 
     In each epoch the texts of a prompt are shuffled and split into groups of about
-    `texts_per_prompt`; the groups of all prompts are shuffled; a batch takes groups, with all
-    comparisons inside them, until it holds `batch_size` texts. So an epoch shows every text once.
+    `texts_per_prompt`. Then the groups of all prompts are shuffled. A batch takes groups, with all
+    comparisons inside them, until it holds at least `batch_size` texts.
+
+    So an epoch shows a text at most once. A text that is not compared with another of its group is
+    not shown. Comparisons between two groups are left out in this epoch. A batch may take its last
+    groups from the next epoch.
 
     Raises:
         ValueError: no pairs.
@@ -210,11 +219,12 @@ def text_scores(
     """Raw scores (N,) of (prompt, response) texts.
 
     Args:
-        max_response: tokens of a response that are read, EOS included. micro_batch: texts in one
-        forward pass. Each part is computed a second time when its gradient
-            is needed, so that only one part is in memory at a time. 0: no such limit.
-        sort_by_length: four parts of texts of similar length. There is less padding to compute; the
-            scores are the same.
+        max_response: tokens of a response that are read, EOS included.
+        micro_batch: texts in one forward pass. Each part is computed a second time when its
+            gradient is needed, so that only one part is in memory at a time. 0: no such limit.
+        sort_by_length: sort the responses by their number of characters, and compute them in parts
+            of similar length: four parts if micro_batch is 0. There is less padding to compute.
+            Without dropout the scores are the same up to rounding.
         last_token_scores: the formula that reads the score.
     """
 

@@ -2,8 +2,8 @@
 
     loss = -mean over response tokens of log pi(y_t | x, y_<t)
 
-The prompt is read, and no loss is taken on it. EOS is a response token: this is where a policy
-learns to stop.
+The model reads the prompt, but no loss is taken on it. The end of sequence (EOS) is a response
+token: this is where a policy learns to stop.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,10 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class SFTFormulas:
-    """The functions that SFT uses; replace one to try your own: SFTFormulas(sft_loss=mine)."""
+    """The functions that SFT uses; replace one to try your own: SFTFormulas(sft_loss=mine).
+
+    A field has the name and the arguments of the package's function.
+    """
 
     encode: Callable = encode
     sft_loss: Callable = sft_loss
@@ -69,7 +72,7 @@ def train_sft(
     """Fine-tune `model` in place on columns `prompt` and `completion` (TRL's format).
 
     Random numbers: the order of the rows is that of `shuffled_batches(..., config.seed)`. Nothing
-    else is random: dropout is off, which one or two epochs do not need.
+    else is random. Dropout is off: in one or two epochs it is not needed.
 
     Args:
         formulas: the functions that the loop uses.
@@ -77,7 +80,8 @@ def train_sft(
         checkpoint: where the run is saved and resumed from.
 
     Returns:
-        (model, history). Rows of the history: loss (nats per token), grad_norm, lr.
+        (model, history). Rows of the history: loss (nats per token; a nat is the unit of
+        natural logarithms), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
     history = History() if history is None else history

@@ -1,11 +1,11 @@
 """A verifier: after each token, the probability that the answer will be right.
 
-    loss = mean over the prompt's end and all response tokens of -[z log V_t + (1 - z) log (1 -
-    V_t)]
+    loss = mean over t of -[z log V_t + (1 - z) log(1 - V_t)]
 
-z is 1 for a response that is right in the end, 0 for one that is wrong. Every prefix of a response
-has the label of the whole response. So V_t learns the mean label of all responses that begin with
-this prefix: the value function of the policy that wrote them.
+V_t is the probability after t response tokens; V_0 is that after the prompt. In core, V_t is the
+value before token t instead. z is 1 for a response that is right in the end, 0 for one that is
+wrong. Every prefix of a response has the label of the whole response. So V_t learns the mean label
+of all responses that begin with this prefix: the value function of the policy that wrote them.
 
 Source: Cobbe et al. 2021, the token-level verifier.
 """
@@ -60,7 +60,8 @@ def train_verifier(
 
     Returns:
         (a ScalarModel whose scores are the logits of V, history). Rows of the history: loss (nats
-        per token), right (share of texts whose last V is on the right side of 1/2), grad_norm.
+        per token; a nat is the unit of natural logarithms), grad_norm, and right: the share of
+        texts whose label the last V predicts, above 1/2 for True and at most 1/2 for False.
     """
     check_rows(dataset, "prompt", "completion", "label")
     history = History() if history is None else history
@@ -104,7 +105,8 @@ def prefix_logits(model: ScalarModel, batch: Rollout) -> tuple[torch.Tensor, tor
     """Logits of V after the prompt and after each response token.
 
     Returns:
-        (logits (B, R + 1), mask (B, R + 1) of those that are real).
+        (logits, mask), both (B, R + 1): B responses of at most R tokens. The mask is True at the
+        prompt's end and at real response tokens.
     """
     mask = torch.cat(
         [torch.ones(len(batch.response_mask), 1, dtype=torch.bool), batch.response_mask], 1

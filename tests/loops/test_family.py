@@ -232,7 +232,7 @@ def test_rows_that_make_no_sense_are_refused(choices, sentence):
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ({"algorithm": FAMILY["reinforce"]}, "without a ratio they are good for one update"),
+        ({"algorithm": FAMILY["reinforce"]}, "samples are good for one update only"),
         ({"algorithm": FAMILY["dapo"], "group_size": 1}, "group of one"),
         ({"max_refills": -1}, "max_refills is -1"),
         (
@@ -265,3 +265,19 @@ def test_the_readme_prints_the_table():
     assert len(markdown().splitlines()) == len(FAMILY) + 2 and set(CHOICES) <= set(
         Algorithm.__dataclass_fields__
     )
+
+
+def test_the_table_names_an_extra_only_where_the_row_has_it():
+    rows = {
+        "both": Algorithm(drop_spread=0.0, overlong_buffer=6),
+        "drops": Algorithm(drop_spread=0.0),
+        "overlong": Algorithm(overlong_buffer=6),
+        "neither": Algorithm(),
+    }
+    cells = [line.split(" | ")[-2] for line in markdown(rows).splitlines()[2:]]
+    assert cells == [
+        "sequence_mean; drops equal groups, overlong penalty",
+        "sequence_mean; drops equal groups",
+        "sequence_mean; overlong penalty",
+        "sequence_mean",
+    ]

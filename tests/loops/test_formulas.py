@@ -166,7 +166,7 @@ def test_a_run_is_resumed_with_the_formulas_it_was_begun_with_only(tmp_path):
     path = tmp_path / "training.safetensors"
     stopped(path, PPOFormulas(gae=my_gae))
     for formulas in (PPOFormulas(), PPOFormulas(gae=other_gae)):
-        with pytest.raises(ValueError, match="made with another formula gae"):
+        with pytest.raises(ValueError, match="another run, which differs in: formula gae"):
             ppo(formulas, checkpoint=Checkpoint(path, resume=True))
     whole = ppo(PPOFormulas(gae=my_gae))
     assert ppo(PPOFormulas(gae=my_gae), checkpoint=Checkpoint(path, resume=True)) == whole
@@ -177,5 +177,5 @@ def test_a_formula_without_a_source_trains_but_is_not_resumed(tmp_path):
     stopped(path, PPOFormulas(gae=WithState()))
     with pytest.raises(ValueError, match="the formula gae has no source to compare"):
         ppo(PPOFormulas(gae=WithState()), checkpoint=Checkpoint(path, resume=True))
-    with pytest.raises(ValueError, match="made with another formula gae"):
+    with pytest.raises(ValueError, match="another run, which differs in: formula gae"):
         ppo(checkpoint=Checkpoint(path, resume=True))
