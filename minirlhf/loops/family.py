@@ -123,72 +123,38 @@ class Algorithm:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            check(
-                name,
-                getattr(self, name),
-                getattr(self, name) in allowed,
-                f"one of {', '.join(allowed)}",
-            )
-        check("clip_eps", self.clip_eps, 0 < self.clip_eps <= 1, "above 0 and at most 1")
-        check(
-            "clip_eps_high",
-            self.clip_eps_high,
-            self.clip_eps_high is None or self.clip_eps_high > 0,
-            "None or above 0",
-        )
-        check(
-            "min_std",
-            self.min_std,
-            self.min_std == 0 or (self.min_std > 0 and self.scale == "group std"),
-            "0, or more with group std",
-        )
-        check(
-            "drop_spread",
-            self.drop_spread,
-            self.drop_spread is None or self.drop_spread >= 0,
-            "None (off) or 0 or more reward units",
-        )
-        check(
-            "overlong_buffer",
-            self.overlong_buffer,
-            self.overlong_buffer >= 0,
-            "0 (off) or more tokens",
-        )
+            self._check(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        self._check("clip_eps", 0 < self.clip_eps <= 1, "above 0 and at most 1")
+        good = self.clip_eps_high is None or self.clip_eps_high > 0
+        self._check("clip_eps_high", good, "None or above 0")
+        good = self.min_std == 0 or (self.min_std > 0 and self.scale == "group std")
+        self._check("min_std", good, "0, or more with group std")
+        good = self.drop_spread is None or self.drop_spread >= 0
+        self._check("drop_spread", good, "None (off) or 0 or more reward units")
+        self._check("overlong_buffer", self.overlong_buffer >= 0, "0 (off) or more tokens")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse choices that do not go together."""
         if self.scale in ("group std", "batch std"):
-            check(
-                "baseline",
-                self.baseline,
-                self.baseline == "group mean",
-                f"group mean where the unit is the {self.scale}",
-            )
-        check(
-            "drop_spread",
-            self.drop_spread,
-            self.drop_spread is None or self.baseline != "greedy",
-            "None with the greedy baseline: the prompts of new groups have no greedy response",
-        )
+            allowed = f"group mean where the unit is the {self.scale}"
+            self._check("baseline", self.baseline == "group mean", allowed)
+        if self.baseline == "greedy":
+            allowed = "None with the greedy baseline: new groups have no greedy response"
+            self._check("drop_spread", self.drop_spread is None, allowed)
         if self.ratio == "none":
-            check("clip", self.clip, self.clip == "none", "none without a ratio")
+            self._check("clip", self.clip == "none", "none without a ratio")
         if self.ratio.startswith("sequence"):  # one ratio per response: its loss must count once
-            check("clip", self.clip, self.clip == "ppo", "ppo with a ratio of the whole response")
-            check(
-                "kl",
-                self.kl,
-                self.kl != "tokens",
-                "score or a loss with a ratio of the whole response",
-            )
-            check(
-                "scale",
-                self.scale,
-                self.scale != "whiten",
-                "none, group std or batch std with a ratio of the whole response",
-            )
-            check(
-                "aggregation",
-                self.aggregation,
-                self.aggregation == "sequence_mean",
-                "sequence_mean with a ratio of the whole response",
-            )
+            whole = "with a ratio of the whole response"
+            self._check("clip", self.clip == "ppo", f"ppo {whole}")
+            self._check("kl", self.kl != "tokens", f"score or a loss {whole}")
+            good = self.scale != "whiten"
+            self._check("scale", good, f"none, group std or batch std {whole}")
+            good = self.aggregation == "sequence_mean"
+            self._check("aggregation", good, f"sequence_mean {whole}")
+
+    def _check(self, name: str, ok: bool, allowed: str) -> None:
+        check(name, getattr(self, name), ok, allowed)
 
     @property
     def compares(self) -> bool:
