@@ -3,8 +3,8 @@
     from minirlhf import core, evaluate, experiments, loops, models, rewards, search, show, tasks
 
 `core` holds the maths, `loops` the training, `models` loading and sampling, `tasks` the data,
-`rewards` what scores a response, `search` methods at inference time, `evaluate` the measures, `show`
-the figures, `experiments` the records, `classroom` the exercises, `tour` the whole pipeline.
+`rewards` what scores a response, `search` methods at inference time, `evaluate` the measures,
+`show` the figures, `experiments` the records, `classroom` the exercises, `tour` the whole pipeline.
 """
 
 import warnings

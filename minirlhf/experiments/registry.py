@@ -5,7 +5,7 @@ The module `runs` turns settings into a run. Each variant is run once per seed.
 
 from minirlhf.experiments.practice import TASKS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.online import LEASH, ONLINE
+from minirlhf.loops.online import ONLINE, OWN_PAIRS
 from minirlhf.loops.preference import LOSSES
 
 RECORDED_SEEDS = 3  # seeds 0, 1 and 2, unless a command says otherwise
@@ -49,8 +49,8 @@ PREFERENCE_VARIANTS = {name: {"dpo": {"loss": name}} for name in LOSSES} | {
     "dpo, synced": {"dpo": {"sync_every": 25}},
     "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
     "dpo, no reference": {"dpo": {"reference_free": True}},
-    "human texts, the scorer's labels": {"way": "relabelled", "dpo": {"beta": LEASH.beta}},
-    "the start's own texts": {"way": "once", "dpo": {"beta": LEASH.beta}},
+    "human texts, the scorer's labels": {"way": "relabelled", "dpo": {"beta": OWN_PAIRS.beta}},
+    "the start's own texts": {"way": "once", "dpo": {"beta": OWN_PAIRS.beta}},
     **{name: {"way": name} for name in ONLINE},
     f"best of {BEST}, imitated": {"way": "imitated"},
 }

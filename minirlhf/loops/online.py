@@ -70,16 +70,16 @@ class OnlineConfig:
 
 # beta is the same number as PPO's KL coefficient. It is a weaker constraint: a reward model labels
 # every pair with certainty, so these policies move further from the reference.
-LEASH = DPOConfig(beta=KLConfig.kl_coef)
+OWN_PAIRS = DPOConfig(beta=KLConfig.kl_coef)
 ONLINE = {  # the keys are the names of the commands
-    "online-dpo": OnlineConfig(dpo=LEASH),
-    "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=LEASH),
+    "online-dpo": OnlineConfig(dpo=OWN_PAIRS),
+    "iterative-dpo": OnlineConfig(samples=4, refresh=25, dpo=OWN_PAIRS),
     "rso": OnlineConfig(
         samples=4,
         refresh=DPOConfig.steps,
         pick="rejection",
-        accept_beta=LEASH.beta,
-        dpo=replace(LEASH, loss="hinge"),
+        accept_beta=OWN_PAIRS.beta,
+        dpo=replace(OWN_PAIRS, loss="hinge"),
     ),
 }
 
