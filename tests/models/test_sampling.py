@@ -367,6 +367,19 @@ def test_the_model_computes_only_rows_that_have_not_ended():
     assert model.rows == [3, 12, 12, 8, 8, 4, 4]  # the prompt is read once
 
 
+def test_greedy_draws_no_random_number():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    sample(
+        tiny_policy(),
+        *prompts_of(LENGTHS),
+        eos_id=0,
+        config=SamplingConfig(greedy=True),
+        generator=generator,
+    )
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_nan_stops_the_run_only_in_a_row_that_has_not_ended():
     ids, mask = prompts_of(LENGTHS)
     after = BiasedEOS(tiny_policy(), [*END, BROKEN, BROKEN])  # no row comes to position 7
