@@ -1,9 +1,10 @@
-"""Our own sampling loop on the key-value cache: tokens and their log-probabilities out, in one pass."""
+"""Sampling with a key-value cache: responses and their log-probabilities, in one pass."""
 
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.nn.functional import pad
 
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.forward import encode_prompts
@@ -12,15 +13,17 @@ from minirlhf.runtime import check
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How responses are drawn. A training loop refuses top_k and top_p: they would mis-state the log-probabilities."""
+    """How responses are sampled.
+
+    A training loop refuses top_k, top_p and greedy. With them, tokens are not samples from the
+    distribution whose log-probabilities are recorded.
+    """
 
     max_new_tokens: int = 32  # R, EOS included
-    temperature: float = (
-        0.7  # > 0; 1 is the model's own distribution, on which one this small stumbles often
-    )
+    temperature: float = 0.7  # > 0; 1 is the model's own distribution
     top_k: int = 0  # 0 = off; for showing samples only
     top_p: float = 1.0  # 1 = off; for showing samples only
-    greedy: bool = False  # always the likeliest token
+    greedy: bool = False  # always the most probable token
 
     def __post_init__(self):
         check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
@@ -34,7 +37,7 @@ class SamplingConfig:
         check("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
 
     def for_training(self) -> "SamplingConfig":
-        """Itself, if its samples are draws from the policy whose log-probabilities are recorded."""
+        """The same settings; refused if a training loop cannot use them."""
         honest = self.top_k == 0 and self.top_p == 1.0 and not self.greedy
         check("sampling", self, honest, "without top_k, top_p and greedy in a training loop")
         return self
@@ -51,73 +54,74 @@ def sample(
     samples_per_prompt: int = 1,
     generator: torch.Generator | None = None,
 ) -> Rollout:
-    """Continue each left-padded prompt until EOS or max_new_tokens.
+    """Sample a response to each left-padded prompt, until EOS or max_new_tokens.
 
         x_t ~ softmax(logits_t / temperature)       old_logprobs[:, t] = log of that probability
 
-    A row that has ended is fed EOS as padding; its mask is False from there on, whatever the padding's id: masks come from
-    the first EOS, never from `ids != pad`.
+    A row that has ended leaves the batch: the model computes only the rows that still need tokens.
+    The random numbers do not depend on it. Every step draws one uniform for every row, ended or
+    not, so each row keeps its own and gets the same tokens as in a loop that drops no row. (Only
+    where a uniform falls on the boundary between two tokens can the token differ: matrix products
+    of another batch size differ in their last bits.)
 
     Args:
-        prompt_ids, prompt_mask: (B, P), left-padded; eos_id: ends a response.
-        samples_per_prompt: that many continuations of each prompt, side by side; the prompt itself is read once.
-        generator: draws one uniform a row and step; torch's global one by default.
+        prompt_ids, prompt_mask: (B, P), left-padded. eos_id: the token that ends a response.
+        samples_per_prompt: responses to each prompt, in neighbouring rows. The prompt is read once.
+        generator: draws the uniforms; torch's global one by default.
 
     Returns:
-        Rollout with R <= max_new_tokens columns; old_logprobs in nats.
+        Rollout with R <= max_new_tokens columns; old_logprobs in nats. After the EOS of a row its
+        ids are EOS, its mask is False and its log-probabilities are 0.
+
+    Raises:
+        ValueError: prompt, response and EOS together may be longer than the model reads.
+        FloatingPointError: the logits of a row that has not ended are NaN.
     """
     model.eval()
-    limit = getattr(model.config, "max_position_embeddings", None)
-    width = (
-        prompt_ids.shape[1] + config.max_new_tokens + 1
-    )  # one to spare: a cut response is given EOS before it is scored
-    if limit and width > limit:
-        raise ValueError(
-            f"A prompt of {prompt_ids.shape[1]}, {config.max_new_tokens} new tokens and EOS exceed the model's {limit}."
-        )
-    position = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+    _check_width(model, prompt_ids.shape[1], config.max_new_tokens)
     forward = partial(model, use_cache=True, logits_to_keep=1)
+    position = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
     output = forward(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=position)
-    cache, logits = output.past_key_values, output.logits
+    cache, logits, position = output.past_key_values, output.logits[:, -1], position[:, -1:]
     if samples_per_prompt > 1:
-        cache.batch_repeat_interleave(samples_per_prompt)
-        prompt_ids, prompt_mask, position, logits = (
-            x.repeat_interleave(samples_per_prompt, 0)
-            for x in (prompt_ids, prompt_mask, position, logits)
+        copies = torch.arange(len(prompt_ids)).repeat_interleave(samples_per_prompt)
+        prompt_ids, prompt_mask, position, logits = _take_rows(
+            cache, copies, prompt_ids, prompt_mask, position, logits
         )
-    attention_mask, alive = prompt_mask.long(), torch.ones(len(prompt_ids), dtype=torch.bool)
-    tokens, masks, logprobs = [], [], []
-    while True:
-        logits = logits[:, -1].to(torch.promote_types(logits.dtype, torch.float32))
-        log_probs = torch.log_softmax(logits / config.temperature, -1)
+    batch, dtype = len(prompt_ids), torch.promote_types(logits.dtype, torch.float32)
+    response_ids = torch.full((batch, config.max_new_tokens), eos_id)
+    response_mask = torch.zeros(response_ids.shape, dtype=torch.bool)
+    old_logprobs = torch.zeros(response_ids.shape, dtype=dtype)
+    living, attention_mask = torch.arange(batch), prompt_mask.long()  # living: rows not ended
+    for t in range(config.max_new_tokens):
+        log_probs = torch.log_softmax(logits.to(dtype) / config.temperature, -1)
         if log_probs.isnan().any():
             raise FloatingPointError(
                 "The model's logits are NaN; its weights are damaged, or training went too far."
             )
-        token = torch.where(alive, _draw(log_probs, config, generator), eos_id)
-        tokens.append(token)
-        masks.append(alive)
-        logprobs.append(torch.where(alive, log_probs.gather(1, token[:, None])[:, 0], 0.0))
-        alive = alive & (token != eos_id)
-        if len(tokens) == config.max_new_tokens or not alive.any():
+        if config.greedy:
+            token = log_probs.argmax(-1)
+        else:  # one uniform for every row, ended or not
+            uniform = torch.rand(batch, 1, dtype=torch.double, generator=generator)
+            token = _draw(log_probs, config, uniform[living])
+        response_ids[living, t], response_mask[living, t] = token, True
+        old_logprobs[living, t] = log_probs.gather(1, token[:, None])[:, 0]
+        going_on = (token != eos_id).nonzero()[:, 0]
+        if len(going_on) == 0 or t + 1 == config.max_new_tokens:
             break
-        position, attention_mask = (
-            position[:, -1:] + 1,
-            torch.nn.functional.pad(attention_mask, (0, 1), value=1),
-        )
+        if len(going_on) < len(living):
+            living, token, position, attention_mask = _take_rows(
+                cache, going_on, living, token, position, attention_mask
+            )
+        position, attention_mask = position + 1, pad(attention_mask, (0, 1), value=1)
         logits = forward(
             input_ids=token[:, None],
             attention_mask=attention_mask,
             position_ids=position,
             past_key_values=cache,
-        ).logits
-    return Rollout(
-        prompt_ids,
-        prompt_mask,
-        torch.stack(tokens, 1),
-        torch.stack(masks, 1),
-        torch.stack(logprobs, 1),
-    )
+        ).logits[:, -1]
+    response = (x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs))
+    return Rollout(prompt_ids, prompt_mask, *response)
 
 
 def sample_text(
@@ -144,10 +148,29 @@ def sample_text(
     ]
 
 
-def _draw(log_probs, config: SamplingConfig, generator) -> torch.Tensor:
-    """One token a row: the inverse of the cumulative distribution at one uniform (cheaper than torch.multinomial)."""
-    if config.greedy:
-        return log_probs.argmax(-1)
+def _check_width(model, prompt: int, new: int) -> None:
+    """Refuse a prompt and response that are longer than the model reads.
+
+    One position stays free: a response cut at max_new_tokens gets an EOS before it is scored.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and prompt + new + 1 > limit:
+        raise ValueError(
+            f"A prompt of {prompt}, {new} new tokens and EOS exceed the model's {limit}."
+        )
+
+
+def _take_rows(cache, rows, *tensors) -> tuple[torch.Tensor, ...]:
+    """These rows of the tensors and (in place) of the cache; rows may be repeated or left out."""
+    cache.reorder_cache(rows)  # made for beam search; every kind of cache layer has it
+    return tuple(x[rows] for x in tensors)
+
+
+def _draw(log_probs, config: SamplingConfig, uniform) -> torch.Tensor:
+    """One token a row: the inverse of the cumulative distribution function at `uniform` (B, 1).
+
+    torch.multinomial would draw a random number for every word of the vocabulary.
+    """
     probs = log_probs.exp().double()
     if config.top_k:
         probs = probs.where(
@@ -160,7 +183,5 @@ def _draw(log_probs, config: SamplingConfig, generator) -> torch.Tensor:
         )
         probs = torch.zeros_like(probs).scatter(1, index, ordered)
     cumulative = probs.cumsum(-1)
-    uniform = (
-        torch.rand(len(probs), 1, dtype=torch.double, generator=generator) * cumulative[:, -1:]
-    )
-    return torch.searchsorted(cumulative, uniform, right=True).clamp(max=probs.shape[1] - 1)[:, 0]
+    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return token.clamp(max=probs.shape[1] - 1)[:, 0]

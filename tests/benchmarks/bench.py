@@ -1,10 +1,12 @@
-"""`make bench`: minirlhf against TRL on the same work, alternating in one run; writes results.jsonl, growth.png and the README's table.
+"""`make bench`: minirlhf against TRL and transformers on the same work, alternating in one run.
 
-`python tests/benchmarks/bench.py grpo rloo` measures these alone and leaves the other rows as they were recorded; `--fp32` leaves out
-bfloat16, over which a processor without it takes many times as long.
+Writes results.jsonl, growth.png and the README's table. `python tests/benchmarks/bench.py rloo`
+measures only that task and keeps the recorded rows of the others. `--fp32` leaves out bfloat16,
+which is many times slower on a processor without it.
 
-A round runs every task once on each side, each in a process of its own; who goes first changes from round to round. The ratio of a round is
-TRL's median step over ours; the table has the median of the rounds, because machines drift.
+A round runs every task once on each side, each in a process of its own. The side that goes first
+changes from round to round. The ratio of a round is the other side's median step over ours. The
+table has the median of the rounds, because a machine's speed drifts.
 """
 
 import json
@@ -17,10 +19,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from workload import LAYERS, SIZES, TASKS
+from workload import LAYERS, PROMPTS, SIZES, TASKS
 
 from minirlhf.runtime import ROOT, atomic_path, commit, set_threads, write_text
 from minirlhf.show import COLOURS, MARKERS
+from minirlhf.tasks.reviews import rl_prompts
 
 HERE, OUT = Path(__file__).parent, ROOT / "out" / "bench"
 GROWTH = {
@@ -32,7 +35,10 @@ GROWTH = {
 
 
 def environment(name: str) -> Path:
-    """The interpreter of an environment made from requirements-<name>.txt, torch first so that it is the pinned one."""
+    """The interpreter of an environment made from requirements-<name>.txt.
+
+    torch is installed first, so that it is the pinned one.
+    """
     folder, listed = OUT / name, HERE / f"requirements-{name}.txt"
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (folder / "made").exists():
@@ -42,6 +48,13 @@ def environment(name: str) -> Path:
             subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
         (folder / "made").touch()
     return python
+
+
+def other_side(task: str) -> tuple[Path, str]:
+    """Interpreter and script of the other side; transformers is in our own environment."""
+    if task in ("generate", "reviews"):
+        return Path(sys.executable), "hf.py"
+    return environment("trl-ppo" if task == "ppo" else "trl"), "theirs.py"
 
 
 def run(python: Path, script: str, task: str, **size: int) -> dict:
@@ -65,10 +78,12 @@ def matmul_rate(seconds: float = 0.5) -> float:
 
 
 def gflop(task: str, size: dict) -> float:
-    """The least matrix work of a step: 24 d^2 L + 2 s d L a token forward, 2 d V where logits are needed, backward twice that.
+    """The least matrix work of a step, in 10^9 floating-point operations.
 
-    Attention is causal, so half of its square. Decoding counts each token once and a prompt once for its group; old log-probabilities
-    come from sampling.
+    A forward pass takes 24 d^2 L + 2 s d L for each token and 2 d V where logits are needed; a
+    backward pass takes twice that. Attention is causal, so only half of its square counts. Decoding
+    counts each token once, and a prompt once for its group. Old log-probabilities come from
+    sampling.
     """
     d, vocabulary = size["width"], size["vocabulary"]
 
@@ -86,6 +101,7 @@ def gflop(task: str, size: dict) -> float:
     group = passes(size["batch"], size["prompt"], size["new"], read=size["group"]) + 4 * response
     return {
         "generate": whole,
+        "reviews": whole,
         "sft": 3 * whole / 2,
         "reward": 3 * passes(size["batch"], size["prompt"], size["completion"], False),
         "dpo": 4 * whole,
@@ -97,22 +113,20 @@ def gflop(task: str, size: dict) -> float:
 
 def compare(rounds: int, tasks=TASKS, *, half: bool = True) -> list[dict]:
     """Both sides, `rounds` times, in float32; then, with `half`, once in bfloat16."""
-    trl, ppo, ours = environment("trl"), environment("trl-ppo"), Path(sys.executable)
+    others = {task: other_side(task) for task in tasks}  # made before the first is timed
     rows, today, at = [], time.strftime("%Y-%m-%d"), commit()
     for number in range(rounds + half):
         bf16 = int(number == rounds)
         for task in tasks:
-            sides = [(ours, "ours.py"), (ppo if task == "ppo" else trl, "theirs.py")]
+            sides = [(Path(sys.executable), "ours.py"), others[task]]
             for python, script in sides if number % 2 else sides[::-1]:
                 rate = matmul_rate()
                 rows.append(
                     run(python, script, task, bf16=bf16)
                     | {"round": number, "gflops": rate, "day": today, "commit": at}
                 )
-                print(
-                    f"{rows[-1]['side']:>14} {task:>9} {'bf16' if bf16 else 'fp32'} {rows[-1]['seconds']:.3f} s",
-                    flush=True,
-                )
+                kind, seconds = "bf16" if bf16 else "fp32", rows[-1]["seconds"]
+                print(f"{rows[-1]['side']:>14} {task:>9} {kind} {seconds:.3f} s", flush=True)
     return rows
 
 
@@ -141,7 +155,7 @@ def table(rows: list[dict]) -> str:
             statistics.median(r["seconds"] for r in side if not r["bf16"])
             for side in (ours, theirs)
         )
-        floor = gflop(task, SIZES) / statistics.median(
+        floor = gflop(task, ours[0]) / statistics.median(
             row["gflops"] for row in rows if row["commit"] == ours[0]["commit"]
         )
         shares = [
@@ -205,6 +219,8 @@ def draw(rows: list[dict]) -> Figure:
 
 def main(tasks=TASKS, rounds: int = 5, half: bool = True) -> None:
     set_threads(SIZES["threads"])
+    PROMPTS.parent.mkdir(parents=True, exist_ok=True)
+    write_text(PROMPTS, json.dumps(rl_prompts()))
     kept = (
         [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
         if set(tasks) < set(TASKS)

@@ -1,15 +1,24 @@
-"""minirlhf on the work of workload.py: `python ours.py TASK name=value ...` prints one JSON line."""
+"""minirlhf on the work of workload.py: `python ours.py TASK name=value ...` prints a JSON line."""
 
 import sys
-from unittest.mock import patch
 
 import torch
 from datasets import Dataset
-from workload import WARMUP, Clock, rows, sizes, tokenizer
+from workload import (
+    REVIEWS,
+    TEMPERATURE,
+    WARMUP,
+    Clock,
+    review_sizes,
+    review_writer,
+    rows,
+    sizes,
+    tokenizer,
+)
 from workload import policy as random_policy
 
 from minirlhf.core.bradley_terry import last_token_scores
-from minirlhf.loops.family import Algorithm
+from minirlhf.loops.family import Algorithm, GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
@@ -45,6 +54,18 @@ def generate(size, clock):
             config=SamplingConfig(max_new_tokens=size["completion"], temperature=1.0),
         )
         clock()
+
+
+def reviews(size, clock):
+    model, words, prompts = review_writer()
+    model, (ids, mask), masks = fused_gelu(model), encode_prompts(words, prompts), []
+    config = SamplingConfig(max_new_tokens=REVIEWS["new"], temperature=TEMPERATURE)
+    clock()
+    for _ in range(size["steps"] + WARMUP):
+        rollout = sample(model, ids, mask, eos_id=words.eos_token_id, config=config)
+        clock()
+        masks.append(rollout.response_mask)
+    return review_sizes(mask, masks)
 
 
 def sft(size, clock):
@@ -97,8 +118,8 @@ def grpo(size, clock, **choices):
         sampling=SamplingConfig(max_new_tokens=size["new"], temperature=1.0),
     )
     words, prompts = tokenizer(size), [p for p, _, _ in rows(size["batch"] * 4, size)]
-    with patch("minirlhf.loops.group.sample", clock.sampling(sample)):
-        train_group(policy(size), words, prompts, even_ids, config, on_step=clock)
+    formulas = GroupFormulas(sample=clock.sampling(sample))
+    train_group(policy(size), words, prompts, even_ids, config, formulas=formulas, on_step=clock)
 
 
 def rloo(size, clock):
@@ -128,8 +149,9 @@ def ppo(size, clock):
 
 if __name__ == "__main__":
     task, size = sizes(sys.argv[1:])
+    torch.manual_seed(0)
     clock = Clock()
-    # without its cache: this context is left after the last step, and weights cast before the first would serve them all
+    # No cache of cast weights: autocast would keep those of the first step for the whole run.
     with torch.autocast("cpu", torch.bfloat16, enabled=bool(size["bf16"]), cache_enabled=False):
-        globals()[task](size, clock)
+        size |= globals()[task](size, clock) or {}
     clock.report(task, "minirlhf", size, torch=torch.__version__)

@@ -1,6 +1,7 @@
-"""TRL's trainers on the work of workload.py: `python theirs.py TASK name=value ...` prints one JSON line.
+"""TRL's trainers on the work of workload.py: `python theirs.py TASK name=value ...`.
 
-TRL 1.16 for all but `ppo`, whose trainer's last release is 1.12; each in an environment of its own (`bench.py` makes them).
+Prints one JSON line. TRL is 1.16 for all tasks but `ppo`, whose trainer was last released in 1.12;
+each has an environment of its own (`bench.py` makes them).
 """
 
 import contextlib
@@ -75,26 +76,6 @@ def real_tokens(trainer, expected):
         else batch["input_ids"].numel()
     )
     assert found == expected, (found, expected)
-
-
-def generate(size, clock, folder):
-    model, words = policy(size).eval(), tokenizer(size)
-    ids = words([p for p, _, _ in rows(size["batch"], size)], return_tensors="pt").input_ids
-    clock()
-    for _ in range(size["steps"] + WARMUP):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bool(size["bf16"])):
-            model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                min_new_tokens=size["completion"],
-                max_new_tokens=size["completion"],
-                use_cache=True,
-            )
-        clock()
 
 
 def offline(trainer, config, model, size, folder, clock, columns, texts, **given):
@@ -230,9 +211,4 @@ if __name__ == "__main__":
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         globals()[task](size, clock, folder)
-    clock.report(
-        task,
-        "transformers" if task == "generate" else f"TRL {trl.__version__}",
-        size,
-        torch=torch.__version__,
-    )
+    clock.report(task, f"TRL {trl.__version__}", size, torch=torch.__version__)

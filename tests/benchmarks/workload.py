@@ -1,6 +1,7 @@
-"""The work that both sides are timed on: model, data and sizes; and how a step is timed. Needs torch and transformers only.
+"""The work that both sides are timed on: model, data and sizes; and how a step is timed.
 
-A step is timed from its end to the next one's end, so batching and sampling count; the first WARMUP steps are left out.
+Needs torch and transformers only. A step is timed from the end of the step before to its own end,
+so batching and sampling count. The first WARMUP steps are left out.
 """
 
 import json
@@ -10,11 +11,14 @@ import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+ROOT = Path(__file__).parents[2]
+PROMPTS = ROOT / "out" / "bench" / "prompts.json"  # film titles, written by bench.py
 LAYERS, HEADS, POSITIONS = 4, 4, 256
 WARMUP = 3
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -30,7 +34,9 @@ SIZES = {
     "threads": 2,
     "bf16": 0,
 }
-TASKS = ("generate", "sft", "reward", "dpo", "grpo", "rloo", "ppo")
+TASKS = ("generate", "reviews", "sft", "reward", "dpo", "grpo", "rloo", "ppo")
+REVIEWS = {"batch": 64, "new": 32}  # of the task "reviews", and its temperature
+TEMPERATURE = 0.7
 
 
 def sizes(arguments: list[str]) -> tuple[str, dict]:
@@ -44,7 +50,10 @@ def sizes(arguments: list[str]) -> tuple[str, dict]:
 
 
 def rows(n: int, size: dict) -> list[tuple[str, str, str]]:
-    """n rows of (prompt, chosen, rejected): random words, every completion as long as every other, so that nothing is padded."""
+    """n rows of (prompt, chosen, rejected): random words.
+
+    All completions have the same length, so that nothing is padded.
+    """
     rng = random.Random(0)
 
     def words(k):
@@ -92,6 +101,21 @@ def configuration(size: dict, **given):
 def policy(size: dict):
     torch.manual_seed(0)
     return transformers.GPT2LMHeadModel(configuration(size))
+
+
+def review_writer():
+    """(model, tokenizer, prompts) of the task "reviews": what the tour samples from at first."""
+    folder = ROOT / "data" / "checkpoints" / "tiny-reviews-sft"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    words = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+    return model.eval(), words, json.loads(PROMPTS.read_text())[: REVIEWS["batch"]]
+
+
+def review_sizes(prompt_mask, response_masks) -> dict:
+    """The sizes of "reviews" as they came out: mean tokens of a prompt and of a response."""
+    responses = [mask.sum() / len(mask) for mask in response_masks]
+    prompt, response = prompt_mask.sum() / len(prompt_mask), sum(responses) / len(responses)
+    return REVIEWS | {"prompt": round(float(prompt), 2), "completion": round(float(response), 2)}
 
 
 class Clock:

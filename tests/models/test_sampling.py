@@ -1,7 +1,11 @@
 import pytest
 import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minirlhf.core.rollout import Rollout
+from minirlhf.models.adapters import with_lora
 from minirlhf.models.forward import (
     decode,
     encode,
@@ -223,3 +227,163 @@ def test_a_group_is_sampled_from_one_reading_of_its_prompt():
     assert (
         len({tuple(row.tolist()) for row in group.response_ids[:3]}) > 1
     )  # three different samples
+
+
+class BiasedEOS(torch.nn.Module):
+    """A model with a bias on the logit of EOS at each position; `rows` counts what it computes."""
+
+    def __init__(self, model, bias):
+        super().__init__()
+        self.model, self.config, self.rows = model.double(), model.config, []
+        self.bias = torch.tensor(bias, dtype=torch.double)
+
+    def forward(self, *, position_ids, **given):
+        output = self.model(position_ids=position_ids, **given)
+        output.logits[..., 0] += self.bias[position_ids[:, -output.logits.shape[1] :]]
+        self.rows.append(len(position_ids))
+        return output
+
+
+NEVER, OFTEN, ALWAYS, BROKEN = -float("inf"), 4.0, 1e4, float("nan")
+
+
+@torch.no_grad()
+def sample_every_row(model, ids, mask, *, config, generator):
+    """The plain loop: no cache, and every row is computed until the last one has ended."""
+    prompt, alive = ids.shape[1], torch.ones(len(ids), 1, dtype=torch.bool)
+    while alive.any() and ids.shape[1] < prompt + config.max_new_tokens:
+        position = (mask.long().cumsum(1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=mask.long(), position_ids=position).logits
+        cumulative = (logits[:, -1] / config.temperature).softmax(-1).cumsum(-1)
+        uniform = torch.rand(len(ids), 1, dtype=torch.double, generator=generator)
+        token = torch.searchsorted(cumulative, uniform, right=True).where(alive, 0)
+        ids, mask = torch.cat([ids, token], 1), torch.cat([mask, alive], 1)
+        alive = alive & (token != 0)
+    return ids[:, prompt:], mask[:, prompt:]
+
+
+def prompts_of(lengths):
+    return encode_prompts(tiny_tokenizer(), ["abcdefgh"[:n] for n in lengths])
+
+
+def check_against_every_row(model, lengths, *, copies=1, temperature=1.0, seed=0):
+    """The plain loop's tokens, and the log-probabilities of a second forward."""
+    ids, mask = prompts_of(lengths)
+    config = SamplingConfig(max_new_tokens=10, temperature=temperature)
+    ours, plain = (torch.Generator().manual_seed(seed) for _ in range(2))
+    rollout = sample(
+        model, ids, mask, eos_id=0, config=config, samples_per_prompt=copies, generator=ours
+    )
+    ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
+    tokens, real = sample_every_row(model, ids, mask, config=config, generator=plain)
+    assert torch.equal(rollout.response_ids, tokens) and torch.equal(rollout.response_mask, real)
+    assert torch.equal(ours.get_state(), plain.get_state())  # so is the next batch
+    again = policy_logprobs(model, rollout, temperature=temperature)
+    assert (again - rollout.old_logprobs).abs().max() < 1e-9
+    assert rollout.old_logprobs[~real].eq(0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    copies=st.integers(1, 3),
+    bias=st.lists(st.sampled_from([NEVER, 0.0, OFTEN, ALWAYS]), min_size=20, max_size=20),
+    temperature=st.sampled_from([0.7, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_dropping_ended_rows_changes_no_token(lengths, copies, bias, temperature, seed):
+    model = BiasedEOS(tiny_policy(), bias)
+    check_against_every_row(model, lengths, copies=copies, temperature=temperature, seed=seed)
+
+
+@pytest.mark.parametrize("choice", [{"greedy": True}, {"top_k": 9}, {"top_p": 0.5}])
+def test_dropping_ended_rows_changes_no_token_of_a_cut_distribution(choice):
+    model, (ids, mask) = BiasedEOS(tiny_policy(), [0.5] * 20), prompts_of([8, 1, 5] * 4)
+    config = SamplingConfig(max_new_tokens=10, **choice)
+    dropped, kept = (  # of which the second never ends a row
+        sample(
+            model, ids, mask, eos_id=eos, config=config, generator=torch.Generator().manual_seed(3)
+        )
+        for eos in (0, -1)
+    )
+    real = dropped.response_mask
+    tokens = kept.response_ids[:, : real.shape[1]]
+    assert torch.equal(dropped.response_ids[real], tokens[real])
+    assert 0 < (tokens[real] == 0).sum() == (~real[:, -1] | (tokens[:, -1] == 0)).sum()
+
+
+def tiny_model(kind):
+    """A model with this kind of layers in its cache; the window is shorter than the sequences."""
+    shape = dict(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    if kind == "sliding window":
+        config = transformers.MistralConfig(**shape, sliding_window=5)
+    elif kind == "sliding and full attention":
+        layers = ["sliding_attention", "full_attention"]
+        config = transformers.Gemma3TextConfig(
+            **shape, head_dim=8, sliding_window=5, layer_types=layers
+        )
+    elif kind == "convolution":
+        config = transformers.Lfm2Config(**shape, layer_types=["conv", "full_attention"])
+    else:
+        config = transformers.LlamaConfig(**shape)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    return with_lora(model, 4) if kind == "adapters" else model
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["full attention", "sliding window", "sliding and full attention", "convolution", "adapters"],
+)
+def test_rows_are_dropped_from_every_kind_of_cache(kind):
+    model = BiasedEOS(tiny_model(kind), [OFTEN] * 20)
+    for seed in range(3):
+        model.rows.clear()
+        check_against_every_row(model, [2, 7, 4], copies=2, seed=seed)
+        assert min(model.rows[:10]) < 6, model.rows
+
+
+# Prompts of 5, 3 and 1 tokens: the last prompt token has position 4, 2 and 0. The logits at
+# position 6 give EOS, so the rows end with their 3rd, 5th and 7th token.
+LENGTHS, END = [5, 3, 1], [*[NEVER] * 6, ALWAYS]
+
+
+def test_the_model_computes_only_rows_that_have_not_ended():
+    model, (ids, mask) = BiasedEOS(tiny_policy(), END), prompts_of(LENGTHS)
+    rollout = sample(model, ids, mask, eos_id=0)
+    assert rollout.response_mask.sum(1).tolist() == [3, 5, 7]
+    assert model.rows == [3, 3, 3, 2, 2, 1, 1]
+    model.rows.clear()
+    sample(model, ids, mask, eos_id=0, samples_per_prompt=4)
+    assert model.rows == [3, 12, 12, 8, 8, 4, 4]  # the prompt is read once
+
+
+def test_greedy_draws_no_random_number():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    sample(
+        tiny_policy(),
+        *prompts_of(LENGTHS),
+        eos_id=0,
+        config=SamplingConfig(greedy=True),
+        generator=generator,
+    )
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_nan_stops_the_run_only_in_a_row_that_has_not_ended():
+    ids, mask = prompts_of(LENGTHS)
+    after = BiasedEOS(tiny_policy(), [*END, BROKEN, BROKEN])  # no row comes to position 7
+    assert sample(after, ids, mask, eos_id=0).finished(0).all()
+    before = BiasedEOS(tiny_policy(), [*[NEVER] * 5, BROKEN, ALWAYS])
+    with pytest.raises(FloatingPointError, match="NaN"):
+        sample(before, ids, mask, eos_id=0)
