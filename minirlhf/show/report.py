@@ -108,7 +108,8 @@ HOW_STRIPS = (
 HOW_TOKENS = (
     "One row per token. The KL penalty of each token is part of its reward; the score is added at "
     "the last token. The TD error is how much better the next value was than the critic expected. "
-    "The advantage adds up this and the later TD errors. Clipped tokens give the policy no gradient."
+    "The advantage adds up this and the later TD errors. Clipped tokens give the policy no "
+    "gradient."
 )
 
 
@@ -182,7 +183,7 @@ def _how(text: str) -> str:
 
 
 def _curves_of_stages(history: list[dict]) -> list[str]:
-    """A figure per stage of the metrics that the stage has logged; stages without any are left out."""
+    """A figure for each stage that has logged metrics."""
     parts = []
     for stage, (metrics, how) in CURVES.items():
         rows = [row for row in history if row["stage"] == stage]
