@@ -54,7 +54,7 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_arrows_point_one_way(path):
+def test_a_package_imports_only_packages_below_it(path):
     own = room(path)
     allowed = {*BELOW} if own == "__init__" else BELOW[own] | {own}
     used = {
@@ -66,7 +66,7 @@ def test_arrows_point_one_way(path):
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda p: p.name)
-def test_core_is_pure(path):
+def test_core_imports_little_and_documents_its_functions(path):
     tree = ast.parse(path.read_text())
     outside = {name.split(".")[0] for name in imports(tree)} - {
         "minirlhf",
@@ -83,7 +83,7 @@ def test_core_is_pure(path):
         assert len(function.args.args) + len(function.args.kwonlyargs) <= 8, function.name
 
 
-def test_nothing_is_unpickled():
+def test_no_module_uses_pickle():
     for path in FILES:
         calls = [
             ast.unparse(n.func)
@@ -94,7 +94,7 @@ def test_nothing_is_unpickled():
         assert "pickle" not in imports(ast.parse(path.read_text())), path
 
 
-def test_nothing_is_patched():
+def test_no_module_imports_unittest():
     """Other functions come in as arguments (`formulas=`), so that a reader sees where they go."""
     for path in FILES:
         used = imports(ast.parse(path.read_text()))

@@ -83,7 +83,7 @@ def said(arguments, tmp_path):
         (["data", "--model", "gpt5"], "model is 'gpt5'; it must be smollm2-135m"),
     ],
 )
-def test_a_wrong_argument(arguments, sentence, tmp_path):
+def test_a_wrong_argument_is_refused(arguments, sentence, tmp_path):
     assert sentence in said(arguments, tmp_path)
 
 
@@ -111,13 +111,13 @@ def test_a_wrong_argument(arguments, sentence, tmp_path):
         ([], "cannot be read: no rows"),
     ],
 )
-def test_a_wrong_dataset(rows, sentence, tmp_path):
+def test_a_wrong_dataset_is_refused(rows, sentence, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     assert sentence in said(["dpo", "--dataset", str(file), "--steps", "1"], tmp_path)
 
 
-def test_a_folder_with_the_readers_own_files_is_refused_before_training_and_kept(tmp_path):
+def test_an_output_folder_with_other_files_is_refused_before_training(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
@@ -126,7 +126,7 @@ def test_a_folder_with_the_readers_own_files_is_refused_before_training_and_kept
     assert [p.name for p in out.iterdir()] == ["pairs.jsonl"]
 
 
-def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_save_keeps_the_old_model(tmp_path, monkeypatch):
     save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "model")
     before, replace, calls = sorted(p.name for p in (tmp_path / "model").iterdir()), os.replace, []
 
@@ -143,7 +143,7 @@ def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == before
 
 
-def test_a_file_that_is_no_dataset(tmp_path):
+def test_a_file_that_is_not_a_dataset_is_refused(tmp_path):
     for name, content, sentence in (
         ("a.jsonl", "{not json", "cannot be read: JSON parse error"),
         ("a.txt", "hello", "its name does not end in .jsonl"),
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_dataset(tmp_path):
         {"prompt": "a", "chosen": "<|endoftext|>", "rejected": "<|endoftext|>x"},
     ],
 )
-def test_a_strange_dataset_is_learned_from(row, tmp_path):
+def test_unusual_texts_can_be_trained_on(row, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     result = CliRunner().invoke(
         cli.app,
@@ -229,14 +229,14 @@ def damage(folder: Path, how: str) -> None:
         ),
     ],
 )
-def test_a_damaged_or_foreign_model(name, how, sentence, tmp_path):
+def test_a_damaged_or_foreign_model_is_refused(name, how, sentence, tmp_path):
     shutil.copytree(CHECKPOINTS / name, tmp_path / "model")
     damage(tmp_path / "model", how)
     command = ["score", "x", "--scorer"] if name.endswith("reward") else ["sample", "x", "--model"]
     assert sentence in said([*command, str(tmp_path / "model")], tmp_path)
 
 
-def test_without_a_network_an_unknown_dataset_is_one_sentence(tmp_path, monkeypatch):
+def test_without_a_network_an_unknown_dataset_is_refused(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route")
 
@@ -265,7 +265,7 @@ def test_without_a_network_an_unknown_dataset_is_one_sentence(tmp_path, monkeypa
         (lambda: DPOConfig(beta=-1), "beta is -1"),
     ],
 )
-def test_a_wrong_setting(make, sentence):
+def test_a_wrong_setting_is_refused(make, sentence):
     with pytest.raises(ValueError) as error:
         make()
     assert sentence in str(error.value)
@@ -287,7 +287,7 @@ def always_eos():
 
 
 @pytest.mark.parametrize("top", [{"top_p": 0.9}, {"top_k": 5}, {"greedy": True}])
-def test_a_loop_refuses_samples_whose_log_probabilities_would_be_wrong(top):
+def test_a_loop_refuses_top_k_top_p_and_greedy_sampling(top):
     config = GroupConfig(
         steps=1,
         prompts_per_step=2,
@@ -298,7 +298,7 @@ def test_a_loop_refuses_samples_whose_log_probabilities_would_be_wrong(top):
         train_group(tiny_policy(), tiny_tokenizer(), ["a", "b"], constant, config)
 
 
-def test_responses_of_eos_alone_are_trained_on():
+def test_responses_of_only_eos_can_be_trained_on():
     model, tokenizer = always_eos(), tiny_tokenizer()
     (rollout,) = sample_text(model, tokenizer, ["a", "b"], config=SamplingConfig(max_new_tokens=4))
     assert rollout.response_mask.shape == (2, 1) and rollout.finished(0).all()
@@ -320,7 +320,7 @@ def test_responses_of_eos_alone_are_trained_on():
     }  # of returns that are all the same there is nothing to explain
 
 
-def test_nan_weights_and_a_nan_loss_stop_before_anything_is_updated():
+def test_nan_weights_and_a_nan_loss_stop_before_an_update():
     model = tiny_policy()
     with torch.no_grad():
         model.transformer.wte.weight[5].fill_(torch.nan)
@@ -333,7 +333,7 @@ def test_nan_weights_and_a_nan_loss_stop_before_anything_is_updated():
     assert torch.equal(before, model.transformer.h[0].mlp.c_fc.weight)
 
 
-def test_eos_within_a_text_ends_it():
+def test_eos_inside_a_response_ends_it():
     tokenizer = load_policy("tiny-reviews-sft")[1]
     batch = encode(tokenizer, ["a"] * 2, ["good<|endoftext|>bad", "good"])
     assert torch.equal(batch.response_ids[0], batch.response_ids[1]) and batch.response_mask.all()

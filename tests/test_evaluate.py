@@ -24,7 +24,7 @@ def test_best_of_n_by_hand():
     )
 
 
-def test_best_of_n_picks_what_its_scorer_likes():
+def test_best_of_n_picks_the_sample_with_the_highest_score():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     few = lambda r: -((r.response_ids < 129) & r.response_mask).float().sum(1)
     settings = {"config": SamplingConfig(max_new_tokens=8), "seed": 3}
@@ -38,7 +38,7 @@ def test_best_of_n_picks_what_its_scorer_likes():
     )
 
 
-def test_distinct_and_openings_by_hand():
+def test_distinct_n_and_most_common_opening_by_hand():
     # bigrams: (a b) (b c) | (a b) (b d): 3 distinct of 4
     assert evaluate.distinct_n(["a b c", "a b d"], 2) == 0.75
     assert evaluate.distinct_n([""], 2) == 0.0
@@ -53,7 +53,7 @@ def test_distinct_and_openings_by_hand():
     )
 
 
-def test_intervals_cover():
+def test_bootstrap_intervals_have_their_nominal_coverage():
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for seed in range(200):
@@ -62,7 +62,7 @@ def test_intervals_cover():
     assert 0.89 < covered / 200 <= 0.99  # 95 % nominal; 200 draws have a standard error of 1.5 %
 
 
-def test_pairing_beats_not_pairing_and_swapping_the_order_mirrors():
+def test_paired_difference_and_win_rate_by_hand():
     prompt = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 10
     a, b = (prompt + 0.5).tolist(), prompt.tolist()
     mean, low, high = evaluate.paired_difference(a, b)
@@ -96,7 +96,7 @@ def test_summary_averages_by_prompt():
     assert picked.texts == ["3", "5"] and picked.prompts == ["p", "q"]
 
 
-def test_draw_measures_a_policy_against_itself_as_zero():
+def test_the_kl_of_a_policy_to_itself_is_zero():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     config = evaluate.SamplingConfig(max_new_tokens=5)
     samples = evaluate.draw(
@@ -109,7 +109,7 @@ def test_draw_measures_a_policy_against_itself_as_zero():
     assert other.kl.mean() > 0 and 0 < other.entropy <= math.log(257)
 
 
-def test_bag_of_words_judges_know_good_from_bad():
+def test_bag_of_words_judges_prefer_a_good_review():
     good, bad = "A brilliant, moving and funny film.", "A boring, dull and pointless mess."
     for judge in (ridge_judge(), lexicon_judge()):
         a, b = judge(["t\n"] * 2, [good, bad])
@@ -122,7 +122,7 @@ def test_bag_of_words_judges_know_good_from_bad():
     assert r > 0.6  # 0.64 on the 25 validation films
 
 
-def test_text_and_rollout_scores_agree_and_prefixes_have_two_readings():
+def test_text_rollout_and_prefix_scores_agree():
     tokenizer, model = tiny_tokenizer(), ScalarModel(tiny_policy().base_model).eval()
     prompts, texts = ["a\n", "bb\n"], ["good", "worse yet"]
     batch = encode(tokenizer, prompts, texts)

@@ -28,7 +28,7 @@ PUBLIC = {*ROOMS, "evaluate", "tour"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_exports_names_that_are_there(room):
+def test_a_package_exports_only_names_that_exist(room):
     module = importlib.import_module(f"minirlhf.{room}")
     assert module.__doc__ and module.__all__
     assert len(set(module.__all__)) == len(module.__all__)
@@ -37,7 +37,7 @@ def test_a_room_exports_names_that_are_there(room):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_no_name_is_a_module_and_a_function(room):
+def test_an_exported_name_of_a_module_is_the_module(room):
     module = importlib.import_module(f"minirlhf.{room}")
     files = {path.stem for path in (PACKAGE / room).glob("*.py")}
     for name in files & set(module.__all__):  # a task or the checkers: exported as a module
@@ -85,7 +85,7 @@ def not_exported(code: str) -> list[str]:
         ("import minirlhf.core", ["minirlhf.core"]),
     ],
 )
-def test_what_is_not_exported_is_found(code, wrong):
+def test_names_that_are_not_exported_are_found(code, wrong):
     assert not_exported(code) == wrong
 
 
@@ -101,5 +101,5 @@ def test_rebuilt_notebooks_use_exported_names_only(name):
     assert not not_exported(source.read_text(encoding="utf-8"))
 
 
-def test_the_package_lists_its_rooms():
+def test_minirlhf_lists_its_packages():
     assert PUBLIC <= set(minirlhf.__all__)

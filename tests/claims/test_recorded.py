@@ -24,7 +24,7 @@ def mean_by_prompt(method, judge="gold"):
     return [sum(values) / len(values) for values in zip(*columns, strict=True)]
 
 
-def test_the_record_is_whole():
+def test_the_record_has_every_method_for_every_seed():
     assert SEEDS == [0, 1, 2]
     for seed in SEEDS:
         assert [row["method"] for row in ROWS if row["seed"] == seed] == [
@@ -38,7 +38,7 @@ def test_the_record_is_whole():
     assert len({row["command"] for row in ROWS}) == 1
 
 
-def test_the_recorded_ceiling_is_the_ceiling():
+def test_the_recorded_human_ceiling_is_recomputed_exactly():
     pairs = pairs_within_films("test")
     for row in load_results("reward_model"):
         assert row["human ceiling"] == pytest.approx(
@@ -50,7 +50,7 @@ def said(sentence):
     return sentence in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_ppo_beats_best_of_four_paired_by_film_and_by_how_much_the_readme_says():
+def test_ppo_beats_best_of_four_by_the_difference_in_the_readme():
     alone = [
         paired_difference(
             by("PPO", seed)["gold_by_prompt"], by("best-of-4", seed)["gold_by_prompt"]
@@ -66,20 +66,20 @@ def test_ppo_beats_best_of_four_paired_by_film_and_by_how_much_the_readme_says()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_ppo_stays_on_its_leash_and_does_not_collapse(seed):
+def test_ppo_keeps_a_small_kl_and_does_not_collapse(seed):
     ppo = by("PPO", seed)
     assert ppo["kl"] <= 3
     assert ppo["opening_share"] <= 0.2
     assert ppo["missing_eos"] < 0.1
 
 
-def test_the_readme_says_how_much_variety_ppo_costs():
+def test_the_readme_gives_the_recorded_loss_of_diversity():
     shares = [by("PPO", seed)["distinct_2"] / by("SFT", seed)["distinct_2"] for seed in SEEDS]
     assert min(shares) >= 0.8
     assert said(f"{min(shares):.2f} to {max(shares):.2f} of SFT's")
 
 
-def test_what_the_readme_says_of_the_judges_holds():
+def test_the_readme_comparisons_hold_under_every_judge():
     interval = {
         (a, b, judge): paired_difference(mean_by_prompt(a, judge), mean_by_prompt(b, judge))[1:]
         for a, b in (("PPO", "best-of-4"), ("best-of-16", "PPO"), ("PPO", "DPO"), ("GRPO", "PPO"))
@@ -108,7 +108,7 @@ def test_what_the_readme_says_of_the_judges_holds():
     )
 
 
-def test_the_tables_of_the_readme_are_the_record():
+def test_the_tables_of_the_readme_equal_the_record():
     readme, tables = (ROOT / "README.md").read_text(encoding="utf-8"), readme_tables()
     assert readme.count("<!-- tour -->") == readme.count("<!-- reward -->") == 1
     assert tables["tour"].count("\n") == 8 and tables["reward"].count("\n") == 8
@@ -160,7 +160,7 @@ def test_a_table_holds_the_means_over_seeds(tmp_path):
     ]
 
 
-def test_what_the_readme_says_of_the_real_model_is_recorded():
+def test_the_readme_numbers_of_smollm2_are_recorded():
     rows = {row["method"]: row for row in load_results("smollm2")}
     for method, words in (
         ("reward head", "a reward head"),
@@ -176,7 +176,7 @@ def test_what_the_readme_says_of_the_real_model_is_recorded():
     assert sum(row.get("seconds", 0) for row in rows.values()) < 20 * 60
 
 
-def test_what_the_readme_says_of_speed_is_recorded():
+def test_the_readme_numbers_of_speed_are_recorded():
     rows = [
         json.loads(line)
         for line in (ROOT / "tests" / "benchmarks" / "results.jsonl").read_text().splitlines()
@@ -204,7 +204,7 @@ def ratio(rows, task):
     return statistics.median(theirs[number] / ours[number] for number in ours)
 
 
-def test_what_the_readme_says_of_arithmetic():
+def test_the_readme_numbers_of_arithmetic_are_recorded():
     rows = load_results("family")
 
     def percent(variant, key):

@@ -30,7 +30,7 @@ from tests.tiny import tiny_policy, tiny_tokenizer
 run = CliRunner().invoke
 
 
-def test_the_installed_command_is_the_one_that_ends_in_a_sentence():
+def test_the_installed_command_is_cli_main():
     (command,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "minirlhf")
     assert command.load() is cli.main
 
@@ -46,7 +46,7 @@ def test_the_installed_command_is_the_one_that_ends_in_a_sentence():
         ("dpo", preference, "train_dpo", DPOConfig()),
     ],
 )
-def test_a_command_without_options_trains_with_the_loops_own_settings(
+def test_a_command_without_options_uses_the_defaults_of_its_loop(
     name, module, train, default, monkeypatch, tmp_path
 ):
     seen = []
@@ -62,7 +62,7 @@ def test_a_command_without_options_trains_with_the_loops_own_settings(
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_row_of_the_family_is_a_command_on_both_tasks(name, monkeypatch, tmp_path):
+def test_every_algorithm_is_a_command_on_both_tasks(name, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
         policy_gradient,
@@ -92,7 +92,7 @@ def test_every_row_of_the_family_is_a_command_on_both_tasks(name, monkeypatch, t
         )
 
 
-def test_arithmetic_is_practised_and_judged_before_and_after(monkeypatch, tmp_path):
+def test_training_on_arithmetic_evaluates_before_and_after(monkeypatch, tmp_path):
     monkeypatch.setattr(practice, "ASKED", 4)
     monkeypatch.setattr(practice, "practice_problems", lambda: ["3+4*2=", "(5-2)*6=", "1+1+1="])
     result = run(
@@ -112,7 +112,7 @@ def test_arithmetic_is_practised_and_judged_before_and_after(monkeypatch, tmp_pa
     assert "task is 'chess'" in str(run(cli.app, ["grpo", "--task", "chess"]).exception)
 
 
-def test_tiny_steps_is_trained_by_a_command(monkeypatch, tmp_path):
+def test_pretraining_on_arithmetic_is_reproducible(monkeypatch, tmp_path):
     monkeypatch.setattr(practice, "ASKED", 4)
     monkeypatch.setattr(practice, "DEMONSTRATIONS", 128)
     monkeypatch.setattr(practice, "MORE_STEPS", 1)
@@ -126,7 +126,7 @@ def test_tiny_steps_is_trained_by_a_command(monkeypatch, tmp_path):
     assert one == two and len(History.load(tmp_path / "whole" / "metrics.jsonl")) == 3
 
 
-def test_a_readme_without_its_marks_stops_a_grid_before_it_runs(monkeypatch, tmp_path):
+def test_a_readme_without_table_marks_is_refused_before_a_grid_runs(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("no table here")
     monkeypatch.setattr(experiment.readme_to_fill, "__defaults__", (tmp_path / "README.md",))
     monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: 1 / 0)
@@ -146,7 +146,7 @@ def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
     assert "<script>" not in page and page.count("<span") > 20
 
 
-def test_score_knows_good_from_bad():
+def test_the_reward_model_prefers_a_good_review():
     model, tokenizer = load_scalar("tiny-reviews-reward")
     from minirlhf.rewards.model import text_judge
 
@@ -155,7 +155,7 @@ def test_score_knows_good_from_bad():
     assert good > bad + 1  # more than one standard deviation of SFT samples
 
 
-def test_sample_shows_unselected_text():
+def test_sample_prints_every_sample():
     result = run(cli.app, ["sample", "a film", "--n", "2", "--max-new-tokens", "5"])
     assert result.exit_code == 0 and result.output.count("a film") == 2
 
@@ -176,7 +176,7 @@ def test_sample_shows_unselected_text():
         (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
     ],
 )
-def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
+def test_a_wrong_input_gives_one_sentence_and_no_traceback(arguments, sentence):
     done = subprocess.run(
         [sys.executable, "-m", "minirlhf.cli", *arguments], capture_output=True, text=True
     )
@@ -184,7 +184,7 @@ def test_a_wrong_input_ends_in_one_sentence(arguments, sentence):
     assert sentence in " ".join(done.stderr.split())
 
 
-def test_a_scorer_of_another_tokenizer_is_refused(tmp_path):
+def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "other", tiny_tokenizer())
     for name in ("ppo", "grpo"):
         result = run(
@@ -196,7 +196,7 @@ def test_a_scorer_of_another_tokenizer_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(ValueError, match="thesis.txt"):
         save_policy(tiny_policy(), tiny_tokenizer(), tmp_path)
@@ -211,7 +211,7 @@ def test_pickled_weights_are_not_read(tmp_path):
         load_policy(tmp_path / "model")
 
 
-def test_the_committed_models_are_there_small_and_whole():
+def test_the_committed_models_load_and_are_small():
     assert {"tiny-reviews", "tiny-reviews-sft"} <= set(committed())
     assert {"tiny-reviews-reward", "gold-0", "gold-1", "gold-2"} <= set(committed(scores=True))
     for name in ("tiny-reviews", "tiny-reviews-sft"):
@@ -226,12 +226,12 @@ def test_the_committed_models_are_there_small_and_whole():
         assert path.stat().st_size < 12e6, path
 
 
-def test_the_ridge_is_gold_because_it_predicts_people_better():
+def test_the_gold_judge_predicts_ratings_better_than_the_ensemble():
     ridge, ensemble = correlation(gold_judge()), correlation(ensemble_judge())
     assert ridge > ensemble > 0.4
 
 
-def test_gold_never_saw_a_film_of_another_split():
+def test_the_gold_judge_is_fitted_on_the_gold_split_only():
     seen = []
     judge = gold_judge.__globals__["ridge_judge"]
     with pytest.MonkeyPatch.context() as patch:
@@ -241,7 +241,7 @@ def test_gold_never_saw_a_film_of_another_split():
         assert gold_judge() is judge("gold") and seen == ["gold"]
 
 
-def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_path, monkeypatch):
+def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(tmp_path, monkeypatch):
     import minirlhf.tour as module
 
     asked = {"pairs": [], "ridge": [], "prompts": []}
@@ -286,7 +286,7 @@ def test_the_tour_trains_on_the_reward_films_and_judges_the_held_out_ones(tmp_pa
     )
 
 
-def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeypatch):
+def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(tmp_path, monkeypatch):
     config = TourConfig.reduced()
     first = Tour(tmp_path / "tour", config)
     rows = first.run()
@@ -324,7 +324,7 @@ def test_the_tour_runs_reduced_reuses_what_it_made_and_reports(tmp_path, monkeyp
         Tour(tmp_path / "copy", config).run()
 
 
-def test_a_fingerprint_is_of_the_weights_not_of_the_name(tmp_path):
+def test_a_fingerprint_depends_on_the_weights(tmp_path):
     save_policy(tiny_policy(seed=0), tiny_tokenizer(), tmp_path / "model")
     first = fingerprint(tmp_path / "model")
     assert (

@@ -68,7 +68,7 @@ def test_a_page_begins_with_the_summary_and_has_an_example(name, pages):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_options_are_in_groups_and_none_is_without_help(name, pages):
+def test_options_are_grouped_and_every_option_has_help(name, pages):
     allowed = ["Arguments", MODEL, DATA, OPTIMISER, LOSS, SAMPLING, RUN]
     shown = panels(pages[name])
     assert shown == [panel for panel in allowed if panel in shown] and shown[-1] == RUN
@@ -76,20 +76,20 @@ def test_options_are_in_groups_and_none_is_without_help(name, pages):
         assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
 
 
-def test_nothing_is_cut_at_eighty_columns(pages):
+def test_no_line_is_truncated_at_eighty_columns(pages):
     for name, text in pages.items():
         assert "\u2026" not in text, name  # rich puts it where it cuts
         assert max(map(len, text.splitlines())) <= WIDTH, name
 
 
-def test_an_example_is_a_command_with_options_that_exist(pages):
+def test_examples_use_existing_commands_and_options(pages):
     for name in COMMANDS:
         example = loaded(name).help.split("Example: minirlhf ")[1].split()
         known = {option for p in loaded(example[0]).params for option in p.opts}
         assert {word for word in example if word.startswith("--")} <= known, name
 
 
-def test_names_in_the_help_are_those_that_the_package_knows(pages):
+def test_the_help_lists_every_loss_dataset_and_task(pages):
     said = {name: words(text) for name, text in pages.items()}
     assert all(name in said["dpo"] for name in (*LOSSES, *DATASETS, SMOLLM2))
     assert all(f"{name}:" in said[page] for name in TASKS for page in ("grpo", "pretrain"))
@@ -106,19 +106,19 @@ def test_defaults_are_shown_with_units(pages):
     assert "[default: (the task's own)]" in words(pages["grpo"])
 
 
-def test_grid_is_a_hidden_name_of_experiment(pages):
+def test_grid_is_a_hidden_alias_of_experiment(pages):
     assert COMMANDS["grid"].hidden and "grid" not in words(pages[""])
     assert loaded("grid").callback.__wrapped__ is loaded("experiment").callback.__wrapped__
     same = words(pages["grid"]).replace("root grid", "root experiment")
     assert same == words(pages["experiment"])
 
 
-def test_an_unknown_command_suggests_the_nearest():
+def test_an_unknown_command_suggests_the_nearest_command():
     result = CliRunner().invoke(cli.app, ["tuor"])
     assert result.exit_code == 2 and "Did you mean 'tour'?" in words(result.output)
 
 
-def test_the_list_and_completion_need_no_torch():
+def test_help_and_completion_do_not_import_torch():
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom minirlhf import cli\n"
         "assert CliRunner().invoke(cli.app, ['--help']).exit_code == 0\n"

@@ -67,7 +67,7 @@ def data(tmp_path, rows):
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
-def test_a_loop_reads_the_readers_own_rows(command, form, tiny, tmp_path):
+def test_a_command_trains_on_a_local_dataset(command, form, tiny, tmp_path):
     steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 2]
     invoke(
         command,
@@ -117,9 +117,7 @@ def test_every_loss_is_a_command(loss, tiny, tmp_path):
         assert first["loss"] > 0 != first["rewards/margins"]
 
 
-def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_the_same(
-    tmp_path, monkeypatch
-):
+def test_a_model_is_saved_even_if_it_is_too_short_for_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(reviews, "preference_pairs", lambda *a, **k: Dataset.from_list(ROWS))
     for positions, said in (
         (96, "Held-out films: gold"),
@@ -147,7 +145,9 @@ def test_a_model_of_another_vocabulary_is_judged_and_one_too_short_is_saved_all_
         (["--loss", "ipo"], 0.1, 0.5),
     ],
 )
-def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, monkeypatch):
+def test_rso_uses_a_given_beta_for_the_loss_and_for_acceptance(
+    given, beta, accepted, tmp_path, monkeypatch
+):
     taken = []
     monkeypatch.setattr(online, "train_online", lambda *a, **k: taken.append(a[4]) or 1 / 0)
     result = CliRunner().invoke(cli.app, ["rso", *map(str, given), "--out", str(tmp_path / "out")])
@@ -156,7 +156,7 @@ def test_whose_beta_an_online_command_takes(given, beta, accepted, tmp_path, mon
 
 
 @pytest.mark.parametrize("name", [*ONLINE, "sft"])
-def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatch):
+def test_every_online_method_and_best_of_n_sft_are_commands(name, tmp_path, monkeypatch):
     monkeypatch.setattr(reviews, "rl_prompts", lambda: ["a film\n", "another\n", "a third\n"])
     monkeypatch.setattr(
         judging,
@@ -189,7 +189,7 @@ def test_pairs_of_the_policys_own_making_are_commands(name, tmp_path, monkeypatc
     "options",
     [["--lora", 4], ["--lora", 4, "--bf16", "--recompute"], ["--micro-batch", 2], ["--recompute"]],
 )
-def test_the_options_that_save_memory(options, tiny, tmp_path):
+def test_options_that_save_memory_keep_the_loss(options, tiny, tmp_path):
     losses = []
     for name, given in (("plain", []), ("saving", options)):
         invoke(
@@ -217,7 +217,7 @@ def test_the_options_that_save_memory(options, tiny, tmp_path):
     load_policy(tmp_path / "saving")
 
 
-def test_the_code_of_the_readme_runs_as_it_stands(tiny):
+def test_the_code_of_the_readme_runs(tiny):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 3
@@ -235,7 +235,7 @@ def test_the_code_of_the_readme_runs_as_it_stands(tiny):
     )
 
 
-def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path):
+def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
     def command(out, *more):
         return [
             sys.executable,
@@ -274,7 +274,7 @@ def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_weights(tiny, tmp_path)
     ).read_text()
 
 
-def test_the_real_model_is_fetched_only_when_it_is_asked_for(tmp_path, monkeypatch):
+def test_smollm2_is_downloaded_only_on_request(tmp_path, monkeypatch):
     monkeypatch.setattr("minirlhf.models.load.CACHE", tmp_path)
     with pytest.raises(ValueError, match=f"`minirlhf data --model {SMOLLM2}` once"):
         load_policy(SMOLLM2)
@@ -293,7 +293,7 @@ def test_the_real_model_is_fetched_only_when_it_is_asked_for(tmp_path, monkeypat
     assert sources.fetch_smollm2() == tmp_path / SMOLLM2 and load_policy(SMOLLM2)
 
 
-def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_path):
+def test_the_smollm2_comparison_saves_a_reward_model_and_a_policy(tiny, tmp_path):
     save_policy(
         tiny_policy(positions=160), tiny_tokenizer(), tiny
     )  # titles of films are long, in bytes
@@ -325,7 +325,7 @@ def test_the_demonstration_learns_both_ways_and_saves_ordinary_models(tiny, tmp_
     assert not list((tmp_path / "out").glob("*.safetensors"))  # a second run trains again
 
 
-def test_accuracy_is_the_mean_over_films_and_its_interval_too():
+def test_accuracy_and_its_interval_are_over_films():
     pairs = Dataset.from_list(
         [{"prompt": p, "chosen": c, "rejected": "b"} for p, c in [("x", "aaa")] * 3 + [("y", "")]]
     )
@@ -341,7 +341,7 @@ def test_accuracy_is_the_mean_over_films_and_its_interval_too():
     }  # one film all right, the other all wrong
 
 
-def test_the_implicit_judge_is_dpos_own_reward():
+def test_the_implicit_judge_is_the_implicit_reward_of_dpo():
     model = smollm2.fitted(tiny_policy(), lora=2)
     judge = smollm2.implicit_judge(model, tiny_tokenizer(), beta=0.5, max_response=8)
     assert torch.allclose(

@@ -16,7 +16,7 @@ SMALL = {
 }
 
 
-def test_the_cases_are_right_and_wrong_where_they_say():
+def test_each_case_is_wrong_only_at_the_marked_step():
     policy, tokenizer = load_policy("tiny-steps")
     asked = arithmetic.problems("test", 40, levels=LEVELS)
     for row in planted.planted_pairs(asked, 0):
@@ -41,7 +41,7 @@ def test_the_cases_are_right_and_wrong_where_they_say():
         assert len(steps) > 1 and [i for i, right in enumerate(steps) if not right] == [row["step"]]
 
 
-def test_the_run_says_which_method_locates_them(monkeypatch):
+def test_the_run_reports_how_often_each_method_locates_an_error(monkeypatch):
     monkeypatch.setattr(planted, "LOCATED", SMALL)
     for texts in ("planted", "own"):
         settings = {"texts": texts, "seed": 0}

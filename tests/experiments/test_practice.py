@@ -24,7 +24,7 @@ def test_pass_at_k_is_the_mean_over_all_draws_of_k(c, k):
     assert evaluate.pass_at_k(right, k).item() == pytest.approx(sum(draws) / len(draws), abs=1e-12)
 
 
-def test_pass_at_k_refuses():
+def test_pass_at_k_refuses_wrong_shapes_types_and_k():
     two = torch.zeros(2, 3, dtype=torch.bool)
     for wrong, k, sentence in (
         (two.float(), 1, "type bool"),
@@ -46,7 +46,7 @@ def test_pass_at_k_refuses():
         (-0.2, 0.0, "no gain"),
     ],
 )
-def test_a_gain_without_new_problems_is_sharpening(one, most, verdict):
+def test_a_gain_in_pass_1_without_a_gain_in_pass_16_is_sharpening(one, most, verdict):
     before = {"pass_1_by_prompt": [0.5, 0.4] * 50, "pass_16_by_prompt": [0.6, 0.5] * 50}
     after = {
         key: [x + gain for x in before[key]]
@@ -55,7 +55,7 @@ def test_a_gain_without_new_problems_is_sharpening(one, most, verdict):
     assert evaluate.sharpened_or_learned(before, after) == verdict
 
 
-def test_settings_fit_the_task_and_the_row():
+def test_settings_fit_the_task_and_the_algorithm():
     for name, row in FAMILY.items():
         config = practice.group_config("arithmetic", name)
         same = practice.TASKS["arithmetic"].settings
@@ -74,14 +74,14 @@ def test_settings_fit_the_task_and_the_row():
         practice.group_config("chess", "grpo")
 
 
-def test_what_is_practised_is_never_asked():
+def test_training_and_test_problems_are_disjoint():
     practised = set(practice.practice_problems())
     asked = {p.prompt for p in problems("test", practice.ASKED, levels=practice.LEVELS)}
     assert len(practised) == 10_000 and not practised & asked
     assert {split_of(prompt[:-1]) for prompt in practised} == {"train"}
 
 
-def test_tiny_steps_is_what_its_card_says():
+def test_tiny_steps_reaches_the_scores_on_its_model_card():
     model, tokenizer = load_policy("tiny-steps")
     asked = practice.judged("arithmetic", model, tokenizer, reference=model, seed=0)
     card = {"greedy": 0.41, "pass_1": 0.40, "pass_16": 0.98}  # as in data/checkpoints/README.md
@@ -91,7 +91,7 @@ def test_tiny_steps_is_what_its_card_says():
     assert sum(p.numel() for p in model.parameters()) == 605_568
 
 
-def test_a_verified_score_is_of_the_text():
+def test_the_arithmetic_score_checks_the_answer_of_the_response():
     _, tokenizer = load_policy("tiny-steps")
     score, monitors = practice.scoring("arithmetic", tokenizer)
     found = problems("test", 8)

@@ -9,7 +9,7 @@ from minirlhf.experiments import records
 ROW = {"claim": "x", "seed": 0, "commit": "abc", "command": "minirlhf experiment x", "gold": 1.0}
 
 
-def test_results_are_recorded_whole_and_read_back(tmp_path):
+def test_recorded_rows_are_read_back_unchanged(tmp_path):
     records.record("x", [ROW], folder=tmp_path)
     assert records.load_results("x", folder=tmp_path) == [ROW]
     with pytest.raises(ValueError, match="Nothing is recorded as 'y'; the records are x"):
@@ -22,7 +22,7 @@ def test_results_are_recorded_whole_and_read_back(tmp_path):
         records.load_results("empty", folder=tmp_path)
 
 
-def test_a_refused_record_leaves_the_old_one_whole(tmp_path):
+def test_a_refused_record_leaves_the_old_record_unchanged(tmp_path):
     records.record("x", [ROW], folder=tmp_path)
     with pytest.raises(ValueError, match="lacks seed, commit, command"):
         records.record("x", [ROW, {"claim": "x"}], folder=tmp_path)

@@ -62,7 +62,7 @@ def never(*given):
     raise AssertionError("a saved run was run again")
 
 
-def test_an_experiment_is_recorded_continued_and_one_of_its_rows_repeated(tmp_path, monkeypatch):
+def test_an_experiment_is_recorded_resumed_and_a_row_repeated(tmp_path, monkeypatch):
     results = tmp_path / "results"
     for name in ("leash", "ablations", "labels"):
         recording.run_experiment(name, tmp_path, 2, results=results)
@@ -91,7 +91,7 @@ def test_an_experiment_is_recorded_continued_and_one_of_its_rows_repeated(tmp_pa
     assert len(wrong) == 1 and "recorded" in wrong[0]
 
 
-def test_a_stopped_experiment_keeps_its_finished_runs_and_goes_on(tmp_path, monkeypatch):
+def test_a_stopped_experiment_resumes_with_its_finished_runs(tmp_path, monkeypatch):
     replaced(monkeypatch, {"long": {"a": {"size": 1}, "b": {"size": 2}}})
     done = []
 
@@ -114,7 +114,7 @@ def test_a_stopped_experiment_keeps_its_finished_runs_and_goes_on(tmp_path, monk
     assert len(load_results("long_history", folder=tmp_path)) == 4
 
 
-def test_other_settings_or_another_config_are_another_run(tmp_path):
+def test_a_run_is_saved_by_its_settings_and_config(tmp_path):
     path, made = tmp_path / "x.json", []
 
     def make():
@@ -130,14 +130,14 @@ def test_other_settings_or_another_config_are_another_run(tmp_path):
     assert len(made) == 3 and json.loads(path.read_text())["config"]["seed"] == 1
 
 
-def test_an_unknown_experiment_is_refused_with_the_known_ones(tmp_path):
+def test_an_unknown_experiment_is_refused(tmp_path):
     with pytest.raises(ValueError, match="experiment is 'leesh'; it must be one of tour, reward_m"):
         recording.run_experiment("leesh", tmp_path)
     with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
         recording.run_experiment("leash", tmp_path, 0)
 
 
-def test_every_fault_is_in_its_own_run_only(tmp_path, monkeypatch):
+def test_every_fault_changes_its_own_run_only(tmp_path, monkeypatch):
     started = []
 
     def untrained():
@@ -158,7 +158,7 @@ def test_every_fault_is_in_its_own_run_only(tmp_path, monkeypatch):
     assert started == ["without EOS"]
 
 
-def test_the_kl_sign_is_turned():
+def test_the_kl_sign_fault_adds_the_kl_penalty_to_the_reward():
     old, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
     mask = torch.ones(1, 2, dtype=torch.bool)
     wrong = FAULTS["KL sign wrong"].formulas["kl_shaped_rewards"]
@@ -166,7 +166,7 @@ def test_the_kl_sign_is_turned():
     assert wrong(torch.zeros(1), old, ref, mask, kl_coef=1.0).tolist() == [[0.5, -1.0]]
 
 
-def test_sft_without_eos_never_sees_one(monkeypatch):
+def test_the_missing_eos_fault_trains_sft_without_eos(monkeypatch):
     from minirlhf.experiments import faults
 
     def looks(model, tokenizer, dataset, config, *, formulas):
@@ -243,7 +243,7 @@ def test_the_preference_experiment_runs_and_is_recorded(tmp_path, monkeypatch):
     assert all("chosen_change" in row for row in histories)
 
 
-def test_the_order_of_held_out_pairs_is_counted_film_by_film(tmp_path, monkeypatch):
+def test_the_order_of_held_out_pairs_is_counted_by_film(tmp_path, monkeypatch):
     replaced(monkeypatch, {"order": {"ipo": {"dpo": {"loss": "ipo", "steps": 2}}}})
     probe, drawn = preference_runs.pair_probe, []
     pairs = preference_runs.reviews.preference_pairs
@@ -270,7 +270,7 @@ def test_the_order_of_held_out_pairs_is_counted_film_by_film(tmp_path, monkeypat
     assert sum(right for right, _ in row["by_film"].values()) / 12 == row["right_order"]
 
 
-def test_a_probe_asks_by_how_much_each_side_moved(monkeypatch):
+def test_the_pair_probe_gives_the_change_in_log_probability_by_hand(monkeypatch):
     start, moved, tokenizer = tiny_policy(0), tiny_policy(1), tiny_tokenizer()
     rows = [
         {"prompt": "f", "chosen": "good", "rejected": "bad"},
@@ -299,7 +299,7 @@ def test_a_probe_asks_by_how_much_each_side_moved(monkeypatch):
     assert 0 < sum(right) < 3  # both kinds are there
 
 
-def test_relabelled_pairs_are_the_same_texts_as_the_judge_orders_them():
+def test_relabelled_pairs_follow_the_order_of_the_judge():
     pairs = Dataset.from_list(
         [
             {"prompt": "p", "chosen": "long one", "rejected": "a", "chosen_mean": 1.0},

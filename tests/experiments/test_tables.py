@@ -39,7 +39,7 @@ def test_results_are_one_row_per_run_with_the_columns_as_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(records.RESULTS.glob("*.jsonl"))])
-def test_every_record_becomes_a_dataframe_without_loss(name):
+def test_every_record_becomes_a_dataframe_with_all_values(name):
     frame, rows = experiments.results(name), experiments.load_results(name)
     assert len(frame) == len(rows) and set(frame["experiment"]) == {name}
     for (_, cells), row in zip(frame.iterrows(), rows, strict=True):
@@ -48,7 +48,7 @@ def test_every_record_becomes_a_dataframe_without_loss(name):
     assert set(frame.columns) == {"experiment"} | {key for row in rows for key in row}
 
 
-def test_an_unknown_record_is_refused_in_a_sentence_with_the_known_ones(tmp_path):
+def test_an_unknown_record_is_refused_with_the_known_names(tmp_path):
     written(tmp_path, "one", ROWS)
     written(tmp_path, "two", ROWS)
     with pytest.raises(ValueError) as error:
@@ -93,7 +93,7 @@ def test_groups_keep_the_order_of_the_record_and_may_have_several_columns():
     assert table.loc[("z", 1)].tolist() == [12.0, 11.0, 13.0, 2.0]
 
 
-def test_a_missing_value_is_not_averaged_away():
+def test_the_mean_with_a_missing_value_is_missing():
     frame = pd.DataFrame(
         [{"variant": "a", "seed": 0, "gold": 1.0}, {"variant": "a", "seed": 1, "gold": None}]
     )
@@ -101,7 +101,7 @@ def test_a_missing_value_is_not_averaged_away():
     assert table[["mean", "low", "high"]].isna().all(axis=None) and table["seeds"].item() == 2
 
 
-def test_two_experiments_with_a_variant_of_the_same_name_are_not_mixed():
+def test_equal_variant_names_of_two_experiments_are_refused():
     mixed = experiments.results("family", "jitter")
     with pytest.raises(ValueError, match="variant 'grpo' has more than one row of seed 0"):
         experiments.mean_over_seeds(mixed, "greedy")
@@ -122,7 +122,7 @@ def test_a_difference_over_prompts_averages_the_seeds_of_a_prompt_first():
     assert table.loc["a", ["prompts", "seeds"]].tolist() == [3, 2]
 
 
-def test_a_constant_difference_has_an_interval_of_no_width():
+def test_a_constant_difference_has_an_interval_of_width_zero():
     frame = pd.DataFrame(ROWS[:1] + [ROWS[0] | {"variant": "c", "gold_by_prompt": [0.5, 1.5, 2.5]}])
     for function in (
         experiments.difference_over_prompts,
@@ -183,7 +183,7 @@ def test_with_one_seed_both_intervals_are_those_of_evaluate():
             assert got == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_difference_of_the_tour_is_the_one_that_its_claims_compute():
+def test_the_tour_difference_equals_the_paired_difference_of_seed_means():
     tour = experiments.results("tour")
 
     def mean_by_prompt(method):
@@ -196,7 +196,7 @@ def test_a_difference_of_the_tour_is_the_one_that_its_claims_compute():
     assert list(table.index) == ["PPO"] and table.index.name == "method"
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_variants_with_unequal_prompts_or_seeds_are_refused():
     fewer = pd.DataFrame([*ROWS[:3], ROWS[3] | {"gold_by_prompt": [1.0, 2.0]}])
     with pytest.raises(ValueError, match="Seed 1 of 'b' has 2 prompts and seed 0 has 3"):
         experiments.difference_over_prompts(fewer, "gold", "b")
@@ -231,7 +231,7 @@ def test_a_table_as_shown_holds_the_mean_and_the_range_as_text():
     assert text.to_dict() == {"a": "-0.50 [-1.00, 0.00]"}
 
 
-def test_the_rows_of_old_notebooks_are_still_dicts():
+def test_load_results_still_returns_a_list_of_dicts():
     from minirlhf.classroom.claims import load_results
 
     rows = load_results("family")

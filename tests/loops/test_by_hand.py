@@ -245,13 +245,13 @@ def test_dpo():
         loops.DPOConfig,
     ],
 )
-def test_plain_takes_further_settings(config):
+def test_plain_accepts_other_settings(config):
     assert config.plain(seed=5).seed == 5
     with pytest.raises(TypeError):
         config.plain(no_such_setting=1)
 
 
-def test_a_constant_schedule_stays_and_no_clipping_leaves_the_gradient():
+def test_a_constant_schedule_and_no_gradient_clipping():
     model = torch.nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     constant = OptimiserConfig.plain(lr=0.5)
@@ -272,6 +272,6 @@ def test_a_constant_schedule_stays_and_no_clipping_leaves_the_gradient():
     "given, said",
     [({"schedule": "cosine"}, "one of linear, constant"), ({"max_grad_norm": 0}, "above 0, or")],
 )
-def test_an_unknown_schedule_or_a_norm_of_0_is_refused(given, said):
+def test_an_unknown_schedule_or_a_maximum_norm_of_0_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         OptimiserConfig(**given)

@@ -185,7 +185,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("when", ["before", "within", "after"])
-def test_a_killed_run_goes_on_to_the_same_bits(loop, when, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeypatch):
     path, run = tmp_path / "training.safetensors", LOOPS[loop]
     whole = run()
     save, calls = module.save_file, []
@@ -229,7 +229,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(loop, when, tmp_path, monkeypatch
     assert not path.exists()
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path):
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     path, whole = tmp_path / "training.safetensors", ppo()
 
     def interrupt(row):
@@ -253,7 +253,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path):
     assert steps == [3, 4, 5]
 
 
-def test_ctrl_c_where_no_loop_is_stepping_is_not_lost(tmp_path):
+def test_ctrl_c_outside_a_training_step_still_stops(tmp_path):
     path = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt), Checkpoint(path):
         os.kill(os.getpid(), signal.SIGINT)
@@ -267,7 +267,7 @@ def test_ctrl_c_where_no_loop_is_stepping_is_not_lost(tmp_path):
         sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), signal.SIGINT))
 
 
-def test_the_seconds_of_all_runs_are_counted(tmp_path):
+def test_training_time_is_added_up_over_resumed_runs(tmp_path):
     first = Checkpoint(tmp_path / "c.safetensors")
     first.started -= 100
     sft(checkpoint=first)
@@ -276,13 +276,13 @@ def test_the_seconds_of_all_runs_are_counted(tmp_path):
     assert 100 < again.earlier < 200
 
 
-def test_another_origin_is_not_mistaken_for_this_one(tmp_path):
+def test_a_checkpoint_with_another_origin_is_refused(tmp_path):
     sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", origin={"scorer": "a"}))
     with pytest.raises(ValueError, match="another run, which differs in: scorer"):
         sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", resume=True, origin={"scorer": "b"}))
 
 
-def test_a_second_ctrl_c_does_not_wait(tmp_path):
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def impatient(row):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -292,7 +292,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["between two saves", "in the middle of one"])
-def test_a_process_killed_by_the_system_goes_on(where, tmp_path):
+def test_a_killed_process_resumes_to_identical_weights(where, tmp_path):
     path = tmp_path / "training.safetensors"
     script = f"""
         import time
@@ -339,7 +339,7 @@ def test_a_process_killed_by_the_system_goes_on(where, tmp_path):
         ),
     ],
 )
-def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_not_changed(spoil, said, tmp_path):
     path = tmp_path / "training.safetensors"
     sft(checkpoint=Checkpoint(path))
     spoil(path)
@@ -360,7 +360,7 @@ def test_a_damaged_or_foreign_file_is_named_and_left_alone(spoil, said, tmp_path
         ({"start": 1}, "start"),
     ],
 )
-def test_another_run_is_not_mistaken_for_this_one(change, said, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(change, said, tmp_path):
     path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
     sft(checkpoint=Checkpoint(path))
     if "loop" in change:

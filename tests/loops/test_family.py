@@ -56,14 +56,14 @@ def cosine(a, b):
 
 
 @pytest.mark.parametrize("name, baseline", [("reinforce", 0.7), ("remax", "greedy"), ("rloo", 0.0)])
-def test_rows_that_climb_the_objective_kl_and_all(world, policy, name, baseline):
+def test_the_expected_gradient_is_that_of_the_objective(world, policy, name, baseline):
     if baseline == "greedy":
         baseline = world.rewards[world.probs(policy * 1e3).argmax()].expand(len(world.rewards))
     near(ascent(world, policy, FAMILY[name], baseline=baseline), world.gradient(policy, beta=BETA))
 
 
 @pytest.mark.parametrize("name", ["rloo-openrlhf", "rloo-verl"])
-def test_the_readings_of_rloo_differ_in_the_denominator_alone(world, policy, name):
+def test_rloo_variants_differ_only_in_their_normalisation(world, policy, name):
     truth = world.gradient(policy, beta=BETA)
     near(ascent(world, policy, FAMILY[name], how=SUM), truth)
     assert (
@@ -72,14 +72,14 @@ def test_the_readings_of_rloo_differ_in_the_denominator_alone(world, policy, nam
 
 
 @pytest.mark.parametrize("name, how", [("grpo-no-std", SUM), ("dr-grpo", "constant")])
-def test_centred_rows_climb_half_of_it_with_groups_of_two(world, policy, name, how):
+def test_a_group_mean_over_two_halves_the_gradient(world, policy, name, how):
     scale = {SUM: 1.0, "constant": 1 / 5.0}[how]
     near(
         ascent(world, policy, FAMILY[name], how=how), scale * world.gradient(policy, beta=BETA) / 2
     )
 
 
-def test_kl_charged_after_the_baseline_keeps_its_full_price(world, policy):
+def test_a_token_kl_penalty_is_not_halved_by_the_group_mean(world, policy):
     # the group's mean takes half of the reward's gradient, and nothing of the charges': another trade-off than kl_coef says
     row = Algorithm(scale="none", kl="tokens")
     reward, leash = (
@@ -90,7 +90,7 @@ def test_kl_charged_after_the_baseline_keeps_its_full_price(world, policy):
 
 
 @pytest.mark.parametrize("name", ["k2 loss", "k3 loss"])
-def test_kl_as_a_loss_has_the_gradient_of_something_else(world, policy, name):
+def test_k2_and_k3_losses_do_not_have_the_gradient_of_the_kl(world, policy, name):
     # by hand, from the estimators' own derivatives: k2' = log_ratio, k3' = 1 - exp(-log_ratio), each times grad log pi of its token
     logits = policy.clone().requires_grad_(True)
     ratio = world.logprobs(policy) - world.logprobs(world.ref_logits)
@@ -104,7 +104,7 @@ def test_kl_as_a_loss_has_the_gradient_of_something_else(world, policy, name):
     assert cosine(penalty, leash) < 0.95
 
 
-def test_reinforce_plus_plus_tends_to_the_objective_as_the_batch_grows(world, policy):
+def test_reinforce_plus_plus_approaches_the_objective_as_the_batch_grows(world, policy):
     truth = world.gradient(policy, beta=BETA)
     angles = [
         cosine(ascent(world, policy, FAMILY["reinforce++"], size=size), truth) for size in (2, 3)
@@ -139,7 +139,7 @@ def test_reinforce_plus_plus_tends_to_the_objective_as_the_batch_grows(world, po
         ),
     ],
 )
-def test_whitened_rows_are_the_named_functions_of_core(world, policy, name, function):
+def test_whitened_advantages_equal_the_functions_of_core(world, policy, name, function):
     rollout, ref = world.rollout(policy).select(range(14)), world.logprobs(world.ref_logits)[:14]
     rewards = kl_shaped_rewards(
         world.rewards[:14], rollout.old_logprobs, ref, rollout.response_mask, kl_coef=BETA
@@ -158,7 +158,7 @@ REDUCTIONS = [  # two rows, and by how much the first pulls more, at the policy 
 
 
 @pytest.mark.parametrize("one, other, changes, factor", REDUCTIONS)
-def test_reductions_between_rows_are_of_gradients(world, policy, one, other, changes, factor):
+def test_related_algorithms_have_proportional_gradients(world, policy, one, other, changes, factor):
     pulls = [
         ascent(
             world,
@@ -170,7 +170,7 @@ def test_reductions_between_rows_are_of_gradients(world, policy, one, other, cha
     near(pulls[0], factor * pulls[1])
 
 
-def test_with_one_group_a_batch_its_unit_is_the_groups(world, policy):
+def test_with_one_group_the_batch_std_is_the_group_std(world, policy):
     near(ascent(world, policy, FAMILY["grpo-batch-std"]), ascent(world, policy, FAMILY["grpo"]))
 
 
@@ -182,7 +182,7 @@ def test_with_one_group_a_batch_its_unit_is_the_groups(world, policy):
         ("sequence mean", [[False, False], [False, False]]),
     ],
 )
-def test_what_the_clip_took_away_is_told_for_whole_responses_too(ratio, clipped):
+def test_clipped_tokens_are_reported_for_token_and_sequence_ratios(ratio, clipped):
     # token ratios 4 and 1: their product is 4, its root 2; the band ends at 3. In row 1 the advantage goes the other way
     logprobs, mask = (
         torch.tensor([[4.0, 1.0], [4.0, 1.0]]).log(),
@@ -193,7 +193,7 @@ def test_what_the_clip_took_away_is_told_for_whole_responses_too(ratio, clipped)
     assert row.clipped(logprobs, 0 * logprobs, advantages, mask).tolist() == clipped
 
 
-def test_every_row_but_its_source_is_different():
+def test_no_two_algorithms_are_the_same():
     rows = [tuple(v for k, v in asdict(row).items() if k != "source") for row in FAMILY.values()]
     assert len(set(rows)) == len(rows) and all(row.source for row in FAMILY.values())
 
@@ -224,7 +224,7 @@ def test_every_row_but_its_source_is_different():
     ],
     ids=str,
 )
-def test_rows_that_make_no_sense_are_refused(choices, sentence):
+def test_inconsistent_algorithm_choices_are_refused(choices, sentence):
     with pytest.raises(ValueError, match=sentence):
         Algorithm(**choices)
 
@@ -241,14 +241,14 @@ def test_rows_that_make_no_sense_are_refused(choices, sentence):
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_row_are_refused(given, sentence):
+def test_settings_that_do_not_fit_the_algorithm_are_refused(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         GroupConfig(**given)
     with pytest.raises(ValueError, match="algorithm is 'grop'"):
         GroupConfig.named("grop")
 
 
-def test_named_rows_write_as_many_samples_a_step():
+def test_every_algorithm_samples_64_responses_a_step():
     for name in FAMILY:
         config = GroupConfig.named(name)
         assert config.prompts_per_step * config.group_size == 64 and config.stage == name
@@ -260,14 +260,14 @@ def test_named_rows_write_as_many_samples_a_step():
     assert GroupConfig.named("reinforce", prompts_per_step=8, group_size=2).minibatch_size == 16
 
 
-def test_the_readme_prints_the_table():
+def test_the_readme_holds_the_table_of_algorithms():
     assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(markdown().splitlines()) == len(FAMILY) + 2 and set(CHOICES) <= set(
         Algorithm.__dataclass_fields__
     )
 
 
-def test_the_table_names_an_extra_only_where_the_row_has_it():
+def test_the_table_lists_only_the_extras_in_use():
     rows = {
         "both": Algorithm(drop_spread=0.0, overlong_buffer=6),
         "drops": Algorithm(drop_spread=0.0),

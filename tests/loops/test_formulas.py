@@ -81,7 +81,7 @@ def sft(formulas=SFTFormulas(), **given):
     ],
     ids=["ppo", "group", "dpo", "reward", "sft"],
 )
-def test_a_loop_calls_the_formulas_it_is_given_and_none_of_the_others(train, formulas):
+def test_a_loop_calls_the_given_formulas_that_its_settings_need(train, formulas):
     called = {}
 
     def counted(name, function):
@@ -108,7 +108,7 @@ def test_another_formula_changes_the_run():
     assert ppo(PPOFormulas(gae=my_gae)) != ppo()
 
 
-def test_the_defaults_have_no_identity_and_a_replaced_formula_is_named_with_its_source():
+def test_only_replaced_formulas_have_an_identity():
     assert identity(PPOFormulas()) == {}
     (found,) = identity(PPOFormulas(gae=my_gae)).items()
     assert found[0] == "gae" and found[1].startswith(f"{__name__}.my_gae ")
@@ -117,7 +117,7 @@ def test_the_defaults_have_no_identity_and_a_replaced_formula_is_named_with_its_
     assert identity(PPOFormulas(gae=my_gae))["gae"] == found[1]
 
 
-def test_what_a_formula_calls_uses_and_holds_belongs_to_its_identity(monkeypatch):
+def test_the_identity_covers_called_functions_globals_and_closures(monkeypatch):
     before = identity(PPOFormulas(gae=my_gae))["gae"]
     monkeypatch.setitem(globals(), "FACTOR", 3.0)  # used by `scaled`, which my_gae calls
     assert identity(PPOFormulas(gae=my_gae))["gae"] != before
@@ -144,7 +144,7 @@ class WithState:
     [WithState(), eval("lambda *a, **k: a[0]"), WithState().__call__],
     ids=["an object", "typed at a prompt", "a method"],
 )
-def test_without_a_source_there_is_no_identity(function):
+def test_a_formula_without_source_code_has_no_identity(function):
     assert identity(PPOFormulas(gae=function)) == {"gae": None}
 
 
@@ -162,7 +162,7 @@ def stopped(path, formulas):
         ppo(formulas, checkpoint=Checkpoint(path, every=0), on_step=stop)
 
 
-def test_a_run_is_resumed_with_the_formulas_it_was_begun_with_only(tmp_path):
+def test_a_run_resumes_only_with_its_own_formulas(tmp_path):
     path = tmp_path / "training.safetensors"
     stopped(path, PPOFormulas(gae=my_gae))
     for formulas in (PPOFormulas(), PPOFormulas(gae=other_gae)):
@@ -172,7 +172,7 @@ def test_a_run_is_resumed_with_the_formulas_it_was_begun_with_only(tmp_path):
     assert ppo(PPOFormulas(gae=my_gae), checkpoint=Checkpoint(path, resume=True)) == whole
 
 
-def test_a_formula_without_a_source_trains_but_is_not_resumed(tmp_path):
+def test_a_run_with_a_formula_without_source_code_is_not_resumed(tmp_path):
     path = tmp_path / "training.safetensors"
     stopped(path, PPOFormulas(gae=WithState()))
     with pytest.raises(ValueError, match="the formula gae has no source to compare"):

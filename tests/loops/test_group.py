@@ -46,7 +46,7 @@ def _watched(algorithm, spy):
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_row_learns_a_rule_that_shuffled_scores_do_not_teach(name):
+def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
     # seeds 0 to 2 of each row: the mean of the last four steps 0.96 to 1.00, with shuffled scores 0.45 to 0.59
     size = (
         {"group_size": 4, "prompts_per_step": 8}
@@ -75,7 +75,7 @@ def some_alike(rollout):
     return torch.where(rollout.prompt_mask.sum(1) == 1, 1.0, words / 1e4)
 
 
-def test_groups_that_teach_nothing_are_drawn_again():
+def test_groups_with_equal_scores_are_replaced():
     seen, dapo = [], replace(FAMILY["dapo"], overlong_buffer=0)
     history = train(
         dapo,
@@ -101,7 +101,7 @@ def test_groups_that_teach_nothing_are_drawn_again():
         )  # groups stay side by side
 
 
-def test_without_refills_the_batch_keeps_its_size():
+def test_without_refills_groups_with_equal_scores_fill_the_batch():
     seen = []
     dapo = replace(FAMILY["dapo"], overlong_buffer=0)
     history = train(
@@ -124,7 +124,7 @@ def test_without_refills_the_batch_keeps_its_size():
     )  # nobody differs: nothing is learned, nothing breaks
 
 
-def test_a_spread_below_the_threshold_does_not_count():
+def test_groups_with_a_spread_below_the_threshold_are_replaced():
     tremble = lambda rollout: torch.arange(len(rollout.response_ids)) % 4 * 1e-3
     history = train(Algorithm(drop_spread=0.01), score=tremble, max_refills=2)[1]
     assert history[0]["samples"] == 16 * 3
@@ -150,7 +150,7 @@ def test_remax_subtracts_the_greedy_response_of_each_prompt():
         assert baseline[row] == pytest.approx(first_half(greedy).item(), abs=1e-6)
 
 
-def test_the_running_mean_is_of_earlier_batches():
+def test_the_running_mean_baseline_uses_earlier_batches():
     seen = []
     train(
         FAMILY["reinforce"],
@@ -164,7 +164,7 @@ def test_the_running_mean_is_of_earlier_batches():
     )
 
 
-def test_what_was_cut_takes_no_part():
+def test_truncated_responses_are_masked_on_request():
     graded = lambda rollout: torch.arange(len(rollout.response_ids)) % 4 / 4
 
     def weights(cut, **given):
@@ -186,7 +186,7 @@ def test_what_was_cut_takes_no_part():
     assert torch.equal(weights(none, mask_truncated=True)[0], weights(none)[0])
 
 
-def test_length_is_charged_before_groups_are_compared():
+def test_the_length_penalty_is_subtracted_before_the_group_mean():
     seen = []
     row = Algorithm(overlong_buffer=3)
     train(

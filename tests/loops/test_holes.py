@@ -65,7 +65,7 @@ RUNS = {"ppo": ppo} | {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_what_stands_at_a_tools_tokens_reaches_nothing(name):
+def test_values_at_tool_tokens_do_not_affect_training(name):
     *models, history = RUNS[name](with_tool(0.0))
     *others, again = RUNS[name](with_tool(123.0))
     assert history == again
@@ -74,7 +74,7 @@ def test_what_stands_at_a_tools_tokens_reaches_nothing(name):
     assert all(torch.isfinite(p).all() for p in models[0].parameters())
 
 
-def test_a_tools_tokens_have_no_part_in_length_and_kl():
+def test_tool_tokens_are_not_counted_in_the_length():
     whole, holes = ppo(sample)[2][0], ppo(with_tool(0.0))[2][0]
     assert whole["score"] == holes["score"]  # the same responses
     assert whole["length"] == 6 and holes["length"] == 5  # half of them have two tokens less

@@ -130,7 +130,7 @@ def test_ppo_starts_at_ratio_one_with_nothing_clipped_and_no_kl():
         ),
     ],
 )
-def test_the_callers_reference_stays_as_it_was_and_can_still_be_trained(train):
+def test_a_given_reference_is_unchanged_and_still_trainable(train):
     model, reference = tiny_policy(0), tiny_policy(1)
     before = [p.clone() for p in reference.parameters()]
     train(model, reference)
@@ -143,7 +143,7 @@ def test_the_callers_reference_stays_as_it_was_and_can_still_be_trained(train):
     [(lambda *a, **k: run_ppo(*a, **k)[2], "ppo"), (lambda *a, **k: run_group(*a, **k)[1], "grpo")],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ppo_and_grpo_learn_a_rule_and_shuffled_scores_teach_nothing(run, stage, seed):
+def test_ppo_and_grpo_learn_a_rule_but_not_from_shuffled_scores(run, stage, seed):
     # on seeds 0 to 5 the mean of the last four steps was 0.97 to 0.99, and 0.46 to 0.61 with shuffled scores
     learned = run(seed, steps=25).column(stage, "score")
     assert sum(learned[:4]) / 4 < 0.6 and sum(learned[-4:]) / 4 > 0.9
@@ -154,7 +154,7 @@ def test_ppo_and_grpo_learn_a_rule_and_shuffled_scores_teach_nothing(run, stage,
 @pytest.mark.parametrize(
     "run", [lambda **k: run_ppo(**k)[2], lambda **k: run_group(**k)[1]], ids=["ppo", "grpo"]
 )
-def test_the_leash_holds(run):
+def test_a_larger_kl_coefficient_keeps_the_kl_small(run):
     free = run(steps=25)[-1]["kl"]
     tied = run(steps=25, kl=KLConfig(kl_coef=1.0))[-1]["kl"]
     assert 0 < tied < 0.25 * free
@@ -163,7 +163,7 @@ def test_the_leash_holds(run):
 @pytest.mark.parametrize(
     "run", [lambda **k: run_ppo(**k)[2], lambda **k: run_group(**k)[1]], ids=["ppo", "grpo"]
 )
-def test_an_adaptive_leash_moves_its_coefficient(run):
+def test_the_adaptive_kl_coefficient_follows_its_rule(run):
     column = [
         row["kl_coef"] for row in run(steps=4, kl=KLConfig(kl_coef=0.1, target=50.0, horizon=100.0))
     ]
@@ -215,7 +215,7 @@ def test_each_setting_of_ppo_reaches_the_update(setting):
     ],
     ids=str,
 )
-def test_each_choice_of_a_row_reaches_the_update(setting):
+def test_each_choice_of_an_algorithm_reaches_the_update(setting):
     common = {"steps": 3, "kl": KLConfig(kl_coef=0.1)}
     plain, other = (
         run_group(**common, algorithm=Algorithm(**{"clip_eps": 0.01} | choices))[1]
@@ -244,7 +244,7 @@ def test_each_setting_of_grpo_reaches_the_update(setting):
     assert abs(plain[0]["kl"]) < 1e-4  # policy and reference at one temperature
 
 
-def test_grpo_compares_scores_less_penalties():
+def test_grpo_subtracts_the_missing_eos_penalty_before_the_group_mean():
     seen, found = [], []
 
     def watched(scores, **given):
@@ -263,7 +263,7 @@ def test_grpo_compares_scores_less_penalties():
     assert given == {"scale_by_std": True} and history[0]["missing_eos"] > 0.5
 
 
-def test_ppo_may_write_several_responses_to_a_prompt():
+def test_ppo_can_sample_several_responses_per_prompt():
     seen = []
     run_ppo(steps=1, samples_per_prompt=8, score=lambda r: seen.append(r) or first_half(r))
     prompts = [
@@ -281,7 +281,7 @@ def test_ppo_may_write_several_responses_to_a_prompt():
         ppo_config(samples_per_prompt=5)
 
 
-def test_the_learning_rate_warms_up_and_goes_down_to_nothing():
+def test_the_learning_rate_warms_up_and_decays_linearly():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rates = []
     for step in range(
@@ -292,7 +292,7 @@ def test_the_learning_rate_warms_up_and_goes_down_to_nothing():
     torch.testing.assert_close(rates, [1.0] + [2 * (1 - step / 10) for step in range(1, 10)])
 
 
-def test_no_data_is_refused_where_it_would_never_end():
+def test_an_empty_dataset_is_refused():
     nothing = Dataset.from_dict({"prompt": [], "chosen": [], "rejected": [], "completion": []})
     for train in (
         lambda: train_sft(tiny_policy(), tiny_tokenizer(), nothing),
@@ -303,7 +303,7 @@ def test_no_data_is_refused_where_it_would_never_end():
             train()
 
 
-def test_critic_warm_up_leaves_the_actor_alone():
+def test_critic_warm_up_does_not_change_the_actor():
     actor, critic = tiny_policy(), ScalarModel(tiny_policy(1).base_model)
     before, head = copy.deepcopy(actor.state_dict()), critic.head.weight.clone()
     train_ppo(
@@ -326,7 +326,7 @@ def test_runs_are_reproducible():
     assert run_group(steps=3)[1] == run_group(steps=3)[1]
 
 
-def test_sampling_that_would_misstate_the_logprobs_is_refused():
+def test_training_refuses_top_k_and_top_p_sampling():
     with pytest.raises(ValueError, match="top_k"):
         run_ppo(sampling=SamplingConfig(max_new_tokens=6, top_k=5))
     with pytest.raises(ValueError, match="top_k"):
@@ -348,7 +348,7 @@ def test_a_nan_score_stops_the_run_before_it_touches_the_weights():
     assert all(torch.equal(before[k], v) for k, v in actor.state_dict().items())
 
 
-def test_dpo_starts_at_ln_two_and_separates():
+def test_dpo_starts_at_ln_two_and_separates_the_pairs():
     model = tiny_policy()
     _, history = train_dpo(
         model,
@@ -364,7 +364,7 @@ def test_dpo_starts_at_ln_two_and_separates():
     assert history[-1]["loss"] < 0.5 and history[-1]["rewards/accuracies"] == 1
 
 
-def test_reward_model_learns_unseen_pairs_and_normalises():
+def test_reward_model_orders_unseen_pairs_and_normalises_scores():
     tokenizer, model = tiny_tokenizer(), None
     config = RewardConfig(steps=40, batch_size=9, optimiser=OptimiserConfig(lr=3e-3))
     model, history = train_reward_model(tiny_policy().base_model, tokenizer, PAIRS, config)
@@ -379,7 +379,7 @@ def test_reward_model_learns_unseen_pairs_and_normalises():
     torch.testing.assert_close(scores.std(), torch.tensor(1.0), rtol=0, atol=1e-4)
 
 
-def test_a_batch_holds_all_comparisons_of_its_texts_and_an_epoch_deals_each_text_once():
+def test_a_batch_holds_all_pairs_of_its_responses_and_an_epoch_uses_each_response_once():
     texts = [f"t{i}" for i in range(12)]
     rows = [
         {"prompt": p, "chosen": a, "rejected": b}
@@ -412,7 +412,7 @@ def test_a_batch_holds_all_comparisons_of_its_texts_and_an_epoch_deals_each_text
         )
 
 
-def test_texts_scored_in_parts_and_once_have_the_gradient_of_plain_pairs():
+def test_scoring_each_response_once_gives_the_gradient_of_separate_pairs():
     tokenizer, pairs = (
         tiny_tokenizer(),
         [("p", "aa", "b"), ("p", "aa", "cccccc"), ("long prompt", "d" * 9, "e")],
@@ -460,7 +460,7 @@ def test_sft_learns_the_response_and_its_end_but_not_the_prompt():
     )  # o, k, EOS
 
 
-def test_gold_regresses_ratings():
+def test_the_gold_model_fits_ratings():
     reviews = [
         Review("aaa", "m", "gold", (3, 3), True),
         Review("xxx", "m", "gold", (-3, -1), False),

@@ -112,7 +112,7 @@ def row(name, **given):
     ],
 )
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_change_nothing(loop, micro_batch):
+def test_micro_batches_do_not_change_the_weights_or_the_log(loop, micro_batch):
     torch.manual_seed(0)
     optimiser = OptimiserConfig(lr=1e-2)
     (whole, history), start = loop(optimiser), copy.deepcopy(double())

@@ -55,7 +55,7 @@ def margins(model, start):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_each_loss_starts_where_it_must_and_learns_what_is_preferred(loss):
+def test_each_loss_has_its_known_first_value_and_learns_the_preference(loss):
     model, history = run(loss)
     if loss in AT_THE_START:
         assert history[0]["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5)
@@ -73,7 +73,7 @@ def test_each_loss_starts_where_it_must_and_learns_what_is_preferred(loss):
     )
 
 
-def test_the_log_by_hand():
+def test_logged_rewards_and_loss_by_hand():
     # one pair, two steps: at the second its rewards are beta times the change of its log-probabilities since the first
     first, second = run(data=PAIRS.select([0]), steps=2, batch_size=1, beta=0.5)[1]
     changed = {
@@ -153,7 +153,7 @@ def test_a_step_of_kto_by_hand():
     )
 
 
-def test_a_batch_is_of_pairs_and_a_column_of_labels_does_not_make_it_kto(monkeypatch):
+def test_a_batch_is_counted_in_pairs(monkeypatch):
     seen, step = [], preference.preference_step
     monkeypatch.setattr(
         preference,
@@ -165,7 +165,7 @@ def test_a_batch_is_of_pairs_and_a_column_of_labels_does_not_make_it_kto(monkeyp
     assert seen == [8, 4, 4]  # of KTO twice as many single responses
 
 
-def test_kto_takes_single_rows_as_they_are():
+def test_kto_accepts_unpaired_rows():
     pairs, single = run("kto", steps=4)[1], run("kto", steps=4, data=unpaired(PAIRS))[1]
     assert pairs == single and "rewards/accuracies" not in pairs[0]
     only_good = Dataset.from_list(
@@ -175,7 +175,7 @@ def test_kto_takes_single_rows_as_they_are():
     assert "rewards/rejected" not in history[0] and "rewards/margins" not in history[0]
 
 
-def test_a_reference_that_follows_every_step_keeps_the_loss_at_ln_two():
+def test_updating_the_reference_at_every_step_keeps_the_loss_at_ln_two():
     history = run(sync_every=1)[1]
     assert all(
         row["loss"] == pytest.approx(LN2, abs=1e-6) and row["rewards/margins"] == 0
@@ -188,7 +188,7 @@ def test_a_reference_that_follows_every_step_keeps_the_loss_at_ln_two():
     assert two[:2] == kept[:2] and two[2]["rewards/margins"] == 0 and two[3]["rewards/margins"] != 0
 
 
-def test_a_reference_that_is_given_stays_as_it_was():
+def test_updating_the_reference_does_not_change_the_given_model():
     given = tiny_policy().requires_grad_(False)
     before = copy.deepcopy(given.state_dict())
     config = DPOConfig(steps=3, batch_size=9, sync_every=1, optimiser=FAST)
@@ -196,7 +196,7 @@ def test_a_reference_that_is_given_stays_as_it_was():
     assert all(torch.equal(before[key], value) for key, value in given.state_dict().items())
 
 
-def test_rewards_are_means_where_the_loss_has_means():
+def test_simpo_logs_rewards_per_token():
     pair = Dataset.from_list(
         [{"prompt": "p", "chosen": "aaaaaaa", "rejected": "x"}]
     )  # 8 and 2 tokens with EOS
@@ -205,19 +205,19 @@ def test_rewards_are_means_where_the_loss_has_means():
     assert row["rewards/rejected"] == pytest.approx(2 * row["logps/rejected"] / 2, rel=1e-5)
 
 
-def test_sync_by_hand():
+def test_sync_mixes_the_weights_by_hand():
     a, b = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(a.weight, 8.0), torch.nn.init.constant_(b.weight, 4.0)
     sync(a, b, 0.25)  # 1/4 * 4 + 3/4 * 8
     assert a.weight.item() == 7.0 and b.weight.item() == 4.0
 
 
-def test_precomputed_references_change_nothing():
+def test_precomputing_reference_log_probabilities_gives_the_same_history():
     for one, other in zip(run()[1], run(precompute=True)[1], strict=True):
         assert all(one[key] == pytest.approx(other[key], abs=1e-5) for key in one if key != "stage")
 
 
-def test_reference_free_dpo_is_cpo_without_imitation():
+def test_reference_free_dpo_is_cpo_without_its_nll_term():
     free, cpo = run(reference_free=True)[1], run("cpo", settings={"nll_coef": 0.0})[1]
     assert [row["loss"] for row in free] == pytest.approx([row["loss"] for row in cpo], abs=1e-6)
     assert free[0]["rewards/chosen"] == pytest.approx(0.1 * free[0]["logps/chosen"], abs=1e-5)
@@ -255,7 +255,7 @@ def test_beta_and_settings_of_the_loss():
         ({"loss": "tdpo", "reference_free": True}, "reference_free is True"),
     ],
 )
-def test_settings_that_make_no_sense(given, said):
+def test_inconsistent_settings_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
         DPOConfig(**given)
 
@@ -280,7 +280,7 @@ def test_the_readme_lists_every_loss_with_its_settings():
 
 
 # ---- pairs of the policy's own making
-def test_pairs_by_hand():
+def test_pairs_of_samples_by_hand():
     texts, scores = ["a", "b", "c", "d", "d", "d"], torch.tensor([2.0, 5.0, 1.0, 0.0, 3.0, 1.0])
     best = pairs_of(["p", "q"], texts, scores, OnlineConfig(samples=3))
     assert best == {"prompt": ["p"], "chosen": ["b"], "rejected": ["c"]}  # q's texts are all one
@@ -306,7 +306,7 @@ def online(name="online-dpo", score=first_half):
 
 
 @pytest.mark.parametrize("name", ONLINE)
-def test_each_way_raises_the_score_of_what_it_samples(name):
+def test_each_online_method_raises_the_score_of_its_samples(name):
     def after(score):
         model, history = online(name, score)
         probe = OnlineConfig(sampling=SHORT, dpo=DPOConfig(steps=1, batch_size=96))
@@ -325,7 +325,7 @@ def test_each_way_raises_the_score_of_what_it_samples(name):
     )
 
 
-def test_what_a_step_says_of_the_responses_and_a_reference_that_follows():
+def test_an_online_step_logs_monitors_and_updates_the_reference():
     own = DPOConfig(steps=4, batch_size=32, sync_every=1, optimiser=FAST)
     config = OnlineConfig(samples=4, sampling=SHORT, dpo=own)
     half = {"half": lambda r: 0.5 * first_half(r)}
@@ -340,7 +340,7 @@ def test_what_a_step_says_of_the_responses_and_a_reference_that_follows():
     )  # nats a token: nothing has been learned yet
 
 
-def test_an_unfinished_response_is_worth_less_when_a_pair_is_chosen(monkeypatch):
+def test_the_missing_eos_penalty_lowers_the_score_of_unfinished_responses(monkeypatch):
     told, pairs = [], module.pairs_of
     monkeypatch.setattr(
         module,
@@ -364,7 +364,7 @@ def test_an_unfinished_response_is_worth_less_when_a_pair_is_chosen(monkeypatch)
     assert torch.equal(worth, torch.arange(len(finished)).float() - 3.0 * ~finished)
 
 
-def test_a_step_without_a_pair_changes_nothing():
+def test_a_step_without_pairs_does_not_change_the_weights():
     before = copy.deepcopy(tiny_policy().state_dict())
     model, history = online(score=lambda r: torch.zeros(len(r.response_ids)))
     assert all(row["pairs"] == 0 and "loss" not in row for row in history)
@@ -383,12 +383,12 @@ def test_a_step_without_a_pair_changes_nothing():
         ({"dpo": DPOConfig(precompute=True)}, "precompute"),
     ],
 )
-def test_online_settings_that_make_no_sense(given, said):
+def test_inconsistent_online_settings_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
         OnlineConfig(**given)
 
 
-def test_fewer_steps_keep_the_meaning_of_refresh():
+def test_the_refresh_interval_is_at_most_the_number_of_steps():
     assert (
         ONLINE["rso"].with_steps(7).refresh == 7
         and ONLINE["iterative-dpo"].with_steps(7).refresh == 7

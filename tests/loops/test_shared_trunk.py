@@ -39,7 +39,7 @@ def run_shared(seed=0, score=first_half, **given):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_the_trunks_gradient_is_the_sum_of_the_two_losses_gradients(micro_batch, monkeypatch):
+def test_the_trunk_gradient_is_the_sum_of_policy_and_value_gradients(micro_batch, monkeypatch):
     actor, critic = pair()
     actor.double(), critic.double()
     policy = copy.deepcopy(actor)  # the same two models, but apart
@@ -103,7 +103,7 @@ def test_the_trunks_gradient_is_the_sum_of_the_two_losses_gradients(micro_batch,
     torch.testing.assert_close(head["head.weight"], value.head.weight.grad, rtol=0, atol=1e-9)
 
 
-def test_the_trunk_is_stepped_once():
+def test_the_trunk_is_updated_once_per_step():
     # Adam's first step moves a weight by lr g / |g|, so by lr; the warm-up's first step has lr / 5 = 0.002, two steps would move it further
     actor, critic = pair()
     before = [p.clone() for p in actor.parameters()]
@@ -121,7 +121,7 @@ def test_the_trunk_is_stepped_once():
     assert moved.max() < 0.002 + 1e-6 and (moved > 0.0019).float().mean() > 0.9
 
 
-def test_the_trunk_is_there_once():
+def test_the_trunk_is_stored_once():
     actor, critic = pair()
     assert critic.backbone is actor.base_model
     assert sum(p.numel() for p in critic.parameters()) == 32 + 1  # the head: weight and bias
@@ -138,7 +138,7 @@ def test_the_trunk_is_there_once():
 
 
 @pytest.mark.parametrize("make", [tiny_policy, tiny_llama, lambda: with_lora(tiny_policy(), 4)])
-def test_one_pass_gives_what_two_give(make):
+def test_one_forward_pass_gives_log_probabilities_and_values(make):
     actor, critic = pair(make=make)
     passes = []
     handle = critic.backbone.register_forward_hook(lambda *_: passes.append(1))
@@ -152,7 +152,7 @@ def test_one_pass_gives_what_two_give(make):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_a_rule_and_shuffled_scores_teach_nothing(seed):
+def test_ppo_with_a_shared_trunk_learns_a_rule_but_not_from_shuffled_scores(seed):
     # on seeds 0 to 5 the mean of the last four steps was 0.98 to 1.00, and 0.42 to 0.59 with shuffled scores
     learned = run_shared(seed, steps=25)[2].column("ppo", "score")
     assert sum(learned[:4]) / 4 < 0.6 and sum(learned[-4:]) / 4 > 0.9
@@ -160,7 +160,7 @@ def test_it_learns_a_rule_and_shuffled_scores_teach_nothing(seed):
     assert sum(nothing[-4:]) / 4 < 0.7
 
 
-def test_it_starts_at_ratio_one_without_kl_and_its_value_learns():
+def test_training_starts_at_ratio_one_and_the_value_loss_falls():
     history = run_shared(steps=25)[2]
     first = run_shared(steps=1, epochs=1, minibatch_size=32)[2][0]
     assert (
@@ -169,7 +169,7 @@ def test_it_starts_at_ratio_one_without_kl_and_its_value_learns():
     assert history[-1]["value_loss"] < 0.5 * history[0]["value_loss"]
 
 
-def test_value_coef_weighs_the_value_loss_in_the_trunks_gradient_and_not_in_the_log():
+def test_value_coef_scales_the_trunk_gradient_but_not_the_logged_loss():
     one, other = (
         run_shared(steps=1, epochs=1, minibatch_size=32, value_coef=coef)[2][0]
         for coef in (1.0, 0.1)
@@ -179,7 +179,7 @@ def test_value_coef_weighs_the_value_loss_in_the_trunks_gradient_and_not_in_the_
         PPOConfig(value_coef=0)
 
 
-def test_warm_up_trains_the_head_and_leaves_the_trunk_alone():
+def test_warm_up_trains_only_the_value_head():
     actor, critic = pair()
     before, head = copy.deepcopy(actor.state_dict()), critic.head.weight.clone()
     train_ppo(
@@ -189,7 +189,7 @@ def test_warm_up_trains_the_head_and_leaves_the_trunk_alone():
     assert not torch.equal(head, critic.head.weight)
 
 
-def test_with_an_adapter_both_heads_train_the_adapter_and_the_reference_lies_below():
+def test_with_an_adapter_the_base_weights_stay_fixed_as_the_reference():
     actor = with_lora(tiny_policy(), 4)
     critic, frozen = (
         SharedCritic(actor),
@@ -202,7 +202,7 @@ def test_with_an_adapter_both_heads_train_the_adapter_and_the_reference_lies_bel
     assert all(map(torch.equal, frozen, (p for p in actor.parameters() if not p.requires_grad)))
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+def test_a_stopped_run_resumes_to_identical_weights(tmp_path):
     def run(path, stop=None, resume=False):
         actor, critic = pair()
         with Checkpoint(path, resume=resume, every=1e9) as checkpoint:
@@ -229,7 +229,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny_policy, lambda: with_lora(tiny_policy(), 4)])
-def test_saved_it_is_a_scalar_model_of_its_own(make, tmp_path):
+def test_a_shared_critic_is_saved_as_a_separate_scalar_model(make, tmp_path):
     actor, _ = pair(make=make)
     like = ScalarModel(tiny_policy(5).base_model)
     like.shift, like.scale = 0.25, 2.0
@@ -248,7 +248,7 @@ def test_saved_it_is_a_scalar_model_of_its_own(make, tmp_path):
     torch.testing.assert_close(again, ours, rtol=0, atol=1e-6)
 
 
-def test_what_would_step_a_weight_twice_or_not_at_all_is_refused():
+def test_a_critic_with_the_wrong_trunk_is_refused():
     actor, critic = pair()
     for other in (ScalarModel(actor.base_model), SharedCritic(tiny_policy(1))):
         with pytest.raises(ValueError, match="must be a SharedCritic of this actor"):

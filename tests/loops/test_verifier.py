@@ -33,7 +33,7 @@ def train(**given):
     return train_verifier(tiny_policy().base_model, tiny_tokenizer(), ROWS, config)
 
 
-def test_it_learns_where_a_text_turned_right():
+def test_the_verifier_learns_which_step_makes_a_response_right():
     model, history = train()
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=0.2) and history[-1]["loss"] < 0.5
     assert history[-1]["right"] == 1
@@ -49,7 +49,7 @@ def test_it_learns_where_a_text_turned_right():
     assert values[0, 3] > 0.9 and values[1, 3] < 0.1  # after the third letter everybody does
 
 
-def test_padding_teaches_nothing_and_settings_are_checked():
+def test_padding_is_not_in_the_loss_and_settings_are_checked():
     rows = {
         "prompt": ["one", "a longer prompt"],
         "completion": ["xyaxxxx", "b"],

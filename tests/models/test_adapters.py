@@ -66,7 +66,7 @@ def trained(make):
 
 
 @MODELS
-def test_an_adapter_begins_as_nothing_and_only_it_is_trained(make):
+def test_a_new_adapter_changes_no_output_and_is_all_that_is_trained(make):
     model = with_lora(make(), 4)
     torch.testing.assert_close(logps(model), logps(make()), rtol=0, atol=1e-6)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -77,7 +77,7 @@ def test_an_adapter_begins_as_nothing_and_only_it_is_trained(make):
 
 
 @MODELS
-def test_below_the_adapter_lies_the_model_as_it_was(make):
+def test_the_model_without_its_adapter_is_unchanged(make):
     model, start = trained(make)
     assert (logps(model) - logps(start)).abs().max() > 1e-3
     reference = BelowAdapter(model)
@@ -89,7 +89,7 @@ def test_below_the_adapter_lies_the_model_as_it_was(make):
 
 
 @MODELS
-def test_merged_and_saved_it_is_an_ordinary_model(make, tmp_path):
+def test_a_merged_and_saved_adapter_gives_the_same_log_probabilities(make, tmp_path):
     model, _ = trained(make)
     torch.testing.assert_close(logps(merged(model)), logps(model), rtol=0, atol=1e-5)
     save_policy(model, tiny_tokenizer(), tmp_path / "model")
@@ -99,7 +99,7 @@ def test_merged_and_saved_it_is_an_ordinary_model(make, tmp_path):
 
 
 @MODELS
-def test_in_bfloat16_what_is_saved_is_what_was_trained(make, tmp_path):
+def test_saving_a_bfloat16_model_keeps_its_trained_adapter(make, tmp_path):
     model = fitted(make(), lora=4, bf16=True)
     train_dpo(
         model,
@@ -125,7 +125,7 @@ def test_in_bfloat16_what_is_saved_is_what_was_trained(make, tmp_path):
     )
 
 
-def test_the_reference_of_an_adapter_that_has_learned_is_a_copy():
+def test_the_reference_of_a_trained_adapter_is_a_copy():
     model, start = trained(tiny_policy)
     assert isinstance(reference_of(with_lora(tiny_policy(), 4)), BelowAdapter)
     torch.testing.assert_close(logps(reference_of(model)), logps(model), rtol=0, atol=0)
@@ -134,7 +134,7 @@ def test_the_reference_of_an_adapter_that_has_learned_is_a_copy():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_two_adapters_of_one_seed_are_equal_and_leave_the_generator_alone():
+def test_adapters_are_deterministic_and_draw_no_random_numbers():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -169,7 +169,7 @@ def test_ppo_runs_with_adapters_on_actor_and_critic():
 
 
 @MODELS
-def test_recomputed_activations_give_the_same_gradients_without_dropout(make):
+def test_recomputed_activations_give_the_same_gradients(make):
     def gradient(model):
         (-policy_logprobs(model, BATCH).sum()).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -185,7 +185,7 @@ def test_recomputed_activations_give_the_same_gradients_without_dropout(make):
     torch.testing.assert_close(logps(twin).double(), logps(plain).double(), rtol=0, atol=1e-9)
 
 
-def test_recomputing_keeps_less_in_memory():
+def test_recomputed_activations_need_less_memory():
     kept = {}
     for name, change in (("plain", lambda m: m), ("recomputed", recompute_activations)):
         model, total = change(tiny_policy()), []
@@ -197,7 +197,7 @@ def test_recomputing_keeps_less_in_memory():
     assert kept["recomputed"] < 0.5 * kept["plain"]
 
 
-def test_in_bfloat16_log_probabilities_stay_within_a_measured_bound():
+def test_bfloat16_log_probabilities_have_a_bounded_error():
     exact, rounded = tiny_llama(), fitted(tiny_llama(), lora=4, bf16=True)
     assert {p.dtype for p in rounded.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in rounded.parameters() if not p.requires_grad} == {torch.bfloat16}
@@ -209,7 +209,7 @@ def test_in_bfloat16_log_probabilities_stay_within_a_measured_bound():
         recompute_activations(torch.nn.Linear(2, 2))
 
 
-def test_the_fused_gelu_is_gpt2s_own():
+def test_the_fused_gelu_equals_the_gelu_of_gpt2():
     config = GPT2Config(
         vocab_size=50,
         n_positions=16,

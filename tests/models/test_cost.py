@@ -206,7 +206,7 @@ def test_flop_and_seconds_by_hand():
     ) == 688 + 2 * (688 + 2 * 3 * 16)
 
 
-def test_the_four_by_hand():
+def test_memory_of_the_four_models_by_hand():
     plan = Plan(prompts=2, prompt_tokens=2, response_tokens=2, decode_batch=8, micro_batch=1)
     table = four_models(plan, LLAMA)
     # the actor has 212 weights, a scalar model 172 + 5; the cache of two sequences of 3 tokens is 2 x 3 x 4 numbers
@@ -256,7 +256,7 @@ def test_the_four_by_hand():
 # Real models
 
 
-def test_the_named_shapes_are_those_models():
+def test_the_named_shapes_match_the_real_models():
     assert (
         Shape.of(tiny_reviews()) == TINY_REVIEWS
         and TINY_REVIEWS.parameters == size(tiny_reviews()) == 4_240_896
@@ -306,7 +306,7 @@ def test_the_named_shapes_are_those_models():
         ),
     ],
 )
-def test_parameters_are_counted_to_the_last(model):
+def test_parameter_counts_are_exact(model):
     shape = Shape.of(model)
     assert shape.parameters == size(model)
     scalar = ScalarModel(copy.deepcopy(model.base_model))
@@ -317,7 +317,7 @@ def test_parameters_are_counted_to_the_last(model):
 
 
 @MODELS
-def test_weights_gradients_and_moments_to_the_byte(make):
+def test_bytes_of_weights_gradients_and_moments_are_exact(make):
     model = make()
     shape, optimizer = Shape.of(model), make_optimizer(model, OptimiserConfig())
     policy_logprobs(model, rollout()).sum().backward()
@@ -334,7 +334,7 @@ def test_weights_gradients_and_moments_to_the_byte(make):
 
 
 @MODELS
-def test_the_cache_to_the_byte(make):
+def test_bytes_of_the_cache_are_exact(make):
     model, caches = make(), []
     handle = model.register_forward_hook(
         lambda model, given, output: caches.append(output.past_key_values)
@@ -355,7 +355,7 @@ def test_the_cache_to_the_byte(make):
 
 @MODELS
 @pytest.mark.parametrize("padding", [0, 3])
-def test_activations_to_the_byte(make, padding):
+def test_bytes_of_activations_are_exact(make, padding):
     # Beside the prediction: the ids that the embeddings read (GPT-2 has two), 8 bytes each; the ids whose log-probabilities are gathered;
     # what is returned, 4 bytes a number: (B, R) log-probabilities, (B, T) scores.
     model, batch = make(), rollout(padding)
@@ -382,7 +382,7 @@ def test_activations_to_the_byte(make, padding):
 
 
 @MODELS
-def test_recomputed_activations_to_the_byte(make):
+def test_bytes_of_recomputed_activations_are_exact(make):
     model, batch = recompute_activations(make()), rollout()
     shape, ids = Shape.of(model), 8 * B * T * 2  # a Llama's blocks hold the position ids
     block = activation_bytes(shape, B, T, response=R) - activation_bytes(
@@ -403,7 +403,7 @@ def test_recomputed_activations_to_the_byte(make):
     )
 
 
-def test_what_is_measured():
+def test_measured_gives_kept_and_peak_bytes():
     assert measured(lambda: torch.zeros(10)) == (40, 40)
     assert measured(lambda: torch.zeros(100)[:10].clone()) == (
         40,
@@ -414,7 +414,7 @@ def test_what_is_measured():
     assert measured(lambda: None) == (0, 0)
 
 
-def test_this_machine_is_measured():
+def test_measure_machine_gives_plausible_values():
     machine = measure_machine()
     assert (
         1e8 < machine.flop_per_second < 1e14
@@ -426,7 +426,7 @@ def test_this_machine_is_measured():
 # What follows
 
 
-def test_more_costs_more():
+def test_larger_settings_cost_more():
     base = dict(batch=2, tokens=16, response=8)
     for given in (dict(batch=3), dict(tokens=17), dict(response=9), dict(padded=True)):
         assert activation_bytes(SMOLLM2_135M, **base | given) > activation_bytes(
@@ -466,7 +466,7 @@ def test_more_costs_more():
     assert memory == sorted(memory, reverse=True) and len(set(memory)) == 5
 
 
-def test_decoding_is_bound_by_bytes_until_the_batch_is_large():
+def test_decoding_is_memory_bound_until_the_batch_is_large():
     # one weight of 2 bytes has 2 FLOP a sequence: both limits meet near 989e12 / 3.35e12 = 295 sequences, caches left out
     raw = replace(H100, mfu=1.0, mbu=1.0)
     for batch, bound in ((100, "bytes"), (400, "flop")):
@@ -503,6 +503,6 @@ def test_decoding_is_bound_by_bytes_until_the_batch_is_large():
         ),
     ],
 )
-def test_what_makes_no_sense_is_named(make, message):
+def test_wrong_shapes_and_plans_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

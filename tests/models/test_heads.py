@@ -22,7 +22,7 @@ from tests.tiny import tiny_policy, tiny_tokenizer
         lambda: with_lora(tiny_policy().base_model, 4),
     ],
 )
-def test_saved_and_opened_by_us_and_by_transformers_it_gives_the_same_scores(make, tmp_path):
+def test_a_saved_reward_model_gives_the_same_scores_in_transformers(make, tmp_path):
     torch.manual_seed(3)
     model = ScalarModel(make()).eval()
     model.shift, model.scale = 0.25, 2.0
@@ -51,7 +51,7 @@ def test_saved_and_opened_by_us_and_by_transformers_it_gives_the_same_scores(mak
     }
 
 
-def test_transformers_refuses_to_guess_where_a_padded_text_ends(tmp_path):
+def test_transformers_refuses_a_padded_batch(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "reward", tiny_tokenizer())
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     with pytest.raises(ValueError, match="pad"):

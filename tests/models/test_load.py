@@ -21,7 +21,7 @@ def sign_of_zero(p):
 
 
 @pytest.mark.parametrize("change", [next_float, sign_of_zero])
-def test_same_weights_sees_a_change_of_one_bit(change):
+def test_same_weights_detects_a_change_of_one_bit(change):
     a = tiny_policy()
     with torch.no_grad():
         a.transformer.ln_f.bias[3] = 0.0
@@ -48,7 +48,7 @@ def test_same_weights_compares_names_shapes_and_types():
     assert not same_weights(zeros, copy.deepcopy(zeros).to(torch.bfloat16))
 
 
-def test_the_room_exports_functions_classes_and_constants_but_no_modules():
+def test_the_package_exports_no_modules():
     for name in models.__all__:
         assert not inspect.ismodule(getattr(models, name)), name
     assert models.load_policy is models.load.load_policy

@@ -16,7 +16,7 @@ TOKENIZER = tiny_tokenizer()
 DATA = Dataset.from_list([{"prompt": "a", "answer": 1}, {"prompt": "longer", "answer": 2}])
 
 
-def test_prompts_completions_and_columns_arrive_side_by_side():
+def test_the_function_gets_prompts_completions_and_columns_in_order():
     seen = {}
 
     def function(prompts, completions, **columns):
@@ -48,17 +48,17 @@ def test_prompts_completions_and_columns_arrive_side_by_side():
         (lambda prompts, completions: ["x", "y"], "returned ..x., .y..; it must be one number"),
     ],
 )
-def test_a_function_that_breaks_the_contract_is_told_so(function, said):
+def test_a_function_that_breaks_the_contract_is_refused(function, said):
     with pytest.raises(ValueError, match=said):
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
 
 
-def test_a_prompt_without_a_row_is_named():
+def test_a_prompt_without_a_row_is_refused():
     with pytest.raises(ValueError, match="The prompt 'new' has no row"):
         reward_function(lambda **given: [0.0], TOKENIZER, DATA)(encode(TOKENIZER, ["new"], ["c"]))
 
 
-def test_the_function_reads_prompts_without_the_tokenizers_own_bos():
+def test_the_function_gets_prompts_without_bos():
     tokenizer, seen = tiny_tokenizer(), []
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{EOS} $A", special_tokens=[(EOS, 0)]
@@ -71,14 +71,14 @@ def test_the_function_reads_prompts_without_the_tokenizers_own_bos():
     assert seen == [["a"], ["a"]]
 
 
-def test_two_rows_of_one_prompt_are_refused():
+def test_two_rows_with_the_same_prompt_are_refused():
     with pytest.raises(ValueError, match="Two rows have the prompt 'a'"):
         reward_function(
             lambda **given: [], TOKENIZER, Dataset.from_list([{"prompt": "a", "answer": 1}] * 2)
         )
 
 
-def test_a_loop_learns_from_it():
+def test_a_loop_learns_from_a_reward_function():
     def half(prompts, completions, **columns):
         return torch.tensor(
             [sum(c < "\x80" for c in text) / max(1, len(text)) for text in completions]
@@ -119,7 +119,7 @@ def test_weighted_is_the_sum_of_weights_times_scores():
     ]
 
 
-def test_weighted_keeps_the_list_as_it_was_given():
+def test_weighted_copies_the_given_list():
     pairs = [(lambda rollout: torch.ones(2), 2.0)]
     score = weighted(pairs)
     pairs.clear()
@@ -138,7 +138,7 @@ def test_weighted_keeps_the_list_as_it_was_given():
         ([(len, None)], "weight is None"),
     ],
 )
-def test_weighted_refuses(functions, said):
+def test_weighted_refuses_wrong_terms(functions, said):
     with pytest.raises(ValueError, match=said):
         weighted(functions)
 

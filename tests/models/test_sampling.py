@@ -37,7 +37,7 @@ def draw(model, tokenizer, *, seed=0, **config):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_sampled_logprobs_are_those_of_a_second_forward(temperature, dtype, tolerance):
+def test_sampled_log_probabilities_equal_those_of_a_second_forward(temperature, dtype, tolerance):
     model, tokenizer = tiny_policy().to(dtype), tiny_tokenizer()
     rollout = draw(model, tokenizer, temperature=temperature)
     again = policy_logprobs(model, rollout, temperature=temperature)
@@ -45,7 +45,7 @@ def test_sampled_logprobs_are_those_of_a_second_forward(temperature, dtype, tole
     assert (again - rollout.old_logprobs).abs().max() < tolerance
 
 
-def test_in_bfloat16_sampled_logprobs_stay_within_a_measured_bound():
+def test_bfloat16_sampled_log_probabilities_have_a_bounded_error():
     # batches of 16 with seeds 0 to 5: largest difference 0.05 to 0.09 nats, mean 0.005 to 0.0065
     policy, tokenizer = load_policy("tiny-reviews-sft")
     (rollout,) = sample_text(policy.bfloat16(), tokenizer, ["a film\n", "the beach and more\n"] * 8)
@@ -113,7 +113,7 @@ def test_samples_follow_the_distribution():
     )  # 256 degrees of freedom, five standard deviations
 
 
-def test_top_k_and_top_p_cut_and_are_refused_in_training():
+def test_top_k_and_top_p_limit_the_tokens_and_are_refused_in_training():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     ids, mask = encode_prompts(tokenizer, ["q"] * 300)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_top_k_and_top_p_cut_and_are_refused_in_training():
 @pytest.mark.parametrize(
     "bad", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}]
 )
-def test_bad_settings_raise(bad):
+def test_wrong_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         SamplingConfig(**bad)
 
@@ -153,7 +153,7 @@ def test_encode_ends_in_eos_and_decodes_back():
     assert not cut.finished(0).any() and cut.response_ids.shape == (1, 3)
 
 
-def test_value_of_a_token_reads_the_text_before_it():
+def test_the_value_of_a_token_depends_only_on_earlier_tokens():
     model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
     one, two = encode(tokenizer, ["ab"], ["xyz"]), encode(tokenizer, ["ab"], ["xyw"])
     v, w = response_values(model, one), response_values(model, two)
@@ -165,7 +165,7 @@ def test_value_of_a_token_reads_the_text_before_it():
     assert torch.equal(scores[:, 1:-1], v)
 
 
-def test_scalar_model_survives_a_round_trip(tmp_path):
+def test_a_saved_scalar_model_gives_the_same_scores(tmp_path):
     model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
     model.shift, model.scale = 0.25, 2.0
     model.save(tmp_path / "rm", tokenizer, dtype=torch.float32)
@@ -177,7 +177,7 @@ def test_scalar_model_survives_a_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["rm"]  # no temporary folder is left
 
 
-def test_policy_survives_a_round_trip_and_unknown_names_are_told(tmp_path):
+def test_a_saved_policy_gives_the_same_log_probabilities_and_unknown_names_are_refused(tmp_path):
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     save_policy(model, tokenizer, tmp_path / "p")
     again, tokenizer2 = load_policy(tmp_path / "p")
@@ -200,7 +200,7 @@ def test_right_padded_prompts_are_refused():
         )
 
 
-def test_a_group_is_sampled_from_one_reading_of_its_prompt():
+def test_sampling_a_group_equals_sampling_repeated_prompts():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     ids, mask = encode_prompts(tokenizer, ["one", "a longer prompt"])
     config = SamplingConfig(max_new_tokens=6, temperature=1.0)
@@ -297,7 +297,7 @@ def test_dropping_ended_rows_changes_no_token(lengths, copies, bias, temperature
 
 
 @pytest.mark.parametrize("choice", [{"greedy": True}, {"top_k": 9}, {"top_p": 0.5}])
-def test_dropping_ended_rows_changes_no_token_of_a_cut_distribution(choice):
+def test_dropping_ended_rows_changes_no_token_with_top_k_and_top_p(choice):
     model, (ids, mask) = BiasedEOS(tiny_policy(), [0.5] * 20), prompts_of([8, 1, 5] * 4)
     config = SamplingConfig(max_new_tokens=10, **choice)
     dropped, kept = (  # of which the second never ends a row

@@ -51,11 +51,11 @@ def exists(module: str, name: str | None) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(NOTEBOOKS)))
-def test_every_import_of_a_notebook_resolves(path):
+def test_every_import_of_a_notebook_exists(path):
     assert unresolved(code_of(path)) == []
 
 
-def test_an_import_that_does_not_resolve_is_found():
+def test_an_import_that_does_not_exist_is_found():
     code = "import math\nfrom minirlhf.nowhere import VARIANTS\nfrom minirlhf import core, nothing"
     assert unresolved(code) == ["minirlhf.nowhere.VARIANTS", "minirlhf.nothing"]
     assert unresolved("from minirlhf.experiments import results, run_it") == [

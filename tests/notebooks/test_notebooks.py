@@ -12,7 +12,7 @@ NAMES = [s.stem for s in notebook_sources()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs(name, tmp_path, monkeypatch):
+def test_the_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FAST", "1")
     path, _ = build(NOTEBOOKS / "src" / f"{name}.py", tmp_path)
     notebook = nbformat.read(path, 4)
@@ -51,7 +51,7 @@ def test_a_number_in_prose_is_computed_in_the_notebook(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_committed_is_executed_and_current(name):
+def test_the_committed_notebook_is_executed_and_current(name):
     committed = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)
     source = jupytext.read(NOTEBOOKS / "src" / f"{name}.py")
     assert [c.source for c in committed.cells] == [c.source for c in source.cells], (

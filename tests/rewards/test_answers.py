@@ -278,16 +278,16 @@ ANSWERS = [  # (text, the answer in it)
 
 
 @pytest.mark.parametrize("text, numerator, denominator", NUMBERS)
-def test_a_number_has_its_exact_value(text, numerator, denominator):
+def test_numbers_are_parsed_exactly(text, numerator, denominator):
     assert parse_number(text) == Fraction(numerator, denominator)
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS, ids=lambda text: text[:20])
-def test_what_is_doubtful_is_no_number(text):
+def test_ambiguous_text_is_not_a_number(text):
     assert parse_number(text) is None
 
 
-def test_a_number_may_be_a_thousand_digits_long():
+def test_a_number_has_at_most_a_thousand_digits():
     assert parse_number("9" * 1000) == 10**1000 - 1 and parse_number("9" * 1001) is None
     assert parse_number("1e999") == 10**999
 
@@ -367,7 +367,7 @@ DIGITS = st.integers(-(10**30), 10**30)
     PLACES,
     st.booleans(),
 )
-def test_every_integer_comes_back(number, form, around, place, unicode_minus):
+def test_every_integer_is_parsed_and_found(number, form, around, place, unicode_minus):
     text = around[0] + form.format(number) + around[1]
     text = text.replace("-", "\u2212") if unicode_minus else text
     assert parse_number(text) == number
@@ -376,7 +376,7 @@ def test_every_integer_comes_back(number, form, around, place, unicode_minus):
 
 
 @given(st.fractions(), PLACES)
-def test_every_fraction_comes_back(number, place):
+def test_every_fraction_is_parsed_and_found(number, place):
     top, bottom, sign = abs(number.numerator), number.denominator, "-" if number < 0 else ""
     forms = [
         f"{sign}{top}/{bottom}",
@@ -391,7 +391,7 @@ def test_every_fraction_comes_back(number, place):
 
 
 @given(DIGITS, st.integers(1, 20), st.integers(-20, 20), PLACES)
-def test_every_decimal_comes_back(digits, places, exponent, place):
+def test_every_decimal_is_parsed_and_found(digits, places, exponent, place):
     number, (whole, part) = Fraction(digits, 10**places), divmod(abs(digits), 10**places)
     text = f"{'-' if digits < 0 else ''}{whole:,}.{part:0{places}d}"
     assert parse_number(text) == number == parse_number(extract_answer(place.format(text)))
@@ -405,12 +405,12 @@ def test_every_decimal_comes_back(digits, places, exponent, place):
     DIGITS,
     st.sampled_from([" or ", ", ", " and ", " to ", " + ", " * ", "; ", "\n", " -> ", "^", ":"]),
 )
-def test_two_numbers_are_none(a, b, between):
+def test_two_numbers_are_not_parsed_as_one(a, b, between):
     assert parse_number(f"{a}{between}{b}") is None
 
 
 @given(st.text(), st.integers(), st.text(st.characters(exclude_characters="#")))
-def test_whatever_is_written_around_it_the_marked_answer_is_read(before, number, after):
+def test_the_marked_answer_is_found_in_any_text(before, number, after):
     assert parse_number(extract_answer(f"{before}\n#### {number}\n{after}")) == number
 
 
@@ -460,7 +460,7 @@ LONG = [
 
 
 @pytest.mark.parametrize("piece", LONG)
-def test_long_texts_return(
+def test_long_texts_are_parsed_quickly(
     piece,
 ):  # where a pattern tries again from every character this takes minutes, which is noticed without a clock
     for start in ("1", r"answer: \frac{1}{"):
@@ -469,7 +469,7 @@ def test_long_texts_return(
         assert not same_answer(extract_answer(text), "no such answer")
 
 
-def test_the_reward_by_trls_contract():
+def test_the_reward_follows_the_contract_of_trl():
     rewards = answer_reward(
         ["q"] * 5,
         ["#### 18", "It is $18.00 a day.", "18 or 19? 19", "", r"\boxed{18}"],
@@ -512,12 +512,12 @@ def test_the_reward_reads_a_rollout():
         ([" #### ", "1"], "Answer 0 is ' #### '; it must"),
     ],
 )
-def test_an_answer_that_is_missing_is_named(answer, said):
+def test_a_missing_answer_is_refused(answer, said):
     with pytest.raises(ValueError, match=said):
         answer_reward(["q", "q"], ["1", "1"], answer=answer)
 
 
-def test_nothing_but_python_is_needed():
+def test_the_module_needs_only_the_standard_library():
     code = (  # the file by itself: the package rewards imports the other rewards too
         f"import runpy, sys; runpy.run_path({answers.__file__!r}); "
         "print([m for m in ('torch', 'numpy', 'datasets', 'sympy', 'minirlhf') if m in sys.modules])"

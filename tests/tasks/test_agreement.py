@@ -12,14 +12,14 @@ def review(*ratings):
     return Review("t", "m", "val", ratings, True)
 
 
-def test_shares_by_hand():
+def test_preference_and_tie_shares_by_hand():
     # a: 1, 3; b: 2, 3. Pairs: 1<2, 1<3, 3>2, 3=3: one above, two below, one tie
     assert preference_share((1, 3), (2, 3)) == 1 / 3
     assert tie_share([(review(1, 3), review(2, 3))]) == 1 / 4
     assert preference_share((2, 2), (2, 2)) == 0.5
 
 
-def test_ceiling_by_hand():
+def test_human_ceiling_by_hand():
     # a: 0, 4, 4; b: 1, 3. A rating of each, and the gap of the others: 0|1: 4 - 3 = +1, wrong; 0|3: 4 - 1 = +3, wrong;
     # twice 4|1: 2 - 3 = -1, wrong; twice 4|3: 2 - 1 = +1, right
     pair = [(review(0, 4, 4), review(1, 3))]
@@ -36,7 +36,7 @@ def test_ceiling_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_ratings_dealt_out_at_random_nobody_knows_anything_in_any_band(seed):
+def test_the_human_ceiling_of_random_ratings_is_one_half(seed):
     rng = random.Random(seed)
     noise = [
         (
@@ -58,7 +58,7 @@ def test_of_ratings_dealt_out_at_random_nobody_knows_anything_in_any_band(seed):
     assert human_ceiling(close) < 0.45  # so it is if the pairs were chosen by such means
 
 
-def test_a_pair_weighs_in_the_ceiling_as_often_as_its_ratings_differ():
+def test_a_pair_whose_ratings_always_tie_does_not_count_in_the_ceiling():
     # the first pair: never a tie, all agree: 1, weight 1. The second is always a tie
     sure, doubtful = (
         (review(3, 3, 3, 3), review(-1, -1, -1, -1)),
@@ -67,20 +67,20 @@ def test_a_pair_weighs_in_the_ceiling_as_often_as_its_ratings_differ():
     assert human_ceiling([sure, doubtful]) == 1  # a pair that is always a tie is never asked about
 
 
-def test_alpha_by_hand():
+def test_krippendorff_alpha_by_hand():
     # items (1, 1), (3, 3): no disagreement within; (1, 3), (3, 1): D_o = 4, D_e = 2 (4 * 20 - 64) / 12 = 8/3: 1 - 3/2
     assert krippendorff_alpha([(1, 1), (3, 3)]) == 1
     assert abs(krippendorff_alpha([(1, 3), (3, 1)]) - -0.5) < 1e-12
 
 
-def test_pairs_grow_easier_with_the_gap():
+def test_the_human_ceiling_grows_with_the_rating_gap():
     pairs = pairs_within_films("val")
     assert human_ceiling(pairs, 0, 0.5) < 0.65 < 0.9 < human_ceiling(pairs, 2, 3.5)
     near, far = (pairs_within_films("val", *band) for band in ((0.0, 0.5), (2.0, 3.5)))
     assert tie_share(far) < tie_share(near)
 
 
-def test_the_data_card_says_what_is_true():
+def test_the_table_of_the_data_card_is_correct():
     card = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
     every = pairs_within_films("test")
     names = ("0 to 0.5", "0.5 to 1", "1 to 2", "2 to 3.5", "3.5 and more", "all")

@@ -66,7 +66,7 @@ def test_one_operation_by_hand(expression, after):
         ("12*3-9==27", [True, False, False]),
     ],
 )
-def test_links_by_hand(response, right):
+def test_steps_right_by_hand(response, right):
     assert steps_right("(7+5)*3-9=", response) == right
 
 
@@ -91,7 +91,7 @@ def test_the_answer_is_the_number_at_the_end(response, answer):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_every_problem_is_right_by_pythons_own_reckoning(split):
+def test_every_solution_agrees_with_python(split):
     found = problems(split, 400, seed=3)
     assert len({p.expression for p in found}) == 400
     for problem in found:
@@ -105,7 +105,7 @@ def test_every_problem_is_right_by_pythons_own_reckoning(split):
         assert split_of(problem.expression) == split
 
 
-def test_splits_never_meet_and_levels_are_even():
+def test_splits_are_disjoint_and_levels_are_balanced():
     drawn = {
         split: {p.expression for p in problems(split, 1500, seed=seed)}
         for seed, split in enumerate(("train", "val", "test"))
@@ -132,7 +132,7 @@ def test_splits_never_meet_and_levels_are_even():
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="0123456789+-*()=", max_size=24))
-def test_any_text_is_judged_and_a_true_chain_keeps_its_value(text):
+def test_any_text_can_be_judged_and_reductions_keep_the_value(text):
     steps_right("3+4=", text), answer_of(text)
     for after in reductions(text):
         if re.fullmatch(r"(?!.*(?<!\d)0\d)[(]*\d+([-+*][(]*\d+[)]*)*", text) and text.count(
@@ -145,7 +145,7 @@ def test_any_text_is_judged_and_a_true_chain_keeps_its_value(text):
             assert eval(re.sub(r"(?<!\d)0+(?=\d)", "", after)) == value
 
 
-def test_one_token_a_character_and_back():
+def test_each_character_is_one_token_and_decodes_back():
     tokenizer, text = step_tokenizer(), "(7+5)*3-9=12*3-9=36-9=27"
     ids = tokenizer(text).input_ids
     assert (
@@ -156,7 +156,7 @@ def test_one_token_a_character_and_back():
     )
 
 
-def test_rows_and_rules():
+def test_rows_of_problems_and_their_rewards():
     data = rows(problems("test", 20))
     assert set(data.column_names) == {"prompt", "completion", "answer", "level"}
     given = {"prompts": list(data["prompt"]), "completions": list(data["completion"])}
@@ -180,7 +180,7 @@ def test_rows_and_rules():
             right_answer([prompt], ["no number"])
 
 
-def test_a_planted_error_is_one_wrong_digit_and_right_work_after_it():
+def test_a_planted_error_makes_exactly_one_step_wrong():
     draw, places = random.Random(0), set()
     for problem in problems("train", 200, levels=(2, 3, 4)):
         wrong, place = planted_error(problem.expression, draw)

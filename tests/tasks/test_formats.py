@@ -25,7 +25,7 @@ TEMPLATE = (
 )
 
 
-def test_a_text_of_many_pairs_is_listed_once_for_each_of_its_prompts():
+def test_texts_once_lists_each_response_of_a_prompt_once():
     rows = {"prompt": ["f", "f", "g"], "chosen": ["a", "b", "a"], "rejected": ["b", "c", "c"]}
     assert texts_once(rows) == (
         ["f", "f", "g", "f", "g"],
@@ -131,7 +131,7 @@ def test_conversations_go_through_the_chat_template(given, expected):
     assert row == expected
 
 
-def test_the_response_ends_in_one_eos_and_not_in_two():
+def test_the_response_ends_in_one_eos():
     from minirlhf.models.forward import encode
 
     tokenizer = chat_tokenizer()
@@ -140,7 +140,7 @@ def test_the_response_ends_in_one_eos_and_not_in_two():
     assert batch.response_ids[0].tolist().count(tokenizer.eos_token_id) == 1
 
 
-def test_there_and_back():
+def test_conversational_and_unpaired_formats_convert_back():
     standard_rows = Dataset.from_list(PAIRS)
     assert standard(conversational(standard_rows), chat_tokenizer()).to_list() == [
         {
@@ -157,7 +157,7 @@ def test_there_and_back():
     assert paired(alone).to_list() == PAIRS
 
 
-def test_paired_takes_every_good_with_every_bad_of_a_prompt():
+def test_paired_combines_every_good_and_bad_response_of_a_prompt():
     given = [
         ("p", "a", True),
         ("p", "b", True),
@@ -202,7 +202,7 @@ def test_paired_takes_every_good_with_every_bad_of_a_prompt():
         ),
     ],
 )
-def test_a_row_that_cannot_be_learned_from_is_named(row, columns, said):
+def test_a_row_that_cannot_be_used_is_refused(row, columns, said):
     with pytest.raises(ValueError, match=said):
         check_rows(rows(row), *columns)
 
@@ -215,7 +215,7 @@ def test_a_row_that_cannot_be_learned_from_is_named(row, columns, said):
         ({"prompt": user("q")}, tiny_tokenizer(), "chat template"),
     ],
 )
-def test_what_is_no_known_format_is_said(given, tokenizer, said):
+def test_an_unknown_format_is_refused(given, tokenizer, said):
     with pytest.raises(ValueError, match=said):
         standard(rows(given), tokenizer)
 
@@ -230,7 +230,7 @@ def test_what_is_no_known_format_is_said(given, tokenizer, said):
         ),
     ],
 )
-def test_the_loops_say_what_is_missing_before_the_first_step(train):
+def test_loops_refuse_missing_columns_before_the_first_step(train):
     with pytest.raises(ValueError, match="lacks"):
         train(rows({"prompt": "a", "response": "b"}))
 
@@ -293,7 +293,7 @@ def test_datasets_by_name(name, hub, split, schema, expected, tmp_path):
     assert row == expected and asked == [(hub, split)]
 
 
-def test_pairs_of_equals_in_a_known_set_are_left_out_and_imdb_is_not_read_by_label(tmp_path):
+def test_pairs_of_equal_texts_are_dropped_and_imdb_is_shuffled(tmp_path):
     def loaded(*given):
         file = tmp_path / f"{len(given)}.jsonl"
         rows(*given).to_json(file)
@@ -310,7 +310,7 @@ def test_pairs_of_equals_in_a_known_set_are_left_out_and_imdb_is_not_read_by_lab
         load_by_name("imdb", rows=0)
 
 
-def test_a_template_and_a_tokenizer_that_both_write_bos_write_it_once():
+def test_bos_is_written_once_if_template_and_tokenizer_both_add_it():
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = "{{ bos_token }}" + TEMPLATE
     given = rows({"prompt": user("q"), "completion": assistant("a")})
@@ -325,7 +325,7 @@ def test_a_template_and_a_tokenizer_that_both_write_bos_write_it_once():
     ]
 
 
-def test_a_local_file_and_a_name_that_does_not_exist(tmp_path):
+def test_a_local_file_is_loaded_and_an_unknown_name_is_refused(tmp_path):
     file = tmp_path / "pairs.jsonl"
     Dataset.from_list(PAIRS).to_json(file)
     assert load_by_name(str(file)).to_list() == PAIRS

