@@ -151,7 +151,7 @@ def main() -> None:
         torch.set_num_threads(1)
         for path in sorted(
             (ROOT / "minirlhf" / "core").glob("*.py")
-        ):  # the control: what is unchanged must pass
+        ):  # the control: the unchanged module must pass
             if code := _judged(
                 Path(folder), path.stem, _bare(ast.parse(path.read_text())), hypothesis, pytest
             ):
@@ -188,14 +188,14 @@ def _judged(folder: Path, module: str, tree: ast.Module, hypothesis, pytest) -> 
 
 
 def _judge(module: str, hypothesis, pytest) -> None:
-    """In the fork: run core's tests against the mutant, the module's own first; leave with pytest's code."""
+    """In the forked process: run core's tests against the mutant, the module's own first; exit with pytest's code."""
     hypothesis.settings.register_profile(
         "mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate], database=None
     )
     hypothesis.settings.load_profile("mutants")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-    signal.alarm(120)  # a loop without end is noticed too
+    signal.alarm(120)  # an endless loop also counts as killed
     own = Path(f"tests/core/test_{module}.py")
     others = sorted(p for p in Path("tests/core").glob("test_*.py") if p != own)
     os._exit(
@@ -215,7 +215,7 @@ def _judge(module: str, hypothesis, pytest) -> None:
 
 
 def _bare(tree: ast.Module) -> ast.Module:
-    """Without docstrings: they are no behaviour."""
+    """The tree without docstrings, which do not change behaviour."""
     for node in ast.walk(tree):
         if (
             isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))

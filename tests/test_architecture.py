@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which, and what shipped code never does."""
+"""The layers of the package: which may import which, and what shipped code never does."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Every wrong input that a new user may give ends in one sentence, and leaves nothing half-written."""
+"""A wrong input gives an error message of one sentence and leaves no incomplete files."""
 
 import json
 import os
@@ -34,7 +34,7 @@ TOLD = (
 
 
 def said(arguments, tmp_path):
-    """The sentence a command ends in; its folder must not hold a result."""
+    """The error message of a command; its output folder must not hold a result."""
     result = CliRunner().invoke(
         cli.app,
         [*arguments, "--out", str(tmp_path / "out")]
@@ -315,9 +315,7 @@ def test_responses_of_only_eos_can_be_trained_on():
         PPOConfig(steps=1, batch_size=4, minibatch_size=4, sampling=short),
     )
     nan = {name for name, value in history[0].items() if value != value}
-    assert nan <= {
-        "explained_variance"
-    }  # of returns that are all the same there is nothing to explain
+    assert nan <= {"explained_variance"}  # explained variance is undefined if all returns are equal
 
 
 def test_nan_weights_and_a_nan_loss_stop_before_an_update():

@@ -1,4 +1,4 @@
-"""What the model card says of the committed weights."""
+"""The committed weights have the scores of the model card."""
 
 import math
 

@@ -133,7 +133,7 @@ def test_text_rollout_and_prefix_scores_agree():
     assert not cut.finished(0).any()
     torch.testing.assert_close(
         rollout_score(model, 0)(cut)[0], direct[0], rtol=0, atol=1e-5
-    )  # read at EOS all the same
+    )  # a truncated response is still scored at EOS
     torch.testing.assert_close(
         text_judge([model], tokenizer)(prompts, texts), direct, rtol=0, atol=1e-5
     )
@@ -147,10 +147,10 @@ def test_text_rollout_and_prefix_scores_agree():
     assert tokens == list("good") and len(with_eos) == len(one_pass) == 4
     torch.testing.assert_close(
         with_eos[-1], direct[0], rtol=0, atol=1e-5
-    )  # the whole text: its trained score
+    )  # the last prefix is the whole text
     alone = prefix_scores(model, tokenizer, "a\n", "go")
     torch.testing.assert_close(
         alone[2], one_pass[:2], rtol=0, atol=1e-5
-    )  # one pass never looks ahead
+    )  # scores of one pass do not depend on later tokens
     with pytest.raises(ValueError, match="empty"):
         prefix_scores(model, tokenizer, "a\n", "")

@@ -1,4 +1,4 @@
-"""What the notebooks and the README say of the recorded grid, over its seeds."""
+"""The README's claims, recomputed from the recorded experiments."""
 
 import json
 import statistics

@@ -276,7 +276,7 @@ def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(tmp_pat
     assert everything["reward model"] == (margins > 0).float().mean().item()
     believed = (
         torch.sigmoid(margins.abs() * tour.reward_model.scale).mean().item()
-    )  # Bradley-Terry speaks of raw scores
+    )  # Bradley-Terry probabilities need scores before normalisation
     assert everything["mean probability"] == pytest.approx(believed, abs=1e-6)
     close = (gap := torch.tensor(drawn["gap"])) < 0.5
     assert tour.reward_accuracy[0]["reward model"] == (margins[close] > 0).float().mean().item()

@@ -1,4 +1,4 @@
-"""The help pages: what they list, how they look, and how fast the list is there."""
+"""The help pages: content, layout, and a list of commands that loads without torch."""
 
 import os
 import re
@@ -78,7 +78,7 @@ def test_options_are_grouped_and_every_option_has_help(name, pages):
 
 def test_no_line_is_truncated_at_eighty_columns(pages):
     for name, text in pages.items():
-        assert "\u2026" not in text, name  # rich puts it where it cuts
+        assert "\u2026" not in text, name  # rich ends truncated text with an ellipsis
         assert max(map(len, text.splitlines())) <= WIDTH, name
 
 

@@ -1,4 +1,4 @@
-"""The command line with the reader's own data and model, and a run that is stopped and goes on."""
+"""The command line with the reader's own data and model, and a run that is stopped and resumed."""
 
 import json
 import re
@@ -113,7 +113,7 @@ def test_every_loss_is_a_command(loss, tiny, tmp_path):
             first["loss"] == pytest.approx(AT_THE_START[loss], abs=1e-5)
             and first["rewards/margins"] == 0
         )
-    else:  # without a reference the margin is that of log pi itself
+    else:  # without a reference the reward is log pi itself, so its margin is not 0
         assert first["loss"] > 0 != first["rewards/margins"]
 
 
@@ -222,7 +222,7 @@ def test_the_code_of_the_readme_runs(tiny):
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 3
     code = "\n".join(blocks).replace('"gpt2"', repr(str(tiny))).replace("steps=10", "steps=1")
-    code = code.replace('"chosen": "..."', '"chosen": "other"')  # three dots stand for three texts
+    code = code.replace('"chosen": "..."', '"chosen": "other"')  # chosen and rejected must differ
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["history"][-1]["stage"] == "grpo" and names["config"].stage == "group"
@@ -257,7 +257,7 @@ def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
     run = subprocess.Popen(
         command("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    next(line for line in run.stdout if "loss" in line)  # it is training
+    next(line for line in run.stdout if "loss" in line)  # wait until it trains
     run.send_signal(signal.SIGINT)
     said, errors = run.communicate(timeout=120)
     assert run.returncode == 130, said + errors
@@ -289,14 +289,14 @@ def test_smollm2_is_downloaded_only_on_request(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     save_policy(
         tiny_policy(), tiny_tokenizer(), tmp_path / SMOLLM2
-    )  # what is there already is not fetched again
+    )  # a model that is already there is not downloaded again
     assert sources.fetch_smollm2() == tmp_path / SMOLLM2 and load_policy(SMOLLM2)
 
 
 def test_the_smollm2_comparison_saves_a_reward_model_and_a_policy(tiny, tmp_path):
     save_policy(
         tiny_policy(positions=160), tiny_tokenizer(), tiny
-    )  # titles of films are long, in bytes
+    )  # film titles are long at one token a byte
     config = smollm2.SmolConfig(
         sentence="A film.",
         model=tiny,
@@ -338,7 +338,7 @@ def test_accuracy_and_its_interval_are_over_films():
         "high": 1.0,
         "films": 2,
         "pairs": 4,
-    }  # one film all right, the other all wrong
+    }  # all pairs of x are right, the pair of y is wrong
 
 
 def test_the_implicit_judge_is_the_implicit_reward_of_dpo():

@@ -1,4 +1,4 @@
-"""Planted errors and the model's own: the cases are what they say, and a run locates them."""
+"""Locating planted errors and the model's own errors: the cases and the run."""
 
 import torch
 
@@ -52,7 +52,7 @@ def test_the_run_reports_how_often_each_method_locates_an_error(monkeypatch):
         )
         assert (
             row["planted, surprisal"] > 0.8
-        )  # what the committed model knows: ten times more than chance
+        )  # the committed model alone locates far more than chance
         for name in ("planted", "own"):
             for evidence in ("surprisal", "implicit reward", "surprisal after DPO", "value"):
                 low, high = row[f"{name}, {evidence}, interval"]
@@ -77,4 +77,4 @@ def test_the_evidence_by_hand():
     values = planted.prefix_logits(verifier, batch)[0].sigmoid()
     torch.testing.assert_close(
         found["value"].sum(1), values[:, -1] - values[:, 0]
-    )  # steps add up to the whole way
+    )  # the changes of all steps add up to the total change in value

@@ -1,4 +1,4 @@
-"""What can be practised: settings that fit the task, scores, and the way a result on verifiable problems is judged."""
+"""Training on a task: its settings, its scores, and the evaluation on verifiable problems."""
 
 import itertools
 
@@ -108,7 +108,7 @@ def test_passes_are_counted_by_prompt():
     prompts = [p.prompt for p in problems("test", 6)]
     always = lambda prompts, completions: [
         float(prompt == prompts[0]) for prompt in prompts
-    ]  # the first problem, whatever is written
+    ]  # right for the first problem, whatever the response
     row = evaluate.pass_summary(
         model, tokenizer, prompts, always, samples=4, config=SamplingConfig(max_new_tokens=24)
     )

@@ -1,4 +1,4 @@
-"""Records are written and read in one piece, and a repeated row is compared with its record."""
+"""Records are written and read completely, and a repeated row is compared with its record."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every kind of run, a step or two long; the faults; what is recorded and repeated."""
+"""Every kind of run with one or two steps, the faults, and recorded and repeated experiments."""
 
 import json
 from collections import Counter
@@ -144,7 +144,9 @@ def test_every_fault_changes_its_own_run_only(tmp_path, monkeypatch):
         started.append("without EOS")
         return load_policy("tiny-reviews")
 
-    fault = replace(FAULTS["EOS never trained"], start=untrained)  # its own takes half a minute
+    fault = replace(
+        FAULTS["EOS never trained"], start=untrained
+    )  # the real one trains for half a minute
     monkeypatch.setitem(FAULTS, "EOS never trained", fault)
     rows = {
         name: runs.run_variant("atlas", name, 0, tmp_path, on_step=nothing)[1][-1]
@@ -282,7 +284,7 @@ def test_the_pair_probe_gives_the_change_in_log_probability_by_hand(monkeypatch)
     )
     got = preference_runs.pair_probe(start, tokenizer, by_film=True)(moved)
 
-    def change(prompt, text):  # alone, without a batch
+    def change(prompt, text):  # each pair by itself, without a batch
         one = encode(tokenizer, [prompt], [text])
         return (policy_logprobs(moved, one) - policy_logprobs(start, one)).sum().item()
 
@@ -296,7 +298,7 @@ def test_the_pair_probe_gives_the_change_in_log_probability_by_hand(monkeypatch)
         "f": [right[0] + right[2], 2],
         "g": [right[1], 1],
     }
-    assert 0 < sum(right) < 3  # both kinds are there
+    assert 0 < sum(right) < 3  # some pairs are in the right order, others are not
 
 
 def test_relabelled_pairs_follow_the_order_of_the_judge():
@@ -327,7 +329,7 @@ def test_the_group_and_ppo_experiments_run_and_are_recorded(name, tmp_path, monk
         assert name == "resources" or row["variant"] == "start" or row["sampling_seconds"] > 0
     histories = load_results(f"{name}_history", folder=tmp_path)
     assert {row["variant"] for row in histories} == set(PRACTISED[name]) - {"start"}
-    if name == "jitter":  # the score has noise, what is right has none
+    if name == "jitter":  # the score has noise, `right` has none
         assert histories[0]["right"] <= histories[0]["score"] < histories[0]["right"] + 1e-3
     for trainer in ("train_ppo", "train_group"):  # a second time nothing is trained
         monkeypatch.setattr(runs, trainer, never)

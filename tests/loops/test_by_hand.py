@@ -1,4 +1,4 @@
-"""Each loop, written by hand in a few lines, leaves the package's weights: equal bit for bit.
+"""Each loop, written by hand in a few lines, gives the package's weights, equal bit for bit.
 
 The package's side uses the config's `plain()`. Both sides run on one thread, so that sums are taken in
 one order.

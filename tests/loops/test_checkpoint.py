@@ -1,4 +1,4 @@
-"""A run that was killed, before, within or after a save, goes on to the same bits as one that never was."""
+"""A run killed before, during or after a save resumes to the weights of an uninterrupted run."""
 
 import os
 import random
@@ -52,7 +52,7 @@ def sft(**on):
     )
 
 
-def reward(**on):  # with dropout: its random numbers go on too
+def reward(**on):  # with dropout: the state of its random generator is saved too
     return train_reward_model(
         tiny_policy().base_model, tiny_tokenizer(), PAIRS, RewardConfig(batch_size=4, steps=6), **on
     )
@@ -85,7 +85,7 @@ def kto(**on):  # with a reference that moves: its weights are saved too
     )
 
 
-def online(**on):  # pairs that were made four steps ago
+def online(**on):  # with pairs sampled up to four steps earlier
     config = OnlineConfig(
         samples=3, refresh=4, pick="rejection", sampling=SHORT, dpo=DPOConfig(batch_size=2, steps=6)
     )
@@ -125,7 +125,7 @@ def grpo(**on):
     return train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
 
 
-def row(name):  # what the family keeps from step to step: a running mean, groups drawn again
+def row(name):  # with state between steps: a running mean, replaced groups
     def train(**on):
         algorithm = replace(FAMILY[name], overlong_buffer=0)
         config = GroupConfig.named(
@@ -199,7 +199,7 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
         if when == "after" and len(calls) == 3:
             monkeypatch.setattr(
                 module.time, "time", die
-            )  # the first thing after the save and its rename
+            )  # time.time is called first after the save and its rename
 
     monkeypatch.setattr(module, "save_file", fragile)
     with pytest.raises(Killed):
@@ -211,20 +211,22 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
     assert path.exists() == (when != "before")
     assert [p.name for p in tmp_path.iterdir()] == (
         [path.name] if when != "before" else []
-    )  # nothing half-written
+    )  # no incomplete file is left
     if when != "before":
         with pytest.raises(ValueError, match="--resume"):
             run(checkpoint=Checkpoint(path))
     (
         torch.manual_seed(123),
         random.seed(123),
-    )  # whatever the second process did with the global generators
+    )  # the global generators must not matter on resuming
     checkpoint = Checkpoint(path, resume=True)
     assert equal(whole, run(checkpoint=checkpoint))
     assert (
         checkpoint.first == len(whole[1]) and path.exists()
-    )  # there until the caller has saved the result
-    assert equal(whole, run(checkpoint=Checkpoint(path, resume=True)))  # nothing left to do
+    )  # the checkpoint stays until the caller removes it
+    assert equal(
+        whole, run(checkpoint=Checkpoint(path, resume=True))
+    )  # resuming a finished run takes no step
     checkpoint.remove()
     assert not path.exists()
 
@@ -325,7 +327,7 @@ def test_a_killed_process_resumes_to_identical_weights(where, tmp_path):
     )
     assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [
         path.name
-    ]  # what the killed save left is gone
+    ]  # the incomplete file of the killed save is removed
 
 
 @pytest.mark.parametrize(

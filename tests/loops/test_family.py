@@ -1,4 +1,4 @@
-"""Every row of the family tree against its own expectation: all groups of two in a world that can be enumerated, KL included."""
+"""The expected gradient of every algorithm, by enumerating all groups of two, with KL penalty."""
 
 from dataclasses import asdict, replace
 
@@ -68,7 +68,7 @@ def test_rloo_variants_differ_only_in_their_normalisation(world, policy, name):
     near(ascent(world, policy, FAMILY[name], how=SUM), truth)
     assert (
         cosine(ascent(world, policy, FAMILY[name]), truth) < 0.999
-    )  # as they stand, with the token mean
+    )  # with their own token mean the direction differs
 
 
 @pytest.mark.parametrize("name, how", [("grpo-no-std", SUM), ("dr-grpo", "constant")])
@@ -80,7 +80,8 @@ def test_a_group_mean_over_two_halves_the_gradient(world, policy, name, how):
 
 
 def test_a_token_kl_penalty_is_not_halved_by_the_group_mean(world, policy):
-    # the group's mean takes half of the reward's gradient, and nothing of the charges': another trade-off than kl_coef says
+    # The group mean halves the gradient of the reward but not that of the KL penalty, so the
+    # effective KL coefficient is twice kl_coef.
     row = Algorithm(scale="none", kl="tokens")
     reward, leash = (
         world.gradient(policy),
@@ -91,7 +92,8 @@ def test_a_token_kl_penalty_is_not_halved_by_the_group_mean(world, policy):
 
 @pytest.mark.parametrize("name", ["k2 loss", "k3 loss"])
 def test_k2_and_k3_losses_do_not_have_the_gradient_of_the_kl(world, policy, name):
-    # by hand, from the estimators' own derivatives: k2' = log_ratio, k3' = 1 - exp(-log_ratio), each times grad log pi of its token
+    # By hand, from the derivatives of the estimators: k2' = log_ratio and
+    # k3' = 1 - exp(-log_ratio), each times grad log pi of its token.
     logits = policy.clone().requires_grad_(True)
     ratio = world.logprobs(policy) - world.logprobs(world.ref_logits)
     slope = ratio if name == "k2 loss" else 1 - (-ratio).exp()
@@ -110,7 +112,8 @@ def test_reinforce_plus_plus_approaches_the_objective_as_the_batch_grows(world, 
         cosine(ascent(world, policy, FAMILY["reinforce++"], size=size), truth) for size in (2, 3)
     ]
     assert angles[0] < angles[1] < 1
-    # with the moments of infinitely many tokens in the batch's place it is the objective's gradient, divided by std and mean length
+    # With the moments over infinitely many tokens instead of the batch's, the gradient is that of
+    # the objective, divided by the standard deviation and the mean length.
     mask, lengths = (
         world.response_mask,
         world.expectation(policy, world.response_mask.sum(1).double()),
@@ -148,7 +151,7 @@ def test_whitened_advantages_equal_the_functions_of_core(world, policy, name, fu
     near(got, function(rewards, world.rewards[:14].view(7, 2), rollout.response_mask))
 
 
-REDUCTIONS = [  # two rows, and by how much the first pulls more, at the policy that sampled
+REDUCTIONS = [  # two algorithms and the ratio of their gradients, at the policy that sampled
     ("grpo-no-std", "rloo-verl", {"aggregation": "token_mean"}, 0.5),
     ("dapo", "grpo", {"aggregation": "token_mean"}, 1.0),
     ("cispo", "grpo", {"aggregation": "token_mean"}, 1.0),
@@ -183,7 +186,8 @@ def test_with_one_group_the_batch_std_is_the_group_std(world, policy):
     ],
 )
 def test_clipped_tokens_are_reported_for_token_and_sequence_ratios(ratio, clipped):
-    # token ratios 4 and 1: their product is 4, its root 2; the band ends at 3. In row 1 the advantage goes the other way
+    # Token ratios 4 and 1: their product is 4, their geometric mean 2, the upper clip bound 3.
+    # In row 1 the advantage is negative, so nothing is clipped.
     logprobs, mask = (
         torch.tensor([[4.0, 1.0], [4.0, 1.0]]).log(),
         torch.tensor([[True, True], [True, False]]),

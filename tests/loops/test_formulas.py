@@ -1,4 +1,4 @@
-"""Formulas as arguments: they are used, and another formula is another run."""
+"""Formulas as arguments: a loop uses them, and they are part of what identifies a run."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What GRPO's family adds to the loop: other baselines, groups drawn again, truncated responses; and every row learns."""
+"""The group loop: baselines, replaced groups, truncated responses, and learning."""
 
 from dataclasses import replace
 from unittest.mock import patch
@@ -58,7 +58,7 @@ def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
         "steps": 25,
         "kl": KLConfig(kl_coef=0.01),
     } | size
-    if FAMILY[name].ratio == "none":  # one update a step, where the others make four
+    if FAMILY[name].ratio == "none":  # one update a step; algorithms with a ratio make four
         given |= {"epochs": 1, "minibatch_size": 32, "steps": 60}
     learned, nothing = (
         [row["score"] for row in run_group(0, score=score, **given)[1]]
@@ -69,7 +69,7 @@ def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
 
 
 def some_alike(rollout):
-    """Responses to the one-token prompt are all alike; of the others every response has a score of its own, read off its words."""
+    """Score 1 for every response to the one-token prompt, and a score that depends on the tokens for all others."""
     weights = torch.arange(1, rollout.response_ids.shape[1] + 1)
     words = (rollout.response_ids * rollout.response_mask * weights).sum(1)
     return torch.where(rollout.prompt_mask.sum(1) == 1, 1.0, words / 1e4)
@@ -87,10 +87,12 @@ def test_groups_with_equal_scores_are_replaced():
     assert any(row["frac_reward_zero_std"] > 0 for row in history)
     for (scores, rollout), row in zip(seen, history, strict=True):
         grouped = scores.view(4, 4)
-        assert (grouped.max(1).values > grouped.min(1).values).all()  # all that are kept differ
+        assert (
+            grouped.max(1).values > grouped.min(1).values
+        ).all()  # in every group that is kept the scores differ
         assert (rollout.prompt_mask.sum(1) > 1).all() and torch.equal(
             scores, some_alike(rollout)
-        )  # each still with its own words
+        )  # scores still belong to their responses
         assert row["samples"] >= 16 + 16 * row["frac_reward_zero_std"] and row["samples"] % 4 == 0
         prompts = [
             tuple(ids[mask].tolist())
@@ -115,13 +117,13 @@ def test_without_refills_groups_with_equal_scores_fill_the_batch():
     equal = [(s.max(1).values == s.min(1).values) for s in seen]
     assert any(e.any() for e in equal) and all(
         e.tolist() == sorted(e.tolist()) for e in equal
-    )  # those that differ come first
+    )  # groups with different scores come first
     alike = train(
         dapo, score=lambda rollout: torch.ones(len(rollout.response_ids)), steps=2, max_refills=1
     )
     assert all(
         row["grad_norm"] == 0 for row in alike[1]
-    )  # nobody differs: nothing is learned, nothing breaks
+    )  # all scores are equal: the gradient is 0 and nothing breaks
 
 
 def test_groups_with_a_spread_below_the_threshold_are_replaced():
@@ -158,7 +160,7 @@ def test_the_running_mean_baseline_uses_earlier_batches():
         spy=lambda scores, rollout, given: seen.append((scores.mean().item(), given["baseline"])),
     )
     means, baselines = zip(*seen, strict=True)
-    assert baselines[0] == pytest.approx(means[0])  # there is none before the first
+    assert baselines[0] == pytest.approx(means[0])  # at the first step: the mean of its own batch
     assert baselines[1] == pytest.approx(means[0]) and baselines[2] == pytest.approx(
         0.9 * means[0] + 0.1 * means[1]
     )
@@ -178,9 +180,9 @@ def test_truncated_responses_are_masked_on_request():
     unmoved, row = weights(all_of_it, mask_truncated=True)
     assert (
         torch.equal(unmoved, start) and row["grad_norm"] == 0 and row["missing_eos"] == 1
-    )  # nothing divided by nothing
+    )  # no response is left: no division by 0
     moved, whole = weights(all_of_it)
-    assert not torch.equal(moved, start)  # they do take part unless it is asked for
+    assert not torch.equal(moved, start)  # without mask_truncated they are trained on
     other, part = weights(half, mask_truncated=True)
     assert not torch.equal(other, moved) and 0 < part["grad_norm"] != whole["grad_norm"]
     assert torch.equal(weights(none, mask_truncated=True)[0], weights(none)[0])
@@ -196,5 +198,7 @@ def test_the_length_penalty_is_subtracted_before_the_group_mean():
     )
     ((scores, rollout),) = seen
     lengths = rollout.response_mask.sum(1)
-    torch.testing.assert_close(scores, -((lengths - 3) / 3).clamp(0, 1))  # free up to 3 of 6 tokens
+    torch.testing.assert_close(
+        scores, -((lengths - 3) / 3).clamp(0, 1)
+    )  # no penalty up to 3 of 6 tokens
     assert scores.min() == -1

@@ -1,4 +1,4 @@
-"""Each loop: its anchors at the first step, and a short seeded run that must beat its baseline."""
+"""Each loop: known values at the first step, and a short seeded run that must learn."""
 
 import copy
 import itertools
@@ -49,7 +49,7 @@ PAIRS = Dataset.from_list(
 
 
 def shuffled(rollout):
-    """The same scores given to the wrong responses: nothing to be learned."""
+    """The same scores in random order, from which nothing can be learned."""
     scores = first_half(rollout)
     return scores[torch.randperm(len(scores))]
 
@@ -232,7 +232,7 @@ def test_each_choice_of_an_algorithm_reaches_the_update(setting):
     ids=str,
 )
 def test_each_setting_of_grpo_reaches_the_update(setting):
-    # a random model writes EOS once in 257 tokens: with 50 tokens a sixth of the responses finish, so that cut ones differ from others
+    # a random model writes EOS once in 257 tokens: with 50 tokens a sixth of the responses finish, so both truncated and finished ones occur
     plain, other = (
         run_group(steps=3, sampling=SamplingConfig(max_new_tokens=50), **given)[1]
         for given in ({}, setting)
@@ -393,8 +393,8 @@ def test_a_batch_holds_all_pairs_of_its_responses_and_an_epoch_uses_each_respons
     )
     dealt = [
         pair for batch in itertools.islice(batches, 7) for pair in batch
-    ]  # 26 texts: six hands of 4, one of 2
-    # 4 texts have 6 comparisons; the hand of 2 goes with the hand after it
+    ]  # 26 responses: six sets of 4, one of 2
+    # 4 responses have 6 pairs; the set of 2 shares a batch with the next set
     assert sorted(Counter(prompt for prompt, _, _ in dealt[:37]).values()) == [1, 18, 18]
     assert len({(p, t) for p, *both in dealt[:37] for t in both}) == 26
     assert all(
@@ -432,7 +432,7 @@ def test_scoring_each_response_once_gives_the_gradient_of_separate_pairs():
             [torch.nn.functional.logsigmoid(scores[p, a] - scores[p, b]) for p, a, b in pairs]
         ).mean()
 
-    def plain(model):  # every pair by itself, no padding but the prompt's none
+    def plain(model):  # every pair by itself, without padding
         losses = []
         for p, a, b in pairs:
             first, second = (

@@ -1,4 +1,4 @@
-"""Micro-batches are a matter of memory: the gradient, the weights and the log are those of the whole batch."""
+"""With micro-batches the gradient, the weights and the log equal those of the whole batch."""
 
 import copy
 from dataclasses import replace
@@ -92,7 +92,7 @@ def row(name, **given):
         )
         with patch.object(
             Rollout, "finished", every_other if given else Rollout.finished
-        ):  # a random model hardly ever ends
+        ):  # a random model rarely writes EOS
             return train_group(double(), TOKENIZER, PROMPTS, first_half, config)
 
     return pytest.param(train, id="-".join([name, *given]))

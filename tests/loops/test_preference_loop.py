@@ -1,4 +1,4 @@
-"""The loop of DPO's family and of pairs that the policy makes itself: anchors, what is kept and moved, and that each one learns."""
+"""The loops of offline and online preference optimisation: first values, references, learning."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from tests.tiny import tiny_policy, tiny_tokenizer
 
 FAST, SHORT = OptimiserConfig(lr=1e-3), SamplingConfig(max_new_tokens=6, temperature=1.0)
 LN2 = math.log(2)
-AT_THE_START = {  # policy = reference: the value of each loss there; those without a reference have none that is known
+AT_THE_START = {  # the loss if the policy equals the reference; losses without a reference are left out
     "dpo": LN2,
     "cdpo": LN2,
     "robust": LN2,
@@ -45,7 +45,7 @@ def run(loss="dpo", *, data=PAIRS, seed=0, **given):
 
 
 def margins(model, start):
-    """(chosen - rejected) of the change in mean log-probability a token, on responses of letters and an order that no pair had."""
+    """The change in log-probability, good minus bad, for two responses that no training pair holds."""
     batch = encode(tiny_tokenizer(), ["new prompt"] * 2, ["aea", "xyx"])
     after, before = (
         sequence_logprobs(policy_logprobs(m, batch), batch.response_mask) for m in (model, start)
@@ -74,7 +74,8 @@ def test_each_loss_has_its_known_first_value_and_learns_the_preference(loss):
 
 
 def test_logged_rewards_and_loss_by_hand():
-    # one pair, two steps: at the second its rewards are beta times the change of its log-probabilities since the first
+    # one pair, two steps: its rewards at the second step are beta times the change in its
+    # log-probabilities since the first
     first, second = run(data=PAIRS.select([0]), steps=2, batch_size=1, beta=0.5)[1]
     changed = {
         side: second[f"logps/{side}"] - first[f"logps/{side}"] for side in ("chosen", "rejected")
@@ -94,7 +95,7 @@ def test_logged_rewards_and_loss_by_hand():
 
 
 def moved():
-    """A policy that is not its reference, and what both think of responses: (policy, reference, log pi of a batch under a model)."""
+    """(a trained policy, its reference, a function that gives the log-probabilities of responses)."""
 
     def logprobs(model, prompts, responses):
         batch = encode(tiny_tokenizer(), prompts, responses, max_response=32)
@@ -143,11 +144,11 @@ def test_a_step_of_kto_by_hand():
         logprobs(policy, prompts, rows["completion"])[0]
         - logprobs(reference, prompts, rows["completion"])[0]
         for prompts in (rows["prompt"], rows["prompt"][-1:] + rows["prompt"][:-1])
-    )  # z: under the prompt before
+    )  # z: each response under the prompt of the row before
     z, up = apart.mean().clamp(min=0), torch.tensor(rows["label"])
     assert (
         z > 0.01 and abs(z - gain.mean().clamp(min=0)) > 1e-3
-    )  # neither 0 nor what the right prompts would give
+    )  # z is neither 0 nor the value with the right prompts
     assert log["loss"].item() == pytest.approx(
         torch.sigmoid(torch.where(up, -0.1, 0.1) * (gain - z)).mean().item(), abs=1e-6
     )
@@ -162,7 +163,11 @@ def test_a_batch_is_counted_in_pairs(monkeypatch):
     )
     run("kto", steps=1, batch_size=4), run("dpo", steps=1, batch_size=4)
     run("dpo", data=PAIRS.add_column("label", [True] * len(PAIRS)), steps=1, batch_size=4)
-    assert seen == [8, 4, 4]  # of KTO twice as many single responses
+    assert seen == [
+        8,
+        4,
+        4,
+    ]  # KTO: two single responses for each pair; a label column does not make DPO into KTO
 
 
 def test_kto_accepts_unpaired_rows():
@@ -183,7 +188,7 @@ def test_updating_the_reference_at_every_step_keeps_the_loss_at_ln_two():
     )
     soft, kept = run(sync_every=1, mixup=0.5)[1], run()[1]
     assert 0 < soft[-1]["rewards/margins"] < kept[-1]["rewards/margins"]
-    # it moves after the second step: steps 0 and 1 are those of a kept one, step 2 begins anew
+    # with sync_every=2 the first two steps equal those of a fixed reference; then the margin is 0 again
     two = run(sync_every=2)[1]
     assert two[:2] == kept[:2] and two[2]["rewards/margins"] == 0 and two[3]["rewards/margins"] != 0
 
@@ -279,11 +284,15 @@ def test_the_readme_lists_every_loss_with_its_settings():
         ), name
 
 
-# ---- pairs of the policy's own making
+# ---- online: pairs of the policy's own samples
 def test_pairs_of_samples_by_hand():
     texts, scores = ["a", "b", "c", "d", "d", "d"], torch.tensor([2.0, 5.0, 1.0, 0.0, 3.0, 1.0])
     best = pairs_of(["p", "q"], texts, scores, OnlineConfig(samples=3))
-    assert best == {"prompt": ["p"], "chosen": ["b"], "rejected": ["c"]}  # q's texts are all one
+    assert best == {
+        "prompt": ["p"],
+        "chosen": ["b"],
+        "rejected": ["c"],
+    }  # all responses to q are equal
     assert pairs_of(["p"], texts[:3], torch.ones(3), OnlineConfig(samples=3)) == {
         "prompt": [],
         "chosen": [],
@@ -337,7 +346,7 @@ def test_an_online_step_logs_monitors_and_updates_the_reference():
         assert row["half"] == pytest.approx(row["score"] / 2, abs=1e-6)
     assert history[0]["entropy"] == pytest.approx(
         math.log(257), abs=0.1
-    )  # nats a token: nothing has been learned yet
+    )  # nats a token: the random policy is nearly uniform
 
 
 def test_the_missing_eos_penalty_lowers_the_score_of_unfinished_responses(monkeypatch):

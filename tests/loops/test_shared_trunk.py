@@ -1,4 +1,4 @@
-"""Policy and critic on one trunk: its gradient is the sum of two, it is stepped once, it is there once."""
+"""Policy and critic with a shared trunk: one gradient, one update, one copy of its weights."""
 
 import copy
 
@@ -42,7 +42,7 @@ def run_shared(seed=0, score=first_half, **given):
 def test_the_trunk_gradient_is_the_sum_of_policy_and_value_gradients(micro_batch, monkeypatch):
     actor, critic = pair()
     actor.double(), critic.double()
-    policy = copy.deepcopy(actor)  # the same two models, but apart
+    policy = copy.deepcopy(actor)  # the same weights as two separate models
     value = ScalarModel(copy.deepcopy(actor).base_model).double()
     value.head.load_state_dict(critic.head.state_dict())
     seen, rollouts, step = [], [], actor_critic.clipped_step
@@ -104,7 +104,8 @@ def test_the_trunk_gradient_is_the_sum_of_policy_and_value_gradients(micro_batch
 
 
 def test_the_trunk_is_updated_once_per_step():
-    # Adam's first step moves a weight by lr g / |g|, so by lr; the warm-up's first step has lr / 5 = 0.002, two steps would move it further
+    # Adam's first step moves a weight by the learning rate, here lr / 5 = 0.002 (warm-up). Two
+    # updates would move it further.
     actor, critic = pair()
     before = [p.clone() for p in actor.parameters()]
     train_ppo(

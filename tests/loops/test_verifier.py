@@ -1,4 +1,4 @@
-"""The verifier: its first loss, what it learns of prefixes, and that every place of a text is taught."""
+"""The verifier: its first loss, its values of prefixes, and a loss at every position."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import seed_all
 from tests.tiny import tiny_policy, tiny_tokenizer
 
-# right texts have an a somewhere; before it nothing can be known, and half of them are right
+# A response is right if it holds an a. Of responses without an a so far, half are right.
 ROWS = Dataset.from_list(
     [
         {"prompt": p, "completion": c, "label": "a" in c}
@@ -45,8 +45,8 @@ def test_the_verifier_learns_which_step_makes_a_response_right():
         2,
         6,
     )  # the prompt's end, four letters, EOS
-    assert (values[0, :3] - 0.5).abs().max() < 0.25  # nobody can know yet
-    assert values[0, 3] > 0.9 and values[1, 3] < 0.1  # after the third letter everybody does
+    assert (values[0, :3] - 0.5).abs().max() < 0.25  # before the a: about one half
+    assert values[0, 3] > 0.9 and values[1, 3] < 0.1  # after the third letter the outcome is known
 
 
 def test_padding_is_not_in_the_loss_and_settings_are_checked():

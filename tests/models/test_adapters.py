@@ -1,4 +1,4 @@
-"""Adapters, recomputed activations and the fused gelu: other ways to the same numbers."""
+"""Adapters, recomputed activations and the fused gelu give the same numbers."""
 
 import copy
 
@@ -85,7 +85,7 @@ def test_the_model_without_its_adapter_is_unchanged(make):
     torch.testing.assert_close(logps(reference), logps(start), rtol=0, atol=1e-6)
     assert (
         logps(model) - logps(start)
-    ).abs().max() > 1e-3  # asking the reference did not switch the adapter off for good
+    ).abs().max() > 1e-3  # the adapter is active again after the reference was used
 
 
 @MODELS
@@ -118,7 +118,7 @@ def test_saving_a_bfloat16_model_keeps_its_trained_adapter(make, tmp_path):
         for name, p in start.items()
         if not torch.equal(saved[name], p)
     ]
-    assert moved and min(moved) > 0.95  # added in bfloat16, most entries would not move at all
+    assert moved and min(moved) > 0.95  # merged in bfloat16, most entries would not change
     save_policy(model, tiny_tokenizer(), tmp_path / "model", dtype=torch.float32)
     torch.testing.assert_close(
         logps(load_policy(tmp_path / "model")[0]), logps(merged(model)), rtol=0, atol=1e-5
@@ -176,9 +176,7 @@ def test_recomputed_activations_give_the_same_gradients(make):
 
     plain, again = make().double().eval(), recompute_activations(make().double()).eval()
     torch.testing.assert_close(gradient(again), gradient(plain), rtol=0, atol=1e-9)
-    twin = copy.deepcopy(
-        again
-    )  # a copied reference must recompute its own layers, not the original's
+    twin = copy.deepcopy(again)  # a copy must recompute its own layers, not those of the original
     with torch.no_grad():
         for p in again.parameters():
             p.zero_()

@@ -1,4 +1,4 @@
-"""The arithmetic of cost and roofline: a toy by hand, real models to the byte."""
+"""Cost and roofline: a small model by hand, real models to the byte."""
 
 import copy
 from dataclasses import replace
@@ -222,7 +222,7 @@ def test_memory_of_the_four_models_by_hand():
     )
     wide = peak_bytes(
         four_models(replace(plan, prompts=200, decode_batch=200), LLAMA)
-    )  # caches of 48 bytes each outweigh learning
+    )  # 200 caches of 48 bytes need more memory than the update
     assert wide == 848 * 2 + 708 * 2 + 1696 + 1416 + 200 * 48
 
     def total(**given):
@@ -279,7 +279,7 @@ def test_the_named_shapes_match_the_real_models():
         Shape.of(smol) == Shape.of(config) == SMOLLM2_135M
         and SMOLLM2_135M.parameters == size(smol) == 134_515_008
     )
-    # what Meta's two models have by their published weights
+    # the parameter counts of the published weights of Meta's two models
     assert LLAMA_7B.parameters == 6_738_415_616 and LLAMA_70B.parameters == 70_553_706_496
 
 
@@ -392,7 +392,7 @@ def test_bytes_of_recomputed_activations_are_exact(make):
     assert (
         measured(lambda: policy_logprobs(model, batch))[0]
         == predicted - block + ids + (8 + 4) * B * R
-    )  # the block comes in backward
+    )  # the block's own activations appear in the backward pass
     peaks = [
         measured(lambda m=m: policy_logprobs(m, batch).sum().backward())[1] for m in (model, make())
     ]
@@ -408,7 +408,7 @@ def test_measured_gives_kept_and_peak_bytes():
     assert measured(lambda: torch.zeros(100)[:10].clone()) == (
         40,
         440,
-    )  # 400 bytes that are gone again
+    )  # 400 bytes are freed again
     old = torch.zeros(10)
     assert measured(lambda: [old.view(5, 2), old.add_(1), old[3:]]) == (0, 0)
     assert measured(lambda: None) == (0, 0)
@@ -456,7 +456,11 @@ def test_larger_settings_cost_more():
         and seconds(decode_batch=128)["training"] == seconds()["training"]
     )
     assert seconds(epochs=2)["training"] == 2 * seconds()["training"]
-    for name in ("sampling", "scoring", "training"):  # n machines as one: shares do not depend on n
+    for name in (
+        "sampling",
+        "scoring",
+        "training",
+    ):  # 8 times as many machines take an eighth of the time
         assert step_seconds(H100.times(64), plan, LLAMA_70B)[name] == pytest.approx(
             seconds()[name] / 8
         )
@@ -467,7 +471,8 @@ def test_larger_settings_cost_more():
 
 
 def test_decoding_is_memory_bound_until_the_batch_is_large():
-    # one weight of 2 bytes has 2 FLOP a sequence: both limits meet near 989e12 / 3.35e12 = 295 sequences, caches left out
+    # Each weight has 2 bytes and takes 2 FLOP a sequence. So, without caches, compute becomes the
+    # limit above 989e12 / 3.35e12 = 295 sequences.
     raw = replace(H100, mfu=1.0, mbu=1.0)
     for batch, bound in ((100, "bytes"), (400, "flop")):
         flop, size = decode_step(LLAMA_70B, batch, 0, bf16=True)

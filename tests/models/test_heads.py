@@ -57,4 +57,4 @@ def test_transformers_refuses_a_padded_batch(tmp_path):
     with pytest.raises(ValueError, match="pad"):
         model(
             torch.zeros(2, 3, dtype=torch.long)
-        )  # EOS is padding here: it would read the last word instead
+        )  # EOS is the padding token: transformers could not find the last token

@@ -1,4 +1,4 @@
-"""TRL's contract of a reward function, and what is said when a function breaks it."""
+"""Reward functions with the signature of TRL, and the error messages when a function breaks it."""
 
 import pytest
 import torch

@@ -81,7 +81,7 @@ def test_eos_ends_a_row_and_is_counted():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
     with torch.no_grad():
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # untie
-        model.lm_head.weight[0] *= 25  # EOS wins now and then
+        model.lm_head.weight[0] *= 25  # so that some responses end in EOS
     rollouts = [draw(model, tokenizer, seed=seed) for seed in range(20)]
     ended = [r for r in rollouts if r.finished(0).any()]
     assert ended
@@ -159,7 +159,7 @@ def test_the_value_of_a_token_depends_only_on_earlier_tokens():
     v, w = response_values(model, one), response_values(model, two)
     assert torch.equal(
         v[0, :3], w[0, :3]
-    )  # "z" and "w" are not yet read where their state is valued
+    )  # the value at the last letter is taken before the letter is read
     assert v[0, 3] != w[0, 3]
     scores = token_scores(model, one)
     assert torch.equal(scores[:, 1:-1], v)
@@ -277,7 +277,9 @@ def check_against_every_row(model, lengths, *, copies=1, temperature=1.0, seed=0
     ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
     tokens, real = sample_every_row(model, ids, mask, config=config, generator=plain)
     assert torch.equal(rollout.response_ids, tokens) and torch.equal(rollout.response_mask, real)
-    assert torch.equal(ours.get_state(), plain.get_state())  # so is the next batch
+    assert torch.equal(
+        ours.get_state(), plain.get_state()
+    )  # the next batch draws the same random numbers too
     again = policy_logprobs(model, rollout, temperature=temperature)
     assert (again - rollout.old_logprobs).abs().max() < 1e-9
     assert rollout.old_logprobs[~real].eq(0).all()
@@ -300,7 +302,7 @@ def test_dropping_ended_rows_changes_no_token(lengths, copies, bias, temperature
 def test_dropping_ended_rows_changes_no_token_with_top_k_and_top_p(choice):
     model, (ids, mask) = BiasedEOS(tiny_policy(), [0.5] * 20), prompts_of([8, 1, 5] * 4)
     config = SamplingConfig(max_new_tokens=10, **choice)
-    dropped, kept = (  # of which the second never ends a row
+    dropped, kept = (  # with eos = -1 no row ever ends
         sample(
             model, ids, mask, eos_id=eos, config=config, generator=torch.Generator().manual_seed(3)
         )

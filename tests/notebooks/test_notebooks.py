@@ -1,4 +1,4 @@
-"""Every notebook runs from its source under FAST=1, and what is committed has the outputs of that source."""
+"""Every notebook runs under FAST=1, and the committed one is executed from the current source."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_the_notebook_runs(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_number_in_prose_is_computed_in_the_notebook(name):
-    """Each decimal that prose says (solutions, code spans and libraries' versions aside) stands, so rounded, in code or output."""
+    """Each decimal in the prose, except code and library versions, is a rounded computed number."""
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells
     prose = "\n".join(c.source for c in cells if c.cell_type == "markdown").split(
         "**References.**"

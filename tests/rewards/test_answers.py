@@ -1,4 +1,4 @@
-"""Answers found and compared: a table of what people and models write, round trips, texts made to be slow, and the reward."""
+"""Finding and comparing answers: examples, round trips, long texts, and the reward."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ NUMBERS = [  # (text, numerator, denominator), exact
     ("12.5 %", 25, 2),
     (r"50\%", 50, 1),
     ("2 dozen", 2, 1),
-    ("1.5 million", 3, 2),  # units are not computed with
+    ("1.5 million", 3, 2),  # the unit is ignored
     ("12 apples", 12, 1),
     ("$18", 18, 1),
     ("18 dollars", 18, 1),
@@ -462,7 +462,7 @@ LONG = [
 @pytest.mark.parametrize("piece", LONG)
 def test_long_texts_are_parsed_quickly(
     piece,
-):  # where a pattern tries again from every character this takes minutes, which is noticed without a clock
+):  # a pattern with quadratic backtracking would take minutes
     for start in ("1", r"answer: \frac{1}{"):
         text = start + piece * (100_000 // len(piece)) + "x"
         assert parse_number(text) is None
@@ -518,7 +518,7 @@ def test_a_missing_answer_is_refused(answer, said):
 
 
 def test_the_module_needs_only_the_standard_library():
-    code = (  # the file by itself: the package rewards imports the other rewards too
+    code = (  # only this file: the package minirlhf.rewards imports the other rewards too
         f"import runpy, sys; runpy.run_path({answers.__file__!r}); "
         "print([m for m in ('torch', 'numpy', 'datasets', 'sympy', 'minirlhf') if m in sys.modules])"
     )

@@ -30,7 +30,7 @@ def test_human_ceiling_by_hand():
     )
     assert human_ceiling(pair, 1, 3) == pytest.approx(2 / 5, abs=1e-15)  # half open
     assert math.isnan(human_ceiling(pair, 1.5, 2))
-    # a: 0, 2; b: 1, 2. 0|1: 2 - 2, even: one half; 0|2: 2 - 1, wrong; 2|1: 0 - 2, wrong; 2|2 is a tie, not asked about
+    # a: 0, 2; b: 1, 2. 0|1: 2 - 2, even: one half; 0|2: 2 - 1, wrong; 2|1: 0 - 2, wrong; 2|2 is a tie and is not counted
     assert human_ceiling([(review(0, 2), review(1, 2))]) == pytest.approx(0.5 / 3, abs=1e-15)
     assert human_ceiling([(review(3, 3, 3, 3), review(-1, -1, -1, -1))]) == 1
 
@@ -50,21 +50,21 @@ def test_the_human_ceiling_of_random_ratings_is_one_half(seed):
         (0.5, 1.0),
         (1.0, 2.0),
         (0.0, 8.0),
-    ):  # beyond 2 there is hardly a choice
+    ):  # gaps above 2 hardly occur
         assert (
             abs(human_ceiling(noise, low, high) - 0.5) < 0.02
-        )  # banded by means that hold the choice: .40 to .70
+        )  # if the gap included the two ratings themselves: 0.40 to 0.70
     close = [(a, b) for a, b in noise if abs(a.mean - b.mean) < 0.5]
-    assert human_ceiling(close) < 0.45  # so it is if the pairs were chosen by such means
+    assert human_ceiling(close) < 0.45  # pairs selected by their full means are biased
 
 
 def test_a_pair_whose_ratings_always_tie_does_not_count_in_the_ceiling():
-    # the first pair: never a tie, all agree: 1, weight 1. The second is always a tie
+    # in the first pair all ratings agree and never tie; in the second all tie
     sure, doubtful = (
         (review(3, 3, 3, 3), review(-1, -1, -1, -1)),
         (review(1, 1, 1, 1), review(1, 1, 1, 1)),
     )
-    assert human_ceiling([sure, doubtful]) == 1  # a pair that is always a tie is never asked about
+    assert human_ceiling([sure, doubtful]) == 1  # a pair that always ties has weight 0
 
 
 def test_krippendorff_alpha_by_hand():

@@ -57,7 +57,7 @@ def test_one_operation_by_hand(expression, after):
     "response, right",
     [
         ("12*3-9=36-9=27", [True, True, True]),
-        ("12*3-9=35-9=26", [True, False, True]),  # an error, and then nothing but the truth
+        ("12*3-9=35-9=26", [True, False, True]),  # one error, and right steps after it
         ("12*3-9=27", [True, False]),  # two operations at once
         ("36-9=27", [False, True]),
         ("12*3-9=36-9=27=27", [True, True, True, False]),
@@ -173,7 +173,7 @@ def test_rows_of_problems_and_their_rewards():
         "the film\n",
         "3-9=",
         "",
-    ):  # nothing is right where nothing is asked, and no text is paid for it
+    ):  # an invalid prompt is refused instead of scored
         with pytest.raises(
             ValueError, match="prompt is .* it must be an expression of whole numbers"
         ):
@@ -192,11 +192,11 @@ def test_a_planted_error_makes_exactly_one_step_wrong():
         )
         assert (
             steps_right(problem.prompt, wrong).count(False) == 1
-        )  # and this one step holds the place
+        )  # this step holds the changed digit
         assert steps_right(problem.prompt, wrong)[wrong[:place].count("=")] is False
         assert answer_of(wrong) not in (None, problem.answer)
         places.add((wrong[:place].count("="), wrong.count("=")))
-    assert {(0, 1), (1, 1), (2, 2)} <= places  # in early and in last steps
+    assert {(0, 1), (1, 1), (2, 2)} <= places  # errors in first and in last steps
     assert planted_error("3+4*2", random.Random(5)) == planted_error("3+4*2", random.Random(5))
     with pytest.raises(ValueError, match="No single digit"):
         planted_error("7", draw)

@@ -1,4 +1,4 @@
-"""TRL's formats in and out, and the rows that nobody can learn from."""
+"""The dataset formats of TRL, and rows that cannot be trained on."""
 
 import pytest
 from datasets import Dataset
@@ -67,7 +67,7 @@ def rows(*given):
             {
                 "chosen": "The sky is blue.",
                 "rejected": "The sky is green.",
-            },  # implicit: what both share, up to a whole word
+            },  # implicit prompt: the common beginning, up to a whole word
             {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
         ),
         (

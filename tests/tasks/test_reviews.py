@@ -31,7 +31,7 @@ def test_each_film_is_in_one_fixed_split():
     assert all(len(splits) == 1 for splits in films.values())
     sizes = collections.Counter(split for splits in films.values() for split in splits)
     assert sizes == {"test": 76, "val": 25, "gold": 203, "reward": 203}
-    # fixed for ever: the order of sha256("a") = ca97.., ("b") = 3e23.., ("c") = 2e7d.., ("d") = 18ac..
+    # the order of sha256("a") = ca97.., ("b") = 3e23.., ("c") = 2e7d.., ("d") = 18ac..
     assert reviews.split_films({"a", "b", "c", "d"}) == {
         "d": "test",
         "c": "gold",
@@ -102,7 +102,7 @@ def test_pairs_are_within_a_film_and_within_the_rating_gap():
         assert titles[row["chosen"]] == titles[row["rejected"]] == row["prompt"]
         assert 1.0 <= abs(row["chosen_mean"] - row["rejected_mean"]) < 2.0
     ratings = {r.text: r.ratings for r in reviews.load_reviews()}
-    for row in pairs:  # the gap is that of the others: some rating of the chosen text above some rating of the rejected one leaves it
+    for row in pairs:  # the gap is that of the other raters, without one rating of the chosen text and a lower one of the rejected text
         won, lost = ratings[row["chosen"]], ratings[row["rejected"]]
         assert any(
             math.isclose(
@@ -118,10 +118,10 @@ def test_pairs_are_within_a_film_and_within_the_rating_gap():
             for row in pairs
         )
         < 20
-    )  # not that of all
+    )  # the gap is not that of all raters
     again = reviews.preference_pairs("val", 200, seed=3, min_gap=1.0, max_gap=2.0)
     assert pairs[:] == again[:]
-    # single ratings disagree with the means now and then: noise is part of the data
+    # single ratings sometimes disagree with the means: the labels are noisy
     agree = sum(r["chosen_mean"] > r["rejected_mean"] for r in pairs) / 200
     assert 0.8 < agree < 1.0
     with pytest.raises(ValueError, match="No pairs"):
