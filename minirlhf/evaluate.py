@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from minirlhf.core.kl import log_ratio
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
@@ -80,8 +81,8 @@ def draw(
     rollouts = sample_text(model, tokenizer, repeated, config=config, seed=seed)
     kl, spread = [], []
     for r in rollouts:
-        log_ratio = r.old_logprobs - policy_logprobs(reference, r, temperature=config.temperature)
-        kl.append((log_ratio * r.response_mask).sum(1))
+        ref_logprobs = policy_logprobs(reference, r, temperature=config.temperature)
+        kl.append(log_ratio(r.old_logprobs, ref_logprobs, r.action_mask).sum(1))
         logits = policy_logits(model, r)
         spread.append(
             masked_mean(

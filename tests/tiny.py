@@ -48,3 +48,17 @@ def tiny_policy(
         attn_pdrop=dropout,
     )
     return GPT2LMHeadModel(config).eval()
+
+
+def ending_policy(seed: int = 0, **given) -> GPT2LMHeadModel:
+    """A tiny policy that writes EOS about once in six tokens, so that responses end early.
+
+    The last layer norm adds 5 u to every state, and the embedding of EOS is 0.55 u for a unit vector
+    u: the logit of EOS is about 2.75 above the others.
+    """
+    model = tiny_policy(seed, **given)
+    with torch.no_grad():
+        direction = torch.ones(model.config.n_embd) / model.config.n_embd**0.5
+        model.transformer.ln_f.bias.copy_(5 * direction)
+        model.transformer.wte.weight[0] = 0.55 * direction
+    return model

@@ -75,9 +75,12 @@ class Rollout:
         if (~self.response_mask[:, :-1] & self.response_mask[:, 1:]).any():
             raise ValueError("Responses must be padded on the right.")
         if (self.action_mask & ~self.response_mask).any():
-            raise ValueError("action_mask is True at padding; an action must be a real token.")
+            raise ValueError(
+                "action_mask is True at padding; an action must be a real token. Where you replace "
+                "response_mask, give the action_mask that belongs to it too."
+            )
         for name, column in self.columns.items():
-            if hasattr(type(self), name) or name in TENSORS:
+            if hasattr(type(self), name) or name in (*TENSORS, "columns"):
                 raise ValueError(f"A column cannot be named '{name}': a batch already has that.")
             if column.shape != response[:1] and tuple(column.shape[:2]) != response:
                 raise ValueError(
@@ -177,7 +180,7 @@ class Rollout:
 
         def joined(name: str) -> Tensor:
             parts = [getattr(r, name) for r in rollouts]
-            if name.startswith("prompt"):
+            if name in ("prompt_ids", "prompt_mask"):
                 return torch.cat([pad(x, (prompt_width - x.shape[1], 0)) for x in parts])
             if parts[0].dim() == 1:
                 return torch.cat(parts)

@@ -7,7 +7,8 @@ import torch
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate
 from minirlhf.loops.config import OptimiserConfig
-from minirlhf.models.forward import policy_logprobs, response_values
+from minirlhf.models import forward
+from minirlhf.models.forward import policy_logprobs
 from minirlhf.models.heads import SharedCritic
 from minirlhf.runtime import check
 
@@ -24,8 +25,12 @@ class ActorCritic:
         critic: the network that predicts returns: a ScalarModel that shares no weight with the
             actor, or a SharedCritic of this actor.
         temperature: that of the rollout.
-        response_values: (critic, batch) -> (B, R) values; PPO's default or its replacement. It is
-            not called for a SharedCritic.
+        response_values: (critic, batch) -> (B, R) values. It cannot be replaced with a
+            SharedCritic, whose values come from the actor's own pass.
+
+    Raises:
+        ValueError: a critic that shares weights in another way, or a replaced response_values with
+            a SharedCritic.
     """
 
     def __init__(
@@ -36,7 +41,7 @@ class ActorCritic:
         critic_config: OptimiserConfig,
         *,
         temperature: float,
-        response_values: Callable = response_values,
+        response_values: Callable = forward.response_values,
     ):
         self.shared = isinstance(critic, SharedCritic)
         apart = {*map(id, actor.parameters())}.isdisjoint(map(id, critic.parameters()))
@@ -46,7 +51,13 @@ class ActorCritic:
             critic.actor is actor if self.shared else apart,
             "a SharedCritic of this actor, or a model that shares no weight with it",
         )
-        self.actor, self.critic = actor, critic
+        check(
+            "response_values",
+            getattr(response_values, "__name__", response_values),
+            not self.shared or response_values is forward.response_values,
+            "the package's own with a SharedCritic",
+        )
+        self.actor, self.critic, self._held = actor, critic, {}
         self.actor_config, self.critic_config = actor_config, critic_config
         self.temperature, self.response_values = temperature, response_values
         self.actor_optimizer = make_optimizer(actor, actor_config)
@@ -63,35 +74,39 @@ class ActorCritic:
                 group["lr"] = 0.0
 
     def logprobs(self, batch: Rollout) -> torch.Tensor:
-        """(B, R) log-probabilities of the sampled tokens under the current actor, in nats."""
-        if self.shared:  # one pass gives both; `values` returns the values
-            logprobs, self._values = self.critic.logprobs_and_values(
-                batch, temperature=self.temperature
-            )
-            return logprobs
-        return policy_logprobs(self.actor, batch, temperature=self.temperature)
+        """(B, R) nats, of the sampled tokens under the actor as it is now."""
+        if not self.shared:
+            return policy_logprobs(self.actor, batch, temperature=self.temperature)
+        logprobs, values = self.critic.logprobs_and_values(batch, temperature=self.temperature)
+        self._held = {"batch": batch, "values": values}  # one pass gave both
+        return logprobs
 
     def values(self, batch: Rollout) -> torch.Tensor:
-        """(B, R) values of the current critic, in reward units (the unit of the score).
+        """(B, R) reward units, of the critic as it is now.
 
-        Call it after `logprobs`. With a SharedCritic it returns what that call computed.
+        With a shared trunk they were computed by `logprobs`, so call that with this batch first.
         """
-        return self._values if self.shared else self.response_values(self.critic, batch)
+        if not self.shared:
+            return self.response_values(self.critic, batch)
+        if self._held.get("batch") is not batch:
+            raise ValueError("With a shared trunk, call logprobs(batch) before values(batch).")
+        return self._held["values"]
 
-    def backward(
-        self, *, policy_loss: torch.Tensor | None = None, value_loss: torch.Tensor | None = None
-    ) -> None:
-        """Add the gradient of a loss. Call it with the policy loss first, then the value loss.
-
-        With a SharedCritic the first call only keeps the policy loss. The second call adds the
-        gradient of the sum of both.
-        """
-        if policy_loss is not None and self.shared:
-            self._policy_loss = policy_loss  # kept for the one backward pass of both losses
-        elif policy_loss is not None:
-            policy_loss.backward()
+    def backward_policy(self, loss: torch.Tensor) -> None:
+        """Add the gradient of the policy loss. A shared trunk keeps it for `backward_value`."""
+        if self.shared:
+            self._held["policy_loss"] = loss
         else:
-            (self._policy_loss + value_loss if self.shared else value_loss).backward()
+            loss.backward()
+
+    def backward_value(self, loss: torch.Tensor) -> None:
+        """Add the gradient of the value loss, with a shared trunk that of both losses."""
+        if self.shared:
+            if "policy_loss" not in self._held:
+                raise ValueError("With a shared trunk, call backward_policy before backward_value.")
+            loss = self._held["policy_loss"] + loss
+            self._held = {}
+        loss.backward()
 
     def step(self) -> torch.Tensor:
         """One optimiser step of both networks. Returns the norm of the actor's gradient."""

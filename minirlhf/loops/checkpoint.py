@@ -10,7 +10,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from minirlhf.loops.formulas import identity
+from minirlhf.loops.formulas import function_signature, identity
 from minirlhf.runtime import History, atomic_path
 
 
@@ -30,6 +31,9 @@ class Stopped(Exception):
 class Checkpoint:
     """Weights, optimisers, random generators and History of a run, saved at intervals.
 
+        with Checkpoint("run.safetensors", resume=True) as checkpoint:
+            train_ppo(..., checkpoint=checkpoint)
+
     `Checkpoint()` without a path saves nothing. Inside `with`, Ctrl-C finishes the current step,
     saves and raises Stopped; a second Ctrl-C stops at once.
 
@@ -38,7 +42,8 @@ class Checkpoint:
         resume: continue the run that the file holds. Without it, an existing file is an error,
             because the file may hold a run that you still need.
         every: seconds between two saves.
-        origin: what else must be the same when the run is resumed, by name.
+        origin: what else must be the same when the run is resumed, by name, for example
+            {"reward model": "tiny-reviews-reward"}.
     """
 
     def __init__(
@@ -66,11 +71,13 @@ class Checkpoint:
         generators: list = (),
         state: dict | None = None,
         formulas=None,
+        score: Callable | None = None,
+        reference=None,
     ) -> "Checkpoint":
         """Register the parts of a run, and restore them if it is resumed. Returns the Checkpoint.
 
-        A run is recognised by the loop's name, its settings, its data, its formulas and the weights
-        that it starts from.
+        A run is recognised by the loop's name, its settings, its data, its formulas, its score, its
+        reference and the weights that it starts from.
 
         Args:
             loop: name of the loop.
@@ -80,15 +87,19 @@ class Checkpoint:
             generators: those of the loop; torch's global one is always saved.
             state: numbers that change from step to step, in a dict that the loop keeps up to date.
             formulas: the dataclass of functions that the loop uses (see loops/formulas.py).
+            score: what the loop maximises. It is compared by its source and by what it holds. A
+                model that it holds is not compared: name it in `origin`.
+            reference: the frozen policy, if it is not a copy of the model; compared by its weights.
 
         Raises:
             ValueError: the file exists and `resume` is off; it is damaged; it belongs to a run with
                 other settings, data, weights or formulas; or a formula has no source to compare.
+
+        Warns:
+            UserWarning: a formula has no source, so this run cannot be resumed.
         """
         if self.path:
-            for left in self.path.parent.glob(
-                f".{self.path.name}.*"
-            ):  # from a save that was killed
+            for left in self.path.parent.glob(f".{self.path.name}.*"):  # a save that was killed
                 left.unlink()
             replaced = {} if formulas is None else identity(formulas)
             self.unknown = [name for name, source in replaced.items() if source is None]
@@ -103,6 +114,16 @@ class Checkpoint:
                 f"formula {name}": source or "of unknown source"
                 for name, source in replaced.items()
             }
+            if self.unknown:
+                warnings.warn(
+                    f"The formula {', '.join(self.unknown)} has no source that can be read, so "
+                    "this run cannot be resumed after an interruption.",
+                    stacklevel=3,
+                )
+            if score is not None:
+                facts["score"] = function_signature(score)
+            if isinstance(reference, torch.nn.Module):
+                facts["reference"] = _fingerprint([reference])
             self.config = json.loads(json.dumps(facts | self.origin | asdict(config)))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
@@ -205,7 +226,7 @@ class Checkpoint:
         if not self.resume:
             raise ValueError(
                 f"{self.path} holds a run that was stopped after {header['step']} steps; "
-                "continue it with --resume, or remove the file."
+                "continue it with --resume (in Python resume=True), or remove the file."
             )
         if self.unknown:
             raise ValueError(

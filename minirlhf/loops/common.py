@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from minirlhf.core.kl import log_ratio
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.config import OptimiserConfig
@@ -138,7 +139,7 @@ def sampling_metrics(
     """
     mask = batch.action_mask
     return {
-        "kl": ((batch.old_logprobs - ref_logprobs) * mask).sum(1),
+        "kl": log_ratio(batch.old_logprobs, ref_logprobs, mask).sum(1),
         "entropy": -masked_mean(batch.old_logprobs, mask),
         "length": mask.sum(1).float().mean(),
         "missing_eos": 1 - batch.finished(eos_id).float().mean(),

@@ -12,13 +12,21 @@ SCHEDULES = ("linear", "constant")
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW without weight decay, as RLHF uses it."""
+    """AdamW without weight decay, as is usual in RLHF.
 
-    lr: float = 1e-4  # peak learning rate: 1e-6 for large models, 5e-5 .. 1e-3 for small ones
-    max_grad_norm: float | None = 1.0  # the gradient's norm is clipped to this; None: not clipped
-    schedule: str = "linear"  # a short warm-up times a linear decay to 0; or "constant"
+    Args:
+        lr: peak learning rate: about 1e-6 for large models, 5e-5 .. 1e-3 for small ones.
+        max_grad_norm: the norm to which the gradient is clipped; None: not clipped.
+        schedule: "linear", a short warm-up and then a linear decay to 0, or "constant".
+        betas: of AdamW's moments.
+        micro_batch: sequences (for preference losses: pairs) in one forward and backward pass. A
+            smaller one needs less memory and gives the same gradient. 0: all of an optimiser step.
+    """
+
+    lr: float = 1e-4
+    max_grad_norm: float | None = 1.0
+    schedule: str = "linear"
     betas: tuple[float, float] = (0.9, 0.95)
-    # sequences (for preference losses: pairs) in one forward and backward pass; 0: no splitting
     micro_batch: int = 0
 
     def __post_init__(self):
@@ -43,16 +51,22 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class KLConfig:
-    """The KL penalty: the reward of a token is lowered by kl_coef times log(pi / pi_ref).
+    """The KL penalty: each token's reward is lowered by kl_coef times log(pi / pi_ref).
 
-    Some rows of FAMILY add the penalty to the loss instead, with the weight kl_coef. A reward unit
-    is one standard deviation of the scores of samples of the SFT model, if a reward model gives the
-    scores. A nat is the unit of natural logarithms.
+    Some rows of FAMILY add the penalty to the loss instead, with the weight kl_coef. A nat is the
+    unit of natural logarithms.
+
+    Args:
+        kl_coef: reward units per nat, 0 .. 1 where a reward unit is the standard deviation of the
+            reward model's score on SFT samples. 0: no penalty.
+        target: nats per sequence. If it is given, kl_coef is adapted until the KL is about this
+            large (Ziegler et al. 2019).
+        horizon: sequences over which kl_coef adapts; a larger one adapts more slowly.
     """
 
-    kl_coef: float = 0.5  # reward units per nat, 0 .. 1; 0: no penalty
-    target: float | None = None  # nats per sequence; if given, kl_coef adapts (Ziegler et al. 2019)
-    horizon: float = 2000.0  # sequences over which kl_coef adapts
+    kl_coef: float = 0.5
+    target: float | None = None
+    horizon: float = 2000.0
 
     def __post_init__(self):
         check("kl_coef", self.kl_coef, 0 <= self.kl_coef < float("inf"), "0 or more, and finite")

@@ -46,18 +46,35 @@ UPDATE_METRICS = ("policy_loss", "ratio", "clip_fraction", "grad_norm")
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """Settings of GRPO and its family. A step samples `prompts_per_step` groups of responses."""
+    """Settings of GRPO and its family. A step samples `prompts_per_step` groups of responses.
+
+    Args:
+        algorithm: the row of choices, see `Algorithm`; FAMILY has the published ones.
+        steps: batches that are sampled.
+        prompts_per_step: groups per step.
+        group_size: G, responses to a prompt, 4 .. 16; 1 for rows without groups.
+        minibatch_size: responses per optimiser step; a divisor of all responses of a step.
+        epochs: passes over a batch; 1 for rows without an importance ratio.
+        missing_eos_penalty: reward units, taken off the score of a truncated response.
+        mask_truncated: truncated responses have no loss (DAPO's overlong filtering). They still
+            count in the mean of their group.
+        max_refills: rounds in which new prompts replace dropped groups; see drop_spread.
+        sampling: how responses are drawn. kl: the KL penalty. optimiser: the policy's.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value outside its range, or one that does not fit the algorithm.
+    """
 
     algorithm: Algorithm = FAMILY["grpo"]
     steps: int = 24
     prompts_per_step: int = 16
-    group_size: int = 4  # G, responses to a prompt, 4 .. 16; 1 for rows without groups
-    minibatch_size: int = 32  # sequences per optimiser step
-    epochs: int = 2  # passes over a batch
-    missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
-    # True: truncated responses have no loss (DAPO's overlong filtering), but count in the baseline
+    group_size: int = 4
+    minibatch_size: int = 32
+    epochs: int = 2
+    missing_eos_penalty: float = 1.0
     mask_truncated: bool = False
-    max_refills: int = 3  # rounds of new prompts that replace dropped groups
+    max_refills: int = 3
     sampling: SamplingConfig = SamplingConfig()
     kl: KLConfig = KLConfig()
     optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
@@ -203,6 +220,8 @@ def train_group(
         generators=[generator],
         state=state,
         formulas=formulas,
+        score=score,
+        reference=reference,
     )
     batches = shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)
     for step, index in run.steps(batches):

@@ -137,6 +137,8 @@ def train_online(
         generators=[generator],
         state=state,
         formulas=formulas,
+        score=score,
+        reference=reference,
     )
     batches = list(shuffled_batches(len(prompts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):

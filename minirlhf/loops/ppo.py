@@ -52,22 +52,46 @@ from minirlhf.runtime import History, check, seed_all
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of PPO. A step samples one batch and makes `epochs` passes over it."""
+    """Settings of PPO. Each step samples one batch and trains on it for `epochs` epochs.
+
+    Args:
+        steps: batches that are sampled.
+        batch_size: responses sampled per step.
+        samples_per_prompt: responses to each prompt; batch_size counts all of them.
+        minibatch_size: responses per optimiser step; a divisor of batch_size.
+        epochs: passes over a batch, 1 .. 4.
+        clip_eps: clip of the importance ratio, 0.1 .. 0.3.
+        clip_eps_high: its upper end; None: clip_eps. A larger one is DAPO's clip-higher.
+        value_clip_eps: clip of the value loss, reward units; None: not clipped.
+        value_coef: weight of the value loss, 0.1 .. 1; it matters for a shared trunk.
+        gamma: discount, 0 to 1. 1: a reward counts the same wherever it arrives.
+        lam: lambda of GAE, 0 to 1. 1: advantages do not rely on the critic; lower: less variance.
+        whiten: scale the advantages of a batch to mean 0 and variance 1. A constant factor in your
+            own advantages then changes nothing.
+        missing_eos_penalty: reward units, taken off the score of a truncated response.
+        critic_warmup: first steps in which only the critic is trained.
+        sampling: how responses are drawn. kl: the KL penalty.
+        actor, critic: their optimisers.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
 
     steps: int = 24
-    batch_size: int = 64  # responses sampled per step
-    samples_per_prompt: int = 1  # responses to each prompt; batch_size counts all of them
-    minibatch_size: int = 32  # sequences per optimiser step
-    epochs: int = 2  # passes over a batch, 1 .. 4
-    clip_eps: float = 0.2  # clip of the importance ratio, 0.1 .. 0.3
-    clip_eps_high: float | None = None  # its upper end; None: clip_eps. Larger: clip-higher (DAPO)
-    value_clip_eps: float | None = 0.5  # reward units; None: the value loss is not clipped
-    value_coef: float = 1.0  # weight of the value loss, 0.1 .. 1; for a shared trunk
-    gamma: float = 1.0  # discount of later rewards, 0 .. 1, usually 1
-    lam: float = 0.95  # GAE's weight of later TD errors, 0 .. 1; larger: less bias, more variance
-    whiten: bool = True  # scale advantages to mean 0 and variance 1 over the tokens of the batch
-    missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
-    critic_warmup: int = 0  # steps in which only the critic is trained
+    batch_size: int = 64
+    samples_per_prompt: int = 1
+    minibatch_size: int = 32
+    epochs: int = 2
+    clip_eps: float = 0.2
+    clip_eps_high: float | None = None
+    value_clip_eps: float | None = 0.5
+    value_coef: float = 1.0
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten: bool = True
+    missing_eos_penalty: float = 1.0
+    critic_warmup: int = 0
     sampling: SamplingConfig = SamplingConfig()
     kl: KLConfig = KLConfig()
     actor: OptimiserConfig = OptimiserConfig(lr=1e-4)
@@ -99,7 +123,8 @@ class PPOConfig:
 
         No whitening, no clip of the value loss, no penalty for a missing EOS, a constant learning
         rate, no gradient clipping. The ratio's clip and the KL penalty belong to the algorithm and
-        stay; kl=KLConfig(kl_coef=0) turns the penalty off. Other settings can be given as usual.
+        stay; kl=KLConfig(kl_coef=0) turns the penalty off. Other settings can be given as usual;
+        for another learning rate give actor=OptimiserConfig.plain(lr=...), which stays plain.
         """
         off = {
             "whiten": False,
@@ -198,6 +223,8 @@ def train_ppo(
         generators=[generator],
         state=state,
         formulas=formulas,
+        score=score,
+        reference=reference,
     )
     prompts_per_step = config.batch_size // config.samples_per_prompt
     batches = shuffled_batches(len(prompts), prompts_per_step, config.steps, config.seed)
@@ -250,10 +277,10 @@ def train_ppo(
                     policy_loss = aggregate(
                         policy_losses, part.action_mask, denominator=denominator
                     )
-                    networks.backward(policy_loss=policy_loss)
+                    networks.backward_policy(policy_loss)
                     value_losses = _value_losses(networks.values(part), part, config, formulas)
                     value_loss = aggregate(value_losses, part.action_mask, denominator=denominator)
-                    networks.backward(value_loss=config.value_coef * value_loss)
+                    networks.backward_value(config.value_coef * value_loss)
                     ratios = _ratio_metrics(logprobs, part, denominator, config)
                     metrics.add(policy_loss=policy_loss, value_loss=value_loss, **ratios)
                 grad_norm = networks.step()

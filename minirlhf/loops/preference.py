@@ -163,6 +163,7 @@ def train_dpo(
         [optimizer],
         history,
         formulas=formulas,
+        reference=reference,
     )
     for step, index in run.steps(batches):
         # 1. The loss of each pair, from the log-probabilities under both policies; its gradient.

@@ -6,6 +6,7 @@ There are two ways to score a prefix, and they give different numbers (see `pref
 from collections.abc import Callable
 
 import torch
+from torch.nn.functional import pad
 
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.core.rollout import Rollout
@@ -23,12 +24,14 @@ def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
     head would be read at an untrained position. A policy finds this out: it stops writing EOS and
     is rewarded for it.
     """
-    cut = ~rollout.finished(eos_id)[:, None]
-    ids = torch.cat([rollout.response_ids, torch.full_like(rollout.response_ids[:, :1], eos_id)], 1)
-    mask = torch.cat([rollout.response_mask, cut], 1)
-    old_logprobs = torch.cat(
-        [rollout.old_logprobs, torch.zeros_like(rollout.old_logprobs[:, :1])], 1
+    ids, mask, old_logprobs = (
+        pad(x, (0, 1)) for x in (rollout.response_ids, rollout.response_mask, rollout.old_logprobs)
     )
+    lengths = rollout.response_mask.sum(1, keepdim=True)
+    last = ids.gather(1, (lengths - 1).clamp(min=0))
+    cut = (last != eos_id) | (lengths == 0)  # whoever wrote the last token
+    ids = ids.scatter(1, lengths, torch.where(cut, eos_id, ids.gather(1, lengths)))
+    mask = mask.scatter(1, lengths, cut)
     return Rollout(rollout.prompt_ids, rollout.prompt_mask, ids, mask, old_logprobs)
 
 

@@ -53,7 +53,7 @@ def token_table(
     Raises:
         ValueError: the number of texts is not the number of the row's real tokens.
     """
-    mask, old = rollout.response_mask, rollout.old_logprobs
+    mask, old = rollout.action_mask, rollout.old_logprobs
     plain, returns = gae(rewards, values, mask, gamma=gamma, lam=lam)
     advantages = plain if advantages is None else advantages
     columns = {
@@ -71,7 +71,7 @@ def token_table(
             logprobs, old, advantages, mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high
         ),
     }
-    length = int(mask[row].sum())
+    length = int(rollout.response_mask[row].sum())
     if len(tokens) != length:
         raise ValueError(f"Row {row} has {length} real tokens, but {len(tokens)} texts were given.")
     return [

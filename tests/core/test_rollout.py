@@ -198,3 +198,13 @@ def test_a_tools_tokens_are_read_but_are_no_actions():
     assert torch.equal(Rollout.concat([batch, batch]).action_mask, actions.repeat(2, 1))
     with pytest.raises(ValueError, match="True at padding"):
         Rollout(**GOOD | given, action_mask=torch.ones(2, 5, dtype=torch.bool))
+
+
+def test_a_column_may_have_any_free_name():
+    batch = Rollout(**GOOD).with_columns(
+        prompt_index=torch.tensor([3, 4]), prompt_kl=torch.ones(2, 2)
+    )
+    twice = Rollout.concat([batch, batch])
+    assert twice.prompt_index.tolist() == [3, 4, 3, 4] and twice.prompt_kl.shape == (4, 2)
+    with pytest.raises(ValueError, match="cannot be named 'columns'"):
+        Rollout(**GOOD).with_columns(columns=torch.zeros(2))

@@ -5,6 +5,7 @@ one order.
 """
 
 import copy
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -22,10 +23,10 @@ from minirlhf.models.forward import (
 )
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer
 
 PROMPTS = ["one", "a second", "3", "the fourth one"]
-SAMPLING = SamplingConfig(max_new_tokens=8, temperature=0.7)
+SAMPLING = SamplingConfig(max_new_tokens=10, temperature=0.7)
 STEPS = 3
 TOKENIZER = tiny_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -62,6 +63,29 @@ def score(batch):
     """The share of response tokens from the first half of the vocabulary."""
     hits = (batch.response_ids < 129) & batch.response_mask
     return hits.sum(1) / batch.response_mask.sum(1)
+
+
+def with_tool(*args, **given):
+    """Sampling in which a tool wrote the first, the second or the last token of some responses.
+
+    What stands at its tokens is NaN: the policy has no log-probability of them.
+    """
+    batch = sample(*args, **given)
+    lengths, column = batch.response_mask.sum(1), torch.arange(batch.response_mask.shape[1])
+    tool = torch.zeros_like(batch.response_mask)
+    tool[0::4, 0] = True
+    tool[1::4, 1] = True
+    tool |= (torch.arange(len(lengths)) % 4 == 2)[:, None] & (column == lengths[:, None] - 1)
+    tool &= batch.response_mask & (lengths > 2)[:, None]  # something is left for the policy
+    assert tool.any() and len(set(lengths.tolist())) > 1  # responses of different lengths
+    return replace(
+        batch,
+        action_mask=batch.response_mask & ~tool,
+        old_logprobs=torch.where(tool, torch.nan, batch.old_logprobs),
+    )
+
+
+SAMPLERS = [sample, with_tool]
 
 
 def test_sft():
@@ -105,7 +129,7 @@ def test_reinforce():
     config = loops.GroupConfig.plain(
         "reinforce", steps=STEPS, prompts_per_step=6, kl=KLConfig(kl_coef=0), sampling=SAMPLING
     )
-    policy, start = tiny_policy(), tiny_policy()
+    policy, start = ending_policy(), ending_policy()
     optimizer = loops.make_optimizer(policy, config.optimiser)
     generator, baseline = torch.Generator().manual_seed(config.seed), None
     for index in loops.shuffled_batches(len(PROMPTS), 6, STEPS, config.seed):
@@ -122,25 +146,32 @@ def test_reinforce():
         core.aggregate(losses, batch.response_mask, how="sequence_sum").backward()
         optimizer.step()
         optimizer.zero_grad()
-    other, _ = loops.train_group(tiny_policy(), TOKENIZER, PROMPTS, score, config)
+    other, _ = loops.train_group(ending_policy(), TOKENIZER, PROMPTS, score, config)
     assert same_weights(policy, other) and moved(policy, start)
 
 
-def test_ppo():
+@pytest.mark.parametrize("draw", SAMPLERS, ids=["whole responses", "a tool's tokens"])
+@pytest.mark.parametrize("extra", [{}, {"whiten": True, "value_clip_eps": 0.05}], ids=str)
+def test_ppo(draw, extra):
     config = loops.PPOConfig.plain(
-        steps=STEPS, batch_size=8, minibatch_size=4, kl=KLConfig(kl_coef=0.5), sampling=SAMPLING
+        steps=STEPS,
+        batch_size=8,
+        minibatch_size=4,
+        kl=KLConfig(kl_coef=0.5),
+        sampling=SAMPLING,
+        **extra,
     )
-    actor, reference = tiny_policy(), tiny_policy()
+    actor, reference = ending_policy(), ending_policy()
     torch.manual_seed(7)
     critic = ScalarModel(tiny_policy(1).base_model)
     critics_copy = copy.deepcopy(critic)
     actor_optimizer = loops.make_optimizer(actor, config.actor)
     critic_optimizer = loops.make_optimizer(critic, config.critic)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator, logged = torch.Generator().manual_seed(config.seed), []
     for index in loops.shuffled_batches(len(PROMPTS), 8, STEPS, config.seed):
         ids, prompt_mask = encode_prompts(TOKENIZER, [PROMPTS[i] for i in index])
-        batch = sample(actor, ids, prompt_mask, eos_id=EOS, config=SAMPLING, generator=generator)
-        mask = batch.response_mask
+        batch = draw(actor, ids, prompt_mask, eos_id=EOS, config=SAMPLING, generator=generator)
+        mask = batch.action_mask
         with torch.no_grad():
             ref_logprobs = policy_logprobs(reference, batch, temperature=0.7)
             values = response_values(critic, batch)
@@ -148,33 +179,61 @@ def test_ppo():
                 score(batch), batch.old_logprobs, ref_logprobs, mask, kl_coef=0.5
             )
             advantages, returns = core.gae(rewards, values, mask, gamma=1.0, lam=0.95)
-        batch = batch.with_columns(advantages=advantages, returns=returns)
+        logged.append(
+            {
+                "explained_variance": core.explained_variance(values, returns, mask).item(),
+                "kl_per_token": core.masked_mean(
+                    core.log_ratio(batch.old_logprobs, ref_logprobs, mask), mask
+                ).item(),
+                "length": mask.sum(1).float().mean().item(),
+            }
+        )
+        if config.whiten:
+            advantages = core.masked_whiten(advantages, mask)
+        batch = batch.with_columns(advantages=advantages, returns=returns, values=values)
         for _ in range(2):
             for rows in torch.randperm(8, generator=generator).split(4):
                 part = batch.select(rows)
                 logprobs = policy_logprobs(actor, part, temperature=0.7)
                 policy_loss = core.ppo_clip(
-                    logprobs, part.old_logprobs, part.advantages, part.response_mask
+                    logprobs, part.old_logprobs, part.advantages, part.action_mask
                 )
                 values = response_values(critic, part)
-                value_loss = core.value_loss(values, part.returns, part.response_mask)
+                if config.value_clip_eps is None:
+                    value_loss = core.value_loss(values, part.returns, part.action_mask)
+                else:
+                    value_loss = core.value_loss_clipped(
+                        values, part.values, part.returns, part.action_mask, clip_eps=0.05
+                    )
                 for losses, optimizer in (
                     (policy_loss, actor_optimizer),
                     (value_loss, critic_optimizer),
                 ):
-                    core.aggregate(losses, part.response_mask).backward()
+                    core.aggregate(losses, part.action_mask).backward()
                     optimizer.step()
                     optimizer.zero_grad()
-    other, other_critic, _ = loops.train_ppo(
-        tiny_policy(), critics_copy, TOKENIZER, PROMPTS, score, config
+    other, other_critic, history = loops.train_ppo(
+        ending_policy(),
+        critics_copy,
+        TOKENIZER,
+        PROMPTS,
+        score,
+        config,
+        formulas=loops.PPOFormulas(sample=draw),
     )
+    for row, by_hand in zip(history, logged, strict=True):
+        for name, value in by_hand.items():
+            assert row[name] == pytest.approx(value, rel=1e-6), name
     assert same_weights(actor, other) and moved(actor, reference)
     assert same_weights(critic, other_critic)
 
 
-def test_grpo():
+@pytest.mark.parametrize("draw", SAMPLERS, ids=["whole responses", "a tool's tokens"])
+@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "rloo-verl"])
+def test_group_methods(name, draw):
+    row = loops.FAMILY[name]
     config = loops.GroupConfig.plain(
-        "grpo",
+        name,
         steps=STEPS,
         prompts_per_step=3,
         group_size=4,
@@ -182,12 +241,12 @@ def test_grpo():
         kl=KLConfig(kl_coef=0.1),
         sampling=SAMPLING,
     )
-    policy, reference = tiny_policy(), tiny_policy()
+    policy, reference = ending_policy(), ending_policy()
     optimizer = loops.make_optimizer(policy, config.optimiser)
     generator = torch.Generator().manual_seed(config.seed)
     for index in loops.shuffled_batches(len(PROMPTS), 3, STEPS, config.seed):
         ids, mask = encode_prompts(TOKENIZER, [PROMPTS[i] for i in index])
-        batch = sample(
+        batch = draw(
             policy,
             ids,
             mask,
@@ -196,24 +255,37 @@ def test_grpo():
             samples_per_prompt=4,
             generator=generator,
         )
-        mask = batch.response_mask
+        mask = batch.action_mask
         with torch.no_grad():
             ref_logprobs = policy_logprobs(reference, batch, temperature=0.7)
         rewards = core.kl_shaped_rewards(
             score(batch), batch.old_logprobs, ref_logprobs, mask, kl_coef=0.1
         )
         group_scores = rewards.sum(1).view(3, 4)
-        advantages = core.over_tokens(core.group_relative(group_scores), mask)
+        if name == "rloo-verl":
+            compared = core.leave_one_out(group_scores)
+        else:
+            compared = core.group_relative(group_scores, scale_by_std=name == "grpo")
+        advantages = core.over_tokens(compared, mask)
         batch = batch.with_columns(advantages=advantages)
         orders = [torch.randperm(12, generator=generator) for _ in range(2)]
         for rows in (rows for order in orders for rows in order.split(6)):
             part = batch.select(rows)
             logprobs = policy_logprobs(policy, part, temperature=0.7)
-            losses = core.ppo_clip(logprobs, part.old_logprobs, part.advantages, part.response_mask)
-            core.aggregate(losses, part.response_mask, how="sequence_mean").backward()
+            losses = core.ppo_clip(logprobs, part.old_logprobs, part.advantages, part.action_mask)
+            constant = 10.0 if name == "dr-grpo" else None  # max_new_tokens
+            how = row.aggregation
+            core.aggregate(losses, part.action_mask, how=how, constant=constant).backward()
             optimizer.step()
             optimizer.zero_grad()
-    other, _ = loops.train_group(tiny_policy(), TOKENIZER, PROMPTS, score, config)
+    other, _ = loops.train_group(
+        ending_policy(),
+        TOKENIZER,
+        PROMPTS,
+        score,
+        config,
+        formulas=loops.GroupFormulas(sample=draw),
+    )
     assert same_weights(policy, other) and moved(policy, reference)
 
 

@@ -8,7 +8,7 @@ import torch
 from minirlhf import core
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.family import GroupFormulas
-from minirlhf.loops.formulas import identity
+from minirlhf.loops.formulas import function_signature, identity
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.losses import DPOFormulas
 from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
@@ -36,12 +36,12 @@ def other_gae(rewards, values, mask, *, gamma, lam):
     return core.gae(rewards, values, mask, gamma=gamma, lam=lam / 2)
 
 
-def ppo(formulas=PPOFormulas(), **given):
+def ppo(formulas=PPOFormulas(), reward=score, **given):
     config = PPOConfig(steps=2, batch_size=4, minibatch_size=4, sampling=SAMPLING)
     torch.manual_seed(0)
     critic = ScalarModel(tiny_policy(1).base_model)
     return train_ppo(
-        tiny_policy(), critic, TOKENIZER, PROMPTS, score, config, formulas=formulas, **given
+        tiny_policy(), critic, TOKENIZER, PROMPTS, reward, config, formulas=formulas, **given
     )[2]
 
 
@@ -134,18 +134,86 @@ def test_the_identity_covers_called_functions_globals_and_closures(monkeypatch):
     assert identity(PPOFormulas(ppo_clip=half)) != identity(PPOFormulas(ppo_clip=third))
 
 
-class WithState:
-    def __call__(self, *given, **settings):
-        return core.gae(*given, **settings)
+SETTINGS, TABLE, SHIFT = (1.0, 2.0), {"lam": 0.5}, torch.tensor(1.0)
+HALF = functools.partial(core.gae, lam=0.5)
+
+
+def of_globals(*given, **settings):
+    advantages, returns = HALF(*given, gamma=SETTINGS[0])
+    return advantages * TABLE["lam"] + SHIFT, returns
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("SETTINGS", (1.0, 3.0)),
+        ("TABLE", {"lam": 0.1}),
+        ("SHIFT", torch.tensor(2.0)),
+        ("HALF", functools.partial(core.gae, lam=0.9)),
+    ],
+)
+def test_the_identity_covers_containers_tensors_and_partials(name, other, monkeypatch):
+    before = identity(PPOFormulas(gae=of_globals))["gae"]
+    monkeypatch.setitem(globals(), name, other)
+    assert None not in (before, after := identity(PPOFormulas(gae=of_globals))["gae"])
+    assert after != before
+
+
+def times(factor):
+    def decorated(function):
+        @functools.wraps(function)
+        def wrapper(*given, **settings):
+            advantages, returns = function(*given, **settings)
+            return factor * advantages, returns
+
+        return wrapper
+
+    return decorated
+
+
+def test_a_wrapper_is_not_what_it_wraps():
+    two, three = (identity(PPOFormulas(gae=times(f)(core.gae)))["gae"] for f in (2, 3))
+    assert two and three and two != three
+    again = identity(PPOFormulas(gae=times(2)(core.gae)))["gae"]
+    assert again == two
+
+
+def test_two_functions_on_one_line_differ():
+    both = {"a": lambda *x, **k: (x[0], 1), "b": lambda *x, **k: (x[0], 2)}
+    one, two = (identity(PPOFormulas(gae=f))["gae"] for f in both.values())
+    assert one != two
+
+
+class ScaledGae:
+    """A formula as an object: its class and its attributes are its source."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, rewards, values, mask, *, gamma, lam):
+        return core.gae(rewards, values * self.factor, mask, gamma=gamma, lam=lam)
+
+
+def test_an_object_and_its_method_are_identified_by_class_and_attributes():
+    for of in (lambda x: x, lambda x: x.__call__):
+        one, again, other = (
+            identity(PPOFormulas(gae=of(ScaledGae(f))))["gae"] for f in (1.0, 1.0, 2.0)
+        )
+        assert one == again != other and "ScaledGae" in one
+
+
+def typed_at_a_prompt():
+    return eval("lambda *given, **settings: core.gae(*given, **settings)", {"core": core})
 
 
 @pytest.mark.parametrize(
     "function",
-    [WithState(), eval("lambda *a, **k: a[0]"), WithState().__call__],
-    ids=["an object", "typed at a prompt", "a method"],
+    [typed_at_a_prompt(), ScaledGae(torch.nn.Linear(1, 1))],
+    ids=["typed at a prompt", "holds a model"],
 )
 def test_a_formula_without_source_code_has_no_identity(function):
     assert identity(PPOFormulas(gae=function)) == {"gae": None}
+    assert function_signature(function)  # what has no source counts by its type
 
 
 def stopped(path, formulas):
@@ -174,8 +242,28 @@ def test_a_run_resumes_only_with_its_own_formulas(tmp_path):
 
 def test_a_run_with_a_formula_without_source_code_is_not_resumed(tmp_path):
     path = tmp_path / "training.safetensors"
-    stopped(path, PPOFormulas(gae=WithState()))
-    with pytest.raises(ValueError, match="the formula gae has no source to compare"):
-        ppo(PPOFormulas(gae=WithState()), checkpoint=Checkpoint(path, resume=True))
+    formulas = PPOFormulas(gae=typed_at_a_prompt())
+    with pytest.warns(UserWarning, match="formula gae has no source that can be read"):
+        stopped(path, formulas)
+    with (
+        pytest.raises(ValueError, match="the formula gae has no source to compare"),
+        pytest.warns(UserWarning),
+    ):
+        ppo(formulas, checkpoint=Checkpoint(path, resume=True))
     with pytest.raises(ValueError, match="another run, which differs in: formula gae"):
         ppo(checkpoint=Checkpoint(path, resume=True))
+
+
+def longer(batch):
+    return batch.response_mask.sum(1).float()
+
+
+def test_a_run_resumes_only_with_its_own_score_and_reference(tmp_path):
+    path = tmp_path / "training.safetensors"
+    stopped(path, PPOFormulas())
+    resumed = Checkpoint(path, resume=True)
+    with pytest.raises(ValueError, match="another run, which differs in: score"):
+        ppo(reward=longer, checkpoint=resumed)
+    with pytest.raises(ValueError, match="another run, which differs in: reference"):
+        ppo(reference=tiny_policy(5), checkpoint=resumed)
+    assert ppo(checkpoint=resumed) == ppo()

@@ -10,10 +10,11 @@ from minirlhf.core.masking import aggregate, masked_whiten
 from minirlhf.core.policy_gradient import ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
 from minirlhf.loops import actor_critic
+from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.common import make_optimizer
 from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
 from minirlhf.models.adapters import with_lora
 from minirlhf.models.forward import encode, policy_logprobs, response_values, token_scores
 from minirlhf.models.heads import ScalarModel, SharedCritic
@@ -256,3 +257,21 @@ def test_a_critic_with_the_wrong_trunk_is_refused():
             train_ppo(actor, other, tiny_tokenizer(), PROMPTS, first_half, ppo_config(steps=1))
     with pytest.raises(ValueError, match="like.head is 16; it must be as wide"):
         SharedCritic(actor, ScalarModel(tiny_policy(width=16).base_model))
+
+
+def test_a_shared_trunk_needs_its_calls_in_order_and_its_own_values():
+    actor, critic = pair()
+    networks = ActorCritic(actor, critic, OptimiserConfig(), OptimiserConfig(), temperature=1.0)
+    batch = encode(tiny_tokenizer(), ["a", "b"], ["xy", "z"])
+    with pytest.raises(ValueError, match="call logprobs"):
+        networks.values(batch)
+    networks.logprobs(batch)
+    with pytest.raises(ValueError, match="call logprobs"):
+        networks.values(batch.select([0]))
+    with pytest.raises(ValueError, match="call backward_policy"):
+        networks.backward_value(networks.values(batch).sum())
+    with pytest.raises(ValueError, match="the package's own with a SharedCritic"):
+        formulas = PPOFormulas(response_values=lambda critic, batch: 0 * batch.old_logprobs)
+        train_ppo(
+            actor, critic, tiny_tokenizer(), PROMPTS, first_half, ppo_config(), formulas=formulas
+        )
