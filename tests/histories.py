@@ -33,7 +33,7 @@ from minirlhf.models.heads import ScalarModel, SharedCritic  # noqa: E402
 from minirlhf.models.sampling import SamplingConfig  # noqa: E402
 from minirlhf.tasks.reviews import Review  # noqa: E402
 from minirlhf.tour import Tour, TourConfig  # noqa: E402
-from tests.tiny import tiny_policy, tiny_tokenizer  # noqa: E402
+from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer  # noqa: E402
 
 PROMPTS = ["one", "a second", "3"]
 PAIRS = Dataset.from_list(
@@ -62,22 +62,6 @@ def first_half(rollout):
     """The share of response tokens from the first half of the vocabulary."""
     hits = (rollout.response_ids < 129) & rollout.response_mask
     return hits.sum(1) / rollout.response_mask.sum(1)
-
-
-def ending_policy(seed=0):
-    """A policy that writes EOS about once in eight tokens, so that responses have different lengths."""
-    model = tiny_policy(seed)
-    with torch.no_grad():
-        model.transformer.wte.weight[0] = 0
-        original = model.forward
-
-    def forward(*args, **given):
-        output = original(*args, **given)
-        output.logits[..., 0] = output.logits[..., 0] + 3.5
-        return output
-
-    model.forward = forward
-    return model
 
 
 def digest(history, *models) -> str:
