@@ -11,6 +11,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import torch
 
+BRACKETS = {  # first column of a table -> what `with_interval` shows
+    "mean": "mean [lowest seed, highest seed]",
+    "difference": "difference [95 % interval]",
+}
+
 
 def by_prompt(frame: pd.DataFrame, column: str, *, by: str = "variant") -> pd.DataFrame:
     """One row per run and prompt: `by`, seed, prompt, and `column`.
@@ -191,19 +196,27 @@ def interval_over_both(differences: torch.Tensor) -> tuple[float, float]:
 def with_interval(frame: pd.DataFrame, *, digits: int = 2) -> pd.Series:
     """Each row as text, for example "1.34 [1.20, 1.48]": the first column, then low and high.
 
+    There are more decimals, up to 4, where a bound that is not 0 would be rounded to 0. The name
+    of the Series says what the brackets are: "mean [lowest seed, highest seed]" for a table of
+    `mean_over_seeds`, "difference [95 % interval]" for the other two.
+
     Args:
         frame: a table of `mean_over_seeds`, `difference_over_prompts` or
             `difference_over_prompts_and_seeds`.
     """
+    from minirlhf.show.look import decimals  # loads matplotlib
+
     _check_columns(frame, ["low", "high"])
     first = frame.columns[0]
+    bounds = frame[["low", "high"]].to_numpy(float).ravel()
+    digits = decimals(bounds[~pd.isna(bounds)].tolist(), digits)
     return pd.Series(
         [
-            f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
             for value, low, high in zip(frame[first], frame["low"], frame["high"], strict=True)
         ],
         index=frame.index,
-        name=first,
+        name=BRACKETS.get(first, first),
     )
 
 
@@ -291,7 +304,7 @@ def _check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
 def _check_one_row_per_seed(frame: pd.DataFrame, keys: list[str]) -> None:
     twice = frame[frame.duplicated([*keys, "seed"])]
     if len(twice):
-        row = twice.iloc[0]
+        row = twice[[*keys, "seed"]].astype(object).iloc[0]
         group = ", ".join(f"{key} {row[key]!r}" for key in keys)
         raise ValueError(
             f"{group} has more than one row of seed {row['seed']}; "

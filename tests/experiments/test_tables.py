@@ -256,6 +256,24 @@ def test_a_table_as_shown_holds_the_mean_and_the_range_as_text():
     assert text.to_dict() == {"a": "-0.50 [-1.00, 0.00]"}
 
 
+def test_a_bound_is_printed_as_zero_only_if_it_is_zero():
+    def texts(*row):
+        frame = pd.DataFrame([row], columns=["difference", "low", "high"])
+        return experiments.with_interval(frame).tolist()
+
+    assert texts(-0.2, -0.4, -0.0039) == ["-0.200 [-0.400, -0.004]"]
+    assert texts(-0.2, -0.4, -1e-9) == ["-0.20 [-0.40, 0.00]"]  # no more than 4 decimals; no -0.00
+    assert texts(-0.001, -0.4, 0.4) == ["0.00 [-0.40, 0.40]"]
+    assert texts(0.5, float("nan"), float("nan")) == ["0.50 [nan, nan]"]
+
+
+def test_the_name_of_a_column_says_what_the_brackets_are():
+    mean = experiments.mean_over_seeds(FRAME, "gold")
+    assert experiments.with_interval(mean).name == "mean [lowest seed, highest seed]"
+    difference = experiments.difference_over_prompts(FRAME, "gold", "b")
+    assert experiments.with_interval(difference).name == "difference [95 % interval]"
+
+
 def test_load_results_still_returns_a_list_of_dicts():
     from minirlhf.classroom.claims import load_results
 
