@@ -3,8 +3,10 @@
 A fault enters a run through its arguments, as a student's own function does.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
@@ -25,6 +27,19 @@ class Fault:
     formulas: dict[str, Callable] = field(default_factory=dict)
     score: Callable[[Callable], Callable] = lambda score: score
     start: Callable[[], tuple] = lambda: load_policy("tiny-reviews-sft")
+
+    def source(self) -> str:
+        """SHA-256 of all files that the fault's functions stand in.
+
+        Two faults with equal names and other functions differ in it. It covers whole files, so that
+        a function which such a function calls counts as well.
+        """
+        functions = [*self.formulas.values(), self.score, self.start]
+        modules = {inspect.getmodule(inspect.unwrap(f)) for f in functions}
+        sources = sorted(inspect.getsource(module) for module in modules)
+        names = sorted(f"{name} {f.__qualname__}" for name, f in self.formulas.items())
+        names += [self.score.__qualname__, self.start.__qualname__]
+        return sha256("\n".join([*names, *sources]).encode()).hexdigest()
 
 
 def zero_values(critic, rollout):

@@ -1,7 +1,8 @@
 """Run an experiment over several seeds and record it; repeat some recorded runs at random.
 
 Every finished run is saved, and every stage of a tour. The same command goes on where it stopped.
-A record is written when all of its runs are there, so it never mixes two commands.
+A record is written when all of its runs are there, so it never mixes two commands. A row of the
+EXPERIMENTS has the commit at which its own run began.
 """
 
 import random
@@ -96,7 +97,7 @@ def _record_variants(
     for variant in EXPERIMENTS[name]:
         for seed in range(seeds):
             row, history = run_variant(name, variant, seed, folder, on_step=on_step)
-            here = origin | {"variant": variant, "seed": seed}
+            here = origin | {"variant": variant, "seed": seed, "commit": row["commit"]}
             table.append(here | row)
             steps += [here | step for step in history]
     record(name, table, folder=results)

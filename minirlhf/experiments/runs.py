@@ -34,7 +34,7 @@ from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample
 from minirlhf.rewards.gold import gold_judge
 from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
-from minirlhf.runtime import write_text
+from minirlhf.runtime import commit, write_text
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
 
@@ -46,17 +46,25 @@ def run_variant(
 ) -> RowAndHistory:
     """One run of an experiment: its row and its History.
 
-    The result is saved in `folder`. A result that is already there, made under the same settings,
-    is returned without training.
+    The result is saved in `folder`. A result that is already there, made under the same settings
+    and with the same fault's functions, is returned without training. The row's `commit` is the one
+    at which the run began; it is "unknown" in results that were saved without it.
     """
     configure, run = RUNS.get(name, (ppo_config, ppo_run))
     settings = EXPERIMENTS[name][variant] | {"seed": seed}
     config = configure(settings)
-    return saved(
-        folder / f"{re.sub('[^a-z0-9.+]+', '-', variant.lower())}-{seed}.json",
-        settings | {"config": config},
-        lambda: run(settings, config, on_step),
-    )
+    key = settings | {"config": config}
+    if "fault" in settings:
+        key["fault_source"] = FAULTS[settings["fault"]].source()
+
+    def make() -> RowAndHistory:
+        begun_at = commit()
+        row, history = run(settings, config, on_step)
+        return row | {"commit": begun_at}, history
+
+    path = folder / f"{re.sub('[^a-z0-9.+]+', '-', variant.lower())}-{seed}.json"
+    row, history = saved(path, key, make)
+    return {"commit": "unknown"} | row, history
 
 
 def saved(path: Path, settings: dict, make: Callable[[], RowAndHistory]) -> RowAndHistory:

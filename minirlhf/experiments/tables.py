@@ -5,12 +5,16 @@ column `variant`. In the records "tour" and "smollm2" that column is called `met
 `by="method"`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
 
-DRAWS = 2000  # of the bootstrap, as in `evaluate.bootstrap`
+BRACKETS = {  # first column of a table -> what `with_interval` shows
+    "mean": "mean [lowest seed, highest seed]",
+    "difference": "difference [95 % interval]",
+}
 
 
 def by_prompt(frame: pd.DataFrame, column: str, *, by: str = "variant") -> pd.DataFrame:
@@ -18,12 +22,14 @@ def by_prompt(frame: pd.DataFrame, column: str, *, by: str = "variant") -> pd.Da
 
     Args:
         column: a number that was recorded for every prompt, for example "gold" or "pass_1"; it is
-            read from `<column>_by_prompt`. prompt is its place in that list, from 0. Every run of
-            an experiment has the same prompts in the same order.
+            read from `<column>_by_prompt`, and "gold_by_prompt" means the same. prompt is its
+            place in that list, from 0. Every run of an experiment has the same prompts in the same
+            order.
 
     Raises:
         ValueError: the records have no such column, or a variant has two rows of one seed.
     """
+    column = _without_ending(column)
     _check_columns(frame, [by, f"{column}_by_prompt"])
     frame = frame.dropna(subset=[f"{column}_by_prompt"])
     _check_one_row_per_seed(frame, [by])
@@ -72,8 +78,8 @@ def mean_over_seeds(
 def difference_over_prompts(
     frame: pd.DataFrame,
     column: str,
-    baseline: str,
-    variants: Sequence[str] | None = None,
+    baseline: str | Sequence[str],
+    variants: str | Sequence[str] | None = None,
     *,
     by: str = "variant",
     seed: int = 0,
@@ -86,6 +92,8 @@ def difference_over_prompts(
 
     Args:
         column: a number that was recorded for every prompt; see `by_prompt`.
+        baseline: one variant, or several whose runs are pooled, as `show.differences` pools the
+            runs of `repeats`.
         variants: compared with the baseline; all others, if left out.
         seed: of the resampling.
 
@@ -106,57 +114,109 @@ def difference_over_prompts(
 def difference_over_prompts_and_seeds(
     frame: pd.DataFrame,
     column: str,
-    baseline: str,
-    variants: Sequence[str] | None = None,
+    baseline: str | Sequence[str],
+    variants: str | Sequence[str] | None = None,
     *,
     by: str = "variant",
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean of (variant - baseline), with its 95 % interval over prompts and over seeds.
+    """Mean of (variant - baseline), with its 95 % interval for other prompts and other seeds.
 
-    With D[s, p] = variant - baseline for seed s and prompt p, each of 2,000 draws picks prompts
-    with replacement and, independently, seeds with replacement, and takes the mean of D over all
-    chosen pairs (s, p). The two variants are paired by prompt and by seed. The interval is from
-    the 2.5 % to the 97.5 % quantile of these means.
+    D[s, p] is variant - baseline for seed s and prompt p, so the two variants are paired by seed
+    and by prompt. The interval is that of `interval_over_both`. Three seeds say little about other
+    seeds, so where the seeds differ, the interval is wide.
 
-    With few seeds the interval is too narrow: resampling S seeds gives (S - 1)/S of the variance
-    between seeds, which is two thirds for three seeds. With one seed the result is that of
-    `evaluate.paired_difference`.
-
-    Args, Returns: as in `difference_over_prompts`.
+    Args, Returns: as in `difference_over_prompts`. With one seed low and high are NaN, because one
+    seed says nothing about other seeds.
 
     Raises:
         ValueError: the variant and the baseline were not run with the same seeds.
     """
     rows = {}
     for name, values, base in _compared(frame, column, baseline, variants, by):
-        if list(values.index) != list(base.index):
+        mean_base = base.groupby(level="seed").mean()
+        wanted = list(values.index) * (len(base) // max(len(mean_base), 1))
+        if sorted(wanted) != sorted(base.index):
             raise ValueError(
-                f"'{name}' has the seeds {list(values.index)} and '{baseline}' has "
+                f"{name!r} has the seeds {list(values.index)} and {_named(baseline)} has "
                 f"{list(base.index)}; this interval needs the same seeds."
             )
-        difference = _matrix(values) - _matrix(base)
-        low, high = _bootstrap_both(difference, seed)
+        difference = _matrix(values) - _matrix(mean_base)
+        low, high = interval_over_both(difference)
         rows[name] = (difference.mean().item(), low, high, *reversed(difference.shape))
     return _differences(rows, by)
+
+
+def interval_over_both(differences: torch.Tensor) -> tuple[float, float]:
+    """The 95 % interval of the mean of (S, P) differences, for other seeds and other prompts.
+
+    The differences are taken as mean + effect of the seed + effect of the prompt + residual, all
+    independent. With the mean squares MS of this two-way layout,
+
+        MS_seed     = P sum_s (D[s, .] - D)^2 / (S - 1)
+        MS_prompt   = S sum_p (D[., p] - D)^2 / (P - 1)
+        MS_residual = sum_sp (D[s, p] - D[s, .] - D[., p] + D)^2 / ((S - 1)(P - 1))
+
+    the variance of the mean D, its degrees of freedom (Satterthwaite) and the interval are
+
+        var = (MS_seed + MS_prompt - MS_residual) / (S P)
+        df  = (S P var)^2 / [ MS_seed^2 / (S - 1) + MS_prompt^2 / (P - 1)
+                              + MS_residual^2 / ((S - 1)(P - 1)) ]
+        D +- t(0.975, df) sqrt(var)
+
+    var is at least max(MS_seed, MS_prompt) / (S P). For 3 seeds and 76 prompts the interval holds
+    the true mean in 93 to 99 % of simulated cases; see the tests.
+
+    Returns:
+        (low, high). Both are NaN if there is one seed or one prompt, or if all differences are
+        equal: then nothing says how they scatter.
+
+    Source: Satterthwaite 1946.
+    """
+    from scipy.stats import t as student_t  # takes a second to load
+
+    seeds, prompts = differences.shape
+    if min(seeds, prompts) < 2:
+        return math.nan, math.nan
+    mean = differences.mean()
+    of_seeds, of_prompts = differences.mean(1, keepdim=True), differences.mean(0, keepdim=True)
+    freedom = (seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1))
+    squares = (
+        prompts * (of_seeds - mean).square().sum().item() / freedom[0],
+        seeds * (of_prompts - mean).square().sum().item() / freedom[1],
+        (differences - of_seeds - of_prompts + mean).square().sum().item() / freedom[2],
+    )
+    total = max(squares[0] + squares[1] - squares[2], *squares[:2])
+    if math.sqrt(total) <= 1e-12 * differences.abs().max().item():
+        return math.nan, math.nan
+    df = total**2 / sum(ms**2 / n for ms, n in zip(squares, freedom, strict=True))
+    half = float(student_t.ppf(0.975, df)) * math.sqrt(total / (seeds * prompts))
+    return mean.item() - half, mean.item() + half
 
 
 def with_interval(frame: pd.DataFrame, *, digits: int = 2) -> pd.Series:
     """Each row as text, for example "1.34 [1.20, 1.48]": the first column, then low and high.
 
+    There are more decimals, up to 4, where a bound that is not 0 would be rounded to 0. The name
+    of the Series says what the brackets are: "mean [lowest seed, highest seed]" for a table of
+    `mean_over_seeds`, "difference [95 % interval]" for the other two.
+
     Args:
         frame: a table of `mean_over_seeds`, `difference_over_prompts` or
             `difference_over_prompts_and_seeds`.
     """
+    from minirlhf.show.look import decimals  # loads matplotlib
+
     _check_columns(frame, ["low", "high"])
     first = frame.columns[0]
+    bounds = frame[["low", "high"]].to_numpy(float).ravel()
+    digits = decimals(bounds[~pd.isna(bounds)].tolist(), digits)
     return pd.Series(
         [
-            f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
             for value, low, high in zip(frame[first], frame["low"], frame["high"], strict=True)
         ],
         index=frame.index,
-        name=first,
+        name=BRACKETS.get(first, first),
     )
 
 
@@ -181,41 +241,51 @@ def shown(
     )
 
 
-def _compared(frame: pd.DataFrame, column: str, baseline: str, variants, by: str):
-    """(variant, its values, the baseline's values), each a table of seeds by prompts."""
+def _compared(frame: pd.DataFrame, column: str, baseline, variants, by: str):
+    """(variant, its values, the baselines' values), each a table of seeds by prompts."""
     long = by_prompt(frame, column, by=by)
+    column = _without_ending(column)
     known = list(dict.fromkeys(long[by]))
-    chosen = [name for name in known if name != baseline] if variants is None else list(variants)
-    for name in (baseline, *chosen):
+    baselines = _list_of(baseline)
+    chosen = [n for n in known if n not in baselines] if variants is None else _list_of(variants)
+    for name in (*baselines, *chosen):
         if name not in known:
-            raise ValueError(f"No {by} is called '{name}'; there are {', '.join(known)}.")
+            raise ValueError(f"No {by} is called {name!r}; there are {_quoted(known)}.")
     tables = {
         name: rows.pivot(index="seed", columns="prompt", values=column)
         for name, rows in long.groupby(by)
     }
-    for name in chosen:
-        counts = (len(tables[name].columns), len(tables[baseline].columns))
+    for name in (*baselines, *chosen):
+        counts = (len(tables[name].columns), len(tables[baselines[0]].columns))
         if counts[0] != counts[1]:
             raise ValueError(
-                f"'{name}' was evaluated on {counts[0]} prompts and '{baseline}' on {counts[1]}; "
-                "a paired difference needs the same prompts."
+                f"{name!r} was evaluated on {counts[0]} prompts and {baselines[0]!r} on "
+                f"{counts[1]}; a paired difference needs the same prompts."
             )
-        yield name, tables[name], tables[baseline]
+    base = pd.concat([tables[name] for name in baselines])
+    for name in chosen:
+        yield name, tables[name], base
+
+
+def _list_of(names: str | Iterable[str]) -> list[str]:
+    """Distinct names; a single string is one name."""
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+
+
+def _quoted(names: Iterable) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _named(baseline: str | Sequence[str]) -> str:
+    return " with ".join(map(repr, _list_of(baseline)))
+
+
+def _without_ending(column: str) -> str:
+    return column.removesuffix("_by_prompt")
 
 
 def _matrix(table: pd.DataFrame) -> torch.Tensor:
     return torch.tensor(table.to_numpy(), dtype=torch.float64)
-
-
-def _bootstrap_both(values: torch.Tensor, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean of (S, P) values; both axes resampled."""
-    seeds, prompts = values.shape
-    generator = torch.Generator().manual_seed(seed)
-    prompt = torch.randint(prompts, (DRAWS, prompts), generator=generator)
-    chosen = torch.randint(seeds, (DRAWS, seeds), generator=generator)
-    means = values[chosen[:, :, None], prompt[:, None, :]].mean((1, 2))
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
-    return low.item(), high.item()
 
 
 def _differences(rows: dict[str, tuple], by: str) -> pd.DataFrame:
@@ -228,15 +298,13 @@ def _differences(rows: dict[str, tuple], by: str) -> pd.DataFrame:
 def _check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
     for column in columns:
         if column not in frame.columns:
-            raise ValueError(
-                f"No column '{column}'; there are {', '.join(map(str, frame.columns))}."
-            )
+            raise ValueError(f"No column {column!r}; there are {_quoted(frame.columns)}.")
 
 
 def _check_one_row_per_seed(frame: pd.DataFrame, keys: list[str]) -> None:
     twice = frame[frame.duplicated([*keys, "seed"])]
     if len(twice):
-        row = twice.iloc[0]
+        row = twice[[*keys, "seed"]].astype(object).iloc[0]
         group = ", ".join(f"{key} {row[key]!r}" for key in keys)
         raise ValueError(
             f"{group} has more than one row of seed {row['seed']}; "

@@ -26,12 +26,14 @@ def bars(
 
     `bars({"SFT": 0.4, "PPO": 1.4})` draws a bar per name. `bars({"planted digit": {"value": 0.3,
     ...}, "own error": {...}})` draws a group of bars per outer name, and the inner names have
-    colours and a legend. A value may be
-    a list of several runs: the bar is their mean and each run is a dot.
+    colours and a legend. A value may be a list of several runs: the bar is their mean and each run
+    is a dot.
 
     Args:
         values: name -> value, or group -> name -> value; a pandas Series (two index levels are
-            groups) or a DataFrame (a row is a group, a column a name).
+            groups) or a DataFrame (a row is a group, a column a name). A DataFrame with columns low
+            and high, such as that of `experiments.mean_over_seeds`, is one bar per row: its first
+            column, with the interval from low to high.
         intervals: (low, high) under the same keys; missing ones are not drawn.
         label: what is measured, with its unit.
         reference: name -> place of a line across all bars, or one number.
@@ -40,9 +42,13 @@ def bars(
         order: all names of the lesson, so that each keeps its colour.
 
     Raises:
-        ValueError: there is nothing to draw, a value is not finite, or an interval does not hold
-            low <= high.
+        ValueError: there is nothing to draw, a value is not finite, an interval does not hold
+            low <= high, or a DataFrame with low and high comes with other intervals.
     """
+    if isinstance(values, pd.DataFrame) and {"low", "high"} <= set(values.columns):
+        if intervals is not None:
+            raise ValueError("This table has columns low and high; leave `intervals` out.")
+        values, intervals = _bars_and_ends(values)
     groups, grouped = _groups(values)
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     ends = _intervals(intervals or {}, groups, grouped)
@@ -73,6 +79,18 @@ def bars(
         if keep:
             look.legend_above(figure, [handles[i] for i in keep], [labels[i] for i in keep])
     return figure
+
+
+def _bars_and_ends(table: pd.DataFrame) -> tuple[pd.Series, dict]:
+    """The first column, and (low, high) under the same keys; rows without an interval have none."""
+    ends: dict = {}
+    for key, low, high in zip(table.index, table["low"], table["high"], strict=True):
+        if pd.notna(low) and pd.notna(high):
+            if isinstance(key, tuple):
+                ends.setdefault(key[0], {})[key[1]] = (low, high)
+            else:
+                ends[key] = (low, high)
+    return table.iloc[:, 0], ends
 
 
 def _groups(values) -> tuple[dict, bool]:

@@ -52,7 +52,7 @@ def world(
             raise ValueError(f"The logits of {name!r} have shape {found}; this world has {shape}.")
     tree = next(iter(tables)) if tree is None else tree
     if tree not in tables:
-        raise ValueError(f"There is no policy {tree!r}; there are {', '.join(tables)}.")
+        raise ValueError(f"There is no policy {tree!r}; there are {look.quoted(tables)}.")
     tables = {name: torch.as_tensor(logits).detach() for name, logits in tables.items()}
     with look.page():
         high = 0.24 + 0.07 * len(tables)
@@ -71,9 +71,8 @@ def _tree(axes: Axes, world: World, logits: torch.Tensor) -> None:
     """Prefixes from left to right; a finished sequence ends in its own row."""
     rows = {sequence: row for row, sequence in enumerate(world.sequences)}
     heights = dict(rows)
-    for state in reversed(
-        world.states
-    ):  # longest first: a prefix stands in the middle of its children
+    # longest first: a prefix stands in the middle of its children
+    for state in reversed(world.states):
         children = [heights[(*state, word)] for word in range(len(world.vocab))]
         heights[state] = (min(children) + max(children)) / 2
     reach = {(): 1.0}
@@ -158,9 +157,8 @@ def policy_bars(labels: Sequence[str], policies: Mapping, *, rewards=None) -> Fi
         if len(probs) != len(labels):
             raise ValueError(f"{name!r} has {len(probs)} numbers for {len(labels)} sequences.")
     count, style = len(heights), look.styles(heights)
-    upright = (
-        60 if len(labels) > 16 else 0
-    )  # many labels are turned, so that the figure fits a page
+    # many labels are turned, so that the figure fits a page
+    upright = 60 if len(labels) > 16 else 0
     top = max(probs.max() for probs in heights.values())
     with look.page():
         figure = look.new_figure(min(max(6.0, 0.5 * len(labels)), 10), 3.2)

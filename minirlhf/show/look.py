@@ -6,8 +6,9 @@ marker and line style, so that a figure still reads in grey print. A name gets i
 
 1. SFT, the reference and other starting points are grey (`REFERENCES`).
 2. PPO, DPO, GRPO, RLOO and REINFORCE each have a fixed place in the list (`PLACES`), and so has
-the optimum. 3. All other names take the places that are left, in the order in which they first
-appear in the data.
+   the optimum.
+3. All other names take the places that are left, in the order in which they first appear in the
+   data.
 
 So that a variant keeps its colour in a figure that draws a part of the variants only, pass the
 full list as `order=` to every figure of a lesson.
@@ -54,7 +55,7 @@ def styles(names: Iterable, order: Iterable | None = None) -> dict[str, Style]:
         names: the names that are drawn, in the order of the data.
         order: all names of the lesson; a name keeps its style when others are not drawn.
     """
-    listed = list(dict.fromkeys(map(str, [*(order or ()), *names])))
+    listed = list(dict.fromkeys(map(str, [*names_of(order or ()), *names])))
     fixed: dict[str, int] = {}
     for name in listed:
         place = PLACES.get("optimum" if name.startswith("optimum") else name.lower())
@@ -147,7 +148,7 @@ def frame_of(data, columns: Iterable[str]) -> pd.DataFrame:
         raise ValueError("There are no rows to draw.")
     missing = [name for name in columns if name not in frame]
     if missing:
-        known = ", ".join(map(str, frame.columns))
+        known = quoted(frame.columns)
         raise ValueError(f"The data has no column {missing[0]!r}; its columns are {known}.")
     return frame
 
@@ -161,6 +162,50 @@ def no_gaps(frame: pd.DataFrame, name_column: str, column: str) -> None:
             f"Column {column!r} has no finite number in {len(bad)} of {len(frame)} rows; "
             f"the first is of {str(bad.iloc[0])!r}."
         )
+
+
+def no_missing_name(frame: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Refuse rows without a value in one of these columns, which tell rows apart."""
+    for column in columns:
+        if missing := int(frame[column].isna().sum()):
+            raise ValueError(
+                f"Column {column!r} has no value in {missing} of {len(frame)} rows; "
+                "leave these rows out or fill them in."
+            )
+
+
+def one_row_each(frame: pd.DataFrame, keys: list[str]) -> None:
+    """Refuse two rows with the same values of `keys`, and name the first such group."""
+    twice = frame[frame.duplicated(keys)]
+    if len(twice):
+        row = twice[keys].astype(object).iloc[0]
+        group = ", ".join(f"{key} {value!r}" for key, value in row.items())
+        raise ValueError(
+            f"There are two rows of {group}; "
+            "name in `by` the column that tells them apart, or keep one experiment's rows."
+        )
+
+
+def names_of(names: str | Iterable) -> list:
+    """Names as a list; a single string is one name."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def quoted(names: Iterable) -> str:
+    """Names for an error message: 'a', 'b'."""
+    return ", ".join(repr(str(name)) for name in names)
+
+
+def decimals(bounds: Iterable[float], digits: int, most: int = 4) -> int:
+    """At least `digits` decimals, and more until no bound of an interval is rounded to 0.
+
+    So that an interval that excludes 0 does not seem to reach it. At most `most` decimals; bounds
+    that would be 0 even then do not count.
+    """
+    seen = [bound for bound in bounds if round(bound, most)]
+    while digits < most and any(not round(bound, digits) for bound in seen):
+        digits += 1
+    return digits
 
 
 def above_zero(values: np.ndarray, what: str) -> None:

@@ -44,24 +44,32 @@ def frontier(
 
     Raises:
         ValueError: no rows, a column is missing, a value is not finite, a curve names a value of
-            `by` that is not in the data, or a KL of 0 or below on a log axis.
+            `by` that is not in the data, a KL of 0 or below on a log axis, a row without `by`, or
+            two rows of the same `by` and seed (and `along`).
     """
-    frame = look.frame_of(data, [x, y, by, *([along] if along else [])])
+    keys = [by, *([along] if along else [])]
+    frame = look.frame_of(data, [x, y, *keys])
     if along:
         frame = frame[frame[x].notna() & frame[y].notna()]  # metrics logged at some steps only
         look.frame_of(frame, [])
     for column in (x, y):
         look.no_gaps(frame, by, column)
+    if "seed" in frame:
+        keys.append("seed")
+    look.no_missing_name(frame, keys)
+    if "seed" in frame:
+        look.one_row_each(frame, keys)
+    curves = {name: look.names_of(members) for name, members in (curves or {}).items()}
     if log:
         look.above_zero(frame[x].to_numpy(float), f"Column {x!r}")
-    paths = _paths(frame, x, y, by, along, curves or {})
+    paths = _paths(frame, x, y, by, along, curves)
     style = look.styles(paths, order)
     with look.page():
         many = len(paths) > 6  # then the legend has its own column at the right
         figure = look.new_figure(7.6 if many else 6.4, max(4.2, 0.6 + 0.22 * len(paths)))
         axes = figure.add_subplot()
         for name, points in paths.items():
-            _path(axes, name, points, style[name], joined=bool(along) or name in (curves or {}))
+            _path(axes, name, points, style[name], joined=bool(along) or name in curves)
         axes.set(xlabel=xlabel, ylabel=ylabel or y, title=title)
         if log:
             axes.set_xscale("log")

@@ -23,7 +23,7 @@ def curves(
     data,
     *,
     stage: str | None = None,
-    columns: Iterable[str],
+    columns: Iterable[str] | str,
     by: str | None = "variant",
     across: int = 3,
     x: str = "step",
@@ -46,10 +46,10 @@ def curves(
     half-way. A metric that is logged at every tenth step has a point at each of those.
 
     Raises:
-        ValueError: no rows of that stage, a metric that no row has, two rows of one run at one
-            step, or runs without a common step.
+        ValueError: no rows of that stage, a metric that no row has, a row without `by` or seed,
+            two rows of one run at one step, or runs without a common step.
     """
-    columns = list(dict.fromkeys(columns))
+    columns = list(dict.fromkeys(look.names_of(columns)))
     if not columns:
         raise ValueError("curves needs at least one metric in `columns`.")
     frame = _history_frame(data, stage, x)
@@ -58,6 +58,7 @@ def curves(
         where = f"No row of stage {stage!r}" if stage else "No row"
         raise ValueError(f"{where} has {' or '.join(map(repr, absent))}.")
     named = by in frame and frame[by].notna().any() if by else False
+    look.no_missing_name(frame, [*([by] if named else []), "seed"])
     groups = dict(list(frame.groupby(by, sort=False))) if named else {"": frame}
     style = look.styles(groups, order)
     many, across = len(groups) > 1, min(across, len(columns))
@@ -89,7 +90,7 @@ def _history_frame(data, stage: str | None, x: str) -> pd.DataFrame:
         known = list(frame["stage"].unique())
         frame = frame[frame["stage"] == stage]
         if frame.empty:
-            raise ValueError(f"No row of stage {stage!r}; there are {known}.")
+            raise ValueError(f"No row of stage {stage!r}; there are {look.quoted(known)}.")
     return frame if "seed" in frame else frame.assign(seed=0)
 
 

@@ -1,10 +1,12 @@
 """Variants against a reference: differences with intervals, and how far repeats scatter."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
@@ -36,7 +38,7 @@ def difference_of_means(
         df   = se^4 / [ (s_a^2 / n_a)^2 / (n_a - 1) + (s_b^2 / n_b)^2 / (n_b - 1) ]
 
     s^2 is the variance with n - 1. The two groups may scatter differently. With fewer than two
-    runs on either side there is no interval: (difference, None, None).
+    runs on either side, or without any scatter, there is no interval: (difference, None, None).
 
     Source: Welch 1947.
     """
@@ -46,7 +48,7 @@ def difference_of_means(
         return difference, None, None
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     if sum(parts) == 0:
-        return difference, difference, difference
+        return difference, None, None
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
     half = float(student_t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
     return difference, difference - half, difference + half
@@ -56,10 +58,11 @@ def differences(
     df,
     *,
     value: str,
+    by: str = "variant",
     repeats: Sequence[str] | str | None = None,
-    variants: Iterable[str] | None = None,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-    interval_of: str = "95 % interval over seeds",
+    variants: Iterable[str] | str | None = None,
+    intervals: Mapping[str, tuple[float, float]] | pd.DataFrame | None = None,
+    interval_of: str | None = None,
     label: str | None = None,
     title: str = "",
     sort: bool = False,
@@ -86,21 +89,32 @@ def differences(
 
     Args:
         df: rows with columns `variant`, `seed` and the one named by `value`; a row per run.
+        by: the column that names the variants, if it is not `variant`.
         repeats: the variants that are the reference; the first variant of the data by default.
         variants: which variants to draw beside the reference; all by default.
-        intervals: variant -> (low, high) of the difference, drawn instead of Welch's.
-        interval_of: what the intervals are, for the legend; change it together with `intervals`.
+        intervals: variant -> (low, high) of the difference, drawn instead of Welch's. Or a table
+            with the variants as index and columns low and high, as
+            `experiments.difference_over_prompts_and_seeds` returns it; its column `difference`
+            must then be the difference from the same reference. A variant that has none (or NaN)
+            is drawn without an interval.
+        interval_of: what the intervals are, for the legend; given exactly if `intervals` is.
         label: what is measured, with its unit; the column's name by default.
         sort: variants from the lowest to the highest mean; the order of the data by default.
         order: all names of the lesson, so that each keeps its colour.
 
     Raises:
         ValueError: no rows, a column is missing, a value is not finite, a variant of `repeats`,
-            `variants` or `intervals` is not in the data, or one seed of a variant stands in two
-            rows.
+            `variants` or `intervals` is not in the data, one seed of a variant stands in two
+            rows, two variants of `repeats` hold the same runs, or the intervals have another
+            reference.
     """
+    if (intervals is None) != (interval_of is None):
+        raise ValueError(
+            "`intervals` and `interval_of` belong together: interval_of says in the legend what "
+            'the intervals are, for example "95 % interval over prompts and seeds".'
+        )
     table, reference = difference_table(
-        df, value=value, repeats=repeats, variants=variants, intervals=intervals
+        df, value=value, by=by, repeats=repeats, variants=variants, intervals=intervals
     )
     if sort:
         first = len(reference)  # the reference stays on top
@@ -128,6 +142,7 @@ def differences(
         top = axes.secondary_xaxis("top", functions=(lambda d: d + centre, lambda v: v - centre))
         top.set_xlabel(label or value)
         intervals_drawn = any(row.low is not None for row in table)
+        interval_of = interval_of or "95 % interval over seeds"
         _difference_legend(figure, reference, interval_of if intervals_drawn else "", title)
     return figure
 
@@ -136,42 +151,97 @@ def difference_table(
     df,
     *,
     value: str,
+    by: str = "variant",
     repeats: Sequence[str] | str | None = None,
-    variants: Iterable[str] | None = None,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
+    variants: Iterable[str] | str | None = None,
+    intervals: Mapping[str, tuple[float, float]] | pd.DataFrame | None = None,
 ) -> tuple[list[Difference], dict[str, tuple[float, ...]]]:
     """The numbers behind `differences`.
 
     Returns:
         (a row per variant, the reference's first; the runs of the reference by variant).
     """
-    frame = look.frame_of(df, ["variant", "seed", value])
-    look.no_gaps(frame, "variant", value)
-    if (twice := frame[frame.duplicated(["variant", "seed"])]).size:
-        variant, seed = twice.iloc[0]["variant"], twice.iloc[0]["seed"]
-        raise ValueError(
-            f"Variant {variant!r} has two rows of seed {seed}; one row per run is needed."
-        )
+    frame = look.frame_of(df, [by, "seed", value])
+    look.no_missing_name(frame, [by, "seed"])
+    look.no_gaps(frame, by, value)
+    look.one_row_each(frame, [by, "seed"])
     runs = {
-        str(name): tuple(map(float, group.sort_values("seed")[value]))
-        for name, group in frame.groupby("variant", sort=False)
+        str(name): {
+            seed: float(run) for seed, run in group.sort_values("seed")[["seed", value]].values
+        }
+        for name, group in frame.groupby(by, sort=False)
     }
-    repeats = [repeats] if isinstance(repeats, str) else list(repeats or [next(iter(runs))])
-    chosen = list(runs) if variants is None else list(variants)
-    for name in [*repeats, *chosen, *(intervals or {})]:
+    repeats = look.names_of(repeats or next(iter(runs)))
+    chosen = list(runs) if variants is None else look.names_of(variants)
+    given = _ends_by_variant(intervals)
+    for name in [*repeats, *chosen, *(given or {})]:
         if name not in runs:
-            raise ValueError(f"There is no variant {name!r}; there are {', '.join(runs)}.")
-    reference = {name: runs[name] for name in repeats}
+            raise ValueError(f"There is no variant {name!r}; there are {look.quoted(runs)}.")
+    _check_repeats_differ({name: runs[name] for name in repeats})
+    reference = {name: tuple(runs[name].values()) for name in repeats}
     pooled = [run for each in reference.values() for run in each]
     rows = []
     for name in [*repeats, *(name for name in chosen if name not in repeats)]:
-        difference, low, high = difference_of_means(runs[name], pooled)
+        values = tuple(runs[name].values())
+        difference, low, high = difference_of_means(values, pooled)
         if name in reference:
             low = high = None  # a part of the reference is not compared with itself
-        elif name in (intervals or {}):
-            low, high = map(float, intervals[name])
-        rows.append(Difference(name, runs[name], float(np.mean(runs[name])), difference, low, high))
+        elif given is not None:
+            low, high = given.get(name, (None, None))
+        rows.append(Difference(name, values, float(np.mean(values)), difference, low, high))
+    if isinstance(intervals, pd.DataFrame):
+        _check_same_reference(rows, reference, intervals)
     return rows, reference
+
+
+def _ends_by_variant(intervals) -> dict[str, tuple[float, float]] | None:
+    """variant -> (low, high) as given; a missing interval is (None, None)."""
+    if isinstance(intervals, pd.DataFrame):
+        look.frame_of(intervals, ["low", "high"])
+        intervals = {
+            str(name): ends
+            for name, *ends in zip(
+                intervals.index, intervals["low"], intervals["high"], strict=True
+            )
+        }
+    if intervals is None:
+        return None
+    found: dict[str, tuple] = {}
+    for name, (low, high) in intervals.items():
+        if math.isnan(low) or math.isnan(high):
+            found[name] = (None, None)
+        elif low > high:
+            raise ValueError(f"The interval of {name!r} must be (low, high) with low <= high.")
+        else:
+            found[name] = (float(low), float(high))
+    return found
+
+
+def _check_repeats_differ(repeats: dict[str, dict]) -> None:
+    """Refuse two variants that hold the same runs, which would count twice."""
+    for one, other in itertools.combinations(repeats, 2):
+        both = repeats[one].keys() & repeats[other].keys()
+        if both and all(repeats[one][seed] == repeats[other][seed] for seed in both):
+            raise ValueError(
+                f"{one!r} and {other!r} have the same values at the same seeds: they are the same "
+                "runs, so name only one of them in `repeats`."
+            )
+
+
+def _check_same_reference(rows, reference: dict, intervals: pd.DataFrame) -> None:
+    """Refuse intervals of differences from something else than what is drawn."""
+    if "difference" not in intervals:
+        return
+    given = {str(name): float(x) for name, x in intervals["difference"].items()}
+    scale = max(abs(run) for row in rows for run in row.runs)
+    for row in rows:
+        wanted = given.get(row.variant, row.difference)
+        if row.variant not in reference and not abs(wanted - row.difference) <= 1e-5 * scale:
+            raise ValueError(
+                f"`intervals` has {wanted:.4g} as the difference of {row.variant!r}, and the "
+                f"figure {row.difference:.4g}: they have another reference. Give the table the "
+                f"baseline {list(reference)}."
+            )
 
 
 def _scatter_band(axes: Axes, reference: dict, centre: float) -> None:
@@ -208,10 +278,12 @@ def _difference_row(axes: Axes, place: int, row: Difference, centre: float, mark
 
 
 def _digits(table: list[Difference]) -> int:
-    """Decimals in which the differences between the variants can be seen."""
+    """Decimals in which the differences between the variants, and every bound, can be seen."""
     means = [row.mean for row in table]
     size = max(means) - min(means) or max(map(abs, means)) or 1.0
-    return min(max(math.ceil(-math.log10(size / 50)), 0), 6)  # a fiftieth of their range
+    digits = min(max(math.ceil(-math.log10(size / 50)), 0), 6)  # a fiftieth of their range
+    bounds = [end for row in table if row.low is not None for end in (row.low, row.high)]
+    return look.decimals(bounds, digits)
 
 
 def _in_numbers(row: Difference, reference: dict, digits: int) -> str:

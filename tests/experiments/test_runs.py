@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from minirlhf.experiments import load_results, practice, preference_runs, recording, registry, runs
-from minirlhf.experiments.faults import FAULTS
+from minirlhf.experiments.faults import FAULTS, Fault
 from minirlhf.experiments.records import record
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.ppo import PPOConfig
@@ -128,6 +128,41 @@ def test_a_run_is_saved_by_its_settings_and_config(tmp_path):
     assert runs.saved(path, {"seed": 1, "config": PPOConfig()}, make)[0] == {"gold": 2.0}
     assert runs.saved(path, {"seed": 1, "config": PPOConfig(lam=0.5)}, make)[0] == {"gold": 3.0}
     assert len(made) == 3 and json.loads(path.read_text())["config"]["seed"] == 1
+
+
+def test_a_row_has_the_commit_of_its_own_run(tmp_path, monkeypatch):
+    replaced(monkeypatch, {"long": {"a": {"size": 1}, "b": {"size": 2}}})
+    commits = iter(["one", "two"])
+    monkeypatch.setattr(runs, "commit", lambda: next(commits))
+    monkeypatch.setattr(recording, "commit", lambda: "at the end")
+    monkeypatch.setattr(recording, "NAMES", ("long",))
+    run = lambda settings, config, on_step: ({"gold": 1.0}, [{"step": 0}])
+    monkeypatch.setitem(runs.RUNS, "long", (lambda settings: None, run))
+    for _ in range(2):  # the second time nothing is run, and the commits are the first ones
+        recording.run_experiment("long", tmp_path / "out", 1, results=tmp_path)
+        for name in ("long", "long_history"):
+            rows = load_results(name, folder=tmp_path)
+            assert [row["commit"] for row in rows] == ["one", "two"]
+    path = tmp_path / "out" / "long" / "a-0.json"  # saved by an earlier version
+    content = json.loads(path.read_text())
+    del content["row"]["commit"]
+    path.write_text(json.dumps(content))
+    row, _ = runs.run_variant("long", "a", 0, path.parent, on_step=nothing)
+    assert row == {"gold": 1.0, "commit": "unknown"}
+
+
+def test_a_run_with_another_fault_of_the_same_name_is_made_again(tmp_path, monkeypatch):
+    own = Fault(formulas={"response_values": never})
+    assert len({fault.source() for fault in (*FAULTS.values(), Fault(), own)}) == len(FAULTS) + 2
+    made = []
+    replaced(monkeypatch, {"atlas": {"scaled": {"fault": "reward scale wrong"}}})
+    run = lambda *given: (made.append(1) or {"gold": 1.0}, [])
+    monkeypatch.setitem(runs.RUNS, "atlas", (lambda settings: None, run))
+    for fault, count in ((None, 1), (None, 1), (Fault(score=FAULTS["dead critic"].score), 2)):
+        if fault:
+            monkeypatch.setitem(FAULTS, "reward scale wrong", fault)
+        runs.run_variant("atlas", "scaled", 0, tmp_path, on_step=nothing)
+        assert len(made) == count
 
 
 def test_an_unknown_experiment_is_refused(tmp_path):

@@ -7,9 +7,11 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from minirlhf import evaluate, experiments
 from minirlhf.experiments import records
+from minirlhf.experiments.tables import interval_over_both
 
 ORIGIN = {"claim": "x", "commit": "c", "command": "c"}
 ROWS = [  # two variants, two seeds, three prompts
@@ -122,65 +124,88 @@ def test_a_difference_over_prompts_averages_the_seeds_of_a_prompt_first():
     assert table.loc["a", ["prompts", "seeds"]].tolist() == [3, 2]
 
 
-def test_a_constant_difference_has_an_interval_of_width_zero():
+def test_one_seed_or_no_scatter_gives_no_interval_over_seeds():
     frame = pd.DataFrame(ROWS[:1] + [ROWS[0] | {"variant": "c", "gold_by_prompt": [0.5, 1.5, 2.5]}])
-    for function in (
-        experiments.difference_over_prompts,
-        experiments.difference_over_prompts_and_seeds,
-    ):
-        table = function(frame, "gold", "c")
-        assert table.loc["a", ["difference", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
+    table = experiments.difference_over_prompts(frame, "gold", "c")
+    assert table.loc["a", ["difference", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
+    again = pd.concat([frame, frame.assign(seed=1)])
+    for rows in (frame, again):  # one seed; two seeds and the same difference everywhere
+        table = experiments.difference_over_prompts_and_seeds(rows, "gold", "c")
+        assert table.loc["a", "difference"] == 0.5
+        assert table.loc["a", ["low", "high"]].isna().all()
+    recorded = experiments.results("ablations")
+    table = experiments.difference_over_prompts_and_seeds(
+        recorded[recorded["seed"] == 0], "gold", "as it is"
+    )
+    assert table["difference"].notna().all() and table[["low", "high"]].isna().all(axis=None)
 
 
-def test_seeds_that_disagree_widen_the_interval_over_prompts_and_seeds():
-    # D = a - b is 0 for every prompt of seed 0 and 2 for every prompt of seed 1. Averaged over
-    # seeds it is 1 for every prompt: no width over prompts. A draw of two seeds has the mean 0
-    # (chance 1/4), 1 (1/2) or 2 (1/4), so 2.5 % and 97.5 % are at 0 and 2.
+def test_the_interval_over_prompts_and_seeds_by_hand():
+    # D = a - b is 0, 2 for seed 0 and 4, 6 for seed 1. Mean 3; means of the seeds 1 and 5, of the
+    # prompts 2 and 4. MS_seed = 2 (4 + 4) / 1 = 16, MS_prompt = 2 (1 + 1) / 1 = 4, no residual.
+    # var = (16 + 4) / 4 = 5, df = 20^2 / (16^2 + 4^2) = 1.470588; t(0.975, df) = 6.3 and something.
     frame = pd.DataFrame(
         [
-            {"variant": "a", "seed": 0, "gold_by_prompt": [1.0, 2.0]},
-            {"variant": "a", "seed": 1, "gold_by_prompt": [3.0, 4.0]},
+            {"variant": "a", "seed": 0, "gold_by_prompt": [1.0, 4.0]},
+            {"variant": "a", "seed": 1, "gold_by_prompt": [5.0, 8.0]},
             {"variant": "b", "seed": 0, "gold_by_prompt": [1.0, 2.0]},
             {"variant": "b", "seed": 1, "gold_by_prompt": [1.0, 2.0]},
         ]
     )
-    prompts = experiments.difference_over_prompts(frame, "gold", "b")
-    both = experiments.difference_over_prompts_and_seeds(frame, "gold", "b")
-    assert prompts.loc["a", ["difference", "low", "high"]].tolist() == [1.0, 1.0, 1.0]
-    assert both.loc["a", ["difference", "low", "high"]].tolist() == [1.0, 0.0, 2.0]
-
-
-def test_both_variances_are_in_the_interval_over_prompts_and_seeds():
-    # D[s, p] = u_s + v_p. The mean of a draw has the variance var(u)/S + var(v)/P (each with
-    # divisor S or P), and 95 % of a normal distribution lie within 1.96 standard deviations.
-    generator = torch.Generator().manual_seed(3)
-    u, v = torch.randn(30, generator=generator), 3 * torch.randn(80, generator=generator)
-    frame = pd.DataFrame(
-        [
-            {"variant": name, "seed": s, "gold_by_prompt": (scale * (u[s] + v)).tolist()}
-            for name, scale in (("a", 1.0), ("b", 0.0))
-            for s in range(30)
-        ]
+    table = experiments.difference_over_prompts_and_seeds(frame, "gold", "b")
+    half = student_t.ppf(0.975, 400 / 272) * 5**0.5
+    assert table.loc["a", ["difference", "low", "high"]].tolist() == pytest.approx(
+        [3.0, 3.0 - half, 3.0 + half]
     )
-    both = experiments.difference_over_prompts_and_seeds(frame, "gold", "b")
-    deviation = (u.var(correction=0) / 30 + v.var(correction=0) / 80).sqrt().item()
-    width = (both.loc["a", "high"] - both.loc["a", "low"]) / 2
-    assert width == pytest.approx(1.96 * deviation, rel=0.1)
-    prompts = experiments.difference_over_prompts(frame, "gold", "b")
-    assert prompts.loc["a", "high"] - prompts.loc["a", "low"] < 2 * width
+    assert table.loc["a", ["prompts", "seeds"]].tolist() == [2, 2]
 
 
-def test_with_one_seed_both_intervals_are_those_of_evaluate():
-    rows = experiments.results("ablations")
-    rows = rows[rows["seed"] == 0]
-    values = {row["variant"]: row["gold_by_prompt"] for _, row in rows.iterrows()}
-    first = experiments.difference_over_prompts(rows, "gold", "as it is")
-    second = experiments.difference_over_prompts_and_seeds(rows, "gold", "as it is")
-    for name in first.index:
-        expected = evaluate.paired_difference(values[name], values["as it is"])
-        for table in (first, second):
-            got = table.loc[name, ["difference", "low", "high"]].tolist()
-            assert got == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize(
+    "seed, prompt, noise",
+    [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.12, 1.0, 1.0)],
+    ids=["only seeds", "only prompts", "only noise", "mixed"],
+)
+def test_the_interval_over_prompts_and_seeds_has_the_stated_coverage(seed, prompt, noise):
+    # 3 seeds, 76 prompts; the numbers are the standard deviations of the three effects
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    hits = 0
+    for _ in range(600):
+        values = seed * normal(3, 1) + prompt * normal(1, 76) + noise * normal(3, 76)
+        low, high = interval_over_both(values)
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / 600 <= 0.995
+
+
+def test_several_baselines_are_pooled():
+    # pooled baseline by prompt: seed 0 (b + c)/2 = 1, 1.5, 2; seed 1 = 2, 3, 4
+    more = [
+        {"variant": "c", "seed": 0, "gold_by_prompt": [1.0, 2.0, 3.0]},
+        {"variant": "c", "seed": 1, "gold_by_prompt": [3.0, 4.0, 5.0]},
+    ]
+    frame = pd.concat([FRAME, pd.DataFrame(more)], ignore_index=True)
+    for function in (
+        experiments.difference_over_prompts,
+        experiments.difference_over_prompts_and_seeds,
+    ):
+        table = function(frame, "gold", ["b", "c"])
+        # a is 2 and 4 on average, the baselines 1, 2, 2 and 4
+        assert list(table.index) == ["a"] and table.loc["a", "difference"] == 3 - 2.25
+    with pytest.raises(ValueError, match=r"'b' with 'c' has \[0, 1, 0\]"):
+        experiments.difference_over_prompts_and_seeds(frame.head(5), "gold", ["b", "c"])
+
+
+def test_one_string_is_one_variant_and_both_names_of_a_column_are_known():
+    both = FRAME.assign(variant=FRAME["variant"] * 2)  # "aa" and "bb"
+    for column in ("gold", "gold_by_prompt"):
+        table = experiments.difference_over_prompts(both, column, "bb", "aa")
+        assert table.loc["aa", "difference"] == 1.5
+    assert experiments.by_prompt(FRAME, "gold_by_prompt").equals(
+        experiments.by_prompt(FRAME, "gold")
+    )
 
 
 def test_the_tour_difference_equals_the_paired_difference_of_seed_means():
@@ -206,9 +231,9 @@ def test_variants_with_unequal_prompts_or_seeds_are_refused():
     with pytest.raises(ValueError, match=r"'a' has the seeds \[0, 1\] and 'b' has \[0\]"):
         experiments.difference_over_prompts_and_seeds(FRAME.head(3), "gold", "b")
     assert experiments.difference_over_prompts(FRAME.head(3), "gold", "b").loc["a", "seeds"] == 1
-    with pytest.raises(ValueError, match="No variant is called 'c'; there are a, b"):
+    with pytest.raises(ValueError, match="No variant is called 'c'; there are 'a', 'b'"):
         experiments.difference_over_prompts(FRAME, "gold", "c")
-    with pytest.raises(ValueError, match="No variant is called 'c'; there are a, b"):
+    with pytest.raises(ValueError, match="No variant is called 'c'; there are 'a', 'b'"):
         experiments.difference_over_prompts(FRAME, "gold", "a", ["c"])
     with pytest.raises(ValueError, match="No variant is called 'b'"):
         experiments.difference_over_prompts(FRAME.head(0), "gold", "b")
@@ -229,6 +254,24 @@ def test_a_table_as_shown_holds_the_mean_and_the_range_as_text():
         pd.DataFrame({"difference": [-0.5], "low": [-1.004], "high": [0.0]}, index=["a"])
     )
     assert text.to_dict() == {"a": "-0.50 [-1.00, 0.00]"}
+
+
+def test_a_bound_is_printed_as_zero_only_if_it_is_zero():
+    def texts(*row):
+        frame = pd.DataFrame([row], columns=["difference", "low", "high"])
+        return experiments.with_interval(frame).tolist()
+
+    assert texts(-0.2, -0.4, -0.0039) == ["-0.200 [-0.400, -0.004]"]
+    assert texts(-0.2, -0.4, -1e-9) == ["-0.20 [-0.40, 0.00]"]  # no more than 4 decimals; no -0.00
+    assert texts(-0.001, -0.4, 0.4) == ["0.00 [-0.40, 0.40]"]
+    assert texts(0.5, float("nan"), float("nan")) == ["0.50 [nan, nan]"]
+
+
+def test_the_name_of_a_column_says_what_the_brackets_are():
+    mean = experiments.mean_over_seeds(FRAME, "gold")
+    assert experiments.with_interval(mean).name == "mean [lowest seed, highest seed]"
+    difference = experiments.difference_over_prompts(FRAME, "gold", "b")
+    assert experiments.with_interval(difference).name == "difference [95 % interval]"
 
 
 def test_load_results_still_returns_a_list_of_dicts():

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from minirlhf import show
+from minirlhf import experiments, show
 
 
 def rectangles(figure):
@@ -26,6 +26,30 @@ def test_a_list_of_runs_is_a_bar_at_the_mean_and_a_dot_per_run():
     assert [bar.get_height() for bar in rectangles(figure)] == [3.0, 1.0]
     (dots,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert list(dots.get_ydata()) == [1, 2, 6] and list(dots.get_xdata()) == [0, 0, 0]
+
+
+def test_a_table_with_low_and_high_is_one_bar_per_row_with_its_interval():
+    runs = pd.DataFrame(
+        [
+            {"variant": v, "step": t, "seed": s, "gold": g + s + t}
+            for v, g in (("PPO", 1.0), ("DPO", 2.0))
+            for s in (0, 2)
+            for t in (0, 10)
+        ]
+    )
+    first = runs[runs["step"] == 0]
+    figure = show.bars(experiments.mean_over_seeds(first, "gold"))
+    assert [bar.get_height() for bar in rectangles(figure)] == [2.0, 3.0]
+    ends = [c.get_segments()[0][:, 1].tolist() for c in figure.axes[0].collections]
+    assert ends == [[1.0, 3.0], [2.0, 4.0]]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["PPO", "DPO"]
+    figure = show.bars(experiments.mean_over_seeds(runs, "gold", by=["variant", "step"]))
+    assert sorted(bar.get_height() for bar in rectangles(figure)) == [2.0, 3.0, 12.0, 13.0]
+    assert len(figure.axes[0].collections) == 4
+    with pytest.raises(ValueError, match="has columns low and high; leave `intervals` out"):
+        show.bars(experiments.mean_over_seeds(first, "gold"), intervals={"PPO": (0, 1)})
+    missing = pd.DataFrame({"x": [1.0], "low": [math.nan], "high": [math.nan]}, index=["a"])
+    assert not show.bars(missing).axes[0].collections
 
 
 @pytest.mark.parametrize("form", ["dict", "series", "frame"])

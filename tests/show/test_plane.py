@@ -74,7 +74,9 @@ def test_a_variant_along_its_steps_is_a_curve_of_means():
 
 
 def test_a_log_axis_and_many_names():
-    frame = pd.concat([rows().assign(variant=f"variant {i}", kl=i + 1.0) for i in range(22)])
+    frame = pd.concat(
+        [rows().head(2).assign(variant=f"variant {i}", kl=i + 1.0) for i in range(22)]
+    )
     figure = show.frontier(frame, log=True)
     where, _ = points(figure)
     assert len(where) == 22 and figure.axes[0].get_xscale() == "log"
@@ -90,6 +92,14 @@ def test_a_log_axis_and_many_names():
         (rows().assign(kl=math.nan), {}, "Column 'kl' has no finite number in 6 of 6 rows"),
         (rows(), {"curves": {"DPO": ["beta 2"]}}, "Curve 'DPO' needs 'beta 2'"),
         (rows(), {"log": True}, "Column 'kl' has values of 0 or below"),
+        (rows().assign(variant=None), {}, "Column 'variant' has no value in 6 of 6 rows"),
+        (pd.concat([rows(), rows()]), {}, "two rows of variant 'SFT', seed 0"),
+        (
+            pd.concat([rows().assign(step=1)] * 2),
+            {"along": "step"},
+            "two rows of variant 'SFT', step 1, seed 0",
+        ),
+        (rows().assign(step=math.nan), {"along": "step"}, "Column 'step' has no value"),
     ],
 )
 def test_bad_input_to_frontier(data, settings, sentence):

@@ -83,7 +83,7 @@ def test_a_step_that_is_nan_in_one_run_is_left_out():
     "data, settings, sentence",
     [
         ([], {}, "There are no rows to draw"),
-        (two_runs(), {"stage": "dpo"}, "No row of stage 'dpo'; there are \\['ppo'\\]"),
+        (two_runs(), {"stage": "dpo"}, "No row of stage 'dpo'; there are 'ppo'"),
         (two_runs(), {"columns": ["glod"]}, "No row of stage 'ppo' has 'glod'"),
         (two_runs(), {"columns": []}, "at least one metric"),
         (two_runs(), {"x": "tokens"}, "no column 'tokens'"),
@@ -98,3 +98,16 @@ def test_a_step_that_is_nan_in_one_run_is_left_out():
 def test_bad_input_to_curves(data, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         show.curves(data, **{"stage": "ppo", "columns": ["gold"], **settings})
+
+
+def test_one_string_is_one_metric_and_a_row_without_a_name_is_refused():
+    frame = frame_of_variants()
+    assert len(show.curves(frame, columns="score").axes) == 1
+    frame.loc[0, "variant"] = None
+    with pytest.raises(ValueError, match="Column 'variant' has no value in 1 of 24 rows"):
+        show.curves(frame, columns="score")
+    mixed = pd.concat([frame_of_variants(), pd.DataFrame(list(two_runs()[0]))])
+    with pytest.raises(ValueError, match="Column 'seed' has no value"):
+        show.curves(mixed, columns="score", by=None)
+    with pytest.raises(ValueError, match="Two rows of one run have the same step"):
+        show.curves(pd.concat([frame_of_variants()] * 2), columns="score")

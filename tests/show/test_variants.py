@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from minirlhf import show
+from minirlhf import experiments, show
 from minirlhf.show import look
 
 
@@ -30,7 +30,7 @@ def test_welch_matches_hand_computation():
     difference, low, high = show.difference_of_means([4, 5, 6], [1, 1, 1])
     assert high - difference == pytest.approx(4.302653 / 3**0.5)
     assert show.difference_of_means([2.0], [1, 3]) == (0, None, None)
-    assert show.difference_of_means([3, 3], [1, 1]) == (2, 2, 2)
+    assert show.difference_of_means([3, 3], [1, 1]) == (2, None, None)
 
 
 def test_the_reference_is_all_runs_of_all_repeats():
@@ -115,6 +115,66 @@ def test_variants_can_be_chosen_sorted_and_given_intervals():
     assert "95 % interval over prompts and seeds" in labels
 
 
+def table_of(figure):
+    figure.draw_without_rendering()
+    (numbers,) = [
+        a for a in figure.axes[0].child_axes if "mean, difference" in texts_of(a.get_yticklabels())
+    ]
+    return texts_of(numbers.get_yticklabels())[1:]
+
+
+def texts_of(labels):
+    return [label.get_text() for label in labels]
+
+
+OVER_BOTH = "95 % interval over prompts and seeds"
+
+
+def test_a_variant_without_a_given_interval_has_none():
+    df = runs(a=[1, 1.5], b=[9, 9.5], c=[3, 3.5])
+    table, _ = show.difference_table(df, value="gold", intervals={"c": (1.0, 4.0)})
+    assert [(row.low, row.high) for row in table] == [(None, None), (None, None), (1.0, 4.0)]
+    table, _ = show.difference_table(df, value="gold", intervals={"c": (math.nan, math.nan)})
+    assert table[2].low is None
+    for given in ({"intervals": {"c": (1.0, 4.0)}}, {"interval_of": OVER_BOTH}):
+        with pytest.raises(ValueError, match="`intervals` and `interval_of` belong together"):
+            show.differences(df, value="gold", **given)
+    with pytest.raises(ValueError, match="interval of 'c' must be"):
+        show.difference_table(df, value="gold", intervals={"c": (4.0, 1.0)})
+
+
+def test_a_table_of_differences_may_be_the_intervals_if_its_reference_is_the_same():
+    recorded = experiments.results("ablations", "leash")
+    repeats = ["as it is", "kl_coef 0.5"]
+    both = experiments.difference_over_prompts_and_seeds(recorded, "gold", repeats)
+    settings = {"value": "gold", "repeats": repeats}
+    table, _ = show.difference_table(recorded, intervals=both, **settings)
+    assert [row.low for row in table[2:]] == both["low"].tolist()
+    show.differences(recorded, intervals=both, interval_of=OVER_BOTH, **settings)
+    other = experiments.difference_over_prompts_and_seeds(recorded, "gold", "as it is")
+    with pytest.raises(ValueError, match="another reference. Give the table the baseline"):
+        show.difference_table(recorded, intervals=other, **settings)
+
+
+def test_a_bound_that_is_not_zero_is_not_printed_as_zero():
+    df = runs(a=[1.0, 1.0], b=[2.0, 2.1])
+    given = {"value": "gold", "interval_of": OVER_BOTH}
+    figure = show.differences(df, intervals={"b": (-0.0039, 2.0)}, **given)
+    assert table_of(figure)[1] == "2.050  +1.050 [-0.004, +2.000]"
+    figure = show.differences(df, intervals={"b": (-2.0, -1e-9)}, **given)
+    assert table_of(figure)[1] == "2.05  +1.05 [-2.00, +0.00]"  # never -0.00
+
+
+def test_one_string_is_one_name_and_by_names_the_column():
+    df = runs(ab=[1.0, 2.0], cd=[3.0, 4.0], ef=[5.0, 6.0]).rename(columns={"variant": "method"})
+    table, reference = show.difference_table(
+        df, value="gold", by="method", repeats="ab", variants="cd"
+    )
+    assert [row.variant for row in table] == ["ab", "cd"] and list(reference) == ["ab"]
+    figure = show.differences(df, value="gold", by="method", variants="ef")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ab", "ef"]
+
+
 def test_twenty_three_variants_with_long_names_do_not_overlap():
     df = runs(**{f"a_variant_with_a_rather_long_name,_{i}": [i, i + 1, i + 3] for i in range(23)})
     figure = show.differences(df, value="gold")
@@ -135,13 +195,15 @@ def test_twenty_three_variants_with_long_names_do_not_overlap():
         (
             runs(a=[1.0]),
             {"value": "proxy"},
-            "no column 'proxy'; its columns are variant, seed, gold",
+            "no column 'proxy'; its columns are 'variant', 'seed', 'gold'",
         ),
         (runs(a=[1.0], b=[math.nan]), {}, "1 of 2 rows; the first is of 'b'"),
-        (runs(a=[1.0]), {"repeats": ["b"]}, "no variant 'b'; there are a"),
+        (runs(a=[1.0]), {"repeats": ["b"]}, "no variant 'b'; there are 'a'"),
         (runs(a=[1.0]), {"variants": ["c"]}, "no variant 'c'"),
-        (runs(a=[1.0]), {"intervals": {"d": (0, 1)}}, "no variant 'd'"),
-        (pd.concat([runs(a=[1.0])] * 2), {}, "Variant 'a' has two rows of seed 0"),
+        (runs(a=[1.0]), {"intervals": {"d": (0, 1)}, "interval_of": "x"}, "no variant 'd'"),
+        (pd.concat([runs(a=[1.0])] * 2), {}, "two rows of variant 'a', seed 0"),
+        (runs(a=[1.0]).assign(variant=None), {}, "Column 'variant' has no value in 1 of 1 rows"),
+        (runs(a=[1.0, 2.0], b=[1.0, 2.0]), {"repeats": ["a", "b"]}, "'a' and 'b' have the same"),
     ],
 )
 def test_bad_input_to_differences(df, settings, sentence):

@@ -66,7 +66,7 @@ def test_texts_do_not_overlap(size):
         (World.random(5, 4), {}, "has 341 sequences; at most 40"),
         (hand_world(), {"policies": {"p": torch.zeros(3, 2)}}, "shape \\(3, 2\\); this world has"),
         (hand_world(), {"policies": {"p": torch.full((2, 2), math.nan)}}, "logits of 'p'"),
-        (hand_world(), {"tree": "PPO"}, "no policy 'PPO'; there are reference"),
+        (hand_world(), {"tree": "PPO"}, "no policy 'PPO'; there are 'reference'"),
         (hand_world(), {"beta": 0.0}, "beta is 0.0"),
     ],
 )
