@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from minirlhf.classroom.course import build, notebook_sources  # needs requirements-dev.txt
 from minirlhf.cli.terminal import say
 
 app = typer.Typer()
@@ -26,6 +25,12 @@ def course(
 
     Example: minirlhf course 05 06
     """
+    try:
+        from minirlhf.classroom.course import build, notebook_sources
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"`course` needs {error.name}: run `python -m pip install -r requirements-dev.txt`."
+        ) from None
     for source in notebook_sources(names):
         path, seconds = build(source)
         say(f"{path.name}: {seconds:.0f} s")

@@ -24,6 +24,7 @@ from minirlhf.show.progress import Progresses
 from minirlhf.tasks import sources
 
 app = typer.Typer()
+DEFAULT_OUT, FORMER_OUT = Path("out/experiment"), Path("out/grid")
 
 
 @app.command("grid", hidden=True)
@@ -31,7 +32,7 @@ app = typer.Typer()
 def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = "tour",
     seeds: Annotated[int, option(RUN, "Number of seeds, starting at 0.")] = RECORDED_SEEDS,
-    out: WorkFolder = Path("out/experiment"),
+    out: WorkFolder = DEFAULT_OUT,
 ):
     """Run an experiment over several seeds and record it.
 
@@ -41,8 +42,14 @@ def experiment(
     """
     check("name", name, name in NAMES, f"one of {', '.join(NAMES)}")
     readme_to_fill()
-    with Progresses(console, every=20) as progress:
-        run_experiment(name, out, seeds, on_step=progress)
+    if out == DEFAULT_OUT and FORMER_OUT.exists():
+        say(f"{FORMER_OUT}, the former folder, is not used. To use it, add --out {FORMER_OUT}.")
+    try:
+        with Progresses(console, every=20) as progress:
+            run_experiment(name, out, seeds, on_step=progress)
+    except (KeyboardInterrupt, Stopped):
+        say(f"Stopped. Finished runs are kept in {out}; the same command goes on from there.")
+        raise typer.Exit(130) from None
     if name not in ("tour", "reward_model"):
         return
     if seeds == RECORDED_SEEDS:

@@ -83,6 +83,8 @@ def tour(
         formulas = tour_formulas(own)
         run = Tour(out, config, progress, formulas=formulas, mine=described(own, mine))
         print_methods(run.run())
+    if reduced:
+        say("--reduced trains for a few steps only: these numbers show that all stages run.")
     path = write_tour_report(run, out / "report.html", recorded_tour())
     if export:
         save_policy(run.sft, run.tokenizer, export / "tiny-reviews-sft", dtype=torch.float16)

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from minirlhf import cli
 from minirlhf.cli import experiment, policy_gradient, preference, pretrain, train
+from minirlhf.cli import run as tour_command
 from minirlhf.experiments import practice
+from minirlhf.loops.checkpoint import Stopped
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.ppo import PPOConfig
@@ -131,6 +133,64 @@ def test_a_readme_without_table_marks_is_refused_before_a_grid_runs(monkeypatch,
     monkeypatch.setattr(experiment.readme_to_fill, "__defaults__", (tmp_path / "README.md",))
     monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: 1 / 0)
     assert "it must be 1: its table" in str(run(cli.app, ["grid"]).exception)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped("Stopped after step 3.")])
+def test_a_stopped_experiment_says_that_the_same_command_goes_on(error, monkeypatch, tmp_path):
+    def stopped(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(experiment, "run_experiment", stopped)
+    result = run(cli.app, ["experiment", "leash", "--out", str(tmp_path)])
+    assert result.exit_code == 130
+    said = "".join(result.output.split())
+    assert f"Finishedrunsarekeptin{tmp_path};thesamecommandgoesonfromthere." in said
+
+
+def test_the_former_folder_of_experiments_is_named_if_it_is_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: None)
+    sentence = "out/grid, the former folder, is not used."
+    assert sentence not in run(cli.app, ["experiment", "leash"]).output
+    (tmp_path / "out" / "grid").mkdir(parents=True)
+    assert sentence in run(cli.app, ["experiment", "leash"]).output
+    assert sentence not in run(cli.app, ["experiment", "leash", "--out", "elsewhere"]).output
+
+
+@pytest.mark.parametrize("given, said", [([], False), (["--reduced"], True)])
+def test_a_reduced_tour_says_what_its_numbers_show(given, said, monkeypatch, tmp_path):
+    class Finished:
+        times = {}
+
+        def __init__(self, *args, **settings):
+            pass
+
+        def run(self):
+            return []
+
+    monkeypatch.setattr(tour_command, "Tour", Finished)
+    monkeypatch.setattr(tour_command, "print_methods", lambda rows: print("the table"))
+    monkeypatch.setattr(tour_command, "write_tour_report", lambda run, path, recorded: path)
+    result = run(cli.app, ["tour", "--out", str(tmp_path), *given])
+    assert result.exit_code == 0, result.exception
+    after = " ".join(result.output.split("the table")[1].split())
+    assert ("these numbers show that all stages run" in after) == said
+
+
+def test_course_without_the_development_packages_ends_in_one_sentence():
+    code = (
+        "import sys; sys.modules['jupytext'] = None; sys.modules['nbclient'] = None\n"
+        "sys.argv = ['minirlhf', 'course', *sys.argv[1:]]; from minirlhf import cli; cli.main()"
+    )
+    for given, status, sentence in (
+        ([], 1, "Error: `course` needs jupytext: run `python -m pip install -r requirements-dev"),
+        (["--help"], 0, "Run the course's notebooks"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status and "Traceback" not in done.stderr
+        assert sentence in " ".join((done.stdout + done.stderr).split())
 
 
 def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
