@@ -111,7 +111,7 @@ def listed(app: typer.Typer, name: str) -> None:
 
 def loaded(name: str):
     """The command itself, from its module's `app`."""
-    module = import_module(f"minirlhf.cli.{COMMANDS[name].module}")
+    module = import_module(f"{__package__}.{COMMANDS[name].module}")
     command = typer.main.get_group(module.app).commands[name]
     paragraphs = cleandoc(command.help).split("\n\n")
     command.help = "\n\n".join(" ".join(p.split()) for p in paragraphs)  # the terminal wraps them
