@@ -164,7 +164,7 @@ def interval_over_both(differences: torch.Tensor) -> tuple[float, float]:
         D +- t(0.975, df) sqrt(var)
 
     var is at least max(MS_seed, MS_prompt) / (S P). For 3 seeds and 76 prompts the interval holds
-    the true mean in 93 to 99 % of simulated cases; see the tests.
+    the true mean in 92 to 99 % of simulated cases; see the tests.
 
     Returns:
         (low, high). Both are NaN if there is one seed or one prompt, or if all differences are
