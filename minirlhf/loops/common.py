@@ -120,7 +120,7 @@ def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
     if not config.micro_batch:
         yield batch
         return
-    for rows in torch.arange(len(batch.response_mask)).split(config.micro_batch):
+    for rows in config.split(torch.arange(len(batch.response_mask))):
         part = batch.select(rows)
         if part.action_mask.any():
             yield part

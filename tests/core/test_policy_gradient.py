@@ -13,6 +13,7 @@ from minirlhf.core.policy_gradient import (
     ppo_clip,
     reinforce,
     sequence_clip,
+    sft_loss,
     value_loss,
     value_loss_clipped,
 )
@@ -379,3 +380,14 @@ def test_sequence_and_token_ratios_have_the_same_gradient_at_ratio_one():
             rtol=0,
             atol=1e-12,
         )
+
+
+def test_the_sft_loss_is_the_negative_log_probability_and_ignores_padding():
+    logprobs = torch.tensor([[-1.0, -2.5], [-0.5, float("nan")]], requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False]])
+    losses = sft_loss(logprobs, mask)
+    assert losses.tolist() == [[1.0, 2.5], [0.5, 0.0]]
+    losses.sum().backward()
+    assert logprobs.grad.tolist() == [[-1.0, -1.0], [-1.0, 0.0]]
+    # REINFORCE with an advantage of 1 at every token
+    assert torch.equal(losses, reinforce(logprobs, torch.ones(2, 2), mask))

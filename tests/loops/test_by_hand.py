@@ -22,6 +22,7 @@ from minirlhf.models.forward import (
     token_scores,
 )
 from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import same_weights
 from minirlhf.models.sampling import SamplingConfig, sample
 from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer
 
@@ -48,11 +49,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def same_weights(one, other) -> bool:
-    mine, theirs = list(one.parameters()), list(other.parameters())
-    return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
 
 
 def moved(model, start) -> bool:
