@@ -11,6 +11,7 @@ from minirlhf.experiments.tables import (
     difference_over_prompts,
     difference_over_prompts_and_seeds,
     mean_over_seeds,
+    samples,
     shown,
     with_interval,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "mean_over_seeds",
     "readme_to_fill",
     "results",
+    "samples",
     "shown",
     "with_interval",
     *ON_FIRST_USE,

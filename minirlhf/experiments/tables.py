@@ -241,6 +241,38 @@ def shown(
     )
 
 
+def samples(
+    frame: pd.DataFrame,
+    variants: Sequence[str] | None = None,
+    *,
+    by: str = "variant",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Recorded responses side by side: one row per prompt, one column per variant.
+
+    They are the first samples of the first prompts, not selected by score.
+
+    Args:
+        variants: which ones, in this order; all that have recorded samples, if left out.
+        seed: of the run.
+
+    Raises:
+        ValueError: the records have no samples, or a variant has none with this seed.
+    """
+    _check_columns(frame, [by, "seed", "samples"])
+    frame = frame[(frame["seed"] == seed) & frame["samples"].notna()]
+    _check_one_row_per_seed(frame, [by])
+    texts = dict(zip(frame[by], frame["samples"], strict=True))
+    chosen = list(texts) if variants is None else _list_of(variants)
+    for name in chosen:
+        if name not in texts:
+            known = _quoted(texts)
+            raise ValueError(f"{name!r} has no samples with seed {seed}; there are {known}.")
+    table = pd.DataFrame({name: texts[name] for name in chosen})
+    table.index = pd.Index([prompt.strip() for prompt in table.index], name="prompt")
+    return table
+
+
 def _compared(frame: pd.DataFrame, column: str, baseline, variants, by: str):
     """(variant, its values, the baselines' values), each a table of seeds by prompts."""
     long = by_prompt(frame, column, by=by)

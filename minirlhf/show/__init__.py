@@ -8,6 +8,7 @@
     show.clip(eps=0.2)                                          PPO's clipped objective
     show.world(world, beta=1.0)                                 the exact world: tree and policies
     show.token_strips({"PPO": (tokens, values)})                one number per token, as colour
+    show.texts(table)                                           whole responses side by side
 
 No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
 """
@@ -20,6 +21,7 @@ from minirlhf.show.plane import frontier
 from minirlhf.show.progress import Progresses
 from minirlhf.show.report import write_report
 from minirlhf.show.series import lines
+from minirlhf.show.side_by_side import Texts, texts
 from minirlhf.show.strips import (
     escape,
     printable,
@@ -44,6 +46,7 @@ __all__ = [
     "Difference",
     "Progresses",
     "Style",
+    "Texts",
     "bars",
     "clip",
     "curves",
@@ -58,6 +61,7 @@ __all__ = [
     "printable",
     "strip_colour",
     "styles",
+    "texts",
     "token_strip",
     "token_strip_html",
     "token_strips",

@@ -17,6 +17,7 @@ full list as `order=` to every figure of a lesson.
 matplotlib has.
 """
 
+import io
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -103,9 +104,18 @@ def page() -> AbstractContextManager:
     )
 
 
-def new_figure(width: float, height: float) -> Figure:
+class Picture(Figure):
+    """A matplotlib Figure that a notebook shows by itself, without `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=self.dpi)
+        return file.getvalue()
+
+
+def new_figure(width: float, height: float, *, layout: str | None = "constrained") -> Figure:
     """An empty figure on opaque white, in inches. No pyplot state."""
-    return Figure(figsize=(width, height), dpi=110, facecolor="white", layout="constrained")
+    return Picture(figsize=(width, height), dpi=110, facecolor="white", layout=layout)
 
 
 def numbers(values, what: str) -> np.ndarray:

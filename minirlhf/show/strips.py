@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
+from minirlhf.show.look import new_figure
+
 LOW, ZERO, HIGH = "#d95f02", "#ffffff", "#3b6fb6"
 SPAN = (
     "color:#222;padding:2px 1px;border-radius:3px;"
@@ -89,7 +91,7 @@ def token_strips(
         0.68 if title or (legend and not index) else 0.16 for index, (title, _) in enumerate(parts)
     ]
     rows = sum(head + len(lines) for head, (_, lines) in zip(heads, parts, strict=True))
-    figure = Figure(figsize=(width * 0.105, 0.62 * rows + 0.04), dpi=110, facecolor="white")
+    figure = new_figure(width * 0.105, 0.62 * rows + 0.04, layout=None)
     axes = figure.add_axes((0.01, 0.0, 0.98, 1.0))
     axes.set(xlim=(0, width), ylim=(rows, 0))
     axes.axis("off")

@@ -274,6 +274,23 @@ def test_the_name_of_a_column_says_what_the_brackets_are():
     assert experiments.with_interval(difference).name == "difference [95 % interval]"
 
 
+def test_samples_stand_side_by_side_with_a_row_per_prompt():
+    rows = [
+        {"variant": v, "seed": s, "samples": {"film a\n": f"{v}{s}a", "film b\n": f"{v}{s}b"}}
+        for s in (0, 1)
+        for v in ("sft", "ppo")
+    ]
+    frame = pd.DataFrame([*rows, {"variant": "none", "seed": 0}])
+    table = experiments.samples(frame, ["ppo", "sft"], seed=1)
+    assert table.to_dict("list") == {"ppo": ["ppo1a", "ppo1b"], "sft": ["sft1a", "sft1b"]}
+    assert table.index.tolist() == ["film a", "film b"] and table.index.name == "prompt"
+    assert list(experiments.samples(frame)) == ["sft", "ppo"]  # those that have samples
+    with pytest.raises(ValueError, match="'none' has no samples with seed 0; there are 'sft', 'p"):
+        experiments.samples(frame, ["none"])
+    with pytest.raises(ValueError, match="No column 'samples'"):
+        experiments.samples(frame[["variant", "seed"]])
+
+
 def test_load_results_still_returns_a_list_of_dicts():
     from minirlhf.classroom.claims import load_results
 
