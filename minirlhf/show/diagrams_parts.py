@@ -19,12 +19,12 @@ from minirlhf.show.strips import _drawable, printable
 
 WIDTH = 820  # of a sheet: 902 pixels at 110 dots per inch, as wide as a notebook
 BLUE, GREEN = look.COLOURS[0], look.COLOURS[2]
-KINDS = {  # of a box: fill, edge, line style, line width
-    "data": ("#ffffff", "#555555", "-", 1.0),
-    "trained": ("#dcebf8", BLUE, "-", 1.6),
-    "frozen": ("#e9e9e9", "#777777", (0, (4, 2.5)), 1.3),
-    "result": ("#d9f0e3", GREEN, "-", 1.6),
-    "area": ("#f6f6f6", "#bbbbbb", "-", 0.8),
+KINDS = {  # of a box: fill, edge, line style, line width, roundness of the corners
+    "data": ("#ffffff", "#555555", "-", 1.0, 2),
+    "trained": ("#dcebf8", BLUE, "-", 1.6, 6),
+    "frozen": ("#e9e9e9", "#777777", (0, (4, 2.5)), 1.3, 6),
+    "result": ("#d9f0e3", GREEN, "-", 1.6, 24),
+    "area": ("#f6f6f6", "#bbbbbb", "-", 0.8, 6),
 }
 STYLES = {  # of a line of text: size in points, weight, family, room that the line takes
     "title": (11, "bold", "DejaVu Sans", 20),
@@ -99,12 +99,12 @@ def _shorten(drawn: Text, width: float) -> None:
 def block(axes: Axes, box: Box, kind: str, lines: Sequence[Line] = ()) -> None:
     """A box with lines of text, centred in it."""
     x, y, width, height = box
-    fill, edge, dashes, thick = KINDS[kind]
+    fill, edge, dashes, thick, corner = KINDS[kind]
     frame = FancyBboxPatch(
         (x, y),
         width,
         height,
-        boxstyle="round,pad=0,rounding_size=6",
+        boxstyle=f"round,pad=0,rounding_size={min(corner, height / 2)}",
         facecolor=fill,
         edgecolor=edge,
         linestyle=dashes,

@@ -87,7 +87,7 @@ def _parts(batch: Rollout | None, epochs: int, minibatch_size: int) -> int:
 def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
     """Beats 1 and 2: the actor samples; reward model, reference and critic read the batch."""
     batch = facts.batch
-    length = "" if batch is None else number(batch.response_mask.sum(1).double().mean().item())
+    length = "" if batch is None else f"{batch.response_mask.sum(1).double().mean().item():.1f}"
     lines = [
         ("title", "1  Sample"),
         ("text", "the actor writes"),
@@ -96,7 +96,7 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
         ("gap", ""),
         ("code", "sequences"),
         ("code", facts.shape("BT")),
-        *([("text", f"mean length {length}")] if length else []),
+        *([("text", f"mean {length} tokens")] if length else []),
     ]
     block(axes, (14, 75, 150, 150), "trained", lines)
     write(axes, 305, 20, ("title", "2  Ask three models"))
@@ -256,10 +256,9 @@ def grpo_group(
         write(axes, 755, 102, ("head", "advantage"))
         for index in range(shown):
             y, advantage = 132 + 31 * index, advantages[index]
-            colour = strip_colour(advantage, limit)
-            _tokens(axes, y, responses[index], colour)
+            _tokens(axes, y, responses[index], advantage, limit)
             write(axes, 650, y, ("code", _score(values, index)))
-            _cell(axes, 710, y, 90, colour)
+            _cell(axes, 710, y, 90, advantage, limit)
             write(axes, 755, y, ("code", f"{'+' if advantage > 0 else ''}{number(advantage)}"))
         if shown < len(values):
             more = f"and {len(values) - shown} more responses"
@@ -274,7 +273,7 @@ def _score(scores, index: int) -> str:
     return f"{scores[index]:z.0f}" if whole else number(scores[index])
 
 
-def _tokens(axes: Axes, y: float, tokens: Sequence[str], colour: str) -> None:
+def _tokens(axes: Axes, y: float, tokens: Sequence[str], advantage: float, limit: float) -> None:
     """The tokens of one response as boxes in one colour; those that do not fit are counted."""
     x, end = 14.0, 610.0
     for index, token in enumerate(tokens):
@@ -286,13 +285,23 @@ def _tokens(axes: Axes, y: float, tokens: Sequence[str], colour: str) -> None:
             write(axes, x + 6, y, ("text", f"and {len(tokens) - index} more"), ha="left")
             return
         drawn.set_x(x + size / 2)
-        _cell(axes, x, y, size, colour)
+        _cell(axes, x, y, size, advantage, limit)
         x += size + 4
 
 
-def _cell(axes: Axes, x: float, y: float, width: float, colour: str) -> None:
-    frame = {"facecolor": colour, "edgecolor": "#777777", "linewidth": 0.7}
-    axes.add_patch(Rectangle((x, y - 12), width, 24, **frame))
+def _cell(axes: Axes, x: float, y: float, width: float, advantage: float, limit: float) -> None:
+    """A box in the colour of an advantage; below 0 its edge is dashed, for print in grey."""
+    axes.add_patch(
+        Rectangle(
+            (x, y - 12),
+            width,
+            24,
+            facecolor=strip_colour(advantage, limit),
+            edgecolor="#444444",
+            linewidth=1.1,
+            linestyle=(0, (2, 1.5)) if advantage < 0 else "-",
+        )
+    )
 
 
 def _footer(axes: Axes, y: float, scores, scale_by_std: bool) -> None:
@@ -316,6 +325,6 @@ def _footer(axes: Axes, y: float, scores, scale_by_std: bool) -> None:
         ("+", y + 44, "its tokens become more likely"),
         ("-", y + 70, "its tokens become less likely"),
     ):
-        _cell(axes, 14, at, 24, strip_colour(float(f"{sign}1"), SCALE))
+        _cell(axes, 14, at, 24, float(f"{sign}1"), SCALE)
         write(axes, 26, at, ("code", sign))
         write(axes, 46, at, ("text", meaning), ha="left")
