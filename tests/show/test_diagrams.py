@@ -83,8 +83,9 @@ def faults_of_layout(figure) -> list[str]:
         for a, b in combinations(written, 2)
         if written[a].overlaps(written[b])
     ]
+    edges = [*boxes(figure), figure.bbox]
     for text, place in written.items():
-        for box in [*boxes(figure), figure.bbox]:
+        for box in edges:
             if place.overlaps(box) and not inside(place, box):
                 faults.append(f"{text.get_text()!r} crosses the edge of a box")
         faults += [f"an arrow crosses {text.get_text()!r}" for line in lines if meets(line, place)]
