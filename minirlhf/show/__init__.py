@@ -9,12 +9,18 @@
     show.world(world, beta=1.0)                                 the exact world: tree and policies
     show.token_strips({"PPO": (tokens, values)})                one number per token, as colour
     show.texts(table)                                           whole responses side by side
+    show.pipeline()                                             diagram: SFT, reward model, PPO
+    show.four_models(batch)                                     diagram: who reads and gives what
+    show.ppo_step(batch)                                        diagram: one step of PPO
+    show.grpo_group(prompt, responses, scores)                  diagram: one group of GRPO
 
 No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
 """
 
 from minirlhf.show.barcharts import bars
 from minirlhf.show.clipping import clip
+from minirlhf.show.diagrams import four_models, pipeline
+from minirlhf.show.diagrams_steps import grpo_group, ppo_step
 from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
 from minirlhf.show.look import COLOURS, MARKERS, Style, styles
 from minirlhf.show.plane import frontier
@@ -55,9 +61,13 @@ __all__ = [
     "differences",
     "distance_to_optimum",
     "escape",
+    "four_models",
     "frontier",
+    "grpo_group",
     "lines",
+    "pipeline",
     "policy_bars",
+    "ppo_step",
     "printable",
     "strip_colour",
     "styles",

@@ -190,12 +190,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else "\ufffd" for c in text)
 
 
-def _drawable(text: str) -> str:
+def _drawable(text: str, family: str = "monospace") -> str:
     """Text in which characters that the figure's font lacks (Chinese, emoji) become U+FFFD.
 
     The HTML strip keeps them, since a browser has fonts for them.
     """
-    font = get_font(findfont("monospace"))
+    font = get_font(findfont(family))
     return "".join(c if font.get_char_index(ord(c)) else "\ufffd" for c in text)
 
 

@@ -1,0 +1,121 @@
+"""Draw the diagrams of this folder, each as SVG and PNG.
+
+    python docs/images/make.py
+
+The numbers are real. Those of the four models and of the PPO step come from the last of eight PPO
+steps on reviews. Those of the GRPO group come from one arithmetic problem. The results in the
+pipeline are those of the recorded tour. It takes about two minutes.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import torch
+
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
+from minirlhf.runtime import atomic_path
+
+FOLDER = Path(__file__).parent
+STEPS, GROUP, PROBLEM = 8, 8, "(7+5)*3-9="
+
+
+def ppo_batch():
+    """The batch of the last PPO step, with all its columns, and that step's row of the history."""
+    sft, tokenizer = models.load_policy("tiny-reviews-sft")
+    reward_model, _ = models.load_scalar("tiny-reviews-reward")
+    critic, _ = models.load_scalar("tiny-reviews-reward")
+    actor, _ = models.load_policy("tiny-reviews-sft")
+    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+    seen = {}
+
+    def keep_batch(batch):
+        seen["batch"] = batch
+        return score(batch)
+
+    def keep_gae(rewards, values, mask, **settings):
+        advantages, returns = core.gae(rewards, values, mask, **settings)
+        seen["columns"] = {"rewards": rewards, "values": values, "returns": returns}
+        return advantages, returns
+
+    def keep_whitened(advantages, mask):
+        seen["advantages"] = core.masked_whiten(advantages, mask)
+        return seen["advantages"]
+
+    def keep_rewards(scores, old_logprobs, ref_logprobs, mask, **settings):
+        seen["penalised"] = {"scores": scores, "ref_logprobs": ref_logprobs}
+        return core.kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, **settings)
+
+    config = loops.PPOConfig(steps=STEPS)
+    formulas = loops.PPOFormulas(
+        gae=keep_gae, masked_whiten=keep_whitened, kl_shaped_rewards=keep_rewards
+    )
+    *_, history = loops.train_ppo(
+        actor,
+        critic,
+        tokenizer,
+        tasks.reviews.rl_prompts(),
+        keep_batch,
+        config,
+        formulas=formulas,
+        reference=sft,
+    )
+    batch = seen["batch"].with_columns(
+        **seen["columns"], **seen["penalised"], advantages=seen["advantages"]
+    )
+    return batch, history[-1]
+
+
+def group():
+    """One arithmetic problem, the tokens of its sampled responses, and their scores."""
+    policy, tokenizer = models.load_policy("tiny-steps")
+    ids, mask = models.encode_prompts(tokenizer, [PROBLEM])
+    batch = models.sample(
+        policy,
+        ids,
+        mask,
+        eos_id=tokenizer.eos_token_id,
+        samples_per_prompt=GROUP,
+        config=models.SamplingConfig(temperature=1.0),
+        generator=torch.Generator().manual_seed(0),
+    )
+    tokens = [
+        ["EOS" if i == tokenizer.eos_token_id else tokenizer.decode(i) for i in row[real]]
+        for row, real in zip(batch.response_ids, batch.response_mask, strict=True)
+    ]
+    texts = models.decode(tokenizer, batch)
+    return tokens, rewards.right_answer([PROBLEM] * GROUP, texts)
+
+
+def recorded():
+    """Gold score and KL of each policy in the recorded tour, means over its seeds."""
+    tour = experiments.results("tour")
+    gold, kl = (
+        experiments.mean_over_seeds(tour, column, by="method")["mean"] for column in ("gold", "kl")
+    )
+    return {"SFT": f"gold score {gold['SFT']:.2f}"} | {
+        name: f"gold score {gold[name]:.2f} KL {kl[name]:.1f} nats"
+        for name in ("PPO", "GRPO", "DPO")
+    }
+
+
+def main():
+    batch, row = ppo_batch()
+    tokens, scores = group()
+    figures = {
+        "pipeline": show.pipeline(recorded()),
+        "four_models": show.four_models(batch),
+        "ppo_step": show.ppo_step(batch, row=row),
+        "grpo_group": show.grpo_group(PROBLEM, tokens, scores),
+    }
+    for name, figure in figures.items():
+        for ending in ("svg", "png"):
+            with (
+                matplotlib.rc_context({"svg.hashsalt": "minirlhf"}),
+                atomic_path(FOLDER / f"{name}.{ending}") as path,
+            ):
+                metadata = {"Date": None} if ending == "svg" else {}
+                figure.savefig(path, format=ending, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()
