@@ -80,10 +80,13 @@ def test_the_json_holds_the_table_as_lists():
 
 
 def test_numbers_have_four_significant_digits_and_nan_is_no_value():
-    rows = table(advantage=[1 / 3, float("nan"), 123456.7], entropy=[None, 1e-7 / 3, math.inf])
+    rows = table(advantage=[1 / 3, float("nan"), 123456.7], entropy=[None, 1e-3 / 3, math.inf])
     numbers = microscope_data(rows)["sides"][0]["frames"][0]["texts"][0]["numbers"]
-    assert numbers["advantage"] == [0.3333, None, 123500]
-    assert numbers["entropy"] == [None, 3.333e-08, "Infinity"]
+    assert numbers["advantage"] == [0.333, None, 123500]
+    assert numbers["entropy"] == [None, 0.0003333, "Infinity"]
+    rows = table(advantage=[0.84147, 12.3456, -0.0004])  # 0.8415 would become 0.842 on the page
+    numbers = microscope_data(rows)["sides"][0]["frames"][0]["texts"][0]["numbers"]
+    assert numbers["advantage"] == [0.841, 12.35, 0]
 
 
 def test_tokens_are_ordered_by_position():
