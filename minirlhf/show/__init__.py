@@ -13,6 +13,7 @@
     show.four_models(batch)                                     diagram: who reads and gives what
     show.ppo_step(batch)                                        diagram: one step of PPO
     show.grpo_group(prompt, responses, scores)                  diagram: one group of GRPO
+    show.microscope(table, "advantage")                         every number of every token
 
 No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
 """
@@ -23,6 +24,7 @@ from minirlhf.show.diagrams import four_models, pipeline
 from minirlhf.show.diagrams_steps import grpo_group, ppo_step
 from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
 from minirlhf.show.look import COLOURS, MARKERS, Style, styles
+from minirlhf.show.microscope_view import Microscope, microscope
 from minirlhf.show.plane import frontier
 from minirlhf.show.progress import Progresses
 from minirlhf.show.report import write_report
@@ -50,6 +52,7 @@ __all__ = [
     "COLOURS",
     "MARKERS",
     "Difference",
+    "Microscope",
     "Progresses",
     "Style",
     "Texts",
@@ -66,6 +69,7 @@ __all__ = [
     "grpo_group",
     "lines",
     "pipeline",
+    "microscope",
     "policy_bars",
     "ppo_step",
     "printable",
