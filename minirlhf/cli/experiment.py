@@ -32,7 +32,8 @@ DEFAULT_OUT, FORMER_OUT = Path("out/experiment"), Path("out/grid")
 def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = "tour",
     seeds: Annotated[
-        int | None, option(RUN, "Number of seeds, starting at 0; 3, or 1 for the microscope.")
+        int | None,
+        option(RUN, "Number of seeds, starting at 0.", show_default="3; 1 for the microscope"),
     ] = None,
     out: WorkFolder = DEFAULT_OUT,
 ):
