@@ -8,6 +8,7 @@
     show.clip(eps=0.2)                                          PPO's clipped objective
     show.world(world, beta=1.0)                                 the exact world: tree and policies
     show.token_strips({"PPO": (tokens, values)})                one number per token, as colour
+    show.microscope(table, "advantage")                         every number of every token
 
 No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
 """
@@ -16,6 +17,7 @@ from minirlhf.show.barcharts import bars
 from minirlhf.show.clipping import clip
 from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
 from minirlhf.show.look import COLOURS, MARKERS, Style, styles
+from minirlhf.show.microscope_view import Microscope, microscope
 from minirlhf.show.plane import frontier
 from minirlhf.show.progress import Progresses
 from minirlhf.show.report import write_report
@@ -41,6 +43,7 @@ __all__ = [
     "COLOURS",
     "MARKERS",
     "Difference",
+    "Microscope",
     "Progresses",
     "Style",
     "bars",
@@ -53,6 +56,7 @@ __all__ = [
     "escape",
     "frontier",
     "lines",
+    "microscope",
     "policy_bars",
     "printable",
     "strip_colour",

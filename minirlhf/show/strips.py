@@ -134,7 +134,8 @@ def _box(
     middle = {"ha": "center", "va": "center", "parse_math": False}
     centre = x + (size - 0.25) / 2
     axes.text(centre, y + 0.34, text, fontsize=10, family="monospace", color="#222222", **middle)
-    axes.text(centre, y + 0.78, f"{value:+z.2f}", fontsize=8, color="#444444", **middle)
+    number = "" if math.isnan(value) else f"{value:+z.2f}"
+    axes.text(centre, y + 0.78, number, fontsize=8, color="#444444", **middle)
 
 
 def _colour_scale(figure: Figure, limit: float, middle: float) -> None:
