@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from minirlhf import evaluate
@@ -24,6 +25,7 @@ from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, RewardFormulas, train_reward_model
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
+from minirlhf.models.forward import encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import fingerprint, load_policy, save_policy
 from minirlhf.models.sampling import sample_text
@@ -31,7 +33,6 @@ from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.gold import ensemble_judge, ensemble_members, gold_judge
 from minirlhf.rewards.model import (
     normalise_scores,
-    prefix_scores,
     rollout_judge,
     rollout_score,
     text_judge,
@@ -42,6 +43,7 @@ from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
 from minirlhf.tasks.formats import texts_once
 
+SHOWN = 4  # responses of each model that the report shows token by token
 POOL = 16  # SFT samples per prompt, shared by SFT, best-of-4 and best-of-16
 
 
@@ -425,7 +427,7 @@ def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None)
     """Write report.html of a finished tour and return its path.
 
     The report shows training curves, the table of methods, samples side by side (not selected by
-    score), and the scores of every prefix of two responses.
+    score), and the first responses of SFT and PPO token by token.
 
     Args:
         recorded: rows of an earlier tour over several seeds, shown beside the table of this run.
@@ -443,26 +445,6 @@ def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None)
             zip(texts, gold([prompt] * len(texts), list(texts.values())).tolist(), strict=True)
         )
         samples.append({"prompt": prompt.strip(), "columns": texts, "golds": scores})
-    strips = []
-    for method in ("SFT", "PPO"):
-        text = samples[0]["columns"][method]
-        if not text.strip():
-            continue
-        tokens, with_eos, one_pass = prefix_scores(
-            run.reward_model, run.tokenizer, run.rows[0]["prompts"][0], text
-        )
-        strips += [
-            {
-                "title": f"{method}: score of each prefix, ended with EOS",
-                "tokens": tokens,
-                "values": with_eos.tolist(),
-            },
-            {
-                "title": f"{method}: score at each token, read in one pass",
-                "tokens": tokens,
-                "values": one_pass.tolist(),
-            },
-        ]
     write_report(
         path,
         title="A tour of RLHF",
@@ -470,7 +452,10 @@ def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None)
         methods=run.rows,
         recorded=recorded,
         samples=samples,
-        strips=strips,
+        tokens={
+            method: _token_table(run, model, samples[:SHOWN], method)
+            for method, model in (("SFT", run.sft), ("PPO", run.ppo))
+        },
         times=run.times,
         accuracy=run.reward_accuracy,
         environment={
@@ -482,3 +467,23 @@ def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None)
         | ({"yours": run.mine} if run.mine else {}),
     )
     return path
+
+
+def _token_table(run: Tour, model, samples: list[dict], method: str) -> pd.DataFrame:
+    """The token table of a method's samples, read by its own model."""
+    sampling = run.config.ppo.sampling
+    batch = encode(
+        run.tokenizer,
+        [sample["prompt"] + "\n" for sample in samples],
+        [sample["columns"][method] for sample in samples],
+        max_response=sampling.max_new_tokens,  # a response that was cut off has no EOS
+    )
+    return evaluate.token_table(
+        batch,
+        run.tokenizer,
+        actor=model,
+        reference=run.sft,
+        reward_model=run.reward_model,
+        temperature=sampling.temperature,
+        kl_coef=run.config.ppo.kl.kl_coef,
+    )

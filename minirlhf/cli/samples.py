@@ -8,14 +8,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from minirlhf.cli.options import DATA, RUN, SAMPLING, Model, Scorer, Seed, option
+from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Model, Scorer, Seed, option
 from minirlhf.cli.terminal import console, say
-from minirlhf.models.forward import decode
+from minirlhf.evaluate import token_table
+from minirlhf.models.forward import decode, encode
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import prefix_scores
 from minirlhf.runtime import check, write_text
-from minirlhf.show.strips import printable, strip_colour, token_strip_html
+from minirlhf.show import escape, microscope, printable, strip_colour
 
 app = typer.Typer()
 READINGS = (
@@ -62,18 +63,28 @@ def score(
     ],
     scorer: Scorer = "tiny-reviews-reward",
     prompt: Annotated[str, option(DATA, "The prompt: the film's title.")] = "the film",
+    model: Annotated[
+        str | None,
+        option(
+            MODEL, "Language model whose probabilities the page shows too.", show_default="none"
+        ),
+    ] = None,
     html: Annotated[
-        Path | None, option(RUN, "Also write a page with both coloured texts to this file.")
+        Path | None, option(RUN, "Also write a page with the token microscope to this file.")
     ] = None,
 ):
     """Print the reward of every prefix of a response.
 
     It is read in two ways: each prefix with an EOS scored alone, and all tokens in one pass.
 
+    The page shows both as colours. Point at a token to see its numbers; with --model also its
+    probability and the likeliest next tokens.
+
     Example: minirlhf score "I love to walk the dog" --html dog.html
     """
-    model, tokenizer = load_scalar(scorer)
-    tokens, *values = prefix_scores(model, tokenizer, prompt.strip() + "\n", text)
+    reward_model, tokenizer = load_scalar(scorer)
+    prompt = prompt.strip() + "\n"
+    tokens, *values = prefix_scores(reward_model, tokenizer, prompt, text)
     readings = dict(zip(READINGS, values, strict=True))
     limit = float(torch.cat(values).abs().max())
     for title, rewards in readings.items():
@@ -83,7 +94,7 @@ def score(
     for token, a, b in zip(tokens, *(rewards.tolist() for rewards in values), strict=True):
         table.add_row(Text(printable(token)), f"{a:+.3f}", f"{b:+.3f}")
     console.print(table)
-    rated = (model.shift, model.scale) == (0.0, 1.0)
+    rated = (reward_model.shift, reward_model.scale) == (0.0, 1.0)
     unit = "predicted ratings, -4 to 4" if rated else "standard deviations of the SFT samples"
     warning = (
         f"Reward units: {unit}. The reward model learned from film reviews. "
@@ -91,9 +102,15 @@ def score(
     )
     say(warning)
     if html:
-        strips = [token_strip_html(tokens, v, title=title) for title, v in readings.items()]
-        head = "<!doctype html><meta charset=utf-8><title>Reward of every prefix</title>"
-        write_text(html, f"{head}{''.join(strips)}<p>{warning}</p>")
+        table = token_table(
+            encode(tokenizer, [prompt], [text]),
+            tokenizer,
+            actor=None if model is None else policy_of(model, tokenizer),
+            reward_model=reward_model,
+            temperature=1.0,
+        )
+        page = microscope(table, "prefix_reward", title="The reward of every prefix").page()
+        write_text(html, page.replace("</body>", f"<p>{escape(warning)}</p></body>"))
         say(f"Wrote {html}.")
 
 
@@ -103,3 +120,15 @@ def coloured(tokens: list[str], values: list[float], limit: float) -> Text:
     for token, value in zip(tokens, values, strict=True):
         strip.append(printable(token), style=f"black on {strip_colour(value, limit)}")
     return strip
+
+
+def policy_of(name: str, tokenizer):
+    """The language model `name`.
+
+    Raises:
+        ValueError: it has another tokenizer than the reward model.
+    """
+    policy, its_tokenizer = load_policy(name)
+    same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    check("model", name, same, "a model with the reward model's own tokenizer")
+    return policy

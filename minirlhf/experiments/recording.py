@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minirlhf import evaluate
 from minirlhf.experiments.records import RESULTS, differences, load_results, record
-from minirlhf.experiments.registry import COMPARED, EXPERIMENTS, RECORDED_SEEDS
+from minirlhf.experiments.registry import COMPARED, EXPERIMENTS, RECORDED_SEEDS, SEEDS
 from minirlhf.experiments.runs import run_variant
 from minirlhf.experiments.smollm2 import SmolConfig, train_and_compare
 from minirlhf.runtime import atomic_path, check, commit
@@ -28,7 +28,7 @@ def silent(row: dict) -> None:
 def run_experiment(
     name: str,
     folder: Path,
-    seeds: int = RECORDED_SEEDS,
+    seeds: int | None = None,
     *,
     on_step: Callable = silent,
     results: Path = RESULTS,
@@ -41,6 +41,7 @@ def run_experiment(
         the others     are in EXPERIMENTS; each writes <name> and, if it has steps, <name>_history
 
     Args:
+        seeds: how many; by default 3, and 1 for the microscope.
         folder: for finished runs. They are reused if they were made under the same settings.
         on_step: called with each new row of metrics.
         config: settings of the tour.
@@ -49,6 +50,7 @@ def run_experiment(
         ValueError: there is no such experiment, or `seeds` is below 1.
     """
     check("experiment", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    seeds = SEEDS.get(name, RECORDED_SEEDS) if seeds is None else seeds
     check("seeds", seeds, seeds >= 1, "at least 1")
     command = f"minirlhf experiment {name} --seeds {seeds}"
     origin = {"claim": name, "commit": commit(), "command": command}

@@ -35,6 +35,9 @@ def results(*names: str, folder: Path | None = None) -> pd.DataFrame:
     prompts), `samples` (prompt -> text), `by_film`, intervals. `by_prompt` makes a long table
     of the first kind.
 
+    The record "microscope" has one row per token instead, ready for `show.microscope`: the columns
+    of `evaluate.token_table`, `step`, and `source`. See `experiments.microscope`.
+
     Args:
         names: one or more records, for example "ablations", "leash", "leash_history".
         folder: where the records are; data/results, if left out.
@@ -44,7 +47,12 @@ def results(*names: str, folder: Path | None = None) -> pd.DataFrame:
     """
     if not names:
         raise ValueError(f"No record was asked for; {_known(folder or RESULTS)}.")
-    rows = [{"experiment": n} | row for n in names for row in load_results(n, folder=folder)]
+    rows = [
+        {"experiment": name} | row
+        for name in names
+        for recorded in load_results(name, folder=folder)
+        for row in (_token_rows(recorded) if "tables" in recorded else [recorded])
+    ]
     return pd.DataFrame(rows)
 
 
@@ -124,6 +132,19 @@ def readme_to_fill(path: Path = ROOT / "README.md") -> str:
         field = f"the number of marks '{mark.strip()}' in {path.name}"
         check(field, count, count == 1, "1: its table stands there")
     return text
+
+
+def _token_rows(row: dict) -> list[dict]:
+    """The token tables of a recorded run: one row per token, step and source."""
+    rows = []
+    for table in row["tables"]:
+        here = {name: table[name] for name in ("source", "step")}
+        columns = {name: column for name, column in table.items() if name not in here}
+        rows += [
+            here | dict(zip(columns, entries, strict=True))
+            for entries in zip(*columns.values(), strict=True)
+        ]
+    return rows
 
 
 def _markdown(rows: list[dict], key: str, title: str, columns: dict[str, str]) -> str:

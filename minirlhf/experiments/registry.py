@@ -9,6 +9,7 @@ from minirlhf.loops.online import ONLINE, OWN_PAIRS
 from minirlhf.loops.preference import LOSSES
 
 RECORDED_SEEDS = 3  # seeds 0, 1 and 2, unless a command says otherwise
+SEEDS = {"microscope": 1}  # the experiments that are recorded with another number of seeds
 BRIEF = 80  # steps of most arithmetic runs: a fifth of the command line's
 BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
 SMALL_KL = KLConfig(kl_coef=0.1)
@@ -116,6 +117,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
     },
     # How often each loss ranks 2,000 held-out pairs of the test films correctly.
     "order": {name: {"dpo": {"loss": name}} for name in LOSSES},
+    # PPO, read token by token at several steps of one run.
+    "microscope": {"as it is": {"read_at": (0, 4, 8, 12, 18, 24), "prompts": 4}},
     # The preference losses on the same pairs; other references; other authors of the texts.
     "preference": PREFERENCE_VARIANTS,
 }
@@ -133,6 +136,7 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "resources": JUDGED,
     "betas": JUDGED,
     "preference": JUDGED,
+    "microscope": JUDGED,
     "order": ("chosen_change", "rejected_change", "right_order"),
     "planted": tuple(
         f"{cases}, {method}"

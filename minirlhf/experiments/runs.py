@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from minirlhf.experiments.faults import FAULTS, Fault
+from minirlhf.experiments.microscope import microscope_run
 from minirlhf.experiments.planted import planted_config, planted_run
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.experiments.preference_runs import (
@@ -263,6 +264,7 @@ RUNS = {  # experiment -> (settings -> config, run); the experiments left out ar
     "jitter": (group_run_config, group_run),
     "hacking": (group_run_config, group_run),
     "planted": (planted_config, planted_run),
+    "microscope": (ppo_config, microscope_run),
     "betas": (preference_config, preference_run),
     "preference": (preference_config, preference_run),
     "order": (order_config, order_run),

@@ -39,7 +39,6 @@ from minirlhf.show.strips import (
     token_strips,
     visible,
 )
-from minirlhf.show.tokens import token_table, token_table_html, token_table_text
 from minirlhf.show.training import curves
 from minirlhf.show.variants import (
     Difference,
@@ -79,9 +78,6 @@ __all__ = [
     "token_strip",
     "token_strip_html",
     "token_strips",
-    "token_table",
-    "token_table_html",
-    "token_table_text",
     "trajectories",
     "visible",
     "world",

@@ -2,14 +2,16 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from minirlhf.runtime import write_text
+from minirlhf.show.microscope_view import microscope
 from minirlhf.show.plane import frontier
-from minirlhf.show.strips import escape, token_strip_html
-from minirlhf.show.tokens import token_table_html
+from minirlhf.show.strips import escape
 from minirlhf.show.training import curves
 
 STYLE = """
@@ -99,17 +101,13 @@ HOW_ACCURACY = (
     "rater. The bag of words is a ridge regression on the same films. Where the mean "
     "probability equals the accuracy, the model is calibrated."
 )
-HOW_STRIPS = (
-    "The colour of a token is the score of the text up to that token: blue is above the mean of "
-    "SFT samples, orange below. Hover over a token to see its number. Scoring each prefix + EOS "
-    "reads the head where it was trained, but on unusual texts. One pass reads it at "
-    "positions where it was never trained, but on natural text."
-)
 HOW_TOKENS = (
-    "One row per token. The KL penalty of each token is part of its reward; the score is added at "
-    "the last token. The TD error is how much better the next value was than the critic expected. "
-    "The advantage adds up this and the later TD errors. Clipped tokens give the policy no "
-    "gradient."
+    "Point at a token, or use the arrow keys, to see all its numbers. The bars are the likeliest "
+    "next tokens of the model and of the SFT model. At first a token's colour is the reward of the "
+    "text up to that token, ended with EOS: blue is above the mean of SFT samples, orange below. "
+    "This reads the reward model where it was trained, but on unusual texts. One pass reads it at "
+    "positions where it was never trained, but on natural text. The KL penalty of each token is "
+    "part of its reward; the score is added at the last token."
 )
 
 
@@ -120,12 +118,11 @@ def write_report(
     history,
     methods: list[dict],
     samples: list[dict],
-    strips: list[dict],
     times: dict[str, float],
     environment: dict,
     recorded: list[dict] | None = None,
     accuracy: list[dict] | None = None,
-    token_rows: list[dict] | None = None,
+    tokens: Mapping[str, pd.DataFrame] | None = None,
 ) -> Path:
     """Write the page; an older page is replaced only after the new one is complete.
 
@@ -133,17 +130,13 @@ def write_report(
         history: rows of metrics of all stages.
         methods: a dict per method with the keys of TABLE, gold_low and gold_high.
         samples: dicts with prompt, columns {method: text} and golds {method: score}.
-        strips: dicts with title, tokens and values.
         times: stage -> seconds. environment: facts for the head of the page.
         recorded: rows like `methods` with `seed`, from earlier runs.
         accuracy: rows with low and high (the gap) and one share per column.
-        token_rows: the result of `token_table` for one response.
+        tokens: model -> the `evaluate.token_table` of some responses, with a reward model.
     """
     facts = " · ".join(f"{escape(k)} {escape(v)}" for k, v in environment.items())
     spent = " · ".join(f"{escape(k)} {v:.0f} s" for k, v in times.items())
-    strip_texts = "".join(
-        token_strip_html(s["tokens"], s["values"], title=s["title"]) for s in strips
-    )
     parts = [
         f'<h1>{escape(title)}</h1><p class="warn">{escape(WARNING)}</p>',
         f'<p class="how">{facts}<br>{spent}</p>',
@@ -157,13 +150,10 @@ def write_report(
     if accuracy:
         heading = "The reward model on held-out films, by rating gap (mean of the other raters)"
         parts.append(_section(heading, _accuracy(accuracy), HOW_ACCURACY))
-    parts += [
-        "<h2>Before and after: the first titles, not selected</h2>" + _samples(samples),
-        _section("The reward of every prefix", strip_texts, HOW_STRIPS),
-    ]
-    if token_rows:
-        heading = "One response, token by token"
-        parts.append(_section(heading, token_table_html(token_rows), HOW_TOKENS))
+    parts.append("<h2>Before and after: the first titles, not selected</h2>" + _samples(samples))
+    if tokens:
+        block = microscope(tokens, "prefix_reward").html
+        parts.append(_section("The first responses, token by token", block, HOW_TOKENS))
     parts += _curves_of_stages(list(history))
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -26,7 +26,7 @@
 import math
 
 import torch
-from IPython.display import HTML, display
+from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -37,7 +37,7 @@ from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.core.masking import aggregate, masked_whiten
 from minirlhf.core.policy_gradient import ppo_clip, value_loss_clipped
 from minirlhf.core.returns import gae
-from minirlhf.evaluate import paired_difference
+from minirlhf.evaluate import paired_difference, token_table
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.forward import decode, encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
@@ -46,7 +46,6 @@ from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.rewards.model import rollout_score
 from minirlhf.runtime import seed_all, set_threads
 from minirlhf.show import COLOURS
-from minirlhf.show.tokens import token_table, token_table_html
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
 
@@ -109,25 +108,22 @@ moved, moved_critic, _ = train_ppo(
 later = sample(
     moved, ids, prompt_mask, eos_id=tokenizer.eos_token_id, config=SamplingConfig(), generator=generator
 )
-with torch.no_grad():
-    later_scores = rollout_score(scorer, tokenizer.eos_token_id)(later)
-    later_ref = policy_logprobs(reference, later, temperature=0.7)
-    later_values = response_values(moved_critic, later)
-    later_rewards = kl_shaped_rewards(
-        later_scores, later.old_logprobs, later_ref, later.response_mask, kl_coef=0.5
-    )
 row = int(later.response_mask.sum(1).argmin())
-words = [tokenizer.decode([i]) for i in later.response_ids[row][later.response_mask[row]].tolist()]
-table = token_table(
-    words,
-    later,
-    logprobs=later.old_logprobs,
-    ref_logprobs=later_ref,
-    rewards=later_rewards,
-    values=later_values,
-    row=row,
+frame = token_table(
+    later.select([row]),
+    tokenizer,
+    actor=moved,
+    reference=reference,
+    reward_model=scorer,
+    critic=moved_critic,
+    temperature=0.7,
+    kl_coef=0.5,
 )
-display(HTML(token_table_html(table)))
+later_scores = rollout_score(scorer, tokenizer.eos_token_id)(later)
+table = frame.to_dict("records")
+columns = ["token", "logprob", "old_logprob", "ref_logprob", "kl", "reward", "value"]
+columns += ["td_error", "advantage", "return", "ratio", "clipped"]
+display(frame[columns].round(3))
 
 # %% [markdown]
 # Check three numbers by hand, on any row: *kl* is old_logprob minus ref_logprob; *reward* is minus half of it (the last token has the score as well); *td_error* is reward plus the next row's value minus its own.

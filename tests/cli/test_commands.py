@@ -203,7 +203,22 @@ def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
         and "further" in result.output
     )
     page = (tmp_path / "s.html").read_text(encoding="utf-8")
-    assert "<script>" not in page and page.count("<span") > 20
+    assert "<script>what" not in page
+    assert '"prefix_reward"' in page and '"one_pass_reward"' in page and '"logprob"' not in page
+    assert "<p>Reward units: standard deviations of the SFT samples." in page
+
+
+def test_score_with_a_model_shows_its_probabilities_too(tmp_path):
+    page = tmp_path / "s.html"
+    given = ["score", "A good film.", "--model", "tiny-reviews-sft", "--html", str(page)]
+    assert run(cli.app, given).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert all(f'"{name}"' in text for name in ("prefix_reward", "logprob", "alternatives"))
+    tiny_policy().save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    given[3] = str(tmp_path / "other")
+    result = run(cli.app, given)
+    assert "it must be a model with the reward model's own tokenizer" in str(result.exception)
 
 
 def test_the_reward_model_prefers_a_good_review():
@@ -362,6 +377,8 @@ def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(tmp_path, monk
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-3)
     page = write_tour_report(first, tmp_path / "tour" / "report.html").read_text(encoding="utf-8")
     assert "PPO" in page and page.count("data:image/png") >= 5
+    assert "token by token" in page and '"sides":[{"title":"SFT"' in page
+    assert len(page) < 1_500_000
     stages = {
         json.loads(line)["stage"]
         for line in (tmp_path / "tour" / "metrics.jsonl").read_text().splitlines()

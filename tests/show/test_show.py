@@ -3,12 +3,11 @@ import warnings
 from html.parser import HTMLParser
 
 import matplotlib
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from minirlhf.core.exact import World
-from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.show import report
 from minirlhf.show.strips import (
     escape,
@@ -18,7 +17,6 @@ from minirlhf.show.strips import (
     token_strips,
     visible,
 )
-from minirlhf.show.tokens import COLUMNS, token_table, token_table_html, token_table_text
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -149,54 +147,6 @@ def test_strips_that_cannot_be_drawn():
     assert len(token_strip(["a"], [0.0]).axes) == 1  # all values 0: no scale to show
 
 
-def test_token_table_says_what_core_says():
-    world = World.random(3, 2)
-    rollout, ref = world.rollout(world.ref_logits), world.logprobs(world.ref_logits)
-    moved = world.logprobs(world.ref_logits + torch.tensor([3.0, 0.0, 0.0]))
-    rewards = kl_shaped_rewards(
-        world.rewards, rollout.old_logprobs, ref, rollout.response_mask, kl_coef=0.1
-    )
-    values = world.by_token(world.values(world.ref_logits)[0])
-    rows = token_table(
-        ["a", "b"],
-        rollout,
-        logprobs=moved,
-        ref_logprobs=ref,
-        rewards=rewards,
-        values=values,
-        lam=1.0,
-        row=1,
-    )
-    assert rows[1]["reward"] == world.rewards[1].item()
-    # lambda 1: advantage = reward - V(before); the last token's value is V("a")
-    assert abs(rows[1]["advantage"] - (rewards[1, 1] - values[1, 1]).item()) < 1e-12
-    assert rows[0]["ratio"] == pytest.approx((moved - rollout.old_logprobs).exp()[1, 0].item())
-    assert (
-        rows[0]["logprob"] == moved[1, 0].item()
-        and rows[0]["old_logprob"] == rollout.old_logprobs[1, 0].item()
-    )
-    # Whitening may change a sign, and with it what is clipped: "a" became likelier (ratio > 1.2).
-    # That is clipped only if "a" is rewarded.
-    given = dict(logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1)
-    assert rows[0]["ratio"] > 1.2
-    for sign in (1.0, -1.0):
-        (first, _) = token_table(
-            ["a", "b"], rollout, advantages=torch.full_like(values, sign), **given
-        )
-        assert (
-            first["clipped"] == (sign > 0)
-            and first["advantage"] == sign
-            and first["return"]
-            == pytest.approx(token_table(["a", "b"], rollout, **given)[0]["return"])
-        )
-    assert "advantage" in token_table_text(rows)
-    assert Tags(token_table_html([{**rows[0], "token": "<script>"}])).seen[0][0] == "table"
-    with pytest.raises(ValueError, match="real tokens"):
-        token_table(
-            ["a"], rollout, logprobs=moved, ref_logprobs=ref, rewards=rewards, values=values, row=1
-        )
-
-
 def page(path, **given):
     methods = [
         {
@@ -219,8 +169,16 @@ def page(path, **given):
         }
         for text in NASTY
     ]
-    strips = [{"title": NASTY[0], "tokens": NASTY, "values": [0.0] * len(NASTY)}]
-    token_rows = [{name: 0.5 for name in COLUMNS} | {"token": text} for text in NASTY]
+    tokens = pd.DataFrame(
+        {
+            "text": 0,
+            "prompt": NASTY[0],
+            "position": range(len(NASTY)),
+            "token": pd.Series(NASTY, dtype=object),  # a lone surrogate is no pandas string
+            "prefix_reward": 0.5,
+            "alternatives": [[(text, 0.5)] for text in NASTY],
+        }
+    )
     return report.write_report(
         path,
         **{
@@ -229,8 +187,7 @@ def page(path, **given):
                 history=history,
                 methods=methods,
                 samples=samples,
-                strips=strips,
-                token_rows=token_rows,
+                tokens={"SFT": tokens, NASTY[0]: tokens},
                 times={"ppo": 3.0},
                 environment={"seed": NASTY[0]},
                 recorded=[{**m, "seed": 0} for m in methods],
@@ -243,12 +200,16 @@ def page(path, **given):
 def test_the_report_is_self_contained_and_escaped(tmp_path):
     text = page(tmp_path / "report.html").read_text(encoding="utf-8")
     tags = Tags(text).seen
-    assert "script" not in {tag for tag, _ in tags} and not any(
-        "onmouseover" in names for _, names in tags
-    )
+    assert sum(tag == "script" for tag, _ in tags) == 2  # the microscope's own: data and code
+    assert not any(name.startswith("on") for _, names in tags for name in names)
     assert not UNSAFE & set(text)
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("data:image/png;base64,") == 2 and "may offend" in text and "Recorded" in text
+
+
+def test_a_report_without_tokens_has_no_script(tmp_path):
+    text = page(tmp_path / "report.html", tokens=None).read_text(encoding="utf-8")
+    assert "script" not in {tag for tag, _ in Tags(text).seen} and "token by token" not in text
 
 
 def test_a_failing_report_leaves_nothing(tmp_path):

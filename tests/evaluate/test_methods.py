@@ -98,7 +98,7 @@ def test_summary_averages_by_prompt():
 
 def test_the_kl_of_a_policy_to_itself_is_zero():
     model, tokenizer = tiny_policy(), tiny_tokenizer()
-    config = evaluate.SamplingConfig(max_new_tokens=5)
+    config = SamplingConfig(max_new_tokens=5)
     samples = evaluate.draw(
         model, tokenizer, ["a", "b"], samples_per_prompt=3, reference=model, config=config
     )
