@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import minirlhf
+from tests.notebooks.rebuilt import REBUILT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minirlhf"
@@ -24,7 +25,6 @@ ROOMS = (
     "tasks",
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-REBUILT = ()  # notebooks in the new shape, by the name of their source; the old ones only have to run
 PUBLIC = {*ROOMS, "tour"}
 
 

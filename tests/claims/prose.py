@@ -1,0 +1,204 @@
+"""Numbers in the prose of a lesson, compared with the record that they come from.
+
+    def test_the_numbers_of_lesson_06():
+        with lesson("06") as said:
+            said("Without it the KL is about", kl["no clip"], kl["as it is"])
+            said("gold is lower on every seed", (lower < 0).all())
+
+`said(words, *values)` finds the one paragraph that has these words, and compares the numbers behind
+them, in order. At its end, `with lesson(...)` requires that every number of the prose was compared.
+
+How a number is compared. It must equal the value rounded to as many decimals as the prose writes:
+"1.43" is a value from 1.425 to 1.435. "31 %" is a value of 0.31, "1,076" of 1076, "3/4" of exactly
+0.75. The sign counts, in "-0.2" as in "+0.2". Words from "two" to "twelve" may be compared, and
+need not be: a value that equals the next word takes it, otherwise the word is skipped.
+
+Not numbers of the prose: code, formulas, addresses of links, the references, years, numbers of
+lessons, sections, exercises, figures and list items, versions of libraries, minutes to read, names
+such as GPT-2, k3 and best-of-4, and the level of a 95 % interval.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
+
+import nbformat
+
+from minirlhf.classroom.course import NOTEBOOKS
+
+WORDS = "two three four five six seven eight nine ten eleven twelve".split()
+NUMBER = re.compile(
+    r"(?P<name>(?:[A-Za-z_@]|(?<=[A-Za-z])[-/])\d[\w.]*)"
+    r"|(?P<sign>(?<![\w)\]])[-+\u2212\u2013](?=\d))?"
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"(?:/(?P<over>\d+)|e(?P<power>[-+]?\d+))?(?P<percent>\s?%)?"
+    r"|\b(?P<word>" + "|".join(WORDS) + r")\b",
+    re.IGNORECASE,
+)
+ASIDE = [  # pieces of the prose without numbers that a record could give
+    r"```.*?```|`[^`]*`",
+    r"\$\$.*?\$\$|\$[^$]+\$",
+    r"<!--.*?-->|</?[a-zA-Z][^>]*>|\]\([^)]*\)|https?://\S+",
+    r"^#+ +\d+[a-z]?\b|^\s*\d+\. |\*\*\d+\.|(?<=\n)\d+\. ",
+    r"\b(?:[Ll]essons?|[Ss]ections?|[Ee]xercises?|[Qq]uestions?|[Ff]igures?|[Tt]ables?)\s"
+    r"\(?\d+[a-z]?\)?(?:(?:, | and | to |, and | or )\d+[a-z]?(?![.,]?\d))*",
+    r"\b(?:19[5-9]\d|20[0-3]\d)\b(?![.,]\d| ?%)",
+    r"\b(?:TRL|OpenRLHF|verl|DeepSpeed-Chat|PyTorch|Python|version|v)\s?\d+(?:\.\d+)+",
+    r"\b95 ?% (?=(?:confidence )?intervals?)",
+    r"\*\([^)]*\d+ minutes\)\*",
+]
+
+
+@dataclass
+class Number:
+    """A number as the prose writes it, and whether a claim has compared it."""
+
+    text: str
+    start: int
+    value: float
+    unit: Decimal  # the last digit that is written
+    word: bool = False
+    exact: bool = False
+    checked: bool = False
+
+    def equals(self, value: Real) -> bool:
+        """Whether a computed value, rounded as the prose rounds, is this number."""
+        if self.exact:
+            return abs(value - self.value) < 1e-9
+        return bool(abs(value - self.value) <= float(self.unit) / 2 + 1e-12 * max(1, abs(value)))
+
+
+@dataclass
+class Paragraph:
+    """A paragraph, a list item, a heading or a row of a table."""
+
+    text: str
+    numbers: list[Number] = field(default_factory=list)
+
+
+def blanked(text: str) -> str:
+    """A text of the same length in which all that is not prose is replaced by spaces."""
+    for pattern in ASIDE:
+        text = re.sub(pattern, lambda m: " " * len(m[0]), text, flags=re.DOTALL | re.MULTILINE)
+    return text
+
+
+def numbers_of(text: str) -> list[Number]:
+    """The numbers of a paragraph, in order."""
+    found = []
+    for m in NUMBER.finditer(blanked(text)):
+        if m["word"]:
+            count = WORDS.index(m["word"].lower()) + 2
+            found.append(Number(m[0], m.start(), count, Decimal(1), word=True))
+        elif m["digits"]:
+            written = Decimal(m["digits"].replace(",", ""))
+            scale = Decimal(10) ** int(m["power"] or 0) / (100 if m["percent"] else 1)
+            unit = Decimal(1).scaleb(written.as_tuple().exponent) * scale
+            value = float(written * scale) / float(m["over"] or 1)
+            if m["sign"] and m["sign"] != "+":
+                value = -value
+            found.append(Number(m[0], m.start(), value, unit, exact=bool(m["over"])))
+    return found
+
+
+def paragraphs_of(cells: list) -> list[Paragraph]:
+    """The paragraphs of the text cells before the references, without the line on minutes."""
+    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    text = re.split(r"^(?:#+ +|\*\*)References", text, flags=re.MULTILINE)[0]
+    held = []  # fenced code and displayed formulas may have empty lines: they are one piece
+
+    def hold(match):
+        held.append(match[0])
+        return f"\ue000{len(held) - 1}\ue001"
+
+    text = re.sub(r"```.*?```|\$\$.*?\$\$", hold, text, flags=re.DOTALL)
+    parts = re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. |#+ |\|)", text)
+    parts = [re.sub("\ue000(\\d+)\ue001", lambda m: held[int(m[1])], part) for part in parts]
+    parts = [" ".join(part.split()) for part in parts if part.strip()]
+    return [
+        Paragraph(part, numbers_of(part))
+        for part in parts
+        if not re.match(r"\*\*You need\b|#+ You need\b", part)
+    ]
+
+
+class Said:
+    """The prose of one notebook. Calling it compares numbers of one paragraph with values."""
+
+    def __init__(self, cells: list):
+        self.paragraphs = paragraphs_of(cells)
+
+    def __call__(self, words: str, *values: Real | bool) -> None:
+        """Require that the prose says these words, with these numbers behind them.
+
+        Args:
+            words: words of exactly one paragraph, as the notebook writes them. Line breaks do not
+                count.
+            values: what the next numbers must be, in order. A value that is True or False is a
+                comparison: it must be True, and it reads no number.
+
+        Raises:
+            AssertionError: no paragraph or several have the words, a number is missing or differs,
+                or a comparison is False.
+        """
+        words = " ".join(words.split())
+        places = [
+            (paragraph, match.end())
+            for paragraph in self.paragraphs
+            for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", paragraph.text)
+        ]
+        assert places, f'the lesson does not say "{words}"'
+        assert len(places) == 1, f'the lesson says "{words}" {len(places)} times; give more words'
+        paragraph, start = places[0]
+        following = iter([n for n in paragraph.numbers if n.start >= start])
+        for value in values:
+            if is_true_or_false(value):
+                assert value, f'the lesson says "{words}", and this does not hold'
+                continue
+            self._compare(words, float(value), following)
+
+    def _compare(self, words: str, value: float, following: Iterator[Number]) -> None:
+        for number in following:
+            if number.equals(value):
+                number.checked = True
+                return
+            assert number.word, (
+                f'behind "{words}" the lesson says {number.text.strip()}; computed: {value:.6g}'
+            )
+        raise AssertionError(f'behind "{words}" the lesson has no number for {value:.6g}')
+
+    def unchecked(self) -> list[str]:
+        """The numbers that no claim has compared, each with the words around it."""
+        return [
+            f"{n.text.strip()} in: ...{p.text[max(0, n.start - 50) : n.start + 40]}..."
+            for p in self.paragraphs
+            for n in p.numbers
+            if not n.checked and not n.word
+        ]
+
+
+def is_true_or_false(value) -> bool:
+    """Whether a value is a bool of Python, NumPy, pandas or torch."""
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
+@contextmanager
+def lesson(name: str | Path) -> Iterator[Said]:
+    """The prose of a lesson; at the end every number of it must have been compared.
+
+    Args:
+        name: the first letters of a notebook's name up to "_", such as "06" or "11b", or the path
+            of a notebook.
+
+    Raises:
+        AssertionError: a number of the prose was not compared.
+    """
+    path = name if isinstance(name, Path) else next(NOTEBOOKS.glob(f"{name}_*.ipynb"))
+    said = Said(nbformat.read(path, 4).cells)
+    yield said
+    left = said.unchecked()
+    assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)
