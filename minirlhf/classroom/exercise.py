@@ -3,7 +3,7 @@
 A checker calls your function on random cases and compares the answers with the reference solution.
 Their seed is the environment variable MINIRLHF_STUDENT, a number: with another number you get other
 cases. If your answers equal those of a known mistake, the message names the mistake. Otherwise it
-shows the first case with a wrong answer.
+shows one small case with a wrong answer. A message has at most LONGEST characters.
 """
 
 import copy
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 CASES = 12
+LONGEST = 300  # characters of a message
+NUMBERS = 12  # numbers of the largest tensor that a message shows
+PADDING = "Padding can hold NaN, and NaN * 0 is NaN: use torch.where on the inputs."
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Exercise:
         mistakes: message -> a function with that mistake.
         differentiate: arguments whose gradient is compared too, besides the value.
         edges: fixed cases that a random draw would seldom give; they are checked too.
+        hint: a hint of the lesson's author; `hints` adds what holds for every mask.
     """
 
     name: str
@@ -53,6 +57,16 @@ class Exercise:
     mistakes: dict[str, Callable[..., Tensor]]
     differentiate: tuple[str, ...] = ()
     edges: tuple[tuple, ...] = ()
+    hint: str = ""
+
+    @property
+    def hints(self) -> str:
+        """The exercise's hint, and one on padding where an argument is a mask; "" if none."""
+        case = self.case(torch.Generator().manual_seed(0))
+        padding = ""
+        if self._masks():
+            padding = PADDING if _has_nan(case) else "Padding can hold any number: use the mask."
+        return " ".join(filter(None, (self.hint, padding)))
 
     def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
         """Check a function.
@@ -70,22 +84,46 @@ class Exercise:
         for case, (expected, *_) in zip(cases, right, strict=True):
             answer, problem = self._answer(function, case, expected)
             if problem:
-                return Result(False, problem)
+                return Result(False, _cut(problem, LONGEST))
             answers.append(answer)
         if _same(answers, right):
             edges = " and on the edge cases" if self.edges else ""
             message = f"{self.name} agrees with the reference on {CASES} random cases{edges}."
             return Result(True, message)
+        message = (
+            self._mistake(cases, answers)
+            or self._padding(cases, answers, right, plain)
+            or _nan(cases, answers)
+            or self._difference(function, cases, answers, right)
+        )
+        return Result(False, _cut(message, LONGEST))
+
+    def _mistake(self, cases: list[tuple], answers: list) -> str:
+        """The message of the known mistake that gives these answers; "" if none does."""
         for message, wrong in self.mistakes.items():
             if _same(answers, [self._evaluate(wrong, case) for case in cases]):
-                return Result(False, message)
-        if len(cases) > plain and _same(answers[:plain], right[:plain]):
-            return Result(
-                False,
+                return message
+        return ""
+
+    def _padding(self, cases: list[tuple], answers: list, right: list, plain: int) -> str:
+        """What is wrong with the padding, or else with the cases whose padding is not NaN."""
+        if len(cases) == plain:
+            return ""  # no padding is NaN
+        if _same(answers[:plain], right[:plain]):
+            return (
                 "your function finds padding by its NaN. Padding can also hold ordinary numbers. "
-                "Use the mask.",
+                "Use the mask."
             )
-        return Result(False, _nan(cases, answers) or self._first_difference(cases, answers, right))
+        if not any(x.isnan().any() for x in itertools.chain(*answers)):
+            return ""
+        clean = [i for i, case in enumerate(cases) if not _has_nan(case)]
+        cases, answers, right = ([x[i] for i in clean] for x in (cases, answers, right))
+        if _same(answers, right):
+            return f"padding is masked too late or by multiplication. {PADDING}"
+        return self._mistake(cases, answers)
+
+    def _masks(self) -> bool:
+        return any(name.endswith("mask") for name in self.arguments)
 
     def _cases(self, generator: torch.Generator) -> tuple[list[tuple], int]:
         """(all cases, the number of those before the copies with filled padding).
@@ -95,7 +133,7 @@ class Exercise:
         """
         cases = [*(self.case(generator) for _ in range(CASES)), *self.edges]
         plain = len(cases)
-        if any(name.endswith("mask") for name in self.arguments):
+        if self._masks():
             copies = [tuple(map(_filled, case, range(len(case)))) for case in cases]
             cases += [
                 filled
@@ -113,17 +151,17 @@ class Exercise:
         except Exception as error:  # reported as a message
             if "in-place" in str(error):  # torch forbids it for leaves that require grad
                 return [], in_place
-            text = " ".join(str(error).split())
-            return [], f"{self.name} raised {type(error).__name__}: {text}"
+            text = _cut(" ".join(str(error).split()), 160)
+            return [], f"{self.name} raised {_cut(type(error).__name__, 60)}: {text}"
         if answer is None:
             return [], f"{self.name} returned None. Is the `return` missing?"
         if type(answer) in (int, float) and not expected.shape:
             answer = torch.tensor(float(answer) if expected.is_floating_point() else answer)
         if not isinstance(answer, Tensor):
-            kind = type(answer).__name__
+            kind = _cut(type(answer).__name__, 60)
             return [], f"{self.name} must return a tensor. It returned an object of type {kind}."
         if answer.shape != expected.shape:
-            shape, wanted = tuple(answer.shape), tuple(expected.shape)
+            shape, wanted = _cut(str(tuple(answer.shape)), 60), tuple(expected.shape)
             return [], f"the answer's shape is {shape}. It must be {wanted}."
         if _kind(answer) != _kind(expected):
             kind = f"{_kind(answer)} ({answer.dtype})"
@@ -132,22 +170,53 @@ class Exercise:
             return [], in_place
         return [answer, *gradients], ""
 
-    def _first_difference(self, cases: list[tuple], answers: list, right: list) -> str:
-        """The first case on which answer and reference differ, in words."""
-        case, answer, expected = next(
-            (c, a, r) for c, a, r in zip(cases, answers, right, strict=True) if not _same([a], [r])
-        )
-        given = "; ".join(
-            f"{name} = {_shown(x)}" for name, x in zip(self.arguments, case, strict=True)
-        )
+    def _difference(self, function: Callable, cases: list, answers: list, right: list) -> str:
+        """A small case on which answer and reference differ, in words."""
+        wrong = [
+            one for one in zip(cases, answers, right, strict=True) if not _same([one[1]], [one[2]])
+        ]
+        smallest = min(wrong, key=lambda one: _size(one[0]))
+        case, answer, expected = self._one_row(function, smallest[0]) or smallest
         which = next(
             i for i, (a, r) in enumerate(zip(answer, expected, strict=True)) if not _equal(a, r)
         )
         what = "your answer is"
         if which:
             what = f"the gradient with respect to {self.differentiate[which - 1]} is"
-        wanted = _shown(expected[which])
-        return f"for {given}, {what} {_shown(answer[which])}. It must be {wanted}."
+        got, wanted = answer[which], expected[which]
+        place = _first_place(got, wanted)
+        if got.numel() > 4:
+            what, got, wanted = f"at {list(place)} {what}", got[place], wanted[place]
+        got, wanted = _apart(got, wanted)
+        end = f"{what} {got}. It must be {wanted}."
+        every = zip(self.arguments, case, strict=True)
+        near = zip(self.arguments, (_near(x, place, expected[which]) for x in case), strict=True)
+        given = {}
+        for arguments in (every, near):
+            given = {name: x for name, x in arguments if x is not None}
+            start = "; ".join(f"{name} = {_shown(x)}" for name, x in given.items())
+            small = all(x.numel() <= NUMBERS for x in given.values() if isinstance(x, Tensor))
+            if small and len(start) + len(end) + 6 <= LONGEST:
+                return f"for {start}, {end}" if start else end
+        return end
+
+    def _one_row(self, function: Callable, case: tuple) -> tuple | None:
+        """(case, answer, expected) for one row of a case on which they still differ, or None."""
+        tensors = [x for x in case if isinstance(x, Tensor)]
+        rows = {len(x) if x.dim() else 0 for x in tensors}
+        if len(rows) != 1 or max(x.dim() for x in tensors) < 2:
+            return None
+        for i in range(rows.pop()):
+            row = tuple(x[i : i + 1].clone() if isinstance(x, Tensor) else x for x in case)
+            try:
+                expected = self._evaluate(self.reference, row)
+            except Exception:  # a single row is no case of this exercise
+                return None
+            answer, problem = self._answer(function, row, expected[0])
+            finite = all(x.isfinite().all() for x in expected)
+            if finite and not problem and not _same([answer], [expected]):
+                return row, answer, expected
+        return None
 
     def _evaluate(self, function: Callable, case: tuple) -> list:
         """The function's answer, and the gradients of its sum.
@@ -184,13 +253,9 @@ def _nan(cases: list[tuple], answers: list) -> str:
     }
     for whose, tensors in parts.items():
         if any(x.isnan().any() for x in tensors):
-            padded = any(
-                isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any()
-                for x in itertools.chain(*cases)
-            )
+            padded = any(map(_has_nan, cases))
             reason = (
-                "Padding can hold NaN, and NaN * 0 is NaN. Use torch.where on the inputs, "
-                "then sum. 0 / 0 is NaN too."
+                f"{PADDING} 0 / 0 is NaN too."
                 if padded
                 else "0 / 0, inf - inf and 0 * inf are NaN. "
                 "A gradient flows through both branches of torch.where."
@@ -223,18 +288,50 @@ def _kind(x: Tensor) -> str:
     )
 
 
-def _shown(x) -> str:
-    """A number, or a tensor with its shape before it, as text in a message."""
+def _has_nan(case: tuple) -> bool:
+    """Whether a tensor of a case holds NaN."""
+    return any(isinstance(x, Tensor) and bool(x.isnan().any()) for x in case)
+
+
+def _size(case: tuple) -> int:
+    """The number of numbers in a case."""
+    return sum(x.numel() if isinstance(x, Tensor) else 1 for x in case)
+
+
+def _first_place(answer: Tensor, expected: Tensor) -> tuple[int, ...]:
+    """The index of the first entry that differs."""
+    flat = zip(answer.reshape(-1), expected.reshape(-1), strict=True)
+    first = next(i for i, (a, r) in enumerate(flat) if not _equal(a, r))
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(first), answer.shape))
+
+
+def _near(x, place: tuple[int, ...], answer: Tensor):
+    """What an argument has to do with one entry of the answer: its entry, its row, or None."""
     if not isinstance(x, Tensor):
-        return f"{x:.4g}"
-    return f"{tuple(x.shape)} {_rounded(x.tolist())}"
+        return x
+    if x.shape == answer.shape:
+        return x[place]
+    row = x[place[0]] if place and x.dim() and len(x) == len(answer) else x
+    return row if row.numel() <= NUMBERS else None
 
 
-def _rounded(x):
-    """Rounded to four decimals, or to one significant digit where that would give 0."""
+def _apart(answer: Tensor, expected: Tensor) -> tuple[str, str]:
+    """Both as text, with as many digits as it takes to see that they differ."""
+    texts = [(_shown(answer, digits), _shown(expected, digits)) for digits in (4, 8, 17)]
+    return next(((a, e) for a, e in texts if a != e), texts[-1])
+
+
+def _shown(x, digits: int = 4) -> str:
+    """A number, or a tensor as nested lists, as text in a message."""
+    x = x.tolist() if isinstance(x, Tensor) else x
     if isinstance(x, list):
-        return [_rounded(y) for y in x]
-    return round(x, 4) or float(f"{x:.1g}") if isinstance(x, float) else x
+        return f"[{', '.join(_shown(y, digits) for y in x)}]"
+    return f"{x + 0.0:.{digits}g}" if isinstance(x, float) else str(x)  # + 0.0: no "-0"
+
+
+def _cut(text: str, longest: int) -> str:
+    """A text of at most this many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 6].rstrip()} [...]"
 
 
 def _equal(answer: Tensor, expected: Tensor) -> bool:

@@ -56,7 +56,7 @@ class Review:
     ratings: tuple[int, ...]
     fresh: bool
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         """The mean rating, -4 to 4."""
         return sum(self.ratings) / len(self.ratings)
@@ -265,6 +265,7 @@ def preference_pairs(
     return dataset
 
 
+@functools.lru_cache(maxsize=1)
 def _corpus() -> list[dict]:
     """Rows of the corpus with film names: category, movie and trimmed text.
 

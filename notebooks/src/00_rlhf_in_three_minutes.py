@@ -36,7 +36,7 @@ from IPython.display import display
 
 from minirlhf import evaluate
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import claim, evidence, load_results
+from minirlhf.classroom.claims import FAST, claim, evidence, load_results
 from minirlhf.classroom.lessons.concepts import Questions, graded
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -104,7 +104,7 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 
 # %%
 actor, critic = trainable(policy), trainable(reward_model)  # copies: the originals stay as they are
-config = PPOConfig(steps=6, seed=0)
+config = PPOConfig(steps=1 if FAST else 6, seed=0)
 actor, critic, history = train_ppo(
     actor,
     critic,

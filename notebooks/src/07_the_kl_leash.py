@@ -40,7 +40,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import claim, load_results
+from minirlhf.classroom.claims import FAST, claim, load_results
 from minirlhf.core import kl as core_kl
 from minirlhf.core.exact import World
 from minirlhf.core.kl import adapt_kl_coef, exact_kl, k1, k2, k3, log_ratio
@@ -420,9 +420,9 @@ assert 0.28 < third < 0.38
 # %%
 sft, tokenizer = load_policy("tiny-reviews-sft")
 base, _ = load_policy("tiny-reviews")
-titles = reviews.eval_prompts("test") * 7
+titles, size = reviews.eval_prompts("test") * 7, 8 if FAST else 64
 batches = sample_text(
-    sft, tokenizer, titles[:512], config=SamplingConfig(temperature=1.0), seed=0, batch_size=64
+    sft, tokenizer, titles[: 8 * size], config=SamplingConfig(temperature=1.0), seed=0, batch_size=size
 )
 
 
@@ -475,11 +475,12 @@ def gradient(k, some):
 halves = {name: [gradient(k, batches[:4]), gradient(k, batches[4:])] for name, k in ESTIMATORS.items()}
 agreement = {name: torch.cosine_similarity(*pair, dim=0).item() for name, pair in halves.items()}
 print({name: round(c, 2) for name, c in agreement.items()})
-claim(
-    "As a loss, k2 and k3 pull the same way in both halves; what k1 does in one half says almost nothing of the other.",
-    min(agreement["k2"], agreement["k3"]) > 0.3 and abs(agreement["k1"]) < 0.1,
-    evidence=", ".join(f"{name}: cosine {c:+.2f}" for name, c in agreement.items()),
-)
+if not FAST:  # FAST draws too few texts
+    claim(
+        "As a loss, k2 and k3 pull the same way in both halves; what k1 does in one half says almost nothing of the other.",
+        min(agreement["k2"], agreement["k3"]) > 0.3 and abs(agreement["k1"]) < 0.1,
+        evidence=", ".join(f"{name}: cosine {c:+.2f}" for name, c in agreement.items()),
+    )
 
 # %% [markdown]
 # That is the reader's question "why did my run fall apart with the KL in the loss?", answered: with k1 there, nothing was holding it.

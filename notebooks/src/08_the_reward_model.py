@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from torch.nn.functional import logsigmoid
 
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import claim, load_results
+from minirlhf.classroom.claims import FAST, claim, load_results
 from minirlhf.core.bradley_terry import (
     last_token_scores,
     per_token_reward_loss,
@@ -198,7 +198,7 @@ def train_per_token(steps=60, size=32):
     return normalise_scores(model.eval(), samples, tokenizer.eos_token_id)
 
 
-per_token = train_per_token()
+per_token = train_per_token(steps=3 if FAST else 60)
 sentence = "A moving and funny film, but the ending is dull."
 tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
 _, _, trained_everywhere = prefix_scores(per_token, tokenizer, "the film\n", sentence)
@@ -213,7 +213,7 @@ for values, title in (
 # How far may each be trusted at mid-text? A fair question to all: cut held-out pairs after eight tokens and ask which of the two beginnings belongs to the text that people preferred. Anything above a half is signal.
 
 # %%
-held = reviews.preference_pairs("test", 2000, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
+held = reviews.preference_pairs("test", 100 if FAST else 2000, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
 
 
 @torch.no_grad()
@@ -249,21 +249,23 @@ for name, model, eos in (
     right[name] = (margins > 0).float()
     low, high = (0.5 + edge for edge in bootstrap(by_film(right[name] - 0.5)))
     print(f"{name:<38} right after eight tokens: {right[name].mean():.3f} [{low:.3f}, {high:.3f}]")
-claim(
-    "After eight tokens each of the three tells more often than chance which text people preferred.",
-    all(bootstrap(by_film(x - 0.5))[0] > 0 for x in right.values()),
-    evidence=", ".join(f"{x.mean():.3f}" for x in right.values()),
-)
+if not FAST:  # FAST trains too few steps and reads too few pairs
+    claim(
+        "After eight tokens each of the three tells more often than chance which text people preferred.",
+        all(bootstrap(by_film(x - 0.5))[0] > 0 for x in right.values()),
+        evidence=", ".join(f"{x.mean():.3f}" for x in right.values()),
+    )
 a, b, c = right.values()
 less = {"(b) - (a)": by_film(b - a), "(c) - (a)": by_film(c - a), "(c) - (b)": by_film(c - b)}
 for name, difference in less.items():  # paired: the same pairs
     low, high = bootstrap(difference)
     print(f"{name}: {difference.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-claim(
-    "None of them can be told from another; a difference that hid here is below a tenth of the pairs.",
-    all(-0.1 < bootstrap(d)[0] < 0 < bootstrap(d)[1] < 0.1 for d in less.values()),
-    evidence="the intervals above",
-)
+if not FAST:  # as above
+    claim(
+        "None of them can be told from another; a difference that hid here is below a tenth of the pairs.",
+        all(-0.1 < bootstrap(d)[0] < 0 < bootstrap(d)[1] < 0.1 for d in less.values()),
+        evidence="the intervals above",
+    )
 
 # %% [markdown]
 # (c) is a little behind, which this sample cannot tell from nothing, and it is no verdict on the methods: (c) is one training on 1,920 pairs, read once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better. Prediction 5, asked at eight tokens: the number forecasts the *whole* text, and by little; from a beginning it is right in six cases of ten.
@@ -338,7 +340,7 @@ assert all(
 assert over_seeds("reward model", bands[-1]) > over_seeds("reward model", bands[0]) + 0.2
 
 pairs = {
-    split: reviews.preference_pairs(split, 2000, seed=5, max_tokens=48, tokenizer=tokenizer)[:]
+    split: reviews.preference_pairs(split, 200 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer)[:]
     for split in ("val", "test")
 }
 judge = text_judge([scorer], tokenizer)
@@ -388,13 +390,14 @@ test_loss = {
 }
 print({name: f"{x:.3f} nats a pair" for name, x in test_loss.items()}, f"  a coin: {math.log(2):.3f}")
 still = sum(abs(p - a) for p, a in mended) / len(mended)
-claim(
-    "The reward model is surer than it is right, and a temperature chosen on other films takes most of that away.",
-    overconfident > 0.03
-    and still < off / 2
-    and test_loss["mended"] < test_loss["as trained"],
-    evidence=f"mean excess of confidence {overconfident:+.3f}; mean distance from the diagonal {off:.3f}, after division by {temperature:.1f} {still:.3f}; one model",
-)
+if not FAST:  # FAST reads too few pairs
+    claim(
+        "The reward model is surer than it is right, and a temperature chosen on other films takes most of that away.",
+        overconfident > 0.03
+        and still < off / 2
+        and test_loss["mended"] < test_loss["as trained"],
+        evidence=f"mean excess of confidence {overconfident:+.3f}; mean distance from the diagonal {off:.3f}, after division by {temperature:.1f} {still:.3f}; one model",
+    )
 
 # %% [markdown]
 # Prediction 4 is false, then, as the model was trained. For PPO a common factor does not matter, normalisation takes it out. For whoever reads a margin as a probability it does.
@@ -563,7 +566,7 @@ def read_score(token_scores, attention_mask):
     return token_scores.gather(1, last[:, None].clamp(max=token_scores.shape[1] - 1))[:, 0]
 
 
-def accuracy_curve(read, steps=40, size=24):
+def accuracy_curve(read, steps=10 if FAST else 40, size=4 if FAST else 24):
     """Training accuracy, averaged over ten steps, of a reward model whose scores are read by `read`."""
     torch.manual_seed(0)
     model = ScalarModel(trainable(sft.base_model))

@@ -37,7 +37,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import claim, load_results
+from minirlhf.classroom.claims import FAST, claim, load_results
 from minirlhf.core.baselines import group_relative, leave_one_out
 from minirlhf.core.exact import World
 from minirlhf.core.rollout import Rollout
@@ -670,7 +670,7 @@ assert 262_144 // 1536 == 170 and 32_768 // 1536 == 21
 steps_model, steps_tokenizer = load_policy("tiny-steps")
 score, _ = scoring("arithmetic", steps_tokenizer)
 leashed = group_config(
-    "arithmetic", "grpo", steps=25, kl=KLConfig(kl_coef=0.5), optimiser=OptimiserConfig(lr=1e-3)
+    "arithmetic", "grpo", steps=3 if FAST else 25, kl=KLConfig(kl_coef=0.5), optimiser=OptimiserConfig(lr=1e-3)
 )
 theirs = with_lora(steps_model, 16)
 theirs, log = train_group(
@@ -695,7 +695,7 @@ gone = sum(
     for r in sample_text(theirs, steps_tokenizer, asked, config=leashed.sampling)
 )
 print(f"KL to where it began: {gone / len(asked):.2f} nats a response")
-assert gone / len(asked) > 0.3
+assert FAST or gone / len(asked) > 0.3
 
 # %% [markdown]
 # **7. Design** *(hard, 15 minutes)*. You have one GPU of 24 GB and a model of 1 billion parameters in bfloat16 that is to be trained with RL against a reward model of the same size. Which of section 1's rows fit, and what else would you give up, in which order? Use `four_models` with section 1's `plan` and `SAVED`, on `Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)` (`from minirlhf.models.cost import Shape`); `replace(plan, recompute=True)` computes each block once more in the backward pass in the place of keeping

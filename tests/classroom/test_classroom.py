@@ -353,7 +353,7 @@ def test_blank_broken_and_random_answers_fail_with_a_message(name):
             not result
             and said in result.message
             and "\n" not in result.message
-            and len(result.message) < 900
+            and len(result.message) <= 300
         )
 
 

@@ -5,6 +5,10 @@ import re
 import jupytext
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbclient.util import run_sync
 
 from minirlhf.classroom.course import (
     NOTEBOOKS,
@@ -32,11 +36,72 @@ def errors_of(notebook):
     ]
 
 
+# between two notebooks: all names are deleted, and torch's generator has the same seed
+ANEW = """
+%reset -f
+import torch
+torch.manual_seed(0)
+del torch
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel under FAST=1 for all notebooks: importing the package takes ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAST", "1")
+        manager = AsyncKernelManager(kernel_name="python3")
+        run_sync(manager.start_kernel)(cwd=str(NOTEBOOKS), extra_arguments=["--log-level=ERROR"])
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+def run_cells(notebook, kernel) -> None:
+    """Run the cells of a notebook one after another; an error in a cell is an error here."""
+    anew = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ANEW)])
+    for cells in (anew, notebook):
+        NotebookClient(cells, km=kernel, timeout=600).execute()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_notebook_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAST", "1")
-    path, _ = build(NOTEBOOKS / "src" / f"{name}.py", tmp_path)
-    assert not errors_of(nbformat.read(path, 4))
+def test_the_notebook_runs(name, kernel):
+    source = jupytext.read(NOTEBOOKS / "src" / f"{name}.py")
+    for notebook in (lesson_of(source), solutions_of(source, name)):
+        if notebook is not None:
+            run_cells(notebook, kernel)
+            code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+            assert all(cell.execution_count for cell in code) and any(c.outputs for c in code)
+            assert not errors_of(notebook)
+
+
+def test_a_notebook_knows_no_name_of_the_one_before_it(kernel):
+    def notebook(code):
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+
+    draw = "import torch; print(torch.initial_seed(), torch.rand(()).item())"
+    first, again = notebook(draw), notebook(draw)
+    run_cells(first, kernel)
+    run_cells(notebook("import torch; torch.manual_seed(1); left = torch.rand(3)"), kernel)
+    run_cells(again, kernel)
+    assert first.cells[0].outputs == again.cells[0].outputs
+    with pytest.raises(CellExecutionError, match="name 'left' is not defined"):
+        run_cells(notebook("left"), kernel)
+
+
+def test_a_built_notebook_is_executed_in_a_kernel_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("minirlhf.classroom.course.NOTEBOOKS", tmp_path)
+    source = tmp_path / "00_short.py"
+    source.write_text("# %% [markdown]\n# A short one.\n\n# %%\nprint(1 + 1)\n")
+    path, seconds = build(source, tmp_path / "out")
+    assert path == tmp_path / "out" / "00_short.ipynb" and seconds > 0
+    prose, code = nbformat.read(path, 4).cells
+    assert prose.source == "A short one." and code.outputs[0].text == "2\n"
+    assert (prose.id, code.id) == ("cell-0", "cell-1") and "execution" not in code.metadata
+    before = path.read_bytes()
+    source.write_text("# %%\nprint(1 / 0)\n")
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        build(source, tmp_path / "out")  # the old one is not replaced
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("name", OLD)

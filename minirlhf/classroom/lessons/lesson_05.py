@@ -44,6 +44,10 @@ td_error = Exercise(
         "the next value is missing. This is the reward minus V.": lambda r, v, m, g: torch.where(
             m, r - v, 0.0
         ),
+        "V is not shifted: both values are V(s_t). "
+        "The next value V(s_{t+1}) is one column to the right.": lambda r, v, m, g: torch.where(
+            m, r + g * v - v, 0.0
+        ),
         "the values have the wrong signs. "
         "Subtract V(s_t), and add gamma times V(s_{t+1}).": lambda r, v, m, g: torch.where(
             m, r + torch.where(m, v, 0.0) - g * _shift(torch.where(m, v, 0.0)), 0.0
@@ -99,6 +103,12 @@ gae_advantages = Exercise(
         "these are the returns. Subtract V.": lambda r, v, m, g, lam: (
             _gae(r, v, m, g, lam) + torch.where(m, v, 0.0)
         ),
+        "gamma is not used. It multiplies the next value in the TD error, and it is part of the "
+        "factor gamma times lambda.": lambda r, v, m, g, lam: _gae(r, v, m, 1.0, lam),
+        "V is not shifted in the TD errors: both values are V(s_t). "
+        "The next value V(s_{t+1}) is one column to the right.": lambda r, v, m, g, lam: (
+            returns.reward_to_go(torch.where(m, r + g * v - v, 0.0), m, gamma=g * lam)
+        ),
         "gamma is missing from the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
             _delta(r, v, m, 1.0), m, gamma=g * lam
         ),
@@ -139,6 +149,7 @@ n_step_advantages = Exercise(
         "this is one step too many. With n = 1 the result is the TD error.": lambda r, v, m, g, n: (
             _n_step(r, v, m, g, n + 1)
         ),
+        "gamma is not used.": lambda r, v, m, g, n: _n_step(r, v, m, 1.0, n),
         "the TD errors are not discounted.": lambda r, v, m, g, n: _n_step_weighted(
             r, v, m, g, n, lambda i: 1.0
         ),
