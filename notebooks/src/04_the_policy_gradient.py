@@ -434,7 +434,7 @@ if not FAST:  # FAST draws too few texts
 
 
 # %%
-def learn(advantage_of, *, steps=100, size=16, rate=0.5, runs=5 if FAST else 20, offset=0.0):
+def learn(advantage_of, *, steps=100, size=16, rate=0.5, runs=20, offset=0.0):
     """J (without the offset) after each step of REINFORCE on sampled texts: (runs, steps)."""
     curves = torch.zeros(runs, steps)
     for run in range(runs):

@@ -6,6 +6,7 @@ import torch
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
 from minirlhf.loops import PPOFormulas
+from minirlhf.tasks import reviews
 from minirlhf.tour import Tour, TourConfig, TourFormulas
 
 WHOLE = """
@@ -57,7 +58,11 @@ def test_every_place_has_an_exercise_and_a_formula_of_that_name():
             assert callable(getattr(getattr(TourFormulas(), stage), formula))
 
 
-def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path):
+def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path, monkeypatch):
+    titles = reviews.rl_prompts()[:64]
+    monkeypatch.setattr(reviews, "rl_prompts", lambda: titles)
+    for judged in ("_accuracy", "_evaluate"):  # only what is trained is compared
+        monkeypatch.setattr(Tour, judged, lambda self, checkpoint: [])
     mine, config = load_mine(whole), TourConfig.reduced()
     assert list(mine) == list(PLACES)
     called = {name: 0 for name in mine}

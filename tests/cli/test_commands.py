@@ -177,20 +177,33 @@ def test_a_reduced_tour_says_what_its_numbers_show(given, said, monkeypatch, tmp
     assert ("these numbers show that all stages run" in after) == said
 
 
-def test_course_without_the_development_packages_ends_in_one_sentence():
-    code = (
-        "import sys; sys.modules['jupytext'] = None; sys.modules['nbclient'] = None\n"
-        "sys.argv = ['minirlhf', 'course', *sys.argv[1:]]; from minirlhf import cli; cli.main()"
-    )
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs a command as `cli.main` does, in this process: (exit code, standard output, errors)."""
+    # the verbosity of other libraries and the number of threads stay as they are
+    monkeypatch.setattr(cli, "prepare", lambda: None)
+
+    def called(*arguments):
+        monkeypatch.setattr(sys, "argv", ["minirlhf", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return called
+
+
+def test_course_without_the_development_packages_ends_in_one_sentence(command_line, monkeypatch):
+    for name in ("jupytext", "nbclient"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "minirlhf.classroom.course", raising=False)
     for given, status, sentence in (
         ([], 1, "Error: `course` needs jupytext: run `python -m pip install -r requirements-dev"),
         (["--help"], 0, "Run the course's notebooks"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == status and "Traceback" not in done.stderr
-        assert sentence in " ".join((done.stdout + done.stderr).split())
+        code, out, err = command_line("course", *given)
+        assert code == status and "Traceback" not in err
+        assert sentence in " ".join((out + err).split())
 
 
 def test_score_prints_both_readings_and_writes_an_escaped_page(tmp_path):
@@ -251,12 +264,21 @@ def test_sample_prints_every_sample():
         (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
     ],
 )
-def test_a_wrong_input_gives_one_sentence_and_no_traceback(arguments, sentence):
+def test_a_wrong_input_gives_one_sentence_and_no_traceback(arguments, sentence, command_line):
+    code, _, err = command_line(*arguments)
+    assert code == 1 and "Traceback" not in err
+    assert sentence in " ".join(err.split()) and err.startswith("Error: ")
+
+
+def test_a_wrong_input_to_a_new_process_gives_one_sentence_and_nothing_else():
     done = subprocess.run(
-        [sys.executable, "-m", "minirlhf.cli", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "minirlhf.cli", "sample", "x", "--model", "no-such-model"],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert sentence in " ".join(done.stderr.split())
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("Error: No model 'no-such-model'")
+    assert done.stderr.count(".\n") == 1 and "Traceback" not in done.stderr
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
@@ -316,26 +338,41 @@ def test_the_gold_judge_is_fitted_on_the_gold_split_only():
         assert gold_judge() is judge("gold") and seen == ["gold"]
 
 
-def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """A reduced tour of the validation films, and what it asked for: (tour, asked)."""
     import minirlhf.tour as module
 
     asked = {"pairs": [], "ridge": [], "prompts": []}
     pairs, ridge, ppo = module.reviews.preference_pairs, module.ridge_judge, module.train_ppo
-    monkeypatch.setattr(
-        module.reviews,
-        "preference_pairs",
-        lambda split, *a, **k: asked["pairs"].append(split) or pairs(split, *a, **k),
-    )
-    monkeypatch.setattr(
-        module, "ridge_judge", lambda split: asked["ridge"].append(split) or ridge(split)
-    )
-    monkeypatch.setattr(
-        module, "train_ppo", lambda *a, **k: asked["prompts"].append(a[3]) or ppo(*a, **k)
-    )
-    tour = Tour(tmp_path, replace(TourConfig.reduced(), split="val"))
-    rows = {row["method"]: row for row in tour.run()}
+    titles = module.reviews.rl_prompts()[:64]  # fewer to sample from
+    tour = Tour(tmp_path_factory.mktemp("tour"), replace(TourConfig.reduced(), split="val"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module.reviews,
+            "preference_pairs",
+            lambda split, *a, **k: asked["pairs"].append(split) or pairs(split, *a, **k),
+        )
+        patch.setattr(
+            module, "ridge_judge", lambda split: asked["ridge"].append(split) or ridge(split)
+        )
+        patch.setattr(
+            module,
+            "train_ppo",
+            lambda *a, **k: asked["prompts"].append(a[3] is titles) or ppo(*a, **k),
+        )
+        patch.setattr(module.reviews, "rl_prompts", lambda: titles)
+        tour.run()
+    return tour, asked
+
+
+def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(reduced):
+    import minirlhf.tour as module
+
+    tour, asked = reduced
+    rows = {row["method"]: row for row in tour.rows}
     assert asked["pairs"] == ["reward", "val", "reward"] and asked["ridge"] == ["reward"]
-    assert asked["prompts"] == [module.reviews.rl_prompts()]
+    assert asked["prompts"] == [True]  # those of reviews.rl_prompts
     assert set(rows["SFT"]["prompts"]) == set(module.reviews.eval_prompts("val")[:4])
     for row in rows.values():
         assert (
@@ -345,7 +382,7 @@ def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(tmp_pat
         )
     assert rows["best-of-16"]["proxy"] > rows["best-of-4"]["proxy"] > rows["SFT"]["proxy"]
     everything = tour.reward_accuracy[-1]
-    drawn = pairs("val", tour.config.accuracy_pairs, seed=17)[:]
+    drawn = module.reviews.preference_pairs("val", tour.config.accuracy_pairs, seed=17)[:]
     judge = module.text_judge([tour.reward_model], tour.tokenizer)
     margins = judge(drawn["prompt"], drawn["chosen"]) - judge(drawn["prompt"], drawn["rejected"])
     assert everything["reward model"] == (margins > 0).float().mean().item()
@@ -361,10 +398,9 @@ def test_the_tour_trains_on_reward_films_and_evaluates_on_held_out_films(tmp_pat
     )
 
 
-def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(tmp_path, monkeypatch):
-    config = TourConfig.reduced()
-    first = Tour(tmp_path / "tour", config)
-    rows = first.run()
+def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(reduced, tmp_path, monkeypatch):
+    first, _ = reduced
+    rows, config = first.rows, first.config
     assert [row["method"] for row in rows] == [
         "SFT",
         "best-of-4",
@@ -375,10 +411,12 @@ def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(tmp_path, monk
     ]
     assert all(row["gold_low"] <= row["gold"] <= row["gold_high"] for row in rows)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-3)
-    page = write_tour_report(first, tmp_path / "tour" / "report.html").read_text(encoding="utf-8")
+    page = write_tour_report(first, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "PPO" in page and page.count("data:image/png") >= 5
     assert "token by token" in page and '"sides":[{"title":"SFT"' in page
     assert len(page) < 1_500_000
+    for name in ("tour", "copy"):
+        shutil.copytree(first.folder, tmp_path / name)
     stages = {
         json.loads(line)["stage"]
         for line in (tmp_path / "tour" / "metrics.jsonl").read_text().splitlines()
@@ -391,7 +429,6 @@ def test_the_reduced_tour_reuses_saved_stages_and_writes_a_report(tmp_path, monk
     for name in ("train_sft", "train_reward_model", "train_ppo", "train_dpo", "train_group"):
         monkeypatch.setattr(f"minirlhf.tour.{name}", never)
     assert Tour(tmp_path / "tour", config).run() == rows
-    shutil.copytree(tmp_path / "tour", tmp_path / "copy")
     with pytest.raises(AssertionError, match="made again"):
         Tour(tmp_path / "tour", config.seeded(1)).run()  # other settings: nothing may be reused
     monkeypatch.setattr(
