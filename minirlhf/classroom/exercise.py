@@ -283,6 +283,8 @@ def _unchanged(a, b) -> bool:
 
 
 def _kind(x: Tensor) -> str:
+    if x.is_complex():
+        return "complex numbers"
     return (
         "booleans" if x.dtype == torch.bool else "floats" if x.is_floating_point() else "integers"
     )
