@@ -56,8 +56,7 @@ class Microscope:
         Where scripts do not run, it shows the coloured tokens of the first view.
         """
         return (
-            f'<div class="minirlhf-microscope" data-theme="{self.data["theme"]}" '
-            'data-lm-suppress-shortcuts="true">'  # in JupyterLab the arrow keys are ours
+            f'<div class="minirlhf-microscope" data-theme="{self.data["theme"]}">'
             f"<style>{_asset('microscope.css')}</style>"
             f'<div class="still">{self._fallback()}</div>'
             f'<script type="application/json">{to_json(self.data)}</script>'
@@ -158,7 +157,10 @@ class Microscope:
                 for t, v in zip(tokens, values, strict=True)
             )
             parts.append(f'<p style="font-family:monospace">{escape(title)}<br>{spans}</p>')
-        note = "Blue is high, orange is low. This is a still view, since scripts do not run here."
+        note = (
+            "Blue is high, orange is low. Scripts do not run here, so this is a still view. In "
+            "JupyterLab, run the cell or trust the notebook, then point at a token."
+        )
         picture = f" A picture with all numbers: {self.still}" if self.still else ""
         return "".join(parts) + f"<p>{escape(note + picture)}</p>"
 
