@@ -4,6 +4,8 @@
   "use strict";
 
   const MINUS = "\u2212";
+  // JupyterLab looks for this mark on the element with the focus, and leaves it its arrow keys.
+  const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
   const POLICIES = [
     ["alternatives", "policy", "logprob"],
     ["ref_alternatives", "reference", "ref_logprob"],
@@ -112,7 +114,7 @@
     }
 
     function chooser(options, chosen, change) {
-      const select = make("select");
+      const select = make("select", "", undefined, OWN_KEYS);
       for (const [key, label] of options) {
         const option = make("option", "", label, { value: key });
         option.selected = key === chosen;
@@ -157,6 +159,7 @@
 
     if (data.steps.length > 1) {
       const slider = make("input", "slider", undefined, {
+        ...OWN_KEYS,
         type: "range",
         min: 0,
         max: data.steps.length - 1,
@@ -225,6 +228,7 @@
         const token = data.words[word];
         const chosen = !text.chosen || text.chosen[position];
         const box = make("span", chosen ? "token" : "token tool", undefined, {
+          ...OWN_KEYS,
           role: "option",
           dir: "auto",
         });
@@ -346,7 +350,9 @@
       row.dataset.column = column.name;
       rows.append(row);
     }
-    table.append(topRow, rows);
+    const widths = make("colgroup");
+    widths.append(make("col"), make("col", "value"), make("col", "value"));
+    table.append(widths, topRow, rows);
     panel.append(title, table);
 
     const bars = make("div", "policies");

@@ -35,7 +35,7 @@ def table(tokens=(" The", " film", " is", "."), text=0, shift=0.0, **columns):
         "token": list(tokens),
         "advantage": [shift + math.cos(t) for t in places],
         "logprob": [-0.5 * t for t in places],
-        "ref_logprob": [-0.25 * t for t in places],
+        "ref_logprob": [-4.0 * t for t in places],
         "ratio": [1 + 0.1 * (t % 3) for t in places],
         "clipped": [t % 3 == 2 for t in places],
         "alternatives": alternatives,
@@ -104,6 +104,9 @@ def test_alternatives_are_bars_with_probabilities(browser):
     assert widths[0] == pytest.approx(2 * widths[1], abs=1)
     framed = reference.find_elements("css selector", ".written")
     assert [li.text.split("\n") for li in framed] == [["·The", "100 %"]]  # exp(ref_logprob)
+    browser.point(browser.all(TOKEN)[2])
+    framed = reference.find_elements("css selector", ".written")
+    assert [li.text.split("\n") for li in framed] == [["·is", "<0.1 %"]]  # exp(-8)
 
 
 def test_keys_move_between_tokens_and_texts(browser):

@@ -293,6 +293,14 @@ def test_all_responses_or_two_of_them_can_be_shown_first():
     assert microscope(two, text=4).data["right"] == [1, 4]
 
 
+def test_numbers_of_numpy_are_accepted():
+    rows = pd.concat([table(step=3), table(text=4, step=3)])
+    shown = microscope(
+        rows, text=rows["text"].iloc[-1], beside=rows["text"].iloc[0], step=rows["step"].iloc[0]
+    )
+    assert data_of(shown.html)["left"] == [0, 4] and data_of(shown.html)["step"] == 3
+
+
 def test_script_and_style_are_in_the_wheel():
     names = re.search(r'"minirlhf.show" = \[(.*)\]', (ROOT / "pyproject.toml").read_text())[1]
     assert all(f'"{p.name}"' in names for p in (ROOT / "minirlhf/show").glob("microscope.*s*"))
