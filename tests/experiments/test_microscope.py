@@ -5,7 +5,7 @@ import torch
 
 from minirlhf import core, show
 from minirlhf.experiments import load_results, microscope, recording, results, runs
-from minirlhf.experiments.records import record
+from minirlhf.experiments.records import RESULTS, record
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig
@@ -134,3 +134,31 @@ def test_results_of_several_records_may_hold_a_token_table(folder):
     both = results("x", "microscope", folder=folder)
     assert both["experiment"].value_counts()["x"] == 1 and len(both) > 10
     assert both["gold"].tolist()[0] == 1.0 and both["gold"].isna().sum() == len(both) - 1
+
+
+def test_the_committed_record_shows_a_critic_that_learns():
+    table = results("microscope")
+    assert table["step"].unique().tolist() == [0, 4, 8, 12, 18, 24]
+    size = table[["td_error", "advantage"]].abs()
+    mean = size.groupby([table["source"], table["step"]]).mean()
+    fixed, fresh = mean.loc["fixed"], mean.loc["fresh"]
+    # the TD error of the fixed responses falls by two thirds in four steps, and goes on falling
+    assert fixed["td_error"][4] < 0.4 * fixed["td_error"][0]
+    assert fixed["td_error"][24] < 0.25 * fixed["td_error"][0]
+    # fresh responses: the advantage is smaller at every reading than at the one before
+    assert fresh["advantage"].is_monotonic_decreasing
+    assert fresh["advantage"][24] < 0.4 * fresh["advantage"][0]
+    # fixed responses: it halves from first to last, but not steadily, since the policy and with it
+    # what the critic expects go on changing
+    assert fixed["advantage"][24] < 0.6 * fixed["advantage"][0]
+    assert not fixed["advantage"].is_monotonic_decreasing
+    history = results("microscope_history")
+    explained = history["explained_variance"]
+    assert explained[0] < 0 and explained.tail(5).min() > 0.6
+
+
+def test_the_committed_record_and_its_page_are_small():
+    assert (RESULTS / "microscope.jsonl").stat().st_size < 700_000
+    table = results("microscope")
+    page = show.microscope(table[table["source"] == "fixed"], "advantage").html
+    assert len(page.encode()) < 300_000
