@@ -34,7 +34,7 @@
   }
 
   function percent(share) {
-    if (share < 0.0005) return "< 0.1 %";
+    if (share < 0.0005) return "<0.1 %";
     return share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`;
   }
 
