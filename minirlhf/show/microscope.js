@@ -137,9 +137,14 @@
       const options = [];
       data.sides.forEach((side, i) => {
         const of = side.title ? `${side.title}, ` : "";
-        const numbers = new Set(side.frames.flatMap((f) => f.texts.map((t) => t.text)));
+        const texts = side.frames.flatMap((f) => f.texts);
+        const numbers = new Set(texts.map((t) => t.text));
+        // the prompt stands behind the number where it tells the responses apart
+        const prompts = new Map(texts.map((t) => [t.text, (data.prompts[t.prompt] ?? "").trim()]));
+        const apart = new Set(prompts.values()).size === numbers.size && numbers.size > 1;
         for (const n of [...numbers].sort((a, b) => a - b)) {
-          options.push([JSON.stringify([i, n]), `${of}response ${n}`]);
+          const to = apart ? `: ${prompts.get(n).slice(0, 40)}` : "";
+          options.push([JSON.stringify([i, n]), `${of}response ${n}${to}`]);
         }
         if (numbers.size > 1) options.push([JSON.stringify([i, "all"]), `${of}all responses`]);
       });

@@ -1,0 +1,294 @@
+"""Lesson 06, PPO: every number of its prose, and every claim about a recorded run."""
+
+import math
+
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops
+from tests.claims.prose import lesson
+
+COMPLETE = ["as it is", "kl_coef 0.5"]  # the same settings, three runs each
+SEEDS = range(3)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return experiments.results("ablations", "leash")
+
+
+@pytest.fixture(scope="module")
+def tour():
+    history = experiments.results("tour_history")
+    return history[history.stage == "ppo"]
+
+
+def column(runs, variant, name):
+    """The values of the three seeds."""
+    return runs[runs.variant == variant].sort_values("seed")[name]
+
+
+def mean(runs, variant, name):
+    return column(runs, variant, name).mean()
+
+
+def by_film(runs, variant, seed):
+    rows = runs[(runs.variant == variant) & (runs.seed == seed)]
+    return torch.tensor(rows["gold_by_prompt"].iloc[0])
+
+
+# ---- section 5: the microscope
+
+
+@pytest.fixture(scope="module")
+def batches():
+    run = experiments.results("microscope")
+    return run[run.source == "fresh"]
+
+
+def tokens(batches, step, prompt):
+    """The rows of one response, by its prompt."""
+    return batches[(batches.step == step) & (batches.prompt.str.strip() == prompt)]
+
+
+def heart(batches):
+    """The word heart and the token after it, in the last response to one prompt."""
+    rows = tokens(batches, 24, "amys o")
+    assert "".join(rows.token).startswith(" A heartbreaking treat.")
+    place = rows.token.tolist().index(" heart")
+    return rows.iloc[place], rows.iloc[place + 1]
+
+
+def test_what_the_policy_has_learned_to_write(batches):
+    word, _ = heart(batches)
+    ours, theirs = ([token for token, _ in word[c]] for c in ("alternatives", "ref_alternatives"))
+    assert ours == [" very", " fascinating", " compelling", " well", " powerful"]
+    assert {" film", " movie"} <= set(theirs) and len(theirs) == 5
+
+
+def test_the_batch_is_read_before_its_first_update(batches):
+    assert (batches.ratio - 1).abs().max() < 1e-4 and not batches.clipped.any()
+    assert (batches[batches.step == 0].kl.abs() < 1e-4).all()
+
+
+# ---- section 6: the exact world
+
+
+WORLD = core.World.random(3, 3, seed=0)
+NO_CLIP = {"clip_eps": 0.999, "clip_eps_high": 1e9}
+
+
+def reuse(start, rows, *, updates=60, rate=1.0, **clip):
+    """Change of the true expected return after each update on one batch, as in the lesson."""
+    old, mask, logits, path = WORLD.logprobs(start), WORLD.response_mask, start, []
+    scores = WORLD.rewards[rows]
+    others = (scores.sum() - scores) / (len(rows) - 1)
+    advantages = (scores - others)[:, None].expand(-1, 3)
+    for _ in range(updates + 1):
+        path.append((WORLD.objective(logits) - WORLD.objective(start)).item())
+        moved = logits.clone().requires_grad_(True)
+        ratio = (WORLD.logprobs(moved)[rows] - old[rows]).exp()
+        low, high = clip.get("clip_eps", 0.2), clip.get("clip_eps_high", 0.2)
+        gain = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+        torch.where(mask[rows], gain, 0.0).sum(1).mean().backward()
+        logits = logits + rate * moved.grad
+    return path
+
+
+def walks(start, count, **given):
+    """(batches, updates) with the clip, and without it."""
+    generator = torch.Generator().manual_seed(0)
+    probs = WORLD.probs(start).expand(count, -1)
+    batches = torch.multinomial(probs, 4, replacement=True, generator=generator)
+    return tuple(
+        torch.tensor([reuse(start, rows, **given, **clip) for rows in batches])
+        for clip in ({}, NO_CLIP)
+    )
+
+
+@pytest.fixture(scope="module")
+def reused():
+    return walks(WORLD.ref_logits, 40)
+
+
+@pytest.fixture(scope="module")
+def slowly_reused():
+    return walks(WORLD.ref_logits, 40, rate=0.2)
+
+
+def test_a_few_updates_take_what_the_clip_allows(reused):
+    clip, _ = reused
+    assert clip.mean(0)[5] > 0.95 * clip.mean(0)[-1]
+
+
+def test_small_steps_without_the_clip_gain_a_little_less(reused, slowly_reused):
+    clip, free = (path[:, -1] for path in slowly_reused)
+    assert 3 * clip.mean() < free.mean() < reused[1][:, -1].mean()
+
+
+# ---- section 7: a run
+
+
+def test_the_curves_of_a_run(tour):
+    def at(name, steps):
+        return tour[tour.step.isin(steps)].groupby("step")[name].mean()
+
+    assert sorted(tour.seed.unique()) == list(SEEDS) and tour.step.max() == 23
+    assert abs(at("score", [0]).item()) < 0.1
+    assert at("gold", [23]).item() > at("gold", [0]).item() + 0.5
+    late = at("kl", range(8, 24))
+    assert late.min() > 1.5 and late.max() < 2.6  # about 2 nats
+    assert at("entropy", [0]).item() > at("entropy", [23]).item() > 2
+    assert at("clip_fraction", [23]).item() < 0.001
+    start = tour[tour.step == 0]["explained_variance"]
+    assert start.mean() < 0
+
+
+# ---- section 8: parts removed
+
+
+def test_with_two_epochs_no_single_part_decides(runs):
+    band = [x for v in COMPLETE for x in column(runs, v, "gold")]
+    for variant in ("no clip", "no value clip", "no whitening", "lambda 1"):
+        assert min(band) < mean(runs, variant, "gold") < max(band)
+    assert mean(runs, "one epoch", "gold") < min(band)
+    assert mean(runs, "eight epochs", "gold") > max(band)
+
+
+def test_with_eight_epochs_the_clip_matters(runs):
+    with_clip, without = ("eight epochs", "eight epochs, no clip")
+    kl = [column(runs, v, "kl") for v in (without, with_clip)]
+    assert kl[0].min() > 1.2 * kl[1].max() and kl[0].min() > 6
+    for seed in SEEDS:
+        difference = by_film(runs, without, seed) - by_film(runs, with_clip, seed)
+        assert difference.mean() < 0
+        half = 1.96 * difference.std().item() / math.sqrt(len(difference))
+        assert difference.mean().item() + half < 0
+    assert column(runs, without, "distinct_2").max() < 0.4
+    assert column(runs, without, "length").max() < 6.5
+    assert mean(runs, without, "gold") > min(x for v in COMPLETE for x in column(runs, v, "gold"))
+    samples = column(runs, without, "samples").iloc[0].values()
+    assert list(samples).count("A very funny movie.") >= 3
+
+
+def test_kl_is_higher_without_the_clip_and_with_lambda_1(runs):
+    complete = max(x for v in COMPLETE for x in column(runs, v, "kl"))
+    for variant in ("no clip", "lambda 1"):
+        assert column(runs, variant, "kl").min() > complete
+
+
+def test_a_smaller_kl_coefficient_uses_4_nats_better(runs):
+    for seed in SEEDS:
+        eight, two = (by_film(runs, v, seed) for v in ("eight epochs", "kl_coef 0.25"))
+        assert two.mean() > eight.mean()
+    assert abs(mean(runs, "kl_coef 0.25", "kl") - mean(runs, "eight epochs", "kl")) < 0.3
+
+
+def test_the_critic_learns_within_two_steps_with_and_without_its_clip():
+    logged = experiments.results("ablations_history")
+    for variant in ("as it is", "no value clip"):
+        rows = logged[logged.variant == variant]
+        assert rows[rows.step == 0]["explained_variance"].max() < 0
+        assert rows[rows.step == 2]["explained_variance"].min() > 0.35
+
+
+def test_the_gradient_is_longer_than_1_at_every_step():
+    logged = experiments.results("ablations_history")
+    assert logged[logged.variant.isin(["as it is", "no whitening"])]["grad_norm"].min() > 1
+
+
+# ---- every number of the prose
+
+
+def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
+    eps, ratio = 0.2, 1.5
+    config = loops.PPOConfig()
+    temperature = config.sampling.temperature
+    world = len(WORLD.sequences)
+    clip, free = reused
+    worth, (word, after) = tokens(batches, 0, "a shot at glory"), heart(batches)
+    size = batches.groupby("step").advantage.apply(lambda a: a.abs().mean())
+    policy, reference = math.exp(word.logprob), math.exp(word.ref_logprob)
+    by_step = tour.groupby("step")[["score", "entropy", "clip_fraction", "explained_variance"]]
+    start, end = by_step.mean().loc[0], by_step.mean().iloc[-1]
+    kl = {v: mean(runs, v, "kl") for v in ("as it is", "eight epochs", "eight epochs, no clip")}
+    twins = abs(mean(runs, COMPLETE[0], "gold") - mean(runs, COMPLETE[1], "gold"))
+    complete = (mean(runs, COMPLETE[0], "gold") + mean(runs, COMPLETE[1], "gold")) / 2
+    with lesson("06") as said:
+        # 1 to 4: definitions and settings
+        said("A ratio of", ratio, ratio - 1)
+        said("leaves a ratio between", 1 - eps, 1 + eps)
+        said("The usual", config.clip_eps)
+        said("probability has changed by", eps)
+        said("the new policy has made a token", ratio, ratio)
+        said("and every ratio is", 1)
+        by_hand(said, eps)
+        said("sampled at temperature", temperature, temperature)
+        said("so this policy starts at about", round(start.score))
+        # 5: the microscope
+        said("recorded run of the complete algorithm,", config.steps, *sorted(set(batches.step)))
+        said("Its score is", worth.reward.iloc[-1], worth.value.min(), worth.value.max())
+        said("advantage has fallen from", size[0], size[24])
+        said("the critic predicts", word.value, after.value)
+        said("The reward of", word.reward, policy, reference, word.kl, config.kl.kl_coef)
+        said("adds up both effects:", word.reward, after.value, -word.value, word.td_error)
+        said("The ratio is", 1)
+        # 6: the exact world
+        said("A world with", world)
+        said("when all ratios are", 1)
+        said("Now sample", len(clip), 4, clip.shape[1] - 1)
+        said("the mean over the", len(clip))
+        said("worst batch loses little. After", clip.shape[1] - 1)
+        said("the mean gain is", clip[:, -1].mean(), -clip[:, -1].min())
+        said("the mean gain is larger,", free[:, -1].mean(), -free[:, -1].min())
+        # 7: a run
+        said("PPO on tiny-reviews,", config.steps, config.batch_size)
+        said("It rises from about", round(start.score), tour[tour.step > 15].score.mean())
+        said("the rating from", -4, 4)
+        said("It grows to about", tour[tour.step > 7].kl.mean())
+        said("a learning rate that falls to", 0, config.steps)
+        said("falls slowly, from", start.entropy, end.entropy)
+        said("An entropy near", 0)
+        said("without a gradient: at most", tour.clip_fraction.max())
+        said("It falls to", round(end.clip_fraction, 3), 0.4)
+        said("predicts the returns:", 1, 0)
+        said("It starts at or below", 0, end.explained_variance)
+        # 8: parts removed
+        said("the KL is", kl["eight epochs"], kl["as it is"])
+        said("Without it the KL rises to", kl["eight epochs, no clip"])
+        said("the reviews shrink to", mean(runs, "eight epochs, no clip", "length"))
+        # exercises and questions
+        said("true at real tokens. Return", 0)
+        said("NaN times", 0)
+        said("Write the loss of each token,", 0)
+        said("grows by", 2)
+        said("Why is every ratio exactly", 1)
+        said("If a ratio is not", 1)
+        said("All ratios are", 1)
+        # going further
+        said("many factors near", 1, 1)
+        said("the clipped value is", 0.5, 2 - 0.5)
+        said("clipped to norm", 1, 1)
+        said("settings differ by", twins)
+        said("lies", complete - mean(runs, "no value clip", "gold"))
+        said("worse than a constant at step", 0, 0.35, 2)
+        said("not the best use of", round(kl["eight epochs"]), 0.25)
+        said("With a step size of", 0.2, 1)
+        said("the worst batch loses", -slowly_reused[1][:, -1].min(), -free[:, -1].min())
+        said("clip range", config.clip_eps)
+        said("on in verl", 3)
+        said("value clip |", config.value_clip_eps, 0.2, 0.5)
+
+
+def by_hand(said, eps):
+    """The table of four tokens."""
+    for name, old, new, advantage in (
+        ("good, already up", 0.5, 0.75, 1),
+        ("good, unchanged", 0.4, 0.4, 2),
+        ("bad, already down", 0.5, 0.3, -1),
+        ("bad, but up", 0.2, 0.3, -1),
+    ):
+        ratio = new / old
+        clipped = min(max(ratio, 1 - eps), 1 + eps) * advantage
+        loss = -min(ratio * advantage, clipped)
+        said(name, old, new, ratio, advantage, ratio * advantage, clipped, loss)
