@@ -4,6 +4,8 @@
   "use strict";
 
   const MINUS = "\u2212";
+  // JupyterLab looks for this mark on the element with the focus, and leaves it its arrow keys.
+  const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
   const POLICIES = [
     ["alternatives", "policy", "logprob"],
     ["ref_alternatives", "reference", "ref_logprob"],
@@ -24,15 +26,15 @@
     if (column.kind === "yes or no") return value ? "yes" : "no";
     const size = Math.abs(value);
     if (size === Infinity) return (value < 0 ? MINUS : "+") + "\u221e";
-    const short = size < 1000 && (column.limit > 0.01 || !size);
-    const digits = short ? size.toFixed(3) : size.toPrecision(3);
+    const decimals = size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
+    const digits = column.limit < 0.01 ? size.toPrecision(4) : size.toFixed(decimals);
     if (!Number(digits)) return digits; // 0.000 has no sign
     const plus = column.low && !column.centre ? "+" : "";
     return (value < 0 ? MINUS : plus) + digits;
   }
 
   function percent(share) {
-    if (share < 0.0005) return "< 0.1 %";
+    if (share < 0.0005) return "<0.1 %";
     return share >= 0.0995 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`;
   }
 
@@ -92,15 +94,14 @@
     // ---- the fixed parts
 
     const head = make("div", "head");
-    const legend = make("div", "legend");
-    const about = make("p", "about");
+    const legends = make("div", "legends");
     const panes = make("div", "panes");
     const left = make("div", "left");
     const panel = make("section", "panel", undefined, { "aria-label": "Numbers of one token" });
     const body = make("div", "body");
     const help = "Point at a token to see its numbers. Click it to keep it. Arrow keys move on.";
     if (data.title) root.append(make("h3", "title", data.title));
-    left.append(legend, about, panes, make("p", "help", help));
+    left.append(legends, panes, make("p", "help", help));
     body.append(left, panel);
     root.append(head, body);
     root.querySelector(".still").remove();
@@ -113,7 +114,7 @@
     }
 
     function chooser(options, chosen, change) {
-      const select = make("select");
+      const select = make("select", "", undefined, OWN_KEYS);
       for (const [key, label] of options) {
         const option = make("option", "", label, { value: key });
         option.selected = key === chosen;
@@ -158,6 +159,7 @@
 
     if (data.steps.length > 1) {
       const slider = make("input", "slider", undefined, {
+        ...OWN_KEYS,
         type: "range",
         min: 0,
         max: data.steps.length - 1,
@@ -226,6 +228,7 @@
         const token = data.words[word];
         const chosen = !text.chosen || text.chosen[position];
         const box = make("span", chosen ? "token" : "token tool", undefined, {
+          ...OWN_KEYS,
           role: "option",
           dir: "auto",
         });
@@ -256,14 +259,13 @@
     }
 
     // The column of booleans that is marked with a line below the token.
-    function marks() {
-      if (columns[view.column].kind === "yes or no") return columns[view.column];
-      return columns.clipped;
+    function marks(column) {
+      return column.kind === "yes or no" ? column : columns.clipped;
     }
 
     function paint() {
       const column = columns[view.column];
-      const marked = marks();
+      const marked = marks(column);
       for (const box of boxes.values()) {
         const text = find(box.place);
         const at = value(text, view.column, box.place.position);
@@ -280,32 +282,39 @@
             `${column.label} ${number(at, column)}${yes}${tool}`
         );
       }
-      drawLegend(column, marked);
+      for (const [name, box] of legendOf) box.classList.toggle("on", name === view.column);
       show();
     }
 
-    function drawLegend(column, marked) {
-      legend.replaceChildren();
+    // The legends of all columns lie on each other and one is visible. So nothing moves when
+    // another column is chosen.
+    const all = data.sides.flatMap((side) => side.frames.flatMap((f) => f.texts));
+    const legendOf = new Map(data.columns.map((column) => [column.name, drawLegend(column)]));
+    legends.append(...legendOf.values());
+
+    function drawLegend(column) {
+      const box = make("div", "legend");
+      const line = make("div", "scale");
       if (column.kind === "number") {
         const low = column.low ? -1 : 0;
         const high = column.high ? 1 : 0;
-        const ends = low === high ? [0] : [low, high];
         const bar = make("span", "bar");
         const stops = [low, 0, high].map(colour);
         bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
         const label = (at) => make("span", "", number(column.centre + at * column.limit, column));
-        if (ends.length > 1) legend.append(label(low), bar, label(high));
-        else legend.append(bar, label(0));
-        if (low && high) legend.append(make("span", "", `no colour: ${column.centre}`));
-        if (column.unit) legend.append(make("span", "", `(${column.unit})`));
+        if (low !== high) line.append(label(low), bar, label(high));
+        else line.append(bar, label(0));
+        if (low && high) line.append(make("span", "", `no colour: ${column.centre}`));
+        if (column.unit) line.append(make("span", "", `(${column.unit})`));
       }
-      const all = data.sides.flatMap((s) => s.frames.flatMap((f) => f.texts));
-      if (marked) legend.append(example("mark", `double line: ${marked.label}`));
+      const marked = marks(column);
+      if (marked) line.append(example("mark", `double line: ${marked.label}`));
       if (all.some((t) => (t.numbers[column.name] || [null]).includes(null))) {
-        legend.append(example("none", "no value"));
+        line.append(example("none", "no value"));
       }
-      if (all.some((t) => t.chosen)) legend.append(example("tool", "written by a tool"));
-      about.textContent = column.about;
+      if (all.some((t) => t.chosen)) line.append(example("tool", "written by a tool"));
+      box.append(line, make("p", "about", column.about));
+      return box;
     }
 
     function example(name, label) {
@@ -341,12 +350,13 @@
       row.dataset.column = column.name;
       rows.append(row);
     }
-    table.append(topRow, rows);
+    const widths = make("colgroup");
+    widths.append(make("col"), make("col", "value"), make("col", "value"));
+    table.append(widths, topRow, rows);
     panel.append(title, table);
 
-    const everything = data.sides.flatMap((s) => s.frames.flatMap((f) => f.texts));
     const bars = make("div", "policies");
-    const charts = POLICIES.filter(([name]) => everything.some((t) => t[name])).map(
+    const charts = POLICIES.filter(([name]) => all.some((t) => t[name])).map(
       ([name, who, logprob]) => {
         const chart = make("div", "chart");
         const list = make("ol", "", undefined, { "aria-label": `Likeliest tokens, ${who}` });
@@ -446,9 +456,10 @@
 
     const boxOf = (event) => event.target.closest(".token");
 
-    panes.addEventListener("pointerover", (event) => {
+    // Not "pointerover": it also comes when new text appears under a mouse that rests.
+    panes.addEventListener("pointermove", (event) => {
       const box = boxOf(event);
-      if (!box) return;
+      if (!box || box.place === pointed) return;
       pointed = box.place;
       show();
     });

@@ -1,7 +1,7 @@
 """The data of the token microscope: tables of tokens become one small dict of JSON values.
 
-Columns are stored as lists, numbers with four significant digits. Every token and every prompt is
-stored once, in a list of words and a list of prompts; elsewhere its index stands.
+Columns are stored as lists, numbers with four significant digits at most. Every token and every
+prompt is stored once, in a list of words and a list of prompts. Elsewhere its index stands.
 """
 
 import json
@@ -40,18 +40,18 @@ def microscope_data(
     """
     tables = _tables(table)
     names = _number_columns(tables)
+    columns = [_column(name, tables, (limits or {}).get(name)) for name in names]
     words, prompts = _Index(), _Index()
     sides = []
     for title, rows in tables.items():
         frames = []
         for step, frame in rows.groupby("step") if "step" in rows else [(None, rows)]:
             texts = [
-                _text(int(text), group.sort_values("position"), names, words, prompts)
+                _text(int(text), group.sort_values("position"), columns, words, prompts)
                 for text, group in frame.groupby("text")
             ]
             frames.append({"step": None if step is None else int(step), "texts": texts})
         sides.append({"title": clean(title), "frames": frames})
-    columns = [_column(name, tables, (limits or {}).get(name)) for name in names]
     steps = {f["step"] for side in sides for f in side["frames"]} - {None}
     return {
         "columns": columns,
@@ -167,14 +167,20 @@ def _column(name: str, tables: Mapping[str, pd.DataFrame], limit: float | None) 
     }
 
 
-def _text(text: int, rows: pd.DataFrame, names: list[str], words: _Index, prompts: _Index) -> dict:
+def _text(
+    text: int, rows: pd.DataFrame, columns: list[dict], words: _Index, prompts: _Index
+) -> dict:
     """One response: its tokens as places in the list of words, its numbers as lists."""
     data = {"text": text, "tokens": [words.place(token) for token in rows["token"]]}
     if "prompt" in rows and isinstance(rows["prompt"].iloc[0], str):
         data["prompt"] = prompts.place(rows["prompt"].iloc[0])
     if "chosen" in rows and not rows["chosen"].all():
         data["chosen"] = [int(chosen) for chosen in rows["chosen"]]
-    data["numbers"] = {n: [_short(v) for v in rows[n]] for n in names if n in rows}
+    data["numbers"] = {
+        c["name"]: [_short(v, small=c["limit"] < 0.01) for v in rows[c["name"]]]
+        for c in columns
+        if c["name"] in rows
+    }
     for key in ("alternatives", "ref_alternatives"):
         if key in rows:
             data[key] = [_pairs(pairs, words, key) for pairs in rows[key]]
@@ -194,13 +200,18 @@ def _pairs(pairs, words: _Index, key: str) -> list:
     return flat[:10]  # the five likeliest
 
 
-def _short(value) -> float | int | str | None:
-    """A number with four significant digits; None for NaN, text for an infinite number."""
+def _short(value, *, small: bool = True) -> float | int | str | None:
+    """A number with four significant digits; None for NaN, text for an infinite number.
+
+    Args:
+        small: False for a number that is shown with three decimals. It is rounded only once.
+    """
     if value is None or value is pd.NA or math.isnan(value):
         return None
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    short = float(f"{float(value):.4g}")
+    value = float(value)
+    short = float(f"{value:.4g}") if small or abs(value) >= 10 else round(value, 3)
     return int(short) if short == int(short) else short
 
 

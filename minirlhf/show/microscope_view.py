@@ -4,6 +4,7 @@ The page is HTML, one script and data as JSON, all in one block. It needs no net
 microscope.js draws it, microscope.css lays it out, microscope_data.py makes the JSON.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,8 +57,7 @@ class Microscope:
         Where scripts do not run, it shows the coloured tokens of the first view.
         """
         return (
-            f'<div class="minirlhf-microscope" data-theme="{self.data["theme"]}" '
-            'data-lm-suppress-shortcuts="true">'  # in JupyterLab the arrow keys are ours
+            f'<div class="minirlhf-microscope" data-theme="{self.data["theme"]}">'
             f"<style>{_asset('microscope.css')}</style>"
             f'<div class="still">{self._fallback()}</div>'
             f'<script type="application/json">{to_json(self.data)}</script>'
@@ -121,7 +121,7 @@ class Microscope:
             else 'save("name.png") writes a still picture of the same view.'
         )
         return (
-            f"Token microscope: {texts} responses, token by token, coloured by "
+            f"Token microscope: {texts} response{'s' * (texts != 1)}, token by token, coloured by "
             f"{self._column['label']}. It is interactive where scripts run. {picture}"
         )
 
@@ -153,12 +153,16 @@ class Microscope:
         parts = [f"<b>{escape(self.data['title'])}</b>"] if self.data["title"] else []
         for title, tokens, values in self._view():
             spans = "<wbr>".join(
-                f'<span style="background:{strip_colour(v, limit)};color:#222" title="{v:+.3f}">'
+                f'<span style="background:{strip_colour(v, limit)};color:#222" '
+                f'title="{_signed(v)}">'
                 f"{escape(visible(t))}</span>"
                 for t, v in zip(tokens, values, strict=True)
             )
             parts.append(f'<p style="font-family:monospace">{escape(title)}<br>{spans}</p>')
-        note = "Blue is high, orange is low. This is a still view, since scripts do not run here."
+        note = (
+            "Blue is high, orange is low. Scripts do not run here, so this is a still view. In "
+            "JupyterLab, run the cell or trust the notebook, then point at a token."
+        )
         picture = f" A picture with all numbers: {self.still}" if self.still else ""
         return "".join(parts) + f"<p>{escape(note + picture)}</p>"
 
@@ -212,26 +216,26 @@ def microscope(
     if step is not None:
         check("step", step, step in steps, f"one of {', '.join(map(str, steps)) or 'no steps'}")
     step = steps[0] if step is None and steps else step
-    first, last = data["sides"][0], data["sides"][-1]
-    numbers = _texts(first, step)
+    step = None if step is None else int(step)
+    left, right = _panes(data["sides"], step, text, beside)
+    data |= {"title": clean(title), "column": column, "theme": theme, "step": step}
+    data |= {"left": left, "right": right}
+    return Microscope(data, clean(still))
+
+
+def _panes(sides: list[dict], step: int | None, text, beside) -> tuple[list, list | None]:
+    """What stands left and right at first: [number of the table, response], or None for nothing."""
+    numbers = _texts(sides[0], step)
     left = numbers[0] if text is None else text
     check("text", left, left == "all" or left in numbers, _one_of(numbers))
-    if beside is None and len(data["sides"]) > 1:
-        others = _texts(data["sides"][1], step)
+    second = min(1, len(sides) - 1)
+    others = _texts(sides[second], step)
+    if beside is None and second:
         beside = left if left == "all" or left in others else others[0]
-    second = data["sides"][1] if len(data["sides"]) > 1 else last
-    if beside is not None:
-        others = _texts(second, step)
-        check("beside", beside, beside == "all" or beside in others, _one_of(others))
-    data |= {
-        "title": clean(title),
-        "column": column,
-        "theme": theme,
-        "step": step,
-        "left": [0, left],
-        "right": None if beside is None else [data["sides"].index(second), beside],
-    }
-    return Microscope(data, clean(still))
+    if beside is None:
+        return [0, _plain(left)], None
+    check("beside", beside, beside == "all" or beside in others, _one_of(others))
+    return [0, _plain(left)], [second, _plain(beside)]
 
 
 @cache
@@ -249,8 +253,16 @@ def _texts(side: dict, step: int | None) -> list[int]:
     return [entry["text"] for entry in _frame(side, step)["texts"]]
 
 
+def _plain(text: int | str) -> int | str:
+    return text if text == "all" else int(text)  # JSON knows no integer of numpy
+
+
 def _one_of(numbers: list[int]) -> str:
     return f'"all" or one of {", ".join(map(str, numbers))}'
+
+
+def _signed(value: float) -> str:
+    return "no value" if math.isnan(value) else f"{value:+.3f}"
 
 
 def _number(value: float | str | None) -> float:

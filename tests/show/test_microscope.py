@@ -80,10 +80,13 @@ def test_the_json_holds_the_table_as_lists():
 
 
 def test_numbers_have_four_significant_digits_and_nan_is_no_value():
-    rows = table(advantage=[1 / 3, float("nan"), 123456.7], entropy=[None, 1e-7 / 3, math.inf])
+    rows = table(advantage=[1 / 3, float("nan"), 123456.7], entropy=[None, 1e-3 / 3, math.inf])
     numbers = microscope_data(rows)["sides"][0]["frames"][0]["texts"][0]["numbers"]
-    assert numbers["advantage"] == [0.3333, None, 123500]
-    assert numbers["entropy"] == [None, 3.333e-08, "Infinity"]
+    assert numbers["advantage"] == [0.333, None, 123500]
+    assert numbers["entropy"] == [None, 0.0003333, "Infinity"]
+    rows = table(advantage=[0.84147, 12.3456, -0.0004])  # 0.8415 would become 0.842 on the page
+    numbers = microscope_data(rows)["sides"][0]["frames"][0]["texts"][0]["numbers"]
+    assert numbers["advantage"] == [0.841, 12.35, 0]
 
 
 def test_tokens_are_ordered_by_position():
@@ -288,6 +291,14 @@ def test_all_responses_or_two_of_them_can_be_shown_first():
     two = {"PPO": rows, "SFT": table(text=4)}
     assert microscope(two).data["right"] == [1, 4]
     assert microscope(two, text=4).data["right"] == [1, 4]
+
+
+def test_numbers_of_numpy_are_accepted():
+    rows = pd.concat([table(step=3), table(text=4, step=3)])
+    shown = microscope(
+        rows, text=rows["text"].iloc[-1], beside=rows["text"].iloc[0], step=rows["step"].iloc[0]
+    )
+    assert data_of(shown.html)["left"] == [0, 4] and data_of(shown.html)["step"] == 3
 
 
 def test_script_and_style_are_in_the_wheel():
