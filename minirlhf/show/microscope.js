@@ -414,8 +414,8 @@
         row.classList.toggle("coloured", row.dataset.column === view.column);
       }
       const side = data.sides[view.panes[place.pane][0]];
-      const whose = compared ? `, ${nameOf(side, text)}` : "";
-      likeliest.textContent = `Likeliest tokens${whose} (framed: the written one)`;
+      const whose = compared ? ` in ${nameOf(side, text)}` : " tokens";
+      likeliest.textContent = `Likeliest${whose} (framed: the written one)`;
       for (const [name, logprob, list] of charts) {
         const pairs = [];
         const flat = (text[name] || [])[position] || [];
@@ -450,7 +450,7 @@
           const [other, probability] = pairs[i];
           const bar = make("span", "share");
           bar.style.setProperty("--share", `${100 * probability}%`);
-          line.append(word(other), bar, make("span", "percent", percent(probability)));
+          line.append(bar, word(other), make("span", "percent", percent(probability)));
           line.classList.toggle("written", other === token);
         }
         list.append(line);
