@@ -1,10 +1,11 @@
-"""Draw the diagrams of this folder, each as SVG and PNG.
+"""Draw the diagrams of this folder, each as SVG and PNG, and the still picture of the microscope.
 
     python docs/images/make.py
 
 The numbers are real. Those of the four models and of the PPO step come from the last of eight PPO
 steps on reviews. Those of the GRPO group come from one arithmetic problem. The results in the
-pipeline are those of the recorded tour. It takes about two minutes.
+pipeline are those of the recorded tour. The microscope shows the recorded run of lesson 06. It
+takes about two minutes.
 """
 
 from pathlib import Path
@@ -98,7 +99,14 @@ def recorded():
     }
 
 
+def microscope():
+    """The token microscope of lesson 06, before the first update."""
+    run = experiments.results("microscope")
+    return show.microscope(run[run.source == "fresh"], "advantage", text="all")
+
+
 def main():
+    microscope().save(FOLDER / "microscope.png")
     batch, row = ppo_batch()
     tokens, scores = group()
     figures = {

@@ -20,14 +20,14 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 40 minutes to read and 50 for the exercises.
+# About 45 minutes to read and 50 for the exercises.
 
 # %%
 import copy
 
 import torch
 
-from minirlhf import core, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import check
 
 # %% [markdown]
@@ -52,25 +52,31 @@ from minirlhf.classroom import check
 # - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
-# In words: make good tokens more likely and bad tokens less likely, but stop when a token's
-# probability has changed by 20 %. Then sample a new batch.
+# In words: make good tokens more likely and bad tokens less likely. For each token, stop when its
+# probability has moved by 20 % *in that direction*. Then sample a new batch.
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
 # After the first update, the batch comes from an *older* policy. Suppose that the new policy has
 # made a token 1.5 times as likely. A new batch would contain this token 1.5 times as often as our
-# old one does. So PPO gives the token the weight $\rho_t = 1.5$. It maximises $\rho_t A_t$, where
-# REINFORCE maximises $\log \pi(y_t \mid s_t)\, A_t$.
+# old one does. So each time it occurs in the old batch, it should count 1.5 times.
 #
-# Right after sampling, $\pi = \pi_{\text{old}}$ and every ratio is 1. Then both have the same
-# gradient, because $\nabla \rho_t = \rho_t \nabla \log \pi = \nabla \log \pi$. **PPO's first
-# update is REINFORCE's.**
+# REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
+# $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$: the old policy is a constant, so
 #
-# Further away, the ratio corrects only a part of the difference. It knows how often the new policy
-# chooses token $y_t$ *at this position*. But the new policy also reaches other prefixes $s_t$ more
-# or less often, and $\rho_t$ does not know that. The more the policy has changed, the less the old
-# batch says about it. This is why PPO keeps $\pi$ close to $\pi_{\text{old}}$, and the clip is how.
+# $$ \nabla \rho_t = \frac{\nabla \pi}{\pi_{\text{old}}} = \frac{\pi}{\pi_{\text{old}}}
+# \frac{\nabla \pi}{\pi} = \rho_t \nabla \log \pi . $$
+#
+# So PPO maximises $\rho_t A_t$. Right after sampling, $\pi = \pi_{\text{old}}$ and every ratio is 1.
+# **PPO's first update is REINFORCE's.**
+#
+# Further away, the ratio corrects only a part of the difference. It compares how often the two
+# policies choose token $y_t$ *after the same prefix* $s_t$. But the new policy also reaches other
+# prefixes. Take the token *good* after *not*. If the new policy has stopped writing *not*, this
+# prefix hardly occurs any more. The ratio of *good* does not know that. The more the policy has
+# changed, the less the old batch says about it. So PPO keeps $\pi$ close to $\pi_{\text{old}}$. The
+# clip does this.
 
 # %% [markdown]
 # ## 3. The clip
@@ -106,8 +112,9 @@ for advantage in (+1.0, -1.0):
 #
 # The other four cases keep their gradient, two of them outside the range. Take $A = -1$ and
 # $\rho = 1.5$: a bad token has become *more* likely. The two terms are $-1.5$ and $-1.2$. The
-# minimum is $-1.5$, the term without the clip. So the token is still pushed down. The clip stops a
-# step that goes too far. It never stops a step back.
+# minimum is $-1.5$, the term without the clip. So the token is still pushed down. In the same way, a
+# good token that has become less likely ($A = 1$, $\rho = 0.5$) is still pushed up. The clip stops a
+# token that has moved far enough in the right direction. It never stops a way back.
 # </details>
 
 # %%
@@ -116,23 +123,24 @@ show.clip(eps=0.2)
 # %% [markdown]
 # Both panels show what PPO *maximises*, $-L_t$. The dashed parts are flat: no gradient.
 #
-# **By hand.** Here are four tokens of one response, with all numbers:
+# **By hand.** Here are five tokens with all their numbers:
 #
 # | token | old probability | new probability | ratio $\rho$ | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
 # |---|---|---|---|---|---|---|---|
 # | good, already up | 0.50 | 0.75 | 1.5 | 1 | 1.5 | 1.2 | −1.2, no gradient |
 # | good, unchanged | 0.40 | 0.40 | 1.0 | 2 | 2.0 | 2.0 | −2.0 |
+# | good, but down | 0.50 | 0.30 | 0.6 | 1 | 0.6 | 0.8 | −0.6 |
 # | bad, already down | 0.50 | 0.30 | 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
 # | bad, but up | 0.20 | 0.30 | 1.5 | −1 | −1.5 | −1.2 | 1.5 |
 #
 # The package's function takes log-probabilities, and gives the same losses:
 
 # %%
-old = torch.tensor([[0.50, 0.40, 0.50, 0.20]])
-new = torch.tensor([[0.75, 0.40, 0.30, 0.30]])
-advantages = torch.tensor([[1.0, 2.0, -1.0, -1.0]])
-losses = core.ppo_clip(new.log(), old.log(), advantages, torch.ones(1, 4).bool())
-assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, 0.8, 1.5]]))
+old = torch.tensor([[0.50, 0.40, 0.50, 0.50, 0.20]])
+new = torch.tensor([[0.75, 0.40, 0.30, 0.30, 0.30]])
+advantages = torch.tensor([[1.0, 2.0, 1.0, -1.0, -1.0]])
+losses = core.ppo_clip(new.log(), old.log(), advantages, torch.ones(1, 5).bool())
+assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 
 # %% [markdown]
 # ## 4. One step of PPO
@@ -147,9 +155,14 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, 0.8, 1.5]]))
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
 # The reference is there for the **KL penalty**. Every token costs
-# $0.5\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})$, so that the policy does not drift far from
-# the model that writes good English. Lesson 07 is about it. The critic starts as a copy of the
-# reward model, because both predict the same score (lesson 09).
+# $0.5\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})$: a token that the policy likes more than the
+# reference did has a price, and a token that it likes less is paid for. On average this keeps the
+# policy near the model that writes good English (lesson 07). Log-probabilities are natural
+# logarithms. Their unit is called a **nat**.
+#
+# The critic starts as a copy of the reward model, because both predict the same score (lesson 09).
+#
+# ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
 # Our task is *tiny-reviews*: the prompt is a film's title, and the response is a short review. The
 # reward model learned from human ratings, and prefers positive reviews.
@@ -168,7 +181,8 @@ generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
 # Now the algorithm. Tensors have the shape (B, R): B responses, R token positions. The mask is true
-# at real tokens and false at padding.
+# at real tokens and false at padding. With 64 responses, minibatches of 32 and two epochs, one step
+# makes four updates.
 
 
 # %%
@@ -190,7 +204,9 @@ def ppo_step(titles):
         )
         # 4. Advantages, and the returns that the critic should predict.
         advantages, returns = core.gae(token_rewards, values, mask, gamma=1, lam=0.95)
-    batch = batch.with_columns(advantages=advantages, returns=returns)
+    batch = batch.with_columns(
+        scores=scores, values=values, advantages=advantages, returns=returns
+    )
     # 5. Update: two epochs over the batch, in minibatches of 32 responses.
     for _ in range(2):
         for rows in torch.randperm(len(titles), generator=generator).split(32):
@@ -208,7 +224,7 @@ def ppo_step(titles):
             core.aggregate(value_losses, mask).backward()
             critic_optimizer.step()
             critic_optimizer.zero_grad()
-    return scores.mean().item()
+    return batch
 
 
 # %% [markdown]
@@ -218,14 +234,16 @@ def ppo_step(titles):
 #   computed again for every minibatch, because the actor has changed. Their difference is the log
 #   of the ratio.
 # - Rewards, advantages and returns are computed once, before the first update, and stay fixed.
-# - Tokens are sampled at temperature 0.7, so all log-probabilities are computed at 0.7.
+# - `models.sample` samples at temperature 0.7 if you say nothing else. So all log-probabilities are
+#   computed at 0.7.
 # - The **return** of a token is its advantage plus its value. The critic's loss is half the squared
 #   difference between its prediction and the return.
 # - `batch.select(rows)` keeps the rows of one minibatch, in every tensor of the batch.
 #
-# The package's `train_ppo` is this loop, plus what a long run needs: gradient clipping, a
-# learning-rate schedule, whitened advantages, a clipped value loss, logs and checkpoints.
-# `PPOConfig.plain` switches these extras off. Then three steps leave exactly the same weights:
+# The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
+# learning-rate schedule, an upper limit for the length of the gradient, *whitened* advantages (scaled
+# to mean 0 and variance 1), and a clip for the critic's loss as well. `PPOConfig.plain` switches
+# these extras off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 order = loops.shuffled_batches(len(prompts), 64, 3, seed=0)
@@ -241,69 +259,88 @@ other_actor, other_critic, history = loops.train_ppo(
 )
 assert models.same_weights(actor, other_actor)
 assert models.same_weights(critic, other_critic)
-print("mean score of each batch:", [round(s, 2) for s in by_hand])
+print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
 # The mean score rises from batch to batch. The unit is one standard deviation of the scores of the
 # untrained policy, so this policy starts at about 0.
-
-# %% [markdown]
+#
 # ## 5. A batch under the microscope
 #
-# This is a recorded run of the complete algorithm, 24 steps. It shows the policy's responses to the
-# same four film titles, read at step 0, 4, 8, 12, 18 and 24, each time *before* the update.
+# The **token microscope** shows all numbers of all tokens of a batch. Point at a token, or use the
+# arrow keys. A menu chooses which number gives the colour.
 #
-# - The colour of a token is its advantage: blue tokens become more likely, orange ones less likely.
-#   A menu chooses another number for the colour.
-# - Point at a token, or use the arrow keys, to see all its numbers.
-# - The slider moves through the training.
+# First, four responses of the third batch, read *after* its four updates. The colour is the ratio.
+# Blue tokens have become more likely since they were sampled, orange ones less likely. Tokens with a
+# double line are clipped.
+
+# %%
+third = by_hand[-1].select(torch.arange(4))
+models_used = {"actor": actor, "reference": reference, "reward_model": reward_model}
+table = evaluate.token_table(third, tokenizer, **models_used, kl_coef=0.5)
+show.microscope(table, "ratio", text="all")
+
+# %% [markdown]
+# Check a few tokens. A token is clipped if its ratio is above 1.2 *and* its advantage is positive, or
+# if its ratio is below 0.8 *and* its advantage is negative.
+#
+# Now a whole run: 24 steps of `train_ppo`, recorded. It shows the policy's responses to the same four
+# film titles at step 0, 4, 8, 12, 18 and 24, sampled and read before the update of that step. (Step
+# 24 is the policy after the last update.) The colour is the advantage. The slider moves through the
+# training. Where a page runs no scripts, look at the
+# [still picture](../docs/images/microscope.png).
 
 # %%
 run = experiments.results("microscope")
-show.microscope(run[run.source == "fresh"], "advantage")
+batches = run[run.source == "fresh"]  # sampled by the policy of each step
+show.microscope(batches, "advantage", text="all", still="../docs/images/microscope.png")
 
 # %% [markdown]
 # Try these four things:
 #
-# 1. **Step 0: the critic is wrong.** Take the response to *a shot at glory*. Its score is
-#    0.76, but the critic's values swing between −1.97 and 3.39. It is a copy of the reward model,
-#    which never learned to judge an unfinished text. So the first advantages are large, and they say
-#    more about the critic than about the tokens.
-# 2. **Step 24: the critic has learned.** The mean size of an advantage has fallen from 0.96 to 0.30.
-#    Choose *amys o*: "A heartbreaking treat." Before *heart* the critic predicts 0.14, after
-#    it 0.67: this word promises a good review.
-# 3. **The KL penalty.** The reward of *heart* is −0.70, because the policy gives this word 3.2 %
-#    and the reference only 0.8 %. That is a log-ratio of 1.41 nats, and a nat costs 0.5. The TD error
-#    of *heart* adds up both effects: −0.70 + 0.67 − 0.14 = −0.17.
-# 4. **What the policy has learned.** Keep pointing at *heart* and compare the likeliest tokens after
-#    *A*. *film* and *movie* are among the reference's first five. The policy's first five are all
-#    words of praise or lead to one: *very*, *fascinating*, *compelling*, *well*, *powerful*.
+# 1. **Step 0: the critic is wrong.** Take the response to *a shot at glory*. Its score is 0.76, but
+#    the critic's values swing between −1.97 and 3.39. It is a copy of the reward model, which never
+#    learned to judge an unfinished text. So the first advantages are large, and they say more about
+#    the critic than about the tokens.
+# 2. **Step 24: the critic has learned.** The mean size of an advantage of these four responses has
+#    fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before *heart* the critic
+#    predicts 0.14, after it 0.67: this word promises a good review.
+# 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
+#    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
+#    error (lesson 05) is the reward plus the change of the value: −0.70 + 0.67 − 0.14 = −0.17. Still,
+#    the advantage is 0.48. GAE adds the TD errors of the tokens after it, and those are good.
+# 4. **What the policy has learned.** Compare the likeliest tokens in the place of *heart*. Policy and
+#    reference share *very*, *fascinating* and *well*. The reference's other two are *film* and
+#    *movie*, the policy's are *compelling* and *powerful*.
 #
-# The ratio is 1 at every token, because the batch is read before its first update.
+# It is a small model. Some of its text is odd, before and after the training.
 
 # %% [markdown]
 # ## 6. What the clip protects from
 #
-# How bad is it to use one batch too often? A world with 15 possible responses (lesson 04) gives an
-# exact answer: there we can *compute* the expected return of a policy instead of estimating it.
+# What happens if one batch is used too often? A world with 15 possible responses (three words, at
+# most three in a response, lesson 04) gives an exact answer. There we can *compute* the expected
+# return of a policy instead of estimating it.
 #
-# First, section 2's statement: when all ratios are 1, PPO's expected gradient is the true gradient.
+# First a check of section 2: when all ratios are 1, PPO's gradient, averaged over all responses, is
+# exactly the gradient of the expected return.
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 tokens, responses of at most 3
 start, mask = world.ref_logits, world.response_mask
 old = world.logprobs(start)
-values, q = world.values(start)  # exact V and Q of the policy
+values, q = world.values(start)  # exact V(prefix) and Q(prefix, word)
 advantages = (q - values[:, None])[world.visited, world.response_ids]
 
 logits = start.clone().requires_grad_(True)
 losses = core.ppo_clip(world.logprobs(logits), old, advantages, mask)
-world.expectation(start, losses.sum(1)).backward()  # mean over all 15 responses
+world.expectation(start, losses.sum(1)).backward()  # mean, weighted by probability
 assert torch.allclose(-logits.grad, world.gradient(start))
 
 # %% [markdown]
 # Now sample 40 batches of only 4 responses. On each batch we make 60 updates, with and without the
-# clip, always from the same starting policy.
+# clip, always from the same starting policy. The advantage of a response is its reward minus the mean
+# reward of the other three.
 
 
 # %%
@@ -326,7 +363,7 @@ def reuse(rows, **clip):
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-no_clip = {"clip_eps": 0.999, "clip_eps_high": 1e9}  # a range that no ratio leaves
+no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this range
 show.lines(
     {
         "clip 0.2": {"clip 0.2": torch.tensor([reuse(b) for b in batches])},
@@ -339,22 +376,23 @@ show.lines(
 )
 
 # %% [markdown]
-# The line is the mean over the 40 batches, the band reaches from the worst batch to the best.
+# The line is the mean over the 40 batches. The band reaches from the worst batch to the best.
 #
-# - **With the clip** nothing much happens after a few updates. The best batch gains little, and the
-#   worst batch loses little. After 60 updates the mean gain is 0.12, and the worst batch loses
-#   0.09.
-# - **Without the clip** the mean gain is larger, 0.82: most batches point in a good direction, and
-#   more updates go further. But the worst batch loses 0.51. Its four responses were misleading,
-#   and the policy followed them all the way.
+# - **Without the clip** the number of updates decides. After three updates the mean gain is 0.29, and
+#   even the worst batch gains. After 60 updates the mean gain is 0.82, but the worst batch loses 0.51:
+#   its four responses were misleading, and the policy followed them all the way.
+# - **With the clip** the number of updates hardly matters. After three updates the mean gain is 0.11,
+#   after 60 it is 0.12, and the worst batch loses 0.09.
 #
-# So the clip is caution. It gives up some gain per batch and, in exchange, no single batch can ruin
-# the policy. The next batch is sampled from the improved policy, and points the way again.
+# So the clip does not find the best number of updates. Three without a clip are better here than
+# sixty with it. But you do not know this number beforehand: it depends on the step size and on the
+# batch. The clip makes the choice harmless. The next batch comes from the improved policy, and points
+# the way again.
 
 # %% [markdown]
 # ## 7. What a run looks like
 #
-# Recorded with `minirlhf tour --record`: PPO on tiny-reviews, 24 steps of 64 responses, three seeds.
+# PPO on tiny-reviews, 24 steps of 64 responses, recorded with three seeds.
 
 # %%
 show.curves(
@@ -374,14 +412,14 @@ show.curves(
 # - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
 #   give, predicted by another model. It rises as well. So the policy has not only found a weakness
 #   of the reward model.
-# - **kl** is the distance from the reference in nats per response. It grows to about 2 and stays
+# - **kl** is the distance from the reference in nats per response. It grows to about 2.1 and stays
 #   there. Two things hold it: the KL penalty, and a learning rate that falls to 0 by step 24.
-# - **entropy** falls slowly, from 2.4 to 2.2 nats per token. The policy still writes varied reviews.
-#   An entropy near 0 would mean that it writes the same sentence every time.
-# - **clip_fraction** is the share of tokens without a gradient: at most 9 %. It falls to 0 together
-#   with the learning rate. A share of 40 % would mean that the updates are too large.
+# - **entropy** says how undecided the policy is about the next token. It falls from 2.4 to 2.2 nats
+#   per token, with ups and downs: the policy still writes varied reviews.
+# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %. It
+#   falls to 0 together with the learning rate.
 # - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
-#   as a constant. It starts at or below 0 and reaches 0.7.
+#   as a constant. It starts below 0 and reaches 0.7.
 #
 # What do the reviews look like? The first sample for each of three test films, not selected:
 
@@ -392,9 +430,11 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. Which parts of PPO matter?
 #
-# We removed or changed one part at a time, and trained each variant with three seeds. *As it is* is
-# the complete algorithm with two epochs per batch. It was run six times: `kl_coef 0.5` has the same
-# settings. The grey band is the range of these six runs. A difference inside the band may be luck.
+# We removed or changed one part at a time, and trained each variant with three seeds. The complete
+# algorithm has two epochs per batch. It was run six times, in two recorded experiments: as *as it is*
+# and as *kl_coef 0.5*. The figure calls these six runs the reference, and the grey band is their
+# range. A difference inside the band may be luck. The bars are 95 % intervals for other seeds. With
+# three runs they are wide.
 
 # %%
 runs = experiments.results("ablations", "leash")
@@ -404,25 +444,31 @@ show.differences(
     runs, value="gold", repeats=complete, variants=changed[1:], label="gold score"
 )
 
-# %%
-experiments.shown(
-    runs[runs.variant.isin(["as it is", "no clip", "eight epochs", changed[-1]])],
-    {"kl": "KL, nats per response", "length": "tokens per response"},
-)
-
 # %% [markdown]
 # - **With two epochs, no single part decides.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
-# - **The number of epochs does.** One epoch is below the band, eight epochs are above it: more
-#   updates, more gold. But eight epochs also move the policy twice as far: the KL is 4.2 nats
-#   instead of 1.8.
-# - **With eight epochs the clip matters.** Without it the KL rises to 6.7 nats, the reviews shrink
-#   to 6 tokens, and the gold score falls back, on every seed. The policy writes
-#   "A very funny movie." for one title after another.
+# - **The number of epochs does.** One epoch is below the band, eight epochs are above it.
+# - **Eight epochs without the clip** are back inside the band. Is this run as healthy as the complete
+#   algorithm? Look at its curves:
+
+# %%
+sick = ["as it is", "eight epochs", "eight epochs, no clip"]
+history = experiments.results("ablations_history")
+show.curves(
+    history[history.variant.isin(sick)],
+    columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
+)
+
+# %% [markdown]
+# The green run is sick. Its last scores look fine. But the KL jumps above 10 nats, the responses
+# shrink to 6 tokens, and the entropy falls from 2.5 to about 1. This policy writes "A very funny
+# movie." for one title after another.
 #
-# So the clip earns its keep when every batch is reused a lot. Notice that gold alone does not show
-# the damage: eight epochs without the clip score as well as the complete algorithm. KL, length and
-# the samples show it.
+# With the clip, eight epochs are healthier: the KL stays below 5 nats. But up to 42 % of the tokens
+# are clipped. This says that the updates are large for one batch, and that the clip has to work hard.
+#
+# So the clip earns its keep when every batch is reused a lot. And the score alone does not show the
+# damage. KL, length, entropy and samples show it.
 
 # %% [markdown]
 # ## What to remember
@@ -430,10 +476,10 @@ experiments.shown(
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
 # - The ratio is a good correction only near $\pi_{\text{old}}$. The clip takes the gradient from
-#   tokens that have moved far enough in the right direction. It never stops a step back.
+#   tokens that have moved far enough in the right direction. It never stops a way back.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
-# - Watch gold (or people), KL, entropy and samples beside the score. The score alone always rises.
-# - The clip matters when a batch is reused often or the learning rate is high.
+# - Watch gold (or people), KL, length, entropy and samples beside the score.
+# - The clip matters when a batch is reused often.
 #
 # ## Exercises
 #
@@ -491,8 +537,8 @@ def clipped_share(ratio, advantages, mask, eps):
 check.clipped_share(clipped_share)
 
 # %% [markdown]
-# **3. PPO without a clip** *(hard, 15 minutes)*. The PPO paper has a second form. It does not clip.
-# Instead it adds a penalty for leaving the old policy:
+# **3. PPO without a clip** *(medium, 10 minutes)*. The PPO paper has a second form. Instead of a
+# clip, which stops at an edge, it has a penalty that grows smoothly as the policy leaves the old one:
 #
 # $$ L_t = -\rho_t A_t + c \,\big(\log \pi_{\text{old}}(y_t \mid s_t) - \log \pi(y_t \mid s_t)\big) $$
 #
@@ -524,8 +570,9 @@ check.ppo_penalty(ppo_penalty)
 # %% [markdown]
 # **4. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
 # A colleague splits it into micro-batches and adds up the gradients. The result should be the same
-# for every size of micro-batch. It is not: both curves below should be one. What is wrong in
-# `accumulated_loss`? Mend it, draw the curves again, and run the checker.
+# for every size of micro-batch. It is not: the two curves below should be one. (The higher curve is
+# not the better one. They should be equal.) What is wrong in `accumulated_loss`? Mend it, draw the
+# curves again, and run the checker.
 
 
 # %% tags=["exercise"]
@@ -582,30 +629,33 @@ show.lines(
 )
 
 # %% [markdown]
-# **5. Read a log** *(5 minutes)*. A run logs `clip_fraction 0.45`, `ratio 1.3`, `kl` grows by 2 nats
-# per step, and the score climbs. What is happening? Which three settings do you look at first?
+# **5. Read a log** *(5 minutes)*. A run logs `clip_fraction 0.45`, a mean `ratio` of 1.3, a `kl` that
+# grows by 2 nats per step, and a score that climbs. What is happening? Which three settings do you look at first?
 #
 # <details><summary>What a good answer contains</summary>
 #
 # The updates are too large for one batch. Nearly half of the tokens have no gradient left, and the
-# policy still moves, driven by the others. Look at the learning rate first, then at the number of
-# epochs, then at the batch size: with a larger batch every update is better informed. A smaller
-# $\epsilon$ only hides the symptom. The climbing score says little. Look at gold and at samples.
+# policy still moves: it shares its weights with the others. A mean ratio of 1.3 says that the sampled
+# tokens have become much likelier, which a healthy run never shows (the mean stays near 1). Look at
+# the learning rate first, then at the number of epochs, then at the batch size: with a larger batch
+# every update is better informed. A larger KL coefficient would pull the policy back, but it does not
+# make the updates smaller. The climbing score says little. Look at gold and at samples.
 # </details>
 #
 # ## Questions
 #
-# <details><summary>1. Why is every ratio exactly 1 in the first minibatch? What if it is not?</summary>
+# <details><summary>1. Why is every ratio 1 in the first minibatch? What if it is not?</summary>
 #
-# The policy has not changed since it sampled. If a ratio is not 1, the two log-probabilities were
-# computed differently. Usual causes: dropout is on, another temperature, wrong position ids for
+# The policy has not changed since it sampled. If a ratio differs from 1 by more than rounding, the two
+# log-probabilities were computed differently. Usual causes: dropout is on, another temperature, wrong position ids for
 # padded prompts, another numerical precision.
 # </details>
 #
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
 #
-# No. A clipped token has no gradient of its own, but it shares its weights with all other tokens,
-# and their gradients move it. The clip discourages large changes. It does not forbid them.
+# No, for two reasons. One large update can jump far beyond the range, because the clip acts only after
+# a token has left it. And a clipped token has no gradient of its own, but it shares its weights with
+# all other tokens, and their gradients move it.
 # </details>
 #
 # <details><summary>3. Why the minimum, and not the clipped term alone?</summary>
@@ -646,9 +696,10 @@ show.lines(
 # the gradient is clipped to norm 1 anyway (it is larger than 1 at every step, on average over its
 # minibatches), and Adam divides by the gradient's size.
 #
-# **How sure is section 8?** Three runs per variant say little about other seeds. The KL is a sharper
-# witness than gold: without the clip, and with $\lambda = 1$, it is higher in each of the three runs
-# than in all six runs of the complete algorithm. The two triples of runs with the *same* settings
+# **How sure is section 8?** Three runs per variant say little about other seeds. The KL shows more
+# than gold: without the clip, and with $\lambda = 1$, it is higher in each of the three runs than in
+# all six runs of the complete algorithm. With eight epochs, gold is lower without the clip than with
+# it on every seed. The two triples of runs with the *same* settings
 # differ by 0.07 gold points. `no value clip` lies 0.08 below their mean, and an interval over
 # films alone would call that a difference. The critic is worse than a constant at step 0 and explains
 # at least 0.35 of the variance at step 2, with or without its clip. And eight epochs are not the best

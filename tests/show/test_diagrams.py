@@ -159,6 +159,11 @@ def test_the_committed_images_are_there_and_small(name):
         assert image.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
 
 
+def test_the_still_picture_of_the_microscope_is_there_and_small():
+    image = (IMAGES / "microscope.png").read_bytes()
+    assert 10_000 < len(image) < 150_000 and image.startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("name", [n for n in DRAWN if "hostile" not in n])
 def test_no_text_is_cut(name):
     assert not [text for text in texts(drawn_once(name)) if "\u2026" in text]
