@@ -381,8 +381,8 @@ show.lines(
 # - **Without the clip** the number of updates decides. After three updates the mean gain is 0.29, and
 #   even the worst batch gains. After 60 updates the mean gain is 0.82, but the worst batch loses 0.51:
 #   its four responses were misleading, and the policy followed them all the way.
-# - **With the clip** the number of updates hardly matters. After three updates the mean gain is 0.11,
-#   after 60 it is 0.12, and the worst batch loses 0.09.
+# - **With the clip** the number of updates hardly matters. On average three updates gain 0.11, and 60
+#   updates gain 0.12. The worst batch loses 0.09.
 #
 # So the clip does not find the best number of updates. Three without a clip are better here than
 # sixty with it. But you do not know this number beforehand: it depends on the step size and on the
