@@ -29,7 +29,7 @@
     const decimals = size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
     const digits = column.limit < 0.01 ? size.toPrecision(4) : size.toFixed(decimals);
     if (!Number(digits)) return digits; // 0.000 has no sign
-    const plus = column.low && !column.centre ? "+" : "";
+    const plus = column.low && !column.factor ? "+" : "";
     return (value < 0 ? MINUS : plus) + digits;
   }
 
@@ -255,7 +255,8 @@
       if (value === null || Number.isNaN(value)) return null;
       if (column.kind === "yes or no") return value ? 1 : 0;
       if (!column.limit) return 0;
-      return Math.max(-1, Math.min(1, (value - column.centre) / column.limit));
+      const away = column.factor ? Math.log(value) : value;
+      return Math.max(-1, Math.min(1, away / column.limit));
     }
 
     function colour(share) {
@@ -306,14 +307,16 @@
         const bar = make("span", "bar");
         const stops = [low, 0, high].map(colour);
         bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-        const label = (at) => make("span", "", number(column.centre + at * column.limit, column));
+        const end = (at) => (column.factor ? Math.exp(at * column.limit) : at * column.limit);
+        const label = (at) => make("span", "", number(end(at), column));
         if (low !== high) line.append(label(low), bar, label(high));
         else line.append(bar, label(0));
-        if (low && high) line.append(make("span", "", `no colour: ${column.centre}`));
+        if (low && high) line.append(make("span", "", `no colour: ${column.factor ? 1 : 0}`));
         if (column.unit) line.append(make("span", "", `(${column.unit})`));
       }
       const marked = marks(column);
-      if (marked) line.append(example("mark", `double line: ${marked.label}`));
+      const any = (name) => all.some((t) => (t.numbers[name] || []).some(Boolean));
+      if (marked && any(marked.name)) line.append(example("mark", `double line: ${marked.label}`));
       if (all.some((t) => (t.numbers[column.name] || [null]).includes(null))) {
         line.append(example("none", "no value"));
       }

@@ -1,5 +1,6 @@
 """The columns that the token microscope knows: a plain label, a unit and one sentence for each."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -11,14 +12,21 @@ class Column:
         label: its name in plain words. unit: of its numbers, for example "nats".
         about: one or two sentences on what the numbers mean.
         group: the heading under which the panel lists it.
-        centre: the number that is drawn white. It is 1 for a ratio and 0 otherwise.
+        factor: the number is a factor, such as a ratio. It is coloured by its logarithm: 1 is
+            drawn white, and 1/2 is as far from white as 2.
     """
 
     label: str
     unit: str = ""
     about: str = ""
     group: str = "Other numbers"
-    centre: float = 0.0
+    factor: bool = False
+
+    def distance(self, value: float) -> float:
+        """How far a value is from the number that is drawn white."""
+        if not self.factor:
+            return value
+        return math.log(value) if value > 0 else -math.inf
 
 
 REWARD, PROBABILITY, UPDATE = (
@@ -134,12 +142,13 @@ KNOWN = {
         "Probability under the current policy, divided by the probability when sampled. "
         "It is 1 before the first update.",
         UPDATE,
-        centre=1.0,
+        factor=True,
     ),
     "clipped": Column(
         "clipped by PPO",
         "",
-        "Yes: the ratio has left PPO's clip range, so this token gives no gradient.",
+        "Yes: the token has moved out of PPO's clip range in the direction of its advantage, so "
+        "it gives no gradient.",
         UPDATE,
     ),
 }

@@ -27,7 +27,7 @@ def microscope_data(
 
     Args:
         table: a row a token, or title -> such a table. `show.microscope` lists the columns.
-        limits: column name -> end of its colour scale; the largest distance from the scale's centre
+        limits: column name -> end of its colour scale; the largest value
             by default.
 
     Returns:
@@ -149,10 +149,12 @@ def _column(name: str, tables: Mapping[str, pd.DataFrame], limit: float | None) 
     parts = [rows[name] for rows in tables.values() if name in rows]
     yes_or_no = all(_is_yes_or_no(part) for part in parts)
     finite = [float(v) for part in parts for v in part.dropna() if math.isfinite(v)]
-    away = [v - known.centre for v in finite]
-    largest = max(map(abs, away), default=0.0)
+    away = [known.distance(v) for v in finite]
+    largest = max((abs(v) for v in away if math.isfinite(v)), default=0.0)
     if limit is not None:
-        check(f"limits[{name!r}]", limit, 0 < limit < math.inf, "a positive number")
+        lowest = 1 if known.factor else 0
+        check(f"limits[{name!r}]", limit, lowest < limit < math.inf, f"a number above {lowest}")
+        limit = known.distance(limit)
     return {
         "name": name,
         "label": clean(known.label),
@@ -160,7 +162,7 @@ def _column(name: str, tables: Mapping[str, pd.DataFrame], limit: float | None) 
         "unit": known.unit,
         "about": known.about,
         "kind": "yes or no" if yes_or_no else "number",
-        "centre": known.centre,
+        "factor": known.factor,
         "limit": 1.0 if yes_or_no else _short(limit or largest),
         "low": min(away, default=0.0) < 0,  # is this half of the scale used?
         "high": max(away, default=0.0) > 0,

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from minirlhf.runtime import atomic_path, check, write_text
+from minirlhf.show.microscope_columns import describe
 from minirlhf.show.microscope_data import clean, microscope_data, to_json
 from minirlhf.show.strips import escape, strip_colour, token_strips, visible
 
@@ -94,7 +95,7 @@ class Microscope:
     def figure(self, *, width: int = 88) -> Figure:
         """The first view as a matplotlib figure: the tokens with their numbers beneath.
 
-        Colours are those of the page. A ratio is shown as its distance from 1.
+        Colours are those of the page. A ratio is shown by its logarithm, which is 0 for 1.
 
         Args:
             width: characters per line.
@@ -130,9 +131,10 @@ class Microscope:
         return next(c for c in self.data["columns"] if c["name"] == self.data["column"])
 
     def _view(self) -> list[tuple[str, list[str], list[float]]]:
-        """What is shown at first: (title, tokens, distances from the scale's centre) per text."""
+        """What is shown at first: (title, tokens, distances from the colour white) per text."""
         column, words, shown = self._column, self.data["words"], []
-        name = column["label"] + (" - 1" if column["centre"] else "")
+        known = describe(column["name"])
+        name = f"log of the {column['label']}" if known.factor else column["label"]
         for side, text in filter(None, (self.data["left"], self.data["right"])):
             side = self.data["sides"][side]
             frame = _frame(side, self.data["step"])
@@ -142,7 +144,7 @@ class Microscope:
                 step = [] if frame["step"] is None else [f"step {frame['step']}"]
                 parts = [p for p in (side["title"], f"response {entry['text']}", *step) if p]
                 values = entry["numbers"].get(column["name"], [None] * len(entry["tokens"]))
-                values = [_number(v) - column["centre"] for v in values]
+                values = [known.distance(_number(v)) for v in values]
                 tokens = [words[i] for i in entry["tokens"]]
                 shown.append((f"{', '.join(parts)}: {name}", tokens, values))
         return shown

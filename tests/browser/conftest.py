@@ -56,10 +56,12 @@ class Browser:
         return self.driver.find_element("css selector", selector)
 
     def choose(self, select, label: str):
-        """Choose an option of a select element by its text."""
-        from selenium.webdriver.support.select import Select
-
-        Select(select).select_by_visible_text(label)
+        """Choose an option of a select element by its text, or by its text before a colon."""
+        for option in select.find_elements("tag name", "option"):
+            if label in (option.text, option.text.split(":")[0]):
+                option.click()
+                return
+        raise LookupError(f"no option {label!r}")
 
     def point(self, element):
         """Move the mouse over an element."""

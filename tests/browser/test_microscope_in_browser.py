@@ -187,14 +187,14 @@ def test_a_run_without_the_chosen_step_shows_its_last_one_before(browser):
 def test_another_column_gives_the_colours_of_the_strips(browser):
     rows = table(entropy=[0.0, 1.0, 2.0, float("nan")])
     browser.open(microscope(rows).page())
-    for label, column, centre in (
-        ("advantage", "advantage", 0),
-        ("log-probability, policy", "logprob", 0),
-        ("importance ratio", "ratio", 1),
-        ("entropy", "entropy", 0),
+    for label, column, distance in (
+        ("advantage", "advantage", float),
+        ("log-probability, policy", "logprob", float),
+        ("importance ratio", "ratio", math.log),
+        ("entropy", "entropy", float),
     ):
         browser.choose(browser.all("select")[0], label)
-        values = [value - centre for value in rows[column]]
+        values = [distance(value) for value in rows[column]]
         limit = max(abs(v) for v in values if not math.isnan(v))
         for box, value in zip(browser.all(TOKEN), values, strict=False):
             expected = to_rgb(strip_colour(value, limit))

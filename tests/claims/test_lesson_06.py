@@ -8,7 +8,8 @@ import torch
 from minirlhf import core, experiments, loops
 from tests.claims.prose import lesson
 
-COMPLETE = ["as it is", "kl_coef 0.5"]  # the same settings, three runs each
+COMPLETE = ["as it is", "kl_coef 0.5"]  # the same settings, three runs each; in the lesson the
+# second is called "as it is, again"
 SEEDS = range(3)
 
 
@@ -51,9 +52,13 @@ def tokens(batches, step, prompt):
     return batches[(batches.step == step) & (batches.prompt.str.strip() == prompt)]
 
 
+def last_response(batches):
+    return tokens(batches, 24, "amys o")
+
+
 def heart(batches):
     """The word heart and the token after it, in the last response to one prompt."""
-    rows = tokens(batches, 24, "amys o")
+    rows = last_response(batches)
     assert "".join(rows.token).startswith(" A heartbreaking treat.")
     place = rows.token.tolist().index(" heart")
     return rows.iloc[place], rows.iloc[place + 1]
@@ -206,6 +211,8 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
     temperature = config.sampling.temperature
     world = len(WORLD.sequences)
     clip, free = reused
+    errors = last_response(batches).set_index("token").td_error
+    later = [errors["b"], errors[" treat"], errors["."]]
     worth, (word, after) = tokens(batches, 0, "a shot at glory"), heart(batches)
     size = batches.groupby("step").advantage.apply(lambda a: a.abs().mean())
     policy, reference = math.exp(word.logprob), math.exp(word.ref_logprob)
@@ -228,7 +235,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("and every ratio is", 1)
         by_hand(said, eps)
         said("shape (B, R)", config.batch_size, config.minibatch_size, updates)
-        said("samples at temperature", temperature, temperature)
+        said("Tokens are sampled at temperature", temperature, temperature)
         said("scaled to mean", 0, 1)
         said("so this policy starts at about", round(start.score))
         # 5: the microscope
@@ -238,18 +245,18 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("these four responses has fallen from", size[0], size[24], word.value, after.value)
         said("is its KL penalty,", word.reward, policy, reference, word.kl, config.kl.kl_coef)
         said("the change of the value:", word.reward, after.value, -word.value, word.td_error)
-        said("Still, the advantage is", word.advantage)
+        said("Still, the advantage is", word.advantage, *later)
+        said("The clip does not hold a token at", 1 + eps)
+        said("ratio far above", 1 + eps)
+        said("a ratio below", 1 - eps)
         # 6: the exact world
         said("A world with", world)
-        said("when all ratios are", 1)
-        said("Now sample", len(clip), 4, clip.shape[1] - 1)
+        said("We sample", len(clip), 4, clip.shape[1] - 1)
         said("the mean over the", len(clip))
-        said("After three updates the mean gain is", free[:, 3].mean())
-        said("even the worst batch gains", free[:, 3].min() > 0)
-        said("even the worst batch gains. After", 60, free[:, -1].mean(), -free[:, -1].min())
-        said("On average three updates gain", clip[:, 3].mean(), 60, clip[:, -1].mean())
-        said("gain 0.12. The worst batch loses", -clip[:, -1].min())
-        said("Three without a clip are better", (free[:, 3].mean() > clip[:, -1].mean()).item())
+        said("a batch has little power", clip[:, 3].mean() > 0.9 * clip[:, -1].mean())
+        said("The mean gain is 0.82 after"[:-11], free[:, -1].mean(), 60, -free[:, -1].min())
+        said("for good and for bad.", clip[:, -1].mean(), -clip[:, -1].min(), 60)
+        said("at ratio", 1)
         # 7: a run
         said("PPO on tiny-reviews,", config.steps, config.batch_size)
         said("It rises from about", round(start.score), tour[tour.step > 15].score.mean())
@@ -265,12 +272,14 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("the KL jumps above", 10, sick_end["length"], sick_start.entropy, sick_end.entropy)
         said("the KL stays below", eight.groupby("step").kl.mean().max() < 5)
         said("the KL stays below", 5, eight.groupby("step").clip_fraction.mean().max())
+        said("twice as far as two, to", mean(runs, "eight epochs", "kl"))
+        said("with a smaller KL coefficient", 0.25)
         # exercises and questions
         said("true at real tokens. Return", 0)
         said("NaN times", 0)
         said("Write the loss of each token,", 0)
         said("a mean ratio of", 1.3, 2)
-        said("A mean ratio of", 1.3, 1)
+        said("A mean ratio of", 1.3, 1, 1)
         said("Why is every ratio", 1)
         said("If a ratio differs from", 1)
         said("All ratios are", 1)
@@ -281,11 +290,10 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("settings differ by", twins)
         said("lies", complete - mean(runs, "no value clip", "gold"))
         said("worse than a constant at step", 0, 0.35, 2)
-        said("not the best use of", round(mean(runs, "eight epochs", "kl")), 0.25)
         said("With a step size of", 0.2, 1)
         said("the worst batch loses", -slowly_reused[1][:, -1].min(), -free[:, -1].min())
         said("clip range", config.clip_eps)
-        said("on in verl", 3)
+        said("dual clip) | an option | on in verl", 3)
         said("value clip |", config.value_clip_eps, 0.2, 0.5)
 
 

@@ -154,7 +154,8 @@ def test_a_column_of_one_sign_uses_half_of_the_scale():
     assert (columns["entropy"]["low"], columns["entropy"]["high"]) == (False, True)
     assert (columns["logprob"]["low"], columns["logprob"]["high"]) == (True, False)
     assert columns["advantage"]["low"] and columns["advantage"]["high"]
-    assert columns["ratio"]["centre"] == 1 and columns["ratio"]["limit"] == 0.5
+    assert columns["ratio"]["factor"] and columns["ratio"]["low"] and columns["ratio"]["high"]
+    assert columns["ratio"]["limit"] == pytest.approx(math.log(1.5), rel=1e-3)
 
 
 def test_the_scale_can_be_given():
@@ -269,10 +270,20 @@ def test_the_figure_shows_the_first_view():
     assert words.count("+2.00") == 3 and "-1.00" in words and "·a" in words
 
 
-def test_the_figure_of_a_ratio_shows_its_distance_from_one():
-    words = words_of(microscope(table(ratio=[1.0, 1.5, 0.8]), "ratio").figure())
-    assert "response 0: importance ratio - 1" in words
-    assert {"+0.00", "+0.50", "-0.20"} <= set(words)
+def test_the_figure_of_a_ratio_shows_its_logarithm():
+    words = words_of(microscope(table(ratio=[1.0, 2.0, 0.5]), "ratio").figure())
+    assert "response 0: log of the importance ratio" in words
+    assert {"+0.00", "+0.69", "-0.69"} <= set(words)
+
+
+def test_half_and_twice_have_the_same_distance_from_white():
+    ends = {"ratio": 4.0}
+    data = microscope(table(ratio=[1.0, 2.0, 0.5]), "ratio", limits=ends).data
+    (column,) = (c for c in data["columns"] if c["name"] == "ratio")
+    assert column["limit"] == pytest.approx(math.log(4), rel=1e-3)
+    for wrong in (1.0, 0.5):
+        with pytest.raises(ValueError, match="a number above 1"):
+            microscope(table(ratio=[1.0, 2.0, 0.5]), "ratio", limits={"ratio": wrong})
 
 
 def test_a_figure_of_missing_values_and_equal_titles_is_drawn():
