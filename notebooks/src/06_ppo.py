@@ -20,7 +20,7 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 45 minutes to read and 50 for the exercises.
+# About 60 minutes to read and 45 for the exercises.
 
 # %%
 import copy
@@ -91,11 +91,12 @@ from minirlhf.classroom import check
 
 # %% tags=["predict"]
 ratio = torch.tensor([[0.5, 1.0, 1.5]])  # one response of three tokens
+old = torch.zeros(1, 3)  # only the difference of the log-probabilities matters
 mask = torch.ones(1, 3, dtype=torch.bool)  # all three are real tokens, none is padding
 for advantage in (+1.0, -1.0):
     logprobs = ratio.log().requires_grad_(True)
     losses = core.ppo_clip(
-        logprobs, torch.zeros(1, 3), torch.full((1, 3), advantage), mask
+        logprobs, old, torch.full((1, 3), advantage), mask, clip_eps=0.2
     )
     losses.sum().backward()
     print(f"A = {advantage:+.0f}:", ["yes" if g else "no" for g in logprobs.grad[0]])
@@ -159,21 +160,43 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # $$ r_t = -0.5\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t + [t \text{ is the last token}] \cdot
 # \text{score} . $$
 #
-# The first part is the **KL penalty** (lesson 07). A token that the policy likes more than the
-# reference does lowers the reward. A token that it likes less raises it. On average this keeps the
-# policy near the model that writes good English. (Log-probabilities are natural logarithms. Their
-# unit is called a **nat**.)
+# The first part is the **KL penalty**. A token that the policy likes more than the reference does
+# lowers the reward. A token that it likes less raises it. Its sum over a response measures how far
+# the policy is from the reference: on average it is their KL divergence (lesson 07). So the penalty
+# keeps the policy near the model that writes good English. (Log-probabilities are natural logarithms.
+# Their unit is called a **nat**.)
 #
-# The critic's value $V_t$ is its prediction before token $t$. The **TD error** (lesson 05) is
-# $\delta_t = r_t + V_{t+1} - V_t$: the reward plus the change of the prediction. Generalised advantage
-# estimation (**GAE**) adds up this and the later TD errors, $A_t = \delta_t + 0.95\, \delta_{t+1} + 0.95^2
-# \delta_{t+2} + \dots$ The **return**, which the critic should predict, is $A_t + V_t$. The critic starts
-# as a copy of the reward model, which knows what a good review is, but not yet how an unfinished one
-# will end.
+# From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
+#
+# - The **TD error** is $\delta_t = r_t + \gamma V_{t+1} - V_t$: the reward plus the change of the
+#   prediction. After the last token $V$ is 0.
+# - Generalised advantage estimation (**GAE**) adds the later TD errors, with falling weights:
+#   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$.
+# - The **return**, which the critic should learn to predict, is $A_t + V_t$.
+#
+# We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$ so that it
+# is easy to follow on paper. Start at the end:
+#
+# | token | $r_t$ | $V_t$ | $\delta_t = r_t + V_{t+1} - V_t$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | return $A_t + V_t$ |
+# |---|---|---|---|---|---|
+# | first | −0.25 | 0.5 | −0.25 + 1.0 − 0.5 = 0.25 | 0.25 + 0.5 · 0.5 = 0.5 | 1.0 |
+# | middle | 0.0 | 1.0 | 0.0 + 1.0 − 1.0 = 0.0 | 0.0 + 0.5 · 1.0 = 0.5 | 1.5 |
+# | last | 2.0 | 1.0 | 2.0 + 0.0 − 1.0 = 1.0 | 1.0 | 2.0 |
+
+# %%
+example = torch.tensor([[-0.25, 0.0, 2.0]]), torch.tensor([[0.5, 1.0, 1.0]])
+advantages, returns = core.gae(*example, torch.ones(1, 3).bool(), gamma=1, lam=0.5)
+assert advantages.tolist() == [[0.5, 0.5, 1.0]]
+assert returns.tolist() == [[1.0, 1.5, 2.0]]
+
+# %% [markdown]
+# Here is the whole step. The critic starts as a copy of the reward model: that knows what a good
+# review is, but not yet how an unfinished one will end.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# *The picture shows the eighth step of a run, where the updates have become small.*
+# *The numbers are those of the last step of a run of eight steps. Its learning rate is almost 0 by
+# then, so no token is clipped.*
 #
 # Our task is *tiny-reviews*: the prompt is a film's title, and the response is a short review. The
 # reward model learned from human ratings, and prefers positive reviews.
@@ -322,13 +345,14 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 #    the critic's values swing between −1.97 and 3.39. It is a copy of the reward model, which never
 #    learned to judge an unfinished text. So the first advantages are large, and they say more about
 #    the critic than about the tokens.
-# 2. **Step 24: the critic has learned.** The mean size of an advantage of these four responses has
-#    fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before *heart* the critic
+# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of
+#    an advantage of these four responses has fallen from 0.96 to 0.30. (Section 7 has better proof.) Take *amys o*: "A heartbreaking treat." Before *heart* the critic
 #    predicts 0.14, after it 0.67: this word promises a good review.
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
 #    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD
-#    errors. The largest are those of *b* (0.24), *treat* (0.44) and the full stop (0.27).
+#    errors. The largest are those of *b* (0.24), *treat* (0.44) and the full stop (0.27). For *treat* this is
+#    mostly a bonus: the reference likes the word more than the policy does.
 # 4. **What the policy has learned.** Compare the likeliest tokens in the place of *heart*. Policy and
 #    reference share *very*, *fascinating* and *well*. The reference's other two are *film* and
 #    *movie*, the policy's are *compelling* and *powerful*.
@@ -338,10 +362,9 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # %% [markdown]
 # ## 6. What the clip limits
 #
-# What happens if one batch is used very often? A world with 15 possible responses (three words, at
-# most three in a response, lesson 04) gives an exact answer. There we can *compute* the expected
-# return of a policy instead of estimating it. (It also confirms section 2: at ratio 1 the mean
-# gradient of PPO's objective is exactly the gradient of the expected return. The tests check it.)
+# The clip limits how far one batch can move the policy, for good and for bad. A world with 15 possible
+# responses (three words, at most three in a response, lesson 04) shows this exactly: there we can
+# *compute* the expected return of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates, with and without the
 # clip, always from the same starting policy. To keep the world simple there is no critic: the
@@ -370,7 +393,7 @@ def reuse(rows, **clip):
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # a range from 0 to 1e9
+no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
 show.lines(
     {
         "clip 0.2": {"clip 0.2": torch.tensor([reuse(b) for b in batches])},
@@ -390,8 +413,7 @@ show.lines(
 # - **With the clip** a batch has little power, for good and for bad. The mean gain is 0.12, the worst
 #   batch loses 0.09, and 60 updates do hardly more than three.
 #
-# So the clip limits how far *one* batch can move the policy, however often you use it. It pays if
-# batches can be misleading, and it costs speed if they are not. In this tiny world the rewards are
+# So the clip pays if batches can be misleading, and it costs speed if they are not. In this tiny world the rewards are
 # exact, and most batches point in a good direction. Section 8 asks the same question of a language
 # model.
 
@@ -436,11 +458,12 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. Which parts of PPO matter?
 #
-# We removed or changed one part at a time, and trained each variant with three seeds. Before you look
-# at the figure: which change lowers the gold score most?
+# We removed or changed one part at a time, and trained each variant with three seeds: no clip, no clip
+# of the critic's loss (no value clip), no whitening, $\lambda = 1$, one epoch, eight epochs, and eight
+# epochs without the clip. Before you look at the figure: which change lowers the gold score most?
 #
-# The complete algorithm was run six times with the same settings (*as it is* and *as it is, again*).
-# The figure calls these runs the reference, and the grey band is their range. A difference inside the
+# The complete algorithm has two epochs and a KL coefficient of 0.5. It was run six times (*as it is*
+# and *as it is, again*). The figure compares with these six runs, and the grey band is their range. A difference inside the
 # band may be luck. The bars are 95 % intervals of the mean difference. With three runs they are wide.
 
 # %%
@@ -458,6 +481,8 @@ show.differences(
 # %% [markdown]
 # - **With two epochs, no single part decides.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
+#   The KL does notice: without the clip, and with $\lambda = 1$, it is higher in each of the three runs
+#   than in all six of the complete algorithm.
 # - **The number of epochs does.** One epoch is below the band, eight epochs are above it.
 # - **Eight epochs without the clip** are back inside the band. Is this run as healthy as the complete
 #   algorithm? Look at its curves:
@@ -471,7 +496,7 @@ show.curves(
 )
 
 # %% [markdown]
-# The green run is sick. Its last scores look fine. But the KL jumps above 10 nats, the responses
+# The green runs are sick. Their last scores look fine. But the KL jumps above 10 nats, the responses
 # shrink to 6 tokens, and the entropy falls from 2.5 to about 1. This policy writes "A very funny
 # movie." for one title after another.
 #
@@ -482,7 +507,7 @@ show.curves(
 # epochs with a smaller KL coefficient (0.25) go equally far, and have more gold on every seed. So if
 # you want to go further, lower the KL coefficient first.
 #
-# The clip is insurance: with two epochs it hardly matters, with eight it prevents the collapse. And
+# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse. And
 # the score alone does not show the damage. KL, length, entropy and samples show it.
 
 # %% [markdown]
@@ -651,8 +676,8 @@ show.lines(
 #
 # The updates are too large for one batch. Nearly half of the tokens have no gradient left, and the
 # policy still moves: it shares its weights with the others. A mean ratio of 1.3 says that the sampled
-# tokens have become much likelier. In a healthy run it stays near 1: the expected ratio of a token is
-# exactly 1, because $\sum_y \pi_{\text{old}}(y) \frac{\pi(y)}{\pi_{\text{old}}(y)} = 1$. Look at
+# tokens have become much likelier. For new samples of the old policy the mean would be 1, and with
+# small updates it stays near 1 for the batch as well. Look at
 # the learning rate first, then at the number of epochs, then at the batch size: with a larger batch
 # every update is better informed. A larger KL coefficient would pull the policy back, but it does not
 # make the updates smaller. The climbing score says little. Look at gold and at samples.
@@ -712,9 +737,7 @@ show.lines(
 # the gradient is clipped to norm 1 anyway (it is larger than 1 at every step, on average over its
 # minibatches), and Adam divides by the gradient's size.
 #
-# **How sure is section 8?** Three runs per variant say little about other seeds. The KL shows more
-# than gold: without the clip, and with $\lambda = 1$, it is higher in each of the three runs than in
-# all six runs of the complete algorithm. With eight epochs, gold is lower without the clip than with
+# **How sure is section 8?** Three runs per variant say little about other seeds. With eight epochs, gold is lower without the clip than with
 # it on every seed. The two triples of runs with the *same* settings
 # differ by 0.07 gold points. `no value clip` lies 0.08 below their mean, and an interval over
 # films alone would call that a difference. The critic is worse than a constant at step 0 and explains

@@ -220,6 +220,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
     later = [errors["b"], errors[" treat"], errors["."]]
     worth, (word, after) = tokens(batches, 0, "a shot at glory"), heart(batches)
     size = batches.groupby("step").advantage.apply(lambda a: a.abs().mean())
+    last = batches[batches.step == 24].value
     policy, reference = math.exp(word.logprob), math.exp(word.ref_logprob)
     by_step = tour.groupby("step")[["score", "entropy", "clip_fraction", "explained_variance"]]
     start, end = by_step.mean().loc[0], by_step.mean().iloc[-1]
@@ -242,6 +243,11 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("false at padding. With", config.batch_size, config.minibatch_size, updates)
         said("Tokens are sampled at temperature", temperature, temperature)
         said("scaled to mean", 0, 1)
+        said("After the last token", 0)
+        said("| first", -0.25, 0.5, -0.25, 1.0, 0.5, 0.25, 0.25, 0.5, 0.5, 0.5, 1.0)
+        said("| middle", 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.5, 1.0, 0.5, 1.5)
+        said("| last", 2.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 2.0)
+        said("Its learning rate is almost", 0)
         said("so this policy starts at about", round(start.score))
         # 5: the microscope
         said("A token is clipped if its ratio is above", 1 + eps, 1 - eps)
@@ -249,9 +255,10 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("1. **Step", 0)
         said("2. **Step", 24)
         said("Its score is", worth.reward.iloc[-1], worth.value.min(), worth.value.max())
-        said("these four responses has fallen from", size[0], size[24], word.value, after.value)
+        said("Its values now lie between", last.min(), last.max(), size[0], size[24])
+        said("Before *heart* the critic predicts", word.value, after.value)
         said("is its KL penalty,", word.reward, policy, reference, word.kl, config.kl.kl_coef)
-        said("The TD error is", word.reward, after.value, -word.value, word.td_error)
+        said("The TD error is", word.reward, after.value, word.value, word.td_error)
         said("Still, the advantage is", word.advantage, *later)
         said("The clip does not hold a token at", 1 + eps)
         said("ratio far above", 1 + eps)
@@ -262,8 +269,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("the mean over the", len(clip))
         said("a batch has little power", clip[:, 3].mean() > 0.9 * clip[:, -1].mean())
         said("batch all the way. The mean gain is", free[:, -1].mean(), 60, -free[:, -1].min())
-        said("for good and for bad.", clip[:, -1].mean(), -clip[:, -1].min(), 60)
-        said("at ratio", 1)
+        said("a batch has little power, for good and for bad.", clip[:, -1].mean(), -clip[:, -1].min(), 60)
         # 7: a run
         said("PPO on tiny-reviews,", config.steps, config.batch_size)
         said("It rises from about", round(start.score), tour[tour.step > 15].score.mean())
@@ -287,6 +293,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("Write the loss of each token,", 0)
         said("a mean `ratio` of", 1.3, 2)
         said("A mean ratio of", 1.3, 1, 1)
+        said("two epochs and a KL coefficient of", config.kl.kl_coef)
         said("Why is every ratio", 1)
         said("If a ratio differs from", 1)
         said("All ratios are", 1)

@@ -180,8 +180,9 @@ accumulated_loss = Exercise(
     _accumulate_case,
     lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum(),
     {
-        "the bug is still there: each micro-batch is divided by its own number of tokens. "
-        "Tokens in a micro-batch of short responses then weigh more.": lambda x, m, s: torch.stack(
+        "the result still depends on the size of the micro-batches. "
+        "Work out on paper two responses of one and of three tokens, once as one batch "
+        "and once as two.": lambda x, m, s: torch.stack(
             [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
         ).mean(),
         "the means of the micro-batches are added, but not divided by their number. "
