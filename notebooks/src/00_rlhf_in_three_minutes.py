@@ -352,7 +352,7 @@ print(graded(my_answers))
 # | part | lessons |
 # |---|---|
 # | I From preferences to PPO | 01 why RLHF · 02 feedback is data · 03 a policy · 04 policy gradient · 05 GAE · 06 PPO · 07 the KL leash · 08 reward model · 09 the four models |
-# | II Without the critic | 10 saving resources · 11 GRPO and its critics |
+# | II Without the critic | 10 saving resources · 11 GRPO · 11b five objections to GRPO (a lab) |
 # | III Without the reward model | 12 DPO · 13 secretly a Q-function · 14 repairs · 15 finer feedback |
 # | IV What the reward model gets wrong | 16 over-optimisation · 17 kinds · 18 biases · 19 Nash learning |
 # | V, VI Inference; choosing | 20 search · 21 revision · 22 which one · 23 leaving home |

@@ -314,7 +314,7 @@ assert max(share["none"]) / min(share["none"]) > 10
 assert abs(share["shared"][3] - share["none"][3]) < 1e-9
 
 # %% [markdown]
-# "Sampling costs as much as training" is true somewhere on each line, and the lines run over more than a decade. Lesson 11 takes this up.
+# "Sampling costs as much as training" is true somewhere on each line, and the lines run over more than a decade. Lesson 11b takes this up.
 #
 # ## 3. What saving costs in quality
 #

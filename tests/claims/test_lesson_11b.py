@@ -1,0 +1,537 @@
+"""Lesson 11b, five objections to GRPO: every number of its prose, and every claim about a run."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops, models
+from minirlhf.evaluate import paired_difference
+from minirlhf.experiments import (
+    difference_over_prompts,
+    difference_over_prompts_and_seeds,
+    mean_over_seeds,
+)
+from tests.claims.prose import lesson
+
+SEEDS = range(3)
+GROUPS = ["rloo", "dr-grpo", "dapo", "gspo", "cispo"]
+SINGLE = ["reinforce", "remax", "reinforce++"]
+PPOS = ["ppo", "ppo, critic trained first", "ppo, 8 responses a prompt"]
+SHOWN = [*GROUPS, *SINGLE, *PPOS]
+FOUR = ["grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs"]
+REPAIRS = ["no std", "a floor of 0.1", "groups dropped"]
+
+
+@pytest.fixture(scope="module")
+def family():
+    return experiments.results("family")
+
+
+@pytest.fixture(scope="module")
+def jitter():
+    return experiments.results("jitter")
+
+
+@pytest.fixture(scope="module")
+def hacking():
+    return experiments.results("hacking")
+
+
+@pytest.fixture(scope="module")
+def family_history():
+    return experiments.results("family_history")
+
+
+def column(runs, variant, name):
+    """The values of the three seeds, in the order of the seeds."""
+    values = runs[runs.variant == variant].sort_values("seed")[name].tolist()
+    assert len(values) == len(SEEDS)
+    return values
+
+
+def mean(runs, variant, name):
+    return sum(column(runs, variant, name)) / 3
+
+
+def seed_by_seed(runs, variant, other, name="pass_1"):
+    """(difference, low, high) of each seed, over prompts only."""
+    pairs = zip(*(column(runs, v, f"{name}_by_prompt") for v in (variant, other)), strict=True)
+    return [paired_difference(a, b) for a, b in pairs]
+
+
+def row(table, name):
+    return tuple(table.loc[name, ["difference", "low", "high"]])
+
+
+def without_zero(table):
+    return set(table.index[(table.low > 0) | (table.high < 0)])
+
+
+# ---- 1: the cost of sampling
+
+
+def parts(together, critic, responses=1.0):
+    """Seconds of the parts of a step at 70B on 64 GPUs, as in the lesson."""
+    plan = models.Plan(
+        prompts=int(128 * responses),
+        group_size=8,
+        bf16=True,
+        decode_batch=together,
+        critic=critic,
+    )
+    assert plan.prompt_tokens == 512 and plan.response_tokens == 1024
+    return models.step_seconds(models.H100.times(64), plan, models.LLAMA_70B)
+
+
+def seconds(*plan):
+    return sum(parts(*plan).values())
+
+
+def sampling_per_training(together, critic):
+    part = parts(together, critic)
+    return part["sampling"] / part["training"]
+
+
+def test_sampling_takes_as_long_as_training_at_one_decode_batch_only():
+    for critic, place in (("separate", 23), ("none", 49)):
+        ratios = {n: sampling_per_training(n, critic) for n in range(4, 129)}
+        assert abs(ratios[place] - 1) < 0.01
+        assert all(ratios[n] > 1.03 for n in range(4, place))
+        assert all(ratios[n] < 1 for n in range(place + 1, 129))
+
+
+def test_grpo_with_as_many_responses_is_faster_everywhere():
+    for n in (8, 16, 24, 32, 49, 64, 128, 256, 512, 1024):
+        assert seconds(n, "none") < seconds(n, "separate")
+
+
+def test_half_as_many_responses_again_spend_about_what_the_critic_cost():
+    for n in (16, 24, 49, 64, 256):
+        ppo, more = seconds(n, "separate"), seconds(n, "none", 1.5)
+        assert ppo < 1.17 * more and more < 1.17 * ppo
+        assert (more < ppo) == (n > 49)
+
+
+def test_twice_the_responses_cost_more_than_the_critic_everywhere():
+    for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048):
+        assert seconds(n, "none", 2) > seconds(n, "separate")
+
+
+# ---- 2: the system
+
+
+def held(critic="none", reward_model=True):
+    plan = models.Plan(
+        prompts=128, group_size=8, bf16=True, critic=critic, reward_model=reward_model
+    )
+    return models.four_models(plan, models.LLAMA_70B)
+
+
+def test_the_critic_takes_more_memory_than_the_reward_model():
+    ppo, grpo, rule = (
+        models.peak_bytes(held(*given)) for given in (("separate",), (), ("none", False))
+    )
+    assert 1.7 < ppo / grpo < 1.8 and 1.0 < grpo / rule < 1.15
+
+
+def test_a_trained_model_needs_eight_times_the_memory_of_a_frozen_one():
+    table = held("separate")
+    kept = {n: sum(r[k] for k in ("weights", "gradients", "optimiser")) for n, r in table.items()}
+    assert kept["actor"] == 8 * kept["reference"]
+    assert kept["critic"] == pytest.approx(8 * kept["reward"], rel=1e-6)
+    assert [n for n, r in held().items() if sum(r.values())] == ["actor", "reference", "reward"]
+
+
+def code_lines(function):
+    lines = (line.strip() for line in inspect.getsource(function).splitlines())
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def test_the_loop_of_the_family_is_longer_than_that_of_ppo():
+    from minirlhf.loops import group, ppo
+
+    assert code_lines(group.train_group) + code_lines(group._refilled) > code_lines(ppo.train_ppo)
+
+
+# ---- 3: not better than PPO
+
+
+def test_pass_1_and_gold_are_compared_over_three_seeds(family, jitter, hacking):
+    for runs, prompts, columns in (
+        (family[family.variant.isin(["start", "grpo", *SHOWN])], 400, "pass_1"),
+        (jitter, 400, "pass_1"),
+        (hacking, 76, "gold"),
+    ):
+        assert runs.groupby("variant").seed.apply(sorted).map(lambda s: s == [0, 1, 2]).all()
+        assert (runs[f"{columns}_by_prompt"].map(len) == prompts).all()
+
+
+def test_only_reinforce_and_its_whitened_form_differ_from_grpo(family):
+    table = difference_over_prompts_and_seeds(family, "pass_1", "grpo", SHOWN)
+    assert without_zero(table) == {"reinforce", "reinforce++"}
+    assert (table.loc[["reinforce", "reinforce++"], "low"] > 0.015).all()
+
+
+def test_over_prompts_alone_ppo_dapo_and_remax_are_ahead_of_grpo(family):
+    table = difference_over_prompts(family, "pass_1", "grpo", SHOWN)
+    ahead = {"ppo", "dapo", "remax", "reinforce", "reinforce++"}
+    assert without_zero(table) == ahead | {"ppo, 8 responses a prompt"}
+    assert (table.loc[sorted(ahead), "low"] > 0).all()
+    assert table.loc["ppo", "high"] < 0.03
+
+
+def test_reinforce_is_ahead_of_grpo_on_every_seed(family):
+    for name in ("reinforce", "reinforce++"):
+        assert all(low > 0 for _, low, _ in seed_by_seed(family, name, "grpo"))
+
+
+def test_the_lowest_seed_of_reinforce_is_above_the_others(family):
+    brief = family[~family.variant.str.contains("400 steps")]
+    others = brief[~brief.variant.isin(["reinforce", "reinforce++", "start"])]
+    assert min(column(family, "reinforce", "pass_1")) > others.pass_1.max()
+
+
+def test_training_the_critic_first_helps_on_no_seed(family):
+    by_seed = seed_by_seed(family, PPOS[1], "ppo")
+    assert not any(low > 0 for _, low, _ in by_seed) and all(d < 0 for d, *_ in by_seed)
+    low, high = row(difference_over_prompts_and_seeds(family, "pass_1", "ppo", PPOS[1]), PPOS[1])[
+        1:
+    ]
+    assert low < 0 < high
+
+
+def test_eight_responses_per_prompt_make_ppo_worse(family):
+    assert all(high < 0 for *_, high in seed_by_seed(family, PPOS[2], "ppo"))
+    table = difference_over_prompts_and_seeds(family, "pass_1", "ppo", PPOS[2])
+    assert table.high.item() < 0
+
+
+def test_gspo_has_the_gradient_of_grpo_where_all_ratios_are_1():
+    torch.manual_seed(0)
+    logprobs = (-torch.rand(4, 5, dtype=torch.float64)).requires_grad_(True)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [2], [4]])
+    advantages = torch.randn(4, dtype=torch.float64)
+    whole = core.sequence_clip(
+        logprobs,
+        logprobs.detach(),
+        advantages,
+        mask,
+        by_length=True,
+        clip_eps=3e-4,
+        clip_eps_high=4e-4,
+    )
+    tokens = core.ppo_clip(logprobs, logprobs.detach(), advantages[:, None].expand(-1, 5), mask)
+    gradients = [
+        torch.autograd.grad(core.aggregate(losses, mask, how="sequence_mean"), logprobs)[0]
+        for losses in (whole, tokens)
+    ]
+    assert torch.allclose(*gradients, atol=1e-12) and gradients[0].abs().sum() > 0.1
+
+
+def test_grpo_and_gspo_reach_nearly_the_same_pass_1_in_one_epoch(family):
+    pairs = zip(*(column(family, v, "pass_1") for v in ("grpo", "gspo")), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 0.002
+
+
+def variances(family):
+    """(between problems, within a problem) of a score at the start."""
+    p = torch.tensor(column(family, "start", "pass_1_by_prompt")).mean(0)
+    within = (p * (1 - p)).mean().item()
+    return p.var().item() - within / 48, within
+
+
+def test_five_sixths_of_the_variance_lie_within_a_problem(family):
+    between, within = variances(family)
+    assert abs(within / (between + within) - 5 / 6) < 0.01
+
+
+def test_a_step_of_ppo_takes_about_twice_the_arithmetic():
+    def work(critic, prompts):
+        plan = models.Plan(
+            prompts=prompts,
+            group_size=128 // prompts,
+            prompt_tokens=10,
+            response_tokens=10,
+            critic=critic,
+            reward_model=False,
+        )
+        policy, _ = models.load_policy("tiny-steps")
+        machine = models.Machine(1.0, math.inf)
+        return sum(models.step_seconds(machine, plan, models.Shape.of(policy)).values())
+
+    assert 1.5 < work("separate", 128) / work("none", 16) < 2.5
+
+
+def test_after_four_epochs_gspo_answers_best_and_cispo_worst(family):
+    grpo, gspo, cispo = (column(family, name, "greedy") for name in FOUR)
+    assert all(b > a > c for a, b, c in zip(grpo, gspo, cispo, strict=True))
+    start = column(family, "start", "pass_16")
+    assert max(column(family, FOUR[2], "pass_16")) < min(start)
+
+
+# ---- 4: the division by the standard deviation
+
+
+def test_exact_scores_are_ahead_of_noisy_ones_by_a_hundredth(jitter):
+    for interval in (difference_over_prompts_and_seeds, difference_over_prompts):
+        difference, low, high = row(interval(jitter, "pass_1", "grpo"), "grpo, exact scores")
+        assert 0 < low and high < 0.02 and abs(difference - 0.01) < 0.005
+
+
+def test_no_repair_differs_from_noisy_grpo(jitter):
+    table = difference_over_prompts_and_seeds(jitter, "pass_1", "grpo")
+    assert without_zero(table) == {"grpo, exact scores"}
+    assert (table.difference > 0).all()  # none of them did harm
+
+
+def test_neither_exact_scores_nor_a_repair_differs_on_every_seed(jitter):
+    for name in ("grpo, exact scores", *REPAIRS):
+        by_seed = seed_by_seed(jitter, name, "grpo")
+        assert not all(low > 0 for _, low, _ in by_seed)
+        assert not all(high < 0 for *_, high in by_seed)
+
+
+def equal_groups():
+    """Share of groups without a difference in the first and in the last ten steps."""
+    runs = experiments.results("jitter_history")
+    runs = runs[runs.variant == "grpo, exact scores"]
+    return [
+        runs[runs.step.isin(steps)].frac_reward_zero_std.mean()
+        for steps in (range(10), range(70, 80))
+    ]
+
+
+def preferred(**scale):
+    """Probability that a response begins with good: at the start, and after 30 updates."""
+    world = core.World.from_reward(
+        ("good", "bad", "."), 2, lambda words: 1 + 0.001 * (words[:1] == ["good"])
+    )
+    assert len(world.labels) == 7
+    begins = torch.tensor([label.startswith("good") for label in world.labels])
+    logits = world.ref_logits
+    rows, _ = world.groups(logits, 4)
+    advantages = core.group_relative(world.rewards[rows], **scale)
+    first = world.probs(logits)[begins].sum().item()
+    for _ in range(30):
+        logits = logits.detach().requires_grad_(True)
+        chance = world.groups(logits, 4)[1]
+        gains = (advantages * world.sequence_logprobs(logits)[rows]).mean(1)
+        logits = logits + torch.autograd.grad((chance * gains).sum(), logits)[0]
+    return first, world.probs(logits)[begins].sum().item()
+
+
+# ---- 5: reward hacking
+
+
+def test_ppo_takes_more_of_the_proxy_on_each_seed_and_its_gold_is_no_lower(hacking):
+    ppo, grpo = (column(hacking, v, "proxy") for v in ("ppo", "grpo"))
+    assert all(a > b for a, b in zip(ppo, grpo, strict=True))
+    assert not any(high < 0 for *_, high in seed_by_seed(hacking, "ppo", "grpo", "gold"))
+    for name in ("proxy", "gold"):
+        difference, low, high = row(difference_over_prompts_and_seeds(hacking, name, "grpo"), "ppo")
+        assert low < 0 < difference < high
+
+
+def test_reviews_become_shorter_with_every_method(hacking):
+    steps = experiments.results("hacking_history")
+    first = steps[steps.step == 0].length.mean()
+    assert hacking.length.max() < 0.7 * first
+
+
+def test_the_variety_of_word_pairs_falls(hacking):
+    tour = experiments.results("tour")
+    before = tour[tour.method == "SFT"].distinct_2
+    assert hacking.distinct_2.max() < 0.66 * before.min()
+    pairs = mean_over_seeds(hacking, "distinct_2")["mean"]
+    assert pairs.idxmin() == "ppo"
+
+
+def test_the_denominator_does_not_move_length_in_the_same_direction(hacking):
+    constant, own = (column(hacking, v, "length") for v in ("dr-grpo", "grpo-no-std"))
+    assert [a > b for a, b in zip(constant, own, strict=True)].count(True) == 1
+
+
+def paths():
+    steps = experiments.results("hacking_history")
+    return {
+        name: rows.groupby("step")[["score", "gold"]].mean()
+        for name, rows in steps.groupby("variant")
+    }
+
+
+def gold_at(path, proxies):
+    """Gold at given proxy scores, between the steps by straight lines."""
+    path = path.sort_values("score")
+    return np.interp(proxies, path.score, path.gold)
+
+
+def test_at_the_same_proxy_grpo_and_ppo_have_the_same_gold():
+    proxies = np.arange(0.2, 2.41, 0.05)
+    grpo, ppo = (gold_at(paths()[name], proxies) for name in ("grpo", "ppo"))
+    assert np.abs(grpo - ppo).max() < 0.1
+
+
+def test_proxy_and_gold_of_grpo_end_a_little_below_their_best():
+    for column in ("score", "gold"):
+        path = paths()["grpo"][column]
+        assert path.iloc[0] < path.iloc[-1] < path.max() < path.iloc[-1] + 0.3
+
+
+# ---- every number of the prose
+
+
+def test_the_numbers_of_the_prose(family, jitter, hacking, family_history):
+    with lesson("11b") as said:
+        about_cost(said)
+        about_the_system(said)
+        about_pass_1(said, family)
+        about_small_differences(said, jitter)
+        about_hacking(said, hacking)
+        in_the_exercises(said)
+        about_intervals_over_prompts(said, family)
+        about_four_epochs(said, family, family_history)
+        in_going_further(said, family)
+
+
+def about_cost(said):
+    saved = [1 - seconds(n, "none") / seconds(n, "separate") for n in (8, 512)]
+    sampling, training = (
+        {n: parts(n, "separate")[part] for n in (16, 64, 256)} for part in ("sampling", "training")
+    )
+    said("With models of", 70, 70)
+    said("We assume", 64, models.H100.mfu, models.H100.mbu, 1024, 1024, 128, 512)
+    said("in one step, sampling or training, if", 16, 256)
+    said("the cells are seconds. With", 16, sampling[16], training[16], 256, sampling[256])
+    said("Training always takes", len(set(training.values())) == 1, training[64])
+    said("objection's ratio of", 1, 23, 49)
+    said("faster than PPO everywhere. It saves", saved[0], 8, saved[1], 512)
+    said("as long as PPO at", 49)
+    said("cost model,", 70, 64)
+    said("**Half right.** GRPO is", 16, round(100 * saved[0]) == 16, saved[1], 1.5)
+    said("GRPO is faster. Sampling", 1.5)
+
+
+def about_the_system(said):
+    ppo, grpo, rule = (
+        models.peak_bytes(held(*given)) / 1e12 for given in (("separate",), (), ("none", False))
+    )
+    said("**Predict.** At", 70, ppo)
+    said("Without the critic", grpo, ppo, rule, ppo - grpo, grpo - rule)
+    said("leaves out the largest saving:", 1 - grpo / ppo)
+    said("models and memory at", 70, 1 - grpo / ppo)
+
+
+def about_pass_1(said, family):
+    config = experiments.group_config("arithmetic", "grpo", steps=80)
+    prompts, size = config.prompts_per_step, config.group_size
+    rows = loops.FAMILY
+    said("a rule gives", 1, 0, config.steps, prompts * size, len(SEEDS))
+    said("GRPO's groups of", size, prompts, prompts * size)
+    said("Methods with a group,", prompts)
+    said("wider upper end of the clip,", rows["dapo"].clip_eps_high, rows["grpo"].clip_eps)
+    said("Methods without a group,", prompts * size)
+    said("trained first`: in the first", 15, config.steps)
+    said("`ppo, 8 responses a prompt`:", prompts, size)
+    said("We measure it on", 400, 16)
+    said("has a pass@1 of", mean(family, "start", "pass_1"), mean(family, "grpo", "pass_1"))
+    said("On average PPO has", mean(family, "ppo", "pass_1"), mean(family, "reinforce", "pass_1"))
+    grpo, ppo, plain = (column(family, v, "pass_1") for v in ("grpo", "ppo", "reinforce"))
+    said("PPO's range overlaps", min(ppo) < max(grpo), min(plain) > max(grpo + ppo))
+
+    differences = difference_over_prompts_and_seeds(family, "pass_1", "grpo", SHOWN)
+    ahead = [differences.difference[v] for v in ("reinforce", "reinforce++")]
+    said("If an interval contains", 0)
+    said("PPO is ahead by", *row(differences, "ppo"))
+    said("None of their intervals excludes", 0, 1)
+    said("are ahead of GRPO**, by", *ahead, 0)
+    from_ppo = difference_over_prompts_and_seeds(family, "pass_1", "ppo", PPOS[1:])
+    said("PPO is lower by", -from_ppo.difference[PPOS[1]], 0, 15)
+    said("made PPO *worse*, by", -from_ppo.difference[PPOS[2]], 0, prompts, prompts * size)
+    said("Is it the number of prompts, then?", prompts * size)
+    said("arithmetic,", len(SHOWN))
+
+
+def about_small_differences(said, jitter):
+    exact = row(difference_over_prompts_and_seeds(jitter, "pass_1", "grpo"), "grpo, exact scores")
+    pairs = torch.tensor([[1.001, 1.0], [1.0, 0.0]]).double()
+    eight = torch.ones(2, 8).double()
+    eight[:, 0] += torch.tensor([0.001, 1.0])
+    blown = core.group_relative(eight)[:, 0]
+    for repair in ({"min_std": 0.1}, {"scale_by_std": False}):
+        assert core.group_relative(eight, **repair)[0, 0] < 0.01
+    said("When two rewards differ slightly,", 1.001, 1)
+    said("Two responses score", 1.001, 1, 1, 0)
+    said("You get", *core.group_relative(pairs)[:, 0])
+    said("GRPO gives a difference of", 0.001, blown[0], 1, blown[1], 0.001, 0)
+    said("a random number between", 0, 0.001, 0.01)
+    said("Exact scores are ahead by", *exact, 0, 0, *equal_groups())
+    said("likes one word by", 0.001, 7, 1, 1.001)
+    start, learned = preferred()
+    repaired = max(preferred(min_std=0.1)[1], preferred(scale_by_std=False)[1])
+    said("the probability rises from", start, learned, 0.35 < repaired < 0.36, 0.36)
+    said("Noise of this size cost about", exact[0])
+    said("noise of", 0.001, exact[0])
+
+
+def about_hacking(said, hacking):
+    steps, tour = experiments.results("hacking_history"), experiments.results("tour")
+    last, size = steps.steps.max(), experiments.group_config("reviews", "grpo").group_size
+    said("small KL coefficient of", steps.kl_coef.max(), last, 64, 3, 64 // size, size, 64)
+    said("**Predict.** After", last)
+    proxy, gold = ([mean(hacking, v, k) for v in ("ppo", "grpo")] for k in ("proxy", "gold"))
+    said("PPO has more of both: a proxy score of", *proxy, *gold)
+    lengths = mean_over_seeds(hacking, "length")["mean"]
+    said("*shorter* with every method: from", steps[steps.step == 0].length.mean())
+    said("tokens before training to about", 12, (lengths - 12).abs().max() < 0.6)
+    said("gold scores of GRPO and PPO differ by less than", 0.1)
+    pairs = [tour[tour.method == "SFT"].distinct_2.mean()]
+    pairs += [mean(hacking, v, "distinct_2") for v in ("grpo", "ppo")]
+    said("Before training,", *pairs)
+    difference = difference_over_prompts_and_seeds(hacking, "proxy", "grpo")
+    said("But the difference of", *row(difference, "ppo"))
+
+
+def in_the_exercises(said):
+    def teaches(p, size=8):
+        return 1 - p**size - (1 - p) ** size
+
+    hard, easy = teaches(0.02), teaches(0.4)
+    said("For three scores of", 0.9, 0)
+    said("teach something if", 0.02, 0.4, 16)
+    said("a group teaches with probability", hard, 16 / hard, easy, 16 / easy)
+
+
+def about_intervals_over_prompts(said, family):
+    table = difference_over_prompts(family, "pass_1", "grpo", SHOWN)
+    said("PPO is ahead of GRPO by", *row(table, "ppo"))
+    said("DAPO by", *row(table, "dapo"))
+    said("ReMax by", *row(table, "remax"))
+    critic, low, high = row(difference_over_prompts(family, "pass_1", "ppo", PPOS[1]), PPOS[1])
+    said("Training the critic first costs PPO", -critic, low, high)
+    said("Over prompts *and* seeds, all four intervals contain", 0)
+
+
+def about_four_epochs(said, family, history):
+    clipped = {v: history[history.variant == v].clip_fraction.mean() for v in FOUR}
+    for name, words in zip(FOUR, ("| GRPO |", "| GSPO |", "| CISPO |"), strict=True):
+        answers = column(family, name, "greedy")
+        shares = [] if name.startswith("cispo") else [clipped[name]]
+        said(words, *answers, mean(family, name, "pass_16"), *shares)
+    assert clipped[FOUR[2]] == 0
+    said("The first epoch has ratio", 1, clipped[FOUR[1]] * 4 / 3)
+
+
+def in_going_further(said, family):
+    share = {
+        name: (rows.sampling_seconds / rows.seconds).mean()
+        for name, rows in family.groupby("variant")
+    }
+    said("The two that exclude", 0)
+    said("which is not counted among the", 128)
+    said("On our machine, sampling takes", share["grpo"], share["ppo"], share["dapo"])
+    said("So our code does not decide objection", 2)
+    gold = paths()["grpo"].gold
+    said("GRPO's gold score rises from", gold.iloc[0], gold.max(), gold.iloc[-1])
