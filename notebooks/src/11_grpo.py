@@ -91,7 +91,7 @@ for scores in ([1, 0, 0, 0], [1, 1, 1, 1], [1, 0], [1.001, 1.000]):
 # The model is `tiny-steps`, a language model with 0.6 million parameters. It writes
 # arithmetic, and every character is a token. It can answer in two ways: in written steps
 # (`32+11=43`), or at once, with the sign `~` in front (`~43`). It was fine-tuned on correct
-# examples of both ways. Here are its first four samples for four new problems:
+# examples of both ways. Here are five samples for each of five problems that it has not practised:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -101,19 +101,22 @@ sampling = models.SamplingConfig(max_new_tokens=24, temperature=1.0)
 
 
 def table(policy, questions):
-    each = [question for question in questions for _ in range(4)]
+    each = [question for question in questions for _ in range(5)]
     (batch,) = models.sample_text(policy, tokenizer, each, config=sampling)
     pairs = zip(models.decode(tokenizer, batch), score(batch))
     cells = [f"{text} {'✓' if right else '✗'}" for text, right in pairs]
-    return pd.DataFrame(zip(*[iter(cells)] * 4), index=questions)
+    return pd.DataFrame(zip(*[iter(cells)] * 5), index=questions)
 
 
-questions = ["9*3+4*2=", "14-7+1*2=", "20-1-9=", "19+10*3="]  # not practised
+problems = tasks.arithmetic.problems("test", 5, levels=(2, 3, 4))
+questions = [problem.prompt for problem in problems]
 table(start, questions)
 
 # %% [markdown]
-# At once the model mostly guesses. In steps it is mostly right. Its examples showed both ways as
-# equally good, so imitation could not teach it which way to prefer. A reward for right answers can.
+# The model answers most problems at once, and fewer than a third of these answers are right. Of its
+# answers in steps, more than six in ten are right. It does not prefer steps, because all its examples
+# were right, the short ones and the long ones. Imitation could not teach it more. A reward for right
+# answers can.
 
 # %% [markdown]
 # ## 4. One group by hand
@@ -195,8 +198,8 @@ def grpo_step(questions):
 
 
 # %% [markdown]
-# Compare it with PPO's step in lesson 06. There is no critic, no value loss and no GAE: part 3 is
-# all that replaces them. The update is PPO's.
+# Compare it with PPO's step in lesson 06. There is no critic, no value loss and no GAE. Part 3 of the
+# code replaces all of them. The update is PPO's.
 #
 # The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
 # learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Then
@@ -222,10 +225,9 @@ print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 # Three steps are too few to see progress. Section 8 shows more.
 #
 # **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
-# text that only fools the model. A rule like ours has little to fool, and many people who train on verifiable
-# rewards leave the penalty out. When it is on, `train_group` puts it into the score, as PPO does:
-# before part 3, each response pays `kl_coef` times its KL. The GRPO paper instead adds a KL term
-# to the loss (see "Going further").
+# text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
+# When it is on, `train_group` puts it into the score, as PPO does: before part 3, each response pays
+# `kl_coef` times its KL. The GRPO paper instead adds a KL term to the loss ("Going further").
 
 # %% [markdown]
 # ## 6. A group under the microscope
@@ -252,8 +254,8 @@ show.microscope(tokens, "advantage", text="all")
 #    digit after `=` is wrong. But all its tokens are pushed down alike, the right ones too. GRPO does
 #    not know where the error is. A critic can learn it (lesson 05).
 # 3. **Why it works all the same.** The right response also begins with `32+11=`, and pushes these
-#    tokens up by 2.47. The sum, 2.12, is above 0. Over many groups, a right step stands more
-#    often in right responses than in wrong ones.
+#    tokens up by 2.47. The sum, 2.12, is above 0. Over many groups, responses with a right first
+#    step do better than their group's mean, so right steps are pushed up.
 #
 # Point at the first token of any response. The policy begins with `~` with a probability of 79 %, and
 # with a step only in 21 % of the cases. Training can change this.
@@ -326,9 +328,9 @@ show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 steps, with one update per batch. Beside it stands a **control**: the
-# same training, but in each batch the scores are dealt out to the responses at random. There a score
-# says nothing about its response. So what we see there cannot come from rewarding right answers.
+# First a short run of our own: 40 steps, one update per batch. Beside it runs a **control**: the same
+# training, but in each batch the scores are dealt out to the responses at random. There a score says
+# nothing about its response. So what happens there cannot come from rewarding right answers.
 
 
 # %%
@@ -352,24 +354,25 @@ _, control = practise(dealt_at_random)
 # %%
 right = pd.DataFrame({"paid for right answers": paid.column("grpo", "right")})
 right["paid at random"] = control.column("grpo", "right")
-first, last = right.head().mean(), right.tail().mean()  # five steps each
-assert FAST or (last.iloc[0] > first.iloc[0] + 0.05 and last.iloc[1] < first.iloc[1])
-print(pd.DataFrame({"first five steps": first, "last five steps": last}).round(2))
+ends = pd.DataFrame(
+    {"first five steps": right.head().mean(), "last five steps": right.tail().mean()}
+)
+ends["KL at the end"] = [log.column("grpo", "kl")[-1] for log in (paid, control)]
+print(ends.round(2))
 show.lines(
     right.to_dict("list"), xlabel="step", ylabel="share of right answers", ylim=(0, 0.8)
 )
 
 # %% [markdown]
-# The share of right answers rises. In the control it *falls*: random scores teach nothing, and they
-# do harm ("Going further" says why). So the rise does come from rewarding right answers. Here is the
-# trained model, on the problems of section 3:
+# The share of right answers rises. In the control it *falls*: random scores do harm ("Going further"
+# says why). So the rise does come from rewarding right answers. The trained model, on the problems of
+# section 3, writes steps more often:
 
 # %%
 table(trained, questions)
 
 # %% [markdown]
-# It writes steps now. And a longer run, recorded with `minirlhf experiment family`: 80 steps, three
-# seeds.
+# And a longer run, recorded with `minirlhf experiment family`: 80 steps, three seeds.
 
 # %%
 history = experiments.results("family_history")
@@ -380,8 +383,8 @@ show.curves(
 
 # %% [markdown]
 # - **score**, the share of right answers, rises from 0.46 to about 0.69.
-# - **length** nearly doubles, from 5.2 to about 9.6 tokens. Nobody pays for length. Steps are
-#   longer than guesses, and steps are right: the policy has learned to write steps.
+# - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
+#   longer than guesses, and more often right: the policy has learned to write steps.
 # - **entropy** falls from 0.36 to about 0.15 nats per token. The policy becomes surer.
 # - **kl** grows to about 0.9 nats per response, because no penalty holds it.
 # - **frac_reward_zero_std** is the share of groups in which all scores are equal. It rises from 9 % in
@@ -399,14 +402,14 @@ show.curves(
 #
 # where $\binom{a}{k}$ counts the ways to choose $k$ of $a$ things. The fraction is the chance that
 # $k$ samples, chosen from the $n$, are all wrong. We measure pass@k on 400 problems that were not
-# practised, with 16 samples each. We call a gain in pass@1
+# practised, with 16 samples each: pass@16 says whether any of them is right. We call a gain in pass@1
 #
 # - **learning**, if pass@16 rises as well: the model solves problems that it did not solve in sixteen
 #   tries before,
 # - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
 #   first.
 #
-# To *rise* means: the 95 % interval of the difference, over problems, is above 0.
+# *Rises* means: the 95 % interval of the difference, over problems, is above 0.
 
 # %%
 family = experiments.results("family")
@@ -446,8 +449,8 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 #
 # **CISPO** never takes the gradient away from a token. PPO's clip does, for tokens that have moved far
 # enough. CISPO clips the *weight* of the token instead. Its loss is
-# $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ is treated as a
-# constant. It takes the token mean, like DAPO.
+# $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
+# constant: it has no gradient. CISPO takes the token mean, like DAPO.
 #
 # How different are they? Right after sampling all ratios are 1, and there we can compare them
 # exactly. Take one response of four tokens and one of two:
@@ -505,8 +508,8 @@ show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probabil
 # goes on, with a weight of at most 5. A bad token that has become *more* likely is pulled down by all
 # three. Only CISPO bounds this pull.
 #
-# The record has all of them with one update per batch, and three with four epochs per batch and half
-# as many batches:
+# All five were run with one update per batch. Three of them were also run with four epochs per batch,
+# and half as many batches:
 
 # %%
 compared = ["grpo", "dr-grpo", "dapo", "gspo", "cispo"]
@@ -514,13 +517,14 @@ compared += ["grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs"]
 experiments.shown(family[family.variant.isin(compared)], measures)
 
 # %% [markdown]
-# - **One update per batch:** no visible difference. The means of pass@1 differ by at most 0.015. Three seeds of
-#   the *same* method differ by more, 0.025 for GRPO.
+# - **One update per batch:** no visible difference. The means of pass@1 differ by at most 0.015. Three
+#   seeds of the *same* method differ by more, 0.025 for GRPO.
 # - **Four epochs:** the clips matter. GSPO's narrow clip takes the gradient from 54 % of the tokens,
 #   GRPO's from 1.4 %, CISPO's from none. The greedy answer is best with GSPO and worst with CISPO, on
 #   every seed. CISPO has also lost something: its pass@16 is below the start's on every seed.
 #
-# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of this size.
+# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of
+# this size.
 
 # %% [markdown]
 # ## What to remember
@@ -610,8 +614,8 @@ check.dr_grpo_loss(dr_grpo_loss)
 
 # %% [markdown] tags=["solution"]
 # Each response is divided by its own length, which is GRPO's way. All wrong responses of a group have
-# the same advantage below 0. In a longer one each token then gets a smaller share of the blame, so long wrong responses
-# survive. The divisor must be the constant.
+# the same advantage below 0. In a longer one each token then gets a smaller share of the blame, so
+# long wrong responses survive. The divisor must be the constant.
 
 
 # %% tags=["solution"]
@@ -704,8 +708,8 @@ def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
 check.gspo_loss(gspo_loss)
 
 # %% [markdown]
-# **6. The cost of hard prompts** *(easy, 5 minutes)*. On paper: a group of eight responses teaches something
-# if at least one is right and at least one is wrong. How likely is that if a single response is right
+# **6. The cost of hard prompts** *(easy, 5 minutes)*. On paper: a group of eight responses teaches
+# something if at least one is right and at least one is wrong. How likely is that if a single response is right
 # with probability 0.02? And with 0.4? How many groups must dynamic sampling draw, on average, to get
 # 16 groups that teach?
 #
@@ -755,15 +759,15 @@ check.gspo_loss(gspo_loss)
 # **Denominators.** GRPO's loss is a mean of per-response means: a token of response $i$ has the weight
 # $A_i / |y_i|$, where $|y_i|$ is the length. Take all wrong responses to a prompt. They have the same
 # $A_i < 0$, so each token of a long one is blamed less. Long wrong responses survive. Among right
-# responses, where $A_i > 0$, short ones gain. So length moves, although nobody pays for it. With a
+# responses, where $A_i > 0$, short ones gain. So length moves, although it is not rewarded. With a
 # constant divisor it does not. Suppose that a response is already wrong, whatever comes next. Then all
 # continuations have the same advantage, and the expected gradient of a constant advantage is 0
 # (lesson 04).
 #
 # In the world of exercise 3, with exact gradients and without the standard deviation, sixty steps of
 # GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words, and shorten the right ones from 3.60
-# to 3.15. With the constant neither changes. On real tasks this force is weak beside the reward: in section
-# 10, GRPO and Dr. GRPO have nearly the same length (9.5 and 9.6 tokens).
+# to 3.15. With the constant neither changes. On our arithmetic this force is weak beside the reward:
+# after 80 steps, GRPO and Dr. GRPO have nearly the same length (9.5 and 9.6 tokens).
 #
 # **The KL penalty, in the score or in the loss.** In the score, the penalty of a response is
 # `kl_coef` times the sum of $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It
@@ -776,10 +780,28 @@ check.gspo_loss(gspo_loss)
 # The bracket is called $k_3$ (lesson 07). It is never negative, and its mean over samples of $\pi$ is
 # $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. But its *gradient* on fresh samples is that of the reversed
 # $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token changes the KL of
-# the tokens after it. Near the reference the two directions differ little. `GroupConfig.named("grpo-paper")` runs
-# this form.
+# the tokens after it. Near the reference the two directions of the KL differ little.
+# `GroupConfig.named("grpo-paper")` runs this form.
 #
-# **Why do random rewards do harm?** RANDOM
+# **Why do random rewards do harm?** In the control, the scores are independent of the responses. So the
+# expected gradient is exactly 0 (lesson 04): on average, training pulls nowhere. But every single
+# batch pulls somewhere, because by chance some responses got the better scores. This pull is not
+# small. In both runs the gradient is nearly always longer than 1, and is then shortened to 1
+# (gradient clipping). So the steps are about equally long. The policy takes a random walk. But it
+# was trained to fit its examples, so a random change of its outputs makes it worse far more often
+# than better. The paid run has the same noise, and a direction besides that repairs the damage.
+#
+# This is our explanation. A few short runs, which are not recorded, agree with it:
+#
+# - The share of right answers fell with each of three random seeds.
+# - The policy did not stop writing steps, and its entropy hardly changed. Answers at once and answers
+#   in steps both became worse.
+# - Shorter steps do less harm. With a quarter of the learning rate the share of right answers fell
+#   about half as much, and with a tenth of it hardly at all.
+# - Gaussian noise on the weights, of the same length in every tensor, did no harm. So the distance of
+#   the weights is not what counts. The noise of the gradient points to where the outputs change most.
+#   You see it in the KL under the figure of section 8: the control ends further from the start than the
+#   paid run.
 #
 # **The arcsine.** For very large groups, GRPO's gradient for one prompt is
 # $\nabla p / \sqrt{p(1-p)}$. By the chain rule this is $\nabla\, 2\arcsin\sqrt{p}$. For a
