@@ -39,7 +39,7 @@ Line = tuple[str, str]  # (style, text)
 
 def sheet(height: float) -> tuple[Figure, Axes]:
     """An empty white figure, WIDTH wide, with one axes over all of it."""
-    figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=110, facecolor="white")
+    figure = look.Picture(figsize=(WIDTH / 100, height / 100), dpi=110, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")

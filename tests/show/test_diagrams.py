@@ -384,3 +384,7 @@ PAD = torch.tensor([[1.0, 1.0], [1.0, 1.0], [math.nan, 1.0], [1.0, 1.0]])
 def test_bad_input_is_refused(draw, sentence):
     with pytest.raises(ValueError, match=sentence):
         draw()
+
+
+def test_a_notebook_shows_a_diagram_by_itself():
+    assert group()._repr_png_().startswith(b"\x89PNG")

@@ -1,0 +1,831 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · GRPO
+#
+# After this lesson you can
+#
+# - write one training step of GRPO, and say what each line is for,
+# - say what the group does for the gradient, and what dividing by its standard deviation changes,
+# - tell whether training taught a model something new, or made it surer of what it could do.
+#
+# **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO's ratio and clip). Lesson 07 (the
+# KL penalty) helps. About 40 minutes to read and 60 for the exercises.
+
+# %%
+import copy
+import functools
+
+import pandas as pd
+import torch
+
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf.classroom import FAST, check
+
+# %% [markdown]
+# ## 1. The idea: the group is the baseline
+#
+# A score says little by itself. Is 0.7 good? That depends on what the policy usually gets for this
+# prompt. PPO trains a second network, the critic, to predict it. **Group relative policy
+# optimisation (GRPO)** needs no critic. It samples $G$ responses to the same prompt, a **group**,
+# and compares each response with the others:
+#
+# $$ A_i = \frac{r_i - \bar r}{s + \delta} , \qquad
+# L_{i,t} = -\min\big(\rho_{i,t} A_i,\; \text{clip}(\rho_{i,t},\, 1-\epsilon,\, 1+\epsilon)\, A_i\big) . $$
+#
+# - $r_i$ is the score of response $i$. $\bar r$ is the mean and $s$ the standard deviation of the
+#   $G$ scores. $\delta = 0.0001$ avoids a division by 0.
+# - $A_i$ is the advantage of response $i$. Every token of the response has it.
+# - $\rho_{i,t}$ is the importance ratio of token $t$, and $L_{i,t}$ its loss. This is PPO's loss
+#   (lesson 06), with $\epsilon = 0.2$.
+#
+# The loss of a response is the mean over its tokens. In words: make the responses that beat their
+# group more likely, and the others less likely.
+
+# %% [markdown]
+# ## 2. Which advantages?
+#
+# **Predict** the advantages of these four groups, roughly. Then run the cell.
+#
+# | group | scores |
+# |---|---|
+# | one response is right | 1, 0, 0, 0 |
+# | all are right | 1, 1, 1, 1 |
+# | two responses, far apart | 1, 0 |
+# | two responses, nearly equal | 1.001, 1.000 |
+
+# %% tags=["predict"]
+for scores in ([1, 0, 0, 0], [1, 1, 1, 1], [1, 0], [1.001, 1.000]):
+    group = torch.tensor([scores], dtype=torch.float64)
+    print(scores, "->", core.group_relative(group)[0].numpy().round(2))
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - *One is right*: about 1.5 for the right one, and −0.5 for each wrong one. The four advantages sum
+#   to 0. A rare right answer is pushed up more strongly than each wrong one is pushed down.
+# - *All are right*: 0 everywhere. No response is better than another, so there is nothing to
+#   learn. The same holds if all are wrong.
+# - *Far apart*: 0.71 and −0.71.
+# - *Nearly equal*: 0.62 and −0.62, nearly the same! Dividing by the standard deviation removes the
+#   unit of the scores. Lesson 11b asks whether this does harm.
+# </details>
+
+# %% [markdown]
+# ## 3. A task with a verifiable reward
+#
+# A reward model can be fooled, because it has errors. For some tasks a rule can check the result
+# itself. Such a score is called a **verifiable reward**. Our rule is: 1 if the last number of the
+# response is right, else 0.
+#
+# The model is `tiny-steps`, a language model with 0.6 million parameters. It writes
+# arithmetic, and every character is a token. It can answer in two ways: in written steps
+# (`32+11=43`), or at once, with the sign `~` in front (`~43`). It was fine-tuned on correct
+# examples of both ways. Here are five samples for each of five problems that it has not practised:
+
+# %%
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+start, tokenizer = models.load_policy("tiny-steps")
+score = rewards.reward_function(rewards.right_answer, tokenizer)
+sampling = models.SamplingConfig(max_new_tokens=24, temperature=1.0)
+
+
+def table(policy, questions):
+    each = [question for question in questions for _ in range(5)]
+    (batch,) = models.sample_text(policy, tokenizer, each, config=sampling)
+    pairs = zip(models.decode(tokenizer, batch), score(batch))
+    cells = [f"{text} {'✓' if right else '✗'}" for text, right in pairs]
+    return pd.DataFrame(zip(*[iter(cells)] * 5), index=questions)
+
+
+problems = tasks.arithmetic.problems("test", 5, levels=(2, 3, 4))
+questions = [problem.prompt for problem in problems]
+table(start, questions)
+
+# %% [markdown]
+# The model answers most problems at once, and fewer than a third of these answers are right. Of its
+# answers in steps, more than six in ten are right. It does not prefer steps, because all its examples
+# were right, the short ones and the long ones. Imitation could not teach it more. A reward for right
+# answers can.
+
+# %% [markdown]
+# ## 4. One group by hand
+#
+# Four responses to `16+16+11=` have the scores 1, 0, 0, 1. The mean is 1/2.
+#
+# | response | score | score − mean | squared | advantage |
+# |---|---|---|---|---|
+# | `~43` | 1 | 0.5 | 0.25 | 0.87 |
+# | `~45` | 0 | −0.5 | 0.25 | −0.87 |
+# | `32+11=33` | 0 | −0.5 | 0.25 | −0.87 |
+# | `32+11=43` | 1 | 0.5 | 0.25 | 0.87 |
+#
+# The squares sum to 1. Divided by $G - 1 = 3$ this is 1/3, and the standard deviation is its
+# root, 0.577. So the advantages are 0.5 / 0.577 = 0.87 and −0.87. The package gives the same, and
+# draws the group:
+
+# %%
+four = ["16+16+11="] * 4
+(batch,) = models.sample_text(start, tokenizer, four, config=sampling, seed=8)
+texts, scores = models.decode(tokenizer, batch), score(batch)
+by_hand = torch.tensor([[0.866, -0.866, -0.866, 0.866]])
+assert torch.allclose(core.group_relative(scores[None]), by_hand, atol=1e-3)
+show.grpo_group("16+16+11=", [[*text, "EOS"] for text in texts], scores)
+
+# %% [markdown]
+# `~43` is a lucky guess and gets the same advantage as the careful `32+11=43`. The rule looks only at
+# the last number.
+
+# %% [markdown]
+# ## 5. One step of GRPO
+#
+# A batch has 16 prompts with 8 responses each. The responses to a prompt are neighbours, so
+# `scores.view(16, 8)` has one row per prompt. Tensors of tokens have the shape (B, R), with B = 128
+# responses. The mask is true at real tokens and false at padding.
+
+# %%
+prompts = experiments.practice_problems()  # 10,000 prompts such as "16+16+11="
+actor = copy.deepcopy(start)
+optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
+generator = torch.Generator().manual_seed(0)
+
+
+# %%
+def grpo_step(questions):
+    # 1. Sample a group of 8 responses to each prompt. Keep their log-probabilities.
+    ids, prompt_mask = models.encode_prompts(tokenizer, questions)
+    batch = models.sample(
+        actor,
+        ids,
+        prompt_mask,
+        samples_per_prompt=8,
+        eos_id=tokenizer.eos_token_id,
+        config=sampling,
+        generator=generator,
+    )
+    mask = batch.response_mask
+    # 2. Score every response: 1 if its answer is right, else 0.
+    scores = score(batch)  # (B,)
+    # 3. Compare each response with its group.
+    groups = scores.view(len(questions), 8)
+    centred = groups - groups.mean(1, keepdim=True)
+    advantages = centred / (groups.std(1, keepdim=True) + 1e-4)
+    # Every token of a response has the advantage of the response.
+    advantages = advantages.view(-1, 1).expand(mask.shape)
+    batch = batch.with_columns(advantages=advantages)
+    # 4. Update: two epochs over the batch, in minibatches of 64 responses.
+    for _ in range(2):
+        for rows in torch.randperm(len(scores), generator=generator).split(64):
+            part = batch.select(rows)
+            mask = part.response_mask
+            logprobs = models.policy_logprobs(actor, part, temperature=1.0)
+            losses = core.ppo_clip(logprobs, part.old_logprobs, part.advantages, mask)
+            # The mean over the tokens of each response, then over the responses.
+            core.aggregate(losses, mask, how="sequence_mean").backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return scores.mean().item()
+
+
+# %% [markdown]
+# Compare it with PPO's step in lesson 06. There is no critic, no value loss and no GAE. Part 3 of the
+# code replaces all of them. The update is PPO's.
+#
+# The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
+# learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Then
+# three steps leave exactly the same weights:
+
+# %%
+order = loops.shuffled_batches(len(prompts), 16, 3, seed=0)
+by_hand = [grpo_step([prompts[i] for i in index]) for index in order]
+
+config = loops.GroupConfig.plain(
+    "grpo",
+    steps=3,
+    group_size=8,
+    minibatch_size=64,
+    sampling=sampling,
+    kl=loops.KLConfig(kl_coef=0),
+)
+other, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, config)
+assert models.same_weights(actor, other)
+print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
+
+# %% [markdown]
+# Three steps are too few to see progress. Section 8 shows more.
+#
+# **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
+# text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
+# When it is on, `train_group` puts it into the score, as PPO does: before part 3, each response pays
+# `kl_coef` times its KL. The GRPO paper instead adds a KL term to the loss ("Going further").
+
+# %% [markdown]
+# ## 6. A group under the microscope
+#
+# Another group for `16+16+11=`, this time of eight responses by the untrained policy. The colour is
+# the advantage: blue tokens become more likely, orange ones less likely.
+
+# %%
+eight = ["16+16+11="] * 8
+(batch,) = models.sample_text(start, tokenizer, eight, config=sampling, seed=2)
+scores = score(batch)
+advantages = core.over_tokens(core.group_relative(scores[None]), batch.response_mask)
+batch = batch.with_columns(scores=scores, advantages=advantages)
+tokens = evaluate.token_table(batch, tokenizer, actor=start, temperature=1.0)
+assert scores.sum() == 1  # one response of eight is right
+show.microscope(tokens, "advantage", text="all")
+
+# %% [markdown]
+# Try these three things:
+#
+# 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.47
+#    at every token. All others have −0.35.
+# 2. **Blame without a place.** Look at `32+11=33`. Its first step is right: 16+16 is 32. Only the
+#    digit after `=` is wrong. But all its tokens are pushed down alike, the right ones too. GRPO does
+#    not know where the error is. A critic can learn it (lesson 05).
+# 3. **Why it works all the same.** The right response also begins with `32+11=`, and pushes these
+#    tokens up by 2.47. The sum, 2.12, is above 0. Over many groups, responses with a right first
+#    step do better than their group's mean, so right steps are pushed up.
+#
+# Point at the first token of any response. The policy begins with `~` with a probability of 79 %, and
+# with a step only in 21 % of the cases. Training can change this.
+
+# %% [markdown]
+# ## 7. What the group does to the gradient
+#
+# Is this gradient right, on average? A small world gives an exact answer (lesson 04). Its words are
+# *good*, *bad* and the full stop, a response has at most two of them, and the score counts *good*
+# minus *bad*. There we can list *all* possible groups and their probabilities. So we can compute
+# GRPO's expected gradient, and compare it with the gradient of the expected score, the true one.
+
+# %%
+world = core.World.from_reward(
+    ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
+)
+logits = world.ref_logits
+for size in (2, 3, 4):
+    groups, chance = world.groups(logits, size)  # all groups, and their probabilities
+    scores = world.rewards[groups]
+    for advantages, factor in (
+        (core.group_relative(scores, scale_by_std=False), (size - 1) / size),
+        (core.leave_one_out(scores), 1),
+    ):
+        moved = logits.clone().requires_grad_(True)
+        logprobs = world.sequence_logprobs(moved)[groups]
+        (chance * (advantages * logprobs).mean(1)).sum().backward()
+        assert torch.allclose(moved.grad, factor * world.gradient(logits))
+
+# %% [markdown]
+# The two assertions say:
+#
+# - **Without the standard deviation**, GRPO's expected gradient is $(G-1)/G$ times the true one: the
+#   right direction, a slightly shorter step. The reason: the baseline $\bar r$ contains $r_i$ itself,
+#   with weight $1/G$. This part takes away $1/G$ of the gradient. The other scores in $\bar r$ are
+#   independent of response $i$. A baseline that is independent of the response adds no bias
+#   (lesson 04).
+# - **With the mean of the others** as the baseline, the expected gradient is exactly the true one.
+#   This is REINFORCE leave-one-out (RLOO, lesson 10).
+#
+# **The standard deviation changes more.** Take scores of 0 or 1, and call $p$ the chance of a right
+# answer to a prompt. Then GRPO's expected gradient for this prompt is a number times the gradient of
+# $p$. We call this number the *weight* of the prompt. The figure shows it.
+
+
+# %%
+def weight(p, size):
+    """By what GRPO multiplies the gradient of p, for groups of `size` responses."""
+    right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
+    chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
+    scores = (torch.arange(size) < right[:, None]).double()
+    slope = scores / p - (1 - scores) / (1 - p)  # of the log-probability of each score
+    return (chance * (core.group_relative(scores) * slope).mean(1)).sum()
+
+
+p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+weights = {f"G = {size}": [weight(x, size).item() for x in p] for size in (2, 4, 8, 16)}
+weights["very large G"] = 1 / (p * (1 - p)).sqrt()
+show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=(0, 6))
+
+# %% [markdown]
+# Without the standard deviation every line would be flat, at $(G-1)/G$: all prompts weigh the same.
+# With it, very hard and very easy prompts weigh more, if the groups are large. With 16 responses, a
+# prompt with $p = 0.02$ weighs 1.9 times as much as one with $p = 0.5$. A group of two is an
+# exception: whenever its scores differ, they differ by the same amount. So its line is flat.
+#
+# For very large groups the weight is $1/\sqrt{p(1-p)}$. Then GRPO follows the gradient of
+# $2 \arcsin\sqrt{p}$, and not of $p$. **It maximises another objective.**
+
+# %% [markdown]
+# ## 8. What a run looks like
+#
+# First a short run of our own: 40 steps, one update per batch. Beside it runs a **control**: the same
+# training, but in each batch the scores are dealt out to the responses at random. There a score says
+# nothing about its response. So what happens there cannot come from rewarding right answers.
+
+
+# %%
+def practise(paid):
+    """Train a copy of the policy on a score; log the share of right answers."""
+    steps = 3 if FAST else 40  # FAST=1 is for the tests of this page
+    config = experiments.group_config("arithmetic", "grpo", steps=steps)
+    policy, log = copy.deepcopy(start), {"right": score}
+    return loops.train_group(policy, tokenizer, prompts, paid, config, monitors=log)
+
+
+def dealt_at_random(batch):
+    scores = score(batch)
+    return scores[torch.randperm(len(scores), generator=drawing)]
+
+
+drawing = torch.Generator().manual_seed(0)
+trained, paid = practise(score)
+_, control = practise(dealt_at_random)
+
+# %%
+right = pd.DataFrame({"paid for right answers": paid.column("grpo", "right")})
+right["paid at random"] = control.column("grpo", "right")
+ends = pd.DataFrame(
+    {"first five steps": right.head().mean(), "last five steps": right.tail().mean()}
+)
+ends["KL at the end"] = [log.column("grpo", "kl")[-1] for log in (paid, control)]
+print(ends.round(2))
+show.lines(
+    right.to_dict("list"), xlabel="step", ylabel="share of right answers", ylim=(0, 0.8)
+)
+
+# %% [markdown]
+# The share of right answers rises. In the control it *falls*: random scores do harm ("Going further"
+# says why). So the rise does come from rewarding right answers. The trained model, on the problems of
+# section 3, writes steps more often:
+
+# %%
+table(trained, questions)
+
+# %% [markdown]
+# And a longer run, recorded with `minirlhf experiment family`: 80 steps, three seeds.
+
+# %%
+history = experiments.results("family_history")
+show.curves(
+    history[history.variant == "grpo"],
+    columns=["score", "length", "entropy", "kl", "frac_reward_zero_std", "grad_norm"],
+)
+
+# %% [markdown]
+# - **score**, the share of right answers, rises from 0.46 to about 0.69.
+# - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
+#   longer than guesses, and more often right: the policy has learned to write steps.
+# - **entropy** falls from 0.36 to about 0.15 nats per token. The policy becomes surer.
+# - **kl** grows to about 0.9 nats per response, because no penalty holds it.
+# - **frac_reward_zero_std** is the share of groups in which all scores are equal. It rises from 9 % in
+#   the first ten steps to 19 % in the last ten. These groups have no gradient: they cost samples and
+#   teach nothing.
+
+# %% [markdown]
+# ## 9. Sharpening or learning?
+#
+# Did the model learn something new, or did it only become surer of what it could do already? Give it
+# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Take $n$
+# samples of a problem, of which $c$ are right. Then
+#
+# $$ \text{pass@}k = 1 - \binom{n - c}{k} \Big/ \binom{n}{k} , $$
+#
+# where $\binom{a}{k}$ counts the ways to choose $k$ of $a$ things. The fraction is the chance that
+# $k$ samples, chosen from the $n$, are all wrong. We measure pass@k on 400 problems that were not
+# practised, with 16 samples each: pass@16 says whether any of them is right. We call a gain in pass@1
+#
+# - **learning**, if pass@16 rises as well: the model solves problems that it did not solve in sixteen
+#   tries before,
+# - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
+#   first.
+#
+# *Rises* means: the 95 % interval of the difference, over problems, is above 0.
+
+# %%
+family = experiments.results("family")
+named = ["start", "grpo", "grpo, 400 steps"]
+measures = {"greedy": "greedy answer", "pass_1": "pass@1", "pass_16": "pass@16"}
+runs = family.set_index(["variant", "seed"])
+for name in named[1:]:
+    for seed in range(3):
+        pair = runs.loc["start", seed], runs.loc[name, seed]
+        print(f"{name}, seed {seed}: {evaluate.sharpened_or_learned(*pair)}")
+experiments.shown(family[family.variant.isin(named)], measures | {"length": "tokens"})
+
+# %% [markdown]
+# *grpo* is the run of 80 steps. The **greedy answer** always takes the likeliest token. GRPO brings
+# it from 41 % to 87 % in 80 steps, and single samples (pass@1) from 40 % to 68 %. The verdict on
+# 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
+# the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
+#
+# But read pass@16 of the start: 98 %. There is hardly any room to rise. So this task can show that
+# GRPO sharpens, and cannot tell how much it could teach. That needs harder problems.
+
+# %% [markdown]
+# ## 10. One change each: Dr. GRPO, DAPO, GSPO, CISPO
+#
+# **Dr. GRPO** ("done right") drops two divisions. It does not divide by the standard deviation, because
+# that changes the objective (section 7). And it does not divide a response's loss by its own length,
+# but by a constant, the longest length allowed. "Going further" shows what the own length does.
+#
+# **DAPO** leaves the KL penalty out and changes four things. *Clip-higher*: the ratio may rise to
+# 1.28 and fall to 0.8. *Dynamic sampling*: groups with equal scores are replaced by groups for new
+# prompts. *Token mean*: the loss is the mean over all tokens of the batch, so a long response
+# counts more. *Overlong penalty*: near the length limit, a response pays for every further token.
+#
+# **GSPO** takes one ratio per response instead of one per token: the geometric mean of its
+# tokens' ratios. The reward belongs to the whole response, so the clip should, too. A mean of many
+# ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
+#
+# **CISPO** never takes the gradient away from a token. PPO's clip does, for tokens that have moved far
+# enough. CISPO clips the *weight* of the token instead. Its loss is
+# $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
+# constant: it has no gradient. CISPO takes the token mean, like DAPO.
+#
+# How different are they? Right after sampling all ratios are 1, and there we can compare them
+# exactly. Take one response of four tokens and one of two:
+
+# %%
+old = torch.tensor([[-0.5, -1.0, -1.5, -2.0], [-0.7, -1.2, 0.0, 0.0]])
+mask, A = old < 0, torch.tensor([1.0, -1.0])  # one advantage per response
+by_token = core.over_tokens(A[None], mask)
+
+
+def gradient(loss, advantages, how, **settings):
+    logprobs = old.clone().requires_grad_(True)
+    losses = loss(logprobs, old, advantages, mask, **settings)
+    core.aggregate(losses, mask, how=how).backward()
+    return logprobs.grad
+
+
+grpo = gradient(core.ppo_clip, by_token, "sequence_mean")
+grpo_token_mean = gradient(core.ppo_clip, by_token, "token_mean")
+gspo = gradient(core.sequence_clip, A, "sequence_mean", by_length=True, clip_eps=3e-4)
+assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
+assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
+
+# %% [markdown]
+# So at ratio 1:
+#
+# - GSPO has the same gradient as GRPO.
+# - CISPO has the same gradient as GRPO *with a token mean*. (The value of its loss is another
+#   one: $-A \log \pi$ instead of $-A$.) So has DAPO, apart from its new groups and its penalty.
+# - A token mean has another gradient than GRPO's mean per response, because it weighs long responses
+#   more.
+#
+# If a batch is used for one update only, the ratio never leaves 1. From the second update on, the
+# clips matter. This is how strongly each loss pulls on the log-probability of a token, by its ratio:
+
+
+# %%
+ratio = torch.linspace(0.05, 6, 596, dtype=torch.float64)[:, None]
+losses = {
+    "GRPO": core.ppo_clip,
+    "DAPO": functools.partial(core.ppo_clip, clip_eps_high=0.28),
+    "CISPO": core.cispo,
+}
+panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
+for curves, advantage in zip(panels.values(), (1.0, -1.0)):
+    for name, loss in losses.items():
+        logprobs = ratio.log().requires_grad_(True)
+        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
+        loss(logprobs, *given).sum().backward()
+        curves[name] = -logprobs.grad[:, 0]
+show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
+
+# %% [markdown]
+# A good token that has become 1.2 times as likely (1.28 times in DAPO) gets no further pull. CISPO
+# goes on, with a weight of at most 5. A bad token that has become *more* likely is pulled down by all
+# three. Only CISPO bounds this pull.
+#
+# All five were run with one update per batch. Three of them were also run with four epochs per batch,
+# and half as many batches:
+
+# %%
+compared = ["grpo", "dr-grpo", "dapo", "gspo", "cispo"]
+compared += ["grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs"]
+experiments.shown(family[family.variant.isin(compared)], measures)
+
+# %% [markdown]
+# - **One update per batch:** no visible difference. The means of pass@1 differ by at most 0.015. Three
+#   seeds of the *same* method differ by more, 0.025 for GRPO.
+# - **Four epochs:** the clips matter. GSPO's narrow clip takes the gradient from 54 % of the tokens,
+#   GRPO's from 1.4 %, CISPO's from none. The greedy answer is best with GSPO and worst with CISPO, on
+#   every seed. CISPO has also lost something: its pass@16 is below the start's on every seed.
+#
+# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of
+# this size.
+
+# %% [markdown]
+# ## What to remember
+#
+# - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (s + \delta)$ at every token, then PPO's
+#   clipped loss. No critic.
+# - A group of equal scores teaches nothing. Watch the share of such groups.
+# - Centring shortens the gradient by $(G-1)/G$. Dividing by the standard deviation changes the
+#   objective: very hard and very easy prompts get more weight.
+# - All tokens of a response get the same advantage, right steps of a wrong answer too.
+# - A gain in pass@1 alone may be sharpening. Look at pass@k, and at whether it has room to rise.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/11_grpo.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. GRPO's advantages** *(easy, 10 minutes)*. `group_scores` has the shape (N, G): N prompts with G
+# responses each. Return the advantages (N, G), with $\delta = 0.0001$ and the standard deviation of
+# `torch.std`. A group of equal scores must give exactly 0. *This function goes into your
+# `my_rlhf.py`.*
+#
+# *Hint:* the mean of three times 0.9 is not exactly 0.9. Use `torch.where` where the largest and the
+# smallest score of a group are equal. `keepdim=True` keeps the shapes.
+
+
+# %% tags=["exercise"]
+def group_advantages(group_scores): ...  # your code
+
+
+check.group_advantages(group_advantages)
+
+
+# %% tags=["solution"]
+def group_advantages(group_scores):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    equal = group_scores.amax(1, keepdim=True) == group_scores.amin(1, keepdim=True)
+    spread = group_scores.std(1, keepdim=True)
+    return torch.where(equal, 0.0, centred) / (spread + 1e-4)
+
+
+check.group_advantages(group_advantages)
+
+# %% [markdown] tags=["exercise"]
+# **2. Which groups teach?** *(easy, 5 minutes)*. DAPO's dynamic sampling keeps the groups whose
+# scores differ by more than `spread`. Return (N,) booleans, true for the groups to keep.
+
+
+# %% tags=["exercise"]
+def kept_groups(group_scores, spread): ...  # your code
+
+
+check.kept_groups(kept_groups)
+
+
+# %% tags=["solution"]
+def kept_groups(group_scores, spread):
+    return group_scores.amax(1) - group_scores.amin(1) > spread
+
+
+check.kept_groups(kept_groups)
+
+# %% [markdown] tags=["solution"]
+# Not `std > 0`: the standard deviation of three times 0.9 is a rounding error, and that is above 0.
+# Not `std > spread` either: the standard deviation is smaller than the difference between the
+# largest and the smallest score.
+
+# %% [markdown] tags=["exercise"]
+# **3. Find the bug** *(medium, 15 minutes)*. A colleague has written the loss of Dr. GRPO. In a small
+# world a response is right if its *first* word is right. Its length is worth nothing. And yet the wrong
+# responses grow longer and longer: see the curve. What is wrong in `dr_grpo_loss`? Mend it, draw the
+# curve again (it should be flat but for noise), and run the checker.
+#
+# `logprobs` and `mask` have the shape (N G, R), a prompt's responses side by side. `group_scores` is
+# (N, G). `max_tokens` is the longest length allowed. The samples are fresh, so all ratios are 1.
+
+
+# %% tags=["exercise"]
+def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    advantages = centred.flatten()[:, None]
+    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
+    return (losses.sum(1) / mask.sum(1)).mean()
+
+
+check.dr_grpo_loss(dr_grpo_loss)
+
+# %% [markdown] tags=["solution"]
+# Each response is divided by its own length, which is GRPO's way. All wrong responses of a group have
+# the same advantage below 0. In a longer one each token then gets a smaller share of the blame, so
+# long wrong responses survive. The divisor must be the constant.
+
+
+# %% tags=["solution"]
+def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    advantages = centred.flatten()[:, None]
+    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
+    return losses.sum() / (len(losses) * max_tokens)
+
+
+check.dr_grpo_loss(dr_grpo_loss)
+
+
+# %% tags=["exercise", "solution"]
+def length_of_wrong_responses(loss, steps=40, groups=2048):
+    """The exact mean length of wrong responses, at each step of training."""
+    first = core.World.from_reward(
+        ("good", "bad", "."), 6, lambda words: float(words[0] == "good")
+    )
+    lengths, wrong = first.response_mask.sum(1).double(), first.rewards == 0
+    drawing, logits, path = torch.Generator().manual_seed(0), first.ref_logits, []
+    for _ in range(steps):
+        probs = first.probs(logits)
+        path.append(((probs * lengths)[wrong].sum() / probs[wrong].sum()).item())
+        rows = torch.multinomial(probs, groups * 8, True, generator=drawing)
+        scores = first.rewards[rows].view(groups, 8)
+        logits = logits.detach().requires_grad_(True)
+        logprobs, mask = first.logprobs(logits)[rows], first.response_mask[rows]
+        loss(logprobs, scores, mask, 6).backward()
+        logits = logits - 4 * logits.grad
+    return path
+
+
+show.lines(
+    {"wrong responses": length_of_wrong_responses(dr_grpo_loss)},
+    xlabel="step",
+    ylabel="mean number of words",
+    ylim=(2, 4),
+)
+
+# %% [markdown] tags=["exercise"]
+# **4. pass@k** *(medium, 10 minutes)*. `right` has the shape (N, n), booleans: n samples of each of N
+# problems. Return pass@k of each problem, (N,).
+#
+# *Hint:* with $w$ wrong samples, the chance that all $k$ are wrong is the product of
+# $(w - i) / (n - i)$ over $i = 0, \dots, k - 1$. If $w < k$ it is 0.
+
+
+# %% tags=["exercise"]
+def pass_at_k(right, k): ...  # your code
+
+
+check.pass_at_k(pass_at_k)
+
+
+# %% tags=["solution"]
+def pass_at_k(right, k):
+    n, wrong, missed = right.shape[1], (~right).sum(1).double(), 1.0
+    for i in range(k):
+        missed = missed * (wrong - i).clamp(min=0) / (n - i)
+    return 1 - missed
+
+
+check.pass_at_k(pass_at_k)
+
+# %% [markdown] tags=["exercise"]
+# **5. GSPO's loss** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
+# (B, R), `advantages` has (B,). Return the loss of each response, (B,): one ratio per response, the
+# geometric mean of its tokens' ratios, clipped as PPO does. The checker compares the gradient, too.
+#
+# *Hint:* the geometric mean is exp of the mean logarithm. Padding can hold NaN, and NaN times 0 is
+# NaN: replace it with `torch.where(mask, x, 0.0)` first.
+
+
+# %% tags=["exercise"]
+def gspo_loss(logprobs, old_logprobs, advantages, mask, eps): ...  # your code
+
+
+check.gspo_loss(gspo_loss)
+
+
+# %% tags=["solution"]
+def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
+    new, old = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs))
+    ratio = ((new - old).sum(1) / mask.sum(1)).exp()
+    clipped = ratio.clamp(1 - eps, 1 + eps)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+check.gspo_loss(gspo_loss)
+
+# %% [markdown]
+# **6. The cost of hard prompts** *(easy, 5 minutes)*. On paper: a group of eight responses teaches
+# something if at least one is right and at least one is wrong. How likely is that if a single response is right
+# with probability 0.02? And with 0.4? How many groups must dynamic sampling draw, on average, to get
+# 16 groups that teach?
+#
+# <details><summary>Answer</summary>
+#
+# The chance is $1 - p^8 - (1-p)^8$: 0.15 for the hard prompts and 0.98 for the others. So it takes
+# 107 groups of hard prompts, or 16 of the others. Dynamic sampling does not make hard prompts
+# easier. It replaces wasted gradients by more sampling.
+# </details>
+#
+# ## Questions
+#
+# <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
+#
+# Yes. At ratio 1 the loss of a response is minus its advantage, and the advantages of a group sum to
+# 0. The gradient is not 0. Watch the score, the gradient's norm and the share of groups
+# with equal scores.
+# </details>
+#
+# <details><summary>2. Why does GRPO need several responses to a prompt, and REINFORCE does not?</summary>
+#
+# The group is GRPO's baseline. REINFORCE can take the mean score of earlier batches (lesson 04). That
+# is one number for easy and hard prompts alike, so all responses to an easy prompt look good. It is
+# unbiased, and noisier where prompts differ a lot.
+# </details>
+#
+# <details><summary>3. The ratio in my log is always 1. Is something broken?</summary>
+#
+# Not if each batch is used for one update. Then the policy that learns is the one that sampled, and
+# the clip never acts.
+# </details>
+#
+# <details><summary>4. Responses get longer during my run. Is that reward hacking?</summary>
+#
+# Find out what length buys. Here steps buy right answers, and length grows with them. If wrong
+# responses grow faster than right ones, look at the denominator of the loss (exercise 3).
+# </details>
+#
+# <details><summary>5. Can GRPO be used with a reward model instead of a rule?</summary>
+#
+# Yes: replace `score`. Then the KL penalty is needed again, and small errors of the reward model
+# count in full when the scores of a group are nearly equal (section 2).
+# </details>
+#
+# ## Going further
+#
+# **Denominators.** GRPO's loss is a mean of per-response means: a token of response $i$ has the weight
+# $A_i / |y_i|$, where $|y_i|$ is the length. Take all wrong responses to a prompt. They have the same
+# $A_i < 0$, so each token of a long one is blamed less. Long wrong responses survive. Among right
+# responses, where $A_i > 0$, short ones gain. So length moves, although it is not rewarded. With a
+# constant divisor it does not. Suppose that a response is already wrong, whatever comes next. Then all
+# continuations have the same advantage, and the expected gradient of a constant advantage is 0
+# (lesson 04).
+#
+# In the world of exercise 3, with exact gradients and without the standard deviation, sixty steps of
+# GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words, and shorten the right ones from 3.60
+# to 3.15. With the constant neither changes. On our arithmetic this force is weak beside the reward:
+# after 80 steps, GRPO and Dr. GRPO have nearly the same length (9.5 and 9.6 tokens).
+#
+# **The KL penalty, in the score or in the loss.** In the score, the penalty of a response is
+# `kl_coef` times the sum of $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It
+# acts through the advantage. There is a catch: in a group of equal scores only the penalties differ,
+# and the standard deviation blows them up to full size (section 2). The GRPO paper adds a term to
+# the loss of each token instead, with $u_t = \pi_{\text{ref}} / \pi$:
+#
+# $$ L_t + \beta\, (u_t - 1 - \log u_t) . $$
+#
+# The bracket is called $k_3$ (lesson 07). It is never negative, and its mean over samples of $\pi$ is
+# $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. But its *gradient* on fresh samples is that of the reversed
+# $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token changes the KL of
+# the tokens after it. Near the reference the two directions of the KL differ little.
+# `GroupConfig.named("grpo-paper")` runs this form.
+#
+# **Why do random rewards do harm?** In the control, the scores are independent of the responses. So the
+# expected gradient is exactly 0 (lesson 04): on average, training pulls nowhere. But every single
+# batch pulls somewhere, because by chance some responses got the better scores. This pull is not
+# small. In both runs the gradient is nearly always longer than 1, and is then shortened to 1
+# (gradient clipping). So the steps are about equally long. The policy takes a random walk. But it
+# was trained to fit its examples, so a random change of its outputs makes it worse far more often
+# than better. The paid run has the same noise, and a direction besides that repairs the damage.
+#
+# This is our explanation. A few short runs, which are not recorded, agree with it:
+#
+# - The share of right answers fell with each of three random seeds.
+# - The policy did not stop writing steps, and its entropy hardly changed. Answers at once and answers
+#   in steps both became worse.
+# - Shorter steps do less harm. With a quarter of the learning rate the share of right answers fell
+#   about half as much, and with a tenth of it hardly at all.
+# - Gaussian noise on the weights, of the same length in every tensor, did no harm. So the distance of
+#   the weights is not what counts. The noise of the gradient points to where the outputs change most.
+#   You see it in the KL under the figure of section 8: the control ends further from the start than the
+#   paid run.
+#
+# **The arcsine.** For very large groups, GRPO's gradient for one prompt is
+# $\nabla p / \sqrt{p(1-p)}$. By the chain rule this is $\nabla\, 2\arcsin\sqrt{p}$. For a
+# single prompt it only changes the step's length. Over many prompts it changes which prompts are heard.
+#
+# **What the libraries do.**
+#
+# | | TRL 1.16 | OpenRLHF 0.11 | verl 0.10 |
+# |---|---|---|---|
+# | standard deviation | of the group, $\delta = 10^{-4}$; of the batch or off by `scale_rewards` | of the group, $\delta = 10^{-9}$; off with `dr_grpo` | of the group, $\delta = 10^{-6}$; a switch |
+# | denominator | by `loss_type`: own length, tokens of the batch, a constant | token mean | by `loss_agg_mode` |
+# | KL penalty | $k_3$ in the loss, off by default | in the score or in the loss | either, by two switches |
+# | equal groups | kept; their advantage is 0 | dropped with `dynamic_filtering` | dropped in its DAPO recipe |
+#
+# A name is not yet an algorithm. Before you compare two libraries, write down the baseline, the unit, the
+# place of the KL penalty, the ratio, the clip and the denominator. In this package such a row is an
+# `Algorithm`, and `loops.FAMILY` has the published ones.
+#
+# **References.** Shao et al. 2024, *DeepSeekMath* (section 4.1: GRPO). Liu et al. 2025, *Understanding
+# R1-Zero-like training* (Dr. GRPO). Yu et al. 2025, *DAPO*. Zheng et al. 2025, *Group sequence policy
+# optimization*. MiniMax 2025, *MiniMax-M1* (CISPO). Ahmadian et al. 2024, *Back to basics* (RLOO).
+# Chen et al. 2021 (pass@k, equation 1). Yue et al. 2025, *Does reinforcement learning really
+# incentivize reasoning capacity beyond the base model?* (sharpening).
+#
+# *How this lesson is checked:* its loop equals `train_group` (`tests/loops/test_by_hand.py`, with the KL
+# penalty on, too), and every number about a recorded run is compared with the record
+# (`tests/claims/test_lesson_11.py`).

@@ -1,0 +1,421 @@
+"""Lesson 11, GRPO: every number of its prose, and every claim about a recorded run."""
+
+import math
+import re
+
+import nbformat
+import pytest
+import torch
+
+from minirlhf import core, evaluate, experiments, models, rewards, tasks
+from minirlhf.classroom.course import NOTEBOOKS, text_of
+from minirlhf.loops import FAMILY
+from tests.claims.prose import lesson
+
+NOTEBOOK = NOTEBOOKS / "11_grpo.ipynb"
+SEEDS = range(3)
+LONG = ("grpo, 400 steps", "reinforce, 400 steps")
+ONE_UPDATE = ("grpo", "dr-grpo", "dapo", "gspo", "cispo")
+FOUR_EPOCHS = ("grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs")
+CLIP = {"clip_eps": 3e-4, "clip_eps_high": 4e-4}  # of GSPO
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return experiments.results("family").set_index(["variant", "seed"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return experiments.results("family_history")
+
+
+@pytest.fixture(scope="module")
+def grpo(steps):
+    """The curves of the recorded run, each the mean over the seeds."""
+    rows = steps[steps.variant == "grpo"]
+    assert sorted(rows.seed.unique()) == list(SEEDS) and set(rows.steps) == {80}
+    return rows.select_dtypes("number").groupby(rows.step).mean()
+
+
+def column(runs, variant, name):
+    """The values of the three seeds."""
+    return runs.loc[variant][name]
+
+
+def mean(runs, variant, name):
+    return column(runs, variant, name).mean()
+
+
+# ---- sections 2 and 4: groups
+
+
+def advantages(*scores):
+    return core.group_relative(torch.tensor([scores], dtype=torch.float64))[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return models.load_policy("tiny-steps")
+
+
+def drawn(model, count, seed):
+    """A group as the lesson samples it: (texts, scores, batch)."""
+    policy, tokenizer = model
+    sampling = models.SamplingConfig(max_new_tokens=24, temperature=1.0)
+    prompts = ["16+16+11="] * count
+    (batch,) = models.sample_text(policy, tokenizer, prompts, config=sampling, seed=seed)
+    texts = models.decode(tokenizer, batch)
+    return texts, torch.tensor(rewards.right_answer(prompts, texts)), batch
+
+
+def test_the_group_of_four_is_the_one_in_the_table(model):
+    texts, scores, _ = drawn(model, 4, seed=8)
+    assert texts == ["~43", "~45", "32+11=33", "32+11=43"]
+    assert scores.tolist() == [1, 0, 0, 1]
+
+
+def test_a_wrong_response_of_the_group_of_eight_has_a_right_first_step(model):
+    texts, scores, _ = drawn(model, 8, seed=2)
+    assert [text for text, score in zip(texts, scores, strict=True) if score] == ["32+11=43"]
+    assert "32+11=33" in texts
+    assert tasks.arithmetic.steps_right("16+16+11=", "32+11=33") == [True, False]
+
+
+def test_the_policy_answers_mostly_at_once_and_is_right_mostly_in_steps(model):
+    policy, tokenizer = model
+    prompts = [p.prompt for p in tasks.arithmetic.problems("test", 200, levels=(2, 3, 4))]
+    each = [prompt for prompt in prompts for _ in range(4)]
+    sampling = models.SamplingConfig(max_new_tokens=24, temperature=1.0)
+    batches = models.sample_text(policy, tokenizer, each, config=sampling, batch_size=800)
+    texts = [text for batch in batches for text in models.decode(tokenizer, batch)]
+    right = torch.tensor(rewards.right_answer(each, texts))
+    at_once = torch.tensor([text.startswith("~") for text in texts])
+    assert at_once.double().mean() > 0.7
+    assert right[at_once].mean() < 1 / 3 and right[~at_once].mean() > 0.6
+    # responses with a right first step do better than the other samples of the same problem
+    first = [tasks.arithmetic.steps_right(p, t)[0] for p, t in zip(each, texts, strict=True)]
+    better = right.view(-1, 4) - right.view(-1, 4).mean(1, keepdim=True)
+    assert better[torch.tensor(first).view(-1, 4)].mean() > 0.2
+
+
+# ---- section 7: the weight of a prompt
+
+
+def weight(p, size, *, scaled=True):
+    """What GRPO multiplies the gradient of p by: the mean over the number c of right responses."""
+    total = 0.0
+    for c in range(size + 1):
+        mean, std = c / size, math.sqrt(c * (size - c) / (size * (size - 1)))
+        unit = std + 1e-4 if scaled else 1.0
+        slope = (c * (1 - mean) / p + (size - c) * mean / (1 - p)) / size
+        total += math.comb(size, c) * p**c * (1 - p) ** (size - c) * slope / unit
+    return total
+
+
+@pytest.mark.parametrize("p", [0.02, 0.36, 0.5, 0.9])
+def test_the_weight_of_a_prompt(p):
+    for size in (2, 4, 8, 16):
+        assert math.isclose(weight(p, size, scaled=False), (size - 1) / size)
+    assert math.isclose(weight(p, 2), weight(0.5, 2))  # flat: a group of two cannot tell
+    assert math.isclose(weight(0.36, 1000), 1 / math.sqrt(0.36 * 0.64), rel_tol=5e-3)
+    assert weight(0.02, 16) > weight(0.02, 8) > weight(0.02, 4) > weight(0.02, 2)
+
+
+# ---- section 8: a run
+
+
+def test_forty_steps_on_right_answers_help_and_on_random_scores_harm():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    printed = next(text_of(c) for c in cells if "KL at the end" in c.source)
+    (before, after, kl), (random_before, random_after, random_kl) = (
+        [float(x) for x in re.search(rf"{name}\s+([\d. -]+)", printed)[1].split()]
+        for name in ("paid for right answers", "paid at random")
+    )
+    assert after > before + 0.05 and random_after < random_before - 0.05
+    assert random_kl > kl
+
+
+def test_the_responses_become_steps(grpo):
+    assert grpo.length.iloc[-5:].mean() > 1.7 * grpo.length.iloc[0]
+    assert grpo.kl.iloc[0] < 1e-6 and grpo.kl_coef.max() == 0
+
+
+# ---- section 9: sharpening or learning
+
+
+def verdicts(runs, variant):
+    start = runs.loc["start"]
+    return [
+        evaluate.sharpened_or_learned(start.loc[s], runs.loc[variant].loc[s], samples=16)
+        for s in SEEDS
+    ]
+
+
+def gain(runs, variant, seed, name="pass_16"):
+    """(mean, low, high) of the difference from the start, over the 400 problems."""
+    after, before = (runs.loc[v].loc[seed][f"{name}_by_prompt"] for v in (variant, "start"))
+    assert len(after) == 400
+    return evaluate.paired_difference(after, before)
+
+
+def test_80_steps_of_grpo_sharpen_twice_and_teach_once(runs):
+    assert verdicts(runs, "grpo") == ["sharpening", "learning", "sharpening"]
+
+
+@pytest.mark.parametrize("variant", LONG)
+def test_after_400_steps_pass_at_16_has_risen_on_no_seed(runs, variant):
+    assert verdicts(runs, variant) == ["sharpening"] * 3
+    assert all(gain(runs, variant, seed)[1] <= 0 for seed in SEEDS)
+
+
+def test_with_every_method_pass_at_1_rises_on_every_seed(runs):
+    names = [n for n in runs.index.get_level_values("variant").unique() if n != "start"]
+    assert len(names) == 18
+    for name in names:
+        assert "no gain" not in verdicts(runs, name)
+
+
+def test_no_greedy_answer_reaches_nine_in_ten(runs):
+    assert runs.greedy.max() < 0.9
+    assert min(column(runs, name, "greedy").min() for name in LONG) > 0.87
+
+
+# ---- section 10: one change each
+
+
+def test_with_one_update_gspo_is_grpo_up_to_rounding(runs):
+    apart = column(runs, "grpo", "pass_1") - column(runs, "gspo", "pass_1")
+    assert apart.abs().max() < 0.001
+
+
+def test_with_one_update_the_five_methods_differ_less_than_the_seeds_of_one(runs):
+    means = [mean(runs, name, "pass_1") for name in ONE_UPDATE]
+    seeds = column(runs, "grpo", "pass_1")
+    assert max(means) - min(means) < seeds.max() - seeds.min()
+
+
+def test_with_four_epochs_gspo_is_the_best_greedy_answer_and_cispo_the_worst(runs):
+    grpo, gspo, cispo = (column(runs, name, "greedy") for name in FOUR_EPOCHS)
+    assert (gspo > grpo).all() and (grpo > cispo).all()
+
+
+def test_with_four_epochs_cispo_has_lost_what_the_start_could_do(runs):
+    lost = column(runs, "cispo, 4 epochs", "pass_16")
+    assert (lost < column(runs, "start", "pass_16")).all()
+    assert lost.max() < column(runs, "start", "pass_16").min()
+
+
+def clipped(steps, variant):
+    """Share of the tokens without a gradient, mean of a run and of the seeds."""
+    return steps[steps.variant == variant].clip_fraction.mean()
+
+
+def test_of_the_last_three_epochs_gspo_clips_nearly_three_in_four(steps):
+    assert 0.7 < clipped(steps, "gspo, 4 epochs") * 4 / 3 < 0.75  # the first one has ratio 1
+
+
+def test_how_strongly_each_loss_pulls():
+    ratio = torch.tensor([[0.5, 1.0, 1.19, 1.25, 1.29, 4.0, 6.0]], dtype=torch.float64)
+
+    def pull(loss, advantage, **clip):
+        logprobs = ratio.log().requires_grad_(True)
+        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
+        loss(logprobs, *given, **clip).sum().backward()
+        return (-logprobs.grad[0]).tolist()
+
+    def close(*values):
+        return pytest.approx(list(values))
+
+    assert pull(core.ppo_clip, 1.0) == close(0.5, 1, 1.19, 0, 0, 0, 0)
+    assert pull(core.ppo_clip, 1.0, clip_eps_high=0.28) == close(0.5, 1, 1.19, 1.25, 0, 0, 0)
+    assert pull(core.cispo, 1.0) == close(0.5, 1, 1.19, 1.25, 1.29, 4, 5)
+    assert pull(core.ppo_clip, -1.0) == close(0, -1, -1.19, -1.25, -1.29, -4, -6)
+    assert pull(core.cispo, -1.0) == close(-0.5, -1, -1.19, -1.25, -1.29, -4, -5)
+
+
+def test_gradients_and_values_at_ratio_one():
+    generator = torch.Generator().manual_seed(0)
+    old = -torch.rand(6, 5, generator=generator, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor([[1], [2], [3], [4], [5], [5]])
+    responses = torch.randn(6, generator=generator, dtype=torch.float64)
+    tokens = core.over_tokens(responses[None], mask)
+
+    def at_one(loss, given, how, **clip):
+        logprobs = old.clone().requires_grad_(True)
+        losses = loss(logprobs, old, given, mask, **clip)
+        core.aggregate(losses, mask, how=how).backward()
+        return losses.detach(), logprobs.grad
+
+    value, grpo = at_one(core.ppo_clip, tokens, "sequence_mean")
+    _, token_mean = at_one(core.ppo_clip, tokens, "token_mean")
+    of_gspo, gspo = at_one(core.sequence_clip, responses, "sequence_mean", by_length=True, **CLIP)
+    of_cispo, cispo = at_one(core.cispo, tokens, "token_mean")
+    _, dapo = at_one(core.ppo_clip, tokens, "token_mean", clip_eps_high=0.28)
+    torch.testing.assert_close(gspo, grpo)
+    torch.testing.assert_close(cispo, token_mean)
+    torch.testing.assert_close(dapo, token_mean)
+    assert not torch.allclose(grpo, token_mean)
+    torch.testing.assert_close(value, -tokens)
+    torch.testing.assert_close(of_gspo, -tokens)
+    torch.testing.assert_close(of_cispo, torch.where(mask, -tokens * old, 0.0))
+
+
+# ---- going further: the denominator
+
+
+def lengths(own_length):
+    """(right, wrong): mean length at each of 61 exact steps in the world of exercise 3."""
+    world = core.World.from_reward(("good", "bad", "."), 6, lambda w: float(w[0] == "good"))
+    long, right = world.response_mask.sum(1).double(), world.rewards == 1
+    logits, path = world.ref_logits, []
+    for _ in range(61):
+        p = world.probs(logits)
+        path.append([((p * long)[rows].sum() / p[rows].sum()).item() for rows in (right, ~right)])
+        moved = logits.clone().requires_grad_(True)
+        centred = world.rewards - (p * world.rewards).sum()
+        divisor = long if own_length else 6.0
+        (p * centred / divisor * world.logprobs(moved).sum(1)).sum().backward()
+        logits = logits + 4 * moved.grad
+    assert p[right].sum() > 0.95
+    return torch.tensor(path, dtype=torch.float64)
+
+
+def test_only_the_own_length_moves_the_length():
+    own, constant = lengths(True), lengths(False)
+    assert (own[1:, 1] > own[:-1, 1]).all() and (own[1:, 0] < own[:-1, 0]).all()
+    torch.testing.assert_close(constant, constant[:1].expand(61, 2), rtol=0, atol=1e-9)
+
+
+# ---- every number of the prose
+
+
+def test_the_numbers_of_the_prose(runs, steps, grpo, model):
+    means = [mean(runs, name, "pass_1") for name in ONE_UPDATE]
+    seeds = column(runs, "grpo", "pass_1")
+    own = lengths(own_length=True)
+    with lesson(NOTEBOOK) as said:
+        # 1 to 4: definitions, groups and the task
+        said("A score says little by itself. Is", 0.7)
+        said("avoids a division by", 0)
+        groups_of_section_2(said)
+        said("Our rule is:", 1, 0)
+        said("a language model with", parameters(model) / 1e6)
+        group_by_hand(said)
+        # 5: one step
+        said("A batch has", 16, 8)
+        said("with B =", 16 * 8)
+        said("no GAE. Part", 3)
+        said("We set it to", 0)
+        said("before part", 3)
+        # 6: the microscope
+        microscope(said, model)
+        # 7: the gradient
+        said("Take scores of", 0, 1)
+        said("if the groups are large. With", 16, weight(0.02, 16) / weight(0.5, 16))
+        # 8: a run
+        said("a short run of our own:", 40)
+        said("And a longer run,", 80, 3)
+        late, last_ten = grpo[grpo.index >= 60], grpo[grpo.index >= 70]
+        said("the share of right answers, rises from", grpo.score[0], grpo.score[-5:].mean())
+        said("nearly doubles, from", grpo.length[0], late.length.mean())
+        said("falls from", grpo.entropy[0], late.entropy.mean())
+        said("grows to about", late.kl.mean())
+        equal = grpo.frac_reward_zero_std
+        said("It rises from", equal[grpo.index < 10].mean(), last_ten.frac_reward_zero_std.mean())
+        # 9: sharpening or learning
+        said("We measure pass@k on", 400, 16)
+        said("over problems, is above", 0)
+        said("is the run of", 80)
+        said("GRPO brings it from", *(mean(runs, v, "greedy") for v in ("start", "grpo")), 80)
+        said("(pass@1) from", mean(runs, "start", "pass_1"), mean(runs, "grpo", "pass_1"))
+        said("The verdict on", 80)
+        said("on seed", 1, *gain(runs, "grpo", 1), 400)
+        said("read pass@16 of the start:", mean(runs, "start", "pass_16"))
+        # 10: one change each
+        dapo, gspo = FAMILY["dapo"], FAMILY["gspo"]
+        said("the ratio may rise to", 1 + dapo.clip_eps_high, 1 - dapo.clip_eps)
+        said("many ratios stays near", 1, 1 - gspo.clip_eps, 1 + gspo.clip_eps_high)
+        said("Right after sampling all ratios are", 1)
+        said("So at ratio", 1)
+        said("never leaves", 1)
+        said("A good token that has become", 1.2, 1 + dapo.clip_eps_high)
+        said("a weight of at most", 1 + FAMILY["cispo"].clip_eps_high)
+        said("The means of pass@1 differ by at most", max(means) - min(means))
+        said("differ by more,", seeds.max() - seeds.min())
+        shares = [clipped(steps, name) for name in ("gspo, 4 epochs", "grpo, 4 epochs")]
+        said("takes the gradient from", *shares, clipped(steps, "cispo, 4 epochs") == 0)
+        # exercises and questions
+        said("must give exactly", 0)
+        said("the mean of three times", 0.9, 0.9)
+        said("samples are fresh, so all ratios are", 1)
+        said("chance that all $k$ are wrong is the product of", 0)
+        said("and NaN times", 0)
+        hard_prompts(said)
+        said("My GRPO loss is", 0)
+        said("Yes. At ratio", 1)
+        said("The gradient is not", 0)
+        said("The ratio in my log is always", 1)
+        # going further
+        said("So the expected gradient is exactly", 0)
+        said("the gradient is nearly always longer than", 1, 1)
+        said("gradient of a constant advantage is", 0)
+        said("lengthen the wrong responses from", own[0, 1], own[-1, 1])
+        said("shorten the right ones from", own[0, 0], own[-1, 0])
+        pair = [mean(runs, v, "length") for v in ("grpo", "dr-grpo")]
+        said("is weak beside the reward: after", 80, *pair)
+        said("their advantage is", 0)
+
+
+def parameters(model):
+    return sum(p.numel() for p in model[0].parameters())
+
+
+def groups_of_section_2(said):
+    said("one response is right |", 1, 0, 0, 0)
+    said("all are right |", 1, 1, 1, 1)
+    said("two responses, far apart |", 1, 0)
+    said("two responses, nearly equal |", 1.001, 1)
+    one = advantages(1, 0, 0, 0)
+    said("*One is right*: about", one[0], one[1])
+    said("advantages sum to", 0)
+    assert not advantages(1, 1, 1, 1).any() and not advantages(0, 0, 0, 0).any()
+    said("*All are right*:", 0)
+    said("*Far apart*:", *advantages(1, 0))
+    said("*Nearly equal*:", *advantages(1.001, 1))
+
+
+def group_by_hand(said):
+    scores, centre = [1, 0, 0, 1], 1 / 2
+    std = math.sqrt(sum((r - centre) ** 2 for r in scores) / 3)
+    said("have the scores", *scores)
+    said("The mean is", centre)
+    for text, r in zip(("`~43`", "`~45`", "`32+11=33`", "`32+11=43`"), scores, strict=True):
+        said(f"| {text} |", r, r - centre, (r - centre) ** 2, (r - centre) / std)
+    said("The squares sum to", 1, 1 / 3, std)
+    said("the advantages are", 0.5, std, 0.5 / std, -0.5 / std)
+
+
+def microscope(said, model):
+    texts, scores, batch = drawn(model, 8, seed=2)
+    each = core.group_relative(scores[None])[0]
+    right, wrong = each[texts.index("32+11=43")].item(), each[texts.index("32+11=33")].item()
+    said("has the advantage", right, wrong)
+    said("Its first step is right:", 16, 16, 16 + 16)
+    said("pushes these tokens up by", right, right + wrong, 0)
+    policy, tokenizer = model
+    table = evaluate.token_table(batch, tokenizer, actor=policy, temperature=1.0)
+    first = dict(table.alternatives[0])
+    said("with a probability of", first["~"], first["3"])
+
+
+def hard_prompts(said):
+    def teaches(p):
+        return 1 - p**8 - (1 - p) ** 8
+
+    hard, others = teaches(0.02), teaches(0.4)
+    said("is right with probability", 0.02, 0.4)
+    said("on average, to get", 16)
+    said("The chance is", hard, others)
+    said("So it takes", 16 / hard, 16 / others)
