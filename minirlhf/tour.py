@@ -478,8 +478,11 @@ def _token_table(run: Tour, model, samples: list[dict], method: str) -> pd.DataF
         [sample["columns"][method] for sample in samples],
         max_response=sampling.max_new_tokens,  # a response that was cut off has no EOS
     )
+    eos_id = run.tokenizer.eos_token_id
+    cut = run.config.ppo.missing_eos_penalty * ~batch.finished(eos_id)
+    scores = rollout_score(run.reward_model, eos_id)(batch) - cut  # as PPO pays
     return evaluate.token_table(
-        batch,
+        batch.with_columns(scores=scores),
         run.tokenizer,
         actor=model,
         reference=run.sft,

@@ -63,7 +63,6 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
         if refused := [c.source for c in solutions.cells if "not yet: " in text_of(c)]:
             first = refused[0].strip().splitlines()[0]
             raise ValueError(f"{source.name}: the checker refuses the solution `{first}`")
-        (out / "solutions").mkdir(exist_ok=True)
         _write(solutions, out / "solutions" / f"{source.stem}.ipynb")
     path = out / f"{source.stem}.ipynb"
     _write(lesson, path)

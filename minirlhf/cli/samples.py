@@ -82,7 +82,9 @@ def score(
 
     Example: minirlhf score "I love to walk the dog" --html dog.html
     """
+    check("model", model, model is None or html is not None, "given together with --html")
     reward_model, tokenizer = load_scalar(scorer)
+    actor = None if model is None else policy_of(model, tokenizer)
     prompt = prompt.strip() + "\n"
     tokens, *values = prefix_scores(reward_model, tokenizer, prompt, text)
     readings = dict(zip(READINGS, values, strict=True))
@@ -105,7 +107,7 @@ def score(
         table = token_table(
             encode(tokenizer, [prompt], [text]),
             tokenizer,
-            actor=None if model is None else policy_of(model, tokenizer),
+            actor=actor,
             reward_model=reward_model,
             temperature=1.0,
         )

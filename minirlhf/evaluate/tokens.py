@@ -255,8 +255,11 @@ def _derived(
     compared = has("old_logprob", "ref_logprob")
     if compared:
         made.setdefault("kl", k1(made["old_logprob"], made["ref_logprob"], mask))
+    if scores is not None and "reward" not in made:
+        known = compared or kl_coef == 0
+        needs = "0 without log-probabilities of both the reference and the sampling policy"
+        check("kl_coef", kl_coef, known, needs)
     if scores is not None and (compared or has("value")):
-        check("kl_coef", kl_coef, compared or kl_coef == 0, "0 where no reference is given")
         nothing = torch.zeros_like(batch.old_logprobs)
         old, ref = (made[name] if compared else nothing for name in ("old_logprob", "ref_logprob"))
         made.setdefault("reward", kl_shaped_rewards(scores, old, ref, mask, kl_coef=kl_coef))
@@ -267,12 +270,13 @@ def _derived(
         made.setdefault("advantage", advantages)
         made.setdefault("return", returns)
     if has("logprob", "old_logprob"):
-        made["ratio"] = log_ratio(made["logprob"], made["old_logprob"], mask).exp()
+        policies = (made["logprob"], made["old_logprob"])
+        made.setdefault("ratio", log_ratio(*policies, mask).exp())
         if has("advantage"):
-            policies = (made["logprob"], made["old_logprob"])
-            made["clipped"] = is_clipped(*policies, made["advantage"], mask, **clip)
+            made.setdefault("clipped", is_clipped(*policies, made["advantage"], mask, **clip))
     if beta is not None and has("logprob", "ref_logprob"):
-        made["implicit_reward"] = beta * log_ratio(made["logprob"], made["ref_logprob"], mask)
+        implicit = beta * log_ratio(made["logprob"], made["ref_logprob"], mask)
+        made.setdefault("implicit_reward", implicit)
     return made
 
 
@@ -302,6 +306,9 @@ def _frame(
         "token": [token_text(tokenizer, i) for i in ids],
         "chosen": chosen,
     }
+    for name in columns:
+        taken = f"another name than {', '.join(frame)}, which every table has"
+        check("column of the batch", name, name not in frame, taken)
     further = [name for name in columns if name not in ORDER]
     for name in [name for name in (*ORDER, *further) if name in columns]:
         values = columns[name][texts, positions].tolist()

@@ -28,11 +28,11 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tupl
 
         fixed    sampled once, by the SFT model. They are read as if the policy of the step had
                  sampled them: kl compares this policy with the SFT model, and the advantages are
-                 those that PPO would compute. The reading shows how one text changes its numbers.
+                 those of GAE. The reading shows how one text changes its numbers.
         fresh    sampled by the policy of the step. The random numbers are the same at every step.
 
-    The score includes PPO's penalty for a missing EOS. Advantages are not whitened. Reading changes
-    nothing: the run is that of the same settings without it.
+    The score includes PPO's penalty for a missing EOS. Advantages are shown before PPO whitens
+    them. Reading changes nothing: the run is that of the same settings without it.
 
     Returns:
         The row: the judged numbers of a PPO run, the seconds of training and reading, and `tables`,

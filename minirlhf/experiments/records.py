@@ -138,7 +138,7 @@ def _token_rows(row: dict) -> list[dict]:
     """The token tables of a recorded run: one row per token, step and source."""
     rows = []
     for table in row["tables"]:
-        here = {name: table[name] for name in ("source", "step")}
+        here = {"seed": row["seed"]} | {name: table[name] for name in ("source", "step")}
         columns = {name: column for name, column in table.items() if name not in here}
         rows += [
             here | dict(zip(columns, entries, strict=True))

@@ -215,7 +215,8 @@
     }
 
     function drawText(pane, side, text) {
-      const step = data.steps.length ? `, step ${frame(side).step}` : "";
+      const at = frame(side).step;
+      const step = at === null || at === undefined ? "" : `, step ${at}`;
       const name = nameOf(data.sides[side], text) + step;
       const box = make("div", "text");
       box.append(make("p", "name", name));

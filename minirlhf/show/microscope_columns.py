@@ -24,7 +24,7 @@ class Column:
 
     def distance(self, value: float) -> float:
         """How far a value is from the number that is drawn white."""
-        if not self.factor:
+        if not self.factor or math.isnan(value):
             return value
         return math.log(value) if value > 0 else -math.inf
 
@@ -95,7 +95,8 @@ KNOWN = {
         "advantage",
         "reward units",
         "How much better the response went from this token on than the critic expected. "
-        "PPO makes blue tokens more likely and orange tokens less likely.",
+        "Blue: better, orange: worse. PPO shifts the advantages of a batch to mean 0 before it "
+        "uses them.",
         REWARD,
     ),
     "return": Column(

@@ -16,7 +16,7 @@ from minirlhf.show.microscope_columns import KNOWN, describe
 from minirlhf.show.strips import printable
 
 NEEDED = ("text", "position", "token")
-NOT_NUMBERS = (*NEEDED, "prompt", "step", "chosen", "alternatives", "ref_alternatives")
+NOT_NUMBERS = (*NEEDED, "prompt", "step", "seed", "chosen", "alternatives", "ref_alternatives")
 JOINERS = "\u200c\u200d"  # they join or part letters and emoji, and cannot harm a page
 
 

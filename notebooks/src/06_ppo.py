@@ -34,9 +34,8 @@ from minirlhf.classroom import check
 # ## 1. The idea: use every sample more than once
 #
 # Sampling is the slow part of RLHF, because a response is written one token at a time. REINFORCE
-# (lesson 04) samples a batch of responses, makes one update, and throws the batch away.
-# **Proximal policy optimisation (PPO)** makes several updates on the same batch. Its loss for one
-# token is
+# (lesson 04) makes one update per batch of samples. **Proximal policy optimisation (PPO)** makes
+# several. Its loss for one token is
 #
 # $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big),
 # \qquad \rho_t = \frac{\pi(y_t \mid s_t)}{\pi_{\text{old}}(y_t \mid s_t)} . $$
@@ -53,14 +52,14 @@ from minirlhf.classroom import check
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
 # In words: make good tokens more likely and bad tokens less likely. For each token, stop when its
-# probability has moved by 20 % *in that direction*. Then sample a new batch.
+# probability has moved by 20 % *in that direction*.
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
-# After the first update, the batch comes from an *older* policy. Suppose that the new policy has
-# made a token 1.5 times as likely. A new batch would contain this token 1.5 times as often as our
-# old one does. So each time it occurs in the old batch, it should count 1.5 times.
+# After the first update, the batch comes from an *older* policy. Suppose that the new policy makes a
+# token 1.5 times as likely. A new batch would contain it 1.5 times as often. So in the old batch each
+# occurrence should count 1.5 times.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
 # $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$: the old policy is a constant, so
@@ -74,9 +73,8 @@ from minirlhf.classroom import check
 # Further away, the ratio corrects only a part of the difference. It compares how often the two
 # policies choose token $y_t$ *after the same prefix* $s_t$. But the new policy also reaches other
 # prefixes. Take the token *good* after *not*. If the new policy has stopped writing *not*, this
-# prefix hardly occurs any more. The ratio of *good* does not know that. The more the policy has
-# changed, the less the old batch says about it. So PPO keeps $\pi$ close to $\pi_{\text{old}}$. The
-# clip does this.
+# prefix hardly occurs any more, and the ratio of *good* does not know that. So PPO keeps $\pi$ close
+# to $\pi_{\text{old}}$, by the clip.
 
 # %% [markdown]
 # ## 3. The clip
@@ -106,10 +104,8 @@ for advantage in (+1.0, -1.0):
 #
 # Two of the six cases have no gradient:
 #
-# - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely. PPO stops
-#   pushing it up.
-# - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely. PPO stops
-#   pushing it down.
+# - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
+# - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
 #
 # The other four cases keep their gradient, two of them outside the range. Take $A = -1$ and
 # $\rho = 1.5$: a bad token has become *more* likely. The two terms are $-1.5$ and $-1.2$. The
@@ -122,7 +118,7 @@ for advantage in (+1.0, -1.0):
 show.clip(eps=0.2)
 
 # %% [markdown]
-# Both panels show what PPO *maximises*, $-L_t$. The dashed parts are flat: no gradient.
+# Both panels show what PPO *maximises*, $-L_t$. Dashed: no gradient.
 #
 # **By hand.** Here are five tokens with all their numbers:
 #
@@ -161,10 +157,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # \text{score} . $$
 #
 # The first part is the **KL penalty**. A token that the policy likes more than the reference does
-# lowers the reward. A token that it likes less raises it. Its sum over a response measures how far
-# the policy is from the reference: on average it is their KL divergence (lesson 07). So the penalty
-# keeps the policy near the model that writes good English. (Log-probabilities are natural logarithms.
-# Their unit is called a **nat**.)
+# lowers the reward. A token that it likes less raises it. The mean of its sum over a response is the
+# KL divergence of the two policies (lesson 07). So the penalty keeps the policy near the model that
+# writes good English. (The unit of natural logarithms is called a **nat**.)
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
@@ -190,16 +185,14 @@ assert advantages.tolist() == [[0.5, 0.5, 1.0]]
 assert returns.tolist() == [[1.0, 1.5, 2.0]]
 
 # %% [markdown]
-# Here is the whole step. The critic starts as a copy of the reward model: that knows what a good
-# review is, but not yet how an unfinished one will end.
+# Here is the whole step. The critic starts as a copy of the reward model.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# *The numbers are those of the last step of a run of eight steps. Its learning rate is almost 0 by
-# then, so no token is clipped.*
+# *The last step of a run of eight. Its learning rate is almost 0, so no token is clipped.*
 #
-# Our task is *tiny-reviews*: the prompt is a film's title, and the response is a short review. The
-# reward model learned from human ratings, and prefers positive reviews.
+# The prompt is a film's title, the response a short review. The reward model learned from human
+# ratings, and prefers positive reviews.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -264,15 +257,11 @@ def ppo_step(titles):
 
 
 # %% [markdown]
-# Five remarks:
-#
-# - `batch.old_logprobs` stays fixed for the whole step. It is $\log \pi_{\text{old}}$. `logprobs` is
-#   computed again for every minibatch, because the actor has changed. Their difference is the log
-#   of the ratio.
-# - Rewards, advantages and returns are computed once, before the first update, and stay fixed.
+# - `batch.old_logprobs` is $\log \pi_{\text{old}}$ and stays fixed for the whole step, as do rewards,
+#   advantages and returns. `logprobs` is computed again for every minibatch, because the actor has
+#   changed. Their difference is the log of the ratio.
 # - Tokens are sampled at temperature 0.7, so all log-probabilities are computed at 0.7.
 # - The critic's loss is half the squared difference between its value and the return.
-# - `batch.select(rows)` keeps the rows of one minibatch, in every tensor of the batch.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
 # learning-rate schedule, an upper limit for the length of the gradient, *whitened* advantages (scaled
@@ -301,12 +290,11 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 #
 # ## 5. A batch under the microscope
 #
-# The **token microscope** shows all numbers of all tokens of a batch. Point at a token, or use the
-# arrow keys. A menu chooses which number gives the colour.
+# The **token microscope** shows all numbers of all tokens. Point at a token, or use the arrow keys. A
+# menu chooses which number gives the colour.
 #
-# First, four responses of the third batch, read *after* its four updates. The colour is the ratio.
-# Blue tokens have become more likely since they were sampled, orange ones less likely. Tokens with a
-# double line are clipped.
+# First, four responses of the third batch, read *after* its four updates. Blue tokens have become more
+# likely since they were sampled, orange ones less likely. A double line means: clipped.
 
 # %%
 third = by_hand[-1].select(torch.arange(4))
@@ -316,18 +304,18 @@ show.microscope(table, "ratio", text="all")
 
 # %% [markdown]
 # A token is clipped if its ratio is above 1.2 *and* its advantage is positive, or if its ratio is
-# below 0.8 *and* its advantage is negative. Check three tokens of the second response:
+# below 0.8 *and* its advantage is negative. Three tokens of the second response:
 #
-# - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. It only stops pushing it.
-#   One large update can jump past the range, and a token shares its weights with all others.
-# - *ook* and *ed* are inside the range, so they still have a gradient.
+# - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. One large update can jump
+#   past the range, and a token shares its weights with all others.
+# - *ook* is inside the range and has a gradient.
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# Many tokens are clipped here, because the first updates are large: the plain loop begins with the
-# full learning rate. `train_ppo` begins with a fifth of it.
+# Many tokens are clipped here: the plain loop begins with the full learning rate, `train_ppo` with a
+# fifth of it.
 #
-# Now a whole run: 24 steps of `train_ppo`, recorded. It shows the policy's responses to the same four
+# Now a whole run: 24 steps of `train_ppo`. It shows the policy's responses to the same four
 # film titles at step 0, 4, 8, 12, 18 and 24, sampled and read before the update of that step. (Step
 # 24 is the policy after the last update.) The colour is the advantage. The slider moves through the
 # training. Where a page runs no scripts, look at the
@@ -343,11 +331,11 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 #
 # 1. **Step 0: the critic is wrong.** Take the response to *a shot at glory*. Its score is 0.76, but
 #    the critic's values swing between −1.97 and 3.39. It is a copy of the reward model, which never
-#    learned to judge an unfinished text. So the first advantages are large, and they say more about
-#    the critic than about the tokens.
+#    learned to judge an unfinished text. So the first advantages say more about the critic than
+#    about the tokens.
 # 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of
-#    an advantage of these four responses has fallen from 0.96 to 0.30. (Section 7 has better proof.) Take *amys o*: "A heartbreaking treat." Before *heart* the critic
-#    predicts 0.14, after it 0.67: this word promises a good review.
+#    an advantage of these four responses has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before *heart* the critic
+#    predicts 0.14, after it 0.67: a good sign.
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
 #    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD
@@ -357,7 +345,7 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 #    reference share *very*, *fascinating* and *well*. The reference's other two are *film* and
 #    *movie*, the policy's are *compelling* and *powerful*.
 #
-# It is a small model. Some of its text is odd, before and after the training.
+#
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -392,12 +380,12 @@ def reuse(rows, **clip):
 # %%
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
-batches = torch.multinomial(probs, 4, replacement=True, generator=drawing)
+drawn = torch.multinomial(probs, 4, replacement=True, generator=drawing)
 no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
 show.lines(
     {
-        "clip 0.2": {"clip 0.2": torch.tensor([reuse(b) for b in batches])},
-        "no clip": {"no clip": torch.tensor([reuse(b, **no_clip) for b in batches])},
+        "clip 0.2": {"clip 0.2": torch.tensor([reuse(b) for b in drawn])},
+        "no clip": {"no clip": torch.tensor([reuse(b, **no_clip) for b in drawn])},
     },
     xlabel="updates on one batch of 4 responses",
     ylabel="change of the true expected return",
@@ -406,16 +394,15 @@ show.lines(
 )
 
 # %% [markdown]
-# The line is the mean over the 40 batches. The band reaches from the worst batch to the best.
+# The line is the mean over the 40 batches, the band runs from the worst to the best.
 #
 # - **Without the clip** the policy follows its batch all the way. The mean gain is 0.82 after 60
-#   updates. But the four responses of the worst batch were misleading: there the policy loses 0.51.
+#   updates. But the four responses of the worst batch were misleading: a loss of 0.51.
 # - **With the clip** a batch has little power, for good and for bad. The mean gain is 0.12, the worst
 #   batch loses 0.09, and 60 updates do hardly more than three.
 #
-# So the clip pays if batches can be misleading, and it costs speed if they are not. In this tiny world the rewards are
-# exact, and most batches point in a good direction. Section 8 asks the same question of a language
-# model.
+# So the clip pays if batches can be misleading, and costs speed if they are not. In this tiny world
+# most batches point in a good direction. Section 8 asks a language model.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -433,23 +420,20 @@ show.curves(
 )
 
 # %% [markdown]
-# Read the panels one by one:
-#
 # - **score** is the reward model's score, before the KL penalty is taken off. It rises from about 0 to
 #   about 1.2.
 # - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
-#   give, predicted by another model. It rises as well. So the policy has not only found a weakness
-#   of the reward model.
+#   give, predicted by another model. It rises too: PPO has not only found a weakness of the reward
+#   model.
 # - **kl** is the distance from the reference in nats per response. It grows to about 2 and then stays
 #   near that. Two things hold it: the KL penalty, and a learning rate that falls to 0 by step 24.
 # - **entropy** says how undecided the policy is about the next token. It falls from 2.4 to 2.2 nats
 #   per token, with ups and downs: the policy still writes varied reviews.
-# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %. It
-#   falls to 0 together with the learning rate.
+# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %.
 # - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
 #   as a constant. It starts below 0 and reaches 0.7.
 #
-# What do the reviews look like? The first sample for each of three test films, not selected:
+# The first sample for each of three test films:
 
 # %%
 tour = experiments.results("tour")
@@ -497,26 +481,26 @@ show.curves(
 
 # %% [markdown]
 # The green runs are sick. Their last scores look fine. But the KL jumps above 10 nats, the responses
-# shrink to 6 tokens, and the entropy falls from 2.5 to about 1. This policy writes "A very funny
-# movie." for one title after another.
+# shrink to 6 tokens, and the entropy falls from 2.5 to about 1. They often write
+# just "A very funny movie."
 #
 # With the clip, eight epochs do not collapse: the KL stays below 5 nats on average. But up to 42 % of
-# the tokens are clipped. The updates are large for one batch, and the clip has to work hard.
+# the tokens are clipped: the updates are large for one batch.
 #
-# Is the higher gold score worth it? Eight epochs move the policy twice as far as two, to 4.2 nats. Two
+# Eight epochs move the policy twice as far as two, to 4.2 nats. Two
 # epochs with a smaller KL coefficient (0.25) go equally far, and have more gold on every seed. So if
 # you want to go further, lower the KL coefficient first.
 #
 # The clip is insurance: with two epochs it matters little, with eight it prevents the collapse. And
-# the score alone does not show the damage. KL, length, entropy and samples show it.
+# the score alone does not show the damage.
 
 # %% [markdown]
 # ## What to remember
 #
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
-# - The ratio is a good correction only near $\pi_{\text{old}}$. The clip takes the gradient from
-#   tokens that have moved far enough in the right direction. It never stops a way back.
+# - The clip takes the gradient from tokens that have moved far enough in the right direction. It
+#   never stops a way back.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - Watch gold (or people), KL, length, entropy and samples beside the score.
 # - The clip matters when a batch is reused often.

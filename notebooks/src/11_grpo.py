@@ -44,7 +44,7 @@ from minirlhf.classroom import FAST, check
 # L_{i,t} = -\min\big(\rho_{i,t} A_i,\; \text{clip}(\rho_{i,t},\, 1-\epsilon,\, 1+\epsilon)\, A_i\big) . $$
 #
 # - $r_i$ is the score of response $i$. $\bar r$ is the mean and $s$ the standard deviation of the
-#   $G$ scores. $\delta = 0.0001$ avoids a division by 0.
+#   $G$ scores (divided by $G-1$, not $G$). $\delta = 0.0001$ avoids a division by 0.
 # - $A_i$ is the advantage of response $i$. Every token of the response has it.
 # - $\rho_{i,t}$ is the importance ratio of token $t$, and $L_{i,t}$ its loss. This is PPO's loss
 #   (lesson 06), with $\epsilon = 0.2$.
@@ -232,7 +232,7 @@ print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 # %% [markdown]
 # ## 6. A group under the microscope
 #
-# Another group for `16+16+11=`, this time of eight responses by the untrained policy. The colour is
+# Another group for `16+16+11=`, this time of eight responses by the policy before training. The colour is
 # the advantage: blue tokens become more likely, orange ones less likely.
 
 # %%
@@ -289,16 +289,16 @@ for size in (2, 3, 4):
 # The two assertions say:
 #
 # - **Without the standard deviation**, GRPO's expected gradient is $(G-1)/G$ times the true one: the
-#   right direction, a slightly shorter step. The reason: the baseline $\bar r$ contains $r_i$ itself,
-#   with weight $1/G$. This part takes away $1/G$ of the gradient. The other scores in $\bar r$ are
-#   independent of response $i$. A baseline that is independent of the response adds no bias
-#   (lesson 04).
+#   right direction, a slightly shorter step. The baseline $\bar r$ contains $r_i$ itself with weight
+#   $1/G$, and so takes away $1/G$ of the gradient. The other scores in it are independent of response
+#   $i$ and add no bias (lesson 04).
 # - **With the mean of the others** as the baseline, the expected gradient is exactly the true one.
 #   This is REINFORCE leave-one-out (RLOO, lesson 10).
 #
 # **The standard deviation changes more.** Take scores of 0 or 1, and call $p$ the chance of a right
-# answer to a prompt. Then GRPO's expected gradient for this prompt is a number times the gradient of
-# $p$. We call this number the *weight* of the prompt. The figure shows it.
+# answer to a prompt. A right response pushes along $\nabla \log p = \nabla p / p$, on average, and a
+# wrong one along $\nabla \log (1 - p) = -\nabla p / (1 - p)$. So GRPO's expected gradient is a number
+# times $\nabla p$. We call this number the *weight* of the prompt. The figure shows it.
 
 
 # %%
@@ -322,8 +322,8 @@ show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=
 # prompt with $p = 0.02$ weighs 1.9 times as much as one with $p = 0.5$. A group of two is an
 # exception: whenever its scores differ, they differ by the same amount. So its line is flat.
 #
-# For very large groups the weight is $1/\sqrt{p(1-p)}$. Then GRPO follows the gradient of
-# $2 \arcsin\sqrt{p}$, and not of $p$. **It maximises another objective.**
+# For very large groups the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
+# $2 \arcsin\sqrt{p}$. So GRPO maximises this function instead of $p$: **another objective.**
 
 # %% [markdown]
 # ## 8. What a run looks like
@@ -382,7 +382,7 @@ show.curves(
 )
 
 # %% [markdown]
-# - **score**, the share of right answers, rises from 0.46 to about 0.69.
+# - **score**, the share of right answers, rises from 0.46 to about 0.69 on the practice problems.
 # - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
 #   longer than guesses, and more often right: the policy has learned to write steps.
 # - **entropy** falls from 0.36 to about 0.15 nats per token. The policy becomes surer.
@@ -432,7 +432,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # GRPO sharpens, and cannot tell how much it could teach. That needs harder problems.
 
 # %% [markdown]
-# ## 10. One change each: Dr. GRPO, DAPO, GSPO, CISPO
+# ## 10. Four variants: Dr. GRPO, DAPO, GSPO, CISPO
 #
 # **Dr. GRPO** ("done right") drops two divisions. It does not divide by the standard deviation, because
 # that changes the objective (section 7). And it does not divide a response's loss by its own length,
@@ -479,7 +479,7 @@ assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_m
 #
 # - GSPO has the same gradient as GRPO.
 # - CISPO has the same gradient as GRPO *with a token mean*. (The value of its loss is another
-#   one: $-A \log \pi$ instead of $-A$.) So has DAPO, apart from its new groups and its penalty.
+#   one: $-A \log \pi$ instead of $-A$.) DAPO has this gradient too, but other groups and a penalty.
 # - A token mean has another gradient than GRPO's mean per response, because it weighs long responses
 #   more.
 #
@@ -725,7 +725,8 @@ check.gspo_loss(gspo_loss)
 # <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
 #
 # Yes. At ratio 1 the loss of a response is minus its advantage, and the advantages of a group sum to
-# 0. The gradient is not 0. Watch the score, the gradient's norm and the share of groups
+# 0. So the loss of a batch is 0 (that of a minibatch only if it holds whole groups). The gradient is
+# not 0. Watch the score, the gradient's norm and the share of groups
 # with equal scores.
 # </details>
 #

@@ -184,6 +184,13 @@ def test_a_run_without_the_chosen_step_shows_its_last_one_before(browser):
     assert panel(browser)["advantage"] == ["+3.000", "+4.000"]
 
 
+def test_a_table_without_steps_stands_beside_a_run(browser):
+    browser.open(
+        microscope({"SFT": table(), "run": pd.concat([table(step=s) for s in (0, 9)])}).page()
+    )
+    assert [p.text for p in browser.all(".name")] == ["SFT, response 0", "run, response 0, step 0"]
+
+
 def test_another_column_gives_the_colours_of_the_strips(browser):
     rows = table(entropy=[0.0, 1.0, 2.0, float("nan")])
     browser.open(microscope(rows).page())

@@ -186,6 +186,12 @@ def is_true_or_false(value) -> bool:
     return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
 
 
+def _notebook_of(name: str) -> Path:
+    found = sorted(NOTEBOOKS.glob(f"{name}_*.ipynb"))
+    assert len(found) == 1, f"lesson {name} has {len(found)} notebooks; it must have one"
+    return found[0]
+
+
 @contextmanager
 def lesson(name: str | Path) -> Iterator[Said]:
     """The prose of a lesson; at the end every number of it must have been compared.
@@ -197,7 +203,7 @@ def lesson(name: str | Path) -> Iterator[Said]:
     Raises:
         AssertionError: a number of the prose was not compared.
     """
-    path = name if isinstance(name, Path) else next(NOTEBOOKS.glob(f"{name}_*.ipynb"))
+    path = name if isinstance(name, Path) else _notebook_of(name)
     said = Said(nbformat.read(path, 4).cells)
     yield said
     left = said.unchecked()

@@ -291,7 +291,7 @@ DIFFERENT = {  # right answers written in another way
 
 
 @pytest.mark.parametrize("name", check.EXERCISES)
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("seed", [0, 1, 7])
 def test_right_answers_pass_and_every_listed_mistake_is_named(name, seed):
     exercise = check.EXERCISES[name]
     assert exercise(exercise.reference, seed=seed)

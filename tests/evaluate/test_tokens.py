@@ -317,10 +317,22 @@ def test_a_model_that_is_not_given_leaves_its_columns_out():
 def test_a_kl_penalty_needs_a_reference():
     models, batch = four_models(), sampled()
     given = {name: models[name] for name in ("actor", "reward_model", "critic")}
-    with pytest.raises(ValueError, match=r"kl_coef is 0.5; it must be 0 where no reference"):
+    without = r"kl_coef is 0.5; it must be 0 without log-probabilities of both"
+    with pytest.raises(ValueError, match=without):
         evaluate.token_table(batch, TOKENIZER, **given, kl_coef=0.5)
+    with pytest.raises(ValueError, match=without):  # no critic either
+        evaluate.token_table(batch, TOKENIZER, reward_model=models["reward_model"], kl_coef=0.5)
+    carried = batch.with_columns(rewards=torch.zeros_like(batch.old_logprobs))
+    table = evaluate.token_table(carried, TOKENIZER, **given, kl_coef=0.5)  # nothing is computed
+    assert table["reward"].eq(0).all()
     with pytest.raises(ValueError, match="alternatives is -1; it must be 0 or more"):
         evaluate.token_table(batch, TOKENIZER, alternatives=-1)
+
+
+def test_a_column_with_the_name_of_the_tables_own_is_refused():
+    batch = sampled()
+    with pytest.raises(ValueError, match="column of the batch is position; it must be another"):
+        evaluate.token_table(batch.with_columns(position=batch.old_logprobs), TOKENIZER)
 
 
 def test_the_columns_that_a_batch_carries_are_the_ones_shown():

@@ -5,14 +5,16 @@ one order.
 """
 
 import copy
+import re
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 
-from minirlhf import core, loops
+from minirlhf import core, loops, models
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.forward import (
     encode,
@@ -343,3 +345,76 @@ def test_a_constant_schedule_and_no_gradient_clipping():
 def test_an_unknown_schedule_or_a_maximum_norm_of_0_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         OptimiserConfig(**given)
+
+
+# ---- the loops that the lessons write by hand
+
+
+def lesson_step(lesson, name, **names):
+    """The function `name` as a code cell of a lesson's source defines it, with these globals."""
+    source = (Path(__file__).parents[2] / "notebooks" / "src" / f"{lesson}.py").read_text("utf-8")
+    cells = [c for c in re.split(r"^# %%.*$", source, flags=re.M) if f"def {name}(" in c]
+    assert len(cells) == 1
+    names |= {"core": core, "loops": loops, "models": models, "torch": torch}
+    exec(compile(cells[0], lesson, "exec"), names)
+    return names[name]
+
+
+def test_the_step_of_lesson_06_is_train_ppo():
+    sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
+    config = loops.PPOConfig.plain(steps=STEPS, batch_size=64, sampling=sampling)
+    actor, reference, critic = (
+        ending_policy(),
+        ending_policy(),
+        ScalarModel(tiny_policy(1).base_model),
+    )
+    critics_copy = copy.deepcopy(critic)
+    step = lesson_step(
+        "06_ppo",
+        "ppo_step",
+        tokenizer=TOKENIZER,
+        eos_id=EOS,
+        sampling=sampling,
+        score=score,
+        actor=actor,
+        critic=critic,
+        reference=reference,
+        actor_optimizer=loops.make_optimizer(actor, config.actor),
+        critic_optimizer=loops.make_optimizer(critic, config.critic),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    for index in loops.shuffled_batches(len(PROMPTS), 64, STEPS, config.seed):
+        step([PROMPTS[i] for i in index])
+    other, other_critic, _ = loops.train_ppo(
+        ending_policy(), critics_copy, TOKENIZER, PROMPTS, score, config
+    )
+    assert same_weights(actor, other) and moved(actor, reference)
+    assert same_weights(critic, other_critic)
+
+
+def test_the_step_of_lesson_11_is_train_group():
+    sampling = SamplingConfig(max_new_tokens=10, temperature=1.0)
+    config = loops.GroupConfig.plain(
+        "grpo",
+        steps=STEPS,
+        prompts_per_step=16,
+        group_size=8,
+        minibatch_size=64,
+        sampling=sampling,
+        kl=KLConfig(kl_coef=0),
+    )
+    actor, start = ending_policy(), ending_policy()
+    step = lesson_step(
+        "11_grpo",
+        "grpo_step",
+        tokenizer=TOKENIZER,
+        sampling=sampling,
+        score=score,
+        actor=actor,
+        optimizer=loops.make_optimizer(actor, config.optimiser),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    for index in loops.shuffled_batches(len(PROMPTS), 16, STEPS, config.seed):
+        step([PROMPTS[i] for i in index])
+    other, _ = loops.train_group(ending_policy(), TOKENIZER, PROMPTS, score, config)
+    assert same_weights(actor, other) and moved(actor, start)

@@ -223,7 +223,7 @@ def sizes(cell):
     """(what, lines, widest line) of each text or table that a code cell shows.
 
     A table has a line for each row. Its width is that of its widest cells, with two spaces between
-    columns. Pictures, interactive HTML and other HTML have none. All that a cell prints is one text.
+    columns. Pictures, interactive HTML, other HTML and tables whose cells are wrapped have none. All that a cell prints is one text.
     """
     found, printed = [], ""
     for output in cell.outputs:
@@ -231,6 +231,8 @@ def sizes(cell):
         if output.output_type == "stream":
             printed += output.text
         elif "<table" in data.get("text/html", "") and "<script" not in data["text/html"]:
+            if "white-space:pre-wrap" in data["text/html"]:  # show.texts: its cells are wrapped
+                continue
             rows = Table(data["text/html"]).rows
             columns = max(map(len, rows), default=0)
             widest = [max(len(r[i]) for r in rows if i < len(r)) for i in range(columns)]

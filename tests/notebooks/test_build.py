@@ -11,7 +11,19 @@ HEAD = """# %% [markdown]
 # # 42 · A made lesson
 
 # %%
-from minirlhf.classroom import check
+import numpy as np
+
+
+class Said(str):
+    __repr__ = str.__str__
+
+
+class check:  # stands in for the package's checkers: importing them takes seconds
+    def in_sft_units(function):
+        scores, sft_scores = np.array([1.0, 3.0]), np.array([0.0, 4.0])
+        right = np.array_equal(function(scores, sft_scores), (scores - 2) / 2)
+        return Said("pass: right" if right else "not yet: wrong")
+
 
 # %%
 print("open")
@@ -105,14 +117,14 @@ def test_the_solutions_hold_statement_solution_and_the_checkers_pass(made):
     _, _, _, solutions = made
     assert [(c.cell_type, c.source.splitlines()[0]) for c in cells(solutions)] == [
         ("markdown", "# Solutions: 42 · A made lesson"),
-        ("code", "from minirlhf.classroom import check"),
+        ("code", "import numpy as np"),
         ("code", "factor = 2"),
         ("markdown", "**1. Units.** Return the scores in units of the SFT samples."),
         ("code", "def in_sft_units(scores, sft_scores):"),
         ("markdown", "The standard deviation is the unit."),
         ("code", 'print("drawn with", factor)'),
     ]
-    assert course.text_of(cell_with(solutions, "def in_sft_units")).startswith("pass: ")
+    assert course.text_of(cell_with(solutions, "sft_scores.mean()")) == "pass: right"
     assert course.text_of(cell_with(solutions, "drawn with")) == "drawn with 2\n"
 
 

@@ -36,12 +36,13 @@ def errors_of(notebook):
     ]
 
 
-# between two notebooks: all names are deleted, and torch's generator has the same seed
+# between two notebooks: all names are deleted, torch has the same seed and number of threads
 ANEW = """
 %reset -f
-import torch
+import os, torch
 torch.manual_seed(0)
-del torch
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
+del os, torch
 """
 
 
@@ -166,5 +167,7 @@ def test_the_committed_notebook_is_executed_and_current(name):
 
 
 def test_every_committed_notebook_has_a_source():
-    committed = {path.stem for path in NOTEBOOKS.rglob("*.ipynb") if path.parent.name[0] != "."}
-    assert committed == set(NAMES)
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(NAMES)
+    sources = {s.stem: jupytext.read(s) for s in notebook_sources()}
+    with_solutions = {n for n, source in sources.items() if solutions_of(source, n) is not None}
+    assert {path.stem for path in (NOTEBOOKS / "solutions").glob("*.ipynb")} == with_solutions

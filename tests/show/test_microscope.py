@@ -330,3 +330,11 @@ def test_the_script_never_parses_text_as_markup():
 
 def test_a_microscope_is_what_the_function_returns():
     assert isinstance(microscope(table()), Microscope)
+
+
+def test_a_ratio_without_a_value_is_no_extreme():
+    view = microscope(table(ratio=[1.0, float("nan"), 0.5]), "ratio")
+    assert (
+        "inf" not in " ".join(words_of(view.figure()))
+        and "inf" not in view.html.split("<script")[0]
+    )
