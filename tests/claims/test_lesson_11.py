@@ -356,6 +356,7 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("and NaN times", 0)
         hard_prompts(said)
         said("My GRPO loss is", 0)
+        said("So the loss of a batch is", 0)
         said("Yes. At ratio", 1)
         said("The gradient is not", 0)
         said("The ratio in my log is always", 1)

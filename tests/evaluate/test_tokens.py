@@ -331,7 +331,7 @@ def test_a_kl_penalty_needs_a_reference():
 
 def test_a_column_with_the_name_of_the_tables_own_is_refused():
     batch = sampled()
-    with pytest.raises(ValueError, match="column of the batch is position; it must be another"):
+    with pytest.raises(ValueError, match="column of the batch is 'position'; it must be another"):
         evaluate.token_table(batch.with_columns(position=batch.old_logprobs), TOKENIZER)
 
 
