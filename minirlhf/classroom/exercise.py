@@ -47,7 +47,6 @@ class Exercise:
         mistakes: message -> a function with that mistake.
         differentiate: arguments whose gradient is compared too, besides the value.
         edges: fixed cases that a random draw would seldom give; they are checked too.
-        hint: a hint of the lesson's author; `hints` adds what holds for every mask.
     """
 
     name: str
@@ -57,16 +56,6 @@ class Exercise:
     mistakes: dict[str, Callable[..., Tensor]]
     differentiate: tuple[str, ...] = ()
     edges: tuple[tuple, ...] = ()
-    hint: str = ""
-
-    @property
-    def hints(self) -> str:
-        """The exercise's hint, and one on padding where an argument is a mask; "" if none."""
-        case = self.case(torch.Generator().manual_seed(0))
-        padding = ""
-        if self._masks():
-            padding = PADDING if _has_nan(case) else "Padding can hold any number: use the mask."
-        return " ".join(filter(None, (self.hint, padding)))
 
     def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
         """Check a function.

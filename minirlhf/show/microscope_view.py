@@ -4,7 +4,6 @@ The page is HTML, one script and data as JSON, all in one block. It needs no net
 microscope.js draws it, microscope.css lays it out, microscope_data.py makes the JSON.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from minirlhf.runtime import atomic_path, check, write_text
 from minirlhf.show.microscope_columns import describe
 from minirlhf.show.microscope_data import clean, microscope_data, to_json
-from minirlhf.show.strips import escape, strip_colour, token_strips, visible
+from minirlhf.show.strips import escape, token_strip_html, token_strips
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -153,14 +152,7 @@ class Microscope:
         """The first view as HTML without a script."""
         limit = self._column["limit"]
         parts = [f"<b>{escape(self.data['title'])}</b>"] if self.data["title"] else []
-        for title, tokens, values in self._view():
-            spans = "<wbr>".join(
-                f'<span style="background:{strip_colour(v, limit)};color:#222" '
-                f'title="{_signed(v)}">'
-                f"{escape(visible(t))}</span>"
-                for t, v in zip(tokens, values, strict=True)
-            )
-            parts.append(f'<p style="font-family:monospace">{escape(title)}<br>{spans}</p>')
+        parts += [token_strip_html(t, v, title=title, limit=limit) for title, t, v in self._view()]
         note = (
             "Blue is high, orange is low. Scripts do not run here, so this is a still view. In "
             "JupyterLab, run the cell or trust the notebook, then point at a token."
@@ -261,10 +253,6 @@ def _plain(text: int | str) -> int | str:
 
 def _one_of(numbers: list[int]) -> str:
     return f'"all" or one of {", ".join(map(str, numbers))}'
-
-
-def _signed(value: float) -> str:
-    return "no value" if math.isnan(value) else f"{value:+.3f}"
 
 
 def _number(value: float | str | None) -> float:

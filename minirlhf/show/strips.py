@@ -163,7 +163,8 @@ def token_strip_html(
     values = [float(v) for v in values]
     limit = _limit(values) if limit is None else limit
     spans = "<wbr>".join(
-        f'<span style="background:{strip_colour(v, limit)};{SPAN}" title="{v:+.3f}">'
+        f'<span style="background:{strip_colour(v, limit)};{SPAN}" '
+        f'title="{"no value" if math.isnan(v) else f"{v:+.3f}"}">'
         f"{escape(visible(t))}</span>"
         for t, v in zip(tokens, values, strict=True)
     )

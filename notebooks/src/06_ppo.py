@@ -285,8 +285,8 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# The mean score rises from batch to batch. The unit is one standard deviation of the scores of the
-# untrained policy, so this policy starts at about 0.
+# The mean score rises from batch to batch. The unit is one standard deviation of the scores before
+# PPO, so this policy starts at about 0.
 #
 # ## 5. A batch under the microscope
 #
@@ -334,8 +334,8 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 #    learned to judge an unfinished text. So the first advantages say more about the critic than
 #    about the tokens.
 # 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of
-#    an advantage of these four responses has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before *heart* the critic
-#    predicts 0.14, after it 0.67: a good sign.
+#    an advantage of these four responses has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking
+#    treat." Before *heart* the critic predicts 0.14, after it 0.67: a good sign.
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
 #    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD

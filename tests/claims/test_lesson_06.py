@@ -1,11 +1,15 @@
 """Lesson 06, PPO: every number of its prose, and every claim about a recorded run."""
 
+import json
 import math
+import re
 
+import nbformat
 import pytest
 import torch
 
 from minirlhf import core, experiments, loops
+from minirlhf.classroom.course import NOTEBOOKS
 from tests.claims.prose import lesson
 
 COMPLETE = ["as it is", "kl_coef 0.5"]  # the same settings, three runs each; in the lesson the
@@ -74,6 +78,30 @@ def test_what_the_policy_has_learned_to_write(batches):
 def test_the_batch_is_read_before_its_first_update(batches):
     assert (batches.ratio - 1).abs().max() < 1e-4 and not batches.clipped.any()
     assert (batches[batches.step == 0].kl.abs() < 1e-4).all()
+
+
+def test_the_three_tokens_of_the_batch_that_the_page_shows():
+    cells = nbformat.read(NOTEBOOKS / "06_ppo.ipynb", 4).cells
+    (cell,) = [c for c in cells if c.source.startswith("third = by_hand")]
+    html = "".join(cell.outputs[0]["data"]["text/html"])
+    data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)[1])
+    second = data["sides"][0]["frames"][0]["texts"][1]
+    words = [data["words"][place] for place in second["tokens"]]
+    columns = ("ratio", "advantage", "clipped")
+    ing, ook, cast = (
+        [second["numbers"][name][words.index(word)] for name in columns]
+        for word in ("ing", "ook", " cast")
+    )
+    assert ing[0] > 2 and ing[1] > 0 and ing[2]
+    assert 0.8 < ook[0] < 1.2 and not ook[2]
+    assert cast[0] < 0.8 and cast[1] > 0 and not cast[2]
+
+
+def test_train_ppo_begins_with_a_fifth_of_the_learning_rate():
+    config = loops.PPOConfig()
+    optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config.actor)
+    loops.set_learning_rate(optimizer, config.actor, 0, config.steps)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(config.actor.lr / 5)
 
 
 # ---- section 6: the exact world

@@ -266,6 +266,7 @@ def test_sample_prints_every_sample():
         (["reward", "--rows", "0"], "n is 0; it must be at least 1 pair"),
         (["pretrain", "--steps", "0"], "steps is 0"),
         (["course", "99"], "notebook is '99'"),
+        (["score", "x", "--model", "tiny-reviews-sft"], "given together with --html"),
         (["score", "x", "--html", "/proc/no/such.html"], "/proc/no"),
     ],
 )

@@ -10,6 +10,7 @@ from minirlhf.runtime import ROOT
 from minirlhf.show import Microscope, microscope, strip_colour
 from minirlhf.show.microscope_columns import KNOWN
 from minirlhf.show.microscope_data import clean, microscope_data, to_json
+from minirlhf.show.strips import SPAN
 
 HOSTILE = [
     "<script>hacked = 1</script>",
@@ -230,7 +231,7 @@ def test_missing_alternatives_are_no_error():
 def test_without_scripts_the_coloured_tokens_are_there():
     page = microscope({"PPO": table([" <b>", "y"]), "SFT": table()}, still="pictures/x.png").html
     still = page[page.index('class="still"') : page.index('<script type="application/json"')]
-    assert f'background:{strip_colour(0.5, 1.0)};color:#222" title="+0.500">·&lt;b&gt;' in still
+    assert f'background:{strip_colour(0.5, 1.0)};{SPAN}" title="+0.500">·&lt;b&gt;' in still
     assert "PPO, response 0: advantage" in still and "SFT, response 0: advantage" in still
     assert "pictures/x.png" in still
 
@@ -334,7 +335,6 @@ def test_a_microscope_is_what_the_function_returns():
 
 def test_a_ratio_without_a_value_is_no_extreme():
     view = microscope(table(ratio=[1.0, float("nan"), 0.5]), "ratio")
-    assert (
-        "inf" not in " ".join(words_of(view.figure()))
-        and "inf" not in view.html.split("<script")[0]
-    )
+    fallback = view.html.split("<script")[0]
+    assert "inf" not in " ".join(words_of(view.figure())) and "inf" not in fallback
+    assert 'title="no value"' in fallback
