@@ -64,6 +64,7 @@ from minirlhf.classroom.lessons.lesson_10 import (
 from minirlhf.classroom.lessons.lesson_11 import (
     dr_grpo_loss,
     group_advantages,
+    grpo_loss,
     gspo_loss,
     kept_groups,
     pass_at_k,

@@ -90,7 +90,8 @@ class Exercise:
     def _mistake(self, cases: list[tuple], answers: list) -> str:
         """The message of the known mistake that gives these answers; "" if none does."""
         for message, wrong in self.mistakes.items():
-            if _same(answers, [self._evaluate(wrong, case) for case in cases]):
+            pairs = zip(answers, cases, strict=True)  # the first case mostly tells them apart
+            if all(_same([answer], [self._evaluate(wrong, case)]) for answer, case in pairs):
                 return message
         return ""
 

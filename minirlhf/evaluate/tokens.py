@@ -128,7 +128,9 @@ def token_table(
     Returns:
         Log-probabilities, KL and entropy in nats; rewards, values and advantages in reward units.
         A token that the policy did not choose has NaN, False or an empty list in the columns of
-        chosen tokens. See `token_text` for a token that is a part of a character.
+        chosen tokens. See `token_text` for a token that is a part of a character. The settings
+        kl_coef, gamma and lam stand in `attrs["settings"]`, so that the microscope can show how
+        the numbers add up.
 
     Raises:
         ValueError: kl_coef is above 0, the score is known and the reference is not; a sequence is
@@ -170,7 +172,9 @@ def token_table(
         clip={"clip_eps": clip_eps, "clip_eps_high": clip_eps_high},
         beta=beta,
     )
-    return _frame(batch, tokenizer, columns, lists)
+    table = _frame(batch, tokenizer, columns, lists)
+    table.attrs["settings"] = {"kl_coef": kl_coef, "gamma": gamma, "lam": lam}
+    return table
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tupl
         )
         if source == "fresh":
             table["text"] += len(prompts)  # a number of its own for every response
-        return {"source": source, "step": step} | as_record(table)
+        place = {"source": source, "step": step, "settings": table.attrs["settings"]}
+        return place | as_record(table)
 
     fixed = sampled(policy)
     fixed = replace(fixed, old_logprobs=torch.zeros_like(fixed.old_logprobs))  # as if written

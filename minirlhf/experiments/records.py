@@ -47,13 +47,16 @@ def results(*names: str, folder: Path | None = None) -> pd.DataFrame:
     """
     if not names:
         raise ValueError(f"No record was asked for; {_known(folder or RESULTS)}.")
-    rows = [
+    recorded = [(name, row) for name in names for row in load_results(name, folder=folder)]
+    table = pd.DataFrame(
         {"experiment": name} | row
-        for name in names
-        for recorded in load_results(name, folder=folder)
-        for row in (_token_rows(recorded) if "tables" in recorded else [recorded])
-    ]
-    return pd.DataFrame(rows)
+        for name, run in recorded
+        for row in (_token_rows(run) if "tables" in run else [run])
+    )
+    settings = [part.get("settings") for _, run in recorded for part in run.get("tables", [])]
+    if settings and settings[0] and all(s == settings[0] for s in settings):
+        table.attrs["settings"] = settings[0]  # for the microscope
+    return table
 
 
 def load_results(name: str, *, folder: Path | None = None) -> list[dict]:
@@ -139,7 +142,7 @@ def _token_rows(row: dict) -> list[dict]:
     rows = []
     for table in row["tables"]:
         here = {"seed": row["seed"]} | {name: table[name] for name in ("source", "step")}
-        columns = {name: column for name, column in table.items() if name not in here}
+        columns = {n: column for n, column in table.items() if n not in (*here, "settings")}
         rows += [
             here | dict(zip(columns, entries, strict=True))
             for entries in zip(*columns.values(), strict=True)

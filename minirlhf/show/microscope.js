@@ -11,6 +11,36 @@
     ["ref_alternatives", "reference", "ref_logprob"],
   ];
 
+  // Column -> the terms that it is the sum of, each [factor, number]. `at` gives a column's number
+  // at this token, `later` at the next one that the policy chose (0 after the last).
+  const SUMS = {
+    reward: {
+      needs: ["kl", "score"],
+      terms: (at, later, s, last) => [[-s.kl_coef, at("kl")], ...(last ? [[1, at("score")]] : [])],
+    },
+    td_error: {
+      needs: ["reward", "value"],
+      terms: (at, later, s) => [[1, at("reward")], [s.gamma, later("value")], [-1, at("value")]],
+    },
+    advantage: {
+      needs: ["td_error"],
+      terms: (at, later, s) => [[1, at("td_error")], [s.gamma * s.lam, later("advantage")]],
+    },
+    return: {
+      needs: ["advantage", "value"],
+      terms: (at) => [[1, at("advantage")], [1, at("value")]],
+    },
+  };
+
+  // One term of a sum, with its sign in front: " - 0.5 × 0.123", " + (−1.2)".
+  function term([factor, x]) {
+    const size = Math.abs(factor);
+    const times = size === 1 ? "" : `${Number(size.toPrecision(3))} \u00d7 `;
+    const digits = Math.abs(x).toFixed(3);
+    const shown = x < 0 && Number(digits) ? `(${MINUS}${digits})` : digits;
+    return ` ${factor < 0 ? MINUS : "+"} ${times}${shown}`;
+  }
+
   // An element with a class, a text and attributes by name.
   function make(tag, name, text, attributes) {
     const element = document.createElement(tag);
@@ -364,6 +394,48 @@
     table.append(widths, topRow, rows);
     panel.append(title, table);
 
+    // How rewards, values and advantages add up, with the numbers of this token. A line is left
+    // empty where the sum is another one, for example where advantages were whitened.
+    const sums = make("table", "numbers sums");
+    const sumCells = {};
+    const coefficients = make("p", "likeliest");
+    const settingsOf = (place) => data.sides[view.panes[place.pane][0]].settings;
+    if (data.sides.some((side) => side.settings)) {
+      const lines = make("tbody");
+      for (const name of Object.keys(SUMS)) {
+        if (!columns[name] || !SUMS[name].needs.every((n) => columns[n])) continue;
+        const row = make("tr");
+        sumCells[name] = make("td");
+        row.append(make("th", "", columns[name].label, { scope: "row" }), sumCells[name]);
+        lines.append(row);
+      }
+      sums.append(lines);
+      if (lines.firstChild) panel.append(coefficients, sums);
+    }
+
+    function drawSums(place, text) {
+      const settings = settingsOf(place);
+      const after = (position) => {
+        const numbers = text.numbers.value || text.numbers.advantage || [];
+        for (let t = position + 1; t < numbers.length; t += 1) if (numbers[t] !== null) return t;
+        return null; // this is the last token that the policy chose
+      };
+      const next = after(place.position);
+      const at = (name) => value(text, name, place.position);
+      const later = (name) => (next === null ? 0 : value(text, name, next));
+      for (const [name, cell] of Object.entries(sumCells)) {
+        const terms = settings ? SUMS[name].terms(at, later, settings, next === null) : [];
+        const total = terms.reduce((sum, [factor, x]) => sum + factor * x, 0);
+        const known = terms.length && terms.every(([, x]) => x !== null) && at(name) !== null;
+        const near = known && Math.abs(total - at(name)) < 0.002 * (1 + Math.abs(at(name)));
+        const sum = terms.map(term).join("").replace(/^ \+ /, "").replace(/^ (\u2212) /, "$1");
+        cell.textContent = near ? sum : "";
+      }
+      coefficients.textContent = settings
+        ? `Sums (KL coefficient ${settings.kl_coef}, gamma ${settings.gamma}, lambda ${settings.lam})`
+        : "";
+    }
+
     const bars = make("div", "policies");
     const charts = POLICIES.filter(([name]) => all.some((t) => t[name])).map(
       ([name, who, logprob]) => {
@@ -417,6 +489,7 @@
       for (const row of rows.children) {
         row.classList.toggle("coloured", row.dataset.column === view.column);
       }
+      drawSums(place, text);
       const side = data.sides[view.panes[place.pane][0]];
       const whose = compared ? ` in ${nameOf(side, text)}` : " tokens";
       likeliest.textContent = `Likeliest${whose} (framed: the written one)`;

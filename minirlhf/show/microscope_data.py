@@ -17,6 +17,7 @@ from minirlhf.show.strips import printable
 
 NEEDED = ("text", "position", "token")
 NOT_NUMBERS = (*NEEDED, "prompt", "step", "seed", "chosen", "alternatives", "ref_alternatives")
+SETTINGS = ("kl_coef", "gamma", "lam")
 JOINERS = "\u200c\u200d"  # they join or part letters and emoji, and cannot harm a page
 
 
@@ -33,7 +34,8 @@ def microscope_data(
     Returns:
         columns: a dict per column of numbers. words, prompts: texts, each once. steps: the training
         steps of all tables, sorted. sides: a dict per table with a frame per step, and in each
-        frame the texts with their tokens and numbers.
+        frame the texts with their tokens and numbers. A table with `attrs["settings"]` gives its
+        side these settings.
 
     Raises:
         ValueError: what a table lacks, in one sentence.
@@ -51,7 +53,10 @@ def microscope_data(
                 for text, group in frame.groupby("text")
             ]
             frames.append({"step": None if step is None else int(step), "texts": texts})
-        sides.append({"title": clean(title), "frames": frames})
+        side = {"title": clean(title), "frames": frames}
+        if "settings" in rows.attrs:  # of `evaluate.token_table`: how the columns add up
+            side["settings"] = {name: rows.attrs["settings"][name] for name in SETTINGS}
+        sides.append(side)
     steps = {f["step"] for side in sides for f in side["frames"]} - {None}
     return {
         "columns": columns,

@@ -20,7 +20,7 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 60 minutes to read and 45 for the exercises.
+# About 75 minutes to read and 75 for the exercises.
 
 # %%
 import copy
@@ -51,8 +51,8 @@ from minirlhf.classroom import check
 # - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
-# In words: make good tokens more likely and bad tokens less likely. For each token, stop when its
-# probability has moved by 20 % *in that direction*.
+# In words: make good tokens more likely and bad tokens less likely, but only a little with one batch.
+# Section 3 shows how the minimum does this.
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
@@ -62,19 +62,27 @@ from minirlhf.classroom import check
 # occurrence should count 1.5 times.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
-# $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$: the old policy is a constant, so
+# $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$, because $A_t$ and
+# $\pi_{\text{old}}$ are constants:
 #
 # $$ \nabla \rho_t = \frac{\nabla \pi}{\pi_{\text{old}}} = \frac{\pi}{\pi_{\text{old}}}
 # \frac{\nabla \pi}{\pi} = \rho_t \nabla \log \pi . $$
 #
-# So PPO maximises $\rho_t A_t$. Right after sampling, $\pi = \pi_{\text{old}}$ and every ratio is 1.
-# **PPO's first update is REINFORCE's.**
+# So without the clip, PPO would maximise $\rho_t A_t$. Right after sampling, $\pi = \pi_{\text{old}}$
+# and every ratio is 1. **PPO's first update is REINFORCE's**, with the critic as its baseline.
 #
 # Further away, the ratio corrects only a part of the difference. It compares how often the two
 # policies choose token $y_t$ *after the same prefix* $s_t$. But the new policy also reaches other
-# prefixes. Take the token *good* after *not*. If the new policy has stopped writing *not*, this
-# prefix hardly occurs any more, and the ratio of *good* does not know that. So PPO keeps $\pi$ close
-# to $\pi_{\text{old}}$, by the clip.
+# prefixes. An example:
+#
+# | | old policy | new policy | ratio |
+# |---|---|---|---|
+# | writes *not* | 0.5 | 0.1 | 0.2 |
+# | writes *good* after *not* | 0.5 | 0.6 | 1.2 |
+# | writes *not good* | 0.25 | 0.06 | 0.24 |
+#
+# *not good* has become four times rarer. But the ratio of its token *good* is 1.2: PPO weighs this
+# token as if it had become more frequent. So PPO keeps $\pi$ close to $\pi_{\text{old}}$, by the clip.
 
 # %% [markdown]
 # ## 3. The clip
@@ -153,12 +161,13 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # From the reward model and the reference, every token gets a **reward**:
 #
-# $$ r_t = -0.5\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t + [t \text{ is the last token}] \cdot
+# $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t + [t \text{ is the last token}] \cdot
 # \text{score} . $$
 #
-# The first part is the **KL penalty**. A token that the policy likes more than the reference does
-# lowers the reward. A token that it likes less raises it. The mean of its sum over a response is the
-# KL divergence of the two policies (lesson 07). So the penalty keeps the policy near the model that
+# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. A token that the
+# policy likes more than the reference does lowers the reward. A token that it likes less raises it.
+# The bracket is called the log-ratio. Its sum over a response, averaged over many responses, is the KL
+# divergence of the two policies (lesson 07). So the penalty keeps the policy near the model that
 # writes good English. (The unit of natural logarithms is called a **nat**.)
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
@@ -293,8 +302,8 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 # The **token microscope** shows all numbers of all tokens. Point at a token, or use the arrow keys. A
 # menu chooses which number gives the colour.
 #
-# First, four responses of the third batch, read *after* its four updates. Blue tokens have become more
-# likely since they were sampled, orange ones less likely. A double line means: clipped.
+# First, four responses of the third batch (numbered from 0), read *after* its four updates. Blue tokens
+# have become more likely since they were sampled, orange ones less likely. A double line means: clipped.
 
 # %%
 third = by_hand[-1].select(torch.arange(4))
@@ -304,21 +313,22 @@ show.microscope(table, "ratio", text="all")
 
 # %% [markdown]
 # A token is clipped if its ratio is above 1.2 *and* its advantage is positive, or if its ratio is
-# below 0.8 *and* its advantage is negative. Three tokens of the second response:
+# below 0.8 *and* its advantage is negative. Three tokens of response 1:
 #
-# - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. One large update can jump
-#   past the range, and a token shares its weights with all others.
+# - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. It only takes its gradient
+#   away, once it is there. One large update can jump past 1.2. And updates for other tokens move this
+#   one too, because all tokens share the same weights.
 # - *ook* is inside the range and has a gradient.
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# Many tokens are clipped here: the plain loop begins with the full learning rate, `train_ppo` with a
-# fifth of it.
+# Many tokens are clipped here, for two reasons. The plain loop begins with the full learning rate,
+# `train_ppo` with a fifth of it. And we count after all updates. `train_ppo` logs the mean over the
+# updates, and the first of them has no clipped token.
 #
 # Now a whole run: 24 steps of `train_ppo`. It shows the policy's responses to the same four
-# film titles at step 0, 4, 8, 12, 18 and 24, sampled and read before the update of that step. (Step
-# 24 is the policy after the last update.) The colour is the advantage. The slider moves through the
-# training. Where a page runs no scripts, look at the
+# film titles before the update of step 0, 4, 8, 12 and 18, and after the last one. The colour is the advantage, before whitening. The slider
+# moves through the training. Where a page runs no scripts, look at the
 # [still picture](../docs/images/microscope.png).
 
 # %%
@@ -327,7 +337,7 @@ batches = run[run.source == "fresh"]  # sampled by the policy of each step
 show.microscope(batches, "advantage", text="all", still="../docs/images/microscope.png")
 
 # %% [markdown]
-# Try these four things:
+# Try these three things:
 #
 # 1. **Step 0: the critic is wrong.** Take the response to *a shot at glory*. Its score is 0.76, but
 #    the critic's values swing between −1.97 and 3.39. It is a copy of the reward model, which never
@@ -339,20 +349,13 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
 #    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD
-#    errors. The largest are those of *b* (0.24), *treat* (0.44) and the full stop (0.27). For *treat* this is
-#    mostly a bonus: the reference likes the word more than the policy does.
-# 4. **What the policy has learned.** Compare the likeliest tokens in the place of *heart*. Policy and
-#    reference share *very*, *fascinating* and *well*. The reference's other two are *film* and
-#    *movie*, the policy's are *compelling* and *powerful*.
-#
-#
+#    errors. The largest are those of *b* (0.24), *treat* (0.44) and the full stop (0.27).
 
 # %% [markdown]
 # ## 6. What the clip limits
 #
 # The clip limits how far one batch can move the policy, for good and for bad. A world with 15 possible
-# responses (three words, at most three in a response, lesson 04) shows this exactly: there we can
-# *compute* the expected return of a policy instead of estimating it.
+# responses (lesson 04) shows this exactly: there we can *compute* the expected return of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates, with and without the
 # clip, always from the same starting policy. To keep the world simple there is no critic: the
@@ -396,13 +399,14 @@ show.lines(
 # %% [markdown]
 # The line is the mean over the 40 batches, the band runs from the worst to the best.
 #
-# - **Without the clip** the policy follows its batch all the way. The mean gain is 0.82 after 60
-#   updates. But the four responses of the worst batch were misleading: a loss of 0.51.
-# - **With the clip** a batch has little power, for good and for bad. The mean gain is 0.12, the worst
-#   batch loses 0.09, and 60 updates do hardly more than three.
+# - **Without the clip** the policy follows its batch all the way. On average the return rises by 0.82.
+#   But the four responses of the worst batch were misleading: there it falls by 0.51.
+# - **With the clip** 60 updates do hardly more than three. On average the return rises by 0.12, and
+#   in the worst batch it falls by 0.09.
 #
-# So the clip pays if batches can be misleading, and costs speed if they are not. In this tiny world
-# most batches point in a good direction. Section 8 asks a language model.
+# So the clip limits what one batch can do, for good and for bad. In this tiny world it costs more
+# than it saves: only 2 of the 40 batches end below 0 without it, and 1 with it. A limit pays
+# where one bad batch can do lasting harm. Section 8 asks a language model.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -427,8 +431,8 @@ show.curves(
 #   model.
 # - **kl** is the distance from the reference in nats per response. It grows to about 2 and then stays
 #   near that. Two things hold it: the KL penalty, and a learning rate that falls to 0 by step 24.
-# - **entropy** says how undecided the policy is about the next token. It falls from 2.4 to 2.2 nats
-#   per token, with ups and downs: the policy still writes varied reviews.
+# - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
+#   nats per token (mind the axis): the policy still writes varied reviews.
 # - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %.
 # - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
 #   as a constant. It starts below 0 and reaches 0.7.
@@ -442,13 +446,13 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. Which parts of PPO matter?
 #
-# We removed or changed one part at a time, and trained each variant with three seeds: no clip, no clip
-# of the critic's loss (no value clip), no whitening, $\lambda = 1$, one epoch, eight epochs, and eight
-# epochs without the clip. Before you look at the figure: which change lowers the gold score most?
+# We removed or changed one part at a time, and trained each variant with three seeds. (The *value
+# clip* is a clip of the critic's loss.) Before you look at the figure: which change lowers the gold
+# score most?
 #
 # The complete algorithm has two epochs and a KL coefficient of 0.5. It was run six times (*as it is*
-# and *as it is, again*). The figure compares with these six runs, and the grey band is their range. A difference inside the
-# band may be luck. The bars are 95 % intervals of the mean difference. With three runs they are wide.
+# and *as it is, again*). The grey band is the range of these six runs. A difference inside the
+# band may be luck. The bars are 95 % intervals of the mean difference.
 
 # %%
 runs = experiments.results("ablations", "leash")  # two recorded experiments
@@ -465,13 +469,25 @@ show.differences(
 # %% [markdown]
 # - **With two epochs, no single part decides.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
-#   The KL does notice: without the clip, and with $\lambda = 1$, it is higher in each of the three runs
-#   than in all six of the complete algorithm.
 # - **The number of epochs does.** One epoch is below the band, eight epochs are above it.
-# - **Eight epochs without the clip** are back inside the band. Is this run as healthy as the complete
-#   algorithm? Look at its curves:
+# - **Eight epochs without the clip** are back inside the band.
+#
+# How far did each policy move for its gold? The last row is another experiment: two epochs with a
+# smaller KL coefficient.
 
 # %%
+shown = [*changed, "kl_coef 0.25"]
+measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "tokens"}
+experiments.shown(runs[runs.variant.isin(shown)], measures)
+
+# %% [markdown]
+# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and has
+# more gold. So if you want to go further, lower the KL coefficient first.
+#
+# **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run
+# as healthy? Look at its curves (green), and write down three things that you notice.
+
+# %% tags=["predict"]
 sick = ["as it is", "eight epochs", "eight epochs, no clip"]
 history = experiments.results("ablations_history")
 show.curves(
@@ -480,19 +496,20 @@ show.curves(
 )
 
 # %% [markdown]
-# The green runs are sick. Their last scores look fine. But the KL jumps above 10 nats, the responses
-# shrink to 6 tokens, and the entropy falls from 2.5 to about 1. They often write
-# just "A very funny movie."
+# <details><summary>What you should see</summary>
 #
-# With the clip, eight epochs do not collapse: the KL stays below 5 nats on average. But up to 42 % of
-# the tokens are clipped: the updates are large for one batch.
+# The green runs are sick:
 #
-# Eight epochs move the policy twice as far as two, to 4.2 nats. Two
-# epochs with a smaller KL coefficient (0.25) go equally far, and have more gold on every seed. So if
-# you want to go further, lower the KL coefficient first.
+# - The KL jumps above 10 nats.
+# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. They often are
+#   just "A very funny movie."
+# - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
 #
-# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse. And
-# the score alone does not show the damage.
+# With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
+# 42 % of the tokens are clipped: the updates are large for one batch.
+# </details>
+#
+# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse.
 
 # %% [markdown]
 # ## What to remember
@@ -502,7 +519,7 @@ show.curves(
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. It
 #   never stops a way back.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
-# - Watch gold (or people), KL, length, entropy and samples beside the score.
+# - The score does not show every damage. Watch KL, length, entropy and samples, too.
 # - The clip matters when a batch is reused often.
 #
 # ## Exercises
@@ -561,38 +578,7 @@ def clipped_share(ratio, advantages, mask, eps):
 check.clipped_share(clipped_share)
 
 # %% [markdown]
-# **3. PPO without a clip** *(medium, 10 minutes)*. The PPO paper has a second form. Instead of a
-# clip, which stops at an edge, it has a penalty that grows smoothly as the policy leaves the old one:
-#
-# $$ L_t = -\rho_t A_t + c \,\big(\log \pi_{\text{old}}(y_t \mid s_t) - \log \pi(y_t \mid s_t)\big) $$
-#
-# The mean of the bracket, over tokens that $\pi_{\text{old}}$ sampled, is
-# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$. Write the loss of each token, 0 where the mask is false.
-# This form is not in the package.
-#
-# *Hint:* padding can hold NaN, as in exercise 1.
-
-
-# %% tags=["exercise"]
-def ppo_penalty(logprobs, old_logprobs, advantages, mask, coef): ...  # your code
-
-
-check.ppo_penalty(ppo_penalty)
-
-
-# %% tags=["solution"]
-def ppo_penalty(logprobs, old_logprobs, advantages, mask, coef):
-    logprobs, old_logprobs, advantages = (
-        torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs, advantages)
-    )
-    log_ratio = logprobs - old_logprobs
-    return -log_ratio.exp() * advantages - coef * log_ratio
-
-
-check.ppo_penalty(ppo_penalty)
-
-# %% [markdown]
-# **4. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
+# **3. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
 # A colleague splits it into micro-batches and adds up the gradients. The result should be the same
 # for every size of micro-batch. It is not: the two curves below should be one. (The higher curve is
 # not the better one. They should be equal.) What is wrong in `accumulated_loss`? Mend it, draw the
@@ -652,21 +638,55 @@ show.lines(
     ylabel="expected return",
 )
 
+# %% [markdown] tags=["exercise"]
+# **4. The whole step on an empty page** *(hard, 30 minutes)*. Close section 4. Write `ppo_step` from
+# memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update. The second
+# cell runs three steps of it and compares the weights with those of `train_ppo`. The functions are
+# `models.encode_prompts`, `models.sample`, `models.policy_logprobs`, `models.response_values`, `score`,
+# `core.kl_shaped_rewards`, `core.gae`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`.
+# `help(core.gae)` tells you the arguments of a function.
+
+
+# %% tags=["exercise"]
+def my_step(titles): ...  # your code
+
+
+# %% tags=["solution"]
+my_step = ppo_step  # section 4
+
+# %% tags=["exercise", "solution"]
+actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
+actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
+critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
+generator = torch.Generator().manual_seed(0)
+for index in order:
+    my_step([prompts[i] for i in index])
+print("the actor's weights are equal:", models.same_weights(actor, other_actor))
+print("the critic's weights are equal:", models.same_weights(critic, other_critic))
+
 # %% [markdown]
-# **5. Read a log** *(5 minutes)*. A run logs `clip_fraction 0.45`, a mean `ratio` of 1.3, a `kl` that
-# grows by 2 nats per step, and a score that climbs. What is happening? Which three settings do you look at first?
+# **5. Three runs without a name** *(easy, 10 minutes)*. Runs A, B and C differ in one setting only.
+# Which setting may it be? Which run is sick, and which curves say so? Which of the three policies would
+# you give to people?
+
+# %% tags=["shared"]
+history = experiments.results("leash_history")
+unnamed = {"kl_coef 2": "A", "kl_coef 0": "B", "kl_coef 0.25": "C"}
+history["variant"] = history.variant.map(unnamed)
+show.curves(
+    history[history.variant.notna()],
+    columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
+)
+
+# %% [markdown] tags=["solution"]
+# The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# <details><summary>What a good answer contains</summary>
-#
-# The updates are too large for one batch. Nearly half of the tokens have no gradient left, and the
-# policy still moves: it shares its weights with the others. A mean ratio of 1.3 says that the sampled
-# tokens have become much likelier. For new samples of the old policy the mean would be 1, and with
-# small updates it stays near 1 for the batch as well. Look at
-# the learning rate first, then at the number of epochs, then at the batch size: with a larger batch
-# every update is better informed. A larger KL coefficient would pull the policy back, but it does not
-# make the updates smaller. The climbing score says little. Look at gold and at samples.
-# </details>
-#
+# Run B is sick. Its score and its gold score look best. But its KL ends at about 90 nats, its
+# entropy near 0.4, and its responses have nearly the largest length: it writes one text for all films. Only 2 %
+# of its word pairs differ, in run C 68 %. The gold model was fitted on reviews that people write, and can be fooled as
+# well. Run A is healthy and has hardly learned. Run C is the one to give to people. Read its samples first.
+
+# %% [markdown]
 # ## Questions
 #
 # <details><summary>1. Why is every ratio 1 in the first minibatch? What if it is not?</summary>
@@ -721,15 +741,16 @@ show.lines(
 # the gradient is clipped to norm 1 anyway (it is larger than 1 at every step, on average over its
 # minibatches), and Adam divides by the gradient's size.
 #
-# **How sure is section 8?** Three runs per variant say little about other seeds. With eight epochs, gold is lower without the clip than with
-# it on every seed. The two triples of runs with the *same* settings
-# differ by 0.07 gold points. `no value clip` lies 0.08 below their mean, and an interval over
-# films alone would call that a difference. The critic is worse than a constant at step 0 and explains
-# at least 0.35 of the variance at step 2, with or without its clip.
+# **PPO without a clip.** The PPO paper has a second form. It replaces the clip by a penalty that grows
+# smoothly as the policy leaves the old one:
+# $L_t = -\rho_t A_t + c \,(\log \pi_{\text{old}} - \log \pi)_t$. The mean of the bracket, over tokens
+# that $\pi_{\text{old}}$ sampled, is the KL divergence $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$.
+#
+# **How sure is section 8?** Three runs per variant say little about other seeds. The two triples of runs
+# with the *same* settings differ by 0.07 gold points.
 #
 # **Section 6 with smaller steps.** With a step size of 0.2 instead of 1, sixty updates without the
-# clip gain a little less on average, and the worst batch loses 0.32 instead of 0.51. Step size and
-# number of updates act together. The clip limits their product.
+# clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51.
 #
 # **What the libraries do.**
 #

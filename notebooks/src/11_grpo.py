@@ -20,7 +20,7 @@
 # - tell whether training taught a model something new, or made it surer of what it could do.
 #
 # **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO's ratio and clip). Lesson 07 (the
-# KL penalty) helps. About 40 minutes to read and 60 for the exercises.
+# KL penalty) helps. About 60 minutes to read and 75 for the exercises.
 
 # %%
 import copy
@@ -40,10 +40,10 @@ from minirlhf.classroom import FAST, check
 # optimisation (GRPO)** needs no critic. It samples $G$ responses to the same prompt, a **group**,
 # and compares each response with the others:
 #
-# $$ A_i = \frac{r_i - \bar r}{s + \delta} , \qquad
+# $$ A_i = \frac{r_i - \bar r}{\sigma + \delta} , \qquad
 # L_{i,t} = -\min\big(\rho_{i,t} A_i,\; \text{clip}(\rho_{i,t},\, 1-\epsilon,\, 1+\epsilon)\, A_i\big) . $$
 #
-# - $r_i$ is the score of response $i$. $\bar r$ is the mean and $s$ the standard deviation of the
+# - $r_i$ is the score of response $i$. $\bar r$ is the mean and $\sigma$ the standard deviation of the
 #   $G$ scores (divided by $G-1$, not $G$). $\delta = 0.0001$ avoids a division by 0.
 # - $A_i$ is the advantage of response $i$. Every token of the response has it.
 # - $\rho_{i,t}$ is the importance ratio of token $t$, and $L_{i,t}$ its loss. This is PPO's loss
@@ -105,7 +105,8 @@ def table(policy, questions):
     (batch,) = models.sample_text(policy, tokenizer, each, config=sampling)
     pairs = zip(models.decode(tokenizer, batch), score(batch))
     cells = [f"{text} {'✓' if right else '✗'}" for text, right in pairs]
-    return pd.DataFrame(zip(*[iter(cells)] * 5), index=questions)
+    rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
+    return pd.DataFrame(rows, index=questions)
 
 
 problems = tasks.arithmetic.problems("test", 5, levels=(2, 3, 4))
@@ -151,7 +152,8 @@ show.grpo_group("16+16+11=", [[*text, "EOS"] for text in texts], scores)
 #
 # A batch has 16 prompts with 8 responses each. The responses to a prompt are neighbours, so
 # `scores.view(16, 8)` has one row per prompt. Tensors of tokens have the shape (B, R), with B = 128
-# responses. The mask is true at real tokens and false at padding.
+# responses. The mask is true at real tokens and false at padding. Two epochs with minibatches of 64
+# responses make four updates per batch. In the first of them all ratios are 1.
 
 # %%
 prompts = experiments.practice_problems()  # 10,000 prompts such as "16+16+11="
@@ -202,8 +204,8 @@ def grpo_step(questions):
 # code replaces all of them. The update is PPO's.
 #
 # The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
-# learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Then
-# three steps leave exactly the same weights:
+# learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Two
+# epochs are its default. Then three steps leave exactly the same weights:
 
 # %%
 order = loops.shuffled_batches(len(prompts), 16, 3, seed=0)
@@ -233,7 +235,8 @@ print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 # ## 6. A group under the microscope
 #
 # Another group for `16+16+11=`, this time of eight responses by the policy before training. The colour is
-# the advantage: blue tokens become more likely, orange ones less likely.
+# the advantage: blue tokens become more likely, orange ones less likely. Where a page runs no scripts,
+# look at the [still picture](../docs/images/microscope_group.png).
 
 # %%
 eight = ["16+16+11="] * 8
@@ -328,7 +331,8 @@ show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 steps, one update per batch. Beside it runs a **control**: the same
+# First a short run of our own: 40 steps. Each batch is used for one update only, a single epoch with
+# all 128 responses. So every ratio is 1, and the clip never acts. Beside it runs a **control**: the same
 # training, but in each batch the scores are dealt out to the responses at random. There a score says
 # nothing about its response. So what happens there cannot come from rewarding right answers.
 
@@ -409,7 +413,9 @@ show.curves(
 # - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
 #   first.
 #
-# *Rises* means: the 95 % interval of the difference, over problems, is above 0.
+# *Rises* means: the 95 % interval of the mean difference is above 0. The interval says how far the
+# mean would move with other problems. We find it by drawing 400 of the 400 differences again and
+# again, with replacement (the *bootstrap*).
 
 # %%
 family = experiments.results("family")
@@ -423,8 +429,9 @@ for name in named[1:]:
 experiments.shown(family[family.variant.isin(named)], measures | {"length": "tokens"})
 
 # %% [markdown]
-# *grpo* is the run of 80 steps. The **greedy answer** always takes the likeliest token. GRPO brings
-# it from 41 % to 87 % in 80 steps, and single samples (pass@1) from 40 % to 68 %. The verdict on
+# *grpo* is the run of 80 steps, again with one update per batch. The **greedy answer** always takes the
+# likeliest token. GRPO brings it from 41 % to 87 % in 80 steps, and single samples (pass@1) from 40 %
+# to 68 %. The verdict on
 # 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
@@ -432,104 +439,42 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # GRPO sharpens, and cannot tell how much it could teach. That needs harder problems.
 
 # %% [markdown]
-# ## 10. Four variants: Dr. GRPO, DAPO, GSPO, CISPO
+# ## 10. Two variants: Dr. GRPO and DAPO
 #
-# **Dr. GRPO** ("done right") drops two divisions. It does not divide by the standard deviation, because
-# that changes the objective (section 7). And it does not divide a response's loss by its own length,
-# but by a constant, the longest length allowed. "Going further" shows what the own length does.
+# **Dr. GRPO** ("done right") drops two divisions:
 #
-# **DAPO** leaves the KL penalty out and changes four things. *Clip-higher*: the ratio may rise to
-# 1.28 and fall to 0.8. *Dynamic sampling*: groups with equal scores are replaced by groups for new
-# prompts. *Token mean*: the loss is the mean over all tokens of the batch, so a long response
-# counts more. *Overlong penalty*: near the length limit, a response pays for every further token.
+# - It does not divide by the standard deviation, because that changes the objective (section 7).
+# - It does not divide a response's loss by the response's own length. In GRPO, a token of a long
+#   wrong response is blamed less than a token of a short one, so long wrong responses survive. Dr. GRPO
+#   divides by a constant, the longest length allowed. Exercise 3 shows the difference.
 #
-# **GSPO** takes one ratio per response instead of one per token: the geometric mean of its
-# tokens' ratios. The reward belongs to the whole response, so the clip should, too. A mean of many
-# ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
+# **DAPO** leaves the KL penalty out and changes four things:
 #
-# **CISPO** never takes the gradient away from a token. PPO's clip does, for tokens that have moved far
-# enough. CISPO clips the *weight* of the token instead. Its loss is
-# $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
-# constant: it has no gradient. CISPO takes the token mean, like DAPO.
-#
-# How different are they? Right after sampling all ratios are 1, and there we can compare them
-# exactly. Take one response of four tokens and one of two:
+# - *Dynamic sampling*: groups with equal scores are replaced by groups for new prompts, because
+#   they would teach nothing (section 8).
+# - *Token mean*: the loss is the mean over all tokens of the batch. So each token counts the same, and a long
+#   response counts more than a short one.
+# - *Clip-higher*: the ratio may rise to 1.28 instead of 1.2. So unlikely tokens can grow
+#   faster, and the policy tries more.
+# - *Overlong penalty*: close to the length limit, a response loses a part of its score with every further
+#   token. So it is not simply cut off.
 
 # %%
-old = torch.tensor([[-0.5, -1.0, -1.5, -2.0], [-0.7, -1.2, 0.0, 0.0]])
-mask, A = old < 0, torch.tensor([1.0, -1.0])  # one advantage per response
-by_token = core.over_tokens(A[None], mask)
-
-
-def gradient(loss, advantages, how, **settings):
-    logprobs = old.clone().requires_grad_(True)
-    losses = loss(logprobs, old, advantages, mask, **settings)
-    core.aggregate(losses, mask, how=how).backward()
-    return logprobs.grad
-
-
-grpo = gradient(core.ppo_clip, by_token, "sequence_mean")
-grpo_token_mean = gradient(core.ppo_clip, by_token, "token_mean")
-gspo = gradient(core.sequence_clip, A, "sequence_mean", by_length=True, clip_eps=3e-4)
-assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
-assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
-
-# %% [markdown]
-# So at ratio 1:
-#
-# - GSPO has the same gradient as GRPO.
-# - CISPO has the same gradient as GRPO *with a token mean*. (The value of its loss is another
-#   one: $-A \log \pi$ instead of $-A$.) DAPO has this gradient too, but other groups and a penalty.
-# - A token mean has another gradient than GRPO's mean per response, because it weighs long responses
-#   more.
-#
-# If a batch is used for one update only, the ratio never leaves 1. From the second update on, the
-# clips matter. This is how strongly each loss pulls on the log-probability of a token, by its ratio:
-
-
-# %%
-ratio = torch.linspace(0.05, 6, 596, dtype=torch.float64)[:, None]
-losses = {
-    "GRPO": core.ppo_clip,
-    "DAPO": functools.partial(core.ppo_clip, clip_eps_high=0.28),
-    "CISPO": core.cispo,
-}
-panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
-for curves, advantage in zip(panels.values(), (1.0, -1.0)):
-    for name, loss in losses.items():
-        logprobs = ratio.log().requires_grad_(True)
-        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
-        loss(logprobs, *given).sum().backward()
-        curves[name] = -logprobs.grad[:, 0]
-show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
-
-# %% [markdown]
-# A good token that has become 1.2 times as likely (1.28 times in DAPO) gets no further pull. CISPO
-# goes on, with a weight of at most 5. A bad token that has become *more* likely is pulled down by all
-# three. Only CISPO bounds this pull.
-#
-# All five were run with one update per batch. Three of them were also run with four epochs per batch,
-# and half as many batches:
-
-# %%
-compared = ["grpo", "dr-grpo", "dapo", "gspo", "cispo"]
-compared += ["grpo, 4 epochs", "gspo, 4 epochs", "cispo, 4 epochs"]
+compared = ["grpo", "dr-grpo", "dapo"]
 experiments.shown(family[family.variant.isin(compared)], measures)
 
 # %% [markdown]
-# - **One update per batch:** no visible difference. The means of pass@1 differ by at most 0.015. Three
-#   seeds of the *same* method differ by more, 0.025 for GRPO.
-# - **Four epochs:** the clips matter. GSPO's narrow clip takes the gradient from 54 % of the tokens,
-#   GRPO's from 1.4 %, CISPO's from none. The greedy answer is best with GSPO and worst with CISPO, on
-#   every seed. CISPO has also lost something: its pass@16 is below the start's on every seed.
+# There is no visible difference on this task. The means of pass@1 differ by at most 0.015. Three seeds
+# of the *same* method differ by more, 0.025 for GRPO. With one update per batch, DAPO's clip never acts, and our
+# responses are far from the length limit.
 #
-# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of
-# this size.
+# Two more variants, **GSPO** and **CISPO**, change the clip. They matter when a batch is used several times
+# ("Going further").
 
 # %% [markdown]
 # ## What to remember
 #
-# - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (s + \delta)$ at every token, then PPO's
+# - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
 #   clipped loss. No critic.
 # - A group of equal scores teaches nothing. Watch the share of such groups.
 # - Centring shortens the gradient by $(G-1)/G$. Dividing by the standard deviation changes the
@@ -569,28 +514,35 @@ def group_advantages(group_scores):
 check.group_advantages(group_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **2. Which groups teach?** *(easy, 5 minutes)*. DAPO's dynamic sampling keeps the groups whose
-# scores differ by more than `spread`. Return (N,) booleans, true for the groups to keep.
+# **2. GRPO's loss, whole** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
+# (N G, R), a prompt's responses side by side. `group_scores` is (N, G). Return the loss of the batch,
+# one number: advantages, ratio, clip, the mean over the tokens of each response, the mean over
+# responses. (No two groups have equal scores here.) The checker compares the gradient, too.
+#
+# *Hint:* padding can hold NaN, and NaN times 0 is NaN: replace it with `torch.where(mask, x, 0.0)`
+# first. `flatten()` puts the advantages into the order of the responses.
 
 
 # %% tags=["exercise"]
-def kept_groups(group_scores, spread): ...  # your code
+def grpo_loss(logprobs, old_logprobs, group_scores, mask, eps): ...  # your code
 
 
-check.kept_groups(kept_groups)
+check.grpo_loss(grpo_loss)
 
 
 # %% tags=["solution"]
-def kept_groups(group_scores, spread):
-    return group_scores.amax(1) - group_scores.amin(1) > spread
+def grpo_loss(logprobs, old_logprobs, group_scores, mask, eps):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    advantages = centred / (group_scores.std(1, keepdim=True) + 1e-4)
+    advantages = advantages.flatten()[:, None]  # one per response, for all its tokens
+    new, old = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs))
+    ratio = (new - old).exp()
+    clipped = ratio.clamp(1 - eps, 1 + eps)
+    losses = -torch.minimum(ratio * advantages, clipped * advantages)
+    return (torch.where(mask, losses, 0.0).sum(1) / mask.sum(1)).mean()
 
 
-check.kept_groups(kept_groups)
-
-# %% [markdown] tags=["solution"]
-# Not `std > 0`: the standard deviation of three times 0.9 is a rounding error, and that is above 0.
-# Not `std > spread` either: the standard deviation is smaller than the difference between the
-# largest and the smallest score.
+check.grpo_loss(grpo_loss)
 
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 15 minutes)*. A colleague has written the loss of Dr. GRPO. In a small
@@ -682,44 +634,28 @@ def pass_at_k(right, k):
 check.pass_at_k(pass_at_k)
 
 # %% [markdown] tags=["exercise"]
-# **5. GSPO's loss** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
-# (B, R), `advantages` has (B,). Return the loss of each response, (B,): one ratio per response, the
-# geometric mean of its tokens' ratios, clipped as PPO does. The checker compares the gradient, too.
-#
-# *Hint:* the geometric mean is exp of the mean logarithm. Padding can hold NaN, and NaN times 0 is
-# NaN: replace it with `torch.where(mask, x, 0.0)` first.
+# **5. The whole step on an empty page** *(hard, 25 minutes)*. Close section 5. Write `grpo_step` from
+# memory, under the name `my_step`: sample, score, compare, update. The cell runs three steps of it and
+# compares the weights with those of `train_group`. The functions of section 5 are `models.encode_prompts`,
+# `models.sample`, `score`, `models.policy_logprobs`, `core.ppo_clip` and `core.aggregate`.
 
 
 # %% tags=["exercise"]
-def gspo_loss(logprobs, old_logprobs, advantages, mask, eps): ...  # your code
-
-
-check.gspo_loss(gspo_loss)
+def my_step(questions): ...  # your code
 
 
 # %% tags=["solution"]
-def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
-    new, old = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs))
-    ratio = ((new - old).sum(1) / mask.sum(1)).exp()
-    clipped = ratio.clamp(1 - eps, 1 + eps)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+my_step = grpo_step  # section 5
 
-
-check.gspo_loss(gspo_loss)
+# %% tags=["exercise", "solution"]
+actor = copy.deepcopy(start)
+optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
+generator = torch.Generator().manual_seed(0)
+for index in order:
+    my_step([prompts[i] for i in index])
+print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
-# **6. The cost of hard prompts** *(easy, 5 minutes)*. On paper: a group of eight responses teaches
-# something if at least one is right and at least one is wrong. How likely is that if a single response is right
-# with probability 0.02? And with 0.4? How many groups must dynamic sampling draw, on average, to get
-# 16 groups that teach?
-#
-# <details><summary>Answer</summary>
-#
-# The chance is $1 - p^8 - (1-p)^8$: 0.15 for the hard prompts and 0.98 for the others. So it takes
-# 107 groups of hard prompts, or 16 of the others. Dynamic sampling does not make hard prompts
-# easier. It replaces wasted gradients by more sampling.
-# </details>
-#
 # ## Questions
 #
 # <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
@@ -807,6 +743,78 @@ check.gspo_loss(gspo_loss)
 # **The arcsine.** For very large groups, GRPO's gradient for one prompt is
 # $\nabla p / \sqrt{p(1-p)}$. By the chain rule this is $\nabla\, 2\arcsin\sqrt{p}$. For a
 # single prompt it only changes the step's length. Over many prompts it changes which prompts are heard.
+#
+# **GSPO and CISPO.** Both change how a batch is used more than once.
+#
+# - **GSPO** takes one ratio per response instead of one per token: the geometric mean of its tokens'
+#   ratios. Why? The score judges the whole response, and the ratio of a single token is a noisy weight for
+#   it. A mean of many ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
+# - **CISPO** keeps the gradient of every token. PPO's clip takes it away from tokens that have moved far. These are
+#   often rare and important ones, such as *wait* or *however*. CISPO clips the *weight* of the token instead.
+#   Its loss is $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
+#   constant. It takes the token mean, like DAPO.
+#
+# Right after sampling all ratios are 1, and there we can compare them exactly. Take one response of
+# four tokens and one of two:
+
+# %%
+old = torch.tensor([[-0.5, -1.0, -1.5, -2.0], [-0.7, -1.2, 0.0, 0.0]])
+mask, A = old < 0, torch.tensor([1.0, -1.0])  # one advantage per response
+by_token = core.over_tokens(A[None], mask)
+
+
+def gradient(loss, advantages, how, **settings):
+    logprobs = old.clone().requires_grad_(True)
+    losses = loss(logprobs, old, advantages, mask, **settings)
+    core.aggregate(losses, mask, how=how).backward()
+    return logprobs.grad
+
+
+grpo = gradient(core.ppo_clip, by_token, "sequence_mean")
+grpo_token_mean = gradient(core.ppo_clip, by_token, "token_mean")
+gspo = gradient(core.sequence_clip, A, "sequence_mean", by_length=True, clip_eps=3e-4)
+assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
+assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
+
+# %% [markdown]
+# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a token mean*
+# (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has another
+# gradient than GRPO's mean per response, because it weighs long responses more. From the second update
+# on, the clips matter. This is how strongly each loss pulls on the log-probability of a token, by its
+# ratio:
+
+
+# %%
+ratio = torch.linspace(0.05, 6, 596, dtype=torch.float64)[:, None]
+losses = {
+    "GRPO": core.ppo_clip,
+    "DAPO": functools.partial(core.ppo_clip, clip_eps_high=0.28),
+    "CISPO": core.cispo,
+}
+panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
+for curves, advantage in zip(panels.values(), (1.0, -1.0)):
+    for name, loss in losses.items():
+        logprobs = ratio.log().requires_grad_(True)
+        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
+        loss(logprobs, *given).sum().backward()
+        curves[name] = -logprobs.grad[:, 0]
+show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
+
+# %% [markdown]
+# A good token that has become 1.2 times as likely (1.28 times in DAPO) gets no further pull. CISPO
+# goes on, with a weight of at most 5. A bad token that has become *more* likely is pulled down by all
+# three. Only CISPO bounds this pull.
+#
+# Recorded runs agree. With one update per batch, the pass@1 of GSPO and CISPO cannot be told apart from
+# GRPO's. With four epochs per batch, and half as many batches, it can (lesson 11b has the table):
+#
+# - GSPO's narrow clip takes the gradient from 54 % of the tokens, GRPO's from 1.4 %, CISPO's from
+#   none.
+# - The greedy answer is best with GSPO and worst with CISPO, on every seed.
+# - CISPO has also lost something: its pass@16 is below the start's on every seed.
+#
+# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of
+# this size.
 #
 # **What the libraries do.**
 #

@@ -20,7 +20,7 @@
 # - read an interval over prompts and seeds, and see when three seeds are too few.
 #
 # **You need** lesson 11 (GRPO), lesson 06 (PPO) and lesson 10 (what four models cost). About 25
-# minutes to read and 40 for the exercises.
+# minutes to read and 55 for the exercises.
 
 # %%
 import pandas as pd
@@ -565,8 +565,34 @@ pd.DataFrame({"PPO": ppo, "GRPO, twice the responses": twice}).round()
 # For none of them. Even where decoding is cheap, GRPO then takes longer, because it also trains the
 # actor on twice as many responses.
 
+# %% [markdown] tags=["exercise"]
+# **4. GSPO's loss** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
+# (B, R), `advantages` has (B,). Return the loss of each response, (B,). GSPO has one ratio per
+# response, the geometric mean of its tokens' ratios, and clips it as PPO does. The checker compares the gradient, too.
+#
+# *Hint:* the geometric mean is exp of the mean logarithm. Padding can hold NaN, and NaN times 0 is
+# NaN: replace it with `torch.where(mask, x, 0.0)` first.
+
+
+# %% tags=["exercise"]
+def gspo_loss(logprobs, old_logprobs, advantages, mask, eps): ...  # your code
+
+
+check.gspo_loss(gspo_loss)
+
+
+# %% tags=["solution"]
+def gspo_loss(logprobs, old_logprobs, advantages, mask, eps):
+    new, old = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs))
+    ratio = ((new - old).sum(1) / mask.sum(1)).exp()
+    clipped = ratio.clamp(1 - eps, 1 + eps)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+check.gspo_loss(gspo_loss)
+
 # %% [markdown]
-# **4. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What
+# **5. Design the experiment** *(hard, 15 minutes)*. "GRPO beats PPO on maths by two points." What
 # would you have to see before you believe it? Write down at least five things.
 #
 # <details><summary>What a good answer contains</summary>

@@ -274,6 +274,56 @@ def test_nothing_moves_while_a_reader_looks_around(browser, width):
     assert place() == start
 
 
+def a_response_with_sums(**changed):
+    """Two tokens of the policy with one of a tool between them. gamma 0.9, lambda 0.5."""
+    rows = {
+        "kl": [0.2, math.nan, -0.1],
+        "score": [2.0, math.nan, 2.0],
+        "reward": [-0.1, math.nan, 2.05],  # -0.5 * 0.2; 0.5 * 0.1 + 2
+        "value": [0.5, math.nan, 1.0],
+        "td_error": [0.3, math.nan, 1.05],  # -0.1 + 0.9 * 1 - 0.5; 2.05 - 1
+        "advantage": [0.7725, math.nan, 1.05],  # 0.3 + 0.45 * 1.05
+        "return": [1.2725, math.nan, 2.05],
+    }
+    rows = table([" The", "4", "."], chosen=[True, False, True], **(rows | changed))
+    rows.attrs["settings"] = {"kl_coef": 0.5, "gamma": 0.9, "lam": 0.5}
+    return rows
+
+
+def sums(browser):
+    rows = browser.all(".sums tr")
+    return [[c.text for c in row.find_elements("css selector", "th, td")] for row in rows]
+
+
+def test_the_panel_shows_how_rewards_and_advantages_add_up(browser):
+    browser.open(microscope(a_response_with_sums(), "advantage").page())
+    assert sums(browser) == [
+        ["reward after the KL penalty", "−0.5 × 0.200"],
+        ["TD error", "(−0.100) + 0.9 × 1.000 − 0.500"],
+        ["advantage", "0.300 + 0.45 × 1.050"],
+        ["return", "0.772 + 0.500"],
+    ]
+    assert "KL coefficient 0.5, gamma 0.9, lambda 0.5" in browser.one(".panel").text
+    browser.point(browser.all(TOKEN)[1])  # the tool's: no numbers, no sums
+    assert [cell for _, cell in sums(browser)] == ["", "", "", ""]
+    browser.point(browser.all(TOKEN)[2])  # the last: nothing comes after it
+    assert [cell for _, cell in sums(browser)] == [
+        "−0.5 × (−0.100) + 2.000",
+        "2.050 + 0.9 × 0.000 − 1.000",
+        "1.050 + 0.45 × 0.000",
+        "1.050 + 1.000",
+    ]
+
+
+def test_a_sum_that_does_not_hold_is_not_shown(browser):
+    whitened = a_response_with_sums(advantage=[-0.5, math.nan, 0.5])
+    browser.open(microscope(whitened, "advantage").page())
+    assert [bool(cell) for _, cell in sums(browser)] == [True, True, False, False]
+    plain = table()
+    browser.open(microscope(plain, "advantage").page())
+    assert sums(browser) == []
+
+
 def test_hostile_text_stays_text(browser):
     rows = table(HOSTILE, prompt=HOSTILE[0], alternatives=[[(t, 0.5)] for t in HOSTILE])
     rows = rows.assign(**{HOSTILE[1]: 1.0})
@@ -427,8 +477,9 @@ def test_without_scripts_the_coloured_text_is_there(browser):
     def find(selector):
         return browser.cdp("DOM.querySelectorAll", nodeId=root, selector=selector)["nodeIds"]
 
-    assert not find(".head") and len(find(".still span")) == 2
-    html = browser.cdp("DOM.getOuterHTML", nodeId=find(".still span")[1])["outerHTML"]
+    tokens = find(".still span[title]")  # the scale's boxes have no title
+    assert not find(".head") and len(tokens) == 2
+    html = browser.cdp("DOM.getOuterHTML", nodeId=tokens[1])["outerHTML"]
     assert "·&lt;b&gt;" in html and 'title="+0.540"' in html
     model = browser.cdp("DOM.getBoxModel", nodeId=find(".still")[0])["model"]
     assert model["width"] > 300 and model["height"] > 30

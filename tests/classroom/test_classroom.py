@@ -213,6 +213,15 @@ DIFFERENT = {  # right answers written in another way
             for row in r.tolist()
         ]
     ).double(),
+    "grpo_loss": lambda n, o, s, m, e: (
+        sum(
+            -min(ratio * a, ratio.clamp(1 - e, 1 + e) * a) / m[i].sum()
+            for i in range(len(n))
+            for a in [(s[i // 3, i % 3] - s[i // 3].mean()) / (s[i // 3].std() + 1e-4)]
+            for ratio in (n[i] - o[i])[m[i]].exp()
+        )
+        / len(n)
+    ),
     "gspo_loss": lambda n, o, a, m, e: torch.stack(
         [
             -min(s * a[i], s.clamp(1 - e, 1 + e) * a[i])

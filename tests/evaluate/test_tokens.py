@@ -149,6 +149,7 @@ def test_a_table_worked_by_hand():
     assert table["alternatives"][1][0] == ("b", pytest.approx(0.5))
     assert dict(table["ref_alternatives"][0]) == pytest.approx({"a": 0.25, "b": 0.25, EOS: 0.5})
     assert {len(likely) for likely in table["alternatives"]} == {3}  # not those of probability 0
+    assert table.attrs["settings"] == {"kl_coef": 0.5, "gamma": 0.5, "lam": 0.5}
 
 
 def test_every_column_is_what_core_says():

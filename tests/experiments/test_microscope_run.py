@@ -39,8 +39,13 @@ def test_the_record_is_a_row_a_token_ready_for_the_microscope(folder):
     assert {"prefix_reward", "kl", "advantage", "clipped", "ref_alternatives"} <= set(table)
     for pairs in (*table["alternatives"], *table["ref_alternatives"]):
         assert len(pairs) == 5 and all(isinstance(p, float) for _, p in pairs)
-    scope = show.microscope(table, "advantage")
+    scope = show.microscope(table[table["source"] == "fresh"], "advantage")
     assert scope.data["steps"] == [0, 2] and "<script" in scope.html
+    assert scope.data["sides"][0]["settings"] == {
+        "kl_coef": PPOConfig().kl.kl_coef,
+        "gamma": PPOConfig.gamma,
+        "lam": PPOConfig.lam,
+    }
 
 
 def test_the_fixed_responses_keep_their_tokens_and_change_their_numbers(folder):

@@ -136,6 +136,14 @@ def test_eight_texts_of_64_tokens_with_everything_stay_below_300_kb():
     assert len(shown.page().encode()) < 300_000
 
 
+def test_the_settings_of_a_table_stay_with_its_side():
+    rows = table()
+    rows.attrs["settings"] = {"kl_coef": 0.5, "gamma": 1, "lam": 0.95, "unknown": 3}
+    sides = microscope({"PPO": rows[rows["position"] >= 0], "other": table()}).data["sides"]
+    assert sides[0]["settings"] == {"kl_coef": 0.5, "gamma": 1, "lam": 0.95}
+    assert "settings" not in sides[1]
+
+
 def test_a_token_is_stored_once():
     shown = microscope(table([" the"] * 3, alternatives=[[(" the", 0.9)]] * 3))
     assert shown.data["words"] == [" the"]

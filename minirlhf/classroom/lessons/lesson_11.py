@@ -1,4 +1,4 @@
-"""Exercises of lesson 11: group advantages, pass@k, GSPO, Dr. GRPO, and which groups to keep."""
+"""Exercises of lessons 11 and 11b: GRPO's loss, Dr. GRPO, GSPO, pass@k, groups to keep."""
 
 import torch
 
@@ -138,6 +138,77 @@ gspo_loss = Exercise(
         "The loss is its negative.": lambda *x: -_gspo(*x),
         "the value is right, but it carries no "
         "gradient: something detaches `logprobs`.": lambda *x: _gspo(*x).detach(),
+    },
+    differentiate=("logprobs",),
+)
+
+
+def _grpo_case(g):
+    mask, old, new = _tokens(g, 6, 4)
+    return (
+        *(torch.where(mask, x, torch.nan) for x in (new, old)),
+        torch.randn(2, 3, generator=g),
+        mask,
+        0.05 + 0.2 * torch.rand((), generator=g).item(),
+    )
+
+
+def _per_token(new, old, scores, mask, e, *, loss=_surrogate, advantages=group_relative):
+    a = advantages(scores)
+    a = a if a.shape == mask.shape else a.flatten()[:, None]
+    return torch.where(mask, loss(_by_token(new, old, mask), a, e), 0.0)
+
+
+def _grpo(new, old, scores, mask, e, **kinds):
+    return (_per_token(new, old, scores, mask, e, **kinds).sum(1) / mask.sum(1)).mean()
+
+
+grpo_loss = Exercise(
+    "grpo_loss",
+    ("logprobs", "old_logprobs", "group_scores", "mask", "eps"),
+    _grpo_case,
+    _grpo,
+    {
+        "this is the mean over all tokens of the batch (DAPO's). GRPO takes the mean over the "
+        "tokens of each response first, then the mean over the responses.": lambda *x: (
+            _per_token(*x).sum() / x[3].sum()
+        ),
+        "the mean over tokens also counts the padding. Divide by the number of real "
+        "tokens of each response.": lambda *x: _per_token(*x).mean(),
+        "the losses of a response are added up. GRPO takes their mean.": lambda *x: (
+            _per_token(*x).sum(1).mean()
+        ),
+        "the losses of the responses are added up. GRPO takes their mean.": lambda *x: (
+            _grpo(*x) * len(x[3])
+        ),
+        "the advantages are not divided by the standard deviation of the group.": lambda *x: _grpo(
+            *x, advantages=lambda s: group_relative(s, scale_by_std=False)
+        ),
+        "your standard deviation divides by G. `torch.std` divides by G - 1.": lambda *x: _grpo(
+            *x, advantages=lambda s: group_relative(s, unbiased=False)
+        ),
+        "these are the mean and standard deviation of the whole batch. A group is a row of "
+        "`group_scores`.": lambda *x: _grpo(*x, advantages=lambda s: (s - s.mean()) / s.std()),
+        "the advantages are in the wrong order: the responses to one prompt stand side by side. "
+        "`flatten()` of (N, G) gives that order.": lambda *x: _grpo(
+            *x, advantages=lambda s: group_relative(s).T
+        ),
+        "these are the scores, not the advantages.": lambda *x: _grpo(*x, advantages=lambda s: s),
+        "nothing is clipped.": lambda *x: _grpo(*x, loss=lambda r, a, e: -r * a),
+        "this uses only the clipped term. Take the smaller of the two objectives.": lambda *x: (
+            _grpo(*x, loss=lambda r, a, e: -r.clamp(1 - e, 1 + e) * a)
+        ),
+        "this takes the larger of the two objectives. Take the smaller one: a maximum of two "
+        "losses, or a minimum of two objectives.": lambda *x: _grpo(
+            *x, loss=lambda r, a, e: -torch.maximum(r * a, r.clamp(1 - e, 1 + e) * a)
+        ),
+        "the sign is wrong. This is the objective, which is maximised. "
+        "The loss is its negative.": lambda *x: -_grpo(*x),
+        "this is one ratio per response (GSPO). GRPO has one per token.": lambda n, o, s, m, e: (
+            _gspo(n, o, group_relative(s).flatten(), m, e).mean()
+        ),
+        "the value is right, but it carries no "
+        "gradient: something detaches `logprobs`.": lambda *x: _grpo(*x).detach(),
     },
     differentiate=("logprobs",),
 )
