@@ -1,11 +1,11 @@
-"""Draw the diagrams of this folder, each as SVG and PNG, and the microscope's still picture.
+"""Draw the diagrams of this folder, each as SVG and PNG, and the microscope's still pictures.
 
     python docs/images/make.py
 
 The numbers are real. Those of the four models and of the PPO step come from the fourth of eight
 PPO steps on reviews. Those of the GRPO group come from one arithmetic problem. The results in the
-pipeline are those of the recorded tour. The microscope shows the recorded run of lesson 06. It
-takes about two minutes.
+pipeline are those of the recorded tour. The microscope shows the recorded run of lesson 06, and
+the group of lesson 11. It takes about two minutes.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from minirlhf import core, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
 from minirlhf.runtime import atomic_path
 
 FOLDER = Path(__file__).parent
@@ -108,8 +108,26 @@ def microscope():
     return show.microscope(run[run.source == "fresh"], "advantage", text="all")
 
 
+def microscope_group():
+    """The token microscope of lesson 11: eight responses to one problem, and their advantages."""
+    start, tokenizer = models.load_policy("tiny-steps")
+    (batch,) = models.sample_text(
+        start,
+        tokenizer,
+        ["16+16+11="] * GROUP,
+        config=models.SamplingConfig(max_new_tokens=24, temperature=1.0),
+        seed=2,
+    )
+    scores = rewards.reward_function(rewards.right_answer, tokenizer)(batch)
+    advantages = core.over_tokens(core.group_relative(scores[None]), batch.response_mask)
+    batch = batch.with_columns(scores=scores, advantages=advantages)
+    tokens = evaluate.token_table(batch, tokenizer, actor=start, temperature=1.0)
+    return show.microscope(tokens, "advantage", text="all")
+
+
 def main():
     microscope().save(FOLDER / "microscope.png")
+    microscope_group().save(FOLDER / "microscope_group.png")
     batch, row = ppo_batch()
     tokens, scores = group()
     figures = {

@@ -159,8 +159,9 @@ def test_the_committed_images_are_there_and_small(name):
         assert image.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
 
 
-def test_the_still_picture_of_the_microscope_is_there_and_small():
-    image = (IMAGES / "microscope.png").read_bytes()
+@pytest.mark.parametrize("name", ["microscope", "microscope_group"])
+def test_a_still_picture_of_the_microscope_is_there_and_small(name):
+    image = (IMAGES / f"{name}.png").read_bytes()
     assert 10_000 < len(image) < 150_000 and image.startswith(b"\x89PNG")
 
 
