@@ -1,11 +1,11 @@
-"""Draw the diagrams of this folder, each as SVG and PNG, and the still picture of the microscope.
+"""Draw the diagrams of this folder, each as SVG and PNG, and the microscope's still pictures.
 
     python docs/images/make.py
 
-The numbers are real. Those of the four models and of the PPO step come from the last of eight PPO
-steps on reviews. Those of the GRPO group come from one arithmetic problem. The results in the
-pipeline are those of the recorded tour. The microscope shows the recorded run of lesson 06. It
-takes about two minutes.
+The numbers are real. Those of the four models and of the PPO step come from the fourth of eight
+PPO steps on reviews. Those of the GRPO group come from one arithmetic problem. The results in the
+pipeline are those of the recorded tour. The microscope shows the recorded run of lesson 06, and
+the group of lesson 11. It takes about two minutes.
 """
 
 from pathlib import Path
@@ -13,21 +13,22 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from minirlhf import core, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
 from minirlhf.runtime import atomic_path
 
 FOLDER = Path(__file__).parent
-STEPS, GROUP, PROBLEM = 8, 8, "(7+5)*3-9="
+STEPS, SHOWN = 8, 4  # PPO steps, and the one that is drawn
+GROUP, PROBLEM = 8, "(7+5)*3-9="
 
 
 def ppo_batch():
-    """The batch of the last PPO step, with all its columns, and that step's row of the history."""
+    """The batch of PPO step SHOWN, with all its columns, and that step's row of the history."""
     sft, tokenizer = models.load_policy("tiny-reviews-sft")
     reward_model, _ = models.load_scalar("tiny-reviews-reward")
     critic, _ = models.load_scalar("tiny-reviews-reward")
     actor, _ = models.load_policy("tiny-reviews-sft")
     score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
-    seen = {}
+    seen, batches = {}, []
 
     def keep_batch(batch):
         seen["batch"] = batch
@@ -46,6 +47,10 @@ def ppo_batch():
         seen["penalised"] = {"scores": scores, "ref_logprobs": ref_logprobs}
         return core.kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, **settings)
 
+    def keep_columns(row):
+        columns = {**seen["columns"], **seen["penalised"], "advantages": seen["advantages"]}
+        batches.append(seen["batch"].with_columns(**columns))
+
     config = loops.PPOConfig(steps=STEPS)
     formulas = loops.PPOFormulas(
         gae=keep_gae, masked_whiten=keep_whitened, kl_shaped_rewards=keep_rewards
@@ -59,11 +64,9 @@ def ppo_batch():
         config,
         formulas=formulas,
         reference=sft,
+        on_step=keep_columns,
     )
-    batch = seen["batch"].with_columns(
-        **seen["columns"], **seen["penalised"], advantages=seen["advantages"]
-    )
-    return batch, history[-1]
+    return batches[SHOWN - 1], history[SHOWN - 1]
 
 
 def group():
@@ -105,8 +108,26 @@ def microscope():
     return show.microscope(run[run.source == "fresh"], "advantage", text="all")
 
 
+def microscope_group():
+    """The token microscope of lesson 11: eight responses to one problem, and their advantages."""
+    start, tokenizer = models.load_policy("tiny-steps")
+    (batch,) = models.sample_text(
+        start,
+        tokenizer,
+        ["16+16+11="] * GROUP,
+        config=models.SamplingConfig(max_new_tokens=24, temperature=1.0),
+        seed=2,
+    )
+    scores = rewards.reward_function(rewards.right_answer, tokenizer)(batch)
+    advantages = core.over_tokens(core.group_relative(scores[None]), batch.response_mask)
+    batch = batch.with_columns(scores=scores, advantages=advantages)
+    tokens = evaluate.token_table(batch, tokenizer, actor=start, temperature=1.0)
+    return show.microscope(tokens, "advantage", text="all")
+
+
 def main():
     microscope().save(FOLDER / "microscope.png")
+    microscope_group().save(FOLDER / "microscope_group.png")
     batch, row = ppo_batch()
     tokens, scores = group()
     figures = {

@@ -3,7 +3,7 @@
     show.lines({"clip": y, "no clip": z}, x, xlabel="step")     series, bands, log axes
     show.bars({"SFT": 0.4, "PPO": 1.4}, label="gold score")     values by name or by group
     show.curves(history, stage="ppo", columns=["score", "kl"])  metrics over the steps of training
-    show.differences(runs, value="gold", repeats=["as it is"])  variants against a reference
+    show.differences(runs, value="gold", repeats=["as it is"])  variants against baseline runs
     show.frontier(runs, by="variant")                           score against KL
     show.clip(eps=0.2)                                          PPO's clipped objective
     show.world(world, beta=1.0)                                 the exact world: tree and policies

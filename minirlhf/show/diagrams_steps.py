@@ -54,7 +54,7 @@ def ppo_step(
     if missing:
         raise ValueError(f"row has no {missing[0]!r}; give a row of train_ppo's history.")
     with look.page():
-        figure, axes = sheet(470)
+        figure, axes = sheet(494)
         _sampled_and_asked(axes, facts)
         _rewards_and_advantages(axes, facts)
         _minibatches(axes, facts, parts, epochs, minibatch_size)
@@ -62,7 +62,7 @@ def ppo_step(
         legend(
             axes,
             14,
-            452,
+            476,
             [("trained", "trained"), ("frozen", "frozen"), ("data", "numbers of the batch")],
         )
     return figure
@@ -85,7 +85,7 @@ def _parts(batch: Rollout | None, epochs: int, minibatch_size: int) -> int:
 
 
 def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
-    """Beats 1 and 2: the actor samples; reward model, reference and critic read the batch."""
+    """Beats 1 and 2: the actor samples; three models read the batch. Rewards need old_logprobs."""
     batch = facts.batch
     length = "" if batch is None else f"{batch.response_mask.sum(1).double().mean().item():.1f}"
     lines = [
@@ -98,22 +98,24 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
         ("code", facts.shape("BT")),
         *([("text", f"mean {length} tokens")] if length else []),
     ]
-    block(axes, (14, 75, 150, 150), "trained", lines)
-    write(axes, 305, 20, ("title", "2  Ask three models"))
+    block(axes, (14, 99, 150, 150), "trained", lines)
+    write(axes, 305, 44, ("title", "2  Ask three models"))
     asked = [
         ("reward model", "frozen", "scores", "B"),
         ("reference", "frozen", "ref_logprobs", "BR"),
         ("critic", "trained", "values", "BR"),
     ]
     for index, (name, kind, column, letters) in enumerate(asked):
-        y = 38 + 80 * index
+        y = 62 + 80 * index
         mean = facts.mean(column)
         lines = [("head", name), ("code", f"{column} {facts.shape(letters)}")]
         unit = " nats" if column == "ref_logprobs" else ""
         lines += [("text", f"mean {mean}{unit}")] if mean else []
         block(axes, (202, y, 206, 64), kind, lines)
-        points = [(164, 150), (183, 150), (183, y + 32), (201, y + 32)]
+        points = [(164, 174), (183, 174), (183, y + 32), (201, y + 32)]
         arrow(axes, *(points if index != 1 else points[::3]))
+    arrow(axes, (89, 98), (89, 26), (533, 26), (533, 75))
+    write(axes, 305, 12, ("code", f"old_logprobs {facts.shape('BR')}"))
 
 
 def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
@@ -127,9 +129,9 @@ def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
         *([("text", f"KL {kl} nats/response")] if kl else []),
     ]
     facts.mean("rewards")  # refuses a wrong column
-    block(axes, (442, 52, 182, 96), "data", lines)
-    arrow(axes, (408, 70), (441, 70))
-    arrow(axes, (408, 132), (441, 132))
+    block(axes, (442, 76, 182, 96), "data", lines)
+    arrow(axes, (408, 94), (441, 94))
+    arrow(axes, (408, 156), (441, 156))
     mean = facts.mean("returns")
     lines = [
         ("title", "4  Advantages"),
@@ -141,21 +143,21 @@ def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
         *([("text", f"mean {mean}")] if mean else []),
         ("text", f"both {facts.shape('BR')}"),
     ]
-    block(axes, (658, 35, 148, 130), "data", lines)
-    arrow(axes, (624, 100), (657, 100))
-    arrow(axes, (408, 230), (700, 230), (700, 166))
+    block(axes, (658, 59, 148, 130), "data", lines)
+    arrow(axes, (624, 124), (657, 124))
+    arrow(axes, (408, 254), (700, 254), (700, 190))
 
 
 def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -> None:
     """Beat 5, right side: the epochs and their minibatches."""
     known = facts.batch is not None
-    block(axes, (442, 288, 364, 138), "data")
-    arrow(axes, (764, 165), (764, 287))
-    write(axes, 624, 306, ("title", "5  Update"))
+    block(axes, (442, 312, 364, 138), "data")
+    arrow(axes, (764, 189), (764, 311))
+    write(axes, 624, 330, ("title", "5  Update"))
     rows, columns = min(epochs, 3), min(parts, 4)
     left = 624 - (62 + 70 * columns) / 2
     for epoch in range(rows):
-        y = 356 - 13 * (rows - 1) + 26 * epoch
+        y = 380 - 13 * (rows - 1) + 26 * epoch
         write(axes, left, y, ("text", f"epoch {epoch + 1}"), ha="left")
         for column in range(columns):
             box = (left + 62 + 70 * column, y - 11, 66, 22)
@@ -164,7 +166,7 @@ def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -
     steps = f"{epochs * parts} optimiser steps of both networks"
     if (rows, columns) != (epochs, parts):
         steps = f"in all {epochs} epochs of {parts} minibatches"
-    write(axes, 624, 408, ("text", steps if known else "minibatches, in a new order every epoch"))
+    write(axes, 624, 432, ("text", steps if known else "minibatches, in a new order every epoch"))
 
 
 def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:
@@ -175,16 +177,16 @@ def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:
         loss = f"mean {number(row['value_loss'])}"
     new = (
         ("new actor", "clipped ratio \u00d7 advantage", clipped),
-        ("new critic", "loss: (value - return)\u00b2", loss),
+        ("new critic", "loss: \u00bd (value - return)\u00b2", loss),
     )
     for index, (name, text, result) in enumerate(new):
-        y = 288 + 74 * index
+        y = 312 + 74 * index
         lines = [("head", name), ("text", text), *([("text", result)] if result else [])]
         block(axes, (202, y, 206, 64), "trained", lines)
         arrow(axes, (442, y + 32), (409, y + 32), colour=BLUE)
-    arrow(axes, (202, 394), (89, 394), (89, 226), colour=BLUE)
-    arrow(axes, (202, 320), (89, 320), colour=BLUE, head=False)
-    write(axes, 80, 320, ("text", "next step"), ha="right", colour=BLUE)
+    arrow(axes, (202, 418), (89, 418), (89, 250), colour=BLUE)
+    arrow(axes, (202, 344), (89, 344), colour=BLUE, head=False)
+    write(axes, 80, 344, ("text", "next step"), ha="right", colour=BLUE)
 
 
 def _kl(facts: Facts) -> str:

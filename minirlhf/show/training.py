@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from minirlhf.show import look
 
 UNITS = {  # titles of the panels; a metric without an entry has its own name
-    "kl": "kl, nats per sequence",
+    "kl": "kl, nats per response",
     "kl_per_token": "kl_per_token, nats",
     "entropy": "entropy, nats per token",
     "length": "length, tokens",
@@ -75,7 +75,7 @@ def curves(
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if many:
             look.legend_above(figure, *look.handles_of(figure.axes))
-        _say_what_is_drawn(figure, groups, stage)
+        _say_what_is_drawn(figure, groups)
     return figure
 
 
@@ -115,12 +115,11 @@ def _band(axes: Axes, group: pd.DataFrame, metric: str, x: str, name: str, style
         axes.fill_between(table.index, low, high, color=style.colour, alpha=0.18, linewidth=0)
 
 
-def _say_what_is_drawn(figure: Figure, groups: dict, stage: str | None) -> None:
+def _say_what_is_drawn(figure: Figure, groups: dict) -> None:
     """In words, below the panels: how many runs there are and what the band is."""
     seeds = {group["seed"].nunique() for group in groups.values()}
     if max(seeds) > 1:
         low, high = min(seeds), max(seeds)
         count = f"{low}" if low == high else f"{low} to {high}"
         note = f"line: mean of {count} runs; band: lowest to highest"
-        note = f"{stage}; {note}" if stage else note
         figure.supxlabel(note, fontsize=look.SIZES["note"], color="#555555")

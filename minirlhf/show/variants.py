@@ -1,4 +1,4 @@
-"""Variants against a reference: differences with intervals, and how far repeats scatter."""
+"""Variants against baseline runs: differences with intervals, and how far repeats scatter."""
 
 import itertools
 import math
@@ -13,10 +13,21 @@ from scipy.stats import t as student_t
 
 from minirlhf.show import look
 
+BLUE = look.COLOURS[0]  # of all variants but the baseline, which is grey
+BAND = "#d9d9d9"
+MEAN = {
+    "marker": "o",
+    "markersize": 7.5,
+    "markeredgecolor": look.DARK,
+    "markeredgewidth": 0.6,
+    "linestyle": "none",
+}
+NAMED = 40  # characters: baseline runs with longer names are called "baseline"
+
 
 @dataclass(frozen=True)
 class Difference:
-    """One variant against the reference: its runs, their mean, and the difference of the means.
+    """One variant against the baseline runs: its runs, their mean, and the difference of the means.
 
     `low` and `high` bound the 95 % interval of the difference; both are None where there is none.
     """
@@ -30,9 +41,9 @@ class Difference:
 
 
 def difference_of_means(
-    runs: Sequence[float], reference: Sequence[float]
+    runs: Sequence[float], baseline: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
-    """mean(runs) - mean(reference), and its 95 % interval by Welch's t-test.
+    """mean(runs) - mean(baseline), and its 95 % interval by Welch's t-test.
 
         se^2 = s_a^2 / n_a + s_b^2 / n_b          interval = difference +- t(0.975, df) se
         df   = se^4 / [ (s_a^2 / n_a)^2 / (n_a - 1) + (s_b^2 / n_b)^2 / (n_b - 1) ]
@@ -42,7 +53,7 @@ def difference_of_means(
 
     Source: Welch 1947.
     """
-    a, b = np.asarray(runs, float), np.asarray(reference, float)
+    a, b = np.asarray(runs, float), np.asarray(baseline, float)
     difference = float(a.mean() - b.mean())
     if min(len(a), len(b)) < 2:
         return difference, None, None
@@ -66,20 +77,19 @@ def differences(
     label: str | None = None,
     title: str = "",
     sort: bool = False,
-    order: Iterable[str] | None = None,
 ) -> Figure:
-    """A row per variant: how far its runs are from those of the reference.
+    """A row per variant: how far its runs are from the baseline runs.
 
-    **What is compared.** The reference is all runs of all variants named in `repeats`: runs with
-    the same settings. Zero on the lower axis is the mean of these runs. The upper axis has the
-    values themselves. For every variant the figure shows
+    **What is compared.** The baseline runs are all runs of all variants named in `repeats`: runs
+    with the same settings. Zero on the axis is their mean. For every variant the figure shows
 
-    - each run (seed) as a small circle, at its value minus the reference's mean;
-    - the mean of the runs as a large mark, and its distance from zero with an interval, also in
-      numbers at the right: mean, difference [low, high].
+    - each run (seed) as a small circle, at its value minus the mean of the baseline runs;
+    - the mean of the runs as a large circle, grey for the baseline and blue for all others;
+    - the interval of the difference as a bar;
+    - the numbers at the right: mean, difference [low, high].
 
-    The **grey band** reaches from the lowest to the highest single run of the reference. A
-    variant whose runs lie inside the band may differ from the reference by luck only.
+    The **grey band** reaches from the lowest to the highest baseline run. A variant whose runs lie
+    inside the band may differ from the baseline by luck only.
 
     **The interval** is `difference_of_means` (Welch) over runs. It says how the difference would
     vary with other seeds. Runs are not paired by seed: two runs with the same seed and other
@@ -90,60 +100,57 @@ def differences(
     Args:
         df: rows with columns `variant`, `seed` and the one named by `value`; a row per run.
         by: the column that names the variants, if it is not `variant`.
-        repeats: the variants that are the reference; the first variant of the data by default.
-        variants: which variants to draw beside the reference; all by default.
+        repeats: the variants of the baseline runs; the first variant of the data by default.
+        variants: which variants to draw beside the baseline; all by default.
         intervals: variant -> (low, high) of the difference, drawn instead of Welch's. Or a table
             with the variants as index and columns low and high, as
             `experiments.difference_over_prompts_and_seeds` returns it; its column `difference`
-            must then be the difference from the same reference. A variant that has none (or NaN)
+            must then be the difference from the same baseline. A variant that has none (or NaN)
             is drawn without an interval.
         interval_of: what the intervals are, for the legend; given exactly if `intervals` is.
         label: what is measured, with its unit; the column's name by default.
         sort: variants from the lowest to the highest mean; the order of the data by default.
-        order: all names of the lesson, so that each keeps its colour.
 
     Raises:
         ValueError: no rows, a column is missing, a value is not finite, a variant of `repeats`,
             `variants` or `intervals` is not in the data, one seed of a variant stands in two
             rows, two variants of `repeats` hold the same runs, or the intervals have another
-            reference.
+            baseline.
     """
     if (intervals is None) != (interval_of is None):
         raise ValueError(
             "`intervals` and `interval_of` belong together: interval_of says in the legend what "
             'the intervals are, for example "95 % interval over prompts and seeds".'
         )
-    table, reference = difference_table(
+    table, baseline = difference_table(
         df, value=value, by=by, repeats=repeats, variants=variants, intervals=intervals
     )
     if sort:
-        first = len(reference)  # the reference stays on top
+        first = len(baseline)  # the baseline stays on top
         table = table[:first] + sorted(table[first:], key=lambda row: row.mean)
-    centre = float(np.mean([run for runs in reference.values() for run in runs]))
-    style = look.styles([row.variant for row in table], order)
+    centre = float(np.mean([run for runs in baseline.values() for run in runs]))
     with look.page():
-        figure = look.new_figure(7.6, min(1.35 + 0.33 * len(table), 14))
+        figure = look.new_figure(7.6, min(1.15 + 0.33 * len(table), 14))
         axes = figure.add_subplot()
-        _scatter_band(axes, reference, centre)
+        _scatter_band(axes, baseline, centre)
         for place, row in enumerate(table):
-            repeated = row.variant in reference
-            mark = look.Style(look.GREY, "o", "-") if repeated else style[row.variant]
-            _difference_row(axes, place, row, centre, mark)
-        names = [look.wrapped(row.variant, 34) for row in table]
-        axes.set_yticks(range(len(table)), names)
+            colour = look.GREY if row.variant in baseline else BLUE
+            _difference_row(axes, place, row, centre, colour)
+        axes.set_yticks(range(len(table)), [look.wrapped(row.variant, 34) for row in table])
         axes.set_ylim(len(table) - 0.4, -1.25)
         axes.grid(False, axis="y")
-        axes.set_xlabel(f"difference from the reference: {label or value}")
+        names, runs, mark = _baseline_in_words(baseline)
+        axes.set_xlabel(f"{label or value}, difference from the mean of {names}")
         numbers = axes.secondary_yaxis("right")
-        texts = [_in_numbers(row, reference, _digits(table)) for row in table]
+        texts = [_in_numbers(row, baseline, _digits(table), mark) for row in table]
         numbers.set_yticks([-0.9, *range(len(table))], ["mean, difference", *texts])
         numbers.tick_params(length=0, labelsize=look.SIZES["note"])
         numbers.spines["right"].set_visible(False)
-        top = axes.secondary_xaxis("top", functions=(lambda d: d + centre, lambda v: v - centre))
-        top.set_xlabel(label or value)
-        intervals_drawn = any(row.low is not None for row in table)
-        interval_of = interval_of or "95 % interval over seeds"
-        _difference_legend(figure, reference, interval_of if intervals_drawn else "", title)
+        if all(row.low is None for row in table):
+            interval_of = ""
+        elif interval_of is None:
+            interval_of = "95 % interval over seeds"
+        _difference_legend(figure, interval_of, runs, title)
     return figure
 
 
@@ -159,7 +166,7 @@ def difference_table(
     """The numbers behind `differences`.
 
     Returns:
-        (a row per variant, the reference's first; the runs of the reference by variant).
+        (a row per variant, the baseline's first; the baseline runs by variant).
     """
     frame = look.frame_of(df, [by, "seed", value])
     look.no_missing_name(frame, [by, "seed"])
@@ -178,20 +185,20 @@ def difference_table(
         if name not in runs:
             raise ValueError(f"There is no variant {name!r}; there are {look.quoted(runs)}.")
     _check_repeats_differ({name: runs[name] for name in repeats})
-    reference = {name: tuple(runs[name].values()) for name in repeats}
-    pooled = [run for each in reference.values() for run in each]
+    baseline = {name: tuple(runs[name].values()) for name in repeats}
+    pooled = [run for each in baseline.values() for run in each]
     rows = []
     for name in [*repeats, *(name for name in chosen if name not in repeats)]:
         values = tuple(runs[name].values())
         difference, low, high = difference_of_means(values, pooled)
-        if name in reference:
-            low = high = None  # a part of the reference is not compared with itself
+        if name in baseline:
+            low = high = None  # a part of the baseline is not compared with itself
         elif given is not None:
             low, high = given.get(name, (None, None))
         rows.append(Difference(name, values, float(np.mean(values)), difference, low, high))
     if isinstance(intervals, pd.DataFrame):
-        _check_same_reference(rows, reference, intervals)
-    return rows, reference
+        _check_same_baseline(rows, baseline, intervals)
+    return rows, baseline
 
 
 def _ends_by_variant(intervals) -> dict[str, tuple[float, float]] | None:
@@ -228,29 +235,29 @@ def _check_repeats_differ(repeats: dict[str, dict]) -> None:
             )
 
 
-def _check_same_reference(rows, reference: dict, intervals: pd.DataFrame) -> None:
-    """Refuse intervals of differences from something else than what is drawn."""
+def _check_same_baseline(rows, baseline: dict, intervals: pd.DataFrame) -> None:
+    """Refuse intervals of differences from other runs than those that are drawn."""
     if "difference" not in intervals:
         return
     given = {str(name): float(x) for name, x in intervals["difference"].items()}
     scale = max(abs(run) for row in rows for run in row.runs)
     for row in rows:
         wanted = given.get(row.variant, row.difference)
-        if row.variant not in reference and not abs(wanted - row.difference) <= 1e-5 * scale:
+        if row.variant not in baseline and not abs(wanted - row.difference) <= 1e-5 * scale:
             raise ValueError(
                 f"`intervals` has {wanted:.4g} as the difference of {row.variant!r}, and the "
-                f"figure {row.difference:.4g}: they have another reference. Give the table the "
-                f"baseline {list(reference)}."
+                f"figure {row.difference:.4g}: they have another baseline. Give the table the "
+                f"baseline {list(baseline)}."
             )
 
 
-def _scatter_band(axes: Axes, reference: dict, centre: float) -> None:
-    runs = [run - centre for each in reference.values() for run in each]
-    axes.axvspan(min(runs), max(runs), color="#d9d9d9", linewidth=0, zorder=0)
+def _scatter_band(axes: Axes, baseline: dict, centre: float) -> None:
+    runs = [run - centre for each in baseline.values() for run in each]
+    axes.axvspan(min(runs), max(runs), color=BAND, linewidth=0, zorder=0)
     axes.axvline(0, color="#666666", linewidth=1, zorder=1)
 
 
-def _difference_row(axes: Axes, place: int, row: Difference, centre: float, mark) -> None:
+def _difference_row(axes: Axes, place: int, row: Difference, centre: float, colour: str) -> None:
     if row.low is not None:
         axes.plot([row.low, row.high], [place] * 2, color=look.DARK, linewidth=1.4, zorder=2)
         axes.plot([row.low, row.high], [place] * 2, "|", color=look.DARK, markersize=7, zorder=2)
@@ -265,16 +272,7 @@ def _difference_row(axes: Axes, place: int, row: Difference, centre: float, mark
         linestyle="none",
         zorder=4,
     )
-    axes.plot(
-        row.difference,
-        place,
-        mark.marker,
-        color=mark.colour,
-        markersize=7.5,
-        markeredgecolor=look.DARK,
-        markeredgewidth=0.6,
-        zorder=3,
-    )
+    axes.plot(row.difference, place, color=colour, zorder=3, **MEAN)
 
 
 def _digits(table: list[Difference]) -> int:
@@ -286,28 +284,40 @@ def _digits(table: list[Difference]) -> int:
     return look.decimals(bounds, digits)
 
 
-def _in_numbers(row: Difference, reference: dict, digits: int) -> str:
+def _in_numbers(row: Difference, baseline: dict, digits: int, mark: str) -> str:
+    """Mean, difference and interval; for the baseline its mean and `mark`."""
     mean = f"{row.mean:z.{digits}f}"
-    if row.variant in reference:
-        return f"{mean}  reference"
+    if row.variant in baseline:
+        return f"{mean}  {mark}".rstrip()
     text = f"{mean}  {row.difference:+z.{digits}f}"
     if row.low is None:
         return text
     return f"{text} [{row.low:+z.{digits}f}, {row.high:+z.{digits}f}]"
 
 
-def _difference_legend(figure: Figure, reference: dict, interval_of: str, title: str) -> None:
-    axes, count = figure.axes[0], sum(map(len, reference.values()))
+def _baseline_in_words(baseline: dict) -> tuple[str, str, str]:
+    """What axis, legend and rows call the baseline runs: by their names if these are short.
+
+    "'a' and 'b'", "6 runs of 'a' and 'b'" and ""; or, if the names are long,
+    "the baseline runs", "6 baseline runs" and "baseline". One run has no range for the legend.
+    """
+    count, names = sum(map(len, baseline.values())), " and ".join(map(repr, baseline))
+    short = len(names) <= NAMED
+    runs = f"{count} runs of {names}" if short else f"{count} baseline runs"
+    runs = runs if count > 1 else ""
+    return (names, runs, "") if short else ("the baseline runs", runs, "baseline")
+
+
+def _difference_legend(figure: Figure, interval_of: str, runs: str, title: str) -> None:
+    axes = figure.axes[0]
     white = {"markerfacecolor": "white", "markeredgecolor": look.DARK, "linestyle": "none"}
     (run,) = axes.plot([], [], "o", markersize=4.5, **white)
-    (mean,) = axes.plot([], [], "D", markersize=8, color="#bbbbbb", markeredgecolor=look.DARK)
+    (mean,) = axes.plot([], [], color=BLUE, **MEAN)
     handles, labels = [run, mean], ["one run", "mean of the runs"]
     if interval_of:
         (line,) = axes.plot([], [], "-|", color=look.DARK)
         handles, labels = [*handles, line], [*labels, interval_of]
-    band = axes.fill_between([], [], color="#d9d9d9")
-    handles.append(band)
-    labels.append(
-        f"range of the {count} runs of the reference" if count > 1 else "reference: one run"
-    )
+    if runs:
+        band = axes.fill_between([], [], color=BAND)
+        handles, labels = [*handles, band], [*labels, f"range of the {runs}"]
     look.legend_above(figure, handles, labels, title)

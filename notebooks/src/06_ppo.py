@@ -198,7 +198,7 @@ assert returns.tolist() == [[1.0, 1.5, 2.0]]
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# *The last step of a run of eight. Its learning rate is almost 0, so no token is clipped.*
+# *The fourth step of a run of eight.*
 #
 # The prompt is a film's title, the response a short review. The reward model learned from human
 # ratings, and prefers positive reviews.

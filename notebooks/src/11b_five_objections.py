@@ -355,7 +355,6 @@ show.differences(
     intervals=experiments.difference_over_prompts_and_seeds(jitter, "pass_1", "grpo"),
     interval_of="95 % interval over prompts and seeds",
     label="pass@1",
-    order=["a floor of 0.1", "no std"],
 )
 
 # %% [markdown]

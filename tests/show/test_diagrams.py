@@ -159,8 +159,9 @@ def test_the_committed_images_are_there_and_small(name):
         assert image.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
 
 
-def test_the_still_picture_of_the_microscope_is_there_and_small():
-    image = (IMAGES / "microscope.png").read_bytes()
+@pytest.mark.parametrize("name", ["microscope", "microscope_group"])
+def test_a_still_picture_of_the_microscope_is_there_and_small(name):
+    image = (IMAGES / f"{name}.png").read_bytes()
     assert 10_000 < len(image) < 150_000 and image.startswith(b"\x89PNG")
 
 
@@ -232,6 +233,7 @@ def test_two_models_are_trained_and_two_are_frozen():
 def test_ppo_step_draws_the_numbers_of_the_batch():
     drawn = texts(show.ppo_step(batch_of(), minibatch_size=2, row=ROW))
     for text in (
+        "old_logprobs (4, 2)",
         "mean 1.8 tokens",  # 2 + 1 + 2 + 2 tokens in four responses
         "scores (4,)",
         "ref_logprobs (4, 2)",
@@ -242,10 +244,35 @@ def test_ppo_step_draws_the_numbers_of_the_batch():
         "mean 0.42",
         "4 optimiser steps of both networks",  # two epochs of two minibatches
         "3.1 % of tokens clipped",
+        "loss: \u00bd (value - return)\u00b2",
         "mean 0.16",
     ):
         assert drawn.count(text) == 1, text
     assert drawn.count("2 rows") == 4
+
+
+def test_the_sample_gives_old_logprobs_to_the_rewards():
+    figure = show.ppo_step()
+    figure.draw_without_rendering()
+    boxes_of = {
+        text.get_text(): box
+        for text in figure.axes[0].texts
+        for box in boxes(figure)
+        if inside(text.get_window_extent(), box)
+    }
+    sample, rewards = boxes_of["1  Sample"], boxes_of["3  Rewards"]
+    lines = [
+        p.get_path().transformed(p.get_transform()).to_polygons(closed_only=False)[0]
+        for p in figure.axes[0].patches
+        if isinstance(p, FancyArrowPatch)
+    ]
+    (line,) = [
+        line
+        for line in lines
+        if sample.padded(3).contains(*line[0]) and rewards.padded(9).contains(*line[-1])
+    ]
+    (label,) = [t for t in figure.axes[0].texts if t.get_text() == "old_logprobs (B, R)"]
+    assert 0 < label.get_window_extent().y0 - line[:, 1].max() < 10  # just above the arrow
 
 
 def test_many_minibatches_are_counted_and_not_all_drawn():

@@ -20,7 +20,7 @@ def two_runs():
 def test_a_history_is_drawn_at_the_steps_that_have_the_metric():
     history = History({"stage": "ppo", "step": i, "kl": i / 2, "score": -i} for i in range(5))
     figure = show.curves(history, stage="ppo", columns=["kl", "score"])
-    assert [axes.get_title() for axes in figure.axes] == ["kl, nats per sequence", "score"]
+    assert [axes.get_title() for axes in figure.axes] == ["kl, nats per response", "score"]
     (line,) = figure.axes[0].lines
     assert list(line.get_ydata()) == [0, 0.5, 1, 1.5, 2]
     (line,) = show.curves(two_runs()[0], stage="ppo", columns=["gold"]).axes[0].lines
@@ -38,7 +38,7 @@ def test_several_runs_are_their_mean_and_range_at_common_steps(form):
     assert list(axes.lines[0].get_xdata()) == [0, 2, 4]
     assert list(axes.lines[0].get_ydata()) == [1, 3, 5]
     assert axes.collections[0].get_paths()[0].get_extents().bounds == (0, 0, 4, 6)
-    assert figure.texts[0].get_text() == "ppo; line: mean of 2 runs; band: lowest to highest"
+    assert figure.texts[0].get_text() == "line: mean of 2 runs; band: lowest to highest"
 
 
 def frame_of_variants():

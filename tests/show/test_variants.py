@@ -33,13 +33,13 @@ def test_welch_matches_hand_computation():
     assert show.difference_of_means([3, 3], [1, 1]) == (2, None, None)
 
 
-def test_the_reference_is_all_runs_of_all_repeats():
-    # Reference: 1, 2, 3 and 2, 3, 4: mean 2.5, variance 5.5 / 5 = 1.1.
+def test_the_baseline_is_all_runs_of_all_repeats():
+    # Baseline: 1, 2, 3 and 2, 3, 4: mean 2.5, variance 5.5 / 5 = 1.1.
     # The variant: 4, 5, 6: mean 5, variance 1.
     # se^2 = 1/3 + 1.1/6 = 31/60; df = (31/60)^2 / [(1/3)^2 / 2 + (1.1/6)^2 / 5]
     df = runs(other=[4, 5, 6], as_it_is=[1, 2, 3], once_more=[2, 3, 4])
-    table, reference = show.difference_table(df, value="gold", repeats=["as it is", "once more"])
-    assert reference == {"as it is": (1, 2, 3), "once more": (2, 3, 4)}
+    table, baseline = show.difference_table(df, value="gold", repeats=["as it is", "once more"])
+    assert baseline == {"as it is": (1, 2, 3), "once more": (2, 3, 4)}
     assert [row.variant for row in table] == ["as it is", "once more", "other"]
     assert [row.difference for row in table] == [-0.5, 0.5, 2.5]
     assert [row.mean for row in table] == [2, 3, 5]
@@ -62,6 +62,22 @@ def artists(figure):
     return axes, dots
 
 
+def legend_of(figure):
+    return texts_of(figure.legends[0].texts)
+
+
+def table_of(figure):
+    figure.draw_without_rendering()
+    (numbers,) = [
+        a for a in figure.axes[0].child_axes if "mean, difference" in texts_of(a.get_yticklabels())
+    ]
+    return texts_of(numbers.get_yticklabels())[1:]
+
+
+def texts_of(labels):
+    return [label.get_text() for label in labels]
+
+
 def test_dots_band_and_interval_stand_where_the_numbers_are():
     df = runs(other=[4, 5, 6], as_it_is=[1, 2, 3], once_more=[2, 3, 4])
     figure = show.differences(df, value="gold", repeats=["as it is", "once more"], label="score")
@@ -77,25 +93,38 @@ def test_dots_band_and_interval_stand_where_the_numbers_are():
     table, _ = show.difference_table(df, value="gold", repeats=["as it is", "once more"])
     ends = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert [table[2].low, table[2].high] in ends
-    means = [line for line in axes.lines if line.get_markersize() == 7.5]
+    means = [line for line in axes.lines if line.get_markersize() == 7.5 and len(line.get_xdata())]
     assert [float(line.get_xdata()[0]) for line in means] == [-0.5, 0.5, 2.5]
-    assert [line.get_color() for line in means[:2]] == [look.GREY] * 2
+    assert [line.get_color() for line in means] == [look.GREY, look.GREY, look.COLOURS[0]]
+    assert {line.get_marker() for line in means} == {"o"}
     numbers = [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))]
     assert f"5.00  +2.50 [{table[2].low:+.2f}, {table[2].high:+.2f}]" in numbers
-    # the upper axis has the values themselves: 2.5 stands above the zero
-    (top,) = [a for a in axes.child_axes if a.get_xlabel() == "score"]
-    low, high = axes.get_xlim()
-    assert top.get_xlim() == pytest.approx((low + 2.5, high + 2.5))
-    labels = [text.get_text() for text in figure.legends[0].texts]
-    assert "range of the 6 runs of the reference" in labels and "95 % interval over seeds" in labels
+    assert table_of(figure)[:2] == ["2.00", "3.00"]
+    both = "'as it is' and 'once more'"
+    assert axes.get_xlabel() == f"score, difference from the mean of {both}"
+    assert legend_of(figure) == [
+        "one run",
+        "mean of the runs",
+        "95 % interval over seeds",
+        f"range of the 6 runs of {both}",
+    ]
+    assert figure.legends[0].legend_handles[1].get_marker() == "o"
 
 
-def test_the_reference_is_the_first_variant_by_default_and_may_have_one_seed():
+def test_the_baseline_is_the_first_variant_by_default_and_may_have_one_seed():
     figure = show.differences(runs(a=[1.0], b=[2.0]), value="gold")
-    _, dots = artists(figure)
+    axes, dots = artists(figure)
     assert [list(line.get_xdata()) for line in dots] == [[0], [1]]
-    labels = [text.get_text() for text in figure.legends[0].texts]
-    assert "reference: one run" in labels and "95 % interval over seeds" not in labels
+    assert axes.get_xlabel() == "gold, difference from the mean of 'a'"
+    assert legend_of(figure) == ["one run", "mean of the runs"]  # no interval, and no range
+
+
+def test_baseline_runs_with_long_names_are_called_baseline():
+    df = runs(**{f"as_it_is,_a_rather_long_name_{i}": [i, i + 1] for i in range(2)}, other=[5, 7])
+    figure = show.differences(df, value="gold", repeats=df.variant.unique()[:2])
+    assert figure.axes[0].get_xlabel() == "gold, difference from the mean of the baseline runs"
+    assert legend_of(figure)[-1] == "range of the 4 baseline runs"
+    assert table_of(figure)[:2] == ["0.5  baseline", "1.5  baseline"]
 
 
 def test_variants_can_be_chosen_sorted_and_given_intervals():
@@ -111,20 +140,7 @@ def test_variants_can_be_chosen_sorted_and_given_intervals():
     axes, _ = artists(figure)
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "c", "b"]
     assert [1.0, 4.0] in [list(line.get_xdata()) for line in axes.lines]
-    labels = [text.get_text() for text in figure.legends[0].texts]
-    assert "95 % interval over prompts and seeds" in labels
-
-
-def table_of(figure):
-    figure.draw_without_rendering()
-    (numbers,) = [
-        a for a in figure.axes[0].child_axes if "mean, difference" in texts_of(a.get_yticklabels())
-    ]
-    return texts_of(numbers.get_yticklabels())[1:]
-
-
-def texts_of(labels):
-    return [label.get_text() for label in labels]
+    assert "95 % interval over prompts and seeds" in legend_of(figure)
 
 
 OVER_BOTH = "95 % interval over prompts and seeds"
@@ -143,7 +159,7 @@ def test_a_variant_without_a_given_interval_has_none():
         show.difference_table(df, value="gold", intervals={"c": (4.0, 1.0)})
 
 
-def test_a_table_of_differences_may_be_the_intervals_if_its_reference_is_the_same():
+def test_a_table_of_differences_may_be_the_intervals_if_its_baseline_is_the_same():
     recorded = experiments.results("ablations", "leash")
     repeats = ["as it is", "kl_coef 0.5"]
     both = experiments.difference_over_prompts_and_seeds(recorded, "gold", repeats)
@@ -152,7 +168,7 @@ def test_a_table_of_differences_may_be_the_intervals_if_its_reference_is_the_sam
     assert [row.low for row in table[2:]] == both["low"].tolist()
     show.differences(recorded, intervals=both, interval_of=OVER_BOTH, **settings)
     other = experiments.difference_over_prompts_and_seeds(recorded, "gold", "as it is")
-    with pytest.raises(ValueError, match="another reference. Give the table the baseline"):
+    with pytest.raises(ValueError, match="another baseline. Give the table the baseline"):
         show.difference_table(recorded, intervals=other, **settings)
 
 
@@ -167,10 +183,10 @@ def test_a_bound_that_is_not_zero_is_not_printed_as_zero():
 
 def test_one_string_is_one_name_and_by_names_the_column():
     df = runs(ab=[1.0, 2.0], cd=[3.0, 4.0], ef=[5.0, 6.0]).rename(columns={"variant": "method"})
-    table, reference = show.difference_table(
+    table, baseline = show.difference_table(
         df, value="gold", by="method", repeats="ab", variants="cd"
     )
-    assert [row.variant for row in table] == ["ab", "cd"] and list(reference) == ["ab"]
+    assert [row.variant for row in table] == ["ab", "cd"] and list(baseline) == ["ab"]
     figure = show.differences(df, value="gold", by="method", variants="ef")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ab", "ef"]
 
@@ -183,8 +199,7 @@ def test_twenty_three_variants_with_long_names_do_not_overlap():
     assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
     assert min(box.x0 for box in boxes) >= 0
     legend = figure.legends[0].get_window_extent()
-    top = next(a for a in axes.child_axes if a.get_xlabel() == "gold")
-    assert legend.y0 >= top.xaxis.label.get_window_extent().y1
+    assert legend.y0 >= axes.get_window_extent().y1
 
 
 @pytest.mark.parametrize(
