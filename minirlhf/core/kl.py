@@ -218,8 +218,8 @@ def adapt_kl_coef(
 
     Args:
         kl_coef: the coefficient so far, reward units per nat, 0 or more.
-        kl: measured KL to the reference, nats per sequence.
-        target: wanted KL, nats per sequence, above 0.
+        kl: measured KL to the reference, nats per response.
+        target: wanted KL, nats per response, above 0.
         horizon: sequences; the larger, the slower the change; above 0.
         batch_size: sequences in this batch, above 0.
 

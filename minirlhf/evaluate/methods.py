@@ -27,7 +27,7 @@ class Samples:
 
     Each prompt has the same number of responses, next to each other.
 
-        kl: (N,) log pi(y|x) - log pi_ref(y|x), nats per sequence, both at the sampling temperature.
+        kl: (N,) log pi(y|x) - log pi_ref(y|x), nats per response, both at the sampling temperature.
             The responses come from pi, so the mean estimates KL(pi || pi_ref).
         lengths: (N,) tokens, EOS included.
         finished: (N,) bool, whether the response ended in EOS.

@@ -31,6 +31,8 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tupl
                  those of GAE. The reading shows how one text changes its numbers.
         fresh    sampled by the policy of the step. The random numbers are the same at every step.
 
+    Both sets are numbered from 0, so a microscope shows one of them.
+
     The score includes PPO's penalty for a missing EOS. Advantages are shown before PPO whitens
     them. Reading changes nothing: the run is that of the same settings without it.
 
@@ -64,8 +66,6 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tupl
             lam=config.lam,
             **config.clip,
         )
-        if source == "fresh":
-            table["text"] += len(prompts)  # a number of its own for every response
         place = {"source": source, "step": step, "settings": table.attrs["settings"]}
         return place | as_record(table)
 

@@ -59,7 +59,7 @@ class KLConfig:
     Args:
         kl_coef: reward units per nat, 0 .. 1 where a reward unit is the standard deviation of the
             reward model's score on SFT samples. 0: no penalty.
-        target: nats per sequence. If it is given, kl_coef is adapted until the KL is about this
+        target: nats per response. If it is given, kl_coef is adapted until the KL is about this
             large (Ziegler et al. 2019).
         horizon: sequences over which kl_coef adapts; a larger one adapts more slowly.
     """

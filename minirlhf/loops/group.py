@@ -183,7 +183,7 @@ def train_group(
         The same responses, if in groups, give reward_std (mean standard deviation within groups),
         frac_reward_zero_std (share of groups with equal scores) and best_of_group (mean of each
         group's best score: pass@G where scores are 0 or 1).
-        kl: nats per sequence. kl_coef. entropy: nats per token, estimated as -mean log pi of the
+        kl: nats per response. kl_coef. entropy: nats per token, estimated as -mean log pi of the
         sampled tokens. length: tokens. missing_eos: share of truncated responses (cut off before
         EOS). If drop_spread replaces groups, kl, entropy, length, missing_eos and the monitors
         describe the batch after that.

@@ -194,7 +194,7 @@ def train_ppo(
 
     Returns:
         (actor, critic, history). Rows of the history:
-        score: mean over the batch, reward units. kl: nats per sequence. kl_per_token, kl_coef.
+        score: mean over the batch, reward units. kl: nats per response. kl_per_token, kl_coef.
         entropy: nats per token, estimated as -mean log pi of the sampled tokens.
         length: tokens. missing_eos: share of truncated responses (cut off before EOS).
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the

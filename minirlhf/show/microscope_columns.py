@@ -95,7 +95,7 @@ KNOWN = {
         "advantage",
         "reward units",
         "How much better the response went from this token on than the critic expected. "
-        "Blue: better, orange: worse. PPO shifts them to mean 0 before it uses them.",
+        "Blue: better, orange: worse.",
         REWARD,
     ),
     "return": Column(

@@ -21,7 +21,7 @@ def frontier(
     curves: Mapping[str, Sequence] | None = None,
     along: str | None = None,
     log: bool = False,
-    xlabel: str = "KL to the reference, nats per sequence",
+    xlabel: str = "KL to the reference, nats per response",
     ylabel: str | None = None,
     title: str = "",
     order: Iterable[str] | None = None,

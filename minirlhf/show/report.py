@@ -63,8 +63,8 @@ CURVES = {
             "ratio",
         ],
         "PPO maximises the score; gold is what we want. If the score rises and gold falls, PPO "
-        "exploits the reward model. KL is per sequence. An entropy near 0 means that the policy "
-        "writes almost the same response every time.",
+        "exploits the reward model. KL is in nats per response. An entropy near 0 means that the "
+        "policy writes almost the same response every time.",
     ),
     "dpo": (
         ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"],

@@ -34,8 +34,11 @@ def test_the_record_is_a_row_a_token_ready_for_the_microscope(folder):
     assert set(table["experiment"]) == {"microscope"} and "gold" not in table
     assert table["step"].unique().tolist() == [0, 2]
     sources = table.groupby("source")["text"].unique().map(list).to_dict()
-    assert sources == {"fixed": [0, 1], "fresh": [2, 3]}
-    assert table.groupby("text")["prompt"].first().tolist() == ["a film\n", "another\n"] * 2
+    assert sources == {"fixed": [0, 1], "fresh": [0, 1]}
+    assert (
+        table.groupby(["source", "text"])["prompt"].first().tolist()
+        == ["a film\n", "another\n"] * 2
+    )
     assert {"prefix_reward", "kl", "advantage", "clipped", "ref_alternatives"} <= set(table)
     for pairs in (*table["alternatives"], *table["ref_alternatives"]):
         assert len(pairs) == 5 and all(isinstance(p, float) for _, p in pairs)
@@ -72,7 +75,7 @@ def test_the_fresh_responses_are_those_of_the_policy_of_the_step(folder):
 
 def test_the_recorded_advantages_are_those_of_gae(folder):
     table = results("microscope", folder=folder)
-    for _, text in table.groupby(["step", "text"]):
+    for _, text in table.groupby(["source", "step", "text"]):
         rewards, values = (torch.tensor([text[n].tolist()]) for n in ("reward", "value"))
         mask = torch.ones(rewards.shape, dtype=torch.bool)
         advantages, returns = core.gae(rewards, values, mask, lam=PPOConfig.lam)

@@ -47,7 +47,7 @@ def _watched(algorithm, spy):
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
-    # seeds 0 to 2 of each row: the mean of the last four steps 0.96 to 1.00, with shuffled scores 0.45 to 0.59
+    # seeds 0 to 2 of each row: the mean of the last four steps is 0.95 to 1.00
     size = (
         {"group_size": 4, "prompts_per_step": 8}
         if FAMILY[name].compares
@@ -55,17 +55,18 @@ def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
     )
     given = {
         "algorithm": replace(FAMILY[name], overlong_buffer=0),
-        "steps": 25,
         "kl": KLConfig(kl_coef=0.01),
     } | size
+    steps = 20
     if FAMILY[name].ratio == "none":  # one update a step; algorithms with a ratio make four
-        given |= {"epochs": 1, "minibatch_size": 32, "steps": 60}
+        given |= {"epochs": 1, "minibatch_size": 32}
+        steps = 50
     learned, nothing = (
-        [row["score"] for row in run_group(0, score=score, **given)[1]]
-        for score in (first_half, shuffled)
+        [row["score"] for row in run_group(0, score=score, steps=n, **given)[1]]
+        for score, n in ((first_half, steps), (shuffled, steps // 2))
     )
     assert sum(learned[:2]) / 2 < 0.6 and sum(learned[-4:]) / 4 > 0.9
-    assert sum(nothing[-4:]) / 4 < 0.65
+    assert sum(nothing[-4:]) / 4 < 0.65 < sum(learned[steps // 2 - 4 : steps // 2]) / 4
 
 
 def some_alike(rollout):
