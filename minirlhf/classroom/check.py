@@ -35,7 +35,6 @@ from minirlhf.classroom.lessons.lesson_06 import (
     accumulated_loss,
     clipped_share,
     ppo_loss,
-    ppo_penalty,
 )
 from minirlhf.classroom.lessons.lesson_07 import (
     charged_rewards,

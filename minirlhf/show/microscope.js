@@ -15,18 +15,22 @@
   // at this token, `later` at the next one that the policy chose (0 after the last).
   const SUMS = {
     reward: {
+      label: "reward",
       needs: ["kl", "score"],
       terms: (at, later, s, last) => [[-s.kl_coef, at("kl")], ...(last ? [[1, at("score")]] : [])],
     },
     td_error: {
+      label: "TD error",
       needs: ["reward", "value"],
       terms: (at, later, s) => [[1, at("reward")], [s.gamma, later("value")], [-1, at("value")]],
     },
     advantage: {
+      label: "advantage",
       needs: ["td_error"],
       terms: (at, later, s) => [[1, at("td_error")], [s.gamma * s.lam, later("advantage")]],
     },
     return: {
+      label: "return",
       needs: ["advantage", "value"],
       terms: (at) => [[1, at("advantage")], [1, at("value")]],
     },
@@ -406,7 +410,7 @@
         if (!columns[name] || !SUMS[name].needs.every((n) => columns[n])) continue;
         const row = make("tr");
         sumCells[name] = make("td");
-        row.append(make("th", "", columns[name].label, { scope: "row" }), sumCells[name]);
+        row.append(make("th", "", SUMS[name].label, { scope: "row" }), sumCells[name]);
         lines.append(row);
       }
       sums.append(lines);

@@ -651,10 +651,12 @@ show.lines(
 def my_step(titles): ...  # your code
 
 
-# %% tags=["solution"]
-my_step = ppo_step  # section 4
+# %% [markdown] tags=["solution"]
+# `ppo_step` in section 4 of the lesson is the solution. If your weights differ, compare the two line
+# by line. Common slips: log-probabilities at another temperature than the samples, `mask` of the whole
+# batch instead of the minibatch, advantages computed anew in each minibatch.
 
-# %% tags=["exercise", "solution"]
+# %% tags=["exercise"]
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
 actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))

@@ -644,10 +644,12 @@ check.pass_at_k(pass_at_k)
 def my_step(questions): ...  # your code
 
 
-# %% tags=["solution"]
-my_step = grpo_step  # section 5
+# %% [markdown] tags=["solution"]
+# `grpo_step` in section 5 of the lesson is the solution. If your weights differ, compare the two line
+# by line. Common slips: log-probabilities at another temperature than the samples, `mask` of the whole
+# batch instead of the minibatch, advantages computed in the minibatch, where groups are torn apart.
 
-# %% tags=["exercise", "solution"]
+# %% tags=["exercise"]
 actor = copy.deepcopy(start)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)

@@ -298,7 +298,7 @@ def sums(browser):
 def test_the_panel_shows_how_rewards_and_advantages_add_up(browser):
     browser.open(microscope(a_response_with_sums(), "advantage").page())
     assert sums(browser) == [
-        ["reward after the KL penalty", "−0.5 × 0.200"],
+        ["reward", "−0.5 × 0.200"],
         ["TD error", "(−0.100) + 0.9 × 1.000 − 0.500"],
         ["advantage", "0.300 + 0.45 × 1.050"],
         ["return", "0.772 + 0.500"],

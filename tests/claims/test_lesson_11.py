@@ -308,6 +308,8 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         # 5: one step
         said("A batch has", 16, 8)
         said("with B =", 16 * 8)
+        said("Two epochs with minibatches of", 64, 2 * 16 * 8 // 64)
+        said("In the first of them all ratios are", 1)
         said("no GAE. Part", 3)
         said("We set it to", 0)
         said("before part", 3)
@@ -318,6 +320,8 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("if the groups are large. With", 16, weight(0.02, 16) / weight(0.5, 16))
         # 8: a run
         said("a short run of our own:", 40)
+        said("a single epoch with all", 16 * 8)
+        said("So every ratio is", 1)
         said("And a longer run,", 80, 3)
         late, last_ten = grpo[grpo.index >= 60], grpo[grpo.index >= 70]
         said("the share of right answers, rises from", grpo.score[0], grpo.score[-5:].mean())
@@ -328,7 +332,8 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("It rises from", equal[grpo.index < 10].mean(), last_ten.frac_reward_zero_std.mean())
         # 9: sharpening or learning
         said("We measure pass@k on", 400, 16)
-        said("over problems, is above", 0)
+        said("of the mean difference is above", 0)
+        said("We find it by drawing", 400, 400)
         said("is the run of", 80)
         said("GRPO brings it from", *(mean(runs, v, "greedy") for v in ("start", "grpo")), 80)
         said("(pass@1) from", mean(runs, "start", "pass_1"), mean(runs, "grpo", "pass_1"))
@@ -337,11 +342,10 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("read pass@16 of the start:", mean(runs, "start", "pass_16"))
         # 10: one change each
         dapo, gspo = FAMILY["dapo"], FAMILY["gspo"]
-        said("the ratio may rise to", 1 + dapo.clip_eps_high, 1 - dapo.clip_eps)
+        said("the ratio may rise to", 1 + dapo.clip_eps_high, 1 + dapo.clip_eps)
         said("many ratios stays near", 1, 1 - gspo.clip_eps, 1 + gspo.clip_eps_high)
         said("Right after sampling all ratios are", 1)
         said("So at ratio", 1)
-        said("never leaves", 1)
         said("A good token that has become", 1.2, 1 + dapo.clip_eps_high)
         said("a weight of at most", 1 + FAMILY["cispo"].clip_eps_high)
         said("The means of pass@1 differ by at most", max(means) - min(means))
@@ -354,7 +358,6 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("samples are fresh, so all ratios are", 1)
         said("chance that all $k$ are wrong is the product of", 0)
         said("and NaN times", 0)
-        hard_prompts(said)
         said("My GRPO loss is", 0)
         said("So the loss of a batch is", 0)
         said("Yes. At ratio", 1)
@@ -411,14 +414,3 @@ def microscope(said, model):
     table = evaluate.token_table(batch, tokenizer, actor=policy, temperature=1.0)
     first = dict(table.alternatives[0])
     said("with a probability of", first["~"], first["3"])
-
-
-def hard_prompts(said):
-    def teaches(p):
-        return 1 - p**8 - (1 - p) ** 8
-
-    hard, others = teaches(0.02), teaches(0.4)
-    said("is right with probability", 0.02, 0.4)
-    said("on average, to get", 16)
-    said("The chance is", hard, others)
-    said("So it takes", 16 / hard, 16 / others)

@@ -495,6 +495,8 @@ def about_hacking(said, hacking):
 
 
 def in_the_exercises(said):
+    said("Padding can hold NaN, and NaN times", 0)
+
     def teaches(p, size=8):
         return 1 - p**size - (1 - p) ** size
 

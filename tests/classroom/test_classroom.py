@@ -154,9 +154,6 @@ DIFFERENT = {  # right answers written in another way
     "clipped_share": lambda r, a, m, e: (
         torch.where(a[m] > 0, r[m] > 1 + e, (a[m] < 0) & (r[m] < 1 - e)).float().mean()
     ),
-    "ppo_penalty": lambda n, o, a, m, c: torch.zeros(m.shape).masked_scatter(
-        m, c * (o - n)[m] - (n - o)[m].exp() * a[m]
-    ),
     "accumulated_loss": lambda x, m, s: x[m].mean(),
     "gibbs_logprobs": lambda p, r, b: (
         p.exp() * (r / b).exp() / (p.exp() * (r / b).exp()).sum()

@@ -237,7 +237,7 @@ def test_the_code_of_the_readme_runs(tiny):
 def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
     def options(out):
         rows = data(tmp_path, ROWS)
-        given = ["--model", tiny, "--dataset", rows, "--steps", 120, "--out", tmp_path / out]
+        given = ["--model", tiny, "--dataset", rows, "--steps", 60, "--out", tmp_path / out]
         return ["dpo", *map(str, given)]
 
     invoke(*options("whole"))

@@ -66,7 +66,7 @@ def test_every_algorithm_learns_a_rule_but_not_from_shuffled_scores(name):
         for score, n in ((first_half, steps), (shuffled, steps // 2))
     )
     assert sum(learned[:2]) / 2 < 0.6 and sum(learned[-4:]) / 4 > 0.9
-    assert sum(nothing[-4:]) / 4 < 0.65 < sum(learned[steps // 2 - 4 : steps // 2]) / 4
+    assert sum(nothing[-4:]) / 4 < 0.6 < sum(learned[steps // 2 - 4 : steps // 2]) / 4
 
 
 def some_alike(rollout):

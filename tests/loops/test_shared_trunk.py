@@ -1,6 +1,7 @@
 """Policy and critic with a shared trunk: one gradient, one update, one copy of its weights."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -153,17 +154,22 @@ def test_one_forward_pass_gives_log_probabilities_and_values(make):
     torch.testing.assert_close(values, response_values(critic, BATCH), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ppo_with_a_shared_trunk_learns_a_rule_but_not_from_shuffled_scores(seed):
+@functools.cache
+def learned_history():
+    """The history of a run of 25 steps with seed 0; two tests read it."""
+    return run_shared(steps=25)[2]
+
+
+def test_ppo_with_a_shared_trunk_learns_a_rule_but_not_from_shuffled_scores():
     # on seeds 0 to 5 the mean of the last four steps was 0.98 to 1.00, and 0.42 to 0.59 with shuffled scores
-    learned = run_shared(seed, steps=25)[2].column("ppo", "score")
+    learned = learned_history().column("ppo", "score")
     assert sum(learned[:4]) / 4 < 0.6 and sum(learned[-4:]) / 4 > 0.9
-    nothing = run_shared(seed, steps=25, score=shuffled)[2].column("ppo", "score")
-    assert sum(nothing[-4:]) / 4 < 0.7
+    nothing = run_shared(steps=12, score=shuffled)[2].column("ppo", "score")
+    assert sum(nothing[-4:]) / 4 < 0.7 < sum(learned[8:12]) / 4
 
 
 def test_training_starts_at_ratio_one_and_the_value_loss_falls():
-    history = run_shared(steps=25)[2]
+    history = learned_history()
     first = run_shared(steps=1, epochs=1, minibatch_size=32)[2][0]
     assert (
         abs(first["ratio"] - 1) < 1e-5 and first["clip_fraction"] == 0 and abs(first["kl"]) < 1e-4

@@ -1,5 +1,4 @@
-"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, PPO with a KL penalty, and
-gradient accumulation."""
+"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, and gradient accumulation."""
 
 import torch
 
@@ -53,6 +52,21 @@ def _from_old(n, o, a, m, e):
     return -torch.minimum(ratio * a, ratio.clamp(1 - e, 1 + e) * a)
 
 
+def _quotient(n, o, a, m, e):
+    n, o, a = (torch.where(m, x, fill) for x, fill in ((n, 1.0), (o, 1.0), (a, 0.0)))
+    return -torch.minimum(n / o * a, (n / o).clamp(1 - e, 1 + e) * a)
+
+
+def _minimum_first(n, o, a, m, e):
+    ratio, a = _parts(n, o, a, m)
+    return -torch.minimum(ratio, ratio.clamp(1 - e, 1 + e)) * a
+
+
+def _clipped_product(n, o, a, m, e):
+    ratio, a = _parts(n, o, a, m)
+    return torch.where(m, -torch.minimum(ratio * a, (ratio * a).clamp(1 - e, 1 + e)), 0.0)
+
+
 ppo_loss = Exercise(
     "ppo_loss",
     ("logprobs", "old_logprobs", "advantages", "mask", "eps"),
@@ -68,6 +82,13 @@ ppo_loss = Exercise(
         "this takes the larger of the two objectives, so the clip never acts. "
         "Take the minimum of the objectives, which is the maximum of the losses.": _greedy,
         "the ratio is inverted. Divide new by old.": _from_old,
+        "the ratio is divided from log-probabilities. Subtract them and take exp: "
+        "exp(log a - log b) is a / b.": _quotient,
+        "this takes the smaller *ratio* and multiplies it by the advantage afterwards. For A < 0 "
+        "that is the other term. Multiply first, then take the minimum.": _minimum_first,
+        "this clips the product of ratio and advantage. Clip the ratio, then multiply.": (
+            _clipped_product
+        ),
         "this is the log-ratio, not the ratio: exp is missing.": lambda n, o, a, m, e: (
             -torch.minimum(*(r * torch.where(m, a, 0.0) for r in _log_ratios(n, o, m, e)))
         ),
@@ -108,6 +129,10 @@ clipped_share = Exercise(
         "Nor is one with negative advantage and a ratio above it.": lambda r, a, m, e: (
             (((r - 1).abs() > e) & m).sum() / m.sum()
         ),
+        "this is the mean of each response's share. Divide the number of clipped tokens of the "
+        "batch by the number of tokens of the batch.": lambda r, a, m, e: (
+            (_clipped(r, a, e) & m).sum(1) / m.sum(1)
+        ).mean(),
         "padding is counted. Use the mask.": lambda r, a, m, e: _clipped(r, a, e).float().mean(),
         "this divides by the number of all positions. Padding is not a token.": lambda r, a, m, e: (
             (_clipped(r, a, e) & m).float().mean()
@@ -117,43 +142,6 @@ clipped_share = Exercise(
             (_clipped(r, -a, e) & m).sum() / m.sum()
         ),
     },
-)
-
-
-def _penalty_case(g):
-    return *_tokens_case(g), 0.2 + torch.rand((), generator=g).item()
-
-
-def _penalty(new, old, advantages, mask, coef):
-    ratio, advantages = _parts(new, old, advantages, mask)
-    return -ratio * advantages - coef * torch.where(mask, new - old, 0.0)
-
-
-ppo_penalty = Exercise(
-    "ppo_penalty",
-    ("logprobs", "old_logprobs", "advantages", "mask", "coef"),
-    _penalty_case,
-    _penalty,
-    {
-        "the KL has the wrong direction. The responses come from the old "
-        "policy, so use log pi_old - log pi.": lambda n, o, a, m, c: _penalty(n, o, a, m, -c),
-        "this is k2. Its gradient here is not the gradient of the KL. "
-        "The plain log-ratio has the right gradient, "
-        "because the policy that samples does not move.": lambda n, o, a, m, c: (
-            _penalty(n, o, a, m, 0.0) + 0.5 * c * torch.where(m, n - o, 0.0).square()
-        ),
-        "this is k3. Its expected gradient is also right here, but "
-        "the exercise asks for the plain log-ratio.": lambda n, o, a, m, c: (
-            _penalty(n, o, a, m, c) + c * (_parts(n, o, a, m)[0] - 1)
-        ),
-        "the KL penalty is missing.": lambda n, o, a, m, c: _penalty(n, o, a, m, 0.0),
-        "the coefficient is missing. Multiply the KL penalty by `coef`.": lambda n, o, a, m, c: (
-            _penalty(n, o, a, m, 1.0)
-        ),
-        "the sign of the first term is wrong. The objective is maximised, so "
-        "it has a minus in the loss.": lambda n, o, a, m, c: _penalty(n, o, -a, m, c),
-    },
-    differentiate=("logprobs",),
 )
 
 
@@ -189,6 +177,8 @@ accumulated_loss = Exercise(
         "Then the step grows with the number of micro-batches.": lambda x, m, s: torch.stack(
             [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
         ).sum(),
+        "the denominator is right, but the sum is still divided by the number of "
+        "micro-batches.": lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum() / (len(m) / s),
         "this divides by the number of responses. "
         "The token mean divides by the number of tokens in the batch.": lambda x, m, s: (
             torch.where(m, x, 0.0).sum() / len(m)
