@@ -4,6 +4,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from minirlhf.loops import DPOConfig, GroupConfig, PPOConfig, RewardConfig, SFTConfig
+from minirlhf.tour import TourConfig
+
 EOS = "<|endoftext|>"
 
 
@@ -62,3 +65,18 @@ def ending_policy(seed: int = 0, **given) -> GPT2LMHeadModel:
         model.transformer.ln_f.bias.copy_(5 * direction)
         model.transformer.wte.weight[0] = 0.55 * direction
     return model
+
+
+def tiny_tour() -> TourConfig:
+    """A tour of one or two updates a stage, on few titles, judged on two."""
+    return TourConfig(
+        pairs=16,
+        samples_per_prompt=1,
+        max_prompts=2,
+        accuracy_pairs=20,
+        sft=SFTConfig(epochs=0.005),
+        reward=RewardConfig(steps=1, batch_size=4),
+        ppo=PPOConfig(steps=2, batch_size=4, minibatch_size=4, epochs=1),
+        dpo=DPOConfig(steps=2, batch_size=4),
+        grpo=GroupConfig(steps=1, prompts_per_step=1, minibatch_size=4, epochs=1),
+    )

@@ -30,9 +30,9 @@ class Column:
 
 
 REWARD, PROBABILITY, UPDATE = (
-    "Rewards and values (reward units)",
+    "Rewards and values",
     "Probabilities (nats)",
-    "PPO's update",
+    "The update",
 )
 
 
@@ -67,7 +67,7 @@ KNOWN = {
     "score": Column(
         "score of the whole response",
         "reward units",
-        "What the reward model says of the whole response. Each of its tokens shows it.",
+        "What the reward model or a rule says of the whole response. Each of its tokens shows it.",
         REWARD,
     ),
     "reward": Column(
@@ -93,9 +93,9 @@ KNOWN = {
     ),
     "advantage": Column(
         "advantage",
-        "reward units",
-        "How much better the response went from this token on than the critic expected. "
-        "Blue: better, orange: worse.",
+        "",
+        "How much better the response went than expected. What was expected: by the critic at this "
+        "token (PPO), or the mean of the group (GRPO). Blue: better, orange: worse.",
         REWARD,
     ),
     "return": Column(
@@ -145,9 +145,9 @@ KNOWN = {
         factor=True,
     ),
     "clipped": Column(
-        "clipped by PPO",
+        "clipped",
         "",
-        "Yes: the token has moved out of PPO's clip range in the direction of its advantage, so "
+        "Yes: the token has moved out of the clip range in the direction of its advantage, so "
         "it gives no gradient.",
         UPDATE,
     ),

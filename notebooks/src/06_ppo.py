@@ -161,14 +161,15 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # From the reward model and the reference, every token gets a **reward**:
 #
-# $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t + [t \text{ is the last token}] \cdot
-# \text{score} . $$
+# $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
+# \text{ is the last token}). $$
 #
-# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. A token that the
-# policy likes more than the reference does lowers the reward. A token that it likes less raises it.
-# The bracket is called the log-ratio. Its sum over a response, averaged over many responses, is the KL
-# divergence of the two policies (lesson 07). So the penalty keeps the policy near the model that
-# writes good English. (The unit of natural logarithms is called a **nat**.)
+# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference of
+# the two log-probabilities says how much more the policy likes the token than the reference does. If
+# it likes it more, it pays. If it likes it less, it gets a bonus. Summed over a response and averaged
+# over many responses, the difference is the KL divergence of the two policies (lesson 07). It is
+# never negative, and its unit is the **nat**. So the penalty keeps the policy near the model that
+# writes good English.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
@@ -294,16 +295,17 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# The mean score rises from batch to batch. The unit is one standard deviation of the scores before
-# PPO, so this policy starts at about 0.
+# The mean score rises from batch to batch. The scores are scaled: before PPO they have the mean 0 and
+# the standard deviation 1.
 #
 # ## 5. A batch under the microscope
 #
 # The **token microscope** shows all numbers of all tokens. Point at a token, or use the arrow keys. A
 # menu chooses which number gives the colour.
 #
-# First, four responses of the third batch (numbered from 0), read *after* its four updates. Blue tokens
-# have become more likely since they were sampled, orange ones less likely. A double line means: clipped.
+# First, four responses of the last of our three batches, read *after* its four updates. Responses are
+# numbered from 0. Blue tokens have become more likely since they were sampled, orange ones less
+# likely. A double line means: clipped.
 
 # %%
 third = by_hand[-1].select(torch.arange(4))
@@ -322,14 +324,13 @@ show.microscope(table, "ratio", text="all")
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# Many tokens are clipped here, for two reasons. The plain loop begins with the full learning rate,
-# `train_ppo` with a fifth of it. And we count after all updates. `train_ppo` logs the mean over the
-# updates, and the first of them has no clipped token.
+# In these responses 40 % of the tokens are clipped. In section 7 it is at most 9 %: there the learning
+# rate begins five times lower, and the mean over all updates is logged. We count after the last update.
 #
-# Now a whole run: 24 steps of `train_ppo`. It shows the policy's responses to the same four
-# film titles before the update of step 0, 4, 8, 12 and 18, and after the last one. The colour is the advantage, before whitening. The slider
-# moves through the training. Where a page runs no scripts, look at the
-# [still picture](../docs/images/microscope.png).
+# Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
+# before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
+# before whitening. The slider moves through the training. (Where a page runs no scripts, there is a
+# [still picture](../docs/images/microscope.png) of step 0.)
 
 # %%
 run = experiments.results("microscope")
@@ -404,9 +405,9 @@ show.lines(
 # - **With the clip** 60 updates do hardly more than three. On average the return rises by 0.12, and
 #   in the worst batch it falls by 0.09.
 #
-# So the clip limits what one batch can do, for good and for bad. In this tiny world it costs more
-# than it saves: only 2 of the 40 batches end below 0 without it, and 1 with it. A limit pays
-# where one bad batch can do lasting harm. Section 8 asks a language model.
+# So in this tiny world the clip costs more than it saves: only 2 of the 40 batches end below 0 without
+# it, and 1 with it. What it buys is a narrow band. Section 8 asks whether a
+# language model needs it.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -427,8 +428,7 @@ show.curves(
 # - **score** is the reward model's score, before the KL penalty is taken off. It rises from about 0 to
 #   about 1.2.
 # - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
-#   give, predicted by another model. It rises too: PPO has not only found a weakness of the reward
-#   model.
+#   give, predicted by another model. It rises too.
 # - **kl** is the distance from the reference in nats per response. It grows to about 2 and then stays
 #   near that. Two things hold it: the KL penalty, and a learning rate that falls to 0 by step 24.
 # - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
@@ -446,13 +446,9 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. Which parts of PPO matter?
 #
-# We removed or changed one part at a time, and trained each variant with three seeds. (The *value
-# clip* is a clip of the critic's loss.) Before you look at the figure: which change lowers the gold
-# score most?
-#
-# The complete algorithm has two epochs and a KL coefficient of 0.5. It was run six times (*as it is*
-# and *as it is, again*). The grey band is the range of these six runs. A difference inside the
-# band may be luck. The bars are 95 % intervals of the mean difference.
+# We changed one part at a time, and trained each variant with three seeds: no clip, no value clip (the
+# clip of the critic's loss), no whitening, $\lambda = 1$, one epoch, eight epochs, eight epochs without
+# the clip. Which change lowers the gold score most? Guess first.
 
 # %%
 runs = experiments.results("ablations", "leash")  # two recorded experiments
@@ -467,13 +463,17 @@ show.differences(
 )
 
 # %% [markdown]
+# The complete algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times,
+# and the grey band is the range of these runs. A difference inside the band may be luck. The bars
+# are 95 % intervals of the difference, over seeds.
+#
 # - **With two epochs, no single part decides.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
 # - **The number of epochs does.** One epoch is below the band, eight epochs are above it.
-# - **Eight epochs without the clip** are back inside the band.
+# - **Eight epochs, no clip** are back inside it.
 #
-# How far did each policy move for its gold? The last row is another experiment: two epochs with a
-# smaller KL coefficient.
+# How far did each policy move for its gold? The brackets of this table are the lowest and the highest
+# of three runs. The last row is another experiment: two epochs with a smaller KL coefficient.
 
 # %%
 shown = [*changed, "kl_coef 0.25"]
@@ -481,11 +481,11 @@ measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "toke
 experiments.shown(runs[runs.variant.isin(shown)], measures)
 
 # %% [markdown]
-# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and has
-# more gold. So if you want to go further, lower the KL coefficient first.
+# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
+# has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
 #
-# **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run
-# as healthy? Look at its curves (green), and write down three things that you notice.
+# **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run as
+# healthy? Write down three things that you notice in its curves (green).
 
 # %% tags=["predict"]
 sick = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -501,8 +501,8 @@ show.curves(
 # The green runs are sick:
 #
 # - The KL jumps above 10 nats.
-# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1. They often are
-#   just "A very funny movie."
+# - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
+#   left. (Shorter alone is not sick: with a smaller KL coefficient they have 12 tokens.)
 # - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
 #
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
@@ -581,8 +581,8 @@ check.clipped_share(clipped_share)
 # **3. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
 # A colleague splits it into micro-batches and adds up the gradients. The result should be the same
 # for every size of micro-batch. It is not: the two curves below should be one. (The higher curve is
-# not the better one. They should be equal.) What is wrong in `accumulated_loss`? Mend it, draw the
-# curves again, and run the checker.
+# not the better one. They should be equal.) What is wrong in `accumulated_loss`? Mend it, run the
+# checker, and draw the curves again.
 
 
 # %% tags=["exercise"]
@@ -639,12 +639,16 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **4. The whole step on an empty page** *(hard, 30 minutes)*. Close section 4. Write `ppo_step` from
-# memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update. The second
-# cell runs three steps of it and compares the weights with those of `train_ppo`. The functions are
-# `models.encode_prompts`, `models.sample`, `models.policy_logprobs`, `models.response_values`, `score`,
-# `core.kl_shaped_rewards`, `core.gae`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`.
-# `help(core.gae)` tells you the arguments of a function.
+# **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step` from
+# memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update. Use the
+# temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with minibatches of 32,
+# and return the mean score of the batch. The last cell runs three steps and compares them with section 4.
+# If the first mean score differs, look at the sampling. If a later one differs, look at the update.
+#
+# The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
+# `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
+# `batch.select`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`. `help(core.gae)` tells you the
+# arguments of a function. All random numbers come from `generator`.
 
 
 # %% tags=["exercise"]
@@ -661,8 +665,9 @@ actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
 actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
 generator = torch.Generator().manual_seed(0)
-for index in order:
-    my_step([prompts[i] for i in index])
+mine = [my_step([prompts[i] for i in index]) for index in order]
+print("mean scores, section 4:", [b.scores.mean().item() for b in by_hand])
+print("mean scores, my_step:  ", mine)
 print("the actor's weights are equal:", models.same_weights(actor, other_actor))
 print("the critic's weights are equal:", models.same_weights(critic, other_critic))
 
@@ -673,22 +678,27 @@ print("the critic's weights are equal:", models.same_weights(critic, other_criti
 
 # %% tags=["shared"]
 history = experiments.results("leash_history")
-unnamed = {"kl_coef 2": "A", "kl_coef 0": "B", "kl_coef 0.25": "C"}
+unnamed = dict(zip(history.variant.unique()[[5, 0, 2]], "ABC"))
 history["variant"] = history.variant.map(unnamed)
 show.curves(
-    history[history.variant.notna()],
+    history.dropna(subset="variant").sort_values(["variant", "seed", "step"]),
     columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
 )
 
-# %% [markdown] tags=["solution"]
+# %% [markdown]
+# <details><summary>What a good answer contains</summary>
+#
 # The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# Run B is sick. Its score and its gold score look best. But its KL ends at about 90 nats, its
-# entropy near 0.4, and its responses have nearly the largest length: it writes one text for all films. Only 2 %
-# of its word pairs differ, in run C 68 %. The gold model was fitted on reviews that people write, and can be fooled as
-# well. Run A is healthy and has hardly learned. Run C is the one to give to people. Read its samples first.
-
-# %% [markdown]
+# Run B is sick. Its score rises to about 4. But its gold score falls back near the end, its KL is about
+# 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it writes
+# almost the same text for all films. Run A is healthy, and has learned little. Run C is the one to give to people,
+# after you have read its samples.
+#
+# The gold score of run B is the highest of the three all the same. Its model was fitted on reviews
+# that people write. It has errors too, and a policy without a KL penalty finds them.
+# </details>
+#
 # ## Questions
 #
 # <details><summary>1. Why is every ratio 1 in the first minibatch? What if it is not?</summary>
@@ -727,7 +737,7 @@ show.curves(
 # (GSPO).
 #
 # **A lower bound.** The minimum makes PPO's objective at most as large as the objective without the
-# clip, $L^{\text{clip}} \le \rho_t A_t$, with equality inside the range. So PPO never promises more
+# clip: $\min(\rho_t A_t, \text{clip}(\rho_t) A_t) \le \rho_t A_t$. So PPO never promises more
 # than the unclipped objective.
 #
 # **The clipped value loss.** `train_ppo` also clips the critic by default:

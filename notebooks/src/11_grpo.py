@@ -24,7 +24,6 @@
 
 # %%
 import copy
-import functools
 
 import pandas as pd
 import torch
@@ -253,15 +252,16 @@ show.microscope(tokens, "advantage", text="all")
 #
 # 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.47
 #    at every token. All others have −0.35.
-# 2. **Blame without a place.** Look at `32+11=33`. Its first step is right: 16+16 is 32. Only the
+# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32. Only the
 #    digit after `=` is wrong. But all its tokens are pushed down alike, the right ones too. GRPO does
 #    not know where the error is. A critic can learn it (lesson 05).
-# 3. **Why it works all the same.** The right response also begins with `32+11=`, and pushes these
-#    tokens up by 2.47. The sum, 2.12, is above 0. Over many groups, responses with a right first
-#    step do better than their group's mean, so right steps are pushed up.
+# 3. **Why it works all the same.** Add up the pushes on the first token. Six responses begin with `~`:
+#    together −2.1. Two begin with `3`, the first digit of a step: 2.47 − 0.35 = 2.12. So written
+#    steps become more likely. Over many groups, responses with a right first step do better than
+#    their group's mean, so right steps are pushed up.
 #
-# Point at the first token of any response. The policy begins with `~` with a probability of 79 %, and
-# with a step only in 21 % of the cases. Training can change this.
+# Point at the first token of any response. Before training, the policy begins with `~` with a
+# probability of 79 %, and with a step only in 21 % of the cases.
 
 # %% [markdown]
 # ## 7. What the group does to the gradient
@@ -299,14 +299,24 @@ for size in (2, 3, 4):
 #   This is REINFORCE leave-one-out (RLOO, lesson 10).
 #
 # **The standard deviation changes more.** Take scores of 0 or 1, and call $p$ the chance of a right
-# answer to a prompt. A right response pushes along $\nabla \log p = \nabla p / p$, on average, and a
-# wrong one along $\nabla \log (1 - p) = -\nabla p / (1 - p)$. So GRPO's expected gradient is a number
-# times $\nabla p$. We call this number the *weight* of the prompt. The figure shows it.
+# answer to a prompt. The mean of $\nabla \log \pi(y)$ over the right responses is
+#
+# $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
+# \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
+#
+# In the same way it is $-\nabla p / (1 - p)$ over the wrong responses. So on average every group pulls
+# along $\nabla p$, and its advantages only decide how strongly. We call the mean strength the
+# **weight** of the prompt: GRPO's expected gradient is the weight times $\nabla p$.
+#
+# By hand, for groups of two: the scores differ with a chance of $2p(1-p)$. Then the advantages are
+# 0.71 and −0.71, and the strength is $\frac{0.71}{2} \big(\frac{1}{p} + \frac{1}{1-p}\big) =
+# \frac{0.71}{2p(1-p)}$. The product is 0.71 for every $p$. For larger groups the code adds up the
+# cases: no response is right, one is right, two are right, ...
 
 
 # %%
 def weight(p, size):
-    """By what GRPO multiplies the gradient of p, for groups of `size` responses."""
+    """The weight of a prompt with the chance p, for groups of `size` responses."""
     right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
     chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
     scores = (torch.arange(size) < right[:, None]).double()
@@ -315,18 +325,29 @@ def weight(p, size):
 
 
 p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
-weights = {f"G = {size}": [weight(x, size).item() for x in p] for size in (2, 4, 8, 16)}
-weights["very large G"] = 1 / (p * (1 - p)).sqrt()
-show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=(0, 6))
+half = torch.tensor(0.5, dtype=torch.float64)
+weights = {
+    f"G = {size}": [(weight(x, size) / weight(half, size)).item() for x in p]
+    for size in (2, 4, 8, 16)
+}
+weights["very large G"] = 0.5 / (p * (1 - p)).sqrt()
+show.lines(
+    weights,
+    p,
+    xlabel="chance of a right answer",
+    ylabel="weight, compared with chance 0.5",
+    ylim=(0, 3),
+)
 
 # %% [markdown]
-# Without the standard deviation every line would be flat, at $(G-1)/G$: all prompts weigh the same.
-# With it, very hard and very easy prompts weigh more, if the groups are large. With 16 responses, a
-# prompt with $p = 0.02$ weighs 1.9 times as much as one with $p = 0.5$. A group of two is an
-# exception: whenever its scores differ, they differ by the same amount. So its line is flat.
+# Without the standard deviation every line would be flat: all prompts weigh the same. With it, very
+# hard and very easy prompts weigh more, if the groups are large. Most groups of a very hard prompt
+# have equal scores and teach nothing. But if one response of 16 is right, its advantage is 3.75. On
+# average this effect wins: a prompt with $p = 0.02$ weighs 1.9 times as much as one with
+# $p = 0.5$.
 #
 # For very large groups the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
-# $2 \arcsin\sqrt{p}$. So GRPO maximises this function instead of $p$: **another objective.**
+# $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.**
 
 # %% [markdown]
 # ## 8. What a run looks like
@@ -338,12 +359,14 @@ show.lines(weights, p, xlabel="chance of a right answer", ylabel="weight", ylim=
 
 
 # %%
-def practise(paid):
-    """Train a copy of the policy on a score; log the share of right answers."""
+def practise(reward):
+    """Train a copy of the policy on a reward. Log the share of right answers."""
     steps = 3 if FAST else 40  # FAST=1 is for the tests of this page
     config = experiments.group_config("arithmetic", "grpo", steps=steps)
-    policy, log = copy.deepcopy(start), {"right": score}
-    return loops.train_group(policy, tokenizer, prompts, paid, config, monitors=log)
+    logged = {"right": score}
+    return loops.train_group(
+        copy.deepcopy(start), tokenizer, prompts, reward, config, monitors=logged
+    )
 
 
 def dealt_at_random(batch):
@@ -386,6 +409,8 @@ show.curves(
 )
 
 # %% [markdown]
+# The ends are means of several last steps.
+#
 # - **score**, the share of right answers, rises from 0.46 to about 0.69 on the practice problems.
 # - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
 #   longer than guesses, and more often right: the policy has learned to write steps.
@@ -413,9 +438,10 @@ show.curves(
 # - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
 #   first.
 #
-# *Rises* means: the 95 % interval of the mean difference is above 0. The interval says how far the
-# mean would move with other problems. We find it by drawing 400 of the 400 differences again and
-# again, with replacement (the *bootstrap*).
+# *Rises* means: take pass@16 after training minus before, for each of the 400 problems. The 95 %
+# interval of the mean of these differences is above 0. To find the interval, we draw 400 of the
+# differences with replacement, many times, and take the mean of each draw. The middle 95 % of these
+# means are the interval (the *bootstrap*).
 
 # %%
 family = experiments.results("family")
@@ -429,7 +455,8 @@ for name in named[1:]:
 experiments.shown(family[family.variant.isin(named)], measures | {"length": "tokens"})
 
 # %% [markdown]
-# *grpo* is the run of 80 steps, again with one update per batch. The **greedy answer** always takes the
+# (The brackets of this table are the lowest and the highest of the three seeds.) *grpo* is the run of
+# 80 steps, again with one update per batch. The **greedy answer** always takes the
 # likeliest token. GRPO brings it from 41 % to 87 % in 80 steps, and single samples (pass@1) from 40 %
 # to 68 %. The verdict on
 # 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
@@ -457,7 +484,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # - *Clip-higher*: the ratio may rise to 1.28 instead of 1.2. So unlikely tokens can grow
 #   faster, and the policy tries more.
 # - *Overlong penalty*: close to the length limit, a response loses a part of its score with every further
-#   token. So it is not simply cut off.
+#   token, instead of losing all of it when it is cut off.
 
 # %%
 compared = ["grpo", "dr-grpo", "dapo"]
@@ -468,8 +495,8 @@ experiments.shown(family[family.variant.isin(compared)], measures)
 # of the *same* method differ by more, 0.025 for GRPO. With one update per batch, DAPO's clip never acts, and our
 # responses are far from the length limit.
 #
-# Two more variants, **GSPO** and **CISPO**, change the clip. They matter when a batch is used several times
-# ("Going further").
+# Two more variants, **GSPO** and **CISPO**, change the clip. They matter when a batch is used several
+# times (lesson 11b).
 
 # %% [markdown]
 # ## What to remember
@@ -517,7 +544,7 @@ check.group_advantages(group_advantages)
 # **2. GRPO's loss, whole** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
 # (N G, R), a prompt's responses side by side. `group_scores` is (N, G). Return the loss of the batch,
 # one number: advantages, ratio, clip, the mean over the tokens of each response, the mean over
-# responses. (No two groups have equal scores here.) The checker compares the gradient, too.
+# responses. (In no group are all scores equal.) The checker compares the gradient, too.
 #
 # *Hint:* padding can hold NaN, and NaN times 0 is NaN: replace it with `torch.where(mask, x, 0.0)`
 # first. `flatten()` puts the advantages into the order of the responses.
@@ -545,9 +572,9 @@ def grpo_loss(logprobs, old_logprobs, group_scores, mask, eps):
 check.grpo_loss(grpo_loss)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A colleague has written the loss of Dr. GRPO. In a small
+# **3. Mend the loss** *(easy, 5 minutes)*. A colleague has written the loss of Dr. GRPO. In a small
 # world a response is right if its *first* word is right. Its length is worth nothing. And yet the wrong
-# responses grow longer and longer: see the curve. What is wrong in `dr_grpo_loss`? Mend it, draw the
+# responses grow longer, fast at first: see the curve. What is wrong in `dr_grpo_loss`? Mend it, draw the
 # curve again (it should be flat but for noise), and run the checker.
 #
 # `logprobs` and `mask` have the shape (N G, R), a prompt's responses side by side. `group_scores` is
@@ -613,7 +640,7 @@ show.lines(
 # problems. Return pass@k of each problem, (N,).
 #
 # *Hint:* with $w$ wrong samples, the chance that all $k$ are wrong is the product of
-# $(w - i) / (n - i)$ over $i = 0, \dots, k - 1$. If $w < k$ it is 0.
+# $(w - i) / (n - i)$ over $i = 0, \dots, k - 1$.
 
 
 # %% tags=["exercise"]
@@ -634,10 +661,14 @@ def pass_at_k(right, k):
 check.pass_at_k(pass_at_k)
 
 # %% [markdown] tags=["exercise"]
-# **5. The whole step on an empty page** *(hard, 25 minutes)*. Close section 5. Write `grpo_step` from
-# memory, under the name `my_step`: sample, score, compare, update. The cell runs three steps of it and
-# compares the weights with those of `train_group`. The functions of section 5 are `models.encode_prompts`,
-# `models.sample`, `score`, `models.policy_logprobs`, `core.ppo_clip` and `core.aggregate`.
+# **5. The whole step on an empty page** *(hard, 30 minutes)*. Close section 5. Write `grpo_step` from
+# memory, under the name `my_step`: sample groups of 8, score, compare (with $\delta = 0.0001$), two
+# epochs with minibatches of 64. Return the mean score of the batch. The last cell runs three steps and
+# compares them with section 5. If the first mean score differs, look at the sampling. If a later one
+# differs, look at the update. The functions are `models.encode_prompts`, `models.sample`, `score`,
+# `batch.with_columns`, `batch.select`, `models.policy_logprobs`, `core.ppo_clip` and `core.aggregate`.
+# `help(models.sample)` tells you the arguments of a function. All random numbers come from
+# `generator`.
 
 
 # %% tags=["exercise"]
@@ -653,8 +684,9 @@ def my_step(questions): ...  # your code
 actor = copy.deepcopy(start)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
-for index in order:
-    my_step([prompts[i] for i in index])
+mine = [my_step([prompts[i] for i in index]) for index in order]
+print("mean scores, section 5:", by_hand)
+print("mean scores, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
@@ -745,78 +777,6 @@ print("the weights are equal:", models.same_weights(actor, other))
 # **The arcsine.** For very large groups, GRPO's gradient for one prompt is
 # $\nabla p / \sqrt{p(1-p)}$. By the chain rule this is $\nabla\, 2\arcsin\sqrt{p}$. For a
 # single prompt it only changes the step's length. Over many prompts it changes which prompts are heard.
-#
-# **GSPO and CISPO.** Both change how a batch is used more than once.
-#
-# - **GSPO** takes one ratio per response instead of one per token: the geometric mean of its tokens'
-#   ratios. Why? The score judges the whole response, and the ratio of a single token is a noisy weight for
-#   it. A mean of many ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
-# - **CISPO** keeps the gradient of every token. PPO's clip takes it away from tokens that have moved far. These are
-#   often rare and important ones, such as *wait* or *however*. CISPO clips the *weight* of the token instead.
-#   Its loss is $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
-#   constant. It takes the token mean, like DAPO.
-#
-# Right after sampling all ratios are 1, and there we can compare them exactly. Take one response of
-# four tokens and one of two:
-
-# %%
-old = torch.tensor([[-0.5, -1.0, -1.5, -2.0], [-0.7, -1.2, 0.0, 0.0]])
-mask, A = old < 0, torch.tensor([1.0, -1.0])  # one advantage per response
-by_token = core.over_tokens(A[None], mask)
-
-
-def gradient(loss, advantages, how, **settings):
-    logprobs = old.clone().requires_grad_(True)
-    losses = loss(logprobs, old, advantages, mask, **settings)
-    core.aggregate(losses, mask, how=how).backward()
-    return logprobs.grad
-
-
-grpo = gradient(core.ppo_clip, by_token, "sequence_mean")
-grpo_token_mean = gradient(core.ppo_clip, by_token, "token_mean")
-gspo = gradient(core.sequence_clip, A, "sequence_mean", by_length=True, clip_eps=3e-4)
-assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
-assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
-
-# %% [markdown]
-# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a token mean*
-# (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has another
-# gradient than GRPO's mean per response, because it weighs long responses more. From the second update
-# on, the clips matter. This is how strongly each loss pulls on the log-probability of a token, by its
-# ratio:
-
-
-# %%
-ratio = torch.linspace(0.05, 6, 596, dtype=torch.float64)[:, None]
-losses = {
-    "GRPO": core.ppo_clip,
-    "DAPO": functools.partial(core.ppo_clip, clip_eps_high=0.28),
-    "CISPO": core.cispo,
-}
-panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
-for curves, advantage in zip(panels.values(), (1.0, -1.0)):
-    for name, loss in losses.items():
-        logprobs = ratio.log().requires_grad_(True)
-        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
-        loss(logprobs, *given).sum().backward()
-        curves[name] = -logprobs.grad[:, 0]
-show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
-
-# %% [markdown]
-# A good token that has become 1.2 times as likely (1.28 times in DAPO) gets no further pull. CISPO
-# goes on, with a weight of at most 5. A bad token that has become *more* likely is pulled down by all
-# three. Only CISPO bounds this pull.
-#
-# Recorded runs agree. With one update per batch, the pass@1 of GSPO and CISPO cannot be told apart from
-# GRPO's. With four epochs per batch, and half as many batches, it can (lesson 11b has the table):
-#
-# - GSPO's narrow clip takes the gradient from 54 % of the tokens, GRPO's from 1.4 %, CISPO's from
-#   none.
-# - The greedy answer is best with GSPO and worst with CISPO, on every seed.
-# - CISPO has also lost something: its pass@16 is below the start's on every seed.
-#
-# This is no ranking. The ends of the clips come from the papers. They were not tuned to a model of
-# this size.
 #
 # **What the libraries do.**
 #

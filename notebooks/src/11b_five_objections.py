@@ -113,8 +113,10 @@ show.lines(
 # %% [markdown]
 # - **Left.** The objection's ratio of 1 occurs at one place on each line: at about 23 responses
 #   decoded together for PPO, at about 49 for GRPO.
-# - **Right.** GRPO with the same number of responses is faster than PPO everywhere. It saves 16 %
-#   of the step at 8 responses decoded together, and 41 % at 512.
+# - **Right.** GRPO with the same number of responses takes less time than PPO everywhere. No critic
+#   means 35 seconds less: 26 of training and 9 of *scoring*, where the other models read the
+#   responses. The longer sampling takes, the smaller is this share: 16 % of the step at 8 responses
+#   decoded together, 41 % at 512.
 # - **Right, orange.** With one and a half times as many responses, GRPO takes about as long as PPO
 #   at 49 responses decoded together. Below that it is slower, above it is faster.
 #
@@ -166,8 +168,7 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 
 # %% [markdown]
 # A trained model needs eight times as much memory as a frozen one. It has gradients, and the
-# optimiser keeps three more numbers for each weight. The critic is the only second model that is
-# trained.
+# optimiser keeps three more numbers for each weight. Besides the actor, only the critic is trained.
 #
 # **Verdict: right about the system, silent about the memory.** Three of four models remain. You
 # still sample, train, and copy the new weights to the sampler after every step. But the objection
@@ -194,10 +195,9 @@ show.bars(pd.DataFrame(held_by).T / 1e12, label="TB: weights, gradients, optimis
 #   - **DAPO**: GRPO with a wider upper end of the clip, 0.28 instead of 0.2. It averages over all
 #     tokens of the batch, replaces groups whose scores are all equal, and penalises responses close
 #     to the length limit.
-#   - **GSPO**: GRPO with one importance ratio for the whole response. It is the geometric mean of
-#     its tokens' ratios, and the clip is only a few ten-thousandths wide.
-#   - **CISPO**: GRPO that clips the importance weight instead of the objective, so every token
-#     keeps its gradient. It averages over all tokens of the batch.
+#   - **GSPO**: GRPO with one importance ratio for the whole response.
+#   - **CISPO**: GRPO that clips the importance weight instead of the objective. It averages over all
+#     tokens of the batch. ("Going further" has more on GSPO and CISPO.)
 # - **Methods without a group, 128 prompts per step**
 #   - **REINFORCE**: the baseline is the running mean of earlier batches' scores.
 #   - **ReMax**: the baseline is the score of a second response to the prompt, the greedy one. It
@@ -228,7 +228,9 @@ experiments.shown(four, {"pass_1": "pass@1"}, digits=3)
 # </details>
 #
 # How sure is that? A **95 % interval over prompts and seeds** says where the difference would lie
-# with other problems *and* other seeds.
+# with other problems *and* other seeds. Runs are paired by seed: for each seed we subtract GRPO's
+# pass@1. What counts is how far these three differences lie apart. For RLOO they are −0.006, 0.026
+# and −0.006: a wide interval.
 
 # %%
 groups = ["rloo", "dr-grpo", "dapo", "gspo", "cispo"]
@@ -268,15 +270,13 @@ experiments.with_interval(
 
 # %% [markdown]
 # - Training the critic first did not help: PPO is lower by 0.022 on average, and lower on every
-#   seed. The interval contains 0, so this may be luck. The 15 steps count as training, and the
-#   actor learns nothing in them.
+#   seed. The interval contains 0, so this may be luck.
 # - Eight responses per prompt made PPO *worse*, by 0.034. The interval does not contain 0. Nothing
 #   else was changed, so the reason is that PPO saw 16 different prompts per step instead of 128.
 #
-# Is it the number of prompts, then? REINFORCE sees 128 prompts, too, and is ahead of GRPO. But so
-# do ReMax and PPO, and they are not clearly ahead. So it is not all of it. What can a group's
-# baseline gain at most? It removes the differences *between* problems. How large are they at the
-# start of training?
+# Is it the number of prompts, then? Not alone: ReMax sees 128 prompts, too, and is below REINFORCE by
+# 0.033, with an interval from 0.025 to 0.042. What can a group's baseline gain at most? It removes
+# the differences *between* problems. How large are they at the start of training?
 
 # %%
 start = experiments.by_prompt(family[family.variant == "start"], "pass_1")
@@ -291,9 +291,8 @@ print(f"share of a score's variance between problems: {share:.0%}")
 # once. No baseline that depends on the problem alone can remove that part. So a group has little to
 # gain here.
 #
-# **Verdict: right that GRPO does not clearly beat PPO.** Our runs do not show which one is better.
-# The two changes to PPO did not help. A larger effect is missing in the objection: at equal
-# samples, REINFORCE and REINFORCE++ with many prompts beat GRPO with groups. This is one task.
+# **Verdict: right that GRPO does not clearly beat PPO.** The two changes to PPO did not help. At equal samples, REINFORCE and REINFORCE++ with many
+# prompts beat GRPO with groups. This is one task.
 
 # %% [markdown]
 # ## 4. Small differences are blown up
@@ -301,24 +300,9 @@ print(f"share of a score's variance between problems: {share:.0%}")
 # > **Objection.** When two rewards differ slightly, 1.001 and 1.000, the division by the standard
 # > deviation may blow the difference up.
 #
-# **Predict.** Two responses score 1.001 and 1.000. What are their advantages? And with scores 1 and
-# 0?
-
-# %% tags=["predict"]
-pairs = torch.tensor([[1.001, 1.000], [1.0, 0.0]], dtype=torch.float64)
-core.group_relative(pairs)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# You get ±0.62 and ±0.71: nearly the same. By hand: two scores at a distance $d$ lie $d/2$ above
-# and below their mean. Their standard deviation is $d / \sqrt{2}$. So the advantages are
-# $\pm (d/2) / (d/\sqrt{2}) = \pm 0.71$, whatever $d$ is. Only the small number that GRPO adds to
-# the standard deviation, $\epsilon = 0.0001$, makes the first pair a little smaller.
-# </details>
-#
-# So the arithmetic of the objection is right. There are simple repairs: do not divide, or set a
-# lower limit (a **floor**) for the standard deviation. Here one of eight scores is higher:
+# The arithmetic is right (lesson 11, section 2): 1.001 and 1.000 get the advantages 0.62 and −0.62,
+# nearly those of 1 and 0. There are simple repairs: do not divide, or set a lower limit (a **floor**)
+# for the standard deviation. Here one of eight scores is higher:
 
 # %%
 gaps = torch.logspace(-6, 0, 61, dtype=torch.float64)
@@ -341,8 +325,8 @@ show.lines(
 # With the floor or without the division, 0.001 stays close to 0.
 #
 # **Does it harm training?** A rule has no small differences. So we add noise to every score of the
-# arithmetic task: a random number between 0 and 0.001. A reward model's scores have such small
-# differences. *groups dropped* is a third repair: a group whose scores differ by less than 0.01 is
+# arithmetic task: a random number between 0 and 0.001. A reward model's scores
+# differ like that. *groups dropped* is a third repair: a group whose scores differ by less than 0.01 is
 # replaced by a new one. `grpo` has the noise and no repair.
 
 # %%
@@ -358,7 +342,7 @@ show.differences(
 )
 
 # %% [markdown]
-# Exact scores are ahead by 0.009. The interval, from 0.001 to 0.016, just excludes 0. The intervals
+# (*grpo, exact scores* is the `grpo` of section 3.) Exact scores are ahead by 0.009. The interval, from 0.001 to 0.016, just excludes 0. The intervals
 # of all repairs contain 0. Why so little? In most groups some answers are right and some wrong, and
 # the noise is tiny beside this difference. It is blown up only where all are right or all wrong. In
 # the runs with exact scores these are 9 % of the groups in the first ten steps and 19 % in the last
@@ -367,48 +351,46 @@ show.differences(
 # **What if the small difference has a direction?** Suppose a reward model likes one word by 0.001.
 # In a world with 7 possible responses every response scores 1, and those that begin with *good*
 # score 1.001. We compute the exact mean update over all groups of four.
+#
+# **Predict.** A third of the responses begin with *good* at the start. How many do after 30 updates:
+# with GRPO, with GRPO if *good* is worth a whole point, with a floor of 0.1, and without the division?
 
 
-# %%
-def likes(words):
-    return 1 + 0.001 * (words[:1] == ["good"])
-
-
-world = core.World.from_reward(("good", "bad", "."), 2, likes)
-begins = torch.tensor([label.startswith("good") for label in world.labels])
-
-
-def train(**scale):
+# %% tags=["predict"]
+def train(gap=0.001, **scale):
     """Probability that a response begins with good, over 30 updates."""
+    world = core.World.from_reward(
+        ("good", "bad", "."), 2, lambda words: 1 + gap * (words[:1] == ["good"])
+    )
+    good = torch.tensor([label.startswith("good") for label in world.labels])
     logits, path = world.ref_logits, []
     for _ in range(31):
-        path.append(world.probs(logits)[begins].sum().item())
+        path.append(world.probs(logits)[good].sum().item())
         logits = logits.detach().requires_grad_(True)
-        rows, chance = world.groups(logits, 4)
+        rows, chance = world.groups(logits, 4)  # all groups, and their probabilities
         advantages = core.group_relative(world.rewards[rows], **scale)
         gains = (advantages * world.logprobs(logits).sum(1)[rows]).mean(1)
         logits = logits + torch.autograd.grad((chance * gains).sum(), logits)[0]
     return path
 
 
+# %% tags=["predict"]
+paths = {"GRPO": train(), "GRPO, a whole point": train(gap=1)}
+paths |= {"a floor of 0.1": train(min_std=0.1), "no std": train(scale_by_std=False)}
 show.lines(
-    {
-        "GRPO": train(),
-        "a floor of 0.1": train(min_std=0.1),
-        "no std": train(scale_by_std=False),
-    },
-    xlabel="update",
-    ylabel="probability of good as first word",
-    ylim=(0, 1),
+    paths, xlabel="update", ylabel="probability of good as first word", ylim=(0, 1)
 )
 
 # %% [markdown]
+# <details><summary>What you should see</summary>
+#
 # GRPO learns to begin with *good*: the probability rises from 0.33 to 0.98, for a thousandth of a
-# point. With a repair it stays below 0.36.
+# point. A whole point is learned hardly faster. With a repair the probability stays below 0.36.
+# </details>
 #
 # **Verdict: right in arithmetic.** Noise of this size cost about 0.01 of pass@1. A small preference
-# for one word is dangerous: where all else is equal, GRPO learns it as fast as a large one. Each
-# repair is one line, and none did harm in our runs.
+# for one word is dangerous: where all else is equal, GRPO learns it nearly as fast as a large one.
+# Each repair is one line, and our runs show no harm of any.
 
 # %% [markdown]
 # ## 5. It is hacked more easily
@@ -455,8 +437,8 @@ show.frontier(
 
 # %% [markdown]
 # The lines lie close together. At the same proxy score, the gold scores of GRPO and PPO differ by
-# less than 0.1 everywhere. And gold rises with the proxy, so by this measure nobody is hacked. Now
-# read what the policies write, not selected:
+# less than 0.1 everywhere. And gold rises with the proxy, so gold shows no hacking. Now read what the
+# policies write, not selected:
 
 # %%
 reviews = experiments.samples(hacking, ["grpo", "ppo"]).head(3)
@@ -467,7 +449,7 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 # word pairs in the reviews were different; now it is 44 % with GRPO and 35 % with PPO. Gold does
 # not notice this loss, because it was fitted on reviews that people write.
 #
-# **Verdict: not confirmed.** All methods are hacked, and GRPO no more than PPO. On each of the
+# **Verdict: not confirmed.** Gold shows no hacking. The texts do, with GRPO as with PPO. On each of the
 # three seeds PPO has the higher proxy score. But the difference of 0.15 has an interval from −0.05
 # to 0.36, so three seeds do not settle it. Whether *long* responses are rewarded cannot be tested
 # here: this reward model prefers short ones.
@@ -477,11 +459,11 @@ show.texts(reviews.melt(var_name="method", value_name="review", ignore_index=Fal
 #
 # | objection | what we ran | verdict |
 # |---|---|---|
-# | Sampling is expensive | cost model, 70B on 64 GPUs | **Half right.** GRPO is 16 to 41 % faster at equal samples. 1.5 times the responses use it up. |
+# | Sampling is expensive | cost model, 70B on 64 GPUs | **Half right.** GRPO takes 16 to 41 % less time at equal samples. With 1.5 times the responses it depends on how they are decoded. |
 # | Hardly simpler | models and memory at 70B | **Right about the system.** One of four models goes, with 43 % of the memory. |
 # | Not better than PPO | arithmetic, 11 methods beside GRPO, three seeds | **Right.** No difference shown between PPO and GRPO. REINFORCE with more prompts beats GRPO. |
-# | Blows up small differences | noise of 0.001; an exact world | **Right.** Noise costs 0.009 of pass@1. A small preference for one word is learned as fast as a large one. |
-# | Hacked more easily | film reviews, five methods, three seeds | **Not confirmed.** All methods are hacked. At the same proxy score GRPO has as much gold as PPO. |
+# | Blows up small differences | noise of 0.001; an exact world | **Right.** Noise costs 0.009 of pass@1. A small preference for one word is learned nearly as fast as a large one. |
+# | Hacked more easily | film reviews, five methods, three seeds | **Not confirmed.** The texts of all methods look hacked. At the same proxy score GRPO has as much gold as PPO. |
 #
 # ## What to remember
 #
@@ -547,8 +529,8 @@ pd.DataFrame(
 
 # %% [markdown] tags=["exercise"]
 # **3. When does the critic pay?** *(medium, 10 minutes)*. Your GRPO needs twice as many responses
-# as PPO to learn equally well. Use `parts` of section 1: for which numbers of responses decoded
-# together is GRPO still the faster one? Predict first. `parts(64, "none", prompts=256)` has twice
+# as PPO to learn equally well. Use `parts` of section 1: is GRPO still faster for some numbers of
+# responses decoded together? Predict first. `parts(64, "none", prompts=256)` has twice
 # the responses.
 
 # %% tags=["exercise"]
@@ -560,9 +542,12 @@ ppo = pd.DataFrame({n: parts(n, "separate") for n in sizes}).sum()
 twice = pd.DataFrame({n: parts(n, "none", prompts=256) for n in sizes}).sum()
 pd.DataFrame({"PPO": ppo, "GRPO, twice the responses": twice}).round()
 
-# %% [markdown] tags=["solution"]
-# For none of them. Even where decoding is cheap, GRPO then takes longer, because it also trains the
-# actor on twice as many responses.
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# For none. Even where decoding is cheap, GRPO then takes longer, because it also trains the actor on
+# twice as many responses.
+# </details>
 
 # %% [markdown] tags=["exercise"]
 # **4. GSPO's loss** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
@@ -656,29 +641,79 @@ check.gspo_loss(gspo_loss)
 # of GRPO's, because the critic reads and learns, too. Who is ahead at equal arithmetic we have not
 # run.
 #
-# **Sampling here.** On our machine, sampling takes 26 % of a GRPO step on the arithmetic task and
-# 19 % of a PPO step. With DAPO it is 34 %, because it samples new groups for those that it drops.
-# These times were taken beside other work.
+# **GSPO and CISPO.** Both change how a batch is used more than once.
 #
-# **Lines of code.** Our training loop for the family of GRPO is longer than the one for PPO. It
-# holds fifteen methods, the replaced groups and the greedy baseline. A loop for GRPO alone is
-# short: lesson 11 writes it in one cell. So our code does not decide objection 2.
+# - **GSPO** takes one ratio per response instead of one per token: the geometric mean of its tokens'
+#   ratios. Why? The score judges the whole response, and the ratio of a single token is a noisy weight for
+#   it. A mean of many ratios stays near 1, so the clip is narrow: from 0.9997 to 1.0004.
+# - **CISPO** keeps the gradient of every token. PPO's clip takes it away from tokens that have moved far. These are
+#   often rare and important ones, such as *wait* or *however*. CISPO clips the *weight* of the token instead.
+#   Its loss is $-\min(\rho_t, 5)\, A \log \pi(y_t \mid s_t)$, where the weight $\min(\rho_t, 5)$ counts as a
+#   constant. It takes the token mean, like DAPO.
+#
+# Right after sampling all ratios are 1, and there we can compare them exactly. Take one response of
+# four tokens and one of two:
+
+# %%
+old = torch.tensor([[-0.5, -1.0, -1.5, -2.0], [-0.7, -1.2, 0.0, 0.0]])
+mask, A = old < 0, torch.tensor([1.0, -1.0])  # one advantage per response
+by_token = core.over_tokens(A[None], mask)
+
+
+def gradient(loss, advantages, how, **settings):
+    logprobs = old.clone().requires_grad_(True)
+    losses = loss(logprobs, old, advantages, mask, **settings)
+    core.aggregate(losses, mask, how=how).backward()
+    return logprobs.grad
+
+
+grpo = gradient(core.ppo_clip, by_token, "sequence_mean")
+grpo_token_mean = gradient(core.ppo_clip, by_token, "token_mean")
+gspo = gradient(core.sequence_clip, A, "sequence_mean", by_length=True, clip_eps=3e-4)
+assert torch.allclose(gspo, grpo) and not torch.allclose(grpo_token_mean, grpo)
+assert torch.allclose(gradient(core.cispo, by_token, "token_mean"), grpo_token_mean)
+
+# %% [markdown]
+# So at ratio 1, GSPO has the same gradient as GRPO. CISPO has the same gradient as GRPO *with a token mean*
+# (the value of its loss is another one: $-A \log \pi$ instead of $-A$). A token mean has another
+# gradient than GRPO's mean per response, because it weighs long responses more. From the second update
+# on, the clips matter. This is how strongly each loss pulls on the log-probability of a token, by its
+# ratio:
+
+
+# %%
+ratio = torch.linspace(0.05, 2, 391, dtype=torch.float64)[:, None]
+losses = {"GRPO": core.ppo_clip, "CISPO": core.cispo}
+panels = {"good token, A = 1": {}, "bad token, A = -1": {}}
+for curves, advantage in zip(panels.values(), (1.0, -1.0)):
+    for name, loss in losses.items():
+        logprobs = ratio.log().requires_grad_(True)
+        given = torch.zeros_like(ratio), torch.full_like(ratio, advantage), ratio > 0
+        loss(logprobs, *given).sum().backward()
+        curves[name] = -logprobs.grad[:, 0]
+show.lines(panels, ratio[:, 0], xlabel="ratio", ylabel="pull on the log-probability")
+
+# %% [markdown]
+# A good token that has become 1.2 times as likely gets no further pull from GRPO. CISPO goes on, with a
+# weight of at most 5 (outside the figure). A bad token that has become *more* likely is pulled down by
+# both. Only CISPO bounds this pull.
 #
 # **When a batch is used four times.** In section 3 every batch is used once, so clips do not act.
 # We also ran GRPO, GSPO and CISPO with four epochs per batch and half as many steps. **pass@16** is
 # the chance that at least one of sixteen samples is right.
 #
-# | four epochs | greedy answers right, three seeds | pass@16, mean | tokens without gradient |
-# |---|---|---|---|
-# | GRPO | 0.78, 0.84, 0.81 | 0.969 | 1.4 % |
-# | GSPO | 0.85, 0.86, 0.85 | 0.985 | 54 % |
-# | CISPO | 0.77, 0.74, 0.78 | 0.943 | none |
+# | four epochs | greedy answers right, three seeds | pass@1, three seeds | pass@16, mean | tokens without gradient |
+# |---|---|---|---|---|
+# | GRPO | 0.78, 0.84, 0.81 | 0.681, 0.707, 0.685 | 0.969 | 1.4 % |
+# | GSPO | 0.85, 0.86, 0.85 | 0.649, 0.651, 0.651 | 0.985 | 54 % |
+# | CISPO | 0.77, 0.74, 0.78 | 0.635, 0.633, 0.650 | 0.943 | none |
 #
-# On each seed GSPO's greedy answers are best and CISPO's are worst. CISPO's pass@16 is below that
-# of the untrained model on every seed: it has lost something that it could do before. GSPO's narrow
-# clip takes the gradient from half of the tokens. The first epoch has ratio 1 and clips nothing, so
-# in the other three it is 72 %. This is no ranking: the clip ranges are those of the papers, and
-# were not tuned for four epochs of a small model.
+# On each seed GSPO's greedy answers are best, and GRPO's single samples are best. So which one is
+# ahead depends on how you sample. CISPO's pass@16 is below that of the untrained model on every seed:
+# it has lost something that it could do before. GSPO's narrow clip takes the gradient from half of
+# the tokens. The first epoch has ratio 1 and clips nothing, so in the other three it is 72 %. This
+# is no ranking: the clip ranges are those of the papers, and were not tuned for four epochs of a
+# small model.
 #
 # **Length in section 5.** Dr. GRPO divides by a constant so that wrong responses do not grow
 # (lesson 11). We see no effect of that: compared with `grpo-no-std`, which differs in nothing else,

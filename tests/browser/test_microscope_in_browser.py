@@ -81,7 +81,7 @@ def test_pointing_shows_the_numbers_of_a_token(browser):
     assert numbers["advantage"] == ["−0.416"]
     assert numbers["log-probability, policy"] == ["−1.000"]
     assert numbers["importance ratio"] == ["1.200"]
-    assert numbers["clipped by PPO"] == ["yes"]
+    assert numbers["clipped"] == ["yes"]
     assert browser.errors() == []
 
 
@@ -214,12 +214,12 @@ def test_another_column_gives_the_colours_of_the_strips(browser):
 
 def test_a_clipped_token_is_marked_by_a_line_not_by_colour_alone(browser):
     browser.open(microscope(table()).page())
-    for label in ("advantage", "clipped by PPO"):
+    for label in ("advantage", "clipped"):
         browser.choose(browser.all("select")[0], label)
         lines = [box.value_of_css_property("text-decoration-line") for box in browser.all(TOKEN)]
         assert lines == ["none", "none", "underline", "none"]
-        assert "double line: clipped by PPO" in browser.one(".legend.on").text
-    assert "clipped by PPO yes" in browser.all(TOKEN)[2].get_attribute("aria-label")
+        assert "double line: clipped" in browser.one(".legend.on").text
+    assert "clipped yes" in browser.all(TOKEN)[2].get_attribute("aria-label")
 
 
 def test_a_tools_token_looks_different(browser):
@@ -267,7 +267,7 @@ def test_nothing_moves_while_a_reader_looks_around(browser, width):
     browser.all(TOKEN)[0].click()
     browser.press("END")
     assert place() == start
-    for label in ("importance ratio", "my score", "clipped by PPO"):
+    for label in ("importance ratio", "my score", "clipped"):
         browser.choose(browser.all("select")[0], label)
         assert place() == start
     browser.press_in(browser.one("input[type=range]"), "END")

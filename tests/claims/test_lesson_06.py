@@ -80,13 +80,24 @@ def test_the_batch_is_read_before_its_first_update(batches):
     assert (batches[batches.step == 0].kl.abs() < 1e-4).all()
 
 
-def test_the_three_tokens_of_the_batch_that_the_page_shows():
+def responses_on_the_page():
+    """The words and the responses of the first microscope, from the committed notebook."""
     cells = nbformat.read(NOTEBOOKS / "06_ppo.ipynb", 4).cells
     (cell,) = [c for c in cells if c.source.startswith("third = by_hand")]
     html = "".join(cell.outputs[0]["data"]["text/html"])
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)[1])
-    second = data["sides"][0]["frames"][0]["texts"][1]
-    words = [data["words"][place] for place in second["tokens"]]
+    return data["words"], data["sides"][0]["frames"][0]["texts"]
+
+
+def share_of_clipped_tokens():
+    clipped = [flag for text in responses_on_the_page()[1] for flag in text["numbers"]["clipped"]]
+    return sum(clipped) / len(clipped)
+
+
+def test_the_three_tokens_of_the_batch_that_the_page_shows():
+    every, texts = responses_on_the_page()
+    second = texts[1]
+    words = [every[place] for place in second["tokens"]]
     columns = ("ratio", "advantage", "clipped")
     ing, ook, cast = (
         [second["numbers"][name][words.index(word)] for name in columns]
@@ -165,6 +176,16 @@ def test_small_steps_without_the_clip_gain_a_little_less(reused, slowly_reused):
 
 
 # ---- section 7: a run
+
+
+def test_without_a_penalty_the_gold_score_falls_back_and_is_still_the_highest():
+    logged = experiments.results("leash_history")
+    gold = logged[logged.variant == "kl_coef 0"].groupby("step").gold.mean()
+    assert gold.iloc[-1] < gold.max() - 0.3
+    last = logged[logged.step == logged.step.max()].groupby("variant").gold.mean()
+    assert last["kl_coef 0"] > last["kl_coef 0.25"] > last["kl_coef 2"]
+    runs = experiments.results("leash").groupby("variant")[["length", "distinct_2"]].mean()
+    assert runs.length["kl_coef 0"] > 0.8 * 32 and runs.distinct_2["kl_coef 0"] < 0.05
 
 
 def test_the_curves_of_a_run(tour):
@@ -258,6 +279,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
     sick = logged[logged.variant == "eight epochs, no clip"].groupby("step").mean(numeric_only=True)
     sick_start, sick_end = sick.loc[0], sick.loc[23]
     twins = abs(mean(runs, COMPLETE[0], "gold") - mean(runs, COMPLETE[1], "gold"))
+    leash = experiments.results("leash_history")
     with lesson("06") as said:
         # 1 to 4: definitions and settings
         said("A ratio of", ratio, ratio - 1)
@@ -278,13 +300,15 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("| first", -0.25, 0.5, -0.25, 1.0, 0.5, 0.25, 0.25, 0.5, 0.5, 0.5, 1.0)
         said("| middle", 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.5, 1.0, 0.5, 1.5)
         said("| last", 2.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 2.0)
-        said("so this policy starts at about", round(start.score))
+        said("before PPO they have the mean", 0, 1)
+        said("In these responses", share_of_clipped_tokens(), tour.clip_fraction.max())
         # 5: the microscope
-        said("(numbered from", 0)
+        said("Responses are numbered from", 0)
         said("A token is clipped if its ratio is above", 1 + eps, 1 - eps)
         said("Three tokens of response", 1)
         said("can jump past", 1 + eps)
-        said("Now a whole run:", config.steps)
+        said("Now the whole run:", config.steps)
+        said("(../docs/images/microscope.png) of step", 0)
         said("before the update of step", *sorted(set(batches.step))[:-1])
         said("1. **Step", 0)
         said("2. **Step", 24)
@@ -324,12 +348,21 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("The KL jumps above", sick.kl.min() < 10 < sick.kl.max())
         said("The KL jumps above", 10)
         said("The responses shrink to", sick_end["length"], sick_start.entropy, sick_end.entropy)
+        said("a smaller KL coefficient they have", mean(runs, "kl_coef 0.25", "length"))
         said("the KL stays below", eight.groupby("step").kl.mean().max() < 5)
         said("the KL stays below", 5, eight.groupby("step").clip_fraction.mean().max())
         # exercises and questions
         said("true at real tokens. Return", 0)
         said("NaN times", 0)
         said("two epochs and a KL coefficient of", config.kl.kl_coef)
+        said("(but not to", 0)
+        said("Use the temperature", temperature, config.minibatch_size)
+        said("The setting is the KL coefficient:", 2, 0, 0.25)
+        unpenalised = leash[leash.variant == "kl_coef 0"].groupby("step")[
+            ["score", "kl", "entropy"]
+        ]
+        last_step = unpenalised.mean().iloc[-1]
+        said("Its score rises to about", last_step.score, last_step.kl, last_step.entropy)
         said("Why is every ratio", 1)
         said("If a ratio differs from", 1)
         said("All ratios are", 1)

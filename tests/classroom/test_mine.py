@@ -7,7 +7,8 @@ from minirlhf.classroom.check import EXERCISES
 from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
 from minirlhf.loops import PPOFormulas
 from minirlhf.tasks import reviews
-from minirlhf.tour import Tour, TourConfig, TourFormulas
+from minirlhf.tour import Tour, TourFormulas
+from tests.tiny import tiny_tour
 
 WHOLE = """
 import torch
@@ -63,7 +64,7 @@ def test_a_tour_with_the_students_six_functions_is_the_tour(whole, tmp_path, mon
     monkeypatch.setattr(reviews, "rl_prompts", lambda: titles)
     for judged in ("_accuracy", "_evaluate"):  # only what is trained is compared
         monkeypatch.setattr(Tour, judged, lambda self, checkpoint: [])
-    mine, config = load_mine(whole), TourConfig.reduced()
+    mine, config = load_mine(whole), tiny_tour()
     assert list(mine) == list(PLACES)
     called = {name: 0 for name in mine}
 

@@ -1,17 +1,15 @@
 """The tour as an experiment of several seeds: recorded, continued and repeated."""
 
-from dataclasses import replace
-
+from minirlhf import tour
 from minirlhf.experiments import load_results, recording, repeat_tour, run_experiment
 from minirlhf.experiments.records import record
 from minirlhf.tasks import reviews
-from minirlhf.tour import TourConfig
-
-SMALLER = replace(TourConfig.reduced(), max_prompts=2, samples_per_prompt=1, accuracy_pairs=20)
+from tests.tiny import tiny_tour
 
 
 def test_the_tour_is_recorded_and_a_repeated_seed_is_compared(tmp_path, monkeypatch):
-    config, results, titles = SMALLER, tmp_path / "results", reviews.rl_prompts()[:32]
+    config, results, titles = tiny_tour(), tmp_path / "results", reviews.rl_prompts()[:32]
+    monkeypatch.setattr(tour, "human_ceiling", lambda pairs, low, high: 0.9)
     monkeypatch.setattr(reviews, "rl_prompts", lambda: titles)
     monkeypatch.setattr(recording, "commit", lambda: "a commit")  # another may be made meanwhile
     run_experiment("tour", tmp_path / "out", 2, results=results, config=config)
