@@ -19,6 +19,7 @@ from minirlhf.runtime import atomic_path
 FOLDER = Path(__file__).parent
 STEPS, SHOWN = 8, 4  # PPO steps, and the one that is drawn
 GROUP, PROBLEM = 8, "(7+5)*3-9="
+NOTE = "~ answers at once, without written steps"
 
 
 def ppo_batch():
@@ -132,9 +133,9 @@ def main():
     tokens, scores = group()
     figures = {
         "pipeline": show.pipeline(recorded()),
-        "four_models": show.four_models(batch),
+        "four_models": show.four_models(batch, kl_coef=row["kl_coef"]),
         "ppo_step": show.ppo_step(batch, row=row),
-        "grpo_group": show.grpo_group(PROBLEM, tokens, scores),
+        "grpo_group": show.grpo_group(PROBLEM, tokens, scores, note=NOTE),
     }
     for name, figure in figures.items():
         for ending in ("svg", "png"):

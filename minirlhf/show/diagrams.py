@@ -9,6 +9,7 @@ Without a batch the shapes are letters: B responses, P prompt positions, R respo
 T = P + R. A mean is taken over the tokens that the policy chose (`batch.action_mask`).
 """
 
+import re
 import textwrap
 from collections.abc import Mapping
 
@@ -16,14 +17,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minirlhf.core.rollout import Rollout
+from minirlhf.runtime import check
 from minirlhf.show import look
 from minirlhf.show.diagrams_parts import BLUE, Facts, Line, arrow, block, legend, sheet, write
 
 STAGES = ("SFT", "reward model", "PPO", "GRPO", "DPO")
 ROADS = {  # from the SFT policy to a better one: y of the box, title, what it does
-    "PPO": (100, "3  PPO", "samples responses; a critic", "predicts their score"),
-    "GRPO": (196, "GRPO", "samples groups, no critic:", "compares within the group"),
-    "DPO": (292, "DPO", "needs no reward model:", "learns from the pairs"),
+    "PPO": (42, "3  PPO", "samples responses; a critic", "predicts their score"),
+    "GRPO": (214, "GRPO", "samples groups, no critic:", "compares within the group"),
+    "DPO": (312, "DPO", "needs no reward model:", "learns from the pairs"),
+}
+NOTES = {  # under the pipeline: word of a result, what it means
+    "gold score": "the rating that people would give, "
+    "predicted by a model that training never sees.",
+    "KL": "distance from the SFT policy, in nats per response.",
 }
 FOUR = (  # name, trained or frozen, what it does, what it gives
     ("Actor", "trained", "the policy that", "is being trained", "old_logprobs"),
@@ -38,29 +45,38 @@ def pipeline(results: Mapping[str, str] | None = None) -> Figure:
 
     Args:
         results: what came out of a stage, in a few words, for example {"PPO": "gold score 1.34"}.
-            The names of the stages are SFT, reward model, PPO, GRPO and DPO.
+            The names of the stages are SFT, reward model, PPO, GRPO and DPO. Where a result has
+            the words "gold score" or "KL", a line under the picture says what they mean.
 
     Raises:
         ValueError: a name that is none of the stages.
     """
-    results = dict(results or {})
+    results = {stage: str(result) for stage, result in (results or {}).items()}
     for name in results:
         if name not in STAGES:
             raise ValueError(f"There is no stage {name!r}; the stages are {look.quoted(STAGES)}.")
     found = {stage: _two_lines(results.get(stage, "")) for stage in STAGES}
+    notes = {
+        word: meaning
+        for word, meaning in NOTES.items()
+        if any(re.search(rf"\b{word}\b", result) for result in results.values())
+    }
     with look.page():
-        figure, axes = sheet(410)
-        block(axes, (194, 82, 482, 284), "area")
+        figure, axes = sheet(402 + 19 * len(notes) + 6 * bool(notes))
+        block(axes, (194, 24, 482, 368), "area")
+        start = ("The reward model, PPO,", "GRPO and DPO start", "from the SFT policy.")
+        for index, text in enumerate(start):
+            write(axes, 210, 54 + 17 * index, ("head", text), ha="left")
         _data(axes)
         sft = [
             ("title", "1  SFT"),
             ("text", "supervised fine-tuning:"),
             ("text", "learns to imitate"),
         ]
-        block(axes, (12, 100, 164, 64), "trained", sft)
+        block(axes, (12, 78, 164, 64), "trained", sft)
         reward = [("title", "2  Reward model"), ("text", "learns to score responses")]
-        block(axes, (220, 100, 184, 64), "trained", [*reward, *found["reward model"][:1]])
-        block(axes, (12, 200, 164, 56), "result", [("head", "SFT policy"), *found["SFT"]])
+        block(axes, (210, 158, 184, 64), "trained", [*reward, *found["reward model"][:1]])
+        block(axes, (12, 162, 164, 56), "result", [("head", "SFT policy"), *found["SFT"]])
         for stage, (y, title, *texts) in ROADS.items():
             lines = [("title", title), *(("text", text) for text in texts)]
             block(axes, (456, y, 206, 64), "trained", lines)
@@ -68,67 +84,77 @@ def pipeline(results: Mapping[str, str] | None = None) -> Figure:
             block(axes, (692, y + 4, 118, 56), "result", policy)
             arrow(axes, (662, y + 32), (691, y + 32))
         _roads(axes)
-        legend(
-            axes,
-            12,
-            390,
-            [("data", "data"), ("trained", "training"), ("result", "policy that comes out")],
-        )
+        for index, entry in enumerate(
+            [
+                ("data", "data, or a rule"),
+                ("trained", "training"),
+                ("result", "policy that comes out"),
+            ]
+        ):
+            legend(axes, 12, 338 + 22 * index, [entry])
+        for index, (word, meaning) in enumerate(notes.items()):
+            write(axes, 12, 410 + 19 * index, ("text", f"{word}: {meaning}"), ha="left")
     return figure
 
 
 def _two_lines(result: str) -> list[Line]:
     """A result as at most two lines of text."""
-    lines = textwrap.wrap(str(result), 16)
+    lines = textwrap.wrap(result, 16)
     return [("text", line) for line in [*lines[:1], *([" ".join(lines[1:])] if lines[1:] else [])]]
 
 
 def _data(axes: Axes) -> None:
-    """What people write, at the top of the pipeline."""
-    for x, width, name, text in (
-        (12, 164, "demonstrations", "good responses"),
-        (220, 184, "human ratings", "A is better than B"),
-        (456, 206, "prompts", "no responses needed"),
+    """What people write: demonstrations, prompts, ratings, and a rule that can score."""
+    for box, name, text in (
+        ((12, 10, 164, 46), "demonstrations", "good responses"),
+        ((456, 140, 206, 46), "prompts", "no responses needed"),
+        ((236, 240, 158, 46), "or a rule, e.g.", "is the number right?"),
+        ((210, 321, 184, 46), "human ratings", "A is better than B"),
     ):
-        block(axes, (x, 10, width, 50), "data", [("head", name), ("text", text)])
-        arrow(axes, (x + width / 2, 60), (x + width / 2, 99))
+        block(axes, box, "data", [("head", name), ("text", text)])
 
 
 def _roads(axes: Axes) -> None:
     """The arrows of the pipeline from one stage to another, with their words."""
-    arrow(axes, (94, 164), (94, 199))
-    arrow(axes, (176, 228), (193, 228))
-    arrow(axes, (404, 132), (455, 132))
-    arrow(axes, (312, 164), (312, 228), (455, 228))
-    arrow(axes, (220, 35), (206, 35), (206, 324), (455, 324))
-    write(axes, 427, 119, ("text", "score"))
-    write(axes, 383, 215, ("text", "score, or a rule"))
-    write(axes, 330, 311, ("text", "pairs (A, B) directly"))
-    write(axes, 220, 253, ("head", "all four start from"), ha="left")
-    write(axes, 220, 270, ("head", "the SFT policy"), ha="left")
+    arrow(axes, (94, 56), (94, 77))  # demonstrations, SFT, its policy, and where that goes
+    arrow(axes, (94, 142), (94, 161))
+    arrow(axes, (176, 190), (193, 190))
+    arrow(axes, (559, 140), (559, 107))  # prompts to PPO and to GRPO
+    arrow(axes, (559, 186), (559, 213))
+    arrow(axes, (394, 190), (428, 190), (428, 74), (455, 74))  # score to PPO and to GRPO
+    arrow(axes, (428, 189), (428, 231), (455, 231))
+    write(axes, 420, 134, ("text", "score"), ha="right")
+    arrow(axes, (394, 263), (455, 263))  # the rule to GRPO
+    arrow(axes, (222, 321), (222, 223))  # ratings to the reward model and to DPO
+    arrow(axes, (394, 344), (455, 344))
+    write(axes, 422, 331, ("text", "pairs"))
 
 
-def four_models(batch: Rollout | None = None) -> Figure:
+def four_models(batch: Rollout | None = None, *, kl_coef: float | None = None) -> Figure:
     """The four models of PPO: what each reads, what it gives, and which two are trained.
 
     Args:
         batch: with the columns scores (B,), what the reward model gave; ref_logprobs (B, R), of
             the reference; values (B, R), of the critic. None: shapes as letters, no numbers.
+        kl_coef: KL coefficient, reward units per nat, drawn in the rewards. None: the words.
 
     Raises:
-        ValueError: a column is missing, has another shape, or has a number that is not finite.
+        ValueError: a column is missing, has another shape, or has a number that is not finite;
+            kl_coef is negative or not finite.
     """
     facts = Facts(batch)
+    if kl_coef is not None:
+        check("kl_coef", kl_coef, 0 <= kl_coef < float("inf"), "0 or more, and finite")
     with look.page():
-        figure, axes = sheet(452)
+        figure, axes = sheet(462)
         _read(axes, facts)
         for index, card in enumerate(FOUR):
             _card(axes, 22 + 199 * index, card, facts)
-        _made_of_them(axes, facts)
+        _made_of_them(axes, facts, kl_coef)
         legend(
             axes,
             22,
-            436,
+            446,
             [
                 ("trained", "trained in every step"),
                 ("frozen", "frozen: never changes"),
@@ -141,6 +167,8 @@ def four_models(batch: Rollout | None = None) -> Figure:
 def _read(axes: Axes, facts: Facts) -> None:
     """The batch at the top: the actor reads the prompt and writes the response."""
     write(axes, 22, 14, ("head", f"one batch: sequences {facts.shape('BT')}"), ha="left")
+    axis = f"{facts.size('B')} responses of at most {facts.size('R')} tokens"
+    write(axes, 798, 14, ("text", f"{facts.shape('BR')} is {axis}"), ha="right")
     block(axes, (22, 26, 118, 42), "data", [("head", "prompt"), ("code", facts.shape("BP"))])
     block(axes, (140, 26, 658, 42), "data", [("head", "response"), ("code", facts.shape("BR"))])
     arrow(axes, (50, 68), (50, 103))
@@ -163,7 +191,7 @@ def _card(axes: Axes, x: float, card: tuple[str, ...], facts: Facts) -> None:
         ("text", first),
         ("text", second),
         ("gap", ""),
-        ("text", f"gives one per {each}:"),
+        ("text", f"a number per {each}:"),
         ("code", column),
         ("code", facts.shape(shape)),
         *([("text", f"mean {mean}{unit}")] if mean else []),
@@ -171,21 +199,32 @@ def _card(axes: Axes, x: float, card: tuple[str, ...], facts: Facts) -> None:
     block(axes, (x, 104, 179, 162), kind, lines)
 
 
-def _made_of_them(axes: Axes, facts: Facts) -> None:
+def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
     """Below the models: rewards and advantages, and what they train."""
-    for x, word in ((111, "KL penalty"), (310, "KL penalty"), (509, "score"), (708, "values")):
+    for index, (*_, column) in enumerate(FOUR):
+        x = 111 + 199 * index
         arrow(axes, (x, 266), (x, 301))
-        write(axes, x + 9, 283, ("text", word), ha="left")
+        write(axes, x + 9, 283, ("code", column), ha="left")
+    factor = "KL coefficient" if kl_coef is None else f"{kl_coef:.4g}"
     rewards = [
         ("head", f"rewards {facts.shape('BR')}"),
-        ("text", "every token: minus the KL penalty.  Last token: plus the score."),
+        (
+            "text",
+            f"each token: minus the KL penalty, {factor} \u00d7 (old_logprobs - ref_logprobs)",
+        ),
+        ("text", "last token: also plus the score"),
     ]
-    block(axes, (22, 302, 571, 58), "data", rewards)
-    gae = [("head", "advantages, returns"), ("code", facts.shape("BR")), ("text", "by GAE")]
-    block(axes, (619, 302, 179, 58), "data", gae)
-    arrow(axes, (593, 331), (618, 331))
+    block(axes, (22, 302, 571, 72), "data", rewards)
+    gae = [
+        ("head", "advantages, returns"),
+        ("code", facts.shape("BR")),
+        ("text", "by generalised advantage"),
+        ("text", "estimation (GAE)"),
+    ]
+    block(axes, (619, 302, 179, 72), "data", gae)
+    arrow(axes, (593, 338), (618, 338))
     for start, side, end in ((640, 8, 21), (776, 812, 799)):
-        points = [(start, 360), (start, 382), (side, 382), (side, 185), (end, 185)]
+        points = [(start, 374), (start, 394), (side, 394), (side, 185), (end, 185)]
         arrow(axes, *points, colour=BLUE)
-    write(axes, 22, 397, ("text", "advantages train the actor"), ha="left", colour=BLUE)
-    write(axes, 798, 397, ("text", "returns train the critic"), ha="right", colour=BLUE)
+    write(axes, 22, 409, ("text", "advantages train the actor"), ha="left", colour=BLUE)
+    write(axes, 798, 409, ("text", "returns train the critic"), ha="right", colour=BLUE)

@@ -165,9 +165,13 @@ class Facts:
             response = batch.response_ids.shape[1]
             self.sizes = {"B": rows, "P": prompt, "R": response, "T": prompt + response}
 
+    def size(self, letter: str) -> str:
+        """One axis of the batch: "B" is 64, or B without a batch."""
+        return letter if self.batch is None else str(self.sizes[letter])
+
     def shape(self, letters: str) -> str:
         """A shape by its letters: "BR" is (64, 28), or (B, R) without a batch."""
-        sizes = [letter if self.batch is None else str(self.sizes[letter]) for letter in letters]
+        sizes = [self.size(letter) for letter in letters]
         return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
 
     def column(self, name: str) -> torch.Tensor:

@@ -42,7 +42,8 @@ def ppo_step(
         batch: with the columns scores (B,), ref_logprobs, values, rewards, advantages and returns,
             each (B, R). None: shapes as letters, no numbers.
         epochs: passes over the batch. minibatch_size: responses per optimiser step, a divisor of B.
-        row: of this step in the history of `train_ppo`; clip_fraction and value_loss are drawn.
+        row: of this step in the history of `train_ppo`; clip_fraction and value_loss are drawn,
+            and its step where it has one.
 
     Raises:
         ValueError: a column is missing, has another shape, or has a number that is not finite;
@@ -54,7 +55,7 @@ def ppo_step(
     if missing:
         raise ValueError(f"row has no {missing[0]!r}; give a row of train_ppo's history.")
     with look.page():
-        figure, axes = sheet(494)
+        figure, axes = sheet(534)
         _sampled_and_asked(axes, facts)
         _rewards_and_advantages(axes, facts)
         _minibatches(axes, facts, parts, epochs, minibatch_size)
@@ -62,10 +63,24 @@ def ppo_step(
         legend(
             axes,
             14,
-            476,
-            [("trained", "trained"), ("frozen", "frozen"), ("data", "numbers of the batch")],
+            516,
+            [
+                ("trained", "trained"),
+                ("frozen", "frozen"),
+                ("data", "numbers of the batch"),
+                ("area", "training on the batch"),
+            ],
         )
+        write(axes, 806, 516, ("text", _which_step(row or {})), ha="right")
     return figure
+
+
+def _which_step(row: Mapping[str, float]) -> str:
+    """ "step 4 of 8" of a row of a history, where steps count from 0; empty without a step."""
+    if "step" not in row:
+        return ""
+    of = f" of {row['steps']}" if "steps" in row else ""
+    return f"This is step {row['step'] + 1}{of}."
 
 
 def _parts(batch: Rollout | None, epochs: int, minibatch_size: int) -> int:
@@ -96,10 +111,10 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
         ("gap", ""),
         ("code", "sequences"),
         ("code", facts.shape("BT")),
-        *([("text", f"mean {length} tokens")] if length else []),
+        *([("text", "responses:"), ("text", f"mean {length} tokens")] if length else []),
     ]
-    block(axes, (14, 99, 150, 150), "trained", lines)
-    write(axes, 305, 44, ("title", "2  Ask three models"))
+    block(axes, (14, 95, 144, 158), "trained", lines)
+    write(axes, 287, 44, ("title", "2  Ask three models"))
     asked = [
         ("reward model", "frozen", "scores", "B"),
         ("reference", "frozen", "ref_logprobs", "BR"),
@@ -111,11 +126,11 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
         lines = [("head", name), ("code", f"{column} {facts.shape(letters)}")]
         unit = " nats" if column == "ref_logprobs" else ""
         lines += [("text", f"mean {mean}{unit}")] if mean else []
-        block(axes, (202, y, 206, 64), kind, lines)
-        points = [(164, 174), (183, 174), (183, y + 32), (201, y + 32)]
+        block(axes, (188, y, 198, 64), kind, lines)
+        points = [(158, 174), (173, 174), (173, y + 32), (187, y + 32)]
         arrow(axes, *(points if index != 1 else points[::3]))
-    arrow(axes, (89, 98), (89, 26), (533, 26), (533, 75))
-    write(axes, 305, 12, ("code", f"old_logprobs {facts.shape('BR')}"))
+    arrow(axes, (86, 94), (86, 26), (526, 26), (526, 69))
+    write(axes, 287, 12, ("code", f"old_logprobs {facts.shape('BR')}"))
 
 
 def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
@@ -124,14 +139,14 @@ def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
     lines = [
         ("title", "3  Rewards"),
         ("code", f"rewards {facts.shape('BR')}"),
-        ("text", "each token: - KL penalty"),
-        ("text", "last token: + score"),
-        *([("text", f"KL {kl} nats/response")] if kl else []),
+        ("text", "each token: minus the KL penalty"),
+        ("text", "last token: also plus the score"),
+        *([("text", f"KL {kl} nats per response")] if kl else []),
     ]
     facts.mean("rewards")  # refuses a wrong column
-    block(axes, (442, 76, 182, 96), "data", lines)
-    arrow(axes, (408, 94), (441, 94))
-    arrow(axes, (408, 156), (441, 156))
+    block(axes, (412, 70, 228, 106), "data", lines)
+    arrow(axes, (386, 94), (411, 94))
+    arrow(axes, (386, 160), (411, 160))
     mean = facts.mean("returns")
     lines = [
         ("title", "4  Advantages"),
@@ -143,50 +158,52 @@ def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
         *([("text", f"mean {mean}")] if mean else []),
         ("text", f"both {facts.shape('BR')}"),
     ]
-    block(axes, (658, 59, 148, 130), "data", lines)
-    arrow(axes, (624, 124), (657, 124))
-    arrow(axes, (408, 254), (700, 254), (700, 190))
+    block(axes, (662, 50, 144, 146), "data", lines)
+    arrow(axes, (640, 123), (661, 123))
+    arrow(axes, (386, 254), (704, 254), (704, 197))
 
 
 def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -> None:
     """Beat 5, right side: the epochs and their minibatches."""
     known = facts.batch is not None
-    block(axes, (442, 312, 364, 138), "data")
-    arrow(axes, (764, 189), (764, 311))
-    write(axes, 624, 330, ("title", "5  Update"))
+    block(axes, (442, 324, 364, 164), "area")
+    arrow(axes, (764, 196), (764, 323))
+    write(axes, 624, 348, ("title", "5  Update"))
     rows, columns = min(epochs, 3), min(parts, 4)
     left = 624 - (62 + 70 * columns) / 2
     for epoch in range(rows):
-        y = 380 - 13 * (rows - 1) + 26 * epoch
+        y = 405 - 13 * (rows - 1) + 26 * epoch
         write(axes, left, y, ("text", f"epoch {epoch + 1}"), ha="left")
         for column in range(columns):
             box = (left + 62 + 70 * column, y - 11, 66, 22)
             rows_in_it = f"{size} rows" if size < 1000 else str(size)
             block(axes, box, "data", [("text", rows_in_it if known else "rows")])
-    steps = f"{epochs * parts} optimiser steps of both networks"
+    steps = f"{epochs * parts} updates of each network"
     if (rows, columns) != (epochs, parts):
         steps = f"in all {epochs} epochs of {parts} minibatches"
-    write(axes, 624, 432, ("text", steps if known else "minibatches, in a new order every epoch"))
+    write(axes, 624, 464, ("text", steps if known else "minibatches, in a new order every epoch"))
 
 
 def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:
-    """Beat 5, left side: the trained actor and critic, which take the next step."""
+    """Beat 5, left side: the trained critic and actor, which take the next step."""
     clipped = loss = ""
     if row is not None:
         clipped = f"{100 * row['clip_fraction']:.1f} % of tokens clipped"
-        loss = f"mean {number(row['value_loss'])}"
-    new = (
-        ("new actor", "clipped ratio \u00d7 advantage", clipped),
-        ("new critic", "loss: \u00bd (value - return)\u00b2", loss),
-    )
-    for index, (name, text, result) in enumerate(new):
-        y = 312 + 74 * index
-        lines = [("head", name), ("text", text), *([("text", result)] if result else [])]
-        block(axes, (202, y, 206, 64), "trained", lines)
-        arrow(axes, (442, y + 32), (409, y + 32), colour=BLUE)
-    arrow(axes, (202, 418), (89, 418), (89, 250), colour=BLUE)
-    arrow(axes, (202, 344), (89, 344), colour=BLUE, head=False)
-    write(axes, 80, 344, ("text", "next step"), ha="right", colour=BLUE)
+        loss = f"mean loss {number(row['value_loss'])}"
+    critic = [("head", "new critic"), ("text", "loss: \u00bd (value - return)\u00b2")]
+    actor = [
+        ("head", "new actor"),
+        ("text", "clipped ratio \u00d7 advantage"),
+        ("text", "ratio: new / old probability"),
+    ]
+    for y, height, lines, result in ((324, 64, critic, loss), (408, 80, actor, clipped)):
+        lines += [("text", result)] if result else []
+        block(axes, (188, y, 198, height), "trained", lines)
+        arrow(axes, (442, y + height / 2), (387, y + height / 2), colour=BLUE)
+    arrow(axes, (287, 324), (287, 287), colour=BLUE)
+    write(axes, 297, 305, ("text", "next step"), ha="left", colour=BLUE)
+    arrow(axes, (188, 448), (86, 448), (86, 254), colour=BLUE)
+    write(axes, 96, 305, ("text", "next step"), ha="left", colour=BLUE)
 
 
 def _kl(facts: Facts) -> str:
@@ -212,11 +229,13 @@ def grpo_group(
     scores,
     *,
     scale_by_std: bool = True,
+    note: str = "",
 ) -> Figure:
     """A group of GRPO: one prompt, G responses, their scores and advantages.
 
         advantage = (score - mean) / standard deviation       of the G scores
 
+    The squared standard deviation is the sum of (score - mean)^2, divided by G - 1.
     The advantages are those of `core.group_relative`. A token has the colour of its advantage,
     and all tokens of a response have the same one.
 
@@ -225,6 +244,7 @@ def grpo_group(
         responses: the tokens of each response, as text: G lists of strings, G >= 2.
         scores: (G,), reward units.
         scale_by_std: divide by the standard deviation; Dr. GRPO does not.
+        note: what a reader must know of this prompt or its tokens, in a few words.
 
     Raises:
         ValueError: the numbers of responses and scores differ, there are fewer than two, a response
@@ -246,26 +266,33 @@ def grpo_group(
     shown = min(len(values), ROWS)
     bottom = 126 + 31 * shown + (22 if shown < len(values) else 0)
     with look.page():
-        figure, axes = sheet(bottom + 92)
+        figure, axes = sheet(bottom + 98)
         block(axes, (14, 10, 792, 36), "data")
         write(axes, 26, 28, ("head", "prompt"), ha="left")
         write(axes, 96, 28, ("code", visible(prompt)), ha="left", width=700)
         arrow(axes, (60, 46), (60, 84))
         samples = f"the policy samples G = {len(values)} responses"
-        write(axes, 70, 65, ("text", samples), ha="left")
+        drawn = write(axes, 70, 65, ("text", samples), ha="left")
+        if note:
+            start = 70 + width_of(drawn) + 30
+            write(axes, start, 65, ("text", visible(note)), ha="left", width=806 - start)
         write(axes, 14, 102, ("head", "responses, token by token"), ha="left")
-        write(axes, 650, 102, ("head", "score"))
-        write(axes, 755, 102, ("head", "advantage"))
+        longest = max(
+            _tokens(axes, 132 + 31 * i, responses[i], advantages[i], limit) for i in range(shown)
+        )
+        middle = max(longest + 40, 440)  # of the scores; the box at the bottom begins at 410
+        write(axes, middle, 102, ("head", "score"))
+        write(axes, middle + 105, 102, ("head", "advantage"))
         for index in range(shown):
             y, advantage = 132 + 31 * index, advantages[index]
-            _tokens(axes, y, responses[index], advantage, limit)
-            write(axes, 650, y, ("code", _score(values, index)))
-            _cell(axes, 710, y, 90, advantage, limit)
-            write(axes, 755, y, ("code", f"{'+' if advantage > 0 else ''}{number(advantage)}"))
+            write(axes, middle, y, ("code", _score(values, index)))
+            _cell(axes, middle + 60, y, 90, advantage, limit)
+            signed = f"{'+' if advantage > 0 else ''}{number(advantage)}"
+            write(axes, middle + 105, y, ("code", signed))
         if shown < len(values):
             more = f"and {len(values) - shown} more responses"
             write(axes, 14, bottom - 6, ("text", more), ha="left")
-        _footer(axes, bottom, values, scale_by_std)
+        _footer(axes, bottom, middle, values, scale_by_std)
     return figure
 
 
@@ -275,8 +302,12 @@ def _score(scores, index: int) -> str:
     return f"{scores[index]:z.0f}" if whole else number(scores[index])
 
 
-def _tokens(axes: Axes, y: float, tokens: Sequence[str], advantage: float, limit: float) -> None:
-    """The tokens of one response as boxes in one colour; those that do not fit are counted."""
+def _tokens(axes: Axes, y: float, tokens: Sequence[str], advantage: float, limit: float) -> float:
+    """The tokens of one response as boxes in one colour; those that do not fit are counted.
+
+    Returns:
+        Where the row ends.
+    """
     x, end = 14.0, 610.0
     for index, token in enumerate(tokens):
         drawn = write(axes, x, y, ("code", visible(token)), width=240)
@@ -285,10 +316,11 @@ def _tokens(axes: Axes, y: float, tokens: Sequence[str], advantage: float, limit
         if x + size > (end if last else end - 90):
             drawn.remove()
             write(axes, x + 6, y, ("text", f"and {len(tokens) - index} more"), ha="left")
-            return
+            return end
         drawn.set_x(x + size / 2)
         _cell(axes, x, y, size, advantage, limit)
         x += size + 4
+    return x - 4
 
 
 def _cell(axes: Axes, x: float, y: float, width: float, advantage: float, limit: float) -> None:
@@ -306,22 +338,24 @@ def _cell(axes: Axes, x: float, y: float, width: float, advantage: float, limit:
     )
 
 
-def _footer(axes: Axes, y: float, scores, scale_by_std: bool) -> None:
+def _footer(axes: Axes, y: float, middle: float, scores, scale_by_std: bool) -> None:
     """Mean and standard deviation of the scores, the formula, and what the colours mean."""
-    formula = "(score - mean) / standard deviation" if scale_by_std else "score - mean"
     mean, std = number(scores.mean()), number(scores.std(ddof=1))
-    lines = [
-        ("head", f"mean {mean}     standard deviation {std}"),
-        ("text", f"advantage = {formula}"),
-    ]
+    lines = [("head", f"mean {mean}"), ("text", "advantage = score - mean")]
+    if scale_by_std:
+        lines = [
+            ("head", f"mean {mean}     standard deviation {std}"),
+            ("text", "standard deviation\u00b2 = sum of (score - mean)\u00b2 / (G - 1)"),
+            ("text", "advantage = (score - mean) / standard deviation"),
+        ]
     if (scores == scores[0]).all():
         lines = [
             ("head", f"All scores are {_score(scores, 0)}."),
             ("text", "No response is better than another: nothing is learned."),
         ]
-    block(axes, (410, y + 24, 396, 56), "data", lines)
-    arrow(axes, (650, y - 6), (650, y + 23))
-    arrow(axes, (755, y + 24), (755, y - 5))
+    block(axes, (410, y + 24, 396, 64), "data", lines)
+    arrow(axes, (middle, y - 6), (middle, y + 23))
+    arrow(axes, (middle + 105, y + 24), (middle + 105, y - 5))
     write(axes, 14, y + 22, ("head", "All tokens of a response have its advantage."), ha="left")
     for sign, at, meaning in (
         ("+", y + 44, "its tokens become more likely"),

@@ -4,7 +4,7 @@ The page is HTML, one script and data as JSON, all in one block. It needs no net
 microscope.js draws it, microscope.css lays it out, microscope_data.py makes the JSON.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,10 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from minirlhf.runtime import atomic_path, check, write_text
+from minirlhf.show.diagrams_parts import number
 from minirlhf.show.microscope_columns import describe
 from minirlhf.show.microscope_data import clean, microscope_data, to_json
-from minirlhf.show.strips import escape, token_strip_html, token_strips
+from minirlhf.show.strips import escape, token_strip_html, token_strips, visible
 
+SHORT = 24  # characters of a prompt that fits into the title of its response
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -94,6 +96,8 @@ class Microscope:
     def figure(self, *, width: int = 88) -> Figure:
         """The first view as a matplotlib figure: the tokens with their numbers beneath.
 
+        A title names the response, and its score where the table has a column score. A prompt that
+        all responses share stands above them. Short prompts that differ stand in the titles.
         Colours are those of the page. A ratio is shown by its logarithm, which is 0 for 1.
 
         Args:
@@ -105,7 +109,9 @@ class Microscope:
             while title in strips:
                 title += " "  # two tables may hold the same title after cleaning
             strips[title] = (tokens, values)
-        return token_strips(strips, limit=column["limit"] or 0.0, width=width)
+        shared = self._shared_prompt()
+        heading = f"prompt: {visible(shared.strip())}" if shared else ""
+        return token_strips(strips, limit=column["limit"] or 0.0, width=width, heading=heading)
 
     def _repr_html_(self) -> str:
         return self.html
@@ -134,24 +140,47 @@ class Microscope:
         column, words, shown = self._column, self.data["words"], []
         known = describe(column["name"])
         name = f"log of the {column['label']}" if known.factor else column["label"]
+        prompts = self._short_prompts()
+        for side, step, entry in self._entries():
+            parts = [side["title"], f"response {entry['text']}"]
+            parts[1] += f' to "{prompts[entry["prompt"]]}"' if prompts else ""
+            parts += [] if step is None else [f"step {step}"]
+            parts += [] if column["name"] == "score" else _score(entry)
+            values = entry["numbers"].get(column["name"], [None] * len(entry["tokens"]))
+            values = [known.distance(_number(v)) for v in values]
+            tokens = [words[i] for i in entry["tokens"]]
+            shown.append((f"{', '.join(filter(None, parts))}: {name}", tokens, values))
+        return shown
+
+    def _entries(self) -> Iterator[tuple[dict, int | None, dict]]:
+        """The responses that are shown at first: (table, training step, response)."""
         for side, text in filter(None, (self.data["left"], self.data["right"])):
             side = self.data["sides"][side]
             frame = _frame(side, self.data["step"])
             for entry in frame["texts"]:
-                if text not in ("all", entry["text"]):
-                    continue
-                step = [] if frame["step"] is None else [f"step {frame['step']}"]
-                parts = [p for p in (side["title"], f"response {entry['text']}", *step) if p]
-                values = entry["numbers"].get(column["name"], [None] * len(entry["tokens"]))
-                values = [known.distance(_number(v)) for v in values]
-                tokens = [words[i] for i in entry["tokens"]]
-                shown.append((f"{', '.join(parts)}: {name}", tokens, values))
-        return shown
+                if text in ("all", entry["text"]):
+                    yield side, frame["step"], entry
+
+    def _shared_prompt(self) -> str:
+        """The prompt of all responses shown at first; empty if they differ or are not known."""
+        found = {entry.get("prompt") for _, _, entry in self._entries()}
+        place = found.pop()
+        return "" if found or place is None else self.data["prompts"][place]
+
+    def _short_prompts(self) -> dict[int, str]:
+        """Number of a prompt -> its text for a title; empty if they are the same or one is long."""
+        found = {entry.get("prompt") for _, _, entry in self._entries()}
+        if len(found) == 1 or None in found:
+            return {}
+        texts = {place: visible(self.data["prompts"][place].strip()) for place in found}
+        return texts if max(map(len, texts.values())) <= SHORT else {}
 
     def _fallback(self) -> str:
         """The first view as HTML without a script."""
         limit = self._column["limit"]
         parts = [f"<b>{escape(self.data['title'])}</b>"] if self.data["title"] else []
+        if shared := self._shared_prompt():
+            parts.append(f"<p><b>Prompt:</b> {escape(shared.strip())}</p>")
         parts += [token_strip_html(t, v, title=title, limit=limit) for title, t, v in self._view()]
         note = (
             "Blue is high, orange is low. Scripts do not run here, so this is a still view. In "
@@ -253,6 +282,15 @@ def _plain(text: int | str) -> int | str:
 
 def _one_of(numbers: list[int]) -> str:
     return f'"all" or one of {", ".join(map(str, numbers))}'
+
+
+def _score(entry: dict) -> list[str]:
+    """The score of a response for its title; nothing if its tokens have none, or several."""
+    found = set(entry["numbers"].get("score", [])) - {None}
+    if len(found) != 1:
+        return []
+    score = _number(found.pop())
+    return [f"score {score:.0f}" if score.is_integer() else f"score {number(score)}"]
 
 
 def _number(value: float | str | None) -> float:

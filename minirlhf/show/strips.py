@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -66,11 +67,13 @@ def token_strips(
     limit: float | None = None,
     width: int = 88,
     legend: bool = True,
+    heading: str = "",
 ) -> Figure:
     """Several strips below each other on one colour scale, so that their colours can be compared.
 
     Args:
-        strips: title -> (tokens, values), one number per token. Otherwise as `token_strip`.
+        strips: title -> (tokens, values), one number per token.
+        heading: a text above all strips, in at most three lines. Otherwise as `token_strip`.
     """
     if not strips:
         raise ValueError("token_strips needs at least one strip.")
@@ -86,9 +89,14 @@ def token_strips(
             )
     limit = _limit([v for _, values in strips.values() for v in values]) if limit is None else limit
     legend = legend and limit > 0
-    parts = [(title, _line_up(*strip, width)) for title, strip in strips.items()]
-    heads = [
-        0.68 if title or (legend and not index) else 0.16 for index, (title, _) in enumerate(parts)
+    # the heading's lines are parts without tokens; the colour scale stands beside the first one
+    above = textwrap.wrap(heading, int(0.85 * width), max_lines=3, placeholder="\u2026")
+    parts = [(line, []) for line in above]
+    parts += [(title, _line_up(*strip, width)) for title, strip in strips.items()]
+    heads = [0.36] * len(above[1:]) + [0.68] * bool(above)
+    heads += [
+        0.68 if title or (legend and not index) else 0.16
+        for index, (title, _) in enumerate(parts[len(above) :], len(above))
     ]
     rows = sum(head + len(lines) for head, (_, lines) in zip(heads, parts, strict=True))
     figure = new_figure(width * 0.105, 0.62 * rows + 0.04, layout=None)
@@ -104,7 +112,7 @@ def token_strips(
         if title:
             place = (0.012, 1 - (y - len(lines) + 0.42) / rows)
             text = {"fontsize": 10.5, "va": "center", "color": "#222222", "parse_math": False}
-            figure.text(*place, printable(title), **text)
+            figure.text(*place, _drawable(printable(title), "DejaVu Sans"), **text)
         y += head
     if legend:
         _colour_scale(figure, limit, 1 - 0.36 / rows)

@@ -111,7 +111,7 @@ def meets(line, box: Bbox) -> bool:
     return line.intersects_bbox(box, filled=False)
 
 
-ROW = {"clip_fraction": 0.03125, "value_loss": 0.16}
+ROW = {"clip_fraction": 0.03125, "value_loss": 0.16, "step": 3, "steps": 8}
 LARGE = batch_of(1000, 1000, 1000)
 LONG = [["a" * 100, "b"], ["c"] * 512, [HOSTILE], [" ", "", "\n"]]
 DRAWN = {
@@ -123,16 +123,21 @@ DRAWN = {
     "pipeline with hostile results": lambda: show.pipeline({"PPO": HOSTILE, "SFT": "w" * 300}),
     "four models": lambda: show.four_models(),
     "four models of a batch": lambda: show.four_models(batch_of()),
-    "four models of a large batch": lambda: show.four_models(LARGE),
+    "four models of a large batch": lambda: show.four_models(LARGE, kl_coef=1 / 3),
     "PPO step": lambda: show.ppo_step(),
     "PPO step of a batch": lambda: show.ppo_step(batch_of(), minibatch_size=2, row=ROW),
     "PPO step of a large batch": lambda: show.ppo_step(
-        LARGE, minibatch_size=1000, epochs=20, row={"clip_fraction": 1.0, "value_loss": 1e12}
+        LARGE,
+        minibatch_size=1000,
+        epochs=20,
+        row={"clip_fraction": 1.0, "value_loss": 1e12, "step": 99_998, "steps": 100_000},
     ),
     "PPO step of small minibatches": lambda: show.ppo_step(LARGE, minibatch_size=2),
     "group": group,
     "group without scale": lambda: group((0.5, -1e9, 1e-9, 0), scale_by_std=False),
     "group of equal scores": lambda: group((1, 1, 1, 1)),
+    "group with a note": lambda: group(note="~ answers at once, without written steps"),
+    "group of hostile note": lambda: group(note=HOSTILE * 9),
     "group of hostile text": lambda: show.grpo_group(HOSTILE * 20, LONG, [0.0, 0.1, 0.2, 0.3]),
     "large group": lambda: show.grpo_group("p", [["x"] * n for n in range(1, 65)], range(64)),
 }
@@ -186,16 +191,19 @@ def test_overlaps_are_found():
     figure.axes[0].texts[3].set_position(figure.axes[0].texts[4].get_position())
     assert any("overlap" in fault for fault in faults_of_layout(figure))
     figure = show.pipeline()
-    figure.axes[0].texts[0].set_text("far too long for the box in which it stands")
+    (text,) = [t for t in figure.axes[0].texts if t.get_text() == "prompts"]
+    text.set_text("far too long for the box in which it stands")
     assert any("edge of a box" in fault for fault in faults_of_layout(figure))
     figure = show.pipeline()
-    figure.axes[0].texts[-5].set_position((427, 132))
+    (word,) = [t for t in figure.axes[0].texts if t.get_text() == "pairs"]
+    word.set_position((422, 344))
     assert any("an arrow crosses" in fault for fault in faults_of_layout(figure))
 
 
 def test_without_a_batch_shapes_are_letters_and_there_are_no_numbers():
     drawn = texts(show.four_models())
     assert "one batch: sequences (B, T)" in drawn
+    assert "(B, R) is B responses of at most R tokens" in drawn
     assert drawn.count("(B, R)") == 5 and drawn.count("(B,)") == 1
     assert not any("mean" in text for text in drawn + texts(show.ppo_step()))
 
@@ -203,6 +211,7 @@ def test_without_a_batch_shapes_are_letters_and_there_are_no_numbers():
 def test_four_models_draws_shapes_and_means_of_the_batch():
     drawn = texts(show.four_models(batch_of()))
     assert "one batch: sequences (4, 5)" in drawn and "(4, 3)" in drawn  # T = 3 + 2
+    assert "(4, 2) is 4 responses of at most 2 tokens" in drawn
     assert drawn.count("(4, 2)") == 5 and drawn.count("(4,)") == 1
     for column, mean in (
         ("old_logprobs", "mean -2.00 nats"),
@@ -211,6 +220,14 @@ def test_four_models_draws_shapes_and_means_of_the_batch():
         ("values", "mean 0.31"),  # NaN at the padding is not counted
     ):
         assert drawn[drawn.index(column) + 2] == mean
+        assert drawn.count(column) == 2  # what a model gives stands at its arrow too
+
+
+@pytest.mark.parametrize("kl_coef, factor", [(None, "KL coefficient"), (0.5, "0.5"), (0, "0")])
+def test_four_models_draws_the_kl_coefficient(kl_coef, factor):
+    drawn = texts(show.four_models(kl_coef=kl_coef))
+    penalty = f"{factor} \u00d7 (old_logprobs - ref_logprobs)"
+    assert f"each token: minus the KL penalty, {penalty}" in drawn
 
 
 def test_means_are_over_the_tokens_that_the_policy_chose():
@@ -234,45 +251,81 @@ def test_ppo_step_draws_the_numbers_of_the_batch():
     drawn = texts(show.ppo_step(batch_of(), minibatch_size=2, row=ROW))
     for text in (
         "old_logprobs (4, 2)",
+        "responses:",
         "mean 1.8 tokens",  # 2 + 1 + 2 + 2 tokens in four responses
         "scores (4,)",
         "ref_logprobs (4, 2)",
         "values (4, 2)",
         "rewards (4, 2)",
-        "KL 0.88 nats/response",  # -2 + 2.5 a token, times 1.75 tokens
+        "KL 0.88 nats per response",  # -2 + 2.5 a token, times 1.75 tokens
         "-2.25 to 1.50",
         "mean 0.42",
-        "4 optimiser steps of both networks",  # two epochs of two minibatches
+        "4 updates of each network",  # two epochs of two minibatches
         "3.1 % of tokens clipped",
         "loss: \u00bd (value - return)\u00b2",
-        "mean 0.16",
+        "mean loss 0.16",
+        "ratio: new / old probability",
+        "This is step 4 of 8.",  # steps count from 0 in a history
     ):
         assert drawn.count(text) == 1, text
     assert drawn.count("2 rows") == 4
 
 
-def test_the_sample_gives_old_logprobs_to_the_rewards():
-    figure = show.ppo_step()
+def arrows(figure, start, end) -> list:
+    """The arrows from the box with the text `start` to the box with the text `end`, in pixels."""
     figure.draw_without_rendering()
     boxes_of = {
         text.get_text(): box
         for text in figure.axes[0].texts
-        for box in boxes(figure)
+        for box in boxes(figure)  # where boxes lie in each other, the inner one is drawn last
         if inside(text.get_window_extent(), box)
     }
-    sample, rewards = boxes_of["1  Sample"], boxes_of["3  Rewards"]
     lines = [
         p.get_path().transformed(p.get_transform()).to_polygons(closed_only=False)[0]
         for p in figure.axes[0].patches
         if isinstance(p, FancyArrowPatch)
     ]
-    (line,) = [
+    return [
         line
         for line in lines
-        if sample.padded(3).contains(*line[0]) and rewards.padded(9).contains(*line[-1])
+        if boxes_of[start].padded(3).contains(*line[0])
+        and boxes_of[end].padded(9).contains(*line[-1])
     ]
+
+
+def test_the_sample_gives_old_logprobs_to_the_rewards():
+    figure = show.ppo_step()
+    (line,) = arrows(figure, "1  Sample", "3  Rewards")
     (label,) = [t for t in figure.axes[0].texts if t.get_text() == "old_logprobs (B, R)"]
     assert 0 < label.get_window_extent().y0 - line[:, 1].max() < 10  # just above the arrow
+
+
+def test_each_new_network_goes_back_to_its_own_box():
+    figure = show.ppo_step()
+    assert len(arrows(figure, "new actor", "1  Sample")) == 1
+    assert len(arrows(figure, "new critic", "critic")) == 1
+    assert not arrows(figure, "new critic", "1  Sample")
+    assert not arrows(figure, "new actor", "critic")
+
+
+def test_prompts_go_to_ppo_and_grpo_and_a_rule_only_to_grpo():
+    figure = show.pipeline()
+    for start, ends in (
+        ("prompts", ["3  PPO", "GRPO"]),
+        ("2  Reward model", ["3  PPO"]),  # from this arrow one branches off to GRPO
+        ("or a rule, e.g.", ["GRPO"]),
+        ("human ratings", ["2  Reward model", "DPO"]),
+    ):
+        for end in ("2  Reward model", "3  PPO", "GRPO", "DPO"):
+            assert len(arrows(figure, start, end)) == (end in ends), (start, end)
+
+
+def test_gold_score_and_kl_are_explained_where_they_stand():
+    (gold,) = [t for t in texts(show.pipeline({"SFT": "gold score 0.38"})) if ":" in t[:12]]
+    assert gold.startswith("gold score: the rating that people would give")
+    (kl,) = [t for t in texts(show.pipeline({"PPO": "KL 2.0 nats"})) if ":" in t[:12]]
+    assert kl == "KL: distance from the SFT policy, in nats per response."
+    assert not [t for t in texts(show.pipeline({"PPO": "KLM"})) if ":" in t[:12]]
 
 
 def test_many_minibatches_are_counted_and_not_all_drawn():
@@ -285,6 +338,7 @@ def test_a_group_draws_scores_and_their_advantages():
     drawn = texts(group())
     assert "the policy samples G = 4 responses" in drawn and "1+1=" in drawn
     assert "mean 0.50     standard deviation 0.58" in drawn
+    assert "standard deviation\u00b2 = sum of (score - mean)\u00b2 / (G - 1)" in drawn
     assert "advantage = (score - mean) / standard deviation" in drawn
     rows = [text for text in drawn if text in ("0", "1", "-0.87", "+0.87")]
     assert rows == ["0", "-0.87", "1", "+0.87", "1", "+0.87", "0", "-0.87"]
@@ -293,6 +347,7 @@ def test_a_group_draws_scores_and_their_advantages():
 def test_without_the_standard_deviation_an_advantage_is_score_minus_mean():
     drawn = texts(group((0.5, 1.5, 1.0, 1.0), scale_by_std=False))
     assert "advantage = score - mean" in drawn
+    assert not [text for text in drawn if "standard deviation" in text]
     assert [t for t in drawn if t in ("-0.50", "+0.50", "0.00")] == [
         "-0.50",
         "+0.50",
@@ -306,12 +361,14 @@ def test_all_tokens_of_a_response_have_one_colour():
     figure = group()
     cells = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
     colours = [cell.get_facecolor() for cell in cells]
-    # responses of 2, 3, 1 and 1 tokens, each followed by the cell of its advantage
-    for tokens in (colours[:3], colours[3:7], colours[7:9], colours[9:11]):
-        assert len(set(tokens)) == 1
-    assert colours[0] == colours[9] != colours[3] == colours[7]
+    # responses of 2, 3, 1 and 1 tokens, then the cells of the four advantages
+    for tokens, advantage in zip(
+        (colours[:2], colours[2:5], colours[5:6], colours[6:7]), colours[7:11], strict=True
+    ):
+        assert set(tokens) == {advantage}
+    assert colours[0] == colours[6] != colours[2] == colours[5]
     dashed = [cell.get_linestyle() != "-" for cell in cells]  # for print in grey
-    assert dashed[:7] == [True] * 3 + [False] * 4
+    assert dashed[:7] == [True] * 2 + [False] * 4 + [True]
 
 
 def test_equal_scores_have_white_tokens():
@@ -330,6 +387,14 @@ def test_tokens_and_responses_that_do_not_fit_are_counted():
     drawn_tokens = drawn.count("x") // 12
     assert more == f"and {512 - drawn_tokens} more" and drawn_tokens > 10
     assert "and 2 more responses" in drawn
+
+
+@pytest.mark.parametrize("tokens, place", [(2, 440), (18, 469), (60, 650)])
+def test_scores_stand_near_the_end_of_the_longest_response(tokens, place):
+    figure = show.grpo_group("p", [["x"] * tokens, ["x"]], [0, 1], note="x is a letter")
+    (score,) = [t for t in figure.axes[0].texts if t.get_text() == "score"]
+    assert score.get_position()[0] == pytest.approx(place, abs=3)
+    assert "x is a letter" in texts(figure)
 
 
 def test_text_of_models_is_drawn_as_it_is_except_for_what_does_not_print():
@@ -377,6 +442,7 @@ PAD = torch.tensor([[1.0, 1.0], [1.0, 1.0], [math.nan, 1.0], [1.0, 1.0]])
         (lambda: show.four_models(without(batch_of(), "values")), "no column 'values'; its"),
         (lambda: show.four_models(without(batch_of(), "scores")), r"with_columns\(scores="),
         (lambda: show.four_models({"scores": 1}), "batch is a dict; give a Rollout"),
+        (lambda: show.four_models(kl_coef=-0.1), "kl_coef is -0.1; it must be 0 or more"),
         (
             lambda: show.four_models(batch_of(scores=torch.ones(4, 2))),
             r"'scores' has shape \(4, 2\); it must be \(4,\), B",

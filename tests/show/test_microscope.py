@@ -238,7 +238,7 @@ def test_missing_alternatives_are_no_error():
 
 def test_without_scripts_the_coloured_tokens_are_there():
     page = microscope({"PPO": table([" <b>", "y"]), "SFT": table()}, still="pictures/x.png").html
-    still = page[page.index('class="still"') : page.index('<script type="application/json"')]
+    still = still_of(page)
     assert f'background:{strip_colour(0.5, 1.0)};{SPAN}" title="+0.500">·&lt;b&gt;' in still
     assert "PPO, response 0: advantage" in still and "SFT, response 0: advantage" in still
     assert "pictures/x.png" in still
@@ -277,6 +277,65 @@ def test_the_figure_shows_the_first_view():
     assert "PPO, response 0, step 10: advantage" in words
     assert "SFT, response 0, step 0: advantage" in words
     assert words.count("+2.00") == 3 and "-1.00" in words and "·a" in words
+
+
+def still_of(page):
+    return page[page.index('class="still"') : page.index('<script type="application/json"')]
+
+
+def test_a_prompt_that_all_responses_share_stands_once_above_them():
+    rows = pd.concat([table(prompt="The\nfilm\n"), table(text=4, prompt="The\nfilm\n")])
+    shown = microscope(rows, text="all")
+    words = words_of(shown.figure())
+    assert words.count("prompt: The\u23cefilm") == 1
+    assert "response 0: advantage" in words and "response 4: advantage" in words
+    assert still_of(shown.html).count("<b>Prompt:</b> The\nfilm</p>") == 1
+    assert "prompt: " not in " ".join(words_of(microscope(table().drop(columns="prompt")).figure()))
+
+
+def test_short_prompts_that_differ_stand_in_the_titles():
+    rows = pd.concat([table(prompt="The film\n"), table(text=4, prompt="A <book>")])
+    shown = microscope(rows, text="all")
+    assert {'response 0 to "The film": advantage', 'response 4 to "A <book>": advantage'} <= set(
+        words_of(shown.figure())
+    )
+    assert "response 4 to &quot;A &lt;book&gt;&quot;: advantage" in still_of(shown.html)
+    long = pd.concat([rows, table(text=5, prompt="word " * 9)])
+    words = words_of(microscope(long, text="all").figure())
+    assert "response 0: advantage" in words and "response 5: advantage" in words
+    assert "prompt: The film" in words_of(microscope(long).figure())  # one response is shown
+
+
+def test_a_long_prompt_is_cut_after_three_lines():
+    figure = microscope(table(prompt="word " * 99)).figure()
+    figure.draw_without_rendering()
+    lines = [t for t in figure.texts if "word" in t.get_text()]
+    assert len(lines) == 3 and lines[-1].get_text().endswith("\u2026")
+    places = [t.get_window_extent() for t in figure.texts]
+    assert all(above.y0 > below.y1 for above, below in zip(places, places[1:], strict=False))
+    end = min(axes.get_window_extent().x0 for axes in figure.axes[1:])  # the colour scale
+    assert max(place.x1 for place in places) < end - 30
+
+
+@pytest.mark.parametrize(
+    "scores, title",
+    [
+        ([1.0, 1.0, 1.0], "response 0, score 1: advantage"),
+        ([0.76427] * 3, "response 0, score 0.76: advantage"),
+        ([-1.4855, None, -1.4855], "response 0, score -1.49: advantage"),
+        ([0.1, 0.2, 0.3], "response 0: advantage"),  # no score of the whole response
+        ([float("nan")] * 3, "response 0: advantage"),
+        ([math.inf] * 3, "response 0, score inf: advantage"),
+    ],
+)
+def test_a_title_names_the_score_of_the_response(scores, title):
+    shown = microscope(table(score=scores))
+    assert title in words_of(shown.figure()) and title in still_of(shown.html)
+
+
+def test_the_score_stands_once_where_it_is_the_colour():
+    words = words_of(microscope(table(score=[1, 1, 1]), "score").figure())
+    assert "response 0: score of the whole response" in words
 
 
 def test_the_figure_of_a_ratio_shows_its_logarithm():
