@@ -83,6 +83,8 @@ def text_judge(
 ) -> Judge:
     """A judge of texts: the mean score, at EOS, of one or more reward models.
 
+    A text that stands several times after the same prompt is read once.
+
     Args:
         models: the ensemble; one model is enough.
         batch_size: responses per forward pass.
@@ -94,21 +96,21 @@ def text_judge(
 
     @torch.no_grad()
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
-        # similar lengths in one batch need less padding
-        order, scores = sorted(range(len(prompts)), key=lambda i: len(responses[i])), []
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        asked = list(zip(prompts, responses, strict=True))
+        # each text once; similar lengths in one batch need less padding
+        texts, scores = sorted(dict.fromkeys(asked), key=lambda text: len(text[1])), []
+        for start in range(0, len(texts), batch_size):
             batch = encode(
                 tokenizer,
-                [prompts[i] for i in rows],
-                [responses[i] for i in rows],
+                *zip(*texts[start : start + batch_size], strict=True),
                 max_response=max_response,
             )
             members = [
                 last_token_scores(token_scores(m, batch), batch.attention_mask) for m in models
             ]
             scores.append(torch.stack(members).mean(0))
-        return torch.cat(scores)[torch.tensor(order).argsort()]
+        place = {text: i for i, text in enumerate(texts)}
+        return torch.cat(scores)[[place[text] for text in asked]]
 
     return judge
 

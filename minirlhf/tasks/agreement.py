@@ -48,11 +48,11 @@ def human_ceiling(
     """
     values = torch.arange(-4.0, 5.0, dtype=torch.float64)
     rows = {
-        r: [Counter(r.ratings)[v] for v in range(-4, 5)]
-        for r in {r for pair in pairs for r in pair}
+        ratings: [ratings.count(v) for v in range(-4, 5)]
+        for ratings in {r.ratings for pair in pairs for r in pair}
     }
     a, b = (
-        torch.tensor([rows[r] for r in side], dtype=torch.float64)
+        torch.tensor([rows[r.ratings] for r in side], dtype=torch.float64)
         for side in zip(*pairs, strict=True)
     )  # (N, 9): number of raters who gave each of the nine ratings
     # means of the other raters

@@ -175,17 +175,22 @@ def pairs_within_films(
     The difference is that of the two mean ratings, absolute, in rating units.
     """
     check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
+    return [pair for pair, gap in _pairs_and_gaps(split) if min_gap <= gap < max_gap]
+
+
+@functools.cache
+def _pairs_and_gaps(split: str) -> tuple[tuple[tuple[Review, Review], float], ...]:
+    """All pairs of rated snippets of one film of a split, and their gaps."""
     films = defaultdict(list)
     for review in load_reviews():
         if review.split == split and review.ratings:
             films[review.movie].append(review)
-    return [
-        (a, b)
+    return tuple(
+        ((a, b), abs(a.mean - b.mean))
         for group in films.values()
         for i, a in enumerate(group)
         for b in group[i + 1 :]
-        if min_gap <= abs(a.mean - b.mean) < max_gap
-    ]
+    )
 
 
 def preference_pairs(

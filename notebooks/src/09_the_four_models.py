@@ -96,7 +96,8 @@ for title, text, points in zip(titles, decode(tokenizer, rollout), scores.tolist
 # The actor is still a copy of the reference, so every KL is 0 and the rewards are the scores, each on its text's last token. To see a leash that pulls, we let the actor be one that has learned for a moment, and look at one of its reviews in the microscope. (The table shows the moment before the update: the log-probability is still the old one, every ratio is 1, nothing is clipped. A token's log-ratio, and the sum of one text, may be negative; only their mean over texts is a KL and is not.)
 
 # %%
-short = PPOConfig(steps=1 if FAST else 4, epochs=1 if FAST else 2, kl=PPOConfig().kl, seed=0)
+a_moment = {"steps": 1, "epochs": 1, "batch_size": 8, "minibatch_size": 8} if FAST else {"steps": 4, "epochs": 2}
+short = PPOConfig(**a_moment, kl=PPOConfig().kl, seed=0)
 moved, moved_critic, _ = train_ppo(
     trainable(sft),
     trainable(scorer),
@@ -296,9 +297,10 @@ def one_step(actor, critic, seed=0, size=16):
     return policy_loss.item(), value_loss.item()
 
 
+size = 4 if FAST else 16
 mine, mine_critic = trainable(sft).eval(), trainable(scorer).eval()
-losses = one_step(mine, mine_critic)
-config = PPOConfig(steps=1, epochs=1, batch_size=16, minibatch_size=16, seed=0)
+losses = one_step(mine, mine_critic, size=size)
+config = PPOConfig(steps=1, epochs=1, batch_size=size, minibatch_size=size, seed=0)
 theirs, their_critic, history = train_ppo(
     trainable(sft),
     trainable(scorer),
@@ -343,11 +345,10 @@ starts = {
     "its backbone, a new head": new_head(trainable(scorer).backbone),
     "the SFT model, a new head": new_head(trainable(sft).base_model),
 }
+a_while = {"steps": 1, "epochs": 1, "batch_size": 8, "minibatch_size": 8} if FAST else {"steps": 6, "epochs": 2}
 warm = {}
 for name, start in starts.items():
-    config = PPOConfig(
-        steps=1 if FAST else 6, epochs=1 if FAST else 2, critic_warmup=6, lam=1.0, seed=0
-    )
+    config = PPOConfig(**a_while, critic_warmup=6, lam=1.0, seed=0)
     warm[name] = train_ppo(
         trainable(sft),
         start,
@@ -466,9 +467,10 @@ shown = {
     "clip_fraction": (0, 0.45),
     "explained_variance": (-1, 1),
 }
+drawn = {letter: logs[letter] for letter in ("AB" if FAST else logs)}  # drawing all eight takes a while
 figure = Figure(figsize=(13, 11.5), dpi=100, layout="constrained")
-grid = figure.subplots(len(logs), len(shown), sharex=True)
-for (letter, rows), line in zip(logs.items(), grid, strict=True):
+grid = figure.subplots(len(drawn), len(shown), sharex=True)
+for (letter, rows), line in zip(drawn.items(), grid, strict=True):
     for (key, limits), axes in zip(shown.items(), line, strict=True):
         axes.plot([row[key] for row in rows], color=COLOURS[0], linewidth=1.8)
         axes.axhline(0, color="#888888", linewidth=0.6)

@@ -294,7 +294,8 @@ display(figure)
 policy, tokenizer = load_policy("tiny-reviews-sft")
 actor = load_policy("tiny-reviews-sft")[0].requires_grad_(True)
 pairs = reviews.preference_pairs("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
-_, history = train_dpo(actor, tokenizer, pairs, DPOConfig(steps=5 if FAST else 40), reference=policy)
+config = DPOConfig(steps=2, batch_size=4) if FAST else DPOConfig(steps=40)
+_, history = train_dpo(actor, tokenizer, pairs, config, reference=policy)
 for row in history[:: 1 if FAST else 8]:
     print(
         f"step {row['step']:2d}  loss {row['loss']:.3f}  margin {row['rewards/margins']:+.3f}  right order {row['rewards/accuracies']:.2f}"
@@ -387,7 +388,8 @@ each, films = [row["right_order"] for row in asked], {film: n for film, (_, n) i
 right = torch.tensor([sum(row["by_film"][film][0] for row in asked) / len(asked) for film in films])
 same = reviews.preference_pairs("test", sum(films.values()), seed=17, max_tokens=32, tokenizer=tokenizer)[:]
 judge = text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer)  # on the very same pairs
-ahead = (judge(same["prompt"], same["chosen"]) > judge(same["prompt"], same["rejected"])).double()
+of_chosen, of_rejected = judge(2 * same["prompt"], same["chosen"] + same["rejected"]).chunk(2)
+ahead = (of_chosen > of_rejected).double()
 of_film = {film: n for n, film in enumerate(films)}
 judged = torch.zeros(len(films)).double().index_add(0, torch.tensor([of_film[film] for film in same["prompt"]]), ahead)
 unit = len(films) / sum(films.values())  # each film's part of a share of pairs

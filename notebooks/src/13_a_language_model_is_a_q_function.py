@@ -199,7 +199,8 @@ assert (found - world.probs(one_step)).abs().max() < 1e-6 < 0.03 < (found - worl
 policy, tokenizer = load_policy("tiny-reviews-sft")
 actor = load_policy("tiny-reviews-sft")[0].requires_grad_(True)
 pairs = reviews.preference_pairs("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
-_, history = train_dpo(actor, tokenizer, pairs, DPOConfig(steps=5 if FAST else 60), reference=policy)
+config = DPOConfig(steps=2, batch_size=4) if FAST else DPOConfig(steps=60)
+_, history = train_dpo(actor, tokenizer, pairs, config, reference=policy)
 shown = reviews.preference_pairs("val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer)[:]
 texts = [text for n in (0, 1) for text in (shown["chosen"][n], shown["rejected"][n])]
 batch = encode(tokenizer, [p for n in (0, 1) for p in [shown["prompt"][n]] * 2], texts)
@@ -272,10 +273,10 @@ first = found[0]
 solver, digits = load_policy("tiny-steps")
 asked = planted_pairs(problems := arithmetic.problems("test", 400, levels=LEVELS), 0)
 last_digit = sum(place == len(text) - 1 for place, text in zip(asked["place"], asked["rejected"], strict=True)) / len(asked)
-faulty = false_steps(solver, digits, problems, 0, 400)
+faulty = false_steps(solver, digits, problems[: 100 if FAST else 400], 0, 400)
 last_step = sum(step == text.count("=") for step, text in zip(faulty["step"], faulty["rejected"], strict=True)) / len(faulty)
 print(f"always the last digit finds {last_digit:.2f} of the planted ones; always the last step {last_step:.2f} of the model's own")
-assert round(last_digit, 2) == 0.22 and abs(last_step - 0.74) < 0.05  # the samples may differ by a few on another machine
+assert round(last_digit, 2) == 0.22 and (FAST or abs(last_step - 0.74) < 0.05)  # the samples may differ by a few on another machine
 print(f"planted: {first['planted, cases']} cases, interval of surprisal {[round(x, 2) for x in first['planted, surprisal, interval']]}")
 print(f"own: {first['own, cases']} cases, interval of surprisal {[round(x, 2) for x in first['own, surprisal, interval']]}, a step at random {first['own, by chance']:.2f}")
 assert round(first["planted, surprisal"], 2) == 0.94 and round(first["own, surprisal"], 2) == 0.69
@@ -304,17 +305,18 @@ low, high = bootstrap(hit - in_last)
 print(f"surprisal minus the rule: {(hit - in_last).mean():+.2f} [{low:+.2f}, {high:+.2f}]")
 print(f"errors in the last step ({int(in_last.sum())}): surprisal finds {hit[in_last == 1].mean():.2f}, the rule all; in an earlier one ({int((1 - in_last).sum())}): surprisal {hit[in_last == 0].mean():.2f}, the rule none")
 best = max((row[f"own, {r}"], row[f"own, {r}, interval"]) for row in found for r in readers)
-claim(
-    "Of its own errors surprisal finds fewer than of planted ones. By the share found neither surprisal nor the best of the trained readers can be told from the rule that always blames the last step;",
-    first["own, surprisal, interval"][1] < first["planted, surprisal, interval"][0] and low < 0 < high and best[1][0] < last_step < best[1][1],
-    evidence=f"surprisal {first['own, surprisal']:.2f}, the best reader {best[0]:.2f} [{best[1][0]:.2f}, {best[1][1]:.2f}], the last step {last_step:.2f}",
-    seeds=3,
-)
-claim(
-    "but the errors that stand elsewhere the rule never finds, and surprisal nearly all of them.",
-    hit[in_last == 0].mean() > 0.85 and (in_last == 0).sum() > 40,
-    evidence=f"{hit[in_last == 0].mean():.2f} of {int((in_last == 0).sum())}",
-)
+if not FAST:  # FAST asks for too few samples
+    claim(
+        "Of its own errors surprisal finds fewer than of planted ones. By the share found neither surprisal nor the best of the trained readers can be told from the rule that always blames the last step;",
+        first["own, surprisal, interval"][1] < first["planted, surprisal, interval"][0] and low < 0 < high and best[1][0] < last_step < best[1][1],
+        evidence=f"surprisal {first['own, surprisal']:.2f}, the best reader {best[0]:.2f} [{best[1][0]:.2f}, {best[1][1]:.2f}], the last step {last_step:.2f}",
+        seeds=3,
+    )
+    claim(
+        "but the errors that stand elsewhere the rule never finds, and surprisal nearly all of them.",
+        hit[in_last == 0].mean() > 0.85 and (in_last == 0).sum() > 40,
+        evidence=f"{hit[in_last == 0].mean():.2f} of {int((in_last == 0).sum())}",
+    )
 verified = [row["verifier_right"] for row in found]
 print(f"the verifier says of {min(verified):.2f} to {max(verified):.2f} of its training texts rightly whether they end right")
 assert max(verified) < 0.6
@@ -331,14 +333,14 @@ assert max(verified) < 0.6
 
 # %%
 learner = load_policy("tiny-steps")[0].requires_grad_(True)
-practice = planted_pairs(arithmetic.problems("train", 5000, seed=1, levels=LEVELS), 0)
-settings = LOCATED["dpo"] | ({"steps": 10} if FAST else {})
+practice = planted_pairs(arithmetic.problems("train", 100 if FAST else 5000, seed=1, levels=LEVELS), 0)
+settings = LOCATED["dpo"] | ({"steps": 2, "batch_size": 16} if FAST else {})
 train_dpo(learner, digits, practice.select_columns(["prompt", "chosen", "rejected"]), DPOConfig(**settings), reference=solver)
 sums, good = (encode(digits, asked["prompt"], asked[side]) for side in ("rejected", "chosen"))
 with torch.no_grad():
-    before, after = policy_logprobs(solver, sums), policy_logprobs(learner, sums)
-    whole = [(policy_logprobs(learner, x) - policy_logprobs(solver, x)).sum(1) for x in (good, sums)]
-    free = [policy_logprobs(solver, x).sum(1) for x in (good, sums)]
+    (before, before_good), (after, after_good) = ([policy_logprobs(model, x) for x in (sums, good)] for model in (solver, learner))
+whole = (after_good - before_good).sum(1), (after - before).sum(1)
+free = before_good.sum(1), before.sum(1)
 ordered, before_all = ((a > b).double().mean().item() for a, b in (whole, free))
 print(f"whole texts: the right solution has the higher implicit reward in {ordered:.2f} of the held-out pairs; the higher log pi before any DPO in {before_all:.2f}")
 assert before_all > 0.97 and (FAST or 0.75 < ordered < before_all)
