@@ -140,7 +140,12 @@ four = ["16+16+11="] * 4
 texts, scores = models.decode(tokenizer, batch), score(batch)
 by_hand = torch.tensor([[0.866, -0.866, -0.866, 0.866]])
 assert torch.allclose(core.group_relative(scores[None]), by_hand, atol=1e-3)
-show.grpo_group("16+16+11=", [[*text, "EOS"] for text in texts], scores)
+show.grpo_group(
+    "16+16+11=",
+    [[*text, "EOS"] for text in texts],
+    scores,
+    note="~ answers at once, without written steps",
+)
 
 # %% [markdown]
 # `~43` is a lucky guess and gets the same advantage as the careful `32+11=43`. The rule looks only at
