@@ -20,7 +20,7 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 75 minutes to read and 75 for the exercises.
+# About 75 minutes to read and 85 for the exercises.
 
 # %%
 import copy
@@ -69,11 +69,12 @@ from minirlhf.classroom import check
 # \frac{\nabla \pi}{\pi} = \rho_t \nabla \log \pi . $$
 #
 # So without the clip, PPO would maximise $\rho_t A_t$. Right after sampling, $\pi = \pi_{\text{old}}$
-# and every ratio is 1. **PPO's first update is REINFORCE's**, with the critic as its baseline.
+# and every ratio is 1. There the gradient is $A_t \nabla \log \pi$: **PPO's first update is
+# REINFORCE's**, with the advantages of lesson 05.
 #
 # Further away, the ratio corrects only a part of the difference. It compares how often the two
 # policies choose token $y_t$ *after the same prefix* $s_t$. But the new policy also reaches other
-# prefixes. An example:
+# prefixes:
 #
 # | | old policy | new policy | ratio |
 # |---|---|---|---|
@@ -81,8 +82,9 @@ from minirlhf.classroom import check
 # | writes *good* after *not* | 0.5 | 0.6 | 1.2 |
 # | writes *not good* | 0.25 | 0.06 | 0.24 |
 #
-# *not good* has become four times rarer. But the ratio of its token *good* is 1.2: PPO weighs this
-# token as if it had become more frequent. So PPO keeps $\pi$ close to $\pi_{\text{old}}$, by the clip.
+# A new batch would contain *not good* 0.24 times as often. But its token *good* gets the weight 1.2. The
+# ratio of one token cannot see this. The error is small only while $\pi$ is near $\pi_{\text{old}}$. The
+# clip does not repair the error. It stops the pushing before the error grows.
 
 # %% [markdown]
 # ## 3. The clip
@@ -164,12 +166,12 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference of
-# the two log-probabilities says how much more the policy likes the token than the reference does. If
-# it likes it more, it pays. If it likes it less, it gets a bonus. Summed over a response and averaged
-# over many responses, the difference is the KL divergence of the two policies (lesson 07). It is
-# never negative, and its unit is the **nat**. So the penalty keeps the policy near the model that
-# writes good English.
+# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
+# called the **log-ratio** of the token. If the policy likes the token more than the reference does, the
+# log-ratio is positive and the token costs something. If it likes it less, the token gets a bonus. So
+# the penalty keeps the policy near the model that writes good English. The mean of the summed
+# log-ratios, over responses of the policy, is its KL divergence from the reference (lesson 07). That is
+# never negative. Its unit is the **nat**.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
@@ -195,7 +197,7 @@ assert advantages.tolist() == [[0.5, 0.5, 1.0]]
 assert returns.tolist() == [[1.0, 1.5, 2.0]]
 
 # %% [markdown]
-# Here is the whole step. The critic starts as a copy of the reward model.
+# The critic starts as a copy of the reward model.
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
@@ -219,7 +221,8 @@ critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Now the algorithm. Tensors have the shape (B, R): B responses, R token positions. The mask is true
+# Now the algorithm. We take five times the usual learning rate, so that three steps show
+# something. Tensors have the shape (B, R): B responses, R token positions. The mask is true
 # at real tokens and false at padding. With 64 responses, minibatches of 32 and two epochs, one step
 # makes four updates.
 
@@ -274,7 +277,7 @@ def ppo_step(titles):
 # - The critic's loss is half the squared difference between its value and the return.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
-# learning-rate schedule, an upper limit for the length of the gradient, *whitened* advantages (scaled
+# learning-rate schedule, gradient norm clipping, *whitened* advantages (scaled
 # to mean 0 and variance 1), and a clip for the critic's loss as well. `PPOConfig.plain` switches
 # these extras off. With the same seed, three steps then leave exactly the same weights:
 
@@ -301,7 +304,7 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 # ## 5. A batch under the microscope
 #
 # The **token microscope** shows all numbers of all tokens. Point at a token, or use the arrow keys. A
-# menu chooses which number gives the colour.
+# menu chooses the colour.
 #
 # First, four responses of the last of our three batches, read *after* its four updates. Responses are
 # numbered from 0. Blue tokens have become more likely since they were sampled, orange ones less
@@ -315,17 +318,16 @@ show.microscope(table, "ratio", text="all")
 
 # %% [markdown]
 # A token is clipped if its ratio is above 1.2 *and* its advantage is positive, or if its ratio is
-# below 0.8 *and* its advantage is negative. Three tokens of response 1:
+# below 0.8 *and* its advantage is negative. Two tokens of response 1:
 #
 # - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. It only takes its gradient
 #   away, once it is there. One large update can jump past 1.2. And updates for other tokens move this
 #   one too, because all tokens share the same weights.
-# - *ook* is inside the range and has a gradient.
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# In these responses 40 % of the tokens are clipped. In section 7 it is at most 9 %: there the learning
-# rate begins five times lower, and the mean over all updates is logged. We count after the last update.
+# In these responses 40 % of the tokens are clipped, because of our large learning rate, and because we
+# count after all updates. `train_ppo` logs the mean over the updates: at most 9 % in section 7.
 #
 # Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
 # before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
@@ -359,8 +361,8 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # responses (lesson 04) shows this exactly: there we can *compute* the expected return of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates, with and without the
-# clip, always from the same starting policy. To keep the world simple there is no critic: the
-# advantage of a response is its reward minus the mean reward of the other three, for all its tokens.
+# clip, always from the same starting policy. The
+# advantage of a response is its reward minus the mean reward of the other three (no critic).
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -467,13 +469,14 @@ show.differences(
 # and the grey band is the range of these runs. A difference inside the band may be luck. The bars
 # are 95 % intervals of the difference, over seeds.
 #
-# - **With two epochs, no single part decides.** Without the clip, without whitening, without the
+# - **With two epochs, we see no single part that matters.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
-# - **The number of epochs does.** One epoch is below the band, eight epochs are above it.
+# - **The number of epochs decides.** Only one epoch costs gold: it is below the band. Eight epochs are
+#   above it, with four times as many updates.
 # - **Eight epochs, no clip** are back inside it.
 #
-# How far did each policy move for its gold? The brackets of this table are the lowest and the highest
-# of three runs. The last row is another experiment: two epochs with a smaller KL coefficient.
+# How far did each policy move for its gold? (Brackets: lowest and highest of three runs. The last row has
+# two epochs and a smaller KL coefficient.)
 
 # %%
 shown = [*changed, "kl_coef 0.25"]
@@ -510,6 +513,14 @@ show.curves(
 # </details>
 #
 # The clip is insurance: with two epochs it matters little, with eight it prevents the collapse.
+#
+# | curve | healthy | sick |
+# |---|---|---|
+# | score, gold | rise together, then flatten | fall back, or the score rises alone; at the end they may look fine |
+# | KL | grows, then stays | jumps, or grows to the end |
+# | length | changes slowly | runs to very short or to the limit |
+# | entropy | falls a little | collapses |
+# | clip fraction | a few percent | tens of percent: the updates are too large for one batch |
 
 # %% [markdown]
 # ## What to remember

@@ -205,7 +205,8 @@ def grpo_step(questions):
 
 # %% [markdown]
 # Compare it with PPO's step in lesson 06. There is no critic, no value loss and no GAE. Part 3 of the
-# code replaces all of them. The update is PPO's.
+# code replaces all of them. The update is PPO's, except
+# for the mean: first over the tokens of each response, then over the responses.
 #
 # The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
 # learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Two
@@ -228,8 +229,6 @@ assert models.same_weights(actor, other)
 print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 
 # %% [markdown]
-# Three steps are too few to see progress. Section 8 shows more.
-#
 # **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
 # text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
 # When it is on, `train_group` puts it into the score, as PPO does: before part 3, each response pays
@@ -260,10 +259,10 @@ show.microscope(tokens, "advantage", text="all")
 # 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32. Only the
 #    digit after `=` is wrong. But all its tokens are pushed down alike, the right ones too. GRPO does
 #    not know where the error is. A critic can learn it (lesson 05).
-# 3. **Why it works all the same.** Add up the pushes on the first token. Six responses begin with `~`:
-#    together −2.1. Two begin with `3`, the first digit of a step: 2.47 − 0.35 = 2.12. So written
-#    steps become more likely. Over many groups, responses with a right first step do better than
-#    their group's mean, so right steps are pushed up.
+# 3. **Why it works all the same.** Add up the pushes on the first token. The loss divides each one by
+#    the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two
+#    of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24. So written steps
+#    become more likely. Over many groups, right first steps are pushed up.
 #
 # Point at the first token of any response. Before training, the policy begins with `~` with a
 # probability of 79 %, and with a step only in 21 % of the cases.
@@ -294,7 +293,8 @@ for size in (2, 3, 4):
         assert torch.allclose(moved.grad, factor * world.gradient(logits))
 
 # %% [markdown]
-# The two assertions say:
+# Here we add up the log-probabilities of a response, and leave out the division by its length (see
+# exercise 3). The samples are fresh. The assertion says:
 #
 # - **Without the standard deviation**, GRPO's expected gradient is $(G-1)/G$ times the true one: the
 #   right direction, a slightly shorter step. The baseline $\bar r$ contains $r_i$ itself with weight
@@ -309,14 +309,19 @@ for size in (2, 3, 4):
 # $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
 # \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
 #
-# In the same way it is $-\nabla p / (1 - p)$ over the wrong responses. So on average every group pulls
-# along $\nabla p$, and its advantages only decide how strongly. We call the mean strength the
-# **weight** of the prompt: GRPO's expected gradient is the weight times $\nabla p$.
+# In the same way it is $-\nabla p / (1 - p)$ over the wrong responses. So on average a right response
+# with advantage $A_i$ pulls by $A_i / p$ along $\nabla p$, and a wrong one by $-A_i / (1 - p)$. The
+# **strength** of a group is the mean of these numbers. Here are all groups of two:
 #
-# By hand, for groups of two: the scores differ with a chance of $2p(1-p)$. Then the advantages are
-# 0.71 and −0.71, and the strength is $\frac{0.71}{2} \big(\frac{1}{p} + \frac{1}{1-p}\big) =
-# \frac{0.71}{2p(1-p)}$. The product is 0.71 for every $p$. For larger groups the code adds up the
-# cases: no response is right, one is right, two are right, ...
+# | group | how often | advantages | strength |
+# |---|---|---|---|
+# | both right | $p^2$ | 0, 0 | 0 |
+# | one right | $2p(1-p)$ | 0.71, −0.71 | $\frac12 \big(\frac{0.71}{p} + \frac{0.71}{1-p}\big) = \frac{0.71}{2p(1-p)}$ |
+# | both wrong | $(1-p)^2$ | 0, 0 | 0 |
+#
+# The **weight** of a prompt is its mean strength: how often times strength, added up. GRPO's expected
+# gradient is the weight times $\nabla p$. For groups of two the weight is 0.71, whatever $p$ is. For
+# larger groups the code adds up the rows.
 
 
 # %%
@@ -325,10 +330,12 @@ def weight(p, size):
     right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
     chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
     scores = (torch.arange(size) < right[:, None]).double()
-    slope = scores / p - (1 - scores) / (1 - p)  # of the log-probability of each score
-    return (chance * (core.group_relative(scores) * slope).mean(1)).sum()
+    pull = scores / p - (1 - scores) / (1 - p)  # 1/p if right, -1/(1-p) if wrong
+    strength = (core.group_relative(scores) * pull).mean(1)
+    return (chance * strength).sum()
 
 
+# %%
 p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 half = torch.tensor(0.5, dtype=torch.float64)
 weights = {
@@ -348,11 +355,13 @@ show.lines(
 # Without the standard deviation every line would be flat: all prompts weigh the same. With it, very
 # hard and very easy prompts weigh more, if the groups are large. Most groups of a very hard prompt
 # have equal scores and teach nothing. But if one response of 16 is right, its advantage is 3.75. On
-# average this effect wins: a prompt with $p = 0.02$ weighs 1.9 times as much as one with
-# $p = 0.5$.
+# average this effect wins: with 16 responses, a prompt with $p = 0.02$ weighs 1.9 times as much as one
+# with $p = 0.5$.
 #
 # For very large groups the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
-# $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.**
+# $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.** For
+# a single prompt this only changes the step's length. Over many prompts it changes which prompts count
+# most.
 
 # %% [markdown]
 # ## 8. What a run looks like
@@ -443,10 +452,9 @@ show.curves(
 # - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
 #   first.
 #
-# *Rises* means: take pass@16 after training minus before, for each of the 400 problems. The 95 %
-# interval of the mean of these differences is above 0. To find the interval, we draw 400 of the
-# differences with replacement, many times, and take the mean of each draw. The middle 95 % of these
-# means are the interval (the *bootstrap*).
+# *Rises* means: the mean change of pass@16 over the 400 problems has a 95 % interval above 0. (By the
+# *bootstrap*: draw 400 of the changes with replacement, take their mean, and repeat. The interval is
+# the middle 95 % of these means.)
 
 # %%
 family = experiments.results("family")
@@ -455,8 +463,11 @@ measures = {"greedy": "greedy answer", "pass_1": "pass@1", "pass_16": "pass@16"}
 runs = family.set_index(["variant", "seed"])
 for name in named[1:]:
     for seed in range(3):
-        pair = runs.loc["start", seed], runs.loc[name, seed]
-        print(f"{name}, seed {seed}: {evaluate.sharpened_or_learned(*pair)}")
+        before, after = runs.loc["start", seed], runs.loc[name, seed]
+        pass_16 = after.pass_16_by_prompt, before.pass_16_by_prompt
+        change, low, high = evaluate.paired_difference(*pass_16)
+        print(f"{name}, seed {seed}: {evaluate.sharpened_or_learned(before, after)}")
+        print(f"    pass@16 changes by {change:+.3f} [{low:+.3f}, {high:+.3f}]")
 experiments.shown(family[family.variant.isin(named)], measures | {"length": "tokens"})
 
 # %% [markdown]
@@ -467,7 +478,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
-# But read pass@16 of the start: 98 %. There is hardly any room to rise. So this task can show that
+# One interval of six that is just above 0 may be chance. And read pass@16 of the start: 98 %. There is hardly any room to rise. So this task can show that
 # GRPO sharpens, and cannot tell how much it could teach. That needs harder problems.
 
 # %% [markdown]
@@ -493,7 +504,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 
 # %%
 compared = ["grpo", "dr-grpo", "dapo"]
-experiments.shown(family[family.variant.isin(compared)], measures)
+experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 
 # %% [markdown]
 # There is no visible difference on this task. The means of pass@1 differ by at most 0.015. Three seeds
@@ -778,10 +789,6 @@ print("the weights are equal:", models.same_weights(actor, other))
 #   the weights is not what counts. The noise of the gradient points to where the outputs change most.
 #   You see it in the KL under the figure of section 8: the control ends further from the start than the
 #   paid run.
-#
-# **The arcsine.** For very large groups, GRPO's gradient for one prompt is
-# $\nabla p / \sqrt{p(1-p)}$. By the chain rule this is $\nabla\, 2\arcsin\sqrt{p}$. For a
-# single prompt it only changes the step's length. Over many prompts it changes which prompts are heard.
 #
 # **What the libraries do.**
 #

@@ -271,11 +271,13 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         # 7: the gradient
         said("Take scores of", 0, 1)
         two = advantages(1, 0)[0]
-        said("Then the advantages are", two, -two)
-        said("The product is", two)
+        said("| both right |", 0, 0, 0)
+        said("| one right |", two, -two)
+        said("| both wrong |", 0, 0, 0)
+        said("For groups of two the weight is", two)
         assert math.isclose(weight(0.3, 2), two, rel_tol=1e-3)
         one_of_16 = advantages(1, *[0] * 15)[0]
-        said("one response of", 16, one_of_16, weight(0.02, 16) / weight(0.5, 16))
+        said("one response of", 16, one_of_16, 16, weight(0.02, 16) / weight(0.5, 16))
         # 8: a run
         said("a short run of our own:", 40)
         said("a single epoch with all", 16 * 8)
@@ -290,13 +292,15 @@ def test_the_numbers_of_the_prose(runs, steps, grpo, model):
         said("It rises from", equal[grpo.index < 10].mean(), last_ten.frac_reward_zero_std.mean())
         # 9: sharpening or learning
         said("We measure pass@k on", 400, 16)
-        said("minus before, for each of the", 400, 0, 400)
-        said("The middle", 0.95)
+        said("the mean change of pass@16 over the", 400, 0)
+        said("By the *bootstrap*: draw", 400)
+        said("The interval is the middle", 0.95)
         said("is the run of", 80)
         said("GRPO brings it from", *(mean(runs, v, "greedy") for v in ("start", "grpo")), 80)
         said("(pass@1) from", mean(runs, "start", "pass_1"), mean(runs, "grpo", "pass_1"))
         said("The verdict on", 80)
         said("on seed", 1, *gain(runs, "grpo", 1), 400)
+        said("that is just above", 0)
         said("read pass@16 of the start:", mean(runs, "start", "pass_16"))
         # 10: one change each
         dapo = FAMILY["dapo"]
@@ -362,8 +366,10 @@ def microscope(said, model):
     said("Its first step is right:", 16, 16, 16 + 16)
     at_once = sum(text.startswith("~") for text in texts)
     said("Look at response", texts.index("32+11=33"))
-    said("Six responses begin with `~`: together", at_once == 6, at_once * wrong)
-    said("the first digit of a step:", right, -wrong, right + wrong)
+    lengths = {len(text) + 1 for text in texts if text.startswith("~")}
+    assert at_once == 6 and lengths == {4} and len("32+11=43") + 1 == 9
+    said("Six responses of", 4, at_once, wrong, 4, at_once * wrong / 4)
+    said("= −0.53. Two of", 9, right, -wrong, 9, (right + wrong) / 9)
     policy, tokenizer = model
     table = evaluate.token_table(batch, tokenizer, actor=policy, temperature=1.0)
     first = dict(table.alternatives[0])
