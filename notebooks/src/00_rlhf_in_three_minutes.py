@@ -104,7 +104,7 @@ display(token_strip(tokens, with_eos, title="the reward of each prefix + EOS"))
 
 # %%
 actor, critic = trainable(policy), trainable(reward_model)  # copies: the originals stay as they are
-config = PPOConfig(steps=1 if FAST else 6, seed=0)
+config = PPOConfig(steps=1, batch_size=8, minibatch_size=4) if FAST else PPOConfig(steps=6)
 actor, critic, history = train_ppo(
     actor,
     critic,
@@ -123,7 +123,8 @@ actor, critic, history = train_ppo(
 
 # %%
 assert abs(history[0]["kl"]) < 1e-3
-once = PPOConfig(steps=1, epochs=1, minibatch_size=64, seed=0)
+size = 8 if FAST else 64
+once = PPOConfig(steps=1, epochs=1, batch_size=size, minibatch_size=size, seed=0)
 first = train_ppo(
     trainable(policy), trainable(reward_model), tokenizer, reviews.rl_prompts(), score, once
 )[2][0]

@@ -420,7 +420,7 @@ assert 0.28 < third < 0.38
 # %%
 sft, tokenizer = load_policy("tiny-reviews-sft")
 base, _ = load_policy("tiny-reviews")
-titles, size = reviews.eval_prompts("test") * 7, 8 if FAST else 64
+titles, size = reviews.eval_prompts("test") * 7, 4 if FAST else 64
 batches = sample_text(
     sft, tokenizer, titles[: 8 * size], config=SamplingConfig(temperature=1.0), seed=0, batch_size=size
 )

@@ -194,11 +194,11 @@ def train_per_token(steps=60, size=32):
         optimiser.zero_grad()
         per_token_reward_loss(c, r, c_mask, r_mask, c_ids, r_ids).mean().backward()
         optimiser.step()
-    samples = sample_text(sft, tokenizer, reviews.rl_prompts()[:128], seed=0)
+    samples = sample_text(sft, tokenizer, reviews.rl_prompts()[: 4 * size], seed=0)
     return normalise_scores(model.eval(), samples, tokenizer.eos_token_id)
 
 
-per_token = train_per_token(steps=3 if FAST else 60)
+per_token = train_per_token(steps=2, size=4) if FAST else train_per_token()
 sentence = "A moving and funny film, but the ending is dull."
 tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
 _, _, trained_everywhere = prefix_scores(per_token, tokenizer, "the film\n", sentence)
@@ -213,7 +213,7 @@ for values, title in (
 # How far may each be trusted at mid-text? A fair question to all: cut held-out pairs after eight tokens and ask which of the two beginnings belongs to the text that people preferred. Anything above a half is signal.
 
 # %%
-held = reviews.preference_pairs("test", 100 if FAST else 2000, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
+held = reviews.preference_pairs("test", 40 if FAST else 2000, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
 
 
 @torch.no_grad()
@@ -276,7 +276,7 @@ if not FAST:  # as above
 # stored with the weights. Then "+1" reads as "one standard deviation better than SFT", and `kl_coef` means the same for every reward model.
 
 # %%
-samples = sample_text(sft, tokenizer, reviews.rl_prompts()[:256], seed=3)
+samples = sample_text(sft, tokenizer, reviews.rl_prompts()[: 64 if FAST else 256], seed=3)
 fresh = torch.cat([rollout_score(scorer, tokenizer.eos_token_id)(s) for s in samples])
 error = 1 / math.sqrt(len(fresh))
 print(
@@ -340,7 +340,7 @@ assert all(
 assert over_seeds("reward model", bands[-1]) > over_seeds("reward model", bands[0]) + 0.2
 
 pairs = {
-    split: reviews.preference_pairs(split, 200 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer)[:]
+    split: reviews.preference_pairs(split, 80 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer)[:]
     for split in ("val", "test")
 }
 judge = text_judge([scorer], tokenizer)
@@ -566,7 +566,7 @@ def read_score(token_scores, attention_mask):
     return token_scores.gather(1, last[:, None].clamp(max=token_scores.shape[1] - 1))[:, 0]
 
 
-def accuracy_curve(read, steps=10 if FAST else 40, size=4 if FAST else 24):
+def accuracy_curve(read, steps=10 if FAST else 40, size=2 if FAST else 24):
     """Training accuracy, averaged over ten steps, of a reward model whose scores are read by `read`."""
     torch.manual_seed(0)
     model = ScalarModel(trainable(sft.base_model))
