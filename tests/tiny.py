@@ -68,7 +68,7 @@ def ending_policy(seed: int = 0, **given) -> GPT2LMHeadModel:
 
 
 def tiny_tour() -> TourConfig:
-    """A tour of one or two updates a stage, on few titles, judged on two."""
+    """A tour of a few updates a stage, on few titles, judged on two. Ratios leave 1."""
     return TourConfig(
         pairs=16,
         samples_per_prompt=1,
@@ -76,7 +76,7 @@ def tiny_tour() -> TourConfig:
         accuracy_pairs=20,
         sft=SFTConfig(epochs=0.005),
         reward=RewardConfig(steps=1, batch_size=4),
-        ppo=PPOConfig(steps=2, batch_size=4, minibatch_size=4, epochs=1),
+        ppo=PPOConfig(steps=2, batch_size=4, minibatch_size=2, epochs=2),
         dpo=DPOConfig(steps=2, batch_size=4),
-        grpo=GroupConfig(steps=1, prompts_per_step=1, minibatch_size=4, epochs=1),
+        grpo=GroupConfig(steps=2, prompts_per_step=1, minibatch_size=2, epochs=2),
     )

@@ -173,7 +173,7 @@ def token_table(
         beta=beta,
     )
     table = _frame(batch, tokenizer, columns, lists)
-    table.attrs["settings"] = {"kl_coef": kl_coef, "gamma": gamma, "lam": lam}
+    table.attrs["settings"] = {"kl_coef": float(kl_coef), "gamma": float(gamma), "lam": float(lam)}
     return table
 
 

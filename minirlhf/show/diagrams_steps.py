@@ -71,7 +71,7 @@ def ppo_step(
                 ("area", "training on the batch"),
             ],
         )
-        write(axes, 806, 516, ("text", _which_step(row or {})), ha="right")
+        write(axes, 806, 516, ("text", _which_step({} if row is None else row)), ha="right")
     return figure
 
 
@@ -79,8 +79,8 @@ def _which_step(row: Mapping[str, float]) -> str:
     """ "step 4 of 8" of a row of a history, where steps count from 0; empty without a step."""
     if "step" not in row:
         return ""
-    of = f" of {row['steps']}" if "steps" in row else ""
-    return f"This is step {row['step'] + 1}{of}."
+    of = f" of {int(row['steps'])}" if "steps" in row else ""
+    return f"This is step {int(row['step']) + 1}{of}."
 
 
 def _parts(batch: Rollout | None, epochs: int, minibatch_size: int) -> int:

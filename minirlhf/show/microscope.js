@@ -419,23 +419,32 @@
 
     function drawSums(place, text) {
       const settings = settingsOf(place);
-      const after = (position) => {
-        const numbers = text.numbers.value || text.numbers.advantage || [];
-        for (let t = position + 1; t < numbers.length; t += 1) if (numbers[t] !== null) return t;
-        return null; // this is the last token that the policy chose
+      const positions = text.tokens.map((_, t) => t).filter((t) => !text.chosen || text.chosen[t]);
+      const termsAt = (name, position) => {
+        const next = positions.find((t) => t > position);
+        const at = (column) => value(text, column, position);
+        const later = (column) => (next === undefined ? 0 : value(text, column, next));
+        return SUMS[name].terms(at, later, settings, next === undefined);
       };
-      const next = after(place.position);
-      const at = (name) => value(text, name, place.position);
-      const later = (name) => (next === null ? 0 : value(text, name, next));
+      // A sum is shown if it holds at every token of the response. Numbers have four digits.
+      const holds = (name) =>
+        positions.every((t) => {
+          const terms = termsAt(name, t);
+          const wanted = value(text, name, t);
+          const known = terms.every(([, x]) => x !== null) && wanted !== null;
+          const total = terms.reduce((sum, [factor, x]) => sum + factor * x, 0);
+          const size = terms.reduce((sum, [factor, x]) => sum + Math.abs(factor * x), 1);
+          return known && Math.abs(total - wanted) < 0.002 * size;
+        });
+      let shown = false;
       for (const [name, cell] of Object.entries(sumCells)) {
-        const terms = settings ? SUMS[name].terms(at, later, settings, next === null) : [];
-        const total = terms.reduce((sum, [factor, x]) => sum + factor * x, 0);
-        const known = terms.length && terms.every(([, x]) => x !== null) && at(name) !== null;
-        const near = known && Math.abs(total - at(name)) < 0.002 * (1 + Math.abs(at(name)));
+        const near = settings && positions.includes(place.position) && holds(name);
+        shown = shown || near;
+        const terms = near ? termsAt(name, place.position) : [];
         const sum = terms.map(term).join("").replace(/^ \+ /, "").replace(/^ (\u2212) /, "$1");
         cell.textContent = near ? sum : "";
       }
-      coefficients.textContent = settings
+      coefficients.textContent = shown
         ? `Sums (KL coefficient ${settings.kl_coef}, gamma ${settings.gamma}, lambda ${settings.lam})`
         : "";
     }

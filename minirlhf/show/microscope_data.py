@@ -54,8 +54,8 @@ def microscope_data(
             ]
             frames.append({"step": None if step is None else int(step), "texts": texts})
         side = {"title": clean(title), "frames": frames}
-        if "settings" in rows.attrs:  # of `evaluate.token_table`: how the columns add up
-            side["settings"] = {name: rows.attrs["settings"][name] for name in SETTINGS}
+        if (settings := _settings(rows)) is not None:
+            side["settings"] = settings
         sides.append(side)
     steps = {f["step"] for side in sides for f in side["frames"]} - {None}
     return {
@@ -192,6 +192,15 @@ def _text(
         if key in rows:
             data[key] = [_pairs(pairs, words, key) for pairs in rows[key]]
     return data
+
+
+def _settings(rows: pd.DataFrame) -> dict[str, float] | None:
+    """The settings by which `evaluate.token_table` made the columns; None without them."""
+    given = rows.attrs.get("settings")
+    if not isinstance(given, Mapping) or not set(SETTINGS) <= set(given):
+        return None
+    numbers = {name: float(given[name]) for name in SETTINGS}
+    return numbers if all(map(math.isfinite, numbers.values())) else None
 
 
 def _pairs(pairs, words: _Index, key: str) -> list:

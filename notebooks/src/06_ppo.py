@@ -221,8 +221,7 @@ critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Now the algorithm. We take five times the usual learning rate, so that three steps show
-# something. Tensors have the shape (B, R): B responses, R token positions. The mask is true
+# Now the algorithm. Tensors have the shape (B, R): B responses, R token positions. The mask is true
 # at real tokens and false at padding. With 64 responses, minibatches of 32 and two epochs, one step
 # makes four updates.
 
@@ -277,13 +276,13 @@ def ppo_step(titles):
 # - The critic's loss is half the squared difference between its value and the return.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
-# learning-rate schedule, gradient norm clipping, *whitened* advantages (scaled
+# learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened* advantages (scaled
 # to mean 0 and variance 1), and a clip for the critic's loss as well. `PPOConfig.plain` switches
 # these extras off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
-order = loops.shuffled_batches(len(prompts), 64, steps, seed=0)
+order = list(loops.shuffled_batches(len(prompts), 64, steps, seed=0))
 by_hand = [ppo_step([prompts[i] for i in index]) for index in order]
 
 other_actor, other_critic, history = loops.train_ppo(
@@ -327,8 +326,8 @@ show.microscope(table, "ratio", text="all")
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# In these responses 40 % of the tokens are clipped, because of our large learning rate, and because we
-# count after all updates. `train_ppo` logs the mean over the updates: at most 9 % in section 7.
+# In these responses 40 % of the tokens are clipped. In section 7 it is at most 9 %. There the learning
+# rate starts at a fifth of ours, and the mean over the updates is logged. We count after the last.
 #
 # Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
 # before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
@@ -353,7 +352,7 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
 #    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD
-#    errors. The largest are those of *b* (0.24), *treat* (0.44) and the full stop (0.27).
+#    errors: −0.17 + 0.95 · 0.24 (*b*) − 0.90 · 0.07 + 0.86 · 0.44 (*treat*) + 0.81 · 0.27 − 0.77 · 0.13.
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -470,7 +469,7 @@ show.differences(
 # and the grey band is the range of these runs. A difference inside the band may be luck. The bars
 # are 95 % intervals of the difference, over seeds.
 #
-# - **With two epochs, we see no single part that matters.** Without the clip, without whitening, without the
+# - **With two epochs, we see no single part that matters for gold.** Without the clip, without whitening, without the
 #   value clip or with $\lambda = 1$, the mean gold score stays inside the band.
 # - **The number of epochs decides.** Only one epoch costs gold: it is below the band. Eight epochs are
 #   above it, with four times as many updates.
@@ -521,7 +520,7 @@ show.curves(
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: the updates are too large for one batch |
+# | clip fraction | a few percent | tens of percent: large updates for one batch (without a clip it says nothing) |
 
 # %% [markdown]
 # ## What to remember
@@ -702,7 +701,7 @@ show.curves(
 #
 # The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# Run B is sick. Its score rises to about 4. But its gold score falls back near the end, its KL is about
+# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its KL is about
 # 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it writes
 # almost the same text for all films. Run A is healthy, and has learned little. Run C is the one to give to people,
 # after you have read its samples.

@@ -115,8 +115,7 @@ table(start, questions)
 # %% [markdown]
 # The model answers most problems at once, and fewer than a third of these answers are right. Of its
 # answers in steps, more than six in ten are right. It does not prefer steps, because all its examples
-# were right, the short ones and the long ones. Imitation could not teach it more. A reward for right
-# answers can.
+# were right, short and long. A reward changes this.
 
 # %% [markdown]
 # ## 4. One group by hand
@@ -213,7 +212,7 @@ def grpo_step(questions):
 # epochs are its default. Then three steps leave exactly the same weights:
 
 # %%
-order = loops.shuffled_batches(len(prompts), 16, 3, seed=0)
+order = list(loops.shuffled_batches(len(prompts), 16, 3, seed=0))
 by_hand = [grpo_step([prompts[i] for i in index]) for index in order]
 
 config = loops.GroupConfig.plain(
@@ -229,6 +228,8 @@ assert models.same_weights(actor, other)
 print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 
 # %% [markdown]
+# (The batches have other prompts, so the shares differ.)
+#
 # **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
 # text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
 # When it is on, `train_group` puts it into the score, as PPO does: before part 3, each response pays
@@ -249,7 +250,8 @@ advantages = core.over_tokens(core.group_relative(scores[None]), batch.response_
 batch = batch.with_columns(scores=scores, advantages=advantages)
 tokens = evaluate.token_table(batch, tokenizer, actor=start, temperature=1.0)
 assert scores.sum() == 1  # one response of eight is right
-show.microscope(tokens, "advantage", text="all")
+still = "../docs/images/microscope_group.png"
+show.microscope(tokens, "advantage", text="all", still=still)
 
 # %% [markdown]
 # Try these three things:
@@ -262,7 +264,8 @@ show.microscope(tokens, "advantage", text="all")
 # 3. **Why it works all the same.** Add up the pushes on the first token. The loss divides each one by
 #    the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two
 #    of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24. So written steps
-#    become more likely. Over many groups, right first steps are pushed up.
+#    become more likely. A right first step ends in a right answer more
+#    often, so it is pushed up over many groups.
 #
 # Point at the first token of any response. Before training, the policy begins with `~` with a
 # probability of 79 %, and with a step only in 21 % of the cases.
@@ -358,7 +361,7 @@ show.lines(
 # average this effect wins: with 16 responses, a prompt with $p = 0.02$ weighs 1.9 times as much as one
 # with $p = 0.5$.
 #
-# For very large groups the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
+# For very large groups $\sigma$ is $\sqrt{p(1-p)}$, and the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
 # $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.** For
 # a single prompt this only changes the step's length. Over many prompts it changes which prompts count
 # most.
@@ -479,7 +482,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
 # One interval of six that is just above 0 may be chance. And read pass@16 of the start: 98 %. There is hardly any room to rise. So this task can show that
-# GRPO sharpens, and cannot tell how much it could teach. That needs harder problems.
+# GRPO sharpens, and cannot tell how much it could teach.
 
 # %% [markdown]
 # ## 10. Two variants: Dr. GRPO and DAPO
@@ -507,7 +510,7 @@ compared = ["grpo", "dr-grpo", "dapo"]
 experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 
 # %% [markdown]
-# There is no visible difference on this task. The means of pass@1 differ by at most 0.015. Three seeds
+# The means of pass@1 differ by at most 0.015. Three seeds
 # of the *same* method differ by more, 0.025 for GRPO. With one update per batch, DAPO's clip never acts, and our
 # responses are far from the length limit.
 #
@@ -520,7 +523,7 @@ experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 # - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
 #   clipped loss. No critic.
 # - A group of equal scores teaches nothing. Watch the share of such groups.
-# - Centring shortens the gradient by $(G-1)/G$. Dividing by the standard deviation changes the
+# - Centring shortens the gradient to $(G-1)/G$ of its length. Dividing by the standard deviation changes the
 #   objective: very hard and very easy prompts get more weight.
 # - All tokens of a response get the same advantage, right steps of a wrong answer too.
 # - A gain in pass@1 alone may be sharpening. Look at pass@k, and at whether it has room to rise.
@@ -559,7 +562,7 @@ check.group_advantages(group_advantages)
 # %% [markdown] tags=["exercise"]
 # **2. GRPO's loss, whole** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
 # (N G, R), a prompt's responses side by side. `group_scores` is (N, G). Return the loss of the batch,
-# one number: advantages, ratio, clip, the mean over the tokens of each response, the mean over
+# one number: advantages (with $\delta = 0.0001$), ratio, clip, the mean over the tokens of each response, the mean over
 # responses. (In no group are all scores equal.) The checker compares the gradient, too.
 #
 # *Hint:* padding can hold NaN, and NaN times 0 is NaN: replace it with `torch.where(mask, x, 0.0)`
@@ -773,8 +776,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 # **Why do random rewards do harm?** In the control, the scores are independent of the responses. So the
 # expected gradient is exactly 0 (lesson 04): on average, training pulls nowhere. But every single
 # batch pulls somewhere, because by chance some responses got the better scores. This pull is not
-# small. In both runs the gradient is nearly always longer than 1, and is then shortened to 1
-# (gradient clipping). So the steps are about equally long. The policy takes a random walk. But it
+# small. Adam divides the gradient by its
+# usual size, so in both runs the steps are about equally long. The policy takes a random walk. But it
 # was trained to fit its examples, so a random change of its outputs makes it worse far more often
 # than better. The paid run has the same noise, and a direction besides that repairs the damage.
 #

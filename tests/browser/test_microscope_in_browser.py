@@ -315,10 +315,37 @@ def test_the_panel_shows_how_rewards_and_advantages_add_up(browser):
     ]
 
 
+@pytest.mark.parametrize("score", [2.0, 0.0])
+def test_without_a_critic_the_reward_adds_up_too(browser, score):
+    penalties = [-0.1, 0.0, 0.05]
+    rows = table(
+        [" The", "4", "."],
+        kl=[0.2, 0.0, -0.1],
+        score=score,
+        reward=[*penalties[:2], penalties[2] + score],
+    ).drop(columns="advantage")
+    rows.attrs["settings"] = {"kl_coef": 0.5, "gamma": 1.0, "lam": 0.95}
+    browser.open(microscope(rows, "reward").page())
+    assert sums(browser) == [["reward", "\u22120.5 \u00d7 0.200"]]
+    browser.point(browser.all(TOKEN)[2])
+    assert sums(browser) == [["reward", f"\u22120.5 \u00d7 (\u22120.100) + {score:.3f}"]]
+
+
+def test_large_rewards_add_up_too(browser):
+    large = {
+        n: [30 * x for x in a_response_with_sums()[n]] for n in ("reward", "value", "td_error")
+    }
+    rows = a_response_with_sums(**large)
+    browser.open(microscope(rows, "reward").page())
+    assert dict(sums(browser))["TD error"] == "(\u22123.000) + 0.9 \u00d7 30.000 \u2212 15.000"
+
+
 def test_a_sum_that_does_not_hold_is_not_shown(browser):
     whitened = a_response_with_sums(advantage=[-0.5, math.nan, 0.5])
     browser.open(microscope(whitened, "advantage").page())
     assert [bool(cell) for _, cell in sums(browser)] == [True, True, False, False]
+    browser.open(microscope(a_response_with_sums(reward=1.0, value=5.0, td_error=9.0)).page())
+    assert "gamma" not in browser.one(".panel").text  # no sum holds: no settings are named
     plain = table()
     browser.open(microscope(plain, "advantage").page())
     assert sums(browser) == []

@@ -75,6 +75,18 @@ def test_what_the_policy_has_learned_to_write(batches):
     assert {" film", " movie"} <= set(theirs) and len(theirs) == 5
 
 
+def advantage_as_a_sum(batches):
+    """The advantage of *heart* as the page writes it: TD errors, each with its weight."""
+    rows = last_response(batches)
+    place = rows.token.tolist().index(" heart")
+    errors, lam = rows.td_error.tolist()[place:], loops.PPOConfig().lam
+    assert sum(lam**k * e for k, e in enumerate(errors)) == pytest.approx(
+        rows.advantage.tolist()[place], abs=1e-3
+    )
+    # a sign between two terms is the sign of a negative error, not part of the number
+    return [errors[0], *(x for k, e in enumerate(errors[1:], 1) for x in (lam**k, abs(e)))]
+
+
 def test_the_batch_is_read_before_its_first_update(batches):
     assert (batches.ratio - 1).abs().max() < 1e-4 and not batches.clipped.any()
     assert (batches[batches.step == 0].kl.abs() < 1e-4).all()
@@ -264,8 +276,6 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
     temperature = config.sampling.temperature
     world = len(WORLD.sequences)
     clip, free = reused
-    errors = last_response(batches).set_index("token").td_error
-    later = [errors["b"], errors[" treat"], errors["."]]
     worth, (word, after) = tokens(batches, 0, "a shot at glory"), heart(batches)
     size = batches.groupby("step").advantage.apply(lambda a: a.abs().mean())
     last = batches[batches.step == 24].value
@@ -301,7 +311,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("| last", 2.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 2.0)
         said("before PPO they have the mean", 0, 1)
         said("In these responses", share_of_clipped_tokens())
-        said("logs the mean over the updates: at most", tour.clip_fraction.max())
+        said("of the tokens are clipped. In section 7 it is at most", tour.clip_fraction.max())
         # 5: the microscope
         said("Responses are numbered from", 0)
         said("A token is clipped if its ratio is above", 1 + eps, 1 - eps)
@@ -317,7 +327,8 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("Before *heart* the critic predicts", word.value, after.value)
         said("is its KL penalty,", word.reward, policy, reference, word.kl, config.kl.kl_coef)
         said("The TD error is", word.reward, after.value, word.value, word.td_error)
-        said("Still, the advantage is", word.advantage, *later)
+        terms = advantage_as_a_sum(batches)
+        said("Still, the advantage is", word.advantage, *terms)
         said("The clip does not hold a token at", 1 + eps)
         said("ratio far above", 1 + eps)
         said("a ratio below", 1 - eps)
@@ -357,7 +368,10 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("two epochs and a KL coefficient of", config.kl.kl_coef)
         said("(but not to", 0)
         said("Use the temperature", temperature, config.minibatch_size)
-        said("The setting is the KL coefficient:", 2, 0, 0.25)
+        drawn = leash.variant.unique()[[5, 0, 2]]  # as the page takes them
+        said("The setting is the KL coefficient:", *(float(v.split()[-1]) for v in drawn))
+        ways = [mean(runs, v, "kl") for v in ("eight epochs", *COMPLETE)]
+        said("Eight epochs move the policy twice as far", 1.9 < ways[0] / max(ways[1:]) < 2.4)
         unpenalised = leash[leash.variant == "kl_coef 0"].groupby("step")[
             ["score", "kl", "entropy"]
         ]

@@ -10,11 +10,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import jupytext
 import pytest
 import torch
 from datasets import Dataset
 
 from minirlhf import core, loops, models
+from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.models.forward import (
     encode,
@@ -418,3 +420,17 @@ def test_the_step_of_lesson_11_is_train_group():
         step([PROMPTS[i] for i in index])
     other, _ = loops.train_group(ending_policy(), TOKENIZER, PROMPTS, score, config)
     assert same_weights(actor, other) and moved(actor, start)
+
+
+@pytest.mark.parametrize("name", ["06_ppo", "11_grpo"])
+def test_the_batches_of_a_lesson_can_be_read_twice(name):
+    """An exercise at the end of the lesson takes the same batches again."""
+    cells = jupytext.read(NOTEBOOKS / "src" / f"{name}.py").cells
+    (line,) = [x for c in cells for x in c.source.splitlines() if x.startswith("order = ")]
+    scope = {"loops": loops, "prompts": range(200), "steps": 3}
+    exec(line, scope)
+    first, again = ([*scope["order"]] for _ in range(2))
+    assert len(first) == 3 and all(
+        map(torch.equal, map(torch.as_tensor, first), map(torch.as_tensor, again))
+    )
+    assert len(again) == 3

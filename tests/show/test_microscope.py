@@ -142,6 +142,9 @@ def test_the_settings_of_a_table_stay_with_its_side():
     sides = microscope({"PPO": rows[rows["position"] >= 0], "other": table()}).data["sides"]
     assert sides[0]["settings"] == {"kl_coef": 0.5, "gamma": 1, "lam": 0.95}
     assert "settings" not in sides[1]
+    for given in ({"beta": 1}, None, {"kl_coef": float("nan"), "gamma": 1, "lam": 1}):
+        rows.attrs["settings"] = given
+        assert "settings" not in microscope(rows).data["sides"][0]
 
 
 def test_a_token_is_stored_once():

@@ -188,7 +188,12 @@ grpo_loss = Exercise(
             *x, advantages=lambda s: group_relative(s, unbiased=False)
         ),
         "these are the mean and standard deviation of the whole batch. A group is a row of "
-        "`group_scores`.": lambda *x: _grpo(*x, advantages=lambda s: (s - s.mean()) / s.std()),
+        "`group_scores`.": lambda *x: _grpo(
+            *x, advantages=lambda s: (s - s.mean()) / (s.std() + 1e-4)
+        ),
+        "the 0.0001 is missing that GRPO adds to the standard deviation.": lambda *x: _grpo(
+            *x, advantages=lambda s: (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)
+        ),
         "the advantages are in the wrong order: the responses to one prompt stand side by side. "
         "`flatten()` of (N, G) gives that order.": lambda *x: _grpo(
             *x, advantages=lambda s: group_relative(s).T
