@@ -1,10 +1,12 @@
 """A GPT-2 of a few thousand parameters with a byte-like vocabulary: enough to run every loop in seconds."""
 
+from dataclasses import replace
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from minirlhf.loops import DPOConfig, GroupConfig, PPOConfig, RewardConfig, SFTConfig
+from minirlhf.loops import SFTConfig
 from minirlhf.tour import TourConfig
 
 EOS = "<|endoftext|>"
@@ -68,15 +70,15 @@ def ending_policy(seed: int = 0, **given) -> GPT2LMHeadModel:
 
 
 def tiny_tour() -> TourConfig:
-    """A tour of a few updates a stage, on few titles, judged on two. Ratios leave 1."""
-    return TourConfig(
+    """The reduced tour with smaller batches, judged on two titles. Ratios leave 1."""
+    reduced = TourConfig.reduced()
+    return replace(
+        reduced,
         pairs=16,
         samples_per_prompt=1,
         max_prompts=2,
         accuracy_pairs=20,
         sft=SFTConfig(epochs=0.005),
-        reward=RewardConfig(steps=1, batch_size=4),
-        ppo=PPOConfig(steps=2, batch_size=4, minibatch_size=2, epochs=2),
-        dpo=DPOConfig(steps=2, batch_size=4),
-        grpo=GroupConfig(steps=2, prompts_per_step=1, minibatch_size=2, epochs=2),
+        ppo=replace(reduced.ppo, batch_size=4, minibatch_size=2),
+        grpo=replace(reduced.grpo, prompts_per_step=1, minibatch_size=2),
     )

@@ -420,27 +420,28 @@
     function drawSums(place, text) {
       const settings = settingsOf(place);
       const positions = text.tokens.map((_, t) => t).filter((t) => !text.chosen || text.chosen[t]);
-      const termsAt = (name, position) => {
-        const next = positions.find((t) => t > position);
-        const at = (column) => value(text, column, position);
+      const termsAt = (name, i) => {
+        const next = positions[i + 1];
+        const at = (column) => value(text, column, positions[i]);
         const later = (column) => (next === undefined ? 0 : value(text, column, next));
         return SUMS[name].terms(at, later, settings, next === undefined);
       };
       // A sum is shown if it holds at every token of the response. Numbers have four digits.
       const holds = (name) =>
-        positions.every((t) => {
-          const terms = termsAt(name, t);
+        positions.every((t, i) => {
+          const terms = termsAt(name, i);
           const wanted = value(text, name, t);
           const known = terms.every(([, x]) => x !== null) && wanted !== null;
           const total = terms.reduce((sum, [factor, x]) => sum + factor * x, 0);
           const size = terms.reduce((sum, [factor, x]) => sum + Math.abs(factor * x), 1);
           return known && Math.abs(total - wanted) < 0.002 * size;
         });
+      const here = positions.indexOf(place.position); // -1 at a token of a tool
       let shown = false;
       for (const [name, cell] of Object.entries(sumCells)) {
-        const near = settings && positions.includes(place.position) && holds(name);
+        const near = settings && here >= 0 && holds(name);
         shown = shown || near;
-        const terms = near ? termsAt(name, place.position) : [];
+        const terms = near ? termsAt(name, here) : [];
         const sum = terms.map(term).join("").replace(/^ \+ /, "").replace(/^ (\u2212) /, "$1");
         cell.textContent = near ? sum : "";
       }

@@ -385,6 +385,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("the clipped value is", 0.5, 2 - 0.5)
         said("clipped to norm", 1, 1)
         said("settings differ by", twins)
+        said("worse than a constant at step", 0, 0.35, 2)
         said("With a step size of", 0.2, 1)
         said(
             "on average, and the worst batch falls by",

@@ -154,8 +154,7 @@ def _grpo_case(g):
 
 
 def _per_token(new, old, scores, mask, e, *, loss=_surrogate, advantages=group_relative):
-    a = advantages(scores)
-    a = a if a.shape == mask.shape else a.flatten()[:, None]
+    a = advantages(scores).flatten()[:, None]
     return torch.where(mask, loss(_by_token(new, old, mask), a, e), 0.0)
 
 
