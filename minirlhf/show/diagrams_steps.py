@@ -169,6 +169,7 @@ def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -
     block(axes, (442, 324, 364, 164), "area")
     arrow(axes, (764, 196), (764, 323))
     write(axes, 624, 348, ("title", "5  Update"))
+    write(axes, 624, 370, ("code", "advantages, returns, old_logprobs"))
     rows, columns = min(epochs, 3), min(parts, 4)
     left = 624 - (62 + 70 * columns) / 2
     for epoch in range(rows):

@@ -232,7 +232,11 @@
       view.panes.forEach((shown, pane) => {
         if (!shown) return;
         const box = make("div", "pane");
-        for (const text of texts(pane)) box.append(drawText(pane, shown[0], text));
+        let last; // a prompt that the next response shares is not repeated
+        for (const text of texts(pane)) {
+          box.append(drawText(pane, shown[0], text, text.prompt !== last));
+          last = text.prompt;
+        }
         if (!box.firstChild) box.append(make("p", "name", "No such response at this step."));
         panes.append(box);
       });
@@ -248,13 +252,13 @@
       return [side.title, `response ${text.text}`].filter(Boolean).join(", ");
     }
 
-    function drawText(pane, side, text) {
+    function drawText(pane, side, text, withPrompt) {
       const at = frame(side).step;
       const step = at === null || at === undefined ? "" : `, step ${at}`;
       const name = nameOf(data.sides[side], text) + step;
       const box = make("div", "text");
       box.append(make("p", "name", name));
-      if (text.prompt !== undefined) {
+      if (text.prompt !== undefined && withPrompt) {
         const prompt = make("p", "prompt", "", { dir: "auto" });
         prompt.append(make("b", "", "Prompt: "), data.prompts[text.prompt]);
         box.append(prompt);

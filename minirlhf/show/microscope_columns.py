@@ -73,7 +73,8 @@ KNOWN = {
     "reward": Column(
         "reward after the KL penalty",
         "reward units",
-        "What the policy is paid for this token: minus the KL coefficient times the KL. "
+        "What the policy is paid for this token: minus the KL coefficient times the "
+        "log-ratio to the reference. "
         "The last token also gets the score of the whole response.",
         REWARD,
     ),
@@ -124,10 +125,11 @@ KNOWN = {
         PROBABILITY,
     ),
     "kl": Column(
-        "KL to the reference",
+        "log-ratio to the reference",
         "nats",
-        "Log-probability when sampled minus log-probability under the reference. Blue: training "
-        "made the token more likely. Orange: less likely.",
+        "Log-probability when sampled minus log-probability under the reference. Its sum over a "
+        "response is an estimate of the KL divergence. Blue: training made the token more likely. "
+        "Orange: less likely.",
         PROBABILITY,
     ),
     "entropy": Column(

@@ -204,7 +204,7 @@ assert returns.tolist() == [[1.0, 1.5, 2.0]]
 # *The fourth step of a run of eight.*
 #
 # The prompt is a film's title, the response a short review. The reward model learned from human
-# ratings, and prefers positive reviews.
+# ratings.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -326,8 +326,7 @@ show.microscope(table, "ratio", text="all")
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# In these responses 40 % of the tokens are clipped. In section 7 it is at most 9 %. There the learning
-# rate starts at a fifth of ours, and the mean over the updates is logged. We count after the last.
+# ("Going further" says why so many are clipped.)
 #
 # Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
 # before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
@@ -342,12 +341,10 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # %% [markdown]
 # Try these three things:
 #
-# 1. **Step 0: the critic is wrong.** Take the response to *a shot at glory*. Its score is 0.76, but
-#    the critic's values swing between −1.97 and 3.39. It is a copy of the reward model, which never
-#    learned to judge an unfinished text. So the first advantages say more about the critic than
-#    about the tokens.
-# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of
-#    an advantage of these four responses has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking
+# 1. **Step 0: the critic is wrong.** Its values for the four responses swing between −3.26 and 3.39.
+#    It is a copy of the reward model, which never learned to judge an unfinished text. So the first
+#    advantages say more about the critic than about the tokens.
+# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking
 #    treat." Before *heart* the critic predicts 0.14, after it 0.67: a good sign.
 # 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
 #    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
@@ -358,11 +355,15 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # ## 6. What the clip limits
 #
 # The clip limits how far one batch can move the policy, for good and for bad. A world with 15 possible
-# responses (lesson 04) shows this exactly: there we can *compute* the expected return of a policy instead of estimating it.
+# responses (lesson 04) shows this exactly: there we can *compute* the expected score of a policy
+# instead of estimating it.
 #
-# We sample 40 batches of only 4 responses. On each batch we make 60 updates, with and without the
-# clip, always from the same starting policy. The
-# advantage of a response is its reward minus the mean reward of the other three (no critic).
+# We sample 40 batches of only 4 responses. On each batch we make 60 updates by plain gradient descent
+# with step size 1, with and without the clip, always from the same starting policy. The advantage of a
+# response is its score minus the mean score of the other three (no critic).
+#
+# **Predict.** After 60 updates on one batch: which policy is better on average, with or without the
+# clip? Which has the worst of the 40 results? How many of the 40 make the policy worse than it was?
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -371,7 +372,7 @@ old = world.logprobs(start)
 
 
 def reuse(rows, **clip):
-    """Change of the true expected return, after each of 60 updates on one batch."""
+    """Change of the true expected score, after each of 60 updates on one batch."""
     logits, path = start.clone().requires_grad_(True), []
     advantages = core.leave_one_out(world.rewards[rows][None]).T.expand(-1, 3)
     for _ in range(61):
@@ -383,7 +384,7 @@ def reuse(rows, **clip):
     return path
 
 
-# %%
+# %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 drawn = torch.multinomial(probs, 4, replacement=True, generator=drawing)
@@ -394,22 +395,26 @@ show.lines(
         "no clip": {"no clip": torch.tensor([reuse(b, **no_clip) for b in drawn])},
     },
     xlabel="updates on one batch of 4 responses",
-    ylabel="change of the true expected return",
+    ylabel="change of the true expected score",
     reference=0,
     ylim=(-0.8, 1.8),
 )
 
 # %% [markdown]
+# <details><summary>What you should see</summary>
+#
 # The line is the mean over the 40 batches, the band runs from the worst to the best.
 #
-# - **Without the clip** the policy follows its batch all the way. On average the return rises by 0.82.
-#   But the four responses of the worst batch were misleading: there it falls by 0.51.
-# - **With the clip** 60 updates do hardly more than three. On average the return rises by 0.12, and
+# - **Without the clip** the policy follows its batch all the way. On average the score rises by 0.82.
+#   But the worst batch was misleading: there it falls by 0.51.
+# - **With the clip** 60 updates do hardly more than three. On average the score rises by 0.12, and
 #   in the worst batch it falls by 0.09.
+# - Only 2 of the 40 batches end below 0 without the clip, and 1 with it.
 #
-# So in this tiny world the clip costs more than it saves: only 2 of the 40 batches end below 0 without
-# it, and 1 with it. What it buys is a narrow band. Section 8 asks whether a
-# language model needs it.
+# So in this tiny world the clip costs more than it saves. What it buys is a narrow band.
+# </details>
+#
+# Section 8 asks whether a language model needs the clip.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -439,18 +444,23 @@ show.curves(
 # - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
 #   as a constant. It starts below 0 and reaches 0.7.
 #
-# The first sample for each of three test films:
+# The first sample for each of three test films. What has PPO changed?
 
 # %%
 tour = experiments.results("tour")
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
+# PPO's reviews are shorter, and each praises its film. The reward model prefers praise, whatever the
+# film.
+
+# %% [markdown]
 # ## 8. Which parts of PPO matter?
 #
-# We changed one part at a time, and trained each variant with three seeds: no clip, no value clip (the
-# clip of the critic's loss), no whitening, $\lambda = 1$, one epoch, eight epochs, eight epochs without
-# the clip. Which change lowers the gold score most? Guess first.
+# We trained variants of PPO with three seeds each: no clip, no value clip (the clip of the critic's
+# loss), no whitening, $\lambda = 1$, one epoch, eight epochs, eight epochs without the clip. The complete
+# algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times. Which change
+# lowers the gold score most? Guess first.
 
 # %%
 runs = experiments.results("ablations", "leash")  # two recorded experiments
@@ -465,15 +475,14 @@ show.differences(
 )
 
 # %% [markdown]
-# The complete algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times,
-# and the grey band is the range of these runs. A difference inside the band may be luck. The bars
-# are 95 % intervals of the difference, over seeds.
+# Look at the bars: they are 95 % intervals of the difference. A bar that includes 0 may be luck. (Small
+# circles are single runs. The grey band shows how far runs with the *same* settings differ.)
 #
 # - **With two epochs, we see no single part that matters for gold.** Without the clip, without
-#   whitening, without the value clip or with $\lambda = 1$, the mean gold score stays inside the band.
-# - **The number of epochs decides.** Only one epoch costs gold: it is below the band. Eight epochs are
-#   above it, with four times as many updates.
-# - **Eight epochs, no clip** are back inside it.
+#   whitening, without the value clip or with $\lambda = 1$, the bar includes 0.
+# - **The number of epochs decides.** One epoch lowers the gold score most. Eight epochs raise it, with
+#   four times as many updates.
+# - **Eight epochs, no clip**: the bar includes 0 again.
 #
 # How far did each policy move for its gold? (Brackets: lowest and highest of three runs. The last row has
 # two epochs and a smaller KL coefficient.)
@@ -505,7 +514,7 @@ show.curves(
 #
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
-#   left. (Shorter alone is not sick: with a smaller KL coefficient they have 12 tokens.)
+#   left.
 # - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
 #
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
@@ -774,6 +783,10 @@ show.curves(
 # and with $\lambda = 1$, it is higher in each of the three runs than in all six of the complete
 # algorithm. The critic is worse than a constant at step 0 and explains at least 0.35 of the variance at
 # step 2, with or without its clip.
+#
+# **Clipped tokens in section 5.** In the four responses 40 % of the tokens are clipped. In section 7 it
+# is at most 9 %. There the learning rate starts at a fifth of ours, and the log has the mean over the
+# updates. We count after the last one.
 #
 # **Section 6 with smaller steps.** With a step size of 0.2 instead of 1, sixty updates without the
 # clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51.

@@ -205,7 +205,7 @@ def grpo_step(questions):
 # %% [markdown]
 # Compare it with PPO's step in lesson 06. There is no critic, no value loss and no GAE. Part 3 of the
 # code replaces all of them. The update is PPO's, except
-# for the mean: first over the tokens of each response, then over the responses.
+# for the mean.
 #
 # The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
 # learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Two
@@ -228,7 +228,7 @@ assert models.same_weights(actor, other)
 print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 
 # %% [markdown]
-# (The batches have other prompts, so the shares differ.)
+# (Three steps are too few to see a rise: each batch has other prompts.)
 #
 # **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
 # text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
@@ -264,8 +264,7 @@ show.microscope(tokens, "advantage", text="all", still=still)
 # 3. **Why it works all the same.** Add up the pushes on the first token. The loss divides each one by
 #    the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two
 #    of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24. So written steps
-#    become more likely. A right first step ends in a right answer more
-#    often, so it is pushed up over many groups.
+#    become more likely.
 #
 # Point at the first token of any response. Before training, the policy begins with `~` with a
 # probability of 79 %, and with a step only in 21 % of the cases.
@@ -338,7 +337,11 @@ def weight(p, size):
     return (chance * strength).sum()
 
 
-# %%
+# %% [markdown]
+# **Predict.** Groups of 16. Which prompt weighs most: one that the policy nearly always gets right
+# ($p = 0.98$), one at $p = 0.5$, or one that it nearly always gets wrong ($p = 0.02$)?
+
+# %% tags=["predict"]
 p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 half = torch.tensor(0.5, dtype=torch.float64)
 weights = {
@@ -355,11 +358,14 @@ show.lines(
 )
 
 # %% [markdown]
-# Without the standard deviation every line would be flat: all prompts weigh the same. With it, very
-# hard and very easy prompts weigh more, if the groups are large. Most groups of a very hard prompt
+# <details><summary>What you should see</summary>
+#
+# The two ends weigh the same, and 1.9 times as much as the middle. Most groups of a very hard prompt
 # have equal scores and teach nothing. But if one response of 16 is right, its advantage is 3.75. On
-# average this effect wins: with 16 responses, a prompt with $p = 0.02$ weighs 1.9 times as much as one
-# with $p = 0.5$.
+# average this effect wins. For groups of two the line is flat.
+# </details>
+#
+# Without the standard deviation every line would be flat: all prompts weigh the same.
 #
 # For very large groups $\sigma$ is $\sqrt{p(1-p)}$, and the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
 # $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.** For
@@ -373,6 +379,8 @@ show.lines(
 # all 128 responses. So every ratio is 1, and the clip never acts. Beside it runs a **control**: the same
 # training, but in each batch the scores are dealt out to the responses at random. There a score says
 # nothing about its response. So what happens there cannot come from rewarding right answers.
+#
+# **Predict.** What happens to the share of right answers in the control: does it rise, stay or fall?
 
 
 # %%
@@ -395,7 +403,7 @@ drawing = torch.Generator().manual_seed(0)
 trained, paid = practise(score)
 _, control = practise(dealt_at_random)
 
-# %%
+# %% tags=["predict"]
 right = pd.DataFrame({"paid for right answers": paid.column("grpo", "right")})
 right["paid at random"] = control.column("grpo", "right")
 ends = pd.DataFrame(
@@ -408,9 +416,13 @@ show.lines(
 )
 
 # %% [markdown]
+# <details><summary>What you should see</summary>
+#
 # The share of right answers rises. In the control it *falls*: random scores do harm ("Going further"
-# says why). So the rise does come from rewarding right answers. The trained model, on the problems of
-# section 3, writes steps more often:
+# says why). So the rise does come from rewarding right answers.
+# </details>
+#
+# The trained model, on the problems of section 3, writes steps more often:
 
 # %%
 table(trained, questions)
@@ -422,7 +434,7 @@ table(trained, questions)
 history = experiments.results("family_history")
 show.curves(
     history[history.variant == "grpo"],
-    columns=["score", "length", "entropy", "kl", "frac_reward_zero_std", "grad_norm"],
+    columns=["score", "length", "entropy", "kl", "frac_reward_zero_std"],
 )
 
 # %% [markdown]
@@ -455,9 +467,8 @@ show.curves(
 # - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
 #   first.
 #
-# *Rises* means: the mean change of pass@16 over the 400 problems has a 95 % interval above 0. (By the
-# *bootstrap*: draw 400 of the changes with replacement, take their mean, and repeat. The interval is
-# the middle 95 % of these means.)
+# *Rises* means: the mean change of pass@16 over the 400 problems has a 95 % interval above 0. Sharpening
+# is also the verdict if pass@16 had no room to rise.
 
 # %%
 family = experiments.results("family")
@@ -481,8 +492,8 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
-# One interval of six that is just above 0 may be chance. And read pass@16 of the start: 98 %. There is hardly any room to rise. So this task can show that
-# GRPO sharpens, and cannot tell how much it could teach.
+# One interval of six that is just above 0 may be chance. And pass@16 of the start is 98 %, with hardly
+# any room to rise. So this task cannot tell how much GRPO could teach.
 
 # %% [markdown]
 # ## 10. Two variants: Dr. GRPO and DAPO
@@ -658,8 +669,9 @@ show.lines(
 # **4. pass@k** *(medium, 10 minutes)*. `right` has the shape (N, n), booleans: n samples of each of N
 # problems. Return pass@k of each problem, (N,).
 #
-# *Hint:* with $w$ wrong samples, the chance that all $k$ are wrong is the product of
-# $(w - i) / (n - i)$ over $i = 0, \dots, k - 1$.
+# *Hint:* choose the $k$ samples one after the other, without putting any back. How likely is it that
+# the first one is wrong? And the second, if the first was wrong? Mind problems with fewer than $k$ wrong
+# samples.
 
 
 # %% tags=["exercise"]
@@ -772,6 +784,9 @@ print("the weights are equal:", models.same_weights(actor, other))
 # $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token changes the KL of
 # the tokens after it. Near the reference the two directions of the KL differ little.
 # `GroupConfig.named("grpo-paper")` runs this form.
+#
+# **The interval of section 9** is found by the *bootstrap*: draw 400 of the changes with replacement, take
+# their mean, and repeat. The interval is the middle 95 % of these means.
 #
 # **Why do random rewards do harm?** In the control, the scores are independent of the responses. So the
 # expected gradient is exactly 0 (lesson 04): on average, training pulls nowhere. But every single

@@ -256,7 +256,10 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         said("For groups of two the weight is", two)
         assert math.isclose(weight(0.3, 2), two, rel_tol=1e-3)
         one_of_16 = advantages(1, *[0] * 15)[0]
-        said("one response of", 16, one_of_16, 16, weight(0.02, 16) / weight(0.5, 16))
+        said("**Predict.** Groups of", 16)
+        said("The two ends weigh the same, and", weight(0.02, 16) / weight(0.5, 16))
+        assert math.isclose(weight(0.02, 16), weight(0.98, 16), rel_tol=1e-6)
+        said("one response of", 16, one_of_16)
         # 8: a run
         said("a short run of our own:", 40)
         said("a single epoch with all", 16 * 8)
@@ -272,7 +275,7 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         # 9: sharpening or learning
         said("We measure pass@k on", 400, 16)
         said("the mean change of pass@16 over the", 400, 0)
-        said("By the *bootstrap*: draw", 400)
+        said("by the *bootstrap*: draw", 400)
         said("The interval is the middle", 0.95)
         said("is the run of", 80)
         said("GRPO brings it from", *(mean(runs, v, "greedy") for v in ("start", "grpo")), 80)
@@ -280,7 +283,7 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         said("The verdict on", 80)
         said("on seed", 1, *gain(runs, "grpo", 1), 400)
         said("that is just above", 0)
-        said("read pass@16 of the start:", mean(runs, "start", "pass_16"))
+        said("pass@16 of the start is", mean(runs, "start", "pass_16"))
         # 10: one change each
         dapo = FAMILY["dapo"]
         said("the ratio may rise to", 1 + dapo.clip_eps_high, 1 + dapo.clip_eps)
