@@ -82,9 +82,10 @@ from minirlhf.classroom import FAST, check
 # | writes *good* after *not* | 0.5 | 0.6 | 1.2 |
 # | writes *not good* | 0.25 | 0.06 | 0.24 |
 #
-# A new batch would contain *not good* 0.24 times as often. But its token *good* gets the weight 1.2. The
-# ratio of one token cannot see this. The error is small only while $\pi$ is near $\pi_{\text{old}}$. The
-# clip does not repair the error. It stops the pushing before the error grows.
+# A new batch would contain *not good* 0.24 times as often. But in the old batch its token *good*
+# gets the weight 1.2. The ratio of one token cannot see this. The error is small only while $\pi$
+# is near $\pi_{\text{old}}$. The clip does not repair the error. It stops the pushing before the
+# error grows.
 
 # %% [markdown]
 # ## 3. The clip
@@ -124,11 +125,11 @@ for advantage in (+1.0, -1.0):
 # token that has moved far enough in the right direction. It never stops a way back.
 # </details>
 
-# %%
+# %% tags=["predict"]
 show.clip(eps=0.2)
 
 # %% [markdown]
-# Both panels show what PPO *maximises*, $-L_t$. Dashed: no gradient.
+# Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient.
 #
 # **By hand.** Here are five tokens with all their numbers:
 #
@@ -169,9 +170,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
 # called the **log-ratio** of the token. If the policy likes the token more than the reference does, the
 # log-ratio is positive and the token costs something. If it likes it less, the token gets a bonus. So
-# the penalty keeps the policy near the model that writes good English. The mean of the summed
-# log-ratios, over responses of the policy, is its KL divergence from the reference (lesson 07). That is
-# never negative. Its unit is the **nat**.
+# the penalty keeps the policy near the model that writes good English. Add up the
+# log-ratios of a response, and take the mean over many responses of the policy: this is the policy's KL
+# divergence from the reference (lesson 07). It is never negative. Its unit is the **nat**.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
@@ -181,8 +182,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$.
 # - The **return**, which the critic should learn to predict, is $A_t + V_t$.
 #
-# We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$ so that it
-# is easy to follow on paper. Start at the end:
+# We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$
+# so that it is easy to follow on paper. Start at the end:
 #
 # | token | $r_t$ | $V_t$ | $\delta_t = r_t + V_{t+1} - V_t$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | return $A_t + V_t$ |
 # |---|---|---|---|---|---|
@@ -276,9 +277,10 @@ def ppo_step(titles):
 # - The critic's loss is half the squared difference between its value and the return.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
-# learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened* advantages (scaled
-# to mean 0 and variance 1), and a clip for the critic's loss as well. `PPOConfig.plain` switches
-# these extras off. With the same seed, three steps then leave exactly the same weights:
+# learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened*
+# advantages (scaled to mean 0 and variance 1), and a clip for the critic's loss as well.
+# `PPOConfig.plain` switches these extras off. With the same seed, three steps then leave exactly
+# the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
@@ -326,7 +328,7 @@ show.microscope(table, "ratio", text="all")
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# ("Going further" says why so many are clipped.)
+# Many are clipped, because our plain loop starts with the full learning rate.
 #
 # Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
 # before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
@@ -344,12 +346,13 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # 1. **Step 0: the critic is wrong.** Its values for the four responses swing between −3.26 and 3.39.
 #    It is a copy of the reward model, which never learned to judge an unfinished text. So the first
 #    advantages say more about the critic than about the tokens.
-# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking
-#    treat." Before *heart* the critic predicts 0.14, after it 0.67: a good sign.
-# 3. **From reward to advantage.** The reward of *heart* is its KL penalty, −0.70: the policy gives
-#    this word 3.2 %, the reference only 0.8 %, a log-ratio of 1.41 nats, and a nat costs 0.5. The TD
-#    error is −0.70 + 0.67 − 0.14 = −0.17. Still, the advantage is 0.48, because GAE adds the later TD
-#    errors: −0.17 + 0.95 · 0.24 (*b*) − 0.90 · 0.07 + 0.86 · 0.44 (*treat*) + 0.81 · 0.27 − 0.77 · 0.13.
+# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size
+#    of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before
+#    *heart* the critic predicts 0.14, after it 0.67: a good sign.
+# 3. **From reward to advantage.** The policy gives *heart* 3.2 %, the reference only 0.8 %. That is a
+#    log-ratio of 1.41 nats, so the reward of this token is −0.70. The TD error is −0.70 + 0.67 − 0.14
+#    = −0.17: the KL penalty takes more than the critic's hope gives. Still, the advantage is 0.48. GAE
+#    adds the later TD errors, and *b* and *treat* have large ones. Point at *heart* to see the sum.
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -363,7 +366,7 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # response is its score minus the mean score of the other three (no critic).
 #
 # **Predict.** After 60 updates on one batch: which policy is better on average, with or without the
-# clip? Which has the worst of the 40 results? How many of the 40 make the policy worse than it was?
+# clip? Which has the worst of the 40 results?
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -409,12 +412,12 @@ show.lines(
 #   But the worst batch was misleading: there it falls by 0.51.
 # - **With the clip** 60 updates do hardly more than three. On average the score rises by 0.12, and
 #   in the worst batch it falls by 0.09.
-# - Only 2 of the 40 batches end below 0 without the clip, and 1 with it.
 #
 # So in this tiny world the clip costs more than it saves. What it buys is a narrow band.
 # </details>
 #
-# Section 8 asks whether a language model needs the clip.
+# In a language model, all outputs share the same weights: a large step also changes what it writes
+# elsewhere. Section 8 asks whether it needs the clip.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -437,7 +440,7 @@ show.curves(
 # - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
 #   give, predicted by another model. It rises too.
 # - **kl** is the distance from the reference in nats per response. It grows to about 2 and then stays
-#   near that. Two things hold it: the KL penalty, and a learning rate that falls to 0 by step 24.
+#   near that.
 # - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
 #   nats per token (mind the axis): the policy still writes varied reviews.
 # - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %.
@@ -459,10 +462,11 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 #
 # We trained variants of PPO with three seeds each: no clip, no value clip (the clip of the critic's
 # loss), no whitening, $\lambda = 1$, one epoch, eight epochs, eight epochs without the clip. The complete
-# algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times. Which change
-# lowers the gold score most? Guess first.
+# algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times.
+#
+# **Predict.** Which change lowers the gold score most? Which raises it?
 
-# %%
+# %% tags=["predict"]
 runs = experiments.results("ablations", "leash")  # two recorded experiments
 runs["variant"] = runs.variant.replace({"kl_coef 0.5": "as it is, again"})
 changed = runs[runs.experiment == "ablations"].variant.unique()
@@ -475,6 +479,8 @@ show.differences(
 )
 
 # %% [markdown]
+# <details><summary>What you should see</summary>
+#
 # Look at the bars: they are 95 % intervals of the difference. A bar that includes 0 may be luck. (Small
 # circles are single runs. The grey band shows how far runs with the *same* settings differ.)
 #
@@ -483,18 +489,7 @@ show.differences(
 # - **The number of epochs decides.** One epoch lowers the gold score most. Eight epochs raise it, with
 #   four times as many updates.
 # - **Eight epochs, no clip**: the bar includes 0 again.
-#
-# How far did each policy move for its gold? (Brackets: lowest and highest of three runs. The last row has
-# two epochs and a smaller KL coefficient.)
-
-# %%
-shown = [*changed, "kl_coef 0.25"]
-measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "tokens"}
-experiments.shown(runs[runs.variant.isin(shown)], measures)
-
-# %% [markdown]
-# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
-# has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
+# </details>
 #
 # **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run as
 # healthy? Write down three things that you notice in its curves (green).
@@ -518,18 +513,30 @@ show.curves(
 # - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
 #
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
-# 42 % of the tokens are clipped: the updates are large for one batch.
+# 42 % of the tokens are clipped. That is a warning.
 # </details>
+#
+# How far did each policy move from the reference? (Brackets: lowest and highest of three runs. The
+# last row has two epochs and a smaller KL coefficient.)
+
+# %%
+shown = [*changed, "kl_coef 0.25"]
+measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "tokens"}
+experiments.shown(runs[runs.variant.isin(shown)], measures)
+
+# %% [markdown]
+# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
+# has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
 #
 # The clip is insurance: with two epochs it matters little, with eight it prevents the collapse.
 #
-# | curve | healthy | sick |
+# | curve | healthy | a warning |
 # |---|---|---|
 # | score, gold | rise together, then flatten | fall back, or the score rises alone; at the end they may look fine |
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: large updates for one batch (without a clip it says nothing) |
+# | clip fraction | a few percent | tens of percent: large updates for one batch |
 
 # %% [markdown]
 # ## What to remember
@@ -659,16 +666,17 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step` from
-# memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update. Use the
-# temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with minibatches of 32,
-# and return the mean score of the batch. The last cell runs three steps and compares them with section 4.
-# If the first mean score differs, look at the sampling. If a later one differs, look at the update.
+# **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step`
+# from memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update.
+# Use the temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with
+# minibatches of 32, and return the mean score of the batch as a float. The last cell runs three
+# steps and compares them with section 4. If the first mean score differs, look at the sampling. If
+# a later one differs, look at the update.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
 # `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
-# `batch.select`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`. `help(core.gae)` tells you the
-# arguments of a function. All random numbers come from `generator`.
+# `batch.select`, `torch.randperm`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`.
+# `help(core.gae)` tells you the arguments of a function. All random numbers come from `generator`.
 
 
 # %% tags=["exercise"]
@@ -710,10 +718,10 @@ show.curves(
 #
 # The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its KL is about
-# 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it writes
-# almost the same text for all films. Run A is healthy, and has learned little. Run C is the one to give to people,
-# after you have read its samples.
+# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its
+# KL is about 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it
+# writes almost the same text for all films. Run A is healthy, and has learned little. Run C is the
+# one to give to people, after you have read its samples.
 #
 # The gold score of run B is the highest of the three all the same. Its model was fitted on reviews
 # that people write. It has errors too, and a policy without a KL penalty finds them.
@@ -723,9 +731,9 @@ show.curves(
 #
 # <details><summary>1. Why is every ratio 1 in the first minibatch? What if it is not?</summary>
 #
-# The policy has not changed since it sampled. If a ratio differs from 1 by more than rounding, the two
-# log-probabilities were computed differently. Usual causes: dropout is on, another temperature, wrong position ids for
-# padded prompts, another numerical precision.
+# The policy has not changed since it sampled. If a ratio differs from 1 by more than rounding, the
+# two log-probabilities were computed differently. Usual causes: dropout is on, another temperature,
+# wrong position ids for padded prompts, another numerical precision.
 # </details>
 #
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
@@ -761,35 +769,37 @@ show.curves(
 # than the unclipped objective.
 #
 # **The clipped value loss.** `train_ppo` also clips the critic by default:
-# $L^V = \tfrac12 \max\big((V - R)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - R)^2\big)$
-# with $c = 0.5$. Take $V_{\text{old}} = 0$ and a return $R = 2$. At $V = 1$ the clipped value is 0.5,
-# with the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on $V$: the
-# value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger one, so the
-# value is pulled back. This clip is not in the paper, but in its authors' code. Section 8 finds no
-# use for it here.
+# $L^V = \tfrac12 \max\big((V - G)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - G)^2\big)$
+# with $c = 0.5$. Take $V_{\text{old}} = 0$ and a return $G = 2$. At $V = 1$ the clipped value is
+# 0.5, with the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on
+# $V$: the value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger
+# one, so the value is pulled back. This clip is not in the paper, but in its authors' code. Section
+# 8 finds no use for it here.
 #
 # **Whitening.** Subtracting the mean of all advantages of a batch and dividing by their standard
-# deviation makes the learning rate independent of the reward's unit. Here it changes little, since
-# the gradient is clipped to norm 1 anyway (it is larger than 1 at every step, on average over its
-# minibatches), and Adam divides by the gradient's size.
+# deviation makes the learning rate independent of the reward's unit. Here it changes little, for
+# two reasons. `train_ppo` shortens the gradient to length 1, and at every step it is longer than that.
+# And Adam divides by the gradient's size.
 #
 # **PPO without a clip.** The PPO paper has a second form. It replaces the clip by a penalty that grows
 # smoothly as the policy leaves the old one:
-# $L_t = -\rho_t A_t + c \,(\log \pi_{\text{old}} - \log \pi)_t$. The mean of the bracket, over tokens
-# that $\pi_{\text{old}}$ sampled, is the KL divergence $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$.
+# $L_t = -\rho_t A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
+# bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
+# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$: how far the new policy is from the one that sampled.
 #
-# **How sure is section 8?** Three runs per variant say little about other seeds. The two triples of runs
-# with the *same* settings differ by 0.07 gold points. The KL notices what gold does not: without the clip,
-# and with $\lambda = 1$, it is higher in each of the three runs than in all six of the complete
-# algorithm. The critic is worse than a constant at step 0 and explains at least 0.35 of the variance at
-# step 2, with or without its clip.
+# **How sure is section 8?** Three runs per variant say little about other seeds. The two triples of
+# runs with the *same* settings differ by 0.07 gold points. The KL shows a difference where gold
+# shows none: without the clip it is higher in each run than in any of the six runs of the complete
+# algorithm. The same holds with $\lambda = 1$. The critic is worse than a constant at step 0 and
+# explains at least 0.35 of the variance at step 2, with or without its clip.
 #
 # **Clipped tokens in section 5.** In the four responses 40 % of the tokens are clipped. In section 7 it
-# is at most 9 %. There the learning rate starts at a fifth of ours, and the log has the mean over the
-# updates. We count after the last one.
+# is at most 9 %. The runs there start with a fifth of the learning rate. And their `clip_fraction` is the
+# mean over the four updates of a step, while section 5 counts after the last update.
 #
 # **Section 6 with smaller steps.** With a step size of 0.2 instead of 1, sixty updates without the
-# clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51.
+# clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51. With step size 1,
+# only 2 of the 40 batches end below 0 without the clip, and 1 with it.
 #
 # **What the libraries do.**
 #

@@ -232,8 +232,7 @@ print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
 #
 # **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
 # text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
-# When it is on, `train_group` puts it into the score, as PPO does: before part 3, each response pays
-# `kl_coef` times its KL. The GRPO paper instead adds a KL term to the loss ("Going further").
+# "Going further" shows where it goes when it is on.
 
 # %% [markdown]
 # ## 6. A group under the microscope
@@ -258,9 +257,9 @@ show.microscope(tokens, "advantage", text="all", still=still)
 #
 # 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.47
 #    at every token. All others have −0.35.
-# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32. Only the
-#    digit after `=` is wrong. But all its tokens are pushed down alike, the right ones too. GRPO does
-#    not know where the error is. A critic can learn it (lesson 05).
+# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32.
+#    Only the digit after `=` is wrong. But all its tokens are pushed down alike, the right ones
+#    too. GRPO does not know where the error is. A critic can learn it (lesson 05).
 # 3. **Why it works all the same.** Add up the pushes on the first token. The loss divides each one by
 #    the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two
 #    of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24. So written steps
@@ -312,18 +311,19 @@ for size in (2, 3, 4):
 # \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
 #
 # In the same way it is $-\nabla p / (1 - p)$ over the wrong responses. So on average a right response
-# with advantage $A_i$ pulls by $A_i / p$ along $\nabla p$, and a wrong one by $-A_i / (1 - p)$. The
-# **strength** of a group is the mean of these numbers. Here are all groups of two:
+# with advantage $A_i$ pulls by $A_i / p$ along $\nabla p$, and a wrong one by $-A_i / (1 - p)$. (Its
+# advantage is negative, so both pull the same way.) The **pull** of a group is the mean of these numbers.
+# Here are all groups of two:
 #
-# | group | how often | advantages | strength |
+# | group | how often | advantages | pull |
 # |---|---|---|---|
 # | both right | $p^2$ | 0, 0 | 0 |
 # | one right | $2p(1-p)$ | 0.71, −0.71 | $\frac12 \big(\frac{0.71}{p} + \frac{0.71}{1-p}\big) = \frac{0.71}{2p(1-p)}$ |
 # | both wrong | $(1-p)^2$ | 0, 0 | 0 |
 #
-# The **weight** of a prompt is its mean strength: how often times strength, added up. GRPO's expected
-# gradient is the weight times $\nabla p$. For groups of two the weight is 0.71, whatever $p$ is. For
-# larger groups the code adds up the rows.
+# The **weight** of a prompt is the mean pull of its groups: multiply each pull by how often it
+# occurs, and add up. GRPO's expected gradient is the weight times $\nabla p$. For groups of two the
+# weight is 0.71, whatever $p$ is. For larger groups the code adds up the rows.
 
 
 # %%
@@ -332,9 +332,9 @@ def weight(p, size):
     right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
     chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
     scores = (torch.arange(size) < right[:, None]).double()
-    pull = scores / p - (1 - scores) / (1 - p)  # 1/p if right, -1/(1-p) if wrong
-    strength = (core.group_relative(scores) * pull).mean(1)
-    return (chance * strength).sum()
+    along = scores / p - (1 - scores) / (1 - p)  # 1/p if right, -1/(1-p) if wrong
+    pull = (core.group_relative(scores) * along).mean(1)
+    return (chance * pull).sum()
 
 
 # %% [markdown]
@@ -360,17 +360,18 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The two ends weigh the same, and 1.9 times as much as the middle. Most groups of a very hard prompt
-# have equal scores and teach nothing. But if one response of 16 is right, its advantage is 3.75. On
-# average this effect wins. For groups of two the line is flat.
+# The two ends weigh the same, and 1.9 times as much as the middle. Take a very hard prompt. One response
+# of 16 is right with a chance of about $16p$. Its advantage is then 3.75, so the group pulls by about
+# $3.75 / (16p)$. The product is 3.75, however small $p$ is. At $p = 0.5$ the weight is 1.87.
 # </details>
 #
 # Without the standard deviation every line would be flat: all prompts weigh the same.
 #
-# For very large groups $\sigma$ is $\sqrt{p(1-p)}$, and the weight is $1/\sqrt{p(1-p)}$. That is the derivative of
-# $2 \arcsin\sqrt{p}$. So there GRPO maximises this function instead of $p$: **another objective.** For
-# a single prompt this only changes the step's length. Over many prompts it changes which prompts count
-# most.
+# For very large groups $\sigma$ is $\sqrt{p(1-p)}$, and the weight is $1/\sqrt{p(1-p)}$. The
+# gradient of a function $f(p)$ is $f'(p) \nabla p$, and this weight is the derivative of
+# $2 \arcsin\sqrt{p}$. So there GRPO maximises that function instead of $p$: **another objective.**
+# For a single prompt this only changes the step's length. Over many prompts it changes which
+# prompts count most.
 
 # %% [markdown]
 # ## 8. What a run looks like
@@ -418,11 +419,13 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The share of right answers rises. In the control it *falls*: random scores do harm ("Going further"
-# says why). So the rise does come from rewarding right answers.
+# The share of right answers rises. In the control it *falls*. Random scores push somewhere, too, and a
+# random change of a trained model makes it worse far more often than better ("Going further"). So the
+# rise does come from rewarding right answers.
 # </details>
 #
-# The trained model, on the problems of section 3, writes steps more often:
+# The trained model, on the problems of section 3, writes steps more often. (Five samples say little
+# about a single problem.)
 
 # %%
 table(trained, questions)
@@ -453,22 +456,23 @@ show.curves(
 # ## 9. Sharpening or learning?
 #
 # Did the model learn something new, or did it only become surer of what it could do already? Give it
-# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Take $n$
-# samples of a problem, of which $c$ are right. Then
+# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Here is a made-up
+# example of three problems, each with the chance of a right answer:
 #
-# $$ \text{pass@}k = 1 - \binom{n - c}{k} \Big/ \binom{n}{k} , $$
+# | | problem A | problem B | problem C | pass@1 | pass@16 |
+# |---|---|---|---|---|---|
+# | before training | 50 % | 50 % | 0 % | 33 % | 67 % |
+# | one model after it | 90 % | 90 % | 0 % | 60 % | 67 % |
+# | another model after it | 70 % | 70 % | 40 % | 60 % | 100 % |
 #
-# where $\binom{a}{k}$ counts the ways to choose $k$ of $a$ things. The fraction is the chance that
-# $k$ samples, chosen from the $n$, are all wrong. We measure pass@k on 400 problems that were not
-# practised, with 16 samples each: pass@16 says whether any of them is right. We call a gain in pass@1
+# Both models have the same pass@1. But only the second one solves a problem that it could not solve
+# before, and only pass@16 shows it. So we call a gain in pass@1
 #
-# - **learning**, if pass@16 rises as well: the model solves problems that it did not solve in sixteen
-#   tries before,
-# - **sharpening**, if it does not: what it could do in sixteen tries has become more likely at the
-#   first.
+# - **learning**, if pass@16 rises as well,
+# - **sharpening**, if pass@16 does not rise, although it had room.
 #
-# *Rises* means: the mean change of pass@16 over the 400 problems has a 95 % interval above 0. Sharpening
-# is also the verdict if pass@16 had no room to rise.
+# We measure both on 400 problems that were not practised, with 16 samples each. *Rises* means: the mean
+# change of pass@16 over them has a 95 % interval above 0.
 
 # %%
 family = experiments.results("family")
@@ -488,12 +492,13 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # (The brackets of this table are the lowest and the highest of the three seeds.) *grpo* is the run of
 # 80 steps, again with one update per batch. The **greedy answer** always takes the
 # likeliest token. GRPO brings it from 41 % to 87 % in 80 steps, and single samples (pass@1) from 40 %
-# to 68 %. The verdict on
+# to 68 %. The printed verdict on
 # 80 steps is sharpening for two seeds and learning for one: on seed 1, pass@16 rises by 0.023, with
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
-# One interval of six that is just above 0 may be chance. And pass@16 of the start is 98 %, with hardly
-# any room to rise. So this task cannot tell how much GRPO could teach.
+# One interval of six that is just above 0 may be chance. And the function cannot know whether there was
+# room: pass@16 of the start is 98 %. So read its *sharpening* as "no learning seen". This task cannot
+# tell how much GRPO could teach.
 
 # %% [markdown]
 # ## 10. Two variants: Dr. GRPO and DAPO
@@ -509,8 +514,8 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 #
 # - *Dynamic sampling*: groups with equal scores are replaced by groups for new prompts, because
 #   they would teach nothing (section 8).
-# - *Token mean*: the loss is the mean over all tokens of the batch. So each token counts the same, and a long
-#   response counts more than a short one.
+# - *Token mean*: the loss is the mean over all tokens of the batch. So each token counts the same,
+#   and a long response counts more than a short one.
 # - *Clip-higher*: the ratio may rise to 1.28 instead of 1.2. So unlikely tokens can grow
 #   faster, and the policy tries more.
 # - *Overlong penalty*: close to the length limit, a response loses a part of its score with every further
@@ -521,9 +526,9 @@ compared = ["grpo", "dr-grpo", "dapo"]
 experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 
 # %% [markdown]
-# The means of pass@1 differ by at most 0.015. Three seeds
-# of the *same* method differ by more, 0.025 for GRPO. With one update per batch, DAPO's clip never acts, and our
-# responses are far from the length limit.
+# The means of pass@1 differ by at most 0.015. Three seeds of the *same* method differ by more,
+# 0.025 for GRPO. With one update per batch, DAPO's clip never acts, and our responses are far from
+# the length limit.
 #
 # Two more variants, **GSPO** and **CISPO**, change the clip. They matter when a batch is used several
 # times (lesson 11b).
@@ -534,8 +539,8 @@ experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 # - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
 #   clipped loss. No critic.
 # - A group of equal scores teaches nothing. Watch the share of such groups.
-# - Centring shortens the gradient to $(G-1)/G$ of its length. Dividing by the standard deviation changes the
-#   objective: very hard and very easy prompts get more weight.
+# - Centring shortens the gradient to $(G-1)/G$ of its length. Dividing by the standard deviation
+#   changes the objective: very hard and very easy prompts get more weight.
 # - All tokens of a response get the same advantage, right steps of a wrong answer too.
 # - A gain in pass@1 alone may be sharpening. Look at pass@k, and at whether it has room to rise.
 #
@@ -549,8 +554,9 @@ experiments.shown(family[family.variant.isin(compared)], measures, digits=3)
 # `torch.std`. A group of equal scores must give exactly 0. *This function goes into your
 # `my_rlhf.py`.*
 #
-# *Hint:* the mean of three times 0.9 is not exactly 0.9. Use `torch.where` where the largest and the
-# smallest score of a group are equal. `keepdim=True` keeps the shapes.
+# *Hint:* the mean of three times 0.9 is not exactly 0.9, so section 5 leaves a tiny number there.
+# Use `torch.where` where the largest and the smallest score of a group are equal. `keepdim=True`
+# keeps the shapes.
 
 
 # %% tags=["exercise"]
@@ -571,10 +577,11 @@ def group_advantages(group_scores):
 check.group_advantages(group_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **2. GRPO's loss, whole** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the shape
-# (N G, R), a prompt's responses side by side. `group_scores` is (N, G). Return the loss of the batch,
-# one number: advantages (with $\delta = 0.0001$), ratio, clip, the mean over the tokens of each response, the mean over
-# responses. (In no group are all scores equal.) The checker compares the gradient, too.
+# **2. GRPO's loss, whole** *(medium, 15 minutes)*. `logprobs`, `old_logprobs` and `mask` have the
+# shape (N G, R), a prompt's responses side by side. `group_scores` is (N, G). Return the loss of
+# the batch, one number: advantages (with $\delta = 0.0001$), ratio, clip, the mean over the tokens
+# of each response, the mean over responses. (In no group are all scores equal.) The checker
+# compares the gradient, too.
 #
 # *Hint:* padding can hold NaN, and NaN times 0 is NaN: replace it with `torch.where(mask, x, 0.0)`
 # first. `flatten()` puts the advantages into the order of the responses.
@@ -667,7 +674,12 @@ show.lines(
 
 # %% [markdown] tags=["exercise"]
 # **4. pass@k** *(medium, 10 minutes)*. `right` has the shape (N, n), booleans: n samples of each of N
-# problems. Return pass@k of each problem, (N,).
+# problems. Return pass@k of each problem, (N,). If $c$ of the $n$ samples are right,
+#
+# $$ \text{pass@}k = 1 - \binom{n - c}{k} \Big/ \binom{n}{k} , $$
+#
+# where $\binom{a}{k}$ counts the ways to choose $k$ of $a$ things. The fraction is the chance that
+# $k$ samples, chosen from the $n$, are all wrong.
 #
 # *Hint:* choose the $k$ samples one after the other, without putting any back. How likely is it that
 # the first one is wrong? And the second, if the first was wrong? Mind problems with fewer than $k$ wrong
@@ -721,6 +733,22 @@ print("mean scores, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
+# **6. Three verdicts** *(easy, 5 minutes)*. Three runs on three tasks. In brackets stand 95 %
+# intervals over problems. Is each of them learning, sharpening, or can you not tell?
+#
+# | run | pass@1 | pass@16 before | change of pass@16 |
+# |---|---|---|---|
+# | A | from 0.35 to 0.55 | 0.71 | −0.01 [−0.03, 0.02] |
+# | B | from 0.35 to 0.50 | 0.71 | 0.09 [0.05, 0.13] |
+# | C | from 0.60 to 0.95 | 0.99 | 0.00 [−0.01, 0.01] |
+#
+# <details><summary>Answer</summary>
+#
+# A is sharpening: pass@16 had room to rise, and did not. B is learning: the whole interval is above 0.
+# For C you cannot tell. Before training it solved nearly all problems in sixteen tries, so
+# nothing was left to learn. Its gain in pass@1 is still the largest and may be what you want.
+# </details>
+#
 # ## Questions
 #
 # <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
@@ -750,7 +778,14 @@ print("the weights are equal:", models.same_weights(actor, other))
 # responses grow faster than right ones, look at the denominator of the loss (exercise 3).
 # </details>
 #
-# <details><summary>5. Can GRPO be used with a reward model instead of a rule?</summary>
+# <details><summary>5. Your gradient without the standard deviation is 3/4 as long as your colleague's. Why?</summary>
+#
+# You have groups of four, and the group's mean contains the response's own score: $(G-1)/G = 3/4$. Your
+# colleague takes the mean of the others. Both point in the same direction. With plain gradient descent,
+# a learning rate that is 4/3 times as large makes up for it.
+# </details>
+#
+# <details><summary>6. Can GRPO be used with a reward model instead of a rule?</summary>
 #
 # Yes: replace `score`. Then the KL penalty is needed again, and small errors of the reward model
 # count in full when the scores of a group are nearly equal (section 2).
@@ -771,22 +806,23 @@ print("the weights are equal:", models.same_weights(actor, other))
 # to 3.15. With the constant neither changes. On our arithmetic this force is weak beside the reward:
 # after 80 steps, GRPO and Dr. GRPO have nearly the same length (9.5 and 9.6 tokens).
 #
-# **The KL penalty, in the score or in the loss.** In the score, the penalty of a response is
-# `kl_coef` times the sum of $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It
-# acts through the advantage. There is a catch: in a group of equal scores only the penalties differ,
-# and the standard deviation blows them up to full size (section 2). The GRPO paper adds a term to
-# the loss of each token instead, with $u_t = \pi_{\text{ref}} / \pi$:
+# **The KL penalty, in the score or in the loss.** By default `train_group` puts it into the score,
+# as PPO does: before part 3 of the step, each response pays `kl_coef` times the sum of
+# $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It acts through the advantage.
+# There is a catch: in a group of equal scores only the penalties differ, and the standard deviation
+# blows them up to full size (section 2). The GRPO paper adds a term to the loss of each token
+# instead, with $u_t = \pi_{\text{ref}} / \pi$:
 #
 # $$ L_t + \beta\, (u_t - 1 - \log u_t) . $$
 #
-# The bracket is called $k_3$ (lesson 07). It is never negative, and its mean over samples of $\pi$ is
-# $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. But its *gradient* on fresh samples is that of the reversed
-# $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token changes the KL of
-# the tokens after it. Near the reference the two directions of the KL differ little.
-# `GroupConfig.named("grpo-paper")` runs this form.
+# The bracket is called $k_3$ (lesson 07). It is never negative, and its mean over samples of $\pi$
+# is $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. But its *gradient* on fresh samples is that of the
+# reversed $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token
+# changes the KL of the tokens after it. Near the reference the two directions of the KL differ
+# little. `GroupConfig.named("grpo-paper")` runs this form.
 #
-# **The interval of section 9** is found by the *bootstrap*: draw 400 of the changes with replacement, take
-# their mean, and repeat. The interval is the middle 95 % of these means.
+# **The interval of section 9** is found by the *bootstrap*: draw 400 of the changes with
+# replacement, take their mean, and repeat. The interval is the middle 95 % of these means.
 #
 # **Why do random rewards do harm?** In the control, the scores are independent of the responses. So the
 # expected gradient is exactly 0 (lesson 04): on average, training pulls nowhere. But every single

@@ -259,7 +259,8 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         said("**Predict.** Groups of", 16)
         said("The two ends weigh the same, and", weight(0.02, 16) / weight(0.5, 16))
         assert math.isclose(weight(0.02, 16), weight(0.98, 16), rel_tol=1e-6)
-        said("one response of", 16, one_of_16)
+        said("One response of", 16, one_of_16, one_of_16, weight(0.5, 16))
+        assert math.isclose(weight(1e-5, 16), one_of_16, rel_tol=1e-3)
         # 8: a run
         said("a short run of our own:", 40)
         said("a single epoch with all", 16 * 8)
@@ -273,14 +274,21 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         equal = grpo.frac_reward_zero_std
         said("It rises from", equal[grpo.index < 10].mean(), last_ten.frac_reward_zero_std.mean())
         # 9: sharpening or learning
-        said("We measure pass@k on", 400, 16)
-        said("the mean change of pass@16 over the", 400, 0)
+        for model_of, chances in (
+            ("before training", (0.5, 0.5, 0.0)),
+            ("one model after it", (0.9, 0.9, 0.0)),
+            ("another model after it", (0.7, 0.7, 0.4)),
+        ):
+            passed = [sum(1 - (1 - p) ** k for p in chances) / 3 for k in (1, 16)]
+            said(f"| {model_of} |", *chances, *passed)
+        said("We measure both on", 400, 16)
+        said("the mean change of pass@16 over them", 0)
         said("by the *bootstrap*: draw", 400)
         said("The interval is the middle", 0.95)
         said("is the run of", 80)
         said("GRPO brings it from", *(mean(runs, v, "greedy") for v in ("start", "grpo")), 80)
         said("(pass@1) from", mean(runs, "start", "pass_1"), mean(runs, "grpo", "pass_1"))
-        said("The verdict on", 80)
+        said("The printed verdict on", 80)
         said("on seed", 1, *gain(runs, "grpo", 1), 400)
         said("that is just above", 0)
         said("pass@16 of the start is", mean(runs, "start", "pass_16"))
@@ -295,6 +303,18 @@ def test_the_numbers_of_the_prose(runs, grpo, model):
         said("samples are fresh, so all ratios are", 1)
         said("sample groups of", 8, 64)
         said("and NaN times", 0)
+        made_up = (  # pass@1 before and after, pass@16 before, its change, the ends of the interval
+            ("A", 0.35, 0.55, 0.71, -0.01, -0.03, 0.02),
+            ("B", 0.35, 0.50, 0.71, 0.09, 0.05, 0.13),
+            ("C", 0.60, 0.95, 0.99, 0.00, -0.01, 0.01),
+        )
+        for run, *row in made_up:
+            said(f"| {run} |", *row)
+        gains = {run: after - before for run, before, after, *_ in made_up}
+        assert max(gains, key=gains.get) == "C" and made_up[0][-2] < 0 < made_up[1][-2]
+        said("B is learning: the whole interval is above", 0)
+        said("without the standard deviation is", 3 / 4)
+        said("a learning rate that is", 4 / 3)
         said("My GRPO loss is", 0)
         said("So the loss of a batch is", 0)
         said("Yes. At ratio", 1)
