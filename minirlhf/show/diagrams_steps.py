@@ -173,7 +173,7 @@ def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -
     rows, columns = min(epochs, 3), min(parts, 4)
     left = 624 - (62 + 70 * columns) / 2
     for epoch in range(rows):
-        y = 405 - 13 * (rows - 1) + 26 * epoch
+        y = 418 - 13 * (rows - 1) + 26 * epoch
         write(axes, left, y, ("text", f"epoch {epoch + 1}"), ha="left")
         for column in range(columns):
             box = (left + 62 + 70 * column, y - 11, 66, 22)
@@ -182,7 +182,7 @@ def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -
     steps = f"{epochs * parts} updates of each network"
     if (rows, columns) != (epochs, parts):
         steps = f"in all {epochs} epochs of {parts} minibatches"
-    write(axes, 624, 464, ("text", steps if known else "minibatches, in a new order every epoch"))
+    write(axes, 624, 470, ("text", steps if known else "minibatches, in a new order every epoch"))
 
 
 def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:

@@ -81,6 +81,11 @@ WARNING = (
     "The samples come from a small model that was trained on reviews by film critics. They may "
     "offend."
 )
+SHOWN = 5  # samples at the top of the page
+HOW_SAMPLES = (
+    "The first titles, not selected. Each column is a model that was trained in this run; SFT is "
+    "the model before. Below each review stands its gold score."
+)
 HOW_METHODS = (
     "Gold: the mean rating (-4 to 4) that people would give, predicted by a separate model that is "
     "not used in training. In brackets: the 95 % interval over films. The ensemble and the lexicon "
@@ -126,6 +131,9 @@ def write_report(
 ) -> Path:
     """Write the page; an older page is replaced only after the new one is complete.
 
+    What most people look for comes first: the result in one sentence, its picture, samples before
+    and after, and the token microscope. Then come the curves of each stage, and then the tables.
+
     Args:
         history: rows of metrics of all stages.
         methods: a dict per method with the keys of TABLE, gold_low and gold_high.
@@ -138,23 +146,26 @@ def write_report(
     facts = " · ".join(f"{escape(k)} {escape(v)}" for k, v in environment.items())
     spent = " · ".join(f"{escape(k)} {v:.0f} s" for k, v in times.items())
     parts = [
-        f'<h1>{escape(title)}</h1><p class="warn">{escape(WARNING)}</p>',
-        f'<p class="how">{facts}<br>{spent}</p>',
-        _section("The methods on held-out films", _table(methods), HOW_METHODS),
+        f"<h1>{escape(title)}</h1><p>{escape(_result(methods))}</p>",
         _image(frontier(methods, by="method", ylabel="gold score"), "gold score against KL"),
         _how(HOW_PLANE),
+        f'<h2>Before and after</h2><p class="warn">{escape(WARNING)}</p>',
+        _samples(samples[:SHOWN]) + _how(HOW_SAMPLES),
     ]
+    if tokens:
+        block = microscope(tokens, "prefix_reward").html
+        parts.append(_section("The first responses, token by token", block, HOW_TOKENS))
+    parts += _curves_of_stages(list(history))
+    parts.append(_section("All numbers of the methods", _table(methods), HOW_METHODS))
     if recorded:
         table = _table(_mean_over_seeds(recorded))
         parts.append(_section("Recorded: the same methods, several seeds", table, HOW_RECORDED))
     if accuracy:
         heading = "The reward model on held-out films, by rating gap (mean of the other raters)"
         parts.append(_section(heading, _accuracy(accuracy), HOW_ACCURACY))
-    parts.append("<h2>Before and after: the first titles, not selected</h2>" + _samples(samples))
-    if tokens:
-        block = microscope(tokens, "prefix_reward").html
-        parts.append(_section("The first responses, token by token", block, HOW_TOKENS))
-    parts += _curves_of_stages(list(history))
+    if samples[SHOWN:]:
+        parts.append("<h2>More samples</h2>" + _samples(samples[SHOWN:]))
+    parts.append(f'<h2>This run</h2><p class="how">{facts}<br>Time: {spent}</p>')
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
@@ -162,6 +173,31 @@ def write_report(
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
     write_text(path, page)
     return Path(path)
+
+
+def _result(methods: list[dict]) -> str:
+    """The result in a sentence: the gold score before training and after each way of training.
+
+    The first row is the model before; best-of-n (a choice among samples) is no training.
+    """
+    before, *others = methods
+    after = [f"{row['gold']:.2f} with {row['method']}" for row in others if not _searched(row)]
+    return (
+        f"Before, {before['method']} wrote reviews of held-out films with a gold score of "
+        f"{before['gold']:.2f}. "
+        + (f"After training it is {_listed(after)}. " if after else "")
+        + "The gold score is the rating, from -4 to 4, that people would give, as a separate "
+        "model predicts it."
+    )
+
+
+def _searched(row: dict) -> bool:
+    return row["method"].startswith("best-of-")
+
+
+def _listed(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _section(heading: str, content: str, how: str) -> str:

@@ -158,8 +158,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # | model | what it does | trained? |
 # |---|---|---|
 # | **actor** $\pi$ | the policy: it writes the responses | yes |
-# | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come | yes |
-# | **reward model** | scores a finished response | no |
+# | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come; starts as a copy of the reward model | yes |
+# | **reward model** | scores a finished response; it learned from human ratings; before PPO its scores have the mean 0 and the standard deviation 1 | no |
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
 # From the reward model and the reference, every token gets a **reward**:
@@ -168,11 +168,12 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # \text{ is the last token}). $$
 #
 # The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
-# called the **log-ratio** of the token. If the policy likes the token more than the reference does, the
-# log-ratio is positive and the token costs something. If it likes it less, the token gets a bonus. So
-# the penalty keeps the policy near the model that writes good English. Add up the
-# log-ratios of a response, and take the mean over many responses of the policy: this is the policy's KL
-# divergence from the reference (lesson 07). It is never negative. Its unit is the **nat**.
+# called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
+# Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
+# policy gets a bonus. The penalty keeps the policy near the model that writes good English.
+#
+# Add up the log-ratios of a response, and take the mean over many responses of the policy: this is the
+# policy's KL divergence from the reference (lesson 07). Its unit is the **nat**.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
@@ -198,14 +199,11 @@ assert advantages.tolist() == [[0.5, 0.5, 1.0]]
 assert returns.tolist() == [[1.0, 1.5, 2.0]]
 
 # %% [markdown]
-# The critic starts as a copy of the reward model.
-#
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
 # *The fourth step of a run of eight.*
 #
-# The prompt is a film's title, the response a short review. The reward model learned from human
-# ratings.
+# The prompt is a film's title, the response a short review.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -222,7 +220,7 @@ critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Now the algorithm. Tensors have the shape (B, R): B responses, R token positions. The mask is true
+# Tensors have the shape (B, R): B responses, R token positions. The mask is true
 # at real tokens and false at padding. With 64 responses, minibatches of 32 and two epochs, one step
 # makes four updates.
 
@@ -300,8 +298,7 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# The mean score rises from batch to batch. The scores are scaled: before PPO they have the mean 0 and
-# the standard deviation 1.
+# The mean score rises. The first batch comes before any update.
 #
 # ## 5. A batch under the microscope
 #
@@ -357,9 +354,10 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # %% [markdown]
 # ## 6. What the clip limits
 #
-# The clip limits how far one batch can move the policy, for good and for bad. A world with 15 possible
-# responses (lesson 04) shows this exactly: there we can *compute* the expected score of a policy
-# instead of estimating it.
+# One batch has two dangers. Far from the old policy the ratio is wrong (section 2). And a batch is
+# a small sample, so it can mislead. The clip limits how far one batch can move the policy, for good
+# and for bad. We look at the second danger in a world with 15 possible responses (lesson 04). There
+# we can *compute* the expected score of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates by plain gradient descent
 # with step size 1, with and without the clip, always from the same starting policy. The advantage of a
@@ -416,8 +414,7 @@ show.lines(
 # So in this tiny world the clip costs more than it saves. What it buys is a narrow band.
 # </details>
 #
-# In a language model, all outputs share the same weights: a large step also changes what it writes
-# elsewhere. Section 8 asks whether it needs the clip.
+# Section 8 asks whether a language model needs the clip.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -439,11 +436,12 @@ show.curves(
 #   about 1.2.
 # - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
 #   give, predicted by another model. It rises too.
-# - **kl** is the distance from the reference in nats per response. It grows to about 2 and then stays
-#   near that.
+# - **kl** is the distance from the reference in nats per response. It grows to about 2 and
+#   stays near that, held by the KL penalty and by a learning rate that falls to 0.
 # - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
-#   nats per token (mind the axis): the policy still writes varied reviews.
-# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %.
+#   nats per token: the policy still writes varied reviews.
+# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %, and less
+#   with the falling learning rate.
 # - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
 #   as a constant. It starts below 0 and reaches 0.7.
 #
@@ -482,7 +480,7 @@ show.differences(
 # <details><summary>What you should see</summary>
 #
 # Look at the bars: they are 95 % intervals of the difference. A bar that includes 0 may be luck. (Small
-# circles are single runs. The grey band shows how far runs with the *same* settings differ.)
+# circles: single runs. Grey band: how far equal runs differ.)
 #
 # - **With two epochs, we see no single part that matters for gold.** Without the clip, without
 #   whitening, without the value clip or with $\lambda = 1$, the bar includes 0.
@@ -492,7 +490,7 @@ show.differences(
 # </details>
 #
 # **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run as
-# healthy? Write down three things that you notice in its curves (green).
+# healthy? Which of its six curves (green) will show a difference?
 
 # %% tags=["predict"]
 sick = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -528,7 +526,8 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
 # has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
 #
-# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse.
+# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse. (Which of
+# the two dangers of section 6 caused the collapse, these runs cannot tell.)
 #
 # | curve | healthy | a warning |
 # |---|---|---|
@@ -536,7 +535,8 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: large updates for one batch |
+# | clip fraction | a few percent | tens of percent: large updates for one batch (without a clip it says nothing) |
+# | explained variance | rises from below 0 | stays near 0 |
 
 # %% [markdown]
 # ## What to remember
@@ -676,6 +676,7 @@ show.lines(
 # The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
 # `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
 # `batch.select`, `torch.randperm`, `core.ppo_clip`, `core.value_loss` and `core.aggregate`.
+# `models.encode_prompts` returns ids and mask. A batch has `response_mask` and `old_logprobs`.
 # `help(core.gae)` tells you the arguments of a function. All random numbers come from `generator`.
 
 

@@ -407,11 +407,6 @@ _, control = practise(dealt_at_random)
 # %% tags=["predict"]
 right = pd.DataFrame({"paid for right answers": paid.column("grpo", "right")})
 right["paid at random"] = control.column("grpo", "right")
-ends = pd.DataFrame(
-    {"first five steps": right.head().mean(), "last five steps": right.tail().mean()}
-)
-ends["KL at the end"] = [log.column("grpo", "kl")[-1] for log in (paid, control)]
-print(ends.round(2))
 show.lines(
     right.to_dict("list"), xlabel="step", ylabel="share of right answers", ylim=(0, 0.8)
 )
@@ -424,10 +419,15 @@ show.lines(
 # rise does come from rewarding right answers.
 # </details>
 #
-# The trained model, on the problems of section 3, writes steps more often. (Five samples say little
-# about a single problem.)
+# The ends in numbers, and section 3 again: the trained model writes steps more often. (Five samples say
+# little about a problem.)
 
 # %%
+ends = pd.DataFrame(
+    {"first five steps": right.head().mean(), "last five steps": right.tail().mean()}
+)
+ends["KL at the end"] = [log.column("grpo", "kl")[-1] for log in (paid, control)]
+print(ends.round(2))
 table(trained, questions)
 
 # %% [markdown]
@@ -498,7 +498,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 #
 # One interval of six that is just above 0 may be chance. And the function cannot know whether there was
 # room: pass@16 of the start is 98 %. So read its *sharpening* as "no learning seen". This task cannot
-# tell how much GRPO could teach.
+# tell how much GRPO teaches.
 
 # %% [markdown]
 # ## 10. Two variants: Dr. GRPO and DAPO
@@ -841,7 +841,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 #   about half as much, and with a tenth of it hardly at all.
 # - Gaussian noise on the weights, of the same length in every tensor, did no harm. So the distance of
 #   the weights is not what counts. The noise of the gradient points to where the outputs change most.
-#   You see it in the KL under the figure of section 8: the control ends further from the start than the
+#   You see it in the KL of section 8's table: the control ends further from the start than the
 #   paid run.
 #
 # **What the libraries do.**

@@ -310,7 +310,9 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("| writes *good* after *not* |", 0.5, 0.6, 0.6 / 0.5)
         said("| writes *not good* |", 0.5 * 0.5, 0.1 * 0.6, 0.1 * 0.6 / 0.25)
         said("A new batch would contain *not good*", 0.1 * 0.6 / 0.25, 0.6 / 0.5)
-        said("The first part is the **KL penalty**, and", config.kl.kl_coef == 0.5)
+        policy_share, reference_share = 0.4, 0.2
+        cost = config.kl.kl_coef * math.log(policy_share / reference_share)
+        said("Take a token that the policy gives", policy_share, reference_share, cost)
         by_hand(said, eps)
         said("false at padding. With", config.batch_size, config.minibatch_size, updates)
         said("Tokens are sampled at temperature", temperature, temperature)
@@ -319,7 +321,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("| first", -0.25, 0.5, -0.25, 1.0, 0.5, 0.25, 0.25, 0.5, 0.5, 0.5, 1.0)
         said("| middle", 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.5, 1.0, 0.5, 1.5)
         said("| last", 2.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 2.0)
-        said("before PPO they have the mean", 0, 1)
+        said("before PPO its scores have the mean", 0, 1)
         said("In the four responses", share_of_clipped_tokens())
         said("of the tokens are clipped. In section 7 it is at most", tour.clip_fraction.max())
         # 5: the microscope
@@ -343,7 +345,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("ratio far above", 1 + eps)
         said("a ratio below", 1 - eps)
         # 6: the exact world
-        said("A world with", world)
+        said("second danger in a world with", world)
         said("We sample", len(clip), 4, clip.shape[1] - 1, 1)
         said("**Predict.** After", clip.shape[1] - 1, len(clip))
         said("The line is the mean over the", len(clip))
@@ -361,11 +363,13 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         said("It rises from about", round(start.score), tour[tour.step > 15].score.mean())
         said("the rating from", -4, 4)
         said("It grows to about", tour[tour.step > 7].kl.mean())
+        said("by a learning rate that falls to", 0)
         entropy = by_step.mean().entropy
         said("It stays between", 2.1, 2.6, entropy.min() > 2.1 and entropy.max() < 2.6)
         said("because of the clip: at most", tour.clip_fraction.max())
         said("predicts the returns:", 1, 0)
         said("It starts below", 0, end.explained_variance)
+        said("| explained variance |", 0, 0)
         recorded = experiments.results("tour").set_index("method")
         length = recorded.length.groupby("method").mean()
         said("PPO's reviews are shorter", length["PPO"] < 0.8 * length["SFT"])

@@ -207,6 +207,44 @@ def test_the_report_is_self_contained_and_escaped(tmp_path):
     assert text.count("data:image/png;base64,") == 2 and "may offend" in text and "Recorded" in text
 
 
+def test_the_report_opens_with_what_people_look_for(tmp_path):
+    long = [
+        {"prompt": f"film {i}", "columns": {"SFT": f"text {i}"}, "golds": {"SFT": 0.0}}
+        for i in range(7)
+    ]
+    text = page(tmp_path / "report.html", samples=long).read_text(encoding="utf-8")
+    order = [
+        "with a gold score of 0.00. After training it is 1.00 with &lt;b&gt;PPO.",
+        'alt="gold score against KL"',
+        "Before and after",
+        "text 4",
+        "token by token",
+        "<h2>PPO</h2>",
+        "All numbers of the methods",
+        "Recorded:",
+        "More samples",
+        "text 5",
+        "This run",
+    ]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "methods, said",
+    [
+        ([("SFT", 0.4), ("PPO", 1.3)], "After training it is 1.30 with PPO."),
+        (
+            [("SFT", 0.4), ("best-of-4", 1.1), ("PPO", 1.3), ("DPO", 1.4), ("GRPO", 1.5)],
+            "After training it is 1.30 with PPO, 1.40 with DPO and 1.50 with GRPO.",
+        ),
+        ([("SFT", 0.4)], "with a gold score of 0.40. The gold score is"),
+    ],
+)
+def test_the_result_is_one_sentence(methods, said):
+    assert said in report._result([{"method": m, "gold": g} for m, g in methods])
+
+
 def test_a_report_without_tokens_has_no_script(tmp_path):
     text = page(tmp_path / "report.html", tokens=None).read_text(encoding="utf-8")
     assert "script" not in {tag for tag, _ in Tags(text).seen} and "token by token" not in text
