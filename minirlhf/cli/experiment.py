@@ -9,6 +9,7 @@ import typer
 
 from minirlhf.cli.options import RUN, WorkFolder, option
 from minirlhf.cli.terminal import console, say
+from minirlhf.experiments.pages import fill_pages, pages_to_fill
 from minirlhf.experiments.recording import (
     NAMES,
     record_smollm2,
@@ -16,10 +17,9 @@ from minirlhf.experiments.recording import (
     repeat_tour,
     run_experiment,
 )
-from minirlhf.experiments.records import fill_readme, readme_to_fill
 from minirlhf.experiments.registry import RECORDED_SEEDS
 from minirlhf.loops.checkpoint import Stopped
-from minirlhf.runtime import check
+from minirlhf.runtime import ROOT, check
 from minirlhf.show.progress import Progresses
 from minirlhf.tasks import sources
 
@@ -36,15 +36,23 @@ def experiment(
         option(RUN, "Number of seeds, starting at 0.", show_default="3; 1 for the microscope"),
     ] = None,
     out: WorkFolder = DEFAULT_OUT,
+    tables: Annotated[
+        bool,
+        option(RUN, "Only fill the tables in README.md and docs from the records; run nothing."),
+    ] = False,
 ):
     """Run an experiment over several seeds and record it.
 
-    The results go to data/results. The tour with 3 seeds also fills README.md's tables.
+    The results go to data/results. The tour with 3 seeds also fills the tables in README.md and
+    docs.
 
     Example: minirlhf experiment ablations --seeds 3
     """
     check("name", name, name in NAMES, f"one of {', '.join(NAMES)}")
-    readme_to_fill()
+    pages_to_fill()
+    if tables:
+        say_filled(fill_pages())
+        return
     if out == DEFAULT_OUT and FORMER_OUT.exists():
         say(f"{FORMER_OUT}, the former folder, is not used. To use it, add --out {FORMER_OUT}.")
     try:
@@ -56,9 +64,15 @@ def experiment(
     if name not in ("tour", "reward_model"):
         return
     if seeds in (None, RECORDED_SEEDS):
-        fill_readme()
+        say_filled(fill_pages())
     else:
-        say(f"The tables in README.md are of {RECORDED_SEEDS} seeds, so they were not changed.")
+        say(f"The tables of the pages are of {RECORDED_SEEDS} seeds, so they were not changed.")
+
+
+def say_filled(pages: list[Path]) -> None:
+    """Say which pages have new tables."""
+    names = ", ".join(path.relative_to(ROOT).as_posix() for path in pages)
+    say(f"Filled the tables in {names}." if names else "The tables agree with the records.")
 
 
 @app.command()

@@ -5,7 +5,7 @@
 
 from importlib import import_module
 
-from minirlhf.experiments.records import fill_readme, load_results, readme_to_fill, results
+from minirlhf.experiments.records import load_results, results
 from minirlhf.experiments.tables import (
     by_prompt,
     difference_over_prompts,
@@ -21,6 +21,8 @@ from minirlhf.experiments.tables import (
 ON_FIRST_USE = {
     "EXPERIMENTS": "registry",
     "RECORDED_SEEDS": "registry",
+    "fill_pages": "pages",
+    "pages_to_fill": "pages",
     "FAULTS": "faults",
     "Fault": "faults",
     "NAMES": "recording",
@@ -45,10 +47,8 @@ __all__ = [
     "by_prompt",
     "difference_over_prompts",
     "difference_over_prompts_and_seeds",
-    "fill_readme",
     "load_results",
     "mean_over_seeds",
-    "readme_to_fill",
     "results",
     "samples",
     "shown",

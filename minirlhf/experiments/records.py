@@ -9,21 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from minirlhf.runtime import DATA, ROOT, check, write_text
+from minirlhf.runtime import DATA, write_text
 
 RESULTS = DATA / "results"
 REQUIRED = ("claim", "seed", "commit", "command")
-METHODS = {  # column of the README's table -> column of the record
-    "gold": "gold",
-    "proxy": "proxy",
-    "ensemble": "ensemble",
-    "lexicon": "lexicon",
-    "KL, nats": "kl",
-    "tokens": "length",
-    "distinct-2": "distinct_2",
-    "commonest opening": "opening_share",
-}
-ACCURACY = ("reward model", "bag of words", "human ceiling", "mean probability")
 
 
 def results(*names: str, folder: Path | None = None) -> pd.DataFrame:
@@ -98,45 +87,6 @@ def differences(recorded: dict, again: dict, *, tolerance: dict[str, float]) -> 
     ]
 
 
-def readme_tables(folder: Path = RESULTS) -> dict[str, str]:
-    """The README's tables in Markdown, as means over seeds.
-
-    `tour` has one row per method. `reward` has one row per band of the rating gap.
-    """
-    tour = load_results("tour", folder=folder)
-    accuracy = load_results("reward_model", folder=folder)
-    for row in accuracy:
-        row["band"] = f"{row['low']:g} to {row['high']:g}"
-    columns = {name: name for name in ACCURACY}
-    return {
-        "tour": _markdown(tour, "method", "method", METHODS),
-        "reward": _markdown(accuracy, "band", "rating gap (mean of the other raters)", columns),
-    }
-
-
-def fill_readme(path: Path = ROOT / "README.md", folder: Path = RESULTS) -> None:
-    """Write the tables between their marks in the README."""
-    text = readme_to_fill(path)
-    for name, table in readme_tables(folder).items():
-        before, rest = text.split(f"<!-- {name} -->\n")
-        after = rest.split(f"<!-- /{name} -->")[1]
-        text = f"{before}<!-- {name} -->\n{table}<!-- /{name} -->{after}"
-    write_text(path, text)
-
-
-def readme_to_fill(path: Path = ROOT / "README.md") -> str:
-    """The README's text, after a check that each table's marks are there exactly once.
-
-    A long command calls this first, so that a missing mark stops it before it trains.
-    """
-    text = path.read_text(encoding="utf-8")
-    for mark in ("<!-- tour -->\n", "<!-- /tour -->", "<!-- reward -->\n", "<!-- /reward -->"):
-        count = text.count(mark)
-        field = f"the number of marks '{mark.strip()}' in {path.name}"
-        check(field, count, count == 1, "1: its table stands there")
-    return text
-
-
 def _token_rows(row: dict) -> list[dict]:
     """The token tables of a recorded run: one row per token, step and source."""
     rows = []
@@ -148,15 +98,6 @@ def _token_rows(row: dict) -> list[dict]:
             for entries in zip(*columns.values(), strict=True)
         ]
     return rows
-
-
-def _markdown(rows: list[dict], key: str, title: str, columns: dict[str, str]) -> str:
-    lines = [[title, *columns], ["---"] * (1 + len(columns))]
-    for value in dict.fromkeys(row[key] for row in rows):
-        same = [row for row in rows if row[key] == value]
-        means = (sum(row[column] for row in same) / len(same) for column in columns.values())
-        lines.append([value, *(f"{mean:.2f}" for mean in means)])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _checked(rows: list[dict], path: Path) -> list[dict]:

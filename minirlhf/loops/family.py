@@ -343,7 +343,7 @@ FAMILY = {
 
 
 def markdown(rows: dict[str, Algorithm] = FAMILY) -> str:
-    """The table of algorithms as the README shows it, in Markdown."""
+    """The table of algorithms as docs/algorithms.md shows it, in Markdown."""
     names = ("baseline", "scale", "kl", "ratio", "clip", "aggregation")
 
     def cells(row: Algorithm) -> list[str]:

@@ -131,11 +131,22 @@ def test_pretraining_on_arithmetic_is_reproducible(monkeypatch, tmp_path):
     assert one == two and len(History.load(tmp_path / "whole" / "metrics.jsonl")) == 3
 
 
-def test_a_readme_without_table_marks_is_refused_before_a_grid_runs(monkeypatch, tmp_path):
+def test_pages_without_table_marks_are_refused_before_an_experiment_runs(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("no table here")
-    monkeypatch.setattr(experiment.readme_to_fill, "__defaults__", (tmp_path / "README.md",))
+    monkeypatch.setattr(experiment.pages_to_fill, "__defaults__", (tmp_path,))
     monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: 1 / 0)
-    assert "it must be 1: its table" in str(run(cli.app, ["grid"]).exception)
+    assert "The table 'tour' stands on no page" in str(run(cli.app, ["grid"]).exception)
+
+
+def test_tables_are_filled_without_training(monkeypatch):
+    monkeypatch.setattr(experiment, "run_experiment", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(experiment, "fill_pages", lambda: [experiment.ROOT / "docs" / "results.md"])
+    assert (
+        "Filled the tables in docs/results.md." in run(cli.app, ["experiment", "--tables"]).output
+    )
+    monkeypatch.setattr(experiment, "fill_pages", lambda: [])
+    said = run(cli.app, ["experiment", "--tables"]).output
+    assert "The tables agree with the records." in said
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped("Stopped after step 3.")])
