@@ -387,7 +387,7 @@ assert (share - target).abs().sum() / 2 < 0.05
 # %% [markdown]
 # ## 5. On film reviews: thirteen losses
 #
-# Recorded with `minirlhf grid preference`: each loss from the committed SFT model, 100 steps of 32 pairs of human ratings, the same learning rate, the settings of the README's table. They are near those of the papers or of the libraries, and none was tuned here. Some are a choice: `cdpo` and `robust` believe in a fifth of false labels; `ipo-mean` has $\beta = 1$, a target of half a nat a token (TRL's default, 0.1, would ask for five); `cpo` *sums* its imitation over tokens, as its paper does, which weighs some twenty times as much as TRL's mean. Judged on the 76 test films: gold, which no training saw, with KL and length beside it. And on 128 pairs of
+# Recorded with `minirlhf grid preference`: each loss from the committed SFT model, 100 steps of 32 pairs of human ratings, the same learning rate, the settings of the table in `docs/losses.md`. They are near those of the papers or of the libraries, and none was tuned here. Some are a choice: `cdpo` and `robust` believe in a fifth of false labels; `ipo-mean` has $\beta = 1$, a target of half a nat a token (TRL's default, 0.1, would ask for five); `cpo` *sums* its imitation over tokens, as its paper does, which weighs some twenty times as much as TRL's mean. Judged on the 76 test films: gold, which no training saw, with KL and length beside it. And on 128 pairs of
 # validation films, human texts: how far $\log \pi$ of the chosen and of the rejected ones has moved, and the share of pairs whose order the *movement* has right.
 
 # %%

@@ -27,6 +27,7 @@ from numbers import Real
 from pathlib import Path
 
 import nbformat
+from nbformat.v4 import new_markdown_cell
 
 from minirlhf.classroom.course import NOTEBOOKS
 
@@ -205,6 +206,31 @@ def lesson(name: str | Path) -> Iterator[Said]:
     """
     path = name if isinstance(name, Path) else _notebook_of(name)
     said = Said(nbformat.read(path, 4).cells)
+    yield said
+    left = said.unchecked()
+    assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)
+
+
+def prose_of(path: Path) -> Said:
+    """The prose of a Markdown page.
+
+    Left out: the tables between marks (`experiments.fill_pages` writes them), and links whose text
+    is the number of a lesson.
+    """
+    text = path.read_text(encoding="utf-8")
+    generated = re.compile(r"^<!-- ([\w-]+) -->\n.*?^<!-- /\1 -->$", re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\[\d+b?\]\([^)]*\.ipynb\)", "", generated.sub("", text))
+    return Said([new_markdown_cell(text)])
+
+
+@contextmanager
+def page(path: Path) -> Iterator[Said]:
+    """The prose of a Markdown page; at the end every number of it must have been compared.
+
+    Raises:
+        AssertionError: a number of the prose was not compared.
+    """
+    said = prose_of(path)
     yield said
     left = said.unchecked()
     assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)

@@ -218,20 +218,40 @@ def test_options_that_save_memory_keep_the_loss(options, tiny, tmp_path):
     load_policy(tmp_path / "saving")
 
 
-def test_the_code_of_the_readme_runs(tiny):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def run_code(page, tiny):
+    """Run the Python blocks of a page in order. Returns their names, stages and configs."""
     names, stages, configs = {}, [], []
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
         code = block.replace('"gpt2"', repr(str(tiny))).replace("steps=10", "steps=1")
         code = code.replace('"chosen": "..."', '"chosen": "other"')  # the two must differ
         names.pop("history", None)
-        exec(compile(code, "README.md", "exec"), names)
+        exec(compile(code, page.name, "exec"), names)
         stages += [row["stage"] for row in names.get("history", [])[-1:]]
         configs += [names["config"]] if "config = " in code else []
+    return names, stages, configs
+
+
+def test_the_code_of_the_readme_runs(tiny):
+    names, stages, _ = run_code(ROOT / "README.md", tiny)
+    assert stages == ["grpo"] and names["history"][-1]["score"] < 0  # minus the length of a text
+
+
+def test_the_code_on_your_own_data_runs(tiny):
+    _, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
     assert stages == ["dpo", "grpo", "ppo"]
-    assert configs[0].stage == "group" and configs[1] == PPOConfig.plain(steps=3)
+
+
+def test_the_code_of_the_page_on_the_code_runs(tiny):
+    names, _, configs = run_code(ROOT / "docs" / "code.md", tiny)
+    assert configs[0] == PPOConfig.plain(steps=3) and configs[1].stage == "group"
     assert list(names["table"].columns) == ["mean", "low", "high", "seeds"]
     assert names["advantages"][0, 1:3].tolist() == [0, 0]  # a tool's tokens
+
+
+def test_every_page_with_python_code_is_run():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    with_code = {p.name for p in pages if "```python" in p.read_text(encoding="utf-8")}
+    assert with_code == {"README.md", "your_own.md", "code.md"}
 
 
 def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):

@@ -275,8 +275,8 @@ def test_every_algorithm_samples_64_responses_a_step():
     assert GroupConfig.named("reinforce", prompts_per_step=8, group_size=2).minibatch_size == 16
 
 
-def test_the_readme_holds_the_table_of_algorithms():
-    assert markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_algorithms_holds_their_table():
+    assert markdown() in (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
     assert len(markdown().splitlines()) == len(FAMILY) + 2 and set(CHOICES) <= set(
         Algorithm.__dataclass_fields__
     )

@@ -265,23 +265,25 @@ def test_inconsistent_settings_are_refused(given, said):
         DPOConfig(**given)
 
 
-def test_the_readme_lists_every_loss_with_its_settings():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = text.split("## The losses of preference")[1].split("\n## ")[0]
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in section.splitlines()
-        if line.startswith("| `")
-    ]
-    said = {name: cells[3] for cells in rows for name in re.findall("`([^`]+)`", cells[0])}
-    assert list(said) == list(LOSSES)
+def test_the_page_of_losses_lists_every_loss_with_its_formula_and_settings():
+    text = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    rows = {}
+    for title in ("The formulas", "Settings"):
+        section = text.split(f"## {title}")[1].split("\n## ")[0]
+        rows[title] = {
+            cells[0].strip("`"): cells
+            for line in section.splitlines()
+            if line.startswith("| `") and (cells := line.strip("| ").split(" | "))
+        }
+        assert list(rows[title]) == list(LOSSES)
     for name, row in LOSSES.items():
         settings = ", ".join(f"{key} {value}" for key, value in row.settings.items())
-        assert (
-            said[name] == settings
-            if "ipo" not in name
-            else settings.removeprefix("beta ") in said[name]
-        ), name
+        assert rows["Settings"][name][-1] == settings, name
+        for key in {*row.settings} - {"beta", "label_smoothing"}:
+            assert key in rows["The formulas"][name][1], (name, key)
+    minima = text.split("## Where each loss is smallest")[1].split("\n## ")[0]
+    solved = re.findall("^[|] (`.*?) [|]", minima, re.M)
+    assert {*re.findall("`(\\w+)`", " ".join(solved)), "ipo-mean"} == {*LOSSES}
 
 
 # ---- online: pairs of the policy's own samples
