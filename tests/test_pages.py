@@ -32,7 +32,7 @@ def anchors(page: Path) -> set[str]:
 def broken(page: Path) -> list[str]:
     """The relative links of a page that lead to no file, or to no heading of it."""
     wrong = []
-    for link in links(page):
+    for link in dict.fromkeys(links(page)):
         if re.match(r"\w+:", link):
             continue
         path, _, anchor = link.partition("#")
