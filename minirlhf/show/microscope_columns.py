@@ -127,8 +127,8 @@ KNOWN = {
     "kl": Column(
         "log-ratio to the reference",
         "nats",
-        "Log-probability when sampled minus log-probability under the reference. The KL is the mean "
-        "of its sum over a response. Blue: more likely now. Orange: less likely.",
+        "Log-probability when sampled minus log-probability under the reference. The KL is the "
+        "mean of its sum over a response. Blue: more likely now. Orange: less likely.",
         PROBABILITY,
     ),
     "entropy": Column(
