@@ -26,6 +26,8 @@ from minirlhf.classroom.lessons.lesson_04 import (
     whitened,
 )
 from minirlhf.classroom.lessons.lesson_05 import (
+    advantages_and_targets,
+    best_lambda,
     critic_targets,
     gae_advantages,
     n_step_advantages,

@@ -11,480 +11,736 @@
 # ---
 
 # %% [markdown]
-# # 05 · Advantages: GAE
+# # 05 · Advantages and GAE
 #
-# **The question.** The reward model speaks once, at the end of the text. Which of its twenty tokens earned the praise?
+# After this lesson you can
 #
-# **You need** lesson 04: baselines, reward-to-go. 30 minutes to read, 65 for the exercises.
+# - compute TD errors and GAE advantages, on paper and in code,
+# - say what $\lambda$ trades, with a right critic and with a wrong one,
+# - train a critic, and say what number it is trained to predict.
 #
-# **Predict.** A *critic* guesses, before each token, what the text will earn. One can trust it (score a token by how the guess moved) or wait for the reward (score a token by what came, minus the guess). Write *yes* or *no*:
-#
-# | | biased with the true critic? | biased with a wrong one? | noisy? |
-# |---|---|---|---|
-# | trust the critic's next guess ($\lambda = 0$) | | | |
-# | wait for the reward ($\lambda = 1$) | | | |
-# | something between | | | |
+# **You need** lesson 03 (a language model as a policy) and lesson 04 (REINFORCE, baselines, the
+# value). About 50 minutes to read and 80 for the exercises.
 
 # %%
-# %matplotlib inline
-import math
+import copy
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim
-from minirlhf.core.exact import World
-from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.core.policy_gradient import explained_variance
-from minirlhf.core.returns import gae, reward_to_go, td_errors
-from minirlhf.loops.ppo import PPOConfig, train_ppo
-from minirlhf.models.forward import policy_logprobs, response_values
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import sample_text
-from minirlhf.rewards.model import rollout_score
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.show.strips import token_strip
-from minirlhf.tasks import reviews
-from minirlhf.tour import trainable
-
-set_threads()
+from minirlhf import core, evaluate, loops, models, rewards, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. From a guess to an advantage
+# ## 1. The idea: how did the prediction change?
 #
-# Write $s_t = y_{<t}$ for the text before token $t$. The **value** $V(s_t)$ is the mean of the reward-to-go from there; $Q(s_t, y_t)$ the same with token $y_t$ already written; the **advantage** is $A = Q - V$, how much better the token is than what
-# the policy would have written on average.
+# A reward model gives one score to a finished response. REINFORCE (lesson 04) pushes every token of the
+# response with this one number. So a good word in a bad review is pushed down, too.
 #
-# Writing is deterministic: after $y_t$ the text *is* $s_{t+1}$. So $Q(s_t, y_t) = r_t + \gamma V(s_{t+1})$, with no mean over anything. Hence a critic needs only $V$ (lecture notes often say Q), and the
+# A **critic** helps. It is a second network. Before each token it predicts what the response will
+# earn. Then every token can be judged by how it changed the prediction. This change is called the
+# **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation (GAE)** adds up TD
+# errors:
 #
-# $$ \textbf{TD error} \qquad \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t) $$
+# $$ \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t), \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
 #
-# *is* the advantage, exactly, if $V$ is the truth. If it is not, its errors at both ends are in it. One can also look further before trusting it. After $n$ tokens,
+# - $s_t$ is the prompt and the tokens before token $t$. We call it the *prefix*.
+# - $r_t$ is the reward of token $t$. Here it is 0, except at the last token, where it is the score.
+# - $V(s_t)$ is the critic's prediction before token $t$. After the last token $V$ is 0, because nothing more
+#   will be earned. $A$ is 0 there, too.
+# - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts only
+#   $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same praise.
+#   (Tasks without an end use a smaller one, so that the sum of rewards stays finite.)
+# - $\lambda$ (lambda) is a number from 0 to 1 that you choose. Usual is 0.95.
+# - $A_t$ is the **advantage**. REINFORCE and PPO push token $t$ up if $A_t$ is positive, and down if it
+#   is negative.
 #
-# $$ A_t^{(n)} = r_t + \gamma r_{t+1} + \dots + \gamma^{n-1} r_{t+n-1} + \gamma^n V(s_{t+n}) - V(s_t) = \sum_{l=0}^{n-1} \gamma^l \delta_{t+l} : $$
-#
-# the values in between cancel in pairs. Larger $n$: less of the critic's error (it is weighted with $\gamma^n$, and past the end of the text it is 0), more of the noise of what was drawn.
-#
-# **GAE** (Schulman et al. 2016) takes all $n$ at once, with weights $(1 - \lambda) \lambda^{n-1}$ that sum to 1:
-#
-# $$ A_t = (1 - \lambda) \sum_{n \ge 1} \lambda^{n-1} \sum_{l=0}^{n-1} \gamma^l \delta_{t+l} = \sum_{l \ge 0} \gamma^l \delta_{t+l} \, (1 - \lambda) \sum_{n \ge l + 1} \lambda^{n-1} = \sum_{l \ge 0} (\gamma \lambda)^l \, \delta_{t+l} , $$
-#
-# since the inner sum is a geometric series, $\lambda^l / (1 - \lambda)$. So it is one backward recursion, $A_t = \delta_t + \gamma \lambda A_{t+1}$. $\lambda = 0$ is the TD error, $\lambda = 1$ is reward-to-go minus $V$.
-# The critic is trained towards the **returns** $A_t + V(s_t)$.
-#
-# **By hand**, on the text *good good* of the world of lessons 04 to 07: reward 2 at its end, true values 0 at the start and 1 after *good*. And with a critic that is wrong, 1 and 0.
-
-# %%
-hand = World.from_reward(
-    ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
-)
-true_values = hand.values(hand.ref_logits)[0]
-assert torch.allclose(
-    true_values, torch.tensor([0.0, 1.0, -1.0]).double()
-)  # start, after good, after bad
-rewards, one_text = torch.tensor([[0.0, 2.0]]), torch.tensor([[True, True]])
-for name, v, delta_by_hand in (
-    ("true critic", [0.0, 1.0], [0 + 1 - 0, 2 + 0 - 1]),
-    ("wrong critic", [1.0, 0.0], [0 + 0 - 1, 2 + 0 - 0]),
-):
-    values = torch.tensor([v])
-    assert td_errors(rewards, values, one_text)[0].tolist() == delta_by_hand
-    for lam in (0.0, 0.5, 1.0):
-        second = delta_by_hand[1]
-        first = delta_by_hand[0] + lam * second
-        advantages, returns = gae(rewards, values, one_text, gamma=1.0, lam=lam)
-        print(
-            f"{name:>12}, lambda {lam}: delta {delta_by_hand}   A = [{first:+.1f}, {second:+.1f}]   returns = [{first + v[0]:+.1f}, {second + v[1]:+.1f}]"
-        )
-        assert advantages[0].tolist() == [first, second] and returns[0].tolist() == [
-            first + v[0],
-            second + v[1],
-        ]
+# In words: the TD error is what the critic learned from one token. GAE adds what it learned from the
+# later tokens, with falling weights $1, \lambda, \lambda^2, \dots$
 
 # %% [markdown]
-# With the true critic and $\lambda = 0$ both tokens earned 1: each made the text one better than expected. The wrong critic thinks the first *good* cost it something. At $\lambda = 1$ the returns are 2 and 2 whatever the critic thinks, and the advantages
-# differ by $V(s_t)$ alone, which is a baseline and harms nothing.
+# ## 2. Where the formula comes from
 #
-# The mean with weights, and the sum of discounted TD errors, are the same thing; three lines show it on random numbers:
-
-# %%
-generator = torch.Generator().manual_seed(0)
-r, v = torch.randn(2, 1, 5, generator=generator).double()
-full, lam, gamma = torch.ones(1, 5, dtype=torch.bool), 0.7, 0.9
-delta = td_errors(r, v, full, gamma=gamma)[0]
-n_step = [
-    sum(gamma**i * delta[i] for i in range(n)) for n in range(1, 6)
-]  # from t = 0; past the end nothing is added
-weights = [(1 - lam) * lam ** (n - 1) for n in range(1, 5)] + [
-    lam**4
-]  # the last one has what is left of the series
-assert torch.isclose(
-    sum(w * a for w, a in zip(weights, n_step, strict=True)),
-    gae(r, v, full, gamma=gamma, lam=lam)[0][0, 0],
-)
-assert abs(sum(weights) - 1) < 1e-12
-
-# %% [markdown]
-# ## 2. The dial
+# Lesson 04 defines these quantities for a policy:
 #
-# The verdict of the exact world, for three critics: the truth; the truth plus a smooth error; and one that says the same everywhere. *Bias* is the length of (mean estimate - grad J) over that of grad J, *noise* the standard deviation of one
-# text's gradient over the same.
-
-# %%
-world = World.random(3, 3, seed=0)
-logits = world.ref_logits + torch.randn(
-    7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-)
-mask, truth = world.response_mask, world.gradient(logits)
-jacobian = torch.autograd.functional.jacobian(
-    world.logprobs, logits
-)  # d log pi(y_t) / d logits, (N, R, S, V)
-nothing = torch.zeros_like(world.logprobs(logits))
-rewards = kl_shaped_rewards(
-    world.rewards, nothing, nothing, mask, kl_coef=0.0
-)  # the score on the last token
-true_v = world.values(logits)[0]
-critics = {
-    "the true V": true_v,
-    "V plus an error": true_v + torch.linspace(-1, 1, 7).double(),
-    "a constant": torch.full((7,), true_v[0].item()).double(),
-}
-lams = [0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0]
-
-
-def bias_and_noise(advantages):
-    """(bias, noise) of the policy gradient with these advantages (N, R), both in units of |grad J|."""
-    gradients = torch.einsum("nt,ntsv->nsv", advantages * mask, jacobian)
-    mean = world.expectation(logits, gradients)
-    noise = world.expectation(logits, (gradients - mean).square().sum((1, 2))).sqrt()
-    return ((mean - truth).norm() / truth.norm()).item(), (noise / truth.norm()).item()
-
-
-dial = {
-    name: [bias_and_noise(gae(rewards, world.by_token(v), mask, lam=lam)[0]) for lam in lams]
-    for name, v in critics.items()
-}
-without = bias_and_noise(reward_to_go(rewards, mask))
-assert max(b for b, _ in dial["the true V"]) < 1e-9 and all(
-    dial[name][-1][0] < 1e-9 for name in critics
-)
-assert all(dial[name][0][0] > 0.1 for name in ("V plus an error", "a constant"))
-assert all(points[0][1] < points[-1][1] for points in dial.values())  # trust buys less noise, with every critic
-assert min(dial, key=lambda name: dial[name][0][1]) == "a constant" and dial["V plus an error"][-1][1] > without[1]
-
-# %%
-figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-for axes, index, title in zip(
-    figure.subplots(1, 2), (0, 1), ("bias / |grad J|", "noise of one text / |grad J|"), strict=True
-):
-    for (name, points), colour, style in zip(dial.items(), COLOURS, ("-", "--", ":"), strict=False):
-        axes.plot(
-            lams, [p[index] for p in points], style, marker="o", markersize=4, color=colour, label=name
-        )
-    axes.set(xlabel="lambda", title=title)
-    axes.grid(alpha=0.3)
-axes.axhline(without[1], color="#888888", linewidth=1)
-axes.text(0, without[1] + 0.05, "no critic", fontsize=8, color="#666666")
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-
-# %% [markdown]
-# Left: the true critic is unbiased at any $\lambda$, the others only at 1. Right: what trust buys in this world, where every place has weights of its own: less noise, with every critic. The constant is the
-# quietest of all at $\lambda = 0$, and the most wrong: quiet is not right. At $\lambda = 1$ the critic with the error is noisier than none at all.
-#
-# That fills the table of the beginning: at $\lambda = 0$ no bias with the true critic, bias with a wrong one, least noise; at $\lambda = 1$ no bias with either, most noise; something between lies between, biased unless the critic is true.
-#
-# Bias stays when the batch grows, noise does not: with $B$ texts the squared error of the gradient is $\text{bias}^2 + \text{noise}^2 / B$. So the best $\lambda$ depends on the batch as well as on the critic:
-
-# %%
-fine = torch.linspace(0, 1, 51).tolist()
-curve = [
-    bias_and_noise(gae(rewards, world.by_token(critics["V plus an error"]), mask, lam=lam)[0])
-    for lam in fine
-]
-figure = Figure(figsize=(6.4, 3.4), dpi=110, layout="constrained")
-axes, best = figure.add_subplot(), {}
-for b, colour, style in zip((1, 16, 64, 1024), COLOURS, ("-", "--", "-.", ":"), strict=False):
-    error = [math.sqrt(bias**2 + noise**2 / b) for bias, noise in curve]
-    best[b] = fine[error.index(min(error))]
-    axes.plot(fine, error, style, color=colour, label=f"{b} text{'s' * (b > 1)}: best at {best[b]:.2f}")
-    axes.plot(best[b], min(error), "o", color=colour)
-axes.set(xlabel="lambda", ylabel="error of the gradient / |grad J|", yscale="log")
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3, which="both")
-display(figure)
-assert list(best.values()) == sorted(best.values()) and best[1] < best[1024]
-
-# %% [markdown]
-# There is no right $\lambda$, then. A large batch and a poor critic ask for 1; a small batch and a good critic for less. 0.95 is a habit that has worked.
-#
-# ## 3. On a real policy
-#
-# In this package the critic starts as a copy of the reward model, head and all. Its number at a place in mid-text was never trained; so at first it is a wrong critic. Training it with the actor frozen (*critic warm-up*) is
-# regression on returns. Eight rollouts of 64 reviews:
-
-# %%
-policy, tokenizer = load_policy("tiny-reviews-sft")
-scorer, _ = load_scalar("tiny-reviews-reward")
-score = rollout_score(scorer, tokenizer.eos_token_id)
-config = PPOConfig(
-    steps=1 if FAST else 8, epochs=1 if FAST else 2, critic_warmup=8, lam=1.0, seed=0
-)  # lambda 1: the targets do not lean on the critic itself
-actor, critic, history = train_ppo(
-    trainable(policy), trainable(scorer), tokenizer, reviews.rl_prompts(), score, config
-)
-print(
-    "explained variance, rollout by rollout:", [round(row["explained_variance"], 2) for row in history]
-)
-assert all(
-    torch.equal(a, b) for a, b in zip(actor.parameters(), policy.parameters(), strict=True)
-)  # the actor did not move
-
-# %% [markdown]
-# *Explained variance* is $1 - \mathrm{var}(\text{return} - V) / \mathrm{var}(\text{return})$: 1 for a perfect critic, 0 for a constant, below 0 for one that is worse than a constant. It cannot come to 1 here: at the first token nobody knows
-# how the review will end.
-#
-# On fresh reviews, both critics at once:
-
-# %%
-(batch,) = sample_text(policy, tokenizer, reviews.eval_prompts("test")[:64], seed=5, batch_size=64)
-lengths = batch.response_mask.sum(1)
-with torch.no_grad():
-    scores = score(batch)
-    at_start, trained = (response_values(c, batch) for c in (scorer, critic))
-    zero = torch.zeros_like(policy_logprobs(policy, batch))
-real_rewards = kl_shaped_rewards(scores, zero, zero, batch.response_mask, kl_coef=0.0)
-to_go = reward_to_go(real_rewards, batch.response_mask)
-explained = {
-    name: explained_variance(v, to_go, batch.response_mask).item()
-    for name, v in (("reward model", at_start), ("trained", trained))
-}
-if not FAST:  # FAST trains too few steps
-    claim(
-        "Eight rollouts make a critic of the reward model: on fresh reviews it explains more of the returns' variance.",
-        explained["trained"] > explained["reward model"] + 0.1,
-        evidence=", ".join(f"{name} {x:+.2f}" for name, x in explained.items()),
-    )
-
-# %%
-shown = int((scores - scores.mean()).abs().argmax())  # the review furthest from the average
-tokens = [tokenizer.decode([i]) for i in batch.response_ids[shown][batch.response_mask[shown]].tolist()]
-display(
-    token_strip(
-        tokens,
-        trained[shown][batch.response_mask[shown]],
-        title=f"V before each token; the review's score is {scores[shown]:+.2f}",
-    )
-)
-for lam in (0.0, 0.95, 1.0):
-    advantages = gae(real_rewards, trained, batch.response_mask, lam=lam)[0][shown][
-        batch.response_mask[shown]
-    ]
-    display(token_strip(tokens, advantages, title=f"advantage of each token, lambda {lam}"))
-
-# %% [markdown]
-# At $\lambda = 0$ credit is local: a token is praised or blamed for how it moved the guess. At $\lambda = 1$ all tokens before the surprise share it, less what was expected. Both sum up a text's story; neither is the truth about *which word people liked*.
-#
-# ## 4. The discount
-#
-# $\gamma < 1$ makes later rewards count less. In a text that ends, whose reward comes at its end, that means: *the same praise is worth less in a longer text, and the same blame hurts less.* Neither is what people said, so $\gamma = 1$ here and in every library. What it would do
-# can be read off the best policy under a leash (the Gibbs policy, lesson 07) of the hand world, where only a text of two tokens (two words, or a word and the stop) can earn anything but 0:
-
-# %%
-tokens = hand.response_mask.sum(1)
-two_words = {}
-for gamma in (1.0, 0.9, 0.4):
-    discounted = World(hand.vocab, 2, gamma ** (tokens - 1) * hand.rewards, hand.ref_logits)
-    best = discounted.gibbs(beta=0.5)
-    two_words[gamma] = best[tokens == 2].sum().item()
-    print(
-        f"gamma {gamma}: good good is worth {discounted.rewards[0]:.2f}, bad bad {discounted.rewards[4]:+.2f}; the best policy writes a second token in {two_words[gamma]:.2f} of its texts"
-    )
-assert two_words[1.0] > two_words[0.9] > two_words[0.4]
-
-# %% [markdown]
-# ## What the libraries do
-#
-# | matter | decision here | elsewhere |
+# | symbol | name | what it is |
 # |---|---|---|
-# | gamma, lambda | 1, 0.95 | TRL 1, 0.95; DeepSpeed-Chat 1, 0.95; OpenRLHF and verl 1, 1 |
-# | end of a cut text | treated as an end: V is 0 after it | the same everywhere |
-# | returns | advantages + values, *before* whitening | the same; getting it wrong is exercise 4 |
-# | masked tokens | reward and value 0 | verl skips over tool tokens in mid-text; the others do not |
-# | where V is read | at the text *before* the token | the same; one place off is a common bug |
+# | $G_t$ | return | the sum of the rewards from token $t$ on: $r_t + \gamma r_{t+1} + \gamma^2 r_{t+2} + \dots$ |
+# | $V(s_t)$ | value | the mean of $G_t$, when the policy continues after $s_t$ |
+# | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
+# | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
 #
-# ## Exercises
+# Nobody knows the true advantage. It must be estimated from sampled responses. Lesson 04 uses
+# $G_t - V(s_t)$. This is one sample, and the mean of such samples is $A_t$. It depends on all tokens
+# that happen to come later.
 #
-# **1. How the guess moved** *(easy, 10 minutes)*. From `rewards`, `values`, the mask (all (B, R)) and `gamma`, return the TD errors, 0 where masked; V is 0 after the last real token.
+# **One token ahead.** The TD error does not look at the later tokens. Suppose for a moment that $V$ is
+# the true value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing to chance.
+# So
 #
-# *Hint:* padding may hold NaN; shift the masked values by one.
-
-
-# %%
-def td_error(rewards, values, mask, gamma): ...  # your code
-
-
-print(check.td_error(td_error))
+# $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{and}\qquad
+# A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
+#
+# In words: with the true value, the TD error *is* the advantage. It also shows that a critic for $V$ is
+# enough. We need no network for $Q$.
+#
+# **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the sum
+# of two TD errors:
+#
+# $$ A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 V(s_{t+2}) - V(s_t) = \delta_t + \gamma\,\delta_{t+1} . $$
+#
+# Write out both TD errors to see it. One contains $+\gamma V(s_{t+1})$, the other $-\gamma V(s_{t+1})$.
+# They cancel.
+#
+# **$n$ tokens ahead.** In the same way $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots +
+# \gamma^{n-1}\delta_{t+n-1}$. It is called the **n-step** estimate. For $n = 1$ it is the TD error. When $n$
+# reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$ is 0.
+#
+# **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets the
+# weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
+#
+# $$ A_t = (1-\lambda)\,\big(A_t^{(1)} + \lambda A_t^{(2)} + \lambda^2 A_t^{(3)} + \dots\big)
+# = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots $$
+#
+# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ places later. It is
+# part of every $A_t^{(n)}$ with $n > l$. The weights of these sum to
+# $(1-\lambda)(\lambda^l + \lambda^{l+1} + \dots) = \lambda^l$.
+#
+# The right side, read from the last token back to the first, is the recursion of section 1. Its two
+# ends:
+#
+# - $\lambda = 0$ gives the TD error $\delta_t$.
+# - $\lambda = 1$ gives $G_t - V(s_t)$.
 
 # %% [markdown]
-# <details><summary>Solution</summary>
+# ## 3. Three tokens on paper
 #
-# ```python
-# def td_error(rewards, values, mask, gamma):
-#     rewards, values = (torch.where(mask, x, 0.0) for x in (rewards, values))
-#     later = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], 1)
-#     return torch.where(mask, rewards + gamma * later - values, 0.0)
-# ```
-# </details>
+# The response is *Not bad* and an end token (EOS). Its score is 1, and $\gamma = 1$. Before *Not* the critic
+# predicts 0.5. After *Not* it expects a bad review, and predicts −0.5. After *Not bad* it predicts 1.5.
 #
-# **2. GAE** *(medium, 15 minutes)*. The same with `lam`: return the advantages. *This function goes into your `my_rlhf.py`, with those that it calls.*
+# We use $\lambda = 0.5$. Compute the TD errors first. Then compute the advantages, starting at the last
+# token:
 #
-# *Hint:* $A_t = \delta_t + \gamma \lambda A_{t+1}$, from the right.
-
+# | token | $r_t$ | $V(s_t)$ | $\delta_t = r_t + V(s_{t+1}) - V(s_t)$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | target $A_t + V(s_t)$ |
+# |---|---|---|---|---|---|
+# | *Not* | 0 | 0.5 | 0 − 0.5 − 0.5 = −1.0 | −1.0 + 0.5 · 1.75 = −0.125 | 0.375 |
+# | *bad* | 0 | −0.5 | 0 + 1.5 + 0.5 = 2.0 | 2.0 + 0.5 · (−0.5) = 1.75 | 1.25 |
+# | EOS | 1 | 1.5 | 1 + 0 − 1.5 = −0.5 | −0.5 | 1.0 |
+#
+# - *Not* lowered the prediction by 1, so its TD error is −1. But *bad* then raised it by 2. GAE counts half
+#   of that for *Not*, so the advantage of *Not* is nearly 0.
+# - The score is lower than the last prediction, 1 instead of 1.5. The TD error of EOS says so.
+# - The last column is what the critic is trained on. Section 5 explains it.
+#
+# The package gives the same. All tensors have the shape (B, R): B responses, R positions. The mask is true
+# at real tokens and false at padding.
 
 # %%
-def gae_advantages(rewards, values, mask, gamma, lam): ...  # your code
-
-
-print(check.gae_advantages(gae_advantages))
+token_rewards = torch.tensor([[0.0, 0.0, 1.0]])
+values = torch.tensor([[0.5, -0.5, 1.5]])
+mask = torch.ones(1, 3, dtype=torch.bool)
+advantages, targets = core.gae(token_rewards, values, mask, gamma=1, lam=0.5)
+assert advantages.tolist() == [[-0.125, 1.75, -0.5]]
+assert targets.tolist() == [[0.375, 1.25, 1.0]]
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def gae_advantages(rewards, values, mask, gamma, lam):
-#     deltas, later, columns = td_error(rewards, values, mask, gamma), 0.0, []
-#     for t in reversed(range(deltas.shape[1])):
-#         later = deltas[:, t] + gamma * lam * later
-#         columns.append(later)
-#     return torch.where(mask, torch.stack(columns[::-1], 1), 0.0)
-# ```
-# </details>
-#
-# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return $A_t^{(n)}$ for every token: n rewards (fewer where the text ends), then the critic. It is not in the package.
-#
-# *Hint:* a sum of n discounted TD errors.
+# **Predict** the three advantages with $\lambda = 0$, and with $\lambda = 1$. No recursion is needed.
 
-
-# %%
-def n_step_advantages(rewards, values, mask, gamma, n): ...  # your code
-
-
-print(check.n_step_advantages(n_step_advantages))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def n_step_advantages(rewards, values, mask, gamma, n):
-#     deltas = td_error(rewards, values, mask, gamma)
-#     padded = torch.cat([deltas, torch.zeros(len(deltas), n)], 1)
-#     total = sum(gamma**i * padded[:, i : i + deltas.shape[1]] for i in range(n))
-#     return torch.where(mask, total, 0.0)
-# ```
-# </details>
-#
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's critic never learns, though the advantages look healthy. Below, in the small world with 3 added to each reward, a table of values is trained towards their returns, 64 texts a step, beside a right one. Look at the curves first:
-# what about V is never learned? Then mend the function.
-
-
-# %%
-def critic_targets(advantages, values, mask):
-    """(whitened advantages for the policy, returns for the critic), both 0 where masked."""
-    real = advantages[mask]
-    advantages = torch.where(mask, (advantages - real.mean()) / (real.std(unbiased=False) + 1e-8), 0.0)
-    returns = torch.where(mask, advantages + values, 0.0)
-    return torch.stack([advantages, returns])
-
-
-def train_critic(targets_of, steps=200, rate=0.2, added=3.0):
-    """V at the start, step by step: regression on the returns of 64 texts drawn from the policy."""
-    v, path, drawing = torch.zeros_like(true_v), [], torch.Generator().manual_seed(0)
-    praised = kl_shaped_rewards(world.rewards + added, nothing, nothing, mask, kl_coef=0.0)
-    for _ in range(steps):
-        path.append(v[0].item())
-        texts = torch.multinomial(world.probs(logits), 64, replacement=True, generator=drawing)
-        here, values = mask[texts], world.by_token(v)[texts]
-        returns = targets_of(gae(praised[texts], values, here, lam=1.0)[0], values, here)[1]
-        v.index_add_(0, world.visited[texts][here], rate / len(texts) * (returns - values)[here])
-    return path
-
-
-# %%
-runs = {
-    "a right one": train_critic(lambda a, v, m: torch.stack([a, a + v])),
-    "the colleague's": train_critic(critic_targets),
-}
-figure = Figure(figsize=(6.4, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, y), colour, style in zip(runs.items(), COLOURS, ("-", "--"), strict=False):
-    axes.plot(y, style, color=colour, label=name, linewidth=2)
-axes.axhline(true_v[0].item() + 3, color="#888888", ls=":", label="the true V at the start")
-axes.set(xlabel="step of the critic", ylabel="V before the first token")
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-print(check.critic_targets(critic_targets))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# Returns are made from the advantages *after* whitening, whose mean over the batch is 0: on average the critic is told at every step to stay where it is, so its *level* never comes, nor does the unit of its differences. Make the returns first:
-#
-# ```python
-# returns = torch.where(mask, advantages + values, 0.0)
-# advantages = ...  # then whiten
-# ```
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. Take the true V and add 5 to it everywhere. Bias at $\lambda = 0$? Noise? Write it down, take the hash away. (Mind the end of a text.)
-
-# %%
-raised, right = (
-    bias_and_noise(gae(rewards, world.by_token(true_v + off), mask, lam=0.0)[0]) for off in (5, 0)
-)
-# print(raised, right)
+# %% tags=["predict"]
+for lam in (0, 1):
+    print("lambda", lam, core.gae(token_rewards, values, mask, gamma=1, lam=lam)[0])
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Large on both counts. Within a text the 5 cancels between $V(s_{t+1})$ and $V(s_t)$, but after the end V is 0: the last TD error is 5 too low, as a punishment for ending. A critic's offset teaches a policy at low $\lambda$ not to stop.
+# - $\lambda = 0$: these are the TD errors, −1, 2 and −0.5. *Not* is blamed.
+# - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 = 1.5 and
+#   1 − 1.5 = −0.5. Now *Not* is praised, because the response ended better than the critic predicted at
+#   the start.
+#
+# The last token has the same advantage for every $\lambda$. No later TD error can be added.
 # </details>
-
-# %%
-assert right[0] < 1e-9 < 1 < raised[0] and raised[1] > 2 * right[1]
 
 # %% [markdown]
-# **6. Read it** *(5 minutes)*. Explained variance is -3 at the first step of a PPO run and 0.4 at the tenth. The score rose from the fifth step on. What happened, and what would you change?
+# ## 4. What lambda trades
 #
-# <details><summary>What a good answer has</summary>
+# Which $\lambda$ is best? A tiny world answers this exactly. It has three words and 15 possible responses,
+# each with a known probability and a known score (lesson 04). So we can compute the true value $V$ of every
+# prefix, and the true gradient of the expected score.
 #
-# The critic began far from the returns (another scale, or the wrong places: a mere offset does not show in this number, look at the value loss for it; perhaps its head was new, or it was read at places it was not trained at), so early advantages were mostly its error, and whitening made them as large as any others. Warm it up with the actor frozen, or start it from the reward model *with* its
-# head, or take $\lambda$ nearer 1 at first.
+# One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t \mid s_t)$
+# over its tokens. We ask two things of an estimate:
+#
+# - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
+# - **Spread**: how much does it change from response to response? This is its standard deviation, the
+#   root of the variance.
+#
+# Both are divided by the length of the true gradient. A bias of 0.5 means: the mean is wrong by half of
+# the gradient's length.
+
+# %% tags=["shared"]
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+policy_logits, words = world.ref_logits, world.response_mask  # words: the real tokens
+truth = world.gradient(policy_logits)
+true_value = world.values(policy_logits)[0]  # one number for each of the 7 prefixes
+score_at_end = torch.zeros(15, 3, dtype=torch.float64)
+score_at_end[torch.arange(15), words.sum(1) - 1] = world.rewards
+grad_log_pi = torch.autograd.functional.jacobian(world.logprobs, policy_logits)
+
+
+def bias_and_spread(value, lam):
+    """Of the gradient that one response gives, with this critic and this lambda."""
+    advantages, _ = core.gae(score_at_end, world.by_token(value), words, lam=lam)
+    estimates = torch.einsum("nt,ntsv->nsv", advantages, grad_log_pi)
+    mean = world.expectation(policy_logits, estimates)
+    variance = world.expectation(policy_logits, (estimates - mean).square().sum((1, 2)))
+    return (mean - truth).norm() / truth.norm(), variance.sqrt() / truth.norm()
+
+
+# %% [markdown]
+# We try three critics:
+#
+# - *right*: the true value,
+# - *wrong*: the true value plus an error between −1 and 1, a different one for each prefix,
+# - *shifted*: the true value plus 1, the same error everywhere.
+#
+# **Predict.** Answer *yes* or *no* in each cell. And at which $\lambda$ is the spread larger, 0 or 1?
+#
+# | | biased at $\lambda = 0$? | biased at $\lambda = 1$? |
+# |---|---|---|
+# | right | ? | ? |
+# | wrong | ? | ? |
+# | shifted | ? | ? |
+#
+# The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the right
+# panel. Both are in lengths of the true gradient. The dotted line is the spread without a critic ($G_t$
+# instead of an advantage).
+
+# %% tags=["predict"]
+error = torch.linspace(-1, 1, 7, dtype=torch.float64)
+critics = {"right": true_value, "wrong": true_value + error, "shifted": true_value + 1}
+lams, panels = torch.linspace(0, 1, 11), {"bias": {}, "spread": {}}
+for name, value in critics.items():
+    pairs = [bias_and_spread(value, lam.item()) for lam in lams]
+    panels["bias"][name], panels["spread"][name] = torch.tensor(pairs).T
+_, without = bias_and_spread(0 * true_value, 1.0)  # V = 0, lambda = 1: this is G
+reference = {"spread": {"no critic": without.item()}}
+show.lines(panels, lams, xlabel="lambda", reference=reference)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# **Bias** (left):
+#
+# - *right*: no bias, whatever $\lambda$ is. Every n-step estimate has the mean $A_t$.
+# - *wrong*: at $\lambda = 0$ a bias of 0.52, half of the gradient's length. The estimate believes the
+#   critic. At $\lambda = 1$ no bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a baseline.
+#   A baseline may be wrong, as long as it does not depend on the token $y_t$ (lesson 04).
+# - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the error
+#   cancels in $V(s_{t+1}) - V(s_t)$. But after the last token $V$ is 0, not 1. So the last TD error is
+#   1 too low: the policy is punished for ending. At $\lambda = 1$ there is no bias.
+#
+# **Spread** (right): it is larger at $\lambda = 1$, with each of the three critics. There the
+# advantage depends on all later tokens. A right critic lowers it, from 3.95 without a critic to 3.83 at
+# $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda = 1$: the two wrong
+# ones lie above the dotted line.
 # </details>
 #
+# So a small $\lambda$ trusts the critic: less spread, but the critic's errors become bias. A large
+# $\lambda$ trusts the rewards: no bias from the critic, but more spread.
+#
+# Averaging over a batch makes the spread smaller. It does not change the bias. Exercise 5 asks what this
+# means for the best $\lambda$. The usual 0.95 is a habit that has worked, not a law. It looks far ahead: a TD error
+# 13 tokens later still has half of its weight ($0.95^{13} = 0.51$).
+
+# %% [markdown]
+# ## 5. Training the critic
+#
+# Nobody knows the true $V$ of a language model. The critic learns it by regression. Its loss for one
+# token is
+#
+# $$ L_t = \tfrac12 \big(V(s_t) - T_t\big)^2, \qquad T_t = A_t + V_{\text{old}}(s_t) . $$
+#
+# $V_{\text{old}}$ is the critic's prediction when the batch was sampled. The **target** $T_t$ is computed once for a
+# batch and then stays fixed: no gradient flows through it. In words: the target is the old prediction,
+# corrected by what the rest of the response has shown.
+#
+# - With $\lambda = 1$ the target is $A_t + V_{\text{old}}(s_t) = G_t$, the return that came. The mean of
+#   $G_t$ is the true value, so this is plain regression on samples of the right answer.
+# - With $\lambda = 0$ the target is $r_t + \gamma V_{\text{old}}(s_{t+1})$, the critic's own prediction one
+#   token later.
+#
+# The package, lesson 06 and most libraries call the target the *return*, for every $\lambda$.
+#
+# **Explained variance** measures how good a critic is:
+#
+# $$ 1 - \frac{\text{variance of } G_t - V(s_t)}{\text{variance of } G_t} . $$
+#
+# The variances are taken over all tokens of a batch. A perfect critic has 1. A critic that predicts the same
+# number everywhere has 0. A worse one is below 0. Here the best possible critic stays below 1: at the
+# first token nobody knows how the review will end.
+#
+# Our policy writes short film reviews after a film's title. In this lesson it is not trained. The critic
+# starts as a copy of the reward model, because that already knows good words from bad ones.
+
+# %%
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+policy, tokenizer = models.load_policy("tiny-reviews-sft")
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+eos_id = tokenizer.eos_token_id
+score = rewards.rollout_score(reward_model, eos_id)
+sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
+prompts = tasks.reviews.rl_prompts()  # film titles
+
+critic = copy.deepcopy(reward_model)
+optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
+generator = torch.Generator().manual_seed(0)
+
+
+# %% [markdown]
+# One step samples 64 reviews, computes their targets, and makes four updates of the critic:
+
+
+# %%
+def rewards_of(scores, mask):
+    """(B, R): the score at the last token of each response, 0 elsewhere."""
+    token_rewards = torch.zeros(mask.shape)
+    token_rewards[torch.arange(len(mask)), mask.sum(1) - 1] = scores
+    return token_rewards
+
+
+def critic_step(titles):
+    # 1. Sample, and score the responses.
+    ids, prompt_mask = models.encode_prompts(tokenizer, titles)
+    batch = models.sample(
+        policy, ids, prompt_mask, eos_id=eos_id, config=sampling, generator=generator
+    )
+    mask = batch.response_mask
+    with torch.no_grad():
+        token_rewards = rewards_of(score(batch), mask)
+        # 2. What does the critic predict now?
+        values = models.response_values(critic, batch)
+        # 3. Targets. (The advantages would train the policy.)
+        advantages, targets = core.gae(token_rewards, values, mask, gamma=1, lam=0.95)
+    batch = batch.with_columns(targets=targets)
+    # 4. Regression: two epochs over the batch, in minibatches of 32 responses.
+    for _ in range(2):
+        for rows in torch.randperm(len(titles), generator=generator).split(32):
+            part = batch.select(rows)
+            predicted = models.response_values(critic, part)
+            losses = core.value_loss(predicted, part.targets, part.response_mask)
+            core.aggregate(losses, part.response_mask).backward()  # mean over tokens
+            optimizer.step()
+            optimizer.zero_grad()
+    came = core.reward_to_go(token_rewards, mask)  # G, the sum of the rewards to come
+    return core.explained_variance(values, came, mask).item()
+
+
+# %% [markdown]
+# Each step returns the explained variance of its batch, measured *before* its updates.
+#
+# **Predict.** We run eight steps. In the first batch the critic still is the copy of the reward model. Is its
+# explained variance near 1, near 0, or below 0? And after how many steps is it above 0?
+
+# %% tags=["predict"]
+steps = 1 if FAST else 8  # FAST=1 is for the tests of this page
+order = loops.shuffled_batches(len(prompts), 64, steps, seed=0)
+explained = [critic_step([prompts[i] for i in index]) for index in order]
+print("explained variance:", [round(x, 2) for x in explained])
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The first number is far below 0. The reward model was trained to score finished reviews. In the middle of
+# a review its output swings: nobody ever taught it what to say there. It is a wrong critic.
+#
+# One step is enough to come above 0.
+#
+# Recorded runs of PPO, where the policy is trained as well, show the same. In three runs with $\lambda = 1$ the
+# first explained variance is between −1.49 and −1.39. Two steps later it is at least 0.37.
+# </details>
+#
+# Here are both critics on 64 fresh reviews, of films that were not used for training:
+
+# %%
+titles = tasks.reviews.eval_prompts("test")[:64]
+(fresh,) = models.sample_text(policy, tokenizer, titles, seed=5, batch_size=64)
+mask = fresh.response_mask
+with torch.no_grad():
+    scores, values = score(fresh), models.response_values(critic, fresh)
+    first_values = models.response_values(reward_model, fresh)  # at the start
+token_rewards = rewards_of(scores, mask)
+came = core.reward_to_go(token_rewards, mask)
+pd.DataFrame(
+    {"explained variance": core.explained_variance(v, came, mask).item()}
+    for v in (first_values, values)
+).set_axis(["at the start", "trained"]).round(2)
+
+# %% [markdown]
+# The trained critic is better on new reviews, too.
+#
+# ## 6. One review under the microscope
+#
+# Now GAE on real text. We take four of the fresh reviews. We chose them because the score is plainly
+# good or bad, or because the review changes its mind. The policy is small, and some of its words do
+# not exist.
+#
+# The first is *It's a celebration of the dullestness of its own cinematic equivalent on gust and its best.*
+# The reward model scores it −1.68. (Its scores are scaled: over the policy's reviews they have the mean 0
+# and the standard deviation 1.)
+#
+# **Predict.** Which tokens have clearly negative advantages with $\lambda = 0$? And which with $\lambda = 1$?
+#
+# The figure has one strip for each $\lambda$. Every box is a token, with its advantage below it. Blue is
+# positive, orange negative.
+
+# %% tags=["predict"]
+chosen = torch.tensor([42, 51, 4, 36])
+one, real = 42, mask[42]
+tokens = [tokenizer.decode([token]) for token in fresh.response_ids[one][real].tolist()]
+strips = {}
+for lam in (0.0, 0.95, 1.0):
+    advantages, _ = core.gae(token_rewards, values, mask, gamma=1, lam=lam)
+    strips[f"lambda = {lam}"] = tokens, advantages[one][real]
+show.token_strips(strips)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - $\lambda = 0$: one token gets the blame, *dull*, with −2.38. There the prediction falls from 0.39 to
+#   −1.98. EOS gets −0.55, since the score is lower than the last prediction.
+# - $\lambda = 1$: all tokens up to *dull* have about −2. Before *dull* the critic expected a good review,
+#   and the score was bad. After *dull* the advantages are small: the critic already expects a bad score.
+# - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker further away.
+#
+# Both ends tell a true story. *dull* changed the prediction, and the tokens before it led there. Neither
+# says for certain which word people disliked. The critic is itself a model.
+# </details>
+#
+# Here are all four reviews in the token microscope. It shows all numbers of all tokens. Point at a
+# token, or use the arrow keys. A menu chooses the colour. It starts with the value $V(s_t)$, the
+# prediction *before* the token.
+
+# %%
+shown = fresh.with_columns(scores=scores).select(chosen)
+table = evaluate.token_table(shown, tokenizer, critic=critic, lam=0.95)
+show.microscope(table.drop(columns="old_logprob"), "value", text="all")
+
+# %% [markdown]
+# Try these three things. Responses are numbered from 0.
+#
+# 1. **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts 0.35
+#    before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower the prediction from
+#    0.55 to −0.55. Choose *td_error* as the colour: these two tokens stand out.
+# 2. **Good step, negative advantage.** In response 2, *A boring, vuildly satisfying thriller*, the
+#    TD error of *satisfying* is 0.47. Still its advantage is −0.65. The later TD errors are added, and the last one is
+#    −1.42: the score is far below the prediction.
+# 3. **The surprise at the end.** Response 3 praises its film from the second word on. Its score is 2.54,
+#    and just before the end the critic predicts 1.12. The last TD error is the difference, about 1.4. With
+#    $\lambda = 0.95$ all tokens before it share this surprise.
+
+# %% [markdown]
+# ## What to remember
+#
+# - The TD error $\delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)$ is the reward plus the change of the
+#   prediction. With the true value it is the advantage.
+# - GAE is $A_t = \delta_t + \gamma\lambda A_{t+1}$, computed from the last token back. It is a weighted mean
+#   of all n-step estimates.
+# - $\lambda = 0$ trusts the critic: least spread, and the critic's errors become bias. $\lambda = 1$
+#   trusts the rewards: no bias, most spread.
+# - The critic is trained by regression on $A_t + V_{\text{old}}(s_t)$. With $\lambda = 1$ this is the return $G_t$.
+# - After the last token $V$ is 0. A critic that starts as a copy of the reward model is a wrong critic.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/05_advantages_gae.ipynb`. In all exercises tensors have the shape (B, R), `mask` is
+# true at real tokens, and padding stands at the end of each row.
+
+# %% [markdown] tags=["exercise"]
+# **1. The TD error** *(easy, 10 minutes)*. Return $\delta_t$ for every token, and 0 where the mask is false.
+#
+# *Hint:* the value of the next prefix stands one column to the right. Padding can hold NaN, and NaN
+# times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you compute. This also makes the
+# value after the last token 0.
+
+
+# %% tags=["exercise"]
+def td_error(rewards, values, mask, gamma): ...  # your code
+
+
+check.td_error(td_error)
+
+
+# %% tags=["solution"]
+def td_error(rewards, values, mask, gamma):
+    rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
+    after = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1)
+    return rewards + gamma * after - values
+
+
+check.td_error(td_error)
+
+# %% [markdown] tags=["exercise"]
+# **2. GAE** *(medium, 15 minutes)*. Return the advantages, and 0 where the mask is false. *This function goes
+# into your `my_rlhf.py`, with those that it calls.*
+#
+# *Hint:* a loop over positions, from the last to the first. One number per response is carried along.
+
+
+# %% tags=["exercise"]
+def gae_advantages(rewards, values, mask, gamma, lam): ...  # your code
+
+
+check.gae_advantages(gae_advantages)
+
+
+# %% tags=["solution"]
+def gae_advantages(rewards, values, mask, gamma, lam):
+    deltas, advantage, columns = td_error(rewards, values, mask, gamma), 0.0, []
+    for t in reversed(range(deltas.shape[1])):
+        advantage = deltas[:, t] + gamma * lam * advantage
+        columns.append(advantage)
+    return torch.stack(columns[::-1], dim=1)
+
+
+check.gae_advantages(gae_advantages)
+
+# %% [markdown] tags=["exercise"]
+# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return the n-step estimate $A_t^{(n)}$ of every token,
+# and 0 where the mask is false. Near the end of a response there are fewer than `n` tokens left. Then it is
+# $G_t - V(s_t)$. The package has no such function.
+#
+# *Hint:* it is a sum of at most n discounted TD errors.
+
+
+# %% tags=["exercise"]
+def n_step_advantages(rewards, values, mask, gamma, n): ...  # your code
+
+
+check.n_step_advantages(n_step_advantages)
+
+
+# %% tags=["solution"]
+def n_step_advantages(rewards, values, mask, gamma, n):
+    deltas = td_error(rewards, values, mask, gamma)
+    total = torch.zeros_like(deltas)
+    for k in range(min(n, deltas.shape[1])):
+        total[:, : deltas.shape[1] - k] += gamma**k * deltas[:, k:]
+    return torch.where(mask, total, 0.0)
+
+
+check.n_step_advantages(n_step_advantages)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague *whitens* the advantages of a batch before the policy is
+# trained on them: they are shifted and scaled to mean 0 and standard deviation 1. That is usual. But the
+# critic never learns. Run both cells and look at the curve: the critic's prediction at the start of a response, over 200
+# steps in the world of section 4, with 3 added to every score. The dotted line is the true value. What is wrong in
+# `critic_targets`? Mend it, run the checker, and draw the curve again.
+
+
+# %% tags=["exercise"]
+def critic_targets(advantages, values, mask):
+    """(whitened advantages for the policy, targets for the critic), 0 at padding."""
+    real = advantages[mask]
+    white = (advantages - real.mean()) / (real.std(unbiased=False) + 1e-8)
+    white = torch.where(mask, white, 0.0)
+    targets = torch.where(mask, white + values, 0.0)
+    return torch.stack([white, targets])
+
+
+check.critic_targets(critic_targets)
+
+
+# %% [markdown] tags=["solution"]
+# The targets are made from the *whitened* advantages. Their mean over the batch is 0, so on average the
+# critic is told to stay where it is. It never learns the level of the returns, nor their unit. The targets must be
+# made from the advantages as they are.
+
+
+# %% tags=["solution"]
+def critic_targets(advantages, values, mask):
+    real = advantages[mask]
+    white = (advantages - real.mean()) / (real.std(unbiased=False) + 1e-8)
+    white = torch.where(mask, white, 0.0)
+    targets = torch.where(mask, advantages + values, 0.0)
+    return torch.stack([white, targets])
+
+
+check.critic_targets(critic_targets)
+
+
+# %% tags=["exercise", "solution"]
+def train_critic(steps=200, rate=0.2):
+    """V before the first token, after each step of regression on 64 responses."""
+    value, path, drawing = torch.zeros(7).double(), [], torch.Generator().manual_seed(0)
+    probs, mask = world.probs(world.ref_logits), world.response_mask
+    raised = score_at_end + 3.0 * (score_at_end != 0)
+    for _ in range(steps):
+        path.append(value[0].item())
+        rows = torch.multinomial(probs, 64, replacement=True, generator=drawing)
+        now, real = world.by_token(value)[rows], mask[rows]
+        advantages, _ = core.gae(raised[rows], now, real, lam=1.0)
+        change = critic_targets(advantages, now, real)[1] - now
+        value.index_add_(0, world.visited[rows][real], rate / 64 * change[real])
+    return path
+
+
+goal = true_value[0].item() + 3
+show.lines(
+    {"critic": train_critic()},
+    xlabel="step",
+    ylabel="V before the first token",
+    reference={"true value": goal},
+)
+
+# %% [markdown] tags=["exercise"]
+# **5. Which lambda for which batch?** *(medium, 15 minutes)*. A batch of `batch_size` responses estimates the
+# gradient by the mean of their estimates. `bias` and `spread` have the shape (K,): bias and spread of the
+# estimate from *one* response, for K values of $\lambda$. They are the curves of section 4. Return the number of the
+# $\lambda$ (0 to K − 1) for which the batch's expected squared error is smallest. Before you run the second cell:
+# with the *wrong* critic, does a larger batch want a larger or a smaller $\lambda$?
+#
+# *Hint:* the expected squared error of an estimate is its squared bias plus its variance. The mean of B
+# independent numbers has 1/B of the variance of one. And its bias?
+
+
+# %% tags=["exercise"]
+def best_lambda(bias, spread, batch_size): ...  # your code
+
+
+check.best_lambda(best_lambda)
+
+
+# %% tags=["solution"]
+def best_lambda(bias, spread, batch_size):
+    return (bias**2 + spread**2 / batch_size).argmin()
+
+
+check.best_lambda(best_lambda)
+
+# %% tags=["exercise", "solution"]
+fine = torch.linspace(0, 1, 101)
+wrong = true_value + torch.linspace(-1, 1, 7, dtype=torch.float64)
+bias, spread = torch.tensor([bias_and_spread(wrong, lam.item()) for lam in fine]).T
+for batch_size in (1, 16, 64, 256, 1024):
+    best = best_lambda(bias, spread, batch_size)
+    if best is not None:
+        print("batch of", batch_size, "best lambda:", round(fine[best].item(), 2))
+
+# %% [markdown] tags=["solution"]
+# A larger batch wants a larger $\lambda$. Its mean has hardly any spread left, so bias is what remains. With one response the
+# spread is everything, and $\lambda = 0$ is best even with a wrong critic. (With the right critic it is best for every
+# batch.)
+
+# %% [markdown] tags=["exercise"]
+# **6. All of it on an empty page** *(hard, 15 minutes)*. Close the lesson, and do not look at exercises 1 and 2.
+# Write advantages and targets of a batch from its rewards and values, without help from the package.
+# Return `torch.stack([advantages, targets])`, with 0 where the mask is false. Padding can hold NaN. The
+# second cell compares yours with those of the 64 reviews of section 5.
+
+
+# %% tags=["exercise"]
+def advantages_and_targets(rewards, values, mask, gamma, lam): ...  # your code
+
+
+check.advantages_and_targets(advantages_and_targets)
+
+
+# %% tags=["solution"]
+def advantages_and_targets(rewards, values, mask, gamma, lam):
+    rewards, values = torch.where(mask, rewards, 0.0), torch.where(mask, values, 0.0)
+    advantages = torch.zeros_like(values)
+    value_after = advantage_after = torch.zeros(len(values))
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * value_after - values[:, t]
+        advantages[:, t] = advantage_after = delta + gamma * lam * advantage_after
+        value_after = values[:, t]
+    return torch.stack([advantages, advantages + values])
+
+
+check.advantages_and_targets(advantages_and_targets)
+
+# %% tags=["exercise"]
+mine = advantages_and_targets(token_rewards, values, mask, 1.0, 0.95)
+if mine is not None:
+    package = torch.stack(core.gae(token_rewards, values, mask, gamma=1.0, lam=0.95))
+    print("equal on the 64 reviews:", torch.allclose(mine, package, atol=1e-5))
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. With the true V, is lambda = 0 better than lambda = 1?</summary>
-# Both are unbiased, and each token's advantage has less noise at 0. In a table, as here, so has the gradient; where places share weights it usually has, but errors of several tokens may then cancel in the sum. The true V is what one never has.
-# </details>
-# <details><summary>2. V or Q: which does the critic of RLHF compute?</summary>
-# V, read before each token. Q of a token is r + V of the text with it, because writing is deterministic.
-# </details>
-# <details><summary>3. Why is V 0 after a text that was cut, not only after EOS?</summary>
-# It is a convention: the score is paid at the cut, and nothing is paid after. (In tasks that go on after the cut one would put V there.)
-# </details>
-# <details><summary>4. Advantages are whitened over the batch. What is lost?</summary>
-# The mean and the unit: whether the batch as a whole was better than expected, and how large a surprise was. At the optimum, where all advantages are noise around 0, whitening blows that noise up to size 1 (lesson 90).
-# </details>
-# <details><summary>5. GRPO has no critic. Which lambda does it use?</summary>
-# In effect 1: every token of a text has the text's whole advantage over the group.
+# <details><summary>1. Does the critic of RLHF compute V or Q?</summary>
+#
+# V. It is read before each token. Q of a token is its reward plus V of the prefix with the token, because appending a
+# token is deterministic.
 # </details>
 #
-# **References.** Schulman et al. 2016, *High-dimensional continuous control using generalized advantage estimation*, sections 2 to 4. Sutton and Barto 2018, chapter 12 (lambda-returns). Kimura and Kobayashi 1998 (the same estimator, earlier).
-# Ziegler et al. 2019, section 2.1 (gamma 1, the critic's start).
+# <details><summary>2. Your critic is perfect. Is a lambda of 0 better than 1?</summary>
+#
+# Neither is biased, and at 0 each advantage has less spread. In the world of section 4 so has the gradient. In a
+# network, where all prefixes share the same weights, this is usual but not certain. And nobody has a
+# perfect critic.
+# </details>
+#
+# <details><summary>3. The explained variance is −3 at the first step of a PPO run, and 0.4 at the tenth. The
+# score rises only from the fifth step on. What may have happened?</summary>
+#
+# The critic began far from the returns: its head was new, or it had never been trained on unfinished responses. So
+# the first advantages were mostly its errors. Train the critic alone for some steps first (*critic
+# warm-up*, what section 5 does), or start it from the reward model *with* its head, or use a $\lambda$ nearer to 1 at
+# first. A constant offset of the critic does not show in the explained variance. Look at the value loss for it.
+# </details>
+#
+# <details><summary>4. A response was cut off at the length limit. Why is V 0 after it?</summary>
+#
+# It is a convention: the score is paid at the cut, and nothing is paid after it. In a task that goes on
+# after the cut, one would put the critic's prediction there.
+# </details>
+#
+# <details><summary>5. GRPO (lesson 11) has no critic. Which lambda does it use?</summary>
+#
+# In effect 1. Every token of a response gets the advantage of the whole response.
+# </details>
+#
+# ## Going further
+#
+# **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer response, and the
+# same blame hurts less. Take a world with the words *good*, *bad* and a stop, and at most two words. The score is
+# the number of *good* minus the number of *bad*. Only a response of two tokens can have another score than 0:
+# two words, or a word and the stop. With $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a KL penalty of 0.5 (lesson 07) writes a second
+# token in 96 % of its responses with $\gamma = 1$, in 94 % with $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$.
+# Nobody said that long reviews are worse, so RLHF libraries use $\gamma = 1$.
+#
+# **A critic that says the same everywhere.** A constant critic is the simplest wrong one. In the world of
+# section 4 it has a bias of 0.27 at $\lambda = 0$, and none at $\lambda = 1$. With another policy, in the same world, it has at
+# $\lambda = 0$ the least spread of all, less than the true value, and a bias of 0.67. A small spread alone does not make
+# an estimate good.
+#
+# **Lambda in a real run.** In the recorded runs of lesson 06, three runs of PPO with $\lambda = 1$ reach 1.42 gold
+# points on average. Two triples of runs with $\lambda = 0.95$ reach 1.36 and 1.43. So we see no difference. The KL is higher with
+# $\lambda = 1$: in each of the three runs it is higher than in all six others.
+#
+# **Explained variance in logs.** Training loops measure it against the target $A_t + V_{\text{old}}(s_t)$ instead of $G_t$. With
+# $\lambda < 1$ the target contains a part of the prediction itself, so the number looks better. In the recorded runs
+# the first value is between −0.48 and −0.13 with $\lambda = 0.95$. With $\lambda = 1$, where the target is $G_t$, it is
+# at most −1.39. The critic is the same.
+#
+# **What the libraries do.**
+#
+# | | here | elsewhere |
+# |---|---|---|
+# | $\gamma$ and $\lambda$ | 1 and 0.95 | the same in TRL and DeepSpeed-Chat; 1 and 1 in OpenRLHF and verl |
+# | end of a response that was cut off | $V$ is 0 after it | the same |
+# | targets | advantages plus values, before whitening | the same |
+# | padding | reward and value 0 | verl also skips the tokens of a tool in the middle; most others do not |
+# | where $V$ is read | at the prefix before the token | the same; one position off is a common bug |
+#
+# **References.** Schulman et al. 2016, *High-dimensional continuous control using generalized advantage
+# estimation*, sections 2 to 4. Kimura and Kobayashi 1998 (the same estimator, earlier). Sutton and Barto 2018, *Reinforcement
+# learning: an introduction*, chapter 12 (lambda-returns). Ziegler et al. 2019, section 2.1 ($\gamma = 1$, and how the
+# critic starts).
+#
+# *How this lesson is checked:* the loop of section 5 equals the critic warm-up of `train_ppo`
+# (`tests/loops/test_by_hand.py`), and every number of the text is compared with what it comes from
+# (`tests/claims/test_lesson_05.py`).

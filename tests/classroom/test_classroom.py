@@ -141,6 +141,20 @@ DIFFERENT = {  # right answers written in another way
             for t in range(len(a))
         ]
     )(r, v, mask=m),
+    "best_lambda": lambda b, s, n: torch.tensor(
+        min(range(len(b)), key=lambda i: b[i].item() ** 2 + s[i].item() ** 2 / n)
+    ),
+    "advantages_and_targets": lambda r, v, m, g, lam: torch.stack(
+        [
+            per_row(
+                lambda a, b, c=c: [
+                    c * b[t] + sum((g * lam) ** i * d for i, d in enumerate(deltas(a, b, g)[t:]))
+                    for t in range(len(a))
+                ]
+            )(r, v, mask=m)
+            for c in (0, 1)
+        ]
+    ),
     "n_step_advantages": lambda r, v, m, g, n: per_row(lambda a, b: n_steps(a, b, g, n))(
         r, v, mask=m
     ),

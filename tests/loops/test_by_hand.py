@@ -362,6 +362,38 @@ def lesson_step(lesson, name, **names):
     return names[name]
 
 
+def test_the_step_of_lesson_05_is_the_critic_warm_up_of_train_ppo():
+    sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
+    config = loops.PPOConfig.plain(
+        steps=STEPS,
+        batch_size=64,
+        sampling=sampling,
+        kl=KLConfig(kl_coef=0),
+        critic_warmup=STEPS,
+    )
+    policy, critic = ending_policy(), ScalarModel(tiny_policy(1).base_model)
+    start = copy.deepcopy(critic)
+    step = lesson_step(
+        "05_advantages_gae",
+        "critic_step",
+        tokenizer=TOKENIZER,
+        eos_id=EOS,
+        sampling=sampling,
+        score=score,
+        policy=policy,
+        critic=critic,
+        optimizer=loops.make_optimizer(critic, config.critic),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    for index in loops.shuffled_batches(len(PROMPTS), 64, STEPS, config.seed):
+        step([PROMPTS[i] for i in index])
+    actor, other, _ = loops.train_ppo(
+        ending_policy(), copy.deepcopy(start), TOKENIZER, PROMPTS, score, config
+    )
+    assert same_weights(critic, other) and moved(critic, start)
+    assert same_weights(actor, policy)  # a warm-up leaves the actor as it is
+
+
 def test_the_step_of_lesson_06_is_train_ppo():
     sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
     config = loops.PPOConfig.plain(steps=STEPS, batch_size=64, sampling=sampling)

@@ -1,5 +1,6 @@
 """Exercises of lesson 05: temporal-difference (TD) errors, generalised advantage estimation (GAE),
-n-step advantages, and returns computed after whitening (a bug)."""
+n-step advantages, the critic's targets computed after whitening (a bug), the best lambda for a
+batch, and advantages and targets together."""
 
 import torch
 
@@ -29,9 +30,34 @@ def _shift(x):
     return torch.cat([x[:, 1:], torch.zeros(len(x), 1)], 1)
 
 
-def _unmasked_delta(r, v, m, g):
-    r, v = _clean(r, v, mask=m)
-    return r + g * _shift(v) - v
+def _with_next(r, v, m, g, after):
+    """TD errors with other next values."""
+    return torch.where(m, r + g * after - v, 0.0)
+
+
+def _last(mask):
+    """True at the last token of each row."""
+    return mask & ~_shift(mask.float()).bool()
+
+
+def _from_padding(r, v, m, g):
+    """The value after the last token is whatever stands in the padding."""
+    return _with_next(r, v, m, g, _shift(v))
+
+
+def _own_again(r, v, m, g):
+    """The value after the last token is the last token's own."""
+    return _with_next(r, v, m, g, torch.where(_last(m), v, _shift(v)))
+
+
+FROM_PADDING = (
+    "the value after the last token is read from the padding. It must be 0. "
+    "Put 0 into the padding of `values` before you shift it."
+)
+OWN_AGAIN = (
+    "after the last token you use the last token's own value again. "
+    "Nothing follows it, so the next value there is 0."
+)
 
 
 td_error = Exercise(
@@ -64,6 +90,8 @@ td_error = Exercise(
             r + g * torch.cat([torch.zeros(len(v), 1), torch.where(m, v, 0.0)[:, :-1]], 1) - v,
             0.0,
         ),
+        FROM_PADDING: _from_padding,
+        OWN_AGAIN: _own_again,
         "`torch.roll` wraps around: the last column gets "
         "the value of the first column as its next value. "
         "The next value there is 0.": lambda r, v, m, g: torch.where(
@@ -85,36 +113,52 @@ def _gae(rewards, values, mask, gamma, lam):
     return returns.gae(rewards, values, mask, gamma=gamma, lam=lam)[0]
 
 
+GAE_MISTAKES = {
+    "these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
+    "each step back is multiplied by lambda alone. "
+    "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
+        _delta(r, v, m, g), m, gamma=lam
+    ),
+    "each step back is multiplied by gamma alone. "
+    "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
+        _delta(r, v, m, g), m, gamma=g
+    ),
+    "gamma is not used. It multiplies the next value in the TD error, and it is part of the "
+    "factor gamma times lambda.": lambda r, v, m, g, lam: _gae(r, v, m, 1.0, lam),
+    "V is not shifted in the TD errors: both values are V(s_t). "
+    "The next value V(s_{t+1}) is one column to the right.": lambda r, v, m, g, lam: (
+        returns.reward_to_go(torch.where(m, r + g * v - v, 0.0), m, gamma=g * lam)
+    ),
+    FROM_PADDING: lambda r, v, m, g, lam: returns.reward_to_go(
+        _from_padding(r, v, m, g), m, gamma=g * lam
+    ),
+    OWN_AGAIN: lambda r, v, m, g, lam: returns.reward_to_go(
+        _own_again(r, v, m, g), m, gamma=g * lam
+    ),
+    "the last token's TD error is r - V, and you returned r. "
+    "After the end V is 0, so only the *next* value drops out.": lambda r, v, m, g, lam: (
+        returns.reward_to_go(torch.where(_last(m), r, _delta(r, v, m, g)), m, gamma=g * lam)
+    ),
+    "V(s_t) is not subtracted in the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
+        torch.where(m, r + g * _shift(torch.where(m, v, 0.0)), 0.0), m, gamma=g * lam
+    ),
+    "gamma is missing from the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
+        _delta(r, v, m, 1.0), m, gamma=g * lam
+    ),
+    "the recursion runs from the left, so a token's advantage depends on what came before it. "
+    "Start at the last token.": lambda r, v, m, g, lam: _from_left(_delta(r, v, m, g), m, g * lam),
+}
+
+
 gae_advantages = Exercise(
     "gae_advantages",
     ("rewards", "values", "mask", "gamma", "lam"),
     _gae_case,
     _gae,
-    {
-        "these are the TD errors: lambda is not used.": lambda r, v, m, g, lam: _delta(r, v, m, g),
-        "each step back is multiplied by lambda alone. "
-        "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
-            _delta(r, v, m, g), m, gamma=lam
-        ),
-        "each step back is multiplied by gamma alone. "
-        "Multiply it by gamma times lambda.": lambda r, v, m, g, lam: returns.reward_to_go(
-            _delta(r, v, m, g), m, gamma=g
-        ),
-        "these are the returns. Subtract V.": lambda r, v, m, g, lam: (
+    GAE_MISTAKES
+    | {
+        "these are the critic's targets. Subtract V.": lambda r, v, m, g, lam: (
             _gae(r, v, m, g, lam) + torch.where(m, v, 0.0)
-        ),
-        "gamma is not used. It multiplies the next value in the TD error, and it is part of the "
-        "factor gamma times lambda.": lambda r, v, m, g, lam: _gae(r, v, m, 1.0, lam),
-        "V is not shifted in the TD errors: both values are V(s_t). "
-        "The next value V(s_{t+1}) is one column to the right.": lambda r, v, m, g, lam: (
-            returns.reward_to_go(torch.where(m, r + g * v - v, 0.0), m, gamma=g * lam)
-        ),
-        "gamma is missing from the TD errors.": lambda r, v, m, g, lam: returns.reward_to_go(
-            _delta(r, v, m, 1.0), m, gamma=g * lam
-        ),
-        "the recursion runs from the left, so a token's advantage depends on what came before it. "
-        "Start at the last token.": lambda r, v, m, g, lam: _from_left(
-            _delta(r, v, m, g), m, g * lam
         ),
     },
 )
@@ -160,7 +204,7 @@ n_step_advantages = Exercise(
         "this sums to the end of the response: n is not used.": lambda r, v, m, g, n: _gae(
             r, v, m, g, 1.0
         ),
-        "these are returns. Subtract V of the prefix before the token.": lambda r, v, m, g, n: (
+        "V is not subtracted. Subtract V of the prefix before the token.": lambda r, v, m, g, n: (
             _n_step(r, v, m, g, n) + torch.where(m, v, 0.0)
         ),
     },
@@ -195,17 +239,82 @@ critic_targets = Exercise(
     _targets_case,
     lambda a, v, m: torch.stack([_white(a, m), torch.where(m, a + v, 0.0)]),
     {
-        "the bug is still there: the returns are made from whitened "
-        "advantages, which have lost the unit of the rewards. "
-        "Compute the returns before whitening.": lambda a, v, m: torch.stack(
+        "the bug is still there. On paper, take two tokens with advantages 4 and 2 and values 0. "
+        "Which targets should the critic get, and which does it get?": lambda a, v, m: torch.stack(
             [_white(a, m), torch.where(m, _white(a, m) + v, 0.0)]
         ),
         "now nothing is whitened. "
         "The policy's advantages should still be whitened.": lambda a, v, m: torch.stack(
             [torch.where(m, a, 0.0), torch.where(m, a + v, 0.0)]
         ),
-        "V is missing from the returns.": lambda a, v, m: torch.stack(
+        "V is missing from the targets.": lambda a, v, m: torch.stack(
             [_white(a, m), torch.where(m, a, 0.0)]
         ),
+    },
+)
+
+
+def _lambda_case(g):
+    bias = torch.rand(25, generator=g).sort(descending=True)[0]
+    spread = 0.5 + 3 * torch.rand(25, generator=g).sort()[0]
+    return bias, spread, int(torch.randint(4, 60, (), generator=g))
+
+
+best_lambda = Exercise(
+    "best_lambda",
+    ("bias", "spread", "batch_size"),
+    _lambda_case,
+    lambda b, s, n: (b**2 + s**2 / n).argmin(),
+    {
+        "the batch size has no influence. It divides the variance, but not the squared "
+        "bias.": lambda b, s, n: (b**2 + s**2).argmin(),
+        "the squared spread is divided by the square of the batch size. The variance of a mean is "
+        "the variance of one, divided by the batch size once.": lambda b, s, n: (
+            b**2 + (s / n) ** 2
+        ).argmin(),
+        "the squared error has the *squared* spread in it, that is the variance.": lambda b, s, n: (
+            b**2 + s / n
+        ).argmin(),
+        "the squared error has the *squared* bias in it.": lambda b, s, n: (b + s**2 / n).argmin(),
+        "neither bias nor spread is squared.": lambda b, s, n: (b + s / n).argmin(),
+        "this looks at the bias alone.": lambda b, s, n: b.argmin(),
+        "this looks at the spread alone.": lambda b, s, n: s.argmin(),
+        "this is the worst lambda. Take the smallest error.": lambda b, s, n: (
+            b**2 + s**2 / n
+        ).argmax(),
+    },
+)
+
+
+def _both(advantages, values, mask):
+    return torch.stack([advantages, advantages + torch.where(mask, values, 0.0)])
+
+
+advantages_and_targets = Exercise(
+    "advantages_and_targets",
+    ("rewards", "values", "mask", "gamma", "lam"),
+    _gae_case,
+    lambda r, v, m, g, lam: _both(_gae(r, v, m, g, lam), v, m),
+    {
+        message: lambda r, v, m, g, lam, wrong=wrong: _both(wrong(r, v, m, g, lam), v, m)
+        for message, wrong in GAE_MISTAKES.items()
+    }
+    | {
+        "the targets are sums of rewards. That is right for lambda = 1 only. The target is the "
+        "advantage plus V.": lambda r, v, m, g, lam: torch.stack(
+            [_gae(r, v, m, g, lam), returns.reward_to_go(*_clean(r, mask=m), m, gamma=g)]
+        ),
+        "the targets are the TD errors plus V. That is right for lambda = 0 only. The target is "
+        "the advantage plus V.": lambda r, v, m, g, lam: torch.stack(
+            [_gae(r, v, m, g, lam), _both(_delta(r, v, m, g), v, m)[1]]
+        ),
+        "the targets are equal to the advantages. V is missing.": lambda r, v, m, g, lam: (
+            torch.stack([_gae(r, v, m, g, lam)] * 2)
+        ),
+        "the targets are the advantages minus V. The target is the advantage *plus* "
+        "V.": lambda r, v, m, g, lam: _both(_gae(r, v, m, g, lam), -v, m),
+        "targets and advantages are swapped.": lambda r, v, m, g, lam: _both(
+            _gae(r, v, m, g, lam), v, m
+        ).flip(0),
     },
 )
