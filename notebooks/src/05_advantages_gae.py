@@ -25,7 +25,6 @@
 # %%
 import copy
 
-import pandas as pd
 import torch
 
 from minirlhf import core, evaluate, loops, models, rewards, show, tasks
@@ -45,18 +44,19 @@ from minirlhf.classroom import FAST, check
 # $$ \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t), \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
 #
 # - $s_t$ is the prompt and the tokens before token $t$. We call it the *prefix*.
-# - $r_t$ is the reward of token $t$. Here it is 0, except at the last token, where it is the score.
+# - $r_t$ is the reward of token $t$. In this lesson it is 0, except at the last token, where it is the score.
+#   From lesson 06 on every token has a reward.
 # - $V(s_t)$ is the critic's prediction before token $t$. After the last token $V$ is 0, because nothing more
 #   will be earned. $A$ is 0 there, too.
 # - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts only
 #   $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same praise.
 #   (Tasks without an end use a smaller one, so that the sum of rewards stays finite.)
 # - $\lambda$ (lambda) is a number from 0 to 1 that you choose. Usual is 0.95.
-# - $A_t$ is the **advantage**. REINFORCE and PPO push token $t$ up if $A_t$ is positive, and down if it
-#   is negative.
+# - $A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the token more likely.
+#   If it is negative, less likely.
 #
 # In words: the TD error is what the critic learned from one token. GAE adds what it learned from the
-# later tokens, with falling weights $1, \lambda, \lambda^2, \dots$
+# later tokens. Their weights fall: $\lambda$ for the next one, then $\lambda^2$, and so on (with $\gamma = 1$).
 
 # %% [markdown]
 # ## 2. Where the formula comes from
@@ -70,8 +70,10 @@ from minirlhf.classroom import FAST, check
 # | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
 # | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
 #
+# A critic is trained to predict the value. We write $V$ for both, and say *true value* where it matters.
+#
 # Nobody knows the true advantage. It must be estimated from sampled responses. Lesson 04 uses
-# $G_t - V(s_t)$. This is one sample, and the mean of such samples is $A_t$. It depends on all tokens
+# $G_t - V(s_t)$. This is one sample, and the mean of such samples is the advantage. It depends on all tokens
 # that happen to come later.
 #
 # **One token ahead.** The TD error does not look at the later tokens. Suppose for a moment that $V$ is
@@ -94,7 +96,8 @@ from minirlhf.classroom import FAST, check
 #
 # **$n$ tokens ahead.** In the same way $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots +
 # \gamma^{n-1}\delta_{t+n-1}$. It is called the **n-step** estimate. For $n = 1$ it is the TD error. When $n$
-# reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$ is 0.
+# reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$ is 0. For a larger
+# $n$ it stays that.
 #
 # **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets the
 # weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
@@ -102,7 +105,7 @@ from minirlhf.classroom import FAST, check
 # $$ A_t = (1-\lambda)\,\big(A_t^{(1)} + \lambda A_t^{(2)} + \lambda^2 A_t^{(3)} + \dots\big)
 # = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots $$
 #
-# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ places later. It is
+# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ positions later. It is
 # part of every $A_t^{(n)}$ with $n > l$. The weights of these sum to
 # $(1-\lambda)(\lambda^l + \lambda^{l+1} + \dots) = \lambda^l$.
 #
@@ -175,23 +178,25 @@ for lam in (0, 1):
 # - **Spread**: how much does it change from response to response? This is its standard deviation, the
 #   root of the variance.
 #
-# Both are divided by the length of the true gradient. A bias of 0.5 means: the mean is wrong by half of
-# the gradient's length.
+# Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half of
+# the true gradient's norm.
 
 # %% tags=["shared"]
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-policy_logits, words = world.ref_logits, world.response_mask  # words: the real tokens
+policy_logits, real_tokens = world.ref_logits, world.response_mask
 truth = world.gradient(policy_logits)
 true_value = world.values(policy_logits)[0]  # one number for each of the 7 prefixes
 score_at_end = torch.zeros(15, 3, dtype=torch.float64)
-score_at_end[torch.arange(15), words.sum(1) - 1] = world.rewards
+score_at_end[torch.arange(15), real_tokens.sum(1) - 1] = world.rewards
+# (15, 3, ...): the gradient of log pi of every token of every response
 grad_log_pi = torch.autograd.functional.jacobian(world.logprobs, policy_logits)
 
 
 def bias_and_spread(value, lam):
     """Of the gradient that one response gives, with this critic and this lambda."""
-    advantages, _ = core.gae(score_at_end, world.by_token(value), words, lam=lam)
-    estimates = torch.einsum("nt,ntsv->nsv", advantages, grad_log_pi)
+    advantages, _ = core.gae(score_at_end, world.by_token(value), real_tokens, lam=lam)
+    # (15, ...): for each response, the sum of A grad log pi over its tokens
+    estimates = (advantages[..., None, None] * grad_log_pi).sum(1)
     mean = world.expectation(policy_logits, estimates)
     variance = world.expectation(policy_logits, (estimates - mean).square().sum((1, 2)))
     return (mean - truth).norm() / truth.norm(), variance.sqrt() / truth.norm()
@@ -213,7 +218,7 @@ def bias_and_spread(value, lam):
 # | shifted | ? | ? |
 #
 # The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the right
-# panel. Both are in lengths of the true gradient. The dotted line is the spread without a critic ($G_t$
+# panel. Both are in norms of the true gradient. The dotted line is the spread without a critic ($G_t$
 # instead of an advantage).
 
 # %% tags=["predict"]
@@ -233,7 +238,7 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 # **Bias** (left):
 #
 # - *right*: no bias, whatever $\lambda$ is. Every n-step estimate has the mean $A_t$.
-# - *wrong*: at $\lambda = 0$ a bias of 0.52, half of the gradient's length. The estimate believes the
+# - *wrong*: at $\lambda = 0$ a bias of 0.52, half of the gradient's norm. The estimate believes the
 #   critic. At $\lambda = 1$ no bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a baseline.
 #   A baseline may be wrong, as long as it does not depend on the token $y_t$ (lesson 04).
 # - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the error
@@ -242,8 +247,8 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # **Spread** (right): it is larger at $\lambda = 1$, with each of the three critics. There the
 # advantage depends on all later tokens. A right critic lowers it, from 3.95 without a critic to 3.83 at
-# $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda = 1$: the two wrong
-# ones lie above the dotted line.
+# $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda = 1$: *wrong* and
+# *shifted* lie above the dotted line.
 # </details>
 #
 # So a small $\lambda$ trusts the critic: less spread, but the critic's errors become bias. A large
@@ -354,13 +359,14 @@ print("explained variance:", [round(x, 2) for x in explained])
 # The first number is far below 0. The reward model was trained to score finished reviews. In the middle of
 # a review its output swings: nobody ever taught it what to say there. It is a wrong critic.
 #
-# One step is enough to come above 0.
+# One step is enough to come above 0. (On the 64 fresh reviews of the next cell the reward model has −1.42.)
 #
-# Recorded runs of PPO, where the policy is trained as well, show the same. In three runs with $\lambda = 1$ the
+# Recorded runs of proximal policy optimisation (PPO, lesson 06) show the same. There the policy is trained as
+# well. In three runs with $\lambda = 1$ the
 # first explained variance is between −1.49 and −1.39. Two steps later it is at least 0.37.
 # </details>
 #
-# Here are both critics on 64 fresh reviews, of films that were not used for training:
+# And on 64 fresh reviews, of films that were not used for training?
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:64]
@@ -368,16 +374,13 @@ titles = tasks.reviews.eval_prompts("test")[:64]
 mask = fresh.response_mask
 with torch.no_grad():
     scores, values = score(fresh), models.response_values(critic, fresh)
-    first_values = models.response_values(reward_model, fresh)  # at the start
 token_rewards = rewards_of(scores, mask)
 came = core.reward_to_go(token_rewards, mask)
-pd.DataFrame(
-    {"explained variance": core.explained_variance(v, came, mask).item()}
-    for v in (first_values, values)
-).set_axis(["at the start", "trained"]).round(2)
+trained = core.explained_variance(values, came, mask).item()
+print(f"explained variance of the trained critic: {trained:.2f}")
 
 # %% [markdown]
-# The trained critic is better on new reviews, too.
+# The critic has learned something that holds for new reviews, too.
 #
 # ## 6. One review under the microscope
 #
@@ -418,16 +421,16 @@ show.token_strips(strips)
 # </details>
 #
 # Here are all four reviews in the token microscope. It shows all numbers of all tokens. Point at a
-# token, or use the arrow keys. A menu chooses the colour. It starts with the value $V(s_t)$, the
-# prediction *before* the token.
+# token, or use the arrow keys. Menus choose the response and the colour. It starts with response 1 (they are
+# numbered from 0) and with the value $V(s_t)$, the prediction *before* the token.
 
 # %%
 shown = fresh.with_columns(scores=scores).select(chosen)
 table = evaluate.token_table(shown, tokenizer, critic=critic, lam=0.95)
-show.microscope(table.drop(columns="old_logprob"), "value", text="all")
+show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 
 # %% [markdown]
-# Try these three things. Responses are numbered from 0.
+# Try these three things:
 #
 # 1. **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts 0.35
 #    before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower the prediction from
@@ -708,7 +711,7 @@ if mine is not None:
 # **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer response, and the
 # same blame hurts less. Take a world with the words *good*, *bad* and a stop, and at most two words. The score is
 # the number of *good* minus the number of *bad*. Only a response of two tokens can have another score than 0:
-# two words, or a word and the stop. With $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a KL penalty of 0.5 (lesson 07) writes a second
+# one of two words, or of a word and the stop. With $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a KL penalty of 0.5 (lesson 07) writes a second
 # token in 96 % of its responses with $\gamma = 1$, in 94 % with $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$.
 # Nobody said that long reviews are worse, so RLHF libraries use $\gamma = 1$.
 #
