@@ -33,30 +33,31 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: how did the prediction change?
 #
-# A reward model gives one score to a finished response. REINFORCE (lesson 04) pushes every token of the
-# response with this one number. So a good word in a bad review is pushed down, too.
+# A reward model gives one score to a finished response. REINFORCE (lesson 04) pushes every token of
+# the response with this one number. So a good word in a bad review is pushed down, too.
 #
 # A **critic** helps. It is a second network. Before each token it predicts what the response will
 # earn. Then every token can be judged by how it changed the prediction. This change is called the
-# **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation (GAE)** adds up TD
-# errors:
+# **temporal-difference (TD) error** $\delta_t$. **Generalised advantage estimation (GAE)** adds up
+# TD errors:
 #
 # $$ \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t), \qquad A_t = \delta_t + \gamma\lambda\, A_{t+1} . $$
 #
 # - $s_t$ is the prompt and the tokens before token $t$. We call it the *prefix*.
-# - $r_t$ is the reward of token $t$. In this lesson it is 0, except at the last token, where it is the score.
-#   From lesson 06 on every token has a reward.
-# - $V(s_t)$ is the critic's prediction before token $t$. After the last token $V$ is 0, because nothing more
-#   will be earned. $A$ is 0 there, too.
-# - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts only
-#   $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same praise.
-#   (Tasks without an end use a smaller one, so that the sum of rewards stays finite.)
+# - $r_t$ is the reward of token $t$. In this lesson it is 0, except at the last token, where it is
+#   the score. From lesson 06 on every token has a reward.
+# - $V(s_t)$ is the critic's prediction before token $t$. After the last token $V$ is 0, because
+#   nothing more will be earned. $A$ is 0 there, too.
+# - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts
+#   only $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same
+#   praise. (Tasks without an end use a smaller one, so that the sum of rewards stays finite.)
 # - $\lambda$ (lambda) is a number from 0 to 1 that you choose. Usual is 0.95.
-# - $A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the token more likely.
-#   If it is negative, less likely.
+# - $A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the token
+#   more likely. If it is negative, less likely.
 #
-# In words: the TD error is what the critic learned from one token. GAE adds what it learned from the
-# later tokens. Their weights fall: $\lambda$ for the next one, then $\lambda^2$, and so on (with $\gamma = 1$).
+# In words: the TD error is what the critic learned from one token. GAE adds what it learned from
+# the later tokens. Their weights fall: $\lambda$ for the next one, then $\lambda^2$, and so on
+# (with $\gamma = 1$).
 
 # %% [markdown]
 # ## 2. Where the formula comes from
@@ -70,43 +71,44 @@ from minirlhf.classroom import FAST, check
 # | $Q(s_t, y_t)$ | | the same mean, when the next token is $y_t$ |
 # | $A_t = Q(s_t, y_t) - V(s_t)$ | advantage | how much better $y_t$ is than what the policy writes there on average |
 #
-# A critic is trained to predict the value. We write $V$ for both, and say *true value* where it matters.
+# A critic is trained to predict the value. We write $V$ for both, and say *true value* where it
+# matters. In the same way $A_t$ is the true advantage in this table, and elsewhere its estimate.
 #
 # Nobody knows the true advantage. It must be estimated from sampled responses. Lesson 04 uses
-# $G_t - V(s_t)$. This is one sample, and the mean of such samples is the advantage. It depends on all tokens
-# that happen to come later.
+# the difference $G_t - V(s_t)$. This is one sample, and the mean of such samples is the advantage.
+# It depends on all tokens that happen to come later.
 #
-# **One token ahead.** The TD error does not look at the later tokens. Suppose for a moment that $V$ is
-# the true value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing to chance.
-# So
+# **One token ahead.** The TD error does not look at the later tokens. Suppose for a moment that $V$
+# is the true value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing
+# to chance. So
 #
 # $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{and}\qquad
 # A_t = r_t + \gamma V(s_{t+1}) - V(s_t) = \delta_t . $$
 #
-# In words: with the true value, the TD error *is* the advantage. It also shows that a critic for $V$ is
-# enough. We need no network for $Q$.
+# In words: with the true value, the TD error *is* the advantage. It also shows that a critic for
+# $V$ is enough. We need no network for $Q$.
 #
-# **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the sum
-# of two TD errors:
+# **Two tokens ahead.** We can also wait for two rewards, and only then use the critic. This is the
+# sum of two TD errors:
 #
 # $$ A_t^{(2)} = r_t + \gamma r_{t+1} + \gamma^2 V(s_{t+2}) - V(s_t) = \delta_t + \gamma\,\delta_{t+1} . $$
 #
-# Write out both TD errors to see it. One contains $+\gamma V(s_{t+1})$, the other $-\gamma V(s_{t+1})$.
-# They cancel.
+# Write out both TD errors to see it. One contains $+\gamma V(s_{t+1})$, the other $-\gamma
+# V(s_{t+1})$. They cancel.
 #
 # **$n$ tokens ahead.** In the same way $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots +
-# \gamma^{n-1}\delta_{t+n-1}$. It is called the **n-step** estimate. For $n = 1$ it is the TD error. When $n$
-# reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$ is 0. For a larger
-# $n$ it stays that.
+# \gamma^{n-1}\delta_{t+n-1}$. It is called the **n-step** estimate. For $n = 1$ it is the TD error.
+# When $n$ reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$
+# is 0. For a larger $n$ it stays that.
 #
-# **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets the
-# weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
+# **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets
+# the weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
 #
 # $$ A_t = (1-\lambda)\,\big(A_t^{(1)} + \lambda A_t^{(2)} + \lambda^2 A_t^{(3)} + \dots\big)
 # = \delta_t + \gamma\lambda\,\delta_{t+1} + (\gamma\lambda)^2\,\delta_{t+2} + \dots $$
 #
-# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ positions later. It is
-# part of every $A_t^{(n)}$ with $n > l$. The weights of these sum to
+# Why are the two sides equal? Take the TD error $\delta_{t+l}$, that of the token $l$ positions
+# later. It is part of every $A_t^{(n)}$ with $n > l$. The weights of these sum to
 # $(1-\lambda)(\lambda^l + \lambda^{l+1} + \dots) = \lambda^l$.
 #
 # The right side, read from the last token back to the first, is the recursion of section 1. Its two
@@ -118,25 +120,26 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 3. Three tokens on paper
 #
-# The response is *Not bad* and an end token (EOS). Its score is 1, and $\gamma = 1$. Before *Not* the critic
-# predicts 0.5. After *Not* it expects a bad review, and predicts −0.5. After *Not bad* it predicts 1.5.
+# The response is *Not bad* and an end token (EOS). Its score is 1, and $\gamma = 1$. Before *Not*
+# the critic predicts 0.5. After *Not* it expects a bad review, and predicts −0.5. After *Not bad*
+# it predicts 1.5.
 #
-# We use $\lambda = 0.5$. Compute the TD errors first. Then compute the advantages, starting at the last
-# token:
+# We use $\lambda = 0.5$. Compute the TD errors first. Then compute the advantages, starting at the
+# last token:
 #
 # | token | $r_t$ | $V(s_t)$ | $\delta_t = r_t + V(s_{t+1}) - V(s_t)$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | target $A_t + V(s_t)$ |
 # |---|---|---|---|---|---|
 # | *Not* | 0 | 0.5 | 0 − 0.5 − 0.5 = −1.0 | −1.0 + 0.5 · 1.75 = −0.125 | 0.375 |
-# | *bad* | 0 | −0.5 | 0 + 1.5 + 0.5 = 2.0 | 2.0 + 0.5 · (−0.5) = 1.75 | 1.25 |
+# | *bad* | 0 | −0.5 | 0 + 1.5 − (−0.5) = 2.0 | 2.0 + 0.5 · (−0.5) = 1.75 | 1.25 |
 # | EOS | 1 | 1.5 | 1 + 0 − 1.5 = −0.5 | −0.5 | 1.0 |
 #
-# - *Not* lowered the prediction by 1, so its TD error is −1. But *bad* then raised it by 2. GAE counts half
-#   of that for *Not*, so the advantage of *Not* is nearly 0.
+# - *Not* lowered the prediction by 1, so its TD error is −1. But *bad* then raised it by 2. For
+#   *Not*, GAE counts half of that, and a quarter of the last TD error. So its advantage is nearly 0.
 # - The score is lower than the last prediction, 1 instead of 1.5. The TD error of EOS says so.
 # - The last column is what the critic is trained on. Section 5 explains it.
 #
-# The package gives the same. All tensors have the shape (B, R): B responses, R positions. The mask is true
-# at real tokens and false at padding.
+# The package gives the same. All tensors have the shape (B, R): B responses, R positions. The mask
+# is true at real tokens and false at padding.
 
 # %%
 token_rewards = torch.tensor([[0.0, 0.0, 1.0]])
@@ -147,7 +150,8 @@ assert advantages.tolist() == [[-0.125, 1.75, -0.5]]
 assert targets.tolist() == [[0.375, 1.25, 1.0]]
 
 # %% [markdown]
-# **Predict** the three advantages with $\lambda = 0$, and with $\lambda = 1$. No recursion is needed.
+# **Predict** the three advantages with $\lambda = 0$, and with $\lambda = 1$. No recursion is
+# needed.
 
 # %% tags=["predict"]
 for lam in (0, 1):
@@ -157,9 +161,9 @@ for lam in (0, 1):
 # <details><summary>What you should see</summary>
 #
 # - $\lambda = 0$: these are the TD errors, −1, 2 and −0.5. *Not* is blamed.
-# - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 = 1.5 and
-#   1 − 1.5 = −0.5. Now *Not* is praised, because the response ended better than the critic predicted at
-#   the start.
+# - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 =
+#   1.5 and 1 − 1.5 = −0.5. Now *Not* is praised, because the response ended better than the critic
+#   predicted at the start.
 #
 # The last token has the same advantage for every $\lambda$. No later TD error can be added.
 # </details>
@@ -167,19 +171,19 @@ for lam in (0, 1):
 # %% [markdown]
 # ## 4. What lambda trades
 #
-# Which $\lambda$ is best? A tiny world answers this exactly. It has three words and 15 possible responses,
-# each with a known probability and a known score (lesson 04). So we can compute the true value $V$ of every
-# prefix, and the true gradient of the expected score.
+# Which $\lambda$ is best? A tiny world answers this exactly. It has three words and 15 possible
+# responses, each with a known probability and a known score (lesson 04). So we can compute the true
+# value $V$ of every prefix, and the true gradient of the expected score.
 #
-# One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t \mid s_t)$
-# over its tokens. We ask two things of an estimate:
+# One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t
+# \mid s_t)$ over its tokens. We ask two things of an estimate:
 #
 # - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
-# - **Spread**: how much does it change from response to response? This is its standard deviation, the
-#   root of the variance.
+# - **Spread**: how much does it change from response to response? This is its standard deviation,
+#   the root of the variance.
 #
-# Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half of
-# the true gradient's norm.
+# Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half
+# of the true gradient's norm.
 
 # %% tags=["shared"]
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -195,8 +199,7 @@ grad_log_pi = torch.autograd.functional.jacobian(world.logprobs, policy_logits)
 def bias_and_spread(value, lam):
     """Of the gradient that one response gives, with this critic and this lambda."""
     advantages, _ = core.gae(score_at_end, world.by_token(value), real_tokens, lam=lam)
-    # (15, ...): for each response, the sum of A grad log pi over its tokens
-    estimates = (advantages[..., None, None] * grad_log_pi).sum(1)
+    estimates = (advantages[..., None, None] * grad_log_pi).sum(1)  # over tokens
     mean = world.expectation(policy_logits, estimates)
     variance = world.expectation(policy_logits, (estimates - mean).square().sum((1, 2)))
     return (mean - truth).norm() / truth.norm(), variance.sqrt() / truth.norm()
@@ -209,7 +212,8 @@ def bias_and_spread(value, lam):
 # - *wrong*: the true value plus an error between −1 and 1, a different one for each prefix,
 # - *shifted*: the true value plus 1, the same error everywhere.
 #
-# **Predict.** Answer *yes* or *no* in each cell. And at which $\lambda$ is the spread larger, 0 or 1?
+# **Predict.** Answer *yes* or *no* in each cell. And at which $\lambda$ is the spread larger, 0 or
+# 1?
 #
 # | | biased at $\lambda = 0$? | biased at $\lambda = 1$? |
 # |---|---|---|
@@ -217,9 +221,9 @@ def bias_and_spread(value, lam):
 # | wrong | ? | ? |
 # | shifted | ? | ? |
 #
-# The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the right
-# panel. Both are in norms of the true gradient. The dotted line is the spread without a critic ($G_t$
-# instead of an advantage).
+# The figure has $\lambda$ on the horizontal axis, the bias in the left panel and the spread in the
+# right panel. Both are in norms of the true gradient. The dotted line is the spread without a
+# critic ($G_t$ instead of an advantage).
 
 # %% tags=["predict"]
 error = torch.linspace(-1, 1, 7, dtype=torch.float64)
@@ -237,43 +241,44 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # **Bias** (left):
 #
-# - *right*: no bias, whatever $\lambda$ is. Every n-step estimate has the mean $A_t$.
+# - *right*: no bias, whatever $\lambda$ is. The mean of every n-step estimate is the true
+#   advantage.
 # - *wrong*: at $\lambda = 0$ a bias of 0.52, half of the gradient's norm. The estimate believes the
-#   critic. At $\lambda = 1$ no bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a baseline.
-#   A baseline may be wrong, as long as it does not depend on the token $y_t$ (lesson 04).
-# - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the error
-#   cancels in $V(s_{t+1}) - V(s_t)$. But after the last token $V$ is 0, not 1. So the last TD error is
-#   1 too low: the policy is punished for ending. At $\lambda = 1$ there is no bias.
+#   critic. At $\lambda = 1$ no bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a
+#   baseline. A baseline may be wrong, as long as it does not depend on the token $y_t$ (lesson 04).
+# - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the
+#   error cancels in $V(s_{t+1}) - V(s_t)$. But after the last token $V$ is 0, not 1. So the last TD
+#   error is 1 too low: the policy is punished for ending. At $\lambda = 1$ there is no bias.
 #
 # **Spread** (right): it is larger at $\lambda = 1$, with each of the three critics. There the
-# advantage depends on all later tokens. A right critic lowers it, from 3.95 without a critic to 3.83 at
-# $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda = 1$: *wrong* and
-# *shifted* lie above the dotted line.
-# </details>
+# advantage depends on all later tokens. A right critic lowers it, from 3.95 without a critic to
+# 3.83 at $\lambda = 1$ and to 2.56 at $\lambda = 0$. A bad critic is worse than none at $\lambda =
+# 1$: *wrong* and *shifted* lie above the dotted line.
 #
 # So a small $\lambda$ trusts the critic: less spread, but the critic's errors become bias. A large
-# $\lambda$ trusts the rewards: no bias from the critic, but more spread.
+# $\lambda$ trusts the rewards: less bias, but more spread.
+# </details>
 #
-# Averaging over a batch makes the spread smaller. It does not change the bias. Exercise 5 asks what this
-# means for the best $\lambda$. The usual 0.95 is a habit that has worked, not a law. It looks far ahead: a TD error
-# 13 tokens later still has half of its weight ($0.95^{13} = 0.51$).
+# Averaging over a batch makes the spread smaller. It does not change the bias. Exercise 5 asks what
+# this means for the best $\lambda$. The usual 0.95 is a habit that has worked, not a law. It looks
+# far ahead: a TD error 13 tokens later still has half of its weight ($0.95^{13} = 0.51$).
 
 # %% [markdown]
 # ## 5. Training the critic
 #
-# Nobody knows the true $V$ of a language model. The critic learns it by regression. Its loss for one
-# token is
+# Nobody knows the true $V$ of a language model. The critic learns it by regression. Its loss for
+# one token is
 #
 # $$ L_t = \tfrac12 \big(V(s_t) - T_t\big)^2, \qquad T_t = A_t + V_{\text{old}}(s_t) . $$
 #
-# $V_{\text{old}}$ is the critic's prediction when the batch was sampled. The **target** $T_t$ is computed once for a
-# batch and then stays fixed: no gradient flows through it. In words: the target is the old prediction,
-# corrected by what the rest of the response has shown.
+# $V_{\text{old}}$ is the critic's prediction when the batch was sampled. The **target** $T_t$ is
+# computed once for a batch and then stays fixed: no gradient flows through it. In words: the target
+# is the old prediction, corrected by what the rest of the response has shown.
 #
-# - With $\lambda = 1$ the target is $A_t + V_{\text{old}}(s_t) = G_t$, the return that came. The mean of
-#   $G_t$ is the true value, so this is plain regression on samples of the right answer.
-# - With $\lambda = 0$ the target is $r_t + \gamma V_{\text{old}}(s_{t+1})$, the critic's own prediction one
-#   token later.
+# - With $\lambda = 1$ the target is $A_t + V_{\text{old}}(s_t) = G_t$, the return that came. The
+#   mean of $G_t$ is the true value, so this is plain regression on samples of the right answer.
+# - With $\lambda = 0$ the target is $r_t + \gamma V_{\text{old}}(s_{t+1})$, the critic's own
+#   prediction one token later.
 #
 # The package, lesson 06 and most libraries call the target the *return*, for every $\lambda$.
 #
@@ -281,12 +286,12 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # $$ 1 - \frac{\text{variance of } G_t - V(s_t)}{\text{variance of } G_t} . $$
 #
-# The variances are taken over all tokens of a batch. A perfect critic has 1. A critic that predicts the same
-# number everywhere has 0. A worse one is below 0. Here the best possible critic stays below 1: at the
-# first token nobody knows how the review will end.
+# The variances are taken over all tokens of a batch. A perfect critic has 1. A critic that predicts
+# the same number everywhere has 0. A worse one is below 0. Here the best possible critic stays
+# below 1: at the first token nobody knows how the review will end.
 #
-# Our policy writes short film reviews after a film's title. In this lesson it is not trained. The critic
-# starts as a copy of the reward model, because that already knows good words from bad ones.
+# Our policy writes short film reviews after a film's title. In this lesson it is not trained. The
+# critic starts as a copy of the reward model, because that already knows good words from bad ones.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -344,8 +349,9 @@ def critic_step(titles):
 # %% [markdown]
 # Each step returns the explained variance of its batch, measured *before* its updates.
 #
-# **Predict.** We run eight steps. In the first batch the critic still is the copy of the reward model. Is its
-# explained variance near 1, near 0, or below 0? And after how many steps is it above 0?
+# **Predict.** We run eight steps. In the first batch the critic still is the copy of the reward
+# model. Is its explained variance near 1, near 0, or below 0? And after how many steps is it above
+# 0?
 
 # %% tags=["predict"]
 steps = 1 if FAST else 8  # FAST=1 is for the tests of this page
@@ -356,14 +362,16 @@ print("explained variance:", [round(x, 2) for x in explained])
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The first number is far below 0. The reward model was trained to score finished reviews. In the middle of
-# a review its output swings: nobody ever taught it what to say there. It is a wrong critic.
+# The first number is far below 0. The reward model was trained to score finished reviews. In the
+# middle of a review its output swings: nobody ever taught it what to say there. It is a wrong
+# critic.
 #
-# One step is enough to come above 0. (On the 64 fresh reviews of the next cell the reward model has −1.42.)
+# One step is enough to come above 0. (On the 64 fresh reviews of the next cell the reward model has
+# −1.42.)
 #
-# Recorded runs of proximal policy optimisation (PPO, lesson 06) show the same. There the policy is trained as
-# well. In three runs with $\lambda = 1$ the
-# first explained variance is between −1.49 and −1.39. Two steps later it is at least 0.37.
+# Recorded runs of proximal policy optimisation (PPO, lesson 06) show the same. There the policy is
+# trained as well. In three runs with $\lambda = 1$ the first explained variance is between −1.49
+# and −1.39. Two steps later it is at least 0.37.
 # </details>
 #
 # And on 64 fresh reviews, of films that were not used for training?
@@ -384,18 +392,19 @@ print(f"explained variance of the trained critic: {trained:.2f}")
 #
 # ## 6. One review under the microscope
 #
-# Now GAE on real text. We take four of the fresh reviews. We chose them because the score is plainly
-# good or bad, or because the review changes its mind. The policy is small, and some of its words do
-# not exist.
+# Now GAE on real text. We take four of the fresh reviews. We chose them because the score is
+# plainly good or bad, or because the review changes its mind. The policy is small, and some of its
+# words do not exist.
 #
-# The first is *It's a celebration of the dullestness of its own cinematic equivalent on gust and its best.*
-# The reward model scores it −1.68. (Its scores are scaled: over the policy's reviews they have the mean 0
-# and the standard deviation 1.)
+# The first is *It's a celebration of the dullestness of its own cinematic equivalent on gust and
+# its best.* The reward model scores it −1.68. (Its scores are scaled: over the policy's reviews
+# they have the mean 0 and the standard deviation 1.)
 #
-# **Predict.** Which tokens have clearly negative advantages with $\lambda = 0$? And which with $\lambda = 1$?
+# **Predict.** Which tokens have clearly negative advantages with $\lambda = 0$? And which with
+# $\lambda = 1$?
 #
-# The figure has one strip for each $\lambda$. Every box is a token, with its advantage below it. Blue is
-# positive, orange negative.
+# The figure has one strip for each $\lambda$. Every box is a token, with its advantage below it.
+# Blue is positive, orange negative.
 
 # %% tags=["predict"]
 chosen = torch.tensor([42, 51, 4, 36])
@@ -410,19 +419,21 @@ show.token_strips(strips)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - $\lambda = 0$: one token gets the blame, *dull*, with −2.38. There the prediction falls from 0.39 to
-#   −1.98. EOS gets −0.55, since the score is lower than the last prediction.
-# - $\lambda = 1$: all tokens up to *dull* have about −2. Before *dull* the critic expected a good review,
-#   and the score was bad. After *dull* the advantages are small: the critic already expects a bad score.
-# - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker further away.
+# - $\lambda = 0$: one token gets the blame, *dull*, with −2.38. There the prediction falls from
+#   0.39 to −1.98. EOS gets −0.55, since the score is lower than the last prediction.
+# - $\lambda = 1$: all tokens up to *dull* have about −2. Before *dull* the critic expected a good
+#   review, and the score was bad. After *dull* the advantages are small: the critic already expects
+#   a bad score.
+# - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
+#   further away.
 #
-# Both ends tell a true story. *dull* changed the prediction, and the tokens before it led there. Neither
-# says for certain which word people disliked. The critic is itself a model.
+# Both ends tell a true story. *dull* changed the prediction, and the tokens before it led there.
+# Neither says for certain which word people disliked. The critic is itself a model.
 # </details>
 #
 # Here are all four reviews in the token microscope. It shows all numbers of all tokens. Point at a
-# token, or use the arrow keys. Menus choose the response and the colour. It starts with response 1 (they are
-# numbered from 0) and with the value $V(s_t)$, the prediction *before* the token.
+# token, or use the arrow keys. Menus choose the response and the colour. It starts with response 1
+# (they are numbered from 0) and with the value $V(s_t)$, the prediction *before* the token.
 
 # %%
 shown = fresh.with_columns(scores=scores).select(chosen)
@@ -432,39 +443,42 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 # %% [markdown]
 # Try these three things:
 #
-# 1. **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts 0.35
-#    before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower the prediction from
-#    0.55 to −0.55. Choose *td_error* as the colour: these two tokens stand out.
+# 1. **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts
+#    0.35 before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower
+#    the prediction from 0.55 to −0.55. Choose *td_error* as the colour: these two tokens stand out.
 # 2. **Good step, negative advantage.** In response 2, *A boring, vuildly satisfying thriller*, the
-#    TD error of *satisfying* is 0.47. Still its advantage is −0.65. The later TD errors are added, and the last one is
-#    −1.42: the score is far below the prediction.
-# 3. **The surprise at the end.** Response 3 praises its film from the second word on. Its score is 2.54,
-#    and just before the end the critic predicts 1.12. The last TD error is the difference, about 1.4. With
-#    $\lambda = 0.95$ all tokens before it share this surprise.
+#    TD error of *satisfying* is 0.47. Still its advantage is −0.65. The later TD errors are added,
+#    and the last one is −1.42: the score is far below the prediction.
+# 3. **The surprise at the end.** Response 3 praises its film from the second word on. Its score is
+#    2.54, and just before the end the critic predicts 1.12. The last TD error is the difference,
+#    about 1.4. With $\lambda = 0.95$ all tokens before it share this surprise.
 
 # %% [markdown]
 # ## What to remember
 #
 # - The TD error $\delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)$ is the reward plus the change of the
 #   prediction. With the true value it is the advantage.
-# - GAE is $A_t = \delta_t + \gamma\lambda A_{t+1}$, computed from the last token back. It is a weighted mean
-#   of all n-step estimates.
-# - $\lambda = 0$ trusts the critic: least spread, and the critic's errors become bias. $\lambda = 1$
-#   trusts the rewards: no bias, most spread.
-# - The critic is trained by regression on $A_t + V_{\text{old}}(s_t)$. With $\lambda = 1$ this is the return $G_t$.
-# - After the last token $V$ is 0. A critic that starts as a copy of the reward model is a wrong critic.
+# - GAE is $A_t = \delta_t + \gamma\lambda A_{t+1}$, computed from the last token back. It is a
+#   weighted mean of all n-step estimates.
+# - $\lambda = 0$ trusts the critic: least spread, and the critic's errors become bias. $\lambda =
+#   1$ trusts the rewards: no bias, most spread.
+# - The critic is trained by regression on $A_t + V_{\text{old}}(s_t)$. With $\lambda = 1$ this is
+#   the return $G_t$.
+# - After the last token $V$ is 0. A critic that starts as a copy of the reward model is a wrong
+#   critic.
 #
 # ## Exercises
 #
-# Solutions are in `solutions/05_advantages_gae.ipynb`. In all exercises tensors have the shape (B, R), `mask` is
-# true at real tokens, and padding stands at the end of each row.
+# Solutions are in `solutions/05_advantages_gae.ipynb`. In all exercises tensors have the shape (B,
+# R), `mask` is true at real tokens, and padding stands at the end of each row.
 
 # %% [markdown] tags=["exercise"]
-# **1. The TD error** *(easy, 10 minutes)*. Return $\delta_t$ for every token, and 0 where the mask is false.
+# **1. The TD error** *(easy, 10 minutes)*. Return $\delta_t$ for every token, and 0 where the mask
+# is false.
 #
 # *Hint:* the value of the next prefix stands one column to the right. Padding can hold NaN, and NaN
-# times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you compute. This also makes the
-# value after the last token 0.
+# times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you compute. This also
+# makes the value after the last token 0.
 
 
 # %% tags=["exercise"]
@@ -484,10 +498,11 @@ def td_error(rewards, values, mask, gamma):
 check.td_error(td_error)
 
 # %% [markdown] tags=["exercise"]
-# **2. GAE** *(medium, 15 minutes)*. Return the advantages, and 0 where the mask is false. *This function goes
-# into your `my_rlhf.py`, with those that it calls.*
+# **2. GAE** *(medium, 15 minutes)*. Return the advantages, and 0 where the mask is false. *This
+# function goes into your `my_rlhf.py`, with those that it calls.*
 #
-# *Hint:* a loop over positions, from the last to the first. One number per response is carried along.
+# *Hint:* a loop over positions, from the last to the first. One number per response is carried
+# along.
 
 
 # %% tags=["exercise"]
@@ -509,9 +524,9 @@ def gae_advantages(rewards, values, mask, gamma, lam):
 check.gae_advantages(gae_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return the n-step estimate $A_t^{(n)}$ of every token,
-# and 0 where the mask is false. Near the end of a response there are fewer than `n` tokens left. Then it is
-# $G_t - V(s_t)$. The package has no such function.
+# **3. Look n tokens ahead** *(medium, 15 minutes)*. Return the n-step estimate $A_t^{(n)}$ of every
+# token, and 0 where the mask is false. Near the end of a response there are fewer than `n` tokens
+# left. Then it is $G_t - V(s_t)$. The package has no such function.
 #
 # *Hint:* it is a sum of at most n discounted TD errors.
 
@@ -535,11 +550,12 @@ def n_step_advantages(rewards, values, mask, gamma, n):
 check.n_step_advantages(n_step_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague *whitens* the advantages of a batch before the policy is
-# trained on them: they are shifted and scaled to mean 0 and standard deviation 1. That is usual. But the
-# critic never learns. Run both cells and look at the curve: the critic's prediction at the start of a response, over 200
-# steps in the world of section 4, with 3 added to every score. The dotted line is the true value. What is wrong in
-# `critic_targets`? Mend it, run the checker, and draw the curve again.
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague *whitens* the advantages of a batch before
+# the policy is trained on them: they are shifted and scaled to mean 0 and standard deviation 1.
+# That is usual. But the critic never learns. Run both cells and look at the curve: the critic's
+# prediction at the start of a response, over 200 steps in the world of section 4, with 3 added to
+# every score. The dotted line is the true value. What is wrong in `critic_targets`? Mend it, run
+# the checker, and draw the curve again.
 
 
 # %% tags=["exercise"]
@@ -556,9 +572,9 @@ check.critic_targets(critic_targets)
 
 
 # %% [markdown] tags=["solution"]
-# The targets are made from the *whitened* advantages. Their mean over the batch is 0, so on average the
-# critic is told to stay where it is. It never learns the level of the returns, nor their unit. The targets must be
-# made from the advantages as they are.
+# The targets are made from the *whitened* advantages. Their mean over the batch is 0, so on average
+# the critic is told to stay where it is. It never learns the level of the returns, nor their unit.
+# The targets must be made from the advantages as they are.
 
 
 # %% tags=["solution"]
@@ -598,14 +614,15 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Which lambda for which batch?** *(medium, 15 minutes)*. A batch of `batch_size` responses estimates the
-# gradient by the mean of their estimates. `bias` and `spread` have the shape (K,): bias and spread of the
-# estimate from *one* response, for K values of $\lambda$. They are the curves of section 4. Return the number of the
-# $\lambda$ (0 to K − 1) for which the batch's expected squared error is smallest. Before you run the second cell:
-# with the *wrong* critic, does a larger batch want a larger or a smaller $\lambda$?
+# **5. Which lambda for which batch?** *(medium, 15 minutes)*. A batch of `batch_size` responses
+# estimates the gradient by the mean of their estimates. `bias` and `spread` have the shape (K,):
+# bias and spread of the estimate from *one* response, for K values of $\lambda$. They are the
+# curves of section 4. Return the number of the $\lambda$ (0 to K − 1) for which the batch's
+# expected squared error is smallest. Before you run the second cell: with the *wrong* critic, does
+# a larger batch want a larger or a smaller $\lambda$?
 #
-# *Hint:* the expected squared error of an estimate is its squared bias plus its variance. The mean of B
-# independent numbers has 1/B of the variance of one. And its bias?
+# *Hint:* the expected squared error of an estimate is its squared bias plus its variance. The mean
+# of B independent numbers has 1/B of the variance of one. And its bias?
 
 
 # %% tags=["exercise"]
@@ -632,15 +649,16 @@ for batch_size in (1, 16, 64, 256, 1024):
         print("batch of", batch_size, "best lambda:", round(fine[best].item(), 2))
 
 # %% [markdown] tags=["solution"]
-# A larger batch wants a larger $\lambda$. Its mean has hardly any spread left, so bias is what remains. With one response the
-# spread is everything, and $\lambda = 0$ is best even with a wrong critic. (With the right critic it is best for every
-# batch.)
+# A larger batch wants a larger $\lambda$. Its mean has hardly any spread left, so bias is what
+# remains. With one response the spread is everything, and $\lambda = 0$ is best even with a wrong
+# critic. (With the right critic it is best for every batch.)
 
 # %% [markdown] tags=["exercise"]
-# **6. All of it on an empty page** *(hard, 15 minutes)*. Close the lesson, and do not look at exercises 1 and 2.
-# Write advantages and targets of a batch from its rewards and values, without help from the package.
-# Return `torch.stack([advantages, targets])`, with 0 where the mask is false. Padding can hold NaN. The
-# second cell compares yours with those of the 64 reviews of section 5.
+# **6. All of it on an empty page** *(hard, 15 minutes)*. Close the lesson, and do not look at
+# exercises 1 and 2. Write advantages and targets of a batch from its rewards and values, without
+# help from the package. Return `torch.stack([advantages, targets])`, with 0 where the mask is
+# false. Padding can hold NaN. The second cell compares yours with those of the 64 reviews of
+# section 5.
 
 
 # %% tags=["exercise"]
@@ -673,61 +691,71 @@ if mine is not None:
 # %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Does the critic of RLHF compute V or Q?</summary>
+# <details><summary>1. Does the critic compute V or Q?</summary>
 #
-# V. It is read before each token. Q of a token is its reward plus V of the prefix with the token, because appending a
-# token is deterministic.
+# V. It is read before each token. Q of a token is its reward plus V of the prefix with the token,
+# because appending a token is deterministic.
 # </details>
 #
 # <details><summary>2. Your critic is perfect. Is a lambda of 0 better than 1?</summary>
 #
-# Neither is biased, and at 0 each advantage has less spread. In the world of section 4 so has the gradient. In a
-# network, where all prefixes share the same weights, this is usual but not certain. And nobody has a
-# perfect critic.
+# Neither is biased, and at 0 each advantage has less spread. In the world of section 4 so has the
+# gradient. In a network, where all prefixes share the same weights, this is usual but not certain.
+# And nobody has a perfect critic.
 # </details>
 #
-# <details><summary>3. The explained variance is −3 at the first step of a PPO run, and 0.4 at the tenth. The
-# score rises only from the fifth step on. What may have happened?</summary>
+# <details><summary>3. A run starts with an explained variance of −3. What may be wrong?</summary>
 #
-# The critic began far from the returns: its head was new, or it had never been trained on unfinished responses. So
-# the first advantages were mostly its errors. Train the critic alone for some steps first (*critic
-# warm-up*, what section 5 does), or start it from the reward model *with* its head, or use a $\lambda$ nearer to 1 at
-# first. A constant offset of the critic does not show in the explained variance. Look at the value loss for it.
+# The critic is far from the returns: its head was new, or it had never been trained on
+# unfinished responses. So the first advantages were mostly its errors. Train the critic alone for
+# some steps first (*critic warm-up*, what section 5 does), or start it from the reward model *with*
+# its head, or use a $\lambda$ nearer to 1 at first. A constant offset of the critic does not show
+# in the explained variance. Look at the value loss for it.
 # </details>
 #
 # <details><summary>4. A response was cut off at the length limit. Why is V 0 after it?</summary>
 #
-# It is a convention: the score is paid at the cut, and nothing is paid after it. In a task that goes on
-# after the cut, one would put the critic's prediction there.
+# It is a convention: the score is paid at the cut, and nothing is paid after it. In a task that
+# goes on after the cut, one would put the critic's prediction there.
 # </details>
 #
 # <details><summary>5. GRPO (lesson 11) has no critic. Which lambda does it use?</summary>
 #
-# In effect 1. Every token of a response gets the advantage of the whole response.
+# In effect 1. In group relative policy optimisation (GRPO) every token of a response gets the advantage of the whole response.
+# </details>
+#
+# <details><summary>6. What does whitening do to the advantages of the best policy?</summary>
+#
+# Its true advantages are all 0. What is left is noise, and whitening scales it up to a standard
+# deviation of 1 (lesson 90).
 # </details>
 #
 # ## Going further
 #
-# **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer response, and the
-# same blame hurts less. Take a world with the words *good*, *bad* and a stop, and at most two words. The score is
-# the number of *good* minus the number of *bad*. Only a response of two tokens can have another score than 0:
-# one of two words, or of a word and the stop. With $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a KL penalty of 0.5 (lesson 07) writes a second
-# token in 96 % of its responses with $\gamma = 1$, in 94 % with $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$.
-# Nobody said that long reviews are worse, so RLHF libraries use $\gamma = 1$.
+# **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer
+# response, and the same blame hurts less. Take a world with the words *good*, *bad* and a stop, and
+# at most two words. The score is the number of *good* minus the number of *bad*. Only a response of
+# two tokens can have another score than 0: one of two words, or of a word and the stop. With
+# $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a
+# Kullback-Leibler (KL) penalty of 0.5 (lesson 07) writes a second token in 96 % of its responses
+# with $\gamma = 1$, in 94 % with $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$. Nobody said that
+# long reviews are worse, so libraries for language models use $\gamma = 1$.
 #
-# **A critic that says the same everywhere.** A constant critic is the simplest wrong one. In the world of
-# section 4 it has a bias of 0.27 at $\lambda = 0$, and none at $\lambda = 1$. With another policy, in the same world, it has at
-# $\lambda = 0$ the least spread of all, less than the true value, and a bias of 0.67. A small spread alone does not make
-# an estimate good.
+# **A critic that says the same everywhere.** A constant critic is the simplest wrong one. In the
+# world of section 4 it has a bias of 0.27 at $\lambda = 0$, and none at $\lambda = 1$. With another
+# policy, in the same world, it has at $\lambda = 0$ the least spread of all, less than the true
+# value, and a bias of 0.67. A small spread alone does not make an estimate good.
 #
-# **Lambda in a real run.** In the recorded runs of lesson 06, three runs of PPO with $\lambda = 1$ reach 1.42 gold
-# points on average. Two triples of runs with $\lambda = 0.95$ reach 1.36 and 1.43. So we see no difference. The KL is higher with
-# $\lambda = 1$: in each of the three runs it is higher than in all six others.
+# **Lambda in a real run.** In the recorded runs of lesson 06, three runs of PPO with $\lambda = 1$
+# reach a gold score of 1.42 on average. (The gold score is a second score, which training never
+# sees.) Two triples of runs with $\lambda = 0.95$ reach 1.36 and 1.43. So we see no difference. The
+# KL is higher with $\lambda = 1$: in each of the three runs it is higher than in all six others.
 #
-# **Explained variance in logs.** Training loops measure it against the target $A_t + V_{\text{old}}(s_t)$ instead of $G_t$. With
-# $\lambda < 1$ the target contains a part of the prediction itself, so the number looks better. In the recorded runs
-# the first value is between −0.48 and −0.13 with $\lambda = 0.95$. With $\lambda = 1$, where the target is $G_t$, it is
-# at most −1.39. The critic is the same.
+# **Explained variance in logs.** Training loops measure it against the target $A_t +
+# V_{\text{old}}(s_t)$ instead of $G_t$. With $\lambda < 1$ the target contains a part of the
+# prediction itself, so the number looks better. In the recorded runs the first value is between
+# −0.48 and −0.13 with $\lambda = 0.95$. With $\lambda = 1$, where the target is $G_t$, it is at
+# most −1.39. The critic is the same.
 #
 # **What the libraries do.**
 #
@@ -735,14 +763,14 @@ if mine is not None:
 # |---|---|---|
 # | $\gamma$ and $\lambda$ | 1 and 0.95 | the same in TRL and DeepSpeed-Chat; 1 and 1 in OpenRLHF and verl |
 # | end of a response that was cut off | $V$ is 0 after it | the same |
-# | targets | advantages plus values, before whitening | the same |
+# | targets | advantages plus values | the same |
 # | padding | reward and value 0 | verl also skips the tokens of a tool in the middle; most others do not |
 # | where $V$ is read | at the prefix before the token | the same; one position off is a common bug |
 #
-# **References.** Schulman et al. 2016, *High-dimensional continuous control using generalized advantage
-# estimation*, sections 2 to 4. Kimura and Kobayashi 1998 (the same estimator, earlier). Sutton and Barto 2018, *Reinforcement
-# learning: an introduction*, chapter 12 (lambda-returns). Ziegler et al. 2019, section 2.1 ($\gamma = 1$, and how the
-# critic starts).
+# **References.** Schulman et al. 2016, *High-dimensional continuous control using generalized
+# advantage estimation*, sections 2 to 4. Kimura and Kobayashi 1998 (the same estimator, earlier).
+# Sutton and Barto 2018, *Reinforcement learning: an introduction*, chapter 12 (lambda-returns).
+# Ziegler et al. 2019, section 2.1 ($\gamma = 1$, and how the critic starts).
 #
 # *How this lesson is checked:* the loop of section 5 equals the critic warm-up of `train_ppo`
 # (`tests/loops/test_by_hand.py`), and every number of the text is compared with what it comes from

@@ -512,7 +512,7 @@ assert golds[4] < 1.5 and golds[5] > 2.5
 #
 # **1. What the critic explains** *(easy, 10 minutes)*. From values, returns and the mask, (B, R) each, return one number: $1 - \mathrm{Var}(\text{returns} - V) / \mathrm{Var}(\text{returns})$ over the real tokens. Padding may hold NaN.
 #
-# *Hint:* pick the real tokens first. A constant error of V is not in this number, though below $\lambda = 1$ it costs (lesson 05, exercise 5).
+# *Hint:* pick the real tokens first. A constant error of V is not in this number, though below $\lambda = 1$ it costs (lesson 05, section 4).
 
 
 # %%

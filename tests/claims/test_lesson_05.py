@@ -339,7 +339,7 @@ def on_paper(said):
     said("Before *Not* the critic predicts", *values)
     terms = earned[0], values[1], -values[0], deltas[0], deltas[0], 0.5, middle, first
     said("| *Not* |", earned[0], values[0], *signed(terms, 1, 2), first + values[0])
-    terms = earned[1], values[2], -values[1], deltas[1], deltas[1], 0.5, last, middle
+    terms = earned[1], values[2], values[1], deltas[1], deltas[1], 0.5, last, middle
     said("| *bad* |", earned[1], values[1], *terms, middle + values[1])
     terms = earned[2], 0, -values[2], deltas[2], last
     said("| EOS |", earned[2], values[2], *signed(terms, 2), last + values[2])
@@ -429,18 +429,19 @@ def test_the_numbers_of_the_prose(reviews, of_the_reward_model):
         said("yours with those of the", 64)
         said("Is a lambda of", 0, 1)
         said("Neither is biased, and at", 0)
-        said("The explained variance is", -3, 0.4)
+        said("starts with an explained variance of", -3)
         said("or use a $\\lambda$ nearer to", 1)
         said("Why is V", 0)
         said("In effect", 1)
+        said("Its true advantages are all", 0, 1)
         # going further
         said("can have another score than", 0)
         said("*good good* is worth", HAND.rewards[0], 0.4 * HAND.rewards[0])
-        said("with a KL penalty of", 0.5, two_tokens(1.0), two_tokens(0.9), two_tokens(0.4))
+        said("(KL) penalty of", 0.5, two_tokens(1.0), two_tokens(0.9), two_tokens(0.4))
         said("section 4 it has a bias of", at_0["constant"][0])
         said("and a bias of", bias_and_spread("constant", 0.0, OTHER_POLICY)[0])
         golds = [recorded(v, "gold").mean() for v in ("lambda 1", "as it is", "kl_coef 0.5")]
-        said("runs of PPO with $\\lambda = 1$ reach", *golds)
+        said("reach a gold score of", *golds)
         said("the first value is between", lam_95.min(), lam_95.max(), lam_1.max())
         said("| $\\gamma$ and $\\lambda$ |", config.gamma, config.lam, 1, 1)
         said("| end of a response that was cut off | $V$ is", 0)
