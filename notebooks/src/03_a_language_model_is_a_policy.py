@@ -92,7 +92,7 @@ from minirlhf.classroom import FAST, check
 # | bad good | 1/9 | 0 |
 # | bad bad | 1/9 | −2 |
 # | bad . | 1/9 | −1 |
-# | . | 1/3 | 0 |
+# | . at once | 1/3 | 0 |
 #
 # **Predict.** Write down nine numbers before you run the cell: the values $Q(s, \text{word})$ of
 # the three words in three states. The states are the empty prefix, *good*, and *bad*. What is $V$
@@ -155,7 +155,7 @@ base, tokenizer = models.load_policy("tiny-reviews")  # has read English, no tit
 sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
 batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
 row_of = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(batch.sequences[0])})
-row_of["predicted by row"] = [None, *range(batch.sequences.shape[1] - 1)]
+row_of["predicted by row"] = ["none", *range(batch.sequences.shape[1] - 1)]
 row_of
 
 # %% [markdown]
@@ -384,11 +384,16 @@ for name, model in (("base", base), ("SFT", sft)):
 show.texts(written.head(5))
 
 # %% [markdown]
-# The base model goes on with anything: a story, a chat, a list of sounds. Some of its responses
-# stop in the middle of a sentence, because they reach the limit of 32 tokens. The SFT model writes
-# short reviews that end. Its grammar is weak, and it knows nothing about these films: it is a very
-# small model. Of 76 responses of each, the base model does not finish 64 %, and the SFT model 1 %.
-# RL needs this, because a response that never ends cannot be scored well.
+# The base model goes on with anything. After the first title it begins to tell a plot, and it is
+# cut off in the middle of a sentence, at the limit of 32 tokens. After the fifth it writes
+# nonsense. The SFT model writes short reviews that end. *A slice of suspense.* could stand in a
+# newspaper. Others are not even English, and it knows nothing about these films: it is a very small
+# model.
+#
+# SFT has taught it to stop. Of 76 responses of each, the base model does not finish 64 %, and the
+# SFT model 1 %. In people's reviews, the base model gives EOS the mean probability 0.69 at the
+# position where the review ends. The SFT model gives it 0.92. RL needs this, because a response
+# that never ends cannot be scored well.
 
 # %% [markdown]
 # ## 7. What imitation cannot do
@@ -396,10 +401,10 @@ show.texts(written.head(5))
 # SFT copies the good and the bad alike. The small world shows it exactly. Suppose that people have
 # written twenty reviews. Half begin with *good*, and six begin with *bad*:
 #
-# | response | good good | good bad | good . | bad good | bad bad | bad . | . |
+# | response | *good good* | *good bad* | *good .* | *bad good* | *bad bad* | *bad .* | *.* |
 # |---|---|---|---|---|---|---|---|
 # | number | 4 | 1 | 5 | 1 | 2 | 3 | 4 |
-# | score | 2 | 0 | 1 | 0 | −2 | −1 | 0 |
+# | its score | 2 | 0 | 1 | 0 | −2 | −1 | 0 |
 #
 # Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. Now train a policy with SFT's loss,
 # until it does not change any more:
@@ -499,7 +504,7 @@ check.draw_word(draw_word)
 # **3. How undecided?** *(easy, 10 minutes)*. Return the entropy (B,) of the next word, in nats,
 # from `logits` (B, V). Some logits are minus infinity: these words are forbidden.
 #
-# *Hint:* 0 times minus infinity is NaN. What should a word of probability 0 add to the entropy?
+# *Hint:* zero times minus infinity is NaN. What should a forbidden word add to the entropy?
 
 
 # %% tags=["exercise"]
@@ -523,7 +528,7 @@ check.next_word_entropy(next_word_entropy)
 # computed by us, does not: the two curves below should be one. What is wrong in `sft_loss`? Mend
 # it, run the checker, and draw the curves again.
 #
-# *Hint:* `mask` is true at real tokens. Padding can hold NaN, and NaN times 0 is NaN, so
+# *Hint:* `mask` is true at real tokens. Padding can hold NaN, and NaN times zero is NaN, so
 # `torch.where` is right here.
 
 
@@ -605,7 +610,7 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # <details><summary>1. A response of 30 tokens has the log-probability −90. How likely is a typical token of it?</summary>
 #
 # On average a token has the log-probability −3. So its probability is typically $e^{-3}$, about
-# 1/20. The log-probabilities of responses of different lengths cannot be compared as they stand:
+# 5 %. The log-probabilities of responses of different lengths cannot be compared as they stand:
 # each further token makes the sum smaller.
 # </details>
 #
@@ -628,8 +633,9 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
 #
-# Hardly. It knows that *a* title is followed by a review. It has four million weights and has not
-# seen these films, so it can say little about *which* review.
+# Hardly: over the reviews of section 6, its surprise changes by less than 0.001 nats. It knows that
+# *a* title is followed by a review. It has four million weights and has not seen these films, so it
+# can say little about *which* review.
 # </details>
 #
 # <details><summary>6. "Our SFT model is better than the base model." Which three numbers could show it, and what would each miss?</summary>
@@ -676,9 +682,9 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # **Two means.** In section 6 we take the mean over all tokens: the gain is 0.16 nats. If you first
 # take the mean of each review, and then the mean over reviews, a short review counts as much as a
-# long one. The gain is then 0.19 nats, because it is largest at the beginning, and the beginning is
+# long one. The gain is then 0.18 nats, because it is largest at the beginning, and the beginning is
 # a larger part of a short review. Lesson 04 comes back to such denominators. The 95 % interval of
-# the second number, over films, is from 0.15 to 0.23.
+# the second number, over films, is from 0.15 to 0.22.
 #
 # **What the base model had read.** It was pretrained on the same snippets as SFT's, without titles.
 # So there was little language left for SFT to teach. With another base model, SFT may change more
