@@ -534,7 +534,7 @@ check.next_word_entropy(next_word_entropy)
 
 # %% tags=["exercise"]
 def sft_loss(logits, ids, mask):
-    """Mean surprise at real tokens: logits (B, R, V) that predict the tokens ids (B, R)."""
+    """Mean surprise at real tokens: logits (B, R, V), ids (B, R)."""
     logprobs = logits.log_softmax(1).gather(-1, ids[..., None])[..., 0]
     return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
 
@@ -558,7 +558,7 @@ check.sft_loss(sft_loss)
 
 # %% tags=["exercise", "solution"]
 def fit(loss_of, steps=150):
-    """Fit one row of logits per position. Returns the reported and the true surprise."""
+    """Fit one row of logits per position: reported and true surprise."""
     ids = torch.randint(8, (4, 3), generator=torch.Generator().manual_seed(0))
     real = torch.ones(4, 3, dtype=torch.bool)
     logits = torch.zeros(3, 8, requires_grad=True)
