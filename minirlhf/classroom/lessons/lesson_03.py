@@ -52,7 +52,7 @@ token_logprobs = Exercise(
             x[:, p - 1 : -1], i[:, p - 1 : -1]
         ),
     },
-    edges=((torch.tensor([[[0.0, 200], [0, 200], [200, 0]]]), torch.tensor([[0, 0, 1]]), 1),),
+    edges=((200 * torch.eye(2)[None, [0, 1, 0, 1]], torch.tensor([[0, 1, 0, 1]]), 2),),
 )
 
 
