@@ -13,499 +13,697 @@
 # %% [markdown]
 # # 03 · A language model is a policy
 #
-# **The question.** Reinforcement learning speaks of states, actions, values. Where are they in a language model, and which of its numbers are they?
+# After this lesson you can
 #
-# **You need** PyTorch and probability; no reinforcement learning. 30 minutes to read, 65 for the exercises.
+# - translate the words of reinforcement learning into those of a language model,
+# - compute the log-probability of every token of a response, without an off-by-one,
+# - write the training step of supervised fine-tuning (SFT), and say what imitation cannot do.
 #
-# **Predict.** Write a number or a word beside each.
-#
-# 1. A model reads the tokens $x_0 \dots x_9$ and gives logits at ten positions. The logits at position 4 are about which token?
-# 2. Sampling at temperature 0.5 instead of 1: does the entropy of the next token rise or fall? And the probability of the likeliest token?
-# 3. A text of 30 tokens has log-probability -90. How likely is a *typical* token of it?
-# 4. SFT on what people wrote, good and bad reviews alike. Will it write better reviews than they did?
+# **You need** PyTorch and probability, but no reinforcement learning. About 45 minutes to read and
+# 75 for the exercises.
 
 # %%
-# %matplotlib inline
-import math
-import random
+import copy
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim
-from minirlhf.core.exact import World
-from minirlhf.core.logprobs import entropy, response_logprobs
-from minirlhf.core.masking import aggregate
-from minirlhf.evaluate import bootstrap, distinct_n
-from minirlhf.models.forward import decode, encode, policy_logits, policy_logprobs
-from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.tasks import reviews
-
-set_threads()
-base, tokenizer = load_policy("tiny-reviews")
-sft, _ = load_policy("tiny-reviews-sft")
+from minirlhf import core, loops, models, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. The dictionary
+# ## 1. The idea: each token is a decision
 #
-# | reinforcement learning | language model |
-# |---|---|
-# | state $s_t$ | prompt and text so far, $x, y_{<t}$ |
-# | action $a_t$ | the next token $y_t$, one of $V$ |
-# | policy $\pi(a \mid s)$ | the softmax of the logits |
-# | transition | append the token: deterministic, and known |
-# | end of an episode | EOS, or the longest length |
-# | reward | what a scorer says of the finished text: 0 everywhere, a number at the end |
-# | return $G_t$ | the rewards from token $t$ on, summed |
-# | value $V(s)$ | the mean return when the policy goes on from $s$ |
-# | $Q(s, a)$ | the same with the next token already chosen: the value of the longer text |
+# Reinforcement learning (RL) is about an *agent* that makes decisions one after the other, and gets
+# rewards. The rule by which it decides is called its **policy**. A language model makes a decision
+# at every token: which word comes next? So the language model *is* a policy.
 #
-# Two views of one thing. **Bandit**: one action, the whole text, one reward. **Token**: a chain of small actions, the reward at the end. Since $\pi(y \mid x) = \prod_t \pi(y_t \mid x, y_{<t})$ they have the same objective; they differ in what an algorithm can *see*.
+# Call the prompt $x$ and the response $y$, with the tokens $y_1, y_2, \dots$ The policy $\pi$ gives
+# every possible next token a probability. The probability of the whole response is the product:
 #
-# **By hand**: the world that goes through lessons 04 to 07. Three words, *good*, *bad* and the stop, at most two of them, each equally likely; reward: *good* minus *bad*. The value after *good* is the mean of 2, 0 and 1. At the start it is the mean of the
-# three values behind it:
-
-# %%
-world = World.from_reward(
-    ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
-)
-p = {
-    "good good": 1 / 9,
-    "good bad": 1 / 9,
-    "good .": 1 / 9,
-    "bad good": 1 / 9,
-    "bad bad": 1 / 9,
-    "bad .": 1 / 9,
-    ".": 1 / 3,
-}
-assert torch.allclose(world.probs(world.ref_logits), torch.tensor(list(p.values())).double())
-after_good, after_bad = (2 + 0 + 1) / 3, (0 - 2 - 1) / 3
-at_start = (after_good + after_bad + 0) / 3
-v, q = world.values(world.ref_logits)
-assert torch.allclose(v, torch.tensor([at_start, after_good, after_bad]).double())
-assert torch.allclose(
-    q[0], torch.tensor([after_good, after_bad, 0.0]).double()
-)  # Q of a word is the value of the longer text
-bandit = sum(share * r for share, r in zip(p.values(), world.rewards.tolist(), strict=True))
-print(f"V at the start, token by token {at_start:.3f}; the bandit's mean reward {bandit:.3f}")
-assert math.isclose(bandit, at_start, abs_tol=1e-12)
+# $$ \pi(y \mid x) = \prod_t \pi(y_t \mid s_t), \qquad
+# \log \pi(y \mid x) = \sum_t \log \pi(y_t \mid s_t) . $$
+#
+# $s_t$ is the **prefix**: the prompt and the tokens before $y_t$. In words: the log-probabilities
+# of the tokens add up to that of the response. Nearly every method of this course needs these
+# numbers.
+#
+# **Supervised fine-tuning** raises them for responses that people wrote. RL raises or lowers them
+# for responses that the model wrote itself. This lesson is about the numbers, and about SFT. Lesson
+# 04 begins with RL.
 
 # %% [markdown]
-# ## 2. Which number belongs to which token
+# ## 2. The dictionary
 #
-# A transformer reads $T$ tokens and gives $T$ rows of logits. Row $i$ has read tokens $0 \dots i$, so it is about token $i + 1$. That shift is the commonest place for a bug, so here it is done by hand, on two titles and a review of each, of unequal length; prompts are
-# padded on the left, responses on the right:
-
-# %%
-batch = encode(
-    tokenizer, ["the film\n", "a night at the opera\n"], ["A dull film.", "Funny, and a little sad."]
-)
-with torch.no_grad():
-    logits = sft(
-        input_ids=batch.sequences,
-        attention_mask=batch.attention_mask.long(),
-        position_ids=batch.position_ids,
-    ).logits
-prompt_length = batch.prompt_ids.shape[1]
-for row in range(2):
-    for t in range(int(batch.response_mask[row].sum())):
-        about = logits[row, prompt_length + t - 1].log_softmax(
-            -1
-        )  # one to the left of the token itself
-        by_hand = about[batch.response_ids[row, t]].item()
-        if row == 0:
-            print(
-                f"{tokenizer.decode([batch.response_ids[row, t]]):>16}   log-probability {by_hand:6.2f}   probability {math.exp(by_hand):.4f}"
-            )
-        with torch.no_grad():
-            assert math.isclose(by_hand, policy_logprobs(sft, batch)[row, t].item(), abs_tol=1e-4)
-
-# %% [markdown]
-# Three things to see. The last line is EOS: ending is an action like any other, and it has a probability. The prompt's tokens are not used: nobody chose them, so they are masked in every loss. And there is no number for the *first* token of the prompt at all: nothing stands before it.
+# The examples are from one review. The prompt is a film's title, *the film*, and the response is *A
+# dull film.*
 #
-# ## 3. Sampling, temperature, entropy
-#
-# To draw a token, draw one uniform number $u$ and take the first word at which the sum of probabilities passes $u$. A **temperature** $\tau$ divides the logits first: $\pi_\tau(a) \propto \pi(a)^{1/\tau}$. Below 1 it sharpens, above 1 it flattens; at 0 only the
-# likeliest is left. The **entropy** $H = -\sum_a \pi(a) \log \pi(a)$ says in nats how undecided the policy is: 0 is certain, $\log V$ is all alike, $e^H$ reads as "so many equally likely words".
-#
-# That entropy never falls as $\tau$ rises can be derived. Write $\theta = 1/\tau$ and $\ell_a$ for the logits: $\pi_\theta(a) = e^{\theta \ell_a} / Z_\theta$, $\log Z_\theta$ has the derivative $\mathbb{E}[\ell]$, and $\mathbb{E}[\ell]$ has the derivative $\mathrm{Var}(\ell)$. So
-#
-# $$ H = \log Z_\theta - \theta\, \mathbb{E}[\ell] , \qquad \frac{dH}{d\theta} = \mathbb{E}[\ell] - \mathbb{E}[\ell] - \theta\, \mathrm{Var}_\theta(\ell) = -\theta\, \mathrm{Var}_\theta(\ell) \le 0 . $$
-
-# %%
-next_word = logits[0, prompt_length - 1].double()  # the first word of a review
-temperatures = torch.linspace(0.2, 2.0, 19).double()
-h = [-(x := (next_word / tau).log_softmax(0)).exp().dot(x).item() for tau in temperatures]
-assert h == sorted(h)
-slope = -(next_word / 0.99).log_softmax(0).exp().dot((next_word / 0.99).log_softmax(0)) + (
-    next_word / 1.01
-).log_softmax(0).exp().dot((next_word / 1.01).log_softmax(0))
-d_theta = 1 / 0.99 - 1 / 1.01
-probs = next_word.softmax(0)
-variance = probs.dot(next_word.square()) - probs.dot(next_word) ** 2
-assert (
-    abs(slope / d_theta + variance) / variance < 0.01
-)  # dH/dtheta = -Var at theta = 1, by a difference quotient
-
-# %%
-figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
-left.plot(temperatures, h, color=COLOURS[0], linewidth=2)
-left.axhline(math.log(len(next_word)), color="#888888", ls=":")
-left.text(0.25, math.log(len(next_word)) - 0.5, "log V: all words alike", fontsize=8, color="#666666")
-left.set(xlabel="temperature", ylabel="entropy of the first word, nats")
-top = next_word.topk(12).indices
-for tau, colour, offset in ((0.5, COLOURS[0], -0.27), (1.0, COLOURS[1], 0.0), (1.5, COLOURS[2], 0.27)):
-    right.bar(
-        [i + offset for i in range(12)],
-        (next_word / tau).softmax(0)[top],
-        0.27,
-        color=colour,
-        label=f"temperature {tau}",
-    )
-right.set_xticks(range(12), [tokenizer.decode([i]) for i in top.tolist()], rotation=45, fontsize=8)
-right.set(ylabel="probability", title="the twelve likeliest first words")
-right.legend(fontsize=8, frameon=False)
-display(figure)
-
-# %% [markdown]
-# **One temperature.** The log-probabilities that enter RL are those of the policy that *sampled*. If texts are drawn at 0.7 and scored at 1, then the ratio of "new" to "old" probability is not 1 though nothing was trained, and every KL is of two different policies.
-# The loop's `sample` records them as it draws; a second look with the same temperature agrees, with another it does not:
-
-# %%
-(own,) = sample_text(
-    sft,
-    tokenizer,
-    reviews.eval_prompts("test")[: 8 if FAST else 64],
-    config=SamplingConfig(temperature=0.7),
-    seed=0,
-    batch_size=64,
-)
-with torch.no_grad():
-    off = {
-        tau: (policy_logprobs(sft, own, temperature=tau) - own.old_logprobs).abs().max().item()
-        for tau in (0.7, 1.0)
-    }
-print(
-    "largest difference of a token's log-probability:", {tau: f"{x:.1e} nats" for tau, x in off.items()}
-)
-assert off[0.7] < 1e-4 and off[1.0] > 0.5
-
-# %% [markdown]
-# ## 4. SFT is imitation
-#
-# Supervised fine-tuning minimises the mean surprise at what people wrote, $L = -\mathbb{E}_{y \sim \text{people}} \log \pi(y)$. Add and subtract people's own entropy, and it is a KL in the *other* direction than the one that keeps RL near its reference (lesson 01):
-#
-# $$ L = \mathrm{KL}(\text{people} \,\|\, \pi) + H(\text{people}) . $$
-#
-# Its gradient is $-\mathbb{E}_{y \sim \text{people}}[\nabla \log \pi(y)]$. Put beside the policy gradient of lesson 04, $\mathbb{E}_{y \sim \pi}[r(y) \nabla \log \pi(y)]$, it is the same push, with two differences: *whose* texts are pushed, and that everything people wrote has reward 1.
-#
-# What did it change in our model? On 384 short reviews (fewer than 32 tokens) of films that no training saw, how surprised are base and SFT model by people's reviews, token by token?
-
-# %%
-short = [r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32]
-held = random.Random(0).sample(short, 48 if FAST else 384)
-people = encode(tokenizer, [r.prompt for r in held], [r.text for r in held])
-mask = people.response_mask
-
-
-@torch.no_grad()
-def at_each_token(model):
-    """(2, N, R): the surprise at people's tokens and the entropy there, from one pass over 64 texts at a time."""
-    found = []
-    for rows in torch.arange(len(held)).split(64):
-        x = people.select(rows)
-        logits = policy_logits(model, x)
-        both = torch.stack([-response_logprobs(logits, x.response_ids, x.response_mask), entropy(logits, x.response_mask)])
-        found.append(torch.nn.functional.pad(both, (0, mask.shape[1] - both.shape[2])))
-    return torch.cat(found, 1)
-
-
-surprise, undecided = {}, {}
-for name, model in (("base", base), ("SFT", sft)):
-    surprise[name], undecided[name] = at_each_token(model)
-means = {name: aggregate(x, mask).item() for name, x in surprise.items()}
-print({name: f"{x:.3f} nats, mean over tokens" for name, x in means.items()})
-assert FAST or round(means["base"] - means["SFT"], 2) == 0.16
-per_text = (surprise["base"] - surprise["SFT"]).mul(mask).sum(1) / mask.sum(1)
-films = list(dict.fromkeys(r.movie for r in held))
-part = torch.zeros(len(films)).index_add(0, torch.tensor([films.index(r.movie) for r in held]), per_text) * len(films) / len(held)
-low, high = bootstrap(part)
-claim(
-    "SFT lowered the surprise at people's reviews of films that it never saw.",
-    low > 0.1,
-    evidence=f"{per_text.mean():.2f} nats a token, mean over {len(per_text)} texts of {len(films)} films, 95 % over films [{low:.2f}, {high:.2f}]",
-)
-
-# %%
-figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-for axes, numbers, title in zip(
-    figure.subplots(1, 2),
-    (surprise, undecided),
-    ("surprise at people's token, nats", "entropy of the policy there, nats"),
-    strict=True,
-):
-    for (name, x), colour, style in zip(numbers.items(), COLOURS, ("--", "-"), strict=False):
-        axes.plot(
-            [aggregate(x[:, t : t + 1], mask[:, t : t + 1]).item() for t in range(24)],
-            style,
-            color=colour,
-            label=name,
-            linewidth=2,
-        )
-    axes.set(xlabel="token of the review", title=title)
-    axes.grid(alpha=0.3)
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-
-# %% [markdown]
-# (Mean over all tokens, the gain is 0.16; mean over texts of each text's own mean, it is 0.19, because there a short text counts as much as a long one, and the gain is at the beginning. Lesson 04 comes back to such denominators.)
-#
-# Where is the gain? Mostly at the beginning, where the base model does not know that after a title and a new line a review begins; later the two are about equally surprised: SFT teaches the format, hardly the language (the base model had read these very snippets in training, without their titles: there was little left to learn). And the surprise at the first tokens is high for both: there are many ways to begin.
-#
-# Now let both write, and look at what RL will need: that texts *end*.
-
-# %%
-first = {
-    name: aggregate((surprise["base"] - surprise["SFT"])[:, :4], mask[:, :4]).item()
-    if name == "first four"
-    else aggregate((surprise["base"] - surprise["SFT"])[:, 8:], mask[:, 8:]).item()
-    for name in ("first four", "from the ninth on")
-}
-print("gain of SFT, nats a token:", {name: round(x, 3) for name, x in first.items()})
-assert first["first four"] > 2 * first["from the ninth on"]
-
-print(f"{'':>6} {'temperature':>12} {'cut off':>8} {'distinct-2':>11}   first sample")
-ends = {}
-for name, model in (("base", base), ("SFT", sft)):
-    for tau in (0.4, 0.7, 1.0):
-        drawn = sample_text(
-            model,
-            tokenizer,
-            reviews.eval_prompts("test")[: 8 if FAST else 76],
-            config=SamplingConfig(temperature=tau),
-            seed=1,
-            batch_size=76,
-        )[0]
-        texts = decode(tokenizer, drawn)
-        ends[name, tau] = 1 - drawn.finished(tokenizer.eos_token_id).float().mean().item()
-        print(
-            f"{name:>6} {tau:12.1f} {ends[name, tau]:8.2f} {distinct_n(texts, 2):11.2f}   {texts[0][:60]}"
-        )
-assert all(ends["SFT", tau] <= ends["base", tau] for tau in (0.4, 0.7, 1.0))
-
-# %% [markdown]
-# ## 5. What imitation cannot do
-#
-# Suppose people write good and bad reviews, a little more good. SFT copies the proportion, whatever we like: its optimum is people themselves, $\mathrm{KL} = 0$. Leaving the bad ones out of the data changes the proportion, but what becomes of their probability is decided by
-# how the model generalises, not by us. In the small world that can be followed to the end:
-
-# %%
-people_like = world.gibbs(beta=2.0)  # what people write: exp(reward / 2) times as likely as by chance
-table = world.ref_logits.clone().requires_grad_(True)
-optimiser = torch.optim.LBFGS([table], max_iter=200, line_search_fn="strong_wolfe")
-
-
-def imitate():
-    optimiser.zero_grad()
-    loss = -(people_like * world.sequence_logprobs(table)).sum()
-    loss.backward()
-    return loss
-
-
-optimiser.step(imitate)
-imitation = world.probs(table.detach())
-print("people    ", [round(x, 3) for x in people_like.tolist()])
-print("imitation ", [round(x, 3) for x in imitation.tolist()])
-assert torch.allclose(
-    imitation, people_like.detach(), atol=1e-5
-)  # it becomes people: never better than what it is shown
-best = (world.rewards * imitation).sum().item()
-print(
-    f"mean reward of people and of their imitation {best:.3f}; the best text has {world.rewards.max():.0f}"
-)
-colder = {tau: (world.rewards * world.probs(table.detach() / tau)).sum().item() for tau in (1.0, 0.7, 0.5)}
-print("sampled at a temperature:", {tau: f"{x:.3f}" for tau, x in colder.items()})
-assert math.isclose(colder[1.0], best) and best < colder[0.7] < colder[0.5]
-
-# %% [markdown]
-# So as a distribution the imitation is never better than what it is shown. *Sampled colder* it may be, where people's more likely texts are also the better ones, as here: a temperature of 0.7 is a first, blind step towards the middle of what people do, and it is what our SFT model is sampled at.
-
-# %% [markdown]
-# ## What the libraries do
-#
-# | matter | decision here | elsewhere |
+# | reinforcement learning | in a language model | example |
 # |---|---|---|
-# | loss on the prompt | never | TRL: with `prompt` and `completion` columns, on the completion only; with one `text` column, on everything |
-# | EOS | added to every response, and trained | TRL adds it for prompt-completion data; where padding is EOS and masks are `ids != pad`, it is lost |
-# | temperature in RL | one, for sampling, policy, old policy and reference | TRL divides policy and reference logits by it; DeepSpeed-Chat ignores it |
-# | positions with left padding | counted from the mask | a forward pass without `position_ids` gives wrong log-probabilities with absolute positions |
+# | policy $\pi$ | the model: the softmax of its logits | the model that writes reviews |
+# | state $s_t$ | the prefix: the prompt and the tokens so far | *the film*, then *A dull* |
+# | action | the next token, $y_t$ | *film* |
+# | next state | the prefix with the token appended | *the film*, then *A dull film* |
+# | episode | one response, from the first token to the last | *A dull film.* and its end |
+# | end of the episode | the end-of-sequence token (EOS), or a largest length | EOS after the full stop |
+# | reward $r_t$ | 0 at every token but the last; there it is the **score** of the finished response | 0, 0, 0, 0, and −1 at EOS |
+# | return $G_t$ | the sum of the rewards from token $t$ on | −1 at every token |
+# | value $V(s_t)$ | the mean return when the policy goes on from the prefix $s_t$ | what *A dull* will get on average |
+# | $Q(s_t, y_t)$ | the same, when the next token is already chosen | what *A dull film* will get on average |
+# | advantage $A_t$ | $Q(s_t, y_t) - V(s_t)$: how much better this token is than the average there | small: *film* decides little |
 #
-# ## Exercises
+# In symbols, $V(s_t) = \mathbb{E}[G_t \mid s_t]$ and $Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t]$.
+# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on.
 #
-# **1. Log-probabilities** *(medium, 15 minutes)*. From the logits (B, T, V) of whole sequences, their ids (B, T), and the length P of the (padded) prompt, return the log-probabilities (B, T - P) of the response's tokens.
+# A language model is an easy case in one respect. When the token is chosen, the next prefix is
+# known: nothing else happens. So if the response is not finished, $Q(s_t, y_t)$ is simply the value
+# $V$ of the longer prefix.
 #
-# *Hint:* shift, then `log_softmax`, then `gather`.
-
-
-# %%
-def token_logprobs(logits, ids, prompt_length): ...  # your code
-
-
-print(check.token_logprobs(token_logprobs))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
+# **A world small enough for paper.** There are three words: *good*, *bad* and the full stop. The
+# full stop ends a response, and plays the part of EOS. A response has at most two words. The policy
+# chooses each word with probability 1/3. The score is the number of *good* minus the number of
+# *bad*. There are seven responses:
 #
-# ```python
-# def token_logprobs(logits, ids, prompt_length):
-#     about = logits[:, prompt_length - 1 : -1].log_softmax(-1)
-#     return about.gather(-1, ids[:, prompt_length:, None])[..., 0]
-# ```
-# </details>
+# | response | probability | score |
+# |---|---|---|
+# | good good | 1/9 | 2 |
+# | good bad | 1/9 | 0 |
+# | good . | 1/9 | 1 |
+# | bad good | 1/9 | 0 |
+# | bad bad | 1/9 | −2 |
+# | bad . | 1/9 | −1 |
+# | . at once | 1/3 | 0 |
 #
-# **2. Draw a word** *(medium, 10 minutes)*. From logits (B, V), a temperature, and one uniform number a row, (B,), return the ids (B,) that the inverse of the cumulative distribution gives.
-#
-# *Hint:* count the words whose cumulative probability is at most $u$. Rounding may leave the last sum just below 1, and $u$ above it.
+# **Predict.** Write down nine numbers before you run the cell: the values $Q(s, \text{word})$ of
+# the three words in three states. The states are the empty prefix, *good*, and *bad*. What is $V$
+# of each state?
 
-
-# %%
-def draw_word(logits, temperature, uniform): ...  # your code
-
-
-print(check.draw_word(draw_word))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def draw_word(logits, temperature, uniform):
-#     cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-#     return (cumulative <= uniform[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
-# ```
-# </details>
-#
-# **3. How undecided** *(easy, 10 minutes)*. Return the entropy (B,) of the next word from logits (B, V). Some logits are minus infinity: forbidden words.
-#
-# *Hint:* $0 \cdot (-\infty)$ is NaN; what should it be?
-
-
-# %%
-def next_word_entropy(logits): ...  # your code
-
-
-print(check.next_word_entropy(next_word_entropy))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def next_word_entropy(logits):
-#     log_p = logits.log_softmax(-1)
-#     return -torch.where(log_p.isinf(), 0.0, log_p.exp() * log_p).sum(-1)
-# ```
-# </details>
-#
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's SFT reports a loss that falls below what the texts allow, and its samples are noise. Below: the loss they report, and the true surprise of the same model. Look, read, mend.
-
-
-# %%
-def sft_loss(logits, ids, mask):
-    """Mean surprise at real tokens: logits (B, R, V) about the tokens ids (B, R)."""
-    logprobs = logits.log_softmax(1).gather(-1, ids[..., None])[..., 0]
-    return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
-
-
-def fit(loss_of, steps=150):
-    """A free table of logits for each place, fitted to four texts of three words. Returns (reported, true) surprise."""
-    torch.manual_seed(0)
-    ids, real = torch.randint(8, (4, 3)), torch.ones(4, 3, dtype=torch.bool)
-    table, path = torch.zeros(1, 3, 8, requires_grad=True), []
-    optimiser = torch.optim.Adam([table], lr=0.1)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss = loss_of(table.expand(4, -1, -1), ids, real)
-        true = -table.log_softmax(-1).expand(4, -1, -1).gather(-1, ids[..., None]).mean()
-        path.append((loss.item(), true.item()))
-        loss.backward()
-        optimiser.step()
-    return path
-
-
-# %%
-path = fit(sft_loss)
-figure = Figure(figsize=(6.4, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-axes.plot([a for a, _ in path], color=COLOURS[0], linewidth=2, label="the loss they report")
-axes.plot(
-    [b for _, b in path],
-    "--",
-    color=COLOURS[1],
-    linewidth=2,
-    label="the surprise of the model's own distribution",
+# %% tags=["predict"]
+world = core.World.from_reward(
+    ("good", "bad", "."),
+    2,
+    lambda words: float(words.count("good") - words.count("bad")),
 )
-axes.set(xlabel="step", ylabel="nats a token")
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-print(check.sft_loss(sft_loss))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# `log_softmax(1)` normalises over the *places* of a text, not over the words: it asks "which place has this word", and places are few. The words are in the last axis: `log_softmax(-1)`.
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. Take people's reviews and shuffle the *titles* among them. Will the SFT model's surprise rise? By how much of its gain over the base model? Write it down, take the hash away.
-
-# %%
-order = torch.randperm(len(held), generator=torch.Generator().manual_seed(0)).tolist()
-swapped = encode(tokenizer, [held[i].prompt for i in order], [r.text for r in held])
-with torch.no_grad():
-    mixed_up = aggregate(-policy_logprobs(sft, swapped), mask).item()
-# print(mixed_up, means)
+uniform = (
+    world.ref_logits
+)  # (3 states, 3 words): all zero, so all words are equally likely
+v, q = world.values(uniform)
+table = pd.DataFrame(q.numpy(), ["(empty)", "good", "bad"], world.vocab)
+table["V"] = v.numpy()
+table.round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# It hardly moves. A model of four million parameters that has not seen these films has little to connect a title with; SFT taught it that *a* title is followed by a review. (It is also why we pair reviews within a film: what differs between two of them is not the title.)
+# Begin at the end. After *good*, one word is left. The three words lead to the scores 2, 0 and 1.
+# So these are the three $Q$, and $V$ is their mean, 1. After *bad* the scores are 0, −2 and −1, and
+# $V$ is −1.
+#
+# At the empty prefix, $Q$ of *good* is $V$ of the prefix *good*: 1. In the same way $Q$ of *bad* is
+# −1. The full stop ends the response at once, with the score 0. So $V$ is the mean of 1, −1 and 0:
+# it is 0.
+#
+# Take *good* as the second word of *good good*. Its advantage is $2 - 1 = 1$.
 # </details>
+#
+# **Two views.** You can see a response as a chain of decisions, one for each token. This is the
+# **token view**. Or you can see it as a *single* decision, the whole response, which gets one
+# score. This is the **bandit view**. (A *bandit* is a slot machine: you choose once, and get your
+# reward at once.) Both have the same goal, a high mean score. From the table above: the
+# probabilities times the scores sum to the $V$ of the empty prefix.
 
 # %%
-assert abs(mixed_up - means["SFT"]) < 0.05 * (means["base"] - means["SFT"])
+assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
 
 # %% [markdown]
-# **6. Design the experiment** *(hard, 10 minutes)*. "Our SFT model is better than the base model." Name three numbers that could show it, what each would miss, and the texts you would measure them on.
+# ## 3. Which number belongs to which token
 #
-# <details><summary>What a good answer has</summary>
+# A transformer reads all tokens at once, and gives one row of logits at each position. Row $i$ has
+# read the tokens up to position $i$, and **predicts the next one**. Here are the prompt *the film*
+# and the response *A dull film.* on paper (`\n` ends the prompt):
 #
-# Surprise at held-out human texts (blind to what the model writes by itself); share of samples that end and keep the format (blind to content); a judge's score of samples, with length and variety beside it (blind to whatever the judge is blind to). On prompts that no training saw, the same for both,
-# paired, with an interval.
+# | position | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |
+# |---|---|---|---|---|---|---|---|---|
+# | token | the | film | \n | A | dull | film | . | EOS |
+# | part | prompt | prompt | prompt | response | response | response | response | response |
+#
+# **Predict.** Which rows of logits do you need for the five tokens of the response? And which is
+# the first token of all that has no log-probability?
+
+# %% tags=["predict"]
+base, tokenizer = models.load_policy("tiny-reviews")  # has read English, no titles
+sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
+batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
+row_of = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(batch.sequences[0])})
+row_of["predicted by row"] = ["none", *range(batch.sequences.shape[1] - 1)]
+row_of
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# You need the rows 2 to 6: each token's number stands **one position to its left**. Row 2 has read
+# the prompt, and predicts *A*. Row 6 has read the full stop, and predicts EOS. Row 7 has read EOS.
+# Nobody needs it. The first token of the prompt has no log-probability, because nothing stands
+# before it. (In the table `Ġ` stands for a space, and `Ċ` for the end of the line.)
 # </details>
 #
+# In a real batch the lengths differ. Prompts are padded on the *left*, responses on the *right*. So
+# all responses begin in the same column. Two titles, two reviews:
+
+# %%
+batch = models.encode(
+    tokenizer,
+    ["the film\n", "a night at the opera\n"],
+    ["A dull film.", "Funny, and a little sad."],
+)
+with torch.no_grad():
+    logits = sft(
+        input_ids=batch.sequences,  # (B, T): prompt and response
+        attention_mask=batch.attention_mask.long(),
+        position_ids=batch.position_ids,  # counted without the padding
+    ).logits
+P = batch.prompt_ids.shape[1]  # the width of the padded prompts
+rows = logits[:, P - 1 : -1]  # one to the left of each response token
+logprobs = rows.log_softmax(-1).gather(-1, batch.response_ids[..., None])[..., 0]
+
+# %%
+with torch.no_grad():
+    same = models.policy_logprobs(sft, batch)  # the package: 0 at padding
+assert torch.allclose(
+    logprobs.where(batch.response_mask, torch.tensor(0.0)), same, atol=1e-4
+)
+first = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(batch.response_ids[0])})
+first["log-probability"] = logprobs[0]
+first["probability"] = logprobs[0].exp()
+first["real"] = batch.response_mask[0]
+first.round(3)
+
+# %% [markdown]
+# Read the table of the first review from top to bottom:
+#
+# - *A* is a likely first word. *dull* is a surprise: its probability is about 0.002.
+# - The fifth row is EOS. It has a probability like every other token: to stop is a decision. The
+#   policy learns it like the others.
+# - The last four rows are padding. The second review is longer, so the first is filled up. They
+#   have numbers too, but these numbers mean nothing. The **response mask** is true at real tokens,
+#   and false at padding. The padding token of this model has the same number as EOS. So the mask
+#   must come from the lengths: `ids != pad` would also drop the real EOS.
+# - The prompt is not in the table. Nobody chose its tokens, so no loss counts them. This is called
+#   the **prompt mask**.
+#
+# The **length** of a response, in this course, is the number of its tokens, EOS included. Here the
+# lengths are 5 and 9.
+
+# %% [markdown]
+# ## 4. Sampling, temperature, entropy
+#
+# The policy **samples**: it draws the next token with the probabilities that it has computed. Take
+# three words with the probabilities 0.5, 0.3 and 0.2. Draw a number $u$ between 0 and 1, each
+# equally likely. Below 0.5 it means the first word, from 0.5 to 0.8 the second, and above 0.8 the
+# third.
+#
+# The **temperature** $\tau$ divides the logits before the softmax. This is the same as raising each
+# probability to the power $1/\tau$ and scaling the results so that they sum to 1. At $\tau = 0.5$
+# the three words get $0.25$, $0.09$ and $0.04$. Divided by their sum they are 0.66, 0.24 and 0.11.
+# A low temperature makes the likely words more likely. A high one makes all words more alike.
+#
+# The **entropy** measures how undecided the policy is:
+#
+# $$ H = -\sum_a \pi(a) \log \pi(a) . $$
+#
+# In words: the mean of $-\log \pi$, the *surprise*, over the words that the policy may choose. Its
+# unit is the **nat**, the unit of natural logarithms. $e^H$ is easier to read: it is the number of
+# equally likely words that would leave you as undecided. The three words have the entropy 1.03
+# nats, and $e^H$ is 2.8. At $\tau = 0.5$ it is 2.3.
+#
+# **Predict.** The vocabulary has 4,096 tokens. How undecided is the SFT model about the *first*
+# token of a review? Guess $e^H$ at the temperatures 0.5, 1 and 1.5.
+
+# %% tags=["predict"]
+first_token = logits[0, P - 1]  # the row that predicts the first token
+for tau in (0.5, 1.0, 1.5):
+    p = (first_token / tau).softmax(0)
+    print("temperature", tau, "e^H:", round((-(p * p.log()).sum()).exp().item(), 1))
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# About 5 words at the temperature 0.5, 54 at 1, and 526 at 1.5. A small change of the temperature
+# changes the policy a lot, because thousands of unlikely tokens share the probability that the
+# likely ones lose.
+# </details>
+#
+# The next figure shows the six likeliest first tokens at three temperatures. (*S* is the beginning
+# of longer words.)
+
+# %%
+names = tokenizer.convert_ids_to_tokens(first_token.topk(6).indices)
+chances = pd.DataFrame(index=names)
+for tau in (0.5, 1.0, 1.5):
+    p = (first_token / tau).softmax(0)
+    chances[f"temperature {tau}"] = p[first_token.topk(6).indices].numpy()
+show.bars(chances, label="probability of the first token")
+
+# %% [markdown]
+# The order of the tokens is the same at every temperature. At 0.5, *A* alone has more than half of
+# the probability. At 1.5 no token has more than 6 %.
+#
+# **One temperature everywhere.** At another temperature, the same weights are *another policy*. Our
+# models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A check:
+# sample, compute the log-probabilities again, and take the largest difference of any token.
+
+# %%
+prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
+cool = models.SamplingConfig(temperature=0.7)
+(sampled,) = models.sample_text(sft, tokenizer, prompts, config=cool, seed=0)
+with torch.no_grad():
+    again = models.policy_logprobs(sft, sampled, temperature=0.7)
+    other = models.policy_logprobs(sft, sampled, temperature=1.0)
+assert (again - sampled.old_logprobs).abs().max() < 1e-4
+assert (other - sampled.old_logprobs).abs().max() > 0.5
+
+# %% [markdown]
+# ## 5. SFT: one training step
+#
+# The loss of SFT is the mean surprise at people's tokens:
+#
+# $$ L = -\frac{1}{N} \sum_{\text{responses}} \sum_t \log \pi(y_t \mid s_t) , $$
+#
+# where $N$ is the number of real response tokens in the batch, EOS included. In words: make each
+# token that a person wrote more likely, after the prefix that the person had written. This is the
+# cross-entropy loss of pretraining, with the prompt masked.
+#
+# Our data are short reviews by people. The prompt is the film's title:
+
+# %%
+data = tasks.reviews.sft_dataset(tokenizer)
+show.texts(data.select(range(3)).to_pandas())
+
+# %% [markdown]
+# Now the algorithm. It starts from the base model, which has read reviews, but without titles.
+
+
+# %%
+def sft_step(rows):
+    # 1. Text to tokens: at most 32 per response, EOS included.
+    batch = models.encode(
+        tokenizer, rows["prompt"], rows["completion"], max_response=32
+    )
+    mask = batch.response_mask  # (B, R): true at real response tokens
+    # 2. The log-probability of each token of the response: the shift of section 3.
+    logprobs = models.policy_logprobs(policy, batch)  # (B, R)
+    # 3. The loss: the mean surprise at the real tokens.
+    loss = -logprobs.where(mask, 0.0).sum() / mask.sum()
+    # 4. The gradient, and one update.
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+# %% [markdown]
+# The package's `train_sft` is this loop, plus what a long run needs: logs and checkpoints, a
+# learning-rate schedule and gradient norm clipping. `SFTConfig.plain` switches the last two off.
+# With the same seed, a few steps then leave exactly the same weights:
+
+# %%
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+steps = 2 if FAST else 6  # FAST=1 is for the tests of this page
+order = list(loops.shuffled_batches(len(data), 16, steps, seed=0))
+policy = copy.deepcopy(base)
+optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=3e-4))
+by_hand = [sft_step(data[index.tolist()]) for index in order]
+
+config = loops.SFTConfig.plain(batch_size=16, epochs=steps * 16 / len(data))
+trained, history = loops.train_sft(copy.deepcopy(base), tokenizer, data, config)
+assert models.same_weights(policy, trained)
+print("loss of each step:", [round(loss, 2) for loss in by_hand])
+
+# %% [markdown]
+# The loss of a step is in nats per token. It jumps, because each step has other reviews. A whole
+# run, over one and a half times the data, made the SFT model that we have loaded above.
+#
+# ## 6. What SFT has changed
+#
+# Take reviews of films that neither training nor SFT has seen with their titles. We measure the
+# surprise of both models at each token that a person wrote.
+#
+# **Predict.** Is SFT's gain about the same at each position? Or is it largest at the beginning, or
+# at the end? The figure has the position in the review on the horizontal axis, and the mean
+# surprise of each model on the vertical one.
+
+# %% tags=["predict"]
+held_out = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
+people = held_out.select(range(32 if FAST else 256))
+batch = models.encode(tokenizer, people["prompt"], people["completion"])
+mask, surprise = batch.response_mask, {}
+for name, model in (("base", base), ("SFT", sft)):
+    with torch.no_grad():
+        logprobs = models.policy_logprobs(model, batch)
+    surprise[name] = (-logprobs.sum(0) / mask.sum(0))[:24]
+    print(name, "over all tokens:", round((-logprobs.sum() / mask.sum()).item(), 2))
+position = range(1, 25)
+show.lines(surprise, position, xlabel="position in the review", ylabel="surprise, nats")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The gain is largest at the first token: the surprise falls from 5.4 to 3.9 nats. From the fifth
+# token on the two curves are close. Over all tokens it falls from 4.44 to 4.28 nats. SFT has taught
+# the *format*: after a title, a review begins. It has hardly changed the language.
+# </details>
+#
+# The surprise of a token says nothing about what the models write by themselves. So let us read.
+# Both get the same titles, at the temperature 0.7:
+
+# %%
+written = pd.DataFrame(index=[prompt.strip() for prompt in prompts])
+for name, model in (("base", base), ("SFT", sft)):
+    (drawn,) = models.sample_text(model, tokenizer, prompts, config=cool, seed=1)
+    written[name] = models.decode(tokenizer, drawn)
+show.texts(written.head(5))
+
+# %% [markdown]
+# The base model goes on with anything. After the first title it begins to tell a plot, and it is
+# cut off in the middle of a sentence, at the limit of 32 tokens. After the fifth it writes
+# nonsense. The SFT model writes short reviews that end. *A slice of suspense.* could stand in a
+# newspaper. Others are not even English, and it knows nothing about these films: it is a very small
+# model.
+#
+# SFT has taught it to stop. Of 76 responses of each, the base model does not finish 64 %, and the
+# SFT model 1 %. In people's reviews, the base model gives EOS the mean probability 0.69 at the
+# position where the review ends. The SFT model gives it 0.92. RL needs this, because a response
+# that never ends cannot be scored well.
+
+# %% [markdown]
+# ## 7. What imitation cannot do
+#
+# SFT copies the good and the bad alike. The small world shows it exactly. Suppose that people have
+# written twenty reviews. Half begin with *good*, and six begin with *bad*:
+#
+# | response | *good good* | *good bad* | *good .* | *bad good* | *bad bad* | *bad .* | *.* |
+# |---|---|---|---|---|---|---|---|
+# | number | 4 | 1 | 5 | 1 | 2 | 3 | 4 |
+# | its score | 2 | 0 | 1 | 0 | −2 | −1 | 0 |
+#
+# Their mean score is $(8 + 0 + 5 + 0 - 4 - 3 + 0)/20 = 0.3$. Now train a policy with SFT's loss,
+# until it does not change any more:
+
+# %%
+share = torch.tensor([4, 1, 5, 1, 2, 3, 4]) / 20
+table = world.ref_logits.clone().requires_grad_(True)  # a row of logits per prefix
+for _ in range(2000):
+    loss = -(share * world.sequence_logprobs(table)).sum()
+    (gradient,) = torch.autograd.grad(loss, table)
+    table.data -= gradient
+imitation = world.probs(table.detach())
+assert torch.allclose(imitation.float(), share, atol=1e-5)
+print("mean score:", round((imitation * world.rewards).sum().item(), 3))
+
+# %% [markdown]
+# The policy writes each response exactly as often as people did. Its mean score is theirs, 0.3. The
+# best response, *good good*, has the score 2. The loss never sees a score, so it cannot prefer this
+# response.
+#
+# **What RL will do instead.** Compare the two directions in which the weights are pushed.
+# $\nabla \log \pi(y \mid x)$ is the change of the weights that makes the response $y$ more likely.
+#
+# $$ \text{SFT: } \mathbb{E}_{y \sim \text{people}}\big[\nabla \log \pi(y \mid x)\big] \qquad
+# \text{policy gradient: } \mathbb{E}_{y \sim \pi}\big[\text{score}(y)\, \nabla \log \pi(y \mid x)\big] $$
+#
+# In words: SFT takes the responses of *people*, and makes all of them more likely. The policy
+# gradient takes the responses of the *policy*, and weighs each with its score. A bad response is
+# pushed down. This is lesson 04.
+
+# %% [markdown]
+# ## What to remember
+#
+# - The policy is the model. The state is the prefix, the action is the next token, and EOS is an
+#   action too.
+# - $G_t$ is the sum of the rewards from token $t$ on. $V(s_t)$ is its mean after a prefix,
+#   $Q(s_t, y_t)$ its mean after a prefix and a token. The advantage is the difference.
+# - The logits of a token stand one position to its left. Prompt and padding are masked, EOS is not.
+# - The temperature belongs to the policy: sample and compute log-probabilities at the same one.
+# - SFT makes people's tokens more likely. It teaches the format quickly, and copies good and bad in
+#   their proportions.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/03_a_language_model_is_a_policy.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. Log-probabilities** *(medium, 15 minutes)*. `logits` (B, T, V) are those of whole sequences,
+# `ids` (B, T) are their tokens. The first `prompt_length` columns are the (padded) prompt. Return
+# the log-probabilities of the response tokens, with the shape (B, T − prompt_length).
+#
+# *Hint:* write the positions of a sequence with two prompt tokens and three response tokens on
+# paper. Which rows do you need? Take `log_softmax`, not the logarithm of `softmax`.
+
+
+# %% tags=["exercise"]
+def token_logprobs(logits, ids, prompt_length): ...  # your code
+
+
+check.token_logprobs(token_logprobs)
+
+
+# %% tags=["solution"]
+def token_logprobs(logits, ids, prompt_length):
+    rows = logits[:, prompt_length - 1 : -1].log_softmax(-1)
+    return rows.gather(-1, ids[:, prompt_length:, None])[..., 0]
+
+
+check.token_logprobs(token_logprobs)
+
+# %% [markdown] tags=["exercise"]
+# **2. Draw a word** *(medium, 15 minutes)*. Given `logits` (B, V), a `temperature`, and one number
+# between 0 and 1 for each row, `uniform` (B,), return the token that is drawn in each row, (B,), as
+# in section 4.
+#
+# *Hint:* `cumsum` adds up the probabilities from the left. How many of the sums has the number
+# passed? The last sum should be 1, but rounding can leave it a little below, and `uniform` above
+# it.
+
+
+# %% tags=["exercise"]
+def draw_word(logits, temperature, uniform): ...  # your code
+
+
+check.draw_word(draw_word)
+
+
+# %% tags=["solution"]
+def draw_word(logits, temperature, uniform):
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+    return (cumulative <= uniform[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+check.draw_word(draw_word)
+
+# %% [markdown] tags=["exercise"]
+# **3. How undecided?** *(easy, 10 minutes)*. Return the entropy (B,) of the next word, in nats,
+# from `logits` (B, V). Some logits are minus infinity: these words are forbidden.
+#
+# *Hint:* zero times minus infinity is NaN. What should a forbidden word add to the entropy?
+
+
+# %% tags=["exercise"]
+def next_word_entropy(logits): ...  # your code
+
+
+check.next_word_entropy(next_word_entropy)
+
+
+# %% tags=["solution"]
+def next_word_entropy(logits):
+    log_p = logits.log_softmax(-1)
+    return -torch.where(log_p.isinf(), 0.0, log_p.exp() * log_p).sum(-1)
+
+
+check.next_word_entropy(next_word_entropy)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague fits a table of logits to four responses
+# of three tokens. The loss that they report falls quickly. The true surprise of the same table,
+# computed by us, does not: the two curves below should be one. What is wrong in `sft_loss`? Mend
+# it, run the checker, and draw the curves again.
+#
+# *Hint:* `mask` is true at real tokens. Padding can hold NaN, and NaN times zero is NaN, so
+# `torch.where` is right here.
+
+
+# %% tags=["exercise"]
+def sft_loss(logits, ids, mask):
+    """Mean surprise at real tokens: logits (B, R, V), ids (B, R)."""
+    logprobs = logits.log_softmax(1).gather(-1, ids[..., None])[..., 0]
+    return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
+
+
+check.sft_loss(sft_loss)
+
+
+# %% [markdown] tags=["solution"]
+# `log_softmax(1)` normalises over the positions of a response. It answers "at which position does
+# this word stand?", and there are few positions. The words are in the last axis: `log_softmax(-1)`.
+
+
+# %% tags=["solution"]
+def sft_loss(logits, ids, mask):
+    logprobs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
+
+
+check.sft_loss(sft_loss)
+
+
+# %% tags=["exercise", "solution"]
+def fit(loss_of, steps=150):
+    """Fit one row of logits per position: reported and true surprise."""
+    ids = torch.randint(8, (4, 3), generator=torch.Generator().manual_seed(0))
+    real = torch.ones(4, 3, dtype=torch.bool)
+    logits = torch.zeros(3, 8, requires_grad=True)
+    adam = torch.optim.Adam([logits], lr=0.1)
+    reported, true = [], []
+    for _ in range(steps):
+        loss = loss_of(logits.expand(4, 3, 8), ids, real)
+        by_position = torch.distributions.Categorical(logits=logits)
+        reported.append(loss.item())
+        true.append(-by_position.log_prob(ids).mean().item())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return {"reported loss": reported, "true surprise": true}
+
+
+show.lines(fit(sft_loss), xlabel="step", ylabel="nats per token")
+
+# %% [markdown] tags=["exercise"]
+# **5. SFT's step on an empty page** *(medium, 20 minutes)*. Close section 5. Write `sft_step` from
+# memory, under the name `my_step`: tokens, log-probabilities, loss, update. Return the loss as a
+# number. The next cell runs it on the batches of section 5 and compares.
+#
+# The functions are `models.encode` (with `max_response=32`) and `models.policy_logprobs`. The model
+# is called `policy`, the optimiser `optimizer`. If the first loss differs, look at the mask. If a
+# later one differs, look at the update.
+
+
+# %% tags=["exercise"]
+def my_step(rows): ...  # your code
+
+
+# %% [markdown] tags=["solution"]
+# `sft_step` in section 5 of the lesson is the solution. Common slips: a mean over responses instead
+# of tokens, padding in the denominator, no minus sign, gradients that are not set to zero after the
+# update.
+
+# %% tags=["exercise"]
+policy = copy.deepcopy(base)
+optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=3e-4))
+mine = [my_step(data[index.tolist()]) for index in order]
+print("losses, section 5:", by_hand)
+print("losses, my_step:  ", mine)
+print("the weights are equal:", models.same_weights(policy, trained))
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. A text of 30 tokens has log-probability -90. What does that say of a token?</summary>
-# On average log-probability -3: its geometric mean probability is about 1 in 20. Sums over texts of different lengths are not comparable as they stand.
-# </details>
-# <details><summary>2. Why is the prompt masked in the losses of RL?</summary>
-# Nobody chose its tokens, so there is nothing to make likelier. It is a state, not an action.
-# </details>
-# <details><summary>3. At temperature 0.7, which policy does RL improve?</summary>
-# The one at 0.7: its log-probabilities enter all losses. At temperature 1 the same weights are another policy.
-# </details>
-# <details><summary>4. SFT and RL's leash are both KLs. What is the difference in what they forgive?</summary>
-# KL(people || policy) punishes giving no chance to what people write (it covers). KL(policy || reference) punishes writing what the reference would not (it stays inside, and may leave much of it out).
-# </details>
-# <details><summary>5. V of a text, or Q of a token: which do you need to know how good the token was?</summary>
-# V twice: Q(s, a) is V of the longer text, because appending is deterministic. The difference of the two Vs is the token's advantage (lesson 05).
+# <details><summary>1. A response of 30 tokens has the log-probability −90. How likely is a typical token of it?</summary>
+#
+# On average a token has the log-probability −3. So its probability is typically $e^{-3}$, about
+# 5 %. The log-probabilities of responses of different lengths cannot be compared as they stand:
+# each further token makes the sum smaller.
 # </details>
 #
-# **References.** Sutton and Barto 2018, chapter 3 (the dictionary). Ranzato et al. 2016, section 2 (sequence models as policies). Ouyang et al. 2022, section 3.5 (SFT, and the bandit view). Ziegler et al. 2019, section 2.
+# <details><summary>2. Why is the prompt masked in the losses?</summary>
+#
+# Nobody chose its tokens. The prompt is part of the state, not an action.
+# </details>
+#
+# <details><summary>3. You sample at the temperature 0.7. Which policy does RL improve?</summary>
+#
+# The policy at 0.7, if all log-probabilities are computed at 0.7. At the temperature 1 the same
+# weights are another policy.
+# </details>
+#
+# <details><summary>4. Which do you need to know how good a token was: V or Q?</summary>
+#
+# Two values of $V$ are enough, while the response goes on. $Q$ of the token is $V$ of the longer
+# prefix, and the advantage is the difference to $V$ before the token. Lesson 05 builds on this.
+# </details>
+#
+# <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
+#
+# Hardly: over the reviews of section 6, its surprise changes by less than 0.001 nats. It knows that
+# *a* title is followed by a review. It has four million weights and has not seen these films, so it
+# can say little about *which* review.
+# </details>
+#
+# <details><summary>6. "Our SFT model is better than the base model." Which three numbers could show it, and what would each miss?</summary>
+#
+# The surprise at people's held-out responses misses what the model writes by itself. The share of
+# responses that end misses their content. The score by a judge misses what the judge does not see,
+# so length and variety belong beside it. Measure all on prompts that no training has seen, the same
+# for both models, and give an interval.
+# </details>
+#
+# ## Going further
+#
+# **Entropy never falls when the temperature rises.** Write $\theta = 1/\tau$ for the inverse
+# temperature and $\ell_a$ for the logit of word $a$. Then $\pi(a) = e^{\theta \ell_a} / Z$ with
+# $Z = \sum_a e^{\theta \ell_a}$. The derivative of $\log Z$ is the mean logit $\mathbb{E}[\ell]$
+# under $\pi$, and the derivative of $\mathbb{E}[\ell]$ is the variance of the logits. So
+#
+# $$ H = \log Z - \theta\, \mathbb{E}[\ell], \qquad
+# \frac{dH}{d\theta} = \mathbb{E}[\ell] - \mathbb{E}[\ell] - \theta\, \text{Var}(\ell) = -\theta\, \text{Var}(\ell) \le 0 . $$
+#
+# In words: a larger $\theta$, so a lower temperature, never raises the entropy. It lowers it,
+# unless all logits are equal.
+#
+# **SFT's loss is a KL divergence.** Over all responses that people could write, the loss per
+# response is
+#
+# $$ -\mathbb{E}_{y \sim \text{people}}[\log \pi(y)] = \text{KL}(\text{people} \,\|\, \pi) + H(\text{people}) . $$
+#
+# The Kullback-Leibler (KL) divergence is the mean of $\log \text{people}(y) - \log \pi(y)$ over
+# what people write. It is 0 only if the policy *is* people, and the second term does not depend on
+# the policy. So the best that SFT can do is to write as people do. This direction of the KL
+# punishes a policy that gives no probability to something people write. The KL penalty of RL
+# (lesson 07) has the other direction. It punishes what the reference would not write, and the
+# policy may leave out much of what the reference writes.
+#
+# **Colder imitation.** Section 7 is about the policy at the temperature 1. Sampled colder, the
+# imitation can be better than people, if their likely responses are also the better ones. In
+# section 7 the mean score at the temperature 0.5 is 0.61 instead of 0.3. This is no general rule.
+# If people mostly wrote bad reviews, a low temperature would make them worse.
+#
+# **Leaving out the bad reviews** is a first step from imitation to RL: SFT on the best of many
+# responses. It can only say "more of this". What the policy writes instead of the bad ones is
+# decided by how it generalises.
+#
+# **Two means.** In section 6 we take the mean over all tokens: the gain is 0.16 nats. If you first
+# take the mean of each review, and then the mean over reviews, a short review counts as much as a
+# long one. The gain is then 0.18 nats, because it is largest at the beginning, and the beginning is
+# a larger part of a short review. Lesson 04 comes back to such denominators. The 95 % interval of
+# the second number, over films, is from 0.15 to 0.22.
+#
+# **What the base model had read.** It was pretrained on the same snippets as SFT's, without titles.
+# So there was little language left for SFT to teach. With another base model, SFT may change more
+# than the format.
+#
+# **What the libraries do.**
+#
+# | | here | elsewhere |
+# |---|---|---|
+# | loss on the prompt | never | TRL: with the columns `prompt` and `completion`, on the completion only; with one column `text`, on everything |
+# | EOS | added to every response, and trained | TRL adds it for prompt-completion data. Where padding is EOS and the mask is `ids != pad`, it is lost |
+# | temperature in RL | one, for all policies | TRL divides the logits of policy and reference by it; DeepSpeed-Chat ignores it |
+# | positions with left padding | counted from the mask | a forward pass without `position_ids` can give wrong log-probabilities |
+#
+# **References.** Sutton and Barto 2018, *Reinforcement learning*, chapter 3 (the dictionary).
+# Ranzato et al. 2016, *Sequence level training with recurrent neural networks* (sequence models as
+# policies). Ouyang et al. 2022, *Training language models to follow instructions with human
+# feedback* (SFT, and the bandit view). Ziegler et al. 2019, *Fine-tuning language models from human
+# preferences*.
+#
+# *How this lesson is checked:* its loop equals `train_sft` (`tests/loops/test_by_hand.py`), and
+# every number of its prose is computed again (`tests/claims/test_lesson_03.py`).

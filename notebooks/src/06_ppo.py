@@ -452,8 +452,8 @@ tour = experiments.results("tour")
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 
 # %% [markdown]
-# PPO's reviews are shorter, and each praises its film. The reward model prefers praise, whatever the
-# film.
+# On average PPO's reviews are shorter, and these three all praise. The reward model prefers praise,
+# whatever the film.
 
 # %% [markdown]
 # ## 8. Which parts of PPO matter?
@@ -526,8 +526,15 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
 # has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
 #
-# The clip is insurance: with two epochs it matters little, with eight it prevents the collapse. (Which of
-# the two dangers of section 6 caused the collapse, these runs cannot tell.)
+# So do you need the clip? It is insurance:
+#
+# | a batch is used for | what the clip does |
+# |---|---|
+# | two epochs (this section) | no difference in gold, a lower KL |
+# | eight epochs (this section) | prevents the collapse; which of the two dangers of section 6 causes it, these runs cannot tell |
+# | 60 updates in a tiny world (section 6) | costs most of the gain, and limits the loss |
+#
+# What to look for in the curves of your own run:
 #
 # | curve | healthy | a warning |
 # |---|---|---|
@@ -535,7 +542,7 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: large updates for one batch (without a clip it says nothing) |
+# | clip fraction | a few percent | tens of percent: the clip holds back large updates (without a clip it is near 0) |
 # | explained variance | rises from below 0 | stays near 0 |
 
 # %% [markdown]

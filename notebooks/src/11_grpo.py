@@ -115,7 +115,7 @@ table(start, questions)
 # %% [markdown]
 # The model answers most problems at once, and fewer than a third of these answers are right. Of its
 # answers in steps, more than six in ten are right. It does not prefer steps, because all its examples
-# were right, short and long. A reward changes this.
+# were right, short and long.
 
 # %% [markdown]
 # ## 4. One group by hand
@@ -260,13 +260,14 @@ show.microscope(tokens, "advantage", text="all", still=still)
 # 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32.
 #    Only the digit after `=` is wrong. But all its tokens are pushed down alike, the right ones
 #    too. GRPO does not know where the error is. A critic can learn it (lesson 05).
-# 3. **Why it works all the same.** Add up the pushes on the first token. The loss divides each one by
-#    the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two
-#    of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24. So written steps
-#    become more likely.
+# 3. **One group is luck, many are not.** Add up the pushes on the first token. The loss divides
+#    each one by the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) /
+#    4 = −0.53. Two of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24.
+#    So this group makes written steps more likely. In the group of section 4 these pushes cancel.
+#    Over many groups steps win, because they are right more often.
 #
-# Point at the first token of any response. Before training, the policy begins with `~` with a
-# probability of 79 %, and with a step only in 21 % of the cases.
+# Point at any first token. Before training it is `~` with a probability of 79 %, and
+# `3` with 21 %.
 
 # %% [markdown]
 # ## 7. What the group does to the gradient
@@ -362,7 +363,8 @@ show.lines(
 #
 # The two ends weigh the same, and 1.9 times as much as the middle. Take a very hard prompt. One response
 # of 16 is right with a chance of about $16p$. Its advantage is then 3.75, so the group pulls by about
-# $3.75 / (16p)$. The product is 3.75, however small $p$ is. At $p = 0.5$ the weight is 1.87.
+# $3.75 / (16p)$. The product is 3.75 for every very
+# small $p$. At $p = 0.5$ the weight is 1.87.
 # </details>
 #
 # Without the standard deviation every line would be flat: all prompts weigh the same.
@@ -376,10 +378,10 @@ show.lines(
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 steps. Each batch is used for one update only, a single epoch with
-# all 128 responses. So every ratio is 1, and the clip never acts. Beside it runs a **control**: the same
-# training, but in each batch the scores are dealt out to the responses at random. There a score says
-# nothing about its response. So what happens there cannot come from rewarding right answers.
+# First a short run of our own: 40 steps. Each batch is used for one update only, a single epoch
+# with all 128 responses. So every ratio is 1, and the clip never acts. Beside it runs a
+# **control**: the same training, but in each batch the scores are dealt out to the responses at
+# random. So what happens there cannot come from rewarding right answers.
 #
 # **Predict.** What happens to the share of right answers in the control: does it rise, stay or fall?
 
@@ -414,9 +416,9 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The share of right answers rises. In the control it *falls*. Random scores push somewhere, too, and a
-# random change of a trained model makes it worse far more often than better ("Going further"). So the
-# rise does come from rewarding right answers.
+# The share of right answers rises. In the control it *falls*. On average random
+# scores push nowhere, but each batch pushes somewhere: the policy takes a random walk. "Going further"
+# says why that hurts. So the rise does come from rewarding right answers.
 # </details>
 #
 # The ends in numbers, and section 3 again: the trained model writes steps more often. (Five samples say
@@ -497,7 +499,7 @@ experiments.shown(family[family.variant.isin(named)], measures | {"length": "tok
 # the interval [0.005, 0.040]. After 400 steps it is sharpening for all three seeds.
 #
 # One interval of six that is just above 0 may be chance. And the function cannot know whether there was
-# room: pass@16 of the start is 98 %. So read its *sharpening* as "no learning seen". This task cannot
+# room: pass@16 of the start is 98 %. Read its *sharpening* as "no learning seen". This task cannot
 # tell how much GRPO teaches.
 
 # %% [markdown]

@@ -362,6 +362,22 @@ def lesson_step(lesson, name, **names):
     return names[name]
 
 
+def test_the_step_of_lesson_03_is_train_sft():
+    config = loops.SFTConfig.plain(batch_size=5, epochs=STEPS * 5 / len(WRITTEN))
+    policy, start = tiny_policy(), tiny_policy()
+    step = lesson_step(
+        "03_a_language_model_is_a_policy",
+        "sft_step",
+        tokenizer=TOKENIZER,
+        policy=policy,
+        optimizer=loops.make_optimizer(policy, config.optimiser),
+    )
+    for index in loops.shuffled_batches(len(WRITTEN), 5, STEPS, config.seed):
+        step(WRITTEN[index.tolist()])
+    other, _ = loops.train_sft(tiny_policy(), TOKENIZER, WRITTEN, config)
+    assert same_weights(policy, other) and moved(policy, start)
+
+
 def test_the_step_of_lesson_05_is_the_critic_warm_up_of_train_ppo():
     sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
     config = loops.PPOConfig.plain(

@@ -43,11 +43,16 @@ token_logprobs = Exercise(
         "the logits are shifted twice: you read them two positions to the left.": lambda x, i, p: (
             _gather(x[:, p - 2 : -2], i[:, p:])
         ),
+        "exp overflows, or a small probability becomes 0, where logits are far apart. "
+        "Use log_softmax.": lambda x, i, p: (
+            response_slice(x, p).softmax(-1).log().gather(-1, i[:, p:, None])[..., 0]
+        ),
         "you scored the token before each response token. "
         "The response's ids begin at index `prompt_length`.": lambda x, i, p: _gather(
             x[:, p - 1 : -1], i[:, p - 1 : -1]
         ),
     },
+    edges=((200 * torch.eye(2)[None, [0, 1, 0, 1]], torch.tensor([[0, 1, 0, 1]]), 2),),
 )
 
 

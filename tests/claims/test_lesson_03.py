@@ -1,0 +1,357 @@
+"""Lesson 03, a language model is a policy: every number of its prose."""
+
+import math
+
+import pytest
+import torch
+
+from minirlhf import core, evaluate, loops, models, tasks
+from tests.claims.prose import lesson
+
+LESSON = "03"
+SHARES = torch.tensor([4, 1, 5, 1, 2, 3, 4], dtype=torch.float64) / 20
+HELD_OUT, SHOWN = 256, 24  # reviews of section 6, positions of its figure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    base, tokenizer = models.load_policy("tiny-reviews")
+    return {"base": base, "SFT": models.load_policy("tiny-reviews-sft")[0]}, tokenizer
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.World.from_reward(
+        ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
+    )
+
+
+@pytest.fixture(scope="module")
+def people(trained):
+    """The reviews of section 6, as rows and as a batch."""
+    _, tokenizer = trained
+    rows = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
+    rows = rows.select(range(HELD_OUT))
+    return rows, models.encode(tokenizer, rows["prompt"], rows["completion"])
+
+
+@pytest.fixture(scope="module")
+def surprise(trained, people):
+    """Model -> (256, R) nats, 0 at padding."""
+    with torch.no_grad():
+        return {n: -models.policy_logprobs(m, people[1]) for n, m in trained[0].items()}
+
+
+@pytest.fixture(scope="module")
+def two_reviews(trained):
+    """The batch of section 3 and the SFT model's logits about its response tokens."""
+    policies, tokenizer = trained
+    titles = ["the film\n", "a night at the opera\n"]
+    batch = models.encode(tokenizer, titles, ["A dull film.", "Funny, and a little sad."])
+    with torch.no_grad():
+        return batch, models.policy_logits(policies["SFT"], batch)
+
+
+def entropy(p):
+    return -(p * p.log()).sum().item()
+
+
+def at(p, temperature):
+    """Probabilities at another temperature."""
+    powers = p ** (1 / temperature)
+    return powers / powers.sum()
+
+
+# ---- section 2: the small world
+
+
+def test_the_numbers_of_the_small_world(world):
+    v, q = world.values(world.ref_logits)
+    rewards = dict(zip(world.labels, world.rewards.tolist(), strict=True))
+    assert rewards == {
+        "goodgood": 2, "goodbad": 0, "good.": 1, "badgood": 0, "badbad": -2, "bad.": -1, ".": 0,
+    }  # fmt: skip
+    torch.testing.assert_close(v, torch.tensor([0.0, 1, -1]).double())
+    torch.testing.assert_close(q, torch.tensor([[1.0, -1, 0], [2, 0, 1], [0, -2, -1]]).double())
+    # Q of a word is V of the longer prefix; the bandit's mean is V of the empty prefix
+    torch.testing.assert_close(q[0, :2], v[1:])
+    torch.testing.assert_close((world.probs(world.ref_logits) * world.rewards).sum(), v[0])
+
+
+# ---- section 4: temperature and entropy
+
+
+def test_entropy_never_falls_when_the_temperature_rises(two_reviews):
+    logits = two_reviews[1][0, 0].double()
+    temperatures = torch.linspace(0.2, 2.0, 19)
+    entropies = [entropy((logits / t).softmax(0)) for t in temperatures]
+    assert entropies == sorted(entropies)
+
+
+def test_the_derivative_of_the_entropy_is_minus_theta_times_the_variance(two_reviews):
+    logits = two_reviews[1][0, 0].double()
+    for theta in (0.7, 1.0, 1.6):
+        free = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        log_p = (free * logits).log_softmax(0)
+        (slope,) = torch.autograd.grad(-(log_p.exp() * log_p).sum(), free)
+        p = (theta * logits).softmax(0)
+        variance = p @ logits.square() - (p @ logits) ** 2
+        torch.testing.assert_close(slope, -theta * variance)
+
+
+def test_the_order_of_the_words_is_the_same_at_every_temperature(two_reviews):
+    logits = two_reviews[1][0, 0]
+    orders = [(logits / t).softmax(0).topk(6).indices.tolist() for t in (0.5, 1.0, 1.5)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_log_probabilities_at_another_temperature_are_of_another_policy(trained):
+    policies, tokenizer = trained
+    prompts = tasks.reviews.eval_prompts("test")[:64]
+    (drawn,) = models.sample_text(policies["SFT"], tokenizer, prompts, seed=0)
+    assert models.SamplingConfig().temperature == 0.7
+    with torch.no_grad():
+        off = {
+            t: (models.policy_logprobs(policies["SFT"], drawn, temperature=t) - drawn.old_logprobs)
+            for t in (0.7, 1.0)
+        }
+    assert off[0.7].abs().max() < 1e-4
+    assert off[1.0].abs().max() > 0.5
+
+
+# ---- section 6: what SFT has changed
+
+
+def gain_by_film(people, surprise):
+    """Mean gain of each review's own mean; and the interval, drawn over films."""
+    rows, batch = people
+    gain = (surprise["base"] - surprise["SFT"]).sum(1) / batch.response_mask.sum(1)
+    films = list(dict.fromkeys(rows["prompt"]))
+    index = torch.tensor([films.index(prompt) for prompt in rows["prompt"]])
+    shares = torch.zeros(len(films)).index_add(0, index, gain) * len(films) / len(rows)
+    return gain.mean().item(), *evaluate.bootstrap(shares)
+
+
+def test_sft_lowers_the_surprise_at_reviews_of_unseen_films(people, surprise):
+    _, low, _ = gain_by_film(people, surprise)
+    assert low > 0.1
+
+
+def by_position(people, surprise):
+    """Model -> (24,), what the figure shows."""
+    count = people[1].response_mask.sum(0)
+    return {name: (x.sum(0) / count)[:SHOWN] for name, x in surprise.items()}
+
+
+def test_the_gain_is_at_the_beginning(people, surprise):
+    shown = by_position(people, surprise)
+    gain = shown["base"] - shown["SFT"]
+    assert gain.argmax() == 0
+    assert gain[4:].abs().max() < 0.15 < gain[:3].min()
+    mask = people[1].response_mask
+    total = surprise["base"] - surprise["SFT"]
+    first = core.aggregate(total[:, :4], mask[:, :4])
+    assert first > 2 * core.aggregate(total[:, 8:], mask[:, 8:])
+
+
+def test_a_title_of_another_film_hardly_changes_the_surprise(trained, people, surprise):
+    policies, tokenizer = trained
+    rows, batch = people
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = rows["prompt"]
+    swapped = models.encode(tokenizer, [prompts[i] for i in order], rows["completion"])
+    with torch.no_grad():
+        mixed = -models.policy_logprobs(policies["SFT"], swapped)
+    totals = {n: core.aggregate(x, batch.response_mask) for n, x in surprise.items()}
+    change = core.aggregate(mixed, batch.response_mask) - totals["SFT"]
+    assert change.abs() < 0.05 * (totals["base"] - totals["SFT"])
+    assert change.abs() < 0.001  # as question 5 says
+
+
+@pytest.fixture(scope="module")
+def cut_off(trained):
+    """(model, temperature) -> share of 76 responses that do not end."""
+    policies, tokenizer = trained
+    prompts, found = tasks.reviews.eval_prompts("test")[:76], {}
+    assert len(prompts) == 76
+    for name, policy in policies.items():
+        for temperature in (0.4, 0.7, 1.0):
+            config = models.SamplingConfig(temperature=temperature)
+            (drawn,) = models.sample_text(
+                policy, tokenizer, prompts, config=config, seed=1, batch_size=76
+            )
+            ended = drawn.finished(tokenizer.eos_token_id).float().mean().item()
+            found[name, temperature] = 1 - ended
+    return found
+
+
+def test_sft_teaches_to_stop_at_every_temperature(cut_off):
+    for temperature in (0.4, 0.7, 1.0):
+        assert cut_off["SFT", temperature] <= cut_off["base", temperature]
+
+
+# ---- section 7: imitation
+
+
+def imitated(world, shares):
+    """The table of logits with the smallest SFT loss."""
+    table = world.ref_logits.clone().requires_grad_(True)
+    optimiser = torch.optim.LBFGS(
+        [table],
+        max_iter=500,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss():
+        optimiser.zero_grad()
+        value = -(shares * world.sequence_logprobs(table)).sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return table.detach()
+
+
+def expected(world, table):
+    return (world.rewards * world.probs(table)).sum().item()
+
+
+@pytest.mark.parametrize("kind", ["twenty reviews", "gibbs"])
+def test_the_optimum_of_sft_is_people(world, kind):
+    shares = SHARES if kind == "twenty reviews" else world.gibbs(beta=2.0).detach()
+    table = imitated(world, shares)
+    torch.testing.assert_close(world.probs(table), shares, atol=1e-5, rtol=0)
+    # colder is better here, because the likely responses are also the better ones
+    one, cool, cold = (expected(world, table / t) for t in (1.0, 0.7, 0.5))
+    assert one == pytest.approx((shares * world.rewards).sum().item(), abs=1e-5)
+    assert one < cool < cold
+
+
+def test_colder_is_worse_if_people_mostly_wrote_bad_reviews(world):
+    # the counts of good and bad exchanged: bad bad 4, bad good 1, bad . 5, ...
+    shares = torch.tensor([2, 1, 3, 1, 4, 5, 4], dtype=torch.float64) / 20
+    table = imitated(world, shares)
+    assert expected(world, table / 0.5) < expected(world, table) < 0
+
+
+def test_the_loss_is_the_kl_and_the_entropy_of_people(world):
+    table = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()
+    log_p = world.sequence_logprobs(table)
+    kl = (SHARES * (SHARES.log() - log_p)).sum()
+    torch.testing.assert_close(-(SHARES * log_p).sum(), kl + entropy(SHARES))
+
+
+# ---- the prose
+
+
+def test_the_base_models_first_sample_is_cut_off_and_the_sft_model_stops(trained):
+    policies, tokenizer = trained
+    prompts = tasks.reviews.eval_prompts("test")[:8]
+    drawn = {n: models.sample_text(p, tokenizer, prompts, seed=1)[0] for n, p in policies.items()}
+    eos = tokenizer.eos_token_id
+    assert not drawn["base"].finished(eos)[0]
+    assert drawn["base"].response_mask[0].sum() == models.SamplingConfig().max_new_tokens
+    assert drawn["SFT"].finished(eos)[:5].all()
+    assert models.decode(tokenizer, drawn["SFT"])[1] == "A slice of suspense."
+
+
+def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise, cut_off):
+    policies, tokenizer = trained
+    with lesson(LESSON) as said:
+        # section 2
+        score = -1  # good minus bad words of "A dull film.", with dull as a bad word
+        rewards = [0] * 4 + [score]
+        batch, logits = two_reviews
+        lengths = batch.response_mask.sum(1).tolist()
+        assert len(rewards) == lengths[0]
+        said("reward $r_t$", rewards[0], *rewards)
+        assert {sum(rewards[t:]) for t in range(5)} == {score}
+        said("return $G_t$", score)
+        probs, scores = world.probs(world.ref_logits), world.rewards
+        said("world small enough for paper", 3, 2, 1 / len(world.vocab), 7)
+        assert len(world.labels) == 7 and world.max_length == 2
+        for index, response in enumerate(world.sequences):
+            name = " ".join(world.vocab[i] for i in response)
+            said(f"| {name if name != '.' else '. at once'} |", probs[index], scores[index])
+        v, q = world.values(world.ref_logits)
+        said("Write down", q.numel(), 3, len(world.states))
+        said("lead to the scores", *q[1], v[1], *q[2], v[2])
+        said("of the prefix *good*:", q[0, 0], q[0, 1], q[0, 2], *q[0], v[0])
+        # section 3
+        one = models.encode(tokenizer, ["the film\n"], ["A dull film."])
+        width, prompt = one.sequences.shape[1], one.prompt_ids.shape[1]
+        said("| position", *range(width))
+        said("do you need for the", lengths[0])
+        last = width - 2
+        said("You need the rows", prompt - 1, last, prompt - 1, last, width - 1)
+        with torch.no_grad():
+            logprobs = models.policy_logprobs(policies["SFT"], batch)
+        said("its probability is about", logprobs[0, 1].exp())
+        assert lengths[1] - lengths[0] == 4  # the last four rows of the table are padding
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id
+        said("Here the lengths are", *lengths)
+        # section 4
+        p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+        sums = p.cumsum(0)
+        said(
+            "Take three words with the probabilities", *p, 0, 1, sums[0], sums[0], sums[1], sums[1]
+        )
+        said("so that they sum to", at(p, 0.5).sum(), *at(p, 0.5))
+        torch.testing.assert_close(p.square(), torch.tensor([0.25, 0.09, 0.04]).double())
+        said("have the entropy", entropy(p), math.exp(entropy(p)), math.exp(entropy(at(p, 0.5))))
+        said("The vocabulary has", logits.shape[-1], 0.5, 1, 1.5)
+        heat = {t: (logits[0, 0] / t).softmax(0) for t in (0.5, 1.0, 1.5)}
+        effective = {t: math.exp(entropy(x)) for t, x in heat.items()}
+        said("About", effective[0.5], 0.5, effective[1.0], 1, effective[1.5], 1.5)
+        (a,) = tokenizer("A").input_ids
+        likeliest = heat[1.5].max()
+        said("is the same at every temperature. At", 0.5, heat[0.5][a] > 0.5, 1.5, 0.06)
+        assert 0.05 < likeliest < 0.06 and heat[0.5].argmax() == a
+        usual = models.SamplingConfig()
+        said("Our models sample at", usual.temperature, usual.temperature)
+        # section 6
+        shown, mask = by_position(people, surprise), people[1].response_mask
+        total = {name: core.aggregate(x, mask).item() for name, x in surprise.items()}
+        falls = [shown["base"][0], shown["SFT"][0]]
+        said("at the first token: the surprise falls from", *falls, total["base"], total["SFT"])
+        said("Both get the same titles, at the temperature", usual.temperature)
+        said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
+        eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
+        stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
+        ends = [cut_off["base", 0.7], cut_off["SFT", 0.7], stops["base"], stops["SFT"]]
+        said("SFT has taught it to stop. Of", 76, *ends)
+        assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
+        # section 7
+        said("| number", *(20 * SHARES).round())
+        said("| its score |", *scores)
+        mean = (SHARES * scores).sum().item()
+        said("Its mean score is theirs,", mean, scores.max())
+        assert scores[0] == scores.max() and world.labels[0] == "goodgood"
+        first = torch.tensor([w[0] for w in world.sequences])
+        assert (20 * SHARES[first == 0].sum()).round() == 10  # half of twenty begin with good
+        said("Half begin with *good*, and", (20 * SHARES[first == 1].sum()).round())
+        # exercises and questions
+        said("and one number between", 0, 1)
+        said("The last sum should be", sums[-1])
+        said("A response of", 30, -90)
+        said("On average a token has the log-probability", -90 / 30, math.exp(-90 / 30))
+        said("You sample at the temperature", usual.temperature)
+        said("The policy at", usual.temperature, usual.temperature, 1)
+        said("its surprise changes by less than", 0.001)
+        # going further
+        said("over what people write. It is", 0)
+        cold = expected(world, imitated(world, SHARES) / 0.5)
+        said("is about the policy at the temperature", 1, 0.5, cold, mean)
+        gain, low, high = gain_by_film(people, surprise)
+        said("we take the mean over all tokens: the gain is", total["base"] - total["SFT"], gain)
+        said("of the second number, over films, is from", low, high)
