@@ -532,7 +532,7 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # |---|---|
 # | two epochs (this section) | no difference in gold, a lower KL |
 # | eight epochs (this section) | prevents the collapse; which of the two dangers of section 6 causes it, these runs cannot tell |
-# | 60 updates in a tiny world (section 6) | costs most of the gain, and limits the loss |
+# | sixty updates in a tiny world (section 6) | costs most of the gain, and limits the loss |
 #
 # What to look for in the curves of your own run:
 #

@@ -373,7 +373,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
         unclipped = logged[logged.variant == "eight epochs, no clip"].clip_fraction
         said("(without a clip it is near", 0, unclipped.max() < 0.01)
         gains = [path[:, -1] for path in (clip, free)]
-        said("| 60 updates in a tiny world", gains[0].mean() < 0.5 * gains[1].mean())
+        said("| sixty updates in a tiny world", gains[0].mean() < 0.5 * gains[1].mean())
         said("and limits the loss", gains[0].min() > gains[1].min())
         recorded = experiments.results("tour").set_index("method")
         length = recorded.length.groupby("method").mean()
