@@ -121,7 +121,8 @@ show.world(world, {"the first policy": world.ref_logits})
 # another word. So there are two pushes:
 #
 # - *Down*: every response that reaches $s$ contributes $-\pi(b \mid s)\, r(y)$. The mean score of
-#   these responses is the value $V(s)$. This happens with the probability $P(\text{reach } s)$.
+#   these responses is the value $V(s)$ (lesson 03). This happens with the probability
+#   $P(\text{reach } s)$.
 # - *Up*: a response that reaches $s$ and goes on with $b$ contributes $r(y)$ in addition. The mean
 #   score of these responses is $Q(s,b)$. This happens with the probability
 #   $P(\text{reach } s)\, \pi(b \mid s)$.
@@ -173,8 +174,8 @@ assert torch.allclose(-moved.grad, by_hand)
 #
 # | token | reward $r_t$ | score | return $G_t$ |
 # |---|---|---|---|
-# | good | 1 | 0 | 1 − 1 = 0 |
-# | bad | −1 | 0 | −1 |
+# | first: good | 1 | 0 | 1 − 1 = 0 |
+# | second: bad | −1 | 0 | −1 |
 #
 # With the return, *bad* is pushed down. May we replace the score by the return? Yes. **Given the
 # prefix, the gradient of the next token has the mean zero:**
@@ -209,7 +210,7 @@ assert returns.tolist() == [[0.0, -1.0]]
 # | good good | 22 | 44/3 | −22/3 | 2 | 4/3 | −2/3 |
 # | bad . | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
 # | bad . again | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
-# | . | 20 | −20/3 | −20/3 | 0 | 0 | 0 |
+# | only . | 20 | −20/3 | −20/3 | 0 | 0 | 0 |
 # | **mean** | 20 | **−7/6** | **17/6** | 0 | **1/2** | **−1/2** |
 #
 # At the left, this batch makes *bad* more likely, only because it was sampled more often. At the
@@ -242,10 +243,9 @@ for advantages, good, bad in (
 # \end{aligned}
 # $$
 #
-# And it lowers the *noise*. The scores 22 and 19 have most in common: 20. This part pushes up
-# whatever was sampled. On average these pushes cancel, but not in a single batch, as the table
-# shows. They are noise. A baseline takes the common part away, and leaves the differences. Four
-# baselines are common:
+# And it lowers the *noise*. All these scores share one part: 20. It pushes up whatever was sampled.
+# On average these pushes cancel, but not in a single batch, as the table shows. They are noise. A
+# baseline takes the common part away, and leaves the differences. Four baselines are common:
 #
 # - **The value** $V(s_t) = \mathbb{E}[G_t \mid s_t]$, the mean return after the prefix. A second
 #   network can learn it (lesson 05).
@@ -327,7 +327,7 @@ pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
 # - **Bias.** Only the batch mean has one: 0.25, which is $1/B$ for a batch of four. The other five
 #   are exact on average.
 # - **The return** has less noise than the score: 0.84 instead of 1.06.
-# - **The score + 20** has by far the most noise: 20.25, about 19 times as much as the score.
+# - **The noisiest** is the score + 20, with about 19 times the noise of the score: 20.25.
 # - **Each baseline** takes nearly all of that noise away again. The batch mean leaves 0.94, the
 #   mean of the others 1.26, the value 0.84.
 # - The batch mean looks quieter than the mean of the others. But its estimate is always exactly 3/4
@@ -389,10 +389,10 @@ show.lines(
 # <details><summary>What you should see</summary>
 #
 # - **The score** reaches the best policy in all 40 runs.
-# - **The score + 20** ends at about 0.7 on average. The runs do not agree: some find the best
-#   policy, others end below 0. Every response that happens to be sampled is pushed up by about 20.
-#   After 20 steps one response has a probability of 93 %, on average over the runs. The run is
-#   stuck with this response, good or bad.
+# - **With an offset of 20** and no baseline, the mean at the end is about 0.7. The runs do not
+#   agree: some find the best policy, others end below 0. Every response that happens to be sampled
+#   is pushed up by about 20. After 20 steps one response has a probability of 93 %, on average over
+#   the runs. The run is stuck with this response, good or bad.
 # - **With the baseline** the curve lies on that of the score.
 #
 # Nothing about the *expected* gradient has changed. The noise alone decides.
@@ -469,7 +469,7 @@ def train_by_hand(order):
 # %% [markdown]
 # - The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7,
 #   too.
-# - Each batch is used for one update. After it the policy is another one, and needs new samples.
+# - Each batch is used for one update. Then the policy has changed, and needs new samples.
 # - `select(torch.randperm(...))` shuffles the responses, as the package does. Only the rounding
 #   depends on it.
 #
@@ -494,7 +494,7 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 # most advantages are positive, and each is multiplied with a large $-\log \pi(y)$. The value of the
 # loss says nothing about the policy.
 #
-# Here are reviews of three films, before the training and after six steps. What has changed?
+# Here are reviews of three films. What has changed?
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:3]
@@ -502,7 +502,7 @@ reviews = {}
 for name, model in {"before": start, "after six steps": policy}.items():
     (batch,) = models.sample_text(model, tokenizer, titles, config=sampling, seed=0)
     reviews[name] = models.decode(tokenizer, batch)
-show.texts(pd.DataFrame(reviews, index=titles))
+show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
 
 # %% [markdown]
 # Before the training the reviews are mixed, or hard to understand. Afterwards all three praise
@@ -528,7 +528,7 @@ show.curves(
 # - **entropy**: falls from 0.39 to about 0.11 nats per token. The policy tries less and less.
 #   Lesson 11 asks whether it has learned something new, or has only become surer.
 #
-# On 400 problems that it has not practised, it rises from 40 % to 73 %, too.
+# Tested on 400 new problems, it rises from 40 % to 73 %, too.
 #
 # ## What to remember
 #
@@ -755,10 +755,9 @@ print("the weights are equal:", models.same_weights(policy, other))
 # **When a baseline seems to hurt.** Look at the table of section 6 again. The score *without* the
 # 20 has the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores
 # already have the mean 0, so there is nothing to take away. And the mean of three scores is noisy
-# itself. The *square* of this additional noise falls with $1/(B-1)$. With batches of two the mean
-# of the others is a single score. There the noise grows from 1.49 to 2.24. So a baseline from a few
-# samples pays where scores are far from 0. In a language model they are: some prompts are easy and
-# some are hard.
+# itself. In larger batches this extra noise fades. With batches of two the mean of the others is a
+# single score. There the noise grows from 1.49 to 2.24. So a baseline from a few samples pays where
+# scores are far from 0. In a language model they are: some prompts are easy and some are hard.
 #
 # **How large may the offset be?** In the setting of section 7 an offset of 3 does nothing bad: the
 # 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs
@@ -811,8 +810,8 @@ print("the weights are equal:", models.same_weights(policy, other))
 # | in front of $\nabla \log \pi$ | cosine of two halves |
 # |---|---|
 # | the score (scaled to mean 0) | 0.11 |
-# | the score + 3 | 0.02 |
-# | the score + 3, minus the mean of the others | 0.12 |
+# | the score plus 3 | 0.02 |
+# | the same, minus the mean of the others | 0.12 |
 #
 # In all 35 cuts the baseline makes the halves agree more. Scaling the scores to mean 0, as we do,
 # *is* a baseline.

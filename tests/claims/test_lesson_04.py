@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from fractions import Fraction
 
 import nbformat
@@ -61,10 +62,10 @@ def table_of_prefixes(said):
 
 def table_of_four_responses(said):
     """Section 5: what each response does to the first logits of *good* and *bad*."""
-    names = ("good good", "bad .", "bad . again", ".")
+    names = ("good good", "bad .", "bad . again", "only .")
     scores = [22, 19, 19, 20]
     for name, score in zip(names, scores, strict=True):
-        index = SMALL.labels.index(name.replace(" again", "").replace(" ", ""))
+        index = SMALL.labels.index(re.sub("only|again| ", "", name))
         assert score == SMALL.rewards[index] + OFFSET
     sums = torch.zeros(2, 2, dtype=torch.float64)
     mean = sum(scores) / 4
@@ -73,7 +74,7 @@ def table_of_four_responses(said):
             [x * ((name.split()[0] == word) - 1 / 3) for word in ("good", "bad")]
             for x in (score, score - mean)
         ]
-        sums += torch.tensor(pushes)
+        sums += torch.tensor(pushes, dtype=torch.float64)
         said(f"| {name} | {score} |", *pushes[0], score - mean, *pushes[1])
         said(f"| {name} |", score)
     (good, bad), (good_after, bad_after) = (sums / 4).tolist()
@@ -521,15 +522,15 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         table_of_prefixes(said)
         # 4: reward-to-go
         said("Its score is", 1 - 1, 1)
-        said("| good | 1 | 0 |", 1, 1, 1 - 1)
-        said("| good | 1 | 0", True)
-        said("| bad | −1 | 0 |", -1)
+        said("| first: good |", 1, 1 - 1, 1, 1, 1 - 1)
+        said("| second: bad |", -1, 1 - 1, -1)
         said("probabilities sum to", 1)
         # 5: baselines
         said("Scores have no natural zero. Add", OFFSET, 2 + OFFSET, -1 + OFFSET)
         said("| response | score $r_i$ | push on *good* | push on *bad* | score −", OFFSET)
         table_of_four_responses(said)
         said("At the right we have subtracted", OFFSET)
+        said("All these scores share one part:", OFFSET)
         # 6: bias and noise
         said("A noise of", 1)
         for line in ("3. the score +", "4. the score +", "5. the score +", "6. the score +"):
@@ -537,7 +538,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("minus its value $V(s_t)$:", *(v + OFFSET for v in SMALL.values(SMALL.ref_logits)[0]))
         said("Only the batch mean has one:", exact["batch mean"][0])
         said("has less noise than the score:", noise["return"], noise["score"])
-        said("- **The score +", OFFSET, noise["raised"], noise["raised"] / noise["score"])
+        said("is the score +", OFFSET, noise["raised"] / noise["score"], noise["raised"])
         said("The batch mean leaves", noise["batch mean"], noise["others"], noise["value"])
         said("its estimate is always exactly", Fraction(3, 4))
         more = (noise["raised"] / noise["others"]) ** 2
@@ -546,9 +547,9 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("Learning with scores near", OFFSET)
         said("policy of the small world:", 100, 16, 0.5, count, OFFSET, 0, SMALL.rewards.max())
         said("the score as it is; the score +", OFFSET, OFFSET, 100, count)
-        said("A line is the mean of the", count)
+        said("a line is the mean of the", count)
         said("reaches the best policy in all", last["score"].min() > 1.95, count)
-        said("ends at about", last["raised"].mean(), last["raised"].min() < -0.9, 0)
+        said("With an offset of", OFFSET, last["raised"].mean(), last["raised"].min() < -0.9, 0)
         said("is pushed up by about", OFFSET, 20, stuck.max(1).values.mean())
         said("the curve lies on that of the score", True)
         # 8: the language model
@@ -563,19 +564,20 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("**score**: the share of right answers rises from", start.score, end.score)
         said("falls from", by_step.entropy.iloc[0], end.entropy)
         problems = len(family.pass_1_by_prompt.iloc[0])
-        said("that it has not practised, the", pass_1["start"] < 0.5)
-        said("On", problems, pass_1["start"], pass_1["reinforce"])
+        said("Tested on", problems, pass_1["start"], pass_1["reinforce"])
         # exercises and questions
         said("padding can hold NaN, and NaN times", 0)
         said("of every token, (B, R), and", 0)
         said("the advantages should have the mean", 0, 1, OFFSET)
+        said("take four scores near", OFFSET)
         said("Then every advantage is negative or", 0)
+        said("each entry holds the numbers of", size)
         said("under the name `my_training`: sample at temperature", temperature, 0.9)
         said("With the mean of the others all advantages are", 0)
         # going further
         said("The score *without* the", OFFSET, noise["score"], noise["others"], 0)
         said("There the noise grows from", *of_two)
-        said("they are:", True)
+        said("pays where scores are far from", 0)
         said("How large may the offset be?", *(3, count, last["plus 3"].mean(), OFFSET))
         said("An offset of 20 does. Then", near[0], count, 2, near[1], 1, near[2], 0, near[3])
         slow, mended = (learned[name][:, -1].mean() for name in ("slow", "slow, others"))
@@ -586,13 +588,10 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
             said(f"| {row} |", *best[name])
         said("the sequence mean has a cosine of", mean[0], tokens[0], tokens[1], tokens[2])
         said("But we can sample", 8 * 32)
-        said("There are", len(halves["score"]), 8, 32)
-        for row, name, shift in (
-            ("| the score (scaled to mean", "score", 0),
-            ("| the score +", "score + 3", 3),
-        ):
-            said(row, shift, halves[name].mean())
-        said("| the score + 3, minus the mean of the others |", halves["minus the others"].mean())
+        said("What the halves have in common is signal. There are", len(halves["score"]), 8, 32)
+        said("| the score (scaled to mean", 0, halves["score"].mean())
+        said("| the score plus", 3, halves["score + 3"].mean())
+        said("| the same, minus the mean of the others |", halves["minus the others"].mean())
         said("In all", (halves["minus the others"] > halves["score + 3"]).sum(), 0)
 
 
