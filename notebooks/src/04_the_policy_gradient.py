@@ -348,7 +348,7 @@ pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
 
 # %% tags=["shared"]
 def learn(advantages_of, offset=0.0):
-    """REINFORCE in the small world: the expected score before each step, for 40 seeds."""
+    """The expected score before each step of REINFORCE, for 40 seeds."""
     paths = []
     for seed in range(5 if FAST else 40):  # FAST=1 is for the tests of this page
         drawing, path = torch.Generator().manual_seed(seed), []
@@ -588,8 +588,8 @@ check.returns_to_go(returns_to_go)
 
 # %% tags=["solution"]
 def returns_to_go(rewards, mask):
-    rewards = torch.where(mask, rewards, 0.0)
-    return torch.where(mask, rewards.flip(1).cumsum(1).flip(1), 0.0)
+    real = torch.where(mask, rewards, 0.0)
+    return torch.where(mask, real.flip(1).cumsum(1).flip(1), 0.0)
 
 
 check.returns_to_go(returns_to_go)
