@@ -20,9 +20,8 @@ from minirlhf.classroom.lessons.lesson_03 import (
     token_logprobs,
 )
 from minirlhf.classroom.lessons.lesson_04 import (
-    discounted_to_go,
-    least_noise_baseline,
     policy_gradient_loss,
+    returns_to_go,
     whitened,
 )
 from minirlhf.classroom.lessons.lesson_05 import (

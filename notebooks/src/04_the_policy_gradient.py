@@ -13,638 +13,824 @@
 # %% [markdown]
 # # 04 · The policy gradient
 #
-# **The question.** A reward model gives a number for a text that was *sampled*. A sample has no derivative. How, then, does one climb?
+# After this lesson you can
 #
-# **You need** lesson 03: a language model as a policy. 35 minutes to read, 65 for the exercises.
+# - derive the policy gradient, line by line,
+# - write REINFORCE with a baseline, and say what each line is for,
+# - say what a baseline does to the mean and to the noise of the gradient, and why.
 #
-# **Predict.** A policy-gradient estimator multiplies a number, the *advantage* of a token, with the gradient of its log-probability. Which of these leave the mean of the estimator as it is? Which make it less noisy?
-# Write two columns of yes and no.
-#
-# | instead of the text's reward, use | same mean? | less noise? |
-# |---|---|---|
-# | the reward plus 100 | | |
-# | the reward minus its mean over the batch | | |
-# | the reward minus the mean of the *other* texts of the batch | | |
-# | only the rewards that come after the token | | |
-# | the reward minus the value of the text before the token | | |
-# | the last one, divided by the text's length | | |
+# **You need** lesson 03 (a language model is a policy: prefixes, returns, values). About 55 minutes
+# to read and 85 for the exercises.
 
 # %%
-# %matplotlib inline
-import itertools
-import math
+import copy
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim
-from minirlhf.core.exact import World
-from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.core.masking import aggregate
-from minirlhf.core.policy_gradient import reinforce
-from minirlhf.core.returns import reward_to_go
-from minirlhf.models.forward import policy_logprobs
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import sample_text
-from minirlhf.rewards.model import rollout_score
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.tasks import reviews
-
-set_threads()
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. The theorem
+# ## 1. The idea: make good responses more likely
 #
-# The objective is a sum over all texts, $J = \sum_y \pi(y)\, r(y)$. The reward is a number attached to a text; only $\pi$ depends on the weights. So
+# A policy writes responses, and a reward model scores them. We want the mean score to rise. But a
+# response is *sampled*, and a sample has no derivative with respect to the parameters. The **policy
+# gradient** needs none:
+#
+# $$ \nabla J = \mathbb{E}_{y \sim \pi} \big[\, r(y)\, \nabla \log \pi(y) \,\big] . $$
+#
+# - $y$ is a response, $r(y)$ is its score, and $\pi(y)$ is its probability under the policy.
+# - $J$ is the **expected score**: the mean of $r(y)$ over responses of the policy.
+# - $\nabla$ is the gradient with respect to the policy's parameters.
+# - $\mathbb{E}_{y \sim \pi}$ is the mean over responses that the policy samples.
+#
+# In words: **sample responses, and make each one more likely, in proportion to its score.** A score
+# of 2 pushes twice as hard as a score of 1. A negative score pushes the response down. The
+# algorithm that does this is **REINFORCE**. All methods of lessons 05 to 11 are built on it.
+
+# %% [markdown]
+# ## 2. Where the formula comes from
+#
+# The expected score is a sum over all possible responses (to one prompt, which we leave out of the
+# formulas):
+#
+# $$ J = \sum_y \pi(y)\, r(y) . $$
+#
+# The score of a *given* response is a fixed number. Only its probability depends on the parameters.
+# So
 #
 # $$ \nabla J = \sum_y \nabla \pi(y)\, r(y) . $$
 #
-# That is no average over samples: $\nabla \pi(y)$ is not a probability. Multiply and divide by $\pi(y)$, and use $\nabla \pi / \pi = \nabla \log \pi$:
+# This is right, but we cannot compute it. There are far too many responses to list. We can only
+# sample from the policy. A mean over samples is a sum in which each response has the factor
+# $\pi(y)$, because it is sampled that often. This factor is missing here. So we multiply by it, and
+# divide by it again:
 #
-# $$ \nabla J = \sum_y \pi(y)\, \frac{\nabla \pi(y)}{\pi(y)}\, r(y) = \mathbb{E}_{y \sim \pi} \big[ r(y)\, \nabla \log \pi(y) \big] . \qquad (1) $$
+# $$
+# \begin{aligned}
+# \nabla J &= \sum_y \pi(y)\, \frac{\nabla \pi(y)}{\pi(y)}\, r(y)
+#   && \text{multiplied and divided by } \pi(y) \\
+# &= \sum_y \pi(y)\, \nabla \log \pi(y)\; r(y)
+#   && \text{the chain rule: } \nabla \log \pi = \nabla \pi / \pi \\
+# &= \mathbb{E}_{y \sim \pi} \big[\, r(y)\, \nabla \log \pi(y) \,\big]
+#   && \text{a sum with the factor } \pi(y) \text{ is a mean over samples}
+# \end{aligned}
+# $$
 #
-# Now it is an average over texts that the policy writes. The reward is never differentiated; it may come from a person, a program, a lookup. A text's probability is the product of its tokens', so
-# $\nabla \log \pi(y) = \sum_t \nabla \log \pi(y_t \mid y_{<t})$: **each token is pushed up or down by the reward of its text.**
+# Nobody differentiates the score. So it may come from a reward model, from a program or from a
+# person.
 #
-# To get (1) from automatic differentiation, hand it a *loss* whose gradient is (1) with the sign turned: $L = -r(y) \log \pi(y)$, with $r$ held fixed. Its value means nothing; only its gradient does.
+# **From responses to tokens.** The probability of a response is the product of the probabilities of
+# its tokens. The logarithm turns the product into a sum. With the prefix $s_t$, everything before
+# token $y_t$:
 #
-# **By hand**, on the world that goes through lessons 04 to 07: words *good*, *bad* and the full stop, which ends a text; at most two words; each equally likely; the reward counts *good* minus *bad*. For a table of logits,
-# $\frac{\partial \log \pi(a \mid s)}{\partial \theta_{s,b}} = \mathbb{1}[a = b] - \pi(b \mid s)$, so the expected push on logit $(s, b)$ is (how often one comes to $s$) times $\pi(b \mid s)$ times (how much better than average $b$ is there):
+# $$ \nabla \log \pi(y) = \sum_t \nabla \log \pi(y_t \mid s_t) . $$
 #
-# - *at the start*, reached always; *good* leads to 1 on average, *bad* to -1, the stop to 0; their mean is 0. So $\nabla J = \tfrac13 (1, -1, 0)$.
-# - *after good*, reached a third of the time: 2, 0, 1, with mean 1. So $\nabla J = \tfrac13 \cdot \tfrac13 (1, -1, 0)$. *After bad*: 0, -2, -1, with mean -1: the same.
+# So every token is pushed up or down by the score of its whole response.
+#
+# **As a loss.** An optimiser minimises. We hand it a loss whose gradient is *minus* the policy
+# gradient, estimated from $B$ sampled responses with the scores $r_1, \dots, r_B$:
+#
+# $$ L = -\frac{1}{B} \sum_{i=1}^{B} r_i \sum_t \log \pi(y_{i,t} \mid s_{i,t}) . $$
+#
+# In words: minus score times log-probability, summed over the tokens, averaged over the responses.
+# Only the gradient of this loss has a meaning, not its value.
+
+# %% [markdown]
+# ## 3. By hand: a world of seven responses
+#
+# Here is a world in which we can list everything. A response has at most two words. The words are
+# *good*, *bad* and the full stop, which ends the response. The score is the number of *good* minus
+# the number of *bad*. The policy is a table of logits, one row per prefix and one column per word.
+# At first all logits are 0, so every word has the probability 1/3.
+#
+# The figure shows the tree of prefixes at the left, with the probability of each word. At the right
+# are the seven responses. The bar is the probability of the response, and r is its score.
+
+# %% tags=["shared"]
+world = core.World.from_reward(
+    ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
+)
+show.world(world, {"the first policy": world.ref_logits})
+
+# %% [markdown]
+# Take one logit $\theta_{s,b}$: word $b$ after prefix $s$. Only responses that reach $s$ can push
+# it. For a softmax, the derivative of $\log \pi(y)$ with respect to $\theta_{s,b}$ is
+# $1 - \pi(b \mid s)$ if the response goes on with $b$, and $-\pi(b \mid s)$ if it goes on with
+# another word. So there are two pushes:
+#
+# - *Down*: every response that reaches $s$ contributes $-\pi(b \mid s)\, r(y)$. The mean score of
+#   these responses is the value $V(s)$ (lesson 03). This happens with the probability
+#   $P(\text{reach } s)$.
+# - *Up*: a response that reaches $s$ and goes on with $b$ contributes $r(y)$ in addition. The mean
+#   score of these responses is $Q(s,b)$. This happens with the probability
+#   $P(\text{reach } s)\, \pi(b \mid s)$.
+#
+# The sum of both is the gradient:
+#
+# $$ \frac{\partial J}{\partial \theta_{s,b}} =
+# P(\text{reach } s)\; \pi(b \mid s)\; \big(Q(s,b) - V(s)\big) . $$
+#
+# In words: how often the policy comes to the prefix, times how often it writes the word there,
+# times how much better the word is than the average word there. The last factor, $Q - V$, is the
+# **advantage** of the word.
+#
+# | prefix $s$ | word $b$ | P(reach $s$) | $\pi$ | $Q(s,b)$ | $V(s)$ | $Q - V$ | gradient |
+# |---|---|---|---|---|---|---|---|
+# | start | good | 1 | 1/3 | 1 | 0 | 1 | 1 · 1/3 · 1 = 1/3 |
+# | start | bad | 1 | 1/3 | −1 | 0 | −1 | −1/3 |
+# | start | . | 1 | 1/3 | 0 | 0 | 0 | 0 |
+# | good | good | 1/3 | 1/3 | 2 | 1 | 1 | 1/3 · 1/3 · 1 = 1/9 |
+# | good | bad | 1/3 | 1/3 | 0 | 1 | −1 | −1/9 |
+# | good | . | 1/3 | 1/3 | 1 | 1 | 0 | 0 |
+# | bad | good | 1/3 | 1/3 | 0 | −1 | 1 | 1/9 |
+# | bad | bad | 1/3 | 1/3 | −2 | −1 | −1 | −1/9 |
+# | bad | . | 1/3 | 1/3 | −1 | −1 | 0 | 0 |
+#
+# Everywhere *good* becomes more likely and *bad* less likely. The same comes out in two other ways:
+# by differentiating the sum over all seven responses, and as the mean of the gradient of
+# REINFORCE's loss, $-r(y) \log \pi(y)$.
 
 # %%
-hand = World.from_reward(
-    ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
-)
-by_hand = torch.tensor([[1 / 3, -1 / 3, 0], [1 / 9, -1 / 9, 0], [1 / 9, -1 / 9, 0]]).double()
-assert torch.allclose(
-    hand.gradient(hand.ref_logits), by_hand
-)  # automatic differentiation of the sum over all seven texts
+by_hand = torch.tensor([[3, -3, 0], [1, -1, 0], [1, -1, 0]], dtype=torch.float64) / 9
+logits, mask = world.ref_logits, world.response_mask  # mask: the real tokens
+assert torch.allclose(world.gradient(logits), by_hand)  # the derivative of the sum
 
+moved = logits.clone().requires_grad_(True)
+scores = world.rewards[:, None].expand(mask.shape)  # each token has its response's
+losses = core.reinforce(world.logprobs(moved), scores, mask)
+world.expectation(logits, losses.sum(1)).backward()  # the mean over responses
+assert torch.allclose(-moved.grad, by_hand)
 
-def loss_gradient(world, logits, losses):
-    """The mean, over texts as the policy writes them, of the gradient of losses(logprobs) (N, R) -> (N, R), summed over tokens."""
+# %% [markdown]
+# ## 4. Reward-to-go: only what comes after
+#
+# Now suppose that the world pays word by word: $r_t = 1$ for each *good* and $-1$ for each *bad*.
+# The sum is the score. Take the response *good bad*. Its score is 0, so the score does not push its
+# tokens at all. But when *bad* was written, the 1 for *good* had already been paid. *bad* should
+# only answer for what comes after: its own reward and later ones. This sum is the **return** of the
+# token, also called **reward-to-go**: $G_t = r_t + r_{t+1} + \dots$, up to the last token.
+#
+# | token | reward $r_t$ | score | return $G_t$ |
+# |---|---|---|---|
+# | first: good | 1 | 0 | 1 − 1 = 0 |
+# | second: bad | −1 | 0 | −1 |
+#
+# With the return, *bad* is pushed down. May we replace the score by the return? Yes. **Given the
+# prefix, the gradient of the next token has the mean zero:**
+#
+# $$ \mathbb{E}\big[ \nabla \log \pi(y_t \mid s_t) \,\big|\, s_t \big]
+# = \sum_b \pi(b \mid s_t)\, \nabla \log \pi(b \mid s_t)
+# = \sum_b \nabla \pi(b \mid s_t) = \nabla \sum_b \pi(b \mid s_t) = \nabla 1 = 0 . $$
+#
+# In words: probabilities sum to 1 whatever the parameters are, so the pushes on all words after one
+# prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is known. A fixed
+# number times zero is zero. So they add nothing to the mean, only noise.
+
+# %%
+rewards_good_bad = torch.tensor([[1.0, -1.0]])
+returns = core.reward_to_go(rewards_good_bad, torch.ones(1, 2).bool())
+assert returns.tolist() == [[0.0, -1.0]]
+
+# %% [markdown]
+# If only the last token has a reward, the score, then the return of every token is the score.
+# Nothing changes. From lesson 06 on every token has a reward.
+#
+# ## 5. Baselines
+#
+# Scores have no natural zero. Add 20 to all scores of our world: *good good* now has 22 and *bad .*
+# has 19. The differences between the responses stay the same. But look at a batch of four. By
+# chance, *bad .* was sampled twice. At the start, the logit of *good* gets $\frac23 r_i$ from a
+# response that begins with *good*, and $-\frac13 r_i$ from any other (section 3). For the logit of
+# *bad* it is the same with *bad*.
+#
+# | response | score $r_i$ | push on *good* | push on *bad* | score − 20 | push on *good* | push on *bad* |
+# |---|---|---|---|---|---|---|
+# | good good | 22 | 44/3 | −22/3 | 2 | 4/3 | −2/3 |
+# | bad . | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
+# | bad . again | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
+# | only . | 20 | −20/3 | −20/3 | 0 | 0 | 0 |
+# | **mean** | 20 | **−7/6** | **17/6** | 0 | **1/2** | **−1/2** |
+#
+# At the left, this batch makes *bad* more likely, only because it was sampled more often. At the
+# right we have subtracted 20, the mean score. Now the batch makes *good* more likely.
+
+# %%
+four = torch.tensor([world.labels.index(x) for x in ("goodgood", "bad.", "bad.", ".")])
+raised = world.rewards[four] + 20
+for advantages, good, bad in (
+    (raised, -7 / 6, 17 / 6),
+    (raised - raised.mean(), 1 / 2, -1 / 2),
+):
     moved = logits.clone().requires_grad_(True)
-    return torch.autograd.grad(world.expectation(logits, losses(world.logprobs(moved)).sum(1)), moved)[
-        0
-    ]
-
-
-rewards, mask = (
-    hand.rewards[:, None].expand(-1, 2),
-    hand.response_mask,
-)  # every token of a text has its text's reward
-assert torch.allclose(
-    -loss_gradient(hand, hand.ref_logits, lambda lp: -rewards * lp), by_hand
-)  # (1), as one would write it
-assert torch.allclose(
-    -loss_gradient(hand, hand.ref_logits, lambda lp: reinforce(lp, rewards, mask)), by_hand
-)  # the package's
-print(by_hand)
+    (advantages * world.sequence_logprobs(moved)[four]).mean().backward()
+    start = moved.grad[0]  # the row of the empty prefix: good, bad, full stop
+    assert torch.allclose(start[:2], torch.tensor([good, bad]).double())
 
 # %% [markdown]
-# ## 2. What may be left out, and what may be taken off
+# What we subtract is a **baseline** $b(s_t)$. It may depend on the prefix, but not on the token
+# $y_t$ itself. Then it leaves the *mean* of the gradient as it is:
 #
-# Two identities change the estimator's noise without moving its mean. Both rest on one line: given what was written before, a token's push has mean zero,
+# $$
+# \begin{aligned}
+# \mathbb{E}\big[ b(s_t)\, \nabla \log \pi(y_t \mid s_t) \,\big|\, s_t \big]
+# &= b(s_t)\; \mathbb{E}\big[ \nabla \log \pi(y_t \mid s_t) \,\big|\, s_t \big]
+#   && b(s_t) \text{ is fixed once } s_t \text{ is known} \\
+# &= b(s_t) \cdot 0
+#   && \text{section 4} \\
+# &= 0 .
+# \end{aligned}
+# $$
 #
-# $$ \mathbb{E}\big[ \nabla \log \pi(y_t \mid y_{<t}) \,\big|\, y_{<t} \big] = \sum_a \pi(a \mid y_{<t}) \frac{\nabla \pi(a \mid y_{<t})}{\pi(a \mid y_{<t})} = \nabla 1 = 0 . \qquad (2) $$
+# And it lowers the *noise*. All these scores share one part: 20. It pushes up whatever was sampled.
+# On average these pushes cancel, but not in a single batch, as the table shows. They are noise. A
+# baseline takes the common part away, and leaves the differences. Four baselines are common:
 #
-# **Reward-to-go.** Let the reward come in parts, $r_1, r_2, \dots$, one after each token (a KL charge does). A part that was paid before $y_t$ was drawn is a fixed number given $y_{<t}$, so by (2) its product with the push has mean zero. A
-# token need only answer for what comes after it: $G_t = \sum_{s \ge t} r_s$. (A KL charge contains $\pi$ itself. Its own gradient, $\nabla \log \pi(y_t)$ times a constant, has mean zero by (2) as well, so (1) stands.)
+# - **The value** $V(s_t) = \mathbb{E}[G_t \mid s_t]$, the mean return after the prefix. A second
+#   network can learn it (lesson 05).
+# - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 8 uses
+#   it.
+# - **The mean of the others**: for response $i$, the mean score of the other $B - 1$ responses of
+#   the batch. They are independent of response $i$.
+# - **The batch mean.** It contains $r_i$ itself with the weight $1/B$, so it *does* depend on the
+#   tokens of response $i$. This part has the mean
+#   $\frac1B \mathbb{E}[r_i \nabla \log \pi(y_i)] = \frac1B \nabla J$. The other scores add nothing.
+#   So the batch mean leaves $\frac{B-1}{B} \nabla J$: the right direction, and a slightly shorter
+#   step.
 #
-# **Baseline.** For the same reason any number $b(y_{<t})$ may be taken off that does not look at $y_t$ itself: $\mathbb{E}[b(y_{<t})\, \nabla \log \pi(y_t \mid y_{<t})] = 0$. The value
-# $V(y_{<t}) = \mathbb{E}[G_t \mid y_{<t}]$ is the usual choice, and $A_t = G_t - V(y_{<t})$ is the **advantage**: was it better than expected?
+# **A sample of the advantage.** With the value as baseline, the number in front of
+# $\nabla \log \pi$ is $G_t - V(s_t)$. The return $G_t$ depends on how the response happened to go
+# on after $y_t$. Its mean, given $s_t$ and $y_t$, is $Q(s_t, y_t)$. So $G_t - V(s_t)$ is a noisy
+# sample of $Q(s_t, y_t) - V(s_t)$, the advantage of section 3. Both are called advantage, $A_t$.
+
+# %% [markdown]
+# ## 6. Bias and noise, exactly
 #
-# The mean of the *batch* is not such a number: it contains the text's own reward. With $B$ texts its share is $1/B$, so the mean estimator is $(B - 1)/B$ of the true one. Right direction, shorter step.
-# The mean of the *others* is, since the texts are drawn independently. (With $B = 2$ that is checked below over all pairs of texts.)
+# We list all $7^4 = 2401$ batches of four responses, with their probabilities. Each gives one
+# estimate of $\nabla J$.
 #
-# Now the verdict by enumeration, in a world of random rewards with a KL charge of 0.5 a nat, so that every token has a reward of its own. *Noise* is the trace of the covariance of one text's gradient.
+# - The **bias** is the distance between the mean of all estimates and the true $\nabla J$.
+# - The **noise** is the typical distance between one estimate and that mean (the root of the mean
+#   square).
+#
+# Both are divided by the norm of $\nabla J$. A noise of 1 says: the typical error is as large as
+# the gradient itself.
+#
+# **Predict.** Six numbers can stand in front of $\nabla \log \pi$:
+#
+# 1. the score,
+# 2. the return (the world pays word by word, as in section 4),
+# 3. the score + 20,
+# 4. the score + 20, minus the batch mean,
+# 5. the score + 20, minus the mean of the other three,
+# 6. the score + 20, minus its value $V(s_t)$: 20 at the start, 21 after *good*, 19 after *bad*.
+#
+# Which have a bias, and how large? Which has the most noise, and how many times that of the score?
 
 # %%
-world = World.random(3, 3, seed=0)
-logits = world.ref_logits + torch.randn(
-    world.ref_logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-)
-mask, kl_coef = world.response_mask, 0.5
-lp, ref = world.logprobs(logits), world.logprobs(world.ref_logits)
-rewards = kl_shaped_rewards(world.rewards, lp, ref, mask, kl_coef=kl_coef)
-truth = world.gradient(logits, beta=kl_coef)
-jacobian = torch.autograd.functional.jacobian(
-    world.logprobs, logits
-)  # d log pi(y_t) / d logits, (N, R, S, V)
-values = world.by_token(world.values(logits, beta=kl_coef)[0])
-total = rewards.sum(1, keepdim=True).expand(-1, 3) * mask
-to_go = reward_to_go(rewards, mask)
-lengths = mask.sum(1, keepdim=True)
+batches, chance = world.groups(logits, 4)  # (2401, 4) and (2401,)
+grads = torch.autograd.functional.jacobian(world.logprobs, logits)  # of every token
+truth = world.gradient(logits)
+scores = world.rewards[batches][..., None]  # the same number for all tokens
 
 
-def verdict(name, advantages):
-    """Cosine of the mean with grad J, its length along it, the noise of one text. advantages: (N, R)."""
-    gradients = torch.einsum("nt,ntsv->nsv", advantages * mask, jacobian)
-    mean = world.expectation(logits, gradients)
-    noise = world.expectation(logits, (gradients - mean).square().sum((1, 2))).item()
-    cosine, along = (
-        torch.cosine_similarity(mean.flatten(), truth.flatten(), dim=0),
-        (mean * truth).sum() / truth.square().sum(),
-    )
-    print(f"{name:<42} cosine {cosine:+.4f}   length {along:+.4f}   noise {noise:8.3f}")
-    return cosine.item(), along.item(), noise
+def bias_and_noise(advantages):
+    """advantages: a number for each batch, response and token, (2401, 4, 2)."""
+    estimates = (advantages[..., None, None] * grads[batches]).sum((1, 2)) / 4
+    mean = (chance[:, None, None] * estimates).sum(0)
+    square = (chance * (estimates - mean).square().sum((1, 2))).sum()
+    bias, noise = (mean - truth).norm(), square.sqrt()
+    return (bias / truth.norm()).item(), (noise / truth.norm()).item()
 
 
-# %%
-mean_reward = world.expectation(logits, rewards.sum(1))
+# %% tags=["predict"]
+raised = scores + 20
+pay = torch.tensor([1.0, -1.0, 0.0])[world.response_ids].double()  # word by word
+returns = core.reward_to_go(pay, mask)[batches]
+values = world.by_token(world.values(logits)[0])[batches]
+others = (raised.sum(1, keepdim=True) - raised) / 3
 rows = {
-    "the text's reward": verdict("the text's reward", total),
-    "plus 100": verdict("plus 100", total + 100),
-    "minus the mean reward": verdict("minus the mean reward", total - mean_reward),
-    "to go": verdict("to go", to_go),
-    "to go, minus V": verdict("to go, minus V", to_go - values),
-    "divided by the length": verdict("divided by the length", (to_go - values) / lengths),
+    "the score": scores,
+    "the return": returns,
+    "the score + 20": raised,
+    "... minus the batch mean": raised - raised.mean(1, keepdim=True),
+    "... minus the mean of the others": raised - others,
+    "... minus the value": raised - (values + 20),
 }
-unbiased = [
-    name
-    for name, (cosine, along, _) in rows.items()
-    if abs(cosine - 1) < 1e-9 and abs(along - 1) < 1e-9
-]
-assert unbiased == list(rows)[:5]
-noise = {name: n for name, (_, _, n) in rows.items()}
-push = torch.einsum("nt,ntsv->nsv", mask.double(), jacobian)  # of each text, (N, S, V)
-for size in (2, 4):
-    groups, chance = world.groups(logits, size)  # all batches of so many texts, and their probabilities
-    own = total[groups][..., 0]
-    everybody = own.sum(1, keepdim=True)
-    for name, share, taken_off in (
-        ("batch mean", 1 - 1 / size, own - everybody / size),
-        ("mean of the others", 1.0, own - (everybody - own) / (size - 1)),
-    ):
-        estimate = torch.einsum("mg,mgsv->msv", taken_off, push[groups]) / size
-        mean = torch.einsum("m,msv->sv", chance, estimate)
-        spread = size * (chance * (estimate - mean).square().sum((1, 2))).sum().item()
-        print(
-            f"{size} texts, minus the {name:<19} {(mean / truth)[0, 0]:.3f} of the true gradient, noise of one text {spread:.3f}, by its length squared {spread / share**2:.3f}"
-        )
-        assert torch.allclose(mean, share * truth) and spread / share**2 > noise["the text's reward"]
-relative = noise["divided by the length"] / rows["divided by the length"][1] ** 2
-assert relative > noise["to go, minus V"]
-assert noise["to go, minus V"] < noise["to go"] < noise["the text's reward"] < noise["plus 100"] / 1000
-
-# %% [markdown]
-# Adding 100 to every reward moves the mean not at all, and makes each sample useless: thousands of times the noise. That is the case for a baseline, and for centring rewards before training. It has a limit: a mean that is *estimated* from two or four texts brings noise of its own, and here, where rewards lie near 0 anyway, more than it takes away (against 1.813 without any, 1.721 with the exact mean; the batch mean's smaller number is that of its shorter steps). It pays where rewards lie far from 0, and where there are more texts to a mean. The length divides
-# tokens by something that depends on what they *are* (a stop makes a text short), so it moves the mean. (Its noise is small because its steps are: measured against the square of its length it is the noisier one.)
-#
-# Is $V$ the best baseline? Minimise the noise of one push: with $g = \nabla \log \pi(y_t)$, $\mathbb{E}\|(G_t - b)\, g\|^2$ has its minimum where its derivative in $b$ is zero,
-#
-# $$ b^* = \frac{\mathbb{E}[\, \|g\|^2\, G_t ]}{\mathbb{E}[\, \|g\|^2 ]} , $$
-#
-# a mean of $G_t$ that counts surprising tokens more. $V$ counts all alike. Here $b^*$ takes off as much again as $V$ does, but it needs the squared length of every token's gradient, and $V$ is learned by a plain regression, so $V$ it is. (This is the best number *for each place by itself*; noise of different tokens of a text is correlated.)
-
-# %%
-squared = jacobian.square().sum((2, 3))  # |g|^2 of every token
-place = torch.zeros(len(truth), 2, dtype=torch.float64)  # one row a state
-chance = world.probs(logits).detach()[:, None] * mask
-for column, x in enumerate((squared * to_go, squared)):
-    place[:, column].index_add_(0, world.visited.flatten(), (chance * x).flatten())
-best_baseline = world.by_token(place[:, 0] / place[:, 1])
-rows["to go, minus the best number"] = verdict("to go, minus the best number", to_go - best_baseline)
-assert abs(rows["to go, minus the best number"][1] - 1) < 1e-9
-
-
-def own_noise(baseline):
-    """sum_t E |(G_t - b) g_t|^2: what b* minimises."""
-    return (chance * (to_go - baseline).square() * squared).sum().item()
-
-
-print(
-    {
-        name: round(own_noise(b), 4)
-        for name, b in {"none": 0 * values, "V": values, "b*": best_baseline}.items()
-    }
-)
-assert own_noise(best_baseline) < own_noise(values) < own_noise(0 * values)
-
-# %% [markdown]
-# What noise costs is samples. Draw $B$ texts, average, and ask how far the average points from $\nabla J$:
-
-# %%
-generator = torch.Generator().manual_seed(0)
-sizes = [4, 16, 64, 256, 1024]
-choices = {
-    "the text's reward plus 3": total + 3,
-    "the text's reward": total,
-    "to go": to_go,
-    "to go, minus V": to_go - values,
-}
-
-
-def typical_angle(advantages, size, draws=1500):
-    """The median, over draws of a batch, of the angle between its gradient and grad J, degrees."""
-    gradients = torch.einsum("nt,ntsv->nsv", advantages * mask, jacobian).flatten(1)
-    texts = torch.multinomial(world.probs(logits), draws * size, replacement=True, generator=generator)
-    means = gradients[texts].view(draws, size, -1).mean(1)
-    return (
-        torch.cosine_similarity(means, truth.flatten()[None], dim=1).clamp(-1, 1).acos().median().item()
-        * 180
-        / math.pi
-    )
-
-
-angles = {name: [typical_angle(a, size) for size in sizes] for name, a in choices.items()}
-figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, y), colour, style in zip(angles.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
-    axes.plot(sizes, y, style, marker="o", markersize=4, color=colour, label=name)
-axes.axhline(90, color="#888888", linewidth=0.8)
-axes.text(sizes[0], 91, "90: no information", fontsize=7.5, color="#666666")
-axes.set(
-    xscale="log",
-    xlabel="texts in a batch",
-    ylabel="angle to grad J, degrees",
-    ylim=(0, 100),
-    xticks=sizes,
-    xticklabels=sizes,
-)
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-assert all(
-    max(angles[name][i] for name in choices if name != "the text's reward plus 3")
-    < angles["the text's reward plus 3"][i]
-    for i in range(len(sizes))
-)
-assert sum(angles["to go, minus V"]) < sum(angles["the text's reward"])
-needed = {
-    name: next((s for s, angle in zip(sizes, y, strict=True) if angle < 30), None)
-    for name, y in angles.items()
-}
-print(f"of the sizes {sizes} the smallest that points within 30 degrees, half of the time:", needed)
-
-# %% [markdown]
-# Three of the four curves lie on each other: here the rewards are near 0 on average and a text has three tokens, so there is little to take off; an offset is what hurts. The longer the texts and the more the prompts differ in what they promise, the more a $V$ is worth (lesson 05).
-#
-# ## 3. The denominator
-#
-# A batch of texts has two sizes: texts and tokens. By which does one divide? `aggregate` is the one place in this package that decides. Equation (1) says: sum over the tokens of a text, mean over texts. Libraries do other things:
-#
-# | how | divides the sum over tokens by | used by |
-# |---|---|---|
-# | `sequence_sum` | the number of texts | (1) |
-# | `token_mean` | the number of tokens in the batch | TRL's and verl's default, DAPO |
-# | `sequence_mean` | each text's own length, then the number of texts | the GRPO paper |
-# | `constant` | texts times a fixed length | Dr. GRPO |
-#
-# The token mean's denominator is random, the same for all texts of a batch, and tends to $B\, \mathbb{E}[\text{length}]$: a bias at small batches that fades, in a *constant* that the learning rate takes up. The sequence mean's is each text's own length: tokens
-# of long texts are pushed less, at any batch size.
-
-
-# %%
-advantages = to_go - values
-
-
-def mean_pull(size, how, draws=40_000):
-    """The mean over many batches of the gradient of `aggregate(reinforce(...), how)`, exact up to its own sampling noise."""
-    texts = torch.multinomial(
-        world.probs(logits), draws * size, replacement=True, generator=generator
-    ).view(draws, size)
-    weight = (advantages * mask)[texts]  # (draws, size, R)
-    count = mask[texts].sum(2, keepdim=True)
-    if how == "token_mean":
-        weight = weight / count.sum(1, keepdim=True)
-    elif how == "sequence_mean":
-        weight = weight / count / size
-    else:
-        weight = weight / size
-    by_text = (
-        torch.zeros(len(mask), 3, dtype=torch.float64).index_add_(
-            0, texts.flatten(), weight.flatten(0, 1)
-        )
-        / draws
-    )
-    return torch.einsum("nt,ntsv->sv", by_text, jacobian)
-
-
-hows = ("sequence_sum", "token_mean", "sequence_mean")
-batch_sizes = [1, 2, 4, 8, 16, 32]
-cosines = {
-    how: [
-        torch.cosine_similarity(mean_pull(b, how).flatten(), truth.flatten(), dim=0).item()
-        for b in batch_sizes
-    ]
-    for how in hows
-}
-figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (how, y), colour, style in zip(cosines.items(), COLOURS, ("-", "--", ":"), strict=False):
-    axes.plot(
-        batch_sizes,
-        [math.degrees(math.acos(min(c, 1))) for c in y],
-        style,
-        marker="o",
-        markersize=4,
-        color=colour,
-        label=how,
-    )
-axes.set(
-    xscale="log",
-    xticks=batch_sizes,
-    xticklabels=batch_sizes,
-    xlabel="texts in a batch",
-    ylabel="angle of the mean pull\nto grad J, degrees",
-)
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-one_text = torch.einsum(
-    "n,nt,ntsv->sv", world.probs(logits), advantages * mask / lengths, jacobian
-)  # exact, for B = 1
-exact = torch.cosine_similarity(one_text.flatten(), truth.flatten(), dim=0).item()
-print(f"sequence mean, exact at any batch size: cosine {exact:.4f}")
-print({how: [round(c, 4) for c in y] for how, y in cosines.items()})
-assert round(exact, 2) == 0.95 and all(abs(c - exact) < 0.01 for c in cosines["sequence_mean"])
-assert abs(cosines["token_mean"][0] - exact) < 0.01 and cosines["token_mean"][-1] > 0.999
-losses = torch.randn(4, 3, generator=generator)  # and that `aggregate` divides as the table says:
-some = torch.arange(3) < torch.tensor([[1], [3], [2], [3]])
-assert torch.allclose(aggregate(losses, some, how="token_mean"), losses[some].sum() / 9)
-assert torch.allclose(aggregate(losses, some, how="sequence_sum"), losses[some].sum() / 4)
-
-# %% [markdown]
-# ## 4. On a real policy
-#
-# The SFT model writes 512 reviews, the reward model scores them: 0 on average over such samples, with standard deviation 1, because we scaled it so. That scaling *is* a baseline, so we also look at the same scores plus 3, which
-# Bradley-Terry cannot tell apart. The true gradient over four million weights is unknown; but a real pull is the same in two independent halves of the texts, and noise is not.
-
-# %%
-policy, tokenizer = load_policy("tiny-reviews-sft")
-scorer, _ = load_scalar("tiny-reviews-reward")
-score = rollout_score(scorer, tokenizer.eos_token_id)
-size = 2 if FAST else 64
-batches = sample_text(policy, tokenizer, (reviews.rl_prompts() * 2)[: 8 * size], seed=0, batch_size=size)
-scores = [score(batch) for batch in batches]
-
-
-def batch_gradient(i, offset, minus_mean):
-    """The policy gradient (1) from one batch of 64 texts, as one vector."""
-    policy.zero_grad()
-    mask = batches[i].response_mask
-    reward = scores[i] + offset
-    if minus_mean:  # the mean of the others of the batch
-        reward = reward - (reward.sum() - reward) / (len(reward) - 1)
-    lp = policy_logprobs(policy, batches[i], temperature=0.7)  # the temperature at which they were drawn
-    aggregate(reinforce(lp, reward[:, None].expand_as(lp), mask), mask, how="sequence_sum").backward()
-    return torch.cat([p.grad.flatten() for p in policy.parameters()])
-
-
-splits = [half for half in itertools.combinations(range(8), 4) if 0 in half]  # 35 ways to halve eight batches
-
-
-agreement = {}
-for name, setting in {
-    "score": (0.0, False),
-    "score + 3": (3.0, False),
-    "score + 3, minus the others' mean": (3.0, True),
-}.items():
-    each = torch.stack([batch_gradient(i, *setting) for i in range(8)])
-    dots = each @ each.T  # all that the cosines and lengths of halves are made of
-    member = torch.tensor([[float(i in half) / 4 for i in range(8)] for half in splits])
-    other = 0.25 - member
-    product, a, b = (torch.einsum("ki,ij,kj->k", x, dots, y) for x, y in ((member, other), (member, member), (other, other)))
-    agreement[name] = product / (a * b).sqrt()
-    c = agreement[name]
-    print(f"{name:<34} cosine of two halves, mean of {len(splits)} splits {c.mean():+.3f} ({c.min():+.3f}..{c.max():+.3f})   length {a.sqrt().mean():.1f}")
-more = agreement["score + 3, minus the others' mean"] > agreement["score + 3"]
-if not FAST:  # FAST draws too few texts
-    claim(
-        "Halves of 512 reviews, 256 each, agree more on where to go when the scores have a baseline than with 3 added and none, in nearly all of the 35 ways to halve them.",
-        more.double().mean().item() >= 0.9,
-        evidence=f"{more.double().mean():.0%} of the splits; mean cosines " + ", ".join(f"{name}: {c.mean():+.3f}" for name, c in agreement.items()),
-    )
-
-# %% [markdown]
-# ## 5. Learning
-#
-# Sixteen texts a step in the small world, a plain step along each estimate, twenty runs with other random numbers. Same step size, same mean pull; only the noise differs. **Predict:** how much does an offset of 3 cost? And of 20?
-
-
-# %%
-def learn(advantage_of, *, steps=100, size=16, rate=0.5, runs=5 if FAST else 20, offset=0.0):
-    """J (without the offset) after each step of REINFORCE on sampled texts: (runs, steps)."""
-    curves = torch.zeros(runs, steps)
-    for run in range(runs):
-        drawing = torch.Generator().manual_seed(run)
-        table = world.ref_logits.clone()
-        for step in range(steps):
-            curves[run, step] = world.objective(table)
-            texts = torch.multinomial(world.probs(table), size, replacement=True, generator=drawing)
-            pushed = advantage_of(world.rewards[texts] + offset)
-            moved = table.clone().requires_grad_(True)
-            (world.sequence_logprobs(moved)[texts] * pushed).mean().backward()
-            table = table + rate * moved.grad
-    return curves
-
-
-def minus_others(r):
-    return r - (r.sum() - r) / (len(r) - 1)
-
-
-learned = {
-    "the reward": learn(lambda r: r),
-    "plus 3": learn(lambda r: r, offset=3.0),
-    "plus 20": learn(lambda r: r, offset=20.0),
-    "plus 20, minus the others' mean": learn(minus_others, offset=20.0),
-}
-figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, y), colour, style in zip(learned.items(), COLOURS, ("-", "-.", "--", ":"), strict=False):
-    axes.plot(y.mean(0), style, color=colour, label=name, linewidth=2)
-    axes.fill_between(
-        range(y.shape[1]), y.quantile(0.1, dim=0), y.quantile(0.9, dim=0), color=colour, alpha=0.12
-    )
-axes.axhline(world.rewards.max().item(), color="#888888", linewidth=0.8)
-axes.set(xlabel="step of 16 texts", ylabel="mean reward of the policy\n(band: eight runs of ten)")
-axes.legend(fontsize=8, frameon=False, loc="lower right")
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-ends = {name: y[:, -1] for name, y in learned.items()}
-with_baseline, without = ends["plus 20, minus the others' mean"].mean(), ends["plus 20"].mean()
-first = world.probs(world.ref_logits)
-variance = (first * world.rewards.square()).sum() - (first * world.rewards).sum() ** 2
-assert abs(3 / variance.sqrt().item() - 3) < 0.2
-print({name: f"{y.mean():.2f}, from {y.min():.2f} to {y.max():.2f}" for name, y in ends.items()})
-claim(
-    "With 20 added and no baseline the policy ends far lower than with the others' mean taken off.",
-    bool(with_baseline > without + 0.5),
-    evidence=f"mean reward {with_baseline:.2f} against {without:.2f}",
-    seeds=len(ends["plus 20"]),
-)
-
-# %% [markdown]
-# An offset of 3 is three times the rewards' own spread, and it costs little here: noise is averaged over steps as well as over texts. An offset of 20 is another matter: every text that happens to be drawn is pushed up hard, and runs settle on what they drew first. Nothing about the mean has changed.
-#
-# ## What the libraries do
-#
-# | matter | TRL | OpenRLHF | verl | DeepSpeed-Chat |
-# |---|---|---|---|---|
-# | aggregation of the policy loss | PPO: token mean; GRPO: `loss_type`, "dapo" (a token mean over all processes' tokens) by default | token mean | `loss_agg_mode`, token mean by default | token mean |
-# | micro-batches | GRPO: denominators of the whole step | sums, divided by the whole | as it is told | each by its own tokens |
-# | reward-to-go with KL | PPO: yes; RLOO: one number for the text | yes | yes | yes |
-#
-# The sum over tokens of (1), as it stands, is what RLOO in TRL takes (one ratio a text, the mean over texts). The others do not: with texts of a thousand tokens the step would depend on the length of a text. The constant denominator keeps (1)'s direction and a step of sane size.
-#
-# ## Exercises
-#
-# Each checker says *pass*, or the likely mistake in one sentence.
-#
-# **1. The loss** *(easy, 10 minutes)*. From `logprobs` (B, R) of sampled tokens, `rewards` (B,) and the mask (B, R), return the scalar whose gradient is minus (1), estimated from the batch: sum over tokens, mean over texts.
-#
-# *Hint:* padding may hold NaN. The checker looks at the gradient as well.
-
-
-# %%
-def policy_gradient_loss(logprobs, rewards, mask): ...  # your code
-
-
-print(check.policy_gradient_loss(policy_gradient_loss))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def policy_gradient_loss(logprobs, rewards, mask):
-#     return -(rewards * torch.where(mask, logprobs, 0.0).sum(1)).mean()
-# ```
-# </details>
-#
-# **2. Only what comes after** *(medium, 10 minutes)*. From `rewards` (B, R), the mask and a discount `gamma`, return $G_t = r_t + \gamma G_{t+1}$, 0 where masked.
-#
-# *Hint:* walk from the right.
-
-
-# %%
-def discounted_to_go(rewards, mask, gamma): ...  # your code
-
-
-print(check.discounted_to_go(discounted_to_go))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def discounted_to_go(rewards, mask, gamma):
-#     rewards = torch.where(mask, rewards, 0.0)
-#     columns, later = [], torch.zeros(len(rewards))
-#     for t in reversed(range(rewards.shape[1])):
-#         later = rewards[:, t] + gamma * later
-#         columns.append(later)
-#     return torch.where(mask, torch.stack(columns[::-1], 1), 0.0)
-# ```
-# </details>
-#
-# **3. The best number** *(medium, 10 minutes)*. Many pushes at one place were observed: their squared lengths `squares` (n,) and the rewards-to-go `returns` (n,). Return the number $b$ that makes $\sum_i (G_i - b)^2 \|g_i\|^2$ least.
-#
-# *Hint:* section 2, or set the derivative to zero.
-
-
-# %%
-def least_noise_baseline(squares, returns): ...  # your code
-
-
-print(check.least_noise_baseline(least_noise_baseline))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def least_noise_baseline(squares, returns):
-#     return (squares * returns).sum() / squares.sum()
-# ```
-# </details>
-#
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague whitens rewards before the update: mean 0, standard deviation 1 (the one that divides by n). Their runs are as noisy as with no baseline at all. Look at the curves, read the code, mend it.
-
-
-# %%
-def whitened(rewards):
-    """(B,) rewards of a batch -> advantages."""
-    mean = rewards.mean()
-    spread = (rewards - mean).square().mean().sqrt() + 1e-8
-    return (rewards - mean) / spread + mean
-
-
-runs = {
-    "a right one": learn(lambda r: (r - r.mean()) / (r.std(unbiased=False) + 1e-8), offset=20.0),
-    "the colleague's": learn(whitened, offset=20.0),
-}
-figure = Figure(figsize=(6.4, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, y), colour, style in zip(runs.items(), COLOURS, ("-", "--"), strict=False):
-    axes.plot(y.mean(0), style, color=colour, label=name, linewidth=2)
-    axes.fill_between(range(y.shape[1]), y.amin(0), y.amax(0), color=colour, alpha=0.15)
-axes.set(xlabel="step of 16 texts", ylabel="mean reward of the policy")
-axes.legend(fontsize=8, frameon=False, loc="lower right")
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-print(check.whitened(whitened))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# `+ mean` gives back what was taken off. TRL's `masked_whiten` has an option that does so, on purpose, for whitening *rewards*; used on advantages it brings back the noise of no baseline. Take it away.
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. Subtract the *best* reward of the batch in place of the mean of the others: every push then is down or zero. Is it unbiased? Will it learn? Write it down, take the hash away.
-
-# %%
-below_best = learn(lambda r: r - r.max(), offset=20.0)[:, -1]
-# print(below_best)
+table = {name: bias_and_noise(numbers) for name, numbers in rows.items()}
+pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# It is biased: the maximum looks at the text's own reward. And yet it learns, here: pushing down what is worse pushes up the rest, since probabilities sum to one, and it ends about where the others' mean ends. Biased is not useless and unbiased is not good;
-# know which you have.
+# - **Bias.** Only the batch mean has one: 0.25, which is $1/B$ for a batch of four. The other five
+#   are exact on average.
+# - **The return** has less noise than the score: 0.84 instead of 1.06.
+# - **The noisiest** is the score + 20, with about 19 times the noise of the score: 20.25.
+# - **Each baseline** takes nearly all of that noise away again. The batch mean leaves 0.94, the
+#   mean of the others 1.26, the value 0.84.
+# - The batch mean looks quieter than the mean of the others. But its estimate is always exactly 3/4
+#   of the other one: a shorter step, and nothing else.
+#
+# Noise falls with the root of the batch size. Without a baseline you would need about 260 times as
+# many responses to come down from 20.25 to 1.26.
 # </details>
-
-# %%
-assert below_best.min() > 1 and (FAST or abs(below_best.mean() - with_baseline) < 0.2)
 
 # %% [markdown]
-# **6. Design the experiment** *(hard, 15 minutes)*. Somebody says: "our new baseline halves the variance". On a real model, how do you measure that? Say what you hold fixed, what vector you look at, how many texts you need and what a fair comparison costs.
+# ## 7. Learning with scores near 20
 #
-# <details><summary>What a good answer has</summary>
+# What does noise do to training? We train the policy of the small world: 100 steps, 16 new
+# responses in each, plain gradient steps of size 0.5. Each setting is run 40 times, with other
+# random numbers. The expected score (without the 20) is computed exactly. It starts at 0. The best
+# policy always writes *good good* and has 2.
+
+
+# %% tags=["shared"]
+def learn(advantages_of, offset=0.0):
+    """The expected score before each step of REINFORCE, for 40 seeds."""
+    paths = []
+    for seed in range(5 if FAST else 40):  # FAST=1 is for the tests of this page
+        drawing, path = torch.Generator().manual_seed(seed), []
+        logits = world.ref_logits
+        for _ in range(100):
+            path.append(world.objective(logits).item())
+            rows = torch.multinomial(world.probs(logits), 16, True, generator=drawing)
+            advantages = advantages_of(world.rewards[rows] + offset)
+            logits = logits.detach().requires_grad_(True)
+            (-advantages * world.sequence_logprobs(logits)[rows]).mean().backward()
+            logits = logits - 0.5 * logits.grad
+        paths.append(path)
+    return torch.tensor(paths)
+
+
+# %% [markdown]
+# **Predict.** Three settings: the score as it is; the score + 20; the score + 20, minus the mean of
+# the others. All three have the same expected gradient and the same step size. Where does each end
+# after 100 steps, on average? Do its 40 runs agree with each other?
 #
-# One frozen policy, one set of texts for all estimators; the gradient as a vector, per text or per small batch, its variance estimated over many of them, with an interval from resampling texts (by prompt: texts of a prompt are not independent). Or the angle between independent halves, as
-# here. The baseline's own cost counted (a critic is a second model, other samples of the prompt cost sampling): variance at equal *compute*. And that the mean is the same, tested, or the halved variance is a bias.
+# In the figure, a line is the mean of the 40 runs. Its band reaches from the lowest to the highest
+# of them.
+
+# %% tags=["predict"]
+curves = {
+    "score": learn(lambda r: r),
+    "score + 20": learn(lambda r: r, offset=20),
+    "score + 20, minus the others": learn(lambda r: r - (r.sum() - r) / 15, offset=20),
+}
+show.lines(
+    curves,
+    xlabel="step",
+    ylabel="expected score, without the 20",
+    reference={"best": 2},
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **The score** reaches the best policy in all 40 runs.
+# - **With an offset of 20** and no baseline, the mean at the end is about 0.7. The runs do not
+#   agree: some find the best policy, others end below 0. Every response that happens to be sampled
+#   is pushed up by about 20. After 20 steps one response has a probability of 93 %, on average over
+#   the runs. The run is stuck with this response, good or bad.
+# - **With the baseline** the curve lies on that of the score.
+#
+# Nothing about the *expected* gradient has changed. The noise alone decides.
 # </details>
+
+# %% [markdown]
+# ## 8. REINFORCE on a language model
 #
+# Now a small language model, which writes movie reviews. The prompt is a film's title. A reward
+# model, trained on human ratings, scores the review. The scores are scaled: before training they
+# have the mean 0 and the standard deviation 1.
+
+# %%
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+start, tokenizer = models.load_policy("tiny-reviews-sft")
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+eos_id = tokenizer.eos_token_id
+score = rewards.rollout_score(reward_model, eos_id)
+sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
+prompts = tasks.reviews.rl_prompts()  # film titles
+
+steps = 2 if FAST else 6
+order = list(loops.shuffled_batches(len(prompts), 64, steps, seed=0))
+policy = copy.deepcopy(start)
+optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
+generator = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# `order` holds the numbers of 64 titles for each step. Tensors of tokens have the shape (B, R): B =
+# 64 responses, R token positions. The mask is true at real tokens and false at padding. The
+# baseline is a running mean of the scores of *earlier* batches. So it changes only after it was
+# used.
+
+
+# %%
+def train_by_hand(order):
+    baseline, log = None, []
+    for index in order:
+        # 1. Sample one response to each title.
+        titles = [prompts[i] for i in index]
+        ids, prompt_mask = models.encode_prompts(tokenizer, titles)
+        batch = models.sample(
+            policy,
+            ids,
+            prompt_mask,
+            eos_id=eos_id,
+            config=sampling,
+            generator=generator,
+        )
+        mask = batch.response_mask
+        # 2. Score the finished responses. No gradient flows through the score.
+        with torch.no_grad():
+            scores = score(batch)  # (B,)
+        # 3. Subtract the baseline. The first batch has no earlier one.
+        mean_score = scores.mean().item()
+        baseline = mean_score if baseline is None else baseline
+        advantages = (scores - baseline)[:, None].expand(mask.shape)
+        baseline = 0.9 * baseline + 0.1 * mean_score  # for the next batch
+        # 4. The loss: minus advantage times log-probability, for each token ...
+        batch = batch.with_columns(advantages=advantages)
+        batch = batch.select(torch.randperm(len(titles), generator=generator))
+        mask = batch.response_mask
+        logprobs = models.policy_logprobs(policy, batch, temperature=0.7)
+        losses = core.reinforce(logprobs, batch.advantages, mask)
+        # ... summed over the tokens, averaged over the responses.
+        loss = core.aggregate(losses, mask, how="sequence_sum")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        log.append({"mean score": mean_score, "loss": loss.item()})
+    return log
+
+
+# %% [markdown]
+# - The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7,
+#   too.
+# - Each batch is used for one update. Then the policy has changed, and needs new samples.
+# - `select(torch.randperm(...))` shuffles the responses, as the package does. Only the rounding
+#   depends on it.
+#
+# The package's `train_group` with the row `"reinforce"` is this loop plus what a long run needs:
+# logs, checkpoints, a learning-rate schedule, gradient norm clipping. `GroupConfig.plain` switches
+# these extras off. (`kl_coef=0` switches off a penalty of lesson 06.) With the same seed, both
+# leave exactly the same weights:
+
+# %%
+log = train_by_hand(order)
+
+config = loops.GroupConfig.plain(
+    "reinforce", steps=steps, prompts_per_step=64, kl=loops.KLConfig(kl_coef=0)
+)
+other, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, config)
+assert models.same_weights(policy, other)
+pd.DataFrame(log).rename_axis("step").T.round(2)
+
+# %% [markdown]
+# The table has one column per step. The mean score rises by about 1.2, more than one standard
+# deviation. And the *loss* rises as well! The scores are now above the mean of earlier batches, so
+# most advantages are positive, and each is multiplied with a large $-\log \pi(y)$. The value of the
+# loss says nothing about the policy.
+#
+# Here are reviews of three films. What has changed?
+
+# %%
+titles = tasks.reviews.eval_prompts("test")[:3]
+reviews = {}
+for name, model in {"before": start, "after six steps": policy}.items():
+    (batch,) = models.sample_text(model, tokenizer, titles, config=sampling, seed=0)
+    reviews[name] = models.decode(tokenizer, batch)
+show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
+
+# %% [markdown]
+# Before the training the reviews are mixed, or hard to understand. Afterwards all three praise
+# their film: *touching*, *compelling*, *fascinating*. The reward model likes praise. Nothing in
+# this loop keeps the policy near good English. Lesson 06 adds what does.
+#
+# ## 9. What a recorded run says
+#
+# The same algorithm on another task, with the extras of a long run, recorded with three seeds. The
+# model is `tiny-steps`, which writes arithmetic. The prompt is a problem such as `16+16+11=`, and
+# the score is 1 if the last number of the response is right, else 0. A run has 80 steps of 128
+# responses, each to another problem. The figure shows the mean score of the batches (the share of
+# right answers) and the policy's entropy: how undecided it is about the next token (lesson 03).
+
+# %%
+history = experiments.results("family_history")
+show.curves(
+    history[history.variant == "reinforce"], columns=["score", "entropy"], across=2
+)
+
+# %% [markdown]
+# - **score**: the share of right answers rises from 40 % to about 73 %.
+# - **entropy**: falls from 0.39 to about 0.11 nats per token. The policy tries less and less.
+#   Lesson 11 asks whether it has learned something new, or has only become surer.
+#
+# Tested on 400 new problems, it rises from 40 % to 73 %, too.
+#
+# ## What to remember
+#
+# - $\nabla J = \mathbb{E}[\, r(y)\, \nabla \log \pi(y)\,]$: make each sampled response more likely,
+#   in proportion to its score.
+# - Given the prefix, $\nabla \log \pi(y_t \mid s_t)$ has the mean zero. So earlier rewards can be
+#   left out (reward-to-go), and a baseline can be subtracted.
+# - A baseline that does not depend on the token leaves the mean of the gradient as it is. It takes
+#   away the noise of what all scores have in common. The batch mean shortens the step to $(B-1)/B$.
+# - REINFORCE: sample, score, subtract the baseline, minus advantage times log-probability, one
+#   update, new samples.
+# - The value of the loss means nothing. Watch the score, and read samples.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/04_the_policy_gradient.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. The loss** *(easy, 10 minutes)*. `logprobs` (B, R) are the log-probabilities of the sampled
+# tokens, `scores` (B,) the scores, and `mask` (B, R) is true at real tokens. Return REINFORCE's
+# loss, one number: sum over the tokens, mean over the responses. The checker compares the gradient,
+# too.
+#
+# *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with
+# `torch.where(mask, x, 0.0)` before you compute.
+
+
+# %% tags=["exercise"]
+def policy_gradient_loss(logprobs, scores, mask): ...  # your code
+
+
+check.policy_gradient_loss(policy_gradient_loss)
+
+
+# %% tags=["solution"]
+def policy_gradient_loss(logprobs, scores, mask):
+    of_response = torch.where(mask, logprobs, 0.0).sum(1)
+    return -(scores * of_response).mean()
+
+
+check.policy_gradient_loss(policy_gradient_loss)
+
+# %% [markdown] tags=["exercise"]
+# **2. The returns** *(easy, 10 minutes)*. `rewards` (B, R) are the rewards of the tokens. Return
+# the return $G_t$ of every token, (B, R), and 0 where the mask is false.
+#
+# *Hint:* a sum from the right is the total minus a sum from the left. Or turn the rows round with
+# `flip`. Padding can hold NaN here, too.
+
+
+# %% tags=["exercise"]
+def returns_to_go(rewards, mask): ...  # your code
+
+
+check.returns_to_go(returns_to_go)
+
+
+# %% tags=["solution"]
+def returns_to_go(rewards, mask):
+    real = torch.where(mask, rewards, 0.0)
+    return torch.where(mask, real.flip(1).cumsum(1).flip(1), 0.0)
+
+
+check.returns_to_go(returns_to_go)
+
+# %% [markdown] tags=["exercise"]
+# **3. Find the bug** *(medium, 15 minutes)*. A colleague *whitens* the scores of a batch: the
+# advantages should have the mean 0 and the standard deviation 1 (with the sum of squares divided by
+# $n$). The scores are near 20 again. The runs are as bad as those without a baseline in section 7:
+# see the curve, beside one with the mean of the others. What is wrong in `whitened`? Mend it, run
+# the checker, and draw the curves again.
+#
+# *Hint:* take four scores near 20, and compute by hand what the function returns.
+
+
+# %% tags=["exercise"]
+def whitened(scores):
+    """(B,) scores of a batch -> (B,) advantages."""
+    mean = scores.mean()
+    spread = (scores - mean).square().mean().sqrt() + 1e-8
+    return (scores - mean) / spread + mean
+
+
+check.whitened(whitened)
+
+# %% [markdown] tags=["solution"]
+# The last line adds the mean again. So all advantages are near 20, and each sampled response is
+# pushed up. (Some libraries have an option that keeps the mean, for whitening *rewards*. For
+# advantages it takes the baseline away.)
+
+
+# %% tags=["solution"]
+def whitened(scores):
+    mean = scores.mean()
+    spread = (scores - mean).square().mean().sqrt() + 1e-8
+    return (scores - mean) / spread
+
+
+check.whitened(whitened)
+
+# %% tags=["exercise", "solution"]
+compared = {
+    "minus the others": learn(lambda r: r - (r.sum() - r) / 15, offset=20),
+    "the colleague's": learn(whitened, offset=20),
+}
+show.lines(compared, xlabel="step", ylabel="expected score, without the 20")
+
+# %% [markdown] tags=["exercise"]
+# **4. Predict, then run** *(medium, 10 minutes)*. Subtract the *best* score of the batch instead of
+# a mean. Then every advantage is negative or 0. Write down: Is there a bias? Does the policy learn,
+# in the setting of section 7? Then run the cell.
+
+# %% tags=["exercise"]
+raised = world.rewards[batches] + 20
+best = raised.amax(1, keepdim=True)
+print("bias and noise, as in section 6:", bias_and_noise((raised - best)[..., None]))
+show.lines(
+    {"minus the best": learn(lambda r: r - r.max(), offset=20)},
+    xlabel="step",
+    ylabel="expected score, without the 20",
+)
+
+# %% [markdown] tags=["solution"]
+# There is a bias: the best score of a batch depends on the response itself. For batches of four the
+# bias is 0.34, larger than that of the batch mean (0.25). And yet the policy learns, nearly as fast
+# as with the mean of the others. What is pushed down less than the others gains, because
+# probabilities sum to 1. The expected gradient still points nearly in the right direction (a cosine
+# of 0.97 with the true one). Most of the bias is a shorter step. So a biased estimate can be
+# useful. But you should know that it is biased.
+
+# %% [markdown] tags=["exercise"]
+# **5. Design the experiment** *(hard, 15 minutes)*. Somebody says: "Our new baseline halves the
+# noise." On a real model you cannot list all batches. How do you measure it? Say what you hold
+# fixed, what you compare, how you know that your result is not luck, and what makes the comparison
+# fair.
+
+# %% [markdown] tags=["solution"]
+# A good answer has these points:
+#
+# - One frozen policy, and the same sampled responses for both baselines.
+# - The gradient as a vector, one per small batch, for many batches. Its spread around its mean is
+#   the noise. Or split the batches into two halves, and see how well the two mean gradients agree.
+# - An interval, from resampling the *prompts*. Responses to one prompt are not independent.
+# - The same mean for both baselines. A shorter step has less noise as well, see the batch mean.
+# - The cost: a baseline that needs a second network, or more samples, must be compared at equal
+#   *compute*.
+
+# %% [markdown] tags=["exercise"]
+# **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 8. Write
+# `train_by_hand` from memory, under the name `my_training`: sample at temperature 0.7, score,
+# subtract the running mean of earlier batches (weight 0.9 for the old mean; the first batch takes
+# its own), shuffle, update. Return the list of the mean scores. The last cell runs it and compares
+# it with section 8. If the first mean score differs, look at the sampling. If a later one differs,
+# look at the baseline and at the update.
+#
+# The functions are `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`,
+# `batch.select`, `models.policy_logprobs`, `core.reinforce` and `core.aggregate`.
+# `help(core.aggregate)` tells you the arguments of a function. `order` is a list, and each entry
+# holds the numbers of 64 titles in `prompts`. All random numbers come from `generator`. For the
+# shuffle, write `batch.select(torch.randperm(64, generator=generator))`, after the advantages are
+# in the batch.
+
+
+# %% tags=["exercise"]
+def my_training(order): ...  # your code
+
+
+# %% [markdown] tags=["solution"]
+# `train_by_hand` in section 8 of the lesson is the solution. If your weights differ, compare the
+# two line by line. Common slips: the baseline already contains the batch from which it is
+# subtracted; log-probabilities at another temperature than the samples; the mean over tokens
+# instead of the sum.
+
+# %% tags=["exercise"]
+policy = copy.deepcopy(start)
+optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
+generator = torch.Generator().manual_seed(0)
+mine = my_training(order)
+print("mean scores, section 8:  ", [row["mean score"] for row in log])
+print("mean scores, my_training:", mine)
+print("the weights are equal:", models.same_weights(policy, other))
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. The loss of REINFORCE went up while the reward went up. A bug?</summary>
-# No. The loss is a device for its gradient; its value follows the rewards' offset and the log-probabilities, not the quality of the policy.
-# </details>
-# <details><summary>2. All rewards of a batch are equal. What does the estimator do without a baseline, and with the others' mean?</summary>
-# Without: it pushes up whatever was drawn, pure noise. With: exactly nothing.
-# </details>
-# <details><summary>3. Why may V depend on the text before the token but not on the token?</summary>
-# (2) is a mean over the token given what is before it. A number that depends on the token does not come out of that mean.
-# </details>
-# <details><summary>4. Could one differentiate the reward model instead, and follow its gradient into the policy?</summary>
-# The text in between is made of discrete choices; a small change of the weights changes no token, until it changes one. Relaxations exist; they optimise a reward of mixtures of words that nobody wrote.
-# </details>
-# <details><summary>5. The sequence mean has cosine 0.95 with the true gradient. Why does anyone care?</summary>
-# The part that is missing is systematic: it pays less attention to long texts, good or bad, so it leaves long bad texts longer than they should be. Lesson 11 meets it again.
+# <details><summary>1. All scores of a batch are equal. What does REINFORCE do, with and without a baseline?</summary>
+#
+# Without a baseline it pushes up whatever was sampled (or down, if the score is negative). That is
+# pure noise. With the mean of the others all advantages are 0, and nothing happens.
 # </details>
 #
-# **References.** Williams 1992 (REINFORCE), section 5. Sutton et al. 2000 (the theorem with a baseline), section 2. Greensmith, Bartlett and Baxter 2004 (variance of baselines), section 4. Kool et al. 2019 (the others' mean).
-# Liu et al. 2025, *Understanding R1-Zero-like training*, section 3 (denominators).
+# <details><summary>2. Why may a baseline depend on the prefix, but not on the token?</summary>
+#
+# The proof takes the mean over the token, given the prefix. A number that depends on the token does
+# not come out of that mean.
+# </details>
+#
+# <details><summary>3. Why not follow the gradient of the reward model into the policy?</summary>
+#
+# Between the two stands a choice of words. A small change of the parameters changes no word, until
+# suddenly it changes one. There are methods that replace the words by mixtures of words. They
+# maximise the score of mixtures that nobody writes.
+# </details>
+#
+# <details><summary>4. Why are old samples useless after an update?</summary>
+#
+# The formula is a mean over responses of the policy *now*. Responses of an older policy come with
+# other frequencies. PPO (lesson 06) corrects for that, and so uses a batch several times.
+# </details>
+#
+# <details><summary>5. Would a smaller step not help as well as a baseline?</summary>
+#
+# It helps, because the noise of many small steps averages out. But the step would have to be as
+# much smaller as a batch would have to be larger: hundreds of times (section 6). A baseline is
+# free.
+# </details>
+#
+# ## Going further
+#
+# **The name.** In statistics the gradient $\nabla \log \pi(y)$ is called the *score function*, so
+# the formula of section 1 is known as the score-function estimator. That word has nothing to do
+# with our scores.
+#
+# **When a baseline seems to hurt.** Look at the table of section 6 again. The score *without* the
+# 20 has the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores
+# already have the mean 0, so there is nothing to take away. And the mean of three scores is noisy
+# itself. In larger batches this extra noise fades. With batches of two the mean of the others is a
+# single score. There the noise grows from 1.49 to 2.24. So a baseline from a few samples pays where
+# scores are far from 0. In a language model they are: some prompts are easy and some are hard.
+#
+# **How large may the offset be?** In the setting of section 7 an offset of 3 does nothing bad: the
+# 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs
+# end near 2, five near 1, 18 near 0 and three near −1. Steps that are 25 times smaller (0.02) need
+# more steps: after 1,000 of them, five runs with the offset have reached 1.73 on average. With the
+# baseline they have reached 1.91.
+#
+# **The best baseline.** Which number $b(s)$ gives the least noise at one prefix? Call the gradient
+# of the token $g = \nabla \log \pi(y_t \mid s)$. The derivative of
+# $\mathbb{E}\big[(G_t - b)^2\, \|g\|^2\big]$ with respect to $b$ is 0 at
+#
+# $$ b^* = \frac{\mathbb{E}\big[\, \|g\|^2\, G_t \,\big]}{\mathbb{E}\big[\, \|g\|^2 \,\big]} . $$
+#
+# This is a mean of the return that counts tokens with a large gradient more. Those are the
+# surprising tokens. The value counts all tokens alike. We have tried it in a world with random
+# scores and a random policy (three words, at most three tokens):
+#
+# | baseline | noise of one response | $\sum_t \mathbb{E}\big[(G_t - b)^2 \lVert g \rVert^2\big]$ |
+# |---|---|---|
+# | none | 2.92 | 1.79 |
+# | $V(s_t)$ | 2.86 | 1.72 |
+# | $b^*(s_t)$ | 2.76 | 1.62 |
+#
+# So $b^*$ takes off more than $V$. But it needs the norm of every token's gradient. The value is
+# learned by plain regression, so everybody uses the value.
+#
+# **Denominators.** A batch has a number of responses and a number of tokens. By which do we divide?
+# The formula of section 1 says: sum over the tokens of a response, mean over the responses. With
+# long responses that makes long steps, so most libraries divide differently. `core.aggregate` knows
+# four ways:
+#
+# | `how=` | divides the sum over all tokens by | used by |
+# |---|---|---|
+# | `sequence_sum` | the number of responses | REINFORCE, RLOO in TRL |
+# | `token_mean` | the number of tokens in the batch | DAPO, OpenRLHF, default of TRL and verl |
+# | `sequence_mean` | the length of each response, then the number of responses | the GRPO paper |
+# | `constant` | the number of responses times a fixed length | Dr. GRPO |
+#
+# Only the first and the last keep the direction of $\nabla J$. In the random world (with $V$ as
+# baseline) the expected gradient of the sequence mean has a cosine of 0.92 with $\nabla J$,
+# whatever the batch size: tokens of long responses are pushed less. The token mean has 0.92 for
+# batches of one, 0.99 for two and 0.998 for four. Its bias fades, because the number of tokens of a
+# large batch hardly varies.
+#
+# **Noise on the language model.** There we do not know the true gradient. But we can sample 256
+# reviews from the policy of section 8 before training, and compute the gradient on two halves of
+# them. What the halves have in common is signal. There are 35 ways to cut eight batches of 32 into
+# halves. The mean cosine between the two halves is
+#
+# | in front of $\nabla \log \pi$ | cosine of two halves |
+# |---|---|
+# | the score (scaled to mean 0) | 0.11 |
+# | the score plus 3 | 0.02 |
+# | the same, minus the mean of the others | 0.12 |
+#
+# In all 35 cuts the baseline makes the halves agree more. Scaling the scores to mean 0, as we do,
+# *is* a baseline.
+#
+# **What the libraries do.**
+#
+# | | TRL | OpenRLHF | verl | DeepSpeed-Chat |
+# |---|---|---|---|---|
+# | policy loss is divided by | PPO: tokens; GRPO: `loss_type`, by default tokens of all processes | tokens | `loss_agg_mode`, by default tokens | tokens |
+# | micro-batches | GRPO: denominator of the whole step | sums, divided by the whole | as configured | each by its own tokens |
+# | returns per token | PPO: yes; RLOO: one number per response | yes | yes | yes |
+#
+# **References.** Williams 1992, *Simple statistical gradient-following algorithms* (REINFORCE).
+# Sutton et al. 2000, *Policy gradient methods for reinforcement learning with function
+# approximation* (the theorem, with a baseline). Greensmith, Bartlett and Baxter 2004, *Variance
+# reduction techniques for gradient estimates* (the best baseline). Kool et al. 2019, *Buy 4
+# REINFORCE samples, get a baseline for free!* (the mean of the others). Liu et al. 2025,
+# *Understanding R1-Zero-like training* (denominators).
+#
+# *How this lesson is checked:* its loop equals `train_group` (`tests/loops/test_by_hand.py`), its
+# exact statements are asserted on the page, and every number of the prose is compared with a
+# computation or with the record (`tests/claims/test_lesson_04.py`).

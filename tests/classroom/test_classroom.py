@@ -131,8 +131,7 @@ DIFFERENT = {  # right answers written in another way
     "policy_gradient_loss": lambda p, r, m: torch.stack(
         [-r[i] * p[i][m[i]].sum() for i in range(len(r))]
     ).mean(),
-    "discounted_to_go": lambda r, m, g: per_row(lambda x: backwards(x, g))(r, mask=m),
-    "least_noise_baseline": lambda s, r: torch.dot(s / s.sum(), r),
+    "returns_to_go": lambda r, m: per_row(lambda x: backwards(x, 1.0))(r, mask=m),
     "whitened": white,
     "td_error": lambda r, v, m, g: per_row(lambda a, b: deltas(a, b, g))(r, v, mask=m),
     "gae_advantages": lambda r, v, m, g, lam: per_row(

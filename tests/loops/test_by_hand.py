@@ -378,6 +378,36 @@ def test_the_step_of_lesson_03_is_train_sft():
     assert same_weights(policy, other) and moved(policy, start)
 
 
+def test_the_loop_of_lesson_04_is_train_group():
+    sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
+    config = loops.GroupConfig.plain(
+        "reinforce",
+        steps=STEPS,
+        prompts_per_step=64,
+        sampling=sampling,
+        kl=KLConfig(kl_coef=0),
+    )
+    policy, start = ending_policy(), ending_policy()
+    loop = lesson_step(
+        "04_the_policy_gradient",
+        "train_by_hand",
+        tokenizer=TOKENIZER,
+        eos_id=EOS,
+        sampling=sampling,
+        score=score,
+        prompts=PROMPTS,
+        policy=policy,
+        optimizer=loops.make_optimizer(policy, config.optimiser),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    log = loop(loops.shuffled_batches(len(PROMPTS), 64, STEPS, config.seed))
+    other, history = loops.train_group(ending_policy(), TOKENIZER, PROMPTS, score, config)
+    assert same_weights(policy, other) and moved(policy, start)
+    for row, by_hand in zip(history, log, strict=True):
+        assert row["score"] == pytest.approx(by_hand["mean score"])
+        assert row["policy_loss"] == pytest.approx(by_hand["loss"])
+
+
 def test_the_step_of_lesson_05_is_the_critic_warm_up_of_train_ppo():
     sampling = SamplingConfig(max_new_tokens=10, temperature=0.7)
     config = loops.PPOConfig.plain(
@@ -470,7 +500,7 @@ def test_the_step_of_lesson_11_is_train_group():
     assert same_weights(actor, other) and moved(actor, start)
 
 
-@pytest.mark.parametrize("name", ["06_ppo", "11_grpo"])
+@pytest.mark.parametrize("name", ["04_the_policy_gradient", "06_ppo", "11_grpo"])
 def test_the_batches_of_a_lesson_can_be_read_twice(name):
     """An exercise at the end of the lesson takes the same batches again."""
     cells = jupytext.read(NOTEBOOKS / "src" / f"{name}.py").cells

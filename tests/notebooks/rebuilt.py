@@ -5,6 +5,7 @@
 # notebooks only have to run.
 REBUILT: tuple[str, ...] = (
     "03_a_language_model_is_a_policy",
+    "04_the_policy_gradient",
     "05_advantages_gae",
     "06_ppo",
     "11_grpo",

@@ -1,5 +1,4 @@
-"""Exercises of lesson 04: the policy gradient as a loss, reward-to-go, the baseline of least
-variance, and whitening with a bug."""
+"""Exercises of lesson 04: REINFORCE's loss, the returns of the tokens, and whitening with a bug."""
 
 import torch
 
@@ -23,18 +22,18 @@ def _loss_case(g):
     )
 
 
-def _loss(logprobs, rewards, mask):
-    return -(rewards * torch.where(mask, logprobs, 0.0).sum(1)).mean()
+def _loss(logprobs, scores, mask):
+    return -(scores * torch.where(mask, logprobs, 0.0).sum(1)).mean()
 
 
 policy_gradient_loss = Exercise(
     "policy_gradient_loss",
-    ("logprobs", "rewards", "mask"),
+    ("logprobs", "scores", "mask"),
     _loss_case,
     _loss,
     {
         "the sign is wrong. An optimiser minimises, so the loss is "
-        "minus the reward times the log-probability.": lambda p, r, m: -_loss(p, r, m),
+        "minus the score times the log-probability.": lambda p, r, m: -_loss(p, r, m),
         "this divides by the number of tokens. Sum over the tokens of each response, "
         "then take the mean over responses.": lambda p, r, m: _loss(p, r, m) * len(r) / m.sum(),
         "each response is divided by its own length. Sum over its tokens.": lambda p, r, m: (
@@ -55,73 +54,47 @@ policy_gradient_loss = Exercise(
 
 def _to_go_case(g):
     mask = _rows(g)
-    return (
-        torch.where(mask, torch.randn(3, 4, generator=g), torch.nan),
-        mask,
-        0.3 + 0.6 * torch.rand((), generator=g).item(),
-    )
+    return torch.where(mask, torch.randn(3, 4, generator=g), torch.nan), mask
 
 
-def _to_go(rewards, mask, gamma):
-    return returns.reward_to_go(rewards, mask, gamma=gamma)
+def _only(rewards, mask):
+    return torch.where(mask, rewards, 0.0)
 
 
-discounted_to_go = Exercise(
-    "discounted_to_go",
-    ("rewards", "mask", "gamma"),
+returns_to_go = Exercise(
+    "returns_to_go",
+    ("rewards", "mask"),
     _to_go_case,
-    _to_go,
+    returns.reward_to_go,
     {
-        "gamma is not used.": lambda r, m, g: _to_go(r, m, 1.0),
         "this sums from the left, over the past. "
-        "A token's return sums its own reward and the rewards after it.": lambda r, m, g: (
-            torch.where(m, torch.where(m, r, 0.0).cumsum(1), 0.0)
+        "A token's return sums its own reward and the rewards after it.": lambda r, m: _only(
+            _only(r, m).cumsum(1), m
         ),
         "every token gets the reward of the whole response. "
-        "Leave out the rewards before the token.": lambda r, m, g: torch.where(
-            m, torch.where(m, r, 0.0).sum(1, keepdim=True), 0.0
+        "Leave out the rewards before the token.": lambda r, m: _only(
+            _only(r, m).sum(1, keepdim=True), m
         ),
-        "this discounts from the start of the response. "
-        "G_t discounts from token t on, so the reward of token t has weight 1.": lambda r, m, g: (
-            _to_go(torch.where(m, r, 0.0) * g ** torch.arange(r.shape[1]), m, 1.0)
+        "the token's own reward is missing.": lambda r, m: returns.reward_to_go(r, m) - _only(r, m),
+        "the rows are turned round once too often or too seldom. "
+        "The first column must hold the return of the first token.": lambda r, m: _only(
+            _only(r, m).flip(1).cumsum(1), m
         ),
-        "the token's own reward is missing.": lambda r, m, g: (
-            _to_go(r, m, g) - torch.where(m, r, 0.0)
-        ),
-        "the token's own reward is discounted too. It has weight 1, and the next "
-        "reward has weight gamma.": lambda r, m, g: g * _to_go(r, m, g),
-    },
-)
-
-least_noise_baseline = Exercise(
-    "least_noise_baseline",
-    ("squares", "returns"),
-    lambda g: (torch.rand(6, generator=g) + 0.1, torch.randn(6, generator=g)),
-    lambda s, r: (s * r).sum() / s.sum(),
-    {
-        "this is the plain mean, which minimises sum (G - b)^2. "
-        "Minimise the sum that is weighted with `squares`.": lambda s, r: r.mean(),
-        "the weights do not sum to 1. Divide by the sum of the weights, not by n.": lambda s, r: (
-            s * r
-        ).mean(),
-        "`squares` are squared already. "
-        "Use them as weights without squaring them again.": lambda s, r: (
-            (s.square() * r).sum() / s.square().sum()
-        ),
-        "use `squares` as the weights, not their square roots.": lambda s, r: (
-            (s.sqrt() * r).sum() / s.sqrt().sum()
+        "the returns are right at real tokens. "
+        "Where the mask is false they must be 0. They are not.": lambda r, m: torch.where(
+            m, returns.reward_to_go(r, m), 1.0
         ),
     },
 )
 
 
-def _white(rewards):
-    return (rewards - rewards.mean()) / (rewards.std(unbiased=False) + 1e-8)
+def _white(scores):
+    return (scores - scores.mean()) / (scores.std(unbiased=False) + 1e-8)
 
 
 whitened = Exercise(
     "whitened",
-    ("rewards",),
+    ("scores",),
     lambda g: (3 + 2 * torch.randn(8, generator=g),),
     _white,
     {

@@ -1,0 +1,602 @@
+"""Lesson 04, the policy gradient: every number of its prose, and what the lesson leaves out."""
+
+import itertools
+import math
+import re
+from fractions import Fraction
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom.course import NOTEBOOKS
+from tests.claims.prose import Said, lesson
+
+SMALL = core.World.from_reward(
+    ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
+)
+OFFSET = 20
+RANDOM = core.World.random(3, 3, seed=0)
+POLICY = RANDOM.ref_logits + torch.randn(
+    RANDOM.ref_logits.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+)
+
+
+def of_tokens(world, logits):
+    """The gradient of log pi of every token, (N, R, S, V)."""
+    return torch.autograd.functional.jacobian(world.logprobs, logits)
+
+
+def angle(a, b):
+    """The cosine of two gradients."""
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+# ---- sections 3 and 5: by hand
+
+
+def test_the_table_of_the_small_world():
+    logits = SMALL.ref_logits
+    values, q = SMALL.values(logits)
+    reach = torch.tensor([1, 1 / 3, 1 / 3]).double()
+    assert values.tolist() == pytest.approx([0, 1, -1], abs=1e-12)
+    by_hand = reach[:, None] * logits.softmax(1) * (q - values[:, None])
+    torch.testing.assert_close(by_hand, SMALL.gradient(logits))
+
+
+def table_of_prefixes(said):
+    """Section 3: a row for each prefix and word."""
+    values, q = SMALL.values(SMALL.ref_logits)
+    gradient = SMALL.gradient(SMALL.ref_logits)
+    for row, prefix in enumerate(("start", "good", "bad")):
+        for column, word in enumerate(SMALL.vocab):
+            reach, pi = (1 if prefix == "start" else 1 / 3), 1 / 3
+            best, value, end = (
+                x.item() for x in (q[row, column], values[row], gradient[row, column])
+            )
+            steps = [reach, pi, best - value] if word == "good" and prefix != "bad" else []
+            said(f"| {prefix} | {word} |", reach, pi, best, value, best - value, *steps, end)
+
+
+def table_of_four_responses(said):
+    """Section 5: what each response does to the first logits of *good* and *bad*."""
+    names = ("good good", "bad .", "bad . again", "only .")
+    scores = [22, 19, 19, 20]
+    for name, score in zip(names, scores, strict=True):
+        index = SMALL.labels.index(re.sub("only|again| ", "", name))
+        assert score == SMALL.rewards[index] + OFFSET
+    sums = torch.zeros(2, 2, dtype=torch.float64)
+    mean = sum(scores) / 4
+    for name, score in zip(names, scores, strict=True):
+        pushes = [
+            [x * ((name.split()[0] == word) - 1 / 3) for word in ("good", "bad")]
+            for x in (score, score - mean)
+        ]
+        sums += torch.tensor(pushes, dtype=torch.float64)
+        said(f"| {name} | {score} |", *pushes[0], score - mean, *pushes[1])
+        said(f"| {name} |", score)
+    (good, bad), (good_after, bad_after) = (sums / 4).tolist()
+    said("| **mean** |", mean, good, bad, mean - mean, good_after, bad_after)
+    truth = SMALL.gradient(SMALL.ref_logits)[0]
+    assert good < 0 < bad and good_after / truth[0] == pytest.approx(bad_after / truth[1].item())
+
+
+# ---- section 6: all batches of four responses
+
+
+def bias_and_noise(numbers, size=4, world=SMALL, logits=None):
+    """(bias, noise) in units of the true gradient; numbers: (M, size, R) or (M, size, 1)."""
+    logits = world.ref_logits if logits is None else logits
+    index, chance = world.groups(logits, size)
+    truth = world.gradient(logits)
+    gradients = of_tokens(world, logits)[index]
+    estimates = torch.einsum("mbt,mbtsv->msv", numbers.expand(gradients.shape[:3]), gradients)
+    mean = torch.einsum("m,msv->sv", chance, estimates) / size
+    spread = (chance * (estimates / size - mean).square().sum((1, 2))).sum().sqrt()
+    return ((mean - truth).norm() / truth.norm()).item(), (spread / truth.norm()).item()
+
+
+def choices(size=4):
+    """What may stand in front of the gradient, by name: (M, size, R) or (M, size, 1)."""
+    index, _ = SMALL.groups(SMALL.ref_logits, size)
+    score = SMALL.rewards[index][..., None]
+    paid = torch.tensor([1.0, -1.0, 0.0]).double()[SMALL.response_ids]
+    raised = score + OFFSET
+    mean = raised.mean(1, keepdim=True)
+    values = SMALL.by_token(SMALL.values(SMALL.ref_logits)[0])[index]
+    return {
+        "score": score,
+        "return": core.reward_to_go(paid, SMALL.response_mask)[index],
+        "raised": raised,
+        "batch mean": raised - mean,
+        "others": core.leave_one_out(raised[..., 0])[..., None],
+        "value": raised - (values + OFFSET),
+        "best": raised - raised.amax(1, keepdim=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return {name: bias_and_noise(numbers) for name, numbers in choices().items()}
+
+
+def test_which_choices_are_biased(exact):
+    for name in ("score", "return", "raised", "others", "value"):
+        assert exact[name][0] < 1e-10, name
+    assert exact["batch mean"][0] == pytest.approx(1 / 4)
+    assert exact["best"][0] > exact["batch mean"][0]
+
+
+def test_the_batch_mean_gives_three_quarters_of_the_mean_of_the_others():
+    every = choices()
+    torch.testing.assert_close(every["batch mean"], 0.75 * every["others"])
+
+
+def direction_of_the_best():
+    """Cosine of the expected gradient with the best score as baseline, and the true one."""
+    index, chance = SMALL.groups(SMALL.ref_logits, 4)
+    gradients = of_tokens(SMALL, SMALL.ref_logits).sum(1)[index]
+    numbers = choices()["best"][..., 0]
+    mean = torch.einsum("m,mb,mbsv->sv", chance, numbers, gradients) / 4
+    return angle(mean, SMALL.gradient(SMALL.ref_logits))
+
+
+def test_the_cells_of_the_page_compute_these_numbers(exact):
+    """The table is not saved with the page, so that nobody reads it before the prediction."""
+    cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
+    starts = (
+        "world = core.World",
+        "by_hand = torch.tensor",
+        "batches, chance =",
+        "raised = scores",
+    )
+    code = [next(c.source for c in cells if c.source.startswith(start)) for start in starts]
+    code[0] = code[0].split("show.world")[0]
+    scope: dict = {"core": core, "torch": torch, "pd": pd}
+    exec("\n".join(code), scope)
+    names = list(exact)[:-1]  # "best" belongs to an exercise
+    assert len(names) == len(scope["table"])
+    for row, name in zip(scope["table"].values(), names, strict=True):
+        assert row == pytest.approx(exact[name], abs=1e-9), name
+
+
+# ---- section 7: learning
+
+
+def learn(advantages_of, offset=0.0, **given):
+    """The expected score before each step, as the lesson computes it: (runs, steps)."""
+    return trained(advantages_of, offset, **given)[0]
+
+
+def trained(advantages_of, offset=0.0, *, world=SMALL, steps=100, rate=0.5, runs=40):
+    """(expected score before each step, probability of every response after the last)."""
+    drawings = [torch.Generator().manual_seed(seed) for seed in range(runs)]
+    logits = world.ref_logits.expand(runs, -1, -1)
+    every, paths = torch.arange(runs)[:, None, None], []
+    for _ in range(steps):
+        moved = logits.clone().requires_grad_(True)
+        tokens = moved.log_softmax(-1)[every, world.visited, world.response_ids]
+        logprobs = torch.where(world.response_mask, tokens, 0.0).sum(2)
+        probs = logprobs.detach().exp()
+        paths.append(probs @ world.rewards)
+        pairs = zip(probs, drawings, strict=True)
+        rows = torch.stack([torch.multinomial(p, 16, True, generator=g) for p, g in pairs])
+        advantages = torch.stack([advantages_of(world.rewards[r] + offset) for r in rows])
+        (advantages * logprobs.gather(1, rows)).mean(1).sum().backward()
+        logits = logits + rate * moved.grad
+    return torch.stack(paths, 1), probs
+
+
+def as_it_is(scores):
+    return scores
+
+
+def minus_the_others(scores):
+    return scores - (scores.sum() - scores) / 15
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return {
+        "score": learn(as_it_is),
+        "raised": learn(as_it_is, OFFSET),
+        "others": learn(minus_the_others, OFFSET),
+        "plus 3": learn(as_it_is, 3),
+        "best": learn(lambda r: r - r.max(), OFFSET),
+        "slow": learn(as_it_is, OFFSET, rate=0.02, steps=1000, runs=5),
+        "slow, others": learn(minus_the_others, OFFSET, rate=0.02, steps=1000, runs=5),
+    }
+
+
+def test_an_offset_of_20_hurts_and_a_baseline_repairs_it(learned):
+    last = {name: path[:, -1] for name, path in learned.items()}
+    assert last["score"].min() > 1.95 and last["others"].min() > 1.95
+    difference = last["others"] - last["raised"]
+    half = 1.96 * difference.std() / math.sqrt(len(difference))
+    assert difference.mean() - half > 0.9
+    assert last["raised"].min() < -0.9 and last["raised"].max() > 1.95
+    gap = (learned["score"].mean(0) - learned["others"].mean(0)).abs().max()
+    assert gap < 0.05  # one curve lies on the other
+    assert last["plus 3"].min() > 1.9
+    assert last["best"].min() > 1.95 and learned["best"].mean(0)[20] > 1.7
+
+
+def test_the_others_mean_repairs_an_offset_in_a_random_world_too():
+    raised, others = (learn(f, OFFSET, world=RANDOM, runs=20) for f in (as_it_is, minus_the_others))
+    assert others[:, -1].mean() > raised[:, -1].mean() + 0.5
+    mended = learn(lambda r: r - r.max(), OFFSET, world=RANDOM, runs=20)[:, -1]
+    assert mended.min() > 1 and abs(mended.mean() - others[:, -1].mean()) < 0.2
+
+
+# ---- section 8: the run on the page
+
+
+def logged():
+    """The table of section 8, as the page shows it: {"mean score": [...], "loss": [...]}."""
+    cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
+    (cell,) = [c for c in cells if c.source.startswith("log = train_by_hand")]
+    lines = cell.outputs[-1]["data"]["text/plain"].splitlines()
+    rows = [line.rsplit(None, len(lines[0].split()) - 1) for line in lines[1:]]
+    return {name.strip(): [float(x) for x in numbers] for name, *numbers in rows}
+
+
+def reviews_on_the_page():
+    cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
+    (cell,) = [
+        c for c in cells if c.source.startswith('titles = tasks.reviews.eval_prompts("test")')
+    ]
+    return cell.outputs[0]["data"]["text/html"]
+
+
+def test_the_loss_rises_with_the_score():
+    table = logged()
+    score, loss = table["mean score"], table["loss"]
+    assert len(score) == 6 and score == sorted(score)
+    assert score[-1] - score[0] > 1
+    assert loss[-1] > loss[0] + 10
+
+
+# ---- section 9: a recorded run
+
+
+def recorded():
+    history = experiments.results("family_history")
+    runs = history[history.variant == "reinforce"]
+    family = experiments.results("family")
+    return runs, family[family.variant.isin(["start", "reinforce"])]
+
+
+def test_reinforce_learns_arithmetic_on_every_seed():
+    runs, family = recorded()
+    assert sorted(runs.seed.unique()) == [0, 1, 2]
+    for seed in range(3):
+        one = runs[runs.seed == seed]
+        assert one.score.tail(5).mean() > one.score.head(5).mean() + 0.2
+        assert one.entropy.iloc[-1] < one.entropy.iloc[0] / 2
+        before, after = (
+            family[(family.variant == v) & (family.seed == seed)] for v in ("start", "reinforce")
+        )
+        change = torch.tensor(after.pass_1_by_prompt.iloc[0]) - torch.tensor(
+            before.pass_1_by_prompt.iloc[0]
+        )
+        assert change.mean() - 1.96 * change.std() / math.sqrt(len(change)) > 0.25
+
+
+# ---- going further: a world with random scores
+
+
+def of_one_response(numbers):
+    """(mean gradient, noise of one response) in the random world; numbers: (N, R)."""
+    gradients = torch.einsum(
+        "nt,ntsv->nsv", numbers * RANDOM.response_mask, of_tokens(RANDOM, POLICY)
+    )
+    mean = RANDOM.expectation(POLICY, gradients)
+    return mean, RANDOM.expectation(POLICY, (gradients - mean).square().sum((1, 2))).sqrt().item()
+
+
+def baselines():
+    """Name -> baseline of each token, (N, R): none, V, and b*, a mean with weights |g|^2."""
+    mask, scores = RANDOM.response_mask, RANDOM.rewards[:, None]
+    squares = of_tokens(RANDOM, POLICY).square().sum((2, 3))
+    chance = RANDOM.probs(POLICY).detach()[:, None] * mask
+    parts = torch.zeros(2, len(RANDOM.states), dtype=torch.float64)
+    for row, x in enumerate((squares * scores, squares)):
+        parts[row].index_add_(0, RANDOM.visited.flatten(), (chance * x).flatten())
+    return {
+        "none": torch.zeros(mask.shape, dtype=torch.float64),
+        "V": RANDOM.by_token(RANDOM.values(POLICY)[0]),
+        "b*": RANDOM.by_token(parts[0] / parts[1]),
+    }
+
+
+def own_noise(baseline):
+    """sum_t E[(G_t - b)^2 |g|^2]: what b* minimises."""
+    squares = of_tokens(RANDOM, POLICY).square().sum((2, 3))
+    chance = RANDOM.probs(POLICY).detach()[:, None] * RANDOM.response_mask
+    return (chance * (RANDOM.rewards[:, None] - baseline).square() * squares).sum().item()
+
+
+@pytest.fixture(scope="module")
+def best():
+    length = RANDOM.gradient(POLICY).norm().item()
+    scores = RANDOM.rewards[:, None]
+    return {
+        name: (of_one_response(scores - b)[1] / length, own_noise(b))
+        for name, b in baselines().items()
+    }
+
+
+def test_the_best_baseline_is_unbiased_and_takes_off_more_than_the_value(best):
+    mean, _ = of_one_response(RANDOM.rewards[:, None] - baselines()["b*"])
+    torch.testing.assert_close(mean, RANDOM.gradient(POLICY))
+    for column in (0, 1):
+        assert best["b*"][column] < best["V"][column] < best["none"][column]
+    assert best["V"][1] - best["b*"][1] > best["none"][1] - best["V"][1]
+    shifted = {x: own_noise(baselines()["b*"] + x) for x in (-0.01, 0.0, 0.01)}
+    assert min(shifted, key=shifted.get) == 0
+
+
+def test_what_surprises_has_a_large_gradient():
+    squares = of_tokens(RANDOM, POLICY).square().sum((2, 3))
+    for state in range(len(RANDOM.states)):
+        here = (RANDOM.visited == state) & RANDOM.response_mask
+        likely = POLICY.softmax(1)[state].argmax()
+        chosen = here & (RANDOM.response_ids == likely)
+        assert squares[chosen].max() < squares[here & ~chosen].min()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_mean_of_few_others_adds_noise_where_scores_are_near_0(size):
+    for world, logits in ((SMALL, SMALL.ref_logits), (RANDOM, POLICY)):
+        scores = world.rewards[world.groups(logits, size)[0]]
+        plain, others = (
+            bias_and_noise(x[..., None], size, world, logits)
+            for x in (scores, core.leave_one_out(scores))
+        )
+        assert others[0] < 1e-10 and others[1] > plain[1]
+
+
+def test_the_squared_extra_noise_falls_with_the_number_of_others():
+    """Noise of one response: that of the batch, times the root of the batch size."""
+    extra = []
+    for size in (2, 3, 4):
+        every = choices(size)
+        noise = [bias_and_noise(every[name], size)[1] for name in ("score", "others")]
+        extra.append((size - 1) * size * (noise[1] ** 2 - noise[0] ** 2))
+    assert extra == pytest.approx([extra[0]] * 3, rel=0.2)
+
+
+def test_with_rewards_per_token_every_choice_of_the_old_page_holds():
+    """A KL penalty of 0.5 per nat gives every token a reward of its own."""
+    mask, beta = RANDOM.response_mask, 0.5
+    logprobs, ref = RANDOM.logprobs(POLICY), RANDOM.logprobs(RANDOM.ref_logits)
+    pay = core.kl_shaped_rewards(RANDOM.rewards, logprobs, ref, mask, kl_coef=beta)
+    total = pay.sum(1, keepdim=True).expand(mask.shape)
+    returns = core.reward_to_go(pay, mask)
+    values = RANDOM.by_token(RANDOM.values(POLICY, beta=beta)[0])
+    rows = {
+        "plus 100": total + 100,
+        "score": total,
+        "minus the mean": total - RANDOM.expectation(POLICY, pay.sum(1)),
+        "return": returns,
+        "minus V": returns - values,
+    }
+    noise, truth = {}, RANDOM.gradient(POLICY, beta=beta)
+    for name, numbers in rows.items():
+        mean, noise[name] = of_one_response(numbers)
+        torch.testing.assert_close(mean, truth)
+    assert noise["minus V"] < noise["return"] < noise["score"] < noise["plus 100"] / 30
+    divided = (returns - values) / mask.sum(1, keepdim=True)
+    mean, spread = of_one_response(divided)
+    assert angle(mean, truth) < 0.96
+    along = ((mean * truth).sum() / truth.square().sum()).item()
+    assert spread / along > noise["minus V"]  # measured against its shorter step
+
+
+def test_a_batch_points_nearer_to_the_gradient_without_an_offset():
+    """The median angle of a batch to the true gradient, over many batches."""
+    gradients = of_tokens(RANDOM, POLICY)
+    scores, truth = RANDOM.rewards[:, None].expand(15, 3), RANDOM.gradient(POLICY).flatten()
+    drawing = torch.Generator().manual_seed(0)
+
+    def median(numbers, size, draws=1500):
+        each = torch.einsum("nt,ntsv->nsv", numbers * RANDOM.response_mask, gradients).flatten(1)
+        rows = torch.multinomial(RANDOM.probs(POLICY), draws * size, True, generator=drawing)
+        means = each[rows].view(draws, size, -1).mean(1)
+        return -torch.cosine_similarity(means, truth[None], dim=1).median().item()
+
+    sizes = (4, 16, 64, 256)
+    plus_3, plain, value = (
+        [median(x, size) for size in sizes] for x in (scores + 3, scores, scores - baselines()["V"])
+    )
+    assert all(a > max(b, c) for a, b, c in zip(plus_3, plain, value, strict=True))
+    assert sum(value) < sum(plain)
+
+
+# ---- going further: denominators
+
+
+def expected(how, size):
+    """Cosine of the expected gradient of `core.aggregate(..., how)` with the true one."""
+    advantages = RANDOM.rewards[:, None] - baselines()["V"]
+    index, chance = RANDOM.groups(POLICY, size)
+    moved = POLICY.clone().requires_grad_(True)
+    mask = RANDOM.response_mask
+    losses = core.reinforce(RANDOM.logprobs(moved), advantages, mask)
+    lengths = mask.sum(1).double()
+    if how == "token_mean":
+        each = losses.sum(1)[index].sum(1) / lengths[index].sum(1)
+    elif how == "sequence_mean":
+        each = (losses.sum(1) / lengths)[index].mean(1)
+    else:
+        each = losses.sum(1)[index].mean(1) / (3 if how == "constant" else 1)
+    one = index[-7]  # and the package's own function gives the same
+    constant = 3.0 if how == "constant" else None
+    package = core.aggregate(losses[one], mask[one], how=how, constant=constant)
+    torch.testing.assert_close(each[-7], package)
+    (chance * each).sum().backward()
+    return angle(-moved.grad, RANDOM.gradient(POLICY))
+
+
+def test_only_a_fixed_denominator_keeps_the_direction():
+    assert expected("sequence_sum", 2) == pytest.approx(1) == expected("constant", 2)
+    tokens = [expected("token_mean", size) for size in (1, 2, 4)]
+    assert tokens == sorted(tokens) and tokens[-1] > 0.995
+    mean = [expected("sequence_mean", size) for size in (1, 2, 4)]
+    assert mean == pytest.approx([tokens[0]] * 3) and mean[0] < 0.95
+
+
+# ---- going further: noise on the language model
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Cosines of the gradients of two halves of 256 reviews, for 35 ways to halve eight batches.
+
+    A gradient is linear in the numbers in front of it. So each batch needs two backward passes: one
+    with the scores, and one with 1 in front of every response.
+    """
+    policy, tokenizer = models.load_policy("tiny-reviews-sft")
+    scorer, _ = models.load_scalar("tiny-reviews-reward")
+    score = rewards.rollout_score(scorer, tokenizer.eos_token_id)
+    titles = (tasks.reviews.rl_prompts() * 2)[:256]
+    with_score, with_one, means = [], [], []
+    for batch in models.sample_text(policy, tokenizer, titles, seed=0, batch_size=32):
+        scores, mask = score(batch), batch.response_mask
+        logprobs = models.policy_logprobs(policy, batch, temperature=0.7).mul(mask).sum(1)
+        for numbers, kept in ((scores, with_score), (torch.ones(32), with_one)):
+            parts = torch.autograd.grad(
+                (numbers * logprobs).mean(), list(policy.parameters()), retain_graph=True
+            )
+            kept.append(torch.cat([p.flatten() for p in parts]))
+        means.append(scores.mean())
+    scored, ones, mean = torch.stack(with_score), torch.stack(with_one), torch.stack(means)[:, None]
+    cuts = [half for half in itertools.combinations(range(8), 4) if 0 in half]
+    found = {}
+    for name, each in {
+        "score": scored,
+        "score + 3": scored + 3 * ones,
+        "minus the others": (scored - mean * ones) * 32 / 31,
+    }.items():
+        dots = each @ each.T
+        member = torch.tensor([[float(i in half) for i in range(8)] for half in cuts])
+        pairs = ((member, 1 - member), (member, member), (1 - member, 1 - member))
+        across, a, b = (torch.einsum("ki,ij,kj->k", x, dots, y) for x, y in pairs)
+        found[name] = across / (a * b).sqrt()
+    return found
+
+
+def test_halves_of_real_batches_agree_more_with_a_baseline(halves):
+    assert len(halves["score"]) == 35
+    assert (halves["minus the others"] > halves["score + 3"]).all()
+    assert (halves["score"] > halves["score + 3"]).all()
+
+
+# ---- every number of the prose
+
+
+def test_the_numbers_of_the_prose(exact, learned, best, halves):
+    runs, family = recorded()
+    by_step = runs.groupby("step")[["score", "entropy"]].mean()
+    pass_1 = family.groupby("variant").pass_1.mean()
+    table = logged()["mean score"]
+    noise = {name: values[1] for name, values in exact.items()}
+    last = {name: path[:, -1] for name, path in learned.items()}
+    near = [((last["raised"] - end).abs() < 0.1).sum().item() for end in (2, 1, 0, -1)]
+    count = len(last["raised"])
+    assert sum(near) == count
+    _, stuck = trained(as_it_is, OFFSET, steps=21)  # the probabilities after 20 updates
+    tokens, mean = (
+        [expected(how, n) for n in (1, 2, 4)] for how in ("token_mean", "sequence_mean")
+    )
+    of_two = [bias_and_noise(choices(2)[name], 2)[1] for name in ("score", "others")]
+    config = loops.GroupConfig.plain("reinforce", prompts_per_step=64)
+    temperature, size = config.sampling.temperature, config.prompts_per_step
+    with lesson("04") as said:
+        # 1 and 2: the formula
+        said("A score of", 2, 1)
+        # 3: the small world
+        said("first all logits are", 0, 1 / 3)
+        table_of_prefixes(said)
+        # 4: reward-to-go
+        said("Its score is", 1 - 1, 1)
+        said("| first: good |", 1, 1 - 1, 1, 1, 1 - 1)
+        said("| second: bad |", -1, 1 - 1, -1)
+        said("probabilities sum to", 1)
+        # 5: baselines
+        said("Scores have no natural zero. Add", OFFSET, 2 + OFFSET, -1 + OFFSET)
+        said("| response | score $r_i$ | push on *good* | push on *bad* | score −", OFFSET)
+        table_of_four_responses(said)
+        said("At the right we have subtracted", OFFSET)
+        said("All these scores share one part:", OFFSET)
+        # 6: bias and noise
+        said("A noise of", 1)
+        for line in ("3. the score +", "4. the score +", "5. the score +", "6. the score +"):
+            said(line, OFFSET)
+        said("minus its value $V(s_t)$:", *(v + OFFSET for v in SMALL.values(SMALL.ref_logits)[0]))
+        said("Only the batch mean has one:", exact["batch mean"][0])
+        said("has less noise than the score:", noise["return"], noise["score"])
+        said("is the score +", OFFSET, noise["raised"] / noise["score"], noise["raised"])
+        said("The batch mean leaves", noise["batch mean"], noise["others"], noise["value"])
+        said("its estimate is always exactly", Fraction(3, 4))
+        more = (noise["raised"] / noise["others"]) ** 2
+        said("you would need about", abs(more - 260) < 5, 260, noise["raised"], noise["others"])
+        # 7: learning
+        said("Learning with scores near", OFFSET)
+        said("policy of the small world:", 100, 16, 0.5, count, OFFSET, 0, SMALL.rewards.max())
+        said("the score as it is; the score +", OFFSET, OFFSET, 100, count)
+        said("a line is the mean of the", count)
+        said("reaches the best policy in all", last["score"].min() > 1.95, count)
+        said("With an offset of", OFFSET, last["raised"].mean(), last["raised"].min() < -0.9, 0)
+        said("is pushed up by about", OFFSET, 20, stuck.max(1).values.mean())
+        said("the curve lies on that of the score", True)
+        # 8: the language model
+        said("before training they have the mean", 0, 1)
+        said("`order` holds the numbers of", size, size)
+        said("The responses are sampled at temperature", temperature, temperature)
+        said("The mean score rises by about", table[-1] - table[0])
+        # 9: a recorded run
+        steps, samples = runs.steps.iloc[0], runs.samples.iloc[0]
+        said("and the score is", 1, 0, steps, samples)
+        start, end = by_step.head(2).mean(), by_step.tail(5).mean()
+        said("**score**: the share of right answers rises from", start.score, end.score)
+        said("falls from", by_step.entropy.iloc[0], end.entropy)
+        problems = len(family.pass_1_by_prompt.iloc[0])
+        said("Tested on", problems, pass_1["start"], pass_1["reinforce"])
+        # exercises and questions
+        said("padding can hold NaN, and NaN times", 0)
+        said("of every token, (B, R), and", 0)
+        said("the advantages should have the mean", 0, 1, OFFSET)
+        said("take four scores near", OFFSET)
+        said("Then every advantage is negative or", 0)
+        said("each entry holds the numbers of", size)
+        said("under the name `my_training`: sample at temperature", temperature, 0.9)
+        said("With the mean of the others all advantages are", 0)
+        # going further
+        said("The score *without* the", OFFSET, noise["score"], noise["others"], 0)
+        said("There the noise grows from", *of_two)
+        said("pays where scores are far from", 0)
+        said("How large may the offset be?", *(3, count, last["plus 3"].mean(), OFFSET))
+        said("An offset of 20 does. Then", near[0], count, 2, near[1], 1, near[2], 0, near[3])
+        slow, mended = (learned[name][:, -1].mean() for name in ("slow", "slow, others"))
+        said("near −1. Steps that are", 0.5 / 0.02, 0.02, 1000, slow, mended)
+        said("three near", -1)
+        said("with respect to $b$ is", 0)
+        for name, row in (("none", "none"), ("V", "$V(s_t)$"), ("b*", "$b^*(s_t)$")):
+            said(f"| {row} |", *best[name])
+        said("the sequence mean has a cosine of", mean[0], tokens[0], tokens[1], tokens[2])
+        said("But we can sample", 8 * 32)
+        said("What the halves have in common is signal. There are", len(halves["score"]), 8, 32)
+        said("| the score (scaled to mean", 0, halves["score"].mean())
+        said("| the score plus", 3, halves["score + 3"].mean())
+        said("| the same, minus the mean of the others |", halves["minus the others"].mean())
+        said("In all", (halves["minus the others"] > halves["score + 3"]).sum(), 0)
+
+
+def test_the_numbers_of_the_solutions(exact):
+    cells = nbformat.read(NOTEBOOKS / "solutions" / "04_the_policy_gradient.ipynb", 4).cells
+    said = Said([c for c in cells if "There is a bias" in c.source])
+    said("For batches of four the bias is", exact["best"][0], exact["batch mean"][0])
+    said("(a cosine of", direction_of_the_best())
