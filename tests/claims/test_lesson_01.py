@@ -212,7 +212,7 @@ def test_a_model_trained_without_eos_never_stops():
 
     (right, people), (sick, _) = lengths(check.imitation_loss.reference), lengths(wrong)
     assert abs(right[-1] - people.mean()) < 0.1
-    assert sick[-1] > 3.8 and sick == sorted(sick)
+    assert sick[-1] > people.mean() + 1 and sick == sorted(sick)
     assert not check.imitation_loss(wrong)
 
 
