@@ -264,12 +264,12 @@ show.microscope(table, "prefix_reward", text="all")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *brilliant* raises the reward most, from 0.00 to 2.10. *moving* adds a little.
+# - *brilliant* raises the reward most, from 0.0 to 2.1. *moving* adds a little.
 # - *terrible* lowers it most. The word is two tokens here, *ter* and *rible*, and the reward falls
-#   from 2.64 to 0.94. After *ending* it is 0.34.
-# - The first review ends with 0.36, a little above average. The praise and the criticism nearly
+#   from 2.6 to 0.9. After *ending* it is 0.3.
+# - The first review ends with 0.4, a little above average. The praise and the criticism nearly
 #   balance.
-# - The second review ends with −1.42, although it is praise. The reward falls at *boring*. This
+# - The second review ends with −1.4, although it is praise. The reward falls at *boring*. This
 #   reward model reacts to the word and does not understand *never boring*. A model that is trained
 #   on this reward learns its errors, too.
 #
@@ -278,9 +278,9 @@ show.microscope(table, "prefix_reward", text="all")
 # you want to compare prefixes, and remember that a prefix is not a review.
 # </details>
 #
-# **Why care is needed.** The prefix "It is" has a reward of 0.45, and the whole review has −1.42.
-# The reward of a prefix does not predict how the response will end. It says how good the response
-# would be *if it ended here*. Lesson 05 trains another model, the critic, to predict the end.
+# **Why care is needed.** The prefix "It is" has a reward of 0.5, and the whole review has −1.4. The
+# reward of a prefix does not predict how the response will end. It says how good the response would
+# be *if it ended here*. Lesson 05 trains another model, the critic, to predict the end.
 
 # %% [markdown]
 # ## 6. Where a response ends

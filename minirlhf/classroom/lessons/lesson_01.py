@@ -89,12 +89,6 @@ score_of_text = Exercise(
         "this is the sum over the real tokens. "
         "The reward of a sequence is read at its last real token.": lambda s, m: _real(s, m).sum(1),
     },
-    edges=(
-        (
-            torch.tensor([[4.0, 1.0, 2.0, 3.0]]),
-            torch.tensor([[False, True, True, False]]),  # padding on both sides
-        ),
-    ),
 )
 
 
