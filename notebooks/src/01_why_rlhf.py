@@ -13,339 +13,568 @@
 # %% [markdown]
 # # 01 · Why RLHF?
 #
-# **The question.** A model can be trained by imitation on good texts. What is it that imitation cannot say, and a reward can?
+# After this lesson you can
 #
-# You need: PyTorch, and lesson 00. You will be able to say what a reward model reads at which token, why stopping has to be trained, and
-# what three things supervised fine-tuning cannot express.
+# - say what a reward can express and imitation cannot, in three points,
+# - read a picture of the reward of every prefix of a response,
+# - say why a reward model's score of an unfinished response needs care.
+#
+# **You need** PyTorch and lesson 00. About 25 minutes to read and 50 for the exercises.
 
 # %%
-# %matplotlib inline
-import math
-from itertools import accumulate
-
+import pandas as pd
 import torch
-from IPython.display import display
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import claim, load_results
-from minirlhf.core.bradley_terry import last_token_scores
-from minirlhf.core.exact import World
-from minirlhf.core.masking import aggregate
-from minirlhf.models.forward import encode, policy_logprobs, token_scores
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.rewards.model import prefix_scores
-from minirlhf.runtime import set_threads
-from minirlhf.show.exact import policy_bars
-from minirlhf.show.strips import token_strip
-from minirlhf.tasks import reviews
-
-set_threads()
-policy, tokenizer = load_policy("tiny-reviews-sft")
-reward_model, _ = load_scalar("tiny-reviews-reward")
+from minirlhf import core, evaluate, experiments, models, rewards, search, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## A number for a text
+# ## 1. The idea: judge what the model writes
 #
-# Lecture notes on RLHF often open with the reward of every prefix of one sentence. These are the numbers of one such set of notes, from a
-# model of their author's:
+# **Supervised fine-tuning (SFT)** trains a language model to imitate. People write good responses,
+# and the model learns to predict their next token. For one response with $T$ tokens the loss is
+#
+# $$ L_{\text{SFT}} = -\frac{1}{T} \sum_{t=1}^{T} \log \pi(y_t \mid s_t) . $$
+#
+# - $\pi$ is the model. $\pi(y_t \mid s_t)$ is the probability that it gives to a token.
+# - $y_t$ is a token of the response that a person wrote.
+# - $s_t$ is the **prefix**: the prompt $x$ and the tokens before $y_t$.
+#
+# In words: make each token that a person wrote likely, after the words that this person wrote
+# before it.
+#
+# **Reinforcement learning from human feedback (RLHF)** lets the model write the response itself. A
+# **reward model** then gives one number to the whole response, the **reward** $r(x, y)$. It has
+# learned from people which responses they prefer. Training makes responses with a high reward more
+# likely.
+#
+# | | SFT | RLHF |
+# |---|---|---|
+# | who writes the response? | a person | the model |
+# | what is judged? | each token | the whole response |
+# | can it say "not like this"? | no | yes |
+# | which prefixes are trained? | those of people | the model's own |
+#
+# The last three rows are three reasons for RLHF. Sections 2 to 4 take them in turn.
+
+# %% [markdown]
+# ## 2. First reason: imitation has no negative examples
+#
+# We take a world so small that everything can be computed. It has three words: *good*, *bad* and
+# the full stop. A response ends with the full stop, or after two words. So there are seven
+# responses. The model is a table with one row for each prefix that can be continued: the empty
+# prefix, *good*, and *bad*. At the start every word has the probability 1/3.
+#
+# - *Imitation:* a person has written one response, *good* and a full stop.
+# - *Reward:* the number of times *good* occurs, minus the number of times *bad* occurs.
+#
+# Which words does a training step push up or down at the start of a response? The **push** on a
+# word is the direction in which gradient descent changes its logit (the number that goes into the
+# softmax).
+#
+# - SFT makes $\log \pi(\textit{good})$ larger. Its push on a word is 1 minus the word's probability
+#   if the word was written, and 0 minus its probability otherwise.
+# - The reward makes the **expected reward** larger. This is the mean reward of what the model
+#   writes. The push on a word is its probability, times how much better than average the responses
+#   are that begin with it. (Lesson 04 derives this.)
+#
+# | first word | SFT | mean reward of the responses that begin so | reward |
+# |---|---|---|---|
+# | *good* | 1 − 1/3 = 2/3 | (2 + 0 + 1) / 3 = 1 | 1/3 · (1 − 0) = 1/3 |
+# | *bad* | 0 − 1/3 = −1/3 | (0 − 2 − 1) / 3 = −1 | 1/3 · (−1 − 0) = −1/3 |
+# | full stop | 0 − 1/3 = −1/3 | 0 | 1/3 · (0 − 0) = 0 |
+#
+# The package gives the same numbers. `core.World` is the small world. Its `gradient` is the exact
+# gradient of the expected reward.
 
 # %%
-notes = {
-    "I": 1.344,
-    "I love": 1.152,
-    "I love to": 2.174,
-    "I love to walk": -0.385,
-    "I love to walk the": 0.176,
-    "I love to walk the dog": 2.305,
-    "I love to walk the dog,": 1.619,
-    "I love to walk the dog, what": -0.201,
-    "I love to walk the dog, what do": 1.255,
-    "I love to walk the dog, what do you": 2.377,
-    "I love to walk the dog, what do you like": 1.179,
-    "I love to walk the dog, what do you like?": 1.298,
+world = core.World.from_reward(
+    ("good", "bad", "."), 2, lambda words: words.count("good") - words.count("bad")
+)
+logits = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+log_likelihood = world.sequence_logprobs(logits)[world.labels.index("good.")]
+(sft_push,) = torch.autograd.grad(log_likelihood, logits)
+reward_push = world.gradient(logits)
+
+assert torch.allclose(3 * sft_push[0].float(), torch.tensor([2.0, -1.0, -1.0]))
+assert torch.allclose(3 * reward_push[0].float(), torch.tensor([1.0, -1.0, 0.0]))
+
+# %% [markdown]
+# SFT pushes *bad* and the full stop down by the same amount. It only knows that neither was written
+# here. The reward tells them apart: it pushes *bad* down, and leaves the full stop as it is.
+#
+# We could leave all bad responses out of the training data. But leaving out says nothing: a
+# response that is missing because it is bad looks like one that nobody happened to write.
+
+# %% [markdown]
+# ## 3. Second reason: there are many right answers
+#
+# Two reviewers can both be right when one writes *good* and the other writes *bad*. Say that a
+# right review names one verdict and then stops: *good* and a full stop, or *bad* and a full stop.
+# People write both equally often. The reward is 1 for a right review and 0 for all others. Here are
+# two models:
+#
+# - **Model A** begins with *good* or *bad*, each with probability 0.5. After that it stops with
+#   probability 0.5. Otherwise it adds a second verdict, such as *good bad*.
+# - **Model B** begins with *good* with probability 0.95 and with *bad* with probability 0.05. After
+#   that it always stops.
+#
+# **Predict.** Which model has the lower SFT loss on what people write? Which model has the higher
+# expected reward?
+
+# %% tags=["predict"]
+right = [["good", "."], ["bad", "."]]
+verdicts = core.World.from_reward(
+    ("good", "bad", "."), 2, lambda words: float(words in right)
+)
+start, stops = [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]
+tables = {  # a row per prefix: the empty one, good, bad; a column per word
+    "people": [start, stops, stops],
+    "model A": [start, [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]],
+    "model B": [[0.95, 0.05, 0.0], stops, stops],
 }
-sentence = list(notes)[-1]
+written = verdicts.rewards == 1  # people write these two, equally often
+results = pd.DataFrame(index=["SFT loss per token", "expected reward"])
+for name, table in tables.items():
+    logprobs = verdicts.sequence_logprobs(torch.tensor(table).log())
+    loss = -logprobs[written].mean() / 2  # each of the two has two tokens
+    results[name] = [loss.item(), (logprobs.exp() @ verdicts.rewards.float()).item()]
+results.round(2)
 
 # %% [markdown]
-# **Predict, then run.** Our reward model learned from film reviews. Will its numbers for a sentence about a dog resemble these? Which prefixes will
-# it like? Write your guess down.
-
-# %%
-tokens, with_eos, one_pass = prefix_scores(reward_model, tokenizer, "the film\n", sentence)
-recorded = {row["method"]: row for row in load_results("smollm2")}  # a real language model: see below
-smol = recorded["prefixes"]
-smol_score = dict(zip(accumulate(smol["tokens"]), smol["with_eos"], strict=True))
-print(f"{'prefix':>45} {'notes':>7} {'+ EOS':>7} {'one pass':>9} {'SmolLM2 + EOS':>14}")
-for end, a, b in zip(accumulate(tokens), with_eos.tolist(), one_pass.tolist(), strict=True):
-    theirs, real = notes.get(end, math.nan), smol_score.get(end, math.nan)
-    print(f"{end[-45:]:>45} {theirs:7.2f} {a:7.2f} {b:9.2f} {real:14.2f}")
-places = [k for k, end in enumerate(accumulate(tokens)) if end in notes]
-theirs = torch.tensor([notes[end] for end in accumulate(tokens) if end in notes])
-alike = [torch.corrcoef(torch.stack([theirs, x[places].float()]))[0, 1].item() for x in (with_eos, one_pass)]
-print(f"correlation with the notes' numbers over {len(places)} prefixes: + EOS {alike[0]:+.2f}, one pass {alike[1]:+.2f}")
-assert max(map(abs, alike)) < 0.3
+# <details><summary>What you should see</summary>
+#
+# - **SFT loss.** Model A has 0.69 nats per token, and model B has 0.76. (A *nat* is the unit of a
+#   natural logarithm.) So SFT prefers model A. People themselves would have 0.35, the lowest loss
+#   that is possible.
+# - **Expected reward.** Model A is right in 50 % of its responses, and model B in all of them. So
+#   the reward prefers model B.
+#
+# By hand: the loss of A is $-\log 0.5 = 0.69$ at each token. The loss of B is $-\log 0.95 = 0.05$
+# or $-\log 0.05 = 3.00$ at the first token, and 0 at the second. The mean of these four numbers is
+# 0.76.
+# </details>
+#
+# Cross-entropy, the loss of SFT, asks at each token: how likely is the word that a person wrote? So
+# it rewards a model that covers everything that people write. A model that always writes the same
+# right review has an infinite SFT loss, although it never makes a mistake.
+#
+# A reward asks one question of the whole response: is it right? It does not compare it with one
+# person's words. This has a price. The reward does not ask for variety, so a model trained on it
+# often writes more and more of the same (lesson 07).
 
 # %% [markdown]
-# Two columns of ours, because "the reward of a prefix" has two readings, and they must not be confused:
+# ## 4. Third reason: the model continues its own words
 #
-# - **(a) prefix + EOS**: the prefix is ended and scored alone. This is the position the head was trained at, but an unusual text: reviews
-#   do not end in the middle of a phrase.
-# - **(b) one pass**: the whole sentence goes through once, and the head is read at each token. The text is natural, but the head was never trained
-#   at these positions; nothing says that the number there means anything.
+# In SFT each token is predicted after words that a *person* wrote. When the model writes, it
+# continues its *own* words. If it makes an odd choice, it is at a prefix that the training never
+# showed. This is called **exposure bias**.
 #
-# The last column is reading (a) by a real language model: SmolLM2-135M, an adapter and a head trained for some minutes on ratings of the same films (`minirlhf smollm2`; recorded; its unit is that of samples of the untuned SmolLM2). It knows
-# what a dog is. As a judge of *reviews*, on pairs of films that no training of ours saw (what SmolLM2 read before, nobody knows):
+# The small world of section 2 shows it. The table below has the push of SFT on every word (columns)
+# after every prefix (rows):
 
 # %%
-head, tiny = recorded["reward head"], recorded["tiny-reviews-reward"]
-claim(
-    "SmolLM2's reward head ranks held-out pairs as one random rater did, more often than chance.",
-    head["low"] > 0.5,
-    evidence=f"{head['accuracy']:.2f} [{head['low']:.2f}, {head['high']:.2f}] over {head['films']} films",
+prefixes = ["(empty)", "good", "bad"]
+pd.DataFrame(sft_push, prefixes, world.vocab).round(2)
+
+# %% [markdown]
+# The last row is exactly 0. The person never began with *bad*, so SFT says nothing about what comes
+# after *bad*. But the model itself begins with *bad* in one of three responses. The reward has a
+# push there, because the model's own responses are judged:
+
+# %%
+pd.DataFrame(reward_push, prefixes, world.vocab).round(2) + 0.0  # no -0.0
+
+# %% [markdown]
+# After *bad*, a training step with the reward makes *good* more likely and a second *bad* less
+# likely. So the model learns to recover from its own bad start.
+#
+# A real language model is no table. All its prefixes share the same weights, so what it learns at
+# one prefix changes the others too. Exposure bias is weaker there, and harder to measure (exercise
+# 5).
+
+# %% [markdown]
+# ## 5. The reward of every prefix
+#
+# Now a trained reward model. It is a small GPT-2 whose last layer gives one number instead of a
+# next token. It learned from ratings of film reviews. Its number is scaled: over the responses of
+# our SFT model the rewards have the mean 0 and the standard deviation 1. So a reward of 2 is far
+# above an average response.
+#
+# Every response ends with the special token **EOS** (end of sequence; `<|endoftext|>` in GPT-2).
+# The reward model was trained to give its number *there*, after the whole response. This number is
+# the **score** of the response. What about an unfinished response? There are two ways to ask, and
+# they give different numbers:
+#
+# - **prefix + EOS**: cut the response after a token, put EOS behind it, and score this short
+#   response alone. The reward model is read where it was trained. But the text is unusual: a review
+#   seldom ends in the middle of a phrase.
+# - **one pass**: let the model read the whole response once, and read its number at every token.
+#   The text is natural. But the model was never trained to give a number in the middle.
+#
+# Lecture notes on RLHF often begin with the rewards of all prefixes of one sentence. Here is one
+# from such notes, with our reward model. Below each token stands the reward of the prefix that ends
+# with it. Blue is a positive reward, orange a negative one, white is 0. Point at a token to see
+# both numbers.
+
+# %%
+policy, tokenizer = models.load_policy("tiny-reviews-sft")
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+
+sentence = "I love to walk the dog, what do you like?"
+batch = models.encode(tokenizer, ["the film\n"], [sentence])
+table = evaluate.token_table(batch, tokenizer, reward_model=reward_model)
+show.microscope(table, "prefix_reward")
+
+# %% [markdown]
+# The next table puts the numbers of the notes beside ours. Each row is the prefix that ends with
+# this token.
+
+# %%
+notes = [1.344, 1.152, 2.174, -0.385, 0.176, 2.305, 1.619, -0.201, 1.255, 2.377]
+notes += [1.179, 1.298]
+compared = table.iloc[:-1].assign(notes=notes)  # the notes have no EOS
+compared = compared[["token", "notes", "prefix_reward", "one_pass_reward"]].round(2)
+compared
+
+# %% [markdown]
+# What to see:
+#
+# - **Our reward model likes *love*.** The prefix *I love* has the highest reward, 1.34. Then the
+#   reward falls: the sentence is about a dog, and the reward model knows film reviews only. Do not
+#   read more into it.
+# - **The notes have other numbers.** Their correlation with ours is −0.01 (prefix + EOS) and −0.02
+#   (one pass): they have nothing in common. The notes' reward model learned from other people's
+#   choices, on other texts.
+# - **The two ways differ.** At *love* one says 1.34, the other 4.13. They agree at EOS only, where
+#   both read the whole response. This number, −0.31, is *the* reward of the response.
+#
+# Now two reviews: "A brilliant, moving film with a terrible ending." and "It is never boring."
+#
+# **Predict.** Think of prefix + EOS. After which word of the first review does the reward rise
+# most? After which does it fall most? Is the reward of the whole first review positive? And that of
+# the second?
+
+# %% tags=["predict"]
+reviews = ["A brilliant, moving film with a terrible ending.", "It is never boring."]
+pair = models.encode(tokenizer, ["the film\n"] * 2, reviews)
+table = evaluate.token_table(pair, tokenizer, reward_model=reward_model)
+show.microscope(table, "prefix_reward", text="all")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - *brilliant* raises the reward most, from 0.0 to 2.1. *moving* adds a little.
+# - *terrible* lowers it most. The word is two tokens here, *ter* and *rible*, and the reward falls
+#   from 2.6 to 0.9. After *ending* it is 0.3.
+# - The first review ends with 0.4, a little above average. The praise and the criticism nearly
+#   balance.
+# - The second review ends with −1.4, although it is praise. The reward falls at *boring*. This
+#   reward model reacts to the word and does not understand *never boring*. A model that is trained
+#   on this reward learns its errors, too.
+#
+# Look at *terrible* in one pass: after the first half, *ter*, the number is 6.93, the highest of
+# all. It is read in the middle of a word, where nothing was ever trained. So use prefix + EOS when
+# you want to compare prefixes, and remember that a prefix is not a review.
+# </details>
+#
+# **Why care is needed.** The prefix "It is" has a reward of 0.5, and the whole review has −1.4. The
+# reward of a prefix does not predict how the response will end. It says how good the response would
+# be *if it ended here*. Lesson 05 trains another model, the critic, to predict the end.
+
+# %% [markdown]
+# ## 6. Where a response ends
+#
+# The reward is read at EOS, so the code must know where EOS is. There is a trap. GPT-2 has no
+# padding token, and the usual choice is to pad with EOS. Then a batch looks like this:
+#
+# | | *Short* | *.* | EOS | padding | padding |
+# |---|---|---|---|---|---|
+# | token id | 7 | 2 | 0 | 0 | 0 |
+# | real token? | yes | yes | yes | no | no |
+# | `ids != pad_id` | yes | yes | **no** | no | no |
+#
+# The mask in the last row leaves out EOS. A model trained with it never learns to stop. So we make
+# masks from the *first* EOS, which counts as a real token. Exercises 1 and 4 are about this.
+
+# %% [markdown]
+# ## 7. The simplest use of a reward: best-of-n
+#
+# You can use a reward without any training: let the SFT model write four responses to each title,
+# and keep the one with the highest reward. This is **best-of-n**, here with n = 4. The titles are
+# those of 76 films that no training has seen.
+
+# %%
+score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+titles = tasks.reviews.eval_prompts("test")[: 8 if FAST else None]
+four_each = pd.Series(titles).repeat(4).tolist()
+(batch,) = models.sample_text(policy, tokenizer, four_each, batch_size=len(four_each))
+scores = score(batch)  # one reward per response
+best = search.best_index(scores, 4)  # the number of the best response to each title
+
+responses = models.decode(tokenizer, batch)
+samples = pd.DataFrame(
+    {"response": responses, "reward": scores.tolist()},
+    index=pd.Index([title.strip() for title in four_each], name="title"),
 )
-print(
-    f"the same pairs, by tiny-reviews-reward: {tiny['accuracy']:.2f} [{tiny['low']:.2f}, {tiny['high']:.2f}]; the intervals {'overlap' if head['low'] < tiny['high'] else 'are apart'}"
+show.texts(samples.head(8).round(1))
+
+# %% [markdown]
+# You see the four responses to each of the first two titles. The model is small, so its sentences
+# often make little sense. Some are positive and some negative, because SFT imitates critics of both
+# kinds. Best-of-n keeps the one with the highest reward: "There's a great way ..." with 0.5 for the
+# first title, and "... is very funny." with 0.8 for the second.
+#
+# Does the choice please anyone but the reward model that made it? To find out we ask a second
+# model. It was trained on other films and predicts the mean rating that people would give, from −4
+# to 4. We call this the **gold score**. It is never used for choosing. The next table has the means
+# of both, live and from the record. The row *one sample* is the mean over all responses.
+
+# %%
+gold = rewards.gold_judge()(four_each, responses)
+live = pd.DataFrame(
+    {
+        "reward": [scores.mean().item(), scores[best].mean().item()],
+        "gold score": [gold.mean().item(), gold[best].mean().item()],
+    },
+    index=["one sample", "best of 4"],
 )
+names = {"SFT": "one sample", "best-of-4": "best of 4", "best-of-16": "best of 16"}
+record = experiments.results("tour").groupby("method")[["proxy", "gold"]].mean()
+record = record.loc[list(names)].rename(index=names)
+record.columns = live.columns
+pd.concat({"live": live, "record": record}, axis=1).loc[list(names.values())].round(2)
 
 # %% [markdown]
-# The units differ from the notes' as well. A Bradley-Terry reward model is trained on P(A preferred to B) = sigmoid(r_A - r_B): the *difference* of two scores is a log-odds,
-# a single score has no zero. Ours is shifted and scaled so that samples of the SFT model have mean 0 and standard deviation 1: a convention, that makes runs comparable. And the sentence lies far from film reviews, so read nothing into it. (Does it resemble the notes? Not at all: the correlation is printed under the table. Another reward model learned from other people's choices.) A review, then:
-
-# %%
-review = "A brilliant, moving film with a terrible ending."
-tokens, with_eos, one_pass = prefix_scores(reward_model, tokenizer, "the film\n", review)
-display(token_strip(tokens, with_eos, title="(a) each prefix + EOS, scored alone"))
-display(token_strip(tokens, one_pass, title="(b) one pass, read at each token"))
+# The record has the same titles, with sixteen responses to each, and three seeds. We ran no best of
+# 16 live.
+#
+# - **The reward rises**, from −0.05 to 0.99 with four samples and to 1.70 with sixteen. It must: we
+#   choose by it.
+# - **The gold score rises too**, from 0.38 to 1.11 and to 1.57. This was not certain. It shows that
+#   the reward model has learned something that another judge also finds.
+#
+# But best-of-n pays every time: four samples for each response that a user reads. The model itself
+# learns nothing. RLHF pays once. It changes the model, so that a single sample has a high reward.
+# How to do this is the subject of lessons 03 to 09.
 
 # %% [markdown]
-# Reading (a)'s last text is the whole review and its EOS, so its last number is *the* reward of the review; reading (b)'s last token is the full stop, before EOS,
-# so its last number is another. By hand: encode, one forward pass, take the score at the last real token.
-
-# %%
-batch = encode(tokenizer, ["the film\n"], [review])
-with torch.no_grad():
-    scores = token_scores(reward_model, batch)
-by_hand = scores[0, int(batch.attention_mask[0].sum()) - 1]
-assert torch.equal(by_hand, last_token_scores(scores, batch.attention_mask)[0])
-assert torch.allclose(by_hand, with_eos[-1], atol=1e-4)
-
-# %% [markdown]
-# ## Where the text ends
+# ## What to remember
 #
-# GPT-2 has no padding token; the end-of-text token is customarily used for it, here too. A mask made of `ids != pad` therefore drops EOS itself: it is never
-# trained, and the model does not learn to stop. So masks come from the *first EOS*, which counts.
-
-# %%
-batch = encode(tokenizer, ["the film\n"] * 2, ["Short.", "A somewhat longer review of the same film."])
-wrong = batch.response_ids != tokenizer.pad_token_id
-print("real tokens, EOS included:", batch.response_mask.sum(1).tolist())
-print("by `ids != pad`:          ", wrong.sum(1).tolist())
-assert (batch.response_mask.sum(1) - wrong.sum(1)).tolist() == [1, 1]
-
-# %% [markdown]
-# ## What imitation cannot say
-#
-# **1. There are no negative examples.** SFT minimises
-#
-# $$ L = -\frac{1}{\text{tokens}} \sum_t \log \pi(y_t \mid x, y_{<t}) $$
-#
-# over good texts. By hand, and as the package computes it:
-
-# %%
-with torch.no_grad():
-    logprobs = policy_logprobs(policy, batch)
-by_hand = (
-    -sum(
-        logprobs[b, t] for b in range(2) for t in range(logprobs.shape[1]) if batch.response_mask[b, t]
-    )
-    / batch.response_mask.sum()
-)
-assert torch.allclose(by_hand, aggregate(-logprobs, batch.response_mask, how="token_mean"), atol=1e-5)
-
-# %% [markdown]
-# Every term pushes *up* some written token. Nothing in it says "not like this". A bad text can only be left out, and leaving out says nothing about
-# what the model makes of it.
-#
-# **2. One title, many right reviews.** Imitation spreads probability over everything people wrote, in the proportion in which they wrote it; a reward
-# says which of them is better. In the exact world both are visible at once. Three words, of which "." ends a text, responses of at most two words: seven texts. The reference
-# (all logits 0: each word equally likely) is what people write, the reward, one number a text, is what they like. We look for the policy that maximises
-#
-# $$ J(\pi) = E_{y \sim \pi}[r(y)] - \beta \, KL(\pi \| \pi_{\text{ref}}) $$
-#
-# reward less beta times the distance from the reference; beta is what lesson 00's loop calls `kl_coef`.
-
-# %%
-world = World(
-    ("good", "bad", "."), 2, torch.tensor([2.0, 0.0, 1.0, 0.0, -2.0, -1.0, 0.0]), torch.zeros(3, 3)
-)
-assert world.labels == ["goodgood", "goodbad", "good.", "badgood", "badbad", "bad.", "."]
-display(
-    policy_bars(
-        [" ".join(world.vocab[i] for i in s) for s in world.sequences],
-        {
-            "imitation": world.probs(world.ref_logits),
-            "optimum, beta = 1": world.gibbs(beta=1.0),
-            "optimum, beta = 0.3": world.gibbs(beta=0.3),
-        },
-        rewards=world.rewards,
-    )
-)
-
-# %% [markdown]
-# The optimum under a KL leash is known in closed form: $\pi^*(y) \propto \pi_{\text{ref}}(y)\, e^{r(y)/\beta}$, the **Gibbs policy**. It is
-# still a distribution: it keeps what people write and tilts it towards what they like. A smaller beta tilts more. Lessons 07 and 12 derive it; here it
-# is checked against that objective: it beats the reference, and no step in any direction makes it better.
-
-# %%
-for beta in (1.0, 0.3):
-    best = world.gibbs_logits(beta=beta)
-    assert world.objective(best, beta=beta) > world.objective(world.ref_logits, beta=beta)
-    assert world.gradient(best.double(), beta=beta).abs().max() < 1e-5  # nothing left to climb
-expected = {
-    name: (world.rewards * p).sum().item()
-    for name, p in [
-        ("imitation", world.probs(world.ref_logits)),
-        ("beta 1", world.gibbs(beta=1.0)),
-        ("beta 0.3", world.gibbs(beta=0.3)),
-    ]
-}
-print({name: round(value, 3) for name, value in expected.items()})
-assert expected["imitation"] < expected["beta 1"] < expected["beta 0.3"] < world.rewards.max()
-
-# %% [markdown]
-# **3. Training sees people's prefixes, use sees its own.** In SFT each token is predicted after words that a person wrote. When the model writes, it
-# continues its *own* words, and an odd one leads to places no training text went to (*exposure bias*). RLHF trains on what the model itself writes.
-#
-# How odd are our model's own words to itself, and how odd are people's? The mean negative log-probability of a token, on held-out titles:
-
-# %%
-held = [
-    r for r in reviews.load_reviews() if r.split == "test" and len(tokenizer(r.text).input_ids) < 32
-][:128]
-people = encode(tokenizer, [r.prompt for r in held], [r.text for r in held])
-as_scored = SamplingConfig(
-    temperature=1.0
-)  # people are scored at temperature 1, so its own words are drawn at 1
-own = sample_text(policy, tokenizer, [r.prompt for r in held], config=as_scored, batch_size=128)[0]
-with torch.no_grad():
-    surprise = {
-        name: aggregate(-policy_logprobs(policy, b), b.response_mask).item()
-        for name, b in (("people", people), ("its own", own))
-    }
-print({name: f"{value:.2f} nats a token" for name, value in surprise.items()})
-
-# %% [markdown]
-# By itself that says little: a model could be surprised by people because people are varied, and these are means over whole texts. Exercise 5 asks what would measure exposure
-# bias. (Mind the temperature: drawn at 0.7 and scored at 1 its own words look far more likely, which says nothing but that.)
-#
-# ## What the libraries do
-#
-# Read in their sources (TRL 1.12, the last with a PPO trainer, OpenRLHF 0.11, DeepSpeed-Chat of 2025):
-#
-# - **TRL**'s PPO reads the score at the last token before padding (`get_reward` in experimental/utils.py) and adds it to the reward of the position after it, where there is
-#   one. So padding must not be EOS there: the last token before it would be the last *word*. **OpenRLHF** reads and pays at the last action token, as we do.
-# - **DeepSpeed-Chat** trains its reward model at every token from the first one that differs, so its per-token picture, reading (b), is at trained positions.
-# - The mask `ids != pad` is common in teaching code; where padding is EOS, stopping is then never trained.
+# - SFT makes likely what people wrote. It cannot say that something is bad.
+# - SFT judges each token. A reward judges the whole response, so it accepts every right answer.
+# - SFT trains at people's prefixes. RLHF trains at the model's own.
+# - A reward model is trained at the end of a response. The reward of a prefix says how good the
+#   response would be if it ended there.
+# - Best-of-n is the simplest use of a reward. It costs n samples per response, and the model stays
+#   as it is.
 #
 # ## Exercises
 #
-# **1. The mask** *(easy, 10 minutes)*. From response ids (B, R) and the id of EOS, make the mask: True for real tokens up to and including the first EOS. Rows
-# without EOS are all real.
+# Solutions are in `solutions/01_why_rlhf.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. The mask** *(easy, 10 minutes)*. `ids` has the shape (B, R): the token ids of B responses at
+# R positions. Return a mask of the same shape. It is true at real tokens, up to and including the
+# first EOS. A response without EOS is real everywhere.
 #
-# *Hint:* `(ids == eos_id).long().cumsum(1)` counts the EOS seen so far; subtract the token's own.
+# *Hint:* a token is real if there is no EOS *before* it. `cumsum(1)` of a tensor of zeros and ones
+# counts the ones so far, the position itself included.
 
 
-# %%
+# %% tags=["exercise"]
 def eos_mask(ids, eos_id): ...  # your code
 
 
-print(check.eos_mask(eos_mask))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def eos_mask(ids, eos_id):
-#     is_eos = (ids == eos_id).long()
-#     return is_eos.cumsum(1) - is_eos == 0
-# ```
-# </details>
-#
-# **2. The score of a text** *(easy, 5 minutes)*. From scores (B, T) at every position and a mask of real tokens, right-padded, return the score of each text.
-#
-# *Hint:* the index of the last real token is their number minus one; `gather`.
+check.eos_mask(eos_mask)
 
 
-# %%
+# %% tags=["solution"]
+def eos_mask(ids, eos_id):
+    is_eos = (ids == eos_id).long()
+    return is_eos.cumsum(1) - is_eos == 0
+
+
+check.eos_mask(eos_mask)
+
+# %% [markdown] tags=["exercise"]
+# **2. The score of a response** *(medium, 10 minutes)*. `token_scores` has the shape (B, T): a
+# reward model's number at every position of prompt and response. `mask` is true at real tokens.
+# Return the number at the last real token of each row, shape (B,).
+#
+# *Hint:* prompts are padded on the left and responses on the right. So a row may begin with
+# padding, end with padding, or both. `torch.arange` gives every position its number. Which of the
+# real positions is the last one?
+
+
+# %% tags=["exercise"]
 def score_of_text(token_scores, mask): ...  # your code
 
 
-print(check.score_of_text(score_of_text))
+check.score_of_text(score_of_text)
+
+
+# %% tags=["solution"]
+def score_of_text(token_scores, mask):
+    positions = torch.arange(mask.shape[1])
+    last = torch.where(mask, positions, -1).max(1).values
+    return token_scores[torch.arange(len(mask)), last]
+
+
+check.score_of_text(score_of_text)
+
+# %% [markdown] tags=["exercise"]
+# **3. Predict, then run** *(easy, 10 minutes)*. Take the two unfinished reviews "The film is a
+# brilliant" and "The film is a boring". For each of the two ways to ask (prefix + EOS, one pass):
+# are the numbers equal at *a*? At the adjective, which way gives the larger difference between
+# *brilliant* and *boring*? Does a larger difference make it the better way?
+
+# %% tags=["exercise"]
+two = models.encode(
+    tokenizer,
+    ["the film\n"] * 2,
+    ["The film is a brilliant", "The film is a boring"],
+)
+table = evaluate.token_table(two, tokenizer, reward_model=reward_model)
+table[["text", "token", "prefix_reward", "one_pass_reward"]].round(2)
+
+# %% [markdown] tags=["solution"]
+# At *a* both ways give equal numbers for the two reviews. Prefix + EOS scores the same short
+# response. One pass has read the same tokens, and the model cannot look ahead. At the adjective
+# both ways put *brilliant* above *boring*, and one pass has the larger difference. That does not
+# make it better. Its numbers are read at positions that were never trained and never scaled, so
+# nothing says what a difference of 1 means there.
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains a model by SFT on two reviews of
+# the small world. They are 2 and 3 tokens long, so the mean length is 2.5 (the thin line). The
+# thick line is the mean length of what the model writes. It should come close to 2.5, and it does
+# not. What is wrong in `imitation_loss`? Mend it, run the checker, and draw the line again.
+#
+# *Hint:* `ids` is padded with EOS. Which tokens are left out of the loss?
+
+
+# %% tags=["exercise"]
+def imitation_loss(logprobs, ids, eos_id):
+    """The mean over all real tokens of minus the log-probability. Inputs: (B, R)."""
+    mask = ids != eos_id
+    return -(logprobs * mask).sum() / mask.sum()
+
+
+check.imitation_loss(imitation_loss)
+
+
+# %% [markdown] tags=["solution"]
+# The mask `ids != eos_id` leaves out padding, and the first EOS as well. So the model is never
+# trained to write EOS. All other words are pushed up, so EOS becomes less and less likely. Padding
+# must be found by its position after the first EOS.
+
+
+# %% tags=["solution"]
+def imitation_loss(logprobs, ids, eos_id):
+    mask = eos_mask(ids, eos_id)
+    return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
+
+
+check.imitation_loss(imitation_loss)
+
+
+# %% tags=["exercise", "solution"]
+def lengths_during_training():
+    """The mean length of what the model writes, before each of 100 steps."""
+    world = core.World.from_reward(("good", "bad", "."), 4, len)  # reward = length
+    rows = [world.labels.index("good."), world.labels.index("goodbad.")]
+    logits, path = world.ref_logits, []
+    for _ in range(100):
+        path.append(world.objective(logits).item())
+        logits = logits.detach().requires_grad_(True)
+        logprobs = world.logprobs(logits)[rows]
+        imitation_loss(logprobs, world.response_ids[rows], eos_id=2).backward()
+        logits = logits - logits.grad
+    return path
+
+
+show.lines(
+    {"the model": lengths_during_training()},
+    xlabel="training step",
+    ylabel="mean length (tokens)",
+    reference=2.5,
+    ylim=(1, 4.2),
+)
+
+# %% [markdown] tags=["exercise"]
+# **5. Design the experiment** *(hard, 15 minutes)*. Section 4 says that a model is worse after its
+# own words than after the words of people. How would you *measure* this for a language model? Say
+# what you compare, who judges it, and which result would speak against exposure bias.
+
+# %% [markdown] tags=["solution"]
+# A good answer has four parts.
+#
+# - Two sets of prefixes of the same length and to the same titles: people's, and the model's own.
+# - What the model writes *next* after each of them.
+# - A judge that is not the model itself: people, or a fixed model that scores how fluent a text is.
+# - The difference by length of the prefix, with an interval over titles.
+#
+# Exposure bias predicts that the text after the model's own prefixes is worse, and more so for
+# longer prefixes. Equal quality at all lengths would speak against it. The model's own
+# probabilities are no judge: it finds its own words likely anyway ("Going further").
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def score_of_text(token_scores, mask):
-#     return token_scores.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
-# ```
-# </details>
-#
-# **3. Predict, then run** *(5 minutes)*. "The film is a brilliant" and "The film is a boring": at the word before the adjective, is reading (a) the same for both? Is (b)? And
-# at the adjective, which reading would you trust to tell them apart?
-#
-# <details><summary>Answer</summary>
-#
-# Before the adjective both readings agree between the sentences: (a) scores the same prefix and EOS, (b) has read the same tokens and cannot look ahead. At the adjective
-# both put "brilliant" above "boring", (b) even by more. But more is not truer: (a) stands at a position that was trained and scaled, (b) at one that was not, so nothing
-# says what a difference of its numbers means; on another pair of words it may be the other way round.
-# </details>
-
-# %%
-at_adjective = {}
-for word in ("brilliant", "boring"):
-    tokens, a, b = prefix_scores(reward_model, tokenizer, "the film\n", f"The film is a {word}")
-    n = len(tokenizer("The film is a").input_ids)
-    at_adjective[word] = (a[n - 1].item(), b[n - 1].item(), a[-1].item(), b[-1].item())
-    print(
-        f"{word:>9}: before (a) {a[n - 1]:+.2f} (b) {b[n - 1]:+.2f}   at it (a) {a[-1]:+.2f} (b) {b[-1]:+.2f}"
-    )
-good, bad = at_adjective["brilliant"], at_adjective["boring"]
-assert all(math.isclose(x, y, abs_tol=1e-4) for x, y in zip(good[:2], bad[:2], strict=True))
-assert good[2] > bad[2] and good[3] - bad[3] > good[2] - bad[2]
-
-# %% [markdown]
-# **4. Find the bug** *(medium, 10 minutes)*. A colleague's model never stops. Their loss:
-# `mask = response_ids != tokenizer.pad_token_id; loss = -(logprobs * mask).sum() / mask.sum()`, with `tokenizer.pad_token = tokenizer.eos_token`. Say in one sentence what
-# happens, and mend it with the function of exercise 1.
-#
-# **5. Design the experiment** *(hard, 15 minutes)*. How would you measure exposure bias rather than assert it? What would you compare at token 20 of a
-# response, and with how many samples?
-#
-# <details><summary>What a good answer has</summary>
-#
-# Two sets of prefixes of equal length, people's and the model's own, at temperature 1; for each, what the model writes *next*, judged by something that is not the model (people, or a
-# fixed scorer of fluency); the difference by prefix length with an interval over titles. Exposure bias predicts that the gap grows with the length of the prefix.
-# </details>
-#
 # ## Questions
 #
-# <details><summary>1. Why does the reward of "I love to walk" say little about the sentence that it begins?</summary>
-# Scored alone it is another text, one that ends in mid-phrase. The reward of the whole is read at its last token.
-# </details>
-# <details><summary>2. Why can two reward models that give every pair the same probability give different scores?</summary>
-# Only differences of scores enter Bradley-Terry: to all scores of one prompt a constant can be added. (Models that agree on the order alone may differ by any increasing function.)
-# </details>
-# <details><summary>3. If imitation has no negative examples, why does its loss not make every text likely?</summary>
-# Probabilities sum to 1: pushing up what was written pushes down all else, good and bad alike.
-# </details>
-# <details><summary>4. What does the Gibbs policy become as beta goes to 0, and as it grows?</summary>
-# All its probability on the best text; the reference.
-# </details>
-# <details><summary>5. Which of the two readings would you show a user, and with what words?</summary>
-# (a), with the remark that a prefix is not a review; or (b) of a model that was trained per token.
+# <details><summary>1. SFT has no negative examples. Why does its loss not make every response likely?</summary>
+#
+# Probabilities sum to 1. When the response that was written becomes more likely, all others become
+# less likely, good and bad alike.
 # </details>
 #
-# **References.** Ziegler et al. 2019, section 2.1 (the reward model and its normalisation). Stiennon et al. 2020, section 3.4. Ranzato et al. 2016, *Sequence level
-# training*, section 1 (exposure bias). Korbak et al. 2022, *RL with KL penalties is better viewed as Bayesian inference*, section 3.
+# <details><summary>2. Why does the reward of "It is" say little about the review that begins so?</summary>
+#
+# It is the reward of another response: one that ends after two words. The reward of the whole
+# review is read at its own end.
+# </details>
+#
+# <details><summary>3. Two reward models prefer the same response in every pair, with the same probability. Can their numbers differ?</summary>
+#
+# Yes. The preference depends only on the difference of two rewards. You may add the same number to
+# the rewards of all responses to a prompt, and no preference changes. So a single reward has no
+# zero of its own. Ours is set by convention: the mean of the SFT model's responses is 0.
+# </details>
+#
+# <details><summary>4. Which of the two pictures of section 5 would you show to a user, and with which words?</summary>
+#
+# Prefix + EOS, with the remark that a prefix is not a review. One pass only for a reward model that
+# was trained to give a number at every token.
+# </details>
+#
+# ## Going further
+#
+# **A larger judge.** SmolLM2 is a language model with 135 million parameters, and it knows what a
+# dog is. We trained it for some minutes as a reward model on ratings of the same films. Its rewards
+# of the notes' prefixes (prefix + EOS) have a correlation of 0.05 with the notes' and 0.21 with
+# ours. On 600 pairs of reviews of 60 held-out films it agrees with one randomly chosen rater in 72
+# % of the pairs (interval 67 % to 77 %), and our small reward model in 65 % (60 % to 70 %). The two
+# intervals overlap. We do not know what SmolLM2 has read before.
+#
+# **Is the model surprised by people?** We compared the mean of $-\log \pi$ per token on 128
+# held-out reviews by people and on as many responses of our SFT model, drawn at temperature 1. It
+# is 4.24 nats for people and 4.18 nats for the model's own responses. The two are close. But this
+# is *no* measure of exposure bias: how much people's words surprise a model also depends on how
+# varied people are, and these are means over whole responses. Exercise 5 asks for a better one.
+#
+# **What the libraries do.**
+#
+# | | where the score is read | what to watch |
+# |---|---|---|
+# | here | at the last real token, which is EOS | a response that was cut off gets an EOS first |
+# | OpenRLHF 0.11 | at the last token of the response | as here |
+# | TRL 1.12 (the last with a PPO trainer) | at the last token before padding, and it is added to the next position's reward, where there is one | padding must not be EOS |
+# | DeepSpeed-Chat | at the last token, but it was trained at every token from the first one in which two responses differ | its one-pass picture is read at trained positions |
+#
+# **References.** Ziegler et al. 2019, section 2.1 (the reward model and its scale). Stiennon et al.
+# 2020, section 3.4. Ranzato et al. 2016, *Sequence level training with recurrent neural networks*,
+# section 1 (exposure bias).
+#
+# *How this lesson is checked:* every number is compared with the models and the record that it
+# comes from (`tests/claims/test_lesson_01.py`). The exact world is tested in
+# `tests/core/test_exact.py`, the two rewards of a prefix in `tests/evaluate/test_tokens.py`.

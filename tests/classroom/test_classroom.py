@@ -69,6 +69,11 @@ def white(x):
 
 
 DIFFERENT = {  # right answers written in another way
+    "imitation_loss": lambda x, ids, e: (
+        -torch.cat(
+            [r[: (i.tolist() + [e]).index(e) + 1] for r, i in zip(x, ids, strict=True)]
+        ).mean()
+    ),
     "best_of_n": lambda s, n: torch.tensor(
         [max(range(i, i + n), key=lambda j: s[j].item()) for i in range(0, len(s), n)]
     ),

@@ -1,4 +1,4 @@
-"""Exercises of lesson 01: which tokens are real, and at which token the score is read."""
+"""Exercises of lesson 01: which tokens are real, where the score is read, and the loss of SFT."""
 
 import torch
 
@@ -49,28 +49,83 @@ eos_mask = Exercise(
 )
 
 
-def _prefix_case(g):
+def _padded_case(g):
     rows = int(torch.randint(1, 4, (), generator=g))  # a batch may have one row
-    mask = torch.arange(5) < torch.randint(1, 6, (rows, 1), generator=g)
-    return torch.randn(rows, 5, generator=g), mask
+    start = torch.randint(0, 3, (rows, 1), generator=g)
+    end = start + torch.randint(1, 4, (rows, 1), generator=g)
+    positions = torch.arange(6)
+    return torch.randn(rows, 6, generator=g), (positions >= start) & (positions < end)
+
+
+def _last_position(mask):
+    return torch.where(mask, torch.arange(mask.shape[1]), -1).max(1, keepdim=True).values
+
+
+def _real(scores, mask):
+    return torch.where(mask, scores, 0.0)
 
 
 score_of_text = Exercise(
     "score_of_text",
     ("token_scores", "mask"),
-    _prefix_case,
+    _padded_case,
     last_token_scores,
     {
         "this reads the last column. In shorter rows that column is padding.": lambda s, m: s[
             :, -1
         ],
-        "this reads one position too far. "
-        "The number of real tokens is the index *after* the last one.": lambda s, m: s.gather(
-            1, m.sum(1, keepdim=True).clamp(max=s.shape[1] - 1)
+        "the number of real tokens minus one is the index of the last one only if "
+        "no padding stands before it. Prompts are padded on the left.": lambda s, m: s.gather(
+            1, m.sum(1, keepdim=True) - 1
         )[:, 0],
+        "this reads one position too far, or you count from 1: "
+        "it is the position *after* the last real token.": lambda s, m: s.gather(
+            1, (_last_position(m) + 1).clamp(max=s.shape[1] - 1)
+        )[:, 0],
+        "this reads the first real token. `argmax` of a mask finds its first True, not its "
+        "last.": lambda s, m: s.gather(1, m.int().argmax(1, keepdim=True))[:, 0],
         "this is the mean over the real tokens. The reward of a sequence is "
-        "read at its last real token.": lambda s, m: (s * m).sum(1) / m.sum(1),
+        "read at its last real token.": lambda s, m: _real(s, m).sum(1) / m.sum(1),
         "this is the sum over the real tokens. "
-        "The reward of a sequence is read at its last real token.": lambda s, m: (s * m).sum(1),
+        "The reward of a sequence is read at its last real token.": lambda s, m: _real(s, m).sum(1),
     },
+)
+
+
+def _loss_case(g):
+    ids, eos_id = _ids_case(g)
+    return -torch.rand(ids.shape, generator=g) - 0.1, ids, eos_id
+
+
+def _mean_loss(logprobs, mask):
+    return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
+
+
+imitation_loss = Exercise(
+    "imitation_loss",
+    ("logprobs", "ids", "eos_id"),
+    _loss_case,
+    lambda x, ids, e: _mean_loss(x, _eos_mask(ids, e)),
+    {
+        "the mask still leaves out the first EOS. It looks like padding, but "
+        "it is a real token.": lambda x, ids, e: _mean_loss(x, ids != e),
+        "the first EOS is left out, and so is all that follows. The mask must "
+        "include the first EOS.": lambda x, ids, e: _mean_loss(x, (ids == e).cumsum(1) == 0),
+        "padding is kept. Only the first EOS of a response is real.": lambda x, ids, e: -x.mean(),
+        "the sign is wrong. A loss falls when the log-probability rises.": lambda x, ids, e: (
+            -_mean_loss(x, _eos_mask(ids, e))
+        ),
+        "this is the sum over the real tokens. Divide by their number.": lambda x, ids, e: (
+            _mean_loss(x, _eos_mask(ids, e)) * _eos_mask(ids, e).sum()
+        ),
+        "this divides by the number of all positions. Divide by the number of real "
+        "tokens.": lambda x, ids, e: (
+            _mean_loss(x, _eos_mask(ids, e)) * _eos_mask(ids, e).float().mean()
+        ),
+        "this is the mean of the responses' means. "
+        "Every real token of the batch must count the same.": lambda x, ids, e: (
+            -torch.where(_eos_mask(ids, e), x, 0.0).sum(1) / _eos_mask(ids, e).sum(1)
+        ).mean(),
+    },
+    differentiate=("logprobs",),
 )
