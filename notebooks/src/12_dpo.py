@@ -34,10 +34,10 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: the policy is its own reward model
 #
-# PPO needs four models and samples at every step. All that people gave us are **pairs**: two
-# responses to the same prompt, of which one is preferred. **Direct preference optimisation (DPO)**
-# trains the policy on these pairs directly. It needs no reward model, no critic and no sampling.
-# The loss of a pair is
+# Proximal policy optimisation (PPO) needs four models and samples at every step. All that people
+# gave us are **pairs**: two responses to the same prompt, of which one is preferred. **Direct
+# preference optimisation (DPO)** trains the policy on these pairs directly. It needs no reward
+# model, no critic and no sampling. The loss of a pair is
 #
 # $$ L = -\log \sigma\Big( \beta \log \frac{\pi(y_c \mid x)}{\pi_{\text{ref}}(y_c \mid x)} -
 # \beta \log \frac{\pi(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
@@ -59,7 +59,7 @@ from minirlhf.classroom import FAST, check
 #
 # Four steps lead from PPO's objective to this loss.
 #
-# **(a) The objective.** Let $r(x, y)$ be the reward of a response. RLHF maximises the expected
+# **(a) The objective.** Let $r(x, y)$ be the reward of a response. Training maximises the expected
 # reward minus a KL penalty:
 #
 # $$ \mathbb{E}_{y \sim \pi}\big[ r(x, y) \big] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
@@ -87,7 +87,7 @@ from minirlhf.classroom import FAST, check
 # The first term does not depend on $\pi$. The KL divergence is never negative, and zero only at
 # $\pi = \pi^*$.
 #
-# We cannot compute it: $Z(x)$ is a sum over *all* responses, and there are far too many.
+# We cannot compute $\pi^*$: $Z(x)$ is a sum over *all* responses, and there are far too many.
 #
 # **(c) Turn it round.** Take the logarithm of the Gibbs policy:
 #
@@ -110,8 +110,6 @@ from minirlhf.classroom import FAST, check
 #
 # Now maximise the probability of what people chose, over the policy. Minus the logarithm of this
 # probability is DPO's loss.
-#
-# PPO fits a reward to the pairs, and then a policy to the reward. DPO fits the policy itself.
 
 # %% [markdown]
 # ## 3. One pair by hand
@@ -125,8 +123,8 @@ from minirlhf.classroom import FAST, check
 # | rejected | −16 | −15 | −1 | −0.5 |
 #
 # The difference of the implicit rewards is called the **margin**: 0.5 − (−0.5) = 1. The loss is
-# $-\log \sigma(1)$ = 0.31. The rejected response is still the more likely one, −16 against −20.
-# That does not matter: DPO looks only at how each one has *moved* from the reference.
+# $-\log \sigma(1)$ = 0.31. The rejected response is still the more likely one, −16 against −20. DPO
+# looks only at how each one has *moved*.
 
 # %%
 chosen, rejected = torch.tensor([-20.0]), torch.tensor([-16.0])
@@ -310,16 +308,15 @@ pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
 # %% [markdown]
 # - **The majority always wins** (hard labels). The loss asks for $\sigma(\beta h) = 1$, which no
 #   finite $h$ reaches. So there is no optimum. The policy runs towards the best response as long as
-#   you train: after 200 steps its probability is 0.79. In the end all probability is on this one
-#   response. Then the error is 1 − 0.41 = 0.59.
+#   you train: after 200 steps its probability is 0.79. In the end it has all probability, and the
+#   error is 1 − 0.41 = 0.59.
 # - **One vote per pair** is a noisy hard label. Votes that contradict each other stop the policy,
 #   but not at the right place. **1000 votes** are nearly as good as the exact shares.
 # - **Pairs among 8 responses.** *Among* these all ratios are right. The others should have a total
 #   probability of 0.49, and they get 0.10. DPO never hears about them. PPO samples them.
 # - **Stopped after 10 steps**, the policy is still on its way.
 #
-# In practice no condition holds. DPO escapes the fate of hard labels because it is stopped early,
-# and because a network cannot fit every pair.
+# In practice no condition holds. DPO survives hard labels because it is stopped early.
 
 # %% [markdown]
 # ## 7. One step of DPO
@@ -458,7 +455,7 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Each point is the mean of three seeds. Further right is further from the reference.
+# Each point is the mean of three seeds.
 #
 # 1. **Nearer.** $\beta = 1$ is DPO's leftmost point, with a KL of 1.1 nats. $\beta = 0.03$ is the
 #    rightmost, with 9.0 nats. A smaller $\beta$ also brings more gold, 1.57 instead of 0.84. Both
@@ -473,12 +470,11 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # |---|---|---|
 # | pairs | the reward model was trained on many more (lesson 08) | 3,200 |
 # | responses that are judged | what the policy writes now | by other people, fixed |
-# | length from 2 to 4 nats | 11 to 15 tokens | 20 to 24 tokens |
+# | length, in tokens, from 2 to 4 nats | 11 to 15 | 20 to 24 |
 # | distinct word pairs at 9 nats | 36 %: it repeats itself, and part of its gold is an error of the gold model (lesson 07) | 82 % |
 # | reviews without an end token | pays for them | pays nothing, and has up to 21 % |
 #
-# So these runs do not show that PPO is the better algorithm. They show that the theorem of section
-# 6 does not decide it.
+# So these runs do not show that PPO is the better algorithm.
 
 # %% [markdown]
 # **Predict.** Do chosen responses become more likely during training?
@@ -515,10 +511,10 @@ show.curves(history, columns=logged)
 # compares repairs.
 
 # %% [markdown]
-# **Does the policy know which of two new reviews is better?** On the 128 held-out pairs of the log
-# it was right for about one half, as if by chance. But so few pairs cannot tell: their standard
-# error is 0.04. A second experiment asks for 2,000 pairs of the test films, at $\beta = 0.1$.
-# *right_order* is the share of pairs in the right order:
+# **Does the policy know which of two new reviews is better?** Of the 128 held-out pairs it had
+# about one half right, as if by chance. But so few pairs cannot tell: the standard error is 0.04. A
+# second experiment asks for 2,000 pairs of the test films, at $\beta = 0.1$. *right_order* is the
+# share of pairs in the right order:
 
 # %%
 asked = experiments.results("order")
@@ -820,7 +816,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 # holds for $\beta = 0.3$ and the coefficient 0.5, on whichever seeds you compare. In the training
 # pairs of section 7 most responses come back in other pairs: in 60 % of the pairs the chosen
 # response is the rejected one of another pair. So *rewards/accuracies* is of responses that were
-# partly seen before. The README's tour starts DPO at an SFT model of each seed's own, so its
+# partly seen before. The README's tour starts DPO at a fine-tuned model of each seed's own, so its
 # numbers differ.
 #
 # **What the libraries do.**

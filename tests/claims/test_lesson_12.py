@@ -416,8 +416,9 @@ def recorded(said, betas, leash, steps):
     lengths = [round(x) for v in (half, quarter) for x in leash.loc[v].length]
     of_dpo = [round(x) for x in betas.length]
     said("the reward model was trained on many more (lesson 08) |", 100 * 32)
-    said("| length from", mean(leash, half, "kl"), mean(leash, quarter, "kl"))
-    said("nats |", min(lengths), max(lengths), min(of_dpo), max(of_dpo))
+    at = mean(leash, half, "kl"), mean(leash, quarter, "kl")
+    ends = min(lengths), max(lengths), min(of_dpo), max(of_dpo)
+    said("| length, in tokens, from", *at, *ends)
     far = "kl_coef 0.1"
     said("| distinct word pairs at", mean(leash, far, "kl"), mean(leash, far, "distinct_2"))
     said("is an error of the gold model (lesson 07) |", mean(betas, "beta 0.03", "distinct_2"))
@@ -432,8 +433,8 @@ def recorded(said, betas, leash, steps):
 
 def held_out(said, betas, asked, order):
     said("*rejected_change* of", 128)
-    said("On the", 128)
-    said("their standard error is", math.sqrt(0.25 / 128))
+    said("Of the", 128)
+    said("the standard error is", math.sqrt(0.25 / 128))
     said("A second experiment asks for", order["pairs"])
     assert order["dpo"] == pytest.approx(asked.right_order.mean())
     said("**A little.** The policy has", order["dpo"], *order["dpo interval"])
