@@ -380,7 +380,7 @@ def exact_world(said, world, ends):
     said("no probability is off by more than", 0.0001, others < 0.0001)
     said("(Its true value is", best)
     said("as long as you train: after", STEPS, ends["hard"].max().item())
-    said("Then the error is", 1, best, 1 - best)
+    said("and the error is", 1, best, 1 - best)
     said("at the right place.", 1000)
     said("**Pairs among", int(seen.sum()))
     said("a total probability of", target[~seen].sum().item(), ends["partial"][~seen].sum().item())
