@@ -11,582 +11,833 @@
 # ---
 
 # %% [markdown]
-# # 12 · DPO: the policy is the reward model
+# # 12 · DPO
 #
-# **The question.** PPO needs a reward model, a critic, and samples of its own at every step. Pairs of texts with a preferred one are all that people gave. Can a policy be fitted to the pairs directly, and is what comes out the same policy?
+# After this lesson you can
 #
-# **You need** lesson 07 (the best policy under a leash) and 08 (Bradley-Terry). 35 minutes to read, 60 for the exercises.
+# - derive DPO's loss from the objective with a KL penalty, line by line,
+# - write one training step of DPO, and say what each line is for,
+# - say what $\beta$ does, and read the curves of a DPO run.
 #
-# **Predict.** Write down a number or a yes before you read on.
-#
-# | | your prediction |
-# |---|---|
-# | The loss before the first step? | |
-# | DPO pushes the chosen text up and the rejected one down. Does the chosen text become likelier? | |
-# | A larger $\beta$: does the policy end nearer to the reference, or farther? | |
-# | PPO and DPO on the same exact preferences: how far apart do they end? | |
+# **You need** lesson 07 (the KL penalty and its best policy) and lesson 08 (reward models,
+# Bradley-Terry). About 55 minutes to read and 75 for the exercises.
 
 # %%
-# %matplotlib inline
-import math
+import copy
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim, load_results
-from minirlhf.core.bradley_terry import preference_probability, reward_model_loss
-from minirlhf.core.exact import World
-from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.core.preference import dpo, implicit_rewards
-from minirlhf.core.returns import gae
-from minirlhf.evaluate import bootstrap
-from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.rewards.model import text_judge
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.show.exact import trajectories
-from minirlhf.tasks import reviews
-
-set_threads()
+from minirlhf import core, evaluate, experiments, loops, models, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. From the best policy to a loss, line by line
+# ## 1. The idea: the policy is its own reward model
 #
-# Subscripts: $y_c$ is the chosen text, $y_r$ the rejected one; $r(x, y)$ is a reward. $y_c \succ y_r$ reads "is preferred to", $\sigma(z) = 1/(1 + e^{-z})$.
+# Proximal policy optimisation (PPO) needs four models and samples at every step. All that people
+# gave us are **pairs**: two responses to the same prompt, of which one is preferred. **Direct
+# preference optimisation (DPO)** trains the policy on these pairs directly. It needs no reward
+# model, no critic and no sampling. The loss of a pair is
 #
-# **(a)** Lesson 07: among all policies, the one that maximises $\mathbb{E}[r] - \beta\, \mathrm{KL}(\pi \Vert \pi_{ref})$ is the Gibbs policy,
+# $$ L = -\log \sigma\Big( \beta \log \frac{\pi(y_c \mid x)}{\pi_{\text{ref}}(y_c \mid x)} -
+# \beta \log \frac{\pi(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
 #
-# $$ \pi^*(y|x) = \frac{1}{Z(x)}\, \pi_{ref}(y|x)\, e^{r(x, y)/\beta} . $$
+# - $x$ is the prompt, $y_c$ the **chosen** response and $y_r$ the **rejected** one.
+# - $\pi$ is the policy that learns. $\pi_{\text{ref}}$ is the **reference**: a copy from before
+#   training.
+# - $\log \pi(y \mid x)$ is the log-probability of the whole response. It is the *sum* over its
+#   tokens.
+# - $\beta$ is the KL coefficient. $\sigma(z) = 1 / (1 + e^{-z})$ is the sigmoid.
 #
-# **(b)** Take logarithms and solve for the reward. Every step is an equality:
-#
-# $$ \log \pi^*(y|x) = \log \pi_{ref}(y|x) + \tfrac1\beta r(x, y) - \log Z(x) \qquad\Longrightarrow\qquad r(x, y) = \beta \log \frac{\pi^*(y|x)}{\pi_{ref}(y|x)} + \beta \log Z(x) . $$
-#
-# For a given reward, $Z(x)$, a sum over all texts, cannot be computed. But read it the other way round: *any* policy is the best policy for some reward, namely $\beta \log \frac{\pi}{\pi_{ref}}$ plus any function of $x$ (with none, $Z = 1$). That is the policy's **implicit reward**; it is known up to a number for each prompt.
-#
-# **(c)** Bradley and Terry (lesson 08): people prefer $y_c$ to $y_r$ with probability $\sigma(r(x, y_c) - r(x, y_r))$. Put (b) in. Both texts answer the same prompt, so the two $\beta \log Z(x)$ cancel:
-#
-# $$ P(y_c \succ y_r | x) = \sigma\Big( \beta \log \frac{\pi^*(y_c|x)}{\pi_{ref}(y_c|x)} - \beta \log \frac{\pi^*(y_r|x)}{\pi_{ref}(y_r|x)} \Big) . $$
-#
-# What could not be computed is gone. (It goes only because preferences are *within* a prompt: a pair from two prompts would keep $\beta \log Z(x) - \beta \log Z(x')$.)
-#
-# **(d)** Now do what one does with a reward model: maximise the likelihood of what people said, over the policy in the place of the reward. Minus its logarithm is the loss,
-#
-# $$ L = -\log \sigma(\beta h), \qquad h = \log \frac{\pi(y_c|x)}{\pi_{ref}(y_c|x)} - \log \frac{\pi(y_r|x)}{\pi_{ref}(y_r|x)} . $$
-#
-# It is the reward model's loss of lesson 08 with the implicit reward in it. Before training $h = 0$, and the loss is $-\log \sigma(0) = \ln 2$ for every pair.
-#
-# **By hand.** The world of the one-page example (notebook 91): *good*, *bad*, full stop; at most two words, uniform reference; $\beta = 1/\ln 2$. The policy says *good* first with ½ in the place of ⅓, *bad* with ¼. The second word is left at ⅓. Then *good good* has the log-ratio $\ln \frac{1/2}{1/3} = \ln \tfrac32$, *bad bad* $\ln \frac{1/4}{1/3} = \ln \tfrac34$,
-# $h = \ln 2$, $\beta h = 1$ and the loss is $-\log \sigma(1) = 0.313$.
-
-# %%
-one = torch.tensor([1.0]).double()
-chosen, rejected = math.log(1 / 2 * 1 / 3) * one, math.log(1 / 4 * 1 / 3) * one
-both_ref = math.log(1 / 9) * one
-by_hand = -math.log(1 / (1 + math.exp(-1)))
-print(f"by hand {by_hand:.3f}, the package's {dpo(chosen, rejected, both_ref, both_ref, beta=1 / math.log(2)).item():.3f}")
-assert abs(dpo(chosen, rejected, both_ref, both_ref, beta=1 / math.log(2)).item() - by_hand) < 1e-12
-assert abs(by_hand - 0.313) < 5e-4
-at_start = dpo(both_ref, both_ref, both_ref, both_ref, beta=0.1)
-assert abs(at_start.item() - math.log(2)) < 1e-12
-rewards = implicit_rewards(torch.cat([chosen, rejected]), both_ref.expand(2), beta=1 / math.log(2))
-assert abs(reward_model_loss(rewards[:1], rewards[1:]).item() - by_hand) < 1e-12
-print(f"implicit rewards, log2 of 3/2 and of 3/4: {[round(x, 3) for x in rewards.tolist()]}; the reward model's loss on them is the same number")
+# The quantity $\beta \log \frac{\pi(y \mid x)}{\pi_{\text{ref}}(y \mid x)}$ is called the
+# **implicit reward** of a response. It is positive if the policy likes the response more than the
+# reference does. In words: give the chosen response a higher implicit reward than the rejected one.
+# It is the loss of a reward model (lesson 08), with the implicit reward in the place of the score.
 
 # %% [markdown]
-# ## 2. Anatomy of the gradient
+# ## 2. From the objective to the loss
 #
-# By the chain rule, with $\sigma' = \sigma (1 - \sigma)$ and so $\frac{d}{dh} \big(-\log \sigma(\beta h)\big) = -\beta (1 - \sigma(\beta h)) = -\beta\, \sigma(-\beta h)$,
+# Four steps lead from PPO's objective to this loss.
 #
-# $$ \nabla L = -\underbrace{\beta\, \sigma(-\beta h)}_{\text{how wrong the order is}} \Big[ \underbrace{\nabla \log \pi(y_c)}_{\text{push up}} - \underbrace{\nabla \log \pi(y_r)}_{\text{push down}} \Big] . $$
+# **(a) The objective.** Let $r(x, y)$ be the reward of a response. Training maximises the expected
+# reward minus a KL penalty:
 #
-# Three things to see. The two pushes are **equal and opposite** in log-probability, whatever the pair. The weight is at most $\beta$; it is $\beta/2$ at the start and fades as the pair is learned: a pair that is right by a wide margin no longer pulls. And **only $h$ counts**: if both log-probabilities fall by the same amount the loss does not notice.
-# That last one is a fault with a name, *likelihood displacement*; lesson 14 measures it.
-
-# %%
-margins = torch.linspace(-60, 60, 121, dtype=torch.float64)
-figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2)
-zero = torch.zeros_like(margins)
-for colour, style, b in zip(COLOURS, ("-", "--", ":"), (0.05, 0.1, 0.5), strict=False):
-    h = margins.clone().requires_grad_(True)
-    loss = dpo(h, zero, zero, zero, beta=b)
-    (pull,) = torch.autograd.grad(loss.sum(), h)
-    left.plot(margins, loss.detach(), color=colour, linestyle=style, label=f"β = {b}")
-    right.plot(margins, -pull, color=colour, linestyle=style, label=f"β = {b}")
-    assert abs(-pull[60].item() - b / 2) < 1e-12 and -pull[0] < b  # at h = 0; on the wrong side
-left.set(xlabel="h, nats", ylabel="loss", ylim=(0, 8))
-right.set(xlabel="h, nats", ylabel="push on each log-probability", yscale="log", ylim=(1e-4, 1))
-for axes in (left, right):
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, frameon=False)
-display(figure)
+# $$ \mathbb{E}_{y \sim \pi}\big[ r(x, y) \big] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
+#
+# The KL divergence is a mean over responses of $\pi$, too. So all is one mean:
+#
+# $$ \mathbb{E}_{y \sim \pi}\Big[ r(x, y) - \beta \log \frac{\pi(y \mid x)}{\pi_{\text{ref}}(y \mid x)}
+# \Big] . $$
+#
+# **(b) The best policy.** Lesson 07 found the policy that maximises this objective. It is called
+# the **Gibbs policy**:
+#
+# $$ \pi^*(y \mid x) = \frac{1}{Z(x)}\, \pi_{\text{ref}}(y \mid x)\, e^{r(x, y) / \beta} , \qquad
+# Z(x) = \sum_y \pi_{\text{ref}}(y \mid x)\, e^{r(x, y) / \beta} . $$
+#
+# In words: take the reference, and multiply each response by a factor that grows with its reward.
+# $Z(x)$ is the **partition function**. With it, the probabilities of all responses to a prompt add
+# up to one.
+#
+# Why is it the best? Equation (c) below solves for $r$. Put it into (a):
+#
+# $$ \mathbb{E}_{y \sim \pi}\Big[ \beta \log Z(x) - \beta \log \frac{\pi(y \mid x)}{\pi^*(y \mid x)} \Big]
+# = \beta \log Z(x) - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
+#
+# The first term does not depend on $\pi$. The KL divergence is never negative, and zero only at
+# $\pi = \pi^*$.
+#
+# We cannot compute $\pi^*$: $Z(x)$ is a sum over *all* responses, and there are far too many.
+#
+# **(c) Turn it round.** Take the logarithm of the Gibbs policy:
+#
+# $$ \log \pi^*(y \mid x) = \log \pi_{\text{ref}}(y \mid x) + \frac{r(x, y)}{\beta} - \log Z(x) . $$
+#
+# Bring the reward to the left and multiply by $\beta$:
+#
+# $$ r(x, y) = \beta \log \frac{\pi^*(y \mid x)}{\pi_{\text{ref}}(y \mid x)} + \beta \log Z(x) . $$
+#
+# In words: the reward of a response is the implicit reward of the best policy, plus a number that
+# depends on the prompt alone.
+#
+# **(d) Compare two responses.** The **Bradley-Terry model** (lesson 08) says how often people
+# prefer $y_c$ to $y_r$: with the probability $\sigma(r(x, y_c) - r(x, y_r))$. Put (c) in for both
+# rewards. Both responses answer the same prompt, so both have the same $\beta \log Z(x)$. **In the
+# difference it cancels:**
+#
+# $$ P(y_c \text{ is preferred}) = \sigma\Big( \beta \log \frac{\pi^*(y_c \mid x)}{\pi_{\text{ref}}(y_c
+# \mid x)} - \beta \log \frac{\pi^*(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
+#
+# Now maximise the probability of what people chose, over the policy. Minus the logarithm of this
+# probability is DPO's loss.
 
 # %% [markdown]
-# A large $\beta$ pulls hard at first and is satisfied soon: half of the pull is gone when the odds of $\sigma(\beta h)$ are 3, at $h = \ln 3/\beta$: 22 nats for 0.05, 2.2 for 0.5. So $\beta$ is a leash here too, though nothing in the loss mentions a KL: one unit of reward is worth $1/\beta$ nats.
+# ## 3. One pair by hand
+#
+# For a pair we need four log-probabilities. We call the difference $\log \pi - \log
+# \pi_{\text{ref}}$ the **log-ratio**. With $\beta = 0.5$:
+#
+# | response | $\log \pi$ | $\log \pi_{\text{ref}}$ | log-ratio | implicit reward |
+# |---|---|---|---|---|
+# | chosen | −20 | −21 | 1 | 0.5 |
+# | rejected | −16 | −15 | −1 | −0.5 |
+#
+# The difference of the implicit rewards is called the **margin**: 0.5 − (−0.5) = 1. The loss is
+# $-\log \sigma(1)$ = 0.31. The rejected response is still the more likely one, −16 against −20. DPO
+# looks only at how each one has *moved*.
 
 # %%
-for b in (0.05, 0.5):
-    weight = b * torch.sigmoid(-b * torch.tensor(math.log(3) / b))
-    print(f"β = {b}: at h = {math.log(3) / b:.1f} nats the push is {weight / (b / 2):.2f} of the first one")
-    assert abs(weight / (b / 2) - 0.5) < 1e-6
-assert round(math.log(3) / 0.05) == 22 and round(math.log(3) / 0.5, 1) == 2.2
+chosen, rejected = torch.tensor([-20.0]), torch.tensor([-16.0])
+ref_chosen, ref_rejected = torch.tensor([-21.0]), torch.tensor([-15.0])
+margin = 0.5 * (chosen - ref_chosen) - 0.5 * (rejected - ref_rejected)
+by_hand = -torch.sigmoid(margin).log()
+loss = core.dpo(chosen, rejected, ref_chosen, ref_rejected, beta=0.5)
+assert torch.allclose(by_hand, loss)
+print(f"margin {margin.item():.2f}, loss {loss.item():.2f}")
 
 # %% [markdown]
-# ## 3. The exact world's verdict
+# **Predict.** The reference gives −21 and −15, as before. For each of these four policies: is the
+# loss higher than before training, the same, or lower? How large is the loss before training?
 #
-# 15 texts of at most three words, a random reward, a reference that is not uniform. Suppose we knew what share of *all* people prefers each text to each other, for every pair. Where is DPO's loss least? A pair's mean loss over people is $-p \log \sigma(z) - (1 - p) \log \sigma(-z)$ with $z = \beta h$ and $p = \sigma(r_i - r_j)$. Its slope in $z$ is $\sigma(z) - p$, so it is least exactly where $\sigma(z) = p$, that is $z = r_i - r_j$. The Gibbs policy does this for every pair at once: no policy can do better, and any other that does as well has the same log-ratios up to
-# a constant, which adding up to 1 fixes: it is the Gibbs policy. And by lesson 07 PPO, with the KL in its reward, climbs to the same place. Here are both walks: PPO's advantages in expectation (a true critic, no clip, natural-gradient steps that shrink) and DPO's by LBFGS. On the map each is drawn by the two directions in which the paths vary most, with their share of all that they move:
+# | | what the policy has done |
+# |---|---|
+# | A | nothing yet: it equals the reference |
+# | B | the chosen response has become more likely by 2 nats, the rejected one by 4 nats |
+# | C | both responses have become less likely by 5 nats |
+# | D | the chosen one has become less likely by 5 nats, the rejected one by 7 nats |
+
+# %% tags=["predict"]
+moves = {"A": (0, 0), "B": (2, 4), "C": (-5, -5), "D": (-5, -7)}
+for name, (of_chosen, of_rejected) in moves.items():
+    pair = ref_chosen + of_chosen, ref_rejected + of_rejected
+    print(name, core.dpo(*pair, ref_chosen, ref_rejected, beta=0.5).numpy().round(2))
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **A: 0.69**, which is $\log 2$. Both log-ratios are zero, and $\sigma(0) = 1/2$. Every DPO run
+#   starts at this number.
+# - **B: 1.31, higher.** The chosen response has become more likely, but the rejected one even more.
+#   The margin is −1.
+# - **C: 0.69, the same.** The margin is zero. The loss does not notice that both have fallen.
+# - **D: 0.31, lower.** The margin is 1, as in the table above. DPO is content with this, although
+#   the chosen response has become much less likely.
+# </details>
+
+# %% [markdown]
+# ## 4. Which pairs push?
+#
+# Call $h$ the difference of the two log-ratios, so that the margin is $\beta h$. The derivative of
+# $-\log \sigma(\beta h)$ with respect to $h$ is $-\beta\, \sigma(-\beta h)$. So the gradient is
+#
+# $$ \nabla L = -\beta\, \sigma(-\beta h)\, \big[ \nabla \log \pi(y_c \mid x) - \nabla \log \pi(y_r \mid x)
+# \big] . $$
+#
+# In words: push the chosen response up and the rejected one down, both with the same **weight**
+# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The columns are $h$ in nats,
+# the margin, and the weight, computed by PyTorch and by the formula:
 
 # %%
-world, beta = World.random(3, 3, seed=0), 0.5
-target, mask = world.gibbs(beta=beta), world.response_mask
-ref = world.logprobs(world.ref_logits)
-i, j = torch.triu_indices(15, 15, 1)
+h = torch.tensor([-40.0, -10.0, 0.0, 10.0, 40.0], requires_grad=True)
+zero = torch.zeros(5)
+core.dpo(h, zero, zero, zero, beta=0.1).sum().backward()
+formula = 0.1 * torch.sigmoid(-0.1 * h.detach())
+assert torch.allclose(-h.grad, formula)
+table = {"h": h.detach(), "margin": 0.1 * h.detach(), "weight": -h.grad}
+pd.DataFrame(table | {"by the formula": formula}).round(3)
+
+# %% [markdown]
+# - A pair in the **wrong order** (first row) has nearly the largest weight possible, $\beta$.
+# - **Before training** $h = 0$, and every pair has the weight $\beta / 2$.
+# - A pair that is **right by a wide margin** (last row) hardly pushes any more.
+#
+# So DPO spends its gradient on the pairs that it has wrong.
+
+# %% [markdown]
+# ## 5. What $\beta$ does
+#
+# Suppose that a share $p$ of people prefers response A to response B. Where does DPO stop? The mean
+# loss over people is $-p \log \sigma(\beta h) - (1 - p) \log \sigma(-\beta h)$. Its derivative with
+# respect to $\beta h$ is $\sigma(\beta h) - p$. So it is smallest where $\sigma(\beta h) = p$,
+# which is
+#
+# $$ h = \frac{1}{\beta} \log \frac{p}{1 - p} . $$
+#
+# In words: the more people agree, the further the two responses move apart. **A smaller $\beta$
+# lets the policy move further.**
+#
+# **Predict.** Suppose that 90 % of people prefer A to B. The policy is trained to the optimum. How
+# many times larger than in the reference is the ratio $\pi(A) / \pi(B)$ then, with $\beta = 1$? And
+# with $\beta = 0.1$, the usual value? Guess the order of magnitude.
+
+# %% tags=["predict"]
+for beta in (1.0, 0.1):
+    h = torch.logit(torch.tensor(0.9, dtype=torch.float64)) / beta
+    print(f"beta {beta}: {h.exp().item():.2g} times")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. But with $\beta =
+# 0.1$ it is 9 to the tenth power: 3.5 *billion* times. At the usual $\beta$ the optimum is nearly
+# deterministic wherever people agree. A run of a hundred steps gets nowhere near it.
+# </details>
+
+# %% [markdown]
+# ## 6. The exact world: does DPO find the Gibbs policy?
+#
+# Here is a small world in which everything can be computed: 15 responses of at most three words,
+# with random rewards. Of every pair we know the exact share of people who prefer the first
+# response, $p = \sigma(r_i - r_j)$. Two policies start from the same reference.
+#
+# - **DPO** gets these shares, and never sees a reward.
+# - **PPO** gets the rewards, and never sees a pair. It is PPO on average: no samples, no clip. At
+#   each step, every logit moves by its exact advantage, KL penalty included (lessons 05 and 06).
+
+# %%
+world, beta = core.World.random(3, 3, seed=0), 0.5
+target = world.gibbs(beta=beta)  # the best policy, from the rewards
+ref = world.sequence_logprobs(world.ref_logits)
+i, j = torch.triu_indices(15, 15, 1)  # all pairs
+share = core.preference_probability(world.rewards[i], world.rewards[j])
 
 
-def ppo_walk(steps=150):
-    """In expectation, with the true V and lambda 1; each place moves by the mean advantage of its words (a natural gradient)."""
-    logits, path = world.ref_logits.clone(), []
-    for step in range(steps):
+# %%
+def dpo_walk(share, i=i, j=j):
+    """Gradient descent on DPO's mean loss over people: the policy at each step."""
+    logits, path = world.ref_logits, []
+    for _ in range(200):
         path.append(world.probs(logits))
-        old, values = world.logprobs(logits), world.by_token(world.values(logits, beta=beta)[0])
-        paid = kl_shaped_rewards(world.rewards, old, ref, mask, kl_coef=beta)
-        gains = gae(paid, values, mask, gamma=1.0, lam=1.0)[0][mask]
-        where, p = (world.visited[mask], world.response_ids[mask]), path[-1][:, None].expand_as(mask)[mask]
-        sums, visits = (torch.zeros(7, 3).double().index_put(where, x, accumulate=True) for x in (p * gains, p))
-        logits = logits + 0.5 / beta * sums / visits / (1 + step / 100)
+        logits = logits.detach().requires_grad_(True)
+        p = world.sequence_logprobs(logits)
+        prefers_i = core.dpo(p[i], p[j], ref[i], ref[j], beta=beta)
+        prefers_j = core.dpo(p[j], p[i], ref[j], ref[i], beta=beta)
+        (share * prefers_i + (1 - share) * prefers_j).mean().backward()
+        logits = (logits - 20 * logits.grad).detach()
     return torch.stack(path)
 
 
 # %%
-def dpo_walk(loss_of, steps=150, each=1):
-    """LBFGS on any loss of the 15 texts' log-probabilities, `each` iterations a step: (path, logits at its end)."""
-    logits, path = world.ref_logits.clone().requires_grad_(True), []
-    optimizer = torch.optim.LBFGS(
-        [logits], max_iter=each, history_size=50, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        (loss := loss_of(world.sequence_logprobs(logits))).backward()
-        return loss
-
-    for _ in range(steps):
-        path.append(world.probs(logits.detach()))
-        if logits.grad is None or logits.grad.abs().max() > 1e-9:  # there already
-            optimizer.step(closure)
-    return torch.stack(path), logits.detach()
+def ppo_walk():
+    logits, path = world.ref_logits, []
+    for _ in range(200):
+        path.append(world.probs(logits))
+        values, q = world.values(logits, beta=beta)
+        logits = logits + 0.1 * (q - values[:, None])  # the advantage of every word
+    return torch.stack(path)
 
 
-def population(share, i=i, j=j, beta=beta):
-    """DPO's mean loss over pairs (i, j), of which a share of people prefers i."""
-    whole = ref.sum(1)
-
-    def loss_of(p):
-        won = dpo(p[i], p[j], whole[i], whole[j], beta=beta)
-        lost = dpo(p[j], p[i], whole[j], whole[i], beta=beta)
-        return (share * won + (1 - share) * lost).mean()
-
-    return loss_of
-
-
-# %%
-truth = preference_probability(world.rewards[i], world.rewards[j])
-fitted, at_optimum = dpo_walk(population(truth))
-paths = {"PPO": ppo_walk(), "DPO": fitted}
-display(trajectories(paths, target))
-for name, path in paths.items():
-    print(f"{name}: at the end no probability is off by more than {(path[-1] - target).abs().max():.1e}")
-    assert (path[-1] - target).abs().max() < 1e-6
+paths = {"PPO": ppo_walk(), "DPO": dpo_walk(share)}
+for path in paths.values():
+    assert (path[-1] - target).abs().max() < 1e-4
+show.trajectories(paths, target)
 
 # %% [markdown]
-# Two algorithms that share no line of code arrive at one policy, which neither was told. One was given the reward and no pairs, the other shares of people and no reward.
+# A policy is a point with one coordinate per response. The left panel shows the two directions in
+# which the paths vary most. Both begin at the dot (the reference) and end at the star (the Gibbs
+# policy). The right panel shows their distance to it. At the end no probability is off by more than
+# 0.0001.
 #
-# **That theorem has four conditions.** (1) Labels are shares of a population that follows Bradley-Terry. (2) Every pair is covered. (3) The policy can be any distribution. (4) The optimum is reached. Break each of them:
+# **The two algorithms find the same policy.** But this needs four conditions:
+#
+# 1. The labels are shares of many people, who follow Bradley-Terry.
+# 2. Every pair is covered.
+# 3. The policy can be any distribution.
+# 4. Training reaches the optimum.
+#
+# What happens if a condition fails? We train again, with the same number of steps, and show the
+# largest error of a probability, and the probability of the policy's favourite response. (Its true
+# value is 0.41.)
 
 # %%
-generator = torch.Generator().manual_seed(0)
-
-
-def off(share, i=i, j=j):
-    """The largest error of a probability at DPO's end."""
-    return (dpo_walk(population(share, i, j))[0][-1] - target).abs().max().item()
-
-
-hard = off((truth > 0.5).double())
-sampled = {
-    n: [off(torch.binomial(torch.full_like(truth, n), truth, generator=generator) / n) for _ in range(4)] for n in (1, 1000)
+votes, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
+seen = torch.arange(15) % 2 == 0  # every other response: 8 of 15
+some = seen[i] & seen[j]
+ends = {
+    "all conditions hold": paths["DPO"][-1],
+    "the majority always wins": dpo_walk((share > 0.5).double())[-1],
+    "one vote per pair": dpo_walk(torch.bernoulli(share, generator=votes))[-1],
+    "1000 votes per pair": dpo_walk(torch.binomial(many, share, votes) / many)[-1],
+    "pairs among 8 responses": dpo_walk(share[some], i[some], j[some])[-1],
+    "stopped after 10 steps": paths["DPO"][10],
 }
-seen = torch.tensor([0, 2, 4, 6, 8, 10, 12, 14])
-rows = torch.isin(i, seen) & torch.isin(j, seen)
-partial = off(truth[rows], i[rows], j[rows])
-paths = dpo_walk(population(truth))[0]
-one_row = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)  # (3): a policy that does not look at what stands before
-whole = population(truth)
-optimizer = torch.optim.LBFGS([one_row], max_iter=500, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe")
+table = pd.DataFrame(ends).T
+error = (table - target.numpy()).abs().max(axis=1)
+pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
+
+# %% [markdown]
+# - **The majority always wins** (hard labels). The loss asks for $\sigma(\beta h) = 1$, which no
+#   finite $h$ reaches. So there is no optimum. The policy runs towards the best response as long as
+#   you train: after 200 steps its probability is 0.79. In the end it has all probability, and the
+#   error is 1 − 0.41 = 0.59.
+# - **One vote per pair** is a noisy hard label. Votes that contradict each other stop the policy,
+#   but not at the right place. **1000 votes** are nearly as good as the exact shares.
+# - **Pairs among 8 responses.** *Among* these all ratios are right. The others should have a total
+#   probability of 0.49, and they get 0.10. DPO never hears about them. PPO samples them.
+# - **Stopped after 10 steps**, the policy is still on its way.
+#
+# In practice no condition holds. DPO survives hard labels because it is stopped early.
+
+# %% [markdown]
+# ## 7. One step of DPO
+#
+# Now the real thing: `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
+# reviews. The prompt is a film's title. Both reviews are by people. The label compares two single
+# ratings, each by one random person. We use 32 pairs per step and $\beta = 0.1$.
+
+# %%
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+pairs = tasks.reviews.preference_pairs(
+    "reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer
+)
+
+actor, reference = copy.deepcopy(sft), copy.deepcopy(sft)
+optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=5e-5))
+show.texts(pd.DataFrame(pairs[:2])[["prompt", "chosen", "rejected"]])
+
+# %% [markdown]
+# The first label is easy to agree with. In the second pair both reviews are harsh, and the label is
+# nearly a toss of a coin.
+#
+# Both responses to a prompt go through the models together, as one batch of `2B` rows. First come
+# the B chosen ones, then the B rejected ones. Tensors of tokens have the shape `(2B, R)`, where R
+# is the number of positions. The mask is true at real tokens and false at padding.
 
 
-def same_everywhere():
+# %%
+def dpo_step(rows):
+    # 1. One batch: the chosen responses, then the rejected ones.
+    responses = rows["chosen"] + rows["rejected"]
+    prompts = rows["prompt"] + rows["prompt"]
+    batch = models.encode(tokenizer, prompts, responses, max_response=32)
+    mask = batch.response_mask
+    # 2. The log-probability of each response: the sum over its tokens.
+    logprobs = core.sequence_logprobs(models.policy_logprobs(actor, batch), mask)
+    with torch.no_grad():  # the reference does not learn
+        ref_logprobs = core.sequence_logprobs(
+            models.policy_logprobs(reference, batch), mask
+        )
+    # 3. How far has each response moved from the reference?
+    chosen, rejected = (logprobs - ref_logprobs).chunk(2)
+    # 4. The loss of each pair, and its mean.
+    losses = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected))
+    losses.mean().backward()
+    # 5. Update.
+    optimizer.step()
     optimizer.zero_grad()
-    (loss := whole(world.sequence_logprobs(one_row.expand(7, 3)))).backward()
-    return loss
+    return losses.mean().item()
 
-
-optimizer.step(same_everywhere)
-blind = (world.probs(one_row.detach().expand(7, 3)) - target).abs().max().item()
-early = (paths[5] - target).abs().max().item()
-print(f"hard labels (the majority always wins): {hard:.2f}")
-for n, errors in sampled.items():
-    print(f"{n} asked of each pair, four draws: " + ", ".join(f"{x:.3f}" for x in errors))
-print(f"pairs among 8 of the 15 texts only: {partial:.2f}")
-print(f"the same next-word probabilities after every prefix: {blind:.2f};  after 5 iterations: {early:.2f}")
-assert hard > 0.5 and sum(sampled[1]) > 5 * sum(sampled[1000]) and partial > 0.2 and min(blind, early) > 0.05
 
 # %% [markdown]
-# **Hard labels** say "always", and $\sigma$ is 1 only at infinity: the loss has no minimum, and the policy runs towards the best text as long as it is trained (its error cannot exceed what the best text lacks to 1). A single vote is a hard label too; but votes that contradict each other, A over B over C over A, hold each other at a finite place, as in the four draws of one vote a pair. What else saves DPO in practice is that it is stopped, and that a network cannot fit every pair at once.
-# **Few labels** a pair are noise, and go away with more of them. **A policy that cannot be any distribution**, and **an optimum not reached**, are the last line.
-# **Partial coverage**: what nobody compared is not held in place by anything. How far does it drift?
+# Compare it with PPO's step in lesson 06. Three details matter:
+#
+# - Log-probabilities are **summed** over the tokens, the end token included. A mean would be
+#   another loss (exercise 5).
+# - Nothing is sampled, so there is no temperature: the logits are not scaled.
+# - `logsigmoid` instead of the logarithm of the sigmoid. Where a pair is very wrong, the sigmoid is
+#   rounded to zero.
+#
+# The package's `train_dpo` is this loop with the extras of a long run: gradient clipping, a
+# learning-rate schedule, logs and checkpoints. `DPOConfig.plain` switches the extras off. Then
+# three steps leave exactly the same weights:
 
 # %%
-path, _ = dpo_walk(population(truth[rows], i[rows], j[rows]))
-unseen = torch.ones(15, dtype=torch.bool)
-unseen[seen] = False
-inside = path[-1][seen] / path[-1][seen].sum() - target[seen] / target[seen].sum()
-before, after = world.probs(world.ref_logits)[unseen].sum().item(), path[-1][unseen].sum().item()
-print(f"among the texts that were compared: off by {inside.abs().max():.1e}")
-print(f"the mass of the 7 others: {before:.3f} under the reference, {target[unseen].sum():.3f} under the Gibbs policy, {after:.3f} under DPO")
-assert inside.abs().max() < 1e-4
+steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
+order = list(loops.shuffled_batches(len(pairs), 32, steps, seed=0))
+by_hand = [dpo_step(pairs[index.tolist()]) for index in order]
+
+config = loops.DPOConfig.plain(steps=steps, batch_size=32, beta=0.1)
+other, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+assert models.same_weights(actor, other)
+print("loss of each step:", [round(loss, 3) for loss in by_hand])
 
 # %% [markdown]
-# *Among* the compared texts every ratio is right. How much mass the other texts get, DPO does not know and does not ask: there it depends on which weights they share with the compared ones. PPO samples them, and is told their reward.
-#
-# ## 4. Every beta, one frontier
-#
-# As $\beta$ falls the optimum moves away from the reference along the frontier of lesson 07: more reward for more KL, and no policy lies above it. DPO's optima for several $\beta$ and PPO's objective: the same curve, because they are the same policies.
-
-# %%
-figure = Figure(figsize=(5.5, 3.4), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-grid = [0.05 * 1.2**k for k in range(24)]
-best = [(world.kl(world.gibbs_logits(beta=b), world.ref_logits), (world.gibbs(beta=b) * world.rewards).sum()) for b in grid]
-axes.plot(*zip(*best, strict=True), color="#888888", label="the Gibbs policies")
-for colour, b in zip(COLOURS, (0.2, 0.5, 1.0, 2.0), strict=False):
-    logits = dpo_walk(population(truth, beta=b), steps=2, each=1000)[1]
-    kl, reward = world.kl(logits, world.ref_logits), (world.probs(logits) * world.rewards).sum()
-    axes.plot(kl, reward, "o", color=colour, label=f"DPO, β = {b}")
-    print(f"β = {b}: off by {(world.probs(logits) - world.gibbs(beta=b)).abs().max():.1e}")
-    assert torch.allclose(world.probs(logits), world.gibbs(beta=b), atol=1e-5)
-axes.set(xlabel="KL to the reference, nats", ylabel="mean reward", xlim=(0, None))
-axes.grid(alpha=0.3)
-axes.legend(fontsize=8, frameon=False)
-display(figure)
+# The first loss is $\log 2$, as in case A of section 3. If yours differs, the reference is no copy
+# of the policy, or dropout is on. Three steps are too few to see a fall. And single ratings are
+# noisy, so even a perfect policy could not bring the loss near zero.
 
 # %% [markdown]
-# ## 5. On film reviews
+# ## 8. A pair under the microscope
 #
-# The same loss on the tiny GPT-2 and on single human ratings: 32 pairs a step, each of two reviews of one film, one rating a side. Sums over the response's tokens, EOS among them; no temperature; no dropout. Printed are the loss; the *margin*, the mean of $\beta h$; the share of the step's own pairs that $h$ has in the right order; and the two implicit rewards apart.
+# The log-ratio of a response is the sum over its tokens. So each token has its part of the implicit
+# reward. We train for twenty steps, and look at a pair of a film that was not trained on. The
+# chosen response comes first, then the rejected one. The colour is the implicit reward of the
+# token: blue is positive, orange negative.
 
 # %%
-policy, tokenizer = load_policy("tiny-reviews-sft")
-actor = load_policy("tiny-reviews-sft")[0].requires_grad_(True)
-pairs = reviews.preference_pairs("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
-config = DPOConfig(steps=2, batch_size=4) if FAST else DPOConfig(steps=40)
-_, history = train_dpo(actor, tokenizer, pairs, config, reference=policy)
-for row in history[:: 1 if FAST else 8]:
-    print(
-        f"step {row['step']:2d}  loss {row['loss']:.3f}  margin {row['rewards/margins']:+.3f}  right order {row['rewards/accuracies']:.2f}"
-        f"  reward of the chosen {row['rewards/chosen']:+.3f}, of the rejected {row['rewards/rejected']:+.3f}"
-    )
-assert abs(history[0]["loss"] - math.log(2)) < 1e-6 and history[0]["rewards/margins"] == 0
-assert history[0]["rewards/accuracies"] == 0  # strict: a tie is not right
-assert FAST or sum(row["rewards/chosen"] for row in history[-5:]) < 0  # prediction 2
-chosen_texts, rejected_texts = set(pairs["chosen"]), set(pairs["rejected"])
-both_roles = sum(text in rejected_texts for text in pairs["chosen"]) / len(pairs)
-print(f"{len(chosen_texts | rejected_texts):,} texts in {len(pairs):,} pairs; in {both_roles:.0%} of the pairs the chosen text is the rejected one of another")
-assert 0.5 < both_roles < 0.7
+config = loops.DPOConfig(steps=2 if FAST else 20, beta=0.1)
+trained, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+
+unseen = tasks.reviews.preference_pairs(
+    "val", 60, seed=3, max_tokens=32, tokenizer=tokenizer
+)[0]
+responses = [unseen["chosen"], unseen["rejected"]]
+batch = models.encode(tokenizer, [unseen["prompt"]] * 2, responses, max_response=32)
+both = {"actor": trained, "reference": sft}
+tokens = evaluate.token_table(batch, tokenizer, **both, temperature=1.0, beta=0.1)
+show.microscope(tokens, "implicit_reward", text="all")
+
+# %%
+tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
-# The loss begins at $\ln 2 = 0.693$ and falls slowly: single ratings are noisy, so even the truth could not make it small. If your loss begins anywhere else, the reference is not the policy's copy, or dropout is on; if it *stays* there, look at the learning rate and at whether the two texts differ. The reward of the *chosen* texts falls as well: that is prediction 2, and lesson 14's subject. And beware of "right order": it is of the pairs being trained on, whose texts come back in many pairs.
+# The implicit rewards of the two responses are 0.04 and −0.26. So DPO has this pair in the right
+# order, with a margin of 0.30. Two things to see:
 #
-# **PPO and DPO on one frontier.** Recorded with `minirlhf grid betas` (DPO at four $\beta$, the same pairs, three seeds) and `minirlhf grid leash` (PPO at six prices, lesson 07), judged on the same 76 test films by *gold*, which no training saw.
-
-# %%
-swept, leash = load_results("betas"), load_results("leash")
-
-
-def over_seeds(rows, variant, key):
-    x = [row[key] for row in rows if row["variant"] == variant]
-    return sum(x) / len(x), min(x), max(x)
-
-
-betas = list(dict.fromkeys(row["variant"] for row in swept))
-prices = [v for v in dict.fromkeys(row["variant"] for row in leash) if v.startswith("kl_coef")]
-figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for name, rows, variants, colour, marker in (
-    ("DPO at four β", swept, betas, COLOURS[1], "D"),
-    ("PPO at six prices", leash, prices, COLOURS[0], "o"),
-):
-    points = sorted((over_seeds(rows, v, "kl"), over_seeds(rows, v, "gold")) for v in variants)
-    x, y = ([p[k][0] for p in points] for k in (0, 1))
-    spread = [[p[1][0] - p[1][1] for p in points], [p[1][2] - p[1][0] for p in points]]
-    axes.errorbar(x, y, spread, color=colour, marker=marker, capsize=2, label=name)
-axes.set(xlabel="KL to SFT, nats a text", ylabel="gold", xscale="log")
-axes.grid(alpha=0.3, which="both")
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-print("means of three seeds; of 128 pairs of validation films: the share that h has in the right order, and how far log pi went, nats a text")
-columns = ("gold", "kl", "length", "distinct_2", "missing_eos")
-for variant in betas:
-    print(f"{variant:>15}: " + "  ".join(f"{k} {over_seeds(swept, variant, k)[0]:.2f}" for k in (*columns, "right_order", "chosen_change", "rejected_change")))
-for variant in prices:
-    print(f"{'PPO ' + variant:>15}: " + "  ".join(f"{k} {over_seeds(leash, variant, k)[0]:.2f}" for k in columns))
-
-# %%
-def rows_of(rows, variant):
-    return [row for row in rows if row["variant"] == variant]
-
-
-for nearer, farther in (("kl_coef 0.5", "beta 0.3"), ("kl_coef 0.25", "beta 0.03")):
-    ppo_rows, dpo_rows = rows_of(leash, nearer), rows_of(swept, farther)
-    claim(
-        f"PPO at {nearer} has more gold, for less KL, than DPO at {farther}, whichever seeds one compares.",
-        min(r["gold"] for r in ppo_rows) > max(r["gold"] for r in dpo_rows)
-        and max(r["kl"] for r in ppo_rows) < min(r["kl"] for r in dpo_rows),
-        evidence=f"gold {min(r['gold'] for r in ppo_rows):.2f} and more at {max(r['kl'] for r in ppo_rows):.1f} nats and less,"
-        f" against {max(r['gold'] for r in dpo_rows):.2f} and less at {min(r['kl'] for r in dpo_rows):.1f} and more",
-        seeds=3,
-    )
-at_one = {name: sorted(r["gold"] for r in rows_of(rows, v)) for name, rows, v in (("PPO", leash, "kl_coef 1"), ("DPO", swept, "beta 1"))}
-print("at about 1 nat: " + "; ".join(f"{name} {', '.join(f'{x:.2f}' for x in gold)}" for name, gold in at_one.items()))
-assert at_one["PPO"][0] < at_one["DPO"][-1]  # the seeds overlap
-claim(
-    "A smaller beta goes farther and gets more gold, from 1 to 0.03, on every seed.",
-    all(
-        a[s]["kl"] < b[s]["kl"] and a[s]["gold"] < b[s]["gold"]
-        for a, b in (("beta 1", "beta 0.3"), ("beta 0.3", "beta 0.1"), ("beta 0.1", "beta 0.03"))
-        for a, b in [(rows_of(swept, a), rows_of(swept, b))]
-        for s in range(3)
-    ),
-    evidence=", ".join(f"{v}: {over_seeds(swept, v, 'gold')[0]:.2f} at {over_seeds(swept, v, 'kl')[0]:.1f} nats" for v in betas),
-    seeds=3,
-)
-claim(
-    "The chosen texts of held-out pairs became less likely at every beta, on every seed, and so did the rejected ones;",
-    all(row["chosen_change"] < 0 and row["rejected_change"] < 0 for row in swept),
-    evidence=", ".join(f"{v}: {over_seeds(swept, v, 'chosen_change')[0]:+.1f} nats" for v in betas),
-    seeds=3,
-)
-few = [row["right_order"] for row in swept]
-print(f"right order: {min(few):.2f} to {max(few):.2f} of 128 pairs, the same for all runs, whose standard error is {math.sqrt(0.25 / 128):.2f} or more: too few to tell")
-asked = [row for row in load_results("order") if row["variant"] == "dpo"]  # so 2,000 pairs of the test films, at beta 0.1
-each, films = [row["right_order"] for row in asked], {film: n for film, (_, n) in asked[0]["by_film"].items()}
-right = torch.tensor([sum(row["by_film"][film][0] for row in asked) / len(asked) for film in films])
-same = reviews.preference_pairs("test", sum(films.values()), seed=17, max_tokens=32, tokenizer=tokenizer)[:]
-judge = text_judge([load_scalar("tiny-reviews-reward")[0]], tokenizer)  # on the very same pairs
-of_chosen, of_rejected = judge(2 * same["prompt"], same["chosen"] + same["rejected"]).chunk(2)
-ahead = (of_chosen > of_rejected).double()
-of_film = {film: n for n, film in enumerate(films)}
-judged = torch.zeros(len(films)).double().index_add(0, torch.tensor([of_film[film] for film in same["prompt"]]), ahead)
-unit = len(films) / sum(films.values())  # each film's part of a share of pairs
-share = [0.5 + edge for edge in bootstrap((right - 0.5 * torch.tensor(list(films.values()))) * unit)]
-less = bootstrap((right - judged) * unit)
-claim(
-    "and yet at beta 0.1 the order of held-out pairs is better than a coin's, on every seed; it is worse than that of the reward model, which read several times as many.",
-    share[0] > 0.5 and min(each) > 0.5 and less[1] < 0,
-    evidence=f"{sum(each) / len(each):.2f} [{share[0]:.2f}, {share[1]:.2f}] over films, by seed {', '.join(f'{x:.2f}' for x in each)};"
-    f" the reward model {ahead.mean():.2f}; difference [{less[0]:.2f}, {less[1]:.2f}]; log pi moved by"
-    f" {sum(r['chosen_change'] for r in asked) / 3:+.1f} and {sum(r['rejected_change'] for r in asked) / 3:+.1f} nats",
-    seeds=3,
-)
-
-lengths = [round(r["length"]) for v in ("kl_coef 0.5", "kl_coef 0.25") for r in rows_of(leash, v)], [round(r["length"]) for r in swept]
-print("tokens: PPO at 0.5 and 0.25 {} to {}, DPO {} to {}".format(*(end(x) for x in lengths for end in (min, max))))
-assert [end(x) for x in lengths for end in (min, max)] == [11, 15, 20, 24]
-unfinished = [row["missing_eos"] for row in swept]
-print(f"DPO's texts without an end: {min(unfinished):.2f} to {max(unfinished):.2f}")
-assert 0.15 < max(unfinished) < 0.25
+# - **The reward is spread.** Most tokens have a few hundredths. No single word decides. The
+#   strongest token is *ering* (of *offering*) in the rejected response, with −0.13. *Messy*, which
+#   sounds like criticism, has −0.05. The full stop of the chosen response has 0.06, for no reason
+#   that we know.
+# - **There is one label for about twenty tokens.** DPO sees only the sum. Lesson 13 asks what the
+#   numbers of single tokens mean.
 
 # %% [markdown]
-# Read the last two again. DPO's implicit reward (we asked at beta 0.1) tells a little about which of two *unseen* human texts is preferred, and both became less likely all the same. (A caution about small numbers: on 128 pairs, for all four betas and three seeds, that looked like a coin, and chosen and rejected seemed to fall alike. Only more pairs could say.)
+# ## 9. What the recorded runs say
 #
-# So much for "the same optimum": on real labels PPO's frontier lies above DPO's from about 2 nats on (at 1 nat the seeds overlap). Before you write that on a slide, count what is unequal.
+# One pair says little. Recorded with `minirlhf experiment betas`: DPO with four values of $\beta$,
+# 100 steps, three seeds. And PPO with six KL coefficients (lesson 07). After training each policy
+# wrote one review for each of 76 test films. The **gold score** comes from a separate model that no
+# training used. It was fitted to ratings of other films.
 #
-# * *The labels.* PPO's reward model learned from 40,000 draws of pairs of the reward films (not all were read: lesson 08), and is asked about texts that the policy writes *now*; DPO saw 3,200 draws, of shorter texts, all of them other people's.
-# * *The price.* At 2 to 4 nats PPO's reviews have 11 to 15 tokens, DPO's 20 to 24; at 9 nats they are "funny, funny" (lesson 07): distinct-2 is 0.36 where DPO's is 0.82, and the lead in gold there is partly the judge's.
-# * *The ends.* PPO is fined for a text without an end, DPO is not: up to about a fifth of its texts have none.
+# **Predict.** With a *larger* $\beta$, does DPO end nearer to the reference or further away? And at
+# equal KL, which one has the higher gold score, DPO or PPO, or are they equal?
+
+# %% tags=["predict"]
+betas = experiments.results("betas")
+leash = experiments.results("leash")
+leash = leash[leash.variant.str.startswith("kl_coef")]
+curves = {"DPO, four values of beta": betas.variant.unique()}
+curves["PPO, six KL coefficients"] = leash.variant.unique()
+runs = pd.concat([betas, leash])
+show.frontier(runs, curves=curves, log=True, ylabel="gold score")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
 #
-# The texts that fell were in no training pair, so nothing held them (section 3), and in training most chosen texts are rejected elsewhere. (The README's tour starts its DPO at an SFT model of each seed's own, so its numbers differ.) Lesson 14 takes these apart: who wrote the texts, what fell and why, and which repair helps.
+# Each point is the mean of three seeds.
 #
-# ## 6. What the libraries do
+# 1. **Nearer.** $\beta = 1$ is DPO's leftmost point, with a KL of 1.1 nats. $\beta = 0.03$ is the
+#    rightmost, with 9.0 nats. A smaller $\beta$ also brings more gold, 1.57 instead of 0.84. Both
+#    hold on every seed, from each $\beta$ to the next.
+# 2. **PPO**, from about 2 nats on: 1.43 at 2.0 nats, where DPO has 1.06 at 2.5. At about 1 nat the
+#    seeds of the two overlap.
+# </details>
 #
-# | | TRL (1.16) | OpenRLHF (0.11) | verl, DeepSpeed-Chat |
-# |---|---|---|---|
-# | log-probabilities | sums over the completion, no temperature | sums | verl: recipes only; DeepSpeed-Chat: none, it is PPO's |
-# | IPO | each log-ratio divided by its length | sums | |
-# | `label_smoothing` | read by `robust`, `exo_pair` and `aot`; the plain loss ignores it | cDPO | |
-# | the reference | a copy, an adapter switched off, or log-probabilities computed before (`precompute_ref_log_probs`); may follow (`sync_ref_model`) | a frozen model | |
-# | logged | `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/*` | `chosen_reward`, `reject_reward`, `acc` | |
+# In section 6 both found the same policy. Here the conditions fail. But the comparison is not fair:
 #
-# Ours: sums, TRL's names, and `displaced`, the share of chosen texts that became *less* likely. `minirlhf dpo --beta 0.3`, `--precompute`, `--lora 16`.
+# | | PPO | DPO |
+# |---|---|---|
+# | pairs | the reward model was trained on many more (lesson 08) | 3,200 |
+# | responses that are judged | what the policy writes now | by other people, fixed |
+# | length, in tokens, from 2 to 4 nats | 11 to 15 | 20 to 24 |
+# | distinct word pairs at 9 nats | 36 %: it repeats itself, and part of its gold is an error of the gold model (lesson 07) | 82 % |
+# | reviews without an end token | pays for them | pays nothing, and has up to 21 % |
+#
+# So these runs do not show that PPO is the better algorithm.
+
+# %% [markdown]
+# **Predict.** Do chosen responses become more likely during training?
+
+# %% tags=["predict"]
+logged = ["loss", "rewards/margins", "rewards/accuracies"]
+logged += ["chosen_change", "rejected_change", "displaced"]
+history = experiments.results("betas_history")
+show.curves(history, columns=logged)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# **No: both become less likely.** At every $\beta$ and on every seed, the lines *chosen_change* and
+# *rejected_change* end below zero. At $\beta = 0.03$ both have lost more than 6 nats. This is case
+# D of section 3: the loss asks only for the difference.
+# </details>
+#
+# How to read the curves. The first three and the last are of the pairs of the step, *chosen_change*
+# and *rejected_change* of 128 pairs that were not trained on:
+#
+# | curve | what it is | what to expect |
+# |---|---|---|
+# | loss | mean over the pairs | starts at $\log 2$, falls slowly |
+# | rewards/margins | mean of $\beta h$ | rises; a large $\beta$ has large margins |
+# | rewards/accuracies | share of pairs with a positive margin | starts at zero, because a tie is not right; then 0.64 to 0.67 on average |
+# | chosen_change, rejected_change | change of $\log \pi$ in nats per response | both fall; a fast fall is a warning |
+# | displaced | share of chosen responses that became less likely | above one half on average |
+#
+# At $\beta = 1$ the loss *rises* above its start: margins are large there, in wrong pairs too. So
+# do not compare the losses of different $\beta$.
+#
+# The fall of the chosen responses is called **likelihood displacement**. Lesson 14 asks why, and
+# compares repairs.
+
+# %% [markdown]
+# **Does the policy know which of two new reviews is better?** Of the 128 held-out pairs it had
+# about one half right, as if by chance. But so few pairs cannot tell: the standard error is 0.04. A
+# second experiment asks for 2,000 pairs of the test films, at $\beta = 0.1$. *right_order* is the
+# share of pairs in the right order:
+
+# %%
+asked = experiments.results("order")
+columns = ["seed", "right_order", "chosen_change", "rejected_change"]
+asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
+
+# %% [markdown]
+# - **A little.** The policy has 59 % of the pairs in the right order, with the 95 % interval [0.56,
+#   0.62] over films. It is above one half on every seed. The reward model has 65 % of the same
+#   pairs, which is more: the difference has the interval [−0.09, −0.02]. It has read more pairs.
+# - **Both fall, the rejected ones more.** The mean changes are −2.8 and −3.6 nats. On the few pairs
+#   of the log the two seemed to fall alike.
+
+# %% [markdown]
+# ## What to remember
+#
+# - The Gibbs policy $\pi^* \propto \pi_{\text{ref}}\, e^{r/\beta}$ turns a reward into a policy.
+#   Read backwards, it turns a policy into a reward: $\beta \log (\pi / \pi_{\text{ref}})$, up to a
+#   number per prompt. In a pair this number cancels.
+# - DPO's loss is the reward model's loss on implicit rewards. It starts at $\log 2$.
+# - Pairs in the wrong order push most, with a weight of at most $\beta$.
+# - With perfect labels, all pairs and a free policy, DPO and PPO find the same policy. In practice
+#   none of this holds.
+# - Only the difference counts. Both log-probabilities may fall while the loss looks good.
 #
 # ## Exercises
 #
-# Each checker says *pass*, or the likely mistake in one sentence.
+# Solutions are in `solutions/12_dpo.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. DPO's loss** *(easy, 10 minutes)*. From four log-probabilities of shape (B,), each the sum
+# over the tokens of a response, and beta, return the loss of each pair, (B,). It must be finite
+# where a pair is very wrong. The checker compares the gradient, too. *This function goes into your
+# `my_rlhf.py`: `minirlhf tour --mine my_rlhf.py` then trains its DPO with it.*
 #
-# **1. DPO's loss** *(easy, 10 minutes)*. From the four log-probabilities (B,), sums over tokens, and beta, return each pair's loss (B,). The order of the arguments is in the cell. It must be finite where a pair is very wrong. *This function goes into your `my_rlhf.py`: `minirlhf tour --mine my_rlhf.py` then trains its DPO with it.*
+# *Hint:* look for a function of `torch.nn.functional` that computes the logarithm of a sigmoid in
+# one step.
+
+
+# %% tags=["exercise"]
+def dpo_loss(
+    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
+): ...  # your code
+
+
+check.dpo_loss(dpo_loss)
+
+
+# %% tags=["solution"]
+def dpo_loss(
+    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
+):
+    chosen = chosen_logprobs - ref_chosen_logprobs
+    rejected = rejected_logprobs - ref_rejected_logprobs
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+
+
+check.dpo_loss(dpo_loss)
+
+# %% [markdown] tags=["exercise"]
+# **2. The weight of each pair** *(easy, 10 minutes)*. Return the size of the push on the chosen
+# response's log-probability, (B,), without autograd.
 #
-# *Hint:* `torch.nn.functional.logsigmoid`.
+# *Hint:* differentiate $-\log \sigma(\beta h)$ with respect to $h$ on paper. Then check the sign:
+# which pair should push more, a right one or a wrong one?
 
 
-# %%
-def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta): ...  # your code
+# %% tags=["exercise"]
+def gradient_weights(
+    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
+): ...  # your code
 
 
-print(check.dpo_loss(dpo_loss))
+check.gradient_weights(gradient_weights)
 
-# %% [markdown]
-# <details><summary>Solution</summary>
+
+# %% tags=["solution"]
+def gradient_weights(
+    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
+):
+    chosen = chosen_logprobs - ref_chosen_logprobs
+    rejected = rejected_logprobs - ref_rejected_logprobs
+    return beta * torch.sigmoid(-beta * (chosen - rejected))
+
+
+check.gradient_weights(gradient_weights)
+
+# %% [markdown] tags=["exercise"]
+# **3. The implicit reward** *(medium, 10 minutes)*. `logprobs` and `ref_logprobs` are the
+# log-probabilities of *all* N responses to a prompt, (N,), under a policy and its reference. For
+# which reward is this policy the best one? Return it, (N,). It is known only up to a constant:
+# choose the constant so that the mean reward *under the reference* is zero.
 #
-# ```python
-# from torch.nn.functional import logsigmoid
-#
-#
-# def dpo_loss(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
-#     chosen = chosen_logprobs - ref_chosen_logprobs
-#     rejected = rejected_logprobs - ref_rejected_logprobs
-#     return -logsigmoid(beta * (chosen - rejected))
-# ```
-# </details>
-#
-# **2. The push of each pair** *(easy, 10 minutes)*. Return (B,) the size of the push on the chosen text's log-probability (section 2): how strongly each pair pulls, without autograd.
+# *Hint:* start from (c) in section 2. A mean under the reference weights each response with its
+# probability.
 
 
-# %%
-def gradient_weights(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta): ...  # your code
-
-
-print(check.gradient_weights(gradient_weights))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def gradient_weights(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta):
-#     h = chosen_logprobs - ref_chosen_logprobs - rejected_logprobs + ref_rejected_logprobs
-#     return beta * torch.sigmoid(-beta * h)
-# ```
-# </details>
-#
-# **3. The reward that a policy is** *(medium, 10 minutes)*. `logprobs` and `ref_logprobs` (N,) are those of *all* N texts under a policy and its reference. Return the reward (N,) for which this policy is the best one under the leash `beta`. Rewards are known up to a constant; choose it so that their mean under the reference is 0.
-
-
-# %%
+# %% tags=["exercise"]
 def reward_from_policy(logprobs, ref_logprobs, beta): ...  # your code
 
 
-print(check.reward_from_policy(reward_from_policy))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def reward_from_policy(logprobs, ref_logprobs, beta):
-#     reward = beta * (logprobs - ref_logprobs)
-#     return reward - (ref_logprobs.exp() * reward).sum()
-# ```
-# </details>
-#
-# **4. Where does it end?** *(medium, 10 minutes)*. A share `share` (N,) of people prefers the chosen text; a rater's hand slips with probability `flipped`, in both directions. DPO is trained on the labels to its optimum. Return $h$ (N,), nats.
-#
-# *Hint:* first the share that the *labels* give. Then the loss is least where $\sigma(\beta h)$ is that share.
+check.reward_from_policy(reward_from_policy)
 
 
-# %%
+# %% tags=["solution"]
+def reward_from_policy(logprobs, ref_logprobs, beta):
+    reward = beta * (logprobs - ref_logprobs)
+    return reward - (ref_logprobs.exp() * reward).sum()
+
+
+check.reward_from_policy(reward_from_policy)
+
+# %% [markdown] tags=["exercise"]
+# **4. Where does it end?** *(medium, 10 minutes)*. A share `share` of people prefers the chosen
+# response, (N,). But a rater's hand slips with probability `flipped`, whatever the rater wanted.
+# DPO is trained on these labels to the optimum. Return $h$, the difference of the log-ratios, (N,),
+# in nats.
+#
+# *Hint:* first find the share that the *labels* show. Two kinds of people click on the chosen
+# response.
+
+
+# %% tags=["exercise"]
 def best_log_ratio(share, flipped, beta): ...  # your code
 
 
-print(check.best_log_ratio(best_log_ratio))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def best_log_ratio(share, flipped, beta):
-#     said = (1 - flipped) * share + flipped * (1 - share)
-#     return torch.log(said / (1 - said)) / beta
-# ```
-#
-# Slips pull the optimum towards the reference: noise acts like a shorter leash. Lesson 14 has a loss that takes this back.
-# </details>
-#
-# **5. Find the bug: a batch of pairs** *(medium, 15 minutes)*. A colleague's loss trains, but long reviews hardly move. `logprobs` and `ref_logprobs` are (2B, R), the B chosen texts first, then the B rejected ones; padding may hold NaN. Find what is wrong and mend it; return (B,).
+check.best_log_ratio(best_log_ratio)
 
 
-# %%
+# %% tags=["solution"]
+def best_log_ratio(share, flipped, beta):
+    said = (1 - flipped) * share + flipped * (1 - share)
+    return torch.log(said / (1 - said)) / beta
+
+
+check.best_log_ratio(best_log_ratio)
+
+# %% [markdown] tags=["solution"]
+# Slips pull the optimum towards the reference. Noise acts like a larger $\beta$. Lesson 14 has a
+# loss that takes this back.
+
+# %% [markdown] tags=["exercise"]
+# **5. Find the bug** *(medium, 15 minutes)*. A colleague computes DPO's loss from log-probabilities
+# of tokens. `logprobs` and `ref_logprobs` have the shape `(2B, R)`, the B chosen responses first,
+# then the B rejected ones. The result is the loss of each pair, (B,). The labels are those of
+# section 6, so the distance to the Gibbs policy should shrink to zero. It shrinks at first, but
+# then it wanders and never gets small: see the curve. What is wrong? Mend it, run the checker, and
+# draw the curve again.
+#
+# *Hint:* padding can hold NaN, and NaN times zero is NaN. This part of the code is right. Compare
+# the rest with section 1.
+
+
+# %% tags=["exercise"]
 def dpo_of_a_batch(logprobs, ref_logprobs, mask, beta):
     ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, ref_logprobs, 0.0)
     chosen, rejected = (ratio.sum(1) / mask.sum(1)).chunk(2)
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
 
 
-print(check.dpo_of_a_batch(dpo_of_a_batch))
+check.dpo_of_a_batch(dpo_of_a_batch)
+
+
+# %% [markdown] tags=["solution"]
+# The log-probability of a response is the *sum* over its tokens. The mean is another loss with
+# another optimum. Each token's push is divided by the length of its response. And at the optimum,
+# the log-ratio of a response of three tokens is three times as large as its reward says. (Without a
+# reference the mean has a use: SimPO, lesson 14.)
+
+
+# %% tags=["solution"]
+def dpo_of_a_batch(logprobs, ref_logprobs, mask, beta):
+    ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, ref_logprobs, 0.0)
+    chosen, rejected = ratio.sum(1).chunk(2)
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+
+
+check.dpo_of_a_batch(dpo_of_a_batch)
+
+
+# %% tags=["exercise", "solution"]
+def distance_to_gibbs(loss, steps=200, beta=0.5):
+    """KL(Gibbs policy || policy) at each step of gradient descent on a loss."""
+    world, path = core.World.random(3, 3, seed=0), []
+    logits, target = world.ref_logits, world.gibbs(beta=beta)
+    i, j = torch.triu_indices(15, 15, 1)
+    share = core.preference_probability(world.rewards[i], world.rewards[j])
+    rows = torch.cat([i, j]), torch.cat([j, i])  # who is chosen, who is rejected
+    weights, rows = torch.cat([share, 1 - share]), torch.cat(rows)
+    ref, mask = world.logprobs(logits)[rows], world.response_mask[rows]
+    for _ in range(steps):
+        logprobs = world.sequence_logprobs(logits)
+        path.append((target * (target.log() - logprobs)).sum().item())
+        logits = logits.detach().requires_grad_(True)
+        losses = loss(world.logprobs(logits)[rows], ref, mask, beta)
+        (weights * losses).mean().backward()
+        logits = (logits - 40 * logits.grad).detach()
+    return path
+
+
+show.distance_to_optimum({"dpo_of_a_batch": distance_to_gibbs(dpo_of_a_batch)})
+
+# %% [markdown] tags=["exercise"]
+# **6. The whole step on an empty page** *(hard, 25 minutes)*. Close section 7. Write `dpo_step`
+# from memory, under the name `my_step`: one batch with the chosen and the rejected responses;
+# log-probabilities under `actor` and `reference`; log-ratios; loss with $\beta = 0.1$; update.
+# Return the mean loss. The last cell runs the steps of section 7 again and compares. If the first
+# loss is not $\log 2$, look at the four log-probabilities. If a later one differs, look at the
+# update.
+#
+# `rows` has the lists `rows["prompt"]`, `rows["chosen"]` and `rows["rejected"]`. The functions are
+# `models.encode` (with `max_response=32`), `models.policy_logprobs` and `core.sequence_logprobs`.
+# `help(models.encode)` tells you the arguments of a function.
+
+
+# %% tags=["exercise"]
+def my_step(rows): ...  # your code
+
+
+# %% [markdown] tags=["solution"]
+# `dpo_step` in section 7 of the lesson is the solution. If your weights differ, compare the two
+# line by line. Common slips: the mean over tokens instead of the sum, a reference that is the actor
+# itself, gradients that are not set to zero, a sum over the pairs instead of the mean.
+
+# %% tags=["exercise"]
+actor, reference = copy.deepcopy(sft), copy.deepcopy(sft)
+optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=5e-5))
+mine = [my_step(pairs[index.tolist()]) for index in order]
+print("losses, section 7:", by_hand)
+print("losses, my_step:  ", mine)
+print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
-# <details><summary>Solution</summary>
-#
-# The equation has $\log \pi(y|x)$, which is a *sum* over tokens. The mean is another loss: each token's push is divided by the length, so long reviews hardly move; and at *its* optimum a text of 30 tokens would have gone 30 nats where one token goes 1. `chosen, rejected = ratio.sum(1).chunk(2)`. (As a loss of its own, without a reference, the mean has a use: SimPO, lesson 14.)
-# </details>
-#
-# **6. Predict, then run** *(5 minutes)*. People prefer A to B with 90 %. After DPO with $\beta = 0.1$ to its optimum: by which *factor* has the odds of A against B grown? And with $\beta = 1$? Write it down, take the hash away.
-
-
-# %%
-def odds_factor(share, beta):
-    return (share / (1 - share)) ** (1 / beta)
-
-
-# print({b: f"{odds_factor(0.9, b):.2g}" for b in (0.1, 1.0)})
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# 3.5e+09 and 9. At $\beta = 0.1$ a preference of nine to one becomes one of billions to one: the optimum of DPO at the usual $\beta$ is nearly deterministic wherever people agree, and no run of a hundred steps gets near it. What you see in practice is the path, not the end.
-# </details>
-
-# %%
-assert f"{odds_factor(0.9, 0.1):.1e}" == "3.5e+09" and round(odds_factor(0.9, 1.0)) == 9
-
-# %% [markdown]
-# **7. Design the experiment** *(hard, 15 minutes)*. "DPO is as good as PPO and needs no reward model." What would you have to see before you believe it?
-#
-# <details><summary>What a good answer has</summary>
-#
-# The same labels for both: PPO's reward model is trained on the very pairs that DPO gets. Both at several strengths of the leash, so that curves are compared and not points; each with its learning rate chosen on other prompts with the same number of tries. A judge that neither was trained on; KL, length and distinct-2 beside it; several seeds, paired by prompt. And
-# the reward model's own bill: its training, and PPO's samples.
-# </details>
-#
 # ## Questions
 #
-# <details><summary>1. My DPO loss is stuck at 0.693. What do I look at?</summary>
-# At ln 2 the policy is where the reference is. Is the learning rate 0 (a schedule with a warm-up of all steps)? Are chosen and rejected the same text, or their difference cut off by the length limit? Is the reference the very model that is trained? Then the two always agree, and the loss never moves.
-# </details>
-# <details><summary>2. Why do both log-probabilities fall?</summary>
-# Only their difference is in the loss. Two texts share most of their words and all of the weights; pushing one down drags the other along, and where the push down wins, both fall. Section 3: what is not compared is not held.
-# </details>
-# <details><summary>3. Z(x) cancelled. Did we lose something?</summary>
-# Nothing that the pairs contained: they compare within a prompt, so a Bradley-Terry reward model fitted to them has the same unknown number a prompt. Neither can say whether prompt A's best text is better than prompt B's.
-# </details>
-# <details><summary>4. Does DPO need the KL penalty?</summary>
-# It is inside: 1/beta nats are what a unit of reward is worth, and the log-ratios are to the reference. But it acts on the compared texts only. Nothing looks at what the policy would write.
-# </details>
-# <details><summary>5. PPO and DPO have the same optimum. Why do they differ in practice?</summary>
-# None of the four conditions holds: single votes, few pairs, a network in the place of a table, a hundred steps. PPO asks a reward model about texts it writes now; DPO learns from texts that others wrote before.
+# <details><summary>1. My DPO loss stays at 0.693. What do I look at?</summary>
+#
+# At $\log 2$ the policy is where the reference is. Is the learning rate zero, for example in a long
+# warm-up? Are chosen and rejected the same response, or is their difference cut off by the length
+# limit? Is the reference the very model that is trained? Then the two always agree, and the loss
+# never moves.
 # </details>
 #
-# **References.** Rafailov et al. 2023, *Direct preference optimization*, sections 4 and 5 (equation 7). Korbak et al. 2022, *RL with KL penalties is better viewed as Bayesian inference*, section 3. Azar et al. 2023, *A general theoretical paradigm to understand learning from human preferences*, section 4 (deterministic pairs). Razin et al. 2024,
-# *Unintentional unalignment* (displacement). Xu et al. 2024, *Is DPO superior to PPO for LLM alignment?*, section 4 (coverage).
+# <details><summary>2. Why do both log-probabilities fall?</summary>
+#
+# The loss contains only their difference. Two responses share many words, and all responses share
+# the weights of the network. Pushing one down drags others along. Where the push down wins, both
+# fall.
+# </details>
+#
+# <details><summary>3. The partition function cancelled. Did we lose something?</summary>
+#
+# Nothing that the pairs contained. They compare within a prompt, so a reward model fitted to them
+# has the same unknown number per prompt. Neither can say whether the best response to prompt A is
+# better than the best one to prompt B. A pair from two prompts would keep $\beta \log Z(x) - \beta
+# \log Z(x')$.
+# </details>
+#
+# <details><summary>4. Does DPO need a KL penalty?</summary>
+#
+# It is inside: log-ratios are measured from the reference, and $\beta$ says how far they go. But
+# this acts on the compared responses only. Nothing looks at what the policy would write.
+# </details>
+#
+# <details><summary>5. "DPO is as good as PPO and needs no reward model." What would you have to see?</summary>
+#
+# The same labels for both: PPO's reward model is trained on the very pairs that DPO gets. Both at
+# several KL coefficients, so that you compare curves and not points. For each the same number of
+# tries to find a learning rate, on other prompts. A judge that neither was trained on, with KL,
+# length and variety beside it. Several seeds, compared prompt by prompt. And the cost of the reward
+# model and of PPO's samples.
+# </details>
+#
+# ## Going further
+#
+# **Any policy is the best one for some reward.** Equation (c) holds for every policy that excludes
+# no response of the reference: it is the Gibbs policy of its own implicit reward, with $Z = 1$. So
+# a language model that was trained by DPO is also a reward model, known up to a number per prompt.
+#
+# **Every $\beta$, one frontier.** In the world of section 6, DPO's optimum for each $\beta$ is the
+# Gibbs policy of that $\beta$. These are the points of lesson 07's frontier: no policy has more
+# reward at the same KL.
+#
+# **The optimum is unique.** The mean loss of a pair is smallest where $\sigma(\beta h) = p =
+# \sigma(r_i - r_j)$. The Gibbs policy reaches this for all pairs at once. Another policy with the
+# same differences has the same log-ratios up to a constant, and the constant is fixed because
+# probabilities add up to one.
+#
+# **Half of the push.** A pair pushes half as strongly as at the start when $\beta h = \log 3$: at
+# 22 nats with $\beta = 0.05$, and at 2.2 nats with $\beta = 0.5$. A large $\beta$ pushes hard at
+# first and is satisfied soon.
+#
+# **A policy that cannot be any distribution** (the third condition). Take a policy with the same
+# next-word probabilities after every prefix. In the world of section 6 the best it can do under
+# DPO's loss has an error of 0.19.
+#
+# **More about the comparison of section 9.** At $\beta = 0.03$ DPO has at most 1.70 gold points at
+# 8.6 nats or more. PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. The same
+# holds for $\beta = 0.3$ and the coefficient 0.5, on whichever seeds you compare. In the training
+# pairs of section 7 most responses come back in other pairs: in 60 % of the pairs the chosen
+# response is the rejected one of another pair. So *rewards/accuracies* is of responses that were
+# partly seen before. The README's tour starts DPO at a fine-tuned model of each seed's own, so its
+# numbers differ.
+#
+# **What the libraries do.**
+#
+# | | TRL 1.16 | OpenRLHF 0.11 |
+# |---|---|---|
+# | log-probabilities | sums over the response, no temperature | sums |
+# | IPO (lesson 14) | each log-ratio divided by its length | sums |
+# | `label_smoothing` | read by `robust`, `exo_pair` and `aot`; the plain loss ignores it | cDPO |
+# | the reference | a copy, an adapter switched off, or log-probabilities computed before (`precompute_ref_log_probs`); may follow (`sync_ref_model`) | a frozen model |
+# | logged | `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/*` | `chosen_reward`, `reject_reward`, `acc` |
+#
+# verl has DPO in recipes only, and DeepSpeed-Chat has PPO only. Our log uses TRL's names, and adds
+# *displaced*. On the command line: `minirlhf dpo --beta 0.3`, `--precompute`, `--lora 16`.
+#
+# **References.** Rafailov et al. 2023, *Direct preference optimization* (sections 4 and 5, equation
+# 7). Korbak et al. 2022, *RL with KL penalties is better viewed as Bayesian inference* (section 3).
+# Azar et al. 2023, *A general theoretical paradigm to understand learning from human preferences*
+# (section 4: deterministic pairs). Razin et al. 2024, *Unintentional unalignment* (displacement).
+# Xu et al. 2024, *Is DPO superior to PPO for LLM alignment?* (section 4: coverage).
+#
+# *How this lesson is checked:* its loop equals `train_dpo` (`tests/loops/test_by_hand.py`), the
+# optimum in the exact world is tested in `tests/core/test_exact.py`, and every number about a
+# recorded run is compared with the record (`tests/claims/test_lesson_12.py`).

@@ -501,11 +501,29 @@ def test_the_step_of_lesson_11_is_train_group():
 
 
 @pytest.mark.parametrize("name", ["04_the_policy_gradient", "06_ppo", "11_grpo"])
+def test_the_step_of_lesson_12_is_train_dpo():
+    config = loops.DPOConfig.plain(steps=STEPS, batch_size=4, beta=0.1)
+    actor, reference = tiny_policy(), tiny_policy()
+    step = lesson_step(
+        "12_dpo",
+        "dpo_step",
+        tokenizer=TOKENIZER,
+        actor=actor,
+        reference=reference,
+        optimizer=loops.make_optimizer(actor, config.optimiser),
+    )
+    for index in loops.shuffled_batches(len(PAIRS), 4, STEPS, config.seed):
+        step(PAIRS[index.tolist()])
+    other, _ = loops.train_dpo(tiny_policy(), TOKENIZER, PAIRS, config)
+    assert same_weights(actor, other) and moved(actor, reference)
+
+
+@pytest.mark.parametrize("name", ["06_ppo", "11_grpo", "12_dpo"])
 def test_the_batches_of_a_lesson_can_be_read_twice(name):
     """An exercise at the end of the lesson takes the same batches again."""
     cells = jupytext.read(NOTEBOOKS / "src" / f"{name}.py").cells
     (line,) = [x for c in cells for x in c.source.splitlines() if x.startswith("order = ")]
-    scope = {"loops": loops, "prompts": range(200), "steps": 3}
+    scope = {"loops": loops, "prompts": range(200), "pairs": range(200), "steps": 3}
     exec(line, scope)
     first, again = ([*scope["order"]] for _ in range(2))
     assert len(first) == 3 and all(

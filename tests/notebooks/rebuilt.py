@@ -11,4 +11,5 @@ REBUILT: tuple[str, ...] = (
     "06_ppo",
     "11_grpo",
     "11b_five_objections",
+    "12_dpo",
 )

@@ -1,0 +1,459 @@
+"""Lesson 12, DPO: every number of its prose, and every claim about a recorded run."""
+
+import json
+import math
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf.classroom.course import NOTEBOOKS, text_of
+from minirlhf.rewards.model import text_judge
+from tests.claims.prose import lesson
+from tests.core.test_exact import solve_dpo
+
+NOTEBOOK = NOTEBOOKS / "12_dpo.ipynb"
+BETA = 0.5
+BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")
+LOG2 = math.log(2)
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def betas():
+    return experiments.results("betas").set_index(["variant", "seed"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def leash():
+    return experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return experiments.results("betas_history")
+
+
+@pytest.fixture(scope="module")
+def asked():
+    found = experiments.results("order")
+    found = found[found.variant == "dpo"].set_index("seed").sort_index()
+    assert list(found.index) == [0, 1, 2]
+    return found
+
+
+def mean(runs, variant, column):
+    assert len(runs.loc[variant]) == 3
+    return runs.loc[variant][column].mean()
+
+
+# ---- sections 3 to 5: pairs by hand
+
+
+def loss(chosen, rejected, *, beta=0.5):
+    """The loss of a pair whose log-ratios are these numbers."""
+    four = [torch.tensor([x]).double() for x in (chosen, rejected, 0.0, 0.0)]
+    return core.dpo(*four, beta=beta).item()
+
+
+def test_only_the_difference_of_the_log_ratios_counts():
+    assert loss(0, 0) == loss(-5, -5) == pytest.approx(LOG2)
+    assert loss(1, -1) == loss(-5, -7) < LOG2 < loss(2, 4)
+
+
+def test_the_weight_of_a_pair():
+    h = torch.tensor([-40.0, -10.0, 0.0, 10.0, 40.0]).double().requires_grad_(True)
+    zero = torch.zeros(5).double()
+    core.dpo(h, zero, zero, zero, beta=0.1).sum().backward()
+    weights = -h.grad
+    assert (weights.diff() < 0).all() and (weights < 0.1).all()
+    assert weights[0] > 0.98 * 0.1 and weights[-1] < 0.02 * 0.1  # nearly beta, hardly any
+    assert weights[2] == pytest.approx(0.1 / 2)
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_half_of_the_push_is_left_at_odds_of_three(beta):
+    h = math.log(3) / beta
+    assert beta * torch.tensor(-beta * h).sigmoid().item() == pytest.approx(beta / 4)
+
+
+# ---- section 6: the exact world
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.World.random(3, 3, seed=0)
+
+
+def pairs_of(world):
+    return torch.triu_indices(len(world.sequences), len(world.sequences), 1)
+
+
+def shares(world):
+    i, j = pairs_of(world)
+    return core.preference_probability(world.rewards[i], world.rewards[j])
+
+
+def descent(world, share, i, j, *, steps=STEPS, beta=BETA):
+    """The policies of gradient descent on DPO's mean loss over people, as the lesson walks."""
+    ref, logits, path = world.sequence_logprobs(world.ref_logits), world.ref_logits, []
+    for _ in range(steps):
+        path.append(world.probs(logits))
+        logits = logits.detach().requires_grad_(True)
+        p = world.sequence_logprobs(logits)
+        won = core.dpo(p[i], p[j], ref[i], ref[j], beta=beta)
+        lost = core.dpo(p[j], p[i], ref[j], ref[i], beta=beta)
+        (share * won + (1 - share) * lost).mean().backward()
+        logits = (logits - 20 * logits.grad).detach()
+    return torch.stack(path)
+
+
+@pytest.fixture(scope="module")
+def ends(world):
+    """name -> the policy at the end, as in the table of section 6."""
+    (i, j), share = pairs_of(world), shares(world)
+    votes, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
+    some = (i % 2 == 0) & (j % 2 == 0)
+    whole = descent(world, share, i, j)
+    return {
+        "all": whole[-1],
+        "hard": descent(world, (share > 0.5).double(), i, j)[-1],
+        "one vote": descent(world, torch.bernoulli(share, generator=votes), i, j)[-1],
+        "many": descent(world, torch.binomial(many, share, votes) / many, i, j)[-1],
+        "partial": descent(world, share[some], i[some], j[some])[-1],
+        "early": whole[10],
+    }
+
+
+def error(world, policy):
+    return (policy - world.gibbs(beta=BETA)).abs().max().item()
+
+
+def natural_ascent(world, *, steps=STEPS, beta=BETA):
+    """PPO on average: every logit moves by its exact advantage."""
+    logits = world.ref_logits
+    for _ in range(steps - 1):
+        values, q = world.values(logits, beta=beta)
+        logits = logits + 0.1 * (q - values[:, None])
+    return world.probs(logits)
+
+
+def test_ppo_and_dpo_end_at_the_gibbs_policy(world, ends):
+    assert max(error(world, ends["all"]), error(world, natural_ascent(world))) < 1e-4
+
+
+def test_each_condition_that_fails_moves_the_end(world, ends):
+    wrong = {name: error(world, policy) for name, policy in ends.items()}
+    assert min(wrong[name] for name in ("hard", "one vote", "partial", "early")) > 0.15
+    assert wrong["many"] < 0.05
+
+
+def test_few_votes_are_noisier_than_many(world):
+    (i, j), share = pairs_of(world), shares(world)
+    votes, wrong = torch.Generator().manual_seed(1), {}
+    for count in (1, 1000):
+        n = torch.full_like(share, count)
+        draws = [torch.binomial(n, share, votes) / n for _ in range(4)]
+        wrong[count] = [error(world, descent(world, draw, i, j)[-1]) for draw in draws]
+    assert min(wrong[1]) > max(wrong[1000]) and sum(wrong[1]) > 5 * sum(wrong[1000])
+
+
+def test_hard_labels_put_everything_on_the_best_response(world):
+    """The error is then 1 minus the probability that the Gibbs policy gives this response."""
+    hard = world.probs(solve_dpo(world, beta=BETA, label=lambda a, b: (a > b).double()))
+    best = world.rewards.argmax()
+    assert hard[best] > 0.999
+    rest = 1 - world.gibbs(beta=BETA)[best].item()
+    assert error(world, hard) == pytest.approx(rest, abs=1e-3)
+
+
+def test_only_the_compared_responses_are_held(world, ends):
+    seen, target = torch.arange(15) % 2 == 0, world.gibbs(beta=BETA)
+    found = ends["partial"]
+    among = found[seen] / found[seen].sum(), target[seen] / target[seen].sum()
+    torch.testing.assert_close(*among, rtol=0, atol=1e-5)
+    assert found[~seen].sum() < 0.25 * target[~seen].sum()
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 1.0, 2.0])
+def test_the_optimum_of_every_beta_lies_on_the_frontier(world, beta):
+    found = solve_dpo(world, beta=beta, label=core.preference_probability)
+    torch.testing.assert_close(world.probs(found), world.gibbs(beta=beta), rtol=0, atol=1e-5)
+
+
+def without_looking_back(world):
+    """The error of the best policy under DPO's loss that has the same words after all prefixes."""
+    (i, j), share = pairs_of(world), shares(world)
+    row = torch.zeros(1, len(world.vocab), dtype=torch.float64, requires_grad=True)
+    ref = world.sequence_logprobs(world.ref_logits)
+    optimizer = torch.optim.LBFGS([row], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        p = world.sequence_logprobs(row.expand(len(world.states), -1))
+        won = core.dpo(p[i], p[j], ref[i], ref[j], beta=BETA)
+        lost = core.dpo(p[j], p[i], ref[j], ref[i], beta=BETA)
+        (total := (share * won + (1 - share) * lost).mean()).backward()
+        return total
+
+    optimizer.step(closure)
+    return error(world, world.probs(row.detach().expand(len(world.states), -1)))
+
+
+def test_the_mean_over_tokens_has_another_optimum(world):
+    """Exercise 5: the log-ratio per token is the reward over beta, up to a constant."""
+    (i, j), share = pairs_of(world), shares(world)
+    ref, lengths = world.sequence_logprobs(world.ref_logits), world.response_mask.sum(1)
+
+    def logprobs(constant):
+        return ref + lengths * (world.rewards / BETA + constant)
+
+    low, high = -20.0, 20.0  # the constant for which the probabilities add up to 1
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if logprobs(middle).logsumexp(0) > 0 else (middle, high)
+    optimum = logprobs(middle)
+    per_token = (optimum - ref) / lengths
+    torch.testing.assert_close(torch.sigmoid(BETA * (per_token[i] - per_token[j])), share)
+    assert optimum.exp().sum() == pytest.approx(1)
+    assert error(world, optimum.exp()) > 0.05
+    assert set(lengths.tolist()) == {1, 2, 3}
+
+
+# ---- section 8: a pair under the microscope
+
+
+def rewards_of_tokens():
+    """token -> implicit reward, for each of the two responses of the notebook's microscope."""
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    (cell,) = [c for c in cells if "show.microscope(" in c.source]
+    html = next(o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {}))
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S)[1])
+    words, found = data["words"], []
+    for text in data["sides"][0]["frames"][0]["texts"]:
+        names = [words[place] for place in text["tokens"]]
+        found.append(dict(zip(names, text["numbers"]["implicit_reward"], strict=True)))
+    return found
+
+
+def summed():
+    """The implicit rewards of the two responses, as the notebook shows them."""
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    (cell,) = [c for c in cells if "implicit_reward.sum()" in c.source]
+    return [float(x) for x in re.findall(r"^[01]\s+(-?[\d.]+)", text_of(cell), re.M)]
+
+
+def test_the_first_pair_has_a_clear_winner_and_the_second_has_none():
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    pairs = tasks.reviews.preference_pairs(
+        "reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer
+    )
+    first, second = pairs[0], pairs[1]
+    assert first["chosen_mean"] > first["rejected_mean"] + 2
+    assert max(second["chosen_mean"], second["rejected_mean"]) < -1.5  # both are harsh
+    assert second["gap"] < 0.2
+
+
+def test_the_pair_of_the_microscope_is_in_the_right_order_and_was_not_trained_on():
+    chosen, rejected = summed()
+    assert chosen > 0 > rejected
+    assert not set(tasks.reviews.eval_prompts("val")) & set(tasks.reviews.eval_prompts("reward"))
+
+
+# ---- section 9: recorded runs
+
+
+def test_a_smaller_beta_goes_further_and_gets_more_gold_on_every_seed(betas):
+    for larger, smaller in zip(BETAS, BETAS[1:], strict=False):
+        for column in ("kl", "gold"):
+            assert (betas.loc[smaller][column] > betas.loc[larger][column]).all()
+
+
+@pytest.mark.parametrize("ppo, dpo", [("kl_coef 0.5", "beta 0.3"), ("kl_coef 0.25", "beta 0.03")])
+def test_ppo_has_more_gold_for_less_kl_whichever_seeds_one_compares(betas, leash, ppo, dpo):
+    assert leash.loc[ppo].gold.min() > betas.loc[dpo].gold.max()
+    assert leash.loc[ppo].kl.max() < betas.loc[dpo].kl.min()
+
+
+def test_at_one_nat_the_seeds_overlap(betas, leash):
+    assert leash.loc["kl_coef 1"].gold.min() < betas.loc["beta 1"].gold.max()
+
+
+def test_chosen_and_rejected_responses_become_less_likely_at_every_beta_on_every_seed(betas):
+    assert len(betas) == 12
+    assert (betas[["chosen_change", "rejected_change"]] < 0).all().all()
+
+
+def test_at_beta_one_the_loss_rises(steps):
+    last = steps[steps.step == steps.step.max()]
+    ends = last.groupby("variant").loss.mean()
+    assert ends["beta 1"] > LOG2 > ends.drop("beta 1").max()
+
+
+def test_128_pairs_look_like_a_coin(betas):
+    error = math.sqrt(0.25 / 128)
+    assert ((betas.right_order - 0.5).abs() < 2 * error).all()
+
+
+@pytest.fixture(scope="module")
+def order(asked):
+    """Right order by DPO and by the reward model, on the same pairs, with intervals over films."""
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    films = {film: count for film, (_, count) in asked.by_film.iloc[0].items()}
+    total = sum(films.values())
+    pairs = tasks.reviews.preference_pairs(
+        "test", total, seed=17, max_tokens=32, tokenizer=tokenizer
+    )[:]
+    assert pd.Series(pairs["prompt"]).value_counts().to_dict() == films
+    right = torch.tensor([sum(row[film][0] for row in asked.by_film) / 3 for film in films])
+    judge = text_judge([models.load_scalar("tiny-reviews-reward")[0]], tokenizer)
+    scores = judge(2 * pairs["prompt"], pairs["chosen"] + pairs["rejected"])
+    chosen, rejected = scores.chunk(2)
+    ahead = pd.Series((chosen > rejected).double().numpy()).groupby(pairs["prompt"]).sum()
+    judged = torch.tensor([ahead[film] for film in films])
+    counts = torch.tensor(list(films.values())).double()
+    unit = len(films) / total  # the mean over films of the sums is then the share of pairs
+    return {
+        "pairs": total,
+        "dpo": (right.sum() / total).item(),
+        "dpo interval": [0.5 + x for x in evaluate.bootstrap((right - counts / 2) * unit)],
+        "reward model": (judged.sum() / total).item(),
+        "difference": evaluate.bootstrap((right - judged) * unit),
+    }
+
+
+def test_on_2000_pairs_dpo_beats_a_coin_and_the_reward_model_beats_dpo(order, asked):
+    assert order["dpo interval"][0] > 0.5 and (asked.right_order > 0.5).all()
+    assert order["difference"][1] < 0
+    assert (asked.rejected_change < asked.chosen_change).all() and (asked.chosen_change < 0).all()
+
+
+# ---- the prose
+
+
+def test_the_numbers_of_lesson_12(world, ends, betas, leash, steps, asked, order):
+    with lesson("12") as said:
+        by_hand(said)
+        exact_world(said, world, ends)
+        real_pairs(said)
+        recorded(said, betas, leash, steps)
+        held_out(said, betas, asked, order)
+        further(said, world, betas, leash)
+
+
+def by_hand(said):
+    new, ref, beta = {"chosen": -20, "rejected": -16}, {"chosen": -21, "rejected": -15}, 0.5
+    rewards = {}
+    for side in new:
+        ratio = new[side] - ref[side]
+        rewards[side] = beta * ratio
+        said(f"| {side} |", new[side], ref[side], ratio, rewards[side])
+    margin = rewards["chosen"] - rewards["rejected"]
+    said("is called the **margin**", *rewards.values(), margin)
+    said("The loss is", loss(1, -1))
+    said("still the more likely one,", new["rejected"], new["chosen"])
+    said("**Predict.** The reference gives", ref["chosen"], ref["rejected"])
+    moves = {"A": (0, 0), "B": (2, 4), "C": (-5, -5), "D": (-5, -7)}
+    said("| B |", *moves["B"])
+    said("| C |", -moves["C"][0])
+    said("| D |", -moves["D"][0], -moves["D"][1])
+    for name, (chosen, rejected) in moves.items():
+        said(f"**{name}:", loss(chosen, rejected))
+    said("even more. The margin is", beta * (2 - 4))
+    said("lower.** The margin is", beta * (-5 + 7))
+    share = 0.9
+    odds = share / (1 - share)
+    said("**Predict.** Suppose that", share)
+    said("the ratio grows to", odds, share, 1 - share, odds, odds, odds**10 / 1e9)
+
+
+def exact_world(said, world, ends):
+    target, seen = world.gibbs(beta=BETA), torch.arange(15) % 2 == 0
+    best = target.max().item()
+    assert target.argmax() == world.rewards.argmax() == ends["hard"].argmax()
+    said("Here is a small world in which everything can be computed:", len(target))
+    assert max(map(len, world.sequences)) == 3
+    others = max(error(world, ends["all"]), error(world, natural_ascent(world)))
+    said("no probability is off by more than", 0.0001, others < 0.0001)
+    said("(Its true value is", best)
+    said("as long as you train: after", STEPS, ends["hard"].max().item())
+    said("and the error is", 1, best, 1 - best)
+    said("at the right place.", 1000)
+    said("**Pairs among", int(seen.sum()))
+    said("a total probability of", target[~seen].sum().item(), ends["partial"][~seen].sum().item())
+    said("**Stopped after", 10)
+
+
+def real_pairs(said):
+    said("We use", 32)
+    chosen, rejected = summed()
+    said("of the two responses are", chosen, rejected)
+    said("with a margin of", chosen - rejected)
+    first, second = rewards_of_tokens()
+    said("in the rejected response, with", second["ering"])
+    assert abs(second["ering"]) == max(map(abs, [*first.values(), *second.values()]))
+    said("which sounds like criticism, has", second[" mess"] + second["y"])
+    said("The full stop of the chosen response has", first["."])
+    assert 15 < len(first) < 30 and 15 < len(second) < 30
+
+
+def recorded(said, betas, leash, steps):
+    kl, gold = ({v: mean(betas, v, column) for v in BETAS} for column in ("kl", "gold"))
+    assert set(steps.steps) == {100} and len(betas.loc["beta 1"]) == 3
+    prompts = {len(row) for row in betas.gold_by_prompt}
+    said("with four values of $\\beta$,", 100)
+    said("one review for each of", *prompts)
+    said("with a KL of", kl["beta 1"], kl["beta 0.03"])
+    said("brings more gold,", gold["beta 0.03"], gold["beta 1"])
+    half, quarter = "kl_coef 0.5", "kl_coef 0.25"
+    said("**PPO**, from about", 2)
+    said("nats on:", mean(leash, half, "gold"), mean(leash, half, "kl"))
+    said("where DPO has", gold["beta 0.3"], kl["beta 0.3"])
+    said("At about", mean(leash, "kl_coef 1", "kl"), kl["beta 1"] < 1.5)
+    lengths = [round(x) for v in (half, quarter) for x in leash.loc[v].length]
+    of_dpo = [round(x) for x in betas.length]
+    said("the reward model was trained on many more (lesson 08) |", 100 * 32)
+    at = mean(leash, half, "kl"), mean(leash, quarter, "kl")
+    ends = min(lengths), max(lengths), min(of_dpo), max(of_dpo)
+    said("| length, in tokens, from", *at, *ends)
+    far = "kl_coef 0.1"
+    said("| distinct word pairs at", mean(leash, far, "kl"), mean(leash, far, "distinct_2"))
+    said("is an error of the gold model (lesson 07) |", mean(betas, "beta 0.03", "distinct_2"))
+    said("and has up to", betas.missing_eos.max())
+    said("At $\\beta = 0.03$ both have lost more than", 6)
+    assert (betas.loc["beta 0.03"][["chosen_change", "rejected_change"]].mean() < -6).all()
+    later = steps[steps.step > 0].groupby("variant")
+    accuracies = later["rewards/accuracies"].mean()
+    said("a tie is not right; then", accuracies.min(), accuracies.max())
+    said("share of chosen responses that became less likely", (later.displaced.mean() > 0.5).all())
+
+
+def held_out(said, betas, asked, order):
+    said("*rejected_change* of", 128)
+    said("Of the", 128)
+    said("the standard error is", math.sqrt(0.25 / 128))
+    said("A second experiment asks for", order["pairs"])
+    assert order["dpo"] == pytest.approx(asked.right_order.mean())
+    said("**A little.** The policy has", order["dpo"], *order["dpo interval"])
+    said("The reward model has", order["reward model"])
+    said("the difference has the interval", *order["difference"])
+    said("The mean changes are", asked.chosen_change.mean(), asked.rejected_change.mean())
+
+
+def further(said, world, betas, leash):
+    said("stays at", LOG2)
+    said("when $\\beta h = \\log 3$: at", math.log(3) / 0.05, math.log(3) / 0.5)
+    said("has an error of", without_looking_back(world))
+    far, quarter = betas.loc["beta 0.03"], leash.loc["kl_coef 0.25"]
+    said("At $\\beta = 0.03$ DPO has at most", far.gold.max(), far.kl.min())
+    said("PPO with the coefficient", 0.25, quarter.gold.min(), quarter.kl.max())
+    said("for $\\beta = 0.3$ and the coefficient", 0.5)
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    pairs = tasks.reviews.preference_pairs(
+        "reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer
+    )
+    rejected = set(pairs["rejected"])
+    said("come back in other pairs: in", sum(x in rejected for x in pairs["chosen"]) / len(pairs))
