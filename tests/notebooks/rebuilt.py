@@ -3,4 +3,10 @@
 # By the name of their source. They keep the budget (test_budget.py), they use exported names only
 # (tests/test_exports.py), and every number of their prose is claimed (tests/claims/). The other
 # notebooks only have to run.
-REBUILT: tuple[str, ...] = ("05_advantages_gae", "06_ppo", "11_grpo", "11b_five_objections")
+REBUILT: tuple[str, ...] = (
+    "05_advantages_gae",
+    "06_ppo",
+    "08_the_reward_model",
+    "11_grpo",
+    "11b_five_objections",
+)
