@@ -449,9 +449,9 @@ show.bars(
 #   sure where people disagree, and about right on the clear ones.
 # </details>
 #
-# So believe a large difference of scores between clearly different responses. Do not believe a small one.
-# And do not read a difference as a probability before you have checked the calibration. ("Going
-# further" mends most of it with one number.)
+# So you can believe which of two clearly different responses the model prefers. For two similar ones it is
+# a guess. And do not read a difference of scores as a probability before you have checked the calibration.
+# ("Going further" mends most of it with one number.)
 
 # %% [markdown]
 # ## 8. How many labels does it take?
