@@ -13,651 +13,774 @@
 # %% [markdown]
 # # 08 · The reward model
 #
-# **The question.** People can say which of two texts they prefer. PPO needs a number for one. How is it made, and what may one believe of it?
+# After this lesson you can
 #
-# **You need** lesson 02: what the ratings are. 35 minutes to read, 65 for the exercises.
+# - derive the Bradley-Terry loss, and write it,
+# - write one training step of a reward model, and say what each line is for,
+# - say how far to believe a score.
 #
-# **Predict.** True or false?
-#
-# 1. Adding 10 to all scores of a reward model changes its loss.
-# 2. Doubling all scores changes its loss.
-# 3. A reward model that is right on 65 % of held-out pairs is poor.
-# 4. When it says 80 %, it is right on 80 %.
-# 5. The number at the fifth token says how good the first five tokens are.
+# **You need** lesson 02 (ratings and pairs) and lesson 03 (a language model as a policy). About 50
+# minutes to read and 85 for the exercises.
 
 # %%
-# %matplotlib inline
-import itertools
-import math
-from collections import Counter
+import copy
 from itertools import islice
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
-from torch.nn.functional import logsigmoid
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim, load_results
-from minirlhf.core.bradley_terry import (
-    last_token_scores,
-    per_token_reward_loss,
-    preference_probability,
-    reward_model_loss,
-)
-from minirlhf.evaluate import bootstrap
-from minirlhf.loops.reward import RewardConfig, comparison_batches
-from minirlhf.models.forward import encode, token_scores
-from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import sample_text
-from minirlhf.rewards.model import normalise_scores, prefix_scores, rollout_score, text_judge
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.show.strips import token_strip
-from minirlhf.tasks import reviews
-from minirlhf.tour import trainable
-
-set_threads()
-sft, tokenizer = load_policy("tiny-reviews-sft")
-scorer, _ = load_scalar("tiny-reviews-reward")
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. From choices to scores
+# ## 1. The idea: scores from choices
 #
-# Give each text a strength $e^{r} > 0$ and let it be chosen in proportion to it (Bradley and Terry 1952):
+# Reinforcement learning from human feedback (RLHF) needs one number for each response. People find it hard
+# to give such a number. They find it easier to say which of two responses they prefer. A **reward
+# model** learns a number, the **score**, from such choices. Its loss for one pair is
 #
-# $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \frac{1}{1 + e^{-(r_a - r_b)}} = \sigma(r_a - r_b) . $$
+# $$ L = -\log \sigma(r_c - r_r) , \qquad \sigma(d) = \frac{1}{1 + e^{-d}} . $$
 #
-# Only differences enter. A constant added to all scores cancels (prediction 1: false); so scores have no zero. Doubling them does not cancel (2: true): it says that people are surer. A *difference* has a meaning, it is a log-odds.
+# - $r_c$ is the score of the *chosen* response, the one that a person preferred. $r_r$ is the score of
+#   the *rejected* response. Both answer the same prompt.
+# - $\sigma$ is the **sigmoid**. It turns any number into a probability: 0 becomes 0.5, a large
+#   positive number nearly 1, a large negative number nearly 0.
 #
-# Fit by maximum likelihood: over the pairs that people decided, minimise
-#
-# $$ L = -\log \sigma(r_c - r_r) , \qquad \frac{\partial L}{\partial r_c} = -\big(1 - \sigma(r_c - r_r)\big) = -\frac{\partial L}{\partial r_r} , $$
-#
-# using $\sigma' = \sigma (1 - \sigma)$. The chosen text is pushed up and the rejected down by the *same* amount: how surprised the model was. A pair that it gets right with confidence teaches nothing, one that it gets wrong with confidence teaches with
-# weight 1, and there is no end of pushing: on pairs that are always decided one way $r_c - r_r$ grows for ever. What stops it are people who disagree, and stopping early.
-#
-# **By hand.** Scores 1 and 0: probability $\sigma(1) = 0.731$, loss $0.313$, gradient $\mp 0.269$.
-
-# %%
-chosen, rejected = torch.tensor([1.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
-loss = -math.log(1 / (1 + math.exp(-1.0)))
-assert math.isclose(reward_model_loss(chosen, rejected).item(), loss, abs_tol=1e-6)
-gradients = torch.autograd.grad(reward_model_loss(chosen, rejected).sum(), (chosen, rejected))
-surprise = 1 - 1 / (1 + math.exp(-1.0))
-assert math.isclose(gradients[0].item(), -surprise, abs_tol=1e-6) and math.isclose(
-    gradients[1].item(), surprise, abs_tol=1e-6
-)
-assert torch.equal(
-    preference_probability(chosen + 10, rejected + 10), preference_probability(chosen, rejected)
-)
-print(
-    f"P {1 - surprise:.3f}, loss {loss:.3f}, gradient {gradients[0].item():+.3f} and {gradients[1].item():+.3f}"
-)
-print(
-    "log(sigmoid(-200)):",
-    torch.sigmoid(torch.tensor(-200.0)).log().item(),
-    "  logsigmoid(-200):",
-    logsigmoid(torch.tensor(-200.0)).item(),
-)
+# In words: the difference of two scores says how likely people are to prefer the first response. The
+# loss is small if the model finds the actual choices likely.
 
 # %% [markdown]
-# The last line is why code says `logsigmoid`.
+# ## 2. Where the loss comes from
 #
-# **The exact verdict.** Suppose people *are* Bradley-Terry, and we had infinitely many of them: each pair of seven texts decided in its true shares. Does minimising $L$ give the scores back? Yes, up to a constant. With hard labels, where the better text always wins, it gives back the order only:
+# **The model of a choice.** Give each response a strength. A person prefers response $a$ to response $b$ with
+# a probability in proportion to the strengths. With the strengths 3 and 1, $a$ is preferred in 3 of 4
+# cases. A strength is positive, so we write it as $e^{r}$, and $r$ is the score:
+#
+# $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \frac{1}{1 + e^{-(r_a - r_b)}} =
+# \sigma(r_a - r_b) . $$
+#
+# ($a \succ b$ means: $a$ is preferred to $b$.) In the middle step we divide above and below by
+# $e^{r_a}$. This is the **Bradley-Terry model** (1952).
+#
+# **The loss.** We look for the scores under which the choices that people made are most likely. The
+# probability of all choices is a product of factors $\sigma(r_c - r_r)$. Its logarithm is a sum, and we
+# minimise its negative. The mean over the pairs is the loss.
+#
+# **The gradient.** Call $P = \sigma(r_c - r_r)$ the probability that the model gives to the actual
+# choice. Because $\sigma' = \sigma\,(1 - \sigma)$,
+#
+# $$ \frac{\partial L}{\partial r_c} = -(1 - P) , \qquad \frac{\partial L}{\partial r_r} = 1 - P . $$
+#
+# In words: the chosen response is pushed up and the rejected one is pushed down, by the same amount. The
+# amount is how much the choice surprises the model. Three pairs by hand:
+#
+# | pair | $r_c$ | $r_r$ | $r_c - r_r$ | $P$ | loss | gradient for $r_c$ |
+# |---|---|---|---|---|---|---|
+# | the model agrees with the person | 1 | 0 | 1 | 0.73 | 0.31 | −0.27 |
+# | the model is undecided | 2 | 2 | 0 | 0.50 | 0.69 | −0.50 |
+# | the model disagrees | −1 | 1 | −2 | 0.12 | 2.13 | −0.88 |
+#
+# The loss of a model that is always undecided is $\ln 2$, about 0.69. We call it the loss of a coin.
+# The package gives the same numbers:
 
 # %%
-generator = torch.Generator().manual_seed(0)
-truth = torch.randn(7, generator=generator, dtype=torch.float64)
-i, j = torch.triu_indices(7, 7, 1)
-
-
-def fitted(share, steps=200):
-    """Scores (7,) that minimise the mean loss over all pairs, each decided for i in `share` of the cases; mean 0."""
-    r = torch.zeros(7, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [r], max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-12, tolerance_change=1e-15
-    )
-
-    def closure():
-        optimiser.zero_grad()
-        loss = (
-            share * reward_model_loss(r[i], r[j]) + (1 - share) * reward_model_loss(r[j], r[i])
-        ).mean()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return (r - r.mean()).detach()
-
-
-soft, hard = (
-    fitted(preference_probability(truth[i], truth[j])),
-    fitted((truth[i] > truth[j]).double(), steps=20),
-)
-print("true  ", [round(x, 2) for x in (truth - truth.mean()).tolist()])
-print("shares", [round(x, 2) for x in soft.tolist()])
-print("hard  ", [round(x, 2) for x in hard.tolist()])
-assert torch.allclose(soft, truth - truth.mean(), atol=1e-5)
-assert (
-    hard.argsort() == truth.argsort()
-).all() and hard.std() > 3 * truth.std()  # the order is kept, the distances are not
+chosen = torch.tensor([1.0, 2.0, -1.0], requires_grad=True)
+rejected = torch.tensor([0.0, 2.0, 1.0])
+losses = core.reward_model_loss(chosen, rejected)
+losses.sum().backward()
+assert torch.allclose(losses, torch.tensor([0.31, 0.69, 2.13]), atol=0.01)
+assert torch.allclose(chosen.grad, torch.tensor([-0.27, -0.50, -0.88]), atol=0.01)
 
 # %% [markdown]
-# ## 2. Where the number is read
+# **Predict.** Three reward models differ from this one. Which of them has another loss?
 #
-# A reward model is the language model with its last layer, hidden to vocabulary, replaced by `nn.Linear(hidden, 1)`. That gives a number at *every* token. The reward of a text is the one at its last real token: only there has the model read all of it. Ours ends every text in
-# EOS, in training and in scoring, so that it is always read at EOS. By hand:
+# 1. One adds 10 to every score.
+# 2. One doubles every score.
+# 3. One adds a number that depends on the prompt: 5 to both responses of the first pair, −3 in the
+#    second, 7 in the third.
 
-# %%
-batch = encode(
-    tokenizer,
-    ["the film\n"] * 2,
-    ["A dull and lifeless film.", "A moving, funny, wise film that one does not forget."],
-)
-with torch.no_grad():
-    everywhere = token_scores(scorer, batch)
-last = (
-    batch.attention_mask.long().cumsum(1).argmax(1)
-)  # the first place where the count of real tokens is complete
-by_hand = everywhere[torch.arange(2), last]
-assert torch.equal(by_hand, last_token_scores(everywhere, batch.attention_mask))
-assert [batch.sequences[b, k].item() for b, k in enumerate(last.tolist())] == [
-    tokenizer.eos_token_id
-] * 2
-print(
-    {"A dull ...": round(by_hand[0].item(), 2), "A moving, ...": round(by_hand[1].item(), 2)},
-    "  at the full stop, one place before EOS:",
-    [round(everywhere[b, k - 1].item(), 2) for b, k in enumerate(last.tolist())],
-)
-
-# %% [markdown]
-# **Three pictures of one sentence**, all called "per-token rewards" in the literature. (a) each prefix with EOS, scored alone: a trained position, an unusual text. (b) one pass, read at each token: natural text, untrained positions. (c) a head *trained* at each token from the first that differs (DeepSpeed-Chat's loss),
-# which we train now for a minute:
-
-
-# %%
-def train_per_token(steps=60, size=32):
-    """A small run of the per-token loss from the SFT model, on pairs of one random rating a side."""
-    torch.manual_seed(0)
-    model = ScalarModel(trainable(sft.base_model))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.0)
-    pairs = reviews.preference_pairs("reward", steps * size, seed=0, max_tokens=32, tokenizer=tokenizer)
-    for start in range(0, steps * size, size):
-        rows = pairs[start : start + size]
-        both = encode(tokenizer, rows["prompt"] * 2, rows["chosen"] + rows["rejected"])
-        scores = token_scores(model, both)[:, both.prompt_ids.shape[1] :]
-        (c, r), (c_mask, r_mask), (c_ids, r_ids) = (
-            x.chunk(2) for x in (scores, both.response_mask, both.response_ids)
-        )
-        optimiser.zero_grad()
-        per_token_reward_loss(c, r, c_mask, r_mask, c_ids, r_ids).mean().backward()
-        optimiser.step()
-    samples = sample_text(sft, tokenizer, reviews.rl_prompts()[: 4 * size], seed=0)
-    return normalise_scores(model.eval(), samples, tokenizer.eos_token_id)
-
-
-per_token = train_per_token(steps=2, size=4) if FAST else train_per_token()
-sentence = "A moving and funny film, but the ending is dull."
-tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", sentence)
-_, _, trained_everywhere = prefix_scores(per_token, tokenizer, "the film\n", sentence)
-for values, title in (
-    (with_eos, "(a) each prefix + EOS, scored alone"),
-    (one_pass, "(b) one pass; trained at EOS only"),
-    (trained_everywhere, "(c) one pass; trained at every token"),
+# %% tags=["predict"]
+per_prompt = torch.tensor([5.0, -3.0, 7.0])
+for name, c, r in (
+    ("as it is", chosen, rejected),
+    ("added 10", chosen + 10, rejected + 10),
+    ("doubled", 2 * chosen, 2 * rejected),
+    ("added per prompt", chosen + per_prompt, rejected + per_prompt),
 ):
-    display(token_strip(tokens, values, title=title))
-
-# %% [markdown]
-# How far may each be trusted at mid-text? A fair question to all: cut held-out pairs after eight tokens and ask which of the two beginnings belongs to the text that people preferred. Anything above a half is signal.
-
-# %%
-held = reviews.preference_pairs("test", 40 if FAST else 2000, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
-
-
-@torch.no_grad()
-def read_at(model, texts, *, cut=None, eos=True):
-    """Scores (N,) of texts cut to `cut` tokens, read at EOS or at the last token of the cut."""
-    found = []
-    for start in range(0, len(texts), 64):
-        ids = [tokenizer(t).input_ids[:cut] for t in texts[start : start + 64]]
-        one = encode(tokenizer, held["prompt"][start : start + 64], [tokenizer.decode(x) for x in ids])
-        scores = token_scores(model, one)
-        lengths = one.attention_mask.sum(1)
-        left = (~one.attention_mask.bool()).long().cumprod(1).sum(1)  # padding on the left
-        found.append(scores[torch.arange(len(scores)), left + lengths - (1 if eos else 2)])
-    return torch.cat(found)
-
-
-def by_film(x):
-    """(films,) each film's part of the mean of x (pairs,): pairs of one film share texts, so an interval draws films anew, not pairs."""
-    films = {p: i for i, p in enumerate(dict.fromkeys(held["prompt"]))}
-    index = torch.tensor([films[p] for p in held["prompt"]])
-    return torch.zeros(len(films)).index_add(0, index, x) * len(films) / len(x)
-
-
-right = {}
-for name, model, eos in (
-    ("(a) prefix + EOS", scorer, True),
-    ("(b) one pass, trained at EOS", scorer, False),
-    ("(c) one pass, trained at every token", per_token, False),
-):
-    margins = read_at(model, held["chosen"], cut=8, eos=eos) - read_at(
-        model, held["rejected"], cut=8, eos=eos
-    )
-    right[name] = (margins > 0).float()
-    low, high = (0.5 + edge for edge in bootstrap(by_film(right[name] - 0.5)))
-    print(f"{name:<38} right after eight tokens: {right[name].mean():.3f} [{low:.3f}, {high:.3f}]")
-if not FAST:  # FAST trains too few steps and reads too few pairs
-    claim(
-        "After eight tokens each of the three tells more often than chance which text people preferred.",
-        all(bootstrap(by_film(x - 0.5))[0] > 0 for x in right.values()),
-        evidence=", ".join(f"{x.mean():.3f}" for x in right.values()),
-    )
-a, b, c = right.values()
-less = {"(b) - (a)": by_film(b - a), "(c) - (a)": by_film(c - a), "(c) - (b)": by_film(c - b)}
-for name, difference in less.items():  # paired: the same pairs
-    low, high = bootstrap(difference)
-    print(f"{name}: {difference.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-if not FAST:  # as above
-    claim(
-        "None of them can be told from another; a difference that hid here is below a tenth of the pairs.",
-        all(-0.1 < bootstrap(d)[0] < 0 < bootstrap(d)[1] < 0.1 for d in less.values()),
-        evidence="the intervals above",
-    )
-
-# %% [markdown]
-# (c) is a little behind, which this sample cannot tell from nothing, and it is no verdict on the methods: (c) is one training on 1,920 pairs, read once; the reward model behind (a) and (b) was trained on many times as many. So this says what *these* numbers are worth, not which method is better. Prediction 5, asked at eight tokens: the number forecasts the *whole* text, and by little; from a beginning it is right in six cases of ten.
-#
-# ## 3. No zero and no unit
-#
-# PPO pays $\text{score} - \beta\, \mathrm{KL}$: reward units against nats. Since a reward model's zero is arbitrary and its unit is whatever confidence the training stopped at, we fix both: shift and scale such that samples of the SFT model have mean 0 and standard deviation 1. Both numbers are
-# stored with the weights. Then "+1" reads as "one standard deviation better than SFT", and `kl_coef` means the same for every reward model.
-
-# %%
-samples = sample_text(sft, tokenizer, reviews.rl_prompts()[: 64 if FAST else 256], seed=3)
-fresh = torch.cat([rollout_score(scorer, tokenizer.eos_token_id)(s) for s in samples])
-error = 1 / math.sqrt(len(fresh))
-print(
-    f"on fresh samples: mean {fresh.mean():+.2f} (standard error {error:.2f}), standard deviation {fresh.std():.2f}"
-)
-assert abs(fresh.mean()) < 4 * error and abs(fresh.std() - 1) < 0.2
-
-# %% [markdown]
-# Two additions to the loss stand in many papers. A **margin** inside the sigmoid, $-\log \sigma(r_c - r_r - m)$, asks for more distance where people said "much better" (Touvron et al. 2023). **Centring**, $+ c\,(r_c + r_r)^2$, chooses a zero during training rather than after it (Eisenstein et al. 2023). By hand: scores 2 and 1, margin 1/2, $c = 0.01$:
-
-# %%
-two, one = torch.tensor([2.0]), torch.tensor([1.0])
-by_hand = -math.log(1 / (1 + math.exp(-(2 - 1 - 0.5)))) + 0.01 * (2 + 1) ** 2
-assert math.isclose(
-    reward_model_loss(two, one, margin=torch.tensor([0.5]), centering_coef=0.01).item(),
-    by_hand,
-    abs_tol=1e-6,
-)
-
-# %% [markdown]
-# ## 4. What may one believe?
-#
-# **Accuracy** needs a ceiling beside it. A pair is decided by one random rating of each text, so even somebody who knows what everybody else said is wrong when the rater is unusual; how often he is right is the ceiling (lesson 02). Recorded on the 76 test films, by how far apart the *other* raters' means are:
-
-# %%
-recorded = load_results("reward_model")
-bands = sorted({(row["low"], row["high"]) for row in recorded if (row["low"], row["high"]) != (0, 8)})
-
-
-def over_seeds(key, band):
-    x = [row[key] for row in recorded if (row["low"], row["high"]) == band]
-    return sum(x) / len(x)
-
-
-figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
-left, reliability = figure.subplots(1, 2)
-for key, colour, marker, style in (
-    ("human ceiling", "#666666", "^", ":"),
-    ("bag of words", COLOURS[1], "s", "--"),
-    ("reward model", COLOURS[0], "o", "-"),
-):
-    left.plot(
-        range(len(bands)),
-        [over_seeds(key, band) for band in bands],
-        style,
-        marker=marker,
-        color=colour,
-        label=key,
-    )
-left.axhline(0.5, color="#bbbbbb", linewidth=0.8)
-left.set_xticks(range(len(bands)), [f"{a:g} to {b:g}" for a, b in bands], fontsize=8)
-left.set(
-    xlabel="difference of the other raters' means",
-    ylabel="ranks as one random rater did",
-    ylim=(0.45, 1.02),
-)
-left.legend(fontsize=8, frameon=False)
-assert all(
-    over_seeds("reward model", band) <= over_seeds("human ceiling", band) + 0.05 for band in bands
-)
-assert over_seeds("reward model", bands[-1]) > over_seeds("reward model", bands[0]) + 0.2
-
-pairs = {
-    split: reviews.preference_pairs(split, 80 if FAST else 2000, seed=5, max_tokens=48, tokenizer=tokenizer)[:]
-    for split in ("val", "test")
-}
-judge = text_judge([scorer], tokenizer)
-margins = {
-    split: (judge(p["prompt"], p["chosen"]) - judge(p["prompt"], p["rejected"])) * scorer.scale
-    for split, p in pairs.items()
-}  # log-odds
-
-
-def expected_and_seen(margins, temperature=1.0, bins=8):
-    """Pairs in equal groups by the model's confidence: (mean probability it gives its own choice, share in which it is right)."""
-    confidence = torch.sigmoid(margins.abs() / temperature)
-    groups = confidence.argsort().chunk(bins)
-    return [(confidence[g].mean().item(), (margins[g] > 0).float().mean().item()) for g in groups]
-
-
-seen = expected_and_seen(margins["test"])
-overconfident, off = (sum(x) / len(seen) for x in ([p - a for p, a in seen], [abs(p - a) for p, a in seen]))
-reliability.plot([0.5, 1], [0.5, 1], color="#888888", linewidth=0.8)
-reliability.plot(*zip(*seen, strict=True), "o-", color=COLOURS[0], label="as trained")
-
-# %% [markdown]
-# **Calibration** asks whether its 80 % are right in 80 % of cases. The margin times the scale that normalisation took away is a log-odds again. If the model is sure of more than it knows, one number can mend it: divide the margins by a temperature $T$, chosen on *other* films.
-
-# %%
-candidates = torch.linspace(0.5, 6, 111)
-val_loss = torch.stack([-logsigmoid(margins["val"] / t).mean() for t in candidates])
-temperature = candidates[val_loss.argmin()].item()
-mended = expected_and_seen(margins["test"], temperature)
-reliability.plot(
-    *zip(*mended, strict=True),
-    "s--",
-    color=COLOURS[1],
-    label=f"divided by {temperature:.1f}, chosen on val",
-)
-reliability.set(
-    xlabel="probability it gives its choice",
-    ylabel="share in which it is right",
-    xlim=(0.48, 1),
-    ylim=(0.4, 1),
-)
-reliability.legend(fontsize=8, frameon=False)
-display(figure)
-test_loss = {
-    name: -logsigmoid(margins["test"] / t).mean().item()
-    for name, t in (("as trained", 1.0), ("mended", temperature))
-}
-print({name: f"{x:.3f} nats a pair" for name, x in test_loss.items()}, f"  a coin: {math.log(2):.3f}")
-still = sum(abs(p - a) for p, a in mended) / len(mended)
-if not FAST:  # FAST reads too few pairs
-    claim(
-        "The reward model is surer than it is right, and a temperature chosen on other films takes most of that away.",
-        overconfident > 0.03
-        and still < off / 2
-        and test_loss["mended"] < test_loss["as trained"],
-        evidence=f"mean excess of confidence {overconfident:+.3f}; mean distance from the diagonal {off:.3f}, after division by {temperature:.1f} {still:.3f}; one model",
-    )
-
-# %% [markdown]
-# Prediction 4 is false, then, as the model was trained. For PPO a common factor does not matter, normalisation takes it out. For whoever reads a margin as a probability it does.
-#
-# ## 5. How many labels?
-#
-# Recorded with `minirlhf grid labels`: a reward model from the SFT model on 100 to 25,600 pairs, the same 160 steps each (so 100 pairs are read many times over, and of the most a good part never: printed below), three seeds, judged on the same 2,000 held-out pairs of all gaps. **Predict** the accuracy of 100 pairs, and how sure that model will be of itself.
-
-# %%
-recorded = load_results("labels")
-sizes = sorted({row["pairs"] for row in recorded})
-rows_of = {n: [row for row in recorded if row["pairs"] == n] for n in sizes}
-whole = [row for row in load_results("reward_model") if (row["low"], row["high"]) == (0.0, 8.0)]
-ceiling = sum(row["human ceiling"] for row in whole) / len(whole)
-figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2)
-for axes, keys in ((left, ("accuracy", "confidence")), (right, ("loss",))):
-    for key, colour, style in zip(keys, COLOURS, ("o-", "s--"), strict=False):
-        mean = [sum(row[key] for row in rows_of[n]) / 3 for n in sizes]
-        axes.plot(sizes, mean, style, color=colour, label=key)
-        axes.fill_between(
-            sizes,
-            [min(row[key] for row in rows_of[n]) for n in sizes],
-            [max(row[key] for row in rows_of[n]) for n in sizes],
-            color=colour,
-            alpha=0.2,
-        )
-    axes.set(xscale="log", xlabel="pairs, one rater a side")
-    axes.grid(alpha=0.3)
-left.axhline(ceiling, color="#444444", linestyle=":", label="the ceiling of agreement")
-left.axhline(0.5, color="#888888", linewidth=0.8)
-left.legend(fontsize=8, frameon=False)
-right.axhline(math.log(2), color="#888888", linewidth=0.8)
-right.set(yscale="log", title="held-out loss, nats a pair (line: a coin's)")
-display(figure)
-
-# %%
-for n in sizes:
-    a, c, loss = (sum(row[key] for row in rows_of[n]) / 3 for key in ("accuracy", "confidence", "loss"))
-    print(f"{n:>6} pairs: right {a:.3f}, sure {c:.3f}, loss {loss:.2f}")
-for n in (sizes[0], sizes[-1]):
-    rated = reviews.preference_pairs("reward", n, seed=0, max_tokens=RewardConfig.max_response, tokenizer=tokenizer)
-    read = Counter(p for batch in islice(comparison_batches(rated, RewardConfig()), RewardConfig.steps) for p in batch)
-    different = len(set(zip(rated["prompt"], rated["chosen"], rated["rejected"], strict=True)))
-    print(f"of {n} pairs drawn {different} are different; {1 - len(read) / different:.0%} are never read, the others {sum(read.values()) / len(read):.0f} times")
-    assert (len(read) == different and read.total() > 40 * n) if n == 100 else (0.2 < 1 - len(read) / different < 0.5 and read.total() < 3 * len(read))
-claim(
-    "A hundred pairs are learned by heart: held out the model is right hardly more often than a coin, sure of almost everything, and its loss is far above a coin's.",
-    all(r["accuracy"] < 0.55 and r["confidence"] > 0.9 and r["loss"] > 2 for r in rows_of[100]),
-    evidence=", ".join(
-        f"{r['accuracy']:.2f} at {r['confidence']:.2f}, {r['loss']:.1f} nats" for r in rows_of[100]
-    ),
-    seeds=3,
-)
-accuracy = [sum(r["accuracy"] for r in rows_of[n]) / 3 for n in sizes]
-gain = [b - a for a, b in itertools.pairwise(accuracy)]
-claim(
-    "Sixty-four times as many raise the accuracy by about a tenth and take more than two thirds of the overconfidence away; four times more again add as much as the four times before, and the end is far below the ceiling.",
-    all(
-        0.06 < r["accuracy"] - s["accuracy"] < 0.14
-        for r, s in zip(rows_of[6400], rows_of[100], strict=True)
-    )
-    and all(r["loss"] < math.log(2) for r in rows_of[6400])
-    and all(
-        r["confidence"] - r["accuracy"] < (s["confidence"] - s["accuracy"]) / 3
-        for r, s in zip(rows_of[6400], rows_of[100], strict=True)
-    )
-    and abs(gain[-1] - gain[-2]) < 0.01 < gain[-1]
-    and max(r["accuracy"] for r in rows_of[25_600]) < ceiling - 0.15,
-    evidence=", ".join(f"{n}: {a:.3f}" for n, a in zip(sizes, accuracy, strict=True)) + f"; the ceiling {ceiling:.2f}",
-    seeds=3,
-)
-
-overall = {
-    key: sum(row[key] for row in whole) / len(whole)
-    for key in ("reward model", "bag of words", "human ceiling")
-}
-print({key: round(x, 2) for key, x in overall.items()})
-assert 0.35 < (overall["reward model"] - 0.5) / (overall["human ceiling"] - 0.5) < 0.45
-assert overall["reward model"] < overall["bag of words"]
-
-# %% [markdown]
-# Four times the labels buy two hundredths of accuracy, at the right end as one step before; no plateau yet, but at that pace the ceiling is many fourfold steps away. And more labels of the *same* films cannot be had without end: 25,600 pairs are already drawn from a few thousand snippets, each of which comes back many times. What is short may be comparisons, texts, passes (160 steps did not read them all) or the size of the model: this record varies the first alone.
-#
-# Mind the left end. The loss of a hundred pairs is that of somebody who is nearly always certain and half the time wrong: few labels, read some fifty times. Stopping earlier would have spared most of the loss, one expects; it was not run.
-#
-# And is such a model, here 64 %, poor (prediction 3)? Against 1, yes; against the ceiling of 0.84 it is two fifths of the way from a coin to what people know of people; and a bag of words that was given all mean ratings gets further (0.68). Read on its own, the number says nothing.
-#
-# ## What the libraries do
-#
-# | matter | decision here | elsewhere |
-# |---|---|---|
-# | where the score is read | at EOS, found by the mask | TRL: the last token before padding; OpenRLHF: at EOS; DeepSpeed-Chat: the last token before padding, trained at every token from the first that differs |
-# | normalisation | shift and scale on SFT samples, stored with the model | OpenRLHF: mean and std on the training set, an option; TRL: none; DeepSpeed-Chat: scores clipped to ±5 in PPO |
-# | head | new, its std $1/\sqrt{h + 1}$ | TRL: the transformers default; OpenRLHF: as small or smaller |
-# | margin, centring | options | TRL: both; OpenRLHF: margin |
-# | epochs | at most a few, with dropout | one, usually: the pairs of one prompt share texts, and a second epoch has seen them |
-#
-# ## Exercises
-#
-# **1. The loss** *(easy, 10 minutes)*. From scores of chosen and rejected texts, (B,) each, return the mean Bradley-Terry loss. Scores may be far apart: 200 or -200. *This function goes into your `my_rlhf.py`.*
-
-
-# %%
-def bradley_terry_loss(chosen_scores, rejected_scores): ...  # your code
-
-
-print(check.bradley_terry_loss(bradley_terry_loss))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def bradley_terry_loss(chosen_scores, rejected_scores):
-#     return -torch.nn.functional.logsigmoid(chosen_scores - rejected_scores).mean()
-# ```
-# </details>
-#
-# **2. The best of several** *(medium, 15 minutes)*. Now people saw $K$ texts and pointed at the best. With strengths $e^{r}$, chosen in proportion to them, return the mean loss from scores (B, K) and the index (B,) of the one they chose. It is not in the package.
-#
-# *Hint:* for $K = 2$ it must be the loss of exercise 1.
-
-
-# %%
-def best_of_k_loss(scores, chosen): ...  # your code
-
-
-print(check.best_of_k_loss(best_of_k_loss))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def best_of_k_loss(scores, chosen):
-#     return -scores.log_softmax(1).gather(1, chosen[:, None]).mean()
-# ```
-#
-# The probability is a softmax over the scores; with $K = 2$ that is the sigmoid of the difference.
-# </details>
-#
-# **3. Zero and unit** *(easy, 5 minutes)*. From `scores` (N,) and the raw scores (M,) of the SFT model's samples, return the scores with the samples' mean as zero and their standard deviation (dividing by M - 1) as unit.
-
-
-# %%
-def in_sft_units(scores, sft_scores): ...  # your code
-
-
-print(check.in_sft_units(in_sft_units))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def in_sft_units(scores, sft_scores):
-#     return (scores - sft_scores.mean()) / sft_scores.std()
-# ```
-# </details>
-#
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's reward model learns late and less. Theirs beside a right one, forty steps on real pairs. Look, read, mend.
-
-
-# %%
-def read_score(token_scores, attention_mask):
-    """The score of each text (B,) from scores (B, T) at all tokens. Prompts are padded on the left, responses on the right."""
-    last = attention_mask.long().sum(1)
-    return token_scores.gather(1, last[:, None].clamp(max=token_scores.shape[1] - 1))[:, 0]
-
-
-def accuracy_curve(read, steps=10 if FAST else 40, size=2 if FAST else 24):
-    """Training accuracy, averaged over ten steps, of a reward model whose scores are read by `read`."""
-    torch.manual_seed(0)
-    model = ScalarModel(trainable(sft.base_model))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-4, weight_decay=0.0)
-    drawn, path = (
-        reviews.preference_pairs(
-            "reward", steps * size, seed=1, min_gap=2.0, max_tokens=32, tokenizer=tokenizer
-        ),
-        [],
-    )
-    for start in range(0, steps * size, size):
-        rows = drawn[start : start + size]
-        both = encode(tokenizer, rows["prompt"] * 2, rows["chosen"] + rows["rejected"])
-        c, r = read(token_scores(model, both), both.attention_mask.bool()).chunk(2)
-        path.append((c > r).float().mean().item())
-        optimiser.zero_grad()
-        reward_model_loss(c, r).mean().backward()
-        optimiser.step()
-    return [sum(path[i : i + 10]) / 10 for i in range(0, steps - 9)]
-
-
-# %%
-runs = {"a right one": accuracy_curve(last_token_scores), "the colleague's": accuracy_curve(read_score)}
-figure = Figure(figsize=(6.4, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, y), colour, style in zip(runs.items(), COLOURS, ("-", "--"), strict=False):
-    axes.plot(y, style, color=colour, label=name, linewidth=2)
-axes.axhline(0.5, color="#888888", linewidth=0.8)
-axes.set(xlabel="step", ylabel="accuracy, mean of ten steps")
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-
-# %%
-print(check.read_score(read_score))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# The number of real tokens is not the place of the last one: with padding on the left it lies somewhere in the middle, and without it one too far. Find the last True:
-#
-# ```python
-# places = torch.arange(attention_mask.shape[1])
-# last = torch.where(attention_mask, places, -1).argmax(1)
-# ```
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. How much does a full stop matter? And an exclamation mark? Score the same text with ".", "!", "?" and without; write your guess down, take the hash away.
-
-# %%
-marks = {
-    end: judge(["the film\n"], ["A moving and funny film" + end])[0].item()
-    for end in ("", ".", "!", "!!!", "?")
-}
-# print(marks)
+    print(f"{name}: {core.reward_model_loss(c, r).mean().item():.3f}")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# A full stop and an exclamation mark weigh the same, a little less than no mark at all; a question mark costs near half a standard deviation, though the words praise as before: what people's reviews end with goes with what they say. (This is one sentence; not all show it.) A policy that is paid by this model could earn a little by leaving the mark away. Ours never found that out: see the samples of lesson 07, even without a leash. Lesson 18 makes such a bias on purpose.
+# 1. *Added 10*: the same loss, 1.044. The 10 cancels in the difference.
+# 2. *Doubled*: another loss, 1.613. The same model is now surer of every choice, also of the wrong one.
+# 3. *Added per prompt*: the same loss again. Both responses of a pair have the same prompt.
 # </details>
-
-# %%
-assert all(text.strip()[-1:] == "." for row in load_results("leash") for text in row["samples"].values())
-assert abs(marks["."] - marks["!"]) < 0.05 < marks[""] - marks["."] < 0.3 < marks[""] - marks["?"] < 0.6
+#
+# **So only differences within a prompt count.** A score has no natural zero: a score of 2
+# means nothing alone. And a score for one film cannot be compared with a score for
+# another. A difference does have a meaning: a difference of 1.10 says 3 to 1, because $\ln 3 = 1.10$.
 
 # %% [markdown]
-# **6. Design the experiment** *(hard, 15 minutes)*. Your reward model has 72 % on held-out pairs; a colleague's has 74 %. Which would you train a policy on? What would you measure first?
+# ### Does the truth come back?
 #
-# <details><summary>What a good answer has</summary>
+# Five responses have the true scores 2, 1, 0, −1 and −2. Infinitely many people compare every
+# pair of them. We fit five numbers with the loss above, starting from 0, in two worlds:
 #
-# Whether the two percent are real: the same pairs, paired difference, interval over *prompts*. Where they come from: by gap, by length difference. How each does on what a policy writes rather than on what people wrote: the ranking of the policy's own samples, by a judge or people. Calibration, if scores of several models are combined. And the
-# decisive one: best-of-n with each, judged by something that neither was trained on.
+# - **People disagree** as the Bradley-Terry model says. The better of two neighbours wins in 73 % of the cases.
+# - **People always agree**: the better response wins every time.
+#
+# The figure will show the difference between the best and the worst fitted score after each update. A
+# dotted line marks the true difference, 4.
+#
+# **Predict** both curves.
+
+# %% tags=["predict"]
+truth = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0])
+i, j = torch.triu_indices(5, 5, 1)  # all pairs, the better response first
+
+
+def fit(share, updates=600):
+    """Best minus worst score after each update. share: how often i wins against j."""
+    r, path = torch.zeros(5), []
+    for _ in range(updates):
+        path.append((r[0] - r[4]).item())
+        r = r.detach().requires_grad_(True)
+        i_wins, j_wins = (
+            core.reward_model_loss(r[i], r[j]),
+            core.reward_model_loss(r[j], r[i]),
+        )
+        (share * i_wins + (1 - share) * j_wins).mean().backward()
+        r = r - r.grad
+    return path
+
+
+# %% tags=["predict"]
+as_modelled = core.preference_probability(truth[i], truth[j])
+show.lines(
+    {"people disagree": fit(as_modelled), "people always agree": fit(torch.ones(10))},
+    xlabel="updates",
+    ylabel="best score minus worst score",
+    reference={"the truth": 4},
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - *People disagree*: the difference goes to 4 and stays there. All five true scores come back (here
+#   their mean is 0; any other mean would fit as well).
+# - *People always agree*: the difference grows without end. After 600 updates it is above 13 and
+#   still rising. The order of the responses is right. The distances only say how long we trained.
 # </details>
 #
+# The unit of a score comes from disagreement. Without it, nothing in the loss stops the scores from
+# growing.
+
+# %% [markdown]
+# ## 3. The model: one number at the last token
+#
+# A reward model is a language model whose last layer is replaced:
+#
+# | | language model | reward model |
+# |---|---|---|
+# | backbone | four transformer blocks | a copy of the same blocks |
+# | last layer | `nn.Linear(256, 4096)`: a logit for each token of the vocabulary | `nn.Linear(256, 1)`: one number |
+# | where it is read | at every token | at the last token of the response |
+#
+# The backbone starts as a copy of the model after supervised fine-tuning (SFT), which already knows the
+# language. The new layer starts with random weights.
+#
+# The new layer gives a number at *every* token. We use one of them: the number at the last real token.
+# Only there has the model read the whole response. Each response ends with the end-of-sequence token
+# (EOS), in training and later, so the score is always read at EOS.
+
+# %% tags=["shared"]
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+
+# %%
+torch.manual_seed(0)  # the new layer is random
+model = models.ScalarModel(copy.deepcopy(sft).base_model)
+two = ["A dull film.", "A moving, funny and wise film."]
+batch = models.encode(tokenizer, ["the film\n"] * 2, two)
+numbers = models.token_scores(model, batch)  # one at every token
+scores = core.last_token_scores(numbers, batch.attention_mask)  # one for each response
+print("tokens with padding:", tuple(numbers.shape), "scores:", tuple(scores.shape))
+
+# %% [markdown]
+# ## 4. One training step
+#
+# **The labels.** The prompt is a film's title, the response a short review. At least 15 people rated each
+# review from −4 to 4 (lesson 02). For each pair we draw *one* rating of each review. The review with
+# the higher one is chosen. Equal ratings are dropped. Three pairs:
+
+# %%
+pairs = tasks.reviews.preference_pairs(
+    "reward", 20_000, seed=0, max_tokens=48, tokenizer=tokenizer
+)
+three = pairs.to_pandas().iloc[[1, 5, 7]]
+three.index = three["prompt"].str.strip()
+show.texts(three[["chosen", "rejected"]])
+
+# %% [markdown]
+# The first label is clear. In the second, both reviews praise the film, one of them more. The third is
+# surprising: on average, people rated the chosen review −1.3 and the rejected one 1.7. But two single
+# people can see it the other way round. Such labels are called *noisy*.
+#
+# **The batch.** A batch holds several reviews of each of a few films, and the labelled pairs among them.
+# So a review can be in several pairs, but it passes through the model only once per step. That is
+# cheaper, and it keeps the model from learning single reviews by heart (Ouyang et al. 2022).
+#
+# The whole step:
+
+# %%
+optimizer = loops.make_optimizer(model, loops.OptimiserConfig(lr=4e-4))
+
+
+# %%
+def reward_step(pairs):
+    # 1. The responses of the batch, each once, however often it is compared.
+    texts = [(film, text) for film, *both in pairs for text in both]
+    texts = list(dict.fromkeys(texts))
+    films, responses = zip(*texts)
+    batch = models.encode(tokenizer, films, responses, max_response=48)
+    # 2. A number at every token. The score is the number at the last token.
+    numbers = models.token_scores(model, batch)  # (B, T)
+    scores = core.last_token_scores(numbers, batch.attention_mask)  # (B,)
+    # 3. The two scores of each pair.
+    chosen = scores[[texts.index((film, c)) for film, c, r in pairs]]
+    rejected = scores[[texts.index((film, r)) for film, c, r in pairs]]
+    # 4. The loss of each pair, and their mean.
+    loss = core.reward_model_loss(chosen, rejected).mean()
+    # 5. Update.
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+# %% [markdown]
+# `pairs` is a list of (prompt, chosen, rejected). B is the number of responses, T the number of
+# positions of prompt and response. The gradient flows through both scores of a pair into the same
+# model.
+#
+# The package's `train_reward_model` is this loop, plus dropout, sorting by length, a learning-rate
+# schedule, gradient clipping, logs and checkpoints. `RewardConfig.plain` switches these extras off. With
+# the same seed, three steps then leave exactly the same weights:
+
+# %%
+config = loops.RewardConfig.plain(steps=3)
+batches = list(islice(loops.comparison_batches(pairs, config), 3 if FAST else 20))
+losses = [reward_step(batch) for batch in batches[:3]]
+
+other, history = loops.train_reward_model(
+    copy.deepcopy(sft).base_model, tokenizer, pairs, config
+)
+assert models.same_weights(model, other)
+print("loss of each step:", [round(loss, 2) for loss in losses])
+
+# %% [markdown]
+# The losses are a little above 0.69, the loss of a coin. The new layer is random: the model prefers some
+# reviews to others, but it does not know which ones people prefer.
+#
+# We go on to 20 steps. As a test we take 400 pairs of films that training never sees (**held-out** pairs). The
+# mean ratings of the two reviews differ by at least 2, so most of these pairs are easy for people. We call the
+# model *right* on a pair if the chosen review has the higher score.
+#
+# **Predict.** On how many percent of these pairs is the model right: after 0 steps, after 3, and after 20?
+
+# %%
+clear = tasks.reviews.preference_pairs(
+    "test", 400, seed=1, min_gap=2.0, max_tokens=48, tokenizer=tokenizer
+)[:]
+
+
+def share_right(model):
+    judge = rewards.text_judge([model.eval()], tokenizer)
+    chosen = judge(clear["prompt"], clear["chosen"])
+    return (chosen > judge(clear["prompt"], clear["rejected"])).float().mean().item()
+
+
+# %% tags=["predict"]
+torch.manual_seed(0)
+start = models.ScalarModel(copy.deepcopy(sft).base_model)
+shares = [share_right(start), share_right(model)]
+later = [reward_step(batch) for batch in batches[3:]]
+print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - At the start: about half, as with a coin. The new layer is random.
+# - After three steps: a little more, still close to a coin.
+# - At the end: about 70 %.
+# </details>
+#
+# The rest of the lesson uses a reward model of the package. It was trained in the same way, for 160 steps
+# and with dropout.
+
+# %% [markdown]
+# ## 5. Give the score a zero and a unit
+#
+# Proximal policy optimisation (PPO) subtracts a Kullback-Leibler (KL) penalty from the score (lessons 06 and
+# 07). So the unit of the score matters. But the loss fixes no zero, and the unit changes while we train. So
+# we choose both *after* the training: we score samples of the SFT model, and call their mean 0 and their
+# standard deviation 1.
+#
+# $$ \text{score} = \frac{\text{raw score} - \text{mean of the samples}}{\text{standard deviation of the samples}} $$
+#
+# Our model's mean was −4.86 and its standard deviation 1.29. A raw score of −2.28 becomes
+# (−2.28 + 4.86) / 1.29 = 2.0: two standard deviations above the mean. (The package keeps
+# the two numbers with the weights.) Eight new samples, sorted by score:
+
+# %%
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+titles = tasks.reviews.rl_prompts()[:64]
+(samples,) = models.sample_text(sft, tokenizer, titles, seed=3)
+scores = rewards.rollout_score(reward_model, tokenizer.eos_token_id)(samples)
+table = pd.DataFrame({"score": scores.tolist()}, index=[t.strip() for t in titles])
+table["sample"] = models.decode(tokenizer, samples)
+show.texts(table.round(2).sort_values("score").iloc[::9])
+
+# %% [markdown]
+# The model likes praise and dislikes complaints. The first sample, with −2.05, says that a film fails.
+# The last one, with 2.39, praises from beginning to end. In between stand samples that say little about
+# their film, or are hardly English.
+
+# %% [markdown]
+# ## 6. One number per token: two pictures
+#
+# It is tempting to ask how the score grows while the model reads. There are two ways, and they are
+# often confused:
+#
+# - **(a) Prefix with EOS.** Cut the response after each token, add EOS, and score it as a response of its
+#   own. The number is read at EOS, where the model was *trained*. But the text is unusual: training
+#   never showed a review that ends in mid-sentence.
+# - **(b) One pass.** Let the model read the whole response, and read the number at each token. The text is
+#   natural. But except at EOS, the model was *never trained* to give a score there.
+#
+# **Predict** for "A moving and funny film, but the ending is dull.": after which word is the score
+# highest in (a)? Which words lower it? In which picture are the numbers larger?
+
+# %% tags=["predict"]
+sentence = "A moving and funny film, but the ending is dull."
+tokens, with_eos, one_pass = rewards.prefix_scores(
+    reward_model, tokenizer, "the film\n", sentence
+)
+show.token_strips(
+    {
+        "(a) each prefix with EOS, trained": (tokens, with_eos),
+        "(b) one pass, not trained at these tokens": (tokens, one_pass),
+    }
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **(a)** says what the model would give if the review ended here. *A* alone is worth 0. *moving* lifts
+#   the score to 2.1, and it is highest after *funny*, 2.9. *but* takes off 0.4, *ending* takes off 1.5,
+#   and *dull* 2.2. The whole sentence is below average.
+# - **(b)** agrees in its direction, but its numbers are larger, up to 6.6. They have no unit. It gives *ending*
+#   5.5, where (a) gives 1.0: at this token alone you would get a wrong idea of the review.
+#
+# Neither picture is a reward of single tokens. The loss knows only whole responses.
+# </details>
+#
+# Now the same two halves in both orders, in the token microscope. The colour is picture (a). The menu
+# offers picture (b), too. EOS is shown as `<|endoftext|>`.
+
+# %%
+both = [sentence, "A dull film, but the ending is moving and funny."]
+batch = models.encode(tokenizer, ["the film\n"] * 2, both)
+table = evaluate.token_table(batch, tokenizer, reward_model=reward_model)
+show.microscope(table, "prefix_reward", text="all")
+
+# %% [markdown]
+# Two things to see:
+#
+# 1. At EOS, (a) and (b) are the same number: the score.
+# 2. The second review ends with praise. *moving* does lift it, from −3.7 to −2.5. But its score is −1.6, lower
+#    than the −1.2 of the first. In these two reviews the first half counts more than the second.
+#
+# PPO's critic (lesson 06) answers another question: how the response will end on average, if the
+# policy goes on from here. It has to be trained for that.
+
+# %% [markdown]
+# ## 7. How far can you believe a score?
+#
+# **Agreement with people.** Our recorded reward model (three seeds) is right on 64 % of the held-out pairs. Is
+# that poor? A label comes from one rating of each review. Somebody who knows all the *other* ratings of both
+# reviews predicts it in only 84 % of the cases. This is the **human ceiling**: nobody can be much
+# better. A bag of words, a model that only knows which words a review has, is right in 68 %.
+#
+# **Calibration.** A model is *calibrated* if its probabilities are right: of all choices to which
+# it gives 80 %, it gets 80 % right. The probability that our model gives to its own choice is
+# $\sigma(|r_a - r_b|)$, with raw scores. For a calibrated model the mean of these probabilities equals the share
+# that is right.
+#
+# The figure will sort the pairs by how far apart people's mean ratings of the two reviews are. For each
+# group it has a bar for the human ceiling, for the share in which the model is right, and for the mean
+# probability that the model gives to its own choice.
+#
+# **Predict.** How do the three bars change from the closest pairs (apart by less than 0.5) to
+# the clearest (more than 3.5)? Is the model surer than it is right, or less sure?
+
+# %% tags=["predict"]
+runs = experiments.results("reward_model").groupby(["low", "high"])
+names = ["human ceiling", "reward model", "mean probability"]
+runs = runs[names].mean().drop(index=(0.0, 8.0))  # leave out all pairs together
+runs.index = runs.index.map("{0[0]:g} to {0[1]:g}".format)
+runs.columns = ["human ceiling", "model is right", "model's own probability"]
+show.bars(
+    runs,
+    label="share of held-out pairs",
+    title="by the difference of the mean ratings",
+    limits=(0, 1),
+    reference={"a coin": 0.5},
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - The *human ceiling* rises from 60 % to 99 %. Close pairs are hard for people, too.
+# - The *model* rises from 51 % to 83 %. On the closest pairs it is no better than a coin, and nowhere does it
+#   reach the ceiling.
+# - Its *own probability* hardly changes: 70 % for the closest pairs and 78 % for the clearest. It is far too
+#   sure where people disagree, and about right on the clear ones.
+# </details>
+#
+# So you can believe which of two clearly different responses the model prefers. For two similar ones it is
+# a guess. And do not read a difference of scores as a probability before you have checked the calibration.
+# ("Going further" mends most of it with one number.)
+
+# %% [markdown]
+# ## 8. How many labels does it take?
+#
+# Recorded: the same model, trained on 100 to 25,600 labelled pairs, three seeds each. All take 160 steps, so
+# few labels are read many times: each of 100 pairs 54 times.
+#
+# The figure will show three things against the number of labelled pairs. The left panel has the share of
+# held-out pairs on which the model is right, and its mean probability for its own choice. The right panel has
+# the loss on these pairs.
+#
+# **Predict** the case of 100 pairs: on how many held-out pairs is the model right, and how sure is it?
+
+# %% tags=["predict"]
+runs = experiments.results("labels")
+measures = ["accuracy", "confidence", "loss"]
+runs = runs.pivot(index="seed", columns="pairs", values=measures)
+right, sure, loss = (runs[name].to_numpy() for name in measures)
+show.lines(
+    {
+        "right, and how sure": {"right": right, "its own probability": sure},
+        "held-out loss": {"loss": loss},
+    },
+    x=runs["loss"].columns,
+    log="x",
+    xlabel="labelled pairs",
+    reference={"right, and how sure": {"human ceiling": 0.84, "a coin": 0.5}},
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **Few labels**, 100 pairs, are learned by heart. On held-out pairs the model is right in 52 %, hardly more than a
+#   coin, and it gives its choices 95 %. Its loss is 4.5, far above the 0.69 of a coin: it is
+#   certain, and wrong half of the time.
+# - **More labels**, 6,400 pairs: right in 62 %, its own probability is 72 %. The loss is just below that of a coin.
+# - **Most labels**, 25,600 pairs: right in 64 %. Four times as many labels add 2 points.
+# </details>
+#
+# More labels make the model more often right, and above all less wrongly sure. At 25,600 the curve still
+# rises, slowly, and the human ceiling is far away.
+
+# %% [markdown]
+# ## What to remember
+#
+# - The Bradley-Terry loss is $-\log \sigma(r_c - r_r)$. Only differences within a prompt count.
+# - A reward model is a language model with its last layer replaced by one number. It is read at the last
+#   token, and trained nowhere else.
+# - One step: score each response once; take the differences of the pairs; loss; update.
+# - Choose zero and unit after the training, from samples of the SFT model.
+# - Compare the accuracy with the human ceiling, not with 100 %. Check the calibration.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/08_the_reward_model.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. The loss** *(easy, 10 minutes)*. From the scores of chosen and rejected responses, (B,) each, return
+# the mean Bradley-Terry loss, one number. *This function goes into your `my_rlhf.py`.*
+#
+# *Hint:* two scores can be 200 apart. What does your function return for −100 and 100? The right
+# answer is about 200.
+
+
+# %% tags=["exercise"]
+def bradley_terry_loss(chosen_scores, rejected_scores): ...  # your code
+
+
+check.bradley_terry_loss(bradley_terry_loss)
+
+
+# %% [markdown] tags=["solution"]
+# `torch.sigmoid(-200.0)` is exactly 0 in single precision, and its logarithm is minus infinity.
+# `logsigmoid` computes $-\log(1 + e^{-d})$ without this intermediate step.
+
+
+# %% tags=["solution"]
+def bradley_terry_loss(chosen_scores, rejected_scores):
+    return -torch.nn.functional.logsigmoid(chosen_scores - rejected_scores).mean()
+
+
+check.bradley_terry_loss(bradley_terry_loss)
+
+# %% [markdown] tags=["exercise"]
+# **2. The best of several** *(medium, 15 minutes)*. Now people see $K$ responses and point at the best
+# one. Each response is chosen with a probability in proportion to its strength $e^{r}$. Return the mean
+# loss, one number. `scores` has the shape (B, K). `chosen` (B,) is the index of the chosen response. This
+# is not in the package.
+#
+# *Hint:* start from $P = e^{r_a} / (e^{r_a} + e^{r_b})$ and add more responses. For $K = 2$ the loss must
+# be that of exercise 1. Scores can be 200 here, too, and `torch.exp(torch.tensor(200.0))` is infinite.
+
+
+# %% tags=["exercise"]
+def best_of_k_loss(scores, chosen): ...  # your code
+
+
+check.best_of_k_loss(best_of_k_loss)
+
+
+# %% [markdown] tags=["solution"]
+# The probability is a softmax over the responses. With $K = 2$ that is the sigmoid of the difference.
+
+
+# %% tags=["solution"]
+def best_of_k_loss(scores, chosen):
+    return -scores.log_softmax(1).gather(1, chosen[:, None]).mean()
+
+
+check.best_of_k_loss(best_of_k_loss)
+
+# %% [markdown] tags=["exercise"]
+# **3. Zero and unit** *(easy, 5 minutes)*. `scores` (N,) are raw scores of any responses. `sft_scores`
+# (M,) are the raw scores of samples of the SFT model. Return `scores` with the zero and the unit of
+# section 5. (The standard deviation divides by M − 1, as `torch.std` does.)
+
+
+# %% tags=["exercise"]
+def in_sft_units(scores, sft_scores): ...  # your code
+
+
+check.in_sft_units(in_sft_units)
+
+
+# %% tags=["solution"]
+def in_sft_units(scores, sft_scores):
+    return (scores - sft_scores.mean()) / sft_scores.std()
+
+
+check.in_sft_units(in_sft_units)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 20 minutes)*. A colleague's reward model learns, but badly. The last cell draws
+# its training accuracy beside that of a right one: the share of pairs with the higher score for the
+# chosen response, as a mean over ten steps. What is wrong in `read_score`? Mend it, run the checker, and
+# draw the curves again.
+#
+# *Hint:* `token_scores` has the shape (B, T). In a batch, prompts are padded on the left, and responses
+# on the right. Write down a mask of two rows on paper.
+
+
+# %% tags=["exercise"]
+def read_score(token_scores, attention_mask):
+    """The score of each response (B,) from the numbers at all tokens (B, T)."""
+    last = attention_mask.long().sum(1)
+    last = last.clamp(max=token_scores.shape[1] - 1)
+    return token_scores.gather(1, last[:, None])[:, 0]
+
+
+check.read_score(read_score)
+
+
+# %% [markdown] tags=["solution"]
+# The number of real tokens is not the position of the last one. With padding on the left, the last token
+# stands further right. Without it, the number is one too large, because positions start at 0. Subtracting 1
+# mends only the second case. So find the last position at which the mask is true:
+
+
+# %% tags=["solution"]
+def read_score(token_scores, attention_mask):
+    positions = torch.arange(attention_mask.shape[1])
+    last = torch.where(attention_mask, positions, -1).argmax(1)
+    return token_scores.gather(1, last[:, None])[:, 0]
+
+
+check.read_score(read_score)
+
+
+# %% tags=["exercise", "solution"]
+def train(read, steps=12 if FAST else 30):
+    """Training accuracy of a reward model whose scores are read by `read`."""
+    torch.manual_seed(0)
+    learner = models.ScalarModel(copy.deepcopy(sft).base_model)
+    optimizer = loops.make_optimizer(learner, loops.OptimiserConfig(lr=4e-4))
+    labelled = tasks.reviews.preference_pairs(
+        "reward", 16 * steps, seed=1, min_gap=2.0, max_tokens=32, tokenizer=tokenizer
+    )
+    right = torch.zeros(steps)
+    for step in range(steps):
+        rows = labelled[16 * step : 16 * step + 16]
+        sides = rows["chosen"] + rows["rejected"]
+        both = models.encode(tokenizer, rows["prompt"] * 2, sides)
+        numbers = models.token_scores(learner, both)
+        chosen, rejected = read(numbers, both.attention_mask).chunk(2)
+        core.reward_model_loss(chosen, rejected).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        right[step] = (chosen > rejected).float().mean()
+    return right.unfold(0, 10, 1).mean(1).tolist()
+
+
+show.lines(
+    {
+        "a right one": train(core.last_token_scores),
+        "the colleague's": train(read_score),
+    },
+    xlabel="step",
+    ylabel="training accuracy, mean of ten steps",
+    reference={"a coin": 0.5},
+)
+
+# %% [markdown] tags=["exercise"]
+# **5. Predict, then run** *(easy, 5 minutes)*. How much does a full stop matter? The cell scores "A moving and
+# funny film" with five different endings. Guess the order of the five scores before you run it. Could a policy
+# use what you find?
+
+# %% tags=["exercise"]
+judge = rewards.text_judge([reward_model], tokenizer)
+for end in ("", ".", "!", "!!!", "?"):
+    marked = judge(["the film\n"], ["A moving and funny film" + end])
+    print("ending:", end or "none", "score:", round(marked.item(), 2))
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# Without a mark 2.87, with a full stop 2.70, with an exclamation mark the same. With
+# `!!!` it is 2.66, with a question mark 2.42. The words praise the film in all five. The question mark costs
+# nearly half a standard deviation.
+#
+# This is one sentence, and other sentences may differ. A policy that is trained on this score could earn a little
+# by leaving out the full stop. Our policies did not find this out: their recorded samples all
+# end in a full stop, even without a KL penalty (lesson 07).
+# </details>
+
+# %% [markdown] tags=["exercise"]
+# **6. The whole step on an empty page** *(hard, 30 minutes)*. Close section 4. Write `reward_step` from
+# memory, under the name `my_step`: the responses of the batch, each once; the number at every token; the
+# scores; both sides of each pair; loss; update. Return the loss. A batch is a list of (prompt, chosen,
+# rejected). The last cell runs three steps and compares them with section 4. If the first loss differs,
+# look at the scores. If a later one differs, look at the update.
+#
+# You need `models.encode` (with `max_response=48`), `models.token_scores`, `core.last_token_scores` and
+# `core.reward_model_loss`. `help(models.encode)` tells you the arguments of a function. The model is `learner`,
+# its optimiser `optimizer`. Keep the responses in the order in which the pairs name them: chosen,
+# rejected, chosen, rejected. `dict.fromkeys(texts)` removes repetitions and keeps the order.
+
+
+# %% tags=["exercise"]
+def my_step(pairs): ...  # your code
+
+
+# %% [markdown] tags=["solution"]
+# `reward_step` in section 4 of the lesson is the solution. Common slips: a response that is scored once for
+# each of its pairs (the result is nearly the same, and slower), the chosen responses first and then the
+# rejected ones (a sum in another order is rounded differently), no `zero_grad`.
+
+# %% tags=["exercise"]
+torch.manual_seed(0)
+learner = models.ScalarModel(copy.deepcopy(sft).base_model)
+optimizer = loops.make_optimizer(learner, loops.OptimiserConfig(lr=4e-4))
+print("losses, section 4:", losses)
+print("losses, my_step:  ", [my_step(batch) for batch in batches[:3]])
+print("the weights are equal:", models.same_weights(learner, other))
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Why can two reward models with the same loss give different scores to the same text?</summary>
-# Only differences within a prompt enter the loss; a constant for each prompt is free.
-# </details>
-# <details><summary>2. Training accuracy 95 %, held-out 65 %, ceiling 84 %. What happened?</summary>
-# It learned its pairs by heart. The labels are noisy (one rater a side), so beyond the ceiling in training there is only noise to learn.
-# </details>
-# <details><summary>3. Why are several comparisons of the same text kept in one batch?</summary>
-# The text is then computed once for all its comparisons, and it is not seen again and again with different partners in different batches, which leads to overfitting (Ouyang et al. 2022, section 3.5).
-# </details>
-# <details><summary>4. The bag of words beats the reward model on these films. Is that a scandal?</summary>
-# It is a fact about this size of model and amount of data: words of praise are most of the signal, and the bag was fitted on means of fifteen ratings while the model saw single ones. It is also why it is our gold.
-# </details>
-# <details><summary>5. Why not train the reward model on the mean ratings directly?</summary>
-# Here one could (lesson 17 does). In most applications there are no ratings, only choices.
+# <details><summary>1. Two reward models have the same loss on every pair. Can they give different scores to the same response?</summary>
+#
+# Yes. Only differences within a prompt enter the loss. Each prompt has a constant that the loss does not
+# see.
 # </details>
 #
-# **References.** Bradley and Terry 1952. Ziegler et al. 2019, section 2.1. Stiennon et al. 2020, section 3.4. Ouyang et al. 2022, section 3.5. Touvron et al. 2023 (Llama 2), section 3.2.2 (margin). Eisenstein et al. 2023, section 3 (centring). Guo et al. 2017 (temperature scaling), section 4.
+# <details><summary>2. Right on 95 % of the training pairs, on 65 % of the held-out pairs, with a ceiling of 84 %. What happened?</summary>
+#
+# The model has learned its training pairs by heart. The labels are noisy, so above the ceiling there is only
+# noise to learn.
+# </details>
+#
+# <details><summary>3. The bag of words beats our reward model. Is something broken?</summary>
+#
+# No. Words of praise are most of what there is to see, and the bag of words was fitted on mean ratings of
+# many people. The reward model saw single ratings only. It is also a small model.
+# </details>
+#
+# <details><summary>4. Why do we not train the reward model on the mean ratings?</summary>
+#
+# Here we could (lesson 17 does). In most applications there are no ratings, only choices.
+# </details>
+#
+# <details><summary>5. Your reward model is right on 72 % of the held-out pairs, a colleague's on 74 %. Which one do you train a policy on?</summary>
+#
+# First ask whether the difference is real: compare both on the same pairs, with an interval over prompts.
+# Then ask where it comes from: close or clear pairs, long or short responses. Held-out pairs are written by
+# people, but the model will score what a *policy* writes. So let both choose the best of several samples,
+# and let a judge compare who knows neither model.
+# </details>
+#
+# ## Going further
+#
+# **A margin** asks for more distance where people said "much better": $-\log \sigma(r_c - r_r - m)$
+# (Touvron et al. 2023). **Centring** adds $c\,(r_c + r_r)^2$ to the loss, which chooses a zero during the training
+# (Eisenstein et al. 2023). By hand, with the scores 2 and 1, the margin 0.5 and $c = 0.01$: the first part
+# is $-\log \sigma(0.5)$, or 0.474. The second is 0.01 · 9 = 0.09. Together 0.564. Both are options of
+# `core.reward_model_loss`.
+#
+# **Mending the calibration.** Divide all differences of scores by a number, the *temperature* (Guo et al.
+# 2017). We chose it on films of another split, with the smallest loss: 1.5. On held-out pairs, in eight groups of
+# equal size by the model's probability, the mean distance between the probability and the share that is right falls
+# from 0.08 to 0.03, and the loss from 0.66 to 0.63. For PPO this changes nothing, because a common factor is taken
+# out by the unit of section 5.
+#
+# **Are the pictures of section 6 of any use?** We cut the reviews of 2,000 held-out pairs after eight tokens, and
+# asked which beginning belongs to the chosen review. Both pictures are right in about 60 % of the cases, surely more
+# than a coin. So the number at an early token says something about the whole review, but little.
+#
+# **A head that is trained at every token** (DeepSpeed-Chat's loss). There the difference of the scores is trained at each
+# token from the first one that differs, not only at the last (`core.per_token_reward_loss`). After a short training on
+# 1,920 pairs it is right in 57 % after eight tokens. The three cannot be told apart on these pairs. This is no verdict
+# about the methods: the model of the two pictures was trained on many more pairs.
+#
+# **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160 steps 32 % of these are
+# never read, because a batch has only the pairs within small groups of reviews, and the others are read about twice. So
+# the right end of the curve may lack steps as much as labels. The record varies only the number of labels. At the left end, stopping
+# earlier would probably have spared most of the loss. We did not run that.
+#
+# **What the libraries do.**
+#
+# | | here | elsewhere |
+# |---|---|---|
+# | where the score is read | at EOS, found by the mask | TRL and DeepSpeed-Chat: the last token before the padding. OpenRLHF: EOS |
+# | zero and unit | from samples of the SFT model, kept with the weights | OpenRLHF: from the training data, as an option. TRL: none. DeepSpeed-Chat: scores clipped to ±5 in PPO |
+# | new layer | standard deviation $1/\sqrt{h + 1}$ with $h$ inputs | TRL: the default of transformers. OpenRLHF: as small or smaller |
+# | margin, centring | options | TRL: both. OpenRLHF: the margin |
+# | epochs | a few, with dropout | usually one, because the pairs of one prompt share responses |
+#
+# **References.** Bradley and Terry 1952. Ziegler et al. 2019, section 2.1. Stiennon et al. 2020, section 3.4.
+# Ouyang et al. 2022, section 3.5. Touvron et al. 2023 (Llama 2), section 3.2.2. Eisenstein et al. 2023, section 3.
+# Guo et al. 2017, section 4.
+#
+# *How this lesson is checked:* its loop equals `train_reward_model` (`tests/loops/test_by_hand.py`), and every
+# number about a recorded run is compared with the record (`tests/claims/test_lesson_08.py`).

@@ -472,6 +472,25 @@ def test_the_step_of_lesson_06_is_train_ppo():
     assert same_weights(critic, other_critic)
 
 
+def test_the_step_of_lesson_08_is_train_reward_model():
+    config = loops.RewardConfig.plain(steps=STEPS, batch_size=6)
+    backbone = tiny_policy().base_model
+    torch.manual_seed(config.seed)
+    model = ScalarModel(backbone)
+    start = copy.deepcopy(model)
+    step = lesson_step(
+        "08_the_reward_model",
+        "reward_step",
+        tokenizer=TOKENIZER,
+        model=model,
+        optimizer=loops.make_optimizer(model, config.optimiser),
+    )
+    losses = [step(pairs) for pairs in islice(loops.comparison_batches(PAIRS, config), STEPS)]
+    other, history = loops.train_reward_model(tiny_policy().base_model, TOKENIZER, PAIRS, config)
+    assert losses == [row["loss"] for row in history]
+    assert same_weights(model, other) and moved(model, start)
+
+
 def test_the_step_of_lesson_11_is_train_group():
     sampling = SamplingConfig(max_new_tokens=10, temperature=1.0)
     config = loops.GroupConfig.plain(

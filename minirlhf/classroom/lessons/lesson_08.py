@@ -37,23 +37,62 @@ bradley_terry_loss = Exercise(
         ).mean(),
         "this is the probability of the wrong choice. The loss is minus the "
         "log-probability of the right choice.": lambda c, r: torch.sigmoid(r - c).mean(),
+        "this is minus the probability of the choice. The logarithm is missing.": lambda c, r: (
+            -torch.sigmoid(c - r).mean()
+        ),
+        "this is minus the difference of the scores. It has no sigmoid and no logarithm, "
+        "so it can be made as small as you like.": lambda c, r: (r - c).mean(),
+        "a small number inside the logarithm limits the loss and takes the gradient from "
+        "pairs that are far apart. Use logsigmoid instead.": lambda c, r: (
+            -(torch.sigmoid(c - r) + 1e-8).log().mean()
+        ),
+        "this applies the sigmoid to each score alone. "
+        "Only the difference of the two scores counts.": lambda c, r: (
+            logsigmoid(r) - logsigmoid(c)
+        ).mean(),
     },
     differentiate=("chosen_scores", "rejected_scores"),
 )
 
 
 def _best_case(g):
-    return 2 * torch.randn(4, 3, generator=g), torch.randint(3, (4,), generator=g)
+    scores, chosen = 2 * torch.randn(4, 3, generator=g), torch.randint(3, (4,), generator=g)
+    scores[:2] = torch.tensor([200.0, 1.0, -200.0])  # far apart: exp overflows
+    chosen[:2] = torch.tensor([0, 1])
+    return scores, chosen
 
 
 def _best(scores, chosen):
     return -scores.log_softmax(1).gather(1, chosen[:, None]).mean()
 
 
+def _others(scores, chosen):
+    return torch.ones_like(scores, dtype=torch.bool).scatter(1, chosen[:, None], False)
+
+
 def _against_each(scores, chosen):
     won = scores.gather(1, chosen[:, None])
-    others = torch.ones_like(scores, dtype=torch.bool).scatter(1, chosen[:, None], False)
-    return -torch.where(others, logsigmoid(won - scores), 0.0).sum(1).mean()
+    return -torch.where(_others(scores, chosen), logsigmoid(won - scores), 0.0).sum(1).mean()
+
+
+def _against_the_mean(scores, chosen):
+    others = torch.where(_others(scores, chosen), scores, 0.0).sum(1) / (scores.shape[1] - 1)
+    return -logsigmoid(scores.gather(1, chosen[:, None])[:, 0] - others).mean()
+
+
+def _against_the_best(scores, chosen):
+    others = scores.masked_fill(~_others(scores, chosen), -torch.inf).amax(1)
+    return -logsigmoid(scores.gather(1, chosen[:, None])[:, 0] - others).mean()
+
+
+def _exp_and_divide(scores, chosen):
+    strength = scores.exp()
+    return -(strength.gather(1, chosen[:, None])[:, 0] / strength.sum(1)).log().mean()
+
+
+def _without_the_chosen(scores, chosen):
+    others = scores.masked_fill(~_others(scores, chosen), -torch.inf).logsumexp(1)
+    return (others - scores.gather(1, chosen[:, None])[:, 0]).mean()
 
 
 best_of_k_loss = Exercise(
@@ -64,6 +103,23 @@ best_of_k_loss = Exercise(
     {
         "this counts one choice as K - 1 independent comparisons. "
         "Choosing the best of K is one event: use a softmax.": _against_each,
+        "this is the mean over K - 1 comparisons of two. "
+        "Choosing the best of K is one event: use a softmax.": lambda s, c: (
+            _against_each(s, c) / (s.shape[1] - 1)
+        ),
+        "this compares the chosen response with the mean score of the others. "
+        "Put all K strengths into the denominator.": _against_the_mean,
+        "this compares the chosen response with the best of the others only. "
+        "Put all K strengths into the denominator.": _against_the_best,
+        "the denominator leaves out the chosen response. "
+        "It is the sum of all K strengths.": _without_the_chosen,
+        "exp(200) is infinite, and infinity / infinity is NaN. "
+        "Subtract logarithms instead: log_softmax or logsumexp.": _exp_and_divide,
+        "softmax gives 0 where scores are far apart, and log(0) is minus infinity. "
+        "Use log_softmax.": lambda s, c: -s.softmax(1).gather(1, c[:, None]).log().mean(),
+        "this is the sum over the batch. Take the mean.": lambda s, c: _best(s, c) * len(s),
+        "this is minus the score of the chosen response. The other responses are missing: "
+        "use a softmax over all K.": lambda s, c: -s.gather(1, c[:, None]).mean(),
         "the softmax runs over the batch. "
         "The responses that were compared are on the last axis.": lambda s, c: (
             -s.log_softmax(0).gather(1, c[:, None]).mean()
@@ -97,6 +153,20 @@ in_sft_units = Exercise(
         "this divides by the variance. Divide by the standard deviation.": lambda s, b: (
             (s - b.mean()) / b.var()
         ),
+        "this divides the squares by M. The standard deviation here divides by M - 1, "
+        "as torch.std does.": lambda s, b: (s - b.mean()) / b.std(correction=0),
+        "the mean is that of the SFT samples, but the standard deviation is that of the scores. "
+        "Take both from the SFT samples.": lambda s, b: (s - b.mean()) / s.std(),
+        "the standard deviation is that of the SFT samples, but the mean is that of the scores. "
+        "Take both from the SFT samples.": lambda s, b: (s - s.mean()) / b.std(),
+        "this mixes scores and SFT samples. Take mean and standard deviation from the SFT samples "
+        "alone.": lambda s, b: (s - torch.cat([s, b]).mean()) / torch.cat([s, b]).std(),
+        "this multiplies by the standard deviation. Divide by it.": lambda s, b: (
+            (s - b.mean()) * b.std()
+        ),
+        "the sign is wrong: a response above the mean must get a positive score.": lambda s, b: (
+            (b.mean() - s) / b.std()
+        ),
     },
 )
 
@@ -106,6 +176,10 @@ def _read_case(g):
     left[0], right[0] = 1, 1
     places = torch.arange(6)
     return torch.randn(3, 6, generator=g), (places >= left) & (places < 6 - right)
+
+
+def _last(mask):
+    return torch.where(mask, torch.arange(mask.shape[1]), -1).argmax(1, keepdim=True)
 
 
 read_score = Exercise(
@@ -129,6 +203,16 @@ read_score = Exercise(
         "Read the score where the whole sequence has been read, at the last one.": lambda s, m: (
             s.gather(1, m.long().argmax(1, keepdim=True))[:, 0]
         ),
+        "this is the token before the last one. "
+        "The last real token (EOS) is read, too.": lambda s, m: s.gather(
+            1, (_last(m) - 1).clamp(min=0)
+        )[:, 0],
+        "this is the sum over the sequence. "
+        "The score is read at its last real token.": lambda s, m: torch.where(m, s, 0.0).sum(1),
+        "this is the highest number of the sequence. "
+        "The score is read at its last real token.": lambda s, m: s.masked_fill(
+            ~m, -torch.inf
+        ).amax(1),
         "this is the mean over the sequence. "
         "The score is read at its last real token.": lambda s, m: (
             torch.where(m, s, 0.0).sum(1) / m.sum(1)
