@@ -404,7 +404,7 @@ def derivation(said):
     said("1. *Added", 10, core.reward_model_loss(c, r).mean(), 10)
     said("*Doubled*: another loss,", core.reward_model_loss(2 * c, 2 * r).mean())
     said("A score has no natural zero: a score of", 2)
-    said("a difference of", math.log(3), 3, 1)
+    said("A difference does have a meaning: a difference of", math.log(3), 3, 1)
     said("Five responses have the true scores", *FIVE, 0)
     neighbours = torch.sigmoid(FIVE[0] - FIVE[1])
     said("The better of two neighbours wins in", neighbours)
