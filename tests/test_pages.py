@@ -9,7 +9,6 @@ from tests.notebooks.budget import words
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-TO_COME = ["docs/teaching.md"]  # linked from the README; take it out when the page is there
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -56,7 +55,7 @@ def test_every_reader_finds_the_way_in_on_the_first_screens():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_relative_link_leads_to_a_file_and_a_heading(page):
-    assert broken(page) == (TO_COME if page == README else [])
+    assert broken(page) == []
 
 
 def test_every_page_of_docs_is_linked_from_the_readme():

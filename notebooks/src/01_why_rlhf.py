@@ -19,7 +19,7 @@
 # - read a picture of the reward of every prefix of a response,
 # - say why a reward model's score of an unfinished response needs care.
 #
-# **You need** PyTorch and lesson 00. About 25 minutes to read and 50 for the exercises.
+# **You need** PyTorch and lesson 00. About 30 minutes to read and 60 for the exercises.
 
 # %%
 import pandas as pd
@@ -51,8 +51,8 @@ from minirlhf.classroom import FAST, check
 # | | SFT | RLHF |
 # |---|---|---|
 # | who writes the response? | a person | the model |
-# | what is judged? | each token | the whole response |
 # | can it say "not like this"? | no | yes |
+# | what is judged? | each token | the whole response |
 # | which prefixes are trained? | those of people | the model's own |
 #
 # The last three rows are three reasons for RLHF. Sections 2 to 4 take them in turn.
@@ -75,8 +75,9 @@ from minirlhf.classroom import FAST, check
 # - SFT makes $\log \pi(\textit{good})$ larger. Its push on a word is 1 minus the word's probability
 #   if the word was written, and 0 minus its probability otherwise.
 # - The reward makes the **expected reward** larger. This is the mean reward of what the model
-#   writes. The push on a word is its probability, times how much better than average the responses
-#   are that begin with it. (Lesson 04 derives this.)
+#   writes. The push on a word is its probability, times how much better the responses are that
+#   begin with it than all responses together. For a later word there is one more factor: how often the
+#   model comes to that prefix. (Lesson 04 derives this.)
 #
 # | first word | SFT | mean reward of the responses that begin so | reward |
 # |---|---|---|---|
@@ -102,6 +103,9 @@ assert torch.allclose(3 * reward_push[0].float(), torch.tensor([1.0, -1.0, 0.0])
 # %% [markdown]
 # SFT pushes *bad* and the full stop down by the same amount. It only knows that neither was written
 # here. The reward tells them apart: it pushes *bad* down, and leaves the full stop as it is.
+#
+# (If SFT copied its one example perfectly, it would not write *bad* either. The difference counts as
+# long as a model is imperfect. All real models are.)
 #
 # We could leave all bad responses out of the training data. But leaving out says nothing: a
 # response that is missing because it is bad looks like one that nobody happened to write.
@@ -213,9 +217,9 @@ pd.DataFrame(reward_push, prefixes, world.vocab).round(2) + 0.0  # no -0.0
 #   The text is natural. But the model was never trained to give a number in the middle.
 #
 # Lecture notes on RLHF often begin with the rewards of all prefixes of one sentence. Here is one
-# from such notes, with our reward model. Below each token stands the reward of the prefix that ends
-# with it. Blue is a positive reward, orange a negative one, white is 0. Point at a token to see
-# both numbers.
+# from such notes, with our reward model. The colour of a token is the reward of the prefix that ends with
+# it: blue is positive, orange negative, white 0. Point at a token to see both numbers. The menu *Colour*
+# switches to one pass.
 
 # %%
 policy, tokenizer = models.load_policy("tiny-reviews-sft")
@@ -246,8 +250,9 @@ compared
 # - **The notes have other numbers.** Their correlation with ours is −0.01 (prefix + EOS) and −0.02
 #   (one pass): they have nothing in common. The notes' reward model learned from other people's
 #   choices, on other texts.
-# - **The two ways differ.** At *love* one says 1.34, the other 4.13. They agree at EOS only, where
-#   both read the whole response. This number, −0.31, is *the* reward of the response.
+# - **The two ways differ.** At *love* one says 1.34, the other 4.13. They agree at EOS only, where both
+#   read the whole response (the table leaves EOS out). The number there,
+#   −0.31, is *the* reward of the response.
 #
 # Now two reviews: "A brilliant, moving film with a terrible ending." and "It is never boring."
 #
@@ -270,7 +275,8 @@ show.microscope(table, "prefix_reward", text="all")
 # - The first review ends with 0.4, a little above average. The praise and the criticism nearly
 #   balance.
 # - The second review ends with −1.4, although it is praise. The reward falls at *boring*. This
-#   reward model reacts to the word and does not understand *never boring*. A model that is trained
+#   reward model reacts to the word and does not understand *never boring*. The prefix "It is" still
+#   has 0.5: it did not predict how the review would end. A model that is trained
 #   on this reward learns its errors, too.
 #
 # Look at *terrible* in one pass: after the first half, *ter*, the number is 6.93, the highest of
@@ -278,9 +284,9 @@ show.microscope(table, "prefix_reward", text="all")
 # you want to compare prefixes, and remember that a prefix is not a review.
 # </details>
 #
-# **Why care is needed.** The prefix "It is" has a reward of 0.5, and the whole review has −1.4. The
-# reward of a prefix does not predict how the response will end. It says how good the response would
-# be *if it ended here*. Lesson 05 trains another model, the critic, to predict the end.
+# **Why care is needed.** The reward of a prefix does not predict how the response will end. It says
+# how good the response would be *if it ended here*. Lesson 05 trains another model, the critic, to
+# predict the end.
 
 # %% [markdown]
 # ## 6. Where a response ends

@@ -47,7 +47,7 @@ from minirlhf.classroom import FAST, check
 #
 # In words: **sample responses, and make each one more likely, in proportion to its score.** A score
 # of 2 pushes twice as hard as a score of 1. A negative score pushes the response down. The
-# algorithm that does this is **REINFORCE**. All methods of lessons 05 to 11 are built on it.
+# algorithm that does this is **REINFORCE**.
 
 # %% [markdown]
 # ## 2. Where the formula comes from
@@ -195,7 +195,7 @@ assert returns.tolist() == [[0.0, -1.0]]
 
 # %% [markdown]
 # If only the last token has a reward, the score, then the return of every token is the score.
-# Nothing changes. From lesson 06 on every token has a reward.
+#
 #
 # ## 5. Baselines
 #
@@ -229,8 +229,8 @@ for advantages, good, bad in (
     assert torch.allclose(start[:2], torch.tensor([good, bad]).double())
 
 # %% [markdown]
-# What we subtract is a **baseline** $b(s_t)$. It may depend on the prefix, but not on the token
-# $y_t$ itself. Then it leaves the *mean* of the gradient as it is:
+# What we subtract is a **baseline** $b(s_t)$. It may depend on the prefix, but not on the
+# token $y_t$ itself or on later ones. Then it leaves the *mean* of the gradient as it is:
 #
 # $$
 # \begin{aligned}
@@ -243,9 +243,10 @@ for advantages, good, bad in (
 # \end{aligned}
 # $$
 #
-# And it lowers the *noise*. All these scores share one part: 20. It pushes up whatever was sampled.
-# On average these pushes cancel, but not in a single batch, as the table shows. They are noise. A
-# baseline takes the common part away, and leaves the differences. Four baselines are common:
+# And it lowers the *noise*, if the returns are far from 0. A push is $G_t - b$ times
+# $\nabla \log \pi$. With scores near 20 each push is about 20 times as long as with scores near 1, and
+# it pushes up whatever was sampled. On average these pushes cancel, but not in a single batch, as the
+# table shows. A baseline near the returns makes them short. Four baselines are common:
 #
 # - **The value** $V(s_t) = \mathbb{E}[G_t \mid s_t]$, the mean return after the prefix. A second
 #   network can learn it (lesson 05).
@@ -329,9 +330,10 @@ pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
 # - **The return** has less noise than the score: 0.84 instead of 1.06.
 # - **The noisiest** is the score + 20, with about 19 times the noise of the score: 20.25.
 # - **Each baseline** takes nearly all of that noise away again. The batch mean leaves 0.94, the
-#   mean of the others 1.26, the value 0.84.
-# - The batch mean looks quieter than the mean of the others. But its estimate is always exactly 3/4
-#   of the other one: a shorter step, and nothing else.
+#   mean of the others 1.26 (a mean of three scores is noisy itself), the value 0.84. Here the score
+#   minus the value *is* the return: both leave out what has been paid before.
+# - The batch mean looks quieter than the mean of the others. But its advantages are always exactly
+#   3/4 of the other ones: a shorter step, and nothing else.
 #
 # Noise falls with the root of the batch size. Without a baseline you would need about 260 times as
 # many responses to come down from 20.25 to 1.26.
@@ -403,7 +405,8 @@ show.lines(
 #
 # Now a small language model, which writes movie reviews. The prompt is a film's title. A reward
 # model, trained on human ratings, scores the review. The scores are scaled: before training they
-# have the mean 0 and the standard deviation 1.
+# have the mean 0 and the standard deviation 1. (So at first the baseline changes little.) The
+# expected score is now a mean over titles, too.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -423,8 +426,7 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # `order` holds the numbers of 64 titles for each step. Tensors of tokens have the shape (B, R): B =
 # 64 responses, R token positions. The mask is true at real tokens and false at padding. The
-# baseline is a running mean of the scores of *earlier* batches. So it changes only after it was
-# used.
+# baseline is a running mean of the scores of *earlier* batches.
 
 
 # %%
@@ -453,6 +455,7 @@ def train_by_hand(order):
         baseline = 0.9 * baseline + 0.1 * mean_score  # for the next batch
         # 4. The loss: minus advantage times log-probability, for each token ...
         batch = batch.with_columns(advantages=advantages)
+        # (shuffled, as the package does; only the rounding depends on it)
         batch = batch.select(torch.randperm(len(titles), generator=generator))
         mask = batch.response_mask
         logprobs = models.policy_logprobs(policy, batch, temperature=0.7)
@@ -470,19 +473,20 @@ def train_by_hand(order):
 # - The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7,
 #   too.
 # - Each batch is used for one update. Then the policy has changed, and needs new samples.
-# - `select(torch.randperm(...))` shuffles the responses, as the package does. Only the rounding
-#   depends on it.
 #
 # The package's `train_group` with the row `"reinforce"` is this loop plus what a long run needs:
 # logs, checkpoints, a learning-rate schedule, gradient norm clipping. `GroupConfig.plain` switches
-# these extras off. (`kl_coef=0` switches off a penalty of lesson 06.) With the same seed, both
+# these extras off. With the same seed, both
 # leave exactly the same weights:
 
 # %%
 log = train_by_hand(order)
 
 config = loops.GroupConfig.plain(
-    "reinforce", steps=steps, prompts_per_step=64, kl=loops.KLConfig(kl_coef=0)
+    "reinforce",
+    steps=steps,
+    prompts_per_step=64,
+    kl=loops.KLConfig(kl_coef=0),  # no KL penalty (lesson 06)
 )
 other, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, config)
 assert models.same_weights(policy, other)
@@ -494,7 +498,7 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 # most advantages are positive, and each is multiplied with a large $-\log \pi(y)$. The value of the
 # loss says nothing about the policy.
 #
-# Here are reviews of three films. What has changed?
+# Reviews of three films: what has changed?
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:3]
@@ -524,11 +528,10 @@ show.curves(
 )
 
 # %% [markdown]
-# - **score**: the share of right answers rises from 40 % to about 73 %.
+# - **score**: the share of right answers rises from 40 % to about 73 %, on 400 new
+#   problems as well.
 # - **entropy**: falls from 0.39 to about 0.11 nats per token. The policy tries less and less.
 #   Lesson 11 asks whether it has learned something new, or has only become surer.
-#
-# Tested on 400 new problems, it rises from 40 % to 73 %, too.
 #
 # ## What to remember
 #
@@ -741,9 +744,8 @@ print("the weights are equal:", models.same_weights(policy, other))
 #
 # <details><summary>5. Would a smaller step not help as well as a baseline?</summary>
 #
-# It helps, because the noise of many small steps averages out. But the step would have to be as
-# much smaller as a batch would have to be larger: hundreds of times (section 6). A baseline is
-# free.
+# It helps, because the noise of many small steps averages out. But training then takes many more
+# steps. "Going further" has an example. A mean of other scores costs nothing.
 # </details>
 #
 # ## Going further
@@ -752,12 +754,13 @@ print("the weights are equal:", models.same_weights(policy, other))
 # the formula of section 1 is known as the score-function estimator. That word has nothing to do
 # with our scores.
 #
-# **When a baseline seems to hurt.** Look at the table of section 6 again. The score *without* the
-# 20 has the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores
-# already have the mean 0, so there is nothing to take away. And the mean of three scores is noisy
-# itself. In larger batches this extra noise fades. With batches of two the mean of the others is a
-# single score. There the noise grows from 1.49 to 2.24. So a baseline from a few samples pays where
-# scores are far from 0. In a language model they are: some prompts are easy and some are hard.
+# **When a baseline hurts.** Look at the table of section 6 again. The score *without* the 20 has
+# the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores already
+# have the mean 0, so there is nothing to take away. And the mean of three scores is noisy itself.
+# In larger batches this extra noise fades. With batches of two the mean of the others is a single
+# score. There the noise grows from 1.49 to 2.24. So a baseline from a few samples pays where scores
+# are far from 0. For the single prompts of a language model they are: some are easy and some are
+# hard.
 #
 # **How large may the offset be?** In the setting of section 7 an offset of 3 does nothing bad: the
 # 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs

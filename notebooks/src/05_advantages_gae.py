@@ -50,7 +50,7 @@ from minirlhf.classroom import FAST, check
 #   nothing more will be earned. $A$ is 0 there, too.
 # - $\gamma$ (gamma) is the **discount**, from 0 to 1. A reward that comes $k$ tokens later counts
 #   only $\gamma^k$ of its size. We use $\gamma = 1$: a long review should not get less for the same
-#   praise. (Tasks without an end use a smaller one, so that the sum of rewards stays finite.)
+#   praise.
 # - $\lambda$ (lambda) is a number from 0 to 1 that you choose. Usual is 0.95.
 # - $A_t$ is the estimated **advantage** of token $t$. If it is positive, training makes the token
 #   more likely. If it is negative, less likely.
@@ -115,7 +115,7 @@ from minirlhf.classroom import FAST, check
 # ends:
 #
 # - $\lambda = 0$ gives the TD error $\delta_t$.
-# - $\lambda = 1$ gives $G_t - V(s_t)$.
+# - $\lambda = 1$ gives $G_t - V(s_t)$. (There only the right side has a meaning.)
 
 # %% [markdown]
 # ## 3. Three tokens on paper
@@ -164,16 +164,15 @@ for lam in (0, 1):
 # - $\lambda = 1$: the return is 1 at every token, so the advantages are 1 − 0.5 = 0.5, 1 + 0.5 =
 #   1.5 and 1 − 1.5 = −0.5. Now *Not* is praised, because the response ended better than the critic
 #   predicted at the start.
-#
-# The last token has the same advantage for every $\lambda$. No later TD error can be added.
 # </details>
 
 # %% [markdown]
 # ## 4. What lambda trades
 #
-# Which $\lambda$ is best? A tiny world answers this exactly. It has three words and 15 possible
-# responses, each with a known probability and a known score (lesson 04). So we can compute the true
-# value $V$ of every prefix, and the true gradient of the expected score.
+# Which $\lambda$ is best? A tiny world answers this exactly. It has three words, one of which ends
+# the response, and 15 possible responses, each with a known probability and a known score (lesson
+# 04). So we can compute the true value $V$ of every prefix, and the true gradient of the expected
+# score.
 #
 # One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t
 # \mid s_t)$ over its tokens. We ask two things of an estimate:
@@ -286,12 +285,16 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # $$ 1 - \frac{\text{variance of } G_t - V(s_t)}{\text{variance of } G_t} . $$
 #
-# The variances are taken over all tokens of a batch. A perfect critic has 1. A critic that predicts
+# The variances are taken over all tokens of a batch. A critic that foresaw
+# every return would have 1. A critic that predicts
 # the same number everywhere has 0. A worse one is below 0. Here the best possible critic stays
 # below 1: at the first token nobody knows how the review will end.
 #
 # Our policy writes short film reviews after a film's title. In this lesson it is not trained. The
-# critic starts as a copy of the reward model, because that already knows good words from bad ones.
+# critic starts as a copy of the reward model, because that already knows good words from bad ones. This
+# network gives a number at every position. A score is the number at the last token. A value is the
+# number just before the token: the network has read the prompt and the earlier tokens, and nothing
+# else.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -392,9 +395,8 @@ print(f"explained variance of the trained critic: {trained:.2f}")
 #
 # ## 6. One review under the microscope
 #
-# Now GAE on real text. We take four of the fresh reviews. We chose them because the score is
-# plainly good or bad, or because the review changes its mind. The policy is small, and some of its
-# words do not exist.
+# Now GAE on real text. We take four of the fresh reviews, chosen by hand. The policy is small, and
+# some of its words do not exist.
 #
 # The first is *It's a celebration of the dullestness of its own cinematic equivalent on gust and
 # its best.* The reward model scores it −1.68. (Its scores are scaled: over the policy's reviews
@@ -427,13 +429,12 @@ show.token_strips(strips)
 # - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
 #   further away.
 #
-# Both ends tell a true story. *dull* changed the prediction, and the tokens before it led there.
 # Neither says for certain which word people disliked. The critic is itself a model.
 # </details>
 #
-# Here are all four reviews in the token microscope. It shows all numbers of all tokens. Point at a
-# token, or use the arrow keys. Menus choose the response and the colour. It starts with response 1
-# (they are numbered from 0) and with the value $V(s_t)$, the prediction *before* the token.
+# Here are all four reviews in the token microscope. It shows all numbers of all tokens. It starts
+# with response 1 (they are numbered from 0) and with the value $V(s_t)$, the prediction *before*
+# the token.
 
 # %%
 shown = fresh.with_columns(scores=scores).select(chosen)
@@ -445,10 +446,11 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 #
 # 1. **The value reads along.** Response 1 is *A very well-acted, unfunny film.* The critic predicts
 #    0.35 before *very* and 0.64 after it. *unf* and *unny* are two tokens of one word. They lower
-#    the prediction from 0.55 to −0.55. Choose *td_error* as the colour: these two tokens stand out.
+#    the prediction from 0.55 to −0.55. Choose *TD error* as the colour: these two tokens stand out.
 # 2. **Good step, negative advantage.** In response 2, *A boring, vuildly satisfying thriller*, the
 #    TD error of *satisfying* is 0.47. Still its advantage is −0.65. The later TD errors are added,
-#    and the last one is −1.42: the score is far below the prediction.
+#    and the last one is −1.42: the score is far below the prediction. So GAE still pushes down a
+#    good word in a bad review. A smaller $\lambda$ would not, but would trust the critic more.
 # 3. **The surprise at the end.** Response 3 praises its film from the second word on. Its score is
 #    2.54, and just before the end the critic predicts 1.12. The last TD error is the difference,
 #    about 1.4. With $\lambda = 0.95$ all tokens before it share this surprise.
@@ -721,7 +723,8 @@ if mine is not None:
 #
 # <details><summary>5. GRPO (lesson 11) has no critic. Which lambda does it use?</summary>
 #
-# In effect 1. In group relative policy optimisation (GRPO) every token of a response gets the advantage of the whole response.
+# In effect 1. In group relative policy optimisation (GRPO) every token of a response gets the
+# advantage of the whole response.
 # </details>
 #
 # <details><summary>6. What does whitening do to the advantages of the best policy?</summary>
@@ -734,17 +737,17 @@ if mine is not None:
 #
 # **What a smaller discount does.** With $\gamma < 1$ the same praise is worth less in a longer
 # response, and the same blame hurts less. Take a world with the words *good*, *bad* and a stop, and
-# at most two words. The score is the number of *good* minus the number of *bad*. Only a response of
-# two tokens can have another score than 0: one of two words, or of a word and the stop. With
-# $\gamma = 1$ *good good* is worth 2, with $\gamma = 0.4$ it is worth 0.8. The best policy with a
-# Kullback-Leibler (KL) penalty of 0.5 (lesson 07) writes a second token in 96 % of its responses
-# with $\gamma = 1$, in 94 % with $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$. Nobody said that
-# long reviews are worse, so libraries for language models use $\gamma = 1$.
+# at most two words. The score is the number of *good* minus the number of *bad*. Every response
+# with a score other than 0 has two tokens. With $\gamma = 1$ *good good* is worth 2, with
+# $\gamma = 0.4$ it is worth 0.8. The best policy with a Kullback-Leibler (KL) penalty of 0.5
+# (lesson 07) writes a second token in 96 % of its responses with $\gamma = 1$, in 94 % with
+# $\gamma = 0.9$, and in 77 % with $\gamma = 0.4$. Nobody said that long reviews are worse, so
+# libraries for language models use $\gamma = 1$.
 #
 # **A critic that says the same everywhere.** A constant critic is the simplest wrong one. In the
 # world of section 4 it has a bias of 0.27 at $\lambda = 0$, and none at $\lambda = 1$. With another
-# policy, in the same world, it has at $\lambda = 0$ the least spread of all, less than the true
-# value, and a bias of 0.67. A small spread alone does not make an estimate good.
+# policy in the same world it has the least spread of all critics at $\lambda = 0$, less than the true
+# value gives, and a bias of 0.67. A small spread alone does not make an estimate good.
 #
 # **Lambda in a real run.** In the recorded runs of lesson 06, three runs of PPO with $\lambda = 1$
 # reach a gold score of 1.42 on average. (The gold score is a second score, which training never

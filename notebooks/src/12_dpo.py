@@ -79,14 +79,6 @@ from minirlhf.classroom import FAST, check
 # $Z(x)$ is the **partition function**. With it, the probabilities of all responses to a prompt add
 # up to one.
 #
-# Why is it the best? Equation (c) below solves for $r$. Put it into (a):
-#
-# $$ \mathbb{E}_{y \sim \pi}\Big[ \beta \log Z(x) - \beta \log \frac{\pi(y \mid x)}{\pi^*(y \mid x)} \Big]
-# = \beta \log Z(x) - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
-#
-# The first term does not depend on $\pi$. The KL divergence is never negative, and zero only at
-# $\pi = \pi^*$.
-#
 # We cannot compute $\pi^*$: $Z(x)$ is a sum over *all* responses, and there are far too many.
 #
 # **(c) Turn it round.** Take the logarithm of the Gibbs policy:
@@ -100,6 +92,15 @@ from minirlhf.classroom import FAST, check
 # In words: the reward of a response is the implicit reward of the best policy, plus a number that
 # depends on the prompt alone.
 #
+# This also shows why the Gibbs policy is the best. Put the reward into (a). The two log-ratios
+# combine, and $\pi_{\text{ref}}$ cancels:
+#
+# $$ \mathbb{E}_{y \sim \pi}\Big[ \beta \log Z(x) - \beta \log \frac{\pi(y \mid x)}{\pi^*(y \mid x)} \Big]
+# = \beta \log Z(x) - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
+#
+# The first term does not depend on $\pi$. The KL divergence is never negative, and zero only at
+# $\pi = \pi^*$.
+#
 # **(d) Compare two responses.** The **Bradley-Terry model** (lesson 08) says how often people
 # prefer $y_c$ to $y_r$: with the probability $\sigma(r(x, y_c) - r(x, y_r))$. Put (c) in for both
 # rewards. Both responses answer the same prompt, so both have the same $\beta \log Z(x)$. **In the
@@ -108,8 +109,8 @@ from minirlhf.classroom import FAST, check
 # $$ P(y_c \text{ is preferred}) = \sigma\Big( \beta \log \frac{\pi^*(y_c \mid x)}{\pi_{\text{ref}}(y_c
 # \mid x)} - \beta \log \frac{\pi^*(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
 #
-# Now maximise the probability of what people chose, over the policy. Minus the logarithm of this
-# probability is DPO's loss.
+# We do not know $\pi^*$. So **we put the policy $\pi$ that we train in its place**, and maximise the
+# probability of what people chose. Minus the logarithm of this probability is DPO's loss.
 
 # %% [markdown]
 # ## 3. One pair by hand
@@ -191,7 +192,7 @@ pd.DataFrame(table | {"by the formula": formula}).round(3)
 # - **Before training** $h = 0$, and every pair has the weight $\beta / 2$.
 # - A pair that is **right by a wide margin** (last row) hardly pushes any more.
 #
-# So DPO spends its gradient on the pairs that it has wrong.
+# So once margins are large, DPO spends its gradient on the pairs that it has wrong.
 
 # %% [markdown]
 # ## 5. What $\beta$ does
@@ -232,7 +233,7 @@ for beta in (1.0, 0.1):
 #
 # - **DPO** gets these shares, and never sees a reward.
 # - **PPO** gets the rewards, and never sees a pair. It is PPO on average: no samples, no clip. At
-#   each step, every logit moves by its exact advantage, KL penalty included (lessons 05 and 06).
+#   each step, every logit moves in proportion to its exact advantage, KL penalty included.
 
 # %%
 world, beta = core.World.random(3, 3, seed=0), 0.5
@@ -372,8 +373,7 @@ def dpo_step(rows):
 # %% [markdown]
 # Compare it with PPO's step in lesson 06. Three details matter:
 #
-# - Log-probabilities are **summed** over the tokens, the end token included. A mean would be
-#   another loss (exercise 5).
+# - Log-probabilities are **summed** over the tokens, the end token included.
 # - Nothing is sampled, so there is no temperature: the logits are not scaled.
 # - `logsigmoid` instead of the logarithm of the sigmoid. Where a pair is very wrong, the sigmoid is
 #   rounded to zero.
@@ -435,7 +435,7 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 # %% [markdown]
 # ## 9. What the recorded runs say
 #
-# One pair says little. Recorded with `minirlhf experiment betas`: DPO with four values of $\beta$,
+# Recorded with `minirlhf experiment betas`: DPO with four values of $\beta$,
 # 100 steps, three seeds. And PPO with six KL coefficients (lesson 07). After training each policy
 # wrote one review for each of 76 test films. The **gold score** comes from a separate model that no
 # training used. It was fitted to ratings of other films.
@@ -462,7 +462,6 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 #    hold on every seed, from each $\beta$ to the next.
 # 2. **PPO**, from about 2 nats on: 1.43 at 2.0 nats, where DPO has 1.06 at 2.5. At about 1 nat the
 #    seeds of the two overlap.
-# </details>
 #
 # In section 6 both found the same policy. Here the conditions fail. But the comparison is not fair:
 #
@@ -475,6 +474,7 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # | reviews without an end token | pays for them | pays nothing, and has up to 21 % |
 #
 # So these runs do not show that PPO is the better algorithm.
+# </details>
 
 # %% [markdown]
 # **Predict.** Do chosen responses become more likely during training?
@@ -524,7 +524,8 @@ asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
 # %% [markdown]
 # - **A little.** The policy has 59 % of the pairs in the right order, with the 95 % interval [0.56,
 #   0.62] over films. It is above one half on every seed. The reward model has 65 % of the same
-#   pairs, which is more: the difference has the interval [−0.09, −0.02]. It has read more pairs.
+#   pairs, which is more: DPO's share minus the reward model's has the interval [−0.09, −0.02]. But the
+#   reward model has read more pairs.
 # - **Both fall, the rejected ones more.** The mean changes are −2.8 and −3.6 nats. On the few pairs
 #   of the log the two seemed to fall alike.
 
@@ -536,8 +537,8 @@ asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
 #   number per prompt. In a pair this number cancels.
 # - DPO's loss is the reward model's loss on implicit rewards. It starts at $\log 2$.
 # - Pairs in the wrong order push most, with a weight of at most $\beta$.
-# - With perfect labels, all pairs and a free policy, DPO and PPO find the same policy. In practice
-#   none of this holds.
+# - With perfect labels, all pairs, a free policy and enough training, DPO and PPO find the same
+#   policy. In practice none of this holds.
 # - Only the difference counts. Both log-probabilities may fall while the loss looks good.
 #
 # ## Exercises
@@ -752,7 +753,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # <details><summary>1. My DPO loss stays at 0.693. What do I look at?</summary>
 #
-# At $\log 2$ the policy is where the reference is. Is the learning rate zero, for example in a long
+# At the start the policy is where the reference is, and the margin of every pair is zero. If it stays
+# there, nothing moves the margins. Is the learning rate zero, for example in a long
 # warm-up? Are chosen and rejected the same response, or is their difference cut off by the length
 # limit? Is the reference the very model that is trained? Then the two always agree, and the loss
 # never moves.
@@ -812,12 +814,12 @@ print("the weights are equal:", models.same_weights(actor, other))
 # DPO's loss has an error of 0.19.
 #
 # **More about the comparison of section 9.** At $\beta = 0.03$ DPO has at most 1.70 gold points at
-# 8.6 nats or more. PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. The same
-# holds for $\beta = 0.3$ and the coefficient 0.5, on whichever seeds you compare. In the training
-# pairs of section 7 most responses come back in other pairs: in 60 % of the pairs the chosen
-# response is the rejected one of another pair. So *rewards/accuracies* is of responses that were
-# partly seen before. The README's tour starts DPO at a fine-tuned model of each seed's own, so its
-# numbers differ.
+# 8.6 nats or more. PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's
+# worst seed beats DPO's best, at half the KL. The same holds for $\beta = 0.3$ and the coefficient
+# 0.5. In the training pairs of section 7 most responses come back in other pairs: in 60 % of the
+# pairs the chosen response is the rejected one of another pair. So *rewards/accuracies* is of
+# responses that were partly seen before. The README's tour starts DPO at a fine-tuned model of each
+# seed's own, so its numbers differ.
 #
 # **What the libraries do.**
 #

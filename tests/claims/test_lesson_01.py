@@ -337,17 +337,17 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
         # 5: the reward of every prefix
         said("the rewards have the mean", 0, 1)
         said("So a reward of", 2)
-        said("orange a negative one, white is", 0)
+        said("blue is positive, orange negative, white", 0)
         said("has the highest reward,", dog.prefix_reward["love"])
         said("Their correlation with ours is", *alike)
         said("At *love* one says", dog.prefix_reward["love"], dog.one_pass_reward["love"])
-        said("This number,", dog.prefix_reward.iloc[-1])
+        said("The number there,", dog.prefix_reward.iloc[-1])
         said("- *brilliant* raises the reward most, from", first["A"], first["brilliant"])
         said("and the reward falls from", first.iloc[6], first["rible"], first["ending"])
         said("- The first review ends with", first.iloc[-1])
         said("- The second review ends with", second.iloc[-1])
         said("*ter*, the number is", pair[0].one_pass_reward["ter"])
-        said('The prefix "It is" has a reward of', second["is"], second.iloc[-1])
+        said('The prefix "It is" still has', second["is"])
         # 6: where a response ends
         said("| token id |", 7, 2, 0, 0, 0)
         # 7: best-of-n

@@ -530,7 +530,8 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("| response | score $r_i$ | push on *good* | push on *bad* | score −", OFFSET)
         table_of_four_responses(said)
         said("At the right we have subtracted", OFFSET)
-        said("All these scores share one part:", OFFSET)
+        said("if the returns are far from", 0)
+        said("With scores near", OFFSET, OFFSET, 1)
         # 6: bias and noise
         said("A noise of", 1)
         for line in ("3. the score +", "4. the score +", "5. the score +", "6. the score +"):
@@ -540,7 +541,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("has less noise than the score:", noise["return"], noise["score"])
         said("is the score +", OFFSET, noise["raised"] / noise["score"], noise["raised"])
         said("The batch mean leaves", noise["batch mean"], noise["others"], noise["value"])
-        said("its estimate is always exactly", Fraction(3, 4))
+        said("its advantages are always exactly", Fraction(3, 4))
         more = (noise["raised"] / noise["others"]) ** 2
         said("you would need about", abs(more - 260) < 5, 260, noise["raised"], noise["others"])
         # 7: learning
@@ -564,7 +565,8 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("**score**: the share of right answers rises from", start.score, end.score)
         said("falls from", by_step.entropy.iloc[0], end.entropy)
         problems = len(family.pass_1_by_prompt.iloc[0])
-        said("Tested on", problems, pass_1["start"], pass_1["reinforce"])
+        tested = [round(pass_1[name], 2) for name in ("start", "reinforce")]
+        said("right answers rises from", *tested, problems)
         # exercises and questions
         said("padding can hold NaN, and NaN times", 0)
         said("of every token, (B, R), and", 0)

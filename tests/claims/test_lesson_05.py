@@ -375,7 +375,7 @@ def test_the_numbers_of_the_prose(reviews, of_the_reward_model):
         said("is a number from", 0, 1, config.lam)
         on_paper(said)
         # 4: the exact world
-        said("It has three words and", len(WORLD.vocab) == 3, len(WORLD.sequences))
+        said("one of which ends the response, and", len(WORLD.vocab) == 3, len(WORLD.sequences))
         said("A bias of", 0.5)
         said("the true value plus an error between", ERROR.min(), ERROR.max())
         said("- *shifted*: the true value plus", 1)
@@ -394,7 +394,7 @@ def test_the_numbers_of_the_prose(reviews, of_the_reward_model):
         said("A bad critic is worse than none", *worse)
         said("The usual", config.lam, 13, 0.505 < 0.95**13 < 0.515)
         # 5: the critic
-        said("A perfect critic has", 1, 0, 0, 1)
+        said("that foresaw every return would have", 1, 0, 0, 1)
         said("One step samples", config.batch_size)
         said("makes four", config.epochs * config.batch_size == 4 * config.minibatch_size)
         said("explained variance near", 1, 0, 0, 0)
@@ -435,7 +435,7 @@ def test_the_numbers_of_the_prose(reviews, of_the_reward_model):
         said("In effect", 1)
         said("Its true advantages are all", 0, 1)
         # going further
-        said("can have another score than", 0)
+        said("Every response with a score other than", 0)
         said("*good good* is worth", HAND.rewards[0], 0.4 * HAND.rewards[0])
         said("(KL) penalty of", 0.5, two_tokens(1.0), two_tokens(0.9), two_tokens(0.4))
         said("section 4 it has a bias of", at_0["constant"][0])

@@ -439,7 +439,7 @@ def held_out(said, betas, asked, order):
     assert order["dpo"] == pytest.approx(asked.right_order.mean())
     said("**A little.** The policy has", order["dpo"], *order["dpo interval"])
     said("The reward model has", order["reward model"])
-    said("the difference has the interval", *order["difference"])
+    said("minus the reward model's has the interval", *order["difference"])
     said("The mean changes are", asked.chosen_change.mean(), asked.rejected_change.mean())
 
 

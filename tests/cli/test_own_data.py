@@ -251,7 +251,13 @@ def test_the_code_of_the_page_on_the_code_runs(tiny):
 def test_every_page_with_python_code_is_run():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     with_code = {p.name for p in pages if "```python" in p.read_text(encoding="utf-8")}
-    assert with_code == {"README.md", "your_own.md", "code.md"}
+    assert with_code == {"README.md", "your_own.md", "code.md", "teaching.md"}
+
+
+def test_the_code_of_the_page_on_teaching_says_not_yet(tiny, capsys):
+    names, *_ = run_code(ROOT / "docs" / "teaching.md", tiny)
+    assert capsys.readouterr().out.startswith("not yet: ")
+    assert not names["check"].group_advantages(names["group_advantages"])
 
 
 def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
