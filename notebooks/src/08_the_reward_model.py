@@ -35,9 +35,9 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: scores from choices
 #
-# Reinforcement learning from human feedback (RLHF) needs one number for each response. People find it hard
-# to give such a number. They find it easier to say which of two responses they prefer. A **reward
-# model** learns a number, the **score**, from such choices. Its loss for one pair is
+# Reinforcement learning from human feedback (RLHF) needs one number for each response. People find
+# it hard to give such a number. They find it easier to say which of two responses they prefer. A
+# **reward model** learns a number, the **score**, from such choices. Its loss for one pair is
 #
 # $$ L = -\log \sigma(r_c - r_r) , \qquad \sigma(d) = \frac{1}{1 + e^{-d}} . $$
 #
@@ -52,9 +52,10 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. Where the loss comes from
 #
-# **The model of a choice.** Give each response a strength. A person prefers response $a$ to response $b$ with
-# a probability in proportion to the strengths. With the strengths 3 and 1, $a$ is preferred in 3 of 4
-# cases. A strength is positive, so we write it as $e^{r}$, and $r$ is the score:
+# **The model of a choice.** Give each response a strength. A person prefers response $a$ to
+# response $b$ with a probability in proportion to the strengths. With the strengths 3 and 1, $a$ is
+# preferred in 3 of 4 cases. A strength is positive, so we write it as $e^{r}$, and $r$ is the
+# score:
 #
 # $$ P(a \succ b) = \frac{e^{r_a}}{e^{r_a} + e^{r_b}} = \frac{1}{1 + e^{-(r_a - r_b)}} =
 # \sigma(r_a - r_b) . $$
@@ -127,7 +128,8 @@ for name, c, r in (
 # Five responses have the true scores 2, 1, 0, −1 and −2. Infinitely many people compare every
 # pair of them. We fit five numbers with the loss above, starting from 0, in two worlds:
 #
-# - **People disagree** as the Bradley-Terry model says. The better of two neighbours wins in 73 % of the cases.
+# - **People disagree** as the Bradley-Terry model says. The better of two neighbours wins in 73 %
+#   of the cases.
 # - **People always agree**: the better response wins every time.
 #
 # The figure will show the difference between the best and the worst fitted score after each update. A
@@ -283,11 +285,12 @@ print("loss of each step:", [round(loss, 2) for loss in losses])
 # The losses are a little above 0.69, the loss of a coin. The new layer is random: the model prefers some
 # reviews to others, but it does not know which ones people prefer.
 #
-# We go on to 20 steps. As a test we take 400 pairs of films that training never sees (**held-out** pairs). The
-# mean ratings of the two reviews differ by at least 2, so most of these pairs are easy for people. We call the
-# model *right* on a pair if the chosen review has the higher score.
+# We go on to 20 steps. As a test we take 400 pairs of films that training never sees (**held-out**
+# pairs). The mean ratings of the two reviews differ by at least 2, so most of these pairs are easy
+# for people. We call the model *right* on a pair if the chosen review has the higher score.
 #
-# **Predict.** On how many percent of these pairs is the model right: after 0 steps, after 3, and after 20?
+# **Predict.** On how many percent of these pairs is the model right: after 0 steps, after 3, and
+# after 20?
 
 # %%
 clear = tasks.reviews.preference_pairs(
@@ -322,10 +325,10 @@ print("right:", [f"{share:.0%}" for share in [*shares, share_right(model)]])
 # %% [markdown]
 # ## 5. Give the score a zero and a unit
 #
-# Proximal policy optimisation (PPO) subtracts a Kullback-Leibler (KL) penalty from the score (lessons 06 and
-# 07). So the unit of the score matters. But the loss fixes no zero, and the unit changes while we train. So
-# we choose both *after* the training: we score samples of the SFT model, and call their mean 0 and their
-# standard deviation 1.
+# Proximal policy optimisation (PPO) subtracts a Kullback-Leibler (KL) penalty from the score
+# (lessons 06 and 07). So the unit of the score matters. But the loss fixes no zero, and the unit
+# changes while we train. So we choose both *after* the training: we score samples of the SFT model,
+# and call their mean 0 and their standard deviation 1.
 #
 # $$ \text{score} = \frac{\text{raw score} - \text{mean of the samples}}{\text{standard deviation of the samples}} $$
 #
@@ -356,8 +359,8 @@ show.texts(table.round(2).sort_values("score").iloc[::9])
 # - **(a) Prefix with EOS.** Cut the response after each token, add EOS, and score it as a response of its
 #   own. The number is read at EOS, where the model was *trained*. But the text is unusual: training
 #   never showed a review that ends in mid-sentence.
-# - **(b) One pass.** Let the model read the whole response, and read the number at each token. The text is
-#   natural. But except at EOS, the model was *never trained* to give a score there.
+# - **(b) One pass.** Let the model read the whole response, and read the number at each token. The
+#   text is natural. But except at EOS, the model was *never trained* to give a score there.
 #
 # **Predict** for "A moving and funny film, but the ending is dull.": after which word is the score
 # highest in (a)? Which words lower it? In which picture are the numbers larger?
@@ -380,8 +383,9 @@ show.token_strips(
 # - **(a)** says what the model would give if the review ended here. *A* alone is worth 0. *moving* lifts
 #   the score to 2.1, and it is highest after *funny*, 2.9. *but* takes off 0.4, *ending* takes off 1.5,
 #   and *dull* 2.2. The whole sentence is below average.
-# - **(b)** agrees in its direction, but its numbers are larger, up to 6.6. They have no unit. It gives *ending*
-#   5.5, where (a) gives 1.0: at this token alone you would get a wrong idea of the review.
+# - **(b)** agrees in its direction, but its numbers are larger, up to 6.6. They have no unit. It
+#   gives *ending* 5.5, where (a) gives 1.0: at this token alone you would get a wrong idea of the
+#   review.
 #
 # Neither picture is a reward of single tokens. The loss knows only whole responses.
 # </details>
@@ -399,8 +403,9 @@ show.microscope(table, "prefix_reward", text="all")
 # Two things to see:
 #
 # 1. At EOS, (a) and (b) are the same number: the score.
-# 2. The second review ends with praise. *moving* does lift it, from −3.7 to −2.5. But its score is −1.6, lower
-#    than the −1.2 of the first. In these two reviews the first half counts more than the second.
+# 2. The second review ends with praise. *moving* does lift it, from −3.7 to −2.5. But its score is
+#    −1.6, lower than the −1.2 of the first. In these two reviews the first half counts more than
+#    the second.
 #
 # PPO's critic (lesson 06) answers another question: how the response will end on average, if the
 # policy goes on from here. It has to be trained for that.
@@ -408,27 +413,28 @@ show.microscope(table, "prefix_reward", text="all")
 # %% [markdown]
 # ## 7. How far can you believe a score?
 #
-# **Agreement with people.** Our recorded reward model (three seeds) is right on 64 % of the held-out pairs. Is
-# that poor? A label comes from one rating of each review. Somebody who knows all the *other* ratings of both
-# reviews predicts it in only 84 % of the cases. This is the **human ceiling**: nobody can be much
-# better. A bag of words, a model that only knows which words a review has, is right in 68 %.
+# **Agreement with people.** Our recorded reward model (three seeds) is right on 64 % of the
+# held-out pairs. A label comes from one rating of each review. Somebody who knows all
+# the *other* ratings of both reviews predicts it in only 84 % of the cases. This is the **human
+# ceiling**: nobody can be much better. A bag of words, a model that only knows which words a review
+# has, is right in 68 %.
 #
 # **Calibration.** A model is *calibrated* if its probabilities are right: of all choices to which
 # it gives 80 %, it gets 80 % right. The probability that our model gives to its own choice is
-# $\sigma(|r_a - r_b|)$, with raw scores. For a calibrated model the mean of these probabilities equals the share
-# that is right.
+# $\sigma(|r_a - r_b|)$, with raw scores. For a calibrated model the mean of these probabilities
+# equals the share that is right.
 #
-# The figure will sort the pairs by how far apart people's mean ratings of the two reviews are. For each
-# group it has a bar for the human ceiling, for the share in which the model is right, and for the mean
-# probability that the model gives to its own choice.
+# The figure will sort the pairs by how far apart people's mean ratings of the two reviews are. For
+# each group, and for all pairs together (0 to 8), it has a bar for the human ceiling, for the share
+# in which the model is right, and for the mean probability that the model gives to its own choice.
 #
 # **Predict.** How do the three bars change from the closest pairs (apart by less than 0.5) to
-# the clearest (more than 3.5)? Is the model surer than it is right, or less sure?
+# the clearest (more than 3.5)? Over all pairs, is the model surer than it is right, or less sure?
 
 # %% tags=["predict"]
 runs = experiments.results("reward_model").groupby(["low", "high"])
 names = ["human ceiling", "reward model", "mean probability"]
-runs = runs[names].mean().drop(index=(0.0, 8.0))  # leave out all pairs together
+runs = runs[names].mean()  # the last row, 0 to 8, has all pairs
 runs.index = runs.index.map("{0[0]:g} to {0[1]:g}".format)
 runs.columns = ["human ceiling", "model is right", "model's own probability"]
 show.bars(
@@ -442,26 +448,28 @@ show.bars(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - The *human ceiling* rises from 60 % to 99 %. Close pairs are hard for people, too.
-# - The *model* rises from 51 % to 83 %. On the closest pairs it is no better than a coin, and nowhere does it
-#   reach the ceiling.
-# - Its *own probability* hardly changes: 70 % for the closest pairs and 78 % for the clearest. It is far too
-#   sure where people disagree, and about right on the clear ones.
+# - The *human ceiling* rises from 60 % to 99 %.
+# - The *model* rises from 51 % to 83 %. On the closest pairs it is no better than a coin, and
+#   nowhere does it reach the ceiling.
+# - Its *own probability* hardly changes: 70 % for the closest pairs and 78 % for the clearest.
+# - Over *all* pairs the model is right on 64 %, and its own probability is 73 %. So it is **too
+#   sure**. (Only
+#   this row tells: the model cannot know people's mean ratings.)
 # </details>
 #
-# So you can believe which of two clearly different responses the model prefers. For two similar ones it is
-# a guess. And do not read a difference of scores as a probability before you have checked the calibration.
-# ("Going further" mends most of it with one number.)
+# So on clearly different responses the model mostly agrees with people, and on similar ones it
+# guesses. Do not read a difference of scores as a probability before you have checked the
+# calibration. ("Going further" mends most of it with one number.)
 
 # %% [markdown]
 # ## 8. How many labels does it take?
 #
-# Recorded: the same model, trained on 100 to 25,600 labelled pairs, three seeds each. All take 160 steps, so
-# few labels are read many times: each of 100 pairs 54 times.
+# Recorded: the same model, trained on 100 to 25,600 labelled pairs, three seeds each. All take 160
+# steps, so few labels are read many times: each of 100 pairs 54 times.
 #
-# The figure will show three things against the number of labelled pairs. The left panel has the share of
-# held-out pairs on which the model is right, and its mean probability for its own choice. The right panel has
-# the loss on these pairs.
+# The figure will show three things against the number of labelled pairs. The left panel has the
+# share of held-out pairs on which the model is right, and its mean probability for its own choice.
+# The right panel has the loss on these pairs.
 #
 # **Predict** the case of 100 pairs: on how many held-out pairs is the model right, and how sure is it?
 
@@ -484,10 +492,11 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Few labels**, 100 pairs, are learned by heart. On held-out pairs the model is right in 52 %, hardly more than a
-#   coin, and it gives its choices 95 %. Its loss is 4.5, far above the 0.69 of a coin: it is
-#   certain, and wrong half of the time.
-# - **More labels**, 6,400 pairs: right in 62 %, its own probability is 72 %. The loss is just below that of a coin.
+# - **Few labels**, 100 pairs, are learned by heart. On held-out pairs the model is right in 52 %,
+#   hardly more than a coin, and it gives its choices 95 %. Its loss is 4.5, far above the 0.69 of a
+#   coin: it is certain, and wrong half of the time.
+# - **More labels**, 6,400 pairs: right in 62 %, its own probability is 72 %. The loss is just below
+#   that of a coin.
 # - **Most labels**, 25,600 pairs: right in 64 %. Four times as many labels add 2 points.
 # </details>
 #
@@ -509,8 +518,8 @@ show.lines(
 # Solutions are in `solutions/08_the_reward_model.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. The loss** *(easy, 10 minutes)*. From the scores of chosen and rejected responses, (B,) each, return
-# the mean Bradley-Terry loss, one number. *This function goes into your `my_rlhf.py`.*
+# **1. The loss** *(easy, 10 minutes)*. From the scores of chosen and rejected responses, (B,) each,
+# return the mean Bradley-Terry loss, one number. *This function goes into your `my_rlhf.py`.*
 #
 # *Hint:* two scores can be 200 apart. What does your function return for −100 and 100? The right
 # answer is about 200.
@@ -584,10 +593,10 @@ def in_sft_units(scores, sft_scores):
 check.in_sft_units(in_sft_units)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 20 minutes)*. A colleague's reward model learns, but badly. The last cell draws
-# its training accuracy beside that of a right one: the share of pairs with the higher score for the
-# chosen response, as a mean over ten steps. What is wrong in `read_score`? Mend it, run the checker, and
-# draw the curves again.
+# **4. Find the bug** *(medium, 20 minutes)*. A colleague's reward model learns, but badly. The last
+# cell draws its training accuracy beside that of a right one: the share of pairs with the higher
+# score for the chosen response, as a mean over ten steps. What is wrong in `read_score`? Mend it,
+# run the checker, and draw the curves again.
 #
 # *Hint:* `token_scores` has the shape (B, T). In a batch, prompts are padded on the left, and responses
 # on the right. Write down a mask of two rows on paper.
@@ -605,9 +614,9 @@ check.read_score(read_score)
 
 
 # %% [markdown] tags=["solution"]
-# The number of real tokens is not the position of the last one. With padding on the left, the last token
-# stands further right. Without it, the number is one too large, because positions start at 0. Subtracting 1
-# mends only the second case. So find the last position at which the mask is true:
+# The number of real tokens is not the position of the last one. With padding on the left, the last
+# token stands further right. Without it, the number is one too large, because positions start at 0.
+# Subtracting 1 mends only the second case. So find the last position at which the mask is true:
 
 
 # %% tags=["solution"]
@@ -654,9 +663,9 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Predict, then run** *(easy, 5 minutes)*. How much does a full stop matter? The cell scores "A moving and
-# funny film" with five different endings. Guess the order of the five scores before you run it. Could a policy
-# use what you find?
+# **5. Predict, then run** *(easy, 5 minutes)*. How much does a full stop matter? The cell scores "A
+# moving and funny film" with five different endings. Guess the order of the five scores before you
+# run it. Could a policy use what you find?
 
 # %% tags=["exercise"]
 judge = rewards.text_judge([reward_model], tokenizer)
@@ -667,13 +676,13 @@ for end in ("", ".", "!", "!!!", "?"):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Without a mark 2.87, with a full stop 2.70, with an exclamation mark the same. With
-# `!!!` it is 2.66, with a question mark 2.42. The words praise the film in all five. The question mark costs
+# Without a mark 2.87, with a full stop 2.70, with an exclamation mark the same. With `!!!` it is
+# 2.66, with a question mark 2.42. The words praise the film in all five. The question mark costs
 # nearly half a standard deviation.
 #
-# This is one sentence, and other sentences may differ. A policy that is trained on this score could earn a little
-# by leaving out the full stop. Our policies did not find this out: their recorded samples all
-# end in a full stop, even without a KL penalty (lesson 07).
+# This is one sentence, and other sentences may differ. A policy that is trained on this score could
+# earn a little by leaving out the full stop. Our policies did not find this out: their recorded
+# samples all end in a full stop, even without a KL penalty (lesson 07).
 # </details>
 
 # %% [markdown] tags=["exercise"]
@@ -683,10 +692,11 @@ for end in ("", ".", "!", "!!!", "?"):
 # rejected). The last cell runs three steps and compares them with section 4. If the first loss differs,
 # look at the scores. If a later one differs, look at the update.
 #
-# You need `models.encode` (with `max_response=48`), `models.token_scores`, `core.last_token_scores` and
-# `core.reward_model_loss`. `help(models.encode)` tells you the arguments of a function. The model is `learner`,
-# its optimiser `optimizer`. Keep the responses in the order in which the pairs name them: chosen,
-# rejected, chosen, rejected. `dict.fromkeys(texts)` removes repetitions and keeps the order.
+# You need `models.encode` (with `max_response=48`), `models.token_scores`, `core.last_token_scores`
+# and `core.reward_model_loss`. `help(models.encode)` tells you the arguments of a function. The
+# model is `learner`, its optimiser `optimizer`. Keep the responses in the order in which the pairs
+# name them: chosen, rejected, chosen, rejected. `dict.fromkeys(texts)` removes repetitions and
+# keeps the order.
 
 
 # %% tags=["exercise"]
@@ -694,9 +704,9 @@ def my_step(pairs): ...  # your code
 
 
 # %% [markdown] tags=["solution"]
-# `reward_step` in section 4 of the lesson is the solution. Common slips: a response that is scored once for
-# each of its pairs (the result is nearly the same, and slower), the chosen responses first and then the
-# rejected ones (a sum in another order is rounded differently), no `zero_grad`.
+# `reward_step` in section 4 of the lesson is the solution. Common slips: a response that is scored
+# once for each of its pairs (the result is nearly the same, and slower), the chosen responses first
+# and then the rejected ones (a sum in another order is rounded differently), no `zero_grad`.
 
 # %% tags=["exercise"]
 torch.manual_seed(0)
@@ -717,8 +727,8 @@ print("the weights are equal:", models.same_weights(learner, other))
 #
 # <details><summary>2. Right on 95 % of the training pairs, on 65 % of the held-out pairs, with a ceiling of 84 %. What happened?</summary>
 #
-# The model has learned its training pairs by heart. The labels are noisy, so above the ceiling there is only
-# noise to learn.
+# The model has learned its training pairs by heart. The labels are noisy, so above the ceiling
+# there is only noise to learn.
 # </details>
 #
 # <details><summary>3. The bag of words beats our reward model. Is something broken?</summary>
@@ -734,39 +744,42 @@ print("the weights are equal:", models.same_weights(learner, other))
 #
 # <details><summary>5. Your reward model is right on 72 % of the held-out pairs, a colleague's on 74 %. Which one do you train a policy on?</summary>
 #
-# First ask whether the difference is real: compare both on the same pairs, with an interval over prompts.
-# Then ask where it comes from: close or clear pairs, long or short responses. Held-out pairs are written by
-# people, but the model will score what a *policy* writes. So let both choose the best of several samples,
-# and let a judge compare who knows neither model.
+# First ask whether the difference is real: compare both on the same pairs, with an interval over
+# prompts. Then ask where it comes from: close or clear pairs, long or short responses. Held-out
+# pairs are written by people, but the model will score what a *policy* writes. So let both choose
+# the best of several samples, and let a judge compare who knows neither model.
 # </details>
 #
 # ## Going further
 #
 # **A margin** asks for more distance where people said "much better": $-\log \sigma(r_c - r_r - m)$
-# (Touvron et al. 2023). **Centring** adds $c\,(r_c + r_r)^2$ to the loss, which chooses a zero during the training
-# (Eisenstein et al. 2023). By hand, with the scores 2 and 1, the margin 0.5 and $c = 0.01$: the first part
-# is $-\log \sigma(0.5)$, or 0.474. The second is 0.01 · 9 = 0.09. Together 0.564. Both are options of
-# `core.reward_model_loss`.
+# (Touvron et al. 2023). **Centring** adds $c\,(r_c + r_r)^2$ to the loss, which chooses a zero
+# during the training (Eisenstein et al. 2023). By hand, with the scores 2 and 1, the margin 0.5 and
+# $c = 0.01$: the first part is $-\log \sigma(0.5)$, or 0.474. The second is 0.01 · 9 = 0.09.
+# Together 0.564. Both are options of `core.reward_model_loss`.
 #
-# **Mending the calibration.** Divide all differences of scores by a number, the *temperature* (Guo et al.
-# 2017). We chose it on films of another split, with the smallest loss: 1.5. On held-out pairs, in eight groups of
-# equal size by the model's probability, the mean distance between the probability and the share that is right falls
-# from 0.08 to 0.03, and the loss from 0.66 to 0.63. For PPO this changes nothing, because a common factor is taken
-# out by the unit of section 5.
+# **Mending the calibration.** Divide all differences of scores by a number, the *temperature* (Guo
+# et al. 2017). We chose it on films of another split, with the smallest loss: 1.5. On held-out
+# pairs, in eight groups of equal size by the model's probability, the mean distance between the
+# probability and the share that is right falls from 0.08 to 0.03, and the loss from 0.66 to 0.63.
+# For PPO this changes nothing, because a common factor is taken out by the unit of section 5.
 #
-# **Are the pictures of section 6 of any use?** We cut the reviews of 2,000 held-out pairs after eight tokens, and
-# asked which beginning belongs to the chosen review. Both pictures are right in about 60 % of the cases, surely more
-# than a coin. So the number at an early token says something about the whole review, but little.
+# **Are the pictures of section 6 of any use?** We cut the reviews of 2,000 held-out pairs after
+# eight tokens, and asked which beginning belongs to the chosen review. Both pictures are right in
+# about 60 % of the cases, surely more than a coin. So the number at an early token says something
+# about the whole review, but little.
 #
-# **A head that is trained at every token** (DeepSpeed-Chat's loss). There the difference of the scores is trained at each
-# token from the first one that differs, not only at the last (`core.per_token_reward_loss`). After a short training on
-# 1,920 pairs it is right in 57 % after eight tokens. The three cannot be told apart on these pairs. This is no verdict
-# about the methods: the model of the two pictures was trained on many more pairs.
+# **A head that is trained at every token** (DeepSpeed-Chat's loss). There the difference of the
+# scores is trained at each token from the first one that differs, not only at the last
+# (`core.per_token_reward_loss`). After a short training on 1,920 pairs it is right in 57 % after
+# eight tokens. The three cannot be told apart on these pairs. This is no verdict about the methods:
+# the model of the two pictures was trained on many more pairs.
 #
-# **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160 steps 32 % of these are
-# never read, because a batch has only the pairs within small groups of reviews, and the others are read about twice. So
-# the right end of the curve may lack steps as much as labels. The record varies only the number of labels. At the left end, stopping
-# earlier would probably have spared most of the loss. We did not run that.
+# **How many labels were read (section 8)?** Of 25,600 pairs drawn, 19,383 are different. In 160
+# steps 32 % of these are never read, because a batch has only the pairs within small groups of
+# reviews, and the others are read about twice. So the right end of the curve may lack steps as much
+# as labels. The record varies only the number of labels. At the left end, stopping earlier would
+# probably have spared most of the loss. We did not run that.
 #
 # **What the libraries do.**
 #
@@ -778,9 +791,10 @@ print("the weights are equal:", models.same_weights(learner, other))
 # | margin, centring | options | TRL: both. OpenRLHF: the margin |
 # | epochs | a few, with dropout | usually one, because the pairs of one prompt share responses |
 #
-# **References.** Bradley and Terry 1952. Ziegler et al. 2019, section 2.1. Stiennon et al. 2020, section 3.4.
-# Ouyang et al. 2022, section 3.5. Touvron et al. 2023 (Llama 2), section 3.2.2. Eisenstein et al. 2023, section 3.
-# Guo et al. 2017, section 4.
+# **References.** Bradley and Terry 1952. Ziegler et al. 2019, section 2.1. Stiennon et al. 2020,
+# section 3.4. Ouyang et al. 2022, section 3.5. Touvron et al. 2023 (Llama 2), section 3.2.2.
+# Eisenstein et al. 2023, section 3. Guo et al. 2017, section 4.
 #
-# *How this lesson is checked:* its loop equals `train_reward_model` (`tests/loops/test_by_hand.py`), and every
-# number about a recorded run is compared with the record (`tests/claims/test_lesson_08.py`).
+# *How this lesson is checked:* its loop equals `train_reward_model`
+# (`tests/loops/test_by_hand.py`), and every number about a recorded run is compared with the record
+# (`tests/claims/test_lesson_08.py`).
