@@ -556,11 +556,11 @@ show.lines(
 # ## Going further
 #
 # **A larger judge.** SmolLM2 is a language model with 135 million parameters, and it knows what a
-# dog is. We trained it for some minutes as a reward model on ratings of the same films. Its rewards
-# of the notes' prefixes (prefix + EOS) have a correlation of 0.05 with the notes' and 0.21 with
-# ours. On 600 pairs of reviews of 60 held-out films it agrees with one randomly chosen rater in 72
-# % of the pairs (interval 67 % to 77 %), and our small reward model in 65 % (60 % to 70 %). The two
-# intervals overlap. We do not know what SmolLM2 has read before.
+# dog is. `minirlhf smollm2` trained it for some minutes as a reward model on ratings of the same
+# films. Its rewards of the notes' prefixes (prefix + EOS) have a correlation of 0.05 with the
+# notes' and 0.21 with ours. On 600 pairs of reviews of 60 held-out films it agrees with one
+# randomly chosen rater in 72 % of the pairs (interval 67 % to 77 %), and our small reward model in
+# 65 % (60 % to 70 %). The two intervals overlap. We do not know what SmolLM2 has read before.
 #
 # **Is the model surprised by people?** We compared the mean of $-\log \pi$ per token on 128
 # held-out reviews by people and on as many responses of our SFT model, drawn at temperature 1. It

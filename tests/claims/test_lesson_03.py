@@ -267,7 +267,7 @@ def test_the_base_models_first_sample_is_cut_off_and_the_sft_model_stops(trained
 
 def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise, cut_off):
     policies, tokenizer = trained
-    with lesson(LESSON) as said:
+    with lesson("03") as said:
         # section 2
         score = -1  # good minus bad words of "A dull film.", with dull as a bad word
         rewards = [0] * 4 + [score]

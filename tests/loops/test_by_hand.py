@@ -519,7 +519,6 @@ def test_the_step_of_lesson_11_is_train_group():
     assert same_weights(actor, other) and moved(actor, start)
 
 
-@pytest.mark.parametrize("name", ["04_the_policy_gradient", "06_ppo", "11_grpo"])
 def test_the_step_of_lesson_12_is_train_dpo():
     config = loops.DPOConfig.plain(steps=STEPS, batch_size=4, beta=0.1)
     actor, reference = tiny_policy(), tiny_policy()
@@ -537,7 +536,7 @@ def test_the_step_of_lesson_12_is_train_dpo():
     assert same_weights(actor, other) and moved(actor, reference)
 
 
-@pytest.mark.parametrize("name", ["06_ppo", "11_grpo", "12_dpo"])
+@pytest.mark.parametrize("name", ["04_the_policy_gradient", "06_ppo", "11_grpo", "12_dpo"])
 def test_the_batches_of_a_lesson_can_be_read_twice(name):
     """An exercise at the end of the lesson takes the same batches again."""
     cells = jupytext.read(NOTEBOOKS / "src" / f"{name}.py").cells
