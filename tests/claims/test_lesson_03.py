@@ -8,7 +8,6 @@ import torch
 from minirlhf import core, evaluate, loops, models, tasks
 from tests.claims.prose import lesson
 
-LESSON = "03"
 SHARES = torch.tensor([4, 1, 5, 1, 2, 3, 4], dtype=torch.float64) / 20
 HELD_OUT, SHOWN = 256, 24  # reviews of section 6, positions of its figure
 
@@ -328,8 +327,8 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
-        ends = [cut_off["base", 0.7], cut_off["SFT", 0.7], stops["base"], stops["SFT"]]
-        said("SFT has taught it to stop. Of", 76, *ends)
+        assert cut_off["base", 0.7] > 0.45 and cut_off["SFT", 0.7] < 0.1
+        said("SFT has taught it to stop. Of", 76, 76, stops["base"], stops["SFT"])
         assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
         # section 7
         said("| number", *(20 * SHARES).round())
