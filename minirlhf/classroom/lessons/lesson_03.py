@@ -156,8 +156,9 @@ sft_loss = Exercise(
     _sft_case,
     _nll,
     {
-        "the bug is still there: the softmax runs over the positions of a sequence. "
-        "The vocabulary is the last axis.": lambda x, i, m: (
+        "the bug is still there. On paper, take a sequence of one token and a vocabulary of "
+        "two words. What are the probabilities of the two words, "
+        "and what do they add up to?": lambda x, i, m: (
             -torch.where(m, x.log_softmax(1).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum()
         ),
         "the softmax now runs over the sequences of the batch. "

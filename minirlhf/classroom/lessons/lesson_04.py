@@ -98,8 +98,8 @@ whitened = Exercise(
     lambda g: (3 + 2 * torch.randn(8, generator=g),),
     _white,
     {
-        "the bug is still there: the mean is added again at the end. "
-        "This brings back the noise of having no baseline.": lambda r: _white(r) + r.mean(),
+        "the bug is still there. On paper, take the scores 19 and 21. Which advantages should come "
+        "out, and which do?": lambda r: _white(r) + r.mean(),
         "the standard deviation divides by n - 1. This exercise, like the package, "
         "divides by n: std(unbiased=False).": lambda r: (r - r.mean()) / r.std(),
         "the mean is 0, but the standard deviation is not 1. "

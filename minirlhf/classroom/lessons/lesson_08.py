@@ -188,10 +188,10 @@ read_score = Exercise(
     _read_case,
     last_token_scores,
     {
-        "the bug is still there: the number of real tokens is used as a position. "
-        "With padding on the left, the sequence begins later.": lambda s, m: s.gather(
-            1, m.long().sum(1)[:, None].clamp(max=5)
-        )[:, 0],
+        "the bug is still there. On paper, take a row of two padding tokens and then three real "
+        "ones. At which index does its last token stand, and which index is read?": lambda s, m: (
+            s.gather(1, m.long().sum(1)[:, None].clamp(max=5))[:, 0]
+        ),
         "the number of real tokens minus 1 is the right "
         "position only without padding on the left.": lambda s, m: s.gather(
             1, m.long().sum(1)[:, None] - 1

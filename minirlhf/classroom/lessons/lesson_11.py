@@ -240,8 +240,8 @@ dr_grpo_loss = Exercise(
     _dr_case,
     _dr,
     {
-        "the length bias is still there: each response is divided by its own length. "
-        "Each token of a long wrong response is then penalised less.": lambda p, s, m, limit: _dr(
+        "the length bias is still there. On paper, take two wrong responses, of one token and of "
+        "four. How much does a token of each count in the loss?": lambda p, s, m, limit: _dr(
             p, s, m, limit, divisor=m.sum(1)
         ),
         "the first half is missing: the advantage is "

@@ -186,8 +186,9 @@ dpo_of_a_batch = Exercise(
     _sums_case,
     _pair_loss,
     {
-        "this takes the mean over tokens instead of the sum. That is another loss, in which the "
-        "log-ratio of a long response counts less.": lambda *x: _pair_loss(*x, mean=True),
+        "the bug is still there. On paper, take a response of two tokens with the "
+        "log-probabilities -1 and -3. What is the log-probability of the response, "
+        "and what is used?": lambda *x: _pair_loss(*x, mean=True),
         "you paired neighbouring rows. The first half of the rows is "
         "chosen, the second half is rejected.": lambda *x: _pair_loss(*x, right=False),
         "chosen and rejected are exchanged.": lambda n, r, m, b: _pair_loss(
