@@ -450,7 +450,7 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 # 2. **Good step, negative advantage.** In response 2, *A boring, vuildly satisfying thriller*, the
 #    TD error of *satisfying* is 0.47. Still its advantage is −0.65. The later TD errors are added,
 #    and the last one is −1.42: the score is far below the prediction. So GAE still pushes down a
-#    good word in a bad review. A smaller $\lambda$ would not, but would trust the critic more.
+#    good word in a bad review. With $\lambda = 0$ it would not, but that trusts the critic alone.
 # 3. **The surprise at the end.** Response 3 praises its film from the second word on. Its score is
 #    2.54, and just before the end the critic predicts 1.12. The last TD error is the difference,
 #    about 1.4. With $\lambda = 0.95$ all tokens before it share this surprise.

@@ -815,8 +815,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # **More about the comparison of section 9.** At $\beta = 0.03$ DPO has at most 1.70 gold points at
 # 8.6 nats or more. PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's
-# worst seed beats DPO's best, at half the KL. The same holds for $\beta = 0.3$ and the coefficient
-# 0.5. In the training pairs of section 7 most responses come back in other pairs: in 60 % of the
+# worst seed has more gold than DPO's best, at a lower KL. The same holds for $\beta = 0.3$ and the
+# coefficient 0.5. In the training pairs of section 7 most responses come back in other pairs: in 60 % of the
 # pairs the chosen response is the rejected one of another pair. So *rewards/accuracies* is of
 # responses that were partly seen before. The README's tour starts DPO at a fine-tuned model of each
 # seed's own, so its numbers differ.
