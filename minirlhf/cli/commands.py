@@ -79,6 +79,8 @@ LISTED = {  # (panel, module) -> {command: summary}
     },
     (CLASS, "course"): {
         "course": "Run the course's notebooks and save their outputs.",
+        "grade": "Check the exercises in a folder of submissions.",
+        "assignment": "Write lessons' exercises as assignments for nbgrader.",
     },
 }
 COMMANDS = {

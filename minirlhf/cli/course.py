@@ -1,36 +1,102 @@
-"""Commands of the classroom: course."""
+"""Commands of the classroom: course, grade, assignment."""
 
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from minirlhf.cli.options import RUN, option
 from minirlhf.cli.terminal import say
 
 app = typer.Typer()
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Numbers or first letters of notebooks, such as 05 or 06_ppo.", show_default="all"
+    ),
+]
+
+
+@contextmanager
+def requirements_for(command: str):
+    """Say which packages to install where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"`{command}` needs {error.name}: run `python -m pip install -r requirements-dev.txt`."
+        ) from None
 
 
 @app.command()
-def course(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Numbers or first letters of notebooks, such as 05 or 06_ppo.",
-            show_default="all",
-        ),
-    ] = None,
-):
+def course(names: Names = None):
     """Run the course's notebooks and save their outputs.
 
     With FAST=1 in the environment they read recorded results instead of computing them.
 
     Example: minirlhf course 05 06
     """
-    try:
+    with requirements_for("course"):
         from minirlhf.classroom.course import build, notebook_sources
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"`course` needs {error.name}: run `python -m pip install -r requirements-dev.txt`."
-        ) from None
     for source in notebook_sources(names):
         path, seconds = build(source)
         say(f"{path.name}: {seconds:.0f} s")
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="The folder with the students' files.")],
+    out: Annotated[Path, option(RUN, "The CSV file to write.")] = Path("out/grades.csv"),
+    exercise: Annotated[
+        list[str] | None,
+        option(
+            RUN,
+            "An exercise to grade, such as ppo_loss; can be given several times.",
+            show_default="all that a file answers, and the others of its lesson",
+        ),
+    ] = None,
+    seconds: Annotated[float, option(RUN, "Time limit of one answer, in seconds.")] = 30.0,
+    seed: Annotated[int, option(RUN, "Seed of the checkers' random cases.")] = 0,
+):
+    """Check the exercises in a folder of submissions.
+
+    Reads all notebooks and Python files in the folder and in the folders below it. The first
+    folder below it names the student: anna/06_ppo.ipynb is Anna's. Only the functions that answer
+    an exercise are run. They run in a process of their own, but they can do what you can do: grade
+    strangers' files in a container.
+
+    Example: minirlhf grade submissions --exercise ppo_loss --exercise gae_advantages
+    """
+    from minirlhf.classroom.grading import grade_folder, sentences, write_grades
+
+    grades = grade_folder(
+        folder,
+        exercises=tuple(exercise or ()),
+        seconds=seconds,
+        seed=seed,
+        on_file=lambda submission: say(f"Reading {submission.path}."),
+    )
+    write_grades(grades, out)
+    for sentence in sentences(grades):
+        say(sentence)
+    say(f"Wrote {out}: {len(grades)} rows, {grades['student'].nunique()} students.")
+
+
+@app.command()
+def assignment(
+    names: Names = None,
+    out: Annotated[Path, option(RUN, "The course folder of nbgrader.")] = Path("out/nbgrader"),
+):
+    """Write lessons' exercises as assignments for nbgrader.
+
+    Each notebook goes to source/NN_name in the course folder, with the solutions between nbgrader's
+    marks and the checkers as locked test cells. Then run `nbgrader generate_assignment` there.
+
+    Example: minirlhf assignment 05 06
+    """
+    with requirements_for("assignment"):
+        from minirlhf.classroom.assignments import write_assignments
+    for path in write_assignments(names, out):
+        say(f"Wrote {path}.")
+    say(f"In {out}, run `nbgrader generate_assignment NAME` with the name of an assignment.")

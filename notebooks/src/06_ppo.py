@@ -588,7 +588,7 @@ def ppo_loss(logprobs, old_logprobs, advantages, mask, eps):
 
 check.ppo_loss(ppo_loss)
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # **2. The clip fraction** *(medium, 10 minutes)*. Return the share of real tokens that have no
 # gradient because of the clip, one number. `ratio`, `advantages` and `mask` have the shape (B, R).
 #
@@ -611,7 +611,7 @@ def clipped_share(ratio, advantages, mask, eps):
 
 check.clipped_share(clipped_share)
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
 # A colleague splits it into micro-batches and adds up the gradients. The result should be the same
 # for every size of micro-batch. It is not: the two curves below should be one. (The higher curve is
