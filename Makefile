@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
 RUN := $(ENV)/bin/python
 
-.PHONY: tour test lab course claims experiment grid bench smollm2 setup
+.PHONY: tour test lab course site claims experiment grid bench smollm2 setup
 tour: setup
 	$(RUN) -m minirlhf.cli tour
 test: setup
@@ -14,6 +14,9 @@ lab: setup
 	$(RUN) -m jupyter lab notebooks
 course: setup
 	$(RUN) -m minirlhf.cli course
+site: setup
+	$(RUN) -m pip install -q -r requirements-site.txt
+	$(RUN) docs/site/build.py
 claims: setup
 	$(RUN) -m minirlhf.cli claims
 experiment grid: setup

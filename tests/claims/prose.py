@@ -7,6 +7,7 @@
 
 `said(words, *values)` finds the one paragraph that has these words, and compares the numbers behind
 them, in order. At its end, `with lesson(...)` requires that every number of the prose was compared.
+Then it changes each number in a copy of the prose and requires that its comparison fails.
 
 How a number is compared. It must equal the value rounded to as many decimals as the prose writes:
 "1.43" is a value from 1.425 to 1.435. "31 %" is a value of 0.31, "1,076" of 1076, "3/4" of exactly
@@ -132,6 +133,7 @@ class Said:
 
     def __init__(self, cells: list):
         self.paragraphs = paragraphs_of(cells)
+        self.calls: list[tuple[Paragraph, str, tuple]] = []  # the paragraph, words and values
 
     def __call__(self, words: str, *values: Real | bool) -> None:
         """Require that the prose says these words, with these numbers behind them.
@@ -155,6 +157,10 @@ class Said:
         assert places, f'the lesson does not say "{words}"'
         assert len(places) == 1, f'the lesson says "{words}" {len(places)} times; give more words'
         paragraph, start = places[0]
+        self.calls.append((paragraph, words, values))
+        self._compare_all(words, values, paragraph, start)
+
+    def _compare_all(self, words: str, values: tuple, paragraph: Paragraph, start: int) -> None:
         following = iter([n for n in paragraph.numbers if n.start >= start])
         for value in values:
             if is_true_or_false(value):
@@ -181,6 +187,44 @@ class Said:
             if not n.checked and not n.word
         ]
 
+    def unnoticed(self) -> list[str]:
+        """The numbers that can be changed without any comparison failing, with words around them.
+
+        Each is changed in a copy of its paragraph, one after the other, and the comparisons of
+        this paragraph are made again.
+        """
+        found = []
+        for paragraph in self.paragraphs:
+            calls = [(words, values) for p, words, values in self.calls if p is paragraph]
+            for number in paragraph.numbers:
+                if number.checked and not self._notices(paragraph, number, calls):
+                    found.append(f"{number.text.strip()} in: ...{paragraph.text[:80]}...")
+        return found
+
+    def _notices(self, paragraph: Paragraph, number: Number, calls: list) -> bool:
+        """Whether a comparison fails when this number of a paragraph is another one."""
+        end = number.start + len(number.text)
+        text = paragraph.text[: number.start] + other(number) + paragraph.text[end:]
+        changed = Paragraph(text, numbers_of(text))
+        for words, values in calls:
+            match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
+            if match is None:
+                return True
+            try:
+                self._compare_all(words, values, changed, match.end())
+            except AssertionError:
+                return True
+        return False
+
+
+def other(number: Number) -> str:
+    """Another number, written in the same way: its last digit, or its word, is five further on."""
+    if number.word:
+        return WORDS[(WORDS.index(number.text.lower()) + 5) % len(WORDS)]
+    whole = re.split("[/e%]", number.text)[0]
+    place = max(i for i, letter in enumerate(whole) if letter.isdigit())
+    return f"{whole[:place]}{(int(whole[place]) + 5) % 10}{number.text[place + 1 :]}"
+
 
 def is_true_or_false(value) -> bool:
     """Whether a value is a bool of Python, NumPy, pandas or torch."""
@@ -193,6 +237,13 @@ def _notebook_of(name: str) -> Path:
     return found[0]
 
 
+def _require_all(said: Said, path: Path) -> None:
+    left = said.unchecked()
+    assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)
+    left = said.unnoticed()
+    assert not left, f"{path.name}: no check fails if one of these changes:\n" + "\n".join(left)
+
+
 @contextmanager
 def lesson(name: str | Path) -> Iterator[Said]:
     """The prose of a lesson; at the end every number of it must have been compared.
@@ -202,13 +253,12 @@ def lesson(name: str | Path) -> Iterator[Said]:
             of a notebook.
 
     Raises:
-        AssertionError: a number of the prose was not compared.
+        AssertionError: a number of the prose was not compared, or could change unnoticed.
     """
     path = name if isinstance(name, Path) else _notebook_of(name)
     said = Said(nbformat.read(path, 4).cells)
     yield said
-    left = said.unchecked()
-    assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)
+    _require_all(said, path)
 
 
 def prose_of(path: Path) -> Said:
@@ -232,5 +282,4 @@ def page(path: Path) -> Iterator[Said]:
     """
     said = prose_of(path)
     yield said
-    left = said.unchecked()
-    assert not left, f"{path.name}: nothing checks these numbers:\n" + "\n".join(left)
+    _require_all(said, path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tests.claims.prose import lesson, numbers_of
+from tests.claims.prose import Number, lesson, numbers_of, other
 from tests.notebooks.rebuilt import REBUILT
 
 TEXT = """# 42 · A made lesson
@@ -88,6 +88,31 @@ def test_a_number_that_nothing_checks_fails(made):
             said("decides. Without it the KL is about", 7.2, 4.1, -0.04)
     found = [line.split(" in: ")[0] for line in str(error.value).splitlines()[1:]]
     assert found == ["31 %", "1,076", "1.43", "0.6", "1.0"]
+
+
+@pytest.mark.parametrize(
+    "written, changed",
+    [("7.2", "7.7"), ("31 %", "36 %"), ("1,076", "1,071"), ("3/4", "8/4"), ("2e-3", "7e-3")]
+    + [("-0.04", "-0.09"), ("two", "seven"), ("Twelve", "six"), ("0", "5")],
+)
+def test_another_number_is_written_in_the_same_way(written, changed):
+    (number,) = numbers_of(written)
+    assert other(number) == changed
+    (new,) = numbers_of(changed)
+    assert not new.equals(number.value)
+
+
+def test_each_number_is_changed_in_a_copy_and_its_check_fails(made, monkeypatch):
+    with lesson(made) as said:
+        claims(said)
+    assert said.unnoticed() == []
+    checked = [n for p in said.paragraphs for n in p.numbers if n.checked]
+    assert len(checked) == 8
+    monkeypatch.setattr(Number, "equals", lambda number, value: True)  # a check that cannot fail
+    assert len(said.unnoticed()) == 8
+    with pytest.raises(AssertionError, match="no check fails if one of these changes"):
+        with lesson(made) as said:
+            claims(said)
 
 
 def test_a_number_written_as_a_word_may_be_checked(made):
