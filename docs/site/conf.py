@@ -23,4 +23,4 @@ html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 mathjax_path = "mathjax.js"  # relative to _static; build.py takes it from a pinned package
-html_copy_source = True
+html_show_search_summary = False  # summaries are fetched, which needs a server
