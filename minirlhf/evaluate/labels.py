@@ -85,5 +85,9 @@ def _row(comparison: str, annotator: str, other: str, answers: list[tuple]) -> d
         low, high = binomtest(agree, pairs).proportion_ci(method="wilson")
     ties = len(answers) - pairs
     return dict(
-        zip(COLUMNS, (comparison, annotator, other, pairs, agree, share, low, high, ties), strict=True)
+        zip(
+            COLUMNS,
+            (comparison, annotator, other, pairs, agree, share, low, high, ties),
+            strict=True,
+        )
     )

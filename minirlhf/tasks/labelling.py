@@ -103,7 +103,9 @@ class LabelSession:
         check("choice", choice, choice in CHOICES, f"one of {', '.join(CHOICES)}")
         pair = self.current
         if pair is None:
-            raise ValueError(f"All {len(self.pairs)} pairs are labelled; nothing is left to choose.")
+            raise ValueError(
+                f"All {len(self.pairs)} pairs are labelled; nothing is left to choose."
+            )
         row = {"prompt": pair.prompt} | (
             _decided(pair, choice) if choice in SIDES else _undecided(pair, choice)
         )

@@ -34,7 +34,9 @@ class Labeller:
 
     def __init__(self, browser, session):
         self.browser, self.widget = browser, label_pairs(session)
-        js, css = ((FOLDER / f"labelling.{end}").read_text(encoding="utf-8") for end in ("js", "css"))
+        js, css = (
+            (FOLDER / f"labelling.{end}").read_text(encoding="utf-8") for end in ("js", "css")
+        )
         view = json.dumps(self.widget.view).replace("<", "\\u003c")
         browser.open(PAGE % {"css": css, "js": json.dumps(js), "view": view})
 
@@ -114,7 +116,7 @@ def test_keys_work_only_in_the_widget_and_stay_in_it(browser, file):
     page.press("1")  # nothing has the focus
     assert not file.exists() and browser.js("window.notebook") == ["1"]
     help_text = "getComputedStyle(document.querySelector('.help'), '::before').content"
-    assert browser.js(help_text) == 'attr(data-away)' or "Click here" in browser.js(help_text)
+    assert browser.js(help_text) == "attr(data-away)" or "Click here" in browser.js(help_text)
     browser.one(".minirlhf-label .question").click()
     page.press("1")
     page.press("d")  # a notebook would delete its cell at the second d
