@@ -118,6 +118,7 @@ def test_keys_work_only_in_the_widget_and_stay_in_it(browser, file):
     help_text = "getComputedStyle(document.querySelector('.help'), '::before').content"
     assert browser.js(help_text) == "attr(data-away)" or "Click here" in browser.js(help_text)
     browser.one(".minirlhf-label .question").click()
+    assert browser.js(help_text) == '"The keys work now."'
     page.press("1")
     page.press("d")  # a notebook would delete its cell at the second d
     assert choices(file) == ["left"] and browser.js("window.notebook") == ["1"]
