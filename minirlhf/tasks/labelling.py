@@ -133,17 +133,18 @@ class LabelSession:
     def _save(self, rows: list[dict], changed: dict) -> None:
         """Write the file to which the changed row belongs, then accept the new rows."""
         kind = "chosen" in changed
-        path = files_of(self.path)[kind]
-        if _content(path) != self._files[kind]:
-            raise ValueError(
-                f"{path.name} was changed by another program or another session; nothing was "
-                "saved. Start a new session, which reads the file again."
-            )
+        files = files_of(self.path)
+        for each, path in files.items():
+            if _content(path) != self._files[each]:
+                raise ValueError(
+                    f"{path.name} was changed by another program or another session; nothing was "
+                    "saved. Start a new session, which reads the file again."
+                )
         content = "".join(json.dumps(row) + "\n" for row in rows if ("chosen" in row) == kind)
         if content:
-            write_text(path, content)
+            write_text(files[kind], content)
         else:
-            path.unlink(missing_ok=True)  # readers refuse a file without rows
+            files[kind].unlink(missing_ok=True)  # readers refuse a file without rows
         self._files[kind], self._rows, self._shown = content, rows, None
 
     def _check_resumed(self) -> None:
@@ -223,7 +224,7 @@ def read_labels(*paths: str | Path) -> pd.DataFrame:
     Returns:
         A DataFrame with the columns annotator, number (of the choice in its session, from 0), pair,
         repeat, choice (left, right, tie, skip), seconds, prompt, left, right, chosen and rejected
-        (None for ties and skips), left_mean and right_mean (NaN where nobody rated the responses).
+        (missing for ties and skips), left_mean and right_mean (NaN where nobody rated the responses).
 
     Raises:
         ValueError: no file is given, one does not exist or is no file of labels, or the same label

@@ -1,0 +1,146 @@
+"""Labels in a terminal: keys, a stop, a restart, and a reward model trained on the file."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from minirlhf import cli, tasks
+from minirlhf.models.load import load_scalar, save_policy
+from minirlhf.rewards import text_judge
+from minirlhf.runtime import ROOT
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+
+def invoke(*arguments, keys=""):
+    return CliRunner().invoke(cli.app, [*map(str, arguments)], input=keys)
+
+
+def said(result):
+    assert result.exit_code == 0 and not result.exception, repr(result.exception)
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Twelve pairs of a good response and a bad one."""
+    rows = [
+        {"prompt": f"film {i}\n", "response_a": f"a good one {i}", "response_b": f"a bad one {i}"}
+        for i in range(12)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "pairs.jsonl"
+
+
+def test_keys_label_pairs_of_reviews_and_the_same_command_continues(tmp_path):
+    out = tmp_path / "labels.jsonl"
+    command = ["label", "--annotator", "anna", "--count", 5, "--repeats", 1, "--out", out]
+    first = said(invoke(*command, keys="1\nx\n0 u S\nq"))
+    assert "'x' is none of the keys." in first and "tie is taken back" in first
+    assert "2 of 6 pairs are labelled." in first and "The same command continues." in first
+    assert tasks.read_labels(out).choice.tolist() == ["left", "skip"]
+    second = said(invoke(*command, keys="2202"))
+    assert "Pair 3 of 6" in second and "Pair 1 of 6" not in second
+    assert "6 of 6 pairs are labelled." in second and "continues" not in second
+    table = tasks.read_labels(out)
+    assert table.choice.tolist() == ["left", "skip", "right", "right", "tie", "right"]
+    assert set(table.annotator) == {"anna"} and table.repeat.sum() == 1
+    shown = tasks.pairs_to_label(5, repeats=1)
+    assert table.left.tolist() == [pair.left for pair in shown]
+    refused = invoke(*command, "--seed", 1).exception
+    assert isinstance(refused, ValueError) and "labels of other pairs" in str(refused)
+
+
+def test_there_is_nothing_to_undo_before_the_first_choice(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = said(invoke("label", "--pairs", file, keys="u"))
+    assert "There is nothing to undo." in told and "0 of 12" in told
+    assert not (tmp_path / "out").exists()
+    said(invoke("label", "--pairs", file, "--annotator", "ben", keys="1"))
+    assert tasks.read_labels("out/labels/ben.jsonl").annotator.tolist() == ["ben"]
+
+
+def test_text_cannot_control_the_terminal(tmp_path):
+    hostile = {"prompt": "[red]p", "response_a": "\x1b[2J[bold]a", "response_b": "\x9b31mb"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(hostile))
+    told = invoke("label", "--pairs", tmp_path / "p.jsonl", "--out", tmp_path / "o.jsonl", keys="1")
+    assert "[red]p" in told.output and "[2J[bold]a" in told.output
+    assert not set(told.output) & {"\x1b", "\x9b"}
+
+
+def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path):
+    out = tmp_path / "labels.jsonl"
+    command = [sys.executable, "-m", "minirlhf.cli", "label", "--pairs", file, "--out", out]
+    ours, theirs = pty.openpty()  # a real terminal: each key counts without Enter
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"}
+    run = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = ""
+
+    def until(text):
+        nonlocal seen
+        while text not in seen:
+            assert select.select([ours], [], [], 120)[0], seen
+            seen += os.read(ours, 4096).decode(errors="replace")
+
+    for number, key in ((1, b"1"), (2, b"0"), (3, b"\x03")):
+        until(f"Pair {number} of 12")
+        until("q stop")
+        while termios.tcgetattr(ours)[3] & termios.ICANON:  # until the command waits for a key
+            time.sleep(0.01)
+        seen = ""
+        os.write(ours, key)
+    until("2 of 12 pairs are labelled.")
+    until("The same command continues.")
+    assert run.wait(120) == 130 and "Traceback" not in seen
+    os.close(ours)
+    assert tasks.read_labels(out).choice.tolist() == ["left", "tie"]
+
+
+def test_agreement_is_printed(tmp_path):
+    for name, keys in (("anna", "1200011"), ("ben", "1111111")):
+        out = tmp_path / f"{name}.jsonl"
+        said(invoke("label", "--annotator", name, "--count", 5, "--repeats", 2, "--out", out, keys=keys))
+    told = invoke("label-agreement", *sorted(tmp_path.glob("*.jsonl")))
+    rows = {
+        (row[0], row[1]): row[2:]
+        for line in told.output.splitlines()
+        if len(row := [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]) == 7
+    }
+    assert told.exit_code == 0 and len(rows) == 1 + 5, told.output
+    for key in (("with the crowd", "anna"), ("with oneself", "ben"), ("between people", "anna, ben")):
+        assert key in rows
+    agree, pairs, share, interval, ties = rows["between people", "anna, ben"]
+    assert (agree, pairs, share, ties) == ("1", "2", "50%", "3")
+    assert interval == "9% to 91%"
+    missing = invoke("label-agreement", tmp_path / "none.jsonl").exception
+    assert isinstance(missing, ValueError) and "There is no file" in str(missing)
+
+
+def test_a_reward_model_is_trained_on_the_clicks(file, tmp_path):
+    """A simulated person prefers the good responses and twice says tie: label, train, score."""
+    pairs = tasks.pairs_from_file(file)
+    keys = ["1" if "good" in pair.left else "2" for pair in pairs]
+    keys[3] = keys[7] = "0"
+    out = tmp_path / "labels.jsonl"
+    said(invoke("label", "--pairs", file, "--out", out, keys="".join(keys)))
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "tiny")
+    options = ["--model", tmp_path / "tiny", "--steps", 40, "--lr", 3e-3, "--out", tmp_path / "rm"]
+    said(invoke("reward", "--dataset", out, *options))
+    model, tokenizer = load_scalar(tmp_path / "rm")
+    judge, prompts = text_judge(model, tokenizer), [pair.prompt for pair in pairs]
+    good, bad = (
+        judge(prompts, list(texts))
+        for texts in zip(*(sorted((p.left, p.right), reverse=True) for p in pairs), strict=True)
+    )
+    assert (good > bad).all()  # also in the two pairs of the ties
+    told = said(invoke("score", "a good one", "--scorer", tmp_path / "rm", "--prompt", "film 1"))
+    assert "prefix ends with" in told
