@@ -37,8 +37,8 @@ LISTED = {  # (panel, module) -> {command: summary}
         "score": "Print the reward of every prefix of a response.",
     },
     (START, "label"): {
-        "label": "Label pairs of reviews: which one do you prefer?",
-        "label-agreement": "Print how much labels agree: with the crowd, oneself, others.",
+        "label": "Label pairs of reviews in the terminal.",
+        "label-agreement": "Print how much the labels of people agree.",
     },
     (TRAIN, "train"): {
         "sft": "Train on demonstrations: supervised fine-tuning (SFT).",

@@ -53,7 +53,7 @@ def label(
     ] = None,
     seed: Seed = 0,
 ):
-    """Label pairs of reviews: which one do you prefer?
+    """Label pairs of reviews in the terminal.
 
     One key is one choice, and it is saved at once. Stop with q or Ctrl-C. The same command
     continues later. Ties and skips are kept in a second file, whose name ends in .undecided.jsonl.
@@ -86,7 +86,7 @@ def agreement(
         typer.Argument(help="Files of labels, one for each person.", show_default=False),
     ],
 ):
-    """Print how much labels agree: with the crowd, oneself, others.
+    """Print how much the labels of people agree.
 
     The crowd chooses the review with the higher mean rating. Repeated pairs show how often a
     person agrees with themselves. Comparisons with a tie are counted apart.
@@ -94,16 +94,14 @@ def agreement(
     Example: minirlhf label-agreement out/labels/anna.jsonl out/labels/ben.jsonl
     """
     found = label_agreement(read_labels(*files))
-    table = Table("", "who", "agree", "pairs", "agreement", "95 % interval", "ties")
+    table = Table("who", "with", "agree", "pairs", "agreement", "95 % interval", "ties")
     for row in found.itertuples():
-        who = (
-            row.annotator if row.comparison != "between people" else f"{row.annotator}, {row.other}"
-        )
-        shares = (
-            (f"{row.agreement:.0%}", f"{row.low:.0%} to {row.high:.0%}") if row.pairs else ("", "")
-        )
-        counts = str(row.agree), str(row.pairs)
-        table.add_row(row.comparison, Text(printable(who)), *counts, *shares, str(row.ties))
+        names = {"with the crowd": "the crowd", "with oneself": "oneself"}
+        who = (row.annotator, names.get(row.comparison, row.other))
+        counts = (str(row.agree), str(row.pairs))
+        shares = (f"{row.agreement:.0%}", f"{row.low:.0%} to {row.high:.0%}")
+        shares = shares if row.pairs else ("", "")
+        table.add_row(*(Text(printable(name)) for name in who), *counts, *shares, str(row.ties))
     console.print(table)
 
 

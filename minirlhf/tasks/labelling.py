@@ -224,7 +224,8 @@ def read_labels(*paths: str | Path) -> pd.DataFrame:
     Returns:
         A DataFrame with the columns annotator, number (of the choice in its session, from 0), pair,
         repeat, choice (left, right, tie, skip), seconds, prompt, left, right, chosen and rejected
-        (missing for ties and skips), left_mean and right_mean (NaN where nobody rated the responses).
+        (missing for ties and skips), left_mean and right_mean (NaN where nobody rated the
+        responses).
 
     Raises:
         ValueError: no file is given, one does not exist or is no file of labels, or the same label

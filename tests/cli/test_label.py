@@ -13,7 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from minirlhf import cli, tasks
+from minirlhf import cli, evaluate, tasks
 from minirlhf.models.load import load_scalar, save_policy
 from minirlhf.rewards import text_judge
 from minirlhf.runtime import ROOT
@@ -80,7 +80,12 @@ def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path):
     out = tmp_path / "labels.jsonl"
     command = [sys.executable, "-m", "minirlhf.cli", "label", "--pairs", file, "--out", out]
     ours, theirs = pty.openpty()  # a real terminal: each key counts without Enter
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+        "COLUMNS": "150",
+        "NO_COLOR": "1",
+    }
     run = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = ""
@@ -89,7 +94,7 @@ def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path):
         nonlocal seen
         while text not in seen:
             assert select.select([ours], [], [], 120)[0], seen
-            seen += os.read(ours, 4096).decode(errors="replace")
+            seen += re.sub(r"\x1b\[[0-9;]*m", "", os.read(ours, 4096).decode(errors="replace"))
 
     for number, key in ((1, b"1"), (2, b"0"), (3, b"\x03")):
         until(f"Pair {number} of 12")
@@ -108,19 +113,32 @@ def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path):
 def test_agreement_is_printed(tmp_path):
     for name, keys in (("anna", "1200011"), ("ben", "1111111")):
         out = tmp_path / f"{name}.jsonl"
-        said(invoke("label", "--annotator", name, "--count", 5, "--repeats", 2, "--out", out, keys=keys))
-    told = invoke("label-agreement", *sorted(tmp_path.glob("*.jsonl")))
-    rows = {
-        (row[0], row[1]): row[2:]
+        said(
+            invoke(
+                "label", "--annotator", name, "--count", 5, "--repeats", 2, "--out", out, keys=keys
+            )
+        )
+    files = sorted(tmp_path.glob("*.jsonl"))
+    assert len(files) == 3  # anna's ties have a file of their own
+    told = invoke("label-agreement", *files)
+    assert told.exit_code == 0
+    printed = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
         for line in told.output.splitlines()
-        if len(row := [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]) == 7
-    }
-    assert told.exit_code == 0 and len(rows) == 1 + 5, told.output
-    for key in (("with the crowd", "anna"), ("with oneself", "ben"), ("between people", "anna, ben")):
-        assert key in rows
-    agree, pairs, share, interval, ties = rows["between people", "anna, ben"]
-    assert (agree, pairs, share, ties) == ("1", "2", "50%", "3")
-    assert interval == "9% to 91%"
+        if line.startswith("│")
+    ]
+    found = evaluate.label_agreement(tasks.read_labels(*files))
+    with_whom = ["the crowd", "the crowd", "oneself", "oneself", "ben"]
+    assert [row[:2] for row in printed] == [
+        list(names) for names in zip(found.annotator, with_whom, strict=True)
+    ]
+    assert [[int(row[k]) for k in (2, 3, 6)] for row in printed] == found[
+        ["agree", "pairs", "ties"]
+    ].values.tolist()
+    # all of ben's choices are left, so he never agrees with himself; anna's repeats are ties
+    assert printed[3][2:] == ["0", "2", "0%", "0% to 66%", "0"]
+    assert printed[2][2:] == ["0", "0", "", "", "2"]
+    assert printed[4][2:] == ["2", "3", "67%", "21% to 94%", "2"]
     missing = invoke("label-agreement", tmp_path / "none.jsonl").exception
     assert isinstance(missing, ValueError) and "There is no file" in str(missing)
 
@@ -136,7 +154,7 @@ def test_a_reward_model_is_trained_on_the_clicks(file, tmp_path):
     options = ["--model", tmp_path / "tiny", "--steps", 40, "--lr", 3e-3, "--out", tmp_path / "rm"]
     said(invoke("reward", "--dataset", out, *options))
     model, tokenizer = load_scalar(tmp_path / "rm")
-    judge, prompts = text_judge(model, tokenizer), [pair.prompt for pair in pairs]
+    judge, prompts = text_judge([model], tokenizer), [pair.prompt for pair in pairs]
     good, bad = (
         judge(prompts, list(texts))
         for texts in zip(*(sorted((p.left, p.right), reverse=True) for p in pairs), strict=True)

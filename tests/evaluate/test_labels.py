@@ -86,7 +86,11 @@ def test_a_repeat_counts_only_with_oneself():
 def test_a_tie_on_one_side_or_both_is_a_tie():
     choices = (("tie", "tie"), ("tie", "left"), ("right", "tie"), ("right", "right"))
     found = table(
-        *(answer(n, p, c[k]) for k, n in enumerate("ab") for p, c in zip("ABCD", choices, strict=True))
+        *(
+            answer(n, p, c[k])
+            for k, n in enumerate("ab")
+            for p, c in zip("ABCD", choices, strict=True)
+        )
     )
     row = found.loc["between people", "a"]
     assert (row.ties, row.pairs, row.agree) == (3, 1, 1)
@@ -103,4 +107,8 @@ def test_pairs_without_ratings_are_not_compared_with_the_crowd():
 def test_three_people_are_compared_in_twos():
     found = table(*(answer(name, "A", "left") for name in ("c", "a", "b")))
     people = found.loc[["between people"]].reset_index()
-    assert list(zip(people.annotator, people.other, strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(zip(people.annotator, people.other, strict=True)) == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]

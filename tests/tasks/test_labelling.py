@@ -109,7 +109,7 @@ def written(tmp_path, name, *given):
 
 
 def test_a_file_of_pairs_is_read_from_jsonl_and_csv(tmp_path):
-    others = [ROW | {"response_a": text, "model": "x"} for text in ("é, \"two\"", "three\nlines")]
+    others = [ROW | {"response_a": text, "model": "x"} for text in ('é, "two"', "three\nlines")]
     jsonl = written(tmp_path, "pairs.jsonl", ROW, "\n", *others)
     csv = written(
         tmp_path,
@@ -122,7 +122,9 @@ def test_a_file_of_pairs_is_read_from_jsonl_and_csv(tmp_path):
     found = pairs_from_file(jsonl)
     assert found == pairs_from_file(csv)
     texts = {("the film\n", *sorted((pair.left, pair.right))) for pair in found}
-    assert texts == {("the film\n", *sorted((t, "dull"))) for t in ("warm", "é, \"two\"", "three\nlines")}
+    assert texts == {
+        ("the film\n", *sorted((t, "dull"))) for t in ("warm", 'é, "two"', "three\nlines")
+    }
     assert all(pair.left_mean is None and pair.right_mean is None for pair in found)
     assert len(pairs_from_file(csv, repeats=2)) == 5
 
@@ -362,9 +364,27 @@ def test_labels_of_several_people_are_one_table(tmp_path):
     assert len(everything) == 4 and table.annotator.tolist() == ["anna"] * 2 + ["ben"] * 3
     assert table.choice.tolist() == ["left", "tie", "right", "left", "skip"]
     assert table.left.tolist() == ["a", "b", "a", "b", "c"] and set(table.right) == {"dull"}
-    assert table.chosen[0] == "a" and table.chosen.isna().tolist() == [False, True, False, False, True]
+    assert table.chosen[0] == "a" and table.chosen.isna().tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     assert table.rejected[2] == "a" and table.left_mean.tolist() == [2.0] * 5
     assert table.pair.tolist() == [PAIRS[i].id for i in (0, 1, 0, 1, 2)]
+
+
+def test_joined_files_train_one_reward_model(tmp_path):
+    unrated = [Pair("p", "x", "y"), *PAIRS[1:]]
+    for name, pairs in (("anna", unrated), ("ben", PAIRS)):
+        labelled(tmp_path / f"{name}.jsonl", "left", "right", pairs=pairs, annotator=name)
+    joined = tmp_path / "ours.jsonl"
+    joined.write_text("".join((tmp_path / f"{n}.jsonl").read_text() for n in ("anna", "ben")))
+    dataset = load_by_name(str(joined))
+    assert dataset["chosen"][:] == ["x", "dull", "a", "dull"]
+    with pytest.raises(ValueError, match="must be two whole files of one session"):
+        read_labels(joined)
 
 
 def test_a_file_of_ties_alone_is_read(file):
