@@ -67,7 +67,7 @@ def label(
     session = LabelSession(shown, out or Path("out/labels") / f"{annotator}.jsonl", annotator)
     code = 0
     try:
-        while session.current and act(session, question):
+        while act(session, question):
             pass
     except EOFError:  # the end of a file with keys
         pass
@@ -106,9 +106,29 @@ def agreement(
 
 
 def act(session: LabelSession, question: str) -> bool:
-    """Show the current pair and do what the next key says. False: the key says stop."""
-    done, total = session.progress
-    pair = session.current
+    """Show the current pair and do what the next key says. False: the session is over."""
+    if session.current:
+        print_pair(session, question)
+        say(KEYS)
+    else:
+        say("All pairs are labelled. u takes the last choice back; any other key ends.")
+    key = read_key()
+    if key == "u":
+        undone = session.undo()
+        say(f"{undone} is taken back" if undone else "There is nothing to undo.")
+    elif key == "q" or not session.current:
+        return False
+    elif key in CHOICES:
+        session.choose(CHOICES[key])
+        say(f"{CHOICES[key]}, saved")
+    else:
+        say(f"{printable(key)!r} is none of the keys.")
+    return True
+
+
+def print_pair(session: LabelSession, question: str) -> None:
+    """Print the current pair with its responses side by side."""
+    pair, (done, total) = session.current, session.progress
     console.rule(f"Pair {done + 1} of {total}")
     console.print(Text(printable(pair.prompt.strip(), "\n"), style="bold"))
     console.print(Text(question))
@@ -118,17 +138,6 @@ def act(session: LabelSession, question: str) -> bool:
     texts = (Text(printable(text.strip(), "\n")) for text in (pair.left, pair.right))
     sides.add_row(*(Panel(text, title=key) for key, text in zip("12", texts, strict=True)))
     console.print(sides)
-    say(KEYS)
-    key = read_key()
-    if key in CHOICES:
-        session.choose(CHOICES[key])
-        say(f"{CHOICES[key]}, saved")
-    elif key == "u":
-        undone = session.undo()
-        say(f"{undone} is taken back" if undone else "There is nothing to undo.")
-    elif key != "q":
-        say(f"{printable(key)!r} is none of the keys.")
-    return key != "q"
 
 
 def read_key() -> str:

@@ -46,9 +46,10 @@ def test_keys_label_pairs_of_reviews_and_the_same_command_continues(tmp_path):
     assert "'x' is none of the keys." in first and "tie is taken back" in first
     assert "2 of 6 pairs are labelled." in first and "The same command continues." in first
     assert tasks.read_labels(out).choice.tolist() == ["left", "skip"]
-    second = said(invoke(*command, keys="2202"))
+    second = said(invoke(*command, keys="2201u2"))  # the last choice is taken back and made again
     assert "Pair 3 of 6" in second and "Pair 1 of 6" not in second
     assert "6 of 6 pairs are labelled." in second and "continues" not in second
+    assert "All pairs are labelled." in said(invoke(*command, keys="1"))
     table = tasks.read_labels(out)
     assert table.choice.tolist() == ["left", "skip", "right", "right", "tie", "right"]
     assert set(table.annotator) == {"anna"} and table.repeat.sum() == 1
