@@ -58,6 +58,8 @@ def build(source: Path, out: Path | None = None) -> tuple[Path, float]:
     for cell in lesson.cells:
         if cell.cell_type == "code" and answers(cell):
             cell.outputs, cell.execution_count = [], None
+    if not any("widget-view" in str(cell.get("outputs")) for cell in lesson.cells):
+        lesson.metadata.pop("widgets", None)  # the state of widgets that are not shown
     if solutions is not None:
         _execute(solutions)
         if refused := [c.source for c in solutions.cells if "not yet: " in text_of(c)]:

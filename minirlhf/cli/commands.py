@@ -36,6 +36,10 @@ LISTED = {  # (panel, module) -> {command: summary}
         "sample": "Print responses that a language model samples.",
         "score": "Print the reward of every prefix of a response.",
     },
+    (START, "label"): {
+        "label": "Label pairs of reviews in the terminal.",
+        "label-agreement": "Print how much the labels of people agree.",
+    },
     (TRAIN, "train"): {
         "sft": "Train on demonstrations: supervised fine-tuning (SFT).",
         "reward": "Train a reward model on preference pairs.",

@@ -2,9 +2,11 @@
 
 samples = evaluate.draw(model, tokenizer, prompts, samples_per_prompt=4, reference=sft)
 evaluate.summary(samples, {"gold": gold_judge()})          scores with 95 % intervals
+evaluate.label_agreement(labels)                           people with the crowd and each other
 evaluate.token_table(batch, tokenizer, actor=actor, ...)   every number of every token
 """
 
+from minirlhf.evaluate.labels import label_agreement
 from minirlhf.evaluate.methods import (
     Samples,
     bootstrap,
@@ -27,6 +29,7 @@ __all__ = [
     "distinct_n",
     "draw",
     "first_samples",
+    "label_agreement",
     "most_common_opening",
     "paired_difference",
     "pass_at_k",

@@ -14,6 +14,7 @@
     show.ppo_step(batch)                                        diagram: one step of PPO
     show.grpo_group(prompt, responses, scores)                  diagram: one group of GRPO
     show.microscope(table, "advantage")                         every number of every token
+    show.label_pairs(session)                                   widget: a person labels pairs
 
 No function writes a file or touches pyplot's state. `look.py` says which name gets which colour.
 """
@@ -23,6 +24,7 @@ from minirlhf.show.clipping import clip
 from minirlhf.show.diagrams import four_models, pipeline
 from minirlhf.show.diagrams_steps import grpo_group, ppo_step
 from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
+from minirlhf.show.labelling import label_pairs
 from minirlhf.show.look import COLOURS, MARKERS, Style, styles
 from minirlhf.show.microscope_view import Microscope, microscope
 from minirlhf.show.plane import frontier
@@ -66,6 +68,7 @@ __all__ = [
     "four_models",
     "frontier",
     "grpo_group",
+    "label_pairs",
     "lines",
     "pipeline",
     "microscope",

@@ -1,7 +1,8 @@
 """What a policy is trained on: prompts, examples and ground truth.
 
 `reviews` and `arithmetic` are modules, one for each task. The functions convert datasets to
-standard rows, load datasets by name and measure the agreement of human raters.
+standard rows, load datasets by name and measure the agreement of human raters. `LabelSession` keeps
+the choices of a person who labels pairs.
 """
 
 from minirlhf.tasks import arithmetic, reviews
@@ -21,11 +22,15 @@ from minirlhf.tasks.formats import (
     unpaired,
 )
 from minirlhf.tasks.hub import DATASETS, load_by_name, named_demonstrations, named_pairs
+from minirlhf.tasks.labelling import LabelSession, read_labels
+from minirlhf.tasks.pairs import Pair, pairs_from_file, pairs_to_label
 from minirlhf.tasks.sources import SourceError, fetch, fetch_smollm2
 from minirlhf.tasks.trigram import Trigram
 
 __all__ = [
     "DATASETS",
+    "LabelSession",
+    "Pair",
     "SourceError",
     "Trigram",
     "arithmetic",
@@ -40,7 +45,10 @@ __all__ = [
     "named_demonstrations",
     "named_pairs",
     "paired",
+    "pairs_from_file",
+    "pairs_to_label",
     "preference_share",
+    "read_labels",
     "reviews",
     "standard",
     "texts_once",
