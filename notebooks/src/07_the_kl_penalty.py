@@ -11,978 +11,799 @@
 # ---
 
 # %% [markdown]
-# # 07 · The KL leash
+# # 07 · The KL penalty
 #
-# **The question.** RLHF pays a policy for reward and charges it for leaving the reference. Libraries write that charge in a dozen ways: an estimator
-# called k1, k2 or k3; in the reward or in the loss; per token or per text. Which of these pull as we mean, and what does the leash make of the best policy?
+# After this lesson you can
 #
-# **You need** lesson 04: the policy gradient, and why a loss is a device for its gradient. 35 minutes to read, 60 for the exercises.
+# - compute the policy that a KL penalty leads to, and say what the KL coefficient does,
+# - estimate a KL divergence from samples, and choose between three estimators,
+# - put a penalty where it has the right gradient, and choose its coefficient.
 #
-# **Predict.** The log-ratio of a token that the policy sampled is $\ell = \log \pi(y_t) - \log \pi_{\text{ref}}(y_t)$, and
-#
-# $$ k_1 = \ell \qquad k_2 = \tfrac12 \ell^2 \qquad k_3 = e^{-\ell} - 1 + \ell . $$
-#
-# Write a yes or a no into each of the nine places before you read on.
-#
-# | | its mean is KL(policy ‖ reference) | added to the *loss*, it pulls the policy to the reference | can be negative |
-# |---|---|---|---|
-# | $k_1$ | | | |
-# | $k_2$ | | | |
-# | $k_3$ | | | |
+# **You need** lesson 04 (the policy gradient, the return of a token) and lesson 06 (one step of PPO).
+# About 70 minutes to read and 85 for the exercises.
 
 # %%
-# %matplotlib inline
-import itertools
 import math
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
+from minirlhf import core, experiments, show
 from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim, load_results
-from minirlhf.core import kl as core_kl
-from minirlhf.core.exact import World
-from minirlhf.core.kl import adapt_kl_coef, exact_kl, k1, k2, k3, log_ratio
-from minirlhf.core.logprobs import response_logprobs
-from minirlhf.core.returns import reward_to_go
-from minirlhf.evaluate import paired_difference
-from minirlhf.models.forward import policy_logits, policy_logprobs
-from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-from minirlhf.show.exact import policy_bars
-from minirlhf.tasks import reviews
-
-set_threads()
 
 # %% [markdown]
-# ## 1. What the leash makes of the best policy
+# ## 1. What goes wrong without it
 #
-# The objective, for one prompt, with a sum over all texts $y$:
-#
-# $$ J(\pi) = \sum_y \pi(y)\, r(y) - \beta \sum_y \pi(y) \log \frac{\pi(y)}{\pi_{\text{ref}}(y)} . $$
-#
-# Take $-\beta$ out, and write $r(y) = \beta \log e^{r(y)/\beta}$:
-#
-# $$ J(\pi) = -\beta \sum_y \pi(y) \Big[ \log \pi(y) - \log \big( \pi_{\text{ref}}(y)\, e^{r(y)/\beta} \big) \Big] . $$
-#
-# The second term would be the logarithm of a policy if $\pi_{\text{ref}}(y) e^{r(y)/\beta}$ summed to 1. It sums to some $Z > 0$. So divide by it:
-#
-# $$ Z = \sum_y \pi_{\text{ref}}(y)\, e^{r(y)/\beta} , \qquad \pi^*(y) = \frac{1}{Z}\, \pi_{\text{ref}}(y)\, e^{r(y)/\beta} , $$
-#
-# $$ J(\pi) = -\beta \sum_y \pi(y) \big[ \log \pi(y) - \log \pi^*(y) - \log Z \big] = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
-#
-# $Z$ does not depend on $\pi$. A KL is never negative and is 0 only between equals. So $\pi^*$, the **Gibbs policy**, is the best policy and the only best one, its value is
-# $\beta \log Z$, and every other policy falls short by $\beta$ times its KL *to* $\pi^*$. Nothing was assumed of $\pi_{\text{ref}}$ but that it gives every text a chance: where it gives none,
-# the ratio is infinite and so is the charge.
-#
-# **By hand**, on the world that goes through lessons 04 to 07: three words, *good*, *bad* and the full stop, which ends a text; at most two words; every word equally likely in
-# the reference; the reward counts *good* minus *bad*. With $\beta = 1/\ln 2$ the tilt $e^{r/\beta}$ is $2^r$, and all is fractions.
+# Proximal policy optimisation (PPO, lesson 06) makes the score of a reward model rise. We trained the
+# review writer of lesson 06 twice for 24 steps: with a KL penalty, and without one. After the training
+# both wrote reviews of films that they had not seen. Here is the first sample for each of three films:
 
 # %%
-hand = World.from_reward(
-    ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
+runs = experiments.results("leash")  # PPO with several KL coefficients, three seeds
+samples = experiments.samples(runs, ["kl_coef 0.5", "kl_coef 0"]).head(3)
+samples.columns = ["with a KL penalty", "without"]
+show.texts(samples)
+
+# %% [markdown]
+# Read the right column aloud. Without the penalty, the policy writes nearly the same review for every
+# film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and with
+# the penalty it is only 1.2. (These are means over 76 films and three seeds. The training began at a
+# score of about 0.)
+#
+# How can this be? The reward model learned from reviews that people wrote. No person wrote such a
+# text, so no rating could teach the reward model that it is bad. Far from what people write, the reward
+# model is wrong in places, and training finds those places.
+#
+# The **KL penalty** keeps the policy near the **reference**: a copy of the model from before the
+# training, which writes much as people do. The middle column is not great literature, but each film
+# has a review of its own.
+
+# %% [markdown]
+# ## 2. The objective, and its best policy
+#
+# - $\pi$ is the policy, $\pi_{\text{ref}}$ the reference, and $r(y)$ the score of a response $y$.
+# - $\ell(y) = \log \pi(y) - \log \pi_{\text{ref}}(y)$ is the **log-ratio** of the response. It is
+#   positive if the policy writes $y$ more often than the reference does.
+# - The **Kullback-Leibler (KL) divergence** is the mean log-ratio of the policy's own responses:
+#   $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}_{y \sim \pi}[\ell(y)]$. It is 0 if the two
+#   policies are equal, otherwise it is positive. Its unit is the nat.
+# - $\beta$ is the **KL coefficient**.
+#
+# Training maximises the expected score minus the penalty:
+#
+# $$ J(\pi) = \mathbb{E}_{y \sim \pi}[r(y)] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
+#
+# Which policy is the best one? It does not always write the response with the highest score, because
+# such a policy is far from the reference. The best one is called the **Gibbs policy**:
+#
+# $$ \pi^*(y) = \frac{1}{Z}\, \pi_{\text{ref}}(y)\, e^{r(y)/\beta} , \qquad
+# Z = \sum_y \pi_{\text{ref}}(y)\, e^{r(y)/\beta} . $$
+#
+# In words: take the reference, and multiply each probability by a factor that grows with the score.
+# Dividing by $Z$ makes the probabilities add up to one.
+#
+# **By hand.** Suppose that there are only three responses. We choose $\beta = 1 / \ln 2 = 1.44$. Then
+# the factor $e^{r/\beta}$ is $2^r$: it doubles with each point of the score.
+#
+# | response | $\pi_{\text{ref}}$ | score $r$ | factor $2^r$ | $\pi_{\text{ref}} \cdot 2^r$ | $\pi^*$ |
+# |---|---|---|---|---|---|
+# | *A dull film.* | 0.6 | 0 | 1 | 0.6 | 0.6 / 1.6 = 0.375 |
+# | *A good film.* | 0.3 | 1 | 2 | 0.6 | 0.6 / 1.6 = 0.375 |
+# | *A great film!* | 0.1 | 2 | 4 | 0.4 | 0.4 / 1.6 = 0.25 |
+# | sum | 1 | | | $Z$ = 1.6 | 1 |
+
+# %%
+three = core.World(
+    vocab=("A dull film.", "A good film.", "A great film!"),
+    max_length=1,  # here each response is a single "word"
+    rewards=torch.tensor([0.0, 1.0, 2.0]).double(),
+    ref_logits=torch.tensor([[0.6, 0.3, 0.1]]).double().log(),
 )
-beta = 1 / math.log(2)
-texts = [" ".join(hand.vocab[i] for i in s) for s in hand.sequences]
-ref_36 = {
-    "good good": 4,
-    "good bad": 4,
-    "good .": 4,
-    "bad good": 4,
-    "bad bad": 4,
-    "bad .": 4,
-    ".": 12,
-}  # in 36ths
-tilted = {y: ref_36[y] * 2**r for y, r in zip(texts, hand.rewards.tolist(), strict=True)}
-z = sum(tilted.values())
-for y, weight in tilted.items():
-    print(
-        f"{y:>10}   ref {ref_36[y]:2d}/36   tilted {weight:4.1f}/36   pi* {weight:4.1f}/{z:.1f} = {weight / z:.3f}"
-    )
-assert torch.allclose(hand.gibbs(beta=beta), torch.tensor([w / z for w in tilted.values()]).double())
-display(
-    policy_bars(
-        texts,
-        {"reference": hand.probs(hand.ref_logits), "Gibbs policy": hand.gibbs(beta=beta)},
-        rewards=hand.rewards,
-    )
-)
+by_hand = torch.tensor([0.375, 0.375, 0.25]).double()
+assert torch.allclose(three.gibbs(beta=1 / math.log(2)), by_hand)
 
 # %% [markdown]
-# The identity holds for *every* policy, not only for the best; so it can be tried on policies drawn at random:
-
-# %%
-log_z = math.log(z / 36)
-best = hand.gibbs_logits(beta=beta)
-generator = torch.Generator().manual_seed(0)
-for _ in range(100):
-    some = torch.randn(3, 3, generator=generator, dtype=torch.float64)
-    assert torch.isclose(hand.objective(some, beta=beta), beta * (log_z - hand.kl(some, best)))
-print(f"J of the Gibbs policy {hand.objective(best, beta=beta):.4f} = beta log Z = {beta * log_z:.4f}")
-assert torch.isclose(hand.objective(best, beta=beta), torch.tensor(beta * log_z).double())
-
-# %% [markdown]
-# **The Gibbs policy is a posterior.** Read $\pi_{\text{ref}}(y)$ as a prior over texts and $e^{r(y)/\beta}$ as the likelihood that a text of reward $r$ *is approved*. Then $\pi^*(y)$
-# is Bayes' rule: what texts look like, given that they were approved. $Z$ is the evidence and $J/\beta$ its lower bound (ELBO): RL with a KL leash is variational inference
-# (Korbak et al. 2022). The reading makes a prediction that needs no training: write from the reference, keep each text with probability $e^{(r - r_{\max})/\beta}$, and what you keep is
-# distributed as $\pi^*$. We do so two hundred thousand times.
-
-# %%
-drawn = torch.multinomial(hand.probs(hand.ref_logits), 200_000, replacement=True, generator=generator)
-approval = ((hand.rewards - hand.rewards.max()) / beta).exp()
-kept = drawn[torch.rand(len(drawn), generator=generator) < approval[drawn]]
-shares = kept.bincount(minlength=len(texts)) / len(kept)
-error = (hand.gibbs(beta=beta) * (1 - hand.gibbs(beta=beta)) / len(kept)).sqrt()
-print(f"kept {len(kept) / len(drawn):.3f} of them; predicted Z / e^(r_max / beta) = {z / 36 / 4:.3f}")
-print(
-    "largest deviation, in standard errors:",
-    f"{((shares - hand.gibbs(beta=beta)) / error).abs().max():.1f}",
-)
-assert ((shares - hand.gibbs(beta=beta)).abs() < 4 * error).all()
-
-# %% [markdown]
-# ## 2. From a charge per text to a charge per token
-#
-# A text's probability is the product of its tokens', so its log-ratio is a sum, and the KL of texts is the mean of that sum over texts that *the policy* wrote:
-#
-# $$ \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}_{y \sim \pi} \sum_t \ell_t , \qquad \ell_t = \log \pi(y_t \mid y_{<t}) - \log \pi_{\text{ref}}(y_t \mid y_{<t}) . $$
-#
-# So the penalised objective is an ordinary sum of rewards: each token earns $-\beta \ell_t$, the last one earns the score as well. That is what PPO is fed, and all of it is one line:
-
-# %%
-policy = hand.ref_logits + torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.5, 0.0], [-1.0, 0.0, 1.0]]).double()
-lp, ref, mask = hand.logprobs(policy), hand.logprobs(hand.ref_logits), hand.response_mask
-rewards = core_kl.kl_shaped_rewards(hand.rewards, lp, ref, mask, kl_coef=beta)
-for n, y in enumerate(texts):
-    by_hand = [-beta * (lp[n, t] - ref[n, t]).item() for t in range(len(hand.sequences[n]))]
-    by_hand[-1] += hand.rewards[n].item()
-    print(f"{y:>10}  " + "  ".join(f"{x:+.3f}" for x in by_hand))
-    assert torch.allclose(rewards[n, : len(by_hand)], torch.tensor(by_hand).double())
-assert torch.isclose(hand.expectation(policy, rewards.sum(1)), hand.objective(policy, beta=beta))
-
-# %% [markdown]
-# The last line is the point: their mean is $J$, exactly. Mind the direction. The policy comes first, and the policy samples. The other one, $\mathrm{KL}(\pi_{\text{ref}} \| \pi)$, is an
-# expectation over texts that the *reference* wrote; no rollout has those.
-#
-# ## 3. The value of an estimator
-#
-# From one sampled token each of the three is a number. Its mean over the policy's choices:
-#
-# - $\mathbb{E}_\pi[k_1] = \sum_v \pi_v (\log \pi_v - \log \pi_{\text{ref},v})$, the KL itself, by definition. One sample can be negative; the mean cannot.
-# - $\mathbb{E}_\pi[k_3] = \mathbb{E}_\pi[e^{-\ell}] - 1 + \mathbb{E}_\pi[\ell]$, and $\mathbb{E}_\pi[e^{-\ell}] = \sum_v \pi_v \frac{\pi_{\text{ref},v}}{\pi_v} = 1$. So its mean is the KL too, and since $e^{-\ell} \ge 1 - \ell$
-#   no sample is negative. Where the policy has made rare what the reference likes, $e^{-\ell}$ explodes.
-# - $\mathbb{E}_\pi[k_2] = \tfrac12 \mathbb{E}_\pi[\ell^2]$. Expand the zero that we just used: $0 = \mathbb{E}[e^{-\ell} - 1] = -\mathbb{E}[\ell] + \tfrac12 \mathbb{E}[\ell^2] - \tfrac16 \mathbb{E}[\ell^3] + \dots$, so
-#   $\mathbb{E}[k_2] = \mathrm{KL} + \tfrac16 \mathbb{E}[\ell^3] - \dots$: right to second order near the reference, biased away from it.
-#
-# A fourth needs no sample at all. A language model shows the probabilities of *all* words, so the KL at a place can be summed over the vocabulary: `exact_kl`. It is what k1 becomes when its
-# noise about the present token is averaged out (Rao-Blackwell); the noise about which places are visited stays.
-#
-# From here on a world of random numbers, so that no symmetry flatters us. We walk from the reference to a policy and past it, and watch bias and noise of a text's sum:
-
-# %%
-world = World.random(3, 3, seed=0)
-push = torch.randn(7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-mask, ref = world.response_mask, world.logprobs(world.ref_logits)
-ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
-
-
-def at_places(logits):
-    """The exact KL of every place that a text visits, (N, R)."""
-    return exact_kl(logits[world.visited], world.ref_logits[world.visited], mask)
-
-
-def text_values(logits):
-    """Each estimator summed over a text's tokens, (N,) each."""
-    lp = world.logprobs(logits)
-    return {name: k(lp, ref, mask).sum(1) for name, k in ESTIMATORS.items()} | {
-        "exact at places": at_places(logits).sum(1)
-    }
-
-
-# %%
-steps = torch.linspace(0.1, 2.0, 20)
-kl, bias, noise = [], {}, {}
-for step in steps:
-    logits = world.ref_logits + step * push
-    kl.append(world.kl(logits, world.ref_logits).item())
-    for name, x in text_values(logits).items():
-        mean = world.expectation(logits, x)
-        bias.setdefault(name, []).append(mean.item() - kl[-1])
-        noise.setdefault(name, []).append(world.expectation(logits, (x - mean).square()).sqrt().item())
-assert all(abs(b) < 1e-9 for name in ("k1", "k3", "exact at places") for b in bias[name])
-assert max(map(abs, bias["k2"])) > 0.05
-
-# %%
-figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-for axes, numbers, title in zip(
-    figure.subplots(1, 2),
-    (bias, noise),
-    ("mean - KL, nats", "standard deviation of one text, nats"),
-    strict=True,
-):
-    for (name, y), colour, style in zip(numbers.items(), COLOURS, ("-", "--", "-.", ":"), strict=False):
-        axes.plot(kl, y, style, color=colour, label=name, linewidth=2)
-    axes.set(xlabel="KL(policy || reference), nats", title=title)
-    axes.grid(alpha=0.3)
-axes.set_yscale("log")
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-
-# %% [markdown]
-# Left: k2 drifts from the truth as the policy leaves; the other three do not. Right: near the reference k1 is the noisiest, by far: its mean is of second order in the step, its noise of the first.
-# k2 and k3 are quiet there, which is why they were proposed. Far out k3's exponential makes it the worst. The exact KL is quieter than k1 everywhere, and unbiased.
-
-# %%
-near, far = 0, -1
-assert noise["k1"][near] > 2 * max(noise["k2"][near], noise["k3"][near])
-assert noise["k3"][far] > noise["k1"][far] > noise["exact at places"][far]
-assert all(e < k for e, k in zip(noise["exact at places"], noise["k1"], strict=True))
-
-# %% [markdown]
-# ## 4. The gradient is another question
-#
-# Let $f_\theta(y)$ be any estimator. The gradient of its mean has two parts, because $\theta$ stands in two places, in the texts that are drawn and in the number that is read off them:
-#
-# $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \underbrace{\mathbb{E}[\nabla f(y)]}_{\text{what autograd sees in a loss}} + \underbrace{\mathbb{E}[f(y)\, \nabla \log \pi(y)]}_{\text{what a reward does}} . $$
-#
-# Put $f$ into the **loss** and call `backward`: the sampled texts are constants to autograd, so you get the first part alone. Put $f$ into the **reward**: policy gradient multiplies it with $\nabla \log \pi$ as a
-# fixed number, so you get the second part alone. Two facts do the rest: $\mathbb{E}[\nabla \log \pi] = \sum \pi \frac{\nabla \pi}{\pi} = \nabla 1 = 0$, and $\nabla \ell = \nabla \log \pi$, the reference being fixed.
-#
-# What we want. For $\ell$ the first part vanishes, so
-#
-# $$ \nabla\, \mathrm{KL}(\pi \| \pi_{\text{ref}}) = \mathbb{E}[\ell\, \nabla \log \pi] . \qquad (*) $$
-#
-# What we get, for one token, or for a whole text with the text's $\ell$:
-#
-# | | in the loss: $\mathbb{E}[\nabla f]$ | in the reward: $\mathbb{E}[f\, \nabla \log \pi]$ |
-# |---|---|---|
-# | $k_1$ | $\mathbb{E}[\nabla \log \pi] = 0$ | $\nabla \mathrm{KL}(\pi \| \pi_{\text{ref}})$, which is $(*)$ |
-# | $k_2$ | $\mathbb{E}[\ell\, \nabla \log \pi] = \nabla \mathrm{KL}(\pi \| \pi_{\text{ref}})$ | $\mathbb{E}[\tfrac12 \ell^2\, \nabla \log \pi]$: a pull from tokens that are *likelier or rarer* than in the reference alike |
-# | $k_3$ | $\mathbb{E}[(1 - e^{-\ell}) \nabla \log \pi] = -\sum_y \pi_{\text{ref}} \nabla \log \pi = \nabla \mathrm{KL}(\pi_{\text{ref}} \| \pi)$ | the rest of $\nabla \mathrm{KL}(\pi \| \pi_{\text{ref}})$: $\nabla \mathrm{KL}(\pi \| \pi_{\text{ref}}) - \nabla \mathrm{KL}(\pi_{\text{ref}} \| \pi)$ |
-#
-# The last place follows from the first identity: k3's mean is the KL, so its two parts add up to the KL's gradient.
-#
-# **Per token** there is a further gap. In a text, a token is charged for itself *and for where it leads*. In full,
-#
-# $$ \nabla\, \mathrm{KL} = \mathbb{E} \sum_t \nabla \log \pi(y_t)\, \Big( \ell_t + \sum_{s > t} \ell_s \Big) $$
-#
-# (terms $s < t$ vanish: what is past is fixed when $y_t$ is drawn). A loss $\sum_t k_2(t)$ has $\nabla \log \pi(y_t)\, \ell_t$ and nothing of the later tokens. k1 in the reward, with reward-to-go, has them.
-#
-# Now the verdict, by enumeration. For every way of writing the charge: its mean pull, against the true gradient.
-
-# %%
-logits = world.ref_logits + push
-lp, places = world.logprobs(logits), at_places(logits)
-jacobian = torch.autograd.functional.jacobian(
-    world.logprobs, logits
-)  # d log pi(y_t) / d logits, (N, R, S, V)
-forward = torch.autograd.functional.jacobian(lambda x: world.kl(x, world.ref_logits), logits)
-reverse = torch.autograd.functional.jacobian(lambda x: world.kl(world.ref_logits, x), logits)
-
-
-def in_loss(f):
-    """The gradient of f (logits -> (N,)), text by text, as autograd sees it."""
-    return torch.autograd.functional.jacobian(f, logits)
-
-
-def in_reward(charges):
-    """sum_t (charge from t on) grad log pi(y_t), text by text: what policy gradient makes of a charge per token, (N, R)."""
-    return torch.einsum("nt,ntsv->nsv", reward_to_go(charges, mask), jacobian)
-
-
-# %%
-whole, one = ref.sum(1, keepdim=True), mask[:, :1]  # the text as one long token
-pulls = {}
-for name, k in ESTIMATORS.items():
-    pulls[name, "loss, per token"] = in_loss(lambda x, k=k: k(world.logprobs(x), ref, mask).sum(1))
-    pulls[name, "loss, per text"] = in_loss(
-        lambda x, k=k: k(world.logprobs(x).sum(1, keepdim=True), whole, one)[:, 0]
-    )
-    pulls[name, "reward"] = in_reward(k(lp, ref, mask))
-pulls["exact", "loss, per token"] = in_loss(lambda x: at_places(x).sum(1))
-pulls["exact", "reward"] = in_reward(places)
-
-
-def verdict(gradients, truth=forward):
-    """(cosine with the truth, length along it, noise: the trace of the covariance over texts)."""
-    mean = world.expectation(logits, gradients)
-    noise = world.expectation(logits, (gradients - mean).square().sum((1, 2))).item()
-    along = (mean * truth).sum() / truth.square().sum()
-    return (
-        (along * truth.norm() / mean.norm()).item() if mean.norm() > 1e-9 else 0.0,
-        along.item(),
-        noise,
-    )
-
-
-table = {key: verdict(gradients) for key, gradients in pulls.items()}
-for (name, where), (cosine, along, noise) in table.items():
-    print(
-        f"{name:>6} in the {where:<16} cosine {cosine:+.3f}   length {along:+.3f}   noise {noise:6.3f}"
-    )
-
-# %% [markdown]
-# The same as a picture: each arrow is a mean pull, drawn in the plane with the true gradient to the right, at its own angle and length. Only arrows that lie on the dashed one pull as meant.
-
-# %%
-wheres = ("loss, per token", "loss, per text", "reward")
-figure = Figure(figsize=(8, 6.2), dpi=110, layout="constrained")
-for row, name in zip(figure.subplots(4, 3), ("k1", "k2", "k3", "exact"), strict=True):
-    for axes, where in zip(row, wheres, strict=True):
-        axes.set(xlim=(-0.9, 1.8), ylim=(-0.3, 1.5), xticks=[], yticks=[], aspect="equal")
-        axes.annotate(
-            "", (1, 0), (0, 0), arrowprops={"arrowstyle": "->", "ls": "--", "color": "#888888"}
-        )
-        cosine, along, _ = table.get((name, where), (0.0, 0.0, 0.0))
-        said = "no pull" if (name, where) in table else "(needs every text)"
-        if cosine:
-            good = abs(cosine - 1) < 1e-9 and abs(along - 1) < 1e-9
-            said = "as meant" if good else f"cosine {cosine:+.2f}"
-            tip = along, abs(along) * math.tan(math.acos(min(abs(cosine), 1.0)))
-            axes.annotate(
-                "",
-                tip,
-                (0, 0),
-                arrowprops={"arrowstyle": "->", "lw": 2.2, "color": COLOURS[0 if good else 1]},
-            )
-        axes.text(-0.8, 1.2, said, fontsize=8.5)
-        axes.set_title(f"in the {where}" if name == "k1" else "", fontsize=9)
-    row[0].set_ylabel(name, fontsize=10, rotation=0, labelpad=18)
-display(figure)
-
-# %%
-exactly = {
-    key for key, (cosine, along, _) in table.items() if abs(cosine - 1) < 1e-9 and abs(along - 1) < 1e-9
-}
-assert exactly == {("k1", "reward"), ("k2", "loss, per text")}
-assert all(
-    table["k1", where][0] == 0 for where in wheres[:2]
-)  # k1 as a loss: no pull at all, only noise
-text_k3 = world.expectation(logits, pulls["k3", "loss, per text"])
-assert torch.allclose(text_k3, reverse)  # k3 as a loss: the other KL
-assert [round(table[k, "loss, per token"][0], 2) for k in ("k2", "k3")] == [0.86, 0.75]
-assert all(table[k, "reward"][0] < 0 for k in ("k2", "k3", "exact"))
-rest = (
-    world.expectation(logits, pulls["k2", "loss, per token"]),
-    world.expectation(logits, pulls["exact", "loss, per token"]),
-)
-assert torch.allclose(*rest)  # the exact KL as a loss has k2's mean pull, and its gap
-
-# %% [markdown]
-# Two placements pull as meant. The most common of the others, k2 or k3 per token in the loss, pull roughly the right way here (a cosine of 0.86 and 0.75 in *this* world), which
-# is why training with them works at all. In the reward, k2, k3 and even the exact KL of each place pull *away* in this world: the gradient of a charge that is not the log-ratio itself is not the KL's, and may point anywhere.
-#
-# ## 5. The whole pull with less noise
-#
-# The formula with its two terms also says how to mend a loss per token: give the later tokens' charge to the reward. And it can be done with the exact KL, which costs no sample:
-#
-# $$ \nabla\, \mathrm{KL} = \mathbb{E} \sum_t \Big[ \nabla \mathrm{KL}_t + \nabla \log \pi(y_t) \sum_{s>t} \mathrm{KL}_s \Big] , \qquad \mathrm{KL}_t = \mathrm{KL}\big(\pi(\cdot \mid y_{<t}) \,\|\, \pi_{\text{ref}}(\cdot \mid y_{<t})\big) . $$
-
-# %%
-ratio = log_ratio(lp, ref, mask)
-
-
-def after(charges):
-    """What tokens later than t are charged, for `in_reward` (which already sums from t on)."""
-    return torch.einsum("nt,ntsv->nsv", reward_to_go(charges, mask) - charges, jacobian)
-
-
-whole_pulls = {
-    "k1 in the reward": pulls["k1", "reward"],
-    "k2 of the text in the loss": pulls["k2", "loss, per text"],
-    "k2 per token in the loss + later k1 in the reward": pulls["k2", "loss, per token"] + after(ratio),
-    "exact in the loss + later k1 in the reward": pulls["exact", "loss, per token"] + after(ratio),
-    "exact in the loss + later exact in the reward": pulls["exact", "loss, per token"] + after(places),
-}
-for name, gradients in whole_pulls.items():
-    cosine, along, noise = verdict(gradients)
-    print(f"{name:<52} cosine {cosine:+.3f}   length {along:+.3f}   noise {noise:.3f}")
-    assert abs(cosine - 1) < 1e-9 and abs(along - 1) < 1e-9
-noises = {name: verdict(gradients)[2] for name, gradients in whole_pulls.items()}
-assert torch.allclose(
-    whole_pulls["k1 in the reward"], whole_pulls["k2 per token in the loss + later k1 in the reward"]
-)
-third = noises["exact in the loss + later exact in the reward"] / noises["k1 in the reward"]
-assert 0.28 < third < 0.38
-
-# %% [markdown]
-# All five are unbiased. The first and the third are not only equal on average: they are the same number on every text (why? look at $\nabla k_2$). The last has a third of the first's noise.
-# No library does it: it needs the logits of policy and reference at every place, a tensor of tokens times vocabulary, twice.
-#
-# ## 6. On a real policy
-#
-# Everything above had tables for policies. Now `tiny-reviews-sft` against `tiny-reviews`, the base model it was made from: two GPT-2 of four million parameters, 4,096 words, texts of up to 48 tokens.
-# We let the SFT model write 512 reviews of films that it has not seen, and read all four estimators off the same texts.
-
-# %%
-sft, tokenizer = load_policy("tiny-reviews-sft")
-base, _ = load_policy("tiny-reviews")
-titles, size = reviews.eval_prompts("test") * 7, 4 if FAST else 64
-batches = sample_text(
-    sft, tokenizer, titles[: 8 * size], config=SamplingConfig(temperature=1.0), seed=0, batch_size=size
-)
-
-
-@torch.no_grad()
-def estimates(batch):
-    """Each estimator summed over each text's tokens, (B,)."""
-    here, there = policy_logits(sft, batch), policy_logits(base, batch)
-    mask = batch.response_mask
-    a, b = (response_logprobs(x, batch.response_ids, mask) for x in (here, there))
-    return {name: k(a, b, mask).sum(1) for name, k in ESTIMATORS.items()} | {
-        "exact at places": exact_kl(here, there, mask).sum(1)
-    }
-
-
-every = [estimates(batch) for batch in batches]
-real = {name: torch.cat([e[name] for e in every]) for name in every[0]}
-for name, x in real.items():
-    print(
-        f"{name:>16}: mean {x.mean():.2f} +- {x.std() / math.sqrt(len(x)):.2f}   sd of a text {x.std():.2f}   least {x.min():+.2f}"
-    )
-
-# %%
-standard_error = {name: (x.std() / math.sqrt(len(x))).item() for name, x in real.items()}
-apart = (real["k1"] - real["exact at places"]).mean().item()
-claim(
-    "k1 and the exact KL at each place have the same mean, and the exact one less noise.",
-    abs(apart) < 3 * standard_error["k1"] and standard_error["exact at places"] < standard_error["k1"],
-    evidence=f"difference {apart:+.2f} nats, standard errors {standard_error['k1']:.2f} and {standard_error['exact at places']:.2f}",
-)
-assert real["k1"].min() < 0 <= min(real["k2"].min(), real["k3"].min())
-
-# %% [markdown]
-# And the gradient. In a real model the true one is not known, but this much can be tested: a pull that exists is the same in two independent halves of the texts, noise is not. We take the gradient of each loss over all four million weights,
-# from two halves of 256 texts, and ask for the cosine between them.
-
-
-# %%
-def gradient(k, some):
-    """d/dweights of the mean over texts of the sum over tokens of k: the loss as libraries write it, per token."""
-    sft.zero_grad()
-    for batch in some:
-        with torch.no_grad():
-            theirs = policy_logprobs(base, batch)
-        (
-            k(policy_logprobs(sft, batch), theirs, batch.response_mask).sum(1).mean() / len(some)
-        ).backward()
-    return torch.cat([p.grad.flatten() for p in sft.parameters()])
-
-
-halves = {name: [gradient(k, batches[:4]), gradient(k, batches[4:])] for name, k in ESTIMATORS.items()}
-agreement = {name: torch.cosine_similarity(*pair, dim=0).item() for name, pair in halves.items()}
-print({name: round(c, 2) for name, c in agreement.items()})
-if not FAST:  # FAST draws too few texts
-    claim(
-        "As a loss, k2 and k3 pull the same way in both halves; what k1 does in one half says almost nothing of the other.",
-        min(agreement["k2"], agreement["k3"]) > 0.3 and abs(agreement["k1"]) < 0.1,
-        evidence=", ".join(f"{name}: cosine {c:+.2f}" for name, c in agreement.items()),
-    )
-
-# %% [markdown]
-# That is the reader's question "why did my run fall apart with the KL in the loss?", answered: with k1 there, nothing was holding it.
-#
-# ## 7. How strong a leash?
-#
-# $\beta$ is a price: reward units per nat. It means something only when the reward has a unit, which is why the reward model is scaled to standard deviation 1 on SFT samples.
-# **Small $\beta$**: the Gibbs policy goes to the single best text, $\beta = 0$ is no leash at all. **Large $\beta$**: it stays the reference. Between them lies a curve, and nothing lies above it:
-# $\pi^*$ maximises reward minus $\beta$ KL, so among policies of the same KL none has more reward. Best-of-n can be put on the same plane, exactly. It keeps the best of $n$ texts, so it writes a
-# text as good as $y$ or worse with probability $F(y)^n$, where $F$ is the reference's share of such texts:
-
-# %%
-p_ref = world.probs(world.ref_logits)
-order = world.rewards.argsort()
-share = p_ref[order].cumsum(0)
-
-
-def best_of(n):
-    """The exact distribution of the best of n texts of the reference, (N,)."""
-    cumulative = torch.cat([torch.zeros(1).double(), share.clamp(max=1) ** n])
-    return torch.zeros_like(p_ref).index_put((order,), cumulative.diff())
-
-
-def reward_and_kl(p):
-    """(mean reward, KL to the reference) of a policy given as probabilities of texts."""
-    return (p @ world.rewards).item(), (torch.xlogy(p, p) - torch.xlogy(p, p_ref)).sum().item()
-
-
-betas = torch.logspace(1.5, -2, 80)
-frontier = [reward_and_kl(world.gibbs(beta=b.item())) for b in betas]
-best_points = {n: reward_and_kl(best_of(n)) for n in (2, 4, 8, 16)}
-others = [reward_and_kl(world.probs(world.ref_logits + step * torch.randn(7, 3, generator=generator).double()))
-          for step in (0.3, 0.6, 1.0, 1.5) for _ in range(60)]  # fmt: skip
-for n, (_, kl_n) in best_points.items():
-    print(
-        f"best of {n:2d}: KL {kl_n:.3f} nats, its bound log n - (n - 1)/n = {math.log(n) - (n - 1) / n:.3f}"
-    )
-    assert kl_n <= math.log(n) - (n - 1) / n
-for r, kl_r in [*others, *best_points.values()]:  # nobody stands above the Gibbs policy, at any price
-    assert all(
-        r - b * kl_r <= r_b - b * kl_b + 1e-9
-        for b, (r_b, kl_b) in zip(betas.tolist(), frontier, strict=True)
-    )
-
-# %%
-figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-axes.plot(
-    [k for _, k in others],
-    [r for r, _ in others],
-    ".",
-    color="#bbbbbb",
-    markersize=4,
-    label="random policies",
-)
-axes.plot(
-    [k for _, k in frontier],
-    [r for r, _ in frontier],
-    color=COLOURS[0],
-    linewidth=2,
-    label="Gibbs policies, beta from 30 to 0.01",
-)
-axes.plot(
-    [k for _, k in best_points.values()],
-    [r for r, _ in best_points.values()],
-    "D",
-    color=COLOURS[1],
-    label="best of 2, 4, 8, 16",
-)
-for b in (1.0, 0.3):
-    r, k = reward_and_kl(world.gibbs(beta=b))
-    axes.annotate(
-        f"beta {b}",
-        (k, r),
-        (k + 0.15, r - 0.25),
-        fontsize=8,
-        arrowprops={"arrowstyle": "-", "color": "#888888"},
-    )
-axes.set(xlabel="KL(policy || reference), nats", ylabel="mean reward", xlim=(-0.05, None))
-axes.grid(alpha=0.3)
-axes.legend(fontsize=8, frameon=False, loc="lower right")
-display(figure)
-
-# %% [markdown]
-# **Who knows the right price?** One can name the KL instead and let the price follow: after each rollout, $\beta \leftarrow \beta\,(1 + e\, \tfrac{n}{h})$ with the error
-# $e = \mathrm{clip}(\mathrm{KL}/\mathrm{target} - 1, -0.2, 0.2)$, $n$ texts a rollout and a horizon of $h$ texts (Ziegler et al. 2019, section 2.2). If this settles, it settles where KL = target, and the policy there is the Gibbs policy of *that* $\beta$. We let it
-# drive exact gradient ascent from two prices that are far too low and far too high.
-
-
-# %%
-def controlled_ascent(coef, target=0.5, steps=400):
-    """Gradient ascent on J with beta = coef, adapted after every step. Returns the rows (KL, coef)."""
-    table, rows = world.ref_logits.clone(), []
-    for _ in range(steps):
-        rows.append((world.kl(table, world.ref_logits).item(), coef))
-        table = table + 2.0 * world.gradient(table, beta=coef)
-        coef = adapt_kl_coef(coef, rows[-1][0], target=target, horizon=2000, batch_size=256)
-    return rows
-
-
-walks = {start: controlled_ascent(start) for start in (0.05, 5.0)}
-figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-for axes, index, title in zip(
-    figure.subplots(1, 2),
-    (0, 1),
-    ("KL, nats (dotted: the target)", "beta, reward units a nat"),
-    strict=True,
-):
-    for (start, rows), colour, style in zip(walks.items(), COLOURS, ("-", "--"), strict=False):
-        axes.plot([row[index] for row in rows], style, color=colour, label=f"beta starts at {start}")
-    axes.set(xlabel="step", title=title)
-    axes.grid(alpha=0.3)
-figure.axes[0].axhline(0.5, color="#888888", ls=":")
-figure.axes[1].set_yscale("log")
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-for start, rows in walks.items():
-    kl_end, coef = rows[-1]
-    print(
-        f"from {start}: beta ends at {coef:.3f}, KL at {kl_end:.3f}; the Gibbs policy of that beta has {reward_and_kl(world.gibbs(beta=coef))[1]:.3f}"
-    )
-    assert abs(kl_end - 0.5) < 0.01 and abs(reward_and_kl(world.gibbs(beta=coef))[1] - kl_end) < 0.01
-
-# %% [markdown]
-# Two prices a hundredfold apart end at one. The way there is not harmless: from the low price the policy ran five times as far as it was allowed before the price caught up, and with a reward model that is
-# wrong far out, that is where the damage is done.
-
-# %%
-assert 4.5 < max(row[0] for row in walks[0.05]) / 0.5 < 5.5
-
-# %% [markdown]
-# **No leash at all.** With $\beta = 0$ gradient ascent has no reason to keep anything: probability flows to the one best text, entropy to 0. On a true reward that is the answer to the question asked. On a learned
-# one it is the fastest way to its errors (lesson 16).
-
-# %%
-table = world.ref_logits.clone()
-for _ in range(2000):
-    table = table + 5.0 * world.gradient(table, beta=0.0)
-p = world.probs(table)
-print(
-    f"after 2000 steps: the best text has {p[world.rewards.argmax()]:.3f} of the probability, entropy {-torch.xlogy(p, p).sum():.3f} nats"
-)
-print(
-    f"the reference:    {p_ref[world.rewards.argmax()]:.3f}, entropy {-torch.xlogy(p_ref, p_ref).sum():.3f} nats"
-)
-assert p[world.rewards.argmax()] > 0.97
-
-# %% [markdown]
-# ## 8. The leash on a real policy
-#
-# Recorded with `minirlhf grid leash`: PPO on tiny-reviews from the committed models, at six prices and once with the controller, three seeds each, judged on the 76 test films. *Gold* is a scorer that no training saw, *proxy* the reward model that was paid.
-# **Predict:** where does gold stand at $\beta = 0$: highest, lowest, or between?
-
-# %%
-recorded = load_results("leash")
-variants = list(dict.fromkeys(row["variant"] for row in recorded))
-
-
-def over_seeds(variant, key):
-    x = [row[key] for row in recorded if row["variant"] == variant]
-    return sum(x) / len(x), min(x), max(x)
-
-
-print(
-    f"{'':>14} {'KL, nats':>9} {'gold':>6} {'proxy':>6} {'tokens':>7} {'distinct-2':>10} {'one opening':>12}"
-)
-for variant in variants:
-    kl, gold, proxy, length, distinct, opening = (
-        over_seeds(variant, key)[0]
-        for key in ("kl", "gold", "proxy", "length", "distinct_2", "opening_share")
-    )
-    print(
-        f"{variant:>14} {kl:9.2f} {gold:6.2f} {proxy:6.2f} {length:7.1f} {distinct:10.2f} {opening:12.2f}"
-    )
-
-# %%
-tour = load_results("tour")
-figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-for axes, key in zip(figure.subplots(1, 2), ("gold", "proxy"), strict=True):
-    for variant, colour, marker in zip(variants, [*COLOURS, "#000000"], "osD^vPX", strict=False):
-        (kl, *kl_range), (y, *y_range) = over_seeds(variant, "kl"), over_seeds(variant, key)
-        axes.errorbar(
-            kl,
-            y,
-            [[y - y_range[0]], [y_range[1] - y]],
-            [[kl - kl_range[0]], [kl_range[1] - kl]],
-            color=colour,
-            marker=marker,
-            label=variant,
-            capsize=2,
-        )
-    for n in (4, 16):
-        same = [row[key] for row in tour if row["method"] == f"best-of-{n}"]
-        axes.plot(
-            math.log(n) - (n - 1) / n,
-            sum(same) / len(same),
-            "*",
-            color="#888888",
-            markersize=10,
-            label="best of 4, 16" if n == 4 else None,
-        )
-    axes.set(xscale="log", xlabel="KL to SFT, nats a text (best-of-n: its bound)", title=key)
-    axes.grid(alpha=0.3)
-axes.legend(fontsize=7.5, frameon=False)
-display(figure)
-
-# %% [markdown]
-# Read the two panels together. From right to left the leash tightens.
-# The stars are best-of-n from the tour's own SFT and reward models (retrained for each seed): for its KL it buys more gold than PPO does here, and has no training to do; it pays n samples for each answer.
-
-
-# %%
-def row_of(variant, seed):
-    return next(row for row in recorded if (row["variant"], row["seed"]) == (variant, seed))
-
-
-apart = [
-    paired_difference(*(row_of(v, seed)["gold_by_prompt"] for v in ("kl_coef 0.1", "kl_coef 0")))
-    for seed in range(3)
-]
-loose = [paired_difference(*(row_of(v, seed)["gold_by_prompt"] for v in ("kl_coef 0", "kl_coef 0.5"))) for seed in range(3)]
-claim(
-    "After 24 steps gold without a leash is lower than at a price of 0.1, whatever the seed, and higher than at the default 0.5;",
-    all(low > 0 for _, low, _ in apart) and all(low > 0 for _, low, _ in loose),
-    evidence="0.1 minus 0: " + ", ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in apart)
-    + "; 0 minus 0.5: " + ", ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in loose),
-    seeds=3,
-)
-logged = load_results("leash_history")  # on the titles of training, 64 texts a step
-way = {v: [[r["gold"] for r in logged if (r["variant"], r["seed"]) == (v, s)] for s in range(3)] for v in ("kl_coef 0", "kl_coef 0.1")}
-peaks = [max(x) for x in way["kl_coef 0"]]
-claim(
-    "on the way, about half-way, it had been higher than the run at 0.1 ever was: the steps after its peak cost gold,",
-    all(peak > max(held) and 8 < free.index(peak) < 14 and free[-1] < peak - 0.3 for peak, free, held in zip(peaks, *way.values(), strict=True)),
-    evidence=", ".join(
-        f"{peak:.2f} at step {free.index(peak)}, {free[-1]:.2f} at the last (at 0.1 never above {max(held):.2f})"
-        for peak, free, held in zip(peaks, *way.values(), strict=True)
-    ),
-    seeds=3,
-)
-claim(
-    "while the proxy, which was paid, is higher by more than a unit.",
-    min(row_of("kl_coef 0", s)["proxy"] - row_of("kl_coef 0.1", s)["proxy"] for s in range(3)) > 1,
-    evidence=", ".join(
-        f"{row_of('kl_coef 0', s)['proxy']:.2f} against {row_of('kl_coef 0.1', s)['proxy']:.2f}"
-        for s in range(3)
-    ),
-    seeds=3,
-)
-prices = [v for v in variants if v.startswith("kl_coef") and v != "kl_coef 0"]
-claim(
-    "Between the prices 2 and 0.1 a looser leash gives more gold and more KL, in the mean over seeds.",
-    all(
-        over_seeds(a, key)[0] > over_seeds(b, key)[0]
-        for a, b in itertools.pairwise(prices)
-        for key in ("gold", "kl")
-    ),
-    evidence=", ".join(f"{v.split()[1]}: {over_seeds(v, 'gold')[0]:.2f}" for v in prices),
-    seeds=3,
-)
-best = [row["gold"] for row in tour if row["method"] == "best-of-16"]
-assert sum(best) / 3 > over_seeds("kl_coef 0.5", "gold")[0]  # with less KL:
-assert math.log(16) - 15 / 16 < over_seeds("kl_coef 0.5", "kl")[0]
-for variant in ("kl_coef 0", "kl_coef 0.1", "kl_coef 0.5"):
-    print(f"\n{variant}:")
-    print(*list(row_of(variant, 0)["samples"].values())[:4], sep="\n")
-
-# %% [markdown]
-# Where does gold stand at $\beta = 0$? Between: below 0.1, above all dearer prices; and highest, had one known when to stop (the best of 24 noisy points, chosen afterwards). When to stop is a leash, too, and nothing in the score says when. Read the samples. At 0 every title gets the same incantation, the variety of word pairs (*distinct-2*) is nearly gone, and gold still pays it well: gold was fitted on what people wrote, and nobody wrote this. At 0.1, where gold is highest, it is
-# "funny, funny" already. **A judge that no training saw is a better judge than the one that was paid, and still no reader.** By gold alone one would choose 0.1; by reading, more. This package's default is 0.5. (Had we to choose here, we would choose on the validation films, not on these.)
-#
-# And the controller? It was told to hold 2 nats, from 0.1:
-
-# %%
-steps = [r for r in load_results("leash_history") if r["variant"] == "target 2 nats"]
-figure = Figure(figsize=(8.4, 2.8), dpi=110, layout="constrained")
-for axes, key, label in zip(
-    figure.subplots(1, 2),
-    ("kl", "kl_coef"),
-    ("KL, nats a text (dotted: the target)", "kl_coef"),
-    strict=True,
-):
-    for seed, style in zip(range(3), ("-", "--", ":"), strict=True):
-        axes.plot([r[key] for r in steps if r["seed"] == seed], style, color=COLOURS[seed])
-    axes.set(xlabel="step", title=label)
-    axes.grid(alpha=0.3)
-    if key == "kl":
-        axes.axhline(2, color="#444444", linestyle=":", linewidth=1)
-display(figure)
-peaks = [max(r["kl"] for r in steps if r["seed"] == s) for s in range(3)]
-ends = [max((r for r in steps if r["seed"] == s), key=lambda r: r["step"])["kl"] for s in range(3)]
-claim(
-    "The controller overshoots its target more than threefold and has not come back to it after 24 steps.",
-    min(peaks) > 6 and min(ends) > 2 * 1.5,
-    evidence=f"highest {[round(p, 1) for p in peaks]}, last {[round(e, 1) for e in ends]} nats",
-    seeds=3,
-)
-
-# %% [markdown]
-# It starts five times too loose (0.5 ends at 2 nats) and loosens further while KL is still below the target; each step may change the price by about an eighth at most, and a policy that has found its reward runs faster than that. From such a start 24 steps do not suffice; we tried one target, one horizon, one start. In a short run choose the price.
-
-# %% [markdown]
-# ## What the libraries do
-#
-# | | where | what | remarks |
-# |---|---|---|---|
-# | this package, PPO and GRPO | reward | k1 per token | both then have the one Gibbs policy as their optimum |
-# | TRL, PPO (1.12) | reward | k1 per token; k3 by an option | with k3 there the pull is that of the table's last column |
-# | TRL, RLOO | reward | k1, summed over the text before the baseline | the text's charge, with its past |
-# | TRL, GRPO | loss | k3 per token, `beta` 0 by default | without a leash unless one asks |
-# | OpenRLHF (0.11) | reward, or loss by an option | k1, k2 or k3 | its help recommends k2 or k3 for the loss |
-# | verl (0.10) | reward or loss, two switches | several, among them k3 clipped (`low_var_kl`) | |
-# | DeepSpeed-Chat | reward | k1 per token, coefficient 0.1 | scores clipped to ±5 |
-#
-# The GRPO paper (Shao et al. 2024) introduced k3 in the loss "because it is unbiased". It is, as a *value*. Its gradient is that of the other KL, and per token it has the gap as well; it trains, because
-# it pulls roughly the right way. Nothing in a log tells the two apart.
-#
-# ## Exercises
-#
-# Each checker says *pass*, or the likely mistake in one sentence.
-#
-# **1. The posterior** *(easy, 5 minutes)*. Given log-probabilities of all texts under the reference (N,), their rewards (N,) and $\beta$, return $\log \pi^*$ of each.
-#
-# *Hint:* Bayes' rule in logarithms: add, then subtract one number.
-
-
-# %%
-def gibbs_logprobs(ref_logprobs, rewards, beta): ...  # your code
-
-
-print(check.gibbs_logprobs(gibbs_logprobs))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def gibbs_logprobs(ref_logprobs, rewards, beta):
-#     tilted = ref_logprobs + rewards / beta
-#     return tilted - tilted.logsumexp(0)
-# ```
-# </details>
-#
-# **2. The charge of each token** *(medium, 10 minutes)*. From scores (B,), log-probabilities (B, R) under the policy that sampled and under the reference, the mask (B, R) and `kl_coef`, return the rewards (B, R)
-# that PPO is fed: the charge at every real token, the score on the last real one as well, 0 where masked. *This function goes into your `my_rlhf.py`.*
-#
-# *Hint:* `mask.sum(1) - 1` is the place of the last real token. Padding may hold NaN.
-
-
-# %%
-def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef): ...  # your code
-
-
-print(check.kl_shaped_rewards(kl_shaped_rewards))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef):
-#     rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
-#     rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
-#     return rewards
-# ```
-# </details>
-#
-# **3. The whole pull** *(medium, 10 minutes)*. Return weights $w$ (B, R), from the log-ratios (B, R) and the mask, such that $\sum_t w_t \nabla \log \pi(y_t)$ is on average $\nabla \mathrm{KL}(\pi \| \pi_{\text{ref}})$, and such that
-# no weight holds anything that was fixed before its token was drawn; 0 where masked.
-#
-# *Hint:* section 4's last formula. `flip(1).cumsum(1).flip(1)`.
-
-
-# %%
-def kl_pull(log_ratio, mask): ...  # your code
-
-
-print(check.kl_pull(kl_pull))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def kl_pull(log_ratio, mask):
-#     charges = torch.where(mask, log_ratio, 0.0)
-#     return torch.where(mask, charges.flip(1).cumsum(1).flip(1), 0.0)
-# ```
-# </details>
-#
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague's policy runs away, with a `kl_coef` as without one. Here is their charge, and their run beside a right one: exact policy-gradient steps in the world of section 3, two passes over each rollout, as PPO does.
-# Look at the curves first and say what kind of fault it must be. Then read the code; mend it.
-
-
-# %%
-def charged_rewards(scores, logprobs, old_logprobs, ref_logprobs, mask, kl_coef):
-    """The rewards of the tokens. logprobs: the policy that learns, at this pass; old_logprobs: the one that sampled."""
-    charge = torch.where(mask, logprobs - old_logprobs, 0.0)
-    rewards = -kl_coef * charge
-    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
-    return rewards
-
-
-def walk(rewards_of, kl_coef=1.0, rollouts=60):
-    """Exact policy-gradient steps on the rewards that a function gives. Returns the KL to the reference after each rollout."""
-    table, rows = world.ref_logits.clone(), []
-    for _ in range(rollouts):
-        old = world.logprobs(table)
-        for _ in range(2):
-            new = world.logprobs(table)
-            to_go = reward_to_go(rewards_of(world.rewards, new, old, ref, mask, kl_coef), mask)
-            moved = table.clone().requires_grad_(True)
-            (world.probs(table) * (to_go * world.logprobs(moved)).sum(1)).sum().backward()
-            table = table + 2.0 * moved.grad
-        rows.append(world.kl(table, world.ref_logits).item())
-    return rows
-
-
-# %%
-right = walk(
-    lambda scores, new, old, ref, mask, kl_coef: core_kl.kl_shaped_rewards(
-        scores, old, ref, mask, kl_coef=kl_coef
-    )
-)
-runs = {"a right charge": right, "the colleague's": walk(charged_rewards)}
-figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, rows), colour, style in zip(runs.items(), COLOURS, ("-", "--"), strict=False):
-    axes.plot(rows, style, color=colour, label=name, linewidth=2)
-axes.axhline(
-    reward_and_kl(world.gibbs(beta=1.0))[1],
-    color="#888888",
-    ls=":",
-    label="the Gibbs policy of beta = 1",
-)
-axes.set(xlabel="rollout", ylabel="KL to the reference, nats")
-axes.grid(alpha=0.3)
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-
-# %%
-print(check.charged_rewards(charged_rewards))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# The charge is tied to the policy that sampled, which is renewed with every rollout: the leash is fastened to the dog. At the first pass it is exactly 0. It must be `old_logprobs - ref_logprobs`: the policy that sampled, against the reference. The curve told as much:
-# it is that of no leash at all. (From the second pass on the charge is not 0 but keeps the policy near the one that sampled: a much larger `kl_coef` slows each rollout. It never ties anything to the reference.)
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. Best-of-16 stands at 1.78 nats in the picture of section 7. Which $\beta$ has a Gibbs policy of the same KL, and how much more reward does it have: a third of the way from the reference, a
-# tenth, a hundredth? Write it down, take the hash away.
-
-
-# %%
-def same_kl(kl):
-    """(beta, mean reward) of the Gibbs policy with this KL, by bisection."""
-    low, high = 1e-3, 100.0
-    for _ in range(60):
-        beta = math.sqrt(low * high)
-        low, high = (beta, high) if reward_and_kl(world.gibbs(beta=beta))[1] > kl else (low, beta)
-    return beta, reward_and_kl(world.gibbs(beta=beta))[0]
-
-
-# print(best_points[16][0], same_kl(best_points[16][1]))
+# **Predict.** Two other coefficients: $\beta = 0.36$ is a quarter of the one above, so each point of the
+# score has the factor $2^4 = 16$. And $\beta = 14.4$ is ten times the one above. For each of the two: which
+# response is the likeliest under the best policy, and how likely is it, roughly?
+
+# %% tags=["predict"]
+columns = {beta: three.gibbs(beta=beta).numpy() for beta in (14.4, 1.44, 0.36)}
+pd.DataFrame(columns, index=three.vocab).round(2).rename_axis(columns="beta")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# A beta of 0.27, and 0.015 more: a hundredth of the way. Best-of-n knows only the *order* of the rewards and no $\beta$, yet it almost lies on the frontier. It is a hard reference to beat with training (lesson 20); its price is n texts for each one.
+# - $\beta = 14.4$: *A dull film.*, with 0.57. A large coefficient keeps the policy near the reference,
+#   which has 0.6.
+# - $\beta = 0.36$: *A great film!*, with 0.83. The products are 0.6, 0.3 · 16 = 4.8 and 0.1 · 256 = 25.6.
+#   With $\beta$ near 0 the best response gets everything.
 # </details>
+#
+# **Why is it the best?** Take the logarithm of $\pi^*$ and solve for the score:
+# $r(y) = \beta \log \pi^*(y) - \beta \log \pi_{\text{ref}}(y) + \beta \log Z$. Put this into $J$. Then
+# $\pi_{\text{ref}}$ cancels, and what is left is
+#
+# $$ J(\pi) = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
+#
+# The first term does not depend on $\pi$. The KL is never negative, and it is 0 only for
+# $\pi = \pi^*$. So no other policy is as good.
+#
+# If you know Bayes' rule: $\pi_{\text{ref}}$ is the prior, $e^{r/\beta}$ is the likelihood, and the
+# Gibbs policy is the posterior.
+#
+# **From responses to tokens.** The probability of a response is the product over its tokens. So its
+# log-ratio is a sum:
+#
+# $$ \ell(y) = \sum_t \ell_t , \qquad
+# \ell_t = \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) . $$
+#
+# That is why lesson 06 gave every token the reward $-\beta\, \ell_t$, and the last one the score as well.
+# The rewards of a response add up to $r(y) - \beta\, \ell(y)$, and their mean is $J$.
+#
+# Here is a response from the end of the PPO run in lesson 06. The colour is the log-ratio (column
+# *kl*): blue tokens are likelier under the policy, orange ones under the reference.
 
 # %%
-(beta, matched), start = same_kl(best_points[16][1]), reward_and_kl(p_ref)[0]
-assert abs(beta - 0.27) < 0.005 and abs(matched - best_points[16][0] - 0.015) < 0.001
-assert abs((matched - best_points[16][0]) / (matched - start) - 0.01) < 0.002
+run = experiments.results("microscope")
+one = run[(run.source == "fresh") & (run.step == 24) & (run.prompt == "amys o\n")]
+show.microscope(one, "kl")
 
 # %% [markdown]
-# **6. Design the experiment** *(hard, 15 minutes)*. You get a new reward model and a budget of twenty runs. How do you choose `kl_coef`? Say what you hold fixed, what you read off each run, on which prompts and by which judge, and what would make you
-# distrust the answer.
+# - *heart* has the log-ratio 1.41, because the policy gives it 3.2 % and the reference only 0.8 %. With
+#   $\beta = 0.5$ its reward is −0.70.
+# - *treat* has −1.27. The reference likes it more, so its reward is *positive*: 0.64.
+# - All seven log-ratios add up to 0.96 nats. This is one sample of the KL. A single sample may be negative:
+#   at step 8 of this run, one response had −2.29. Only the mean over the policy cannot be negative.
+
+# %% [markdown]
+# ## 3. Three estimators of the KL
 #
-# <details><summary>What a good answer has</summary>
+# A run estimates the KL from its samples. Each sampled response gives a log-ratio $\ell$. There are three
+# usual formulas (Schulman 2020):
 #
-# The reward scaled first (mean 0 and standard deviation 1 on the reference's samples), or the coefficients mean nothing. A sweep by factors of two or three, wide enough to see both ends: no change from the reference, and samples that nobody wants. Several seeds of the
-# few candidates rather than many candidates once. Each run is a point in the plane of KL and a judge that the policy was not paid by, on prompts held out for choosing and not used again to report; best-of-n as the line to beat. Distrust: the score rises and
-# the judge does not; two seeds further apart than two coefficients; an optimum at the sweep's edge; length or variety that changed with it.
+# $$ k_1 = \ell , \qquad k_2 = \tfrac12 \ell^2 , \qquad k_3 = e^{-\ell} - 1 + \ell . $$
+#
+# **By hand.** The policy is the $\pi^*$ of our three responses:
+#
+# | response | $\pi$ | $\pi_{\text{ref}}$ | $\ell = k_1$ | $k_2$ | $k_3$ |
+# |---|---|---|---|---|---|
+# | *A dull film.* | 0.375 | 0.6 | −0.47 | 0.11 | 0.13 |
+# | *A good film.* | 0.375 | 0.3 | 0.22 | 0.02 | 0.02 |
+# | *A great film!* | 0.25 | 0.1 | 0.92 | 0.42 | 0.32 |
+#
+# **Predict.** Compute the mean of each of the last three columns under $\pi$: multiply each row by $\pi$,
+# then add. Which columns have the same mean? Which one would you use in a log that must never show a
+# negative KL?
+
+# %% tags=["predict"]
+log_pi, log_ref = by_hand.log()[:, None], three.ref_logits.T  # (3, 1): one token each
+for k in (core.k1, core.k2, core.k3):
+    values = k(log_pi, log_ref, torch.ones(3, 1).bool())[:, 0]
+    print(k.__name__, "has the mean", round((by_hand @ values).item(), 3))
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# $k_1$ and $k_3$ have the mean 0.137, and $k_2$ has 0.156.
+#
+# - **$k_1$**: its mean is the KL, by definition. One sample can be negative.
+# - **$k_3$**: its mean is the KL too. The mean of $e^{-\ell} = \pi_{\text{ref}} / \pi$ under $\pi$ is the sum
+#   of $\pi_{\text{ref}}$, which is 1. So $e^{-\ell} - 1$ has the mean 0: it changes the single values, but
+#   not their mean. And $k_3$ is never negative, because $e^{-\ell} \ge 1 - \ell$. Use it in this log.
+# - **$k_2$** is never negative either, but its mean is only near the KL.
+# </details>
+#
+# **Bias and noise.** Now a world with 15 possible responses of at most three tokens, with random scores
+# and a random reference (as in lesson 05). We walk away from the reference in a fixed random direction, and
+# look at 20 policies on the way. The estimators are summed over the tokens of a response.
+#
+# The horizontal axis is the true KL. At the left is the bias: the mean of the estimator minus the true KL.
+# At the right is the noise: the standard deviation from response to response.
+#
+# **Predict.** Which estimator is the noisiest near the reference? Which one far from it?
+
+# %%
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+generator = torch.Generator().manual_seed(1)
+direction = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+ref, mask = world.logprobs(world.ref_logits), world.response_mask
+walk = [world.ref_logits + step * direction for step in torch.linspace(0.1, 2, 20)]
+
+
+def mean_and_noise(k, logits):
+    values = k(world.logprobs(logits), ref, mask).sum(1)  # of each response
+    mean = world.expectation(logits, values)
+    return mean, world.expectation(logits, (values - mean) ** 2).sqrt()
+
+
+# %% tags=["predict"]
+true_kl = torch.stack([world.kl(logits, world.ref_logits) for logits in walk])
+bias, noise = {}, {}
+for k in (core.k1, core.k2, core.k3):
+    table = torch.tensor([mean_and_noise(k, logits) for logits in walk])
+    bias[k.__name__], noise[k.__name__] = table[:, 0] - true_kl, table[:, 1]
+panels = {"bias, nats": bias, "standard deviation, nats": noise}
+show.lines(panels, true_kl, xlabel="true KL, nats", log={"standard deviation, nats": "y"})
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - Left: $k_1$ and $k_3$ have no bias (one line hides the other). $k_2$ is nearly right close to the
+#   reference. At a KL of 0.47 it is too low by 0.16.
+# - Right, near the reference: $k_1$ is ten times as noisy as the other two.
+# - Right, far away: $k_3$ is the noisiest by far, with 10.5 nats where $k_1$ has 0.6. Where the policy has
+#   made a response rare that the reference likes, $\ell$ is very negative, and $e^{-\ell}$ is huge.
+# </details>
+#
+# In practice a run averages over a whole batch, and any of the three is good enough *for a log*. Our logs
+# show the mean of $k_1$ per response.
+
+# %% [markdown]
+# ## 4. Value and gradient are two questions
+#
+# An estimator with the right mean can still push the policy in a wrong direction. In training, only the
+# gradient counts. Let $f(y)$ be an estimator. The policy stands in two places: it draws $y$, and it stands
+# inside $f$. So the gradient of the mean has two parts:
+#
+# $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}[\nabla f(y)]
+# + \mathbb{E}[f(y)\, \nabla \log \pi(y)] . $$
+#
+# - **Add $f$ to the loss**: you get the first part only. For `backward`, the responses are given. It cannot
+#   see that the policy would draw other ones.
+# - **Subtract $f$ from the reward**: you get the second part only. This is the policy gradient of lesson 04,
+#   with the fixed number $f(y)$ in the place of the score.
+#
+# Take $k_1$, which is $\ell$. The reference is fixed, so $\nabla \ell = \nabla \log \pi$. Its mean is 0,
+# because $\sum_y \pi \nabla \log \pi = \sum_y \nabla \pi = \nabla 1 = 0$. So **$k_1$ in the loss has no
+# gradient on average**, only noise. The second part must then be everything:
+#
+# $$ \nabla\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}[\ell\, \nabla \log \pi] . $$
+#
+# **$k_1$ in the reward has exactly this gradient.**
+#
+# Now all three estimators in three placements. *Whole response*: $\ell$ is the log-ratio of the response.
+# *Token by token*: one term per token, from its $\ell_t$, and the sum over the tokens. In the reward, each token
+# gets its own term (lesson 06). For each we compute the mean gradient in the small world, at the tenth of the
+# 20 policies, and its **cosine** with the true gradient: 1 is the right direction, 0 is no help, and below
+# 0 the penalty pushes the policy *away* from the reference.
+#
+# **Predict** the missing cells: right (1), roughly right, or wrong (below 0)? *Hint:* what is $\nabla k_2$?
+#
+# | | loss, whole response | loss, token by token | reward |
+# |---|---|---|---|
+# | $k_1$ | 0 | 0 | 1 |
+# | $k_2$ | ? | ? | ? |
+# | $k_3$ | ? | ? | ? |
+
+
+# %%
+def whole_response(k):
+    return lambda new, old: k(new.sum(1)[:, None], ref.sum(1)[:, None], mask[:, :1])
+
+
+def by_token(k):
+    return lambda new, old: k(new, ref, mask)
+
+
+def in_reward(k):  # REINFORCE: the return of a token times its log-probability
+    return lambda new, old: core.reward_to_go(k(old, ref, mask), mask) * new
+
+
+def gradient(logits, penalty):
+    """The mean gradient of a penalty over the policy's responses."""
+    moved = logits.clone().requires_grad_(True)
+    losses = penalty(world.logprobs(moved), world.logprobs(logits)).sum(1)
+    return torch.autograd.grad(world.expectation(logits, losses), moved)[0]
+
+
+# %% tags=["predict"]
+tenth = walk[9]
+truth = world.gradient(tenth) - world.gradient(tenth, beta=1.0)  # J without, J with
+placements = {"loss, whole response": whole_response}
+placements |= {"loss, token by token": by_token, "reward": in_reward}
+cosines = pd.DataFrame(index=["k1", "k2", "k3"], columns=list(placements))
+for k in (core.k1, core.k2, core.k3):
+    for name, place in placements.items():
+        found = gradient(tenth, place(k))
+        cosine = torch.cosine_similarity(found.flatten(), truth.flatten(), dim=0)
+        cosines.loc[k.__name__, name] = round(cosine.item(), 2) + 0.0
+cosines
+
+# %% [markdown]
+# <details><summary>What you should see, row by row</summary>
+#
+# - **$k_1$**: nothing in the loss, right in the reward, as derived.
+# - **$k_2$ in the loss.** $\nabla \tfrac12 \ell^2 = \ell\, \nabla \ell = \ell\, \nabla \log \pi$. This is
+#   exactly the true gradient, so of the whole response the cosine is 1. The estimator with the wrong value has
+#   the right gradient! Token by token it is 0.86: roughly right. Section 5 shows what is missing.
+# - **$k_2$ in the reward**: −0.26, *away* from the reference. $\tfrac12 \ell^2$ is large where the policy
+#   writes a response much more *or* much less often than the reference. In the reward it makes both rarer.
+#   The second kind should become more frequent.
+# - **$k_3$ in the loss**: 0.75 in both columns. Its gradient is $(1 - e^{-\ell}) \nabla \log \pi$. For the
+#   whole response the mean is the gradient of the *other* KL, $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. This
+#   also leads back to the reference, but on another way.
+# - **$k_3$ in the reward**: −0.29, for the same reason as $k_2$.
+# </details>
+#
+# The numbers between −1 and 1 depend on the world and the policy. The ones and zeros do not.
+#
+# **What does it do to training?** We maximise the expected score of this world with each penalty and
+# $\beta = 0.5$, by 150 steps along the mean gradient. At the left is the KL to the reference, dashed: that of
+# the Gibbs policy. At the right is the objective $J$ of section 2, dashed: the best possible value.
+
+
+# %%
+def train(penalty, beta=0.5):
+    logits, path = world.ref_logits, []
+    for _ in range(150):
+        path.append(logits)
+        step = world.gradient(logits) - beta * gradient(logits, penalty)
+        logits = logits + 2 * step
+    return path
+
+
+paths = {
+    "k1 in the loss": train(by_token(core.k1)),
+    "k1 in the reward": train(in_reward(core.k1)),
+    "k2 in the loss, token by token": train(by_token(core.k2)),
+    "k3 in the loss, token by token": train(by_token(core.k3)),
+}
+
+# %%
+best = world.gibbs_logits(beta=0.5)
+kl, objective = {}, {}
+for name, path in paths.items():
+    kl[name] = [world.kl(logits, world.ref_logits) for logits in path]
+    objective[name] = [world.objective(logits, beta=0.5) for logits in path]
+panels = {"KL to the reference, nats": kl, "objective J": objective}
+dashed = (world.kl(best, world.ref_logits), world.objective(best, beta=0.5))
+dashed = {name: value.item() for name, value in zip(panels, dashed)}
+show.lines(panels, xlabel="step", reference=dashed)
+
+# %% [markdown]
+# - **$k_1$ in the loss** runs away to a KL of 2.8 nats, exactly as with no penalty at all. Its objective ends
+#   at 0.14.
+# - **$k_1$ in the reward** goes to the Gibbs policy: a KL of 0.97 and the best objective, 0.56. ($k_2$ of the
+#   whole response in the loss has the same curve.)
+# - **$k_2$ token by token** holds too weakly (1.27 nats), and **$k_3$ token by token** too strongly (0.75).
+#   Both do hold the policy, and both miss the best objective, with 0.52 and 0.49.
+
+# %% [markdown]
+# ## 5. Per token or per sequence?
+#
+# What is missing token by token? A token does not only have a log-ratio of its own. It also decides which
+# prefixes come next, and so the log-ratios of the *later* tokens. Take a response of three tokens. Each
+# penalty multiplies $\nabla \log \pi(y_t \mid s_t)$ by one number per token:
+#
+# | | first token | second token | third token |
+# |---|---|---|---|
+# | log-ratio $\ell_t$ | 0.5 | −0.2 | 1.0 |
+# | $k_2$ in the loss, token by token: its own log-ratio | 0.5 | −0.2 | 1.0 |
+# | $k_1$ in the reward: its own and the later ones | 1.3 | 0.8 | 1.0 |
+# | $k_2$ in the loss, whole response: all of them | 1.3 | 1.3 | 1.3 |
+
+# %%
+ratio, real = torch.tensor([[0.5, -0.2, 1.0]]), torch.ones(1, 3).bool()
+zero = torch.zeros(1, 3)  # log-probabilities of the reference; only differences count
+
+new = ratio.clone().requires_grad_(True)
+core.k2(new, zero, real).sum().backward()
+assert torch.allclose(new.grad, torch.tensor([[0.5, -0.2, 1.0]]))
+returns = core.reward_to_go(core.k1(ratio, zero, real), real)
+assert torch.allclose(returns, torch.tensor([[1.3, 0.8, 1.0]]))
+new = ratio.clone().requires_grad_(True)
+core.k2(new.sum(1, keepdim=True), zero[:, :1], real[:, :1]).sum().backward()
+assert torch.allclose(new.grad, torch.tensor([[1.3, 1.3, 1.3]]))
+
+# %% [markdown]
+# Token by token, the second token is made *more* likely: the reference likes it more than the policy does.
+# That it leads to an expensive third token does not count. In the reward it does count, because policy
+# gradient uses the return. The last row also counts the *earlier* tokens. They are fixed when a token is
+# drawn, so they change nothing on average (lesson 04). They only add noise.
+#
+# ## 6. Which placement to use
+#
+# - **In a policy gradient method: $k_1$ in the reward.** The gradient is exact, and the critic or baseline
+#   takes away some of its noise. This package does so in PPO and by default in group relative policy
+#   optimisation (GRPO, lesson 11).
+# - **If it must be in the loss: $k_2$ of the whole response**, on samples of the current policy.
+# - **$k_2$ or $k_3$ token by token in the loss**, the habit of many libraries, hold the policy, too. But the
+#   optimum is another one, so their $\beta$ cannot be compared with that of a reward.
+# - **Never $k_1$ in the loss, never $k_2$ or $k_3$ in the reward.** In the log of the run nothing looks wrong
+#   except that the KL grows.
+
+# %% [markdown]
+# ## 7. Reward against KL: recorded runs
+#
+# Now language models: PPO on tiny-reviews with six KL coefficients, $k_1$ in the reward, 24 steps, three seeds
+# each. The policies then reviewed 76 test films. The **gold score** is the rating from −4 to 4 that people
+# would give, predicted by another model (lesson 06). Training never sees it.
+#
+# The figure has the KL on the horizontal axis (logarithmic) and gold on the vertical axis. The six points are
+# the coefficients 2, 1, 0.5, 0.25, 0.1 and 0, joined in this order.
+#
+# **Predict.** Where is gold without a penalty: is it the highest of the six, the lowest, or in between?
+
+# %% tags=["predict"]
+fixed = runs[runs.variant.str.startswith("kl_coef")]
+coefficients = list(fixed.variant.unique())[::-1]  # from 2 to 0
+show.frontier(fixed, curves={"PPO": coefficients}, log=True, ylabel="gold score")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# In between, at the right end. From $\beta = 2$ to $\beta = 0.1$ a weaker penalty has more KL and more
+# gold, from 0.61 to 2.78. Without a penalty gold falls back to 2.63. It is lower than at 0.1 on each of the
+# three seeds.
+#
+# During the training it had been higher: about half-way, at step 10, the mean was 3.07. The steps
+# after this cost gold, and the score went on rising all the time.
+# </details>
+#
+# The next table has more columns. *Distinct word pairs* says how varied the reviews are: the number of
+# different pairs of neighbouring words, divided by the number of all pairs. (Brackets: lowest and highest of
+# three runs.)
+
+# %%
+measures = {"kl": "KL, nats", "gold": "gold", "proxy": "score"}
+measures["distinct_2"] = "distinct word pairs"
+experiments.shown(fixed, measures)
+
+# %% [markdown]
+# - **The score rises to the end**: 4.03 without a penalty. It cannot warn you, because it is what training
+#   maximises.
+# - **Gold is a better judge, but no reader.** Without a penalty it still gives 2.63 to *funny and funny and
+#   funny*. Gold is a model, too, and was fitted to what people write.
+# - **Variety warns early.** At 0.1, where gold is highest, it has fallen to 36 %. A sample: *A funny,
+#   charming and funny, funny,.* Without a penalty it is 2 %.
+#
+# By gold alone you would choose 0.1. If you read the samples, you choose more. This package's default is 0.5.
+
+# %% [markdown]
+# ## 8. Choosing the coefficient
+#
+# $\beta$ has a unit: points of score per nat. If you double all scores, you must double $\beta$, because only
+# $r / \beta$ stands in the Gibbs policy. So first scale the reward model (lesson 08). Then try a few values,
+# a factor of two apart. For each, look at a second judge, the KL, the variety and samples.
+#
+# **Or let a controller choose.** You name a target KL, and $\beta$ follows. After each batch of $n$
+# responses (Ziegler et al. 2019):
+#
+# $$ \beta \leftarrow \beta\, \Big(1 + e\, \frac{n}{h}\Big) , \qquad
+# e = \text{clip}\Big(\frac{\text{measured KL}}{\text{target}} - 1,\, -0.2,\, 0.2\Big) . $$
+#
+# In words: if the KL is above the target, raise $\beta$ a little. The horizon $h$ says how slowly. Take
+# $\beta = 0.1$, a KL of 6 with a target of 2, and $n = 64$, $h = 100$. Then $6/2 - 1 = 2$ is clipped to 0.2,
+# and $\beta$ becomes $0.1 \cdot (1 + 0.2 \cdot 0.64) = 0.1128$.
+
+# %%
+after = core.adapt_kl_coef(0.1, 6.0, target=2.0, horizon=100, batch_size=64)
+assert math.isclose(after, 0.1128)
+
+# %% [markdown]
+# **Predict.** PPO starts with $\beta = 0.1$ and has this controller, with a target of 2 nats. (Fixed at 0.1,
+# the KL ends at 9 nats. Fixed at 0.5, it ends at 2.) Sketch the KL over the 24 steps.
+
+# %% tags=["predict"]
+history = experiments.results("leash_history")
+controlled = history[history.variant == "target 2 nats"]
+show.curves(controlled, columns=["kl", "kl_coef"])
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The line is the mean of three seeds. The KL rises to about 9 nats, more than four times the target. At the
+# last step it is still at 5.1.
+#
+# The controller begins in the wrong direction. While the KL is below the target, it lowers $\beta$ to 0.06.
+# Then the policy has found its reward and moves fast, but $\beta$ can grow by at most 12.8 % per step. It
+# needs 24 steps to get to 0.5.
+# </details>
+#
+# A controller works if its run is long (Going further), or if $\beta$ starts near the right value. In a short
+# run choose $\beta$ yourself. We tried one target, one horizon and one start, with three seeds.
+
+# %% [markdown]
+# ## What to remember
+#
+# - Without a KL penalty, training finds the errors of the reward model. The score does not show it.
+# - The best policy under a penalty is the Gibbs policy, $\pi_{\text{ref}}\, e^{r/\beta}$ divided by $Z$. A small
+#   $\beta$ follows the score, a large one the reference.
+# - The mean of $k_1$ and of $k_3$ is the KL. $k_2$ is biased.
+# - A loss gives one half of the gradient, a reward the other half. $k_1$ in the reward and $k_2$ of the whole
+#   response in the loss are right. $k_1$ in the loss does nothing.
+# - Choose $\beta$ with a second judge, the KL, the variety, and your own eyes.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/07_the_kl_penalty.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. The best policy** *(easy, 10 minutes)*. `ref_logprobs` are the log-probabilities of all N responses under
+# the reference, (N,), `rewards` their scores, (N,). Return $\log \pi^*$ of each response, (N,).
+#
+# *Hint:* a score of 1,000 is possible, and $e^{1000}$ is infinite. Work with logarithms to the end.
+
+
+# %% tags=["exercise"]
+def gibbs_logprobs(ref_logprobs, rewards, beta): ...  # your code
+
+
+check.gibbs_logprobs(gibbs_logprobs)
+
+
+# %% tags=["solution"]
+def gibbs_logprobs(ref_logprobs, rewards, beta):
+    return (ref_logprobs + rewards / beta).log_softmax(0)
+
+
+check.gibbs_logprobs(gibbs_logprobs)
+
+# %% [markdown] tags=["solution"]
+# `log_softmax` subtracts the logarithm of the sum of the exponentials, which is $\log Z$. It first
+# subtracts the largest entry, so nothing overflows.
+
+# %% [markdown] tags=["exercise"]
+# **2. The rewards of the tokens** *(medium, 10 minutes)*. From scores (B,), log-probabilities (B, R) under the
+# policy that sampled and under the reference, the mask (B, R) and `kl_coef`, return PPO's rewards (B, R). Return
+# 0 where the mask is false. *This function goes into your `my_rlhf.py`.*
+#
+# *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before
+# you compute. Responses have different lengths, so their last tokens stand in different columns.
+
+
+# %% tags=["exercise"]
+def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef): ...  # your code
+
+
+check.kl_shaped_rewards(kl_shaped_rewards)
+
+
+# %% tags=["solution"]
+def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef):
+    rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
+    return rewards
+
+
+check.kl_shaped_rewards(kl_shaped_rewards)
+
+# %% [markdown] tags=["exercise"]
+# **3. Repair a library** *(medium, 15 minutes)*. A library puts $k_3$ token by token into the loss. You may add a
+# second term $\sum_t w_t \log \pi(y_t \mid s_t)$ to the loss, with fixed numbers $w_t$. Return $w$ (B, R), from
+# the log-ratios (B, R) and the mask, such that both terms together have the true gradient
+# $\nabla \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$ on average. Leave out what was fixed before a token was drawn,
+# and return 0 where the mask is false.
+#
+# *Hint:* write down what should multiply $\nabla \log \pi(y_t \mid s_t)$, and what the library has there. Padding
+# can hold NaN.
+
+
+# %% tags=["exercise"]
+def missing_weights(log_ratio, mask): ...  # your code
+
+
+check.missing_weights(missing_weights)
+
+
+# %% tags=["solution"]
+def missing_weights(log_ratio, mask):
+    ratio = torch.where(mask, log_ratio, 0.0)
+    wanted = ratio.flip(1).cumsum(1).flip(1)  # its own and the later ones
+    library = 1 - torch.exp(-ratio)  # the derivative of k3
+    return torch.where(mask, wanted - library, 0.0)
+
+
+check.missing_weights(missing_weights)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains with a KL coefficient of 1. The policy goes
+# nearly as far from the reference as without a penalty: see the two curves. The dashed line is the KL of the
+# Gibbs policy for this coefficient. What is wrong in `penalised_rewards`? Mend it, run the checker, and draw the
+# curves again.
+#
+# `old_logprobs` are those of the policy that sampled the batch, `logprobs` those of the policy in the present
+# epoch. Each batch is used for two updates.
+
+
+# %% tags=["exercise"]
+def penalised_rewards(scores, logprobs, old_logprobs, ref_logprobs, mask, kl_coef):
+    ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
+    rewards = -kl_coef * ratio
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
+    return rewards
+
+
+check.penalised_rewards(penalised_rewards)
+
+
+# %% [markdown] tags=["solution"]
+# The penalty compares the present policy with the policy that sampled. That policy is renewed with every batch,
+# so it follows wherever the policy goes. In the first update of a batch the two are equal, and the penalty
+# is 0. It must be `old_logprobs - ref_logprobs`: the policy that sampled against the reference, which is fixed.
+# (`logprobs - ref_logprobs` is wrong as well: rewards belong to the responses that were drawn, and stay fixed
+# for all epochs of a batch.)
+
+
+# %% tags=["solution"]
+def penalised_rewards(scores, logprobs, old_logprobs, ref_logprobs, mask, kl_coef):
+    old, ref = (torch.where(mask, x, 0.0) for x in (old_logprobs, ref_logprobs))
+    rewards = -kl_coef * (old - ref)
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
+    return rewards
+
+
+check.penalised_rewards(penalised_rewards)
+
+
+# %% tags=["exercise", "solution"]
+def distances(kl_coef):
+    """The KL after each of 40 batches, along the mean gradient."""
+    world, path = core.World.random(3, 3, seed=0), []
+    logits, mask = world.ref_logits, world.response_mask
+    ref = world.logprobs(logits)
+    for _ in range(40):
+        old = world.logprobs(logits)
+        for _ in range(2):
+            given = world.rewards, world.logprobs(logits), old, ref, mask, kl_coef
+            returns = core.reward_to_go(penalised_rewards(*given), mask)
+            moved = logits.clone().requires_grad_(True)
+            gains = (returns * world.logprobs(moved)).sum(1)
+            world.expectation(logits, gains).backward()
+            logits = logits + 2 * moved.grad
+        path.append(world.kl(logits, world.ref_logits).item())
+    return path
+
+
+goal = core.World.random(3, 3, seed=0)
+goal = goal.kl(goal.gibbs_logits(beta=1.0), goal.ref_logits).item()
+show.lines(
+    {"kl_coef = 1": distances(1.0), "kl_coef = 0": distances(0.0)},
+    xlabel="batch",
+    ylabel="KL to the reference, nats",
+    reference={"Gibbs policy of beta = 1": goal},
+)
+
+# %% [markdown] tags=["exercise"]
+# **5. Which coefficient?** *(hard, 25 minutes)*. You allow a KL of `kl` nats. `ref_logprobs` and `rewards`, (N,),
+# are those of exercise 1. Return the $\beta$ whose Gibbs policy has this KL, one number. It lies between 0.01 and
+# 100. The checker compares six digits.
+#
+# *Hint:* does the KL rise or fall when $\beta$ grows? Then halve the interval again and again. The middle of
+# the *logarithms* of its two ends is a good place to halve it.
+
+
+# %% tags=["exercise"]
+def coefficient_for_kl(ref_logprobs, rewards, kl): ...  # your code
+
+
+check.coefficient_for_kl(coefficient_for_kl)
+
+
+# %% tags=["solution"]
+def coefficient_for_kl(ref_logprobs, rewards, kl):
+    low, high = 0.01, 100.0
+    for _ in range(60):
+        beta = math.sqrt(low * high)
+        best = (ref_logprobs + rewards / beta).log_softmax(0)
+        too_far = (best.exp() * (best - ref_logprobs)).sum() > kl
+        low, high = (beta, high) if too_far else (low, beta)
+    return beta
+
+
+check.coefficient_for_kl(coefficient_for_kl)
+
+# %% [markdown] tags=["solution"]
+# A larger $\beta$ keeps the policy nearer, so the KL falls with $\beta$. If the KL is too large, the answer lies
+# above the middle. This is what a controller does, without the noise of samples.
+
+# %% [markdown]
+# **6. Design the experiment** *(hard, 15 minutes)*. You get a new reward model and a budget of twenty runs. How do
+# you choose `kl_coef`? Say what you hold fixed, what you read off each run, on which prompts and by which judge,
+# and what would make you distrust the answer.
+#
+# <details><summary>What a good answer contains</summary>
+#
+# - Scale the reward model first (mean 0, standard deviation 1 on the reference's samples). Otherwise the
+#   coefficients mean nothing.
+# - Try values a factor of two or three apart, wide enough to see both ends: hardly any change, and samples
+#   that nobody wants. Better several seeds of a few values than one seed of many.
+# - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts that are
+#   held out for choosing, and others to report the result. Best-of-n from the reference is the line to beat.
+# - Distrust the answer if the score rises and the judge does not; if two seeds differ more than two
+#   coefficients; if the best value is the largest or smallest that you tried; if length or variety changed
+#   with it.
 # </details>
 #
 # ## Questions
 #
-# <details><summary>1. A log shows kl = -0.4. Is that possible?</summary>
-# For k1 over a small batch, yes; its mean is not negative, a sample's is, half of the time near the reference. If it stays negative over many batches, the log-ratio is reversed or the temperature is not the one that was sampled with.
-# </details>
-# <details><summary>2. Why must the reference give every text a chance, and what does top-k sampling do to that?</summary>
-# The Gibbs policy can only tilt what is there: where the reference has 0 the charge is infinite. Sampling with top-k writes from another policy than the one whose log-probabilities are charged, so the sums are of no KL at all; loops refuse it.
-# </details>
-# <details><summary>3. PPO makes several passes over a rollout. Why is the charge not computed anew at each?</summary>
-# Rewards belong to the texts that were drawn, and those were drawn by the old policy. The new policy's departure is what the ratio and its clip look after.
-# </details>
-# <details><summary>4. You double all rewards. What must you do to keep the same optimum?</summary>
-# Double beta: only r / beta enters the Gibbs policy.
-# </details>
-# <details><summary>5. k3 in the loss has low noise near the reference and the wrong KL. Near the reference, how wrong?</summary>
-# There the two KLs agree to second order, so their gradients agree to first order: for one token it hardly matters. What remains is the gap of the later tokens, which does not vanish.
+# <details><summary>1. A log shows a KL of −0.4. Is that possible?</summary>
+#
+# Yes, for the mean of $k_1$ over a small batch near the reference. If it stays negative over many batches,
+# the log-ratio is reversed, or the log-probabilities are not at the temperature of the sampling.
 # </details>
 #
-# **References.** Ziegler et al. 2019, section 2.2 (penalty and controller). Schulman 2020, *Approximating KL divergence* (k1, k2, k3). Korbak, Perez and Buckley 2022, *RL with KL penalties is better viewed as
-# Bayesian inference*, section 3. Beirami et al. 2024, *Theoretical guarantees on the best-of-n alignment policy*, section 3 (the bound). Rafailov et al. 2023 (DPO), appendix A.1 (the Gibbs policy). Shao et al. 2024 (GRPO), section 4.1.
+# <details><summary>2. Why must the reference give every response a chance? What does top-k sampling do?</summary>
+#
+# The Gibbs policy only multiplies what is there. Where the reference has probability 0, the log-ratio is
+# infinite. With top-k sampling, the tokens come from another policy than the one whose log-probabilities you
+# compute. Then the sums are not the KL of anything.
+# </details>
+#
+# <details><summary>3. PPO makes several epochs over a batch. Why is the penalty not computed again?</summary>
+#
+# Rewards belong to the responses that were drawn, and the old policy drew them. How far the policy has moved
+# since then is the business of the ratio and its clip.
+# </details>
+#
+# <details><summary>4. Near the reference, how wrong is $k_3$ in the loss?</summary>
+#
+# For responses of one token it hardly matters: near the reference the two KL divergences agree, and so do
+# their gradients. For longer responses the later tokens are still missing.
+# </details>
+#
+# ## Going further
+#
+# **Sampling from the Gibbs policy without training.** The posterior of section 2 can be drawn by rejection: write
+# a response with the reference, and keep it with probability $e^{(r - r_{\max})/\beta}$. What you keep is
+# distributed as $\pi^*$. The share that you keep is $Z e^{-r_{\max}/\beta}$. For our three responses it is
+# 0.4. For a language model with a small $\beta$ it is far too small to be of use.
+#
+# **The exact KL of each token.** A language model shows the probabilities of *all* tokens. So the KL of the
+# next token can be summed over the vocabulary, without any noise of the sampled token (`core.exact_kl`). Summed over
+# a response, it has the right mean and less noise than $k_1$. This is called Rao-Blackwell. In the loss, its
+# gradient has the same mean as that of $k_2$ token by token: the later tokens are missing. In the reward its cosine in
+# section 4's table is −0.32. So there, too, only $k_1$ belongs.
+#
+# **All of the gradient with less noise.** Put the exact KL of each token into the loss, and give each token the
+# exact KL of the *later* positions as a reward. Together they have the true gradient. At the tenth policy
+# of section 4, the total variance of the gradient is a third of that of $k_1$ in the reward. The
+# same trick repairs $k_2$ token by token: with the later $k_1$ in the reward, it equals $k_1$ in the reward on every
+# single response. No library that we know does it. It needs the logits of policy and reference at every
+# position.
+#
+# **On a real policy.** We let the fine-tuned review model write 128 reviews, and compare it with the base model
+# that it was made from. $k_1$ has the mean 28.8 nats per review with a standard error of 1.3. The exact KL has
+# 28.5 with 1.1. For the gradient we cannot know the truth. But a direction that is real is the same in
+# two independent halves of the samples, and noise is not. The cosine between the gradients of the halves (all four
+# million weights, token by token in the loss) is 0.63 for $k_2$, 0.53 for $k_3$ and −0.01 for $k_1$.
+#
+# **Best-of-n on the frontier.** In the world of section 3 every policy can be placed in the plane of KL and expected
+# score. No policy has a higher expected score than the Gibbs policy of the same KL. Best-of-16 samples of the
+# reference has a KL of 1.78 nats. (The bound $\log n - (n-1)/n$ says at most 1.84.) The Gibbs policy with this KL
+# has $\beta = 0.27$, and its expected score is higher by only 0.015. This is a hundredth of its gain over the
+# reference. Best-of-n knows only the order of the scores, and nearly reaches the frontier. It also does well on
+# tiny-reviews: best-of-16 has 1.57 gold points at no more than 1.84 nats, and PPO with $\beta = 0.5$ has 1.43 at 2.04. (The
+# models of best-of-16 were retrained for each seed, those of section 7 were not.) Its price is 16 samples for each
+# response.
+#
+# **How sure is section 7?** The paired difference in gold between 0.1 and 0 is 0.15 on average, with the 95 % interval
+# [0.06, 0.24] over films for the closest of the three seeds. Between 0 and 0.5 it is more than 1 point on
+# each seed. The peak during training is the best of 24 noisy points, chosen afterwards, on 64 titles of
+# the training.
+#
+# **The controller in a long run.** In the world of section 3 we let it drive exact gradient ascent for 400 steps, with a
+# target of 0.5 nats, from $\beta = 0.05$ and from $\beta = 5$. Both end at the same $\beta$ and at the target. There the
+# policy is the Gibbs policy of that $\beta$. On the way, the run from the low start is at five times the target.
+#
+# **No penalty in the small world.** After 2,000 steps of exact gradient ascent with $\beta = 0$, the response
+# with the highest score has the probability 0.99. In the reference it has 0.06. If the score were the truth, this would be
+# the right answer.
+#
+# **What the libraries do.** This package, DeepSpeed-Chat and TRL's PPO put $k_1$ token by token into the reward. TRL's
+# RLOO puts it there too, summed over the response. TRL's GRPO puts $k_3$ token by token into the loss, and its
+# coefficient is 0 by default, so there is no penalty unless you ask for one. OpenRLHF 0.11 and verl 0.10 offer both
+# places and several estimators by options. So check two settings before you compare a coefficient with a paper: which
+# estimator, and where. The GRPO paper (Shao et al. 2024) chose $k_3$ in the loss because it is unbiased. That is true
+# of its value.
+#
+# **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences* (section 2.2: penalty
+# and controller). Schulman 2020, *Approximating KL divergence* ($k_1$, $k_2$, $k_3$). Korbak, Perez and Buckley
+# 2022, *RL with KL penalties is better viewed as Bayesian inference* (section 3). Beirami et al. 2024,
+# *Theoretical guarantees on the best-of-n alignment policy* (section 3). Rafailov et al. 2023 (DPO, appendix A.1:
+# the Gibbs policy). Shao et al. 2024 (GRPO, section 4.1).
+#
+# *How this lesson is checked:* the estimators and their gradients are tested in `tests/core/test_exact.py` and
+# `tests/core/test_kl.py`. Every number about a recorded run is compared with the record
+# (`tests/claims/test_lesson_07.py`).
