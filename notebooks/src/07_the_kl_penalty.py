@@ -34,9 +34,9 @@ from minirlhf.classroom import check
 # %% [markdown]
 # ## 1. What goes wrong without it
 #
-# Proximal policy optimisation (PPO, lesson 06) makes the score of a reward model rise. We trained the
-# review writer of lesson 06 twice for 24 steps: with a KL penalty, and without one. After the training
-# both wrote reviews of films that they had not seen. Here is the first sample for each of three films:
+# Proximal policy optimisation (PPO) makes the score of a reward model rise. We trained the review
+# writer of lesson 06 twice for 24 steps, with a KL penalty and without one. Then both reviewed films
+# that they had not seen. Here is the first sample for each of three films:
 
 # %%
 runs = experiments.results("leash")  # PPO with several KL coefficients, three seeds
@@ -45,17 +45,16 @@ samples.columns = ["with a KL penalty", "without"]
 show.texts(samples)
 
 # %% [markdown]
-# Read the right column aloud. Without the penalty, the policy writes nearly the same review for every
-# film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and with
-# the penalty it is only 1.2. (These are means over 76 films and three seeds. The training began at a
-# score of about 0.)
+# Read the last column aloud. Without the penalty, the policy writes nearly the same review for every
+# film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and with the
+# penalty only 1.2. (Means over 76 films and three seeds. Training began at about 0.)
 #
-# How can this be? The reward model learned from reviews that people wrote. No person wrote such a
-# text, so no rating could teach the reward model that it is bad. Far from what people write, the reward
-# model is wrong in places, and training finds those places.
+# How can this be? The reward model learned from reviews that people wrote. Nobody wrote such a text,
+# so no rating taught it that this is bad. Far from what people write, the reward model is wrong in
+# places, and training finds those places.
 #
 # The **KL penalty** keeps the policy near the **reference**: a copy of the model from before the
-# training, which writes much as people do. The middle column is not great literature, but each film
+# training, which imitates people's reviews. The middle column is not great literature, but each film
 # has a review of its own.
 
 # %% [markdown]
@@ -73,8 +72,8 @@ show.texts(samples)
 #
 # $$ J(\pi) = \mathbb{E}_{y \sim \pi}[r(y)] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
 #
-# Which policy is the best one? It does not always write the response with the highest score, because
-# such a policy is far from the reference. The best one is called the **Gibbs policy**:
+# Which policy is the best one? Not the one that always writes the response with the highest score: it
+# is far from the reference. The best one is called the **Gibbs policy**:
 #
 # $$ \pi^*(y) = \frac{1}{Z}\, \pi_{\text{ref}}(y)\, e^{r(y)/\beta} , \qquad
 # Z = \sum_y \pi_{\text{ref}}(y)\, e^{r(y)/\beta} . $$
@@ -103,21 +102,22 @@ by_hand = torch.tensor([0.375, 0.375, 0.25]).double()
 assert torch.allclose(three.gibbs(beta=1 / math.log(2)), by_hand)
 
 # %% [markdown]
-# **Predict.** Two other coefficients: $\beta = 0.36$ is a quarter of the one above, so each point of the
-# score has the factor $2^4 = 16$. And $\beta = 14.4$ is ten times the one above. For each of the two: which
-# response is the likeliest under the best policy, and how likely is it, roughly?
+# **Predict.** Take two other coefficients: a quarter of the one above, so that each point of the score
+# has the factor $2^4 = 16$, and ten times the one above. For each: which response is the likeliest
+# under the best policy, and how likely is it, roughly?
 
 # %% tags=["predict"]
-columns = {beta: three.gibbs(beta=beta).numpy() for beta in (14.4, 1.44, 0.36)}
-pd.DataFrame(columns, index=three.vocab).round(2).rename_axis(columns="beta")
+betas = [times / math.log(2) for times in (10, 1, 0.25)]
+columns = {f"beta = {b:.2f}": three.gibbs(beta=b).numpy() for b in betas}
+pd.DataFrame(columns, index=three.vocab).round(3)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - $\beta = 14.4$: *A dull film.*, with 0.57. A large coefficient keeps the policy near the reference,
-#   which has 0.6.
-# - $\beta = 0.36$: *A great film!*, with 0.83. The products are 0.6, 0.3 · 16 = 4.8 and 0.1 · 256 = 25.6.
-#   With $\beta$ near 0 the best response gets everything.
+# - $\beta = 14.4$: *A dull film.*, with 0.575. A large coefficient keeps the policy near the
+#   reference, which has 0.6.
+# - $\beta = 0.36$: *A great film!*, with 0.826. The products are 0.6, 0.3 · 16 = 4.8 and 0.1 · 256
+#   = 25.6. With $\beta$ near 0 the best response gets everything.
 # </details>
 #
 # **Why is it the best?** Take the logarithm of $\pi^*$ and solve for the score:
@@ -127,10 +127,8 @@ pd.DataFrame(columns, index=three.vocab).round(2).rename_axis(columns="beta")
 # $$ J(\pi) = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
 #
 # The first term does not depend on $\pi$. The KL is never negative, and it is 0 only for
-# $\pi = \pi^*$. So no other policy is as good.
-#
-# If you know Bayes' rule: $\pi_{\text{ref}}$ is the prior, $e^{r/\beta}$ is the likelihood, and the
-# Gibbs policy is the posterior.
+# $\pi = \pi^*$. So no other policy is as good. (This is Bayesian inference: $\pi_{\text{ref}}$ is the
+# prior, $e^{r/\beta}$ the likelihood, and the Gibbs policy the posterior.)
 #
 # **From responses to tokens.** The probability of a response is the product over its tokens. So its
 # log-ratio is a sum:
@@ -138,11 +136,11 @@ pd.DataFrame(columns, index=three.vocab).round(2).rename_axis(columns="beta")
 # $$ \ell(y) = \sum_t \ell_t , \qquad
 # \ell_t = \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) . $$
 #
-# That is why lesson 06 gave every token the reward $-\beta\, \ell_t$, and the last one the score as well.
-# The rewards of a response add up to $r(y) - \beta\, \ell(y)$, and their mean is $J$.
+# So lesson 06 gave every token the reward $-\beta\, \ell_t$, and the last one the score as well. The
+# rewards of a response add up to $r(y) - \beta\, \ell(y)$, and the mean of this is $J$.
 #
-# Here is a response from the end of the PPO run in lesson 06. The colour is the log-ratio (column
-# *kl*): blue tokens are likelier under the policy, orange ones under the reference.
+# Here is a response from the end of the PPO run in lesson 06. The colour is the log-ratio (the
+# microscope calls it *kl*): blue tokens are likelier under the policy, orange ones under the reference.
 
 # %%
 run = experiments.results("microscope")
@@ -153,14 +151,14 @@ show.microscope(one, "kl")
 # - *heart* has the log-ratio 1.41, because the policy gives it 3.2 % and the reference only 0.8 %. With
 #   $\beta = 0.5$ its reward is −0.70.
 # - *treat* has −1.27. The reference likes it more, so its reward is *positive*: 0.64.
-# - All seven log-ratios add up to 0.96 nats. This is one sample of the KL. A single sample may be negative:
-#   at step 8 of this run, one response had −2.29. Only the mean over the policy cannot be negative.
+# - All seven log-ratios add up to 0.96 nats. This is one sample of the KL. A single sample may be
+#   negative: at step 8 of this run, one response has −2.29. Only the mean cannot.
 
 # %% [markdown]
 # ## 3. Three estimators of the KL
 #
-# A run estimates the KL from its samples. Each sampled response gives a log-ratio $\ell$. There are three
-# usual formulas (Schulman 2020):
+# A run estimates the KL from samples. Each gives a log-ratio $\ell$. Three formulas are usual (Schulman
+# 2020):
 #
 # $$ k_1 = \ell , \qquad k_2 = \tfrac12 \ell^2 , \qquad k_3 = e^{-\ell} - 1 + \ell . $$
 #
@@ -173,8 +171,7 @@ show.microscope(one, "kl")
 # | *A great film!* | 0.25 | 0.1 | 0.92 | 0.42 | 0.32 |
 #
 # **Predict.** Compute the mean of each of the last three columns under $\pi$: multiply each row by $\pi$,
-# then add. Which columns have the same mean? Which one would you use in a log that must never show a
-# negative KL?
+# then add. Which columns have the same mean?
 
 # %% tags=["predict"]
 log_pi, log_ref = by_hand.log()[:, None], three.ref_logits.T  # (3, 1): one token each
@@ -188,17 +185,16 @@ for k in (core.k1, core.k2, core.k3):
 # $k_1$ and $k_3$ have the mean 0.137, and $k_2$ has 0.156.
 #
 # - **$k_1$**: its mean is the KL, by definition. One sample can be negative.
-# - **$k_3$**: its mean is the KL too. The mean of $e^{-\ell} = \pi_{\text{ref}} / \pi$ under $\pi$ is the sum
-#   of $\pi_{\text{ref}}$, which is 1. So $e^{-\ell} - 1$ has the mean 0: it changes the single values, but
-#   not their mean. And $k_3$ is never negative, because $e^{-\ell} \ge 1 - \ell$. Use it in this log.
+# - **$k_3$**: its mean is the KL too. The mean of $e^{-\ell} = \pi_{\text{ref}} / \pi$ under $\pi$
+#   is the sum of $\pi_{\text{ref}}$, which is 1. So $e^{-\ell} - 1$ has the mean 0. And $k_3$ is
+#   never negative, because $e^{-\ell} \ge 1 - \ell$.
 # - **$k_2$** is never negative either, but its mean is only near the KL.
 # </details>
 #
 # **Bias and noise.** Now a world with 15 possible responses of at most three tokens, with random scores
-# and a random reference (as in lesson 05). We walk away from the reference in a fixed random direction, and
-# look at 20 policies on the way. The estimators are summed over the tokens of a response.
-#
-# The horizontal axis is the true KL. At the left is the bias: the mean of the estimator minus the true KL.
+# and a random reference (lesson 05). We walk away from the reference in a random direction, and look
+# at 20 policies on the way. Estimators are summed over the tokens of a response. The figure has the
+# true KL on the horizontal axis. At the left is the bias: the mean of the estimator minus the true KL.
 # At the right is the noise: the standard deviation from response to response.
 #
 # **Predict.** Which estimator is the noisiest near the reference? Which one far from it?
@@ -224,35 +220,37 @@ for k in (core.k1, core.k2, core.k3):
     table = torch.tensor([mean_and_noise(k, logits) for logits in walk])
     bias[k.__name__], noise[k.__name__] = table[:, 0] - true_kl, table[:, 1]
 panels = {"bias, nats": bias, "standard deviation, nats": noise}
-show.lines(panels, true_kl, xlabel="true KL, nats", log={"standard deviation, nats": "y"})
+show.lines(
+    panels, true_kl, xlabel="true KL, nats", log={"standard deviation, nats": "y"}
+)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # - Left: $k_1$ and $k_3$ have no bias (one line hides the other). $k_2$ is nearly right close to the
 #   reference. At a KL of 0.47 it is too low by 0.16.
-# - Right, near the reference: $k_1$ is ten times as noisy as the other two.
-# - Right, far away: $k_3$ is the noisiest by far, with 10.5 nats where $k_1$ has 0.6. Where the policy has
-#   made a response rare that the reference likes, $\ell$ is very negative, and $e^{-\ell}$ is huge.
+# - Right, near the reference: $k_1$ is about ten times as noisy as the other two.
+# - Right, far away: $k_3$ is the noisiest by far, with 10.5 nats where $k_1$ has 0.6. Where the
+#   policy has made a response rare that the reference likes, $\ell$ is very negative, and
+#   $e^{-\ell}$ is huge.
 # </details>
 #
-# In practice a run averages over a whole batch, and any of the three is good enough *for a log*. Our logs
-# show the mean of $k_1$ per response.
+# So *for a log*, use $k_1$ or $k_3$, averaged over the batch. Our logs show $k_1$.
 
 # %% [markdown]
 # ## 4. Value and gradient are two questions
 #
-# An estimator with the right mean can still push the policy in a wrong direction. In training, only the
-# gradient counts. Let $f(y)$ be an estimator. The policy stands in two places: it draws $y$, and it stands
-# inside $f$. So the gradient of the mean has two parts:
+# In training only the gradient counts. An estimator with the right mean can have a wrong one. Let $f(y)$
+# be an estimator. The policy draws $y$, and it also stands inside $f$. So the gradient of the mean has
+# two parts:
 #
 # $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}[\nabla f(y)]
 # + \mathbb{E}[f(y)\, \nabla \log \pi(y)] . $$
 #
-# - **Add $f$ to the loss**: you get the first part only. For `backward`, the responses are given. It cannot
-#   see that the policy would draw other ones.
-# - **Subtract $f$ from the reward**: you get the second part only. This is the policy gradient of lesson 04,
-#   with the fixed number $f(y)$ in the place of the score.
+# - **Add $f$ to the loss**: you get the first part only. For `backward`, the responses are given. It
+#   does not see that another policy would draw other ones.
+# - **Subtract $f$ from the reward**: you get the second part only. This is the policy gradient of lesson
+#   04, with the fixed number $f(y)$ in the place of the score.
 #
 # Take $k_1$, which is $\ell$. The reference is fixed, so $\nabla \ell = \nabla \log \pi$. Its mean is 0,
 # because $\sum_y \pi \nabla \log \pi = \sum_y \nabla \pi = \nabla 1 = 0$. So **$k_1$ in the loss has no
@@ -262,13 +260,14 @@ show.lines(panels, true_kl, xlabel="true KL, nats", log={"standard deviation, na
 #
 # **$k_1$ in the reward has exactly this gradient.**
 #
-# Now all three estimators in three placements. *Whole response*: $\ell$ is the log-ratio of the response.
-# *Token by token*: one term per token, from its $\ell_t$, and the sum over the tokens. In the reward, each token
-# gets its own term (lesson 06). For each we compute the mean gradient in the small world, at the tenth of the
-# 20 policies, and its **cosine** with the true gradient: 1 is the right direction, 0 is no help, and below
-# 0 the penalty pushes the policy *away* from the reference.
+# Now all estimators in three placements. *Whole response*: $\ell$ is the log-ratio of the response.
+# *Token by token*: one term per token, from its $\ell_t$, and the sum of the terms. In the reward,
+# each token gets its own term. For each we compute the mean gradient in the small world, at the
+# tenth of the 20 policies, and its **cosine** with the true gradient: 1 is the right direction, and
+# below 0 the penalty pushes *away* from the reference. (0 stands for no gradient.)
 #
-# **Predict** the missing cells: right (1), roughly right, or wrong (below 0)? *Hint:* what is $\nabla k_2$?
+# **Predict** the missing cells: right (1), roughly right, or wrong (below 0)? *Hint:* what is
+# $\nabla k_2$?
 #
 # | | loss, whole response | loss, token by token | reward |
 # |---|---|---|---|
@@ -314,23 +313,25 @@ cosines
 # <details><summary>What you should see, row by row</summary>
 #
 # - **$k_1$**: nothing in the loss, right in the reward, as derived.
-# - **$k_2$ in the loss.** $\nabla \tfrac12 \ell^2 = \ell\, \nabla \ell = \ell\, \nabla \log \pi$. This is
-#   exactly the true gradient, so of the whole response the cosine is 1. The estimator with the wrong value has
-#   the right gradient! Token by token it is 0.86: roughly right. Section 5 shows what is missing.
-# - **$k_2$ in the reward**: −0.26, *away* from the reference. $\tfrac12 \ell^2$ is large where the policy
-#   writes a response much more *or* much less often than the reference. In the reward it makes both rarer.
-#   The second kind should become more frequent.
-# - **$k_3$ in the loss**: 0.75 in both columns. Its gradient is $(1 - e^{-\ell}) \nabla \log \pi$. For the
-#   whole response the mean is the gradient of the *other* KL, $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. This
-#   also leads back to the reference, but on another way.
+# - **$k_2$ in the loss.** $\nabla \tfrac12 \ell^2 = \ell\, \nabla \ell = \ell\, \nabla \log \pi$:
+#   exactly the true gradient. So for the whole response the cosine is 1. The estimator with the
+#   wrong value has the right gradient! Token by token it is 0.86, roughly right. Section 5 shows
+#   what is missing.
+# - **$k_2$ in the reward**: −0.26. $\tfrac12 \ell^2$ is large where the policy writes a response
+#   much more *or* much less often than the reference. In the reward it makes both rarer. The second
+#   kind should become more frequent.
+# - **$k_3$ in the loss**: 0.75 in both columns. For the whole response this is the gradient of the
+#   *other* KL, $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. It also leads back to the reference, but
+#   by another way.
 # - **$k_3$ in the reward**: −0.29, for the same reason as $k_2$.
 # </details>
 #
-# The numbers between −1 and 1 depend on the world and the policy. The ones and zeros do not.
+# The ones and zeros hold in every world. The other numbers depend on the world and the policy.
 #
-# **What does it do to training?** We maximise the expected score of this world with each penalty and
-# $\beta = 0.5$, by 150 steps along the mean gradient. At the left is the KL to the reference, dashed: that of
-# the Gibbs policy. At the right is the objective $J$ of section 2, dashed: the best possible value.
+# **What does it do to training?** We start at the reference, and go 150 steps along the mean
+# gradient of the score minus $\beta = 0.5$ times that of the penalty. The figure shows the KL to
+# the reference and the objective $J$ of section 2. The thin lines are the Gibbs policy, which has
+# the best objective possible.
 
 
 # %%
@@ -357,24 +358,23 @@ for name, path in paths.items():
     kl[name] = [world.kl(logits, world.ref_logits) for logits in path]
     objective[name] = [world.objective(logits, beta=0.5) for logits in path]
 panels = {"KL to the reference, nats": kl, "objective J": objective}
-dashed = (world.kl(best, world.ref_logits), world.objective(best, beta=0.5))
-dashed = {name: value.item() for name, value in zip(panels, dashed)}
-show.lines(panels, xlabel="step", reference=dashed)
+goal = (world.kl(best, world.ref_logits), world.objective(best, beta=0.5))
+goal = {name: value.item() for name, value in zip(panels, goal)}
+show.lines(panels, xlabel="step", reference=goal)
 
 # %% [markdown]
-# - **$k_1$ in the loss** runs away to a KL of 2.8 nats, exactly as with no penalty at all. Its objective ends
-#   at 0.14.
-# - **$k_1$ in the reward** goes to the Gibbs policy: a KL of 0.97 and the best objective, 0.56. ($k_2$ of the
-#   whole response in the loss has the same curve.)
-# - **$k_2$ token by token** holds too weakly (1.27 nats), and **$k_3$ token by token** too strongly (0.75).
-#   Both do hold the policy, and both miss the best objective, with 0.52 and 0.49.
+# - **$k_1$ in the loss** runs away to 2.8 nats, exactly as with no penalty. Its objective ends at 0.14.
+# - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56. ($k_2$ of
+#   the whole response in the loss has the same curve.)
+# - **$k_2$ token by token** is too weak here (1.27 nats), **$k_3$ token by token** too strong (0.75).
+#   Both hold the policy, and both miss the best objective, with 0.52 and 0.49.
 
 # %% [markdown]
 # ## 5. Per token or per sequence?
 #
-# What is missing token by token? A token does not only have a log-ratio of its own. It also decides which
-# prefixes come next, and so the log-ratios of the *later* tokens. Take a response of three tokens. Each
-# penalty multiplies $\nabla \log \pi(y_t \mid s_t)$ by one number per token:
+# What is missing token by token? A token has a log-ratio of its own. But it also decides which prefixes
+# come next, and so the log-ratios of the *later* tokens. Take a response of three tokens. Each penalty
+# multiplies $\nabla \log \pi(y_t \mid s_t)$ by a number:
 #
 # | | first token | second token | third token |
 # |---|---|---|---|
@@ -397,52 +397,48 @@ core.k2(new.sum(1, keepdim=True), zero[:, :1], real[:, :1]).sum().backward()
 assert torch.allclose(new.grad, torch.tensor([[1.3, 1.3, 1.3]]))
 
 # %% [markdown]
-# Token by token, the second token is made *more* likely: the reference likes it more than the policy does.
-# That it leads to an expensive third token does not count. In the reward it does count, because policy
-# gradient uses the return. The last row also counts the *earlier* tokens. They are fixed when a token is
-# drawn, so they change nothing on average (lesson 04). They only add noise.
+# Token by token, the penalty makes the second token *more* likely, because the reference likes it
+# more than the policy does. That it led to a third token with a large log-ratio does not count. In
+# the reward it counts, because the policy gradient uses the return. The last row also counts the
+# *earlier* tokens. They are fixed when a token is drawn, so they change nothing on average (lesson
+# 04). They only add noise.
 #
 # ## 6. Which placement to use
 #
-# - **In a policy gradient method: $k_1$ in the reward.** The gradient is exact, and the critic or baseline
-#   takes away some of its noise. This package does so in PPO and by default in group relative policy
-#   optimisation (GRPO, lesson 11).
+# - **Usually: $k_1$ in the reward**, token by token. The gradient is exact, and the critic or
+#   baseline lowers its noise. Our PPO does so.
 # - **If it must be in the loss: $k_2$ of the whole response**, on samples of the current policy.
-# - **$k_2$ or $k_3$ token by token in the loss**, the habit of many libraries, hold the policy, too. But the
-#   optimum is another one, so their $\beta$ cannot be compared with that of a reward.
-# - **Never $k_1$ in the loss, never $k_2$ or $k_3$ in the reward.** In the log of the run nothing looks wrong
-#   except that the KL grows.
+# - **$k_2$ or $k_3$ token by token in the loss**, as in many libraries, hold the policy, too. But
+#   they lead to another policy, so do not compare their $\beta$ with that of a reward.
+# - **Never $k_1$ in the loss. Never $k_2$ or $k_3$ in the reward.**
 
 # %% [markdown]
 # ## 7. Reward against KL: recorded runs
 #
-# Now language models: PPO on tiny-reviews with six KL coefficients, $k_1$ in the reward, 24 steps, three seeds
-# each. The policies then reviewed 76 test films. The **gold score** is the rating from −4 to 4 that people
-# would give, predicted by another model (lesson 06). Training never sees it.
-#
-# The figure has the KL on the horizontal axis (logarithmic) and gold on the vertical axis. The six points are
-# the coefficients 2, 1, 0.5, 0.25, 0.1 and 0, joined in this order.
+# The runs of section 1 belong to a larger experiment: PPO with six KL coefficients, $k_1$ in the
+# reward, three seeds each. The policies reviewed 76 test films. The **gold score** is the rating
+# from −4 to 4 that people would give, predicted by another model (lesson 06). Training never sees
+# it. The figure has the KL on the horizontal axis, which is logarithmic, and gold on the vertical
+# axis.
 #
 # **Predict.** Where is gold without a penalty: is it the highest of the six, the lowest, or in between?
 
 # %% tags=["predict"]
 fixed = runs[runs.variant.str.startswith("kl_coef")]
-coefficients = list(fixed.variant.unique())[::-1]  # from 2 to 0
-show.frontier(fixed, curves={"PPO": coefficients}, log=True, ylabel="gold score")
+show.frontier(fixed, log=True, ylabel="gold score")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# In between, at the right end. From $\beta = 2$ to $\beta = 0.1$ a weaker penalty has more KL and more
-# gold, from 0.61 to 2.78. Without a penalty gold falls back to 2.63. It is lower than at 0.1 on each of the
-# three seeds.
+# In between. From $\beta = 2$ to $\beta = 0.1$, a weaker penalty has more KL and more gold, from 0.61 to
+# 2.78. Without a penalty gold falls back to 2.63, and it is lower than at 0.1 on each of the three seeds.
 #
-# During the training it had been higher: about half-way, at step 10, the mean was 3.07. The steps
-# after this cost gold, and the score went on rising all the time.
+# During the training it had been higher. At step 10 the mean was 3.07. The later steps lost gold,
+# while the score went on rising.
 # </details>
 #
-# The next table has more columns. *Distinct word pairs* says how varied the reviews are: the number of
-# different pairs of neighbouring words, divided by the number of all pairs. (Brackets: lowest and highest of
+# The table adds the score and the variety. *Distinct word pairs* is the share of pairs of
+# neighbouring words that are different from all others before. (Brackets: lowest and highest of
 # three runs.)
 
 # %%
@@ -451,21 +447,20 @@ measures["distinct_2"] = "distinct word pairs"
 experiments.shown(fixed, measures)
 
 # %% [markdown]
-# - **The score rises to the end**: 4.03 without a penalty. It cannot warn you, because it is what training
-#   maximises.
-# - **Gold is a better judge, but no reader.** Without a penalty it still gives 2.63 to *funny and funny and
-#   funny*. Gold is a model, too, and was fitted to what people write.
-# - **Variety warns early.** At 0.1, where gold is highest, it has fallen to 36 %. A sample: *A funny,
-#   charming and funny, funny,.* Without a penalty it is 2 %.
+# - **The score rises to the end**, to 4.03. It cannot warn you, because it is what training maximises.
+# - **Gold is a better judge, but no reader.** It still gives 2.63 to *funny and funny and funny*.
+#   Gold is a model, too, and was fitted to what people write.
+# - **Variety warns early.** At 0.1, where gold is highest, it has fallen to 36 %. One sample is *A funny,
+#   charming and funny, funny,.*
 #
-# By gold alone you would choose 0.1. If you read the samples, you choose more. This package's default is 0.5.
+# By gold alone you would choose 0.1. Reading the samples, you choose more. Our default is 0.5.
 
 # %% [markdown]
 # ## 8. Choosing the coefficient
 #
-# $\beta$ has a unit: points of score per nat. If you double all scores, you must double $\beta$, because only
-# $r / \beta$ stands in the Gibbs policy. So first scale the reward model (lesson 08). Then try a few values,
-# a factor of two apart. For each, look at a second judge, the KL, the variety and samples.
+# $\beta$ has a unit: points of score per nat. If you double all scores, double $\beta$, because
+# only $r / \beta$ stands in the Gibbs policy. So first scale the reward model (lesson 08). Then try
+# values a factor of two apart. For each, look at a second judge, the KL, the variety and samples.
 #
 # **Or let a controller choose.** You name a target KL, and $\beta$ follows. After each batch of $n$
 # responses (Ziegler et al. 2019):
@@ -473,17 +468,17 @@ experiments.shown(fixed, measures)
 # $$ \beta \leftarrow \beta\, \Big(1 + e\, \frac{n}{h}\Big) , \qquad
 # e = \text{clip}\Big(\frac{\text{measured KL}}{\text{target}} - 1,\, -0.2,\, 0.2\Big) . $$
 #
-# In words: if the KL is above the target, raise $\beta$ a little. The horizon $h$ says how slowly. Take
-# $\beta = 0.1$, a KL of 6 with a target of 2, and $n = 64$, $h = 100$. Then $6/2 - 1 = 2$ is clipped to 0.2,
-# and $\beta$ becomes $0.1 \cdot (1 + 0.2 \cdot 0.64) = 0.1128$.
+# In words: if the KL is above the target, raise $\beta$ a little. The horizon $h$ says how slowly.
+# Take $\beta = 0.1$, a KL of 6, a target of 2, $n = 64$ and $h = 100$. Then $6/2 - 1 = 2$ is
+# clipped to 0.2, and $\beta$ becomes $0.1 \cdot (1 + 0.2 \cdot 0.64) = 0.1128$.
 
 # %%
 after = core.adapt_kl_coef(0.1, 6.0, target=2.0, horizon=100, batch_size=64)
 assert math.isclose(after, 0.1128)
 
 # %% [markdown]
-# **Predict.** PPO starts with $\beta = 0.1$ and has this controller, with a target of 2 nats. (Fixed at 0.1,
-# the KL ends at 9 nats. Fixed at 0.5, it ends at 2.) Sketch the KL over the 24 steps.
+# **Predict.** PPO starts at $\beta = 0.1$ with this controller and a target of 2 nats. (Fixed at
+# 0.1, the KL ends at 9 nats. Fixed at 0.5, it ends at 2.) Sketch the KL over the 24 steps.
 
 # %% tags=["predict"]
 history = experiments.results("leash_history")
@@ -493,26 +488,24 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean of three seeds. The KL rises to about 9 nats, more than four times the target. At the
-# last step it is still at 5.1.
-#
-# The controller begins in the wrong direction. While the KL is below the target, it lowers $\beta$ to 0.06.
-# Then the policy has found its reward and moves fast, but $\beta$ can grow by at most 12.8 % per step. It
-# needs 24 steps to get to 0.5.
+# The KL rises to about 9 nats, more than four times the target. At the last step it is still 5.1. The
+# controller begins in the wrong direction: while the KL is below the target, it lowers $\beta$ to 0.06.
+# Then the policy moves fast, but $\beta$ can grow by at most 12.8 % per step. It needs the whole run to
+# get to 0.5.
 # </details>
 #
-# A controller works if its run is long (Going further), or if $\beta$ starts near the right value. In a short
-# run choose $\beta$ yourself. We tried one target, one horizon and one start, with three seeds.
+# So in a short run choose $\beta$ yourself. (We tried one target, one horizon and one start.) In a
+# long run the controller settles (Going further).
 
 # %% [markdown]
 # ## What to remember
 #
 # - Without a KL penalty, training finds the errors of the reward model. The score does not show it.
-# - The best policy under a penalty is the Gibbs policy, $\pi_{\text{ref}}\, e^{r/\beta}$ divided by $Z$. A small
-#   $\beta$ follows the score, a large one the reference.
-# - The mean of $k_1$ and of $k_3$ is the KL. $k_2$ is biased.
-# - A loss gives one half of the gradient, a reward the other half. $k_1$ in the reward and $k_2$ of the whole
-#   response in the loss are right. $k_1$ in the loss does nothing.
+# - The best policy under a penalty is the Gibbs policy, $\pi_{\text{ref}}\, e^{r/\beta} / Z$. A
+#   small $\beta$ follows the score, a large one the reference.
+# - $k_1$ and $k_3$ have the KL as their mean. $k_2$ is biased.
+# - A loss has one part of the gradient, a reward the other. $k_1$ in the reward and $k_2$ of the
+#   whole response in the loss are right. $k_1$ in the loss does nothing.
 # - Choose $\beta$ with a second judge, the KL, the variety, and your own eyes.
 #
 # ## Exercises
@@ -520,8 +513,9 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # Solutions are in `solutions/07_the_kl_penalty.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. The best policy** *(easy, 10 minutes)*. `ref_logprobs` are the log-probabilities of all N responses under
-# the reference, (N,), `rewards` their scores, (N,). Return $\log \pi^*$ of each response, (N,).
+# **1. The best policy** *(easy, 10 minutes)*. `ref_logprobs` are the log-probabilities of all N
+# responses under the reference, (N,), `rewards` their scores, (N,). Return $\log \pi^*$ of each
+# response, (N,).
 #
 # *Hint:* a score of 1,000 is possible, and $e^{1000}$ is infinite. Work with logarithms to the end.
 
@@ -545,16 +539,20 @@ check.gibbs_logprobs(gibbs_logprobs)
 # subtracts the largest entry, so nothing overflows.
 
 # %% [markdown] tags=["exercise"]
-# **2. The rewards of the tokens** *(medium, 10 minutes)*. From scores (B,), log-probabilities (B, R) under the
-# policy that sampled and under the reference, the mask (B, R) and `kl_coef`, return PPO's rewards (B, R). Return
-# 0 where the mask is false. *This function goes into your `my_rlhf.py`.*
+# **2. The rewards of the tokens** *(medium, 10 minutes)*. From scores (B,), log-probabilities (B,
+# R) under the policy that sampled and under the reference, the mask (B, R) and `kl_coef`, return
+# PPO's rewards (B, R). Return 0 where the mask is false. *This function goes into your
+# `my_rlhf.py`.*
 #
-# *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before
-# you compute. Responses have different lengths, so their last tokens stand in different columns.
+# *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with
+# `torch.where(mask, x, 0.0)` before you compute. Responses have different lengths, so their last
+# tokens stand in different columns.
 
 
 # %% tags=["exercise"]
-def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef): ...  # your code
+def kl_shaped_rewards(
+    scores, old_logprobs, ref_logprobs, mask, kl_coef
+): ...  # your code
 
 
 check.kl_shaped_rewards(kl_shaped_rewards)
@@ -570,14 +568,14 @@ def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, kl_coef):
 check.kl_shaped_rewards(kl_shaped_rewards)
 
 # %% [markdown] tags=["exercise"]
-# **3. Repair a library** *(medium, 15 minutes)*. A library puts $k_3$ token by token into the loss. You may add a
-# second term $\sum_t w_t \log \pi(y_t \mid s_t)$ to the loss, with fixed numbers $w_t$. Return $w$ (B, R), from
-# the log-ratios (B, R) and the mask, such that both terms together have the true gradient
-# $\nabla \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$ on average. Leave out what was fixed before a token was drawn,
-# and return 0 where the mask is false.
+# **3. Repair a library** *(medium, 15 minutes)*. A library puts $k_3$ token by token into the loss.
+# You may add a second term $\sum_t w_t \log \pi(y_t \mid s_t)$ to the loss, with fixed numbers
+# $w_t$. Return $w$ (B, R), from the log-ratios (B, R) and the mask, such that both terms together
+# have the true gradient $\nabla \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$ on average. Leave out
+# what was fixed before a token was drawn, and return 0 where the mask is false.
 #
-# *Hint:* write down what should multiply $\nabla \log \pi(y_t \mid s_t)$, and what the library has there. Padding
-# can hold NaN.
+# *Hint:* write down what should multiply $\nabla \log \pi(y_t \mid s_t)$, and what the library has
+# there. Padding can hold NaN.
 
 
 # %% tags=["exercise"]
@@ -598,13 +596,13 @@ def missing_weights(log_ratio, mask):
 check.missing_weights(missing_weights)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains with a KL coefficient of 1. The policy goes
-# nearly as far from the reference as without a penalty: see the two curves. The dashed line is the KL of the
-# Gibbs policy for this coefficient. What is wrong in `penalised_rewards`? Mend it, run the checker, and draw the
-# curves again.
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains with a KL coefficient of 1. The
+# policy goes nearly as far from the reference as without a penalty: see the two curves. The dashed
+# line is the KL of the Gibbs policy for this coefficient. What is wrong in `penalised_rewards`?
+# Mend it, run the checker, and draw the curves again.
 #
-# `old_logprobs` are those of the policy that sampled the batch, `logprobs` those of the policy in the present
-# epoch. Each batch is used for two updates.
+# `old_logprobs` are those of the policy that sampled the batch, `logprobs` those of the policy in
+# the present epoch. Each batch is used for two updates.
 
 
 # %% tags=["exercise"]
@@ -619,11 +617,11 @@ check.penalised_rewards(penalised_rewards)
 
 
 # %% [markdown] tags=["solution"]
-# The penalty compares the present policy with the policy that sampled. That policy is renewed with every batch,
-# so it follows wherever the policy goes. In the first update of a batch the two are equal, and the penalty
-# is 0. It must be `old_logprobs - ref_logprobs`: the policy that sampled against the reference, which is fixed.
-# (`logprobs - ref_logprobs` is wrong as well: rewards belong to the responses that were drawn, and stay fixed
-# for all epochs of a batch.)
+# The penalty compares the present policy with the policy that sampled. That policy is renewed with
+# every batch, so it follows wherever the policy goes. In the first update of a batch the two are
+# equal, and the penalty is 0. It must be `old_logprobs - ref_logprobs`: the policy that sampled
+# against the reference, which is fixed. (`logprobs - ref_logprobs` is wrong as well: rewards belong
+# to the responses that were drawn, and stay fixed for all epochs of a batch.)
 
 
 # %% tags=["solution"]
@@ -666,12 +664,13 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Which coefficient?** *(hard, 25 minutes)*. You allow a KL of `kl` nats. `ref_logprobs` and `rewards`, (N,),
-# are those of exercise 1. Return the $\beta$ whose Gibbs policy has this KL, one number. It lies between 0.01 and
+# **5. Which coefficient?** *(hard, 25 minutes)*. You allow a KL of `kl` nats. `ref_logprobs` and
+# `rewards`, (N,), are those of exercise 1. Return the $\beta$ whose Gibbs policy has this KL, one
+# number. It lies between 0.01 and
 # 100. The checker compares six digits.
 #
-# *Hint:* does the KL rise or fall when $\beta$ grows? Then halve the interval again and again. The middle of
-# the *logarithms* of its two ends is a good place to halve it.
+# *Hint:* does the KL rise or fall when $\beta$ grows? Then halve the interval again and again. The
+# middle of the *logarithms* of its two ends is a good place to halve it.
 
 
 # %% tags=["exercise"]
@@ -695,46 +694,48 @@ def coefficient_for_kl(ref_logprobs, rewards, kl):
 check.coefficient_for_kl(coefficient_for_kl)
 
 # %% [markdown] tags=["solution"]
-# A larger $\beta$ keeps the policy nearer, so the KL falls with $\beta$. If the KL is too large, the answer lies
-# above the middle. This is what a controller does, without the noise of samples.
+# A larger $\beta$ keeps the policy nearer, so the KL falls with $\beta$. If the KL is too large,
+# the answer lies above the middle. This is what a controller does, without the noise of samples.
 
 # %% [markdown]
-# **6. Design the experiment** *(hard, 15 minutes)*. You get a new reward model and a budget of twenty runs. How do
-# you choose `kl_coef`? Say what you hold fixed, what you read off each run, on which prompts and by which judge,
-# and what would make you distrust the answer.
+# **6. Design the experiment** *(hard, 15 minutes)*. You get a new reward model and a budget of
+# twenty runs. How do you choose `kl_coef`? Say what you hold fixed, what you read off each run, on
+# which prompts and by which judge, and what would make you distrust the answer.
 #
 # <details><summary>What a good answer contains</summary>
 #
 # - Scale the reward model first (mean 0, standard deviation 1 on the reference's samples). Otherwise the
 #   coefficients mean nothing.
-# - Try values a factor of two or three apart, wide enough to see both ends: hardly any change, and samples
-#   that nobody wants. Better several seeds of a few values than one seed of many.
-# - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts that are
-#   held out for choosing, and others to report the result. Best-of-n from the reference is the line to beat.
+# - Try values a factor of two or three apart, wide enough to see both ends: hardly any change, and
+#   samples that nobody wants. Better several seeds of a few values than one seed of many.
+# - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts
+#   that are held out for choosing, and others to report the result. Best-of-n from the reference is
+#   the line to beat.
 # - Distrust the answer if the score rises and the judge does not; if two seeds differ more than two
-#   coefficients; if the best value is the largest or smallest that you tried; if length or variety changed
-#   with it.
+#   coefficients; if the best value is the largest or smallest that you tried; if length or variety
+#   changed with it.
 # </details>
 #
 # ## Questions
 #
 # <details><summary>1. A log shows a KL of −0.4. Is that possible?</summary>
 #
-# Yes, for the mean of $k_1$ over a small batch near the reference. If it stays negative over many batches,
-# the log-ratio is reversed, or the log-probabilities are not at the temperature of the sampling.
+# Yes, for the mean of $k_1$ over a small batch near the reference. If it stays negative over many
+# batches, the log-ratio is reversed, or the log-probabilities are not at the temperature of the
+# sampling.
 # </details>
 #
 # <details><summary>2. Why must the reference give every response a chance? What does top-k sampling do?</summary>
 #
-# The Gibbs policy only multiplies what is there. Where the reference has probability 0, the log-ratio is
-# infinite. With top-k sampling, the tokens come from another policy than the one whose log-probabilities you
-# compute. Then the sums are not the KL of anything.
+# The Gibbs policy only multiplies what is there. Where the reference has probability 0, the
+# log-ratio is infinite. With top-k sampling, the tokens come from another policy than the one whose
+# log-probabilities you compute. Then the sums are not the KL of anything.
 # </details>
 #
 # <details><summary>3. PPO makes several epochs over a batch. Why is the penalty not computed again?</summary>
 #
-# Rewards belong to the responses that were drawn, and the old policy drew them. How far the policy has moved
-# since then is the business of the ratio and its clip.
+# Rewards belong to the responses that were drawn, and the old policy drew them. How far the policy
+# has moved since then is the business of the ratio and its clip.
 # </details>
 #
 # <details><summary>4. Near the reference, how wrong is $k_3$ in the loss?</summary>
@@ -745,65 +746,72 @@ check.coefficient_for_kl(coefficient_for_kl)
 #
 # ## Going further
 #
-# **Sampling from the Gibbs policy without training.** The posterior of section 2 can be drawn by rejection: write
-# a response with the reference, and keep it with probability $e^{(r - r_{\max})/\beta}$. What you keep is
-# distributed as $\pi^*$. The share that you keep is $Z e^{-r_{\max}/\beta}$. For our three responses it is
-# 0.4. For a language model with a small $\beta$ it is far too small to be of use.
+# **Sampling from the Gibbs policy without training.** The posterior of section 2 can be drawn by
+# rejection: write a response with the reference, and keep it with probability
+# $e^{(r - r_{\max})/\beta}$. What you keep is distributed as $\pi^*$. The share that you keep is
+# $Z e^{-r_{\max}/\beta}$. For our three responses it is 0.4. For a language model with a small
+# $\beta$ it is far too small to be of use.
 #
-# **The exact KL of each token.** A language model shows the probabilities of *all* tokens. So the KL of the
-# next token can be summed over the vocabulary, without any noise of the sampled token (`core.exact_kl`). Summed over
-# a response, it has the right mean and less noise than $k_1$. This is called Rao-Blackwell. In the loss, its
-# gradient has the same mean as that of $k_2$ token by token: the later tokens are missing. In the reward its cosine in
-# section 4's table is −0.32. So there, too, only $k_1$ belongs.
+# **The exact KL of each token.** A language model shows the probabilities of *all* tokens. So the
+# KL of the next token can be summed over the vocabulary, without any noise of the sampled token
+# (`core.exact_kl`). Summed over a response, it has the right mean and less noise than $k_1$. This
+# is called Rao-Blackwell. In the loss, its gradient has the same mean as that of $k_2$ token by
+# token: the later tokens are missing. In the reward its cosine in section 4's table is −0.32. So
+# there, too, only $k_1$ belongs.
 #
-# **All of the gradient with less noise.** Put the exact KL of each token into the loss, and give each token the
-# exact KL of the *later* positions as a reward. Together they have the true gradient. At the tenth policy
-# of section 4, the total variance of the gradient is a third of that of $k_1$ in the reward. The
-# same trick repairs $k_2$ token by token: with the later $k_1$ in the reward, it equals $k_1$ in the reward on every
-# single response. No library that we know does it. It needs the logits of policy and reference at every
-# position.
+# **All of the gradient with less noise.** Put the exact KL of each token into the loss, and give
+# each token the exact KL of the *later* positions as a reward. Together they have the true
+# gradient. At the tenth policy of section 4, the total variance of the gradient is a third of that
+# of $k_1$ in the reward. The same trick repairs $k_2$ token by token: with the later $k_1$ in the
+# reward, it equals $k_1$ in the reward on every single response. No library that we know does it.
+# It needs the logits of policy and reference at every position.
 #
-# **On a real policy.** We let the fine-tuned review model write 128 reviews, and compare it with the base model
-# that it was made from. $k_1$ has the mean 28.8 nats per review with a standard error of 1.3. The exact KL has
-# 28.5 with 1.1. For the gradient we cannot know the truth. But a direction that is real is the same in
-# two independent halves of the samples, and noise is not. The cosine between the gradients of the halves (all four
-# million weights, token by token in the loss) is 0.63 for $k_2$, 0.53 for $k_3$ and −0.01 for $k_1$.
+# **On a real policy.** We let the fine-tuned review model write 128 reviews, and compare it with
+# the base model that it was made from. $k_1$ has the mean 6.4 nats per review with a standard error
+# of 0.3. The exact KL has 6.2 with 0.2. For the gradient we cannot know the truth. But a direction
+# that is real is the same in two independent halves of the samples, and noise is not. The cosine
+# between the gradients of the halves (all weights, token by token in the loss) is 0.38 for $k_2$,
+# 0.29 for $k_3$ and −0.02 for $k_1$.
 #
-# **Best-of-n on the frontier.** In the world of section 3 every policy can be placed in the plane of KL and expected
-# score. No policy has a higher expected score than the Gibbs policy of the same KL. Best-of-16 samples of the
-# reference has a KL of 1.78 nats. (The bound $\log n - (n-1)/n$ says at most 1.84.) The Gibbs policy with this KL
-# has $\beta = 0.27$, and its expected score is higher by only 0.015. This is a hundredth of its gain over the
-# reference. Best-of-n knows only the order of the scores, and nearly reaches the frontier. It also does well on
-# tiny-reviews: best-of-16 has 1.57 gold points at no more than 1.84 nats, and PPO with $\beta = 0.5$ has 1.43 at 2.04. (The
-# models of best-of-16 were retrained for each seed, those of section 7 were not.) Its price is 16 samples for each
-# response.
+# **Best-of-n on the frontier.** In the world of section 3 every policy can be placed in the plane
+# of KL and expected score. No policy has a higher expected score than the Gibbs policy of the same
+# KL. Best-of-16 samples of the reference has a KL of 1.78 nats. (The bound $\log n - (n-1)/n$ says
+# at most 1.84.) The Gibbs policy with this KL has $\beta = 0.27$, and its expected score is higher
+# by only 0.015. This is a hundredth of its gain over the reference. Best-of-n knows only the order
+# of the scores, and nearly reaches the frontier. It also does well on tiny-reviews: best-of-16 has
+# 1.57 gold points at no more than 1.84 nats, and PPO with $\beta = 0.5$ has 1.43 at 2.04. (The
+# models of best-of-16 were retrained for each seed, those of section 7 were not.) Its price is 16
+# samples for each response.
 #
-# **How sure is section 7?** The paired difference in gold between 0.1 and 0 is 0.15 on average, with the 95 % interval
-# [0.06, 0.24] over films for the closest of the three seeds. Between 0 and 0.5 it is more than 1 point on
-# each seed. The peak during training is the best of 24 noisy points, chosen afterwards, on 64 titles of
-# the training.
+# **How sure is section 7?** The paired difference in gold between 0.1 and 0 is 0.15 on average,
+# with the 95 % interval [0.06, 0.24] over films for the closest of the three seeds. Between 0 and
+# 0.5 it is more than 1 point on each seed. The peak during training is the best of 24 noisy points,
+# chosen afterwards, on 64 titles of the training.
 #
-# **The controller in a long run.** In the world of section 3 we let it drive exact gradient ascent for 400 steps, with a
-# target of 0.5 nats, from $\beta = 0.05$ and from $\beta = 5$. Both end at the same $\beta$ and at the target. There the
-# policy is the Gibbs policy of that $\beta$. On the way, the run from the low start is at five times the target.
+# **The controller in a long run.** In the world of section 3 we let it drive exact gradient ascent
+# for 400 steps, with a target of 0.5 nats, from $\beta = 0.05$ and from $\beta = 5$. Both end at
+# the same $\beta$ and at the target. There the policy is the Gibbs policy of that $\beta$. On the
+# way, the run from the low start is at five times the target.
 #
-# **No penalty in the small world.** After 2,000 steps of exact gradient ascent with $\beta = 0$, the response
-# with the highest score has the probability 0.99. In the reference it has 0.06. If the score were the truth, this would be
-# the right answer.
+# **No penalty in the small world.** After 2,000 steps of exact gradient ascent with $\beta = 0$,
+# the response with the highest score has the probability 0.99. In the reference it has 0.06. If the
+# score were the truth, this would be the right answer.
 #
-# **What the libraries do.** This package, DeepSpeed-Chat and TRL's PPO put $k_1$ token by token into the reward. TRL's
-# RLOO puts it there too, summed over the response. TRL's GRPO puts $k_3$ token by token into the loss, and its
-# coefficient is 0 by default, so there is no penalty unless you ask for one. OpenRLHF 0.11 and verl 0.10 offer both
-# places and several estimators by options. So check two settings before you compare a coefficient with a paper: which
-# estimator, and where. The GRPO paper (Shao et al. 2024) chose $k_3$ in the loss because it is unbiased. That is true
-# of its value.
+# **What the libraries do.** This package, DeepSpeed-Chat and TRL's PPO put $k_1$ token by token
+# into the reward. TRL's RLOO puts it there too, summed over the response. TRL's GRPO puts $k_3$
+# token by token into the loss, and its coefficient is 0 by default, so there is no penalty unless
+# you ask for one. OpenRLHF 0.11 and verl 0.10 offer both places and several estimators by options.
+# So check two settings before you compare a coefficient with a paper: which estimator, and where.
+# The GRPO paper (Shao et al. 2024) chose $k_3$ in the loss because it is unbiased. That is true of
+# its value.
 #
-# **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences* (section 2.2: penalty
-# and controller). Schulman 2020, *Approximating KL divergence* ($k_1$, $k_2$, $k_3$). Korbak, Perez and Buckley
-# 2022, *RL with KL penalties is better viewed as Bayesian inference* (section 3). Beirami et al. 2024,
-# *Theoretical guarantees on the best-of-n alignment policy* (section 3). Rafailov et al. 2023 (DPO, appendix A.1:
-# the Gibbs policy). Shao et al. 2024 (GRPO, section 4.1).
+# **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences* (section
+# 2.2: penalty and controller). Schulman 2020, *Approximating KL divergence* ($k_1$, $k_2$, $k_3$).
+# Korbak, Perez and Buckley 2022, *RL with KL penalties is better viewed as Bayesian inference*
+# (section 3). Beirami et al. 2024, *Theoretical guarantees on the best-of-n alignment policy*
+# (section 3). Rafailov et al. 2023 (DPO, appendix A.1: the Gibbs policy). Shao et al. 2024 (GRPO,
+# section 4.1).
 #
-# *How this lesson is checked:* the estimators and their gradients are tested in `tests/core/test_exact.py` and
-# `tests/core/test_kl.py`. Every number about a recorded run is compared with the record
-# (`tests/claims/test_lesson_07.py`).
+# *How this lesson is checked:* the estimators and their gradients are tested in
+# `tests/core/test_exact.py` and `tests/core/test_kl.py`. Every number about a recorded run is
+# compared with the record (`tests/claims/test_lesson_07.py`).
