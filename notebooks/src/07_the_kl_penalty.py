@@ -19,8 +19,8 @@
 # - estimate a KL divergence from samples, and choose between three estimators,
 # - put a penalty where it has the right gradient, and choose its coefficient.
 #
-# **You need** lesson 04 (the policy gradient, the return of a token) and lesson 06 (one step of PPO).
-# About 70 minutes to read and 85 for the exercises.
+# **You need** lesson 04 (the policy gradient, the return of a token) and lesson 06 (one step of
+# PPO). About 70 minutes to read and 85 for the exercises.
 
 # %%
 import math
@@ -35,8 +35,9 @@ from minirlhf.classroom import check
 # ## 1. What goes wrong without it
 #
 # Proximal policy optimisation (PPO) makes the score of a reward model rise. We trained the review
-# writer of lesson 06 twice for 24 steps, with a KL penalty and without one. Then both reviewed films
-# that they had not seen. Here is the first sample for each of three films:
+# writer of lesson 06 for 24 steps, with a KL penalty (coefficient 0.5) and without one. Here is
+# what they write about three films that they had not seen, each time the first sample of the first
+# seed:
 
 # %%
 runs = experiments.results("leash")  # PPO with several KL coefficients, three seeds
@@ -45,17 +46,17 @@ samples.columns = ["with a KL penalty", "without"]
 show.texts(samples)
 
 # %% [markdown]
-# Read the last column aloud. Without the penalty, the policy writes nearly the same review for every
-# film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and with the
-# penalty only 1.2. (Means over 76 films and three seeds. Training began at about 0.)
+# Read the last column aloud. Without the penalty, the policy writes nearly the same review for
+# every film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and
+# with the penalty only 1.2. (Means over 76 films and three seeds. Training began near 0.)
 #
-# How can this be? The reward model learned from reviews that people wrote. Nobody wrote such a text,
-# so no rating taught it that this is bad. Far from what people write, the reward model is wrong in
-# places, and training finds those places.
+# The reward model learned from reviews that people wrote. Nobody wrote such a text, so no rating
+# taught it that this is bad. Far from what people write, it is wrong in places, and training finds
+# those places.
 #
 # The **KL penalty** keeps the policy near the **reference**: a copy of the model from before the
-# training, which imitates people's reviews. The middle column is not great literature, but each film
-# has a review of its own.
+# training, which imitates people's reviews. The middle column is no great literature, but each film
+# has its own review.
 
 # %% [markdown]
 # ## 2. The objective, and its best policy
@@ -64,15 +65,15 @@ show.texts(samples)
 # - $\ell(y) = \log \pi(y) - \log \pi_{\text{ref}}(y)$ is the **log-ratio** of the response. It is
 #   positive if the policy writes $y$ more often than the reference does.
 # - The **Kullback-Leibler (KL) divergence** is the mean log-ratio of the policy's own responses:
-#   $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}_{y \sim \pi}[\ell(y)]$. It is 0 if the two
-#   policies are equal, otherwise it is positive. Its unit is the nat.
+#   $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}_{y \sim \pi}[\ell(y)]$. It is 0 if the
+#   two policies are equal, otherwise it is positive. Its unit is the nat.
 # - $\beta$ is the **KL coefficient**.
 #
 # Training maximises the expected score minus the penalty:
 #
 # $$ J(\pi) = \mathbb{E}_{y \sim \pi}[r(y)] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
 #
-# Which policy is the best one? Not the one that always writes the response with the highest score: it
+# Which policy is the best? Not the one that always writes the response with the highest score: it
 # is far from the reference. The best one is called the **Gibbs policy**:
 #
 # $$ \pi^*(y) = \frac{1}{Z}\, \pi_{\text{ref}}(y)\, e^{r(y)/\beta} , \qquad
@@ -81,8 +82,8 @@ show.texts(samples)
 # In words: take the reference, and multiply each probability by a factor that grows with the score.
 # Dividing by $Z$ makes the probabilities add up to one.
 #
-# **By hand.** Suppose that there are only three responses. We choose $\beta = 1 / \ln 2 = 1.44$. Then
-# the factor $e^{r/\beta}$ is $2^r$: it doubles with each point of the score.
+# **By hand.** Suppose that there are only three responses. We choose $\beta = 1 / \ln 2 = 1.44$.
+# Then the factor $e^{r/\beta}$ is $2^r$: it doubles with each point of the score.
 #
 # | response | $\pi_{\text{ref}}$ | score $r$ | factor $2^r$ | $\pi_{\text{ref}} \cdot 2^r$ | $\pi^*$ |
 # |---|---|---|---|---|---|
@@ -102,9 +103,9 @@ by_hand = torch.tensor([0.375, 0.375, 0.25]).double()
 assert torch.allclose(three.gibbs(beta=1 / math.log(2)), by_hand)
 
 # %% [markdown]
-# **Predict.** Take two other coefficients: a quarter of the one above, so that each point of the score
-# has the factor $2^4 = 16$, and ten times the one above. For each: which response is the likeliest
-# under the best policy, and how likely is it, roughly?
+# **Predict.** Take two other coefficients: a quarter of the one above, so that each point of the
+# score has the factor $2^4 = 16$, and ten times the one above. For each: which response is the
+# likeliest under the best policy, and how likely is it, roughly?
 
 # %% tags=["predict"]
 betas = [times / math.log(2) for times in (10, 1, 0.25)]
@@ -121,26 +122,29 @@ pd.DataFrame(columns, index=three.vocab).round(3)
 # </details>
 #
 # **Why is it the best?** Take the logarithm of $\pi^*$ and solve for the score:
-# $r(y) = \beta \log \pi^*(y) - \beta \log \pi_{\text{ref}}(y) + \beta \log Z$. Put this into $J$. Then
-# $\pi_{\text{ref}}$ cancels, and what is left is
+# $r(y) = \beta \log \pi^*(y) - \beta \log \pi_{\text{ref}}(y) + \beta \log Z$. Put this into $J$.
+# Then $\pi_{\text{ref}}$ cancels:
 #
-# $$ J(\pi) = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
+# $$ J(\pi) = \mathbb{E}\Big[ \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \beta \log Z -
+# \beta \log \frac{\pi(y)}{\pi_{\text{ref}}(y)} \Big]
+# = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
 #
-# The first term does not depend on $\pi$. The KL is never negative, and it is 0 only for
-# $\pi = \pi^*$. So no other policy is as good. (This is Bayesian inference: $\pi_{\text{ref}}$ is the
-# prior, $e^{r/\beta}$ the likelihood, and the Gibbs policy the posterior.)
+# The first term does not depend on $\pi$. The KL is 0 for $\pi = \pi^*$ and positive otherwise. So
+# no other policy is as good. (This is Bayesian inference: $\pi_{\text{ref}}$ is the prior,
+# $e^{r/\beta}$ the likelihood, and the Gibbs policy the posterior.)
 #
-# **From responses to tokens.** The probability of a response is the product over its tokens. So its
+# **From responses to tokens.** The probability of a response is a product over its tokens, so its
 # log-ratio is a sum:
 #
 # $$ \ell(y) = \sum_t \ell_t , \qquad
 # \ell_t = \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) . $$
 #
-# So lesson 06 gave every token the reward $-\beta\, \ell_t$, and the last one the score as well. The
-# rewards of a response add up to $r(y) - \beta\, \ell(y)$, and the mean of this is $J$.
+# So lesson 06 gave every token the reward $-\beta\, \ell_t$, and the last one the score as well.
+# The rewards of a response add up to $r(y) - \beta\, \ell(y)$, and the mean of this is $J$.
 #
 # Here is a response from the end of the PPO run in lesson 06. The colour is the log-ratio (the
-# microscope calls it *kl*): blue tokens are likelier under the policy, orange ones under the reference.
+# microscope calls it *kl*): blue tokens are likelier under the policy, orange ones under the
+# reference.
 
 # %%
 run = experiments.results("microscope")
@@ -148,17 +152,17 @@ one = run[(run.source == "fresh") & (run.step == 24) & (run.prompt == "amys o\n"
 show.microscope(one, "kl")
 
 # %% [markdown]
-# - *heart* has the log-ratio 1.41, because the policy gives it 3.2 % and the reference only 0.8 %. With
-#   $\beta = 0.5$ its reward is −0.70.
+# - *heart* has the log-ratio 1.41, because the policy gives it 3.2 % and the reference only 0.8 %.
+#   With $\beta = 0.5$ its reward is −0.70.
 # - *treat* has −1.27. The reference likes it more, so its reward is *positive*: 0.64.
 # - All seven log-ratios add up to 0.96 nats. This is one sample of the KL. A single sample may be
-#   negative: at step 8 of this run, one response has −2.29. Only the mean cannot.
+#   negative: at step 8, one response has −2.29. Only the mean cannot.
 
 # %% [markdown]
 # ## 3. Three estimators of the KL
 #
-# A run estimates the KL from samples. Each gives a log-ratio $\ell$. Three formulas are usual (Schulman
-# 2020):
+# A run estimates the KL from samples. Each gives a log-ratio $\ell$. Three formulas are usual
+# (Schulman 2020):
 #
 # $$ k_1 = \ell , \qquad k_2 = \tfrac12 \ell^2 , \qquad k_3 = e^{-\ell} - 1 + \ell . $$
 #
@@ -170,8 +174,8 @@ show.microscope(one, "kl")
 # | *A good film.* | 0.375 | 0.3 | 0.22 | 0.02 | 0.02 |
 # | *A great film!* | 0.25 | 0.1 | 0.92 | 0.42 | 0.32 |
 #
-# **Predict.** Compute the mean of each of the last three columns under $\pi$: multiply each row by $\pi$,
-# then add. Which columns have the same mean?
+# **Predict.** Compute the mean of each of the last three columns under $\pi$: multiply each row by
+# $\pi$, then add. Which columns have the same mean?
 
 # %% tags=["predict"]
 log_pi, log_ref = by_hand.log()[:, None], three.ref_logits.T  # (3, 1): one token each
@@ -191,11 +195,11 @@ for k in (core.k1, core.k2, core.k3):
 # - **$k_2$** is never negative either, but its mean is only near the KL.
 # </details>
 #
-# **Bias and noise.** Now a world with 15 possible responses of at most three tokens, with random scores
-# and a random reference (lesson 05). We walk away from the reference in a random direction, and look
-# at 20 policies on the way. Estimators are summed over the tokens of a response. The figure has the
-# true KL on the horizontal axis. At the left is the bias: the mean of the estimator minus the true KL.
-# At the right is the noise: the standard deviation from response to response.
+# **Bias and noise.** Now a world with 15 possible responses of at most three tokens, with random
+# scores and a random reference (lesson 05). We walk away from the reference in a random direction,
+# and look at 20 policies on the way. Estimators are summed over the tokens of a response. The
+# horizontal axis is the true KL. At the left is the bias: the mean of the estimator minus the true
+# KL. At the right is the standard deviation from response to response.
 #
 # **Predict.** Which estimator is the noisiest near the reference? Which one far from it?
 
@@ -227,12 +231,11 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - Left: $k_1$ and $k_3$ have no bias (one line hides the other). $k_2$ is nearly right close to the
-#   reference. At a KL of 0.47 it is too low by 0.16.
+# - Left: $k_1$ and $k_3$ have no bias (one line hides the other). $k_2$ is nearly right close to
+#   the reference. At a KL of 0.47 it is too low by 0.16.
 # - Right, near the reference: $k_1$ is about ten times as noisy as the other two.
 # - Right, far away: $k_3$ is the noisiest by far, with 10.5 nats where $k_1$ has 0.6. Where the
-#   policy has made a response rare that the reference likes, $\ell$ is very negative, and
-#   $e^{-\ell}$ is huge.
+#   policy has made a response rare, $\ell$ is very negative, and $e^{-\ell}$ is huge.
 # </details>
 #
 # So *for a log*, use $k_1$ or $k_3$, averaged over the batch. Our logs show $k_1$.
@@ -240,21 +243,20 @@ show.lines(
 # %% [markdown]
 # ## 4. Value and gradient are two questions
 #
-# In training only the gradient counts. An estimator with the right mean can have a wrong one. Let $f(y)$
-# be an estimator. The policy draws $y$, and it also stands inside $f$. So the gradient of the mean has
-# two parts:
+# In training only the gradient counts. Let $f(y)$ be an estimator. The policy draws $y$, and it
+# also stands inside $f$. So the gradient of the mean has two parts:
 #
 # $$ \nabla\, \mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}[\nabla f(y)]
 # + \mathbb{E}[f(y)\, \nabla \log \pi(y)] . $$
 #
-# - **Add $f$ to the loss**: you get the first part only. For `backward`, the responses are given. It
-#   does not see that another policy would draw other ones.
-# - **Subtract $f$ from the reward**: you get the second part only. This is the policy gradient of lesson
-#   04, with the fixed number $f(y)$ in the place of the score.
+# - **Add $f$ to the loss**: you get the first part only. For `backward`, the responses are given.
+#   It does not see that another policy draws other ones.
+# - **Subtract $f$ from the reward**: you get the second part only. This is the policy gradient of
+#   lesson 04, with the fixed number $f(y)$ in the place of the score.
 #
-# Take $k_1$, which is $\ell$. The reference is fixed, so $\nabla \ell = \nabla \log \pi$. Its mean is 0,
-# because $\sum_y \pi \nabla \log \pi = \sum_y \nabla \pi = \nabla 1 = 0$. So **$k_1$ in the loss has no
-# gradient on average**, only noise. The second part must then be everything:
+# Take $k_1$, which is $\ell$. The reference is fixed, so $\nabla \ell = \nabla \log \pi$. Its mean
+# is 0, because $\sum_y \pi \nabla \log \pi = \sum_y \nabla \pi = \nabla 1 = 0$. So **$k_1$ in the
+# loss has no gradient on average**, only noise. The second part must then be everything:
 #
 # $$ \nabla\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) = \mathbb{E}[\ell\, \nabla \log \pi] . $$
 #
@@ -262,9 +264,9 @@ show.lines(
 #
 # Now all estimators in three placements. *Whole response*: $\ell$ is the log-ratio of the response.
 # *Token by token*: one term per token, from its $\ell_t$, and the sum of the terms. In the reward,
-# each token gets its own term. For each we compute the mean gradient in the small world, at the
-# tenth of the 20 policies, and its **cosine** with the true gradient: 1 is the right direction, and
-# below 0 the penalty pushes *away* from the reference. (0 stands for no gradient.)
+# each token gets its own term. We compute the mean gradient of each in the small world, at the
+# tenth of the 20 policies, and its **cosine** with the true gradient. 1 is the right direction.
+# Below 0 the penalty pushes the wrong way. (0: no gradient.)
 #
 # **Predict** the missing cells: right (1), roughly right, or wrong (below 0)? *Hint:* what is
 # $\nabla k_2$?
@@ -315,23 +317,23 @@ cosines
 # - **$k_1$**: nothing in the loss, right in the reward, as derived.
 # - **$k_2$ in the loss.** $\nabla \tfrac12 \ell^2 = \ell\, \nabla \ell = \ell\, \nabla \log \pi$:
 #   exactly the true gradient. So for the whole response the cosine is 1. The estimator with the
-#   wrong value has the right gradient! Token by token it is 0.86, roughly right. Section 5 shows
-#   what is missing.
+#   wrong value has the right gradient! Token by token it is only 0.86. Section 5 shows what is
+#   missing.
 # - **$k_2$ in the reward**: −0.26. $\tfrac12 \ell^2$ is large where the policy writes a response
 #   much more *or* much less often than the reference. In the reward it makes both rarer. The second
 #   kind should become more frequent.
 # - **$k_3$ in the loss**: 0.75 in both columns. For the whole response this is the gradient of the
-#   *other* KL, $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. It also leads back to the reference, but
-#   by another way.
+#   *other* KL, $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. It also leads back to the reference, by
+#   another way.
 # - **$k_3$ in the reward**: −0.29, for the same reason as $k_2$.
 # </details>
 #
 # The ones and zeros hold in every world. The other numbers depend on the world and the policy.
 #
-# **What does it do to training?** We start at the reference, and go 150 steps along the mean
+# **What does it do to training?** We start at the reference, and take 150 steps along the mean
 # gradient of the score minus $\beta = 0.5$ times that of the penalty. The figure shows the KL to
-# the reference and the objective $J$ of section 2. The thin lines are the Gibbs policy, which has
-# the best objective possible.
+# the reference and the objective $J$. The thin lines are those of the Gibbs policy, the best
+# possible.
 
 
 # %%
@@ -363,18 +365,19 @@ goal = {name: value.item() for name, value in zip(panels, goal)}
 show.lines(panels, xlabel="step", reference=goal)
 
 # %% [markdown]
-# - **$k_1$ in the loss** runs away to 2.8 nats, exactly as with no penalty. Its objective ends at 0.14.
-# - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56. ($k_2$ of
-#   the whole response in the loss has the same curve.)
-# - **$k_2$ token by token** is too weak here (1.27 nats), **$k_3$ token by token** too strong (0.75).
-#   Both hold the policy, and both miss the best objective, with 0.52 and 0.49.
+# - **$k_1$ in the loss** runs away to 2.8 nats, exactly as with no penalty. Its objective ends at
+#   0.14.
+# - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56.
+#   ($k_2$ of the whole response in the loss has the same curve.)
+# - **$k_2$ token by token** is too weak here (1.27 nats), **$k_3$ token by token** too strong
+#   (0.75). Both hold the policy, and both miss the best objective, with 0.52 and 0.49.
 
 # %% [markdown]
 # ## 5. Per token or per sequence?
 #
-# What is missing token by token? A token has a log-ratio of its own. But it also decides which prefixes
-# come next, and so the log-ratios of the *later* tokens. Take a response of three tokens. Each penalty
-# multiplies $\nabla \log \pi(y_t \mid s_t)$ by a number:
+# What is missing token by token? A token has a log-ratio of its own. But it also decides which
+# prefixes come next, and so the log-ratios of the *later* tokens. Take a response of three tokens.
+# Each penalty multiplies $\nabla \log \pi(y_t \mid s_t)$ by a number:
 #
 # | | first token | second token | third token |
 # |---|---|---|---|
@@ -397,19 +400,18 @@ core.k2(new.sum(1, keepdim=True), zero[:, :1], real[:, :1]).sum().backward()
 assert torch.allclose(new.grad, torch.tensor([[1.3, 1.3, 1.3]]))
 
 # %% [markdown]
-# Token by token, the penalty makes the second token *more* likely, because the reference likes it
-# more than the policy does. That it led to a third token with a large log-ratio does not count. In
-# the reward it counts, because the policy gradient uses the return. The last row also counts the
-# *earlier* tokens. They are fixed when a token is drawn, so they change nothing on average (lesson
-# 04). They only add noise.
+# Token by token, the penalty makes the second token *more* likely. That it led to a third token
+# with a large log-ratio does not count. In the reward it counts, because the policy gradient uses
+# the return. The last row also counts the *earlier* tokens. They are fixed when a token is drawn,
+# so they change nothing on average (lesson 04). They only add noise.
 #
 # ## 6. Which placement to use
 #
-# - **Usually: $k_1$ in the reward**, token by token. The gradient is exact, and the critic or
-#   baseline lowers its noise. Our PPO does so.
+# - **Usually: $k_1$ in the reward**, token by token. The gradient is exact, and a critic lowers its
+#   noise. Our PPO does so.
 # - **If it must be in the loss: $k_2$ of the whole response**, on samples of the current policy.
-# - **$k_2$ or $k_3$ token by token in the loss**, as in many libraries, hold the policy, too. But
-#   they lead to another policy, so do not compare their $\beta$ with that of a reward.
+# - **$k_2$ or $k_3$ token by token in the loss**, as in many libraries, lead to another policy. So
+#   do not compare their $\beta$ with that of a reward.
 # - **Never $k_1$ in the loss. Never $k_2$ or $k_3$ in the reward.**
 
 # %% [markdown]
@@ -418,10 +420,10 @@ assert torch.allclose(new.grad, torch.tensor([[1.3, 1.3, 1.3]]))
 # The runs of section 1 belong to a larger experiment: PPO with six KL coefficients, $k_1$ in the
 # reward, three seeds each. The policies reviewed 76 test films. The **gold score** is the rating
 # from −4 to 4 that people would give, predicted by another model (lesson 06). Training never sees
-# it. The figure has the KL on the horizontal axis, which is logarithmic, and gold on the vertical
-# axis.
+# it. The figure shows gold against the KL, on a logarithmic axis.
 #
-# **Predict.** Where is gold without a penalty: is it the highest of the six, the lowest, or in between?
+# **Predict.** Where is gold without a penalty: is it the highest of the six, the lowest, or in
+# between?
 
 # %% tags=["predict"]
 fixed = runs[runs.variant.str.startswith("kl_coef")]
@@ -430,16 +432,16 @@ show.frontier(fixed, log=True, ylabel="gold score")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# In between. From $\beta = 2$ to $\beta = 0.1$, a weaker penalty has more KL and more gold, from 0.61 to
-# 2.78. Without a penalty gold falls back to 2.63, and it is lower than at 0.1 on each of the three seeds.
+# In between. From $\beta = 2$ to $\beta = 0.1$, a weaker penalty has more KL and more gold, from
+# 0.61 to 2.78. Without a penalty gold falls back to 2.63, and it is lower than at 0.1 on each of
+# the three seeds.
 #
-# During the training it had been higher. At step 10 the mean was 3.07. The later steps lost gold,
-# while the score went on rising.
+# During training it had been higher, 3.07 at step 10. The later steps lost gold, while the score
+# rose on.
 # </details>
 #
-# The table adds the score and the variety. *Distinct word pairs* is the share of pairs of
-# neighbouring words that are different from all others before. (Brackets: lowest and highest of
-# three runs.)
+# The table adds the score and the variety: *distinct word pairs* is the number of different pairs
+# of neighbouring words, divided by that of all pairs. (Brackets: lowest and highest of three runs.)
 
 # %%
 measures = {"kl": "KL, nats", "gold": "gold", "proxy": "score"}
@@ -447,20 +449,20 @@ measures["distinct_2"] = "distinct word pairs"
 experiments.shown(fixed, measures)
 
 # %% [markdown]
-# - **The score rises to the end**, to 4.03. It cannot warn you, because it is what training maximises.
-# - **Gold is a better judge, but no reader.** It still gives 2.63 to *funny and funny and funny*.
-#   Gold is a model, too, and was fitted to what people write.
-# - **Variety warns early.** At 0.1, where gold is highest, it has fallen to 36 %. One sample is *A funny,
-#   charming and funny, funny,.*
+# - **The score rises to the end**, to 4.03. It cannot warn you: training maximises it.
+# - **Gold is a better judge, but no reader.** It still gives 2.63 to *funny and funny*. Gold is a
+#   model, too, fitted to what people write.
+# - **Variety warns early.** At 0.1, where gold is highest, it has fallen to 36 %. One sample is *A
+#   funny, charming and funny, funny,.*
 #
-# By gold alone you would choose 0.1. Reading the samples, you choose more. Our default is 0.5.
+# By gold alone you would choose 0.1, by reading samples more. Our default is 0.5.
 
 # %% [markdown]
 # ## 8. Choosing the coefficient
 #
 # $\beta$ has a unit: points of score per nat. If you double all scores, double $\beta$, because
 # only $r / \beta$ stands in the Gibbs policy. So first scale the reward model (lesson 08). Then try
-# values a factor of two apart. For each, look at a second judge, the KL, the variety and samples.
+# values a factor of two apart. Look at a second judge, the KL, the variety and samples of each.
 #
 # **Or let a controller choose.** You name a target KL, and $\beta$ follows. After each batch of $n$
 # responses (Ziegler et al. 2019):
@@ -469,8 +471,8 @@ experiments.shown(fixed, measures)
 # e = \text{clip}\Big(\frac{\text{measured KL}}{\text{target}} - 1,\, -0.2,\, 0.2\Big) . $$
 #
 # In words: if the KL is above the target, raise $\beta$ a little. The horizon $h$ says how slowly.
-# Take $\beta = 0.1$, a KL of 6, a target of 2, $n = 64$ and $h = 100$. Then $6/2 - 1 = 2$ is
-# clipped to 0.2, and $\beta$ becomes $0.1 \cdot (1 + 0.2 \cdot 0.64) = 0.1128$.
+# **By hand**, with $\beta = 0.1$, a KL of 6, a target of 2, $n = 64$ and $h = 100$: $6/2 - 1 = 2$
+# is clipped to 0.2, and $\beta$ becomes $0.1 \cdot (1 + 0.2 \cdot 0.64) = 0.1128$.
 
 # %%
 after = core.adapt_kl_coef(0.1, 6.0, target=2.0, horizon=100, batch_size=64)
@@ -488,24 +490,23 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The KL rises to about 9 nats, more than four times the target. At the last step it is still 5.1. The
-# controller begins in the wrong direction: while the KL is below the target, it lowers $\beta$ to 0.06.
-# Then the policy moves fast, but $\beta$ can grow by at most 12.8 % per step. It needs the whole run to
-# get to 0.5.
+# The KL rises to about 9 nats, more than four times the target. At the last step it is still 5.1.
+# The controller begins in the wrong direction: while the KL is below the target, it lowers $\beta$
+# to 0.06. Then the policy moves fast, but $\beta$ can grow by at most 12.8 % per step. It needs the
+# whole run to reach 0.5.
 # </details>
 #
-# So in a short run choose $\beta$ yourself. (We tried one target, one horizon and one start.) In a
-# long run the controller settles (Going further).
+# So in a short run choose $\beta$ yourself. (We tried one target, horizon and start.)
 
 # %% [markdown]
 # ## What to remember
 #
-# - Without a KL penalty, training finds the errors of the reward model. The score does not show it.
+# - Without a penalty, training finds the errors of the reward model. The score does not show it.
 # - The best policy under a penalty is the Gibbs policy, $\pi_{\text{ref}}\, e^{r/\beta} / Z$. A
 #   small $\beta$ follows the score, a large one the reference.
 # - $k_1$ and $k_3$ have the KL as their mean. $k_2$ is biased.
-# - A loss has one part of the gradient, a reward the other. $k_1$ in the reward and $k_2$ of the
-#   whole response in the loss are right. $k_1$ in the loss does nothing.
+# - A loss has one part of the gradient, a reward the other. Right are $k_1$ in the reward, and
+#   $k_2$ of the whole response in the loss.
 # - Choose $\beta$ with a second judge, the KL, the variety, and your own eyes.
 #
 # ## Exercises
@@ -704,8 +705,8 @@ check.coefficient_for_kl(coefficient_for_kl)
 #
 # <details><summary>What a good answer contains</summary>
 #
-# - Scale the reward model first (mean 0, standard deviation 1 on the reference's samples). Otherwise the
-#   coefficients mean nothing.
+# - Scale the reward model first (mean 0, standard deviation 1 on the reference's samples).
+#   Otherwise the coefficients mean nothing.
 # - Try values a factor of two or three apart, wide enough to see both ends: hardly any change, and
 #   samples that nobody wants. Better several seeds of a few values than one seed of many.
 # - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts
@@ -740,8 +741,8 @@ check.coefficient_for_kl(coefficient_for_kl)
 #
 # <details><summary>4. Near the reference, how wrong is $k_3$ in the loss?</summary>
 #
-# For responses of one token it hardly matters: near the reference the two KL divergences agree, and so do
-# their gradients. For longer responses the later tokens are still missing.
+# For responses of one token it hardly matters: near the reference the two KL divergences agree, and
+# so do their gradients. For longer responses the later tokens are still missing.
 # </details>
 #
 # ## Going further
