@@ -35,9 +35,8 @@ from minirlhf.classroom import check
 # ## 1. What goes wrong without it
 #
 # Proximal policy optimisation (PPO) makes the score of a reward model rise. We trained the review
-# writer of lesson 06 for 24 steps, with a KL penalty (coefficient 0.5) and without one. Here is
-# what they write about three films that they had not seen, each time the first sample of the first
-# seed:
+# writer of lesson 06 for 24 steps, with a KL penalty (coefficient 0.5) and without one. Here are
+# their first samples for three films that they had not seen (first seed):
 
 # %%
 runs = experiments.results("leash")  # PPO with several KL coefficients, three seeds
@@ -50,9 +49,9 @@ show.texts(samples)
 # every film: *funny and funny and funny*. The reward model loves it. The mean score is 4.0, and
 # with the penalty only 1.2. (Means over 76 films and three seeds. Training began near 0.)
 #
-# The reward model learned from reviews that people wrote. Nobody wrote such a text, so no rating
-# taught it that this is bad. Far from what people write, it is wrong in places, and training finds
-# those places.
+# The reward model learned from reviews that people wrote. None of our 12,746 reviews has *funny and
+# funny*, so no rating taught it that this is bad. Far from what people write, it is wrong in
+# places, and training finds those places.
 #
 # The **KL penalty** keeps the policy near the **reference**: a copy of the model from before the
 # training, which imitates people's reviews. The middle column is no great literature, but each film
@@ -115,7 +114,7 @@ pd.DataFrame(columns, index=three.vocab).round(3)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - $\beta = 14.4$: *A dull film.*, with 0.575. A large coefficient keeps the policy near the
+# - $\beta = 14.4$: *A dull film.*, with 0.579. A large coefficient keeps the policy near the
 #   reference, which has 0.6.
 # - $\beta = 0.36$: *A great film!*, with 0.826. The products are 0.6, 0.3 · 16 = 4.8 and 0.1 · 256
 #   = 25.6. With $\beta$ near 0 the best response gets everything.
@@ -154,7 +153,7 @@ show.microscope(one, "kl")
 # %% [markdown]
 # - *heart* has the log-ratio 1.41, because the policy gives it 3.2 % and the reference only 0.8 %.
 #   With $\beta = 0.5$ its reward is −0.70.
-# - *treat* has −1.27. The reference likes it more, so its reward is *positive*: 0.64.
+# - *treat* has −1.27. The reference likes it more, so its reward is *positive*: 0.63.
 # - All seven log-ratios add up to 0.96 nats. This is one sample of the KL. A single sample may be
 #   negative: at step 8, one response has −2.29. Only the mean cannot.
 
@@ -170,9 +169,9 @@ show.microscope(one, "kl")
 #
 # | response | $\pi$ | $\pi_{\text{ref}}$ | $\ell = k_1$ | $k_2$ | $k_3$ |
 # |---|---|---|---|---|---|
-# | *A dull film.* | 0.375 | 0.6 | −0.47 | 0.11 | 0.13 |
-# | *A good film.* | 0.375 | 0.3 | 0.22 | 0.02 | 0.02 |
-# | *A great film!* | 0.25 | 0.1 | 0.92 | 0.42 | 0.32 |
+# | *dull* | 0.375 | 0.6 | −0.47 | 0.11 | 0.13 |
+# | *good* | 0.375 | 0.3 | 0.22 | 0.02 | 0.02 |
+# | *great* | 0.25 | 0.1 | 0.92 | 0.42 | 0.32 |
 #
 # **Predict.** Compute the mean of each of the last three columns under $\pi$: multiply each row by
 # $\pi$, then add. Which columns have the same mean?
@@ -667,8 +666,7 @@ show.lines(
 # %% [markdown] tags=["exercise"]
 # **5. Which coefficient?** *(hard, 25 minutes)*. You allow a KL of `kl` nats. `ref_logprobs` and
 # `rewards`, (N,), are those of exercise 1. Return the $\beta$ whose Gibbs policy has this KL, one
-# number. It lies between 0.01 and
-# 100. The checker compares six digits.
+# number. It lies between 0.01 and 100, and the checker compares six digits.
 #
 # *Hint:* does the KL rise or fall when $\beta$ grows? Then halve the interval again and again. The
 # middle of the *logarithms* of its two ends is a good place to halve it.
@@ -757,8 +755,8 @@ check.coefficient_for_kl(coefficient_for_kl)
 # KL of the next token can be summed over the vocabulary, without any noise of the sampled token
 # (`core.exact_kl`). Summed over a response, it has the right mean and less noise than $k_1$. This
 # is called Rao-Blackwell. In the loss, its gradient has the same mean as that of $k_2$ token by
-# token: the later tokens are missing. In the reward its cosine in section 4's table is −0.32. So
-# there, too, only $k_1$ belongs.
+# token: the later tokens are missing. In the reward its cosine with the true gradient is −0.15, at
+# the policy of section 4's table. So only $k_1$ belongs there.
 #
 # **All of the gradient with less noise.** Put the exact KL of each token into the loss, and give
 # each token the exact KL of the *later* positions as a reward. Together they have the true
@@ -767,9 +765,9 @@ check.coefficient_for_kl(coefficient_for_kl)
 # reward, it equals $k_1$ in the reward on every single response. No library that we know does it.
 # It needs the logits of policy and reference at every position.
 #
-# **On a real policy.** We let the fine-tuned review model write 128 reviews, and compare it with
-# the base model that it was made from. $k_1$ has the mean 6.4 nats per review with a standard error
-# of 0.3. The exact KL has 6.2 with 0.2. For the gradient we cannot know the truth. But a direction
+# **On a real policy.** We let the fine-tuned review model write 96 reviews, and compare it with the
+# base model that it was made from. $k_1$ has the mean 6.4 nats per review with a standard error of
+# 0.3. The exact KL has 6.2 with 0.2. For the gradient we cannot know the truth. But a direction
 # that is real is the same in two independent halves of the samples, and noise is not. The cosine
 # between the gradients of the halves (all weights, token by token in the loss) is 0.38 for $k_2$,
 # 0.29 for $k_3$ and −0.02 for $k_1$.
@@ -785,7 +783,7 @@ check.coefficient_for_kl(coefficient_for_kl)
 # samples for each response.
 #
 # **How sure is section 7?** The paired difference in gold between 0.1 and 0 is 0.15 on average,
-# with the 95 % interval [0.06, 0.24] over films for the closest of the three seeds. Between 0 and
+# with the 95 % interval [0.07, 0.20] over films for the seed that is nearest to 0. Between 0 and
 # 0.5 it is more than 1 point on each seed. The peak during training is the best of 24 noisy points,
 # chosen afterwards, on 64 titles of the training.
 #
@@ -795,8 +793,8 @@ check.coefficient_for_kl(coefficient_for_kl)
 # way, the run from the low start is at five times the target.
 #
 # **No penalty in the small world.** After 2,000 steps of exact gradient ascent with $\beta = 0$,
-# the response with the highest score has the probability 0.99. In the reference it has 0.06. If the
-# score were the truth, this would be the right answer.
+# the response with the highest score has nearly all probability. In the reference it has 0.06. If
+# the score were the truth, this would be the right answer.
 #
 # **What the libraries do.** This package, DeepSpeed-Chat and TRL's PPO put $k_1$ token by token
 # into the reward. TRL's RLOO puts it there too, summed over the response. TRL's GRPO puts $k_3$
