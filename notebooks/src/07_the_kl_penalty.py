@@ -313,7 +313,7 @@ cosines
 # %% [markdown]
 # <details><summary>What you should see, row by row</summary>
 #
-# - **$k_1$**: nothing in the loss, right in the reward, as derived.
+# - **$k_1$**: nothing in the loss, right in the reward.
 # - **$k_2$ in the loss.** $\nabla \tfrac12 \ell^2 = \ell\, \nabla \ell = \ell\, \nabla \log \pi$:
 #   exactly the true gradient. So for the whole response the cosine is 1. The estimator with the
 #   wrong value has the right gradient! Token by token it is only 0.86. Section 5 shows what is
@@ -369,14 +369,15 @@ show.lines(panels, xlabel="step", reference=goal)
 # - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56.
 #   ($k_2$ of the whole response in the loss has the same curve.)
 # - **$k_2$ token by token** is too weak here (1.27 nats), **$k_3$ token by token** too strong
-#   (0.75). Both hold the policy, and both miss the best objective, with 0.52 and 0.49.
+#   (0.75). Both miss the best objective, with 0.52 and 0.49. One lacks the later tokens (section
+#   5), the other also follows the other KL.
 
 # %% [markdown]
 # ## 5. Per token or per sequence?
 #
-# What is missing token by token? A token has a log-ratio of its own. But it also decides which
-# prefixes come next, and so the log-ratios of the *later* tokens. Take a response of three tokens.
-# Each penalty multiplies $\nabla \log \pi(y_t \mid s_t)$ by a number:
+# What is missing token by token? A token also decides which prefixes come next, and so the
+# log-ratios of the *later* tokens. Take a response of three tokens. Each penalty multiplies
+# $\nabla \log \pi(y_t \mid s_t)$ by a number:
 #
 # | | first token | second token | third token |
 # |---|---|---|---|
@@ -417,9 +418,9 @@ assert torch.allclose(new.grad, torch.tensor([[1.3, 1.3, 1.3]]))
 # ## 7. Reward against KL: recorded runs
 #
 # The runs of section 1 belong to a larger experiment: PPO with six KL coefficients, $k_1$ in the
-# reward, three seeds each. The policies reviewed 76 test films. The **gold score** is the rating
-# from −4 to 4 that people would give, predicted by another model (lesson 06). Training never sees
-# it. The figure shows gold against the KL, on a logarithmic axis.
+# reward, three seeds each. The **gold score** is the rating from −4 to 4 that people would give,
+# predicted by another model (lesson 06). Training never sees it. The figure shows gold against the
+# KL, on a logarithmic axis.
 #
 # **Predict.** Where is gold without a penalty: is it the highest of the six, the lowest, or in
 # between?
@@ -442,7 +443,7 @@ show.frontier(fixed, log=True, ylabel="gold score")
 # The table adds the score and the variety: *distinct word pairs* is the number of different pairs
 # of neighbouring words, divided by that of all pairs. (Brackets: lowest and highest of three runs.)
 
-# %%
+# %% tags=["predict"]
 measures = {"kl": "KL, nats", "gold": "gold", "proxy": "score"}
 measures["distinct_2"] = "distinct word pairs"
 experiments.shown(fixed, measures)

@@ -674,7 +674,7 @@ def gradients(said, world, walk, cosines, ends):
 def recorded(said, runs, history):
     gold = {variant: mean(runs, variant, "gold") for variant in COEFFICIENTS}
     assert {len(x) for x in runs.gold_by_prompt} == {76}
-    said("The policies reviewed", 76, -4, 4)
+    said("is the rating from", -4, 4)
     said("a weaker penalty has more KL and more gold, from", gold["kl_coef 2"], gold["kl_coef 0.1"])
     said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1)
     free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
