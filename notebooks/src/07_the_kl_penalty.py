@@ -369,8 +369,8 @@ show.lines(panels, xlabel="step", reference=goal)
 # - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56.
 #   ($k_2$ of the whole response in the loss has the same curve.)
 # - **$k_2$ token by token** is too weak here (1.27 nats), **$k_3$ token by token** too strong
-#   (0.75). Both miss the best objective, with 0.52 and 0.49. One lacks the later tokens (section
-#   5), the other also follows the other KL.
+#   (0.75). Both miss the best objective, with 0.52 and 0.49. Both lack the later tokens (section
+#   5), and $k_3$ follows the other KL.
 
 # %% [markdown]
 # ## 5. Per token or per sequence?
@@ -711,9 +711,9 @@ check.coefficient_for_kl(coefficient_for_kl)
 # - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts
 #   that are held out for choosing, and others to report the result. Best-of-n from the reference is
 #   the line to beat.
-# - Distrust the answer if the score rises and the judge does not; if two seeds differ more than two
-#   coefficients; if the best value is the largest or smallest that you tried; if length or variety
-#   changed with it.
+# - Distrust the answer if the score rises and the judge does not, if two seeds differ more than two
+#   coefficients, if the best value is the largest or smallest that you tried, or if length or
+#   variety changed with it.
 # </details>
 #
 # ## Questions
@@ -763,25 +763,25 @@ check.coefficient_for_kl(coefficient_for_kl)
 # each token the exact KL of the *later* positions as a reward. Together they have the true
 # gradient. At the tenth policy of section 4, the total variance of the gradient is a third of that
 # of $k_1$ in the reward. The same trick repairs $k_2$ token by token: with the later $k_1$ in the
-# reward, it equals $k_1$ in the reward on every single response. No library that we know does it.
-# It needs the logits of policy and reference at every position.
+# reward, it equals $k_1$ in the reward on every single response. No library that we know uses the
+# exact KL in this way. It needs the logits of policy and reference at every position.
 #
-# **On a real policy.** We let the fine-tuned review model write 96 reviews, and compare it with the
-# base model that it was made from. $k_1$ has the mean 6.4 nats per review with a standard error of
-# 0.3. The exact KL has 6.2 with 0.2. For the gradient we cannot know the truth. But a direction
+# **On a real policy.** We let the fine-tuned review model write 128 reviews, and compare it with
+# the base model that it was made from. $k_1$ has the mean 6.4 nats per review with a standard error
+# of 0.3. The exact KL has 6.2 with 0.2. For the gradient we cannot know the truth. But a direction
 # that is real is the same in two independent halves of the samples, and noise is not. The cosine
 # between the gradients of the halves (all weights, token by token in the loss) is 0.38 for $k_2$,
 # 0.29 for $k_3$ and −0.02 for $k_1$.
 #
 # **Best-of-n on the frontier.** In the world of section 3 every policy can be placed in the plane
 # of KL and expected score. No policy has a higher expected score than the Gibbs policy of the same
-# KL. Best-of-16 samples of the reference has a KL of 1.78 nats. (The bound $\log n - (n-1)/n$ says
-# at most 1.84.) The Gibbs policy with this KL has $\beta = 0.27$, and its expected score is higher
-# by only 0.015. This is a hundredth of its gain over the reference. Best-of-n knows only the order
-# of the scores, and nearly reaches the frontier. It also does well on tiny-reviews: best-of-16 has
-# 1.57 gold points at no more than 1.84 nats, and PPO with $\beta = 0.5$ has 1.43 at 2.04. (The
-# models of best-of-16 were retrained for each seed, those of section 7 were not.) Its price is 16
-# samples for each response.
+# KL. Best-of-n samples n responses of the reference and keeps the one with the highest score.
+# Best-of-16 has a KL of 1.78 nats. (The bound $\log n - (n-1)/n$ says at most 1.84.) The Gibbs
+# policy with this KL has $\beta = 0.27$, and its expected score is higher by only 0.015. This is a
+# hundredth of its gain over the reference. Best-of-n knows only the order of the scores, and nearly
+# reaches the frontier. It also does well on tiny-reviews: best-of-16 has 1.57 gold points at no
+# more than 1.84 nats, and PPO with $\beta = 0.5$ has 1.43 at 2.04. (The models of best-of-16 were
+# retrained for each seed, those of section 7 were not.) It pays with 16 samples for each response.
 #
 # **How sure is section 7?** The paired difference in gold between 0.1 and 0 is 0.15 on average,
 # with the 95 % interval [0.07, 0.20] over films for the seed that is nearest to 0. Between 0 and
@@ -798,12 +798,12 @@ check.coefficient_for_kl(coefficient_for_kl)
 # the score were the truth, this would be the right answer.
 #
 # **What the libraries do.** This package, DeepSpeed-Chat and TRL's PPO put $k_1$ token by token
-# into the reward. TRL's RLOO puts it there too, summed over the response. TRL's GRPO puts $k_3$
-# token by token into the loss, and its coefficient is 0 by default, so there is no penalty unless
-# you ask for one. OpenRLHF 0.11 and verl 0.10 offer both places and several estimators by options.
-# So check two settings before you compare a coefficient with a paper: which estimator, and where.
-# The GRPO paper (Shao et al. 2024) chose $k_3$ in the loss because it is unbiased. That is true of
-# its value.
+# into the reward. TRL's REINFORCE leave-one-out (RLOO) puts it there too, summed over the response.
+# TRL's group relative policy optimisation (GRPO) puts $k_3$ token by token into the loss, and its
+# coefficient is 0 by default, so there is no penalty unless you ask for one. OpenRLHF 0.11 and verl
+# 0.10 offer both places and several estimators by options. So check two settings before you compare
+# a coefficient with a paper: which estimator, and where. The GRPO paper (Shao et al. 2024) chose
+# $k_3$ in the loss because it is unbiased. That is true of its value.
 #
 # **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences* (section
 # 2.2: penalty and controller). Schulman 2020, *Approximating KL divergence* ($k_1$, $k_2$, $k_3$).

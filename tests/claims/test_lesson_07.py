@@ -280,8 +280,8 @@ def trained(world, key, *, beta=0.5, steps=150):
 
 @pytest.fixture(scope="module")
 def ends(world):
-    """(estimator, placement) -> (KL, J at beta 0.5) of the last policy; None: no penalty."""
-    keys = [("k1", "token"), ("k1", "reward"), ("k2", "token"), ("k3", "token"), None]
+    """(estimator, placement) -> (KL, J at beta 0.5) of the last policy."""
+    keys = [("k1", "token"), ("k1", "reward"), ("k2", "token"), ("k3", "token")]
     last = {key: trained(world, key)[-1] for key in keys}
     return {
         key: (world.kl(x, world.ref_logits).item(), world.objective(x, beta=0.5).item())
@@ -289,12 +289,12 @@ def ends(world):
     }
 
 
-def test_k1_in_the_loss_trains_as_no_penalty_does(world, ends):
-    assert ends["k1", "token"] == pytest.approx(ends[None], abs=1e-9)
-
-
-def test_k2_of_the_whole_response_trains_as_k1_in_the_reward_does(world):
-    one, other = (trained(world, key, steps=30) for key in (("k2", "whole"), ("k1", "reward")))
+@pytest.mark.parametrize(
+    "pair", [[("k1", "token"), None], [("k2", "whole"), ("k1", "reward")]], ids=str
+)
+def test_two_placements_that_train_alike(world, pair):
+    """k1 in the loss as no penalty does; k2 of the whole response as k1 in the reward does."""
+    one, other = (trained(world, key, steps=30) for key in pair)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
@@ -316,7 +316,7 @@ def on_a_real_policy():
     titles = tasks.reviews.eval_prompts("test") * 2
     sampling = models.SamplingConfig(temperature=1.0, max_new_tokens=32)
     batches = models.sample_text(
-        sft, tokenizer, titles[:96], config=sampling, seed=0, batch_size=48
+        sft, tokenizer, titles[:128], config=sampling, seed=0, batch_size=64
     )
     values, halves = {"k1": [], "exact": []}, {name: [] for name in ESTIMATORS}
     for batch in batches:
@@ -724,13 +724,13 @@ def further(said, three, world, walk, runs, drives, unpenalised, real):
     said("For our three responses it is", kept_share(three))
     said("In the reward its cosine with the true gradient is", exact_in_the_reward(world, walk[9]))
     values, errors, agreement = real
-    said("We let the fine-tuned review model write", 96)
+    said("We let the fine-tuned review model write", 128)
     said("$k_1$ has the mean", values["k1"], errors["k1"], values["exact"], errors["exact"])
     said("token by token in the loss) is", agreement["k2"], agreement["k3"], agreement["k1"])
     reward, kl = reward_and_kl(world, best_of(world, 16))
     beta, matched = same_kl(world, kl)
     start = reward_and_kl(world, world.probs(world.ref_logits))[0]
-    said("Best-of-16 samples of the reference has a KL of", kl, math.log(16) - 15 / 16)
+    said("Best-of-16 has a KL of", kl, math.log(16) - 15 / 16)
     said("The Gibbs policy with this KL has $\\beta = 0.27$", round(beta, 2) == 0.27)
     said("its expected score is higher by only", matched - reward)
     said("This is a hundredth", 0.008 < (matched - reward) / (matched - start) < 0.012)
@@ -738,7 +738,7 @@ def further(said, three, world, walk, runs, drives, unpenalised, real):
     half = "kl_coef 0.5"
     best = tour.gold.mean(), math.log(16) - 15 / 16
     said("best-of-16 has", *best, mean(runs, half, "gold"), mean(runs, half, "kl"))
-    said("Its price is", 16)
+    said("It pays with", 16)
     apart = [paired(runs, "kl_coef 0.1", "kl_coef 0", seed) for seed in SEEDS]
     closest = min(apart, key=lambda x: x[1])
     said(
