@@ -793,7 +793,7 @@ check.coefficient_for_kl(coefficient_for_kl)
 # the same $\beta$ and at the target. There the policy is the Gibbs policy of that $\beta$. On the
 # way, the run from the low start is at five times the target.
 #
-# **No penalty in the small world.** After 2,000 steps of exact gradient ascent with $\beta = 0$,
+# **No penalty in the small world.** After 500 steps of exact gradient ascent with $\beta = 0$,
 # the response with the highest score has nearly all probability. In the reference it has 0.06. If
 # the score were the truth, this would be the right answer.
 #

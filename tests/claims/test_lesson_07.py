@@ -418,7 +418,7 @@ def test_the_controller_settles_at_the_target_and_its_gibbs_policy(world, drives
 @pytest.fixture(scope="module")
 def unpenalised(world):
     logits = world.ref_logits
-    for _ in range(2000):
+    for _ in range(500):
         logits = logits + 5 * world.gradient(logits)
     return world.probs(logits)
 
@@ -756,5 +756,5 @@ def further(said, three, world, walk, runs, drives, unpenalised, real):
     said("the run from the low start is at five times the target", 4.5 < peak / 0.5 < 5.5)
     top = world.rewards.argmax()
     start = world.probs(world.ref_logits)[top].item()
-    said("in the small world.** After", 2000, unpenalised[top] > 0.999, start)
+    said("in the small world.** After", 500, unpenalised[top] > 0.999, start)
     said("and its coefficient is", 0)
