@@ -38,10 +38,11 @@ from minirlhf.classroom.lessons.lesson_06 import (
     ppo_loss,
 )
 from minirlhf.classroom.lessons.lesson_07 import (
-    charged_rewards,
+    coefficient_for_kl,
     gibbs_logprobs,
-    kl_pull,
     kl_shaped_rewards,
+    missing_weights,
+    penalised_rewards,
 )
 from minirlhf.classroom.lessons.lesson_08 import (
     best_of_k_loss,

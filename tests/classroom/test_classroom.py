@@ -2,6 +2,7 @@ import itertools
 import math
 
 import pytest
+import scipy.optimize
 import torch
 
 from minirlhf.classroom import check, claims
@@ -174,11 +175,24 @@ DIFFERENT = {  # right answers written in another way
     ),
     "accumulated_loss": lambda x, m, s: x[m].mean(),
     "gibbs_logprobs": lambda p, r, b: (
-        p.exp() * (r / b).exp() / (p.exp() * (r / b).exp()).sum()
-    ).log(),
+        (p + r / b) - (p + r / b).max() - (p + r / b - (p + r / b).max()).exp().sum().log()
+    ),
     "kl_shaped_rewards": shaped,
-    "kl_pull": lambda x, m: per_row(lambda a: backwards(a, 1.0))(x, mask=m),
-    "charged_rewards": lambda s, new, old, ref, m, k: shaped(s, old, ref, m, k),
+    "missing_weights": lambda x, m: per_row(lambda a: backwards(a, 1.0) + torch.exp(-a) - 1)(
+        x, mask=m
+    ),
+    "penalised_rewards": lambda s, new, old, ref, m, k: shaped(s, old, ref, m, k),
+    "coefficient_for_kl": lambda p, r, kl: (
+        1
+        / scipy.optimize.brentq(
+            lambda a: (
+                a * (r * (p + a * r).softmax(0)).sum().item() - (p + a * r).logsumexp(0).item() - kl
+            ),
+            0.01,
+            100,
+            xtol=1e-14,
+        )
+    ),
     "bradley_terry_loss": lambda c, r: torch.nn.functional.softplus(r - c).mean(),
     "best_of_k_loss": lambda s, c: torch.nn.functional.cross_entropy(s, c),
     "in_sft_units": lambda s, b: (

@@ -9,6 +9,7 @@ REBUILT: tuple[str, ...] = (
     "04_the_policy_gradient",
     "05_advantages_gae",
     "06_ppo",
+    "07_the_kl_penalty",
     "08_the_reward_model",
     "11_grpo",
     "11b_five_objections",

@@ -1,5 +1,5 @@
-"""Exercises of lesson 07: the Gibbs policy, the KL penalty in the reward, its full gradient, and a
-penalty with the wrong reference policy."""
+"""Exercises of lesson 07: the Gibbs policy, the KL penalty in the reward, what a penalty in the
+loss leaves out, a penalty with a bug, and the coefficient that leads to a given KL."""
 
 import torch
 
@@ -44,7 +44,10 @@ gibbs_logprobs = Exercise(
         "so r / beta is added to their logarithms.": lambda p, r, b: (
             p * (r / b).exp()
         ).log_softmax(0),
+        "exp overflows for a large score. Stay with logarithms: "
+        "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
     },
+    edges=((torch.tensor([0.5, 0.5]).log(), torch.tensor([1000.0, 999.0]), 1.0),),
 )
 
 
@@ -69,9 +72,9 @@ def _ratio(old, ref, mask):
     return torch.where(mask, old - ref, 0.0)
 
 
-def _put(charges, scores, column):
+def _put(penalties, scores, column):
     """The KL penalties, with each row's score added at its column."""
-    return charges.scatter_add(1, column[:, None], scores[:, None])
+    return penalties.scatter_add(1, column[:, None], scores[:, None])
 
 
 kl_shaped_rewards = Exercise(
@@ -110,63 +113,83 @@ kl_shaped_rewards = Exercise(
 )
 
 
-def _pull_case(g):
+def _weights_case(g):
     mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
     mask[0] = torch.tensor([True, True, False, False])
     return torch.where(mask, torch.randn(3, 4, generator=g), torch.nan), mask
 
 
-def _pull(log_ratio, mask):
-    return reward_to_go(log_ratio, mask)
+def _real(log_ratio, mask):
+    return torch.where(mask, log_ratio, 0.0)
 
 
-kl_pull = Exercise(
-    "kl_pull",
+def _slope(log_ratio, mask):
+    """What k3 in the loss multiplies the gradient of a token's log-probability with."""
+    return -torch.expm1(-_real(log_ratio, mask))
+
+
+def _later(log_ratio, mask):
+    """The sum of the log-ratios of the tokens after each token."""
+    return reward_to_go(log_ratio, mask) - _real(log_ratio, mask)
+
+
+missing_weights = Exercise(
+    "missing_weights",
     ("log_ratio", "mask"),
-    _pull_case,
-    _pull,
+    _weights_case,
+    lambda x, m: reward_to_go(x, m) - _slope(x, m),
     {
-        "this is the gradient of k2 per token, used as a loss. "
-        "It weighs a token by its own log-ratio only. The log-ratios of the tokens "
-        "that follow are missing.": lambda x, m: torch.where(m, x, 0.0),
-        "this is right on average, but it has the noise of the past. "
-        "The tokens before t are fixed when token t is drawn. "
-        "Leave out their log-ratios.": lambda x, m: torch.where(
-            m, torch.where(m, x, 0.0).sum(1, keepdim=True), 0.0
+        "these weights would be right without the library's term. "
+        "Take off what the library already has at each token: "
+        "the derivative of k3.": lambda x, m: reward_to_go(x, m),
+        "this is what is missing beside k2. The derivative of k3 is not "
+        "the log-ratio, so the token's own weight needs a repair, too.": _later,
+        "this repairs the token's own weight. "
+        "The tokens that follow are still missing.": lambda x, m: _real(x, m) - _slope(x, m),
+        "the sign is wrong. Write down: "
+        "weight = what should stand there, minus what the library has.": lambda x, m: (
+            _slope(x, m) - reward_to_go(x, m)
+        ),
+        "the library's term is added. It must be subtracted from "
+        "what should stand there.": lambda x, m: reward_to_go(x, m) + _slope(x, m),
+        "you subtract k3 itself. In the loss, "
+        "its derivative multiplies the gradient.": lambda x, m: (
+            reward_to_go(x, m) - torch.expm1(-_real(x, m)) - _real(x, m)
+        ),
+        "the derivative of k3 with respect to the log-ratio has a wrong sign inside: "
+        "the derivative of exp(-x) is -exp(-x).": lambda x, m: (
+            reward_to_go(x, m) - torch.where(m, 1 + torch.exp(-_real(x, m)), 0.0)
+        ),
+        "this counts the tokens before t as well. "
+        "They are fixed when token t is drawn, and only add noise.": lambda x, m: torch.where(
+            m, _real(x, m).sum(1, keepdim=True) - _slope(x, m), 0.0
         ),
         "this sums from the left, over the past. "
         "Sum a token's own log-ratio and those after it.": lambda x, m: torch.where(
-            m, torch.where(m, x, 0.0).cumsum(1), 0.0
+            m, _real(x, m).cumsum(1) - _slope(x, m), 0.0
         ),
-        "a token's own log-ratio is missing. The sum starts at t, "
-        "and t is included.": lambda x, m: _pull(x, m) - torch.where(m, x, 0.0),
-        "the sign is wrong: this gives the gradient of minus the KL.": lambda x, m: -_pull(x, m),
-        "padding is not 0 in the result. Mask the result as well.": lambda x, m: (
-            torch.where(m, x, 0.0).sum(1, keepdim=True)
-            - torch.where(m, x, 0.0).cumsum(1)
-            + torch.where(m, x, 0.0)
-            + (~m).float()
-        ),
+        "a token's own log-ratio is missing. "
+        "The sum starts at t, and t is included.": lambda x, m: _later(x, m) - _slope(x, m),
     },
 )
 
 
-def _charged_case(g):
+def _penalised_case(g):
     scores, old, ref, mask, kl_coef = _rollout_case(g)
     new = torch.where(mask, old + 0.3 * torch.randn(3, 4, generator=g), torch.nan)
     return scores, new, old, ref, mask, kl_coef
 
 
-charged_rewards = Exercise(
-    "charged_rewards",
+penalised_rewards = Exercise(
+    "penalised_rewards",
     ("scores", "logprobs", "old_logprobs", "ref_logprobs", "mask", "kl_coef"),
-    _charged_case,
+    _penalised_case,
     lambda s, new, old, ref, m, k: _shaped(s, old, ref, m, k),
     {
-        "the bug is still there: the penalty compares with the policy that sampled. "
-        "That policy follows the trained policy. "
-        "Compare with the reference, which is fixed.": lambda s, new, old, ref, m, k: _shaped(
-            s, new, old, m, k
+        "the bug is still there. On paper, take one token right after sampling: 40 % under the "
+        "policy, 20 % under the reference. "
+        "Which penalty should come out for kl_coef 1, and which does?": (
+            lambda s, new, old, ref, m, k: _shaped(s, new, old, m, k)
         ),
         "now the log-ratio is reversed.": lambda s, new, old, ref, m, k: _shaped(s, ref, old, m, k),
         "rewards are fixed when the responses are sampled. "
@@ -174,5 +197,54 @@ charged_rewards = Exercise(
         "not the policy that is being trained.": lambda s, new, old, ref, m, k: _shaped(
             s, new, ref, m, k
         ),
+    },
+)
+
+
+def _found_case(g):
+    n = int(torch.randint(3, 6, (), generator=g))
+    ref = torch.randn(n, generator=g).double().log_softmax(0)
+    rewards = torch.randn(n, generator=g).double()
+    beta = 0.7 + 2 * torch.rand((), generator=g).item()
+    return ref, rewards, _distance(ref, rewards, beta)
+
+
+def _distance(ref, rewards, beta):
+    """KL(Gibbs policy || reference)."""
+    best = _gibbs(ref, rewards, beta)
+    return (best.exp() * (best - ref)).sum().item()
+
+
+def _distance_from_ref(ref, rewards, beta):
+    """KL(reference || Gibbs policy)."""
+    return (ref.exp() * (ref - _gibbs(ref, rewards, beta))).sum().item()
+
+
+def _coefficient(ref, rewards, kl, distance=_distance):
+    """The beta with this distance, which falls with beta, by halving the logarithm's interval."""
+    low, high = 0.01, 100.0
+    for _ in range(80):
+        beta = (low * high) ** 0.5
+        low, high = (beta, high) if distance(ref, rewards, beta) > kl else (low, beta)
+    return torch.tensor(beta)
+
+
+coefficient_for_kl = Exercise(
+    "coefficient_for_kl",
+    ("ref_logprobs", "rewards", "kl"),
+    _found_case,
+    _coefficient,
+    {
+        "the KL is the wrong way round. It is a mean over the responses of the policy, "
+        "so its weights are those of the Gibbs policy.": lambda p, r, kl: _coefficient(
+            p, r, kl, _distance_from_ref
+        ),
+        "this is 1 / beta. A large beta keeps the policy near the reference.": lambda p, r, kl: (
+            1 / _coefficient(p, r, kl)
+        ),
+        "you halve towards the wrong end. If the KL is too large, "
+        "beta must grow.": lambda p, r, kl: torch.tensor(0.01),
+        "you halve towards the wrong end: if the KL is too small, "
+        "beta must shrink.": lambda p, r, kl: torch.tensor(100.0),
     },
 )

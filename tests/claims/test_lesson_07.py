@@ -1,0 +1,760 @@
+"""Lesson 07, the KL penalty: every number of its prose, and every claim about a recorded run.
+
+The estimators and their gradients are also tested in tests/core/test_exact.py and test_kl.py.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops, models, tasks
+from minirlhf.classroom import check
+from minirlhf.evaluate import paired_difference
+from tests.claims.prose import lesson
+
+ESTIMATORS = {"k1": core.k1, "k2": core.k2, "k3": core.k3}
+COEFFICIENTS = ("kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25", "kl_coef 0.1", "kl_coef 0")
+SEEDS = range(3)
+PLACES = ("whole", "token", "reward")
+
+
+# ---- section 2: three responses
+
+
+@pytest.fixture(scope="module")
+def three():
+    return core.World(
+        ("A dull film.", "A good film.", "A great film!"),
+        1,
+        torch.tensor([0.0, 1.0, 2.0]).double(),
+        torch.tensor([[0.6, 0.3, 0.1]]).double().log(),
+    )
+
+
+def test_the_gibbs_policy_by_hand(three):
+    expected = torch.tensor([0.375, 0.375, 0.25]).double()
+    torch.testing.assert_close(three.gibbs(beta=1 / math.log(2)), expected)
+
+
+def test_the_objective_of_every_policy_is_that_of_the_best_one_minus_its_distance():
+    """J = beta log Z - beta KL(pi || pi*), for policies drawn at random."""
+    hand, beta = seven_responses(), 1 / math.log(2)
+    log_z, best = math.log(47 / 36), hand.gibbs_logits(beta=beta)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        some = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        shortfall = beta * hand.kl(some, best)
+        torch.testing.assert_close(hand.objective(some, beta=beta), beta * log_z - shortfall)
+    torch.testing.assert_close(hand.objective(best, beta=beta).item(), beta * log_z)
+
+
+def seven_responses():
+    """The world of lessons 03 and 04: good, bad and the full stop."""
+    return core.World.from_reward(
+        ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
+    )
+
+
+def test_the_gibbs_policy_of_the_seven_responses_by_hand():
+    weights = torch.tensor([16.0, 4, 8, 4, 1, 2, 12]).double()
+    torch.testing.assert_close(seven_responses().gibbs(beta=1 / math.log(2)), weights / 47)
+
+
+def test_the_mean_of_the_token_rewards_is_the_objective():
+    hand, beta = seven_responses(), 1 / math.log(2)
+    policy = torch.tensor([[1.0, -1, 0], [0, 0.5, 0], [-1, 0, 1]]).double()
+    old, ref = hand.logprobs(policy), hand.logprobs(hand.ref_logits)
+    rewards = core.kl_shaped_rewards(hand.rewards, old, ref, hand.response_mask, kl_coef=beta)
+    mean = hand.expectation(policy, rewards.sum(1))
+    torch.testing.assert_close(mean, hand.objective(policy, beta=beta))
+
+
+def test_rejection_samples_the_gibbs_policy(three):
+    beta, generator = 1 / math.log(2), torch.Generator().manual_seed(0)
+    start, best = three.probs(three.ref_logits), three.gibbs(beta=beta)
+    drawn = torch.multinomial(start, 200_000, True, generator=generator)
+    chance = ((three.rewards - three.rewards.max()) / beta).exp()
+    kept = drawn[torch.rand(len(drawn), generator=generator) < chance[drawn]]
+    error = (best * (1 - best) / len(kept)).sqrt()
+    assert ((kept.bincount() / len(kept) - best).abs() < 4 * error).all()
+    assert len(kept) / len(drawn) == pytest.approx(kept_share(three), abs=0.005)
+
+
+def kept_share(three):
+    """The share that rejection keeps: Z exp(-r_max / beta)."""
+    return (three.probs(three.ref_logits) * 2.0 ** (three.rewards - 2)).sum().item()
+
+
+# ---- sections 3 and 4: estimators in a small world
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.World.random(3, 3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def walk(world):
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    return [world.ref_logits + step * direction for step in torch.linspace(0.1, 2, 20)]
+
+
+def of_response(world, logits):
+    """Each estimator summed over the tokens of each response, and the exact KL of each prefix."""
+    pair = world.logprobs(logits), world.logprobs(world.ref_logits)
+    values = {name: k(*pair, world.response_mask).sum(1) for name, k in ESTIMATORS.items()}
+    return values | {"exact": at_positions(world, logits).sum(1)}
+
+
+def at_positions(world, logits):
+    """The exact KL of the next token at each position of each response, (N, R)."""
+    tables = logits[world.visited], world.ref_logits[world.visited]
+    return core.exact_kl(*tables, world.response_mask)
+
+
+def bias_and_noise(world, logits):
+    """name -> (bias, standard deviation from response to response)."""
+    kl, found = world.kl(logits, world.ref_logits), {}
+    for name, values in of_response(world, logits).items():
+        mean = world.expectation(logits, values)
+        variance = world.expectation(logits, (values - mean).square())
+        found[name] = ((mean - kl).item(), variance.sqrt().item())
+    return found
+
+
+def test_k2_alone_is_biased_and_the_exact_kl_is_quieter_than_k1(world, walk):
+    for logits in walk:
+        found = bias_and_noise(world, logits)
+        assert all(abs(found[name][0]) < 1e-9 for name in ("k1", "k3", "exact"))
+        assert found["k2"][0] < 0
+        assert found["exact"][1] < found["k1"][1]
+
+
+def test_k1_is_noisiest_near_the_reference_and_k3_far_from_it(world, walk):
+    near, far = bias_and_noise(world, walk[0]), bias_and_noise(world, walk[-1])
+    assert near["k1"][1] > 9 * max(near["k2"][1], near["k3"][1])
+    assert far["k3"][1] > 10 * max(far["k1"][1], far["k2"][1])
+
+
+def per_response(world, logits, weights):
+    """sum over t of weights[n, t] grad log pi(y_t), for each response: (N, S, V)."""
+    slopes = torch.autograd.functional.jacobian(world.logprobs, logits)
+    return torch.einsum("nt,ntsv->nsv", weights, slopes)
+
+
+def placed(world, logits):
+    """(estimator, placement) -> the gradient of each response, (N, S, V).
+
+    By hand, from the derivatives of the estimators: 1, l, and 1 - exp(-l).
+    """
+    mask = world.response_mask
+    ratio = world.logprobs(logits) - world.logprobs(world.ref_logits)
+    whole = ratio.sum(1, keepdim=True).expand(-1, 3)
+    pair = world.logprobs(logits), world.logprobs(world.ref_logits)
+    slopes = {"k1": torch.ones_like, "k2": lambda x: x, "k3": lambda x: -torch.expm1(-x)}
+    found = {}
+    for name, k in ESTIMATORS.items():
+        returns = core.reward_to_go(k(*pair, mask), mask)
+        weights = dict(
+            zip(PLACES, (slopes[name](whole), slopes[name](ratio), returns), strict=True)
+        )
+        for place, weight in weights.items():
+            found[name, place] = per_response(world, logits, torch.where(mask, weight, 0.0))
+    return found
+
+
+def kl_gradients(world, logits):
+    """The gradients of KL(policy || reference) and KL(reference || policy)."""
+    moved = logits.clone().requires_grad_(True)
+    ways = world.kl(moved, world.ref_logits), world.kl(world.ref_logits, moved)
+    return [torch.autograd.grad(way, moved)[0] for way in ways]
+
+
+def cosine(a, b):
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+@pytest.fixture(scope="module")
+def cosines(world, walk):
+    truth = kl_gradients(world, walk[9])[0]
+    return {
+        key: cosine(world.expectation(walk[9], each), truth)
+        for key, each in placed(world, walk[9]).items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ones_and_zeros_hold_in_every_world(seed):
+    world = core.World.random(3, 3, seed=seed)
+    generator = torch.Generator().manual_seed(100 + seed)
+    logits = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    truth, other = kl_gradients(world, logits)
+    mean = {key: world.expectation(logits, x) for key, x in placed(world, logits).items()}
+    for key in (("k1", "reward"), ("k2", "whole")):
+        torch.testing.assert_close(mean[key], truth, rtol=0, atol=1e-9)
+    assert max(mean["k1", place].abs().max() for place in ("whole", "token")) < 1e-9
+    torch.testing.assert_close(mean["k3", "whole"], other, rtol=0, atol=1e-9)
+    for key in (("k2", "token"), ("k3", "token"), ("k3", "whole"), ("k2", "reward")):
+        assert cosine(mean[key], truth) < 0.999
+
+
+def test_in_the_reward_k2_k3_and_the_exact_kl_push_away_here(world, walk, cosines):
+    assert max(cosines["k2", "reward"], cosines["k3", "reward"]) < 0
+    assert exact_in_the_reward(world, walk[9]) < 0
+
+
+def exact_in_the_reward(world, logits):
+    returns = core.reward_to_go(at_positions(world, logits), world.response_mask)
+    mean = world.expectation(logits, per_response(world, logits, returns))
+    return cosine(mean, kl_gradients(world, logits)[0])
+
+
+def noise_of(world, logits, each):
+    """The total variance of a gradient from response to response; its mean must be the truth."""
+    mean = world.expectation(logits, each)
+    torch.testing.assert_close(mean, kl_gradients(world, logits)[0], rtol=0, atol=1e-9)
+    return world.expectation(logits, (each - mean).square().sum((1, 2))).item()
+
+
+def complete(world, logits):
+    """Three gradients of each response that have the true mean."""
+    mask = world.response_mask
+    ratio = world.logprobs(logits) - world.logprobs(world.ref_logits)
+    positions, parts = at_positions(world, logits), placed(world, logits)
+
+    def later(values):
+        return per_response(world, logits, core.reward_to_go(values, mask) - values)
+
+    exact = torch.autograd.functional.jacobian(lambda x: at_positions(world, x).sum(1), logits)
+    return {
+        "k1 in the reward": parts["k1", "reward"],
+        "k2 of the whole response": parts["k2", "whole"],
+        "k2 and later k1": parts["k2", "token"] + later(ratio),
+        "exact and later k1": exact + later(ratio),
+        "exact and later exact": exact + later(positions),
+    }
+
+
+def test_all_of_the_gradient_with_less_noise(world, walk):
+    ways = complete(world, walk[9])
+    noise = {name: noise_of(world, walk[9], each) for name, each in ways.items()}
+    torch.testing.assert_close(ways["k1 in the reward"], ways["k2 and later k1"])
+    assert noise["exact and later exact"] == pytest.approx(noise["k1 in the reward"] / 3, rel=0.15)
+    # the past of a token adds noise
+    assert noise["k2 of the whole response"] > 1.2 * noise["k1 in the reward"]
+
+
+def test_the_exact_kl_in_the_loss_lacks_the_later_tokens_too(world, walk):
+    exact = torch.autograd.functional.jacobian(lambda x: at_positions(world, x).sum(1), walk[9])
+    mean = [world.expectation(walk[9], x) for x in (exact, placed(world, walk[9])["k2", "token"])]
+    torch.testing.assert_close(*mean, rtol=0, atol=1e-9)
+
+
+def trained(world, key, *, beta=0.5, steps=150):
+    """The policies of ascent along the score's gradient minus beta times that of a penalty."""
+    ref, mask, logits, path = (
+        world.logprobs(world.ref_logits),
+        world.response_mask,
+        world.ref_logits,
+        [],
+    )
+    name, place = key or ("k1", "token")
+    k = ESTIMATORS[name]
+    for _ in range(steps):
+        path.append(logits)
+        moved = logits.clone().requires_grad_(True)
+        new, old = world.logprobs(moved), world.logprobs(logits)
+        if place == "whole":
+            losses = k(new.sum(1, keepdim=True), ref.sum(1, keepdim=True), mask[:, :1])
+        elif place == "token":
+            losses = k(new, ref, mask)
+        else:
+            losses = core.reward_to_go(k(old, ref, mask), mask) * new
+        penalty = torch.autograd.grad(world.expectation(logits, losses.sum(1)), moved)[0]
+        logits = logits + 2 * (world.gradient(logits) - (beta if key else 0.0) * penalty)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ends(world):
+    """(estimator, placement) -> (KL, J at beta 0.5) of the last policy."""
+    keys = [("k1", "token"), ("k1", "reward"), ("k2", "token"), ("k3", "token")]
+    last = {key: trained(world, key)[-1] for key in keys}
+    return {
+        key: (world.kl(x, world.ref_logits).item(), world.objective(x, beta=0.5).item())
+        for key, x in last.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "pair", [[("k1", "token"), None], [("k2", "whole"), ("k1", "reward")]], ids=str
+)
+def test_two_placements_that_train_alike(world, pair):
+    """k1 in the loss as no penalty does; k2 of the whole response as k1 in the reward does."""
+    one, other = (trained(world, key, steps=30) for key in pair)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_only_k1_in_the_reward_reaches_the_best_objective(world, ends):
+    best = world.objective(world.gibbs_logits(beta=0.5), beta=0.5).item()
+    assert best - 0.002 < ends["k1", "reward"][1] < best
+    assert all(ends[key][1] < best - 0.03 for key in (("k2", "token"), ("k3", "token")))
+
+
+# ---- a real policy
+
+
+@pytest.fixture(scope="module")
+def on_a_real_policy():
+    """The values of k1 and of the exact KL, and each estimator's gradient in two halves."""
+    sft, tokenizer = models.load_policy("tiny-reviews-sft")
+    base, _ = models.load_policy("tiny-reviews")
+    titles = tasks.reviews.eval_prompts("test") * 2
+    sampling = models.SamplingConfig(temperature=1.0, max_new_tokens=32)
+    batches = models.sample_text(
+        sft, tokenizer, titles[:128], config=sampling, seed=0, batch_size=64
+    )
+    values, halves = {"k1": [], "exact": []}, {name: [] for name in ESTIMATORS}
+    for batch in batches:
+        ids, mask = batch.response_ids, batch.response_mask
+        here = models.policy_logits(sft, batch)
+        with torch.no_grad():
+            there = models.policy_logits(base, batch)
+            theirs = core.response_logprobs(there, ids, mask)
+            values["exact"].append(core.exact_kl(here, there, mask).sum(1))
+        ours = core.response_logprobs(here, ids, mask)
+        values["k1"].append(core.k1(ours.detach(), theirs, mask).sum(1))
+        for name, k in ESTIMATORS.items():
+            loss = k(ours, theirs, mask).sum(1).mean()
+            parts = torch.autograd.grad(loss, list(sft.parameters()), retain_graph=True)
+            halves[name].append(torch.cat([part.flatten() for part in parts]))
+    agreement = {name: cosine(*pair) for name, pair in halves.items()}
+    values = {name: torch.cat(each) for name, each in values.items()}
+    errors = {name: (x.std() / math.sqrt(len(x))).item() for name, x in values.items()}
+    return {name: x.mean().item() for name, x in values.items()}, errors, agreement
+
+
+def test_on_a_real_policy_the_exact_kl_is_quieter_and_k1_in_the_loss_is_noise(on_a_real_policy):
+    mean, error, agreement = on_a_real_policy
+    assert abs(mean["k1"] - mean["exact"]) < 3 * error["k1"] and error["exact"] < error["k1"]
+    assert min(agreement["k2"], agreement["k3"]) > 0.2 and abs(agreement["k1"]) < 0.1
+
+
+# ---- the frontier, best-of-n, the controller and no penalty in the small world
+
+
+def reward_and_kl(world, probs):
+    start = world.probs(world.ref_logits)
+    kl = (torch.xlogy(probs, probs) - torch.xlogy(probs, start)).sum()
+    return (probs @ world.rewards).item(), kl.item()
+
+
+def best_of(world, n):
+    """The probabilities of the best of n responses of the reference."""
+    start, order = world.probs(world.ref_logits), world.rewards.argsort()
+    share = start[order].cumsum(0).clamp(max=1)
+    chance = torch.cat([torch.zeros(1).double(), share**n]).diff()
+    return torch.zeros_like(start).index_put((order,), chance)
+
+
+def test_no_policy_lies_above_the_gibbs_policies(world):
+    generator = torch.Generator().manual_seed(0)
+    others = [
+        world.probs(world.ref_logits + step * torch.randn(7, 3, generator=generator).double())
+        for step in (0.3, 0.6, 1.0, 1.5)
+        for _ in range(60)
+    ]
+    others += [best_of(world, n) for n in (2, 4, 8, 16)]
+    points = torch.tensor([reward_and_kl(world, probs) for probs in others]).double()
+    for beta in torch.logspace(1.5, -2, 80).tolist():
+        reward, kl = reward_and_kl(world, world.gibbs(beta=beta))
+        assert (points[:, 0] - beta * points[:, 1] <= reward - beta * kl + 1e-9).all()
+
+
+def test_the_kl_of_best_of_n_is_below_its_bound(world):
+    for n in (2, 4, 8, 16):
+        assert reward_and_kl(world, best_of(world, n))[1] <= math.log(n) - (n - 1) / n
+
+
+def same_kl(world, kl):
+    """(beta, mean reward) of the Gibbs policy with this KL."""
+    ref = world.sequence_logprobs(world.ref_logits)
+    beta = check.EXERCISES["coefficient_for_kl"].reference(ref, world.rewards, kl).item()
+    reward, found = reward_and_kl(world, world.gibbs(beta=beta))
+    assert found == pytest.approx(kl)
+    return beta, reward
+
+
+def controlled(world, coefficient, *, target=0.5, steps=400):
+    """(KL, coefficient) at each step of ascent on J with an adapted coefficient."""
+    logits, rows = world.ref_logits, []
+    for _ in range(steps):
+        rows.append((world.kl(logits, world.ref_logits).item(), coefficient))
+        logits = logits + 2 * world.gradient(logits, beta=coefficient)
+        coefficient = core.adapt_kl_coef(
+            coefficient, rows[-1][0], target=target, horizon=2000, batch_size=256
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def drives(world):
+    return {start: controlled(world, start) for start in (0.05, 5.0)}
+
+
+def test_the_controller_settles_at_the_target_and_its_gibbs_policy(world, drives):
+    for rows in drives.values():
+        kl, coefficient = rows[-1]
+        assert abs(kl - 0.5) < 0.01
+        assert abs(reward_and_kl(world, world.gibbs(beta=coefficient))[1] - kl) < 0.01
+    low, high = (rows[-1][1] for rows in drives.values())
+    assert low == pytest.approx(high, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def unpenalised(world):
+    logits = world.ref_logits
+    for _ in range(500):
+        logits = logits + 5 * world.gradient(logits)
+    return world.probs(logits)
+
+
+# ---- recorded runs
+
+
+@pytest.fixture(scope="module")
+def runs():
+    found = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+    assert len(found) == 3 * (len(COEFFICIENTS) + 1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def history():
+    return experiments.results("leash_history")
+
+
+@pytest.fixture(scope="module")
+def microscope():
+    run = experiments.results("microscope")
+    return run[run.source == "fresh"]
+
+
+def mean(runs, variant, name):
+    return runs.loc[variant][name].mean()
+
+
+def paired(runs, one, other, seed):
+    columns = [runs.loc[(variant, seed)].gold_by_prompt for variant in (one, other)]
+    return paired_difference(*columns)
+
+
+def test_a_weaker_penalty_has_more_kl_and_gold_down_to_a_tenth(runs):
+    for larger, smaller in itertools.pairwise(COEFFICIENTS[:-1]):
+        for name in ("kl", "gold"):
+            assert mean(runs, smaller, name) > mean(runs, larger, name)
+
+
+def test_without_a_penalty_gold_is_lower_than_at_a_tenth_and_higher_than_at_a_half(runs):
+    for seed in SEEDS:
+        assert paired(runs, "kl_coef 0.1", "kl_coef 0", seed)[1] > 0
+        assert paired(runs, "kl_coef 0", "kl_coef 0.5", seed)[1] > 1
+        proxy = runs.proxy
+        assert proxy["kl_coef 0", seed] > proxy["kl_coef 0.1", seed] + 1
+
+
+def test_without_a_penalty_gold_was_higher_half_way_on_every_seed(history):
+    for seed in SEEDS:
+        by_step = history[history.seed == seed].pivot(
+            index="step", columns="variant", values="gold"
+        )
+        free, held = by_step["kl_coef 0"], by_step["kl_coef 0.1"]
+        assert free.max() > held.max()
+        assert 8 < free.idxmax() < 14 and free.iloc[-1] < free.max() - 0.3
+
+
+def test_the_controller_overshoots_and_has_not_come_back_on_every_seed(history):
+    found = history[history.variant == "target 2 nats"].pivot(
+        index="step", columns="seed", values="kl"
+    )
+    assert found.max().min() > 6 and found.iloc[-1].min() > 3
+
+
+def test_nobody_wrote_what_the_policy_without_a_penalty_writes(runs):
+    text = "funny and funny"
+    for seed in SEEDS:
+        samples = runs.loc[("kl_coef 0", seed)].samples.values()
+        assert all("funny, funny" in x or text in x for x in samples)
+    assert not any(text in x or "funny, funny" in x for x in every_review())
+
+
+def every_review():
+    return [review.text.lower() for review in tasks.reviews.load_reviews()]
+
+
+def test_best_of_16_has_more_gold_than_ppo_at_a_half_for_less_kl(runs):
+    tour = experiments.results("tour").set_index("method")
+    best = tour.loc["best-of-16"]
+    assert best.gold.mean() > mean(runs, "kl_coef 0.5", "gold")
+    assert math.log(16) - 15 / 16 < mean(runs, "kl_coef 0.5", "kl")
+
+
+# ---- the exercises
+
+
+def distances(function, kl_coef):
+    """Exercise 4: the KL after each of 40 batches, along the mean gradient."""
+    world, path = core.World.random(3, 3, seed=0), []
+    logits, mask = world.ref_logits, world.response_mask
+    ref = world.logprobs(logits)
+    for _ in range(40):
+        old = world.logprobs(logits)
+        for _ in range(2):
+            given = world.rewards, world.logprobs(logits), old, ref, mask, kl_coef
+            returns = core.reward_to_go(function(*given), mask)
+            moved = logits.clone().requires_grad_(True)
+            world.expectation(logits, (returns * world.logprobs(moved)).sum(1)).backward()
+            logits = logits + 2 * moved.grad
+        path.append(world.kl(logits, world.ref_logits).item())
+    return path
+
+
+def with_the_bug(scores, logprobs, old_logprobs, ref_logprobs, mask, kl_coef):
+    ratio = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
+    rewards = -kl_coef * ratio
+    rewards[torch.arange(len(scores)), mask.sum(1) - 1] += scores
+    return rewards
+
+
+def test_the_curves_of_exercise_4_show_the_bug_and_its_repair(world):
+    exercise = check.EXERCISES["penalised_rewards"]
+    goal = world.kl(world.gibbs_logits(beta=1.0), world.ref_logits).item()
+    without = distances(exercise.reference, 0.0)[-1]
+    assert distances(with_the_bug, 1.0)[-1] == pytest.approx(without, abs=0.05)
+    assert distances(exercise.reference, 1.0)[-1] == pytest.approx(goal, abs=0.01)
+    assert without > 5 * goal
+
+
+def test_the_checker_of_exercise_4_does_not_name_the_bug():
+    message = check.penalised_rewards(with_the_bug).message
+    assert "the bug is still there" in message and "On paper" in message
+    assert not any(word in message for word in ("old", "follows", "fixed"))
+
+
+def test_the_weights_of_exercise_3_repair_k3(world, walk):
+    parts, mask = placed(world, walk[9]), world.response_mask
+    ratio = world.logprobs(walk[9]) - world.logprobs(world.ref_logits)
+    weights = check.EXERCISES["missing_weights"].reference(ratio, mask)
+    both = parts["k3", "token"] + per_response(world, walk[9], weights)
+    truth = kl_gradients(world, walk[9])[0]
+    torch.testing.assert_close(world.expectation(walk[9], both), truth, rtol=0, atol=1e-9)
+
+
+# ---- the prose
+
+
+def test_the_numbers_of_lesson_07(
+    three,
+    world,
+    walk,
+    cosines,
+    ends,
+    runs,
+    history,
+    microscope,
+    drives,
+    unpenalised,
+    on_a_real_policy,
+):
+    with lesson("07") as said:
+        opening(said, runs)
+        best_policy(said, three, microscope)
+        values(said, three, world, walk)
+        gradients(said, world, walk, cosines, ends)
+        recorded(said, runs, history)
+        controller(said, runs, history)
+        exercises(said)
+        further(said, three, world, walk, runs, drives, unpenalised, on_a_real_policy)
+
+
+def opening(said, runs):
+    zero, half = "kl_coef 0", "kl_coef 0.5"
+    config = loops.PPOConfig()
+    assert config.kl.kl_coef == 0.5
+    said("We trained the review writer of lesson 06 for", config.steps)
+    said("with a KL penalty (coefficient", config.kl.kl_coef)
+    films = {len(row) for row in runs.gold_by_prompt}
+    said("The mean score is", mean(runs, zero, "proxy"), mean(runs, half, "proxy"), *films, 0)
+    said("None of our", len(every_review()))
+    training = experiments.results("leash_history")
+    assert abs(training[training.step == 0].score.mean()) < 0.05
+
+
+def best_policy(said, three, microscope):
+    step_beta = 1 / math.log(2)
+    start, best = three.probs(three.ref_logits), three.gibbs(beta=step_beta)
+    factors = 2**three.rewards
+    weights = start * factors
+    z = weights.sum().item()
+    for i, name in enumerate(three.vocab):
+        row = [x[i].item() for x in (start, three.rewards, factors, weights, weights)]
+        said(f"| *{name}* |", *row, z, best[i].item())
+    said("| sum |", 1, z, 1)
+    far, near = three.gibbs(beta=10 * step_beta), three.gibbs(beta=step_beta / 4)
+    assert round(10 * step_beta, 1) == 14.4 and round(step_beta / 4, 2) == 0.36
+    assert far.argmax() == 0 and near.argmax() == 2
+    said("*A dull film.*, with", far[0].item(), start[0].item())
+    products = start * 16**three.rewards
+    low = [start[1].item(), 16, products[1].item(), start[2].item(), 256, products[2].item()]
+    said("*A great film!*, with", near[2].item(), products[0].item(), *low, 0)
+    said("otherwise it is positive", three.kl(three.ref_logits, three.ref_logits).item() == 0)
+    said("[\\ell(y)]$. It is", 0)
+    said("The KL is", 0)
+    treat = microscope[(microscope.step == 24) & (microscope.prompt == "amys o\n")]
+    tokens = treat.set_index("token")
+    heart, last = tokens.loc[" heart"], tokens.loc[" treat"]
+    policy, reference = math.exp(heart.logprob), math.exp(heart.ref_logprob)
+    said("*heart* has the log-ratio", heart.kl, policy, reference, heart.reward)
+    assert heart.reward == pytest.approx(-0.5 * heart.kl, abs=1e-3)
+    said("*treat* has", last.kl, last.reward)
+    assert len(treat) == 7
+    earlier = microscope[microscope.step == 8].groupby("prompt").kl.sum()
+    said("All seven log-ratios add up to", treat.kl.sum(), 8, earlier.min())
+
+
+def values(said, three, world, walk):
+    policy, start = three.gibbs(beta=1 / math.log(2)), three.probs(three.ref_logits)
+    ratio = (policy / start).log()
+    rows = {"k1": ratio, "k2": ratio.square() / 2, "k3": (-ratio).exp() - 1 + ratio}
+    for i, name in enumerate(("dull", "good", "great")):
+        estimates = [x[i].item() for x in rows.values()]
+        said(f"| *{name}* |", policy[i].item(), start[i].item(), *estimates)
+    means = {name: (policy @ x).item() for name, x in rows.items()}
+    assert means["k1"] == pytest.approx(means["k3"])
+    said("$k_1$ and $k_3$ have the mean", means["k1"], means["k2"])
+    said("is the sum of $\\pi_{\\text{ref}}$, which is", 1, 0)
+    said("Now a world with", len(world.sequences), 3, len(walk))
+    near, far = bias_and_noise(world, walk[0]), bias_and_noise(world, walk[-1])
+    said("At a KL of", world.kl(walk[-1], world.ref_logits).item(), -far["k2"][1 - 1])
+    times = [near["k1"][1] / near[name][1] for name in ("k2", "k3")]
+    said("about ten times as noisy", min(times) > 9, max(times) < 11)
+    said("$k_3$ is the noisiest by far, with", far["k3"][1], far["k1"][1])
+
+
+def gradients(said, world, walk, cosines, ends):
+    rounded = {key: round(x, 2) + 0.0 for key, x in cosines.items()}
+    said("Its mean is", 0)
+    said("at the tenth of the", len(walk), 1, 0, 0)
+    said("the missing cells: right", 1, 0)
+    said("| $k_1$ |", *(rounded["k1", place] for place in PLACES))
+    said("So for the whole response the cosine is", rounded["k2", "whole"], rounded["k2", "token"])
+    said("**$k_2$ in the reward**:", rounded["k2", "reward"])
+    said("**$k_3$ in the loss**:", rounded["k3", "whole"], rounded["k3", "token"] == 0.75)
+    said("**$k_3$ in the reward**:", rounded["k3", "reward"])
+    said("We start at the reference, and take", 150)
+    best = world.gibbs_logits(beta=0.5)
+    goal = world.kl(best, world.ref_logits).item(), world.objective(best, beta=0.5).item()
+    said("**$k_1$ in the loss** runs away to", *ends["k1", "token"])
+    said("with a KL of", goal[0], goal[1])
+    assert ends["k1", "reward"] == pytest.approx(goal, abs=0.03)
+    k2, k3 = ends["k2", "token"], ends["k3", "token"]
+    said("is too weak here", k2[0], k3[0], k2[1], k3[1], k3[0] < goal[0] < k2[0])
+    ratio, mask = torch.tensor([[0.5, -0.2, 1.0]]), torch.ones(1, 3).bool()
+    own, returns = ratio[0].tolist(), core.reward_to_go(ratio, mask)[0].tolist()
+    said("| log-ratio $\\ell_t$ |", *own)
+    said("token by token: its own log-ratio |", *own)
+    said("its own and the later ones |", *returns)
+    said("whole response: all of them |", *[ratio.sum().item()] * 3)
+
+
+def recorded(said, runs, history):
+    gold = {variant: mean(runs, variant, "gold") for variant in COEFFICIENTS}
+    assert {len(x) for x in runs.gold_by_prompt} == {76}
+    said("is the rating from", -4, 4)
+    said("a weaker penalty has more KL and more gold, from", gold["kl_coef 2"], gold["kl_coef 0.1"])
+    said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1)
+    free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
+    assert free.idxmax() == 10
+    said("During training it had been higher,", free.max(), free.idxmax())
+    said("**The score rises to the end**, to", mean(runs, "kl_coef 0", "proxy"))
+    said("It still gives", gold["kl_coef 0"])
+    tenth = mean(runs, "kl_coef 0.1", "distinct_2")
+    said("**Variety warns early.** At", 0.1, max(gold, key=gold.get) == "kl_coef 0.1", tenth)
+    sample = runs.loc[("kl_coef 0.1", 0)].samples
+    said(
+        "*A funny, charming and funny, funny,.*",
+        "A funny, charming and funny, funny,." in list(sample.values()),
+    )
+    said("By gold alone you would choose", 0.1, loops.KLConfig().kl_coef)
+
+
+def controller(said, runs, history):
+    found = history[history.variant == "target 2 nats"].groupby("step")[["kl", "kl_coef"]].mean()
+    assert len(found) == 24
+    after = core.adapt_kl_coef(0.1, 6.0, target=2.0, horizon=100, batch_size=64)
+    assert after == pytest.approx(0.1128)
+    said("a KL of 6, a target of 2", True)
+    said("**By hand**, with", 6, 2, 0.2)
+    fixed = [mean(runs, variant, "kl") for variant in ("kl_coef 0.1", "kl_coef 0.5")]
+    said("a target of 2 nats. (Fixed at", 0.1, fixed[0], 0.5, fixed[1], 24)
+    said("with this controller and a target of", 2)
+    said("The KL rises to about", found.kl.max(), found.kl.max() > 4 * 2, found.kl.iloc[-1])
+    said("while the KL is below the target, it lowers $\\beta$ to", found.kl_coef.min())
+    said("can grow by at most", 0.2 * 64 / 100)
+    said("to reach", found.kl_coef.iloc[-1])
+
+
+def exercises(said):
+    said("*Hint:* a score of", 1000)
+    said("PPO's rewards (B, R). Return", 0)
+    said("NaN times", 0)
+    said("and return", 0)
+    said("with a KL coefficient of", 1)
+    said("It lies between", 0.01, 100)
+    said("Scale the reward model first (mean", 0, 1)
+    said("A log shows a KL of", -0.4)
+    said("Where the reference has probability", 0)
+
+
+def further(said, three, world, walk, runs, drives, unpenalised, real):
+    said("For our three responses it is", kept_share(three))
+    said("In the reward its cosine with the true gradient is", exact_in_the_reward(world, walk[9]))
+    values, errors, agreement = real
+    said("We let the fine-tuned review model write", 128)
+    said("$k_1$ has the mean", values["k1"], errors["k1"], values["exact"], errors["exact"])
+    said("token by token in the loss) is", agreement["k2"], agreement["k3"], agreement["k1"])
+    reward, kl = reward_and_kl(world, best_of(world, 16))
+    beta, matched = same_kl(world, kl)
+    start = reward_and_kl(world, world.probs(world.ref_logits))[0]
+    said("Best-of-16 has a KL of", kl, math.log(16) - 15 / 16)
+    said("The Gibbs policy with this KL has $\\beta = 0.27$", round(beta, 2) == 0.27)
+    said("its expected score is higher by only", matched - reward)
+    said("This is a hundredth", 0.008 < (matched - reward) / (matched - start) < 0.012)
+    tour = experiments.results("tour").set_index("method").loc["best-of-16"]
+    half = "kl_coef 0.5"
+    best = tour.gold.mean(), math.log(16) - 15 / 16
+    said("best-of-16 has", *best, mean(runs, half, "gold"), mean(runs, half, "kl"))
+    said("It pays with", 16)
+    apart = [paired(runs, "kl_coef 0.1", "kl_coef 0", seed) for seed in SEEDS]
+    closest = min(apart, key=lambda x: x[1])
+    said(
+        "The paired difference in gold between",
+        0.1,
+        0,
+        sum(x[0] for x in apart) / 3,
+        *closest[1:],
+        0,
+    )
+    said("Between", 0, 0.5, 1)
+    said("The peak during training is the best of", 24, 64)
+    said("let it drive exact gradient ascent for", len(drives[0.05]), 0.5)
+    peak = max(kl for kl, _ in drives[0.05])
+    said("the run from the low start is at five times the target", 4.5 < peak / 0.5 < 5.5)
+    top = world.rewards.argmax()
+    start = world.probs(world.ref_logits)[top].item()
+    said("in the small world.** After", 500, unpenalised[top] > 0.999, start)
+    said("and its coefficient is", 0)
