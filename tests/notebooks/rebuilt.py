@@ -10,6 +10,7 @@ REBUILT: tuple[str, ...] = (
     "05_advantages_gae",
     "06_ppo",
     "08_the_reward_model",
+    "10_saving_resources",
     "11_grpo",
     "11b_five_objections",
     "12_dpo",
