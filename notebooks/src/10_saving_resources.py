@@ -208,10 +208,11 @@ for together in (1, 100, 500):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# 4.2 ms, 4.2 ms and 7.1 ms. A hundred responses take as long as one: reading takes 4.2 ms, and the
-# arithmetic, 1.4 ms, is hidden behind it. With 500 responses the arithmetic takes 7.1 ms, so now
-# the machine waits for it. The border lies where both take equally long: at 989,000 / 3,350 = 295
-# responses. The size of the model does not matter, because it stands on both sides.
+# The three times are 4.2 ms, 4.2 ms and 7.1 ms. A hundred responses take as long as one: reading
+# takes 4.2 ms, and the arithmetic, 1.4 ms, is hidden behind it. With 500 responses the arithmetic
+# takes 7.1 ms, so now the machine waits for it. The border lies where both take equally long: at
+# 989,000 / 3,350 = 295 responses. The size of the model does not matter, because it stands on both
+# sides.
 # </details>
 #
 # **Training** reads all tokens of a response in one pass. Take 100 responses of 1,000 tokens each,
@@ -296,10 +297,10 @@ print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
 # tokens, for prompts of 512 tokens, and decodes 64 together. Training reads one response at a time.
 # The columns:
 #
-# - **7B** and **70B**: GB at the worst moment of the step;
-# - **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. *Scoring* is the forward
-#   passes of reward model, reference and critic. We assume that the GPUs reach 40 % of their speed
-#   in arithmetic and 60 % in reading. This is the table's weakest point.
+# - The memory, **7B** and **70B**: GB at the worst moment of the step.
+# - The time, **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. *Scoring* is
+#   the forward passes of reward model, reference and critic. We assume that the GPUs reach 40 % of
+#   their speed in arithmetic and 60 % in reading. This is the table's weakest point.
 
 # %%
 savings = {
@@ -529,9 +530,9 @@ show.lines(
 # At a gap of 2: perfect critic 5.9, true mean 13.2, RLOO 17.9, running mean 35.2, ReMax 38.2. Only
 # the running mean changes with the gap. The other four know which prompt a response belongs to.
 #
-# - **If prompts differ little, a group buys nothing.** At a gap of 0 the running mean needs 13.2
-#   responses and RLOO 17.9, because three scores are a noisy baseline. RLOO is ahead from a gap
-#   of about 0.85 on.
+# - **If prompts differ little, a group buys nothing.** Without a gap the running mean needs 13.2
+#   responses and RLOO 17.9, because three scores are a noisy baseline. RLOO is ahead from a gap of
+#   about 0.85 on.
 # - **ReMax** pays for two responses. And in these random worlds, the greedy response says little about
 #   the mean.
 # - **REINFORCE++**, with a large batch, is as noisy as the running mean: 35.3 at a gap of 2.

@@ -284,10 +284,6 @@ def test_the_order_is_the_same_in_ten_other_pairs_of_worlds():
 # ---- every number of the prose
 
 
-def billions(*numbers):
-    return [n / 1e9 for n in numbers]
-
-
 def test_the_numbers_of_the_prose(runs, history, at_two):
     trained, read = 16, 2
     seven, seventy = (n * 1e9 for n in (7, 70))
@@ -306,21 +302,20 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
 
     with lesson("10") as said:
         # 1: the idea
-        said("7B means", 7)
+        said("In words: a weight that is trained takes", trained / read, 7, 7)
+        said("| model | trained?", 7, 70)
         for name, each in (("actor", 16), ("critic", 16), ("reference", 2), ("reward model", 2)):
-            said(f"| {name} |", each, 7, each * 7) if False else None
             said(f"| {name} |", each, *(each * n for n in (7, 70)))
         said("| **all four**", *sums)
-        said("has room for", room, math.ceil(sums[0] / room), 7, math.ceil(sums[1] / room), 70)
+        cards = [math.ceil(total / room) for total in sums]
+        said("processor (GPU), has room for", room, cards[0], 7, cards[1], 70)
         said("The critic alone takes", trained * seven / 1e9 / sums[0])
         # 2: memory
         said("A number has", 4, 2)
         said("| bfloat16 |", 2, 2, 4, 4, 4, 16)
         said("The row of float32 is", 4, 4, 4, 4, 0, 16)
         said("The batch has", 16, 8, 24, 32)
-        said(
-            "The model has", tiny.parameters / 1e6, 4, models.weights_bytes(tiny.parameters) / 1e6
-        )
+        said("The model has", tiny.parameters / 1e6, 4, models.weights_bytes(tiny.parameters) / 1e6)
         at_once = 16 * 32
         said(
             "Our model has",
@@ -331,6 +326,7 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             4 * rule * at_once / tiny.width,
             8,
         )
+        said("**Predict.** A", 7)
         said("It trains on one response at a time, with", tokens)
         said(
             "is now the largest part:",
@@ -344,21 +340,20 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             2 * rule * tokens / models.LLAMA_7B.width,
             12,
         )
-        said("With", actor["cache"] / 1e9, PLAN.decode_batch)
+        said("compute them again. With", actor["cache"] / 1e9, PLAN.decode_batch)
         said("larger than all activations", actor["cache"] > 2 * actor["activations"])
-        said("Altogether, four 7B models need", peak(models.LLAMA_7B) / 1e9, sums[0])
+        said("Altogether, four", 7, peak(models.LLAMA_7B) / 1e9, sums[0])
         # 3: time
         said("An H100 does at most", raw.flop_per_second / 1e9, raw.bytes_per_second / 1e9)
-        said("reads all weights:", *billions(2 * seven))
+        said("reads all weights:", 2 * seven / 1e9, 7)
         said("That takes", 14, raw.bytes_per_second / 1e9, 1000 * reads)
         said("The arithmetic, 2 ·", 7, 14, 1000 * computes(14e9))
         said("The arithmetic,", 2)
         said("One token for one response takes", 1000 * reads, 100, 500)
         steps = [raw.seconds(2 * seven * n, 2 * seven) for n in (1, 100, 500)]
-        said("4.2 ms and", 7.1) if False else None
-        ms = [1000 * step for step in steps]
+        said("The three times are", *(1000 * step for step in steps), 1000 * reads)
         said("A hundred responses take as long as one:", 1000 * reads, 1000 * computes(14e11))
-        said("With 500 responses", 1000 * computes(70e11))
+        said("is hidden behind it. With", 500, 1000 * computes(70e11))
         border = raw.flop_per_second / raw.bytes_per_second
         said(
             "both take equally long: at",
@@ -366,15 +361,15 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             raw.bytes_per_second / 1e9,
             border,
         )
-        first_words(said, ms)
-        said("Take", 100, 1000)
+        said("of a response in one pass. Take", 100, 1000, 7)
         arithmetic = computes(2 * seven * 1e5)
         said("| sample them one after the other |", 1e5, 1e5 * reads, arithmetic, 1e5 * reads)
         said("| sample them together |", 1000, 1000 * reads, arithmetic, 1000 * reads)
         training = computes(6 * seven * 1e5)
         said("| train on them, one by one |", 300, 300 * reads, training, training)
         said("The next cell samples", 1, 64, 64)
-        said("Sampling", 64, 64)
+        said("The seconds depend on your machine. Sampling", 64)
+        said("goes into *starting* operations. All", 64)
         # 4: LoRA
         said("is 0 at first", True)
         said("$U$ is", 0)
@@ -389,8 +384,9 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             PLAN.prompt_tokens,
             PLAN.decode_batch,
         )
-        said("seconds at 70B on", 64, models.H100.mfu, models.H100.mbu)
-        said("At 70B it needs", gpus(peak()))
+        said("- The memory,", 7, 70)
+        said("**training**: seconds at", 70, 64, models.H100.mfu, models.H100.mbu)
+        said("- **PPO, four models.** At", 70, gpus(peak()))
         shared = 1 - peak(critic="shared") / peak()
         said("one extra output on top of it, with", models.LLAMA_70B.width + 1, shared)
         times = [sum(parts(**change).values()) for change in ({}, {"lora": 16})]
@@ -415,9 +411,7 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             low, high = both(runs, variant)
             assert low < 0 < high
         explained = {
-            step: [
-                logged(history, v, step, "explained_variance") for v in ("as it is", SFT)
-            ]
+            step: [logged(history, v, step, "explained_variance") for v in ("as it is", SFT)]
             for step in (5, 10)
         }
         said("**Critic from the SFT model.** The interval includes", 0)
@@ -438,10 +432,10 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         said("The running mean is", 0)
         said("The gap is", 2)
         said("if the gap were", 0)
-        said("At a gap of 2:", *(at_two[k] for k in ("critic", "true", "RLOO", "running", "ReMax")))
-        said("At a gap of", 2)
+        order = ("critic", "true", "RLOO", "running", "ReMax")
+        said("At a gap of", 2, *(at_two[name] for name in order))
         near = two_prompts(0)
-        said("a group buys nothing.** At a gap of", 0, needed(near, score), needed(near, others, 4))
+        said("Without a gap the running mean needs", needed(near, score), needed(near, others, 4))
         said("is ahead from a gap of about", round(crossing() * 20) / 20)
         said("as noisy as the running mean:", at_two["REINFORCE++"], 2)
         # to remember
@@ -451,15 +445,10 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         further(said, runs, at_two)
 
 
-def first_words(said, ms):
-    """The answer that begins with three times."""
-    said("as long as one: reading", True) if False else None
-    said("ms and", ms[2])
-
-
 def family(said):
     """The table of advantages by hand, of the hard prompt."""
     hard = torch.tensor([4.0, 2, 2, 0])
+    said("| method | computed as |", *hard.tolist())
     every = torch.tensor([4.0, 2, 2, 0, 8, 6, 6, 4])
     size = every.std(correction=0).item()
     said("| REINFORCE | score −", 4, *(hard - 4).tolist())
@@ -478,8 +467,9 @@ def exercises(said):
     )
     said("true counts as", 1)
     said("two models of", 7)
-    said("(4,). `trained` says", 4)
-    said("of each model, (", 4)
+    said("`weights` has the number of weights", 4, 4)
+    said("Four situations with a", 7)
+    said("the number of weights of each model, (4,", True)
     said("A response has", 512, 1024, one["activations"] / 1e9)
     said("| B |", 16)
     assert max(many, key=many.get) == "activations" and max(lora, key=lora.get) == "weights"
@@ -497,10 +487,9 @@ def further(said, runs, at_two):
     shape = models.LLAMA_70B
     token = models.kv_cache_bytes(shape, 1, 1, bf16=True)
     many = models.kv_cache_bytes(replace(shape, kv_heads=64), 1, 1, bf16=True)
-    said("Our 70B model has", shape.heads, shape.kv_heads)
+    said("To make the cache smaller. Our", 70, shape.heads, shape.kv_heads)
     said("takes 2 ·", 80, 8, 128, 2, token, shape.layers, 128)
     said("a token of its cache takes", 2)
-    said("has room for", H100_BYTES // token, 64, H100_BYTES // many) if False else None
     said("holds nothing else has room for", H100_BYTES // token, 64, H100_BYTES // many)
     said("activations are up to about", 1.6)
     border = models.H100.flop_per_second / models.H100.bytes_per_second
@@ -508,7 +497,8 @@ def further(said, runs, at_two):
     equal = [parts(decode_batch=n, **NONE) for n in (49,)]
     said("and the assumed", models.H100.mfu, models.H100.mbu, 49)
     assert abs(equal[0]["sampling"] / equal[0]["training"] - 1) < 0.01
-    said("Between", 8, 512)
+    said("(lesson 11b). Between", 8, 512)
+    said("load no reference if `beta` is", 0)
     said("spreads the", 16)
     said("includes 0, and all three means are lower", True)
     said("the interval over films includes", 0)
