@@ -251,10 +251,9 @@ for n in (1, 64):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The seconds depend on your machine. Sampling 64 responses takes only a few times as long as
-# sampling one. For training the factor is several times larger. The reason differs from the H100's:
-# our model is so small that most of a decoding step goes into *starting* operations. All 64
-# responses share this.
+# The seconds depend on your machine. For sampling, the factor is far below 64. For training it is
+# more than twice as large. The reason differs from the H100's: our model is so small that most of a
+# decoding step goes into *starting* operations. All 64 responses share this.
 # </details>
 
 # %% [markdown]
@@ -304,19 +303,17 @@ print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
 
 # %%
 savings = {
-    "PPO, four models": {},
-    "critic on the actor's trunk": {"critic": "shared"},
-    "LoRA of rank 16": {"lora": 16},
-    "no critic": {"critic": "none"},
-    "a rule, no reward model": {"reward_model": False},
-    "no reference": {"reference": False},
-    "LoRA and no critic": {"lora": 16, "critic": "none"},
+    "PPO, four models": step,
+    "critic on the actor's trunk": replace(step, critic="shared"),
+    "LoRA of rank 16": replace(step, lora=16),
+    "no critic": replace(step, critic="none"),
+    "a rule, no reward model": replace(step, reward_model=False),
+    "no reference": replace(step, reference=False),
+    "LoRA and no critic": replace(step, lora=16, critic="none"),
 }
-rows = {}
-for name, change in savings.items():
-    plan = replace(step, **change)
-    small = models.peak_bytes(models.four_models(plan, models.LLAMA_7B)) / 1e9
-    large = models.peak_bytes(models.four_models(plan, models.LLAMA_70B)) / 1e9
+rows, sizes = {}, (models.LLAMA_7B, models.LLAMA_70B)
+for name, plan in savings.items():
+    small, large = (models.peak_bytes(models.four_models(plan, x)) / 1e9 for x in sizes)
     parts = models.step_seconds(models.H100.times(64), plan, models.LLAMA_70B)
     rows[name] = {"7B": small, "70B": large, **parts}
 pd.DataFrame(rows).T.round().astype(int)

@@ -64,20 +64,18 @@ def test_the_ratio_of_sampling_to_training_moves_more_than_tenfold():
     assert ratios["shared"] == pytest.approx(ratios["none"])
 
 
-def test_sampling_grows_less_with_the_batch_than_training_on_any_cpu():
-    # The roofline of slow and fast CPUs; seconds themselves are not tested.
-    for flop in (1e10, 3e10, 1e11):
-        for size in (3e9, 3e10):
-            for start in (2e-4, 1e-3, 3e-3):
-                cpu = models.Machine(flop, size, block_seconds=start)
-                growth = []
-                for seconds in (models.decode_seconds, models.train_seconds):
-                    one, many = (
-                        models.Plan(n, 1, 8, 24, decode_batch=n, micro_batch=n) for n in (1, 64)
-                    )
-                    times = [seconds(cpu, models.TINY_REVIEWS, plan) for plan in (one, many)]
-                    growth.append(times[1] / times[0])
-                assert 1 < growth[0] < 0.5 * growth[1]
+def test_sampling_grows_less_with_the_batch_than_training():
+    # The roofline of a slow, an ordinary and a fast CPU: FLOP and bytes per second, and the seconds
+    # to start a block. Seconds themselves are not tested.
+    for flop, size, start in ((1.7e10, 2.8e9, 2.8e-3), (4e10, 1e10, 7e-4), (1e11, 1e10, 4e-4)):
+        cpu = models.Machine(flop, size, block_seconds=start)
+        growth = []
+        for seconds in (models.decode_seconds, models.train_seconds):
+            plans = [models.Plan(n, 1, 8, 24, decode_batch=n, micro_batch=n) for n in (1, 64)]
+            one, many = (seconds(cpu, models.TINY_REVIEWS, plan) for plan in plans)
+            growth.append(many / one)
+        assert 1 < growth[0] < 0.5 * growth[1]
+        assert growth[0] < 16
 
 
 def test_the_optimiser_dominates_in_a_wide_model_and_activations_in_a_narrow_one():
@@ -368,7 +366,7 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         training = computes(6 * seven * 1e5)
         said("| train on them, one by one |", 300, 300 * reads, training, training)
         said("The next cell samples", 1, 64, 64)
-        said("The seconds depend on your machine. Sampling", 64)
+        said("For sampling, the factor is far below", 64)
         said("goes into *starting* operations. All", 64)
         # 4: LoRA
         said("is 0 at first", True)
