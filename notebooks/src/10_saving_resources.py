@@ -339,11 +339,11 @@ pd.DataFrame(rows).T.round().astype(int)
 #
 # ## 6. Do the savings cost reward?
 #
-# We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per variant.
-# *As it is* has a separate critic, which starts as the reward model. *MB* is the counted memory, with
-# minibatches of 32 responses. The rest is measured on 76 test films. *gold* is the rating that people
-# would give, predicted by models that training never saw. *score* is what the reward model says. In
-# brackets are the lowest and the highest seed.
+# We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per
+# variant. *As it is* has a separate critic, which starts as the reward model. *MB* is the counted
+# memory, with minibatches of 32 responses. The rest is measured on 76 test films. *gold* is the
+# rating that people would give, predicted by models that training never saw. In brackets are the
+# lowest and the highest seed.
 
 # %%
 small = models.Plan(
@@ -363,7 +363,7 @@ for name, change in changes.items():
 # %%
 runs = experiments.results("ablations", "resources")
 runs = runs[runs.variant.isin(changes)]
-columns = {"gold": "gold", "proxy": "score", "kl": "KL, nats", "length": "tokens"}
+columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 table = experiments.shown(runs, columns)
 table.insert(0, "MB", pd.Series(memory))
 table
@@ -393,8 +393,9 @@ show.differences(
 #   the first step the gradient of both losses together is 5 times as long as the policy's alone. It is
 #   shortened to length 1, and most of what is left belongs to the value loss.
 # - **Adapters.** They have less gold on every seed, at less than half of the KL. They had the same
-#   learning rate, and their score is still rising at the last step: they did not get far. This does
-#   not show that they are worse. LoRA usually gets a larger learning rate ("Going further").
+#   learning rate, and their score (what the reward model says) still rises at the last step: they
+#   did not get far. This does not show that they are worse. LoRA usually gets a larger learning
+#   rate ("Going further").
 #
 # ## 7. No critic at all: one family of baselines
 #
@@ -512,9 +513,9 @@ pd.Series(compared(2)).round(1)
 
 # %% tags=["predict"]
 gaps = [0, 0.5, 1, 1.5, 2]
-table = pd.DataFrame({gap: compared(gap) for gap in gaps})
+by_gap = pd.DataFrame({gap: compared(gap) for gap in gaps})
 show.lines(
-    {name: row for name, row in table.iterrows()},
+    by_gap.T.to_dict("list"),
     gaps,
     xlabel="gap between the mean scores of the two prompts",
     ylabel="responses needed",
