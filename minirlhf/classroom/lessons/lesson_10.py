@@ -33,14 +33,11 @@ model_bytes = Exercise(
             w, t, b, moments=4
         ),
         "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
-        "the float32 copy is missing. With bfloat16, AdamW keeps its moments "
-        "and a copy of the weights it trains in "
-        "float32: 12 bytes per weight.": lambda w, t, b: _bytes(w, t, b, copy=0),
+        "with bfloat16, 4 bytes per trained weight are missing. AdamW keeps both moments "
+        "and a copy of the weight in float32: 12 bytes.": lambda w, t, b: _bytes(w, t, b, copy=0),
         "a weight has 2 bytes with bf16 and 4 bytes without it.": lambda w, t, b: _bytes(
             w, t, True
         ),
-        "the moments are counted in the format of the weights. AdamW keeps them in float32, "
-        "4 bytes each.": lambda w, t, b: _bytes(w, t, b, moments=4 if b else 8),
         "only the trained models are counted. The others need memory "
         "for their weights.": lambda w, t, b: (w * t * 16).sum(),
     },
