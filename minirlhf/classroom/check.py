@@ -57,10 +57,9 @@ from minirlhf.classroom.lessons.lesson_09 import (
     score_rewards,
 )
 from minirlhf.classroom.lessons.lesson_10 import (
-    decode_step_seconds,
+    adapted_layer,
     model_bytes,
     rloo_advantages,
-    whitened_to_go,
 )
 from minirlhf.classroom.lessons.lesson_11 import (
     dr_grpo_loss,

@@ -13,716 +13,868 @@
 # %% [markdown]
 # # 10 · Saving resources
 #
-# **The question.** PPO keeps four models: actor, reference, reward model, critic. What do they cost in memory and in time, on this laptop and at 70B? Which can share, shrink or go, and what does that cost in quality?
+# After this lesson you can
 #
-# **You need** lesson 09, the four models at work, with the words of 06 and 07 (ratio, clip, KL); section 5 uses the exact gradient of lesson 04. The names of section 4's tree are explained in lesson 11. 35 minutes to read, 70 for the exercises.
+# - count on paper the memory that training a model needs, and find the part that dominates,
+# - say why sampling waits for memory, and training for arithmetic,
+# - choose among the usual savings, and say what each one costs.
 #
-# **Predict.** Write numbers down before you read on.
-#
-# | | your number |
-# |---|---|
-# | Bytes for each weight that AdamW trains, all in | |
-# | Four models of 70B in bfloat16: how many GPUs of 80 GB hold one PPO step? And without the critic? | |
-# | How many sequences must be decoded together before an H100 computes, rather than waits for memory? | |
-# | Actor and critic on one trunk: what does it do to the score? | |
+# **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO and its four models). Lesson 07
+# (the KL penalty) helps. About 60 minutes to read and 90 for the exercises.
 
 # %%
-# %matplotlib inline
-import textwrap
+import copy
 import time
 from dataclasses import replace
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.classroom import check
-from minirlhf.classroom.claims import FAST, claim, load_results
-from minirlhf.core.baselines import group_relative, leave_one_out
-from minirlhf.core.exact import World
-from minirlhf.core.rollout import Rollout
-from minirlhf.evaluate import paired_difference
-from minirlhf.experiments.practice import group_config, practice_problems, scoring
-from minirlhf.loops.common import clipped_step, make_optimizer
-from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.loops.family import FAMILY
-from minirlhf.loops.group import train_group
-from minirlhf.models.adapters import reference_of, with_lora
-from minirlhf.models.cost import (
-    LLAMA_7B,
-    LLAMA_70B,
-    SMOLLM2_135M,
-    TINY_REVIEWS,
-    Plan,
-    Shape,
-    activation_bytes,
-    decode_step,
-    four_models,
-    gradient_bytes,
-    kv_cache_bytes,
-    measured,
-    optimiser_bytes,
-    peak_bytes,
-    weights_bytes,
-)
-from minirlhf.models.forward import policy_logprobs
-from minirlhf.models.heads import SharedCritic
-from minirlhf.models.load import load_policy
-from minirlhf.models.roofline import (
-    H100,
-    decode_seconds,
-    measure_machine,
-    step_seconds,
-    train_seconds,
-)
-from minirlhf.models.sampling import SamplingConfig, sample, sample_text
-from minirlhf.runtime import set_threads
-from minirlhf.show import COLOURS
-
-set_threads()
+from minirlhf import core, experiments, loops, models, show, tasks
+from minirlhf.classroom import FAST, check
 
 # %% [markdown]
-# ## 1. Memory, counted
+# ## 1. The idea: what is trained is what costs
 #
-# A weight that is only read has 4 bytes in float32, 2 in bfloat16. A weight that AdamW trains has more about it: its gradient, the two moments $m$ and $v$, and, when the weight itself is bfloat16, a float32 copy, because an update of a thousandth of the weight is below what bfloat16 can write:
+# Proximal policy optimisation (PPO) keeps four models in memory. The actor and the critic are
+# trained. The reference and the reward model are only read. For a model with $N$ weights
 #
-# | | weight | gradient | $m$ | $v$ | copy | in all |
-# |---|---|---|---|---|---|---|
-# | float32 | 4 | 4 | 4 | 4 | - | **16** |
-# | bfloat16 | 2 | 2 | 4 | 4 | 4 | **16** |
+# $$ \text{bytes} \approx 16\, N \;\text{ if it is trained}, \qquad
+# \text{bytes} \approx 2\, N \;\text{ if it is only read.} $$
 #
-# Sixteen either way. Beside these there is what a pass leaves behind for the backward pass (the *activations*), the logits (a number for each word of the vocabulary at each place), and while sampling the keys and values of all layers, the *cache*: $2 \cdot L \cdot k$ numbers a token, with $L$ layers and $k$ = key-value heads times the width of a head.
+# In words: a weight that is trained takes eight times as much memory as one that is only read.
+# Section 2 shows why. 7B means 7 billion weights. A gigabyte (GB) is a billion bytes.
 #
-# `models/cost.py` is that table as code. First, is it true? On the committed model, with the real tensors:
-
-# %%
-actor, tokenizer = load_policy("tiny-reviews-sft")
-shape, learner = Shape.of(actor), load_policy("tiny-reviews-sft")[0]
-B, P, R = 16, 12, 20
-g = torch.Generator().manual_seed(0)
-prompts, responses = (
-    torch.randint(1, shape.vocab, (B, n), generator=g) for n in (P, R)
-)
-batch = Rollout(
-    prompts, torch.ones(B, P, dtype=torch.bool), responses, torch.ones(B, R, dtype=torch.bool), torch.zeros(B, R)
-)
-optimizer = make_optimizer(learner, OptimiserConfig())
-kept, _ = measured(lambda: policy_logprobs(learner, batch))
-policy_logprobs(learner, batch).sum().backward()
-grads = sum(p.grad.nbytes for p in learner.parameters())
-clipped_step(learner, optimizer, 1.0)
-moments = sum(
-    x.nbytes for state in optimizer.state.values() for name, x in state.items() if name != "step"
-)
-ids = 8 * 2 * B * (P + R) + 12 * B * R  # the words' numbers, and the log-probabilities that are returned
-rows = {
-    "weights": (weights_bytes(shape.parameters), sum(p.nbytes for p in learner.parameters())),
-    "gradients": (gradient_bytes(shape.parameters), grads),
-    "optimiser": (optimiser_bytes(shape.parameters), moments),
-    "activations": (activation_bytes(shape, B, P + R, response=R) + ids, kept),
-}
-print(f"tiny-reviews: {shape.parameters:,} parameters")
-for name, (counted, found) in rows.items():
-    print(f"{name:>12}: counted {counted:>12,}   measured {found:>12,} bytes")
-    assert counted == found
-assert shape == TINY_REVIEWS
+# | model | trained? | bytes per weight | 7B | 70B |
+# |---|---|---|---|---|
+# | actor | yes | 16 | 112 GB | 1,120 GB |
+# | critic | yes | 16 | 112 GB | 1,120 GB |
+# | reference | no | 2 | 14 GB | 140 GB |
+# | reward model | no | 2 | 14 GB | 140 GB |
+# | **all four** | | | **252 GB** | **2,520 GB** |
+#
+# An H100, a large graphics processor (GPU), has room for 86 GB. So PPO needs at least 3 of them at
+# 7B, and 30 at 70B. The critic alone takes 44 %. So the savings that matter leave out the critic,
+# or train fewer weights.
 
 # %% [markdown]
-# To the byte, and the package's tests say the same of Llamas. So it may be asked about models that do not fit here. One PPO step: one response of 1024 tokens to each prompt of 512, 64 decoded together, one sequence at a time through the backward pass; reward model and critic as large as the actor; bfloat16:
-
-# %%
-plan = Plan(prompts=64, prompt_tokens=512, response_tokens=1024, bf16=True)
-SAVED = {
-    "PPO, four models": {},
-    "critic on the actor's trunk": {"critic": "shared"},
-    "no critic": {"critic": "none"},
-    "no critic, a rule": {"critic": "none", "reward_model": False},
-    "LoRA of rank 16": {"lora": 16},
-    "LoRA, shared trunk": {"lora": 16, "critic": "shared"},
-}
-SHAPES = {"SmolLM2-135M": SMOLLM2_135M, "Llama 7B": LLAMA_7B, "Llama 70B": LLAMA_70B}
-peak = {
-    (name, size): peak_bytes(four_models(replace(plan, **given), model)) / 1e9
-    for name, given in SAVED.items()
-    for size, model in SHAPES.items()
-}
-print(f"{'GB at the peak':>28} " + " ".join(f"{size:>13}" for size in SHAPES) + "   H100s for 70B")
-for name in SAVED:
-    cards = -(-peak[name, "Llama 70B"] * 1e9 // (80 * 2**30))
-    print(f"{name:>28} " + " ".join(f"{peak[name, size]:13.2f}" for size in SHAPES) + f" {cards:10.0f}")
-table = four_models(plan, LLAMA_70B)
-figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-PARTS = ("weights", "gradients", "optimiser", "activations", "logits", "cache")
-base = [0.0] * 4
-for part, colour, hatch in zip(
-    PARTS, (*COLOURS, "#666666", "#bbbbbb"), ("", "//", "", "..", "", "xx"), strict=False
-):
-    heights = [table[model][part] / 1e9 for model in table]
-    left.bar(
-        list(table), heights, bottom=base, color=colour, label=part, hatch=hatch, edgecolor="white"
-    )
-    base = [b + h for b, h in zip(base, heights, strict=True)]
-left.set(ylabel="GB at 70B", title="who holds what")
-left.tick_params(axis="x", labelsize=8)
-left.legend(fontsize=7, frameon=False)
-names = list(SAVED)[::-1]
-right.barh(names, [peak[name, "Llama 70B"] for name in names], color=COLOURS[0])
-for i, name in enumerate(names):
-    right.text(
-        peak[name, "Llama 70B"] + 20, i, f"{peak[name, 'Llama 70B']:.0f}", va="center", fontsize=8
-    )
-right.set(xlabel="GB at the peak, 70B", xlim=(0, 3000))
-display(figure)
-
-# %% [markdown]
-# What is *trained* is what costs: a trained 70B model has 16 bytes a weight, a frozen one 2. So two of the four models hold nearly all. From 30 GPUs to 17 it is one step, whether the critic goes altogether or moves onto the actor's trunk (then it is a vector of 8,193 numbers); replacing the reward model by a rule
-# saves as much as any frozen model, a GPU or two. With LoRA only the adapters are trained, and the reference is free: it is *the actor with its adapters switched off*.
-
-# %%
-big = {name: peak[name, "Llama 70B"] for name in SAVED}
-assert 1.7 < big["PPO, four models"] / big["no critic"] < 1.8
-assert abs(big["critic on the actor's trunk"] / big["no critic"] - 1) < 0.01
-assert big["no critic"] / big["no critic, a rule"] < 1.12
-assert big["PPO, four models"] / big["LoRA, shared trunk"] > 7
-adapted = with_lora(load_policy("tiny-reviews-sft")[0], 16)
-counted = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-below = reference_of(adapted)
-assert below.model is adapted  # no second copy in memory
-with torch.no_grad():
-    for p in adapted.parameters():
-        if p.requires_grad:
-            p.add_(0.05)  # as if it had been trained
-    off = policy_logprobs(below, batch)
-    on = policy_logprobs(adapted, batch)
-print(f"rank 16: {counted:,} of {shape.parameters:,} parameters are trained")
-assert counted == shape.adapters(16)
-with torch.no_grad():
-    assert torch.allclose(off, policy_logprobs(load_policy("tiny-reviews-sft")[0], batch), atol=1e-5)
-assert (on - off).abs().max() > 0.1
-value_head = SharedCritic(actor)
-assert sum(p.numel() for p in value_head.parameters()) == shape.width + 1
-
-# %% [markdown]
-# ## 2. Time, counted
+# ## 2. Memory, counted and measured
 #
-# A forward pass takes 2 FLOP for each weight and token (a product and a sum), the backward pass twice as many: once for the inputs' gradients, once for the weights'. So training costs about $6N$ a token, and $2N$ for each model that only scores.
+# What must be in memory while a model is trained?
 #
-# Decoding is another matter. Each step writes one token a sequence, and must *read all weights* for it. A machine does arithmetic and reading at once and waits for the slower:
+# - The **weights**.
+# - The **gradients**: one number per weight.
+# - The **optimiser's state**. AdamW keeps two numbers per weight: a running mean of the gradient,
+#   and a running mean of its square. They are called *moments*.
+# - The **activations**: what the forward pass leaves behind for the backward pass.
 #
-# $$ \text{seconds} = \max\Big( \frac{\text{FLOP}}{\text{FLOP a second}},\ \frac{\text{bytes}}{\text{bytes a second}} \Big) . $$
+# A number has 4 bytes in the format *float32*, and 2 bytes in *bfloat16*. A bfloat16 number has
+# fewer than three decimal digits. An update of a thousandth of a weight would be rounded away.
+# So with bfloat16 weights, the optimiser keeps everything in float32: both moments, and a precise
+# copy of each weight.
 #
-# This is the *roofline*. With $b$ sequences decoded together a bfloat16 weight is read once (2 bytes) and used $b$ times ($2b$ FLOP), so arithmetic takes over at $b$ = (FLOP a second) / (bytes a second), caches left aside. For an H100 with 989 TFLOP and 3.35 TB a second that is 295. Below it, a larger batch is free.
+# | format of the weights | weight | gradient | two moments | copy | sum |
+# |---|---|---|---|---|---|
+# | bfloat16 | 2 | 2 | 4 + 4 | 4 | **16** |
+# | float32 | ? | ? | ? | ? | ? |
 #
-# Starting an operation costs time too: `block_seconds` is added for each transformer block of each pass. Does so crude a model predict this machine? We measure its two rates and that time, and ask it:
+# **Predict** the second row. How much memory does bfloat16 save?
 
-# %%
-flop, size = decode_step(LLAMA_70B, 295, 0, bf16=True)
-assert abs(flop / 989e12 / (size / 3.35e12) - 1) < 0.02
-machine = measure_machine()
-print(
-    f"this machine: {machine.flop_per_second / 1e9:.0f} GFLOP/s, {machine.bytes_per_second / 1e9:.0f} GB/s, {machine.block_seconds * 1e6:.0f} microseconds to start a block"
-)
-here = Plan(
-    prompts=64,
-    prompt_tokens=P,
-    response_tokens=R,
-    decode_batch=64,
-    micro_batch=64,
-    critic="none",
-    reward_model=False,
-)
-predicted = {
-    "sample 64 x 20 tokens": decode_seconds(machine, shape, here),
-    "train on them once": train_seconds(machine, shape, here),
-}
-
-
-def seconds(work, times=1 if FAST else 5):
-    """The median of a few runs, after one that is not counted."""
-    work()
-    spans = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        spans.append(time.perf_counter() - started)
-    return sorted(spans)[times // 2]
-
-
-four = Rollout(*(x.repeat(4, 1) for x in (prompts, batch.prompt_mask, responses, batch.response_mask, batch.old_logprobs)))
-
-
-def decoding():
-    return sample(
-        actor, four.prompt_ids, four.prompt_mask, eos_id=-1, config=SamplingConfig(max_new_tokens=R)
-    )
-
-
-found = {
-    "sample 64 x 20 tokens": seconds(decoding),
-    "train on them once": seconds(lambda: policy_logprobs(learner, four).sum().backward()),
-}
-for name in predicted:
-    print(
-        f"{name:>22}: predicted {predicted[name]:.3f} s, measured {found[name]:.3f} s, ratio {found[name] / predicted[name]:.1f}"
-    )
-assert all(x > 0 for x in (*predicted.values(), *found.values()))
-
-# %% [markdown]
-# It is a lower bound, and a useful one. On the machine that wrote the committed outputs training took between one and two times what it says, sampling more: with matrices as small as these, drawing words, copying the cache and starting each operation weigh as much as reading weights. Larger models have
-# larger matrices, and the bound becomes tighter.
-#
-# Now the same arithmetic for 70B on 64 H100: 1024 responses a step, utilisations of 0.4 (arithmetic) and 0.6 (bandwidth) **assumed**; they are the model's weakest point.
-
-# %%
-many = Plan(prompts=128, group_size=8, prompt_tokens=512, response_tokens=1024, bf16=True)
-cluster, batches = H100.times(64), (8, 16, 32, 64, 128, 256, 512)
-figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2)
-share = {}
-for (name, critic), colour, style in zip(
-    (("separate critic", "separate"), ("critic on the trunk", "shared"), ("no critic", "none")),
-    COLOURS,
-    ("-", "--", ":"),
-    strict=False,
-):
-    steps = [
-        step_seconds(cluster, replace(many, decode_batch=b, critic=critic), LLAMA_70B) for b in batches
-    ]
-    share[critic] = [s["sampling"] / s["training"] for s in steps]
-    left.plot(batches, share[critic], style, color=colour, label=name, linewidth=2)
-    right.plot(batches, [sum(s.values()) for s in steps], style, color=colour, label=name, linewidth=2)
-    s = steps[3]
-    print(
-        f"{name:>20}, 64 together: "
-        + ", ".join(f"{k} {v:.0f} s" for k, v in s.items())
-        + f"; sampling / training {share[critic][3]:.2f}"
-    )
-left.axhline(1, color="#888888", linewidth=0.8)
-left.set(
-    xscale="log", yscale="log", xlabel="sequences decoded together", title="sampling : training, 70B"
-)
-right.set(xscale="log", xlabel="sequences decoded together", title="seconds of a step", ylim=(0, None))
-left.set_yticks((0.1, 0.5, 1, 5), ("0.1", "0.5", "1", "5"))
-for axes in (left, right):
-    axes.set_xticks(batches, [str(b) for b in batches])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-right.legend(fontsize=8, frameon=False)
-display(figure)
-assert max(share["none"]) / min(share["none"]) > 10
-assert abs(share["shared"][3] - share["none"][3]) < 1e-9
-
-# %% [markdown]
-# "Sampling costs as much as training" is true somewhere on each line, and the lines run over more than a decade. Lesson 11b takes this up.
-#
-# ## 3. What saving costs in quality
-#
-# Memory and seconds are one side. Recorded with `minirlhf grid resources`: PPO on tiny-reviews as in lesson 06, three seeds each, judged on the 76 test films; *as it is* is that lesson's run with a separate critic that starts as the reward model.
-
-# %%
-saved, as_it_is = (
-    load_results("resources"),
-    [r for r in load_results("ablations") if r["variant"] == "as it is"],
-)
-rows = as_it_is + saved
-variants = list(dict.fromkeys(row["variant"] for row in rows))
-print(f"{'':>26} {'gold':>18} {'proxy':>18} {'KL, nats':>18} {'tokens':>7}")
-for variant in variants:
-    cells = []
-    for key in ("gold", "proxy", "kl"):
-        x = [row[key] for row in rows if row["variant"] == variant]
-        cells.append(f"{sum(x) / len(x):6.2f} ({min(x):.2f}..{max(x):.2f})".rjust(18))
-    x = [row["length"] for row in rows if row["variant"] == variant]
-    print(f"{variant:>26} " + " ".join(cells) + f" {sum(x) / len(x):7.1f}")
-
-
-# %%
-def against(variant, key="gold"):
-    """Paired by film, for each seed: (mean difference to the run as it is, low, high)."""
-    of = {
-        (r["variant"], r["seed"]): r[f"{key}_by_prompt"] for r in rows
-    }
-    return [paired_difference(of[variant, s], of["as it is", s]) for s in range(3)]
-
-
-for variant in variants[1:]:
-    for key in ("gold", "proxy"):
-        print(
-            f"{key:>6} of {variant:>24} - as it is: "
-            + "   ".join(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" for d, low, high in against(variant, key))
-        )
-
-def of(variant, seed, key):
-    return next(r[key] for r in rows if (r["variant"], r["seed"]) == (variant, seed))
-
-
-claim(
-    "Whether the critic starts from the SFT model or from the reward model makes no difference in gold that a seed shows beyond its interval; all three are a little lower.",
-    all(low < d < 0 < high for d, low, high in against("critic from the SFT model")),
-    evidence="the intervals above",
-    seeds=3,
-)
-farther = [of("shared trunk", s, "kl") / of("as it is", s, "kl") for s in range(3)]
-print("KL on the shared trunk, times that of its own critic: " + ", ".join(f"{x:.1f}" for x in farther))
-assert 1.3 <= round(min(farther), 1) and round(max(farther), 1) <= 2.3
-claim(
-    "On a shared trunk KL is higher and texts are shorter on every seed, and gold is no higher.",
-    all(
-        of("shared trunk", s, "kl") > of("as it is", s, "kl")
-        and of("shared trunk", s, "length") < of("as it is", s, "length")
-        for s in range(3)
-    )
-    and not any(low > 0 for _, low, _ in against("shared trunk")),
-    evidence=", ".join(
-        f"{of('shared trunk', s, 'kl'):.1f} against {of('as it is', s, 'kl'):.1f} nats" for s in range(3)
-    ),
-    seeds=3,
-)
-claim(
-    "Adapters at the same learning rate get less gold on every seed, beyond the interval, at less than half of the KL.",
-    all(
-        high < 0 and of("adapters of rank 16", s, "kl") < of("as it is", s, "kl") / 2
-        for s, (_, _, high) in enumerate(against("adapters of rank 16"))
-    ),
-    evidence=", ".join(
-        f"{of('adapters of rank 16', s, 'kl'):.2f} against {of('as it is', s, 'kl'):.2f} nats"
-        for s in range(3)
-    ),
-    seeds=3,
-)
-
-# %% [markdown]
-# Three savings, three prices.
-#
-# - **Which start the critic has** made no difference that three seeds could show, with all three signs against the SFT model. DeepSpeed-Chat starts it from the reward model.
-# - **The shared trunk** is cheap in memory and in time, and pays in KL: it goes 1.3 to 2.3 times as far from the reference, for the same gold or less, and for less of the score that it is paid by (1.06 against 1.17 in the mean). A likely reading, not tested here: the value loss's gradient is larger than the policy's, both are clipped together, and it moves the features that the policy writes with.
-# - **Adapters** at the learning rate of full training simply got less far in 24 steps: less gold *and* less KL. Whether a larger rate closes the gap is a question for your own run (`minirlhf ppo --lora 16 --lr ...`); that they are worse is *not* what this shows.
-#
-# ## 4. No critic at all: one family tree
-#
-# If the critic is half of the memory, what would the score be compared with? The answers of ten years fit into one table, because an algorithm is a row of choices:
-#
-# 1. **baseline**: nothing; the mean of earlier batches (REINFORCE); the greedy response's score (ReMax); the mean of the prompt's *other* samples (RLOO), or of all of them (GRPO).
-# 2. **unit**: reward units as they are, or divided by the group's std, the batch's, or all tokens of the batch whitened (REINFORCE++).
-# 3. **who pays the KL**: the score, before the baseline; each token, after it; or a loss of its own (lesson 07 says what that does).
-# 4. **ratio**: none, so a batch is good for one step; one a token; one a response; or its root.
-# 5. **clip**, and 6. **what the sum is divided by**.
-#
-# In the package they *are* a table (`loops/family.py`), from which the loop is configured by name. Drawn from it:
-
-
-# %%
-def choices(row):
-    """The stations of a row, from the root to its leaf."""
-    high = row.clip_eps if row.clip_eps_high is None else row.clip_eps_high
-    clip = "no ratio" if row.ratio == "none" else f"ratio a {row.ratio}, {row.clip} {row.clip_eps:g}/{high:g}"
-    clip = clip.replace("a sequence mean", "a response, its root").replace("a sequence", "a response")
-    return row.baseline, {"none": "reward units"}.get(row.scale, row.scale), clip
-
-
-rows_by_path = sorted(FAMILY.items(), key=lambda item: [str(x) for x in choices(item[1])])
-leaf_at = {name: -i for i, (name, _) in enumerate(rows_by_path)}
-nodes = {}
-for name, row in rows_by_path:
-    for depth in range(4):
-        nodes.setdefault(choices(row)[:depth], []).append(leaf_at[name])
-height = {path: sum(ys) / len(ys) for path, ys in nodes.items()}
-figure = Figure(figsize=(11, 6.2), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for path, y in height.items():
-    if path:
-        axes.plot([len(path) - 1, len(path)], [height[path[:-1]], y], color="#999999", linewidth=1)
-    axes.text(
-        len(path),
-        y,
-        textwrap.fill(path[-1], 26) if path else "score less ...",
-        ha="center",
-        va="center",
-        fontsize=8,
-        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": COLOURS[0]},
-    )
-for name, row in rows_by_path:
-    axes.plot([3, 3.75], [height[choices(row)], leaf_at[name]], color="#999999", linewidth=1)
-    axes.text(
-        3.75,
-        leaf_at[name],
-        f"{name}  ({row.aggregation.replace('_', ' ')}; KL: {row.kl})",
-        va="center",
-        fontsize=8,
-        color="#000000",
-    )
-axes.set(xlim=(-0.35, 5.6), ylim=(min(leaf_at.values()) - 0.7, 1.6))
-for x, title in enumerate(("", "baseline", "unit", "ratio and clip")):
-    axes.text(x, 1.0, title, ha="center", fontsize=9, weight="bold")
-axes.text(3.75, 1.0, "name (divisor; who pays the KL)", fontsize=9, weight="bold")
-axes.axis("off")
-display(figure)
-assert len(rows_by_path) == 15
-
-# %% [markdown]
-# ## 5. What a baseline is worth
-#
-# These baselines leave the mean gradient alone, the group's own mean up to a factor (`tests/loops/test_family.py` enumerates it row by row). They differ in *noise*. In the exact world noise is a number. Two prompts, an easy one whose mean reward is +1 and a hard one at -1; for each method: how many **responses** must be written until the noise of the averaged
-# gradient is as large as the gradient,
-#
-# $$ n^* = \text{responses written} \times \frac{\mathbb{E}\,\|g - \mathbb{E}\,g\|^2}{\|\mathbb{E}\,g\|^2} \quad \text{for an estimate } g \text{ from that many.} $$
-#
-# A common factor does not matter to it, so the group's mean may stand beside the others'. Dividing by the group's *std* is more than a factor: it weighs prompts and outcomes anew (lesson 11), so that bar is the noise of another gradient. ReMax writes two responses for each that it learns from. PPO's critic appears as what it would be if it were *perfect*: $A = Q - V$ at every token.
-
-
-# %%
-worlds, levels = [World.random(3, 3, seed=s) for s in (0, 1)], (1.0, -1.0)
-facts = []
-for world, level in zip(worlds, levels, strict=True):
-    start = world.ref_logits
-    p, reward = world.probs(start), world.rewards - world.expectation(start, world.rewards) + level
-    by_token = torch.autograd.functional.jacobian(world.logprobs, start).flatten(2)
-    v, q = world.values(start)
-    perfect = torch.where(
-        world.response_mask, (q - v[:, None])[world.visited, world.response_ids], 0.0
-    )
-    facts.append((world, p, reward, by_token, perfect))
-
-
-def noise_to_signal(pushes, chances, written):
-    """n* from all outcomes of an estimate, (M, D) for each prompt, and their chances (M,)."""
-    noise = signal = 0.0
-    for g, chance in zip(pushes, chances, strict=True):
-        mean = chance @ g
-        noise, signal = noise + chance @ (g - mean).square().sum(1), signal + mean.square().sum()
-    return (written * noise / signal).item()
-
-
-def alone(baseline_of, written=1):
-    pushes = [
-        (reward - baseline_of(p, reward))[:, None] * by_token.sum(1)
-        for _, p, reward, by_token, _ in facts
-    ]
-    return noise_to_signal(pushes, [p for _, p, *_ in facts], written)
-
-
-def grouped(advantages_of, size):
-    pushes, chances = [], []
-    for world, _, reward, by_token, _ in facts:
-        groups, chance = world.groups(world.ref_logits, size)
-        a = advantages_of(reward[groups])
-        pushes.append(torch.einsum("mg,mgd->md", a, by_token.sum(1)[groups]) / size)
-        chances.append(chance)
-    return noise_to_signal(pushes, chances, size)
-
-
-greedy_text = {tuple(p.tolist()): world.probs(1e3 * world.ref_logits).argmax() for world, p, *_ in facts}  # word by word
-overall = sum((p * reward).sum() for _, p, reward, *_ in facts) / 2
-bars = {
-    "nothing": alone(lambda p, r: 0.0),
-    "running mean": alone(lambda p, r: overall),
-    "greedy (ReMax)": alone(lambda p, r: r[greedy_text[tuple(p.tolist())]], written=2),
-    "others', G = 2": grouped(leave_one_out, 2),
-    "others', G = 4": grouped(leave_one_out, 4),
-    "and std, another goal, G = 4": grouped(group_relative, 4),
-    "the prompt's true mean": alone(lambda p, r: (p * r).sum()),
-    "perfect critic, by token": noise_to_signal(
-        [(by_token * perfect[:, :, None]).sum(1) for *_, by_token, perfect in facts],
-        [p for _, p, *_ in facts],
-        1,
-    ),
-}
-figure = Figure(figsize=(7.5, 3.2), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-axes.barh(list(bars)[::-1], list(bars.values())[::-1], color=COLOURS[0])
-for i, x in enumerate(list(bars.values())[::-1]):
-    axes.text(x + 0.4, i, f"{x:.1f}", va="center", fontsize=8)
-axes.set(xlabel="responses until the noise equals the gradient", xlim=(0, 50))
-display(figure)
-assert abs(bars["nothing"] - bars["running mean"]) < 1e-9
-assert bars["others', G = 2"] > bars["others', G = 4"] > bars["the prompt's true mean"]
-assert bars["perfect critic, by token"] < bars["the prompt's true mean"] / 2
-assert bars["greedy (ReMax)"] > bars["nothing"]
-
-# %% [markdown]
-# Read it from below. A perfect critic would need less than half the responses of anything that gives a whole text one number: it knows *which token*. No critic is perfect; that is where the argument about GRPO begins. Of the baselines that anyone can have, the others' mean improves with the group and tends to the prompt's true mean. A running mean over prompts that differ is worth nothing
-# here: it is 0, being right for neither. And ReMax pays for its baseline with as many responses again; in this world the greedy response is a poor guess of the mean. (On a task where nearly all responses score as the greedy one does, it is a good one.)
-
-# %% [markdown]
-# ## What the libraries do
-#
-# | | |
-# |---|---|
-# | DeepSpeed-Chat | four models, critic from the reward model; a hybrid engine switches the actor between training and inference |
-# | TRL, PPO (1.12) | separate value model; with `peft_config` the reference is the actor without adapters |
-# | TRL, GRPO and RLOO | no critic; with `beta` 0 no reference is loaded either; vLLM may decode on the same GPUs |
-# | OpenRLHF (0.11) | models placed on separate or the same GPUs by Ray; `init_kl_coef` 0 drops the reference |
-# | verl (0.10) | one controller; actor, rollout and reference share workers, weights are resharded between training and decoding |
-# | shared trunk | in older TRL (`AutoModelForCausalLMWithValueHead`); today's loops keep the critic apart |
-#
-# ## Exercises
-#
-# Each checker says *pass*, or the likely mistake in one sentence.
-#
-# **1. Bytes of four models** *(easy, 10 minutes)*. From the numbers of weights (4,), which of the models are trained (4,) booleans, and whether weights are bfloat16, return the bytes of weights, gradients and AdamW's states (a float32 copy among them, where there is one) of all of them together, one integer.
-#
-# *Hint:* section 1's table. What is not trained has its weight alone.
-
-
-# %%
-def model_bytes(weights, trained, bf16): ...  # your code
-
-
-print(check.model_bytes(model_bytes))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def model_bytes(weights, trained, bf16):
-#     each = 2 if bf16 else 4
-#     return (weights * (each + trained * (16 - each))).sum()
-# ```
-# </details>
-#
-# **2. A step of decoding** *(easy, 10 minutes)*. A model of `weights` weights in bfloat16 decodes `batch` sequences together (a tensor of several batch sizes). Return the seconds of one step for each, by the roofline, caches left aside.
-#
-# *Hint:* what is read does not depend on the batch; what is computed does. The three other arguments are plain numbers: `clamp(min=...)` takes one.
-
-
-# %%
-def decode_step_seconds(batch, weights, flop_per_second, bytes_per_second): ...  # your code
-
-
-print(check.decode_step_seconds(decode_step_seconds))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def decode_step_seconds(batch, weights, flop_per_second, bytes_per_second):
-#     return (2 * weights * batch / flop_per_second).clamp(min=2 * weights / bytes_per_second)
-# ```
-# </details>
-#
-# **3. RLOO** *(easy, 5 minutes)*. From the scores (N, G), a prompt a row, return the advantages (N, G): each score less the mean of the *other* scores of its row.
-#
-# *Hint:* the others' sum is the row's sum less the score.
-
-
-# %%
-def rloo_advantages(group_scores): ...  # your code
-
-
-print(check.rloo_advantages(rloo_advantages))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def rloo_advantages(group_scores):
-#     others = group_scores.sum(1, keepdim=True) - group_scores
-#     return group_scores - others / (group_scores.shape[1] - 1)
-# ```
-# </details>
-#
-# **4. REINFORCE++** *(medium, 15 minutes)*. From the tokens' rewards (B, R), KL charges in them, and the mask, return what REINFORCE++ multiplies each token's log-probability with: the sum of its own and all later rewards of its text, whitened over **all real tokens of the batch** (mean 0, variance 1, the variance divided by their number, 1e-8 added to it),
-# 0 where masked. Padding may hold NaN.
-#
-# *Hint:* `flip(1).cumsum(1).flip(1)`; take mean and variance of `x[mask]`.
-
-
-# %%
-def whitened_to_go(rewards, mask): ...  # your code
-
-
-print(check.whitened_to_go(whitened_to_go))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def whitened_to_go(rewards, mask):
-#     to_go = torch.where(mask, rewards, 0.0).flip(1).cumsum(1).flip(1)
-#     mean, var = to_go[mask].mean(), to_go[mask].var(unbiased=False)
-#     return torch.where(mask, (to_go - mean) / (var + 1e-8).sqrt(), 0.0)
-# ```
-# </details>
-#
-# **5. Predict, then run** *(5 minutes)*. A Llama of 70B keeps the keys and values of 8 heads of 128, in 80 layers, in bfloat16. How many bytes is a token of its cache, and how many tokens fit into the 80 GiB of one H100 that holds nothing else? With 64 heads of keys, as its queries have? Write it down, take the hash away.
-
-# %%
-# for heads in (8, 64):
-#     token = kv_cache_bytes(replace(LLAMA_70B, kv_heads=heads), 1, 1, bf16=True)
-#     print(heads, token, 80 * 2**30 // token)
+# %% tags=["predict"]
+for bf16 in (True, False):
+    parts = (models.weights_bytes, models.gradient_bytes, models.optimiser_bytes)
+    counts = [count(1, bf16=bf16) for count in parts]
+    print("bfloat16" if bf16 else "float32", counts, "sum", sum(counts))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# 327,680 bytes and 262,144 tokens: 170 sequences of 1536. With 64 heads of keys eight times the bytes, and 32,768 tokens: 21 sequences. Sharing keys between heads is what makes large decode batches possible, and with section 2, cheap.
-# </details>
-
-# %%
-token = kv_cache_bytes(LLAMA_70B, 1, 1, bf16=True)
-assert token == 327_680 == 2 * 80 * 8 * 128 * 2 and 80 * 2**30 // token == 262_144
-assert 262_144 // 1536 == 170 and 32_768 // 1536 == 21
-
-# %% [markdown]
-# **6. Read the log** *(medium, 10 minutes)*. A colleague trains adapters on the arithmetic of lesson 11, on a leash of 0.5, and prints this log. Read the log first: which column cannot be? Then find the line.
-
-# %%
-steps_model, steps_tokenizer = load_policy("tiny-steps")
-score, _ = scoring("arithmetic", steps_tokenizer)
-leashed = group_config(
-    "arithmetic", "grpo", steps=1 if FAST else 25, kl=KLConfig(kl_coef=0.5), optimiser=OptimiserConfig(lr=1e-3)
-)
-theirs = with_lora(steps_model, 16)
-theirs, log = train_group(
-    theirs, steps_tokenizer, practice_problems(), score, leashed, reference=theirs
-)
-for row in list(log)[::6]:
-    print("  ".join(f"{k} {row[k]:.3f}" for k in ("step", "score", "kl", "kl_coef", "entropy", "length")))
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# Entropy and length move, so the policy has moved; yet its KL to the reference is exactly 0 at every step. The "reference" is the policy itself, adapters and all: `reference=theirs`. Nothing is charged, so this is a run without a leash. Leave the argument out, and the loop takes what lies *below* the adapters, as section 1 does. At step 0 a fresh adapter changes nothing, so the first row is right
-# in either case; a check that can fail changes the adapters first. The cell below measures how far the policy has truly gone.
-# </details>
-
-# %%
-assert all(abs(row["kl"]) < 1e-5 for row in log)
-fresh = load_policy("tiny-steps")[0]
-asked = practice_problems()[:200]
-gone = sum(
-    ((r.old_logprobs - policy_logprobs(fresh, r).detach()) * r.response_mask).sum()
-    for r in sample_text(theirs, steps_tokenizer, asked, config=leashed.sampling)
-)
-print(f"KL to where it began: {gone / len(asked):.2f} nats a response")
-assert FAST or gone / len(asked) > 0.3
-
-# %% [markdown]
-# **7. Design** *(hard, 15 minutes)*. You have one GPU of 24 GB and a model of 1 billion parameters in bfloat16 that is to be trained with RL against a reward model of the same size. Which of section 1's rows fit, and what else would you give up, in which order? Use `four_models` with section 1's `plan` and `SAVED`, on `Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)` (`from minirlhf.models.cost import Shape`); `replace(plan, recompute=True)` computes each block once more in the backward pass in the place of keeping
-# its activations.
-#
-# <details><summary>What a good answer has</summary>
-#
-# Two trained models need 32 GB before a single activation: full PPO is out. Without a critic 16 GB, reference and reward model 2 GB each: 20 GB; activations, logits and the cache bring it to just over 24 as section 1 plans it, and to less with `recompute=True`. With LoRA three times
-# 2 GB and small change: then a separate critic fits too, as adapters on the reward model. What one gives up, in order: the micro-batch (costs little time), stored activations (a third more time), full training (costs quality on some tasks: to be measured), and the critic last or first, as section 3 and lesson 11 say for one's task.
+# The three numbers are weight, gradient and optimiser (moments and copy). The row of float32 is 4,
+# 4, 4 + 4 and 0: **16 bytes again**. For a trained weight, bfloat16 saves nothing. It halves the
+# models that are only read, and the activations, and it makes arithmetic faster.
 # </details>
 #
+# **Is the count right?** We take one step with `tiny-reviews-sft`, the small model of
+# lesson 06, in float32. The batch has 16 responses. Prompt and response have 8 + 24 = 32 tokens.
+
+# %%
+torch.set_num_threads(1)
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+titles = ["a cold day in august\n"] * 16
+sampling = models.SamplingConfig(max_new_tokens=24)
+
+
+def sample(titles):
+    ids, mask = models.encode_prompts(tokenizer, titles)
+    return models.sample(sft, ids, mask, eos_id=-1, config=sampling)  # none ends early
+
+
+batch = sample(titles)
+
+# %%
+learner, shape = copy.deepcopy(sft), models.Shape.of(sft)
+optimizer = loops.make_optimizer(learner, loops.OptimiserConfig())
+kept, _ = models.measured(lambda: models.policy_logprobs(learner, batch))
+models.policy_logprobs(learner, batch).sum().backward()
+optimizer.step()
+measured = {"weights": 0, "gradients": 0, "optimiser": 0, "activations": kept}
+for weight in learner.parameters():
+    state = optimizer.state[weight]  # the moments of this tensor of weights
+    measured["weights"] += weight.nbytes
+    measured["gradients"] += weight.grad.nbytes
+    measured["optimiser"] += state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes
+
+# %%
+N = shape.parameters
+counted = {
+    "weights": models.weights_bytes(N),
+    "gradients": models.gradient_bytes(N),
+    "optimiser": models.optimiser_bytes(N),
+    "activations": models.activation_bytes(shape, batch=16, tokens=32, response=24),
+}
+table = pd.DataFrame({"counted, MB": counted, "measured, MB": measured}) / 1e6
+assert (table["counted, MB"] / table["measured, MB"]).between(0.999, 1).all()
+table.round(1)
+
+# %% [markdown]
+# A megabyte (MB) is a million bytes. The model has 4.2 million weights: 4 bytes each are 17.0 MB.
+# The count is right. (The measured activations include some token ids.)
+#
+# Here the **activations** are the largest part. A rule of thumb says how they grow. For each token,
+# a block of a transformer of width $d$ keeps about $16\,d$ numbers. The block has about $12\,d^2$
+# weights. So
+#
+# $$ \frac{\text{activations}}{\text{weights}} \approx
+# \frac{\text{tokens} \cdot 16\, d}{12\, d^2} = 1.3\, \frac{\text{tokens}}{d} . $$
+#
+# In words: more tokens at once need more activations, and a wider model needs *fewer* of them per
+# weight. Our model has $d = 256$ and reads 16 · 32 = 512 tokens at once. That makes 2.7 activations
+# per weight, or 11 bytes. The moments take 8.
+#
+# **Predict.** A 7B model has $d = 4096$. It trains on one response at a time, with 1,536 tokens
+# (prompt and response), in bfloat16. Which part is the largest now: weights, gradients, optimiser
+# or activations?
+
+# %% tags=["predict"]
+step = models.Plan(prompts=128, group_size=8, bf16=True)  # section 5 says what it holds
+held = models.four_models(step, models.LLAMA_7B)
+(pd.DataFrame(held).T / 1e9).round(1)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The cells are GB. In the actor's row, the **optimiser** is now the largest part: 80.9 GB, nine
+# times as much as the activations (8.5 GB). The rule of thumb gives 1.3 · 1,536 / 4096 = 0.5
+# activations per weight, or 1 byte. The optimiser takes 12.
+#
+# Two columns are new. *logits* are temporary copies of the next-token scores. The **cache** is needed
+# while sampling: the keys and values of all tokens so far, so that attention need not compute them
+# again. With 51.5 GB for 64 responses it is larger than all activations. Training starts without it.
+# </details>
+#
+# Altogether, four 7B models need 265 GB at the worst moment of a step. Section 1 counted 252 GB.
+
+# %% [markdown]
+# ## 3. Where the time goes
+#
+# A **floating-point operation (FLOP)** is one addition or multiplication. For each token, a weight
+# takes part in one of each. So a forward pass costs $2N$ FLOP per token. The backward pass costs
+# twice as much, because it computes gradients of the weights *and* of the activations. So training
+# costs $6N$ FLOP per token.
+#
+# But the weights must also be *read* from memory. A machine reads and computes at the same time, and
+# waits for the slower of the two:
+#
+# $$ \text{seconds} = \max\Big( \frac{\text{FLOP}}{\text{FLOP per second}},\;
+# \frac{\text{bytes}}{\text{bytes per second}} \Big) . $$
+#
+# This is called the **roofline** model. An H100 does at most 989,000 billion FLOP and reads at most
+# 3,350 GB per second.
+#
+# **Sampling.** To write one token, the machine reads all weights: 14 GB for a 7B model in bfloat16.
+# That takes 14 / 3,350 seconds = 4.2 ms. The arithmetic, 2 · 7 = 14 billion FLOP, takes 0.014 ms. So
+# the processor waits for memory nearly all the time. But several responses can be **decoded
+# together**: they share one reading of the weights.
+#
+# **Predict.** One token for one response takes 4.2 ms. How long does it take to write one token for
+# each of 100 responses that are decoded together? And of 500?
+
+# %% tags=["predict"]
+h100 = replace(models.H100, mfu=1, mbu=1)  # at its full speed
+for together in (1, 100, 500):
+    seconds = h100.seconds(2 * 7e9 * together, 2 * 7e9)  # FLOP, bytes
+    print(f"{together} responses: {1000 * seconds:.1f} ms")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The three times are 4.2 ms, 4.2 ms and 7.1 ms. A hundred responses take as long as one: reading
+# takes 4.2 ms, and the arithmetic, 1.4 ms, is hidden behind it. With 500 responses the arithmetic
+# takes 7.1 ms, so now the machine waits for it. The border lies where both take equally long: at
+# 989,000 / 3,350 = 295 responses. The size of the model does not matter, because it stands on both
+# sides.
+# </details>
+#
+# **Training** reads all tokens of a response in one pass. Take 100 responses of 1,000 tokens each,
+# and a 7B model:
+#
+# | | reading the weights | arithmetic | takes |
+# |---|---|---|---|
+# | sample them one after the other | 100,000 times: 418 s | 1.4 s | 418 s |
+# | sample them together | 1,000 times: 4.2 s | 1.4 s | 4.2 s |
+# | train on them, one by one | 300 times: 1.3 s | 4.2 s | 4.2 s |
+#
+# (In training, each response needs a forward pass, and a backward pass that counts as two.) **Sampling
+# is limited by memory bandwidth, the bytes read per second. Training is limited by FLOP.** So
+# sampling takes anything from a hundred times as long as training to less than training. What
+# decides is how many responses are decoded together.
+#
+# **On your machine.** The next cell samples 1 and then 64 responses with `tiny-reviews`, and
+# trains on them. **Predict:** how many times as long do 64 responses take as one, for sampling? And
+# for training?
+
+
+# %% tags=["predict"]
+def timed(work):
+    work()  # the first call is slower
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+for n in (1, 64):
+    some = sample(titles[:1] * n)
+    sampled = timed(lambda: sample(titles[:1] * n))
+    trained = timed(lambda: models.policy_logprobs(learner, some).sum().backward())
+    print(f"{n} responses: sampling {sampled:.2f} s, training {trained:.2f} s")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The seconds depend on your machine. For sampling, the factor is far below 64. For training it is
+# more than twice as large. The reason differs from the H100's: our model is so small that most of a
+# decoding step goes into *starting* operations. All 64 responses share this.
+# </details>
+
+# %% [markdown]
+# ## 4. LoRA: the reference for free
+#
+# **Low-rank adaptation (LoRA)** freezes a matrix $W$ and adds a product of two thin matrices, an
+# **adapter**:
+#
+# $$ W x \;\to\; W x + s\, U D x . $$
+#
+# $D$ maps down from the width of the input to a small rank $k$. $U$ maps up to the width of the
+# output. $s$ is a fixed factor. Only $U$ and $D$ are trained. $U$ is 0 at first, so the model starts
+# unchanged.
+#
+# For a matrix of 4096 × 4096 and rank 16, the adapter has 16 · (4096 + 4096) = 131,072 weights. That
+# is 0.8 % of the matrix. So nearly all of the model takes 2 bytes per weight instead of 16. And
+# **with its adapters switched off, the actor *is* the reference.** No second copy is needed.
+
+# %%
+adapted = models.with_lora(copy.deepcopy(sft), rank=16)
+reference = models.reference_of(adapted)  # the same model, its adapters off
+assert reference.model is adapted
+with torch.no_grad():
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    for weight in trained:
+        weight.add_(0.05)  # as if it had been trained
+    before = models.policy_logprobs(sft, batch)
+    off = models.policy_logprobs(reference, batch)
+    on = models.policy_logprobs(adapted, batch)
+assert torch.allclose(off, before, atol=1e-5)
+assert (on - off).abs().max() > 0.1
+print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
+
+# %% [markdown]
+# (In this small model that is 6 %.)
+#
+# ## 5. The savings, one at a time
+#
+# Here is the bill for one step, with models in bfloat16. It samples 1,024 responses of 1,024
+# tokens, for prompts of 512 tokens, and decodes 64 together. Training reads one response at a time.
+# The columns:
+#
+# - The memory, **7B** and **70B**: GB at the worst moment of the step.
+# - The time, **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. *Scoring* is
+#   the forward passes of reward model, reference and critic. We assume that the GPUs reach 40 % of
+#   their speed in arithmetic and 60 % in reading. This is the table's weakest point.
+
+# %%
+savings = {
+    "PPO, four models": step,
+    "critic on the actor's trunk": replace(step, critic="shared"),
+    "LoRA of rank 16": replace(step, lora=16),
+    "no critic": replace(step, critic="none"),
+    "a rule, no reward model": replace(step, reward_model=False),
+    "no reference": replace(step, reference=False),
+    "LoRA and no critic": replace(step, lora=16, critic="none"),
+}
+rows, sizes = {}, (models.LLAMA_7B, models.LLAMA_70B)
+for name, plan in savings.items():
+    small, large = (models.peak_bytes(models.four_models(plan, x)) / 1e9 for x in sizes)
+    parts = models.step_seconds(models.H100.times(64), plan, models.LLAMA_70B)
+    rows[name] = {"7B": small, "70B": large, **parts}
+pd.DataFrame(rows).T.round().astype(int)
+
+# %% [markdown]
+# Row by row:
+#
+# - **PPO, four models.** At 70B it needs 30 GPUs for its memory alone. Half of the time is training.
+# - **Critic on the actor's trunk.** The *trunk* is all of the model except its last layer. The critic
+#   becomes one extra output on top of it, with 8,193 weights. That saves 43 % of the memory and
+#   half of the training. The price: two losses pull at the same weights.
+# - **LoRA.** Memory falls to less than a fifth. Time falls little, from 100 to 82 seconds: gradients
+#   still flow through all frozen weights. The price: the change of each matrix has at most rank 16.
+# - **No critic.** It saves as much memory as the shared trunk, and 9 seconds of scoring besides. The
+#   price: another baseline is needed (section 7).
+# - **A rule instead of the reward model.** It saves only 5 % of the memory: a model that is only read is
+#   cheap. It is possible where a program can check the answer.
+# - **No reference.** It saves the same. The price: there is no KL penalty.
+# - **LoRA and no critic.** Savings combine: 4 GPUs instead of 30.
+#
+# One more idea is often named here: **the critic starts as a copy of the reward model**, not of the
+# supervised fine-tuned (SFT) model. It saves no memory and no time per step. It can only save steps.
+#
+# ## 6. Do the savings cost reward?
+#
+# We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per
+# variant. *As it is* has a separate critic, which starts as the reward model. *MB* is the counted
+# memory, with minibatches of 32 responses. The rest is measured on 76 test films. *gold* is the
+# rating that people would give, predicted by models that training never saw. In brackets are the
+# lowest and the highest seed.
+
+# %%
+small = models.Plan(
+    prompts=64, prompt_tokens=12, response_tokens=32, epochs=2, micro_batch=32
+)
+changes = {
+    "as it is": {},
+    "shared trunk": {"critic": "shared"},
+    "adapters of rank 16": {"lora": 16},
+    "critic from the SFT model": {},
+}
+memory = {}
+for name, change in changes.items():
+    counts = models.four_models(replace(small, **change), models.TINY_REVIEWS)
+    memory[name] = round(models.peak_bytes(counts) / 1e6)
+
+# %%
+runs = experiments.results("ablations", "resources")
+runs = runs[runs.variant.isin(changes)]
+columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
+table = experiments.shown(runs, columns)
+table.insert(0, "MB", pd.Series(memory))
+table
+
+# %% [markdown]
+# At this size the activations dominate, so adapters save only a third of the memory.
+#
+# The figure shows the difference in gold from *as it is*. The bar is a 95 % interval over films and
+# seeds. If it includes 0, the runs do not show which is better.
+
+# %%
+show.differences(
+    runs,
+    value="gold",
+    repeats="as it is",
+    intervals=experiments.difference_over_prompts_and_seeds(runs, "gold", "as it is"),
+    interval_of="95 % interval over films and seeds",
+    label="gold",
+)
+
+# %% [markdown]
+# - **Critic from the SFT model.** The interval includes 0. But the log shows what the better start buys.
+#   After five steps, the critic that began as the reward model explains 54 % of the variance of the
+#   returns, and the other one nothing (−7 %). After ten steps it is 55 % and 47 %.
+# - **Shared trunk.** The interval includes 0, too. But on every seed its KL is higher (1.3 to 2.3 times)
+#   and its reviews are shorter. So it moves further for no more gold. A likely reason is in the log: at
+#   the first step the gradient of both losses together is 5 times as long as the policy's alone. It is
+#   shortened to length 1, and most of what is left belongs to the value loss.
+# - **Adapters.** They have less gold on every seed, at less than half of the KL. They had the same
+#   learning rate, and their score (what the reward model says) still rises at the last step: they
+#   did not get far. This does not show that they are worse. LoRA usually gets a larger learning
+#   rate ("Going further").
+#
+# ## 7. No critic at all: one family of baselines
+#
+# Without a critic, something else must be subtracted from a score (lesson 04):
+#
+# | method | the baseline of a response | it costs |
+# |---|---|---|
+# | REINFORCE | the mean score of earlier batches | nothing |
+# | REINFORCE++ | the mean of the batch; the difference is divided by the batch's standard deviation | nothing |
+# | ReMax | the score of the **greedy** response, which takes the most likely token everywhere | one more response per prompt |
+# | RLOO | the mean score of the *other* responses to the prompt | several responses per prompt |
+# | GRPO (lesson 11) | the mean of all responses to the prompt; the difference is divided by their standard deviation | several responses per prompt |
+#
+# RLOO is REINFORCE leave-one-out. ReMax is REINFORCE with the maximum: the greedy response. GRPO is
+# group relative policy optimisation.
+#
+# **By hand.** A batch has two prompts. The responses to the hard prompt have the scores 4, 2, 2 and
+# 0, those to the easy one 8, 6, 6 and 4. All have the same length. Earlier batches had the mean 4, and
+# the greedy response to the hard prompt has the score 3. The advantages of the *hard* prompt:
+#
+# | method | computed as | 4 | 2 | 2 | 0 |
+# |---|---|---|---|---|---|
+# | REINFORCE | score − 4 | 0 | −2 | −2 | −4 |
+# | REINFORCE++ | batch mean 4, standard deviation $\sqrt{48/8} = 2.45$ | 0 | −0.82 | −0.82 | −1.63 |
+# | ReMax | score − 3 | 1 | −1 | −1 | −3 |
+# | RLOO | for the first: 4 − (2 + 2 + 0) / 3 | 2.67 | 0 | 0 | −2.67 |
+# | GRPO | group mean 2, standard deviation $\sqrt{8/3} = 1.63$ | 1.22 | 0 | 0 | −1.22 |
+
+# %%
+groups = torch.tensor([[4.0, 2, 2, 0], [8, 6, 6, 4]])
+hard, every = groups[0], torch.ones(8, 1).bool()
+for advantages, by_hand in (
+    (core.remax(hard, torch.full((4,), 3.0)), [1, -1, -1, -3]),
+    (core.leave_one_out(groups)[0], [2.67, 0, 0, -2.67]),
+    (core.group_relative(groups)[0], [1.22, 0, 0, -1.22]),
+    (core.masked_whiten(groups.view(8, 1), every)[:4, 0], [0, -0.82, -0.82, -1.63]),
+):
+    assert torch.allclose(advantages, torch.tensor(by_hand).float(), atol=0.01)
+
+# %% [markdown]
+# REINFORCE and REINFORCE++ push no response to the hard prompt up. On average these pushes
+# cancel (lesson 04). But they are noise.
+#
+# **How much noise?** In the exact world we can list all responses. Take two prompts whose mean
+# scores are a **gap** apart, each with 15 possible responses. *How many responses must be sampled
+# until the noise of the averaged gradient is as long as the gradient itself?* Call this number
+# $n^*$: smaller is better. The noise is the root of the mean squared distance from the mean. A
+# constant factor in the advantages does not change $n^*$.
+
+
+# %%
+def two_prompts(gap):
+    """An easy and a hard prompt: two worlds whose mean scores are `gap` apart."""
+    prompts = []
+    for seed, mean in ((0, gap / 2), (1, -gap / 2)):
+        world = core.World.random(3, 3, seed=seed)
+        prompts.append(replace(world, rewards=world.rewards - mean_of(world) + mean))
+    return prompts
+
+
+def mean_of(world):
+    return world.expectation(world.ref_logits, world.rewards)
+
+
+# %%
+def needed(prompts, advantages, size=1, sampled=None):
+    """n*. `size`: responses per group. `sampled`: responses paid for, if more."""
+    noise = length = 0.0
+    for world in prompts:
+        logits = world.ref_logits
+        grads = torch.autograd.functional.jacobian(world.logprobs, logits)
+        groups, chance = world.groups(logits, size)  # all groups, and their chances
+        pushes = advantages(world, groups)  # one per response, or one per token
+        pushes = pushes if pushes.dim() == 3 else pushes[..., None].expand(-1, -1, 3)
+        estimates = torch.einsum("mgt,mgtsv->msv", pushes, grads[groups]) / size
+        mean = torch.tensordot(chance, estimates, dims=1)
+        noise += (chance * (estimates - mean).square().sum((1, 2))).sum()
+        length += mean.square().sum()
+    return ((sampled or size) * noise / length).item()
+
+
+def greedy(world):
+    return world.rewards[world.probs(1000 * world.ref_logits).argmax()]
+
+
+def perfect(world, groups):
+    values, q = world.values(world.ref_logits)
+    advantages = world.by_token(q - values[:, None])  # of every word
+    return advantages.gather(2, world.response_ids[..., None])[..., 0][groups]
+
+
+def compared(gap):
+    some, score = two_prompts(gap), lambda world, groups: world.rewards[groups]
+    return {
+        "running mean (REINFORCE)": needed(some, score),
+        "greedy (ReMax)": needed(some, lambda w, g: score(w, g) - greedy(w), sampled=2),
+        "3 others (RLOO)": needed(
+            some, lambda w, g: core.leave_one_out(score(w, g)), 4
+        ),
+        "the prompt's true mean": needed(some, lambda w, g: score(w, g) - mean_of(w)),
+        "a perfect critic": needed(some, perfect),
+    }
+
+
+# %% [markdown]
+# Two rows are ideals that nobody has. The *true mean* of the prompt is the limit of RLOO with very many
+# responses. A *perfect critic* knows $Q(s_t, y_t) - V(s_t)$ for every token. The running mean is 0
+# here, the mean of both prompts. RLOO has groups of four. ReMax pays for two responses per sample.
+#
+# **Predict.** The gap is 2. Put the five rows in order. Which of them would change if the gap were 0?
+# (The second cell draws $n^*$ against the gap.)
+
+# %% tags=["predict"]
+pd.Series(compared(2)).round(1)
+
+# %% tags=["predict"]
+gaps = [0, 0.5, 1, 1.5, 2]
+by_gap = pd.DataFrame({gap: compared(gap) for gap in gaps})
+show.lines(
+    by_gap.T.to_dict("list"),
+    gaps,
+    xlabel="gap between the mean scores of the two prompts",
+    ylabel="responses needed",
+    ylim=(0, None),
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# At a gap of 2: perfect critic 5.9, true mean 13.2, RLOO 17.9, running mean 35.2, ReMax 38.2. Only
+# the running mean changes with the gap. The other four know which prompt a response belongs to.
+#
+# - **If prompts differ little, a group buys nothing.** Without a gap the running mean needs 13.2
+#   responses and RLOO 17.9, because three scores are a noisy baseline. RLOO is ahead from a gap of
+#   about 0.85 on.
+# - **ReMax** pays for two responses. And in these random worlds, the greedy response says little about
+#   the mean.
+# - **REINFORCE++**, with a large batch, is as noisy as the running mean: 35.3 at a gap of 2.
+# - **A perfect critic** needs less than half of what the true mean needs. It knows *which token*
+#   was good. A learned critic lies above this line. How far above decides whether its memory is
+#   well spent (lesson 11b).
+# </details>
+
+# %% [markdown]
+# ## What to remember
+#
+# - A trained weight takes 16 bytes, a weight that is only read takes 2. Count the trained models first.
+# - Activations grow with the tokens at once. In wide models the optimiser's state dominates.
+# - Decoding waits for memory unless hundreds of responses are decoded together. Training waits for
+#   arithmetic.
+# - Sharing or dropping the critic saves 43 %. LoRA saves more memory and makes the reference free, but
+#   saves little time.
+# - Without a critic, the baseline comes from other scores. One per prompt pays off if prompts differ a
+#   lot.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/10_saving_resources.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. The memory of four models** *(easy, 10 minutes)*. `weights` has the number of weights of each
+# model, (4,). `trained` says which models are trained, (4,) booleans. `bf16` is true if the weights are
+# bfloat16. Return the bytes of weights, gradients and AdamW's state of all four models, one number.
+#
+# *Hint:* do it on paper first: two models of 7 weights, of which one is trained. Section 2 has the
+# bytes. A tensor of booleans times a number works: true counts as 1.
+
+
+# %% tags=["exercise"]
+def model_bytes(weights, trained, bf16): ...  # your code
+
+
+check.model_bytes(model_bytes)
+
+
+# %% tags=["solution"]
+def model_bytes(weights, trained, bf16):
+    read = 2 if bf16 else 4
+    return (weights * (read + trained * (16 - read))).sum()
+
+
+check.model_bytes(model_bytes)
+
+# %% [markdown] tags=["exercise"]
+# **2. Which part dominates?** *(easy, 10 minutes)*. Four situations with a 7B model in bfloat16. Which
+# part is the largest: weights, gradients, optimiser, activations or cache? Estimate each part in GB
+# on paper. A response has 512 + 1,024 tokens, and its activations take 8.5 GB. Then run the cell.
+#
+# | | what happens |
+# |---|---|
+# | A | all weights are trained, on one response at a time |
+# | B | all weights are trained, on 16 responses at a time |
+# | C | adapters of rank 16 are trained (40 million weights), on one response at a time |
+# | D | nothing is trained; 64 responses are decoded together |
+#
+# *Hint:* for D, the cache keeps one key and one value per layer and token. Each of them has the width of
+# the model. This model has 32 layers of width 4096.
+
+# %% tags=["exercise", "solution"]
+one = models.Plan(bf16=True, decode_batch=1)
+situations = {
+    "A": one,
+    "B": replace(one, micro_batch=16),
+    "C": replace(one, lora=16),
+    "D": replace(one, decode_batch=64),
+}
+actor = {}
+for name, plan in situations.items():
+    actor[name] = models.four_models(plan, models.LLAMA_7B)["actor"]
+    if name == "D":
+        actor[name] |= {"gradients": 0, "optimiser": 0, "activations": 0, "logits": 0}
+(pd.DataFrame(actor).T / 1e9).round(1)
+
+# %% [markdown] tags=["solution"]
+# - **A: the optimiser.** 12 · 6.7 = 81 GB, against 13 GB each for weights and gradients.
+# - **B: the activations.** 16 · 8.5 = 136 GB. They grow with the tokens at once, and the other parts
+#   do not. This is why one splits a batch into micro-batches.
+# - **C: the weights.** 13.6 GB. Gradients and optimiser belong to 40 million weights and take less
+#   than half a GB. The activations are now the second part. Adapters do not make them smaller.
+# - **D: the cache.** A token takes 2 · 32 · 4096 numbers of 2 bytes, half a megabyte. With 64 ·
+#   1,535 tokens that is 51.5 GB, nearly four times the weights. (The last token is never read, so
+#   it has no keys.)
+
+# %% [markdown] tags=["exercise"]
+# **3. A layer with a switch** *(medium, 15 minutes)*. Write a linear layer with an adapter. `x` has the
+# shape (B, in), the frozen matrix `weight` (out, in), `down` (k, in) and `up` (out, k). The adapter's
+# factor is `alpha` divided by the rank k. If `on` is false, return what the reference computes.
+#
+# *Hint:* multiply `x` with the thin matrices one after the other. Forming the product of `up` and
+# `down` first would cost as much as the full matrix.
+
+
+# %% tags=["exercise"]
+def adapted_layer(x, weight, down, up, alpha, on): ...  # your code
+
+
+check.adapted_layer(adapted_layer)
+
+
+# %% tags=["solution"]
+def adapted_layer(x, weight, down, up, alpha, on):
+    out = x @ weight.T
+    if on:
+        out = out + alpha / len(down) * x @ down.T @ up.T
+    return out
+
+
+check.adapted_layer(adapted_layer)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains adapters. `log_ratios` should
+# return $\log \pi
+# - \log \pi_{\text{ref}}$ of every token, with the free reference of section 4. To test it, she
+# trains the policy to make 16 responses more likely, and computes their log-ratio in two ways: with
+# `log_ratios`, and with a copy of the model from before training. The two lines should be
+# one. What is wrong? Mend it and draw the lines again.
+
+
+# %% tags=["exercise"]
+def log_ratios(model, batch):
+    with model.disable_adapter():
+        logprobs = models.policy_logprobs(model, batch)
+        ref_logprobs = models.policy_logprobs(model, batch)
+    return logprobs - ref_logprobs
+
+
+# %% [markdown] tags=["solution"]
+# Both log-probabilities are computed with the adapters off, so both are the reference's. The
+# difference is always 0: there is no KL penalty, and the log looks as if the policy never moved. (The
+# opposite mistake, both with the adapters on, gives the same flat line.) Only the reference belongs
+# inside the `with`.
+
+
+# %% tags=["solution"]
+def log_ratios(model, batch):
+    logprobs = models.policy_logprobs(model, batch)
+    with model.disable_adapter():
+        ref_logprobs = models.policy_logprobs(model, batch)
+    return logprobs - ref_logprobs
+
+
+# %% tags=["exercise", "solution"]
+def two_ways(log_ratios, steps=2 if FAST else 5):
+    """The log-ratio of 16 responses, in nats per response, while they are trained."""
+    policy, tokenizer = models.load_policy("tiny-reviews-sft")
+    ids, mask = models.encode_prompts(tokenizer, ["a cold day in august\n"] * 16)
+    limit = models.SamplingConfig(max_new_tokens=24)
+    batch = models.sample(policy, ids, mask, eos_id=-1, config=limit)
+    kept, model = copy.deepcopy(policy), models.with_lora(policy, rank=16)
+    optimizer = loops.make_optimizer(model, loops.OptimiserConfig(lr=1e-3))
+    lines = {"log_ratios": [], "with a copy": []}
+    for _ in range(steps):
+        with torch.no_grad():
+            new, old = (models.policy_logprobs(m, batch) for m in (model, kept))
+            ours = log_ratios(model, batch)
+        lines["log_ratios"].append(ours.sum(1).mean())
+        lines["with a copy"].append((new - old).sum(1).mean())
+        (-models.policy_logprobs(model, batch).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return lines
+
+
+show.lines(two_ways(log_ratios), xlabel="step", ylabel="log-ratio, nats")
+
+# %% [markdown] tags=["exercise"]
+# **5. Leave one out** *(medium, 15 minutes)*. The responses of a batch come in any order, and some
+# prompts have more responses than others. `scores` has the shape (B,). `prompt` has the number of
+# each response's prompt, (B,). Return RLOO's advantages, (B,). A response that is alone on its
+# prompt gets the advantage 0.
+#
+# *Hint:* `prompt[:, None] == prompt` is a table of shape (B, B). What does its row i say?
+
+
+# %% tags=["exercise"]
+def rloo_advantages(scores, prompt): ...  # your code
+
+
+check.rloo_advantages(rloo_advantages)
+
+
+# %% tags=["solution"]
+def rloo_advantages(scores, prompt):
+    same = (
+        prompt[:, None] == prompt
+    ).float()  # row i: the responses to the prompt of i
+    others = same.sum(1) - 1
+    baseline = (same @ scores - scores) / others.clamp(min=1)
+    return torch.where(others > 0, scores - baseline, 0.0)
+
+
+check.rloo_advantages(rloo_advantages)
+
+# %% [markdown] tags=["exercise"]
+# **6. Design under a budget** *(hard, 25 minutes)*. You have one GPU of 24 GB, and want to train a model
+# of 1.1 billion parameters in bfloat16 with RL. The reward model has the same size. Find at least two
+# plans that fit. For each, say what you gave up, and what you expect it to cost. What would you give up
+# first, and what last?
+#
+# `models.Plan` takes `critic` ("separate", "shared" or "none"), `lora` (the rank), `reference` and
+# `reward_model` (true or false), `micro_batch` (responses per forward and backward pass),
+# `decode_batch`, and `recompute`. With `recompute=True`, each block keeps only its input, and is
+# computed once more in the backward pass.
+#
+# *Hint:* first count the trained models on paper. The cell takes your plans.
+
+# %% tags=["exercise"]
+model = models.Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)
+mine = {
+    "everything": models.Plan(bf16=True),
+    "no critic": models.Plan(bf16=True, critic="none"),
+}
+peaks = {}
+for name, plan in mine.items():
+    peaks[name] = models.peak_bytes(models.four_models(plan, model)) / 1e9
+pd.Series(peaks).round(1)
+
+# %% tags=["solution"]
+model = models.Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)
+mine = {
+    "everything": {},
+    "no critic": {"critic": "none"},
+    "no critic, recompute": {"critic": "none", "recompute": True},
+    "no critic, no reference": {"critic": "none", "reference": False},
+    "LoRA": {"lora": 16},
+    "LoRA, 4 responses at a time": {"lora": 16, "micro_batch": 4},
+}
+peaks = {}
+for name, change in mine.items():
+    plan = models.Plan(bf16=True, **change)
+    peaks[name] = models.peak_bytes(models.four_models(plan, model)) / 1e9
+pd.Series(peaks).round(1)
+
+# %% [markdown] tags=["solution"]
+# Two trained models of 1.1 billion weights take 16 · 2.2 = 35 GB before a single activation. So
+# full PPO is out: it needs 41.5 GB. Without a critic the actor takes 18 GB, reference and reward
+# model 2.2 GB each. With activations and logits it is 24.9 GB: just too much. Three plans fit:
+#
+# - **No critic, and recompute**: 22.5 GB. It costs time: one more forward pass in training, a
+#   third more arithmetic. The reward should not suffer.
+# - **No critic, and no reference**: 22.7 GB. It costs the KL penalty. With a reward model this is risky.
+# - **LoRA, with all four models**: 9.8 GB. There is even room for four responses at a time (19.1
+#   GB). It costs full-rank updates, and you must find a new learning rate.
+#
+# One order: first recompute, because it costs only time. Then full-rank training or the critic,
+# whichever matters less for your task. The KL penalty last, as long as the reward can be fooled.
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Why does bfloat16 not halve the memory of training?</summary>
-# Because of the optimiser: moments and copy stay in float32. Weights, gradients, activations and the cache halve; a trained weight has 16 bytes either way. It is faster, which is another matter.
-# </details>
-# <details><summary>2. Why can a larger decode batch be free, and a larger training batch not?</summary>
-# While decoding the machine waits for weights to arrive, and the same weights serve all sequences. In training thousands of tokens already share one reading of the weights, so more tokens are more arithmetic.
-# </details>
-# <details><summary>3. A shared trunk halves the memory. Why does not everybody share?</summary>
-# Two losses pull at one trunk. The value loss is a squared error in reward units, often larger than the policy's, and it moves features that the policy writes with. Section 3 shows the price at this scale.
-# </details>
-# <details><summary>4. LoRA's reference is free in memory. Also in time?</summary>
-# No. It is a forward pass with the adapters off, as long as any reference's.
-# </details>
-# <details><summary>5. Why is ReMax's baseline unbiased though it looks at the same prompt?</summary>
-# The greedy response is not drawn: it is a function of the prompt and the weights, fixed before the sample is. A baseline may be anything that does not depend on the sample it is taken off.
+# <details><summary>1. Why can a larger decode batch be free, and a larger training batch not?</summary>
+#
+# While decoding, the machine waits for weights to arrive, and one reading serves all responses. In
+# training, thousands of tokens already share one reading. More tokens are simply more arithmetic.
 # </details>
 #
-# **References.** Rajbhandari et al. 2020, *ZeRO*, section 3 (16 bytes). Williams, Waterman and Patterson 2009, *Roofline*. Pope et al. 2022, *Efficiently scaling Transformer inference*. Hu et al. 2021, *LoRA*. Santacroce et al. 2023, *Efficient RLHF*. Ahmadian et al. 2024 (RLOO), section 3. Li et al. 2023 (ReMax). Hu 2025 (REINFORCE++).
+# <details><summary>2. LoRA's reference is free in memory. Is it also free in time?</summary>
+#
+# No. It is a forward pass with the adapters off. It takes as long as that of any other reference.
+# </details>
+#
+# <details><summary>3. The shared trunk saves so much. Why does not everybody share?</summary>
+#
+# Two losses pull at one trunk. The value loss is a squared error in reward units, and often larger
+# than the policy's loss. It moves features that the policy writes with. Section 6 shows what
+# happened in our runs.
+# </details>
+#
+# <details><summary>4. Why is ReMax's baseline unbiased, although it scores the same prompt?</summary>
+#
+# The greedy response is not sampled. It depends on the prompt and on the weights, and both are fixed
+# before the sample is drawn. A baseline may depend on everything but the sample that it is subtracted
+# from (lesson 04).
+# </details>
+#
+# <details><summary>5. Why do large models share keys and values among their heads?</summary>
+#
+# To make the cache smaller. Our 70B model has 64 heads for queries, and 8 for keys and values. In
+# bfloat16 a token of its cache takes 2 · 80 · 8 · 128 · 2 bytes = 327,680 bytes (80 layers, heads of
+# 128). An H100 that holds nothing else has room for 262,144 tokens. With 64 heads of keys it would be
+# 32,768. A larger cache allows more responses to be decoded together.
+# </details>
+#
+# ## Going further
+#
+# **How far to trust the cost model.** Weights, gradients, moments, cache and activations agree to
+# the byte with real GPT-2 and Llama models in float32 (`tests/models/test_cost.py`). With adapters
+# on bfloat16 weights, activations are up to about 1.6 times the count, because adapters keep
+# float32 copies of what they read. Seconds are less certain. The roofline leaves out communication
+# between GPUs, the optimiser's step, and waiting for the longest response.
+# `models.measure_machine()` measures your own CPU, and `models.decode_seconds` and
+# `models.train_seconds` predict it. For matrices as small as ours this is only a lower bound.
+#
+# **When does sampling take as long as training?** In section 3 it is at 295 / 3 = 98 responses decoded
+# together, for one model that is trained. With prompts, a cache and the assumed 40 % and 60 % it is
+# about 49 (lesson 11b). Between 8 and 512 responses decoded together, the ratio of the two
+# changes more than tenfold. So "sampling costs as much as training" is true somewhere, and says little.
+#
+# **More savings.** *Micro-batches* split a batch and add up the gradients. They cost little time,
+# and the result is the same. *Recomputing* (gradient checkpointing) costs a third more arithmetic.
+# *Sharding* (ZeRO, FSDP) spreads the 16 bytes over many GPUs. It saves nothing in total, but each
+# GPU holds a part. *Offloading* moves what is not needed to the CPU's memory, and costs the time to
+# bring it back.
+#
+# **More about section 6.** Take the critic from the SFT model. On each single seed the interval
+# over films includes 0, and all three means are lower. Of the score that it is trained on, the
+# shared trunk gets 1.06 and *as it is* 1.17. Adapters did not save time: a run took 198 to 225
+# seconds. With the critic from the SFT model, which is full training, it took 170 to 201 seconds.
+#
+# **Adapters with a larger learning rate.** We tried ten times the rate in one run, with one seed,
+# which is not recorded. Its gold came close to that of *as it is* with the same seed, at a lower
+# KL. This suggests that the low gold of section 6 comes from the learning rate.
+#
+# **The whole family.** `loops.FAMILY` has 15 rows. Each is a choice of baseline, unit, place of the
+# KL penalty, importance ratio, clip and denominator (`docs/algorithms.md`). `loops.train_group`
+# runs any of them. In the libraries the same name can be another row. TRL's RLOO has a ratio per
+# response, and takes the KL penalty off the score before the baseline. OpenRLHF's has a ratio per
+# token, and takes it off each token after the baseline.
+#
+# **More about section 7.** RLOO with groups of two needs 27.3 responses, more than with groups of
+# four. In ten other pairs of worlds, the order of RLOO, the true mean and the perfect critic is the
+# same. The group's mean *with* the response itself has the same $n^*$ as RLOO, because it differs
+# by a factor. Dividing by the group's standard deviation gives a gradient of another objective
+# (lesson 11), so its $n^*$ does not belong in the comparison. In lesson 11b most of a score's
+# variance lies within a prompt. There the gap is small, and REINFORCE is ahead of GRPO.
+#
+# **What the libraries do.** DeepSpeed-Chat has all four models, and starts the critic from the
+# reward model. TRL's PPO has a separate value model, and with a PEFT configuration it uses the
+# actor without adapters as the reference. Its GRPO and RLOO have no critic, and load no reference
+# if `beta` is 0. OpenRLHF and verl place the models on the same or on separate GPUs. Between
+# sampling and training, verl moves the actor's weights into the layout that each of them needs. A
+# shared trunk is rare today. Older versions of TRL had it.
+#
+# **References.** Rajbhandari et al. 2020, *ZeRO* (section 3: the 16 bytes). Williams, Waterman and
+# Patterson 2009, *Roofline*. Pope et al. 2022, *Efficiently scaling Transformer inference*. Hu et
+# al. 2021, *LoRA*. Santacroce et al. 2023, *Efficient RLHF*. Ahmadian et al. 2024, *Back to basics*
+# (RLOO, section 3). Li et al. 2023 (ReMax). Hu 2025 (REINFORCE++).
+#
+# *How this lesson is checked:* the cost model is compared with real tensors
+# (`tests/models/test_cost.py`), the expected gradient of each baseline with the exact one
+# (`tests/loops/test_family.py`), and every number of the prose with a computation or a record
+# (`tests/claims/test_lesson_10.py`).

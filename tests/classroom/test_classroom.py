@@ -221,12 +221,16 @@ DIFFERENT = {  # right answers written in another way
         ]
     ),
     "model_bytes": lambda w, t, b: 16 * w[t].sum() + (2 if b else 4) * w[~t].sum(),
-    "decode_step_seconds": lambda b, w, f, s: torch.tensor(
-        [2 * w * max(n / f, 1 / s) for n in b.tolist()]
+    "adapted_layer": lambda x, w, d, u, a, on: torch.stack(
+        [(w + (a / u.shape[1] * u @ d if on else 0)) @ row for row in x]
     ),
-    "rloo_advantages": lambda s: (s - s.mean(1, keepdim=True)) * s.shape[1] / (s.shape[1] - 1),
-    "whitened_to_go": lambda r, m: torch.zeros(m.shape).masked_scatter(
-        m, white(per_row(lambda x: backwards(x, 1.0))(r, mask=m)[m])
+    "rloo_advantages": lambda s, p: torch.tensor(
+        [
+            s[i] - sum(others) / len(others)
+            if (others := [s[j].item() for j in range(len(s)) if j != i and p[i] == p[j]])
+            else 0.0
+            for i in range(len(s))
+        ]
     ),
     "group_advantages": lambda s: torch.stack(
         [

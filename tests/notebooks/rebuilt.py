@@ -11,6 +11,7 @@ REBUILT: tuple[str, ...] = (
     "06_ppo",
     "07_the_kl_penalty",
     "08_the_reward_model",
+    "10_saving_resources",
     "11_grpo",
     "11b_five_objections",
     "12_dpo",

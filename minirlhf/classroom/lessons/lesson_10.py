@@ -1,11 +1,8 @@
-"""Exercises of lesson 10: memory, the time of a decoding step, two critic-free baselines."""
+"""Exercises of lesson 10: memory, a layer with an adapter, a leave-one-out baseline."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
-from minirlhf.core.baselines import leave_one_out
-from minirlhf.core.masking import masked_whiten
-from minirlhf.core.returns import reward_to_go
 
 NAMES = ("weights", "trained", "bf16")
 
@@ -36,12 +33,13 @@ model_bytes = Exercise(
             w, t, b, moments=4
         ),
         "the gradients are missing.": lambda w, t, b: _bytes(w, t, b, gradients=False),
-        "the float32 copy is missing. With bfloat16, AdamW keeps its moments "
-        "and a copy of the weights it trains in "
-        "float32: 12 bytes per weight.": lambda w, t, b: _bytes(w, t, b, copy=0),
+        "with bfloat16, 4 bytes per trained weight are missing. AdamW keeps both moments "
+        "and a copy of the weight in float32: 12 bytes.": lambda w, t, b: _bytes(w, t, b, copy=0),
         "a weight has 2 bytes with bf16 and 4 bytes without it.": lambda w, t, b: _bytes(
             w, t, True
         ),
+        "only the trained models are counted. The others need memory "
+        "for their weights.": lambda w, t, b: (w * t * 16).sum(),
     },
     edges=(
         (torch.tensor([7, 7, 7, 7]), torch.tensor([True, False, False, True]), False),
@@ -50,138 +48,109 @@ model_bytes = Exercise(
 )
 
 
-def _decode_case(g):
-    weights, batch = 5 + 100 * torch.rand((), generator=g).item(), torch.tensor([1, 8, 64, 512])
-    return (
-        batch,
-        weights,
-        50 + 400 * torch.rand((), generator=g).item(),
-        1 + 3 * torch.rand((), generator=g).item(),
-    )
+def _layer_case(g):
+    sizes = ((3, 4), (5, 4), (2, 4), (5, 2))  # x, weight, down, up
+    tensors = [torch.randn(*size, generator=g) for size in sizes]
+    return *tensors, 8.0 + 4 * torch.rand((), generator=g).item(), True
 
 
-def _decode(batch, weights, flops, bandwidth, *, by=torch.maximum, read=2.0):
-    return by(2 * weights * batch / flops, read * weights / bandwidth * torch.ones(len(batch)))
+def _layer(x, weight, down, up, alpha, on, *, scale=None):
+    scale = alpha / len(down) if scale is None else scale
+    return x @ weight.T + on * scale * x @ down.T @ up.T
 
 
-decode_step_seconds = Exercise(
-    "decode_step_seconds",
-    ("batch", "weights", "flop_per_second", "bytes_per_second"),
-    _decode_case,
-    _decode,
+_SMALL = (
+    torch.tensor([[1.0, 2.0]]),
+    torch.tensor([[1.0, 1.0]]),
+    torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    torch.tensor([[1.0, 2.0]]),
+    4.0,
+)
+
+adapted_layer = Exercise(
+    "adapted_layer",
+    ("x", "weight", "down", "up", "alpha", "on"),
+    _layer_case,
+    _layer,
     {
-        "the two times are added. A machine computes while it reads, so "
-        "a step takes the longer of the two.": lambda *x: _decode(*x, by=torch.add),
-        "this takes the shorter of the two times. "
-        "The step must wait for the longer one.": lambda *x: _decode(*x, by=torch.minimum),
-        "the weights are read once for each sequence. "
-        "They are read once per step, for all sequences together. "
-        "This is why larger batches are cheaper.": lambda b, w, f, s: torch.maximum(
-            2 * w * b / f, 2 * w * b / s
+        "the adapter is added even when it is switched off. "
+        "Then the reference is the policy itself.": lambda x, w, d, u, a, on: _layer(
+            x, w, d, u, a, True
         ),
-        "only arithmetic is counted. Reading the weights takes time too.": lambda b, w, f, s: (
-            2 * w * b / f
+        "the switch is the wrong way round: with `on` true the "
+        "adapter must be added.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, not on),
+        "the adapter is never added.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, False),
+        "with the adapter on, the frozen matrix is missing. "
+        "The adapter is added to it.": lambda x, w, d, u, a, on: (
+            _layer(x, w, d, u, a, on) - on * x @ w.T
         ),
-        "only reading is counted. With many sequences the "
-        "arithmetic takes longer.": lambda b, w, f, s: 2 * w / s * torch.ones(len(b)),
-        "a weight has 2 bytes in bfloat16, not 1.": lambda *x: _decode(*x, read=1.0),
-        "a weight has 2 bytes in bfloat16, not 4.": lambda *x: _decode(*x, read=4.0),
-        "each weight costs 2 FLOP per sequence: "
-        "a multiplication and an addition.": lambda b, w, f, s: torch.maximum(
-            w * b / f, 2 * w / s * torch.ones(len(b))
+        "the adapter is multiplied by alpha. The factor is alpha divided by "
+        "the rank.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, on, scale=a),
+        "the adapter's factor, alpha divided by the rank, is missing.": lambda x, w, d, u, a, on: (
+            _layer(x, w, d, u, a, on, scale=1.0)
+        ),
+        "alpha is divided by the width of the input. The rank is the number "
+        "of rows of `down`.": lambda x, w, d, u, a, on: _layer(
+            x, w, d, u, a, on, scale=a / d.shape[1]
+        ),
+        "alpha is divided by the width of the output. The rank is the number "
+        "of rows of `down`.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, on, scale=a / len(u)),
+        "the factor is upside down. It is alpha divided by the rank.": lambda x, w, d, u, a, on: (
+            _layer(x, w, d, u, a, on, scale=len(d) / a)
+        ),
+        "the factor also multiplies the frozen matrix. "
+        "It belongs to the adapter alone.": lambda x, w, d, u, a, on: (
+            (1 + on * (a / len(d) - 1)) * _layer(x, w, d, u, a, on, scale=1.0)
         ),
     },
-    edges=((torch.tensor([1, 8, 64, 512]), 100.0, 100.0, 1.0),),
+    edges=((*_SMALL, True), (*_SMALL, False)),
 )
 
 
 def _loo_case(g):
-    return (2 * torch.randn(4, 3, generator=g),)
+    prompt = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])  # the last prompt has one response only
+    order = torch.randperm(8, generator=g)
+    return 2 * torch.randn(8, generator=g), prompt[order]
+
+
+def _loo(scores, prompt, *, alone=0.0, mine=False, total=False, whole=False):
+    same = prompt[:, None] == prompt
+    others = same if mine else same & ~torch.eye(len(scores), dtype=torch.bool)
+    count = others.sum(1)
+    divisor = 1 if total else count + whole
+    baseline = torch.where(others, scores, 0.0).sum(1) / divisor
+    return torch.where(same.sum(1) == 1, alone * scores, scores - baseline)
+
+
+def _unguarded(scores, prompt):
+    count = (prompt[:, None] == prompt).sum(1)
+    total = torch.where(prompt[:, None] == prompt, scores, 0.0).sum(1)
+    return scores - (total - scores) / (count - 1)
 
 
 rloo_advantages = Exercise(
     "rloo_advantages",
-    ("group_scores",),
+    ("scores", "prompt"),
     _loo_case,
-    leave_one_out,
+    _loo,
     {
         "the mean includes the response itself. That is GRPO's centring, which "
-        "gives (G - 1)/G of the gradient.": lambda s: s - s.mean(1, keepdim=True),
-        "the baseline is the *sum* of the other scores. Divide it by G - 1.": lambda s: (
-            s - (s.sum(1, keepdim=True) - s)
+        "gives (G - 1)/G of the gradient.": lambda s, p: _loo(s, p, mine=True),
+        "the baseline is the *sum* of the other scores. Divide it by their number.": lambda s, p: (
+            _loo(s, p, total=True)
         ),
-        "the sum of the other scores is divided by G. There are G - 1 of them.": lambda s: (
-            s - (s.sum(1, keepdim=True) - s) / s.shape[1]
-        ),
+        "the sum of the other scores is divided by one too many. There are G - 1 "
+        "others.": lambda s, p: _loo(s, p, whole=True),
         "this is the mean of all other responses in the batch. Responses to other prompts say "
-        "nothing about this prompt.": lambda s: s - (s.sum() - s) / (s.numel() - 1),
-        "this also divides by the standard deviation. "
-        "RLOO keeps the unit of the reward.": lambda s: (
-            leave_one_out(s) / (s.std(1, keepdim=True) + 1e-4)
-        ),
-        "the groups run down the columns. The responses to one prompt are a row.": lambda s: (
-            s - (s.sum(0) - s) / (len(s) - 1)
-        ),
+        "nothing about this prompt.": lambda s, p: s - (s.sum() - s) / (len(s) - 1),
+        "a response that is alone on its prompt has no others to compare with: 0 / 0 is NaN. "
+        "Its advantage is 0.": _unguarded,
+        "a response that is alone on its prompt keeps its whole score. "
+        "Its advantage is 0.": lambda s, p: _loo(s, p, alone=1.0),
+        "this compares neighbours. The responses to a prompt need not stand side by side: "
+        "compare the prompts' numbers.": lambda s, p: s - (s.roll(1) + s.roll(-1)) / 2,
         "the sign is wrong. A response that is better than the "
-        "others has a positive advantage.": lambda s: -leave_one_out(s),
+        "others has a positive advantage.": lambda s, p: -_loo(s, p),
     },
-)
-
-
-def _plus_case(g):
-    mask = torch.arange(5) < torch.randint(1, 6, (4, 1), generator=g)
-    mask[0], mask[1] = torch.arange(5) < 2, torch.arange(5) < 5
-    return torch.where(mask, torch.randn(4, 5, generator=g), torch.nan), mask
-
-
-def _to_go(rewards, mask):
-    return reward_to_go(torch.where(mask, rewards, 0.0), mask)
-
-
-def _by_text(x, mask):
-    rows = [
-        torch.where(m, (r - r[m].mean()) * (r[m].var(unbiased=False) + 1e-8).rsqrt(), 0.0)
-        for r, m in zip(x, mask, strict=True)
-    ]
-    return torch.stack(rows)
-
-
-whitened_to_go = Exercise(
-    "whitened_to_go",
-    ("rewards", "mask"),
-    _plus_case,
-    lambda r, m: masked_whiten(_to_go(r, m), m),
-    {
-        "the rewards themselves are whitened. "
-        "Sum first: a token is credited with its own reward and all later ones.": lambda r, m: (
-            masked_whiten(torch.where(m, r, 0.0), m)
-        ),
-        "each response is whitened with its own mean and standard deviation. "
-        "REINFORCE++ uses those of "
-        "all tokens of the batch.": lambda r, m: _by_text(_to_go(r, m), m),
-        "padding is counted in the mean and the standard deviation. "
-        "Compute them over the real tokens.": lambda r, m: torch.where(
-            m,
-            (_to_go(r, m) - _to_go(r, m).mean())
-            * (_to_go(r, m).var(unbiased=False) + 1e-8).rsqrt(),
-            0.0,
-        ),
-        "padding must be 0 in the result. Here the mean was subtracted there too.": lambda r, m: (
-            (_to_go(r, m) - _to_go(r, m)[m].mean())
-            * (_to_go(r, m)[m].var(unbiased=False) + 1e-8).rsqrt()
-        ),
-        "the variance divides by n - 1, as in `torch.std`. Here it divides by n.": lambda r, m: (
-            masked_whiten(_to_go(r, m), m, unbiased=True)
-        ),
-        "the mean is not subtracted.": lambda r, m: masked_whiten(
-            _to_go(r, m), m, shift_mean=False
-        ),
-        "the result is centred, but not divided by the standard deviation.": lambda r, m: (
-            torch.where(m, _to_go(r, m) - _to_go(r, m)[m].mean(), 0.0)
-        ),
-        "every token has the sum of the whole response. "
-        "A token does not influence the rewards before it: leave them out.": lambda r, m: (
-            masked_whiten(_to_go(r, m)[:, :1].expand(m.shape), m)
-        ),
-    },
+    edges=((torch.tensor([4.0, 9.0, 2.0, 0.0]), torch.tensor([5, 1, 5, 5])),),
 )
