@@ -395,7 +395,7 @@ show.differences(
 # - **Adapters.** They have less gold on every seed, at less than half of the KL. They had the same
 #   learning rate, and their score (what the reward model says) still rises at the last step: they
 #   did not get far. This does not show that they are worse. LoRA usually gets a larger learning
-#   rate ("Going further").
+#   rate. We have not recorded such a run.
 #
 # ## 7. No critic at all: one family of baselines
 #
@@ -844,10 +844,6 @@ pd.Series(peaks).round(1)
 # over films includes 0, and all three means are lower. Of the score that it is trained on, the
 # shared trunk gets 1.06 and *as it is* 1.17. Adapters did not save time: a run took 198 to 225
 # seconds. With the critic from the SFT model, which is full training, it took 170 to 201 seconds.
-#
-# **Adapters with a larger learning rate.** We tried ten times the rate in one run, with one seed,
-# which is not recorded. Its gold came close to that of *as it is* with the same seed, at a lower
-# KL. This suggests that the low gold of section 6 comes from the learning rate.
 #
 # **The whole family.** `loops.FAMILY` has 15 rows. Each is a choice of baseline, unit, place of the
 # KL penalty, importance ratio, clip and denominator (`docs/algorithms.md`). `loops.train_group`
