@@ -65,8 +65,8 @@ assert torch.isclose((up - down) / 2e-5, truth[0, 1], atol=1e-9)
 # sampled, and hold these weights fixed. Three numbers compare a mean gradient with the true one:
 #
 # - **cosine**: of the angle between the two. 1 is the same direction.
-# - **length**: how far the mean gradient goes in the true direction. 1 is as far as the true one.
-# - **bias**: the length of the difference, divided by the length of the true gradient. 0 is unbiased.
+# - **progress**: how far the mean gradient goes in the true direction. 1 is as far as the true one.
+# - **bias**: the norm of the difference, divided by the norm of the true gradient. 0 is unbiased.
 
 
 # %% tags=["shared"]
@@ -78,7 +78,7 @@ def mean_gradient(losses):
 
 
 def compare(gradients, target):
-    """Cosine, length and bias of each named gradient."""
+    """Cosine, progress and bias of each named gradient."""
     rows, size = {}, target.norm()
     for name, g in gradients.items():
         along = (g * target).sum() / size
@@ -86,19 +86,20 @@ def compare(gradients, target):
         rows[name] = [
             float(x) for x in (cosine, along / size, (g - target).norm() / size)
         ]
-    return pd.DataFrame(rows, ["cosine", "length", "bias"]).T.round(3) + 0.0
+    return pd.DataFrame(rows, ["cosine", "progress", "bias"]).T.round(3) + 0.0
 
 
 # %% [markdown]
 # ## 3. Policy gradients (lessons 04 and 06)
 #
 # Here the reward comes at the end of a response, and every token gets it as its return. $V$ is the true
-# value of the prefix before the token. ReMax subtracts the reward of the most probable response.
+# value of the prefix before the token. ReMax subtracts the reward of one fixed response,
+# here the most probable one.
 
 # %% tags=["shared"]
 returns = world.rewards[:, None].expand(15, 3) * mask
 value = world.by_token(world.values(policy)[0])
-greedy = world.rewards[world.probs(policy).argmax()]
+fixed = world.rewards[world.probs(policy).argmax()]
 
 
 def reinforce(advantages):
@@ -114,7 +115,7 @@ def reinforce(advantages):
 policy_gradients = {
     "REINFORCE": reinforce(returns),
     "REINFORCE, minus V": reinforce(returns - value),
-    "REINFORCE, minus the greedy reward (ReMax)": reinforce(returns - greedy),
+    "REINFORCE, minus one fixed reward (ReMax)": reinforce(returns - fixed),
     "PPO's clipped loss at ratio 1": mean_gradient(
         lambda lp: core.ppo_clip(lp, lp.detach(), returns - value, mask).sum(1)
     ),
@@ -182,6 +183,7 @@ def minus_mean(scores):
     return core.group_relative(scores, scale_by_std=False)
 
 
+# %%
 grouped = {
     "minus the group's mean, G = 2": group_gradient(minus_mean, 2),
     "minus the group's mean, G = 4": group_gradient(minus_mean, 4),
@@ -191,7 +193,7 @@ grouped = {
 compare(grouped, truth)
 
 # %% [markdown]
-# - **Minus the group's mean:** the direction is right, and the length is $(G - 1)/G$. The mean contains
+# - **Minus the group's mean:** the direction is right, and the progress is $(G - 1)/G$. The mean contains
 #   the response's own reward. The learning rate can make up for such a factor.
 # - **Minus the mean of the others:** no bias.
 # - **Divided by the standard deviation:** another direction. This is another objective.
@@ -220,12 +222,8 @@ for name, critic in critics.items():
         bias[name].append((mean - truth).norm() / truth.norm())
         spread = (each - mean).square().sum((1, 2))
         variance[name].append(world.expectation(policy, spread))
-show.lines(
-    {"bias": bias, "variance": variance},
-    lams,
-    xlabel="lambda",
-    ylim={"bias": (-0.05, 1)},
-)
+panels = {"bias": bias, "variance": variance}
+show.lines(panels, lams, xlabel="lambda", ylim={"bias": (-0.05, 1)})
 
 # %% [markdown]
 # With the true $V$ there is no bias at any $\lambda$, and a smaller $\lambda$ has less variance.
@@ -258,7 +256,7 @@ pd.DataFrame(table, ["mean", "std", "lowest"]).T.round(3)
 
 # %% [markdown]
 # $k_1$, $k_3$ and the exact KL have the right mean, and $k_2$ has not. $k_1$ of one response can be
-# negative. $k_3$ varies most here. (Near the reference it varies least.)
+# negative. $k_3$ varies most here. Near the reference it varies far less than $k_1$.
 #
 # Now their *gradients*. The target is the gradient of $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. An
 # estimator can stand in the loss, where it is differentiated, or in the reward, where it only weighs.
@@ -315,6 +313,7 @@ def walk(step):
     return torch.stack(path)
 
 
+# %%
 def ppo_step(logits, whiten=False):
     values, q = world.values(logits, beta=beta)
     advantages = q - values[:, None]
@@ -351,9 +350,9 @@ show.distance_to_optimum(walks)
 #
 # ## What to remember
 #
-# - A factor in the length of a gradient is harmless, another direction is not.
+# - A gradient that is too short or too long is harmless. Another direction is not.
 # - A baseline that is known before the token adds no bias. A division by something that depends on the
-#   response does.
+#   response adds bias.
 # - The critic's errors are harmless only at $\lambda = 1$.
 # - A good estimate of the KL's value can have a useless gradient.
 # - PPO and DPO have the same optimum. Whitening and hard labels change where they end.
@@ -386,7 +385,7 @@ compare(new, truth)
 
 # %% [markdown] tags=["solution"]
 # (a) and (c) have no bias. Both are known before the token is chosen. (b) depends on the response,
-# so it is no baseline. It leaves half of each reward, so the direction is right and the length is
+# so it is no baseline. It leaves half of each reward, so the direction is right and the progress is
 # 0.5. The bias is 0.5, too.
 
 # %% [markdown] tags=["exercise"]
@@ -414,7 +413,7 @@ compare({"minus the value after the token": reinforce(returns - after)}, truth)
 # %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Your mean gradient has the cosine 1 and the length 0.5. Is the estimator wrong?</summary>
+# <details><summary>1. Your mean gradient has the cosine 1 and the progress 0.5. Is the estimator wrong?</summary>
 #
 # No. It has the right direction, and the learning rate makes up for the factor. The group's mean with
 # $G = 2$ is this case.

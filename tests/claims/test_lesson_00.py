@@ -1,6 +1,5 @@
 """Lesson 00, the whole of RLHF: every number of its prose, and every claim about a record."""
 
-import copy
 import math
 
 import nbformat
@@ -135,22 +134,6 @@ def agreement():
 
 
 # ---- section 4: PPO
-
-
-def test_before_the_first_update_the_kl_is_0_and_every_ratio_1():
-    sft, tokenizer = models.load_policy("tiny-reviews-sft")
-    reward_model, _ = models.load_scalar("tiny-reviews-reward")
-    config = loops.PPOConfig(steps=1, epochs=1, batch_size=8, minibatch_size=8)
-    *_, history = loops.train_ppo(
-        copy.deepcopy(sft),
-        copy.deepcopy(reward_model),
-        tokenizer,
-        tasks.reviews.rl_prompts(),
-        rewards.rollout_score(reward_model, tokenizer.eos_token_id),
-        config,
-    )
-    assert abs(history[0]["kl"]) < 1e-3
-    assert abs(history[0]["ratio"] - 1) < 1e-4 and history[0]["clip_fraction"] == 0
 
 
 def test_score_gold_and_kl_rise_together_and_flatten(steps):

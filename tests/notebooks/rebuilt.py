@@ -14,4 +14,6 @@ REBUILT: tuple[str, ...] = (
     "11_grpo",
     "11b_five_objections",
     "12_dpo",
+    "90_the_exact_world",
+    "91_the_worked_example",
 )
