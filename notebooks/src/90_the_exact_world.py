@@ -71,7 +71,7 @@ assert torch.isclose((up - down) / 2e-5, truth[0, 1], atol=1e-9)
 
 # %% tags=["shared"]
 def mean_gradient(losses):
-    """The mean ascent direction of an estimator; `losses` maps logprobs to (15,) losses."""
+    """The mean ascent direction; `losses` maps log-probabilities to (15,) losses."""
     logits = policy.clone().requires_grad_(True)
     mean_loss = (world.probs(policy) * losses(world.logprobs(logits))).sum()
     return -torch.autograd.grad(mean_loss, logits)[0]
