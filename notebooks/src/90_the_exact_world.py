@@ -13,523 +13,447 @@
 # %% [markdown]
 # # 90 · Every estimator against the truth
 #
-# **The question.** RLHF code rarely crashes when it is wrong. How do we know that a formula computes what its name says?
+# This is a reference sheet, not a lesson. With it you can
 #
-# This is a reference sheet, not a lesson: the lessons come back to each part of it. We take a world so small that every text in it can be written down. There
-# the expected reward, its gradient, the KL, V, Q and the best policy are *numbers*, and an estimator's mean over infinitely many samples is one sum. So
-# each row below says exactly what an estimator estimates, and how far that is from what is often believed of it.
+# - look up what each estimator of RLHF estimates, and how far that is from the truth,
+# - check an estimator of your own in the same way.
 #
-# You need: PyTorch. Words used before their lesson: *J* is the expected reward of a text that the policy writes; *grad J* its gradient in the policy's logits;
-# an *advantage* is the weight with which a token's log-probability is pushed up.
+# **You need** the lesson that each section names. About 40 minutes to read and 35 for the exercises.
 
 # %%
-# %matplotlib inline
-import math
-
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
 
-from minirlhf.core.baselines import group_relative, leave_one_out
-from minirlhf.core.bradley_terry import preference_probability
-from minirlhf.core.exact import World
-from minirlhf.core.kl import exact_kl, k1, k2, k3, kl_shaped_rewards, log_ratio
-from minirlhf.core.masking import aggregate, masked_whiten
-from minirlhf.core.policy_gradient import ppo_clip, reinforce
-from minirlhf.core.preference import dpo, implicit_rewards
-from minirlhf.core.returns import gae, reward_to_go
-from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories
+from minirlhf import core, show
 
 # %% [markdown]
-# ## The world
+# ## 1. The world
 #
-# Three words, "a", "b" and the full stop, which ends a text; a text that is three words long is cut there. That makes 15 texts and 7 places where a
-# word is chosen. Rewards, reference and policy are random numbers, fixed by their seeds.
+# RLHF code seldom crashes when it is wrong. So we test formulas in a world that is so small that
+# nothing has to be estimated. It has three words: *a*, *b* and the full stop, which ends a response. A
+# response of three words is cut off there. That makes 15 responses, and 7 prefixes after which a word
+# is chosen. Rewards, reference and policy are random numbers from fixed seeds.
+#
+# At the left of the figure stands the tree of all prefixes, with the policy's probability of each
+# word. At the right stand the probability of each response under both policies, and its reward $r$.
 
-# %%
-world = World.random(3, 3, seed=0)
-policy = world.ref_logits + torch.randn(
-    7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-)
-mask, ref = world.response_mask, world.logprobs(world.ref_logits)
-display(
-    policy_bars(
-        world.labels,
-        {"reference": world.probs(world.ref_logits), "policy": world.probs(policy)},
-        rewards=world.rewards,
-    )
-)
+# %% tags=["shared"]
+world = core.World.random(3, 3, seed=0)
+seeded = torch.Generator().manual_seed(1)
+noise = torch.randn(7, 3, generator=seeded, dtype=torch.float64)
+policy = world.ref_logits + noise
+mask = world.response_mask
+show.world(world, {"policy": policy, "reference": world.ref_logits})
 
 # %% [markdown]
-# *J* is a sum over 15 texts, and its gradient is what automatic differentiation makes of that sum. By hand, with a difference quotient for one of the 21 numbers:
+# $J$ is the expected reward of the policy: a sum over 15 responses. Its gradient has 21 numbers, one for
+# each logit (7 prefixes, 3 words). `world.gradient` computes it exactly. Here is one of the 21, compared
+# with a small change of that logit:
 
-
-# %%
-def expected_reward(logits):
-    return sum(
-        math.exp(sum(logits.log_softmax(-1)[world.states.index(y[:t]), y[t]] for t in range(len(y))))
-        * r
-        for y, r in zip(world.sequences, world.rewards.tolist(), strict=True)
-    )
-
-
-truth, nudge = world.gradient(policy), torch.zeros(7, 3, dtype=torch.float64)
-nudge[0, 1] = 1e-5  # the logit of "b" at the start
-assert abs(expected_reward(policy) - world.objective(policy)) < 1e-12
-assert (
-    abs((expected_reward(policy + nudge) - expected_reward(policy - nudge)) / 2e-5 - truth[0, 1]) < 1e-9
-)
-print(
-    f"J = {world.objective(policy):.4f}   KL(policy || reference) = {world.kl(policy, world.ref_logits):.4f} nats"
-)
+# %% tags=["shared"]
+truth = world.gradient(policy)
+change = torch.zeros(7, 3, dtype=torch.float64)
+change[0, 1] = 1e-5  # the logit of "b" as the first word
+up, down = world.objective(policy + change), world.objective(policy - change)
+assert torch.isclose((up - down) / 2e-5, truth[0, 1], atol=1e-9)
 
 # %% [markdown]
-# ## What policy gradients estimate
+# ## 2. How an estimator is compared
 #
-# An estimator turns sampled texts into a loss. Its expectation here: weight the loss of every text by the probability of sampling it, differentiate with those
-# weights held fixed. Three numbers compare a gradient with grad J: the cosine of the angle between them, its length along grad J, and the *bias*,
-# the length of the difference over the length of grad J.
+# An estimator turns sampled responses into a loss. Its *mean* gradient is an average over infinitely
+# many samples. Here that is a sum: weight the loss of each response with the probability that it is
+# sampled, and hold these weights fixed. Three numbers compare a mean gradient with the true one:
 #
-# **Predict, then run:** which of these give grad J itself?
+# - **cosine**: of the angle between the two. 1 is the same direction.
+# - **progress**: how far the mean gradient goes in the true direction. 1 is as far as the true one.
+# - **bias**: the norm of the difference, divided by the norm of the true gradient. 0 is unbiased.
 
 
-# %%
-def expected_gradient(losses):
-    """- d/dlogits of the sum over texts of p(y) losses(y), p fixed: the mean step of an estimator."""
+# %% tags=["shared"]
+def mean_gradient(losses):
+    """The mean ascent direction; `losses` maps log-probabilities to (15,) losses."""
     logits = policy.clone().requires_grad_(True)
-    return -torch.autograd.grad((world.probs(policy) * losses(world.logprobs(logits))).sum(), logits)[0]
+    mean_loss = (world.probs(policy) * losses(world.logprobs(logits))).sum()
+    return -torch.autograd.grad(mean_loss, logits)[0]
 
 
-def compare(name, gradient, target=truth):
-    cosine = (
-        torch.nn.functional.cosine_similarity(gradient.flatten(), target.flatten(), dim=0).item()
-        if gradient.norm() > 1e-9
-        else 0.0
-    )
-    along, bias = (
-        ((gradient * target).sum() / target.square().sum()).item(),
-        ((gradient - target).norm() / target.norm()).item(),
-    )
-    print(
-        f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.1e}"
-        if bias < 1e-9
-        else f"{name:<44} cosine {cosine:+.4f}   length {along:+.3f}   bias {bias:.3f}"
-    )
-    return cosine, along, bias
+def compare(gradients, target):
+    """Cosine, progress and bias of each named gradient."""
+    rows, size = {}, target.norm()
+    for name, g in gradients.items():
+        along = (g * target).sum() / size
+        cosine = along / g.norm() if g.norm() > 1e-9 else 0.0
+        rows[name] = [
+            float(x) for x in (cosine, along / size, (g - target).norm() / size)
+        ]
+    return pd.DataFrame(rows, ["cosine", "progress", "bias"]).T.round(3) + 0.0
 
-
-# %%
-nothing = torch.zeros_like(ref)
-to_go = reward_to_go(
-    kl_shaped_rewards(world.rewards, nothing, nothing, mask, kl_coef=0.0), mask
-)  # the reward, at every token before it
-greedy = world.rewards[world.probs(policy).argmax()]
-value = world.by_token(world.values(policy)[0])
-estimators = {
-    "REINFORCE, sum over tokens": lambda lp: reinforce(lp, to_go, mask).sum(1),
-    "minus V of the text before the token": lambda lp: reinforce(lp, to_go - value, mask).sum(1),
-    "minus one fixed text's score (ReMax)": lambda lp: reinforce(lp, to_go - greedy, mask).sum(1),
-    "PPO-clip at ratio 1": lambda lp: ppo_clip(lp, lp.detach(), to_go - value, mask, clip_eps=0.2).sum(
-        1
-    ),
-    "mean over the tokens of a text": lambda lp: reinforce(lp, to_go, mask).sum(1) / mask.sum(1),
-}
-bias = {name: compare(name, expected_gradient(losses))[2] for name, losses in estimators.items()}
-assert max(list(bias.values())[:4]) < 1e-9 < 0.1 < list(bias.values())[4]
 
 # %% [markdown]
-# The first four are unbiased; the last, which divides each text's loss by its length, is not, at any batch size: it weighs the words of a short text more, and a text's
-# length depends on its words.
+# ## 3. Policy gradients (lessons 04 and 06)
 #
-# A baseline may look at everything *before* the token. Whether it adds bias is not the same question as how much noise it leaves; that is the next
-# section's.
+# Here the reward comes at the end of a response, and every token gets it as its return. $V$ is the true
+# value of the prefix before the token. ReMax subtracts the reward of one fixed response,
+# here the most probable one.
+
+# %% tags=["shared"]
+returns = world.rewards[:, None].expand(15, 3) * mask
+value = world.by_token(world.values(policy)[0])
+fixed = world.rewards[world.probs(policy).argmax()]
+
+
+def reinforce(advantages):
+    """The mean gradient of REINFORCE with these advantages, shape (15, 3)."""
+    return mean_gradient(lambda lp: core.reinforce(lp, advantages, mask).sum(1))
+
+
+# %% [markdown]
+# **Predict.** Four of the five estimators have no bias. Which one has? The last one divides each
+# response's loss by its number of tokens.
+
+# %% tags=["predict"]
+policy_gradients = {
+    "REINFORCE": reinforce(returns),
+    "REINFORCE, minus V": reinforce(returns - value),
+    "REINFORCE, minus one fixed reward (ReMax)": reinforce(returns - fixed),
+    "PPO's clipped loss at ratio 1": mean_gradient(
+        lambda lp: core.ppo_clip(lp, lp.detach(), returns - value, mask).sum(1)
+    ),
+    "REINFORCE, mean over the tokens of a response": reinforce(
+        returns / mask.sum(1, keepdim=True)
+    ),
+}
+compare(policy_gradients, truth)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
 #
-# ## The denominator
+# The last one. It divides the loss of each response by its length, so the words of a short response get
+# a larger weight. How long a response is depends on its words. So this is another objective, with any
+# number of samples. A baseline that is known before the token is chosen adds no bias.
 #
-# Libraries divide the loss of a batch by its number of tokens. That number is random, and depends on the texts that are being weighed. We enumerate all batches
-# of B texts: 50,625 of them for B = 4.
+# </details>
+#
+# ## 4. The denominator (lesson 06)
+#
+# Libraries often divide the loss of a batch by the number of its tokens. That number is random. We
+# enumerate all batches of $B$ responses and multiply the result by the mean length, so that only the
+# effect of the random denominator is left. `sequence mean` divides each response by its own length.
 
 # %%
 lengths = mask.sum(1).double()
+mean_length = (world.probs(policy) * lengths).sum()
 
 
-def token_mean_gradient(batch):
-    texts, probability = world.groups(policy, batch)
-    share = (probability / lengths[texts].sum(1))[:, None].expand_as(
-        texts
-    )  # a text's weight in its batch
-    weight = torch.zeros(15, dtype=torch.float64).index_add_(0, texts.flatten(), share.flatten())
+def token_mean(size):
+    """The mean gradient of REINFORCE, divided by the tokens of a batch of `size`."""
+    batches, probability = world.groups(policy, size)
+    share = (probability / lengths[batches].sum(1))[:, None].expand_as(batches)
+    weight = torch.zeros(15).double().index_add_(0, batches.flatten(), share.flatten())
+    weight = weight / world.probs(policy)  # mean_gradient multiplies by it again
+    return reinforce(returns * weight[:, None]) * mean_length
+
+
+per_response = policy_gradients["REINFORCE, mean over the tokens of a response"]
+denominators = {f"token mean, B = {size}": token_mean(size) for size in (1, 2, 3, 4)}
+denominators["sequence mean, any B"] = per_response * mean_length
+compare(denominators, truth)
+
+# %% [markdown]
+# With one response the two are the same. The bias of the token mean falls as the batch grows, because
+# the denominator comes closer to its mean. The bias of the sequence mean stays.
+#
+# ## 5. Groups (lesson 11)
+#
+# Several responses to one prompt can be each other's baseline. We enumerate all groups of $G$ responses.
+
+
+# %%
+def group_gradient(advantages_of, size):
+    """The mean gradient of a group of `size`; `advantages_of` maps (M, G) scores."""
+    groups, probability = world.groups(policy, size)
+    push = probability[:, None] * advantages_of(world.rewards[groups]) / size
+    weight = torch.zeros(15).double().index_add_(0, groups.flatten(), push.flatten())
     logits = policy.clone().requires_grad_(True)
-    return -torch.autograd.grad(
-        (weight * reinforce(world.logprobs(logits), to_go, mask).sum(1)).sum(), logits
-    )[0]
+    weighted = (weight * world.sequence_logprobs(logits)).sum()
+    return torch.autograd.grad(weighted, logits)[0]
 
 
-pair = torch.tensor([0, 14])  # the same by hand and by the package, for one batch of two texts
-losses = reinforce(ref, to_go, mask)
-assert torch.allclose(
-    losses[pair].sum() / lengths[pair].sum(), aggregate(losses[pair], mask[pair], how="token_mean")
-)
+def minus_mean(scores):
+    return core.group_relative(scores, scale_by_std=False)
+
 
 # %%
-length = (world.probs(policy) * lengths).sum()
-sizes = [1, 2, 3, 4]
-token_mean = [
-    compare(f"token mean, B = {b}, times E[length]", length * token_mean_gradient(b)) for b in sizes
-]
-assert [t[0] for t in token_mean] == sorted(t[0] for t in token_mean) and token_mean[0][0] < 0.99
-sequence_mean = expected_gradient(estimators["mean over the tokens of a text"])
-assert torch.allclose(token_mean_gradient(1), sequence_mean)  # with one text both divide by its length
-
-# %%
-figure = Figure(figsize=(6, 2.8), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-axes.plot(sizes, [t[2] for t in token_mean], "o-", label="token mean, times E[length]")
-axes.axhline(
-    compare("sequence mean, times E[length]", length * sequence_mean)[2],
-    color="C1",
-    ls="--",
-    label="sequence mean, times E[length]",
-)
-axes.axhline(0, color="C2", label="sequence sum")
-axes.set(xlabel="texts in a batch", ylabel="bias / length of grad J", xticks=sizes)
-axes.legend(fontsize=8, frameon=False)
-display(figure)
+grouped = {
+    "minus the group's mean, G = 2": group_gradient(minus_mean, 2),
+    "minus the group's mean, G = 4": group_gradient(minus_mean, 4),
+    "minus the mean of the others (RLOO), G = 4": group_gradient(core.leave_one_out, 4),
+    "also divided by the std (GRPO), G = 4": group_gradient(core.group_relative, 4),
+}
+compare(grouped, truth)
 
 # %% [markdown]
-# The bias of the token mean falls as the batch grows, because the denominator comes to its mean; that of the sequence mean stays. With the batches of real training
-# the token mean is close to grad J / E[length], a matter of the learning rate.
+# - **Minus the group's mean:** the direction is right, and the progress is $(G - 1)/G$. The mean contains
+#   the response's own reward. The learning rate can make up for such a factor.
+# - **Minus the mean of the others:** no bias.
+# - **Divided by the standard deviation:** another direction. This is another objective.
 #
-# ## Groups
+# ## 6. Advantages: GAE (lesson 05)
 #
-# Several texts for one prompt make a baseline of each other. Here each estimator has *its own* expectation, and it is not always grad J.
-
-
-# %%
-def group_gradient(advantages_of, size, scores=world.rewards):
-    texts, probability = world.groups(policy, size)
-    pushes = probability[:, None] * advantages_of(scores[texts]) / size
-    weight = torch.zeros(15, dtype=torch.float64).index_add_(0, texts.flatten(), pushes.flatten())
-    logits = policy.clone().requires_grad_(True)
-    return torch.autograd.grad((weight * world.sequence_logprobs(logits)).sum(), logits)[0]
-
-
-def centred(scores):
-    return group_relative(scores, scale_by_std=False)
-
-
-for size in (2, 3, 4):
-    assert (
-        abs(
-            compare(f"score - mean of the group, G = {size}", group_gradient(centred, size))[1]
-            - (size - 1) / size
-        )
-        < 1e-9
-    )
-    assert (
-        compare(f"score - mean of the others, G = {size}", group_gradient(leave_one_out, size))[2]
-        < 1e-9
-    )
-assert compare("divided by the std (GRPO), G = 4", group_gradient(group_relative, 4))[2] > 0.01
-
-# %% [markdown]
-# The group's mean contains the text itself, so the step is (G - 1)/G as long, in the right direction. Leaving it out mends that. Dividing by the
-# group's standard deviation is another objective. On right-or-wrong rewards it is known: as G grows, the step tends to the gradient of 2 arcsin(sqrt p), p being the
-# probability of being right, which pushes hardest where p is near 0 or 1. It tends slowly:
-
+# Generalised advantage estimation (GAE) with $\lambda = 1$ waits for the reward. With $\lambda = 0$ it
+# believes the critic about the next prefix. We take two critics: the true $V$, and a wrong one (the true
+# one plus −1 to 1, in seven equal steps over the prefixes). The left panel shows the bias over $\lambda$,
+# the right one the variance of the gradient of one response.
 
 # %%
-def share_of_limit(p, size):
-    """The length of GRPO's mean step over that of its limit, grad p / sqrt(p (1 - p)): a sum over how many of G are right."""
-    right = torch.arange(size + 1)
-    scores = (torch.arange(size) < right[:, None]).double()  # row k: k ones, then zeros
-    advantages = group_relative(scores, eps=1e-12)
-    chance = torch.tensor(
-        [math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(size + 1)],
-        dtype=torch.float64,
-    )
-    push = torch.where(scores == 1, advantages / p, -advantages / (1 - p)).mean(1)
-    return math.sqrt(p * (1 - p)) * (chance * push).sum().item()
-
-
-shares = {size: share_of_limit(0.36, size) for size in (2, 4, 8, 16, 256)}
-print({size: round(share, 2) for size, share in shares.items()})
-assert list(shares.values()) == sorted(shares.values()) and shares[4] < 0.7 and 0.98 < shares[256] < 1
-
-# %%
-passed = (world.rewards > 0).double()  # the same in the world, by enumeration
-p = (world.probs(policy) * passed).sum().item()
-right_or_wrong = World(world.vocab, 3, passed, world.ref_logits)
-limit = right_or_wrong.gradient(policy) / math.sqrt(p * (1 - p))
-for size in (2, 3, 4):
-    step = group_gradient(lambda scores: group_relative(scores, eps=1e-12), size, passed)
-    assert torch.allclose(step, share_of_limit(p, size) * limit, atol=1e-9)
-
-# %% [markdown]
-# ## GAE: a dial between bias and noise
-#
-# GAE with lambda = 1 waits for the reward; with lambda = 0 it believes the critic about the next word. With the true V every lambda is unbiased. With a wrong V
-# only lambda = 1 is. What does one gain by trusting the critic? The noise of one text's gradient is on the right.
-
-# %%
-jacobian = torch.autograd.functional.jacobian(
-    world.logprobs, policy
-)  # (15, 3, 7, 3): each token's push on each logit
-
-
-def mean_and_noise(advantages):
-    """The mean of a text's gradient and the trace of its covariance."""
-    gradients = torch.einsum("nt,ntsv->nsv", advantages * mask, jacobian)
-    mean = world.expectation(policy, gradients)
-    return mean, world.expectation(policy, (gradients - mean).square().sum((1, 2))).item()
-
-
-rewards = kl_shaped_rewards(world.rewards, nothing, nothing, mask, kl_coef=0.0)
+per_token = torch.autograd.functional.jacobian(world.logprobs, policy)  # (15, 3, 7, 3)
+rewards = torch.zeros_like(returns)
+rewards[torch.arange(15), mask.sum(1) - 1] = world.rewards  # at the last token
 true_v = world.values(policy)[0]
 critics = {"true V": true_v, "wrong V": true_v + torch.linspace(-1, 1, 7).double()}
-lams = [0.0, 0.25, 0.5, 0.75, 0.95, 1.0]
-curves = {
-    name: [mean_and_noise(gae(rewards, world.by_token(v), mask, gamma=1.0, lam=lam)[0]) for lam in lams]
-    for name, v in critics.items()
-}
-off = {
-    name: [((mean - truth).norm() / truth.norm()).item() for mean, _ in curve]
-    for name, curve in curves.items()
-}
-assert max(off["true V"]) < 1e-9 and off["wrong V"][-1] < 1e-9
-assert off["wrong V"] == sorted(off["wrong V"], reverse=True) and off["wrong V"][0] > 0.1
-
-# %%
-figure = Figure(figsize=(8, 2.8), dpi=110, layout="constrained")
-left, right = figure.subplots(1, 2)
-for name, curve in curves.items():
-    left.plot(lams, off[name], "o-", label=name)
-    right.plot(lams, [noise for _, noise in curve], "o-", label=name)
-right.axhline(mean_and_noise(to_go)[1], color="gray", ls="--", label="no critic")
-left.set(xlabel="lambda", ylabel="bias / length of grad J")
-right.set(xlabel="lambda", ylabel="variance of one text's gradient")
-left.legend(fontsize=8, frameon=False)
-right.legend(fontsize=8, frameon=False)
-display(figure)
-assert curves["true V"][0][1] < curves["true V"][-1][1] < mean_and_noise(to_go)[1]
+lams = torch.linspace(0, 1, 11)
+bias, variance = {name: [] for name in critics}, {name: [] for name in critics}
+for name, critic in critics.items():
+    for lam in lams.tolist():
+        values = world.by_token(critic)
+        advantages, _ = core.gae(rewards, values, mask, gamma=1, lam=lam)
+        each = torch.einsum("nt,ntsv->nsv", advantages * mask, per_token)
+        mean = world.expectation(policy, each)
+        bias[name].append((mean - truth).norm() / truth.norm())
+        spread = (each - mean).square().sum((1, 2))
+        variance[name].append(world.expectation(policy, spread))
+panels = {"bias": bias, "variance": variance}
+show.lines(panels, lams, xlabel="lambda", ylim={"bias": (-0.05, 1)})
 
 # %% [markdown]
-# ## KL: value and gradient are two questions
+# With the true $V$ there is no bias at any $\lambda$, and a smaller $\lambda$ has less variance.
+# With the wrong $V$ only $\lambda = 1$ has no bias, and the bias grows as $\lambda$ falls. So a
+# critic buys a lower variance, and its errors are the price.
 #
-# Three estimators of KL(policy || reference) from sampled words, by the log-ratio of each word: k1 = log-ratio, k2 = its square over 2, k3 =
-# exp(-log-ratio) - 1 + log-ratio; and the exact KL at each place, from all logits. First their *values*:
+# ## 7. The KL: value and gradient (lesson 07)
+#
+# From a sampled token with the log-ratio $\ell = \log \pi - \log \pi_{\text{ref}}$ there are three
+# estimators: $k_1 = \ell$, $k_2 = \ell^2 / 2$ and $k_3 = e^{-\ell} - 1 + \ell$. The *exact* KL at a
+# prefix uses the probabilities of all words instead. First their values, summed over a response. All
+# are in nats. `std` is the standard deviation over responses, `lowest` the lowest value of a response.
 
 # %%
-kl = world.kl(policy, world.ref_logits)
-lp = world.logprobs(policy)
-at_places = exact_kl(world.by_token(policy), world.by_token(world.ref_logits), mask).sum(1)
-values = {
-    "k1": k1(lp, ref, mask).sum(1),
-    "k2": k2(lp, ref, mask).sum(1),
-    "k3": k3(lp, ref, mask).sum(1),
-    "exact at each place": at_places,
+logprobs, ref = world.logprobs(policy), world.logprobs(world.ref_logits)
+all_words = world.by_token(policy), world.by_token(world.ref_logits)
+estimates = {
+    "k1": core.k1(logprobs, ref, mask).sum(1),
+    "k2": core.k2(logprobs, ref, mask).sum(1),
+    "k3": core.k3(logprobs, ref, mask).sum(1),
+    "exact at each prefix": core.exact_kl(*all_words, mask).sum(1),
 }
-for name, x in values.items():
-    mean = world.expectation(policy, x)
-    sd = world.expectation(policy, (x - mean).square()).sqrt()
-    print(f"{name:<20} mean {mean:.3f} (truth {kl:.3f})   sd {sd:.3f}   least {x.min():+.3f}")
-means = {name: world.expectation(policy, x) for name, x in values.items()}
-assert (
-    all(abs(means[name] - kl) < 1e-9 for name in ("k1", "k3", "exact at each place"))
-    and abs(means["k2"] - kl) > 0.01
-)
-assert (
-    values["k1"].min() < 0 <= min(values["k2"].min(), values["k3"].min())
-)  # one text's k1 can be negative
-spread = {name: world.expectation(policy, (x - means[name]).square()) for name, x in values.items()}
-assert (
-    spread["exact at each place"] < spread["k1"] < spread["k3"]
-)  # k3's exponential: noisy where the policies differ much
-
-# %% [markdown]
-# Then the *gradient* that each gives as a loss on sampled texts. Summed per token, as every library does it, or of the whole text's log-ratio:
-
-# %%
-logits = policy.clone().requires_grad_(True)
-forward = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)[
-    0
-]  # of KL(policy || ref): what the leash means
-reverse = torch.autograd.grad(world.kl(world.ref_logits, logits), logits)[0]  # of KL(ref || policy)
-one, whole_ref = mask[:, :1], ref.sum(1, keepdim=True)
 table = {}
-for name, k in (("k1", k1), ("k2", k2), ("k3", k3)):
-    token = -expected_gradient(lambda lp, k=k: k(lp, ref, mask).sum(1))
-    whole = -expected_gradient(lambda lp, k=k: k(lp.sum(1, keepdim=True), whole_ref, one)[:, 0])
-    table[name] = token, whole
-    compare(f"{name} as a loss, per token", token, forward)
-    compare(f"{name} as a loss, whole text", whole, forward)
-assert (
-    table["k1"][0].norm() < 1e-9 and table["k1"][1].norm() < 1e-9
-)  # k1 as a loss does nothing, on average
-assert torch.allclose(table["k2"][1], forward) and torch.allclose(table["k3"][1], reverse)
-
-# %%
-leash = reward_to_go(
-    -log_ratio(lp, ref, mask), mask
-)  # k1 in the reward: every token pays for itself and for what follows
-in_reward = -expected_gradient(lambda new: reinforce(new, leash, mask).sum(1))
-assert compare("k1 in the reward", in_reward, forward)[2] < 1e-9
-assert (
-    max(compare(f"{name} as a loss, per token", table[name][0], forward)[0] for name in ("k2", "k3"))
-    < 0.99
-)
-later = -expected_gradient(
-    lambda new: reinforce(new, (leash + log_ratio(lp, ref, mask)) * mask, mask).sum(1)
-)
-assert (
-    compare("k2 per token + the later tokens' k1 in the reward", table["k2"][0] + later, forward)[2]
-    < 1e-9
-)
-logits = policy.clone().requires_grad_(True)
-exact_loss = exact_kl(logits[world.visited], world.ref_logits[world.visited], mask).sum(1)
-assert torch.allclose(
-    torch.autograd.grad(world.expectation(policy, exact_loss), logits)[0], table["k2"][0]
-)
+for name, x in estimates.items():
+    mean = world.expectation(policy, x)
+    std = world.expectation(policy, (x - mean).square()).sqrt()
+    table[name] = [mean.item(), std.item(), x.min().item()]
+print("true KL:", round(world.kl(policy, world.ref_logits).item(), 3))
+pd.DataFrame(table, ["mean", "std", "lowest"]).T.round(3)
 
 # %% [markdown]
-# A loss per token leaves out that a word also decides which words come after it. Of the single placements, k1 in the reward and k2 of the whole text have the whole gradient. k1 as a loss
-# does nothing on average; k3 as a loss pulls by the *other* KL. The exact KL at each place is the least noisy unbiased *value* of the three and has k2's gradient as a loss, with the same gap.
+# $k_1$, $k_3$ and the exact KL have the right mean, and $k_2$ has not. $k_1$ of one response can be
+# negative. $k_3$ varies most here. Near the reference it varies far less than $k_1$.
 #
-# ## Two walks to one policy
+# Now their *gradients*. The target is the gradient of $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. An
+# estimator can stand in the loss, where it is differentiated, or in the reward, where it only weighs.
+
+# %%
+logits = policy.clone().requires_grad_(True)
+(kl_gradient,) = torch.autograd.grad(world.kl(logits, world.ref_logits), logits)
+whole, one = ref.sum(1, keepdim=True), mask[:, :1]
+to_go = core.reward_to_go(core.log_ratio(logprobs, ref, mask), mask)
+placements = {"k1 in the reward": reinforce(to_go)}
+for name, k in {"k1": core.k1, "k2": core.k2, "k3": core.k3}.items():
+    placements[f"{name} in the loss, per token"] = -mean_gradient(
+        lambda lp: k(lp, ref, mask).sum(1)
+    )
+    placements[f"{name} in the loss, whole response"] = -mean_gradient(
+        lambda lp: k(lp.sum(1, keepdim=True), whole, one)[:, 0]
+    )
+compare(placements, kl_gradient)
+
+# %% [markdown]
+# - **The whole gradient:** $k_1$ in the reward, and $k_2$ of the whole response in the loss.
+# - **No gradient on average:** $k_1$ in the loss. It is only noise.
+# - **The gradient of another divergence:** $k_3$ of the whole response follows
+#   $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$.
+# - **A part of the gradient:** $k_2$ and $k_3$ per token. A word also decides which words come after it,
+#   and a loss per token leaves this out.
 #
-# With a leash of strength beta the best policy is known: pi*(y) = ref(y) exp(r(y) / beta) / Z, the *Gibbs policy*. PPO climbs towards it on its own samples. DPO never
-# samples: it fits preferences between texts. In expectation, and with preferences that follow Bradley-Terry, both end at pi*.
+# ## 8. Where PPO and DPO end (lesson 12)
+#
+# With a KL coefficient $\beta$ the best policy is known. It is the **Gibbs policy**,
+# $\pi_{\text{ref}}(y) \exp(r(y) / \beta) / Z$. We let two algorithms walk towards it, on average, without
+# samples:
+#
+# - **PPO** moves each logit in proportion to the advantage of its word, KL penalty included. The whitened
+#   version divides the advantages by their standard deviation over the tokens of all responses.
+# - **DPO** sees pairs only. For each pair it knows the share of people who prefer the first response, by
+#   Bradley-Terry. With *hard labels* the better response always wins.
+#
+# The figure shows the distance to the Gibbs policy over 200 steps, on a logarithmic axis.
 
 # %%
 beta = 0.5
-target = world.gibbs(beta=beta)
+target, whole = world.gibbs(beta=beta), ref.sum(1)
+i, j = torch.triu_indices(15, 15, 1)  # all pairs
+shares = core.preference_probability(world.rewards[i], world.rewards[j])
 
 
-def ppo_walk(whiten, steps=150):
-    """PPO in expectation: true V, lambda 1, KL in the reward, a step that decays; each place moves at its own visits' scale."""
-    logits, path = world.ref_logits.clone(), []
-    for step in range(steps):
-        path.append(world.probs(logits))
-        old, place = world.logprobs(logits), world.by_token(world.values(logits, beta=beta)[0])
-        advantages, _ = gae(
-            kl_shaped_rewards(world.rewards, old, ref, mask, kl_coef=beta),
-            place,
-            mask,
-            gamma=1.0,
-            lam=1.0,
-        )
-        advantages = masked_whiten(advantages, mask) if whiten else advantages
-        push = torch.zeros(7, 3, dtype=torch.float64), torch.zeros(7, 3, dtype=torch.float64)
-        where, p = (
-            (world.visited[mask], world.response_ids[mask]),
-            world.probs(logits)[:, None].expand_as(mask)[mask],
-        )
-        push[0].index_put_(
-            where, p * advantages[mask], accumulate=True
-        )  # the mean advantage of each word at each place ...
-        push[1].index_put_(
-            where, p, accumulate=True
-        )  # ... over how often it is chosen: a natural gradient
-        logits = logits + 0.5 / beta * push[0] / push[1] / (1 + step / 100)
+def walk(step):
+    """KL(Gibbs policy || policy) along 200 steps from the reference."""
+    logits, path = world.ref_logits, []
+    for _ in range(200):
+        path.append((target * (target.log() - world.sequence_logprobs(logits))).sum())
+        logits = logits + step(logits)
     return torch.stack(path)
 
 
 # %%
-def dpo_walk(label, steps=150):
-    """DPO on all pairs of texts, weighted by label(r_i, r_j), the share of people who prefer i; one LBFGS iteration a step."""
-    i, j = torch.triu_indices(15, 15, 1)
-    share, whole_ref = label(world.rewards[i], world.rewards[j]), ref.sum(1)
-    logits, path = world.ref_logits.clone().requires_grad_(True), []
-    optimizer = torch.optim.LBFGS(
-        [logits],
-        max_iter=1,
-        history_size=50,
-        tolerance_grad=0,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
+def ppo_step(logits, whiten=False):
+    values, q = world.values(logits, beta=beta)
+    advantages = q - values[:, None]
+    spread = advantages[world.visited[mask], world.response_ids[mask]].std()
+    return 0.1 * advantages / (spread if whiten else 1)
 
-    def closure():
-        optimizer.zero_grad()
-        p = world.sequence_logprobs(logits)
-        won, lost = (
-            dpo(p[a], p[b], whole_ref[a], whole_ref[b], beta=beta) for a, b in ((i, j), (j, i))
-        )
-        (loss := (share * won + (1 - share) * lost).mean()).backward()
-        return loss
 
-    for _ in range(steps):
-        path.append(world.probs(logits.detach()))
-        optimizer.step(closure)
-    return torch.stack(path), logits.detach()
+def dpo_step(logits, share=shares):
+    logits = logits.clone().requires_grad_(True)
+    p = world.sequence_logprobs(logits)
+    prefers_i = core.dpo(p[i], p[j], whole[i], whole[j], beta=beta)
+    prefers_j = core.dpo(p[j], p[i], whole[j], whole[i], beta=beta)
+    loss = (share * prefers_i + (1 - share) * prefers_j).mean()
+    return -20 * torch.autograd.grad(loss, logits)[0]
 
 
 # %%
-fitted, dpo_logits = dpo_walk(preference_probability)
-paths = {"PPO": ppo_walk(whiten=False), "DPO": fitted}
-display(trajectories(paths, target))
-far = {name: (path[-1] - target).abs().max().item() for name, path in paths.items()}
-print({name: f"{distance:.1e}" for name, distance in far.items()})
-assert far["PPO"] < 1e-6 and far["DPO"] < 1e-6
-
-# %% [markdown]
-# PPO and DPO arrive, by different ways. PPO with whitened advantages (here over the 15 texts) does not: at the optimum every advantage is 0, and dividing by their standard
-# deviation blows what is left up to size 1, so the policy circles the optimum at a distance that only the decay of the step makes smaller.
-
-# %%
-whitened = ppo_walk(whiten=True)
-gap = {
-    name: (torch.xlogy(target, target) - torch.xlogy(target, path)).sum(1).tolist()
-    for name, path in {**paths, "PPO, whitened": whitened}.items()
+walks = {
+    "PPO": walk(ppo_step),
+    "PPO, whitened": walk(lambda logits: ppo_step(logits, whiten=True)),
+    "DPO": walk(dpo_step),
+    "DPO, hard labels": walk(lambda logits: dpo_step(logits, (shares > 0.5).double())),
 }
-display(distance_to_optimum(gap))
-assert (
-    max(gap["PPO"][-20:]) < 1e-6
-    and min(gap["PPO, whitened"]) > 1e-6
-    and max(gap["PPO, whitened"][-20:]) > 1e-3
-)
+show.distance_to_optimum(walks)
 
 # %% [markdown]
-# DPO arrives because its labels are the *shares* of people who prefer each text. With hard labels, the better text wins always, it goes elsewhere:
+# PPO and DPO arrive at the same policy. The other two do not:
+#
+# - **Whitened advantages.** At the optimum every advantage is 0. Dividing by a standard deviation that is
+#   nearly 0 makes the rest large again, so the policy keeps jumping around the optimum. In real runs a
+#   learning rate that falls to 0 makes the jumps small.
+# - **Hard labels** ask for infinitely large differences. So the policy runs past the Gibbs policy,
+#   towards the best response alone.
+#
+# ## What to remember
+#
+# - A gradient that is too short or too long is harmless. Another direction is not.
+# - A baseline that is known before the token adds no bias. A division by something that depends on the
+#   response adds bias.
+# - The critic's errors are harmless only at $\lambda = 1$.
+# - A good estimate of the KL's value can have a useless gradient.
+# - PPO and DPO have the same optimum. Whitening and hard labels change where they end.
+#
+# ## Exercises
+#
+# Solutions are in `solutions/90_the_exact_world.ipynb`.
 
-# %%
-hard, _ = dpo_walk(lambda a, b: (a > b).double())
-print(f"largest difference of a probability: {(hard[-1] - target).abs().max():.2f}")
-assert (hard[-1] - target).abs().max() > 0.1
+# %% [markdown] tags=["exercise"]
+# **1. Three new baselines** *(medium, 15 minutes)*. Which of these have no bias? Answer first, then
+# compute all three with `reinforce` and `compare`. Subtract from the return of each token
+#
+# - (a) the mean reward of the 15 responses, each counted once,
+# - (b) half of the response's own reward,
+# - (c) the number of words before the token.
+#
+# *Hint:* `torch.arange(3).double()` counts the words before each position.
 
-# %% [markdown]
-# At DPO's end the policy holds a reward for every word: beta (log pi - log ref) equals Q* - V*, how much better the word is than what could be had at that place
-# under the leash. Q* and V* come from the *true* rewards, by backward induction; nothing of DPO is in them.
+# %% tags=["exercise"]
+unchanged = reinforce(returns)
+compare({"a": unchanged, "b": unchanged, "c": unchanged}, truth)  # your changes
 
-# %%
-optimal_v, optimal_q = world.optimal_values(beta=beta)
-words = implicit_rewards(dpo_logits.log_softmax(-1), world.ref_logits.log_softmax(-1), beta=beta)
-print(f"{'after':>6}  " + "  ".join(f"{'word ' + w:>14}" for w in world.vocab))
-for state, mine, theirs in zip(world.states, words, optimal_q - optimal_v[:, None], strict=True):
-    print(
-        f"{''.join(world.vocab[w] for w in state) or 'start':>6}  "
-        + "  ".join(f"{a:+.3f} ({b:+.3f})" for a, b in zip(mine, theirs, strict=True))
-    )
-assert torch.allclose(words, optimal_q - optimal_v[:, None], atol=1e-4)
+# %% tags=["solution"]
+new = {
+    "a": reinforce(returns - world.rewards.mean()),
+    "b": reinforce(returns - returns / 2),
+    "c": reinforce(returns - torch.arange(3).double()),
+}
+compare(new, truth)
+
+# %% [markdown] tags=["solution"]
+# (a) and (c) have no bias. Both are known before the token is chosen. (b) depends on the response,
+# so it is no baseline. It leaves half of each reward, so the direction is right and the progress is
+# 0.5. The bias is 0.5, too.
+
+# %% [markdown] tags=["exercise"]
+# **2. A baseline that knows too much** *(medium, 20 minutes)*. Section 3 subtracts the value of the
+# prefix *before* a token. Somebody subtracts the value *after* it instead (for the last token: the
+# reward). What is left of the gradient, and why? Find out with `world.values(policy)`, which
+# returns $V$ and $Q$.
+#
+# *Hint:* the value after a word is the $Q$ of that word. `q[world.visited, world.response_ids]` picks it
+# for every token.
+
+# %% tags=["exercise"]
+compare({"minus the value after the token": reinforce(returns)}, truth)  # your change
+
+# %% tags=["solution"]
+values, q = world.values(policy)
+after = q[world.visited, world.response_ids]
+compare({"minus the value after the token": reinforce(returns - after)}, truth)
+
+# %% [markdown] tags=["solution"]
+# Nothing is left. The value after the token is $Q(s_t, y_t)$, the mean return of this very choice.
+# The return minus its mean is 0 on average, for good and bad choices alike. So the estimator cannot
+# tell them apart. This is the reason for the value *before* the token.
 
 # %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Your gradient has cosine 1 with grad J but half its length. Is the estimator wrong?</summary>
-# No: it is biased by a factor, which the learning rate takes up. A direction cannot be mended so. (score - group mean with G = 2 is this case.)
-# </details>
-# <details><summary>2. Somebody logs k1 as the KL and sees -0.3 on a batch. A bug?</summary>
-# Not by itself: k1 of one text can be negative, its mean cannot. With a large batch, look for a reversed sign.
-# </details>
-# <details><summary>3. Somebody adds kl_coef * k1.mean() to the loss instead of to the reward, and the policy runs away. Why?</summary>
-# As a loss its mean gradient is zero: there is no leash, only noise.
-# </details>
-# <details><summary>4. Why compare with Q* - V* from the true reward rather than check that the words' rewards of a text add up to the text's?</summary>
-# They add up for any policy: log-probabilities telescope. Only the comparison with the true reward can fail.
-# </details>
-# <details><summary>5. When would you choose lambda below 1?</summary>
-# When the critic is good enough that the noise it saves is worth the bias it brings.
+# <details><summary>1. Your mean gradient has the cosine 1 and the progress 0.5. Is the estimator wrong?</summary>
+#
+# No. It has the right direction, and the learning rate makes up for the factor. The group's mean with
+# $G = 2$ is this case.
 # </details>
 #
-# **References.** Schulman et al. 2016 (GAE), section 3. Schulman 2020, *Approximating KL divergence*. Korbak et al. 2022, section 3. Rafailov et al. 2023 (DPO), section 4;
-# Rafailov et al. 2024, *From r to Q\**, section 4. Liu et al. 2025, *Understanding R1-Zero-like training*, section 3. Kool et al. 2019 (leave-one-out).
+# <details><summary>2. Somebody logs k1 as the KL and sees −0.3 in a batch. Is this a bug?</summary>
+#
+# Not by itself. $k_1$ of one response can be negative, and so can the mean of a small batch. In a large
+# batch, look for a reversed sign.
+# </details>
+#
+# <details><summary>3. Somebody adds the mean of k1 to the loss, and the policy runs away. Why?</summary>
+#
+# In the loss, the mean gradient of $k_1$ is zero. So there is no KL penalty, only noise.
+# </details>
+#
+# <details><summary>4. When would you choose lambda below 1?</summary>
+#
+# When the critic is good. Then the variance that it saves is worth the bias.
+# </details>
+#
+# ## Going further
+#
+# **What GRPO's division does.** Take rewards that are 0 or 1, and let $p$ be the probability of 1.
+# As $G$ grows, the mean step of GRPO tends to the gradient of $2 \arcsin \sqrt{p}$, slowly. This
+# objective pushes hardest where $p$ is near 0 or 1 (`tests/core/test_baselines.py`).
+#
+# **A repair for the loss per token.** $k_2$ per token in the loss, plus the $k_1$ of the *later*
+# tokens in the reward, has the whole gradient. The exact KL at each prefix has the gradient of
+# $k_2$ per token, so it leaves out the same part.
+#
+# **Words have rewards too.** At DPO's end, $\beta (\log \pi - \log \pi_{\text{ref}})$ of a word equals
+# $Q^* - V^*$: how much better this word is than the best that can be had at its prefix, with the KL
+# penalty. Lesson 13 shows it. $Q^*$ and $V^*$ come from the true rewards, so the comparison could fail.
+# That the words' rewards of a response add up to that of the response would hold for every policy.
+#
+# **References.** Schulman et al. 2016 (GAE), section 3. Schulman 2020, *Approximating KL divergence*.
+# Korbak et al. 2022, section 3. Rafailov et al. 2023 (DPO), section 4. Rafailov et al. 2024, *From r to
+# Q\**, section 4. Liu et al. 2025, *Understanding R1-Zero-like training*, section 3. Kool et al. 2019
+# (leave-one-out).
+#
+# *How this sheet is checked:* each estimator is compared with the truth in
+# `tests/core/test_exact.py`, and the sheet's own numbers in `tests/claims/test_lesson_90.py`.

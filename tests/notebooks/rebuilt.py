@@ -4,6 +4,7 @@
 # (tests/test_exports.py), and every number of their prose is claimed (tests/claims/). The other
 # notebooks only have to run.
 REBUILT: tuple[str, ...] = (
+    "00_the_whole_of_rlhf",
     "01_why_rlhf",
     "03_a_language_model_is_a_policy",
     "04_the_policy_gradient",
@@ -15,4 +16,6 @@ REBUILT: tuple[str, ...] = (
     "11_grpo",
     "11b_five_objections",
     "12_dpo",
+    "90_the_exact_world",
+    "91_the_worked_example",
 )

@@ -243,7 +243,10 @@ class Questions:
             blocks.append(f"{number}. {question.text}{options}")
         return "\n".join(blocks)
 
-    __repr__ = _repr_markdown_
+    __str__ = _repr_markdown_
+
+    def __repr__(self) -> str:
+        return f"The concept test: {len(QUESTIONS)} questions. `print(Questions())` shows them."
 
 
 def graded(answers: str, *, explain: bool = False) -> str:

@@ -1,0 +1,311 @@
+"""Lesson 00, the whole of RLHF: every number of its prose, and every claim about a record."""
+
+import math
+
+import nbformat
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom import QUESTIONS
+from minirlhf.classroom.course import NOTEBOOKS, notebook_sources, text_of
+from minirlhf.runtime import ROOT
+from minirlhf.tour import POOL, TourConfig
+from tests.claims.prose import lesson
+
+NOTEBOOK = NOTEBOOKS / "00_the_whole_of_rlhf.ipynb"
+SEEDS = [0, 1, 2]
+BETA = loops.PPOConfig().kl.kl_coef
+PRAISE, LENGTH, NOT_DULL = (
+    "A moving and funny film.",
+    "The film is two hours long.",
+    "Not a dull moment.",
+)
+DULL_ENDING, FUNNY = "A moving and funny film, but the ending is dull.", "funny funny funny funny"
+FOOLED_UP = ["A beautiful waste of time.", "A waste of a beautiful, moving and funny idea."]
+FOOLED_DOWN = ["I could not stop crying.", "The worst thing about it: it ends."]
+
+
+@pytest.fixture(scope="module")
+def tour():
+    found = experiments.results("tour").set_index(["method", "seed"]).sort_index()
+    assert list(found.loc["PPO"].index) == SEEDS
+    return found
+
+
+@pytest.fixture(scope="module")
+def steps():
+    found = experiments.results("tour_history")
+    found = found[found.stage == "ppo"]
+    assert sorted(found.seed.unique()) == SEEDS
+    return found
+
+
+@pytest.fixture(scope="module")
+def leash():
+    return experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """Review -> the score that the reward model gives it, as a review of "the film"."""
+    reward_model, tokenizer = models.load_scalar("tiny-reviews-reward")
+    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
+
+    def scores_of(*reviews):
+        batch = models.encode(tokenizer, ["the film\n"] * len(reviews), list(reviews))
+        return score(batch).tolist()
+
+    return scores_of
+
+
+@pytest.fixture(scope="module")
+def treat():
+    """The tokens of the review that section 6 reads, after the last step."""
+    run = experiments.results("microscope")
+    after = run[(run.source == "fresh") & (run.step == run.step.max())]
+    rows = after[after.prompt == "amys o\n"].set_index("token")
+    assert "".join(rows.index) == "A heartbreaking treat.<|endoftext|>"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def thanks():
+    """The score of the other review that section 6 reads."""
+    run = experiments.results("microscope")
+    after = run[(run.source == "fresh") & (run.step == run.step.max())]
+    rows = after[after.prompt == "american psycho 2\n"]
+    assert "".join(rows.token) == "Happy Thanks!<|endoftext|>"
+    return rows.score.iloc[-1]
+
+
+def mean(runs, name, column):
+    assert len(runs.loc[name]) == 3
+    return runs.loc[name][column].mean()
+
+
+# ---- section 2: SFT
+
+
+def shown_under(start):
+    """The text of the output of the committed cell that begins with these words."""
+    (cell,) = [c for c in nbformat.read(NOTEBOOK, 4).cells if c.source.startswith(start)]
+    return text_of(cell)
+
+
+def test_sft_writes_whole_sentences_and_the_base_model_does_not():
+    rows = [line.split(" | ", 1)[1] for line in shown_under("base, tokenizer").splitlines()]
+    before = [row.split(": ", 1)[1] for row in rows if row.startswith("before SFT")]
+    after = [row.split(": ", 1)[1] for row in rows if row.startswith("after SFT")]
+    assert len(before) == len(after) == 6
+    assert sum(text[0].islower() for text in before) >= 2
+    assert not any(text[0].islower() for text in after)
+    assert all(text[-1] in '."!?' for text in after)
+
+
+def test_the_titles_are_those_of_the_record(tour):
+    titles = tasks.reviews.eval_prompts("test")[:6]
+    for method in ("SFT", "PPO"):
+        assert [list(tour.loc[method, s].samples) for s in SEEDS] == [titles] * 3
+
+
+# ---- section 3: the reward model
+
+
+def test_the_reward_model_reads_words_and_not_sentences(judge):
+    five = judge(PRAISE, LENGTH, NOT_DULL, DULL_ENDING, FUNNY)
+    assert max(five) == five[0] and min(five) == five[2]
+    assert [x < 0 for x in five] == [False, False, True, True, False]
+    assert abs(five[1]) < 0.1
+
+
+def test_the_tries_of_exercise_1_fool_the_reward_model(judge):
+    assert min(judge(*FOOLED_UP)) > 1.5
+    assert max(judge(*FOOLED_DOWN)) < -1.5
+
+
+@pytest.fixture(scope="module")
+def agreement():
+    """How often the reward model, and the mean of all other raters, choose as the drawn ratings."""
+    bands = experiments.results("reward_model")
+    whole = bands[(bands.low == 0) & (bands.high == 8)]
+    assert sorted(whole.seed) == SEEDS
+    return whole["reward model"].mean(), whole["human ceiling"].mean()
+
+
+# ---- section 4: PPO
+
+
+def test_score_gold_and_kl_rise_together_and_flatten(steps):
+    for _, run in steps.groupby("seed"):
+        run = run.set_index("step")
+        assert abs(run.score[0]) < 0.15 and abs(run.kl[0]) < 1e-3
+        assert run.score[6:].mean() > run.score[0] + 0.7
+        assert run.gold[6:].mean() > run.gold[0] + 0.5
+        assert run.kl[6:].mean() > 1
+    by_step = steps.groupby("step")[["score", "gold", "kl"]].mean()
+    middle, late = by_step.loc[10:16].mean(), by_step.loc[17:].mean()
+    rise = by_step.loc[7:10].mean() - by_step.loc[0]
+    assert ((late - middle).abs() < 0.2 * rise).all()
+
+
+# ---- section 5: what PPO changed
+
+
+def test_ppo_is_judged_more_positive_than_sft_on_every_seed(tour):
+    for seed in SEEDS:
+        sft, ppo = tour.loc["SFT", seed], tour.loc["PPO", seed]
+        assert ppo.gold - sft.gold > 0.5 and ppo.proxy - sft.proxy > 0.5
+        assert ppo.length < sft.length and ppo.distinct_2 < sft.distinct_2
+
+
+def test_the_samples_that_the_page_reads_are_those_of_the_record(tour):
+    sft, ppo = (" ".join(tour.loc[method, 1].samples.values()) for method in ("SFT", "PPO"))
+    for words in ("a delightfully crafted", "vividly cloying", "soap opera"):
+        assert words in sft and words not in ppo
+    for words in ("entertaining", "wonderful", "a fun and funny and moving film", "heart-piction"):
+        assert words in ppo and words not in sft
+
+
+# ---- section 7: without the KL penalty
+
+
+def test_without_the_kl_penalty_score_kl_and_length_rise_and_the_variety_goes(leash):
+    for seed in SEEDS:
+        free, held = leash.loc["kl_coef 0", seed], leash.loc["kl_coef 0.5", seed]
+        assert free.proxy > held.proxy + 2 and free.kl > 10 * held.kl
+        assert free.gold > held.gold and free.length > held.length
+        assert free.distinct_2 < 0.1 < 0.5 < held.distinct_2
+    said = list(leash.loc["kl_coef 0", 0].samples.values())[:3]
+    assert all("funny and funny and funny" in text for text in said)
+
+
+def test_the_runs_of_section_7_share_one_sft_model_and_the_settings_of_the_page():
+    history = experiments.results("leash_history")
+    history = history[history.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
+    assert sorted(history.seed.unique()) == SEEDS
+    assert history.groupby(["variant", "seed"]).step.max().eq(loops.PPOConfig().steps - 1).all()
+
+
+# ---- sections 8 and 9
+
+
+def test_the_map_names_every_lesson_that_exists():
+    (cell,) = [c for c in nbformat.read(NOTEBOOK, 4).cells if "## 8. The map" in c.source]
+    for source in notebook_sources():
+        number = source.stem.split("_")[0]
+        if number != "00":
+            assert number in cell.source, number
+    assert "to come" not in cell.source
+
+
+def test_the_quiz_is_shown_whole_and_the_committed_page_gives_no_answer():
+    (cell,) = [c for c in nbformat.read(NOTEBOOK, 4).cells if c.source == "Questions()"]
+    shown = cell.outputs[0]["data"]["text/markdown"]
+    assert all(question.text in shown for question in QUESTIONS)
+    assert "concept test" in cell.outputs[0]["data"]["text/plain"]
+    assert not shown_under("my_answers")
+
+
+# ---- exercise 4 and "Going further"
+
+
+def test_best_of_16_has_more_gold_than_ppo_on_every_seed_at_no_higher_kl(tour):
+    for seed in SEEDS:
+        assert tour.loc["best-of-16", seed].gold > tour.loc["PPO", seed].gold
+    assert mean(tour, "best-of-16", "kl") < mean(tour, "PPO", "kl")
+    assert mean(tour, "best-of-16", "kl") == pytest.approx(math.log(16) - 15 / 16)
+    assert mean(tour, "best-of-16", "length") > mean(tour, "PPO", "length") + 1
+    gap = mean(tour, "best-of-16", "distinct_2") - mean(tour, "PPO", "distinct_2")
+    assert abs(gap) < 0.03
+
+
+def test_the_methods_of_the_figure(tour):
+    gold = {name: mean(tour, name, "gold") for name in ("PPO", "DPO", "GRPO", "best-of-16")}
+    kl = {name: mean(tour, name, "kl") for name in gold}
+    assert max(kl, key=kl.get) == "DPO" and max(gold, key=gold.get) == "best-of-16"
+    assert gold["DPO"] < gold["GRPO"]
+
+
+# ---- every number of the prose
+
+
+def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat, thanks):
+    default, by_hand = (
+        loops.PPOConfig(),
+        [
+            core.preference_probability(torch.tensor(float(gap)), torch.tensor(0.0))
+            for gap in (0, 1, 2, -1)
+        ],
+    )
+    parameters = sum(p.numel() for p in models.load_policy("tiny-reviews-sft")[0].parameters())
+    praise, plain, not_dull, ending, funny = judge(PRAISE, LENGTH, NOT_DULL, DULL_ENDING, FUNNY)
+    with lesson("00") as said:
+        # 1: the picture
+        said("Follow the numbers", 1, 3)
+        said("a GPT-2 of", round(parameters / 1e6))
+        said("how positive a review is, from", -4, 4)
+        # 3: the reward model
+        said("| $r(A) - r(B)$ |", 0, 1, 2, -1)
+        said("| probability that A is preferred |", *by_hand)
+        said("they have the mean", 0, 1)
+        said("So a score of", 2)
+        said("- **Highest:**", praise)
+        said("- **Lowest:**", not_dull)
+        said("the review with the dull ending,", ending, plain)
+        said("is no review, and has", funny)
+        said("as the drawn ratings in", *agreement, 0.5)
+        # 4: PPO
+        said("The actor writes", default.batch_size)
+        said("the mean score of the", default.batch_size)
+        said("Then both rise", True)
+        said("So the score is near", 0, 0)
+        said("Step", 0)
+        said("because it is the mean of only", default.batch_size)
+        said("A full run has", steps.step.max() + 1)
+        said("is the rating from", -4, 4)
+        said("a learning rate that falls to", 0)
+        # 5: what PPO changed
+        fewest = min(TourConfig().samples_per_prompt, POOL)
+        said("each model wrote at least", fewest, len(tasks.reviews.eval_prompts("test")))
+        said("a measure of variety. Take", 500, 500)
+        said("From about", round(mean(tour, "SFT", "length")), mean(tour, "PPO", "length"))
+        varied = [mean(tour, name, "distinct_2") for name in ("SFT", "PPO")]
+        said("**Less varied.**", varied[0], varied[1])
+        said("The gold score rises from", mean(tour, "SFT", "gold"), mean(tour, "PPO", "gold"))
+        said("It rises by more than", 0.5)
+        said("The KL is about", mean(tour, "PPO", "kl"))
+        said("seven, times as likely", round(math.exp(mean(tour, "PPO", "kl"))) == 7)
+        # 6: the microscope
+        said("after the last of its", default.steps)
+        heart = treat.loc[" heart"] if " heart" in treat.index else treat.loc["heart"]
+        word = treat.loc[" treat"] if " treat" in treat.index else treat.loc["treat"]
+        said(
+            "begins *heart* with a probability of",
+            math.exp(heart.old_logprob),
+            math.exp(heart.ref_logprob),
+        )
+        said("is orange", word.kl < 0)
+        said('is "Happy Thanks!" Its score is', thanks)
+        total, points = treat.kl.sum(), treat.score.iloc[-1]
+        said("you get", total)
+        said("So PPO has made", abs(math.exp(total) - 2.6) < 0.05)
+        said("times as likely. Its score is", points)
+        said("What PPO maximises is", points, BETA, total, points - BETA * total)
+        # 7: without the KL penalty
+        names = ("kl_coef 0", "kl_coef 0.5")
+        ends = {c: [mean(leash, n, c) for n in names] for c in ("proxy", "kl", "gold")}
+        said("- **Larger:** the score", *ends["proxy"], *ends["kl"], *ends["gold"])
+        said("the variety. Only", mean(leash, "kl_coef 0", "distinct_2"))
+        # exercises and "Going further"
+        said("with a score above", 1.5, -1.5)
+        said("Padding can hold NaN, and NaN times", 0)
+        said("3. Why is the KL", 0)
+        said("*Best of", 16, 16, 16)
+        said("their true place is further left", True)
+        said("than that of GRPO. Best of", 16)
+        said("clips them to", 5)
+
+
+def test_the_tour_is_a_command_that_the_page_names():
+    assert "tour:" in (ROOT / "Makefile").read_text(encoding="utf-8")
