@@ -38,7 +38,7 @@ from minirlhf.classroom import FAST, check
 #
 # In reinforcement learning from human feedback (RLHF), a reward model learns from **preference
 # pairs**: a prompt and two responses, one called *chosen* and the other *rejected*. Somebody made
-# this label, in some way. In this course:
+# this label. In this course:
 #
 # - At least 15 people **rated** each of 10,448 short film reviews, from −4 (very negative) to 4 (very
 #   positive). Each person saw one review at a time.
@@ -151,8 +151,8 @@ for a, b, alpha in (
     assert abs(tasks.krippendorff_alpha([a, b]) - alpha) < 1e-9
 
 # %% [markdown]
-# **Predict** alpha for our data: for all reviews, for all reviews with their ratings dealt out at random,
-# and for the 1,412 lukewarm reviews alone, whose mean is between −1 and 1.
+# **Predict** alpha for our data: for all reviews, for all reviews with their ratings dealt out at
+# random, and for the 1,412 lukewarm reviews, whose mean is between −1 and 1.
 
 # %% tags=["predict"]
 generator = torch.Generator().manual_seed(0)
@@ -221,7 +221,7 @@ show.texts(two[columns])
 #
 # How often can a reward model be right about such noisy labels? Think of somebody who knows what
 # all *other* people said, and who predicts that the review with the higher mean is chosen. How
-# often this person is right is the **human ceiling**.
+# often this is right is the **human ceiling**.
 #
 # **By hand.** Three people gave review A the ratings 3, 3 and 1, and two gave review B 2 and 0.
 # Each row is a label that can be drawn. The means leave out the two ratings of the label. ("Going
@@ -481,8 +481,8 @@ pd.DataFrame(
 # choices count *heads*. A reward model that learns from these choices scores A lower than B by
 # $\ln 2$, or 0.69. In our data the two rules seldom differ: in 3 % of the pairs.
 #
-# Both rules forget who said what. The joke of section 1 becomes "slightly positive", although most of its
-# readers loved or hated it. So write down whom you asked, and how you combined the answers.
+# Both rules forget who said what. The joke of section 1 becomes "slightly positive", although most
+# of its readers were far from 0. So write down whom you asked, and how you combined the answers.
 
 # %% [markdown]
 # ## 8. Label pairs yourself
@@ -500,7 +500,7 @@ show.label_pairs(session)
 # The next cell compares your labels with the *crowd* (the review with the higher mean rating), with
 # *yourself* (the pairs that came twice), and with two **simulated** people. At every pair they draw one
 # random rating of each review, so they have no level and no taste. `agreement` leaves out ties. `low` and
-# `high` are a 95 % interval. If friends label too, add their files to `files`.
+# `high` are a 95 % interval. Add the files of friends to `files`.
 
 
 # %% tags=["exercise"]
@@ -527,7 +527,7 @@ evaluate.label_agreement(labels).round(2)
 #
 # The simulated people agree with the crowd in 18 of 21 and 19 of 22 pairs. 9 and 8 of their 30
 # pairs are ties. The first interval is 0.65 to 0.95: thirty pairs say little about one person. With
-# each other they agree in 14 of 17.
+# each other they agree in 14 of 17, and one agrees with itself in 4 of 4, by luck.
 # </details>
 #
 # **How many clicks does a reward model need?** We train a very small one: every word has a score,
@@ -857,8 +857,8 @@ print("mean ratings:", right_on(unseen, learn(chosen, rejected)))
 # block: the person in the middle agrees with the others in 85 % of them, but 4 % of the people in
 # fewer than 60 %. A mean gives these people the same weight.
 #
-# **Who says 0?** A part of the peak in section 2 has a simple cause: many people who feel neutral
-# say −1 or 1. Only 5 % of all ratings are 0.
+# **Who says 0?** Only 5 % of all ratings are 0. So a part of the peak in section 2 may have a
+# simple cause: people who feel neutral say −1 or 1.
 #
 # **Two ceilings.** The ceiling of section 5 is for the films that reward models learn from. On test
 # films, of which there are 76, it is 0.84.

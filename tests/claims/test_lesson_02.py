@@ -677,7 +677,7 @@ def who_said_it(said, page):
     said("the two rules seldom differ: in", mean_against_choices(pairs))
     joke = names_after(page, "rated = [")["three"][0].iloc[0]
     clear = sum(abs(x) >= 2 for x in joke["ratings"])
-    said("most of its readers loved or hated it", clear > 0.7 * len(joke["ratings"]))
+    said("most of its readers were far from", 0, clear > 0.7 * len(joke["ratings"]))
 
 
 def labelling(said, simulated_people, curve, many):
@@ -685,10 +685,12 @@ def labelling(said, simulated_people, curve, many):
     crowd = simulated_people.loc["with the crowd"]
     first, second = crowd.iloc[0], crowd.iloc[1]
     between = simulated_people.loc["between people"].iloc[0]
+    oneself = simulated_people.loc["with oneself"].iloc[0]
     said(
         "The simulated people agree with the crowd in",
         *(first.agree, first.pairs, second.agree, second.pairs),
         *(first.ties, second.ties, 30, first.low, first.high, between.agree, between.pairs),
+        *(oneself.agree, oneself.pairs),
     )
     said("four draws of each number. We test on", 4000, len(tasks.reviews.eval_prompts("test")))
     said("How good is it after", 1000)
@@ -738,7 +740,7 @@ def going_further(said, page, rated, chance, agreements, other_splits, simulatio
     said("agrees with the others in", agree.median(), (agree < 0.6).float().mean(), 0.6)
     ratings = [x for r in rated for x in r.ratings]
     zeros = sum(x == 0 for x in ratings) / len(ratings)
-    said("**Who says", 0, -1, 1, zeros, 0)
+    said("**Who says", 0, zeros, 0, -1, 1)
     said(
         "On test films, of which there are",
         len(tasks.reviews.eval_prompts("test")),
