@@ -16,7 +16,7 @@
 # After this lesson you can
 #
 # - measure how far people agree, and say what Krippendorff's alpha means,
-# - turn ratings into preference pairs, and say where the noise of their labels comes from,
+# - turn ratings into preference pairs, and say why their labels are noisy,
 # - say how good a reward model can be at best, and whose preferences it learns.
 #
 # **You need** PyTorch and lesson 01 (what a reward is for). About 60 minutes to read, 90 for the
@@ -75,10 +75,10 @@ show.texts(pd.concat(three).round(2))
 # %% [markdown]
 # ## 2. Where people disagree
 #
-# The next figure has the mean rating of a review on the x axis, rounded to half a point, and the average
-# deviation of these reviews on the y axis. The second line is a comparison: simulated people who disagree
-# *equally* about every review. Their ratings are the mean plus normal noise, rounded, and cut off at −4
-# and 4, where the scale ends.
+# The next figure has the mean rating of a review on the x axis, rounded to half a point, and the
+# average deviation of these reviews on the y axis. The second line is a comparison: simulated
+# people who disagree *equally* about all reviews. Their ratings are the mean plus normal noise,
+# rounded, and cut off at −4 and 4, where the scale ends.
 #
 # **Predict.** About which reviews do people disagree most: complaints, praise, or the lukewarm ones in
 # the middle?
@@ -194,7 +194,7 @@ for name, groups in {
 # a winner. Two of the other three choose A, so the label says A with probability 2/3. The label is
 # **noisy**: it depends on whose ratings we happened to draw.
 #
-# Two rules hold for all pairs of this course.
+# Two rules hold for all pairs:
 #
 # - **Both reviews are about the same film.** Otherwise a reward model could win by knowing which
 #   films people like.
