@@ -298,7 +298,7 @@ scale = torch.arange(-4.0, 5.0)  # the nine ratings
 
 
 def two_halves(film):
-    """Of the n reviews of a film: the mean ratings by one half of the people (n,). By the
+    """Of the n reviews of a film: the means by one half of the people (n,). By the
     other half: the means (n,), and how often i is preferred to j (n, n)."""
     first, shares = [], []
     for review in film:
@@ -364,7 +364,7 @@ show.lines(
 
 # %% tags=["predict"]
 def triples(first, second, above, step):
-    """Choices of a, b over each other, then b, c, then a, c: six sums over all triples."""
+    """Choices of a and b over each other, then b, c, then a, c; sums over triples."""
     ahead = first[:, None] - first
     near = (ahead >= step - 0.25) & (ahead < step + 0.25)
     a, b, c = (near[:, :, None] & near).nonzero(as_tuple=True)
@@ -537,7 +537,7 @@ evaluate.label_agreement(labels).round(2)
 
 # %% tags=["shared"]
 def learn(chosen, rejected):
-    """A Bradley-Terry model with one score per word: a function from texts to scores."""
+    """A Bradley-Terry model with a score per word: a function of texts."""
     words = CountVectorizer(token_pattern=r"\w+").fit([*chosen, *rejected])
     difference = words.transform(chosen) - words.transform(rejected)
     # turn every second pair around: the regression needs two classes
@@ -844,7 +844,7 @@ print("mean ratings:", right_on(unseen, learn(chosen, rejected)))
 # gaps from 1 to 2.
 #
 # **Two people and two others.** How often do two labels of different people agree, if neither is a tie?
-# In 83 % of the cases on all pairs, and in 51 % on pairs with a gap below 0.5. The first number is high
+# In 83 % of the cases on all pairs, and in 50 % on pairs with a gap below 0.5. The first number is high
 # because pairs without a tie are the easy ones.
 #
 # **More about the people of section 7.** In the blocks with 15 people, a person's mean distance
