@@ -548,7 +548,7 @@ def learn(chosen, rejected):
 
 
 def right_on(pairs, score):
-    """The share of pairs whose chosen review has the higher score; equal counts half."""
+    """The share of pairs whose chosen review has the higher score; equal: half."""
     margin = score(pairs["chosen"]) - score(pairs["rejected"])
     return ((margin > 0) + 0.5 * (margin == 0)).mean()
 
@@ -692,7 +692,7 @@ check.choice_ceiling(choice_ceiling)
 
 # %% tags=["exercise"]
 def held_out_pairs(film, n):
-    """(P,) true for the pairs of the last n films. film (P,): films, numbered from 0."""
+    """(P,) true for pairs of the last n films. film (P,): films, numbered from 0."""
     films = int(film.max()) + 1
     first = round(len(film) * (1 - n / films))
     return torch.arange(len(film)) >= first
