@@ -6,6 +6,7 @@
 REBUILT: tuple[str, ...] = (
     "00_the_whole_of_rlhf",
     "01_why_rlhf",
+    "02_human_feedback_is_data",
     "03_a_language_model_is_a_policy",
     "04_the_policy_gradient",
     "05_advantages_gae",
