@@ -180,10 +180,9 @@ score_rewards = Exercise(
     _ids_case,
     lambda s, ids, e: _put(s, ids, _place(ids, e)),
     {
-        "the bug is still there: the score is on the last token that is not EOS. "
-        "The EOS token then gets no reward and is in no loss. "
-        "The first EOS is a choice like any other token.": lambda s, ids, e: _put(
-            s, ids, ((ids != e).sum(1) - 1).clamp(min=0)
+        "the bug is still there. On paper, take response_ids [[3, 0, 0]] with eos_id = 0. "
+        "Which tokens did the policy choose, and what does the last of them get?": lambda s, ids, e: (
+            _put(s, ids, ((ids != e).sum(1) - 1).clamp(min=0))
         ),
         "this is the last column. "
         "For a response that has ended it is padding, which no loss sees.": lambda s, ids, e: _put(
