@@ -137,7 +137,7 @@ one = table[table.text == 1]
 one[["token", "old_logprob", "ref_logprob", "value"]].round(2)
 
 # %% [markdown]
-# **Predict.** Take a pencil.
+# **Predict**, with a pencil.
 #
 # 1. What is the reward of the token *film*?
 # 2. What is the reward of EOS?
@@ -193,19 +193,14 @@ show.microscope(table, "reward", text="all")
 # $$ Q(s_t, y_t) = r_t + V(s_{t+1}) . $$
 #
 # In words: read the same critic one token later. (A network for $Q$ would need an output for each
-# of the 4,096 tokens of the vocabulary.) For *fine* in response 1, the reward −0.13 and the
-# critic's 0.29 after it make a $Q$ of 0.16. The value before it is −0.01. The difference, 0.17, is
-# the TD error, up to rounding. The same holds for every token of the batch:
+# of the 4,096 tokens of the vocabulary.) For *fine* in response 1, the
+# reward −0.13 and the critic's 0.29 after it make a $Q$ of 0.17 (rounded at the end). The value before it
+# is −0.01. The difference is the TD error, 0.18. The same holds for every token of the batch:
 
 # %%
 after = table.groupby("text").value.shift(-1, fill_value=0.0)  # V of the next prefix
 q = table.reward + after
 assert ((q - table.value) - table.td_error).abs().max() < 1e-4
-
-# %% [markdown]
-# Where chance answers, this fails. Suppose a user replies *yes* or *no*, each with probability 0.5.
-# After *yes* the value is 2, after *no* 0. Then $Q$ is 1, and $r_t + V(s_{t+1})$ is 2 or 0: right on
-# average, not each time.
 
 # %% [markdown]
 # ## 4. Where the critic comes from
@@ -276,9 +271,9 @@ explained[[0, 6, 15, 24, 36, 78]].join(passed)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# At step 15 the critic has −0.47 with the warm-up and −0.68 without. Later both stay near 0, in this
-# task. The policies end at 0.68 and 0.70. The 95 % interval of the difference over problems and
-# seeds goes from −0.06 to 0.02.
+# After the warm-up the critic has −0.47, and without one −0.68. Later both stay near 0, in this task.
+# The policies end at 0.68 and 0.70. The 95 % interval of the difference over problems and seeds goes
+# from −0.06 to 0.02.
 # </details>
 #
 # So the critic learns nearly as fast while the actor moves. The warm-up took 15 steps from the actor, and
@@ -324,9 +319,8 @@ experiments.shown(tour, measures, by="method")
 # | hard | −0.2 | −0.6 | 0.4 |
 #
 # The films differ by up to 2.7, the methods by 0.4 on average. Two means would hide that. Film by
-# film, A wins each time. The **bootstrap** turns the four differences into an interval. Draw four
-# of them with replacement, and take their mean. Repeat this 2,000 times. The middle 95 % of the
-# means are the interval:
+# film, A wins each time. The **bootstrap** gives an interval: draw four of the differences with
+# replacement, and take their mean. Do this 2,000 times. The middle 95 % of the means are the interval:
 
 # %%
 a, b = [2.5, 1.4, 0.3, -0.2], [2.0, 1.2, -0.2, -0.6]
@@ -364,8 +358,7 @@ pd.DataFrame(
 #
 # PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
 # best-of-16. Best-of-16 is better at a similar KL, but it pays sixteen samples for every answer.
-# PPO paid once. (Here the pairing hardly helps: films that are easy for one method are not easier
-# for the other.)
+# PPO paid once.
 
 # %% [markdown]
 # ## 6. A healthy run and a hacked one
@@ -524,7 +517,7 @@ check.four_models(four_models)
 # theirs), and its standard error, without a bootstrap.
 #
 # *Hint:* one film is one observation. The standard error of a mean of N independent numbers is their
-# standard deviation divided by ... ? N is small, so the variance divides by N − 1.
+# standard deviation divided by ... ? N is small, so the variance divides by $N - 1$.
 
 
 # %% tags=["exercise"]
@@ -627,7 +620,8 @@ show.lines(
 #
 # Before you look, write down for each fault in which curve you expect it, and how. Then give each run its
 # name. A wrong answer gets a hint. The eight runs stand in three figures, so that large numbers do not
-# hide small ones. *missing_eos* is the share of responses that were cut at 32 tokens.
+# hide small ones. The last figure is run E alone. *missing_eos* is the share of responses that were
+# cut at 32 tokens.
 
 # %% tags=["shared"]
 frames = map(pd.DataFrame, atlas.runs().values())
@@ -649,7 +643,8 @@ print(atlas.diagnosed(diagnoses))
 #   policy is pushed around.
 # - **E**: the score is in the tens, gold is not. The value loss begins at 63, about a hundred times that
 #   of the healthy run. Against such scores a KL coefficient of 0.5 is nothing.
-# - **A**: the explained variance is exactly 0. The rest looks nearly healthy, with less gold.
+# - **A**: the explained variance is exactly 0, and the value loss does not fall. The rest looks nearly
+#   healthy, with less gold.
 # - **B**: in the first batch 77 % of the responses are cut. PPO then teaches the model to stop, since a
 #   cut response is fined and has a bad score. At the end the log looks sound.
 # - **F**: a third of the tokens is clipped in the first step, and the KL jumps to 27 nats. Then the
@@ -677,8 +672,9 @@ diagnoses = {
 print(atlas.diagnosed(diagnoses))
 
 # %% [markdown] tags=["exercise"]
-# **6. Your own RLHF** *(an hour)*. Put your `kl_shaped_rewards` (lesson 07), `gae_advantages` (05),
-# `ppo_loss` (06) and `bradley_terry_loss` (08) into a file `my_rlhf.py`, with `import torch` on top. Run
+# **6. Your own RLHF** *(an hour)*. Put your `kl_shaped_rewards` (lesson 07), `gae_advantages`
+# (lesson 05), `ppo_loss` (lesson 06) and `bradley_terry_loss` (lesson 08) into a file `my_rlhf.py`,
+# with `import torch` on top. Run
 #
 # ```
 # minirlhf tour --mine my_rlhf.py
@@ -753,14 +749,20 @@ print(graded(my_answers, explain=True))
 # model's blocks and a *new* last layer explains more than one that starts as the SFT model. So the
 # blocks matter.
 #
+# **When V is not enough.** Where chance answers, $Q(s_t, y_t)$ is not $r_t + V(s_{t+1})$. Suppose a
+# user replies *yes* or *no*, each with probability 0.5. After *yes* the value is 2, after *no* 0.
+# Then $Q$ is 1, and $V(s_{t+1})$ is 2 or 0: right on average, not each time.
+#
 # **Explained variance and $\lambda$.** Section 4 logs the variance of the GAE targets
 # $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
 # $\lambda = 1$ the same start has −1.45 at step 0, instead of −0.29.
 #
-# **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard deviation
-# of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a difference
-# of 0.2 is found about four times in five. For half the standard error you need four times as many films.
-# Without pairing the standard error would be hardly larger: at most 1.07 times.
+# **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard
+# deviation of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a
+# difference of 0.2 is found about four times in five. For half the standard error you need four
+# times as many films. In these records pairing hardly helps: without it the standard error would be
+# at most 1.05 times as large. Films that are easy for one method are not easier for the other. You
+# only know after you have looked.
 #
 # **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
 # Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.
