@@ -753,9 +753,9 @@ print(graded(my_answers, explain=True))
 # user replies *yes* or *no*, each with probability 0.5. After *yes* the value is 2, after *no* 0.
 # Then $Q$ is 1, and $V(s_{t+1})$ is 2 or 0: right on average, not each time.
 #
-# **Explained variance and $\lambda$.** Section 4 logs the variance of the GAE targets
+# **Explained variance and $\lambda$.** In section 4 the critic is compared with the GAE targets
 # $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
-# $\lambda = 1$ the same start has −1.45 at step 0, instead of −0.29.
+# $\lambda = 1$ they do not, and the same start has −1.45 at step 0, instead of −0.29.
 #
 # **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard
 # deviation of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a
@@ -767,9 +767,8 @@ print(graded(my_answers, explain=True))
 # **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
 # Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.
 #
-# **Fining cut responses.** The runs of this lesson subtract 1 from the score of a response without
-# EOS. Otherwise a policy that cannot stop would hardly learn to. A cut response is treated as
-# finished.
+# **Cut responses.** The recorded runs of this lesson subtract 1 from the score of a response without
+# EOS. Apart from that it is treated as finished.
 #
 # **What the libraries do.** TRL lets you name the model from which the critic starts.
 # DeepSpeed-Chat takes the reward model. OpenRLHF takes the reward model if you name none. verl has

@@ -512,4 +512,4 @@ def going_further(said, tour, logged):
     assert 0.78 < power(paired, 0.2) < 0.88
     said("would be at most", math.ceil(100 * max(b / a for a, b, _ in errors) - 0.5) / 100)
     said("We draw", 16)
-    said("The runs of this lesson subtract", loops.PPOConfig().missing_eos_penalty)
+    said("The recorded runs of this lesson subtract", loops.PPOConfig().missing_eos_penalty)
