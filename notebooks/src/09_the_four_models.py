@@ -486,9 +486,8 @@ check.explained_variance(explained_variance)
 
 
 # %% tags=["exercise"]
-def four_models(
-    scores, old_logprobs, ref_logprobs, values, mask, kl_coef
-): ...  # your code
+def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
+    """The whitened advantages (B, R)."""  # your code below
 
 
 check.four_models(four_models)
