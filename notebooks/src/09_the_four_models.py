@@ -495,13 +495,13 @@ check.four_models(four_models)
 
 # %% tags=["solution"]
 def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
-    rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
+    token_rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
     last = mask.sum(1, keepdim=True) - 1
-    rewards = rewards.scatter_add(1, last, scores[:, None])
+    token_rewards = token_rewards.scatter_add(1, last, scores[:, None])
     values = torch.where(mask, values, 0.0)
-    advantages, later, after = torch.zeros_like(rewards), 0.0, 0.0
-    for t in reversed(range(rewards.shape[1])):
-        later = rewards[:, t] + after - values[:, t] + 0.95 * later
+    advantages, later, after = torch.zeros_like(token_rewards), 0.0, 0.0
+    for t in reversed(range(token_rewards.shape[1])):
+        later = token_rewards[:, t] + after - values[:, t] + 0.95 * later
         later = torch.where(mask[:, t], later, 0.0)  # nothing is carried over padding
         advantages[:, t], after = later, values[:, t]
     real = advantages[mask]
@@ -550,8 +550,8 @@ def score_rewards(scores, response_ids, eos_id):
     """Rewards of the tokens (B, R): the score of each response on one of its tokens."""
     mask = response_ids != eos_id
     last = (mask.sum(1) - 1).clamp(min=0)
-    rewards = torch.zeros(response_ids.shape)
-    return rewards.scatter(1, last[:, None], scores[:, None])
+    token_rewards = torch.zeros(response_ids.shape)
+    return token_rewards.scatter(1, last[:, None], scores[:, None])
 
 
 check.score_rewards(score_rewards)
@@ -569,8 +569,8 @@ def score_rewards(scores, response_ids, eos_id):
     ended = response_ids == eos_id
     end = response_ids.shape[1] - 1
     last = torch.where(ended.any(1), ended.int().argmax(1), end)
-    rewards = torch.zeros(response_ids.shape)
-    return rewards.scatter(1, last[:, None], scores[:, None])
+    token_rewards = torch.zeros(response_ids.shape)
+    return token_rewards.scatter(1, last[:, None], scores[:, None])
 
 
 check.score_rewards(score_rewards)
