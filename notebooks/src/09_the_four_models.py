@@ -13,695 +13,778 @@
 # %% [markdown]
 # # 09 · The four models
 #
-# **The question.** PPO from human feedback keeps four networks in memory. What does each of them say about one sentence, and how do their numbers become one step?
+# After this lesson you can
 #
-# **You need** lessons 03 to 08. 40 minutes to read, 150 for the exercises.
+# - say what each of the four models of PPO gives to one token, and compute the token's advantage from
+#   these numbers,
+# - compare two trained policies properly,
+# - read the log of a run, and say what is wrong with it.
 #
-# **Predict.** Which of the four models (actor, reference, reward model, critic) ...
-#
-# 1. is trained? 2. reads the finished text only? 3. gives a number at each token that enters the advantage? 4. could be thrown away if `kl_coef` were 0? 5. is run token by token?
+# **You need** lessons 03 to 08: the policy gradient, advantages, PPO, the KL penalty and the reward
+# model. About 60 minutes to read and 100 for exercises 1 to 5. Exercise 6 takes another hour.
 
 # %%
-# %matplotlib inline
-import math
+import copy
 
+import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
-from minirlhf.classroom import atlas, check
-from minirlhf.classroom.claims import FAST, claim, load_results
-from minirlhf.classroom.lessons.concepts import Questions, graded
-from minirlhf.core.kl import kl_shaped_rewards
-from minirlhf.core.masking import aggregate, masked_whiten
-from minirlhf.core.policy_gradient import ppo_clip, value_loss_clipped
-from minirlhf.core.returns import gae
-from minirlhf.evaluate import paired_difference, token_table
-from minirlhf.loops.ppo import PPOConfig, train_ppo
-from minirlhf.models.forward import decode, encode_prompts, policy_logprobs, response_values
-from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.models.sampling import SamplingConfig, sample
-from minirlhf.rewards.model import rollout_score
-from minirlhf.runtime import seed_all, set_threads
-from minirlhf.show import COLOURS
-from minirlhf.tasks import reviews
-from minirlhf.tour import trainable
-
-set_threads()
-sft, tokenizer = load_policy("tiny-reviews-sft")
-scorer, _ = load_scalar("tiny-reviews-reward")
+from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf.classroom import FAST, Questions, atlas, check, graded
 
 # %% [markdown]
-# | model | begins as | trained? | reads | says |
-# |---|---|---|---|---|
-# | **actor** $\pi$ | the SFT model | yes | the text so far | the next token's distribution |
-# | **reference** $\pi_{\text{ref}}$ | the SFT model | never | the text so far | the same, frozen: what the leash is tied to |
-# | **reward model** $r$ | the SFT model, a head, trained on pairs | never again | the finished text | one number |
-# | **critic** $V$ | the reward model, head and all | yes | the text so far | what the finished text will earn |
+# ## 1. The idea: four models, one number per token
 #
-# Lecture notes often give the critic the letter Q. It computes V: it is read *before* each token. Appending a token is deterministic, so $Q(s_t, y_t) = r_t + V(s_{t+1})$, and nothing else is needed (lesson 05).
+# Proximal policy optimisation (PPO) keeps four models in memory. Together they give each token of a
+# response one number, its **advantage** $A_t$:
 #
-# ## 1. One batch, number by number
+# $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
+# \text{ is the last token}), \qquad
+# \delta_t = r_t + V(s_{t+1}) - V(s_t), \qquad
+# A_t = \delta_t + \lambda A_{t+1} . $$
 #
-# Four titles, four reviews by the actor. Everything PPO will use is computed below, in the order in which the loop does it; nothing is hidden.
+# - The **actor** $\pi$ is the policy in training. It writes the response. $\log \pi_{\text{old}}$ is
+#   the log-probability of token $y_t$ when the actor sampled it.
+# - The **reference** $\pi_{\text{ref}}$ is the model after supervised fine-tuning (SFT).
+#   $\log \pi_{\text{ref}}$ is its log-probability of the same token.
+# - The **reward model** reads the finished response and gives it one score.
+# - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come.
+#   $s_t$ is the prompt and the tokens before $y_t$. After the last token $V$ is 0.
+#
+# $\beta$ is the KL coefficient of the Kullback-Leibler (KL) penalty, $r_t$ the reward of a token,
+# $\delta_t$ its temporal-difference (TD) error. The last formula is generalised advantage estimation
+# (GAE, lesson 05). We use $\beta = 0.5$, $\lambda = 0.95$ and no discount.
+#
+# In words: actor and reference give the KL penalty, and the reward model adds its score at the end. The
+# critic says what was expected anyway. What remains is the advantage.
+
+# %% [markdown]
+# ## 2. One batch goes through all four
+#
+# As in lesson 06, the policy writes short reviews, and the prompt is a film's title. Actor and critic
+# first get three steps of PPO, those of section 4 of lesson 06. So actor and reference differ.
 
 # %%
-generator = seed_all(11)
-actor, critic, reference = trainable(sft), trainable(scorer), sft
-actor.eval(), critic.eval()
-titles = reviews.rl_prompts()[:4]
-ids, prompt_mask = encode_prompts(tokenizer, titles)
-rollout = sample(
-    actor, ids, prompt_mask, eos_id=tokenizer.eos_token_id, config=SamplingConfig(), generator=generator
+torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
+sft, tokenizer = models.load_policy("tiny-reviews-sft")
+reward_model, _ = models.load_scalar("tiny-reviews-reward")
+eos_id = tokenizer.eos_token_id
+score = rewards.rollout_score(reward_model, eos_id)
+actor, critic, _ = loops.train_ppo(
+    copy.deepcopy(sft),  # the actor starts as the SFT model,
+    copy.deepcopy(reward_model),  # the critic as the reward model
+    tokenizer,
+    tasks.reviews.rl_prompts(),
+    score,
+    loops.PPOConfig.plain(steps=1 if FAST else 3),
 )
-mask = rollout.response_mask
+
+# %% [markdown]
+# Now one batch: four films that training has not seen, one response each. Tensors have the shape (B,
+# R): B responses, R token positions.
+
+# %%
+titles = tasks.reviews.eval_prompts("test")[:4]
+ids, prompt_mask = models.encode_prompts(tokenizer, titles)
+generator = torch.Generator().manual_seed(3)
+sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
+batch = models.sample(  # the actor
+    actor, ids, prompt_mask, eos_id=eos_id, config=sampling, generator=generator
+)
 with torch.no_grad():
-    scores = rollout_score(scorer, tokenizer.eos_token_id)(rollout)  # reward model: one number a text
-    ref_logprobs = policy_logprobs(reference, rollout, temperature=0.7)  # reference: one number a token
-    values = response_values(critic, rollout)  # critic: one number before each token
-rewards = kl_shaped_rewards(
-    scores - 1.0 * ~rollout.finished(tokenizer.eos_token_id),
-    rollout.old_logprobs,
-    ref_logprobs,
-    mask,
-    kl_coef=0.5,
+    ref_logprobs = models.policy_logprobs(sft, batch, temperature=0.7)  # reference
+    scores = score(batch)  # the reward model
+    values = models.response_values(critic, batch)  # the critic
+batch = batch.with_columns(scores=scores, ref_logprobs=ref_logprobs, values=values)
+read = pd.DataFrame(
+    {"score": scores.tolist(), "review": models.decode(tokenizer, batch)}
 )
-advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=0.95)
-for title, text, points in zip(titles, decode(tokenizer, rollout), scores.tolist(), strict=True):
-    print(f"{points:+.2f}  {title.strip()}: {text}")
+show.texts(read.round(2))
 
 # %% [markdown]
-# The actor is still a copy of the reference, so every KL is 0 and the rewards are the scores, each on its text's last token. To see a leash that pulls, we let the actor be one that has learned for a moment, and look at one of its reviews in the microscope. (The table shows the moment before the update: the log-probability is still the old one, every ratio is 1, nothing is clipped. A token's log-ratio, and the sum of one text, may be negative; only their mean over texts is a KL and is not.)
+# **Predict.** Which of the four models
+#
+# 1. changes during training?
+# 2. has to run token by token, and is therefore slow?
+# 3. gives one number per response, and not one per token?
+# 4. can be left out if $\beta = 0$?
+# 5. is still needed when the training is over?
 
-# %%
-a_moment = {"steps": 1, "epochs": 1, "batch_size": 8, "minibatch_size": 8} if FAST else {"steps": 4, "epochs": 2}
-short = PPOConfig(**a_moment, kl=PPOConfig().kl, seed=0)
-moved, moved_critic, _ = train_ppo(
-    trainable(sft),
-    trainable(scorer),
-    tokenizer,
-    reviews.rl_prompts(),
-    rollout_score(scorer, tokenizer.eos_token_id),
-    short,
-)
-later = sample(
-    moved, ids, prompt_mask, eos_id=tokenizer.eos_token_id, config=SamplingConfig(), generator=generator
-)
-row = int(later.response_mask.sum(1).argmin())
-frame = token_table(
-    later.select([row]),
-    tokenizer,
-    actor=moved,
-    reference=reference,
-    reward_model=scorer,
-    critic=moved_critic,
-    temperature=0.7,
-    kl_coef=0.5,
-)
-later_scores = rollout_score(scorer, tokenizer.eos_token_id)(later)
-table = frame.to_dict("records")
-columns = ["token", "logprob", "old_logprob", "ref_logprob", "kl", "reward", "value"]
-columns += ["td_error", "advantage", "return", "ratio", "clipped"]
-display(frame[columns].round(3))
+# %% tags=["predict"]
+show.four_models(batch, kl_coef=0.5)
 
 # %% [markdown]
-# Check three numbers by hand, on any row: *kl* is old_logprob minus ref_logprob; *reward* is minus half of it (the last token has the score as well); *td_error* is reward plus the next row's value minus its own.
+# <details><summary>What you should see</summary>
 #
-# And your predictions? *Trained* are actor and critic. *The finished text only* is what the reward model reads. *A number at each token* comes from the critic, and from actor and reference together: the charge. Without a price the *reference* could go. And *token by token* runs the actor alone, while it samples; all others, and the actor when it learns, read the finished texts in one pass.
+# 1. *Actor and critic* are trained. Reference and reward model are frozen.
+# 2. Only the *actor*, and only while it samples. All other passes read a finished response, all
+#    tokens at once.
+# 3. The *reward model*. It has an output at every token, but only the one at the last token was
+#    trained (lesson 08).
+# 4. The *reference*. Its only use is the KL penalty.
+# 5. The *actor*. The other three only help to train it.
+# </details>
+#
+# **By hand.** We follow response 1, *A fine film.* (Responses are numbered from 0.) The reward
+# model gives it 1.33, more than one standard deviation above the mean of the SFT model's reviews.
+# The other three models say this of its tokens, of which the last is the end-of-sequence token
+# (EOS):
 
 # %%
-for t, here in enumerate(table):
-    assert math.isclose(here["kl"], here["old_logprob"] - here["ref_logprob"], abs_tol=1e-5)
-    last = t + 1 == len(table)
-    assert math.isclose(
-        here["reward"], -0.5 * here["kl"] + (later_scores[row].item() if last else 0.0), abs_tol=1e-5
-    )
-    following = 0.0 if last else table[t + 1]["value"]
-    assert math.isclose(here["td_error"], here["reward"] + following - here["value"], abs_tol=1e-5)
-assert math.isclose(
-    sum(r["reward"] for r in table),
-    later_scores[row].item() - 0.5 * sum(r["kl"] for r in table),
-    abs_tol=1e-4,
+four = dict(actor=actor, reference=sft, reward_model=reward_model, critic=critic)
+table = evaluate.token_table(batch, tokenizer, **four, kl_coef=0.5)
+one = table[table.text == 1]
+one[["token", "old_logprob", "ref_logprob", "value"]].round(2)
+
+# %% [markdown]
+# **Predict**, with a pencil.
+#
+# 1. What is the reward of the token *film*?
+# 2. What is the reward of EOS?
+# 3. What is the TD error of the full stop?
+# 4. The score is high. Is the sum of all five rewards positive?
+
+# %% tags=["predict"]
+one[["token", "kl", "reward", "value", "td_error", "advantage"]].round(2)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# 1. The log-ratio of *film* is −2.90 + 4.15 = 1.25 nats. (The table says 1.26, because it computes
+#    before it rounds.) The reward is half of that, negative: −0.63.
+# 2. EOS has the score as well. Its log-ratio is 0.01, so its reward is about 1.33.
+# 3. The reward of the full stop is −0.80. The critic says −0.01 before it and 0.03 after it. The TD
+#    error is −0.80 + 0.03 + 0.01 = −0.76. (Without rounding, −0.75.)
+# 4. No. The sum is −0.45. The log-ratios add up to 3.56 nats, so the KL penalty is 1.78. That is more
+#    than the score.
+# </details>
+#
+# A good score is not enough. The actor has learned to write short praise, and finds this review
+# $e^{3.56}$ times, or 35 times, as likely as the reference does. The KL penalty takes back more than the
+# reward model gives. So the first three tokens get negative advantages. Full stop and EOS get positive
+# ones: the score still lies before them.
+#
+# The **token microscope** shows all numbers of all four responses. Point at a token, or use the arrow
+# keys. A menu chooses the colour. It starts with the reward: blue is positive, orange negative.
+
+# %%
+show.microscope(table, "reward", text="all")
+
+# %% [markdown]
+# Try these two things:
+#
+# 1. **A bonus.** In response 2, *The film is flat*, the token *The* has the reward 0.26. The actor
+#    writes it less often than the reference.
+# 2. **Who is to blame?** Response 2 has the score −0.28. Choose *advantage*: the first eleven tokens
+#    lie between −1.46 and −0.87. Choose *value*: the critic says −0.40 before *flat* and −0.24
+#    after it. After three steps it does not yet know this word. So GAE blames all of them.
+
+# %% [markdown]
+# ## 3. V, not Q
+#
+# Some lecture notes, also those on which this course is built, write the critic with the letter Q. One
+# can see why: the advantage is $Q(s_t, y_t) - V(s_t)$, where $Q(s_t, y_t)$ is the expected return once
+# token $y_t$ is chosen. But what PPO trains is $V$: the critic is read *before* the token, and does not
+# know which one comes.
+#
+# It does not need to. Appending a token is *deterministic*: after $y_t$ the prefix is $s_{t+1}$, with
+# certainty. So
+#
+# $$ Q(s_t, y_t) = r_t + V(s_{t+1}) . $$
+#
+# In words: read the same critic one token later. (A network for $Q$ would need an output for each
+# of the 4,096 tokens of the vocabulary.) For *fine* in response 1, the
+# reward −0.13 and the critic's 0.29 after it make a $Q$ of 0.17 (rounded at the end). The value before it
+# is −0.01. The difference is the TD error, 0.18. The same holds for every token of the batch:
+
+# %%
+after = table.groupby("text").value.shift(-1, fill_value=0.0)  # V of the next prefix
+q = table.reward + after
+assert ((q - table.value) - table.td_error).abs().max() < 1e-4
+
+# %% [markdown]
+# ## 4. Where the critic comes from
+#
+# PPO needs a critic from its first step, and a critic has to be trained. Two things should help: a good
+# start, and a *warm-up*, some steps in which only the critic learns and the actor stands still.
+#
+# **The start.** Our critic starts as a copy of the reward model. It could also start as the SFT
+# model with a new last layer, which is random. We recorded PPO with both: 24 steps of 64 reviews,
+# three seeds of the SFT model, six runs of the copy. The table will show the critic's **explained
+# variance** (lesson 05) in the batch of some steps, before the update, as a mean over three seeds:
+# 1 is perfect, 0 is as good as a constant.
+#
+# **Predict.** Which start is worse at step 0? After about how many steps is each of them above 0? And
+# how much gold score does the worse start cost at the end? (The gold score is a second score that
+# training never sees: the rating from −4 to 4 that people would give, predicted by another model.)
+
+# %% tags=["predict"]
+names = {"as it is": "reward model", "kl_coef 0.5": "reward model, again"}
+names |= {"critic from the SFT model": "SFT model", "dead critic": "always 0"}
+logged = experiments.results("ablations_history", "resources_history")
+logged["critic"] = logged.variant.replace(names)
+explained = logged.pivot_table("explained_variance", "critic", "step")
+explained.loc[["reward model", "SFT model"], [0, 1, 2, 4, 6, 8, 12, 23]].round(2)
+
+# %% tags=["predict"]
+runs = experiments.results("ablations", "leash", "resources", "atlas")
+show.differences(
+    runs.assign(variant=runs.variant.replace(names)),
+    value="gold",
+    repeats=["reward model", "reward model, again"],
+    variants=["SFT model", "always 0"],
+    label="gold score",
 )
 
 # %% [markdown]
-# The whole flow, drawn with that review's own numbers:
+# <details><summary>What you should see</summary>
+#
+# - *Reward model*: −0.29 at step 0, since it was never trained in the middle of a review. One step later
+#   it is above 0.
+# - *SFT model*: −9.37 at step 0. Its new layer is random, and its outputs swing by whole points. It comes
+#   above 0 at step 6, and stays behind to the end.
+# - *The price*: a critic from the SFT model costs 0.08 of gold, with an interval (bar) from −0.17
+#   to 0.00. That is little.
+# - *Always 0* is one single run without a critic. It is 0.31 below the mean of the six.
+# </details>
+#
+# Why does such a bad critic cost so little? The runs do not tell. One reason may be $\lambda = 0.95$: an
+# error of $V(s_t)$ is then mostly a bad baseline, which adds noise and little bias (lesson 05).
+#
+# **The warm-up** was recorded in another task: arithmetic in written steps, 80 steps of 128
+# responses, three seeds. There is no reward model there, so the critic starts with a random last
+# layer. *Critic trained first* means that in the first 15 of the 80 steps the actor is frozen.
+# *pass@1* is the share of right answers to 400 held-out problems. Brackets: lowest and highest
+# seed.
+#
+# **Predict.** At step 15 the warm-up is over. Is the critic better there than without a warm-up? Which
+# policy is better after 80 steps?
 
-# %%
-figure = Figure(figsize=(9.5, 5.2), dpi=110)
-axes = figure.add_axes((0, 0, 1, 1))
-axes.set(xlim=(0, 100), ylim=(0, 56))
-axes.axis("off")
-first, total_kl = table[0], sum(r["kl"] for r in table)
-
-
-def box(x, y, w, h, title, lines, colour):
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y), w, h, boxstyle="round,pad=0.4", facecolor=colour, edgecolor="#444444", linewidth=1
-        )
-    )
-    axes.text(x + w / 2, y + h - 1.8, title, ha="center", va="center", fontsize=9.5, weight="bold")
-    axes.text(x + w / 2, y + (h - 3) / 2, "\n".join(lines), ha="center", va="center", fontsize=8.2)
-
-
-def arrow(x, y, to_x, to_y):
-    axes.annotate(
-        "", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "->", "color": "#444444", "lw": 1.2}
-    )
-
-
-blue, orange, plain = "#dce6f4", "#fbe3d0", "#f4f4f4"
-box(2, 42, 18, 11, "title", [titles[row].strip()[:22]], plain)
-box(
-    27,
-    42,
-    22,
-    11,
-    "ACTOR (trained)",
-    [f"writes {len(table)} tokens,", f"old log pi: first {first['old_logprob']:+.2f}"],
-    blue,
-)
-box(
-    57,
-    42,
-    40,
-    11,
-    "the review",
-    [decode(tokenizer, later)[row][:46], decode(tokenizer, later)[row][46:92]],
-    plain,
-)
-box(2, 24, 22, 11, "REFERENCE (frozen)", [f"log pi_ref: first {first['ref_logprob']:+.2f}"], orange)
-box(39, 24, 22, 11, "REWARD MODEL (frozen)", [f"score {later_scores[row]:+.2f}, at EOS"], orange)
-box(
-    75,
-    24,
-    22,
-    11,
-    "CRITIC (trained)",
-    [f"V before the first token {first['value']:+.2f}", f"before the last {table[-1]['value']:+.2f}"],
-    blue,
-)
-box(
-    14,
-    7,
-    34,
-    10,
-    "rewards",
-    [
-        f"-0.5 x KL of each token (sum of KL {total_kl:+.2f})",
-        f"+ score on the last: total {sum(r['reward'] for r in table):+.2f}",
-    ],
-    plain,
-)
-box(
-    60,
-    7,
-    34,
-    10,
-    "advantages, returns (GAE)",
-    [f"first token: A {first['advantage']:+.2f}", f"return {first['return']:+.2f}"],
-    plain,
-)
-for start in (
-    (20, 47, 26, 47),
-    (50, 47, 56, 47),
-    (70, 41, 16, 36),
-    (74, 41, 51, 36),
-    (80, 41, 86, 36),
-    (13, 23, 26, 18),
-    (48, 23, 36, 18),
-    (49, 12, 59, 12),
-    (86, 23, 80, 18),
-):
-    arrow(*start)
-axes.text(
-    50,
-    2.5,
-    "then: minibatches, PPO's loss moves the actor, the value loss moves the critic; and the next batch of titles",
-    ha="center",
-    fontsize=8.5,
-    color="#444444",
-)
-display(figure)
+# %% tags=["predict"]
+warm = ["ppo", "ppo, critic trained first"]
+logged = experiments.results("family_history")
+logged = logged[logged.variant.isin(warm)]
+explained = logged.pivot_table("explained_variance", "variant", "step").round(2)
+passed = experiments.shown(experiments.results("family"), {"pass_1": "pass@1"})
+explained[[0, 6, 15, 24, 36, 78]].join(passed)
 
 # %% [markdown]
-# ## 2. The step, in one function
+# <details><summary>What you should see</summary>
 #
-# The loop in `loops/ppo.py` is what follows, with batches and a log. Written out once, for one minibatch, it must make the same step as the package, bit for bit or nearly:
+# After the warm-up the critic has −0.47, and without one −0.68. Later both stay near 0, in this task.
+# The policies end at 0.68 and 0.70. The 95 % interval of the difference over problems and seeds goes
+# from −0.06 to 0.02.
+# </details>
+#
+# So the critic learns nearly as fast while the actor moves. The warm-up took 15 steps from the actor, and
+# we see no gain. With a start from the reward model there is even less to gain. In the package
+# `critic_warmup` is 0 by default.
 
+# %% [markdown]
+# ## 5. Did it get better?
+#
+# The score of the training batches cannot say: the reward model is what PPO maximised. A proper
+# comparison keeps five rules:
+#
+# 1. **Held-out prompts.** We use 76 films that no model was trained on.
+# 2. **The same prompts for all methods.**
+# 3. **A judge that training has never seen.** The model behind the gold score was fitted on ratings
+#    of other films.
+# 4. **An interval, from differences per film** (see below).
+# 5. **Never the score alone.** Beside it: KL, length and variety. *Distinct-2* is the share of
+#    different pairs of neighbouring words.
+#
+# And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
+# the reward model likes best. It needs no training, but n samples for each answer. Its KL is at most
+# $\ln n - (n-1)/n$ nats.
+#
+# The table has three recorded runs of each method, each with an SFT model and a reward model of its own.
+# Brackets: lowest and highest run. The *proxy* is the reward model's score.
 
 # %%
-def one_step(actor, critic, seed=0, size=16):
-    """One rollout, one pass, one minibatch. Returns the two losses."""
-    generator = seed_all(seed)
-    everything = reviews.rl_prompts()
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))[:size]
-    ids, prompt_mask = encode_prompts(tokenizer, [everything[i] for i in order])
-    rollout = sample(
-        actor,
-        ids,
-        prompt_mask,
-        eos_id=tokenizer.eos_token_id,
-        config=SamplingConfig(),
-        generator=generator,
-    )
-    mask = rollout.response_mask
-    with torch.no_grad():
-        scores = rollout_score(scorer, tokenizer.eos_token_id)(rollout) - 1.0 * ~rollout.finished(
-            tokenizer.eos_token_id
-        )
-        values = response_values(critic, rollout)
-        ref_logprobs = policy_logprobs(sft, rollout, temperature=0.7)
-    rewards = kl_shaped_rewards(scores, rollout.old_logprobs, ref_logprobs, mask, kl_coef=0.5)
-    advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=0.95)
-    advantages = masked_whiten(advantages, mask)
-    logprobs = policy_logprobs(actor, rollout, temperature=0.7)
-    policy_loss = aggregate(
-        ppo_clip(logprobs, rollout.old_logprobs, advantages, mask), mask, how="token_mean"
-    )
-    value_loss = aggregate(
-        value_loss_clipped(response_values(critic, rollout), values, returns, mask, clip_eps=0.5),
-        mask,
-        how="token_mean",
-    )
-    for model, loss, rate in ((actor, policy_loss, 1e-4), (critic, value_loss, 3e-4)):
-        optimiser = torch.optim.AdamW(
-            model.parameters(), lr=rate / 5, betas=(0.9, 0.95), weight_decay=0.0
-        )  # a fifth: the learning rate rises over the first five steps
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-    return policy_loss.item(), value_loss.item()
+tour = experiments.results("tour")
+tour = tour[tour.method.isin(["SFT", "best-of-4", "best-of-16", "PPO"])]
+measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats per response"}
+measures |= {"length": "tokens", "distinct_2": "distinct-2"}
+experiments.shown(tour, measures, by="method")
 
+# %% [markdown]
+# **Why differences per film?** Suppose two methods and four films:
+#
+# | film | method A | method B | difference |
+# |---|---|---|---|
+# | easy to praise | 2.5 | 2.0 | 0.5 |
+# | quite easy | 1.4 | 1.2 | 0.2 |
+# | quite hard | 0.3 | −0.2 | 0.5 |
+# | hard | −0.2 | −0.6 | 0.4 |
+#
+# The films differ by up to 2.7, the methods by 0.4 on average. Two means would hide that. Film by
+# film, A wins each time. The **bootstrap** gives an interval: draw four of the differences with
+# replacement, and take their mean. Do this 2,000 times. The middle 95 % of the means are the interval:
 
-size = 4 if FAST else 16
-mine, mine_critic = trainable(sft).eval(), trainable(scorer).eval()
-losses = one_step(mine, mine_critic, size=size)
-config = PPOConfig(steps=1, epochs=1, batch_size=size, minibatch_size=size, seed=0)
-theirs, their_critic, history = train_ppo(
-    trainable(sft),
-    trainable(scorer),
-    tokenizer,
-    reviews.rl_prompts(),
-    rollout_score(scorer, tokenizer.eos_token_id),
-    config,
+# %%
+a, b = [2.5, 1.4, 0.3, -0.2], [2.0, 1.2, -0.2, -0.6]
+difference, low, high = evaluate.paired_difference(a, b)
+print(f"difference {difference:.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
+
+# %% [markdown]
+# Now the recorded runs. Two intervals are possible. *Other films* draws films, as above: how would
+# these policies do on other films? *Other films and seeds* also asks how a repeated training would do.
+#
+# **Predict.** PPO is 0.24 above best-of-4, and 0.23 below best-of-16. For each of the two: does the
+# interval contain 0, for other films? And for other films and seeds?
+
+# %% tags=["predict"]
+films = experiments.difference_over_prompts(tour, "gold", "PPO", by="method")
+both = experiments.difference_over_prompts_and_seeds(tour, "gold", "PPO", by="method")
+pd.DataFrame(
+    {
+        "gold minus PPO's, other films": experiments.with_interval(films),
+        "other films and seeds": experiments.with_interval(both),
+    }
 )
-far = max(
-    (a - b).abs().max().item()
-    for a, b in zip(
-        [*mine.parameters(), *mine_critic.parameters()],
-        [*theirs.parameters(), *their_critic.parameters()],
-        strict=True,
-    )
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The table shows the other method minus PPO, with 95 % intervals.
+#
+# - *Best-of-4*: for other films the interval lies below 0. With other seeds it just reaches 0: three
+#   seeds say little about a fourth.
+# - *Best-of-16*: both intervals lie above 0, the second one only just.
+# - With other seeds the interval is about three times as wide for best-of-4, and about twice as wide
+#   for best-of-16.
+# </details>
+#
+# PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
+# best-of-16. Best-of-16 is better at a similar KL, but it pays sixteen samples for every answer.
+# PPO paid once.
+
+# %% [markdown]
+# ## 6. A healthy run and a hacked one
+#
+# A policy *hacks* the reward model when it finds responses that the model likes and people do not.
+# Exercise 5 of lesson 06 had such a run: PPO without the KL penalty. Here it stands beside PPO with it
+# (KL coefficient 0.5), three seeds each. How would you know, if you had one log only?
+#
+# **Predict.** At the end, is each of these numbers higher or lower in the run without the penalty: the
+# gold score, the critic's explained variance, the length?
+
+# %% tags=["predict"]
+leash = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
+logged = experiments.results("leash_history")
+logged = logged[logged.variant.isin(leash)]
+show.curves(
+    logged.assign(variant=logged.variant.replace(leash)),
+    columns=["score", "gold", "kl", "entropy", "length", "explained_variance"],
+    order=leash.values(),
 )
-# The policy loss is 0 before the first step, whatever its gradient: the ratios are 1 and whitened advantages sum to 0.
-print(
-    f"policy loss {losses[0]:+.6f} and {history[0]['policy_loss']:+.6f}, value loss {losses[1]:.4f} and {history[0]['value_loss']:.4f}; weights differ by at most {far:.1e}"
-)
-assert math.isclose(losses[0], history[0]["policy_loss"], abs_tol=1e-5) and math.isclose(
-    losses[1], history[0]["value_loss"], rel_tol=1e-4
-)
-assert far < 4e-6  # no step at all would differ by 6e-5, the critic's learning rate here
 
 # %% [markdown]
-# ## 3. Where the critic comes from
+# <details><summary>What you should see</summary>
 #
-# The critic can begin as a copy of the reward model, backbone *and* head; with the backbone and a new head; or as the SFT model with a new head. Six rollouts with the actor frozen (*warm-up*), $\lambda = 1$, and the share of the returns' variance that it explains:
+# All three are higher without the penalty, at the last step as a mean over the seeds:
+#
+# - *gold*: 2.64 instead of 1.45,
+# - *explained variance*: 0.76 instead of 0.68,
+# - *length*: 28 tokens instead of 15.
+# </details>
+#
+# So score, gold and critic of the hacked runs look like success. Now read the samples, the first ones
+# of seed 0 for the first four films:
 
 # %%
-
-
-def new_head(backbone):
-    """The same new head on either backbone: its draw alone moves the first points by whole units."""
-    torch.manual_seed(1)
-    return ScalarModel(backbone)
-
-
-starts = {
-    "reward model, with its head": trainable(scorer),
-    "its backbone, a new head": new_head(trainable(scorer).backbone),
-    "the SFT model, a new head": new_head(trainable(sft).base_model),
-}
-a_while = {"steps": 1, "epochs": 1, "batch_size": 8, "minibatch_size": 8} if FAST else {"steps": 6, "epochs": 2}
-warm = {}
-for name, start in starts.items():
-    config = PPOConfig(**a_while, critic_warmup=6, lam=1.0, seed=0)
-    warm[name] = train_ppo(
-        trainable(sft),
-        start,
-        tokenizer,
-        reviews.rl_prompts(),
-        rollout_score(scorer, tokenizer.eos_token_id),
-        config,
-    )[2]
-figure = Figure(figsize=(6.4, 3), dpi=110, layout="constrained")
-axes = figure.add_subplot()
-for (name, rows), colour, style in zip(warm.items(), COLOURS, ("-", "--", ":"), strict=False):
-    axes.plot(
-        [row["explained_variance"] for row in rows],
-        style,
-        marker="o",
-        markersize=4,
-        color=colour,
-        label=name,
-    )
-axes.axhline(0, color="#888888", linewidth=0.8)
-axes.set(xlabel="rollout of 64 reviews", ylabel="explained variance")
-axes.legend(fontsize=8, frameon=False)
-axes.grid(alpha=0.3)
-display(figure)
-ends = {name: rows[-1]["explained_variance"] for name, rows in warm.items()}
-print({name: round(x, 2) for name, x in ends.items()})
+leash_runs = experiments.results("leash")
+samples = experiments.samples(leash_runs, list(leash)).rename(columns=leash)
+show.texts(samples.head(4))
 
 # %% [markdown]
-# Read it for what it is: one seed and few rollouts; another draw of the new head begins elsewhere. The first point says how well each start *guesses* before any training of V. The copy of the reward model begins below zero, worse than a constant: its head was trained at EOS only, and V asks it in mid-text. After one rollout it explains something, and so does its backbone with a new head:
-# what matters here is the backbone, which has learned what makes a review good. The SFT model has not, and lags.
+# The healthy policy writes four different sentences, short and sometimes odd (*Bad, funny and very
+# funny*). The hacked policy writes nearly the same for all films: *A funny and funny and funny ...*
+# Reward model and gold model both like the word. Both learned from reviews that people write, and
+# no person writes it ten times. So the gold score is no proof either. A judge that training has
+# never seen is harder to fool, not impossible to fool.
+#
+# What gives the hacked run away:
 
 # %%
-if not FAST:  # FAST makes one rollout
-    claim(
-        "After six rollouts a critic that begins with the reward model's backbone, with or without its head, explains more than one that begins as the SFT model.",
-        min(list(ends.values())[:2]) > ends["the SFT model, a new head"] + 0.2,
-        evidence=", ".join(f"{name} {x:+.2f}" for name, x in ends.items()),
-    )
-assert warm["reward model, with its head"][0]["explained_variance"] < 0
+hacked = leash_runs[leash_runs.variant.isin(leash)].replace(leash)
+signs = {"gold": "gold score", "kl": "KL, nats", "distinct_2": "distinct-2"}
+signs |= {"entropy": "entropy, nats per token", "opening_share": "same opening"}
+experiments.shown(hacked, signs)
 
 # %% [markdown]
-# A warm-up (`critic_warmup` steps in which the actor stands still) costs rollouts. This package's default is 0: with the reward model's weights the critic catches up within a step or two, and whitened advantages are of the right size meanwhile.
+# *Same opening* is the share of responses that begin with the commonest four words.
 #
-# ## 4. Did it get better?
+# - **Score and gold part.** From step 12 on the score still rises, and gold falls. You see it only
+#   if you watch both *during* the run. At the end gold still looks high.
+# - **KL** reaches 86 nats in the last batch and hardly levels off. With the penalty it stays near 2.
+# - **Entropy** falls to 0.4 nats per token: the policy hardly chooses any more.
+# - **Variety** disappears: distinct-2 is 0.02 instead of 0.81, and half of the responses begin alike.
+# - **The critic** predicts well, because responses that are alike have returns that are alike. A good
+#   critic is no sign of a good policy.
 #
-# The reward model is no judge: it is what was maximised. Nor is one sample of one film. What this course does (and `evaluate.py` in one place for all methods): the same held-out titles for every method, several samples each, a judge that no training saw, **paired** by title, an interval over titles, and KL, length and variety beside the score.
-#
-# Why paired? If some titles are easier to praise than others, for every method, the difference title by title takes that away. Here it gains almost nothing, and that is worth knowing too: how high a title's reviews score under one method says little of how high they score under another.
-
-# %%
-recorded = load_results("tour")
-
-
-def by_title(method, seed=0):
-    return next(row for row in recorded if row["method"] == method and row["seed"] == seed)[
-        "gold_by_prompt"
-    ]
-
-
-one, other = (torch.tensor(by_title(m)) for m in ("PPO", "best-of-4"))
-difference, low, high = paired_difference(by_title("PPO"), by_title("best-of-4"))
-resampled = torch.randint(len(one), (2, 2000, len(one)), generator=torch.Generator().manual_seed(0))
-unpaired = one[resampled[0]].mean(1) - other[resampled[1]].mean(1)
-wide = (unpaired.quantile(0.975) - unpaired.quantile(0.025)).item()
-print(
-    f"PPO - best-of-4, seed 0: {difference:+.2f}, paired interval [{low:+.2f}, {high:+.2f}], {high - low:.2f} wide; unpaired {wide:.2f} wide"
-)
-for rival in ("best-of-4", "best-of-16"):
-    for seed in range(3):
-        d, *edges = paired_difference(by_title("PPO", seed), by_title(rival, seed))
-        mine, theirs = (next(r for r in recorded if (r["method"], r["seed"]) == (m, seed)) for m in ("PPO", rival))
-        print(f"PPO - {rival}, seed {seed}: {d:+.2f} [{edges[0]:+.2f}, {edges[1]:+.2f}]; KL {mine['kl']:.2f} against {theirs['kl']:.2f}, tokens {mine['length']:.0f} against {theirs['length']:.0f}, distinct-2 {mine['distinct_2']:.2f} against {theirs['distinct_2']:.2f}")
-        assert d > 0 if rival == "best-of-4" else d < 0
-alike = torch.corrcoef(torch.stack([one, other]))[0, 1].item()
-print(f"correlation of the two over titles: {alike:.2f}")
-assert high - low < wide and abs(alike) < 0.2
+# KL, entropy and variety cost nothing to log. And always read samples.
 
 # %% [markdown]
-# The verdict, with its price: more gold than the best of four, at more KL; less than the best of sixteen, which goes about as far (and pays at every answer, in sixteen samples). One number alone would have said "better".
+# ## What to remember
 #
-# And seeds: an interval over titles says how the *same trained policy* would do on other titles. Training again (here SFT and reward model as well) gives another policy:
-
-# %%
-for method in ("PPO", "DPO", "GRPO"):
-    gold = [row["gold"] for row in recorded if row["method"] == method]
-    row = next(r for r in recorded if r["method"] == method and r["seed"] == 0)
-    print(
-        f"{method:>5}: gold by seed {[round(g, 2) for g in gold]}; interval over titles, seed 0: [{row['gold_low']:.2f}, {row['gold_high']:.2f}]; KL {row['kl']:.1f}, {row['length']:.0f} tokens, unfinished {row['missing_eos']:.0%}"
-    )
-
-# %% [markdown]
-# ## 5. Read the log
-#
-# Eight runs of PPO, recorded with `minirlhf grid atlas --seeds 1`. One is healthy. Seven have something wrong: a setting, or a planted bug. Every row below is one run, A to H; each column has one scale for all; where a curve leaves its frame, the table below has the numbers.
-#
-# | what can be wrong | |
-# |---|---|
-# | `hacked` | no leash: the policy found what the reward model likes and people do not |
-# | `collapsed` | steps far too large |
-# | `dead critic` | V is 0, whatever it is shown |
-# | `KL sign wrong` | drifting from the reference is paid instead of charged |
-# | `reward scale wrong` | scores not normalised: twenty times too large for the KL's price and the value clip |
-# | `EOS never trained` | the start is an SFT model whose loss masked EOS |
-# | `whitening at the optimum` | every text has the same score; there is nothing to learn |
-#
-# **Write down a diagnosis for each** before you open the answers (exercise 4).
-
-# %%
-logs = atlas.runs()
-shown = {
-    "score": (-1, 5),
-    "gold": (-1, 3.6),
-    "kl": (-2, 100),
-    "entropy": (0, 4),
-    "length": (0, 33),
-    "clip_fraction": (0, 0.45),
-    "explained_variance": (-1, 1),
-}
-drawn = {letter: logs[letter] for letter in ("AB" if FAST else logs)}  # drawing all eight takes a while
-figure = Figure(figsize=(13, 11.5), dpi=100, layout="constrained")
-grid = figure.subplots(len(drawn), len(shown), sharex=True)
-for (letter, rows), line in zip(drawn.items(), grid, strict=True):
-    for (key, limits), axes in zip(shown.items(), line, strict=True):
-        axes.plot([row[key] for row in rows], color=COLOURS[0], linewidth=1.8)
-        axes.axhline(0, color="#888888", linewidth=0.6)
-        axes.set_ylim(limits)
-        axes.grid(alpha=0.3)
-        axes.tick_params(labelsize=7)
-        if letter == "A":
-            axes.set_title(key, fontsize=9)
-    line[0].set_ylabel(letter, rotation=0, fontsize=13, weight="bold", labelpad=14)
-display(figure)
-
-# %%
-print(f"{'':>3} {'score':>14} {'value loss':>16} {'KL':>14} {'cut texts':>14}   first -> last")
-for letter, rows in logs.items():
-    cells = [
-        f"{rows[0][key]:8.2f} -> {rows[-1][key]:6.2f}"
-        for key in ("score", "value_loss", "kl", "missing_eos")
-    ]
-    print(f"{letter:>3} " + " ".join(f"{c:>18}" for c in cells))
-golds = sorted(rows[-1]["gold"] for rows in logs.values())
-assert golds[4] < 1.5 and golds[5] > 2.5
-
-# %% [markdown]
-# Look at gold once more when you have made up your mind. Three of the eight end with gold above 2.5, all others below 1.5; the healthy run is among the others, and none of the three wrote anything that you would like to read (their samples are in `data/results/atlas.jsonl`). Gold learned from what people write, and knows as little as the reward model what to make of texts that nobody writes.
-# A judge that was not paid is harder to fool, not impossible. KL, length, entropy and cut texts cost nothing and cannot be flattered.
-#
-# ## What the libraries do
-#
-# | matter | decision here | elsewhere |
-# |---|---|---|
-# | four models in memory | four copies of a small model | adapters share one trunk, the reference is the adapter switched off (lesson 10); OpenRLHF and verl put the four on different devices |
-# | the critic begins as | the reward model, backbone and head | TRL: a model you name; OpenRLHF: the same, or the reward model where none is named; DeepSpeed-Chat: the reward model |
-# | where the score lands | on EOS, the last real token | TRL: one position later; OpenRLHF: the last action token |
-# | a text that is cut | is treated as finished, less `missing_eos_penalty` | the same in all; TRL has the penalty as an option, GRPO trainers can mask the row |
-# | critic warm-up | an option, 0 by default | verl: an option; TRL: none |
-# | the log's KL | sum over a text, in nats, and a mean a token beside it | TRL logs the sum; OpenRLHF a mean a token: compare before you compare |
+# - Actor and critic are trained; reference and reward model are frozen. Actor and reference give the KL
+#   penalty, the reward model the score, the critic the expectation. Together: one advantage per token.
+# - A high score can be a bad deal: the KL penalty may take more than the score gives.
+# - The critic is $V$. Since appending a token is deterministic, $Q(s_t, y_t) = r_t + V(s_{t+1})$.
+# - The critic starts as a copy of the reward model, and is useful after one step. In our records a worse
+#   start costs little gold, and a warm-up shows no gain.
+# - Compare on held-out prompts, with a judge that training has never seen, film by film, with an
+#   interval, and next to best-of-n.
+# - A hacked run can have a high gold score. Watch KL, entropy and variety, and read samples.
 #
 # ## Exercises
 #
-# **1. What the critic explains** *(easy, 10 minutes)*. From values, returns and the mask, (B, R) each, return one number: $1 - \mathrm{Var}(\text{returns} - V) / \mathrm{Var}(\text{returns})$ over the real tokens. Padding may hold NaN.
+# Solutions are in `solutions/09_the_four_models.ipynb`.
+
+# %% [markdown] tags=["exercise"]
+# **1. How good is the critic?** *(easy, 10 minutes)*. From `values`, `returns` and `mask`, (B, R) each,
+# return the explained variance, one number: 1 minus the variance of the returns' errors divided by the
+# variance of the returns. The error is the return minus the value. All over the real tokens of the batch.
 #
-# *Hint:* pick the real tokens first. A constant error of V is not in this number, though below $\lambda = 1$ it costs (lesson 05, section 4).
+# *Hint:* padding can hold NaN, and NaN times 0 is NaN. You can also *select* the real tokens. What does
+# a critic get that is wrong by 3 everywhere?
 
 
-# %%
+# %% tags=["exercise"]
 def explained_variance(values, returns, mask): ...  # your code
 
 
-print(check.explained_variance(explained_variance))
+check.explained_variance(explained_variance)
 
-# %% [markdown]
-# <details><summary>Solution</summary>
+
+# %% [markdown] tags=["solution"]
+# A variance does not see a constant. So a critic that is wrong by the same 3 everywhere has the explained
+# variance 1. With $\lambda = 1$ it would even do no harm, since whitening subtracts the mean of the
+# advantages. Below $\lambda = 1$ it does: $V$ is 0 after the end, so the last tokens pay.
+
+
+# %% tags=["solution"]
+def explained_variance(values, returns, mask):
+    values, returns = values[mask], returns[mask]
+    return 1 - (returns - values).var() / returns.var()
+
+
+check.explained_variance(explained_variance)
+
+# %% [markdown] tags=["exercise"]
+# **2. From four models to one number** *(medium, 25 minutes)*. You get what the four models say:
+# `scores` (B,), `old_logprobs`, `ref_logprobs` and `values`, (B, R) each, with `mask` and
+# `kl_coef`. Return the *whitened* advantages, (B, R), and 0 where the mask is false. Use
+# $\lambda = 0.95$ and no discount. Whitened means: subtract the mean over all real tokens of the
+# batch, and divide by the standard deviation (the variance divides by the number of tokens).
 #
-# ```python
-# def explained_variance(values, returns, mask):
-#     values, returns = values[mask], returns[mask]
-#     return 1 - (returns - values).var() / returns.var()
-# ```
-# A variance does not see a constant. Only at $\lambda = 1$ would a constant error of V shift all advantages alike, so that whitening takes it off; below, V is 0 after the end, and the last tokens pay.
-# </details>
+# *Hint:* you have written the parts: `kl_shaped_rewards` (lesson 07) and `gae_advantages` (lesson
+# 05). Padding can hold NaN, and NaN times 0 is NaN. Replace padding with
+# `torch.where(mask, x, 0.0)` before you compute.
+
+
+# %% tags=["exercise"]
+def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
+    """The whitened advantages (B, R)."""  # your code below
+
+
+check.four_models(four_models)
+
+
+# %% tags=["solution"]
+def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
+    token_rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
+    last = mask.sum(1, keepdim=True) - 1
+    token_rewards = token_rewards.scatter_add(1, last, scores[:, None])
+    values = torch.where(mask, values, 0.0)
+    advantages, later, after = torch.zeros_like(token_rewards), 0.0, 0.0
+    for t in reversed(range(token_rewards.shape[1])):
+        later = token_rewards[:, t] + after - values[:, t] + 0.95 * later
+        later = torch.where(mask[:, t], later, 0.0)  # nothing is carried over padding
+        advantages[:, t], after = later, values[:, t]
+    real = advantages[mask]
+    return torch.where(mask, (advantages - real.mean()) / real.std(unbiased=False), 0.0)
+
+
+check.four_models(four_models)
+
+# %% [markdown] tags=["exercise"]
+# **3. An honest difference** *(easy, 10 minutes)*. `ours` and `theirs` are the gold scores of two
+# methods on the same N films, (N,) each. Return a tensor of two numbers: the mean difference (ours minus
+# theirs), and its standard error, without a bootstrap.
 #
-# **2. Four models, one number a token** *(medium, 15 minutes)*. From the reward model's `scores` (B,), the actor's `old_logprobs`, the reference's `ref_logprobs` and the critic's `values`, (B, R) each with NaN in the padding, `mask` and `kl_coef`: return what PPO's loss is given, the whitened advantages. $\gamma = 1$, $\lambda = 0.95$, 0 where masked. Whitened: mean 0 and variance 1 over the real tokens of the batch, the variance divided by their number.
-#
-# *Hint:* you have written the parts: `kl_shaped_rewards` (07), `gae_advantages` (05), the whitening over real tokens in `critic_targets` (05).
+# *Hint:* one film is one observation. The standard error of a mean of N independent numbers is their
+# standard deviation divided by ... ? N is small, so the variance divides by $N - 1$.
 
 
-# %%
-def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef): ...  # your code
-
-
-print(check.four_models(four_models))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
-#     rewards = -kl_coef * torch.where(mask, old_logprobs - ref_logprobs, 0.0)
-#     rewards = rewards.scatter_add(1, mask.sum(1, keepdim=True) - 1, scores[:, None])
-#     values, ahead = torch.where(mask, values, 0.0), 0.0
-#     advantages = torch.zeros_like(rewards)
-#     for t in reversed(range(rewards.shape[1])):
-#         following = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
-#         ahead = torch.where(mask[:, t], rewards[:, t] + following - values[:, t] + 0.95 * ahead, 0.0)
-#         advantages[:, t] = ahead
-#     real = advantages[mask]
-#     return torch.where(mask, (advantages - real.mean()) / real.std(unbiased=False), 0.0)
-# ```
-# </details>
-#
-# **3. An honest difference** *(easy, 10 minutes)*. Two methods' gold scores on the same films, (N,) each: return a tensor of two numbers, the mean difference (ours minus theirs) and its standard error.
-#
-# *Hint:* section 4. One film is one observation; N is small.
-
-
-# %%
+# %% tags=["exercise"]
 def paired_standard_error(ours, theirs): ...  # your code
 
 
-print(check.paired_standard_error(paired_standard_error))
+check.paired_standard_error(paired_standard_error)
 
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def paired_standard_error(ours, theirs):
-#     difference = ours - theirs
-#     return torch.stack([difference.mean(), difference.std() / len(difference) ** 0.5])
-# ```
-# </details>
-#
-# **4. Read the log** *(medium, 20 minutes)*. Give the eight runs of section 5 their names. What is wrong is answered with a clue.
 
-# %%
+# %% tags=["solution"]
+def paired_standard_error(ours, theirs):
+    difference = ours - theirs
+    return torch.stack([difference.mean(), difference.std() / len(difference) ** 0.5])
+
+
+check.paired_standard_error(paired_standard_error)
+
+# %% [markdown] tags=["exercise"]
+# **4. Find the bug** *(medium, 20 minutes)*. A colleague writes the function that puts the score on a
+# token. Padding has the same id as EOS, as with GPT-2. There is no KL penalty. Nothing fails, and the
+# policy learns a little. The last cell trains it in a world of three words, *a*, *b* and EOS, in which
+# exactly one response is good: *a*, then EOS. It has the score 1, all others 0. A right function
+# comes close to 1. What is wrong in `score_rewards`? Mend it, run the checker, and draw the curves again.
+#
+# *Hint:* write down `response_ids` of the good response (it is padded to three tokens), and what the
+# function makes of it.
+
+
+# %% tags=["exercise"]
+def score_rewards(scores, response_ids, eos_id):
+    """Rewards of the tokens (B, R): the score of each response on one of its tokens."""
+    mask = response_ids != eos_id
+    last = (mask.sum(1) - 1).clamp(min=0)
+    token_rewards = torch.zeros(response_ids.shape)
+    return token_rewards.scatter(1, last[:, None], scores[:, None])
+
+
+check.score_rewards(score_rewards)
+
+
+# %% [markdown] tags=["solution"]
+# The mask takes EOS for padding, so the score lands on the token *before* EOS. EOS is a choice of the
+# policy, like any other token. Nothing is earned after it, so it is never pushed up: the policy learns to
+# write *a*, but not to stop there. The *first* EOS belongs to the response, and only later ones are
+# padding. A response that was cut has no EOS. Its score belongs on its last token.
+
+
+# %% tags=["solution"]
+def score_rewards(scores, response_ids, eos_id):
+    ended = response_ids == eos_id
+    end = response_ids.shape[1] - 1
+    last = torch.where(ended.any(1), ended.int().argmax(1), end)
+    token_rewards = torch.zeros(response_ids.shape)
+    return token_rewards.scatter(1, last[:, None], scores[:, None])
+
+
+check.score_rewards(score_rewards)
+
+
+# %% tags=["exercise", "solution"]
+def train(seed):
+    """REINFORCE with reward-to-go. Returns the expected score after each update."""
+    world = core.World.from_reward(
+        ("a", "b", "."), 3, lambda words: float(words == ["a", "."])
+    )
+    drawing, logits, path = torch.Generator().manual_seed(seed), world.ref_logits, []
+    for _ in range(80):
+        path.append(world.objective(logits).item())
+        rows = torch.multinomial(world.probs(logits), 32, True, generator=drawing)
+        mask, ids = world.response_mask[rows], world.response_ids[rows]
+        token_rewards = score_rewards(world.rewards[rows].float(), ids, eos_id=2)
+        returns = core.reward_to_go(token_rewards, mask)
+        logits = logits.detach().requires_grad_(True)
+        losses = core.reinforce(world.logprobs(logits)[rows], returns, mask)
+        core.aggregate(losses, mask, how="sequence_sum").backward()
+        logits = logits - logits.grad
+    return path
+
+
+show.lines(
+    {"your score_rewards": torch.tensor([train(seed) for seed in range(5)])},
+    xlabel="update",
+    ylabel="expected score",
+    reference={"the best policy": 1},
+)
+
+# %% [markdown] tags=["exercise"]
+# **5. Eight runs without a name** *(hard, 30 minutes)*. Eight recorded runs of PPO, A to H, one seed
+# each. One is healthy. Each of the others has one of these faults:
+#
+# | name | what is wrong |
+# |---|---|
+# | `hacked` | there is no KL penalty |
+# | `collapsed` | the learning rate is thirty times too high |
+# | `dead critic` | the critic says 0, whatever it reads |
+# | `KL sign wrong` | the KL penalty has the wrong sign |
+# | `reward scale wrong` | the scores are twenty times as large as they should be |
+# | `EOS never trained` | PPO started from an SFT model that was never trained to stop |
+# | `whitening at the optimum` | every response has the same score, so there is nothing to learn; the advantages are whitened all the same |
+#
+# Before you look, write down for each fault in which curve you expect it, and how. Then give each run its
+# name. A wrong answer gets a hint. The eight runs stand in three figures, so that large numbers do not
+# hide small ones. The last figure is run E alone. *missing_eos* is the share of responses that were
+# cut at 32 tokens.
+
+# %% tags=["shared"]
+frames = map(pd.DataFrame, atlas.runs().values())
+logs = pd.concat(frames, keys=atlas.runs(), names=["variant"]).reset_index("variant")
+columns = ["score", "gold", "kl", "entropy", "length", "missing_eos"]
+columns += ["clip_fraction", "explained_variance", "value_loss"]
+for letters in ("ABCH", "DFG", "E"):
+    some = logs[logs.variant.isin(list(letters))]
+    display(show.curves(some, columns=columns, order="ABCDEFGH"))
+
+# %% tags=["exercise"]
 diagnoses = {}  # yours, such as {"A": "hacked", "B": "healthy"}
 print(atlas.diagnosed(diagnoses))
 
-# %% [markdown]
-# <details><summary>How to tell them apart</summary>
+# %% [markdown] tags=["solution"]
+# Begin with what one curve alone decides.
 #
-# Begin with what one column alone decides: a score that never moves; a score counted in tens; an explained variance of exactly 0; a first rollout of which three quarters are cut. Four are named. Of the others, one has a KL that never slows while nearly every text is cut and the value loss explodes: who would pay for that? One changed within a step or two, with a third of its tokens clipped, and then writes five tokens.
-# One rises in score and KL to the end while gold has its peak behind it. The last one is healthy.
-# </details>
+# - **H**: the score never moves. Yet the KL is not 0: whitening scales pure noise to variance 1, so the
+#   policy is pushed around.
+# - **E**: the score is in the tens, gold is not. The value loss begins at 63, about a hundred times that
+#   of the healthy run. Against such scores a KL coefficient of 0.5 is nothing.
+# - **A**: the explained variance is exactly 0, and the value loss does not fall. The rest looks nearly
+#   healthy, with less gold.
+# - **B**: in the first batch 77 % of the responses are cut. PPO then teaches the model to stop, since a
+#   cut response is fined and has a bad score. At the end the log looks sound.
+# - **F**: a third of the tokens is clipped in the first step, and the KL jumps to 27 nats. Then the
+#   entropy is near 0, and all responses have five tokens.
+# - **G**: the KL reaches 222 nats and never slows down, because it is rewarded. The longer a
+#   response, the more it can earn, so nearly every response is cut. The returns grow without end,
+#   and so does the value loss.
+# - **D**: score and KL rise to the end, gold has its peak at step 12, the entropy falls to 0.45.
+# - **C** is healthy.
 #
-# **5. Find the bug** *(medium, 15 minutes)*. A colleague puts the score where the text ends, with padding = EOS as always with GPT-2:
-#
-# ```python
-# def score_rewards(scores, response_ids, eos_id):
-#     mask = response_ids != eos_id
-#     last = (mask.sum(1) - 1).clamp(min=0)
-#     return torch.zeros(response_ids.shape).scatter(1, last[:, None], scores[:, None])
-# ```
-#
-# Nothing fails. The same mask stood in the loss of their SFT. Their PPO run beside a sound one (two of the eight above, by name now):
+# At the end three runs have a gold score above 2.5: D, E and G. All others are below 1.5, the healthy
+# one too. None of the three writes anything that you would like to read.
 
-# %%
-recorded_logs = load_results("atlas_history")
-figure = Figure(figsize=(9, 2.6), dpi=110, layout="constrained")
-for axes, key in zip(figure.subplots(1, 3), ("length", "missing_eos", "gold"), strict=True):
-    for name, colour, style in zip(
-        ("healthy", "EOS never trained"), COLOURS, ("-", "--"), strict=False
-    ):
-        axes.plot(
-            [row[key] for row in recorded_logs if row["variant"] == name],
-            style,
-            color=colour,
-            label=name,
-        )
-    axes.set(title=key, xlabel="step")
-    axes.grid(alpha=0.3)
-axes.legend(fontsize=8, frameon=False)
-display(figure)
-cut = [row["missing_eos"] for row in recorded_logs if row["variant"] == "EOS never trained"]
-assert abs(cut[0] - 0.75) < 0.05 and cut[-1] < 0.2
+# %% tags=["solution"]
+diagnoses = {
+    "A": "dead critic",
+    "B": "EOS never trained",
+    "C": "healthy",
+    "D": "hacked",
+    "E": "reward scale wrong",
+    "F": "collapsed",
+    "G": "KL sign wrong",
+    "H": "whitening at the optimum",
+}
+print(atlas.diagnosed(diagnoses))
 
-# %% [markdown]
-# The first rollout tells it: three quarters of the texts are cut at the 32nd token. PPO, whose own mask is right in that run, then teaches the model to stop, since a cut text is fined and scores badly; in the end the log looks sound, and a week later nobody knows that the SFT model cannot stop.
-# With the wrong mask in PPO as well nothing would ever teach it. (From an SFT model that *can* stop, eight steps of PPO with the wrong mask looked like any others, in a run of ours that is not recorded. A curve does not always tell; a check does.) Read the function, say what happens to the score of a text that ends, and mend it.
-
-
-# %%
-def score_rewards(scores, response_ids, eos_id):
-    mask = response_ids != eos_id
-    last = (mask.sum(1) - 1).clamp(min=0)
-    return torch.zeros(response_ids.shape).scatter(1, last[:, None], scores[:, None])
-
-
-print(check.score_rewards(score_rewards))
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def score_rewards(scores, response_ids, eos_id):
-#     ended = response_ids == eos_id
-#     last = torch.where(ended.any(1), ended.int().argmax(1), response_ids.shape[1] - 1)
-#     return torch.zeros(response_ids.shape).scatter(1, last[:, None], scores[:, None])
-# ```
-# The first EOS counts, later ones are padding; a text that was cut has its score on its last token.
-# </details>
-#
-# **6. Design the experiment** *(hard, 20 minutes)*. A colleague says that the critic should be larger than the actor. What would you run, what would you hold fixed, what would you report, and what would convince you that it made no difference?
-#
-# <details><summary>What a good answer has</summary>
-#
-# The same actor, prompts, rollouts and seeds (three or more); critics of two or three sizes, each warmed up on the same rollouts until its explained variance stands still, and a row without warm-up; explained variance *and* gold at equal KL on held-out titles, paired; time. Without a difference: an interval of the paired difference that is narrow and contains 0,
-# not merely one that contains 0. And a right critic as the upper end, where one can have it: the exact world's (lesson 05), where V is known.
-# </details>
-#
-# **7. Your own RLHF** *(an hour)*. Put your `kl_shaped_rewards`, `gae_advantages`, `ppo_loss` and `bradley_terry_loss` into a file, with `import torch` on top, and run
+# %% [markdown] tags=["exercise"]
+# **6. Your own RLHF** *(an hour)*. Put your `kl_shaped_rewards` (lesson 07), `gae_advantages`
+# (lesson 05), `ppo_loss` (lesson 06) and `bradley_terry_loss` (lesson 08) into a file `my_rlhf.py`,
+# with `import torch` on top. Run
 #
 # ```
 # minirlhf tour --mine my_rlhf.py
 # ```
 #
-# Each is checked first; then the tour trains a reward model and PPO with your functions in the place of the package's, and says which are yours. (`group_advantages` and `dpo_loss` come in lessons 11 and 12; until then the package's are used.) Your report is in `out/tour/mine/report.html`. Run the same without `--mine` and compare the two `ppo.jsonl`, in `out/tour/mine/` and `out/tour/`. Are the numbers the same? Should they be?
-#
-# <details><summary>Answer</summary>
-#
-# Yes but for rounding, at first: a sum taken in another order differs in its last digit, sampling carries it on, and after some steps the texts are others. So the first steps agree to many digits and the ends differ as two seeds do.
-# </details>
-#
+# Each function is checked first. Then the tour trains a reward model and PPO with your functions in
+# the place of the package's. (`group_advantages` and `dpo_loss` come in lessons 11 and 12. Until
+# then the package's are used.) The report is `out/tour/mine/report.html`. Run the tour without
+# `--mine` as well, and compare `ppo.jsonl` of both runs. Are the numbers the same? Should they be?
+
+# %% [markdown] tags=["solution"]
+# **6.** Nearly, at first. A sum that is taken in another order differs in its last digit. Sampling
+# carries this on: after some steps one token is another one, and from there on the responses
+# differ. So the first steps agree to many digits, and the ends differ as two seeds do.
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. Which of the four models could be thrown away with kl_coef = 0, and at what price?</summary>
-# The reference: nothing asks it any more. The price is that nothing holds the policy (lesson 07, section 8).
+# <details><summary>1. The reference can be left out if the KL coefficient is 0. What is the price?</summary>
+#
+# Nothing holds the policy any more. Section 6 shows what it then does. (You also cannot log the KL.)
 # </details>
-# <details><summary>2. Reward model and critic have the same shape and make one pass over a text each. Why does one give one number and the other many?</summary>
-# Of the reward model's numbers one is read, at EOS, where it was trained; of the critic's all, because each token's advantage needs the value before it.
+#
+# <details><summary>2. Reward model and critic have the same shape. Why do we read one number from the one, and many from the other?</summary>
+#
+# The reward model was trained at the last token only, so its other outputs mean little. The critic is
+# trained at every token, and each token's advantage needs the value before it.
 # </details>
-# <details><summary>3. Why are the four forward passes of a rollout made without gradient, though two of the models are trained?</summary>
-# They make the data of the update: rewards, old log-probabilities, advantages and returns are constants in it. The gradient flows only through the passes that come after, over the minibatches (in section 2: `logprobs`, and the critic's second pass).
+#
+# <details><summary>3. Why are the passes of section 2 made without gradient, though two of the models are trained?</summary>
+#
+# They make the data of the update: rewards, old log-probabilities, advantages, returns. These are
+# constants in the loss. The gradient flows through the passes that come after, one per minibatch.
 # </details>
+#
 # <details><summary>4. The explained variance is 0.9. Is the run healthy?</summary>
-# The critic is. When all texts of a title have become the same one, their reward is easy to foresee.
+#
+# The critic is. If all responses have become the same, their return is easy to foresee (section 6).
 # </details>
-# <details><summary>5. Seed 0 says +0.30 [0.20, 0.40] over films. What may you conclude about PPO, the method?</summary>
-# That *this* policy is better on titles like these. Another seed is another policy: train several.
+#
+# <details><summary>5. One trained policy beats another by 0.30, with the interval [0.20, 0.40] over films. What may you conclude about the two methods?</summary>
+#
+# Only that this policy is better on films like these. Another seed gives another policy. Train several.
+# </details>
+#
+# <details><summary>6. A colleague says that the critic should be larger than the actor. What would you run?</summary>
+#
+# Critics of two or three sizes, with the same actor, prompts and at least three seeds. Report explained
+# variance, and gold at equal KL on held-out films, as differences per film. To say that size makes *no*
+# difference you need an interval that is narrow and contains 0. A wide interval that contains 0 says only
+# that you do not know.
 # </details>
 #
 # ## The twelve questions again
 #
-# You answered them in lesson 00. Now with reasons:
+# You answered them in lesson 00. The first cell asks them, the second takes your letters and gives
+# reasons.
 
-# %%
+# %% tags=["exercise"]
 Questions()
 
-# %%
+# %% tags=["exercise"]
 my_answers = "- - - - - -  - - - - - -"  # yours
 print(graded(my_answers, explain=True))
 
 # %% [markdown]
-# **References.** Ziegler et al. 2019, sections 2.1 and 2.2 (reward model, KL, the critic's start). Stiennon et al. 2020, section 3.4 and appendix G.1 (a separate value model that begins as the reward model). Ouyang et al. 2022, section 3.5 and appendix C.4. Huang et al. 2024, *The N+ implementation details of RLHF with PPO* (logs, EOS, where the score lands).
-# Zheng et al. 2023, *Secrets of RLHF in large language models, part I*, sections 4 and 5 (which curves tell a run's health).
+# ## Going further
+#
+# **Head or backbone?** The reward model gives the critic two things: blocks that know good words
+# from bad ones, and a last layer with the right unit. We let three critics learn from the same
+# reviews of a frozen actor, in two steps, with one seed. On new reviews a critic with the reward
+# model's blocks and a *new* last layer explains more than one that starts as the SFT model. So the
+# blocks matter.
+#
+# **When V is not enough.** Where chance answers, $Q(s_t, y_t)$ is not $r_t + V(s_{t+1})$. Suppose a
+# user replies *yes* or *no*, each with probability 0.5. After *yes* the value is 2, after *no* 0.
+# Then $Q$ is 1, and $V(s_{t+1})$ is 2 or 0: right on average, not each time.
+#
+# **Explained variance and $\lambda$.** In section 4 the critic is compared with the GAE targets
+# $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
+# $\lambda = 1$ they do not, and the same start has −1.45 at step 0, instead of −0.29.
+#
+# **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard
+# deviation of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a
+# difference of 0.2 is found about four times in five. For half the standard error you need four
+# times as many films. In these records pairing hardly helps: without it the standard error would be
+# at most 1.05 times as large. Films that are easy for one method are not easier for the other. You
+# only know after you have looked.
+#
+# **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
+# Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.
+#
+# **Cut responses.** The recorded runs of this lesson subtract 1 from the score of a response without
+# EOS. Apart from that it is treated as finished.
+#
+# **What the libraries do.** TRL lets you name the model from which the critic starts.
+# DeepSpeed-Chat takes the reward model. OpenRLHF takes the reward model if you name none. verl has
+# a warm-up of the critic as an option, TRL has none. The score lands on EOS here, on the last token
+# that the policy chose in OpenRLHF, and one position later in TRL. The logged KL is a sum per
+# response here and in TRL, and a mean per token in OpenRLHF. So ask which one it is before you
+# compare two logs. To save memory, adapters share one model, and the reference is the model with
+# its adapter switched off (lesson 10).
+#
+# **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences*
+# (sections 2.1 and 2.2: reward model, KL penalty, the critic's start). Stiennon et al. 2020,
+# *Learning to summarize from human feedback* (appendix G.1: a separate critic that starts as the
+# reward model). Ouyang et al. 2022, *Training language models to follow instructions* (section 3.5,
+# appendix C.4). Huang et al. 2024, *The N+ implementation details of RLHF with PPO* (logs, EOS,
+# where the score lands). Zheng et al. 2023, *Secrets of RLHF in large language models, part I*
+# (sections 4 and 5: which curves tell a run's health).
+#
+# *How this lesson is checked:* its step is that of lesson 06 and equals `train_ppo`
+# (`tests/loops/test_by_hand.py`), and every number about a recorded run is compared with the record
+# (`tests/claims/test_lesson_09.py`).

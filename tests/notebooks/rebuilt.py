@@ -13,6 +13,7 @@ REBUILT: tuple[str, ...] = (
     "06_ppo",
     "07_the_kl_penalty",
     "08_the_reward_model",
+    "09_the_four_models",
     "10_saving_resources",
     "11_grpo",
     "11b_five_objections",

@@ -88,6 +88,18 @@ def _whitened_with_padding(s, o, r, v, m, k):
     return (a - a.mean()) / (a.var(unbiased=False) + 1e-8).sqrt() * m
 
 
+def _whitened_with_n_minus_1(*x):
+    a, m = _advantages(*x, whiten=False), x[4]
+    return torch.where(m, (a - a[m].mean()) / a[m].std(), 0.0)
+
+
+def _whitened_by_response(*x):
+    a, m = _advantages(*x, whiten=False), x[4]
+    mean = a.sum(1, keepdim=True) / m.sum(1, keepdim=True)
+    variance = torch.where(m, a - mean, 0.0).square().sum(1, keepdim=True) / m.sum(1, keepdim=True)
+    return torch.where(m, (a - mean) / (variance + 1e-8).sqrt(), 0.0)
+
+
 four_models = Exercise(
     "four_models",
     ("scores", "old_logprobs", "ref_logprobs", "values", "mask", "kl_coef"),
@@ -97,6 +109,13 @@ four_models = Exercise(
         "the advantages are not whitened.": lambda *x: _advantages(*x, whiten=False),
         "padding is part of the mean and the variance. "
         "Whiten the real tokens only.": _whitened_with_padding,
+        "the variance divides by the number of tokens minus 1. Divide by their number: "
+        "`std(unbiased=False)`.": _whitened_with_n_minus_1,
+        "each response is whitened by itself. "
+        "Use one mean and one standard deviation for the whole batch.": _whitened_by_response,
+        "the score is missing. It belongs to the last real token.": lambda s, *x: _advantages(
+            0 * s, *x
+        ),
         "the KL penalty has the wrong sign: the policy "
         "is rewarded for leaving the reference.": lambda s, o, r, v, m, k: _advantages(
             s, r, o, v, m, k
@@ -180,9 +199,9 @@ score_rewards = Exercise(
     _ids_case,
     lambda s, ids, e: _put(s, ids, _place(ids, e)),
     {
-        "the bug is still there: the score is on the last token that is not EOS. "
-        "The EOS token then gets no reward and is in no loss. "
-        "The first EOS is a choice like any other token.": lambda s, ids, e: _put(
+        "the bug is still there. On paper, take response_ids [[3, 0, 0]] with eos_id = 0. "
+        "Which tokens did the policy choose, "
+        "and what does the last of them get?": lambda s, ids, e: _put(
             s, ids, ((ids != e).sum(1) - 1).clamp(min=0)
         ),
         "this is the last column. "
