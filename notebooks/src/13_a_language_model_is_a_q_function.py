@@ -51,7 +51,7 @@ from minirlhf.classroom import FAST, check
 #
 # In words: the implicit reward says how much better this token is than what could be had at this
 # place. So a language model that was trained on whole responses carries a judgement of every single
-# token. This is why Rafailov et al. (2024) say that it is *secretly a Q-function*.
+# token. Rafailov et al. (2024) call it *secretly a Q-function*.
 #
 # Here is such a judgement. We train for twenty steps, as in section 8 of lesson 12. The film was
 # not trained on. People liked response 0 and did not like response 1. Below each token stands its
@@ -75,14 +75,14 @@ show.microscope(table, "implicit_reward", text="all").figure()
 
 # %% [markdown]
 # What to see in it: the most orange token of response 1 is the *n* of *Technically*. Its insult,
-# *interesting as an insurance commercial*, is nearly white. The bluest tokens are the two full stops. So
-# this policy is far from what the formula promises. Sections 2 to 4 show where the formula comes from.
+# *interesting as an insurance commercial*, is nearly white. The bluest tokens are the two full
+# stops. So this policy is far from the formula. Sections 2 to 4 show where the formula comes from.
 # Sections 5 and 6 measure how much of it is left in a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
 #
-# We need numbers that we can follow on paper. Take a language with two tokens: *good*, and a full
+# Take a language with two tokens: *good*, and a full
 # stop that ends the response. A response has at most two tokens, so there are three:
 #
 # | response | *good good* | *good .* | *.* |
@@ -141,7 +141,7 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 #
 # So the full stop is the worst token of the tree, although the reward of its response is not
 # negative. At the start a value of 1 could be had, and this token gives it away. In the same way
-# *good .* has a high reward, 1, and yet its full stop has −0.58. **An advantage compares a token with
+# *good .* has the reward 1, and yet its full stop has −0.58. **An advantage compares a token with
 # the other choices at its prefix.** It does not say whether the response is good.
 # </details>
 #
@@ -151,9 +151,9 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # %% [markdown]
 # ## 3. What a sum of tokens does not prove
 #
-# Add up the tokens of *good good*: 0.58 + 0.42 = 1. Its reward is 2, and $V^*$ at the start is 1. So
-# the sum is $r - V^*(s_0)$, where $s_0$ is the prompt alone. This holds for all responses. The reason
-# is that $Q^*$ of a token *is* $V^*$ of the next prefix, so all values between cancel:
+# Add up the tokens of *good good*: 0.58 + 0.42 = 1. Its reward is 2, and $V^*$ at the start is 1.
+# So the sum is $r - V^*(s_0)$, where $s_0$ is the prompt alone. This holds for all responses. $Q^*$
+# of a token *is* $V^*$ of the next prefix, so all values between cancel:
 #
 # $$ \sum_t \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = \sum_t \big[ Q^*(s_t,
 # y_t) - V^*(s_t) \big] = r(x, y) - V^*(s_0) . $$
@@ -161,8 +161,8 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # This is equation (c) of lesson 12, and $V^*(s_0)$ is its $\beta \log Z(x)$. It cancels in a pair. So
 # DPO's loss follows from tokens, too.
 #
-# A sum that stops early is useful as well. Up to token $t$ it is $V^*(s_{t+1}) - V^*(s_0)$. So the best
-# policy contains a critic: it knows the value of every prefix, up to one number per prompt.
+# A sum that stops early is useful as well. Up to token $t$ it is $V^*(s_{t+1}) - V^*(s_0)$. So the
+# best policy contains a critic: it knows each prefix's value, up to one number per prompt.
 #
 # **But a right sum does not show that the tokens are right.** Take a bad policy, which nobody
 # trained. At the start it gives *good* 1/4, and after *good* it gives *good* 1/2:
@@ -224,8 +224,8 @@ assert torch.allclose(by_shares[-1], truth, atol=2e-4)
 pd.concat(tables, axis=1).round(2)
 
 # %% [markdown]
-# They agree at all 21 places. The reason is simple: a policy over whole responses has only one set
-# of next-word probabilities. If DPO gets all responses right, it has all tokens right.
+# They agree at all 21 places. The probabilities of all responses fix those of all next words. So if
+# DPO gets all responses right, it has all tokens right.
 #
 # **Predict.** Now the labels are worse: *one vote per pair*, or *the majority always wins*. The figure
 # shows the largest error among the 21 implicit rewards, in reward units, over the steps of training
@@ -261,14 +261,14 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 # nothing of all this.
 # </details>
 #
-# So here wrong labels spoil the sizes sooner than the signs. But this is one small world, in which every
-# pair has a label. In a real run hardly any response is in a pair.
+# So here wrong labels spoil the sizes sooner than the signs. But this is one small world, in which
+# every pair has a label.
 
 # %% [markdown]
 # ## 5. A real run: two reviews, and all words
 #
-# Back to the run of section 1. Here is the same pair in the microscope. Point at a token to
-# see its probability under both models.
+# Here is the pair of section 1 in the microscope. Point at a token to see its probability under
+# both models.
 
 # %%
 show.microscope(table, "implicit_reward", text="all")
@@ -281,9 +281,8 @@ table.groupby("text").implicit_reward.sum().round(2)
 # On 2,000 pairs of test films, 59 % were in the right order after 100 steps (lesson 12).
 #
 # Two responses prove nothing. So we take all reviews of 600 held-out pairs (most are in several
-# pairs), and compute the mean implicit reward of each token that occurs at least eight times. If
-# the numbers showed the sentiment, words of praise would be the highest and words of blame the
-# lowest.
+# pairs), and the mean implicit reward of each token that occurs at least eight times. If the
+# numbers showed the sentiment, words of praise would be the highest and words of blame the lowest.
 
 # %%
 many = reviews("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
@@ -303,28 +302,46 @@ pd.concat([means.head(6), means.tail(6)])
 # is how often the token occurs.
 #
 # - *Bad* is among the lowest. That is as it should be.
-# - Most other tokens in this table are fillers: *about*, *so* and *that* at the bottom, the full
+# - Most others are fillers: *about*, *so* and *that* at the bottom, the full
 #   stop, *you* and *the* at the top. No word of praise is there.
 #
-# The loss sees only sums over about twenty tokens, with one noisy label for each pair. It does not say
-# which token earned the label. We do not know why just the full stop has risen.
+# The loss sees only sums over about twenty tokens, with one noisy label for each pair. We do not
+# know why just the full stop has risen.
 
 # %% [markdown]
 # ## 6. Planted errors: who finds the place?
 #
-# On reviews nobody knows the true $Q^* - V^*$ of a word. So we ask where the answer is known.
+# Nobody knows the true $Q^* - V^*$ of a word in a review. So we ask where the answer is known.
 # `tiny-steps` writes calculations, one character per token. It answers `20-1-9=` with `19-9=10`. We
 # take the right solution, make **one digit wrong**, and go on from there without another error:
 # `19-9=50`. Here only the 5 is wrong.
 #
-# We train DPO on such pairs (right solution, the same with a planted error) of 5,000 problems. Then we
-# ask about 400 *other* problems. Two methods each blame one token:
+# DPO is trained on such pairs (right solution, the same with a planted error) of 5,000 problems. It is
+# asked about 400 *other* problems. Two methods each blame one token:
 #
 # - **Implicit reward**: the token with the lowest $\log (\pi / \pi_{\text{ref}})$ after DPO.
-# - **Surprisal**: the token with the lowest $\log \pi_{\text{ref}}$, which surprises the model from
-#   *before* DPO most. It costs nothing. This is the baseline to beat.
+# - **Surprisal**: the token with the lowest $\log \pi_{\text{ref}}$. This is the token that surprises the
+#   model from *before* DPO most. It costs nothing, so it is the baseline to beat.
 #
-# Here is one of the 400 cases. Both strips are in nats, on one scale.
+# **Predict.** In what share of the 400 cases does each method blame the planted digit? A token drawn at
+# random is the right one in 11 %. A rule that always blames the last digit is right in 22 %. The cell
+# reads recorded runs (`minirlhf grid planted`): 300 steps of 64 pairs, mean of three seeds.
+
+# %% tags=["predict"]
+record = experiments.results("planted")
+runs = record[record.variant == "planted digits"]
+runs[["planted, surprisal", "planted, implicit reward"]].mean().round(2)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# Surprisal finds the planted digit in 94 % of the cases. The implicit reward finds it in 27 %,
+# hardly more often than the rule *the last digit*. **The method that costs nothing wins by far.**
+# On each seed the 95 % intervals lie far apart.
+# </details>
+#
+# **Where does the blame fall?** We train here for 20 steps, and look at one of the 400 cases. Both strips
+# are in nats, on one scale: orange is low.
 
 # %%
 solver, digits = models.load_policy("tiny-steps")
@@ -345,91 +362,108 @@ with torch.no_grad():
 # %%
 case = asked["prompt"].index("20-1-9=")
 tokens = [*asked["rejected"][case], "EOS"]
-strips = {"surprisal": before[case], "implicit reward": change[case]}
-strips = {name: (tokens, row[: len(tokens)]) for name, row in strips.items()}
+strips = {
+    "surprisal: log π_ref, before DPO": (tokens, before[case][: len(tokens)]),
+    "implicit reward: log (π / π_ref), after DPO": (
+        tokens,
+        change[case][: len(tokens)],
+    ),
+}
 show.token_strips(strips, heading="20-1-9=   (planted: the 5)")
 
 # %% [markdown]
-# What to see in it: the model from before DPO finds the 5 very unlikely, and everything else likely,
-# apart from the 0 behind it. DPO has pushed down the **0**, the last digit, and hardly the 5.
-#
-# **Predict.** This is one case. Of the 400, in what share does each method blame the planted digit?
-# A token drawn at random would be the right one in 11 %. A rule that always blames the last digit
-# would be right in 22 %.
+# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has pushed
+# down the **0** behind it, and hardly the 5. The table counts all 400 cases: where does the blamed
+# token stand?
 
-# %% tags=["predict"]
-place = torch.tensor(asked["place"])
-mask = wrong.response_mask
+# %%
+place, mask = torch.tensor(asked["place"]), wrong.response_mask
 last = mask.sum(1) - 2  # the last digit; EOS stands behind it
 
 
-def where_blamed(blamed):
+def where_blamed(evidence):
     """The share of cases in which the blamed token stands at each place."""
+    blamed = torch.where(mask, evidence, torch.inf).argmin(1)
     hit, at_end = blamed == place, blamed == last
-    parts = {"the planted digit": hit, "before it": blamed < place}
-    parts["the last digit, which is right"] = at_end & ~hit
-    parts["elsewhere behind it"] = (blamed > place) & ~at_end
+    parts = {"before the planted digit": blamed < place, "the planted digit": hit}
+    parts["behind it, not the last digit"] = (blamed > place) & ~at_end
+    parts["the last digit, not planted"] = at_end & ~hit
     return {name: part.double().mean().item() for name, part in parts.items()}
 
 
 evidence = {"surprisal": before, "implicit reward": change}
-blamed = {k: torch.where(mask, x, torch.inf).argmin(1) for k, x in evidence.items()}
-pd.DataFrame({name: where_blamed(x) for name, x in blamed.items()}).round(2)
+pd.DataFrame({name: where_blamed(x) for name, x in evidence.items()}).round(2)
 
 # %% [markdown]
-# <details><summary>What you should see</summary>
+# In 38 % the implicit reward blames the last digit, although this digit follows correctly from what
+# stands before it. Surprisal does so in 3 %.
 #
-# Surprisal finds the planted digit in 94 % of the cases. The implicit reward finds it in 25 %. In 39 % it
-# blames the last digit, although this digit follows correctly from what stands before it.
-#
-# So **the method that costs nothing wins by far**, and DPO's is hardly better than the rule *the last
-# digit*.
-# </details>
-#
-# Twenty steps are few. `minirlhf grid planted` recorded 300 steps with three seeds, and two more
-# methods:
-#
-# - **Surprisal after DPO**: the lowest $\log \pi$ of the trained policy.
-# - **Value**: a critic, trained on the same responses to predict whether the answer will be right
-#   (Cobbe et al. 2021). It blames the token after which the prediction falls most.
-#
-# It also has a harder test: 218 responses that the model *itself* wrote, with exactly one false step.
-# Here a method must find the step, not the token. And each method that needs training was trained
-# twice: on planted digits, and on the model's own right and wrong responses. The table has the mean
-# share that is found:
+# And whole responses? For each problem we compare the right solution with the wrong one:
 
 # %%
-record = experiments.results("planted")
+right = models.encode(digits, asked["prompt"], asked["chosen"])
+
+
+def lead(model):
+    """log pi of the right solution minus log pi of the wrong one, for each problem."""
+    with torch.no_grad():
+        logprobs = [models.policy_logprobs(model, b) for b in (right, wrong)]
+    masks = [right.response_mask, wrong.response_mask]
+    chosen, rejected = map(core.sequence_logprobs, logprobs, masks)
+    return chosen - rejected
+
+
+ahead = {"surprisal": lead(solver) > 0, "implicit reward": lead(learner) > lead(solver)}
+pd.Series({name: share.double().mean().item() for name, share in ahead.items()}).round(
+    2
+)
+
+# %% [markdown]
+# The sum of the implicit rewards is higher for the right solution in 70 % of the problems. So a policy
+# can be right about sums and wrong about tokens. But here, too, the model from before DPO is better.
+#
+# **Errors of its own.** Planted errors are surprising by construction. The record also has 218 responses
+# that the model *itself* wrote, with exactly one false step. Here a method must find the step. And it has
+# two more methods:
+#
+# - **Surprisal after DPO**: the lowest $\log \pi$ of the trained policy.
+# - **Value**: a critic that learned from the same responses to predict whether the answer will be
+#   right (Cobbe et al. 2021). It blames the token after which the prediction falls most.
+#
+# Each was trained twice: on planted digits, and on the model's own right and wrong responses. The table
+# has the mean share that is found. (Surprisal needs no training, so its columns are equal.)
+
+# %%
 methods = ["surprisal", "implicit reward", "surprisal after DPO", "value"]
 columns = [f"planted, {name}" for name in methods] + [
     f"own, {name}" for name in methods
 ]
-record.groupby("variant")[columns].mean().T.add_prefix("trained on ").round(2)
+shares = record.groupby("variant")[columns].mean().T.add_prefix("trained on ")
+shares[["trained on planted digits", "trained on own samples"]].round(2)
 
 # %% [markdown]
-# **Planted digits** (upper half). Nothing beats surprisal, on any seed and with either kind of
-# training. The implicit reward finds 22 to 29 % on the six runs. More steps did not help.
+# **Planted digits** (upper half). Nothing beats surprisal, on any seed and with either kind of training.
 #
 # **Own errors** (lower half). A step at random is right in 43 %. Surprisal is weaker here, 69 %:
-# the model was not surprised enough not to write the error. The trained policy seems better, with
-# 77 % at best. But most errors stand in the last step. The rule *always the last step* is right in
-# 74 %, and no method can be told from it: 0.74 is inside the interval of the best run, [0.71,
-# 0.82]. Had we compared with chance alone, we should have reported a success.
+# the model was not surprised enough not to write the error. After DPO it seems better, with 77 % at
+# best. But most errors stand in the last step. The rule *always the last step* is right in 74 %.
+# This is inside the 95 % interval of the best run, [0.71, 0.82]. Had we compared with chance alone,
+# we should have reported a success.
 #
-# A share hides something, too. The rule never finds an error in an earlier step. Surprisal finds
-# 97 % of these 57, and 59 % of those in the last step.
+# A share hides something, too. Of the 56 errors in an earlier step, the rule finds none, and surprisal
+# 95 %. In the last step surprisal finds 60 %.
 
 # %% [markdown]
 # **Why is a real run so far from the theorem?** Its conditions fail, one after the other:
 #
 # - Each pair has a certain label. So there is no optimum, and the sizes run away (section 4).
 # - Nearly all responses are in no pair. The loss says nothing about them.
-# - The policy is a network. What is pushed down at one prefix moves at others.
-# - It is stopped after some hundred steps.
+# - The policy is a network: a push at one prefix moves others.
+# - It is stopped early.
 #
 # And the loss asks only that the *sum* of the rejected response falls. Wherever the error was
 # planted, the wrong calculation ends with a wrong answer. So pushing final digits down helps with
-# every pair. This would explain where the blame falls, but nothing here proves it.
+# every pair. This would explain the blame, but nothing here proves it.
 
 # %% [markdown]
 # ## 7. What the numbers can be used for
@@ -704,10 +738,6 @@ check.blamed_step(blamed_step)
 # The best share of any trained method on a planted digit is 0.76. On own errors surprisal minus the
 # rule *last step* is −0.05 [−0.14, 0.04]. For the trained methods the record has only the share
 # over all own errors.
-#
-# **Whole calculations.** The policy of section 6 is better at these. We compare the right solution
-# of each of the 400 problems with the wrong one. The model from before DPO gives the right one the
-# higher log-probability in 99 % of them. Even here it needs no training.
 #
 # **What the libraries do.** TRL and OpenRLHF add up the log-ratios of a response before they do
 # anything else. Neither logs a token's implicit reward, though it is there. TRL weighs tokens
