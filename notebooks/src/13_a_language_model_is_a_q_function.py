@@ -38,7 +38,7 @@ from minirlhf.classroom import FAST, check
 # Direct preference optimisation (DPO) gets one label for a pair of whole responses. But the policy
 # that it trains has a probability for every *token*. So every token has its own **implicit reward**
 # $\beta \log \frac{\pi(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)}$. Does this number mean
-# anything? Yes. **At DPO's optimum it is the advantage of the token:**
+# anything? Yes. **At DPO's optimum it is the soft advantage of the token:**
 #
 # $$ \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = Q^*(s_t, y_t) - V^*(s_t)
 # \quad \text{for every token at every prefix.} $$
@@ -76,8 +76,8 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # %% [markdown]
 # What to see in it: the most orange token of response 1 is the *n* of *Technically*. Its insult,
 # *interesting as an insurance commercial*, is nearly white. The bluest tokens are the two full
-# stops. So this policy is far from the formula. Sections 2 to 4 show where the formula comes from.
-# Sections 5 and 6 measure how much of it is left in a real run.
+# stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the formula
+# comes from. Sections 5 and 6 measure how much of it is left in a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
@@ -93,14 +93,14 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # = 1.44. Then $e^{r/\beta} = 2^r$, and $\beta \ln$ is the logarithm to base 2. So everything can be
 # done with powers of two.
 #
-# **One prefix.** Suppose that we know $Q(s, y)$ for each next token $y$: what can still be had after
-# it. Which probabilities $\pi(y \mid s)$ are best at this prefix? Each token also pays its KL penalty,
-# as in lesson 06. So we maximise
+# **One prefix.** Suppose that we know $Q^*(s, y)$ for each next token $y$. Which probabilities
+# $\pi(y \mid s)$ are best at this prefix? Each token also pays its KL penalty, as in lesson 06. So
+# we maximise
 #
-# $$ \sum_y \pi(y \mid s) \Big[ Q(s, y) - \beta \log \frac{\pi(y \mid s)}{\pi_{\text{ref}}(y \mid s)}
+# $$ \sum_y \pi(y \mid s) \Big[ Q^*(s, y) - \beta \log \frac{\pi(y \mid s)}{\pi_{\text{ref}}(y \mid s)}
 # \Big] . $$
 #
-# This is the objective of lesson 12, with tokens in the place of responses, and with $Q$ in the
+# This is the objective of lesson 12, with tokens in the place of responses, and with $Q^*$ in the
 # place of the reward. So we know the answer. It is the Gibbs policy, now for tokens:
 #
 # $$ \pi^*(y \mid s) = \frac{\pi_{\text{ref}}(y \mid s)\, e^{Q^*(s, y) / \beta}}{e^{V^*(s) / \beta}} ,
@@ -125,9 +125,7 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # neither good nor bad. Is its full stop better than, worse than or equal to what could be had?
 
 # %% tags=["predict"]
-tree = core.World.from_reward(
-    ("good", "."), 2, lambda words: float(words.count("good"))
-)
+tree = core.World.from_reward(("good", "."), 2, lambda y: float(y.count("good")))
 tree_values, tree_q = tree.optimal_values(beta=1 / math.log(2))
 gains = tree_q - tree_values[:, None]
 rows = {"V*": tree_values, "good: Q* - V*": gains[:, 0], ".: Q* - V*": gains[:, 1]}
@@ -215,12 +213,9 @@ def token_rewards(share, steps=200):
 # %%
 by_shares = token_rewards(share)
 prefixes = ["start", "a", "b", "aa", "ab", "ba", "bb"]
-blocks = {"Q* - V*": truth, "DPO": by_shares[-1]}
-tables = {
-    name: pd.DataFrame(block.numpy(), prefixes, world.vocab)
-    for name, block in blocks.items()
-}
 assert torch.allclose(by_shares[-1], truth, atol=2e-4)
+tables = {"Q* - V*": pd.DataFrame(truth.numpy(), prefixes, world.vocab)}
+tables["DPO"] = pd.DataFrame(by_shares[-1].numpy(), prefixes, world.vocab)
 pd.concat(tables, axis=1).round(2)
 
 # %% [markdown]
@@ -258,11 +253,8 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 #   21 signs are right.
 #
 # At each of these steps the tokens of each response add up to its implicit reward. The sum sees
-# nothing of all this.
+# nothing of all this. And in this small world, wrong labels spoil the sizes sooner than the signs.
 # </details>
-#
-# So here wrong labels spoil the sizes sooner than the signs. But this is one small world, in which
-# every pair has a label.
 
 # %% [markdown]
 # ## 5. A real run: two reviews, and all words
@@ -286,15 +278,15 @@ table.groupby("text").implicit_reward.sum().round(2)
 
 # %%
 many = reviews("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
-found = pd.DataFrame({"prompt": many["prompt"] * 2})
-found["response"] = many["chosen"] + many["rejected"]
-found = found.drop_duplicates()  # each review once
-batch = models.encode(tokenizer, list(found.prompt), list(found.response))
+films = pd.DataFrame({"prompt": many["prompt"] * 2})
+films["response"] = many["chosen"] + many["rejected"]
+films = films.drop_duplicates()  # each review once
+batch = models.encode(tokenizer, list(films.prompt), list(films.response))
 options = {"temperature": 1.0, "beta": 0.1, "alternatives": 0}
 words = evaluate.token_table(batch, tokenizer, **both, **options)
 means = words.groupby("token").implicit_reward.agg(["mean", "size"])
 means = means[means["size"] >= 8].sort_values("mean").round(3)
-print(batch.response_ids.shape[0], "reviews,", len(words), "tokens")
+print(len(films), "reviews,", len(words), "tokens")
 pd.concat([means.head(6), means.tail(6)])
 
 # %% [markdown]
@@ -320,8 +312,9 @@ pd.concat([means.head(6), means.tail(6)])
 # asked about 400 *other* problems. Two methods each blame one token:
 #
 # - **Implicit reward**: the token with the lowest $\log (\pi / \pi_{\text{ref}})$ after DPO.
-# - **Surprisal**: the token with the lowest $\log \pi_{\text{ref}}$. This is the token that surprises the
-#   model from *before* DPO most. It costs nothing, so it is the baseline to beat.
+# - **Surprisal**: the token with the lowest $\log \pi_{\text{ref}}$. This is the token with the
+#   highest surprisal: the one that the model from *before* DPO expected least. It costs nothing, so
+#   it is the baseline to beat.
 #
 # **Predict.** In what share of the 400 cases does each method blame the planted digit? A token drawn at
 # random is the right one in 11 %. A rule that always blames the last digit is right in 22 %. The cell
@@ -362,13 +355,9 @@ with torch.no_grad():
 # %%
 case = asked["prompt"].index("20-1-9=")
 tokens = [*asked["rejected"][case], "EOS"]
-strips = {
-    "surprisal: log π_ref, before DPO": (tokens, before[case][: len(tokens)]),
-    "implicit reward: log (π / π_ref), after DPO": (
-        tokens,
-        change[case][: len(tokens)],
-    ),
-}
+size = len(tokens)
+strips = {"surprisal: log π_ref, before DPO": (tokens, before[case][:size])}
+strips["implicit reward: log (π / π_ref)"] = (tokens, change[case][:size])
 show.token_strips(strips, heading="20-1-9=   (planted: the 5)")
 
 # %% [markdown]
@@ -413,10 +402,9 @@ def lead(model):
     return chosen - rejected
 
 
-ahead = {"surprisal": lead(solver) > 0, "implicit reward": lead(learner) > lead(solver)}
-pd.Series({name: share.double().mean().item() for name, share in ahead.items()}).round(
-    2
-)
+ahead = {"log π_ref": lead(solver) > 0}
+ahead["implicit reward"] = lead(learner) > lead(solver)
+pd.DataFrame(ahead).mean().round(2)
 
 # %% [markdown]
 # The sum of the implicit rewards is higher for the right solution in 70 % of the problems. So a policy
@@ -435,9 +423,7 @@ pd.Series({name: share.double().mean().item() for name, share in ahead.items()})
 
 # %%
 methods = ["surprisal", "implicit reward", "surprisal after DPO", "value"]
-columns = [f"planted, {name}" for name in methods] + [
-    f"own, {name}" for name in methods
-]
+columns = [f"{kind}, {name}" for kind in ("planted", "own") for name in methods]
 shares = record.groupby("variant")[columns].mean().T.add_prefix("trained on ")
 shares[["trained on planted digits", "trained on own samples"]].round(2)
 
@@ -534,9 +520,7 @@ check.soft_value(soft_value)
 # policy writes the best response, and $V^*$ is the largest reward, 2. Soft values lie between the two.
 
 # %% tags=["solution"]
-tree = core.World.from_reward(
-    ("good", "."), 2, lambda words: float(words.count("good"))
-)
+tree = core.World.from_reward(("good", "."), 2, lambda y: float(y.count("good")))
 starts = {beta: tree.optimal_values(beta=beta)[0][0].item() for beta in (0.01, 1, 1000)}
 {beta: round(value, 3) for beta, value in starts.items()}
 
