@@ -384,7 +384,7 @@ evidence = {"surprisal": before, "implicit reward": change}
 pd.DataFrame({name: where_blamed(x) for name, x in evidence.items()}).round(2)
 
 # %% [markdown]
-# In 38 % the implicit reward blames the last digit, although this digit follows correctly from what
+# The implicit reward blames the last digit in 38 %, although this digit follows correctly from what
 # stands before it. Surprisal does so in 3 %.
 #
 # And whole responses? For each problem we compare the right solution with the wrong one:

@@ -5,12 +5,11 @@ import math
 import re
 
 import nbformat
-import pandas as pd
 import pytest
 import torch
 
 from minirlhf import core, evaluate, experiments, models, tasks
-from minirlhf.classroom.course import NOTEBOOKS, text_of
+from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.planted import LOCATED
 from tests.claims.prose import lesson
 from tests.claims.test_lesson_12 import shares
@@ -162,9 +161,7 @@ def output_of(words):
     """What the cell with these words has shown as text."""
     cells = nbformat.read(NOTEBOOK, 4).cells
     (cell,) = [c for c in cells if c.cell_type == "code" and words in c.source]
-    return "\n".join(
-        o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs
-    )
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
 
 
 def rewards_of_tokens():
@@ -269,19 +266,29 @@ def planted(solver, problems):
         "found": (before.argmin(1) == place).double().mean().item(),
         "by chance": (1 / sizes).mean().item(),
         "last digit": (place == last).double().mean().item(),
+        "at random on another last digit": ((place != last) / sizes).mean().item(),
         "right order": (right > wrong).double().mean().item(),
     }
 
 
 def shown_places():
-    """Place -> (surprisal, implicit reward): the table that the notebook shows."""
-    names = ("the planted digit", "before it", "the last digit, which is right")
-    names += ("elsewhere behind it",)
-    text = output_of("def where_blamed") or answers()
+    """Place -> (surprisal, implicit reward): the table that the notebook shows of its own run."""
+    names = ("before the planted digit", "the planted digit", "behind it, not the last digit")
+    names += ("the last digit, not planted",)
+    text = output_of("def where_blamed")
     return {
         name: tuple(map(float, re.search(rf"^{name}\s+(\S+)\s+(\S+)$", text, re.M).groups()))
         for name in names
     }
+
+
+def shown_order():
+    """Share of the 400 problems in the right order by log pi_ref and by the implicit reward."""
+    text = output_of("def lead(")
+    return [
+        float(re.search(rf"^{name}\s+(\S+)$", text, re.M)[1])
+        for name in ("log π_ref", "implicit reward")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -343,8 +350,30 @@ def test_the_verifier_hardly_learned(record):
     assert record.verifier_right.between(0.5, 0.6).all()
 
 
-def test_the_model_before_dpo_orders_nearly_all_pairs(planted):
-    assert planted["right order"] > 0.97
+def test_in_the_run_of_the_lesson_the_blame_falls_on_the_last_digit(planted):
+    places = shown_places()
+    assert places["the planted digit"][0] == pytest.approx(planted["found"], abs=0.006)
+    sums = [sum(column) for column in zip(*places.values(), strict=True)]
+    assert sums == pytest.approx([1, 1], abs=0.021)
+    of_surprisal, of_dpo = places["the last digit, not planted"]
+    at_random = planted["at random on another last digit"]
+    assert of_dpo > 0.3 > 2 * at_random and of_surprisal < 0.1
+    assert max(places.values(), key=lambda row: row[1]) == (of_surprisal, of_dpo)
+
+
+def test_the_case_of_the_strips(planted, solver):
+    """The model before DPO finds the planted 5 by far the least likely; 0 follows from it."""
+    asked, case = planted["asked"], planted["asked"]["prompt"].index("20-1-9=")
+    assert (asked["chosen"][case], asked["rejected"][case]) == ("19-9=10", "19-9=50")
+    assert asked["place"][case] == 5
+    lowest = planted["before"][case].sort()
+    assert lowest.indices[0] == 5 and lowest.values[0] < 2 * lowest.values[1]
+
+
+def test_whole_solutions_are_mostly_in_the_right_order_and_before_dpo_nearly_all(planted):
+    before, implicit = shown_order()
+    assert before == pytest.approx(planted["right order"], abs=0.006)
+    assert planted["right order"] > 0.97 and 0.6 < implicit < before
 
 
 # ---- the prose
@@ -356,7 +385,7 @@ def test_the_numbers_of_lesson_13(world, paths, errors, record, planted, own):
         exact_world(said, world, paths, errors)
         real_run(said)
         calculations(said, record, planted, own)
-        further(said, record, own)
+        further(said, world, record, own)
 
 
 def on_the_tree(said):
@@ -414,12 +443,11 @@ def exact_world(said, world, paths, errors):
         name: int(((words_of(world, path[-1]) > 0) == (truth > 0)).sum())
         for name, path in paths.items()
     }
+    last = {name: path[-1] for name, path in errors.items()}
     said("**Shares of many people**: the error goes to zero. After", STEPS)
-    said("the error goes to zero. After 200 steps it is", errors["shares"][-1], right["shares"])
-    said("**One vote per pair**: the error stops at", errors["one vote"][-1], right["one vote"])
-    said("right. 20 of the", size) if False else None
-    said("then grows, to", errors["majority"][-1], STEPS)
-    said("with the majority, all", right["majority"]) if False else None
+    said("the error goes to zero. After 200 steps it is", last["shares"], right["shares"])
+    said("**One vote per pair**: the error stops at", last["one vote"], right["one vote"], size)
+    said("and then grows, to", last["majority"], STEPS, right["majority"])
     assert right["shares"] == right["majority"] == size
 
 
@@ -432,12 +460,70 @@ def real_run(said):
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
     said("On", pairs, asked.right_order.mean(), 100)
-    said("| compare two responses by their sums | this is what DPO trains:", asked.right_order.mean())
+    said(
+        "| compare two responses by their sums | this is what DPO trains:", asked.right_order.mean()
+    )
 
 
 def calculations(said, record, planted, own):
-    pass
+    solution = tasks.arithmetic.solution("20-1-9")
+    assert solution == "19-9=10"
+    said("Here only the", 5)
+    said("the same with a planted error) of", LOCATED["problems"])
+    said("It is asked about", LOCATED["asked"])
+    said("**Predict.** In what share of the", LOCATED["asked"])
+    said("drawn at random is the right one in", planted["by chance"])
+    said("always blames the last digit is right in", planted["last digit"])
+    steps = LOCATED["dpo"]["steps"], LOCATED["dpo"]["batch_size"]
+    said("`minirlhf grid planted`):", *steps)
+    found = record[record.variant == "planted digits"]
+    assert planted["found"] == pytest.approx(found["planted, surprisal"].mean(), abs=0.01)
+    said("Surprisal finds the planted digit in", found["planted, surprisal"].mean())
+    said("The implicit reward finds it in", found["planted, implicit reward"].mean())
+    said("We train here for", 20, LOCATED["asked"])
+    said("finds the", 5)
+    said("pushed down the **", 0)
+    said("behind it, and hardly the", 5)
+    said("The table counts all", LOCATED["asked"])
+    of_surprisal, of_dpo = shown_places()["the last digit, not planted"]
+    said("The implicit reward blames the last digit in", of_dpo)
+    said("follows correctly from what stands before it. Surprisal does so in", of_surprisal)
+    said("is higher for the right solution in", shown_order()[1])
+    assert own["cases"] == record["own, cases"].iloc[0]
+    said("The record also has", own["cases"])
+    said("A step at random is right in", record["own, by chance"].iloc[0])
+    best = max(record["own, surprisal after DPO"])
+    said("Surprisal is weaker here,", record["own, surprisal"].iloc[0], best)
+    interval = record.set_index("own, surprisal after DPO").loc[best]
+    interval = interval["own, surprisal after DPO, interval"].iloc[-1]
+    said("always the last step* is right in", own["last step"])
+    said("interval of the best run,", *interval)
+    said("Of the", own["earlier"], own["surprisal, earlier"], own["surprisal, last"])
 
 
-def further(said, record, own):
-    pass
+def further(said, world, record, own):
+    beta = 1 / math.log(2)
+    hand = core.World.from_reward(
+        ("good", "bad", "."), 2, lambda words: float(words.count("good") - words.count("bad"))
+    )
+    values, q = hand.optimal_values(beta=beta)
+    gains = q - values[:, None]
+    said("has soft values for", *values)
+    said("the first word gains", gains[0, 0], gains[1, 0], 2 - values[0], 2, values[0])
+    said("number", 6)
+    one_step = world.ref_logits.log_softmax(-1) + world.values(world.ref_logits)[1] / BETA
+    far = (world.probs(one_step) - world.gibbs(beta=BETA)).abs().max()
+    said("differ from those of the Gibbs policy by up to", far)
+    responses = 2 * LOCATED["dpo"]["steps"] * LOCATED["dpo"]["batch_size"]
+    assert responses == LOCATED["verifier"].steps * LOCATED["verifier"].batch_size
+    said("Both read", responses)
+    pairs = record.groupby("variant").pairs
+    said("There are", pairs.max()["planted digits"])
+    said("but only", pairs.min()["own samples"], pairs.max()["own samples"])
+    said("The critic hardly learned: it says of", *record.verifier_right.agg(["min", "max"]))
+    row = record.iloc[0]
+    said("Surprisal on planted digits has the 95 % interval", *row["planted, surprisal, interval"])
+    said("and on own errors", *row["own, surprisal, interval"])
+    best = max(record[f"planted, {name}"].max() for name in TRAINED)
+    said("on a planted digit is", best)
+    said("minus the rule *last step* is", own["difference"], *own["interval"])
