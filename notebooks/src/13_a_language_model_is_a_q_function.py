@@ -46,8 +46,9 @@ from minirlhf.classroom import FAST, check
 # - $s_t$ is the *prefix*: the prompt and the tokens before $y_t$. $\pi_{\text{ref}}$ is the reference,
 #   and $\beta$ is the KL coefficient.
 # - $\pi^*$ is the best policy: the one with the highest expected reward minus KL penalty.
-# - $V^*(s_t)$ is what $\pi^*$ still expects to get from this prefix on.
-# - $Q^*(s_t, y_t)$ is what it expects to get once the next token is $y_t$.
+# - $V^*(s_t)$ is what $\pi^*$ still expects to get from this prefix on: reward minus KL penalties.
+# - $Q^*(s_t, y_t)$ is what it expects to get after the next token, if that is $y_t$. The KL penalty of
+#   $y_t$ itself is not in it.
 #
 # In words: the implicit reward says how much better this token is than what could be had at this
 # place. So a language model that was trained on whole responses carries a judgement of every single
@@ -74,24 +75,24 @@ table = evaluate.token_table(batch, tokenizer, **both, temperature=1.0, beta=0.1
 show.microscope(table, "implicit_reward", text="all").figure()
 
 # %% [markdown]
-# What to see in it: the most orange token of response 1 is the *n* of *Technically*. Its insult,
-# *interesting as an insurance commercial*, is nearly white. The bluest tokens are the two full
+# What to see in it: the most orange token of response 1 is the *n* of *Technically*. Most of its
+# insult, *interesting as an insurance commercial*, is not orange at all. The bluest tokens are the two full
 # stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the formula
 # comes from. Sections 5 and 6 measure how much of it is left in a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
 #
-# Take a language with two tokens: *good*, and a full
-# stop that ends the response. A response has at most two tokens, so there are three:
+# Take a language with two tokens: *good*, and a full stop that ends the response. A response has at
+# most two tokens, so there are three:
 #
 # | response | *good good* | *good .* | *.* |
 # |---|---|---|---|
 # | reward $r$ | 2 | 1 | 0 |
 #
 # In the reference both tokens have the probability 1/2 at each prefix. We choose $\beta = 1 / \ln 2$
-# = 1.44. Then $e^{r/\beta} = 2^r$, and $\beta \ln$ is the logarithm to base 2. So everything can be
-# done with powers of two.
+# = 1.44. Then $e^{r/\beta} = 2^r$ and $\beta \ln z = \log_2 z$. So everything can be done with powers
+# of two.
 #
 # **One prefix.** Suppose that we know $Q^*(s, y)$ for each next token $y$. Which probabilities
 # $\pi(y \mid s)$ are best at this prefix? Each token also pays its KL penalty, as in lesson 06. So
@@ -294,8 +295,8 @@ pd.concat([means.head(6), means.tail(6)])
 # is how often the token occurs.
 #
 # - *Bad* is among the lowest. That is as it should be.
-# - Most others are fillers: *about*, *so* and *that* at the bottom, the full
-#   stop, *you* and *the* at the top. No word of praise is there.
+# - Most others are fillers or pieces of words: *about*, *so* and *that* at the bottom, *'ll*, *h* and
+#   the full stop at the top. No word of praise is there.
 #
 # The loss sees only sums over about twenty tokens, with one noisy label for each pair. We do not
 # know why just the full stop has risen.
@@ -384,8 +385,8 @@ evidence = {"surprisal": before, "implicit reward": change}
 pd.DataFrame({name: where_blamed(x) for name, x in evidence.items()}).round(2)
 
 # %% [markdown]
-# The implicit reward blames the last digit in 38 %, although this digit follows correctly from what
-# stands before it. Surprisal does so in 3 %.
+# The implicit reward blames the last digit in 39 %, although this digit follows correctly from what
+# stands before it. Surprisal does so in 2 %.
 #
 # And whole responses? For each problem we compare the right solution with the wrong one:
 
@@ -407,7 +408,7 @@ ahead["implicit reward"] = lead(learner) > lead(solver)
 pd.DataFrame(ahead).mean().round(2)
 
 # %% [markdown]
-# The sum of the implicit rewards is higher for the right solution in 70 % of the problems. So a policy
+# The sum of the implicit rewards is higher for the right solution in 68 % of the problems. So a policy
 # can be right about sums and wrong about tokens. But here, too, the model from before DPO is better.
 #
 # **Errors of its own.** Planted errors are surprising by construction. The record also has 218 responses
@@ -686,8 +687,8 @@ check.blamed_step(blamed_step)
 #
 # ## Going further
 #
-# **What PPO would see at the optimum.** In lesson 06 the reward of a token is minus its KL penalty,
-# so its $Q$ contains this penalty. In this lesson $Q^*$ does not. Subtract it from the equation of
+# **What PPO would see at the optimum.** In lesson 06 the reward of a token contains its KL
+# penalty, so its $Q$ contains it, too. In this lesson $Q^*$ does not. Subtract it from the equation of
 # section 1: $Q^* - \beta \log (\pi^*/\pi_{\text{ref}}) - V^* = 0$. This is PPO's advantage, and it
 # is zero for every token. At the optimum the KL penalty of a token is exactly as large as what the
 # token gains.
@@ -716,8 +717,8 @@ check.blamed_step(blamed_step)
 # **About the experiment of section 6.** DPO and the critic had one learning rate, one $\beta$ and
 # one length of training. We did not look for better ones. Both read 38,400 responses. There are
 # 5,000 planted pairs, but only 2,094 to 2,206 pairs of own responses, which are therefore read more
-# often. The critic hardly learned: it says of 53 to 59 % of its training responses rightly whether
-# the answer is right. So its row says nothing about critics as such. All intervals are over cases.
+# often. The critic hardly learned: of its training responses it judges only 53 to 59 % rightly, and
+# a coin 50 %. So its row says nothing about critics as such. All intervals are over cases.
 # Surprisal on planted digits has the 95 % interval [0.92, 0.97], and on own errors [0.62, 0.75].
 # The best share of any trained method on a planted digit is 0.76. On own errors surprisal minus the
 # rule *last step* is −0.05 [−0.14, 0.04]. For the trained methods the record has only the share

@@ -198,7 +198,7 @@ def test_the_strip_of_the_first_screen():
     assert [token for token, _ in both[:2]] == [".", "."]
     names = [token for token, _ in rejected]
     insult = rejected[names.index(" interesting") : names.index(".")]
-    assert max(abs(x) for _, x in insult) < 0.6 * max(abs(x) for _, x in both)
+    assert sum(x for _, x in insult) > 0 and sum(x > -0.005 for _, x in insult) > len(insult) / 2
 
 
 def test_the_pair_of_the_first_screen_was_not_trained_on_and_people_agree():
@@ -215,7 +215,8 @@ def test_fillers_moved_most():
     low, high = moved_tokens()
     assert max(mean for _, mean, _ in low) < 0 < min(mean for _, mean, _ in high)
     assert {"about", "bad", "so", "that"} <= {token for token, *_ in low}
-    assert {".", "you"} <= {token for token, *_ in high}
+    assert {"'ll", "h", "."} <= {token for token, *_ in high}
+    assert max(high, key=lambda row: row[1])[0] == "."
     praise = {"good", "great", "best", "funny", "fun", "well", "love", "rich", "fine", "better"}
     assert not praise & {token for token, *_ in high}
 
@@ -399,7 +400,6 @@ def on_the_tree(said):
     said("| reward $r$ |", *tree.rewards)
     said("both tokens have the probability", ref[0, 0])
     said("We choose $\\beta = 1 / \\ln 2$ =", beta)
-    said("the logarithm to base", 2)
     for row, name in enumerate(("*good*", "*.*")):
         numbers = ref[1, row], q[1, row], weights[1, row], best[1, row]
         said(f"| {name} | 1/2 |", *numbers[1:], q[1, row], after, gains[1, row])
@@ -520,7 +520,7 @@ def further(said, world, record, own):
     pairs = record.groupby("variant").pairs
     said("There are", pairs.max()["planted digits"])
     said("but only", pairs.min()["own samples"], pairs.max()["own samples"])
-    said("The critic hardly learned: it says of", *record.verifier_right.agg(["min", "max"]))
+    said("it judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
     row = record.iloc[0]
     said("Surprisal on planted digits has the 95 % interval", *row["planted, surprisal, interval"])
     said("and on own errors", *row["own, surprisal, interval"])
