@@ -76,9 +76,9 @@ show.microscope(table, "implicit_reward", text="all").figure()
 
 # %% [markdown]
 # What to see in it: the most orange token of response 1 is the *n* of *Technically*. Most of its
-# insult, *interesting as an insurance commercial*, is not orange at all. The bluest tokens are the two full
-# stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the formula
-# comes from. Sections 5 and 6 measure how much of it is left in a real run.
+# insult, *interesting as an insurance commercial*, is not orange at all. The bluest tokens are the
+# two full stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the
+# formula comes from. Sections 5 and 6 measure how much of it is left in a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
@@ -248,10 +248,9 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 #
 # - **Shares of many people**: the error goes to zero. After 200 steps it is 0.0001. All 21 signs are
 #   right.
-# - **One vote per pair**: the error stops at 1.3. 20 of the 21 signs are right.
+# - **One vote per pair**: the error stops at 1.3. 19 of the 21 signs are right.
 # - **The majority always wins**: the error falls for the first steps and then grows, to 10.3 after
-#   200 steps. With certain labels there is no optimum, and the log-ratios run away (lesson 12). But all
-#   21 signs are right.
+#   200 steps. With certain labels there is no optimum, and the log-ratios run away (lesson 12). But 20 of the 21 signs are right.
 #
 # At each of these steps the tokens of each response add up to its implicit reward. The sum sees
 # nothing of all this. And in this small world, wrong labels spoil the sizes sooner than the signs.
@@ -362,8 +361,7 @@ strips["implicit reward: log (π / π_ref)"] = (tokens, change[case][:size])
 show.token_strips(strips, heading="20-1-9=   (planted: the 5)")
 
 # %% [markdown]
-# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has pushed
-# down the **0** behind it, and hardly the 5. The table counts all 400 cases: where does the blamed
+# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has pushed down the *0* behind it, and hardly the 5. The table counts all 400 cases: where does the blamed
 # token stand?
 
 # %%
@@ -504,7 +502,7 @@ def soft_value(ref_logprobs, q, beta):
 check.soft_value(soft_value)
 
 # %% [markdown] tags=["exercise"]
-# **2. A weak and a strong KL penalty** *(easy, 10 minutes, on paper)*. In the tree of section 2,
+# **2. A weak and a strong KL penalty** *(easy, on paper, 10 minutes)*. In the tree of section 2,
 # let $\beta$ become very large. What does $V^*$ at the start approach? And what, if $\beta$ becomes
 # very small? Write down both numbers. Then write a few lines that compute $V^*$ at the start for
 # $\beta$ = 0.01, 1 and 1000.
@@ -638,7 +636,7 @@ def blamed_step(evidence, equals, mask):
 check.blamed_step(blamed_step)
 
 # %% [markdown] tags=["exercise"]
-# **6. Design the experiment** *(hard, 15 minutes, on paper)*. "DPO gives us, for free, a reward
+# **6. Design the experiment** *(hard, on paper, 15 minutes)*. "DPO gives us, for free, a reward
 # model that judges every step of a solution." What would you have to see before you believe it?
 # Name the cases, the baselines, the measure and one use.
 
@@ -707,8 +705,7 @@ check.blamed_step(blamed_step)
 # $N$ is the sum that normalises. The KL term of the position is the mean of minus that under the
 # reference: $\beta \log N - V^{\text{ref}}$. Together they are $Q^{\text{ref}} - V^{\text{ref}}$.
 # Over a response these add up to $r(x, y) - V^{\text{ref}}(s_0)$, so every pair has the right
-# margin. In the world of section 4 its probabilities differ from those of the Gibbs policy by up to
-# 0.06.
+# margin. In the world of section 4 its probabilities differ from those of the Gibbs policy by up to 0.30.
 #
 # **The worked example of three words.** Sheet 91 (number 6) has soft values for *good*, *bad* and
 # the full stop: 0.385 at the start, 1.222 after *good* and −0.778 after *bad*. In *good good* the
@@ -717,11 +714,11 @@ check.blamed_step(blamed_step)
 # **About the experiment of section 6.** DPO and the critic had one learning rate, one $\beta$ and
 # one length of training. We did not look for better ones. Both read 38,400 responses. There are
 # 5,000 planted pairs, but only 2,094 to 2,206 pairs of own responses, which are therefore read more
-# often. The critic hardly learned: of its training responses it judges only 53 to 59 % rightly, and
+# often. The critic hardly learned: of its training responses it judges only 53 % to 59 % rightly, and
 # a coin 50 %. So its row says nothing about critics as such. All intervals are over cases.
-# Surprisal on planted digits has the 95 % interval [0.92, 0.97], and on own errors [0.62, 0.75].
+# Surprisal on planted digits has the 95 % interval [0.92, 0.96], and on own errors [0.62, 0.75].
 # The best share of any trained method on a planted digit is 0.76. On own errors surprisal minus the
-# rule *last step* is −0.05 [−0.14, 0.04]. For the trained methods the record has only the share
+# rule *last step* is −0.06 [−0.15, 0.05]. For the trained methods the record has only the share
 # over all own errors.
 #
 # **What the libraries do.** TRL and OpenRLHF add up the log-ratios of a response before they do

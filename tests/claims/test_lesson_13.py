@@ -383,6 +383,7 @@ def test_whole_solutions_are_mostly_in_the_right_order_and_before_dpo_nearly_all
 def test_the_numbers_of_lesson_13(world, paths, errors, record, planted, own):
     with lesson("13") as said:
         on_the_tree(said)
+        exercises(said)
         exact_world(said, world, paths, errors)
         real_run(said)
         calculations(said, record, planted, own)
@@ -400,11 +401,11 @@ def on_the_tree(said):
     said("| reward $r$ |", *tree.rewards)
     said("both tokens have the probability", ref[0, 0])
     said("We choose $\\beta = 1 / \\ln 2$ =", beta)
-    for row, name in enumerate(("*good*", "*.*")):
+    for row in (0, 1):
+        assert ref[1, row] == 1 / 2
         numbers = ref[1, row], q[1, row], weights[1, row], best[1, row]
-        said(f"| {name} | 1/2 |", *numbers[1:], q[1, row], after, gains[1, row])
-    said("| *good* |", ref[1, 0])
-    said("| *.* |", ref[1, 1])
+        words = "| *good* | 1/2" if row == 0 else "| *.* | 1/2"
+        said(words, *numbers[1:], q[1, row], after, gains[1, row])
     said("| sum | | |", weights[1].sum(), after, best[1].sum())
     said("There $Q^*$ of *good* is", q[0, 0], q[0, 1])
     said("An empty response has the reward", tree.rewards[2])
@@ -413,7 +414,7 @@ def on_the_tree(said):
     said("*Good* has", q[0, 0], start, gains[0, 0])
     said("and the full stop has", q[0, 1], start, gains[0, 1])
     said("At the start a value of", start)
-    said("*good .* has a high reward,", tree.rewards[1], gains[1, 1])
+    said("*good .* has the reward", tree.rewards[1], gains[1, 1])
     assert gains.argmin() == 1  # the full stop at the start is the worst token
     said("*good* after *good* has $\\log_2 \\frac{2/3}{1/2}$ =", math.log2((2 / 3) / (1 / 2)))
     summed = gains[0, 0] + gains[1, 0]
@@ -426,6 +427,16 @@ def on_the_tree(said):
     said("| second *good* |", bad[1], 0.5, ratio[1], gains[1, 0])
     said("| product, sum |", bad.prod(), 0.25, ratio.sum(), summed)
     said("The tokens add up to", ratio.sum(), math.log2(bad.prod() / 0.25))
+
+
+def exercises(said):
+    assert math.isinf(torch.tensor(900.0).exp())
+    said("It must be finite for a $Q^*$ of", 900)
+    said("at the start for $\\beta$ =", 0.01, 1, 1000)
+    said("*before* each token, and", 0)
+    start, after = tree_of(1 / math.log(2))[1].tolist()
+    said("Try *good good* on paper: the values are", start, after, 0)
+    said("the number of the step, counted from", 0)
 
 
 def exact_world(said, world, paths, errors):
@@ -447,19 +458,22 @@ def exact_world(said, world, paths, errors):
     said("**Shares of many people**: the error goes to zero. After", STEPS)
     said("the error goes to zero. After 200 steps it is", last["shares"], right["shares"])
     said("**One vote per pair**: the error stops at", last["one vote"], right["one vote"], size)
-    said("and then grows, to", last["majority"], STEPS, right["majority"])
-    assert right["shares"] == right["majority"] == size
+    said("and then grows, to", last["majority"], STEPS, right["majority"], size)
+    assert right["shares"] == size
 
 
 def real_run(said):
     sums = [sum(x for _, x in response) for response in rewards_of_tokens()]
     shown = re.findall(r"^[01]\s+(-?[\d.]+)", output_of("table.groupby"), re.M)
     assert [round(x, 2) for x in sums] == pytest.approx(list(map(float, shown)), abs=0.011)
-    said("The sums are", *sums)
+    said("The sums are", *map(float, shown))
+    said("People liked response", 0, 1)
+    said("the most orange token of response", 1)
+    said("reviews of", 600)
     asked = experiments.results("order")
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
-    said("On", pairs, asked.right_order.mean(), 100)
+    said("it is short. On", pairs, asked.right_order.mean(), 100)
     said(
         "| compare two responses by their sums | this is what DPO trains:", asked.right_order.mean()
     )
@@ -481,9 +495,7 @@ def calculations(said, record, planted, own):
     said("Surprisal finds the planted digit in", found["planted, surprisal"].mean())
     said("The implicit reward finds it in", found["planted, implicit reward"].mean())
     said("We train here for", 20, LOCATED["asked"])
-    said("finds the", 5)
-    said("pushed down the **", 0)
-    said("behind it, and hardly the", 5)
+    said("the model from before DPO finds the", 5, 0, 5)
     said("The table counts all", LOCATED["asked"])
     of_surprisal, of_dpo = shown_places()["the last digit, not planted"]
     said("The implicit reward blames the last digit in", of_dpo)
@@ -510,7 +522,7 @@ def further(said, world, record, own):
     gains = q - values[:, None]
     said("has soft values for", *values)
     said("the first word gains", gains[0, 0], gains[1, 0], 2 - values[0], 2, values[0])
-    said("number", 6)
+    said("Sheet", 91, 6)
     one_step = world.ref_logits.log_softmax(-1) + world.values(world.ref_logits)[1] / BETA
     far = (world.probs(one_step) - world.gibbs(beta=BETA)).abs().max()
     said("differ from those of the Gibbs policy by up to", far)
