@@ -118,7 +118,7 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # | token after *good* | $\pi_{\text{ref}}$ | $Q^*$ | $\pi_{\text{ref}} \cdot 2^{Q^*}$ | $\pi^*$ | $Q^* - V^*$ |
 # |---|---|---|---|---|---|
 # | *good* | 1/2 | 2 | 2 | 2/3 | 2 − 1.58 = 0.42 |
-# | *.* | 1/2 | 1 | 1 | 1/3 | 1 − 1.58 = −0.58 |
+# | full stop | 1/2 | 1 | 1 | 1/3 | 1 − 1.58 = −0.58 |
 # | sum | | | 3, so $V^* = \log_2 3$ = 1.58 | 1 | |
 #
 # **Predict.** Now do the start on paper. There $Q^*$ of *good* is 1.58, and $Q^*$ of the full stop

@@ -404,8 +404,7 @@ def on_the_tree(said):
     for row in (0, 1):
         assert ref[1, row] == 1 / 2
         numbers = ref[1, row], q[1, row], weights[1, row], best[1, row]
-        words = "| *good* | 1/2" if row == 0 else "| *.* | 1/2"
-        said(words, *numbers[1:], q[1, row], after, gains[1, row])
+        said(("| *good* |", "| full stop |")[row], *numbers, q[1, row], after, gains[1, row])
     said("| sum | | |", weights[1].sum(), after, best[1].sum())
     said("There $Q^*$ of *good* is", q[0, 0], q[0, 1])
     said("An empty response has the reward", tree.rewards[2])
