@@ -78,7 +78,7 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # What to see in it: the most orange token of response 1 is the *n* of *Technically*. Most of its
 # insult, *interesting as an insurance commercial*, is not orange at all. The bluest tokens are the
 # two full stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the
-# formula comes from. Sections 5 and 6 measure how much of it is left in a real run.
+# formula comes from, sections 5 and 6 how much of it is left in a real run.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
@@ -160,7 +160,7 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # This is equation (c) of lesson 12, and $V^*(s_0)$ is its $\beta \log Z(x)$. It cancels in a pair. So
 # DPO's loss follows from tokens, too.
 #
-# A sum that stops early is useful as well. Up to token $t$ it is $V^*(s_{t+1}) - V^*(s_0)$. So the
+# A sum up to token $t$ is $V^*(s_{t+1}) - V^*(s_0)$. So the
 # best policy contains a critic: it knows each prefix's value, up to one number per prompt.
 #
 # **But a right sum does not show that the tokens are right.** Take a bad policy, which nobody
@@ -181,7 +181,7 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 #
 # So we compare, in the world of lesson 12: 15 responses of at most three words with random rewards,
 # and DPO on all pairs with the exact shares of people. It has 7 prefixes with 3 next words, which
-# makes 21 implicit rewards. DPO never sees a prefix and never sees a reward. We compute the true
+# makes 21 implicit rewards. DPO never sees a prefix or a reward. We compute the true
 # $Q^* - V^*$ from the rewards, by walking back.
 
 # %%
@@ -250,7 +250,8 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 #   right.
 # - **One vote per pair**: the error stops at 1.3. 19 of the 21 signs are right.
 # - **The majority always wins**: the error falls for the first steps and then grows, to 10.3 after
-#   200 steps. With certain labels there is no optimum, and the log-ratios run away (lesson 12). But 20 of the 21 signs are right.
+#   200 steps. With certain labels there is no optimum, and the log-ratios run away (lesson 12). But
+#   20 of the 21 signs are right.
 #
 # At each of these steps the tokens of each response add up to its implicit reward. The sum sees
 # nothing of all this. And in this small world, wrong labels spoil the sizes sooner than the signs.
@@ -361,8 +362,9 @@ strips["implicit reward: log (π / π_ref)"] = (tokens, change[case][:size])
 show.token_strips(strips, heading="20-1-9=   (planted: the 5)")
 
 # %% [markdown]
-# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has pushed down the *0* behind it, and hardly the 5. The table counts all 400 cases: where does the blamed
-# token stand?
+# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has
+# pushed down the *0* behind it, and hardly the 5. The table counts all 400 cases: where does the
+# blamed token stand?
 
 # %%
 place, mask = torch.tensor(asked["place"]), wrong.response_mask
@@ -707,7 +709,7 @@ check.blamed_step(blamed_step)
 # Over a response these add up to $r(x, y) - V^{\text{ref}}(s_0)$, so every pair has the right
 # margin. In the world of section 4 its probabilities differ from those of the Gibbs policy by up to 0.30.
 #
-# **The worked example of three words.** Sheet 91 (number 6) has soft values for *good*, *bad* and
+# **The worked example of three words.** Section 7 of sheet 91 has soft values for *good*, *bad* and
 # the full stop: 0.385 at the start, 1.222 after *good* and −0.778 after *bad*. In *good good* the
 # first word gains 0.838, the second 0.778, together 1.615 = 2 − 0.385.
 #

@@ -521,7 +521,7 @@ def further(said, world, record, own):
     gains = q - values[:, None]
     said("has soft values for", *values)
     said("the first word gains", gains[0, 0], gains[1, 0], 2 - values[0], 2, values[0])
-    said("Sheet", 91, 6)
+    said("of sheet", 91)
     one_step = world.ref_logits.log_softmax(-1) + world.values(world.ref_logits)[1] / BETA
     far = (world.probs(one_step) - world.gibbs(beta=BETA)).abs().max()
     said("differ from those of the Gibbs policy by up to", far)
