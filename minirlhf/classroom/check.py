@@ -77,10 +77,10 @@ from minirlhf.classroom.lessons.lesson_12 import (
     reward_from_policy,
 )
 from minirlhf.classroom.lessons.lesson_13 import (
-    blamed_token,
+    blamed_step,
+    prefix_values,
     soft_value,
-    token_rewards,
-    value_steps,
+    state_value,
 )
 from minirlhf.classroom.lessons.lesson_14 import (
     dpop_loss,

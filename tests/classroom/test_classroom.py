@@ -283,25 +283,27 @@ DIFFERENT = {  # right answers written in another way
             for i in range(3)
         ]
     ),
-    "token_rewards": lambda n, r, m, b: per_row(lambda x, y: b * (x - y))(n, r, mask=m),
     "soft_value": lambda p, q, b: q.max() + b * (p.exp() * ((q - q.max()) / b).exp()).sum().log(),
-    "value_steps": lambda v, s, m: torch.stack(
+    "prefix_values": lambda n, r, s, m, b: torch.stack(
         [
             torch.stack(
                 [
-                    (v[i, t + 1] if t + 1 < m[i].sum() else s[i]) - v[i, t]
+                    s[i] - b * (n[i, t:][m[i, t:]] - r[i, t:][m[i, t:]]).sum()
                     if m[i, t]
                     else torch.tensor(0.0)
-                    for t in range(v.shape[1])
+                    for t in range(m.shape[1])
                 ]
             )
-            for i in range(len(v))
+            for i in range(len(s))
         ]
     ),
-    "blamed_token": lambda e, m: torch.tensor(
+    "state_value": lambda p, r, q, b: (
+        p.exp() @ q - b * torch.nn.functional.kl_div(r, p, reduction="sum", log_target=True)
+    ),
+    "blamed_step": lambda e, q, m: torch.tensor(
         [
-            min(range(int(keep.sum())), key=lambda t: row[t].item())
-            for row, keep in zip(e, m, strict=True)
+            sum(ends[: min(range(int(keep.sum())), key=lambda t: row[t].item())])
+            for row, ends, keep in zip(e, q.tolist(), m, strict=True)
         ]
     ),
     "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss(

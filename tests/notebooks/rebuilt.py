@@ -18,6 +18,7 @@ REBUILT: tuple[str, ...] = (
     "11_grpo",
     "11b_five_objections",
     "12_dpo",
+    "13_a_language_model_is_a_q_function",
     "90_the_exact_world",
     "91_the_worked_example",
 )

@@ -1,41 +1,8 @@
-"""Exercises of lesson 13: rewards of single tokens, soft values, and locating an error."""
+"""Exercises of lesson 13: soft values, the values inside a policy, and blaming a step."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
-
-
-def _tokens_case(g):
-    mask = torch.arange(5) < torch.randint(1, 6, (4, 1), generator=g)
-    mask[0], mask[1] = torch.arange(5) < 5, torch.arange(5) < 2
-    new, ref = (torch.where(mask, -4 * torch.rand(4, 5, generator=g), torch.nan) for _ in range(2))
-    return new, ref, mask, 0.1 + torch.rand((), generator=g).item()
-
-
-def _rewards(new, ref, mask, beta):
-    return torch.where(
-        mask, beta * (torch.where(mask, new, 0.0) - torch.where(mask, ref, 0.0)), 0.0
-    )
-
-
-token_rewards = Exercise(
-    "token_rewards",
-    ("logprobs", "ref_logprobs", "mask", "beta"),
-    _tokens_case,
-    _rewards,
-    {
-        "beta is missing.": lambda n, r, m, b: _rewards(n, r, m, 1.0),
-        "this divides by beta. The implicit reward is "
-        "beta times the log-ratio.": lambda n, r, m, b: _rewards(n, r, m, 1 / b),
-        "the sign is wrong. Take policy minus reference.": lambda n, r, m, b: _rewards(r, n, m, b),
-        "this uses the policy's log-probability alone. "
-        "What the policy has learned is its difference from the reference.": lambda n, r, m, b: (
-            _rewards(n, torch.zeros_like(r), m, b)
-        ),
-        "this is the running sum, the reward of the response so far. "
-        "Return the reward of each token.": lambda n, r, m, b: _rewards(n, r, m, b).cumsum(1),
-    },
-)
 
 
 def _state_case(g):
@@ -71,93 +38,204 @@ soft_value = Exercise(
         "The KL penalty of that policy is not subtracted.": lambda p, q, b: (
             (p + q / b).softmax(0) * q
         ).sum(),
+        "exp(900) is infinite. Add the logarithms of the two factors first, "
+        "then use logsumexp.": lambda p, q, b: b * (p.exp() * (q / b).exp()).sum().log(),
+        "this sums exp(Q / beta) without its weights. Each token counts with its probability "
+        "under the reference, not with its log-probability.": lambda p, q, b: (
+            b * torch.logsumexp(p * q / b, 0)
+        ),
     },
     edges=((torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([900.0, -900.0, 0.0]), 1.0),),
 )
 
 
-def _chain_case(g):
-    values = torch.randn(4, 6, generator=g)
-    mask = torch.arange(6) < torch.randint(2, 7, (4, 1), generator=g)
-    mask[0], mask[1] = torch.arange(6) < 6, torch.arange(6) < 2
-    return torch.where(mask, values, torch.nan), torch.randn(4, generator=g), mask
+def _prefix_case(g):
+    mask = torch.arange(5) < torch.randint(1, 6, (4, 1), generator=g)
+    mask[0], mask[1] = torch.arange(5) < 5, torch.arange(5) < 2
+    new, ref = (torch.where(mask, -4 * torch.rand(4, 5, generator=g), torch.nan) for _ in range(2))
+    rewards = torch.randn(4, generator=g)
+    return new, ref, rewards, mask, 0.1 + torch.rand((), generator=g).item()
 
 
-def _drops(values, final, mask):
-    values = torch.where(mask, values, 0.0)
-    last = mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
-    after = torch.where(
-        last, final[:, None], torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    )
-    return torch.where(mask, after - values, 0.0)
+def _gains(new, ref, mask, beta):
+    return beta * (torch.where(mask, new, 0.0) - torch.where(mask, ref, 0.0))
 
 
-def _drops_without_the_end(values, final, mask):
-    return _drops(values, torch.zeros_like(final), mask)
+def _to_come(gains):
+    return gains.flip(1).cumsum(1).flip(1)
 
 
-value_steps = Exercise(
-    "value_steps",
-    ("values", "scores", "mask"),
-    _chain_case,
-    _drops,
+def _values(new, ref, rewards, mask, beta):
+    to_come = _to_come(_gains(new, ref, mask, beta))
+    return torch.where(mask, rewards[:, None] - to_come, 0.0)
+
+
+def _after(new, ref, rewards, mask, beta):
+    gains = _gains(new, ref, mask, beta)
+    return torch.where(mask, rewards[:, None] - _to_come(gains) + gains, 0.0)
+
+
+def _from_the_start(new, ref, rewards, mask, beta, before=True):
+    gains = _gains(new, ref, mask, beta)
+    return torch.where(mask, gains.cumsum(1) - gains * before, 0.0)
+
+
+prefix_values = Exercise(
+    "prefix_values",
+    ("logprobs", "ref_logprobs", "rewards", "mask", "beta"),
+    _prefix_case,
+    _values,
     {
-        "the last token is wrong. After the last token comes the score.": _drops_without_the_end,
-        "the sign is wrong. Take after minus before, so "
-        "that an error lowers the value.": lambda v, s, m: -_drops(v, s, m),
-        "this is each value minus the one before it, one position off. "
-        "The effect of token t is V after it minus V before it.": lambda v, s, m: torch.where(
-            m,
-            torch.where(m, v, 0.0)
-            - torch.where(m, v, 0.0).roll(1, 1) * (torch.arange(v.shape[1]) > 0),
-            0.0,
+        "these are the values after each token. At the last token that is the reward itself. "
+        "Return the value before each token.": _after,
+        "this sums from the start of the response, so it is V* minus its value at the prompt. "
+        "You know the reward, which stands at the end: sum from there.": _from_the_start,
+        "this sums from the start of the response, and it includes the token itself. "
+        "You know the reward, which stands at the end: sum from there.": lambda *x: _from_the_start(
+            *x, before=False
         ),
-        "this is each value minus the one before it, with 0 for the first token. "
-        "It is one position off. "
-        "The effect of token t is V after it minus V before it.": lambda v, s, m: torch.where(
-            m, torch.nn.functional.pad(torch.where(m, v, 0.0).diff(dim=1), (1, 0)), 0.0
+        "this sums from the start and adds the result to the reward. "
+        "At the prompt V* is the reward minus the sum over all tokens.": lambda n, r, s, m, b: (
+            torch.where(m, s[:, None] + _from_the_start(n, r, s, m, b), 0.0)
         ),
-        "these are the values. Return what each token changed.": lambda v, s, m: torch.where(
-            m, v, 0.0
+        "the sign is wrong. The value before a token is the reward minus "
+        "what this token and the later ones gained.": lambda n, r, s, m, b: _values(r, n, s, m, b),
+        "this is what the tokens gain from here on. Subtract it from the reward.": (
+            lambda n, r, s, m, b: torch.where(m, _to_come(_gains(n, r, m, b)), 0.0)
+        ),
+        "this is the reward minus the gain of this token alone. "
+        "The later tokens gain something, too.": lambda n, r, s, m, b: torch.where(
+            m, s[:, None] - _gains(n, r, m, b), 0.0
+        ),
+        "beta is missing.": lambda n, r, s, m, b: _values(n, r, s, m, 1.0),
+        "this divides by beta. The implicit reward is "
+        "beta times the log-ratio.": lambda n, r, s, m, b: _values(n, r, s, m, 1 / b),
+        "the reference is missing. The gain of a token is "
+        "beta times its log-ratio.": lambda n, r, s, m, b: _values(n, torch.zeros_like(r), s, m, b),
+        "the padding holds the reward. It must be 0 there.": lambda n, r, s, m, b: (
+            s[:, None] - _to_come(_gains(n, r, m, b))
         ),
     },
 )
 
 
-def _locate_case(g):
-    mask = torch.arange(6) < torch.randint(2, 7, (5, 1), generator=g)
-    mask[0], mask[1] = torch.arange(6) < 6, torch.arange(6) < 3
-    evidence = torch.randn(5, 6, generator=g)
-    # Row 2 has two equal lowest values.
-    evidence[2] = torch.tensor([0.2, -1.0, 0.3, -1.0, 0.0, 0.0])
-    mask[2] = torch.tensor([True, True, True, True, False, False])
-    evidence[3, :2] = torch.tensor([40.0, 70.0])  # all real values are far above 0
-    mask[3] = torch.arange(6) < 2
-    return torch.where(mask, evidence, torch.nan), mask
+def _policy_case(g):
+    policy, ref = torch.randn(2, 5, generator=g).log_softmax(1)
+    return policy, ref, 2 * torch.randn(5, generator=g), 0.2 + torch.rand((), generator=g).item()
 
 
-def _lowest(evidence, mask):
-    return torch.where(mask, evidence, torch.inf).argmin(1)
+def _value_of(policy, ref, q, beta):
+    return (policy.exp() * (q - beta * (policy - ref))).sum()
 
 
-blamed_token = Exercise(
-    "blamed_token",
-    ("evidence", "mask"),
-    _locate_case,
-    _lowest,
+state_value = Exercise(
+    "state_value",
+    ("logprobs", "ref_logprobs", "q", "beta"),
+    _policy_case,
+    _value_of,
     {
-        "you took the highest value. "
-        "The evidence is low where something went wrong.": lambda e, m: torch.where(
-            m, e, -torch.inf
-        ).argmax(1),
+        "the bug is still there. On paper, take q = (0, 0), beta = 1, a reference with "
+        "(0.5, 0.5) and a policy with (0.9, 0.1). There is nothing to earn, and a penalty to pay. "
+        "Which sign must the value have, and which one is computed?": lambda p, r, q, b: (
+            (p.exp() * q).sum() - b * (r.exp() * (p - r)).sum()
+        ),
+        "everything is a mean under the reference. "
+        "But the policy chooses the tokens.": lambda p, r, q, b: (
+            r.exp() * (q - b * (p - r))
+        ).sum(),
+        "the KL penalty is missing. Without it the value can be above V*.": lambda p, r, q, b: (
+            p.exp() * q
+        ).sum(),
+        "this is V*, the value of the best policy. "
+        "Return the value of the policy that is given.": lambda p, r, q, b: _soft(r, q, b),
+        "the sign of the KL penalty is wrong. It lowers the value: take q minus beta times "
+        "(policy minus reference).": lambda p, r, q, b: _value_of(p, r, q, -b),
+        "the reference is missing from the KL penalty: "
+        "this is the penalty of a reference that gives every token the same probability, "
+        "up to a constant.": lambda p, r, q, b: (p.exp() * (q - b * p)).sum(),
+        "this is a plain mean over the tokens. Weight each token by the probability "
+        "that the policy gives it.": lambda p, r, q, b: (q - b * (p - r)).mean(),
+        "this is a sum over the tokens. Weight each token by the probability "
+        "that the policy gives it.": lambda p, r, q, b: (q - b * (p - r)).sum(),
+        "the log-probability is used as the weight of a token. "
+        "Take its exponential.": lambda p, r, q, b: (p * (q - b * (p - r))).sum(),
+    },
+)
+
+
+def _steps_case(g):
+    mask = torch.arange(8) < torch.randint(3, 9, (5, 1), generator=g)
+    mask[0], mask[1] = torch.arange(8) < 8, torch.arange(8) < 3
+    evidence, equals = torch.randn(5, 8, generator=g), torch.rand(5, 8, generator=g) < 0.3
+    evidence[0, :4] = torch.tensor([0.2, -9.0, 0.3, 0.1])
+    equals[0, :4] = torch.tensor([True, True, False, True])  # the blamed token is an "="
+    # Row 2 has two equal lowest values in different steps.
+    evidence[2] = torch.tensor([0.2, -4.0, 0.3, -4.0, 0.0, 0.0, 0.0, 0.0])
+    equals[2] = torch.tensor([False, False, True, False, False, False, True, False])
+    mask[2] = torch.arange(8) < 5
+    evidence[3, :4] = torch.tensor([30.0, 70.0, 60.0, 40.0])  # all real values are far above 0
+    equals[3] = torch.tensor([True, False, True, False, True, False, False, False])
+    mask[3] = torch.arange(8) < 4
+    return torch.where(mask, evidence, torch.nan), equals, mask
+
+
+def _lowest(evidence, mask, padding=torch.inf):
+    return torch.where(mask, evidence, padding).argmin(1)
+
+
+def _step_of(at, equals):
+    before = equals.long().cumsum(1) - equals.long()
+    return before.gather(1, at[:, None])[:, 0]
+
+
+def _last_of_equals(evidence, mask):
+    return evidence.shape[1] - 1 - torch.where(mask, evidence, torch.inf).flip(1).argmin(1)
+
+
+def _highest(evidence, mask):
+    return torch.where(mask, evidence, -torch.inf).argmax(1)
+
+
+def _largest(evidence, mask):
+    return torch.where(mask, evidence.abs(), -torch.inf).argmax(1)
+
+
+def _least_sum(evidence, equals, mask):
+    step = equals.long().cumsum(1) - equals.long()
+    real = torch.where(mask, evidence, 0.0)
+    sums = torch.zeros(len(step), 9).scatter_add(1, step, real)
+    there = torch.zeros(len(step), 9).scatter_add(1, step, mask.float()) > 0
+    return torch.where(there, sums, torch.inf).argmin(1)
+
+
+blamed_step = Exercise(
+    "blamed_step",
+    ("evidence", "equals", "mask"),
+    _steps_case,
+    lambda e, q, m: _step_of(_lowest(e, m), q),
+    {
+        'a "=" is counted in the step that follows it. It belongs to the step that it '
+        'ends: count the "=" before the token.': lambda e, q, m: (
+            q.long().cumsum(1).gather(1, _lowest(e, m)[:, None])[:, 0]
+        ),
+        "this is the number of the token. Return the number of its step.": lambda e, q, m: _lowest(
+            e, m
+        ),
+        "steps are counted from 1. Count from 0.": lambda e, q, m: _step_of(_lowest(e, m), q) + 1,
         "padding was set to 0, so it is the lowest where all real values are above 0. "
-        "Set it to infinity.": lambda e, m: torch.where(m, e, 0.0).argmin(1),
-        "you took the largest absolute value. A very *good* token is not an error.": lambda e, m: (
-            torch.where(m, e.abs(), -torch.inf).argmax(1)
+        "Set it to infinity.": lambda e, q, m: _step_of(_lowest(e, m, 0.0), q),
+        "you took the highest value. "
+        "The evidence is low where something went wrong.": lambda e, q, m: _step_of(
+            _highest(e, m), q
+        ),
+        "you took the largest absolute value. A very *good* token is not an error.": (
+            lambda e, q, m: _step_of(_largest(e, m), q)
         ),
         "of several equal values you took the last. "
-        "Take the first: the first error comes first.": lambda e, m: (
-            e.shape[1] - 1 - torch.where(m, e, torch.inf).flip(1).argmin(1)
+        "Take the first: the first error comes first.": lambda e, q, m: _step_of(
+            _last_of_equals(e, m), q
         ),
+        "this is the step whose tokens have the lowest sum. "
+        "Take the step of the lowest token.": _least_sum,
     },
 )
