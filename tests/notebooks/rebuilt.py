@@ -16,6 +16,7 @@ REBUILT: tuple[str, ...] = (
     "11_grpo",
     "11b_five_objections",
     "12_dpo",
+    "14_what_dpo_gets_wrong",
     "90_the_exact_world",
     "91_the_worked_example",
 )
