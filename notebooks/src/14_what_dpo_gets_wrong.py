@@ -48,8 +48,8 @@ from minirlhf.classroom import FAST, check
 # All three have one origin. DPO's loss looks at one number, $h$, of pairs that somebody else wrote.
 #
 # Do you need all three repairs? In our recorded runs, only online DPO gets more out of the same
-# distance from the reference. DPOP and IPO act like a larger $\beta$: they move less. Section 5 has
-# the picture.
+# distance from the reference. DPOP and IPO mend their fault, and move less. Section 5 has the
+# picture.
 
 # %% [markdown]
 # ## 2. First fault: the chosen response falls
@@ -63,12 +63,10 @@ history = experiments.results("preference_history")
 
 
 def log_ratios(variant):
-    """Mean log-ratio of each step's pairs: a table of seeds by steps for each side."""
-    runs = history[
-        history.variant == variant
-    ]  # a logged reward is beta times the log-ratio
-    return {
-        side: runs.pivot(index="seed", columns="step", values=f"rewards/{side}") / 0.1
+    """Mean log-ratio of each step's pairs: (seeds, steps) for each side."""
+    by_seed = history[history.variant == variant].pivot(index="seed", columns="step")
+    return {  # a logged reward is beta times the log-ratio
+        side: by_seed[f"rewards/{side}"].to_numpy() / 0.1
         for side in ("chosen", "rejected")
     }
 
@@ -78,9 +76,9 @@ dpo_runs = log_ratios("dpo")
 show.lines(dpo_runs, steps, xlabel="step", ylabel="log-ratio, nats")
 
 # %% [markdown]
-# The rejected responses fall, as they should. But the chosen ones fall as well, by about 3 nats:
-# each is about a twentieth as likely as before. And these are the responses that DPO is trained
-# *for*. This is **likelihood displacement**.
+# The rejected responses fall, as they should. But the chosen ones fall as well, by about 3 nats: on
+# average each is less than a tenth as likely as before. And these are the responses that DPO is
+# trained *for*. This is **likelihood displacement**.
 #
 # **Why?** The loss contains only $h = c - r$. If both fall and $r$ falls faster, the loss is
 # content. What pushes the chosen one down? A network has no separate weight for each response. All
@@ -258,8 +256,8 @@ show.policy_bars(words, policies, rewards=world.rewards)
 
 # %% [markdown]
 # Every second response has no pair. In the optimum these have a total probability of 0.49, and
-# after DPO 0.10. Three of them have the rewards
-# 1.1, 0.8 and 0.6, but DPO lowers all seven below the reference.
+# after DPO 0.10. Three of them have the rewards 1.1, 0.8 and 0.6, but DPO lowers all seven below
+# the reference.
 #
 # **Why?** Three responses, $\beta = 1$, and the reference gives each 1/3:
 #
@@ -293,12 +291,13 @@ print(f"largest error of a probability: {error.item():.3f}")
 assert error < 0.005 < (off_policy - world.gibbs(beta=beta)).abs().max()
 
 # %% [markdown]
-# It finds the optimum, because every response is in some pair. No label is lost on responses that
-# the policy has given up.
+# It finds the optimum, because every response is in some pair. Of course it also gets labels for
+# all 15 responses. That is the point: sampling decides which labels are asked for.
 #
 # **On film reviews.** A reward model takes the place of the people, so that every variant has
 # labels by the same judge: 3,200 pairs each, $\beta = 0.5$, 100 steps, three seeds. **Gold** is the
-# score of a separate model that no training used. **Predict** the order by gold:
+# score of a separate model that no training used. **Predict** the order by gold, and the
+# order by KL:
 #
 # - *human reviews*: DPO on reviews by people,
 # - *own reviews, once*: DPO on reviews that the policy wrote before training,
@@ -357,13 +356,13 @@ by_beta = {f"DPO, beta {beta}": mean_h("dpo", beta) for beta in (0.1, 1.0)}
 show.lines(by_beta, xlabel="step", ylabel="mean h, nats")
 
 # %% [markdown]
-# After 15 steps, $h$ is 66 nats with $\beta = 0.1$. So the ratio of chosen to rejected has grown by
+# At step 15, $h$ is 66 nats with $\beta = 0.1$. So the ratio of chosen to rejected has grown by
 # a factor of $e^{66}$, more than $10^{28}$. With $\beta = 1$ it grows more slowly, but it does not
 # stop either: $\beta$ delays, and does not hold.
 #
 # **Why?** Let a share $p$ of people prefer A to B. DPO stops where $\sigma(\beta h) = p$ (lesson
 # 12, section 5), which is at $h = \frac{1}{\beta} \log \frac{p}{1 - p}$. If all agree, $p = 1$: the
-# sigmoid would have to be 1, and no finite $h$ reaches this. A larger $\beta$ does not help:
+# sigmoid would have to be one, and no finite $h$ reaches this. A larger $\beta$ does not help:
 # infinity divided by $\beta$ is still infinity.
 #
 # ### The repair: IPO
@@ -442,8 +441,8 @@ show.frontier(runs[of_curve | points], curves=curve, log=True, ylabel="gold")
 # Counted by KL per token, it is ahead of *human reviews* by 0.21, with an interval from 0.01 to
 # 0.38. So the lead shrinks, and hardly excludes zero.
 #
-# **So first ask whose responses the pairs are.** Then ask which loss. Lab 14b compares all thirteen
-# losses of the package in this way.
+# **So first ask whose responses the pairs are.** Then ask which loss. Lesson 14b compares all
+# thirteen losses of the package in this way.
 
 # %% [markdown]
 # ## What to remember
@@ -475,7 +474,7 @@ show.lines(dict(zip(["yes", "no", "sure"], train(dpo, nearer)[:1500].T)), xlabel
 # <details><summary>What you should see</summary>
 #
 # The mean feature is 1/6 at the start, so the slopes are 5/6, −7/6 and 1/3. *Yes* rises all the
-# way. *Sure* rises first, from 0.33 to 0.37. Then the mean feature passes 0.5, and *sure* falls.
+# way. *Sure* rises first, from 0.33 to 0.36. Then the mean feature passes 0.5, and *sure* falls.
 # Displacement needs a response that lies *further* than the chosen one. Where are there such
 # responses? Where chosen and rejected are much alike. Then the difference of their features is
 # small and points anywhere, and many other responses lie further along it.
@@ -581,15 +580,15 @@ check.ipo_loss(ipo_loss)
 
 # %% [markdown] tags=["exercise"]
 # **5. Find the bug** *(medium, 20 minutes)*. A colleague trains DPOP on two films. Each film has
-# the three responses of section 2 and a weight of its own. In film 1, *sure* has the feature 4. In
-# film 2 it has 0.5, so there *yes* can rise (exercise 1). The curve shows the log-ratio of *yes* in
-# both films. DPOP should keep film 1 near zero, but it falls. What is wrong in `dpop_of_a_batch`?
+# the three responses of section 2 and a weight of its own. In film A, *sure* has the feature 4. In
+# film B it has 0.5, so there *yes* can rise (exercise 1). The curve shows the log-ratio of *yes* in
+# both films. DPOP should keep film A near zero, but it falls. What is wrong in `dpop_of_a_batch`?
 # Mend it, run the checker, and draw the curve again.
 #
 # `c` and `r` are the log-ratios of the chosen and the rejected responses, (B,). The result is the
 # loss of each pair, (B,).
 #
-# *Hint:* find out at which step film 1 stops falling. Where is film 2 then?
+# *Hint:* find out at which step film A stops falling. Where is film B then?
 
 
 # %% tags=["exercise"]
@@ -602,7 +601,7 @@ check.dpop_of_a_batch(dpop_of_a_batch)
 
 
 # %% [markdown] tags=["solution"]
-# The penalty is of the *mean* log-ratio of the batch. Film 1 may fall as far as film 2 rises. The
+# The penalty is of the *mean* log-ratio of the batch. Film A may fall as far as film B rises. The
 # penalty has to look at each pair.
 
 
@@ -629,7 +628,7 @@ def two_films(loss, steps=600):
     return torch.stack(path).T
 
 
-yes = dict(zip(["film 1", "film 2"], two_films(dpop_of_a_batch)))
+yes = dict(zip(["film A", "film B"], two_films(dpop_of_a_batch)))
 show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 
 # %% [markdown]
@@ -677,7 +676,7 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 # **Does the order carry over?** In section 2, DPOP knows the order of fewer unseen pairs than DPO.
 # It also moved far less, 0.3 nats instead of 5.4. But that is not the whole reason: IPO went only
 # 1.2 nats and has 58 % in the right order. Raising the chosen reviews seems to be what costs the
-# order. Lab 14b has the same numbers for thirteen losses.
+# order. Lesson 14b has the same numbers for thirteen losses.
 #
 # **The pairs of the first figure.** The mean is over the pairs of the step, before its update. The
 # pairs are new, but most of their responses have been in earlier pairs, as chosen or as rejected

@@ -359,7 +359,7 @@ experiments.shown(asked, columns | {"rejected_change": "rejected"})
 
 # %% [markdown]
 # - **No loss makes the chosen reviews of new films more likely**, on any seed. DPOP comes closest.
-# - **The order does carry over.** Ten losses have more pairs right than a coin, on every seed: 56
+# - **The order does carry over.** Ten losses have more pairs right than a coin, on every seed: 56 %
 #   to 60 %. Reward models of lesson 08 have 60 % with 1,600 pairs and 62 % with 6,400, on other
 #   pairs.
 # - **DPOP, CPO and ORPO have only 53 %**, less than DPO. The three that *raise* the chosen reviews
@@ -697,9 +697,9 @@ show.lines(
 # **How cDPO ends.** On the hard labels of section 2 it ends not far from the Gibbs policy of
 # people's own doubts: the total variation distance is 0.11.
 #
-# **The 128 pairs.** The main record also has the order of 128 validation pairs: 0.43 to 0.54 over
-# all runs. With a standard error of 0.04 they cannot tell 0.58 from 0.5. We first read them as "a
-# coin". The 2,000 pairs of the test films can tell.
+# **The small set of pairs.** The main record also has the order of 128 validation pairs: 0.43 to
+# 0.54 over all runs. With a standard error of 0.04 they cannot tell 0.58 from 0.5. We first read
+# them as "a coin". The 2,000 pairs of the test films can tell.
 #
 # **What is not equal in section 5.** The reward model learned from many more votes (lesson 08). The
 # policy writes about all titles, about 3 pairs each; human reviews are of the films with votes and

@@ -403,7 +403,7 @@ def test_the_numbers_of_lab_14b(runs, asked, moved, world, hard_ends, one_weight
 
 def at_equal_kl(said, runs):
     golds, kls = ({n: mean(runs, n, x) for n in LOSSES} for x in ("gold", "kl"))
-    said("This lab runs twelve", len(LOSSES) - 1)
+    said("This lab runs", len(LOSSES) - 1, 3, 6, len({HUMAN, *OWN}) == 6)
     said("All runs start from the same model and have", 100, 32)
     prompts = {len(row) for row in runs.gold_by_prompt}
     said("writes one review for each of", *prompts)
@@ -415,7 +415,7 @@ def at_equal_kl(said, runs):
     said("The hinge loss has", golds["hinge"] - golds["ipo"], golds["ipo"])
     said("more gold than IPO (0.91), and", kls["hinge"] / kls["ipo"])
     said("They differ from it by at most", max(abs(above(n)[0]) for n in ON_CURVE))
-    said("contains", 0)
+    said("the 95 % interval over films and seeds contains", 0)
     said("**DPOP, CPO and ORPO hardly moved**: at most", max(kls[n] for n in RAISERS))
     said("The curve starts at", mean(runs, "beta 1", "kl"))
     said("**SimPO went furthest**,", kls["simpo"], mean(runs, "beta 0.03", "kl"))
@@ -424,7 +424,7 @@ def at_equal_kl(said, runs):
 def labels(said, world, hard_ends):
     said("the share of labels that are believed to be wrong: here", 0.2)
     assert LOSSES["cdpo"].settings["label_smoothing"] == 0.2
-    said("**cDPO** turns round where", 0.8, math.log(4) / 0.1)
+    said("**cDPO** turns round where", math.log(4) / 0.1)
     least = pull("robust", [200.0]).item()
     assert least == pytest.approx(0.2 * 0.1 / 0.6, abs=1e-6)
     assert pull("DPO", [200.0]).item() < 1e-8
@@ -509,7 +509,7 @@ def further(said, runs, asked, world):
     said("TRL's default of", 0.1, 1 / (2 * 0.1) == 5)
     said("variation distance is", of_doubts(world))
     few = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
-    said("**The", 128, 128, few.min(), few.max(), math.sqrt(0.25 / 128))
+    said("The main record also has the order of", 128, few.min(), few.max(), math.sqrt(0.25 / 128))
     said("they cannot tell", mean(asked, "ipo", "right_order"), 0.5)
     said("of the test films can tell", True)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
