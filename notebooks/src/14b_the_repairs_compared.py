@@ -40,11 +40,11 @@ from minirlhf.classroom import check
 # The notation is that of lesson 14. $c$ and $r$ are the log-ratios of the chosen and the rejected
 # response, $h = c - r$, and $\ell(h) = -\log \sigma(\beta h)$ is DPO's loss.
 #
-# All runs start from the same model and have 100 steps of 32 pairs, the same learning rate, and
-# three seeds. The settings of each loss are near those of its paper or of the libraries. **None was
-# tuned here.** Each policy then writes one review for each of 76 test films. **Gold** is the score
-# of a separate model that no training used. KL is in nats per review, and so is every change of a
-# log-probability.
+# All runs of DPO start from the same model and have 100 steps of 32 pairs, the same learning rate,
+# and three seeds. The settings of each loss are near those of its paper or of the libraries. **None
+# was tuned here.** Each policy then writes one review for each of 76 test films. **Gold** is the
+# score of a separate model that no training used. KL is in nats per review, and so is every change
+# of a log-probability.
 
 # %% [markdown]
 # ## 1. Equal KL first
@@ -222,8 +222,8 @@ pd.DataFrame(rows, index=["3 iterations", "10", "30", "100"]).round(3).T
 # </details>
 #
 # Now the labels lie: 20 % of all votes are flipped. The votes show the share
-# $0.8\,p + 0.2\,(1 - p)$ instead of $p$. How far is the largest probability from the Gibbs policy
-# of the *true* shares?
+# $0.8\,p + 0.2\,(1 - p)$ instead of $p$. How large is the largest error
+# of a probability, compared with the Gibbs policy of the *true* shares?
 
 # %%
 seen = 0.8 * share + 0.2 * (1 - share)
@@ -318,7 +318,7 @@ ends |= {"CPO": one_pair(core.cpo), "CPO, beta 0.1": one_pair(core.cpo, beta=0.1
 pd.DataFrame(ends, index=["yes", "no", "sure", "h"]).round(3).T
 
 # %% [markdown]
-# *Yes* starts at 0.333. **It falls under all losses but one, and *sure* gains.** What differs is
+# *Yes* starts at 0.333. **It falls in every row but the last, and *sure* gains.** What differs is
 # where they stop. IPO stops at its target of 0.5. DPOP hardly starts. NCA and CPO find a balance.
 # KTO slows down as its sigmoid fades. Only DPO goes to the end. In the last row, imitation weighs
 # more than the comparison. Then *yes* rises, and *no* rises more: the cheapest way to say *yes*
@@ -430,8 +430,8 @@ table
 # | *best of 8, imitated* | no pairs: supervised fine-tuning on the best of eight |
 #
 # The reward model of lesson 08 labels all of them. $\beta$ is 0.5, except that imitation has none.
-# The first three and online DPO have 3,200 labelled pairs each. Iterative DPO and best of 8 score
-# more reviews.
+# *Human reviews*, *own, once* and
+# *online DPO* have 3,200 labelled pairs each. The others score more reviews.
 #
 # RSO keeps one of $K$ samples, with a probability in proportion to $e^{r / \beta}$. As $K$ grows,
 # this is a sample of the Gibbs policy. In the exact world, the total variation distance (half the
@@ -688,6 +688,8 @@ show.lines(
 # runs of section 5 (0.5). IPO with means aims at half a nat per token; TRL's default of 0.1 would
 # ask for five. Our CPO sums its imitation over tokens, as its paper does. That weighs some twenty
 # times as much as TRL's mean, and with TRL's weight CPO might move further.
+#
+# *Best of 8* is supervised fine-tuning for three epochs, with twice the learning rate.
 #
 # **Why robust DPO works.** Call its loss $\tilde\ell$. Over labels that are flipped with
 # probability $\epsilon$, its mean is $(1 - \epsilon)\, \tilde\ell(h) + \epsilon\, \tilde\ell(-h)$.

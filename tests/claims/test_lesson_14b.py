@@ -404,7 +404,7 @@ def test_the_numbers_of_lab_14b(runs, asked, moved, world, hard_ends, one_weight
 def at_equal_kl(said, runs):
     golds, kls = ({n: mean(runs, n, x) for n in LOSSES} for x in ("gold", "kl"))
     said("This lab runs", len(LOSSES) - 1, 3, 6, len({HUMAN, *OWN}) == 6)
-    said("All runs start from the same model and have", 100, 32)
+    said("All runs of DPO start from the same model and have", 100, 32)
     prompts = {len(row) for row in runs.gold_by_prompt}
     said("writes one review for each of", *prompts)
     said("The first grid has thirteen losses on the same", 100 * 32, len(LOSSES) == 13)
@@ -479,7 +479,7 @@ def reference(said, runs):
 def responses(said, runs, world):
     said("new ones every", 25)
     said("The reward model of lesson 08 labels all of them. $\\beta$ is", 0.5)
-    said("online DPO have", 3200)
+    said("*online DPO* have", 3200)
     assert set(distances(world)) == {2, 8, 64}
     best = "iterative-dpo"
     said("**Iterative DPO has the most gold**,", mean(runs, best, "gold"), mean(runs, best, "kl"))
