@@ -120,7 +120,7 @@ above_curve(losses).to_frame("above the curve").T
 # | DPO | $\ell(h)$ | |
 # | conservative DPO (cDPO) | $(1 - \epsilon)\, \ell(h) + \epsilon\, \ell(-h)$ | never be surer than $1 - \epsilon$ |
 # | robust DPO | $\big[(1 - \epsilon)\, \ell(h) - \epsilon\, \ell(-h)\big] / (1 - 2\epsilon)$ | undo flipped labels |
-# | hinge (from sequence likelihood calibration, SLiC) | $\max(0, 1 - \beta h)$ | stop at a margin of 1 |
+# | hinge (from sequence likelihood calibration, SLiC) | $\max(0, 1 - \beta h)$ | stop at a margin |
 # | identity preference optimisation (IPO) | $\big(h - \frac{1}{2\beta}\big)^2$ | a target instead of a slope |
 #
 # $\epsilon$ is the share of labels that are believed to be wrong: here 0.2. The figure shows the
@@ -373,7 +373,7 @@ experiments.shown(asked, columns | {"rejected_change": "rejected"})
 #   hard labels of section 2 the worst response falls without end.
 # - **KTO**: the loss for thumbs up and down, where there are no pairs. Single wrong labels do
 #   little harm.
-# - **TDPO**: stays near the reference. On DPO's curve, like the rest.
+# - **TDPO**: stays near the reference. On DPO's curve.
 
 # %% [markdown]
 # ## 4. The reference: leave it out, or let it move
@@ -415,7 +415,7 @@ table
 #   the start was already trained on.
 # - **SimPO**: saves the reference and removes the advantage of short responses. But nothing limits
 #   how far it goes: stop it early.
-# - **No reference at all**: no.
+# - **No reference at all**: further away, and worse.
 
 # %% [markdown]
 # ## 5. Whose responses?
@@ -427,7 +427,7 @@ table
 # | rejection sampling optimisation (RSO) | two of four such reviews, drawn so that they look like the best policy's; hinge loss |
 # | *iterative DPO* | best against worst of four of the policy's reviews, new ones every 25 steps |
 # | *online DPO* | two of the policy's reviews, new ones at every step |
-# | *best of 8, imitated* | no pairs: supervised fine-tuning on the best of eight |
+# | *best of eight* | no pairs: supervised fine-tuning on the best of eight |
 #
 # The reward model of lesson 08 labels all of them. $\beta$ is 0.5, except that imitation has none.
 # *Human reviews*, *own, once* and
@@ -460,7 +460,7 @@ names = {
     "rso": "RSO",
     "iterative-dpo": "iterative DPO",
     "online-dpo": "online DPO",
-    "best of 8, imitated": "best of 8, imitated",
+    "best of 8, imitated": "best of eight",
 }
 runs = runs.replace({"variant": names})
 six = list(names.values())
@@ -514,7 +514,7 @@ show.texts(texts.melt(var_name="variant", value_name="review", ignore_index=Fals
 # - **Online DPO**: the repair with the clearest gain at equal KL. It costs samples and a judge.
 # - **Iterative DPO**: goes furthest with few rounds of sampling. Watch the variety.
 # - **RSO and own responses once**: most of the gain in KL efficiency for one round of sampling.
-# - **Best of 8, imitated**: a strong baseline without any preference loss. It is the least varied.
+# - **Best of eight**: a strong baseline without any preference loss. It is the least varied.
 
 # %% [markdown]
 # ## 6. The verdicts
@@ -571,12 +571,12 @@ check.kto_loss(kto_loss)
 # also has a weight for each kind of thumb, and keeps $z$ at 0 or above. So does the package.
 
 # %% [markdown] tags=["exercise"]
-# **2. No reference, a mean: SimPO** *(medium, 15 minutes)*. `logprobs` (2B, R) are of tokens, the
-# chosen responses first, and `mask` is (2B, R). Return (B,): $-\log \sigma(\beta\,(m_c - m_r) -
+# **2. No reference, a mean: SimPO** *(medium, 15 minutes)*. `logprobs` `(2B, R)` are of tokens, the
+# chosen responses first, and `mask` is `(2B, R)`. Return (B,): $-\log \sigma(\beta\,(m_c - m_r) -
 # \text{margin})$, where $m$ is the mean over the real tokens of a response.
 #
-# *Hint:* padding can hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x,
-# 0.0)` before you compute.
+# *Hint:* padding can hold NaN, and NaN times zero is NaN. Replace padding with
+# `torch.where(mask, x, 0.0)` before you compute.
 
 
 # %% tags=["exercise"]
@@ -599,9 +599,9 @@ check.simpo_loss(simpo_loss)
 # **3. Find the bug: odds** *(medium, 15 minutes)*. ORPO imitates the chosen response and compares
 # *odds*, $p / (1 - p)$, where $\log p$ is a response's mean log-probability. A colleague's loss
 # works for hours. Then it becomes infinite. The curve shows the loss of a pair whose *rejected*
-# response has become nearly certain, by its distance from a log-probability of 0. It should be a
+# response has become nearly certain, by its distance from a log-probability of zero. It should be a
 # smooth curve without gaps. Mend it, run the checker, and draw the curve again. Both means are
-# below 0, (B,).
+# negative, (B,).
 #
 # *Hint:* where does the curve stop being smooth? How many digits does float32 have?
 
@@ -689,7 +689,7 @@ show.lines(
 # ask for five. Our CPO sums its imitation over tokens, as its paper does. That weighs some twenty
 # times as much as TRL's mean, and with TRL's weight CPO might move further.
 #
-# *Best of 8* is supervised fine-tuning for three epochs, with twice the learning rate.
+# *Best of eight* is supervised fine-tuning for three epochs, with twice the learning rate.
 #
 # **Why robust DPO works.** Call its loss $\tilde\ell$. Over labels that are flipped with
 # probability $\epsilon$, its mean is $(1 - \epsilon)\, \tilde\ell(h) + \epsilon\, \tilde\ell(-h)$.

@@ -511,7 +511,8 @@ def further(said, runs, asked, world):
     few = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
     said("The main record also has the order of", 128, few.min(), few.max(), math.sqrt(0.25 / 128))
     said("they cannot tell", mean(asked, "ipo", "right_order"), 0.5)
-    said("of the test films can tell", True)
+    totals = {sum(count for _, count in row.values()) for row in asked.by_film}
+    said('We first read them as "a coin". The', *totals)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     voted = tasks.reviews.preference_pairs(
         "reward", 3200, seed=0, max_tokens=32, tokenizer=tokenizer
