@@ -229,7 +229,7 @@ dpop_of_a_batch = Exercise(
         "you punished the fall of the rejected response. "
         "The rejected response is meant to fall.": _dpop_of(lambda c, r: relu(-r)),
         "this is one number for the batch. Return the loss of each pair.": lambda *x: (
-            _dpop_of(lambda c, r: relu(-c))(*x).mean().expand(6)
+            _dpop_of(lambda c, r: relu(-c))(*x).mean().expand_as(x[0])
         ),
     },
     differentiate=("c", "r"),
