@@ -84,10 +84,12 @@ from minirlhf.classroom.lessons.lesson_13 import (
 )
 from minirlhf.classroom.lessons.lesson_14 import (
     dpop_loss,
+    dpop_of_a_batch,
     ipo_loss,
     kto_loss,
     orpo_loss,
     simpo_loss,
+    slopes_of_a_pair,
 )
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}

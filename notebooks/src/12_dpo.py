@@ -654,7 +654,7 @@ def best_log_ratio(share, flipped, beta):
 check.best_log_ratio(best_log_ratio)
 
 # %% [markdown] tags=["solution"]
-# Slips pull the optimum towards the reference. Noise acts like a larger $\beta$. Lesson 14 has a
+# Slips pull the optimum towards the reference. Noise acts like a larger $\beta$. Lesson 14b has a
 # loss that takes this back.
 
 # %% [markdown] tags=["exercise"]
@@ -683,7 +683,7 @@ check.dpo_of_a_batch(dpo_of_a_batch)
 # The log-probability of a response is the *sum* over its tokens. The mean is another loss with
 # another optimum. Each token's push is divided by the length of its response. And at the optimum,
 # the log-ratio of a response of three tokens is three times as large as its reward says. (Without a
-# reference the mean has a use: SimPO, lesson 14.)
+# reference the mean has a use: SimPO, lesson 14b.)
 
 
 # %% tags=["solution"]

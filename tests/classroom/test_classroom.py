@@ -318,6 +318,12 @@ DIFFERENT = {  # right answers written in another way
     "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(
         -b * ((c - rc) - (r - rr) - k * torch.clamp(rc - c, min=0))
     ),
+    "slopes_of_a_pair": lambda x, p, c, r: torch.func.jacfwd(lambda w: (p + x @ w).log_softmax(0))(
+        torch.zeros(x.shape[1])
+    ).mv(x[c] - x[r]),
+    "dpop_of_a_batch": lambda c, r, b, k: torch.nn.functional.softplus(
+        b * (r - c + k * torch.clamp(-c, min=0))
+    ),
     "simpo_loss": lambda x, m, b, c: torch.stack(
         [
             torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean()))

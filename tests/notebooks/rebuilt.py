@@ -19,6 +19,8 @@ REBUILT: tuple[str, ...] = (
     "11b_five_objections",
     "12_dpo",
     "13_a_language_model_is_a_q_function",
+    "14_what_dpo_gets_wrong",
+    "14b_the_repairs_compared",
     "90_the_exact_world",
     "91_the_worked_example",
 )

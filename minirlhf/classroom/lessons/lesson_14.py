@@ -1,4 +1,4 @@
-"""Exercises of lesson 14, on repairs of DPO: IPO, KTO, DPOP, SimPO and ORPO."""
+"""Exercises of lessons 14 and 14b: who moves where, DPOP, IPO; KTO, SimPO and ORPO."""
 
 import torch
 from torch.nn.functional import logsigmoid, relu
@@ -155,6 +155,88 @@ dpop_loss = Exercise(
 )
 
 
+def _slopes_case(g):
+    return (
+        torch.randn(5, 3, generator=g),
+        torch.randn(5, generator=g).log_softmax(0),
+        *torch.randperm(5, generator=g)[:2].tolist(),
+    )
+
+
+def _slopes(x, p, c, r):
+    return (x - p.exp() @ x) @ (x[c] - x[r])
+
+
+slopes_of_a_pair = Exercise(
+    "slopes_of_a_pair",
+    ("features", "logprobs", "chosen", "rejected"),
+    _slopes_case,
+    _slopes,
+    {
+        "these are the slopes of the logits. A log-probability is a logit minus the logarithm "
+        "of a sum, and this sum moves, too.": lambda x, p, c, r: x @ (x[c] - x[r]),
+        "you subtracted the plain mean of the features. "
+        "The mean under the policy weights each response by its probability.": lambda x, p, c, r: (
+            (x - x.mean(0)) @ (x[c] - x[r])
+        ),
+        "the weights follow the chosen response alone. h also falls with the logit of the "
+        "rejected response.": lambda x, p, c, r: (x - p.exp() @ x) @ x[c],
+        "the sign is wrong: h falls in this direction.": lambda x, p, c, r: -_slopes(x, p, c, r),
+        "the direction is the gradient of the chosen log-probability. "
+        "Take the gradient of h.": lambda x, p, c, r: (x - p.exp() @ x) @ (x[c] - p.exp() @ x),
+        "the mean weights the features by log-probabilities. "
+        "Weight by probabilities.": lambda x, p, c, r: (x - p @ x) @ (x[c] - x[r]),
+        "these are the slopes of the probabilities. "
+        "Return those of their logarithms.": lambda x, p, c, r: p.exp() * _slopes(x, p, c, r),
+    },
+    edges=(
+        (torch.eye(3), torch.tensor([0.5, 0.25, 0.25]).log(), 0, 1),
+        (torch.tensor([[1.0], [-1.0], [4.0]]), torch.full((3,), 1 / 3).log(), 0, 1),
+    ),
+)
+
+
+def _ratios_case(g):
+    c, r = 4 * torch.randn(2, 6, generator=g)
+    c[0], c[1] = -3.0, 2.5  # some fell, some rose
+    return c, r, 0.05 + 0.2 * torch.rand((), generator=g).item(), 2.0
+
+
+def _dpop_of(fallen):
+    return lambda c, r, b, p: -logsigmoid(b * (c - r - p * fallen(c, r)))
+
+
+dpop_of_a_batch = Exercise(
+    "dpop_of_a_batch",
+    ("c", "r", "beta", "penalty"),
+    _ratios_case,
+    _dpop_of(lambda c, r: relu(-c)),
+    {
+        "the bug is still there. On paper, take two pairs with c = 3 and c = -3. "
+        "Which of them should pay a penalty, and what does each pay here?": _dpop_of(
+            lambda c, r: relu(-c.mean())
+        ),
+        "the penalty is a mean over the batch. Each pair pays for its own fall.": _dpop_of(
+            lambda c, r: relu(-c).mean()
+        ),
+        "every pair pays for the deepest fall of the batch. "
+        "Each pair pays for its own fall.": _dpop_of(lambda c, r: relu(-c.min())),
+        "the penalty has the wrong direction: it punishes a chosen response that "
+        "became *more* likely.": _dpop_of(lambda c, r: relu(c)),
+        "max(0, ...) is missing. Without it, a chosen response that became more likely is "
+        "rewarded for it without limit.": _dpop_of(lambda c, r: -c),
+        "the penalty is missing: this is DPO.": _dpop_of(lambda c, r: 0 * c),
+        "you punished the fall of the rejected response. "
+        "The rejected response is meant to fall.": _dpop_of(lambda c, r: relu(-r)),
+        "this is one number for the batch. Return the loss of each pair.": lambda *x: (
+            _dpop_of(lambda c, r: relu(-c))(*x).mean().expand_as(x[0])
+        ),
+    },
+    differentiate=("c", "r"),
+    edges=((torch.tensor([-2000.0]), torch.tensor([0.0]), 0.1, 2.0),),
+)
+
+
 def _sequences_case(g):
     mask = torch.arange(5) < torch.randint(1, 6, (8, 1), generator=g)
     mask[0], mask[4] = torch.arange(5) < 5, torch.arange(5) < 2  # a pair of unequal lengths
@@ -239,8 +321,8 @@ orpo_loss = Exercise(
         "log-odds are log p *minus* log (1 - p).": lambda c, r, b: (
             -c - b * logsigmoid(c + _log_not(c) - r - _log_not(r))
         ),
-        "the result is infinite or NaN where a response is nearly certain. "
-        "When exp(x) is nearly 1, few or no digits of 1 - exp(x) are left.": lambda c, r, b: (
+        "the bug is still there. On paper, take a mean log-probability of -1e-8. What is exp of it "
+        "in float32, with about 7 digits? And 1 minus that?": lambda c, r, b: (
             -c - b * logsigmoid(c - (1 - c.exp()).log() - r + (1 - r.exp()).log())
         ),
         **{

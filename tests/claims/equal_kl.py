@@ -1,0 +1,61 @@
+"""Gold at equal KL: how far a preference run lies above the curve of DPO at several values of beta.
+
+The curve goes through the means over seeds of DPO at four values of beta, linear in log KL, and is
+level beyond its ends. Lessons 14 and 14b quote these numbers.
+"""
+
+from functools import cache
+
+import torch
+
+from minirlhf import experiments
+
+BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")  # from the shortest way to the longest
+DRAWS = 500
+
+
+def along(kl, x, y):
+    """The gold of the curve at a KL: (draws,), from its points x and y, (draws, 4)."""
+    kl = kl.clamp(x[:, 0], x[:, -1])[:, None]
+    at = (x[:, 1:-1] < kl).sum(1, keepdim=True)
+    (x0, x1), (y0, y1) = ([z.gather(1, at + k) for k in (0, 1)] for z in (x, y))
+    return (y0 + (kl.log() - x0.log()) / (x1.log() - x0.log()) * (y1 - y0))[:, 0]
+
+
+@cache
+def measured(record, variant):
+    """(gold (seeds, films), KL of a response (seeds,), tokens (seeds,))."""
+    runs = experiments.results(record)
+    runs = runs[runs.variant == variant].sort_values("seed")
+    assert list(runs.seed) == [0, 1, 2]
+    columns = ("gold_by_prompt", "kl", "length")
+    return [torch.tensor(runs[column].tolist()).double() for column in columns]
+
+
+@cache
+def above(variant, per="response", other=None):
+    """(gold minus the curve's at equal KL, low, high): a 95 % interval over seeds and films.
+
+    Seeds and films are drawn anew 500 times, those of the curve too.
+
+    Args:
+        per: what KL is counted by, "response" or "token".
+        other: another variant, whose distance from the curve is then subtracted.
+    """
+    ours = [measured("preference", v) for v in (variant, other) if v]
+    curve = [measured("betas", v) for v in BETAS]
+    generator = torch.Generator().manual_seed(0)
+    shape = ours[0][0].shape
+    drawn = [[torch.randint(n, (n,), generator=generator) for n in shape] for _ in range(DRAWS)]
+    rows = zip([torch.arange(n) for n in shape], *drawn, strict=True)  # first: all as they are
+    which, films = map(torch.stack, rows)
+
+    def points(gold, kl, tokens):
+        kl = kl / (tokens if per == "token" else 1)
+        return kl[which].mean(1), gold[which[:, :, None], films[:, None]].mean((1, 2))
+
+    x, y = (torch.stack(z, 1) for z in zip(*(points(*v) for v in curve), strict=True))
+    first, *second = [gold - along(kl, x, y) for kl, gold in (points(*v) for v in ours)]
+    ahead = first - sum(second)
+    low, high = ahead[1:].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return ahead[0].item(), low, high

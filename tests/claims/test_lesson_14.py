@@ -1,0 +1,430 @@
+"""Lesson 14, what DPO gets wrong: every number of its prose, and every claim about a run."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid, relu
+
+from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf.loops import DPOConfig, train_dpo
+from minirlhf.loops.losses import LOSSES
+from minirlhf.loops.online import OnlineConfig
+from tests.claims.equal_kl import above
+from tests.claims.prose import lesson
+
+HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"
+FAR, NEAR = (1.0, -1.0, 4.0), (1.0, -1.0, 0.5)  # features of yes, no, sure
+SIDES = ("chosen", "rejected")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    found = experiments.results("preference").set_index(["variant", "seed"]).sort_index()
+    assert set(found.index.get_level_values("seed")) == {0, 1, 2}
+    return found
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return experiments.results("order").set_index(["variant", "seed"]).sort_index()
+
+
+def mean(runs, variant, column):
+    assert len(runs.loc[variant]) == 3
+    return runs.loc[variant][column].mean()
+
+
+# ---- section 2: displacement
+
+
+def walk(features, loss, *, steps=4000, rate=0.01):
+    """The probabilities of yes, no, sure while w descends on the loss of (c, r)."""
+    e, w, path = torch.tensor(features).double(), torch.zeros(()).double(), []
+    for _ in range(steps):
+        w = w.detach().requires_grad_(True)
+        logprobs = (e * w).log_softmax(0)
+        path.append(logprobs.detach().exp())
+        c, r = logprobs[:2] + math.log(3)
+        loss(c, r).backward()
+        w = w - rate * w.grad
+    return torch.stack(path)
+
+
+def dpo_loss(c, r):
+    return -logsigmoid(c - r)
+
+
+def dpop_loss(c, r):
+    return -logsigmoid(c - r - 5 * relu(-c))
+
+
+@pytest.fixture(scope="module")
+def walks():
+    return {"DPO": walk(FAR, dpo_loss), "DPOP": walk(FAR, dpop_loss), "near": walk(NEAR, dpo_loss)}
+
+
+def test_the_lines_of_the_lesson_are_the_losses_of_the_package():
+    c, r, zero = torch.tensor([-3.0, 2.0]), torch.tensor([1.0, -1.0]), torch.zeros(2)
+    assert torch.allclose(dpo_loss(c, r), core.dpo(c, r, zero, zero, beta=1.0))
+    assert torch.allclose(dpop_loss(c, r), core.dpop(c, r, zero, zero, beta=1.0, penalty=5.0))
+    assert torch.allclose((c - r - 5) ** 2, core.ipo(c, r, zero, zero, beta=0.1))
+
+
+def test_under_dpo_yes_falls_at_every_step_and_sure_takes_everything(walks):
+    path = walks["DPO"]
+    assert (path[1:, 0] < path[:-1, 0]).all() and (path[1:, 2] > path[:-1, 2]).all()
+    assert path[-1, 2] > 0.99 and path[-1, 1] < 0.0005
+
+
+def test_dpop_stops_where_the_penalised_slope_is_zero(walks):
+    end = walks["DPOP"][-1]
+    assert (end * torch.tensor(FAR)).sum().item() == pytest.approx(1.4, abs=1e-4)
+    assert end[0] < 1 / 3  # it falls a little all the same
+
+
+def test_with_a_nearer_rival_yes_rises_and_sure_turns(walks):
+    yes, _, sure = walks["near"].T
+    assert (yes.diff() > 0).all()
+    turn = sure.argmax()
+    assert 0 < turn < 400 and (sure[: turn + 1].diff() > 0).all() and (sure[turn:].diff() < 0).all()
+
+
+def in_a_table(probabilities, factor):
+    """Three responses with a logit each: chosen times factor, rejected divided, unseen alone."""
+    weights = torch.tensor(probabilities) * torch.tensor([factor, 1 / factor, 1.0])
+    return weights, weights / weights.sum()
+
+
+@pytest.mark.parametrize("start", [[0.4, 0.2, 0.4], [0.2, 0.4, 0.4], [0.3, 0.3, 0.4]])
+def test_in_a_table_unseen_responses_lose_while_the_chosen_one_is_likelier(start):
+    logits = torch.tensor(start).log().requires_grad_(True)
+    p = logits.log_softmax(0)
+    (slope,) = torch.autograd.grad(p[0] - p[1], logits)  # of h
+    assert slope[2] == pytest.approx(0, abs=1e-6) and slope[0] == pytest.approx(-slope[1])
+    moved = torch.func.jvp(lambda z: z.log_softmax(0), (logits.detach(),), (slope,))[1]
+    assert moved[2].item() == pytest.approx(start[1] - start[0], abs=1e-6)
+    assert moved[0].item() == pytest.approx(1 - (start[0] - start[1]), abs=1e-6)
+    assert moved[0] > 0  # one pair never pushes its chosen response down
+
+
+def test_in_a_table_a_response_that_wins_once_is_crowded_out():
+    """A beats B once; C beats all others five times. Descent on DPO's mean loss over the pairs."""
+    pairs = torch.tensor([[0, 1]] + 5 * [[2, 0], [2, 1]])
+    logits = torch.zeros(3)
+    for _ in range(100):
+        logits = logits.detach().requires_grad_(True)
+        x = logits.log_softmax(0) + math.log(3)
+        dpo_loss(x[pairs[:, 0]], x[pairs[:, 1]]).mean().backward()
+        logits = logits - logits.grad
+    assert logits.softmax(0)[0] < 1 / 3
+
+
+def log_ratios(variant):
+    """(3 seeds, 10 steps) for each side: the mean log-ratio of the pairs of a step."""
+    history = experiments.results("preference_history")
+    rows = history[history.variant == variant]
+    return {
+        side: rows.pivot(index="seed", columns="step", values=f"rewards/{side}") / 0.1
+        for side in SIDES
+    }
+
+
+def late(variant):
+    """The mean over steps 70, 80 and 90 of each seed."""
+    return {side: table[[70, 80, 90]].mean(axis=1) for side, table in log_ratios(variant).items()}
+
+
+def test_dpo_lets_both_sides_of_its_training_pairs_fall_and_dpop_raises_the_chosen():
+    dpo, dpop = late("dpo"), late("dpop")
+    assert (dpo["chosen"] < -2).all() and (dpo["rejected"] < dpo["chosen"] - 2).all()
+    assert (dpop["chosen"] > 0.5).all() and (dpop["chosen"] > dpop["rejected"]).all()
+    ends = log_ratios("dpo")["chosen"]
+    assert (ends[90] < 0).all() and set(ends.columns) == set(range(0, 100, 10))
+
+
+def above_half(asked, variant):
+    """(films,) each film's part of the share of pairs in the right order, minus a half."""
+    counts = torch.tensor([list(row.values()) for row in asked.loc[variant].by_film])
+    right, total = counts.mean(0).T
+    return (right - 0.5 * total) * len(total) / total.sum()
+
+
+@pytest.fixture(scope="module")
+def order_lost(asked):
+    return evaluate.bootstrap(above_half(asked, "dpo") - above_half(asked, "dpop"))
+
+
+def test_dpop_has_fewer_new_pairs_in_the_right_order_than_dpo(asked, order_lost):
+    assert order_lost[0] > 0
+    assert (asked.loc["dpop"].right_order < asked.loc["dpo"].right_order).all()
+    assert (asked.loc["dpop"].chosen_change < 0).all()
+    assert mean(asked, "ipo", "right_order") > mean(asked, "dpop", "right_order") + 0.04
+
+
+# ---- section 3: off-policy pairs
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.World.random(3, 3, seed=0)
+
+
+def descend(world, weights, *, beta=0.5, steps=200):
+    """Descent on the mean loss of pairs; weights(policy) says how often each pair occurs."""
+    i, j = torch.triu_indices(15, 15, 1)
+    share = core.preference_probability(world.rewards[i], world.rewards[j])
+    ref, logits = world.sequence_logprobs(world.ref_logits), world.ref_logits
+    for _ in range(steps):
+        logits = logits.detach().requires_grad_(True)
+        x = world.sequence_logprobs(logits) - ref
+        h = beta * (x[i] - x[j])
+        losses = -share * logsigmoid(h) - (1 - share) * logsigmoid(-h)
+        weight = weights(world.probs(logits).detach(), i, j)
+        (weight * losses / weight.sum()).sum().backward()
+        logits = (logits - 20 * logits.grad).detach()
+    return world.probs(logits)
+
+
+HAS_PAIRS = torch.arange(15) % 2 == 0
+
+
+@pytest.fixture(scope="module")
+def off_policy(world):
+    return descend(world, lambda p, i, j: (HAS_PAIRS[i] & HAS_PAIRS[j]).double())
+
+
+def test_fixed_pairs_lower_every_response_without_a_pair(world, off_policy):
+    reference = world.probs(world.ref_logits)
+    assert (off_policy < reference)[~HAS_PAIRS].all()
+    assert (world.rewards[~HAS_PAIRS] > 0.5).sum() == 3
+
+
+def test_the_policys_own_pairs_find_the_optimum(world, off_policy):
+    own = descend(world, lambda p, i, j: p[i] * p[j])
+    optimum = world.gibbs(beta=0.5)
+    assert (own - optimum).abs().max() < 0.005 < (off_policy - optimum).abs().max()
+
+
+def test_online_dpo_has_more_gold_than_both_others_on_every_seed(runs):
+    for other in (HUMAN, ONCE):
+        for column in ("gold", "kl"):
+            assert (runs.loc["online-dpo"][column] > runs.loc[other][column]).all()
+
+
+# ---- section 4: deterministic pairs
+
+
+@pytest.fixture(scope="module")
+def h():
+    """variant -> the mean h of the four pairs at each step, trained again as section 4 does."""
+    torch.set_num_threads(1)
+    sft, tokenizer = models.load_policy("tiny-reviews-sft")
+    pairs = tasks.reviews.preference_pairs("reward", 4, seed=0, max_tokens=32, tokenizer=tokenizer)
+    found = {}
+    for loss, beta in (("dpo", 0.1), ("dpo", 1.0), ("ipo", 0.1)):
+        config = DPOConfig.plain(loss=loss, beta=beta, batch_size=4, steps=16)
+        _, log = train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
+        found[f"{loss} {beta}"] = torch.tensor([row["rewards/margins"] / beta for row in log])
+    return found
+
+
+def test_with_fixed_labels_dpo_goes_on_and_ipo_stays_near_its_target(h):
+    for variant in ("dpo 0.1", "dpo 1.0"):
+        assert (h[variant].diff() > 0).all()
+    assert (h["dpo 0.1"] > h["dpo 1.0"])[2:].all()
+    assert h["dpo 1.0"][-1] > 20 > 10 > h["ipo 0.1"].max()
+
+
+def test_ipo_stops_at_its_target_and_dpo_at_the_logit():
+    for p in (0.5, 0.9, 0.999):
+        h = torch.linspace(-10, 80, 900001, dtype=torch.float64)
+        zero = torch.zeros_like(h)
+        for loss, expected in (
+            (core.dpo, math.log(p / (1 - p)) / 0.1),
+            (core.ipo, (2 * p - 1) / 0.2),
+        ):
+            losses = p * loss(h, zero, zero, zero, beta=0.1)
+            losses += (1 - p) * loss(zero, h, zero, zero, beta=0.1)
+            assert h[losses.argmin()].item() == pytest.approx(expected, abs=1e-3)
+
+
+# ---- section 5: at equal KL
+
+
+def test_ipo_lies_on_dpos_curve_and_own_responses_above_it(runs):
+    difference, low, high = above("ipo")
+    assert low < 0 < high and abs(difference) < 0.15
+    for variant in (HUMAN, ONCE, "online-dpo"):
+        for per in ("response", "token"):
+            assert above(variant, per)[1] > 0
+    assert above("online-dpo", other=HUMAN)[1] > 0
+    assert above("online-dpo", "token", other=HUMAN)[1] > 0
+    assert above(ONCE, "token", other=HUMAN)[1] < 0  # written once: it depends on how KL is counted
+
+
+def test_dpop_went_less_far_than_any_point_of_the_curve(runs):
+    betas = experiments.results("betas")
+    assert runs.loc["dpop"].kl.max() < betas.kl.min()
+
+
+def test_ppo_has_more_gold_than_online_dpo_for_less_kl(runs):
+    ppo = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+    assert mean(ppo, "kl_coef 0.25", "gold") > mean(runs, "online-dpo", "gold")
+    assert mean(ppo, "kl_coef 0.25", "kl") < mean(runs, "online-dpo", "kl")
+
+
+# ---- the prose
+
+
+def test_the_numbers_of_lesson_14(walks, runs, asked, order_lost, world, off_policy, h):
+    with lesson("14") as said:
+        displacement(said, walks, asked, order_lost)
+        off_policy_pairs(said, world, off_policy, runs)
+        deterministic(said, h)
+        equal_kl(said, runs)
+        exercises(said, walks)
+        further(said, runs, asked)
+
+
+def displacement(said, walks, asked, order_lost):
+    dpo, dpop = late("dpo"), late("dpop")
+    said("Here is lesson 12's DPO run again: film reviews,", 32)
+    said("But the chosen ones fall as well, by about", round(-dpo["chosen"].mean()))
+    said("on average each is less than a tenth as likely", math.exp(dpo["chosen"].mean()) < 0.1)
+    start = sum(FAR) / 3
+    said("| feature $e$ |", *FAR)
+    said("so each has the probability", 1 / 3)
+    said("At the start $\\bar e$", 1, 1, 4, 3, start)
+    slopes = [x for e in FAR for x in (e, start, e - start)]
+    said("So the slopes are", *slopes)
+    said("**Predict.** We train on this one pair for", len(walks["DPO"]))
+    end, e = walks["DPO"][-1], torch.tensor(FAR)
+    said("*Yes* has", end[0].item(), 0.0005, end[2].item())
+    said("The mean feature goes to", 4, (end * e).sum() > 3.99)
+    weights, after = in_a_table([1 / 3] * 3, 3)
+    said("Take three responses with a probability of", 1 / 3, 3, 3)
+    said("| start |", *3 * [1 / 3], 1)
+    said("| times", 3, 3, 1, *weights.tolist(), weights.sum().item())
+    said("| divided by the sum |", *after.tolist(), 1)
+    gain, loss = weights[0].item() - 1 / 3, 1 / 3 - weights[1].item()
+    said("In the second row the chosen one has gained", gain, loss, gain > loss)
+    said("So the sum is above", 1, weights.sum() > 1)
+    penalty = LOSSES["dpop"].settings["penalty"]
+    said("The usual $\\lambda$ is", penalty)
+    ends = walks["DPOP"][-1]
+    said("DPOP keeps *yes* at", ends[0].item(), ends[1].item())
+    count = 1 + penalty
+    said("the penalised $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
+    said("the slope is", 6, -0.4, 2.4, 0, abs(count * (1 - 1.4) - (-1 - 1.4)) < 1e-9)
+    said("the chosen responses rise by about", dpop["chosen"].mean(), (dpop["chosen"] > 0.5).all())
+    gaps = [(x["chosen"] - x["rejected"]).mean() for x in (dpop, dpo)]
+    said("lines end about", *gaps)
+    pairs = [sum(count for _, count in row.values()) for row in asked.loc["dpo"].by_film]
+    said("**What it costs.** Look at the other line:", (dpop["rejected"] > -0.1).all())
+    said(
+        "The record also has",
+        pairs[0],
+        mean(asked, "dpop", "right_order"),
+        mean(asked, "dpo", "right_order"),
+    )
+    said("The difference has the 95 % interval", *order_lost)
+    said("reviews of new films still fall, by", -mean(asked, "dpop", "chosen_change"))
+
+
+def off_policy_pairs(said, world, off_policy, runs):
+    optimum = world.gibbs(beta=0.5)
+    said("We go back to the exact world of lesson 12:", len(world.sequences))
+    said("The KL coefficient $\\beta$ is", 0.5)
+    said("All pairs are among", int(HAS_PAIRS.sum()))
+    said("Of course it also gets labels for all", 15)
+    without = [x[~HAS_PAIRS].sum().item() for x in (optimum, off_policy)]
+    said("In the optimum these have a total probability of", *without)
+    best = world.rewards[~HAS_PAIRS].sort(descending=True).values[:3].tolist()
+    said("Three of them have the rewards", *best)
+    said("and the reference gives each", 1 / 3)
+    rewards = torch.tensor([1.0, 0.0, 2.0])
+    said("| reward |", *rewards.tolist())
+    said("| optimum, in proportion to", *rewards.softmax(0).tolist())
+    dpo = torch.tensor([0.5, -0.5, 0.0]).softmax(0).tolist()  # the logits move by +-1/2
+    said("the logit of U stays |", *dpo)
+    said("the policy *writes* U in", dpo[2])
+    rest = round(1 - dpo[2], 2)
+    said("without U only in", rest, rest, rest**2)
+    said("has labels by the same judge:", 3200)
+    said("pairs each, $\\beta = 0.5$,", 100)
+    golds = [mean(runs, v, "gold") for v in (HUMAN, ONCE, "online-dpo")]
+    kls = [mean(runs, v, "kl") for v in (HUMAN, ONCE, "online-dpo")]
+    said("Gold is", *golds)
+    said("But the KL grows as well:", *kls)
+    said("Every step samples", 2 * DPOConfig.batch_size)
+    ends = [mean(runs, v, "length") for v in ("online-dpo", HUMAN)]
+    said("Its reviews become shorter", *ends)
+    said(
+        "the share of different word pairs, falls from",
+        *[mean(runs, v, "distinct_2") for v in (HUMAN, "online-dpo")],
+    )
+
+
+def deterministic(said, h):
+    last = len(h["dpo 0.1"]) - 1
+    nats = h["dpo 0.1"][last]
+    said("So the ratio of chosen to rejected", nats / math.log(10) > 28)
+    said("At step", last, nats)
+    said("With $\\beta = 1$ it grows more slowly, but it does not stop", h["dpo 1.0"][last] < nats)
+    p = (0.5, 0.9, 0.999)
+    said("where do DPO and IPO stop for $p$ =", *p, 1)
+    said("| $p$ |", *p, 1)
+    said("| DPO |", *[math.log(x / (1 - x)) / 0.1 for x in p])
+    said("| IPO |", *[(2 * x - 1) / 0.2 for x in (*p, 1)])
+    said("IPO never goes beyond", 5)
+    said("the difference between", 0.9, 1)
+    said("is the line at", 1 / (2 * 0.1))
+    said("IPO overshoots to", h["ipo 0.1"].max())
+    said("stays within", 2, (abs(h["ipo 0.1"][4:] - 5) < 2).all())
+    said("And $\\beta$ has another meaning: at", 0.1, 5)
+
+
+def equal_kl(said, runs):
+    betas = experiments.results("betas")
+    prompts = {len(row) for row in betas.gold_by_prompt}
+    said("All are judged on the same", *prompts)
+    said("It went only", mean(runs, "ipo", "kl"))
+    said("the difference is", *above("ipo"))
+    said("**DPOP hardly moved**,", mean(runs, "dpop", "kl"))
+    said("At equal KL, online DPO has", above("online-dpo")[0])
+    said("is ahead by", above(HUMAN)[0])
+    said("Online DPO is ahead of *that* by", *above("online-dpo", other=HUMAN))
+    said("KL per token, it is ahead of *human reviews* by", *above("online-dpo", "token", HUMAN))
+    said("Lesson 14b compares all thirteen", len(LOSSES) == 13)
+
+
+def exercises(said, walks):
+    said("suppose that *sure* has the feature", 0.5, 4)
+    start = sum(NEAR) / 3
+    said("The mean feature is", start, *[e - start for e in NEAR])
+    sure = walks["near"][:, 2]
+    said("*Sure* rises first, from", sure[0].item(), sure.max().item())
+    means = (walks["near"] * torch.tensor(NEAR)).sum(1)
+    said("Then the mean feature passes", 0.5, abs(means[sure.argmax()] - 0.5) < 0.01)
+    said("In film A, *sure* has the feature", 4)
+    said("In film B it has", 0.5)
+
+
+def further(said, runs, asked):
+    kl = {v: mean(runs, v, "kl") for v in ("dpop", "dpo", "ipo")}
+    said("It also moved far less,", kl["dpop"], kl["dpo"], kl["ipo"])
+    said("and has", mean(asked, "ipo", "right_order"))
+    said("was trained on many more votes than", 3200)
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    voted = tasks.reviews.preference_pairs(
+        "reward", 3200, seed=0, max_tokens=32, tokenizer=tokenizer
+    )["prompt"]
+    assert round(3200 / len(tasks.reviews.rl_prompts())) == 3
+    assert 16 < 3200 / len(set(voted)) < 22
+    said("costs a penalty of", OnlineConfig().missing_eos_penalty)
+    ppo = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+    both = [(mean(ppo, "kl_coef 0.25", x), mean(runs, "online-dpo", x)) for x in ("gold", "kl")]
+    said("PPO with the KL coefficient", 0.25)
+    said("It has more gold than online DPO,", *both[0], *both[1])

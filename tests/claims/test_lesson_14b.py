@@ -1,0 +1,524 @@
+"""Lab 14b, the repairs compared: every number of its prose, and every claim about a run."""
+
+import math
+
+import pytest
+import torch
+
+from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf.experiments.registry import BEST
+from minirlhf.loops.losses import LOSSES
+from minirlhf.loops.online import OnlineConfig
+from tests.claims.equal_kl import BETAS, above
+from tests.claims.prose import lesson
+
+HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"
+IMITATED = f"best of {BEST}, imitated"
+OWN = (ONCE, "online-dpo", "iterative-dpo", "rso", IMITATED)
+ON_CURVE = ("cdpo", "robust", "ipo", "ipo-mean", "hinge", "nca", "tdpo", "kto")
+RAISERS = ("dpop", "cpo", "orpo")
+SIDES = ("chosen", "rejected")
+SETTINGS = {
+    "DPO": (core.dpo, {}),
+    "cDPO": (core.cdpo, {"label_smoothing": 0.2}),
+    "robust": (core.robust_dpo, {"label_smoothing": 0.2}),
+    "hinge": (core.hinge, {}),
+    "IPO": (core.ipo, {}),
+    "DPOP": (core.dpop, {"penalty": 5.0}),
+    "NCA": (core.nca, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    found = experiments.results("preference", "betas").set_index(["variant", "seed"]).sort_index()
+    assert set(found.index.get_level_values("seed")) == {0, 1, 2}
+    return found
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return experiments.results("order").set_index(["variant", "seed"]).sort_index()
+
+
+def mean(runs, variant, column):
+    assert len(runs.loc[variant]) == 3
+    return runs.loc[variant][column].mean()
+
+
+def differences(runs, variant, other):
+    """The difference of gold on each seed."""
+    return runs.loc[variant].gold - runs.loc[other].gold
+
+
+# ---- section 1: at equal KL
+
+
+def test_eight_losses_lie_on_dpos_curve(runs):
+    ends = [mean(runs, beta, "kl") for beta in (BETAS[0], BETAS[-1])]
+    assert set(ON_CURVE) == {n for n in LOSSES if LOSSES[n].reference} - {"dpo", "dpop"}
+    for variant in ON_CURVE:
+        difference, low, high = above(variant)
+        assert abs(difference) < 0.075 and low < 0 < high
+        assert 0.9 * ends[0] < mean(runs, variant, "kl") < ends[1]
+    start = experiments.results("tour").query("method == 'SFT'").gold.mean()
+    assert min(mean(runs, variant, "gold") for variant in ON_CURVE) > start + 0.3
+
+
+def test_dpo_is_fifth_and_all_that_are_ahead_went_further(runs):
+    ranks = sorted(LOSSES, key=lambda name: -mean(runs, name, "gold"))
+    assert ranks[:5] == ["kto", "robust", "simpo", "hinge", "dpo"]
+    assert all(mean(runs, name, "kl") > mean(runs, "dpo", "kl") for name in ranks[:4])
+    surely = [name for name in ranks if (differences(runs, name, "dpo") > 0).all()]
+    assert surely == ["kto", "hinge"]
+
+
+def test_simpo_went_furthest_for_no_more_gold_than_the_end_of_the_curve(runs):
+    anchored = [name for name in LOSSES if LOSSES[name].reference]
+    assert runs.loc["simpo"].kl.min() > max(runs.loc[name].kl.max() for name in anchored)
+    assert mean(runs, "simpo", "kl") > mean(runs, "beta 0.03", "kl")
+    assert mean(runs, "simpo", "gold") < mean(runs, "beta 0.03", "gold")
+
+
+def test_dpop_cpo_and_orpo_hardly_moved(runs):
+    for variant in RAISERS:
+        assert runs.loc[variant].kl.max() < runs.loc["beta 1"].kl.min()
+
+
+# ---- sections 2 and 3: pulls, pushes, and exact worlds
+
+
+def kto(c, r, rc, rr, *, beta):
+    up, z = torch.ones_like(c, dtype=torch.bool), torch.zeros((), dtype=c.dtype)
+    return core.kto(c, rc, up, z, beta=beta) + core.kto(r, rr, ~up, z, beta=beta)
+
+
+def push(name, c, r, *, beta=0.1):
+    """(push up on the chosen, push down on the rejected) at these log-ratios."""
+    c, r = (torch.as_tensor(x).double().clone().requires_grad_(True) for x in (c, r))
+    loss, settings = (kto, {}) if name == "KTO" else SETTINGS[name]
+    zero = torch.zeros_like(c)
+    up, down = torch.autograd.grad(loss(c, r, zero, zero, beta=beta, **settings).sum(), (c, r))
+    return -up, down
+
+
+def pull(name, h):
+    h = torch.as_tensor(h).double()
+    return sum(push(name, h / 2, -h / 2)) / 2
+
+
+def test_the_pulls_on_h():
+    h = torch.linspace(-25, 25, 201, dtype=torch.float64)
+    dpo = pull("DPO", h)
+    assert dpo[100] == pytest.approx(0.05) and (dpo > 0).all() and (dpo.diff() < 0).all()
+    assert (pull("hinge", h)[h > 10] == 0).all()
+    assert pull("hinge", h)[h < 10] == pytest.approx(0.1)
+    assert (pull("IPO", h)[h > 5] < 0).all() and pull("IPO", h).argmax() == 0
+    turn = 10 * math.log(4)
+    assert (pull("cDPO", h)[h > turn + 0.3] < 0).all() and (pull("cDPO", h)[h < turn] > 0).all()
+    assert (pull("robust", h) > dpo).all() and (pull("robust", h) > 0.2 * 0.1 / 0.6).all()
+    assert pull("KTO", h).argmax() == 100 and pull("KTO", h)[0] < dpo[0] / 5
+
+
+def test_the_pushes_when_both_responses_move_together():
+    both = torch.linspace(-15, 15, 121, dtype=torch.float64)
+    pushes = {name: push(name, both, both) for name in ("DPO", "DPOP", "NCA", "KTO")}
+    up, down = pushes["DPO"]
+    assert torch.allclose(up, torch.full_like(up, 0.05)) and torch.equal(up, down)
+    below = both < 0
+    assert (pushes["DPOP"][0][below] > 0.3).all() and (pushes["DPOP"][1][below] < 0.1).all()
+    nca = pushes["NCA"]
+    assert torch.equal(nca[0] < 0, both > 10 * math.log(2))
+    assert (nca[0][both < -10] > 4 * nca[1][both < -10]).all()
+    for side in pushes["KTO"]:
+        assert 55 <= side.argmax() <= 65 and max(side[0], side[-1]) < side.max() * 0.7
+
+
+def test_imitation_outweighs_the_comparison_in_cpo():
+    x = torch.zeros(1, requires_grad=True)
+    core.cpo(x - 20, torch.full((1,), -20.0), beta=0.1).sum().backward()
+    assert -x.grad > 1
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.World.random(3, 3, seed=0)
+
+
+def pairs(world):
+    i, j = torch.triu_indices(15, 15, 1)
+    return i, j, core.preference_probability(world.rewards[i], world.rewards[j])
+
+
+def trained(world, name, share, iterations, beta=0.5):
+    """The policy after so many iterations of L-BFGS on the mean loss over all pairs."""
+    (i, j, _), (loss, settings) = pairs(world), SETTINGS[name]
+    ref = world.sequence_logprobs(world.ref_logits)
+    logits = world.ref_logits.clone().requires_grad_(True)
+    limits = {"history_size": 50, "tolerance_grad": 1e-10, "tolerance_change": 0}
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=iterations, line_search_fn="strong_wolfe", **limits
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        p = world.sequence_logprobs(logits)
+        won = loss(p[i], p[j], ref[i], ref[j], beta=beta, **settings)
+        lost = loss(p[j], p[i], ref[j], ref[i], beta=beta, **settings)
+        (total := (share * won + (1 - share) * lost).mean()).backward()
+        return total
+
+    optimizer.step(closure)
+    return world.probs(logits.detach())
+
+
+@pytest.fixture(scope="module")
+def hard_ends(world):
+    """name -> the probability of the best response on hard labels, after 100 iterations."""
+    hard, best = (pairs(world)[2] > 0.5).double(), world.rewards.argmax()
+    names = ("DPO", "cDPO", "hinge", "IPO", "NCA")
+    return {name: trained(world, name, hard, 100)[best].item() for name in names}
+
+
+def test_on_hard_labels_dpo_runs_to_one_and_three_losses_stop(hard_ends):
+    assert hard_ends["DPO"] > 0.999 > hard_ends["hinge"] > 0.95
+    assert max(hard_ends[name] for name in ("cDPO", "IPO", "NCA")) < 0.4
+
+
+def test_the_worst_response_falls_without_end_under_nca(world):
+    hard, worst = (pairs(world)[2] > 0.5).double(), world.rewards.argmin()
+    fallen = [trained(world, "NCA", hard, n)[worst].log().item() for n in (10, 30, 100)]
+    assert fallen[0] > fallen[1] > fallen[2] and fallen[2] < -30
+
+
+def ladder(world, beta=0.5):
+    """The best response where all neighbours of the ranking are 1/beta apart."""
+    ref = world.sequence_logprobs(world.ref_logits)
+    steps = world.rewards.argsort().argsort().double() / beta
+    return (ref + steps).softmax(0)[world.rewards.argmax()].item()
+
+
+def flipped_ends(world):
+    share = pairs(world)[2]
+    seen = 0.8 * share + 0.2 * (1 - share)
+    return {name: trained(world, name, seen, 300) for name in ("DPO", "cDPO", "robust")}
+
+
+def test_robust_dpo_undoes_flipped_labels_and_cdpo_adds_to_them(world):
+    target, ends = world.gibbs(beta=0.5), flipped_ends(world)
+    errors = {name: (p - target).abs().max().item() for name, p in ends.items()}
+    assert errors["robust"] < 1e-6 < 0.05 < errors["DPO"] < errors["cDPO"]
+    entropy = {name: -(p * p.log()).sum() for name, p in ends.items()}
+    assert -(target * target.log()).sum() < entropy["DPO"] < entropy["cDPO"]
+
+
+def of_doubts(world):
+    """cDPO on hard labels: its total variation to the Gibbs policy of the true shares."""
+    found = trained(world, "cDPO", (pairs(world)[2] > 0.5).double(), 300)
+    return (found - world.gibbs(beta=0.5)).abs().sum().item() / 2
+
+
+@pytest.fixture(scope="module")
+def one_weight():
+    """name -> (yes, no, sure, h) at the end of one pair, yes above no, with beta 1."""
+    features, start = torch.tensor([1.0, -1.0, 4.0]).double(), torch.full((1,), -math.log(3))
+
+    def end(loss, *, beta=1.0, reference=True, **settings):
+        w, given = torch.zeros(1).double(), 2 * [start.double()] if reference else []
+        for _ in range(1000):
+            w = w.detach().requires_grad_(True)
+            p = (features * w).log_softmax(0)
+            loss(p[:1], p[1:2], *given, beta=beta, **settings).sum().backward()
+            w = w - 0.04 * w.grad
+        return [*p.detach().exp().tolist(), 2 * w.item()]
+
+    ends = {name: end(SETTINGS[name][0]) for name in ("DPO", "IPO", "NCA")}
+    ends |= {"KTO": end(kto), "DPOP": end(core.dpop, penalty=5.0)}
+    return ends | {
+        "CPO": end(core.cpo, reference=False),
+        "CPO 0.1": end(core.cpo, beta=0.1, reference=False),
+    }
+
+
+def test_yes_falls_and_sure_gains_under_six_losses(one_weight):
+    for name, (yes, no, sure, _) in one_weight.items():
+        if name == "CPO 0.1":
+            assert no > yes > 1 / 3
+        else:
+            assert yes < 1 / 3 < sure and yes > no
+    assert one_weight["IPO"][3] == pytest.approx(0.5, abs=1e-3)
+    assert one_weight["DPOP"][0] > 0.32 and one_weight["DPO"][2] > 0.99
+    assert one_weight["CPO"][0] > one_weight["DPO"][0]
+
+
+# ---- section 3: on film reviews
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """name -> side -> (3,) the change of log pi of the training pairs in steps 70, 80 and 90."""
+    history = experiments.results("preference_history").set_index(["seed", "step"])
+    dpo, found = history[history.variant == "dpo"], {}
+    for name in LOSSES:
+        if LOSSES[name].single:
+            continue
+        rows = history[history.variant == name]
+        found[name] = {}
+        for side in SIDES:
+            reference = dpo[f"logps/{side}"] - dpo[f"rewards/{side}"] / 0.1
+            change = (rows[f"logps/{side}"] - reference).unstack("step")
+            found[name][side] = change[[70, 80, 90]].mean(axis=1)
+    return found
+
+
+def test_on_training_pairs_the_repairs_do_what_they_promise(moved):
+    for name in RAISERS:
+        assert (moved[name]["chosen"] > 0.5).all() and moved[name]["rejected"].mean() > 0
+    for name in ("dpo", "hinge", "simpo"):
+        assert all((moved[name][side] < -2).all() for side in SIDES)
+    for name in ("nca", "tdpo"):
+        assert abs(moved[name]["chosen"].mean()) < 0.2
+    assert all((x["chosen"] > x["rejected"]).all() for x in moved.values())
+
+
+def test_no_loss_makes_the_chosen_reviews_of_new_films_likelier(runs, asked):
+    for name in LOSSES:
+        assert (runs.loc[name].chosen_change < 0).all()
+        assert (asked.loc[name].chosen_change < 0).all()
+    closest = max(LOSSES, key=lambda name: mean(asked, name, "chosen_change"))
+    assert closest == "dpop"
+    assert mean(runs, "dpop", "chosen_change") > mean(runs, "dpo", "chosen_change") / 5
+
+
+def above_half(asked, variant):
+    """(films,) each film's part of the share of pairs in the right order, minus a half."""
+    counts = torch.tensor([list(row.values()) for row in asked.loc[variant].by_film])
+    right, total = counts.mean(0).T
+    return (right - 0.5 * total) * len(total) / total.sum()
+
+
+def test_the_order_carries_over_for_ten_losses_and_less_for_the_raisers(asked):
+    for name in LOSSES:
+        if name in RAISERS:
+            behind = above_half(asked, "dpo") - above_half(asked, name)
+            assert evaluate.bootstrap(behind)[0] > 0
+        else:
+            assert evaluate.bootstrap(above_half(asked, name))[0] > 0
+            assert (asked.loc[name].right_order > 0.54).all()
+
+
+def test_128_pairs_cannot_tell_the_order_from_a_coin(runs):
+    found = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
+    assert ((found - 0.5).abs() < 2 * math.sqrt(0.25 / 128)).all()
+
+
+# ---- section 4: the reference
+
+
+def test_a_moving_reference_goes_further_along_the_same_curve(runs):
+    for variant in ("dpo, synced", "dpo, mixed"):
+        assert (runs.loc[variant].kl > runs.loc["dpo"].kl).all()
+        difference, low, high = above(variant)
+        assert low < 0 < high and abs(difference) < 0.15
+
+
+def test_without_a_reference_dpo_goes_twice_as_far_for_less_gold(runs):
+    far = runs.loc["dpo, no reference"]
+    assert (far.kl > 2 * runs.loc["dpo"].kl - 0.6).all()
+    assert far.kl.mean() > 2 * mean(runs, "dpo", "kl")
+    gold = experiments.difference_over_prompts_and_seeds(
+        runs.reset_index(), "gold", "dpo", "dpo, no reference"
+    )
+    assert gold.high.item() < 0
+
+
+# ---- section 5: whose responses
+
+
+def test_rejection_sampling_nears_the_gibbs_policy(world):
+    ref, target = world.probs(world.ref_logits), world.gibbs(beta=0.5)
+    accept = ((world.rewards - world.rewards.max()) / 0.5).exp()
+    torch.testing.assert_close(ref * accept / (ref * accept).sum(), target)
+    distance = distances(world)
+    assert distance[2] > distance[8] > 0.1 > 0.05 > distance[64]
+
+
+def distances(world):
+    ref, target = world.probs(world.ref_logits), world.gibbs(beta=0.5)
+    draw, found = torch.Generator().manual_seed(0), {}
+    for k in (2, 8, 64):
+        samples = torch.multinomial(ref.expand(4000, 15), k, True, generator=draw)
+        kept = core.rejection_sample(world.rewards[samples], beta=0.5, generator=draw)
+        share = samples.gather(1, kept)[:, 0].bincount(minlength=15) / 4000
+        found[k] = ((share - target).abs().sum() / 2).item()
+    return found
+
+
+def test_iterative_dpo_has_the_most_gold_and_the_most_kl_on_every_seed(runs):
+    for other in {HUMAN, *OWN} - {"iterative-dpo"}:
+        for column in ("gold", "kl"):
+            assert (runs.loc["iterative-dpo"][column] > runs.loc[other][column]).all()
+    assert mean(runs, "iterative-dpo", "kl") > mean(runs, "beta 0.03", "kl")
+
+
+def test_all_six_lie_above_the_curve_however_kl_is_counted():
+    for variant in (HUMAN, *OWN):
+        for per in ("response", "token"):
+            assert above(variant, per)[1] > 0
+
+
+def test_online_dpo_leads_people_with_the_same_labels_and_once_only_by_response():
+    for per in ("response", "token"):
+        assert above("online-dpo", per, HUMAN)[1] > 0
+    assert above(ONCE, other=HUMAN)[1] > 0 > above(ONCE, "token", HUMAN)[1]
+
+
+def test_how_far_each_goes(runs):
+    kls = [mean(runs, variant, "kl") for variant in (HUMAN, ONCE, "online-dpo")]
+    assert kls == sorted(kls)
+    gaps = (runs.loc[ONCE].kl - runs.loc[HUMAN].kl).abs()
+    assert sorted(round(gap, 1) for gap in gaps)[:2] == [0.1, 0.1]
+    assert (differences(runs, ONCE, HUMAN) > 0).all()
+
+
+def test_ppo_has_more_gold_than_online_dpo_for_less_kl(runs):
+    ppo = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+    for column, sign in (("gold", 1), ("kl", -1)):
+        ahead = mean(ppo, "kl_coef 0.25", column) - mean(runs, "online-dpo", column)
+        assert sign * ahead > 0
+
+
+# ---- the prose
+
+
+def test_the_numbers_of_lab_14b(runs, asked, moved, world, hard_ends, one_weight):
+    with lesson("14b") as said:
+        at_equal_kl(said, runs)
+        labels(said, world, hard_ends)
+        anchors(said, one_weight, asked)
+        reference(said, runs)
+        responses(said, runs, world)
+        further(said, runs, asked, world)
+
+
+def at_equal_kl(said, runs):
+    golds, kls = ({n: mean(runs, n, x) for n in LOSSES} for x in ("gold", "kl"))
+    said("This lab runs", len(LOSSES) - 1, 3, 6, len({HUMAN, *OWN}) == 6)
+    said("All runs of DPO start from the same model and have", 100, 32)
+    prompts = {len(row) for row in runs.gold_by_prompt}
+    said("writes one review for each of", *prompts)
+    said("The first grid has thirteen losses on the same", 100 * 32, len(LOSSES) == 13)
+    ahead = ("kto", "robust", "simpo", "hinge")
+    said("DPO is fifth, with", golds["dpo"], *[golds[n] for n in ahead])
+    further = [kls[n] for n in ahead]
+    said("**all four go further**: from", min(further), max(further), kls["dpo"])
+    said("The hinge loss has", golds["hinge"] - golds["ipo"], golds["ipo"])
+    said("more gold than IPO (0.91), and", kls["hinge"] / kls["ipo"])
+    said("They differ from it by at most", max(abs(above(n)[0]) for n in ON_CURVE))
+    said("the 95 % interval over films and seeds contains", 0)
+    said("**DPOP, CPO and ORPO hardly moved**: at most", max(kls[n] for n in RAISERS))
+    said("The curve starts at", mean(runs, "beta 1", "kl"))
+    said("**SimPO went furthest**,", kls["simpo"], mean(runs, "beta 0.03", "kl"))
+
+
+def labels(said, world, hard_ends):
+    said("the share of labels that are believed to be wrong: here", 0.2)
+    assert LOSSES["cdpo"].settings["label_smoothing"] == 0.2
+    said("**cDPO** turns round where", math.log(4) / 0.1)
+    least = pull("robust", [200.0]).item()
+    assert least == pytest.approx(0.2 * 0.1 / 0.6, abs=1e-6)
+    assert pull("DPO", [200.0]).item() < 1e-8
+    said("It never pulls less than", least)
+    said("pulls with full strength up to", 1 / 0.1)
+    said("and back beyond its target of", 1 / 0.2)
+    said("hard labels. $\\beta$ is", 0.5)
+    best = world.rewards.argmax()
+    said("to a probability of", 1)
+    said("In the reference it has", world.probs(world.ref_logits)[best].item())
+    said("of the true shares gives it", world.gibbs(beta=0.5)[best].item())
+    said("**DPO runs to", 1)
+    said("**cDPO stops at", hard_ends["cDPO"], hard_ends["IPO"], hard_ends["NCA"])
+    said("**Hinge stops at", hard_ends["hinge"], ladder(world))
+    said("Now the labels lie:", 0.2)
+    said("runs off faster than DPO: at", 200, least)
+
+
+def anchors(said, one_weight, asked):
+    assert (LOSSES["dpop"].settings["penalty"], LOSSES["tdpo"].settings["alpha"]) == (5.0, 0.5)
+    said("the figure below holds it at", 0)
+    said("$\\lambda$ is", 5, 0.5)
+    said("So we hold $h$ at", 0)
+    said("**DPO** pushes with", push("DPO", [3.0], [3.0])[0].item())
+    said("pushes the chosen response up with", 0.3)
+    said("a chosen response whose log-ratio is above", math.log(2) / 0.1)
+    said("Here $\\beta$ is", 1)
+    said("*Yes* starts at", 1 / 3)
+    said("IPO stops at its target of", one_weight["IPO"][3])
+    said("(mean of steps", 70, 80, 90)
+    totals = {sum(count for _, count in row.values()) for row in asked.by_film}
+    said("And on **new films**?", *totals)
+    shares = [mean(asked, n, "right_order") for n in LOSSES if n not in RAISERS]
+    said("on every seed:", min(shares), max(shares))
+    votes = experiments.results("labels").groupby("variant").accuracy.mean()
+    said("Reward models of lesson 08 have", votes["1600 pairs"], 1600, votes["6400 pairs"], 6400)
+    for name in RAISERS:
+        said("**DPOP, CPO and ORPO have only", mean(asked, name, "right_order"))
+    for name in ("ipo", "tdpo"):
+        said("but IPO and TDPO moved little more and have", mean(asked, name, "right_order"))
+
+
+def reference(said, runs):
+    said("*synced* | every", 25)
+    said("*mixed* | every", 25, 0.6)
+    said("At equal KL, *synced* has", above("dpo, synced")[0], above("dpo, mixed")[0])
+    said("and both intervals contain", 0)
+    far = "dpo, no reference"
+    said("**Without a reference** DPO goes", mean(runs, far, "kl"), mean(runs, far, "gold"))
+
+
+def responses(said, runs, world):
+    said("new ones every", 25)
+    said("The reward model of lesson 08 labels all of them. $\\beta$ is", 0.5)
+    said("*online DPO* have", 3200)
+    assert set(distances(world)) == {2, 8, 64}
+    best = "iterative-dpo"
+    said("**Iterative DPO has the most gold**,", mean(runs, best, "gold"), mean(runs, best, "kl"))
+    own = [above(v)[0] for v in OWN if v != "iterative-dpo"]
+    said("and no interval contains", 0)
+    said("For *human reviews* it is", above(HUMAN)[0])
+    said("For the policy's own responses it is", min(own), max(own))
+    said("*own, once* is ahead by", *above(ONCE, other=HUMAN))
+    said("and online DPO by", *above("online-dpo", other=HUMAN))
+    tokens = [above(v, "token", HUMAN) for v in (ONCE, "online-dpo")]
+    said("which is fairer to long reviews, it is", *tokens[0], *tokens[1])
+    ppo = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
+    ends = mean(ppo, "kl_coef 0.25", "kl"), mean(ppo, "kl_coef 0.25", "gold")
+    said("PPO at", *ends, mean(runs, "online-dpo", "kl"))
+    words = [mean(runs, v, "distinct_2") for v in (HUMAN, "online-dpo", best)]
+    said("Different word pairs fall from", *words)
+    variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
+    said("It is the least varied", min(variety, key=variety.get) == IMITATED)
+
+
+def further(said, runs, asked, world):
+    beta = {name: LOSSES[name].settings["beta"] for name in LOSSES}
+    assert set(beta.values()) == {0.1, 1.0, 2.0}
+    assert beta["simpo"] == 2 and beta["ipo-mean"] == 1
+    said("**Settings.** $\\beta$ is", 0.1, 1, 2, 0.5)
+    assert LOSSES["simpo"].settings["margin"] == 1
+    said("TRL's default of", 0.1, 1 / (2 * 0.1) == 5)
+    said("variation distance is", of_doubts(world))
+    few = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
+    said("The main record also has the order of", 128, few.min(), few.max(), math.sqrt(0.25 / 128))
+    said("they cannot tell", mean(asked, "ipo", "right_order"), 0.5)
+    totals = {sum(count for _, count in row.values()) for row in asked.by_film}
+    said('We first read them as "a coin". The', *totals)
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    voted = tasks.reviews.preference_pairs(
+        "reward", 3200, seed=0, max_tokens=32, tokenizer=tokenizer
+    )["prompt"]
+    titles = len(tasks.reviews.rl_prompts())
+    said("all titles, about", round(3200 / titles), round(3200 / len(set(voted))))
+    said("An unfinished review of the policy's costs", OnlineConfig().missing_eos_penalty)
+    said("*human reviews* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 0.1)
+    said("by default with", 0.6, 512)
