@@ -504,7 +504,10 @@ show.label_pairs(session)
 
 
 # %% tags=["exercise"]
-def simulated(name, folder=tempfile.mkdtemp()):
+folder = tempfile.mkdtemp()
+
+
+def simulated(name):
     """The file of a simulated person, who draws one rating of each review."""
     person = tasks.LabelSession(to_label, f"{folder}/{name}.jsonl", name)
     ratings = {review.text: review.ratings for review in rated}

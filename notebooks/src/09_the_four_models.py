@@ -28,6 +28,7 @@ import copy
 
 import pandas as pd
 import torch
+from IPython.display import display
 
 from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, Questions, atlas, check, graded

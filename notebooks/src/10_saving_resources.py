@@ -30,7 +30,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from minirlhf import core, experiments, loops, models, show, tasks
+from minirlhf import core, experiments, loops, models, show
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]

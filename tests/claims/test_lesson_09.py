@@ -431,7 +431,15 @@ def the_critic(said, logged, practised):
     at_the_end = [rows[rows.step == 15].explained_variance.mean() for rows in (frozen, ppo)]
     passed = family.groupby("variant").pass_1.mean()
     table = experiments.difference_over_prompts_and_seeds(family, "pass_1", "ppo", [WARM])
-    said("After the warm-up the critic has", *at_the_end, 0, passed[WARM], passed["ppo"], *table.low, *table.high)
+    said(
+        "After the warm-up the critic has",
+        *at_the_end,
+        0,
+        passed[WARM],
+        passed["ppo"],
+        *table.low,
+        *table.high,
+    )
     said("The warm-up took", warm)
     said("`critic_warmup` is", config.critic_warmup)
 
