@@ -1,7 +1,7 @@
 """What a student hands in: the functions in a notebook or in a Python file, and their exercises.
 
-A notebook is not executed as a whole, because its runs take minutes. Only what an answer needs is
-kept: the function, the functions and values that it uses, and the imports.
+A notebook is not executed as a whole, because its runs take minutes. What is executed: all
+imports, functions and classes, and of the other statements those that an answer needs.
 """
 
 import ast
@@ -19,7 +19,10 @@ from minirlhf.classroom.check import EXERCISES
 from minirlhf.runtime import ROOT
 
 SOURCES = ROOT / "notebooks" / "src"
-RESULT = "_answer"  # the name of an answer in its code
+RESULT = "_answer"  # the name of an answer after its statements have run
+NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+DEFINITIONS = ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+TIMED = re.compile(r"\s*%%(time|timeit|capture)\b[^\n]*\n")  # magics before an ordinary cell
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class Answer:
 
     Args:
         exercise: the name of the exercise.
-        code: Python code that defines the answer under the name RESULT.
+        statements: Python statements, in order. The last one gives the answer the name RESULT.
+        needed: for each statement, whether the answer needs it. An error in another one, such as
+            the import of a package that is not installed, does not count.
         blank: whether it is still the blank that the lesson gives.
     """
 
     exercise: str
-    code: str
+    statements: tuple[str, ...]
+    needed: tuple[bool, ...]
     blank: bool = False
 
 
@@ -93,14 +99,16 @@ def read_submission(path: Path, student: str = "") -> Submission:
     except Exception as error:  # nbformat and json raise many kinds
         reason = " ".join(str(error).split())[:100]
         return Submission(student, path, {}, f"{path.name} cannot be read: {reason}")
-    statements, problems = [], []
+    statements: list[_Statement] = []
+    problems = []
     for number, source in cells:
         try:
-            statements += ast.parse(source).body
-        except (SyntaxError, ValueError) as error:
-            line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else error
+            statements += [_Statement(node) for node in ast.parse(source).body]
+        except NOT_PYTHON as error:
+            line = f"line {error.lineno}: " if getattr(error, "lineno", None) else ""
+            reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
             where = f"code cell {number} of {path.name}" if number else path.name
-            problems.append(f"{where} is not Python ({line}).")
+            problems.append(f"{where} is not Python ({line}{reason}).")
     return Submission(student, path, _answers(statements, path), " ".join(problems))
 
 
@@ -112,40 +120,116 @@ def _cells(path: Path) -> Iterator[tuple[int, str]]:
     notebook = nbformat.read(path, as_version=4)
     codes = (cell for cell in notebook.cells if cell.cell_type == "code")
     for number, cell in enumerate(codes, start=1):
-        yield number, TransformerManager().transform_cell(cell.source)
+        yield number, TransformerManager().transform_cell(TIMED.sub("", cell.source, count=1))
 
 
-def _answers(statements: list[ast.stmt], path: Path) -> dict[str, Answer]:
+class _Statement:
+    """A statement at the top of a file or cell, and which global names it deals with.
+
+    Args:
+        node: its syntax tree.
+
+    Raises:
+        SyntaxError: it is not valid, for example because an argument has the same name twice.
+    """
+
+    def __init__(self, node: ast.stmt):
+        self.node, self.source = node, ast.unparse(node)
+        self.is_definition = isinstance(node, DEFINITIONS)
+        self.functions = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)}
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            self.functions |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        top = symtable.symtable(self.source, "submission", "exec")
+        names = top.get_symbols()
+        self.defines = {s.get_name() for s in names if s.is_assigned() or s.is_imported()}
+        self.uses = {s.get_name() for s in names if s.is_referenced()}
+        inner = list(top.get_children())
+        while inner:  # a name inside a function is global unless the function assigns it
+            table = inner.pop()
+            self.uses |= {s.get_name() for s in table.get_symbols() if s.is_global()}
+            inner += table.get_children()
+        self.changes = set() if self.is_definition else self.defines | _changed(node)
+
+
+def _changed(node: ast.stmt) -> set[str]:
+    """Names whose objects a statement may change: x[0] = 1, x.a = 1, x.append(1)."""
+    targets = []
+    for part in ast.walk(node):
+        if isinstance(part, ast.Subscript | ast.Attribute) and isinstance(part.ctx, ast.Store):
+            targets.append(part.value)
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
+            targets.append(part.func.value)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _answers(statements: list[_Statement], path: Path) -> dict[str, Answer]:
     """The answers that a file's statements hold.
 
     The last call `check.exercise(answer)` says which object is the answer. Without a call it is
     the function with the exercise's name; in a notebook, only for the exercises of its lesson,
     because a lesson's own functions may have the name of another lesson's exercise.
     """
-    tables = [_Names(statement) for statement in statements]
-    defined = {name: i for i, table in enumerate(tables) for name in table.defined}  # last place
-    asked: dict[str, tuple[int, ast.expr]] = {}
+    called: dict[str, tuple[int, ast.expr]] = {}
     for place, statement in enumerate(statements):
-        asked |= {exercise: (place, given) for exercise, given in calls(statement)}
-    lessons = {lesson_of_file(path), *map(lesson_of_exercise, asked)}
-    for name, place in defined.items():
-        function = isinstance(statements[place], ast.FunctionDef) or _is_lambda(statements[place])
-        own = path.suffix == ".py" or lesson_of_exercise(name) in lessons
-        if name in EXERCISES and name not in asked and function and own:
-            asked[name] = place, ast.Name(name, ast.Load())
-    found = {}
-    for exercise, (place, given) in asked.items():
-        blank = False
-        if isinstance(given, ast.Name):
-            if given.id not in defined:
-                continue  # the call is there, the function is not
-            place = max(place, defined[given.id] + 1)  # a later cell may hold a better version
-            blank = _shape(statements[defined[given.id]]) == _blanks().get(exercise)
-        last = ast.fix_missing_locations(ast.Assign([ast.Name(RESULT, ast.Store())], given))
-        needed = _needed(tables, place, _Names(last).used)
-        code = "\n".join(map(ast.unparse, [*(statements[i] for i in needed), last]))
-        found[exercise] = Answer(exercise, code, blank)
-    return found
+        called |= {exercise: (place, given) for exercise, given in calls(statement.node)}
+    lessons = {lesson_of_file(path), *map(lesson_of_exercise, called)}
+    asked = dict(called)
+    for statement in statements:
+        for name in statement.functions & {*EXERCISES} - {*called}:
+            if path.suffix == ".py" or lesson_of_exercise(name) in lessons:
+                asked[name] = len(statements), ast.Name(name, ast.Load())
+    found = {exercise: _answer(exercise, *given, statements) for exercise, given in asked.items()}
+    return {exercise: answer for exercise, answer in found.items() if answer is not None}
+
+
+def _answer(
+    exercise: str, place: int, given: ast.expr, statements: list[_Statement]
+) -> Answer | None:
+    """The answer that the expression `given` has at `place`; None if its function is not there."""
+    blank = False
+    if isinstance(given, ast.Name):
+        last = next(
+            (i for i, s in reversed(list(enumerate(statements))) if given.id in s.defines), None
+        )
+        if last is None:
+            return None  # the call is there, the function is not
+        if last > place:
+            place = len(statements)  # a later cell has a better version
+        blank = _shape(statements[last].node) == _blanks().get(exercise)
+    result = _Statement(
+        ast.fix_missing_locations(ast.Assign([ast.Name(RESULT, ast.Store())], given))
+    )
+    before = statements[:place]
+    needed = _needed(before, result.uses)
+    kept = [i for i, s in enumerate(before) if s.is_definition or i in needed]
+    return Answer(
+        exercise,
+        (*(before[i].source for i in kept), result.source),
+        (*(i in needed for i in kept), True),
+        blank,
+    )
+
+
+def _needed(statements: list[_Statement], names: set[str]) -> set[int]:
+    """The places of the statements that `names` need, directly or through other names."""
+    imported = {
+        name
+        for statement in statements
+        if isinstance(statement.node, ast.Import | ast.ImportFrom)
+        for name in statement.defines
+    }
+    chosen: set[int] = set()
+    known: set[str] = set()
+    wanted = set(names)
+    while wanted:
+        name = wanted.pop()
+        known.add(name)
+        for place, statement in enumerate(statements):
+            changes = statement.changes - imported  # torch.manual_seed(0) does not change torch
+            if name in statement.defines | changes and place not in chosen:
+                chosen.add(place)
+                wanted |= statement.uses - known
+    return chosen
 
 
 def calls(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
@@ -161,44 +245,6 @@ def calls(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
             yield node.func.attr, node.args[0]
 
 
-class _Names:
-    """The global names that a statement defines, and those that it uses."""
-
-    def __init__(self, statement: ast.stmt):
-        # a name inside a function is global only if the function does not assign it
-        top = symtable.symtable(ast.unparse(statement), "submission", "exec")
-        self.defined = {s.get_name() for s in top.get_symbols() if s.is_assigned()}
-        self.defined |= {s.get_name() for s in top.get_symbols() if s.is_imported()}
-        self.used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
-        inner = list(top.get_children())
-        while inner:
-            table = inner.pop()
-            self.used |= {s.get_name() for s in table.get_symbols() if s.is_global()}
-            inner += table.get_children()
-        # the body of a function looks its names up when it is called, not where it stands
-        self.later = isinstance(statement, ast.FunctionDef | ast.ClassDef)
-        self.always = isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*"
-
-
-def _needed(tables: list[_Names], place: int, names: set[str]) -> list[int]:
-    """The places of the statements that `names` need when they are used at `place`, in order."""
-    chosen = {i for i, table in enumerate(tables[:place]) if table.always}
-    wanted = [(name, place) for name in sorted(names)]
-    while wanted:
-        name, before = wanted.pop()
-        found = next((i for i in reversed(range(before)) if name in tables[i].defined), None)
-        if found is None or found in chosen:
-            continue
-        chosen.add(found)
-        limit = place if tables[found].later else found
-        wanted += [(used, limit) for used in tables[found].used]
-    return sorted(chosen)
-
-
-def _is_lambda(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda)
-
-
 def _shape(statement: ast.stmt) -> str:
     """A function's arguments and body without comments and layout; "" for other statements."""
     if not isinstance(statement, ast.FunctionDef):
@@ -209,13 +255,12 @@ def _shape(statement: ast.stmt) -> str:
 def needed_code(cells: list[str], code: str) -> str:
     """The statements of some cells that `code` needs, in order: imports, functions and values."""
     statements = [
-        statement
+        _Statement(node)
         for source in cells
-        for statement in ast.parse(TransformerManager().transform_cell(source)).body
+        for node in ast.parse(TransformerManager().transform_cell(source)).body
     ]
-    tables = [_Names(statement) for statement in statements]
-    names = set().union(*(_Names(statement).used for statement in ast.parse(code).body))
-    return "\n".join(ast.unparse(statements[i]) for i in _needed(tables, len(tables), names))
+    names = set().union(*(_Statement(node).uses for node in ast.parse(code).body))
+    return "\n".join(statements[i].source for i in sorted(_needed(statements, names)))
 
 
 @cache
@@ -231,8 +276,14 @@ def _blanks() -> dict[str, str]:
 
 @cache
 def exercises_of_lessons() -> dict[str, tuple[str, ...]]:
-    """lesson, such as 06_ppo -> the exercises that it asks for, in order."""
+    """lesson, such as 06_ppo -> the exercises that it asks for, in order.
+
+    Raises:
+        ValueError: the lessons are not there.
+    """
     lessons = {}
+    if not SOURCES.is_dir():
+        raise ValueError(f"{SOURCES} is missing. Grading needs the folder notebooks/ of minirlhf.")
     for source in sorted(SOURCES.glob("*.py")):
         statements = ast.parse(source.read_text(encoding="utf-8")).body
         asked = [exercise for statement in statements for exercise, _ in calls(statement)]

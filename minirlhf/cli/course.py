@@ -8,6 +8,7 @@ import typer
 
 from minirlhf.cli.options import RUN, option
 from minirlhf.cli.terminal import say
+from minirlhf.show.strips import printable
 
 app = typer.Typer()
 Names = Annotated[
@@ -56,6 +57,14 @@ def grade(
             show_default="all that a file answers, and the others of its lesson",
         ),
     ] = None,
+    students: Annotated[
+        Path | None,
+        option(
+            RUN,
+            "A text file with the class, one name on a line. Who has no file is listed, too.",
+            show_default="only those who have a file",
+        ),
+    ] = None,
     seconds: Annotated[float, option(RUN, "Time limit of one answer, in seconds.")] = 30.0,
     seed: Annotated[int, option(RUN, "Seed of the checkers' random cases.")] = 0,
 ):
@@ -68,19 +77,29 @@ def grade(
 
     Example: minirlhf grade submissions --exercise ppo_loss --exercise gae_advantages
     """
-    from minirlhf.classroom.grading import grade_folder, sentences, write_grades
+    from minirlhf.classroom.grading import by_student, grade_folder, sentences, write_grades
+
+    names = students.read_text(encoding="utf-8-sig").split("\n") if students else []
+
+    def graded(submission, grades):
+        write_grades(grades, out)  # after each file, so that an interruption loses little
+        say(f"Checked {printable(str(submission.path))}.")
 
     grades = grade_folder(
         folder,
         exercises=tuple(exercise or ()),
+        students=tuple(name.strip() for name in names if name.strip()),
         seconds=seconds,
         seed=seed,
-        on_file=lambda submission: say(f"Reading {submission.path}."),
+        on_file=graded,
     )
     write_grades(grades, out)
+    overview = out.with_name(f"{out.stem}_by_student.csv")
+    write_grades(by_student(grades), overview)
     for sentence in sentences(grades):
         say(sentence)
-    say(f"Wrote {out}: {len(grades)} rows, {grades['student'].nunique()} students.")
+    say(f"{out}: a row for each of {grades['student'].nunique()} students and each exercise.")
+    say(f"{overview}: a row for each student.")
 
 
 @app.command()

@@ -31,9 +31,11 @@ def answers(path, *cells):
 
 
 def defined(answer):
-    """What an answer's code defines, without running its checker."""
+    """What an answer's needed statements define, without running its checker."""
     names = {}
-    exec(answer.code, names)
+    for source, needed in zip(answer.statements, answer.needed, strict=True):
+        if needed:
+            exec(source, names)
     return names
 
 
@@ -50,6 +52,7 @@ def test_an_answer_has_what_it_needs_and_no_run(tmp_path):
     )
     names = defined(found["td_error"])
     assert names[RESULT] is names["td_error"]
+    assert not any("train_ppo" in text for text in found["td_error"].statements)
     assert "history" not in names and "loops" not in names and names["factor"] == 2.0
     assert not found["td_error"].blank
 
@@ -64,7 +67,31 @@ def test_an_answer_has_what_it_needs_and_no_run(tmp_path):
         (["def td_error(): return 6", "def other(): return 7", "check.td_error(other)"], 7),
         (["x = 8", "def td_error(): return x", "check.td_error(td_error)", "x = 9"], 8),
         (["def a(): return b()", "def b(): return 10", "check.td_error(a)"], 10),
-        (["from math import *", "def td_error(): return floor(11.5)"], 11),
+        (["from math import floor", "def td_error(): return floor(11.5)"], 11),
+        (["def td_error(): return _b()\n\ndef _b(): return 12"], 12),
+        (
+            [
+                "def td_error(): return b()",
+                "check.td_error(td_error)",
+                "b = 1",
+                "def td_error(): return b",
+            ],
+            1,
+        ),
+        (["import math", "import math\ndef f(x=math.pi): return 13", "td_error = lambda: f()"], 13),
+        (["n = 14\ndef td_error(s=n): return s", "n = 15", "check.td_error(td_error)"], 14),
+        (["t = {}", "t['a'] = 16", "def td_error(): return t['a']"], 16),
+        (["xs = []\nfor i in range(17): xs.append(i)", "def td_error(): return len(xs)"], 17),
+        (["%%time\ndef td_error(): return 18"], 18),
+        (["import contextlib\nwith contextlib.suppress(): \n    def td_error(): return 19"], 19),
+        (["def wrap(f): return f", "@wrap\ndef td_error(): return 20"], 20),
+        (
+            [
+                "import torch\ntorch.manual_seed(0)",
+                "x = torch.ones(21)\ndef td_error(): return len(x)",
+            ],
+            21,
+        ),
     ],
 )
 def test_the_answer_is_what_the_last_check_is_given(tmp_path, cells, expected):
@@ -111,6 +138,23 @@ def test_a_cell_that_is_no_python_is_left_out_and_named(tmp_path):
     assert submission.problem.startswith(
         "code cell 2 of 05_advantages_gae.ipynb is not Python (line 1: "
     )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "def f(x, x): return 1",
+        "nonlocal x",
+        "def f():\n    from math import *",
+        "x = " + "1+" * 5000 + "1",
+    ]
+    + ["def f(x):\n    global x", "x = '\x00'"],
+)
+def test_a_file_that_does_not_compile_is_named(tmp_path, broken):
+    (tmp_path / "a.py").write_text(f"{WRONG}\n{broken}\n")
+    assert read_submission(tmp_path / "a.py").problem.startswith("a.py is not Python (")
+    submission = read_submission(notebook(tmp_path / "05_advantages_gae.ipynb", WRONG, broken))
+    assert {*submission.answers} == {"td_error"} and "code cell 2" in submission.problem
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"cells": 3}', "\x00"])
