@@ -3,7 +3,9 @@
 import ast
 import html
 import inspect
+import io
 import re
+import tokenize
 from dataclasses import dataclass, field
 
 from pygments import highlight
@@ -34,10 +36,10 @@ def page(source: str, name: str) -> str:
     first, *rows = rows_of(source)
     titles = [row.title for row in rows if row.title]
     links = " · ".join(f'<a href="#code-{title}">{title}</a>' for title in titles)
-    parts = [f"# {name}", _html(words_of(first.docstring) + f"<p>{links}</p>", "introduction")]
+    parts = [f"# `{name}`", _html(words_of(first.docstring) + f"<p>{links}</p>", "introduction")]
     for row in ([first] if first.code else []) + rows:
         if row.title:
-            parts.append(f"## {row.title}")
+            parts.append(f"## `{row.title}`")
         comment = f"<p>{_inline(' '.join(row.words))}</p>" if row.words else ""
         words = words_of(row.docstring) if row is not first else ""
         code = highlight("\n".join(row.code).strip("\n"), PythonLexer(stripnl=False), _FORMATTER)
@@ -62,26 +64,33 @@ def rows_of(source: str) -> list[Row]:
             docstrings[node.body[0].lineno] = node.body[0].end_lineno, text
     starts = {_first_line(node): "" for node in nodes[1:] if ast.get_docstring(node)}
     starts |= {_first_line(node): node.name for node in tree.body if isinstance(node, DEFINITIONS)}
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    comments = {
+        t.start[0]
+        for t in tokens
+        if t.type == tokenize.COMMENT and not t.line[: t.start[1]].strip()
+    }
     rows, skip, commented = [Row()], 0, False
     for number, line in enumerate(source.splitlines(), start=1):
-        comment = line.strip().startswith("#")
         if number <= skip:
             continue
-        if number in docstrings:
-            skip, rows[-1].docstring = docstrings[number]
-        elif number in starts:
+        if number in starts:
             above = rows[-1]  # a comment right above a function belongs to it
             if not (above.words and not any(above.code)):
                 rows.append(Row())
             rows[-1].title = starts[number]
             rows[-1].code.append(line)
-        elif comment:
+            if number in docstrings:  # on the same line
+                skip, rows[-1].docstring = docstrings[number]
+        elif number in docstrings:
+            skip, rows[-1].docstring = docstrings[number]
+        elif number in comments:
             if not commented and (any(rows[-1].code) or rows[-1].docstring):
                 rows.append(Row())
             rows[-1].words.append(line.strip().lstrip("#").strip())
         else:
             rows[-1].code.append(line)
-        commented = comment
+        commented = number in comments
     return [row for i, row in enumerate(rows) if i == 0 or any(row.code) or row.words]
 
 

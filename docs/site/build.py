@@ -28,6 +28,7 @@ DOCS = (
     "install your_own command_line algorithms losses metrics notation results speed code teaching "
     "troubleshooting"
 ).split()
+MARK = "_static/minirlhf.css"  # a folder with this file is a site of ours
 ROOMS = "core models tasks rewards loops search evaluate show experiments classroom cli".split()
 
 
@@ -38,7 +39,8 @@ def build(out: Path) -> None:
         ValueError: `out` holds something that is no site.
         subprocess.CalledProcessError: Sphinx found an error, such as a link to nowhere.
     """
-    if out.exists() and not (out / "searchindex.js").exists():
+    strangers = out.exists() and any(out.iterdir()) and not (out / MARK).exists()
+    if strangers:
         raise ValueError(f"{out} is not a site of this command; give another folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".site.") as folder:
@@ -69,7 +71,7 @@ def assemble(source: Path) -> None:
     index.write_text(index.read_text("utf-8") + "\n" + contents(done), "utf-8")
     static = source / "_static"
     static.mkdir()
-    shutil.copy(HERE / "site.css", static)
+    shutil.copy(HERE / "site.css", source / MARK)
     (package,) = find_spec("sphinx-mathjax-offline").submodule_search_locations
     shutil.copy(Path(package) / "static" / "mathjax" / "tex-svg.js", static / "mathjax.js")
     shutil.copy(HERE / "conf.py", source)
@@ -129,8 +131,8 @@ def contents(pages: set[Path]) -> str:
     solutions = sorted(p for p in pages if p.match("notebooks/solutions/*.ipynb"))
     code = sorted(p for p in pages if p.suffix == ".py")
     parts = [
-        ("Lessons", [p for p in lessons]),
-        ("Solutions", [p for p in solutions]),
+        ("Lessons", lessons),
+        ("Solutions", solutions),
         ("Reference", [Path("docs") / f"{name}.md" for name in DOCS]),
         ("Source", [p for p in code if len(p.parts) == 2 or p.parts[0] != "minirlhf"]),
         *(

@@ -21,6 +21,6 @@ html_theme_options = {
 }
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_css_files = ["minirlhf.css"]
 mathjax_path = "mathjax.js"  # relative to _static; build.py takes it from a pinned package
 html_show_search_summary = False  # summaries are fetched, which needs a server

@@ -12,8 +12,10 @@ from rich.text import Text
 from minirlhf.cli.options import DATA, RUN, Seed, given, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import label_agreement
+from minirlhf.runtime import check
 from minirlhf.show import printable
 from minirlhf.tasks import LabelSession, pairs_from_file, pairs_to_label, read_labels
+from minirlhf.tasks.labelling import files_of
 
 app = typer.Typer()
 CHOICES = {"1": "left", "2": "right", "0": "tie", "s": "skip"}
@@ -23,7 +25,10 @@ KEYS = "1 left, 2 right, 0 tie, s skip, u undo, q stop"
 @app.command()
 def label(
     annotator: Annotated[str, option(DATA, "Your name in the file.")] = "me",
-    count: Annotated[int, option(DATA, "Different pairs of film reviews, 1 or more.")] = 30,
+    count: Annotated[
+        int | None,
+        option(DATA, "Different pairs of film reviews, 1 or more.", show_default="30"),
+    ] = None,
     repeats: Annotated[
         int | None,
         option(
@@ -63,7 +68,13 @@ def label(
     Example: minirlhf label --annotator anna --count 50
     """
     drawn = {"seed": seed} | given(repeats=repeats)
-    shown = pairs_to_label(count, **drawn) if pairs is None else pairs_from_file(pairs, **drawn)
+    if pairs is None:
+        shown = pairs_to_label(**drawn, **given(count=count))
+    else:
+        check(
+            "--count", count, count is None, "left out with --pairs: all pairs of a file are shown"
+        )
+        shown = pairs_from_file(pairs, **drawn)
     session = LabelSession(shown, out or Path("out/labels") / f"{annotator}.jsonl", annotator)
     code = 0
     try:
@@ -75,7 +86,9 @@ def label(
         code = 130
     done, total = session.progress
     more = "" if done == total else " The same command continues."
-    say(f"{done} of {total} pairs are labelled. They are in {session.path}.{more}")
+    files = " and ".join(str(file) for file in files_of(session.path).values() if file.exists())
+    where = f" They are in {files}." if files else ""
+    say(f"{done} of {total} pairs are labelled.{where}{more}")
     raise typer.Exit(code)
 
 

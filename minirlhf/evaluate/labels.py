@@ -47,7 +47,9 @@ def label_agreement(labels: pd.DataFrame) -> pd.DataFrame:
     names = sorted(labels.annotator.unique())
     compared = []  # (comparison, annotator, other, [(answer, answer), ...])
     for name in names:
-        rated = [row for row in first.get(name, {}).values() if pd.notna(row.left_mean)]
+        rated = [
+            row for row in first.get(name, {}).values() if pd.notna(row.left_mean + row.right_mean)
+        ]
         answered = [(_text(row), _crowd(row)) for row in rated]
         compared.append(("with the crowd", name, "crowd", answered))
     for name in names:

@@ -59,8 +59,14 @@ class LabelSession:
     ):
         self.pairs, self.annotator, self.clock = list(pairs), annotator, clock
         self.path = files_of(path)[True]
-        named = annotator.strip() and annotator.isprintable() and not set(annotator) & set("/\\")
-        check("annotator", annotator, bool(named), "a name without a slash")
+        named = annotator.strip() and annotator.isprintable() and not set(annotator) & set("/\\:")
+        named = named and not annotator.endswith(".undecided")
+        check(
+            "annotator",
+            annotator,
+            bool(named),
+            "a name without / \\ : and not .undecided at its end",
+        )
         check("pairs", self.pairs, bool(self.pairs), "at least one pair")
         self._rows = rows_of_labels(self.path)
         self._files = {kind: _content(file) for kind, file in files_of(self.path).items()}
@@ -134,18 +140,21 @@ class LabelSession:
         """Write the file to which the changed row belongs, then accept the new rows."""
         kind = "chosen" in changed
         files = files_of(self.path)
+        content = "".join(json.dumps(row) + "\n" for row in rows if ("chosen" in row) == kind)
         for each, path in files.items():
             if _content(path) != self._files[each]:
                 raise ValueError(
                     f"{path.name} was changed by another program or another session; nothing was "
                     "saved. Start a new session, which reads the file again."
                 )
-        content = "".join(json.dumps(row) + "\n" for row in rows if ("chosen" in row) == kind)
-        if content:
-            write_text(files[kind], content)
-        else:
-            files[kind].unlink(missing_ok=True)  # readers refuse a file without rows
-        self._files[kind], self._rows, self._shown = content, rows, None
+        try:
+            if content:
+                write_text(files[kind], content)
+            else:
+                files[kind].unlink(missing_ok=True)  # readers refuse a file without rows
+        finally:  # Ctrl-C may come right after the file was replaced
+            if _content(files[kind]) == content:
+                self._files[kind], self._rows, self._shown = content, rows, None
 
     def _check_resumed(self) -> None:
         """Check that the saved rows are choices of this annotator among these pairs."""
@@ -197,6 +206,10 @@ def rows_of_labels(path: str | Path) -> list[dict]:
             where = f"{file.name}, row {number}"
             for name, kind in (OF_DECIDED if decided else OF_UNDECIDED).items():
                 check_cell(row, name, where, kind)
+            for name in ("chosen_mean", "rejected_mean", "left_mean", "right_mean"):
+                number = row.get(name, 0.0)
+                right = isinstance(number, int | float) and abs(number) < float("inf")
+                check(f"{where}, column {name}", number, right, "a number")
             name, allowed = ("side", SIDES) if decided else ("choice", UNDECIDED)
             check(f"{where}, column {name}", row[name], row[name] in allowed, " or ".join(allowed))
         rows += found

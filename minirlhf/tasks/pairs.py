@@ -147,6 +147,8 @@ def rows_of_jsonl(path: Path) -> list[dict]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where} is no JSON: {error.msg} at character {error.pos}.") from None
+        except (RecursionError, ValueError) as error:  # thousands of brackets or digits
+            raise ValueError(f"{where} cannot be read as JSON: {type(error).__name__}.") from None
         if not isinstance(row, dict):
             raise ValueError(f"{where} is no JSON object with columns.")
         rows.append(row)

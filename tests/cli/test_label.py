@@ -111,6 +111,24 @@ def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path, monkeypatch):
     assert tasks.read_labels(out).choice.tolist() == ["left", "tie"]
 
 
+def test_pairs_of_a_file_are_not_counted_off(tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("prompt,response_a,response_b\nx,y,z\n")
+    result = CliRunner().invoke(cli.app, ["label", "--pairs", str(pairs), "--count", "1"])
+    assert isinstance(result.exception, ValueError)
+    assert "--count is 1; it must be left out with --pairs" in str(result.exception)
+
+
+def test_the_end_names_the_files_that_are_there(tmp_path):
+    pairs, out = tmp_path / "pairs.csv", tmp_path / "x.jsonl"
+    pairs.write_text("prompt,response_a,response_b\nx,y,z\n")
+    command = ["label", "--pairs", str(pairs), "--out", str(out)]
+    said = " ".join(CliRunner().invoke(cli.app, command, input="q").output.split())
+    assert "0 of 1 pairs are labelled. The same command continues." in said
+    said = "".join(CliRunner().invoke(cli.app, command, input="0").output.split())
+    assert f"Theyarein{tmp_path}/x.undecided.jsonl." in said
+
+
 def test_agreement_is_printed(tmp_path):
     for name, keys in (("anna", "1200011"), ("ben", "1111111")):
         out = tmp_path / f"{name}.jsonl"

@@ -101,6 +101,8 @@ def test_pairs_without_ratings_are_not_compared_with_the_crowd():
     found = table(*(answer(n, "A", "left", none, none) for n in ("anna", "ben")))
     row = found.loc["with the crowd", "anna"]
     assert (row.pairs, row.ties) == (0, 0) and math.isnan(row.agreement) and math.isnan(row.low)
+    half = table(answer("anna", "A", "left", 1.0, none))
+    assert half.loc["with the crowd", "anna"].pairs == 0
     assert found.loc["between people", "anna"].agreement == 1.0
 
 

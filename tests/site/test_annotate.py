@@ -72,6 +72,21 @@ def test_a_function_stands_beside_its_docstring_and_comments():
     assert opened.title == "" and opened.docstring == "Open it."
 
 
+def test_a_class_in_one_line_and_a_text_with_a_hash_are_kept():
+    first, error, text = annotate.rows_of(
+        'import os\nclass Wrong(Exception): """It is wrong."""\n# a text\nTEXT = """\n# a heading\n"""\n'
+    )
+    assert error.title == "Wrong" and error.docstring == "It is wrong."
+    assert error.code == ['class Wrong(Exception): """It is wrong."""']
+    assert text.words == ["a text"] and "# a heading" in text.code
+
+
+def test_a_title_is_no_markdown():
+    page = annotate.page("def __getattr__(name):\n    pass\n", "minirlhf/core/__init__.py")
+    assert page.startswith("# `minirlhf/core/__init__.py`\n")
+    assert "\n## `__getattr__`\n" in page
+
+
 def test_a_docstring_becomes_html():
     words = annotate.words_of(annotate.rows_of(SMALL)[2].docstring)
     assert "<p>The <em>area</em> of <code>side</code>.</p>" in words

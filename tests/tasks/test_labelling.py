@@ -149,6 +149,8 @@ def test_a_person_cannot_know_which_response_is_whose(tmp_path):
         ([ROW, ROW | {"response_a": "dull", "response_b": "warm"}], "row 2: .* pair of row 1"),
         ([ROW, "{nonsense\n"], "row 2 is no JSON: Expecting property name"),
         (["[1]\n"], "row 1 is no JSON object"),
+        (["[" * 100_000 + "\n"], "row 1 cannot be read as JSON"),
+        (['{"prompt": ' + "1" * 5000 + "}\n"], "row 1 cannot be read as JSON"),
         ([], "has no rows"),
     ],
 )
@@ -284,6 +286,25 @@ def test_an_error_while_saving_changes_nothing(place, error, action, file, monke
     assert read_labels(file).choice.tolist() == expected
 
 
+@pytest.mark.parametrize("action", ["left", "undo"])
+def test_a_stop_right_after_the_file_was_replaced_keeps_the_choice(action, file, monkeypatch):
+    session = labelled(file, "right", "right")
+    rename = os.replace
+
+    def late(*given):
+        rename(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.os, "replace", late)
+        with pytest.raises(KeyboardInterrupt):
+            session.undo() if action == "undo" else session.choose(action)
+    expected = ["right"] if action == "undo" else ["right", "right", "left"]
+    assert session.done == len(expected)
+    session.choose("tie")
+    assert read_labels(file).choice.tolist() == [*expected, "tie"]
+
+
 @pytest.mark.parametrize("place", ["fsync", "before the rename", "after the rename"])
 def test_a_process_killed_while_saving_loses_no_choice(place, file):
     session = labelled(file, "left", "tie", "right")
@@ -318,7 +339,9 @@ def test_a_process_killed_while_saving_loses_no_choice(place, file):
         (PAIRS[:1], "anna", "holds labels of other pairs than these"),
         ([Pair("another\n", "a", "dull"), *PAIRS[1:]], "anna", "holds labels of other pairs"),
         ([], "anna", "pairs is .*; it must be at least one pair"),
-        (PAIRS, "a/b", "annotator is 'a/b'; it must be a name without a slash"),
+        (PAIRS, "a/b", "annotator is 'a/b'; it must be a name without / "),
+        (PAIRS, "a:b", "it must be a name without / "),
+        (PAIRS, "anna.undecided", "and not .undecided at its end"),
         (PAIRS, " ", "annotator is ' '"),
     ],
 )
@@ -409,6 +432,7 @@ def damaged(file, change):
         (lambda rows: rows[0].update(side="up"), "row 1, column side is 'up'; it must be left or"),
         (lambda rows: rows[1].update(annotator="ben"), "mixes labels of anna and ben"),
         (lambda rows: rows[1].pop("chosen"), "row 2: column chosen is missing"),
+        (lambda rows: rows[0].update(chosen_mean="abc"), "row 1, column chosen_mean is 'abc'"),
     ],
 )
 def test_a_damaged_file_of_labels_is_refused(change, sentence, file):
