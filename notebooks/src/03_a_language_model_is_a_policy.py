@@ -76,8 +76,8 @@ from minirlhf.classroom import FAST, check
 # The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on.
 #
 # A language model is an easy case in one respect. When the token is chosen, the next prefix is
-# known: nothing else happens. So if the response is not finished, $Q(s_t, y_t)$ is simply the value
-# $V$ of the longer prefix.
+# known: nothing else happens. And here a token has no reward of its own until the response is
+# finished. So before that, $Q(s_t, y_t)$ is simply the value $V$ of the longer prefix.
 #
 # **A world small enough for paper.** There are three words: *good*, *bad* and the full stop. The
 # full stop ends a response, and plays the part of EOS. A response has at most two words. The policy

@@ -169,10 +169,10 @@ for lam in (0, 1):
 # %% [markdown]
 # ## 4. What lambda trades
 #
-# Which $\lambda$ is best? A tiny world answers this exactly. It has three words, one of which ends
-# the response, and 15 possible responses, each with a known probability and a known score (lesson
-# 04). So we can compute the true value $V$ of every prefix, and the true gradient of the expected
-# score.
+# Which $\lambda$ is best? A tiny world answers this exactly. It is that of lesson 04 with responses
+# one word longer: three words, one of which ends the response, and 15 responses
+# of known probability and score. So we can compute the true value $V$ of every prefix, and the true
+# gradient of the expected score.
 #
 # One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t
 # \mid s_t)$ over its tokens. We ask two things of an estimate:

@@ -356,7 +356,7 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 #
 # One batch has two dangers. Far from the old policy the ratio is wrong (section 2). And a batch is
 # a small sample, so it can mislead. The clip limits how far one batch can move the policy, for good
-# and for bad. We look at the second danger in a world with 15 possible responses (lesson 04). There
+# and for bad. We look at the second danger in a world with 15 possible responses (lesson 05). There
 # we can *compute* the expected score of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates by plain gradient descent

@@ -162,8 +162,8 @@ one[["token", "kl", "reward", "value", "td_error", "advantage"]].round(2)
 #
 # A good score is not enough. The actor has learned to write short praise, and finds this review
 # $e^{3.56}$ times, or 35 times, as likely as the reference does. The KL penalty takes back more than the
-# reward model gives. So the first three tokens get negative advantages. Full stop and EOS get positive
-# ones: the score still lies before them.
+# reward model gives. At the first three tokens the penalties of *film* and the full stop are still to
+# come: their advantages are negative. At the full stop the score outweighs its own penalty.
 #
 # The **token microscope** shows all numbers of all four responses. Point at a token, or use the arrow
 # keys. A menu chooses the colour. It starts with the reward: blue is positive, orange negative.
@@ -177,8 +177,9 @@ show.microscope(table, "reward", text="all")
 # 1. **A bonus.** In response 2, *The film is flat*, the token *The* has the reward 0.26. The actor
 #    writes it less often than the reference.
 # 2. **Who is to blame?** Response 2 has the score −0.28. Choose *advantage*: the first eleven tokens
-#    lie between −1.46 and −0.87. Choose *value*: the critic says −0.40 before *flat* and −0.24
-#    after it. After three steps it does not yet know this word. So GAE blames all of them.
+#    lie between −1.46 and −0.87. Choose *reward*: the pieces *ell*, *or* and *ious* of an invented
+#    word have −0.43, −0.62 and −0.56. The critic did not expect them. So GAE blames all earlier tokens
+#    for them.
 
 # %% [markdown]
 # ## 3. V, not Q
@@ -206,8 +207,8 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 # %% [markdown]
 # ## 4. Where the critic comes from
 #
-# PPO needs a critic from its first step, and a critic has to be trained. Two things should help: a good
-# start, and a *warm-up*, some steps in which only the critic learns and the actor stands still.
+# PPO needs a critic from its first step. Two things should help: a good start, and a *warm-up*, some
+# steps in which only the critic learns.
 #
 # **The start.** Our critic starts as a copy of the reward model. It could also start as the SFT
 # model with a new last layer, which is random. We recorded PPO with both: 24 steps of 64 reviews,
@@ -305,9 +306,9 @@ explained[[0, 6, 15, 24, 36, 78]].join(passed)
 # %%
 tour = experiments.results("tour")
 tour = tour[tour.method.isin(["SFT", "best-of-4", "best-of-16", "PPO"])]
-measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats per response"}
+measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats"}
 measures |= {"length": "tokens", "distinct_2": "distinct-2"}
-experiments.shown(tour, measures, by="method")
+experiments.shown(tour, measures, by="method").T
 
 # %% [markdown]
 # **Why differences per film?** Suppose two methods and four films:
@@ -412,7 +413,7 @@ show.texts(samples.head(4))
 hacked = leash_runs[leash_runs.variant.isin(leash)].replace(leash)
 signs = {"gold": "gold score", "kl": "KL, nats", "distinct_2": "distinct-2"}
 signs |= {"entropy": "entropy, nats per token", "opening_share": "same opening"}
-experiments.shown(hacked, signs)
+experiments.shown(hacked, signs).T
 
 # %% [markdown]
 # *Same opening* is the share of responses that begin with the commonest four words.

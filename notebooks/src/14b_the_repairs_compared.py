@@ -98,7 +98,7 @@ def above_curve(variants):
     return (means.loc[variants].gold - at_equal_kl).round(2)
 
 
-above_curve(losses).to_frame("above the curve").T
+above_curve(losses).to_frame("above the curve")
 
 # %% [markdown]
 # - **Eight losses lie on the curve**: cDPO, robust DPO, hinge, IPO (both forms), NCA, KTO and TDPO.
@@ -179,7 +179,7 @@ share = core.preference_probability(world.rewards[i], world.rewards[j])
 
 
 def trained(loss, share, iterations, **settings):
-    """The policy after so many iterations of L-BFGS, an optimiser that nears the optimum fast."""
+    """The policy after so many iterations of L-BFGS, a fast optimiser."""
     logits = world.ref_logits.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [logits],

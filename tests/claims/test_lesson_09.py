@@ -394,8 +394,11 @@ def the_batch(said, responses, page):
     eleven = flat["advantage"][:11]
     said("**Who is to blame?** Response", 2, score_of_flat, 11, min(eleven), max(eleven))
     assert flat["advantage"][11] > max(eleven)
-    place = flat["token"].index(" flat")
-    said("*value*: the critic says", *flat["value"][place : place + 2])
+    pieces = [flat["reward"][flat["token"].index(piece)] for piece in ("ell", "or", "ious")]
+    said("*ell*, *or* and *ious* of an invented word have", *pieces)
+    earlier = flat["token"].index("ell")
+    said("So GAE blames all earlier tokens for them", max(flat["advantage"][:earlier]) < 0)
+    said("did not expect them", min(flat["value"][:earlier]) > sum(pieces) + 0.9)
     said("would need an output for each of the", 4096)
     q = first["reward"] + film["value"]
     said("For *fine* in response", 1, first["reward"], film["value"], q, first["value"])
