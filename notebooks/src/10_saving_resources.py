@@ -504,7 +504,7 @@ def perfect(world, groups):
 # `score` is REINFORCE: its running mean is 0 here. Two others are ideals that nobody has. The *true mean*
 # is the limit of RLOO with very many responses. A *perfect critic* knows $Q(s_t, y_t) - V(s_t)$ for
 # every token. We sample four responses to each prompt. ReMax pays for a fifth, so its $n^*$ counts
-# 5/4 times.
+# 1.25 times.
 #
 # **Predict.** The gap is 2. Put the five in order. Which of them would change if the gap were 0?
 
@@ -548,7 +548,7 @@ show.lines(by_gap.to_dict("list"), list(by_gap.index), ylim=(0, None), **labels)
 # - Decoding waits for memory, training for arithmetic. Responses that are decoded together share the
 #   reading of the weights, but each needs its own cache.
 # - At 70B, sharing or dropping the critic saves 43 % of the memory. LoRA saves more and makes the
-#   reference free, but the step takes only a fifth less time.
+#   reference free, but the step takes only 18 % less time.
 # - Without a critic, the baseline comes from other scores. One per prompt pays off if prompts differ a
 #   lot.
 #
@@ -886,8 +886,8 @@ for n in (1, 64):
 # (`docs/algorithms.md`). The same name can mean another method elsewhere. TRL's RLOO takes the KL penalty off
 # the score before the baseline. OpenRLHF's takes it off each token after the baseline.
 #
-# **More about section 7.** REINFORCE++, with a large batch, is as noisy as the running mean: 35.3 at a gap of
-# 2. RLOO with groups of two needs 27.3 responses, more than with groups of
+# **More about section 7.** REINFORCE++, with a large batch, is as noisy as the running mean (35.3 at a gap
+# of 2). RLOO with groups of two needs 27.3 responses, more than with groups of
 # four. In ten other pairs of worlds, the order of RLOO, the true mean and the perfect critic is the
 # same. The group's mean *with* the response itself has the same $n^*$ as RLOO, because it differs
 # by a factor. Dividing by the group's standard deviation gives a gradient of another objective
