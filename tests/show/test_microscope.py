@@ -383,13 +383,13 @@ def test_numbers_of_numpy_are_accepted():
     assert data_of(shown.html)["left"] == [0, 4] and data_of(shown.html)["step"] == 3
 
 
-def test_script_and_style_are_in_the_wheel():
+def test_scripts_and_styles_are_in_the_wheel():
     names = re.search(r'"minirlhf.show" = \[(.*)\]', (ROOT / "pyproject.toml").read_text())[1]
-    assert all(f'"{p.name}"' in names for p in (ROOT / "minirlhf/show").glob("microscope.*s*"))
-    assert {p.name for p in (ROOT / "minirlhf/show").glob("*.?s*")} == {
-        "microscope.js",
-        "microscope.css",
-    }
+    patterns = re.findall(r'"(.*?)"', names)
+    files = [p for p in (ROOT / "minirlhf").rglob("*") if p.suffix in (".js", ".css")]
+    assert {p.name for p in files} >= {"microscope.js", "microscope.css", "labelling.js"}
+    for path in files:
+        assert path.parent.name == "show" and any(map(path.match, patterns)), path
 
 
 def test_the_script_never_parses_text_as_markup():
