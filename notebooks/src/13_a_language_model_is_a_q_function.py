@@ -421,7 +421,7 @@ show.bars(shares, reference=rules, label="share of false steps found", limits=(0
 #   This is inside the best run's 95 % interval over the 218 cases, [0.71, 0.82]. So no method is shown to beat it.
 # - **The value** finds 56 %, but its critic hardly learned. This says nothing about critics.
 #
-# Of the 56 errors in an earlier step the rule finds none, and surprisal 95 %.
+# In the earlier steps, with 56 errors, the rule finds none, and surprisal 95 %.
 #
 # **Why is a real run so far from the theorem?** Its conditions fail, one after the other:
 #

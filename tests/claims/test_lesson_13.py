@@ -533,7 +533,7 @@ def calculations(said, record, planted, own, places):
     assert tasks.arithmetic.solution("8*4-2") == "32-2=30"
     said("Only the", 7, 37, 2, 35)
     said("Let the reward be", 1, 0)
-    said("and else 0. After the", 7, 0)
+    said("and else 0. After the", 7, 7)
     said("We train DPO on", LOCATED["problems"], LOCATED["asked"])
     said("**Predict.** In what share of the", LOCATED["asked"])
     said("drawn at random is the right one in", planted["by chance"])
@@ -547,9 +547,11 @@ def calculations(said, record, planted, own, places):
     at_end = [x["the last digit, not planted"] for x in (of_dpo, of_surprisal)]
     said("**The method without training wins by far.** In", *at_end)
     said("More training does not help: after", steps, found["planted, implicit reward"].mean())
-    said("Before DPO, the", 7, 5)
+    said("Before DPO, the", 7, 5, 5, 7)
+    said("just below zero is written", 0)
     assert own["cases"] == record["own, cases"].iloc[0]
     said("The record also has", own["cases"])
+    said("DPO was trained for", steps)
     best = max(record["own, surprisal after DPO"])
     row = record[record["own, surprisal after DPO"] == best].iloc[-1]
     mine = record[record.variant == "own samples"]
@@ -560,8 +562,8 @@ def calculations(said, record, planted, own, places):
     said("**The rule *always the last step* is right in", own["last step"])
     said("95 % interval over the", own["cases"], *row["own, surprisal after DPO, interval"])
     said("- **The value** finds", mine["own, value"].mean())
-    said("Of the", own["earlier"], own["surprisal, earlier"])
-    said("With it a", 0, 37, 2, 3, 5)
+    said("In the earlier steps, with", own["earlier"], own["surprisal, earlier"])
+    said("fit another reward:", 1, 0, 5)
 
 
 def further(said, world, record, own):
@@ -580,9 +582,9 @@ def further(said, world, record, own):
     assert responses == LOCATED["verifier"].steps * LOCATED["verifier"].batch_size
     said("Both read", responses)
     pairs = record.groupby("variant").pairs
-    said("There are", pairs.max()["planted digits"])
+    said("Both read 38,400 responses. There are", pairs.max()["planted digits"])
     said("but only", pairs.min()["own samples"], pairs.max()["own samples"])
-    said("it judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
+    said("The critic judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
     row = record.iloc[0]
     said("Surprisal on planted digits has the 95 % interval", *row["planted, surprisal, interval"])
     said("and on own errors", *row["own, surprisal, interval"])
