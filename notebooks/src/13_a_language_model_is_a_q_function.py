@@ -17,7 +17,7 @@
 #
 # - compute the soft values $V^*$ and $Q^*$ of a small tree on paper,
 # - say what the implicit reward of a single token means, and under which conditions,
-# - judge a method that locates errors against baselines that cost nothing.
+# - test whether a method that locates errors really finds them.
 #
 # **You need** lessons 03 to 06 (values, advantages, the KL penalty of a token), lesson 08
 # (Bradley-Terry) and lesson 12 (DPO). About 55 minutes to read and 85 for the exercises.
@@ -37,8 +37,8 @@ from minirlhf.classroom import FAST, check
 #
 # Direct preference optimisation (DPO) gets one label for a pair of whole responses. But the policy
 # that it trains has a probability for every *token*. So every token has its own **implicit reward**
-# $\beta \log \frac{\pi(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)}$. Does this number mean
-# anything? Yes. **At DPO's optimum it is the soft advantage of the token:**
+# $\beta \log \frac{\pi(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)}$ ($\log$ is the natural
+# logarithm). Does this number mean anything? Yes. **At DPO's optimum it is an advantage:**
 #
 # $$ \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = Q^*(s_t, y_t) - V^*(s_t)
 # \quad \text{for every token at every prefix.} $$
@@ -50,14 +50,17 @@ from minirlhf.classroom import FAST, check
 # - $Q^*(s_t, y_t)$ is what it expects to get after the next token, if that is $y_t$. The KL penalty of
 #   $y_t$ itself is not in it.
 #
-# In words: the implicit reward says how much better this token is than what could be had at this
-# place. So a language model that was trained on whole responses carries a judgement of every single
-# token. Rafailov et al. (2024) call it *secretly a Q-function*.
+# In words: the implicit reward compares a token with the others at its prefix. $V^*$ is a *soft mean*
+# of their $Q^*$: it lies between the reference's average and the best of them (section 2). A token is
+# positive if its $Q^*$ is above this mean.
+#
+# A function that gives $Q$ for each token at each prefix is a **Q-function**. So at DPO's
+# optimum a policy, trained on whole responses, is *secretly a Q-function* (Rafailov et al. 2024).
 #
 # Here is such a judgement. We train for twenty steps, as in section 8 of lesson 12. The film was
-# not trained on. People liked response 0 and did not like response 1. Below each token stands its
-# implicit reward, with $\beta = 0.1$. Blue is positive, orange negative. The scale is at the upper
-# right.
+# not trained on. People liked response 0, but not response 1. Below each token stands its implicit
+# reward, with $\beta = 0.1$. Blue is positive, orange negative. The scale, at the upper right, ends
+# at 0.1. There the probability has grown 2.7 times.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -72,44 +75,48 @@ responses = [pair["chosen"], pair["rejected"]]
 batch = models.encode(tokenizer, [pair["prompt"]] * 2, responses)
 both = {"actor": trained, "reference": sft}
 table = evaluate.token_table(batch, tokenizer, **both, temperature=1.0, beta=0.1)
-show.microscope(table, "implicit_reward", text="all").figure()
+scale = {"implicit_reward": 0.1}
+show.microscope(table, "implicit_reward", text="all", limits=scale).figure()
 
 # %% [markdown]
 # What to see in it: the most orange token of response 1 is the *n* of *Technically*. Most of its
-# insult, *interesting as an insurance commercial*, is not orange at all. The bluest tokens are the
-# two full stops. This does not look like a judgement of two reviews. Sections 2 to 4 show where the
-# formula comes from, sections 5 and 6 how much of it is left in a real run.
+# insult, *interesting as an insurance commercial*, is not orange. The bluest tokens are the two
+# full stops. This hardly looks like a judgement of two reviews. Sections 2 to 4 show where the
+# formula comes from. Sections 5 and 6 ask what a real run makes of it.
 
 # %% [markdown]
 # ## 2. Soft values, on a tree of two tokens
 #
-# Take a language with two tokens: *good*, and a full stop that ends the response. A response has at
-# most two tokens, so there are three:
+# Take two tokens: *good*, and a full stop that ends the response. A response has at most two
+# tokens, so there are three:
 #
 # | response | *good good* | *good .* | *.* |
 # |---|---|---|---|
 # | reward $r$ | 2 | 1 | 0 |
 #
-# In the reference both tokens have the probability 1/2 at each prefix. We choose $\beta = 1 / \ln 2$
-# = 1.44. Then $e^{r/\beta} = 2^r$ and $\beta \ln z = \log_2 z$. So everything can be done with powers
-# of two.
+# In the reference both tokens have the probability 1/2 at each prefix. We choose $\beta = 1 / \log 2$
+# = 1.44. Then $e^{r/\beta} = 2^r$ and $\beta \log z = \log_2 z$, so powers of two are enough.
 #
-# **One prefix.** Suppose that we know $Q^*(s, y)$ for each next token $y$. Which probabilities
-# $\pi(y \mid s)$ are best at this prefix? Each token also pays its KL penalty, as in lesson 06. So
-# we maximise
+# **One prefix.** Suppose that we know $Q^*(s, y)$ for each next token $y$. Which $\pi(y \mid s)$ is
+# best? Each token also pays its KL penalty, as in lesson 06. So we maximise
 #
 # $$ \sum_y \pi(y \mid s) \Big[ Q^*(s, y) - \beta \log \frac{\pi(y \mid s)}{\pi_{\text{ref}}(y \mid s)}
 # \Big] . $$
 #
-# This is the objective of lesson 12, with tokens in the place of responses, and with $Q^*$ in the
-# place of the reward. So we know the answer. It is the Gibbs policy, now for tokens:
+# This is the objective of lesson 12, with tokens for responses and $Q^*$ for the reward. So the
+# answer is the Gibbs policy, now for tokens:
 #
 # $$ \pi^*(y \mid s) = \frac{\pi_{\text{ref}}(y \mid s)\, e^{Q^*(s, y) / \beta}}{e^{V^*(s) / \beta}} ,
 # \qquad V^*(s) = \beta \log \sum_y \pi_{\text{ref}}(y \mid s)\, e^{Q^*(s, y) / \beta} . $$
 #
-# In words: the best policy multiplies each token of the reference by a factor that grows with $Q^*$.
-# The denominator makes the probabilities add up to one. $\beta$ times its logarithm is the **soft
-# value** $V^*$. It is also what the maximum above is worth.
+# In words: the best policy multiplies each token's probability by a factor that grows with $Q^*$.
+# The denominator makes the sum one. $\beta$ times its logarithm is the **soft value** $V^*$. A
+# large $Q^*$ counts more in it than in an average.
+#
+# Solve the formula of $\pi^*$ for $Q^* - V^*$, and you have the equation of section 1:
+# $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$. Put this into the bracket above. It becomes
+# $Q^* - (Q^* - V^*) = V^*$ for every token. So $V^*$ is what the maximum is worth: the value of the
+# best policy.
 #
 # **All prefixes.** Start at the end of the tree and walk back. If the token ends the response,
 # $Q^*(s, y)$ is the reward $r$. If not, it is $V^*$ of the longer prefix. At the prefix *good*, both
@@ -122,8 +129,8 @@ show.microscope(table, "implicit_reward", text="all").figure()
 # | sum | | | 3, so $V^* = \log_2 3$ = 1.58 | 1 | |
 #
 # **Predict.** Now do the start on paper. There $Q^*$ of *good* is 1.58, and $Q^*$ of the full stop
-# is 0. What are $V^*$ and the two differences $Q^* - V^*$? An empty response has the reward 0, so it is
-# neither good nor bad. Is its full stop better than, worse than or equal to what could be had?
+# is 0. What are $V^*$ and the two differences $Q^* - V^*$? The empty response has the reward 0, so it
+# is neither good nor bad. Is the implicit reward of its full stop negative, zero or positive?
 
 # %% tags=["predict"]
 tree = core.World.from_reward(("good", "."), 2, lambda y: float(y.count("good")))
@@ -138,14 +145,12 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # The two terms are $\tfrac12 \cdot 3$ and $\tfrac12 \cdot 1$. Their sum is 2, so $V^*$ = 1. *Good*
 # has 1.58 − 1 = 0.58, and the full stop has 0 − 1 = −1.
 #
-# So the full stop is the worst token of the tree, although the reward of its response is not
-# negative. At the start a value of 1 could be had, and this token gives it away. In the same way
-# *good .* has the reward 1, and yet its full stop has −0.58. **An advantage compares a token with
-# the other choices at its prefix.** It does not say whether the response is good.
+# So the full stop is the worst token of the tree, although its response is not bad. $V^*$ was 1,
+# and now nothing is left. **An advantage compares a token with the other choices at its prefix.** It
+# does not say whether the response is good.
 # </details>
 #
-# Solve the formula of $\pi^*$ for $Q^* - V^*$, and you have the equation of section 1. Check it with the
-# table: *good* after *good* has $\log_2 \frac{2/3}{1/2}$ = 0.42.
+# Check the equation of section 1: *good* after *good* has $\log_2 \frac{2/3}{1/2}$ = 0.42.
 
 # %% [markdown]
 # ## 3. What a sum of tokens does not prove
@@ -157,14 +162,16 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # $$ \sum_t \beta \log \frac{\pi^*(y_t \mid s_t)}{\pi_{\text{ref}}(y_t \mid s_t)} = \sum_t \big[ Q^*(s_t,
 # y_t) - V^*(s_t) \big] = r(x, y) - V^*(s_0) . $$
 #
-# This is equation (c) of lesson 12, and $V^*(s_0)$ is its $\beta \log Z(x)$. It cancels in a pair. So
-# DPO's loss follows from tokens, too.
+# Lesson 12 had $r - \beta \log Z(x)$ for a whole response, so $V^*(s_0)$ is its $\beta \log Z(x)$. Both
+# responses of a pair start at the same $s_0$. In $r(x, y_c) - r(x, y_r)$ it cancels, and a difference
+# of two sums over tokens is left: the margin in DPO's loss.
 #
-# A sum up to token $t$ is $V^*(s_{t+1}) - V^*(s_0)$. So the
-# best policy contains a critic: it knows each prefix's value, up to one number per prompt.
+# If you stop the sum after token $t$, it is $V^*(s_{t+1}) - V^*(s_0)$. So the best policy's
+# log-ratios of a prefix tell its value, up to one number per prompt. In this sense it contains a
+# critic.
 #
-# **But a right sum does not show that the tokens are right.** Take a bad policy, which nobody
-# trained. At the start it gives *good* 1/4, and after *good* it gives *good* 1/2:
+# **But that tokens add up to their response does not show that they are right.** Take a bad policy,
+# which nobody trained. At the start it gives *good* 1/4, and after *good* it gives *good* 1/2:
 #
 # | token of *good good* | $\pi$ | $\pi_{\text{ref}}$ | $\log_2 (\pi / \pi_{\text{ref}})$ | $Q^* - V^*$ |
 # |---|---|---|---|---|
@@ -172,17 +179,18 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # | second *good* | 1/2 | 1/2 | 0 | 0.42 |
 # | product, sum | 1/8 | 1/4 | −1 | 1 |
 #
-# The tokens add up to −1, and the response has $\log_2 \frac{1/8}{1/4}$ = −1. The sum is perfect, and
-# both tokens are wrong. **The sum is right for every policy**, because the logarithm of a product is
-# the sum of the logarithms. It proves nothing. Only a comparison with the true $Q^* - V^*$ can fail.
+# The response has $\log_2 \frac{1/8}{1/4}$ = −1, too. The sum is perfect, and both tokens are
+# wrong. **Tokens add up for every policy**: the logarithm of a product is the sum of the
+# logarithms. Only a comparison with the true $Q^* - V^*$ can fail.
 
 # %% [markdown]
 # ## 4. The exact world: a check that can fail
 #
-# So we compare, in the world of lesson 12: 15 responses of at most three words with random rewards,
-# and DPO on all pairs with the exact shares of people. It has 7 prefixes with 3 next words, which
-# makes 21 implicit rewards. DPO never sees a prefix or a reward. We compute the true
-# $Q^* - V^*$ from the rewards, by walking back.
+# So we compare, in the world of lesson 12. Its words are *a*, *b* and a dot that ends the response.
+# Of its 15 responses, 1 has one word (the dot), 2 have two and 12 have three. Their rewards are
+# random. DPO gets all pairs, with the exact shares of people. There are 7 prefixes with 3 next
+# words: 21 implicit rewards. DPO sees no rewards. We compute the true $Q^* - V^*$ from them, by
+# walking back.
 
 # %%
 world, beta = core.World.random(3, 3, seed=0), 0.5
@@ -220,13 +228,13 @@ tables["DPO"] = pd.DataFrame(by_shares[-1].numpy(), prefixes, world.vocab)
 pd.concat(tables, axis=1).round(2)
 
 # %% [markdown]
-# They agree at all 21 places. The probabilities of all responses fix those of all next words. So if
-# DPO gets all responses right, it has all tokens right.
+# They agree at all 21 places. This is more than a sum: here the implicit rewards of *all* responses
+# are the true ones. And the probabilities of all responses fix those of all next words.
 #
-# **Predict.** Now the labels are worse: *one vote per pair*, or *the majority always wins*. The figure
-# shows the largest error among the 21 implicit rewards, in reward units, over the steps of training
-# (lower is better). For each of the three kinds of labels: does the error go to zero, stop at some
-# size, or grow?
+# **Predict.** Now the labels are worse: *one vote per pair*, or *the majority always wins*. Lesson
+# 12 showed that both lead to a wrong policy. But are the *signs* wrong, too? For each of the three
+# kinds of labels, guess how many of the 21 signs are right after 200 steps. A coin would get about
+# half. The figure shows the largest error of the 21, in reward units.
 
 # %% tags=["predict"]
 votes = torch.Generator().manual_seed(0)
@@ -244,38 +252,36 @@ show.lines(errors, xlabel="steps of training", ylabel="largest error", log="y")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# All three start at 3.2, because an untrained policy has implicit rewards of zero.
+# - **Shares of many people**: all 21 signs are right. The error goes to zero, and after 200 steps it
+#   is 0.0001.
+# - **One vote per pair**: 19 of the 21 signs are right. But the error stops at 1.3.
+# - **The majority always wins**: 20 of the 21 signs are right. But the error first falls from 3.2 and
+#   then grows, to 10.3 after 200 steps. With such hard labels there is no optimum, and the log-ratios
+#   run away (lesson 12).
 #
-# - **Shares of many people**: the error goes to zero. After 200 steps it is 0.0001. All 21 signs are
-#   right.
-# - **One vote per pair**: the error stops at 1.3. 19 of the 21 signs are right.
-# - **The majority always wins**: the error falls for the first steps and then grows, to 10.3 after
-#   200 steps. With certain labels there is no optimum, and the log-ratios run away (lesson 12). But
-#   20 of the 21 signs are right.
-#
-# At each of these steps the tokens of each response add up to its implicit reward. The sum sees
-# nothing of all this. And in this small world, wrong labels spoil the sizes sooner than the signs.
+# So here wrong labels spoil the sizes sooner than the signs. The sum of the tokens sees nothing of
+# all this: it is right at every step.
 # </details>
 
 # %% [markdown]
 # ## 5. A real run: two reviews, and all words
 #
-# Here is the pair of section 1 in the microscope. Point at a token to see its probability under
-# both models.
+# The pair of section 1 again. Point at a token to see its probability under both models.
 
 # %%
-show.microscope(table, "implicit_reward", text="all")
+show.microscope(table, "implicit_reward", text="all", limits=scale)
 
 # %%
 table.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
-# The sums are 0.04 and −0.08, so DPO has this pair in the right order. We chose it because it is short.
-# On 2,000 pairs of test films, 59 % were in the right order after 100 steps (lesson 12).
+# The sums are 0.04 and −0.08, so DPO has this pair in the right order. (After the 100 steps of
+# lesson 12, it was 59 % of 2,000 pairs of test films.)
 #
-# Two responses prove nothing. So we take all reviews of 600 held-out pairs (most are in several
-# pairs), and the mean implicit reward of each token that occurs at least eight times. If the
-# numbers showed the sentiment, words of praise would be the highest and words of blame the lowest.
+# Two responses prove nothing. So we take 600 held-out pairs. Most reviews stand in several pairs,
+# so these are 221 reviews. We list the mean implicit reward of each token that occurs at least
+# eight times. If it showed the sentiment, words of praise would be the highest and words of blame
+# the lowest.
 
 # %%
 many = reviews("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)[:]
@@ -291,51 +297,36 @@ print(len(films), "reviews,", len(words), "tokens")
 pd.concat([means.head(6), means.tail(6)])
 
 # %% [markdown]
-# The six lowest tokens come first, then the six highest. *mean* is the mean implicit reward, *size*
-# is how often the token occurs.
+# The six lowest tokens come first, then the six highest. *size* is how often the token occurs.
 #
-# - *Bad* is among the lowest. That is as it should be.
-# - Most others are fillers or pieces of words: *about*, *so* and *that* at the bottom, *'ll*, *h* and
-#   the full stop at the top. No word of praise is there.
+# - *Bad* is among the lowest. But it occurs only 9 times, and one word of blame among twelve tokens
+#   can be chance.
+# - The others are fillers and pieces: *about*, *so* and *that* at the bottom, *'ll*, *h* and the
+#   full stop at the top. No word of praise is there.
 #
-# The loss sees only sums over about twenty tokens, with one noisy label for each pair. We do not
-# know why just the full stop has risen.
+# The loss sees only sums over about twenty tokens, with one noisy label per pair. We do not know why
+# the full stop has risen.
 
 # %% [markdown]
 # ## 6. Planted errors: who finds the place?
 #
-# Nobody knows the true $Q^* - V^*$ of a word in a review. So we ask where the answer is known.
-# `tiny-steps` writes calculations, one character per token. It answers `20-1-9=` with `19-9=10`. We
-# take the right solution, make **one digit wrong**, and go on from there without another error:
-# `19-9=50`. Here only the 5 is wrong.
+# Nobody knows the true $Q^* - V^*$ of a word in a review. So we ask where it is known. `tiny-steps`
+# (lesson 11) writes calculations, one character per token. It answers `8*4-2=` with two steps, `32-2=`
+# and `30`. We take the right response `32-2=30`, make **one digit wrong**, and go on from there
+# without another error: `37-2=35`. Only the 7 is wrong, because 37 − 2 *is* 35.
 #
-# DPO is trained on such pairs (right solution, the same with a planted error) of 5,000 problems. It is
-# asked about 400 *other* problems. Two methods each blame one token:
+# **What is the truth here?** Let the reward be 1 if every step is right, and else 0. After the 7
+# nothing can be earned any more, so from there on $V^* = 0$. The 7 gives away all of $V^*$. The
+# tokens behind it have $Q^* - V^* = 0$: nothing is left to lose. The right digits before it lose
+# little or nothing. **So the planted digit has the lowest $Q^* - V^*$.** At DPO's optimum the
+# implicit reward would find it.
+#
+# We train DPO on 5,000 such pairs (right, planted error), and ask about 400 *other* problems. Two
+# methods each blame one token:
 #
 # - **Implicit reward**: the token with the lowest $\log (\pi / \pi_{\text{ref}})$ after DPO.
-# - **Surprisal**: the token with the lowest $\log \pi_{\text{ref}}$. This is the token with the
-#   highest surprisal: the one that the model from *before* DPO expected least. It costs nothing, so
-#   it is the baseline to beat.
-#
-# **Predict.** In what share of the 400 cases does each method blame the planted digit? A token drawn at
-# random is the right one in 11 %. A rule that always blames the last digit is right in 22 %. The cell
-# reads recorded runs (`minirlhf grid planted`): 300 steps of 64 pairs, mean of three seeds.
-
-# %% tags=["predict"]
-record = experiments.results("planted")
-runs = record[record.variant == "planted digits"]
-runs[["planted, surprisal", "planted, implicit reward"]].mean().round(2)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# Surprisal finds the planted digit in 94 % of the cases. The implicit reward finds it in 27 %,
-# hardly more often than the rule *the last digit*. **The method that costs nothing wins by far.**
-# On each seed the 95 % intervals lie far apart.
-# </details>
-#
-# **Where does the blame fall?** We train here for 20 steps, and look at one of the 400 cases. Both strips
-# are in nats, on one scale: orange is low.
+# - **Surprisal**: the token with the highest $-\log \pi_{\text{ref}}$, which the model from *before* DPO
+#   expected least.
 
 # %%
 solver, digits = models.load_policy("tiny-steps")
@@ -353,26 +344,18 @@ with torch.no_grad():
     before = models.policy_logprobs(solver, wrong)
     change = models.policy_logprobs(learner, wrong) - before
 
-# %%
-case = asked["prompt"].index("20-1-9=")
-tokens = [*asked["rejected"][case], "EOS"]
-size = len(tokens)
-strips = {"surprisal: log π_ref, before DPO": (tokens, before[case][:size])}
-strips["implicit reward: log (π / π_ref)"] = (tokens, change[case][:size])
-show.token_strips(strips, heading="20-1-9=   (planted: the 5)")
-
 # %% [markdown]
-# What to see in it: the model from before DPO finds the 5 by far the most unlikely token. DPO has
-# pushed down the *0* behind it, and hardly the 5. The table counts all 400 cases: where does the
-# blamed token stand?
+# **Predict.** In what share of the 400 cases does each method blame the planted digit? And where does
+# the blame fall otherwise? A token drawn at random is the right one in 11 %. The rule *always the last
+# digit* is right in 22 %.
 
-# %%
+# %% tags=["predict"]
 place, mask = torch.tensor(asked["place"]), wrong.response_mask
 last = mask.sum(1) - 2  # the last digit; EOS stands behind it
 
 
 def where_blamed(evidence):
-    """The share of cases in which the blamed token stands at each place."""
+    """The share of cases in which the token with the lowest evidence stands at each place."""
     blamed = torch.where(mask, evidence, torch.inf).argmin(1)
     hit, at_end = blamed == place, blamed == last
     parts = {"before the planted digit": blamed < place, "the planted digit": hit}
@@ -385,96 +368,95 @@ evidence = {"surprisal": before, "implicit reward": change}
 pd.DataFrame({name: where_blamed(x) for name, x in evidence.items()}).round(2)
 
 # %% [markdown]
-# The implicit reward blames the last digit in 39 %, although this digit follows correctly from what
-# stands before it. Surprisal does so in 2 %.
+# <details><summary>What you should see</summary>
 #
-# And whole responses? For each problem we compare the right solution with the wrong one:
+# Surprisal finds the planted digit in 94 % of the cases, the implicit reward in 25 %. That is
+# hardly more than the rule finds. **The method without training wins by far.** In 39 % the implicit
+# reward blames a last digit that follows correctly from what stands before it. Surprisal does so in
+# 2 %.
+#
+# More training does not help: after 300 steps (`minirlhf grid planted`, three seeds) the implicit
+# reward finds 27 %.
+# </details>
+#
+# Here is a case in which the implicit reward blames the last digit. Both strips are in nats, on one
+# scale: orange is low. (A log-probability just below zero is written +0.00.)
 
 # %%
-right = models.encode(digits, asked["prompt"], asked["chosen"])
-
-
-def lead(model):
-    """log pi of the right solution minus log pi of the wrong one, for each problem."""
-    with torch.no_grad():
-        logprobs = [models.policy_logprobs(model, b) for b in (right, wrong)]
-    masks = [right.response_mask, wrong.response_mask]
-    chosen, rejected = map(core.sequence_logprobs, logprobs, masks)
-    return chosen - rejected
-
-
-ahead = {"log π_ref": lead(solver) > 0}
-ahead["implicit reward"] = lead(learner) > lead(solver)
-pd.DataFrame(ahead).mean().round(2)
+case = asked["prompt"].index("8*4-2=")
+tokens = [*asked["rejected"][case], "EOS"]
+size = len(tokens)
+strips = {"log π_ref, before DPO": (tokens, before[case][:size])}
+strips["implicit reward: log (π / π_ref)"] = (tokens, change[case][:size])
+show.token_strips(strips, heading="8*4-2=   (planted: the 7)")
 
 # %% [markdown]
-# The sum of the implicit rewards is higher for the right solution in 68 % of the problems. So a policy
-# can be right about sums and wrong about tokens. But here, too, the model from before DPO is better.
+# Before DPO, the 7 is by far the least likely token, and the last 5 nearly
+# certain. DPO has pushed down this *5*, and hardly the 7.
 #
-# **Errors of its own.** Planted errors are surprising by construction. The record also has 218 responses
-# that the model *itself* wrote, with exactly one false step. Here a method must find the step. And it has
-# two more methods:
+# **Errors of its own.** Planted errors are surprising by construction. The record also has 218
+# responses that the model *itself* wrote, with exactly one false step. A method must find the step.
+# DPO was trained for 300 steps on the model's own right and wrong responses. Two methods are new:
 #
 # - **Surprisal after DPO**: the lowest $\log \pi$ of the trained policy.
 # - **Value**: a critic that learned from the same responses to predict whether the answer will be
-#   right (Cobbe et al. 2021). It blames the token after which the prediction falls most.
+#   right. It blames the token after which the prediction falls most.
 #
-# Each was trained twice: on planted digits, and on the model's own right and wrong responses. The table
-# has the mean share that is found. (Surprisal needs no training, so its columns are equal.)
+# A bar is the mean share that a method finds, a dot one of three seeds. The lines show two rules: a
+# step drawn at random, and *always the last step*.
 
 # %%
+record = experiments.results("planted")
+own = record[record.variant == "own samples"]
 methods = ["surprisal", "implicit reward", "surprisal after DPO", "value"]
-columns = [f"{kind}, {name}" for kind in ("planted", "own") for name in methods]
-shares = record.groupby("variant")[columns].mean().T.add_prefix("trained on ")
-shares[["trained on planted digits", "trained on own samples"]].round(2)
+shares = {name: own[f"own, {name}"].tolist() for name in methods}
+rules = {"chance": own["own, by chance"].mean(), "always the last step": 0.74}
+show.bars(shares, reference=rules, label="share of false steps found", limits=(0, 1))
 
 # %% [markdown]
-# **Planted digits** (upper half). Nothing beats surprisal, on any seed and with either kind of training.
+# - **Surprisal is weaker here**, 69 %: the model was not surprised enough not to write the error.
+# - **The implicit reward** finds 69 %, too. **Surprisal after DPO** finds 77 %. Chance is 43 %, so
+#   this looks like a success.
+# - But most errors stand in the last step. **The rule *always the last step* is right in 74 %.**
+#   This is inside the best run's 95 % interval over the 218 cases, [0.71, 0.82]. So no method is shown to beat it.
+# - **The value** finds 56 %, but its critic hardly learned. This says nothing about critics.
 #
-# **Own errors** (lower half). A step at random is right in 43 %. Surprisal is weaker here, 69 %:
-# the model was not surprised enough not to write the error. After DPO it seems better, with 77 % at
-# best. But most errors stand in the last step. The rule *always the last step* is right in 74 %.
-# This is inside the 95 % interval of the best run, [0.71, 0.82]. Had we compared with chance alone,
-# we should have reported a success.
+# In the earlier steps, with 56 errors, the rule finds none, and surprisal 95 %.
 #
-# A share hides something, too. Of the 56 errors in an earlier step, the rule finds none, and surprisal
-# 95 %. In the last step surprisal finds 60 %.
-
-# %% [markdown]
 # **Why is a real run so far from the theorem?** Its conditions fail, one after the other:
 #
-# - Each pair has a certain label. So there is no optimum, and the sizes run away (section 4).
+# - In each pair the same response always wins (hard labels). So there is no optimum (section 4).
 # - Nearly all responses are in no pair. The loss says nothing about them.
 # - The policy is a network: a push at one prefix moves others.
 # - It is stopped early.
 #
-# And the loss asks only that the *sum* of the rejected response falls. Wherever the error was
-# planted, the wrong calculation ends with a wrong answer. So pushing final digits down helps with
-# every pair. This would explain the blame, but nothing here proves it.
+# And the loss asks only that the *sum* of the rejected response falls. Pushing last digits down
+# helps with that. The pairs even fit another reward: 1 if the last number is right. With it a 0
+# behind `37-2=3` could still earn something, and the 5 gives this away. This could explain the
+# blame, but nothing here proves it.
 
 # %% [markdown]
 # ## 7. What the numbers can be used for
 #
 # | use | what we saw |
 # |---|---|
-# | compare two responses by their sums | this is what DPO trains: 59 % of test pairs |
+# | compare two responses by their sums | this is what DPO trains: 59 % of test pairs after 100 steps |
 # | see what training has changed, token by token | exact, for any policy. It is a log-ratio |
 # | blame a token for an error | not without beating surprisal and the last position |
-# | a reward for each step of reasoning | open: it needs many responses with checked answers (PRIME, in Going further) |
+# | a reward for each step of reasoning | open: it needs many responses with checked answers (the method PRIME, in Going further) |
 #
-# So a strip shows *where the policy has moved*. That this is where the response is good or bad holds at
-# the optimum only.
+# So a strip shows *where the policy has moved*. Only at the optimum is this where the response is
+# good or bad.
 #
 # ## What to remember
 #
-# - The soft value $V^*$ is $\beta \log$ of the mean of $e^{Q^*/\beta}$ under the reference. $Q^*$ of a
-#   token is the reward, or $V^*$ of the next prefix.
+# - The soft value $V^*$ is $\beta \log$ of the mean of $e^{Q^*/\beta}$ under the reference: a mean in
+#   which large $Q^*$ count more. $Q^*$ of a token is the reward, or $V^*$ of the next prefix.
 # - At DPO's optimum $\beta \log (\pi/\pi_{\text{ref}})$ of a token is $Q^* - V^*$: its gain over
-#   what could be had at its prefix.
+#   this soft mean.
 # - That tokens add up to their response holds for any policy and proves nothing.
-# - After a real run the strip shows what has moved. On planted errors it is far worse than the
-#   surprisal of the model before DPO.
-# - Compare a locator with surprisal, with the last position and with chance.
+# - After a real run the strip shows what has moved. On planted errors it is far worse than surprisal.
+# - Compare a locator with surprisal, the last position and chance.
 #
 # ## Exercises
 #
@@ -552,31 +534,33 @@ def prefix_values(logprobs, ref_logprobs, rewards, mask, beta):
 check.prefix_values(prefix_values)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 20 minutes)*. A colleague computes the value of *any* policy at one prefix
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague computes the value of *any* policy at one prefix
 # at which every next token ends the response: the expected $Q$, less the KL penalty. The first three
 # arguments have the shape (V,). DPO trains a policy in such a world, and the curve shows its value. It
 # should rise to $V^*$, the dotted line. Why is the curve below impossible? What is wrong? Mend it, run
 # the checker, and draw the curve again.
 #
-# *Hint:* $V^*$ is the value of the *best* policy. The KL penalty is $\beta$ times a mean of log-ratios.
-# Of which policy is it the mean?
+# *Hint:* take two tokens, a reference with (0.5, 0.5), a policy with (0.9, 0.1) and all $Q$ zero.
+# Compute the value with the formula of section 2, on paper and with the colleague's function.
 
 
 # %% tags=["exercise"]
 def state_value(logprobs, ref_logprobs, q, beta):
-    probs, ref_probs = logprobs.exp(), ref_logprobs.exp()
-    penalty = beta * (ref_probs * (logprobs - ref_logprobs)).sum()
-    return (probs * q).sum() - penalty
+    penalty = torch.nn.functional.kl_div(
+        logprobs, ref_logprobs, reduction="sum", log_target=True
+    )
+    return (logprobs.exp() * q).sum() - beta * penalty
 
 
 check.state_value(state_value)
 
 # %% [markdown] tags=["solution"]
-# The curve rises above $V^*$, but no policy can be better than the best one. The policy chooses the
-# tokens, so the log-ratios must be weighted with *its* probabilities, as $Q$ is. Weighted with the
-# reference's, their mean is $-\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. That is never positive, so
-# the penalty became a bonus for leaving the reference. Before training both are zero, so a test
-# with an untrained policy does not find the bug.
+# The curve rises above $V^*$, but no policy can be better than the best one. PyTorch's
+# `kl_div(input, target)` weights the log-ratios with the probabilities of its *second* argument. So the
+# colleague computes $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$. The policy chooses the tokens, so its KL
+# penalty is $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$: swap the two arguments, or write the mean out, as
+# below. In the hint's case the right value is −0.37 and the colleague's −0.51, both for $\beta = 1$.
+# Before training both penalties are zero, so a test with an untrained policy does not find the bug.
 
 
 # %% tags=["solution"]
@@ -591,7 +575,7 @@ check.state_value(state_value)
 # %% tags=["exercise", "solution"]
 def value_in_training(value, steps=60, beta=0.5):
     """The value of the policy at each step of DPO, in a world of one-token responses."""
-    world, path = core.World.random(5, 1, seed=0), []
+    world, path = core.World.random(5, 1, seed=2), []
     logits, ref = world.ref_logits, world.sequence_logprobs(world.ref_logits)
     i, j = torch.triu_indices(5, 5, 1)
     share = core.preference_probability(world.rewards[i], world.rewards[j])
@@ -610,13 +594,15 @@ path, best = value_in_training(state_value)
 show.lines({"state_value": path}, reference={"V*": best}, xlabel="step", ylabel="value")
 
 # %% [markdown] tags=["exercise"]
-# **5. Blame a step** *(medium, 15 minutes)*. A response such as `12*3-9=26-9=17` has three steps.
-# They end with `=`, and a `=` belongs to the step that it ends. From `evidence`, (B, R), `equals`,
-# (B, R), true where the token is `=`, and the mask, return (B,) the number of the step, counted
-# from 0, that contains the real token with the lowest evidence. Of equal ones take the first.
+# **5. Blame a step** *(medium, 20 minutes)*. A response such as `36-9=27` (to the prompt `12*3-9=`) has
+# two steps, `36-9=` and `27`. A `=` belongs to the step that it ends. After the last step there is no
+# `=`. From `evidence`, (B, R), `equals`, (B, R), true where the token is `=`, and the mask, return (B,)
+# the number of the step, counted from 0, that contains the real token with the lowest evidence. Of
+# equal ones take the first.
 #
-# *Hint:* padding can hold NaN, and `equals` can be true there. Some evidence is positive
-# at every token. What must you put into the padding, so that it is never the lowest?
+# *Hint:* write the number of its step below each character of `36-9=27`, and below that a running count
+# of `=`. Where do they differ? Padding can hold NaN, and `equals` can be true there. Some evidence is
+# positive at every token. What must you put into the padding, so that it is never the lowest?
 
 
 # %% tags=["exercise"]
@@ -694,34 +680,35 @@ check.blamed_step(blamed_step)
 # token gains.
 #
 # **Another loss has another optimum.** Token-level DPO (TDPO, Zeng et al. 2024) adds the KL
-# divergence of each position to the margin. Let
-# $D(y) = \sum_t \mathrm{KL}\big(\pi_{\text{ref}}(\cdot \mid s_t) \,\|\, \pi(\cdot \mid s_t)\big)$,
-# and $h$ the difference of the two log-ratios. The loss is
-# $-\log \sigma\big( \beta h - \beta [D(y_r) - D(y_c)] \big)$. So
-# $\beta \log (\pi/\pi_{\text{ref}})(y) + \beta D(y)$ stands where DPO has the first term alone. In
-# our world its optimum is not the Gibbs policy. It is one step of improvement at each prefix:
-# $\pi(y_t \mid s_t) \propto \pi_{\text{ref}}(y_t \mid s_t)\, e^{Q^{\text{ref}}(s_t, y_t)/\beta}$,
-# with the plain $Q$ of the *reference*. It assumes that the reference writes the rest.
+# divergence of each position to the margin. In our world its optimum is not the Gibbs policy, but
+# one step of improvement at each prefix:
+# $\pi(y_t \mid s_t) \propto \pi_{\text{ref}}(y_t \mid s_t)\, e^{Q^{\text{ref}}(s_t, y_t)/\beta}$.
+# Here $Q^{\text{ref}}$ is the plain $Q$ of the *reference*: it assumes that the reference writes
+# the rest. In the world of section 4 the probabilities differ from those of the Gibbs policy by up
+# to 0.30.
 #
-# Why? With this policy $\beta \log (\pi/\pi_{\text{ref}}) = Q^{\text{ref}} - \beta \log N$, where
-# $N$ is the sum that normalises. The KL term of the position is the mean of minus that under the
-# reference: $\beta \log N - V^{\text{ref}}$. Together they are $Q^{\text{ref}} - V^{\text{ref}}$.
-# Over a response these add up to $r(x, y) - V^{\text{ref}}(s_0)$, so every pair has the right
-# margin. In the world of section 4 its probabilities differ from those of the Gibbs policy by up to 0.30.
+# **The worked example of three words.** Section 7 of `91_the_worked_example` has soft values for *good*, *bad* and the full stop: 0.385 at the start,
+# 1.222 after *good* and −0.778 after *bad*. In *good good* the first word gains 0.838, the second
+# 0.778, together 1.615 = 2 − 0.385.
 #
-# **The worked example of three words.** Section 7 of sheet 91 has soft values for *good*, *bad* and
-# the full stop: 0.385 at the start, 1.222 after *good* and −0.778 after *bad*. In *good good* the
-# first word gains 0.838, the second 0.778, together 1.615 = 2 − 0.385.
-#
-# **About the experiment of section 6.** DPO and the critic had one learning rate, one $\beta$ and
+# **About the recorded runs of section 6.** DPO and the critic had one learning rate, one $\beta$ and
 # one length of training. We did not look for better ones. Both read 38,400 responses. There are
 # 5,000 planted pairs, but only 2,094 to 2,206 pairs of own responses, which are therefore read more
-# often. The critic hardly learned: of its training responses it judges only 53 % to 59 % rightly, and
-# a coin 50 %. So its row says nothing about critics as such. All intervals are over cases.
-# Surprisal on planted digits has the 95 % interval [0.92, 0.96], and on own errors [0.62, 0.75].
-# The best share of any trained method on a planted digit is 0.76. On own errors surprisal minus the
-# rule *last step* is −0.06 [−0.15, 0.05]. For the trained methods the record has only the share
-# over all own errors.
+# often. The critic judges only 53 % to 59 % of its training responses rightly, and a coin 50 %. All
+# intervals are over cases. Surprisal on planted digits has the 95 % interval [0.92, 0.96], and on own
+# errors [0.62, 0.75]. On own errors surprisal minus the rule *last step* is −0.06 [−0.15, 0.05]. Of the
+# trained methods the record has only the share over all own errors.
+#
+# The mean shares, with both kinds of training pairs:
+#
+# | cases | trained on | implicit reward | surprisal after DPO | value |
+# |---|---|---|---|---|
+# | planted digits | planted digits | 0.27 | 0.75 | 0.27 |
+# | planted digits | own responses | 0.23 | 0.74 | 0.13 |
+# | own errors | planted digits | 0.61 | 0.72 | 0.45 |
+# | own errors | own responses | 0.69 | 0.77 | 0.56 |
+#
+# No trained method beats surprisal on planted digits, on any seed: the best run finds 76 %.
 #
 # **What the libraries do.** TRL and OpenRLHF add up the log-ratios of a response before they do
 # anything else. Neither logs a token's implicit reward, though it is there. TRL weighs tokens
@@ -731,12 +718,12 @@ check.blamed_step(blamed_step)
 # $\beta \log (\pi/\pi_{\text{ref}})$ of each token as a reward, updated all the time on new
 # samples. Here `core.implicit_rewards` takes any shape, and `show.token_strips` draws it.
 #
-# **References.** Rafailov et al. 2024, *From r to Q\*: your language model is secretly a Q-function*
-# (sections 3 and 4). Zeng et al. 2024, *Token-level direct preference optimization* (section 4). Cobbe
-# et al. 2021, *Training verifiers to solve math word problems* (section 4). Haarnoja et al. 2017,
-# *Reinforcement learning with deep energy-based policies* (section 2: soft values). Cui et al. 2025,
-# *Process reinforcement through implicit rewards* (PRIME). Xiong et al. 2024, *Building math agents with
-# multi-turn iterative preference learning*.
+# **References.** Rafailov et al. 2024, *From r to Q\*: your language model is secretly a
+# Q-function* (sections 3 and 4). Zeng et al. 2024, *Token-level direct preference optimization*
+# (section 4). Cobbe et al. 2021, *Training verifiers to solve math word problems* (section 4; our
+# critic *value*). Haarnoja et al. 2017, *Reinforcement learning with deep energy-based policies*
+# (section 2: soft values). Cui et al. 2025, *Process reinforcement through implicit rewards*
+# (PRIME). Xiong et al. 2024, *Building math agents with multi-turn iterative preference learning*.
 #
 # *How this lesson is checked:* that DPO's optimum has $Q^* - V^*$ at every prefix is tested in
 # `tests/core/test_exact.py`, TDPO's optimum in `tests/core/test_preference.py`, the planted cases in

@@ -1,5 +1,6 @@
 """Lesson 13, the Q-function inside a policy: every number of its prose, and its claims."""
 
+import copy
 import json
 import math
 import re
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 import torch
 
-from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf import core, evaluate, experiments, loops, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.planted import LOCATED
 from tests.claims.prose import lesson
@@ -272,24 +273,35 @@ def planted(solver, problems):
     }
 
 
-def shown_places():
-    """Place -> (surprisal, implicit reward): the table that the notebook shows of its own run."""
-    names = ("before the planted digit", "the planted digit", "behind it, not the last digit")
-    names += ("the last digit, not planted",)
-    text = output_of("def where_blamed")
-    return {
-        name: tuple(map(float, re.search(rf"^{name}\s+(\S+)\s+(\S+)$", text, re.M).groups()))
-        for name in names
-    }
+@pytest.fixture(scope="module")
+def places(solver, planted):
+    """Place -> (surprisal, implicit reward): where the lesson's own run of 20 steps puts the blame.
 
-
-def shown_order():
-    """Share of the 400 problems in the right order by log pi_ref and by the implicit reward."""
-    text = output_of("def lead(")
-    return [
-        float(re.search(rf"^{name}\s+(\S+)$", text, re.M)[1])
-        for name in ("log π_ref", "implicit reward")
-    ]
+    The lesson shows this table behind a prediction, so the notebook has no output to read.
+    """
+    model, tokenizer = solver
+    train = tasks.arithmetic.problems("train", 5000, seed=1, levels=experiments.LEVELS)
+    practice = experiments.planted_pairs(train, 0)
+    practice = practice.select_columns(["prompt", "chosen", "rejected"])
+    optimiser = loops.OptimiserConfig(lr=3e-4)
+    config = loops.DPOConfig(steps=20, batch_size=64, optimiser=optimiser)
+    learner, _ = loops.train_dpo(copy.deepcopy(model), tokenizer, practice, config)
+    asked = planted["asked"]
+    batch, after = evidence((learner, tokenizer), asked["prompt"], asked["rejected"])
+    mask, place = batch.response_mask, torch.tensor(asked["place"])
+    change = torch.where(mask, after - planted["before"], torch.inf)
+    last, found = mask.sum(1) - 2, {}
+    for name, low in (("surprisal", planted["before"]), ("implicit reward", change)):
+        blamed = low.argmin(1)
+        rest = (blamed != place) & (blamed == last)
+        found[name] = {
+            "the planted digit": (blamed == place).double().mean().item(),
+            "the last digit, not planted": rest.double().mean().item(),
+            "before the planted digit": (blamed < place).double().mean().item(),
+        }
+    case = asked["prompt"].index("8*4-2=")
+    found["of the strip"] = change[case][mask[case]]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -351,42 +363,67 @@ def test_the_verifier_hardly_learned(record):
     assert record.verifier_right.between(0.5, 0.6).all()
 
 
-def test_in_the_run_of_the_lesson_the_blame_falls_on_the_last_digit(planted):
-    places = shown_places()
-    assert places["the planted digit"][0] == pytest.approx(planted["found"], abs=0.006)
-    sums = [sum(column) for column in zip(*places.values(), strict=True)]
-    assert sums == pytest.approx([1, 1], abs=0.021)
-    of_surprisal, of_dpo = places["the last digit, not planted"]
+def test_in_the_run_of_the_lesson_the_blame_falls_on_the_last_digit(planted, places):
+    of_surprisal, of_dpo = places["surprisal"], places["implicit reward"]
+    assert of_surprisal["the planted digit"] == pytest.approx(planted["found"])
     at_random = planted["at random on another last digit"]
-    assert of_dpo > 0.3 > 2 * at_random and of_surprisal < 0.1
-    assert max(places.values(), key=lambda row: row[1]) == (of_surprisal, of_dpo)
+    elsewhere = "the last digit, not planted"
+    assert of_dpo[elsewhere] > 0.3 > 2 * at_random and of_surprisal[elsewhere] < 0.1
+    assert max(of_dpo, key=of_dpo.get) == elsewhere
 
 
-def test_the_case_of_the_strips(planted, solver):
-    """The model before DPO finds the planted 5 by far the least likely; 0 follows from it."""
-    asked, case = planted["asked"], planted["asked"]["prompt"].index("20-1-9=")
-    assert (asked["chosen"][case], asked["rejected"][case]) == ("19-9=10", "19-9=50")
-    assert asked["place"][case] == 5
-    lowest = planted["before"][case].sort()
-    assert lowest.indices[0] == 5 and lowest.values[0] < 2 * lowest.values[1]
+def test_in_the_strip_dpo_blames_the_last_digit(places):
+    change = places["of the strip"]
+    assert change.argmin() == 6 and change[6] < 3 * change[1] < 0
 
 
-def test_whole_solutions_are_mostly_in_the_right_order_and_before_dpo_nearly_all(planted):
-    before, implicit = shown_order()
-    assert before == pytest.approx(planted["right order"], abs=0.006)
-    assert planted["right order"] > 0.97 and 0.6 < implicit < before
+def test_the_case_of_the_strips(planted):
+    """The model before DPO finds the planted 7 by far the least likely; the 5 follows from it."""
+    asked, case = planted["asked"], planted["asked"]["prompt"].index("8*4-2=")
+    assert (asked["chosen"][case], asked["rejected"][case]) == ("32-2=30", "37-2=35")
+    assert asked["place"][case] == 1
+    before = planted["before"][case]
+    lowest = before.sort()
+    assert lowest.indices[0] == 1 and lowest.values[0] < 2 * lowest.values[1]
+    assert before[6].exp() > 0.9  # the last 5
+
+
+def test_the_model_before_dpo_puts_nearly_all_pairs_in_the_right_order(planted):
+    assert planted["right order"] > 0.97
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+def test_the_first_error_loses_most_if_each_step_must_be_right(beta):
+    """After the first b nothing can be earned: the tokens behind it lose nothing."""
+    world = core.World.from_reward(("a", "b", "."), 3, lambda words: float("b" not in words))
+    values, q = world.optimal_values(beta=beta)
+    gains = q - values[:, None]
+    spoilt = torch.tensor([1 in state for state in world.states])
+    assert (values[spoilt] == 0).all() and (gains[spoilt] == 0).all()
+    torch.testing.assert_close(gains[~spoilt, 1], -values[~spoilt])
+    assert (gains[~spoilt, 1] < gains[~spoilt][:, [0, 2]].min()).all()
+    # if only the end counts, a token behind the error can lose, too
+    world = core.World.from_reward(("a", "b", "."), 3, lambda words: float(words[-1] == "a"))
+    values, q = world.optimal_values(beta=beta)
+    assert (q - values[:, None])[world.states.index((1, 0)), 1] < -0.01
+
+
+def test_the_line_of_the_figure_is_the_rule_of_the_last_step(own):
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    (cell,) = [c for c in cells if "show.bars(" in c.source]
+    assert f'"always the last step": {own["last step"]:.2f}' in cell.source
 
 
 # ---- the prose
 
 
-def test_the_numbers_of_lesson_13(world, paths, errors, record, planted, own):
+def test_the_numbers_of_lesson_13(world, paths, errors, record, planted, own, places):
     with lesson("13") as said:
         on_the_tree(said)
         exercises(said)
         exact_world(said, world, paths, errors)
         real_run(said)
-        calculations(said, record, planted, own)
+        calculations(said, record, planted, own, places)
         further(said, world, record, own)
 
 
@@ -400,20 +437,19 @@ def on_the_tree(said):
     said("so there are", 3)
     said("| reward $r$ |", *tree.rewards)
     said("both tokens have the probability", ref[0, 0])
-    said("We choose $\\beta = 1 / \\ln 2$ =", beta)
+    said("We choose $\\beta = 1 / \\log 2$ =", beta)
     for row in (0, 1):
         assert ref[1, row] == 1 / 2
         numbers = ref[1, row], q[1, row], weights[1, row], best[1, row]
         said(("| *good* |", "| full stop |")[row], *numbers, q[1, row], after, gains[1, row])
     said("| sum | | |", weights[1].sum(), after, best[1].sum())
     said("There $Q^*$ of *good* is", q[0, 0], q[0, 1])
-    said("An empty response has the reward", tree.rewards[2])
+    said("The empty response has the reward", tree.rewards[2])
     assert weights[0].tolist() == pytest.approx([3 / 2, 1 / 2])
     said("Their sum is", weights[0].sum(), start)
     said("*Good* has", q[0, 0], start, gains[0, 0])
     said("and the full stop has", q[0, 1], start, gains[0, 1])
-    said("At the start a value of", start)
-    said("*good .* has the reward", tree.rewards[1], gains[1, 1])
+    said("is not bad. $V^*$ was", start)
     assert gains.argmin() == 1  # the full stop at the start is the worst token
     said("*good* after *good* has $\\log_2 \\frac{2/3}{1/2}$ =", math.log2((2 / 3) / (1 / 2)))
     summed = gains[0, 0] + gains[1, 0]
@@ -425,7 +461,8 @@ def on_the_tree(said):
     said("| first *good* |", bad[0], 0.5, ratio[0], gains[0, 0])
     said("| second *good* |", bad[1], 0.5, ratio[1], gains[1, 0])
     said("| product, sum |", bad.prod(), 0.25, ratio.sum(), summed)
-    said("The tokens add up to", ratio.sum(), math.log2(bad.prod() / 0.25))
+    assert ratio.sum() == math.log2(bad.prod() / 0.25)
+    said("The response has $\\log_2 \\frac{1/8}{1/4}$ =", ratio.sum())
 
 
 def exercises(said):
@@ -435,29 +472,36 @@ def exercises(said):
     said("*before* each token, and", 0)
     start, after = tree_of(1 / math.log(2))[1].tolist()
     said("Try *good good* on paper: the values are", start, after, 0)
+    policy, ref = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
+    said("take two tokens, a reference with", *ref, *policy)
+    right = -(policy * (policy / ref).log()).sum()
+    assert round(right.item(), 2) == -0.37  # in the solution and, with its sign, in the checker
     said("the number of the step, counted from", 0)
 
 
 def exact_world(said, world, paths, errors):
     size = len(world.states) * len(world.vocab)
-    said("So we compare, in the world of lesson 12:", len(world.sequences))
-    said("It has", len(world.states), len(world.vocab), size)
+    sizes = world.response_mask.sum(1)
+    counts = [int((sizes == n).sum()) for n in (1, 2, 3)]
+    said("Of its", len(world.sequences), counts[0], counts[1], counts[2])
+    said("exact shares of people. There are", len(world.states), len(world.vocab), size)
     said("what DPO's policy says after", STEPS)
     said("They agree at all", size)
-    said("The figure shows the largest error among the", size)
+    said("guess how many of the", size, STEPS)
+    said("The figure shows the largest error of the", size)
     starts = [path[0].item() for path in errors.values()]
     assert max(starts) == min(starts)
-    said("All three start at", starts[0])
     truth = truth_of(world)
     right = {
         name: int(((words_of(world, path[-1]) > 0) == (truth > 0)).sum())
         for name, path in paths.items()
     }
     last = {name: path[-1] for name, path in errors.items()}
-    said("**Shares of many people**: the error goes to zero. After", STEPS)
-    said("the error goes to zero. After 200 steps it is", last["shares"], right["shares"])
-    said("**One vote per pair**: the error stops at", last["one vote"], right["one vote"], size)
-    said("and then grows, to", last["majority"], STEPS, right["majority"], size)
+    said("**Shares of many people**: all", right["shares"], STEPS, last["shares"])
+    said("**One vote per pair**:", right["one vote"], size, last["one vote"])
+    said(
+        "**The majority always wins**:", right["majority"], size, starts[0], last["majority"], STEPS
+    )
     assert right["shares"] == size
 
 
@@ -466,50 +510,60 @@ def real_run(said):
     shown = re.findall(r"^[01]\s+(-?[\d.]+)", output_of("table.groupby"), re.M)
     assert [round(x, 2) for x in sums] == pytest.approx(list(map(float, shown)), abs=0.011)
     said("The sums are", *map(float, shown))
+    said("with $\\beta =", 0.1)
     said("People liked response", 0, 1)
+    said("at the upper right, ends at", 0.1, math.exp(0.1 / 0.1))
     said("the most orange token of response", 1)
-    said("reviews of", 600)
+    reviews = int(re.search(r"^(\d+) reviews", output_of("means.head(6)"), re.M)[1])
+    said("So we take", 600, reviews)
+    low, _ = moved_tokens()
+    said("But it occurs only", next(size for token, _, size in low if token == "bad"))
     asked = experiments.results("order")
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
-    said("it is short. On", pairs, asked.right_order.mean(), 100)
+    said("(After the", 100, asked.right_order.mean(), pairs)
     said(
-        "| compare two responses by their sums | this is what DPO trains:", asked.right_order.mean()
+        "| compare two responses by their sums | this is what DPO trains:",
+        asked.right_order.mean(),
+        100,
     )
 
 
-def calculations(said, record, planted, own):
-    solution = tasks.arithmetic.solution("20-1-9")
-    assert solution == "19-9=10"
-    said("Here only the", 5)
-    said("the same with a planted error) of", LOCATED["problems"])
-    said("It is asked about", LOCATED["asked"])
+def calculations(said, record, planted, own, places):
+    assert tasks.arithmetic.solution("8*4-2") == "32-2=30"
+    said("Only the", 7, 37, 2, 35)
+    said("Let the reward be", 1, 0)
+    said("and else 0. After the", 7, 7)
+    said("We train DPO on", LOCATED["problems"], LOCATED["asked"])
     said("**Predict.** In what share of the", LOCATED["asked"])
     said("drawn at random is the right one in", planted["by chance"])
-    said("always blames the last digit is right in", planted["last digit"])
-    steps = LOCATED["dpo"]["steps"], LOCATED["dpo"]["batch_size"]
-    said("`minirlhf grid planted`):", *steps)
+    said("digit* is right in", planted["last digit"])
+    steps = LOCATED["dpo"]["steps"]
     found = record[record.variant == "planted digits"]
     assert planted["found"] == pytest.approx(found["planted, surprisal"].mean(), abs=0.01)
-    said("Surprisal finds the planted digit in", found["planted, surprisal"].mean())
-    said("The implicit reward finds it in", found["planted, implicit reward"].mean())
-    said("We train here for", 20, LOCATED["asked"])
-    said("the model from before DPO finds the", 5, 0, 5)
-    said("The table counts all", LOCATED["asked"])
-    of_surprisal, of_dpo = shown_places()["the last digit, not planted"]
-    said("The implicit reward blames the last digit in", of_dpo)
-    said("follows correctly from what stands before it. Surprisal does so in", of_surprisal)
-    said("is higher for the right solution in", shown_order()[1])
+    of_surprisal, of_dpo = places["surprisal"], places["implicit reward"]
+    found_by = [x["the planted digit"] for x in (of_surprisal, of_dpo)]
+    said("Surprisal finds the planted digit in", *found_by)
+    at_end = [x["the last digit, not planted"] for x in (of_dpo, of_surprisal)]
+    said("**The method without training wins by far.** In", *at_end)
+    said("More training does not help: after", steps, found["planted, implicit reward"].mean())
+    said("Before DPO, the", 7, 5, 5, 7)
+    said("just below zero is written", 0)
     assert own["cases"] == record["own, cases"].iloc[0]
     said("The record also has", own["cases"])
-    said("A step at random is right in", record["own, by chance"].iloc[0])
+    said("DPO was trained for", steps)
     best = max(record["own, surprisal after DPO"])
-    said("Surprisal is weaker here,", record["own, surprisal"].iloc[0], best)
-    interval = record.set_index("own, surprisal after DPO").loc[best]
-    interval = interval["own, surprisal after DPO, interval"].iloc[-1]
-    said("always the last step* is right in", own["last step"])
-    said("interval of the best run,", *interval)
-    said("Of the", own["earlier"], own["surprisal, earlier"], own["surprisal, last"])
+    row = record[record["own, surprisal after DPO"] == best].iloc[-1]
+    mine = record[record.variant == "own samples"]
+    said("- **Surprisal is weaker here**,", mine["own, surprisal"].mean())
+    said("- **The implicit reward** finds", mine["own, implicit reward"].mean())
+    said("**Surprisal after DPO** finds", mine["own, surprisal after DPO"].mean())
+    said("Chance is", mine["own, by chance"].mean())
+    said("**The rule *always the last step* is right in", own["last step"])
+    said("95 % interval over the", own["cases"], *row["own, surprisal after DPO, interval"])
+    said("- **The value** finds", mine["own, value"].mean())
+    said("In the earlier steps, with", own["earlier"], own["surprisal, earlier"])
+    said("fit another reward:", 1, 0, 5)
 
 
 def further(said, world, record, own):
@@ -521,7 +575,6 @@ def further(said, world, record, own):
     gains = q - values[:, None]
     said("has soft values for", *values)
     said("the first word gains", gains[0, 0], gains[1, 0], 2 - values[0], 2, values[0])
-    said("of sheet", 91)
     one_step = world.ref_logits.log_softmax(-1) + world.values(world.ref_logits)[1] / BETA
     far = (world.probs(one_step) - world.gibbs(beta=BETA)).abs().max()
     said("differ from those of the Gibbs policy by up to", far)
@@ -529,12 +582,18 @@ def further(said, world, record, own):
     assert responses == LOCATED["verifier"].steps * LOCATED["verifier"].batch_size
     said("Both read", responses)
     pairs = record.groupby("variant").pairs
-    said("There are", pairs.max()["planted digits"])
+    said("Both read 38,400 responses. There are", pairs.max()["planted digits"])
     said("but only", pairs.min()["own samples"], pairs.max()["own samples"])
-    said("it judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
+    said("The critic judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
     row = record.iloc[0]
     said("Surprisal on planted digits has the 95 % interval", *row["planted, surprisal, interval"])
     said("and on own errors", *row["own, surprisal, interval"])
+    for training in ("planted digits", "own samples"):
+        mean = record[record.variant == training].mean(numeric_only=True)
+        words = training.replace("samples", "responses")
+        for kind, cases in (("planted", "planted digits"), ("own", "own errors")):
+            columns = [mean[f"{kind}, {name}"] for name in TRAINED]
+            said(f"| {cases} | {words} |", *columns)
     best = max(record[f"planted, {name}"].max() for name in TRAINED)
-    said("on a planted digit is", best)
+    said("the best run finds", best)
     said("minus the rule *last step* is", own["difference"], *own["interval"])

@@ -135,8 +135,12 @@ state_value = Exercise(
     _value_of,
     {
         "the bug is still there. On paper, take q = (0, 0), beta = 1, a reference with "
-        "(0.5, 0.5) and a policy with (0.9, 0.1). There is nothing to earn, and a penalty to pay. "
-        "Which sign must the value have, and which one is computed?": lambda p, r, q, b: (
+        "(0.5, 0.5) and a policy with (0.9, 0.1). Write down the two terms of the KL penalty of "
+        "section 2. Their sum is 0.37. Which sum does this function compute?": lambda p, r, q, b: (
+            (p.exp() * q).sum() - b * (r.exp() * (r - p)).sum()
+        ),
+        "the log-ratios of the KL penalty are weighted with the probabilities of the reference. "
+        "But the policy chooses the tokens.": lambda p, r, q, b: (
             (p.exp() * q).sum() - b * (r.exp() * (p - r)).sum()
         ),
         "everything is a mean under the reference. "
@@ -218,6 +222,22 @@ blamed_step = Exercise(
         'ends: count the "=" before the token.': lambda e, q, m: (
             q.long().cumsum(1).gather(1, _lowest(e, m)[:, None])[:, 0]
         ),
+        'a "=" is counted in the step that follows it, and padding was set to 0. A "=" belongs to '
+        "the step that it ends. And 0 is the lowest where all real values are above 0: set the "
+        "padding to infinity.": lambda e, q, m: (
+            q.long().cumsum(1).gather(1, _lowest(e, m, 0.0)[:, None])[:, 0]
+        ),
+        "the lowest value was searched in the padding, too, where NaN counts as the lowest. "
+        "Set the padding to infinity before you search.": lambda e, q, m: _step_of(e.argmin(1), q),
+        'the padding was searched, too, where NaN counts as the lowest. And a "=" is counted in '
+        "the step that follows it, but it belongs to the step that it ends.": lambda e, q, m: (
+            q.long().cumsum(1).gather(1, e.argmin(1)[:, None])[:, 0]
+        ),
+        'this is the number of all "=" in the row. Count only those before the blamed token.': (
+            lambda e, q, m: q.long().sum(1)
+        ),
+        'this is the number of real "=" in the response. Count only those before the blamed '
+        "token.": lambda e, q, m: (q & m).long().sum(1),
         "this is the number of the token. Return the number of its step.": lambda e, q, m: _lowest(
             e, m
         ),
