@@ -331,7 +331,7 @@ def displacement(said, walks, asked, order_lost):
     said("Here is lesson 12's DPO run again: film reviews,", 32)
     fall = -dpo["chosen"].mean()
     said("points lie", fall)
-    said("which is a factor of $e^", -round(fall, 1), math.exp(-round(fall, 1)))
+    said("which is a factor of", -round(fall, 1), math.exp(-round(fall, 1)))
     start = sum(FAR) / 3
     said("| feature $e$ |", *FAR)
     said("so each has the probability", 1 / 3)
