@@ -179,7 +179,7 @@ share = core.preference_probability(world.rewards[i], world.rewards[j])
 
 
 def trained(loss, share, iterations, **settings):
-    """The policy after so many iterations of L-BFGS, an optimiser that nears the optimum fast."""
+    """The policy after so many iterations of L-BFGS, a fast optimiser."""
     logits = world.ref_logits.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [logits],

@@ -331,7 +331,7 @@ def displacement(said, walks, asked, order_lost):
     said("Here is lesson 12's DPO run again: film reviews,", 32)
     fall = -dpo["chosen"].mean()
     said("points lie", fall)
-    said("which is a factor of", -round(fall, 1), math.exp(-round(fall, 1)))
+    said("which is a factor of", math.exp(-round(fall, 1)))
     start = sum(FAR) / 3
     said("| feature $e$ |", *FAR)
     said("so each has the probability", 1 / 3)
@@ -352,7 +352,7 @@ def displacement(said, walks, asked, order_lost):
     said("unseen response loses: the chosen one has gained", gain, loss, gain > loss)
     said("so the sum is above", 1, weights.sum() > 1)
     penalty = LOSSES["dpop"].settings["penalty"]
-    said("| **likelihood displacement** |", penalty)
+    said("| **likelihood displacement** |", penalty == 5)
     said("The usual factor $\\lambda$ is", penalty)
     ends = walks["DPOP"][-1]
     said("DPOP keeps *yes* at", ends[0].item(), ends[1].item())
@@ -421,9 +421,8 @@ def off_policy_pairs(said, world, off_policy, runs):
 def deterministic(said, h):
     last = len(h["dpo 0.1"]) - 1
     nats = h["dpo 0.1"][last]
-    said("*DPO* is the run with", 0.1)
     said("At step", last, nats)
-    said("has grown by a factor of", round(nats.item()), nats / math.log(10) > 28)
+    said("has grown by a factor of", round(nats.item()) == 66 and nats / math.log(10) > 28)
     said("With $\\beta = 1$ it is", h["dpo 1.0"][last])
     p = (0.5, 0.9, 0.999)
     said("become clearer: $p$ goes from", 0.5, 0.9, 0.9, 1)
