@@ -85,6 +85,7 @@ from minirlhf.classroom.lessons.lesson_13 import (
 from minirlhf.classroom.lessons.lesson_14 import (
     dpop_loss,
     dpop_of_a_batch,
+    gradient_of_pairs,
     ipo_loss,
     kto_loss,
     orpo_loss,

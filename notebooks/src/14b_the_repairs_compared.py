@@ -429,9 +429,8 @@ table
 # | *online DPO* | two of the policy's reviews, new ones at every step |
 # | *best of eight* | no pairs: supervised fine-tuning on the best of eight |
 #
-# The reward model of lesson 08 labels all of them. $\beta$ is 0.5, except that imitation has none.
-# *Human reviews*, *own, once* and
-# *online DPO* have 3,200 labelled pairs each. The others score more reviews.
+# The reward model of lesson 08 labels all of them; the record calls it *the scorer*. $\beta$ is 0.5,
+# except that imitation has none. *Human reviews*, *own, once* and *online DPO* have 3,200 labelled pairs each. The others score more reviews.
 #
 # RSO keeps one of $K$ samples, with a probability in proportion to $e^{r / \beta}$. As $K$ grows,
 # this is a sample of the Gibbs policy. In the exact world, the total variation distance (half the

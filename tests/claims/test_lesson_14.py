@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid, relu
 
 from minirlhf import core, evaluate, experiments, models, tasks
+from minirlhf.classroom import check
 from minirlhf.loops import DPOConfig, train_dpo
 from minirlhf.loops.losses import LOSSES
 from minirlhf.loops.online import OnlineConfig
@@ -91,6 +92,25 @@ def test_with_a_nearer_rival_yes_rises_and_sure_turns(walks):
     assert 0 < turn < 400 and (sure[: turn + 1].diff() > 0).all() and (sure[turn:].diff() < 0).all()
 
 
+def test_the_wrong_penalty_of_exercise_5_lets_one_film_fall_as_far_as_the_other_rises():
+    """Its sum stays near zero, and both films go on. With the penalty per pair film A stays."""
+
+    def films(fallen):
+        e, w, path = torch.tensor([FAR, NEAR]), torch.zeros(2, 1), []
+        for _ in range(600):
+            w = w.detach().requires_grad_(True)
+            x = (e * w).log_softmax(1) + math.log(3)
+            path.append(x[:, 0].detach())
+            (-logsigmoid(x[:, 0] - x[:, 1] - 5 * fallen(x[:, 0]))).sum().backward()
+            w = w - 0.01 * w.grad
+        return torch.stack(path)
+
+    wrong, right = films(lambda c: relu(-c.mean())), films(lambda c: relu(-c))
+    assert abs(wrong.sum(1)).max() < 0.06 and wrong[300, 0] < -0.6
+    assert wrong[500:, 0].mean() < wrong[300:500, 0].mean() - 0.03
+    assert right[:, 0].min() > -0.05
+
+
 def in_a_table(probabilities, factor):
     """Three responses with a logit each: chosen times factor, rejected divided, unseen alone."""
     weights = torch.tensor(probabilities) * torch.tensor([factor, 1 / factor, 1.0])
@@ -171,20 +191,21 @@ def world():
     return core.World.random(3, 3, seed=0)
 
 
-def descend(world, weights, *, beta=0.5, steps=200):
-    """Descent on the mean loss of pairs; weights(policy) says how often each pair occurs."""
-    i, j = torch.triu_indices(15, 15, 1)
-    share = core.preference_probability(world.rewards[i], world.rewards[j])
-    ref, logits = world.sequence_logprobs(world.ref_logits), world.ref_logits
+def train_on_pairs(world, writer, *, beta=0.5, steps=300, pairs=1000):
+    """DPO in a table of logits on sampled pairs; writer(policy) holds the writer's probabilities."""
+    torch.manual_seed(0)
+    ref = logits = world.sequence_logprobs(world.ref_logits)
     for _ in range(steps):
         logits = logits.detach().requires_grad_(True)
-        x = world.sequence_logprobs(logits) - ref
-        h = beta * (x[i] - x[j])
-        losses = -share * logsigmoid(h) - (1 - share) * logsigmoid(-h)
-        weight = weights(world.probs(logits).detach(), i, j)
-        (weight * losses / weight.sum()).sum().backward()
-        logits = (logits - 20 * logits.grad).detach()
-    return world.probs(logits)
+        x = logits.log_softmax(0) - ref
+        writes = writer(logits.detach().softmax(0))
+        a, b = torch.multinomial(writes, 2 * pairs, replacement=True).view(2, -1)
+        share = core.preference_probability(world.rewards[a], world.rewards[b])
+        wins = torch.rand(pairs) < share
+        h = beta * torch.where(wins, x[a] - x[b], x[b] - x[a])
+        (-logsigmoid(h).mean()).backward()
+        logits = logits - 10 * logits.grad
+    return logits.detach().softmax(0)
 
 
 HAS_PAIRS = torch.arange(15) % 2 == 0
@@ -192,19 +213,33 @@ HAS_PAIRS = torch.arange(15) % 2 == 0
 
 @pytest.fixture(scope="module")
 def off_policy(world):
-    return descend(world, lambda p, i, j: (HAS_PAIRS[i] & HAS_PAIRS[j]).double())
+    return train_on_pairs(world, lambda policy: HAS_PAIRS / 8)
 
 
-def test_fixed_pairs_lower_every_response_without_a_pair(world, off_policy):
-    reference = world.probs(world.ref_logits)
-    assert (off_policy < reference)[~HAS_PAIRS].all()
+def test_fixed_pairs_multiply_every_response_without_a_pair_by_the_same_factor(world, off_policy):
+    factors = (off_policy / world.probs(world.ref_logits))[~HAS_PAIRS]
+    assert torch.allclose(factors, factors[:1].expand(7)) and factors[0] < 0.5
     assert (world.rewards[~HAS_PAIRS] > 0.5).sum() == 3
 
 
 def test_the_policys_own_pairs_find_the_optimum(world, off_policy):
-    own = descend(world, lambda p, i, j: p[i] * p[j])
+    online = train_on_pairs(world, lambda policy: policy)
     optimum = world.gibbs(beta=0.5)
-    assert (own - optimum).abs().max() < 0.005 < (off_policy - optimum).abs().max()
+    assert (online - optimum).abs().max() < 0.04 < 0.2 < (off_policy - optimum).abs().max()
+
+
+def test_the_gradient_of_pairs_is_what_sampled_pairs_have_on_average(world):
+    """Exercise 4: pairs from the reference, at the reference."""
+    ref, generator = world.sequence_logprobs(world.ref_logits), torch.Generator().manual_seed(0)
+    share = torch.sigmoid(world.rewards[:, None] - world.rewards)
+    logits = ref.clone().requires_grad_(True)
+    x = logits.log_softmax(0) - ref
+    a, b = torch.multinomial(ref.exp(), 400_000, True, generator=generator).view(2, -1)
+    wins = torch.rand(len(a), generator=generator, dtype=torch.float64) < share[a, b]
+    h = 0.5 * torch.where(wins, x[a] - x[b], x[b] - x[a])
+    (-logsigmoid(h).mean()).backward()
+    expected = check.gradient_of_pairs.reference(ref.exp(), 0 * ref, share, 0.5)
+    assert torch.allclose(logits.grad, expected, atol=0.002) and expected.abs().max() > 0.02
 
 
 def test_online_dpo_has_more_gold_than_both_others_on_every_seed(runs):
@@ -235,6 +270,8 @@ def test_with_fixed_labels_dpo_goes_on_and_ipo_stays_near_its_target(h):
         assert (h[variant].diff() > 0).all()
     assert (h["dpo 0.1"] > h["dpo 1.0"])[2:].all()
     assert h["dpo 1.0"][-1] > 20 > 10 > h["ipo 0.1"].max()
+    for found in h.values():  # Adam's first step is as long for every loss
+        assert abs(found[1] - 8) < 0.6
 
 
 def test_ipo_stops_at_its_target_and_dpo_at_the_logit():
@@ -261,6 +298,7 @@ def test_ipo_lies_on_dpos_curve_and_own_responses_above_it(runs):
             assert above(variant, per)[1] > 0
     assert above("online-dpo", other=HUMAN)[1] > 0
     assert above("online-dpo", "token", other=HUMAN)[1] > 0
+    assert above("online-dpo", other=ONCE)[1] > 0 > above("online-dpo", "token", other=ONCE)[1]
     assert above(ONCE, "token", other=HUMAN)[1] < 0  # written once: it depends on how KL is counted
 
 
@@ -291,14 +329,16 @@ def test_the_numbers_of_lesson_14(walks, runs, asked, order_lost, world, off_pol
 def displacement(said, walks, asked, order_lost):
     dpo, dpop = late("dpo"), late("dpop")
     said("Here is lesson 12's DPO run again: film reviews,", 32)
-    said("But the chosen ones fall as well, by about", round(-dpo["chosen"].mean()))
-    said("on average each is less than a tenth as likely", math.exp(dpo["chosen"].mean()) < 0.1)
+    fall = -dpo["chosen"].mean()
+    said("points lie", fall)
+    said("which is a factor of", math.exp(-round(fall, 1)))
     start = sum(FAR) / 3
     said("| feature $e$ |", *FAR)
     said("so each has the probability", 1 / 3)
-    said("At the start $\\bar e$", 1, 1, 4, 3, start)
+    said("so $\\bar e$ =", 1, 1, 4, 3, start)
     slopes = [x for e in FAR for x in (e, start, e - start)]
-    said("So the slopes are", *slopes)
+    said("At the start all probabilities are", 1 / 3)
+    said("The slopes are", *slopes)
     said("**Predict.** We train on this one pair for", len(walks["DPO"]))
     end, e = walks["DPO"][-1], torch.tensor(FAR)
     said("*Yes* has", end[0].item(), 0.0005, end[2].item())
@@ -309,18 +349,20 @@ def displacement(said, walks, asked, order_lost):
     said("| times", 3, 3, 1, *weights.tolist(), weights.sum().item())
     said("| divided by the sum |", *after.tolist(), 1)
     gain, loss = weights[0].item() - 1 / 3, 1 / 3 - weights[1].item()
-    said("In the second row the chosen one has gained", gain, loss, gain > loss)
-    said("So the sum is above", 1, weights.sum() > 1)
+    said("unseen response loses: the chosen one has gained", gain, loss, gain > loss)
+    said("so the sum is above", 1, weights.sum() > 1)
     penalty = LOSSES["dpop"].settings["penalty"]
-    said("The usual $\\lambda$ is", penalty)
+    said("| **likelihood displacement** |", penalty == 5)
+    said("The usual factor $\\lambda$ is", penalty)
     ends = walks["DPOP"][-1]
     said("DPOP keeps *yes* at", ends[0].item(), ends[1].item())
     count = 1 + penalty
     said("the penalised $h$ has the slope", count, -1 / 3, 7 / 3, count * -1 / 3 + 7 / 3)
-    said("the slope is", 6, -0.4, 2.4, 0, abs(count * (1 - 1.4) - (-1 - 1.4)) < 1e-9)
+    said("At $\\bar e = 1.4$", 6, -0.4, 2.4, 0, abs(count * (1 - 1.4) - (-1 - 1.4)) < 1e-9)
+    said("exceeds its feature", FAR[0])
     said("the chosen responses rise by about", dpop["chosen"].mean(), (dpop["chosen"] > 0.5).all())
     gaps = [(x["chosen"] - x["rejected"]).mean() for x in (dpop, dpo)]
-    said("lines end about", *gaps)
+    said("the two lines are about", *gaps)
     pairs = [sum(count for _, count in row.values()) for row in asked.loc["dpo"].by_film]
     said("**What it costs.** Look at the other line:", (dpop["rejected"] > -0.1).all())
     said(
@@ -330,17 +372,23 @@ def displacement(said, walks, asked, order_lost):
         mean(asked, "dpo", "right_order"),
     )
     said("The difference has the 95 % interval", *order_lost)
-    said("reviews of new films still fall, by", -mean(asked, "dpop", "chosen_change"))
+    falls = [-mean(asked, name, "chosen_change") for name in ("dpop", "dpo")]
+    said("On new films the chosen reviews still fall,", *falls)
 
 
 def off_policy_pairs(said, world, off_policy, runs):
     optimum = world.gibbs(beta=0.5)
-    said("We go back to the exact world of lesson 12:", len(world.sequences))
+    said("exact world has", len(world.sequences))
     said("The KL coefficient $\\beta$ is", 0.5)
-    said("All pairs are among", int(HAS_PAIRS.sum()))
-    said("Of course it also gets labels for all", 15)
-    without = [x[~HAS_PAIRS].sum().item() for x in (optimum, off_policy)]
-    said("In the optimum these have a total probability of", *without)
+    said("At every step the *writer* writes", 1000)
+    said("somebody who only ever writes", int(HAS_PAIRS.sum()))
+    said("A star marks the", int(HAS_PAIRS.sum()))
+    said("Of course it gets labels for all", 15)
+    reference = world.probs(world.ref_logits)
+    totals = [x[~HAS_PAIRS].sum().item() for x in (reference, optimum, off_policy)]
+    said("without a star have a total probability of", *totals[:2])
+    said("After DPO it is", totals[2])
+    said("multiplies all seven by the same factor,", totals[2] / totals[0])
     best = world.rewards[~HAS_PAIRS].sort(descending=True).values[:3].tolist()
     said("Three of them have the rewards", *best)
     said("and the reference gives each", 1 / 3)
@@ -348,7 +396,7 @@ def off_policy_pairs(said, world, off_policy, runs):
     said("| reward |", *rewards.tolist())
     said("| optimum, in proportion to", *rewards.softmax(0).tolist())
     dpo = torch.tensor([0.5, -0.5, 0.0]).softmax(0).tolist()  # the logits move by +-1/2
-    said("the logit of U stays |", *dpo)
+    said("| DPO: A to B is as", 1, *dpo)
     said("the policy *writes* U in", dpo[2])
     rest = round(1 - dpo[2], 2)
     said("without U only in", rest, rest, rest**2)
@@ -356,8 +404,11 @@ def off_policy_pairs(said, world, off_policy, runs):
     said("pairs each, $\\beta = 0.5$,", 100)
     golds = [mean(runs, v, "gold") for v in (HUMAN, ONCE, "online-dpo")]
     kls = [mean(runs, v, "kl") for v in (HUMAN, ONCE, "online-dpo")]
+    steps = [golds[1] - golds[0], golds[2] - golds[1]]
     said("Gold is", *golds)
-    said("But the KL grows as well:", *kls)
+    said("own reviews bring", *steps)
+    assert steps[1] > steps[0] and kls[2] - kls[1] > kls[1] - kls[0]
+    said("But the KL is", *kls)
     said("Every step samples", 2 * DPOConfig.batch_size)
     ends = [mean(runs, v, "length") for v in ("online-dpo", HUMAN)]
     said("Its reviews become shorter", *ends)
@@ -370,18 +421,19 @@ def off_policy_pairs(said, world, off_policy, runs):
 def deterministic(said, h):
     last = len(h["dpo 0.1"]) - 1
     nats = h["dpo 0.1"][last]
-    said("So the ratio of chosen to rejected", nats / math.log(10) > 28)
     said("At step", last, nats)
-    said("With $\\beta = 1$ it grows more slowly, but it does not stop", h["dpo 1.0"][last] < nats)
+    said("has grown by a factor of", round(nats.item()) == 66 and nats / math.log(10) > 28)
+    said("With $\\beta = 1$ it is", h["dpo 1.0"][last])
     p = (0.5, 0.9, 0.999)
-    said("where do DPO and IPO stop for $p$ =", *p, 1)
+    said("become clearer: $p$ goes from", 0.5, 0.9, 0.9, 1)
     said("| $p$ |", *p, 1)
     said("| DPO |", *[math.log(x / (1 - x)) / 0.1 for x in p])
     said("| IPO |", *[(2 * x - 1) / 0.2 for x in (*p, 1)])
-    said("IPO never goes beyond", 5)
-    said("the difference between", 0.9, 1)
+    said("DPO moves by", math.log(0.9 / 0.1) / 0.1)
+    said("IPO moves by", (2 * 0.9 - 1) / 0.2, (2 - 2 * 0.9) / 0.2)
     said("is the line at", 1 / (2 * 0.1))
-    said("IPO overshoots to", h["ipo 0.1"].max())
+    said("It takes $h$ to about", *{round(x[1].item()) for x in h.values()})
+    said("IPO reaches", h["ipo 0.1"].max())
     said("stays within", 2, (abs(h["ipo 0.1"][4:] - 5) < 2).all())
     said("And $\\beta$ has another meaning: at", 0.1, 5)
 
@@ -392,11 +444,22 @@ def equal_kl(said, runs):
     said("All are judged on the same", *prompts)
     said("It went only", mean(runs, "ipo", "kl"))
     said("the difference is", *above("ipo"))
+    said("From left to right $\\beta$ is", 1, 0.3, 0.1, 0.03)
+    kls = [betas[betas.variant == f"beta {x}"].kl.mean() for x in (1, 0.3, 0.1, 0.03)]
+    assert kls == sorted(kls)
     said("**DPOP hardly moved**,", mean(runs, "dpop", "kl"))
-    said("At equal KL, online DPO has", above("online-dpo")[0])
-    said("is ahead by", above(HUMAN)[0])
-    said("Online DPO is ahead of *that* by", *above("online-dpo", other=HUMAN))
-    said("KL per token, it is ahead of *human reviews* by", *above("online-dpo", "token", HUMAN))
+    said("and no interval contains", 0)
+    for label, variant, other in (
+        ("the reward model's labels", HUMAN, None),
+        ("the policy's own responses", ONCE, HUMAN),
+        ("fresh ones at every step", "online-dpo", ONCE),
+    ):
+        numbers = [x for per in ("response", "token") for x in above(variant, per, other)]
+        said(f"| {label} |", *numbers)
+    said("but per token neither interval excludes", 0)
+    said("Together they bring", *above("online-dpo", other=HUMAN))
+    said("per token 0.21", *above("online-dpo", "token", HUMAN)[1:], 0)
+    said("0.55], and per token", above("online-dpo", "token", HUMAN)[0])
     said("Lesson 14b compares all thirteen", len(LOSSES) == 13)
 
 
@@ -408,6 +471,7 @@ def exercises(said, walks):
     said("*Sure* rises first, from", sure[0].item(), sure.max().item())
     means = (walks["near"] * torch.tensor(NEAR)).sum(1)
     said("Then the mean feature passes", 0.5, abs(means[sure.argmax()] - 0.5) < 0.01)
+    said("the best of all responses has the probability", 0.02, 0.3)
     said("In film A, *sure* has the feature", 4)
     said("In film B it has", 0.5)
 

@@ -321,6 +321,12 @@ DIFFERENT = {  # right answers written in another way
     "slopes_of_a_pair": lambda x, p, c, r: torch.func.jacfwd(lambda w: (p + x @ w).log_softmax(0))(
         torch.zeros(x.shape[1])
     ).mv(x[c] - x[r]),
+    "gradient_of_pairs": lambda w, x, s, b: torch.func.grad(
+        lambda z: (
+            w[:, None] * w * s * torch.nn.functional.softplus(b * (z - z[:, None]))
+            + w[:, None] * w * (1 - s) * torch.nn.functional.softplus(b * (z[:, None] - z))
+        ).sum()
+    )(x),
     "dpop_of_a_batch": lambda c, r, b, k: torch.nn.functional.softplus(
         b * (r - c + k * torch.clamp(-c, min=0))
     ),

@@ -1,4 +1,4 @@
-"""Exercises of lessons 14 and 14b: who moves where, DPOP, IPO; KTO, SimPO and ORPO."""
+"""Exercises of lessons 14 and 14b: who moves where, whose pairs, DPOP, IPO; KTO, SimPO, ORPO."""
 
 import torch
 from torch.nn.functional import logsigmoid, relu
@@ -192,6 +192,73 @@ slopes_of_a_pair = Exercise(
     edges=(
         (torch.eye(3), torch.tensor([0.5, 0.25, 0.25]).log(), 0, 1),
         (torch.tensor([[1.0], [-1.0], [4.0]]), torch.full((3,), 1 / 3).log(), 0, 1),
+    ),
+)
+
+
+def _table_case(g):
+    scores = 2 * torch.randn(5, generator=g)
+    return (
+        torch.randn(5, generator=g).softmax(0),
+        torch.randn(5, generator=g),
+        torch.sigmoid(scores[:, None] - scores),
+        0.5 + torch.rand((), generator=g).item(),
+    )
+
+
+def _surprise(x, share, b):
+    return torch.sigmoid(b * (x[:, None] - x)) - share
+
+
+def _pairs(w, x, share, b):
+    return 2 * b * w * (_surprise(x, share, b) @ w)
+
+
+gradient_of_pairs = Exercise(
+    "gradient_of_pairs",
+    ("writer", "log_ratios", "share", "beta"),
+    _table_case,
+    _pairs,
+    {
+        "every pair counts the same here. A pair occurs as often as "
+        "the writer writes both of its responses.": lambda w, x, s, b: _pairs(
+            torch.full_like(w, 1 / len(w)), x, s, b
+        ),
+        "you weighted the partners only. Response k is in more pairs if "
+        "the writer writes it more often.": lambda w, x, s, b: 2 * b * (_surprise(x, s, b) @ w),
+        "you weighted response k only. "
+        "Its partner also comes from the writer.": lambda w, x, s, b: (
+            2 * b * w * _surprise(x, s, b).sum(1)
+        ),
+        "a response can be the first of a pair or the second. Count both.": lambda w, x, s, b: (
+            _pairs(w, x, s, b) / 2
+        ),
+        "this is the direction of descent. Return the gradient of the loss.": lambda w, x, s, b: (
+            -_pairs(w, x, s, b)
+        ),
+        "a factor beta is missing: h stands in the loss as beta h.": lambda w, x, s, b: (
+            _pairs(w, x, s, b) / b
+        ),
+        "beta is missing inside the sigmoid.": lambda w, x, s, b: (
+            2 * b * w * (_surprise(x, s, 1.0) @ w)
+        ),
+        "you took the majority as the label. "
+        "The judge prefers i to j only with the probability share[i, j].": lambda w, x, s, b: (
+            _pairs(w, x, ((s > 0.5) + 0.5 * (s == 0.5)).to(s), b)
+        ),
+        "share[i, j] is the probability that i, the row, wins.": lambda w, x, s, b: _pairs(
+            w, x, s.T, b
+        ),
+        "share is not used: the gradient of a pair depends on who wins it, "
+        "and either response can win.": lambda w, x, s, b: _pairs(w, x, torch.full_like(s, 0.5), b),
+    },
+    edges=(
+        (
+            torch.tensor([0.5, 0.5, 0.0]),
+            torch.zeros(3),
+            torch.sigmoid(torch.tensor([1.0, 0.0, 2.0])[:, None] - torch.tensor([1.0, 0.0, 2.0])),
+            1.0,
+        ),
     ),
 )
 
