@@ -355,7 +355,7 @@ last = mask.sum(1) - 2  # the last digit; EOS stands behind it
 
 
 def where_blamed(evidence):
-    """The share of cases in which the token with the lowest evidence stands at each place."""
+    """The share of cases whose token with the lowest evidence stands at each place."""
     blamed = torch.where(mask, evidence, torch.inf).argmin(1)
     hit, at_end = blamed == place, blamed == last
     parts = {"before the planted digit": blamed < place, "the planted digit": hit}
@@ -574,7 +574,7 @@ check.state_value(state_value)
 
 # %% tags=["exercise", "solution"]
 def value_in_training(value, steps=60, beta=0.5):
-    """The value of the policy at each step of DPO, in a world of one-token responses."""
+    """The policy's value at each step of DPO, in a world of one-token responses."""
     world, path = core.World.random(5, 1, seed=2), []
     logits, ref = world.ref_logits, world.sequence_logprobs(world.ref_logits)
     i, j = torch.triu_indices(5, 5, 1)
