@@ -365,7 +365,7 @@ cosines
 #
 # **What does it do to training?** From the reference we take 150 steps along the mean gradient of
 # the score minus $\beta = 0.5$ times that of the penalty. The figure shows the KL to the reference
-# and the objective $J$. The Gibbs policy (dotted) is the best possible.
+# and the objective $J$. The Gibbs policy (thin dots) is the best possible.
 
 
 # %%
@@ -629,8 +629,8 @@ check.missing_weights(missing_weights)
 # **4. Find the bug** *(medium, 15 minutes)*. A colleague writes $k_1$ in the reward as a loss of its
 # own: the sum over the tokens of return times log-probability, where the rewards are the log-ratios.
 # To test it she leaves out the score and trains on the penalty alone. From the reference, the KL
-# must stay at 0. From the tenth policy of section 4, it must fall to 0. The figure under the code
-# shows the KL of her two runs.
+# must stay at 0. From the tenth policy of section 4, it must fall to 0. Run the two cells below:
+# the figure shows the KL of her two runs.
 #
 # What do the two curves have in common at the end? What is wrong in `penalty_loss`? Mend its
 # gradient without changing its value, run the checker, and draw the curves again.
@@ -648,7 +648,7 @@ check.penalty_loss(penalty_loss)
 
 
 # %% [markdown] tags=["solution"]
-# Both runs end at the same policy, 0.07 nats from the reference. So the loss has a minimum, but at a
+# Both runs end about 0.07 nats from the reference. So the loss has a minimum, but at a
 # wrong place. The returns are rewards: fixed numbers that belong to the responses. Here they carry a
 # gradient. For the last token, the loss is $\ell_t \log \pi$, and its derivative multiplies
 # $\nabla \log \pi$ by $\ell_t + \log \pi = 2 \log \pi - \log \pi_{\text{ref}}$ instead of
