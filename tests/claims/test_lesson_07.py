@@ -683,7 +683,7 @@ def by_hand(said, three):
     slope = torch.tensor([0.0, 0, 1]).double() - policy[2]
     parts = policy * slope, policy * ratio * slope
     for i, name in enumerate(("dull", "good", "great")):
-        said(f"| {name} |", *(round(x[i].item(), 9) for x in (policy, ratio, slope, *parts)))
+        said(f"| {name} |", *(round(x[i].item(), 6) for x in (policy, ratio, slope, *parts)))
     said("| total | | | |", round(parts[0].sum().item(), 9), parts[1].sum().item())
     said("The first part is always", 0, 1)
     logits = policy.log()[None].requires_grad_(True)
