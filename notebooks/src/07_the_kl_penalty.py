@@ -668,7 +668,7 @@ check.penalty_loss(penalty_loss)
 
 # %% tags=["exercise", "solution"]
 def penalty_alone(logits):
-    """The KL during 100 steps along the mean gradient of the penalty, without a score."""
+    """The KL during 100 steps on the penalty alone, along the mean gradient."""
     path = []
     for _ in range(100):
         path.append(world.kl(logits, world.ref_logits).item())
