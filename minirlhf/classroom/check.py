@@ -42,7 +42,7 @@ from minirlhf.classroom.lessons.lesson_07 import (
     gibbs_logprobs,
     kl_shaped_rewards,
     missing_weights,
-    penalised_rewards,
+    penalty_loss,
 )
 from minirlhf.classroom.lessons.lesson_08 import (
     best_of_k_loss,

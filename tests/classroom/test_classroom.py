@@ -181,7 +181,9 @@ DIFFERENT = {  # right answers written in another way
     "missing_weights": lambda x, m: per_row(lambda a: backwards(a, 1.0) + torch.exp(-a) - 1)(
         x, mask=m
     ),
-    "penalised_rewards": lambda s, new, old, ref, m, k: shaped(s, old, ref, m, k),
+    "penalty_loss": lambda new, ref, m: per_row(lambda a, b: backwards((a - b).detach(), 1.0) * a)(
+        new, ref, mask=m
+    ).sum(1),
     "coefficient_for_kl": lambda p, r, kl: (
         1
         / scipy.optimize.brentq(

@@ -47,7 +47,8 @@ gibbs_logprobs = Exercise(
         "exp overflows for a large score. Stay with logarithms: "
         "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
     },
-    edges=((torch.tensor([0.5, 0.5]).log(), torch.tensor([1000.0, 999.0]), 1.0),),
+    # in double precision: the rounding of single precision at 1,000 is seen in right answers
+    edges=((torch.tensor([0.5, 0.5]).double().log(), torch.tensor([1000.0, 999.0]).double(), 1.0),),
 )
 
 
@@ -174,30 +175,58 @@ missing_weights = Exercise(
 )
 
 
-def _penalised_case(g):
-    scores, old, ref, mask, kl_coef = _rollout_case(g)
-    new = torch.where(mask, old + 0.3 * torch.randn(3, 4, generator=g), torch.nan)
-    return scores, new, old, ref, mask, kl_coef
+def _loss_case(g):
+    mask = torch.arange(4) < torch.randint(2, 5, (3, 1), generator=g)
+    mask[0] = torch.tensor([True, True, False, False])
+    new, ref = -2 * torch.rand(2, 3, 4, generator=g)
+    return torch.where(mask, new, torch.nan), ref, mask
 
 
-penalised_rewards = Exercise(
-    "penalised_rewards",
-    ("scores", "logprobs", "old_logprobs", "ref_logprobs", "mask", "kl_coef"),
-    _penalised_case,
-    lambda s, new, old, ref, m, k: _shaped(s, old, ref, m, k),
+def _weighted(weights, new, mask):
+    """Each log-probability times its weight, summed over a response."""
+    return (weights * torch.where(mask, new, 0.0)).sum(1)
+
+
+def _all_tokens(new, ref, mask):
+    """The log-ratio of the whole response, at each of its tokens."""
+    return _ratio(new, ref, mask).sum(1, keepdim=True).expand_as(new)
+
+
+penalty_loss = Exercise(
+    "penalty_loss",
+    ("logprobs", "ref_logprobs", "mask"),
+    _loss_case,
+    lambda new, ref, m: _weighted(reward_to_go(_ratio(new, ref, m), m).detach(), new, m),
     {
-        "the bug is still there. On paper, take one token right after sampling: 40 % under the "
-        "policy, 20 % under the reference. "
-        "Which penalty should come out for kl_coef 1, and which does?": (
-            lambda s, new, old, ref, m, k: _shaped(s, new, old, m, k)
+        "the bug is still there. On paper, take a response of one token: 50 % under the policy, "
+        "25 % under the reference. What should multiply the gradient of its log-probability, and "
+        "what does `backward` find?": (
+            lambda new, ref, m: _weighted(reward_to_go(_ratio(new, ref, m), m), new, m)
         ),
-        "now the log-ratio is reversed.": lambda s, new, old, ref, m, k: _shaped(s, ref, old, m, k),
-        "rewards are fixed when the responses are sampled. "
-        "Use the policy that sampled them (old), "
-        "not the policy that is being trained.": lambda s, new, old, ref, m, k: _shaped(
-            s, new, ref, m, k
+        "you hold the wrong factor fixed. Section 4: which one is differentiated "
+        "when a penalty stands in the reward?": lambda new, ref, m: _weighted(
+            reward_to_go(_ratio(new, ref, m), m), new.detach(), m
+        ),
+        "now nothing has a gradient. Hold only one factor fixed.": lambda new, ref, m: _weighted(
+            reward_to_go(_ratio(new, ref, m), m), new, m
+        ).detach(),
+        "this is k1 in the loss. It has no gradient on average.": lambda new, ref, m: _ratio(
+            new, ref, m
+        ).sum(1),
+        "this counts only the token's own log-ratio. "
+        "The tokens that follow belong to its return.": lambda new, ref, m: _weighted(
+            _ratio(new, ref, m).detach(), new, m
+        ),
+        "right on average, but this counts the earlier tokens, too. They only add noise. "
+        "Keep the returns.": lambda new, ref, m: _weighted(
+            _all_tokens(new, ref, m).detach(), new, m
+        ),
+        "this is k2 of the whole response. Its gradient is right on average, but the value of the "
+        "loss must not change. Keep the returns.": lambda new, ref, m: (
+            _ratio(new, ref, m).sum(1).square() / 2
         ),
     },
+    differentiate=("logprobs",),
 )
 
 
