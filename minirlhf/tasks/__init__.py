@@ -9,6 +9,7 @@ from minirlhf.tasks import arithmetic, reviews
 from minirlhf.tasks.agreement import (
     human_ceiling,
     krippendorff_alpha,
+    odds_of_steps,
     preference_share,
     tie_share,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "load_by_name",
     "named_demonstrations",
     "named_pairs",
+    "odds_of_steps",
     "paired",
     "pairs_from_file",
     "pairs_to_label",

@@ -1,8 +1,9 @@
-"""Agreement between human raters: the ceiling for a reward model, ties, Krippendorff's alpha."""
+"""Agreement between human raters: ceiling, ties, Krippendorff's alpha, odds of two steps."""
 
 from collections import Counter
 
 import torch
+from torch import Tensor
 
 from minirlhf.tasks.reviews import Review
 
@@ -94,3 +95,102 @@ def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
         sum(2 * (len(x) * sum(v * v for v in x) - sum(x) ** 2) / (len(x) - 1) for x in items) / n
     )
     return 1 - within / (2 * (n * squares - total**2) / (n * (n - 1)))
+
+
+def two_halves(ratings: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the ratings of each review into two halves at random.
+
+    Args:
+        ratings: (n, m) of the n reviews of a film. NaN where a review has fewer than m ratings.
+        generator: of the split.
+
+    Returns:
+        first (n,): the means of the first halves, which are the larger ones.
+        second (n,): the means of the other halves.
+        above (n, n): the share of pairs of ratings, one of review i and one of review j, both from
+            the other halves, in which that of i is higher.
+    """
+    order = torch.rand(ratings.shape, generator=generator)
+    order = order.masked_fill(ratings.isnan(), torch.inf).argsort(1)
+    ratings = ratings.gather(1, order)  # shuffled, NaN last
+    size = (~ratings.isnan()).sum(1, keepdim=True)
+    inside = torch.arange(ratings.shape[1]) < (size + 1) // 2
+    one, other = ratings.where(inside, torch.nan), ratings.where(~inside, torch.nan)
+    missing = other.isnan()
+    ordered = other.masked_fill(missing, torch.inf).sort(1).values
+    lower = torch.searchsorted(ordered, other.flatten().repeat(len(other), 1))
+    lower = lower.view(len(other), *other.shape)  # [j, i, k]: ratings of j below the k-th of i
+    wins = lower.masked_fill(missing, 0).sum(2).T
+    number = (~missing).sum(1)
+    return one.nanmean(1), other.nanmean(1), wins / (number[:, None] * number)
+
+
+def step_choices(first: Tensor, above: Tensor, step: float) -> Tensor:
+    """How often a is chosen over b, b over a, b over c, c over b, a over c and c over a.
+
+    The result (6,) is summed over all triples.
+
+    A triple is three reviews a, b, c of a film. By `first`, b is between step - 0.25 and
+    step + 0.25 below a (half open), and c is the same below b.
+
+    Args:
+        first, above: what `two_halves` returns.
+        step: in rating units, at least 0.25.
+    """
+    ahead = first[:, None] - first
+    near = ((ahead >= step - 0.25) & (ahead < step + 0.25)).to(above.dtype)
+    # how often i and j are a and b, b and c, a and c of a triple
+    triples = torch.stack([near * near.sum(1), near * near.sum(0)[:, None], near @ near])
+    return torch.stack([triples * above, triples * above.T], 1).sum((2, 3)).flatten()
+
+
+def odds_of_steps(
+    films: list[list[Review]],
+    steps: tuple[float, ...],
+    *,
+    splits: int = 4,
+    redraws: int = 500,
+    seed: int = 0,
+) -> list[dict[str, float]]:
+    """Whether the odds of two steps multiply, as the Bradley-Terry model says.
+
+    Review b is one step below a, and c is one step below b. One half of the people says so
+    (`two_halves`), and the odds come from the other half. So a review that is ahead by chance is
+    not also chosen for the same chance. The choices are summed over all triples of a film, over
+    all films, and over several splits of the people.
+
+    Args:
+        films: the rated reviews of each film.
+        steps: sizes of a step, in rating units (`step_choices`).
+        splits: number of random splits of the people.
+        redraws: number of draws of the films, with replacement, for the interval.
+        seed: of the splits and of the draws.
+
+    Returns:
+        A row for each step: `step`, the odds `a : b` and `b : c`, their `product`, the odds
+        `a : c`, the `ratio` of the last two, which is 1 in the Bradley-Terry model, and its 95 %
+        bootstrap interval, `low` to `high`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(len(steps), len(films), 6)
+    for place, film in enumerate(films):
+        ratings = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(r.ratings).float() for r in film],
+            batch_first=True,
+            padding_value=torch.nan,
+        )
+        for _ in range(splits):
+            first, _, above = two_halves(ratings, generator)
+            for i, step in enumerate(steps):
+                total[i, place] += step_choices(first, above, step)
+    again = torch.randint(len(films), (redraws, len(films)), generator=generator)
+    rows = []
+    for step, choices in zip(steps, total, strict=True):
+        sums = torch.cat([choices.sum(0)[None], choices[again].sum(1)])  # the first is the real one
+        ab, bc, ac = (sums[:, 0::2] / sums[:, 1::2]).T
+        ratio = ac / (ab * bc)
+        low, high = ratio[1:].quantile(torch.tensor([0.025, 0.975])).tolist()
+        odds = {"a : b": ab[0], "b : c": bc[0], "product": ab[0] * bc[0], "a : c": ac[0]}
+        row = {"step": step} | {name: x.item() for name, x in (odds | {"ratio": ratio[0]}).items()}
+        rows.append(row | {"low": low, "high": high})
+    return rows

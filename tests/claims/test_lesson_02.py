@@ -5,6 +5,7 @@ import math
 from collections import Counter
 
 import jupytext
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +13,9 @@ import torch
 from minirlhf import evaluate, experiments, rewards, tasks
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS, lesson_of
-from tests.claims.prose import lesson
+from minirlhf.tasks.agreement import step_choices, two_halves
+from minirlhf.tasks.reviews import Review
+from tests.claims.prose import Said, lesson
 
 SOURCE = NOTEBOOKS / "src" / "02_human_feedback_is_data.py"
 CLICKS = (10, 30, 100, 300)
@@ -38,12 +41,18 @@ def rated():
 
 @pytest.fixture(scope="module")
 def learning():
-    """`learn` and `right_on`, as the lesson defines them."""
+    """`learn` as the lesson defines it, and its `right_on`, which scores each text once."""
     names = {}
     for cell in lesson_of(jupytext.read(SOURCE)).cells:
         if cell.source.startswith(("import tempfile", "def learn")):
             exec(cell.source, names)
-    return names["learn"], names["right_on"]
+
+    def right_on(pairs, score):
+        texts = pd.concat([pairs["chosen"], pairs["rejected"]]).unique()
+        known = pd.Series(score(texts), index=texts)
+        return names["right_on"](pairs, lambda column: known[column].to_numpy())
+
+    return names["learn"], right_on
 
 
 def names_after(page, start):
@@ -197,102 +206,80 @@ def test_labels_of_different_people_agree_on_close_pairs_as_coins_do(agreements,
 # ---- section 6: Bradley-Terry
 
 
-def test_the_choices_of_one_half_are_those_of_a_loop(page):
-    names = names_after(page, "scale = torch")
-    film = names["films"].iloc[0][:5]
-    names["generator"].manual_seed(3)
-    first, second, above = names["two_halves"](film)
-    names["generator"].manual_seed(3)
-    halves = []
-    for review in film:
-        order = torch.randperm(len(review.ratings), generator=names["generator"])
-        halves.append(torch.tensor(review.ratings)[order].chunk(2))
-    for i, (one, other) in enumerate(halves):
-        assert first[i] == pytest.approx(one.float().mean().item(), abs=1e-6)
-        assert second[i] == pytest.approx(other.float().mean().item(), abs=1e-5)
-        for j, (_, third) in enumerate(halves):
-            wins = sum(x > y for x in other.tolist() for y in third.tolist())
-            assert above[i, j].item() == pytest.approx(wins / (len(other) * len(third)), abs=1e-5)
+@pytest.fixture(scope="module")
+def films(rated):
+    """The ratings of each film's reviews, (n, m) with NaN."""
+    groups = {}
+    for r in rated:
+        groups.setdefault(r.movie, []).append(torch.tensor(r.ratings).float())
+    pad = torch.nn.utils.rnn.pad_sequence
+    return [pad(g, batch_first=True, padding_value=math.nan) for g in groups.values()]
 
 
-def test_triples_are_those_of_a_loop(page):
-    names = names_after(page, "def triples")
-    first, second, above = names["split"][0]
-    expected = torch.zeros(6)
-    for a, b, c in itertools.permutations(range(len(first)), 3):
-        steps = (first[a] - first[b]).item(), (first[b] - first[c]).item()
-        if all(0.75 <= step < 1.25 for step in steps):
-            order = ((a, b), (b, a), (b, c), (c, b), (a, c), (c, a))
-            expected += torch.stack([above[i, j] for i, j in order])
-    found = names["triples"](first, second, above, 1.0)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+def sums(first, second, above):
+    """For ten ranges of the gap: choices of i, choices of j, gap, pairs (10, 4)."""
+    i, j = (first[:, None] > first).nonzero(as_tuple=True)
+    place = ((first[i] - first[j]) * 2).long().clamp(max=9)
+    each = [above[i, j], above[j, i], second[i] - second[j], torch.ones(len(i))]
+    return torch.zeros(10, 4).index_add(0, place, torch.stack(each, 1))
 
 
-def bend(page):
-    """Logit per point for the closest pairs and at a gap of 4: value, low, high."""
-    names = names_after(page, "def sums")
-    ahead, behind, gap, count = names["redrawn"].unbind(-1)
-    slopes = (ahead / behind).log() / (gap / count)
-    ends = slopes.quantile(torch.tensor([0.025, 0.975]), 0)
-    value = names["logit"] / names["gap"]
-    at_4 = (names["gap"] - 4).abs().argmin()
-    assert abs(names["gap"][at_4] - 4) < 0.1
-    return [[x.item() for x in (value[i], ends[0, i], ends[1, i])] for i in (0, at_4)]
+@pytest.fixture(scope="module")
+def bend(films):
+    """(gap, value, low, high) of the logit per point, for ten ranges of the gap: (4, 10)."""
+    generator = torch.Generator().manual_seed(0)
+    per_film = torch.stack([sums(*two_halves(film, generator)) for film in films])
+    again = torch.randint(len(films), (500, len(films)), generator=generator)
+    drawn = torch.cat([per_film.sum(0)[None], per_film[again].sum(1)])  # the first is the real one
+    ahead, behind, gap, count = drawn.unbind(-1)
+    gap = gap / count
+    slopes = (ahead / behind).log() / gap
+    ends = slopes[1:].quantile(torch.tensor([0.025, 0.975]), 0)
+    return torch.stack([gap[0], slopes[0], *ends])
 
 
-def test_the_logit_bends_down(page):
-    close, far = bend(page)
-    assert close[1] > 1.15 * far[2]
-    names = names_after(page, "def sums")
-    unit = (names["logit"] @ names["gap"]) / names["gap"].square().sum()
-    assert ((names["logit"] / names["gap"] / unit - 1).abs() < 0.6).all()  # nearly in proportion
+def at(bend, gap):
+    """(value, low, high) of the range whose mean gap is nearest."""
+    place = (bend[0] - gap).abs().argmin()
+    assert abs(bend[0, place] - gap) < 0.05
+    return bend[1:, place].tolist()
+
+
+def test_the_logit_bends_down(bend):
+    close, middle, far = bend[1:, 0].tolist(), at(bend, 2.2), at(bend, 4.1)
+    assert close[1] > 1.15 * middle[2] and close[1] > 1.15 * far[2]
+    assert middle[0] > far[0]
 
 
 def odds(page):
-    return names_after(page, "table = pd.DataFrame(\n ")["table"].astype(float)
+    """The table of section 6, with the step as its index."""
+    return names_after(page, "films = pd")["odds"].set_index("step")
 
 
 def test_odds_of_two_steps_are_less_than_the_product(page):
     table = odds(page)
-    assert (table["to"] < 1).all() and table["ratio"].is_monotonic_decreasing
-    product, whole = (x / (1 + x) for x in table.loc["step 1", ["product", "a : c"]])
-    assert 0.005 < product - whole < 0.02  # little, as a probability
+    assert (table["high"] < 1).all() and table["ratio"].is_monotonic_decreasing
+    for step, smallest, largest in ((1.0, 0.005, 0.02), (2.0, 0.001, 0.004)):
+        product, whole = (x / (1 + x) for x in table.loc[step, ["product", "a : c"]])
+        assert smallest < product - whole < largest  # little, as a probability
 
 
-@pytest.fixture(scope="module")
-def other_splits(page):
-    """The ratio for steps of a point with two other splits of the people."""
-    names = names_after(page, "def triples")
-    ratios = []
-    for seed in (1, 2):
-        names["generator"].manual_seed(seed)
-        sums = sum(names["triples"](*names["two_halves"](film), 1.0) for film in names["films"])
-        ab, bc, ac = sums[0::2] / sums[1::2]
-        ratios.append((ac / (ab * bc)).item())
-    return ratios
+def test_three_reviews_whose_odds_do_not_multiply():
+    a, b, c = (4, 1), (3, 0), (2, -1)
+    for one, other in ((a, b), (b, c), (a, c)):
+        assert tasks.preference_share(one, other) == 3 / 4
+    said_a, _, said_c = [Review("", "", "val", x, fresh=True) for x in (a, b, c)]
+    assert tasks.tie_share([(said_a, said_c)]) == 0
 
 
-def simulated_halves(ratings):
-    """What `two_halves` returns, for ratings that may be any numbers."""
-    halves = [x[torch.randperm(len(x))].chunk(2) for x in ratings]
-    first, second = (torch.stack([pair[k].mean() for pair in halves]) for k in (0, 1))
-    padded = torch.nn.utils.rnn.pad_sequence(
-        [other for _, other in halves], batch_first=True, padding_value=math.nan
-    )
-    counts = (~padded.isnan()).sum(1).float()
-    wins = (padded[:, None, :, None] > padded[None, :, None, :]).sum((2, 3))
-    return first, second, wins / (counts[:, None] * counts)
-
-
-def measured(page, ratings_of):
-    """(logit per point at gaps of 0.2, 2 and 4, ratio for steps of a point) of simulated ratings."""
-    names = names_after(page, "def triples")
-    torch.manual_seed(0)
+def measured(films):
+    """(logit per point at gaps of 0.2, 2 and 4, ratio for steps of a point) of simulated films."""
+    generator = torch.Generator().manual_seed(0)
     total, three = torch.zeros(10, 4), torch.zeros(6)
-    for film in names["films"][::2]:
-        halves = simulated_halves([ratings_of(r) for r in film])
-        total += names["sums"](*halves)
-        three += names["triples"](*halves, 1.0)
+    for film in films:
+        first, second, above = two_halves(film, generator)
+        total += sums(first, second, above)
+        three += step_choices(first, above, 1.0)
     ahead, behind, gap, count = total.unbind(1)
     slopes = (ahead / behind).log() / (gap / count)
     ab, bc, ac = three[0::2] / three[1::2]
@@ -300,40 +287,68 @@ def measured(page, ratings_of):
 
 
 @pytest.fixture(scope="module")
-def simulations(page, rated):
-    spread = {r: torch.tensor(r.ratings).float().std().item() for r in rated}
-    pooled = math.sqrt(sum(x * x for x in spread.values()) / len(spread))
+def simulations(films):
+    """Half of the films, with the real means and simulated noise."""
+    torch.manual_seed(1)  # not the seed of the splits: noise and split would be the same numbers
+    some = films[::2]
+    number = [(~film.isnan()).sum(1, keepdim=True) for film in films]
+    means = [film.nanmean(1, keepdim=True) for film in films]
+    squares = [
+        (film - mean).square().nansum(1, keepdim=True)
+        for film, mean in zip(films, means, strict=True)
+    ]
+    spread = [(x / (n - 1)).sqrt() for x, n in zip(squares, number, strict=True)]
+    pooled = torch.cat(spread).square().mean().sqrt()
 
-    def normal(mean, deviation, n):
-        return (mean + deviation * torch.randn(n)).round().clamp(-4, 4)
+    def gumbel(film, mean, _):
+        return mean - (-torch.rand(film.shape).log()).log() / 1.5
+
+    def equal(film, mean, _):
+        return (mean + pooled * torch.randn(film.shape)).round().clamp(-4, 4)
+
+    def own(film, mean, deviation):
+        return (mean + deviation * torch.randn(film.shape)).round().clamp(-4, 4)
 
     return {
-        "gumbel": measured(
-            page, lambda r: r.mean - (-torch.rand(len(r.ratings)).log()).log() / 1.5
-        ),
-        "equal": measured(page, lambda r: normal(r.mean, pooled, len(r.ratings))),
-        "own": measured(page, lambda r: normal(r.mean, spread[r], len(r.ratings))),
+        noise.__name__: measured(
+            [
+                noise(film, mean, deviation).where(~film.isnan(), math.nan)
+                for film, mean, deviation in zip(some, means[::2], spread[::2], strict=True)
+            ]
+        )
+        for noise in (gumbel, equal, own)
     }
 
 
-def test_unequal_noise_bends_the_curve_down_and_the_measurement_does_not(simulations, page):
+def test_unequal_noise_bends_the_curve_down_and_the_measurement_does_not(simulations, bend):
     (close, middle, _), ratio = simulations["gumbel"]
     assert abs(middle / close - 1) < 0.03 and abs(ratio - 1) < 0.05
     (close, middle, far), ratio = simulations["equal"]
     assert far > 1.1 * close and middle > 0.98 * close and ratio > 1
     (close, middle, far), ratio = simulations["own"]
     assert middle < 0.9 * close and far > 1.1 * middle and ratio < 0.93
-    real = names_after(page, "def sums")
-    real = (real["logit"] / real["gap"])[[0, 4, 8]]
-    assert real[1] < 0.9 * real[0] and real[2] < real[1]
+    close, middle, far = bend[1, [0, 4, 8]]
+    assert middle < 0.9 * close and far < middle
 
 
 # ---- section 7: people
 
 
+def count_labels(block):
+    """(2, 3): labels of one person and of two; how many are right, decided, and all."""
+    people = block.shape[1]
+    one = torch.eye(people).bool()  # [p, q]: p rated the first review, q the second
+    gone = torch.where(one, block[:, :, None], block[:, :, None] + block[:, None])
+    left = torch.where(one, people - 1, people - 2)
+    others = (block.sum(1)[:, None, None] - gone) / left  # mean without p and q
+    label = block[:-1, :, None] - block[1:, None]
+    right = (0.5 + 0.5 * (label * (others[:-1] - others[1:])).sign()) * (label != 0)
+    counts = torch.stack([right, label != 0, torch.ones_like(label)])
+    return torch.stack([counts[:, :, kind].sum((1, 2)) for kind in (one, ~one)])
+
+
 def test_labels_of_one_and_two_people_are_those_of_a_loop(page):
-    names = names_after(page, "def count_labels")
-    block = names["blocks"][0][:4, :5]
+    block = names_after(page, "blocks = {}")["blocks"][0][:4, :5]
     expected = torch.zeros(2, 3)
     people = range(block.shape[1])
     for (a, b), p, q in itertools.product(itertools.pairwise(block), people, people):
@@ -342,7 +357,7 @@ def test_labels_of_one_and_two_people_are_those_of_a_loop(page):
         gap = 0.0 if abs(gap) < 1e-6 else gap
         right = 0.5 if gap == 0 else float((gap > 0) == (label > 0))
         expected[int(p != q)] += torch.tensor([right * (label != 0), label != 0, 1.0])
-    torch.testing.assert_close(names["count_labels"](block), expected)
+    torch.testing.assert_close(count_labels(block), expected)
 
 
 def correlations(page):
@@ -361,28 +376,49 @@ def test_a_column_of_a_block_behaves_like_one_person(page):
     assert inside > 0.3 and abs(across) < 0.02
 
 
-def shares_right(page):
-    """(right if decided, ties, right with ties as halves) of one person and of two."""
-    names = names_after(page, "right, decided, labels =")
-    right, decided, labels = names["right"], names["decided"], names["labels"]
-    return torch.stack(
-        [right / decided, 1 - decided / labels, (right + 0.5 * (labels - decided)) / labels], 1
-    ).tolist()
+@pytest.fixture(scope="module")
+def counts(page):
+    """`count_labels` of every block: (blocks, 2, 3)."""
+    return torch.stack([count_labels(x) for x in names_after(page, "blocks = {}")["blocks"]])
 
 
-def test_one_person_gives_better_labels_than_two(page):
-    one, two = shares_right(page)
+def shares_right(counts):
+    """Right if decided, ties, right with ties as halves: (..., 2, 3), of one person and of two."""
+    right, decided, labels = counts.unbind(-1)
+    halves = (right + 0.5 * (labels - decided)) / labels
+    return torch.stack([right / decided, 1 - decided / labels, halves], -1)
+
+
+def test_one_person_gives_better_labels_than_two(counts):
+    one, two = shares_right(counts.sum(0)).tolist()
     assert one[0] > two[0] + 0.04 and one[1] > two[1] + 0.03
     assert 0.01 < one[2] - two[2] < one[0] - two[0]
-    names = names_after(page, "def count_labels")
-    counts = torch.stack([names["count_labels"](block) for block in names["blocks"]])
-    again = torch.randint(
-        len(counts), (500, len(counts)), generator=torch.Generator().manual_seed(0)
-    )
-    right, decided, labels = counts[again].sum(1).unbind(-1)
-    halves = (right + 0.5 * (labels - decided)) / labels
-    for share in (right / decided, halves):
-        assert (share[:, 0] - share[:, 1]).quantile(0.025) > 0
+    generator = torch.Generator().manual_seed(0)
+    again = torch.randint(len(counts), (500, len(counts)), generator=generator)
+    shares = shares_right(counts[again].sum(1))
+    for place in (0, 2):
+        assert (shares[:, 0, place] - shares[:, 1, place]).quantile(0.025) > 0
+
+
+def level_and_opinions():
+    """The example by hand: rows A and B, and the level."""
+    level = torch.tensor([1.0, 1, -1, -1])
+    opinions = torch.tensor([[1.0, -1, 1, -1], [1, -1, -1, 1]])
+    return level, opinions, level + opinions
+
+
+def test_the_correlation_is_the_share_of_the_levels():
+    level, opinions, rows = level_and_opinions()
+    everything = torch.stack([level, *opinions])
+    assert torch.equal(everything @ everything.T, 4 * torch.eye(3))  # nothing to do with each other
+    share = level.square().mean() / rows.square().mean(1)
+    assert share.tolist() == [0.5, 0.5]
+    assert rows.corrcoef()[0, 1].item() == pytest.approx(0.5)
+    generator = torch.Generator().manual_seed(0)  # and for many people with other shares
+    for size in (0.3, 1.0, 2.0):
+        level = size * torch.randn(40_000, generator=generator)
+        rows = level + torch.randn(2, 40_000, generator=generator)
+        assert abs(rows.corrcoef()[0, 1].item() - size**2 / (1 + size**2)) < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -449,68 +485,102 @@ def simulated_people(rated, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def curve(learning):
-    """right on the lesson's test labels: (draws, numbers of clicks)."""
-    learn, right_on = learning
-    new = tasks.reviews.preference_pairs("test", 4000, seed=9).to_pandas()
-    found = torch.zeros(4, len(CLICKS))
-    for seed in range(4):
-        for i, count in enumerate(CLICKS):
-            drawn = tasks.reviews.preference_pairs("reward", count, seed=seed).to_pandas()
-            found[seed, i] = right_on(new, learn(drawn["chosen"], drawn["rejected"]))
-    return found
+def drawn():
+    """Four draws of 1,000 labels. Fewer labels of the same seed are the first of them."""
+    draws = [tasks.reviews.preference_pairs("reward", 1000, seed=s).to_pandas() for s in range(4)]
+    fewer = tasks.reviews.preference_pairs("reward", 30, seed=1).to_pandas()
+    assert fewer.equals(draws[1][:30])
+    return draws
 
 
 @pytest.fixture(scope="module")
-def many(learning):
-    """1,000 labels of four draws from single ratings and from the means; the bag of words."""
+def new():
+    """The lesson's test labels."""
+    return tasks.reviews.preference_pairs("test", 4000, seed=9).to_pandas()
+
+
+@pytest.fixture(scope="module")
+def curve(learning, drawn, new):
+    """right on the lesson's test labels: (draws, numbers of clicks)."""
     learn, right_on = learning
-    new = tasks.reviews.preference_pairs("test", 4000, seed=9).to_pandas()
-    found, turned = [], []
-    for seed in range(4):
-        pairs = tasks.reviews.preference_pairs("reward", 1000, seed=seed).to_pandas()
-        turn = pairs["chosen_mean"] < pairs["rejected_mean"]
-        chosen = pairs["chosen"].where(~turn, pairs["rejected"])
-        rejected = pairs["rejected"].where(~turn, pairs["chosen"])
-        single = right_on(new, learn(pairs["chosen"], pairs["rejected"]))
-        found.append((single, right_on(new, learn(chosen, rejected))))
-        turned.append(turn.mean())
-    ridge = rewards.ridge_judge("reward")
-    words = ridge(new["prompt"], new["chosen"]) > ridge(new["prompt"], new["rejected"])
-    return (
-        torch.tensor(found),
-        sum(turned) / 4,
-        words.float().mean().item(),
+    return torch.tensor(
+        [
+            [right_on(new, learn(x["chosen"][:n], x["rejected"][:n])) for n in (*CLICKS, 1000)]
+            for x in drawn
+        ]
     )
 
 
-def test_a_thousand_clicks_teach_something_and_ten_nothing(curve, many):
-    thousand, _, ridge = many
+def turn(pairs):
+    """Which labels go against the means."""
+    return pairs["chosen_mean"] < pairs["rejected_mean"]
+
+
+@pytest.fixture(scope="module")
+def turned(learning, drawn, new):
+    """right with labels from the means, four draws."""
+    learn, right_on = learning
+    found = []
+    for pairs in drawn:
+        chosen = pairs["chosen"].where(~turn(pairs), pairs["rejected"])
+        rejected = pairs["rejected"].where(~turn(pairs), pairs["chosen"])
+        found.append(right_on(new, learn(chosen, rejected)))
+    return torch.tensor(found)
+
+
+@pytest.fixture(scope="module")
+def bag(new):
+    """right of the bag of words that learns from all ratings."""
+    ridge = rewards.ridge_judge("reward")
+    words = ridge(new["prompt"], new["chosen"]) > ridge(new["prompt"], new["rejected"])
+    return words.float().mean().item()
+
+
+def test_a_thousand_clicks_teach_something_and_ten_nothing(curve, bag):
     assert abs(curve[:, 0].mean() - 0.5) < 0.03 and curve[:, 2].max() < 0.56
-    assert thousand[:, 0].min() > 0.53
-    means = [curve[:, 0].mean(), curve[:, 2].mean(), curve[:, 3].mean(), thousand[:, 0].mean()]
-    assert means[0] < means[1] < means[2] < means[3] < ridge
-    assert 0.4 < (means[3] - 0.5) / (ridge - 0.5) < 0.6
+    assert curve[:, 4].min() > 0.53
+    means = curve[:, [0, 2, 3, 4]].mean(0)
+    assert means[0] < means[1] < means[2] < means[3] < bag
+    assert 0.4 < (means[3] - 0.5) / (bag - 0.5) < 0.6
 
 
-def test_labels_from_the_means_are_hardly_better(many):
-    single, means = many[0].mean(0)
-    assert abs(means - single) < 0.02
+def test_labels_from_the_means_are_hardly_better(curve, turned, drawn):
+    better = turned - curve[:, 4]
+    assert abs(better.mean()) < 0.02
+    assert abs(better.mean()) < 3.18 * better.std() / 2  # t interval of four draws: 0 is inside
+    for pairs in drawn:  # the labels that turn are those of close pairs
+        gap = (pairs["chosen_mean"] - pairs["rejected_mean"]).abs()
+        assert gap[turn(pairs)].mean() < gap[~turn(pairs)].mean() / 3
 
 
-def test_a_split_by_rows_makes_the_accuracy_too_high(learning):
+def given_bug():
+    """`held_out_pairs` as exercise 4 gives it."""
+    names = {"torch": torch}
+    (cell,) = [
+        cell.source
+        for cell in lesson_of(jupytext.read(SOURCE)).cells
+        if cell.source.startswith("def held_out_pairs")
+    ]
+    exec(cell.split("\n\n\n")[0], names)
+    return names["held_out_pairs"]
+
+
+def test_a_split_that_mixes_films_makes_the_accuracy_too_high(learning):
     learn, right_on = learning
     hers = tasks.reviews.preference_pairs("val", 3000, seed=0).to_pandas()
     film = torch.tensor(hers["prompt"].factorize(sort=True)[0])
     assert film.max() + 1 == 24
-    by_rows = torch.arange(3000) >= round(3000 * (1 - 8 / 24))
-    by_film = check.held_out_pairs.reference(film, 8)
     found = []
-    for held in (by_rows.numpy(), by_film.numpy()):
+    for held in (given_bug()(film, 8).numpy(), check.held_out_pairs.reference(film, 8).numpy()):
         drawn = hers[~held][:1000]
         found.append(right_on(hers[held], learn(drawn["chosen"], drawn["rejected"])))
     assert found[0] > found[1] + 0.1
     assert check.held_out_pairs(lambda film, n: film > film.max() - n)
+
+
+def test_the_checker_does_not_name_the_bug_that_the_exercise_gives():
+    result = check.held_out_pairs(given_bug())
+    assert not result and "On paper" in result.message and "order" not in result.message
 
 
 def test_the_logistic_regression_is_a_bradley_terry_model(learning):
@@ -540,22 +610,38 @@ def test_the_numbers_of_the_prose(
     rated,
     chance,
     agreements,
-    other_splits,
+    bend,
     simulations,
+    counts,
     people,
     simulated_people,
     curve,
-    many,
+    drawn,
 ):
     with lesson("02") as said:
         what_a_label_is(said, page, rated)
         disagreement(said, page)
-        pairs_and_ceiling(said, page)
+        pairs_and_ceiling(said, page, rated)
         bradley_terry(said, page)
         who_said_it(said, page)
-        labelling(said, simulated_people, curve, many)
-        exercises_and_questions(said, page, many)
-        going_further(said, page, rated, chance, agreements, other_splits, simulations, people)
+        labelling(said, simulated_people, curve)
+        exercises_and_questions(said, page, drawn)
+        further_bradley_terry(said, page, bend, simulations)
+        going_further(said, page, rated, chance, agreements, counts, people)
+
+
+def test_the_numbers_of_the_solutions(curve, turned, drawn):
+    path = NOTEBOOKS / "solutions" / "02_human_feedback_is_data.ipynb"
+    said = Said(nbformat.read(path, 4).cells)
+    single, means = curve[:, 4], turned
+    said("Hardly better, if at all:", single[0], means[0], 4000)
+    said("has a standard error of", math.sqrt(single[0] * (1 - single[0]) / 4000))
+    better = means - single
+    said("the means are better by", better.min(), better.max(), better.mean())
+    gap = (drawn[0]["chosen_mean"] - drawn[0]["rejected_mean"]).abs()
+    said("their mean gap is", gap[turn(drawn[0])].mean(), gap[~turn(drawn[0])].mean())
+    said("And at", 1000)
+    said("the standard error of a mean is", 1 / math.sqrt(15))
 
 
 def what_a_label_is(said, page, rated):
@@ -574,10 +660,13 @@ def what_a_label_is(said, page, rated):
 def disagreement(said, page):
     names = names_after(page, "torch.manual_seed(0)")
     deviation = names["people"]
+    sizes = [len(ratings) for ratings in names["reviews"]["ratings"]]
+    said("Each review gets", 18, abs(sum(sizes) / len(sizes) - 18) < 1)
     said("and cut off at", -4, 4)
+    said("The deviation of the noise,", 1.2, abs(deviation[0.0] - 1.2) < 0.05)
     said("The deviation is", deviation[0.0], 0, deviation[-2.0], deviation[2.0], -2, 2)
     said("Is a deviation of", 1)
-    said("If all people agree, it is", tasks.krippendorff_alpha([(1, 1), (3, 3)]))
+    said("and alpha is", tasks.krippendorff_alpha([(1, 1), (3, 3)]))
     said("**By hand.** Two people gave review A a", 2, 1, -1, 0, 1, 1)
     said("For $D_e$ we take all six pairs", True)
     said("| pair |", 2, 1, 2, 0, 2, -1, 1, 0, 1, -1, 0, -1)
@@ -599,17 +688,26 @@ def disagreement(said, page):
     said("*Lukewarm*:", lukewarm)
 
 
-def pairs_and_ceiling(said, page):
+def pairs_and_ceiling(said, page, rated):
     a, b = (3, 1), (2, 1)
     said("**By hand.** People gave review A a", *a, *b)
     said("| | B:", *b)
     said("| first rating of A:", a[0])
     said("| second rating of A:", a[1], a[1] == b[1])
     said("the label says A with probability", tasks.preference_share(a, b))
+    films = Counter({r.movie: r.split for r in rated}.values())
+    said("The splits of the", sum(films.values()))
+    said("films: *reward*", *(films[split] for split in ("reward", "gold", "val", "test")))
     drawn = names_after(page, "drawn = tasks")
     said("Of all labels,", drawn["against"].mean())
     second = drawn["two"].iloc[1]
-    said("the other way round than most", second["chosen_mean"] < second["rejected_mean"] - 1)
+    said(
+        "of the review that most people rated low",
+        second["chosen_mean"] < second["rejected_mean"] - 1,
+    )
+    highest = {r.text: max(r.ratings) for r in rated}
+    lowest = {r.text: min(r.ratings) for r in rated}
+    assert highest[second["chosen"]] > lowest[second["rejected"]]
     a, b = (3, 3, 1), (2, 0)
     said("gave review A the ratings", *a)
     said("and two gave review B", *b)
@@ -636,43 +734,60 @@ def pairs_and_ceiling(said, page):
     runs = experiments.results("reward_model")
     runs = runs[(runs.low == 0) & (runs.high == 8)]
     said("The reward model of lesson 08 is right on", runs["reward model"].mean())
-    said("There the ceiling is", runs["human ceiling"].mean(), 0.5)
+    of_films = tasks.human_ceiling(pairs_of_test_films())
+    said("On these films the ceiling is", runs["human ceiling"].mean(), 0.5)
+    assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
 
 
 def bradley_terry(said, page):
-    said("are the **odds**:", 3, 3)
-    said("If $a$ beats $b$", 3, 1, 3, 1, 9, 1)
-    said("we draw the", len(names_after(page, "scale = torch")["films"]))
-    close, far = bend(page)
-    said("a point of gap adds", close[0], *close[1:])
-    said("Among distant reviews, at a gap of", 4, *far)
+    said("s_b}$. Odds of", 3, 3)
+    said("if $a$ beats $b$", 3, 1, 3, 1, 9, 1)
+    a, b, c = (4, 1), (3, 0), (2, -1)
+    said("Two people rated review A with", *a, *b, *c)
+    for name, one, other in (("A and B", a, b), ("B and C", b, c), ("A and C", a, c)):
+        higher = [(x, y) for x in one for y in other if x > y]
+        lower = [(x, y) for x in one for y in other if x < y]
+        numbers = [number for pair in higher + lower for number in pair]
+        said(f"| {name} |", *numbers, len(higher) / len(lower))
+    said("The odds of the two steps multiply to", 3 * 3, 3)
     said("A step of", 1, 0.75, 1.25)
-    step = odds(page).loc["step 1"]
-    product, whole = step["product"], step["a : c"]
-    said("**Predict** for a step of", 1, step["a : b"])
-    said("are both about", step["b : c"], product)
-    half = odds(page).loc["step 0.5"]
-    said("Less:", whole)
-    said("says that the ratio is", 1, half["ratio"], step["ratio"])
-    said("nearly true here.**", product, product / (1 + product), whole, whole / (1 + whole))
+    said("**bootstrap**: draw the", len(names_after(page, "films = pd")["films"]), 500)
+    half, one, two = (odds(page).loc[step] for step in (0.5, 1.0, 2.0))
+    product, whole = one["product"], one["a : c"]
+    said("**Predict.** For a step of", 1, (one["a : b"] + one["b : c"]) / 2, product)
+    said("Is the ratio nearer to", 1)
+    said("both odds are about", max(abs(one[x] - 3.7) for x in ("a : b", "b : c")) < 0.15)
+    said("Less:", whole, half["ratio"], one["ratio"], two["ratio"])
+    probability = [x / (1 + x) for x in (product, whole, two["product"], two["a : c"])]
+    said("nearly true: odds of", product, probability[0], whole, probability[1])
+    said("the error is tiny:", *probability[2:])
+    score = [math.log(two[name]) for name in ("product", "a : c")]
+    said("As a score it is not. Odds of", two["product"], score[0], two["a : c"], score[1])
 
 
 def who_said_it(said, page):
     blocks = names_after(page, "blocks = {}")["blocks"]
     said("it comes in blocks of", 30, {len(block) for block in blocks} == {30, 15})
+    level, opinions, rows = level_and_opinions()
+    said("| person |", 1, 2, 3, 4)
+    said("| level |", *level)
+    said("| opinion of A |", *opinions[0])
+    said("| opinion of B |", *opinions[1])
+    said("| A: level + opinion |", *rows[0])
+    said("| B: level + opinion |", *rows[1])
+    said("and of row B, is", *(rows[1].square().mean(), level.square().mean()), 0.5)
+    assert rows[0].square().mean() == rows[1].square().mean()
+    product = rows[0] * rows[1]
+    said("The mean product of rows A and B is", *product, 4, product.mean())
+    said("so their correlation is", 0.5, abs(rows.corrcoef()[0, 1] - 0.5) < 1e-6)
     inside, across = correlations(page)
-    said("In the same block the correlation is", inside, 0, abs(across) < 0.02)
-    said("So about a third of it", abs(inside - 1 / 3) < 0.02)
-    one, two = shares_right(page)
-    said("are right more often:", one[0], two[0])
-    said("They also have more ties:", one[1], two[1])
-    said("the difference is smaller:", one[2], two[2])
+    said("In the same block the correlation is", inside, across)
+    said("So a third of the disagreement", abs(inside - 1 / 3) < 0.02)
     a, b = (4, -1, -1), (0, 0, 0)
     said("rate review A with", *a, *b)
     said("| mean rating |", sum(a) / 3, sum(b) / 3)
     share = tasks.preference_share(a, b)
     said("| share of single choices |", share, 1 - share)
-    said("scores A lower than B by", math.log((1 - share) / share))
     pairs = tasks.reviews.pairs_within_films("reward")[::8]
     said("the two rules seldom differ: in", mean_against_choices(pairs))
     joke = names_after(page, "rated = [")["three"][0].iloc[0]
@@ -680,7 +795,7 @@ def who_said_it(said, page):
     said("most of its readers were far from", 0, clear > 0.7 * len(joke["ratings"]))
 
 
-def labelling(said, simulated_people, curve, many):
+def labelling(said, simulated_people, curve):
     said("The next cell shows", 30)
     crowd = simulated_people.loc["with the crowd"]
     first, second = crowd.iloc[0], crowd.iloc[1]
@@ -696,17 +811,17 @@ def labelling(said, simulated_people, curve, many):
     mean = curve.mean(0)
     said("*Ten to a hundred clicks*:", *mean[:3])
     said("*Three hundred clicks*:", mean[3], 0.53, curve[:, 3].min() > 0.53)
-    said("*A thousand clicks*:", many[0][:, 0].mean())
+    said("*A thousand clicks*:", mean[4])
     said("If a click takes", 20, 300, 300 * 20 / 60, 1000, 1000 * 20 / 3600)
 
 
-def exercises_and_questions(said, page, many):
+def exercises_and_questions(said, page, drawn):
     said("If all of them tie, return", 0.5)
     said("*Hint:* take two numbers,", 2, 6)
     said("divides by n −", 1)
     said("that the other m −", 1, 1)
     said("A colleague has", 3000, 24)
-    said("Suppose that each of", 1000, many[1])
+    said("Suppose that each of", 1000, sum(turn(pairs).mean() for pairs in drawn) / 4)
     said("1. Alpha is", alphas(page)[0], alphas(page)[0])
     table = names_after(page, "pairs = tasks.reviews.pa")["table"].astype(float)
     said("the label of two people is predicted in", table["human ceiling"].iloc[0])
@@ -719,12 +834,19 @@ def pairs_of_test_films():
     return tasks.reviews.pairs_within_films("test")
 
 
-def going_further(said, page, rated, chance, agreements, other_splits, simulations, people):
-    close, middle, far = simulations["gumbel"][0]
-    said("The logit per point is the same at a gap of", 0.2, 2, 0.03, simulations["gumbel"][1])
+def further_bradley_terry(said, page, bend, simulations):
+    close, middle, far = bend[1:, 0].tolist(), at(bend, 2.2), at(bend, 4.1)
+    said("at every gap. For close reviews this is", *close)
+    said("At a gap of 2.2 it is", middle[0], 4.1, *far)
+    said("to 1.81). At a gap of", 2.2)
+    (close, middle, far), ratio = simulations["gumbel"]
+    said("The logit per point is the same at a gap of", 0.2, 2, 0.03, ratio)
     said("the curve bends up. At a gap of", 4, 0.2)
-    said("*Normal noise, with the deviation", 2, simulations["own"][1])
-    said("other splits that ratio is", min(other_splits), max(other_splits) < 0.835)
+    (close, middle, far), ratio = simulations["own"]
+    said("*Normal noise, with the deviation", close, middle, 0.2, 2, ratio, far, 4)
+
+
+def going_further(said, page, rated, chance, agreements, counts, people):
     plug_in, labels, pairs = chance
     said("to count how many labels agree with it. On", len(pairs), plug_in)
     said("Without the two ratings of the label we get", ceiling_of(labels, 0, 8, by=0))
@@ -739,10 +861,9 @@ def going_further(said, page, rated, chance, agreements, other_splits, simulatio
     ratings = [x for r in rated for x in r.ratings]
     zeros = sum(x == 0 for x in ratings) / len(ratings)
     said("**Who says", 0, zeros, 0, -1, 1)
-    said(
-        "On test films, of which there are",
-        len(tasks.reviews.eval_prompts("test")),
-        tasks.human_ceiling(pairs_of_test_films()),
-    )
+    one, two = shares_right(counts.sum(0)).tolist()
+    said("are right more often:", one[0], two[0])
+    said("They also have more ties:", one[1], two[1])
+    said("the difference is smaller:", one[2], two[2])
     said("- Llama", 2)
     said("people ranked", 4, 9)

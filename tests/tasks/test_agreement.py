@@ -1,10 +1,20 @@
+import itertools
 import math
 import random
 from pathlib import Path
 
 import pytest
+import torch
 
-from minirlhf.tasks.agreement import human_ceiling, krippendorff_alpha, preference_share, tie_share
+from minirlhf.tasks.agreement import (
+    human_ceiling,
+    krippendorff_alpha,
+    odds_of_steps,
+    preference_share,
+    step_choices,
+    tie_share,
+    two_halves,
+)
 from minirlhf.tasks.reviews import GAP_BANDS, Review, load_reviews, pairs_within_films
 
 
@@ -91,3 +101,92 @@ def test_the_table_of_the_data_card_is_correct():
             in card
         )
     assert round(krippendorff_alpha([r.ratings for r in load_reviews() if r.ratings]), 2) == 0.80
+
+
+def film_of(*reviews):
+    """Ratings as a matrix, with NaN where a review has fewer of them."""
+    longest = max(map(len, reviews))
+    return torch.tensor([[*r, *[math.nan] * (longest - len(r))] for r in reviews])
+
+
+def test_two_halves_are_a_split_of_the_ratings():
+    powers = [1.0, 2.0, 4.0, 8.0, 16.0]  # a sum says which of them are in it
+    film = film_of(powers, powers[:4], powers[:3])
+    seen = set()
+    for seed in range(40):
+        first, second, _ = two_halves(film, torch.Generator().manual_seed(seed))
+        for i, size in enumerate((5, 4, 3)):
+            larger, smaller = (size + 1) // 2, size // 2
+            one, other = round(larger * first[i].item()), round(smaller * second[i].item())
+            assert one & other == 0 and one + other == 2**size - 1
+            assert one.bit_count() == larger
+        seen.add((round(3 * first[0].item()), round(2 * first[1].item())))
+    assert len(seen) > 20  # at random, and for each review on its own
+
+
+def test_the_choices_of_the_other_half_are_those_of_a_loop():
+    # each review has the same rating in both halves, or ratings that any split separates alike
+    film = film_of((1, 1, 1, 1), (0, 0, 0), (2, 2))
+    _, _, above = two_halves(film, torch.Generator().manual_seed(0))
+    assert above.tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 0]]
+    for seed in range(10):
+        # of (r, s, s), one rating is in the other half: the mean says which
+        film = film_of((0.5, 3, 3), (-1, 2, 2), (1, 1, 1, 1, 1))
+        _, second, above = two_halves(film, torch.Generator().manual_seed(seed))
+        assert above.tolist() == (second[:, None] > second).float().tolist()
+
+
+def test_choices_with_ties_and_unequal_sizes_are_shares():
+    ratings = [(4, 1, 4, 1), (3, 0, 3, 0, 0, 3), (2, 1, 1, 2)]
+    for seed in range(5):
+        _, second, above = two_halves(film_of(*ratings), torch.Generator().manual_seed(seed))
+        halves = []
+        for review, mean in zip(ratings, second.tolist(), strict=True):
+            size = len(review) // 2
+            fits = itertools.combinations(review, size)
+            halves.append(next(x for x in fits if abs(sum(x) / size - mean) < 1e-5))
+        for (i, x), (j, y) in itertools.product(enumerate(halves), repeat=2):
+            share = sum(p > q for p in x for q in y) / (len(x) * len(y))
+            assert above[i, j].item() == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0, 2.0])
+def test_the_choices_of_triples_are_those_of_a_loop(step):
+    generator = torch.Generator().manual_seed(0)
+    first = 2 * torch.randn(20, generator=generator)
+    above = torch.rand(20, 20, generator=generator)
+    expected, found = torch.zeros(6), 0
+    for a, b, c in itertools.permutations(range(20), 3):
+        gaps = (first[a] - first[b]).item(), (first[b] - first[c]).item()
+        if all(step - 0.25 <= gap < step + 0.25 for gap in gaps):
+            order = ((a, b), (b, a), (b, c), (c, b), (a, c), (c, a))
+            expected += torch.stack([above[i, j] for i, j in order])
+            found += 1
+    assert found > 3
+    torch.testing.assert_close(step_choices(first, above, step), expected)
+
+
+def simulated_films(noise, films=150):
+    """Films of nine reviews with means 1 apart or less, 16 ratings each."""
+    generator = torch.Generator().manual_seed(7)
+    result = []
+    for _ in range(films):
+        means = torch.arange(-2, 2.5, 0.5)[:, None]
+        ratings = means + noise(torch.rand(9, 16, generator=generator))
+        result.append([review(*x) for x in ratings.tolist()])
+    return result
+
+
+def test_the_odds_of_two_steps_multiply_where_bradley_terry_is_true():
+    films = simulated_films(lambda u: -(-u.log()).log())  # Gumbel noise
+    for row in odds_of_steps(films, (0.5, 1.0)):
+        assert abs(row["ratio"] - 1) < 0.05 and row["low"] < 1.01 < row["high"] < 1.1
+        assert row["product"] == pytest.approx(row["a : b"] * row["b : c"], rel=1e-5)
+        assert row["ratio"] == pytest.approx(row["a : c"] / row["product"], rel=1e-5)
+    # the gap that decides is that of the noisy half: the odds are below e, for steps of 1
+    assert 1.5 < row["a : b"] < math.e
+    # a uniform noise has short tails: the odds of two steps are larger than the product
+    (row,) = odds_of_steps(simulated_films(lambda u: 3 * u), (1.0,))
+    assert row["low"] > 1.05
+    assert odds_of_steps(films[:20], (1.0,)) == odds_of_steps(films[:20], (1.0,))
+    assert odds_of_steps(films[:20], (1.0,)) != odds_of_steps(films[:20], (1.0,), seed=1)

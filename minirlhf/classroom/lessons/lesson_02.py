@@ -124,6 +124,10 @@ choice_ceiling = Exercise(
         "each pair has the same weight. Give each *choice* the same "
         "weight: a pair with more differing "
         "ratings then counts for more.": lambda a, b: _of_pairs(*_choices(a, b)).mean(),
+        "this is the mean of the pairs' shares. A pair that always ties has no share (0 / 0). "
+        "Give each *choice* the same weight: divide the sum over all pairs once.": lambda a, b: (
+            torch.stack([_ceiling(*x) for x in zip(*_choices(a, b), strict=True)]).mean()
+        ),
         "you divided the sum of the other ratings by m and by n. "
         "There are only m - 1 and n - 1 of them.": lambda a, b: _ceiling(
             *_choices(a, b, lambda x: (x.sum(1, keepdim=True) - x) / x.shape[1])
@@ -147,9 +151,17 @@ held_out_pairs = Exercise(
     _films_case,
     lambda film, n: film >= film.unique()[-n:].min(),
     {
-        "the bug is still there. On paper, take six pairs of the films 0, 1, 2, 0, 1, 2 and n = 1. "
-        "Which pairs should be true, and which are?": lambda film, n: (
+        "the bug is still there. On paper, take three pairs, of the films 1, 2 and 0, and n = 1. "
+        "Which pair should be true, and which is?": lambda film, n: (
+            torch.arange(len(film)) >= len(film) - film.bincount()[-n:].sum()
+        )[film.argsort(stable=True)],
+        "this takes the last part of the rows. A film then has pairs on both sides. "
+        "Choose films.": lambda film, n: (
             torch.arange(len(film)) >= round(len(film) * (1 - n / (int(film.max()) + 1)))
+        ),
+        "these are the pairs of the last n films if the pairs were sorted by film. "
+        "They are not.": lambda film, n: (
+            torch.arange(len(film)) >= len(film) - film.bincount()[-n:].sum()
         ),
         "this chooses pairs by their place in the table. A film then has pairs on both sides. "
         "Choose films.": lambda film, n: torch.arange(len(film)) % 3 == 0,
