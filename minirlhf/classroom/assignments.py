@@ -75,23 +75,24 @@ def assignment_of(notebook: NotebookNode, name: str) -> NotebookNode | None:
     """
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
     cells, statements, answers = [], [], []
-    exercise, blank = "", ""
+    exercises: list[str] = []
+    blank = ""
     for cell in notebook.cells:
         kind = tags(cell) & {"exercise", "solution"}
         if cell.cell_type == "markdown" and kind == {"exercise"}:
             statements.append(cell.source)
         elif cell.cell_type == "code" and kind == {"exercise"}:
-            exercise, blank = _exercise(cell.source), _without_calls(cell.source)
-            if not exercise:
+            exercises, blank = _exercises(cell.source), _without_calls(cell.source)
+            if not exercises:
                 statements.clear()
-        elif cell.cell_type == "code" and kind == {"solution"} and exercise:
+        elif cell.cell_type == "code" and kind == {"solution"} and exercises:
             solution = _without_calls(cell.source)
             source = f"{blank}\n{BEGIN}\n{solution}\n{END}"
-            cells += [_text(f"{exercise}-text", "\n\n".join(statements))]
-            cells += [_answer(exercise, source), _test(exercise)]
+            cells += [_text(f"{exercises[0]}-text", "\n\n".join(statements))]
+            cells += [_answer(exercises[0], source), *map(_test, exercises)]
             answers.append(f"{blank}\n{solution}")
             statements.clear()
-            exercise = ""
+            exercises = []
     if not answers:
         return None
     heading = (
@@ -107,10 +108,10 @@ def assignment_of(notebook: NotebookNode, name: str) -> NotebookNode | None:
 _ASIDE = {"exercise", "solution", "predict"}
 
 
-def _exercise(source: str) -> str:
-    """The exercise that a cell's last checker is for; "" if it calls none."""
+def _exercises(source: str) -> list[str]:
+    """The exercises whose checkers a cell calls."""
     names = [name for statement in _parsed(source) for name, _ in calls(statement)]
-    return names[-1] if names else ""
+    return list(dict.fromkeys(names))
 
 
 def _without_calls(source: str) -> str:
