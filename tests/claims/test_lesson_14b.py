@@ -478,7 +478,7 @@ def reference(said, runs):
 
 def responses(said, runs, world):
     said("new ones every", 25)
-    said("The reward model of lesson 08 labels all of them. $\\beta$ is", 0.5)
+    said("the record calls it *the scorer*. $\\beta$ is", 0.5)
     said("*online DPO* have", 3200)
     assert set(distances(world)) == {2, 8, 64}
     best = "iterative-dpo"
