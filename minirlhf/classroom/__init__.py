@@ -11,23 +11,20 @@ the packages in requirements-dev.txt.
 """
 
 from minirlhf.classroom import atlas, check
-from minirlhf.classroom.claims import FAST, ClaimFailed, claim, evidence
 from minirlhf.classroom.exercise import CASES, Exercise, Result
+from minirlhf.classroom.fast import FAST
 from minirlhf.classroom.lessons.concepts import QUESTIONS, Question, Questions, graded
 
 __all__ = [
     "CASES",
     "FAST",
     "QUESTIONS",
-    "ClaimFailed",
     "Exercise",
     "Question",
     "Questions",
     "Result",
     "atlas",
     "check",
-    "claim",
-    "evidence",
     "graded",
 ]
 

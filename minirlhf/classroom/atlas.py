@@ -5,7 +5,7 @@ One run is healthy, seven have a named problem. The runs are shown as letters, w
 
 import random
 
-from minirlhf.classroom.claims import load_results
+from minirlhf.experiments.records import load_results
 
 # Diagnosis -> what the log shows. A student who missed the diagnosis reads it as a hint.
 CLUES = {

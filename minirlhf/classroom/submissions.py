@@ -148,7 +148,7 @@ class _Statement:
             table = inner.pop()
             self.uses |= {s.get_name() for s in table.get_symbols() if s.is_global()}
             inner += table.get_children()
-        self.changes = set() if self.is_definition else self.defines | _changed(node)
+        self.changes = set() if self.is_definition else _changed(node)
 
 
 def _changed(node: ast.stmt) -> set[str]:

@@ -68,9 +68,10 @@ def pairs_to_label(count: int = 30, *, repeats: int = 6, seed: int = 0) -> list[
     candidates = reviews.pairs_within_films("reward")
     fits = 1 <= count <= len(candidates)
     check("count", count, fits, f"at least 1 and at most {len(candidates)}, the number of pairs")
-    drawn = random.Random(seed).sample(candidates, count)
+    rng = random.Random(seed)
+    drawn = rng.sample(candidates, count)
     pairs = [Pair(a.prompt, a.text, b.text, a.mean, b.mean) for a, b in drawn]
-    return shuffled_and_repeated(pairs, repeats, seed)
+    return with_sides_and_repeats(pairs, repeats, rng)
 
 
 def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> list[Pair]:
@@ -109,15 +110,19 @@ def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> lis
         pairs.append(pair)
     if not pairs:
         raise ValueError(f"{path.name} has no rows; give at least one pair.")
-    random.Random(seed).shuffle(pairs)
-    return shuffled_and_repeated(pairs, repeats, seed)
+    rng = random.Random(seed)
+    rng.shuffle(pairs)
+    return with_sides_and_repeats(pairs, repeats, rng)
 
 
-def shuffled_and_repeated(pairs: list[Pair], repeats: int, seed: int) -> list[Pair]:
-    """The pairs with random sides, and some of them again later with the sides swapped."""
+def with_sides_and_repeats(pairs: list[Pair], repeats: int, rng: random.Random) -> list[Pair]:
+    """The pairs with random sides, and some of them again later with the sides swapped.
+
+    `rng` is the one that has drawn the pairs: a new one with the same seed would repeat its draws,
+    and the sides would follow from the order.
+    """
     count = len(pairs)
     check("repeats", repeats, 0 <= repeats <= count, f"0 to {count}, the number of pairs")
-    rng = random.Random(seed)
     pairs = [rng.choice((pair, pair.swapped())) for pair in pairs]
     early = range(max(repeats, (count + 1) // 2))  # a pair of the first half can come again late
     again = rng.sample(early, repeats)

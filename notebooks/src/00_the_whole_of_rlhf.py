@@ -328,12 +328,12 @@ show.microscope(after, "kl", text="all")
 # a review look like?
 
 # %% tags=["predict"]
-leash = experiments.results("leash")
-two = leash[leash.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
+by_coefficient = experiments.results("leash")
+two = by_coefficient[by_coefficient.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
 experiments.shown(two, measures).T
 
 # %% tags=["predict"]
-show.texts(experiments.samples(leash, ["kl_coef 0.5", "kl_coef 0"]).head(3))
+show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).head(3))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>

@@ -373,13 +373,13 @@ pd.DataFrame(
 # gold score, the critic's explained variance, the length?
 
 # %% tags=["predict"]
-leash = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
+penalties = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
 logged = experiments.results("leash_history")
-logged = logged[logged.variant.isin(leash)]
+logged = logged[logged.variant.isin(penalties)]
 show.curves(
-    logged.assign(variant=logged.variant.replace(leash)),
+    logged.assign(variant=logged.variant.replace(penalties)),
     columns=["score", "gold", "kl", "entropy", "length", "explained_variance"],
-    order=leash.values(),
+    order=penalties.values(),
 )
 
 # %% [markdown]
@@ -396,8 +396,8 @@ show.curves(
 # of seed 0 for the first four films:
 
 # %%
-leash_runs = experiments.results("leash")
-samples = experiments.samples(leash_runs, list(leash)).rename(columns=leash)
+by_coefficient = experiments.results("leash")
+samples = experiments.samples(by_coefficient, list(penalties)).rename(columns=penalties)
 show.texts(samples.head(4))
 
 # %% [markdown]
@@ -410,7 +410,7 @@ show.texts(samples.head(4))
 # What gives the hacked run away:
 
 # %%
-hacked = leash_runs[leash_runs.variant.isin(leash)].replace(leash)
+hacked = by_coefficient[by_coefficient.variant.isin(penalties)].replace(penalties)
 signs = {"gold": "gold score", "kl": "KL, nats", "distinct_2": "distinct-2"}
 signs |= {"entropy": "entropy, nats per token", "opening_share": "same opening"}
 experiments.shown(hacked, signs).T

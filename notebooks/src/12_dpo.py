@@ -445,11 +445,11 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% tags=["predict"]
 betas = experiments.results("betas")
-leash = experiments.results("leash")
-leash = leash[leash.variant.str.startswith("kl_coef")]
+by_coefficient = experiments.results("leash")
+by_coefficient = by_coefficient[by_coefficient.variant.str.startswith("kl_coef")]
 curves = {"DPO, four values of beta": betas.variant.unique()}
-curves["PPO, six KL coefficients"] = leash.variant.unique()
-runs = pd.concat([betas, leash])
+curves["PPO, six KL coefficients"] = by_coefficient.variant.unique()
+runs = pd.concat([betas, by_coefficient])
 show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 
 # %% [markdown]

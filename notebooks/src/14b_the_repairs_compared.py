@@ -481,10 +481,10 @@ table
 # The figure shows the same six, and proximal policy optimisation (PPO) with four KL coefficients.
 
 # %%
-leash = experiments.results("leash")
+by_coefficient = experiments.results("leash")
 of_ppo = ["kl_coef 2", "kl_coef 1", "kl_coef 0.5", "kl_coef 0.25"]
 rows = runs[(runs.experiment == "betas") | runs.variant.isin(six)]
-rows = pd.concat([rows, leash[leash.variant.isin(of_ppo)]])
+rows = pd.concat([rows, by_coefficient[by_coefficient.variant.isin(of_ppo)]])
 show.frontier(rows, curves=curve | {"PPO": of_ppo}, log=True, ylabel="gold")
 
 # %% [markdown]

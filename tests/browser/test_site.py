@@ -155,7 +155,7 @@ def test_a_source_page_has_words_beside_its_code(browser, site):
     browser.size(1500)
     opened(browser, site / "minirlhf" / "core" / "returns.py.html")
     row = browser.all(".annotated")[1]
-    assert browser.one("h1").text.startswith("minirlhf/core/returns.py")
+    assert browser.one("article h1").text.startswith("minirlhf/core/returns.py")
     words, code = (row.find_element("css selector", f".{name}") for name in ("words", "code"))
     assert "Reward-to-go" in words.text and "def reward_to_go" in code.text
     assert words.rect["y"] == pytest.approx(code.rect["y"], abs=2)

@@ -1,4 +1,6 @@
-"""Gold at equal KL: how far a preference run lies above the curve of DPO at several values of beta.
+"""What the tests of lessons 14 and 14b share: the records, and gold at equal KL.
+
+Gold at equal KL is how far a preference run lies above the curve of DPO at several values of beta.
 
 The curve goes through the means over seeds of DPO at four values of beta, linear in log KL, and is
 level beyond its ends. Lessons 14 and 14b quote these numbers.
@@ -11,7 +13,20 @@ import torch
 from minirlhf import experiments
 
 BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")  # from the shortest way to the longest
+HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"  # variants
 DRAWS = 500
+
+
+def recorded(*names):
+    """The runs of some records by (variant, seed). All have three seeds."""
+    runs = experiments.results(*names).set_index(["variant", "seed"]).sort_index()
+    assert set(runs.index.get_level_values("seed")) == {0, 1, 2}
+    return runs
+
+
+def mean(runs, variant, column):
+    assert len(runs.loc[variant]) == 3
+    return runs.loc[variant][column].mean()
 
 
 def along(kl, x, y):

@@ -12,29 +12,21 @@ from minirlhf.classroom import check
 from minirlhf.loops import DPOConfig, train_dpo
 from minirlhf.loops.losses import LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import above
+from tests.claims.equal_kl import HUMAN, ONCE, above, mean, recorded
 from tests.claims.prose import lesson
 
-HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"
 FAR, NEAR = (1.0, -1.0, 4.0), (1.0, -1.0, 0.5)  # features of yes, no, sure
 SIDES = ("chosen", "rejected")
 
 
 @pytest.fixture(scope="module")
 def runs():
-    found = experiments.results("preference").set_index(["variant", "seed"]).sort_index()
-    assert set(found.index.get_level_values("seed")) == {0, 1, 2}
-    return found
+    return recorded("preference")
 
 
 @pytest.fixture(scope="module")
 def asked():
-    return experiments.results("order").set_index(["variant", "seed"]).sort_index()
-
-
-def mean(runs, variant, column):
-    assert len(runs.loc[variant]) == 3
-    return runs.loc[variant][column].mean()
+    return recorded("order")
 
 
 # ---- section 2: displacement

@@ -9,10 +9,9 @@ from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.experiments.registry import BEST
 from minirlhf.loops.losses import LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import BETAS, above
+from tests.claims.equal_kl import BETAS, HUMAN, ONCE, above, mean, recorded
 from tests.claims.prose import lesson
 
-HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"
 IMITATED = f"best of {BEST}, imitated"
 OWN = (ONCE, "online-dpo", "iterative-dpo", "rso", IMITATED)
 ON_CURVE = ("cdpo", "robust", "ipo", "ipo-mean", "hinge", "nca", "tdpo", "kto")
@@ -31,19 +30,12 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def runs():
-    found = experiments.results("preference", "betas").set_index(["variant", "seed"]).sort_index()
-    assert set(found.index.get_level_values("seed")) == {0, 1, 2}
-    return found
+    return recorded("preference", "betas")
 
 
 @pytest.fixture(scope="module")
 def asked():
-    return experiments.results("order").set_index(["variant", "seed"]).sort_index()
-
-
-def mean(runs, variant, column):
-    assert len(runs.loc[variant]) == 3
-    return runs.loc[variant][column].mean()
+    return recorded("order")
 
 
 def differences(runs, variant, other):

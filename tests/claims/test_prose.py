@@ -1,4 +1,4 @@
-"""The helper that compares numbers in prose, and: every rebuilt lesson uses it."""
+"""The helper that compares numbers in prose, and: every lesson uses it."""
 
 import ast
 from pathlib import Path
@@ -9,8 +9,8 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from minirlhf.classroom.course import notebook_sources
 from tests.claims.prose import Number, lesson, numbers_of, other
-from tests.notebooks.rebuilt import REBUILT
 
 TEXT = """# 42 · A made lesson
 
@@ -175,8 +175,8 @@ def test_a_number_equals_what_rounds_to_it(text, value, equal):
     assert number.equals(value) == equal
 
 
-def test_every_rebuilt_lesson_has_its_claims():
-    missing = [name for name in REBUILT if not opens(name.split("_")[0])]
+def test_every_lesson_has_its_claims():
+    missing = [s.stem for s in notebook_sources() if not opens(s.stem.split("_")[0])]
     assert missing == []
 
 

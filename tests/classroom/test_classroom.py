@@ -5,7 +5,7 @@ import pytest
 import scipy.optimize
 import torch
 
-from minirlhf.classroom import check, claims
+from minirlhf.classroom import check
 
 
 def per_row(function):
@@ -489,37 +489,3 @@ def test_each_student_has_their_own_cases(monkeypatch):
         exercise(lambda s, m: seen.append(s.clone()) or exercise.reference(s, m))
     first, again, other = (seen[i * check.CASES : (i + 1) * check.CASES] for i in range(3))
     assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
-
-
-def test_a_claim_prints_its_evidence_or_fails(capsys):
-    claims.claim("PPO scores higher.", True, evidence="0.8 [0.6, 1.0]", seeds=3)
-    assert "PPO scores higher." in capsys.readouterr().out
-    with pytest.raises(claims.ClaimFailed, match="Not supported"):
-        claims.claim("PPO scores higher.", False, evidence="-0.1")
-
-
-@pytest.mark.parametrize("holds", [lambda: False, torch.tensor(False)])
-def test_a_claim_may_be_a_function_or_a_tensor(holds):
-    with pytest.raises(claims.ClaimFailed):
-        claims.claim("PPO scores higher.", holds, evidence="-0.1")
-
-
-@pytest.mark.parametrize("holds", [[False], "no", None, 0.3])
-def test_a_merely_truthy_value_is_refused_as_a_claim(holds):
-    with pytest.raises(TypeError, match="must be True or False"):
-        claims.claim("PPO scores higher.", holds, evidence="x")
-
-
-def test_a_claim_needs_evidence_and_seeds():
-    with pytest.raises(ValueError, match="seeds is 0"):
-        claims.claim("PPO scores higher on every seed.", all([]), evidence="none", seeds=0)
-    with pytest.raises(ValueError, match="evidence"):
-        claims.claim("PPO scores higher.", True, evidence=" ")
-
-
-def test_evidence_is_read_under_fast_and_computed_in_a_full_run(monkeypatch):
-    monkeypatch.setattr(claims, "FAST", False)
-    assert claims.evidence(lambda: [{"live": True}], "none") == [{"live": True}]
-    monkeypatch.setattr(claims, "FAST", True)
-    with pytest.raises(ValueError, match="Nothing is recorded"):
-        claims.evidence(lambda: [{"live": True}], "none")

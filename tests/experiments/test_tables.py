@@ -295,10 +295,8 @@ def test_samples_stand_side_by_side_with_a_row_per_prompt():
         experiments.samples(frame[["variant", "seed"]])
 
 
-def test_load_results_still_returns_a_list_of_dicts():
-    from minirlhf.classroom.claims import load_results
-
-    rows = load_results("family")
+def test_load_results_returns_a_list_of_dicts():
+    rows = records.load_results("family")
     assert type(rows) is list and type(rows[0]) is dict
     lines = (records.RESULTS / "family.jsonl").read_text(encoding="utf-8").splitlines()
     assert rows == [json.loads(line) for line in lines]

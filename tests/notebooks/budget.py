@@ -128,8 +128,6 @@ def reason_against(node, imported, records):
     """Why a piece of code does not belong in a lesson; "" if it may stay."""
     if isinstance(node, ast.Call):
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-        if name == "claim":
-            return "a claim"
         if name == "setattr":
             return "something is patched"
         if name == "print" and has_columns(node):

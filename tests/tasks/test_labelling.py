@@ -136,6 +136,14 @@ def test_a_person_cannot_know_which_response_is_whose(tmp_path):
     assert [pair.left[1:] for pair in found] != [str(i) for i in range(400)]
 
 
+def test_the_side_does_not_follow_from_the_order(tmp_path):
+    rows = [ROW | {"response_a": f"a{i}", "response_b": f"b{i}"} for i in range(2)]
+    file, seen = written(tmp_path, "pairs.jsonl", *rows), dict.fromkeys(("a0", "b0", "a1", "b1"), 0)
+    for seed in range(400):
+        seen[pairs_from_file(file, seed=seed)[0].left] += 1
+    assert min(seen.values()) > 60  # 100 on average; one stream for both gave 0 for two of them
+
+
 @pytest.mark.parametrize(
     "given, sentence",
     [

@@ -3,6 +3,7 @@
 import torch
 
 from minirlhf.classroom.exercise import Exercise
+from minirlhf.core import reward_to_go
 
 
 def _state_case(g):
@@ -61,18 +62,14 @@ def _gains(new, ref, mask, beta):
     return beta * (torch.where(mask, new, 0.0) - torch.where(mask, ref, 0.0))
 
 
-def _to_come(gains):
-    return gains.flip(1).cumsum(1).flip(1)
-
-
 def _values(new, ref, rewards, mask, beta):
-    to_come = _to_come(_gains(new, ref, mask, beta))
+    to_come = reward_to_go(_gains(new, ref, mask, beta), mask)
     return torch.where(mask, rewards[:, None] - to_come, 0.0)
 
 
 def _after(new, ref, rewards, mask, beta):
     gains = _gains(new, ref, mask, beta)
-    return torch.where(mask, rewards[:, None] - _to_come(gains) + gains, 0.0)
+    return torch.where(mask, rewards[:, None] - reward_to_go(gains, mask) + gains, 0.0)
 
 
 def _from_the_start(new, ref, rewards, mask, beta, before=True):
@@ -101,7 +98,7 @@ prefix_values = Exercise(
         "the sign is wrong. The value before a token is the reward minus "
         "what this token and the later ones gained.": lambda n, r, s, m, b: _values(r, n, s, m, b),
         "this is what the tokens gain from here on. Subtract it from the reward.": (
-            lambda n, r, s, m, b: torch.where(m, _to_come(_gains(n, r, m, b)), 0.0)
+            lambda n, r, s, m, b: reward_to_go(_gains(n, r, m, b), m)
         ),
         "this is the reward minus the gain of this token alone. "
         "The later tokens gain something, too.": lambda n, r, s, m, b: torch.where(
@@ -113,7 +110,7 @@ prefix_values = Exercise(
         "the reference is missing. The gain of a token is "
         "beta times its log-ratio.": lambda n, r, s, m, b: _values(n, torch.zeros_like(r), s, m, b),
         "the padding holds the reward. It must be 0 there.": lambda n, r, s, m, b: (
-            s[:, None] - _to_come(_gains(n, r, m, b))
+            s[:, None] - reward_to_go(_gains(n, r, m, b), m)
         ),
     },
 )
