@@ -37,8 +37,8 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 # ## 1. The idea: four models, one number per token
 #
 # [Lesson 06](06_ppo.ipynb) (section 4) introduced the four models of proximal policy optimisation
-# (PPO): actor, reference, reward model and critic. It also gave the formulas that make one
-# **advantage** $A_t$ per token of what they say:
+# (PPO): actor, reference, reward model and critic. It also gave the formulas that turn their numbers
+# into one **advantage** $A_t$ per token:
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}), \qquad
@@ -62,8 +62,8 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 # ## 2. One batch goes through all four
 #
 # The task is that of lesson 06: the prompt is a film's title, the response a short review. The actor
-# starts as the model after supervised fine-tuning (SFT). Actor and critic first get three steps of
-# PPO, those of lesson 06. So actor and reference differ.
+# starts as the model after supervised fine-tuning (SFT). The reference stays that model. Actor and
+# critic first get the three steps of lesson 06, so actor and reference differ.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -327,22 +327,20 @@ pd.DataFrame(
 #
 # - *Best-of-4*: for other films the interval lies below 0. With other seeds it just reaches 0.
 # - *Best-of-16*: both intervals lie above 0, the second one only just.
-# - With other seeds the interval is about three times as wide for best-of-4, and about twice as wide
-#   for best-of-16. Three seeds say little about a fourth.
+# - With other seeds the interval is two to three times as wide. Three seeds say little about a fourth.
 # </details>
 #
 # PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
-# best-of-16. Best-of-16 is better at a similar KL, but it pays sixteen samples for every answer.
-# PPO paid once.
+# best-of-16. Best-of-16 is better at a similar KL, but needs sixteen samples for every answer.
 #
 # **Which gold is which?** You will see different gold scores of PPO on this page, always with
 # $\beta = 0.5$ and 24 steps. These are their means:
 #
 # | where | runs | models at the start | responses that are judged | gold |
 # |---|---|---|---|---|
-# | this section | 3 seeds | each seed has its own SFT and reward model | 76 held-out films, 4 each | 1.34 |
-# | sections 6 and 7, final policies | 6: two sets of seeds 0, 1 and 2 | the SFT and reward model of section 2 | 76 held-out films, 4 each | 1.40 (section 7 has three of the six: 1.43) |
-# | section 7, last point of the curve | the same three | as above | the last training batch, 64 films | 1.45 |
+# | this section | 3 seeds | each seed has its own SFT and reward model | 4 to each of 76 held-out films | 1.34 |
+# | sections 6 and 7, final policies | 6: two sets of seeds 0, 1 and 2 | the SFT and reward model of section 2 | 4 to each of 76 held-out films | 1.40 (section 7 has three of the six: 1.43) |
+# | section 7, last point of the curve | the same three | as above | the last training batch: 64, one per film | 1.45 |
 
 # %% [markdown]
 # ## 6. A bad critic
@@ -384,13 +382,13 @@ show.differences(
 #   it is above 0.
 # - *SFT model*: −9.37 at step 0. Its new layer is random, and its outputs swing by whole points. It comes
 #   above 0 at step 6, and stays behind to the end.
-# - *Gold score*: with the SFT start it is 0.08 lower, with an interval from −0.17 to 0.002. It contains 0: three
-#   seeds can show no difference.
+# - *Gold score*: with the SFT start it is 0.08 lower, with an interval from −0.17 to 0.002. It contains
+#   0, so this is no difference that three seeds can show.
 # - *Always 0* is one single run, so it has no interval. It is 0.22 below the lowest of the six.
 # </details>
 #
-# So the start decides when the critic becomes useful. That a bad start costs gold is not shown: it is
-# bad for six of 24 steps only. A critic that never learns may cost more, but one run cannot show it.
+# So the start decides when the critic becomes useful. Whether it costs gold, these runs do not show. The
+# critic is bad in six of 24 steps only. One that never learns may cost more, but one run cannot show it.
 
 # %% [markdown]
 # ## 7. A fooled reward model

@@ -482,7 +482,7 @@ def the_critic(said, logged):
     said("- *SFT model*:", sft, 0, 0, above)
     said("with the SFT start it is", -difference, low, high, 0, low < 0 < high)
     said("- *Always", 0, min(six) - alone)
-    said("it is bad for", above, config.steps)
+    said("The critic is bad in", above, config.steps)
     said("useful after one step. A worse start takes", above)
 
 
@@ -530,12 +530,12 @@ def the_evaluation(said, tour):
     config = loops.PPOConfig()
     assert config.kl.kl_coef == 0.5
     said("gold scores of PPO on this page, always with", config.steps)
-    said("| this section |", len(ppo), films_of, 4, ppo.gold.mean())
+    said("| this section |", len(ppo), 4, films_of, ppo.gold.mean())
     six, three = ([*gold("as it is", "ablations"), *gold(WITH, "leash")], gold(WITH, "leash"))
-    said("final policies |", len(six), *SEEDS, films_of, 4, sum(six) / len(six), three.mean())
+    said("final policies |", len(six), *SEEDS, 4, films_of, sum(six) / len(six), three.mean())
     history = experiments.results("leash_history")
     last = step_means(history, WITH, "gold")[config.steps - 1]
-    said("the last training batch,", config.batch_size, last)
+    said("the last training batch:", config.batch_size, last)
 
 
 def the_hacked_run(said, leash):
