@@ -216,7 +216,7 @@ def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
     ]
     block(axes, (22, 302, 571, 72), "data", rewards)
     gae = [
-        ("head", "advantages, returns"),
+        ("head", "advantages, targets"),
         ("code", facts.shape("BR")),
         ("text", "by generalised advantage"),
         ("text", "estimation (GAE)"),
@@ -227,4 +227,4 @@ def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
         points = [(start, 374), (start, 394), (side, 394), (side, 185), (end, 185)]
         arrow(axes, *points, colour=BLUE)
     write(axes, 22, 409, ("text", "advantages train the actor"), ha="left", colour=BLUE)
-    write(axes, 798, 409, ("text", "returns train the critic"), ha="right", colour=BLUE)
+    write(axes, 798, 409, ("text", "targets train the critic"), ha="right", colour=BLUE)

@@ -15,8 +15,8 @@
 #
 # After this lesson you can
 #
-# - say what each of the four models of PPO gives to one token, and compute the token's advantage from
-#   these numbers,
+# - compute a token's advantage from what the four models of PPO say,
+# - say what goes wrong when one of the four fails,
 # - compare two trained policies properly,
 # - read the log of a run, and say what is wrong with it.
 #
@@ -36,34 +36,34 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 # %% [markdown]
 # ## 1. The idea: four models, one number per token
 #
-# Proximal policy optimisation (PPO) keeps four models in memory. Together they give each token of a
-# response one number, its **advantage** $A_t$:
+# [Lesson 06](06_ppo.ipynb) (section 4) introduced the four models of proximal policy optimisation
+# (PPO): actor, reference, reward model and critic. It also gave the formulas that turn their numbers
+# into one **advantage** $A_t$ per token:
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}), \qquad
 # \delta_t = r_t + V(s_{t+1}) - V(s_t), \qquad
 # A_t = \delta_t + \lambda A_{t+1} . $$
 #
-# - The **actor** $\pi$ is the policy in training. It writes the response. $\log \pi_{\text{old}}$ is
-#   the log-probability of token $y_t$ when the actor sampled it.
-# - The **reference** $\pi_{\text{ref}}$ is the model after supervised fine-tuning (SFT).
-#   $\log \pi_{\text{ref}}$ is its log-probability of the same token.
-# - The **reward model** reads the finished response and gives it one score.
-# - The **critic** $V$ predicts, before each token, the sum of the rewards that are still to come.
-#   $s_t$ is the prompt and the tokens before $y_t$. After the last token $V$ is 0.
+# Here $s_t$ is the prompt and the tokens before token $y_t$. The actor samples $y_t$ with
+# log-probability $\log \pi_{\text{old}}$, and the reference gives it $\log \pi_{\text{ref}}$. The
+# critic $V$ predicts the sum of the rewards that are still to come, and is 0 after the last token.
+# $\beta$ is the coefficient of the Kullback-Leibler (KL) penalty, $r_t$ the reward, $\delta_t$ the
+# temporal-difference (TD) error. The last formula is generalised advantage estimation (GAE). We use
+# $\beta = 0.5$, $\lambda = 0.95$ and no discount.
 #
-# $\beta$ is the KL coefficient of the Kullback-Leibler (KL) penalty, $r_t$ the reward of a token,
-# $\delta_t$ its temporal-difference (TD) error. The last formula is generalised advantage estimation
-# (GAE, lesson 05). We use $\beta = 0.5$, $\lambda = 0.95$ and no discount.
+# In words: actor and reference give the KL penalty, and the reward model adds its score at the end.
+# The critic says what was expected anyway. What remains is the advantage.
 #
-# In words: actor and reference give the KL penalty, and the reward model adds its score at the end. The
-# critic says what was expected anyway. What remains is the advantage.
+# First we follow one response through all four. Then we ask what happens when one of them fails, and
+# how you would notice.
 
 # %% [markdown]
 # ## 2. One batch goes through all four
 #
-# As in lesson 06, the policy writes short reviews, and the prompt is a film's title. Actor and critic
-# first get three steps of PPO, those of section 4 of lesson 06. So actor and reference differ.
+# The task is that of lesson 06: the prompt is a film's title, the response a short review. The actor
+# starts as the model after supervised fine-tuning (SFT). The reference stays that model. Actor and
+# critic first get the three steps of lesson 06, so actor and reference differ.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -105,11 +105,9 @@ show.texts(read.round(2))
 # %% [markdown]
 # **Predict.** Which of the four models
 #
-# 1. changes during training?
-# 2. has to run token by token, and is therefore slow?
-# 3. gives one number per response, and not one per token?
-# 4. can be left out if $\beta = 0$?
-# 5. is still needed when the training is over?
+# 1. has to run token by token, and is therefore slow?
+# 2. gives one number per response, and not one per token?
+# 3. can be left out if $\beta = 0$?
 
 # %% tags=["predict"]
 show.four_models(batch, kl_coef=0.5)
@@ -117,13 +115,11 @@ show.four_models(batch, kl_coef=0.5)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# 1. *Actor and critic* are trained. Reference and reward model are frozen.
-# 2. Only the *actor*, and only while it samples. All other passes read a finished response, all
+# 1. Only the *actor*, and only while it samples. All other passes read a finished response, all
 #    tokens at once.
-# 3. The *reward model*. It has an output at every token, but only the one at the last token was
+# 2. The *reward model*. It has an output at every token, but only the one at the last token was
 #    trained (lesson 08).
-# 4. The *reference*. Its only use is the KL penalty.
-# 5. The *actor*. The other three only help to train it.
+# 3. The *reference*. Its only use is the KL penalty.
 # </details>
 #
 # **By hand.** We follow response 1, *A fine film.* (Responses are numbered from 0.) The reward
@@ -182,20 +178,69 @@ show.microscope(table, "reward", text="all")
 #    for them.
 
 # %% [markdown]
-# ## 3. V, not Q
+# ## 3. One of the four fails
 #
-# Some lecture notes, also those on which this course is built, write the critic with the letter Q. One
-# can see why: the advantage is $Q(s_t, y_t) - V(s_t)$, where $Q(s_t, y_t)$ is the expected return once
-# token $y_t$ is chosen. But what PPO trains is $V$: the critic is read *before* the token, and does not
-# know which one comes.
+# We break one model at a time, and compute the advantages of response 1 again:
 #
-# It does not need to. Appending a token is *deterministic*: after $y_t$ the prefix is $s_{t+1}$, with
-# certainty. So
+# - *No reference*: it agrees with the actor on every token.
+# - *No reward model*: it gives every response the score 0.
+# - *No critic*: it says 0 before every token.
+#
+# **Predict.** With all four, the signs of the five advantages are − − − + +. What are they in each of
+# the three cases?
+
+
+# %% tags=["predict"]
+mask, old_logprobs = batch.response_mask, batch.old_logprobs
+
+
+def advantages(scores=scores, ref_logprobs=ref_logprobs, values=values):
+    """The advantages of response 1."""
+    token_rewards = core.kl_shaped_rewards(
+        scores, old_logprobs, ref_logprobs, mask, kl_coef=0.5
+    )
+    return core.gae(token_rewards, values, mask, gamma=1, lam=0.95)[0][1, : len(one)]
+
+
+failed = pd.DataFrame({"token": one.token.tolist(), "all four": advantages()})
+failed["no reference"] = advantages(ref_logprobs=old_logprobs)
+failed["no reward model"] = advantages(scores=0 * scores)
+failed["no critic"] = advantages(values=0 * values)
+failed.round(2)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - *No reference*: all five are positive, from 0.91 to 1.30. Only the high score is left, and nothing
+#   holds the actor.
+# - *No reward model*: all five are negative. Only the penalty is left. It pushes the actor back to the
+#   reference.
+# - *No critic*: the signs stay, and no advantage changes by more than 0.3. There is no baseline now. But
+#   the critic expected nearly 0 here, so little changes.
+# </details>
+#
+# The actor can fail too, if it is pushed too hard. Here is where you will meet each failure:
+#
+# | what fails | what happens | where |
+# |---|---|---|
+# | the actor moves too far in a step | it collapses: all responses become alike | exercise 5 |
+# | the critic predicts badly | the baseline is wrong, so the advantages are noisy | section 6 |
+# | the reference has no say | nothing holds the actor near good English | section 7 |
+# | the reward model has errors | an actor that nothing holds finds them | section 7 |
+
+# %% [markdown]
+# ## 4. V, not Q
+#
+# Some lecture notes, also those on which this course is built, write the critic with the letter Q. But
+# what PPO trains is $V$: the critic is read *before* the token, and does not know which one comes.
+#
+# The advantage is $Q(s_t, y_t) - V(s_t)$, where $Q(s_t, y_t)$ is the expected return once token $y_t$ is
+# chosen. PPO needs no network for $Q$, because appending a token is *deterministic*: after $y_t$ the
+# prefix is $s_{t+1}$, with certainty. So
 #
 # $$ Q(s_t, y_t) = r_t + V(s_{t+1}) . $$
 #
-# In words: read the same critic one token later. (A network for $Q$ would need an output for each
-# of the 4,096 tokens of the vocabulary.) For *fine* in response 1, the
+# In words: read the same critic one token later, and add the reward. For *fine* in response 1, the
 # reward −0.13 and the critic's 0.29 after it make a $Q$ of 0.17 (rounded at the end). The value before it
 # is −0.01. The difference is the TD error, 0.18. The same holds for every token of the batch:
 
@@ -205,20 +250,112 @@ q = table.reward + after
 assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 
 # %% [markdown]
-# ## 4. Where the critic comes from
+# ## 5. Did it get better?
 #
-# PPO needs a critic from its first step. Two things should help: a good start, and a *warm-up*, some
-# steps in which only the critic learns.
+# The score of the training batches cannot say: the reward model is what PPO maximised. A proper
+# comparison keeps five rules:
 #
-# **The start.** Our critic starts as a copy of the reward model. It could also start as the SFT
-# model with a new last layer, which is random. We recorded PPO with both: 24 steps of 64 reviews,
-# three seeds of the SFT model, six runs of the copy. The table will show the critic's **explained
-# variance** (lesson 05) in the batch of some steps, before the update, as a mean over three seeds:
-# 1 is perfect, 0 is as good as a constant.
+# 1. **Held-out prompts.** We use 76 films that no model was trained on.
+# 2. **The same prompts for all methods.**
+# 3. **A judge that training has never seen.** Ours is the *gold score*: the rating from −4 to 4 that
+#    people would give, predicted by a model that was fitted on ratings of other films.
+# 4. **An interval, from differences per film** (see below).
+# 5. **Never the score alone.** Beside it: KL, length and variety. *Distinct-2* is the share of
+#    different pairs of neighbouring words.
+#
+# And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
+# the reward model likes best. It needs no training, but n samples for each answer. Its KL in the table
+# is not measured. It is an upper bound: $\ln n - (n-1)/n$ nats.
+#
+# The table has three recorded runs of each method, each with an SFT model and a reward model of its own.
+# Brackets: lowest and highest run. The *proxy* is the reward model's score.
+
+# %%
+tour = experiments.results("tour")
+tour = tour[tour.method.isin(["SFT", "best-of-4", "best-of-16", "PPO"])]
+measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats"}
+measures |= {"length": "tokens", "distinct_2": "distinct-2"}
+judged = experiments.shown(tour, measures, by="method").T
+bound = ["best-of-4", "best-of-16"]
+judged.loc["KL, nats", bound] = "at most " + judged.loc["KL, nats", bound].str[:4]
+judged
+
+# %% [markdown]
+# **Why differences per film?** Suppose two methods and four films:
+#
+# | film | method A | method B | difference |
+# |---|---|---|---|
+# | easy to praise | 2.5 | 2.0 | 0.5 |
+# | quite easy | 1.4 | 1.2 | 0.2 |
+# | quite hard | 0.3 | −0.2 | 0.5 |
+# | hard | −0.2 | −0.6 | 0.4 |
+#
+# The films differ by up to 2.7, the methods by 0.4 on average. Yet A wins on each film. The
+# **bootstrap** gives an interval: draw four of the differences with replacement, and take their mean.
+# Do this 2,000 times. The middle 95 % of the means are the interval:
+
+# %%
+a, b = [2.5, 1.4, 0.3, -0.2], [2.0, 1.2, -0.2, -0.6]
+difference, low, high = evaluate.paired_difference(a, b)
+print(f"difference {difference:.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
+
+# %% [markdown]
+# Now the recorded runs. Two intervals are possible:
+#
+# - *Other films* is the bootstrap above: how would these policies do on other films?
+# - *Other films and seeds* also asks how a repeated training would do. Three seeds are too few for a
+#   bootstrap. So it adds the scatter of the seeds to that of the films, and takes its width from
+#   Student's t distribution, which is wide for three seeds.
+#
+# **Predict.** PPO is 0.24 above best-of-4, and 0.23 below best-of-16. For each of the two: does the
+# interval contain 0, for other films? And for other films and seeds?
+
+# %% tags=["predict"]
+films = experiments.difference_over_prompts(tour, "gold", "PPO", by="method")
+both = experiments.difference_over_prompts_and_seeds(tour, "gold", "PPO", by="method")
+pd.DataFrame(
+    {
+        "gold minus PPO's, other films": experiments.with_interval(films),
+        "other films and seeds": experiments.with_interval(both),
+    }
+)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The table shows the other method minus PPO, with 95 % intervals.
+#
+# - *Best-of-4*: for other films the interval lies below 0. With other seeds it just reaches 0.
+# - *Best-of-16*: both intervals lie above 0, the second one only just.
+# - With other seeds the interval is two to three times as wide. Three seeds say little about a fourth.
+# </details>
+#
+# PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
+# best-of-16. Best-of-16 is better at a similar KL, but needs sixteen samples for every answer.
+#
+# **Which gold is which?** You will see different gold scores of PPO on this page, always with
+# $\beta = 0.5$ and 24 steps. These are their means:
+#
+# | where | runs | models at the start | responses that are judged | gold |
+# |---|---|---|---|---|
+# | this section | 3 seeds | each seed has its own SFT and reward model | 4 to each of 76 held-out films | 1.34 |
+# | sections 6 and 7, final policies | 6: two sets of seeds 0, 1 and 2 | the SFT and reward model of section 2 | 4 to each of 76 held-out films | 1.40 (section 7 has three of the six: 1.43) |
+# | section 7, last point of the curve | the same three | as above | the last training batch: 64, one per film | 1.45 |
+
+# %% [markdown]
+# ## 6. A bad critic
+#
+# Our critic starts as a copy of the reward model. It could also start as the SFT model with a new last
+# layer, which is random. We recorded PPO with both, 24 steps of 64 reviews: three runs from the SFT
+# model, six from the reward model. A last single run has a critic that always says 0.
+#
+# The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before the
+# update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant. The figure shows the gold
+# score of the final policies, minus the mean of the six. As in lesson 06, a bar is a 95 % interval
+# for other seeds (not for other films). The grey band is the range of the six.
 #
 # **Predict.** Which start is worse at step 0? After about how many steps is each of them above 0? And
-# how much gold score does the worse start cost at the end? (The gold score is a second score that
-# training never sees: the rating from −4 to 4 that people would give, predicted by another model.)
+# does the worse start cost gold at the end?
 
 # %% tags=["predict"]
 names = {"as it is": "reward model", "kl_coef 0.5": "reward model, again"}
@@ -245,132 +382,23 @@ show.differences(
 #   it is above 0.
 # - *SFT model*: −9.37 at step 0. Its new layer is random, and its outputs swing by whole points. It comes
 #   above 0 at step 6, and stays behind to the end.
-# - *The price*: a critic from the SFT model costs 0.08 of gold, with an interval (bar) from −0.17
-#   to 0.00. That is little.
-# - *Always 0* is one single run without a critic. It is 0.31 below the mean of the six.
+# - *Gold score*: with the SFT start it is 0.08 lower, with an interval from −0.17 to 0.002. It contains
+#   0, so this is no difference that three seeds can show.
+# - *Always 0* is one single run, so it has no interval. It is 0.22 below the lowest of the six.
 # </details>
 #
-# Why does such a bad critic cost so little? The runs do not tell. One reason may be $\lambda = 0.95$: an
-# error of $V(s_t)$ is then mostly a bad baseline, which adds noise and little bias (lesson 05).
-#
-# **The warm-up** was recorded in another task: arithmetic in written steps, 80 steps of 128
-# responses, three seeds. There is no reward model there, so the critic starts with a random last
-# layer. *Critic trained first* means that in the first 15 of the 80 steps the actor is frozen.
-# *pass@1* is the share of right answers to 400 held-out problems. Brackets: lowest and highest
-# seed.
-#
-# **Predict.** At step 15 the warm-up is over. Is the critic better there than without a warm-up? Which
-# policy is better after 80 steps?
-
-# %% tags=["predict"]
-warm = ["ppo", "ppo, critic trained first"]
-logged = experiments.results("family_history")
-logged = logged[logged.variant.isin(warm)]
-explained = logged.pivot_table("explained_variance", "variant", "step").round(2)
-passed = experiments.shown(experiments.results("family"), {"pass_1": "pass@1"})
-explained[[0, 6, 15, 24, 36, 78]].join(passed)
+# So the start decides when the critic becomes useful. Whether it costs gold, these runs do not show. The
+# critic is bad in six of 24 steps only. One that never learns may cost more, but one run cannot show it.
 
 # %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# After the warm-up the critic has −0.47, and without one −0.68. Later both stay near 0, in this task.
-# The policies end at 0.68 and 0.70. The 95 % interval of the difference over problems and seeds goes
-# from −0.06 to 0.02.
-# </details>
-#
-# So the critic learns nearly as fast while the actor moves. The warm-up took 15 steps from the actor, and
-# we see no gain. With a start from the reward model there is even less to gain. In the package
-# `critic_warmup` is 0 by default.
-
-# %% [markdown]
-# ## 5. Did it get better?
-#
-# The score of the training batches cannot say: the reward model is what PPO maximised. A proper
-# comparison keeps five rules:
-#
-# 1. **Held-out prompts.** We use 76 films that no model was trained on.
-# 2. **The same prompts for all methods.**
-# 3. **A judge that training has never seen.** The model behind the gold score was fitted on ratings
-#    of other films.
-# 4. **An interval, from differences per film** (see below).
-# 5. **Never the score alone.** Beside it: KL, length and variety. *Distinct-2* is the share of
-#    different pairs of neighbouring words.
-#
-# And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
-# the reward model likes best. It needs no training, but n samples for each answer. Its KL is at most
-# $\ln n - (n-1)/n$ nats.
-#
-# The table has three recorded runs of each method, each with an SFT model and a reward model of its own.
-# Brackets: lowest and highest run. The *proxy* is the reward model's score.
-
-# %%
-tour = experiments.results("tour")
-tour = tour[tour.method.isin(["SFT", "best-of-4", "best-of-16", "PPO"])]
-measures = {"gold": "gold score", "proxy": "proxy", "kl": "KL, nats"}
-measures |= {"length": "tokens", "distinct_2": "distinct-2"}
-experiments.shown(tour, measures, by="method").T
-
-# %% [markdown]
-# **Why differences per film?** Suppose two methods and four films:
-#
-# | film | method A | method B | difference |
-# |---|---|---|---|
-# | easy to praise | 2.5 | 2.0 | 0.5 |
-# | quite easy | 1.4 | 1.2 | 0.2 |
-# | quite hard | 0.3 | −0.2 | 0.5 |
-# | hard | −0.2 | −0.6 | 0.4 |
-#
-# The films differ by up to 2.7, the methods by 0.4 on average. Two means would hide that. Film by
-# film, A wins each time. The **bootstrap** gives an interval: draw four of the differences with
-# replacement, and take their mean. Do this 2,000 times. The middle 95 % of the means are the interval:
-
-# %%
-a, b = [2.5, 1.4, 0.3, -0.2], [2.0, 1.2, -0.2, -0.6]
-difference, low, high = evaluate.paired_difference(a, b)
-print(f"difference {difference:.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
-
-# %% [markdown]
-# Now the recorded runs. Two intervals are possible. *Other films* draws films, as above: how would
-# these policies do on other films? *Other films and seeds* also asks how a repeated training would do.
-#
-# **Predict.** PPO is 0.24 above best-of-4, and 0.23 below best-of-16. For each of the two: does the
-# interval contain 0, for other films? And for other films and seeds?
-
-# %% tags=["predict"]
-films = experiments.difference_over_prompts(tour, "gold", "PPO", by="method")
-both = experiments.difference_over_prompts_and_seeds(tour, "gold", "PPO", by="method")
-pd.DataFrame(
-    {
-        "gold minus PPO's, other films": experiments.with_interval(films),
-        "other films and seeds": experiments.with_interval(both),
-    }
-)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# The table shows the other method minus PPO, with 95 % intervals.
-#
-# - *Best-of-4*: for other films the interval lies below 0. With other seeds it just reaches 0: three
-#   seeds say little about a fourth.
-# - *Best-of-16*: both intervals lie above 0, the second one only just.
-# - With other seeds the interval is about three times as wide for best-of-4, and about twice as wide
-#   for best-of-16.
-# </details>
-#
-# PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
-# best-of-16. Best-of-16 is better at a similar KL, but it pays sixteen samples for every answer.
-# PPO paid once.
-
-# %% [markdown]
-# ## 6. A healthy run and a hacked one
+# ## 7. A fooled reward model
 #
 # A policy *hacks* the reward model when it finds responses that the model likes and people do not.
-# Exercise 5 of lesson 06 had such a run: PPO without the KL penalty. Here it stands beside PPO with it
-# (KL coefficient 0.5), three seeds each. How would you know, if you had one log only?
+# Exercise 5 of lesson 06 had such runs: PPO without the KL penalty, three seeds. Their score rises to
+# 4, their KL to 86 nats. Here we ask what would give such a run away, if you had one log only.
 #
-# **Predict.** At the end, is each of these numbers higher or lower in the run without the penalty: the
-# gold score, the critic's explained variance, the length?
+# **Predict.** Draw two curves over the 24 steps, with the KL penalty and without it: the gold score, and
+# the critic's explained variance. Which run ends higher in each?
 
 # %% tags=["predict"]
 penalties = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
@@ -378,22 +406,22 @@ logged = experiments.results("leash_history")
 logged = logged[logged.variant.isin(penalties)]
 show.curves(
     logged.assign(variant=logged.variant.replace(penalties)),
-    columns=["score", "gold", "kl", "entropy", "length", "explained_variance"],
+    columns=["score", "gold", "explained_variance"],
     order=penalties.values(),
 )
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# All three are higher without the penalty, at the last step as a mean over the seeds:
+# Both end higher without the penalty, as a mean over three seeds:
 #
-# - *gold*: 2.64 instead of 1.45,
-# - *explained variance*: 0.76 instead of 0.68,
-# - *length*: 28 tokens instead of 15.
+# - *Gold*: 2.64 instead of 1.45. But it has been at 3.07, at step 10. From step 12 on the score still
+#   rises, and gold falls. You see this only if you watch both *during* the run.
+# - *Explained variance*: 0.76 instead of 0.68.
 # </details>
 #
-# So score, gold and critic of the hacked runs look like success. Now read the samples, the first ones
-# of seed 0 for the first four films:
+# So the last line of the log looks like success. Now read the samples, the first ones of seed 0 for the
+# first four held-out films:
 
 # %%
 by_coefficient = experiments.results("leash")
@@ -404,10 +432,14 @@ show.texts(samples.head(4))
 # The healthy policy writes four different sentences, short and sometimes odd (*Bad, funny and very
 # funny*). The hacked policy writes nearly the same for all films: *A funny and funny and funny ...*
 # Reward model and gold model both like the word. Both learned from reviews that people write, and
-# no person writes it ten times. So the gold score is no proof either. A judge that training has
-# never seen is harder to fool, not impossible to fool.
+# no person writes it ten times. A judge that training has never seen is harder to fool, not
+# impossible to fool.
 #
-# What gives the hacked run away:
+# The critic is no help either: it predicts the scores, whatever they are worth. Responses that are
+# alike have scores that are alike. So its value loss ends at 0.006, instead of 0.15.
+#
+# What does give the hacked run away? Here are the final policies on the held-out films. *Same opening*
+# is the share of responses that begin with the commonest four words.
 
 # %%
 hacked = by_coefficient[by_coefficient.variant.isin(penalties)].replace(penalties)
@@ -416,27 +448,22 @@ signs |= {"entropy": "entropy, nats per token", "opening_share": "same opening"}
 experiments.shown(hacked, signs).T
 
 # %% [markdown]
-# *Same opening* is the share of responses that begin with the commonest four words.
-#
-# - **Score and gold part.** From step 12 on the score still rises, and gold falls. You see it only
-#   if you watch both *during* the run. At the end gold still looks high.
-# - **KL** reaches 86 nats in the last batch and hardly levels off. With the penalty it stays near 2.
-# - **Entropy** falls to 0.4 nats per token: the policy hardly chooses any more.
+# - **KL** is more than forty times that of the healthy policy.
+# - **Entropy** falls to 0.36 nats per token: the policy hardly chooses any more.
 # - **Variety** disappears: distinct-2 is 0.02 instead of 0.81, and half of the responses begin alike.
-# - **The critic** predicts well, because responses that are alike have returns that are alike. A good
-#   critic is no sign of a good policy.
 #
-# KL, entropy and variety cost nothing to log. And always read samples.
+# All three cost nothing to log. And always read samples.
 
 # %% [markdown]
 # ## What to remember
 #
-# - Actor and critic are trained; reference and reward model are frozen. Actor and reference give the KL
-#   penalty, the reward model the score, the critic the expectation. Together: one advantage per token.
+# - Actor and reference give the KL penalty, the reward model the score, the critic the expectation.
+# - Without the reference nothing holds the actor. Without the score it is pushed back to the reference.
+#   Without a critic the advantages have no baseline.
 # - A high score can be a bad deal: the KL penalty may take more than the score gives.
 # - The critic is $V$. Since appending a token is deterministic, $Q(s_t, y_t) = r_t + V(s_{t+1})$.
-# - The critic starts as a copy of the reward model, and is useful after one step. In our records a worse
-#   start costs little gold, and a warm-up shows no gain.
+# - A critic that starts as the reward model is useful after one step. A worse start takes six, and three
+#   seeds show no difference in gold.
 # - Compare on held-out prompts, with a judge that training has never seen, film by film, with an
 #   interval, and next to best-of-n.
 # - A hacked run can have a high gold score. Watch KL, entropy and variety, and read samples.
@@ -446,16 +473,16 @@ experiments.shown(hacked, signs).T
 # Solutions are in `solutions/09_the_four_models.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. How good is the critic?** *(easy, 10 minutes)*. From `values`, `returns` and `mask`, (B, R) each,
-# return the explained variance, one number: 1 minus the variance of the returns' errors divided by the
-# variance of the returns. The error is the return minus the value. All over the real tokens of the batch.
+# **1. How good is the critic?** *(easy, 10 minutes)*. You get the critic's `values`, its `targets` (what
+# it is fitted to, lesson 05) and `mask`, (B, R) each. Return the explained variance over the real tokens
+# of the batch, one number. What does a critic get that is wrong by 3 everywhere?
 #
-# *Hint:* padding can hold NaN, and NaN times 0 is NaN. You can also *select* the real tokens. What does
-# a critic get that is wrong by 3 everywhere?
+# *Hint:* it is 1 minus a quotient of two variances. A perfect critic gets 1, a constant one 0. Padding can
+# hold NaN, and NaN times 0 is NaN: *select* the real tokens.
 
 
 # %% tags=["exercise"]
-def explained_variance(values, returns, mask): ...  # your code
+def explained_variance(values, targets, mask): ...  # your code
 
 
 check.explained_variance(explained_variance)
@@ -468,9 +495,9 @@ check.explained_variance(explained_variance)
 
 
 # %% tags=["solution"]
-def explained_variance(values, returns, mask):
-    values, returns = values[mask], returns[mask]
-    return 1 - (returns - values).var() / returns.var()
+def explained_variance(values, targets, mask):
+    values, targets = values[mask], targets[mask]
+    return 1 - (targets - values).var() / targets.var()
 
 
 check.explained_variance(explained_variance)
@@ -543,8 +570,8 @@ check.paired_standard_error(paired_standard_error)
 # exactly one response is good: *a*, then EOS. It has the score 1, all others 0. A right function
 # comes close to 1. What is wrong in `score_rewards`? Mend it, run the checker, and draw the curves again.
 #
-# *Hint:* write down `response_ids` of the good response (it is padded to three tokens), and what the
-# function makes of it.
+# *Hint:* write down `response_ids` of the good response (three tokens, EOS is 2), and what the function
+# returns for it.
 
 
 # %% tags=["exercise"]
@@ -620,7 +647,7 @@ show.lines(
 # | `whitening at the optimum` | every response has the same score, so there is nothing to learn; the advantages are whitened all the same |
 #
 # Before you look, write down for each fault in which curve you expect it, and how. Then give each run its
-# name. A wrong answer gets a hint. The eight runs stand in three figures, so that large numbers do not
+# name. A wrong answer gets a hint. Score and gold are those of the training batches. The eight runs stand in three figures, so that large numbers do not
 # hide small ones. The last figure is run E alone. *missing_eos* is the share of responses that were
 # cut at 32 tokens.
 
@@ -696,7 +723,7 @@ print(atlas.diagnosed(diagnoses))
 #
 # <details><summary>1. The reference can be left out if the KL coefficient is 0. What is the price?</summary>
 #
-# Nothing holds the policy any more. Section 6 shows what it then does. (You also cannot log the KL.)
+# Nothing holds the policy any more. Section 7 shows what it then does. (You also cannot log the KL.)
 # </details>
 #
 # <details><summary>2. Reward model and critic have the same shape. Why do we read one number from the one, and many from the other?</summary>
@@ -707,13 +734,22 @@ print(atlas.diagnosed(diagnoses))
 #
 # <details><summary>3. Why are the passes of section 2 made without gradient, though two of the models are trained?</summary>
 #
-# They make the data of the update: rewards, old log-probabilities, advantages, returns. These are
-# constants in the loss. The gradient flows through the passes that come after, one per minibatch.
+# They make the data of the update: rewards, old log-probabilities, advantages, the critic's targets.
+# These are constants in the loss. The gradient flows through the passes that come after, one per
+# minibatch.
 # </details>
 #
 # <details><summary>4. The explained variance is 0.9. Is the run healthy?</summary>
 #
-# The critic is. If all responses have become the same, their return is easy to foresee (section 6).
+# You cannot know. The number says one thing: the critic predicts its targets well. It does not say what
+# these are worth. There are three possibilities:
+#
+# - The critic has learned, and the policy is sound. In the healthy runs of section 7 it ends near 0.7.
+# - The responses have become alike, and so have their scores. The hacked runs have 0.76.
+# - With $\lambda$ below 1 the targets contain a part of the critic's own predictions. Then the number
+#   flatters the critic (see "Going further").
+#
+# So look at entropy, variety and KL, and read samples.
 # </details>
 #
 # <details><summary>5. One trained policy beats another by 0.30, with the interval [0.20, 0.40] over films. What may you conclude about the two methods?</summary>
@@ -750,11 +786,19 @@ print(graded(my_answers, explain=True))
 # model's blocks and a *new* last layer explains more than one that starts as the SFT model. So the
 # blocks matter.
 #
+# **A warm-up.** One can also let only the critic learn for some steps, before the actor starts
+# (`critic_warmup`, 0 by default). We have not measured this on the reviews. One record is about
+# arithmetic in written steps: 80 steps of 128 responses, three seeds. The critic starts there with a
+# random last layer. With 15 steps of warm-up its explained variance at step 15 is −0.47, without one
+# −0.68. The share of right answers to 400 held-out problems ends at 0.68 with it and at 0.70 without.
+# The 95 % interval of the difference, for other problems and seeds, goes from −0.06 to 0.02. So three
+# seeds show no gain there.
+#
 # **When V is not enough.** Where chance answers, $Q(s_t, y_t)$ is not $r_t + V(s_{t+1})$. Suppose a
 # user replies *yes* or *no*, each with probability 0.5. After *yes* the value is 2, after *no* 0.
 # Then $Q$ is 1, and $V(s_{t+1})$ is 2 or 0: right on average, not each time.
 #
-# **Explained variance and $\lambda$.** In section 4 the critic is compared with the GAE targets
+# **Explained variance and $\lambda$.** In section 6 the critic is compared with its targets
 # $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
 # $\lambda = 1$ they do not, and the same start has −1.45 at step 0, instead of −0.29.
 #

@@ -12,13 +12,14 @@ import torch
 from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom import atlas
 from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.experiments.runs import RUNS
 from minirlhf.show import difference_of_means
 from tests.claims.prose import lesson
 
 SEEDS = range(3)
 SAME = ["as it is", "kl_coef 0.5"]  # the same settings, three runs each
 SFT_CRITIC = "critic from the SFT model"
-WITH, WITHOUT = "kl_coef 0.5", "kl_coef 0"  # the KL penalty of section 6
+WITH, WITHOUT = "kl_coef 0.5", "kl_coef 0"  # the KL penalty of section 7
 WARM = "ppo, critic trained first"
 
 
@@ -34,6 +35,28 @@ def responses():
     data = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)[1])
     texts = data["sides"][0]["frames"][0]["texts"]
     return [{"token": [data["words"][i] for i in t["tokens"]]} | t["numbers"] for t in texts]
+
+
+@pytest.fixture(scope="module")
+def broken(responses):
+    """The advantages of response 1 with all four models, and without one of them."""
+    fine = responses[1]
+    score = sum(fine["reward"]) + 0.5 * sum(fine["kl"])
+    nothing = [0.0] * len(fine["kl"])
+
+    def advantages(score=score, kl=fine["kl"], values=fine["value"]):
+        row = [-0.5 * x for x in kl]
+        row[-1] += score
+        rewards, values = torch.tensor([row]), torch.tensor([values])
+        mask = torch.ones(rewards.shape, dtype=torch.bool)
+        return core.gae(rewards, values, mask, gamma=1, lam=0.95)[0][0].tolist()
+
+    return {
+        "all four": advantages(),
+        "no reference": advantages(kl=nothing),
+        "no reward model": advantages(score=0.0),
+        "no critic": advantages(values=nothing),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +113,7 @@ def test_the_reward_models_scores_have_mean_0_and_standard_deviation_1():
     assert recorded[recorded.method == "SFT"].proxy.abs().max() < 0.1
 
 
-# ---- section 4: the critic
+# ---- section 6: the critic
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +160,14 @@ def test_a_worse_start_costs_little_gold():
     assert len(six) == 6 and -0.2 < low < difference < 0 < high
     (alone,) = gold("dead critic", "atlas")
     assert alone < min(six)
+
+
+def test_the_records_start_from_the_models_that_the_page_says():
+    """The tour trains its SFT and reward model per seed; the other records share the committed ones."""
+    rows = experiments.results("tour")
+    before_ppo = rows[rows.method == "SFT"].set_index("seed").gold_by_prompt
+    assert before_ppo.map(tuple).nunique() == 3
+    assert {RUNS.get(name) for name in ("ablations", "leash", "resources", "atlas")} == {None}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +288,7 @@ def power(error, size):
     return 0.5 * (1 + math.erf((size / error - 1.96) / math.sqrt(2)))
 
 
-# ---- section 6: healthy and hacked
+# ---- section 7: healthy and hacked
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +307,15 @@ def test_the_hacked_runs_end_higher_in_gold_explained_variance_and_length(leash)
     assert (last.mean().loc[WITHOUT] > last.mean().loc[WITH]).all()
     for name in ("gold", "length"):
         assert last.min()[name][WITHOUT] > last.max()[name][WITH]
+
+
+def test_responses_that_are_alike_leave_the_critic_little_to_predict(leash):
+    """The variance of the critic's targets, value loss / (1 - explained variance), up to a factor."""
+    history, _ = leash
+    late = history[history.step >= 20].groupby(["variant", "seed"]).mean(numeric_only=True)
+    varies = late.value_loss / (1 - late.explained_variance)
+    assert 10 * varies[WITHOUT].max() < varies[WITH].min()
+    assert 10 * late.value_loss[WITHOUT].max() < late.value_loss[WITH].min()
 
 
 def test_gold_falls_while_the_score_still_rises(leash):
@@ -358,13 +398,17 @@ def learned_to_stop(place, seed):
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_page(responses, read_by_hand, logged, practised, tour, leash, unnamed):
+def test_the_numbers_of_the_page(
+    responses, read_by_hand, broken, logged, practised, tour, leash, unnamed
+):
     with lesson("09") as said:
         the_batch(said, responses, read_by_hand)
-        the_critic(said, logged, practised)
+        one_fails(said, broken)
         the_evaluation(said, tour)
+        the_critic(said, logged)
         the_hacked_run(said, leash)
-        the_exercises(said, unnamed)
+        the_exercises(said, unnamed, leash)
+        a_warm_up(said, practised)
         going_further(said, tour, logged)
 
 
@@ -375,7 +419,7 @@ def the_batch(said, responses, page):
     total = sum(fine["kl"])
     score = sum(fine["reward"]) + beta * total
     assert end["reward"] == pytest.approx(score - beta * end["kl"], abs=2e-3)
-    said("After the last token $V$ is", 0)
+    said("the sum of the rewards that are still to come, and is", 0)
     said("(Responses are numbered from", 0)
     said("We follow response", 1)
     said("The reward model gives it", score, score > 1)
@@ -399,57 +443,72 @@ def the_batch(said, responses, page):
     earlier = flat["token"].index("ell")
     said("So GAE blames all earlier tokens for them", max(flat["advantage"][:earlier]) < 0)
     said("did not expect them", min(flat["value"][:earlier]) > sum(pieces) + 0.9)
-    said("would need an output for each of the", 4096)
     q = first["reward"] + film["value"]
     said("For *fine* in response", 1, first["reward"], film["value"], q, first["value"])
     said("The difference is the TD error,", first["td_error"])
     assert first["td_error"] == pytest.approx(q - first["value"], abs=2e-3)
 
 
-def the_critic(said, logged, practised):
+def one_fails(said, broken):
+    signs = {name: [a > 0 for a in column] for name, column in broken.items()}
+    assert signs["all four"] == [False, False, False, True, True]
+    said("and compute the advantages of response", 1)
+    said("it gives every response the score", 0)
+    said("But the critic expected nearly", 0)
+    said("*No critic*: it says", 0)
+    low, high = min(broken["no reference"]), max(broken["no reference"])
+    said("all five are positive, from", low, high)
+    said("*No reward model*: all five are negative", max(broken["no reward model"]) < 0)
+    pairs = zip(broken["no critic"], broken["all four"], strict=True)
+    moved = max(abs(a - b) for a, b in pairs)
+    said("the signs stay, and no advantage changes by more than", math.ceil(10 * moved) / 10)
+    assert signs["no critic"] == signs["all four"]
+
+
+def the_critic(said, logged):
     config = loops.PPOConfig()
     start, sft = (explained(logged, v, 0).mean() for v in ("as it is", SFT_CRITIC))
+    assert start < 0 < explained(logged, "as it is", 1).mean()
     above = next(k for k in range(24) if explained(logged, SFT_CRITIC, k).mean() > 0)
     six = [g for v in SAME for g in gold(v, "ablations", "leash")]
     difference, low, high = difference_of_means(gold(SFT_CRITIC, "resources"), six)
     (alone,) = gold("dead critic", "atlas")
-    said("We recorded PPO with both:", config.steps, config.batch_size, len(six))
-    said("as a mean over three seeds:", 1, 0)
+    count = len(gold(SFT_CRITIC, "resources"))
+    said("We recorded PPO with both,", config.steps, config.batch_size, count, len(six))
+    said("A last single run has a critic that always says", 0)
+    said("before the update, as a mean over three seeds:", 1, 0)
     said("Which start is worse at step", 0, 0)
-    said("the rating from", -4, 4)
     said("- *Reward model*:", start, 0, 0)
     said("- *SFT model*:", sft, 0, 0, above)
-    said("from the SFT model costs", -difference, low, high)
-    said("- *Always", 0, sum(six) / len(six) - alone)
+    said("with the SFT start it is", -difference, low, high, 0, low < 0 < high)
+    said("- *Always", 0, min(six) - alone)
+    said("The critic is bad in", above, config.steps)
+    said("useful after one step. A worse start takes", above)
+
+
+def a_warm_up(said, practised):
+    config = loops.PPOConfig()
     family = experiments.results("family")
     ppo = practised["ppo"]
     frozen = practised[WARM]
     steps = ppo.steps.iloc[0]
     warm = frozen[frozen.kl.abs() < 1e-3].step.max()  # sampled before the actor's first update
-    said("arithmetic in written steps,", steps, 128)
-    said("means that in the first", warm, steps)
+    said("(`critic_warmup`,", config.critic_warmup)
+    said("arithmetic in written steps:", steps, 128, frozen.seed.nunique())
     problems = len(family["pass_1_by_prompt"].iloc[0])
-    said("the share of right answers to", problems)
-    said("**Predict.** At step", warm, steps)
-    at_the_end = [rows[rows.step == 15].explained_variance.mean() for rows in (frozen, ppo)]
+    at_its_end = [rows[rows.step == warm].explained_variance.mean() for rows in (frozen, ppo)]
     passed = family.groupby("variant").pass_1.mean()
     table = experiments.difference_over_prompts_and_seeds(family, "pass_1", "ppo", [WARM])
-    said(
-        "After the warm-up the critic has",
-        *at_the_end,
-        0,
-        passed[WARM],
-        passed["ppo"],
-        *table.low,
-        *table.high,
-    )
-    said("The warm-up took", warm)
-    said("`critic_warmup` is", config.critic_warmup)
+    said("layer. With", warm, warm, *at_its_end)
+    said("The share of right answers to", problems, passed[WARM], passed["ppo"])
+    said("of the difference, for other problems and seeds, goes from", *table.low, *table.high)
 
 
 def the_evaluation(said, tour):
     ppo = tour[tour.method == "PPO"]
-    said("**Held-out prompts.** We use", len(ppo.gold_by_prompt.iloc[0]))
+    films_of = len(ppo.gold_by_prompt.iloc[0])
+    said("**Held-out prompts.** We use", films_of)
+    said("the rating from", -4, 4)
     table = {
         "easy to praise": (2.5, 2.0),
         "quite easy": (1.4, 1.2),
@@ -468,32 +527,39 @@ def the_evaluation(said, tour):
     said("both intervals lie above", 0)
     gain = ppo.gold.mean() - tour[tour.method == "SFT"].gold.mean()
     said("PPO gains about one gold point over SFT, at a KL of", 0.9 < gain < 1.1, ppo.kl.mean())
+    config = loops.PPOConfig()
+    assert config.kl.kl_coef == 0.5
+    said("gold scores of PPO on this page, always with", config.steps)
+    said("| this section |", len(ppo), 4, films_of, ppo.gold.mean())
+    six, three = ([*gold("as it is", "ablations"), *gold(WITH, "leash")], gold(WITH, "leash"))
+    said("final policies |", len(six), *SEEDS, 4, films_of, sum(six) / len(six), three.mean())
+    history = experiments.results("leash_history")
+    last = step_means(history, WITH, "gold")[config.steps - 1]
+    said("the last training batch:", config.batch_size, last)
 
 
 def the_hacked_run(said, leash):
     history, runs = leash
-    said("Here it stands beside PPO with it (KL coefficient", float(WITH.split()[-1]))
     last = history[history.step == 23].groupby("variant").mean(numeric_only=True)
-    for label, name in (
-        ("gold", "gold"),
-        ("explained variance", "explained_variance"),
-        ("length", "length"),
-    ):
-        said(f"- *{label}*:", last[name][WITHOUT], last[name][WITH])
+    said("PPO without the KL penalty, three seeds. Their score rises to", last.score[WITHOUT])
+    said("their KL to", last.kl[WITHOUT])
+    said("Draw two curves over the", loops.PPOConfig().steps)
+    course = step_means(history, WITHOUT, "gold")
+    said("- *Gold*:", last.gold[WITHOUT], last.gold[WITH], course.max(), course.idxmax(), 12)
+    values = [last.explained_variance[v] for v in (WITHOUT, WITH)]
+    said("- *Explained variance*:", *values)
     said("the first ones of seed", 0)
-    said("**Score and gold part.** From step", 12)
-    late = step_means(history, WITH, "kl")[8:]
-    said("- **KL** reaches", last.kl[WITHOUT], late.mean(), late.min() > 1.5 and late.max() < 2.6)
-    said("- **Entropy** falls to", last.entropy[WITHOUT])
-    means = runs.groupby("variant")[["distinct_2", "opening_share"]].mean()
+    said("So its value loss ends at", last.value_loss[WITHOUT], last.value_loss[WITH])
+    means = runs.groupby("variant")[["distinct_2", "opening_share", "kl", "entropy"]].mean()
+    said("- **KL** is more than forty times", 40 < means.kl[WITHOUT] / means.kl[WITH] < 45)
+    said("- **Entropy** falls to", means.entropy[WITHOUT])
     said("disappears: distinct-2 is", means.distinct_2[WITHOUT], means.distinct_2[WITH])
     said("and half of the responses begin alike", 0.45 < means.opening_share[WITHOUT] < 0.6)
 
 
-def the_exercises(said, unnamed):
-    said("return the explained variance, one number:", 1)
-    said("*Hint:* padding can hold NaN, and NaN times", 0)
+def the_exercises(said, unnamed, leash):
     said("What does a critic get that is wrong by", 3)
+    said("*Hint:* it is", 1, 1, 0, 0)
     said("Return the *whitened* advantages, (B, R), and", 0)
     said("(lesson 05). Padding can hold NaN, and NaN times", 0)
     said("It has the score", 1, 0, 1)
@@ -506,7 +572,12 @@ def the_exercises(said, unnamed):
     limit = loops.PPOConfig().sampling.max_new_tokens
     said("of responses that were cut at", limit)
     said("if the KL coefficient is", 0)
+    said("*Hint:* write down `response_ids` of the good response (three tokens, EOS is", 2)
     said("4. The explained variance is", 0.9)
+    last = leash[0][leash[0].step == 23].groupby("variant").explained_variance.mean()
+    said("In the healthy runs of section 7 it ends near", last[WITH])
+    said("The hacked runs have", last[WITHOUT])
+    said("With $\\lambda$ below", 1)
     said("One trained policy beats another by", 0.30, 0.20, 0.40)
     said("that is narrow and contains", 0, 0)
 

@@ -17,9 +17,9 @@ def _mask(g, rows=3, width=4):
 
 
 def _values_case(g):
-    mask, returns = _mask(g), 1 + torch.randn(3, 4, generator=g)
-    values = 0.7 * returns + 0.3 * torch.randn(3, 4, generator=g) + 0.5
-    return torch.where(mask, values, torch.nan), torch.where(mask, returns, torch.nan), mask
+    mask, targets = _mask(g), 1 + torch.randn(3, 4, generator=g)
+    values = 0.7 * targets + 0.3 * torch.randn(3, 4, generator=g) + 0.5
+    return torch.where(mask, values, torch.nan), torch.where(mask, targets, torch.nan), mask
 
 
 def _real(function):
@@ -28,12 +28,12 @@ def _real(function):
 
 explained_variance = Exercise(
     "explained_variance",
-    ("values", "returns", "mask"),
+    ("values", "targets", "mask"),
     _values_case,
     _explained,
     {
-        "values and returns are exchanged. "
-        "The variance to be explained is that of the returns.": lambda v, r, m: _explained(r, v, m),
+        "values and targets are exchanged. "
+        "The variance to be explained is that of the targets.": lambda v, r, m: _explained(r, v, m),
         "this is the share that is left unexplained. Subtract it from 1.": lambda v, r, m: (
             1 - _explained(v, r, m)
         ),
@@ -41,10 +41,10 @@ explained_variance = Exercise(
         "It contains a constant error, and a variance leaves a constant error out.": _real(
             lambda v, r: 1 - (r - v).square().mean() / r.var(unbiased=False)
         ),
-        "the mean square of the returns is not a variance. Subtract their mean first.": _real(
+        "the mean square of the targets is not a variance. Subtract their mean first.": _real(
             lambda v, r: 1 - (r - v).var(unbiased=False) / r.square().mean()
         ),
-        "this is the variance of the values over that of the returns. "
+        "this is the variance of the values over that of the targets. "
         "It can be high for a critic that is very wrong.": _real(
             lambda v, r: v.var(unbiased=False) / r.var(unbiased=False)
         ),
@@ -52,7 +52,7 @@ explained_variance = Exercise(
         "It would be perfect for a critic whose values are ten times too large.": _real(
             lambda v, r: torch.corrcoef(torch.stack([v, r]))[0, 1].square()
         ),
-        "padding is counted. After `nan_to_num`, values and returns are "
+        "padding is counted. After `nan_to_num`, values and targets are "
         "both 0 there, which looks well explained.": lambda v, r, m: (
             1
             - (r.nan_to_num() - v.nan_to_num()).var(unbiased=False)
@@ -199,10 +199,9 @@ score_rewards = Exercise(
     _ids_case,
     lambda s, ids, e: _put(s, ids, _place(ids, e)),
     {
-        "the bug is still there. On paper, take response_ids [[3, 0, 0]] with eos_id = 0. "
-        "Which tokens did the policy choose, "
-        "and what does the last of them get?": lambda s, ids, e: _put(
-            s, ids, ((ids != e).sum(1) - 1).clamp(min=0)
+        "the bug is still there. On paper, take scores [1], response_ids [[3, 0, 0]] and "
+        "eos_id = 0. What should each of the three tokens get, and what does it get?": (
+            lambda s, ids, e: _put(s, ids, ((ids != e).sum(1) - 1).clamp(min=0))
         ),
         "this is the last column. "
         "For a response that has ended it is padding, which no loss sees.": lambda s, ids, e: _put(
