@@ -73,7 +73,8 @@ from minirlhf.classroom import FAST, check
 # | advantage $A_t$ | $Q(s_t, y_t) - V(s_t)$: how much better this token is than the average there | small: *film* decides little |
 #
 # In symbols, $V(s_t) = \mathbb{E}[G_t \mid s_t]$ and $Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t]$.
-# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on.
+# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on. Each way counts with
+# its probability.
 #
 # A language model is an easy case in two respects. First, when the token is chosen, the next prefix
 # is known: nothing is left to chance. Second, here every reward before the last token is 0. So
@@ -82,7 +83,7 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 3. The small world: values on paper
 #
-# Here is a world that fits on paper. We call it the **small world**. Lesson 04 uses it, too.
+# Here is a world that fits on paper. We call it the **small world**. Lesson 04 uses it again.
 #
 # There are three words: *good*, *bad* and the full stop. The full stop ends a response, and plays
 # the part of EOS. A response has at most two words. The policy chooses each word with probability
@@ -109,9 +110,7 @@ from minirlhf.classroom import FAST, check
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
-uniform = (
-    world.ref_logits
-)  # (3 states, 3 words): all 0, so all words are equally likely
+uniform = world.ref_logits  # (3 states, 3 words), all 0: the words are equally likely
 v, q = world.values(uniform)
 table = pd.DataFrame(q.numpy(), ["start", "good", "bad"], world.vocab)
 table["V"] = v.numpy()
@@ -173,16 +172,16 @@ assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
 # | token | the | film | \n | A | dull | film | . | EOS |
 # | part | prompt | prompt | prompt | response | response | response | response | response |
 #
-# **Predict.** Which rows of logits do you need for the five tokens of the response? And which is
-# the first token of all that has no log-probability?
+# **Predict.** Which rows of logits do you need for the five tokens of the response? And one of the
+# eight tokens has no log-probability at all. Which one?
 
 # %% tags=["predict"]
 base, tokenizer = models.load_policy("tiny-reviews")  # has read English, no titles
 sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
 batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
 tokens = tokenizer.convert_ids_to_tokens(batch.sequences[0])
-rows = pd.DataFrame({"has just read": tokens, "predicts": [*tokens[1:], "(nothing)"]})
-rows.rename_axis("row of logits").T
+shift = pd.DataFrame({"has just read": tokens, "predicts": [*tokens[1:], "nothing"]})
+shift.rename_axis("row of logits").T
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -194,9 +193,9 @@ rows.rename_axis("row of logits").T
 # | has just read | the | film | \n | A | dull | film | . | EOS |
 # | predicts | film | \n | **A** | **dull** | **film** | **.** | **EOS** | nothing |
 #
-# Row 2 has read the prompt, and predicts *A*. Row 6 has read the full stop, and predicts EOS.
-# Nobody needs row 7. The first token of the prompt has no log-probability, because no row stands
-# before it. (In the output `Ġ` stands for a space, and `Ċ` for the end of the line.)
+# In the table, row 2 has read the prompt, and predicts *A*. Row 6 has read the full stop, and
+# predicts EOS. Nobody needs row 7. The first token of the prompt has no log-probability, because no
+# row stands before it. (In the output `Ġ` stands for a space, and `Ċ` for the end of the line.)
 # </details>
 #
 # In a real batch the lengths differ. Prompts are padded on the *left*, responses on the *right*. So
@@ -239,7 +238,7 @@ first.round(3)
 # - The fifth row is EOS. It has a probability like every other token: to stop is a decision. The
 #   policy learns it like the others.
 # - The last four rows are padding. The second review is longer, so the first is filled up. They
-#   have numbers too, but these numbers mean nothing. The **response mask** is true at real tokens,
+#   have log-probabilities too, but these mean nothing. The **response mask** is true at real tokens,
 #   and false at padding. The padding token of this model has the same number as EOS. So the mask
 #   must come from the lengths: `ids != pad` would also drop the real EOS.
 # - The prompt is not in the table. Nobody chose its tokens, so no loss counts them. This is called
@@ -386,8 +385,8 @@ print("loss of each step:", [round(loss, 2) for loss in by_hand])
 #
 # ## 8. What SFT has changed
 #
-# Take reviews of films that neither training nor SFT has seen with their titles. We measure the
-# surprise of both models at each token that a person wrote.
+# We take people's reviews of films that were held out from SFT. We measure the surprise of both models
+# at each token that a person wrote.
 #
 # **Predict.** Is SFT's gain about the same at each position? Or is it largest at the beginning, or
 # at the end? The figure has the position in the review on the horizontal axis, and the mean
@@ -430,8 +429,8 @@ show.texts(written.head(5))
 # and the fifth it writes nonsense. It can also stop, as after *american psycho 2*.
 #
 # The SFT model writes short reviews, and all five end. *A slice of suspense.* could stand in a
-# newspaper. *Funnyfloat* and *shernprovoking* are not even English. And none of the five says
-# anything about its own film: this is a very small model.
+# newspaper. *Funnyfloat* and *shernprovoking* are not even words. And nothing in the five shows that
+# the model knows these films: it is a very small model.
 #
 # SFT has taught it to stop. Of 76 responses of each, to 76 test films, the base model leaves about
 # half or more unfinished, depending on the draw. The SFT model leaves a few percent. In people's
