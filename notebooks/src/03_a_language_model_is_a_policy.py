@@ -531,7 +531,7 @@ check.word_advantages(word_advantages)
 # writes *good* nine times out of ten, in every state. Which of the two advantages moves nearer to
 # 0, and which further away? Why?
 
-# %% tags=["exercise"]
+# %% tags=["exercise", "solution"]
 small = torch.tensor([[2.0, 0, 1], [0, -2, -1], [0, 0, 0]])  # rows: good, bad, stop
 nine_of_ten = torch.tensor([0.9, 0.05, 0.05]).log().expand(4, 3)
 print("uniform:    ", word_advantages(torch.zeros(4, 3), small, 0, 1))

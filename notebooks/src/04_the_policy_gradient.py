@@ -591,7 +591,7 @@ check.returns_to_go(returns_to_go)
 # **3. Find the bug** *(medium, 20 minutes)*. A colleague builds the batch mean into the loss:
 # REINFORCE with advantages, summed over the tokens, averaged over the responses. The run does not
 # learn. The expected score stays where it started, and the loss is 0 at every step, up to rounding.
-# See the curve, beside those of section 8. What is wrong in `centred_loss`? Mend it, run the
+# See the curve, beside that of section 8. What is wrong in `centred_loss`? Mend it, run the
 # checker, and draw the curves again. Then say why the loss was exactly 0.
 #
 # *Hint:* there is no error message, so follow the shapes. Take a batch of two responses, and write
@@ -641,8 +641,10 @@ def learn_with(loss_of):
     return torch.tensor(path)
 
 
-compared = {"minus the others": curves["score + 20, minus the others"]}
-compared["the colleague's"] = learn_with(centred_loss)
+compared = {
+    "section 8, minus the others": learn(lambda x: x - (x.sum() - x) / 15, offset=20),
+    "the colleague's": learn_with(centred_loss),
+}
 show.lines(compared, xlabel="step", ylabel="expected score, without the 20")
 
 # %% [markdown] tags=["exercise"]
@@ -759,8 +761,8 @@ print("the weights are equal:", models.same_weights(policy, other))
 #
 # **A recorded run.** It is the same algorithm on another task, with the extras of a long run,
 # recorded with three seeds. The model is `tiny-steps`, which writes arithmetic. The prompt is a
-# problem such as `16+16+11=`, and the score is 1 if the last number of the response is right, else
-# 0. A run has 80 steps of 128 responses, each to another problem. The figure shows two things over
+# problem such as `16+16+11=`. The score is 1 if the last number of the response is right, and 0 if
+# not. A run has 80 steps of 128 responses, each to another problem. The figure shows two things over
 # the steps: the mean score of the batches (the share of right answers), and the entropy of the
 # policy (lesson 03).
 

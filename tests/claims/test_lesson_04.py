@@ -596,7 +596,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("With the mean of the others all advantages are", 0)
         # going further
         steps, samples = runs.steps.iloc[0], runs.samples.iloc[0]
-        said("and the score is", 1, 0, steps, samples)
+        said("problem such as `16+16+11=`. The score is", 1, 0, steps, samples)
         start, end = by_step.head(2).mean(), by_step.tail(5).mean()
         said("**score**: the share of right answers rises from", start.score, end.score)
         said("falls from", by_step.entropy.iloc[0], end.entropy)
