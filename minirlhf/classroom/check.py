@@ -18,11 +18,12 @@ from minirlhf.classroom.lessons.lesson_03 import (
     next_word_entropy,
     sft_loss,
     token_logprobs,
+    word_advantages,
 )
 from minirlhf.classroom.lessons.lesson_04 import (
+    centred_loss,
     policy_gradient_loss,
     returns_to_go,
-    whitened,
 )
 from minirlhf.classroom.lessons.lesson_05 import (
     advantages_and_targets,

@@ -19,8 +19,8 @@
 # - compute the log-probability of every token of a response, without an off-by-one,
 # - write the training step of supervised fine-tuning (SFT), and say what imitation cannot do.
 #
-# **You need** PyTorch and probability, but no reinforcement learning. About 45 minutes to read and
-# 75 for the exercises.
+# **You need** PyTorch and probability, but no reinforcement learning. About 50 minutes to read and
+# 95 for the exercises.
 
 # %%
 import copy
@@ -73,16 +73,22 @@ from minirlhf.classroom import FAST, check
 # | advantage $A_t$ | $Q(s_t, y_t) - V(s_t)$: how much better this token is than the average there | small: *film* decides little |
 #
 # In symbols, $V(s_t) = \mathbb{E}[G_t \mid s_t]$ and $Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t]$.
-# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on.
+# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on. Each way counts with
+# its probability.
 #
-# A language model is an easy case in one respect. When the token is chosen, the next prefix is
-# known: nothing else happens. And here a token has no reward of its own until the response is
-# finished. So before that, $Q(s_t, y_t)$ is simply the value $V$ of the longer prefix.
+# A language model is an easy case in two respects. First, when the token is chosen, the next prefix
+# is known: nothing is left to chance. Second, here every reward before the last token is 0. So
+# $Q(s_t, y_t)$ is simply the value $V$ of the longer prefix. For the last token, $Q$ is the score.
+
+# %% [markdown]
+# ## 3. The small world: values on paper
 #
-# **A world small enough for paper.** There are three words: *good*, *bad* and the full stop. The
-# full stop ends a response, and plays the part of EOS. A response has at most two words. The policy
-# chooses each word with probability 1/3. The score is the number of *good* minus the number of
-# *bad*. There are seven responses:
+# Here is a world that fits on paper. We call it the **small world**. Lesson 04 uses it again.
+#
+# There are three words: *good*, *bad* and the full stop. The full stop ends a response, and plays
+# the part of EOS. A response has at most two words. The policy chooses each word with probability
+# 1/3: it is *uniform*. The score is the number of *good* minus the number of *bad*. There are seven
+# responses:
 #
 # | response | probability | score |
 # |---|---|---|
@@ -94,21 +100,19 @@ from minirlhf.classroom import FAST, check
 # | bad . | 1/9 | −1 |
 # | . at once | 1/3 | 0 |
 #
-# **Predict.** Write down nine numbers before you run the cell: the values $Q(s, \text{word})$ of
-# the three words in three states. The states are the empty prefix, *good*, and *bad*. What is $V$
-# of each state?
+# The policy decides in three states: at the *start*, where the prefix is empty, after *good*, and
+# after *bad*.
+#
+# **Predict.** Write down nine numbers before you run the cell: the $Q$ of each of the three words in
+# each of the three states. Then: what is $V$ of each state?
 
 # %% tags=["predict"]
 world = core.World.from_reward(
-    ("good", "bad", "."),
-    2,
-    lambda words: float(words.count("good") - words.count("bad")),
+    ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
-uniform = (
-    world.ref_logits
-)  # (3 states, 3 words): all zero, so all words are equally likely
+uniform = world.ref_logits  # (3 states, 3 words), all 0: the words are equally likely
 v, q = world.values(uniform)
-table = pd.DataFrame(q.numpy(), ["(empty)", "good", "bad"], world.vocab)
+table = pd.DataFrame(q.numpy(), ["start", "good", "bad"], world.vocab)
 table["V"] = v.numpy()
 table.round(2)
 
@@ -119,24 +123,45 @@ table.round(2)
 # So these are the three $Q$, and $V$ is their mean, 1. After *bad* the scores are 0, −2 and −1, and
 # $V$ is −1.
 #
-# At the empty prefix, $Q$ of *good* is $V$ of the prefix *good*: 1. In the same way $Q$ of *bad* is
-# −1. The full stop ends the response at once, with the score 0. So $V$ is the mean of 1, −1 and 0:
-# it is 0.
-#
-# Take *good* as the second word of *good good*. Its advantage is $2 - 1 = 1$.
+# At the start, $Q$ of *good* is $V$ of the prefix *good*: 1. In the same way $Q$ of *bad* is −1.
+# The full stop ends the response at once, with the score 0. So $V$ is the mean of 1, −1 and 0: it
+# is 0.
 # </details>
+#
+# **One response, token by token.** Take *good bad*. Its score is 0. The table has one row for each
+# token. All its columns are words of the dictionary:
+#
+# | token $y_t$ | prefix $s_t$ | $r_t$ | $G_t$ | $V(s_t)$ | $Q(s_t, y_t)$ | $A_t = Q - V$ |
+# |---|---|---|---|---|---|---|
+# | first: good | start | 0 | 0 | 0 | 1 | 1 |
+# | second: bad | good | 0 | 0 | 1 | 0 | −1 |
+#
+# Read $V$ from the start to the end: 0 at the start, 1 after *good*, and then the score, 0. Each
+# advantage is the change from one number to the next. *good* raises what the policy may expect by
+# 1, and *bad* takes it away again. The returns do not show this: both are 0.
+
+# %%
+row = world.labels.index("goodbad")
+v_t = world.by_token(v)[row]  # V before each of the two tokens
+q_t = world.by_token(q)[row, [0, 1], [0, 1]]  # Q of word 0 (good), then word 1 (bad)
+assert torch.allclose(v_t, torch.tensor([0.0, 1.0]).double())
+assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
+
+# %% [markdown]
+# All these numbers belong to a policy. Another policy goes on in other ways, so the same prefix has
+# another value, and the same token another advantage. Exercise 1 shows it.
 #
 # **Two views.** You can see a response as a chain of decisions, one for each token. This is the
 # **token view**. Or you can see it as a *single* decision, the whole response, which gets one
 # score. This is the **bandit view**. (A *bandit* is a slot machine: you choose once, and get your
-# reward at once.) Both have the same goal, a high mean score. From the table above: the
-# probabilities times the scores sum to the $V$ of the empty prefix.
+# reward at once.) Both have the same goal, a high mean score. In the small world, the probabilities
+# times the scores sum to the $V$ of the start:
 
 # %%
 assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
 
 # %% [markdown]
-# ## 3. Which number belongs to which token
+# ## 4. Which number belongs to which token
 #
 # A transformer reads all tokens at once, and gives one row of logits at each position. Row $i$ has
 # read the tokens up to position $i$, and **predicts the next one**. Here are the prompt *the film*
@@ -147,28 +172,36 @@ assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
 # | token | the | film | \n | A | dull | film | . | EOS |
 # | part | prompt | prompt | prompt | response | response | response | response | response |
 #
-# **Predict.** Which rows of logits do you need for the five tokens of the response? And which is
-# the first token of all that has no log-probability?
+# **Predict.** Which rows of logits do you need for the five tokens of the response? And one of the
+# eight tokens has no log-probability at all. Which one?
 
 # %% tags=["predict"]
 base, tokenizer = models.load_policy("tiny-reviews")  # has read English, no titles
 sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
 batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
-row_of = pd.DataFrame({"token": tokenizer.convert_ids_to_tokens(batch.sequences[0])})
-row_of["predicted by row"] = ["none", *range(batch.sequences.shape[1] - 1)]
-row_of
+tokens = tokenizer.convert_ids_to_tokens(batch.sequences[0])
+shift = pd.DataFrame({"has just read": tokens, "predicts": [*tokens[1:], "nothing"]})
+shift.rename_axis("row of logits").T
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# You need the rows 2 to 6: each token's number stands **one position to its left**. Row 2 has read
-# the prompt, and predicts *A*. Row 6 has read the full stop, and predicts EOS. Row 7 has read EOS.
-# Nobody needs it. The first token of the prompt has no log-probability, because nothing stands
-# before it. (In the table `Ġ` stands for a space, and `Ċ` for the end of the line.)
+# You need the rows 2 to 6. A token is predicted by the row **one position to its left**:
+#
+# | row of logits | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |
+# |---|---|---|---|---|---|---|---|---|
+# | has just read | the | film | \n | A | dull | film | . | EOS |
+# | predicts | film | \n | **A** | **dull** | **film** | **.** | **EOS** | nothing |
+#
+# In the table, row 2 has read the prompt, and predicts *A*. Row 6 has read the full stop, and
+# predicts EOS. Nobody needs row 7. The first token of the prompt has no log-probability, because no
+# row stands before it. (In the output `Ġ` stands for a space, and `Ċ` for the end of the line.)
 # </details>
 #
 # In a real batch the lengths differ. Prompts are padded on the *left*, responses on the *right*. So
-# all responses begin in the same column. Two titles, two reviews:
+# all responses begin in the same column: P, the width of the padded prompts. The rows of logits
+# that predict them begin one column earlier, and end one column before the last. Two titles, two
+# reviews:
 
 # %%
 batch = models.encode(
@@ -205,7 +238,7 @@ first.round(3)
 # - The fifth row is EOS. It has a probability like every other token: to stop is a decision. The
 #   policy learns it like the others.
 # - The last four rows are padding. The second review is longer, so the first is filled up. They
-#   have numbers too, but these numbers mean nothing. The **response mask** is true at real tokens,
+#   have log-probabilities too, but these mean nothing. The **response mask** is true at real tokens,
 #   and false at padding. The padding token of this model has the same number as EOS. So the mask
 #   must come from the lengths: `ids != pad` would also drop the real EOS.
 # - The prompt is not in the table. Nobody chose its tokens, so no loss counts them. This is called
@@ -215,11 +248,11 @@ first.round(3)
 # lengths are 5 and 9.
 
 # %% [markdown]
-# ## 4. Sampling, temperature, entropy
+# ## 5. Sampling and temperature
 #
 # The policy **samples**: it draws the next token with the probabilities that it has computed. Take
 # three words with the probabilities 0.5, 0.3 and 0.2. Draw a number $u$ between 0 and 1, each
-# equally likely. Below 0.5 it means the first word, from 0.5 to 0.8 the second, and above 0.8 the
+# equally likely. Below 0.5 it means the first word, from 0.5 to 0.8 the second, and from 0.8 on the
 # third.
 #
 # The **temperature** $\tau$ divides the logits before the softmax. This is the same as raising each
@@ -227,14 +260,32 @@ first.round(3)
 # the three words get $0.25$, $0.09$ and $0.04$. Divided by their sum they are 0.66, 0.24 and 0.11.
 # A low temperature makes the likely words more likely. A high one makes all words more alike.
 #
-# The **entropy** measures how undecided the policy is:
+# **One temperature everywhere.** At another temperature, the same weights are *another policy*. Our
+# models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A check:
+# sample, and compute the log-probabilities again. At 0.7 they are the same as when the token was
+# drawn. At 1 the log-probability of some token is off by more than 0.5.
+
+# %%
+prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
+cool = models.SamplingConfig(temperature=0.7)
+(sampled,) = models.sample_text(sft, tokenizer, prompts, config=cool, seed=0)
+with torch.no_grad():
+    again = models.policy_logprobs(sft, sampled, temperature=0.7)
+    other = models.policy_logprobs(sft, sampled, temperature=1.0)
+assert (again - sampled.old_logprobs).abs().max() < 1e-4
+assert (other - sampled.old_logprobs).abs().max() > 0.5
+
+# %% [markdown]
+# ## 6. Entropy: how undecided is the policy?
+#
+# The **entropy** of the policy after one prefix is
 #
 # $$ H = -\sum_a \pi(a) \log \pi(a) . $$
 #
-# In words: the mean of $-\log \pi$, the *surprise*, over the words that the policy may choose. Its
-# unit is the **nat**, the unit of natural logarithms. $e^H$ is easier to read: it is the number of
-# equally likely words that would leave you as undecided. The three words have the entropy 1.03
-# nats, and $e^H$ is 2.8. At $\tau = 0.5$ it is 2.3.
+# The sum runs over all words $a$ that may come next. In words: the mean of $-\log \pi$, which is
+# called the *surprise*. Its unit is the **nat**, the unit of natural logarithms. $e^H$ is easier to
+# read: it is the number of equally likely words that would leave you as undecided. The three words
+# of section 5 have the entropy 1.03 nats, and $e^H$ is 2.8. At $\tau = 0.5$ it is 2.3.
 #
 # **Predict.** The vocabulary has 4,096 tokens. How undecided is the SFT model about the *first*
 # token of a review? Guess $e^H$ at the temperatures 0.5, 1 and 1.5.
@@ -267,23 +318,9 @@ show.bars(chances, label="probability of the first token")
 # %% [markdown]
 # The order of the tokens is the same at every temperature. At 0.5, *A* alone has more than half of
 # the probability. At 1.5 no token has more than 6 %.
-#
-# **One temperature everywhere.** At another temperature, the same weights are *another policy*. Our
-# models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A check:
-# sample, compute the log-probabilities again, and take the largest difference of any token.
-
-# %%
-prompts = tasks.reviews.eval_prompts("test")[:8]  # films that no training has seen
-cool = models.SamplingConfig(temperature=0.7)
-(sampled,) = models.sample_text(sft, tokenizer, prompts, config=cool, seed=0)
-with torch.no_grad():
-    again = models.policy_logprobs(sft, sampled, temperature=0.7)
-    other = models.policy_logprobs(sft, sampled, temperature=1.0)
-assert (again - sampled.old_logprobs).abs().max() < 1e-4
-assert (other - sampled.old_logprobs).abs().max() > 0.5
 
 # %% [markdown]
-# ## 5. SFT: one training step
+# ## 7. SFT: one training step
 #
 # The loss of SFT is the mean surprise at people's tokens:
 #
@@ -300,6 +337,9 @@ data = tasks.reviews.sft_dataset(tokenizer)
 show.texts(data.select(range(3)).to_pandas())
 
 # %% [markdown]
+# All three are about one film, *A Grin without a Cat*. Each is a short judgement, and all three are
+# praise. But they share hardly a word. So SFT has no single right answer to copy.
+#
 # Now the algorithm. It starts from the base model, which has read reviews, but without titles.
 
 
@@ -310,7 +350,7 @@ def sft_step(rows):
         tokenizer, rows["prompt"], rows["completion"], max_response=32
     )
     mask = batch.response_mask  # (B, R): true at real response tokens
-    # 2. The log-probability of each token of the response: the shift of section 3.
+    # 2. The log-probability of each token of the response: the shift of section 4.
     logprobs = models.policy_logprobs(policy, batch)  # (B, R)
     # 3. The loss: the mean surprise at the real tokens.
     loss = -logprobs.where(mask, 0.0).sum() / mask.sum()
@@ -343,10 +383,10 @@ print("loss of each step:", [round(loss, 2) for loss in by_hand])
 # The loss of a step is in nats per token. It jumps, because each step has other reviews. A whole
 # run, over one and a half times the data, made the SFT model that we have loaded above.
 #
-# ## 6. What SFT has changed
+# ## 8. What SFT has changed
 #
-# Take reviews of films that neither training nor SFT has seen with their titles. We measure the
-# surprise of both models at each token that a person wrote.
+# We take people's reviews of films that were held out from SFT. We measure the surprise of both models
+# at each token that a person wrote.
 #
 # **Predict.** Is SFT's gain about the same at each position? Or is it largest at the beginning, or
 # at the end? The figure has the position in the review on the horizontal axis, and the mean
@@ -384,11 +424,13 @@ for name, model in (("base", base), ("SFT", sft)):
 show.texts(written.head(5))
 
 # %% [markdown]
-# The base model goes on with anything. After the first title it begins to tell a plot, and it is
-# cut off in the middle of a sentence, at the limit of 32 tokens. After the fifth it writes
-# nonsense. The SFT model writes short reviews that end. *A slice of suspense.* could stand in a
-# newspaper. Others are not even English, and it knows nothing about these films: it is a very small
-# model.
+# Read the two columns. The base model goes on with anything. After the first title it begins to tell
+# a plot, and it is cut off in the middle of a sentence, at the limit of 32 tokens. After the third
+# and the fifth it writes nonsense. It can also stop, as after *american psycho 2*.
+#
+# The SFT model writes short reviews, and all five end. *A slice of suspense.* could stand in a
+# newspaper. *Funnyfloat* and *shernprovoking* are not even words. And nothing in the five shows that
+# the model knows these films: it is a very small model.
 #
 # SFT has taught it to stop. Of 76 responses of each, to 76 test films, the base model leaves about
 # half or more unfinished, depending on the draw. The SFT model leaves a few percent. In people's
@@ -397,10 +439,10 @@ show.texts(written.head(5))
 # well.
 
 # %% [markdown]
-# ## 7. What imitation cannot do
+# ## 9. What imitation cannot do
 #
-# SFT copies the good and the bad alike. The small world shows it exactly. Suppose that people have
-# written twenty reviews. Half begin with *good*, and six begin with *bad*:
+# SFT copies the good and the bad alike. The small world of section 3 shows it exactly. Suppose that
+# people have written twenty reviews. Half begin with *good*, and six begin with *bad*:
 #
 # | response | *good good* | *good bad* | *good .* | *bad good* | *bad bad* | *bad .* | *.* |
 # |---|---|---|---|---|---|---|---|
@@ -427,10 +469,11 @@ print("mean score:", round((imitation * world.rewards).sum().item(), 3))
 # response.
 #
 # **What RL will do instead.** Compare the two directions in which the weights are pushed.
-# $\nabla \log \pi(y \mid x)$ is the change of the weights that makes the response $y$ more likely.
+# $\nabla \log \pi(y \mid x)$ is the direction in which the weights must change to make the response
+# $y$ more likely. $r(y)$ is the score of $y$.
 #
 # $$ \text{SFT: } \mathbb{E}_{y \sim \text{people}}\big[\nabla \log \pi(y \mid x)\big] \qquad
-# \text{policy gradient: } \mathbb{E}_{y \sim \pi}\big[\text{score}(y)\, \nabla \log \pi(y \mid x)\big] $$
+# \text{policy gradient: } \mathbb{E}_{y \sim \pi}\big[r(y)\, \nabla \log \pi(y \mid x)\big] $$
 #
 # In words: SFT takes the responses of *people*, and makes all of them more likely. The policy
 # gradient takes the responses of the *policy*, and weighs each with its score. A response
@@ -453,7 +496,57 @@ print("mean score:", round((imitation * world.rewards).sum().item(), 3))
 # Solutions are in `solutions/03_a_language_model_is_a_policy.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. Log-probabilities** *(medium, 15 minutes)*. `logits` (B, T, V) are those of whole sequences,
+# **1. The advantages of a response** *(medium, 20 minutes)*. A world has W words, and every response
+# has two of them. `logits` (W + 1, W) are the policy's: row 0 belongs to the start, and row 1 + a to
+# the prefix that is the word number a. `scores` (W, W) has the score of each response: the row is
+# the first word, the column the second. Return the advantages of both words of the response with
+# the words number `a` and `b`, as a tensor of the shape (2,).
+#
+# *Hint:* begin at the end, as in section 3. What is $V$ after each possible first word? A value is a
+# mean *under the policy*: likely words count more.
+
+
+# %% tags=["exercise"]
+def word_advantages(logits, scores, a, b): ...  # your code
+
+
+check.word_advantages(word_advantages)
+
+
+# %% tags=["solution"]
+def word_advantages(logits, scores, a, b):
+    probs = logits.softmax(-1)
+    after_first = (probs[1:] * scores).sum(-1)  # (W,): V after each first word
+    at_start = (probs[0] * after_first).sum()  # V at the start
+    first = after_first[a] - at_start
+    second = scores[a, b] - after_first[a]
+    return torch.stack([first, second])
+
+
+check.word_advantages(word_advantages)
+
+# %% [markdown] tags=["exercise"]
+# **Then predict.** The small world is such a world: after a full stop, a second word changes nothing.
+# The next cell computes the advantages of *good bad* twice. First the policy is uniform. Then it
+# writes *good* nine times out of ten, in every state. Which of the two advantages moves nearer to
+# 0, and which further away? Why?
+
+# %% tags=["exercise", "solution"]
+small = torch.tensor([[2.0, 0, 1], [0, -2, -1], [0, 0, 0]])  # rows: good, bad, stop
+nine_of_ten = torch.tensor([0.9, 0.05, 0.05]).log().expand(4, 3)
+print("uniform:    ", word_advantages(torch.zeros(4, 3), small, 0, 1))
+print("nine of ten:", word_advantages(nine_of_ten, small, 0, 1))
+
+# %% [markdown] tags=["solution"]
+# The advantage of *good* moves towards 0, from 1 to 0.19. This policy nearly always begins with
+# *good*. So *good* is hardly better than what it writes on average: $V$ of the start is 1.66, and
+# after *good* it is 1.85. The advantage of *bad* moves away from 0, from −1 to −1.85. After *good*
+# the policy would most likely have reached the score 2. So *bad* loses more.
+#
+# The response and its score are the same. Advantages belong to a policy.
+
+# %% [markdown] tags=["exercise"]
+# **2. Log-probabilities** *(medium, 15 minutes)*. `logits` (B, T, V) are those of whole sequences,
 # `ids` (B, T) are their tokens. The first `prompt_length` columns are the (padded) prompt. Return
 # the log-probabilities of the response tokens, with the shape (B, T − prompt_length).
 #
@@ -477,9 +570,9 @@ def token_logprobs(logits, ids, prompt_length):
 check.token_logprobs(token_logprobs)
 
 # %% [markdown] tags=["exercise"]
-# **2. Draw a word** *(medium, 15 minutes)*. Given `logits` (B, V), a `temperature`, and one number
+# **3. Draw a word** *(medium, 15 minutes)*. Given `logits` (B, V), a `temperature`, and one number
 # between 0 and 1 for each row, `uniform` (B,), return the token that is drawn in each row, (B,), as
-# in section 4.
+# in section 5.
 #
 # *Hint:* `cumsum` adds up the probabilities from the left. How many of the sums has the number
 # passed? The last sum should be 1, but rounding can leave it a little below, and `uniform` above
@@ -502,7 +595,7 @@ def draw_word(logits, temperature, uniform):
 check.draw_word(draw_word)
 
 # %% [markdown] tags=["exercise"]
-# **3. How undecided?** *(easy, 10 minutes)*. Return the entropy (B,) of the next word, in nats,
+# **4. How undecided?** *(easy, 10 minutes)*. Return the entropy (B,) of the next word, in nats,
 # from `logits` (B, V). Some logits are minus infinity: these words are forbidden.
 #
 # *Hint:* zero times minus infinity is NaN. What should a forbidden word add to the entropy?
@@ -524,18 +617,20 @@ def next_word_entropy(logits):
 check.next_word_entropy(next_word_entropy)
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague fits a table of logits to four responses
+# **5. Find the bug** *(medium, 15 minutes)*. A colleague fits a table of logits to four responses
 # of three tokens. The loss that they report falls quickly. The true surprise of the same table,
 # computed by us, does not: the two curves below should be one. What is wrong in `sft_loss`? Mend
 # it, run the checker, and draw the curves again.
 #
-# *Hint:* `mask` is true at real tokens. Padding can hold NaN, and NaN times zero is NaN, so
-# `torch.where` is right here.
+# *Hint:* `mask` is true at real tokens. The bug is not in the masking. Padding can hold NaN, and NaN
+# times 0 is NaN. So the function replaces padding *before* it computes. Masking only the result
+# would leave NaN in the gradient.
 
 
 # %% tags=["exercise"]
 def sft_loss(logits, ids, mask):
     """Mean surprise at real tokens: logits (B, R, V), ids (B, R)."""
+    logits = torch.where(mask[..., None], logits, 0.0)
     logprobs = logits.log_softmax(1).gather(-1, ids[..., None])[..., 0]
     return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
 
@@ -550,6 +645,7 @@ check.sft_loss(sft_loss)
 
 # %% tags=["solution"]
 def sft_loss(logits, ids, mask):
+    logits = torch.where(mask[..., None], logits, 0.0)
     logprobs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     return -torch.where(mask, logprobs, 0.0).sum() / mask.sum()
 
@@ -579,9 +675,9 @@ def fit(loss_of, steps=150):
 show.lines(fit(sft_loss), xlabel="step", ylabel="nats per token")
 
 # %% [markdown] tags=["exercise"]
-# **5. SFT's step on an empty page** *(medium, 20 minutes)*. Close section 5. Write `sft_step` from
+# **6. SFT's step on an empty page** *(medium, 20 minutes)*. Close section 7. Write `sft_step` from
 # memory, under the name `my_step`: tokens, log-probabilities, loss, update. Return the loss as a
-# number. The next cell runs it on the batches of section 5 and compares.
+# number. The next cell runs it on the batches of section 7 and compares.
 #
 # The functions are `models.encode` (with `max_response=32`) and `models.policy_logprobs`. The model
 # is called `policy`, the optimiser `optimizer`. If the first loss differs, look at the mask. If a
@@ -593,7 +689,7 @@ def my_step(rows): ...  # your code
 
 
 # %% [markdown] tags=["solution"]
-# `sft_step` in section 5 of the lesson is the solution. Common slips: a mean over responses instead
+# `sft_step` in section 7 of the lesson is the solution. Common slips: a mean over responses instead
 # of tokens, padding in the denominator, no minus sign, gradients that are not set to zero after the
 # update.
 
@@ -601,7 +697,7 @@ def my_step(rows): ...  # your code
 policy = copy.deepcopy(base)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=3e-4))
 mine = [my_step(data[index.tolist()]) for index in order]
-print("losses, section 5:", by_hand)
+print("losses, section 7:", by_hand)
 print("losses, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(policy, trained))
 
@@ -634,7 +730,7 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
 #
-# Hardly: over the reviews of section 6, its surprise changes by less than 0.001 nats. It knows that
+# Hardly: over the reviews of section 8, its surprise changes by less than 0.001 nats. It knows that
 # *a* title is followed by a review. It has four million weights and has not seen these films, so it
 # can say little about *which* review.
 # </details>
@@ -672,16 +768,16 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # (lesson 07) has the other direction. It punishes what the reference would not write, and the
 # policy may leave out much of what the reference writes.
 #
-# **Colder imitation.** Section 7 is about the policy at the temperature 1. Sampled colder, the
+# **Colder imitation.** Section 9 is about the policy at the temperature 1. Sampled colder, the
 # imitation can be better than people, if their likely responses are also the better ones. In
-# section 7 the mean score at the temperature 0.5 is 0.61 instead of 0.3. This is no general rule.
+# section 9 the mean score at the temperature 0.5 is 0.61 instead of 0.3. This is no general rule.
 # If people mostly wrote bad reviews, a low temperature would make them worse.
 #
 # **Leaving out the bad reviews** is a first step from imitation to RL: SFT on the best of many
 # responses. It can only say "more of this". What the policy writes instead of the bad ones is
 # decided by how it generalises.
 #
-# **Two means.** In section 6 we take the mean over all tokens: the gain is 0.16 nats. If you first
+# **Two means.** In section 8 we take the mean over all tokens: the gain is 0.16 nats. If you first
 # take the mean of each review, and then the mean over reviews, a short review counts as much as a
 # long one. The gain is then 0.18 nats, because it is largest at the beginning, and the beginning is
 # a larger part of a short review. Lesson 04 comes back to such denominators. The 95 % interval of

@@ -19,8 +19,8 @@
 # - write REINFORCE with a baseline, and say what each line is for,
 # - say what a baseline does to the mean and to the noise of the gradient, and why.
 #
-# **You need** lesson 03 (a language model is a policy: prefixes, returns, values). About 55 minutes
-# to read and 85 for the exercises.
+# **You need** lesson 03 (a language model is a policy: prefixes, returns, values, the small world).
+# About 55 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -40,7 +40,8 @@ from minirlhf.classroom import FAST, check
 #
 # $$ \nabla J = \mathbb{E}_{y \sim \pi} \big[\, r(y)\, \nabla \log \pi(y) \,\big] . $$
 #
-# - $y$ is a response, $r(y)$ is its score, and $\pi(y)$ is its probability under the policy.
+# - $y$ is a response, and $\pi(y)$ is its probability under the policy.
+# - $r(y)$ is its score: the reward of the whole response. ($r_t$ will be the reward of one token.)
 # - $J$ is the **expected score**: the mean of $r(y)$ over responses of the policy.
 # - $\nabla$ is the gradient with respect to the policy's parameters.
 # - $\mathbb{E}_{y \sim \pi}$ is the mean over responses that the policy samples.
@@ -62,10 +63,9 @@ from minirlhf.classroom import FAST, check
 #
 # $$ \nabla J = \sum_y \nabla \pi(y)\, r(y) . $$
 #
-# This is right, but we cannot compute it. There are far too many responses to list. We can only
-# sample from the policy. A mean over samples is a sum in which each response has the factor
-# $\pi(y)$, because it is sampled that often. This factor is missing here. So we multiply by it, and
-# divide by it again:
+# This is right, but there are far too many responses to list. We can only sample. A mean over samples
+# is a sum in which each response has the factor $\pi(y)$, because it is sampled that often. This
+# factor is missing here. So we multiply by it, and divide by it again:
 #
 # $$
 # \begin{aligned}
@@ -78,8 +78,7 @@ from minirlhf.classroom import FAST, check
 # \end{aligned}
 # $$
 #
-# Nobody differentiates the score. So it may come from a reward model, from a program or from a
-# person.
+# Nobody differentiates the score. So a program or a person may give it, too.
 #
 # **From responses to tokens.** The probability of a response is the product of the probabilities of
 # its tokens. The logarithm turns the product into a sum. With the prefix $s_t$, everything before
@@ -90,53 +89,55 @@ from minirlhf.classroom import FAST, check
 # So every token is pushed up or down by the score of its whole response.
 #
 # **As a loss.** An optimiser minimises. We hand it a loss whose gradient is *minus* the policy
-# gradient, estimated from $B$ sampled responses with the scores $r_1, \dots, r_B$:
+# gradient, estimated from $B$ sampled responses $y_1, \dots, y_B$. Token $t$ of response $y_i$ is
+# $y_{i,t}$, and its prefix is $s_{i,t}$:
 #
-# $$ L = -\frac{1}{B} \sum_{i=1}^{B} r_i \sum_t \log \pi(y_{i,t} \mid s_{i,t}) . $$
+# $$ L = -\frac{1}{B} \sum_{i=1}^{B} r(y_i) \sum_t \log \pi(y_{i,t} \mid s_{i,t}) . $$
 #
 # In words: minus score times log-probability, summed over the tokens, averaged over the responses.
 # Only the gradient of this loss has a meaning, not its value.
 
 # %% [markdown]
-# ## 3. By hand: a world of seven responses
+# ## 3. By hand: the small world again
 #
-# Here is a world in which we can list everything. A response has at most two words. The words are
-# *good*, *bad* and the full stop, which ends the response. The score is the number of *good* minus
-# the number of *bad*. The policy is a table of logits, one row per prefix and one column per word.
-# At first all logits are 0, so every word has the probability 1/3.
+# We take the small world of lesson 03: the words *good*, *bad* and the full stop, at most two words
+# in a response. The score is the number of *good* minus the number of *bad*. The policy is a table
+# of logits, one row per prefix and one column per word. Again it is uniform at first: all logits
+# are 0, and every word has the probability 1/3.
 #
 # The figure shows the tree of prefixes at the left, with the probability of each word. At the right
-# are the seven responses. The bar is the probability of the response, and r is its score.
+# are the seven responses. The bar is the probability of the response. The column *r* is its score.
 
 # %% tags=["shared"]
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
-show.world(world, {"the first policy": world.ref_logits})
+show.world(world, {"uniform": world.ref_logits})
 
 # %% [markdown]
-# Take one logit $\theta_{s,b}$: word $b$ after prefix $s$. Only responses that reach $s$ can push
-# it. For a softmax, the derivative of $\log \pi(y)$ with respect to $\theta_{s,b}$ is
-# $1 - \pi(b \mid s)$ if the response goes on with $b$, and $-\pi(b \mid s)$ if it goes on with
-# another word. So there are two pushes:
+# Take one logit $\theta_{s,a}$: that of word $a$ after prefix $s$. Only responses that reach $s$ can
+# push it. For a softmax, the derivative of $\log \pi(y)$ with respect to $\theta_{s,a}$ is
+# $1 - \pi(a \mid s)$ if the response goes on with $a$, and $-\pi(a \mid s)$ if it goes on with
+# another word. REINFORCE multiplies this with the score. So the logit gets two contributions:
 #
-# - *Down*: every response that reaches $s$ contributes $-\pi(b \mid s)\, r(y)$. The mean score of
-#   these responses is the value $V(s)$ (lesson 03). This happens with the probability
-#   $P(\text{reach } s)$.
-# - *Up*: a response that reaches $s$ and goes on with $b$ contributes $r(y)$ in addition. The mean
-#   score of these responses is $Q(s,b)$. This happens with the probability
-#   $P(\text{reach } s)\, \pi(b \mid s)$.
+# - $-\pi(a \mid s)\, r(y)$ from *every* response that reaches $s$. That happens with the probability
+#   $P(\text{reach } s)$, and the mean score of these responses is the value $V(s)$.
+# - $r(y)$ in addition from those that go on with $a$. That happens with the probability
+#   $P(\text{reach } s)\, \pi(a \mid s)$, and the mean score of these responses is $Q(s,a)$.
 #
 # The sum of both is the gradient:
 #
-# $$ \frac{\partial J}{\partial \theta_{s,b}} =
-# P(\text{reach } s)\; \pi(b \mid s)\; \big(Q(s,b) - V(s)\big) . $$
+# $$ \frac{\partial J}{\partial \theta_{s,a}} =
+# P(\text{reach } s)\; \pi(a \mid s)\; \big(Q(s,a) - V(s)\big) . $$
 #
 # In words: how often the policy comes to the prefix, times how often it writes the word there,
 # times how much better the word is than the average word there. The last factor, $Q - V$, is the
 # **advantage** of the word.
 #
-# | prefix $s$ | word $b$ | P(reach $s$) | $\pi$ | $Q(s,b)$ | $V(s)$ | $Q - V$ | gradient |
+# The table has a row for each logit. $Q$ and $V$ are those of lesson 03. The last column is the
+# product of three others: P(reach $s$), $\pi$ and $Q - V$.
+#
+# | prefix $s$ | word $a$ | P(reach $s$) | $\pi(a \mid s)$ | $Q(s,a)$ | $V(s)$ | $Q - V$ | gradient |
 # |---|---|---|---|---|---|---|---|
 # | start | good | 1 | 1/3 | 1 | 0 | 1 | 1 · 1/3 · 1 = 1/3 |
 # | start | bad | 1 | 1/3 | −1 | 0 | −1 | −1/3 |
@@ -166,11 +167,12 @@ assert torch.allclose(-moved.grad, by_hand)
 # %% [markdown]
 # ## 4. Reward-to-go: only what comes after
 #
-# Now suppose that the world pays word by word: $r_t = 1$ for each *good* and $-1$ for each *bad*.
-# The sum is the score. Take the response *good bad*. Its score is 0, so the score does not push its
-# tokens at all. But when *bad* was written, the 1 for *good* had already been paid. *bad* should
-# only answer for what comes after: its own reward and later ones. This sum is the **return** of the
-# token, also called **reward-to-go**: $G_t = r_t + r_{t+1} + \dots$, up to the last token.
+# Now suppose that the small world pays word by word: the reward of a token is $r_t = 1$ for each
+# *good* and $-1$ for each *bad*. Their sum is the score. Take the response *good bad*. Its score is
+# 0, so the score does not push its tokens at all. But when *bad* was written, the 1 for *good* had
+# already been paid. *bad* should only answer for what comes after: its own reward and later ones.
+# This sum is the **return** of the token, also called **reward-to-go**:
+# $G_t = r_t + r_{t+1} + \dots$, up to the last token.
 #
 # | token | reward $r_t$ | score | return $G_t$ |
 # |---|---|---|---|
@@ -181,12 +183,12 @@ assert torch.allclose(-moved.grad, by_hand)
 # prefix, the gradient of the next token has the mean zero:**
 #
 # $$ \mathbb{E}\big[ \nabla \log \pi(y_t \mid s_t) \,\big|\, s_t \big]
-# = \sum_b \pi(b \mid s_t)\, \nabla \log \pi(b \mid s_t)
-# = \sum_b \nabla \pi(b \mid s_t) = \nabla \sum_b \pi(b \mid s_t) = \nabla 1 = 0 . $$
+# = \sum_a \pi(a \mid s_t)\, \nabla \log \pi(a \mid s_t)
+# = \sum_a \nabla \pi(a \mid s_t) = \nabla \sum_a \pi(a \mid s_t) = \nabla 1 = 0 . $$
 #
-# In words: probabilities sum to 1 whatever the parameters are, so the pushes on all words after one
-# prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is known. A fixed
-# number times zero is zero. So they add nothing to the mean, only noise.
+# The sum runs over all words $a$. In words: probabilities sum to 1 whatever the parameters are, so
+# the pushes after one prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is
+# known. A fixed number times zero is zero. So they add nothing to the mean, only noise.
 
 # %%
 rewards_good_bad = torch.tensor([[1.0, -1.0]])
@@ -197,24 +199,27 @@ assert returns.tolist() == [[0.0, -1.0]]
 # If only the last token has a reward, the score, then the return of every token is the score.
 #
 #
-# ## 5. Baselines
+# ## 5. Baselines: subtract a number
 #
-# Scores have no natural zero. Add 20 to all scores of our world: *good good* now has 22 and *bad .*
-# has 19. The differences between the responses stay the same. But look at a batch of four. By
-# chance, *bad .* was sampled twice. At the start, the logit of *good* gets $\frac23 r_i$ from a
-# response that begins with *good*, and $-\frac13 r_i$ from any other (section 3). For the logit of
-# *bad* it is the same with *bad*.
+# Scores have no natural zero. Add 20 to all scores of the small world: *good good* now has 22 and
+# *bad .* has 19. The differences between the responses stay the same. But in one batch of four,
+# *bad .* happens to be sampled twice.
 #
-# | response | score $r_i$ | push on *good* | push on *bad* | score − 20 | push on *good* | push on *bad* |
+# The table shows how each response pushes the logits of *good* and *bad* at the start. By section 3,
+# a response that begins with *good* pushes the logit of *good* by $\frac23$ of its score, and any
+# other response by $-\frac13$ of its score. For the logit of *bad* it is the same with *bad*. The
+# left half of the table takes the score, the right half the score − 20.
+#
+# | response | score | it pushes *good* by | it pushes *bad* by | score − 20 | it pushes *good* by | it pushes *bad* by |
 # |---|---|---|---|---|---|---|
 # | good good | 22 | 44/3 | −22/3 | 2 | 4/3 | −2/3 |
 # | bad . | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
 # | bad . again | 19 | −19/3 | 38/3 | −1 | 1/3 | −2/3 |
-# | only . | 20 | −20/3 | −20/3 | 0 | 0 | 0 |
+# | . at once | 20 | −20/3 | −20/3 | 0 | 0 | 0 |
 # | **mean** | 20 | **−7/6** | **17/6** | 0 | **1/2** | **−1/2** |
 #
-# At the left, this batch makes *bad* more likely, only because it was sampled more often. At the
-# right we have subtracted 20, the mean score. Now the batch makes *good* more likely.
+# In the left half, this batch makes *bad* more likely, only because it was sampled more often. In
+# the right half we have subtracted 20, the mean score. Now the batch makes *good* more likely.
 
 # %%
 four = torch.tensor([world.labels.index(x) for x in ("goodgood", "bad.", "bad.", ".")])
@@ -225,8 +230,8 @@ for advantages, good, bad in (
 ):
     moved = logits.clone().requires_grad_(True)
     (advantages * world.sequence_logprobs(moved)[four]).mean().backward()
-    start = moved.grad[0]  # the row of the empty prefix: good, bad, full stop
-    assert torch.allclose(start[:2], torch.tensor([good, bad]).double())
+    row = moved.grad[0]  # the logits at the start: good, bad, full stop
+    assert torch.allclose(row[:2], torch.tensor([good, bad]).double())
 
 # %% [markdown]
 # What we subtract is a **baseline** $b(s_t)$. It may depend on the prefix, but not on the
@@ -243,45 +248,52 @@ for advantages, good, bad in (
 # \end{aligned}
 # $$
 #
-# And it lowers the *noise*, if the returns are far from 0. A push is $G_t - b$ times
+# And it lowers the *noise*, if the returns are far from 0. A push is $G_t - b(s_t)$ times
 # $\nabla \log \pi$. With scores near 20 each push is about 20 times as long as with scores near 1, and
 # it pushes up whatever was sampled. On average these pushes cancel, but not in a single batch, as the
-# table shows. A baseline near the returns makes them short. Four baselines are common:
+# table shows. A baseline near the returns makes them short.
+#
+# ## 6. Which number to subtract
+#
+# Four baselines are common:
 #
 # - **The value** $V(s_t) = \mathbb{E}[G_t \mid s_t]$, the mean return after the prefix. A second
 #   network can learn it (lesson 05).
-# - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 8 uses
+# - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 9 uses
 #   it.
 # - **The mean of the others**: for response $i$, the mean score of the other $B - 1$ responses of
 #   the batch. They are independent of response $i$.
-# - **The batch mean.** It contains $r_i$ itself with the weight $1/B$, so it *does* depend on the
-#   tokens of response $i$. This part has the mean
-#   $\frac1B \mathbb{E}[r_i \nabla \log \pi(y_i)] = \frac1B \nabla J$. The other scores add nothing.
-#   So the batch mean leaves $\frac{B-1}{B} \nabla J$: the right direction, and a slightly shorter
-#   step.
+# - **The batch mean.** It contains the response's own score $r(y_i)$ with the weight $1/B$, so it
+#   *does* depend on the tokens of $y_i$. This part takes away
+#   $\frac1B \mathbb{E}[r(y_i) \nabla \log \pi(y_i)] = \frac1B \nabla J$. The other scores take away
+#   nothing. So the batch mean leaves $\frac{B-1}{B} \nabla J$: the right direction, and a slightly
+#   shorter step.
 #
-# **A sample of the advantage.** With the value as baseline, the number in front of
-# $\nabla \log \pi$ is $G_t - V(s_t)$. The return $G_t$ depends on how the response happened to go
+# **A sample of the advantage.** With the value as baseline, $G_t - V(s_t)$ stands in front of
+# $\nabla \log \pi$. The return $G_t$ depends on how the response happened to go
 # on after $y_t$. Its mean, given $s_t$ and $y_t$, is $Q(s_t, y_t)$. So $G_t - V(s_t)$ is a noisy
 # sample of $Q(s_t, y_t) - V(s_t)$, the advantage of section 3. Both are called advantage, $A_t$.
+#
+# $V$, $Q$ and $A_t$ belong to one policy: the one that sampled the batch. After an update it is the
+# *old* policy. The new one has other advantages. So REINFORCE samples again before each update.
 
 # %% [markdown]
-# ## 6. Bias and noise, exactly
+# ## 7. Bias and noise, exactly
 #
-# We list all $7^4 = 2401$ batches of four responses, with their probabilities. Each gives one
-# estimate of $\nabla J$.
+# In the small world we can list all $7^4 = 2401$ batches of four responses, with their probabilities.
+# Each batch gives one estimate of $\nabla J$.
 #
 # - The **bias** is the distance between the mean of all estimates and the true $\nabla J$.
-# - The **noise** is the typical distance between one estimate and that mean (the root of the mean
-#   square).
+# - The **noise** is the standard deviation of the estimate: the root of the mean squared distance
+#   between one estimate and that mean.
 #
-# Both are divided by the norm of $\nabla J$. A noise of 1 says: the typical error is as large as
-# the gradient itself.
+# Both are divided by the norm of $\nabla J$. A noise of 1 says: the typical error of one batch is as
+# large as the gradient itself.
 #
 # **Predict.** Six numbers can stand in front of $\nabla \log \pi$:
 #
 # 1. the score,
-# 2. the return (the world pays word by word, as in section 4),
+# 2. the return (the small world pays word by word, as in section 4),
 # 3. the score + 20,
 # 4. the score + 20, minus the batch mean,
 # 5. the score + 20, minus the mean of the other three,
@@ -330,21 +342,18 @@ pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
 # - **The return** has less noise than the score: 0.84 instead of 1.06.
 # - **The noisiest** is the score + 20, with about 19 times the noise of the score: 20.25.
 # - **Each baseline** takes nearly all of that noise away again. The batch mean leaves 0.94, the
-#   mean of the others 1.26 (a mean of three scores is noisy itself), the value 0.84. Here the score
+#   mean of the others 1.26, the value 0.84. Here the score
 #   minus the value *is* the return: both leave out what has been paid before.
-# - The batch mean looks quieter than the mean of the others. But its advantages are always exactly
-#   3/4 of the other ones: a shorter step, and nothing else.
-#
-# Noise falls with the root of the batch size. Without a baseline you would need about 260 times as
-# many responses to come down from 20.25 to 1.26.
+# - The batch mean has less noise than the mean of the others, only because its step is shorter: its
+#   advantages are always exactly 3/4 of the other ones.
 # </details>
 
 # %% [markdown]
-# ## 7. Learning with scores near 20
+# ## 8. Learning with scores near 20
 #
 # What does noise do to training? We train the policy of the small world: 100 steps, 16 new
 # responses in each, plain gradient steps of size 0.5. Each setting is run 40 times, with other
-# random numbers. The expected score (without the 20) is computed exactly. It starts at 0. The best
+# random numbers. We compute the expected score (without the 20) exactly. It starts at 0. The best
 # policy always writes *good good* and has 2.
 
 
@@ -376,9 +385,9 @@ def learn(advantages_of, offset=0.0):
 
 # %% tags=["predict"]
 curves = {
-    "score": learn(lambda r: r),
-    "score + 20": learn(lambda r: r, offset=20),
-    "score + 20, minus the others": learn(lambda r: r - (r.sum() - r) / 15, offset=20),
+    "score": learn(lambda x: x),
+    "score + 20": learn(lambda x: x, offset=20),
+    "score + 20, minus the others": learn(lambda x: x - (x.sum() - x) / 15, offset=20),
 }
 show.lines(
     curves,
@@ -401,12 +410,11 @@ show.lines(
 # </details>
 
 # %% [markdown]
-# ## 8. REINFORCE on a language model
+# ## 9. REINFORCE on a language model
 #
-# Now a small language model, which writes movie reviews. The prompt is a film's title. A reward
-# model, trained on human ratings, scores the review. The scores are scaled: before training they
-# have the mean 0 and the standard deviation 1. (So at first the baseline changes little.) The
-# expected score is now a mean over titles, too.
+# Now a small language model writes movie reviews. The prompt is a film's title. A reward model,
+# trained on human ratings, scores the review. The scores are scaled: before training they have the
+# mean 0 and the standard deviation 1. (So at first the baseline changes little.)
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -424,9 +432,9 @@ optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# `order` holds the numbers of 64 titles for each step. Tensors of tokens have the shape (B, R): B =
-# 64 responses, R token positions. The mask is true at real tokens and false at padding. The
-# baseline is a running mean of the scores of *earlier* batches.
+# `order` holds the numbers of 64 titles for each step. Tensors of tokens have the shape (B, R): 64
+# responses, R positions. The mask is true at real tokens. The baseline is a running mean of the
+# scores of *earlier* batches.
 
 
 # %%
@@ -470,14 +478,18 @@ def train_by_hand(order):
 
 
 # %% [markdown]
-# - The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7,
-#   too.
-# - Each batch is used for one update. Then the policy has changed, and needs new samples.
+# The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7, too.
 #
-# The package's `train_group` with the row `"reinforce"` is this loop plus what a long run needs:
-# logs, checkpoints, a learning-rate schedule, gradient norm clipping. `GroupConfig.plain` switches
-# these extras off. With the same seed, both
-# leave exactly the same weights:
+# **The denominator.** Our loss is the *sum* over the tokens of a response, and the *mean* over the
+# responses, as in the formula. Lesson 05 (for its critic) and lesson 06 take the mean over all tokens
+# of a batch. For one batch this is the same gradient, divided by the mean length of its responses
+# (here about 20 tokens). Our optimiser, Adam, divides the gradient by its usual size, so the step
+# hardly changes. But dividing each response by its *own* length, as in lesson 11, changes the
+# direction. "Going further" has the numbers.
+#
+# The package's `train_group` with the row `"reinforce"` is this loop plus logs, checkpoints, a
+# learning-rate schedule and gradient norm clipping. `GroupConfig.plain` switches the last two off.
+# With the same seed, both leave exactly the same weights:
 
 # %%
 log = train_by_hand(order)
@@ -494,9 +506,9 @@ pd.DataFrame(log).rename_axis("step").T.round(2)
 
 # %% [markdown]
 # The table has one column per step. The mean score rises by about 1.2, more than one standard
-# deviation. And the *loss* rises as well! The scores are now above the mean of earlier batches, so
-# most advantages are positive, and each is multiplied with a large $-\log \pi(y)$. The value of the
-# loss says nothing about the policy.
+# deviation. And the *loss* rises as well! The scores are now above the mean of
+# earlier batches, so most advantages are positive, and each is multiplied with a large
+# $-\log \pi(y)$.
 #
 # Reviews of three films: what has changed?
 
@@ -509,29 +521,9 @@ for name, model in {"before": start, "after six steps": policy}.items():
 show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
 
 # %% [markdown]
-# Before the training the reviews are mixed, or hard to understand. Afterwards all three praise
+# Before the training the reviews are mixed, or hard to understand. After six steps all three praise
 # their film: *touching*, *compelling*, *fascinating*. The reward model likes praise. Nothing in
 # this loop keeps the policy near good English. Lesson 06 adds what does.
-#
-# ## 9. What a recorded run says
-#
-# The same algorithm on another task, with the extras of a long run, recorded with three seeds. The
-# model is `tiny-steps`, which writes arithmetic. The prompt is a problem such as `16+16+11=`, and
-# the score is 1 if the last number of the response is right, else 0. A run has 80 steps of 128
-# responses, each to another problem. The figure shows the mean score of the batches (the share of
-# right answers) and the policy's entropy: how undecided it is about the next token (lesson 03).
-
-# %%
-history = experiments.results("family_history")
-show.curves(
-    history[history.variant == "reinforce"], columns=["score", "entropy"], across=2
-)
-
-# %% [markdown]
-# - **score**: the share of right answers rises from 40 % to about 73 %, on 400 new
-#   problems as well.
-# - **entropy**: falls from 0.39 to about 0.11 nats per token. The policy tries less and less.
-#   Lesson 11 asks whether it has learned something new, or has only become surer.
 #
 # ## What to remember
 #
@@ -539,10 +531,8 @@ show.curves(
 #   in proportion to its score.
 # - Given the prefix, $\nabla \log \pi(y_t \mid s_t)$ has the mean zero. So earlier rewards can be
 #   left out (reward-to-go), and a baseline can be subtracted.
-# - A baseline that does not depend on the token leaves the mean of the gradient as it is. It takes
-#   away the noise of what all scores have in common. The batch mean shortens the step to $(B-1)/B$.
-# - REINFORCE: sample, score, subtract the baseline, minus advantage times log-probability, one
-#   update, new samples.
+# - A baseline must not depend on the token. It takes away the noise of what all scores have in
+#   common. The batch mean shortens the step to $(B-1)/B$.
 # - The value of the loss means nothing. Watch the score, and read samples.
 #
 # ## Exercises
@@ -598,58 +588,76 @@ def returns_to_go(rewards, mask):
 check.returns_to_go(returns_to_go)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A colleague *whitens* the scores of a batch: the
-# advantages should have the mean 0 and the standard deviation 1 (with the sum of squares divided by
-# $n$). The scores are near 20 again. The runs are as bad as those without a baseline in section 7:
-# see the curve, beside one with the mean of the others. What is wrong in `whitened`? Mend it, run
-# the checker, and draw the curves again.
+# **3. Find the bug** *(medium, 20 minutes)*. A colleague builds the batch mean into the loss:
+# REINFORCE with advantages, summed over the tokens, averaged over the responses. The run does not
+# learn. The expected score stays where it started, and the loss is 0 at every step, up to rounding.
+# See the curve, beside that of section 8. What is wrong in `centred_loss`? Mend it, run the
+# checker, and draw the curves again. Then say why the loss was exactly 0.
 #
-# *Hint:* take four scores near 20, and compute by hand what the function returns.
+# *Hint:* there is no error message, so follow the shapes. Take a batch of two responses, and write
+# down the shape of every tensor.
 
 
 # %% tags=["exercise"]
-def whitened(scores):
-    """(B,) scores of a batch -> (B,) advantages."""
-    mean = scores.mean()
-    spread = (scores - mean).square().mean().sqrt() + 1e-8
-    return (scores - mean) / spread + mean
+def centred_loss(logprobs, scores, mask):
+    """(B, R), (B,), (B, R) -> one number."""
+    advantages = (scores - scores.mean())[:, None]
+    of_responses = torch.where(mask, logprobs, 0.0).sum(1)
+    return -(advantages * of_responses).mean()
 
 
-check.whitened(whitened)
+check.centred_loss(centred_loss)
 
 # %% [markdown] tags=["solution"]
-# The last line adds the mean again. So all advantages are near 20, and each sampled response is
-# pushed up. (Some libraries have an option that keeps the mean, for whitening *rewards*. For
-# advantages it takes the baseline away.)
+# `advantages` has the shape (B, 1), and `of_responses` the shape (B,). Their product is not (B,) but
+# (B, B): it has the advantage of *every* response times the log-probability of *every* response. The
+# mean of this table is the mean advantage times the mean log-probability. The mean advantage is 0,
+# because the batch mean was subtracted. So the loss is 0, and its gradient too. The `[:, None]` is
+# right where an advantage meets tokens, (B, R). Here the tokens are already summed.
 
 
 # %% tags=["solution"]
-def whitened(scores):
-    mean = scores.mean()
-    spread = (scores - mean).square().mean().sqrt() + 1e-8
-    return (scores - mean) / spread
+def centred_loss(logprobs, scores, mask):
+    advantages = scores - scores.mean()
+    of_responses = torch.where(mask, logprobs, 0.0).sum(1)
+    return -(advantages * of_responses).mean()
 
 
-check.whitened(whitened)
+check.centred_loss(centred_loss)
+
 
 # %% tags=["exercise", "solution"]
+def learn_with(loss_of):
+    """The setting of section 8, one run, with a loss of (logprobs, scores, mask)."""
+    drawing, path = torch.Generator().manual_seed(0), []
+    logits = world.ref_logits
+    for _ in range(100):
+        path.append(world.objective(logits).item())
+        rows = torch.multinomial(world.probs(logits), 16, True, generator=drawing)
+        logits = logits.detach().requires_grad_(True)
+        new = world.logprobs(logits)[rows]
+        loss_of(new, world.rewards[rows] + 20, world.response_mask[rows]).backward()
+        logits = logits - 0.5 * logits.grad
+    return torch.tensor(path)
+
+
 compared = {
-    "minus the others": learn(lambda r: r - (r.sum() - r) / 15, offset=20),
-    "the colleague's": learn(whitened, offset=20),
+    "section 8, minus the others": learn(lambda x: x - (x.sum() - x) / 15, offset=20),
+    "the colleague's": learn_with(centred_loss),
 }
 show.lines(compared, xlabel="step", ylabel="expected score, without the 20")
 
 # %% [markdown] tags=["exercise"]
 # **4. Predict, then run** *(medium, 10 minutes)*. Subtract the *best* score of the batch instead of
 # a mean. Then every advantage is negative or 0. Write down: Is there a bias? Does the policy learn,
-# in the setting of section 7? Then run the cell.
+# in the setting of section 8? Then run the cell.
 
 # %% tags=["exercise"]
 raised = world.rewards[batches] + 20
 best = raised.amax(1, keepdim=True)
-print("bias and noise, as in section 6:", bias_and_noise((raised - best)[..., None]))
+print("bias and noise, as in section 7:", bias_and_noise((raised - best)[..., None]))
 show.lines(
-    {"minus the best": learn(lambda r: r - r.max(), offset=20)},
+    {"minus the best": learn(lambda x: x - x.max(), offset=20)},
     xlabel="step",
     ylabel="expected score, without the 20",
 )
@@ -672,19 +680,20 @@ show.lines(
 # A good answer has these points:
 #
 # - One frozen policy, and the same sampled responses for both baselines.
-# - The gradient as a vector, one per small batch, for many batches. Its spread around its mean is
-#   the noise. Or split the batches into two halves, and see how well the two mean gradients agree.
+# - The gradient as a vector, one per small batch, for many batches. Its standard deviation, as in
+#   section 7, is the noise. Or split the batches into two halves, and see how well the two mean
+#   gradients agree.
 # - An interval, from resampling the *prompts*. Responses to one prompt are not independent.
 # - The same mean for both baselines. A shorter step has less noise as well, see the batch mean.
 # - The cost: a baseline that needs a second network, or more samples, must be compared at equal
 #   *compute*.
 
 # %% [markdown] tags=["exercise"]
-# **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 8. Write
+# **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 9. Write
 # `train_by_hand` from memory, under the name `my_training`: sample at temperature 0.7, score,
 # subtract the running mean of earlier batches (weight 0.9 for the old mean; the first batch takes
 # its own), shuffle, update. Return the list of the mean scores. The last cell runs it and compares
-# it with section 8. If the first mean score differs, look at the sampling. If a later one differs,
+# it with section 9. If the first mean score differs, look at the sampling. If a later one differs,
 # look at the baseline and at the update.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`,
@@ -700,7 +709,7 @@ def my_training(order): ...  # your code
 
 
 # %% [markdown] tags=["solution"]
-# `train_by_hand` in section 8 of the lesson is the solution. If your weights differ, compare the
+# `train_by_hand` in section 9 of the lesson is the solution. If your weights differ, compare the
 # two line by line. Common slips: the baseline already contains the batch from which it is
 # subtracted; log-probabilities at another temperature than the samples; the mean over tokens
 # instead of the sum.
@@ -710,7 +719,7 @@ policy = copy.deepcopy(start)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 mine = my_training(order)
-print("mean scores, section 8:  ", [row["mean score"] for row in log])
+print("mean scores, section 9:  ", [row["mean score"] for row in log])
 print("mean scores, my_training:", mine)
 print("the weights are equal:", models.same_weights(policy, other))
 
@@ -750,11 +759,33 @@ print("the weights are equal:", models.same_weights(policy, other))
 #
 # ## Going further
 #
+# **A recorded run.** It is the same algorithm on another task, with the extras of a long run,
+# recorded with three seeds. The model is `tiny-steps`, which writes arithmetic. The prompt is a
+# problem such as `16+16+11=`. The score is 1 if the last number of the response is right, and 0 if
+# not. A run has 80 steps of 128 responses, each to another problem. The figure shows two things over
+# the steps: the mean score of the batches (the share of right answers), and the entropy of the
+# policy (lesson 03).
+
+# %%
+history = experiments.results("family_history")
+show.curves(
+    history[history.variant == "reinforce"], columns=["score", "entropy"], across=2
+)
+
+# %% [markdown]
+# - **score**: the share of right answers rises from 40 % to about 73 %. On 400 new problems it is the
+#   same.
+# - **entropy**: it falls from 0.39 to about 0.11 nats per token. The policy tries less and less.
+#   Lesson 11 asks whether it has learned something new, or has only become surer.
+#
 # **The name.** In statistics the gradient $\nabla \log \pi(y)$ is called the *score function*, so
 # the formula of section 1 is known as the score-function estimator. That word has nothing to do
 # with our scores.
 #
-# **When a baseline hurts.** Look at the table of section 6 again. The score *without* the 20 has
+# **What a baseline saves.** Noise falls with the root of the batch size. In section 7 you would need
+# about 260 times as many responses to come down from 20.25 to 1.26 without a baseline.
+#
+# **When a baseline hurts.** Look at the table of section 7 again. The score *without* the 20 has
 # the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores already
 # have the mean 0, so there is nothing to take away. And the mean of three scores is noisy itself.
 # In larger batches this extra noise fades. With batches of two the mean of the others is a single
@@ -762,7 +793,7 @@ print("the weights are equal:", models.same_weights(policy, other))
 # are far from 0. For the single prompts of a language model they are: some are easy and some are
 # hard.
 #
-# **How large may the offset be?** In the setting of section 7 an offset of 3 does nothing bad: the
+# **How large may the offset be?** In the setting of section 8 an offset of 3 does nothing bad: the
 # 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs
 # end near 2, five near 1, 18 near 0 and three near −1. Steps that are 25 times smaller (0.02) need
 # more steps: after 1,000 of them, five runs with the offset have reached 1.73 on average. With the
@@ -806,7 +837,7 @@ print("the weights are equal:", models.same_weights(policy, other))
 # large batch hardly varies.
 #
 # **Noise on the language model.** There we do not know the true gradient. But we can sample 256
-# reviews from the policy of section 8 before training, and compute the gradient on two halves of
+# reviews from the policy of section 9 before training, and compute the gradient on two halves of
 # them. What the halves have in common is signal. There are 35 ways to cut eight batches of 32 into
 # halves. The mean cosine between the two halves is
 #

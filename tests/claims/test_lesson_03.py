@@ -2,14 +2,16 @@
 
 import math
 
+import nbformat
 import pytest
 import torch
 
 from minirlhf import core, evaluate, loops, models, tasks
-from tests.claims.prose import lesson
+from minirlhf.classroom.course import NOTEBOOKS
+from tests.claims.prose import Said, lesson
 
 SHARES = torch.tensor([4, 1, 5, 1, 2, 3, 4], dtype=torch.float64) / 20
-HELD_OUT, SHOWN = 256, 24  # reviews of section 6, positions of its figure
+HELD_OUT, SHOWN = 256, 24  # reviews of section 8, positions of its figure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +37,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def people(trained):
-    """The reviews of section 6, as rows and as a batch."""
+    """The reviews of section 8, as rows and as a batch."""
     _, tokenizer = trained
     rows = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
     rows = rows.select(range(HELD_OUT))
@@ -51,7 +53,7 @@ def surprise(trained, people):
 
 @pytest.fixture(scope="module")
 def two_reviews(trained):
-    """The batch of section 3 and the SFT model's logits about its response tokens."""
+    """The batch of section 4 and the SFT model's logits about its response tokens."""
     policies, tokenizer = trained
     titles = ["the film\n", "a night at the opera\n"]
     batch = models.encode(tokenizer, titles, ["A dull film.", "Funny, and a little sad."])
@@ -69,7 +71,12 @@ def at(p, temperature):
     return powers / powers.sum()
 
 
-# ---- section 2: the small world
+# ---- section 3: the small world
+
+
+def rewards_of(world, label):
+    """The score of one response."""
+    return world.rewards[world.labels.index(label)].item()
 
 
 def test_the_numbers_of_the_small_world(world):
@@ -85,7 +92,7 @@ def test_the_numbers_of_the_small_world(world):
     torch.testing.assert_close((world.probs(world.ref_logits) * world.rewards).sum(), v[0])
 
 
-# ---- section 4: temperature and entropy
+# ---- sections 5 and 6: temperature and entropy
 
 
 def test_entropy_never_falls_when_the_temperature_rises(two_reviews):
@@ -112,21 +119,26 @@ def test_the_order_of_the_words_is_the_same_at_every_temperature(two_reviews):
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_log_probabilities_at_another_temperature_are_of_another_policy(trained):
+def log_probabilities_off(trained):
+    """Temperature -> log-probabilities computed again, minus those of the sampling at 0.7."""
     policies, tokenizer = trained
     prompts = tasks.reviews.eval_prompts("test")[:64]
     (drawn,) = models.sample_text(policies["SFT"], tokenizer, prompts, seed=0)
     assert models.SamplingConfig().temperature == 0.7
     with torch.no_grad():
-        off = {
+        return {
             t: (models.policy_logprobs(policies["SFT"], drawn, temperature=t) - drawn.old_logprobs)
             for t in (0.7, 1.0)
         }
+
+
+def test_log_probabilities_at_another_temperature_are_of_another_policy(trained):
+    off = log_probabilities_off(trained)
     assert off[0.7].abs().max() < 1e-4
     assert off[1.0].abs().max() > 0.5
 
 
-# ---- section 6: what SFT has changed
+# ---- section 8: what SFT has changed
 
 
 def gain_by_film(people, surprise):
@@ -197,7 +209,7 @@ def test_sft_teaches_to_stop_at_every_temperature(cut_off):
         assert cut_off["SFT", temperature] <= cut_off["base", temperature]
 
 
-# ---- section 7: imitation
+# ---- section 9: imitation
 
 
 def imitated(world, shares):
@@ -260,14 +272,25 @@ def test_the_base_models_first_sample_is_cut_off_and_the_sft_model_stops(trained
     eos = tokenizer.eos_token_id
     assert not drawn["base"].finished(eos)[0]
     assert drawn["base"].response_mask[0].sum() == models.SamplingConfig().max_new_tokens
+    assert drawn["base"].finished(eos)[1]  # it can also stop, as the lesson says
     assert drawn["SFT"].finished(eos)[:5].all()
-    assert models.decode(tokenizer, drawn["SFT"])[1] == "A slice of suspense."
+    written = models.decode(tokenizer, drawn["SFT"])
+    assert [prompt.strip() for prompt in prompts[1:5:3]] == ["american psycho 2", "beijing bicycle"]
+    assert written[1] == "A slice of suspense."
+    assert "shernprovoking" in written[2] and "funnyfloat" in written[4]
+
+
+def test_the_three_reviews_of_section_7_are_about_one_film(trained):
+    data = tasks.reviews.sft_dataset(trained[1]).select(range(3))
+    assert set(data["prompt"]) == {"a grin without a cat\n"}
+    words = [set(text.lower().rstrip(".").split()) for text in data["completion"]]
+    assert len(words[0] & words[1]) <= 2 and not words[0] & words[2]
 
 
 def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise, cut_off):
     policies, tokenizer = trained
     with lesson("03") as said:
-        # section 2
+        # sections 2 and 3
         score = -1  # good minus bad words of "A dull film.", with dull as a bad word
         rewards = [0] * 4 + [score]
         batch, logits = two_reviews
@@ -277,7 +300,8 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         assert {sum(rewards[t:]) for t in range(5)} == {score}
         said("return $G_t$", score)
         probs, scores = world.probs(world.ref_logits), world.rewards
-        said("world small enough for paper", 3, 2, 1 / len(world.vocab), 7)
+        said("here every reward before the last token is", rewards[0])
+        said("EOS. A response has at most", 2, 1 / len(world.vocab), 7)
         assert len(world.labels) == 7 and world.max_length == 2
         for index, response in enumerate(world.sequences):
             name = " ".join(world.vocab[i] for i in response)
@@ -286,25 +310,34 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("Write down", q.numel(), 3, len(world.states))
         said("lead to the scores", *q[1], v[1], *q[2], v[2])
         said("of the prefix *good*:", q[0, 0], q[0, 1], q[0, 2], *q[0], v[0])
-        # section 3
+        end = rewards_of(world, "goodbad")  # G_t is the score at both tokens
+        said("Take *good bad*. Its score is", end)
+        change = [v[1] - v[0], end - v[1]]
+        said("| first: good | start |", 0, end, v[0], q[0, 0], change[0])
+        said("| second: bad | good |", end, end, v[1], q[1, 1], change[1])
+        said("from the start to the end:", v[0], v[1], end, change[0], end)
+        # section 4
         one = models.encode(tokenizer, ["the film\n"], ["A dull film."])
         width, prompt = one.sequences.shape[1], one.prompt_ids.shape[1]
         said("| position", *range(width))
         said("do you need for the", lengths[0])
         last = width - 2
-        said("You need the rows", prompt - 1, last, prompt - 1, last, width - 1)
+        said("You need the rows", prompt - 1, last)
+        said("| row of logits |", *range(width))
+        said("the table, row", prompt - 1, last, width - 1)
         with torch.no_grad():
             logprobs = models.policy_logprobs(policies["SFT"], batch)
         said("its probability is about", logprobs[0, 1].exp())
         assert lengths[1] - lengths[0] == 4  # the last four rows of the table are padding
         assert tokenizer.pad_token_id == tokenizer.eos_token_id
         said("Here the lengths are", *lengths)
-        # section 4
+        # sections 5 and 6
         p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
         sums = p.cumsum(0)
         said(
             "Take three words with the probabilities", *p, 0, 1, sums[0], sums[0], sums[1], sums[1]
         )
+        off = log_probabilities_off(trained)
         said("so that they sum to", at(p, 0.5).sum(), *at(p, 0.5))
         torch.testing.assert_close(p.square(), torch.tensor([0.25, 0.09, 0.04]).double())
         said("have the entropy", entropy(p), math.exp(entropy(p)), math.exp(entropy(at(p, 0.5))))
@@ -317,20 +350,22 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("is the same at every temperature. At", 0.5, heat[0.5][a] > 0.5, 1.5, 0.06)
         assert 0.05 < likeliest < 0.06 and heat[0.5].argmax() == a
         usual = models.SamplingConfig()
-        said("Our models sample at", usual.temperature, usual.temperature)
-        # section 6
+        said("Our models sample at", usual.temperature, usual.temperature, usual.temperature)
+        said("the same as when the token was drawn. At", 1, off[1.0].abs().max() > 0.5, 0.5)
+        # section 8
         shown, mask = by_position(people, surprise), people[1].response_mask
         total = {name: core.aggregate(x, mask).item() for name, x in surprise.items()}
         falls = [shown["base"][0], shown["SFT"][0]]
         said("at the first token: the surprise falls from", *falls, total["base"], total["SFT"])
         said("Both get the same titles, at the temperature", usual.temperature)
         said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
+        said("It can also stop, as after *american psycho", 2)  # the title of a film
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
         assert cut_off["base", 0.7] > 0.45 and cut_off["SFT", 0.7] < 0.1
         said("SFT has taught it to stop. Of", 76, 76, stops["base"], stops["SFT"])
         assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
-        # section 7
+        # section 9
         said("| number", *(20 * SHARES).round())
         said("| its score |", *scores)
         mean = (SHARES * scores).sum().item()
@@ -340,6 +375,9 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         assert (20 * SHARES[first == 0].sum()).round() == 10  # half of twenty begin with good
         said("Half begin with *good*, and", (20 * SHARES[first == 1].sum()).round())
         # exercises and questions
+        said("every response has", 2, 1, 0, 1, 2)
+        said("Which of the two advantages moves nearer to", 0)
+        said("Padding can hold NaN, and NaN times", 0)
         said("and one number between", 0, 1)
         said("The last sum should be", sums[-1])
         said("A response of", 30, -90)
@@ -354,3 +392,24 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         gain, low, high = gain_by_film(people, surprise)
         said("we take the mean over all tokens: the gain is", total["base"] - total["SFT"], gain)
         said("of the second number, over films, is from", low, high)
+
+
+def advantages_of_good_bad(world, logits):
+    """(V of the start, V after good, advantage of good, advantage of bad)."""
+    v, q = world.values(logits)
+    return v[0], v[1], q[0, 0] - v[0], q[1, 1] - v[1]
+
+
+def test_the_numbers_of_the_solution_on_advantages(world):
+    *_, good, bad = advantages_of_good_bad(world, world.ref_logits)
+    nine = torch.tensor([0.9, 0.05, 0.05]).double().log().expand(3, 3)
+    at_start, after_good, good_after, bad_after = advantages_of_good_bad(world, nine)
+    assert abs(good_after) < abs(good) and abs(bad_after) > abs(bad)
+    cells = nbformat.read(
+        NOTEBOOKS / "solutions" / "03_a_language_model_is_a_policy.ipynb", 4
+    ).cells
+    said = Said([c for c in cells if "The advantage of *good* moves" in c.source])
+    said("The advantage of *good* moves towards", 0, good, good_after)
+    said("$V$ of the start is", at_start, after_good)
+    said("The advantage of *bad* moves away from", 0, bad, bad_after)
+    said("would most likely have reached the score", 2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from tests.claims.prose import Said, lesson
 
@@ -62,10 +63,10 @@ def table_of_prefixes(said):
 
 def table_of_four_responses(said):
     """Section 5: what each response does to the first logits of *good* and *bad*."""
-    names = ("good good", "bad .", "bad . again", "only .")
+    names = ("good good", "bad .", "bad . again", ". at once")
     scores = [22, 19, 19, 20]
     for name, score in zip(names, scores, strict=True):
-        index = SMALL.labels.index(re.sub("only|again| ", "", name))
+        index = SMALL.labels.index(re.sub("at once|again| ", "", name))
         assert score == SMALL.rewards[index] + OFFSET
     sums = torch.zeros(2, 2, dtype=torch.float64)
     mean = sum(scores) / 4
@@ -83,7 +84,7 @@ def table_of_four_responses(said):
     assert good < 0 < bad and good_after / truth[0] == pytest.approx(bad_after / truth[1].item())
 
 
-# ---- section 6: all batches of four responses
+# ---- section 7: all batches of four responses
 
 
 def bias_and_noise(numbers, size=4, world=SMALL, logits=None):
@@ -162,7 +163,7 @@ def test_the_cells_of_the_page_compute_these_numbers(exact):
         assert row == pytest.approx(exact[name], abs=1e-9), name
 
 
-# ---- section 7: learning
+# ---- section 8: learning
 
 
 def learn(advantages_of, offset=0.0, **given):
@@ -230,11 +231,11 @@ def test_the_others_mean_repairs_an_offset_in_a_random_world_too():
     assert mended.min() > 1 and abs(mended.mean() - others[:, -1].mean()) < 0.2
 
 
-# ---- section 8: the run on the page
+# ---- section 9: the run on the page
 
 
 def logged():
-    """The table of section 8, as the page shows it: {"mean score": [...], "loss": [...]}."""
+    """The table of section 9, as the page shows it: {"mean score": [...], "loss": [...]}."""
     cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
     (cell,) = [c for c in cells if c.source.startswith("log = train_by_hand")]
     lines = cell.outputs[-1]["data"]["text/plain"].splitlines()
@@ -258,7 +259,7 @@ def test_the_loss_rises_with_the_score():
     assert loss[-1] > loss[0] + 10
 
 
-# ---- section 9: a recorded run
+# ---- going further: a recorded run
 
 
 def recorded():
@@ -448,21 +449,41 @@ def test_only_a_fixed_denominator_keeps_the_direction():
     assert mean == pytest.approx([tokens[0]] * 3) and mean[0] < 0.95
 
 
+def test_of_one_batch_the_token_mean_is_the_sum_divided_by_the_mean_length():
+    """The denominator of section 9: the same direction, and nearly the same step of Adam."""
+    mask = torch.arange(30) < torch.tensor([[30], [11], [19]])
+    drawing = torch.Generator().manual_seed(0)
+    ends = {}
+    for how in ("sequence_sum", "token_mean"):
+        weights = torch.nn.Parameter(torch.zeros(3, 30))
+        losses = torch.randn(3, 30, generator=drawing.manual_seed(0)) * weights
+        loss = core.aggregate(losses, mask, how=how)
+        (gradient,) = torch.autograd.grad(loss, weights, retain_graph=True)
+        step = loops.make_optimizer(torch.nn.ParameterList([weights]), loops.OptimiserConfig())
+        loss.backward()
+        step.step()
+        ends[how] = gradient, weights.detach().clone()
+    (of_sum, after_sum), (of_mean, after_mean) = ends["sequence_sum"], ends["token_mean"]
+    torch.testing.assert_close(of_sum, of_mean * mask.sum(1).float().mean())
+    torch.testing.assert_close(after_sum, after_mean, rtol=0.01, atol=0)
+
+
 # ---- going further: noise on the language model
 
 
 @pytest.fixture(scope="module")
-def halves():
-    """Cosines of the gradients of two halves of 256 reviews, for 35 ways to halve eight batches.
+def sampled():
+    """(Name -> cosines of the gradients of two halves, mean length) of 256 reviews.
 
-    A gradient is linear in the numbers in front of it. So each batch needs two backward passes: one
-    with the scores, and one with 1 in front of every response.
+    There are 35 ways to halve eight batches. A gradient is linear in the numbers in front of it. So
+    each batch needs two backward passes: one with the scores, and one with 1 in front of every
+    response.
     """
     policy, tokenizer = models.load_policy("tiny-reviews-sft")
     scorer, _ = models.load_scalar("tiny-reviews-reward")
     score = rewards.rollout_score(scorer, tokenizer.eos_token_id)
     titles = (tasks.reviews.rl_prompts() * 2)[:256]
-    with_score, with_one, means = [], [], []
+    with_score, with_one, means, lengths = [], [], [], []
     for batch in models.sample_text(policy, tokenizer, titles, seed=0, batch_size=32):
         scores, mask = score(batch), batch.response_mask
         logprobs = models.policy_logprobs(policy, batch, temperature=0.7).mul(mask).sum(1)
@@ -472,6 +493,7 @@ def halves():
             )
             kept.append(torch.cat([p.flatten() for p in parts]))
         means.append(scores.mean())
+        lengths.append(mask.sum(1).float().mean().item())
     scored, ones, mean = torch.stack(with_score), torch.stack(with_one), torch.stack(means)[:, None]
     cuts = [half for half in itertools.combinations(range(8), 4) if 0 in half]
     found = {}
@@ -485,7 +507,12 @@ def halves():
         pairs = ((member, 1 - member), (member, member), (1 - member, 1 - member))
         across, a, b = (torch.einsum("ki,ij,kj->k", x, dots, y) for x, y in pairs)
         found[name] = across / (a * b).sqrt()
-    return found
+    return found, sum(lengths) / len(lengths)
+
+
+@pytest.fixture(scope="module")
+def halves(sampled):
+    return sampled[0]
 
 
 def test_halves_of_real_batches_agree_more_with_a_baseline(halves):
@@ -497,7 +524,8 @@ def test_halves_of_real_batches_agree_more_with_a_baseline(halves):
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_prose(exact, learned, best, halves):
+def test_the_numbers_of_the_prose(exact, learned, best, sampled):
+    halves, tokens_each = sampled
     runs, family = recorded()
     by_step = runs.groupby("step")[["score", "entropy"]].mean()
     pass_1 = family.groupby("variant").pass_1.mean()
@@ -518,7 +546,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         # 1 and 2: the formula
         said("A score of", 2, 1)
         # 3: the small world
-        said("first all logits are", 0, 1 / 3)
+        said("Again it is uniform at first: all logits are", 0, 1 / 3)
         table_of_prefixes(said)
         # 4: reward-to-go
         said("Its score is", 1 - 1, 1)
@@ -527,12 +555,13 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("probabilities sum to", 1)
         # 5: baselines
         said("Scores have no natural zero. Add", OFFSET, 2 + OFFSET, -1 + OFFSET)
-        said("| response | score $r_i$ | push on *good* | push on *bad* | score −", OFFSET)
+        said("takes the score, the right half the score −", OFFSET)
+        said("| response | score | it pushes *good* by | it pushes *bad* by | score −", OFFSET)
         table_of_four_responses(said)
-        said("At the right we have subtracted", OFFSET)
+        said("In the right half we have subtracted", OFFSET)
         said("if the returns are far from", 0)
         said("With scores near", OFFSET, OFFSET, 1)
-        # 6: bias and noise
+        # 7: bias and noise
         said("A noise of", 1)
         for line in ("3. the score +", "4. the score +", "5. the score +", "6. the score +"):
             said(line, OFFSET)
@@ -542,9 +571,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("is the score +", OFFSET, noise["raised"] / noise["score"], noise["raised"])
         said("The batch mean leaves", noise["batch mean"], noise["others"], noise["value"])
         said("its advantages are always exactly", Fraction(3, 4))
-        more = (noise["raised"] / noise["others"]) ** 2
-        said("you would need about", abs(more - 260) < 5, 260, noise["raised"], noise["others"])
-        # 7: learning
+        # 8: learning
         said("Learning with scores near", OFFSET)
         said("policy of the small world:", 100, 16, 0.5, count, OFFSET, 0, SMALL.rewards.max())
         said("the score as it is; the score +", OFFSET, OFFSET, 100, count)
@@ -553,30 +580,31 @@ def test_the_numbers_of_the_prose(exact, learned, best, halves):
         said("With an offset of", OFFSET, last["raised"].mean(), last["raised"].min() < -0.9, 0)
         said("is pushed up by about", OFFSET, 20, stuck.max(1).values.mean())
         said("the curve lies on that of the score", True)
-        # 8: the language model
+        # 9: the language model
         said("before training they have the mean", 0, 1)
         said("`order` holds the numbers of", size, size)
         said("The responses are sampled at temperature", temperature, temperature)
+        said("divided by the mean length of its responses (here about", 18 < tokens_each < 22, 20)
         said("The mean score rises by about", table[-1] - table[0])
-        # 9: a recorded run
+        # exercises and questions
+        said("padding can hold NaN, and NaN times", 0)
+        said("of every token, (B, R), and", 0)
+        said("where it started, and the loss is", 0, 0)
+        said("Then every advantage is negative or", 0)
+        said("each entry holds the numbers of", size)
+        said("under the name `my_training`: sample at temperature", temperature, 0.9)
+        said("With the mean of the others all advantages are", 0)
+        # going further
         steps, samples = runs.steps.iloc[0], runs.samples.iloc[0]
-        said("and the score is", 1, 0, steps, samples)
+        said("problem such as `16+16+11=`. The score is", 1, 0, steps, samples)
         start, end = by_step.head(2).mean(), by_step.tail(5).mean()
         said("**score**: the share of right answers rises from", start.score, end.score)
         said("falls from", by_step.entropy.iloc[0], end.entropy)
         problems = len(family.pass_1_by_prompt.iloc[0])
         tested = [round(pass_1[name], 2) for name in ("start", "reinforce")]
         said("right answers rises from", *tested, problems)
-        # exercises and questions
-        said("padding can hold NaN, and NaN times", 0)
-        said("of every token, (B, R), and", 0)
-        said("the advantages should have the mean", 0, 1, OFFSET)
-        said("take four scores near", OFFSET)
-        said("Then every advantage is negative or", 0)
-        said("each entry holds the numbers of", size)
-        said("under the name `my_training`: sample at temperature", temperature, 0.9)
-        said("With the mean of the others all advantages are", 0)
-        # going further
+        more = (noise["raised"] / noise["others"]) ** 2
+        said("you would need about", abs(more - 260) < 5, 260, noise["raised"], noise["others"])
         said("The score *without* the", OFFSET, noise["score"], noise["others"], 0)
         said("There the noise grows from", *of_two)
         said("pays where scores are far from", 0)
@@ -602,3 +630,23 @@ def test_the_numbers_of_the_solutions(exact):
     said = Said([c for c in cells if "There is a bias" in c.source])
     said("For batches of four the bias is", exact["best"][0], exact["batch mean"][0])
     said("(a cosine of", direction_of_the_best())
+
+
+def colleague(logprobs, scores, mask):
+    """Exercise 3, as it is given: (B, 1) times (B,) is (B, B)."""
+    advantages = (scores - scores.mean())[:, None]
+    return -(advantages * torch.where(mask, logprobs, 0.0).sum(1)).mean()
+
+
+def test_the_loss_of_the_colleague_is_zero_and_nothing_is_learned():
+    rows = torch.multinomial(
+        SMALL.probs(SMALL.ref_logits), 16, True, generator=torch.Generator().manual_seed(0)
+    )
+    moved, mask = SMALL.ref_logits.clone().requires_grad_(True), SMALL.response_mask[rows]
+    scores = SMALL.rewards[rows] + OFFSET
+    loss = colleague(SMALL.logprobs(moved)[rows], scores, mask)
+    (gradient,) = torch.autograd.grad(loss, moved)
+    assert loss.abs() < 1e-12 and gradient.abs().max() < 1e-12
+    mended = check.centred_loss.reference(SMALL.logprobs(moved)[rows], scores, mask)
+    (gradient,) = torch.autograd.grad(mended, moved)
+    assert gradient.norm() > 0.1

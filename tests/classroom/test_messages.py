@@ -170,7 +170,7 @@ def test_padding_masked_by_multiplication_is_named(name, seed):
 
     def by_multiplying(*given):
         """The right answer, to which padding adds 0 times what it holds."""
-        sized = [x for x in given if torch.is_tensor(x) and x.is_floating_point() and x.dim() == 2]
+        sized = [x for x in given if torch.is_tensor(x) and x.is_floating_point() and x.dim() >= 2]
         answer = exercise.reference(*given)
         nothing = sum((0 * x).sum() for x in sized)
         return answer + nothing if answer.is_floating_point() else answer.float() + nothing
@@ -220,6 +220,14 @@ def looped(rewards, values, mask, gamma, lam, *, used=None):
             ),
         ),
         ("policy_gradient_loss", lambda p, r, m: -(r * (p * m).sum(1)).mean()),
+        ("centred_loss", lambda p, r, m: -((r - r.mean()) * (p * m).sum(1)).mean()),
+        (  # the value is right, the gradient is NaN
+            "sft_loss",
+            lambda x, i, m: (
+                -torch.where(m, x.log_softmax(-1).gather(-1, i[..., None])[..., 0], 0.0).sum()
+                / m.sum()
+            ),
+        ),
         ("accumulated_loss", lambda x, m, s: (x * m).sum() / m.sum()),
     ],
 )

@@ -1,9 +1,77 @@
-"""Exercises of lesson 03: shifted logits, sampling, entropy, and a softmax over the wrong axis."""
+"""Exercises of lesson 03: advantages on paper, shifted logits, sampling, entropy, a wrong axis."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core.logprobs import response_slice
+
+
+def _world_case(g):
+    words = int(torch.randint(3, 5, (), generator=g))
+    return (
+        torch.randn(words + 1, words, generator=g),
+        2 * torch.randn(words, words, generator=g),
+        *torch.randperm(words, generator=g)[:2].tolist(),
+    )
+
+
+def _word_advantages(logits, scores, a, b):
+    probs = logits.softmax(-1)
+    after = (probs[1:] * scores).sum(-1)
+    return torch.stack([after[a] - probs[0] @ after, scores[a, b] - after[a]])
+
+
+def _second_word_as_it_fell(logits, scores, a, b):
+    """The score minus V at the start: a sample of the first advantage."""
+    probs = logits.softmax(-1)
+    after = (probs[1:] * scores).sum(-1)
+    return torch.stack([scores[a, b] - probs[0] @ after, scores[a, b] - after[a]])
+
+
+def _rows_shifted(logits, scores, a, b):
+    """As if the last row belonged to the start."""
+    return _word_advantages(logits.roll(1, 0), scores, a, b)
+
+
+word_advantages = Exercise(
+    "word_advantages",
+    ("logits", "scores", "a", "b"),
+    _world_case,
+    _word_advantages,
+    {
+        "this takes a plain mean over the words. A value is a mean under the policy: weigh each "
+        "word with its probability.": lambda x, s, a, b: _word_advantages(0 * x, s, a, b),
+        "these are the Q of the two words. Subtract V of the prefix.": lambda x, s, a, b: (
+            torch.stack([(x[1 + a].softmax(-1) * s[a]).sum(), s[a, b]])
+        ),
+        "the advantage of the first word is not Q - V. You subtract V at the start from the score "
+        "of this one response. Q of the first word is the mean over all second words.": (
+            _second_word_as_it_fell
+        ),
+        "the sign is wrong. An advantage is Q - V.": lambda x, s, a, b: (
+            -_word_advantages(x, s, a, b)
+        ),
+        "the softmax runs over the wrong axis. A row belongs to a prefix, and its columns are the "
+        "words.": lambda x, s, a, b: torch.stack(
+            [
+                (after := (x.softmax(0)[1:] * s).sum(-1))[a] - x.softmax(0)[0] @ after,
+                s[a, b] - after[a],
+            ]
+        ),
+        "both advantages subtract V at the start. The second word is chosen after the first, so "
+        "subtract V of that prefix.": lambda x, s, a, b: torch.stack(
+            [
+                (after := (x[1:].softmax(-1) * s).sum(-1))[a] - (v := x[0].softmax(-1) @ after),
+                s[a, b] - v,
+            ]
+        ),
+        "the rows of the logits are shifted. Row 0 belongs to the start, and row 1 + a to the "
+        "prefix that is the word number a.": _rows_shifted,
+        "the two advantages stand in the wrong order.": lambda x, s, a, b: _word_advantages(
+            x, s, a, b
+        ).flip(0),
+    },
+)
 
 
 def _logprobs_case(g):
@@ -143,11 +211,23 @@ next_word_entropy = Exercise(
 def _sft_case(g):
     mask = torch.arange(4) < torch.randint(1, 5, (3, 1), generator=g)
     mask[0] = torch.arange(4) < 2
-    return torch.randn(3, 4, 5, generator=g), torch.randint(5, (3, 4), generator=g), mask
+    logits = torch.randn(3, 4, 5, generator=g)
+    return (
+        torch.where(mask[..., None], logits, torch.nan),
+        torch.randint(5, (3, 4), generator=g),
+        mask,
+    )
 
 
-def _nll(logits, ids, mask):
-    return -torch.where(mask, _gather(logits, ids), 0.0).sum() / mask.sum()
+def _surprise(logits, ids, mask, axis=-1):
+    """-log p of each token, (B, R), after the logits at padding are replaced by 0."""
+    logits = torch.where(mask[..., None], logits, 0.0)
+    return -logits.log_softmax(axis).gather(-1, ids[..., None])[..., 0]
+
+
+def _nll(logits, ids, mask, axis=-1):
+    surprise = _surprise(logits, ids, mask, axis)
+    return torch.where(mask, surprise, 0.0).sum() / mask.sum()
 
 
 sft_loss = Exercise(
@@ -158,18 +238,14 @@ sft_loss = Exercise(
     {
         "the bug is still there. On paper, take a sequence of one token and a vocabulary of "
         "two words. What are the probabilities of the two words, "
-        "and what do they add up to?": lambda x, i, m: (
-            -torch.where(m, x.log_softmax(1).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum()
-        ),
+        "and what do they add up to?": lambda x, i, m: _nll(x, i, m, axis=1),
         "the softmax now runs over the sequences of the batch. "
-        "The vocabulary is the last axis.": lambda x, i, m: (
-            -torch.where(m, x.log_softmax(0).gather(-1, i[..., None])[..., 0], 0.0).sum() / m.sum()
-        ),
-        "padding is counted. Use the mask.": lambda x, i, m: -_gather(x, i).mean(),
+        "The vocabulary is the last axis.": lambda x, i, m: _nll(x, i, m, axis=0),
+        "padding is counted. Use the mask.": lambda x, i, m: _surprise(x, i, m).mean(),
         "padding is left out of the sum but counted in the mean. "
-        "Divide by the number of real tokens.": lambda x, i, m: (
-            -torch.where(m, _gather(x, i), 0.0).mean()
-        ),
+        "Divide by the number of real tokens.": lambda x, i, m: torch.where(
+            m, _surprise(x, i, m), 0.0
+        ).mean(),
         "the sign is wrong. A loss is minus the log-probability.": lambda x, i, m: -_nll(x, i, m),
     },
     differentiate=("logits",),

@@ -1,4 +1,4 @@
-"""Exercises of lesson 04: REINFORCE's loss, the returns of the tokens, and whitening with a bug."""
+"""Exercises of lesson 04: REINFORCE's loss, the returns of the tokens, a loss with a bug."""
 
 import torch
 
@@ -88,27 +88,36 @@ returns_to_go = Exercise(
 )
 
 
-def _white(scores):
-    return (scores - scores.mean()) / (scores.std(unbiased=False) + 1e-8)
+def _of_responses(logprobs, mask):
+    """(B,) the log-probabilities of the responses."""
+    return torch.where(mask, logprobs, 0.0).sum(1)
 
 
-whitened = Exercise(
-    "whitened",
-    ("scores",),
-    lambda g: (3 + 2 * torch.randn(8, generator=g),),
-    _white,
+def _centred(logprobs, scores, mask):
+    return -((scores - scores.mean()) * _of_responses(logprobs, mask)).mean()
+
+
+centred_loss = Exercise(
+    "centred_loss",
+    ("logprobs", "scores", "mask"),
+    _loss_case,
+    _centred,
     {
-        "the bug is still there. On paper, take the scores 19 and 21. Which advantages should come "
-        "out, and which do?": lambda r: _white(r) + r.mean(),
-        "the standard deviation divides by n - 1. This exercise, like the package, "
-        "divides by n: std(unbiased=False).": lambda r: (r - r.mean()) / r.std(),
-        "the mean is 0, but the standard deviation is not 1. "
-        "Divide by the standard deviation: the "
-        "root of the mean square of what is left.": lambda r: r - r.mean(),
-        "this divides by the variance. Divide by the standard "
-        "deviation, its square root.": lambda r: (r - r.mean()) / r.var(unbiased=False),
-        "the standard deviation is 1, but the mean is not subtracted.": lambda r: (
-            r / r.std(unbiased=False)
+        "the bug is still there. On paper, take two responses of one token, with the advantages 1 "
+        "and -1 and the log-probabilities -1 and -3. Which products does the loss need, and which "
+        "ones are in the mean?": lambda p, r, m: (
+            -((r - r.mean())[:, None] * _of_responses(p, m)).mean()
         ),
+        "the sign is wrong. An optimiser minimises, so the loss is "
+        "minus the advantage times the log-probability.": lambda p, r, m: -_centred(p, r, m),
+        "the baseline is missing. Subtract the mean score of the batch.": _loss,
+        "this is the sum over responses. Take the mean.": lambda p, r, m: (
+            _centred(p, r, m) * len(r)
+        ),
+        "this divides by the number of tokens. Sum over the tokens of each response, "
+        "then take the mean over responses.": lambda p, r, m: _centred(p, r, m) * len(r) / m.sum(),
+        "this is the mean over all positions, with padding. Sum over the tokens of each response, "
+        "then take the mean over responses.": lambda p, r, m: _centred(p, r, m) / m.shape[1],
     },
+    differentiate=("logprobs",),
 )
