@@ -244,8 +244,8 @@ actor, critic, history = loops.train_ppo(
 show.curves(history, columns=["score", "kl"])
 
 # %% [markdown]
-# Step 0 comes before any update. So the score is near 0, as for the SFT model, and the KL is 0: the
-# actor still *is* the reference. Then both rise.
+# Step 0 comes before any update: the actor still *is* the reference. So the score is near 0, and
+# the KL 0. Then both rise. (The score jumps, because 64 reviews are few.)
 #
 # A full run has 24 steps. We recorded three of them. Each has another random seed, and its own SFT
 # model and reward model. The **gold score**, in the middle, is another model's prediction
@@ -318,8 +318,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method", seed=1))
 #
 # The **token microscope** shows every token of four reviews by a PPO policy, after the last of its
 # 24 steps. Blue tokens are more likely than under the reference, orange ones less likely. Point at
-# a token, or use the arrow keys, to see its numbers and the words that each model found likeliest
-# there.
+# a token, or use the arrow keys, to see its numbers and the words that each model found likeliest.
 
 # %%
 run = experiments.results("microscope")

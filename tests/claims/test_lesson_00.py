@@ -315,7 +315,7 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("After *Very funny* it predicts", PREDICTED[2], PREDICTED[2] > SCORE)
         said("all three tokens would get the same number,", SCORE)
         said("the mean score of the", default.batch_size)
-        said("Then both rise", True)
+        said("Then both rise. (The score jumps, because", default.batch_size)
         said("So the score is near", 0, 0)
         said("Step", 0)
         said("A full run has", steps.step.max() + 1)
