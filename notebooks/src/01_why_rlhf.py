@@ -257,8 +257,9 @@ compared.head(6)
 # %% [markdown]
 # What to see:
 #
-# - **Our reward model likes *love*.** The prefix *I love* has the highest reward, 1.34. Then the
-#   reward falls. The reward model knows film reviews only, so do not read more into it.
+# - **Our reward model likes *love*.** The prefix *I love* has the highest reward, 1.34. All later
+#   prefixes have a lower one. The reward model knows film reviews only, so do not read more into
+#   it.
 # - **The notes have other numbers.** Over all twelve prefixes, their correlation with ours is −0.01
 #   (prefix + EOS) and −0.02 (one pass). The two reward models do not agree at all: that of the
 #   notes learned from other people's choices, on other texts.
@@ -309,10 +310,9 @@ show.microscope(table, "prefix_reward", text="all")
 # |---|---|---|---|---|---|
 # | token id | 7 | 2 | 0 | 0 | 0 |
 # | real token? | yes | yes | yes | no | no |
-# | `ids != pad_id` | yes | yes | **no** | no | no |
 #
-# The mask in the last row leaves out EOS. A model trained with it never learns to stop. So we make
-# masks from the *first* EOS, which counts as a real token. Exercises 1 and 4 are about this.
+# The first EOS is a real token: the model chose to stop there. The others are padding. All have the
+# same id, so only the *position* tells them apart. Exercise 1 is about this.
 
 # %% [markdown]
 # ## 7. The simplest use of a reward: best-of-n
@@ -470,7 +470,8 @@ table[["text", "token", "prefix_reward", "one_pass_reward"]].round(2)
 # thick line is the mean length of what the model writes. It should come close to 2.5, and it does
 # not. What is wrong in `imitation_loss`? Mend it, run the checker, and draw the line again.
 #
-# *Hint:* `ids` is padded with EOS. Which tokens are left out of the loss?
+# *Hint:* take one response, the ids 7, 2, 0, 0, 0 of section 6 with `eos_id` 0. Write `mask` down
+# on paper. What does the loss teach the model at each position?
 
 
 # %% tags=["exercise"]

@@ -375,6 +375,7 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
         # exercises and questions
         said("They are", 2, 3)
         said("so the mean length is", 2.5)
+        said("take one response, the ids", 7, 2, 0, 0, 0, 0)
         said("It should come close to", 2.5)
         said("1. SFT has no negative examples", True)
         said("Probabilities sum to", 1)
