@@ -108,9 +108,8 @@ imitation_loss = Exercise(
     lambda x, ids, e: _mean_loss(x, _eos_mask(ids, e)),
     {
         "this is still the given loss. Take one response with the ids 7, 2, 0, 0, 0 and eos_id 0. "
-        "On paper, which of its tokens are real, and which does your mean count?": lambda x, ids, e: (
-            _mean_loss(x, ids != e)
-        ),
+        "On paper: which of its tokens are real, and which "
+        "does your mean count?": lambda x, ids, e: _mean_loss(x, ids != e),
         "the first EOS is left out, and so is all that follows. The mask must "
         "include the first EOS.": lambda x, ids, e: _mean_loss(x, (ids == e).cumsum(1) == 0),
         "padding is kept. Only the first EOS of a response is real.": lambda x, ids, e: -x.mean(),
