@@ -104,12 +104,12 @@ def _two_lines(result: str) -> list[Line]:
 
 
 def _data(axes: Axes) -> None:
-    """What people write: demonstrations, prompts, ratings, and a rule that can score."""
+    """What people give: demonstrations, prompts, judgements, and a rule that can score."""
     for box, name, text in (
         ((12, 10, 164, 46), "demonstrations", "good responses"),
         ((456, 140, 206, 46), "prompts", "no responses needed"),
         ((236, 240, 158, 46), "or a rule, e.g.", "is the number right?"),
-        ((210, 321, 184, 46), "human ratings", "A is better than B"),
+        ((210, 321, 184, 46), "human judgements", "a person prefers A to B"),
     ):
         block(axes, box, "data", [("head", name), ("text", text)])
 

@@ -44,44 +44,42 @@ show.pipeline()
 # Follow the numbers 1 to 3:
 #
 # 1. **Supervised fine-tuning (SFT).** The model learns to imitate good examples.
-# 2. **Reward model.** A second model learns from people's judgements. It gives each text one number,
-#    its **score**.
+# 2. **Reward model.** People read two texts, A and B, and say which one is better. From these
+#    judgements a second model learns to give each text one number, its **score**.
 # 3. **Proximal policy optimisation (PPO).** The SFT model writes, the reward model scores, and the
 #    training makes texts with a high score more likely.
 #
 # The model that writes is called the **policy**. The text that it continues is the **prompt**, and what
 # it writes is the **response**.
 #
-# GRPO and DPO, at the right, are two other roads from the SFT model to a better one. GRPO compares
-# several responses to one prompt with each other (lesson 11). DPO learns from the pairs directly,
-# without a reward model (lesson 12). You can forget both for today.
+# GRPO and DPO are two other roads from the SFT model to a better one (lessons 11 and 12). You can
+# forget both for today.
 #
 # **Our example.** The policy is `tiny-reviews`, a GPT-2 of four million parameters that we trained on
 # film reviews. The prompt is the title of a film, and the response is a review of one sentence. What
 # do people prefer? Nobody compared two reviews. People rated how positive a review is, from −4 to 4.
-# *We* say: the more positive review is preferred. (Lesson 02 asks what this choice means.)
+# *We* say: the more positive review is the better one. (Lesson 02 asks what this means.)
 #
 # The model is tiny, so its sentences are often odd, and some may offend.
 #
-# **Predict.** PPO trains the policy to write reviews with a high score. Compare these reviews with
-# those of the SFT model:
+# **Predict.** PPO trains the policy to write reviews with a high score. Compare them with
+# reviews of the SFT model:
 #
 # 1. Will they be longer or shorter?
 # 2. Will they be more varied or less varied?
 # 3. Will a judge that took no part in the training find them more positive?
 # 4. Would you rather read them?
 #
-# Write your four answers down. Section 5 has ours.
+# Write your answers down. Section 5 has ours.
 
 # %% [markdown]
 # ## 2. Supervised fine-tuning
 #
-# Before SFT, the model has read film reviews, plot summaries and other short texts. It does not know
-# that we want a review. SFT shows it titles, each with a review that a person wrote. The training is
-# ordinary next-token prediction.
+# Before SFT, the model has read film reviews, plot summaries and other short texts. SFT shows it
+# titles, each with a review that a person wrote. The training is ordinary next-token prediction.
 #
-# The next table has the first six titles of our test films. No training has seen these films. Each
-# model writes one response to each title.
+# The next table has six titles of our test films, which no training has seen. Each model writes one
+# response to each title, of at most 32 tokens. (A **token** is a word or a piece of one.)
 
 # %%
 base, tokenizer = models.load_policy("tiny-reviews")
@@ -99,26 +97,25 @@ names = pd.Index([title.strip() for title in titles], name="title")
 show.texts(pd.DataFrame({"before SFT": write(base), "after SFT": write(sft)}, names))
 
 # %% [markdown]
-# Before SFT, some responses are summaries, and some begin in the middle of a sentence. After SFT, each
-# response is a whole sentence, and most sound like a review. (The first one begins like a letter to a
-# newspaper. The model has read such texts, too.) But SFT imitates critics of all kinds. Some of its
-# reviews criticise, some praise, and some say nothing. Nothing has told the model which it should
-# write.
+# Before SFT, some responses are summaries, and some begin in the middle of a sentence. Two of them
+# break off after 32 tokens: *who is married* and *dissap*. After SFT, each response is a whole
+# sentence, and most sound like a review. But SFT imitates critics of all kinds. Some of its reviews
+# criticise, some praise, and some say nothing. Nothing has told the model which it should write.
 
 # %% [markdown]
 # ## 3. The reward model
 #
 # The reward model is a copy of the SFT model with another last layer. That layer gives one number, the
 # score $r$, instead of a distribution over the next token. It learns from pairs of reviews of one film.
-# For each pair we draw one person's rating of each review. The review with the higher rating is the
-# preferred one. The training makes these preferences likely under a formula, the **Bradley-Terry
-# model**:
+# Many people rated each review. For each pair we draw one person's rating of each review. The review
+# with the higher rating is the preferred one. The reward model turns two scores into a probability,
+# by a formula that is called the **Bradley-Terry model**:
 #
 # $$ P(A \text{ preferred to } B) = \sigma\big(r(A) - r(B)\big),
 # \qquad \sigma(z) = \frac{1}{1 + e^{-z}} . $$
 #
 # In words: the further the score of A lies above that of B, the surer the reward model is that people
-# prefer A. On paper:
+# prefer A. The training makes the drawn preferences as probable as it can. On paper:
 #
 # | $r(A) - r(B)$ | 0 | 1 | 2 | −1 |
 # |---|---|---|---|---|
@@ -156,8 +153,7 @@ score_of(five)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Highest:** "A moving and funny film." has 2.70. The reward model has learned what praise looks
-#   like.
+# - **Highest:** "A moving and funny film." has 2.70.
 # - **Lowest:** "Not a dull moment." has −3.21, although it is praise. The reward model reacts to
 #   *dull* and misses the *not*.
 # - **Negative:** this one, and the review with the dull ending, −1.18. One bad word outweighs two good
@@ -167,26 +163,56 @@ score_of(five)
 #
 # </details>
 #
-# So the reward model can be fooled. How good is it on real reviews? We drew such pairs for films
-# that it has not seen. It prefers the same review as the drawn ratings in 64 % of the pairs. The
-# mean ratings of all other people do so in 84 %, and guessing in 50 %. PPO will maximise the score
-# of *this* reward model.
+# So the reward model can be fooled. How good is it on real reviews? We drew pairs for films that it
+# has not seen. It agrees with the drawn ratings in 64 % of the pairs. Guessing gives 50 %. Nobody
+# reaches 100 %, because people differ: if you always choose the review with the higher mean rating
+# of all other people, you are right in 84 %. PPO will maximise the score of *this* reward model.
 
 # %% [markdown]
 # ## 4. PPO
 #
-# PPO repeats one step many times. It begins with two copies of the SFT model. The **actor** learns.
-# The **reference** stays as it is.
+# PPO repeats one step many times. It begins with two copies of the SFT model. The **actor** is the
+# policy that learns. The **reference** stays as it is. Another network, the **critic**, reads an
+# unfinished review and predicts the score that it will get at the end. One step:
 #
 # 1. **Sample.** The actor writes 64 reviews.
 # 2. **Score.** The reward model gives each review its score.
 # 3. **KL penalty.** A review that has become more likely than under the reference loses some of its
 #    score.
-# 4. **Compare.** A second network, the **critic**, predicts before each token how the review will end.
-#    A token is good if things turn out better than predicted, and bad if they turn out worse.
-# 5. **Update.** Good tokens become more likely and bad ones less likely, by a small amount.
+# 4. **Compare.** For each token: how much higher is the score than the critic predicted *before* this
+#    token? The difference is the **advantage** of the token.
+# 5. **Update.** Tokens with a positive advantage become more likely, those with a negative one less
+#    likely, by a small amount. The critic learns to predict better, too.
 #
-# So the training maximises this quantity, on average over the reviews that the actor writes:
+# **One review, worked out.** The actor writes *Very funny* and then stops. These are three tokens,
+# because stopping is one, too. The score is 1.2. (We made up the numbers, and leave out the KL
+# penalty.)
+#
+# | token | predicted before it | score at the end | advantage |
+# |---|---|---|---|
+# | *Very* | 0.1 | 1.2 | 1.2 − 0.1 = 1.1 |
+# | *funny* | 0.4 | 1.2 | 1.2 − 0.4 = 0.8 |
+# | stop | 1.3 | 1.2 | 1.2 − 1.3 = −0.1 |
+#
+# Before *Very*, the critic has read the title only, and predicts an ordinary score. After *Very funny* it
+# predicts 1.3, because reviews that begin so had high scores. Then the review stops, and gets a little
+# less. So PPO makes *Very* and *funny* more likely, and stopping here a little less likely. Without a
+# critic, all three tokens would get the same number, 1.2.
+#
+# In the package each token has a reward, and the score is the reward of the last token:
+
+# %%
+token_rewards = torch.tensor([[0.0, 0.0, 1.2]])
+predicted = torch.tensor([[0.1, 0.4, 1.3]])
+real = torch.ones(1, 3, dtype=torch.bool)  # true: a token and no padding
+advantages, _ = core.gae(token_rewards, predicted, real, lam=1)
+assert torch.allclose(advantages, torch.tensor([[1.1, 0.8, -0.1]]))
+
+# %% [markdown]
+# (The runs of this page use `lam=0.95`. Lesson 05 explains it.)
+#
+# **What PPO maximises.** The training maximises this quantity, on average over the reviews that the actor
+# writes:
 #
 # $$ \text{score} - \beta \, \log \frac{\pi(y \mid x)}{\pi_{\text{ref}}(y \mid x)} . $$
 #
@@ -195,12 +221,12 @@ score_of(five)
 #   same for the reference.
 # - $\beta = 0.5$ is the **KL coefficient**: how much the distance from the reference costs.
 #
-# In words: get a high score, and stay close to the model that you came from. The mean of the logarithm
-# over the actor's reviews is its **KL divergence** from the reference, for short its KL. The unit of
-# such a logarithm is the **nat**.
+# In words: get a high score, and stay close to the model that you came from. The mean of the
+# logarithm over the actor's reviews is its **KL divergence** from the reference, for short its KL.
+# Its unit is the **nat**.
 #
-# Now a real run of eight steps. It takes less than a minute on an ordinary laptop. The left curve is
-# the mean score of the 64 reviews of each step, the right one is the KL.
+# **A real run** of eight steps takes less than a minute. The curves are the mean score of the 64
+# reviews of each step, and the KL.
 
 # %%
 if FAST:  # for the tests of this page
@@ -218,35 +244,34 @@ actor, critic, history = loops.train_ppo(
 show.curves(history, columns=["score", "kl"])
 
 # %% [markdown]
-# Step 0 comes before any update. So the score is near 0, as it is for the SFT model, and the KL is 0:
-# the actor still *is* the reference. Then both rise. (The score jumps, because it is the mean of only
-# 64 random reviews.)
+# Step 0 comes before any update: the actor still *is* the reference. So the score is near 0, and
+# the KL 0. Then both rise. (The score jumps, because 64 reviews are few.)
 #
 # A full run has 24 steps. We recorded three of them. Each has another random seed, and its own SFT
-# model and reward model. The middle panel is new. The **gold score** is the rating from −4 to 4 that
-# people would give, as another model predicts it. That model counts words, and learned from the ratings
-# of other films. PPO never sees it.
+# model and reward model. The **gold score**, in the middle, is another model's prediction
+# of the rating, from −4 to 4, that people would give. This model counts words, and learned from the
+# ratings of other films. PPO never sees it.
 
 # %%
 record = experiments.results("tour_history")
 show.curves(record, stage="ppo", columns=["score", "gold", "kl"])
 
 # %% [markdown]
-# Score and gold score rise together. This is what you want to see: the judge that PPO does not see
-# agrees with the one that it maximises. After about ten steps all three curves flatten. The KL penalty
-# and a learning rate that falls to 0 hold them there.
+# Score and gold score rise together: the judge that PPO does not see agrees with the one that it
+# maximises. After about ten steps the curves flatten, because of the KL penalty and of a learning
+# rate that falls to 0.
 
 # %% [markdown]
 # ## 5. What PPO changed
 #
 # Here are the answers to section 1. In each of the three runs, each model wrote at least four
-# reviews for each of 76 films that no training has seen. Each cell of the next table is the mean of
-# the three runs, and behind it the lowest and the highest run. The rows are:
+# reviews for each of 76 test films. Each cell of the next table has the mean of the three runs, and
+# behind it the lowest and the highest run. The rows are:
 #
 # - *score*, *gold score* and *KL*, as in section 4,
-# - *tokens*: the length of a review (a token is a word or a piece of one),
-# - *different word pairs*, a measure of variety. Take 500 pairs of neighbouring words from the reviews.
-#   Which share of the 500 is left when you count equal pairs once? (Its usual name is distinct-2.)
+# - *tokens*: the length of a review,
+# - *different word pairs*, a measure of variety: of 500 pairs of neighbouring words, the share that is
+#   left when you count equal pairs once.
 
 # %% tags=["predict"]
 tour = experiments.results("tour")
@@ -265,9 +290,8 @@ experiments.shown(both, measures, by="method").T
 #
 # 1. **Shorter.** From about 19 tokens to 14.5.
 # 2. **Less varied.** 86 % of the word pairs are different with SFT, and 78 % with PPO.
-# 3. **More positive.** The gold score rises from 0.38 to 1.34. It rises by more than 0.5 in each of
-#    the three runs.
-# 4. **Your choice.** Read the samples below first. We find them friendlier, and we do not learn more
+# 3. **More positive.** The gold score rises from 0.38 to 1.34. It rises by more than 0.5 in each run.
+# 4. **Your choice.** Read the samples below first. We find them friendlier, but they say no more
 #    about the films.
 #
 # </details>
@@ -278,26 +302,23 @@ experiments.shown(both, measures, by="method").T
 show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method", seed=1))
 
 # %% [markdown]
-# Read them aloud. The SFT model praises and criticises: *a delightfully crafted* film, but also
-# *vividly cloying* and *soap opera*. PPO's reviews nearly all praise: *entertaining*, *wonderful*, *a
-# fun and funny and moving film*. Their English is not better: *heart-piction* is no word. Nothing in
-# the training asks for better English. The KL penalty asks only to stay near the SFT model.
+# The SFT model praises and criticises: *a delightfully crafted* film, but also *vividly cloying*
+# and *soap opera*. PPO's reviews nearly all praise: *entertaining*, *wonderful*, *a fun and funny
+# and moving film*. Their English is not better: *heart-piction* is no word. (*it's a better* is not
+# cut off. The model stopped there.) Nothing in the training asks for better English.
 #
-# **What it cost.**
+# **What it cost,** beside length and variety:
 #
 # - **Distance.** The KL is about 2 nats. So a typical review of the PPO policy is about $e^2$, that is
 #   seven, times as likely as under the SFT model.
-# - **Variety and length**, as in the table.
-# - **Information.** PPO praises whatever the film. People were asked how positive a review is. Nobody
-#   was asked whether it fits the film.
+# - **Information.** PPO praises whatever the film. Nobody was asked whether a review fits its film.
 
 # %% [markdown]
 # ## 6. One batch under the microscope
 #
-# Where in a review has the policy changed? The **token microscope** shows every token of four reviews
-# by a PPO policy, after the last of its 24 steps. Blue tokens are more likely than under the reference,
-# orange ones less likely. Point at a token, or use the arrow keys, to see its numbers and the words
-# that each model found likeliest there.
+# The **token microscope** shows every token of four reviews by a PPO policy, after the last of its
+# 24 steps. Blue tokens are more likely than under the reference, orange ones less likely. Point at
+# a token, or use the arrow keys, to see its numbers and the words that each model found likeliest.
 
 # %%
 run = experiments.results("microscope")
@@ -305,22 +326,24 @@ after = run[(run.source == "fresh") & (run.step == 24)]
 show.microscope(after, "kl", text="all")
 
 # %% [markdown]
-# Take the response to *amys o*: "A heartbreaking treat." The PPO policy begins *heart* with a
-# probability of 3.2 %, the reference with 0.8 %. So this token is blue. *treat* is orange: it is a
-# word that PPO has made *less* likely. (A word can be several tokens, as *heart*, *b* and *reaking*.)
+# Take the response to *amys o*: "A heartbreaking treat." It has seven tokens. *heartbreaking* is three
+# of them, and `<|endoftext|>` is the token that stops.
 #
-# Add up the logarithms of all its tokens, and you get 0.96 nats. So PPO has made the whole review
-# $e^{0.96} = 2.6$ times as likely. Its score is 0.99. What PPO maximises is 0.99 − 0.5 · 0.96 = 0.51.
+# - **One token.** The PPO policy writes *heart* after *A* with a probability of 3.2 %, the reference
+#   with 0.8 %. The logarithm of 3.2 : 0.8 is 1.4, and the token is blue. *treat* is orange: PPO has made
+#   it *less* likely there.
+# - **The whole review.** The logarithms of its tokens add up to 0.96 nats. So PPO has made
+#   the review $e^{0.96} = 2.6$ times as likely. Its score is 0.99. What PPO maximises is
+#   0.99 − 0.5 · 0.96 = 0.51.
+# - **The critic.** The row *value (the critic)* is the prediction of section 4. It is 0.14 before
+#   *heart*, and 0.67 after it.
 #
-# The response to the second title is "Happy Thanks!" Its score is 0.40, so it is better than average
-# for the reward model. This says more about the reward model than about the film.
-#
-# The microscope has more columns, in its menu. Later lessons explain them one by one.
+# Later lessons explain the other numbers of the microscope one by one.
 
 # %% [markdown]
 # ## 7. What holds the policy back?
 #
-# The KL penalty takes something off the scores. Do we need it? We trained with the coefficient
+# Do we need the KL penalty? We trained with the coefficient
 # $\beta = 0.5$ and with $\beta = 0$, three runs each. (All six start from the same SFT model,
 # unlike those of section 5.)
 #
@@ -341,22 +364,40 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # - **Larger:** the score (4.03 instead of 1.24), the KL (91 nats instead of 2), the length, and also
 #   the gold score (2.63 instead of 1.43).
 # - **Smaller:** the variety. Only 2 % of the word pairs are different.
-# - **The reviews** say *funny and funny and funny*, whatever the film. You saw in section 3 that the
-#   reward model likes this.
+# - **The reviews** say *funny and funny and funny*, whatever the film. The reward model likes this
+#   (section 3).
 #
-# Why does the gold judge like it too? It counts words, and *funny* is a good word. It has its own
-# errors, and this policy has found them.
+# The gold judge counts words, and *funny* is a good word. So it has its own errors, and this policy
+# has found them.
 #
 # </details>
 #
-# This is called **over-optimisation** or *reward hacking*: the score rises, and the reviews get worse.
-# No single number shows it safely. So watch the score of another judge, the KL, the variety, and read
-# samples.
+# When the score rises and the reviews get worse, this is called **over-optimisation** or *reward
+# hacking*. No single number shows it safely.
+#
+# **Better, or only a fooled judge?** Look at the gold scores in your two tables, of section 5 and of
+# this one. Which of them do you believe, and how could you know?
+#
+# <details><summary>Our answer</summary>
+#
+# We believe the 1.34 of section 5 and the 1.43 here, and not the 2.63. Three things tell us:
+#
+# - **The samples.** With the penalty, three films get three different sentences. Without it, they
+#   get nearly the same one.
+# - **The variety.** It is 81 % with the penalty and 2 % without.
+# - **The KL.** At 2 nats the policy still writes much like the SFT model. At 91 nats it writes what
+#   nobody ever wrote or rated, and the gold judge learned from rated reviews only.
+#
+# A doubt remains: *funny* is in two of the three reviews with the penalty, too. So a part of the
+# 1.43 may be the same error. Only people who rate PPO's reviews could settle this. We have no such
+# ratings.
+#
+# </details>
 
 # %% [markdown]
 # ## 8. The map of the course
 #
-# Each lesson takes one part of this page and explains it from the beginning.
+# Each lesson explains one part of this page from the beginning.
 #
 # | lessons | what they explain |
 # |---|---|
@@ -380,16 +421,15 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # %% [markdown]
 # ## 9. What do you believe now?
 #
-# Twelve questions about things that many people get wrong. You are not meant to know the answers yet.
-# Many words in them are explained only later, so "I do not know" is a good answer today. Note how many
-# you got right, and take the same test again at the end of lesson 09. There you also get reasons.
+# Twelve questions about things that many people get wrong. Many of their words are explained only
+# later, so "I do not know" is a good answer today. Take the same test again after lesson 09.
 
 # %%
 Questions()
 
 # %% [markdown]
-# Write your twelve letters, with `-` for "I do not know". The answer names the lesson of each question
-# that is still open.
+# Write your twelve letters, with `-` for "I do not know". The cell names the lesson of each open
+# question.
 
 # %% tags=["exercise"]
 my_answers = "- - - - - -  - - - - - -"  # yours
@@ -454,13 +494,18 @@ def best_of_n(scores, n):
 check.best_of_n(best_of_n)
 
 # %% [markdown] tags=["exercise"]
-# **3. What PPO maximises** *(medium, 15 minutes)*. `scores` has the shape (B,): the score of each of
-# B responses. `logprobs` and `ref_logprobs` have the shape (B, R): the log-probability of each token
-# under the actor and under the reference, at R positions. `mask` has the same shape. It is true at
-# real tokens and false at padding. Return the score minus the KL penalty of each response, shape (B,).
+# **3. What does β decide?** *(medium, 20 minutes)*. Take the four reviews of section 6 again. Which of
+# them is best by the quantity that PPO maximises, with $\beta = 0$, with 0.5 and with 2? Predict it from
+# the microscope: it has the score of each review, and its colours have the logarithms. Then write the
+# function, and run both cells. Does the same review always win?
 #
-# *Hint:* the log-probability of a response is the sum over its tokens. Padding can hold NaN, and NaN
-# times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you add up.
+# `scores` has the shape (B,): the score of each of B responses. `logprobs` and `ref_logprobs` have the
+# shape (B, R): the log-probability of each token under the actor and under the reference, at R
+# positions. A shorter response is filled up with **padding**. `mask` is true at real tokens and false
+# at padding. Return the score minus the KL penalty of each response, shape (B,).
+#
+# *Hint:* the probability of a response is the product over its tokens. Padding can hold NaN, and NaN
+# times 0 is NaN. So replace padding before you add up. `torch.where` can do this.
 
 
 # %% tags=["exercise"]
@@ -478,23 +523,51 @@ def kl_penalised_score(scores, logprobs, ref_logprobs, mask, kl_coef):
 
 check.kl_penalised_score(kl_penalised_score)
 
+# %% tags=["exercise", "solution"]
+run = experiments.results("microscope")
+after = run[(run.source == "fresh") & (run.step == 24)]
+tokens = ["old_logprob", "ref_logprob"]  # a row for each review, padded with NaN
+padded = after.pivot(index="prompt", columns="position", values=tokens)
+logprobs = torch.tensor(padded["old_logprob"].to_numpy())
+ref_logprobs = torch.tensor(padded["ref_logprob"].to_numpy())
+scores = torch.tensor(after.groupby("prompt").score.first().to_numpy())
+table = pd.DataFrame(index=padded.index.str.strip())
+for beta in (0.0, 0.5, 2.0):
+    table[f"beta = {beta}"] = kl_penalised_score(
+        scores, logprobs, ref_logprobs, ~logprobs.isnan(), beta
+    )
+table.round(2)
+
+# %% [markdown] tags=["solution"]
+# Another review wins each time.
+#
+# - $\beta = 0$: only the score counts. The first review wins with 1.29.
+# - $\beta = 0.5$: "A heartbreaking treat." wins. Its score is lower, 0.99, but the sum of its logarithms
+#   is 0.96, and that of the first review is 2.08.
+# - $\beta = 2$: "Happy Thanks!" wins, with the low score 0.40. Its sum is the smallest, 0.57.
+#
+# So $\beta$ decides how much score PPO must gain to move away from the SFT model by one nat. With
+# $\beta = 2$ it must gain 2.
+
 # %% [markdown] tags=["exercise"]
-# **4. Is PPO worth it?** *(easy, 10 minutes)*. *Best of 16* lets the SFT model write sixteen responses
-# to each title, and keeps the one with the highest score. It trains nothing. Run the cell. Compare best
-# of 16 with PPO in each row. When would you use PPO all the same? (The KL of best of 16 is not
-# measured. It is an upper bound, $\log 16 - 15/16$.)
+# **4. Is PPO worth it?** *(easy, 10 minutes)*. *Best of n* lets the SFT model write n responses to
+# each title, and keeps the one with the highest score. It trains nothing. The record has n = 16. Run
+# the cell. Compare best of 16 with PPO in each row. When would you use PPO all the same?
+#
+# One row has unlike numbers. PPO's KL is measured. For best of n there is only an upper **bound**: its
+# KL is at most $\log n - (n - 1)/n$, and the table has this bound.
 
 # %% tags=["exercise", "solution"]
 tour = experiments.results("tour")
-rows = {"gold": "gold score", "kl": "KL, nats", "length": "tokens"}
-rows["distinct_2"] = "different word pairs"
+rows = {"gold": "gold score", "kl": "KL, nats (best of 16: at most)"}
+rows |= {"length": "tokens", "distinct_2": "different word pairs"}
 three = tour[tour.method.isin(["SFT", "best-of-16", "PPO"])]
 experiments.shown(three, rows, by="method").T
 
 # %% [markdown] tags=["solution"]
-# Best of 16 has the higher gold score, in the mean and in each of the three runs. Its mean KL is no
-# higher than PPO's, its reviews are longer, and the variety is about the same. So on this task, PPO is
-# not the better of the two.
+# Best of 16 has the higher gold score, in the mean and in each of the three runs. Its KL is at most
+# 1.84 nats, and the mean of PPO's is 1.99. Its reviews are longer, and the variety is about the same.
+# So on this task, PPO is not the better of the two.
 #
 # But best of 16 pays for sixteen responses each time that somebody wants one. PPO pays once, during the
 # training. And best of 16 can only choose among what the SFT model writes. PPO can go further, also

@@ -15,7 +15,7 @@
 #
 # After this lesson you can
 #
-# - say what a reward can express and imitation cannot, in three points,
+# - name three things that a reward does and imitation does not, and say how far each is shown,
 # - read a picture of the reward of every prefix of a response,
 # - say why a reward model's score of an unfinished response needs care.
 #
@@ -44,15 +44,15 @@ from minirlhf.classroom import FAST, check
 # before it.
 #
 # **Reinforcement learning from human feedback (RLHF)** lets the model write the response itself. A
-# **reward model** then gives one number to the whole response, the **reward** $r(x, y)$. It has
-# learned from people which responses they prefer. Training makes responses with a high reward more
-# likely.
+# **reward model** then gives one number to the whole response, the **reward** $r(x, y)$. (Lesson 00
+# calls this number the *score*.) The reward model has learned from people which responses they
+# prefer. Training makes responses with a high reward more likely.
 #
 # | | SFT | RLHF |
 # |---|---|---|
 # | who writes the response? | a person | the model |
 # | can it say "not like this"? | no | yes |
-# | what is judged? | each token | the whole response |
+# | what is asked of a response? | is it what a person wrote? | is it good? |
 # | which prefixes are trained? | those of people | the model's own |
 #
 # The last three rows are three reasons for RLHF. Sections 2 to 4 take them in turn.
@@ -104,11 +104,12 @@ assert torch.allclose(3 * reward_push[0].float(), torch.tensor([1.0, -1.0, 0.0])
 # SFT pushes *bad* and the full stop down by the same amount. It only knows that neither was written
 # here. The reward tells them apart: it pushes *bad* down, and leaves the full stop as it is.
 #
-# (If SFT copied its one example perfectly, it would not write *bad* either. The difference counts as
-# long as a model is imperfect. All real models are.)
+# **What this shows.** SFT treats a bad word like a word that nobody happened to write. So it does not
+# help to leave bad responses out of the training data. A response that is missing because it is bad
+# looks like one that is missing by chance.
 #
-# We could leave all bad responses out of the training data. But leaving out says nothing: a
-# response that is missing because it is bad looks like one that nobody happened to write.
+# **What it does not show.** A model that copied its one example perfectly would not write *bad* either.
+# The difference counts as long as a model is imperfect. All real models are.
 
 # %% [markdown]
 # ## 3. Second reason: there are many right answers
@@ -157,24 +158,32 @@ results.round(2)
 # By hand: the loss of A is $-\log 0.5 = 0.69$ at each token. The loss of B is $-\log 0.95 = 0.05$
 # or $-\log 0.05 = 3.00$ at the first token, and 0 at the second. The mean of these four numbers is
 # 0.76.
+#
+# **What this shows.** Where several answers are right, the two measures can rank two models in opposite
+# order. With one right answer they could not: then the SFT loss falls exactly when the probability of
+# this answer rises, and this probability is the expected reward.
 # </details>
 #
-# Cross-entropy, the loss of SFT, asks at each token: how likely is the word that a person wrote? So
-# it rewards a model that covers everything that people write. A model that always writes the same
-# right review has an infinite SFT loss, although it never makes a mistake.
+# The loss of SFT asks at each token: how likely is the word that a person wrote? So the model must
+# cover everything that people write, in people's proportions. A model that always writes the same right
+# review has an infinite SFT loss, although it never makes a mistake. A reward asks one question of
+# the whole response: is it right?
 #
-# A reward asks one question of the whole response: is it right? It does not compare it with one
-# person's words. This has a price. The reward does not ask for variety, so a model trained on it
-# often writes more and more of the same (lesson 07).
+# **What it does not show.** We chose A and B by hand. SFT does not lead to either of them. The lowest SFT
+# loss is that of people, and people have the highest reward, too. So the choice between the two
+# measures matters as long as a model is not as good as people.
+#
+# The reward has a price, too. It does not ask for variety, so a model trained on it often writes
+# more and more of the same (lesson 07).
 
 # %% [markdown]
 # ## 4. Third reason: the model continues its own words
 #
 # In SFT each token is predicted after words that a *person* wrote. When the model writes, it
-# continues its *own* words. If it makes an odd choice, it is at a prefix that the training never
-# showed. This is called **exposure bias**.
+# continues its *own* words. So it meets prefixes that the training never showed. This difference is
+# called **exposure bias**.
 #
-# The small world of section 2 shows it. The table below has the push of SFT on every word (columns)
+# Back to the small world of section 2. The table below has the push of SFT on every word (columns)
 # after every prefix (rows):
 
 # %%
@@ -183,27 +192,31 @@ pd.DataFrame(sft_push, prefixes, world.vocab).round(2)
 
 # %% [markdown]
 # The last row is exactly 0. The person never began with *bad*, so SFT says nothing about what comes
-# after *bad*. But the model itself begins with *bad* in one of three responses. The reward has a
-# push there, because the model's own responses are judged:
+# after *bad*. But the model itself begins with *bad* in one of three responses. The reward judges
+# these responses, so it has a push there:
 
 # %%
 pd.DataFrame(reward_push, prefixes, world.vocab).round(2) + 0.0  # no -0.0
 
 # %% [markdown]
 # After *bad*, a training step with the reward makes *good* more likely and a second *bad* less
-# likely. So the model learns to recover from its own bad start.
+# likely. The pushes are smaller than in the first row, because the model comes to *bad* in one
+# third of its responses only.
 #
-# A real language model is no table. All its prefixes share the same weights, so what it learns at
-# one prefix changes the others too. Exposure bias is weaker there, and harder to measure (exercise
-# 5).
+# **What this shows.** In a table, SFT trains no prefix that people did not write. The reward trains every
+# prefix that the model reaches.
+#
+# **What it does not show.** A real language model is no table. All its prefixes share the same
+# weights, so what it learns at people's prefixes changes the others too.
+# Whether a real model writes worse after its own words is a question for an experiment. Exercise 5
+# designs one. We have not run it.
 
 # %% [markdown]
 # ## 5. The reward of every prefix
 #
-# Now a trained reward model. It is a small GPT-2 whose last layer gives one number instead of a
-# next token. It learned from ratings of film reviews. Its number is scaled: over the responses of
-# our SFT model the rewards have the mean 0 and the standard deviation 1. So a reward of 2 is far
-# above an average response.
+# Now the trained reward model of lesson 00. It learned from ratings of film reviews. Its number is
+# scaled: over the responses of our SFT model the rewards have the mean 0 and the standard deviation
+# 1.
 #
 # Every response ends with the special token **EOS** (end of sequence; `<|endoftext|>` in GPT-2).
 # The reward model was trained to give its number *there*, after the whole response. This number is
@@ -216,10 +229,10 @@ pd.DataFrame(reward_push, prefixes, world.vocab).round(2) + 0.0  # no -0.0
 # - **one pass**: let the model read the whole response once, and read its number at every token.
 #   The text is natural. But the model was never trained to give a number in the middle.
 #
-# Lecture notes on RLHF often begin with the rewards of all prefixes of one sentence. Here is one
-# from such notes, with our reward model. The colour of a token is the reward of the prefix that ends with
-# it: blue is positive, orange negative, white 0. Point at a token to see both numbers. The menu *Colour*
-# switches to one pass.
+# Some lecture notes on RLHF begin with the rewards of all prefixes of one sentence. Here is the
+# sentence of such notes, with our reward model. The colour of a token is the reward of the prefix
+# that ends with it: blue is positive, orange negative, white 0. Point at a token to see both
+# numbers. The menu *Colour* switches to one pass.
 
 # %%
 policy, tokenizer = models.load_policy("tiny-reviews-sft")
@@ -231,28 +244,27 @@ table = evaluate.token_table(batch, tokenizer, reward_model=reward_model)
 show.microscope(table, "prefix_reward")
 
 # %% [markdown]
-# The next table puts the numbers of the notes beside ours. Each row is the prefix that ends with
-# this token.
+# The next table puts the numbers of the notes beside ours, for the first six of twelve prefixes.
+# Each row is the prefix that ends with its token.
 
 # %%
 notes = [1.344, 1.152, 2.174, -0.385, 0.176, 2.305, 1.619, -0.201, 1.255, 2.377]
 notes += [1.179, 1.298]
 compared = table.iloc[:-1].assign(notes=notes)  # the notes have no EOS
 compared = compared[["token", "notes", "prefix_reward", "one_pass_reward"]].round(2)
-compared
+compared.head(6)
 
 # %% [markdown]
 # What to see:
 #
-# - **Our reward model likes *love*.** The prefix *I love* has the highest reward, 1.34. Then the
-#   reward falls: the sentence is about a dog, and the reward model knows film reviews only. Do not
-#   read more into it.
-# - **The notes have other numbers.** Their correlation with ours is −0.01 (prefix + EOS) and −0.02
-#   (one pass): they have nothing in common. The notes' reward model learned from other people's
-#   choices, on other texts.
-# - **The two ways differ.** At *love* one says 1.34, the other 4.13. They agree at EOS only, where both
-#   read the whole response (the table leaves EOS out). The number there,
-#   −0.31, is *the* reward of the response.
+# - **Our reward model likes *love*.** The prefix *I love* has the highest reward, 1.34. All later
+#   prefixes have a lower one. The reward model knows film reviews only, so do not read more into
+#   it.
+# - **The notes have other numbers.** Over all twelve prefixes, their correlation with ours is −0.01
+#   (prefix + EOS) and −0.02 (one pass). The two reward models do not agree at all: that of the
+#   notes learned from other people's choices, on other texts.
+# - **The two ways differ.** At *love* one says 1.34, the other 4.13. They agree at EOS only, where
+#   both read the whole response. The number there, −0.31, is *the* reward of the response.
 #
 # Now two reviews: "A brilliant, moving film with a terrible ending." and "It is never boring."
 #
@@ -298,10 +310,9 @@ show.microscope(table, "prefix_reward", text="all")
 # |---|---|---|---|---|---|
 # | token id | 7 | 2 | 0 | 0 | 0 |
 # | real token? | yes | yes | yes | no | no |
-# | `ids != pad_id` | yes | yes | **no** | no | no |
 #
-# The mask in the last row leaves out EOS. A model trained with it never learns to stop. So we make
-# masks from the *first* EOS, which counts as a real token. Exercises 1 and 4 are about this.
+# The first EOS is a real token: the model chose to stop there. The others are padding. All have the
+# same id, so only the *position* tells them apart. Exercise 1 is about this.
 
 # %% [markdown]
 # ## 7. The simplest use of a reward: best-of-n
@@ -326,15 +337,15 @@ samples = pd.DataFrame(
 show.texts(samples.head(8).round(1))
 
 # %% [markdown]
-# You see the four responses to each of the first two titles. The model is small, so its sentences
-# often make little sense. Some are positive and some negative, because SFT imitates critics of both
-# kinds. Best-of-n keeps the one with the highest reward: "There's a great way ..." with 0.5 for the
-# first title, and "... is very funny." with 0.8 for the second.
+# The table has the four responses to each of the first two titles. Some are positive and some
+# negative, because SFT imitates critics of both kinds. (Some stop in the middle of a sentence. The
+# model itself stopped there.) Best-of-n keeps the one with the highest reward: "There's a great way
+# ..." with 0.5 for the first title, and "... is very funny." with 0.8 for the second.
 #
-# Does the choice please anyone but the reward model that made it? To find out we ask a second
-# model. It was trained on other films and predicts the mean rating that people would give, from −4
-# to 4. We call this the **gold score**. It is never used for choosing. The next table has the means
-# of both, live and from the record. The row *one sample* is the mean over all responses.
+# Does the choice please anyone but the reward model that made it? To find out we use the **gold
+# score** of lesson 00: a second model's prediction of the mean rating that people would give, from
+# −4 to 4. It is never used for choosing. The next table has the means of both, live and from the
+# record. The row *one sample* is the mean over all responses.
 
 # %%
 gold = rewards.gold_judge()(four_each, responses)
@@ -368,8 +379,10 @@ pd.concat({"live": live, "record": record}, axis=1).loc[list(names.values())].ro
 # ## What to remember
 #
 # - SFT makes likely what people wrote. It cannot say that something is bad.
-# - SFT judges each token. A reward judges the whole response, so it accepts every right answer.
-# - SFT trains at people's prefixes. RLHF trains at the model's own.
+# - SFT asks whether a person wrote this response. A reward asks whether it is good, so it accepts
+#   every right answer.
+# - SFT trains at people's prefixes. RLHF trains at the model's own. How much this matters for a
+#   real model is an open question here.
 # - A reward model is trained at the end of a response. The reward of a prefix says how good the
 #   response would be if it ended there.
 # - Best-of-n is the simplest use of a reward. It costs n samples per response, and the model stays
@@ -457,7 +470,8 @@ table[["text", "token", "prefix_reward", "one_pass_reward"]].round(2)
 # thick line is the mean length of what the model writes. It should come close to 2.5, and it does
 # not. What is wrong in `imitation_loss`? Mend it, run the checker, and draw the line again.
 #
-# *Hint:* `ids` is padded with EOS. Which tokens are left out of the loss?
+# *Hint:* take one response, the ids 7, 2, 0, 0, 0 of section 6 with `eos_id` 0. Write `mask` down
+# on paper. What does the loss teach the model at each position?
 
 
 # %% tags=["exercise"]
@@ -509,9 +523,9 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Design the experiment** *(hard, 15 minutes)*. Section 4 says that a model is worse after its
-# own words than after the words of people. How would you *measure* this for a language model? Say
-# what you compare, who judges it, and which result would speak against exposure bias.
+# **5. Design the experiment** *(hard, 15 minutes)*. Is a language model worse after its own words
+# than after the words of people? Section 4 does not show it. How would you *measure* it? Say what
+# you compare, who judges it, and which result would speak against exposure bias.
 
 # %% [markdown] tags=["solution"]
 # A good answer has four parts.

@@ -69,16 +69,6 @@ def treat():
     return rows
 
 
-@pytest.fixture(scope="module")
-def thanks():
-    """The score of the other review that section 6 reads."""
-    run = experiments.results("microscope")
-    after = run[(run.source == "fresh") & (run.step == run.step.max())]
-    rows = after[after.prompt == "american psycho 2\n"]
-    assert "".join(rows.token) == "Happy Thanks!<|endoftext|>"
-    return rows.score.iloc[-1]
-
-
 def mean(runs, name, column):
     assert len(runs.loc[name]) == 3
     return runs.loc[name][column].mean()
@@ -101,6 +91,25 @@ def test_sft_writes_whole_sentences_and_the_base_model_does_not():
     assert sum(text[0].islower() for text in before) >= 2
     assert not any(text[0].islower() for text in after)
     assert all(text[-1] in '."!?' for text in after)
+
+
+def test_two_responses_before_sft_break_off_at_the_limit_and_none_after_it():
+    titles, limit = tasks.reviews.eval_prompts("test")[:6], models.SamplingConfig().max_new_tokens
+    cut = {}
+    for name in ("tiny-reviews", "tiny-reviews-sft"):
+        policy, tokenizer = models.load_policy(name)
+        (batch,) = models.sample_text(policy, tokenizer, titles, seed=0)
+        full = (batch.response_mask.sum(1) == limit) & (batch.response_ids != 0).all(1)
+        ends = zip(models.decode(tokenizer, batch), full.tolist(), strict=True)
+        cut[name] = [text for text, whole in ends if whole and text[-1] not in ".!?"]
+    assert [text.split()[-1] for text in cut["tiny-reviews"]] == ["married", "dissap"]
+    assert cut["tiny-reviews-sft"] == []
+
+
+def test_the_sample_that_ends_in_the_middle_is_not_cut_off(tour):
+    _, tokenizer = models.load_policy("tiny-reviews-sft")
+    (found,) = [x for x in tour.loc["PPO", 1].samples.values() if x.endswith("it's a better")]
+    assert len(tokenizer(found).input_ids) < TourConfig().ppo.sampling.max_new_tokens - 10
 
 
 def test_the_titles_are_those_of_the_record(tour):
@@ -149,6 +158,19 @@ def test_score_gold_and_kl_rise_together_and_flatten(steps):
     assert ((late - middle).abs() < 0.2 * rise).all()
 
 
+SCORE, PREDICTED = 1.2, [0.1, 0.4, 1.3]
+
+
+def test_the_advantages_on_paper_are_the_score_minus_the_critics_prediction():
+    token_rewards = torch.tensor([[0.0, 0.0, SCORE]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    advantages, _ = core.gae(token_rewards, torch.tensor([PREDICTED]), mask, lam=1)
+    assert torch.allclose(advantages[0], SCORE - torch.tensor(PREDICTED))
+    without = core.gae(token_rewards, torch.zeros(1, 3), mask, lam=1)[0]
+    assert torch.allclose(without, torch.full((1, 3), SCORE))
+    assert loops.PPOConfig().lam == TourConfig().ppo.lam == 0.95
+
+
 # ---- section 5: what PPO changed
 
 
@@ -180,6 +202,15 @@ def test_without_the_kl_penalty_score_kl_and_length_rise_and_the_variety_goes(le
     assert all("funny and funny and funny" in text for text in said)
 
 
+def test_the_samples_of_section_7_differ_only_under_the_kl_penalty(leash):
+    held, free = (
+        list(leash.loc[name, 0].samples.values())[:3] for name in ("kl_coef 0.5", "kl_coef 0")
+    )
+    assert len({text.split()[1] for text in held}) == 3
+    assert {" ".join(text.split()[:7]) for text in free} == {"A funny and funny and funny and"}
+    assert sum("funny" in text for text in held) == 2
+
+
 def test_the_runs_of_section_7_share_one_sft_model_and_the_settings_of_the_page():
     history = experiments.results("leash_history")
     history = history[history.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
@@ -207,7 +238,21 @@ def test_the_quiz_is_shown_whole_and_the_committed_page_gives_no_answer():
     assert not shown_under("my_answers")
 
 
-# ---- exercise 4 and "Going further"
+# ---- exercises 3 and 4, and "Going further"
+
+
+def test_each_kl_coefficient_of_exercise_3_has_another_winner():
+    run = experiments.results("microscope")
+    after = run[(run.source == "fresh") & (run.step == 24)]
+    reviews = after.groupby("prompt").agg(score=("score", "first"), log_ratio=("kl", "sum"))
+    sums = after.groupby("prompt").apply(lambda r: (r.old_logprob - r.ref_logprob).sum())
+    assert (sums - reviews.log_ratio).abs().max() < 1e-3
+    first, thanks, treat = "a shot at glory\n", "american psycho 2\n", "amys o\n"
+    best = [(reviews.score - beta * reviews.log_ratio).idxmax() for beta in (0, 0.5, 2)]
+    assert best == [first, treat, thanks]
+    found = reviews.loc[[first, treat, thanks]].round(2)
+    assert found.score.tolist() == [1.29, 0.99, 0.40]
+    assert found.log_ratio.tolist() == [2.08, 0.96, 0.57]
 
 
 def test_best_of_16_has_more_gold_than_ppo_on_every_seed_at_no_higher_kl(tour):
@@ -230,7 +275,7 @@ def test_the_methods_of_the_figure(tour):
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat, thanks):
+def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
     default, by_hand = (
         loops.PPOConfig(),
         [
@@ -245,6 +290,10 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat, t
         said("Follow the numbers", 1, 3)
         said("a GPT-2 of", round(parameters / 1e6))
         said("how positive a review is, from", -4, 4)
+        # 2: SFT
+        limit = models.SamplingConfig().max_new_tokens
+        said("one response to each title, of at most", limit)
+        said("Two of them break off after", limit)
         # 3: the reward model
         said("| $r(A) - r(B)$ |", 0, 1, 2, -1)
         said("| probability that A is preferred |", *by_hand)
@@ -254,21 +303,28 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat, t
         said("- **Lowest:**", not_dull)
         said("the review with the dull ending,", ending, plain)
         said("is no review, and has", funny)
-        said("as the drawn ratings in", *agreement, 0.5)
+        said("It agrees with the drawn ratings in", agreement[0], 0.5)
+        said("Nobody reaches", 1, agreement[1])
         # 4: PPO
-        said("The actor writes", default.batch_size)
+        said("**Sample.** The actor writes", default.batch_size)
+        said("is one, too. The score is", SCORE)
+        advantages = [SCORE - predicted for predicted in PREDICTED]
+        said("| *Very* |", PREDICTED[0], SCORE, SCORE, PREDICTED[0], advantages[0])
+        said("| *funny* |", PREDICTED[1], SCORE, SCORE, PREDICTED[1], advantages[1])
+        said("| stop |", PREDICTED[2], SCORE, SCORE, PREDICTED[2], advantages[2])
+        said("After *Very funny* it predicts", PREDICTED[2], PREDICTED[2] > SCORE)
+        said("all three tokens would get the same number,", SCORE)
         said("the mean score of the", default.batch_size)
-        said("Then both rise", True)
+        said("Then both rise. (The score jumps, because", default.batch_size)
         said("So the score is near", 0, 0)
         said("Step", 0)
-        said("because it is the mean of only", default.batch_size)
         said("A full run has", steps.step.max() + 1)
-        said("is the rating from", -4, 4)
+        said("prediction of the rating, from", -4, 4)
         said("a learning rate that falls to", 0)
         # 5: what PPO changed
         fewest = min(TourConfig().samples_per_prompt, POOL)
         said("each model wrote at least", fewest, len(tasks.reviews.eval_prompts("test")))
-        said("a measure of variety. Take", 500, 500)
+        said("a measure of variety: of", 500)
         said("From about", round(mean(tour, "SFT", "length")), mean(tour, "PPO", "length"))
         varied = [mean(tour, name, "distinct_2") for name in ("SFT", "PPO")]
         said("**Less varied.**", varied[0], varied[1])
@@ -280,28 +336,36 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat, t
         said("after the last of its", default.steps)
         heart = treat.loc[" heart"] if " heart" in treat.index else treat.loc["heart"]
         word = treat.loc[" treat"] if " treat" in treat.index else treat.loc["treat"]
-        said(
-            "begins *heart* with a probability of",
-            math.exp(heart.old_logprob),
-            math.exp(heart.ref_logprob),
-        )
+        chances = [math.exp(heart.old_logprob), math.exp(heart.ref_logprob)]
+        said("after *A* with a probability of", *chances)
+        said("The logarithm of", *(100 * chance for chance in chances), heart.kl)
         said("is orange", word.kl < 0)
-        said('is "Happy Thanks!" Its score is', thanks)
+        said("It has seven tokens", len(treat) == 7)
+        said("of them, and", "".join(treat.index[1:4]).strip() == "heartbreaking")
         total, points = treat.kl.sum(), treat.score.iloc[-1]
-        said("you get", total)
+        said("The logarithms of its tokens add up to", total)
         said("So PPO has made", abs(math.exp(total) - 2.6) < 0.05)
         said("times as likely. Its score is", points)
+        said("is the prediction of section 4. It is", heart.value, treat.value.iloc[2])
         said("What PPO maximises is", points, BETA, total, points - BETA * total)
         # 7: without the KL penalty
         names = ("kl_coef 0", "kl_coef 0.5")
         ends = {c: [mean(leash, n, c) for n in names] for c in ("proxy", "kl", "gold")}
         said("- **Larger:** the score", *ends["proxy"], *ends["kl"], *ends["gold"])
         said("the variety. Only", mean(leash, "kl_coef 0", "distinct_2"))
+        free, held = (mean(leash, name, "distinct_2") for name in names)
+        gold = [mean(tour, "PPO", "gold"), ends["gold"][1], ends["gold"][0]]
+        said("We believe the", *gold)
+        said("- **The variety.** It is", held, free)
+        said("- **The KL.** At", ends["kl"][1], ends["kl"][0])
+        said("So a part of the", ends["gold"][1])
         # exercises and "Going further"
+        said("that PPO maximises, with $\\beta = 0$, with", 0.5, 2)
         said("with a score above", 1.5, -1.5)
         said("Padding can hold NaN, and NaN times", 0)
         said("3. Why is the KL", 0)
-        said("*Best of", 16, 16, 16)
+        said("The record has n =", 16)
+        said("Compare best of", 16)
         said("their true place is further left", True)
         said("than that of GRPO. Best of", 16)
         said("clips them to", 5)

@@ -80,6 +80,20 @@ def test_imitation_cannot_tell_bad_words_from_words_that_were_not_written():
     assert reward[0, 1] < 0 and reward[0, 2] == pytest.approx(0, abs=1e-12) and reward[0, 0] > 0
 
 
+def test_with_one_right_answer_the_sft_loss_and_the_expected_reward_rank_alike():
+    exact = core.World.from_reward(("good", "bad", "."), 2, lambda words: words == ["good", "."])
+    logits = torch.randn(20, 3, 3, generator=torch.Generator().manual_seed(0)).double()
+    written = exact.rewards == 1
+    logprobs = torch.stack([exact.sequence_logprobs(table)[written] for table in logits])
+    reward = torch.stack([exact.objective(table) for table in logits])
+    assert written.sum() == 1 and torch.allclose(logprobs[:, 0].exp(), reward, atol=1e-6)
+
+
+def test_the_push_after_bad_is_a_third_of_that_at_the_start():
+    _, reward = pushes()
+    assert torch.allclose(reward[2, :2], reward[0, :2] / 3)
+
+
 def test_imitation_says_nothing_after_a_prefix_that_nobody_wrote():
     sft, reward = pushes()
     assert (sft[2] == 0).all()
@@ -336,10 +350,10 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
         said("The last row is exactly", 0, (sft[2] == 0).all())
         # 5: the reward of every prefix
         said("the rewards have the mean", 0, 1)
-        said("So a reward of", 2)
+        said("beside ours, for the first six of twelve prefixes", len(dog) - 1 == 12)
         said("blue is positive, orange negative, white", 0)
         said("has the highest reward,", dog.prefix_reward["love"])
-        said("Their correlation with ours is", *alike)
+        said("Over all twelve prefixes, their correlation with ours is", *alike)
         said("At *love* one says", dog.prefix_reward["love"], dog.one_pass_reward["love"])
         said("The number there,", dog.prefix_reward.iloc[-1])
         said("- *brilliant* raises the reward most, from", first["A"], first["brilliant"])
@@ -361,6 +375,7 @@ def test_the_numbers_of_the_prose(loaded, dog, pair, best, smollm2, surprise):
         # exercises and questions
         said("They are", 2, 3)
         said("so the mean length is", 2.5)
+        said("take one response, the ids", 7, 2, 0, 0, 0, 0)
         said("It should come close to", 2.5)
         said("1. SFT has no negative examples", True)
         said("Probabilities sum to", 1)

@@ -107,8 +107,9 @@ imitation_loss = Exercise(
     _loss_case,
     lambda x, ids, e: _mean_loss(x, _eos_mask(ids, e)),
     {
-        "the mask still leaves out the first EOS. It looks like padding, but "
-        "it is a real token.": lambda x, ids, e: _mean_loss(x, ids != e),
+        "this is still the given loss. Take one response with the ids 7, 2, 0, 0, 0 and eos_id 0. "
+        "On paper: which of its tokens are real, and which "
+        "does your mean count?": lambda x, ids, e: _mean_loss(x, ids != e),
         "the first EOS is left out, and so is all that follows. The mask must "
         "include the first EOS.": lambda x, ids, e: _mean_loss(x, (ids == e).cumsum(1) == 0),
         "padding is kept. Only the first EOS of a response is real.": lambda x, ids, e: -x.mean(),
