@@ -196,8 +196,8 @@ held.round(1)
 #
 # | moment | weights | optimiser | gradients | activations and logits | cache | sum |
 # |---|---|---|---|---|---|---|
-# | sampling | 53.4 | 160.1 | | | 51.5 | **265 GB** |
-# | training | 53.4 | 160.1 | 26.7 | 8.8, of the actor | | **249 GB** |
+# | sampling, GB | 53.4 | 160.1 | | | 51.5 | **265** |
+# | training, GB | 53.4 | 160.1 | 26.7 | 8.8, of the actor | | **249** |
 #
 # So the worst moment is sampling. (This model has 6.74 billion weights, rounded to 7B. So its weights
 # take 13.5 GB, and not 14.) Four 7B models need 265 GB: 4 H100, and not 3 as in section 1.
@@ -300,7 +300,7 @@ assert (on - off).abs().max() > 0.1
 print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
 
 # %% [markdown]
-# Here 6 % of the weights are trained, because our model is narrow: an adapter grows with the width, and a
+# The cell trains 6 % of the weights, because our model is narrow: an adapter grows with the width, and a
 # matrix with its square.
 #
 # ## 5. The savings, one at a time
@@ -363,7 +363,7 @@ room = {"one H100": models.H100.memory_bytes / 1e9}
 show.bars(moments, stacked=True, reference=room, label="GB")
 
 # %% [markdown]
-# At 7B the worst moment is always sampling. With LoRA most of it is cache. Decoding 32 together instead
+# For all four plans the worst moment is sampling. With LoRA most of it is cache. Decoding 32 together instead
 # of 64 would halve the cache, and sampling would take longer (section 3).
 #
 # ## 6. Do the savings cost reward?
@@ -863,7 +863,7 @@ for n in (1, 64):
 # | the prompt's true mean | 13.2 | 13.2 |
 # | RLOO, groups of 4 | 17.9 | 17.9 |
 # | ReMax, 4 responses and the greedy one | 23.9 | 23.9 |
-# | REINFORCE | 13.2 | 35.2 |
+# | REINFORCE, mean of earlier batches | 13.2 | 35.2 |
 #
 # A perfect critic knows $Q(s_t, y_t) - V(s_t)$ for every token. A learned one is worse (lesson 11b).
 # The lines of RLOO and REINFORCE cross at a gap of about 0.85, and by section 7's rule at 0.93.
