@@ -363,8 +363,8 @@ room = {"one H100": models.H100.memory_bytes / 1e9}
 show.bars(moments, stacked=True, reference=room, label="GB")
 
 # %% [markdown]
-# For all four plans the worst moment is sampling. With LoRA most of it is cache. Decoding 32 together instead
-# of 64 would halve the cache, and sampling would take longer (section 3).
+# For all four plans the worst moment is sampling. With LoRA most of it is cache. Decoding 32 together
+# instead of 64 would halve the cache, and sampling would take longer (section 3).
 #
 # ## 6. Do the savings cost reward?
 #
@@ -414,8 +414,8 @@ show.differences(
 )
 
 # %% [markdown]
-# - **Shared trunk: the record cannot say.** The interval goes from −0.40 to +0.29. So the loss may be
-#   large, or there may be none. Something else holds on all three seeds: the KL is higher (1.3 to 2.3
+# - **Shared trunk: the record cannot say.** The interval goes from −0.40 to +0.29. So its gold may
+#   be much lower, or higher. Something else holds on all three seeds: the KL is higher (1.3 to 2.3
 #   times), and the reviews are shorter.
 # - **Adapters: less gold, in this setting.** The whole interval is below 0. But the KL is less than half
 #   on all three seeds. Adapters had the learning rate of full training, and usually get a larger one.
@@ -696,9 +696,8 @@ check.rloo_advantages(rloo_advantages)
 
 # %% tags=["solution"]
 def rloo_advantages(scores, prompt):
-    same = (
-        prompt[:, None] == prompt
-    ).float()  # row i: the responses to the prompt of i
+    # row i: the responses to the prompt of i
+    same = (prompt[:, None] == prompt).float()
     others = same.sum(1) - 1
     baseline = (same @ scores - scores) / others.clamp(min=1)
     return torch.where(others > 0, scores - baseline, 0.0)
