@@ -178,7 +178,7 @@ table.round(1)
 # state? And what is the worst moment of a step, sampling or training?
 #
 # The cell shows GB. 64 responses are decoded together (the cache). The models are trained on *one* at a
-# time. *logits* are temporary copies of its next-token scores. They count as activations.
+# time. *logits* are two temporary copies of its next-token scores, in float32. They count as activations.
 
 # %% tags=["predict"]
 step = models.Plan(prompts=128, group_size=8, bf16=True)
@@ -371,8 +371,7 @@ show.bars(moments, stacked=True, reference=room, label="GB")
 # We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per
 # variant. *As it is* has a separate critic, and trains all weights. *MB* is the counted memory, with
 # minibatches of 32 responses. The rest is measured on 76 test films. *gold* is the rating that people
-# would give, predicted by models that training never saw. In brackets are the lowest and the highest
-# seed.
+# would give, predicted by models that training never saw. In brackets: the lowest and the highest seed.
 
 # %%
 small = models.Plan(
@@ -394,6 +393,7 @@ runs = runs[runs.variant.isin(changes)]
 columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 table = experiments.shown(runs, columns)
 table.insert(0, "MB", pd.Series(memory))
+pd.options.display.width = 100
 table
 
 # %% [markdown]
@@ -401,7 +401,7 @@ table
 #
 # The figure shows how much the mean gold of a variant differs from *as it is*. The bar is a 95 %
 # interval for this difference, over films and seeds. It is wider than the dots lie apart, because three
-# seeds say little about a fourth.
+# seeds say little about a fourth. (Two dots can coincide.)
 
 # %%
 show.differences(
@@ -473,7 +473,7 @@ for advantages, by_hand in (
 # - *ReMax* is wrong by the distance of the greedy response's score from the prompt's mean. It adds the
 #   square of this distance.
 #
-# **Predict.** From which gap on does RLOO have less noise than REINFORCE? How do the two lines look?
+# **Predict.** From which gap on does RLOO have less noise than REINFORCE?
 
 # %% tags=["predict"]
 torch.manual_seed(0)
