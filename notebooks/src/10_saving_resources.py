@@ -583,7 +583,7 @@ for name, (plan, model) in situations.items():
 #   1.3 bytes per weight by the rule, and 8.5 GB. Adapters do not make them smaller.
 # - **D: the weights.** 141 GB. A token takes 2 · 80 · 1,024 numbers of 2 bytes, 0.33 MB. With 64 · 1,535
 #   tokens the cache has 32 GB. (The last token is never read, so it has no keys.) With keys as wide as
-#   the model it would be 257 GB, and the cache would be the largest part.
+#   the model it would be 258 GB, and the cache would be the largest part.
 
 # %% [markdown] tags=["exercise"]
 # **3. A layer with a switch** *(medium, 15 minutes)*. In one batch, some rows belong to the policy, and
