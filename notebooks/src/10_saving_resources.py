@@ -393,7 +393,7 @@ runs = runs[runs.variant.isin(changes)]
 columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 table = experiments.shown(runs, columns)
 table.insert(0, "MB", pd.Series(memory))
-pd.options.display.width = 100
+pd.set_option("display.width", 100)
 table
 
 # %% [markdown]
