@@ -20,6 +20,7 @@ def bars(
     reference=None,
     limits: tuple | None = None,
     horizontal: bool | None = None,
+    stacked: bool = False,
     order: Iterable[str] | None = None,
 ) -> Figure:
     """Values as bars by name, or by group and name.
@@ -39,11 +40,13 @@ def bars(
         reference: name -> place of a line across all bars, or one number.
         limits: the two ends of the axis of values.
         horizontal: names at the left. By default where they would not fit below.
+        stacked: the values of a group are parts of one bar, one after the other.
         order: all names of the lesson, so that each keeps its colour.
 
     Raises:
         ValueError: there is nothing to draw, a value is not finite, an interval does not hold
-            low <= high, or a DataFrame with low and high comes with other intervals.
+            low <= high, a DataFrame with low and high comes with other intervals, or what is to be
+            stacked has no groups, has intervals, is negative, or is a list of runs.
     """
     if isinstance(values, pd.DataFrame) and {"low", "high"} <= set(values.columns):
         if intervals is not None:
@@ -52,6 +55,8 @@ def bars(
     groups, grouped = _groups(values)
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     ends = _intervals(intervals or {}, groups, grouped)
+    if stacked:
+        _check_parts(groups, grouped, ends)
     style = look.styles(names, order)
     if not grouped and len(names) > len(look.COLOURS):  # the axis names them; colours would repeat
         style = dict.fromkeys(names, look.Style(look.COLOURS[0], "o", "-"))
@@ -59,19 +64,22 @@ def bars(
     if horizontal is None:
         horizontal = len(ticks) > 8 or max(map(len, ticks)) > 70 / len(ticks)
     with look.page():
-        across = max(len(ticks), len(groups) * len(names))
+        across = len(ticks) if stacked else max(len(ticks), len(groups) * len(names))
         size = (6.4, min(max(1.3 + 0.27 * across, 2.2), 10)) if horizontal else (6.4, 3.4)
         figure = look.new_figure(*size)
         axes = figure.add_subplot()
-        thick = 0.8 / len(names) if grouped else 0.7
+        thick = 0.8 / len(names) if grouped and not stacked else 0.7
+        start = dict.fromkeys(groups, 0.0)  # where the next part of a stacked bar begins
         for rank, name in enumerate(names):
             for place, group in enumerate(groups):
                 if name in groups[group]:
                     shift = (rank - (len(names) - 1) / 2) * thick
                     at = place + shift if grouped else rank
-                    content = (groups[group][name], ends.get((group, name)))
+                    at = place if stacked else at
+                    content = (groups[group][name], ends.get((group, name)), start[group])
                     hatch = HATCHES[rank % len(HATCHES)] if grouped else ""
                     _bar(axes, at, thick, name, content, style[name], hatch, horizontal)
+                    start[group] += stacked * content[0].mean()
         _bar_axes(axes, ticks, label, limits, reference, horizontal)
         axes.set_title(title)
         handles, labels = look.handles_of([axes])
@@ -133,14 +141,23 @@ def _intervals(intervals: Mapping, groups: dict, grouped: bool) -> dict[tuple, t
     return result
 
 
+def _check_parts(groups: dict, grouped: bool, ends: dict) -> None:
+    single = all(
+        len(runs) == 1 and runs[0] >= 0 for cells in groups.values() for runs in cells.values()
+    )
+    if not grouped or ends or not single:
+        raise ValueError("Only groups of single values of at least 0, without intervals, stack.")
+
+
 def _bar(axes, at, thick, name, content, style: look.Style, hatch: str, horizontal: bool) -> None:
-    runs, interval = content
+    runs, interval, start = content
     mean = runs.mean()
     draw = axes.barh if horizontal else axes.bar
     draw(
         at,
         mean,
         thick * 0.92,
+        start,
         color=style.colour,
         edgecolor=look.DARK,
         hatch=hatch,

@@ -20,7 +20,7 @@
 # - choose among the usual savings, and say what each one costs.
 #
 # **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO and its four models). Lesson 07
-# (the KL penalty) helps. About 60 minutes to read and 90 for the exercises.
+# (the KL penalty) helps. About 60 minutes to read and 100 for the exercises.
 
 # %%
 import copy
@@ -53,14 +53,14 @@ from minirlhf.classroom import FAST, check
 # | reward model | no | 2 | 14 GB | 140 GB |
 # | **all four** | | | **252 GB** | **2,520 GB** |
 #
-# An H100, a large graphics processor (GPU), has room for 86 GB (sold as 80 GB). So these
-# parts alone fill 3 of them at 7B, and 30 at 70B. The critic takes 44 %. So the savings that matter
-# leave out the critic, or train fewer weights.
+# An H100 is a large graphics processor (GPU). Its memory is sold as 80 GB, where a GB has $2^{30}$
+# bytes. In our GB it has room for 86. So these parts alone fill 3 of them at 7B, and 30 at 70B. The
+# critic takes 44 %. The savings that matter leave it out, or train fewer weights.
 
 # %% [markdown]
 # ## 2. Memory, counted and measured
 #
-# What must be in memory while a model is trained?
+# What must be in memory? Training a model needs four parts:
 #
 # - The **weights**.
 # - The **gradients**: one number per weight.
@@ -68,15 +68,24 @@ from minirlhf.classroom import FAST, check
 #   and a running mean of its square. They are called *moments*.
 # - The **activations**: what the forward pass leaves behind for the backward pass.
 #
-# Before training, the actor samples. Then it needs the **cache**: the keys and values of all tokens so
-# far, so that attention need not compute them again for every new token. A token has one key and one
-# value per layer. In a 7B model (32 layers of width 4096, 2 bytes per number) that makes 2 · 32 · 4096 ·
-# 2 bytes = 0.52 MB per token of *each* response. (A megabyte, MB, is a million bytes.)
+# Before training, the actor samples. That needs a fifth part, the **cache**: the keys and values of
+# all tokens so far. With it, attention need not compute them again for every new token. A 7B model (32
+# layers of width 4096) keeps one key and one value per layer. With 2 bytes per number, that makes
+# 2 · 32 · 4096 · 2 bytes = 0.52 MB per token of *each* response. (A megabyte, MB, is a million bytes.)
 #
-# A number has 4 bytes in the format *float32*, and 2 bytes in *bfloat16*. With fewer than three decimal
-# digits, bfloat16 would round away an update of a thousandth of a weight.
-# So with bfloat16 weights, the optimiser keeps everything in float32: both moments, and a precise
-# copy of each weight.
+# Not all parts are in memory at the same moment:
+#
+# | moment of a step | of all models | of one model |
+# |---|---|---|
+# | sampling | weights, optimiser's state | the actor's cache |
+# | training | weights, optimiser's state, gradients | the activations of the model that is trained now |
+#
+# **The larger of the two sums is the memory that a step needs.**
+#
+# A number has 4 bytes in the format *float32*, and 2 bytes in *bfloat16*. bfloat16 keeps fewer than
+# three decimal digits. Add an update of 0.001 to a weight of 1: the sum is rounded to 1, and the
+# update is lost. So with bfloat16 weights, the optimiser keeps everything in float32: both moments, and
+# a precise copy of each weight.
 #
 # **Predict:** how many bytes does a *trained* weight take in float32, and how many in bfloat16?
 
@@ -120,6 +129,7 @@ batch = sample(titles)
 # %%
 learner, shape = copy.deepcopy(sft), models.Shape.of(sft)
 optimizer = loops.make_optimizer(learner, loops.OptimiserConfig())
+# `measured` says what a forward pass keeps, and then frees it. So we need a second one.
 kept, _ = models.measured(lambda: models.policy_logprobs(learner, batch))
 models.policy_logprobs(learner, batch).sum().backward()
 optimizer.step()
@@ -145,36 +155,53 @@ table.round(1)
 # %% [markdown]
 # The model has 4.2 million weights: 4 bytes each are 17.0 MB.
 #
-# Here the **activations** are the largest part. A rule of thumb says how they grow. For each token,
-# a block of width $d$ keeps the results of its steps (norms, queries, keys, values, the inner layer):
-# about 16 vectors of width $d$. The block has about $12\,d^2$ weights. So
+# Here the **activations** are the largest part. How do they grow? A block of our model has width $d$.
+# This is what it keeps for each token:
+#
+# | part of the block | weights | numbers kept per token |
+# |---|---|---|
+# | two norms: input and output | few | $4d$ |
+# | attention: queries, keys, values and output | $4d^2$ | $4d$ |
+# | inner layer, $4d$ wide: before and after its nonlinearity | $8d^2$ | $8d$ |
+# | **sum** | $12d^2$ | $16d$ |
 #
 # $$ \frac{\text{activations}}{\text{weights}} \approx
 # \frac{\text{tokens} \cdot 16\, d}{12\, d^2} = 1.3\, \frac{\text{tokens}}{d} . $$
 #
-# Our model has $d = 256$ and reads 16 · 32 = 512 tokens at once. That makes 2.7 activations
-# per weight, or 11 bytes. The moments take 8.
+# In words: more tokens at once mean more activations per weight, and a wider model means fewer. Our
+# model has $d = 256$ and reads 16 · 32 = 512 tokens at once. That makes 2.7 activations per weight, or
+# 11 bytes. The moments take 8. The larger models of this lesson have Llama's blocks, which keep
+# about $21d$. For them the factor is 1.7 instead of 1.3.
 #
-# **Predict.** A 7B model has $d = 4096$, in bfloat16. A response has 1,536 tokens (with its prompt). How
-# many responses at once must it train on until the activations take more than the optimiser's state?
-# The cell shows the GB for *one* response at a time.
+# **Predict.** A 7B model has $d = 4096$, in bfloat16. A response has 1,536 tokens (with its prompt).
+# How many responses at once must it train on until the activations take more than the optimiser's
+# state? And what is the worst moment of a step, sampling or training?
+#
+# The cell shows GB. 64 responses are decoded together (the cache). The models are trained on *one* at a
+# time. *logits* are two temporary copies of its next-token scores, in float32. They count as activations.
 
 # %% tags=["predict"]
-step = models.Plan(prompts=128, group_size=8, bf16=True)  # section 5 says what it holds
-held = models.four_models(step, models.LLAMA_7B)
-(pd.DataFrame(held).T / 1e9).round(1)
+step = models.Plan(prompts=128, group_size=8, bf16=True)
+assert (step.decode_batch, step.micro_batch) == (64, 1)  # unless we say otherwise
+held = pd.DataFrame(models.four_models(step, models.LLAMA_7B)).T / 1e9
+held.loc["sum"] = held.sum()
+held.round(1)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# By the rule, one response makes 1.3 · 1,536 / 4096 = 0.5 activations per weight, or 1 byte. The
-# optimiser takes 12 bytes. So it takes 12 responses. The exact counts, in the actor's row, are 80.9 GB
-# for the optimiser and 8.5 GB for the activations: 10 responses.
+# By the rule, one response makes 1.7 · 1,536 / 4096 = 0.64 activations per weight, or 1.3 bytes. The
+# optimiser takes 12 bytes, which is 9.4 times as much. So it takes 10 responses. The exact counts are in
+# the actor's row, 80.9 and 8.5 GB. They say the same.
 #
-# *logits* are temporary copies of the next-token scores. The cache of 64 responses takes 51.5 GB.
+# | moment | weights | optimiser | gradients | activations and logits | cache | sum |
+# |---|---|---|---|---|---|---|
+# | sampling, GB | 53.4 | 160.1 | | | 51.5 | **265** |
+# | training, GB | 53.4 | 160.1 | 26.7 | 8.8, of the actor | | **249** |
+#
+# So the worst moment is sampling. (This model has 6.74 billion weights, rounded to 7B. So its weights
+# take 13.5 GB, and not 14.) Four 7B models need 265 GB: 4 H100, and not 3 as in section 1.
 # </details>
-#
-# Altogether, four 7B models need 265 GB at the worst moment of a step: 4 H100, not 3.
 
 # %% [markdown]
 # ## 3. Where the time goes
@@ -198,15 +225,16 @@ held = models.four_models(step, models.LLAMA_7B)
 # the processor waits for memory nearly all the time. But several responses can be **decoded
 # together**: they share one reading of the weights. Their caches are not shared.
 #
-# **Predict.** Each response has 500 tokens so far. How long does the next token take for one response, for
-# 100 that are decoded together, and for 500? What takes longest: reading the weights, reading the
+# **Predict.** Each response has 500 tokens so far. How long does the next token take for one response,
+# for 20 that are decoded together, and for 100? What takes longest: reading the weights, reading the
 # cache, or arithmetic?
 
 # %% tags=["predict"]
-h100 = replace(models.H100, mfu=1, mbu=1)  # it reaches all of its speed
+# mfu and mbu: the share of its top speed that it reaches, in arithmetic and in reading
+h100 = replace(models.H100, mfu=1, mbu=1)
 token = models.kv_cache_bytes(models.LLAMA_7B, batch=1, tokens=1, bf16=True)
 rows = {}
-for together in (1, 100, 500):
+for together in (1, 20, 100):
     flop, weights, cache = 2 * 7e9 * together, 2 * 7e9, 500 * token * together
     rows[f"{together} responses"] = {
         "weights": h100.seconds(0, weights),  # FLOP, bytes
@@ -219,9 +247,9 @@ for together in (1, 100, 500):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The three times are 4.3 ms, 12.0 ms and 43.3 ms. For one response, reading the weights takes longest.
-# For 100 it is the cache, with 7.8 ms. The arithmetic is always hidden behind the reading. So 100
-# responses take three times as long as one, not a hundred times. But each adds 0.08 ms for its own cache.
+# The three times are 4.3 ms, 5.7 ms and 12.0 ms. For one and for 20 responses, reading the weights takes
+# longest. For 100 it is the cache, with 7.8 ms. The arithmetic is always hidden behind the reading. So
+# 100 responses take three times as long as one, not a hundred times.
 # </details>
 #
 # **Training** reads all tokens of a response in one pass. Take 100 responses of 1,000 tokens each.
@@ -252,8 +280,9 @@ for together in (1, 100, 500):
 # unchanged.
 #
 # For a matrix of 4096 × 4096 and rank 16, the adapter has 16 · (4096 + 4096) = 131,072 weights. That
-# is 0.8 % of the matrix. So nearly all of the model takes 2 bytes per weight instead of 16. And
-# **with its adapters switched off, the actor *is* the reference.**
+# is 0.8 % of the matrix. So nearly all of the model takes 2 bytes per weight instead of 16. (Adapters
+# are in float32: 16 bytes per weight, too.) And **with its adapters switched off, the actor *is* the
+# reference.**
 
 # %%
 adapted = models.with_lora(copy.deepcopy(sft), rank=16)
@@ -271,16 +300,20 @@ assert (on - off).abs().max() > 0.1
 print(f"{sum(p.numel() for p in trained):,} of {N:,} weights are trained")
 
 # %% [markdown]
+# The cell trains 6 % of the weights, because our model is narrow: an adapter grows with the width, and a
+# matrix with its square.
+#
 # ## 5. The savings, one at a time
 #
-# Here is the bill for one step, in bfloat16. It samples 1,024 responses of 1,024
-# tokens, for prompts of 512 tokens, and decodes 64 together. Training reads one response at a time.
-# The columns:
+# Here is the bill for one step in bfloat16, the `step` of section 2. It samples 1,024 responses of
+# 1,024 tokens, for prompts of 512 tokens, and decodes 64 together. Training reads one response at a
+# time. With LoRA, both the actor and the critic have adapters. The columns:
 #
-# - The memory, **7B** and **70B**: GB at the worst moment of the step.
-# - The time, **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. *Scoring* is
-#   the forward passes of reward model, reference and critic. We assume that the GPUs reach 40 % of
-#   their speed in arithmetic (`mfu` in the code) and 60 % in reading (`mbu`).
+# - The memory, **7B** and **70B**: GB at the worst moment of the step. The 70B model has a small cache,
+#   because its heads share their keys (question 5). So its worst moment is training.
+# - The time, **sampling**, **scoring** and **training**: seconds at 70B on 64 H100. *Scoring* is one
+#   forward pass each of the reward model, the reference and the critic, over the finished responses.
+#   We assume that the GPUs reach 40 % of their speed in arithmetic and 60 % in reading.
 
 # %%
 savings = {
@@ -300,45 +333,45 @@ for name, plan in savings.items():
 pd.DataFrame(rows).T.round().astype(int)
 
 # %% [markdown]
-# Row by row:
-#
 # - **PPO, four models.** At 70B it needs 30 GPUs for its memory alone. Half of the time is training.
 # - **Critic on the actor's trunk.** The *trunk* is all of the model except its last layer. The critic
 #   becomes one extra output on top of it. That saves half of the training, and 43 % of the memory at
-#   70B (35 % at 7B, where the cache stays). The price: two losses pull at the same weights.
-# - **LoRA.** Memory falls to 18 % at 70B, and to 35 % at 7B. Training takes a third less (no gradients
-#   of frozen weights), the whole step 82 instead of 100 seconds. The price: the change of each
-#   matrix has at most rank 16.
+#   70B. It does not save scoring: the values still need a pass of the trunk. The price: two losses
+#   pull at the same weights.
+# - **LoRA.** It saves 82 % of the memory at 70B. Training takes a third less (no gradients of frozen
+#   weights), but the whole step only 18 %. The price: the change of each matrix has at most rank 16.
 # - **No critic.** It saves what the shared trunk saves, and a third of the scoring. The price: another
-#   baseline is needed (section 7).
+#   baseline is needed (section 7 and lesson 11b).
 # - **A rule instead of the reward model.** It saves only 5 % of the memory: a model that is only read is
 #   cheap. It is possible where a program can check the answer.
 # - **No reference.** It saves the same. The price: there is no KL penalty.
-# - **LoRA and no critic.** Savings combine: 4 GPUs instead of 30 at 70B.
+# - **LoRA and no critic.** Savings combine: 4 GPUs instead of 30 at 70B. At 7B, one H100 is enough.
 #
-# The figure shows the parts of four plans at 7B, all models together.
+# The figure shows four plans at 7B, with one bar per moment. A bar is the sum of what is in memory then
+# (the table of section 2). A plan needs the longer of its two bars.
 
 # %%
-shown = ["PPO, four models", "no critic", "LoRA of rank 16", "LoRA and no critic"]
-parts = ["weights", "gradients", "optimiser", "activations", "cache"]
-held = {}
-for name in shown:
-    by_model = pd.DataFrame(models.four_models(savings[name], models.LLAMA_7B))
-    held[name] = (by_model.sum(axis=1) / 1e9)[parts].to_dict()
-show.bars(held, label="GB")
+moments = {}
+for name in ("PPO, four models", "no critic", "LoRA of rank 16", "LoRA and no critic"):
+    by_model = pd.DataFrame(models.four_models(savings[name], models.LLAMA_7B)) / 1e9
+    held = by_model.sum(axis=1)  # of all models
+    held["activations"] = by_model.loc[["activations", "logits"]].sum().max()  # of one
+    both = ["weights", "optimiser"]
+    moments[f"{name}: sampling"] = held[[*both, "cache"]].to_dict()
+    moments[f"{name}: training"] = held[[*both, "gradients", "activations"]].to_dict()
+room = {"one H100": models.H100.memory_bytes / 1e9}
+show.bars(moments, stacked=True, reference=room, label="GB")
 
 # %% [markdown]
-# With LoRA the cache is the largest part. Decoding 32 together instead of 64 would halve it, and
-# sampling would take longer (section 3).
+# For all four plans the worst moment is sampling. With LoRA most of it is cache. Decoding 32 together
+# instead of 64 would halve the cache, and sampling would take longer (section 3).
 #
 # ## 6. Do the savings cost reward?
 #
 # We recorded PPO on tiny-reviews as in lesson 06: 24 steps of 64 responses, three seeds per
-# variant. *As it is* has a separate critic, which starts as a copy of the reward model. The last row
-# starts it from the supervised fine-tuned (SFT) model. Neither start saves memory, but a better one may
-# save steps. *MB* is the counted memory, with minibatches of 32 responses. The rest
-# is measured on 76 test films. *gold* is the rating that people would give, predicted by models that
-# training never saw. In brackets are the lowest and the highest seed.
+# variant. *As it is* has a separate critic, and trains all weights. *MB* is the counted memory, with
+# minibatches of 32 responses. The rest is measured on 76 test films. *gold* is the rating that people
+# would give, predicted by models that training never saw. In brackets: the lowest and the highest seed.
 
 # %%
 small = models.Plan(
@@ -348,7 +381,6 @@ changes = {
     "as it is": {},
     "shared trunk": {"critic": "shared"},
     "adapters of rank 16": {"lora": 16},
-    "critic from the SFT model": {},
 }
 memory = {}
 for name, change in changes.items():
@@ -361,14 +393,15 @@ runs = runs[runs.variant.isin(changes)]
 columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 table = experiments.shown(runs, columns)
 table.insert(0, "MB", pd.Series(memory))
+pd.set_option("display.width", 100)
 table
 
 # %% [markdown]
 # At this size the activations dominate, so adapters save only a third of the memory.
 #
-# The figure shows the difference in gold from *as it is*. Dots are seeds. The bar is a 95 % interval
-# over films and seeds. If it includes 0, the runs do not show which is better. Where the dots scatter, it
-# is far wider than they are: three seeds say little about a fourth.
+# The figure shows how much the mean gold of a variant differs from *as it is*. The bar is a 95 %
+# interval for this difference, over films and seeds. It is wider than the dots lie apart, because three
+# seeds say little about a fourth. (Two dots can coincide.)
 
 # %%
 show.differences(
@@ -381,18 +414,15 @@ show.differences(
 )
 
 # %% [markdown]
-# Which savings can this record judge?
+# - **Shared trunk: the record cannot say.** The interval goes from −0.40 to +0.29. So its gold may
+#   be much lower, or higher. Something else holds on all three seeds: the KL is higher (1.3 to 2.3
+#   times), and the reviews are shorter.
+# - **Adapters: less gold, in this setting.** The whole interval is below 0. But the KL is less than half
+#   on all three seeds. Adapters had the learning rate of full training, and usually get a larger one.
+#   Their score (what the reward model says) still rises at the last step. So the record does not say what
+#   they cost at a better learning rate.
 #
-# - **Shared trunk: roughly.** The interval includes 0. But on every seed its KL is higher (1.3 to 2.3
-#   times) and its reviews are shorter. So it moves further for no more gold.
-# - **Adapters: not yet.** They have less gold on every seed, at less than half of the KL. But they had the
-#   learning rate of full training, and LoRA usually gets a larger one. Their score (what the reward
-#   model says) still rises at the last step.
-# - **Critic from the SFT model: yes, for gold.** The interval includes 0.
-# - **No critic: it is not in the table.** Lesson 11b compares PPO with methods without a critic. On a task
-#   with exact answers, PPO and GRPO (section 7) cannot be told apart.
-#
-# ## 7. No critic at all: one family of baselines
+# ## 7. No critic: other scores are the baseline
 #
 # Without a critic, something else must be subtracted from a score (lesson 04):
 #
@@ -401,11 +431,8 @@ show.differences(
 # | REINFORCE | the mean score of earlier batches | nothing |
 # | REINFORCE++ | the mean of the batch; the difference is divided by the batch's standard deviation | nothing |
 # | ReMax | the score of the **greedy** response, which takes the most likely token everywhere | one more response per prompt |
-# | RLOO | the mean score of the *other* responses to the prompt | several responses per prompt |
-# | GRPO (lesson 11) | the mean of all responses to the prompt; the difference is divided by their standard deviation | several responses per prompt |
-#
-# RLOO is REINFORCE leave-one-out. ReMax is REINFORCE with the maximum: the greedy response. GRPO is
-# group relative policy optimisation.
+# | RLOO (REINFORCE leave-one-out) | the mean score of the *other* responses to the prompt | several responses per prompt |
+# | GRPO (group relative policy optimisation, lesson 11) | the mean of all responses to the prompt; the difference is divided by their standard deviation | several responses per prompt |
 #
 # **By hand.** A batch has two prompts. The responses to the hard prompt have the scores 4, 2, 2 and
 # 0, those to the easy one 8, 6, 6 and 4. All have the same length. Earlier batches had the mean 4, and
@@ -414,13 +441,10 @@ show.differences(
 # | method | computed as | 4 | 2 | 2 | 0 |
 # |---|---|---|---|---|---|
 # | REINFORCE | score − 4 | 0 | −2 | −2 | −4 |
-# | REINFORCE++ | batch mean 4, standard deviation $\sqrt{48/8} = 2.45$ | 0 | −0.82 | −0.82 | −1.63 |
+# | REINFORCE++ | batch mean 4, standard deviation $\sqrt{48/8} = 2.45$ (divided by $n$) | 0 | −0.82 | −0.82 | −1.63 |
 # | ReMax | score − 3 | 1 | −1 | −1 | −3 |
 # | RLOO | for the first: 4 − (2 + 2 + 0) / 3 | 2.67 | 0 | 0 | −2.67 |
-# | GRPO | group mean 2, standard deviation $\sqrt{8/3} = 1.63$ | 1.22 | 0 | 0 | −1.22 |
-#
-# REINFORCE++ divides the squares by the number of scores, $n$, and GRPO by $n - 1$. Both conventions are
-# common.
+# | GRPO | group mean 2, standard deviation $\sqrt{8/3} = 1.63$ (divided by $n - 1$) | 1.22 | 0 | 0 | −1.22 |
 
 # %%
 groups = torch.tensor([[4.0, 2, 2, 0], [8, 6, 6, 4]])
@@ -437,124 +461,62 @@ for advantages, by_hand in (
 # REINFORCE and REINFORCE++ push no response to the hard prompt up. On average these pushes
 # cancel (lesson 04). But they are noise.
 #
-# **How much noise?** The gradient of one response is noisy. Let *length* be the length of its mean, the
-# true gradient. Let *noise* be the root of the mean squared distance from this mean. Averaging the
-# gradients of $n$ responses divides $\text{noise}^2$ by $n$. So noise and length are equal at
+# **When does a group pay?** A response's gradient is its advantage times the gradient of its
+# log-probability. So we measure the noise by the mean *square* of the advantages. Say the scores of
+# each prompt have variance 1. The mean of an easy prompt is $g/2$, that of a hard prompt $-g/2$. We call
+# $g$ the **gap**. Easy and hard prompts are equally frequent.
 #
-# $$ n^* = \text{noise}^2 / \text{length}^2 . $$
+# - *The true mean of the prompt* would be the best baseline of this kind. The square is 1 on average.
+# - *REINFORCE* subtracts 0, the mean of all. It is wrong by $g/2$, which adds $g^2/4$.
+# - *RLOO* with groups of four subtracts the mean of three scores. This mean has the variance 1/3, which
+#   adds 1/3.
+# - *ReMax* is wrong by the distance of the greedy response's score from the prompt's mean. It adds the
+#   square of this distance.
 #
-# In words: the noise of $n^*$ averaged gradients is as long as the gradient itself. Smaller is better.
-# Say the gradient is 3 or −1, with equal chance. The mean is 1, and both are 2 away from it. So $n^* =
-# 4 / 1 = 4$. A constant factor in the advantages does not change $n^*$.
-#
-# In small worlds (lesson 05) we can list all responses and compute $n^*$ exactly. Take two prompts
-# whose mean scores are a **gap** apart, each with 15 possible responses.
-
-
-# %%
-def two_prompts(gap):
-    """An easy and a hard prompt: two worlds whose mean scores are `gap` apart."""
-    prompts = []
-    for seed, mean in ((0, gap / 2), (1, -gap / 2)):
-        world = core.World.random(3, 3, seed=seed)
-        shift = mean - world.expectation(world.ref_logits, world.rewards)
-        prompts.append(replace(world, rewards=world.rewards + shift))
-    return prompts
-
-
-def needed(prompts, advantages, size=1):
-    """n*, if responses come in groups of this size."""
-    noise = length = 0.0
-    for world in prompts:
-        grads = torch.autograd.functional.jacobian(world.logprobs, world.ref_logits)
-        groups, chance = world.groups(world.ref_logits, size)  # all that can be sampled
-        pushes = advantages(world, groups)[..., None, None]  # one per token
-        gradients = (pushes * grads[groups]).sum(2).mean(1)  # one per group
-        mean = torch.tensordot(chance, gradients, dims=1)
-        noise += (chance * (gradients - mean).square().sum((1, 2))).sum()
-        length += mean.square().sum()
-    return (size * noise / length).item()
-
-
-# %%
-def score(world, groups):
-    return world.rewards[groups][..., None]  # the same push for every token
-
-
-def greedy(world, groups):
-    likely = world.probs(world.ref_logits * 1000).argmax()
-    return score(world, groups) - world.rewards[likely]
-
-
-def others(world, groups):
-    return core.leave_one_out(world.rewards[groups])[..., None]
-
-
-def true_mean(world, groups):
-    return score(world, groups) - world.expectation(world.ref_logits, world.rewards)
-
-
-def perfect(world, groups):
-    values, q = world.values(world.ref_logits)
-    advantages = world.by_token(q - values[:, None])  # of every word
-    return advantages.gather(2, world.response_ids[..., None])[..., 0][groups]
-
-
-# %% [markdown]
-# `score` is REINFORCE: its running mean is 0 here. Two others are ideals that nobody has. The *true mean*
-# is the limit of RLOO with very many responses. A *perfect critic* knows $Q(s_t, y_t) - V(s_t)$ for
-# every token. We sample four responses to each prompt. ReMax pays for a fifth, so its $n^*$ counts
-# 1.25 times.
-#
-# **Predict.** The gap is 2. Put the five in order. Which of them would change if the gap were 0?
+# **Predict.** From which gap on does RLOO have less noise than REINFORCE?
 
 # %% tags=["predict"]
-by_gap = {}
-for gap in (0, 0.5, 1, 1.5, 2):
-    some = two_prompts(gap)
-    by_gap[gap] = {
-        "running mean (REINFORCE)": needed(some, score),
-        "greedy (ReMax)": 5 / 4 * needed(some, greedy),
-        "3 others (RLOO)": needed(some, others, 4),
-        "the prompt's true mean": needed(some, true_mean),
-        "a perfect critic": needed(some, perfect),
-    }
-by_gap = pd.DataFrame(by_gap).T
-print(by_gap.loc[2].round(1).to_string())
-labels = dict(xlabel="gap between the mean scores", ylabel="responses needed")
-show.lines(by_gap.to_dict("list"), list(by_gap.index), ylim=(0, None), **labels)
+torch.manual_seed(0)
+gaps, noise = [0, 0.5, 1, 1.5, 2], {"REINFORCE": [], "RLOO, groups of 4": []}
+for gap in gaps:
+    scores = torch.randn(50_000, 4)  # a row has four responses to one prompt
+    scores[::2] += gap / 2  # easy prompts
+    scores[1::2] -= gap / 2  # hard prompts
+    noise["REINFORCE"].append(scores.square().mean())
+    noise["RLOO, groups of 4"].append(core.leave_one_out(scores).square().mean())
+labels = dict(xlabel="gap between the prompts' means", ylabel="mean squared advantage")
+show.lines(noise, gaps, ylim=(0, None), **labels)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# At a gap of 2: perfect critic 5.9, true mean 13.2, RLOO 17.9, ReMax 23.9, running mean 35.2. Only
-# the running mean changes with the gap. The other four know which prompt a response belongs to.
+# The lines cross where $g^2/4 = 1/3$, at a gap of 1.15. RLOO's line is flat, because it knows which
+# prompt a response belongs to. REINFORCE's line rises from 1 to 2.
 #
-# - **If prompts differ little, a group buys nothing.** Without a gap the running mean needs 13.2
-#   responses and RLOO 17.9, because three scores are a noisy baseline. RLOO is ahead from a gap of
-#   about 0.85 on.
-# - **ReMax** is behind RLOO: in these random worlds, the greedy response says little about the mean.
-#   With one sampled response per prompt it pays two for one, 38.2, and is last.
-# - **A perfect critic** needs less than half of what the true mean needs. It knows *which token*
-#   was good. A learned critic lies above this line (lesson 11b).
+# **If prompts differ little, a group buys nothing.** Three scores are then a noisier baseline than the
+# mean of everything.
 # </details>
+#
+# A critic can do better than all of these. It knows *which token* was good (Going further).
 
 # %% [markdown]
 # ## What to remember
 #
 # - In bfloat16 a trained weight takes 16 bytes, a weight that is only read takes 2. Count the trained
 #   models first.
-# - Activations grow with the tokens at once. In wide models the optimiser's state dominates.
+# - A step needs the larger of two sums: with the cache while it samples, with gradients and activations
+#   while it trains.
 # - Decoding waits for memory, training for arithmetic. Responses that are decoded together share the
 #   reading of the weights, but each needs its own cache.
-# - At 70B, sharing or dropping the critic saves 43 % of the memory. LoRA saves more and makes the
-#   reference free, but the step takes only 18 % less time.
-# - Without a critic, the baseline comes from other scores. One per prompt pays off if prompts differ a
+# - At 70B, sharing or dropping the critic saves 43 % of the memory. LoRA saves more, but only 18 % of
+#   the time.
+# - Without a critic, the baseline comes from other scores. A group per prompt pays if prompts differ a
 #   lot.
 #
 # ## Exercises
 #
-# Solutions are in `solutions/10_saving_resources.ipynb`.
+# Solutions are in `solutions/10_saving_resources.ipynb`. Exercises 2, 4, 6 and 7 have no checker. Write
+# your answer down, and compare it with the solution.
 
 # %% [markdown] tags=["exercise"]
 # **1. The memory of four models** *(easy, 10 minutes)*. `weights` has the number of weights of each
@@ -582,8 +544,9 @@ check.model_bytes(model_bytes)
 
 # %% [markdown] tags=["exercise"]
 # **2. Which part dominates?** *(medium, 15 minutes)*. Four situations, in bfloat16. Each response has
-# 512 + 1,024 tokens. Which part is the largest: weights, gradients, optimiser, activations or cache?
-# Estimate each part in GB on paper, with the rules of section 2. Then run the cell.
+# 512 + 1,024 tokens. Which part of the actor is the largest: weights, gradients, optimiser, activations
+# or cache? Estimate each part in GB on paper, with the rules of section 2. All four models have Llama's
+# blocks. Then run the cell.
 #
 # | | model | layers | width | what happens |
 # |---|---|---|---|---|
@@ -612,23 +575,27 @@ for name, (plan, model) in situations.items():
 
 # %% [markdown] tags=["solution"]
 # - **A: the activations.** 4.9 GB, against 1.6 GB for the optimiser. The model is narrow: by the rule,
-#   1.3 · 4 · 1,536 / 576 makes 14 activations per weight, or 28 bytes.
+#   1.7 · 4 · 1,536 / 576 makes 18 activations per weight, or 36 bytes.
 # - **B: the optimiser.** 847 GB, against 726 GB for the activations. The model is so wide that even 16
-#   responses at a time take fewer bytes (8 by the rule, 10 by the count) than the optimiser's 12 per weight.
+#   responses at a time take fewer bytes (10 by the rule) than the optimiser's 12 per weight.
 # - **C: the weights.** 13.6 GB. Only 40 million weights have gradients (0.2 GB) and an optimiser's state
-#   (0.3 GB). These adapters are in float32, so it is 4 and 8 bytes each, not 2 and 12. The activations
-#   are the second part, 8.5 GB. Adapters do not make them smaller.
+#   (0.3 GB). Adapters are in float32, so it is 4 and 8 bytes each. The activations are the second part:
+#   1.3 bytes per weight by the rule, and 8.5 GB. Adapters do not make them smaller.
 # - **D: the weights.** 141 GB. A token takes 2 · 80 · 1,024 numbers of 2 bytes, 0.33 MB. With 64 · 1,535
 #   tokens the cache has 32 GB. (The last token is never read, so it has no keys.) With keys as wide as
-#   the model it would be 257 GB, and the cache would be the largest part.
+#   the model it would be 258 GB, and the cache would be the largest part.
 
 # %% [markdown] tags=["exercise"]
-# **3. A layer with a switch** *(medium, 15 minutes)*. Write a linear layer with an adapter. `x` has the
+# **3. A layer with a switch** *(medium, 15 minutes)*. In one batch, some rows belong to the policy, and
+# the others to its free reference. Write a linear layer that computes both in one pass. `x` has the
 # shape (B, in), the frozen matrix `weight` (out, in), `down` (k, in) and `up` (out, k). The adapter's
-# factor is `alpha` divided by the rank k. If `on` is false, return what the reference computes.
+# factor $s$ is `alpha` divided by the rank k. `on` has the shape (B,), and is true for a row of the
+# policy. Return the shape (B, out).
 #
-# *Hint:* multiply `x` with the thin matrices one after the other. Forming the product of `up` and
-# `down` first would cost as much as the full matrix.
+# Then count on paper, for 4096 × 4096 and rank 16: how many multiplications does your adapter take per
+# row? How many would it take if you first multiplied `up` by `down`?
+#
+# *Hint:* (B,) and (B, out) do not broadcast. Which shape must `on` have?
 
 
 # %% tags=["exercise"]
@@ -640,22 +607,27 @@ check.adapted_layer(adapted_layer)
 
 # %% tags=["solution"]
 def adapted_layer(x, weight, down, up, alpha, on):
-    out = x @ weight.T
-    if on:
-        out = out + alpha / len(down) * x @ down.T @ up.T
-    return out
+    adapter = alpha / len(down) * (x @ down.T @ up.T)
+    return x @ weight.T + on[:, None] * adapter
 
 
 check.adapted_layer(adapted_layer)
 
+# %% [markdown] tags=["solution"]
+# The thin matrices one after the other take 16 · 4096 + 16 · 4096 = 131,072 multiplications per row.
+# The product of both has 4096 · 4096 entries: 16.8 million multiplications per row, as many as the frozen
+# matrix takes. And forming it takes another 268 million.
+
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains with LoRA. For the KL penalty she uses the
-# free reference of section 4. To test it, she trains the policy to make 16 responses more likely, and
-# computes their log-ratio $\log \pi - \log \pi_{\text{ref}}$ in two ways: with the adapters off, and with a
-# copy of the model from before training. The two lines should be one. What is wrong? Which line
-# is right, and what does the mistake do to the KL penalty? Mend it and draw the lines again.
+# **4. Find the bug** *(medium, 15 minutes)*. A colleague trains with LoRA. For the KL penalty she
+# uses the free reference of section 4. To test it, she trains the policy to make 16 responses more
+# likely, and computes their log-ratio $\log \pi - \log \pi_{\text{ref}}$ in two ways: with the
+# adapters off, and with a copy of the model from before training. The two lines should be one. What
+# is wrong? Which line is right, and what does the mistake do to the KL penalty? Mend it and draw
+# the lines again.
 #
-# *Hint:* which weights does the optimiser change?
+# *Hint:* after training, switch the adapters off, and compare the model's weights with those from before,
+# tensor by tensor.
 
 
 # %% tags=["exercise"]
@@ -668,11 +640,12 @@ def prepared(policy):
 
 
 # %% [markdown] tags=["solution"]
-# The biases are trained, too. They have no switch: with the adapters off, the model still has the
-# trained biases. So the reference moves along with the policy. The copy's line is right. The other one
-# is lower, because a part of the change is in both models. The KL penalty is computed from too small
-# a log-ratio, and the policy drifts further than the penalty says. The free reference needs that
-# *every* trained number can be switched off. Leave the biases frozen (or keep a copy of them).
+# The two lines part at the first step after an update. The biases are trained, too. They have no
+# switch: with the adapters off, the model still has the trained biases. So the reference moves
+# along with the policy. The copy's line is right. The other one is lower, because a part of the
+# change is in both models. The KL penalty is computed from too small a log-ratio, and the policy
+# drifts further than the penalty says. The free reference needs that *every* trained number can be
+# switched off. Leave the biases frozen (or keep a copy of them).
 
 
 # %% tags=["solution"]
@@ -723,9 +696,8 @@ check.rloo_advantages(rloo_advantages)
 
 # %% tags=["solution"]
 def rloo_advantages(scores, prompt):
-    same = (
-        prompt[:, None] == prompt
-    ).float()  # row i: the responses to the prompt of i
+    # row i: the responses to the prompt of i
+    same = (prompt[:, None] == prompt).float()
     others = same.sum(1) - 1
     baseline = (same @ scores - scores) / others.clamp(min=1)
     return torch.where(others > 0, scores - baseline, 0.0)
@@ -734,17 +706,18 @@ def rloo_advantages(scores, prompt):
 check.rloo_advantages(rloo_advantages)
 
 # %% [markdown] tags=["exercise"]
-# **6. Design under a budget** *(hard, 25 minutes)*. You have one GPU of 24 GB, and want to train a model
-# of 1.1 billion parameters in bfloat16 with RL. The reward model has the same size. Find at least two
-# plans that fit. For each, say what you gave up, and what you expect it to cost. What would you give up
-# first, and what last?
+# **6. Design under a budget** *(hard, 25 minutes)*. You have one GPU with room for 24 GB, and want
+# to train a model of 1.1 billion parameters in bfloat16 with RL. The reward model has the same
+# size. Find at least two plans that fit. For each, say what you gave up, and what you expect it to
+# cost. What would you give up first, and what last?
 #
 # `models.Plan` takes `critic` ("separate", "shared" or "none"), `lora` (the rank), `reference` and
 # `reward_model` (true or false), `micro_batch` (responses per forward and backward pass),
 # `decode_batch`, and `recompute`. With `recompute=True`, each block keeps only its input, and is
-# computed once more in the backward pass.
+# computed once more in the backward pass. What you leave out is as in section 5.
 #
-# *Hint:* first count the trained models on paper. The cell takes your plans.
+# *Hint:* first count the trained models on paper. At this size, is the worst moment of a step
+# sampling or training? Only what is in memory then is worth saving. The cell takes your plans.
 
 # %% tags=["exercise"]
 model = models.Shape(layers=22, width=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000)
@@ -774,9 +747,10 @@ for name, change in mine.items():
 pd.Series(peaks).round(1)
 
 # %% [markdown] tags=["solution"]
-# Two trained models of 1.1 billion weights take 16 · 2.2 = 35 GB before a single activation. So
-# full PPO is out: it needs 41.5 GB. Without a critic the actor takes 18 GB, reference and reward
-# model 2.2 GB each. With activations and logits it is 24.9 GB: just too much. Three plans fit:
+# The worst moment is training: the cache takes 2.2 GB, less than the gradients of one model and its
+# activations. Two trained models of 1.1 billion weights take 16 · 2.2 = 35 GB before a single activation.
+# So full PPO is out: it needs 41.5 GB. Without a critic the actor takes 18 GB, reference and reward
+# model 2.2 and 2.1 GB. With activations and logits it is 24.9 GB: just too much. Three plans fit:
 #
 # - **No critic, and recompute**: 22.5 GB. It costs time: one more forward pass in training, a
 #   third more arithmetic. The reward should not suffer.
@@ -854,16 +828,13 @@ for n in (1, 64):
 # the byte with real GPT-2 and Llama models in float32 (`tests/models/test_cost.py`). With adapters
 # on bfloat16 weights, activations are up to about 1.6 times the count, because adapters keep
 # float32 copies of what they read. Seconds are less certain. The roofline leaves out communication
-# between GPUs, the optimiser's step, and waiting for the longest response.
-# `models.measure_machine()` measures your own CPU, and `models.decode_seconds` and
-# `models.train_seconds` predict it. For matrices as small as ours this is only a lower bound.
+# between GPUs, the optimiser's step, and waiting for the longest response. `models.measure_machine()`
+# measures your own CPU. For matrices as small as ours its prediction is only a lower bound.
 #
-# **When does sampling take as long as training?** Not always. With section 3's 7B model, the cache of
-# a response of 500 tokens takes 0.08 ms per token, and training on a token 0.04 ms. So sampling is slower,
-# however many are decoded together. For our 70B model, whose heads share keys, it is as fast as
-# training at about 49 responses decoded together, with the assumed 40 % and 60 % (without a critic,
-# lesson 11b). Between 8 and 512 the ratio of the two changes more than tenfold. So "sampling
-# costs as much as training" is true somewhere, and says little.
+# **When does sampling take as long as training?** With section 3's 7B model, never: the cache of a
+# response of 500 tokens takes 0.08 ms per token, and training on a token 0.04 ms. Our 70B model reads a
+# smaller cache. With 49 responses decoded together (and no critic), sampling takes as long as
+# training. With 8 or with 512 it does not: between these two, the ratio changes more than tenfold.
 #
 # **More savings.** *Micro-batches* split a batch and add up the gradients. They cost little time,
 # and the result is the same. *Recomputing* (gradient checkpointing) costs a third more arithmetic.
@@ -871,32 +842,39 @@ for n in (1, 64):
 # GPU holds a part. *Offloading* moves what is not needed to the CPU's memory, and costs the time to
 # bring it back.
 #
-# **More about section 6.** Why does the shared trunk move further? At the first step the gradient of both
-# losses together is 5 times as long as the policy's alone. It is shortened to length 1, and most of
-# what is left belongs to the value loss. That is a likely reason, not a tested one. What does the better
-# start of the critic buy? After five steps, the critic that began as the reward model explains 54 % of
-# the variance of the returns, and the other one nothing (−7 %). After ten steps it is 55 % and 47 %.
+# **More about section 6.** Why does the shared trunk move further? At the first step, the gradient of
+# both losses together is 5 times as long as the policy's alone. It is shortened to length 1, and most of
+# what is left belongs to the value loss. That is a likely reason, not a tested one.
 #
-# Take the critic from the SFT model. On each single seed the interval
-# over films includes 0, and all three means are lower. Of the score that it is trained on, the
-# shared trunk gets 1.06 and *as it is* 1.17. Adapters did not save time: a run took 198 to 225
-# seconds. With the critic from the SFT model, which is full training, it took 170 to 201 seconds.
+# We also started the critic from the supervised fine-tuned (SFT) model, and not from the reward model.
+# This saves no memory. After five steps, the critic from the reward model explains 54 % of the variance
+# of its target, and the other one nothing (−7 %). After ten steps it is 55 % and 47 %. For gold the
+# difference is −0.05, with an interval that includes 0.
 #
-# **The whole family.** `loops.train_group` runs any of the 15 methods of `loops.FAMILY`
-# (`docs/algorithms.md`). The same name can mean another method elsewhere. TRL's RLOO takes the KL penalty off
-# the score before the baseline. OpenRLHF's takes it off each token after the baseline.
+# **The noise, exactly.** Section 7 leaves out *which* response gets an advantage. In small worlds
+# (lesson 05) all responses can be listed. Let $n^*$ be the number of responses whose averaged
+# gradient has as much noise (lesson 04) as the true gradient is long. Smaller is better. Two
+# prompts, each with 15 possible responses, give:
 #
-# **More about section 7.** REINFORCE++, with a large batch, is as noisy as the running mean (35.3 at a gap
-# of 2). RLOO with groups of two needs 27.3 responses, more than with groups of
-# four. In ten other pairs of worlds, the order of RLOO, the true mean and the perfect critic is the
-# same. The group's mean *with* the response itself has the same $n^*$ as RLOO, because it differs
-# by a factor. Dividing by the group's standard deviation gives a gradient of another objective
-# (lesson 11), so its $n^*$ does not belong in the comparison. In lesson 11b most of a score's
-# variance lies within a prompt. There the gap is small, and REINFORCE is ahead of GRPO.
+# | baseline | $n^*$, gap 0 | $n^*$, gap 2 |
+# |---|---|---|
+# | a perfect critic | 5.9 | 5.9 |
+# | the prompt's true mean | 13.2 | 13.2 |
+# | RLOO, groups of 4 | 17.9 | 17.9 |
+# | ReMax, 4 responses and the greedy one | 23.9 | 23.9 |
+# | REINFORCE, mean of earlier batches | 13.2 | 35.2 |
 #
-# **What the libraries do.** DeepSpeed-Chat has all four models. TRL's PPO has a separate value model. With
-# adapters it uses the actor without them as the reference, as in section 4. TRL's GRPO and
-# RLOO have no critic. A shared trunk is rare today.
+# A perfect critic knows $Q(s_t, y_t) - V(s_t)$ for every token. A learned one is worse (lesson 11b).
+# The lines of RLOO and REINFORCE cross at a gap of about 0.85, and by section 7's rule at 0.93.
+# REINFORCE++ is as noisy as REINFORCE. With groups of two, RLOO needs 27.3 responses. ReMax with one
+# sampled response per prompt needs 38.2. In ten other pairs of worlds, the order of critic, true mean
+# and RLOO is the same. In lesson 11b the gap is small, and REINFORCE is ahead of GRPO.
+#
+# **Methods and libraries.** `loops.train_group` runs any of the 15 methods of `loops.FAMILY`
+# (`docs/algorithms.md`). The same name can mean another method elsewhere: TRL's RLOO takes the KL
+# penalty off the score before the baseline, and OpenRLHF's takes it off each token afterwards.
+# DeepSpeed-Chat has all four models. TRL's PPO has a separate value model, and with adapters it uses the
+# actor without them as the reference. A shared trunk is rare today.
 #
 # **References.** Rajbhandari et al. 2020, *ZeRO* (section 3: the 16 bytes). Williams, Waterman and
 # Patterson 2009, *Roofline*. Pope et al. 2022, *Efficiently scaling Transformer inference*. Hu et
@@ -905,5 +883,5 @@ for n in (1, 64):
 #
 # *How this lesson is checked:* the cost model is compared with real tensors
 # (`tests/models/test_cost.py`), the expected gradient of each baseline with the exact one
-# (`tests/loops/test_family.py`), and every number of the prose with a computation or a record
-# (`tests/claims/test_lesson_10.py`).
+# (`tests/loops/test_family.py`), and every number of the prose and of the solutions with a
+# computation or a record (`tests/claims/test_lesson_10.py`).

@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 
+import nbformat
 import pytest
 import torch
 
 from minirlhf import core, experiments, loops, models
+from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.evaluate import paired_difference
-from tests.claims.prose import lesson
+from tests.claims.prose import Said, lesson
 
 SEEDS = range(3)
 SFT, SHARED, LORA = "critic from the SFT model", "shared trunk", "adapters of rank 16"
@@ -16,6 +18,7 @@ PLAN = models.Plan(prompts=128, group_size=8, bf16=True)
 SMALL = models.Plan(
     prompts=64, prompt_tokens=12, response_tokens=32, epochs=2, micro_batch=32
 )  # lesson 06's PPO
+SMALL_LLAMA = models.Shape(22, 2048, 32, 4, 5632, 32000)  # of exercise 6
 NONE = {"critic": "none"}
 H100_BYTES = models.H100.memory_bytes
 
@@ -33,6 +36,39 @@ def parts(**change):
 
 def gpus(size):
     return math.ceil(size / H100_BYTES)
+
+
+def moments(shape, **change):
+    """(bytes while sampling, bytes while training, bytes of each part), with all models."""
+    table = models.four_models(replace(PLAN, **change), shape)
+    held = {part: sum(row[part] for row in table.values()) for part in table["actor"]}
+    held["activations"] = max(row["activations"] + row["logits"] for row in table.values())
+    both = held["weights"] + held["optimiser"]
+    return both + held["cache"], both + held["gradients"] + held["activations"], held
+
+
+def test_the_worst_moment_is_sampling_at_7b_and_training_at_70b():
+    for change in ({}, NONE, {"lora": 16}, {"lora": 16, "critic": "none"}):
+        for shape, worst in ((models.LLAMA_7B, 0), (models.LLAMA_70B, 1)):
+            sampling, training, _ = moments(shape, **change)
+            assert peak(shape, **change) == max(sampling, training)
+            assert (sampling, training)[worst] > (sampling, training)[1 - worst]
+
+
+def kept_and_weights(shape):
+    """Numbers that a block keeps per token, and weights of its matrices: from two depths."""
+    tokens, one = 1000, replace(shape, layers=1)
+    kept = models.activation_bytes(replace(shape, layers=2), 1, tokens)
+    kept -= models.activation_bytes(one, 1, tokens)
+    return kept / 4 / tokens / shape.width, one.matrices / shape.width**2
+
+
+def test_the_rule_of_thumb_for_activations():
+    kept, weights = kept_and_weights(models.TINY_REVIEWS)
+    assert kept == pytest.approx(16, abs=0.1) and weights == 12
+    for shape in (models.LLAMA_7B, models.LLAMA_70B, models.SMOLLM2_135M):
+        kept, weights = kept_and_weights(shape)
+        assert kept == pytest.approx(21, abs=1.7) and kept / weights == pytest.approx(1.7, abs=0.12)
 
 
 def test_what_each_saving_does_to_the_memory():
@@ -290,7 +326,7 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
     sums = [2 * (trained + read) * n / 1e9 for n in (seven, seventy)]
     tiny = models.TINY_REVIEWS
     per_token, per_weight = 16, 12
-    rule = per_token / per_weight
+    rule, llama_rule = per_token / per_weight, 1.7
     actor = models.four_models(PLAN, models.LLAMA_7B)["actor"]
     tokens = PLAN.tokens
     raw = replace(models.H100, mfu=1, mbu=1)
@@ -308,13 +344,21 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             said(f"| {name} |", each, *(each * n for n in (7, 70)))
         said("| **all four**", *sums)
         cards = [math.ceil(total / room) for total in sums]
-        said("processor (GPU), has room for", room, H100_BYTES / 2**30)
+        said("Its memory is sold as", H100_BYTES / 2**30)
+        said("In our GB it has room for", room)
         said("these parts alone fill", cards[0], 7, cards[1], 70)
         said("The critic takes", trained * seven / 1e9 / sums[0])
         # 2: memory
         token = models.kv_cache_bytes(models.LLAMA_7B, 1, 1, bf16=True)
-        said("In a", 7, 32, models.LLAMA_7B.width, 2, 2, 32, 4096, 2, token / 1e6)
+        said("new token. A", 7, 32, models.LLAMA_7B.width, 2, 2, 32, 4096, 2, token / 1e6)
+        said(
+            "A number has 4 bytes in the format *float32*, and 2 bytes in *bfloat16*. bfloat16",
+            True,
+        )
+        said("Add an update of", 0.001, 1, 1)
+        assert torch.tensor(1 + 0.001, dtype=torch.bfloat16) == 1
         said("A number has", 4, 2)
+        assert 2 < -math.log10(torch.finfo(torch.bfloat16).eps) < 3
         said("| bfloat16 |", 2, 2, 4, 4, 4, 16)
         said("| float32 |", 4, 4, 4, 4, 0, 16)
         said("The batch has", 16, 8, 24, 32)
@@ -329,17 +373,28 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             4 * rule * at_once / tiny.width,
             8,
         )
+        said("For them the factor is", llama_rule, rule)
         said("**Predict.** A", 7)
         said("in bfloat16. A response has", tokens)
-        said("For each token, a block of width", per_token)
-        by_rule = 2 * rule * tokens / models.LLAMA_7B.width
-        said("By the rule, one response makes", rule, tokens, 4096, by_rule / 2, by_rule)
+        said("The cell shows GB.", PLAN.decode_batch)
+        by_rule = 2 * llama_rule * tokens / models.LLAMA_7B.width
+        said("By the rule, one response makes", llama_rule, tokens, 4096, by_rule / 2, by_rule)
         said("The optimiser takes", 12, 12 / by_rule)
         times = actor["optimiser"] / actor["activations"]
-        assert 9 < times < 10  # nine are not enough
-        said("in the actor's row, are", actor["optimiser"] / 1e9, actor["activations"] / 1e9, 10)
-        said("The cache of", PLAN.decode_batch, actor["cache"] / 1e9)
-        said("Altogether, four", 7, peak(models.LLAMA_7B) / 1e9, gpus(peak(models.LLAMA_7B)), 3)
+        assert math.ceil(times) == math.ceil(12 / by_rule)
+        said("So it takes", math.ceil(times))
+        said("in the actor's row,", actor["optimiser"] / 1e9, actor["activations"] / 1e9)
+        sampling, training, all_of = moments(models.LLAMA_7B)
+        weights, optimiser, gradients, activations, cache = (
+            all_of[part] / 1e9
+            for part in ("weights", "optimiser", "gradients", "activations", "cache")
+        )
+        said("| sampling, GB |", weights, optimiser, cache, sampling / 1e9)
+        said("| training, GB |", weights, optimiser, gradients, activations, training / 1e9)
+        said("So the worst moment is sampling", sampling > training)
+        llama = models.LLAMA_7B
+        said("(This model has", llama.parameters / 1e9, 7, 2 * llama.parameters / 1e9, 14)
+        said("and not 14.) Four", 7, peak(llama) / 1e9, gpus(peak(llama)), cards[0])
         # 3: time
         said("An H100 does at most", raw.flop_per_second / 1e9, raw.bytes_per_second / 1e9)
         said("machine reads all weights:", 2 * seven / 1e9)
@@ -347,7 +402,7 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         said("That takes", 14, raw.bytes_per_second / 1e9, 1000 * reads)
         said("The arithmetic, 2 ·", 7, 14, 1000 * computes(14e9))
         said("The arithmetic,", 2)
-        said("Each response has 500 tokens so far. How long", 100, 500)
+        said("How long does the next token take for one response, for", 20, 100)
         said("**Predict.** Each response has", 500)
         cache = 500 * token
 
@@ -355,14 +410,14 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             return raw.seconds(2 * seven * n, 2 * seven + cache * n)
 
         reading = cache / raw.bytes_per_second
-        said("The three times are", *(1000 * step(n) for n in (1, 100, 500)))
+        said("The three times are", *(1000 * step(n) for n in (1, 20, 100)))
+        said("For one and for", 20)
         said("it is the cache, with", 100 * 1000 * reading)
         said("longest. For", 100)
-        assert all(raw.seconds(14e9 * n, 0) < step(n) for n in (1, 100, 500))
+        assert all(raw.seconds(14e9 * n, 0) < step(n) for n in (1, 20, 100))
         assert 2.7 < step(100) / step(1) < 3.1
-        assert raw.seconds(14e9 * 100, 0) < 100 * reading > reads > reading
+        assert raw.seconds(14e9 * 100, 0) < 100 * reading > reads > 20 * reading
         said("behind the reading. So", 100)
-        said("But each adds", 1000 * reading)
         said("of a response in one pass. Take", 100, 1000)
         said("the cache holds", 500)
         arithmetic, caches = computes(2 * seven * 1e5), 1e5 * reading
@@ -379,7 +434,10 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         # 4: LoRA
         said("$U$ is", 0)
         adapter = 16 * (4096 + 4096)
-        said("For a matrix of", 4096, 4096, 16, 16, 4096, 4096, adapter, adapter / 4096**2, 2, 16)
+        said(
+            "For a matrix of", 4096, 4096, 16, 16, 4096, 4096, adapter, adapter / 4096**2, 2, 16, 16
+        )
+        said("The cell trains", tiny.adapters(16) / tiny.parameters)
         # 5: the savings
         said(
             "It samples",
@@ -388,30 +446,31 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
             PLAN.prompt_tokens,
             PLAN.decode_batch,
         )
-        said("- The memory,", 7, 70)
+        said("Training reads one response at a time", PLAN.micro_batch == 1)
+        said("- The memory,", 7, 70, 70)
         said("**training**: seconds at", 70, 64, models.H100.mfu, models.H100.mbu)
         said("- **PPO, four models.** At", 70, gpus(peak()))
-        llama = models.LLAMA_7B
         shared, narrow = (1 - peak(x, critic="shared") / peak(x) for x in (models.LLAMA_70B, llama))
-        said("That saves half of the training, and", shared, 70, narrow, 7)
+        said("That saves half of the training, and", shared, 70)
         dropped = [1 - peak(x, **NONE) / peak(x) for x in (models.LLAMA_70B, llama)]
         assert dropped == pytest.approx([shared, narrow], abs=0.005)
-        left = [peak(x, lora=16) / peak(x) for x in (models.LLAMA_70B, llama)]
-        said("Memory falls to", left[0], 70, left[1], 7)
+        said("- **LoRA.** It saves", 1 - peak(lora=16) / peak(), 70)
         times = [sum(parts(**change).values()) for change in ({"lora": 16}, {})]
-        said("the whole step", *times)
+        said("but the whole step only", 1 - times[0] / times[1])
         less = 1 - parts(lora=16)["training"] / parts()["training"]
         said("Training takes a third less", abs(less - 1 / 3) < 0.01)
         less = 1 - parts(**NONE)["scoring"] / parts()["scoring"]
         said("and a third of the scoring", abs(less - 1 / 3) < 0.01)
         said("has at most rank", 16)
         said("It saves only", 1 - peak(reward_model=False) / peak())
-        said("Savings combine:", gpus(peak(lora=16, critic="none")), gpus(peak()), 70)
-        said("shows the parts of four plans at", 7)
-        rows = models.four_models(replace(PLAN, lora=16), llama)
-        total = {part: sum(row[part] for row in rows.values()) for part in rows["actor"]}
-        said("With LoRA the cache is the largest", max(total, key=total.get) == "cache")
-        said("largest part. Decoding", PLAN.decode_batch / 2, PLAN.decode_batch)
+        said("Savings combine:", gpus(peak(lora=16, critic="none")), gpus(peak()), 70, 7)
+        assert gpus(peak(llama, lora=16, critic="none")) == 1
+        said("shows four plans at", 7)
+        said("For all four plans the worst moment is sampling", True)  # tested above
+        for change in ({"lora": 16}, {"lora": 16, "critic": "none"}):
+            sampling, _, held = moments(llama, **change)
+            said("With LoRA most of it is cache", held["cache"] > sampling / 2)
+        said("is cache. Decoding", PLAN.decode_batch / 2, PLAN.decode_batch)
         # 6: the record
         films = len(runs[runs.variant == "as it is"].gold_by_prompt.iloc[0])
         said("as in lesson 06:", 24, 64, 3)
@@ -420,50 +479,31 @@ def test_the_numbers_of_the_prose(runs, history, at_two):
         assert SMALL.micro_batch == loops.PPOConfig().minibatch_size
         saved = 1 - peak(tiny, SMALL, lora=16) / peak(tiny, SMALL)
         said("adapters save only a third", abs(saved - 1 / 3) < 0.03)
-        said("If it includes", 0)
-        for variant in (SFT, SHARED):
+        low, high = both(runs, SHARED)
+        said("The interval goes from", low, high)
+        for variant in (SHARED, LORA):
             low, high = both(runs, variant)
-            assert low < 0 < high
-        explained = {
-            step: [logged(history, v, step, "explained_variance") for v in ("as it is", SFT)]
-            for step in (5, 10)
-        }
-        said("- **Critic from the SFT model: yes, for gold.** The interval includes", 0)
-        said("After five steps", *explained[5])
-        said("After ten steps it is", *explained[10])
-        said("- **Shared trunk: roughly.** The interval includes", 0)
+            gold = column(runs, variant, "gold")
+            said("It is wider than the dots lie apart", high - low > max(gold) - min(gold))
+        said("The whole interval is below", 0, both(runs, LORA)[1] < 0)
         kl = [
             a / b
             for a, b in zip(column(runs, SHARED, "kl"), column(runs, "as it is", "kl"), strict=True)
         ]
-        said("on every seed its KL is higher", min(kl), max(kl))
-        longer = logged(history, SHARED, 0, "grad_norm") / logged(history, SFT, 0, "grad_norm")
-        said("of both losses together is", longer, loops.PPOConfig().actor.max_grad_norm)
+        said("the KL is higher", min(kl), max(kl))
         # 7: the family
         said("have the scores", 4, 2, 2, 0, 8, 6, 6, 4, 4, 3)
         family(said)
-        said("each with", len(core.World.random(3, 3, seed=0).sequences))
-        said("its running mean is", 0)
-        said("The gap is", 2)
-        said("if the gap were", 0)
-        coin = torch.tensor([3.0, -1])
-        said("Say the gradient is", *coin, coin.mean(), coin.std(correction=0))
-        assert coin.var(correction=0) / coin.mean() ** 2 == 4
-        said("so its $n^*$ counts", 5 / 4)
-        said("it pays two for one,", at_two["ReMax"])
-        order = ("critic", "true", "RLOO", "ReMax of four", "running")
-        said("At a gap of", 2, *(at_two[name] for name in order))
-        near = two_prompts(0)
-        said("Without a gap the running mean needs", needed(near, score), needed(near, others, 4))
-        said("is ahead from a gap of about", round(crossing() * 20) / 20)
-        said("as noisy as the running mean", at_two["REINFORCE++"], 2)
+        a_group_pays(said)
         # to remember
         said("- In bfloat16 a trained weight takes", 16, 2)
         said("sharing or dropping the critic saves", shared)
         said("- At", 70)
-        said("but the step takes only", 1 - times[0] / times[1])
+        said("LoRA saves more, but only", 1 - times[0] / times[1])
         exercises(said)
-        further(said, runs, at_two)
+        further(said)
+        further_about_the_record(said, runs, history)
+        further_about_the_noise(said, at_two)
 
 
 def family(said):
@@ -477,6 +517,22 @@ def family(said):
     said("| ReMax | score −", 3, *(hard - 3).tolist())
     said("| RLOO | for the first:", 4, 2, 2, 0, 3, *core.leave_one_out(hard[None])[0].tolist())
     said("| GRPO | group mean", hard.mean(), *core.group_relative(hard[None])[0].tolist())
+
+
+def a_group_pays(said):
+    """When a group of four has less noise than the mean of all scores."""
+    said("the scores of each prompt have variance", 1)
+    said("The square is", 1)
+    said("*REINFORCE* subtracts", 0)
+    said("has the variance", 1 / 3, 1 / 3)
+    cross = math.sqrt(4 / 3)
+    said("1/3$, at a gap of", cross)
+    said("line rises from", 1, 1 + 2**2 / 4)
+    torch.manual_seed(0)
+    for gap in (0, cross, 2):
+        scores = torch.randn(50_000, 4) + gap / 2 * torch.tensor([1.0, -1]).repeat(25_000)[:, None]
+        assert scores.square().mean() == pytest.approx(1 + gap**2 / 4, rel=0.02)
+        assert core.leave_one_out(scores).square().mean() == pytest.approx(4 / 3, rel=0.02)
 
 
 def exercises(said):
@@ -498,13 +554,73 @@ def exercises(said):
     said("| C | ", 7, 32, 4096, 16, models.LLAMA_7B.adapters(16) / 1e6)
     said("| D | ", 70, large.layers, large.width, 64)
     said("*Hint:* the", 70, large.heads, large.kv_heads, large.width / large.keys)
+    said("Then count on paper, for", 4096, 4096, 16)
     said("to make", 16)
     said("gets the advantage", 0)
-    small = models.Shape(22, 2048, 32, 4, 5632, 32000)
-    said("You have one GPU of", 24, small.parameters / 1e9)
+    said("You have one GPU with room for", 24, SMALL_LLAMA.parameters / 1e9)
+    assert PLAN.decode_batch == 64 and PLAN == replace(
+        models.Plan(bf16=True), prompts=128, group_size=8
+    )
 
 
-def further(said, runs, at_two):
+def test_the_numbers_of_the_solutions():
+    path = NOTEBOOKS / "solutions" / "10_saving_resources.ipynb"
+    said = Said(nbformat.read(path, 4).cells)
+    rule = 1.7
+    # 2: the largest part
+    plan = models.Plan(bf16=True, decode_batch=1)
+    tiny, large, llama = models.SMOLLM2_135M, models.LLAMA_70B, models.LLAMA_7B
+    a = models.four_models(replace(plan, micro_batch=4), tiny)["actor"]
+    b = models.four_models(replace(plan, micro_batch=16), large)["actor"]
+    c = actor_7b(lora=16)
+    d = models.four_models(replace(plan, decode_batch=64), large)["actor"]
+    said("- **A: the activations.**", a["activations"] / 1e9, a["optimiser"] / 1e9)
+    kept = rule * 4 * plan.tokens / tiny.width
+    said("narrow: by the rule,", rule, 4, plan.tokens, tiny.width, kept, 2 * round(kept))
+    assert 2 * kept * tiny.parameters == pytest.approx(a["activations"], rel=0.05)
+    said("- **B: the optimiser.**", b["optimiser"] / 1e9, b["activations"] / 1e9)
+    kept = rule * 16 * plan.tokens / large.width
+    said("wide that even", 16, 2 * kept, 12)
+    assert 2 * kept * large.parameters == pytest.approx(b["activations"], rel=0.05)
+    said("- **C: the weights.**", c["weights"] / 1e9, llama.adapters(16) / 1e6)
+    said("have gradients", c["gradients"] / 1e9, c["optimiser"] / 1e9, 4, 8)
+    kept = 2 * rule * plan.tokens / llama.width
+    said("The activations are the second part:", kept, c["activations"] / 1e9)
+    assert kept * llama.parameters == pytest.approx(c["activations"], rel=0.05)
+    assert sorted(c, key=c.get)[-2:] == ["activations", "weights"]
+    token = models.kv_cache_bytes(large, 1, 1, bf16=True)
+    said("- **D: the weights.**", d["weights"] / 1e9, 2, large.layers, large.keys, 2, token / 1e6)
+    said("bytes, 0.33 MB. With", 64, plan.tokens - 1, d["cache"] / 1e9)
+    wide = models.kv_cache_bytes(replace(large, kv_heads=64), 64, plan.tokens - 1, bf16=True) / 1e9
+    said("as wide as the model it would be", wide, wide > d["weights"] / 1e9)
+    # 3: multiplications
+    said("one after the other take", 16, 4096, 16, 4096, 16 * 2 * 4096)
+    said("The product of both has", 4096, 4096, 4096**2 / 1e6, 16 * 4096**2 / 1e6)
+    # 6: the budget
+
+    def gb(**change):
+        return peak(SMALL_LLAMA, models.Plan(bf16=True), **change) / 1e9
+
+    table = models.four_models(models.Plan(bf16=True), SMALL_LLAMA)
+    actor, billions = table["actor"], SMALL_LLAMA.parameters / 1e9
+    assert actor["cache"] < actor["gradients"] + actor["activations"] + actor["logits"]
+    said("The worst moment is training: the cache takes", actor["cache"] / 1e9)
+    said("Two trained models of", billions, 16, 2 * billions, 16 * 2 * billions)
+    said("it needs", gb(), gb() > 24)
+    others = [table[name]["weights"] / 1e9 for name in ("reference", "reward")]
+    said("Without a critic the actor takes", 16 * billions, *others)
+    said("With activations and logits it is", gb(**NONE), gb(**NONE) > 24)
+    fits = {
+        "**No critic, and recompute**:": {"critic": "none", "recompute": True},
+        "**No critic, and no reference**:": {"critic": "none", "reference": False},
+        "**LoRA, with all four models**:": {"lora": 16},
+    }
+    for words, change in fits.items():
+        said(words, gb(**change), gb(**change) < 24)
+    said("four responses at a time", gb(lora=16, micro_batch=4))
+
+
+def further(said):
     shape = models.LLAMA_70B
     token = models.kv_cache_bytes(shape, 1, 1, bf16=True)
     many = models.kv_cache_bytes(replace(shape, kv_heads=64), 1, 1, bf16=True)
@@ -524,19 +640,57 @@ def further(said, runs, at_two):
     training = 6 * 7e9 / raw.flop_per_second
     assert seven > training
     said("With section 3's", 7, 500, 1000 * seven, 1000 * training)
-    said("For our", 70, 49, raw.mfu, raw.mbu)
-    equal = [parts(decode_batch=n, **NONE) for n in (49,)]
-    assert abs(equal[0]["sampling"] / equal[0]["training"] - 1) < 0.01
-    said("lesson 11b). Between", 8, 512)
+    said("training on a token 0.04 ms. Our", 70)
+    said("a smaller cache. With", 49)
+    equal = parts(decode_batch=49, **NONE)
+    assert abs(equal["sampling"] / equal["training"] - 1) < 0.01
+    said("training. With", 8, 512)
     said("spreads the", 16)
-    lower = [d < 0 for d, _, _ in seed_by_seed(runs, SFT)]
-    said("includes 0, and all three means are lower", all(lower))
-    said("the interval over films includes", 0)
-    said("the shared trunk gets", mean(runs, SHARED, "proxy"), mean(runs, "as it is", "proxy"))
-    slow, fast = (column(runs, v, "seconds") for v in (LORA, SFT))
-    said("a run took", min(slow), max(slow), min(fast), max(fast))
     said("runs any of the", len(loops.FAMILY))
-    said("with groups of two needs", at_two["RLOO of two"])
+
+
+def further_about_the_record(said, runs, history):
+    longer = logged(history, SHARED, 0, "grad_norm") / logged(history, SFT, 0, "grad_norm")
+    said("both losses together is", longer, loops.PPOConfig().actor.max_grad_norm)
+    explained = {
+        step: [logged(history, v, step, "explained_variance") for v in ("as it is", SFT)]
+        for step in (5, 10)
+    }
+    said("After five steps", *explained[5])
+    said("After ten steps it is", *explained[10])
+    low, high = both(runs, SFT)
+    difference = mean(runs, SFT, "gold") - mean(runs, "as it is", "gold")
+    said("For gold the difference is", difference, 0, low < 0 < high)
+
+
+def further_about_the_noise(said, at_two):
+    near, worlds = two_prompts(0), two_prompts(2)
+    said("Two prompts, each with", len(core.World.random(3, 3, seed=0).sequences))
+    said("| baseline |", 0, 2)
+    for words, key, method in (
+        ("| a perfect critic |", "critic", (perfect, 1)),
+        ("| the prompt's true mean |", "true", (true_mean, 1)),
+        ("| RLOO, groups of 4 |", "RLOO", (others, 4)),
+        ("| REINFORCE, mean of earlier batches |", "running", (score, 1)),
+    ):
+        said(words, needed(near, *method), at_two[key])
+    said("| RLOO, groups of", 4)
+    said("| ReMax,", 4, needed(near, greedy) * 5 / 4, at_two["ReMax of four"])
+    said("cross at a gap of about", round(crossing() * 20) / 20, by_the_rule(worlds))
+    said("With groups of two, RLOO needs", at_two["RLOO of two"])
+    said("sampled response per prompt needs", at_two["ReMax"])
+
+
+def by_the_rule(worlds):
+    """The gap at which g^2 / 4 is a third of the mean variance of a prompt's scores."""
+    variances = []
+    for world in worlds:
+        chance, center = (
+            world.probs(world.ref_logits),
+            world.expectation(world.ref_logits, world.rewards),
+        )
+        variances.append((chance * (world.rewards - center).square()).sum().item())
+    return math.sqrt(4 / 3 * sum(variances) / len(variances))
 
 
 # ---- exercise 4

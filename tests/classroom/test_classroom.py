@@ -237,7 +237,7 @@ DIFFERENT = {  # right answers written in another way
     ),
     "model_bytes": lambda w, t, b: 16 * w[t].sum() + (2 if b else 4) * w[~t].sum(),
     "adapted_layer": lambda x, w, d, u, a, on: torch.stack(
-        [(w + (a / u.shape[1] * u @ d if on else 0)) @ row for row in x]
+        [(w + a / u.shape[1] * u @ d if p else w) @ row for row, p in zip(x, on, strict=True)]
     ),
     "rloo_advantages": lambda s, p: torch.tensor(
         [

@@ -70,6 +70,36 @@ def test_groups_have_one_colour_per_inner_name(form):
     assert all(left[1] <= right[0] for left, right in zip(edges, edges[1:], strict=False))
 
 
+@pytest.mark.parametrize("horizontal", [True, False])
+def test_the_parts_of_a_stacked_bar_follow_one_another(horizontal):
+    held = {
+        "sampling": {"weights": 3.0, "cache": 2.0},
+        "training": {"weights": 1.0, "moments": 4.0},
+    }
+    figure = show.bars(held, stacked=True, horizontal=horizontal)
+    ends = {}
+    for bar in rectangles(figure):
+        (low, high), (left, right) = bar.get_bbox().intervaly, bar.get_bbox().intervalx
+        along, across = ((left, right), (low, high)) if horizontal else ((low, high), (left, right))
+        ends.setdefault(round(sum(across) / 2), []).append(along)
+    assert ends == {0: [(0, 3), (3, 5)], 1: [(0, 1), (1, 5)]}
+    assert {t.get_text() for t in figure.legends[0].texts} == {"weights", "cache", "moments"}
+
+
+@pytest.mark.parametrize(
+    "values, intervals",
+    [
+        ({"a": 1.0}, None),
+        ({"a": {"b": -1.0}}, None),
+        ({"a": {"b": [1.0, 2.0]}}, None),
+        ({"a": {"b": 1.0}}, {"a": {"b": (0, 2)}}),
+    ],
+)
+def test_only_groups_of_single_values_are_stacked(values, intervals):
+    with pytest.raises(ValueError, match="Only groups of single values"):
+        show.bars(values, intervals=intervals, stacked=True)
+
+
 def test_many_or_long_names_stand_at_the_left():
     figure = show.bars({f"a name of some length, number {i}": float(i) for i in range(1, 23)})
     assert [bar.get_width() for bar in rectangles(figure)] == list(map(float, range(1, 23)))

@@ -50,17 +50,19 @@ model_bytes = Exercise(
 
 def _layer_case(g):
     sizes = ((3, 4), (5, 4), (2, 4), (5, 2))  # x, weight, down, up
-    tensors = [torch.randn(*size, generator=g) for size in sizes]
-    return *tensors, 8.0 + 4 * torch.rand((), generator=g).item(), True
+    # whole numbers: their products are exact, in whatever order they are computed
+    tensors = [torch.randint(-3, 4, size, generator=g).float() for size in sizes]
+    on = torch.tensor([True, False, True])[torch.randperm(3, generator=g)]
+    return *tensors, 2.0 * torch.randint(2, 7, (), generator=g).item(), on
 
 
 def _layer(x, weight, down, up, alpha, on, *, scale=None):
     scale = alpha / len(down) if scale is None else scale
-    return x @ weight.T + on * scale * x @ down.T @ up.T
+    return x @ weight.T + on[:, None] * scale * (x @ down.T @ up.T)
 
 
 _SMALL = (
-    torch.tensor([[1.0, 2.0]]),
+    torch.tensor([[1.0, 2.0], [1.0, 0.0]]),
     torch.tensor([[1.0, 1.0]]),
     torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     torch.tensor([[1.0, 2.0]]),
@@ -73,17 +75,24 @@ adapted_layer = Exercise(
     _layer_case,
     _layer,
     {
-        "the adapter is added even when it is switched off. "
-        "Then the reference is the policy itself.": lambda x, w, d, u, a, on: _layer(
-            x, w, d, u, a, True
+        "the adapter is added to all rows. Where `on` is false, "
+        "the row belongs to the reference.": lambda x, w, d, u, a, on: _layer(
+            x, w, d, u, a, torch.ones_like(on)
         ),
-        "the switch is the wrong way round: with `on` true the "
-        "adapter must be added.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, not on),
-        "the adapter is never added.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, False),
-        "with the adapter on, the frozen matrix is missing. "
+        "the switch is the wrong way round: where `on` is true the "
+        "adapter must be added.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, ~on),
+        "the adapter is never added.": lambda x, w, d, u, a, on: _layer(
+            x, w, d, u, a, torch.zeros_like(on)
+        ),
+        "all rows follow one switch. `on` has one for each row.": lambda x, w, d, u, a, on: _layer(
+            x, w, d, u, a, on[:1].expand(len(on))
+        ),
+        "rows with the adapter on lack the frozen matrix. "
         "The adapter is added to it.": lambda x, w, d, u, a, on: (
-            _layer(x, w, d, u, a, on) - on * x @ w.T
+            _layer(x, w, d, u, a, on) - on[:, None] * (x @ w.T)
         ),
+        "the switch also turns the frozen matrix off. It belongs to the adapter "
+        "alone.": lambda x, w, d, u, a, on: on[:, None] * _layer(x, w, d, u, a, on),
         "the adapter is multiplied by alpha. The factor is alpha divided by "
         "the rank.": lambda x, w, d, u, a, on: _layer(x, w, d, u, a, on, scale=a),
         "the adapter's factor, alpha divided by the rank, is missing.": lambda x, w, d, u, a, on: (
@@ -100,10 +109,10 @@ adapted_layer = Exercise(
         ),
         "the factor also multiplies the frozen matrix. "
         "It belongs to the adapter alone.": lambda x, w, d, u, a, on: (
-            (1 + on * (a / len(d) - 1)) * _layer(x, w, d, u, a, on, scale=1.0)
+            (1 + on[:, None] * (a / len(d) - 1)) * _layer(x, w, d, u, a, on, scale=1.0)
         ),
     },
-    edges=((*_SMALL, True), (*_SMALL, False)),
+    edges=((*_SMALL, torch.tensor([True, False])), (*_SMALL, torch.tensor([False, False]))),
 )
 
 
