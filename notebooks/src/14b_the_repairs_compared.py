@@ -38,7 +38,7 @@ from minirlhf.classroom import check
 # reference, and at last the pairs.
 #
 # The notation is that of lesson 14. $c$ and $r$ are the log-ratios of the chosen and the rejected
-# response, and $h = c - r$. DPO raises $h$ without end, but less and less. *Imitation* is the loss
+# response, and $h = c - r$. DPO pulls $h$ up, but less and less. *Imitation* is the loss
 # of supervised fine-tuning (SFT): the cross-entropy on the chosen response. Here is each loss in
 # one line. The formulas follow later.
 #
@@ -49,18 +49,18 @@ from minirlhf.classroom import check
 # | **hinge** loss | raise $h$ to a margin, then stop | section 2 |
 # | identity preference optimisation (**IPO**) | pull $h$ to a target, from both sides | section 2 |
 # | DPO-positive (**DPOP**) | DPO, with a penalty if the chosen response falls | section 3 |
-# | noise contrastive alignment (**NCA**) | give each of the two responses its own target | section 3 |
+# | noise contrastive alignment (**NCA**) | look at each response by itself, not at the difference | section 3 |
 # | Kahneman-Tversky optimisation (**KTO**) | no pairs: single responses with a thumb up or down | section 3 |
 # | token-level DPO (**TDPO**) | DPO, with a penalty on the KL along the rejected response | section 3 |
 # | contrastive preference optimisation (**CPO**) | no reference; DPO plus imitation | section 4 |
 # | simple preference optimisation (**SimPO**) | no reference; the mean $\log \pi$ of a token, and a margin | section 4 |
 # | odds ratio preference optimisation (**ORPO**) | no reference; imitation plus a comparison of odds | section 4 |
 #
-# All runs start from the same model and see the same 3,200 pairs of human reviews, labelled by
-# single votes: 100 steps of 32 pairs, one learning rate, three seeds. The settings of each loss are
-# near those of its paper or of the libraries. **None was tuned here.** Each policy then writes one
-# review for each of 76 test films. **Gold** is the score of a separate model that no training used.
-# KL is in nats per review, and so is every change of a log-probability.
+# All these runs start from the same model and see the same 3,200 pairs of human reviews, labelled
+# by single votes: 100 steps of 32 pairs, one learning rate, three seeds. The settings of each loss
+# are near those of its paper or of the libraries. **None was tuned here.** Each policy then writes
+# one review for each of 76 test films. **Gold** is the score of a separate model that no training
+# used. KL is in nats per review, and so is every change of a log-probability.
 
 # %% [markdown]
 # ## 1. Equal KL first

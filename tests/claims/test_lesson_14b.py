@@ -421,7 +421,7 @@ def at_equal_kl(said, runs):
     said("do not become surer than", 1 - LOSSES["cdpo"].settings["label_smoothing"])
     said("expect that", flipped)
     prompts = {len(row) for row in runs.gold_by_prompt}
-    said("All runs start from the same model and see the same", 100 * 32, 100, 32, *prompts)
+    said("All these runs start from the same model and see the same", 100 * 32, 100, 32, *prompts)
     said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
     by_hand(said, runs)
     said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
