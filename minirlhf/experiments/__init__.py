@@ -7,6 +7,7 @@ from importlib import import_module
 
 from minirlhf.experiments.records import load_results, results
 from minirlhf.experiments.tables import (
+    above_curve,
     by_prompt,
     difference_over_prompts,
     difference_over_prompts_and_seeds,
@@ -44,6 +45,7 @@ ON_FIRST_USE = {
 }
 
 __all__ = [
+    "above_curve",
     "by_prompt",
     "difference_over_prompts",
     "difference_over_prompts_and_seeds",

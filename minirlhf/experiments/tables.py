@@ -8,6 +8,7 @@ column `variant`. In the records "tour" and "smollm2" that column is called `met
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -146,6 +147,70 @@ def difference_over_prompts_and_seeds(
     return _differences(rows, by)
 
 
+def above_curve(
+    frame: pd.DataFrame,
+    column: str,
+    curve: Sequence[str],
+    variants: str | Sequence[str] | None = None,
+    *,
+    kl: str = "kl",
+    minus: str | None = None,
+    by: str = "variant",
+    draws: int = 500,
+) -> pd.DataFrame:
+    """How far variants lie above a curve at equal KL, with 95 % intervals.
+
+    The curve is one method at several settings. A setting is a point of it: the mean KL over seeds,
+    and the mean of `column` over seeds and prompts. Straight lines in the logarithm of the KL join
+    the points. Beyond its ends the curve is level: a variant there is compared with the end.
+
+    The interval is for other seeds and other prompts. Seeds and prompts are drawn anew `draws`
+    times, in the curve too. low and high are the 2.5 % and the 97.5 % quantile of the results.
+
+    Args:
+        column: a number that was recorded for every prompt; see `by_prompt`.
+        curve: the variants that the curve goes through.
+        variants: compared with the curve; all others, if left out.
+        kl: the column of the distance, above 0. Give a column of your own to count the distance
+            in another way, for example per token.
+        minus: a variant whose distance from the curve is subtracted from each result.
+
+    Returns:
+        One row per variant: difference, low, high, prompts, seeds.
+
+    Raises:
+        ValueError: a column or a variant is missing, a distance is not above 0, or the variants
+            differ in their seeds or in the number of their prompts.
+    """
+    curve = _list_of(curve)
+    values, distances = _values_and_distances(frame, _without_ending(column), kl, by)
+    chosen = [n for n in values if n not in curve] if variants is None else _list_of(variants)
+    needed = list(dict.fromkeys([*curve, *chosen, *([minus] if minus else [])]))
+    _check_comparable(values, distances, needed, by)
+    shape = values[curve[0]].shape
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for draw in range(draws + 1):  # the first: every seed and prompt once
+        seeds, prompts = (
+            torch.randint(n, (n,), generator=generator) if draw else torch.arange(n) for n in shape
+        )
+        points = {
+            name: (
+                distances[name].to_numpy()[seeds].mean(),
+                values[name].to_numpy()[seeds][:, prompts].mean(),
+            )
+            for name in needed
+        }
+        x, y = np.array(sorted(points[name] for name in curve)).T
+        rows.append([points[n][1] - np.interp(np.log(points[n][0]), np.log(x), y) for n in needed])
+    ahead = pd.DataFrame(rows, columns=needed)
+    ahead = ahead[chosen].sub(ahead[minus] if minus else 0.0, axis=0)
+    low, high = (ahead[1:].quantile(q) for q in (0.025, 0.975))
+    return _differences(
+        {n: (ahead.loc[0, n], low[n], high[n], shape[1], shape[0]) for n in chosen}, by
+    )
+
+
 def interval_over_both(differences: torch.Tensor) -> tuple[float, float]:
     """The 95 % interval of the mean of (S, P) differences, for other seeds and other prompts.
 
@@ -198,11 +263,11 @@ def with_interval(frame: pd.DataFrame, *, digits: int = 2) -> pd.Series:
 
     There are more decimals, up to 4, where a bound that is not 0 would be rounded to 0. The name
     of the Series says what the brackets are: "mean [lowest seed, highest seed]" for a table of
-    `mean_over_seeds`, "difference [95 % interval]" for the other two.
+    `mean_over_seeds`, "difference [95 % interval]" for the others.
 
     Args:
-        frame: a table of `mean_over_seeds`, `difference_over_prompts` or
-            `difference_over_prompts_and_seeds`.
+        frame: a table of `mean_over_seeds`, `difference_over_prompts`,
+            `difference_over_prompts_and_seeds` or `above_curve`.
     """
     from minirlhf.show.look import decimals  # loads matplotlib
 
@@ -297,6 +362,33 @@ def _compared(frame: pd.DataFrame, column: str, baseline, variants, by: str):
     base = pd.concat([tables[name] for name in baselines])
     for name in chosen:
         yield name, tables[name], base
+
+
+def _values_and_distances(frame: pd.DataFrame, column: str, kl: str, by: str):
+    """Name -> (seeds, prompts) values of a column, and name -> (seeds,) distances."""
+    long = by_prompt(frame, column, by=by)
+    _check_columns(frame, [kl])
+    values = {
+        name: rows.pivot(index="seed", columns="prompt", values=column)
+        for name, rows in long.groupby(by, sort=False)
+    }
+    distances = {
+        name: rows.set_index("seed")[kl].loc[values[name].index]
+        for name, rows in frame[frame[by].isin(list(values))].groupby(by)
+    }
+    return values, distances
+
+
+def _check_comparable(values: dict, distances: dict, names: list[str], by: str) -> None:
+    first = names[0]
+    for name in names:
+        if name not in values:
+            raise ValueError(f"No {by} is called {name!r}; there are {_quoted(values)}.")
+        if not (distances[name] > 0).all():
+            raise ValueError(f"{name!r} has a distance that is not above 0.")
+        for axis, what in enumerate(("seeds", "prompts")):
+            if not values[name].axes[axis].equals(values[first].axes[axis]):
+                raise ValueError(f"{name!r} and {first!r} differ in their {what}.")
 
 
 def _list_of(names: str | Iterable[str]) -> list[str]:

@@ -9,13 +9,14 @@ from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.experiments.registry import BEST
 from minirlhf.loops.losses import LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import BETAS, HUMAN, ONCE, above, mean, recorded
+from tests.claims.equal_kl import BETAS, DRAWS, HUMAN, ONCE, above, mean, recorded
 from tests.claims.prose import lesson
 
 IMITATED = f"best of {BEST}, imitated"
 OWN = (ONCE, "online-dpo", "iterative-dpo", "rso", IMITATED)
 ON_CURVE = ("cdpo", "robust", "ipo", "ipo-mean", "hinge", "nca", "tdpo", "kto")
 RAISERS = ("dpop", "cpo", "orpo")
+SHOWN = tuple(name for name in ON_CURVE if name != "ipo-mean")  # in the tables of the lesson
 SIDES = ("chosen", "rejected")
 SETTINGS = {
     "DPO": (core.dpo, {}),
@@ -55,6 +56,18 @@ def test_eight_losses_lie_on_dpos_curve(runs):
         assert 0.9 * ends[0] < mean(runs, variant, "kl") < ends[1]
     start = experiments.results("tour").query("method == 'SFT'").gold.mean()
     assert min(mean(runs, variant, "gold") for variant in ON_CURVE) > start + 0.3
+
+
+@pytest.mark.parametrize("per", ["response", "token"])
+@pytest.mark.parametrize("minus", [None, HUMAN])
+def test_the_package_has_the_distance_from_the_curve_that_the_tests_compute(per, minus):
+    rows = experiments.results("betas", "preference")
+    rows = rows.assign(token=rows.kl / rows.length)
+    kl = "kl" if per == "response" else per
+    table = experiments.above_curve(rows, "gold", BETAS, ["kto", ONCE], kl=kl, minus=minus)
+    for name in table.index:
+        found = table.loc[name, ["difference", "low", "high"]].tolist()
+        assert found == pytest.approx(above(name, per, minus), abs=1e-6)  # they read float32
 
 
 def test_dpo_is_fifth_and_all_that_are_ahead_went_further(runs):
@@ -188,6 +201,10 @@ def ladder(world, beta=0.5):
     ref = world.sequence_logprobs(world.ref_logits)
     steps = world.rewards.argsort().argsort().double() / beta
     return (ref + steps).softmax(0)[world.rewards.argmax()].item()
+
+
+def test_hinge_on_hard_labels_ends_beyond_the_nearest_policy_with_all_margins(world, hard_ends):
+    assert 0.8 < ladder(world) < 0.9 < hard_ends["hinge"]
 
 
 def flipped_ends(world):
@@ -388,123 +405,207 @@ def test_the_numbers_of_lab_14b(runs, asked, moved, world, hard_ends, one_weight
         at_equal_kl(said, runs)
         labels(said, world, hard_ends)
         anchors(said, one_weight, asked)
+        moved_by(said, runs, moved, asked)
         reference(said, runs)
-        responses(said, runs, world)
+        responses(said, runs)
+        exercises(said, runs)
         further(said, runs, asked, world)
 
 
 def at_equal_kl(said, runs):
     golds, kls = ({n: mean(runs, n, x) for n in LOSSES} for x in ("gold", "kl"))
-    said("This lab runs", len(LOSSES) - 1, 3, 6, len({HUMAN, *OWN}) == 6)
-    said("All runs of DPO start from the same model and have", 100, 32)
+    repairs = set(LOSSES) - {"dpo", "ipo-mean"}
+    assert repairs == {*SHOWN, *RAISERS, "simpo"} and len(SHOWN) == 7
+    said("say for each of eleven", len(repairs) == 11)
+    flipped = LOSSES["robust"].settings["label_smoothing"]
+    said("do not become surer than", 1 - LOSSES["cdpo"].settings["label_smoothing"])
+    said("expect that", flipped)
     prompts = {len(row) for row in runs.gold_by_prompt}
-    said("writes one review for each of", *prompts)
-    said("The first grid has thirteen losses on the same", 100 * 32, len(LOSSES) == 13)
+    said("All these runs start from the same model and see the same", 100 * 32, 100, 32, *prompts)
+    said("lesson 12 ran it with $\\beta$ =", 1, 0.3, 0.1, 0.03)
+    by_hand(said, runs)
+    said("**Predict.** DPO with $\\beta$ =", 0.1, golds["dpo"])
     ahead = ("kto", "robust", "simpo", "hinge")
-    said("DPO is fifth, with", golds["dpo"], *[golds[n] for n in ahead])
+    assert {n for n in repairs if golds[n] > golds["dpo"]} == set(ahead)
+    said("**Four have more gold**:", *[golds[n] for n in ahead])
     further = [kls[n] for n in ahead]
-    said("**all four go further**: from", min(further), max(further), kls["dpo"])
-    said("The hinge loss has", golds["hinge"] - golds["ipo"], golds["ipo"])
-    said("more gold than IPO (0.91), and", kls["hinge"] / kls["ipo"])
-    said("They differ from it by at most", max(abs(above(n)[0]) for n in ON_CURVE))
-    said("the 95 % interval over films and seeds contains", 0)
-    said("**DPOP, CPO and ORPO hardly moved**: at most", max(kls[n] for n in RAISERS))
-    said("The curve starts at", mean(runs, "beta 1", "kl"))
-    said("**SimPO went furthest**,", kls["simpo"], mean(runs, "beta 0.03", "kl"))
+    said("All four also go further:", min(further), max(further), kls["dpo"])
+    found = {n: above(n)[0] for n in SHOWN}
+    said(
+        "The seven that can be compared differ from it by", min(found.values()), max(found.values())
+    )
+    assert all(above(n)[1] < 0 < above(n)[2] for n in SHOWN)
+    said("each interval contains", 0)
+    said("**Hinge has", golds["hinge"] - golds["ipo"], kls["hinge"] / kls["ipo"])
+    said("moved too little to be compared**: at most", max(kls[n] for n in RAISERS))
+    said(
+        "The curve begins at",
+        mean(runs, "beta 1", "kl"),
+        abs(kls["tdpo"] - mean(runs, "beta 1", "kl")) < 0.01,
+    )
+    said("**SimPO went too far**:", kls["simpo"], mean(runs, "beta 0.03", "kl"))
+    said("with more gold", mean(runs, "beta 0.03", "gold") > golds["simpo"])
+    widest = max(above(n)[2] for n in SHOWN)
+    said("the intervals are wide (KTO's reaches to", widest, widest == above("kto")[2])
+
+
+def by_hand(said, runs):
+    (x0, y0), (x1, y1), (x, y) = (
+        [round(mean(runs, n, column), 3) for column in ("kl", "gold")]
+        for n in ("beta 1", "beta 0.3", "ipo")
+    )
+    said("IPO has a gold of", y, x, y0, x0, y1, x1)
+    way = math.log(x / x0) / math.log(x1 / x0)
+    said("IPO is log", x, x0, x1, x0, way)
+    at = y0 + way * (y1 - y0)
+    said("There the curve has", y0, way, y1, y0, at)
+    said("So IPO is", y, at, y - at)
+    said("than luck? We draw seeds and films anew,", DRAWS)
+    said("The middle", 0.95)
+    said("**By hand.** IPO", abs(above("ipo")[0] - (y - at)) < 0.001)
 
 
 def labels(said, world, hard_ends):
-    said("the share of labels that are believed to be wrong: here", 0.2)
+    said("believed to be wrong: here", 0.2)
     assert LOSSES["cdpo"].settings["label_smoothing"] == 0.2
+    said("Where it is above", 0, 0.1)
     said("**cDPO** turns round where", math.log(4) / 0.1)
     least = pull("robust", [200.0]).item()
     assert least == pytest.approx(0.2 * 0.1 / 0.6, abs=1e-6)
     assert pull("DPO", [200.0]).item() < 1e-8
-    said("It never pulls less than", least)
+    said("However large $h$ is, it pulls with more than", least)
     said("pulls with full strength up to", 1 / 0.1)
-    said("and back beyond its target of", 1 / 0.2)
-    said("hard labels. $\\beta$ is", 0.5)
+    said("back beyond its target of", 1 / 0.2, 0.9, (2 * 0.9 - 1) / 0.2, 1 / 0.2)
+    said("DPO's goes to", math.log(9) / 0.1)
     best = world.rewards.argmax()
-    said("to a probability of", 1)
-    said("In the reference it has", world.probs(world.ref_logits)[best].item())
-    said("of the true shares gives it", world.gibbs(beta=0.5)[best].item())
+    said("*always* wins. $\\beta$ is", 0.5)
+    said("The best response starts at", world.probs(world.ref_logits)[best].item())
+    said("which run to", 1)
     said("**DPO runs to", 1)
-    said("**cDPO stops at", hard_ends["cDPO"], hard_ends["IPO"], hard_ends["NCA"])
-    said("**Hinge stops at", hard_ends["hinge"], ladder(world))
-    said("Now the labels lie:", 0.2)
-    said("runs off faster than DPO: at", 200, least)
+    said("**cDPO stops at", hard_ends["cDPO"], hard_ends["IPO"])
+    said("**Hinge stops at", hard_ends["hinge"])
+    said("In the next world", 0.2)
 
 
 def anchors(said, one_weight, asked):
     assert (LOSSES["dpop"].settings["penalty"], LOSSES["tdpo"].settings["alpha"]) == (5.0, 0.5)
-    said("the figure below holds it at", 0)
-    said("$\\lambda$ is", 5, 0.5)
-    said("So we hold $h$ at", 0)
+    said("A fall of the chosen response lowers $h$ by", 5)
+    said("Each cost is between", 0, 1)
+    said("That keeps it near the reference. $\\alpha$ is", 0.5)
+    said("We hold $h$ at", 0, 0)
     said("**DPO** pushes with", push("DPO", [3.0], [3.0])[0].item())
-    said("pushes the chosen response up with", 0.3)
-    said("a chosen response whose log-ratio is above", math.log(2) / 0.1)
-    said("Here $\\beta$ is", 1)
+    said("- **DPOP** pushes the chosen response up with", 0.3)
+    fallen = push("DPOP", [-15.0], [-15.0])[1].item()
+    said("rises from a half to", 1, fallen, fallen == pytest.approx(2 * 0.05, rel=0.01))
+    up, down = (x.item() for x in push("NCA", [-15.0], [-15.0]))
+    said("brings a fallen pair back: at", -15, up, down)
+    said("one down with only 0.01. Above", math.log(2) / 0.1)
+    said("Where does each loss stop, with $\\beta$ =", 1)
     said("*Yes* starts at", 1 / 3)
-    said("IPO stops at its target of", one_weight["IPO"][3])
+    said("IPO stops at its target, $h$ =", one_weight["IPO"][3])
+    said("and $h$ is below", 0, one_weight["CPO 0.1"][3] < 0)
     said("(mean of steps", 70, 80, 90)
     totals = {sum(count for _, count in row.values()) for row in asked.by_film}
-    said("And on **new films**?", *totals)
+    said("And on **new films**? Here are", *totals)
     shares = [mean(asked, n, "right_order") for n in LOSSES if n not in RAISERS]
-    said("on every seed:", min(shares), max(shares))
-    votes = experiments.results("labels").groupby("variant").accuracy.mean()
-    said("Reward models of lesson 08 have", votes["1600 pairs"], 1600, votes["6400 pairs"], 6400)
+    said("**The order does carry over**:", min(shares), max(shares))
     for name in RAISERS:
         said("**DPOP, CPO and ORPO have only", mean(asked, name, "right_order"))
+
+
+def moved_by(said, runs, moved, asked):
+    """How far the chosen reviews and the policies went."""
+    rises = [moved[name]["chosen"].mean() for name in RAISERS]
+    said("the chosen reviews rise by", min(rises), max(rises))
     for name in ("ipo", "tdpo"):
-        said("but IPO and TDPO moved little more and have", mean(asked, name, "right_order"))
+        said("TDPO and IPO have", mean(asked, name, "right_order"))
+    kls = [mean(runs, name, "kl") for name in ("tdpo", "ipo")]
+    said("have 58 % at", *kls, max(mean(runs, name, "kl") for name in RAISERS))
 
 
 def reference(said, runs):
-    said("*synced* | every", 25)
-    said("*mixed* | every", 25, 0.6)
-    said("At equal KL, *synced* has", above("dpo, synced")[0], above("dpo, mixed")[0])
+    said("Every", 25, 0.6)
+    said("*Synced* has", above("dpo, synced")[0], above("dpo, mixed")[0])
     said("and both intervals contain", 0)
+    said("(*Synced* ends at", mean(runs, "dpo, synced", "kl"))
     far = "dpo, no reference"
-    said("**Without a reference** DPO goes", mean(runs, far, "kl"), mean(runs, far, "gold"))
+    said("more than twice as far,", mean(runs, far, "kl"), mean(runs, far, "gold"))
 
 
-def responses(said, runs, world):
+def responses(said, runs):
+    said("labels all of them. $\\beta$ is", 0.5)
     said("new ones every", 25)
-    said("the record calls it *the scorer*. $\\beta$ is", 0.5)
-    said("*online DPO* have", 3200)
-    assert set(distances(world)) == {2, 8, 64}
+    said("The first three have", 3200)
     best = "iterative-dpo"
     said("**Iterative DPO has the most gold**,", mean(runs, best, "gold"), mean(runs, best, "kl"))
-    own = [above(v)[0] for v in OWN if v != "iterative-dpo"]
+    end = "beta 0.03"
+    said("DPO's curve ends before, at", mean(runs, end, "kl"), mean(runs, end, "gold"))
     said("and no interval contains", 0)
-    said("For *human reviews* it is", above(HUMAN)[0])
-    said("For the policy's own responses it is", min(own), max(own))
-    said("*own, once* is ahead by", *above(ONCE, other=HUMAN))
-    said("and online DPO by", *above("online-dpo", other=HUMAN))
-    tokens = [above(v, "token", HUMAN) for v in (ONCE, "online-dpo")]
-    said("which is fairer to long reviews, it is", *tokens[0], *tokens[1])
-    ppo = experiments.results("leash").set_index(["variant", "seed"]).sort_index()
-    ends = mean(ppo, "kl_coef 0.25", "kl"), mean(ppo, "kl_coef 0.25", "gold")
-    said("PPO at", *ends, mean(runs, "online-dpo", "kl"))
-    words = [mean(runs, v, "distinct_2") for v in (HUMAN, "online-dpo", best)]
-    said("Different word pairs fall from", *words)
+    said("*Relabelled* is", above(HUMAN)[0])
+    said("*Own, once* has", *[above(v)[0] for v in (ONCE, "online-dpo", IMITATED)])
+    online, once = (
+        [above(v, p, HUMAN) for p in ("response", "token")] for v in ("online-dpo", ONCE)
+    )
+    said("leads however KL is counted, by", *[lead[0] for lead in online])
+    said("begins just above", 0, 0 < online[1][1] < 0.01)
+    said("**Own, once** has", *[lead[0] for lead in once])
+    assert all(0.4 < a[0] / b[0] < 0.6 for a, b in zip(once, online, strict=True))
+    said("Per token its interval touches", 0, -0.005 < once[1][1] < 0)
     variety = {v: mean(runs, v, "distinct_2") for v in (HUMAN, *OWN)}
-    said("It is the least varied", min(variety, key=variety.get) == IMITATED)
+    said("falls from", *[variety[v] for v in (HUMAN, "online-dpo", best, IMITATED)])
+    said("ahead per review only; least varied", min(variety, key=variety.get) == IMITATED)
+
+
+def exercises(said, runs):
+    way = math.log(3.7 / 2.5) / math.log(5.4 / 2.5)
+    at = 1.06 + round(way, 2) * 0.33
+    points = [(mean(runs, n, "kl"), mean(runs, n, "gold")) for n in ("beta 0.3", "beta 0.1")]
+    said("(a) On paper: DPO's curve has", points[0][1], points[0][0], points[1][1], points[1][0])
+    said("A run has a gold of", 1.30, 3.7)
+    said("(a) log", 3.7, 2.5, 5.4, 2.5, way, 1.06, way, 0.33, at, round(1.30 - at, 2))
+    ppo = recorded("leash")
+    said("The coefficients", 2, 1, mean(ppo, "kl_coef 2", "kl"), mean(ppo, "kl_coef 1", "kl"))
+    assert mean(ppo, "kl_coef 1", "kl") < mean(runs, "beta 1", "kl")
+    rows = experiments.results("betas", "preference", "leash")
+    for minus, words in (
+        (None, "With 0.5 PPO is above by"),
+        ("online-dpo", "from the curve, PPO has"),
+    ):
+        two = ["kl_coef 0.5", "kl_coef 0.25"]
+        table = experiments.above_curve(rows, "gold", BETAS, two, minus=minus)
+        first, second = (table.loc[n, ["difference", "low", "high"]].tolist() for n in two)
+        middle = (0.25,) if minus is None else (0.5,)
+        said(words, *first, *middle, *second)
+    said("before the curve begins: no comparison. With", 0.5)
+    said("and 0.23 [0.10, 0.38] with", 0.25)
+    said("At $w = 1$ it is $\\log 2 / \\beta$, the", math.log(2) / 0.1)
+    numbers = [mean(runs, n, x) for n in ("robust", "dpo") for x in ("gold", "kl")]
+    said("4. A paper reports a gold of", *numbers)
+    robust = above("robust")
+    said("record. DPO's curve has", mean(runs, "robust", "gold") - robust[0], *robust)
 
 
 def further(said, runs, asked, world):
     beta = {name: LOSSES[name].settings["beta"] for name in LOSSES}
     assert set(beta.values()) == {0.1, 1.0, 2.0}
     assert beta["simpo"] == 2 and beta["ipo-mean"] == 1
-    said("**Settings.** $\\beta$ is", 0.1, 1, 2, 0.5)
+    said("**Settings.** $\\beta$ is", 0.1, 2, 0.5)
     assert LOSSES["simpo"].settings["margin"] == 1
+    means = mean(runs, "ipo-mean", "gold"), mean(runs, "ipo-mean", "kl")
+    said("tokens, with $\\beta$ =", beta["ipo-mean"], *means, *above("ipo-mean"))
     said("TRL's default of", 0.1, 1 / (2 * 0.1) == 5)
+    said("RSO has", mean(runs, "rso", "gold"), mean(runs, "rso", "kl"), *above("rso"))
+    of_k = distances(world)
+    said("drawn in this way is still", of_k[2], 8, of_k[8], 64, of_k[64])
     said("variation distance is", of_doubts(world))
     few = runs[runs.experiment == "preference"].loc[list(LOSSES)].right_order
     said("The main record also has the order of", 128, few.min(), few.max(), math.sqrt(0.25 / 128))
     said("they cannot tell", mean(asked, "ipo", "right_order"), 0.5)
     totals = {sum(count for _, count in row.values()) for row in asked.by_film}
     said('We first read them as "a coin". The', *totals)
+    votes = experiments.results("labels").groupby("variant").accuracy.mean()
+    said("For scale: the reward models of lesson 08 have", votes["1600 pairs"], 1600)
+    said("with 1,600 pairs and", votes["6400 pairs"], 6400)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     voted = tasks.reviews.preference_pairs(
         "reward", 3200, seed=0, max_tokens=32, tokenizer=tokenizer
@@ -512,5 +613,5 @@ def further(said, runs, asked, world):
     titles = len(tasks.reviews.rl_prompts())
     said("all titles, about", round(3200 / titles), round(3200 / len(set(voted))))
     said("An unfinished review of the policy's costs", OnlineConfig().missing_eos_penalty)
-    said("*human reviews* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 0.1)
+    said("*relabelled* end at", mean(runs, ONCE, "kl"), mean(runs, HUMAN, "kl"), 0.1)
     said("by default with", 0.6, 512)

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import scipy.optimize
 import torch
@@ -324,10 +325,10 @@ DIFFERENT = {  # right answers written in another way
     "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss(
         (c - rc) - (r - rr), torch.full_like(c, 0.5 / b), reduction="none"
     ),
-    "kto_loss": lambda p, q, up, z, b: torch.stack(
+    "gold_above_curve": lambda k, g, x, y: torch.tensor(
         [
-            1 / (1 + ((1 if u else -1) * b * (x - y - z.item())).exp())
-            for x, y, u in zip(p, q, up.tolist(), strict=True)
+            a - np.interp(math.log(b), x.log().tolist(), y.tolist())
+            for a, b in zip(g, k, strict=True)
         ]
     ),
     "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(

@@ -317,3 +317,60 @@ def test_a_record_is_read_without_importing_the_loops():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+CURVE = [  # three settings with two seeds and two prompts, and two variants
+    {"variant": name, "seed": seed, "kl": kl, "gold_by_prompt": gold}
+    for name, kl, golds in (
+        ("strong", 1.0, ([0.0, 2.0], [0.0, 2.0])),
+        ("middle", 4.0, ([1.0, 3.0], [1.0, 3.0])),
+        ("weak", 16.0, ([1.0, 3.0], [3.0, 5.0])),
+        ("between", 2.0, ([2.0, 3.0], [3.0, 4.0])),
+        ("beyond", 100.0, ([2.0, 2.0], [2.0, 2.0])),
+    )
+    for seed, gold in enumerate(golds)
+]
+SETTINGS = ["weak", "middle", "strong"]  # in any order
+
+
+def test_the_distance_from_a_curve_at_equal_kl_by_hand():
+    table = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS)
+    # KL 2 is half-way from 1 to 4 in its logarithm, so the curve has 1.5 there. Its end has 3.
+    assert table.difference.to_dict() == pytest.approx({"between": 3 - 1.5, "beyond": 2 - 3})
+    assert (table.low <= table.difference).all() and (table.difference <= table.high).all()
+    assert (table.seeds == 2).all() and (table.prompts == 2).all()
+    text = experiments.with_interval(table)
+    assert text.name == "difference [95 % interval]" and text["between"].startswith("1.50 [")
+
+
+def test_the_interval_at_equal_kl_draws_seeds_and_prompts_of_the_curve_too():
+    table = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS, "beyond")
+    # Beyond always has 2, and the end of the curve 1, 3 or 5: seed 0 or 1, prompt 0 or 1.
+    assert (table.low.item(), table.high.item()) == (2 - 5, 2 - 1)
+    between = experiments.above_curve(pd.DataFrame(CURVE), "gold", SETTINGS, "between")
+    assert between.low.item() < 1.5 < between.high.item()
+
+
+def test_the_distance_from_a_curve_minus_that_of_another_variant():
+    frame = pd.DataFrame(CURVE)
+    both = experiments.above_curve(frame, "gold", SETTINGS, "between", minus="beyond")
+    assert both.difference.item() == pytest.approx(1.5 - -1)
+    itself = experiments.above_curve(frame, "gold", SETTINGS, "beyond", minus="beyond")
+    assert itself[["difference", "low", "high"]].eq(0).all(axis=None)
+    halved = frame.assign(halved=frame.kl / 2)
+    again = experiments.above_curve(halved, "gold", SETTINGS, "between", kl="halved")
+    assert again.difference.item() == pytest.approx(1.5)  # the curve moves along
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda f: f[(f.variant != "weak") | (f.seed == 0)], "'middle' and 'weak' differ in their"),
+        (lambda f: f.assign(kl=f.kl - 1), "'strong' has a distance that is not above 0"),
+        (lambda f: f[f.variant != "strong"], "No variant is called 'strong'"),
+        (lambda f: f.drop(columns="kl"), "No column 'kl'"),
+    ],
+)
+def test_what_cannot_be_compared_with_a_curve_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.above_curve(change(pd.DataFrame(CURVE)), "gold", SETTINGS)

@@ -1,10 +1,10 @@
-"""Exercises of lessons 14 and 14b: who moves where, whose pairs, DPOP, IPO; KTO, SimPO, ORPO."""
+"""Exercises of lessons 14 (who moves where, whose pairs, DPOP, IPO) and 14b (equal KL, losses)."""
 
 import torch
 from torch.nn.functional import logsigmoid, relu
 
 from minirlhf.classroom.exercise import Exercise
-from minirlhf.core.preference import dpop, kto, orpo, simpo
+from minirlhf.core.preference import dpop, orpo, simpo
 
 FOUR = ("chosen_logprobs", "rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs")
 
@@ -48,51 +48,69 @@ ipo_loss = Exercise(
 )
 
 
-def _thumbs_case(g):
-    logprobs, refs, baseline = (
-        -20 * torch.rand(6, generator=g),
-        -20 * torch.rand(6, generator=g),
-        torch.rand((), generator=g) * 3,
-    )
-    return (
-        logprobs,
-        refs,
-        torch.tensor([True, False, True, False, False, True]),
-        baseline,
-        0.05 + 0.2 * torch.rand((), generator=g).item(),
-    )
+def _runs_case(g):
+    curve_kl = (0.5 + 2 * torch.rand(4, generator=g)).cumsum(0)
+    kl = curve_kl[0] + (curve_kl[-1] - curve_kl[0]) * torch.rand(5, generator=g)
+    kl[3], kl[4] = curve_kl[0] / 2, curve_kl[-1] * 2  # beyond both ends
+    return kl, torch.rand(5, generator=g), curve_kl, torch.rand(4, generator=g).cumsum(0)
 
 
-def _kto(p, q, up, z, b):
-    return kto(p, q, up, z, beta=b)
+def _curve_at(x, xs, ys, *, level=True):
+    """The curve's value at x, by straight lines; beyond its ends level, or straight on."""
+    if level:
+        x = x.clamp(xs[0], xs[-1])
+    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
+    way = (x - xs[right - 1]) / (xs[right] - xs[right - 1])
+    return torch.lerp(ys[right - 1], ys[right], way)
 
 
-kto_loss = Exercise(
-    "kto_loss",
-    ("logprobs", "ref_logprobs", "desirable", "kl_baseline", "beta"),
-    _thumbs_case,
-    _kto,
+def _wrong_way(x, xs, ys):
+    x = x.clamp(xs[0], xs[-1])
+    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
+    way = (xs[right] - x) / (xs[right] - xs[right - 1])
+    return torch.lerp(ys[right - 1], ys[right], way)
+
+
+def _above(kl, gold, x, y):
+    return gold - _curve_at(kl.log(), x.log(), y)
+
+
+gold_above_curve = Exercise(
+    "gold_above_curve",
+    ("kl", "gold", "curve_kl", "curve_gold"),
+    _runs_case,
+    _above,
     {
-        "the gradient flows through the baseline. Detach the baseline.": lambda p, q, up, z, b: (
-            torch.sigmoid(torch.where(up, -1.0, 1.0) * b * (p - q - z))
+        "the lines are straight in the KL itself. "
+        "Take the logarithm of every KL first.": lambda k, g, x, y: g - _curve_at(k, x, y),
+        "the sign is wrong: a run above the curve has a positive difference.": lambda k, g, x, y: (
+            -_above(k, g, x, y)
         ),
-        "the baseline is missing: every response is compared with 0.": lambda p, q, up, z, b: _kto(
-            p, q, up, 0 * z, b
+        "this is the curve's gold at the KL of each run. "
+        "Subtract it from the gold of the run.": lambda k, g, x, y: _curve_at(k.log(), x.log(), y),
+        "you prolonged the last lines beyond the ends of the curve. "
+        "There the curve stays level.": lambda k, g, x, y: (
+            g - _curve_at(k.log(), x.log(), y, level=False)
         ),
-        "desirable and undesirable are exchanged, or you returned the "
-        "value instead of 1 minus the value.": lambda p, q, up, z, b: _kto(p, q, ~up, z, b),
-        "this is minus the log-sigmoid. "
-        "KTO's value is the sigmoid itself, which is bounded.": lambda p, q, up, z, b: (
-            -logsigmoid(torch.where(up, 1.0, -1.0) * b * (p - q - z.detach()))
+        "you compared with the nearest point of the curve. Take the line between the two points "
+        "on either side of the run.": lambda k, g, x, y: (
+            g - y[(k.log()[:, None] - x.log()).abs().argmin(1)]
         ),
-        "beta is missing.": lambda p, q, up, z, b: _kto(p, q, up, z, 1.0),
-        "beta multiplies the log-ratio alone. It must multiply the whole difference "
-        "between the log-ratio and the baseline.": lambda p, q, up, z, b: _kto(
-            b * p, b * q, up, z, 1.0
+        "you compared with the point at the left of the run. Go from there towards the point at "
+        "its right, as far as the run is.": lambda k, g, x, y: (
+            g - y[(torch.searchsorted(x, k.clamp(x[0], x[-1])) - 1).clamp(min=0)]
         ),
-        "the reference is missing.": lambda p, q, up, z, b: _kto(p, 0 * q, up, z, b),
+        "the way is measured from the right point. Measure it from the left one, or exchange the "
+        "two golds.": lambda k, g, x, y: g - _wrong_way(k.log(), x.log(), y),
     },
-    differentiate=("logprobs", "kl_baseline"),
+    edges=(
+        (
+            torch.tensor([1.0, 2.0, 4.0, 16.0]),  # three points of the curve, and half-way
+            torch.tensor([0.0, 1.0, 1.0, 2.0]),
+            torch.tensor([1.0, 4.0, 16.0]),
+            torch.tensor([0.0, 1.0, 2.0]),
+        ),
+    ),
 )
 
 
