@@ -134,7 +134,7 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
 
 
 def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
-    """Beats 3 and 4: scores and KL penalty become rewards, then advantages and the critic's targets."""
+    """Beats 3 and 4: scores and KL penalty become rewards, then advantages and targets."""
     kl, spread = _kl(facts), _range(facts, "advantages")
     lines = [
         ("title", "3  Rewards"),
