@@ -77,8 +77,8 @@ from minirlhf.classroom import FAST, check
 # Nobody knows the true advantage. Lesson 04 estimates it by $G_t - V(s_t)$. The mean of this over many
 # responses is the advantage. But in one response it depends on all tokens that happen to come later.
 #
-# **One token ahead.** The TD error does not look at the later tokens. Suppose that $V$
-# is the true value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing
+# **One token ahead.** The TD error does not look at the later tokens. Suppose that $V$ is the true
+# value. After token $y_t$ the prefix *is* $s_{t+1}$: appending a token leaves nothing
 # to chance. So
 #
 # $$ Q(s_t, y_t) = r_t + \gamma V(s_{t+1}), \qquad\text{and}\qquad
@@ -239,8 +239,9 @@ show.lines(panels, lams, xlabel="lambda", reference=reference)
 #
 # - *right*: no bias, whatever $\lambda$ is. The mean of every n-step estimate is the true
 #   advantage.
-# - *wrong*: at $\lambda = 0$ a bias of 0.52. The estimate believes the critic. At $\lambda = 1$ no bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a
-#   baseline. A baseline may be wrong, as long as it does not depend on the token $y_t$ (lesson 04).
+# - *wrong*: at $\lambda = 0$ a bias of 0.52. The estimate believes the critic. At $\lambda = 1$ no
+#   bias: $G_t$ does not depend on the critic, and $V(s_t)$ is only a baseline. A baseline may be
+#   wrong, as long as it does not depend on the token $y_t$ (lesson 04).
 # - *shifted*: at $\lambda = 0$ the bias is even larger, 0.66. You may have expected 0, since the
 #   error cancels in $V(s_{t+1}) - V(s_t)$. But after the last token $V$ is 0, not 1. So the last TD
 #   error is 1 too low: the policy is punished for ending. At $\lambda = 1$ there is no bias either.
@@ -402,8 +403,8 @@ show.lines(
 # Now GAE on one of the fresh reviews, chosen by hand. The policy is small, and some of its words do
 # not exist.
 #
-# *It's a celebration of the dullestness of its own cinematic equivalent on gust and
-# its best.* The reward model scores it −1.68. (Over the policy's reviews its scores have the mean 0
+# *It's a celebration of the dullestness of its own cinematic equivalent on gust and its best.* The
+# reward model scores it −1.68. (Over the policy's reviews its scores have the mean 0
 # and the standard deviation 1.)
 #
 # **Predict.** Which tokens have clearly negative advantages with $\lambda = 0$? And which with
@@ -432,7 +433,7 @@ show.token_strips(strips)
 # - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
 #   further away.
 #
-# Neither says for certain which word people disliked. The critic is itself a model.
+# None of the three says for certain which word people disliked. The critic is itself a model.
 # </details>
 #
 # ## 7. What does it buy in a real run?
@@ -447,7 +448,8 @@ runs = experiments.results("ablations", "leash")
 names = {"as it is": "0.95", "kl_coef 0.5": "0.95, again", "lambda 1": "1"}
 runs["lambda"] = runs.variant.map(names)
 columns = {"gold": "gold score", "kl": "KL, nats per response"}
-experiments.shown(runs.dropna(subset="lambda"), columns, by="lambda")
+runs = runs.dropna(subset="lambda").sort_values("lambda")
+experiments.shown(runs, columns, by="lambda")
 
 # %% [markdown]
 # In gold we see no difference. But with $\lambda = 1$ the KL is higher: in each of the three runs it

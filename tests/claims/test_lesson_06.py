@@ -109,18 +109,42 @@ def share_of_clipped_tokens():
 
 @pytest.fixture(scope="module")
 def clipped_in_the_first_step():
-    """The clip fraction of one step of the plain loop, and with a fifth of its learning rate."""
+    """The clip fraction of the plain loop's first step, and with a fifth of its learning rate.
+
+    The critic's updates are left out: they do not change the actor within a step.
+    """
     sft, tokenizer = models.load_policy("tiny-reviews-sft")
     reward_model, _ = models.load_scalar("tiny-reviews-reward")
-    score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)
-    prompts, rate, shares = tasks.reviews.rl_prompts(), loops.PPOConfig().actor.lr, []
-    for lr in (rate, rate / 5):
-        plain = loops.PPOConfig.plain(
-            steps=1, batch_size=64, actor=loops.OptimiserConfig.plain(lr=lr)
-        )
-        models_used = copy.deepcopy(sft), copy.deepcopy(reward_model)
-        *_, history = loops.train_ppo(*models_used, tokenizer, prompts, score, plain)
-        shares.append(history[0]["clip_fraction"])
+    config, prompts = loops.PPOConfig(), tasks.reviews.rl_prompts()
+    generator = torch.Generator().manual_seed(0)
+    (index,) = loops.shuffled_batches(len(prompts), config.batch_size, 1, seed=0)
+    ids, prompt_mask = models.encode_prompts(tokenizer, [prompts[i] for i in index])
+    given = {"eos_id": tokenizer.eos_token_id, "config": config.sampling, "generator": generator}
+    batch = models.sample(sft, ids, prompt_mask, **given)
+    with torch.no_grad():  # the reference is the policy itself, so there is no KL penalty yet
+        score = rewards.rollout_score(reward_model, tokenizer.eos_token_id)(batch)
+        values = models.response_values(reward_model, batch)
+    mask = batch.response_mask
+    paid = torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1]) * score[:, None]
+    advantages = core.gae(paid, values, mask, gamma=config.gamma, lam=config.lam)[0]
+    batch, state = batch.with_columns(advantages=advantages), generator.get_state()
+    shares = []
+    for rate in (config.actor.lr, config.actor.lr / 5):
+        actor, clipped = copy.deepcopy(sft), []
+        optimizer = loops.make_optimizer(actor, loops.OptimiserConfig.plain(lr=rate))
+        generator.set_state(state)
+        for _ in range(config.epochs):
+            order = torch.randperm(len(mask), generator=generator)
+            for rows in order.split(config.minibatch_size):
+                part = batch.select(rows)
+                new = models.policy_logprobs(actor, part, temperature=config.sampling.temperature)
+                pair, real = (new, part.old_logprobs), part.response_mask
+                flags = core.is_clipped(*pair, part.advantages, real, clip_eps=config.clip_eps)
+                clipped.append(flags[real].double().mean().item())
+                core.aggregate(core.ppo_clip(*pair, part.advantages, real), real).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        shares.append(sum(clipped) / len(clipped))
     return shares
 
 
