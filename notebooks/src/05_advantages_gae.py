@@ -366,9 +366,9 @@ print("explained variance:", [round(x, 2) for x in explained])
 # next figure shows why.
 # </details>
 #
-# Now 64 fresh reviews, of films that were not used for training. The figure has the position of the
-# token on the horizontal axis. The explained variance is taken over all reviews that have a token
-# at this position. (The first 20 positions: at the last of them 36 reviews are left.)
+# The critic now reads 64 fresh reviews, of films that were not used for training. The figure has the
+# position of the token on the horizontal axis. The explained variance is taken over all reviews that
+# have a token at this position. (The first 20 positions: at the last of them 36 reviews are left.)
 
 # %%
 titles = tasks.reviews.eval_prompts("test")[:64]
@@ -380,6 +380,8 @@ token_rewards = rewards_of(scores, mask)
 came = core.reward_to_go(token_rewards, mask)
 trained = core.explained_variance(values, came, mask).item()
 print(f"explained variance of the trained critic: {trained:.2f}")
+
+# %%
 by_position = [
     core.explained_variance(values[:, [t]], came[:, [t]], mask[:, [t]]).item()
     for t in range(20)

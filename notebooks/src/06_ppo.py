@@ -369,10 +369,8 @@ old = world.logprobs(start)
 
 def reuse(rows, **clip):
     """Change of the true expected score, after each of 60 updates on one batch."""
-    scores = world.rewards[rows]
-    mean_of_others = (scores.sum() - scores) / 3
-    advantages = (scores - mean_of_others)[:, None].expand(-1, 3)  # for every token
-    logits, changes = start, []
+    scores, logits, changes = world.rewards[rows], start, []
+    advantages = (scores - (scores.sum() - scores) / 3)[:, None].expand(-1, 3)
     for _ in range(61):
         changes.append((world.objective(logits) - world.objective(start)).item())
         logits = logits.detach().requires_grad_(True)
