@@ -94,7 +94,8 @@ def token_table(
         reward             -kl_coef * kl, and the score at the last token that the policy chose
         value              of the tokens before this one, by the critic
         td_error           reward + gamma * next value - value
-        advantage, return  by generalised advantage estimation (GAE), not whitened
+        advantage          by generalised advantage estimation (GAE), not whitened
+        return             the critic's target: advantage + value
         ratio, clipped     importance ratio of actor and sampling policy; whether the clip of PPO
                            sets the token's gradient to 0
         implicit_reward    beta * (logprob - ref_logprob), if beta is given

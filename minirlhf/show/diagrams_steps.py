@@ -39,8 +39,8 @@ def ppo_step(
     """One step of PPO: sample, ask three models, rewards, advantages, update.
 
     Args:
-        batch: with the columns scores (B,), ref_logprobs, values, rewards, advantages and returns,
-            each (B, R). None: shapes as letters, no numbers.
+        batch: with the columns scores (B,), ref_logprobs, values, rewards, advantages and returns
+            (the critic's targets), each (B, R). None: shapes as letters, no numbers.
         epochs: passes over the batch. minibatch_size: responses per optimiser step, a divisor of B.
         row: of this step in the history of `train_ppo`; clip_fraction and value_loss are drawn,
             and its step where it has one.
@@ -134,7 +134,7 @@ def _sampled_and_asked(axes: Axes, facts: Facts) -> None:
 
 
 def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
-    """Beats 3 and 4: scores and KL penalty become rewards, then advantages and returns."""
+    """Beats 3 and 4: scores and KL penalty become rewards, then advantages and targets."""
     kl, spread = _kl(facts), _range(facts, "advantages")
     lines = [
         ("title", "3  Rewards"),
@@ -154,7 +154,7 @@ def _rewards_and_advantages(axes: Axes, facts: Facts) -> None:
         ("gap", ""),
         ("code", "advantages"),
         *([("text", spread)] if spread else []),
-        ("code", "returns"),
+        ("code", "targets"),
         *([("text", f"mean {mean}")] if mean else []),
         ("text", f"both {facts.shape('BR')}"),
     ]
@@ -169,7 +169,7 @@ def _minibatches(axes: Axes, facts: Facts, parts: int, epochs: int, size: int) -
     block(axes, (442, 324, 364, 164), "area")
     arrow(axes, (764, 196), (764, 323))
     write(axes, 624, 348, ("title", "5  Update"))
-    write(axes, 624, 370, ("code", "advantages, returns, old_logprobs"))
+    write(axes, 624, 370, ("code", "advantages, targets, old_logprobs"))
     rows, columns = min(epochs, 3), min(parts, 4)
     left = 624 - (62 + 70 * columns) / 2
     for epoch in range(rows):
@@ -191,7 +191,7 @@ def _new_networks(axes: Axes, row: Mapping[str, float] | None) -> None:
     if row is not None:
         clipped = f"{100 * row['clip_fraction']:.1f} % of tokens clipped"
         loss = f"mean loss {number(row['value_loss'])}"
-    critic = [("head", "new critic"), ("text", "loss: \u00bd (value - return)\u00b2")]
+    critic = [("head", "new critic"), ("text", "loss: \u00bd (value - target)\u00b2")]
     actor = [
         ("head", "new actor"),
         ("text", "clipped ratio \u00d7 advantage"),

@@ -30,7 +30,7 @@
       terms: (at, later, s) => [[1, at("td_error")], [s.gamma * s.lam, later("advantage")]],
     },
     return: {
-      label: "return",
+      label: "critic's target",
       needs: ["advantage", "value"],
       terms: (at) => [[1, at("advantage")], [1, at("value")]],
     },

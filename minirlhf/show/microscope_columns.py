@@ -100,10 +100,10 @@ KNOWN = {
         REWARD,
     ),
     "return": Column(
-        "return",
+        "critic's target",
         "reward units",
-        "The sum of rewards from this token on, as GAE estimates it. The critic learns to predict "
-        "it.",
+        "What the critic is trained to predict at this token: advantage plus value. Some libraries "
+        "name it returns.",
         REWARD,
     ),
     "logprob": Column(

@@ -48,6 +48,7 @@ from minirlhf.classroom import FAST, check
 #   when it was sampled. A ratio of 1.5 means 50 % more likely.
 # - $A_t$ is the **advantage** (lesson 05): how much better this token was than what the policy
 #   would write there on average. It is positive for a good token and negative for a bad one.
+#   *The policy* is here the one that sampled, $\pi_{\text{old}}$.
 # - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
@@ -83,9 +84,12 @@ from minirlhf.classroom import FAST, check
 # | writes *not good* | 0.25 | 0.06 | 0.24 |
 #
 # A new batch would contain *not good* 0.24 times as often. But in the old batch its token *good*
-# gets the weight 1.2. The ratio of one token cannot see this. The error is small only while $\pi$
-# is near $\pi_{\text{old}}$. The clip does not repair the error. It stops the pushing before the
-# error grows.
+# gets the weight 1.2. The ratio of one token cannot see this. Nor is $A_t$ up to date: it
+# compares the token with what $\pi_{\text{old}}$ would write, and stays as it is during all updates on
+# this batch.
+#
+# Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
+# stops the pushing before they grow.
 
 # %% [markdown]
 # ## 3. The clip
@@ -181,12 +185,13 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #   prediction. After the last token $V$ is 0.
 # - Generalised advantage estimation (**GAE**) adds the later TD errors, with falling weights:
 #   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$.
-# - The **return**, which the critic should learn to predict, is $A_t + V_t$.
+# - The **critic's target**, which the critic should learn to predict, is $A_t + V_t$. (The package's
+#   code names it `returns`, as TRL does.)
 #
 # We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$
 # so that it is easy to follow on paper. Start at the end:
 #
-# | token | $r_t$ | $V_t$ | $\delta_t = r_t + V_{t+1} - V_t$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | return $A_t + V_t$ |
+# | token | $r_t$ | $V_t$ | $\delta_t = r_t + V_{t+1} - V_t$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | target $A_t + V_t$ |
 # |---|---|---|---|---|---|
 # | first | −0.25 | 0.5 | −0.25 + 1.0 − 0.5 = 0.25 | 0.25 + 0.5 · 0.5 = 0.5 | 1.0 |
 # | middle | 0.0 | 1.0 | 0.0 + 1.0 − 1.0 = 0.0 | 0.0 + 0.5 · 1.0 = 0.5 | 1.5 |
@@ -194,9 +199,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 
 # %%
 example = torch.tensor([[-0.25, 0.0, 2.0]]), torch.tensor([[0.5, 1.0, 1.0]])
-advantages, returns = core.gae(*example, torch.ones(1, 3).bool(), gamma=1, lam=0.5)
+advantages, targets = core.gae(*example, torch.ones(1, 3).bool(), gamma=1, lam=0.5)
 assert advantages.tolist() == [[0.5, 0.5, 1.0]]
-assert returns.tolist() == [[1.0, 1.5, 2.0]]
+assert targets.tolist() == [[1.0, 1.5, 2.0]]
 
 # %% [markdown]
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
@@ -242,11 +247,9 @@ def ppo_step(titles):
         token_rewards = core.kl_shaped_rewards(
             scores, batch.old_logprobs, ref_logprobs, mask, kl_coef=0.5
         )
-        # 4. Advantages and returns.
-        advantages, returns = core.gae(token_rewards, values, mask, gamma=1, lam=0.95)
-    batch = batch.with_columns(
-        scores=scores, values=values, advantages=advantages, returns=returns
-    )
+        # 4. Advantages, and targets for the critic.
+        advantages, targets = core.gae(token_rewards, values, mask, gamma=1, lam=0.95)
+    batch = batch.with_columns(scores=scores, advantages=advantages, targets=targets)
     # 5. Update: two epochs over the batch, in minibatches of 32 responses.
     for _ in range(2):
         for rows in torch.randperm(len(titles), generator=generator).split(32):
@@ -260,7 +263,7 @@ def ppo_step(titles):
             actor_optimizer.step()
             actor_optimizer.zero_grad()
             values = models.response_values(critic, part)
-            value_losses = core.value_loss(values, part.returns, mask)
+            value_losses = core.value_loss(values, part.targets, mask)
             core.aggregate(value_losses, mask).backward()
             critic_optimizer.step()
             critic_optimizer.zero_grad()
@@ -269,10 +272,14 @@ def ppo_step(titles):
 
 # %% [markdown]
 # - `batch.old_logprobs` is $\log \pi_{\text{old}}$ and stays fixed for the whole step, as do rewards,
-#   advantages and returns. `logprobs` is computed again for every minibatch, because the actor has
+#   advantages and targets. `logprobs` is computed again for every minibatch, because the actor has
 #   changed. Their difference is the log of the ratio.
 # - Tokens are sampled at temperature 0.7, so all log-probabilities are computed at 0.7.
-# - The critic's loss is half the squared difference between its value and the return.
+# - The critic's loss is half the squared difference between its value and its target.
+# - `core.aggregate` takes the mean over all tokens of the minibatch, as lesson 05 does. Lesson 04
+#   sums over the tokens of a response and takes the mean over the responses. With the mean over
+#   tokens, long responses do not make long steps. The direction of a step hardly changes
+#   (lesson 04, "Going further").
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
 # learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened*
@@ -302,54 +309,41 @@ print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by
 #
 # ## 5. A batch under the microscope
 #
-# The **token microscope** shows all numbers of all tokens. Point at a token, or use the arrow keys. A
-# menu chooses the colour.
+# What did the clip do? The **token microscope** shows the numbers of every token. Point at a token, or
+# use the arrow keys.
 #
-# First, four responses of the last of our three batches, read *after* its four updates. Responses are
-# numbered from 0. Blue tokens have become more likely since they were sampled, orange ones less
-# likely. A double line means: clipped.
+# We look at four responses of the last of our three batches, read *after* its four updates.
+# Responses are numbered from 0. The panel has five rows:
+#
+# - *log-probability when sampled* is $\log \pi_{\text{old}}$, *log-probability, policy* is
+#   $\log \pi$ now,
+# - *importance ratio* is $\rho_t$: e to the power of their difference,
+# - *advantage* is $A_t$, fixed since the batch was sampled,
+# - *clipped* says whether the clip takes the gradient away. A double line shows it below the token.
+#
+# The colour is the ratio. Blue tokens have become more likely since they were sampled, orange ones
+# less likely.
 
 # %%
 third = by_hand[-1].select(torch.arange(4))
-models_used = {"actor": actor, "reference": reference, "reward_model": reward_model}
-table = evaluate.token_table(third, tokenizer, **models_used, kl_coef=0.5)
-show.microscope(table, "ratio", text="all")
+table = evaluate.token_table(third, tokenizer, actor=actor)
+place = ["text", "prompt", "position", "token"]
+measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
+show.microscope(table[place + measures], "ratio", text="all")
 
 # %% [markdown]
-# A token is clipped if its ratio is above 1.2 *and* its advantage is positive, or if its ratio is
-# below 0.8 *and* its advantage is negative. Two tokens of response 1:
+# Look at two tokens of response 1:
 #
-# - *ing* has a ratio far above 1.2. The clip does not hold a token at 1.2. It only takes its gradient
-#   away, once it is there. One large update can jump past 1.2. And updates for other tokens move this
-#   one too, because all tokens share the same weights.
+# - *ing* has a ratio far above 1.2, a positive advantage, and is clipped. So the clip does not hold
+#   a token at 1.2. It only takes its gradient away, once it is there. One large update can jump past
+#   1.2. Updates for other tokens move this one, too: all tokens share the same weights.
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# Many are clipped, because our plain loop starts with the full learning rate.
-#
-# Now the whole run: 24 steps of `train_ppo`. You see responses to four film titles,
-# before the update of step 0, 4, 8, 12 and 18, and after the last update. The colour is the advantage,
-# before whitening. The slider moves through the training. (Where a page runs no scripts, there is a
-# [still picture](../docs/images/microscope.png) of step 0.)
-
-# %%
-run = experiments.results("microscope")
-batches = run[run.source == "fresh"]  # sampled by the policy of each step
-show.microscope(batches, "advantage", text="all", still="../docs/images/microscope.png")
-
-# %% [markdown]
-# Try these three things:
-#
-# 1. **Step 0: the critic is wrong.** Its values for the four responses swing between −3.26 and 3.39.
-#    It is a copy of the reward model, which never learned to judge an unfinished text. So the first
-#    advantages say more about the critic than about the tokens.
-# 2. **Step 24: the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size
-#    of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before
-#    *heart* the critic predicts 0.14, after it 0.67: a good sign.
-# 3. **From reward to advantage.** The policy gives *heart* 3.2 %, the reference only 0.8 %. That is a
-#    log-ratio of 1.41 nats, so the reward of this token is −0.70. The TD error is −0.70 + 0.67 − 0.14
-#    = −0.17: the KL penalty takes more than the critic's hope gives. Still, the advantage is 0.48. GAE
-#    adds the later TD errors, and *b* and *treat* have large ones. Point at *heart* to see the sum.
+# Of all tokens in the four responses 40 % are clipped. That is too many: the updates go too far. Why?
+# Our plain loop uses the full learning rate from the first step. `train_ppo` begins with a fifth of
+# it. In the first step this lowers the share of clipped tokens, as a mean over the four updates, from
+# about a quarter to 6 %.
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -360,8 +354,9 @@ show.microscope(batches, "advantage", text="all", still="../docs/images/microsco
 # we can *compute* the expected score of a policy instead of estimating it.
 #
 # We sample 40 batches of only 4 responses. On each batch we make 60 updates by plain gradient descent
-# with step size 1, with and without the clip, always from the same starting policy. The advantage of a
-# response is its score minus the mean score of the other three (no critic).
+# with step size 1, with and without the clip, always from the same starting policy. There is no
+# critic: the advantage of a response is its score minus the mean score of the other three. As in
+# lesson 04, losses are summed over tokens and averaged over responses.
 #
 # **Predict.** After 60 updates on one batch: which policy is better on average, with or without the
 # clip? Which has the worst of the 40 results?
@@ -374,15 +369,16 @@ old = world.logprobs(start)
 
 def reuse(rows, **clip):
     """Change of the true expected score, after each of 60 updates on one batch."""
-    logits, path = start.clone().requires_grad_(True), []
-    advantages = core.leave_one_out(world.rewards[rows][None]).T.expand(-1, 3)
+    scores, logits, changes = world.rewards[rows], start, []
+    advantages = (scores - (scores.sum() - scores) / 3)[:, None].expand(-1, 3)
     for _ in range(61):
-        path.append((world.objective(logits) - world.objective(start)).item())
+        changes.append((world.objective(logits) - world.objective(start)).item())
+        logits = logits.detach().requires_grad_(True)
         new = world.logprobs(logits)[rows]
         losses = core.ppo_clip(new, old[rows], advantages, mask[rows], **clip)
-        loss = core.aggregate(losses, mask[rows], how="sequence_sum")
-        logits = logits - torch.autograd.grad(loss, logits)[0]
-    return path
+        core.aggregate(losses, mask[rows], how="sequence_sum").backward()
+        logits = logits - logits.grad  # step size 1
+    return changes
 
 
 # %% tags=["predict"]
@@ -390,11 +386,10 @@ drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 drawn = torch.multinomial(probs, 4, replacement=True, generator=drawing)
 no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
+with_clip = torch.tensor([reuse(rows) for rows in drawn])  # (40, 61)
+without = torch.tensor([reuse(rows, **no_clip) for rows in drawn])
 show.lines(
-    {
-        "clip 0.2": {"clip 0.2": torch.tensor([reuse(b) for b in drawn])},
-        "no clip": {"no clip": torch.tensor([reuse(b, **no_clip) for b in drawn])},
-    },
+    {"clip 0.2": {"clip 0.2": with_clip}, "no clip": {"no clip": without}},
     xlabel="updates on one batch of 4 responses",
     ylabel="change of the true expected score",
     reference=0,
@@ -442,7 +437,7 @@ show.curves(
 #   nats per token: the policy still writes varied reviews.
 # - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %, and less
 #   with the falling learning rate.
-# - **explained_variance** says how well the critic predicts the returns: 1 is perfect, 0 is as good
+# - **explained_variance** says how well the critic predicts its targets: 1 is perfect, 0 is as good
 #   as a constant. It starts below 0 and reaches 0.7.
 #
 # The first sample for each of three test films. What has PPO changed?
@@ -456,37 +451,37 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # whatever the film.
 
 # %% [markdown]
-# ## 8. Which parts of PPO matter?
+# ## 8. When does the clip matter?
 #
-# We trained variants of PPO with three seeds each: no clip, no value clip (the clip of the critic's
-# loss), no whitening, $\lambda = 1$, one epoch, eight epochs, eight epochs without the clip. The complete
-# algorithm (*as it is*) has two epochs and a KL coefficient of 0.5. It was run six times.
+# We trained PPO again with four changes, three seeds each: no clip, one epoch, eight epochs, and eight
+# epochs with no clip. The complete algorithm (*as it is*) has two
+# epochs and a KL coefficient of 0.5. It was run six times: two rows of three.
+#
+# The figure shows the gold score. A large circle is the mean of a row, a small one a single run. The
+# bar is the 95 % interval of the difference from the six complete runs. A bar that includes 0 may be
+# luck. The grey band reaches from the lowest to the highest of the six. At the right: the mean, and
+# the difference with its interval.
 #
 # **Predict.** Which change lowers the gold score most? Which raises it?
 
 # %% tags=["predict"]
 runs = experiments.results("ablations", "leash")  # two recorded experiments
 runs["variant"] = runs.variant.replace({"kl_coef 0.5": "as it is, again"})
-changed = runs[runs.experiment == "ablations"].variant.unique()
+changed = ["no clip", "one epoch", "eight epochs", "eight epochs, no clip"]
 show.differences(
     runs,
     value="gold",
     repeats=["as it is", "as it is, again"],
-    variants=changed[1:],
+    variants=changed,
     label="gold score",
 )
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Look at the bars: they are 95 % intervals of the difference. A bar that includes 0 may be luck. (Small
-# circles: single runs. Grey band: how far equal runs differ.)
-#
-# - **With two epochs, we see no single part that matters for gold.** Without the clip, without
-#   whitening, without the value clip or with $\lambda = 1$, the bar includes 0.
-# - **The number of epochs decides.** One epoch lowers the gold score most. Eight epochs raise it, with
-#   four times as many updates.
-# - **Eight epochs, no clip**: the bar includes 0 again.
+# - **One epoch** lowers the gold score most: it makes half as many updates.
+# - **Eight epochs** raise it, with four times as many updates.
+# - **No clip**: with two epochs and with eight, the bar includes 0.
 # </details>
 #
 # **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run as
@@ -507,34 +502,35 @@ show.curves(
 #
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
-#   left.
+#   left. For its first three test films, one run writes the same review: *A very funny movie.*
 # - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
+# - The clip fraction is near 0, because there is no clip.
 #
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
-# 42 % of the tokens are clipped. That is a warning.
+# 42 % of the tokens are clipped. As in section 5, the updates on one batch go too far. The clip holds
+# them back.
 # </details>
 #
-# How far did each policy move from the reference? (Brackets: lowest and highest of three runs. The
-# last row has two epochs and a smaller KL coefficient.)
+# How far did each policy move from the reference? (Brackets: lowest and highest of three runs.)
 
 # %%
-shown = [*changed, "kl_coef 0.25"]
+shown = ["as it is", "no clip", "eight epochs", "eight epochs, no clip"]
 measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "tokens"}
 experiments.shown(runs[runs.variant.isin(shown)], measures)
 
 # %% [markdown]
-# Eight epochs move the policy twice as far as two. The smaller KL coefficient moves it equally far, and
-# has more gold. So to go further, lower the KL coefficient first (but not to 0: see exercise 5).
-#
-# So do you need the clip? It is insurance:
+# Without the clip the KL is higher: a little with two epochs, much with eight. So the clip is
+# insurance:
 #
 # | a batch is used for | what the clip does |
 # |---|---|
-# | two epochs (this section) | no difference in gold, a lower KL |
-# | eight epochs (this section) | prevents the collapse; which of the two dangers of section 6 causes it, these runs cannot tell |
+# | two epochs (this section) | no clear difference in gold, a lower KL |
+# | eight epochs (this section) | prevents the collapse |
 # | sixty updates in a tiny world (section 6) | costs most of the gain, and limits the loss |
 #
-# What to look for in the curves of your own run:
+# Which of the two dangers of section 6 causes the collapse? These runs cannot tell.
+#
+# ## 9. Reading your own run
 #
 # | curve | healthy | a warning |
 # |---|---|---|
@@ -542,8 +538,10 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: the clip holds back large updates (without a clip it is near 0) |
+# | clip fraction | a few percent | tens of percent: the updates on one batch go too far; lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
+#
+# No curve replaces reading samples.
 
 # %% [markdown]
 # ## What to remember
@@ -729,7 +727,16 @@ show.curves(
 # Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its
 # KL is about 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it
 # writes almost the same text for all films. Run A is healthy, and has learned little. Run C is the
-# one to give to people, after you have read its samples.
+# one to give to people, after you have read its samples. Here are the first responses of the three
+# policies (seed 0) to two test films:
+#
+# | film | A | B | C |
+# |---|---|---|---|
+# | *american psycho 2* | This is a movie that will uncover the kids of step along with their lives and the mind. | A funny and funny and funny and funny, funny and funny and funny and funny and hilarious. | It's a beautiful, entertaining movie; a very few not smart laughs and funny moments in. |
+# | *big bad love* | Compelling is the kind of movie that's actually watchable. | A funny and funny and funny and hilarious and funny and funny and funny and funny and funny and funny and funny and funny and funny. | A very funny, entertaining story. |
+#
+# A still writes like the reference: its sentences are long and not always praise. B repeats one word.
+# C praises in several ways, and is sometimes ungrammatical.
 #
 # The gold score of run B is the highest of the three all the same. Its model was fitted on reviews
 # that people write. It has errors too, and a policy without a KL penalty finds them.
@@ -764,6 +771,35 @@ show.curves(
 #
 # ## Going further
 #
+# **A whole run under the microscope.** You see responses to four film titles, before the update of step
+# 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The rows of the panel are those of
+# section 4: the log-probabilities under the policy that sampled and under the reference, their
+# log-ratio, the score, the reward, the value, the TD error, the advantage (before whitening) and the
+# critic's target. The slider moves through the training. (Where a page runs no scripts, there is a
+# [still picture](../docs/images/microscope.png) of step 0.)
+
+# %%
+run = experiments.results("microscope")
+batches = run[run.source == "fresh"]  # sampled by the policy of each step
+columns = ["old_logprob", "ref_logprob", "kl", "score", "reward"]
+columns += ["value", "td_error", "advantage", "return"]
+still = "../docs/images/microscope.png"
+show.microscope(
+    batches[[*place, "step", *columns]], "advantage", text="all", still=still
+)
+
+# %% [markdown]
+# - **Before training the critic is wrong.** Its values for the four responses swing between −3.26 and 3.39.
+#   It is a copy of the reward model, which never learned to judge an unfinished response. So the first
+#   advantages say more about the critic than about the tokens.
+# - **After the last step the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size
+#   of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before
+#   *heart* the critic predicts 0.14, after it 0.67: a good sign.
+# - **From reward to advantage.** The policy gives *heart* 3.2 %, the reference only 0.8 %. That is a
+#   log-ratio of 1.41 nats, so the reward of this token is −0.70. The TD error is −0.70 + 0.67 − 0.14
+#   = −0.17: the KL penalty takes more than the critic's hope gives. Still, the advantage is 0.48. GAE
+#   adds the later TD errors, and *b* and *treat* have large ones. Point at *heart* to see the sum.
+#
 # **Importance sampling.** An expectation under $\pi$ can be computed from samples of
 # $\pi_{\text{old}}$, if each sample gets the weight $\rho(y) = \pi(y) / \pi_{\text{old}}(y)$:
 # $\mathbb{E}_{y \sim \pi}[f(y)] = \sum_y \pi_{\text{old}}(y)\, \rho(y) f(y)$. This is exact for whole
@@ -776,13 +812,13 @@ show.curves(
 # clip: $\min(\rho_t A_t, \text{clip}(\rho_t) A_t) \le \rho_t A_t$. So PPO never promises more
 # than the unclipped objective.
 #
-# **The clipped value loss.** `train_ppo` also clips the critic by default:
-# $L^V = \tfrac12 \max\big((V - G)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - G)^2\big)$
-# with $c = 0.5$. Take $V_{\text{old}} = 0$ and a return $G = 2$. At $V = 1$ the clipped value is
+# **The clipped value loss.** `train_ppo` also clips the critic by default. With $T$ for the target,
+# $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$
+# and $c = 0.5$. Take $V_{\text{old}} = 0$ and $T = 2$. At $V = 1$ the clipped value is
 # 0.5, with the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on
 # $V$: the value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger
-# one, so the value is pulled back. This clip is not in the paper, but in its authors' code. Section
-# 8 finds no use for it here.
+# one, so the value is pulled back. This clip is not in the paper, but in its authors' code. We find no
+# use for it here (see *Three more parts removed*).
 #
 # **Whitening.** Subtracting the mean of all advantages of a batch and dividing by their standard
 # deviation makes the learning rate independent of the reward's unit. Here it changes little, for
@@ -797,13 +833,17 @@ show.curves(
 #
 # **How sure is section 8?** Three runs per variant say little about other seeds. The two triples of
 # runs with the *same* settings differ by 0.07 gold points. The KL shows a difference where gold
-# shows none: without the clip it is higher in each run than in any of the six runs of the complete
-# algorithm. The same holds with $\lambda = 1$. The critic is worse than a constant at step 0 and
-# explains at least 0.35 of the variance at step 2, with or without its clip.
+# shows none: without the clip it is higher in each run than in any of the six complete runs.
 #
-# **Clipped tokens in section 5.** In the four responses 40 % of the tokens are clipped. In section 7 it
-# is at most 9 %. The runs there start with a fifth of the learning rate. And their `clip_fraction` is the
-# mean over the four updates of a step, while section 5 counts after the last update.
+# **Three more parts removed.** We also trained PPO without whitening, without the clip of the critic's
+# loss, and with $\lambda = 1$. For none of them does the interval of the gold score exclude 0. With
+# $\lambda = 1$ the KL is higher in each run than in any of the six complete runs. The critic is worse
+# than a constant at step 0 and explains at least 0.35 of the variance at step 2, with or without its
+# clip.
+#
+# **To go further from the reference,** lower the KL coefficient before you raise the number of epochs.
+# Eight epochs move the policy twice as far as two. Two epochs with a KL coefficient of 0.25 instead of
+# 0.5 move it equally far, and have more gold. (But do not lower it to 0: see exercise 5.)
 #
 # **Section 6 with smaller steps.** With a step size of 0.2 instead of 1, sixty updates without the
 # clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51. With step size 1,
@@ -813,12 +853,14 @@ show.curves(
 #
 # | | here | elsewhere |
 # |---|---|---|
-# | old log-probabilities | recorded while sampling | TRL's PPO too. RLOO in TRL and OpenRLHF compute them again, which costs a forward pass |
-# | clip range | 0.2 on both sides, or another upper end (`clip_eps_high`) | the same defaults |
-# | second clip for $A < 0$ and very large ratios (dual clip) | an option | on in verl (at a ratio of 3), an option in OpenRLHF |
+# | clip range | 0.2 on both sides; `clip_eps_high` sets another upper end | the same |
 # | value clip | 0.5 | 0.2 in TRL and DeepSpeed-Chat, 0.5 in OpenRLHF |
+# | old log-probabilities | recorded while sampling | TRL's PPO too; its RLOO and OpenRLHF compute them again |
 # | mean over tokens | one denominator per optimiser step | DeepSpeed-Chat: one per micro-batch |
-# | early stop when the KL is large | no | Spinning Up yes, most libraries for language models no |
+#
+# If $A < 0$ and the ratio is very large, so is the loss. A second clip (*dual clip*) bounds it. It is on
+# in verl at a ratio of 3, and an option here and in OpenRLHF. Spinning Up stops the updates on a batch
+# early when the KL is large. Most libraries for language models do not.
 #
 # **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4).
 # Schulman et al. 2015, *Trust region policy optimization* (why not too far). Engstrom et al. 2020,

@@ -301,7 +301,7 @@ def test_the_panel_shows_how_rewards_and_advantages_add_up(browser):
         ["reward", "−0.5 × 0.200"],
         ["TD error", "(−0.100) + 0.9 × 1.000 − 0.500"],
         ["advantage", "0.300 + 0.45 × 1.050"],
-        ["return", "0.772 + 0.500"],
+        ["critic's target", "0.772 + 0.500"],
     ]
     assert "KL coefficient 0.5, gamma 0.9, lambda 0.5" in browser.one(".panel").text
     browser.point(browser.all(TOKEN)[1])  # the tool's: no numbers, no sums

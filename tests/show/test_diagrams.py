@@ -262,7 +262,7 @@ def test_ppo_step_draws_the_numbers_of_the_batch():
         "mean 0.42",
         "4 updates of each network",  # two epochs of two minibatches
         "3.1 % of tokens clipped",
-        "loss: \u00bd (value - return)\u00b2",
+        "loss: \u00bd (value - target)\u00b2",
         "mean loss 0.16",
         "ratio: new / old probability",
         "This is step 4 of 8.",  # steps count from 0 in a history
