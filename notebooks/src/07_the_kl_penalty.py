@@ -602,9 +602,10 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# 1. Both runs end at the same policy, and it is *flatter* than the reference (its entropy is
-#    higher). Which policy is it, for responses of one token? *Hint:* write down what multiplies
-#    $\nabla \log \pi$. If it is the same number for all words, the mean gradient is 0 (section 4).
+# 1. Both runs end at nearly the same policy. After every prefix it is *flatter* than the reference:
+#    the probabilities of the next words are closer to each other. Why? Which policy would it be, if
+#    all responses had one token? *Hint:* write down what multiplies $\nabla \log \pi$. If it is the
+#    same number for all words, the mean gradient is 0 (section 4).
 # 2. Mend the gradient of `penalty_loss` in its cell, without changing its value. Run the checker
 #    below. Then draw the curves again.
 
