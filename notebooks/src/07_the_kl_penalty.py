@@ -557,8 +557,49 @@ check.missing_weights(missing_weights)
 # **3. Find the bug** *(medium, 20 minutes)*. A colleague writes $k_1$ in the reward as a loss of its
 # own: the sum over the tokens of return times log-probability, where the rewards are the log-ratios.
 # To test it she leaves out the score and trains on the penalty alone, in the small world. From the
-# reference, the KL must stay at 0. From another policy, it must fall to 0. Run the two cells: the
+# reference, the KL must stay at 0. From another policy, it must fall to 0. Run the cell: the
 # figure shows the KL of her two runs.
+
+
+# %% tags=["exercise", "solution"]
+def her_loss(logprobs, ref_logprobs, mask):
+    """The loss of each response, (B,)."""
+    new, ref = (torch.where(mask, x, 0.0) for x in (logprobs, ref_logprobs))
+    returns = core.reward_to_go(new - ref, mask)
+    return (returns * new).sum(1)
+
+
+def penalty_alone(loss, logits):
+    """The KL during 100 steps on the penalty alone, along the mean gradient."""
+    path = []
+    for _ in range(100):
+        path.append(world.kl(logits, world.ref_logits).item())
+        moved = logits.clone().requires_grad_(True)
+        losses = loss(world.logprobs(moved), ref, real)
+        world.expectation(logits, losses).backward()
+        logits = logits - 2 * moved.grad
+    return path
+
+
+def draw(loss):
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    runs = {"from the reference": penalty_alone(loss, world.ref_logits)}
+    runs["from another policy"] = penalty_alone(loss, world.ref_logits + direction)
+    return show.lines(runs, xlabel="step", ylabel="KL to the reference, nats")
+
+
+world = core.World.random(3, 3, seed=0)  # as in section 3
+ref, real = world.logprobs(world.ref_logits), world.response_mask
+draw(her_loss)
+
+# %% [markdown] tags=["exercise"]
+# 1. Both runs end at nearly the same policy. After every prefix it is *flatter* than the reference:
+#    the probabilities of the next words are closer to each other. Why? Which policy would it be, if
+#    all responses had one token? *Hint:* write down what multiplies $\nabla \log \pi$. If it is the
+#    same number for all words, the mean gradient is 0 (section 4).
+# 2. Mend the gradient of `penalty_loss` without changing its value. The checker says when it is
+#    right. Then draw the curves again, in the cell after it.
 
 
 # %% tags=["exercise"]
@@ -569,6 +610,9 @@ def penalty_loss(logprobs, ref_logprobs, mask):
     return (returns * new).sum(1)
 
 
+check.penalty_loss(penalty_loss)
+
+
 # %% tags=["solution"]
 def penalty_loss(logprobs, ref_logprobs, mask):
     new, ref = (torch.where(mask, x, 0.0) for x in (logprobs, ref_logprobs))
@@ -576,41 +620,10 @@ def penalty_loss(logprobs, ref_logprobs, mask):
     return (returns * new).sum(1)
 
 
-# %% tags=["exercise", "solution"]
-def penalty_alone(logits):
-    """The KL during 100 steps on the penalty alone, along the mean gradient."""
-    path = []
-    for _ in range(100):
-        path.append(world.kl(logits, world.ref_logits).item())
-        moved = logits.clone().requires_grad_(True)
-        losses = penalty_loss(world.logprobs(moved), ref, real)
-        world.expectation(logits, losses).backward()
-        logits = logits - 2 * moved.grad
-    return path
-
-
-world = core.World.random(3, 3, seed=0)  # as in section 3
-ref, real = world.logprobs(world.ref_logits), world.response_mask
-generator = torch.Generator().manual_seed(1)
-direction = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-other = world.ref_logits + direction
-starts = {"from the reference": world.ref_logits, "from another policy": other}
-show.lines(
-    {name: penalty_alone(start) for name, start in starts.items()},
-    xlabel="step",
-    ylabel="KL to the reference, nats",
-)
-
-# %% [markdown] tags=["exercise"]
-# 1. Both runs end at nearly the same policy. After every prefix it is *flatter* than the reference:
-#    the probabilities of the next words are closer to each other. Why? Which policy would it be, if
-#    all responses had one token? *Hint:* write down what multiplies $\nabla \log \pi$. If it is the
-#    same number for all words, the mean gradient is 0 (section 4).
-# 2. Mend the gradient of `penalty_loss` in its cell, without changing its value. Run the checker
-#    below. Then draw the curves again.
-
-# %% tags=["exercise", "solution"]
 check.penalty_loss(penalty_loss)
+
+# %% tags=["exercise", "solution"]
+draw(penalty_loss)
 
 # %% [markdown] tags=["solution"]
 # Before the repair, both runs end about 0.07 nats from the reference. So the loss has a minimum, but
@@ -640,19 +653,19 @@ def gibbs_logprobs(ref_logprobs, rewards, beta): ...  # your code
 check.gibbs_logprobs(gibbs_logprobs)
 
 
-# %% tags=["exercise"]
-def coefficient_for_kl(ref_logprobs, rewards, kl): ...  # your code
-
-
-check.coefficient_for_kl(coefficient_for_kl)
-
-
 # %% tags=["solution"]
 def gibbs_logprobs(ref_logprobs, rewards, beta):
     return (ref_logprobs + rewards / beta).log_softmax(0)
 
 
 check.gibbs_logprobs(gibbs_logprobs)
+
+
+# %% tags=["exercise"]
+def coefficient_for_kl(ref_logprobs, rewards, kl): ...  # your code
+
+
+check.coefficient_for_kl(coefficient_for_kl)
 
 
 # %% tags=["solution"]
