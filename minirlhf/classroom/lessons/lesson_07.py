@@ -8,58 +8,6 @@ from minirlhf.core import kl
 from minirlhf.core.returns import reward_to_go
 
 
-def _gibbs_case(g):
-    n = int(torch.randint(3, 7, (), generator=g))
-    return (
-        torch.randn(n, generator=g).log_softmax(0),
-        2 * torch.randn(n, generator=g),
-        0.3 + torch.rand((), generator=g).item(),
-    )
-
-
-def _gibbs(ref_logprobs, rewards, beta):
-    return (ref_logprobs + rewards / beta).log_softmax(0)
-
-
-def _log_of_shares(weights):
-    return (weights / weights.sum()).log()
-
-
-gibbs_logprobs = Exercise(
-    "gibbs_logprobs",
-    ("ref_logprobs", "rewards", "beta"),
-    _gibbs_case,
-    _gibbs,
-    {
-        "the probabilities do not sum to 1. "
-        "Subtract log Z, the logsumexp of what you have.": lambda p, r, b: p + r / b,
-        "beta multiplies the reward, but it must divide it. A large beta must keep the "
-        "policy near the reference.": lambda p, r, b: (p + r * b).log_softmax(0),
-        "the reference is missing. A response that the reference "
-        "never writes cannot become likely.": lambda p, r, b: (r / b).log_softmax(0),
-        "the sign is wrong: this makes bad responses likely.": lambda p, r, b: (
-            p - r / b
-        ).log_softmax(0),
-        "these are probabilities. The exercise asks for their logarithms.": lambda p, r, b: _gibbs(
-            p, r, b
-        ).exp(),
-        "`ref_logprobs` are logarithms already. "
-        "The factor exp(r / beta) multiplies probabilities, "
-        "so r / beta is added to their logarithms.": lambda p, r, b: (
-            p * (r / b).exp()
-        ).log_softmax(0),
-        "exp overflows for a large score. Stay with logarithms: "
-        "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
-        "right for small scores, but exp overflows for a score of 1,000, and infinity divided by "
-        "infinity is NaN. Stay with logarithms to the end: log Z is a logsumexp.": (
-            lambda p, r, b: _log_of_shares(p.exp() * (r / b).exp())
-        ),
-    },
-    # in double precision: the rounding of single precision at 1,000 is seen in right answers
-    edges=((torch.tensor([0.5, 0.5]).double().log(), torch.tensor([1000.0, 999.0]).double(), 1.0),),
-)
-
-
 def _rollout_case(g):
     mask = torch.arange(4) < torch.randint(1, 5, (3, 1), generator=g)
     mask[0] = torch.tensor([True, True, False, False])  # at least one row with padding
@@ -241,6 +189,58 @@ penalty_loss = Exercise(
         ),
     },
     differentiate=("logprobs",),
+)
+
+
+def _gibbs_case(g):
+    n = int(torch.randint(3, 7, (), generator=g))
+    return (
+        torch.randn(n, generator=g).log_softmax(0),
+        2 * torch.randn(n, generator=g),
+        0.3 + torch.rand((), generator=g).item(),
+    )
+
+
+def _gibbs(ref_logprobs, rewards, beta):
+    return (ref_logprobs + rewards / beta).log_softmax(0)
+
+
+def _log_of_shares(weights):
+    return (weights / weights.sum()).log()
+
+
+gibbs_logprobs = Exercise(
+    "gibbs_logprobs",
+    ("ref_logprobs", "rewards", "beta"),
+    _gibbs_case,
+    _gibbs,
+    {
+        "the probabilities do not sum to 1. "
+        "Subtract log Z, the logsumexp of what you have.": lambda p, r, b: p + r / b,
+        "beta multiplies the reward, but it must divide it. A large beta must keep the "
+        "policy near the reference.": lambda p, r, b: (p + r * b).log_softmax(0),
+        "the reference is missing. A response that the reference "
+        "never writes cannot become likely.": lambda p, r, b: (r / b).log_softmax(0),
+        "the sign is wrong: this makes bad responses likely.": lambda p, r, b: (
+            p - r / b
+        ).log_softmax(0),
+        "these are probabilities. The exercise asks for their logarithms.": lambda p, r, b: _gibbs(
+            p, r, b
+        ).exp(),
+        "`ref_logprobs` are logarithms already. "
+        "The factor exp(r / beta) multiplies probabilities, "
+        "so r / beta is added to their logarithms.": lambda p, r, b: (
+            p * (r / b).exp()
+        ).log_softmax(0),
+        "exp overflows for a large score. Stay with logarithms: "
+        "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
+        "right for small scores, but exp overflows for a score of 1,000, and infinity divided by "
+        "infinity is NaN. Stay with logarithms to the end: log Z is a logsumexp.": (
+            lambda p, r, b: _log_of_shares(p.exp() * (r / b).exp())
+        ),
+    },
+    # in double precision: the rounding of single precision at 1,000 is seen in right answers
+    edges=((torch.tensor([0.5, 0.5]).double().log(), torch.tensor([1000.0, 999.0]).double(), 1.0),),
 )
 
 
