@@ -639,11 +639,6 @@ draw(penalty_loss)
 # N responses under the reference, (N,), and `rewards` their scores, (N,).
 #
 # (a) Return $\log \pi^*$ of each response, (N,), for a given $\beta$. A score of 1,000 is possible.
-#
-# (b) You allow a KL of `kl` nats. Return the $\beta$ whose Gibbs policy has this KL, one number. It
-# lies between 0.01 and 100, and the checker compares six digits.
-#
-# *Hint* for (b): there is no formula. Does the KL rise or fall when $\beta$ grows? Then search.
 
 
 # %% tags=["exercise"]
@@ -659,6 +654,13 @@ def gibbs_logprobs(ref_logprobs, rewards, beta):
 
 
 check.gibbs_logprobs(gibbs_logprobs)
+
+
+# %% [markdown] tags=["exercise"]
+# (b) You allow a KL of `kl` nats. Return the $\beta$ whose Gibbs policy has this KL, one number. It
+# lies between 0.01 and 100, and the checker compares six digits.
+#
+# *Hint* for (b): there is no formula. Does the KL rise or fall when $\beta$ grows? Then search.
 
 
 # %% tags=["exercise"]
