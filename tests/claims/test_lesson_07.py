@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from minirlhf import core, experiments, loops, models, tasks
+from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom import check
 from minirlhf.evaluate import paired_difference
 from tests.claims.prose import lesson
@@ -305,6 +305,15 @@ def test_only_k1_in_the_reward_reaches_the_best_objective(world, ends):
     assert all(ends[key][1] < best - 0.03 for key in (("k2", "token"), ("k3", "token")))
 
 
+@pytest.mark.parametrize(("seed", "name"), [(1, "k2"), (5, "k3")])
+def test_in_other_worlds_the_penalties_by_token_miss_on_the_other_side(seed, name):
+    """In the lesson's world k2 is too weak and k3 too strong."""
+    world = core.World.random(3, 3, seed=seed)
+    last = trained(world, (name, "token"), steps=60)[-1]
+    found, best = (world.kl(x, world.ref_logits) for x in (last, world.gibbs_logits(beta=0.5)))
+    assert found < best - 0.02 if name == "k2" else found > best + 0.1
+
+
 # ---- a real policy
 
 
@@ -342,6 +351,15 @@ def test_on_a_real_policy_the_exact_kl_is_quieter_and_k1_in_the_loss_is_noise(on
     mean, error, agreement = on_a_real_policy
     assert abs(mean["k1"] - mean["exact"]) < 3 * error["k1"] and error["exact"] < error["k1"]
     assert min(agreement["k2"], agreement["k3"]) > 0.2 and abs(agreement["k1"]) < 0.1
+
+
+def test_before_the_training_scores_have_mean_0_and_standard_deviation_1():
+    policy, tokenizer = models.load_policy("tiny-reviews-sft")
+    scorer, _ = models.load_scalar("tiny-reviews-reward")
+    score = rewards.rollout_score(scorer, tokenizer.eos_token_id)
+    prompts = tasks.reviews.rl_prompts()[:256]
+    found = torch.cat([score(x) for x in models.sample_text(policy, tokenizer, prompts, seed=3)])
+    assert abs(found.mean()) < 4 / math.sqrt(len(found)) and abs(found.std() - 1) < 0.2
 
 
 # ---- the frontier, best-of-n, the controller and no penalty in the small world
@@ -508,7 +526,7 @@ def test_best_of_16_has_more_gold_than_ppo_at_a_half_for_less_kl(runs):
 
 
 def penalty_alone(function, world, logits, steps=100):
-    """Exercise 4: the policy after 100 steps along the mean gradient of the penalty, no score."""
+    """Exercise 3: the policy after 100 steps along the mean gradient of the penalty, no score."""
     ref, mask = world.logprobs(world.ref_logits), world.response_mask
     for _ in range(steps):
         moved = logits.clone().requires_grad_(True)
@@ -524,19 +542,28 @@ def with_the_bug(logprobs, ref_logprobs, mask):
 
 @pytest.fixture(scope="module")
 def wrong_ends(world, walk):
-    """The last policies of exercise 4's two runs with the bug."""
+    """The last policies of exercise 3's two runs with the bug."""
     return [penalty_alone(with_the_bug, world, start) for start in (world.ref_logits, walk[9])]
 
 
-def test_the_curves_of_exercise_4_show_the_bug_and_its_repair(world, walk, wrong_ends):
+def test_the_curves_of_exercise_3_show_the_bug_and_its_repair(world, walk, wrong_ends):
     for start in (world.ref_logits, walk[9]):
         mended = penalty_alone(check.EXERCISES["penalty_loss"].reference, world, start)
         assert world.kl(mended, world.ref_logits) < 0.001
     one, other = (world.kl(end, world.ref_logits).item() for end in wrong_ends)
     assert one == pytest.approx(other, abs=0.01) and min(one, other) > 0.05
+    a, b = (world.probs(end) for end in wrong_ends)
+    assert (a - b).abs().sum() < 0.05  # the same policy, and a flatter one after every prefix
+    for end in wrong_ends:
+        assert (entropy(end) > entropy(world.ref_logits)).all()
 
 
-def test_with_the_bug_of_exercise_4_the_last_token_is_drawn_by_the_root_of_the_reference(world):
+def entropy(logits):
+    """The entropy of the next word after each prefix, (S,)."""
+    return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+
+
+def test_with_the_bug_of_exercise_3_the_last_token_is_drawn_by_the_root_of_the_reference(world):
     """Prefixes of two tokens have no later token; the bug's mean gradient is 0 at this policy."""
     halved = (world.ref_logits / 2).requires_grad_(True)
     ref, mask = world.logprobs(world.ref_logits), world.response_mask
@@ -547,13 +574,13 @@ def test_with_the_bug_of_exercise_4_the_last_token_is_drawn_by_the_root_of_the_r
     assert halved.grad[last].abs().max() < 1e-9 < 1e-3 < halved.grad[0].abs().max()
 
 
-def test_the_checker_of_exercise_4_does_not_name_the_bug():
+def test_the_checker_of_exercise_3_does_not_name_the_bug():
     message = check.penalty_loss(with_the_bug).message
     assert "the bug is still there" in message and "On paper" in message
     assert not any(word in message for word in ("detach", "return", "reward", "fixed"))
 
 
-def test_the_checker_of_exercise_1_takes_every_right_form():
+def test_the_checker_of_exercise_4a_takes_every_right_form():
     def as_the_hint_says(ref_logprobs, rewards, beta):
         x = ref_logprobs + rewards / beta
         return x - torch.logsumexp(x, 0)
@@ -575,7 +602,7 @@ def test_the_checker_of_exercise_1_takes_every_right_form():
     assert not check.gibbs_logprobs(naive)
 
 
-def test_the_weights_of_exercise_3_repair_k3(world, walk):
+def test_the_weights_of_exercise_2_repair_k3(world, walk):
     parts, mask = placed(world, walk[9]), world.response_mask
     ratio = world.logprobs(walk[9]) - world.logprobs(world.ref_logits)
     weights = check.EXERCISES["missing_weights"].reference(ratio, mask)
@@ -608,7 +635,7 @@ def test_the_numbers_of_lesson_07(
         recorded(said, runs, history)
         controller(said, runs, history)
         exercises(said, world, wrong_ends)
-        further(said, three, world, walk, runs, on_a_real_policy)
+        further(said, three, world, walk, runs, history, on_a_real_policy)
 
 
 def opening(said, runs):
@@ -618,7 +645,7 @@ def opening(said, runs):
     said("We trained the review writer of lesson 06 for", config.steps)
     said("with a KL penalty (coefficient", config.kl.kl_coef)
     films = {len(row) for row in runs.gold_by_prompt}
-    said("The mean score is", mean(runs, zero, "proxy"), mean(runs, half, "proxy"), *films, 0)
+    said("The mean score is", mean(runs, zero, "proxy"), mean(runs, half, "proxy"), *films, 0, 1)
     said("None of our", len(every_review()))
     training = experiments.results("leash_history")
     assert abs(training[training.step == 0].score.mean()) < 0.05
@@ -643,6 +670,7 @@ def best_policy(said, three, microscope):
     said("*A great film!*, with", near[2].item(), products[0].item(), *low)
     said("otherwise it is positive", three.kl(three.ref_logits, three.ref_logits).item() == 0)
     said("[\\ell(y)]$. It is", 0)
+    said("Its unit is the **nat**: at", 1, math.e)
     said("The KL is", 0)
     treat = microscope[(microscope.step == 24) & (microscope.prompt == "amys o\n")]
     tokens = treat.set_index("token")
@@ -652,8 +680,13 @@ def best_policy(said, three, microscope):
     assert heart.reward == pytest.approx(-0.5 * heart.kl, abs=1e-3)
     said("*treat* has", last.kl, last.reward)
     assert len(treat) == 7
+    said("All seven log-ratios add up to", treat.kl.sum())
+    end = treat.iloc[-1]
+    assert end.token == "<|endoftext|>"
+    assert end.reward == pytest.approx(end.score - 0.5 * end.kl, abs=1e-3)
+    # a sample of the KL may be negative
     earlier = microscope[microscope.step == 8].groupby("prompt").kl.sum()
-    said("All seven log-ratios add up to", treat.kl.sum(), 8, earlier.min())
+    assert earlier.min() == pytest.approx(-2.29, abs=0.005)
 
 
 def values(said, three, world, walk):
@@ -667,13 +700,21 @@ def values(said, three, world, walk):
     assert means["k1"] == pytest.approx(means["k3"])
     said("$k_1$ and $k_3$ have the mean", means["k1"], means["k2"])
     said("is the sum of $\\pi_{\\text{ref}}$, which is", 1, 0)
-    said("Now a world with", len(world.sequences), 3, len(walk))
+    lengths = [len(state) for state in world.states]
+    prefixes = [lengths.count(length) for length in range(3)]
+    assert [len(s) for s in world.sequences if "." not in world.vocab[s[-1]]] == [3] * 8
+    said("So there are", *prefixes, len(world.states), len(world.states), len(world.sequences))
+    said("exact: sums over all", len(world.sequences))
     near, far = bias_and_noise(world, walk[0]), bias_and_noise(world, walk[-1])
     farthest = world.kl(walk[-1], world.ref_logits).item()
-    said("and too low by", -far["k2"][0], farthest)
+    said("they are the KL, far away", farthest, farthest + far["k2"][0])
     times = [near["k1"][1] / near[name][1] for name in ("k2", "k3")]
     said("about ten times as noisy", min(times) > 9, max(times) < 11)
-    said("$k_3$ is the noisiest by far, with", far["k3"][1], far["k1"][1])
+    ratios = world.sequence_logprobs(walk[-1]) - world.sequence_logprobs(world.ref_logits)
+    said("Far away, $k_3$ is the noisiest by far, with", far["k3"][1], far["k1"][1], ratios.min())
+    assert abs(math.exp(-ratios.min().item()) - 5000) < 200
+    said("it is hardly ever drawn, but then $e^{-\\ell}$ is about".replace("it", "It"), 5000)
+    assert world.probs(walk[-1])[ratios.argmin()] < 1e-4
 
 
 def by_hand(said, three):
@@ -685,10 +726,21 @@ def by_hand(said, three):
     for i, name in enumerate(("dull", "good", "great")):
         said(f"| {name} |", *(round(x[i].item(), 6) for x in (policy, ratio, slope, *parts)))
     said("| total | | | |", round(parts[0].sum().item(), 9), parts[1].sum().item())
-    said("The first part is always", 0, 1)
+    said("because the probabilities add up to", 1)
     logits = policy.log()[None].requires_grad_(True)
     truth = torch.autograd.grad(three.kl(logits, three.ref_logits), logits)[0][0, 2]
     torch.testing.assert_close(parts[1].sum(), truth)
+    six_penalties(said, policy, ratio)
+    inverse = (-ratio).exp()
+    third = policy * (1 - inverse) * slope
+    for i, name in enumerate(three.vocab):
+        row = [round(x[i].item(), 6) for x in (policy, inverse, 1 - inverse, slope, third)]
+        said(f"| {name} |", *row)
+    total = round(third.sum().item(), 9)
+    said("| the total |", total)
+    said("The KL has", truth.item(), total, 1)
+    backwards = torch.autograd.grad(three.kl(three.ref_logits, logits), logits)[0][0, 2]
+    torch.testing.assert_close(third.sum(), backwards)
     always = torch.tensor([[-1e9, -1e9, 0.0]]).double()
     said(
         "Our KL is $\\log(1 / 0.1) = 2.3$",
@@ -697,25 +749,49 @@ def by_hand(said, three):
     assert three.kl(three.ref_logits, always) > 1e8
 
 
+def six_penalties(said, policy, ratio):
+    """Section 4's prediction: the mean gradient of six penalties for the three logits."""
+    slopes = torch.eye(3).double() - policy  # grad log pi; row: response
+    values = {"k1": ratio, "k2": ratio.square() / 2, "k3": (-ratio).exp() - 1 + ratio}
+    reward = {name: (policy * x) @ slopes for name, x in values.items()}
+    truth, other = reward["k1"], policy - policy / ratio.exp()
+    loss = {"k2": (policy * ratio) @ slopes, "k3": (policy * (1 - (-ratio).exp())) @ slopes}
+    torch.testing.assert_close(loss["k2"], truth)
+    torch.testing.assert_close(loss["k3"], other)
+    assert (other - truth).abs().max() > 0.04  # near, but not equal
+    good = [x[1].item() for x in (reward["k2"], reward["k3"], truth)]
+    assert values["k2"].argmin() == 1 and values["k3"].argmin() == 1
+    said("even have the wrong sign for *good*:", *good, policy[1].item(), 0.3)
+    assert (policy / ratio.exp())[1].item() == pytest.approx(0.3)
+
+
 def gradients(said, world, walk, cosines, ends):
-    rounded = {key: round(x, 2) + 0.0 for key, x in cosines.items()}
-    said("at the tenth of the", len(walk), 1, 0, 0, 0)
-    said("the missing cells: right", 1, 0)
-    said("| $k_1$ |", *(rounded["k1", place] for place in PLACES))
-    said("So for the whole response the cosine is", rounded["k2", "whole"], rounded["k2", "token"])
-    said("**$k_2$ in the reward**:", rounded["k2", "reward"])
-    said("**$k_3$ in the loss**:", rounded["k3", "whole"], rounded["k3", "token"] == 0.75)
-    said("**$k_3$ in the reward**:", rounded["k3", "reward"])
-    said("From the reference we take", 150)
+    # the mean gradients of nine penalties in the small world, against the true one
+    expected = {
+        "k1": (0, 0, 1),
+        "k2": (1, 0.86, -0.26),
+        "k3": (0.75, 0.75, -0.29),
+    }
+    for name, row in expected.items():
+        found = [cosines[name, place] for place in PLACES]
+        assert found == pytest.approx(row, abs=0.005)
+    said("with $\\beta = 0.5$. Each of", 150)
     best = world.gibbs_logits(beta=0.5)
     goal = world.kl(best, world.ref_logits).item(), world.objective(best, beta=0.5).item()
-    said("**$k_1$ in the loss** runs away to", *ends["k1", "token"])
-    said("with a KL of", goal[0], goal[1])
     assert ends["k1", "reward"] == pytest.approx(goal, abs=0.03)
+    said("with a KL of", goal[0], goal[1])
     k2, k3 = ends["k2", "token"], ends["k3", "token"]
     said("is too weak here", k2[0], k3[0], k2[1], k3[1], k3[0] < goal[0] < k2[0])
+    said("It trains as without a penalty, to", *ends["k1", "token"])
     ratio, mask = torch.tensor([[0.5, -0.2, 1.0]]), torch.ones(1, 3).bool()
     own, returns = ratio[0].tolist(), core.reward_to_go(ratio, mask)[0].tolist()
+    zero = torch.zeros(1, 3)  # only differences of log-probabilities count
+    by_token, whole = ratio.clone().requires_grad_(True), ratio.clone().requires_grad_(True)
+    core.k2(by_token, zero, mask).sum().backward()
+    core.k2(whole.sum(1, keepdim=True), zero[:, :1], mask[:, :1]).sum().backward()
+    torch.testing.assert_close(by_token.grad, ratio)
+    torch.testing.assert_close(whole.grad, ratio.sum().expand(1, 3))
+    torch.testing.assert_close(core.k1(ratio, zero, mask), ratio)
     said("| log-ratio $\\ell_t$ |", *own)
     said("token by token: its own log-ratio |", *own)
     said("its own and the later ones |", *returns)
@@ -727,34 +803,47 @@ def recorded(said, runs, history):
     assert {len(x) for x in runs.gold_by_prompt} == {76}
     said("is the rating from", -4, 4)
     said("a weaker penalty has more KL and more gold, from", gold["kl_coef 2"], gold["kl_coef 0.1"])
-    said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1)
     free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
     assert free.idxmax() == 10
-    said("At step", free.idxmax(), free.max())
+    default = loops.KLConfig().kl_coef
+    said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1, 10, free.max())
+    assert gold["kl_coef 0"] > gold["kl_coef 0.5"] + 1
+    said("But even so it is far above the", gold["kl_coef 0.5"], default == 0.5)
     said("**The score rises to the end**, to", mean(runs, "kl_coef 0", "proxy"))
     tour = experiments.results("tour").set_index("method")
     variety = {variant: mean(runs, variant, "distinct_2") for variant in COEFFICIENTS}
     reference, half = tour.loc["SFT"].distinct_2.mean(), variety["kl_coef 0.5"]
     said(
-        "**Variety warns early.** The reference has about",
-        *(reference, 0.5, half, 0.1, variety["kl_coef 0.1"]),
+        "**Variety warns early.** Before the training it is about",
+        *(reference, 0.5, half, 0.1, variety["kl_coef 0.1"], variety["kl_coef 0"]),
     )
-    sample = runs.loc[("kl_coef 0.1", 0)].samples
-    said(
-        "*A funny, charming and funny, funny,.*",
-        "A funny, charming and funny, funny,." in list(sample.values()),
-    )
-    default = loops.KLConfig().kl_coef
-    free, kl = gold["kl_coef 0"], mean(runs, "kl_coef 0", "kl")
-    said("By gold, no penalty", free, default, gold["kl_coef 0.5"], kl)
-    said("need no model: only", variety["kl_coef 0"])
-    said("Our default of", default)
-    said("is enough for you, take", 0.25, gold["kl_coef 0.25"])
-    said("nearly the variety of the reference. If", variety["kl_coef 0.25"])
+    kl, length = (mean(runs, "kl_coef 0", name) for name in ("kl", "length"))
+    each = kl / length
+    said("With no penalty the KL is", kl, length, each, math.exp(3))
+    choosing(said, runs, gold, variety)
     for seed in SEEDS:
         at = runs.distinct_2
         assert at["kl_coef 0.5", seed] > reference - 0.07
         assert at["kl_coef 0.25", seed] < reference - 0.13
+
+
+def choosing(said, runs, gold, variety):
+    """Section 9: what the samples show, and best-of-16."""
+    texts = {v: runs.loc[(v, 0)].samples for v in COEFFICIENTS}
+    shown = {v: [x["amys o\n"], x["big bad love\n"]] for v, x in texts.items()}
+    assert all(x.startswith("A very funny") for x in shown["kl_coef 0.25"])
+    assert shown["kl_coef 0.1"][0] == "A very funny, funny, funny film."
+    said("One at", 0.1, 0.1, 0)
+    assert len({x for v in COEFFICIENTS[:2] for x in shown[v]}) == 4
+    said("The sentences at", 2, 1)
+    said("Those at", 0.5, 0.25, 0.25)
+    assert mean(runs, "kl_coef 0.25", "length") < mean(runs, "kl_coef 1", "length") - 3
+    said("Here are the responses for two films (first seed).", 0)
+    values = gold["kl_coef 0.25"], 0.25, variety["kl_coef 0.25"], 0.25, 0.5, gold["kl_coef 0.5"]
+    said("A gold score of", *values)
+    tour = experiments.results("tour").set_index("method").loc["best-of-16"]
+    best, half = math.log(16) - 15 / 16, mean(runs, "kl_coef 0.5", "kl")
+    said("**Is it worth it?** Best-of-16 (lesson 01) samples", 16, tour.gold.mean(), best, half, 16)
 
 
 def controller(said, runs, history):
@@ -762,10 +851,9 @@ def controller(said, runs, history):
     assert len(found) == 24
     after = core.adapt_kl_coef(0.1, 6.0, target=2.0, horizon=100, batch_size=64)
     assert after == pytest.approx(0.1128)
-    said("**By hand**, with", 6, 2, 0.2)
+    said("let $\\beta = 0.1$, the KL", 6, 2, 0.2)
     fixed = [mean(runs, variant, "kl") for variant in ("kl_coef 0.1", "kl_coef 0.5")]
-    said("$h = 100$. (Fixed at", 0.1, fixed[0], 0.5, fixed[1], 24)
-    said("with the controller of this example: a target of", 2)
+    said("with this controller, from $\\beta = 0.1$. (Fixed at", 0.1, fixed[0], 0.5, fixed[1], 24)
     said("The KL rises to about", found.kl.max(), found.kl.max() > 4 * 2, found.kl.iloc[-1])
     said("so the controller lowers $\\beta$ to", found.kl_coef.min())
     said("grows by at most", 0.2 * 64 / 100)
@@ -773,10 +861,12 @@ def controller(said, runs, history):
 
 
 def exercises(said, world, wrong_ends):
-    said("*Hint:* a score of", 1000)
+    said("for a given $\\beta$. A score of", 1000)
     said("PPO's rewards (B, R). Return", 0)
     said("NaN times", 0)
     said("and return", 0)
+    said("There $w$ is not", 0)
+    said("for all words, the mean gradient is", 0)
     said("From the reference, the KL must stay at", 0, 0)
     for end in wrong_ends:  # the solution says 0.07 nats
         assert world.kl(end, world.ref_logits).item() == pytest.approx(0.07, abs=0.005)
@@ -786,33 +876,24 @@ def exercises(said, world, wrong_ends):
     said("Where the reference has probability", 0)
 
 
-def further(said, three, world, walk, runs, real):
-    said("For our three responses it is", kept_share(three))
-    said("In the reward it is wrong (cosine", exact_in_the_reward(world, walk[9]))
+def further(said, three, world, walk, runs, history, real):
+    said("For our three responses you keep a share of", kept_share(three))
+    assert exact_in_the_reward(world, walk[9]) == pytest.approx(-0.15, abs=0.005)
     _, _, agreement = real
     said("with its base model on", 128)
+    said("two halves of the samples (cosine", 1, 0)
     said("the cosine between the halves is", agreement["k2"], agreement["k3"], agreement["k1"])
     reward, kl = reward_and_kl(world, best_of(world, 16))
     matched = same_kl(world, kl)[1]
     start = reward_and_kl(world, world.probs(world.ref_logits))[0]
-    said("best-of-16 has a KL of", kl)
-    said("and that one is better by only", matched - reward)
+    said("Best-of-16 has a KL of", kl)
+    said("It is better by only", matched - reward)
     said("a hundredth of the gain", 0.008 < (matched - reward) / (matched - start) < 0.012)
-    tour = experiments.results("tour").set_index("method").loc["best-of-16"]
-    half = "kl_coef 0.5"
-    best = tour.gold.mean(), math.log(16) - 15 / 16
-    said("On our reviews, best-of-16 has", *best, mean(runs, half, "gold"), mean(runs, half, "kl"))
-    said("It pays with", 16)
+    said("those of PPO were not.", math.log(16) - 15 / 16)
     apart = [paired(runs, "kl_coef 0.1", "kl_coef 0", seed) for seed in SEEDS]
     closest = min(apart, key=lambda x: x[1])
-    said(
-        "The paired difference in gold between",
-        0.1,
-        0,
-        sum(x[0] for x in apart) / 3,
-        *closest[1:],
-        0,
-    )
-    said("Between", 0, 0.5, 1)
-    said("The peak during training is the best of", 24, 64)
-    said("and its coefficient is", 0)
+    said("**How sure is section 8?** Is gold at", 0.1, 0, sum(x[0] for x in apart) / 3)
+    said("The one that comes nearest to", 0, *closest[1:], 0, 0.5, 1)
+    free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
+    said("The peak of", free.max(), 24, 64)
+    said("Its coefficient is", 0)

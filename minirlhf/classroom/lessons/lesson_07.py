@@ -1,55 +1,11 @@
-"""Exercises of lesson 07: the Gibbs policy, the KL penalty in the reward, what a penalty in the
-loss leaves out, a penalty with a bug, and the coefficient that leads to a given KL."""
+"""Exercises of lesson 07: the KL penalty in the reward, what a penalty in the loss leaves out, a
+penalty with a bug, the Gibbs policy, and the coefficient that leads to a given KL."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core import kl
 from minirlhf.core.returns import reward_to_go
-
-
-def _gibbs_case(g):
-    n = int(torch.randint(3, 7, (), generator=g))
-    return (
-        torch.randn(n, generator=g).log_softmax(0),
-        2 * torch.randn(n, generator=g),
-        0.3 + torch.rand((), generator=g).item(),
-    )
-
-
-def _gibbs(ref_logprobs, rewards, beta):
-    return (ref_logprobs + rewards / beta).log_softmax(0)
-
-
-gibbs_logprobs = Exercise(
-    "gibbs_logprobs",
-    ("ref_logprobs", "rewards", "beta"),
-    _gibbs_case,
-    _gibbs,
-    {
-        "the probabilities do not sum to 1. "
-        "Subtract log Z, the logsumexp of what you have.": lambda p, r, b: p + r / b,
-        "beta multiplies the reward, but it must divide it. A large beta must keep the "
-        "policy near the reference.": lambda p, r, b: (p + r * b).log_softmax(0),
-        "the reference is missing. A response that the reference "
-        "never writes cannot become likely.": lambda p, r, b: (r / b).log_softmax(0),
-        "the sign is wrong: this makes bad responses likely.": lambda p, r, b: (
-            p - r / b
-        ).log_softmax(0),
-        "these are probabilities. The exercise asks for their logarithms.": lambda p, r, b: _gibbs(
-            p, r, b
-        ).exp(),
-        "`ref_logprobs` are logarithms already. "
-        "The factor exp(r / beta) multiplies probabilities, "
-        "so r / beta is added to their logarithms.": lambda p, r, b: (
-            p * (r / b).exp()
-        ).log_softmax(0),
-        "exp overflows for a large score. Stay with logarithms: "
-        "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
-    },
-    # in double precision: the rounding of single precision at 1,000 is seen in right answers
-    edges=((torch.tensor([0.5, 0.5]).double().log(), torch.tensor([1000.0, 999.0]).double(), 1.0),),
-)
 
 
 def _rollout_case(g):
@@ -147,6 +103,8 @@ missing_weights = Exercise(
         "the log-ratio, so the token's own weight needs a repair, too.": _later,
         "this repairs the token's own weight. "
         "The tokens that follow are still missing.": lambda x, m: _real(x, m) - _slope(x, m),
+        "this is a token's own log-ratio. The tokens that follow are missing, and the library's "
+        "term already multiplies this token's gradient by something.": _real,
         "the sign is wrong. Write down: "
         "weight = what should stand there, minus what the library has.": lambda x, m: (
             _slope(x, m) - reward_to_go(x, m)
@@ -207,6 +165,10 @@ penalty_loss = Exercise(
         "when a penalty stands in the reward?": lambda new, ref, m: _weighted(
             reward_to_go(_ratio(new, ref, m), m), new.detach(), m
         ),
+        "the sign is wrong. The optimiser lowers the loss, so this drives the policy away from the "
+        "reference. The value of the loss must not change, either.": lambda new, ref, m: (
+            -_weighted(reward_to_go(_ratio(new, ref, m), m).detach(), new, m)
+        ),
         "now nothing has a gradient. Hold only one factor fixed.": lambda new, ref, m: _weighted(
             reward_to_go(_ratio(new, ref, m), m), new, m
         ).detach(),
@@ -227,6 +189,58 @@ penalty_loss = Exercise(
         ),
     },
     differentiate=("logprobs",),
+)
+
+
+def _gibbs_case(g):
+    n = int(torch.randint(3, 7, (), generator=g))
+    return (
+        torch.randn(n, generator=g).log_softmax(0),
+        2 * torch.randn(n, generator=g),
+        0.3 + torch.rand((), generator=g).item(),
+    )
+
+
+def _gibbs(ref_logprobs, rewards, beta):
+    return (ref_logprobs + rewards / beta).log_softmax(0)
+
+
+def _log_of_shares(weights):
+    return (weights / weights.sum()).log()
+
+
+gibbs_logprobs = Exercise(
+    "gibbs_logprobs",
+    ("ref_logprobs", "rewards", "beta"),
+    _gibbs_case,
+    _gibbs,
+    {
+        "the probabilities do not sum to 1. "
+        "Subtract log Z, the logsumexp of what you have.": lambda p, r, b: p + r / b,
+        "beta multiplies the reward, but it must divide it. A large beta must keep the "
+        "policy near the reference.": lambda p, r, b: (p + r * b).log_softmax(0),
+        "the reference is missing. A response that the reference "
+        "never writes cannot become likely.": lambda p, r, b: (r / b).log_softmax(0),
+        "the sign is wrong: this makes bad responses likely.": lambda p, r, b: (
+            p - r / b
+        ).log_softmax(0),
+        "these are probabilities. The exercise asks for their logarithms.": lambda p, r, b: _gibbs(
+            p, r, b
+        ).exp(),
+        "`ref_logprobs` are logarithms already. "
+        "The factor exp(r / beta) multiplies probabilities, "
+        "so r / beta is added to their logarithms.": lambda p, r, b: (
+            p * (r / b).exp()
+        ).log_softmax(0),
+        "exp overflows for a large score. Stay with logarithms: "
+        "log Z is a logsumexp.": lambda p, r, b: p + r / b - (p.exp() * (r / b).exp()).sum().log(),
+        "right for small scores, but exp overflows for a score of 1,000, and infinity divided by "
+        "infinity is NaN. Stay with logarithms to the end: log Z is a logsumexp.": (
+            lambda p, r, b: _log_of_shares(p.exp() * (r / b).exp())
+        ),
+    },
+    # in double precision: the rounding of single precision at 1,000 is seen in right answers
+    edges=((torch.tensor([0.5, 0.5]).double().log(), torch.tensor([1000.0, 999.0]).double(), 1.0),),
 )
 
 
