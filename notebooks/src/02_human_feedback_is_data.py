@@ -20,7 +20,7 @@
 # - say which accuracy of a reward model is good, and whose preferences it learns.
 #
 # **You need** PyTorch and lesson 01 (what a reward is for). About 90 minutes to read, two hours for
-# the exercises with ten minutes of labelling.
+# the exercises and the labelling.
 
 # %%
 from dataclasses import replace
@@ -45,8 +45,8 @@ from minirlhf.classroom import FAST, check
 # - The prompt is the title of a film, and the responses are two reviews of it. For the label we
 #   draw *one* rating of each review. The review with the higher rating is chosen.
 #
-# So nobody compared two reviews, or said which one is better written. A model that is trained on
-# these labels learns to praise.
+# So nobody compared two reviews, or said which is better written. A model that learns from these
+# labels learns to praise.
 #
 # Three of the reviews:
 
@@ -69,7 +69,7 @@ show.texts(pd.concat(three).round(2))
 # - **The second review** says nothing good or bad, and nearly all people gave it 0.
 # - **The third review** is praise, and people agree.
 #
-# The first two have almost the same mean. A mean does not say whether people agreed.
+# The first two have almost the same mean. It does not say whether people agreed.
 
 # %% [markdown]
 # ## 2. Where people disagree
@@ -177,9 +177,9 @@ pd.DataFrame(table).T.round(2)
 # </details>
 #
 # **Which alpha is good enough?** Krippendorff's rule of thumb: rely on ratings with an alpha of 0.8
-# or more, and draw only tentative conclusions from 0.67 on. So our ratings are just at the limit, and
-# those of the middle reviews are far below. A reward model often has to compare responses that are
-# close, so measure alpha on *such* responses.
+# or more, and draw only tentative conclusions from 0.67 on. So our ratings are just at the limit,
+# and those of the middle reviews are far below. A reward model often compares close responses, so
+# measure alpha on *such* responses.
 
 # %% [markdown]
 # ## 4. From ratings to pairs
@@ -202,9 +202,9 @@ pd.DataFrame(table).T.round(2)
 #   films people like.
 # - **A film is in one split only.** We test on films that no training has seen (exercise 4).
 #
-# The splits of the 507 films: *reward* (203) is what reward models learn from. From *gold* (203) we
-# make the judge of later lessons. *val* (25) is for choosing settings, and *test* (76) for results.
-# On the reward films, 18 % of all draws are ties.
+# The splits of the 507 films: *reward* (203) is for reward models, and *gold* (203) for the judge of
+# later lessons. *val* (25) is for choosing settings, and *test* (76) for results. On the reward
+# films, 18 % of all draws are ties.
 #
 # Two drawn pairs: the first, and the first whose label goes against the means by more than a point.
 
@@ -240,7 +240,7 @@ show.texts(two[columns])
 # | label IV | 1 and 0 | A | 3 | 2 | 1 | A | 1 |
 #
 # Together 1 + 1 + 1/2 + 1/2 + 0 + 1 = 4 of 6 labels. The ceiling of this pair is 2/3. The package
-# gives the same:
+# agrees:
 
 # %%
 a = tasks.reviews.Review("A", "a film", "reward", ratings=(3, 3, 1))
@@ -276,13 +276,13 @@ show.bars(ceilings, label="human ceiling", reference={"a coin": 0.5}, limits=(0,
 # </details>
 #
 # The ceiling is **no strict bound**. The others are about 18 people for each review, so their means
-# are noisy, too. With 4 others the ceiling is 0.83, and with 8 it is 0.84. So thousands would be
+# are noisy, too. With 4 others the ceiling is 0.82, and with 8 it is 0.84. So thousands would be
 # right a little more often.
 #
 # Compare an accuracy with the ceiling of the same films. The reward model of lesson 08 is right on
-# 64 % of the labels of the *test* films. The ceiling there is 0.84, so most of its errors are its
-# own. What is known: four times as many labels added 2 points, and a model that only counts words,
-# but learned from all ratings, is right on 68 %.
+# 64 % of the labels of the *test* films. The ceiling there is 0.84, so more than half of its errors
+# are its own. What is known: four times as many labels added 2 points, and a model that only counts
+# words, but learned from all ratings, is right on 68 %.
 
 # %% [markdown]
 # ## 6. Does the Bradley-Terry model fit our people?
@@ -366,11 +366,11 @@ show.lines(
 #
 # The printed odds are for a step of 1. People say less: 12 instead of 14.
 #
-# - *Half a point.* The ratio is 0.96 (0.95 to 0.96). So even here Bradley-Terry is not exactly true,
-#   but the error is small.
+# - *Half a point.* The ratio is 0.96, and its interval, 0.95 to 0.96, leaves out 1. So even here
+#   Bradley-Terry is not exactly true. But the error is small.
 # - *Larger steps.* The ratio falls: 0.85 for a point, and 0.64 for two points.
-# - *The simulated people* are at 1, and for large steps above it, because we add up unlike triples.
-#   So the measurement does not make the fall.
+# - *The simulated people* are at 1, and above it for large steps: we add up unlike triples, and the
+#   odds of sums multiply only roughly. So the measurement does not make the fall.
 #
 # As a *probability* the error is tiny. For a step of 1, odds of 14 are 93 %, and odds of 12 are
 # 92 %. As a *score* it is larger: for a step of 2, odds of 198 are a score difference of $\ln 198$,
@@ -498,7 +498,7 @@ show.lines(
 # - *Three hundred clicks*: 54 %. All four draws are above 53 %, so this is more than a coin.
 # - *A thousand clicks*: 59 %, far below the ceiling.
 #
-# If a click takes 20 seconds, 300 clicks take 100 minutes, and 1,000 take 5.6 hours.
+# If a click takes 20 seconds, a thousand take 5.6 hours.
 # </details>
 #
 # Your own clicks, if you made some:
@@ -695,7 +695,7 @@ table.round(3)
 #
 # Hardly better, if at all. The differences are −0.002, 0.013, 0.003 and 0.006. Their mean is 0.005,
 # and the standard error of this mean is 0.003. With four draws, the 95 % interval is −0.005 to
-# 0.015. So we cannot tell the difference from 0. Why does it help so little? (See the solutions.)
+# 0.015. So we cannot tell the difference from 0. The solutions say why it helps so little.
 # </details>
 
 # %% [markdown] tags=["solution"]
@@ -753,8 +753,8 @@ table.round(3)
 #
 # <details><summary>5. Whom does the mean of fifteen ratings represent?</summary>
 #
-# Those who were asked, in equal parts: strict and generous, careful and hasty. It does not
-# represent those who were not asked.
+# Those who were asked, in equal parts: careful and hasty, those who use the ends of the scale and
+# those who do not. It does not represent those who were not asked.
 # </details>
 #
 # ## Going further
@@ -788,10 +788,10 @@ table.round(3)
 # were dealt out at random, there is nothing to know. But this way gives 0.59. One review is ahead
 # by chance, and the same chance is in the labels. Without the two ratings of the label we get 0.50.
 #
-# For the same reason, the gap has to be that of the others. If we sort the labels of these random
-# pairs by the difference of the means of *all* ratings, the others are right on only 0.36 where it
-# is below 0.5. If the two means are nearly equal, and the label's two ratings say A, then all other
-# ratings together must say B.
+# For the same reason, the gap has to be that of the others. Take only those random pairs whose means
+# of *all* ratings differ by less than 0.5. There the others are right on only 0.36. The reason: if
+# the two means are nearly equal, and the label's two ratings say A, then all other ratings together
+# must say B.
 #
 # **People use the scale differently.** The data has no names. But it comes in blocks of 30 reviews,
 # and we guess that the $k$-th rating of every review of a block is by the same person. Suppose that
@@ -815,8 +815,9 @@ table.round(3)
 # levels, so on average only level times level remains. **The correlation is the share of the
 # disagreement that comes from levels.** (The test draws 40,000 people with other shares.)
 #
-# The figure shows this correlation for a review and the next one of its block, and for the reviews
-# of two different blocks.
+# The figure shows this correlation for a review and the next one of its block. Its first two bars
+# tell apart whether people liked both reviews, none of them, or one of them. The last bar is for
+# reviews of two different blocks.
 
 # %%
 blocks = {}

@@ -739,7 +739,11 @@ def what_a_label_is(said, page, rated):
     joke, neutral, positive = (row for _, row in three.iterrows())
     negative = sum(x < 0 for x in joke["ratings"])
     assert "this remake" in three.index[0]
-    said("highest deviation of all. Six people rated it as negative", negative == 6, len(joke["ratings"]) - negative == 9)
+    said(
+        "highest deviation of all. Six people rated it as negative",
+        negative == 6,
+        len(joke["ratings"]) - negative == 9,
+    )
     said("nearly all people gave it", 0, Counter(neutral["ratings"])[0] > 20)
     said("third review** is praise, and people agree", positive["deviation"] < 0.4)
     said("The first two have almost the same mean", abs(joke["mean"] - neutral["mean"]) < 0.3)
@@ -845,6 +849,8 @@ def the_ceiling(said, page, ceilings_of_few, bag):
         runs["human ceiling"].mean(),
         *(4, 100 * (accuracy[25_600] - accuracy[6400]), bag),
     )
+    right, most = runs["reward model"].mean(), runs["human ceiling"].mean()
+    said("so more than half of its errors are its own", most - right > 0.5 * (1 - right))
     assert round(of_films, 2) == round(runs["human ceiling"].mean(), 2)
 
 
@@ -865,7 +871,7 @@ def bradley_terry(said, page, rated):
     said("**Predict.** For a step of", 1, product)
     said("Is the ratio nearer to", 1)
     said("The printed odds are for a step of", 1, whole, product)
-    said("*Half a point.* The ratio is", half["ratio"], half["low"], half["high"])
+    said("*Half a point.* The ratio is", half["ratio"], half["low"], half["high"], 1)
     said("*Larger steps.* The ratio falls:", one["ratio"], two["ratio"])
     said("*The simulated people* are at", 1)
     probability = [x / (1 + x) for x in (product, whole)]
@@ -925,13 +931,17 @@ def labelling(said, simulated_people, curve):
     first = simulated_people.loc["with the crowd"].iloc[0]
     said("one random rating of each review. Seven of the", 30, first.ties == 7)
     said("pairs were ties. Of the other", first.pairs, first.agree, first.low, first.high)
-    said("The next figure shows how often the model is right on", 4000, len(tasks.reviews.eval_prompts("test")))
+    said(
+        "The next figure shows how often the model is right on",
+        4000,
+        len(tasks.reviews.eval_prompts("test")),
+    )
     said("How often is it right after", 100, 1000)
     mean = curve.mean(0)
     said("*Ten to a hundred clicks*:", *mean[:3])
     said("*Three hundred clicks*:", mean[3], 0.53, curve[:, 3].min() > 0.53)
     said("*A thousand clicks*:", mean[4])
-    said("If a click takes", 20, 300, 300 * 20 / 60, 1000, 1000 * 20 / 3600)
+    said("If a click takes", 20, 1000 * 20 / 3600)
 
 
 def exercises_and_questions(said, page, drawn, better):
@@ -966,6 +976,6 @@ def going_further(said, page, chance, simulations):
     plug_in, labels, pairs = chance
     said("to count how many labels agree with it. On", len(pairs), plug_in)
     said("Without the two ratings of the label we get", ceiling_of(labels, 0, 8, by=0))
-    said("the others are right on only", ceiling_of(labels, 0, 0.5, by=1), 0.5)
+    said("of *all* ratings differ by less than", 0.5, ceiling_of(labels, 0, 0.5, by=1))
     said("- Llama", 2)
     said("people ranked", 4, 9)
