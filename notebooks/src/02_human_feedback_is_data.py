@@ -411,7 +411,7 @@ for low, high in ((0, 0.5), (0.5, 8)):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# They differ in 9 % of the close pairs, and in none of the others. (The 13 % of section 4 are
+# They differ in 9 % of the close pairs, and in almost none of the others. (The 13 % of section 4 are
 # *single* labels that go against the means. Here we take all labels of a pair together.)
 # </details>
 #

@@ -919,7 +919,7 @@ def means_and_heads(said, page):
         for band in ((0, 0.5), (0.5, 8))
     )
     against = names_after(page, "drawn = tasks")["against"].mean()
-    said("They differ in", close, clear == 0)
+    said("They differ in", close, clear < 0.001)
     said("of the others. (The", against)
     joke = names_after(page, "rated = [")["three"][0].iloc[0]
     clear = sum(abs(x) >= 2 for x in joke["ratings"])
