@@ -332,7 +332,7 @@ assert tasks.preference_share(judges_a, judges_c) == 38 / (38 + 6)
 
 # %%
 def with_bradley_terry(review):
-    """A review with simulated ratings, for which Bradley-Terry is true (Going further)."""
+    """A review with simulated ratings: Bradley-Terry is true for them."""
     noise = -(-torch.rand(len(review.ratings)).log()).log()
     return replace(review, ratings=tuple((review.mean + noise / 1.5).tolist()))
 
@@ -404,9 +404,8 @@ for low, high in ((0, 0.5), (0.5, 8)):
     for a, b in some:
         heads = tasks.preference_share(a.ratings, b.ratings) - 0.5
         different += heads * (a.mean - b.mean) < 0
-    print(
-        f"means differ by {low} to {high}: {different / len(some):.0%} of {len(some)} pairs"
-    )
+    share = different / len(some)
+    print(f"means differ by {low} to {high}: {share:.0%} of {len(some)} pairs")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
