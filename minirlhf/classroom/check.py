@@ -8,9 +8,9 @@ from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.lessons.lesson_00 import best_of_n, kl_penalised_score
 from minirlhf.classroom.lessons.lesson_01 import eos_mask, imitation_loss, score_of_text
 from minirlhf.classroom.lessons.lesson_02 import (
-    choice_ceiling,
     held_out_pairs,
     interval_alpha,
+    label_ceiling,
     share_preferring,
 )
 from minirlhf.classroom.lessons.lesson_03 import (

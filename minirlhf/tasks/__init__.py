@@ -7,6 +7,7 @@ the choices of a person who labels pairs.
 
 from minirlhf.tasks import arithmetic, reviews
 from minirlhf.tasks.agreement import (
+    disagreements,
     human_ceiling,
     krippendorff_alpha,
     odds_of_steps,
@@ -38,6 +39,7 @@ __all__ = [
     "check_rows",
     "completions",
     "conversational",
+    "disagreements",
     "fetch",
     "fetch_smollm2",
     "human_ceiling",

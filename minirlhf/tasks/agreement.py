@@ -74,19 +74,17 @@ def tie_share(pairs: list[tuple[Review, Review]]) -> float:
     return sum(same) / len(pairs)
 
 
-def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
-    """Krippendorff's alpha for ratings on an interval scale.
+def disagreements(items: list[tuple[int, ...]]) -> tuple[float, float]:
+    """Observed and expected disagreement of ratings on an interval scale.
 
-        alpha = 1 - D_o / D_e
-
-    D_o is the mean, over all ratings, of the squared difference from the other ratings of the same
-    item. D_e is the same mean with the other ratings of all items. alpha is 1 if all raters agree
-    and 0 if they agree as often as by chance.
+    D_o is the mean, over all ratings, of the mean squared difference from the other ratings of the
+    same item. D_e is the same mean with the other ratings of all items.
 
     Args:
         items: the ratings of each item. Items with a single rating are ignored.
 
-    Source: Krippendorff 2011, *Computing Krippendorff's alpha-reliability*.
+    Returns:
+        (D_o, D_e), in squared rating units.
     """
     items = [x for x in items if len(x) > 1]
     n = sum(map(len, items))
@@ -94,7 +92,24 @@ def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
     within = (
         sum(2 * (len(x) * sum(v * v for v in x) - sum(x) ** 2) / (len(x) - 1) for x in items) / n
     )
-    return 1 - within / (2 * (n * squares - total**2) / (n * (n - 1)))
+    return within, 2 * (n * squares - total**2) / (n * (n - 1))
+
+
+def krippendorff_alpha(items: list[tuple[int, ...]]) -> float:
+    """Krippendorff's alpha for ratings on an interval scale.
+
+        alpha = 1 - D_o / D_e
+
+    D_o and D_e are the `disagreements`. alpha is 1 if all raters agree and 0 if they agree as often
+    as by chance.
+
+    Args:
+        items: the ratings of each item. Items with a single rating are ignored.
+
+    Source: Krippendorff 2011, *Computing Krippendorff's alpha-reliability*.
+    """
+    observed, expected = disagreements(items)
+    return 1 - observed / expected
 
 
 def two_halves(ratings: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

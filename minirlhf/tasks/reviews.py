@@ -54,7 +54,7 @@ class Review:
     movie: str
     split: str  # test, val, gold, reward, or "unrated" for films without ratings
     ratings: tuple[int, ...]
-    fresh: bool
+    fresh: bool = False
 
     @functools.cached_property
     def mean(self) -> float:

@@ -101,7 +101,7 @@ DIFFERENT = {  # right answers written in another way
         - ((r[:, :, None] - r[:, None]).square().sum() / (len(r) * r.shape[1] * (r.shape[1] - 1)))
         / ((r.flatten()[:, None] - r.flatten()).square().sum() / (r.numel() * (r.numel() - 1)))
     ),
-    "choice_ceiling": lambda a, b: (
+    "label_ceiling": lambda a, b: (
         sum(
             right := [
                 float(x > y)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minirlhf.tasks.agreement import (
+    disagreements,
     human_ceiling,
     krippendorff_alpha,
     odds_of_steps,
@@ -81,6 +82,9 @@ def test_krippendorff_alpha_by_hand():
     # items (1, 1), (3, 3): no disagreement within; (1, 3), (3, 1): D_o = 4, D_e = 2 (4 * 20 - 64) / 12 = 8/3: 1 - 3/2
     assert krippendorff_alpha([(1, 1), (3, 3)]) == 1
     assert abs(krippendorff_alpha([(1, 3), (3, 1)]) - -0.5) < 1e-12
+    assert disagreements([(1, 3), (3, 1)]) == pytest.approx((4, 8 / 3), abs=1e-12)
+    # (0, 0, 3) disagrees by 6 on average of its three pairs, (1, 1) by 0: each rating counts once
+    assert disagreements([(0, 0, 3), (1, 1)])[0] == pytest.approx((3 * 6 + 2 * 0) / 5, abs=1e-12)
 
 
 def test_the_human_ceiling_grows_with_the_rating_gap():

@@ -1,4 +1,4 @@
-"""Exercises of lesson 02: preferences without ties, alpha, the human ceiling, a leaking split."""
+"""Exercises of lesson 02: labels without ties, alpha, the human ceiling, a leaking split."""
 
 import torch
 
@@ -56,7 +56,7 @@ interval_alpha = Exercise(
         "Divide by n - 1, because a rating is not compared with itself.": lambda r: (
             1 - r.var(1, unbiased=False).mean() / r.var(unbiased=False)
         ),
-        "the variance within a text divides by n. Divide by n - 1 there too: each of the "
+        "the variance within a review divides by n. Divide by n - 1 there too: each of the "
         "n raters is compared with n - 1 others.": lambda r: (
             1 - r.var(1, unbiased=False).mean() / r.var()
         ),
@@ -66,24 +66,28 @@ interval_alpha = Exercise(
             r.var(1).mean() / r.var()
         ),
         "the expected disagreement is the variance of all ratings. You used the variance "
-        "of the texts' means.": lambda r: 1 - r.var(1).mean() / r.mean(1).var(),
+        "of the reviews' means.": lambda r: 1 - r.var(1).mean() / r.mean(1).var(),
         "these are standard deviations. Alpha compares squared "
         "differences, so use variances.": lambda r: 1 - r.std(1).mean() / r.std(),
-        "this is the disagreement of one *person* over the texts. "
+        "this is the disagreement of one *person* over the reviews. "
         "It should be the disagreement within "
-        "a text, over the people who rated it.": lambda r: 1 - r.var(0).mean() / r.var(),
+        "a review, over the people who rated it.": lambda r: 1 - r.var(0).mean() / r.var(),
+        "the expected disagreement is that of *any* two ratings. You used the variance of each "
+        "column: it compares ratings of the same person only.": lambda r: (
+            1 - r.var(1).mean() / r.var(0).mean()
+        ),
     },
 )
 
 
-def _choices_case(g):
+def _labels_case(g):
     a, b = torch.randint(-4, 5, (4, 4), generator=g), torch.randint(-4, 5, (4, 3), generator=g)
-    # Pair 0 has ties, and for the choice -1 against 0 the other raters' means are equal.
+    # Pair 0 has ties, and for the label -1 against 0 the other raters' means are equal.
     a[0], b[0] = torch.tensor([-1, 1, 1, 1]), torch.tensor([0, 1, 1])
     return a, b
 
 
-def _choices(a, b, others=lambda x: (x.sum(1, keepdim=True) - x) / (x.shape[1] - 1)):
+def _labels(a, b, others=lambda x: (x.sum(1, keepdim=True) - x) / (x.shape[1] - 1)):
     """The difference of the other raters' means, and that of the two ratings; (N, m, n) each."""
     return others(a)[:, :, None] - others(b)[:, None], a[:, :, None] - b[:, None]
 
@@ -98,15 +102,15 @@ def _of_pairs(gap, said):
     )
 
 
-choice_ceiling = Exercise(
-    "choice_ceiling",
+label_ceiling = Exercise(
+    "label_ceiling",
     ("a", "b"),
-    _choices_case,
-    lambda a, b: _ceiling(*_choices(a, b)),
+    _labels_case,
+    lambda a, b: _ceiling(*_labels(a, b)),
     {
         "your means include the two ratings that are to be predicted. "
         "Leave them out, or chance differences count as knowledge.": lambda a, b: _ceiling(
-            *_choices(a, b, lambda x: x.float().mean(1, keepdim=True).expand(x.shape))
+            *_labels(a, b, lambda x: x.float().mean(1, keepdim=True).expand(x.shape))
         ),
         "this takes the larger of p and 1 - p. "
         "The direction of the prediction must come from the other raters.": lambda a, b: (
@@ -117,23 +121,39 @@ choice_ceiling = Exercise(
         "where the means of the other raters are equal, they predict nothing. "
         "Count one half there.": lambda a, b: (
             lambda gap, said: (gap * said > 0)[said != 0].float().mean()
-        )(*_choices(a, b)),
-        "two equal ratings are not a choice. Leave them out of the count.": lambda a, b: (
+        )(*_labels(a, b)),
+        "two equal ratings are not a label. Leave them out of the count.": lambda a, b: (
             lambda gap, said: (0.5 + 0.5 * (gap * said).sign()).mean()
-        )(*_choices(a, b)),
-        "each pair has the same weight. Give each *choice* the same "
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but they are counted here, as wrong. Leave them out. "
+        "And where the others' means are equal, count one half.": lambda a, b: (
+            lambda gap, said: (gap * said > 0).float().mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but they are counted here, as right. Leave them out. "
+        "And where the others' means are equal, count one half.": lambda a, b: (
+            lambda gap, said: (gap * said >= 0).float().mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but they are in the number of labels. "
+        "Divide by the number of ratings that differ.": lambda a, b: (
+            lambda gap, said: ((0.5 + 0.5 * (gap * said).sign()) * (said != 0)).mean()
+        )(*_labels(a, b)),
+        "two equal ratings are not a label, but they count as right where the others' means are "
+        "equal. Leave them out.": lambda a, b: (
+            lambda gap, said: (gap.sign() == said.sign()).float().mean()
+        )(*_labels(a, b)),
+        "each pair has the same weight. Give each *label* the same "
         "weight: a pair with more differing "
-        "ratings then counts for more.": lambda a, b: _of_pairs(*_choices(a, b)).mean(),
+        "ratings then counts for more.": lambda a, b: _of_pairs(*_labels(a, b)).mean(),
         "this is the mean of the pairs' shares. A pair that always ties has no share (0 / 0). "
-        "Give each *choice* the same weight: divide the sum over all pairs once.": lambda a, b: (
-            torch.stack([_ceiling(*x) for x in zip(*_choices(a, b), strict=True)]).mean()
+        "Give each *label* the same weight: divide the sum over all pairs once.": lambda a, b: (
+            torch.stack([_ceiling(*x) for x in zip(*_labels(a, b), strict=True)]).mean()
         ),
         "you divided the sum of the other ratings by m and by n. "
         "There are only m - 1 and n - 1 of them.": lambda a, b: _ceiling(
-            *_choices(a, b, lambda x: (x.sum(1, keepdim=True) - x) / x.shape[1])
+            *_labels(a, b, lambda x: (x.sum(1, keepdim=True) - x) / x.shape[1])
         ),
-        "the direction is reversed. This is the share of choices that "
-        "the other raters predict wrongly.": lambda a, b: 1 - _ceiling(*_choices(a, b)),
+        "the direction is reversed. This is the share of labels that "
+        "the other raters predict wrongly.": lambda a, b: 1 - _ceiling(*_labels(a, b)),
     },
     edges=((torch.tensor([[0, 2], [3, 3]]), torch.tensor([[1, 2], [3, 3]])),),
 )
