@@ -63,10 +63,11 @@ def styles(names: Iterable, order: Iterable | None = None) -> dict[str, Style]:
         if place is not None and place not in fixed.values():
             fixed[name] = place
     free = (place for place in range(len(listed) + len(PLACES)) if place not in fixed.values())
-    result = {}
+    result, references = {}, 0
     for name in listed:
-        if name.lower() in REFERENCES:
-            result[name] = Style(GREY, "o", "-")
+        if name.lower() in REFERENCES:  # a second one, such as base beside SFT, has other dashes
+            result[name] = Style(GREY, MARKERS[references % 7], DASHES[references % 5])
+            references += 1
             continue
         place = fixed[name] if name in fixed else next(free)
         result[name] = Style(

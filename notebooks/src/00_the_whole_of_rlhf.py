@@ -318,7 +318,7 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method", seed=1))
 #
 # The **token microscope** shows every token of four reviews by a PPO policy, after the last of its
 # 24 steps. Blue tokens are more likely than under the reference, orange ones less likely. Point at
-# a token, or use the arrow keys, to see its numbers and the words that each model found likeliest.
+# a token to see its numbers and each model's likeliest words.
 
 # %%
 run = experiments.results("microscope")
@@ -338,7 +338,8 @@ show.microscope(after, "kl", text="all")
 # - **The critic.** The row *value (the critic)* is the prediction of section 4. It is 0.14 before
 #   *heart*, and 0.67 after it.
 #
-# Later lessons explain the other numbers of the microscope one by one.
+# Later lessons explain the other numbers. The *advantage* also counts each token's KL penalty, and
+# looks only some tokens ahead.
 
 # %% [markdown]
 # ## 7. What holds the policy back?

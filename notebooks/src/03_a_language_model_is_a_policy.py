@@ -176,7 +176,7 @@ assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
 # eight tokens has no log-probability at all. Which one?
 
 # %% tags=["predict"]
-base, tokenizer = models.load_policy("tiny-reviews")  # has read English, no titles
+base, tokenizer = models.load_policy("tiny-reviews")  # has read reviews, no titles
 sft, _ = models.load_policy("tiny-reviews-sft")  # the same after SFT
 batch = models.encode(tokenizer, ["the film\n"], ["A dull film."])
 tokens = tokenizer.convert_ids_to_tokens(batch.sequences[0])

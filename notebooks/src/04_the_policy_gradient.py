@@ -403,7 +403,7 @@ show.lines(
 # - **With an offset of 20** and no baseline, the mean at the end is about 0.7. The runs do not
 #   agree: some find the best policy, others end below 0. Every response that happens to be sampled
 #   is pushed up by about 20. After 20 steps one response has a probability of 93 %, on average over
-#   the runs. The run is stuck with this response, good or bad.
+#   the runs. A run hardly leaves such a response any more, good or bad.
 # - **With the baseline** the curve lies on that of the score.
 #
 # Nothing about the *expected* gradient has changed. The noise alone decides.

@@ -20,7 +20,7 @@
 # - train a critic, and say what number it is trained to predict.
 #
 # **You need** lesson 03 (a language model as a policy) and lesson 04 (REINFORCE, baselines, the
-# value). About 50 minutes to read and 80 for the exercises.
+# value). About 50 minutes to read and 85 for the exercises.
 
 # %%
 import copy
@@ -62,7 +62,7 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. Where the formula comes from
 #
-# Lesson 04 defines these quantities for a policy:
+# Lessons 03 and 04 define these quantities for a policy:
 #
 # | symbol | name | what it is |
 # |---|---|---|
@@ -166,17 +166,17 @@ for lam in (0, 1):
 # %% [markdown]
 # ## 4. What lambda trades
 #
-# Which $\lambda$ is best? A tiny world answers this exactly. It is that of lesson 04 with responses
-# one word longer: three words, one of which ends the response, and 15 responses
-# of known probability and score. So we can compute the true value $V$ of every prefix, and the true
-# gradient of the expected score.
+# Which $\lambda$ is best? A second small world answers this exactly. It has three words, *a*, *b*
+# and one that ends the response. A response has at most three words, so there are 15. Their scores
+# are random numbers, and the policy, too, is random. So we can compute the true value $V$ of every
+# prefix, and the true gradient of the expected score.
 #
 # One sampled response gives an *estimate* of this gradient: the sum of $A_t \nabla \log \pi(y_t
 # \mid s_t)$ over its tokens. We ask two things of an estimate:
 #
 # - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
 # - **Spread**: how much does it change from response to response? This is its standard deviation,
-#   the root of the variance.
+#   the root of the variance. (Lesson 04 calls it the noise of the estimate.)
 #
 # Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half
 # of the true gradient's norm.

@@ -340,10 +340,10 @@ show.microscope(table[place + measures], "ratio", text="all")
 # - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
 #   not clipped, so it can come back.
 #
-# Of all tokens in the four responses 40 % are clipped. That is too many: the updates go too far. Why?
-# Our plain loop uses the full learning rate from the first step. `train_ppo` begins with a fifth of
-# it. In the first step this lowers the share of clipped tokens, as a mean over the four updates, from
-# about a quarter to 6 %.
+# Of all tokens in the four responses 40 % are clipped. That is too many: the updates go too far.
+# The main reason: our plain loop uses the full learning rate from the first step. `train_ppo`
+# begins with a fifth of it. In the first step this lowers the share of clipped tokens, as a mean
+# over the four updates, from about a quarter to 6 %.
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -437,8 +437,8 @@ show.curves(
 #   nats per token: the policy still writes varied reviews.
 # - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %, and less
 #   with the falling learning rate.
-# - **explained_variance** says how well the critic predicts its targets: 1 is perfect, 0 is as good
-#   as a constant. It starts below 0 and reaches 0.7.
+# - **explained_variance** says how well the critic predicts its targets (in lesson 05: the
+#   returns): 1 is perfect, 0 is as good as a constant. It starts below 0 and reaches 0.7.
 #
 # The first sample for each of three test films. What has PPO changed?
 
@@ -789,12 +789,12 @@ show.microscope(
 )
 
 # %% [markdown]
-# - **Before training the critic is wrong.** Its values for the four responses swing between −3.26 and 3.39.
-#   It is a copy of the reward model, which never learned to judge an unfinished response. So the first
-#   advantages say more about the critic than about the tokens.
-# - **After the last step the critic has learned.** Its values now lie between −0.79 and 1.52. The mean size
-#   of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat." Before
-#   *heart* the critic predicts 0.14, after it 0.67: a good sign.
+# - **Before training the critic is wrong.** Its values for the four responses swing between −3.26
+#   and 3.39. It is a copy of the reward model, which never learned to judge an unfinished response.
+#   So the first advantages say more about the critic than about the tokens.
+# - **After the last step the critic has learned.** Its values now lie between −0.79 and 1.52. The
+#   mean size of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat."
+#   Before *heart* the critic predicts 0.14, after it 0.67: a good sign.
 # - **From reward to advantage.** The policy gives *heart* 3.2 %, the reference only 0.8 %. That is a
 #   log-ratio of 1.41 nats, so the reward of this token is −0.70. The TD error is −0.70 + 0.67 − 0.14
 #   = −0.17: the KL penalty takes more than the critic's hope gives. Still, the advantage is 0.48. GAE
@@ -814,11 +814,11 @@ show.microscope(
 #
 # **The clipped value loss.** `train_ppo` also clips the critic by default. With $T$ for the target,
 # $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$
-# and $c = 0.5$. Take $V_{\text{old}} = 0$ and $T = 2$. At $V = 1$ the clipped value is
-# 0.5, with the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on
-# $V$: the value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger
-# one, so the value is pulled back. This clip is not in the paper, but in its authors' code. We find no
-# use for it here (see *Three more parts removed*).
+# and $c = 0.5$. Take $V_{\text{old}} = 0$ and $T = 2$. At $V = 1$ the clipped value is 0.5, with
+# the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on $V$: the
+# value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger one, so
+# the value is pulled back. This clip is not in the paper, but in its authors' code. We find no use
+# for it here (see *Three more parts removed*).
 #
 # **Whitening.** Subtracting the mean of all advantages of a batch and dividing by their standard
 # deviation makes the learning rate independent of the reward's unit. Here it changes little, for
