@@ -429,8 +429,8 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 # 1.33 = 0.51.
 #
 # In brackets are 95 % intervals: seeds and films are drawn again 500 times, those of the curve too.
-# The last column counts KL *per token*, because a short review has less KL for the same change of
-# style.
+# (`experiments.above_curve` does all this.) The last column counts KL *per token*, because a short
+# review has less KL for the same change of style.
 #
 # | variant | KL | gold | DPO's gold at this KL | lead | lead, KL per token |
 # |---|---|---|---|---|---|
