@@ -19,8 +19,8 @@
 # - repair each fault by changing one line,
 # - say what each repair costs.
 #
-# **You need** lesson 12 (direct preference optimisation, DPO). Lesson 13 helps, but is not needed.
-# About 45 minutes to read and 70 for the exercises.
+# **You need** lesson 12 (direct preference optimisation, DPO).
+# About 50 minutes to read and 90 for the exercises.
 
 # %%
 import copy
@@ -37,17 +37,16 @@ from minirlhf.classroom import FAST, check
 # Lesson 12's notation: $y_c$ is the chosen and $y_r$ the rejected response of a pair. The
 # **log-ratio** of a response is $\log \pi - \log \pi_{\text{ref}}$. We write $c$ for the log-ratio
 # of the chosen response, $r$ for that of the rejected one, and $h = c - r$. DPO's loss is $-\log
-# \sigma(\beta h)$.
+# \sigma(\beta h)$. A **judge** is whoever labels the pairs: people, a rule or a reward model.
 #
 # | fault | what DPO does | repair | the line that changes | what it costs |
 # |---|---|---|---|---|
 # | **likelihood displacement** | the chosen response may become *less* likely | DPO-positive (**DPOP**) | $h = c - r - 5 \max(0, -c)$ | it learns less |
 # | **off-policy data** | the pairs are by other people, so the policy learns little about its own responses | **online DPO** | each pair is two fresh responses of the policy | sampling, and a judge at every step |
-# | **labels that always agree** | if all labels of a pair agree, the policy runs off without end, whatever $\beta$ is | identity preference optimisation (**IPO**) | loss $= \big(h - \frac{1}{2\beta}\big)^2$ | "just better" and "far better" count the same |
+# | **labels that always agree** | if all labels of a pair agree, the policy runs off without end, whatever $\beta$ is | identity preference optimisation (**IPO**) | loss $= \big(h - \frac{1}{2\beta}\big)^2$ | it flattens "better" and "far better" |
 #
-# Do you need all three? Section 5 compares them at the same distance from the reference.
-# Pairs of the policy's own responses get more out of it than DPO, and most if they are fresh. IPO
-# gets as much as DPO. DPOP moves too little for a comparison.
+# Section 5 compares runs that have the same KL to the reference. There, online DPO has a higher
+# score than DPO. IPO has the same, and DPOP moved too little for a comparison.
 
 # %% [markdown]
 # ## 2. First fault: the chosen response falls
@@ -58,69 +57,43 @@ from minirlhf.classroom import FAST, check
 
 # %%
 history = experiments.results("preference_history")
+methods = ["DPO", "DPOP", "IPO", "online DPO"]  # each keeps its colour
 
 
 def log_ratios(variant):
-    """Mean log-ratio of each step's pairs: (seeds, steps) for each side."""
-    by_seed = history[history.variant == variant].pivot(index="seed", columns="step")
-    return {  # a logged reward is beta times the log-ratio
-        side: by_seed[f"rewards/{side}"].to_numpy() / 0.1
-        for side in ("chosen", "rejected")
-    }
+    """Mean log-ratio of each step's pairs: (seeds, logged steps) for each side."""
+    rows = history[history.variant == variant].sort_values(["seed", "step"])
+    sides = ("chosen", "rejected")  # a logged reward is beta times the log-ratio
+    return {x: rows[f"rewards/{x}"].to_numpy().reshape(3, 10) / 0.1 for x in sides}
 
 
-steps = range(0, 100, 10)
-dpo_runs = log_ratios("dpo")
-show.lines(dpo_runs, steps, xlabel="step", ylabel="log-ratio, nats")
+axes = {"x": range(0, 100, 10), "xlim": (0, 100), "xlabel": "step"}
+show.lines(log_ratios("dpo"), **axes, ylabel="log-ratio, nats")
 
 # %% [markdown]
-# The rejected responses fall, as they should. But the chosen ones fall as well. Their last three
-# points lie 2.8 nats below the start on average, which is a factor of 0.06 ($e^{-2.8}$). And these
-# are the responses that DPO is trained *for*. This is **likelihood displacement**.
+# The rejected responses fall, as they should. But the chosen ones, which DPO is trained *for*, fall
+# as well. Their last three points lie 2.8 nats below the start on average, which is a factor of
+# 0.06 ($e^{-2.8}$). This is **likelihood displacement**.
 #
-# **Why?** The loss contains only $h = c - r$. If both fall and $r$ falls faster, the loss is
-# content. What pushes the chosen one down? A network has no separate weight for each response. All
-# responses share the weights, so a push on one moves the others.
+# The loss contains only $h = c - r$. If both fall and $r$ falls faster, the loss is content. But
+# what pushes the chosen one down? All responses share the network's weights, so a push on one moves
+# the others.
 #
-# **By hand.** The smallest such network has one weight $w$ and three responses. Each response has a
-# number $e$, its *feature*:
+# **The smallest such network** has one weight $w$ and three responses. Each response $k$ has a
+# number $f_k$, its *feature*:
 #
-# | | *yes* | *no* | *sure* |
+# | response | *yes* | *no* | *sure* |
 # |---|---|---|---|
-# | feature $e$ | 1 | −1 | 4 |
+# | feature $f$ | 1 | −1 | 4 |
 #
-# The logit of a response is $e\,w$. The start is $w = 0$, so each has the probability 1/3. There is
-# one pair: *yes* is chosen, *no* is rejected. Nobody was asked about *sure*.
-#
-# - DPO needs $h$ to rise. The logits of *yes* and *no* differ by $2w$, so $h = 2w$, and **$w$
-#   rises**.
-# - What does a rising $w$ do to each response? We take the slope of its log-probability with
-#   respect to $w$. With the probabilities $p_k \propto e^{e_k w}$ of all responses $k$:
-#
-# $$ \log p_y = e_y w - \log \sum_k e^{e_k w}, \qquad
-# \frac{d \log p_y}{dw} = e_y - \frac{\sum_k e_k\, e^{e_k w}}{\sum_k e^{e_k w}}
-# = e_y - \sum_k p_k e_k = e_y - \bar e . $$
-#
-# In words: the slope is *its own feature minus the mean feature*. The mean $\bar e$ is **under the
-# policy**: each feature is weighted by the present probability of its response. So $\bar e$ moves in
-# training. At the start all probabilities are 1/3, so $\bar e$ = (1 − 1 + 4)/3 = 4/3. The slopes are
-# 1 − 4/3 = **−1/3** for *yes*, −1 − 4/3 = **−7/3** for *no* and 4 − 4/3 = **8/3** for *sure*.
-#
-# *Yes* falls from the first step on. *No* falls faster, so $h$ rises. PyTorch gives the same
-# slopes:
+# The logit of a response is $f_k w$. The start is $w = 0$, so each has the probability 1/3. There is
+# one pair: *yes* is chosen, *no* is rejected. *Sure* is in no pair. The logits of *yes* and *no*
+# differ by $2w$, so $h = 2w$. DPO needs $h$ to rise, so **$w$ rises**.
 
 # %%
 features = torch.tensor([1.0, -1.0, 4.0], dtype=torch.float64)  # yes, no, sure
-w = torch.zeros((), dtype=torch.float64)
-slopes = torch.func.jacfwd(lambda w: (features * w).log_softmax(0))(w)
-assert torch.allclose(slopes, torch.tensor([-1 / 3, -7 / 3, 8 / 3]).double())
-
-# %% [markdown]
-# **Predict.** We train on this one pair for 4,000 steps. How probable are *yes*, *no* and *sure*
-# at the end, roughly? Where does the mean feature $\bar e$ go?
 
 
-# %%
 def train(loss, features, steps=4000):
     """One pair, the first response above the second: all probabilities at each step."""
     w, path = torch.zeros((), dtype=torch.float64), []
@@ -134,48 +107,52 @@ def train(loss, features, steps=4000):
     return torch.stack(path)
 
 
+# %% [markdown]
+# **Predict.** We train for 4,000 steps with $\beta = 1$. Which of the three responses gain
+# probability, and which lose it? How probable is each at the end, roughly?
+
+
+# %% tags=["predict"]
 def dpo(c, r, beta=1.0):
     return -logsigmoid(beta * (c - r))
 
 
-# %% tags=["predict"]
 print("yes, no, sure:", train(dpo, features)[-1].numpy().round(3))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *Yes* has 0.001, *no* less than 0.0005, and *sure* 0.999. **The response that nobody was asked
-# about takes everything.** It lies further in the direction that leads from *no* to *yes*. The mean
-# feature goes to 4. *Yes* stays below the mean all the time, so it falls all the time.
+# *Yes* has 0.001, *no* less than 0.0005, and *sure* 0.999. Both responses of the pair lose, the
+# rejected one faster. **The response that is in no pair takes everything.**
 # </details>
+#
+# **Why?** Take the slope of each log-probability with respect to $w$. The policy is $\pi_k \propto
+# e^{f_k w}$:
+#
+# $$ \log \pi_k = f_k w - \log \sum_j e^{f_j w}, \qquad
+# \frac{d \log \pi_k}{dw} = f_k - \frac{\sum_j f_j\, e^{f_j w}}{\sum_j e^{f_j w}}
+# = f_k - \sum_j \pi_j f_j = f_k - \bar f . $$
+#
+# In words: the slope is *its own feature minus the mean feature*. The mean $\bar f$ weights each
+# feature by the present probability of its response. At the start all probabilities are 1/3, so
+# $\bar f$ = (1 − 1 + 4)/3 = 4/3. The slopes are 1 − 4/3 = **−1/3** for *yes*, −1 − 4/3 = **−7/3** for
+# *no* and 4 − 4/3 = **8/3** for *sure*. So *yes* falls from the first step on. *Sure* gains, and
+# pulls the mean towards its own feature, 4. *Yes* stays below the mean, so it never stops falling.
+#
+# **And in the film reviews?** The toy shows what shared weights *can* do. Of that run we only know
+# where the probability went. The mean log-ratio of the policy's *own* reviews is the KL divergence:
+# 5.4 nats at the end. So they gained, and people's reviews, chosen and rejected, lost.
 
 # %% [markdown]
-# ### Which unseen responses gain, and which lose?
+# ### Which unseen responses gain?
 #
-# In lesson 12, the responses without a pair *lost* probability. Here one gains. Both follow from
-# the slopes.
+# A response gains if its feature lies beyond the mean, in the direction from rejected to chosen.
+# **Pairs of near twins are the dangerous ones.** Let *no* have the feature 0.9 instead of −1, close
+# to *yes*. Then $h = 0.1\,w$. For $h = 1$, $w$ has to be 10 instead of 0.5. This lifts the logit of
+# *sure* above that of *yes* by 30 instead of 1.5.
 #
-# - **Shared weights.** An unseen response gains if its feature lies beyond the mean, in the
-#   direction from rejected to chosen. If the two responses of a pair are much alike, the
-#   difference of their features is small and points anywhere. Then many other responses can lie
-#   further along it. So **pairs of near twins are the dangerous ones**.
-# - **A weight of its own for each response** (a table of logits). Then DPO raises the logit of the
-#   chosen response, and lowers that of the rejected one by the same amount. It leaves all other
-#   logits alone. The unseen responses only feel the sum by which all are divided.
-#
-# Take three responses with a probability of 1/3 each. DPO multiplies the first by 3, divides the
-# second by 3, and then all are divided by their sum:
-#
-# | | chosen | rejected | unseen | sum |
-# |---|---|---|---|---|
-# | start | 0.33 | 0.33 | 0.33 | 1 |
-# | times 3, divided by 3, times 1 | 1 | 0.11 | 0.33 | 1.44 |
-# | divided by the sum | 0.69 | 0.08 | 0.23 | 1 |
-#
-# The unseen response loses: the chosen one has gained 0.67 and the rejected one has lost only 0.22,
-# so the sum is above 1, and the division takes from all. In general, in a table, an unseen response
-# loses while the chosen one is more likely than the rejected one, and gains while it is less
-# likely. Training makes the chosen one more likely, so in the end unseen responses lose.
+# In lesson 12, the responses without a pair *lost* probability. That was with (nearly) a weight of
+# its own for each response. "Going further" has both cases side by side.
 
 # %% [markdown]
 # ### The repair: DPOP
@@ -195,42 +172,43 @@ panels = {
     name: {loss: path[:500, k] for loss, path in paths.items()}
     for k, name in enumerate(["yes", "no", "sure"])
 }
-show.lines(panels, xlabel="step", ylabel={"yes": "probability"}, ylim=(0, 1))
+show.lines(
+    panels, xlabel="step", ylabel={"yes": "probability"}, ylim=(0, 1), order=methods
+)
 
 # %% [markdown]
-# DPOP keeps *yes* at 0.33, by hardly learning at all: *no* is still at 0.32. Why so little? Below
-# the reference, $c$ counts six times, so the penalised $h$ has the slope 6 × (−1/3) + 7/3 = 1/3. It
-# rises, but $\bar e$ rises as well. At $\bar e = 1.4$ the slope is 6 × (−0.4) + 2.4 = 0, and DPOP
-# stops. If $h$ rises, $w$ rises. Then *yes* falls, because $\bar e$ exceeds its feature 1. So here no
-# loss can raise $h$ and keep *yes*.
+# DPOP keeps *yes* at 0.33, by hardly learning at all: *no* is still at 0.32. Why so little? Where
+# $c$ is negative, DPOP's $h$ is $c - r + 5c = 6c - r$. At the start $c$ has the slope −1/3 and $r$
+# has −7/3, so this $h$ has the slope 6 × (−1/3) + 7/3 = 1/3. It rises, but $\bar f$ rises as well.
+# At $\bar f = 1.4$ the slope is 6 × (−0.4) + 2.4 = 0, and DPOP stops. Here no loss can do better:
+# if $w$ rises, *yes* falls.
 #
 # **On film reviews**, with the settings of the first figure:
 
 # %%
-panels = {"DPO": dpo_runs, "DPOP": log_ratios("dpop")}
-show.lines(
-    panels, steps, xlabel="step", ylabel={"DPO": "log-ratio, nats"}, ylim=(-7, 2)
-)
+panels = {"DPO": log_ratios("dpo"), "DPOP": log_ratios("dpop")}
+show.lines(panels, **axes, ylabel={"DPO": "log-ratio, nats"}, ylim=(-7, 2))
 
 # %% [markdown]
-# On its training pairs DPOP does what it is made for: the chosen responses rise by about 1 nat, on
-# each of the three seeds.
+# On its training pairs DPOP does its work: the chosen responses rise by about 1 nat, on each seed.
 #
-# **What it costs.** Look at the other line: the rejected responses do not fall any more. Over the
-# last three points the two lines are about 1 nat apart, and under DPO 3 nats. The record also has
-# 2,000 pairs of *new* films. The policy has 53 % of them in the right order, after DPO 59 %. The
-# difference has the 95 % interval [0.03, 0.09] over films. On new films the chosen reviews still
-# fall, by 0.1 nats (DPO: 2.8).
+# **What it costs.** The rejected responses do not fall any more. Over the last three points the two
+# lines are about 1 nat apart, and under DPO 3 nats. Of 2,000 pairs of *new* films $h$ is positive
+# in 53 %, after DPO in 59 %. The difference has the 95 % interval [0.03, 0.09], from drawing the
+# films again and again. On new films the chosen reviews still fall, by 0.1 nats (DPO: 2.8).
+#
+# **When to use it.** DPOP was made for near twins of which one is right, such as two solutions of a
+# sum. There the chosen response itself has to stay likely. Our runs have no such pairs and one
+# $\lambda$, so they do not show whether it pays.
 
 # %% [markdown]
 # ## 3. Second fault: pairs that the policy did not write
 #
-# **The symptom.** Lesson 12's exact world has 15 responses with known rewards. A judge prefers one
-# to another with the known Bradley-Terry probability. Here **the policy is a table**: one logit per
-# response, no shared weights. The KL coefficient $\beta$ is 0.5. At every step the *writer* writes
-# 1,000 pairs, the judge labels them, and the policy makes a DPO step. Who is the writer? At first it
-# is somebody who only ever writes 8 of the responses. Such data are **off-policy**: another policy
-# than the trained one wrote them.
+# Lesson 12's exact world has 15 responses with known rewards. A judge prefers one to another with
+# the known Bradley-Terry probability. Here **the policy is a table**: one logit per response, no
+# shared weights. The KL coefficient $\beta$ is 0.5. At every step the *writer* writes 1,000 pairs,
+# the judge labels them, and the policy makes a DPO step. At first the writer is somebody else, who
+# only ever writes 8 of the responses. Such data are **off-policy**.
 
 
 # %%
@@ -239,116 +217,119 @@ ref = world.sequence_logprobs(world.ref_logits)
 
 
 def train_on_pairs(writer, steps=300, pairs=1000):
-    """DPO in a table; writer(policy) gives the writer's probabilities."""
+    """DPO in a table: the policy at each step. The writer sees the policy."""
     torch.manual_seed(0)
-    logits = ref
+    logits, path = ref, []
     for _ in range(steps):
+        path.append(logits.detach().softmax(0))
         logits = logits.detach().requires_grad_(True)
         x = logits.log_softmax(0) - ref  # log-ratios
-        writes = writer(logits.detach().softmax(0))
-        a, b = torch.multinomial(writes, 2 * pairs, replacement=True).view(2, -1)
+        a, b = torch.multinomial(writer(path[-1]), 2 * pairs, True).view(2, -1)
         share = core.preference_probability(world.rewards[a], world.rewards[b])
         wins = torch.rand(pairs) < share  # the judge
         chosen, rejected = torch.where(wins, a, b), torch.where(wins, b, a)
         dpo(x[chosen], x[rejected], beta).mean().backward()
-        logits = logits - 10 * logits.grad
-    return logits.detach().softmax(0)
+        logits = logits - 10 * logits.grad  # large: a response is in few of the pairs
+    return torch.stack(path)
 
 
 # %% [markdown]
 # The figure shows the probability of every response: in the reference, after DPO, and in the Gibbs
-# policy, which is the optimum. The numbers on top are the rewards. **A star marks the 8 responses
-# that have pairs.**
+# policy, which is the optimum. (The words are *a* and *b*, and a full stop ends a response.) The
+# numbers on top are the rewards. **The 8 responses with *pairs* below them are compared.**
 
 # %%
 has_pairs = torch.arange(15) % 2 == 0  # every other response: 8 of 15
 off_policy = train_on_pairs(lambda policy: has_pairs / 8)
 words = ["".join(world.vocab[word] for word in y) for y in world.sequences]
-stars = [word + "*" if k % 2 == 0 else word for k, word in enumerate(words)]
-policies = {
-    "reference": ref.exp(),
-    "DPO": off_policy,
-    "optimum": world.gibbs(beta=beta),
-}
-show.policy_bars(stars, policies, rewards=world.rewards)
+labels = [word + "\npairs" * (k % 2 == 0) for k, word in enumerate(words)]
+optimum = world.gibbs(beta=beta)
+policies = {"reference": ref.exp(), "DPO": off_policy[-1], "optimum": optimum}
+show.policy_bars(labels, policies, rewards=world.rewards)
 
 # %% [markdown]
-# The seven responses without a star have a total probability of 0.43 in the reference and of 0.49 in
-# the optimum. After DPO it is 0.08. Three of them have the rewards 1.1, 0.8 and 0.6. But DPO
-# multiplies all seven by the same factor, 0.18, whatever their rewards are.
+# The seven responses without a pair have a total probability of 0.43 in the reference and of 0.49 in
+# the optimum. After DPO it is 0.08. (Lesson 12 has 0.10: its logits belong to words, which responses
+# share.) Three of the seven have the rewards 1.1, 0.8 and 0.6. But DPO multiplies all seven by the
+# same factor, 0.18, whatever their rewards are.
 #
-# **Why?** Three responses, $\beta = 1$, and the reference gives each 1/3:
+# **Why?** Three responses, $\beta = 1$, and the reference gives each 1/3. A beats B with the
+# probability $\sigma(1)$, so DPO stops where their ratio is $e^{1}$. It moves the logits of A and B
+# by 0.5 and −0.5, and that of U not at all:
 #
 # | | A | B | U |
 # |---|---|---|---|
 # | reward | 1 | 0 | 2 |
 # | has a pair | yes | yes | no |
 # | optimum, in proportion to $e^{\text{reward}}$ | 0.24 | 0.09 | 0.67 |
-# | DPO: A to B is as $e$ to 1, the logit of U stays | 0.51 | 0.19 | 0.31 |
+# | DPO, in proportion to $e^{0.5}$, $e^{-0.5}$, $e^{0}$ | 0.51 | 0.19 | 0.31 |
 #
-# U is the best response, and its probability should double. But no label says so. Meanwhile the
-# policy *writes* U in 31 % of its responses. Two of them are without U only in 0.69 × 0.69 = 48 % of
-# the cases. So every second pair of the policy's own responses would have U in it.
+# U is the best response, and its probability should double. But no label says so. If the policy
+# wrote the pairs itself, a pair would be without U with the probability 0.69 × 0.69 = 48 %. Every
+# second pair would have U in it.
 #
 # ### The repair: online DPO
 #
-# The loss stays. **Only the writer changes**: it is the policy itself, as it is at that step.
+# The loss stays. **Only the writer changes**: it is the policy itself, as it is at that step. The
+# figure shows the total probability of the seven responses without a pair:
 
 # %%
 online = train_on_pairs(lambda policy: policy)  # the changed line
-for name, policy in {"off-policy": off_policy, "online": online}.items():
-    error = (policy - world.gibbs(beta=beta)).abs().max()
-    print(f"{name}: largest error of a probability {error.item():.2f}")
+total = {"DPO": off_policy, "online DPO": online}
+total = {name: path[:, ~has_pairs].sum(1) for name, path in total.items()}
+best = {"optimum": optimum[~has_pairs].sum()}
+show.lines(total, xlabel="step", ylabel="probability", reference=best, order=methods)
 
 # %% [markdown]
-# Online DPO finds the optimum, up to the noise of the labels, because every response gets into
-# pairs. Of course it gets labels for all 15. That is the point: the writer decides which labels are
-# asked for.
+# Off-policy DPO drops what nobody compares. Online DPO finds the optimum, up to the noise of the
+# labels: at the end no probability is off by more than 0.01 (off-policy: 0.32).
 #
-# **On film reviews.** The reward model of lesson 08 takes the place of the people, so that every
-# variant has labels by the same judge: 3,200 pairs each, $\beta = 0.5$, 100 steps, three seeds.
-# (The record calls it *the scorer*.) **Gold** is the score of a second reward model, which no
-# training used; lesson 12 has the same scale. The variants are
+# In practice the optimum is unknown. Then look at two curves: the pairs' margin looks healthy, but
+# the score of the policy's own responses does not follow.
+#
+# **On film reviews.** The judge is the reward model of lesson 08. Each variant has 3,200 pairs,
+# $\beta = 0.5$, 100 steps and three seeds. **Gold** is the score of a second reward model, which no
+# training used (lesson 12). *Distinct-2* is the share of different word pairs. The variants are
 #
 # - *human reviews*: DPO on reviews by people,
 # - *own reviews, once*: DPO on reviews that the policy wrote before training,
 # - *online DPO*: DPO on reviews that it writes anew at every step.
 #
-# **Predict.** Gold rises from each of them to the next. Which of the two changes brings more, the
-# policy's *own* reviews or *fresh* ones? And which of the two brings more KL?
+# **Predict.** Two things change from the first to the last: the reviews are the policy's *own*, and
+# then they are *fresh*. Does each change bring gold, and which one more? Which one brings more KL?
 
 # %% tags=["predict"]
 names = {
-    "human texts, the scorer's labels": "human reviews",
+    "human texts, the scorer's labels": "human reviews",  # the scorer: the reward model
     "the start's own texts": "own reviews, once",
     "online-dpo": "online DPO",
+    "ipo": "IPO",
+    "dpop": "DPOP",
 }
 runs = experiments.results("betas", "preference").replace({"variant": names})
-three = runs[runs.variant.isin(names.values())]
+three = runs[runs.variant.isin(list(names.values())[:3])]
 columns = {"gold": "gold", "kl": "KL, nats", "length": "tokens"}
 experiments.shown(three, columns | {"distinct_2": "distinct-2"})
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Gold is 1.17, 1.40 and 1.84, in the order of the list: own reviews bring 0.22, fresh ones 0.44.
-# The brackets give the lowest and the highest seed. Online DPO is ahead of both others on every
-# seed.
+# Gold is 1.17, 1.40 and 1.84, in the order of the list. Both changes bring gold, and fresh reviews
+# bring about twice as much as own ones. The brackets give the lowest and the highest seed.
 #
 # But the KL is 2.3, 2.7 and 4.7 nats: fresh reviews also bring most of it. Section 5 compares at
 # equal KL.
 # </details>
 #
-# **What it costs.** Every step samples 64 reviews, and somebody has to judge them: here a reward
-# model, which DPO was meant to avoid. And the policy now looks for what this judge likes. Its
-# reviews become shorter (14 tokens instead of 21) and more alike: *distinct-2*, the share of
-# different word pairs, falls from 0.84 to 0.75.
+# **What it costs.** Every step samples 64 reviews, and a judge labels them: here a reward model,
+# which DPO was meant to avoid. The policy now looks for what this judge likes. Its reviews become
+# shorter (14 tokens instead of 21) and more alike: distinct-2 falls from 0.84 to 0.75.
 
 # %% [markdown]
 # ## 4. Third fault: labels that always agree
 #
-# **The symptom.** We train the small language model on four pairs, again and again. So each
-# pair has one fixed label, as a rule or a reward model would give it. We log the mean $h$.
+# **The symptom.** We train the small language model on four pairs, again and again. So each pair
+# has one fixed label, as a rule or a reward model would give it. The figure shows the mean $h$.
 
 # %%
 torch.set_num_threads(1)
@@ -367,18 +348,18 @@ def mean_h(loss, beta):
 
 
 # %%
-by_beta = {"DPO": mean_h("dpo", 0.1), "DPO, beta 1": mean_h("dpo", 1.0)}
-show.lines(by_beta, xlabel="step", ylabel="mean h, nats")
+dpo_h = mean_h("dpo", 0.1)
+panels = {"beta 0.1": {"DPO": dpo_h}, "beta 1": {"DPO": mean_h("dpo", 1.0)}}
+show.lines(panels, xlabel="step", ylabel={"beta 0.1": "mean h, nats"}, ylim=(0, 70))
 
 # %% [markdown]
-# *DPO* is the run with $\beta = 0.1$. At step 15 its $h$ is 66 nats: the ratio of chosen to rejected
-# has grown by a factor of $e^{66}$, more than $10^{28}$. With $\beta = 1$ it is 39 nats, and still
-# rises. That it never stops, only the formula shows.
+# At step 15 and with $\beta = 0.1$, $h$ is 66 nats: the ratio of chosen to rejected has grown by a
+# factor of $e^{66}$, more than $10^{28}$. With $\beta = 1$ it is 39 nats, and still rises. That it
+# never stops, the formula shows.
 #
 # **Why?** Let a share $p$ of people prefer A to B. DPO stops where $\sigma(\beta h) = p$ (lesson
 # 12, section 5), which is at $h = \frac{1}{\beta} \log \frac{p}{1 - p}$. If all agree, $p = 1$: the
-# sigmoid would have to be one, and no finite $h$ reaches this. A larger $\beta$ does not help:
-# infinity divided by $\beta$ is still infinity.
+# sigmoid would have to be one, and no finite $h$ reaches this, whatever $\beta$ is.
 #
 # ### The repair: IPO
 #
@@ -393,81 +374,88 @@ show.lines(by_beta, xlabel="step", ylabel="mean h, nats")
 #
 # $$ h = \frac{2p - 1}{2\beta} . $$
 #
-# **Predict.** The labels of a pair become clearer: $p$ goes from 0.5 to 0.9, and then from 0.9 to 1.
-# On which of the two steps does DPO's $h$ move further, and on which IPO's?
+# Compare the two where the labels become clearer, with $\beta = 0.1$:
+#
+# | share $p$ | 0.5 | 0.9 | 0.999 | 1 |
+# |---|---|---|---|---|
+# | DPO stops at $h$ = | 0 | 22 | 69 | infinite |
+# | IPO stops at $h$ = | 0 | 4 | 4.99 | 5 |
+#
+# **What it costs.** Both losses see only labels. But under Bradley-Terry $\log \frac{p}{1 - p}$ is
+# the difference of the rewards, so DPO's $h$ is in proportion to it. IPO's $h$ is in proportion to
+# $2p - 1$, which levels off. From 0.9 to 0.999 the difference of the rewards becomes three times as
+# large, and IPO's $h$ hardly moves.
+#
+# **Predict.** The four pairs again, with IPO's loss and $\beta = 0.1$. Its target is $h = 5$ nats.
+# Sketch the curve: does $h$ rise to 5 from below, or go beyond it? Does it stay at 5?
 
 # %% tags=["predict"]
-p = torch.tensor([0.5, 0.9, 0.999, 1.0], dtype=torch.float64)
-print("DPO:", (torch.logit(p) / 0.1).numpy().round(1))
-print("IPO:", ((2 * p - 1) / 0.2).numpy().round(2))
+ipo_h, target = mean_h("ipo", 0.1), {"IPO's target": 5}
+both = {"DPO": dpo_h, "IPO": ipo_h}
+show.lines(both, xlabel="step", ylabel="mean h, nats", reference=target, order=methods)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# | $p$ | 0.5 | 0.9 | 0.999 | 1 |
-# |---|---|---|---|---|
-# | DPO | 0 | 22 | 69 | infinite |
-# | IPO | 0 | 4 | 4.99 | 5 |
-#
-# DPO moves by 22 nats on the first step, and without end on the second. IPO moves by 4 nats, and
-# then by 1. So IPO hardly notices the step on which DPO's $h$ explodes.
+# IPO goes beyond its target, to 8.9 nats, comes back, and then stays within 2 nats of it. The first
+# step alone takes $h$ to about 8 nats, under DPO as well. This is the optimiser: Adam's first step
+# has the same size whatever the gradient. From there IPO's gradient points back.
 # </details>
 #
-# The four pairs again, with IPO's loss. Its target for $\beta = 0.1$ is the line at 5 nats:
-
-# %%
-with_ipo = by_beta | {"IPO, beta 0.1": mean_h("ipo", 0.1)}
-target = {"IPO's target": 5}
-show.lines(with_ipo, xlabel="step", ylabel="mean h, nats", reference=target)
+# **When to use it.** Use IPO if one rule or one model gives the labels and the pairs are seen again
+# and again. Where labels contradict each other, DPO stops as well, and with few steps you can stop
+# it yourself. Our recorded runs see each pair once, so they cannot show this gain.
 
 # %% [markdown]
-# Adam's first step has the same size whatever the gradient. It takes $h$ to about 8 nats under all
-# three losses, already beyond IPO's target. IPO reaches 8.9 nats, comes back, and then stays within
-# 2 nats of its target.
+# ## 5. Compare at equal KL
 #
-# **What it costs.** IPO treats "everybody finds A a little better" and "everybody finds A far
-# better" alike: it sees shares of wins, not rewards. And $\beta$ has another meaning: at 0.1, IPO's
-# $h$ stops at 5 nats at most. DPO with the same $\beta$ goes on, so comparing the two at one
-# $\beta$ says nothing.
-
-# %% [markdown]
-# ## 5. What the record says: compare at equal KL
-#
-# A run that goes further from the reference has more gold *and* more KL. So a fair comparison asks:
-# **how much gold at the same KL?** In the figure, the curve is DPO with labels by people (lesson 12).
-# From left to right $\beta$ is 1, 0.3, 0.1 and 0.03. The points are DPOP and IPO with the same labels,
-# and the three variants of section 3. All are judged on the same 76 test films, three seeds each.
-# The bars reach from the lowest to the highest seed.
+# A run that goes further from the reference has more gold *and* more KL. So we ask: **how much gold
+# has DPO at the same KL?** Lesson 12 ran DPO with four values of $\beta$ on people's labels. In the
+# figure these four points are the curve; from left to right $\beta$ is 1, 0.3, 0.1 and 0.03. The
+# other points are IPO and DPOP with the same labels and $\beta = 0.1$, and the three variants of
+# section 3. All are judged on the same 76 test films, three seeds each. The bars reach from the
+# lowest to the highest seed.
 
 # %%
 of_curve = runs.experiment == "betas"
 curve = {"DPO": runs[of_curve].variant.unique()}
-repairs = {"ipo": "IPO, beta 0.1", "dpop": "DPOP, beta 0.1"}
-points = runs.variant.isin([*names.values(), *repairs])
-drawn = runs[of_curve | points].replace({"variant": repairs})
-show.frontier(drawn, curves=curve, log=True, ylabel="gold")
+drawn = runs[of_curve | runs.variant.isin(names.values())]
+show.frontier(drawn, curves=curve, log=True, ylabel="gold", order=methods)
 
 # %% [markdown]
-# - **IPO lies on DPO's curve.** It went only 1.2 nats far. DPO with a larger $\beta$ has as much
-#   gold there: the difference is 0.04, with a 95 % interval over films and seeds from −0.04 to
-#   0.14. Our labels are single votes that contradict each other, so section 4's fault does not
-#   arise.
-# - **DPOP hardly moved**, 0.3 nats. That is left of the curve's end, so we cannot compare.
-# - **The three variants of section 3 lie above the curve**, and no interval contains 0.
+# Each variant ran at one $\beta$ only. That is enough, because DPO has a whole curve: from the
+# variant's point we go straight down (or up) to the curve, and read DPO's gold there. The
+# difference is the variant's **lead**. For online DPO the curve has 1.33, so its lead is 1.84 −
+# 1.33 = 0.51.
 #
-# The table splits the lead of online DPO into three changes: gold at equal KL, and the 95 %
-# interval. The last column counts KL *per token*, which is fairer to long reviews: a short one has
-# less KL for the same change of style.
+# In brackets are 95 % intervals: seeds and films are drawn again 500 times, those of the curve too.
+# (`experiments.above_curve` does all this.) The last column counts KL *per token*, because a short
+# review has less KL for the same change of style.
 #
-# | change | variant | KL per response | KL per token |
-# |---|---|---|---|
-# | the reward model's labels | *human reviews*, above the curve | 0.13 [0.04, 0.24] | 0.12 [0.03, 0.22] |
-# | the policy's own responses | *own reviews, once*, above *human reviews* | 0.17 [0.06, 0.29] | 0.11 [−0.00, 0.22] |
-# | fresh ones at every step | *online DPO*, above *own reviews, once* | 0.20 [0.02, 0.35] | 0.10 [−0.08, 0.28] |
+# | variant | KL | gold | DPO's gold at this KL | lead | lead, KL per token |
+# |---|---|---|---|---|---|
+# | *IPO* | 1.2 | 0.91 | 0.87 | 0.04 [−0.04, 0.14] | 0.04 [−0.04, 0.14] |
+# | *human reviews* | 2.3 | 1.17 | 1.04 | 0.13 [0.04, 0.24] | 0.12 [0.03, 0.22] |
+# | *own reviews, once* | 2.7 | 1.40 | 1.09 | 0.30 [0.19, 0.42] | 0.23 [0.11, 0.34] |
+# | *online DPO* | 4.7 | 1.84 | 1.33 | 0.51 [0.35, 0.64] | 0.33 [0.19, 0.45] |
 #
-# The reward model's labels contradict each other less. Own and fresh responses each bring about as
-# much again, but per token neither interval excludes 0. Together they bring 0.38 [0.18, 0.55], and
-# per token 0.21 [0.01, 0.38], which just excludes 0.
+# - **IPO lies on DPO's curve**: its interval contains 0. Our labels are single votes. Each pair is
+#   seen once, and what wins in one pair may lose in the next. For the shared weights such votes add
+#   up to a share below 1, so section 4's fault does not arise.
+# - **DPOP** is missing: at 0.3 nats it is left of the curve's end, so there is nothing to read.
+# - **The three variants of section 3 lie above the curve**, and their intervals exclude 0.
+#
+# From DPO to *human reviews* the labels change: the reward model's contradict each other less than
+# single votes. Then the writer changes:
+#
+# | what changes | the lead grows by | KL per token |
+# |---|---|---|
+# | own reviews instead of people's | 0.17 [0.06, 0.29] | 0.11 [−0.00, 0.22] |
+# | fresh ones at every step | 0.20 [0.02, 0.35] | 0.10 [−0.08, 0.28] |
+# | both together | 0.38 [0.18, 0.55] | 0.21 [0.01, 0.38] |
+#
+# (Rounded numbers need not add up.) With KL per response, each step excludes 0. With KL per token,
+# only both together do, and just so.
 #
 # **So first ask whose responses the pairs are**, then which loss. Lesson 14b compares all thirteen
 # losses of the package in this way.
@@ -475,13 +463,11 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold")
 # %% [markdown]
 # ## What to remember
 #
-# - DPO's loss sees only $h$, the difference of two log-ratios. Both can fall.
-# - A push on one response moves all that share its weights. Pairs of near twins are dangerous:
-#   many other responses lie further along their difference.
+# - DPO's loss sees only $h$, the difference of two log-ratios. Both can fall, because a push on one
+#   response moves all that share its weights.
 # - DPOP stops the fall of the chosen response on its training pairs. It pays by learning less.
-# - Pairs by others say nothing about what the policy writes. Online DPO pays for this knowledge
-#   with samples and a judge.
-# - Labels that always agree have no finite optimum under DPO. IPO has a target, and forgets how
+# - Pairs by others say little about what the policy writes. Online DPO needs samples and a judge.
+# - Labels that always agree have no finite optimum under DPO. IPO has a target, and flattens how
 #   *much* better a response is.
 # - Compare losses at equal KL, never at equal $\beta$.
 #
@@ -496,7 +482,8 @@ show.frontier(drawn, curves=curve, log=True, ylabel="gold")
 
 # %% tags=["predict"]
 nearer = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
-show.lines(dict(zip(["yes", "no", "sure"], train(dpo, nearer)[:1500].T)), xlabel="step")
+by_name = dict(zip(["yes", "no", "sure"], train(dpo, nearer)[:1500].T))
+show.lines(by_name, xlabel="step", ylabel="probability")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -536,67 +523,64 @@ check.slopes_of_a_pair(slopes_of_a_pair)
 
 # %% [markdown] tags=["solution"]
 # In a table of logits, `features` is the identity matrix. Then the slope of an unseen response is
-# minus the probability of the chosen response plus that of the rejected one: the rule of section 2.
+# minus the probability of the chosen response plus that of the rejected one. So it loses as long as
+# the chosen one is the likelier of the two.
+
+# %% [markdown]
+# **3. Which fault is it?** *(medium, 15 minutes)*. Here are four small runs of DPO, made for this
+# exercise. Three have one fault each, and one is healthy. The first figure shows the mean log-ratio
+# of the chosen and of the rejected responses. The second shows the mean reward of what the policy
+# itself writes. The best response has the reward 1 in log A, 2 in log B, 1 in log C and 2 in log D.
+# Write down for each log: which fault, which curve shows it, and which repair you would try.
+
+# %%
+chosen = {
+    "log A": [0.0, -0.5, -1.1, -1.4, -1.6, -1.8, -1.8],
+    "log B": [0.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6],
+    "log C": [0.0, 1.3, 1.4, 1.4, 1.4, 1.4, 1.4],
+    "log D": [0.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9],
+}
+rejected = {
+    "log A": [0.0, -1.4, -2.4, -3.0, -3.4, -3.6, -3.7],
+    "log B": [0.0, -0.4, -0.3, -0.3, -0.3, -0.3, -0.3],
+    "log C": [0.0, -6.6, -11.7, -15.4, -18.2, -20.4, -22.3],
+    "log D": [0.0, -1.0, -1.1, -1.1, -1.1, -1.1, -1.1],
+}
+panels = {k: {"chosen": chosen[k], "rejected": rejected[k]} for k in chosen}
+show.lines(panels, range(0, 301, 50), xlabel="step", ylabel={"log A": "log-ratio"})
+
+# %%
+reward = {
+    "log A": [0.0, -0.5, -0.7, -0.8, -0.9, -0.9, -0.9],
+    "log B": [0.2, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5],
+    "log C": [0.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+    "log D": [0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2],
+}
+show.lines(reward, range(0, 301, 50), xlabel="step", ylabel="mean reward")
+
+# %% [markdown] tags=["solution"]
+# - **A: likelihood displacement.** The chosen response falls with the rejected one, and the reward
+#   falls: the probability went to a bad response that is in no pair. DPOP would at least stop here,
+#   as in section 2. Pairs of the policy's own responses would be better: they contain the bad one.
+#   (The run is section 2's network, with labels of which 73 % agree.)
+# - **B: healthy.** Both log-ratios level off, and the reward rises to 1.5. (It stays below 2
+#   because of the KL penalty.) The run is online DPO with four responses in a table.
+# - **C: labels that always agree.** The rejected response still falls at the last step. The chosen
+#   one cannot rise further, because its probability is nearly 1. The reward looks perfect, so only
+#   the first figure shows the fault. Try IPO, or stop early.
+# - **D: off-policy data.** The pairs look as healthy as in B. But the reward hardly moves, although
+#   there is a response with the reward 2. The two responses of the pair have only a tenth of the
+#   probability at the start. Try online DPO.
 
 # %% [markdown] tags=["exercise"]
-# **3. Two losses to take along** *(easy, 10 minutes)*. From four log-probabilities of shape (B,),
-# each the sum over the tokens of a response, return DPOP's and IPO's loss of each pair, (B,).
-# `penalty` is $\lambda$. DPOP's loss must be finite where a pair is very wrong. The checkers compare
-# the gradients, too.
-#
-# *Hint:* compute the log-ratios first. In DPOP only one of them is penalised. Does IPO compare $h$
-# with its target, or $\beta h$?
-
-
-# %% tags=["exercise"]
-def dpop_loss(
-    chosen_logprobs,
-    rejected_logprobs,
-    ref_chosen_logprobs,
-    ref_rejected_logprobs,
-    beta,
-    penalty,
-): ...  # your code
-
-
-def ipo_loss(
-    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
-): ...  # your code
-
-
-check.dpop_loss(dpop_loss)
-check.ipo_loss(ipo_loss)
-
-
-# %% tags=["solution"]
-def dpop_loss(
-    chosen_logprobs,
-    rejected_logprobs,
-    ref_chosen_logprobs,
-    ref_rejected_logprobs,
-    beta,
-    penalty,
-):
-    c = chosen_logprobs - ref_chosen_logprobs
-    r = rejected_logprobs - ref_rejected_logprobs
-    return -logsigmoid(beta * (c - r - penalty * relu(-c)))
-
-
-def ipo_loss(
-    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
-):
-    h = chosen_logprobs - ref_chosen_logprobs
-    h = h - (rejected_logprobs - ref_rejected_logprobs)
-    return (h - 1 / (2 * beta)) ** 2
-
-
-check.dpop_loss(dpop_loss)
-check.ipo_loss(ipo_loss)
-
-# %% [markdown] tags=["exercise"]
-# **4. Whose pairs?** *(hard, 20 minutes)*. First on paper: the best of all responses has the
+# **4. Whose pairs?** *(hard, 35 minutes)*. First on paper: the best of all responses has the
 # probability 0.02 in the starting policy and 0.3 in today's. How often is it in a pair that the
 # starting policy wrote? And in a pair that today's policy writes?
+#
+# <details><summary>The two shares</summary>
+#
+# In $1 - 0.98^2$ = 4 % of the old pairs, and in $1 - 0.7^2$ = 51 % of the fresh ones.
+# </details>
 #
 # Now the general case, in the table of section 3. Two responses are drawn independently, each with
 # the probabilities `writer` (K,). They can be equal. `share[i, j]` (K, K) is the probability that
@@ -604,9 +588,10 @@ check.ipo_loss(ipo_loss)
 # of DPO's loss of one such pair with respect to the K logits of the policy, (K,). Use neither
 # sampling nor autograd.
 #
-# *Hint:* begin with one pair (i, j) and both possible labels. $h$ is a difference of two logits, up
-# to a constant, so only two logits have a gradient. Then ask how often response k is the first of
-# a pair, how often the second, and who is its partner.
+# *Hint:* begin with one pair (i, j) and both possible labels: j wins with the probability
+# `share[j, i]`, which is one minus `share[i, j]`. $h$ is a difference of two logits, up to a
+# constant, so only two logits have a gradient. Then ask how often response k is the first of a
+# pair, how often the second, and who is its partner.
 
 
 # %% tags=["exercise"]
@@ -617,8 +602,6 @@ check.gradient_of_pairs(gradient_of_pairs)
 
 
 # %% [markdown] tags=["solution"]
-# On paper: in $1 - 0.98^2$ = 4 % of the old pairs, and in $1 - 0.7^2$ = 51 % of the fresh ones.
-#
 # One pair (i, j) gives logit i the gradient $\beta\,(\sigma(\beta h) -$ share$)$, and logit j minus
 # that. Response k is the first or the second of a pair: a factor of 2.
 
@@ -716,11 +699,27 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 # <details><summary>4. Does a single pair always push its chosen response down?</summary>
 #
 # No. In a table of logits it never does: the slope of the chosen response is one minus the
-# difference of the two probabilities, which is positive. With many pairs it can happen even there:
-# a response that wins once is crowded out by one that wins often.
+# difference of the two probabilities, which is positive. With many pairs it can happen even there.
+# Let A beat B in one pair, and let C beat each of them in five. Then C takes the probability, and A
+# ends below its start.
 # </details>
 #
 # ## Going further
+#
+# **Unseen responses in a table.** With a weight of its own for each response (a table of logits), DPO
+# raises the logit of the chosen response, lowers that of the rejected one by the same amount, and
+# leaves all others alone. Take three responses with a probability of 1/3 each. DPO multiplies the
+# first by 3, divides the second by 3, and then all are divided by their sum:
+#
+# | | chosen | rejected | unseen | sum |
+# |---|---|---|---|---|
+# | start | 0.33 | 0.33 | 0.33 | 1 |
+# | times 3, divided by 3, times 1 | 1 | 0.11 | 0.33 | 1.44 |
+# | divided by the sum | 0.69 | 0.08 | 0.23 | 1 |
+#
+# The chosen one has gained 0.67 and the rejected one has lost only 0.22. So the sum is above 1, and
+# the division takes from all. This is how the unseen response loses. It would gain if the rejected
+# response were the likelier one of the two.
 #
 # **IPO's optimum for all pairs.** The mean loss of a pair is
 # $\big(h - \frac{2p - 1}{2\beta}\big)^2$ plus a constant. So the log-ratios are a least-squares fit
@@ -735,25 +734,23 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 #
 # **Does the order carry over?** In section 2, DPOP knows the order of fewer unseen pairs than DPO.
 # It also moved far less, 0.3 nats instead of 5.4. But that is not the whole reason: IPO went only
-# 1.2 nats and has 58 % in the right order. Raising the chosen reviews seems to be what costs the
-# order. Lesson 14b has the same numbers for thirteen losses.
+# 1.2 nats and has 58 % in the right order. Lesson 14b has the same numbers for thirteen losses.
 #
 # **The pairs of the first figure.** The mean is over the pairs of the step, before its update. The
 # pairs are new, but most of their responses have been in earlier pairs, as chosen or as rejected
 # ones.
 #
 # **What is not equal in section 3.** The reward model was trained on many more votes than 3,200.
-# The policy writes about all titles, about three pairs each. The human reviews are of the films
-# that have votes and short reviews, about nineteen pairs each. An unfinished review of the policy
-# costs a penalty of 1, and human reviews teach no such thing. Each variant was run at one $\beta$
-# only. PPO with the KL coefficient 0.25 also samples (lesson 07). It has more gold than online DPO,
-# 2.01 against 1.84, at a lower KL, 4.1 nats against 4.7. But a pair only says which of two
-# responses is better, and PPO is told by how much.
+# The policy writes about all titles, about three pairs each. The human reviews are of fewer films,
+# about nineteen pairs each. And an unfinished review of the policy costs a penalty of 1, which
+# human reviews cannot teach.
 #
-# **What the libraries do.** TRL's DPO trainer has IPO as `loss_type="ipo"`. It divides each
-# log-ratio by the length of its response, so its $\beta$ means something else: the target is per
-# token. OpenRLHF uses sums, as we do. TRL's online DPO is marked as experimental. It takes a judge
-# or a reward model, and penalises reviews without an end token. None of them logs how many chosen
+# **And PPO?** PPO with the KL coefficient 0.25 also samples (lesson 07). It has more gold than online
+# DPO, 2.01 against 1.84, at a lower KL, 4.1 nats against 4.7. A pair only says which of two responses
+# is better, and PPO is told by how much.
+#
+# **What the libraries do.** TRL's IPO (`loss_type="ipo"`) divides each log-ratio by the length of its
+# response, so its target is per token. OpenRLHF uses sums, as we do. Neither logs how many chosen
 # responses have become less likely. Our log calls this number *displaced*.
 #
 # **References.** Rafailov et al. 2023, *Direct preference optimization*. Razin et al. 2024,
@@ -763,5 +760,5 @@ show.lines(yes, xlabel="step", ylabel="log-ratio of yes")
 # human preferences* (IPO, sections 4 and 5).
 #
 # *How this lesson is checked:* IPO's optimum, DPOP by hand and the gradients of all losses are
-# tested in `tests/core/test_preference.py`, and every number about a recorded run is compared with
-# the record (`tests/claims/test_lesson_14.py`).
+# tested in `tests/core/test_preference.py`. Every number about a recorded run is compared with the
+# record, and the four logs of exercise 3 are computed again (`tests/claims/test_lesson_14.py`).

@@ -322,17 +322,11 @@ DIFFERENT = {  # right answers written in another way
             for row, ends, keep in zip(e, q.tolist(), m, strict=True)
         ]
     ),
-    "ipo_loss": lambda c, r, rc, rr, b: torch.nn.functional.mse_loss(
-        (c - rc) - (r - rr), torch.full_like(c, 0.5 / b), reduction="none"
-    ),
     "gold_above_curve": lambda k, g, x, y: torch.tensor(
         [
             a - np.interp(math.log(b), x.log().tolist(), y.tolist())
             for a, b in zip(g, k, strict=True)
         ]
-    ),
-    "dpop_loss": lambda c, r, rc, rr, b, k: torch.nn.functional.softplus(
-        -b * ((c - rc) - (r - rr) - k * torch.clamp(rc - c, min=0))
     ),
     "slopes_of_a_pair": lambda x, p, c, r: torch.func.jacfwd(lambda w: (p + x @ w).log_softmax(0))(
         torch.zeros(x.shape[1])

@@ -1,51 +1,10 @@
-"""Exercises of lessons 14 (who moves where, whose pairs, DPOP, IPO) and 14b (equal KL, losses)."""
+"""Exercises of lessons 14 (who moves where, whose pairs, DPOP) and 14b (equal KL, losses)."""
 
 import torch
 from torch.nn.functional import logsigmoid, relu
 
 from minirlhf.classroom.exercise import Exercise
-from minirlhf.core.preference import dpop, orpo, simpo
-
-FOUR = ("chosen_logprobs", "rejected_logprobs", "ref_chosen_logprobs", "ref_rejected_logprobs")
-
-
-def _four_case(g):
-    chosen, rejected, *refs = -20 * torch.rand(4, 6, generator=g)
-    return chosen, rejected, *refs, 0.05 + torch.rand((), generator=g).item()
-
-
-def _ratio(c, r, rc, rr):
-    return c - rc - r + rr
-
-
-ipo_loss = Exercise(
-    "ipo_loss",
-    (*FOUR, "beta"),
-    _four_case,
-    lambda *x: (_ratio(*x[:4]) - 1 / (2 * x[4])).square(),
-    {
-        "the target is 1 / (2 beta), not 1 / beta.": lambda *x: (
-            _ratio(*x[:4]) - 1 / x[4]
-        ).square(),
-        "the target is 1 / (2 beta). With beta / 2, a weaker KL constraint "
-        "would ask for a smaller margin.": lambda *x: (_ratio(*x[:4]) - x[4] / 2).square(),
-        "the reference is missing. h is a difference of log-ratios.": lambda c, r, rc, rr, b: (
-            c - r - 1 / (2 * b)
-        ).square(),
-        "the sign of h is wrong. Take chosen minus rejected.": lambda *x: (
-            _ratio(*x[:4]) + 1 / (2 * x[4])
-        ).square(),
-        "you compared beta h with the target. Compare h.": lambda *x: (
-            x[4] * _ratio(*x[:4]) - 1 / (2 * x[4])
-        ).square(),
-        "the square is missing. The loss would be smallest far out on the wrong side.": lambda *x: (
-            _ratio(*x[:4]) - 1 / (2 * x[4])
-        ),
-        "a margin above the target costs nothing here. That is a squared hinge loss. "
-        "IPO pulls the margin back.": lambda *x: relu(1 / (2 * x[4]) - _ratio(*x[:4])).square(),
-    },
-    differentiate=FOUR[:2],
-)
+from minirlhf.core.preference import orpo, simpo
 
 
 def _runs_case(g):
@@ -111,65 +70,6 @@ gold_above_curve = Exercise(
             torch.tensor([0.0, 1.0, 2.0]),
         ),
     ),
-)
-
-
-def _penalty_case(g):
-    chosen, rejected, ref_rejected = -20 * torch.rand(3, 6, generator=g)
-    # The chosen response is less likely than under the reference in some pairs, not in all.
-    ref_chosen = chosen + torch.tensor([3.0, -3.0, 1.0, -1.0, 0.5, 2.0])
-    return (
-        chosen,
-        rejected,
-        ref_chosen,
-        ref_rejected,
-        0.05 + 0.2 * torch.rand((), generator=g).item(),
-        2.0,
-    )
-
-
-def _dpop(c, r, rc, rr, b, p):
-    return dpop(c, r, rc, rr, beta=b, penalty=p)
-
-
-dpop_loss = Exercise(
-    "dpop_loss",
-    (*FOUR, "beta", "penalty"),
-    _penalty_case,
-    _dpop,
-    {
-        "the penalty has the wrong direction: it punishes "
-        "a chosen response that became *more* likely.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(c - rc)))
-        ),
-        "max(0, ...) is missing. Without it, a chosen response that became "
-        "more likely is rewarded for it without limit.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * (rc - c)))
-        ),
-        "the penalty is outside beta. It belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * _ratio(c, r, rc, rr) - p * relu(rc - c))
-        ),
-        "the penalty is added to the loss. "
-        "It belongs inside the bracket.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * _ratio(c, r, rc, rr)) + p * relu(rc - c)
-        ),
-        "the penalty is added to the margin. Subtract it.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * (_ratio(c, r, rc, rr) + p * relu(rc - c)))
-        ),
-        "the penalty is missing: this is DPO.": lambda c, r, rc, rr, b, p: _dpop(
-            c, r, rc, rr, b, 0.0
-        ),
-        "you punished the fall of the rejected response. "
-        "The rejected response is meant to fall.": lambda c, r, rc, rr, b, p: (
-            -logsigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rr - r)))
-        ),
-        "where a pair is very wrong, the sigmoid becomes 0 and its logarithm infinite. "
-        "Use logsigmoid.": lambda c, r, rc, rr, b, p: (
-            -torch.sigmoid(b * (_ratio(c, r, rc, rr) - p * relu(rc - c))).log()
-        ),
-    },
-    differentiate=FOUR[:2],
-    edges=((*(torch.tensor([x]) for x in (-2000.0, -1.0, -1.0, -1.0)), 0.1, 2.0),),
 )
 
 
@@ -248,8 +148,12 @@ gradient_of_pairs = Exercise(
         "Its partner also comes from the writer.": lambda w, x, s, b: (
             2 * b * w * _surprise(x, s, b).sum(1)
         ),
-        "a response can be the first of a pair or the second. Count both.": lambda w, x, s, b: (
-            _pairs(w, x, s, b) / 2
+        "this is half of it. Either you counted response k as the first of a pair only, and not as "
+        "the second. Or you counted one of the two labels only: j can also win, with the "
+        "probability share[j, i].": lambda w, x, s, b: _pairs(w, x, s, b) / 2,
+        "you counted only the labels that response k wins. If its partner wins, "
+        "logit k has a gradient, too.": lambda w, x, s, b: (
+            2 * b * w * ((s * (_surprise(x, s, b) + s - 1)) @ w)
         ),
         "this is the direction of descent. Return the gradient of the loss.": lambda w, x, s, b: (
             -_pairs(w, x, s, b)
