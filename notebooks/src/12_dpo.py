@@ -58,8 +58,6 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. From the objective to the loss
 #
-# Four steps lead from PPO's objective to this loss.
-#
 # **(a) The objective.** Let $r(x, y)$ be the reward of a response. Training maximises the expected
 # reward minus a KL penalty:
 #
@@ -77,10 +75,8 @@ from minirlhf.classroom import FAST, check
 # Z(x) = \sum_y \pi_{\text{ref}}(y \mid x)\, e^{r(x, y) / \beta} . $$
 #
 # In words: take the reference, and multiply each response by a factor that grows with its reward.
-# $Z(x)$ is the **partition function**. With it, the probabilities of all responses to a prompt add
-# up to one.
-#
-# We cannot compute $Z(x)$: it is a sum over *all* responses, and there are far too many.
+# Dividing by $Z(x)$, the **partition function**, makes the probabilities add up to one. We cannot
+# compute it: it is a sum over *all* responses, and there are far too many.
 #
 # **(c) Turn it round.** Take the logarithm of the Gibbs policy:
 #
@@ -209,7 +205,7 @@ for beta in (1.0, 0.1):
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. But with $\beta =
+# With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. With $\beta =
 # 0.1$ it is 9 to the tenth power: 3.5 *billion* times. At the usual $\beta$ the optimum is nearly
 # deterministic wherever people agree.
 # </details>
@@ -266,18 +262,17 @@ show.distance_to_optimum(distances)
 
 # %% [markdown]
 # The figure shows the distance of each policy to the Gibbs policy: a KL divergence, on a logarithmic
-# axis. Both fall all the time. At the end no probability is off by more than 0.001.
+# axis. Both fall. At the end no probability is off by more than 0.001.
 #
-# **The two algorithms find the same policy.** But this needs four conditions:
+# **The two find the same policy.** But this needs four conditions:
 #
 # 1. The labels are shares of many people, who follow Bradley-Terry.
 # 2. Every pair is covered.
 # 3. The policy can be any distribution.
 # 4. Training reaches the optimum.
 #
-# What happens if a condition fails? We train again, with the same number of steps, and show the
-# largest error of a probability, and the probability of the policy's favourite response. (Its true
-# value is 0.41.)
+# What happens if a condition fails? The table shows the largest error of a probability after
+# training, and the probability of the policy's favourite response (its true value is 0.41).
 
 # %%
 votes, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
@@ -304,19 +299,19 @@ pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
 #   C, and C beats A. No policy can obey all three. So this policy stops, but not at the right place.
 #   **1000 votes** are nearly as good as the exact shares.
 # - **Pairs among 8 responses.** *Among* these all ratios are right. The others should have a total
-#   probability of 0.49, and they get 0.10. Why? A pair raises one logit and lowers another by as
-#   much. That multiplies one probability by 3, say, and divides the other by 3. The first gains
-#   more than the second loses. Then all are divided by their sum, and the responses without a pair
-#   lose (exercise 2).
+#   probability of 0.49, and they get 0.10. Why? Think of one logit per response. A pair raises one
+#   and lowers another by as much. That multiplies one probability by 3, say, and divides the other
+#   by 3. The first gains more than the second loses. Then all are divided by their sum, and the
+#   responses without a pair lose (exercise 2).
 # - **After 10 steps**, the policy is still on its way.
 #
-# The film reviews of the next sections meet none of the four conditions: one vote per pair, few
-# pairs, a network whose responses share their weights, and at most 100 steps.
+# The film reviews below meet none of the four conditions: one vote per pair, few pairs, a network
+# whose responses share their weights, and at most 100 steps.
 
 # %% [markdown]
 # ## 7. One step of DPO
 #
-# Now the real thing: `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
+# Now we take `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
 # reviews. The prompt is a film's title. Both reviews are by people. The label compares two single
 # ratings, each by one random person. We use 32 pairs per step and $\beta = 0.1$.
 
@@ -365,7 +360,7 @@ def dpo_step(rows):
 
 
 # %% [markdown]
-# Compare it with PPO's step in lesson 06. Two details matter:
+# Two details matter:
 #
 # - Log-probabilities are **summed** over the tokens, the end token included.
 # - Nothing is sampled, so there is no temperature: the logits are not scaled.
@@ -413,20 +408,20 @@ show.microscope(tokens[columns], "implicit_reward", text="all")
 tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
-# The implicit rewards of the two responses are 0.04 and −0.26. So DPO has this pair in the right
-# order, with a margin of 0.30. Two things to see:
+# The implicit rewards of the two responses are 0.04 and −0.26. So this pair is in the right order,
+# with a margin of 0.30. Two things to see:
 #
-# - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of *offering*) in the rejected response, with −0.13. *Messy* sounds
-#   like criticism; its two tokens have −0.05 together. The full stop of the chosen response has 0.06, for no reason
-#   that we know.
-# - **There is one label for about twenty tokens.** DPO sees only the sum. Lesson 13 asks what the
-#   numbers of single tokens mean.
+# - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of
+#   *offering*) in the rejected response, with −0.13. *Messy* sounds like criticism; its two tokens
+#   have −0.05 together. Why the full stop of the chosen response has 0.06, we do not know.
+# - **There is one label for about twenty tokens.** Lesson 13 asks what the numbers of single tokens
+#   mean.
 
 # %% [markdown]
-# ## 9. What has the policy learned? 2,000 new pairs
+# ## 9. What has the policy learned?
 #
 # In the experiment `order`, DPO trains for 100 steps as above ($\beta = 0.1$, 32 pairs per step).
-# Then 2,000 pairs of films that were not trained on are compared. In the table each row is a seed.
+# Then it compares 2,000 pairs of new films. In the table each row is a seed.
 #
 # | column | what it is |
 # |---|---|
@@ -450,12 +445,19 @@ asked[["right_order", "chosen_change", "rejected_change"]].round(2)
 # - **Both fall.** The chosen reviews lose 2.8 nats and the rejected ones 3.6. This is case D of
 #   section 3. The rejected ones lose more, and that is all the loss asks for.
 # </details>
+
+# %% [markdown]
+# ## 10. Why the chosen responses fall
 #
-# The fall of the chosen responses is called **likelihood displacement**. It surprises everybody.
-# REASON
+# The fall of the chosen responses is called **likelihood displacement**. No training pair contained
+# the reviews of section 9. They move because all responses share the weights of the network. The
+# reference was fine-tuned to make reviews by people likely. DPO moves the weights for another goal,
+# and nothing in its loss protects this. A check: we drew the labels by a coin, so there was nothing
+# to learn. In two short runs, new reviews became less likely all the same. Lesson 14 shows
+# displacement with three responses.
 #
-# The next figure shows how it happens. It has 128 pairs of other new films, every 10 steps, for four
-# values of $\beta$. The last panel is *chosen_change* minus *rejected_change*.
+# The next figure shows 128 pairs of other new films at every 10th step, for four values of $\beta$. The
+# last panel is *chosen_change* minus *rejected_change*.
 
 # %%
 history = experiments.results("betas_history")
@@ -467,12 +469,12 @@ show.curves(
 # %% [markdown]
 # - Both sides fall at every $\beta$ and on every seed. At $\beta = 0.03$ both have lost more than 6
 #   nats.
-# - The last panel cannot tell whether the rejected ones fall more. The bands of all $\beta$ include
-#   zero at the end, because 128 pairs are too few. (On them 0.49 to 0.52 are in the right order, with
-#   a standard error of 0.04.) The 2,000 pairs above can tell: there the difference is 0.8 nats.
+# - For the last panel, 128 pairs are too few: at $\beta = 0.1$ the three seeds end between −0.06 and
+#   0.22 nats. (The share in the right order is 0.49 to 0.52, with a standard error of 0.04.) On the
+#   pairs of section 9 the difference is 0.8 nats.
 
 # %% [markdown]
-# ## 10. The curves of your own run
+# ## 11. The curves of your own run
 #
 # A run logs the pairs of each step, before it trains on them:
 
@@ -487,13 +489,13 @@ show.curves(history, columns=["loss", "rewards/margins", "rewards/accuracies"])
 # | rewards/accuracies | share of pairs with a positive margin | starts at zero, because a tie is not right; then 0.64 to 0.67 on average |
 #
 # At $\beta = 1$ the loss *rises* above its start: margins are large there, in wrong pairs too. So
-# do not compare the losses of different $\beta$. Log the change of $\log \pi$ on new pairs as well.
-# None of these three curves shows the displacement.
+# do not compare the losses of different $\beta$. None of the three curves shows displacement: log the
+# change of $\log \pi$ on new pairs, too.
 
 # %% [markdown]
-# ## 11. DPO against PPO
+# ## 12. DPO against PPO
 #
-# These DPO runs (three seeds for each $\beta$) stand beside PPO runs with six KL coefficients
+# These DPO runs stand beside PPO runs with six KL coefficients
 # (lesson 07). After training each policy wrote one review for each of 76 test films. The **gold
 # score** comes from a separate model that no training used. Each point is the mean of three seeds.
 #
@@ -809,7 +811,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 # next-word probabilities after every prefix. In the world of section 6 the best it can do under
 # DPO's loss has an error of 0.19.
 #
-# **Every seed of section 11.** At $\beta = 0.03$ DPO has at most 1.70 gold points at 8.6 nats or more.
+# **Every seed of section 12.** At $\beta = 0.03$ DPO has at most 1.70 gold points at 8.6 nats or more.
 # PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's worst seed has more
 # gold than DPO's best, at a lower KL. The same holds for $\beta = 0.3$ and the coefficient 0.5.
 #
@@ -818,7 +820,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # **Training pairs are not independent.** In 60 % of the pairs of section 7, the chosen response is the
 # rejected one of another pair. So a response of a new step may have been trained on before, and
-# *rewards/accuracies* in section 10 is no test on new data.
+# *rewards/accuracies* in section 11 is no test on new data.
 #
 # **Other starts.** The README's tour starts DPO at a fine-tuned model of each seed's own, so its
 # numbers differ.
