@@ -421,7 +421,7 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 # ## 9. What has the policy learned?
 #
 # In the experiment `order`, DPO trains for 100 steps as above ($\beta = 0.1$, 32 pairs per step).
-# Then it compares 2,000 pairs of new films. In the table each row is a seed.
+# Then it compares 2,000 pairs of new films. Each row is a seed.
 #
 # | column | what it is |
 # |---|---|
