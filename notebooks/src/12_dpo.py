@@ -164,8 +164,8 @@ for name, (of_chosen, of_rejected) in moves.items():
 # \big] . $$
 #
 # In words: push the chosen response up and the rejected one down, both with the same **weight**
-# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The columns are $h$ in nats,
-# the margin, and the weight, computed by PyTorch and by the formula:
+# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The weight is computed by
+# PyTorch and by the formula:
 
 # %%
 h = torch.tensor([-40.0, -10.0, 0.0, 10.0, 40.0], requires_grad=True)
@@ -261,8 +261,9 @@ for name, path in paths.items():
 show.distance_to_optimum(distances)
 
 # %% [markdown]
-# The figure shows the distance of each policy to the Gibbs policy: a KL divergence, on a logarithmic
-# axis. Both fall. At the end no probability is off by more than 0.001.
+# The figure shows the distance of each policy to the Gibbs policy, a KL divergence. PPO
+# slows down, because the gradient of a word is multiplied by its probability (lesson 04), so
+# rare words move slowly. At the end no probability is off by more than 0.001.
 #
 # **The two find the same policy.** But this needs four conditions:
 #
@@ -312,8 +313,8 @@ pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
 # ## 7. One step of DPO
 #
 # Now we take `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
-# reviews. The prompt is a film's title. Both reviews are by people. The label compares two single
-# ratings, each by one random person. We use 32 pairs per step and $\beta = 0.1$.
+# reviews. The prompt is a film's title. Both reviews are by people. The label compares two ratings,
+# each by one random person. We use 32 pairs per step and $\beta = 0.1$.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -409,7 +410,7 @@ tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
 # The implicit rewards of the two responses are 0.04 and −0.26. So this pair is in the right order,
-# with a margin of 0.30. Two things to see:
+# with a margin of 0.30.
 #
 # - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of
 #   *offering*) in the rejected response, with −0.13. *Messy* sounds like criticism; its two tokens
