@@ -160,8 +160,8 @@ def test_one_vote_per_pair_goes_in_circles(world):
     chains = torch.linalg.matrix_power(beats + torch.eye(15).double(), 14)
     assert (chains > 0).all()
     assert torch.linalg.matrix_power(beats, 3).trace() > 0
-    far, further = (descent(world, votes, i, j, steps=n)[-1] for n in (1000, 2000))
-    assert (far - further).abs().max() < 1e-3 and error(world, further) > 0.15
+    path = descent(world, votes, i, j, steps=300)
+    assert (path[200] - path[-1]).abs().max() < 1e-3 and error(world, path[-1]) > 0.15
 
 
 def test_each_condition_that_fails_moves_the_end(world, ends):
@@ -203,13 +203,13 @@ def test_a_response_without_a_pair_loses_in_a_table_of_logits_too(world):
     some = seen[i] & seen[j]
     i, j, share = i[some], j[some], share[some]
     ref = logits = world.sequence_logprobs(world.ref_logits)
-    for _ in range(3000):
+    for _ in range(200):
         logits = logits.detach().requires_grad_(True)
         p = logits.log_softmax(0)
         won = core.dpo(p[i], p[j], ref[i], ref[j], beta=BETA)
         lost = core.dpo(p[j], p[i], ref[j], ref[i], beta=BETA)
         (share * won + (1 - share) * lost).mean().backward()
-        logits = logits - 10 * logits.grad
+        logits = logits - 40 * logits.grad
     found = logits.detach().softmax(0)
     torch.testing.assert_close(
         found, check.optimum_of_pairs.reference(ref, world.rewards, seen, BETA)
