@@ -74,7 +74,7 @@ from minirlhf.classroom.lessons.lesson_12 import (
     best_log_ratio,
     dpo_loss,
     dpo_of_a_batch,
-    gradient_weights,
+    optimum_of_pairs,
     reward_from_policy,
 )
 from minirlhf.classroom.lessons.lesson_13 import (

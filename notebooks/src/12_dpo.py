@@ -19,8 +19,9 @@
 # - write one training step of DPO, and say what each line is for,
 # - say what $\beta$ does, and read the curves of a DPO run.
 #
-# **You need** lesson 07 (the KL penalty and its best policy) and lesson 08 (reward models,
-# Bradley-Terry). About 55 minutes to read and 75 for the exercises.
+# **You need** lessons 03 and 04 (policies, log-probabilities, the policy gradient), 06 (PPO), 07
+# (the KL penalty and its best policy) and 08 (reward models, Bradley-Terry). About 60 minutes to
+# read and 90 for the exercises.
 
 # %%
 import copy
@@ -57,29 +58,25 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. From the objective to the loss
 #
-# Four steps lead from PPO's objective to this loss.
-#
 # **(a) The objective.** Let $r(x, y)$ be the reward of a response. Training maximises the expected
 # reward minus a KL penalty:
 #
 # $$ \mathbb{E}_{y \sim \pi}\big[ r(x, y) \big] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}}) . $$
 #
-# The KL divergence is a mean over responses of $\pi$, too. So all is one mean:
+# The KL divergence is a mean over responses of $\pi$, too:
 #
 # $$ \mathbb{E}_{y \sim \pi}\Big[ r(x, y) - \beta \log \frac{\pi(y \mid x)}{\pi_{\text{ref}}(y \mid x)}
 # \Big] . $$
 #
-# **(b) The best policy.** Lesson 07 found the policy that maximises this objective. It is called
-# the **Gibbs policy**:
+# **(b) The best policy.** Lesson 07 (section 2) found the policy that maximises this objective, and
+# proved that no other is as good. It is called the **Gibbs policy**:
 #
 # $$ \pi^*(y \mid x) = \frac{1}{Z(x)}\, \pi_{\text{ref}}(y \mid x)\, e^{r(x, y) / \beta} , \qquad
 # Z(x) = \sum_y \pi_{\text{ref}}(y \mid x)\, e^{r(x, y) / \beta} . $$
 #
 # In words: take the reference, and multiply each response by a factor that grows with its reward.
-# $Z(x)$ is the **partition function**. With it, the probabilities of all responses to a prompt add
-# up to one.
-#
-# We cannot compute $\pi^*$: $Z(x)$ is a sum over *all* responses, and there are far too many.
+# Dividing by $Z(x)$, the **partition function**, makes the probabilities add up to one. We cannot
+# compute it: it is a sum over *all* responses, and there are far too many.
 #
 # **(c) Turn it round.** Take the logarithm of the Gibbs policy:
 #
@@ -92,15 +89,6 @@ from minirlhf.classroom import FAST, check
 # In words: the reward of a response is the implicit reward of the best policy, plus a number that
 # depends on the prompt alone.
 #
-# This also shows why the Gibbs policy is the best. Put the reward into (a). The two log-ratios
-# combine, and $\pi_{\text{ref}}$ cancels:
-#
-# $$ \mathbb{E}_{y \sim \pi}\Big[ \beta \log Z(x) - \beta \log \frac{\pi(y \mid x)}{\pi^*(y \mid x)} \Big]
-# = \beta \log Z(x) - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*) . $$
-#
-# The first term does not depend on $\pi$. The KL divergence is never negative, and zero only at
-# $\pi = \pi^*$.
-#
 # **(d) Compare two responses.** The **Bradley-Terry model** (lesson 08) says how often people
 # prefer $y_c$ to $y_r$: with the probability $\sigma(r(x, y_c) - r(x, y_r))$. Put (c) in for both
 # rewards. Both responses answer the same prompt, so both have the same $\beta \log Z(x)$. **In the
@@ -109,14 +97,15 @@ from minirlhf.classroom import FAST, check
 # $$ P(y_c \text{ is preferred}) = \sigma\Big( \beta \log \frac{\pi^*(y_c \mid x)}{\pi_{\text{ref}}(y_c
 # \mid x)} - \beta \log \frac{\pi^*(y_r \mid x)}{\pi_{\text{ref}}(y_r \mid x)} \Big) . $$
 #
-# We do not know $\pi^*$. So **we put the policy $\pi$ that we train in its place**, and maximise the
-# probability of what people chose. Minus the logarithm of this probability is DPO's loss.
+# We do not know $\pi^*$. So **we put the policy $\pi$ that we train in its place**. Minus the
+# logarithm of this probability is DPO's loss.
 
 # %% [markdown]
 # ## 3. One pair by hand
 #
 # For a pair we need four log-probabilities. We call the difference $\log \pi - \log
-# \pi_{\text{ref}}$ the **log-ratio**. With $\beta = 0.5$:
+# \pi_{\text{ref}}$ the **log-ratio**. Its unit is the *nat*: one nat more is $e$ times more likely.
+# With $\beta = 0.5$:
 #
 # | response | $\log \pi$ | $\log \pi_{\text{ref}}$ | log-ratio | implicit reward |
 # |---|---|---|---|---|
@@ -175,8 +164,8 @@ for name, (of_chosen, of_rejected) in moves.items():
 # \big] . $$
 #
 # In words: push the chosen response up and the rejected one down, both with the same **weight**
-# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The columns are $h$ in nats,
-# the margin, and the weight, computed by PyTorch and by the formula:
+# $\beta\, \sigma(-\beta h)$. Here are five pairs with $\beta = 0.1$. The weight is computed by
+# PyTorch and by the formula:
 
 # %%
 h = torch.tensor([-40.0, -10.0, 0.0, 10.0, 40.0], requires_grad=True)
@@ -191,8 +180,6 @@ pd.DataFrame(table | {"by the formula": formula}).round(3)
 # - A pair in the **wrong order** (first row) has nearly the largest weight possible, $\beta$.
 # - **Before training** $h = 0$, and every pair has the weight $\beta / 2$.
 # - A pair that is **right by a wide margin** (last row) hardly pushes any more.
-#
-# So once margins are large, DPO spends its gradient on the pairs that it has wrong.
 
 # %% [markdown]
 # ## 5. What $\beta$ does
@@ -213,15 +200,14 @@ pd.DataFrame(table | {"by the formula": formula}).round(3)
 
 # %% tags=["predict"]
 for beta in (1.0, 0.1):
-    h = torch.logit(torch.tensor(0.9, dtype=torch.float64)) / beta
-    print(f"beta {beta}: {h.exp().item():.2g} times")
+    print(f"beta {beta}: {(0.9 / 0.1) ** (1 / beta):.2g} times")  # this is e to the h
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. But with $\beta =
+# With $\beta = 1$ the ratio grows to 9 times its size, because 0.9 / 0.1 is 9. With $\beta =
 # 0.1$ it is 9 to the tenth power: 3.5 *billion* times. At the usual $\beta$ the optimum is nearly
-# deterministic wherever people agree. A run of a hundred steps gets nowhere near it.
+# deterministic wherever people agree.
 # </details>
 
 # %% [markdown]
@@ -232,8 +218,8 @@ for beta in (1.0, 0.1):
 # response, $p = \sigma(r_i - r_j)$. Two policies start from the same reference.
 #
 # - **DPO** gets these shares, and never sees a reward.
-# - **PPO** gets the rewards, and never sees a pair. It is PPO on average: no samples, no clip. At
-#   each step, every logit moves in proportion to its exact advantage, KL penalty included.
+# - **PPO** gets the rewards, and never sees a pair. It is PPO without samples: each step follows
+#   the exact policy gradient of the objective (a) (lesson 04).
 
 # %%
 world, beta = core.World.random(3, 3, seed=0), 0.5
@@ -263,32 +249,31 @@ def ppo_walk():
     logits, path = world.ref_logits, []
     for _ in range(200):
         path.append(world.probs(logits))
-        values, q = world.values(logits, beta=beta)
-        logits = logits + 0.1 * (q - values[:, None])  # the advantage of every word
+        logits = logits + 5 * world.gradient(logits, beta=beta)
     return torch.stack(path)
 
 
 paths = {"PPO": ppo_walk(), "DPO": dpo_walk(share)}
-for path in paths.values():
-    assert (path[-1] - target).abs().max() < 1e-4
-show.trajectories(paths, target)
+distances = {}
+for name, path in paths.items():
+    assert (path[-1] - target).abs().max() < 0.001
+    distances[name] = (target * (target / path).log()).sum(1)  # KL(target || policy)
+show.distance_to_optimum(distances)
 
 # %% [markdown]
-# A policy is a point with one coordinate per response. The left panel shows the two directions in
-# which the paths vary most. Both begin at the dot (the reference) and end at the star (the Gibbs
-# policy). The right panel shows their distance to it. At the end no probability is off by more than
-# 0.0001.
+# The figure shows the distance of each policy to the Gibbs policy, a KL divergence. PPO
+# slows down, because the gradient of a word is multiplied by its probability (lesson 04), so
+# rare words move slowly. At the end no probability is off by more than 0.001.
 #
-# **The two algorithms find the same policy.** But this needs four conditions:
+# **The two find the same policy.** But this needs four conditions:
 #
 # 1. The labels are shares of many people, who follow Bradley-Terry.
 # 2. Every pair is covered.
 # 3. The policy can be any distribution.
 # 4. Training reaches the optimum.
 #
-# What happens if a condition fails? We train again, with the same number of steps, and show the
-# largest error of a probability, and the probability of the policy's favourite response. (Its true
-# value is 0.41.)
+# What happens if a condition fails? The table shows the largest error of a probability after
+# training, and the probability of the policy's favourite response (its true value is 0.41).
 
 # %%
 votes, many = torch.Generator().manual_seed(0), torch.full_like(share, 1000)
@@ -296,35 +281,40 @@ seen = torch.arange(15) % 2 == 0  # every other response: 8 of 15
 some = seen[i] & seen[j]
 ends = {
     "all conditions hold": paths["DPO"][-1],
-    "the majority always wins": dpo_walk((share > 0.5).double())[-1],
+    "hard labels": dpo_walk((share > 0.5).double())[-1],
     "one vote per pair": dpo_walk(torch.bernoulli(share, generator=votes))[-1],
     "1000 votes per pair": dpo_walk(torch.binomial(many, share, votes) / many)[-1],
     "pairs among 8 responses": dpo_walk(share[some], i[some], j[some])[-1],
-    "stopped after 10 steps": paths["DPO"][10],
+    "after 10 steps": paths["DPO"][10],
 }
 table = pd.DataFrame(ends).T
 error = (table - target.numpy()).abs().max(axis=1)
 pd.DataFrame({"largest error": error, "favourite": table.max(axis=1)}).round(2)
 
 # %% [markdown]
-# - **The majority always wins** (hard labels). The loss asks for $\sigma(\beta h) = 1$, which no
-#   finite $h$ reaches. So there is no optimum. The policy runs towards the best response as long as
-#   you train: after 200 steps its probability is 0.79. In the end it has all probability, and the
-#   error is 1 − 0.41 = 0.59.
-# - **One vote per pair** is a noisy hard label. Votes that contradict each other stop the policy,
-#   but not at the right place. **1000 votes** are nearly as good as the exact shares.
+# - **Hard labels**: what most people prefer counts as preferred by all, so $p$ is 0 or 1. The loss
+#   asks for $\sigma(\beta h) = 1$, which no finite $h$ reaches. So there is no optimum. The policy
+#   runs towards the best response as long as you train: after 200 steps its probability is 0.79. In
+#   the end it has all probability, and the error is 1 − 0.41 = 0.59.
+# - **One vote per pair** makes $p$ 0 or 1 as well, but some votes go in circles: A beats B, B beats
+#   C, and C beats A. No policy can obey all three. So this policy stops, but not at the right place.
+#   **1000 votes** are nearly as good as the exact shares.
 # - **Pairs among 8 responses.** *Among* these all ratios are right. The others should have a total
-#   probability of 0.49, and they get 0.10. DPO never hears about them. PPO samples them.
-# - **Stopped after 10 steps**, the policy is still on its way.
+#   probability of 0.49, and they get 0.10. Why? Think of one logit per response. A pair raises one
+#   and lowers another by as much. That multiplies one probability by 3, say, and divides the other
+#   by 3. The first gains more than the second loses. Then all are divided by their sum, and the
+#   responses without a pair lose (exercise 2).
+# - **After 10 steps**, the policy is still on its way.
 #
-# In practice no condition holds. DPO survives hard labels because it is stopped early.
+# The film reviews below meet none of the four conditions: one vote per pair, few pairs, a network
+# whose responses share their weights, and at most 100 steps.
 
 # %% [markdown]
 # ## 7. One step of DPO
 #
-# Now the real thing: `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
-# reviews. The prompt is a film's title. Both reviews are by people. The label compares two single
-# ratings, each by one random person. We use 32 pairs per step and $\beta = 0.1$.
+# Now we take `tiny-reviews-sft`, the small language model of lesson 06, and pairs of film
+# reviews. The prompt is a film's title. Both reviews are by people. The label compares two ratings,
+# each by one random person. We use 32 pairs per step and $\beta = 0.1$.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -335,7 +325,8 @@ pairs = tasks.reviews.preference_pairs(
 
 actor, reference = copy.deepcopy(sft), copy.deepcopy(sft)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=5e-5))
-show.texts(pd.DataFrame(pairs[:2])[["prompt", "chosen", "rejected"]])
+two = pd.DataFrame(pairs[:2])[["prompt", "chosen", "rejected"]]
+show.texts(two.map(str.strip))  # without the line break that ends a prompt
 
 # %% [markdown]
 # The first label is easy to agree with. In the second pair both reviews are harsh, and the label is
@@ -359,43 +350,38 @@ def dpo_step(rows):
         ref_logprobs = core.sequence_logprobs(
             models.policy_logprobs(reference, batch), mask
         )
-    # 3. How far has each response moved from the reference?
-    chosen, rejected = (logprobs - ref_logprobs).chunk(2)
-    # 4. The loss of each pair, and its mean.
-    losses = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected))
+    # 3. The loss of each pair (section 1), and its mean.
+    chosen, rejected = logprobs.chunk(2)
+    losses = core.dpo(chosen, rejected, *ref_logprobs.chunk(2), beta=0.1)
     losses.mean().backward()
-    # 5. Update.
+    # 4. Update.
     optimizer.step()
     optimizer.zero_grad()
     return losses.mean().item()
 
 
 # %% [markdown]
-# Compare it with PPO's step in lesson 06. Three details matter:
+# Two details matter:
 #
 # - Log-probabilities are **summed** over the tokens, the end token included.
 # - Nothing is sampled, so there is no temperature: the logits are not scaled.
-# - `logsigmoid` instead of the logarithm of the sigmoid. Where a pair is very wrong, the sigmoid is
-#   rounded to zero.
 #
-# The package's `train_dpo` is this loop with the extras of a long run: gradient clipping, a
-# learning-rate schedule, logs and checkpoints. `DPOConfig.plain` switches the extras off. Then
-# three steps leave exactly the same weights:
+# The package's `train_dpo` adds the extras of a long run: gradient clipping, a learning-rate
+# schedule, logs. `DPOConfig.plain` switches them off. Then three steps leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(pairs), 32, steps, seed=0))
-by_hand = [dpo_step(pairs[index.tolist()]) for index in order]
+losses = [dpo_step(pairs[index.tolist()]) for index in order]
 
 config = loops.DPOConfig.plain(steps=steps, batch_size=32, beta=0.1)
 other, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
 assert models.same_weights(actor, other)
-print("loss of each step:", [round(loss, 3) for loss in by_hand])
+print("loss of each step:", [round(loss, 3) for loss in losses])
 
 # %% [markdown]
 # The first loss is $\log 2$, as in case A of section 3. If yours differs, the reference is no copy
-# of the policy, or dropout is on. Three steps are too few to see a fall. And single ratings are
-# noisy, so even a perfect policy could not bring the loss near zero.
+# of the policy, or dropout is on. Three steps are too few to see a fall.
 
 # %% [markdown]
 # ## 8. A pair under the microscope
@@ -416,32 +402,106 @@ responses = [unseen["chosen"], unseen["rejected"]]
 batch = models.encode(tokenizer, [unseen["prompt"]] * 2, responses, max_response=32)
 both = {"actor": trained, "reference": sft}
 tokens = evaluate.token_table(batch, tokenizer, **both, temperature=1.0, beta=0.1)
-show.microscope(tokens, "implicit_reward", text="all")
+columns = ["text", "prompt", "position", "token", "implicit_reward"]
+show.microscope(tokens[columns], "implicit_reward", text="all")
 
 # %%
 tokens.groupby("text").implicit_reward.sum().round(2)
 
 # %% [markdown]
-# The implicit rewards of the two responses are 0.04 and −0.26. So DPO has this pair in the right
-# order, with a margin of 0.30. Two things to see:
+# The implicit rewards of the two responses are 0.04 and −0.26. So this pair is in the right order,
+# with a margin of 0.30.
 #
-# - **The reward is spread.** Most tokens have a few hundredths. No single word decides. The
-#   strongest token is *ering* (of *offering*) in the rejected response, with −0.13. *Messy*, which
-#   sounds like criticism, has −0.05. The full stop of the chosen response has 0.06, for no reason
-#   that we know.
-# - **There is one label for about twenty tokens.** DPO sees only the sum. Lesson 13 asks what the
-#   numbers of single tokens mean.
+# - **The reward is spread.** Most tokens have a few hundredths. The strongest token is *ering* (of
+#   *offering*) in the rejected response, with −0.13. *Messy* sounds like criticism; its two tokens
+#   have −0.05 together. Why the full stop of the chosen response has 0.06, we do not know.
+# - **There is one label for about twenty tokens.** Lesson 13 asks what the numbers of single tokens
+#   mean.
 
 # %% [markdown]
-# ## 9. What the recorded runs say
+# ## 9. What has the policy learned?
 #
-# Recorded with `minirlhf experiment betas`: DPO with four values of $\beta$,
-# 100 steps, three seeds. And PPO with six KL coefficients (lesson 07). After training each policy
-# wrote one review for each of 76 test films. The **gold score** comes from a separate model that no
-# training used. It was fitted to ratings of other films.
+# In the experiment `order`, DPO trains for 100 steps as above ($\beta = 0.1$, 32 pairs per step).
+# Then it compares 2,000 pairs of new films. Each row is a seed.
 #
-# **Predict.** With a *larger* $\beta$, does DPO end nearer to the reference or further away? And at
-# equal KL, which one has the higher gold score, DPO or PPO, or are they equal?
+# | column | what it is |
+# |---|---|
+# | right_order | share of the new pairs that have a positive margin |
+# | chosen_change, rejected_change | mean log-ratio of the two sides, in nats |
+#
+# **Predict.** Is the share in the right order nearer to 0.5 (a coin), 0.6 or 0.8? Do the chosen
+# reviews become more likely? Do the rejected ones?
+
+# %% tags=["predict"]
+asked = experiments.results("order")  # with several losses; lesson 14b needs the others
+asked = asked[asked.variant == "dpo"].set_index("seed")
+asked[["right_order", "chosen_change", "rejected_change"]].round(2)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **Nearest to 0.6.** The mean is 0.59, with the 95 % interval [0.56, 0.62] over films. Each seed is
+#   above one half. The reward model of lesson 08 has 0.65 of the same pairs in the right order. It
+#   has read more pairs. The difference of 0.06 has the interval [0.02, 0.09].
+# - **Both fall.** The chosen reviews lose 2.8 nats and the rejected ones 3.6. This is case D of
+#   section 3. The rejected ones lose more, and that is all the loss asks for.
+# </details>
+
+# %% [markdown]
+# ## 10. Why the chosen responses fall
+#
+# The fall of the chosen responses is called **likelihood displacement**. No training pair contained
+# the reviews of section 9. They move because all responses share the weights of the network. The
+# reference was fine-tuned to make reviews by people likely. DPO moves the weights for another goal,
+# and nothing in its loss protects this. A check: we drew the labels by a coin, so there was nothing
+# to learn. In two short runs, new reviews became less likely all the same. Lesson 14 shows
+# displacement with three responses.
+#
+# The next figure shows 128 pairs of other new films at every 10th step, for four values of $\beta$. The
+# last panel is *chosen_change* minus *rejected_change*.
+
+# %%
+history = experiments.results("betas_history")
+history["chosen minus rejected"] = history.chosen_change - history.rejected_change
+show.curves(
+    history, columns=["chosen_change", "rejected_change", "chosen minus rejected"]
+)
+
+# %% [markdown]
+# - Both sides fall at every $\beta$ and on every seed. At $\beta = 0.03$ both have lost more than 6
+#   nats.
+# - For the last panel, 128 pairs are too few: at $\beta = 0.1$ the three seeds end between −0.06 and
+#   0.22 nats. (The share in the right order is 0.49 to 0.52, with a standard error of 0.04.) On the
+#   pairs of section 9 the difference is 0.8 nats.
+
+# %% [markdown]
+# ## 11. The curves of your own run
+#
+# A run logs the pairs of each step, before it trains on them:
+
+# %%
+show.curves(history, columns=["loss", "rewards/margins", "rewards/accuracies"])
+
+# %% [markdown]
+# | curve | what it is | what to expect |
+# |---|---|---|
+# | loss | mean over the pairs | starts at $\log 2$, falls slowly |
+# | rewards/margins | mean of $\beta h$ | rises; a large $\beta$ has large margins |
+# | rewards/accuracies | share of pairs with a positive margin | starts at zero, because a tie is not right; then 0.64 to 0.67 on average |
+#
+# At $\beta = 1$ the loss *rises* above its start: margins are large there, in wrong pairs too. So
+# do not compare the losses of different $\beta$. None of the three curves shows displacement: log the
+# change of $\log \pi$ on new pairs, too.
+
+# %% [markdown]
+# ## 12. DPO against PPO
+#
+# These DPO runs stand beside PPO runs with six KL coefficients
+# (lesson 07). After training each policy wrote one review for each of 76 test films. The **gold
+# score** comes from a separate model that no training used. Each point is the mean of three seeds.
+#
+# **Predict.** In section 6 both found the same policy. Here, at equal KL: has DPO or PPO the higher
+# gold score, or are they equal?
 
 # %% tags=["predict"]
 betas = experiments.results("betas")
@@ -455,79 +515,19 @@ show.frontier(runs, curves=curves, log=True, ylabel="gold score")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Each point is the mean of three seeds.
+# **PPO**, from about 2 nats on: 1.43 at 2.0 nats, where DPO has 1.06 at 2.5. At about 1 nat the
+# seeds of the two overlap. Along DPO's curve a smaller $\beta$ goes further, as section 5 says: from
+# 1.1 nats ($\beta = 1$) to 9.0 ($\beta = 0.03$). Gold rises from 0.84 to 1.57.
 #
-# 1. **Nearer.** $\beta = 1$ is DPO's leftmost point, with a KL of 1.1 nats. $\beta = 0.03$ is the
-#    rightmost, with 9.0 nats. A smaller $\beta$ also brings more gold, 1.57 instead of 0.84. Both
-#    hold on every seed, from each $\beta$ to the next.
-# 2. **PPO**, from about 2 nats on: 1.43 at 2.0 nats, where DPO has 1.06 at 2.5. At about 1 nat the
-#    seeds of the two overlap.
-#
-# In section 6 both found the same policy. Here the conditions fail. But the comparison is not fair:
+# But these runs do not show that PPO is the better algorithm. The two did not get the same:
 #
 # | | PPO | DPO |
 # |---|---|---|
-# | pairs | the reward model was trained on many more (lesson 08) | 3,200 |
-# | responses that are judged | what the policy writes now | by other people, fixed |
-# | length, in tokens, from 2 to 4 nats | 11 to 15 | 20 to 24 |
-# | distinct word pairs at 9 nats | 36 %: it repeats itself, and part of its gold is an error of the gold model (lesson 07) | 82 % |
-# | reviews without an end token | pays for them | pays nothing, and has up to 21 % |
-#
-# So these runs do not show that PPO is the better algorithm.
+# | pairs with labels | many more, for its reward model | 3,200 (100 steps of 32) |
+# | learns from | the reviews that it writes now | reviews that people wrote |
+# | tokens per review, at 2 to 4 nats | 11 to 15 | 20 to 24 |
+# | share of word pairs that are distinct, at 9 nats | 36 %: it repeats itself, and part of its gold is an error of the gold model (lesson 07) | 82 % |
 # </details>
-
-# %% [markdown]
-# **Predict.** Do chosen responses become more likely during training?
-
-# %% tags=["predict"]
-logged = ["loss", "rewards/margins", "rewards/accuracies"]
-logged += ["chosen_change", "rejected_change", "displaced"]
-history = experiments.results("betas_history")
-show.curves(history, columns=logged)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# **No: both become less likely.** At every $\beta$ and on every seed, the lines *chosen_change* and
-# *rejected_change* end below zero. At $\beta = 0.03$ both have lost more than 6 nats. This is case
-# D of section 3: the loss asks only for the difference.
-# </details>
-#
-# How to read the curves. The first three and the last are of the pairs of the step, *chosen_change*
-# and *rejected_change* of 128 pairs that were not trained on:
-#
-# | curve | what it is | what to expect |
-# |---|---|---|
-# | loss | mean over the pairs | starts at $\log 2$, falls slowly |
-# | rewards/margins | mean of $\beta h$ | rises; a large $\beta$ has large margins |
-# | rewards/accuracies | share of pairs with a positive margin | starts at zero, because a tie is not right; then 0.64 to 0.67 on average |
-# | chosen_change, rejected_change | change of $\log \pi$ in nats per response | both fall; a fast fall is a warning |
-# | displaced | share of chosen responses that became less likely | above one half on average |
-#
-# At $\beta = 1$ the loss *rises* above its start: margins are large there, in wrong pairs too. So
-# do not compare the losses of different $\beta$.
-#
-# The fall of the chosen responses is called **likelihood displacement**. Lesson 14 asks why, and
-# compares repairs.
-
-# %% [markdown]
-# **Does the policy know which of two new reviews is better?** Of the 128 held-out pairs it had
-# about one half right, as if by chance. But so few pairs cannot tell: the standard error is 0.04. A
-# second experiment asks for 2,000 pairs of the test films, at $\beta = 0.1$. *right_order* is the
-# share of pairs in the right order:
-
-# %%
-asked = experiments.results("order")
-columns = ["seed", "right_order", "chosen_change", "rejected_change"]
-asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
-
-# %% [markdown]
-# - **A little.** The policy has 59 % of the pairs in the right order, with the 95 % interval [0.56,
-#   0.62] over films. It is above one half on every seed. The reward model has 65 % of the same
-#   pairs, which is more: DPO's share minus the reward model's has the interval [−0.09, −0.02]. But the
-#   reward model has read more pairs.
-# - **Both fall, the rejected ones more.** The mean changes are −2.8 and −3.6 nats. On the few pairs
-#   of the log the two seemed to fall alike.
 
 # %% [markdown]
 # ## What to remember
@@ -538,7 +538,7 @@ asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
 # - DPO's loss is the reward model's loss on implicit rewards. It starts at $\log 2$.
 # - Pairs in the wrong order push most, with a weight of at most $\beta$.
 # - With perfect labels, all pairs, a free policy and enough training, DPO and PPO find the same
-#   policy. In practice none of this holds.
+#   policy. If one of the four fails, DPO may end elsewhere.
 # - Only the difference counts. Both log-probabilities may fall while the loss looks good.
 #
 # ## Exercises
@@ -548,7 +548,8 @@ asked[asked.variant == "dpo"][columns].set_index("seed").round(2)
 # %% [markdown] tags=["exercise"]
 # **1. DPO's loss** *(easy, 10 minutes)*. From four log-probabilities of shape (B,), each the sum
 # over the tokens of a response, and beta, return the loss of each pair, (B,). It must be finite
-# where a pair is very wrong. The checker compares the gradient, too. *This function goes into your
+# where a pair is very wrong: there the sigmoid is rounded to zero, and the line of section 3 gives
+# infinity. The checker compares the gradient, too. *This function goes into your
 # `my_rlhf.py`: `minirlhf tour --mine my_rlhf.py` then trains its DPO with it.*
 #
 # *Hint:* look for a function of `torch.nn.functional` that computes the logarithm of a sigmoid in
@@ -576,32 +577,36 @@ def dpo_loss(
 check.dpo_loss(dpo_loss)
 
 # %% [markdown] tags=["exercise"]
-# **2. The weight of each pair** *(easy, 10 minutes)*. Return the size of the push on the chosen
-# response's log-probability, (B,), without autograd.
+# **2. The responses without a pair** *(medium, 20 minutes)*. A policy has one logit for each of its N
+# responses. At the start it equals the reference, and the logits are `ref_logprobs`, (N,). `seen`,
+# (N,), is true for the responses that have pairs: every two of them are compared, and the labels are
+# the exact shares $\sigma(r_i - r_j)$ of the `rewards`, (N,). Gradient descent on DPO's loss reaches
+# the optimum. Return the probabilities of all N responses there, (N,).
 #
-# *Hint:* differentiate $-\log \sigma(\beta h)$ with respect to $h$ on paper. Then check the sign:
-# which pair should push more, a right one or a wrong one?
+# *Hint:* a log-ratio of two responses is a difference of logits. So which logits does the loss of a
+# pair move, and in which direction? What does that mean for the sum of the logits that are seen?
 
 
 # %% tags=["exercise"]
-def gradient_weights(
-    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
-): ...  # your code
+def optimum_of_pairs(ref_logprobs, rewards, seen, beta): ...  # your code
 
 
-check.gradient_weights(gradient_weights)
+check.optimum_of_pairs(optimum_of_pairs)
+
+# %% [markdown] tags=["solution"]
+# The loss of a pair contains only the difference of two logits. Its gradient raises one and lowers
+# the other by as much. So the logits without a pair stay, and the sum of the seen ones stays. At the
+# optimum the seen ones have changed by $r / \beta$ plus one number for all, and the sum of these
+# changes is zero. So the number is minus their mean.
 
 
 # %% tags=["solution"]
-def gradient_weights(
-    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, beta
-):
-    chosen = chosen_logprobs - ref_chosen_logprobs
-    rejected = rejected_logprobs - ref_rejected_logprobs
-    return beta * torch.sigmoid(-beta * (chosen - rejected))
+def optimum_of_pairs(ref_logprobs, rewards, seen, beta):
+    change = (rewards - rewards[seen].mean()) / beta
+    return (ref_logprobs + torch.where(seen, change, 0.0)).softmax(0)
 
 
-check.gradient_weights(gradient_weights)
+check.optimum_of_pairs(optimum_of_pairs)
 
 # %% [markdown] tags=["exercise"]
 # **3. The implicit reward** *(medium, 10 minutes)*. `logprobs` and `ref_logprobs` are the
@@ -634,8 +639,8 @@ check.reward_from_policy(reward_from_policy)
 # DPO is trained on these labels to the optimum. Return $h$, the difference of the log-ratios, (N,),
 # in nats.
 #
-# *Hint:* first find the share that the *labels* show. Two kinds of people click on the chosen
-# response.
+# *Hint:* first find the share that the *labels* show: two kinds of people click on the chosen
+# response. Then take section 5's formula with the new share.
 
 
 # %% tags=["exercise"]
@@ -665,8 +670,8 @@ check.best_log_ratio(best_log_ratio)
 # then it wanders and never gets small: see the curve. What is wrong? Mend it, run the checker, and
 # draw the curve again.
 #
-# *Hint:* padding can hold NaN, and NaN times zero is NaN. This part of the code is right. Compare
-# the rest with section 1.
+# *Hint:* padding can hold NaN, and NaN times zero is NaN. This part of the code is right. Follow a
+# pair of responses of one and three tokens through the rest, on paper.
 
 
 # %% tags=["exercise"]
@@ -721,8 +726,9 @@ show.distance_to_optimum({"dpo_of_a_batch": distance_to_gibbs(dpo_of_a_batch)})
 # %% [markdown] tags=["exercise"]
 # **6. The whole step on an empty page** *(hard, 25 minutes)*. Close section 7. Write `dpo_step`
 # from memory, under the name `my_step`: one batch with the chosen and the rejected responses;
-# log-probabilities under `actor` and `reference`; log-ratios; loss with $\beta = 0.1$; update.
-# Return the mean loss. The last cell runs the steps of section 7 again and compares. If the first
+# log-probabilities under `actor` and `reference`; loss with $\beta = 0.1$ (use your `dpo_loss` of
+# exercise 1); update with `optimizer`. Return the mean loss. The last cell creates `actor`,
+# `reference` and `optimizer`, runs the steps of section 7 again and compares. If the first
 # loss is not $\log 2$, look at the four log-probabilities. If a later one differs, look at the
 # update.
 #
@@ -744,7 +750,7 @@ def my_step(rows): ...  # your code
 actor, reference = copy.deepcopy(sft), copy.deepcopy(sft)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=5e-5))
 mine = [my_step(pairs[index.tolist()]) for index in order]
-print("losses, section 7:", by_hand)
+print("losses, section 7:", losses)
 print("losses, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(actor, other))
 
@@ -760,14 +766,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 # never moves.
 # </details>
 #
-# <details><summary>2. Why do both log-probabilities fall?</summary>
-#
-# The loss contains only their difference. Two responses share many words, and all responses share
-# the weights of the network. Pushing one down drags others along. Where the push down wins, both
-# fall.
-# </details>
-#
-# <details><summary>3. The partition function cancelled. Did we lose something?</summary>
+# <details><summary>2. The partition function cancelled. Did we lose something?</summary>
 #
 # Nothing that the pairs contained. They compare within a prompt, so a reward model fitted to them
 # has the same unknown number per prompt. Neither can say whether the best response to prompt A is
@@ -775,13 +774,13 @@ print("the weights are equal:", models.same_weights(actor, other))
 # \log Z(x')$.
 # </details>
 #
-# <details><summary>4. Does DPO need a KL penalty?</summary>
+# <details><summary>3. Does DPO need a KL penalty?</summary>
 #
 # It is inside: log-ratios are measured from the reference, and $\beta$ says how far they go. But
 # this acts on the compared responses only. Nothing looks at what the policy would write.
 # </details>
 #
-# <details><summary>5. "DPO is as good as PPO and needs no reward model." What would you have to see?</summary>
+# <details><summary>4. "DPO is as good as PPO and needs no reward model." What would you have to see?</summary>
 #
 # The same labels for both: PPO's reward model is trained on the very pairs that DPO gets. Both at
 # several KL coefficients, so that you compare curves and not points. For each the same number of
@@ -792,13 +791,13 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # ## Going further
 #
-# **Any policy is the best one for some reward.** Equation (c) holds for every policy that excludes
-# no response of the reference: it is the Gibbs policy of its own implicit reward, with $Z = 1$. So
-# a language model that was trained by DPO is also a reward model, known up to a number per prompt.
+# **Any policy is the best one for some reward.** Take any policy $\pi$ that excludes no response of
+# the reference. Put its implicit reward into the Gibbs formula: $\pi_{\text{ref}}\, e^{r/\beta}$ is
+# $\pi$ itself, with $Z = 1$. So a language model that was trained by DPO is also a reward model,
+# known up to a number per prompt.
 #
-# **Every $\beta$, one frontier.** In the world of section 6, DPO's optimum for each $\beta$ is the
-# Gibbs policy of that $\beta$. These are the points of lesson 07's frontier: no policy has more
-# reward at the same KL.
+# **Every $\beta$.** In the world of section 6, DPO's optimum for each $\beta$ is the Gibbs policy of
+# that $\beta$. No policy has more reward at the same KL (lesson 07).
 #
 # **The optimum is unique.** The mean loss of a pair is smallest where $\sigma(\beta h) = p =
 # \sigma(r_i - r_j)$. The Gibbs policy reaches this for all pairs at once. Another policy with the
@@ -813,26 +812,26 @@ print("the weights are equal:", models.same_weights(actor, other))
 # next-word probabilities after every prefix. In the world of section 6 the best it can do under
 # DPO's loss has an error of 0.19.
 #
-# **More about the comparison of section 9.** At $\beta = 0.03$ DPO has at most 1.70 gold points at
-# 8.6 nats or more. PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's
-# worst seed has more gold than DPO's best, at a lower KL. The same holds for $\beta = 0.3$ and the
-# coefficient 0.5. In the training pairs of section 7 most responses come back in other pairs: in 60 % of the
-# pairs the chosen response is the rejected one of another pair. So *rewards/accuracies* is of
-# responses that were partly seen before. The README's tour starts DPO at a fine-tuned model of each
-# seed's own, so its numbers differ.
+# **Every seed of section 12.** At $\beta = 0.03$ DPO has at most 1.70 gold points at 8.6 nats or more.
+# PPO with the coefficient 0.25 has at least 1.83 at 4.3 nats or less. So PPO's worst seed has more
+# gold than DPO's best, at a lower KL. The same holds for $\beta = 0.3$ and the coefficient 0.5.
 #
-# **What the libraries do.**
+# **Reviews without an end.** DPO's loss never asks a review to end: up to 21 % do not, within the
+# limit. PPO's score has a penalty for that.
 #
-# | | TRL 1.16 | OpenRLHF 0.11 |
-# |---|---|---|
-# | log-probabilities | sums over the response, no temperature | sums |
-# | IPO (lesson 14) | each log-ratio divided by its length | sums |
-# | `label_smoothing` | read by `robust`, `exo_pair` and `aot`; the plain loss ignores it | cDPO |
-# | the reference | a copy, an adapter switched off, or log-probabilities computed before (`precompute_ref_log_probs`); may follow (`sync_ref_model`) | a frozen model |
-# | logged | `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/*` | `chosen_reward`, `reject_reward`, `acc` |
+# **Training pairs are not independent.** In 60 % of the pairs of section 7, the chosen response is the
+# rejected one of another pair. So a response of a new step may have been trained on before, and
+# *rewards/accuracies* in section 11 is no test on new data.
 #
-# verl has DPO in recipes only, and DeepSpeed-Chat has PPO only. Our log uses TRL's names, and adds
-# *displaced*. On the command line: `minirlhf dpo --beta 0.3`, `--precompute`, `--lora 16`.
+# **Other starts.** The README's tour starts DPO at a fine-tuned model of each seed's own, so its
+# numbers differ.
+#
+# **In the libraries.** TRL 1.16 and OpenRLHF 0.11 both sum the log-probabilities over the response.
+# Both have a `label_smoothing` for labels that are wrong by chance (exercise 4). OpenRLHF's plain
+# loss uses it (lesson 14b calls that cDPO), and TRL's plain loss ignores it. TRL can compute the
+# reference's log-probabilities once, before training (`precompute_ref_log_probs`). verl has DPO in
+# recipes only, and DeepSpeed-Chat has PPO only. Our log uses TRL's names. On the command line:
+# `minirlhf dpo --beta 0.3`, `--precompute`, `--lora 16`.
 #
 # **References.** Rafailov et al. 2023, *Direct preference optimization* (sections 4 and 5, equation
 # 7). Korbak et al. 2022, *RL with KL penalties is better viewed as Bayesian inference* (section 3).

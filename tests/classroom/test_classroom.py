@@ -284,9 +284,9 @@ DIFFERENT = {  # right answers written in another way
     ),
     "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),
-    "gradient_weights": lambda c, r, rc, rr, b: (
-        b * (1 - 1 / (1 + (-b * ((c - rc) - (r - rr))).exp()))
-    ),
+    "optimum_of_pairs": lambda p, r, s, b: (
+        (x := p + s * (r - (r * s).sum() / s.sum()) / b) - x.logsumexp(0)
+    ).exp(),
     "reward_from_policy": lambda p, q, b: b * ((p - q) + (q.exp() @ (q - p))),
     "best_log_ratio": lambda p, e, b: torch.stack(
         [math.log(x / (1 - x)) / b * torch.ones(()) for x in (p - 2 * e * p + e).tolist()]

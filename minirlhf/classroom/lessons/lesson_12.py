@@ -1,5 +1,5 @@
-"""Exercises of lesson 12: the loss of direct preference optimisation (DPO), its gradient, and the
-implicit reward."""
+"""Exercises of lesson 12: the loss of direct preference optimisation (DPO), where it ends, and
+the implicit reward."""
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -54,43 +54,55 @@ dpo_loss = Exercise(
 )
 
 
-def _weights_case(g):
-    chosen, rejected, *refs = -20 * torch.rand(4, 5, generator=g)
-    return chosen, rejected, *refs, 0.05 + torch.rand((), generator=g).item()
+def _unseen_case(g):
+    seen = torch.rand(6, generator=g) < 0.5
+    seen[0], seen[1], seen[5] = True, True, False  # a pair, and a response without one
+    beta = 0.3 + torch.rand((), generator=g).item()
+    return torch.randn(6, generator=g).log_softmax(0), torch.randn(6, generator=g), seen, beta
 
 
-def _margin(c, r, rc, rr, b):
-    return b * (c - rc - r + rr)
+def _moved(ref, change, seen):
+    return (ref + torch.where(seen, change, 0.0)).softmax(0)
 
 
-gradient_weights = Exercise(
-    "gradient_weights",
-    (
-        "chosen_logprobs",
-        "rejected_logprobs",
-        "ref_chosen_logprobs",
-        "ref_rejected_logprobs",
-        "beta",
-    ),
-    _weights_case,
-    lambda *x: x[-1] * torch.sigmoid(-_margin(*x)),
+def _shared(ref, rewards, seen, beta):
+    """The seen responses share out the probability that they had in the reference."""
+    probs = torch.where(seen, ref + rewards / beta, -torch.inf).softmax(0)
+    return torch.where(seen, probs * ref[seen].exp().sum(), ref.exp())
+
+
+optimum_of_pairs = Exercise(
+    "optimum_of_pairs",
+    ("ref_logprobs", "rewards", "seen", "beta"),
+    _unseen_case,
+    lambda p, r, s, b: _moved(p, (r - r[s].mean()) / b, s),
     {
-        "beta is missing. It is the derivative of beta h with respect to h.": lambda *x: (
-            torch.sigmoid(-_margin(*x))
+        "this is the Gibbs policy. DPO has no pair with the other responses, so it never hears "
+        "of their rewards.": lambda p, r, s, b: (p + r / b).softmax(0),
+        "the sum of the seen logits has changed. Each pair raises one logit and lowers another by "
+        "as much.": lambda p, r, s, b: _moved(p, r / b, s),
+        "you subtracted the mean reward of all responses. Only the seen logits move, so it is "
+        "their changes that add up to 0.": lambda p, r, s, b: _moved(p, (r - r.mean()) / b, s),
+        "the unseen responses keep their logits, not their probabilities. All are divided by a "
+        "new sum.": _shared,
+        "the unseen responses have lost everything. Their logits do not move, so they keep some "
+        "probability.": lambda p, r, s, b: torch.where(s, p + r / b, -torch.inf).softmax(0),
+        "beta multiplies the rewards, but it must divide them.": lambda p, r, s, b: _moved(
+            p, (r - r[s].mean()) * b, s
         ),
-        "the sign inside the sigmoid is wrong. A pair whose order is already right "
-        "would get the largest weight.": lambda *x: x[-1] * torch.sigmoid(_margin(*x)),
-        "this is p (1 - p), the slope of the sigmoid itself. "
-        "The loss has a logarithm, whose derivative divides by p.": lambda *x: (
-            x[-1] * torch.sigmoid(_margin(*x)) * torch.sigmoid(-_margin(*x))
-        ),
-        "the weight is a size, so it is positive. The sign only decides which "
-        "log-probability goes up.": lambda *x: -x[-1] * torch.sigmoid(-_margin(*x)),
-        "the reference is missing. "
-        "What counts is how far the policy has moved from it.": lambda c, r, rc, rr, b: (
-            b * torch.sigmoid(-b * (c - r))
+        "these are logits. Return probabilities.": lambda p, r, s, b: (
+            p + torch.where(s, (r - r[s].mean()) / b, 0.0)
         ),
     },
+    edges=(
+        # exp(r / beta) overflows
+        (
+            torch.tensor([0.5, 0.3, 0.2]).log(),
+            torch.tensor([1.0, 0.0, 5.0]),
+            torch.tensor([True, True, False]),
+            0.002,
+        ),
+    ),
 )
 
 
