@@ -250,7 +250,7 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 # sees no rewards. There are 7 prefixes with 3 next words: 21 implicit rewards. We compute the true
 # $Q^* - V^*$ from the rewards, by walking back.
 
-# %%
+# %% tags=["shared"]
 world, beta = core.World.random(3, 3, seed=0), 0.5
 values, q = world.optimal_values(beta=beta)  # V*, Q* from the true rewards
 truth = q - values[:, None]
@@ -279,7 +279,7 @@ def token_rewards(share, steps=200):
 # A row is a prefix, a column is the next word. At the left is the truth, at the right what DPO's
 # policy says after 200 steps:
 
-# %%
+# %% tags=["shared"]
 by_shares = token_rewards(share)
 prefixes = ["start", "a", "b", "aa", "ab", "ba", "bb"]
 assert torch.allclose(by_shares[-1], truth, atol=2e-4)
@@ -530,6 +530,7 @@ check.soft_value(soft_value)
 # less.
 
 # %% tags=["solution"]
+tree = core.World.from_reward(("good", "."), 2, lambda y: float(y.count("good")))
 betas = torch.logspace(-2, 3, 60).tolist()
 starts = []
 for beta_now in betas:
@@ -687,9 +688,11 @@ pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 # $V$. The policy itself, by this lesson, holds $Q^* - V^*$.
 # </details>
 #
-# <details><summary>2. The implicit rewards of a response's tokens add up to its own. Is the theory confirmed?</summary>
+# <details><summary>2. You add the same number to all logits of one prefix. What changes?</summary>
 #
-# No. They add up for any policy. Only a comparison with $Q^* - V^*$ from the true reward can fail.
+# Not the probabilities. So not the policy, its loss or its implicit rewards. But $\beta (z - \log
+# \pi_{\text{ref}})$ changes by $\beta$ times the number, at this prefix. This is why the logits alone are
+# $Q^*$ only up to one number per prefix.
 # </details>
 #
 # <details><summary>3. Is the token with the lowest implicit reward an error?</summary>
