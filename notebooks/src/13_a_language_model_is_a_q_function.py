@@ -184,17 +184,17 @@ pd.DataFrame(rows, index=["start", "after good"]).round(2)
 #
 # Why does training on whole responses lead to this tree? The chain has four links:
 #
-# > 1. **DPO's optimum is the Gibbs policy over responses** (lesson 12). DPO's loss is averaged over
-# >    *all* pairs of responses. The labels are shares of many people, who follow Bradley-Terry with
-# >    the reward $r$. The policy can be any distribution, and training reaches the minimum. Then
-# >    $\pi^*(y \mid x) \propto \pi_{\text{ref}}(y \mid x)\, e^{r(x, y)/\beta}$. It maximises the
-# >    expected reward minus the KL penalty.
-# > 2. **It fixes every next token.** $\pi^*(y_t \mid s_t)$ is the probability of all responses that
-# >    begin with $s_t$ and $y_t$, divided by that of all that begin with $s_t$.
-# > 3. **Its objective is a sum over tokens.** $\log \pi(y \mid x)$ is the sum over the tokens. So the
-# >    KL penalty of a response is the sum of what its tokens pay.
-# > 4. **This sum is maximised by walking back** (section 2). So at every prefix
-# >    $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$.
+# > - (a) **DPO's optimum is the Gibbs policy over responses** (lesson 12). DPO's loss is averaged over
+# >   *all* pairs of responses. The labels are shares of many people, who follow Bradley-Terry with
+# >   the reward $r$. The policy can be any distribution, and training reaches the minimum. Then
+# >   $\pi^*(y \mid x) \propto \pi_{\text{ref}}(y \mid x)\, e^{r(x, y)/\beta}$. It maximises the
+# >   expected reward minus the KL penalty.
+# > - (b) **It fixes every next token.** $\pi^*(y_t \mid s_t)$ is the probability of all responses that
+# >   begin with $s_t$ and $y_t$, divided by that of all that begin with $s_t$.
+# > - (c) **Its objective is a sum over tokens.** $\log \pi(y \mid x)$ is the sum over the tokens. So the
+# >   KL penalty of a response is the sum of what its tokens pay.
+# > - (d) **This sum is maximised by walking back** (section 2). So at every prefix
+# >   $\beta \log (\pi^* / \pi_{\text{ref}}) = Q^* - V^*$.
 #
 # **Where are the logits?** A network gives logits $z$, and $\log \pi^* = z - \log \sum_{y} e^{z}$. Put
 # this in, and bring $V^*$ to the other side:
@@ -450,7 +450,7 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # Before DPO, the 7 is by far the least likely token, and the last 5 is nearly certain. DPO has pushed
 # down this *5* by 5.41 nats, and the 7 by 1.04.
 #
-# **Why is a real run so far from the theorem?** The conditions of link 1 in section 3 fail:
+# **Why is a real run so far from the theorem?** The conditions of (a) in section 3 fail:
 #
 # - Labels are hard: one response of a pair always wins. So there is no optimum (section 5).
 # - Nearly all responses are in no pair. The loss says nothing about them.
@@ -460,8 +460,8 @@ show.token_strips(strips, heading="8*4-2=   (planted: the 7)", limit=6)
 # And the loss asks only that the margin between two sums grows. Pushing down any token of the rejected
 # response does that. Why it is so often the last digit, we do not know.
 #
-# On 218 errors of the model itself, no method is shown to beat the rule *always the last step* (Going
-# further).
+# What of the model's own errors? On 218 of them, no method is shown to beat the rule *always the last
+# step* (Going further).
 #
 # ## 8. What the numbers can be used for
 #

@@ -479,10 +479,10 @@ def on_the_tree(said):
     assert weights[0].tolist() == pytest.approx([3 / 2, 1 / 2])
     said("Their sum is", weights[0].sum(), start)
     said("*Good* has", q[0, 0], start, gains[0, 0])
-    said("and the full stop has", q[0, 1], start, gains[0, 1])
+    said("= 0.58, and the full stop has", q[0, 1], start, gains[0, 1])
     assert gains.argmin() == 1  # the full stop at the start is the worst token
     summed = gains[0, 0] + gains[1, 0]
-    said("Add up the tokens of *good good*:", gains[0, 0], gains[1, 0], summed)
+    said("Add up the implicit rewards of *good good*:", gains[0, 0], gains[1, 0], summed)
     said("Its reward is", tree.rewards[0], start)
     said("and **one reward**: *good good* has", tree.rewards[0])
     assert tree.rewards[0] - summed == pytest.approx(start)
@@ -508,7 +508,7 @@ def exercises(said):
     start, after = tree_of(1 / math.log(2))[1].tolist()
     said("Try *good good* on paper: the values are", start, after, 0)
     policy, ref = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
-    said("take two tokens, a reference with", *ref, *policy)
+    said("Take two tokens, a reference with", *ref, *policy)
     right = -(policy * (policy / ref).log()).sum()
     assert round(right.item(), 2) == -0.37  # in the solution and, with its sign, in the checker
     world = core.World.random(3, 3, seed=0)
@@ -526,7 +526,7 @@ def exact_world(said, world, paths, errors):
     size = len(world.states) * len(world.vocab)
     sizes = world.response_mask.sum(1)
     assert sizes.max() == 3
-    said("Its", len(world.sequences))
+    said("a dot that ends the response. Its", len(world.sequences))
     said("and sees no rewards. There are", len(world.states), len(world.vocab), size)
     said("what DPO's policy says after", STEPS)
     said("They agree at all", size)
@@ -551,8 +551,7 @@ def exact_world(said, world, paths, errors):
 def real_run(said):
     shown = re.search(r"'praise': (\S+), 'criticism': (\S+)}", output_of("lowest ="))
     said("the praise has the sum", *map(float, shown.groups()))
-    said("with $\\beta =", 0.1)
-    said("Of", 40)
+    said("as in section 8 of lesson 12. Of", 40)
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
     many = tasks.reviews.preference_pairs("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)
     reviews = {(row["prompt"], row[side]) for row in many for side in ("chosen", "rejected")}
@@ -574,7 +573,8 @@ def calculations(said, record, planted, own, places):
     assert tasks.arithmetic.solution("8*4-2") == "32-2=30"
     said("Only the", 7, 37, 2, 35)
     said("Let the reward be", 1, 0)
-    said("and else 0. After the", 7, 7)
+    said("- After the", 7, 7)
+    said("And how likely is a", 7)
     said("We train DPO on", LOCATED["problems"], LOCATED["asked"])
     said("**Predict.** In what share of the", LOCATED["asked"])
     said("drawn at random is the right one in", planted["by chance"])
@@ -596,7 +596,7 @@ def calculations(said, record, planted, own, places):
     change = places["of the strip"]
     said("Before DPO, the", 7, 5, 5, -change[6], 7, -change[1])
     assert own["cases"] == record["own, cases"].iloc[0]
-    said("On", own["cases"])
+    said("What of the model's own errors? On", own["cases"])
 
 
 def further(said, world, record, own):
