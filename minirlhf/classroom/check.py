@@ -78,7 +78,6 @@ from minirlhf.classroom.lessons.lesson_12 import (
     reward_from_policy,
 )
 from minirlhf.classroom.lessons.lesson_13 import (
-    blamed_step,
     prefix_values,
     soft_value,
     state_value,

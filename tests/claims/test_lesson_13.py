@@ -1,7 +1,6 @@
 """Lesson 13, the Q-function inside a policy: every number of its prose, and its claims."""
 
 import copy
-import json
 import math
 import re
 
@@ -53,6 +52,44 @@ def test_the_best_policy_of_the_tree_gains_its_kl_penalty_back_at_every_token():
     torch.testing.assert_close(of_policy, values)
     # and V* is what the maximum at a prefix is worth
     torch.testing.assert_close((best.exp() * (q - penalty)).sum(1), values)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_logits_are_q_up_to_one_number_per_prefix(seed):
+    """beta (z - log pi_ref) = Q* + c; for the z with c = 0, V* is beta times their logsumexp."""
+    world = core.World.random(3, 3, seed=seed)
+    values, q = world.optimal_values(beta=BETA)
+    ref = world.ref_logits.log_softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    added = torch.randn(len(q), 1, generator=generator, dtype=torch.float64)
+    logits = world.gibbs_logits(beta=BETA).log_softmax(-1) + added
+    number = BETA * (logits - ref) - q
+    torch.testing.assert_close(number, (BETA * logits.logsumexp(-1) - values)[:, None].expand(7, 3))
+    exact = ref + q / BETA
+    torch.testing.assert_close(BETA * exact.logsumexp(-1), values)
+    torch.testing.assert_close(exact.softmax(-1), logits.softmax(-1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_probabilities_of_responses_fix_those_of_next_words(seed):
+    """A next word: all responses that begin with prefix and word, over all with the prefix."""
+    world = core.World.random(3, 3, seed=seed)
+    logits = world.gibbs_logits(beta=BETA)
+    whole = dict(zip(world.sequences, world.probs(logits).tolist(), strict=True))
+
+    def begin(start):
+        return sum(p for y, p in whole.items() if y[: len(start)] == start)
+
+    for state, probs in zip(world.states, logits.softmax(-1).tolist(), strict=True):
+        for word, p in enumerate(probs):
+            assert begin((*state, word)) / begin(state) == pytest.approx(p)
+
+
+def test_the_soft_mean_falls_from_the_best_reward_to_the_mean_as_beta_grows():
+    starts = [tree_of(beta)[1][0].item() for beta in torch.logspace(-2, 3, 60).tolist()]
+    assert starts[0] == pytest.approx(2, abs=0.02)
+    assert starts[-1] == pytest.approx(0.75, abs=1e-3)
+    assert all(a > b for a, b in zip(starts, starts[1:], strict=False))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -165,50 +202,39 @@ def output_of(words):
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
 
 
-def rewards_of_tokens():
-    """The (token, implicit reward) of each of the two responses in the notebook's microscope."""
-    cells = nbformat.read(NOTEBOOK, 4).cells
-    (cell,) = [c for c in cells if c.source.startswith("show.microscope(")]
-    html = next(o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {}))
-    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S)[1])
-    return [
-        list(
-            zip(
-                [data["words"][place] for place in text["tokens"]],
-                text["numbers"]["implicit_reward"],
-                strict=True,
-            )
-        )
-        for text in data["sides"][0]["frames"][0]["texts"]
-    ]
+def lowest_tokens():
+    """[(response, token, implicit reward)] of the table below the strip of the first screen."""
+    rows = re.findall(r"^\d+ +(praise|criticism) +(\S+) +(-\d\.\d+)$", output_of("lowest ="), re.M)
+    assert len(rows) == 4
+    return rows
 
 
 def moved_tokens():
     """(the six lowest, the six highest): token -> (mean implicit reward, count)."""
     rows = re.findall(r"^(.*?)\s+(-?\d\.\d+)\s+(\d+)$", output_of("means.head(6)"), re.M)
-    found = [(token.strip(), float(mean), int(size)) for token, mean, size in rows]
+    found = [(token.strip(" \u00b7"), float(mean), int(size)) for token, mean, size in rows]
     assert len(found) == 12
     return found[:6], found[6:]
 
 
-def test_the_strip_of_the_first_screen():
-    chosen, rejected = rewards_of_tokens()
-    assert sum(x for _, x in chosen) > 0 > sum(x for _, x in rejected)
-    assert min(rejected, key=lambda row: row[1])[0] == "n"
-    both = sorted(chosen + rejected, key=lambda row: -row[1])
-    assert [token for token, _ in both[:2]] == [".", "."]
-    names = [token for token, _ in rejected]
-    insult = rejected[names.index(" interesting") : names.index(".")]
-    assert sum(x for _, x in insult) > 0 and sum(x > -0.005 for _, x in insult) > len(insult) / 2
+def test_the_lowest_tokens_of_the_pair_that_dpo_separates_most():
+    rows = lowest_tokens()
+    assert [name for name, *_ in rows].count("praise") == 2
+    assert [token for name, token, _ in rows if name == "criticism"] == ["ering", "y"]
+    assert [token for name, token, _ in rows if name == "praise"] == ["line", "incred"]
 
 
 def test_the_pair_of_the_first_screen_was_not_trained_on_and_people_agree():
     tokenizer = models.load_policy("tiny-reviews-sft")[1]
-    pair = tasks.reviews.preference_pairs(
+    pairs = tasks.reviews.preference_pairs(
         "val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer
-    )[3]
-    assert pair["chosen_mean"] > 0 > pair["rejected_mean"]
-    assert pair["chosen"] == "Smart and taut." and "insurance commercial" in pair["rejected"]
+    )
+    (pair,) = [
+        x for x in pairs if "storyline" in x["chosen"] and x["rejected"].startswith("A modest")
+    ]
+    assert pair["chosen_mean"] - pair["rejected_mean"] > 3.5
+    assert "incredible" in pair["chosen"] and "messy" in pair["rejected"]
+    assert "offering" in pair["rejected"]
     assert not set(tasks.reviews.eval_prompts("val")) & set(tasks.reviews.eval_prompts("reward"))
 
 
@@ -291,13 +317,19 @@ def places(solver, planted):
     mask, place = batch.response_mask, torch.tensor(asked["place"])
     change = torch.where(mask, after - planted["before"], torch.inf)
     last, found = mask.sum(1) - 2, {}
+    early = place < last
+    found["early"] = {
+        "cases": int(early.sum()),
+        "by chance": (1 / mask.sum(1).double())[early].mean(),
+    }
     for name, low in (("surprisal", planted["before"]), ("implicit reward", change)):
         blamed = low.argmin(1)
         rest = (blamed != place) & (blamed == last)
         found[name] = {
             "the planted digit": (blamed == place).double().mean().item(),
             "the last digit, not planted": rest.double().mean().item(),
-            "before the planted digit": (blamed < place).double().mean().item(),
+            "another token": ((blamed != place) & ~rest).double().mean().item(),
+            "early": (blamed == place)[early].double().mean().item(),
         }
     case = asked["prompt"].index("8*4-2=")
     found["of the strip"] = change[case][mask[case]]
@@ -352,6 +384,8 @@ def test_no_method_can_be_told_from_the_rule_of_the_last_step(record, own):
     )
     assert best[1][0] < own["last step"] < best[1][1]
     assert best[0] > record["own, surprisal"].iloc[0] > record["own, by chance"].iloc[0]
+    of_best = [row["own, surprisal after DPO"] for row in record.to_dict("records")]
+    assert max(of_best) == best[0]  # the best single run is one of surprisal after DPO
 
 
 def test_the_rule_never_finds_an_earlier_error_and_surprisal_nearly_all(own):
@@ -369,12 +403,14 @@ def test_in_the_run_of_the_lesson_the_blame_falls_on_the_last_digit(planted, pla
     at_random = planted["at random on another last digit"]
     elsewhere = "the last digit, not planted"
     assert of_dpo[elsewhere] > 0.3 > 2 * at_random and of_surprisal[elsewhere] < 0.1
-    assert max(of_dpo, key=of_dpo.get) == elsewhere
+    early = places["early"]["by chance"].item()
+    assert 3 * early > of_dpo["early"] > 1.5 * early  # more than chance, and far from surprisal
+    assert of_surprisal["early"] > 4 * of_dpo["early"]
 
 
 def test_in_the_strip_dpo_blames_the_last_digit(places):
     change = places["of the strip"]
-    assert change.argmin() == 6 and change[6] < 3 * change[1] < 0
+    assert change.argmin() == 6 and -6 < change[6] < 3 * change[1] < 0
 
 
 def test_the_case_of_the_strips(planted):
@@ -408,12 +444,6 @@ def test_the_first_error_loses_most_if_each_step_must_be_right(beta):
     assert (q - values[:, None])[world.states.index((1, 0)), 1] < -0.01
 
 
-def test_the_line_of_the_figure_is_the_rule_of_the_last_step(own):
-    cells = nbformat.read(NOTEBOOK, 4).cells
-    (cell,) = [c for c in cells if "show.bars(" in c.source]
-    assert f'"always the last step": {own["last step"]:.2f}' in cell.source
-
-
 # ---- the prose
 
 
@@ -443,21 +473,26 @@ def on_the_tree(said):
         numbers = ref[1, row], q[1, row], weights[1, row], best[1, row]
         said(("| *good* |", "| full stop |")[row], *numbers, q[1, row], after, gains[1, row])
     said("| sum | | |", weights[1].sum(), after, best[1].sum())
-    said("There $Q^*$ of *good* is", q[0, 0], q[0, 1])
+    said("is a **soft mean** of", *q[1], (ref[1] * q[1]).sum())
+    assert (ref[1] * q[1]).sum() < after < q[1].max()
     said("The empty response has the reward", tree.rewards[2])
     assert weights[0].tolist() == pytest.approx([3 / 2, 1 / 2])
     said("Their sum is", weights[0].sum(), start)
     said("*Good* has", q[0, 0], start, gains[0, 0])
-    said("and the full stop has", q[0, 1], start, gains[0, 1])
-    said("is not bad. $V^*$ was", start)
+    said("= 0.58, and the full stop has", q[0, 1], start, gains[0, 1])
     assert gains.argmin() == 1  # the full stop at the start is the worst token
-    said("*good* after *good* has $\\log_2 \\frac{2/3}{1/2}$ =", math.log2((2 / 3) / (1 / 2)))
     summed = gains[0, 0] + gains[1, 0]
-    said("Add up the tokens of *good good*:", gains[0, 0], gains[1, 0], summed)
+    said("Add up the implicit rewards of *good good*:", gains[0, 0], gains[1, 0], summed)
     said("Its reward is", tree.rewards[0], start)
+    said("and **one reward**: *good good* has", tree.rewards[0])
+    assert tree.rewards[0] - summed == pytest.approx(start)
+    numbers = start, gains[0, 0], q[0, 0], start, -gains[0, 1], q[0, 1]
+    said("- $V^*$ at the start is", tree.rewards[0], summed, start, *numbers)
+    assert q[0, 0] == values[1]
+    said("So there *good* has", after, gains[1, 0], q[1, 0], after, -gains[1, 1], q[1, 1])
     bad = torch.tensor([1 / 4, 1 / 2]).double()
     ratio = torch.log2(bad / 0.5)
-    said("At the start it gives *good*", bad[0], bad[1])
+    said("It gives *good*", bad[0], bad[1])
     said("| first *good* |", bad[0], 0.5, ratio[0], gains[0, 0])
     said("| second *good* |", bad[1], 0.5, ratio[1], gains[1, 0])
     said("| product, sum |", bad.prod(), 0.25, ratio.sum(), summed)
@@ -468,23 +503,31 @@ def on_the_tree(said):
 def exercises(said):
     assert math.isinf(torch.tensor(900.0).exp())
     said("It must be finite for a $Q^*$ of", 900)
-    said("at the start for $\\beta$ =", 0.01, 1, 1000)
+    said("on a logarithmic axis from", 0.01, 1000)
     said("*before* each token, and", 0)
     start, after = tree_of(1 / math.log(2))[1].tolist()
     said("Try *good good* on paper: the values are", start, after, 0)
     policy, ref = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
-    said("take two tokens, a reference with", *ref, *policy)
+    said("Take two tokens, a reference with", *ref, *policy)
     right = -(policy * (policy / ref).log()).sum()
     assert round(right.item(), 2) == -0.37  # in the solution and, with its sign, in the checker
-    said("the number of the step, counted from", 0)
+    world = core.World.random(3, 3, seed=0)
+    states, vocab, others = len(world.states), len(world.vocab), len(world.sequences) - 1
+    assert world.labels[-1] == "."
+    said("`by_shares[-1]` of section 5,", states, vocab)
+    said("Compute all", states * vocab, states, vocab)
+    said("the rewards of the other", others)
+    for k in range(3):  # the longer prefixes of prefix k
+        assert [world.states[2 * k + 1 + word][:-1] for word in (0, 1)] == [world.states[k]] * 2
+    said("*a* and *b* are rows", 1, 2)
 
 
 def exact_world(said, world, paths, errors):
     size = len(world.states) * len(world.vocab)
     sizes = world.response_mask.sum(1)
-    counts = [int((sizes == n).sum()) for n in (1, 2, 3)]
-    said("Of its", len(world.sequences), counts[0], counts[1], counts[2])
-    said("exact shares of people. There are", len(world.states), len(world.vocab), size)
+    assert sizes.max() == 3
+    said("a dot that ends the response. Its", len(world.sequences))
+    said("and sees no rewards. There are", len(world.states), len(world.vocab), size)
     said("what DPO's policy says after", STEPS)
     said("They agree at all", size)
     said("guess how many of the", size, STEPS)
@@ -506,22 +549,19 @@ def exact_world(said, world, paths, errors):
 
 
 def real_run(said):
-    sums = [sum(x for _, x in response) for response in rewards_of_tokens()]
-    shown = re.findall(r"^[01]\s+(-?[\d.]+)", output_of("table.groupby"), re.M)
-    assert [round(x, 2) for x in sums] == pytest.approx(list(map(float, shown)), abs=0.011)
-    said("The sums are", *map(float, shown))
-    said("with $\\beta =", 0.1)
-    said("People liked response", 0, 1)
-    said("at the upper right, ends at", 0.1, math.exp(0.1 / 0.1))
-    said("the most orange token of response", 1)
-    reviews = int(re.search(r"^(\d+) reviews", output_of("means.head(6)"), re.M)[1])
-    said("So we take", 600, reviews)
+    shown = re.search(r"'praise': (\S+), 'criticism': (\S+)}", output_of("lowest ="))
+    said("the praise has the sum", *map(float, shown.groups()))
+    said("as in section 8 of lesson 12. Of", 40)
+    tokenizer = models.load_policy("tiny-reviews-sft")[1]
+    many = tasks.reviews.preference_pairs("val", 600, seed=3, max_tokens=32, tokenizer=tokenizer)
+    reviews = {(row["prompt"], row[side]) for row in many for side in ("chosen", "rejected")}
+    said("So we take the", len(reviews), len(many))
     low, _ = moved_tokens()
     said("But it occurs only", next(size for token, _, size in low if token == "bad"))
     asked = experiments.results("order")
     asked = asked[asked.variant == "dpo"]
     pairs = sum(count for _, count in asked.by_film.iloc[0].values())
-    said("(After the", 100, asked.right_order.mean(), pairs)
+    assert pairs == 2000
     said(
         "| compare two responses by their sums | this is what DPO trains:",
         asked.right_order.mean(),
@@ -533,37 +573,30 @@ def calculations(said, record, planted, own, places):
     assert tasks.arithmetic.solution("8*4-2") == "32-2=30"
     said("Only the", 7, 37, 2, 35)
     said("Let the reward be", 1, 0)
-    said("and else 0. After the", 7, 7)
+    said("- After the", 7, 7)
+    said("And how likely is a", 7)
     said("We train DPO on", LOCATED["problems"], LOCATED["asked"])
     said("**Predict.** In what share of the", LOCATED["asked"])
     said("drawn at random is the right one in", planted["by chance"])
-    said("digit* is right in", planted["last digit"])
+    said("*always the last digit* is right in", planted["last digit"])
     steps = LOCATED["dpo"]["steps"]
     found = record[record.variant == "planted digits"]
     assert planted["found"] == pytest.approx(found["planted, surprisal"].mean(), abs=0.01)
     of_surprisal, of_dpo = places["surprisal"], places["implicit reward"]
     found_by = [x["the planted digit"] for x in (of_surprisal, of_dpo)]
     said("Surprisal finds the planted digit in", *found_by)
-    at_end = [x["the last digit, not planted"] for x in (of_dpo, of_surprisal)]
-    said("**The method without training wins by far.** In", *at_end)
+    said("training wins by far.** In", of_dpo["the last digit, not planted"])
+    early = places["early"]
+    said("right half of the table: the", early["cases"], of_dpo["early"])
+    said("There the implicit reward finds", of_dpo["early"], early["by chance"])
+    said("a random token 10 %, and surprisal", of_surprisal["early"])
     said("More training does not help: after", steps, found["planted, implicit reward"].mean())
-    said("Before DPO, the", 7, 5, 5, 7)
+    said("the colour ends at", -6)
     said("just below zero is written", 0)
+    change = places["of the strip"]
+    said("Before DPO, the", 7, 5, 5, -change[6], 7, -change[1])
     assert own["cases"] == record["own, cases"].iloc[0]
-    said("The record also has", own["cases"])
-    said("DPO was trained for", steps)
-    best = max(record["own, surprisal after DPO"])
-    row = record[record["own, surprisal after DPO"] == best].iloc[-1]
-    mine = record[record.variant == "own samples"]
-    said("- **Surprisal is weaker here**,", mine["own, surprisal"].mean())
-    said("- **The implicit reward** finds", mine["own, implicit reward"].mean())
-    said("**Surprisal after DPO** finds", mine["own, surprisal after DPO"].mean())
-    said("Chance is", mine["own, by chance"].mean())
-    said("**The rule *always the last step* is right in", own["last step"])
-    said("95 % interval over the", own["cases"], *row["own, surprisal after DPO, interval"])
-    said("- **The value** finds", mine["own, value"].mean())
-    said("In the earlier steps, with", own["earlier"], own["surprisal, earlier"])
-    said("fit another reward:", 1, 0, 5)
+    said("What of the model's own errors? On", own["cases"])
 
 
 def further(said, world, record, own):
@@ -580,20 +613,24 @@ def further(said, world, record, own):
     said("differ from those of the Gibbs policy by up to", far)
     responses = 2 * LOCATED["dpo"]["steps"] * LOCATED["dpo"]["batch_size"]
     assert responses == LOCATED["verifier"].steps * LOCATED["verifier"].batch_size
-    said("Both read", responses)
+    said("length of training, and read", responses)
     pairs = record.groupby("variant").pairs
-    said("Both read 38,400 responses. There are", pairs.max()["planted digits"])
-    said("but only", pairs.min()["own samples"], pairs.max()["own samples"])
-    said("The critic judges only", *record.verifier_right.agg(["min", "max"]), 0.5)
-    row = record.iloc[0]
-    said("Surprisal on planted digits has the 95 % interval", *row["planted, surprisal, interval"])
-    said("and on own errors", *row["own, surprisal, interval"])
+    said("We did not look for better settings. There are", pairs.max()["planted digits"])
+    said("planted pairs and", pairs.min()["own samples"], pairs.max()["own samples"])
+    said("right about only", *record.verifier_right.agg(["min", "max"]), 0.5)
     for training in ("planted digits", "own samples"):
         mean = record[record.variant == training].mean(numeric_only=True)
         words = training.replace("samples", "responses")
         for kind, cases in (("planted", "planted digits"), ("own", "own errors")):
-            columns = [mean[f"{kind}, {name}"] for name in TRAINED]
+            columns = [mean[f"{kind}, {name}"] for name in METHODS]
             said(f"| {cases} | {words} |", *columns)
+    said("fit a reward that is", 1, 0, 5)
+    said("The record `planted` also has", own["cases"], LOCATED["dpo"]["steps"])
+    said("a random step is right in", record["own, by chance"].mean(), own["last step"])
+    top = max(record["own, surprisal after DPO"])
+    row = record[record["own, surprisal after DPO"] == top].iloc[-1]
+    said("interval over the cases is", *row["own, surprisal after DPO, interval"])
+    said("Surprisal minus the rule is", own["difference"], *own["interval"])
+    said("- In", own["earlier"], own["surprisal, earlier"])
     best = max(record[f"planted, {name}"].max() for name in TRAINED)
     said("the best run finds", best)
-    said("minus the rule *last step* is", own["difference"], *own["interval"])

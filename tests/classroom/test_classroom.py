@@ -316,12 +316,6 @@ DIFFERENT = {  # right answers written in another way
     "state_value": lambda p, r, q, b: (
         p.exp() @ q - b * torch.nn.functional.kl_div(r, p, reduction="sum", log_target=True)
     ),
-    "blamed_step": lambda e, q, m: torch.tensor(
-        [
-            sum(ends[: min(range(int(keep.sum())), key=lambda t: row[t].item())])
-            for row, ends, keep in zip(e, q.tolist(), m, strict=True)
-        ]
-    ),
     "gold_above_curve": lambda k, g, x, y: torch.tensor(
         [
             a - np.interp(math.log(b), x.log().tolist(), y.tolist())

@@ -1,4 +1,4 @@
-"""Exercises of lesson 13: soft values, the values inside a policy, and blaming a step."""
+"""Exercises of lesson 13: soft values, the values inside a policy, the value of any policy."""
 
 import torch
 
@@ -91,6 +91,24 @@ prefix_values = Exercise(
         "You know the reward, which stands at the end: sum from there.": lambda *x: _from_the_start(
             *x, before=False
         ),
+        "this sums from the start of the response and takes the sum from the reward. The reward is "
+        "known at the end. Take from it what the tokens from here to the end gain.": (
+            lambda n, r, s, m, b: torch.where(
+                m, s[:, None] - _from_the_start(n, r, s, m, b, before=False), 0.0
+            )
+        ),
+        "this sums from the start of the response and takes the sum of the earlier tokens from the "
+        "reward. Take from it what the tokens from here to the end gain.": (
+            lambda n, r, s, m, b: torch.where(m, s[:, None] - _from_the_start(n, r, s, m, b), 0.0)
+        ),
+        "this sums from the start of the response, and the padding holds the sum. You know the "
+        "reward, which stands at the end: sum from there. The padding must be 0.": (
+            lambda n, r, s, m, b: _gains(n, r, m, b).cumsum(1)
+        ),
+        "this sums the earlier tokens from the start, and the padding holds the sum. You know the "
+        "reward, which stands at the end: sum from there. The padding must be 0.": (
+            lambda n, r, s, m, b: _gains(n, r, m, b).cumsum(1) - _gains(n, r, m, b)
+        ),
         "this sums from the start and adds the result to the reward. "
         "At the prompt V* is the reward minus the sum over all tokens.": lambda n, r, s, m, b: (
             torch.where(m, s[:, None] + _from_the_start(n, r, s, m, b), 0.0)
@@ -160,99 +178,5 @@ state_value = Exercise(
         "that the policy gives it.": lambda p, r, q, b: (q - b * (p - r)).sum(),
         "the log-probability is used as the weight of a token. "
         "Take its exponential.": lambda p, r, q, b: (p * (q - b * (p - r))).sum(),
-    },
-)
-
-
-def _steps_case(g):
-    mask = torch.arange(8) < torch.randint(3, 9, (5, 1), generator=g)
-    mask[0], mask[1] = torch.arange(8) < 8, torch.arange(8) < 3
-    evidence, equals = torch.randn(5, 8, generator=g), torch.rand(5, 8, generator=g) < 0.3
-    evidence[0, :4] = torch.tensor([0.2, -9.0, 0.3, 0.1])
-    equals[0, :4] = torch.tensor([True, True, False, True])  # the blamed token is an "="
-    # Row 2 has two equal lowest values in different steps.
-    evidence[2] = torch.tensor([0.2, -4.0, 0.3, -4.0, 0.0, 0.0, 0.0, 0.0])
-    equals[2] = torch.tensor([False, False, True, False, False, False, True, False])
-    mask[2] = torch.arange(8) < 5
-    evidence[3, :4] = torch.tensor([30.0, 70.0, 60.0, 40.0])  # all real values are far above 0
-    equals[3] = torch.tensor([True, False, True, False, True, False, False, False])
-    mask[3] = torch.arange(8) < 4
-    return torch.where(mask, evidence, torch.nan), equals, mask
-
-
-def _lowest(evidence, mask, padding=torch.inf):
-    return torch.where(mask, evidence, padding).argmin(1)
-
-
-def _step_of(at, equals):
-    before = equals.long().cumsum(1) - equals.long()
-    return before.gather(1, at[:, None])[:, 0]
-
-
-def _last_of_equals(evidence, mask):
-    return evidence.shape[1] - 1 - torch.where(mask, evidence, torch.inf).flip(1).argmin(1)
-
-
-def _highest(evidence, mask):
-    return torch.where(mask, evidence, -torch.inf).argmax(1)
-
-
-def _largest(evidence, mask):
-    return torch.where(mask, evidence.abs(), -torch.inf).argmax(1)
-
-
-def _least_sum(evidence, equals, mask):
-    step = equals.long().cumsum(1) - equals.long()
-    real = torch.where(mask, evidence, 0.0)
-    sums = torch.zeros(len(step), 9).scatter_add(1, step, real)
-    there = torch.zeros(len(step), 9).scatter_add(1, step, mask.float()) > 0
-    return torch.where(there, sums, torch.inf).argmin(1)
-
-
-blamed_step = Exercise(
-    "blamed_step",
-    ("evidence", "equals", "mask"),
-    _steps_case,
-    lambda e, q, m: _step_of(_lowest(e, m), q),
-    {
-        'a "=" is counted in the step that follows it. It belongs to the step that it '
-        'ends: count the "=" before the token.': lambda e, q, m: (
-            q.long().cumsum(1).gather(1, _lowest(e, m)[:, None])[:, 0]
-        ),
-        'a "=" is counted in the step that follows it, and padding was set to 0. A "=" belongs to '
-        "the step that it ends. And 0 is the lowest where all real values are above 0: set the "
-        "padding to infinity.": lambda e, q, m: (
-            q.long().cumsum(1).gather(1, _lowest(e, m, 0.0)[:, None])[:, 0]
-        ),
-        "the lowest value was searched in the padding, too, where NaN counts as the lowest. "
-        "Set the padding to infinity before you search.": lambda e, q, m: _step_of(e.argmin(1), q),
-        'the padding was searched, too, where NaN counts as the lowest. And a "=" is counted in '
-        "the step that follows it, but it belongs to the step that it ends.": lambda e, q, m: (
-            q.long().cumsum(1).gather(1, e.argmin(1)[:, None])[:, 0]
-        ),
-        'this is the number of all "=" in the row. Count only those before the blamed token.': (
-            lambda e, q, m: q.long().sum(1)
-        ),
-        'this is the number of real "=" in the response. Count only those before the blamed '
-        "token.": lambda e, q, m: (q & m).long().sum(1),
-        "this is the number of the token. Return the number of its step.": lambda e, q, m: _lowest(
-            e, m
-        ),
-        "steps are counted from 1. Count from 0.": lambda e, q, m: _step_of(_lowest(e, m), q) + 1,
-        "padding was set to 0, so it is the lowest where all real values are above 0. "
-        "Set it to infinity.": lambda e, q, m: _step_of(_lowest(e, m, 0.0), q),
-        "you took the highest value. "
-        "The evidence is low where something went wrong.": lambda e, q, m: _step_of(
-            _highest(e, m), q
-        ),
-        "you took the largest absolute value. A very *good* token is not an error.": (
-            lambda e, q, m: _step_of(_largest(e, m), q)
-        ),
-        "of several equal values you took the last. "
-        "Take the first: the first error comes first.": lambda e, q, m: _step_of(
-            _last_of_equals(e, m), q
-        ),
-        "this is the step whose tokens have the lowest sum. "
-        "Take the step of the lowest token.": _least_sum,
     },
 )
