@@ -70,6 +70,7 @@ pairs = reviews("reward", 4000, seed=0, max_tokens=32, tokenizer=tokenizer)
 config = loops.DPOConfig(steps=2 if FAST else 20, beta=0.1)
 trained, history = loops.train_dpo(copy.deepcopy(sft), tokenizer, pairs, config)
 
+# %%
 # pairs whose two mean ratings differ by at least 3.5
 some = reviews("val", 40, seed=3, min_gap=3.5, max_tokens=24, tokenizer=tokenizer)[:]
 batch = models.encode(tokenizer, some["prompt"] * 2, some["chosen"] + some["rejected"])
@@ -398,13 +399,13 @@ with torch.no_grad():
 # at random is the right one in 11 %. One way to reason: what has each method seen of
 # such errors? And how likely is a 7 here for a model that calculates well?
 
-# %% tags=["predict"]
+# %%
 place, mask = torch.tensor(asked["place"]), wrong.response_mask
 last = mask.sum(1) - 2  # the last digit; EOS stands behind it
 
 
 def where_blamed(evidence, cases):
-    """The share of these cases whose token with the lowest evidence stands at each place."""
+    """Where the token with the lowest evidence stands: its share of these cases."""
     blamed = torch.where(mask, evidence, torch.inf).argmin(1)[cases]
     hit, at_end = blamed == place[cases], blamed == last[cases]
     parts = {"the planted digit": hit, "the last digit, not planted": at_end & ~hit}
@@ -412,6 +413,7 @@ def where_blamed(evidence, cases):
     return {name: part.double().mean().item() for name, part in parts.items()}
 
 
+# %% tags=["predict"]
 methods = {"surprisal": before, "implicit reward": change}
 kinds = {"all cases": place <= last, "planted before the last digit": place < last}
 found = {
