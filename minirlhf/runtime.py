@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
-# downloads from third parties; git ignores the folder
-CACHE = Path(os.environ.get("MINIRLHF_CACHE", DATA / "cache"))
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent  # the repository, where the package is used from a checkout
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file() and not (PACKAGE / "data").is_dir()
+DATA = ROOT / "data" if IN_CHECKOUT else PACKAGE / "data"  # models and records; a wheel holds them
+# downloads from third parties; git ignores data/cache
+CACHE = Path(
+    os.environ.get("MINIRLHF_CACHE")
+    or (DATA / "cache" if IN_CHECKOUT else user_cache_path("minirlhf"))
+)
 SMOLLM2 = "smollm2-135m"
 MODEL_FILES = (
     "*config.json",
@@ -210,11 +216,26 @@ class History(list):
         return cls(json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
 
 
+def need_checkout(what: str) -> None:
+    """Refuse what reads or writes files that only the repository has.
+
+    Raises:
+        ValueError: the package was installed without the repository.
+    """
+    if not IN_CHECKOUT:
+        raise ValueError(
+            f"{what} needs the repository of minirlhf (its notebooks, pages and records), and this "
+            "is an installed package without it: get the repository and run the command there."
+        )
+
+
 def commit() -> str:
     """The git commit of the working tree, for the records.
 
     It ends in "-dirty" if files differ from the commit. Outside a checkout it is "unknown".
     """
+    if not IN_CHECKOUT:
+        return "unknown"  # a repository around the environment is another project's
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

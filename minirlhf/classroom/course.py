@@ -29,7 +29,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from minirlhf.runtime import ROOT, atomic_path, check
+from minirlhf.runtime import ROOT, atomic_path, check, need_checkout
 
 NOTEBOOKS = ROOT / "notebooks"
 TAGS = {"predict", "exercise", "solution", "shared", "raises-exception"}
@@ -162,8 +162,9 @@ def notebook_sources(names: list[str] | None = None) -> list[Path]:
         names: only the files whose name begins with one of these, such as `00` or `01_why_rlhf`.
 
     Raises:
-        ValueError: no source begins with one of the names.
+        ValueError: no source begins with one of the names, or there is no repository.
     """
+    need_checkout("The course")
     every = sorted((NOTEBOOKS / "src").glob("*.py"))
     for name in names or ():
         check(

@@ -16,7 +16,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 from minirlhf.classroom.check import EXERCISES
-from minirlhf.runtime import ROOT
+from minirlhf.runtime import ROOT, need_checkout
 
 SOURCES = ROOT / "notebooks" / "src"
 RESULT = "_answer"  # the name of an answer after its statements have run
@@ -282,8 +282,7 @@ def exercises_of_lessons() -> dict[str, tuple[str, ...]]:
         ValueError: the lessons are not there.
     """
     lessons = {}
-    if not SOURCES.is_dir():
-        raise ValueError(f"{SOURCES} is missing. Grading needs the folder notebooks/ of minirlhf.")
+    need_checkout("Grading")
     for source in sorted(SOURCES.glob("*.py")):
         statements = ast.parse(source.read_text(encoding="utf-8")).body
         asked = [exercise for statement in statements for exercise, _ in calls(statement)]

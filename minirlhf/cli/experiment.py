@@ -19,7 +19,7 @@ from minirlhf.experiments.recording import (
 )
 from minirlhf.experiments.registry import RECORDED_SEEDS
 from minirlhf.loops.checkpoint import Stopped
-from minirlhf.runtime import ROOT, check
+from minirlhf.runtime import ROOT, check, need_checkout
 from minirlhf.show.progress import Progresses
 from minirlhf.tasks import sources
 
@@ -49,6 +49,7 @@ def experiment(
     Example: minirlhf experiment ablations --seeds 3
     """
     check("name", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    need_checkout("`experiment`")
     pages_to_fill()
     if tables:
         say_filled(fill_pages())
@@ -115,6 +116,7 @@ def smollm2(out: WorkFolder = Path("out/smollm2")):
 
     Example: minirlhf smollm2 --out out/smollm2
     """
+    need_checkout("`smollm2`")
     sources.fetch()
     sources.fetch_smollm2()
     started = time.time()

@@ -91,11 +91,11 @@ def fetch(pins: Path = SOURCES) -> Path:
             command += ["--require-hashes", "-r", str(pins), "-d", tmp]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
-                why = (
-                    "the package's hash changed"
-                    if "DO NOT MATCH" in done.stderr
-                    else "is the network reachable?"
-                )
+                why = "is the network reachable?"
+                if "DO NOT MATCH" in done.stderr:
+                    why = "the package's hash changed"
+                elif "No module named pip" in done.stderr:
+                    why = f"this Python has no pip; run `{sys.executable} -m ensurepip` first"
                 last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
                 raise SourceError(f"Could not download {', '.join(missing)} ({why}): {last}")
             for file in Path(tmp).iterdir():
