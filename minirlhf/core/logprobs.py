@@ -65,9 +65,7 @@ def response_logprobs(
     check_same_shape(response_ids=response_ids, response_mask=response_mask)
     log_p = _log_softmax(logits, response_mask, temperature)
     logprobs = log_p.gather(-1, response_ids[response_mask][:, None])[:, 0]
-    return torch.zeros(response_mask.shape, dtype=log_p.dtype).masked_scatter(
-        response_mask, logprobs
-    )
+    return log_p.new_zeros(response_mask.shape).masked_scatter(response_mask, logprobs)
 
 
 def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
@@ -123,6 +121,4 @@ def entropy(
     log_p = _log_softmax(logits, response_mask, temperature)
     # A forbidden word has log p = -inf. It must add 0 to the entropy, so -inf is made finite.
     entropies = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
-    return torch.zeros(response_mask.shape, dtype=log_p.dtype).masked_scatter(
-        response_mask, entropies
-    )
+    return log_p.new_zeros(response_mask.shape).masked_scatter(response_mask, entropies)

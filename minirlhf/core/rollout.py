@@ -134,6 +134,18 @@ class Rollout:
         """
         return (self.attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are. The loops keep batches on the CPU, whatever the model's device."""
+        return self.response_ids.device
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """The same batch on another device; itself if it is there already."""
+        if torch.device(device) == self.device:
+            return self
+        moved = {name: column.to(device) for name, column in self.columns.items()}
+        return Rollout(*(getattr(self, name).to(device) for name in TENSORS), moved)
+
     def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
         """True where the last token that the policy chose is EOS.
 

@@ -77,6 +77,10 @@ class BelowAdapter:
         """Itself; the wrapped model keeps its mode."""
         return self
 
+    def parameters(self):
+        """The wrapped model's parameters, which tell its device."""
+        return self.model.parameters()
+
     def __call__(self, **given):
         """The output of the model without its adapter, for the same keyword arguments."""
         frozen = [p for p in self.model.parameters() if not p.requires_grad]

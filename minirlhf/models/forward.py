@@ -1,6 +1,10 @@
 """Tokenised batches, and their logits, log-probabilities, scores and values under a model.
 
 Logits are computed only at the positions that predict a response token.
+
+Batches are made on the CPU. A model reads a batch on the model's own device, and what it says about
+the tokens comes back to the batch's device: log-probabilities, scores and values. So a loss is
+computed on the CPU, from a few numbers per token, wherever the model is.
 """
 
 import torch
@@ -30,9 +34,9 @@ def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.T
             "at least one prompt, each of at least one token."
         )
     width = max(map(len, ids))
-    padded = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids])
-    return padded, mask
+    padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+    mask = [[False] * (width - len(row)) + [True] * len(row) for row in ids]
+    return torch.tensor(padded, device="cpu"), torch.tensor(mask, device="cpu")
 
 
 def encode(
@@ -62,13 +66,20 @@ def encode(
     # the first EOS ends a response
     ids = [row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended]
     width = max(map(len, ids))
-    response_ids = torch.tensor(
-        [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
-    )
-    response_mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids])
-    return Rollout(
-        prompt_ids, prompt_mask, response_ids, response_mask, torch.zeros(response_ids.shape)
-    )
+    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in ids]
+    response_ids, response_mask = (torch.tensor(x, device="cpu") for x in (padded, mask))
+    nothing = torch.zeros(response_ids.shape, device="cpu")
+    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, nothing)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """The device of a model's weights (of the first, where they are on several).
+
+    A model without weights, such as a table of answers, counts as being on the CPU.
+    """
+    weights = next(model.parameters(), None) if hasattr(model, "parameters") else None
+    return torch.device("cpu") if weights is None else weights.device
 
 
 def decode(tokenizer, rollout: Rollout) -> list[str]:
@@ -78,7 +89,7 @@ def decode(tokenizer, rollout: Rollout) -> list[str]:
 
 
 def policy_logits(model, rollout: Rollout) -> torch.Tensor:
-    """Logits (B, R, V) that predict the response tokens.
+    """Logits (B, R, V) that predict the response tokens, on the model's device.
 
     Column t is computed from the tokens before response token t.
 
@@ -86,7 +97,7 @@ def policy_logits(model, rollout: Rollout) -> torch.Tensor:
         ValueError: a sequence is longer than the model can read.
     """
     _check_length(model, rollout)
-    width = rollout.response_ids.shape[1]
+    rollout, width = rollout.to(device_of(model)), rollout.response_ids.shape[1]
     logits = model(
         input_ids=rollout.sequences,
         attention_mask=rollout.attention_mask.long(),
@@ -111,9 +122,8 @@ def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> tor
         ValueError: a sequence is longer than the model can read, or the temperature is not above 0.
     """
     logits = policy_logits(model, rollout)
-    return response_logprobs(
-        logits, rollout.response_ids, rollout.action_mask, temperature=temperature
-    )
+    ids, mask = (x.to(logits.device) for x in (rollout.response_ids, rollout.action_mask))
+    return response_logprobs(logits, ids, mask, temperature=temperature).to(rollout.device)
 
 
 def token_scores(model, rollout: Rollout) -> torch.Tensor:
@@ -123,7 +133,8 @@ def token_scores(model, rollout: Rollout) -> torch.Tensor:
         ValueError: a sequence is longer than the model can read.
     """
     _check_length(model.backbone, rollout)
-    return model(rollout.sequences, rollout.attention_mask, rollout.position_ids)
+    read = rollout.to(device_of(model))
+    return model(read.sequences, read.attention_mask, read.position_ids).to(rollout.device)
 
 
 def response_values(critic, rollout: Rollout) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import fused_gelu, has_adapter, merged
-from minirlhf.models.forward import policy_logprobs
+from minirlhf.models.forward import device_of, policy_logprobs
 from minirlhf.runtime import atomic_folder, check
 
 
@@ -50,7 +50,7 @@ class ScalarHead(nn.Linear):
     """
 
     def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, 1)
+        super().__init__(hidden_size, 1, device="cpu")  # drawn there, wherever the model is
         nn.init.normal_(self.weight, std=1 / math.sqrt(hidden_size + 1))
         nn.init.zeros_(self.bias)
 
@@ -72,7 +72,7 @@ class ScalarModel(nn.Module):
     def __init__(self, backbone: nn.Module):
         super().__init__()
         self.backbone = backbone
-        self.head = ScalarHead(backbone.config.hidden_size)
+        self.head = ScalarHead(backbone.config.hidden_size).to(device_of(backbone))
         self.shift, self.scale = 0.0, 1.0
 
     def forward(self, sequences, attention_mask, position_ids) -> torch.Tensor:
@@ -160,7 +160,8 @@ class SharedCritic(ScalarModel):
         nn.Module.__init__(self)
         # torch does not look into tuples: the actor's weights are not parameters of this module
         self._actor = (actor,)
-        self.head, self.shift, self.scale = ScalarHead(actor.config.hidden_size), 0.0, 1.0
+        self.head = ScalarHead(actor.config.hidden_size).to(device_of(actor))
+        self.shift, self.scale = 0.0, 1.0
         if like is not None:
             check(
                 "like.head",
@@ -194,7 +195,8 @@ class SharedCritic(ScalarModel):
             lambda trunk, given, output: found.append(output.last_hidden_state)
         ):
             logprobs = policy_logprobs(self.actor, rollout, temperature=temperature)
-        return logprobs, response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
+        values = response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
+        return logprobs, values.to(rollout.device)
 
     def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
         """Write the backbone as it is now and the head, as an ordinary ScalarModel."""

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.forward import encode_prompts
+from minirlhf.models.forward import device_of, encode_prompts
 from minirlhf.runtime import check
 
 
@@ -67,11 +67,12 @@ def sample(
     Args:
         prompt_ids, prompt_mask: (B, P), left-padded. eos_id: the token that ends a response.
         samples_per_prompt: responses to each prompt, in neighbouring rows. The prompt is read once.
-        generator: draws the uniforms; torch's global one by default.
+        generator: draws the uniforms on the CPU, so that a seed gives the same ones on every
+            device; torch's global one by default.
 
     Returns:
-        Rollout with R <= max_new_tokens columns; old_logprobs in nats. After the EOS of a row its
-        ids are EOS, its mask is False and its log-probabilities are 0.
+        Rollout with R <= max_new_tokens columns, on the prompts' device; old_logprobs in nats.
+        After the EOS of a row its ids are EOS, its mask is False and its log-probabilities are 0.
 
     Raises:
         ValueError: prompt, response and EOS together may be longer than the model reads.
@@ -79,20 +80,23 @@ def sample(
     """
     model.eval()
     _check_width(model, prompt_ids.shape[1], config.max_new_tokens)
+    home, device = prompt_ids.device, device_of(model)
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     forward = partial(model, use_cache=True, logits_to_keep=1)
     position = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
     output = forward(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=position)
     cache, logits, position = output.past_key_values, output.logits[:, -1], position[:, -1:]
     if samples_per_prompt > 1:
-        copies = torch.arange(len(prompt_ids)).repeat_interleave(samples_per_prompt)
+        copies = torch.arange(len(prompt_ids), device=device).repeat_interleave(samples_per_prompt)
         prompt_ids, prompt_mask, position, logits = _take_rows(
             cache, copies, prompt_ids, prompt_mask, position, logits
         )
     batch, dtype = len(prompt_ids), torch.promote_types(logits.dtype, torch.float32)
-    response_ids = torch.full((batch, config.max_new_tokens), eos_id)
-    response_mask = torch.zeros(response_ids.shape, dtype=torch.bool)
-    old_logprobs = torch.zeros(response_ids.shape, dtype=dtype)
-    living, attention_mask = torch.arange(batch), prompt_mask.long()  # living: rows not ended
+    response_ids = torch.full((batch, config.max_new_tokens), eos_id, device=device)
+    response_mask = torch.zeros_like(response_ids, dtype=torch.bool)
+    old_logprobs = torch.zeros_like(response_ids, dtype=dtype)
+    living = torch.arange(batch, device=device)  # the rows that have not ended
+    attention_mask = prompt_mask.long()
     for t in range(config.max_new_tokens):
         log_probs = torch.log_softmax(logits.to(dtype) / config.temperature, -1)
         if log_probs.isnan().any():
@@ -102,8 +106,8 @@ def sample(
         if config.greedy:
             token = log_probs.argmax(-1)
         else:  # one uniform for every row, ended or not
-            uniform = torch.rand(batch, 1, dtype=torch.double, generator=generator)
-            token = _draw(log_probs, config, uniform[living])
+            uniform = torch.rand(batch, 1, dtype=torch.double, generator=generator, device="cpu")
+            token = _draw(log_probs, config, uniform[living.cpu()])
         response_ids[living, t], response_mask[living, t] = token, True
         old_logprobs[living, t] = log_probs.gather(1, token[:, None])[:, 0]
         going_on = (token != eos_id).nonzero()[:, 0]
@@ -121,7 +125,7 @@ def sample(
             past_key_values=cache,
         ).logits[:, -1]
     response = (x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs))
-    return Rollout(prompt_ids, prompt_mask, *response)
+    return Rollout(prompt_ids, prompt_mask, *response).to(home)
 
 
 def sample_text(
@@ -169,9 +173,13 @@ def _take_rows(cache, rows, *tensors) -> tuple[torch.Tensor, ...]:
 def _draw(log_probs, config: SamplingConfig, uniform) -> torch.Tensor:
     """One token a row: the inverse of the cumulative distribution function at `uniform` (B, 1).
 
-    torch.multinomial would draw a random number for every word of the vocabulary.
+    torch.multinomial would draw a random number for every word of the vocabulary. Apple's GPUs have
+    no 64-bit numbers; there the CPU does this.
     """
-    probs = log_probs.exp().double()
+    place = log_probs.device
+    if place.type == "mps":
+        log_probs = log_probs.cpu()
+    probs, uniform = log_probs.exp().double(), uniform.to(log_probs.device)
     if config.top_k:
         probs = probs.where(
             probs >= probs.topk(min(config.top_k, probs.shape[1])).values[:, -1:], 0.0
@@ -184,4 +192,4 @@ def _draw(log_probs, config: SamplingConfig, uniform) -> torch.Tensor:
         probs = torch.zeros_like(probs).scatter(1, index, ordered)
     cumulative = probs.cumsum(-1)
     token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    return token.clamp(max=probs.shape[1] - 1)[:, 0]
+    return token.clamp(max=probs.shape[1] - 1)[:, 0].to(place)
