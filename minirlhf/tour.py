@@ -327,7 +327,8 @@ class Tour:
         on the same films.
         """
         drawn = reviews.preference_pairs(self.config.split, self.config.accuracy_pairs, seed=17)[:]
-        gap, every = torch.tensor(drawn["gap"]), reviews.pairs_within_films(self.config.split)
+        gap = torch.tensor(drawn["gap"], device="cpu")
+        every = reviews.pairs_within_films(self.config.split)
         judges = {
             "reward model": text_judge([self.reward_model], self.tokenizer),
             "bag of words": ridge_judge("reward"),

@@ -79,8 +79,9 @@ class World:
         """
         states = sum((len(vocab) - 1) ** length for length in range(max_length))
         rewards = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
-        ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64)
-        return cls(tuple(vocab), max_length, torch.tensor(rewards, dtype=torch.float64), ref_logits)
+        ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64, device="cpu")
+        rewards = torch.tensor(rewards, dtype=torch.float64, device="cpu")
+        return cls(tuple(vocab), max_length, rewards, ref_logits)
 
     @classmethod
     def random(
@@ -100,12 +101,14 @@ class World:
         states = sum((vocab_size - 1) ** k for k in range(max_length))
         # One sequence per state ends with EOS; the others are cut off at max_length.
         count = states + (vocab_size - 1) ** max_length
-        rewards = reward_scale * torch.randn(count, generator=generator, dtype=torch.float64)
+        rewards = reward_scale * torch.randn(
+            count, generator=generator, dtype=torch.float64, device="cpu"
+        )
         return cls(
             vocab,
             max_length,
             rewards,
-            torch.randn(states, vocab_size, generator=generator, dtype=torch.float64),
+            torch.randn(states, vocab_size, generator=generator, dtype=torch.float64, device="cpu"),
         )
 
     # ---- the tree of all sequences
@@ -138,13 +141,15 @@ class World:
     @cached_property
     def response_mask(self) -> Bool[Tensor, "N R"]:
         """True at the tokens of each sequence, EOS included."""
-        return torch.tensor([[t < len(s) for t in range(self.max_length)] for s in self.sequences])
+        mask = [[t < len(s) for t in range(self.max_length)] for s in self.sequences]
+        return torch.tensor(mask, device="cpu")
 
     @cached_property
     def response_ids(self) -> Int[Tensor, "N R"]:
         """The word numbers of each sequence, padded on the right with EOS."""
         eos = len(self.vocab) - 1
-        return torch.tensor([[*s, *[eos] * (self.max_length - len(s))] for s in self.sequences])
+        padded = [[*s, *[eos] * (self.max_length - len(s))] for s in self.sequences]
+        return torch.tensor(padded, device="cpu")
 
     @cached_property
     def visited(self) -> Int[Tensor, "N R"]:
@@ -157,7 +162,8 @@ class World:
             [
                 [index[s[:t]] if t < len(s) else 0 for t in range(self.max_length)]
                 for s in self.sequences
-            ]
+            ],
+            device="cpu",
         )
 
     @cached_property
@@ -195,7 +201,7 @@ class World:
         Each sequence appears once, with the log-probabilities of the policy `logits` as
         old_logprobs.
         """
-        prompt = torch.full((len(self.sequences), 1), len(self.vocab) - 1)
+        prompt = torch.full((len(self.sequences), 1), len(self.vocab) - 1, device="cpu")
         return Rollout(
             prompt,
             prompt == prompt,
@@ -228,7 +234,8 @@ class World:
         Raises:
             ValueError: the model's vocabulary has another size than that of the world.
         """
-        prompt_ids = torch.tensor([len(self.vocab) - 1]) if prompt_ids is None else prompt_ids
+        if prompt_ids is None:
+            prompt_ids = torch.tensor([len(self.vocab) - 1], device="cpu")
         rows = [
             model(torch.cat([prompt_ids, prompt_ids.new_tensor(s)])[None])[0, -1]
             for s in self.states
@@ -268,9 +275,8 @@ class World:
             (index, probability) of all M groups, where M is N to the power G. index[m] holds the G
             sequence numbers of group m.
         """
-        index = torch.cartesian_prod(*[torch.arange(len(self.sequences))] * group_size).reshape(
-            -1, group_size
-        )
+        every = torch.arange(len(self.sequences), device="cpu")
+        index = torch.cartesian_prod(*[every] * group_size).reshape(-1, group_size)
         return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:

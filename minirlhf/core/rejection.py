@@ -48,7 +48,6 @@ def rejection_sample(
         raise ValueError(
             f"count is {count}; it must be from 1 to {scores.shape[1]}, the responses per prompt."
         )
-    uniform = torch.rand(scores.shape, dtype=torch.float64, generator=generator).clamp(
-        min=torch.finfo(torch.float64).tiny
-    )
+    uniform = torch.rand(scores.shape, dtype=torch.float64, generator=generator, device="cpu")
+    uniform = uniform.to(scores.device).clamp(min=torch.finfo(torch.float64).tiny)
     return (scores.double() / beta - (-uniform.log()).log()).topk(count).indices

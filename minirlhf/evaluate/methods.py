@@ -51,7 +51,7 @@ class Samples:
         return Samples(
             [self.prompts[i] for i in rows],
             [self.texts[i] for i in rows],
-            torch.full((len(rows),), kl),
+            torch.full((len(rows),), kl, device="cpu"),
             self.lengths[index],
             self.finished[index],
             self.entropy,
@@ -83,7 +83,7 @@ def draw(
     for r in rollouts:
         ref_logprobs = policy_logprobs(reference, r, temperature=config.temperature)
         kl.append(log_ratio(r.old_logprobs, ref_logprobs, r.action_mask).sum(1))
-        logits = policy_logits(model, r)
+        logits = policy_logits(model, r).to(r.device)
         spread.append(
             masked_mean(
                 entropy(logits, r.response_mask, temperature=config.temperature), r.response_mask
@@ -146,8 +146,9 @@ def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tupl
         (low, high).
     """
     generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(values), (draws, len(values)), generator=generator)
-    low, high = values[index].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    index = torch.randint(len(values), (draws, len(values)), generator=generator, device="cpu")
+    ends = torch.tensor([0.025, 0.975], dtype=values.dtype, device="cpu")
+    low, high = values.cpu()[index].mean(1).quantile(ends)
     return low.item(), high.item()
 
 
@@ -172,7 +173,7 @@ def paired_difference(
         len(a) == len(b) >= 1,
         "the same number for a and b, at least 1",
     )
-    difference = torch.tensor(a) - torch.tensor(b)
+    difference = torch.tensor(a, device="cpu") - torch.tensor(b, device="cpu")
     return (difference.mean().item(), *bootstrap(difference, seed=seed))
 
 
@@ -233,12 +234,18 @@ def pass_summary(
         model, tokenizer, prompts, config=replace(config, greedy=True), batch_size=256
     )
     solved = (
-        torch.tensor(right(prompts, [text for r in greedy for text in decode(tokenizer, r)])) == 1
+        torch.tensor(
+            right(prompts, [text for r in greedy for text in decode(tokenizer, r)]), device="cpu"
+        )
+        == 1
     )
     repeated = [prompt for prompt in prompts for _ in range(samples)]
     drawn = sample_text(model, tokenizer, repeated, config=config, seed=seed, batch_size=512)
     passed = (
-        torch.tensor(right(repeated, [text for r in drawn for text in decode(tokenizer, r)])) == 1
+        torch.tensor(
+            right(repeated, [text for r in drawn for text in decode(tokenizer, r)]), device="cpu"
+        )
+        == 1
     ).view(-1, samples)
     one, most = pass_at_k(passed, 1), pass_at_k(passed, samples)
     tokens = sum(r.response_mask.sum() for r in drawn)
@@ -292,7 +299,7 @@ def win_rate(a: list[float], b: list[float]) -> float:
 
     Swapping a and b gives 1 minus the win rate.
     """
-    a, b = torch.tensor(a), torch.tensor(b)
+    a, b = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
     return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
 
 

@@ -144,7 +144,7 @@ def token_table(
         for prefix, policy in (("", actor), ("ref_", reference)):
             if policy is None:
                 continue
-            logits = policy_logits(policy, batch)
+            logits = policy_logits(policy, batch).to(batch.device)
             columns[f"{prefix}logprob"] = response_logprobs(
                 logits, batch.response_ids, mask, temperature=temperature
             )

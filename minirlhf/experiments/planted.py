@@ -91,7 +91,7 @@ def _share_found(
     if unit == "step":
         blamed = [text[:at].count("=") for text, at in zip(cases["rejected"], blamed, strict=True)]
     found = [float(at == where) for at, where in zip(blamed, cases[unit], strict=True)]
-    low, high = evaluate.bootstrap(torch.tensor(found))
+    low, high = evaluate.bootstrap(torch.tensor(found, device="cpu"))
     return {name: sum(found) / len(found), f"{name}, interval": [low, high]}
 
 

@@ -138,7 +138,7 @@ def pair_probe(
 
     @torch.no_grad()
     def logprobs(model):
-        parts = map(batch.select, torch.arange(len(texts)).split(64))
+        parts = map(batch.select, torch.arange(len(texts), device="cpu").split(64))
         return torch.cat(
             [sequence_logprobs(policy_logprobs(model, p), p.response_mask) for p in parts]
         )

@@ -241,7 +241,7 @@ def _with_noise(score: Callable, size: float, seed: int) -> Callable:
 
     def noisy(rollout):
         scores = score(rollout)
-        return scores + size * torch.rand(scores.shape, generator=generator)
+        return scores + size * torch.rand(scores.shape, generator=generator, device="cpu")
 
     return noisy
 

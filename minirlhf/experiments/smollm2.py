@@ -118,7 +118,7 @@ def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
     films = {prompt: [] for prompt in rows["prompt"]}
     for prompt, right in zip(rows["prompt"], (chosen > rejected).tolist(), strict=True):
         films[prompt].append(right)
-    shares = torch.tensor([sum(film) / len(film) for film in films.values()])
+    shares = torch.tensor([sum(film) / len(film) for film in films.values()], device="cpu")
     low, high = bootstrap(shares)
     return {
         "accuracy": shares.mean().item(),

@@ -409,7 +409,7 @@ def _without_ending(column: str) -> str:
 
 
 def _matrix(table: pd.DataFrame) -> torch.Tensor:
-    return torch.tensor(table.to_numpy(), dtype=torch.float64)
+    return torch.tensor(table.to_numpy(), dtype=torch.float64, device="cpu")
 
 
 def _differences(rows: dict[str, tuple], by: str) -> pd.DataFrame:

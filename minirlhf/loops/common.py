@@ -104,10 +104,10 @@ def shuffled_batches(n: int, batch_size: int, steps: int, seed: int) -> Iterator
     """
     generator = torch.Generator().manual_seed(seed)
     check("rows to train on", n, n >= 1, "at least 1")
-    pool = torch.empty(0, dtype=torch.long)
+    pool = torch.empty(0, dtype=torch.long, device="cpu")
     for _ in range(steps):
         while len(pool) < batch_size:
-            pool = torch.cat([pool, torch.randperm(n, generator=generator)])
+            pool = torch.cat([pool, torch.randperm(n, generator=generator, device="cpu")])
         yield pool[:batch_size]
         pool = pool[batch_size:]
 
@@ -120,7 +120,7 @@ def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
     if not config.micro_batch:
         yield batch
         return
-    for rows in config.split(torch.arange(len(batch.response_mask))):
+    for rows in config.split(torch.arange(len(batch.response_mask), device="cpu")):
         part = batch.select(rows)
         if part.action_mask.any():
             yield part

@@ -89,7 +89,7 @@ def train_gold(
             [r.text for r in rows],
             max_response=config.max_response,
         )
-        target = torch.tensor([r.mean for r in rows])
+        target = torch.tensor([r.mean for r in rows], device="cpu")
         loss = (
             0.5
             * (last_token_scores(token_scores(model, batch), batch.attention_mask) - target)

@@ -380,7 +380,8 @@ def _minibatches(
     A step in which no token counts is left out.
     """
     orders = [
-        torch.randperm(len(batch.action_mask), generator=generator) for _ in range(config.epochs)
+        torch.randperm(len(batch.action_mask), generator=generator, device="cpu")
+        for _ in range(config.epochs)
     ]
     every = [rows for order in orders for rows in order.split(config.minibatch_size)]
     return [rows for rows in every if batch.action_mask[rows].any()]
@@ -429,11 +430,11 @@ def _refilled(
             drawn += 1
         if len(kept) >= wanted or attempt == config.max_refills:
             break
-        new = torch.randint(n_prompts, (wanted - len(kept),), generator=generator)
+        new = torch.randint(n_prompts, (wanted - len(kept),), generator=generator, device="cpu")
         batch, scores, penalised = draw(new)
         batches.append(batch)
         all_penalised.append(penalised)
-    groups = torch.tensor((kept + alike)[:wanted])
-    rows = (groups[:, None] * size + torch.arange(size)).flatten()
+    groups = torch.tensor((kept + alike)[:wanted], device="cpu")
+    rows = (groups[:, None] * size + torch.arange(size, device="cpu")).flatten()
     joined = Rollout.concat(batches).select(rows)
     return joined, torch.cat(all_penalised)[rows], (drawn - wanted) * size

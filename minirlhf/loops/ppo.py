@@ -262,7 +262,8 @@ def train_ppo(
         networks.set_learning_rates(step, config.steps, train_actor=step >= config.critic_warmup)
         metrics = MeanMetrics(config.epochs * config.batch_size // config.minibatch_size)
         for _ in range(config.epochs):
-            for rows in torch.randperm(len(mask), generator=generator).split(config.minibatch_size):
+            order = torch.randperm(len(mask), generator=generator, device="cpu")
+            for rows in order.split(config.minibatch_size):
                 minibatch = batch.select(rows)
                 denominator = loss_denominator(minibatch.action_mask)  # the number of its tokens
                 for part in micro_batches(minibatch, config.actor):

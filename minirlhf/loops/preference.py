@@ -59,8 +59,8 @@ class DPOConfig:
         self._check_settings(LOSSES[self.loss])
         self._check_reference(LOSSES[self.loss])
         # try the loss once: it refuses settings out of range before anything is trained
-        one = -torch.ones(2)
-        answers = Answers(one, one, torch.tensor([1, 1]), one > 0, -one, torch.tensor(0.0))
+        one, zero = -torch.ones(2, device="cpu"), torch.zeros((), device="cpu")
+        answers = Answers(one, one, -one.long(), one > 0, -one, zero)
         LOSSES[self.loss].of(DPOFormulas(), answers, **self.of_loss)
 
     def _check_settings(self, row: Loss) -> None:
@@ -217,12 +217,12 @@ def preference_step(
     """
     row, settings = LOSSES[config.loss], config.of_loss
     prompts, responses, chosen = _texts(rows, row.single)
-    baseline = torch.tensor(0.0)
+    baseline = torch.tensor(0.0, device="cpu")
     if row.single:
         baseline = _kto_baseline(model, reference, tokenizer, prompts, responses, config, formulas)
     count = len(chosen) if row.single else len(chosen) // 2  # losses in this step
     done = []
-    for micro in config.optimiser.split(torch.arange(count)):
+    for micro in config.optimiser.split(torch.arange(count, device="cpu")):
         part = micro if row.single else torch.cat([micro, micro + count])  # both sides of a pair
         batch = encode(
             tokenizer,
@@ -257,16 +257,19 @@ def _answers(
 ) -> Answers:
     """The inputs of the loss for these responses; only the policy's numbers carry a gradient."""
     mask = batch.action_mask
-    kl = torch.zeros(len(mask))
+    kl = torch.zeros(len(mask), device="cpu")
     if LOSSES[config.loss].kl:  # the KL at every position: the logits of both are needed
         logits = policy_logits(model, batch)
         with torch.no_grad():
-            ref_logits = policy_logits(reference, batch)
+            ref_logits = policy_logits(reference, batch).to(logits.device)
+        there = batch.to(logits.device)  # a column for every word: too much to move
         logprobs, ref = (
-            sequence_logprobs(response_logprobs(x, batch.response_ids, mask), mask)
+            sequence_logprobs(
+                response_logprobs(x, there.response_ids, there.action_mask).to(batch.device), mask
+            )
             for x in (logits, ref_logits)
         )
-        kl = formulas.exact_kl(ref_logits, logits, mask).sum(1)
+        kl = formulas.exact_kl(ref_logits, logits, there.action_mask).sum(1).to(batch.device)
     else:
         logprobs = sequence_logprobs(policy_logprobs(model, batch), mask)
         ref = torch.zeros_like(logprobs) if known is None else known
@@ -338,10 +341,10 @@ def sync(reference, model, mixup: float) -> None:
 def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[str], torch.Tensor]:
     """(prompts, responses, which are chosen). Of pairs, all chosen responses come first."""
     if single:
-        return rows["prompt"], rows["completion"], torch.tensor(rows["label"])
+        return rows["prompt"], rows["completion"], torch.tensor(rows["label"], device="cpu")
     half = len(rows["prompt"])
     both = rows["chosen"] + rows["rejected"]
-    return rows["prompt"] * 2, both, torch.arange(2 * half) < half
+    return rows["prompt"] * 2, both, torch.arange(2 * half, device="cpu") < half
 
 
 def _summed(
@@ -349,9 +352,9 @@ def _summed(
 ) -> torch.Tensor:
     """log pi(y | x) of each response, nats, in micro-batches; 0 where there is no model."""
     if model is None:
-        return torch.zeros(len(prompts))
+        return torch.zeros(len(prompts), device="cpu")
     parts = []
-    for rows in config.optimiser.split(torch.arange(len(prompts))):
+    for rows in config.optimiser.split(torch.arange(len(prompts), device="cpu")):
         batch = encode(
             tokenizer,
             [prompts[i] for i in rows],

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.models.forward import device_of
 from minirlhf.runtime import History, check, seed_all
 
 EOS = "<|endoftext|>"
@@ -87,30 +88,31 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
     """One long row of token ids: the texts in a random order, each ended by EOS."""
     ids = tokenizer(texts).input_ids
-    shuffled = [ids[i] for i in torch.randperm(len(ids), generator=order)]
-    return torch.tensor([token for text in shuffled for token in [*text, tokenizer.eos_token_id]])
+    shuffled = [ids[i] for i in torch.randperm(len(ids), generator=order, device="cpu")]
+    joined = [token for text in shuffled for token in [*text, tokenizer.eos_token_id]]
+    return torch.tensor(joined, device="cpu")
 
 
 def new_gpt2(
     tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0
 ) -> GPT2LMHeadModel:
-    """A GPT-2 with random weights and this tokenizer's vocabulary."""
+    """A GPT-2 with random weights, drawn on the CPU, and this tokenizer's vocabulary."""
     eos = tokenizer.eos_token_id
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=positions,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            bos_token_id=eos,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=positions,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=eos,
     )
+    with torch.device("cpu"):
+        return GPT2LMHeadModel(config)
 
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -194,15 +196,16 @@ def train_base(
         step_seed = config.seed * 1_000_003 + step
         generator = torch.Generator().manual_seed(step_seed)
         starts = torch.randint(
-            len(stream) - config.block - 1, (config.batch_size,), generator=generator
+            len(stream) - config.block - 1, (config.batch_size,), generator=generator, device="cpu"
         )
         blocks = torch.stack([stream[s : s + config.block + 1] for s in starts])
+        blocks = blocks.to(device_of(model))
         torch.manual_seed(step_seed)  # dropout
         for optimizer, peak in zip(optimizers, (config.lr, config.matrix_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * schedule(step, config)
         model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(blocks.device.type, torch.bfloat16, enabled=config.bf16):
             logits = model(blocks[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), blocks[:, 1:].flatten()
@@ -234,7 +237,7 @@ def stream_nats(model, stream: torch.Tensor, block: int) -> float:
     model.eval()
     total = 0.0
     for start in range(0, len(stream) - 1, block):
-        ids = stream[start : start + block + 1][None]
+        ids = stream[start : start + block + 1][None].to(device_of(model))
         logits = model(ids[:, :-1]).logits
         total += torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
     return total

@@ -242,4 +242,4 @@ def text_scores(
         recomputed(scored, rows, use_reentrant=False) if micro_batch else scored(rows)
         for rows in parts
     ]
-    return torch.cat(scores)[torch.tensor(order).argsort()]
+    return torch.cat(scores)[torch.tensor(order, device="cpu").argsort()]

@@ -79,7 +79,7 @@ def train_verifier(
         batch = encode(
             tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
         )
-        label = torch.tensor(rows["label"]).float()
+        label = torch.tensor(rows["label"], device="cpu").float()
         logits, mask = prefix_logits(model, batch)
         losses = binary_cross_entropy_with_logits(
             logits, label[:, None].expand_as(logits), reduction="none"
@@ -109,6 +109,6 @@ def prefix_logits(model: ScalarModel, batch: Rollout) -> tuple[torch.Tensor, tor
         prompt's end and at real response tokens.
     """
     mask = torch.cat(
-        [torch.ones(len(batch.response_mask), 1, dtype=torch.bool), batch.response_mask], 1
+        [batch.response_mask.new_ones(len(batch.response_mask), 1), batch.response_mask], 1
     )
     return token_scores(model, batch)[:, batch.prompt_ids.shape[1] - 1 :], mask

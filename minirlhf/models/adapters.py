@@ -39,7 +39,9 @@ def with_lora(model, rank: int = 16, *, seed: int = 0):
 
     check("rank", rank, rank >= 1, "at least 1")
     # peft and transformers warn about each other
-    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():
+    quiet = warnings.catch_warnings(action="ignore")
+    # drawn on the CPU, then moved to the model's device by peft
+    with quiet, torch.random.fork_rng(), torch.device("cpu"):
         torch.manual_seed(seed)
         return get_peft_model(
             model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")

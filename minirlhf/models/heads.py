@@ -100,7 +100,8 @@ class ScalarModel(nn.Module):
         Args:
             dtype: of the saved weights, 16 bits by default; `load` reads them as float32.
         """
-        whole = AutoModelForSequenceClassification.from_config(self._config())
+        with torch.device("cpu"):
+            whole = AutoModelForSequenceClassification.from_config(self._config())
         whole.base_model.load_state_dict(merged(self.backbone).state_dict())
         with torch.no_grad():
             whole.score.weight.copy_(self.head.weight)

@@ -41,7 +41,9 @@ def ridge_judge(split: str = "gold", max_features: int = 20_000) -> Judge:
     )
 
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
-        return torch.tensor(model.predict(features.transform(responses)), dtype=torch.float32)
+        return torch.tensor(
+            model.predict(features.transform(responses)), dtype=torch.float32, device="cpu"
+        )
 
     return judge
 
@@ -70,4 +72,6 @@ def lexicon_judge() -> Judge:
             total += valence.get(word, 0.0) * (-0.74 if negated else 1.0)
         return total / math.sqrt(total * total + 15)
 
-    return lambda prompts, responses: torch.tensor([score(text) for text in responses])
+    return lambda prompts, responses: torch.tensor(
+        [score(text) for text in responses], device="cpu"
+    )

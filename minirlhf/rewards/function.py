@@ -84,7 +84,7 @@ def reward_function(
                 f"The reward function returned {len(values)} values for {len(completions)} "
                 f"completions, {values[:4]} ...; it must be one finite number for each."
             )
-        return torch.tensor(values)
+        return torch.tensor(values, device="cpu")
 
     return score
 

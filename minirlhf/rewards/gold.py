@@ -50,6 +50,5 @@ def correlation(judge: Judge, split: str = "val") -> float:
     """Pearson's r between a judge's scores and the mean ratings of one split's snippets."""
     rated = [r for r in load_reviews() if r.split == split and r.ratings]
     predicted = judge([r.prompt for r in rated], [r.text for r in rated])
-    return torch.corrcoef(torch.stack([predicted, torch.tensor([r.mean for r in rated])]))[
-        0, 1
-    ].item()
+    means = torch.tensor([r.mean for r in rated], device="cpu")
+    return torch.corrcoef(torch.stack([predicted, means]))[0, 1].item()

@@ -140,11 +140,9 @@ def prefix_scores(
     one_pass = token_scores(model, batch)[0, batch.prompt_ids.shape[1] : -1]
     with_eos = []
     for end in range(1, len(ids) + 1):
-        response_ids = torch.tensor([[*ids[:end], tokenizer.eos_token_id]])
+        response_ids = torch.tensor([[*ids[:end], tokenizer.eos_token_id]], device="cpu")
         mask = torch.ones_like(response_ids, dtype=torch.bool)
-        prefix = Rollout(
-            batch.prompt_ids, batch.prompt_mask, response_ids, mask, torch.zeros(mask.shape)
-        )
+        prefix = Rollout(batch.prompt_ids, batch.prompt_mask, response_ids, mask, 0.0 * mask)
         with_eos.append(token_scores(model, prefix)[0, -1])
     return [tokenizer.decode([i]) for i in ids], torch.stack(with_eos), one_pass
 

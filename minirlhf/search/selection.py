@@ -33,7 +33,7 @@ def best_index(scores: torch.Tensor, n: int) -> torch.Tensor:
         scores: (N * n,), the n scores of a prompt next to each other.
     """
     grouped = rearrange(scores, "(p n) -> p n", n=n)
-    return torch.arange(len(grouped)) * n + grouped.argmax(1)
+    return torch.arange(len(grouped), device=grouped.device) * n + grouped.argmax(1)
 
 
 def best_of_n(

@@ -47,13 +47,13 @@ def human_ceiling(
     Returns:
         A share from 0 to 1; nan if no choice falls into the band.
     """
-    values = torch.arange(-4.0, 5.0, dtype=torch.float64)
+    values = torch.arange(-4.0, 5.0, dtype=torch.float64, device="cpu")
     rows = {
         ratings: [ratings.count(v) for v in range(-4, 5)]
         for ratings in {r.ratings for pair in pairs for r in pair}
     }
     a, b = (
-        torch.tensor([rows[r.ratings] for r in side], dtype=torch.float64)
+        torch.tensor([rows[r.ratings] for r in side], dtype=torch.float64, device="cpu")
         for side in zip(*pairs, strict=True)
     )  # (N, 9): number of raters who gave each of the nine ratings
     # means of the other raters
@@ -125,11 +125,11 @@ def two_halves(ratings: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         above (n, n): the share of pairs of ratings, one of review i and one of review j, both from
             the other halves, in which that of i is higher.
     """
-    order = torch.rand(ratings.shape, generator=generator)
+    order = torch.rand(ratings.shape, generator=generator, device="cpu")
     order = order.masked_fill(ratings.isnan(), torch.inf).argsort(1)
     ratings = ratings.gather(1, order)  # shuffled, NaN last
     size = (~ratings.isnan()).sum(1, keepdim=True)
-    inside = torch.arange(ratings.shape[1]) < (size + 1) // 2
+    inside = torch.arange(ratings.shape[1], device="cpu") < (size + 1) // 2
     one, other = ratings.where(inside, torch.nan), ratings.where(~inside, torch.nan)
     missing = other.isnan()
     ordered = other.masked_fill(missing, torch.inf).sort(1).values
@@ -187,10 +187,10 @@ def odds_of_steps(
         bootstrap interval, `low` to `high`.
     """
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(len(steps), len(films), 6)
+    total = torch.zeros(len(steps), len(films), 6, device="cpu")
     for place, film in enumerate(films):
         ratings = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(r.ratings).float() for r in film],
+            [torch.tensor(r.ratings, device="cpu").float() for r in film],
             batch_first=True,
             padding_value=torch.nan,
         )
@@ -198,13 +198,13 @@ def odds_of_steps(
             first, _, above = two_halves(ratings, generator)
             for i, step in enumerate(steps):
                 total[i, place] += step_choices(first, above, step)
-    again = torch.randint(len(films), (redraws, len(films)), generator=generator)
+    again = torch.randint(len(films), (redraws, len(films)), generator=generator, device="cpu")
     rows = []
     for step, choices in zip(steps, total, strict=True):
         sums = torch.cat([choices.sum(0)[None], choices[again].sum(1)])  # the first is the real one
         ab, bc, ac = (sums[:, 0::2] / sums[:, 1::2]).T
         ratio = ac / (ab * bc)
-        low, high = ratio[1:].quantile(torch.tensor([0.025, 0.975])).tolist()
+        low, high = ratio[1:].quantile(torch.tensor([0.025, 0.975], device="cpu")).tolist()
         odds = {"a : b": ab[0], "b : c": bc[0], "product": ab[0] * bc[0], "a : c": ac[0]}
         row = {"step": step} | {name: x.item() for name, x in (odds | {"ratio": ratio[0]}).items()}
         rows.append(row | {"low": low, "high": high})
