@@ -37,6 +37,40 @@ MODEL_FILES = (
 )  # the files of a saved model's folder
 
 
+_default_device = torch.device("cpu")  # where models are loaded; see use_device
+
+
+def use_device(name: str) -> torch.device:
+    """Load models on this device from now on, where no other one is asked for.
+
+    Args:
+        name: cpu, cuda (also cuda:1), mps, or auto: a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: the name is unknown, or this machine has no such device.
+    """
+    global _default_device
+    _default_device = device_named(name)
+    return _default_device
+
+
+def device_named(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; None: the one that `use_device` chose, the CPU at first.
+
+    Raises:
+        ValueError: the name is unknown, or this machine has no such device.
+    """
+    if name is None:
+        return _default_device
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind, is_there in there.items() if is_there), "cpu"))
+    kind = str(name).partition(":")[0]
+    check("device", str(name), kind in ("cpu", *there), "cpu, cuda, mps or auto")
+    check("device", str(name), there.get(kind, True), "one that torch finds on this machine")
+    return torch.device(name)
+
+
 def seed_all(seed: int) -> torch.Generator:
     """Seed the global generators of Python and torch.
 

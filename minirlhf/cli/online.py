@@ -20,6 +20,7 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     SAMPLING,
     Bf16,
+    Device,
     Lora,
     MicroBatch,
     Model,
@@ -79,6 +80,7 @@ def _online_command(name: str) -> None:
         ] = preset.samples,
         out: Out = Path("out") / name,
         seed: Seed = 0,
+        device: Device = "cpu",  # its callback acts
         resume: Resume = False,
     ):
         policy, tokenizer = load_policy(model)

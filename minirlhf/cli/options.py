@@ -22,6 +22,24 @@ Model = Annotated[
     ),
 ]
 Scorer = Annotated[str, option(MODEL, "Reward model: tiny-reviews-reward or a folder.")]
+
+
+def _use_device(name: str) -> str:
+    """Every model of the command is loaded on this device."""
+    from minirlhf.runtime import use_device  # imported here, because torch takes seconds
+
+    use_device(name)
+    return name
+
+
+Device = Annotated[
+    str,
+    option(
+        MODEL,
+        "Where models run: cpu, cuda, mps, or auto (a GPU if there is one).",
+        callback=_use_device,
+    ),
+]
 Lora = Annotated[
     int, option(MODEL, "Rank of low-rank adapters (LoRA). 0: train all weights instead.")
 ]

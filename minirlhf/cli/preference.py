@@ -20,6 +20,7 @@ from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
     Data,
+    Device,
     Lora,
     MaxResponse,
     MicroBatch,
@@ -71,6 +72,7 @@ def dpo(
     mixup: Mixup = DPOConfig.mixup,
     out: Out = Path("out/dpo"),
     seed: Seed = 0,
+    device: Device = "cpu",  # its callback acts
     resume: Resume = False,
 ):
     """Train by direct preference optimisation (DPO).

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
-from minirlhf.cli.options import MODEL, RUN, Out, Seed, option
+from minirlhf.cli.options import MODEL, RUN, Device, Out, Seed, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.experiments.records import load_results
 from minirlhf.models.load import save_policy
@@ -60,6 +60,7 @@ def tour(
         option(RUN, "Folder to save the SFT and reward models to as well, in 16 bits."),
     ] = None,
     seed: Seed = 0,
+    device: Device = "cpu",  # its callback acts
     reduced: Annotated[
         bool, option(RUN, "Only a few steps per stage, to see that everything works.", "--reduced")
     ] = False,

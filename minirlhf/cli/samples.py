@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Model, Scorer, Seed, option
+from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Device, Model, Scorer, Seed, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
 from minirlhf.models.forward import decode, encode
@@ -39,6 +39,7 @@ def sample(
         int, option(SAMPLING, "Longest response in tokens, EOS included.")
     ] = SamplingConfig.max_new_tokens,
     seed: Seed = 0,
+    device: Device = "cpu",  # its callback acts
 ):
     """Print responses that a language model samples.
 
@@ -69,6 +70,7 @@ def score(
             MODEL, "Language model whose probabilities the page shows too.", show_default="none"
         ),
     ] = None,
+    device: Device = "cpu",  # its callback acts
     html: Annotated[
         Path | None, option(RUN, "Also write a page with the token microscope to this file.")
     ] = None,

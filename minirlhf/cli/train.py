@@ -13,6 +13,7 @@ from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
     Data,
+    Device,
     Lora,
     MaxResponse,
     MicroBatch,
@@ -68,6 +69,7 @@ def sft(
     recompute: Recompute = False,
     out: Out = Path("out/sft"),
     seed: Seed = 0,
+    device: Device = "cpu",  # its callback acts
     resume: Resume = False,
 ):
     """Train on demonstrations: supervised fine-tuning (SFT).
@@ -110,6 +112,7 @@ def reward(
     recompute: Recompute = False,
     out: Out = Path("out/reward"),
     seed: Seed = 0,
+    device: Device = "cpu",  # its callback acts
     resume: Resume = False,
 ):
     """Train a reward model on preference pairs.

@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.models.forward import device_of
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, check, device_named, seed_all
 
 EOS = "<|endoftext|>"
 
@@ -112,7 +112,8 @@ def new_gpt2(
         pad_token_id=eos,
     )
     with torch.device("cpu"):
-        return GPT2LMHeadModel(config)
+        model = GPT2LMHeadModel(config)
+    return model.to(device_named())
 
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:

@@ -11,11 +11,16 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from minirlhf.models.adapters import fused_gelu, merged
 from minirlhf.models.heads import ScalarModel, read_whole
-from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder
+from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder, device_named
 
 transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
 CHECKPOINTS = DATA / "checkpoints"
@@ -44,12 +49,15 @@ def checkpoint(name: str | Path) -> Path | None:
     )
 
 
-def load_policy(name: str | Path = "tiny-reviews"):
+def load_policy(
+    name: str | Path = "tiny-reviews", *, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a policy and its tokenizer: float32, evaluation mode, left padding.
 
     Args:
         name: `tiny-reviews`, `tiny-reviews-sft`, a folder with a config.json, or a hub name such as
             `gpt2`.
+        device: cpu, cuda, mps or auto; by default the command's --device, else the CPU.
 
     Returns:
         (model, tokenizer).
@@ -57,7 +65,7 @@ def load_policy(name: str | Path = "tiny-reviews"):
     Raises:
         ValueError: there is no such model, or the folder holds a reward model or damaged files.
     """
-    source = checkpoint(name) or str(name)
+    place, source = device_named(device), checkpoint(name) or str(name)
     if source == SMOLLM2:
         raise ValueError(
             f"{SMOLLM2} is not downloaded yet; run `minirlhf data --model {SMOLLM2}` once (93 MB)."
@@ -87,14 +95,17 @@ def load_policy(name: str | Path = "tiny-reviews"):
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return fused_gelu(model).eval(), tokenizer
+    return fused_gelu(model).eval().to(place), tokenizer
 
 
-def load_scalar(name: str | Path = "tiny-reviews-reward"):
+def load_scalar(
+    name: str | Path = "tiny-reviews-reward", *, device: str | torch.device | None = None
+) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
     """Load a reward model of this project and its tokenizer.
 
     Args:
         name: a committed reward model, or a folder that `ScalarModel.save` wrote.
+        device: cpu, cuda, mps or auto; by default the command's --device, else the CPU.
 
     Returns:
         (ScalarModel, tokenizer), in float32 and evaluation mode, with left padding.
@@ -102,14 +113,15 @@ def load_scalar(name: str | Path = "tiny-reviews-reward"):
     Raises:
         ValueError: there is no such folder, or it holds no reward model, or its files are damaged.
     """
-    folder = checkpoint(name)
+    place, folder = device_named(device), checkpoint(name)
     if folder is None or not (folder / "scalar.json").is_file():
         raise ValueError(
             f"No reward model '{name}': give one of {', '.join(committed(scores=True))}, "
             "or a folder that `minirlhf reward` wrote."
         )
     try:
-        return ScalarModel.load(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        return ScalarModel.load(folder).to(place), tokenizer
     except FAULTS as error:
         raise ValueError(
             f"'{name}' holds no reward model that can be read: {_first_line(error)}"

@@ -102,7 +102,7 @@ def test_the_wheel_holds_models_and_records_and_nothing_fetched(wheel):
 def test_the_commands_work_in_an_empty_folder(installed, tmp_path):
     printed = run([installed / "minirlhf", "score", "A warm, funny film."], tmp_path)
     assert "prefix + EOS" in printed
-    assert run([installed / "minirlhf", "sample", "--count", "2"], tmp_path).strip()
+    assert run([installed / "minirlhf", "sample", "a film"], tmp_path).strip()
     assert not list(tmp_path.iterdir())
 
 
