@@ -46,6 +46,7 @@ def data(
 
 @app.command()
 def tour(
+    device: Device = "cpu",  # its callback acts
     mine: Annotated[
         Path | None,
         option(
@@ -60,7 +61,6 @@ def tour(
         option(RUN, "Folder to save the SFT and reward models to as well, in 16 bits."),
     ] = None,
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
     reduced: Annotated[
         bool, option(RUN, "Only a few steps per stage, to see that everything works.", "--reduced")
     ] = False,

@@ -740,8 +740,8 @@ pd.DataFrame(found_q.numpy(), prefixes, world.vocab).round(2)
 # Behind `37-2=3` a 0 would still earn something then, and the 5 loses it. This could be why DPO blames
 # last digits. Nothing here proves it.
 #
-# **The model's own errors.** The record `planted` also has 218 responses that the model itself wrote,
-# with exactly one false step. A method must find the *step*. DPO was trained for 300 steps. Two methods
+# **The model's own errors.** The record of `minirlhf experiment planted` also has 218 responses that
+# the model itself wrote, with exactly one false step. A method must find the *step*. DPO was trained for 300 steps. Two methods
 # are new. *Surprisal after DPO* is the lowest $\log \pi$ of the trained policy. *Value* is a critic that
 # learned from the same responses to predict whether the answer will be right; it blames the token after
 # which the prediction falls most. The share of cases that are found (mean of three seeds):

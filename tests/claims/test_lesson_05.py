@@ -397,7 +397,7 @@ def test_the_numbers_of_the_prose(reviews, fresh_reviews, of_the_trained_critic)
         said("is a number from", 0, 1, config.lam)
         on_paper(said)
         # 4: the exact world
-        said("one of which ends the response, and", len(WORLD.vocab) == 3, len(WORLD.sequences))
+        said("at most three words, so there are", len(WORLD.vocab) == 3, len(WORLD.sequences))
         said("A bias of", 0.5)
         said("the true value plus an error between", ERROR.min(), ERROR.max())
         said("- *shifted*: the true value plus", 1)

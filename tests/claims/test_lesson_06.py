@@ -420,7 +420,7 @@ def test_the_numbers_of_the_prose(
         entropy = by_step.mean().entropy
         said("It stays between", 2.1, 2.6, entropy.min() > 2.1 and entropy.max() < 2.6)
         said("because of the clip: at most", tour.clip_fraction.max())
-        said("predicts its targets:", 1, 0)
+        said("predicts its targets (in lesson 05: the returns):", 1, 0)
         said("It starts below", 0, end.explained_variance)
         said("| explained variance |", 0, 0)
         unclipped = logged[logged.variant == "eight epochs, no clip"].clip_fraction

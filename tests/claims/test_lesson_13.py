@@ -625,7 +625,11 @@ def further(said, world, record, own):
             columns = [mean[f"{kind}, {name}"] for name in METHODS]
             said(f"| {cases} | {words} |", *columns)
     said("fit a reward that is", 1, 0, 5)
-    said("The record `planted` also has", own["cases"], LOCATED["dpo"]["steps"])
+    said(
+        "The record of `minirlhf experiment planted` also has",
+        own["cases"],
+        LOCATED["dpo"]["steps"],
+    )
     said("a random step is right in", record["own, by chance"].mean(), own["last step"])
     top = max(record["own, surprisal after DPO"])
     row = record[record["own, surprisal after DPO"] == top].iloc[-1]

@@ -314,7 +314,7 @@ def test_prompts_go_to_ppo_and_grpo_and_a_rule_only_to_grpo():
         ("prompts", ["3  PPO", "GRPO"]),
         ("2  Reward model", ["3  PPO"]),  # from this arrow one branches off to GRPO
         ("or a rule, e.g.", ["GRPO"]),
-        ("human ratings", ["2  Reward model", "DPO"]),
+        ("human judgements", ["2  Reward model", "DPO"]),
     ):
         for end in ("2  Reward model", "3  PPO", "GRPO", "DPO"):
             assert len(arrows(figure, start, end)) == (end in ends), (start, end)
