@@ -77,6 +77,9 @@ def grade(
 
     Example: minirlhf grade submissions --exercise ppo_loss --exercise gae_advantages
     """
+    from minirlhf.runtime import need_checkout
+
+    need_checkout("Grading")  # before the next import, which needs packages of the notebooks
     from minirlhf.classroom.grading import by_student, grade_folder, sentences, write_grades
 
     names = students.read_text(encoding="utf-8-sig").split("\n") if students else []

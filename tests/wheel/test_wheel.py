@@ -72,16 +72,21 @@ def installed(wheel, tmp_path_factory):
 
 def run(command, folder, **environment):
     """What a command prints when it runs in `folder` without this repository's settings."""
+    done = finished(command, folder, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def finished(command, folder, **environment):
+    """The finished process of `run`, whether it failed or not."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MINIRLHF"))}
-    done = subprocess.run(
+    return subprocess.run(
         [str(part) for part in command],
         cwd=folder,
         env=inherited | environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 pytestmark = pytest.mark.wheel
@@ -117,7 +122,7 @@ model, tokenizer = models.load_policy("tiny-reviews-sft")
 pairs = Dataset.from_list([{"prompt": "A film\\n", "chosen": "Good.", "rejected": "Bad."}])
 model, history = loops.train_dpo(model, tokenizer, pairs, loops.DPOConfig(steps=2))
 score = rewards.reward_function(short, tokenizer)
-config = loops.GroupConfig(steps=1, prompts_per_step=1, group_size=2)
+config = loops.GroupConfig(steps=1, prompts_per_step=1, group_size=2, minibatch_size=2)
 model, history = loops.train_group(model, tokenizer, ["A film\\n"], score, config)
 assert len(experiments.results("tour")) > 3
 print(runtime.commit(), runtime.CACHE)
@@ -140,16 +145,10 @@ def test_the_tour_fetches_the_ratings_and_writes_its_report(installed, tmp_path)
     assert (tmp_path / "out" / "tour" / "report.html").is_file()
 
 
-@pytest.mark.parametrize("command", ["course 00", "grade .", "experiment leash", "smollm2"])
+@pytest.mark.parametrize("command", ["grade .", "experiment leash", "smollm2"])
 def test_what_needs_the_repository_says_so(installed, tmp_path, command):
-    packages = [] if command.split()[0] != "course" else ["jupytext", "nbclient"]
-    if packages:
-        pinned = ["-c", ROOT / "requirements-dev.txt", "-c", ROOT / "requirements.txt"]
-        run([installed / "python", "-m", "pip", "install", "-q", *pinned, *packages], tmp_path)
     (tmp_path / "anna.py").write_text("def ppo_loss(): ...\n")
-    done = subprocess.run(
-        [installed / "minirlhf", *command.split()], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode != 0
+    done = finished([installed / "minirlhf", *command.split()], tmp_path)
     words = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
     assert "needs the repository of minirlhf" in words and "Traceback" not in words
