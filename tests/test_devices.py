@@ -12,10 +12,7 @@ import torch
 from minirlhf.runtime import device_named, use_device
 from tests import histories
 
-LEFT_OUT = (
-    "tour",
-    "micro-batches",
-)  # the tour is tested below; micro-batches take a part of a batch
+LEFT_OUT = ("tour", "micro-batches")  # the tour is made of such runs; one with micro-batches is in
 RUNS = {
     name: run
     for name, run in histories.runs()

@@ -80,7 +80,7 @@ def _online_command(name: str) -> None:
         ] = preset.samples,
         out: Out = Path("out") / name,
         seed: Seed = 0,
-        device: Device = "cpu",  # its callback acts
+        device: Device = "cpu",
         resume: Resume = False,
     ):
         policy, tokenizer = load_policy(model)

@@ -25,7 +25,7 @@ Scorer = Annotated[str, option(MODEL, "Reward model: tiny-reviews-reward or a fo
 
 
 def _use_device(name: str) -> str:
-    """Every model of the command is loaded on this device."""
+    """Load every model of the command on this device: no command has to read the option."""
     from minirlhf.runtime import use_device  # imported here, because torch takes seconds
 
     use_device(name)

@@ -63,7 +63,7 @@ def ppo(
     kl_coef: KLCoef = PPOConfig.kl.kl_coef,
     out: Out = Path("out/ppo"),
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     resume: Resume = False,
 ):
     """Train by proximal policy optimisation (PPO).
@@ -125,7 +125,7 @@ def _group_command(name: str) -> None:
         ] = None,
         out: Out = Path("out") / name,
         seed: Seed = 0,
-        device: Device = "cpu",  # its callback acts
+        device: Device = "cpu",
         resume: Resume = False,
     ):
         config = group_config(task, name, seed=seed, **given(steps=steps))

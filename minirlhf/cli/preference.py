@@ -72,7 +72,7 @@ def dpo(
     mixup: Mixup = DPOConfig.mixup,
     out: Out = Path("out/dpo"),
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     resume: Resume = False,
 ):
     """Train by direct preference optimisation (DPO).

@@ -48,7 +48,7 @@ def pretrain(
     ] = False,
     out: Out = Path("out/pretrain"),
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     resume: Resume = False,
 ):
     """Train a small base language model from random weights.
@@ -90,7 +90,7 @@ def pretrain_arithmetic(out: Path, seed: int, steps: int | None, resume: bool) -
 def gold(
     model: Model = "out/pretrain-gold/model",
     members: Annotated[int, option(MODEL, "Number of reward models in the ensemble.")] = 3,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     out: Out = Path("out/gold"),
     resume: Resume = False,
 ):

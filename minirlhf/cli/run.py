@@ -46,7 +46,7 @@ def data(
 
 @app.command()
 def tour(
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     mine: Annotated[
         Path | None,
         option(

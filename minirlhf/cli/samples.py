@@ -39,7 +39,7 @@ def sample(
         int, option(SAMPLING, "Longest response in tokens, EOS included.")
     ] = SamplingConfig.max_new_tokens,
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
 ):
     """Print responses that a language model samples.
 
@@ -70,7 +70,7 @@ def score(
             MODEL, "Language model whose probabilities the page shows too.", show_default="none"
         ),
     ] = None,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     html: Annotated[
         Path | None, option(RUN, "Also write a page with the token microscope to this file.")
     ] = None,

@@ -69,7 +69,7 @@ def sft(
     recompute: Recompute = False,
     out: Out = Path("out/sft"),
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     resume: Resume = False,
 ):
     """Train on demonstrations: supervised fine-tuning (SFT).
@@ -112,7 +112,7 @@ def reward(
     recompute: Recompute = False,
     out: Out = Path("out/reward"),
     seed: Seed = 0,
-    device: Device = "cpu",  # its callback acts
+    device: Device = "cpu",
     resume: Resume = False,
 ):
     """Train a reward model on preference pairs.

@@ -192,7 +192,10 @@ def above_curve(
     rows = []
     for draw in range(draws + 1):  # the first: every seed and prompt once
         seeds, prompts = (
-            torch.randint(n, (n,), generator=generator) if draw else torch.arange(n) for n in shape
+            torch.randint(n, (n,), generator=generator, device="cpu").numpy()
+            if draw
+            else np.arange(n)
+            for n in shape
         )
         points = {
             name: (

@@ -23,7 +23,7 @@ from minirlhf.show.barcharts import bars
 from minirlhf.show.clipping import clip
 from minirlhf.show.diagrams import four_models, pipeline
 from minirlhf.show.diagrams_steps import grpo_group, ppo_step
-from minirlhf.show.exact import distance_to_optimum, policy_bars, trajectories, world
+from minirlhf.show.exact import distance_to_optimum, policy_bars, world
 from minirlhf.show.labelling import label_pairs
 from minirlhf.show.look import COLOURS, MARKERS, Style, styles
 from minirlhf.show.microscope_view import Microscope, microscope
@@ -81,7 +81,6 @@ __all__ = [
     "token_strip",
     "token_strip_html",
     "token_strips",
-    "trajectories",
     "visible",
     "world",
     "write_report",

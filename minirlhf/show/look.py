@@ -66,7 +66,9 @@ def styles(names: Iterable, order: Iterable | None = None) -> dict[str, Style]:
     result, references = {}, 0
     for name in listed:
         if name.lower() in REFERENCES:  # a second one, such as base beside SFT, has other dashes
-            result[name] = Style(GREY, MARKERS[references % 7], DASHES[references % 5])
+            result[name] = Style(
+                GREY, MARKERS[references % len(MARKERS)], DASHES[references % len(DASHES)]
+            )
             references += 1
             continue
         place = fixed[name] if name in fixed else next(free)

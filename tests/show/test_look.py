@@ -56,6 +56,8 @@ def test_a_name_has_the_same_colour_in_every_figure():
         == look.GREY
         == look.styles(["start"])["start"].colour
     )
+    base, sft = look.styles(["base", "SFT"]).values()
+    assert base.colour == sft.colour == look.GREY and base.dashes != sft.dashes
     assert look.styles(["PPO", "a", "b"])["a"] != look.styles(["PPO", "a", "b"])["PPO"]
     # Other names keep theirs in a figure of some of them, if all of the lesson's are given.
     every = look.styles(["a", "b", "c"])

@@ -93,19 +93,3 @@ def test_distances_below_the_smallest_number_stand_at_it():
     figure.draw_without_rendering()
     assert list(figure.axes[0].lines[0].get_ydata()) == [1.0, 0.1, 1e-16]
     assert figure.axes[0].get_yscale() == "log"
-
-
-def test_trajectories_end_on_the_star():
-    world = World.random(3, 2)
-    target, start = world.gibbs(beta=1.0), world.probs(world.ref_logits)
-    mix = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
-    figure = show.trajectories({"straight": (1 - mix) * start + mix * target}, target)
-    figure.draw_without_rendering()
-    plane, distance = figure.axes
-    x, y = plane.lines[0].get_data()
-    assert abs(x[-1]) < 1e-12 and abs(y[-1]) < 1e-12
-    assert "(100% of the motion)" in plane.get_xlabel()  # a straight walk is one direction
-    optimum = world.gibbs_logits(beta=1.0)
-    assert distance.lines[0].get_ydata()[0] == pytest.approx(
-        world.kl(optimum, world.ref_logits).item(), rel=1e-9
-    )
