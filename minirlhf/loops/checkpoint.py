@@ -186,7 +186,7 @@ class Checkpoint:
         for o, optimizer in enumerate(self.optimizers):
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {
-                    f"optimizer.{o}.{index}.{name}": torch.as_tensor(value)
+                    f"optimizer.{o}.{index}.{name}": torch.as_tensor(value, device="cpu")
                     for name, value in moments.items()
                 }
         tensors |= {
@@ -279,7 +279,7 @@ def _fingerprint(models: list) -> str:
     for model in models:
         for name, p in model.named_parameters():
             if "lora_" not in name:
-                digest.update(p.detach().contiguous().view(torch.uint8).numpy())
+                digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -20,20 +20,21 @@ from minirlhf.runtime import atomic_folder, check
 
 
 def read_whole(auto, source: str | Path):
-    """`auto.from_pretrained(source)` in float32, from safetensors, with every weight found.
+    """`auto.from_pretrained(source)` on the CPU in float32, from safetensors, all weights found.
 
     transformers itself fills missing weights with random numbers.
 
     Raises:
         ValueError: weights that the config asks for are missing or have another shape.
     """
-    model, found = auto.from_pretrained(
-        source,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
+    with torch.device("cpu"):  # transformers reads into the default device
+        model, found = auto.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
     if wrong:
         raise ValueError(
