@@ -389,8 +389,8 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # When the score rises and the reviews get worse, this is called **over-optimisation** or *reward
 # hacking*. No single number shows it safely.
 #
-# **Better, or only a fooled judge?** Look at the gold scores in your two tables, of section 5 and of
-# this one. Which of them do you believe, and how could you know?
+# **Better, or only a fooled judge?** Which gold scores of your two tables, in section 5 and here, do you
+# believe? How could you know?
 #
 # <details><summary>Our answer</summary>
 #

@@ -45,10 +45,9 @@ samples.columns = ["with a KL penalty", "without"]
 show.texts(samples)
 
 # %% [markdown]
-# Read the last column aloud. Without the penalty, the policy writes nearly the same review for
-# every film: *funny and funny and funny*. The mean score is 4.0, and with the penalty only 1.2.
-# (Means over 76 films and three seeds. Before the training, scores have the mean 0 and the standard
-# deviation 1.)
+# Without the penalty, the policy writes nearly the same review for every film: *funny and funny and
+# funny*. The mean score is 4.0, and with the penalty only 1.2. (Means over 76 films and three seeds.
+# Before the training, scores have the mean 0 and the standard deviation 1.)
 #
 # The reward model learned from reviews that people wrote. None of our 12,746 reviews has *funny and
 # funny*, so no rating taught it that this is bad. Far from what people write it is wrong in places,
@@ -334,7 +333,7 @@ table.round(3)
 # %% [markdown]
 # ## 7. Responses of several tokens
 #
-# In the loss there are two ways to compute an estimator:
+# In the loss an estimator can be computed in two ways:
 #
 # - **whole response**: one term, from the sum of the log-ratios. $k_2$ is
 #   $\tfrac12 \big( \sum_t \ell_t \big)^2$.
@@ -428,8 +427,7 @@ show.frontier(fixed, log=True, ylabel="gold score")
 #
 # In between. From $\beta = 2$ to $\beta = 0.1$, a weaker penalty has more KL and more gold, from
 # 0.61 to 2.78. Without a penalty gold falls back to 2.63, lower than at 0.1 on each of the
-# three seeds. In the batches of the training it was 3.07 at step 10 and 2.64 at the last step. So the
-# later steps lost gold.
+# three seeds. In the batches of the training it was 3.07 at step 10, and 2.64 at the last step.
 #
 # But even so it is far above the 1.43 of our default, $\beta = 0.5$. By gold, *funny and funny* is
 # the better review. Would you say so?
@@ -445,8 +443,8 @@ experiments.shown(fixed, measures)
 
 # %% [markdown]
 # - **The score rises to the end**, to 4.03. It cannot warn you: training maximises it.
-# - **Variety warns early.** Before the training it is about 86 %. At 0.5 there are still 81 %, at
-#   0.1 only 36 %, and without a penalty 2 %.
+# - **Variety warns before gold does.** Before the training it is about 86 %, at 0.5 still 81 %. At 0.1,
+#   where gold is highest, it is 36 %, and without a penalty 2 %.
 #
 # **How far may you believe gold?** Gold is a model too, fitted to what people write. With no
 # penalty the KL is 91 nats, and a response has about 29 tokens. That is about 3 nats per token:
