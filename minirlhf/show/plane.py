@@ -75,11 +75,12 @@ def frontier(
             axes.set_xscale("log")
             look.plain_ticks(axes.xaxis)
         handles, labels = look.handles_of([axes])
+        handles = [drawn.lines[0] for drawn in handles]  # the mark alone, without its bars
         labels = [look.wrapped(name, 26) for name in labels]
         if many:
             figure.legend(handles, labels, loc="outside right upper", labelspacing=0.6)
         else:
-            axes.legend(handles, labels)
+            axes.legend(handles, labels, handlelength=2.8)
         if note := _spread_note(frame, by, along):
             figure.supxlabel(note, fontsize=look.SIZES["note"], color="#555555")
     return figure

@@ -20,7 +20,7 @@
 # - choose the coefficient of a run.
 #
 # **You need** lesson 04 (the policy gradient, the return of a token), lesson 05 (its small random
-# world) and lesson 06 (one step of PPO). About 80 minutes to read and 80 for the exercises.
+# world) and lesson 06 (one step of PPO). About 80 minutes to read and 85 for the exercises.
 
 # %%
 import math
@@ -45,10 +45,9 @@ samples.columns = ["with a KL penalty", "without"]
 show.texts(samples)
 
 # %% [markdown]
-# Read the last column aloud. Without the penalty, the policy writes nearly the same review for
-# every film: *funny and funny and funny*. The mean score is 4.0, and with the penalty only 1.2.
-# (Means over 76 films and three seeds. Before the training, scores have the mean 0 and the standard
-# deviation 1.)
+# Without the penalty, the policy writes nearly the same review for every film: *funny and funny and
+# funny*. The mean score is 4.0, and with the penalty only 1.2. (Means over 76 films and three seeds.
+# Before the training, scores have the mean 0 and the standard deviation 1.)
 #
 # The reward model learned from reviews that people wrote. None of our 12,746 reviews has *funny and
 # funny*, so no rating taught it that this is bad. Far from what people write it is wrong in places,
@@ -124,9 +123,9 @@ show.policy_bars(three.labels, policies, rewards=three.rewards)
 #   = 25.6. A small $\beta$ gives nearly everything to the response with the highest score.
 # </details>
 #
-# **Why is it the best?** Take the logarithm of $\pi^*$ and solve for the score:
-# $r(y) = \beta \log \pi^*(y) - \beta \log \pi_{\text{ref}}(y) + \beta \log Z$. Put this into $J$.
-# Then $\pi_{\text{ref}}$ cancels:
+# **Why is it the best?** $J$ is the mean of $r(y) - \beta\, \ell(y)$. Take the logarithm of $\pi^*$ and
+# solve for the score: $r(y) = \beta \log \pi^*(y) - \beta \log \pi_{\text{ref}}(y) + \beta \log Z$.
+# Put this into $J$. Then $\pi_{\text{ref}}$ cancels:
 #
 # $$ J(\pi) = \mathbb{E}\Big[ \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \beta \log Z -
 # \beta \log \frac{\pi(y)}{\pi_{\text{ref}}(y)} \Big]
@@ -134,9 +133,11 @@ show.policy_bars(three.labels, policies, rewards=three.rewards)
 #
 # The first term does not depend on $\pi$. The KL is 0 only for $\pi = \pi^*$. So no other policy is
 # as good.
+
+# %% [markdown]
+# ## 3. From responses to tokens
 #
-# **From responses to tokens.** The probability of a response is a product over its tokens, so its
-# log-ratio is a sum:
+# The probability of a response is a product over its tokens, so its log-ratio is a sum:
 #
 # $$ \ell(y) = \sum_t \ell_t , \qquad
 # \ell_t = \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) . $$
@@ -160,10 +161,10 @@ one.set_index("token")[list(columns)].rename(columns=columns).round(3)
 #   end-of-sequence token (EOS). Its reward has the score in it.
 
 # %% [markdown]
-# ## 3. Three estimators: their value
+# ## 4. Three estimators: their value
 #
-# A run estimates the KL from samples. Each gives a log-ratio $\ell$. Three formulas are usual
-# (Schulman 2020):
+# A run estimates the KL from samples. Each gives a log-ratio $\ell$. Its mean is the KL, but one sample
+# can be negative, and a KL cannot. So two other formulas are in use (Schulman 2020):
 #
 # $$ k_1 = \ell , \qquad k_2 = \tfrac12 \ell^2 , \qquad k_3 = e^{-\ell} - 1 + \ell . $$
 #
@@ -190,7 +191,7 @@ for k in (core.k1, core.k2, core.k3):
 #
 # $k_1$ and $k_3$ have the mean 0.137, and $k_2$ has 0.156.
 #
-# - **$k_1$**: its mean is the KL, by definition. One sample can be negative.
+# - **$k_1$**: its mean is the KL, by definition.
 # - **$k_3$**: its mean is the KL too. The mean of $e^{-\ell} = \pi_{\text{ref}} / \pi$ under $\pi$
 #   is the sum of $\pi_{\text{ref}}$, which is 1. So $e^{-\ell} - 1$ has the mean 0. And $k_3$ is
 #   never negative, because $e^{-\ell} \ge 1 - \ell$.
@@ -228,13 +229,14 @@ table.round(3)
 #
 # - The means of $k_1$ and $k_3$ are equal: they are the KL, far away 0.471 nats. $k_2$ is too low
 #   there, with 0.309.
-# - Near the reference, $k_1$ is about ten times as noisy as the other two.
+# - Near the reference, $k_1$ is about ten times as noisy as the other two. The log-ratios are small
+#   there: if $\ell = k_1$ is 0.1, then $k_2$ and $k_3$ are only 0.005.
 # - Far away, $k_3$ is the noisiest by far, with 10.461 nats where $k_1$ has 0.581. One response has
 #   the log-ratio −8.5 there. It is hardly ever drawn, but then $e^{-\ell}$ is about 5,000.
 # </details>
 
 # %% [markdown]
-# ## 4. Their gradient is another question
+# ## 5. Their gradient is another question
 #
 # In training only the gradient counts. Let $f(y)$ be an estimator. Its mean is the sum
 # $\sum_y \pi(y) f(y)$. The policy stands in it twice: in the weight $\pi(y)$, and inside $f(y)$. So
@@ -296,11 +298,11 @@ table.round(3)
 # - **$k_2$ and $k_3$ in the reward** even have the wrong sign for *good*: −0.049 and −0.043 instead
 #   of 0.032. The policy writes *good* too often, with 0.375 instead of 0.3. But its $k_2$ is the
 #   smallest of the three, so it is punished least, and becomes more frequent.
-# - **$k_3$ in the loss** is near, but not equal. Section 5 says what it is.
+# - **$k_3$ in the loss** is near, but not equal. Section 6 says what it is.
 # </details>
 
 # %% [markdown]
-# ## 5. $k_3$ in the loss follows the other KL
+# ## 6. $k_3$ in the loss follows the other KL
 #
 # Differentiate $k_3 = e^{-\ell} - 1 + \ell$:
 #
@@ -329,15 +331,15 @@ table.round(3)
 # With the other, it must keep a bit of everything that the reference writes.
 
 # %% [markdown]
-# ## 6. Responses of several tokens
+# ## 7. Responses of several tokens
 #
-# In the loss there are two ways to compute an estimator:
+# In the loss an estimator can be computed in two ways:
 #
 # - **whole response**: one term, from the sum of the log-ratios. $k_2$ is
 #   $\tfrac12 \big( \sum_t \ell_t \big)^2$.
 # - **token by token**: the sum of one term per token. $k_2$ is $\sum_t \tfrac12 \ell_t^2$.
 #
-# Sections 4 and 5 hold for the whole response. Libraries mostly do the second. Take a response of
+# Sections 5 and 6 hold for the whole response. Libraries mostly do the second. Take a response of
 # three tokens. Each penalty multiplies $\nabla \log \pi(y_t \mid s_t)$ by a number:
 #
 # | | first token | second token | third token |
@@ -354,7 +356,8 @@ table.round(3)
 #
 # **What does it do to training?** We train in the small world, from the reference, with
 # $\beta = 0.5$. Each of 150 steps follows the mean gradient of the score minus $\beta$ times that
-# of the penalty. No policy can have a higher $J$ than the Gibbs policy (dotted).
+# of the penalty. The figure shows the KL and $J$ after each step. No policy can have a higher $J$ than
+# the Gibbs policy (dotted).
 
 
 # %%
@@ -389,12 +392,13 @@ show.lines(panels, xlabel="step", reference=goal)
 # %% [markdown]
 # - **$k_1$ in the reward** goes to the Gibbs policy, with a KL of 0.97 and the objective 0.56.
 # - **Token by token in the loss**, $k_2$ is too weak here (1.27 nats) and $k_3$ too strong (0.75).
-#   Both miss the best objective, with 0.52 and 0.49. In other worlds they may miss on the other side.
+#   Both leave out the later tokens, and miss the best objective, with 0.52 and 0.49. In other worlds
+#   they may miss on the other side.
 # - **$k_1$ in the loss** (not drawn) has no gradient on average. It trains as without a penalty, to
 #   2.8 nats and an objective of 0.14.
 
 # %% [markdown]
-# ## 7. Which estimator, and where
+# ## 8. Which estimator, and where
 #
 # | what for | choose | because |
 # |---|---|---|
@@ -406,7 +410,7 @@ show.lines(panels, xlabel="step", reference=goal)
 # | never | $k_1$ in the loss; $k_2$ or $k_3$ in the reward | no gradient; a wrong one |
 
 # %% [markdown]
-# ## 8. Reward against KL: recorded runs
+# ## 9. Reward against KL: recorded runs
 #
 # We ran PPO with six KL coefficients, $k_1$ in the reward, three seeds each. The **gold score** is
 # the rating from −4 to 4 that people would give, predicted by another model (lesson 06). Training
@@ -423,7 +427,7 @@ show.frontier(fixed, log=True, ylabel="gold score")
 #
 # In between. From $\beta = 2$ to $\beta = 0.1$, a weaker penalty has more KL and more gold, from
 # 0.61 to 2.78. Without a penalty gold falls back to 2.63, lower than at 0.1 on each of the
-# three seeds. At step 10 it had been 3.07, so the later steps lost gold.
+# three seeds. In the batches of the training it was 3.07 at step 10, and 2.64 at the last step.
 #
 # But even so it is far above the 1.43 of our default, $\beta = 0.5$. By gold, *funny and funny* is
 # the better review. Would you say so?
@@ -439,8 +443,8 @@ experiments.shown(fixed, measures)
 
 # %% [markdown]
 # - **The score rises to the end**, to 4.03. It cannot warn you: training maximises it.
-# - **Variety warns early.** Before the training it is about 86 %. At 0.5 there are still 81 %, at
-#   0.1 only 36 %, and without a penalty 2 %.
+# - **Variety warns before gold does.** Before the training it is about 86 %, at 0.5 still 81 %. At 0.1,
+#   where gold is highest, it is 36 %, and without a penalty 2 %.
 #
 # **How far may you believe gold?** Gold is a model too, fitted to what people write. With no
 # penalty the KL is 91 nats, and a response has about 29 tokens. That is about 3 nats per token:
@@ -449,7 +453,7 @@ experiments.shown(fixed, measures)
 # hide which is which, and choose. Believe gold as far as your choices agree with it.
 
 # %% [markdown]
-# ## 9. Choosing the coefficient
+# ## 10. Choosing the coefficient
 #
 # Strike out the coefficients whose samples or variety you do not accept. Of the rest take the one
 # with the highest gold. Here are the responses for two films (first seed). 0 stands in section 1.
@@ -475,10 +479,6 @@ show.texts(experiments.samples(runs, names).loc[["amys o", "big bad love"]].T)
 # **$\beta$ has a unit**: points of score per nat. If you double all scores, double $\beta$, because
 # only $r / \beta$ stands in the Gibbs policy. So first scale the reward model (lesson 08). Then try
 # values a factor of two apart.
-#
-# **Is it worth it?** Best-of-16 (lesson 01) samples 16 responses of the reference and keeps the one
-# with the highest score. It has 1.57 gold points: *more* than PPO at our default, at a lower KL (at
-# most 1.84 nats instead of 2.04). But it pays 16 samples for each response, forever. PPO pays once.
 
 # %% [markdown]
 # ## What to remember
@@ -589,7 +589,7 @@ def draw(loss):
     return show.lines(runs, xlabel="step", ylabel="KL to the reference, nats")
 
 
-world = core.World.random(3, 3, seed=0)  # as in section 3
+world = core.World.random(3, 3, seed=0)  # as in section 4
 ref, real = world.logprobs(world.ref_logits), world.response_mask
 draw(her_loss)
 
@@ -597,7 +597,7 @@ draw(her_loss)
 # 1. Both runs end at nearly the same policy. After every prefix it is *flatter* than the reference:
 #    the probabilities of the next words are closer to each other. Why? Which policy would it be, if
 #    all responses had one token? *Hint:* write down what multiplies $\nabla \log \pi$. If it is the
-#    same number for all words, the mean gradient is 0 (section 4).
+#    same number for all words, the mean gradient is 0 (section 5).
 # 2. Mend the gradient of `penalty_loss` without changing its value. The checker says when it is
 #    right. Then draw the curves again, in the cell after it.
 
@@ -702,7 +702,8 @@ check.coefficient_for_kl(coefficient_for_kl)
 # - Try values a factor of two or three apart, wide enough to see both ends: hardly any change, and
 #   samples that nobody wants. Better several seeds of a few values than one seed of many.
 # - Each run is a point in the plane of KL and a judge that the policy did not train on. Use prompts
-#   that are held out for choosing, and others to report the result. Best-of-n is the line to beat.
+#   that are held out for choosing, and others to report the result. Best-of-n ("Going further") is
+#   the line to beat.
 # - Distrust the answer if the score rises and the judge does not, if two seeds differ more than two
 #   coefficients, if the best value is the largest or smallest that you tried, or if length or
 #   variety changed with it.
@@ -784,13 +785,17 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # samples (cosine 1), and noise is not (cosine 0). Token by token in the loss, the cosine between
 # the halves is 0.38 for $k_2$, 0.29 for $k_3$ and −0.02 for $k_1$.
 #
+# **Is it worth it?** Best-of-16 (lesson 01) samples 16 responses of the reference and keeps the one
+# with the highest score. It has 1.57 gold points: *more* than PPO at our default, at a lower KL (at
+# most 1.84 nats instead of 2.04). But it pays 16 samples for each response, forever. PPO pays once.
+# (Its models were retrained for each seed, those of PPO were not. 1.84 is an upper bound for its KL,
+# $\log n - (n - 1)/n$.)
+#
 # **Why is best-of-n so good?** In the small world we can compare. Best-of-16 has a KL of 1.78 nats
 # there. The Gibbs policy with this KL has the highest expected score that is possible. It is better
 # by only 0.015, a hundredth of the gain over the reference. So best-of-n is nearly a Gibbs policy.
-# (In section 9 its models were retrained for each seed, those of PPO were not. 1.84 is an upper
-# bound for its KL, $\log n - (n - 1)/n$.)
 #
-# **How sure is section 8?** Is gold at 0.1 really higher than at 0? On the same films it is higher
+# **How sure is section 9?** Is gold at 0.1 really higher than at 0? On the same films it is higher
 # by 0.15 on average over the seeds. Each seed has a 95 % interval over films. The one that comes
 # nearest to 0 is [0.07, 0.20]. Gold at 0 is higher than at 0.5 by more than 1 point on each seed.
 # The peak of 3.07 is the best of 24 noisy points, chosen afterwards, on 64 titles of the training.

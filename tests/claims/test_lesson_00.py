@@ -10,12 +10,14 @@ from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom import QUESTIONS
 from minirlhf.classroom.course import NOTEBOOKS, notebook_sources, text_of
 from minirlhf.runtime import ROOT
+from minirlhf.search.selection import best_index, best_of_n_kl
 from minirlhf.tour import POOL, TourConfig
 from tests.claims.prose import lesson
 
 NOTEBOOK = NOTEBOOKS / "00_the_whole_of_rlhf.ipynb"
 SEEDS = [0, 1, 2]
 BETA = loops.PPOConfig().kl.kl_coef
+PENALTY = "kl_coef 0.5"
 PRAISE, LENGTH, NOT_DULL = (
     "A moving and funny film.",
     "The film is two hours long.",
@@ -159,6 +161,7 @@ def test_score_gold_and_kl_rise_together_and_flatten(steps):
 
 
 SCORE, PREDICTED = 1.2, [0.1, 0.4, 1.3]
+CHANCES = {"Very": (0.2, 0.1), "funny": (0.3, 0.1), "stopping": (0.1, 0.2)}  # actor, reference
 
 
 def test_the_advantages_on_paper_are_the_score_minus_the_critics_prediction():
@@ -169,6 +172,17 @@ def test_the_advantages_on_paper_are_the_score_minus_the_critics_prediction():
     without = core.gae(token_rewards, torch.zeros(1, 3), mask, lam=1)[0]
     assert torch.allclose(without, torch.full((1, 3), SCORE))
     assert loops.PPOConfig().lam == TourConfig().ppo.lam == 0.95
+
+
+def test_the_kl_penalty_on_paper_is_that_of_the_package():
+    actor, reference = torch.tensor(list(CHANCES.values())).log().T
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    pair = actor[None], reference[None]
+    total = core.kl_shaped_rewards(torch.tensor([SCORE]), *pair, mask, kl_coef=BETA).sum()
+    assert total == pytest.approx(SCORE - BETA * math.log(3), abs=1e-6)
+    pair = reference[None], actor[None]  # a third as likely: it gains what the other one lost
+    total = core.kl_shaped_rewards(torch.tensor([SCORE]), *pair, mask, kl_coef=BETA).sum()
+    assert total == pytest.approx(SCORE + BETA * math.log(3), abs=1e-6)
 
 
 # ---- section 5: what PPO changed
@@ -218,7 +232,7 @@ def test_the_runs_of_section_7_share_one_sft_model_and_the_settings_of_the_page(
     assert history.groupby(["variant", "seed"]).step.max().eq(loops.PPOConfig().steps - 1).all()
 
 
-# ---- sections 8 and 9
+# ---- section 8 and the twelve questions
 
 
 def test_the_map_names_every_lesson_that_exists():
@@ -238,7 +252,45 @@ def test_the_quiz_is_shown_whole_and_the_committed_page_gives_no_answer():
     assert not shown_under("my_answers")
 
 
-# ---- exercises 3 and 4, and "Going further"
+# ---- exercises 2 to 4, and "Going further"
+
+
+@pytest.fixture(scope="module")
+def best_of():
+    """n -> the mean score of the best of n, as the solution of exercise 2 prints it."""
+    cells = nbformat.read(NOTEBOOK.parent / "solutions" / NOTEBOOK.name, 4).cells
+    (shown,) = [text_of(cell) for cell in cells if cell.source.startswith("mean_scores = {}")]
+    rows = [line.split() for line in shown.splitlines()]
+    found = {int(row[0]): float(row[1]) for row in rows if len(row) == 2 and row[0].isdigit()}
+    assert list(found) == list(range(1, 9))
+    return found
+
+
+def test_the_best_of_seven_samples_scores_as_ppo(leash, best_of):
+    assert min(n for n, score in best_of.items() if score >= mean(leash, PENALTY, "proxy")) == 7
+    assert list(best_of.values()) == sorted(best_of.values())
+    text = solution_with("Seven are enough")
+    assert f"{best_of[7]:.2f}. Six have {best_of[6]:.2f}" in text
+
+
+def solution_with(words):
+    """The text of the one solution with these words, on one line."""
+    cells = nbformat.read(NOTEBOOK.parent / "solutions" / NOTEBOOK.name, 4).cells
+    (found,) = [cell.source for cell in cells if words in " ".join(cell.source.split())]
+    return " ".join(found.split())
+
+
+def test_the_reviews_that_each_of_two_methods_writes(leash):
+    """Exercise 4: PPO's training, and the requests after which it has written fewer."""
+    config, text = loops.PPOConfig(), solution_with("Best of seven writes six")
+    written = config.steps * config.batch_size
+    assert f"{config.steps} steps of {config.batch_size} reviews are {written:,}." in text
+    requests = written // 6
+    assert written + requests == 7 * requests and f"{written:,} / 6 = {requests}" in text
+    kl = mean(leash, PENALTY, "kl")
+    assert (
+        f"\\log 7 - 6/7 = {best_of_n_kl(7):.2f}$ nats, and PPO's in section 7 is {kl:.2f}" in text
+    )
 
 
 def test_each_kl_coefficient_of_exercise_3_has_another_winner():
@@ -314,6 +366,7 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("| stop |", PREDICTED[2], SCORE, SCORE, PREDICTED[2], advantages[2])
         said("After *Very funny* it predicts", PREDICTED[2], PREDICTED[2] > SCORE)
         said("all three tokens would get the same number,", SCORE)
+        kl_by_hand(said)
         said("the mean score of the", default.batch_size)
         said("Then both rise. (The score jumps, because", default.batch_size)
         said("So the score is near", 0, 0)
@@ -364,11 +417,25 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("with a score above", 1.5, -1.5)
         said("Padding can hold NaN, and NaN times", 0)
         said("3. Why is the KL", 0)
-        said("The record has n =", 16)
-        said("Compare best of", 16)
-        said("their true place is further left", True)
-        said("than that of GRPO. Best of", 16)
+        assert best_index(torch.tensor([1.0, 5, 7, 2]), 2).tolist() == [1, 2]
+        said("With n =", 2, 1, 5, 7, 2, 1, 2)
+        said("(b) PPO has a mean score of", mean(leash, PENALTY, "proxy"))
+        said("and n =", 3)
+        said("than that of GRPO. Best of", 16, math.log(16) - 15 / 16, mean(tour, "PPO", "kl"))
         said("clips them to", 5)
+
+
+def kl_by_hand(said):
+    """Section 4: the KL penalty of one review."""
+    logs = [math.log(actor / reference) for actor, reference in CHANCES.values()]
+    for (name, chances), log in zip(CHANCES.items(), logs, strict=True):
+        said(f"| {name} |", *chances, chances[0] / chances[1], log)
+    ratios = [actor / reference for actor, reference in CHANCES.values()]
+    total, penalty = sum(logs), BETA * math.log(3)
+    assert total == pytest.approx(math.log(3)) and math.prod(ratios) == pytest.approx(3)
+    said("| the review |", *ratios, 3, logs[0], logs[1], -logs[2], total)
+    said("So it loses", BETA, total, penalty, SCORE, penalty, SCORE - penalty)
+    said("A review with the logarithm", -total, penalty, total, -total, total / 3)
 
 
 def test_the_tour_is_a_command_that_the_page_names():

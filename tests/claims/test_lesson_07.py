@@ -87,7 +87,7 @@ def kept_share(three):
     return (three.probs(three.ref_logits) * 2.0 ** (three.rewards - 2)).sum().item()
 
 
-# ---- sections 3 and 4: estimators in a small world
+# ---- sections 4 and 5: estimators in a small world
 
 
 @pytest.fixture(scope="module")
@@ -710,6 +710,10 @@ def values(said, three, world, walk):
     said("they are the KL, far away", farthest, farthest + far["k2"][0])
     times = [near["k1"][1] / near[name][1] for name in ("k2", "k3")]
     said("about ten times as noisy", min(times) > 9, max(times) < 11)
+    small, zero = torch.full((1, 1), 0.1).double(), torch.zeros(1, 1).double()
+    pair = [k(small, zero, torch.ones(1, 1).bool()).item() for k in (core.k2, core.k3)]
+    said("if $\\ell = k_1$ is", 0.1, pair[0])
+    assert [round(value, 3) for value in pair] == [0.005, 0.005]
     ratios = world.sequence_logprobs(walk[-1]) - world.sequence_logprobs(world.ref_logits)
     said("Far away, $k_3$ is the noisiest by far, with", far["k3"][1], far["k1"][1], ratios.min())
     assert abs(math.exp(-ratios.min().item()) - 5000) < 200
@@ -718,7 +722,7 @@ def values(said, three, world, walk):
 
 
 def by_hand(said, three):
-    """Section 4: the two parts of k1's gradient, for the logit of "great"."""
+    """Section 5: the two parts of k1's gradient, for the logit of "great"."""
     policy, start = three.gibbs(beta=1 / math.log(2)), three.probs(three.ref_logits)
     ratio = (policy / start).log()
     slope = torch.tensor([0.0, 0, 1]).double() - policy[2]
@@ -750,7 +754,7 @@ def by_hand(said, three):
 
 
 def six_penalties(said, policy, ratio):
-    """Section 4's prediction: the mean gradient of six penalties for the three logits."""
+    """Section 5's prediction: the mean gradient of six penalties for the three logits."""
     slopes = torch.eye(3).double() - policy  # grad log pi; row: response
     values = {"k1": ratio, "k2": ratio.square() / 2, "k3": (-ratio).exp() - 1 + ratio}
     reward = {name: (policy * x) @ slopes for name, x in values.items()}
@@ -806,7 +810,8 @@ def recorded(said, runs, history):
     free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
     assert free.idxmax() == 10
     default = loops.KLConfig().kl_coef
-    said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1, 10, free.max())
+    said("Without a penalty gold falls back to", gold["kl_coef 0"], 0.1)
+    said("In the batches of the training it was", free.max(), 10, free.iloc[-1])
     assert gold["kl_coef 0"] > gold["kl_coef 0.5"] + 1
     said("But even so it is far above the", gold["kl_coef 0.5"], default == 0.5)
     said("**The score rises to the end**, to", mean(runs, "kl_coef 0", "proxy"))
@@ -814,9 +819,10 @@ def recorded(said, runs, history):
     variety = {variant: mean(runs, variant, "distinct_2") for variant in COEFFICIENTS}
     reference, half = tour.loc["SFT"].distinct_2.mean(), variety["kl_coef 0.5"]
     said(
-        "**Variety warns early.** Before the training it is about",
+        "**Variety warns before gold does.** Before the training it is about",
         *(reference, 0.5, half, 0.1, variety["kl_coef 0.1"], variety["kl_coef 0"]),
     )
+    assert max(gold, key=gold.get) == "kl_coef 0.1"
     kl, length = (mean(runs, "kl_coef 0", name) for name in ("kl", "length"))
     each = kl / length
     said("With no penalty the KL is", kl, length, each, math.exp(3))
@@ -828,7 +834,7 @@ def recorded(said, runs, history):
 
 
 def choosing(said, runs, gold, variety):
-    """Section 9: what the samples show, and best-of-16."""
+    """Section 10: what the samples show; and best-of-16."""
     texts = {v: runs.loc[(v, 0)].samples for v in COEFFICIENTS}
     shown = {v: [x["amys o\n"], x["big bad love\n"]] for v, x in texts.items()}
     assert all(x.startswith("A very funny") for x in shown["kl_coef 0.25"])
@@ -892,7 +898,7 @@ def further(said, three, world, walk, runs, history, real):
     said("those of PPO were not.", math.log(16) - 15 / 16)
     apart = [paired(runs, "kl_coef 0.1", "kl_coef 0", seed) for seed in SEEDS]
     closest = min(apart, key=lambda x: x[1])
-    said("**How sure is section 8?** Is gold at", 0.1, 0, sum(x[0] for x in apart) / 3)
+    said("**How sure is section 9?** Is gold at", 0.1, 0, sum(x[0] for x in apart) / 3)
     said("The one that comes nearest to", 0, *closest[1:], 0, 0.5, 1)
     free = history[history.variant == "kl_coef 0"].groupby("step").gold.mean()
     said("The peak of", free.max(), 24, 64)

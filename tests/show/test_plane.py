@@ -2,6 +2,7 @@ import math
 
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
 from minirlhf import show
 
@@ -64,6 +65,14 @@ def test_a_curve_joins_its_variants_in_the_given_order():
     assert where == {"DPO": [(7, 5), (2, 3)], "SFT": [(0, 1.5)]}
     lines = {c.get_label(): c[0].get_linestyle() for c in figure.axes[0].containers}
     assert lines["DPO"] != "None" and lines["SFT"] == "None"
+
+
+def test_the_legend_shows_each_mark_without_its_bars():
+    figure = show.frontier(rows(), curves={"DPO": ["beta 0.1", "beta 1"]})
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["DPO", "SFT"]
+    assert [line.get_marker() for line in legend.get_lines()] == ["s", "o"]
+    assert not legend.findobj(LineCollection)
 
 
 def test_a_variant_along_its_steps_is_a_curve_of_means():

@@ -161,7 +161,7 @@ penalty_loss = Exercise(
         "what does `backward` find?": (
             lambda new, ref, m: _weighted(reward_to_go(_ratio(new, ref, m), m), new, m)
         ),
-        "you hold the wrong factor fixed. Section 4: which one is differentiated "
+        "you hold the wrong factor fixed. Section 5: which one is differentiated "
         "when a penalty stands in the reward?": lambda new, ref, m: _weighted(
             reward_to_go(_ratio(new, ref, m), m), new.detach(), m
         ),
