@@ -47,7 +47,8 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 #
 # Here $s_t$ is the prompt and the tokens before token $y_t$. The actor samples $y_t$ with
 # log-probability $\log \pi_{\text{old}}$, and the reference gives it $\log \pi_{\text{ref}}$. The
-# critic $V$ predicts the sum of the rewards that are still to come, and is 0 after the last token.
+# critic $V$ predicts the sum of the rewards that are still to come, and is 0 after the last token. It is
+# fitted to the **critic's target** $A_t + V(s_t)$.
 # $\beta$ is the coefficient of the Kullback-Leibler (KL) penalty, $r_t$ the reward, $\delta_t$ the
 # temporal-difference (TD) error. The last formula is generalised advantage estimation (GAE). We use
 # $\beta = 0.5$, $\lambda = 0.95$ and no discount.
@@ -158,8 +159,9 @@ one[["token", "kl", "reward", "value", "td_error", "advantage"]].round(2)
 # reward model gives. At the first three tokens the penalties of *film* and the full stop are still to
 # come: their advantages are negative. At the full stop the score outweighs its own penalty.
 #
-# The **token microscope** shows all numbers of all four responses. Point at a token, or use the arrow
-# keys. A menu chooses the colour. It starts with the reward: blue is positive, orange negative.
+# The **token microscope** shows all numbers of all four responses. Point at
+# a token, or use the arrow keys. Colour is the reward, or what you choose in the menu: blue is positive,
+# orange negative.
 
 # %%
 show.microscope(table, "reward", text="all")
@@ -211,11 +213,9 @@ failed.round(2)
 #   holds the actor.
 # - *No reward model*: all five are negative. Only the penalty is left. It pushes the actor back to the
 #   reference.
-# - *No critic*: the signs stay, and no advantage changes by more than 0.3. There is no baseline now. But
-#   the critic expected nearly 0 here, so little changes.
+# - *No critic*: the signs stay, and no advantage changes by more than 0.3. The critic expected nearly 0
+#   here, so losing this baseline changes little.
 # </details>
-#
-# Sections 6 to 8 show such failures in the logs of real runs.
 
 # %% [markdown]
 # ## 4. V, not Q
@@ -254,7 +254,7 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 #
 # And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
 # the reward model likes best. It needs no training, but n samples for each answer. Its KL in the table
-# is not measured. It is an upper bound: $\ln n - (n-1)/n$ nats.
+# is an upper bound, $\ln n - (n-1)/n$ nats.
 #
 # The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
 # highest run. The *proxy* is the reward model's score.
@@ -388,7 +388,7 @@ show.curves(
 #    to 0.37 nats per token. The policy hardly chooses any more.
 # </details>
 #
-# Now read the samples, the first ones of seed 0 for the first four held-out films:
+# Now read the first samples of seed 0, for the first four held-out films:
 
 # %%
 by_coefficient = experiments.results("leash")
@@ -444,8 +444,11 @@ show.curves(
 # | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
 # | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
 #
+# The collapsed run jumps again near step 20: its learning rate has fallen, but is still above the
+# highest of a healthy run.
+#
 # A symptom is not yet a fault. The KL of *reward scale wrong* also rises, to 16 nats, because a
-# penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve. The
+# penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve: the
 # first value loss tells this run from those of section 7: theirs is 0.7, as in healthy runs.
 
 # %% [markdown]
@@ -668,7 +671,8 @@ print(atlas.diagnosed(diagnoses))
 # Begin with what one curve alone decides, and ask when it begins.
 #
 # - **A** is `whitening at the optimum`. From step 0 on the score is 1 and never moves. Yet the KL is not
-#   0: whitening scales pure noise to variance 1, so the policy is pushed around.
+#   0: whitening scales pure noise to variance 1, so the policy is pushed around. The explained variance
+#   starts near −3, because the targets hardly vary: any error is large beside them.
 # - **D** is `dead critic`. From step 0 on the explained variance is exactly 0, and the value loss does
 #   not fall. The rest looks nearly healthy, with less gold.
 # - **C** and **E** begin like **B**, and drift later. In both the score rises to the end and the KL
@@ -824,6 +828,10 @@ print(graded(my_answers, explain=True))
 # responses are nearly alike, so the targets hardly vary, and the critic's errors shrink with them.
 # So this curve does not give the run away. *Same opening*, the share of responses that begin with
 # the commonest four words, would: it is about one half.
+#
+# **Not explained.** In section 8 the explained variance of *reward scale wrong* falls after a few
+# steps. The clip of the critic's loss may be the reason: it holds each value near its old one, and
+# these targets are far away. The record does not tell.
 #
 # **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
 # Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.

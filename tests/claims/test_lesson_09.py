@@ -1,6 +1,7 @@
 """Lesson 09, the four models: every number of its prose, and every claim about a recorded run."""
 
 import copy
+import dataclasses
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from minirlhf.classroom import atlas, check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments import faults
 from minirlhf.experiments.runs import RUNS
+from minirlhf.loops.common import set_learning_rate
 from minirlhf.show import difference_of_means
 from tests.claims.prose import lesson
 
@@ -424,6 +426,11 @@ def test_each_row_of_the_table_is_seen_in_its_run_alone(logs, leash):
         assert run.score[23] > run.score[12] > run.score[6] and run.kl[23] > 60
 
 
+def test_the_explained_variance_of_the_wrong_scale_falls(logs):
+    column = logs["reward scale wrong"].explained_variance
+    assert column[:8].max() > 0.35 and column[18:].max() < 0.2
+
+
 def test_the_solution_of_exercise_5(logs):
     key = {
         "A": "whitening at the optimum",
@@ -435,6 +442,7 @@ def test_the_solution_of_exercise_5(logs):
     assert atlas.diagnosed(key) == "5 of 5."
     run = {letter: logs[name] for letter, name in key.items()}
     assert set(run["A"].score) == {1.0} and run["A"].kl[23] > 0.5
+    assert run["A"].explained_variance[0] == pytest.approx(-3, abs=0.2)
     assert set(run["D"].explained_variance) == {0.0}
     assert (
         run["D"].value_loss[23] > run["D"].value_loss[0] and run["D"].gold[23] < run["B"].gold[23]
@@ -553,7 +561,7 @@ def one_fails(said, broken):
     assert signs["all four"] == [False, False, False, True, True]
     said("and compute the advantages of response", 1)
     said("it gives every response the score", 0)
-    said("But the critic expected nearly", 0)
+    said("The critic expected nearly", 0)
     said("*No critic*: it says", 0)
     low, high = min(broken["no reference"]), max(broken["no reference"])
     said("all five are positive, from", low, high)
@@ -642,7 +650,7 @@ def the_hacked_run(said, leash):
     said("The *KL* warns first. At step", 6, kl[6], step_means(history, WITH, "kl")[6])
     said("It ends at", last.kl[WITHOUT])
     said("it falls from", entropy[0], entropy[23])
-    said("the first ones of seed", 0)
+    said("Now read the first samples of seed", 0)
     means = runs.groupby("variant")[["distinct_2", "opening_share", "kl", "entropy"]].mean()
     films_of = len(runs.gold_by_prompt.iloc[0])
     said(
@@ -651,6 +659,14 @@ def the_hacked_run(said, leash):
         means.distinct_2[WITHOUT],
         means.distinct_2[WITH],
     )
+
+
+def learning_rate(lr, step):
+    """The learning rate of a step of PPO's default schedule, with this highest rate."""
+    config = dataclasses.replace(loops.PPOConfig().actor, lr=lr)
+    optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config)
+    set_learning_rate(optimizer, config, step, loops.PPOConfig().steps)
+    return optimizer.param_groups[0]["lr"]
 
 
 def the_log(said, leash, logs):
@@ -680,6 +696,10 @@ def the_log(said, leash, logs):
         "| the policy hacks the reward model |",
         (step_means(leash[0], WITHOUT, "kl")[8:] > 10).all(),
     )
+    step = max(collapsed.kl[10:].idxmax() - 1, 0)  # the update before the batch that stands out
+    rates = [learning_rate(rate, step), max(learning_rate(ppo.actor.lr, k) for k in range(24))]
+    said("The collapsed run jumps again near step", 20, abs(step + 1 - 20) <= 1)
+    said("but is still above the highest of a healthy run", rates[0] > rates[1])
     said("The KL of *reward scale wrong* also rises, to", scale.kl[23])
     said("tells this run from those of section 7: theirs is", first[WITHOUT])
 
