@@ -747,7 +747,8 @@ def going_further(said, tour, logged, leash):
     said("have $\\beta = 0.5$ and", loops.PPOConfig().steps)
     said("Section 5: three runs,", ppo.gold.mean())
     said("two for each of the seeds", *SEEDS, sum(six) / len(six))
-    said("Section 7 shows three of the six:", three.mean())
+    said("Their final policies have", three.mean())
+    said("So for best-of-16 this interval excludes", 0)
     said("over four responses to each of the", films_of)
     history = leash[0]
     last = history[history.step == 23].groupby("variant").mean(numeric_only=True)
