@@ -1,11 +1,15 @@
-"""The exercise "Read the log": diagnose eight recorded runs of PPO from their curves.
+"""The exercise "Runs without a name": diagnose five recorded runs of PPO from their curves.
 
-One run is healthy, seven have a named problem. The runs are shown as letters, without their names.
+One run is healthy, four have a fault. The runs are shown as letters, without their names. Lesson 09
+shows three more faulty runs with their names. Their faults are possible answers too.
 """
 
 import random
 
 from minirlhf.experiments.records import load_results
+
+# The faulty runs that lesson 09 shows with their names.
+NAMED = ("collapsed", "reward scale wrong", "EOS never trained")
 
 # Diagnosis -> what the log shows. A student who missed the diagnosis reads it as a hint.
 CLUES = {
@@ -45,7 +49,7 @@ CLUES = {
 
 
 def runs() -> dict[str, list[dict]]:
-    """The eight recorded runs: letter -> the rows of one run's History, without its name."""
+    """The five unnamed runs: letter -> the rows of one run's History, without its name."""
     rows, names = load_results("atlas_history"), _names()
     return {
         letter: [
@@ -83,6 +87,6 @@ def diagnosed(answers: dict[str, str]) -> str:
 
 
 def _names() -> dict[str, str]:
-    names = list(CLUES)
+    names = [name for name in CLUES if name not in NAMED]
     random.Random(9).shuffle(names)
-    return dict(zip("ABCDEFGH", names, strict=True))
+    return dict(zip("ABCDE", names, strict=True))

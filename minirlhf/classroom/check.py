@@ -52,7 +52,7 @@ from minirlhf.classroom.lessons.lesson_08 import (
     read_score,
 )
 from minirlhf.classroom.lessons.lesson_09 import (
-    explained_variance,
+    explained_by_position,
     four_models,
     paired_standard_error,
     score_rewards,

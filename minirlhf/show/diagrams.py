@@ -216,10 +216,10 @@ def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
     ]
     block(axes, (22, 302, 571, 72), "data", rewards)
     gae = [
-        ("head", "advantages, targets"),
+        ("head", "advantages A, and"),
+        ("head", "critic's targets A + V"),
         ("code", facts.shape("BR")),
-        ("text", "by generalised advantage"),
-        ("text", "estimation (GAE)"),
+        ("text", "estimated by GAE"),
     ]
     block(axes, (619, 302, 179, 72), "data", gae)
     arrow(axes, (593, 338), (618, 338))
@@ -227,4 +227,4 @@ def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
         points = [(start, 374), (start, 394), (side, 394), (side, 185), (end, 185)]
         arrow(axes, *points, colour=BLUE)
     write(axes, 22, 409, ("text", "advantages train the actor"), ha="left", colour=BLUE)
-    write(axes, 798, 409, ("text", "targets train the critic"), ha="right", colour=BLUE)
+    write(axes, 798, 409, ("text", "critic's targets train the critic"), ha="right", colour=BLUE)

@@ -18,7 +18,7 @@
 # - compute a token's advantage from what the four models of PPO say,
 # - say what goes wrong when one of the four fails,
 # - compare two trained policies properly,
-# - read the log of a run, and say what is wrong with it.
+# - read the log of a run: name the likely fault, and say what to look at next.
 #
 # **You need** lessons 03 to 08: the policy gradient, advantages, PPO, the KL penalty and the reward
 # model. About 60 minutes to read and 100 for exercises 1 to 5. Exercise 6 takes another hour.
@@ -47,16 +47,14 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 #
 # Here $s_t$ is the prompt and the tokens before token $y_t$. The actor samples $y_t$ with
 # log-probability $\log \pi_{\text{old}}$, and the reference gives it $\log \pi_{\text{ref}}$. The
-# critic $V$ predicts the sum of the rewards that are still to come, and is 0 after the last token.
+# critic $V$ predicts the sum of the rewards that are still to come, and is 0 after the last token. It is
+# fitted to the **critic's target** $A_t + V(s_t)$.
 # $\beta$ is the coefficient of the Kullback-Leibler (KL) penalty, $r_t$ the reward, $\delta_t$ the
 # temporal-difference (TD) error. The last formula is generalised advantage estimation (GAE). We use
 # $\beta = 0.5$, $\lambda = 0.95$ and no discount.
 #
 # In words: actor and reference give the KL penalty, and the reward model adds its score at the end.
 # The critic says what was expected anyway. What remains is the advantage.
-#
-# First we follow one response through all four. Then we ask what happens when one of them fails, and
-# how you would notice.
 
 # %% [markdown]
 # ## 2. One batch goes through all four
@@ -161,8 +159,9 @@ one[["token", "kl", "reward", "value", "td_error", "advantage"]].round(2)
 # reward model gives. At the first three tokens the penalties of *film* and the full stop are still to
 # come: their advantages are negative. At the full stop the score outweighs its own penalty.
 #
-# The **token microscope** shows all numbers of all four responses. Point at a token, or use the arrow
-# keys. A menu chooses the colour. It starts with the reward: blue is positive, orange negative.
+# The **token microscope** shows all numbers of all four responses. Point at
+# a token, or use the arrow keys. Colour is the reward, or what you choose in the menu: blue is positive,
+# orange negative.
 
 # %%
 show.microscope(table, "reward", text="all")
@@ -172,10 +171,9 @@ show.microscope(table, "reward", text="all")
 #
 # 1. **A bonus.** In response 2, *The film is flat*, the token *The* has the reward 0.26. The actor
 #    writes it less often than the reference.
-# 2. **Who is to blame?** Response 2 has the score −0.28. Choose *advantage*: the first eleven tokens
-#    lie between −1.46 and −0.87. Choose *reward*: the pieces *ell*, *or* and *ious* of an invented
-#    word have −0.43, −0.62 and −0.56. The critic did not expect them. So GAE blames all earlier tokens
-#    for them.
+# 2. **Who is to blame?** In response 2 the pieces *ell*, *or* and *ious* of an invented word have the
+#    rewards −0.43, −0.62 and −0.56. The critic did not expect them. So GAE blames all earlier tokens:
+#    choose *advantage*, and the first eleven lie between −1.46 and −0.87.
 
 # %% [markdown]
 # ## 3. One of the four fails
@@ -215,24 +213,15 @@ failed.round(2)
 #   holds the actor.
 # - *No reward model*: all five are negative. Only the penalty is left. It pushes the actor back to the
 #   reference.
-# - *No critic*: the signs stay, and no advantage changes by more than 0.3. There is no baseline now. But
-#   the critic expected nearly 0 here, so little changes.
+# - *No critic*: the signs stay, and no advantage changes by more than 0.3. The critic expected nearly 0
+#   here, so losing this baseline changes little.
 # </details>
-#
-# The actor can fail too, if it is pushed too hard. Here is where you will meet each failure:
-#
-# | what fails | what happens | where |
-# |---|---|---|
-# | the actor moves too far in a step | it collapses: all responses become alike | exercise 5 |
-# | the critic predicts badly | the baseline is wrong, so the advantages are noisy | section 6 |
-# | the reference has no say | nothing holds the actor near good English | section 7 |
-# | the reward model has errors | an actor that nothing holds finds them | section 7 |
 
 # %% [markdown]
 # ## 4. V, not Q
 #
-# Some lecture notes, also those on which this course is built, write the critic with the letter Q. But
-# what PPO trains is $V$: the critic is read *before* the token, and does not know which one comes.
+# Some lecture notes write the critic with the letter Q. But what PPO trains is $V$: the critic is read
+# *before* the token, and does not know which one comes.
 #
 # The advantage is $Q(s_t, y_t) - V(s_t)$, where $Q(s_t, y_t)$ is the expected return once token $y_t$ is
 # chosen. PPO needs no network for $Q$, because appending a token is *deterministic*: after $y_t$ the
@@ -252,23 +241,23 @@ assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 # %% [markdown]
 # ## 5. Did it get better?
 #
-# The score of the training batches cannot say: the reward model is what PPO maximised. A proper
-# comparison keeps five rules:
+# The score of the training batches cannot say: it is what PPO maximised. A proper comparison keeps five
+# rules:
 #
 # 1. **Held-out prompts.** We use 76 films that no model was trained on.
-# 2. **The same prompts for all methods.**
+# 2. **The same prompts for all methods.** Some films are easier to praise than others.
 # 3. **A judge that training has never seen.** Ours is the *gold score*: the rating from −4 to 4 that
 #    people would give, predicted by a model that was fitted on ratings of other films.
-# 4. **An interval, from differences per film** (see below).
+# 4. **Several training runs.** Another seed gives another policy (see below).
 # 5. **Never the score alone.** Beside it: KL, length and variety. *Distinct-2* is the share of
 #    different pairs of neighbouring words.
 #
 # And a **reference line**: *best-of-n* samples n responses from the SFT model and keeps the one that
 # the reward model likes best. It needs no training, but n samples for each answer. Its KL in the table
-# is not measured. It is an upper bound: $\ln n - (n-1)/n$ nats.
+# is an upper bound, $\ln n - (n-1)/n$ nats.
 #
-# The table has three recorded runs of each method, each with an SFT model and a reward model of its own.
-# Brackets: lowest and highest run. The *proxy* is the reward model's score.
+# The table has three recorded runs. Each has its own SFT model and reward model. Brackets: lowest and
+# highest run. The *proxy* is the reward model's score.
 
 # %%
 tour = experiments.results("tour")
@@ -281,97 +270,72 @@ judged.loc["KL, nats", bound] = "at most " + judged.loc["KL, nats", bound].str[:
 judged
 
 # %% [markdown]
-# **Why differences per film?** Suppose two methods and four films:
-#
-# | film | method A | method B | difference |
-# |---|---|---|---|
-# | easy to praise | 2.5 | 2.0 | 0.5 |
-# | quite easy | 1.4 | 1.2 | 0.2 |
-# | quite hard | 0.3 | −0.2 | 0.5 |
-# | hard | −0.2 | −0.6 | 0.4 |
-#
-# The films differ by up to 2.7, the methods by 0.4 on average. Yet A wins on each film. The
-# **bootstrap** gives an interval: draw four of the differences with replacement, and take their mean.
-# Do this 2,000 times. The middle 95 % of the means are the interval:
+# **What is one observation?** We ask which *method* is better: what would the next training run show? So
+# one observation is one run, and not one film. Each run gives one gold score per method, the mean over
+# the 76 films. Here is PPO's gold score minus that of the other method, run by run:
 
 # %%
-a, b = [2.5, 1.4, 0.3, -0.2], [2.0, 1.2, -0.2, -0.6]
-difference, low, high = evaluate.paired_difference(a, b)
-print(f"difference {difference:.2f}, 95 % interval [{low:.2f}, {high:.2f}]")
+gold = tour.pivot(index="seed", columns="method", values="gold")
+above = -gold.drop(columns="PPO").sub(gold["PPO"], axis=0)
+above.round(2)
 
 # %% [markdown]
-# Now the recorded runs. Two intervals are possible:
+# **By hand**, for best-of-4: the three differences have the mean 0.238 and the standard deviation
+# 0.103. The standard error of their mean is $0.103 / \sqrt 3 = 0.0595$. A 95 % interval for other
+# seeds is the mean plus and minus 4.30 standard errors: from −0.02 to 0.49. For many runs the
+# factor would be 1.96. For three it is 4.30 (Student's t distribution), because three numbers say
+# little about how much runs scatter.
 #
-# - *Other films* is the bootstrap above: how would these policies do on other films?
-# - *Other films and seeds* also asks how a repeated training would do. Three seeds are too few for a
-#   bootstrap. So it adds the scatter of the seeds to that of the films, and takes its width from
-#   Student's t distribution, which is wide for three seeds.
-#
-# **Predict.** PPO is 0.24 above best-of-4, and 0.23 below best-of-16. For each of the two: does the
-# interval contain 0, for other films? And for other films and seeds?
+# **Predict.** Does the interval contain 0 for SFT? For best-of-16?
 
 # %% tags=["predict"]
-films = experiments.difference_over_prompts(tour, "gold", "PPO", by="method")
-both = experiments.difference_over_prompts_and_seeds(tour, "gold", "PPO", by="method")
-pd.DataFrame(
-    {
-        "gold minus PPO's, other films": experiments.with_interval(films),
-        "other films and seeds": experiments.with_interval(both),
-    }
-)
+half = 4.303 * above.std() / 3**0.5
+mean = above.mean()
+pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The table shows the other method minus PPO, with 95 % intervals.
-#
-# - *Best-of-4*: for other films the interval lies below 0. With other seeds it just reaches 0.
-# - *Best-of-16*: both intervals lie above 0, the second one only just.
-# - With other seeds the interval is two to three times as wide. Three seeds say little about a fourth.
+# - *SFT*: no. PPO is 0.97 above it, with an interval from 0.76 to 1.18.
+# - *Best-of-16*: yes. PPO is 0.23 below it, with an interval from −0.49 to 0.04.
 # </details>
 #
-# PPO gains about one gold point over SFT, at a KL of 2 nats, and lies between best-of-4 and
-# best-of-16. Best-of-16 is better at a similar KL, but needs sixteen samples for every answer.
+# So PPO gains about one gold point over SFT, at a KL of 2 nats. In each of the three runs it lies between
+# best-of-4 and best-of-16. But three runs cannot promise this for a fourth: if two methods were equally
+# good, three differences would still have the same sign in one case out of four.
 #
-# **Which gold is which?** You will see different gold scores of PPO on this page, always with
-# $\beta = 0.5$ and 24 steps. These are their means:
-#
-# | where | runs | models at the start | responses that are judged | gold |
-# |---|---|---|---|---|
-# | this section | 3 seeds | each seed has its own SFT and reward model | 4 to each of 76 held-out films | 1.34 |
-# | sections 6 and 7, final policies | 6: two sets of seeds 0, 1 and 2 | the SFT and reward model of section 2 | 4 to each of 76 held-out films | 1.40 (section 7 has three of the six: 1.43) |
-# | section 7, last point of the curve | the same three | as above | the last training batch: 64, one per film | 1.45 |
+# PPO's gold score is 1.34 here and 1.40 in section 6, whose runs all start from the models of section 2.
 
 # %% [markdown]
 # ## 6. A bad critic
 #
 # Our critic starts as a copy of the reward model. It could also start as the SFT model with a new last
 # layer, which is random. We recorded PPO with both, 24 steps of 64 reviews: three runs from the SFT
-# model, six from the reward model. A last single run has a critic that always says 0.
+# model, six from the reward model.
 #
-# The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before the
-# update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant. The figure shows the gold
-# score of the final policies, minus the mean of the six. As in lesson 06, a bar is a 95 % interval
-# for other seeds (not for other films). The grey band is the range of the six.
+# The table shows the critic's **explained variance** (lesson 05) in the batch of some steps, before
+# the update, as a mean over three seeds: 1 is perfect, 0 is as good as a constant. The figure shows
+# the gold score of the final policies, minus the mean of the six. The bar decides: it is again a
+# 95 % interval for other seeds. The grey band is the range of the six.
 #
 # **Predict.** Which start is worse at step 0? After about how many steps is each of them above 0? And
 # does the worse start cost gold at the end?
 
 # %% tags=["predict"]
 names = {"as it is": "reward model", "kl_coef 0.5": "reward model, again"}
-names |= {"critic from the SFT model": "SFT model", "dead critic": "always 0"}
+names |= {"critic from the SFT model": "SFT model"}
 logged = experiments.results("ablations_history", "resources_history")
 logged["critic"] = logged.variant.replace(names)
 explained = logged.pivot_table("explained_variance", "critic", "step")
 explained.loc[["reward model", "SFT model"], [0, 1, 2, 4, 6, 8, 12, 23]].round(2)
 
 # %% tags=["predict"]
-runs = experiments.results("ablations", "leash", "resources", "atlas")
+runs = experiments.results("ablations", "leash", "resources")
 show.differences(
     runs.assign(variant=runs.variant.replace(names)),
     value="gold",
     repeats=["reward model", "reward model, again"],
-    variants=["SFT model", "always 0"],
+    variants=["SFT model"],
     label="gold score",
 )
 
@@ -384,21 +348,22 @@ show.differences(
 #   above 0 at step 6, and stays behind to the end.
 # - *Gold score*: with the SFT start it is 0.08 lower, with an interval from −0.17 to 0.002. It contains
 #   0, so this is no difference that three seeds can show.
-# - *Always 0* is one single run, so it has no interval. It is 0.22 below the lowest of the six.
 # </details>
 #
-# So the start decides when the critic becomes useful. Whether it costs gold, these runs do not show. The
-# critic is bad in six of 24 steps only. One that never learns may cost more, but one run cannot show it.
+# So the start decides when the critic becomes useful. Whether it costs gold, these runs do not show: the
+# critic is bad in six of 24 steps only.
 
 # %% [markdown]
 # ## 7. A fooled reward model
 #
 # A policy *hacks* the reward model when it finds responses that the model likes and people do not.
-# Exercise 5 of lesson 06 had such runs: PPO without the KL penalty, three seeds. Their score rises to
-# 4, their KL to 86 nats. Here we ask what would give such a run away, if you had one log only.
+# You met such runs in exercise 5 of lesson 06: PPO without the KL penalty, three seeds. The figure
+# shows four curves of the training batches, with the penalty and without it.
 #
-# **Predict.** Draw two curves over the 24 steps, with the KL penalty and without it: the gold score, and
-# the critic's explained variance. Which run ends higher in each?
+# **Predict.**
+#
+# 1. Which runs end with the higher gold score?
+# 2. A real project has no gold curve. Which of the other three (score, KL, entropy) would warn you?
 
 # %% tags=["predict"]
 penalties = {"kl_coef 0.5": "with KL penalty", "kl_coef 0": "without"}
@@ -406,22 +371,24 @@ logged = experiments.results("leash_history")
 logged = logged[logged.variant.isin(penalties)]
 show.curves(
     logged.assign(variant=logged.variant.replace(penalties)),
-    columns=["score", "gold", "explained_variance"],
+    columns=["score", "gold", "kl", "entropy"],
+    across=2,
     order=penalties.values(),
 )
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Both end higher without the penalty, as a mean over three seeds:
+# The line is the mean of three runs, the band goes from the lowest to the highest.
 #
-# - *Gold*: 2.64 instead of 1.45. But it has been at 3.07, at step 10. From step 12 on the score still
-#   rises, and gold falls. You see this only if you watch both *during* the run.
-# - *Explained variance*: 0.76 instead of 0.68.
+# 1. Those without the penalty: 2.64 instead of 1.45. But gold has been at 3.07, at step 10. From step
+#    12 on the score still rises, and gold falls.
+# 2. Not the score: it rises to 4, and looks like success. The *KL* warns first. At step 6 it is 6.2
+#    nats, instead of 1.8, and gold still rises. It ends at 86. The *entropy* follows: it falls from 2.48
+#    to 0.37 nats per token. The policy hardly chooses any more.
 # </details>
 #
-# So the last line of the log looks like success. Now read the samples, the first ones of seed 0 for the
-# first four held-out films:
+# Now read the first samples of seed 0, for the first four held-out films:
 
 # %%
 by_coefficient = experiments.results("leash")
@@ -435,24 +402,54 @@ show.texts(samples.head(4))
 # no person writes it ten times. A judge that training has never seen is harder to fool, not
 # impossible to fool.
 #
-# The critic is no help either: it predicts the scores, whatever they are worth. Responses that are
-# alike have scores that are alike. So its value loss ends at 0.006, instead of 0.15.
-#
-# What does give the hacked run away? Here are the final policies on the held-out films. *Same opening*
-# is the share of responses that begin with the commonest four words.
-
-# %%
-hacked = by_coefficient[by_coefficient.variant.isin(penalties)].replace(penalties)
-signs = {"gold": "gold score", "kl": "KL, nats", "distinct_2": "distinct-2"}
-signs |= {"entropy": "entropy, nats per token", "opening_share": "same opening"}
-experiments.shown(hacked, signs).T
+# Variety can also be counted: on the 76 held-out films distinct-2 is 0.02 instead of 0.81. KL,
+# entropy and variety cost nothing to log. And always read samples.
 
 # %% [markdown]
-# - **KL** is more than forty times that of the healthy policy.
-# - **Entropy** falls to 0.36 nats per token: the policy hardly chooses any more.
-# - **Variety** disappears: distinct-2 is 0.02 instead of 0.81, and half of the responses begin alike.
+# ## 8. Reading a log
 #
-# All three cost nothing to log. And always read samples.
+# First ask *when* a curve goes wrong:
+#
+# - **In the first batch**: the fault is in what you start from, or in the rewards.
+# - **In the first steps**, as a jump: the updates are too large.
+# - **Later**, as a drift: the policy goes where the rewards send it, and you do not want it there.
+#
+# The figure compares healthy runs (section 7, with the KL penalty) with three faulty ones, one run each:
+#
+# - *EOS never trained*: PPO started from an SFT model that was never trained to stop.
+# - *reward scale wrong*: the scores are twenty times as large as they should be.
+# - *collapsed*: the learning rate is thirty times too high.
+#
+# *missing_eos* is the share of responses that were cut at 32 tokens. *clip_fraction* is the share of
+# tokens without a gradient because of PPO's clip.
+
+# %%
+faulty = ["EOS never trained", "reward scale wrong", "collapsed"]
+logged = experiments.results("leash_history", "atlas_history")
+logged = logged[logged.variant.isin(["kl_coef 0.5", *faulty])]
+show.curves(
+    logged.replace({"variant": {"kl_coef 0.5": "healthy"}}),
+    columns=["missing_eos", "value_loss", "clip_fraction"]
+    + ["kl", "entropy", "explained_variance"],
+    order=["healthy", *faulty],
+)
+
+# %% [markdown]
+# | when | what you see | likely fault | what to look at next |
+# |---|---|---|---|
+# | first batch | *missing_eos* is 77 % | the SFT model cannot stop | SFT data: is EOS there, and in the loss? |
+# | first batch | *value_loss* is 63, in healthy runs 0.7 | the scores are on the wrong scale | the SFT model's scores: their standard deviation should be 1 (lesson 08) |
+# | first batch | *explained_variance* is −9 (section 6) | the critic's last layer is random | the next steps: it should soon be positive |
+# | first steps | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
+# | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
+# | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
+#
+# The collapsed run jumps again near step 20: its learning rate has fallen, but is still above the
+# highest of a healthy run.
+#
+# A symptom is not yet a fault. The KL of *reward scale wrong* also rises, to 16 nats, because a
+# penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve: the
+# first value loss tells this run from those of section 7: theirs is 0.7, as in healthy runs.
 
 # %% [markdown]
 # ## What to remember
@@ -460,47 +457,49 @@ experiments.shown(hacked, signs).T
 # - Actor and reference give the KL penalty, the reward model the score, the critic the expectation.
 # - Without the reference nothing holds the actor. Without the score it is pushed back to the reference.
 #   Without a critic the advantages have no baseline.
-# - A high score can be a bad deal: the KL penalty may take more than the score gives.
 # - The critic is $V$. Since appending a token is deterministic, $Q(s_t, y_t) = r_t + V(s_{t+1})$.
-# - A critic that starts as the reward model is useful after one step. A worse start takes six, and three
-#   seeds show no difference in gold.
-# - Compare on held-out prompts, with a judge that training has never seen, film by film, with an
-#   interval, and next to best-of-n.
+# - Compare on held-out prompts, with a judge that training has never seen, and next to best-of-n. For a
+#   method, one observation is one training run.
 # - A hacked run can have a high gold score. Watch KL, entropy and variety, and read samples.
+# - In a log, first ask when a curve goes wrong: in the first batch, in the first steps, or later.
 #
 # ## Exercises
 #
 # Solutions are in `solutions/09_the_four_models.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. How good is the critic?** *(easy, 10 minutes)*. You get the critic's `values`, its `targets` (what
-# it is fitted to, lesson 05) and `mask`, (B, R) each. Return the explained variance over the real tokens
-# of the batch, one number. What does a critic get that is wrong by 3 everywhere?
+# **1. A critic that cannot read** *(medium, 15 minutes)*. Imagine a critic that sees a token's
+# position $t$, and nothing else. For each $t$ it says the mean of the critic's targets
+# $A_t + V(s_t)$ over the responses of the batch that have a token there. You get the `targets` and
+# the `mask`, (B, R) each. Return the explained variance of this critic over the real tokens of the
+# batch, one number. Suppose that the critic of your run has the same explained variance. What do
+# you conclude?
 #
-# *Hint:* it is 1 minus a quotient of two variances. A perfect critic gets 1, a constant one 0. Padding can
-# hold NaN, and NaN times 0 is NaN: *select* the real tokens.
+# *Hint:* first write down the values that this critic says. Responses have different lengths. Padding can
+# hold NaN, and NaN times 0 is NaN. Replace padding with `torch.where(mask, x, 0.0)` before you sum.
 
 
 # %% tags=["exercise"]
-def explained_variance(values, targets, mask): ...  # your code
+def explained_by_position(targets, mask): ...  # your code
 
 
-check.explained_variance(explained_variance)
+check.explained_by_position(explained_by_position)
 
 
 # %% [markdown] tags=["solution"]
-# A variance does not see a constant. So a critic that is wrong by the same 3 everywhere has the explained
-# variance 1. With $\lambda = 1$ it would even do no harm, since whitening subtracts the mean of the
-# advantages. Below $\lambda = 1$ it does: $V$ is 0 after the end, so the last tokens pay.
+# A critic that is no better than this one has learned how the targets change along a response, and
+# nothing about what the tokens say. So it cannot tell a good beginning from a bad one.
 
 
 # %% tags=["solution"]
-def explained_variance(values, targets, mask):
-    values, targets = values[mask], targets[mask]
-    return 1 - (targets - values).var() / targets.var()
+def explained_by_position(targets, mask):
+    sums = torch.where(mask, targets, 0.0).sum(0)
+    values = (sums / mask.sum(0).clamp(min=1)).expand_as(targets)
+    errors = (targets - values)[mask]
+    return 1 - errors.var(unbiased=False) / targets[mask].var(unbiased=False)
 
 
-check.explained_variance(explained_variance)
+check.explained_by_position(explained_by_position)
 
 # %% [markdown] tags=["exercise"]
 # **2. From four models to one number** *(medium, 25 minutes)*. You get what the four models say:
@@ -540,12 +539,13 @@ def four_models(scores, old_logprobs, ref_logprobs, values, mask, kl_coef):
 check.four_models(four_models)
 
 # %% [markdown] tags=["exercise"]
-# **3. An honest difference** *(easy, 10 minutes)*. `ours` and `theirs` are the gold scores of two
-# methods on the same N films, (N,) each. Return a tensor of two numbers: the mean difference (ours minus
-# theirs), and its standard error, without a bootstrap.
+# **3. How would it do on other films?** *(medium, 15 minutes)*. You have one trained policy of each
+# of two methods. `ours` and `theirs` are the gold scores of their responses to the same N films,
+# four responses to each: (N, 4). Return a tensor of two numbers: the mean difference (ours minus
+# theirs), and its standard error for *other films*.
 #
-# *Hint:* one film is one observation. The standard error of a mean of N independent numbers is their
-# standard deviation divided by ... ? N is small, so the variance divides by $N - 1$.
+# *Hint:* section 5 asked about other runs, so its observation was one run. Which of these numbers would
+# change together if you drew another film?
 
 
 # %% tags=["exercise"]
@@ -555,9 +555,14 @@ def paired_standard_error(ours, theirs): ...  # your code
 check.paired_standard_error(paired_standard_error)
 
 
+# %% [markdown] tags=["solution"]
+# One observation is one film: the difference of the two means over its four responses. The four responses
+# share the film, so they are not four independent observations.
+
+
 # %% tags=["solution"]
 def paired_standard_error(ours, theirs):
-    difference = ours - theirs
+    difference = (ours - theirs).mean(1)
     return torch.stack([difference.mean(), difference.std() / len(difference) ** 0.5])
 
 
@@ -633,69 +638,60 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
-# **5. Eight runs without a name** *(hard, 30 minutes)*. Eight recorded runs of PPO, A to H, one seed
-# each. One is healthy. Each of the others has one of these faults:
+# **5. Five runs without a name** *(hard, 30 minutes)*. Five recorded runs of PPO, A to E, one seed
+# each. One is `healthy`. Each of the others has one fault, and no two have the same. The fault is
+# one of those of section 8 (`EOS never trained`, `reward scale wrong`, `collapsed`), or one of
+# these:
 #
 # | name | what is wrong |
 # |---|---|
 # | `hacked` | there is no KL penalty |
-# | `collapsed` | the learning rate is thirty times too high |
 # | `dead critic` | the critic says 0, whatever it reads |
 # | `KL sign wrong` | the KL penalty has the wrong sign |
-# | `reward scale wrong` | the scores are twenty times as large as they should be |
-# | `EOS never trained` | PPO started from an SFT model that was never trained to stop |
 # | `whitening at the optimum` | every response has the same score, so there is nothing to learn; the advantages are whitened all the same |
 #
-# Before you look, write down for each fault in which curve you expect it, and how. Then give each run its
-# name. A wrong answer gets a hint. Score and gold are those of the training batches. The eight runs stand in three figures, so that large numbers do not
-# hide small ones. The last figure is run E alone. *missing_eos* is the share of responses that were
-# cut at 32 tokens.
+# Before you look, write down for each fault in which curve you expect it, and from which step on. Then
+# give each run its name, and note the curve that decided. A wrong answer gets a hint. Score and gold are
+# those of the training batches. The second figure has the two runs with large numbers.
 
 # %% tags=["shared"]
 frames = map(pd.DataFrame, atlas.runs().values())
 logs = pd.concat(frames, keys=atlas.runs(), names=["variant"]).reset_index("variant")
 columns = ["score", "gold", "kl", "entropy", "length", "missing_eos"]
 columns += ["clip_fraction", "explained_variance", "value_loss"]
-for letters in ("ABCH", "DFG", "E"):
+for letters in ("ABD", "CE"):
     some = logs[logs.variant.isin(list(letters))]
-    display(show.curves(some, columns=columns, order="ABCDEFGH"))
+    display(show.curves(some, columns=columns, order="ABCDE"))
 
 # %% tags=["exercise"]
-diagnoses = {}  # yours, such as {"A": "hacked", "B": "healthy"}
+diagnoses = {}  # yours, such as {"A": "hacked", "B": "collapsed"}
 print(atlas.diagnosed(diagnoses))
 
 # %% [markdown] tags=["solution"]
-# Begin with what one curve alone decides.
+# Begin with what one curve alone decides, and ask when it begins.
 #
-# - **H**: the score never moves. Yet the KL is not 0: whitening scales pure noise to variance 1, so the
-#   policy is pushed around.
-# - **E**: the score is in the tens, gold is not. The value loss begins at 63, about a hundred times that
-#   of the healthy run. Against such scores a KL coefficient of 0.5 is nothing.
-# - **A**: the explained variance is exactly 0, and the value loss does not fall. The rest looks nearly
-#   healthy, with less gold.
-# - **B**: in the first batch 77 % of the responses are cut. PPO then teaches the model to stop, since a
-#   cut response is fined and has a bad score. At the end the log looks sound.
-# - **F**: a third of the tokens is clipped in the first step, and the KL jumps to 27 nats. Then the
-#   entropy is near 0, and all responses have five tokens.
-# - **G**: the KL reaches 222 nats and never slows down, because it is rewarded. The longer a
-#   response, the more it can earn, so nearly every response is cut. The returns grow without end,
-#   and so does the value loss.
-# - **D**: score and KL rise to the end, gold has its peak at step 12, the entropy falls to 0.45.
-# - **C** is healthy.
+# - **A** is `whitening at the optimum`. From step 0 on the score is 1 and never moves. Yet the KL is not
+#   0: whitening scales pure noise to variance 1, so the policy is pushed around. The explained variance
+#   starts near −3, because the targets hardly vary: any error is large beside them.
+# - **D** is `dead critic`. From step 0 on the explained variance is exactly 0, and the value loss does
+#   not fall. The rest looks nearly healthy, with less gold.
+# - **C** and **E** begin like **B**, and drift later. In both the score rises to the end and the KL
+#   passes 90 nats, so both look hacked. The second look tells them apart. In **C** the entropy
+#   falls to 0.45 and few responses are cut: it is `hacked`. In **E** the KL itself is rewarded. It
+#   reaches 222 nats, and a longer response can earn more, so nearly every response is cut. The
+#   rewards grow without end, and so does the value loss: `KL sign wrong`.
+# - **B** is `healthy`: the KL stays below 3 nats, the explained variance rises to 0.74.
 #
-# At the end three runs have a gold score above 2.5: D, E and G. All others are below 1.5, the healthy
-# one too. None of the three writes anything that you would like to read.
+# At the end C and E have a gold score above 2.5, and the healthy run 1.2. Neither of the two writes
+# anything that you would like to read.
 
 # %% tags=["solution"]
 diagnoses = {
-    "A": "dead critic",
-    "B": "EOS never trained",
-    "C": "healthy",
-    "D": "hacked",
-    "E": "reward scale wrong",
-    "F": "collapsed",
-    "G": "KL sign wrong",
-    "H": "whitening at the optimum",
+    "A": "whitening at the optimum",
+    "B": "healthy",
+    "C": "hacked",
+    "D": "dead critic",
+    "E": "KL sign wrong",
 }
 print(atlas.diagnosed(diagnoses))
 
@@ -744,8 +740,9 @@ print(atlas.diagnosed(diagnoses))
 # You cannot know. The number says one thing: the critic predicts its targets well. It does not say what
 # these are worth. There are three possibilities:
 #
-# - The critic has learned, and the policy is sound. In the healthy runs of section 7 it ends near 0.7.
-# - The responses have become alike, and so have their scores. The hacked runs have 0.76.
+# - The critic has learned, and the policy is sound. In the healthy runs of section 8 it ends near 0.7.
+# - The responses have become alike, so their values are easy to predict. The collapsed run of section 8
+#   has 0.99 for some steps.
 # - With $\lambda$ below 1 the targets contain a part of the critic's own predictions. Then the number
 #   flatters the critic (see "Going further").
 #
@@ -760,7 +757,7 @@ print(atlas.diagnosed(diagnoses))
 # <details><summary>6. A colleague says that the critic should be larger than the actor. What would you run?</summary>
 #
 # Critics of two or three sizes, with the same actor, prompts and at least three seeds. Report explained
-# variance, and gold at equal KL on held-out films, as differences per film. To say that size makes *no*
+# variance, and gold at equal KL on held-out films, as one difference per run. To say that size makes *no*
 # difference you need an interval that is narrow and contains 0. A wide interval that contains 0 says only
 # that you do not know.
 # </details>
@@ -802,12 +799,40 @@ print(graded(my_answers, explain=True))
 # $A_t + V(s_t)$. With $\lambda = 0.95$ they contain a part of the critic's own predictions. With
 # $\lambda = 1$ they do not, and the same start has −1.45 at step 0, instead of −0.29.
 #
+# **A critic that never learns.** One recorded run has a critic that always says 0. Its gold score is 0.22
+# below the lowest of the six runs of section 6. It is one run, so it has no interval.
+#
+# **Other films.** The interval of section 5 keeps the 76 films. You can also ask how the same
+# policies would do on other films. The *bootstrap* draws 76 of the differences per film with
+# replacement, 2,000 times, and takes the middle 95 % of their means. PPO minus best-of-4 then goes
+# from 0.16 to 0.32, and PPO minus best-of-16 from −0.35 to −0.11. Neither contains 0, but neither
+# says anything about another run. An interval for other films and other seeds together goes from
+# −0.003 to 0.48 and from −0.45 to −0.01. Its factor is smaller than 4.30, because the 76 films give
+# part of the scatter. So for best-of-16 this interval excludes 0, and that of section 5 does not.
+# Three runs do not decide it.
+#
 # **How much does one film say?** The 76 differences between PPO and best-of-4 have a standard
 # deviation of about 0.6 in one seed. So their mean has a standard error of about 0.07, and a
 # difference of 0.2 is found about four times in five. For half the standard error you need four
 # times as many films. In these records pairing hardly helps: without it the standard error would be
 # at most 1.05 times as large. Films that are easy for one method are not easier for the other. You
 # only know after you have looked.
+#
+# **Which gold is which?** All gold scores of PPO on this page have $\beta = 0.5$ and 24 steps.
+# Section 5: three runs, 1.34. Section 6: six runs, two for each of the seeds 0, 1 and 2, with a
+# mean of 1.40. The runs with the KL penalty in section 7 are three of the six. Their final policies
+# have 1.43. All of these are means over four responses to each of the 76 held-out films. The curve
+# of section 7 ends at 1.45, for the same three runs. It shows the 64 responses of a training batch.
+#
+# **A hacked run's critic.** At the end of the runs without the KL penalty the explained variance is
+# 0.76, with it 0.68. It is a share, and the value loss is not: that is 0.006 instead of 0.15. The
+# responses are nearly alike, so the targets hardly vary, and the critic's errors shrink with them.
+# So this curve does not give the run away. *Same opening*, the share of responses that begin with
+# the commonest four words, would: it is about one half.
+#
+# **Not explained.** In section 8 the explained variance of *reward scale wrong* falls after a few
+# steps. The clip of the critic's loss may be the reason: it holds each value near its old one, and
+# these targets are far away. The record does not tell.
 #
 # **How many samples?** We draw 16 responses of the SFT model per film. All of them count for SFT.
 # Best-of-4 makes four choices of them, best-of-16 one. PPO has four responses per film.

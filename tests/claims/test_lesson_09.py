@@ -1,18 +1,23 @@
 """Lesson 09, the four models: every number of its prose, and every claim about a recorded run."""
 
 import copy
+import dataclasses
 import json
 import math
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from minirlhf import core, experiments, loops, models, rewards, tasks
-from minirlhf.classroom import atlas
+from minirlhf.classroom import atlas, check
 from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.experiments import faults
 from minirlhf.experiments.runs import RUNS
+from minirlhf.loops.common import set_learning_rate
 from minirlhf.show import difference_of_means
 from tests.claims.prose import lesson
 
@@ -66,6 +71,12 @@ def read_by_hand():
     (cell,) = [c for c in cells if c.source.startswith("four = dict(")]
     rows = [line.split()[1:] for line in cell.outputs[0]["data"]["text/plain"].splitlines()[1:]]
     return {token: tuple(map(float, numbers)) for token, *numbers in rows}
+
+
+def source_cells():
+    """The sources of the page's code cells."""
+    cells = nbformat.read(NOTEBOOKS / "09_the_four_models.ipynb", 4).cells
+    return [c.source for c in cells if c.cell_type == "code"]
 
 
 def at(response, token):
@@ -154,8 +165,13 @@ def gold(variant, *records):
     return runs[runs.variant == variant].gold
 
 
+def six_runs():
+    """The gold scores of the six runs whose critic starts as the reward model."""
+    return [g for v in SAME for g in gold(v, "ablations", "leash")]
+
+
 def test_a_worse_start_costs_little_gold():
-    six = [g for v in SAME for g in gold(v, "ablations", "leash")]
+    six = six_runs()
     difference, low, high = difference_of_means(gold(SFT_CRITIC, "resources"), six)
     assert len(six) == 6 and -0.2 < low < difference < 0 < high
     (alone,) = gold("dead critic", "atlas")
@@ -265,6 +281,40 @@ def test_ppo_lies_between_best_of_4_and_best_of_16(tour):
     assert wider["best-of-16"] == pytest.approx(2, abs=0.15)
 
 
+def over_seeds(tour, method):
+    """PPO's gold score minus that of a method: (mean, standard deviation, low, high) of the runs."""
+    at = {m: tour[tour.method == m].set_index("seed").gold for m in ("PPO", method)}
+    above = at["PPO"] - at[method]
+    assert sorted(above.index) == list(SEEDS)
+    half = factor(len(above)) * above.std() / math.sqrt(len(above))
+    return above.mean(), above.std(), above.mean() - half, above.mean() + half
+
+
+def factor(runs):
+    """Student's t: how many standard errors a 95 % interval of so many runs goes to each side."""
+    return float(student_t.ppf(0.975, runs - 1))
+
+
+def test_three_runs_decide_about_sft_and_not_about_best_of_n(tour):
+    intervals = {m: over_seeds(tour, m)[2:] for m in ("SFT", "best-of-4", "best-of-16")}
+    assert intervals["SFT"][0] > 0
+    assert all(low < 0 < high for low, high in (intervals["best-of-4"], intervals["best-of-16"]))
+
+
+def test_the_interval_of_the_page_is_computed_as_here():
+    (cell,) = [c for c in source_cells() if c.startswith("half = 4.303")]
+    assert round(factor(3), 3) == 4.303
+    names = {"above": pd.DataFrame({"x": [1.0, 2.0, 4.0]}), "pd": pd}
+    exec(cell.rsplit("\n", 1)[0], names)
+    pooled = 4.303 * math.sqrt(7 / 3) / math.sqrt(3)
+    assert names["half"]["x"] == pytest.approx(pooled)
+
+
+def bounds(table, method):
+    """The interval of PPO minus a method; the table has the method minus PPO."""
+    return -table.high[method], -table.low[method]
+
+
 def errors_of_one_seed(tour):
     """(standard error, that without pairing, correlation over films) of PPO and best-of-4."""
     found = []
@@ -333,34 +383,91 @@ def test_the_samples_of_both_runs(leash):
         assert text.startswith("A funny and funny and") and text.count("funny") >= 5
 
 
-# ---- exercise 5: the unnamed runs
+def test_the_kl_warns_before_gold_falls(leash):
+    """In each run: at step 6 the KL is far above that of the healthy runs, and gold still rises."""
+    history, _ = leash
+    healthy = history[history.variant == WITH]
+    for seed in SEEDS:
+        run = history[(history.variant == WITHOUT) & (history.seed == seed)].set_index("step")
+        assert run.kl[6] > 2 * healthy[healthy.step == 6].kl.max()
+        assert run.gold[6] < run.gold[8] and run.gold.idxmax() > 8
+        assert run.entropy[6] > 0.8 * run.entropy[0] and run.entropy[23] < 0.25 * run.entropy[0]
+
+
+# ---- section 8 and exercise 5: logs of runs with a fault
 
 
 @pytest.fixture(scope="module")
-def unnamed():
-    return {
-        letter: {k: [row[k] for row in rows] for k in rows[0]}
-        for letter, rows in atlas.runs().items()
+def logs():
+    """Name -> the log of one run of the atlas, by step."""
+    rows = experiments.results("atlas_history")
+    return {name: run.set_index("step") for name, run in rows.groupby("variant")}
+
+
+def test_each_row_of_the_table_is_seen_in_its_run_alone(logs, leash):
+    healthy = leash[0][leash[0].variant == WITH]
+
+    def stands_out(column, step, name):
+        """Whether a run is above the healthy runs and the two other runs of the figure."""
+        others = [logs[n].loc[step, column] for n in atlas.NAMED if n != name]
+        return logs[name].loc[step, column] > max(
+            *others, healthy[healthy.step == step][column].max()
+        )
+
+    assert stands_out("missing_eos", 0, "EOS never trained")
+    assert stands_out("value_loss", 0, "reward scale wrong")
+    assert stands_out("clip_fraction", 0, "collapsed") and stands_out("kl", 1, "collapsed")
+    assert stands_out("explained_variance", 16, "collapsed")
+    assert logs["collapsed"].entropy[16] < 0.05
+    assert logs["collapsed"].length[8:16].between(4.9, 6.1).all()
+    hacked = leash[0][leash[0].variant == WITHOUT]
+    for seed in SEEDS:
+        run = hacked[hacked.seed == seed].set_index("step")
+        assert run.score[23] > run.score[12] > run.score[6] and run.kl[23] > 60
+
+
+def test_the_explained_variance_of_the_wrong_scale_falls(logs):
+    column = logs["reward scale wrong"].explained_variance
+    assert column[:8].max() > 0.35 and column[18:].max() < 0.2
+
+
+def test_the_solution_of_exercise_5(logs):
+    key = {
+        "A": "whitening at the optimum",
+        "B": "healthy",
+        "C": "hacked",
+        "D": "dead critic",
+        "E": "KL sign wrong",
     }
+    assert atlas.diagnosed(key) == "5 of 5."
+    run = {letter: logs[name] for letter, name in key.items()}
+    assert set(run["A"].score) == {1.0} and run["A"].kl[23] > 0.5
+    assert run["A"].explained_variance[0] == pytest.approx(-3, abs=0.2)
+    assert set(run["D"].explained_variance) == {0.0}
+    assert (
+        run["D"].value_loss[23] > run["D"].value_loss[0] and run["D"].gold[23] < run["B"].gold[23]
+    )
+    for letter in "CE":  # like the healthy run at first, then a drift
+        assert run[letter].score[0] == run["B"].score[0] and run[letter].kl[2] < 1
+        assert run[letter].score[23] > run[letter].score[16] > run[letter].score[8]
+        assert run[letter].kl[23] > 90 and run[letter].gold[23] > 2.5
+    assert round(run["C"].entropy[23], 2) == 0.45 and run["C"].missing_eos[23] < 0.1
+    assert round(run["E"].kl[23]) == 222 and run["E"].missing_eos[23] > 0.9
+    assert (run["E"].kl.diff()[1:] > -8).all() and run["E"].value_loss[23] > 600
+    assert run["B"].kl.max() < 3 and round(run["B"].explained_variance[23], 2) == 0.74
+    assert round(run["B"].gold[23], 1) == 1.2
 
 
-def test_the_solution_of_exercise_5(unnamed):
-    run = unnamed
-    assert set(run["H"]["score"]) == {1.0} and run["H"]["kl"][-1] > 0.5
-    assert max(run["E"]["score"]) > 50 > 5 > max(max(run[k]["score"]) for k in "ABCDFGH")
-    assert run["E"]["value_loss"][0] == pytest.approx(100 * run["C"]["value_loss"][0], rel=0.1)
-    assert set(run["A"]["explained_variance"]) == {0.0}
-    assert run["A"]["gold"][-1] < run["C"]["gold"][-1]
-    assert run["B"]["missing_eos"][-1] < 0.1
-    assert 0.3 < run["F"]["clip_fraction"][0] < 0.4 and min(run["F"]["entropy"]) < 0.01
-    assert run["F"]["length"][8:17] == pytest.approx([5] * 9, abs=1.1)
-    assert all(a < b + 8 for a, b in zip(run["G"]["kl"], run["G"]["kl"][1:], strict=False))
-    assert run["G"]["missing_eos"][-1] > 0.9 and run["G"]["value_loss"][-1] > 600
-    assert run["D"]["gold"].index(max(run["D"]["gold"])) == 12
-    ends = {letter: columns["gold"][-1] for letter, columns in run.items()}
-    assert {letter for letter, g in ends.items() if g > 2.5} == set("DEG")
-    assert max(g for letter, g in ends.items() if letter not in "DEG") < 1.5
-    assert all(name in atlas.CLUES for name in ("healthy", "hacked", "EOS never trained"))
+def test_a_critic_without_eyes_is_no_better_than_the_position():
+    """Exercise 1: the values that depend on the position alone and explain the most."""
+    targets = torch.tensor([[1.0, 3.0], [3.0, torch.nan]])
+    mask = torch.tensor([[True, True], [True, False]])
+    best = check.EXERCISES["explained_by_position"].reference(targets, mask).item()
+    assert best == pytest.approx(0.25)
+    for first in (1.5, 2.5):
+        values = torch.tensor([[first, 3.0]]).expand(2, 2)
+        squares = (targets - values)[mask].square().mean() / targets[mask].var(unbiased=False)
+        assert 1 - squares.item() < best
 
 
 def test_the_bug_of_exercise_4_teaches_no_stopping():
@@ -399,7 +506,7 @@ def learned_to_stop(place, seed):
 
 
 def test_the_numbers_of_the_page(
-    responses, read_by_hand, broken, logged, practised, tour, leash, unnamed
+    responses, read_by_hand, broken, logged, practised, tour, leash, logs
 ):
     with lesson("09") as said:
         the_batch(said, responses, read_by_hand)
@@ -407,9 +514,10 @@ def test_the_numbers_of_the_page(
         the_evaluation(said, tour)
         the_critic(said, logged)
         the_hacked_run(said, leash)
-        the_exercises(said, unnamed, leash)
+        the_log(said, leash, logs)
+        the_exercises(said, leash, logs)
         a_warm_up(said, practised)
-        going_further(said, tour, logged)
+        going_further(said, tour, logged, leash)
 
 
 def the_batch(said, responses, page):
@@ -434,14 +542,13 @@ def the_batch(said, responses, page):
     said("times, or", math.exp(total))
     the = {name: column[0] for name, column in flat.items()}
     said("**A bonus.** In response", 2, the["reward"])
-    score_of_flat = sum(flat["reward"]) + beta * sum(flat["kl"])
     eleven = flat["advantage"][:11]
-    said("**Who is to blame?** Response", 2, score_of_flat, 11, min(eleven), max(eleven))
     assert flat["advantage"][11] > max(eleven)
     pieces = [flat["reward"][flat["token"].index(piece)] for piece in ("ell", "or", "ious")]
-    said("*ell*, *or* and *ious* of an invented word have", *pieces)
+    said("**Who is to blame?** In response", 2, *pieces)
+    said("and the first eleven lie between", min(eleven), max(eleven))
     earlier = flat["token"].index("ell")
-    said("So GAE blames all earlier tokens for them", max(flat["advantage"][:earlier]) < 0)
+    said("So GAE blames all earlier tokens", max(flat["advantage"][:earlier]) < 0)
     said("did not expect them", min(flat["value"][:earlier]) > sum(pieces) + 0.9)
     q = first["reward"] + film["value"]
     said("For *fine* in response", 1, first["reward"], film["value"], q, first["value"])
@@ -454,7 +561,7 @@ def one_fails(said, broken):
     assert signs["all four"] == [False, False, False, True, True]
     said("and compute the advantages of response", 1)
     said("it gives every response the score", 0)
-    said("But the critic expected nearly", 0)
+    said("The critic expected nearly", 0)
     said("*No critic*: it says", 0)
     low, high = min(broken["no reference"]), max(broken["no reference"])
     said("all five are positive, from", low, high)
@@ -470,20 +577,16 @@ def the_critic(said, logged):
     start, sft = (explained(logged, v, 0).mean() for v in ("as it is", SFT_CRITIC))
     assert start < 0 < explained(logged, "as it is", 1).mean()
     above = next(k for k in range(24) if explained(logged, SFT_CRITIC, k).mean() > 0)
-    six = [g for v in SAME for g in gold(v, "ablations", "leash")]
+    six = six_runs()
     difference, low, high = difference_of_means(gold(SFT_CRITIC, "resources"), six)
-    (alone,) = gold("dead critic", "atlas")
     count = len(gold(SFT_CRITIC, "resources"))
     said("We recorded PPO with both,", config.steps, config.batch_size, count, len(six))
-    said("A last single run has a critic that always says", 0)
     said("before the update, as a mean over three seeds:", 1, 0)
     said("Which start is worse at step", 0, 0)
     said("- *Reward model*:", start, 0, 0)
     said("- *SFT model*:", sft, 0, 0, above)
     said("with the SFT start it is", -difference, low, high, 0, low < 0 < high)
-    said("- *Always", 0, min(six) - alone)
-    said("The critic is bad in", above, config.steps)
-    said("useful after one step. A worse start takes", above)
+    said("the critic is bad in", above, config.steps)
 
 
 def a_warm_up(said, practised):
@@ -509,83 +612,156 @@ def the_evaluation(said, tour):
     films_of = len(ppo.gold_by_prompt.iloc[0])
     said("**Held-out prompts.** We use", films_of)
     said("the rating from", -4, 4)
-    table = {
-        "easy to praise": (2.5, 2.0),
-        "quite easy": (1.4, 1.2),
-        "quite hard": (0.3, -0.2),
-        "hard": (-0.2, -0.6),
-    }
-    for name, (a, b) in table.items():
-        said(f"| {name} |", a, b, a - b)
-    ours, theirs = zip(*table.values(), strict=True)
-    mean = sum(a - b for a, b in table.values()) / len(table)
-    said("The films differ by up to", max(ours) - min(ours), mean, min(ours) < max(theirs))
-    said("Do this", 2000, 0.95)
-    films = against_ppo(tour, experiments.difference_over_prompts).difference
-    said("**Predict.** PPO is", -films["best-of-4"], films["best-of-16"], 0)
-    said("for other films the interval lies below", 0, 0)
-    said("both intervals lie above", 0)
+    said("one gold score per method, the mean over the", films_of)
+    for name in ("4", "16"):
+        same_sign = {
+            a.gold > b.gold
+            for (_, a), (_, b) in zip(
+                ppo.iterrows(), tour[tour.method == f"best-of-{name}"].iterrows(), strict=True
+            )
+        }
+        said("In each of the three runs it lies between", same_sign == {name == "4"})
+    mean, deviation, low, high = over_seeds(tour, "best-of-4")
+    said("three differences have the mean", mean, deviation)
+    said("plus and minus", factor(3), low, high, low < 0 < high)
+    said("For many runs the factor would be", factor(10**6))
+    said("For three it is", factor(3))
+    said("**Predict.** Does the interval contain", 0)
+    mean, _, low, high = over_seeds(tour, "SFT")
+    said("- *SFT*: no. PPO is", mean, low, high, low > 0)
+    mean, _, low, high = over_seeds(tour, "best-of-16")
+    said("- *Best-of-16*: yes. PPO is", -mean, low, high, low < 0 < high)
+    said("same sign in one case out of four", 2 * 0.5**3 == 1 / 4)
     gain = ppo.gold.mean() - tour[tour.method == "SFT"].gold.mean()
     said("PPO gains about one gold point over SFT, at a KL of", 0.9 < gain < 1.1, ppo.kl.mean())
-    config = loops.PPOConfig()
-    assert config.kl.kl_coef == 0.5
-    said("gold scores of PPO on this page, always with", config.steps)
-    said("| this section |", len(ppo), 4, films_of, ppo.gold.mean())
-    six, three = ([*gold("as it is", "ablations"), *gold(WITH, "leash")], gold(WITH, "leash"))
-    said("final policies |", len(six), *SEEDS, 4, films_of, sum(six) / len(six), three.mean())
-    history = experiments.results("leash_history")
-    last = step_means(history, WITH, "gold")[config.steps - 1]
-    said("the last training batch:", config.batch_size, last)
+    six = six_runs()
+    said("PPO's gold score is", ppo.gold.mean(), sum(six) / len(six))
+    assert loops.PPOConfig().kl.kl_coef == 0.5
 
 
 def the_hacked_run(said, leash):
     history, runs = leash
     last = history[history.step == 23].groupby("variant").mean(numeric_only=True)
-    said("PPO without the KL penalty, three seeds. Their score rises to", last.score[WITHOUT])
-    said("their KL to", last.kl[WITHOUT])
-    said("Draw two curves over the", loops.PPOConfig().steps)
     course = step_means(history, WITHOUT, "gold")
-    said("- *Gold*:", last.gold[WITHOUT], last.gold[WITH], course.max(), course.idxmax(), 12)
-    values = [last.explained_variance[v] for v in (WITHOUT, WITH)]
-    said("- *Explained variance*:", *values)
-    said("the first ones of seed", 0)
-    said("So its value loss ends at", last.value_loss[WITHOUT], last.value_loss[WITH])
+    said("1. Those without the penalty:", last.gold[WITHOUT], last.gold[WITH], course.max())
+    said("But gold has been at", course.max(), course.idxmax(), 12)
+    said("2. Not the score: it rises to", last.score[WITHOUT])
+    kl, entropy = (step_means(history, WITHOUT, name) for name in ("kl", "entropy"))
+    said("The *KL* warns first. At step", 6, kl[6], step_means(history, WITH, "kl")[6])
+    said("It ends at", last.kl[WITHOUT])
+    said("it falls from", entropy[0], entropy[23])
+    said("Now read the first samples of seed", 0)
     means = runs.groupby("variant")[["distinct_2", "opening_share", "kl", "entropy"]].mean()
-    said("- **KL** is more than forty times", 40 < means.kl[WITHOUT] / means.kl[WITH] < 45)
-    said("- **Entropy** falls to", means.entropy[WITHOUT])
-    said("disappears: distinct-2 is", means.distinct_2[WITHOUT], means.distinct_2[WITH])
-    said("and half of the responses begin alike", 0.45 < means.opening_share[WITHOUT] < 0.6)
+    films_of = len(runs.gold_by_prompt.iloc[0])
+    said(
+        "Variety can also be counted: on the",
+        films_of,
+        means.distinct_2[WITHOUT],
+        means.distinct_2[WITH],
+    )
 
 
-def the_exercises(said, unnamed, leash):
-    said("What does a critic get that is wrong by", 3)
-    said("*Hint:* it is", 1, 1, 0, 0)
+def learning_rate(lr, step):
+    """The learning rate of a step of PPO's default schedule, with this highest rate."""
+    config = dataclasses.replace(loops.PPOConfig().actor, lr=lr)
+    optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config)
+    set_learning_rate(optimizer, config, step, loops.PPOConfig().steps)
+    return optimizer.param_groups[0]["lr"]
+
+
+def the_log(said, leash, logs):
+    ppo, limit = loops.PPOConfig(), loops.PPOConfig().sampling.max_new_tokens
+    rate = experiments.EXPERIMENTS["atlas"]["collapsed"]["ppo"]["actor"].lr
+    said("the learning rate is thirty times too high", rate / ppo.actor.lr == pytest.approx(30))
+    said("the scores are twenty times as large", faults.twentyfold(lambda r: 1.0)(None) == 20)
+    said("*missing_eos* is the share of responses that were cut at", limit)
+    never, scale, collapsed = (logs[name] for name in atlas.NAMED[::-1])
+    first = {
+        v: leash[0][(leash[0].variant == v) & (leash[0].step == 0)].value_loss.mean()
+        for v in (WITH, WITHOUT)
+    }
+    sft = explained(experiments.results("resources_history"), SFT_CRITIC, 0).mean()
+    said("| *missing_eos* is", never.missing_eos[0])
+    said("| *value_loss* is", scale.value_loss[0], first[WITH])
+    said("| first batch | *explained_variance* is", sft)
+    said("their standard deviation should be", 1)
+    said("| first steps | *clip_fraction* is", collapsed.clip_fraction[0], collapsed.kl[1])
+    said(
+        "| later | *entropy* is near",
+        0,
+        collapsed.explained_variance[16],
+        collapsed.entropy[16] < 0.05,
+    )
+    said(
+        "| the policy hacks the reward model |",
+        (step_means(leash[0], WITHOUT, "kl")[8:] > 10).all(),
+    )
+    step = max(collapsed.kl[10:].idxmax() - 1, 0)  # the update before the batch that stands out
+    rates = [learning_rate(rate, step), max(learning_rate(ppo.actor.lr, k) for k in range(24))]
+    said("The collapsed run jumps again near step", 20, abs(step + 1 - 20) <= 1)
+    said("but is still above the highest of a healthy run", rates[0] > rates[1])
+    said("The KL of *reward scale wrong* also rises, to", scale.kl[23])
+    said("tells this run from those of section 7: theirs is", first[WITHOUT])
+
+
+def the_exercises(said, leash, logs):
+    said("Responses have different lengths. Padding can hold NaN, and NaN times", 0)
     said("Return the *whitened* advantages, (B, R), and", 0)
     said("(lesson 05). Padding can hold NaN, and NaN times", 0)
+    said("to the same N films, four responses to each: (N,", 4)
     said("It has the score", 1, 0, 1)
-    rates = [
-        loops.PPOConfig().actor.lr,
-        experiments.EXPERIMENTS["atlas"]["collapsed"]["ppo"]["actor"].lr,
-    ]
-    said("the learning rate is thirty times too high", rates[1] / rates[0] == pytest.approx(30))
     said("| `dead critic` | the critic says", 0)
-    limit = loops.PPOConfig().sampling.max_new_tokens
-    said("of responses that were cut at", limit)
     said("if the KL coefficient is", 0)
     said("*Hint:* write down `response_ids` of the good response (three tokens, EOS is", 2)
     said("4. The explained variance is", 0.9)
     last = leash[0][leash[0].step == 23].groupby("variant").explained_variance.mean()
-    said("In the healthy runs of section 7 it ends near", last[WITH])
-    said("The hacked runs have", last[WITHOUT])
+    said("In the healthy runs of section 8 it ends near", last[WITH])
+    said("The collapsed run of section 8 has", logs["collapsed"].explained_variance[16])
     said("With $\\lambda$ below", 1)
     said("One trained policy beats another by", 0.30, 0.20, 0.40)
     said("that is narrow and contains", 0, 0)
 
 
-def going_further(said, tour, logged):
+def going_further(said, tour, logged, leash):
     said("*yes* or *no*, each with probability", 0.5, 2, 0, 0.5 * 2 + 0.5 * 0, 2, 0)
     start, other = (explained(logged, v, 0).mean() for v in ("as it is", "lambda 1"))
     said("the same start has", other, 0, start)
+    six, three = six_runs(), gold(WITH, "leash")
+    (alone,) = gold("dead critic", "atlas")
+    said("One recorded run has a critic that always says", 0, min(six) - alone)
+    ppo, films_of = tour[tour.method == "PPO"], len(by_film(tour, "PPO", 0))
+    films = against_ppo(tour, experiments.difference_over_prompts)
+    both = against_ppo(tour, experiments.difference_over_prompts_and_seeds)
+    said("The interval of section 5 keeps the", films_of)
+    said("The *bootstrap* draws", films_of, 2000, 0.95)
+    said("PPO minus best-of-4 then goes from", *bounds(films, "best-of-4"))
+    said("and PPO minus best-of-16 from", *bounds(films, "best-of-16"))
+    said("Neither contains", 0)
+    (low, high), (below, above) = (bounds(both, m) for m in ("best-of-4", "best-of-16"))
+    said("for other films and other seeds together goes from", low, high, below, above)
+    assert low < 0 < high and below < above < 0
+    said("Its factor is smaller than", factor(3), films_of)
+    for name in ("best-of-4", "best-of-16"):
+        *_, lower, upper = over_seeds(tour, name)
+        said("Its factor is smaller", both.high[name] - both.low[name] < upper - lower)
+    said("have $\\beta = 0.5$ and", loops.PPOConfig().steps)
+    said("Section 5: three runs,", ppo.gold.mean())
+    said("two for each of the seeds", *SEEDS, sum(six) / len(six))
+    said("Their final policies have", three.mean())
+    said("So for best-of-16 this interval excludes", 0)
+    said("over four responses to each of the", films_of)
+    history = leash[0]
+    last = history[history.step == 23].groupby("variant").mean(numeric_only=True)
+    said("The curve of section 7 ends at", last.gold[WITH], loops.PPOConfig().batch_size)
+    values = [last.explained_variance[v] for v in (WITHOUT, WITH)]
+    said("without the KL penalty the explained variance is", *values)
+    said(
+        "It is a share, and the value loss is not: that is",
+        last.value_loss[WITHOUT],
+        last.value_loss[WITH],
+    )
+    opening = leash[1].groupby("variant").opening_share.mean()[WITHOUT]
+    said("commonest four words, would: it is about one half", 0.45 < opening < 0.6)
     count = len(by_film(tour, "PPO", 0))
     errors = errors_of_one_seed(tour)
     paired = sum(e for e, _, _ in errors) / len(errors)

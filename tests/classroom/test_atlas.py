@@ -8,9 +8,8 @@ KEY = atlas._names()
 
 def test_the_runs_are_shown_without_their_names_and_each_once():
     runs = atlas.runs()
-    assert list(runs) == list("ABCDEFGH") and set(KEY.values()) == set(atlas.CLUES) == set(
-        EXPERIMENTS["atlas"]
-    )
+    assert list(runs) == list("ABCDE") and set(atlas.CLUES) == set(EXPERIMENTS["atlas"])
+    assert set(KEY.values()) == set(atlas.CLUES) - set(atlas.NAMED) and len(KEY) == 5
     assert all(
         len(rows) == 24 and [row["step"] for row in rows] == list(range(24))
         for rows in runs.values()
@@ -21,15 +20,15 @@ def test_the_runs_are_shown_without_their_names_and_each_once():
 
 
 def test_right_diagnoses_pass_and_each_wrong_one_gets_its_clue():
-    assert atlas.diagnosed(KEY) == "8 of 8."
+    assert atlas.diagnosed(KEY) == "5 of 5."
     for letter, name in KEY.items():
         for said in atlas.CLUES:
             if said != name:
                 assert (
                     atlas.diagnosed(KEY | {letter: said})
-                    == f"7 of 8.\n  {letter} is not '{said}'. Look again: {atlas.CLUES[name]}"
+                    == f"4 of 5.\n  {letter} is not '{said}'. Look again: {atlas.CLUES[name]}"
                 )
-    assert atlas.diagnosed({}) == "0 of 8."
+    assert atlas.diagnosed({}) == "0 of 5."
 
 
 @pytest.mark.parametrize("answers", [{"I": "healthy"}, {"A": "fine"}])

@@ -215,7 +215,15 @@ DIFFERENT = {  # right answers written in another way
         (s - b.mean()) * ((b - b.mean()).square().sum() / (len(b) - 1)) ** -0.5
     ),
     "read_score": lambda s, m: torch.stack([row[keep][-1] for row, keep in zip(s, m, strict=True)]),
-    "explained_variance": lambda v, r, m: 1 - (r - v)[m].double().var() / r[m].double().var(),
+    "explained_by_position": lambda r, m: (
+        1
+        - sum(
+            (c[keep] - c[keep].mean()).square().sum()
+            for c, keep in zip(r.T, m.T, strict=True)
+            if keep.any()
+        )
+        / (r[m] - r[m].mean()).square().sum()
+    ),
     "four_models": lambda s, o, r, v, m, k: torch.zeros(m.shape).masked_scatter(
         m,
         white(
@@ -227,7 +235,7 @@ DIFFERENT = {  # right answers written in another way
     "paired_standard_error": lambda a, b: torch.stack(
         [
             a.mean() - b.mean(),
-            ((a - b - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt(),
+            (((a - b).mean(1) - (a - b).mean()).square().sum() / (len(a) * (len(a) - 1))).sqrt(),
         ]
     ),
     "score_rewards": lambda s, ids, e: torch.stack(

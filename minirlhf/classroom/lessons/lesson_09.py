@@ -1,5 +1,5 @@
-"""Exercises of lesson 09: explained variance, advantages from the four models, a paired standard
-error, and the position of the score."""
+"""Exercises of lesson 09: a critic that knows the position only, advantages from the four models,
+the standard error for other films, and which token gets the score."""
 
 import torch
 
@@ -16,47 +16,74 @@ def _mask(g, rows=3, width=4):
     return mask
 
 
-def _values_case(g):
-    mask, targets = _mask(g), 1 + torch.randn(3, 4, generator=g)
-    values = 0.7 * targets + 0.3 * torch.randn(3, 4, generator=g) + 0.5
-    return torch.where(mask, values, torch.nan), torch.where(mask, targets, torch.nan), mask
+def _targets_case(g):
+    mask = _mask(g, rows=4)
+    position = 2 * torch.randn(4, generator=g)
+    targets = 1 + position + torch.randn(4, 4, generator=g)
+    return torch.where(mask, targets, torch.nan), mask
 
 
-def _real(function):
-    return lambda v, r, m: function(v[m], r[m])
+def _position_means(targets, mask):
+    return torch.where(mask, targets, 0.0).sum(0) / mask.sum(0).clamp(min=1)
 
 
-explained_variance = Exercise(
-    "explained_variance",
-    ("values", "targets", "mask"),
-    _values_case,
-    _explained,
+def _by_position(targets, mask):
+    return _explained(_position_means(targets, mask).expand_as(targets), targets, mask)
+
+
+def _errors(targets, mask):
+    return (targets - _position_means(targets, mask))[mask]
+
+
+def _of_rows(targets, mask):
+    means = torch.where(mask, targets, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    return _explained(means.expand_as(targets), targets, mask)
+
+
+def _means_with_padding(targets, mask):
+    means = torch.where(mask, targets, 0.0).mean(0)
+    return _explained(means.expand_as(targets), targets, mask)
+
+
+def _mean_of_positions(targets, mask):
+    squares = torch.where(mask, targets - _position_means(targets, mask), 0.0).square()
+    some = mask.any(0)
+    variances = (squares.sum(0) / mask.sum(0).clamp(min=1))[some]
+    return 1 - variances.mean() / targets[mask].var(unbiased=False)
+
+
+def _padding_counted(targets, mask):
+    filled = torch.where(mask, targets, 0.0)
+    errors = filled - filled.mean(0)
+    return 1 - errors.var(unbiased=False) / filled.var(unbiased=False)
+
+
+explained_by_position = Exercise(
+    "explained_by_position",
+    ("targets", "mask"),
+    _targets_case,
+    _by_position,
     {
-        "values and targets are exchanged. "
-        "The variance to be explained is that of the targets.": lambda v, r, m: _explained(r, v, m),
-        "this is the share that is left unexplained. Subtract it from 1.": lambda v, r, m: (
-            1 - _explained(v, r, m)
+        "this is the share that is left unexplained. Subtract it from 1.": lambda r, m: (
+            1 - _by_position(r, m)
         ),
-        "the mean of the squared errors is not a variance. "
-        "It contains a constant error, and a variance leaves a constant error out.": _real(
-            lambda v, r: 1 - (r - v).square().mean() / r.var(unbiased=False)
+        "this critic says one number per response. It must say one number per position, "
+        "the same for all responses.": _of_rows,
+        "this critic says the same number everywhere. Take one mean for each position.": (
+            lambda r, m: torch.zeros(())
         ),
-        "the mean square of the targets is not a variance. Subtract their mean first.": _real(
-            lambda v, r: 1 - (r - v).var(unbiased=False) / r.square().mean()
+        "the mean of a position divides by the number of responses. Divide by the number of "
+        "real tokens at this position.": _means_with_padding,
+        "this takes the variance within each position, then the mean over positions. Take one "
+        "variance over all real tokens: positions with more tokens count more.": _mean_of_positions,
+        "the mean square of the targets is not a variance. Subtract their mean first.": (
+            lambda r, m: 1 - _errors(r, m).square().mean() / r[m].square().mean()
         ),
-        "this is the variance of the values over that of the targets. "
-        "It can be high for a critic that is very wrong.": _real(
-            lambda v, r: v.var(unbiased=False) / r.var(unbiased=False)
+        "one variance divides by n, the other by n - 1. Use the same for both.": (
+            lambda r, m: 1 - _errors(r, m).square().mean() / r[m].var()
         ),
-        "this is the squared correlation. "
-        "It would be perfect for a critic whose values are ten times too large.": _real(
-            lambda v, r: torch.corrcoef(torch.stack([v, r]))[0, 1].square()
-        ),
-        "padding is counted. After `nan_to_num`, values and targets are "
-        "both 0 there, which looks well explained.": lambda v, r, m: (
-            1
-            - (r.nan_to_num() - v.nan_to_num()).var(unbiased=False)
-            / r.nan_to_num().var(unbiased=False)
+        "padding is counted as a token with the target 0. Select the real tokens.": (
+            _padding_counted
         ),
     },
 )
@@ -134,17 +161,20 @@ four_models = Exercise(
 
 
 def _scores_case(g):
-    prompts = int(torch.randint(4, 8, (), generator=g))
-    film = 2 * torch.randn(prompts, generator=g)
-    return tuple(
-        film + noise
-        for noise in 0.5 * torch.randn(2, prompts, generator=g) + torch.tensor([[0.5], [0.0]])
-    )
+    films = int(torch.randint(4, 8, (), generator=g))
+    film = 2 * torch.randn(films, 1, generator=g)
+    method = 0.5 * torch.randn(2, films, 1, generator=g) + torch.tensor([0.5, 0.0]).view(2, 1, 1)
+    return tuple(film + method + 0.5 * torch.randn(2, films, 4, generator=g))
 
 
 def _paired(a, b):
-    d = a - b
+    d = (a - b).mean(1)
     return torch.stack([d.mean(), d.std() / len(d) ** 0.5])
+
+
+def _with_error(error):
+    """A wrong answer: the mean difference with another standard error."""
+    return lambda a, b: torch.stack([(a - b).mean(), error(a, b)])
 
 
 paired_standard_error = Exercise(
@@ -153,23 +183,37 @@ paired_standard_error = Exercise(
     _scores_case,
     _paired,
     {
+        "each response counts as an observation. Other films would change all responses of a "
+        "film together. What is one observation then?": _with_error(
+            lambda a, b: (a - b).std() / a.numel() ** 0.5
+        ),
+        "each response counts as an observation, and the two methods are not paired. Other "
+        "films would change all responses of a film together.": _with_error(
+            lambda a, b: ((a.var() + b.var()) / a.numel()).sqrt()
+        ),
+        "the mean is taken over films first. What scatters then is the responses, "
+        "and not the films.": _with_error(lambda a, b: (a - b).mean(0).std() / a.shape[1] ** 0.5),
         "this is unpaired: it contains the differences between films. "
-        "Take the difference for each film first.": lambda a, b: torch.stack(
-            [(a - b).mean(), ((a.var() + b.var()) / len(a)).sqrt()]
+        "Take the difference for each film first.": _with_error(
+            lambda a, b: ((a.mean(1).var() + b.mean(1).var()) / len(a)).sqrt()
         ),
         "this is the standard deviation over films. The standard error of their *mean* is "
-        "smaller by the square root of their number.": lambda a, b: torch.stack(
-            [(a - b).mean(), (a - b).std()]
+        "smaller by the square root of their number.": _with_error(
+            lambda a, b: (a - b).mean(1).std()
         ),
-        "this is the variance of the mean. Return its square root.": lambda a, b: torch.stack(
-            [(a - b).mean(), (a - b).var() / len(a)]
+        "this is the variance of the mean. Return its square root.": _with_error(
+            lambda a, b: (a - b).mean(1).var() / len(a)
         ),
-        "this divides by the number of films. Divide by its square root.": lambda a, b: torch.stack(
-            [(a - b).mean(), (a - b).std() / len(a)]
+        "this divides by the number of films. Divide by its square root.": _with_error(
+            lambda a, b: (a - b).mean(1).std() / len(a)
+        ),
+        "this divides by the square root of the number of responses. "
+        "How many observations are there?": _with_error(
+            lambda a, b: (a - b).mean(1).std() / a.numel() ** 0.5
         ),
         "the variance divides by n. "
-        "With so few films, divide by n - 1, as `std` does.": lambda a, b: torch.stack(
-            [(a - b).mean(), (a - b).std(unbiased=False) / len(a) ** 0.5]
+        "With so few films, divide by n - 1, as `std` does.": _with_error(
+            lambda a, b: (a - b).mean(1).std(unbiased=False) / len(a) ** 0.5
         ),
         "this is the second minus the first. Return ours minus theirs.": lambda a, b: _paired(b, a),
     },
