@@ -53,7 +53,9 @@ def world(
     tree = next(iter(tables)) if tree is None else tree
     if tree not in tables:
         raise ValueError(f"There is no policy {tree!r}; there are {look.quoted(tables)}.")
-    tables = {name: torch.as_tensor(logits, device="cpu").detach() for name, logits in tables.items()}
+    tables = {
+        name: torch.as_tensor(logits, device="cpu").detach() for name, logits in tables.items()
+    }
     with look.page():
         high = 0.24 + 0.07 * len(tables)
         figure = look.new_figure(8.2, max(0.95 + high * count, 2.4))
