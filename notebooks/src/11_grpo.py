@@ -159,7 +159,7 @@ show.grpo_group(
 # responses make four updates per batch. In the first of them all ratios are 1.
 
 # %%
-prompts = experiments.practice_problems()  # 10,000 prompts such as "16+16+11="
+prompts = experiments.practice_problems()  # 10,000 prompts such as "7+11+10="
 actor = copy.deepcopy(start)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
