@@ -144,15 +144,22 @@ def scoring(
 
 
 def judged(
-    task: str, policy, tokenizer, *, reference, seed: int, scorer: str = "tiny-reviews-reward"
+    task: str,
+    policy,
+    tokenizer,
+    *,
+    reference,
+    seed: int,
+    scorer: str = "tiny-reviews-reward",
+    levels: tuple[int, ...] = LEVELS,
 ) -> dict:
-    """Evaluate a policy on held-out prompts.
+    """Evaluate a policy on held-out prompts. `levels` are those of the arithmetic problems.
 
     Reviews: the numbers of `evaluate.summary` with the gold score and, unless `scorer` is "", the
     reward model's own score (proxy). Arithmetic: the numbers of `evaluate.pass_summary`.
     """
     if task == "arithmetic":
-        asked = arithmetic.problems("test", ASKED, levels=LEVELS)
+        asked = arithmetic.problems("test", ASKED, levels=levels)
         return evaluate.pass_summary(
             policy,
             tokenizer,

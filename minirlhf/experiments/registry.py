@@ -11,6 +11,7 @@ from minirlhf.loops.preference import LOSSES
 RECORDED_SEEDS = 3  # seeds 0, 1 and 2, unless a command says otherwise
 SEEDS = {"microscope": 1}  # the experiments that are recorded with another number of seeds
 BRIEF = 80  # steps of most arithmetic runs: a fifth of the command line's
+LONGER = (5,)  # levels of problems that no training has practised
 BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
 SMALL_KL = KLConfig(kl_coef=0.1)
 NO_CLIP = {"clip_eps": 1 - 1e-6, "clip_eps_high": 1e6}  # wide enough never to clip
@@ -97,6 +98,23 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "a floor of 0.1": {"row": "grpo", "choices": {"min_std": 0.1}, "jitter": 1e-3},
         "groups dropped": {"row": "grpo", "choices": {"drop_spread": 0.01}, "jitter": 1e-3},
     },
+    # Arithmetic: training on problems of levels 2 to 4, evaluation on the longer ones of level 5.
+    "longer": {
+        "start": {"row": "start", "levels": LONGER},
+        "grpo": {"row": "grpo", "levels": LONGER},
+        "grpo, 400 steps": {"row": "grpo", "given": {"steps": 400}, "levels": LONGER},
+    },
+    # Arithmetic with scores that are dealt out to the responses at random, and shorter steps.
+    "dealt": {
+        f"{share} of the learning rate": {
+            "row": "grpo",
+            "dealt": True,
+            "given": {
+                "optimiser": OptimiserConfig(lr=TASKS["arithmetic"].settings["optimiser"].lr * part)
+            },
+        }
+        for share, part in (("all", 1), ("a quarter", 1 / 4), ("a tenth", 1 / 10))
+    },
     # Reviews with a small KL coefficient: how far each algorithm overoptimises the reward model.
     "hacking": {
         name: {"task": "reviews", "row": name, "given": {"kl": SMALL_KL}}
@@ -132,6 +150,8 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "labels": ("accuracy", "loss", "confidence"),
     "family": PASSED,
     "jitter": PASSED,
+    "longer": PASSED,
+    "dealt": PASSED,
     "hacking": JUDGED,
     "resources": JUDGED,
     "betas": JUDGED,

@@ -201,17 +201,24 @@ def _ppo_beside_groups(task: str, given: dict) -> PPOConfig:
 def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable) -> RowAndHistory:
     """An algorithm of the family, or PPO, evaluated on held-out prompts; about 25 History rows.
 
-    `jitter`: noise added to every score, uniform in [0, jitter). PPO's critic starts as the reward
-    model on the reviews, and as the policy's backbone with a new head on arithmetic.
+    `jitter`: noise added to every score, uniform in [0, jitter). `dealt`: the scores of each batch
+    are dealt out to its responses at random. `levels`: of the arithmetic problems of the
+    evaluation. PPO's critic starts as the reward model on the reviews, and as the policy's backbone
+    with a new head on arithmetic.
     """
     task = settings.get("task", "arithmetic")
     policy, tokenizer = load_policy(TASKS[task].model)
+    asked = {"reference": policy, "seed": config.seed}
+    asked |= {"levels": settings["levels"]} if "levels" in settings else {}
     if settings["row"] == "start":
-        return judged(task, policy, tokenizer, reference=policy, seed=config.seed), []
+        return judged(task, policy, tokenizer, **asked), []
     score, monitors = scoring(task, tokenizer)
     if "jitter" in settings:
         monitors = {"right": score}
         score = _with_noise(score, settings["jitter"], config.seed)
+    if settings.get("dealt"):
+        monitors = {"right": score}
+        score = _dealt(score, config.seed)
     torch.manual_seed(config.seed)
     actor, prompts = trainable(policy), TASKS[task].prompts()
     on = {"monitors": monitors, "on_step": on_step, "reference": policy}
@@ -225,7 +232,7 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable
         history = train_group(actor, tokenizer, prompts, score, config, **on)[1]
     seconds = {"seconds": time.time() - started, "sampling_seconds": sum(clock)}
     every = max(1, config.steps // 25)
-    row = judged(task, actor, tokenizer, reference=policy, seed=config.seed)
+    row = judged(task, actor, tokenizer, **asked)
     return row | seconds, [step for step in history if step["step"] % every == 0]
 
 
@@ -246,6 +253,17 @@ def _with_noise(score: Callable, size: float, seed: int) -> Callable:
     return noisy
 
 
+def _dealt(score: Callable, seed: int) -> Callable:
+    """The scores of a batch in a random order: no score belongs to its response any more."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def dealt(rollout):
+        scores = score(rollout)
+        return scores[torch.randperm(len(scores), generator=generator)]
+
+    return dealt
+
+
 def _timed(function: Callable, clock: list[float]) -> Callable:
     """The same function; each call appends its seconds to `clock`."""
 
@@ -262,6 +280,8 @@ RUNS = {  # experiment -> (settings -> config, run); the experiments left out ar
     "labels": (reward_config, reward_run),
     "family": (group_run_config, group_run),
     "jitter": (group_run_config, group_run),
+    "longer": (group_run_config, group_run),
+    "dealt": (group_run_config, group_run),
     "hacking": (group_run_config, group_run),
     "planted": (planted_config, planted_run),
     "microscope": (ppo_config, microscope_run),

@@ -27,7 +27,9 @@ LEVELS = {  # a, b, c are numbers up to 20; d, e are digits
     2: ("a+b+c", "a+b-c", "a-b+c", "a-b-c"),
     3: ("(a+b)*d", "(a-b)*d", "a*d+b", "a*d-b", "a+b*d", "a-b*d"),
     4: ("(a+b)*d-c", "(a-b)*d+c", "a*d+b*e", "a*d-b*e", "a+b*d-c", "a-b+c*d"),
+    5: ("a+b+c+d", "a+b+c-d", "a+b-c+d", "a-b+c+d", "a+b-c-d", "a-b+c-d"),
 }
+USUAL = (1, 2, 3, 4)  # the levels that are drawn if nothing else is said
 LARGEST = 60  # largest number allowed in a problem and its steps
 NUMBER = re.compile("[0-9]{1,9}")
 PRECEDENCE = {"+": 1, "-": 1, "*": 2}
@@ -39,7 +41,7 @@ class Problem:
 
     expression: str
     answer: int
-    level: int  # 1: one operation; 2: two of + and -; 3: two, one of them *; 4: three
+    level: int  # 1: one operation; 2 and 5: two and three of + and -; 3 and 4: the same with *
 
     @property
     def prompt(self) -> str:
@@ -134,7 +136,7 @@ def planted_error(expression: str, draw: random.Random) -> tuple[str, int]:
 
 
 def draw_problems(
-    split: str = "train", *, seed: int, levels: tuple[int, ...] = tuple(LEVELS)
+    split: str = "train", *, seed: int, levels: tuple[int, ...] = USUAL
 ) -> Iterator[Problem]:
     """Draw problems without end, each level equally often.
 
@@ -143,7 +145,7 @@ def draw_problems(
     Args:
         split: train, val or test.
         seed: of the draw.
-        levels: some of 1 to 4, see `LEVELS`.
+        levels: some of 1 to 5, see `LEVELS`.
 
     Raises:
         ValueError: the split or a level is unknown, or there is no level.
@@ -182,7 +184,7 @@ def split_of(expression: str) -> str:
 
 
 def problems(
-    split: str, count: int, *, seed: int = 0, levels: tuple[int, ...] = tuple(LEVELS)
+    split: str, count: int, *, seed: int = 0, levels: tuple[int, ...] = USUAL
 ) -> list[Problem]:
     """The first `count` different problems of `draw_problems`."""
     check("count", count, count >= 1, "at least 1")

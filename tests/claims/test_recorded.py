@@ -185,8 +185,8 @@ def check_smollm2(said):
 def check_arithmetic(said):
     runs = load_results("family")
 
-    def mean(variant, key):
-        return statistics.mean(row[key] for row in runs if row["variant"] == variant)
+    def mean(variant, key, rows=runs):
+        return statistics.mean(row[key] for row in rows if row["variant"] == variant)
 
     start, grpo, plain = "start", "grpo, 400 steps", "reinforce, 400 steps"
     of_grpo = [row for row in runs if row["variant"] == grpo]
@@ -198,6 +198,9 @@ def check_arithmetic(said):
     said("The share of problems solved rises from", mean(start, "greedy"), mean(grpo, "greedy"))
     said("for greedy answers, and from", mean(start, "pass_1"), mean(grpo, "pass_1"))
     said("pass@16 stays at", *sorted(mean(variant, "pass_16") for variant in (start, grpo)))
+    harder = load_results("longer")
+    for words, key in (("There pass@1 rises from", "pass_1"), ("does not rise: it is", "pass_16")):
+        said(words, *(mean(variant, key, harder) for variant in (start, grpo)))
     said("Responses become twice as long", 1.8 < mean(grpo, "length") / mean(start, "length") < 2.1)
     config = group_config("arithmetic", "reinforce")
     said("with one response to each of", config.prompts_per_step)

@@ -81,6 +81,17 @@ def test_training_and_test_problems_are_disjoint():
     assert {split_of(prompt[:-1]) for prompt in practised} == {"train"}
 
 
+def test_an_evaluation_asks_problems_of_the_levels_that_are_given(monkeypatch):
+    monkeypatch.setattr(practice, "ASKED", 5)
+    monkeypatch.setattr(
+        practice.evaluate, "pass_summary", lambda model, tokenizer, prompts, *a, **k: prompts
+    )
+    given = ("arithmetic", None, None)
+    for levels, more in ((practice.LEVELS, {}), ((5,), {"levels": (5,)})):
+        asked = practice.judged(*given, reference=None, seed=0, **more)
+        assert asked == [p.prompt for p in problems("test", 5, levels=levels)]
+
+
 def test_tiny_steps_reaches_the_scores_on_its_model_card():
     model, tokenizer = load_policy("tiny-steps")
     asked = practice.judged("arithmetic", model, tokenizer, reference=model, seed=0)

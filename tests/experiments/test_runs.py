@@ -229,6 +229,11 @@ PRACTISED = {  # each kind of run of lesson 10 and 11, a step long
     "jitter": {
         "dropped": {"row": "grpo", "choices": {"drop_spread": 0.01}, "given": SHORT, "jitter": 1e-3}
     },
+    "longer": {
+        "start": {"row": "start", "levels": (5,)},
+        "grpo": {"row": "grpo", "given": SHORT, "levels": (5,)},
+    },
+    "dealt": {"all": {"row": "grpo", "given": SHORT, "dealt": True}},
     "hacking": {
         name: {"task": "reviews", "row": name, "given": SHORT | {"kl": KLConfig(kl_coef=0.1)}}
         for name in ("dr-grpo", "ppo")
@@ -366,10 +371,30 @@ def test_the_group_and_ppo_experiments_run_and_are_recorded(name, tmp_path, monk
     assert {row["variant"] for row in histories} == set(PRACTISED[name]) - {"start"}
     if name == "jitter":  # the score has noise, `right` has none
         assert histories[0]["right"] <= histories[0]["score"] < histories[0]["right"] + 1e-3
+    if name == "dealt":  # the same scores, in another order
+        assert histories[0]["right"] == histories[0]["score"]
     for trainer in ("train_ppo", "train_group"):  # a second time nothing is trained
         monkeypatch.setattr(runs, trainer, never)
     recording.run_experiment(name, tmp_path, 1, results=tmp_path / "again")
     assert load_results(name, folder=tmp_path / "again") == rows
+
+
+def test_dealt_scores_are_those_of_the_batch_in_a_random_order():
+    scores = torch.arange(32.0)
+    first, again = (runs._dealt(lambda batch: scores, seed=0) for _ in range(2))
+    batches = [first(None), first(None)]
+    assert all(torch.equal(dealt.sort().values, scores) for dealt in batches)
+    assert not torch.equal(batches[0], scores) and not torch.equal(*batches)
+    assert torch.equal(again(None), batches[0])
+
+
+def test_the_experiment_longer_asks_longer_problems(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs, "judged", lambda *given, **more: asked.append(more) or {})
+    for name, variant in (("longer", "start"), ("family", "start")):
+        settings = registry.EXPERIMENTS[name][variant] | {"seed": 0}
+        runs.group_run(settings, runs.group_run_config(settings), never)
+    assert asked[0]["levels"] == (5,) and "levels" not in asked[1]
 
 
 def test_every_recorded_experiment_can_be_compared_and_configured():

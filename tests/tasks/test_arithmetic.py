@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minirlhf.rewards.rules import right_answer, right_steps
 from minirlhf.tasks.arithmetic import (
     LARGEST,
-    LEVELS,
+    USUAL,
     answer_of,
     draw_problems,
     planted_error,
@@ -92,14 +92,14 @@ def test_the_answer_is_the_number_at_the_end(response, answer):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_solution_agrees_with_python(split):
-    found = problems(split, 400, seed=3)
-    assert len({p.expression for p in found}) == 400
+    found = problems(split, 400, seed=3) + problems(split, 100, seed=3, levels=(5,))
+    assert len({p.expression for p in found}) == 500
     for problem in found:
         chain = [problem.expression, *solution(problem.expression).split("=")]
         assert {eval(link) for link in chain} == {problem.answer}
         assert (
             all(steps_right(problem.prompt, solution(problem.expression)))
-            and len(chain) - 1 == {1: 1, 2: 2, 3: 2, 4: 3}[problem.level]
+            and len(chain) - 1 == {1: 1, 2: 2, 3: 2, 4: 3, 5: 3}[problem.level]
         )
         assert max(int(n) for link in chain for n in re.findall(r"\d+", link)) <= LARGEST
         assert split_of(problem.expression) == split
@@ -116,15 +116,15 @@ def test_splits_are_disjoint_and_levels_are_balanced():
         and not drawn["val"] & drawn["test"]
     )
     stream = draw_problems("train", seed=0)
-    counts = [0] * (len(LEVELS) + 1)
+    counts = [0] * (len(USUAL) + 1)
     for _ in range(2000):
         counts[next(stream).level] += 1
-    assert min(counts[1:]) > 2000 / len(LEVELS) * 0.85
+    assert min(counts[1:]) > 2000 / len(USUAL) * 0.85
     assert {p.level for p in problems("test", 50, levels=(2, 4))} == {2, 4}
     for wrong in (
         {"split": "dev", "count": 1},
         {"split": "test", "count": 0},
-        {"split": "test", "count": 1, "levels": (5,)},
+        {"split": "test", "count": 1, "levels": (6,)},
     ):
         with pytest.raises(ValueError, match="it must be"):
             problems(**wrong)
