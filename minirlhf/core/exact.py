@@ -279,6 +279,37 @@ class World:
         index = torch.cartesian_prod(*[every] * group_size).reshape(-1, group_size)
         return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
+    def bias_and_spread(
+        self, logits: Float[Tensor, "S V"], advantages: Float[Tensor, "M G #R"]
+    ) -> tuple[float, float]:
+        """Bias and spread of the policy gradient that a batch of G responses gives.
+
+        The estimate of one batch has these advantages in front of the log-probabilities:
+
+            estimate = 1/G  sum over its responses and tokens of A_t grad log pi(y_t | s_t)
+
+        The bias is the distance between the mean of all estimates and dJ / dlogits. The spread is
+        the standard deviation of the estimate: the root of the mean squared distance between one
+        estimate and their mean. A batch counts with its probability.
+
+        Args:
+            logits: the policy that samples, and whose gradient is estimated.
+            advantages: one number for each token of each batch, in the order of `groups`; or one
+                for each response, of shape (M, G, 1). Numbers at padding do not count.
+
+        Returns:
+            (bias, spread), both divided by the norm of dJ / dlogits.
+        """
+        index, probability = self.groups(logits, advantages.shape[1])
+        slopes = torch.autograd.functional.jacobian(self.logprobs, logits.detach())[index]
+        advantages = torch.where(self.response_mask[index], advantages, 0.0)
+        estimates = torch.einsum("mgr,mgrsv->msv", advantages, slopes) / advantages.shape[1]
+        mean = torch.tensordot(probability, estimates, dims=1)
+        variance = probability @ (estimates - mean).square().sum((1, 2))
+        truth = self.gradient(logits)
+        bias, spread = (mean - truth).norm(), variance.sqrt()
+        return (bias / truth.norm()).item(), (spread / truth.norm()).item()
+
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:
         """KL(pi || other) of whole sequences, nats.
 

@@ -502,6 +502,38 @@ def test_groups_are_all_tuples_with_their_probabilities(world, policy, size):
     )
 
 
+def test_bias_and_spread_of_the_loss_of_every_batch(world, policy):
+    """Against the gradient of REINFORCE's loss, batch after batch; the numbers differ by token."""
+    index, chance = world.groups(policy, 2)
+    mask, drawing = world.response_mask, torch.Generator().manual_seed(0)
+    advantages = torch.randn(*index.shape, mask.shape[1], generator=drawing, dtype=torch.float64)
+    each = []
+    for rows, numbers in zip(index, advantages, strict=True):
+        moved = policy.clone().requires_grad_(True)
+        losses = reinforce(world.logprobs(moved)[rows], numbers, mask[rows])
+        aggregate(losses, mask[rows], how="sequence_sum").backward()
+        each.append(-moved.grad)
+    each, truth = torch.stack(each), world.gradient(policy)
+    mean = (chance[:, None, None] * each).sum(0)
+    variance = (chance * (each - mean).square().sum((1, 2))).sum()
+    padded = torch.where(mask[index], advantages, torch.nan)  # numbers at padding do not count
+    assert world.bias_and_spread(policy, padded) == pytest.approx(
+        (((mean - truth).norm() / truth.norm()).item(), (variance.sqrt() / truth.norm()).item())
+    )
+
+
+def test_the_batch_mean_has_the_bias_1_over_b_and_the_spread_falls_with_the_root_of_b(
+    world, policy
+):
+    one = world.bias_and_spread(policy, world.rewards[:, None, None])
+    scores = world.rewards[world.groups(policy, 2)[0]]
+    two = world.bias_and_spread(policy, scores[..., None])
+    assert one[0] < 1e-10 and two[0] < 1e-10
+    assert one[1] == pytest.approx(math.sqrt(2) * two[1])
+    centred = scores - scores.mean(1, keepdim=True)
+    assert world.bias_and_spread(policy, centred[..., None])[0] == pytest.approx(1 / 2)
+
+
 def test_all_sequences_of_a_world_form_a_rollout(world, policy):
     logits = policy.clone().requires_grad_(True)
     rollout = world.rollout(logits)
