@@ -15,13 +15,13 @@ from minirlhf.classroom.lessons.lesson_02 import (
 )
 from minirlhf.classroom.lessons.lesson_03 import (
     draw_word,
-    next_word_entropy,
     sft_loss,
     token_logprobs,
+    v_and_q,
     word_advantages,
 )
 from minirlhf.classroom.lessons.lesson_04 import (
-    centred_loss,
+    baseline_loss,
     policy_gradient_loss,
     returns_to_go,
 )

@@ -15,12 +15,13 @@
 #
 # After this lesson you can
 #
-# - translate the words of reinforcement learning into those of a language model,
+# - say what state, action, return, value and advantage are in a language model, and compute them on
+#   paper,
 # - compute the log-probability of every token of a response, without an off-by-one,
 # - write the training step of supervised fine-tuning (SFT), and say what imitation cannot do.
 #
 # **You need** PyTorch and probability, but no reinforcement learning. About 50 minutes to read and
-# 95 for the exercises.
+# 105 for the exercises.
 
 # %%
 import copy
@@ -34,61 +35,42 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: each token is a decision
 #
-# Reinforcement learning (RL) is about an *agent* that makes decisions one after the other, and gets
-# rewards. The rule by which it decides is called its **policy**. A language model makes a decision
-# at every token: which word comes next? So the language model *is* a policy.
+# Reinforcement learning (RL) is about decisions that are made one after the other. A language model
+# makes a decision at every token: which word comes next? Take the prompt *the film*, which is a
+# film's title, and the response *A dull film.* RL has four words for what happens:
 #
-# Call the prompt $x$ and the response $y$, with the tokens $y_1, y_2, \dots$ The policy $\pi$ gives
-# every possible next token a probability. The probability of the whole response is the product:
+# - The **state** is what is known before a decision. Here it is the **prefix**: the prompt and the
+#   tokens so far. At the second token it is *the film*, then *A*.
+# - The **action** is what is decided. Here it is the next token: *dull*.
+# - The **policy** is the rule by which decisions are made. It gives every possible action a
+#   probability. A language model does this with the softmax of its logits. So the language model
+#   *is* the policy.
+# - An **episode** is all decisions from the first to the last. Here it is the whole response. It
+#   ends with the end-of-sequence token (EOS), or at a largest length.
+#
+# Call the prompt $x$ and the response $y$, with the tokens $y_1, y_2, \dots$ The prefix before token
+# $y_t$ is $s_t$, and the policy is $\pi$. The probability of the whole response is the product over
+# its tokens:
 #
 # $$ \pi(y \mid x) = \prod_t \pi(y_t \mid s_t), \qquad
 # \log \pi(y \mid x) = \sum_t \log \pi(y_t \mid s_t) . $$
 #
-# $s_t$ is the **prefix**: the prompt and the tokens before $y_t$. In words: the log-probabilities
-# of the tokens add up to that of the response. Nearly every method of this course needs these
-# numbers.
+# In words: the log-probabilities of the tokens add up to that of the response. Nearly every method
+# of this course needs these numbers.
 #
-# **Supervised fine-tuning** raises them for responses that people wrote. RL raises or lowers them
-# for responses that the model wrote itself. This lesson is about the numbers, and about SFT. Lesson
-# 04 begins with RL.
+# **Supervised fine-tuning** raises them for responses that people wrote. RL raises or lowers
+# them for responses that the model wrote itself (lesson 04).
 
 # %% [markdown]
-# ## 2. The dictionary
+# ## 2. The small world: rewards and values
 #
-# The examples are from one review. The prompt is a film's title, *the film*, and the response is *A
-# dull film.*
-#
-# | reinforcement learning | in a language model | example |
-# |---|---|---|
-# | policy $\pi$ | the model: the softmax of its logits | the model that writes reviews |
-# | state $s_t$ | the prefix: the prompt and the tokens so far | *the film*, then *A dull* |
-# | action | the next token, $y_t$ | *film* |
-# | next state | the prefix with the token appended | *the film*, then *A dull film* |
-# | episode | one response, from the first token to the last | *A dull film.* and its end |
-# | end of the episode | the end-of-sequence token (EOS), or a largest length | EOS after the full stop |
-# | reward $r_t$ | 0 at every token but the last; there it is the **score** of the finished response | 0, 0, 0, 0, and −1 at EOS |
-# | return $G_t$ | the sum of the rewards from token $t$ on | −1 at every token |
-# | value $V(s_t)$ | the mean return when the policy goes on from the prefix $s_t$ | what *A dull* will get on average |
-# | $Q(s_t, y_t)$ | the same, when the next token is already chosen | what *A dull film* will get on average |
-# | advantage $A_t$ | $Q(s_t, y_t) - V(s_t)$: how much better this token is than the average there | small: *film* decides little |
-#
-# In symbols, $V(s_t) = \mathbb{E}[G_t \mid s_t]$ and $Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t]$.
-# The letter $\mathbb{E}$ is the mean over all ways in which the policy may go on. Each way counts with
-# its probability.
-#
-# A language model is an easy case in two respects. First, when the token is chosen, the next prefix
-# is known: nothing is left to chance. Second, here every reward before the last token is 0. So
-# $Q(s_t, y_t)$ is simply the value $V$ of the longer prefix. For the last token, $Q$ is the score.
-
-# %% [markdown]
-# ## 3. The small world: values on paper
-#
-# Here is a world that fits on paper. We call it the **small world**. Lesson 04 uses it again.
+# How good is a policy, and how good is one token? Here is a world in which we can answer on paper.
+# We call it the **small world**. Lesson 04 uses it again.
 #
 # There are three words: *good*, *bad* and the full stop. The full stop ends a response, and plays
 # the part of EOS. A response has at most two words. The policy chooses each word with probability
-# 1/3: it is *uniform*. The score is the number of *good* minus the number of *bad*. There are seven
-# responses:
+# 1/3: it is *uniform*. Each finished response gets a **score**: the number of *good* minus the
+# number of *bad*. There are seven responses:
 #
 # | response | probability | score |
 # |---|---|---|
@@ -99,18 +81,40 @@ from minirlhf.classroom import FAST, check
 # | bad bad | 1/9 | −2 |
 # | bad . | 1/9 | −1 |
 # | . at once | 1/3 | 0 |
-#
-# The policy decides in three states: at the *start*, where the prefix is empty, after *good*, and
-# after *bad*.
-#
-# **Predict.** Write down nine numbers before you run the cell: the $Q$ of each of the three words in
-# each of the three states. Then: what is $V$ of each state?
 
-# %% tags=["predict"]
+# %% tags=["shared"]
 world = core.World.from_reward(
     ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
 )
 uniform = world.ref_logits  # (3 states, 3 words), all 0: the words are equally likely
+
+# %% [markdown]
+# **Reward and return.** The **reward** $r_t$ is what token $t$ earns at once. A response is judged
+# when it is finished. So the reward is 0 at every token but the last, and the last token gets the
+# score. The **return** $G_t$ is the sum of the rewards from token $t$ on. So here the return of
+# every token is the score of its response.
+#
+# **Value.** The policy has written *bad*. What will it get on average? One word is left. The three
+# words lead to the scores 0, −2 and −1, and the mean is −1. This is the **value** of the prefix:
+#
+# $$ V(s_t) = \mathbb{E}[G_t \mid s_t] . $$
+#
+# In words: the mean return when the policy goes on from the prefix $s_t$. The letter $\mathbb{E}$ is
+# the mean over all ways in which it may go on. Each way counts with its probability.
+#
+# **Q.** Now the next word, too, is already chosen. Then the mean return is called $Q$:
+#
+# $$ Q(s_t, y_t) = \mathbb{E}[G_t \mid s_t, y_t] . $$
+#
+# After *bad*, $Q$ of *good* is 0, $Q$ of *bad* is −2, and $Q$ of the full stop is −1. Each of these
+# words ends the response, so $Q$ is the score. If a word does not end the response, its $Q$ is the
+# value $V$ of the longer prefix. (The word itself earns nothing, and the next prefix is known.)
+#
+# **Predict.** The policy decides in two more states: after *good*, and at the *start*, where the
+# prefix is empty. Write down the $Q$ of each word in both states: six numbers. Then: what is $V$ of
+# each?
+
+# %% tags=["predict"]
 v, q = world.values(uniform)
 table = pd.DataFrame(q.numpy(), ["start", "good", "bad"], world.vocab)
 table["V"] = v.numpy()
@@ -119,17 +123,23 @@ table.round(2)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# Begin at the end. After *good*, one word is left. The three words lead to the scores 2, 0 and 1.
-# So these are the three $Q$, and $V$ is their mean, 1. After *bad* the scores are 0, −2 and −1, and
-# $V$ is −1.
+# After *good*, one word is left. The three words lead to the scores 2, 0 and 1. So these are the
+# three $Q$, and $V$ is their mean, 1.
 #
 # At the start, $Q$ of *good* is $V$ of the prefix *good*: 1. In the same way $Q$ of *bad* is −1.
 # The full stop ends the response at once, with the score 0. So $V$ is the mean of 1, −1 and 0: it
 # is 0.
 # </details>
+
+# %% [markdown]
+# ## 3. The advantage: was this token better than usual?
 #
-# **One response, token by token.** Take *good bad*. Its score is 0. The table has one row for each
-# token. All its columns are words of the dictionary:
+# The **advantage** of a token compares it with the other tokens that the policy could have chosen:
+#
+# $$ A_t = Q(s_t, y_t) - V(s_t) . $$
+#
+# In words: how much better this token is than what the policy gets there on average. Take *good
+# bad*. Its score is 0. The table has one row for each token:
 #
 # | token $y_t$ | prefix $s_t$ | $r_t$ | $G_t$ | $V(s_t)$ | $Q(s_t, y_t)$ | $A_t = Q - V$ |
 # |---|---|---|---|---|---|---|
@@ -149,16 +159,7 @@ assert torch.allclose(q_t - v_t, torch.tensor([1.0, -1.0]).double())
 
 # %% [markdown]
 # All these numbers belong to a policy. Another policy goes on in other ways, so the same prefix has
-# another value, and the same token another advantage. Exercise 1 shows it.
-#
-# **Two views.** You can see a response as a chain of decisions, one for each token. This is the
-# **token view**. Or you can see it as a *single* decision, the whole response, which gets one
-# score. This is the **bandit view**. (A *bandit* is a slot machine: you choose once, and get your
-# reward at once.) Both have the same goal, a high mean score. In the small world, the probabilities
-# times the scores sum to the $V$ of the start:
-
-# %%
-assert torch.isclose((world.probs(uniform) * world.rewards).sum(), v[0])
+# another value, and the same token another advantage. Exercise 2 shows it.
 
 # %% [markdown]
 # ## 4. Which number belongs to which token
@@ -260,6 +261,29 @@ first.round(3)
 # the three words get $0.25$, $0.09$ and $0.04$. Divided by their sum they are 0.66, 0.24 and 0.11.
 # A low temperature makes the likely words more likely. A high one makes all words more alike.
 #
+# **Predict.** The SFT model begins a review of *the film*. Its vocabulary has 4,096 tokens. At the
+# temperature 1, the likeliest first token is *A*, with a probability of 18 %. What is it at the
+# temperature 0.5, and what at 1.5? The figure shows the six likeliest first tokens at these
+# temperatures. (*S* is the beginning of longer words.)
+
+# %% tags=["predict"]
+first_token = logits[0, P - 1]  # the row that predicts the first token
+six = first_token.topk(6).indices
+chances = pd.DataFrame(index=tokenizer.convert_ids_to_tokens(six))
+for tau in (0.5, 1.0, 1.5):
+    p = (first_token / tau).softmax(0)
+    chances[f"temperature {tau}"] = p[six].numpy()
+show.bars(chances, label="probability of the first token")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The probability of *A* is 56 % at 0.5: more than all other tokens together. At 1.5 it is 6 %. A
+# small change of the temperature changes the policy a lot, because thousands of unlikely tokens
+# share the probability that the likely ones lose. The order of the tokens is the same at every
+# temperature.
+# </details>
+#
 # **One temperature everywhere.** At another temperature, the same weights are *another policy*. Our
 # models sample at 0.7. So every log-probability that RL uses must be computed at 0.7, too. A check:
 # sample, and compute the log-probabilities again. At 0.7 they are the same as when the token was
@@ -276,53 +300,10 @@ assert (again - sampled.old_logprobs).abs().max() < 1e-4
 assert (other - sampled.old_logprobs).abs().max() > 0.5
 
 # %% [markdown]
-# ## 6. Entropy: how undecided is the policy?
+# ## 6. SFT: one training step
 #
-# The **entropy** of the policy after one prefix is
-#
-# $$ H = -\sum_a \pi(a) \log \pi(a) . $$
-#
-# The sum runs over all words $a$ that may come next. In words: the mean of $-\log \pi$, which is
-# called the *surprise*. Its unit is the **nat**, the unit of natural logarithms. $e^H$ is easier to
-# read: it is the number of equally likely words that would leave you as undecided. The three words
-# of section 5 have the entropy 1.03 nats, and $e^H$ is 2.8. At $\tau = 0.5$ it is 2.3.
-#
-# **Predict.** The vocabulary has 4,096 tokens. How undecided is the SFT model about the *first*
-# token of a review? Guess $e^H$ at the temperatures 0.5, 1 and 1.5.
-
-# %% tags=["predict"]
-first_token = logits[0, P - 1]  # the row that predicts the first token
-for tau in (0.5, 1.0, 1.5):
-    p = (first_token / tau).softmax(0)
-    print("temperature", tau, "e^H:", round((-(p * p.log()).sum()).exp().item(), 1))
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# About 5 words at the temperature 0.5, 54 at 1, and 526 at 1.5. A small change of the temperature
-# changes the policy a lot, because thousands of unlikely tokens share the probability that the
-# likely ones lose.
-# </details>
-#
-# The next figure shows the six likeliest first tokens at three temperatures. (*S* is the beginning
-# of longer words.)
-
-# %%
-names = tokenizer.convert_ids_to_tokens(first_token.topk(6).indices)
-chances = pd.DataFrame(index=names)
-for tau in (0.5, 1.0, 1.5):
-    p = (first_token / tau).softmax(0)
-    chances[f"temperature {tau}"] = p[first_token.topk(6).indices].numpy()
-show.bars(chances, label="probability of the first token")
-
-# %% [markdown]
-# The order of the tokens is the same at every temperature. At 0.5, *A* alone has more than half of
-# the probability. At 1.5 no token has more than 6 %.
-
-# %% [markdown]
-# ## 7. SFT: one training step
-#
-# The loss of SFT is the mean surprise at people's tokens:
+# The **surprise** at a token is minus its log-probability, $-\log \pi$. Its unit is the **nat**, the
+# unit of natural logarithms. The loss of SFT is the mean surprise at people's tokens:
 #
 # $$ L = -\frac{1}{N} \sum_{\text{responses}} \sum_t \log \pi(y_t \mid s_t) , $$
 #
@@ -383,7 +364,7 @@ print("loss of each step:", [round(loss, 2) for loss in by_hand])
 # The loss of a step is in nats per token. It jumps, because each step has other reviews. A whole
 # run, over one and a half times the data, made the SFT model that we have loaded above.
 #
-# ## 8. What SFT has changed
+# ## 7. What SFT has changed
 #
 # We take people's reviews of films that were held out from SFT. We measure the surprise of both models
 # at each token that a person wrote.
@@ -424,25 +405,23 @@ for name, model in (("base", base), ("SFT", sft)):
 show.texts(written.head(5))
 
 # %% [markdown]
-# Read the two columns. The base model goes on with anything. After the first title it begins to tell
+# The base model goes on with anything. After the first title it begins to tell
 # a plot, and it is cut off in the middle of a sentence, at the limit of 32 tokens. After the third
-# and the fifth it writes nonsense. It can also stop, as after *american psycho 2*.
+# and the fifth it writes nonsense.
 #
 # The SFT model writes short reviews, and all five end. *A slice of suspense.* could stand in a
 # newspaper. *Funnyfloat* and *shernprovoking* are not even words. And nothing in the five shows that
 # the model knows these films: it is a very small model.
 #
 # SFT has taught it to stop. Of 76 responses of each, to 76 test films, the base model leaves about
-# half or more unfinished, depending on the draw. The SFT model leaves a few percent. In people's
-# reviews, the base model gives EOS the mean probability 0.69 at the position where the review ends.
-# The SFT model gives it 0.92. RL needs this, because a response that never ends cannot be scored
-# well.
+# half or more unfinished, depending on the draw. The SFT model leaves a few percent. RL needs this,
+# because a response that never ends cannot be scored well.
 
 # %% [markdown]
-# ## 9. What imitation cannot do
+# ## 8. What imitation cannot do
 #
-# SFT copies the good and the bad alike. The small world of section 3 shows it exactly. Suppose that
-# people have written twenty reviews. Half begin with *good*, and six begin with *bad*:
+# SFT copies the good and the bad alike. The small world of section 2 shows it exactly. Suppose that
+# people have written twenty reviews:
 #
 # | response | *good good* | *good bad* | *good .* | *bad good* | *bad bad* | *bad .* | *.* |
 # |---|---|---|---|---|---|---|---|
@@ -462,11 +441,21 @@ for _ in range(2000):
 imitation = world.probs(table.detach())
 assert torch.allclose(imitation.float(), share, atol=1e-5)
 print("mean score:", round((imitation * world.rewards).sum().item(), 3))
+print("loss, nats per response:", round(loss.item(), 3))
 
 # %% [markdown]
 # The policy writes each response exactly as often as people did. Its mean score is theirs, 0.3. The
 # best response, *good good*, has the score 2. The loss never sees a score, so it cannot prefer this
 # response.
+#
+# **The loss does not go to 0.** It ends at 1.805 nats. People do not always write the same, so even
+# a perfect imitation is surprised. This lowest loss is the **entropy** of people:
+#
+# $$ H = -\sum_y p(y) \log p(y) , $$
+#
+# where $p(y)$ is the share of the response $y$. In words: the mean surprise under the true shares.
+# The entropy of a *policy* takes the policy's own probabilities. It says how undecided the policy
+# is: it is 0 if the policy always writes the same.
 #
 # **What RL will do instead.** Compare the two directions in which the weights are pushed.
 # $\nabla \log \pi(y \mid x)$ is the direction in which the weights must change to make the response
@@ -482,10 +471,18 @@ print("mean score:", round((imitation * world.rewards).sum().item(), 3))
 # %% [markdown]
 # ## What to remember
 #
-# - The policy is the model. The state is the prefix, the action is the next token, and EOS is an
-#   action too.
-# - $G_t$ is the sum of the rewards from token $t$ on. $V(s_t)$ is its mean after a prefix,
-#   $Q(s_t, y_t)$ its mean after a prefix and a token. The advantage is the difference.
+# | word | symbol | in a language model |
+# |---|---|---|
+# | state | $s_t$ | the prefix |
+# | action | $y_t$ | the next token; EOS is one, too |
+# | policy | $\pi$ | the model |
+# | episode | $y$ | the response |
+# | reward | $r_t$ | 0, and the score at the last token |
+# | return | $G_t$ | the sum of the rewards from token $t$ on |
+# | value | $V(s_t)$ | the mean return after a prefix |
+# | | $Q(s_t, y_t)$ | the mean return after a prefix and a token |
+# | advantage | $A_t = Q - V$ | how much better the token is than the average there |
+#
 # - The logits of a token stand one position to its left. Prompt and padding are masked, EOS is not.
 # - The temperature belongs to the policy: sample and compute log-probabilities at the same one.
 # - SFT makes people's tokens more likely. It teaches the format quickly, and copies good and bad in
@@ -496,13 +493,74 @@ print("mean score:", round((imitation * world.rewards).sum().item(), 3))
 # Solutions are in `solutions/03_a_language_model_is_a_policy.ipynb`.
 
 # %% [markdown] tags=["exercise"]
-# **1. The advantages of a response** *(medium, 20 minutes)*. A world has W words, and every response
+# **1. V and Q from samples** *(medium, 20 minutes)*. For a language model nobody can list all
+# responses. But we can sample. `ids` (N, R) are the words of N sampled responses, `rewards` (N, R)
+# the rewards of their words, which can be paid at any word. Padding has the reward 0. `prefix`
+# (t,) are the numbers of t words; t can be 0. `word` is a number. Estimate $V$ of the prefix, and $Q$
+# of the word after the prefix. Return both as a tensor of the shape (2,).
+#
+# *Hint:* both are means of returns. Which rewards belong to the return of the word after the
+# prefix? Which responses tell you something about this prefix?
+
+
+# %% tags=["exercise"]
+def v_and_q(ids, rewards, prefix, word): ...  # your code
+
+
+check.v_and_q(v_and_q)
+
+
+# %% tags=["solution"]
+def v_and_q(ids, rewards, prefix, word):
+    t = len(prefix)
+    returns = rewards[:, t:].sum(1)  # from the word after the prefix on
+    here = (ids[:, :t] == prefix).all(1)  # responses that begin with the prefix
+    chosen = here & (ids[:, t] == word)  # and go on with the word
+    return torch.stack([returns[here].mean(), returns[chosen].mean()])
+
+
+check.v_and_q(v_and_q)
+
+# %% [markdown] tags=["exercise"]
+# **Then predict.** The next cell samples 30, 300 and 30,000 responses of the small world. It prints
+# estimates of four numbers: $V$ of the start and $Q$ of *good* there, then $V$ of *good* and $Q$ of
+# *good* there. You know the true values. Which estimate is exact from the beginning? Which two are
+# equal in every line, and why? And what goes wrong with a language model?
+
+# %% tags=["exercise", "solution"]
+drawing = torch.Generator().manual_seed(0)
+last = world.response_mask.sum(1) - 1  # the last token of each of the seven responses
+at_end = torch.nn.functional.one_hot(last, 2) * world.rewards[:, None]
+nothing, good = torch.tensor([], dtype=torch.long), torch.tensor([0])
+for count in (30, 300, 30_000):
+    index = torch.multinomial(world.probs(uniform), count, True, generator=drawing)
+    given = world.response_ids[index], at_end[index].float()
+    print(
+        count, "start:", v_and_q(*given, nothing, 0), "good:", v_and_q(*given, good, 0)
+    )
+
+# %% [markdown] tags=["solution"]
+# $Q$ of *good* after *good* is exactly 2: the response is over, and nothing is left to chance.
+#
+# $V$ of *good* and $Q$ of *good* at the start are equal: both are the mean of the same responses,
+# those that begin with *good*. The first word earns nothing, so the returns are the same, too.
+#
+# $V$ of the start uses all responses, $V$ of *good* only a third of them. After 30 samples, 8
+# responses begin with *good*, and the estimate is 0.63 instead of 1. After 300 samples it is 0.86, and
+# after 30,000 it is 0.99. The longer the prefix, the fewer responses reach it.
+#
+# In a language model hardly any two responses share a prefix of more than a few tokens. So the mean
+# would be taken over a single return. That is why lesson 05 trains a network to predict $V$: it
+# learns from similar prefixes, not only from equal ones.
+
+# %% [markdown] tags=["exercise"]
+# **2. The advantages of a response** *(medium, 20 minutes)*. A world has W words, and every response
 # has two of them. `logits` (W + 1, W) are the policy's: row 0 belongs to the start, and row 1 + a to
 # the prefix that is the word number a. `scores` (W, W) has the score of each response: the row is
 # the first word, the column the second. Return the advantages of both words of the response with
 # the words number `a` and `b`, as a tensor of the shape (2,).
 #
-# *Hint:* begin at the end, as in section 3. What is $V$ after each possible first word? A value is a
+# *Hint:* begin at the end, as in section 2. What is $V$ after each possible first word? A value is a
 # mean *under the policy*: likely words count more.
 
 
@@ -546,7 +604,7 @@ print("nine of ten:", word_advantages(nine_of_ten, small, 0, 1))
 # The response and its score are the same. Advantages belong to a policy.
 
 # %% [markdown] tags=["exercise"]
-# **2. Log-probabilities** *(medium, 15 minutes)*. `logits` (B, T, V) are those of whole sequences,
+# **3. Log-probabilities** *(medium, 15 minutes)*. `logits` (B, T, V) are those of whole sequences,
 # `ids` (B, T) are their tokens. The first `prompt_length` columns are the (padded) prompt. Return
 # the log-probabilities of the response tokens, with the shape (B, T − prompt_length).
 #
@@ -570,7 +628,7 @@ def token_logprobs(logits, ids, prompt_length):
 check.token_logprobs(token_logprobs)
 
 # %% [markdown] tags=["exercise"]
-# **3. Draw a word** *(medium, 15 minutes)*. Given `logits` (B, V), a `temperature`, and one number
+# **4. Draw a word** *(medium, 15 minutes)*. Given `logits` (B, V), a `temperature`, and one number
 # between 0 and 1 for each row, `uniform` (B,), return the token that is drawn in each row, (B,), as
 # in section 5.
 #
@@ -594,27 +652,6 @@ def draw_word(logits, temperature, uniform):
 
 check.draw_word(draw_word)
 
-# %% [markdown] tags=["exercise"]
-# **4. How undecided?** *(easy, 10 minutes)*. Return the entropy (B,) of the next word, in nats,
-# from `logits` (B, V). Some logits are minus infinity: these words are forbidden.
-#
-# *Hint:* zero times minus infinity is NaN. What should a forbidden word add to the entropy?
-
-
-# %% tags=["exercise"]
-def next_word_entropy(logits): ...  # your code
-
-
-check.next_word_entropy(next_word_entropy)
-
-
-# %% tags=["solution"]
-def next_word_entropy(logits):
-    log_p = logits.log_softmax(-1)
-    return -torch.where(log_p.isinf(), 0.0, log_p.exp() * log_p).sum(-1)
-
-
-check.next_word_entropy(next_word_entropy)
 
 # %% [markdown] tags=["exercise"]
 # **5. Find the bug** *(medium, 15 minutes)*. A colleague fits a table of logits to four responses
@@ -675,9 +712,9 @@ def fit(loss_of, steps=150):
 show.lines(fit(sft_loss), xlabel="step", ylabel="nats per token")
 
 # %% [markdown] tags=["exercise"]
-# **6. SFT's step on an empty page** *(medium, 20 minutes)*. Close section 7. Write `sft_step` from
+# **6. SFT's step on an empty page** *(medium, 20 minutes)*. Close section 6. Write `sft_step` from
 # memory, under the name `my_step`: tokens, log-probabilities, loss, update. Return the loss as a
-# number. The next cell runs it on the batches of section 7 and compares.
+# number. The next cell runs it on the batches of section 6 and compares.
 #
 # The functions are `models.encode` (with `max_response=32`) and `models.policy_logprobs`. The model
 # is called `policy`, the optimiser `optimizer`. If the first loss differs, look at the mask. If a
@@ -689,7 +726,7 @@ def my_step(rows): ...  # your code
 
 
 # %% [markdown] tags=["solution"]
-# `sft_step` in section 7 of the lesson is the solution. Common slips: a mean over responses instead
+# `sft_step` in section 6 of the lesson is the solution. Common slips: a mean over responses instead
 # of tokens, padding in the denominator, no minus sign, gradients that are not set to zero after the
 # update.
 
@@ -697,7 +734,7 @@ def my_step(rows): ...  # your code
 policy = copy.deepcopy(base)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=3e-4))
 mine = [my_step(data[index.tolist()]) for index in order]
-print("losses, section 7:", by_hand)
+print("losses, section 6:", by_hand)
 print("losses, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(policy, trained))
 
@@ -730,7 +767,7 @@ print("the weights are equal:", models.same_weights(policy, trained))
 #
 # <details><summary>5. We give each review the title of another film. Will the SFT model be more surprised?</summary>
 #
-# Hardly: over the reviews of section 8, its surprise changes by less than 0.001 nats. It knows that
+# Hardly: over the reviews of section 7, its surprise changes by less than 0.001 nats. It knows that
 # *a* title is followed by a review. It has four million weights and has not seen these films, so it
 # can say little about *which* review.
 # </details>
@@ -744,6 +781,16 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # </details>
 #
 # ## Going further
+#
+# **Two views.** You can see a response as a chain of decisions, one for each token: the *token view*.
+# Or you can see it as a *single* decision, the whole response, which gets one score: the *bandit
+# view*. (A bandit is a slot machine: you choose once, and get your reward at once.) Both have the
+# same goal, a high mean score: the mean over all responses is $V$ of the start.
+#
+# **Entropy in words.** $e^H$ is the number of equally likely words that would leave you as undecided.
+# The three words of section 5 have the entropy 1.03 nats, and $e^H$ is 2.8. At $\tau = 0.5$ it is
+# 2.3. For the first token of the review in section 5, $e^H$ is about 5 words at the temperature 0.5, 54
+# at 1, and 526 at 1.5.
 #
 # **Entropy never falls when the temperature rises.** Write $\theta = 1/\tau$ for the inverse
 # temperature and $\ell_a$ for the logit of word $a$. Then $\pi(a) = e^{\theta \ell_a} / Z$ with
@@ -768,16 +815,19 @@ print("the weights are equal:", models.same_weights(policy, trained))
 # (lesson 07) has the other direction. It punishes what the reference would not write, and the
 # policy may leave out much of what the reference writes.
 #
-# **Colder imitation.** Section 9 is about the policy at the temperature 1. Sampled colder, the
+# **Colder imitation.** Section 8 is about the policy at the temperature 1. Sampled colder, the
 # imitation can be better than people, if their likely responses are also the better ones. In
-# section 9 the mean score at the temperature 0.5 is 0.61 instead of 0.3. This is no general rule.
+# section 8 the mean score at the temperature 0.5 is 0.61 instead of 0.3. This is no general rule.
 # If people mostly wrote bad reviews, a low temperature would make them worse.
 #
 # **Leaving out the bad reviews** is a first step from imitation to RL: SFT on the best of many
 # responses. It can only say "more of this". What the policy writes instead of the bad ones is
 # decided by how it generalises.
 #
-# **Two means.** In section 8 we take the mean over all tokens: the gain is 0.16 nats. If you first
+# **Where reviews end.** In people's reviews, the base model gives EOS the mean probability 0.69 at
+# the position where the review ends. The SFT model gives it 0.92.
+#
+# **Two means.** In section 7 we take the mean over all tokens: the gain is 0.16 nats. If you first
 # take the mean of each review, and then the mean over reviews, a short review counts as much as a
 # long one. The gain is then 0.18 nats, because it is largest at the beginning, and the beginning is
 # a larger part of a short review. Lesson 04 comes back to such denominators. The 95 % interval of

@@ -17,7 +17,7 @@
 #
 # - derive the policy gradient, line by line,
 # - write REINFORCE with a baseline, and say what each line is for,
-# - say what a baseline does to the mean and to the noise of the gradient, and why.
+# - say what a baseline does to the gradient estimate, to its mean and to its spread, and why.
 #
 # **You need** lesson 03 (a language model is a policy: prefixes, returns, values, the small world).
 # About 55 minutes to read and 95 for the exercises.
@@ -81,8 +81,7 @@ from minirlhf.classroom import FAST, check
 # Nobody differentiates the score. So a program or a person may give it, too.
 #
 # **From responses to tokens.** The probability of a response is the product of the probabilities of
-# its tokens. The logarithm turns the product into a sum. With the prefix $s_t$, everything before
-# token $y_t$:
+# its tokens. The logarithm turns the product into a sum:
 #
 # $$ \nabla \log \pi(y) = \sum_t \nabla \log \pi(y_t \mid s_t) . $$
 #
@@ -95,15 +94,17 @@ from minirlhf.classroom import FAST, check
 # $$ L = -\frac{1}{B} \sum_{i=1}^{B} r(y_i) \sum_t \log \pi(y_{i,t} \mid s_{i,t}) . $$
 #
 # In words: minus score times log-probability, summed over the tokens, averaged over the responses.
-# Only the gradient of this loss has a meaning, not its value.
+#
+# **The spread.** Another batch gives another estimate of $\nabla J$. The mean of all estimates is
+# right, but one estimate can be far off. Its standard deviation is the **spread** of the gradient
+# estimate. (It is also called the *noise*.)
 
 # %% [markdown]
 # ## 3. By hand: the small world again
 #
-# We take the small world of lesson 03: the words *good*, *bad* and the full stop, at most two words
-# in a response. The score is the number of *good* minus the number of *bad*. The policy is a table
-# of logits, one row per prefix and one column per word. Again it is uniform at first: all logits
-# are 0, and every word has the probability 1/3.
+# We take the small world of lesson 03 again. The policy is a table of logits, one row per prefix and
+# one column per word. It is uniform at first: all logits are 0, and every word has the probability
+# 1/3.
 #
 # The figure shows the tree of prefixes at the left, with the probability of each word. At the right
 # are the seven responses. The bar is the probability of the response. The column *r* is its score.
@@ -115,47 +116,42 @@ world = core.World.from_reward(
 show.world(world, {"uniform": world.ref_logits})
 
 # %% [markdown]
-# Take one logit $\theta_{s,a}$: that of word $a$ after prefix $s$. Only responses that reach $s$ can
-# push it. For a softmax, the derivative of $\log \pi(y)$ with respect to $\theta_{s,a}$ is
-# $1 - \pi(a \mid s)$ if the response goes on with $a$, and $-\pi(a \mid s)$ if it goes on with
-# another word. REINFORCE multiplies this with the score. So the logit gets two contributions:
+# **One logit.** Take the prefix *good*, and there the logit of the word *good*. Only responses that
+# begin with *good* can push it. A push is the score times the derivative of $\log \pi(y)$. For a
+# softmax, this derivative is $1 - \frac13 = \frac23$ if the response goes on with *good*, and
+# $-\frac13$ if it goes on with another word:
 #
-# - $-\pi(a \mid s)\, r(y)$ from *every* response that reaches $s$. That happens with the probability
-#   $P(\text{reach } s)$, and the mean score of these responses is the value $V(s)$.
-# - $r(y)$ in addition from those that go on with $a$. That happens with the probability
-#   $P(\text{reach } s)\, \pi(a \mid s)$, and the mean score of these responses is $Q(s,a)$.
+# | response | probability | score | push | part 1: the score, if *good* is chosen | part 2: −1/3 of the score |
+# |---|---|---|---|---|---|
+# | good good | 1/9 | 2 | 2/3 · 2 = 4/3 | 2 | −2/3 |
+# | good bad | 1/9 | 0 | 0 | 0 | 0 |
+# | good . | 1/9 | 1 | −1/3 | 0 | −1/3 |
+# | **mean over all responses** | | | **1/9** | **2/9** | **−1/9** |
 #
-# The sum of both is the gradient:
+# The mean push is the gradient: $\frac19 \cdot \frac43 - \frac19 \cdot \frac13 = \frac19$. The last
+# two columns split each push into two parts:
+#
+# - Part 1 pushes the word *up*. The policy comes to the prefix in 1/3 of its responses, chooses *good*
+#   in 1/3 of those, and then gets $Q = 2$: 1/3 · 1/3 · 2 = 2/9.
+# - Part 2 pushes it *down*. The policy comes to the prefix in 1/3 of its responses, 1/3 of the score
+#   is subtracted, and the mean score there is $V = 1$: 1/3 · 1/3 · 1 = 1/9.
+#
+# So the gradient is $\frac13 \cdot \frac13 \cdot (2 - 1)$. In the same way, the logit
+# $\theta_{s,a}$ of any word $a$ after any prefix $s$ has
 #
 # $$ \frac{\partial J}{\partial \theta_{s,a}} =
 # P(\text{reach } s)\; \pi(a \mid s)\; \big(Q(s,a) - V(s)\big) . $$
 #
 # In words: how often the policy comes to the prefix, times how often it writes the word there,
-# times how much better the word is than the average word there. The last factor, $Q - V$, is the
-# **advantage** of the word.
-#
-# The table has a row for each logit. $Q$ and $V$ are those of lesson 03. The last column is the
-# product of three others: P(reach $s$), $\pi$ and $Q - V$.
-#
-# | prefix $s$ | word $a$ | P(reach $s$) | $\pi(a \mid s)$ | $Q(s,a)$ | $V(s)$ | $Q - V$ | gradient |
-# |---|---|---|---|---|---|---|---|
-# | start | good | 1 | 1/3 | 1 | 0 | 1 | 1 · 1/3 · 1 = 1/3 |
-# | start | bad | 1 | 1/3 | −1 | 0 | −1 | −1/3 |
-# | start | . | 1 | 1/3 | 0 | 0 | 0 | 0 |
-# | good | good | 1/3 | 1/3 | 2 | 1 | 1 | 1/3 · 1/3 · 1 = 1/9 |
-# | good | bad | 1/3 | 1/3 | 0 | 1 | −1 | −1/9 |
-# | good | . | 1/3 | 1/3 | 1 | 1 | 0 | 0 |
-# | bad | good | 1/3 | 1/3 | 0 | −1 | 1 | 1/9 |
-# | bad | bad | 1/3 | 1/3 | −2 | −1 | −1 | −1/9 |
-# | bad | . | 1/3 | 1/3 | −1 | −1 | 0 | 0 |
-#
-# Everywhere *good* becomes more likely and *bad* less likely. The same comes out in two other ways:
-# by differentiating the sum over all seven responses, and as the mean of the gradient of
-# REINFORCE's loss, $-r(y) \log \pi(y)$.
+# times the **advantage** of the word. The next cell computes this for all nine logits, and compares
+# it with the derivative of the sum over all responses, and with REINFORCE's loss. The table has a
+# row for each prefix and a column for each word.
 
 # %%
-by_hand = torch.tensor([[3, -3, 0], [1, -1, 0], [1, -1, 0]], dtype=torch.float64) / 9
 logits, mask = world.ref_logits, world.response_mask  # mask: the real tokens
+v, q = world.values(logits)
+reach = torch.tensor([[1], [1 / 3], [1 / 3]])
+by_hand = reach * logits.softmax(1) * (q - v[:, None])
 assert torch.allclose(world.gradient(logits), by_hand)  # the derivative of the sum
 
 moved = logits.clone().requires_grad_(True)
@@ -163,6 +159,11 @@ scores = world.rewards[:, None].expand(mask.shape)  # each token has its respons
 losses = core.reinforce(world.logprobs(moved), scores, mask)
 world.expectation(logits, losses.sum(1)).backward()  # the mean over responses
 assert torch.allclose(-moved.grad, by_hand)
+pd.DataFrame(by_hand.numpy(), ["start", "good", "bad"], world.vocab).round(2)
+
+# %% [markdown]
+# After every prefix *good* becomes more likely and *bad* less likely. At the start the numbers are
+# three times as large, because every response comes there.
 
 # %% [markdown]
 # ## 4. Reward-to-go: only what comes after
@@ -188,7 +189,7 @@ assert torch.allclose(-moved.grad, by_hand)
 #
 # The sum runs over all words $a$. In words: probabilities sum to 1 whatever the parameters are, so
 # the pushes after one prefix cancel on average. The rewards before token $t$ are fixed once $s_t$ is
-# known. A fixed number times zero is zero. So they add nothing to the mean, only noise.
+# known. A fixed number times zero is zero. So they add nothing to the mean, only to the spread.
 
 # %%
 rewards_good_bad = torch.tensor([[1.0, -1.0]])
@@ -197,7 +198,6 @@ assert returns.tolist() == [[0.0, -1.0]]
 
 # %% [markdown]
 # If only the last token has a reward, the score, then the return of every token is the score.
-#
 #
 # ## 5. Baselines: subtract a number
 #
@@ -248,47 +248,55 @@ for advantages, good, bad in (
 # \end{aligned}
 # $$
 #
-# And it lowers the *noise*, if the returns are far from 0. A push is $G_t - b(s_t)$ times
+# And it lowers the *spread*, if the returns are far from 0. A push is $G_t - b(s_t)$ times
 # $\nabla \log \pi$. With scores near 20 each push is about 20 times as long as with scores near 1, and
 # it pushes up whatever was sampled. On average these pushes cancel, but not in a single batch, as the
 # table shows. A baseline near the returns makes them short.
 #
-# ## 6. Which number to subtract
+# ## 6. Baselines made of other scores
 #
-# Four baselines are common:
+# Three baselines need nothing but scores. Take response $y_i$ of a batch of $B$:
 #
-# - **The value** $V(s_t) = \mathbb{E}[G_t \mid s_t]$, the mean return after the prefix. A second
-#   network can learn it (lesson 05).
-# - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 9 uses
+# - **The mean score of earlier batches.** It is fixed before this batch is sampled. Section 10 uses
 #   it.
-# - **The mean of the others**: for response $i$, the mean score of the other $B - 1$ responses of
-#   the batch. They are independent of response $i$.
-# - **The batch mean.** It contains the response's own score $r(y_i)$ with the weight $1/B$, so it
-#   *does* depend on the tokens of $y_i$. This part takes away
-#   $\frac1B \mathbb{E}[r(y_i) \nabla \log \pi(y_i)] = \frac1B \nabla J$. The other scores take away
-#   nothing. So the batch mean leaves $\frac{B-1}{B} \nabla J$: the right direction, and a slightly
-#   shorter step.
+# - **The mean of the others**: the mean score of the other $B - 1$ responses of the batch. They are
+#   sampled independently of $y_i$.
+# - **The batch mean.** It contains the own score $r(y_i)$. So it *does* depend on the tokens of
+#   $y_i$.
 #
-# **A sample of the advantage.** With the value as baseline, $G_t - V(s_t)$ stands in front of
-# $\nabla \log \pi$. The return $G_t$ depends on how the response happened to go
-# on after $y_t$. Its mean, given $s_t$ and $y_t$, is $Q(s_t, y_t)$. So $G_t - V(s_t)$ is a noisy
-# sample of $Q(s_t, y_t) - V(s_t)$, the advantage of section 3. Both are called advantage, $A_t$.
+# What does the batch mean do to the gradient? In a batch of four it leaves for the first response
 #
-# $V$, $Q$ and $A_t$ belong to one policy: the one that sampled the batch. After an update it is the
-# *old* policy. The new one has other advantages. So REINFORCE samples again before each update.
+# $$ r_1 - \tfrac14 (r_1 + r_2 + r_3 + r_4) = \tfrac34\, r_1 - \tfrac14 (r_2 + r_3 + r_4) . $$
+#
+# The other three scores are a baseline: they change nothing on average. What remains is 3/4 of the
+# own score. So the mean estimate is $\frac34 \nabla J$, and $\frac{B-1}{B} \nabla J$ in a batch of
+# $B$: the right direction, and a slightly shorter step.
+#
+# ## 7. The value as a baseline
+#
+# The value $V(s_t)$ depends on the prefix only, so it is a baseline. A second network can learn it
+# (lesson 05). With it, $G_t - V(s_t)$ stands in front of $\nabla \log \pi$.
+#
+# Take *good* at the start. Its advantage $Q - V$ is 1. The responses that begin with *good* have the
+# returns 2, 0 and 1, and $V$ is 0. So $G_t - V$ is 2, 0 or 1, depending on how the response goes on.
+# The mean is 1: the advantage. In general, $G_t - V(s_t)$ is a **sample of the advantage**. Both are
+# called advantage, $A_t$.
+#
+# All these numbers belong to the policy that sampled the batch. So REINFORCE samples again before
+# each update.
 
 # %% [markdown]
-# ## 7. Bias and noise, exactly
+# ## 8. Bias and spread, exactly
 #
 # In the small world we can list all $7^4 = 2401$ batches of four responses, with their probabilities.
 # Each batch gives one estimate of $\nabla J$.
 #
 # - The **bias** is the distance between the mean of all estimates and the true $\nabla J$.
-# - The **noise** is the standard deviation of the estimate: the root of the mean squared distance
+# - The **spread** is the standard deviation of the estimate: the root of the mean squared distance
 #   between one estimate and that mean.
 #
-# Both are divided by the norm of $\nabla J$. A noise of 1 says: the typical error of one batch is as
-# large as the gradient itself.
+# `world.bias_and_spread` computes both, and divides them by the norm of $\nabla J$. A spread of 1
+# says: the typical error of one batch is as large as the gradient itself.
 #
 # **Predict.** Six numbers can stand in front of $\nabla \log \pi$:
 #
@@ -299,59 +307,48 @@ for advantages, good, bad in (
 # 5. the score + 20, minus the mean of the other three,
 # 6. the score + 20, minus its value $V(s_t)$: 20 at the start, 21 after *good*, 19 after *bad*.
 #
-# Which have a bias, and how large? Which has the most noise, and how many times that of the score?
+# Which have a bias, and how large? Which has the largest spread, and how many times that of the
+# score?
 
 # %%
-batches, chance = world.groups(logits, 4)  # (2401, 4) and (2401,)
-grads = torch.autograd.functional.jacobian(world.logprobs, logits)  # of every token
-truth = world.gradient(logits)
-scores = world.rewards[batches][..., None]  # the same number for all tokens
-
-
-def bias_and_noise(advantages):
-    """advantages: a number for each batch, response and token, (2401, 4, 2)."""
-    estimates = (advantages[..., None, None] * grads[batches]).sum((1, 2)) / 4
-    mean = (chance[:, None, None] * estimates).sum(0)
-    square = (chance * (estimates - mean).square().sum((1, 2))).sum()
-    bias, noise = (mean - truth).norm(), square.sqrt()
-    return (bias / truth.norm()).item(), (noise / truth.norm()).item()
-
+batches, _ = world.groups(logits, 4)  # (2401, 4): the four responses of each batch
+scores = world.rewards[batches][..., None]  # (2401, 4, 1): the same for all tokens
+raised = scores + 20
+others = (raised.sum(1, keepdim=True) - raised) / 3
+pay = torch.tensor([1.0, -1.0, 0.0])[world.response_ids].double()  # word by word
+returns = core.reward_to_go(pay, mask)[batches]  # (2401, 4, 2): one for each token
+v_t = world.by_token(v)[batches] + 20  # the value before each token
 
 # %% tags=["predict"]
-raised = scores + 20
-pay = torch.tensor([1.0, -1.0, 0.0])[world.response_ids].double()  # word by word
-returns = core.reward_to_go(pay, mask)[batches]
-values = world.by_token(world.values(logits)[0])[batches]
-others = (raised.sum(1, keepdim=True) - raised) / 3
 rows = {
     "the score": scores,
     "the return": returns,
     "the score + 20": raised,
     "... minus the batch mean": raised - raised.mean(1, keepdim=True),
     "... minus the mean of the others": raised - others,
-    "... minus the value": raised - (values + 20),
+    "... minus the value": raised - v_t,
 }
-table = {name: bias_and_noise(numbers) for name, numbers in rows.items()}
-pd.DataFrame(table, index=["bias", "noise"]).T.round(2)
+table = {name: world.bias_and_spread(logits, x) for name, x in rows.items()}
+pd.DataFrame(table, index=["bias", "spread"]).T.round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # - **Bias.** Only the batch mean has one: 0.25, which is $1/B$ for a batch of four. The other five
 #   are exact on average.
-# - **The return** has less noise than the score: 0.84 instead of 1.06.
-# - **The noisiest** is the score + 20, with about 19 times the noise of the score: 20.25.
-# - **Each baseline** takes nearly all of that noise away again. The batch mean leaves 0.94, the
-#   mean of the others 1.26, the value 0.84. Here the score
-#   minus the value *is* the return: both leave out what has been paid before.
-# - The batch mean has less noise than the mean of the others, only because its step is shorter: its
-#   advantages are always exactly 3/4 of the other ones.
+# - **The return** has a smaller spread than the score: 0.84 instead of 1.06.
+# - **The largest spread** has the score + 20: 20.25, about 19 times that of the score.
+# - **Each baseline** takes nearly all of it away again. The batch mean leaves 0.94, the mean of the
+#   others 1.26, the value 0.84. Here the score minus the value *is* the return: both leave out what
+#   has been paid before.
+# - The batch mean has a smaller spread than the mean of the others, only because its step is
+#   shorter: its advantages are always 3/4 of theirs.
 # </details>
 
 # %% [markdown]
-# ## 8. Learning with scores near 20
+# ## 9. Learning with scores near 20
 #
-# What does noise do to training? We train the policy of the small world: 100 steps, 16 new
+# What does a large spread do to training? We train the policy of the small world: 100 steps, 16 new
 # responses in each, plain gradient steps of size 0.5. Each setting is run 40 times, with other
 # random numbers. We compute the expected score (without the 20) exactly. It starts at 0. The best
 # policy always writes *good good* and has 2.
@@ -406,15 +403,15 @@ show.lines(
 #   the runs. A run hardly leaves such a response any more, good or bad.
 # - **With the baseline** the curve lies on that of the score.
 #
-# Nothing about the *expected* gradient has changed. The noise alone decides.
+# Nothing about the *expected* gradient has changed. The spread alone decides.
 # </details>
 
 # %% [markdown]
-# ## 9. REINFORCE on a language model
+# ## 10. REINFORCE on a language model
 #
 # Now a small language model writes movie reviews. The prompt is a film's title. A reward model,
 # trained on human ratings, scores the review. The scores are scaled: before training they have the
-# mean 0 and the standard deviation 1. (So at first the baseline changes little.)
+# mean 0 and the standard deviation 1.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -480,12 +477,8 @@ def train_by_hand(order):
 # %% [markdown]
 # The responses are sampled at temperature 0.7. So their log-probabilities are computed at 0.7, too.
 #
-# **The denominator.** Our loss is the *sum* over the tokens of a response, and the *mean* over the
-# responses, as in the formula. Lesson 05 (for its critic) and lesson 06 take the mean over all tokens
-# of a batch. For one batch this is the same gradient, divided by the mean length of its responses
-# (here about 20 tokens). Our optimiser, Adam, divides the gradient by its usual size, so the step
-# hardly changes. But dividing each response by its *own* length, as in lesson 11, changes the
-# direction. "Going further" has the numbers.
+# The loss is the *sum* over the tokens of a response, and the *mean* over the responses, as in the
+# formula. Later lessons divide differently. "Going further" says what this changes.
 #
 # The package's `train_group` with the row `"reinforce"` is this loop plus logs, checkpoints, a
 # learning-rate schedule and gradient norm clipping. `GroupConfig.plain` switches the last two off.
@@ -531,8 +524,8 @@ show.texts(pd.DataFrame(reviews, index=[title.strip() for title in titles]))
 #   in proportion to its score.
 # - Given the prefix, $\nabla \log \pi(y_t \mid s_t)$ has the mean zero. So earlier rewards can be
 #   left out (reward-to-go), and a baseline can be subtracted.
-# - A baseline must not depend on the token. It takes away the noise of what all scores have in
-#   common. The batch mean shortens the step to $(B-1)/B$.
+# - A baseline must not depend on the token. It takes away the spread that comes from what all scores
+#   have in common. The batch mean shortens the step to $(B-1)/B$.
 # - The value of the loss means nothing. Watch the score, and read samples.
 #
 # ## Exercises
@@ -588,74 +581,85 @@ def returns_to_go(rewards, mask):
 check.returns_to_go(returns_to_go)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 20 minutes)*. A colleague builds the batch mean into the loss:
-# REINFORCE with advantages, summed over the tokens, averaged over the responses. The run does not
-# learn. The expected score stays where it started, and the loss is 0 at every step, up to rounding.
-# See the curve, beside that of section 8. What is wrong in `centred_loss`? Mend it, run the
-# checker, and draw the curves again. Then say why the loss was exactly 0.
+# **3. Find the bug** *(medium, 25 minutes)*. A colleague takes the value as a baseline. In the
+# small world it can be exact: column $t$ of `values` (B, R + 1) has the value of the prefix with
+# $t$ words, and 0 where the response is finished. The policy learns, but in every run it stops far
+# below the best score. See the curve, beside that of section 9 (no offset is added here). What is
+# wrong in `baseline_loss`? Mend it, run the checker, and draw the curves again. Then say: Which
+# words did the policy not learn, and why? At which score must it stop?
 #
-# *Hint:* there is no error message, so follow the shapes. Take a batch of two responses, and write
-# down the shape of every tensor.
+# *Hint:* take *good bad* and the uniform policy. Write down what is subtracted from the score at each
+# of the two words.
 
 
 # %% tags=["exercise"]
-def centred_loss(logprobs, scores, mask):
-    """(B, R), (B,), (B, R) -> one number."""
-    advantages = (scores - scores.mean())[:, None]
-    of_responses = torch.where(mask, logprobs, 0.0).sum(1)
-    return -(advantages * of_responses).mean()
+def baseline_loss(logprobs, scores, values, mask):
+    """(B, R), (B,), (B, R + 1), (B, R) -> one number."""
+    logprobs = torch.where(mask, logprobs, 0.0)
+    advantages = scores[:, None] - values[:, 1:]
+    return -(advantages * logprobs).sum(1).mean()
 
 
-check.centred_loss(centred_loss)
+check.baseline_loss(baseline_loss)
 
 # %% [markdown] tags=["solution"]
-# `advantages` has the shape (B, 1), and `of_responses` the shape (B,). Their product is not (B,) but
-# (B, B): it has the advantage of *every* response times the log-probability of *every* response. The
-# mean of this table is the mean advantage times the mean log-probability. The mean advantage is 0,
-# because the batch mean was subtracted. So the loss is 0, and its gradient too. The `[:, None]` is
-# right where an advantage meets tokens, (B, R). Here the tokens are already summed.
+# Column $t$ is the value *before* word number $t$, counted from 0. So the baseline of the first word
+# is column 0, and the slice is `values[:, :-1]`. The colleague subtracts the value *after* the word.
+# It depends on the word, so it is no baseline.
+#
+# As long as the response goes on, the value after a word is its $Q$. The first word then gets
+# $G_t - Q$, and the mean of this is 0 for *every* first word. So the policy never learns how to
+# begin. The last word gets the whole score, because the value after it is 0. So the policy learns to
+# end well: *good good* with 2, and *bad good* with 0. The three first words keep a third of the
+# responses each, so the expected score is 1/3 · 2 + 1/3 · 0 + 1/3 · 0 = 2/3. The ten runs end at 0.60
+# on average. They differ, from 0.34 to 0.90: pushes with the mean 0 are still pushes.
 
 
 # %% tags=["solution"]
-def centred_loss(logprobs, scores, mask):
-    advantages = scores - scores.mean()
-    of_responses = torch.where(mask, logprobs, 0.0).sum(1)
-    return -(advantages * of_responses).mean()
+def baseline_loss(logprobs, scores, values, mask):
+    logprobs = torch.where(mask, logprobs, 0.0)
+    advantages = scores[:, None] - values[:, :-1]
+    return -(advantages * logprobs).sum(1).mean()
 
 
-check.centred_loss(centred_loss)
+check.baseline_loss(baseline_loss)
 
 
 # %% tags=["exercise", "solution"]
 def learn_with(loss_of):
-    """The setting of section 8, one run, with a loss of (logprobs, scores, mask)."""
-    drawing, path = torch.Generator().manual_seed(0), []
-    logits = world.ref_logits
-    for _ in range(100):
-        path.append(world.objective(logits).item())
-        rows = torch.multinomial(world.probs(logits), 16, True, generator=drawing)
-        logits = logits.detach().requires_grad_(True)
-        new = world.logprobs(logits)[rows]
-        loss_of(new, world.rewards[rows] + 20, world.response_mask[rows]).backward()
-        logits = logits - 0.5 * logits.grad
-    return torch.tensor(path)
+    """The setting of section 9 without an offset: ten runs with exact values."""
+    paths = []
+    for seed in range(10):
+        drawing, path = torch.Generator().manual_seed(seed), []
+        logits = world.ref_logits
+        for _ in range(100):
+            path.append(world.objective(logits).item())
+            rows = torch.multinomial(world.probs(logits), 16, True, generator=drawing)
+            before = world.by_token(world.values(logits)[0])[rows]
+            values = torch.nn.functional.pad(before, (0, 1))  # 0 after the last word
+            logits = logits.detach().requires_grad_(True)
+            new, real = world.logprobs(logits)[rows], world.response_mask[rows]
+            loss_of(new, world.rewards[rows], values, real).backward()
+            logits = logits - 0.5 * logits.grad
+        paths.append(path)
+    return torch.tensor(paths)
 
 
 compared = {
-    "section 8, minus the others": learn(lambda x: x - (x.sum() - x) / 15, offset=20),
-    "the colleague's": learn_with(centred_loss),
+    "section 9, score": learn(lambda x: x),
+    "baseline_loss": learn_with(baseline_loss),
 }
-show.lines(compared, xlabel="step", ylabel="expected score, without the 20")
+show.lines(compared, xlabel="step", ylabel="expected score", reference={"best": 2})
 
 # %% [markdown] tags=["exercise"]
 # **4. Predict, then run** *(medium, 10 minutes)*. Subtract the *best* score of the batch instead of
 # a mean. Then every advantage is negative or 0. Write down: Is there a bias? Does the policy learn,
-# in the setting of section 8? Then run the cell.
+# in the setting of section 9? Then run the cell.
 
 # %% tags=["exercise"]
-raised = world.rewards[batches] + 20
 best = raised.amax(1, keepdim=True)
-print("bias and noise, as in section 7:", bias_and_noise((raised - best)[..., None]))
+found = world.bias_and_spread(world.ref_logits, raised - best)
+print("bias and spread, as in section 8:", found)
 show.lines(
     {"minus the best": learn(lambda x: x - x.max(), offset=20)},
     xlabel="step",
@@ -672,28 +676,28 @@ show.lines(
 
 # %% [markdown] tags=["exercise"]
 # **5. Design the experiment** *(hard, 15 minutes)*. Somebody says: "Our new baseline halves the
-# noise." On a real model you cannot list all batches. How do you measure it? Say what you hold
-# fixed, what you compare, how you know that your result is not luck, and what makes the comparison
-# fair.
+# spread of the gradient estimate." On a real model you cannot list all batches. How do you measure
+# it? Say what you hold fixed, what you compare, how you know that your result is not luck, and what
+# makes the comparison fair.
 
 # %% [markdown] tags=["solution"]
 # A good answer has these points:
 #
 # - One frozen policy, and the same sampled responses for both baselines.
 # - The gradient as a vector, one per small batch, for many batches. Its standard deviation, as in
-#   section 7, is the noise. Or split the batches into two halves, and see how well the two mean
+#   section 8, is the spread. Or split the batches into two halves, and see how well the two mean
 #   gradients agree.
 # - An interval, from resampling the *prompts*. Responses to one prompt are not independent.
-# - The same mean for both baselines. A shorter step has less noise as well, see the batch mean.
+# - The same mean for both baselines. A shorter step has a smaller spread as well, see the batch mean.
 # - The cost: a baseline that needs a second network, or more samples, must be compared at equal
 #   *compute*.
 
 # %% [markdown] tags=["exercise"]
-# **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 9. Write
+# **6. The whole loop on an empty page** *(hard, 30 minutes)*. Close section 10. Write
 # `train_by_hand` from memory, under the name `my_training`: sample at temperature 0.7, score,
 # subtract the running mean of earlier batches (weight 0.9 for the old mean; the first batch takes
 # its own), shuffle, update. Return the list of the mean scores. The last cell runs it and compares
-# it with section 9. If the first mean score differs, look at the sampling. If a later one differs,
+# it with section 10. If the first mean score differs, look at the sampling. If a later one differs,
 # look at the baseline and at the update.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`,
@@ -709,7 +713,7 @@ def my_training(order): ...  # your code
 
 
 # %% [markdown] tags=["solution"]
-# `train_by_hand` in section 9 of the lesson is the solution. If your weights differ, compare the
+# `train_by_hand` in section 10 of the lesson is the solution. If your weights differ, compare the
 # two line by line. Common slips: the baseline already contains the batch from which it is
 # subtracted; log-probabilities at another temperature than the samples; the mean over tokens
 # instead of the sum.
@@ -719,7 +723,7 @@ policy = copy.deepcopy(start)
 optimizer = loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 mine = my_training(order)
-print("mean scores, section 9:  ", [row["mean score"] for row in log])
+print("mean scores, section 10: ", [row["mean score"] for row in log])
 print("mean scores, my_training:", mine)
 print("the weights are equal:", models.same_weights(policy, other))
 
@@ -728,8 +732,8 @@ print("the weights are equal:", models.same_weights(policy, other))
 #
 # <details><summary>1. All scores of a batch are equal. What does REINFORCE do, with and without a baseline?</summary>
 #
-# Without a baseline it pushes up whatever was sampled (or down, if the score is negative). That is
-# pure noise. With the mean of the others all advantages are 0, and nothing happens.
+# Without a baseline it pushes up whatever was sampled (or down, if the score is negative). It learns
+# nothing from that. With the mean of the others all advantages are 0, and nothing happens.
 # </details>
 #
 # <details><summary>2. Why may a baseline depend on the prefix, but not on the token?</summary>
@@ -753,7 +757,7 @@ print("the weights are equal:", models.same_weights(policy, other))
 #
 # <details><summary>5. Would a smaller step not help as well as a baseline?</summary>
 #
-# It helps, because the noise of many small steps averages out. But training then takes many more
+# It helps, because the errors of many small steps average out. But training then takes many more
 # steps. "Going further" has an example. A mean of other scores costs nothing.
 # </details>
 #
@@ -782,24 +786,24 @@ show.curves(
 # the formula of section 1 is known as the score-function estimator. That word has nothing to do
 # with our scores.
 #
-# **What a baseline saves.** Noise falls with the root of the batch size. In section 7 you would need
+# **What a baseline saves.** The spread falls with the root of the batch size. In section 8 you would need
 # about 260 times as many responses to come down from 20.25 to 1.26 without a baseline.
 #
-# **When a baseline hurts.** Look at the table of section 7 again. The score *without* the 20 has
-# the noise 1.06. The mean of the others has 1.26, a little more. The reason: these scores already
-# have the mean 0, so there is nothing to take away. And the mean of three scores is noisy itself.
-# In larger batches this extra noise fades. With batches of two the mean of the others is a single
-# score. There the noise grows from 1.49 to 2.24. So a baseline from a few samples pays where scores
+# **When a baseline hurts.** Look at the table of section 8 again. The score *without* the 20 has
+# the spread 1.06. The mean of the others has 1.26, a little more. The reason: these scores already
+# have the mean 0, so there is nothing to take away. And the mean of three scores varies itself.
+# In larger batches this extra spread fades. With batches of two the mean of the others is a single
+# score. There the spread grows from 1.49 to 2.24. So a baseline from a few samples pays where scores
 # are far from 0. For the single prompts of a language model they are: some are easy and some are
 # hard.
 #
-# **How large may the offset be?** In the setting of section 8 an offset of 3 does nothing bad: the
+# **How large may the offset be?** In the setting of section 9 an offset of 3 does nothing bad: the
 # 40 runs end at 1.97, like those without an offset. An offset of 20 does. Then 14 of the 40 runs
 # end near 2, five near 1, 18 near 0 and three near −1. Steps that are 25 times smaller (0.02) need
 # more steps: after 1,000 of them, five runs with the offset have reached 1.73 on average. With the
 # baseline they have reached 1.91.
 #
-# **The best baseline.** Which number $b(s)$ gives the least noise at one prefix? Call the gradient
+# **The best baseline.** Which number $b(s)$ gives the smallest spread at one prefix? Call the gradient
 # of the token $g = \nabla \log \pi(y_t \mid s)$. The derivative of
 # $\mathbb{E}\big[(G_t - b)^2\, \|g\|^2\big]$ with respect to $b$ is 0 at
 #
@@ -809,7 +813,7 @@ show.curves(
 # surprising tokens. The value counts all tokens alike. We have tried it in a world with random
 # scores and a random policy (three words, at most three tokens):
 #
-# | baseline | noise of one response | $\sum_t \mathbb{E}\big[(G_t - b)^2 \lVert g \rVert^2\big]$ |
+# | baseline | spread with one response | $\sum_t \mathbb{E}\big[(G_t - b)^2 \lVert g \rVert^2\big]$ |
 # |---|---|---|
 # | none | 2.92 | 1.79 |
 # | $V(s_t)$ | 2.86 | 1.72 |
@@ -820,7 +824,11 @@ show.curves(
 #
 # **Denominators.** A batch has a number of responses and a number of tokens. By which do we divide?
 # The formula of section 1 says: sum over the tokens of a response, mean over the responses. With
-# long responses that makes long steps, so most libraries divide differently. `core.aggregate` knows
+# long responses that makes long steps, so most libraries divide differently. Lesson 05 (for its
+# critic) and lesson 06 take the mean over all tokens of a batch. For one batch this is the same
+# gradient, divided by the mean length of its responses (here about 20 tokens). Our optimiser, Adam,
+# divides the gradient by its usual size, so the step hardly changes. But dividing each response by
+# its *own* length, as in lesson 11, changes the direction. `core.aggregate` knows
 # four ways:
 #
 # | `how=` | divides the sum over all tokens by | used by |
@@ -836,8 +844,8 @@ show.curves(
 # batches of one, 0.99 for two and 0.998 for four. Its bias fades, because the number of tokens of a
 # large batch hardly varies.
 #
-# **Noise on the language model.** There we do not know the true gradient. But we can sample 256
-# reviews from the policy of section 9 before training, and compute the gradient on two halves of
+# **The spread on the language model.** There we do not know the true gradient. But we can sample 256
+# reviews from the policy of section 10 before training, and compute the gradient on two halves of
 # them. What the halves have in common is signal. There are 35 ways to cut eight batches of 32 into
 # halves. The mean cosine between the two halves is
 #

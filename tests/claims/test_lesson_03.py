@@ -10,8 +10,9 @@ from minirlhf import core, evaluate, loops, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS
 from tests.claims.prose import Said, lesson
 
+COUNTS = (30, 300, 30_000)  # samples in exercise 1
 SHARES = torch.tensor([4, 1, 5, 1, 2, 3, 4], dtype=torch.float64) / 20
-HELD_OUT, SHOWN = 256, 24  # reviews of section 8, positions of its figure
+HELD_OUT, SHOWN = 256, 24  # reviews of section 7, positions of its figure
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +38,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def people(trained):
-    """The reviews of section 8, as rows and as a batch."""
+    """The reviews of section 7, as rows and as a batch."""
     _, tokenizer = trained
     rows = tasks.reviews.sft_dataset(tokenizer, split="test").shuffle(seed=0)
     rows = rows.select(range(HELD_OUT))
@@ -71,7 +72,7 @@ def at(p, temperature):
     return powers / powers.sum()
 
 
-# ---- section 3: the small world
+# ---- sections 2 and 3: the small world
 
 
 def rewards_of(world, label):
@@ -92,7 +93,7 @@ def test_the_numbers_of_the_small_world(world):
     torch.testing.assert_close((world.probs(world.ref_logits) * world.rewards).sum(), v[0])
 
 
-# ---- sections 5 and 6: temperature and entropy
+# ---- section 5: temperature; going further: entropy
 
 
 def test_entropy_never_falls_when_the_temperature_rises(two_reviews):
@@ -138,7 +139,7 @@ def test_log_probabilities_at_another_temperature_are_of_another_policy(trained)
     assert off[1.0].abs().max() > 0.5
 
 
-# ---- section 8: what SFT has changed
+# ---- section 7: what SFT has changed
 
 
 def gain_by_film(people, surprise):
@@ -209,7 +210,7 @@ def test_sft_teaches_to_stop_at_every_temperature(cut_off):
         assert cut_off["SFT", temperature] <= cut_off["base", temperature]
 
 
-# ---- section 9: imitation
+# ---- section 8: imitation
 
 
 def imitated(world, shares):
@@ -280,7 +281,7 @@ def test_the_base_models_first_sample_is_cut_off_and_the_sft_model_stops(trained
     assert "shernprovoking" in written[2] and "funnyfloat" in written[4]
 
 
-def test_the_three_reviews_of_section_7_are_about_one_film(trained):
+def test_the_three_reviews_of_section_6_are_about_one_film(trained):
     data = tasks.reviews.sft_dataset(trained[1]).select(range(3))
     assert set(data["prompt"]) == {"a grin without a cat\n"}
     words = [set(text.lower().rstrip(".").split()) for text in data["completion"]]
@@ -291,27 +292,25 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
     policies, tokenizer = trained
     with lesson("03") as said:
         # sections 2 and 3
-        score = -1  # good minus bad words of "A dull film.", with dull as a bad word
-        rewards = [0] * 4 + [score]
         batch, logits = two_reviews
         lengths = batch.response_mask.sum(1).tolist()
-        assert len(rewards) == lengths[0]
-        said("reward $r_t$", rewards[0], *rewards)
-        assert {sum(rewards[t:]) for t in range(5)} == {score}
-        said("return $G_t$", score)
         probs, scores = world.probs(world.ref_logits), world.rewards
-        said("here every reward before the last token is", rewards[0])
-        said("EOS. A response has at most", 2, 1 / len(world.vocab), 7)
+        said("A response has at most", 2, 1 / len(world.vocab), 7)
         assert len(world.labels) == 7 and world.max_length == 2
         for index, response in enumerate(world.sequences):
             name = " ".join(world.vocab[i] for i in response)
             said(f"| {name if name != '.' else '. at once'} |", probs[index], scores[index])
         v, q = world.values(world.ref_logits)
-        said("Write down", q.numel(), 3, len(world.states))
-        said("lead to the scores", *q[1], v[1], *q[2], v[2])
+        said("| reward | $r_t$ |", 0)
+        said("So the reward is", 0)
+        said("The policy has written *bad*.", *q[2], v[2])
+        said("After *bad*, $Q$ of *good* is", *q[2])
+        said("Write down the $Q$ of each word in both states:", q[:2].numel())
+        said("words lead to the scores 2,", *q[1, 1:], v[1])
+        said("After *good*, one word is left. The three words lead to the scores", *q[1])
         said("of the prefix *good*:", q[0, 0], q[0, 1], q[0, 2], *q[0], v[0])
         end = rewards_of(world, "goodbad")  # G_t is the score at both tokens
-        said("Take *good bad*. Its score is", end)
+        said("than what the policy gets there on average. Take *good bad*. Its score is", end)
         change = [v[1] - v[0], end - v[1]]
         said("| first: good | start |", 0, end, v[0], q[0, 0], change[0])
         said("| second: bad | good |", end, end, v[1], q[1, 1], change[1])
@@ -331,7 +330,7 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         assert lengths[1] - lengths[0] == 4  # the last four rows of the table are padding
         assert tokenizer.pad_token_id == tokenizer.eos_token_id
         said("Here the lengths are", *lengths)
-        # sections 5 and 6
+        # section 5, and entropy in going further
         p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
         sums = p.cumsum(0)
         said(
@@ -341,14 +340,13 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("so that they sum to", at(p, 0.5).sum(), *at(p, 0.5))
         torch.testing.assert_close(p.square(), torch.tensor([0.25, 0.09, 0.04]).double())
         said("have the entropy", entropy(p), math.exp(entropy(p)), math.exp(entropy(at(p, 0.5))))
-        said("The vocabulary has", logits.shape[-1], 0.5, 1, 1.5)
         heat = {t: (logits[0, 0] / t).softmax(0) for t in (0.5, 1.0, 1.5)}
         effective = {t: math.exp(entropy(x)) for t, x in heat.items()}
-        said("About", effective[0.5], 0.5, effective[1.0], 1, effective[1.5], 1.5)
+        said("$e^H$ is about", effective[0.5], 0.5, effective[1.0], 1, effective[1.5], 1.5)
         (a,) = tokenizer("A").input_ids
-        likeliest = heat[1.5].max()
-        said("is the same at every temperature. At", 0.5, heat[0.5][a] > 0.5, 1.5, 0.06)
-        assert 0.05 < likeliest < 0.06 and heat[0.5].argmax() == a
+        assert all(p.argmax() == a for p in heat.values())
+        said("Its vocabulary has", logits.shape[-1], 1, heat[1.0][a], 0.5, 1.5)
+        said("The probability of *A* is", heat[0.5][a], 0.5, heat[0.5][a] > 0.5, 1.5, heat[1.5][a])
         usual = models.SamplingConfig()
         said("Our models sample at", usual.temperature, usual.temperature, usual.temperature)
         said("the same as when the token was drawn. At", 1, off[1.0].abs().max() > 0.5, 0.5)
@@ -359,23 +357,24 @@ def test_the_numbers_of_lesson_03(trained, world, two_reviews, people, surprise,
         said("at the first token: the surprise falls from", *falls, total["base"], total["SFT"])
         said("Both get the same titles, at the temperature", usual.temperature)
         said("in the middle of a sentence, at the limit of", usual.max_new_tokens)
-        said("It can also stop, as after *american psycho", 2)  # the title of a film
         eos = (people[1].response_ids == tokenizer.eos_token_id) & mask
         stops = {name: (-x[eos]).exp().mean().item() for name, x in surprise.items()}
         assert cut_off["base", 0.7] > 0.45 and cut_off["SFT", 0.7] < 0.1
-        said("SFT has taught it to stop. Of", 76, 76, stops["base"], stops["SFT"])
+        said("SFT has taught it to stop. Of", 76, 76)
+        said("the base model gives EOS the mean probability", stops["base"], stops["SFT"])
         assert loops.SFTConfig().epochs == 1.5  # one and a half times the data
         # section 9
         said("| number", *(20 * SHARES).round())
         said("| its score |", *scores)
         mean = (SHARES * scores).sum().item()
         said("Its mean score is theirs,", mean, scores.max())
+        said("The loss does not go to", 0, entropy(SHARES), entropy(SHARES) > 0)
+        said("undecided the policy is: it is", 0)
         assert scores[0] == scores.max() and world.labels[0] == "goodgood"
-        first = torch.tensor([w[0] for w in world.sequences])
-        assert (20 * SHARES[first == 0].sum()).round() == 10  # half of twenty begin with good
-        said("Half begin with *good*, and", (20 * SHARES[first == 1].sum()).round())
         # exercises and questions
+        said("Padding has the reward", 0, 0, 2)
         said("every response has", 2, 1, 0, 1, 2)
+        said("Then predict.** The next cell samples", *COUNTS)
         said("Which of the two advantages moves nearer to", 0)
         said("Padding can hold NaN, and NaN times", 0)
         said("and one number between", 0, 1)
@@ -413,3 +412,26 @@ def test_the_numbers_of_the_solution_on_advantages(world):
     said("$V$ of the start is", at_start, after_good)
     said("The advantage of *bad* moves away from", 0, bad, bad_after)
     said("would most likely have reached the score", 2)
+
+
+def test_the_numbers_of_the_solution_on_samples(world):
+    """Exercise 1: a third of the responses begins with *good*, and the estimates come nearer."""
+    drawing, found = torch.Generator().manual_seed(0), []
+    probs = world.probs(world.ref_logits)
+    for count in COUNTS:
+        index = torch.multinomial(probs, count, True, generator=drawing)
+        good = world.response_ids[index][:, 0] == 0
+        found.append((good.sum(), world.rewards[index][good].mean()))
+    cells = nbformat.read(
+        NOTEBOOKS / "solutions" / "03_a_language_model_is_a_policy.ipynb", 4
+    ).cells
+    said = Said([c for c in cells if "are the mean of the same responses" in c.source])
+    value = world.values(world.ref_logits)[0][1]
+    (few, rough), (_, better), (many, best) = found
+    said("After 30 samples,", few, rough, value, COUNTS[1], better, COUNTS[2], best)
+    assert many / COUNTS[2] == pytest.approx(1 / 3, abs=0.01)
+    assert world.values(world.ref_logits)[1][1, 0] == 2
+    said_too = Said([c for c in cells if "nothing is left to chance" in c.source])
+    said_too("after *good* is exactly", 2)
+    (printed,) = [c for c in cells if c.source.startswith("drawing = torch")]
+    assert f"{rough:.4f}" in printed.outputs[0]["text"]

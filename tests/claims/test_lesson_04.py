@@ -47,18 +47,28 @@ def test_the_table_of_the_small_world():
     torch.testing.assert_close(by_hand, SMALL.gradient(logits))
 
 
-def table_of_prefixes(said):
-    """Section 3: a row for each prefix and word."""
+def one_logit(said):
+    """Section 3: what pushes the logit of *good* after the prefix *good*."""
     values, q = SMALL.values(SMALL.ref_logits)
-    gradient = SMALL.gradient(SMALL.ref_logits)
-    for row, prefix in enumerate(("start", "good", "bad")):
-        for column, word in enumerate(SMALL.vocab):
-            reach, pi = (1 if prefix == "start" else 1 / 3), 1 / 3
-            best, value, end = (
-                x.item() for x in (q[row, column], values[row], gradient[row, column])
-            )
-            steps = [reach, pi, best - value] if word == "good" and prefix != "bad" else []
-            said(f"| {prefix} | {word} |", reach, pi, best, value, best - value, *steps, end)
+    gradient, pi, parts = SMALL.gradient(SMALL.ref_logits)[1, 0], 1 / 3, torch.zeros(2)
+    for name, word in (("good good", "good"), ("good bad", "bad"), ("good .", ".")):
+        index = SMALL.labels.index(name.replace(" ", ""))
+        chance, score = SMALL.probs(SMALL.ref_logits)[index], SMALL.rewards[index].item()
+        up, down = score * (word == "good"), -pi * score
+        parts += chance.item() * torch.tensor([up, down])
+        steps = [1 - pi, score] if word == "good" else []
+        said(f"| {name} | 1/9 | {score:.0f} |", *steps, up + down, up, down)
+        said(f"| {name} |", chance)
+    up, down = parts.tolist()
+    assert up + down == pytest.approx(gradient.item())
+    said("| **mean over all responses** |", up + down, up, down)
+    said("Part 1 pushes the word *up*. The policy comes to the prefix in", 1 / 3, pi, 1 / 3, pi)
+    said("and then gets $Q = 2$:", 1 / 3, pi, q[1, 0], up)
+    said("Part 2 pushes it *down*. The policy comes to the prefix in", 1 / 3, pi)
+    said("the mean score there is $V = 1$:", 1 / 3, pi, values[1], -down)
+    assert (q[1, 0], values[1]) == (2, pytest.approx(1))
+    start, later = SMALL.gradient(SMALL.ref_logits)[0], SMALL.gradient(SMALL.ref_logits)[1]
+    torch.testing.assert_close(start, 3 * later)
 
 
 def table_of_four_responses(said):
@@ -84,11 +94,11 @@ def table_of_four_responses(said):
     assert good < 0 < bad and good_after / truth[0] == pytest.approx(bad_after / truth[1].item())
 
 
-# ---- section 7: all batches of four responses
+# ---- section 8: all batches of four responses
 
 
-def bias_and_noise(numbers, size=4, world=SMALL, logits=None):
-    """(bias, noise) in units of the true gradient; numbers: (M, size, R) or (M, size, 1)."""
+def bias_and_spread(numbers, size=4, world=SMALL, logits=None):
+    """(bias, spread) in units of the true gradient; numbers: (M, size, R) or (M, size, 1)."""
     logits = world.ref_logits if logits is None else logits
     index, chance = world.groups(logits, size)
     truth = world.gradient(logits)
@@ -120,7 +130,7 @@ def choices(size=4):
 
 @pytest.fixture(scope="module")
 def exact():
-    return {name: bias_and_noise(numbers) for name, numbers in choices().items()}
+    return {name: bias_and_spread(numbers) for name, numbers in choices().items()}
 
 
 def test_which_choices_are_biased(exact):
@@ -149,9 +159,9 @@ def test_the_cells_of_the_page_compute_these_numbers(exact):
     cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
     starts = (
         "world = core.World",
-        "by_hand = torch.tensor",
-        "batches, chance =",
-        "raised = scores",
+        "logits, mask = world.ref_logits",
+        "batches, _ =",
+        "rows = {",
     )
     code = [next(c.source for c in cells if c.source.startswith(start)) for start in starts]
     code[0] = code[0].split("show.world")[0]
@@ -163,7 +173,7 @@ def test_the_cells_of_the_page_compute_these_numbers(exact):
         assert row == pytest.approx(exact[name], abs=1e-9), name
 
 
-# ---- section 8: learning
+# ---- section 9: learning
 
 
 def learn(advantages_of, offset=0.0, **given):
@@ -231,11 +241,11 @@ def test_the_others_mean_repairs_an_offset_in_a_random_world_too():
     assert mended.min() > 1 and abs(mended.mean() - others[:, -1].mean()) < 0.2
 
 
-# ---- section 9: the run on the page
+# ---- section 10: the run on the page
 
 
 def logged():
-    """The table of section 9, as the page shows it: {"mean score": [...], "loss": [...]}."""
+    """The table of section 10, as the page shows it: {"mean score": [...], "loss": [...]}."""
     cells = nbformat.read(NOTEBOOKS / "04_the_policy_gradient.ipynb", 4).cells
     (cell,) = [c for c in cells if c.source.startswith("log = train_by_hand")]
     lines = cell.outputs[-1]["data"]["text/plain"].splitlines()
@@ -289,7 +299,7 @@ def test_reinforce_learns_arithmetic_on_every_seed():
 
 
 def of_one_response(numbers):
-    """(mean gradient, noise of one response) in the random world; numbers: (N, R)."""
+    """(mean gradient, spread of one response) in the random world; numbers: (N, R)."""
     gradients = torch.einsum(
         "nt,ntsv->nsv", numbers * RANDOM.response_mask, of_tokens(RANDOM, POLICY)
     )
@@ -312,7 +322,7 @@ def baselines():
     }
 
 
-def own_noise(baseline):
+def own_spread(baseline):
     """sum_t E[(G_t - b)^2 |g|^2]: what b* minimises."""
     squares = of_tokens(RANDOM, POLICY).square().sum((2, 3))
     chance = RANDOM.probs(POLICY).detach()[:, None] * RANDOM.response_mask
@@ -324,7 +334,7 @@ def best():
     length = RANDOM.gradient(POLICY).norm().item()
     scores = RANDOM.rewards[:, None]
     return {
-        name: (of_one_response(scores - b)[1] / length, own_noise(b))
+        name: (of_one_response(scores - b)[1] / length, own_spread(b))
         for name, b in baselines().items()
     }
 
@@ -335,7 +345,7 @@ def test_the_best_baseline_is_unbiased_and_takes_off_more_than_the_value(best):
     for column in (0, 1):
         assert best["b*"][column] < best["V"][column] < best["none"][column]
     assert best["V"][1] - best["b*"][1] > best["none"][1] - best["V"][1]
-    shifted = {x: own_noise(baselines()["b*"] + x) for x in (-0.01, 0.0, 0.01)}
+    shifted = {x: own_spread(baselines()["b*"] + x) for x in (-0.01, 0.0, 0.01)}
     assert min(shifted, key=shifted.get) == 0
 
 
@@ -349,23 +359,23 @@ def test_what_surprises_has_a_large_gradient():
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_mean_of_few_others_adds_noise_where_scores_are_near_0(size):
+def test_a_mean_of_few_others_adds_spread_where_scores_are_near_0(size):
     for world, logits in ((SMALL, SMALL.ref_logits), (RANDOM, POLICY)):
         scores = world.rewards[world.groups(logits, size)[0]]
         plain, others = (
-            bias_and_noise(x[..., None], size, world, logits)
+            bias_and_spread(x[..., None], size, world, logits)
             for x in (scores, core.leave_one_out(scores))
         )
         assert others[0] < 1e-10 and others[1] > plain[1]
 
 
-def test_the_squared_extra_noise_falls_with_the_number_of_others():
+def test_the_squared_extra_spread_falls_with_the_number_of_others():
     """Noise of one response: that of the batch, times the root of the batch size."""
     extra = []
     for size in (2, 3, 4):
         every = choices(size)
-        noise = [bias_and_noise(every[name], size)[1] for name in ("score", "others")]
-        extra.append((size - 1) * size * (noise[1] ** 2 - noise[0] ** 2))
+        spread = [bias_and_spread(every[name], size)[1] for name in ("score", "others")]
+        extra.append((size - 1) * size * (spread[1] ** 2 - spread[0] ** 2))
     assert extra == pytest.approx([extra[0]] * 3, rel=0.2)
 
 
@@ -384,16 +394,16 @@ def test_with_rewards_per_token_every_choice_of_the_old_page_holds():
         "return": returns,
         "minus V": returns - values,
     }
-    noise, truth = {}, RANDOM.gradient(POLICY, beta=beta)
+    spread, truth = {}, RANDOM.gradient(POLICY, beta=beta)
     for name, numbers in rows.items():
-        mean, noise[name] = of_one_response(numbers)
+        mean, spread[name] = of_one_response(numbers)
         torch.testing.assert_close(mean, truth)
-    assert noise["minus V"] < noise["return"] < noise["score"] < noise["plus 100"] / 30
+    assert spread["minus V"] < spread["return"] < spread["score"] < spread["plus 100"] / 30
     divided = (returns - values) / mask.sum(1, keepdim=True)
-    mean, spread = of_one_response(divided)
+    mean, of_divided = of_one_response(divided)
     assert angle(mean, truth) < 0.96
     along = ((mean * truth).sum() / truth.square().sum()).item()
-    assert spread / along > noise["minus V"]  # measured against its shorter step
+    assert of_divided / along > spread["minus V"]  # measured against its shorter step
 
 
 def test_a_batch_points_nearer_to_the_gradient_without_an_offset():
@@ -450,7 +460,7 @@ def test_only_a_fixed_denominator_keeps_the_direction():
 
 
 def test_of_one_batch_the_token_mean_is_the_sum_divided_by_the_mean_length():
-    """The denominator of section 9: the same direction, and nearly the same step of Adam."""
+    """The denominator of section 10: the same direction, and nearly the same step of Adam."""
     mask = torch.arange(30) < torch.tensor([[30], [11], [19]])
     drawing = torch.Generator().manual_seed(0)
     ends = {}
@@ -468,7 +478,7 @@ def test_of_one_batch_the_token_mean_is_the_sum_divided_by_the_mean_length():
     torch.testing.assert_close(after_sum, after_mean, rtol=0.01, atol=0)
 
 
-# ---- going further: noise on the language model
+# ---- going further: spread on the language model
 
 
 @pytest.fixture(scope="module")
@@ -530,7 +540,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
     by_step = runs.groupby("step")[["score", "entropy"]].mean()
     pass_1 = family.groupby("variant").pass_1.mean()
     table = logged()["mean score"]
-    noise = {name: values[1] for name, values in exact.items()}
+    spread = {name: values[1] for name, values in exact.items()}
     last = {name: path[:, -1] for name, path in learned.items()}
     near = [((last["raised"] - end).abs() < 0.1).sum().item() for end in (2, 1, 0, -1)]
     count = len(last["raised"])
@@ -539,15 +549,15 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
     tokens, mean = (
         [expected(how, n) for n in (1, 2, 4)] for how in ("token_mean", "sequence_mean")
     )
-    of_two = [bias_and_noise(choices(2)[name], 2)[1] for name in ("score", "others")]
+    of_two = [bias_and_spread(choices(2)[name], 2)[1] for name in ("score", "others")]
     config = loops.GroupConfig.plain("reinforce", prompts_per_step=64)
     temperature, size = config.sampling.temperature, config.prompts_per_step
     with lesson("04") as said:
         # 1 and 2: the formula
         said("A score of", 2, 1)
         # 3: the small world
-        said("Again it is uniform at first: all logits are", 0, 1 / 3)
-        table_of_prefixes(said)
+        said("It is uniform at first: all logits are", 0, 1 / 3)
+        one_logit(said)
         # 4: reward-to-go
         said("Its score is", 1 - 1, 1)
         said("| first: good |", 1, 1 - 1, 1, 1, 1 - 1)
@@ -561,17 +571,25 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("In the right half we have subtracted", OFFSET)
         said("if the returns are far from", 0)
         said("With scores near", OFFSET, OFFSET, 1)
-        # 7: bias and noise
-        said("A noise of", 1)
+        # 6 and 7: baselines
+        assert 1 - exact["batch mean"][0] == pytest.approx(3 / 4)
+        said("they change nothing on average. What remains is", Fraction(3, 4))
+        good = SMALL.values(SMALL.ref_logits)[1][0, 0]
+        ends = [SMALL.rewards[SMALL.labels.index(y)] for y in ("goodgood", "goodbad", "good.")]
+        assert good == pytest.approx(sum(ends).item() / 3)
+        said("Its advantage $Q - V$ is", good, *ends, 0)
+        said("So $G_t - V$ is", ends[0], ends[1], ends[2], good)
+        # 8: bias and spread
+        said("A spread of", 1)
         for line in ("3. the score +", "4. the score +", "5. the score +", "6. the score +"):
             said(line, OFFSET)
         said("minus its value $V(s_t)$:", *(v + OFFSET for v in SMALL.values(SMALL.ref_logits)[0]))
         said("Only the batch mean has one:", exact["batch mean"][0])
-        said("has less noise than the score:", noise["return"], noise["score"])
-        said("is the score +", OFFSET, noise["raised"] / noise["score"], noise["raised"])
-        said("The batch mean leaves", noise["batch mean"], noise["others"], noise["value"])
-        said("its advantages are always exactly", Fraction(3, 4))
-        # 8: learning
+        said("has a smaller spread than the score:", spread["return"], spread["score"])
+        said("has the score +", OFFSET, spread["raised"], spread["raised"] / spread["score"])
+        said("The batch mean leaves", spread["batch mean"], spread["others"], spread["value"])
+        said("its advantages are always", Fraction(3, 4))
+        # 9: learning
         said("Learning with scores near", OFFSET)
         said("policy of the small world:", 100, 16, 0.5, count, OFFSET, 0, SMALL.rewards.max())
         said("the score as it is; the score +", OFFSET, OFFSET, 100, count)
@@ -580,7 +598,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         said("With an offset of", OFFSET, last["raised"].mean(), last["raised"].min() < -0.9, 0)
         said("is pushed up by about", OFFSET, 20, stuck.max(1).values.mean())
         said("the curve lies on that of the score", True)
-        # 9: the language model
+        # 10: the language model
         said("before training they have the mean", 0, 1)
         said("`order` holds the numbers of", size, size)
         said("The responses are sampled at temperature", temperature, temperature)
@@ -603,10 +621,10 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         problems = len(family.pass_1_by_prompt.iloc[0])
         tested = [round(pass_1[name], 2) for name in ("start", "reinforce")]
         said("right answers rises from", *tested, problems)
-        more = (noise["raised"] / noise["others"]) ** 2
-        said("you would need about", abs(more - 260) < 5, 260, noise["raised"], noise["others"])
-        said("The score *without* the", OFFSET, noise["score"], noise["others"], 0)
-        said("There the noise grows from", *of_two)
+        more = (spread["raised"] / spread["others"]) ** 2
+        said("you would need about", abs(more - 260) < 5, 260, spread["raised"], spread["others"])
+        said("The score *without* the", OFFSET, spread["score"], spread["others"], 0)
+        said("There the spread grows from", *of_two)
         said("pays where scores are far from", 0)
         said("How large may the offset be?", *(3, count, last["plus 3"].mean(), OFFSET))
         said("An offset of 20 does. Then", near[0], count, 2, near[1], 1, near[2], 0, near[3])
@@ -632,21 +650,58 @@ def test_the_numbers_of_the_solutions(exact):
     said("(a cosine of", direction_of_the_best())
 
 
-def colleague(logprobs, scores, mask):
-    """Exercise 3, as it is given: (B, 1) times (B,) is (B, B)."""
-    advantages = (scores - scores.mean())[:, None]
-    return -(advantages * torch.where(mask, logprobs, 0.0).sum(1)).mean()
+def after_the_word(logprobs, scores, values, mask):
+    """Exercise 3, as it is given: the value after each word is subtracted."""
+    advantages = scores[:, None] - values[:, 1:]
+    return -(advantages * torch.where(mask, logprobs, 0.0)).sum(1).mean()
 
 
-def test_the_loss_of_the_colleague_is_zero_and_nothing_is_learned():
+def with_values(loss_of, runs=10):
+    """Expected score before each step of exercise 3, and the first words' last probabilities."""
+    paths, first = [], []
+    for seed in range(runs):
+        drawing, path, logits = torch.Generator().manual_seed(seed), [], SMALL.ref_logits
+        for _ in range(100):
+            path.append(SMALL.objective(logits).item())
+            rows = torch.multinomial(SMALL.probs(logits), 16, True, generator=drawing)
+            values = torch.nn.functional.pad(SMALL.by_token(SMALL.values(logits)[0])[rows], (0, 1))
+            moved, mask = logits.clone().requires_grad_(True), SMALL.response_mask[rows]
+            loss_of(SMALL.logprobs(moved)[rows], SMALL.rewards[rows], values, mask).backward()
+            logits = logits - 0.5 * moved.grad
+        paths.append(path)
+        first.append(logits.softmax(1)[0])
+    return torch.tensor(paths), torch.stack(first)
+
+
+def test_a_value_after_the_word_teaches_no_first_word_and_the_mended_loss_learns():
+    """The expected gradient of the first logits is 0, and ten runs end as the solution says."""
+    moved = SMALL.ref_logits.clone().requires_grad_(True)
+    values = torch.nn.functional.pad(SMALL.by_token(SMALL.values(SMALL.ref_logits)[0]), (0, 1))
+    numbers = SMALL.rewards[:, None] - values[:, 1:]
+    each = (numbers * SMALL.logprobs(moved)).sum(1)
+    SMALL.expectation(SMALL.ref_logits, each).backward()
+    assert moved.grad[0].abs().max() < 1e-12 and moved.grad[1:].norm() > 0.1
+    paths, first = with_values(after_the_word)
+    last = paths[:, -1]
+    assert (first.mean(0) - 1 / 3).abs().max() < 0.05
+    assert paths.max() < 1  # far below the best score, 2
+    cells = nbformat.read(NOTEBOOKS / "solutions" / "04_the_policy_gradient.ipynb", 4).cells
+    said = Said([c for c in cells if "The ten runs end at" in c.source])
+    said("so the expected score is", *(1 / 3, 2, 1 / 3, 0, 1 / 3, 0, 2 / 3))
+    said("The ten runs end at", last.mean(), last.min(), last.max(), 0)
+    assert with_values(check.baseline_loss.reference)[0][:, -1].min() > 1.95
+
+
+def test_one_score_for_every_response_gives_the_loss_zero():
+    """(B, 1) times (B,) is (B, B): a mistake that the checker of exercise 1 names."""
     rows = torch.multinomial(
         SMALL.probs(SMALL.ref_logits), 16, True, generator=torch.Generator().manual_seed(0)
     )
-    moved, mask = SMALL.ref_logits.clone().requires_grad_(True), SMALL.response_mask[rows]
+    moved = SMALL.ref_logits.clone().requires_grad_(True)
     scores = SMALL.rewards[rows] + OFFSET
-    loss = colleague(SMALL.logprobs(moved)[rows], scores, mask)
+    centred, of_responses = scores - scores.mean(), SMALL.sequence_logprobs(moved)[rows]
+    loss = -(centred[:, None] * of_responses).mean()
     (gradient,) = torch.autograd.grad(loss, moved)
     assert loss.abs() < 1e-12 and gradient.abs().max() < 1e-12
-    mended = check.centred_loss.reference(SMALL.logprobs(moved)[rows], scores, mask)
-    (gradient,) = torch.autograd.grad(mended, moved)
+    (gradient,) = torch.autograd.grad(-(centred * of_responses).mean(), moved)
     assert gradient.norm() > 0.1

@@ -120,6 +120,18 @@ DIFFERENT = {  # right answers written in another way
     "held_out_pairs": lambda film, n: torch.tensor(
         [i in sorted(set(film.tolist()))[-n:] for i in film.tolist()]
     ),
+    "v_and_q": lambda ids, r, p, w: torch.stack(
+        [
+            torch.stack(
+                [
+                    sum(r[i, len(p) :])
+                    for i, row in enumerate(ids.tolist())
+                    if row[: len(begin)] == begin
+                ]
+            ).mean()
+            for begin in (p.tolist(), [*p.tolist(), w])
+        ]
+    ),
     "word_advantages": lambda x, s, a, b: torch.stack(
         [
             (x[1 + a].softmax(0) * s[a]).sum()
@@ -142,16 +154,13 @@ DIFFERENT = {  # right answers written in another way
     "draw_word": lambda x, t, u: torch.searchsorted(
         (x / t).softmax(-1).cumsum(-1), u[:, None], right=True
     )[:, 0].clamp(max=x.shape[1] - 1),
-    "next_word_entropy": lambda x: torch.stack(
-        [torch.distributions.Categorical(logits=r[~r.isinf()]).entropy() for r in x]
-    ),
     "sft_loss": lambda x, ids, m: torch.nn.functional.cross_entropy(x[m], ids[m]),
     "policy_gradient_loss": lambda p, r, m: torch.stack(
         [-r[i] * p[i][m[i]].sum() for i in range(len(r))]
     ).mean(),
     "returns_to_go": lambda r, m: per_row(lambda x: backwards(x, 1.0))(r, mask=m),
-    "centred_loss": lambda p, r, m: torch.stack(
-        [(r.mean() - r[i]) * p[i][m[i]].sum() for i in range(len(r))]
+    "baseline_loss": lambda p, r, v, m: torch.stack(
+        [sum((v[i, t] - r[i]) * p[i, t] for t in range(m[i].sum())) for i in range(len(r))]
     ).mean(),
     "td_error": lambda r, v, m, g: per_row(lambda a, b: deltas(a, b, g))(r, v, mask=m),
     "gae_advantages": lambda r, v, m, g, lam: per_row(

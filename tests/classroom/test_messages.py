@@ -217,7 +217,7 @@ def looped(rewards, values, mask, gamma, lam, *, used=None):
             ),
         ),
         ("policy_gradient_loss", lambda p, r, m: -(r * (p * m).sum(1)).mean()),
-        ("centred_loss", lambda p, r, m: -((r - r.mean()) * (p * m).sum(1)).mean()),
+        ("baseline_loss", lambda p, r, v, m: -((r[:, None] - v[:, :-1]) * p * m).sum(1).mean()),
         (  # the value is right, the gradient is NaN
             "sft_loss",
             lambda x, i, m: (

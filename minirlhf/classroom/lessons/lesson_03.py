@@ -1,9 +1,113 @@
-"""Exercises of lesson 03: advantages on paper, shifted logits, sampling, entropy, a wrong axis."""
+"""Exercises of lesson 03: V and Q, advantages, shifted logits, sampling, a wrong axis."""
 
 import torch
 
 from minirlhf.classroom.exercise import Exercise
 from minirlhf.core.logprobs import response_slice
+
+
+def _sampled_case(g):
+    """Twelve sampled responses of three words; the first begins with the prefix and the word."""
+    ids = torch.randint(3, (12, 3), generator=g)
+    rewards = torch.randn(12, 3, generator=g)
+    t = int(torch.randint(1, 3, (), generator=g))
+    ids[1] = ids[0]
+    ids[2, :t] = ids[0, :t]  # the same prefix, then another word
+    ids[2, t] = (ids[0, t] + 1) % 3
+    ids[3, t] = ids[0, t]  # another prefix, then the same word
+    ids[3, 0] = (ids[0, 0] + 1) % 3
+    return ids, rewards, ids[0, :t].clone(), int(ids[0, t])
+
+
+def _means(ids, rewards, prefix, word, start=None, stop=None, here=None, chosen=None):
+    """[V, Q] as means over `here` and `chosen` of the rewards from position start to stop."""
+    t = len(prefix)
+    returns = rewards[:, t if start is None else start : stop].sum(1)
+    here = (ids[:, :t] == prefix).all(1) if here is None else here
+    chosen = here & (ids[:, t] == word) if chosen is None else chosen
+    return torch.stack([returns[here].mean(), returns[chosen].mean()])
+
+
+def _sums(ids, rewards, prefix, word):
+    t = len(prefix)
+    here = (ids[:, :t] == prefix).all(1)
+    chosen = here & (ids[:, t] == word)
+    return _means(ids, rewards, prefix, word) * torch.stack([here.sum(), chosen.sum()])
+
+
+def _over_all(ids, rewards, prefix, word):
+    """The sums divided by the number of all responses."""
+    return _sums(ids, rewards, prefix, word) / len(ids)
+
+
+def _q_of_the_longer_prefix(ids, rewards, prefix, word):
+    """Q without the reward of the word itself."""
+    return torch.stack(
+        [
+            _means(ids, rewards, prefix, word)[0],
+            _means(ids, rewards, prefix, word, start=len(prefix) + 1)[1],
+        ]
+    )
+
+
+v_and_q = Exercise(
+    "v_and_q",
+    ("ids", "rewards", "prefix", "word"),
+    _sampled_case,
+    _means,
+    {
+        "you count the rewards before the prefix ends, too. A return begins with the reward of the "
+        "word after the prefix.": lambda i, r, p, w: _means(i, r, p, w, start=0),
+        "you take only the reward of one word. A return is the sum of the rewards from this word "
+        "to the last.": lambda i, r, p, w: _means(i, r, p, w, stop=len(p) + 1),
+        "Q leaves out the reward of the word itself. The return of a token begins with its own "
+        "reward.": _q_of_the_longer_prefix,
+        "V and Q both leave out the reward of the word after the prefix.": lambda i, r, p, w: (
+            _means(i, r, p, w, start=len(p) + 1)
+        ),
+        "you divide by the number of all responses. Take the mean over those that begin with the "
+        "prefix.": _over_all,
+        "these are sums. V and Q are means.": _sums,
+        "V is the mean over all responses. Take only those that begin with the prefix.": (
+            lambda i, r, p, w: _means(
+                i,
+                r,
+                p,
+                w,
+                here=torch.ones(len(i), dtype=torch.bool),
+                chosen=(i[:, : len(p)] == p).all(1) & (i[:, len(p)] == w),
+            )
+        ),
+        "you compare only the last word of the prefix. All its words must be equal.": (
+            lambda i, r, p, w: (
+                _means(i, r, p, w, here=(i[:, : len(p)] == p)[:, -1])
+                if len(p)
+                else _means(i, r, p, w)
+            )
+        ),
+        "one equal word of the prefix is enough for you. All its words must be equal.": (
+            lambda i, r, p, w: (
+                _means(i, r, p, w, here=(i[:, : len(p)] == p).any(1))
+                if len(p)
+                else _means(i, r, p, w)
+            )
+        ),
+        "Q is a mean over responses with other prefixes, too. The prefix and the word must both be "
+        "the same.": lambda i, r, p, w: _means(i, r, p, w, chosen=i[:, len(p)] == w),
+        "the second number is Q - V, the advantage. Return Q.": lambda i, r, p, w: (
+            _means(i, r, p, w) - torch.stack([torch.tensor(0.0), _means(i, r, p, w)[0]])
+        ),
+        "V and Q stand in the wrong order.": lambda i, r, p, w: _means(i, r, p, w).flip(0),
+    },
+    edges=(
+        (
+            torch.tensor([[0, 1], [1, 0], [1, 1]]),
+            torch.tensor([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]]),
+            torch.tensor([], dtype=torch.long),
+            1,
+        ),
+    ),
+)
 
 
 def _world_case(g):
@@ -173,38 +277,6 @@ draw_word = Exercise(
             torch.full((64,), 1 - 2**-24),
         ),
     ),
-)
-
-
-def _entropy_case(g):
-    logits = 2 * torch.randn(4, 6, generator=g)
-    logits[0, :3] = -torch.inf
-    return (logits,)
-
-
-def _entropy(logits):
-    log_p = logits.log_softmax(-1)
-    return -torch.where(log_p.isinf(), 0.0, log_p.exp() * log_p).sum(-1)
-
-
-next_word_entropy = Exercise(
-    "next_word_entropy",
-    ("logits",),
-    _entropy_case,
-    _entropy,
-    {
-        "the sign is wrong: entropy is never negative.": lambda x: -_entropy(x),
-        "this is in bits. The exercise asks for nats: use the natural logarithm.": lambda x: (
-            _entropy(x) / torch.tensor(2.0).log()
-        ),
-        "this is the mean over the words. Entropy is the sum.": lambda x: _entropy(x) / x.shape[-1],
-        "this is -log p of the most likely word. "
-        "Entropy is the expected -log p over all words.": lambda x: -x.log_softmax(-1).amax(-1),
-        "0 * infinity is NaN. "
-        "A forbidden word has log-probability -inf and must add 0.": lambda x: (
-            -(x.log_softmax(-1).exp() * x.log_softmax(-1)).sum(-1)
-        ),
-    },
 )
 
 

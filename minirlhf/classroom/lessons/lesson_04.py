@@ -1,4 +1,4 @@
-"""Exercises of lesson 04: REINFORCE's loss, the returns of the tokens, a loss with a bug."""
+"""Exercises of lesson 04: REINFORCE's loss, the returns of the tokens, a baseline with a bug."""
 
 import torch
 
@@ -36,6 +36,10 @@ policy_gradient_loss = Exercise(
         "minus the score times the log-probability.": lambda p, r, m: -_loss(p, r, m),
         "this divides by the number of tokens. Sum over the tokens of each response, "
         "then take the mean over responses.": lambda p, r, m: _loss(p, r, m) * len(r) / m.sum(),
+        "every score is multiplied with every response: a column (B, 1) times a row (B,) is a "
+        "table (B, B). Give both the same shape.": lambda p, r, m: (
+            -(r[:, None] * torch.where(m, p, 0.0).sum(1)).mean()
+        ),
         "each response is divided by its own length. Sum over its tokens.": lambda p, r, m: (
             -(r * torch.where(m, p, 0.0).sum(1) / m.sum(1)).mean()
         ),
@@ -88,36 +92,53 @@ returns_to_go = Exercise(
 )
 
 
-def _of_responses(logprobs, mask):
-    """(B,) the log-probabilities of the responses."""
-    return torch.where(mask, logprobs, 0.0).sum(1)
+def _value_case(g):
+    logprobs, scores, mask = _loss_case(g)
+    values = torch.nn.functional.pad(
+        torch.where(mask, torch.randn(mask.shape, generator=g), 0.0), (0, 1)
+    )
+    return logprobs, scores, values, mask
 
 
-def _centred(logprobs, scores, mask):
-    return -((scores - scores.mean()) * _of_responses(logprobs, mask)).mean()
+def _baseline(logprobs, scores, values, mask):
+    """REINFORCE with one number for each token subtracted from the score."""
+    return -((scores[:, None] - values) * torch.where(mask, logprobs, 0.0)).sum(1).mean()
 
 
-centred_loss = Exercise(
-    "centred_loss",
-    ("logprobs", "scores", "mask"),
-    _loss_case,
-    _centred,
+def _with_values(logprobs, scores, values, mask):
+    return _baseline(logprobs, scores, values[:, :-1], mask)
+
+
+baseline_loss = Exercise(
+    "baseline_loss",
+    ("logprobs", "scores", "values", "mask"),
+    _value_case,
+    _with_values,
     {
-        "the bug is still there. On paper, take two responses of one token, with the advantages 1 "
-        "and -1 and the log-probabilities -1 and -3. Which products does the loss need, and which "
-        "ones are in the mean?": lambda p, r, m: (
-            -((r - r.mean())[:, None] * _of_responses(p, m)).mean()
+        "the bug is still there. On paper, take one response of two words with the score 0, and V "
+        "of the start 0 and 1 after the first word. Which advantages do the two words have? Which "
+        "ones does the function give them?": lambda p, r, v, m: _baseline(p, r, v[:, 1:], m),
+        "the sign of the loss is wrong. An optimiser minimises, so the loss is "
+        "minus the advantage times the log-probability.": lambda p, r, v, m: (
+            -_with_values(p, r, v, m)
         ),
-        "the sign is wrong. An optimiser minimises, so the loss is "
-        "minus the advantage times the log-probability.": lambda p, r, m: -_centred(p, r, m),
-        "the baseline is missing. Subtract the mean score of the batch.": _loss,
-        "this is the sum over responses. Take the mean.": lambda p, r, m: (
-            _centred(p, r, m) * len(r)
+        "the advantage is the score minus the value. You add the value.": lambda p, r, v, m: (
+            _with_values(p, r, -v, m)
+        ),
+        "the baseline is missing. Subtract the value of the prefix.": lambda p, r, v, m: (
+            _with_values(p, r, 0 * v, m)
+        ),
+        "V of the start is subtracted at every token. That is a baseline, but subtract the value "
+        "of each token's own prefix.": lambda p, r, v, m: _baseline(p, r, v[:, :1], m),
+        "this is the change of the value from one prefix to the next. Take the score minus the "
+        "value.": lambda p, r, v, m: _baseline(p, 0 * r, v[:, :-1] - v[:, 1:], m),
+        "this is the sum over responses. Take the mean.": lambda p, r, v, m: (
+            _with_values(p, r, v, m) * len(r)
         ),
         "this divides by the number of tokens. Sum over the tokens of each response, "
-        "then take the mean over responses.": lambda p, r, m: _centred(p, r, m) * len(r) / m.sum(),
-        "this is the mean over all positions, with padding. Sum over the tokens of each response, "
-        "then take the mean over responses.": lambda p, r, m: _centred(p, r, m) / m.shape[1],
+        "then take the mean over responses.": lambda p, r, v, m: (
+            _with_values(p, r, v, m) * len(r) / m.sum()
+        ),
     },
     differentiate=("logprobs",),
 )
