@@ -20,7 +20,7 @@
 # - say what a baseline does to the gradient estimate, to its mean and to its spread, and why.
 #
 # **You need** lesson 03 (a language model is a policy: prefixes, returns, values, the small world).
-# About 55 minutes to read and 95 for the exercises.
+# About 55 minutes to read and 100 for the exercises.
 
 # %%
 import copy
@@ -121,20 +121,20 @@ show.world(world, {"uniform": world.ref_logits})
 # softmax, this derivative is $1 - \frac13 = \frac23$ if the response goes on with *good*, and
 # $-\frac13$ if it goes on with another word:
 #
-# | response | probability | score | push | part 1: the score, if *good* is chosen | part 2: −1/3 of the score |
+# | response | probability | score | push | up: the score, if *good* is chosen | down: −1/3 of the score |
 # |---|---|---|---|---|---|
-# | good good | 1/9 | 2 | 2/3 · 2 = 4/3 | 2 | −2/3 |
-# | good bad | 1/9 | 0 | 0 | 0 | 0 |
-# | good . | 1/9 | 1 | −1/3 | 0 | −1/3 |
+# | *good good* | 1/9 | 2 | 2/3 · 2 = 4/3 | 2 | −2/3 |
+# | *good bad* | 1/9 | 0 | 0 | 0 | 0 |
+# | *good .* | 1/9 | 1 | −1/3 | 0 | −1/3 |
 # | **mean over all responses** | | | **1/9** | **2/9** | **−1/9** |
 #
 # The mean push is the gradient: $\frac19 \cdot \frac43 - \frac19 \cdot \frac13 = \frac19$. The last
 # two columns split each push into two parts:
 #
-# - Part 1 pushes the word *up*. The policy comes to the prefix in 1/3 of its responses, chooses *good*
-#   in 1/3 of those, and then gets $Q = 2$: 1/3 · 1/3 · 2 = 2/9.
-# - Part 2 pushes it *down*. The policy comes to the prefix in 1/3 of its responses, 1/3 of the score
-#   is subtracted, and the mean score there is $V = 1$: 1/3 · 1/3 · 1 = 1/9.
+# - **Up.** The policy comes to the prefix in 1/3 of its responses, chooses *good* in 1/3 of those,
+#   and then gets $Q = 2$. So the mean is 1/3 · 1/3 · 2 = 2/9.
+# - **Down.** The policy comes to the prefix in 1/3 of its responses, 1/3 of the score is subtracted,
+#   and the mean score there is $V = 1$. So the mean is −1/3 · 1/3 · 1 = −1/9.
 #
 # So the gradient is $\frac13 \cdot \frac13 \cdot (2 - 1)$. In the same way, the logit
 # $\theta_{s,a}$ of any word $a$ after any prefix $s$ has
@@ -586,7 +586,7 @@ check.returns_to_go(returns_to_go)
 # $t$ words, and 0 where the response is finished. The policy learns, but in every run it stops far
 # below the best score. See the curve, beside that of section 9 (no offset is added here). What is
 # wrong in `baseline_loss`? Mend it, run the checker, and draw the curves again. Then say: Which
-# words did the policy not learn, and why? At which score must it stop?
+# words did the policy not learn, and why? At which score does it stop on average?
 #
 # *Hint:* take *good bad* and the uniform policy. Write down what is subtracted from the score at each
 # of the two words.

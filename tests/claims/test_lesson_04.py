@@ -50,22 +50,22 @@ def test_the_table_of_the_small_world():
 def one_logit(said):
     """Section 3: what pushes the logit of *good* after the prefix *good*."""
     values, q = SMALL.values(SMALL.ref_logits)
-    gradient, pi, parts = SMALL.gradient(SMALL.ref_logits)[1, 0], 1 / 3, torch.zeros(2)
+    gradient, pi, parts = SMALL.gradient(SMALL.ref_logits)[1, 0], 1 / 3, torch.zeros(2).double()
     for name, word in (("good good", "good"), ("good bad", "bad"), ("good .", ".")):
         index = SMALL.labels.index(name.replace(" ", ""))
         chance, score = SMALL.probs(SMALL.ref_logits)[index], SMALL.rewards[index].item()
         up, down = score * (word == "good"), -pi * score
-        parts += chance.item() * torch.tensor([up, down])
+        parts += chance * torch.tensor([up, down], dtype=torch.float64)
         steps = [1 - pi, score] if word == "good" else []
-        said(f"| {name} | 1/9 | {score:.0f} |", *steps, up + down, up, down)
-        said(f"| {name} |", chance)
+        said(f"| *{name}* |", chance, score, *steps, up + down, up, down)
     up, down = parts.tolist()
     assert up + down == pytest.approx(gradient.item())
     said("| **mean over all responses** |", up + down, up, down)
-    said("Part 1 pushes the word *up*. The policy comes to the prefix in", 1 / 3, pi, 1 / 3, pi)
-    said("and then gets $Q = 2$:", 1 / 3, pi, q[1, 0], up)
-    said("Part 2 pushes it *down*. The policy comes to the prefix in", 1 / 3, pi)
-    said("the mean score there is $V = 1$:", 1 / 3, pi, values[1], -down)
+    said("*good* is chosen | down:", -pi)
+    said("**Up.** The policy comes to the prefix in", 1 / 3, pi)
+    said("and then gets $Q = 2$. So the mean is", 1 / 3, pi, q[1, 0], up)
+    said("**Down.** The policy comes to the prefix in", 1 / 3, pi)
+    said("score there is $V = 1$. So the mean is", -1 / 3, pi, values[1], down)
     assert (q[1, 0], values[1]) == (2, pytest.approx(1))
     start, later = SMALL.gradient(SMALL.ref_logits)[0], SMALL.gradient(SMALL.ref_logits)[1]
     torch.testing.assert_close(start, 3 * later)
@@ -607,7 +607,7 @@ def test_the_numbers_of_the_prose(exact, learned, best, sampled):
         # exercises and questions
         said("padding can hold NaN, and NaN times", 0)
         said("of every token, (B, R), and", 0)
-        said("where it started, and the loss is", 0, 0)
+        said("In the small world it can be exact: column $t$ of `values` (B, R +", 1, 0)
         said("Then every advantage is negative or", 0)
         said("each entry holds the numbers of", size)
         said("under the name `my_training`: sample at temperature", temperature, 0.9)
