@@ -701,7 +701,7 @@ def test_one_score_for_every_response_gives_the_loss_zero():
     scores = SMALL.rewards[rows] + OFFSET
     centred, of_responses = scores - scores.mean(), SMALL.sequence_logprobs(moved)[rows]
     loss = -(centred[:, None] * of_responses).mean()
-    (gradient,) = torch.autograd.grad(loss, moved)
+    (gradient,) = torch.autograd.grad(loss, moved, retain_graph=True)
     assert loss.abs() < 1e-12 and gradient.abs().max() < 1e-12
     (gradient,) = torch.autograd.grad(-(centred * of_responses).mean(), moved)
     assert gradient.norm() > 0.1
