@@ -94,10 +94,10 @@ from minirlhf.classroom import FAST, check
 #
 # One TD error contains $+\gamma V(s_{t+1})$, the other $-\gamma V(s_{t+1})$. They cancel.
 #
-# **$n$ tokens ahead.** In the same way $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots +
-# \gamma^{n-1}\delta_{t+n-1}$. It is called the **n-step** estimate. For $n = 1$ it is the TD error.
-# When $n$ reaches the end of the response, it is $G_t - V(s_t)$, because after the last token $V$
-# is 0. For a larger $n$ it stays that.
+# **$n$ tokens ahead.** In the same way
+# $A_t^{(n)} = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}$. It is called
+# the **n-step** estimate. For $n = 1$ it is the TD error. When $n$ reaches or passes the end of the
+# response, it is $G_t - V(s_t)$, because after the last token $V$ is 0.
 #
 # **All at once.** Which $n$ is best? GAE takes the weighted mean of all of them. $A_t^{(1)}$ gets
 # the weight $1-\lambda$, and each next one $\lambda$ times the weight before it:
@@ -175,8 +175,8 @@ for lam in (0, 1):
 # \mid s_t)$ over its tokens. We ask two things of an estimate:
 #
 # - **Bias**: how far is its mean, over all responses of the policy, from the true gradient?
-# - **Spread**: how much does it change from response to response? This is its standard deviation,
-#   the root of the variance. (Lesson 04 calls it the noise of the estimate.)
+# - **Spread** (lesson 04): how much does it change from response to response? This is its standard
+#   deviation, the root of the variance.
 #
 # Both are divided by the norm of the true gradient. A bias of 0.5 means: the mean is wrong by half
 # of the true gradient's norm.
@@ -435,15 +435,18 @@ show.token_strips(strips)
 # - $\lambda = 0.95$ lies in between. It is close to $\lambda = 1$ just before *dull*, and weaker
 #   further away.
 #
-# None of the three says for certain which word people disliked. The critic is itself a model.
+# None of the three proves which word people disliked: the critic is itself a model.
 # </details>
 #
-# ## 7. What does it buy in a real run?
+# ## 7. What does lambda change in a real run?
 #
-# Here are recorded runs of proximal policy optimisation (PPO, lesson 06), which uses critic and GAE.
-# Three runs have $\lambda = 1$. Six have $\lambda = 0.95$: two rows of three, to show how far equal
-# settings differ. *Gold* is a second score, which training never sees. *KL* says how far the policy
-# has moved from its start, in nats (lesson 07). Brackets: lowest and highest of three runs.
+# In nine recorded runs the policy is trained, too. Each step samples 64 reviews, and the critic
+# learns along. Two things matter here: GAE advantages train the policy, and only $\lambda$ differs.
+# (Lesson 06 explains the rest.) Three runs have $\lambda = 1$. Six have $\lambda = 0.95$: two rows
+# of three, to show how far equal settings differ.
+#
+# *Gold* is a second score, which training never sees. *KL* says how far the policy has moved from
+# its start, in nats (lesson 07): 0 means not at all. Brackets: lowest and highest of three runs.
 
 # %%
 runs = experiments.results("ablations", "leash")
@@ -457,12 +460,11 @@ experiments.shown(runs, columns, by="lambda")
 # In gold we see no difference. But with $\lambda = 1$ the KL is higher: in each of the three runs it
 # is higher than in all six others. So the policy moves further, and earns no more.
 #
-# And without a critic? On reviews we have no such run. On arithmetic (lesson 11) we have. There PPO
-# makes one update per batch, so it is REINFORCE with a critic and GAE. (Its advantages are also
-# whitened: see exercise 4.) It solves 70 % of the problems at the first try. REINFORCE itself, with
-# the mean score of earlier batches as its baseline, solves 73 % with as many samples. Both are means
-# of three runs. So do not expect that a critic always helps. Why it does not help here, these runs
-# cannot tell.
+# And without a critic? On reviews we have no such run. On arithmetic problems (lesson 11) we
+# compared REINFORCE with two kinds of advantage. With critic and GAE it solves 70 % of the problems
+# at the first try. (There the advantages are also whitened: see exercise 4.) With the mean score of
+# earlier batches as its baseline it solves 73 %, with as many samples. Both are means of three
+# runs. So a critic does not always help. Why it does not help here, these runs cannot tell.
 
 # %% [markdown]
 # ## What to remember
@@ -738,8 +740,8 @@ if mine is not None:
 #
 # <details><summary>6. What does whitening do to the advantages of the best policy?</summary>
 #
-# Its true advantages are all 0. What is left is noise, and whitening scales it up to a standard
-# deviation of 1 (lesson 90).
+# Its true advantages are all 0. What is left are the errors of the estimates, and whitening scales
+# them up to a standard deviation of 1 (lesson 90).
 # </details>
 #
 # ## Going further

@@ -122,11 +122,8 @@ for advantage in (+1.0, -1.0):
 # - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
 # - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
 #
-# The other four cases keep their gradient, two of them outside the range. Take $A = -1$ and
-# $\rho = 1.5$: a bad token has become *more* likely. The two terms are $-1.5$ and $-1.2$. The
-# minimum is $-1.5$, the term without the clip. So the token is still pushed down. In the same way, a
-# good token that has become less likely ($A = 1$, $\rho = 0.5$) is still pushed up. The clip stops a
-# token that has moved far enough in the right direction. It never stops a way back.
+# The other four keep their gradient, although two of them are outside the range. The text below the
+# next figure says why.
 # </details>
 
 # %% tags=["predict"]
@@ -134,6 +131,19 @@ show.clip(eps=0.2)
 
 # %% [markdown]
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient.
+#
+# **Why the minimum?** The clipped term is constant outside the range, so it has no gradient there.
+# Take $\epsilon = 0.2$, and the two ratios 0.5 and 1.5:
+#
+# - $A = 1$, a good token. At $\rho = 1.5$ the two terms are 1.5 and 1.2. The minimum is the clipped
+#   one, so the token is left alone. At $\rho = 0.5$ they are 0.5 and 0.8. The minimum is the first
+#   one: the token has become *less* likely, and is pushed up.
+# - $A = -1$, a bad token. At $\rho = 0.5$ the two terms are −0.5 and −0.8. The minimum is the clipped
+#   one, so the token is left alone. At $\rho = 1.5$ they are −1.5 and −1.2. The minimum is the first
+#   one: the token has become *more* likely, and is pushed down.
+#
+# So the minimum stops a token that has moved far enough in the right direction. It never stops a way
+# back. With the clipped term alone, a token that has moved the wrong way would stay there.
 #
 # **By hand.** Here are five tokens with all their numbers:
 #
@@ -166,7 +176,10 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # | **reward model** | scores a finished response; it learned from human ratings; before PPO its scores have the mean 0 and the standard deviation 1 | no |
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
-# From the reward model and the reference, every token gets a **reward**:
+# Trained for the score alone, a policy leaves good English for whatever the reward model overrates.
+# We recorded this. For the film *american psycho 2* such a policy writes: *A funny and funny and
+# funny and funny, funny and funny and funny and funny and hilarious.* So each token also pays for
+# moving away from the reference. With this payment, the **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
@@ -174,7 +187,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
 # called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
 # Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
-# policy gets a bonus. The penalty keeps the policy near the model that writes good English.
+# policy gets a bonus.
 #
 # Add up the log-ratios of a response, and take the mean over many responses of the policy: this is the
 # policy's KL divergence from the reference (lesson 07). Its unit is the **nat**.
@@ -185,8 +198,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #   prediction. After the last token $V$ is 0.
 # - Generalised advantage estimation (**GAE**) adds the later TD errors, with falling weights:
 #   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$.
-# - The **critic's target**, which the critic should learn to predict, is $A_t + V_t$. (The package's
-#   code names it `returns`, as TRL does.)
+# - The **critic's target**, which the critic should learn to predict, is $A_t + V_t$.
 #
 # We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$
 # so that it is easy to follow on paper. Start at the end:
@@ -206,7 +218,7 @@ assert targets.tolist() == [[1.0, 1.5, 2.0]]
 # %% [markdown]
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
-# *The fourth step of a run of eight.*
+# *The fourth step of a run of eight steps with `train_ppo` (see below).*
 #
 # The prompt is a film's title, the response a short review.
 
@@ -276,10 +288,12 @@ def ppo_step(titles):
 #   changed. Their difference is the log of the ratio.
 # - Tokens are sampled at temperature 0.7, so all log-probabilities are computed at 0.7.
 # - The critic's loss is half the squared difference between its value and its target.
+# - The critic is wrong at first (lesson 05). Why do we not train it alone first? Because it learns
+#   fast beside the actor: after one step it explains 42 % of the variance of its targets (mean of
+#   the runs in section 7). If yours does not, `PPOConfig(critic_warmup=...)` trains it alone first.
 # - `core.aggregate` takes the mean over all tokens of the minibatch, as lesson 05 does. Lesson 04
-#   sums over the tokens of a response and takes the mean over the responses. With the mean over
-#   tokens, long responses do not make long steps. The direction of a step hardly changes
-#   (lesson 04, "Going further").
+#   sums over the tokens of a response and takes the mean over the responses. (The direction of a
+#   step hardly changes: lesson 04, "Going further".)
 #
 # The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
 # learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened*
@@ -342,8 +356,7 @@ show.microscope(table[place + measures], "ratio", text="all")
 #
 # Of all tokens in the four responses 40 % are clipped. That is too many: the updates go too far.
 # The main reason: our plain loop uses the full learning rate from the first step. `train_ppo`
-# begins with a fifth of it. In the first step this lowers the share of clipped tokens, as a mean
-# over the four updates, from about a quarter to 6 %.
+# begins with a fifth of it. So its runs clip less, in the diagram of section 4 and in section 7.
 
 # %% [markdown]
 # ## 6. What the clip limits
@@ -364,20 +377,29 @@ show.microscope(table[place + measures], "ratio", text="all")
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
 start, mask = world.ref_logits, world.response_mask
-old = world.logprobs(start)
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
 
 
-def reuse(rows, **clip):
-    """Change of the true expected score, after each of 60 updates on one batch."""
-    scores, logits, changes = world.rewards[rows], start, []
-    advantages = (scores - (scores.sum() - scores) / 3)[:, None].expand(-1, 3)
-    for _ in range(61):
+def one_update(logits, batch, clip):
+    """Gradient descent with step size 1 on a batch: the numbers of four responses."""
+    scores = world.rewards[batch]
+    mean_of_others = (scores.sum() - scores) / 3
+    advantages = (scores - mean_of_others)[:, None].expand(-1, 3)  # same at each token
+    logits = logits.detach().requires_grad_(True)
+    new = world.logprobs(logits)[batch]
+    losses = core.ppo_clip(new, old[batch], advantages, mask[batch], **clip)
+    core.aggregate(losses, mask[batch], how="sequence_sum").backward()
+    return logits - logits.grad
+
+
+# %%
+def reuse(batch, clip):
+    """Change of the true expected score, before and after each of 60 updates."""
+    logits, changes = start, [0.0]
+    for _ in range(60):
+        logits = one_update(logits, batch, clip)
         changes.append((world.objective(logits) - world.objective(start)).item())
-        logits = logits.detach().requires_grad_(True)
-        new = world.logprobs(logits)[rows]
-        losses = core.ppo_clip(new, old[rows], advantages, mask[rows], **clip)
-        core.aggregate(losses, mask[rows], how="sequence_sum").backward()
-        logits = logits - logits.grad  # step size 1
     return changes
 
 
@@ -385,9 +407,8 @@ def reuse(rows, **clip):
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
 drawn = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
-with_clip = torch.tensor([reuse(rows) for rows in drawn])  # (40, 61)
-without = torch.tensor([reuse(rows, **no_clip) for rows in drawn])
+with_clip = torch.tensor([reuse(batch, {"clip_eps": 0.2}) for batch in drawn])
+without = torch.tensor([reuse(batch, no_clip) for batch in drawn])  # (40, 61)
 show.lines(
     {"clip 0.2": {"clip 0.2": with_clip}, "no clip": {"no clip": without}},
     xlabel="updates on one batch of 4 responses",
@@ -414,7 +435,7 @@ show.lines(
 # %% [markdown]
 # ## 7. What a run looks like
 #
-# PPO on tiny-reviews, 24 steps of 64 responses, recorded with three seeds.
+# `train_ppo` with its usual settings: 24 steps of 64 responses, recorded with three seeds.
 
 # %%
 show.curves(
@@ -435,8 +456,8 @@ show.curves(
 #   stays near that, held by the KL penalty and by a learning rate that falls to 0.
 # - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
 #   nats per token: the policy still writes varied reviews.
-# - **clip_fraction** is the share of tokens without a gradient because of the clip: at most 9 %, and less
-#   with the falling learning rate.
+# - **clip_fraction** is the share of tokens without a gradient because of the clip, in the four updates
+#   of a step: at most 9 %, and less with the falling learning rate.
 # - **explained_variance** says how well the critic predicts its targets (in lesson 05: the
 #   returns): 1 is perfect, 0 is as good as a constant. It starts below 0 and reaches 0.7.
 #
@@ -453,52 +474,25 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. When does the clip matter?
 #
-# We trained PPO again with four changes, three seeds each: no clip, one epoch, eight epochs, and eight
-# epochs with no clip. The complete algorithm (*as it is*) has two
-# epochs and a KL coefficient of 0.5. It was run six times: two rows of three.
+# Does a language model need the clip when a batch is used often? We trained PPO again with eight
+# epochs on each batch instead of two, with the clip (orange) and without it (green). *As it is*
+# (blue) are runs with two epochs and the clip. Three seeds each.
 #
-# The figure shows the gold score. A large circle is the mean of a row, a small one a single run. The
-# bar is the 95 % interval of the difference from the six complete runs. A bar that includes 0 may be
-# luck. The grey band reaches from the lowest to the highest of the six. At the right: the mean, and
-# the difference with its interval.
-#
-# **Predict.** Which change lowers the gold score most? Which raises it?
+# **Predict.** Are the green runs as healthy as the others? Which of the six curves will show a
+# difference? And the final gold score?
 
 # %% tags=["predict"]
-runs = experiments.results("ablations", "leash")  # two recorded experiments
-runs["variant"] = runs.variant.replace({"kl_coef 0.5": "as it is, again"})
-changed = ["no clip", "one epoch", "eight epochs", "eight epochs, no clip"]
-show.differences(
-    runs,
-    value="gold",
-    repeats=["as it is", "as it is, again"],
-    variants=changed,
-    label="gold score",
-)
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# - **One epoch** lowers the gold score most: it makes half as many updates.
-# - **Eight epochs** raise it, with four times as many updates.
-# - **No clip**: with two epochs and with eight, the bar includes 0.
-# </details>
-#
-# **Predict.** Eight epochs without the clip have as much gold as the complete algorithm. Is the run as
-# healthy? Which of its six curves (green) will show a difference?
-
-# %% tags=["predict"]
-sick = ["as it is", "eight epochs", "eight epochs, no clip"]
+compared = ["as it is", "eight epochs", "eight epochs, no clip"]
 history = experiments.results("ablations_history")
 show.curves(
-    history[history.variant.isin(sick)],
+    history[history.variant.isin(compared)],
     columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
 )
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The green runs are sick:
+# The green runs, with eight epochs and no clip, are sick:
 #
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
@@ -506,29 +500,11 @@ show.curves(
 # - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
 # - The clip fraction is near 0, because there is no clip.
 #
-# With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average. But up to
-# 42 % of the tokens are clipped. As in section 5, the updates on one batch go too far. The clip holds
-# them back.
+# With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# How far did each policy move from the reference? (Brackets: lowest and highest of three runs.)
-
-# %%
-shown = ["as it is", "no clip", "eight epochs", "eight epochs, no clip"]
-measures = {"gold": "gold score", "kl": "KL, nats per response", "length": "tokens"}
-experiments.shown(runs[runs.variant.isin(shown)], measures)
-
-# %% [markdown]
-# Without the clip the KL is higher: a little with two epochs, much with eight. So the clip is
-# insurance:
-#
-# | a batch is used for | what the clip does |
-# |---|---|
-# | two epochs (this section) | no clear difference in gold, a lower KL |
-# | eight epochs (this section) | prevents the collapse |
-# | sixty updates in a tiny world (section 6) | costs most of the gain, and limits the loss |
-#
-# Which of the two dangers of section 6 causes the collapse? These runs cannot tell.
+# So the clip is insurance against using a batch too often. With two epochs we found no clear
+# difference in the gold score ("Going further").
 #
 # ## 9. Reading your own run
 #
@@ -538,7 +514,7 @@ experiments.shown(runs[runs.variant.isin(shown)], measures)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent | tens of percent: the updates on one batch go too far; lower the learning rate or the number of epochs |
+# | clip fraction | a few percent (section 7) | tens of percent (section 5, and eight epochs): the updates on one batch go too far; lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
 #
 # No curve replaces reading samples.
@@ -758,13 +734,7 @@ show.curves(
 # all other tokens, and their gradients move it.
 # </details>
 #
-# <details><summary>3. Why the minimum, and not the clipped term alone?</summary>
-#
-# With the clipped term alone, a token that has moved in the *wrong* direction beyond the range would
-# have no gradient either. It would stay there.
-# </details>
-#
-# <details><summary>4. What is left of PPO with one epoch and one minibatch per batch?</summary>
+# <details><summary>3. What is left of PPO with one epoch and one minibatch per batch?</summary>
 #
 # REINFORCE with a critic. All ratios are 1, and nothing is clipped.
 # </details>
@@ -772,11 +742,15 @@ show.curves(
 # ## Going further
 #
 # **A whole run under the microscope.** You see responses to four film titles, before the update of step
-# 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The rows of the panel are those of
-# section 4: the log-probabilities under the policy that sampled and under the reference, their
-# log-ratio, the score, the reward, the value, the TD error, the advantage (before whitening) and the
-# critic's target. The slider moves through the training. (Where a page runs no scripts, there is a
-# [still picture](../docs/images/microscope.png) of step 0.)
+# 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The slider moves
+# through the training. (Where a page runs no scripts, there is a
+# [still picture](../docs/images/microscope.png) of step 0.) The panel has nine rows:
+#
+# - *log-probability when sampled* and *log-probability, reference* are $\log \pi_{\text{old}}$ and
+#   $\log \pi_{\text{ref}}$, *log-ratio to the reference* is their difference,
+# - *score of the whole response* is the same at each of its tokens,
+# - *reward after the KL penalty* is $r_t$, *value* is $V_t$, *TD error* is $\delta_t$,
+# - *advantage* is $A_t$ (before whitening), *critic's target* is $A_t + V_t$.
 
 # %%
 run = experiments.results("microscope")
@@ -831,9 +805,34 @@ show.microscope(
 # bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
 # $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$: how far the new policy is from the one that sampled.
 #
-# **How sure is section 8?** Three runs per variant say little about other seeds. The two triples of
-# runs with the *same* settings differ by 0.07 gold points. The KL shows a difference where gold
-# shows none: without the clip it is higher in each run than in any of the six complete runs.
+# **Other parts changed.** We also trained PPO with two epochs and no clip, and with one epoch. The
+# complete algorithm (*as it is*) was run six times: two rows of three. The figure shows the gold
+# score. A large circle is the mean of a row, a small one a single run. The bar is the 95 % interval
+# of the difference from the six complete runs. A bar that includes 0 may be luck. The grey band
+# reaches from the lowest to the highest of the six. At the right: the mean, and the difference with
+# its interval.
+
+# %%
+runs = experiments.results("ablations", "leash")  # two recorded experiments
+runs["variant"] = runs.variant.replace({"kl_coef 0.5": "as it is, again"})
+changed = ["no clip", "one epoch", "eight epochs", "eight epochs, no clip"]
+show.differences(
+    runs,
+    value="gold",
+    repeats=["as it is", "as it is, again"],
+    variants=changed,
+    label="gold score",
+)
+
+# %% [markdown]
+# - **One epoch** lowers the gold score most: it makes half as many updates.
+# - **Eight epochs** raise it, with four times as many updates.
+# - **No clip**: with two epochs and with eight, the bar includes 0. But the KL is higher: with two
+#   epochs a little, in each run above all six complete runs, and with eight much.
+#
+# Three runs per row say little about other seeds. The two rows with the *same* settings differ by
+# 0.07 gold points. Section 6 names two dangers of reusing a batch. Which of them causes the collapse
+# with eight epochs, these runs cannot tell. With the clip, up to 42 % of the tokens are clipped there.
 #
 # **Three more parts removed.** We also trained PPO without whitening, without the clip of the critic's
 # loss, and with $\lambda = 1$. For none of them does the interval of the gold score exclude 0. With

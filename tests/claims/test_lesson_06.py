@@ -161,6 +161,13 @@ def test_the_two_tokens_of_the_batch_that_the_page_shows():
     assert cast[0] < 0.8 and cast[1] > 0 and not cast[2]
 
 
+def test_with_a_fifth_of_the_learning_rate_the_first_step_clips_much_less(
+    clipped_in_the_first_step,
+):
+    full, fifth = clipped_in_the_first_step
+    assert 0.2 < full < 0.3 and round(fifth, 2) == 0.06
+
+
 def test_train_ppo_begins_with_a_fifth_of_the_learning_rate():
     config = loops.PPOConfig()
     optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config.actor)
@@ -331,9 +338,7 @@ def test_the_gradient_is_longer_than_1_at_every_step():
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_prose(
-    runs, tour, batches, reused, slowly_reused, clipped_in_the_first_step
-):
+def test_the_numbers_of_the_prose(runs, tour, batches, reused, slowly_reused):
     eps, ratio = 0.2, 1.5
     config = loops.PPOConfig()
     temperature = config.sampling.temperature
@@ -360,6 +365,16 @@ def test_the_numbers_of_the_prose(
         said("The usual", config.clip_eps)
         said("the new policy makes a token", ratio, ratio, ratio)
         said("and every ratio is", 1)
+        said("Take $\\epsilon = 0.2$, and the two ratios", 0.5, 1.5)
+        for advantage, who, moved, gone_back in (
+            (1, "a good token. At $\\rho = 1.5$ the two terms are", 1.5, 0.5),
+            (-1, "a bad token. At $\\rho = 0.5$ the two terms are", 0.5, 1.5),
+        ):
+            far, back = (
+                (r * advantage, min(max(r, 1 - eps), 1 + eps) * advantage)
+                for r in (moved, gone_back)
+            )
+            said(who, *far, min(far) == far[1], *back, min(back) == back[0])
         said("| writes *not* |", 0.5, 0.1, 0.1 / 0.5)
         said("| writes *good* after *not* |", 0.5, 0.6, 0.6 / 0.5)
         said("| writes *not good* |", 0.5 * 0.5, 0.1 * 0.6, 0.1 * 0.6 / 0.25)
@@ -367,6 +382,12 @@ def test_the_numbers_of_the_prose(
         policy_share, reference_share = 0.4, 0.2
         cost = config.kl.kl_coef * math.log(policy_share / reference_share)
         said("Take a token that the policy gives", policy_share, reference_share, cost)
+        collapsed = experiments.results("leash").query("variant == 'kl_coef 0' and seed == 0")
+        quote = collapsed.samples.iloc[0]["american psycho 2\n"]
+        said("For the film *american psycho", 2)
+        said(f"2* such a policy writes: *{quote}")
+        explained = tour.groupby("step").explained_variance.mean()
+        said("fast beside the actor: after one step it explains", explained[1])
         by_hand(said, eps)
         said("false at padding. With", config.batch_size, config.minibatch_size, updates)
         said("Tokens are sampled at temperature", temperature, temperature)
@@ -384,8 +405,8 @@ def test_the_numbers_of_the_prose(
         said("One large update can jump past", 1 + eps)
         said("a ratio below", 1 - eps)
         said("Of all tokens in the four responses", share_of_clipped_tokens())
-        full, fifth = clipped_in_the_first_step
-        said("from about a quarter to", 0.2 < full < 0.3, fifth)
+        recorded = tour.clip_fraction.max() < share_of_clipped_tokens() / 4
+        said("So its runs clip less,", recorded)
         # a run under the microscope, in "Going further"
         said("(../docs/images/microscope.png) of step", 0)
         said("before the update of step", *sorted(set(batches.step))[:-1], config.steps)
@@ -412,22 +433,22 @@ def test_the_numbers_of_the_prose(
         below = [(path[:, -1] < 0).sum().item() for path in (free, clip)]
         said("With step size", 1, below[0], len(clip), 0, below[1])
         # 7: a run
-        said("PPO on tiny-reviews,", config.steps, config.batch_size)
+        said("`train_ppo` with its usual settings:", config.steps, config.batch_size)
         said("It rises from about", round(start.score), tour[tour.step > 15].score.mean())
         said("the rating from", -4, 4)
         said("It grows to about", tour[tour.step > 7].kl.mean())
         said("by a learning rate that falls to", 0)
         entropy = by_step.mean().entropy
         said("It stays between", 2.1, 2.6, entropy.min() > 2.1 and entropy.max() < 2.6)
-        said("because of the clip: at most", tour.clip_fraction.max())
+        said("of a step: at most", tour.clip_fraction.max())
         said("predicts its targets (in lesson 05: the returns):", 1, 0)
         said("It starts below", 0, end.explained_variance)
         said("| explained variance |", 0, 0)
         unclipped = logged[logged.variant == "eight epochs, no clip"].clip_fraction
         said("- The clip fraction is near", 0, unclipped.max() < 0.01)
         gains = [path[:, -1] for path in (clip, free)]
-        said("| sixty updates in a tiny world", gains[0].mean() < 0.5 * gains[1].mean())
-        said("and limits the loss", gains[0].min() > gains[1].min())
+        said("So in this tiny world the clip costs more", gains[0].mean() < 0.5 * gains[1].mean())
+        said("What it buys is a narrow band", gains[0].min() > gains[1].min())
         recorded = experiments.results("tour").set_index("method")
         length = recorded.length.groupby("method").mean()
         said("On average PPO's reviews are shorter", length["PPO"] < 0.8 * length["SFT"])
@@ -438,15 +459,15 @@ def test_the_numbers_of_the_prose(
         # 8: parts removed
         said("A bar that includes", 0)
         said("- **No clip**: with two epochs and with eight, the bar includes", 0)
+        said("With the clip, up to", eight.groupby("step").clip_fraction.mean().max())
         said("The KL jumps above", sick.kl.min() < 10 < sick.kl.max())
         said("The KL jumps above", 10)
         said("The responses shrink to", sick_end["length"], sick_start.entropy, sick_end.entropy)
         said("the KL stays below", eight.groupby("step").kl.mean().max() < 5)
-        said("the KL stays below", 5, eight.groupby("step").clip_fraction.mean().max())
+        said("the KL stays below", 5)
         # exercises and questions
         said("true at real tokens. Return", 0)
         said("NaN times", 0)
-        said("two epochs and a KL coefficient of", config.kl.kl_coef)
         said("(But do not lower it to", 0)
         said("Use the temperature", temperature, config.minibatch_size)
         said("policies (seed", 0)
@@ -468,7 +489,7 @@ def test_the_numbers_of_the_prose(
         said("many factors near", 1, 1)
         said("the clipped value is", 0.5, 2 - 0.5)
         said("shortens the gradient to length", config.actor.max_grad_norm)
-        said("settings differ by", twins)
+        said("The two rows with the *same* settings differ by", twins)
         said("worse than a constant at step", 0, 0.35, 2)
         said("With a step size of", 0.2, 1)
         said(
