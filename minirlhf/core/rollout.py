@@ -39,10 +39,10 @@ class Rollout:
     response_ids: Int[Tensor, "B R"]
     response_mask: Bool[Tensor, "B R"]
     old_logprobs: Float[Tensor, "B R"]
-    action_mask: Bool[Tensor, "B R"] | None = None
+    action_mask: Bool[Tensor, "B R"] = None  # type: ignore[assignment]  # see __post_init__
     columns: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.action_mask is None:
             object.__setattr__(self, "action_mask", self.response_mask)
         shapes = {name: tuple(getattr(self, name).shape) for name in TENSORS}
@@ -144,7 +144,8 @@ class Rollout:
         if torch.device(device) == self.device:
             return self
         moved = {name: column.to(device) for name, column in self.columns.items()}
-        return Rollout(*(getattr(self, name).to(device) for name in TENSORS), moved)
+        tensors = {name: getattr(self, name).to(device) for name in TENSORS}
+        return Rollout(**tensors, columns=moved)
 
     def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
         """True where the last token that the policy chose is EOS.
@@ -154,7 +155,7 @@ class Rollout:
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
         return ((self.response_ids == eos_id) & last).any(1)
 
-    def select(self, index) -> "Rollout":
+    def select(self, index: Tensor | list[int]) -> "Rollout":
         """Some rows of the batch, in the order of `index`, with their further tensors (`columns`).
 
         Outer positions that are padding in all of these rows are cut off every tensor.
@@ -199,7 +200,8 @@ class Rollout:
             behind = [(0, 0) * (x.dim() - 2) + (0, response_width - x.shape[1]) for x in parts]
             return torch.cat([pad(x, width) for x, width in zip(parts, behind, strict=True)])
 
-        return cls(*(joined(name) for name in TENSORS), {name: joined(name) for name in names[0]})
+        tensors = {name: joined(name) for name in TENSORS}
+        return cls(**tensors, columns={name: joined(name) for name in names[0]})
 
 
 TENSORS = tuple(f.name for f in fields(Rollout) if f.name != "columns")
