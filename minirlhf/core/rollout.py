@@ -1,5 +1,6 @@
 """A batch of prompts and responses, and the numbers that belong to their tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -23,10 +24,10 @@ class Rollout:
             This mask says which tokens a model reads (attention and positions).
         old_logprobs: (B, R), log-probabilities of the tokens under the policy that sampled, at its
             temperature, nats (units of the natural logarithm); 0 where masked.
-        action_mask: (B, R), True at the response tokens that the policy chose; all of them if None.
-            Tokens that a tool or another speaker wrote are False: they are holes in this mask. They
-            are read, but have no loss and no reward. Pass this mask to the functions of `core`,
-            also where their argument is called `response_mask`.
+        action_mask: (B, R), True at the response tokens that the policy chose; by default all of
+            them. Tokens that a tool or another speaker wrote are False: they are holes in this
+            mask. They are read, but have no loss and no reward. Pass this mask to the functions of
+            `core`, also where their argument is called `response_mask`.
         columns: further tensors by name, (B,) or (B, R, ...); see `with_columns`.
 
     Raises:
@@ -204,4 +205,5 @@ class Rollout:
         return cls(**tensors, columns={name: joined(name) for name in names[0]})
 
 
+Score = Callable[[Rollout], Tensor]  # a batch -> the scores (B,) of its responses
 TENSORS = tuple(f.name for f in fields(Rollout) if f.name != "columns")

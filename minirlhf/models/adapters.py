@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # importing peft takes two seconds
 
 Policy = Union[PreTrainedModel, "PeftModel"]  # a language model, which may have adapters
 Model = TypeVar("Model", bound=nn.Module)
+SomePolicy = TypeVar("SomePolicy", bound=Policy)
 
 
 def with_lora(model: nn.Module, rank: int = 16, *, seed: int = 0) -> "PeftModel":
