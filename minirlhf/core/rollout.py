@@ -156,7 +156,8 @@ class Rollout:
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
         return ((self.response_ids == eos_id) & last).any(1)
 
-    def select(self, index: Tensor | list[int]) -> "Rollout":
+    # not list[int]: to check one, beartype would draw from the global random generator
+    def select(self, index: Tensor | list) -> "Rollout":
         """Some rows of the batch, in the order of `index`, with their further tensors (`columns`).
 
         Outer positions that are padding in all of these rows are cut off every tensor.
