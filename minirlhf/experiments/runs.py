@@ -214,7 +214,7 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: OnStep) 
     """
     task = settings.get("task", "arithmetic")
     policy, tokenizer = load_policy(TASKS[task].model)
-    asked = {"reference": policy, "seed": config.seed}
+    asked: dict[str, Any] = {"reference": policy, "seed": config.seed}
     asked |= {"levels": settings["levels"]} if "levels" in settings else {}
     if settings["row"] == "start":
         return judged(task, policy, tokenizer, **asked), []
@@ -260,11 +260,11 @@ def _with_noise(score: Score, size: float, seed: int) -> Score:
     return noisy
 
 
-def _dealt(score: Callable, seed: int) -> Callable:
+def _dealt(score: Score, seed: int) -> Score:
     """The scores of a batch in a random order: no score belongs to its response any more."""
     generator = torch.Generator().manual_seed(seed)
 
-    def dealt(rollout):
+    def dealt(rollout: Rollout) -> torch.Tensor:
         scores = score(rollout)
         return scores[torch.randperm(len(scores), generator=generator)]
 
