@@ -6,8 +6,10 @@ import random
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from platformdirs import user_cache_path
@@ -102,7 +104,7 @@ def set_threads(threads: int | None = None) -> int:
 
 
 @contextmanager
-def atomic_path(path: str | Path):
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Context manager that writes a file atomically.
 
     It gives a temporary path in the folder of `path`. If the block ends without an error, the
@@ -126,7 +128,7 @@ def atomic_path(path: str | Path):
 
 
 @contextmanager
-def atomic_folder(path: str | Path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Context manager that writes a folder atomically.
 
     It gives a temporary folder next to `path`. If the block ends without an error, that folder
@@ -178,7 +180,7 @@ def check_folder(path: str | Path) -> Path:
     return path
 
 
-def check(field: str, value, ok: bool, allowed: str) -> None:
+def check(field: str, value: object, ok: bool, allowed: str) -> None:
     """Check a condition on one value.
 
     Args:
@@ -194,7 +196,7 @@ def check(field: str, value, ok: bool, allowed: str) -> None:
         raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
 
 
-def check_text(value, name: str) -> None:
+def check_text(value: object, name: str) -> None:
     """Check that `value` is text that can be encoded as UTF-8.
 
     Args:
@@ -222,13 +224,17 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-class History(list):
+Row = dict[str, Any]  # the metrics of one step, by name
+OnStep = Callable[[Row], object]  # what a loop calls with each new row of its History
+
+
+class History(list[Row]):
     """Metrics of a run: a list with one dict per step.
 
     A row is {"stage": "ppo", "step": 3, "kl": 0.8, ...}. A file holds one row per line, as JSON.
     """
 
-    def log(self, stage: str, step: int, **metrics) -> dict:
+    def log(self, stage: str, step: int, **metrics: Any) -> Row:
         """Append one row and return it. Tensors of one element become numbers."""
         row = {"stage": stage, "step": step} | {
             k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
 
 from minirlhf import evaluate
 from minirlhf.loops.checkpoint import Checkpoint
@@ -25,6 +28,7 @@ from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, RewardFormulas, train_reward_model
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
+from minirlhf.models.adapters import Model, Policy
 from minirlhf.models.forward import encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import fingerprint, load_policy, save_policy
@@ -37,7 +41,7 @@ from minirlhf.rewards.model import (
     rollout_score,
     text_judge,
 )
-from minirlhf.runtime import History, write_text
+from minirlhf.runtime import History, OnStep, write_text
 from minirlhf.search.selection import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
@@ -119,11 +123,11 @@ class Tour:
         self,
         folder: str | Path,
         config: TourConfig = TourConfig(),
-        on_step: Callable = lambda row: None,
+        on_step: OnStep = lambda row: None,
         *,
         formulas: TourFormulas = TourFormulas(),
         mine: str = "",
-    ):
+    ) -> None:
         self.folder, self.config, self.on_step = Path(folder), config, on_step
         self.formulas, self.mine = formulas, mine
         self.times: dict[str, float] = {}
@@ -221,16 +225,16 @@ class Tour:
         self.history = history
         return self.rows
 
-    def _policy(self, name: str, train: Callable):
+    def _policy(self, name: str, train: Callable[[dict], PreTrainedModel]) -> PreTrainedModel:
         """The policy of one stage, trained or loaded."""
 
-        def made(checkpoint):
+        def made(checkpoint: Checkpoint) -> PreTrainedModel:
             history = History()
             model = train({"history": history, "on_step": self.on_step, "checkpoint": checkpoint})
             history.save(self.folder / f"{name}.jsonl")
             return model.eval().requires_grad_(False)
 
-        def load(path):
+        def load(path: Path) -> PreTrainedModel:
             return load_policy(path)[0].requires_grad_(False)
 
         return self._stage(
@@ -240,7 +244,7 @@ class Tour:
     def _reward_model(self) -> ScalarModel:
         """The reward model, trained and normalised or loaded."""
 
-        def made(checkpoint):
+        def made(checkpoint: Checkpoint) -> ScalarModel:
             backbone, history = trainable(self.sft.base_model), History()
             model, _ = train_reward_model(
                 backbone,
@@ -262,7 +266,7 @@ class Tour:
                 .requires_grad_(False)
             )
 
-        def save(model, path):
+        def save(model: ScalarModel, path: Path) -> None:
             model.save(path, self.tokenizer, dtype=torch.float32)
 
         return self._stage(
@@ -273,7 +277,7 @@ class Tour:
             save,
         )
 
-    def _pairs(self, max_tokens: int):
+    def _pairs(self, max_tokens: int) -> Dataset:
         """Preference pairs of the reward films, responses of at most max_tokens tokens."""
         return reviews.preference_pairs(
             "reward",
@@ -283,7 +287,7 @@ class Tour:
             tokenizer=self.tokenizer,
         )
 
-    def _evaluate(self, _) -> list[dict]:
+    def _evaluate(self, _: Checkpoint) -> list[dict]:
         """The table of methods: one row per method, with its responses."""
         prompts = reviews.eval_prompts(self.config.split)[: self.config.max_prompts]
         proxy = text_judge([self.reward_model], self.tokenizer)
@@ -293,7 +297,7 @@ class Tour:
             "ensemble": ensemble_judge(),
             "lexicon": lexicon_judge(),
         }
-        draw = {"reference": self.sft, "seed": 1000 + self.config.seed}
+        draw: dict[str, Any] = {"reference": self.sft, "seed": 1000 + self.config.seed}
         pool = evaluate.draw(self.sft, self.tokenizer, prompts, samples_per_prompt=POOL, **draw)
         chosen = proxy(pool.prompts, pool.texts)
         every = {"SFT": pool}
@@ -320,7 +324,7 @@ class Tour:
             row["seconds"] = self.times.get(row["method"].lower(), 0.0)
         return rows
 
-    def _accuracy(self, _) -> list[dict]:
+    def _accuracy(self, _: Checkpoint) -> list[dict]:
         """Accuracy of the reward model on held-out pairs, one row per band of the rating gap.
 
         For comparison each row has the ceiling of human agreement and a bag-of-words model fitted
@@ -366,7 +370,7 @@ class Tour:
 
     def _stage(
         self, name: str, needed: tuple[str, ...], make: Callable, load: Callable, save: Callable
-    ):
+    ) -> Any:
         """The result of a stage: loaded if a run with the same settings left it, else made.
 
         A new result is saved with its settings and its time.
@@ -409,17 +413,17 @@ class Tour:
         return result
 
 
-def trainable(model: torch.nn.Module) -> torch.nn.Module:
+def trainable(model: Model) -> Model:
     """A copy of a model with all parameters trainable. The original is not changed."""
     return copy.deepcopy(model).requires_grad_(True)
 
 
-def _save_json(value, path: Path) -> None:
+def _save_json(value: object, path: Path) -> None:
     """Write a value as JSON, atomically."""
     write_text(path, json.dumps(value))
 
 
-def _load_json(path: Path):
+def _load_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -470,7 +474,7 @@ def write_tour_report(run: Tour, path: Path, recorded: list[dict] | None = None)
     return path
 
 
-def _token_table(run: Tour, model, samples: list[dict], method: str) -> pd.DataFrame:
+def _token_table(run: Tour, model: Policy, samples: list[dict], method: str) -> pd.DataFrame:
     """The token table of a method's samples, read by its own model."""
     sampling = run.config.ppo.sampling
     batch = encode(

@@ -10,6 +10,8 @@
 the packages in requirements-dev.txt.
 """
 
+from typing import Any
+
 from minirlhf.classroom import atlas, check
 from minirlhf.classroom.exercise import CASES, Exercise, Result
 from minirlhf.classroom.fast import FAST
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Import `course` on first use."""
     if name == "course":
         import importlib

@@ -127,7 +127,9 @@ def _parsed(source: str) -> list[ast.stmt]:
     return ast.parse("\n".join("" if x.startswith("%") else x for x in source.splitlines())).body
 
 
-def _metadata(identity: str, *, locked=False, grade=False, solution=False) -> dict:
+def _metadata(
+    identity: str, *, locked: bool = False, grade: bool = False, solution: bool = False
+) -> dict:
     cell = {
         "schema_version": 3,
         "grade_id": identity,

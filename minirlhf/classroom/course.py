@@ -22,6 +22,7 @@ fail, or a later cell needs its answer, those cells have the tag "raises-excepti
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jupytext
@@ -127,7 +128,7 @@ def text_of(cell: NotebookNode) -> str:
     )
 
 
-def _notebook(cells) -> NotebookNode:
+def _notebook(cells: Iterable[dict]) -> NotebookNode:
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.from_dict(cell) for cell in cells]
     notebook.metadata = {

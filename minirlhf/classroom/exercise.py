@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -213,14 +214,14 @@ class Exercise:
 
         There is one gradient for each argument in `differentiate`; it is 0 where there is none.
         """
-        case = list(case)
+        arguments = list(case)
         leaves = [
-            case[self.arguments.index(name)].detach().clone().requires_grad_(True)
+            arguments[self.arguments.index(name)].detach().clone().requires_grad_(True)
             for name in self.differentiate
         ]
         for name, leaf in zip(self.differentiate, leaves, strict=True):
-            case[self.arguments.index(name)] = leaf
-        answer = function(*case)
+            arguments[self.arguments.index(name)] = leaf
+        answer = function(*arguments)
         if not leaves or not isinstance(answer, Tensor):
             return [answer]
         if not answer.requires_grad:
@@ -254,7 +255,7 @@ def _nan(cases: list[tuple], answers: list) -> str:
     return ""
 
 
-def _filled(x, place: int):
+def _filled(x: object, place: int) -> object:
     """Replace NaN by ordinary numbers, different ones for each argument."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
@@ -263,7 +264,7 @@ def _filled(x, place: int):
     )
 
 
-def _unchanged(a, b) -> bool:
+def _unchanged(a: Any, b: Any) -> bool:
     """Whether a and b are equal; NaN equals NaN."""
     return (
         a == b
@@ -297,7 +298,7 @@ def _first_place(answer: Tensor, expected: Tensor) -> tuple[int, ...]:
     return tuple(int(i) for i in torch.unravel_index(torch.tensor(first), answer.shape))
 
 
-def _near(x, place: tuple[int, ...], answer: Tensor):
+def _near(x: object, place: tuple[int, ...], answer: Tensor) -> object:
     """What an argument has to do with one entry of the answer: its entry, its row, or None."""
     if not isinstance(x, Tensor):
         return x
@@ -313,7 +314,7 @@ def _apart(answer: Tensor, expected: Tensor) -> tuple[str, str]:
     return next(((a, e) for a, e in texts if a != e), texts[-1])
 
 
-def _shown(x, digits: int = 4) -> str:
+def _shown(x: object, digits: int = 4) -> str:
     """A number, or a tensor as nested lists, as text in a message."""
     x = x.tolist() if isinstance(x, Tensor) else x
     if isinstance(x, list):

@@ -16,6 +16,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +43,9 @@ LARGEST = 10_000  # bytes of a result
 
 # A server imports the checkers once. Each process is a copy of it. Windows has no such server.
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-_PROCESSES = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+_PROCESSES = (
+    multiprocessing.get_context("forkserver") if _FORKS else multiprocessing.get_context("spawn")
+)
 if _FORKS:
     _PROCESSES.set_forkserver_preload([__name__])
 
@@ -234,9 +237,9 @@ def _checked(answer: Answer, seed: int) -> tuple[str, str]:
     return "passed" if result.passed else "not yet", result.message
 
 
-def _kill(process) -> None:
+def _kill(process: BaseProcess) -> None:
     """End a process and its group, where the system knows groups."""
-    if hasattr(os, "killpg"):
+    if hasattr(os, "killpg") and process.pid is not None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.runtime import check
@@ -21,8 +22,10 @@ from minirlhf.tour import TourFormulas
 # translates between the two.
 
 
-def _gae(mine):
-    def gae(rewards, values, response_mask, *, gamma, lam):
+def _gae(mine: Callable) -> Callable:
+    def gae(
+        rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, lam: float
+    ) -> tuple[Tensor, Tensor]:
         advantages = mine(rewards, values, response_mask, gamma, lam)
         returns = torch.where(response_mask, advantages + values, 0.0)  # the critic's targets
         return advantages, returns
@@ -30,22 +33,34 @@ def _gae(mine):
     return gae
 
 
-def _ppo_clip(mine):
-    def ppo_clip(logprobs, old_logprobs, advantages, mask, *, clip_eps, clip_eps_high):
+def _ppo_clip(mine: Callable) -> Callable:
+    def ppo_clip(
+        logprobs: Tensor,
+        old_logprobs: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        *,
+        clip_eps: float,
+        clip_eps_high: float | None,
+    ) -> Tensor:
         return mine(logprobs, old_logprobs, advantages, mask, clip_eps)
 
     return ppo_clip
 
 
-def _kl_shaped_rewards(mine):
-    def kl_shaped_rewards(scores, old_logprobs, ref_logprobs, mask, *, kl_coef):
+def _kl_shaped_rewards(mine: Callable) -> Callable:
+    def kl_shaped_rewards(
+        scores: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, kl_coef: float
+    ) -> Tensor:
         return mine(scores, old_logprobs, ref_logprobs, mask, kl_coef)
 
     return kl_shaped_rewards
 
 
-def _reward_model_loss(mine):
-    def reward_model_loss(chosen_scores, rejected_scores, *, centering_coef):
+def _reward_model_loss(mine: Callable) -> Callable:
+    def reward_model_loss(
+        chosen_scores: Tensor, rejected_scores: Tensor, *, centering_coef: float
+    ) -> Tensor:
         check("centering_coef", centering_coef, centering_coef == 0, "0 with a loss of your own")
         mean = mine(chosen_scores, rejected_scores)
         return mean.expand(len(chosen_scores))  # one loss per pair: the mean of equal losses
@@ -53,15 +68,15 @@ def _reward_model_loss(mine):
     return reward_model_loss
 
 
-def _group_relative(mine):
-    def group_relative(group_scores, *, scale_by_std):
+def _group_relative(mine: Callable) -> Callable:
+    def group_relative(group_scores: Tensor, *, scale_by_std: bool) -> Tensor:
         return mine(group_scores)
 
     return group_relative
 
 
-def _dpo(mine):
-    def dpo(*logprobs, beta):
+def _dpo(mine: Callable) -> Callable:
+    def dpo(*logprobs: Tensor, beta: float) -> Tensor:
         return mine(*logprobs, beta)
 
     return dpo
@@ -89,6 +104,8 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
     known = ", ".join(f"{name} (lesson {lesson})" for name, (lesson, *_) in PLACES.items())
     check("--mine", str(path), path.is_file(), f"a Python file with functions of yours: {known}")
     spec = importlib.util.spec_from_file_location("my_rlhf", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path.name} cannot be run: a Python file's name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -118,7 +135,7 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
 
 def described(mine: dict[str, Callable], path: Path | None) -> str:
     """Names of a student's functions, their file and its SHA-256, for the report; "" if none."""
-    if not mine:
+    if not mine or path is None:
         return ""
     digest = sha256(path.read_bytes()).hexdigest()[:8]
     return f"{', '.join(mine)} ({path.name}, sha256 {digest})"

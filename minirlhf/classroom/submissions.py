@@ -105,7 +105,8 @@ def read_submission(path: Path, student: str = "") -> Submission:
         try:
             statements += [_Statement(node) for node in ast.parse(source).body]
         except NOT_PYTHON as error:
-            line = f"line {error.lineno}: " if getattr(error, "lineno", None) else ""
+            number_of_line = getattr(error, "lineno", None)
+            line = f"line {number_of_line}: " if number_of_line else ""
             reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
             where = f"code cell {number} of {path.name}" if number else path.name
             problems.append(f"{where} is not Python ({line}{reason}).")
@@ -133,7 +134,7 @@ class _Statement:
         SyntaxError: it is not valid, for example because an argument has the same name twice.
     """
 
-    def __init__(self, node: ast.stmt):
+    def __init__(self, node: ast.stmt) -> None:
         self.node, self.source = node, ast.unparse(node)
         self.is_definition = isinstance(node, DEFINITIONS)
         self.functions = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)}

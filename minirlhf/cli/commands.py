@@ -7,11 +7,15 @@ import torch.
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import cleandoc
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
 
 from minirlhf.cli.options import RUN
+
+if TYPE_CHECKING:
+    from typer._click import core as click  # typer's own copy of click
 
 START, TRAIN, EXPERIMENTS, CLASS = "Start here", "Train", "Experiments", "Class"
 GROUP = "Train without a critic: GRPO and its family"
@@ -98,14 +102,18 @@ COMMANDS["grid"] = replace(COMMANDS["experiment"], hidden=True)  # named in olde
 class OnDemand(TyperGroup):
     """A group of commands whose modules are imported one by one, when a command is called."""
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(
+        self, ctx: "click.Context", args: list[str]
+    ) -> "tuple[str | None, click.Command | None, list[str]]":
         name, found, rest = super().resolve_command(ctx, args)
-        if found is None:
+        if name is None or found is None:
             return name, found, rest
         if ctx.obj:
             ctx.obj()  # `minirlhf.cli.prepare`; nothing under completion and in tests
         command = loaded(name)
-        command.get_help_option(ctx).rich_help_panel = RUN
+        help_option = command.get_help_option(ctx)
+        if help_option is not None:
+            help_option.rich_help_panel = RUN
         return name, command, rest
 
 
@@ -115,10 +123,10 @@ def listed(app: typer.Typer, name: str) -> None:
     app.command(name, help=row.summary, rich_help_panel=row.panel, hidden=row.hidden)(lambda: None)
 
 
-def loaded(name: str):
+def loaded(name: str) -> "click.Command":
     """The command itself, from its module's `app`."""
     module = import_module(f"{__package__}.{COMMANDS[name].module}")
     command = typer.main.get_group(module.app).commands[name]
-    paragraphs = cleandoc(command.help).split("\n\n")
+    paragraphs = cleandoc(command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(p.split()) for p in paragraphs)  # the terminal wraps them
     return command

@@ -1,14 +1,20 @@
 """Commands of the classroom: course, grade, assignment."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minirlhf.cli.options import RUN, option
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
+
+if TYPE_CHECKING:  # `minirlhf grade --help` needs neither
+    import pandas as pd
+
+    from minirlhf.classroom.submissions import Submission
 
 app = typer.Typer()
 Names = Annotated[
@@ -20,7 +26,7 @@ Names = Annotated[
 
 
 @contextmanager
-def requirements_for(command: str):
+def requirements_for(command: str) -> Iterator[None]:
     """Say which packages to install where an import fails."""
     try:
         yield
@@ -31,7 +37,7 @@ def requirements_for(command: str):
 
 
 @app.command()
-def course(names: Names = None):
+def course(names: Names = None) -> None:
     """Run the course's notebooks and save their outputs.
 
     With FAST=1 in the environment they read recorded results instead of computing them.
@@ -67,7 +73,7 @@ def grade(
     ] = None,
     seconds: Annotated[float, option(RUN, "Time limit of one answer, in seconds.")] = 30.0,
     seed: Annotated[int, option(RUN, "Seed of the checkers' random cases.")] = 0,
-):
+) -> None:
     """Check the exercises in a folder of submissions.
 
     Reads all notebooks and Python files in the folder and in the folders below it. The first
@@ -84,7 +90,7 @@ def grade(
 
     names = students.read_text(encoding="utf-8-sig").split("\n") if students else []
 
-    def graded(submission, grades):
+    def graded(submission: "Submission", grades: "pd.DataFrame") -> None:
         write_grades(grades, out)  # after each file, so that an interruption loses little
         say(f"Checked {printable(str(submission.path))}.")
 
@@ -109,7 +115,7 @@ def grade(
 def assignment(
     names: Names = None,
     out: Annotated[Path, option(RUN, "The course folder of nbgrader.")] = Path("out/nbgrader"),
-):
+) -> None:
     """Write lessons' exercises as assignments for nbgrader.
 
     Each notebook goes to source/NN_name in the course folder, with the solutions between nbgrader's

@@ -40,7 +40,7 @@ def experiment(
         bool,
         option(RUN, "Only fill the tables in README.md and docs from the records; run nothing."),
     ] = False,
-):
+) -> None:
     """Run an experiment over several seeds and record it.
 
     The results go to data/results. The tour with 3 seeds also fills the tables in README.md and
@@ -79,7 +79,7 @@ def say_filled(pages: list[Path]) -> None:
 @app.command()
 def claims(
     draw: Annotated[int, option(RUN, "Seed of the random choice: another one repeats others.")] = 0,
-):
+) -> None:
     """Repeat recorded experiments and compare the results.
 
     One run of an experiment and one seed of the tour are chosen at random. A number agrees if
@@ -108,7 +108,7 @@ def print_compared(which: str, wrong: list[str]) -> None:
 
 
 @app.command()
-def smollm2(out: WorkFolder = Path("out/smollm2")):
+def smollm2(out: WorkFolder = Path("out/smollm2")) -> None:
     """Train on a real language model, SmolLM2-135M.
 
     A reward model and DPO each train low-rank adapters and are judged on held-out films. This

@@ -1,15 +1,16 @@
 """How a trained policy does on held-out prompts, printed."""
 
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import sharpened_or_learned
 from minirlhf.experiments.practice import ASKED, TRIES, judged
-from minirlhf.models.adapters import merged
+from minirlhf.models.adapters import Policy, merged
 from minirlhf.models.load import load_policy
 
 
-def print_judged(policy, tokenizer, start: str, seed: int) -> None:
+def print_judged(policy: Policy, tokenizer: PreTrainedTokenizerBase, start: str, seed: int) -> None:
     """Gold score on held-out films with its 95 % interval, KL, length and distinct-2."""
     reference = load_policy(start)[0]
     try:

@@ -57,7 +57,7 @@ def label(
         ),
     ] = None,
     seed: Seed = 0,
-):
+) -> None:
     """Label pairs of reviews in the terminal.
 
     One key is one choice, and it is saved at once. Stop with q or Ctrl-C. The same command
@@ -67,7 +67,7 @@ def label(
 
     Example: minirlhf label --annotator anna --count 50
     """
-    drawn = {"seed": seed} | given(repeats=repeats)
+    drawn: dict[str, int] = {"seed": seed} | given(repeats=repeats)
     if pairs is None:
         shown = pairs_to_label(**drawn, **given(count=count))
     else:
@@ -98,7 +98,7 @@ def agreement(
         list[Path],
         typer.Argument(help="Files of labels, one for each person.", show_default=False),
     ],
-):
+) -> None:
     """Print how much the labels of people agree.
 
     The crowd chooses the review with the higher mean rating. Repeated pairs show how often a
@@ -142,6 +142,7 @@ def act(session: LabelSession, question: str) -> bool:
 def print_pair(session: LabelSession, question: str) -> None:
     """Print the current pair with its responses side by side."""
     pair, (done, total) = session.current, session.progress
+    assert pair is not None  # `act` has looked
     console.rule(f"Pair {done + 1} of {total}")
     console.print(Text(printable(pair.prompt.strip(), "\n"), style="bold"))
     console.print(Text(question))

@@ -82,8 +82,8 @@ def _online_command(name: str) -> None:
         seed: Seed = 0,
         device: Device = "cpu",
         resume: Resume = False,
-    ):
-        policy, tokenizer = load_policy(model)
+    ) -> None:
+        start, tokenizer = load_policy(model)
         score, monitors = scoring("reviews", tokenizer, scorer)
         own = DPOConfig(
             loss,
@@ -98,7 +98,7 @@ def _online_command(name: str) -> None:
         )
         config = replace(with_loss(preset, own), samples=samples).with_steps(steps)
         prompts = reviews.rl_prompts()
-        policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+        policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         with running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
@@ -124,6 +124,8 @@ def with_loss(preset: OnlineConfig, own: DPOConfig) -> OnlineConfig:
     """The preset with another loss. A beta that is given is that of rejection sampling too."""
     told = own.beta is not None or "beta" in own.settings
     if told:
-        return replace(preset, dpo=own, accept_beta=own.of_loss["beta"])
+        beta = own.of_loss["beta"]
+        assert beta is not None  # every loss has one
+        return replace(preset, dpo=own, accept_beta=beta)
     beta = preset.dpo.beta if own.loss == preset.dpo.loss else None
     return replace(preset, dpo=replace(own, beta=beta))

@@ -1,7 +1,7 @@
 """Options that several commands share. The help page shows them in panels."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,7 @@ DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
 
 
-def option(panel: str, help: str, *names: str, **given):
+def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     """An option in a panel of the help page."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
 
@@ -108,6 +108,6 @@ Resume = Annotated[
 ]
 
 
-def given(**options) -> dict:
+def given(**options: object) -> dict:
     """The options that the user gave: those that are not None."""
     return {name: value for name, value in options.items() if value is not None}

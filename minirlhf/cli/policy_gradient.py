@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def ppo(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
-):
+) -> None:
     """Train by proximal policy optimisation (PPO).
 
     The baseline is a critic. The reward is the score of a reward model minus a KL penalty at
@@ -73,7 +73,7 @@ def ppo(
 
     Example: minirlhf ppo --kl-coef 0.1 --out out/loose
     """
-    policy, tokenizer = load_policy(model)
+    start, tokenizer = load_policy(model)
     score, monitors = scoring("reviews", tokenizer, scorer)
     config = PPOConfig(
         seed=seed,
@@ -81,8 +81,8 @@ def ppo(
         actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
         kl=replace(PPOConfig.kl, kl_coef=kl_coef),
     )
-    fit = {"lora": lora, "bf16": bf16, "recompute": recompute}
-    policy, critic = fitted(policy, **fit), load_scalar(scorer)[0]
+    fit: dict[str, Any] = {"lora": lora, "bf16": bf16, "recompute": recompute}
+    policy, critic = fitted(start, **fit), load_scalar(scorer)[0]
     critic.backbone = fitted(critic.backbone, **fit)
     prompts = reviews.rl_prompts()
     with running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
@@ -127,9 +127,9 @@ def _group_command(name: str) -> None:
         seed: Seed = 0,
         device: Device = "cpu",
         resume: Resume = False,
-    ):
+    ) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
-        policy, tokenizer = load_policy(model or TASKS[task].model)
+        start, tokenizer = load_policy(model or TASKS[task].model)
         (score, monitors), prompts = scoring(task, tokenizer, scorer), TASKS[task].prompts()
         config = replace(
             config,
@@ -138,8 +138,8 @@ def _group_command(name: str) -> None:
         )
         arithmetic = task == "arithmetic"
         if arithmetic:
-            before = judged(task, policy, tokenizer, reference=policy, seed=seed)
-        policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+            before = judged(task, start, tokenizer, reference=start, seed=seed)
+        policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         every = 10 if arithmetic else 1
         with running(out / PARTIAL, resume, every=every, scorer=scorer, task=task) as on:
             policy, history = train_group(

@@ -74,7 +74,7 @@ def dpo(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
-):
+) -> None:
     """Train by direct preference optimisation (DPO).
 
     The policy learns from preference pairs, without a reward model and without sampling. --loss
@@ -82,7 +82,7 @@ def dpo(
 
     Example: minirlhf dpo --loss simpo --setting margin=0.5
     """
-    policy, tokenizer = load_policy(model)
+    start, tokenizer = load_policy(model)
     config = DPOConfig(
         loss,
         beta,
@@ -104,7 +104,7 @@ def dpo(
         max_tokens=max_response,
         labelled=LOSSES[loss].single,
     )
-    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)

@@ -50,7 +50,7 @@ def pretrain(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
-):
+) -> None:
     """Train a small base language model from random weights.
 
     This is how tiny-reviews (film reviews) and tiny-steps (arithmetic) were made.
@@ -93,7 +93,7 @@ def gold(
     device: Device = "cpu",
     out: Out = Path("out/gold"),
     resume: Resume = False,
-):
+) -> None:
     """Train the gold reward models, which only judge.
 
     They predict mean ratings of films that no other model sees. The ensemble is then compared

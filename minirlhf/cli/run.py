@@ -31,7 +31,7 @@ def data(
             show_default="none",
         ),
     ] = "",
-):
+) -> None:
     """Download the human ratings (12 MB) and check them.
 
     Needed once. Each file is compared with a recorded SHA-256.
@@ -64,7 +64,7 @@ def tour(
     reduced: Annotated[
         bool, option(RUN, "Only a few steps per stage, to see that everything works.", "--reduced")
     ] = False,
-):
+) -> None:
     """Run all of RLHF: SFT, reward model, PPO, DPO, GRPO.
 
     The tour trains on real human ratings, judges every policy on held-out films, and writes

@@ -7,6 +7,7 @@ import torch
 import typer
 from rich.table import Table
 from rich.text import Text
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Device, Model, Scorer, Seed, option
 from minirlhf.cli.terminal import console, say
@@ -40,7 +41,7 @@ def sample(
     ] = SamplingConfig.max_new_tokens,
     seed: Seed = 0,
     device: Device = "cpu",
-):
+) -> None:
     """Print responses that a language model samples.
 
     The samples are not selected. The model imitates film critics, so they may offend.
@@ -74,7 +75,7 @@ def score(
     html: Annotated[
         Path | None, option(RUN, "Also write a page with the token microscope to this file.")
     ] = None,
-):
+) -> None:
     """Print the reward of every prefix of a response.
 
     It is read in two ways: each prefix with an EOS scored alone, and all tokens in one pass.
@@ -126,7 +127,7 @@ def coloured(tokens: list[str], values: list[float], limit: float) -> Text:
     return strip
 
 
-def policy_of(name: str, tokenizer):
+def policy_of(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The language model `name`.
 
     Raises:

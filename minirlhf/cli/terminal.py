@@ -1,12 +1,16 @@
 """What the training commands share: a progress bar, a checkpoint, the result on disk."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
 from minirlhf.runtime import History, check_folder
 from minirlhf.show.progress import Progresses
@@ -21,7 +25,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def running(path: Path, resume: bool, every: int, **origin: str):
+def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dict[str, Any]]:
     """What a loop takes from the command line: a progress bar, and a checkpoint at `path`.
 
     Args:
@@ -39,7 +43,14 @@ def running(path: Path, resume: bool, every: int, **origin: str):
         yield {"on_step": progress, "checkpoint": checkpoint}
 
 
-def save(policy, tokenizer, out: Path, history: History, *, dtype=torch.float32) -> None:
+def save(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    history: History,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write the model and its metrics."""
     save_policy(policy, tokenizer, out, dtype=dtype)
     history.save(out / "metrics.jsonl")

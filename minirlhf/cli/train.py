@@ -71,14 +71,14 @@ def sft(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
-):
+) -> None:
     """Train on demonstrations: supervised fine-tuning (SFT).
 
     The prompt is a film's title and the response a review. The loss counts the response only.
 
     Example: minirlhf sft --epochs 1 --out out/sft
     """
-    policy, tokenizer = load_policy(model)
+    start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
     config = SFTConfig(
@@ -89,10 +89,10 @@ def sft(
     )
     if best_of:
         score, _ = scoring("reviews", tokenizer, scorer)
-        data = best_of_n_rows(policy, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
+        data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
         data = named_demonstrations(dataset, tokenizer, rows=rows)
-    policy = fitted(policy, lora=lora, bf16=bf16, recompute=recompute)
+    policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)
@@ -114,7 +114,7 @@ def reward(
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
-):
+) -> None:
     """Train a reward model on preference pairs.
 
     The model is Bradley-Terry. Its scores are then normalised: mean 0 and standard deviation 1

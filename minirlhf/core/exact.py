@@ -48,7 +48,7 @@ class World:
     rewards: Float[Tensor, "N"]
     ref_logits: Float[Tensor, "S V"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.vocab) < 2 or self.max_length < 1:
             raise ValueError(
                 "A world needs two or more words, the last one EOS, and a max_length of 1 or more; "
@@ -78,9 +78,9 @@ class World:
                 sequence ends with it.
         """
         states = sum((len(vocab) - 1) ** length for length in range(max_length))
-        rewards = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
+        values = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
         ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64, device="cpu")
-        rewards = torch.tensor(rewards, dtype=torch.float64, device="cpu")
+        rewards = torch.tensor(values, dtype=torch.float64, device="cpu")
         return cls(tuple(vocab), max_length, rewards, ref_logits)
 
     @classmethod
@@ -432,7 +432,9 @@ class World:
         values, q = self.optimal_values(beta=beta)
         return self.ref_logits.log_softmax(-1) + (q - values[:, None]) / beta
 
-    def _backward(self, backup: Callable[[int, Tensor], Tensor], penalty: Float[Tensor, "S V"]):
+    def _backward(
+        self, backup: Callable[[int, Tensor], Tensor], penalty: Float[Tensor, "S V"]
+    ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
         """V and Q by backward induction, from the longest prefixes to the empty one.
 
             V(s) = backup(s, future)    Q(s, .) = future - penalty(s, .)
@@ -440,14 +442,16 @@ class World:
         future holds one number per word: the reward of the sequence that it finishes, or V of the
         next state.
         """
-        values: list = [None] * len(self.states)
-        futures: list = [None] * len(self.states)
-        for s in reversed(range(len(self.states))):  # a state comes before its continuations
+        values: dict[int, Tensor] = {}
+        futures: dict[int, Tensor] = {}
+        states = range(len(self.states))
+        for s in reversed(states):  # a state comes before its continuations
             future = torch.stack(
                 [self.rewards[i] if finished else values[i] for finished, i in self._arrivals[s]]
             )
             futures[s], values[s] = future, backup(s, future)
-        return torch.stack(values), torch.stack(futures) - penalty
+        q = torch.stack([futures[s] for s in states]) - penalty
+        return torch.stack([values[s] for s in states]), q
 
 
 def _finished(prefix: tuple[int, ...], eos: int, max_length: int) -> list[tuple[int, ...]]:

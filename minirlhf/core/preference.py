@@ -223,7 +223,7 @@ def ipo(
         raise ValueError(
             "ipo got the lengths of one side only; give both (means over tokens) or neither (sums)."
         )
-    if chosen_lengths is not None:
+    if chosen_lengths is not None and rejected_lengths is not None:
         check_same_shape(
             chosen_logprobs=chosen, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths
         )

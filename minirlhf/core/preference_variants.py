@@ -496,7 +496,9 @@ def ld_logprobs(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be from 0 to 1.")
     shorter = torch.minimum(chosen_mask.sum(1, keepdim=True), rejected_mask.sum(1, keepdim=True))
-    return tuple(
-        (torch.where(mask, x, 0.0) * torch.where(mask.cumsum(1) <= shorter, 1.0, alpha)).sum(1)
-        for x, mask in ((chosen_logprobs, chosen_mask), (rejected_logprobs, rejected_mask))
-    )
+
+    def weighted(x: Tensor, mask: Tensor) -> Tensor:
+        weights = torch.where(mask.cumsum(1) <= shorter, 1.0, alpha)
+        return (torch.where(mask, x, 0.0) * weights).sum(1)
+
+    return weighted(chosen_logprobs, chosen_mask), weighted(rejected_logprobs, rejected_mask)

@@ -138,7 +138,7 @@ def _td_errors(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float) -
     return zero_masked(zero_masked(rewards, mask) + gamma * next_values - values, mask)
 
 
-def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **settings) -> Tensor:
+def _without_holes(function: Callable, mask: Tensor, *columns: Tensor, **settings: float) -> Tensor:
     """Apply `function` to the tokens that count, and put the results back where they belong.
 
     The tokens that count are moved to the left of their row, in order. Then the row looks like any

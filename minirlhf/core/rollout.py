@@ -1,5 +1,6 @@
 """A batch of prompts and responses, and the numbers that belong to their tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -23,10 +24,10 @@ class Rollout:
             This mask says which tokens a model reads (attention and positions).
         old_logprobs: (B, R), log-probabilities of the tokens under the policy that sampled, at its
             temperature, nats (units of the natural logarithm); 0 where masked.
-        action_mask: (B, R), True at the response tokens that the policy chose; all of them if None.
-            Tokens that a tool or another speaker wrote are False: they are holes in this mask. They
-            are read, but have no loss and no reward. Pass this mask to the functions of `core`,
-            also where their argument is called `response_mask`.
+        action_mask: (B, R), True at the response tokens that the policy chose; by default all of
+            them. Tokens that a tool or another speaker wrote are False: they are holes in this
+            mask. They are read, but have no loss and no reward. Pass this mask to the functions of
+            `core`, also where their argument is called `response_mask`.
         columns: further tensors by name, (B,) or (B, R, ...); see `with_columns`.
 
     Raises:
@@ -39,10 +40,10 @@ class Rollout:
     response_ids: Int[Tensor, "B R"]
     response_mask: Bool[Tensor, "B R"]
     old_logprobs: Float[Tensor, "B R"]
-    action_mask: Bool[Tensor, "B R"] | None = None
+    action_mask: Bool[Tensor, "B R"] = None  # type: ignore[assignment]  # see __post_init__
     columns: dict[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.action_mask is None:
             object.__setattr__(self, "action_mask", self.response_mask)
         shapes = {name: tuple(getattr(self, name).shape) for name in TENSORS}
@@ -144,7 +145,8 @@ class Rollout:
         if torch.device(device) == self.device:
             return self
         moved = {name: column.to(device) for name, column in self.columns.items()}
-        return Rollout(*(getattr(self, name).to(device) for name in TENSORS), moved)
+        tensors = {name: getattr(self, name).to(device) for name in TENSORS}
+        return Rollout(**tensors, columns=moved)
 
     def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
         """True where the last token that the policy chose is EOS.
@@ -154,7 +156,8 @@ class Rollout:
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
         return ((self.response_ids == eos_id) & last).any(1)
 
-    def select(self, index) -> "Rollout":
+    # not list[int]: to check one, beartype would draw from the global random generator
+    def select(self, index: Tensor | list) -> "Rollout":
         """Some rows of the batch, in the order of `index`, with their further tensors (`columns`).
 
         Outer positions that are padding in all of these rows are cut off every tensor.
@@ -199,7 +202,9 @@ class Rollout:
             behind = [(0, 0) * (x.dim() - 2) + (0, response_width - x.shape[1]) for x in parts]
             return torch.cat([pad(x, width) for x, width in zip(parts, behind, strict=True)])
 
-        return cls(*(joined(name) for name in TENSORS), {name: joined(name) for name in names[0]})
+        tensors = {name: joined(name) for name in TENSORS}
+        return cls(**tensors, columns={name: joined(name) for name in names[0]})
 
 
+Score = Callable[[Rollout], Tensor]  # a batch -> the scores (B,) of its responses
 TENSORS = tuple(f.name for f in fields(Rollout) if f.name != "columns")

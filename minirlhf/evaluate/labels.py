@@ -1,6 +1,7 @@
 """How much labels agree: with the crowd, with the same person's own, between two people."""
 
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -61,12 +62,12 @@ def label_agreement(labels: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([_row(*entry) for entry in compared], columns=COLUMNS)
 
 
-def _text(row) -> str | None:
+def _text(row: Any) -> str | None:
     """The response that a person chose; None for a tie."""
     return None if row.choice == "tie" else getattr(row, row.choice)
 
 
-def _crowd(row) -> str | None:
+def _crowd(row: Any) -> str | None:
     """The response with the higher mean rating; None for equal means."""
     if row.left_mean == row.right_mean:
         return None

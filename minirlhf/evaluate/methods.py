@@ -7,14 +7,17 @@ import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.kl import log_ratio
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
+from minirlhf.models.adapters import Policy, Reference
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import Judge
@@ -60,14 +63,14 @@ class Samples:
 
 @torch.no_grad()
 def draw(
-    model,
-    tokenizer,
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     *,
     samples_per_prompt: int,
-    reference,
-    config=SamplingConfig(),
-    seed=0,
+    reference: Reference,
+    config: SamplingConfig = SamplingConfig(),
+    seed: int = 0,
 ) -> Samples:
     """Sample responses to each prompt, and measure KL, length and entropy.
 
@@ -111,7 +114,7 @@ def summary(samples: Samples, judges: dict[str, Judge], *, prompts_seed: int = 0
         judges: name -> (prompts, responses) -> scores (N,).
         prompts_seed: of the bootstrap.
     """
-    row = {}
+    row: dict[str, Any] = {}
     per_prompt = len(samples.texts) // len(dict.fromkeys(samples.prompts))
     for name, judge in judges.items():
         scores = judge(samples.prompts, samples.texts)
@@ -211,10 +214,10 @@ def pass_at_k(right: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def pass_summary(
-    model,
-    tokenizer,
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    right: Callable,
+    right: Callable[..., Sequence[float]],
     *,
     samples: int,
     config: SamplingConfig,
@@ -248,7 +251,8 @@ def pass_summary(
         == 1
     ).view(-1, samples)
     one, most = pass_at_k(passed, 1), pass_at_k(passed, samples)
-    tokens = sum(r.response_mask.sum() for r in drawn)
+    zero = torch.tensor(0, device="cpu")
+    tokens = sum((r.response_mask.sum() for r in drawn), start=zero)
     return {
         "greedy": solved.double().mean().item(),
         "pass_1": one.mean().item(),
@@ -256,7 +260,7 @@ def pass_summary(
         "greedy_by_prompt": solved.double().tolist(),
         "pass_1_by_prompt": one.tolist(),
         f"pass_{samples}_by_prompt": most.tolist(),
-        "entropy": (-sum(r.old_logprobs.sum() for r in drawn) / tokens).item(),
+        "entropy": (-sum((r.old_logprobs.sum() for r in drawn), start=zero) / tokens).item(),
         "length": (tokens / len(repeated)).item(),
         "missing_eos": 1
         - torch.cat([r.finished(tokenizer.eos_token_id) for r in drawn]).float().mean().item(),
@@ -299,8 +303,8 @@ def win_rate(a: list[float], b: list[float]) -> float:
 
     Swapping a and b gives 1 minus the win rate.
     """
-    a, b = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
-    return ((a > b).float() + 0.5 * (a == b).float()).mean().item()
+    ours, theirs = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
+    return ((ours > theirs).float() + 0.5 * (ours == theirs).float()).mean().item()
 
 
 def distinct_n(texts: list[str], n: int, *, budget: int = 500, seed: int = 0) -> float:

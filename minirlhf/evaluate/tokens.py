@@ -10,14 +10,16 @@ from functools import cache
 
 import pandas as pd
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.kl import k1, kl_shaped_rewards, log_ratio
 from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.policy_gradient import is_clipped
 from minirlhf.core.returns import gae, td_errors
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import BelowAdapter
-from minirlhf.models.forward import policy_logits, response_values, token_scores
+from minirlhf.models.adapters import BelowAdapter, Policy, Reference
+from minirlhf.models.forward import policy_logits, response_values, text_of, token_scores
 from minirlhf.models.heads import ScalarModel, SharedCritic
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.model import rollout_score
@@ -55,10 +57,10 @@ ORDER = (
 @torch.no_grad()
 def token_table(
     batch: Rollout,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    actor=None,
-    reference=None,
+    actor: Policy | None = None,
+    reference: Reference | None = None,
     reward_model: ScalarModel | None = None,
     critic: ScalarModel | None = None,
     temperature: float = SamplingConfig.temperature,
@@ -169,8 +171,10 @@ def token_table(
         batch,
         scores,
         kl_coef=kl_coef,
-        discounts={"gamma": gamma, "lam": lam},
-        clip={"clip_eps": clip_eps, "clip_eps_high": clip_eps_high},
+        gamma=gamma,
+        lam=lam,
+        clip_eps=clip_eps,
+        clip_eps_high=clip_eps_high,
         beta=beta,
     )
     table = _frame(batch, tokenizer, columns, lists)
@@ -179,15 +183,14 @@ def token_table(
 
 
 @contextmanager
-def evaluation_mode(*models) -> Iterator[None]:
+def evaluation_mode(*models: nn.Module | BelowAdapter | None) -> Iterator[None]:
     """Context manager that switches dropout off, and afterwards gives each module its old mode.
 
     Args:
         models: None is allowed.
     """
-    wrapped = {BelowAdapter: "model", SharedCritic: "actor"}  # a model inside another object
-    models = [getattr(m, wrapped[type(m)]) if type(m) in wrapped else m for m in models]
-    modes = [(module, module.training) for m in models if m is not None for module in m.modules()]
+    inner = [_without_wrapper(model) for model in models]
+    modes = [(module, module.training) for m in inner if m is not None for module in m.modules()]
     try:
         for module, _ in modes:
             module.training = False
@@ -195,6 +198,13 @@ def evaluation_mode(*models) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _without_wrapper(model: nn.Module | BelowAdapter | None) -> nn.Module | None:
+    """The model inside an object that reads it."""
+    if isinstance(model, BelowAdapter):
+        return model.model
+    return model.actor if isinstance(model, SharedCritic) else model
 
 
 def _rewards_of_prefixes(
@@ -221,7 +231,11 @@ def _rewards_of_prefixes(
 
 
 def _likeliest(
-    logits: torch.Tensor, mask: torch.Tensor, tokenizer, temperature: float, count: int
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float,
+    count: int,
 ) -> list[list[tuple[str, float]]]:
     """The likeliest next tokens at each token of the batch that the policy chose, in order."""
     chosen = logits[mask]
@@ -240,8 +254,10 @@ def _derived(
     scores: torch.Tensor | None,
     *,
     kl_coef: float,
-    discounts: dict[str, float],
-    clip: dict[str, float | None],
+    gamma: float,
+    lam: float,
+    clip_eps: float,
+    clip_eps_high: float | None,
     beta: float | None,
 ) -> dict[str, torch.Tensor]:
     """The columns, and what the functions of `core` make of them.
@@ -270,15 +286,18 @@ def _derived(
         made.setdefault("reward", kl_shaped_rewards(scores, old, ref, mask, kl_coef=kl_coef))
     if has("reward", "value"):
         given = (made["reward"], made["value"], mask)
-        made.setdefault("td_error", td_errors(*given, gamma=discounts["gamma"]))
-        advantages, returns = gae(*given, **discounts)
+        made.setdefault("td_error", td_errors(*given, gamma=gamma))
+        advantages, returns = gae(*given, gamma=gamma, lam=lam)
         made.setdefault("advantage", advantages)
         made.setdefault("return", returns)
     if has("logprob", "old_logprob"):
         policies = (made["logprob"], made["old_logprob"])
         made.setdefault("ratio", log_ratio(*policies, mask).exp())
         if has("advantage"):
-            made.setdefault("clipped", is_clipped(*policies, made["advantage"], mask, **clip))
+            clipped = is_clipped(
+                *policies, made["advantage"], mask, clip_eps=clip_eps, clip_eps_high=clip_eps_high
+            )
+            made.setdefault("clipped", clipped)
     if beta is not None and has("logprob", "ref_logprob"):
         implicit = beta * log_ratio(made["logprob"], made["ref_logprob"], mask)
         made.setdefault("implicit_reward", implicit)
@@ -292,7 +311,7 @@ def _by_token(column: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _frame(
     batch: Rollout,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     columns: dict[str, torch.Tensor],
     lists: dict[str, list[list[tuple[str, float]]]],
 ) -> pd.DataFrame:
@@ -300,7 +319,7 @@ def _frame(
     texts, positions = batch.response_mask.nonzero(as_tuple=True)
     chosen = batch.action_mask[texts, positions].tolist()
     prompts = [
-        tokenizer.decode(ids[mask])
+        text_of(tokenizer, ids[mask])
         for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)
     ]
     ids = batch.response_ids[texts, positions].tolist()
@@ -327,17 +346,17 @@ def _frame(
     return pd.DataFrame(frame)
 
 
-def token_text(tokenizer, token_id: int) -> str:
+def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     r"""The text of one token, with its leading space.
 
     In byte-level byte-pair encoding (BPE) a token can be a part of a character: "\u597d" is three
     bytes, which may be two tokens. Such a token alone is no text. Its incomplete bytes are written
     as in Python: \xe5 is the byte 229.
     """
-    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    text = text_of(tokenizer, [token_id], clean_up_tokenization_spaces=False)
     if "\ufffd" not in text:
         return text
-    symbols = tokenizer.convert_ids_to_tokens(token_id)
+    symbols = str(tokenizer.convert_ids_to_tokens(token_id))
     if not set(symbols) <= _bytes_of_symbols().keys():
         return symbols  # another kind of tokenizer
     content = bytes(_bytes_of_symbols()[symbol] for symbol in symbols)

@@ -4,6 +4,7 @@
 """
 
 from importlib import import_module
+from typing import Any
 
 from minirlhf.experiments.records import load_results, results
 from minirlhf.experiments.tables import (
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ON_FIRST_USE:
         return getattr(import_module(f"{__name__}.{ON_FIRST_USE[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,8 +1,8 @@
 """One PPO run, read token by token at several steps: the record that the token microscope shows."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,8 +11,10 @@ from minirlhf import evaluate
 from minirlhf.core.rollout import Rollout
 from minirlhf.experiments.practice import judged, scoring
 from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.models.adapters import Policy
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample_text
+from minirlhf.runtime import OnStep
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
 
@@ -20,7 +22,7 @@ SAMPLES_SEED = 1000  # of the responses that are read
 DIGITS = 5  # significant digits of a recorded number
 
 
-def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tuple[dict, list[dict]]:
+def microscope_run(settings: dict, config: PPOConfig, on_step: OnStep) -> tuple[dict, list[dict]]:
     """PPO on the reviews, read at the steps `read_at` on the first `prompts` test prompts.
 
     A step is read before its update; step 24 of 24 is read after the last one. The policy and the
@@ -46,7 +48,7 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: Callable) -> tupl
     actor, critic = trainable(policy), trainable(scorer)
     prompts = reviews.eval_prompts("test")[: settings["prompts"]]
 
-    def sampled(model) -> Rollout:
+    def sampled(model: Policy) -> Rollout:
         rollouts = sample_text(model, tokenizer, prompts, config=config.sampling, seed=SAMPLES_SEED)
         return Rollout.concat(rollouts)
 
@@ -105,7 +107,7 @@ def as_record(table: pd.DataFrame) -> dict[str, list]:
     return {name: [rounded(entry) for entry in column] for name, column in table.items()}
 
 
-def rounded(entry):
+def rounded(entry: Any) -> Any:
     """A number with DIGITS significant digits; lists entry by entry; anything else as it is."""
     if isinstance(entry, float):
         return float(f"{entry:.{DIGITS}g}")

@@ -5,11 +5,12 @@ The calculations have one planted wrong digit, or they are the model's own false
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf import evaluate
 from minirlhf.core.rollout import Rollout
@@ -17,14 +18,17 @@ from minirlhf.experiments.practice import LEVELS, TASKS
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
+from minirlhf.models.adapters import Policy, Reference
 from minirlhf.models.forward import decode, encode, policy_logprobs
+from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import sample_text
+from minirlhf.runtime import OnStep
 from minirlhf.tasks import arithmetic
 from minirlhf.tasks.formats import unpaired
 from minirlhf.tour import trainable
 
-LOCATED = {  # DPO and the verifier read the same number of texts: 38,400
+LOCATED: dict[str, Any] = {  # DPO and the verifier read the same number of texts: 38,400
     "problems": 5000,
     "asked": 400,
     "dpo": {"steps": 300, "batch_size": 64, "optimiser": OptimiserConfig(lr=3e-4)},
@@ -40,7 +44,7 @@ def planted_config(settings: dict) -> dict:
     }
 
 
-def planted_run(settings: dict, config: dict, on_step: Callable) -> tuple[dict, list[dict]]:
+def planted_run(settings: dict, config: dict, on_step: OnStep) -> tuple[dict, list[dict]]:
     """DPO and a verifier trained on right and wrong calculations; how often each locates an error.
 
     `texts`: "planted" (right solutions, and the same with one wrong digit) or "own" (the model's
@@ -102,7 +106,9 @@ def _share_by_chance(texts: list[str], unit: str) -> float:
 
 
 @torch.no_grad()
-def evidence_of(policy, actor, verifier, batch) -> dict[str, torch.Tensor]:
+def evidence_of(
+    policy: Reference, actor: Policy, verifier: ScalarModel, batch: Rollout
+) -> dict[str, torch.Tensor]:
     """What four methods say of each token, (B, R); a low value means that something went wrong.
 
     surprisal             log pi_ref of the token, before any training, nats
@@ -142,7 +148,11 @@ def planted_pairs(found: list[arithmetic.Problem], seed: int) -> Dataset:
 
 
 def own_samples(
-    policy, tokenizer, found: list[arithmetic.Problem], seed: int, tries: int = 16
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    found: list[arithmetic.Problem],
+    seed: int,
+    tries: int = 16,
 ) -> list[tuple[arithmetic.Problem, str]]:
     """Samples of the policy that show their steps, at temperature 1.
 
@@ -163,12 +173,14 @@ def own_samples(
     ]
 
 
-def own_pairs(policy, tokenizer, found: list[arithmetic.Problem], seed: int) -> Dataset:
+def own_pairs(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, found: list[arithmetic.Problem], seed: int
+) -> Dataset:
     """Pairs of the policy's own samples: prompt, chosen (right answer), rejected (wrong answer).
 
     Within a problem each sample is used at most once.
     """
-    kinds = defaultdict(lambda: ([], []))
+    kinds: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for p, text in own_samples(policy, tokenizer, found, seed):
         kinds[p.prompt][arithmetic.answer_of(text) == p.answer].append(text)
     return Dataset.from_list(
@@ -181,7 +193,11 @@ def own_pairs(policy, tokenizer, found: list[arithmetic.Problem], seed: int) -> 
 
 
 def false_steps(
-    policy, tokenizer, found: list[arithmetic.Problem], seed: int, count: int
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    found: list[arithmetic.Problem],
+    seed: int,
+    count: int,
 ) -> Dataset:
     """Samples of several steps with exactly one false step: prompt, rejected (the sample), step.
 

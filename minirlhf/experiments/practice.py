@@ -7,16 +7,17 @@ has a policy to begin with, prompts, a score, and an evaluation on held-out prom
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-import torch
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minirlhf import evaluate
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Score
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.pretrain import new_gpt2
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.models.adapters import fused_gelu
+from minirlhf.models.adapters import Policy, Reference, fused_gelu
 from minirlhf.models.load import load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
@@ -45,6 +46,12 @@ class Task:
     prompts: Callable[[], list[str]]
 
 
+@cache
+def practice_problems() -> list[str]:
+    """10,000 prompts of the training split."""
+    return [p.prompt for p in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
+
+
 TASKS = {
     "reviews": Task("tiny-reviews-sft", {}, reviews.rl_prompts),
     "arithmetic": Task(
@@ -65,13 +72,9 @@ TASKS = {
 }
 
 
-@cache
-def practice_problems() -> list[str]:
-    """10,000 prompts of the training split."""
-    return [p.prompt for p in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
-
-
-def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | None = None, **on):
+def train_tiny_steps(
+    seed: int = 0, steps: int = STEPS, *, history: History | None = None, **on: Any
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast, History]:
     """Train tiny-steps: a new GPT-2 of 0.6 M parameters, by SFT on 30,000 solved problems.
 
     First three in four demonstrations are solved in steps, in the second part one in four. All of
@@ -102,7 +105,7 @@ def train_tiny_steps(seed: int = 0, steps: int = STEPS, *, history: History | No
     return model, tokenizer, history
 
 
-def group_config(task: str, name: str, **given) -> GroupConfig:
+def group_config(task: str, name: str, **given: Any) -> GroupConfig:
     """The config of a group algorithm, with the settings that fit the task.
 
     An algorithm that does not compare samples of one prompt gets more prompts instead, so that
@@ -122,8 +125,8 @@ def group_config(task: str, name: str, **given) -> GroupConfig:
 
 
 def scoring(
-    task: str, tokenizer, scorer: str = "tiny-reviews-reward"
-) -> tuple[Callable[[Rollout], torch.Tensor], dict[str, Callable]]:
+    task: str, tokenizer: PreTrainedTokenizerBase, scorer: str = "tiny-reviews-reward"
+) -> tuple[Score, dict[str, Score]]:
     """(score, monitors) of a task. The score trains the policy; monitors are only logged.
 
     Raises:
@@ -145,10 +148,10 @@ def scoring(
 
 def judged(
     task: str,
-    policy,
-    tokenizer,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    reference,
+    reference: Reference,
     seed: int,
     scorer: str = "tiny-reviews-reward",
     levels: tuple[int, ...] = LEVELS,

@@ -4,20 +4,25 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.logprobs import sequence_logprobs
+from minirlhf.core.rollout import Score
 from minirlhf.experiments.practice import judged, scoring
 from minirlhf.experiments.registry import BEST
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.adapters import Policy, Reference
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.rewards.model import text_judge
+from minirlhf.rewards.model import Judge, text_judge
+from minirlhf.runtime import OnStep, Row
 from minirlhf.search.selection import best_of_n
 from minirlhf.tasks import reviews
 from minirlhf.tasks.formats import texts_once
@@ -47,7 +52,7 @@ def preference_config(settings: dict) -> DPOConfig | OnlineConfig | SFTConfig:
 
 
 def preference_run(
-    settings: dict, config: DPOConfig | OnlineConfig | SFTConfig, on_step: Callable
+    settings: dict, config: DPOConfig | OnlineConfig | SFTConfig, on_step: OnStep
 ) -> tuple[dict, list[dict]]:
     """A preference run from the committed SFT model, evaluated on the test films.
 
@@ -59,7 +64,7 @@ def preference_run(
     actor, probe = trainable(policy), pair_probe(policy, tokenizer)
     probing = 0.0  # seconds
 
-    def watch(row):
+    def watch(row: Row) -> None:
         nonlocal probing
         if row["step"] % PROBE_EVERY == 0:
             began = time.time()
@@ -70,7 +75,7 @@ def preference_run(
     started = time.time()
     if isinstance(config, OnlineConfig):
         prompts = reviews.rl_prompts()
-        on = {"reference": policy, "on_step": watch, "monitors": monitors}
+        on: dict[str, Any] = {"reference": policy, "on_step": watch, "monitors": monitors}
         _, history = train_online(actor, tokenizer, prompts, score, config, **on)
     elif isinstance(config, DPOConfig):
         pairs = rated_pairs(config, tokenizer)
@@ -86,7 +91,9 @@ def preference_run(
     return row, [step for step in history if step["step"] % PROBE_EVERY == 0]
 
 
-def best_samples(policy, tokenizer, score: Callable, seed: int) -> Dataset:
+def best_samples(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, score: Score, seed: int
+) -> Dataset:
     """prompt, completion: the best of BEST samples for each of the training prompts."""
     prompts = reviews.rl_prompts()
     texts = best_of_n(policy, tokenizer, prompts, score, BEST, seed=seed)
@@ -98,7 +105,7 @@ def order_config(settings: dict) -> DPOConfig:
     return DPOConfig(seed=settings["seed"], **settings["dpo"])
 
 
-def order_run(settings: dict, config: DPOConfig, on_step: Callable) -> tuple[dict, list[dict]]:
+def order_run(settings: dict, config: DPOConfig, on_step: OnStep) -> tuple[dict, list[dict]]:
     """A preference loss on human pairs, then `pair_probe` on 2,000 pairs of the test films.
 
     The row also counts film by film. The History is empty.
@@ -109,7 +116,7 @@ def order_run(settings: dict, config: DPOConfig, on_step: Callable) -> tuple[dic
     return pair_probe(policy, tokenizer, "test", 2000, by_film=True)(actor), []
 
 
-def rated_pairs(config: DPOConfig, tokenizer) -> Dataset:
+def rated_pairs(config: DPOConfig, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Pairs of human texts about the same film, labelled by one human rating per text."""
     return reviews.preference_pairs(
         "reward",
@@ -121,7 +128,12 @@ def rated_pairs(config: DPOConfig, tokenizer) -> Dataset:
 
 
 def pair_probe(
-    start, tokenizer, split: str = "val", count: int = 128, *, by_film: bool = False
+    start: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str = "val",
+    count: int = 128,
+    *,
+    by_film: bool = False,
 ) -> Callable:
     """A function that says how a model's log-probabilities of held-out pairs differ from `start`'s.
 
@@ -137,7 +149,7 @@ def pair_probe(
     batch = encode(tokenizer, prompts, texts)
 
     @torch.no_grad()
-    def logprobs(model):
+    def logprobs(model: Reference) -> torch.Tensor:
         parts = map(batch.select, torch.arange(len(texts), device="cpu").split(64))
         return torch.cat(
             [sequence_logprobs(policy_logprobs(model, p), p.response_mask) for p in parts]
@@ -145,10 +157,10 @@ def pair_probe(
 
     before = logprobs(start)
 
-    def probe(model):
+    def probe(model: Policy) -> dict:
         change = logprobs(model) - before
         right = (change[chosen] > change[rejected]).double()
-        row = {
+        row: dict = {
             "chosen_change": change[chosen].mean().item(),
             "rejected_change": change[rejected].mean().item(),
             "right_order": right.mean().item(),
@@ -162,7 +174,7 @@ def pair_probe(
     return probe
 
 
-def relabelled(pairs: Dataset, judge: Callable) -> Dataset:
+def relabelled(pairs: Dataset, judge: Judge) -> Dataset:
     """The same pairs of texts; `chosen` is the text with the higher score of the judge."""
     rows = pairs.select_columns(["prompt", "chosen", "rejected"])[:]
     prompts, texts, *sides = texts_once(rows)

@@ -6,7 +6,6 @@ EXPERIMENTS has the commit at which its own run began.
 """
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 from minirlhf import evaluate
@@ -14,7 +13,7 @@ from minirlhf.experiments.records import RESULTS, differences, load_results, rec
 from minirlhf.experiments.registry import COMPARED, EXPERIMENTS, RECORDED_SEEDS, SEEDS
 from minirlhf.experiments.runs import run_variant
 from minirlhf.experiments.smollm2 import SmolConfig, train_and_compare
-from minirlhf.runtime import atomic_path, check, commit
+from minirlhf.runtime import OnStep, atomic_path, check, commit
 from minirlhf.show.plane import frontier
 from minirlhf.tour import Tour, TourConfig
 
@@ -30,7 +29,7 @@ def run_experiment(
     folder: Path,
     seeds: int | None = None,
     *,
-    on_step: Callable = silent,
+    on_step: OnStep = silent,
     results: Path = RESULTS,
     config: TourConfig = TourConfig(),
 ) -> None:
@@ -63,7 +62,7 @@ def run_experiment(
 
 
 def _record_tour(
-    folder: Path, seeds: int, config: TourConfig, origin: dict, on_step: Callable, results: Path
+    folder: Path, seeds: int, config: TourConfig, origin: dict, on_step: OnStep, results: Path
 ) -> None:
     table, steps = [], []
     for seed in range(seeds):
@@ -83,7 +82,7 @@ def _record_tour(
 
 
 def _record_reward_model(
-    folder: Path, seeds: int, config: TourConfig, origin: dict, on_step: Callable, results: Path
+    folder: Path, seeds: int, config: TourConfig, origin: dict, on_step: OnStep, results: Path
 ) -> None:
     rows = []
     for seed in range(seeds):
@@ -93,7 +92,7 @@ def _record_reward_model(
 
 
 def _record_variants(
-    name: str, folder: Path, seeds: int, origin: dict, on_step: Callable, results: Path
+    name: str, folder: Path, seeds: int, origin: dict, on_step: OnStep, results: Path
 ) -> None:
     table, steps = [], []
     for variant in EXPERIMENTS[name]:
@@ -111,7 +110,7 @@ def record_smollm2(
     folder: Path,
     config: SmolConfig = SmolConfig(),
     *,
-    on_step: Callable = silent,
+    on_step: OnStep = silent,
     results: Path = RESULTS,
 ) -> list[dict]:
     """Run the SmolLM2 demonstration and write its record, smollm2. Returns its rows."""
@@ -122,7 +121,7 @@ def record_smollm2(
 
 
 def repeat_run(
-    folder: Path, *, draw: int, on_step: Callable = silent, results: Path = RESULTS
+    folder: Path, *, draw: int, on_step: OnStep = silent, results: Path = RESULTS
 ) -> tuple[str, list[str]]:
     """Repeat one recorded run of the EXPERIMENTS, chosen at random, and compare it.
 
@@ -147,7 +146,7 @@ def repeat_tour(
     config: TourConfig = TourConfig(),
     *,
     draw: int,
-    on_step: Callable = silent,
+    on_step: OnStep = silent,
     results: Path = RESULTS,
 ) -> tuple[str, list[str]]:
     """Repeat the tour with one recorded seed, chosen at random; see `repeat_run`."""

@@ -16,7 +16,7 @@ BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is ke
 SMALL_KL = KLConfig(kl_coef=0.1)
 NO_CLIP = {"clip_eps": 1 - 1e-6, "clip_eps_high": 1e6}  # wide enough never to clip
 
-FAMILY_VARIANTS = {
+FAMILY_VARIANTS: dict[str, dict] = {
     name: {"row": name}
     for name in (
         "start",
@@ -47,7 +47,7 @@ for _name in ("grpo", "gspo", "cispo"):
 for _name in ("grpo", "reinforce"):
     FAMILY_VARIANTS[f"{_name}, 400 steps"] = {"row": _name, "given": {"steps": 400}}
 
-PREFERENCE_VARIANTS = {name: {"dpo": {"loss": name}} for name in LOSSES} | {
+PREFERENCE_VARIANTS: dict[str, dict] = {name: {"dpo": {"loss": name}} for name in LOSSES} | {
     "dpo, synced": {"dpo": {"sync_every": 25}},
     "dpo, mixed": {"dpo": {"sync_every": 25, "mixup": 0.6}},
     "dpo, no reference": {"dpo": {"reference_free": True}},

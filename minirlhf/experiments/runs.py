@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.experiments.faults import FAULTS, Fault
 from minirlhf.experiments.microscope import microscope_run
 from minirlhf.experiments.planted import planted_config, planted_run
@@ -29,13 +32,13 @@ from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.adapters import merged, with_lora
+from minirlhf.models.adapters import Policy, merged, with_lora
 from minirlhf.models.heads import ScalarModel, SharedCritic
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import sample
 from minirlhf.rewards.gold import gold_judge
 from minirlhf.rewards.model import rollout_judge, rollout_score, text_judge
-from minirlhf.runtime import commit, write_text
+from minirlhf.runtime import OnStep, commit, write_text
 from minirlhf.tasks import reviews
 from minirlhf.tour import trainable
 
@@ -43,7 +46,7 @@ RowAndHistory = tuple[dict, list[dict]]
 
 
 def run_variant(
-    name: str, variant: str, seed: int, folder: Path, *, on_step: Callable
+    name: str, variant: str, seed: int, folder: Path, *, on_step: OnStep
 ) -> RowAndHistory:
     """One run of an experiment: its row and its History.
 
@@ -88,7 +91,7 @@ def reward_config(settings: dict) -> RewardConfig:
     return RewardConfig(seed=settings["seed"])
 
 
-def reward_run(settings: dict, config: RewardConfig, on_step: Callable) -> RowAndHistory:
+def reward_run(settings: dict, config: RewardConfig, on_step: OnStep) -> RowAndHistory:
     """A reward model trained from the committed SFT model on `pairs` labels. The History is empty.
 
     The row says how it predicts 2,000 held-out pairs: accuracy, mean loss in nats, and the mean
@@ -121,7 +124,7 @@ def ppo_config(settings: dict) -> PPOConfig:
     return PPOConfig(**settings.get("ppo", {}) | {"seed": settings["seed"]})
 
 
-def ppo_run(settings: dict, config: PPOConfig, on_step: Callable) -> RowAndHistory:
+def ppo_run(settings: dict, config: PPOConfig, on_step: OnStep) -> RowAndHistory:
     """PPO on the reviews from the committed SFT and reward models, evaluated on the test films.
 
     `critic`: "shared" (a head on the actor's trunk) or "sft" (the SFT model's backbone and a new
@@ -153,9 +156,12 @@ def ppo_run(settings: dict, config: PPOConfig, on_step: Callable) -> RowAndHisto
     return row | {"seconds": seconds}, list(history)
 
 
-def _actor_and_critic(settings: dict, seed: int, policy, scorer):
+def _actor_and_critic(
+    settings: dict, seed: int, policy: PreTrainedModel, scorer: ScalarModel
+) -> tuple[Policy, ScalarModel]:
     """Trainable copies, with the critic and the adapters that the settings ask for."""
-    actor, critic = trainable(policy), trainable(scorer)
+    actor: Policy = trainable(policy)
+    critic = trainable(scorer)
     if settings.get("critic") == "shared":
         critic = SharedCritic(actor)
     elif settings.get("critic") == "sft":
@@ -198,7 +204,7 @@ def _ppo_beside_groups(task: str, given: dict) -> PPOConfig:
     return PPOConfig(**shared | given)
 
 
-def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable) -> RowAndHistory:
+def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: OnStep) -> RowAndHistory:
     """An algorithm of the family, or PPO, evaluated on held-out prompts; about 25 History rows.
 
     `jitter`: noise added to every score, uniform in [0, jitter). `dealt`: the scores of each batch
@@ -208,7 +214,7 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable
     """
     task = settings.get("task", "arithmetic")
     policy, tokenizer = load_policy(TASKS[task].model)
-    asked = {"reference": policy, "seed": config.seed}
+    asked: dict[str, Any] = {"reference": policy, "seed": config.seed}
     asked |= {"levels": settings["levels"]} if "levels" in settings else {}
     if settings["row"] == "start":
         return judged(task, policy, tokenizer, **asked), []
@@ -221,9 +227,10 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable
         score = _dealt(score, config.seed)
     torch.manual_seed(config.seed)
     actor, prompts = trainable(policy), TASKS[task].prompts()
-    on = {"monitors": monitors, "on_step": on_step, "reference": policy}
-    clock, started = [], time.time()
-    if settings["row"] == "ppo":
+    on: dict[str, Any] = {"monitors": monitors, "on_step": on_step, "reference": policy}
+    clock: list[float] = []
+    started = time.time()
+    if isinstance(config, PPOConfig):
         critic = _critic_on(task, policy)
         on["formulas"] = PPOFormulas(sample=_timed(sample, clock))
         history = train_ppo(actor, critic, tokenizer, prompts, score, config, **on)[2]
@@ -236,28 +243,28 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: Callable
     return row | seconds, [step for step in history if step["step"] % every == 0]
 
 
-def _critic_on(task: str, policy):
+def _critic_on(task: str, policy: PreTrainedModel) -> ScalarModel:
     if task == "reviews":
         return trainable(load_scalar("tiny-reviews-reward")[0])
     return trainable(ScalarModel(trainable(policy).base_model))
 
 
-def _with_noise(score: Callable, size: float, seed: int) -> Callable:
+def _with_noise(score: Score, size: float, seed: int) -> Score:
     """The score plus noise that is uniform in [0, size)."""
     generator = torch.Generator().manual_seed(seed)
 
-    def noisy(rollout):
+    def noisy(rollout: Rollout) -> torch.Tensor:
         scores = score(rollout)
         return scores + size * torch.rand(scores.shape, generator=generator, device="cpu")
 
     return noisy
 
 
-def _dealt(score: Callable, seed: int) -> Callable:
+def _dealt(score: Score, seed: int) -> Score:
     """The scores of a batch in a random order: no score belongs to its response any more."""
     generator = torch.Generator().manual_seed(seed)
 
-    def dealt(rollout):
+    def dealt(rollout: Rollout) -> torch.Tensor:
         scores = score(rollout)
         return scores[torch.randperm(len(scores), generator=generator)]
 
@@ -267,7 +274,7 @@ def _dealt(score: Callable, seed: int) -> Callable:
 def _timed(function: Callable, clock: list[float]) -> Callable:
     """The same function; each call appends its seconds to `clock`."""
 
-    def timed(*args, **kwargs):
+    def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.time()
         result = function(*args, **kwargs)
         clock.append(time.time() - started)
@@ -276,7 +283,8 @@ def _timed(function: Callable, clock: list[float]) -> Callable:
     return timed
 
 
-RUNS = {  # experiment -> (settings -> config, run); the experiments left out are runs of PPO
+# experiment -> (settings -> config, run); the experiments left out are runs of PPO
+RUNS: dict[str, tuple[Callable, Callable]] = {
     "labels": (reward_config, reward_run),
     "family": (group_run_config, group_run),
     "jitter": (group_run_config, group_run),

@@ -8,12 +8,13 @@ difference of its implicit rewards.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.core.logprobs import sequence_logprobs
 from minirlhf.core.preference import implicit_rewards
@@ -23,13 +24,17 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.adapters import BelowAdapter, fitted
+from minirlhf.models.adapters import BelowAdapter, Reference, fitted, has_adapter
 from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import sample_text
-from minirlhf.rewards.model import normalise_scores, prefix_scores, text_judge
-from minirlhf.runtime import SMOLLM2
+from minirlhf.rewards.model import Judge, normalise_scores, prefix_scores, text_judge
+from minirlhf.runtime import SMOLLM2, OnStep
 from minirlhf.tasks import reviews
+
+if TYPE_CHECKING:  # importing peft takes two seconds
+    from peft import PeftModel
 
 # Many course notes score this sentence prefix by prefix.
 NOTES_SENTENCE = "I love to walk the dog, what do you like?"
@@ -54,7 +59,7 @@ class SmolConfig:
 
 
 def train_and_compare(
-    folder: Path, config: SmolConfig = SmolConfig(), *, on_step: Callable = lambda row: None
+    folder: Path, config: SmolConfig = SmolConfig(), *, on_step: OnStep = lambda row: None
 ) -> list[dict]:
     """Train a reward head and DPO, save both as ordinary models, and compare them.
 
@@ -65,7 +70,7 @@ def train_and_compare(
     """
     policy, tokenizer = load_policy(config.model)
     cut = config.reward.max_response
-    limits = {"max_tokens": cut, "tokenizer": tokenizer}
+    limits: dict[str, Any] = {"max_tokens": cut, "tokenizer": tokenizer}
     pairs = reviews.preference_pairs("reward", config.pairs, seed=config.reward.seed, **limits)
     held_out = reviews.preference_pairs(config.split, config.held_out, seed=17, **limits)
     scorer, seconds = _train_reward_head(folder, config, policy, tokenizer, pairs, on_step)
@@ -75,8 +80,10 @@ def train_and_compare(
     judge = text_judge([tiny], its_tokenizer, max_response=2 * cut)
     rows.append({"method": "tiny-reviews-reward", **accuracy(held_out, judge)})
     tokens, with_eos, one_pass = prefix_scores(scorer, tokenizer, "the film\n", config.sentence)
-    policy, seconds = _train_dpo(folder, config, tokenizer, pairs, on_step)
-    judge = implicit_judge(policy, tokenizer, beta=config.dpo.of_loss["beta"], max_response=cut)
+    trained, seconds = _train_dpo(folder, config, tokenizer, pairs, on_step)
+    beta = config.dpo.of_loss["beta"]
+    assert beta is not None  # every loss has one
+    judge = implicit_judge(trained, tokenizer, beta=beta, max_response=cut)
     rows.append(
         {"method": "DPO's implicit reward", **accuracy(held_out, judge), "seconds": seconds}
     )
@@ -87,35 +94,49 @@ def train_and_compare(
     return rows
 
 
-def _train_reward_head(folder: Path, config: SmolConfig, policy, tokenizer, pairs, on_step):
+def _train_reward_head(
+    folder: Path,
+    config: SmolConfig,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    on_step: OnStep,
+) -> tuple[ScalarModel, float]:
     """(reward model, seconds); resumes, and saves the model."""
     started = time.time()
     samples = sample_text(policy, tokenizer, reviews.rl_prompts()[:64], seed=config.reward.seed)
     with Checkpoint(folder / "reward.training.safetensors", resume=True) as checkpoint:
         backbone = fitted(policy.base_model, lora=config.rank, bf16=True)
-        on = {"on_step": on_step, "checkpoint": checkpoint}
+        on: dict[str, Any] = {"on_step": on_step, "checkpoint": checkpoint}
         scorer, _ = train_reward_model(backbone, tokenizer, pairs, config.reward, **on)
     normalise_scores(scorer, samples, tokenizer.eos_token_id).save(folder / "reward", tokenizer)
     return scorer, time.time() - started + checkpoint.earlier
 
 
-def _train_dpo(folder: Path, config: SmolConfig, tokenizer, pairs, on_step):
+def _train_dpo(
+    folder: Path,
+    config: SmolConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    on_step: OnStep,
+) -> tuple["PeftModel", float]:
     """(policy, seconds); resumes, and saves the policy."""
     policy, started = fitted(load_policy(config.model)[0], lora=config.rank, bf16=True), time.time()
+    assert has_adapter(policy)  # the rank is above 0
     with Checkpoint(folder / "dpo.training.safetensors", resume=True) as checkpoint:
         train_dpo(policy, tokenizer, pairs, config.dpo, on_step=on_step, checkpoint=checkpoint)
     save_policy(policy, tokenizer, folder / "dpo")
     return policy, time.time() - started + checkpoint.earlier
 
 
-def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
+def accuracy(pairs: Dataset, judge: Judge) -> dict[str, float]:
     """How often the judge gives the chosen text the higher score, with a 95 % interval over films.
 
     The accuracy is the mean over films of each film's own share.
     """
     rows = pairs[:]
     chosen, rejected = (judge(rows["prompt"], rows[side]) for side in ("chosen", "rejected"))
-    films = {prompt: [] for prompt in rows["prompt"]}
+    films: dict[str, list[bool]] = {prompt: [] for prompt in rows["prompt"]}
     for prompt, right in zip(rows["prompt"], (chosen > rejected).tolist(), strict=True):
         films[prompt].append(right)
     shares = torch.tensor([sum(film) / len(film) for film in films.values()], device="cpu")
@@ -130,8 +151,13 @@ def accuracy(pairs: Dataset, judge: Callable) -> dict[str, float]:
 
 
 def implicit_judge(
-    policy, tokenizer, *, beta: float, max_response: int, batch_size: int = 32
-) -> Callable:
+    policy: "PeftModel",
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    beta: float,
+    max_response: int,
+    batch_size: int = 32,
+) -> Judge:
     """A judge that scores with DPO's implicit reward, beta log pi / pi_ref.
 
     The reference policy is the model without its adapter. The judge takes prompts and responses
@@ -140,10 +166,10 @@ def implicit_judge(
     reference = BelowAdapter(policy)
 
     @torch.no_grad()
-    def logps(model, batch: Rollout):
+    def logps(model: Reference, batch: Rollout) -> torch.Tensor:
         return sequence_logprobs(policy_logprobs(model, batch), batch.response_mask)
 
-    def judge(prompts, responses):
+    def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:
         batches = (
             encode(
                 tokenizer,

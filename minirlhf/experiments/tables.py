@@ -6,7 +6,7 @@ column `variant`. In the records "tour" and "smollm2" that column is called `met
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -341,7 +341,13 @@ def samples(
     return table
 
 
-def _compared(frame: pd.DataFrame, column: str, baseline, variants, by: str):
+def _compared(
+    frame: pd.DataFrame,
+    column: str,
+    baseline: str | Iterable[str],
+    variants: str | Iterable[str] | None,
+    by: str,
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """(variant, its values, the baselines' values), each a table of seeds by prompts."""
     long = by_prompt(frame, column, by=by)
     column = _without_ending(column)
@@ -367,7 +373,9 @@ def _compared(frame: pd.DataFrame, column: str, baseline, variants, by: str):
         yield name, tables[name], base
 
 
-def _values_and_distances(frame: pd.DataFrame, column: str, kl: str, by: str):
+def _values_and_distances(
+    frame: pd.DataFrame, column: str, kl: str, by: str
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.Series]]:
     """Name -> (seeds, prompts) values of a column, and name -> (seeds,) distances."""
     long = by_prompt(frame, column, by=by)
     _check_columns(frame, [kl])

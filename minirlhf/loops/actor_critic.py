@@ -1,6 +1,7 @@
 """The two networks that PPO trains, with or without a shared trunk."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -8,8 +9,9 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models import forward
+from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import policy_logprobs
-from minirlhf.models.heads import SharedCritic
+from minirlhf.models.heads import ScalarModel, SharedCritic
 from minirlhf.runtime import check
 
 
@@ -35,20 +37,20 @@ class ActorCritic:
 
     def __init__(
         self,
-        actor,
-        critic,
+        actor: Policy,
+        critic: ScalarModel,
         actor_config: OptimiserConfig,
         critic_config: OptimiserConfig,
         *,
         temperature: float,
         response_values: Callable = forward.response_values,
-    ):
+    ) -> None:
         self.shared = isinstance(critic, SharedCritic)
         apart = {*map(id, actor.parameters())}.isdisjoint(map(id, critic.parameters()))
         check(
             "critic",
             type(critic).__name__,
-            critic.actor is actor if self.shared else apart,
+            critic.actor is actor if isinstance(critic, SharedCritic) else apart,
             "a SharedCritic of this actor, or a model that shares no weight with it",
         )
         check(
@@ -57,7 +59,8 @@ class ActorCritic:
             not self.shared or response_values is forward.response_values,
             "the package's own with a SharedCritic",
         )
-        self.actor, self.critic, self._held = actor, critic, {}
+        self.actor, self.critic = actor, critic
+        self._held: dict[str, Any] = {}  # of the last pass of a shared trunk
         self.actor_config, self.critic_config = actor_config, critic_config
         self.temperature, self.response_values = temperature, response_values
         self.actor_optimizer = make_optimizer(actor, actor_config)
@@ -75,7 +78,7 @@ class ActorCritic:
 
     def logprobs(self, batch: Rollout) -> torch.Tensor:
         """(B, R) nats, of the sampled tokens under the actor as it is now."""
-        if not self.shared:
+        if not isinstance(self.critic, SharedCritic):
             return policy_logprobs(self.actor, batch, temperature=self.temperature)
         logprobs, values = self.critic.logprobs_and_values(batch, temperature=self.temperature)
         self._held = {"batch": batch, "values": values}  # one pass gave both

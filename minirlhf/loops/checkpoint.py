@@ -11,17 +11,26 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from minirlhf.core.rollout import Score
 from minirlhf.loops.formulas import function_signature, identity
+from minirlhf.models.adapters import Reference
 from minirlhf.runtime import History, atomic_path
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # any dataclass
+
+Batch = TypeVar("Batch")  # what a loop reads in one step
 
 
 class Stopped(Exception):
@@ -53,7 +62,7 @@ class Checkpoint:
         resume: bool = False,
         every: float = 60.0,
         origin: dict | None = None,
-    ):
+    ) -> None:
         self.path = Path(path) if path else None
         self.resume, self.every, self.origin = resume, every, origin or {}
         self.stopping = False  # Ctrl-C was pressed
@@ -62,17 +71,17 @@ class Checkpoint:
     def attach(
         self,
         loop: str,
-        config,
-        data,
+        config: "DataclassInstance",
+        data: Dataset | torch.Tensor | list,
         models: list,
-        optimizers: list,
+        optimizers: list[torch.optim.Optimizer],
         history: History,
         *,
-        generators: list = (),
+        generators: Sequence[torch.Generator] = (),
         state: dict | None = None,
-        formulas=None,
-        score: Callable | None = None,
-        reference=None,
+        formulas: "DataclassInstance | None" = None,
+        score: Score | None = None,
+        reference: Reference | None = None,
     ) -> "Checkpoint":
         """Register the parts of a run, and restore them if it is resumed. Returns the Checkpoint.
 
@@ -131,7 +140,7 @@ class Checkpoint:
             self._restore()
         return self
 
-    def steps(self, batches: Iterable) -> Iterator[tuple[int, object]]:
+    def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         """(step, batch), from the first step that is not yet done.
 
         A step is complete when the loop asks for the next one. Nothing is saved before that, so a
@@ -154,7 +163,7 @@ class Checkpoint:
             self.save()
 
     def __enter__(self) -> "Checkpoint":
-        def stop(number, frame):
+        def stop(number: int, frame: object) -> None:
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
@@ -163,7 +172,7 @@ class Checkpoint:
             self.before = signal.signal(signal.SIGINT, stop)
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.before)
         if self.stopping and kind is None:  # Ctrl-C came while no loop was running
@@ -177,7 +186,9 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write everything to a temporary file, then rename it to `path`."""
+        """Write everything to a temporary file, then rename it to `path`, if there is one."""
+        if self.path is None:
+            return
         tensors = {
             f"model.{m}.{name}": p.contiguous()
             for m, model in enumerate(self.models)
@@ -264,7 +275,7 @@ class Checkpoint:
         return [torch.default_generator, *self.generators]
 
 
-def _digest(data) -> str:
+def _digest(data: Dataset | torch.Tensor | list) -> str:
     """SHA-256 of all rows of the data, shortened."""
     whole = data.tolist() if isinstance(data, torch.Tensor) else data[:]
     return hashlib.sha256(repr(whole).encode("utf-8", "backslashreplace")).hexdigest()[:16]

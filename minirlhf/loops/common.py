@@ -157,7 +157,7 @@ class MeanMetrics(dict[str, float]):
         names: metrics that are 0 if nothing is added to them.
     """
 
-    def __init__(self, optimiser_steps: int, names: tuple[str, ...] = ()):
+    def __init__(self, optimiser_steps: int, names: tuple[str, ...] = ()) -> None:
         super().__init__(dict.fromkeys(names, 0.0))
         self.optimiser_steps = optimiser_steps
 

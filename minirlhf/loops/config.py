@@ -1,6 +1,7 @@
 """Settings that several loops share. A wrong value raises a ValueError when a config is created."""
 
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 
@@ -8,6 +9,13 @@ from minirlhf.core.kl import adapt_kl_coef
 from minirlhf.runtime import check
 
 SCHEDULES = ("linear", "constant")
+
+
+class Clip(TypedDict):
+    """The ends of a clip, as keyword arguments of `core.ppo_clip`."""
+
+    clip_eps: float
+    clip_eps_high: float | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     micro_batch: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("lr", self.lr, 0 < self.lr < float("inf"), "above 0 and finite")
         allowed = self.max_grad_norm is None or self.max_grad_norm > 0
         check(
@@ -40,7 +48,7 @@ class OptimiserConfig:
         check("micro_batch", self.micro_batch, self.micro_batch >= 0, "0 (off) or more")
 
     @classmethod
-    def plain(cls, **given) -> "OptimiserConfig":
+    def plain(cls, **given: Any) -> "OptimiserConfig":
         """A constant learning rate and no gradient clipping."""
         return cls(**{"schedule": "constant", "max_grad_norm": None} | given)
 
@@ -68,7 +76,7 @@ class KLConfig:
     target: float | None = None
     horizon: float = 2000.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("kl_coef", self.kl_coef, 0 <= self.kl_coef < float("inf"), "0 or more, and finite")
         check("target", self.target, self.target is None or self.target > 0, "None or above 0")
         check("horizon", self.horizon, self.horizon > 0, "above 0")

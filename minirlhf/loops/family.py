@@ -35,6 +35,7 @@ from minirlhf.core.policy_gradient import (
 )
 from minirlhf.core.returns import overlong_penalty
 from minirlhf.core.rollout import Rollout
+from minirlhf.loops.config import Clip
 from minirlhf.models.sampling import sample
 from minirlhf.runtime import check
 
@@ -121,7 +122,7 @@ class Algorithm:
     overlong_buffer: int = 0
     source: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             self._check(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
         self._check("clip_eps", 0 < self.clip_eps <= 1, "above 0 and at most 1")
@@ -162,7 +163,7 @@ class Algorithm:
         return self.baseline in ("group mean", "others' mean") or self.drop_spread is not None
 
     @property
-    def bounds(self) -> dict[str, float | None]:
+    def bounds(self) -> Clip:
         """The ends of the clip, as keyword arguments of `core.ppo_clip`."""
         return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
 

@@ -14,18 +14,22 @@ import dis
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from types import CodeType
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance  # any dataclass
 
 LIBRARIES = ("minirlhf", "torch", "einops", "math", "numpy")  # their functions count by name
 LARGEST = 10_000  # numbers of a tensor that are compared one by one
 
 
-def identity(formulas) -> dict[str, str | None]:
+def identity(formulas: "DataclassInstance") -> dict[str, str | None]:
     """The replaced functions: field -> "module.name SHA-256". Defaults are left out.
 
     The hash covers the source of the function and all that it uses: what it wraps, its closure, its
@@ -63,7 +67,7 @@ def _signature(function: Callable) -> str | None:
     return f"{where} {sha256(source.encode()).hexdigest()}"
 
 
-def _sources(thing, seen: set[int], *, strict: bool = True) -> Iterator[str]:
+def _sources(thing: Any, seen: set[int], *, strict: bool = True) -> Iterator[str]:
     """The source of a function and of what it uses, each once.
 
     Raises:
@@ -102,25 +106,25 @@ def _sources(thing, seen: set[int], *, strict: bool = True) -> Iterator[str]:
         yield type(thing).__qualname__
 
 
-def _all_sources(things, seen: set[int], strict: bool) -> Iterator[str]:
+def _all_sources(things: Iterable[object], seen: set[int], strict: bool) -> Iterator[str]:
     for thing in things:
         yield from _sources(thing, seen, strict=strict)
 
 
-def _is_of_a_library(thing) -> bool:
+def _is_of_a_library(thing: object) -> bool:
     """Whether this is a function or class of the package or a library, found under its own name.
 
     A user's wrapper made with functools.wraps carries the name of what it wraps, but is not found
     under it.
     """
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     if not (inspect.isfunction(thing) or inspect.isclass(thing)) or not module:
         return False
     library = module.split(".")[0] in LIBRARIES
     return library and getattr(sys.modules.get(module), name, None) is thing
 
 
-def _is_plain_object(thing) -> bool:
+def _is_plain_object(thing: object) -> bool:
     """Whether an object can be called and its class is a user's own, written in Python."""
     written = inspect.isfunction(getattr(type(thing), "__call__", None))  # noqa: B004
     return written and not isinstance(thing, torch.nn.Module)

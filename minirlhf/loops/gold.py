@@ -9,10 +9,11 @@ The ensemble is a second judge beside the gold reward model (see rewards/gold.py
 films, from a backbone and with seeds that no training on rewards uses.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.loops.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.reviews import Review
 
 
@@ -41,7 +42,7 @@ class GoldConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("epochs", self.epochs, self.epochs > 0, "above 0")
         check(
             "micro_batch",
@@ -53,13 +54,13 @@ class GoldConfig:
 
 
 def train_gold(
-    backbone,
-    tokenizer,
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     reviews: list[Review],
     config: GoldConfig = GoldConfig(),
     *,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
     """Train `backbone` with a new scalar head to predict the mean rating of each review.

@@ -16,13 +16,15 @@ Source: Shao et al. 2024. By default the KL penalty is taken off the score, as i
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean
 from minirlhf.core.policy_gradient import mean_ratio
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
     MeanMetrics,
@@ -35,10 +37,10 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
-from minirlhf.models.adapters import reference_of
+from minirlhf.models.adapters import Reference, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 
 # metrics of the update; they are 0 where every response was masked and nothing was updated
 UPDATE_METRICS = ("policy_loss", "ratio", "clip_fraction", "grad_norm")
@@ -80,7 +82,7 @@ class GroupConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=1e-4)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("steps", "prompts_per_step", "group_size", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         enough = self.group_size > 1 or not self.algorithm.compares
@@ -102,7 +104,7 @@ class GroupConfig:
         check("overlong_buffer", buffer, buffer <= longest, f"at most max_new_tokens = {longest}")
 
     @classmethod
-    def named(cls, name: str, **given) -> "GroupConfig":
+    def named(cls, name: str, **given: Any) -> "GroupConfig":
         """Settings for a row of FAMILY by its name, with the same number of samples per step.
 
         A row without groups takes one response from each of more prompts. A row without an
@@ -110,7 +112,7 @@ class GroupConfig:
         """
         check("algorithm", name, name in FAMILY, f"one of {', '.join(FAMILY)}")
         row = FAMILY[name]
-        settings = {"algorithm": row}
+        settings: dict[str, Any] = {"algorithm": row}
         if not row.compares:
             settings["group_size"] = 1
             settings["prompts_per_step"] = cls.prompts_per_step * cls.group_size
@@ -122,7 +124,7 @@ class GroupConfig:
         return cls(**settings)
 
     @classmethod
-    def plain(cls, name: str = "grpo", **given) -> "GroupConfig":
+    def plain(cls, name: str = "grpo", **given: Any) -> "GroupConfig":
         """A row of FAMILY with every extra switched off.
 
         No penalty for a missing EOS, a constant learning rate, no gradient clipping. The row's own
@@ -148,19 +150,19 @@ class GroupConfig:
 
 
 def train_group(
-    model,
-    tokenizer,
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    score: Callable[[Rollout], torch.Tensor],
+    score: Score,
     config: GroupConfig = GroupConfig(),
     *,
     formulas: GroupFormulas = GroupFormulas(),
-    reference=None,
-    monitors: dict[str, Callable] | None = None,
+    reference: Reference | None = None,
+    monitors: dict[str, Score] | None = None,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[SomePolicy, History]:
     """Train `model` in place by GRPO or another row of its family.
 
     Random numbers: the order of the prompts is that of `shuffled_batches(..., config.seed)`.
@@ -196,10 +198,10 @@ def train_group(
     sampling = config.sampling.for_training()  # refuses top-k and top-p
     reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
-    state = {"kl_coef": config.kl.kl_coef, "running_mean": None}
+    state: dict[str, Any] = {"kl_coef": config.kl.kl_coef, "running_mean": None}
     model.eval()  # dropout off: the importance ratio must be 1 at the first minibatch
 
-    def draw(index, **given) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+    def draw(index: torch.Tensor, **given: Any) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
         """Responses to prompts [index], their scores, and the scores less penalties."""
         settings = {"config": sampling, "samples_per_prompt": config.group_size} | given
         ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
@@ -420,12 +422,16 @@ def _refilled(
         (batch, penalised scores, number of responses sampled for the replacement).
     """
     size, wanted = config.group_size, config.prompts_per_step
+    limit = config.algorithm.drop_spread
+    assert limit is not None  # otherwise no group is replaced
     batches, all_penalised = [batch], [penalised]
-    kept, alike, drawn = [], [], 0  # numbers of groups; how many groups were drawn so far
+    kept: list[int] = []  # numbers of groups
+    alike: list[int] = []
+    drawn = 0  # how many groups were drawn so far
     for attempt in range(config.max_refills + 1):
         grouped = rearrange(scores, "(n g) -> n g", g=size)
         spread = grouped.max(1).values - grouped.min(1).values
-        for differs in (spread > config.algorithm.drop_spread).tolist():
+        for differs in (spread > limit).tolist():
             (kept if differs else alike).append(drawn)
             drawn += 1
         if len(kept) >= wanted or attempt == config.max_refills:

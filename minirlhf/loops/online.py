@@ -6,15 +6,15 @@ rso          k responses of the initial policy, two kept by rejection         (L
              sampling
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rejection import rejection_sample
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Score
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
     clipped_step,
@@ -25,9 +25,10 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
+from minirlhf.models.adapters import Policy, Reference, SomePolicy
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 
 PICKS = ("best and worst", "rejection")
 
@@ -47,7 +48,7 @@ class OnlineConfig:
     sampling: SamplingConfig = SamplingConfig()
     dpo: DPOConfig = DPOConfig()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("samples", self.samples, self.samples >= 2, "at least 2, to make a pair")
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
@@ -78,26 +79,26 @@ ONLINE = {  # the keys are the names of the commands
         samples=4,
         refresh=DPOConfig.steps,
         pick="rejection",
-        accept_beta=OWN_PAIRS.beta,
+        accept_beta=KLConfig.kl_coef,
         dpo=replace(OWN_PAIRS, loss="hinge"),
     ),
 }
 
 
 def train_online(
-    model,
-    tokenizer,
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    score: Callable[[Rollout], torch.Tensor],
+    score: Score,
     config: OnlineConfig = OnlineConfig(),
     *,
     formulas: DPOFormulas = DPOFormulas(),
-    reference=None,
-    monitors: dict[str, Callable] | None = None,
+    reference: Reference | None = None,
+    monitors: dict[str, Score] | None = None,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[SomePolicy, History]:
     """Train `model` in place on pairs of its own responses.
 
     Random numbers: the order of the prompts is that of `shuffled_batches(..., config.dpo.seed)`.
@@ -125,7 +126,8 @@ def train_online(
     config.sampling.for_training()
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
-    state = {"pool": []}  # pairs for the steps to come; they are saved in the checkpoint too
+    # pairs for the steps to come; they are saved in the checkpoint too
+    state: dict[str, list[dict[str, list[str]]]] = {"pool": []}
     model.eval()
     run = (checkpoint or Checkpoint()).attach(
         "online",
@@ -142,7 +144,7 @@ def train_online(
     )
     batches = list(shuffled_batches(len(prompts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
-        log = {}
+        log: dict[str, torch.Tensor] = {}
         # 1. Responses to the prompts of the next steps, and pairs of them by their scores.
         if step % config.refresh == 0:
             asked = [[prompts[i] for i in index] for index in batches[step : step + config.refresh]]
@@ -155,7 +157,8 @@ def train_online(
         if rows["prompt"]:
             log |= preference_step(model, reference, tokenizer, rows, own, formulas=formulas)
             log["grad_norm"] = clipped_step(model, optimizer, own.optimiser.max_grad_norm)
-        if own.sync_every and (step + 1) % own.sync_every == 0:
+        updates = own.sync_every and (step + 1) % own.sync_every == 0
+        if updates and reference is not None:
             sync(reference, model, own.mixup)
         # 3. Log.
         on_step(history.log("online", step, steps=own.steps, pairs=len(rows["prompt"]), **log))
@@ -163,13 +166,13 @@ def train_online(
 
 
 def _sampled_pairs(
-    model,
-    tokenizer,
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     batches: list[list[str]],
-    score: Callable,
+    score: Score,
     config: OnlineConfig,
     generator: torch.Generator,
-    monitors: dict[str, Callable],
+    monitors: dict[str, Score],
 ) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
     """(pairs for each batch of prompts, mean metrics of the sampled responses)."""
     pool, sampled, eos_id = [], [], tokenizer.eos_token_id

@@ -25,8 +25,10 @@ Source: Schulman et al. 2017; for language models Ziegler et al. 2019.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.kl import kl_shaped_rewards
 from minirlhf.core.masking import aggregate, loss_denominator, masked_mean, masked_whiten
@@ -39,15 +41,16 @@ from minirlhf.core.policy_gradient import (
     value_loss_clipped,
 )
 from minirlhf.core.returns import gae
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
-from minirlhf.loops.config import KLConfig, OptimiserConfig
-from minirlhf.models.adapters import reference_of
+from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
+from minirlhf.models.adapters import Reference, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
+from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class PPOConfig:
     critic: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         whole = self.batch_size % self.minibatch_size == 0
@@ -118,7 +121,7 @@ class PPOConfig:
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
 
     @classmethod
-    def plain(cls, **given) -> "PPOConfig":
+    def plain(cls, **given: Any) -> "PPOConfig":
         """PPO with every extra switched off, to be compared with a loop written by hand.
 
         No whitening, no clip of the value loss, no penalty for a missing EOS, a constant learning
@@ -136,7 +139,7 @@ class PPOConfig:
         return cls(**off | given)
 
     @property
-    def clip(self) -> dict[str, float | None]:
+    def clip(self) -> Clip:
         """The settings of the clip, as keyword arguments of `core.ppo_clip`."""
         return {"clip_eps": self.clip_eps, "clip_eps_high": self.clip_eps_high}
 
@@ -160,20 +163,20 @@ class PPOFormulas:
 
 
 def train_ppo(
-    actor,
-    critic,
-    tokenizer,
+    actor: SomePolicy,
+    critic: ScalarModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    score: Callable[[Rollout], torch.Tensor],
+    score: Score,
     config: PPOConfig = PPOConfig(),
     *,
     formulas: PPOFormulas = PPOFormulas(),
-    reference=None,
-    monitors: dict[str, Callable] | None = None,
+    reference: Reference | None = None,
+    monitors: dict[str, Score] | None = None,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[SomePolicy, ScalarModel, History]:
     """Train `actor` and `critic` in place by PPO.
 
     Random numbers: the order of the prompts is that of `shuffled_batches(..., config.seed)`.

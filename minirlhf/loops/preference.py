@@ -7,11 +7,12 @@ This is DPO (Rafailov et al. 2023); the other losses of its family are the rows 
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.logprobs import response_logprobs, sequence_logprobs
 from minirlhf.core.rollout import Rollout
@@ -24,9 +25,9 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
-from minirlhf.models.adapters import reference_of
+from minirlhf.models.adapters import BelowAdapter, Policy, Reference, SomePolicy, reference_of
 from minirlhf.models.forward import encode, policy_logits, policy_logprobs
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows, unpaired
 
 
@@ -52,7 +53,7 @@ class DPOConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=5e-5)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
@@ -95,12 +96,12 @@ class DPOConfig:
         check("reference_free", self.reference_free, good, allowed)
 
     @classmethod
-    def plain(cls, **given) -> "DPOConfig":
+    def plain(cls, **given: Any) -> "DPOConfig":
         """DPO with a constant learning rate and no gradient clipping."""
         return cls(**{"optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr)} | given)
 
     @property
-    def of_loss(self) -> dict[str, float]:
+    def of_loss(self) -> dict[str, float | None]:
         """All settings of the loss: those in LOSSES, replaced by those that were given."""
         beta = {} if self.beta is None else {"beta": self.beta}
         return LOSSES[self.loss].settings | self.settings | beta
@@ -112,17 +113,17 @@ class DPOConfig:
 
 
 def train_dpo(
-    model,
-    tokenizer,
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: DPOConfig = DPOConfig(),
     *,
     formulas: DPOFormulas = DPOFormulas(),
-    reference=None,
+    reference: Reference | None = None,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[SomePolicy, History]:
     """Train `model` in place on columns `prompt`, `chosen`, `rejected`.
 
     KTO also takes `prompt`, `completion`, `label`.
@@ -181,7 +182,8 @@ def train_dpo(
         # 2. Update the policy and, after every sync_every steps, the reference.
         set_learning_rate(optimizer, config.optimiser, step, config.steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-        if config.sync_every and (step + 1) % config.sync_every == 0:
+        updates = config.sync_every and (step + 1) % config.sync_every == 0
+        if updates and reference is not None:
             sync(reference, model, config.mixup)
         # 3. Log.
         on_step(history.log("dpo", step, steps=config.steps, **log, grad_norm=grad_norm))
@@ -189,9 +191,9 @@ def train_dpo(
 
 
 def preference_step(
-    model,
-    reference,
-    tokenizer,
+    model: Policy,
+    reference: Reference | None,
+    tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list],
     config: DPOConfig,
     *,
@@ -245,8 +247,8 @@ def preference_step(
 
 
 def _answers(
-    model,
-    reference,
+    model: Policy,
+    reference: Reference | None,
     batch: Rollout,
     config: DPOConfig,
     chosen: torch.Tensor,
@@ -259,6 +261,7 @@ def _answers(
     mask = batch.action_mask
     kl = torch.zeros(len(mask), device="cpu")
     if LOSSES[config.loss].kl:  # the KL at every position: the logits of both are needed
+        assert reference is not None  # DPOConfig has checked it
         logits = policy_logits(model, batch)
         with torch.no_grad():
             ref_logits = policy_logits(reference, batch).to(logits.device)
@@ -274,6 +277,7 @@ def _answers(
         logprobs = sequence_logprobs(policy_logprobs(model, batch), mask)
         ref = torch.zeros_like(logprobs) if known is None else known
         if config.has_reference and known is None:
+            assert reference is not None  # `reference_for` has made it
             with torch.no_grad():
                 ref = sequence_logprobs(policy_logprobs(reference, batch), mask)
     return Answers(logprobs, ref, mask.sum(1), chosen, kl, baseline)
@@ -299,9 +303,9 @@ def _metrics(
 
 
 def _kto_baseline(
-    model,
-    reference,
-    tokenizer,
+    model: Policy,
+    reference: Reference | None,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     responses: list[str],
     config: DPOConfig,
@@ -318,7 +322,9 @@ def _kto_baseline(
     return formulas.kto_baseline(logprobs, ref_logprobs)
 
 
-def reference_for(model, config: DPOConfig, given=None):
+def reference_for(
+    model: Policy, config: DPOConfig, given: Reference | None = None
+) -> Reference | None:
     """The reference policy: the one given, or the model as it is now; None where none is needed.
 
     A reference that will be updated (sync_every) is always a separate copy. So neither the model
@@ -326,13 +332,16 @@ def reference_for(model, config: DPOConfig, given=None):
     """
     if not config.has_reference:
         return None
-    if config.sync_every:  # requires_grad: a checkpoint saves only such weights
+    if config.sync_every:
+        if isinstance(given, BelowAdapter):
+            raise ValueError("sync_every cannot update a model below its adapter; give a copy.")
+        # requires_grad: a checkpoint saves only such weights
         return copy.deepcopy(model if given is None else given).eval().requires_grad_(True)
     return reference_of(model) if given is None else given.eval()
 
 
 @torch.no_grad()
-def sync(reference, model, mixup: float) -> None:
+def sync(reference: Reference, model: Policy, mixup: float) -> None:
     """Update the reference: mixup times the policy's weights plus (1 - mixup) times its own."""
     for old, new in zip(reference.parameters(), model.parameters(), strict=True):
         old.lerp_(new.detach(), mixup)
@@ -348,7 +357,11 @@ def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[str], t
 
 
 def _summed(
-    model, tokenizer, prompts: list[str], responses: list[str], config: DPOConfig
+    model: Reference | None,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    responses: list[str],
+    config: DPOConfig,
 ) -> torch.Tensor:
     """log pi(y | x) of each response, nats, in micro-batches; 0 where there is no model."""
     if model is None:
@@ -367,7 +380,11 @@ def _summed(
 
 @torch.no_grad()
 def _precomputed(
-    reference, tokenizer, dataset: Dataset, batches: list[torch.Tensor], config: DPOConfig
+    reference: Reference | None,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    batches: list[torch.Tensor],
+    config: DPOConfig,
 ) -> torch.Tensor:
     """(2, rows of the dataset) log pi_ref of both responses; 0 in rows that no step uses."""
     seen = torch.cat(batches).unique()

@@ -8,16 +8,21 @@ with the same number of threads.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import device_of
-from minirlhf.runtime import History, check, device_named, seed_all
+from minirlhf.runtime import History, OnStep, check, device_named, seed_all
 
 EOS = "<|endoftext|>"
 
@@ -42,7 +47,7 @@ class PretrainConfig:
     bf16: bool = False  # autocast to bfloat16: twice as fast on some CPUs, slower on others
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("n_layer", "n_head", "block", "batch_size", "steps"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check(
@@ -85,7 +90,9 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     )
 
 
-def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
+def pack(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, order: torch.Generator
+) -> torch.Tensor:
     """One long row of token ids: the texts in a random order, each ended by EOS."""
     ids = tokenizer(texts).input_ids
     shuffled = [ids[i] for i in torch.randperm(len(ids), generator=order, device="cpu")]
@@ -94,7 +101,13 @@ def pack(texts: list[str], tokenizer, order: torch.Generator) -> torch.Tensor:
 
 
 def new_gpt2(
-    tokenizer, *, layers: int, width: int, heads: int = 4, positions: int, dropout: float = 0.0
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layers: int,
+    width: int,
+    heads: int = 4,
+    positions: int,
+    dropout: float = 0.0,
 ) -> GPT2LMHeadModel:
     """A GPT-2 with random weights, drawn on the CPU, and this tokenizer's vocabulary."""
     eos = tokenizer.eos_token_id
@@ -113,10 +126,10 @@ def new_gpt2(
     )
     with torch.device("cpu"):
         model = GPT2LMHeadModel(config)
-    return model.to(device_named())
+    return model.to(device_named())  # type: ignore[arg-type]  # as in `save_policy`
 
 
-def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: GPT2LMHeadModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon (orthogonalised momentum) for the matrices inside the layers, AdamW for all else."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." in name]
     embeddings = [p for name, p in model.named_parameters() if p.dim() == 2 and ".h." not in name]
@@ -149,9 +162,9 @@ def train_base(
     held_out: list[str],
     config: PretrainConfig = PretrainConfig(),
     *,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast, History]:
     """Train a tokenizer and a model on `texts`.
 
     Random numbers: a generator seeded with config.seed draws the order of the texts. torch's global
@@ -229,7 +242,7 @@ def train_base(
 
 
 @torch.no_grad()
-def stream_nats(model, stream: torch.Tensor, block: int) -> float:
+def stream_nats(model: Policy, stream: torch.Tensor, block: int) -> float:
     """Sum of -log p over a stream of tokens, in nats; the stream is read in blocks of tokens.
 
     A block sees no earlier block. Each block predicts the first token of the next one, so every

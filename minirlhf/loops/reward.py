@@ -18,10 +18,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
 from minirlhf.loops.checkpoint import Checkpoint
@@ -29,7 +32,7 @@ from minirlhf.loops.common import clipped_step, make_optimizer, set_dropout, set
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows
 
 
@@ -47,7 +50,7 @@ class RewardConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=4e-4)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("texts_per_prompt", self.texts_per_prompt, self.texts_per_prompt >= 2, "at least 2")
         check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2")
         check("steps", self.steps, self.steps >= 1, "at least 1")
@@ -55,13 +58,13 @@ class RewardConfig:
         check("centering_coef", self.centering_coef, self.centering_coef >= 0, "0 or more")
 
     @classmethod
-    def plain(cls, **given) -> "RewardConfig":
+    def plain(cls, **given: Any) -> "RewardConfig":
         """Reward-model training with every extra switched off.
 
         No dropout, all texts of a step in one batch in the order in which the pairs name them, a
         constant learning rate, no gradient clipping.
         """
-        off = {
+        off: dict[str, Any] = {
             "dropout": 0.0,
             "sort_by_length": False,
             "optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr),
@@ -81,14 +84,14 @@ class RewardFormulas:
 
 
 def train_reward_model(
-    backbone,
-    tokenizer,
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: RewardConfig = RewardConfig(),
     *,
     formulas: RewardFormulas = RewardFormulas(),
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
     """Train `backbone` with a new scalar head on columns `prompt`, `chosen`, `rejected`.
@@ -169,7 +172,8 @@ def comparison_batches(
     Raises:
         ValueError: no pairs.
     """
-    compared = defaultdict(lambda: defaultdict(list))  # prompt -> chosen -> [rejected, ...]
+    # prompt -> chosen -> [rejected, ...]
+    compared: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     rows = dataset[:]
     for prompt, chosen, rejected in zip(
         rows["prompt"], rows["chosen"], rows["rejected"], strict=True
@@ -178,7 +182,8 @@ def comparison_batches(
     if not compared:
         raise ValueError("There are no pairs to learn from.")
     rng = random.Random(config.seed)
-    batch, size = [], 0
+    batch: list[tuple[str, str, str]] = []
+    size = 0
     while True:
         groups = []
         for prompt, wins in compared.items():
@@ -208,7 +213,7 @@ def distinct_texts(pairs: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
 
 def text_scores(
     model: ScalarModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     texts: list[tuple[str, str]],
     max_response: int,
     *,
@@ -229,7 +234,7 @@ def text_scores(
     """
 
     def scored(rows: list[int]) -> torch.Tensor:
-        prompts, responses = zip(*(texts[i] for i in rows), strict=True)
+        prompts, responses = [texts[i][0] for i in rows], [texts[i][1] for i in rows]
         batch = encode(tokenizer, prompts, responses, max_response=max_response)
         return last_token_scores(token_scores(model, batch), batch.attention_mask)
 

@@ -8,8 +8,11 @@ token: this is where a policy learns to stop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import aggregate, loss_denominator
 from minirlhf.core.policy_gradient import sft_loss
@@ -22,8 +25,9 @@ from minirlhf.loops.common import (
     shuffled_batches,
 )
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.models.adapters import SomePolicy
 from minirlhf.models.forward import encode, policy_logprobs
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows
 
 
@@ -37,12 +41,12 @@ class SFTConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("epochs", self.epochs, self.epochs > 0, "above 0")
 
     @classmethod
-    def plain(cls, **given) -> "SFTConfig":
+    def plain(cls, **given: Any) -> "SFTConfig":
         """SFT with a constant learning rate and no gradient clipping."""
         return cls(**{"optimiser": OptimiserConfig.plain(lr=cls.optimiser.lr)} | given)
 
@@ -59,16 +63,16 @@ class SFTFormulas:
 
 
 def train_sft(
-    model,
-    tokenizer,
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: SFTConfig = SFTConfig(),
     *,
     formulas: SFTFormulas = SFTFormulas(),
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
-):
+) -> tuple[SomePolicy, History]:
     """Fine-tune `model` in place on columns `prompt` and `completion` (TRL's format).
 
     Random numbers: the order of the rows is that of `shuffled_batches(..., config.seed)`. Nothing
@@ -100,7 +104,8 @@ def train_sft(
             tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
         )
         # 2. The loss of each response token, and its gradient.
-        tokens, loss = loss_denominator(batch.action_mask), 0.0
+        tokens = loss_denominator(batch.action_mask)
+        loss: torch.Tensor | float = 0.0
         for part in micro_batches(batch, config.optimiser):
             losses = formulas.sft_loss(policy_logprobs(model, part), part.action_mask)
             part_loss = aggregate(losses, part.action_mask, denominator=tokens)

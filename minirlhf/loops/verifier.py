@@ -10,12 +10,13 @@ of all responses that begin with this prefix: the value function of the policy t
 Source: Cobbe et al. 2021, the token-level verifier.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import aggregate
 from minirlhf.core.rollout import Rollout
@@ -24,7 +25,7 @@ from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rat
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
-from minirlhf.runtime import History, check, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows
 
 
@@ -38,19 +39,19 @@ class VerifierConfig:
     optimiser: OptimiserConfig = OptimiserConfig(lr=1e-3)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
 
 
 def train_verifier(
-    backbone,
-    tokenizer,
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: VerifierConfig = VerifierConfig(),
     *,
     history: History | None = None,
-    on_step: Callable = lambda row: None,
+    on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ScalarModel, History]:
     """Train `backbone` with a new head on columns `prompt`, `completion`, `label` (True: right).

@@ -9,17 +9,29 @@ second copy is needed. Recomputing activations in the backward pass saves memory
 
 import copy
 import warnings
+from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minirlhf.runtime import check
 
+if TYPE_CHECKING:  # importing peft takes two seconds
+    from peft import PeftModel
+    from typing_extensions import TypeIs
 
-def with_lora(model, rank: int = 16, *, seed: int = 0):
+Policy = Union[PreTrainedModel, "PeftModel"]  # a language model, which may have adapters
+Model = TypeVar("Model", bound=nn.Module)
+SomePolicy = TypeVar("SomePolicy", bound=Policy)
+
+
+def with_lora(model: nn.Module, rank: int = 16, *, seed: int = 0) -> "PeftModel":
     """Freeze a model and add trainable low-rank adapters to every linear layer of its blocks.
 
     alpha is 2 rank. The adapters are float32, whatever the type of the model.
@@ -43,17 +55,16 @@ def with_lora(model, rank: int = 16, *, seed: int = 0):
     # drawn on the CPU, then moved to the model's device by peft
     with quiet, torch.random.fork_rng(), torch.device("cpu"):
         torch.manual_seed(seed)
-        return get_peft_model(
-            model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        ).eval()
+        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        return get_peft_model(model, settings).eval()
 
 
-def has_adapter(model) -> bool:
+def has_adapter(model: nn.Module) -> "TypeIs[PeftModel]":
     """Whether the model has adapters that can be switched off, as `with_lora` gives them."""
     return hasattr(model, "disable_adapter")
 
 
-def merged(model):
+def merged(model: Model) -> Model:
     """A model with its adapters added to its weights, in float32.
 
         W + (alpha / rank) B A
@@ -72,18 +83,18 @@ class BelowAdapter:
     Call it like the model. `config` and `eval` are there for functions that expect a model.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: "PeftModel") -> None:
         self.model, self.config = model, model.config
 
     def eval(self) -> "BelowAdapter":
         """Itself; the wrapped model keeps its mode."""
         return self
 
-    def parameters(self):
+    def parameters(self) -> Iterator[nn.Parameter]:
         """The wrapped model's parameters, which tell its device."""
         return self.model.parameters()
 
-    def __call__(self, **given):
+    def __call__(self, **given: Any) -> Any:
         """The output of the model without its adapter, for the same keyword arguments."""
         frozen = [p for p in self.model.parameters() if not p.requires_grad]
         with self.model.disable_adapter():
@@ -93,19 +104,22 @@ class BelowAdapter:
         return answer
 
 
-def reference_of(model):
+Reference = Policy | BelowAdapter  # a language model that is only read
+
+
+def reference_of(model: Policy) -> Reference:
     """The reference policy: the model as it is now, unchanged by later training.
 
     If the model's adapter has learned nothing yet (B = 0), the reference is the model with the
     adapter switched off (`BelowAdapter`). Otherwise it is a copy, in evaluation mode.
     """
-    fresh = has_adapter(model) and not any(
-        p.any() for name, p in model.named_parameters() if "lora_B" in name
-    )
-    return BelowAdapter(model) if fresh else copy.deepcopy(model).eval()
+    learned = any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
+    if has_adapter(model) and not learned:
+        return BelowAdapter(model)
+    return copy.deepcopy(model).eval()
 
 
-def recompute_activations(model):
+def recompute_activations(model: Model) -> Model:
     """Gradient checkpointing, in place: each block keeps its input only.
 
     The block is computed again in the backward pass. The gradients are the same. transformers' own
@@ -131,7 +145,7 @@ def recompute_activations(model):
     return model
 
 
-def fused_gelu(model):
+def fused_gelu(model: Model) -> Model:
     """Replace GPT-2's gelu by one fused kernel, in place; returns the same model.
 
     The function is the same (the tanh approximation). One kernel replaces seven, in a third of the
@@ -144,7 +158,9 @@ def fused_gelu(model):
     return model
 
 
-def fitted(model, *, lora: int = 0, bf16: bool = False, recompute: bool = False):
+def fitted(
+    model: Model, *, lora: int = 0, bf16: bool = False, recompute: bool = False
+) -> Union[Model, "PeftModel"]:
     """Prepare a model for training on a small machine.
 
     Each option saves memory and costs something: adapters limit the rank of the update, bfloat16
@@ -163,7 +179,7 @@ def fitted(model, *, lora: int = 0, bf16: bool = False, recompute: bool = False)
     check(
         "bf16",
         bf16,
-        lora or not bf16,
+        lora > 0 or not bf16,
         "used with adapters, which stay in float32: set lora to a rank above 0",
     )
     model = model.to(torch.bfloat16) if bf16 else model

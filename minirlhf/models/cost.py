@@ -10,12 +10,17 @@ A multiply-add counts as two FLOP. Not counted:
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
 
+from minirlhf.models.adapters import Policy
+from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import check
 
 
@@ -36,7 +41,7 @@ class Shape:
     tied: bool = False  # the head shares the embedding's weights
     positions: int = 0  # learned positions of GPT-2's block; 0 means Llama's block
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("layers", "width", "heads", "kv_heads", "ffn", "vocab"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         check(
@@ -53,7 +58,7 @@ class Shape:
         )
 
     @classmethod
-    def of(cls, model) -> "Shape":
+    def of(cls, model: Policy | ScalarModel | PreTrainedConfig) -> "Shape":
         """The shape of a policy, a ScalarModel or a config, of the GPT-2 or Llama kind.
 
         SmolLM2 is of the Llama kind.
@@ -62,7 +67,7 @@ class Shape:
             ValueError: another model type, further biases, cross-attention, or heads that do not
                 divide the width as usual (head_dim).
         """
-        c = getattr(getattr(model, "backbone", model), "config", model)
+        c: Any = getattr(getattr(model, "backbone", model), "config", model)
         kind = getattr(c, "model_type", type(model).__name__)
         check("model_type", kind, kind in ("gpt2", "llama"), "gpt2 or llama")
         d, heads, gpt2 = c.hidden_size, c.num_attention_heads, kind == "gpt2"
@@ -166,7 +171,7 @@ class Plan:
     bf16: bool = False
     recompute: bool = False  # each block keeps its input only
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in (
             "prompts",
             "group_size",
@@ -299,7 +304,17 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
         reward: shape of the reward model and of a separate critic; by default the actor's shape.
     """
     reward, bf16 = reward or actor, plan.bf16
-    states = dict(batch=plan.micro_batch, tokens=plan.tokens, bf16=bf16, recompute=plan.recompute)
+
+    def kept(shape: Shape, response: int = 0) -> int:
+        """Bytes that autograd keeps of a micro-batch."""
+        return activation_bytes(
+            shape,
+            plan.micro_batch,
+            plan.tokens,
+            response=response,
+            bf16=bf16,
+            recompute=plan.recompute,
+        )
 
     def row(
         base: int = 0,
@@ -335,7 +350,7 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
             reward.trunk,
             reward.width + 1,
             reward.adapters(plan.lora),
-            activation_bytes(reward, **states),
+            kept(reward),
         ),
     }
     return {
@@ -343,7 +358,7 @@ def four_models(plan: Plan, actor: Shape, reward: Shape | None = None) -> dict[s
             actor.parameters,
             0,
             actor.adapters(plan.lora),
-            activation_bytes(actor, response=plan.response_tokens, **states) + value_head,
+            kept(actor, plan.response_tokens) + value_head,
             2 * weights_bytes(plan.micro_batch * plan.response_tokens * actor.vocab),
             kv_cache_bytes(
                 actor, min(plan.decode_batch, plan.sequences), plan.tokens - 1, bf16=bf16
@@ -414,7 +429,9 @@ class _Alive(TorchDispatchMode):
 
     now = peak = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         given, made = (
             {x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor)}
@@ -430,7 +447,7 @@ class _Alive(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def measured(function) -> tuple[int, int]:
+def measured(function: Callable[[], object]) -> tuple[int, int]:
     """(kept, peak): bytes of the tensors that `function()` makes.
 
     `kept` are in use when it returns, its result and what autograd keeps included. `peak` is the

@@ -7,14 +7,23 @@ the tokens comes back to the batch's device: log-probabilities, scores and value
 computed on the CPU, from a few numbers per token, wherever the model is.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.logprobs import response_logprobs, response_slice
 from minirlhf.core.rollout import Rollout
+from minirlhf.models.adapters import BelowAdapter, Reference
 from minirlhf.runtime import check, check_text
 
+if TYPE_CHECKING:  # heads.py imports this file
+    from minirlhf.models.heads import ScalarModel
 
-def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokenise prompts and pad them on the left.
 
     Returns:
@@ -40,7 +49,11 @@ def encode_prompts(tokenizer, prompts: list[str]) -> tuple[torch.Tensor, torch.T
 
 
 def encode(
-    tokenizer, prompts: list[str], responses: list[str], *, max_response: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    responses: list[str],
+    *,
+    max_response: int | None = None,
 ) -> Rollout:
     """Tokenise prompts and written responses as a Rollout.
 
@@ -73,7 +86,7 @@ def encode(
     return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, nothing)
 
 
-def device_of(model: torch.nn.Module) -> torch.device:
+def device_of(model: torch.nn.Module | BelowAdapter) -> torch.device:
     """The device of a model's weights (of the first, where they are on several).
 
     A model without weights, such as a table of answers, counts as being on the CPU.
@@ -82,13 +95,21 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu") if weights is None else weights.device
 
 
-def decode(tokenizer, rollout: Rollout) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
     """The responses as text, without EOS and padding."""
     rows = zip(rollout.response_ids, rollout.response_mask, strict=True)
-    return [tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in rows]
+    return [text_of(tokenizer, ids[mask], skip_special_tokens=True) for ids, mask in rows]
 
 
-def policy_logits(model, rollout: Rollout) -> torch.Tensor:
+def text_of(
+    tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | list[int], **options: bool
+) -> str:
+    """The text of one row of token ids; options as `tokenizer.decode` has them."""
+    text = tokenizer.decode(ids, **options)
+    return text  # type: ignore[return-value]  # it would be a list for several rows
+
+
+def policy_logits(model: Reference, rollout: Rollout) -> torch.Tensor:
     """Logits (B, R, V) that predict the response tokens, on the model's device.
 
     Column t is computed from the tokens before response token t.
@@ -109,7 +130,9 @@ def policy_logits(model, rollout: Rollout) -> torch.Tensor:
     return response_slice(logits, 1)
 
 
-def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> torch.Tensor:
+def policy_logprobs(
+    model: Reference, rollout: Rollout, *, temperature: float = 1.0
+) -> torch.Tensor:
     """Log-probabilities (B, R) of the response tokens under `model`, in nats.
 
     They are 0 where `action_mask` is False: at padding, and at tokens that the policy did not
@@ -126,7 +149,7 @@ def policy_logprobs(model, rollout: Rollout, *, temperature: float = 1.0) -> tor
     return response_logprobs(logits, ids, mask, temperature=temperature).to(rollout.device)
 
 
-def token_scores(model, rollout: Rollout) -> torch.Tensor:
+def token_scores(model: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     """Scores (B, T) of a ScalarModel at every position of prompt and response.
 
     Raises:
@@ -137,7 +160,7 @@ def token_scores(model, rollout: Rollout) -> torch.Tensor:
     return model(read.sequences, read.attention_mask, read.position_ids).to(rollout.device)
 
 
-def response_values(critic, rollout: Rollout) -> torch.Tensor:
+def response_values(critic: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     """The critic's values (B, R) in reward units.
 
     Column t is the value of the tokens before response token t.
@@ -148,7 +171,7 @@ def response_values(critic, rollout: Rollout) -> torch.Tensor:
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
 
-def _check_length(model, rollout: Rollout) -> None:
+def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
     longest, limit = (
         int(rollout.attention_mask.sum(1).max()),
         getattr(model.config, "max_position_embeddings", None),

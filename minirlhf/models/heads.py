@@ -10,16 +10,24 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import fused_gelu, has_adapter, merged
+from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
 from minirlhf.models.forward import device_of, policy_logprobs
 from minirlhf.runtime import atomic_folder, check
 
 
-def read_whole(auto, source: str | Path):
+def read_whole(
+    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification], source: str | Path
+) -> PreTrainedModel:
     """`auto.from_pretrained(source)` on the CPU in float32, from safetensors, all weights found.
 
     transformers itself fills missing weights with random numbers.
@@ -44,13 +52,17 @@ def read_whole(auto, source: str | Path):
     return model
 
 
+def _config_of(model: nn.Module) -> PreTrainedConfig:
+    return model.config  # type: ignore[return-value]  # torch declares: Tensor or Module
+
+
 class ScalarHead(nn.Linear):
     """A linear layer that gives one number per token, in place of the language-model head.
 
     The weights start with mean 0 and standard deviation 1 / sqrt(hidden_size + 1), the bias with 0.
     """
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int) -> None:
         super().__init__(hidden_size, 1, device="cpu")  # drawn there, wherever the model is
         nn.init.normal_(self.weight, std=1 / math.sqrt(hidden_size + 1))
         nn.init.zeros_(self.bias)
@@ -70,13 +82,15 @@ class ScalarModel(nn.Module):
         backbone: a transformers model without a language-model head.
     """
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = ScalarHead(backbone.config.hidden_size).to(device_of(backbone))
+        self.head = ScalarHead(_config_of(backbone).hidden_size).to(device_of(backbone))
         self.shift, self.scale = 0.0, 1.0
 
-    def forward(self, sequences, attention_mask, position_ids) -> torch.Tensor:
+    def forward(
+        self, sequences: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
+    ) -> torch.Tensor:
         """Token ids (B, T) -> scores (B, T). Column t reads the tokens up to and including t."""
         hidden = self.backbone(
             input_ids=sequences,
@@ -90,7 +104,13 @@ class ScalarModel(nn.Module):
         """Hidden states (B, T, hidden) of the backbone -> scores (B, T)."""
         return (self.head(hidden.to(self.head.weight.dtype)).squeeze(-1) - self.shift) / self.scale
 
-    def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
         """Write an ordinary transformers folder: a sequence classifier with one label.
 
         `bias`, `shift` and `scale` go to scalar.json. AutoModelForSequenceClassification opens the
@@ -129,13 +149,13 @@ class ScalarModel(nn.Module):
         whole = read_whole(AutoModelForSequenceClassification, folder)
         model = cls(fused_gelu(whole.base_model))
         with torch.no_grad():
-            model.head.weight.copy_(whole.score.weight)
+            model.head.weight.copy_(whole.get_parameter("score.weight"))
             model.head.bias.fill_(numbers["bias"])
         model.shift, model.scale = numbers["shift"], numbers["scale"]
         return model.eval()
 
-    def _config(self):
-        config = copy.deepcopy(self.backbone.config)
+    def _config(self) -> PreTrainedConfig:
+        config = copy.deepcopy(_config_of(self.backbone))
         config.num_labels, config.pad_token_id = 1, None
         return config
 
@@ -158,7 +178,7 @@ class SharedCritic(ScalarModel):
         ValueError: `like` has another width than the actor.
     """
 
-    def __init__(self, actor: nn.Module, like: ScalarModel | None = None):
+    def __init__(self, actor: Policy, like: ScalarModel | None = None) -> None:
         nn.Module.__init__(self)
         # torch does not look into tuples: the actor's weights are not parameters of this module
         self._actor = (actor,)
@@ -175,14 +195,16 @@ class SharedCritic(ScalarModel):
             self.shift, self.scale = like.shift, like.scale
 
     @property
-    def actor(self) -> nn.Module:
+    def actor(self) -> Policy:
         """The policy whose backbone this critic reads."""
         return self._actor[0]
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> nn.Module:  # type: ignore[override]  # the actor's, so it is not assigned
         """The actor's backbone, adapters included."""
-        return (self.actor.get_base_model() if has_adapter(self.actor) else self.actor).base_model
+        # torch declares that an attribute of a module is a Tensor or a Module
+        whole = self.actor.get_base_model() if has_adapter(self.actor) else self.actor  # type: ignore[operator]
+        return whole.base_model  # type: ignore[return-value]
 
     def logprobs_and_values(
         self, rollout: Rollout, *, temperature: float = 1.0
@@ -200,7 +222,13 @@ class SharedCritic(ScalarModel):
         values = response_slice(self.scores(found[0]), rollout.prompt_ids.shape[1])
         return logprobs, values.to(rollout.device)
 
-    def save(self, folder: str | Path, tokenizer, *, dtype=torch.float16) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
         """Write the backbone as it is now and the head, as an ordinary ScalarModel."""
         alone = ScalarModel(merged(self.actor).base_model)
         alone.head, alone.shift, alone.scale = self.head, self.shift, self.scale

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minirlhf.models.adapters import fused_gelu, merged
+from minirlhf.models.adapters import Policy, fused_gelu, merged
 from minirlhf.models.heads import ScalarModel, read_whole
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder, device_named
 
@@ -177,7 +177,13 @@ def committed(*, scores: bool = False) -> list[str]:
     )
 
 
-def save_policy(model, tokenizer, folder: str | Path, *, dtype=torch.float32) -> None:
+def save_policy(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write a policy as an ordinary transformers folder (safetensors), replaced atomically.
 
     Adapters are added to the weights (`merged`).
@@ -190,6 +196,7 @@ def save_policy(model, tokenizer, folder: str | Path, *, dtype=torch.float32) ->
     """
     with atomic_folder(folder) as temporary:
         # tied weights stay tied, so they are written once
-        copied = copy.deepcopy(merged(model)).to(dtype)
-        copied.save_pretrained(temporary)
+        copied = copy.deepcopy(merged(model))
+        copied.to(dtype)  # type: ignore[arg-type]  # transformers' decorator takes dtype for self
+        copied.save_pretrained(str(temporary))
         tokenizer.save_pretrained(temporary)

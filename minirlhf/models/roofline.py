@@ -137,7 +137,7 @@ def measure_machine() -> Machine:
     pass of a tiny model gives the seconds per block.
     """
 
-    def median(code: str, **given) -> float:
+    def median(code: str, **given: object) -> float:
         return (
             Timer(code, globals=given, num_threads=torch.get_num_threads())
             .blocked_autorange(min_run_time=0.3)

@@ -5,8 +5,10 @@ from functools import partial
 
 import torch
 from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from minirlhf.core.rollout import Rollout
+from minirlhf.models.adapters import Policy, Reference
 from minirlhf.models.forward import device_of, encode_prompts
 from minirlhf.runtime import check
 
@@ -25,7 +27,7 @@ class SamplingConfig:
     top_p: float = 1.0  # 1 = off; for showing samples only
     greedy: bool = False  # always the most probable token
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
         check(
             "temperature",
@@ -45,9 +47,9 @@ class SamplingConfig:
 
 @torch.no_grad()
 def sample(
-    model,
-    prompt_ids,
-    prompt_mask,
+    model: Reference,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
     *,
     eos_id: int,
     config: SamplingConfig = SamplingConfig(),
@@ -124,13 +126,15 @@ def sample(
             position_ids=position,
             past_key_values=cache,
         ).logits[:, -1]
-    response = (x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs))
-    return Rollout(prompt_ids, prompt_mask, *response).to(home)
+    response_ids, response_mask, old_logprobs = (
+        x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs)
+    )
+    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, old_logprobs).to(home)
 
 
 def sample_text(
-    model,
-    tokenizer,
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     *,
     config: SamplingConfig = SamplingConfig(),
@@ -152,7 +156,7 @@ def sample_text(
     ]
 
 
-def _check_width(model, prompt: int, new: int) -> None:
+def _check_width(model: Reference, prompt: int, new: int) -> None:
     """Refuse a prompt and response that are longer than the model reads.
 
     One position stays free: a response cut at max_new_tokens gets an EOS before it is scored.
@@ -164,13 +168,16 @@ def _check_width(model, prompt: int, new: int) -> None:
         )
 
 
-def _take_rows(cache, rows, *tensors) -> tuple[torch.Tensor, ...]:
+def _take_rows(
+    cache: DynamicCache, rows: torch.Tensor, *tensors: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """These rows of the tensors and (in place) of the cache; rows may be repeated or left out."""
-    cache.reorder_cache(rows)  # made for beam search; every kind of cache layer has it
+    # made for beam search; every kind of cache layer has it, and any tensor of integers will do
+    cache.reorder_cache(rows)  # type: ignore[arg-type]
     return tuple(x[rows] for x in tensors)
 
 
-def _draw(log_probs, config: SamplingConfig, uniform) -> torch.Tensor:
+def _draw(log_probs: torch.Tensor, config: SamplingConfig, uniform: torch.Tensor) -> torch.Tensor:
     """One token a row: the inverse of the cumulative distribution function at `uniform` (B, 1).
 
     torch.multinomial would draw a random number for every word of the vocabulary. Apple's GPUs have

@@ -154,7 +154,7 @@ def same_answer(given: str | None, wanted: str) -> bool:
 
 
 def answer_reward(
-    prompts: list[str], completions: list[str], *, answer: list, **columns
+    prompts: list[str], completions: list[str], *, answer: list, **columns: object
 ) -> list[float]:
     r"""1.0 for each completion whose answer is right, 0.0 for the others.
 
@@ -177,7 +177,7 @@ def answer_reward(
             f"answer holds {len(answer)} values for {len(completions)} completions; "
             "give one for each."
         )
-    wanted = [extract_answer(str(a)) if "####" in str(a) else str(a).strip() for a in answer]
+    wanted = [extract_answer(str(a)) or "" if "####" in str(a) else str(a).strip() for a in answer]
     if empty := [i for i, text in enumerate(wanted) if not text or answer[i] is None]:
         raise ValueError(
             f"Answer {empty[0]} is {repr(answer[empty[0]])[:60]}; it must hold the right answer."

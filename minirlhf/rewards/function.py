@@ -1,20 +1,23 @@
 """Your own reward: a Python function of texts, by TRL's contract, for use in a training loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import check_same_shape
-from minirlhf.core.rollout import Rollout
-from minirlhf.models.forward import decode
+from minirlhf.core.rollout import Rollout, Score
+from minirlhf.models.forward import decode, text_of
 from minirlhf.runtime import check
 
 
 def reward_function(
-    function: Callable, tokenizer, dataset: Dataset | None = None
-) -> Callable[[Rollout], torch.Tensor]:
+    function: Callable[..., Sequence[float]],
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset | None = None,
+) -> Score:
     """Turn a function of texts into a score for a training loop.
 
     `function(prompts=[...], completions=[...], **columns)` returns one number per completion.
@@ -50,13 +53,13 @@ def reward_function(
         completions = decode(tokenizer, rollout)
         if rows and (unknown := [i for i in ids if i not in rows]):
             raise ValueError(
-                f"The prompt {tokenizer.decode(list(unknown[0]))[:60]!r} has no row in the "
+                f"The prompt {text_of(tokenizer, list(unknown[0]))[:60]!r} has no row in the "
                 "dataset of the reward function; add it, or train on the dataset's prompts only."
             )
         prompts = [
             rows[i]["prompt"]
             if rows
-            else tokenizer.decode(list(i)).removeprefix(tokenizer.bos_token or "")
+            else text_of(tokenizer, list(i)).removeprefix(tokenizer.bos_token or "")
             for i in ids
         ]
         given = {"prompts": prompts, "completions": completions}
@@ -90,8 +93,8 @@ def reward_function(
 
 
 def weighted(
-    functions: list[tuple[Callable[[Rollout], torch.Tensor], float]],
-) -> Callable[[Rollout], torch.Tensor]:
+    functions: list[tuple[Score, float]],
+) -> Score:
     """Weighted sum of several rewards.
 
         weighted([(reward_function(answer_reward, tokenizer, dataset), 1.0),
@@ -126,6 +129,7 @@ def weighted(
     def score(rollout: Rollout) -> torch.Tensor:
         scores = [function(rollout) for function, _ in functions]
         check_same_shape(**{f"scores {i}": s for i, s in enumerate(scores)})
-        return sum(weight * s for s, (_, weight) in zip(scores, functions, strict=True))
+        parts = [weight * s for s, (_, weight) in zip(scores, functions, strict=True)]
+        return sum(parts, start=torch.zeros((), device="cpu"))
 
     return score

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.bradley_terry import last_token_scores
-from minirlhf.core.rollout import Rollout
-from minirlhf.models.forward import decode, encode, token_scores
+from minirlhf.core.rollout import Rollout, Score
+from minirlhf.models.forward import decode, encode, text_of, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import check
 
@@ -35,7 +36,7 @@ def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
     return Rollout(rollout.prompt_ids, rollout.prompt_mask, ids, mask, old_logprobs)
 
 
-def rollout_score(model: ScalarModel, eos_id: int) -> Callable[[Rollout], torch.Tensor]:
+def rollout_score(model: ScalarModel, eos_id: int) -> Score:
     """The score function that a training loop needs: the reward model's score at EOS.
 
     A response that was cut off is given an EOS for scoring.
@@ -79,7 +80,11 @@ def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -
 
 
 def text_judge(
-    models: list[ScalarModel], tokenizer, *, batch_size: int = 64, max_response: int = 64
+    models: list[ScalarModel],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 64,
+    max_response: int = 64,
 ) -> Judge:
     """A judge of texts: the mean score, at EOS, of one or more reward models.
 
@@ -100,9 +105,11 @@ def text_judge(
         # each text once; similar lengths in one batch need less padding
         texts, scores = sorted(dict.fromkeys(asked), key=lambda text: len(text[1])), []
         for start in range(0, len(texts), batch_size):
+            part = texts[start : start + batch_size]
             batch = encode(
                 tokenizer,
-                *zip(*texts[start : start + batch_size], strict=True),
+                [prompt for prompt, _ in part],
+                [response for _, response in part],
                 max_response=max_response,
             )
             members = [
@@ -117,7 +124,7 @@ def text_judge(
 
 @torch.no_grad()
 def prefix_scores(
-    model: ScalarModel, tokenizer, prompt: str, response: str
+    model: ScalarModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
 ) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     """Reward of every prefix of a response, computed in two ways.
 
@@ -144,16 +151,16 @@ def prefix_scores(
         mask = torch.ones_like(response_ids, dtype=torch.bool)
         prefix = Rollout(batch.prompt_ids, batch.prompt_mask, response_ids, mask, 0.0 * mask)
         with_eos.append(token_scores(model, prefix)[0, -1])
-    return [tokenizer.decode([i]) for i in ids], torch.stack(with_eos), one_pass
+    return [text_of(tokenizer, [i]) for i in ids], torch.stack(with_eos), one_pass
 
 
-def rollout_judge(judge: Judge, tokenizer) -> Callable[[Rollout], torch.Tensor]:
+def rollout_judge(judge: Judge, tokenizer: PreTrainedTokenizerBase) -> Score:
     """A score of Rollouts from a judge of texts. Prompts and responses are decoded first."""
 
     def score(rollout: Rollout) -> torch.Tensor:
         rows = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
         return judge(
-            [tokenizer.decode(ids[mask]) for ids, mask in rows], decode(tokenizer, rollout)
+            [text_of(tokenizer, ids[mask]) for ids, mask in rows], decode(tokenizer, rollout)
         )
 
     return score

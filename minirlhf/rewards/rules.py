@@ -10,7 +10,7 @@ from minirlhf.runtime import check
 from minirlhf.tasks.arithmetic import answer_of, solution, steps_right
 
 
-def right_answer(prompts: list[str], completions: list[str], **columns) -> list[float]:
+def right_answer(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
     """1.0 if the response ends in the value of the prompt's expression, else 0.0.
 
     The steps that lead there do not matter.
@@ -31,7 +31,7 @@ def right_answer(prompts: list[str], completions: list[str], **columns) -> list[
     ]
 
 
-def right_steps(prompts: list[str], completions: list[str], **columns) -> list[float]:
+def right_steps(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
     """Share of the links that follow from the one before by one correct operation.
 
     Whether the chain reaches its final value does not matter.

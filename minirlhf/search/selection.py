@@ -6,12 +6,14 @@ The policy's weights do not change.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from datasets import Dataset
 from einops import rearrange
+from transformers import PreTrainedTokenizerBase
 
+from minirlhf.core.rollout import Score
+from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import decode
 from minirlhf.models.sampling import SamplingConfig, sample_text
 
@@ -37,10 +39,10 @@ def best_index(scores: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def best_of_n(
-    model,
-    tokenizer,
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    score: Callable,
+    score: Score,
     n: int,
     *,
     config: SamplingConfig = SamplingConfig(),
@@ -65,7 +67,13 @@ def best_of_n(
 
 
 def best_of_n_rows(
-    model, tokenizer, prompts: list[str], score: Callable, n: int, *, seed: int = 0
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    score: Score,
+    n: int,
+    *,
+    seed: int = 0,
 ) -> Dataset:
     """Demonstrations for SFT from the policy's own samples (rejection sampling).
 

@@ -1,9 +1,11 @@
 """Values by name, or by group and name, as bars."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minirlhf.show import look
@@ -12,12 +14,12 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "--")  # bars of a group, told apart in
 
 
 def bars(
-    values,
+    values: Mapping | pd.Series | pd.DataFrame,
     *,
     intervals: Mapping | None = None,
     label: str = "",
     title: str = "",
-    reference=None,
+    reference: Mapping | float | None = None,
     limits: tuple | None = None,
     horizontal: bool | None = None,
     stacked: bool = False,
@@ -101,7 +103,7 @@ def _bars_and_ends(table: pd.DataFrame) -> tuple[pd.Series, dict]:
     return table.iloc[:, 0], ends
 
 
-def _groups(values) -> tuple[dict, bool]:
+def _groups(values: Mapping | pd.Series | pd.DataFrame) -> tuple[dict, bool]:
     """group -> name -> (runs,), and whether groups were given."""
     if isinstance(values, pd.DataFrame):
         values = {row: dict(cells.dropna()) for row, cells in values.iterrows()}
@@ -149,7 +151,16 @@ def _check_parts(groups: dict, grouped: bool, ends: dict) -> None:
         raise ValueError("Only groups of single values of at least 0, without intervals, stack.")
 
 
-def _bar(axes, at, thick, name, content, style: look.Style, hatch: str, horizontal: bool) -> None:
+def _bar(
+    axes: Axes,
+    at: float,
+    thick: float,
+    name: str,
+    content: tuple,
+    style: look.Style,
+    hatch: str,
+    horizontal: bool,
+) -> None:
     runs, interval, start = content
     mean = runs.mean()
     draw = axes.barh if horizontal else axes.bar
@@ -168,14 +179,21 @@ def _bar(axes, at, thick, name, content, style: look.Style, hatch: str, horizont
     if interval is not None:
         ends = np.array([[mean - interval[0]], [interval[1] - mean]])
         spot = (mean, at) if horizontal else (at, mean)
-        errors = {"xerr": ends} if horizontal else {"yerr": ends}
+        errors: dict[str, Any] = {"xerr": ends} if horizontal else {"yerr": ends}
         axes.errorbar(*spot, **errors, linestyle="none", capsize=3, ecolor=look.DARK)
     if len(runs) > 1:
         spots = (runs, [at] * len(runs)) if horizontal else ([at] * len(runs), runs)
         axes.plot(*spots, "o", markersize=3.6, markerfacecolor="white", markeredgecolor=look.DARK)
 
 
-def _bar_axes(axes, ticks, label, limits, reference, horizontal: bool) -> None:
+def _bar_axes(
+    axes: Axes,
+    ticks: list[str],
+    label: str,
+    limits: tuple | None,
+    reference: Mapping | float | None,
+    horizontal: bool,
+) -> None:
     places = range(len(ticks))
     if horizontal:
         axes.set_yticks(places, [look.wrapped(tick, 34) for tick in ticks])

@@ -72,7 +72,9 @@ def _apart(places: list[float], span: float) -> list[float]:
     return sorted(kept)
 
 
-def _objective(ratios, advantage: float, settings: dict):
+def _objective(
+    ratios: torch.Tensor, advantage: float, settings: dict
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(objective, its gradient with respect to the log-probability) at each ratio."""
     logprobs = ratios.log()[:, None].requires_grad_(True)
     old, mask = torch.zeros_like(logprobs), torch.ones_like(logprobs, dtype=torch.bool)
@@ -81,7 +83,7 @@ def _objective(ratios, advantage: float, settings: dict):
     return -loss.detach()[:, 0], -slope[:, 0]
 
 
-def _pieces(axes: Axes, ratios, objective, flat) -> None:
+def _pieces(axes: Axes, ratios: torch.Tensor, objective: torch.Tensor, flat: torch.Tensor) -> None:
     """The curve in stretches with and without gradient."""
     ends = [0, *(torch.nonzero(flat[1:] != flat[:-1])[:, 0] + 1).tolist(), len(ratios)]
     for start, stop in zip(ends, ends[1:], strict=False):

@@ -156,7 +156,7 @@ def number(value: float) -> str:
 class Facts:
     """Shapes and means of a batch as text; letters and no means where there is no batch."""
 
-    def __init__(self, batch: Rollout | None):
+    def __init__(self, batch: Rollout | None) -> None:
         if batch is not None and not isinstance(batch, Rollout):
             raise ValueError(f"batch is a {type(batch).__name__}; give a Rollout, or None.")
         self.batch = batch
@@ -181,6 +181,8 @@ class Facts:
             ValueError: there is no such column, it has another shape, or a number is not finite.
         """
         batch, fields = self.batch, ("old_logprobs",)
+        if batch is None:
+            raise ValueError(f"Without a batch there is no column {name!r}; give a Rollout.")
         if name not in (*batch.columns, *fields):
             known = look.quoted(batch.columns) or "none"
             raise ValueError(

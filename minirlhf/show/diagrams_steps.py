@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -227,7 +228,7 @@ def _range(facts: Facts, column: str) -> str:
 def grpo_group(
     prompt: str,
     responses: Sequence[Sequence[str]],
-    scores,
+    scores: look.Numbers,
     *,
     scale_by_std: bool = True,
     note: str = "",
@@ -297,7 +298,7 @@ def grpo_group(
     return figure
 
 
-def _score(scores, index: int) -> str:
+def _score(scores: np.ndarray, index: int) -> str:
     """A score as text; without decimals if all scores are whole numbers."""
     whole = all(float(score).is_integer() and abs(score) < 10_000 for score in scores)
     return f"{scores[index]:z.0f}" if whole else number(scores[index])
@@ -339,7 +340,7 @@ def _cell(axes: Axes, x: float, y: float, width: float, advantage: float, limit:
     )
 
 
-def _footer(axes: Axes, y: float, middle: float, scores, scale_by_std: bool) -> None:
+def _footer(axes: Axes, y: float, middle: float, scores: np.ndarray, scale_by_std: bool) -> None:
     """Mean and standard deviation of the scores, the formula, and what the colours mean."""
     mean, std = number(scores.mean()), number(scores.std(ddof=1))
     lines = [("head", f"mean {mean}"), ("text", "advantage = score - mean")]

@@ -1,6 +1,7 @@
 """The exact world drawn: its tree of prefixes, its policies, and paths to the optimum."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -72,12 +73,12 @@ def world(
 def _tree(axes: Axes, world: World, logits: torch.Tensor) -> None:
     """Prefixes from left to right; a finished sequence ends in its own row."""
     rows = {sequence: row for row, sequence in enumerate(world.sequences)}
-    heights = dict(rows)
+    heights: dict[tuple[int, ...], float] = dict(rows)
     # longest first: a prefix stands in the middle of its children
     for state in reversed(world.states):
         children = [heights[(*state, word)] for word in range(len(world.vocab))]
         heights[state] = (min(children) + max(children)) / 2
-    reach = {(): 1.0}
+    reach: dict[tuple[int, ...], float] = {(): 1.0}
     for state, probs in zip(world.states, logits.softmax(-1).tolist(), strict=True):
         for word, probability in enumerate(probs):
             child = (*state, word)
@@ -94,7 +95,15 @@ def _tree(axes: Axes, world: World, logits: torch.Tensor) -> None:
     axes.axis("off")
 
 
-def _branch(axes, state, child, heights, reach: float, word: str, probability: float) -> None:
+def _branch(
+    axes: Axes,
+    state: tuple[int, ...],
+    child: tuple[int, ...],
+    heights: dict[tuple[int, ...], float],
+    reach: float,
+    word: str,
+    probability: float,
+) -> None:
     start, end = len(state), len(child)
     axes.plot(
         [start, start + 0.32, end],
@@ -143,7 +152,12 @@ def _sequence_bars(axes: Axes, world: World, tables: Mapping) -> None:
     axes.set(xlim=(0, largest * 1.24), xlabel="probability of the sequence; r: its reward")
 
 
-def policy_bars(labels: Sequence[str], policies: Mapping, *, rewards=None) -> Figure:
+def policy_bars(
+    labels: Sequence[str],
+    policies: Mapping,
+    *,
+    rewards: Sequence[float] | torch.Tensor | None = None,
+) -> Figure:
     """The probability of every sequence under each policy, with the rewards above the bars.
 
     Args:
@@ -169,12 +183,12 @@ def policy_bars(labels: Sequence[str], policies: Mapping, *, rewards=None) -> Fi
             places = [i + (index - (count - 1) / 2) * 0.8 / count for i in range(len(labels))]
             axes.bar(places, probs, 0.8 / count, label=name, color=style[name].colour)
         for i, reward in enumerate([] if rewards is None else rewards):
-            text = {"ha": "center", "fontsize": 7.5, "rotation": upright}
+            text: dict[str, Any] = {"ha": "center", "fontsize": 7.5, "rotation": upright}
             axes.text(i, top * 1.06, f"{float(reward):+z.1f}", **text)
         if rewards is not None:
             axes.text(-1, top * 1.06, "r", ha="center", fontsize=8, style="italic")
         axes.set(xlim=(-1.4, len(labels) - 0.4), ylim=(0, top * (1.22 if upright else 1.16)))
-        font = {"family": "monospace", "fontsize": 8, "rotation": upright}
+        font: dict[str, Any] = {"family": "monospace", "fontsize": 8, "rotation": upright}
         axes.set_xticks(range(len(labels)), list(labels), **font)
         axes.grid(False, axis="x")
         axes.set_ylabel("probability")

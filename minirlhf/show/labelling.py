@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # other figures need no widgets
+    from minirlhf.show.labelling_widget import LabelWidget
 
 
 class PairShown(Protocol):
@@ -30,7 +33,9 @@ class Labelling(Protocol):
     def undo(self) -> str | None: ...
 
 
-def label_pairs(session: Labelling, *, question: str = "Which review is more positive?"):
+def label_pairs(
+    session: Labelling, *, question: str = "Which review is more positive?"
+) -> "LabelWidget":
     """Show a session in a notebook: two responses side by side, with buttons and keys.
 
     The keys work when the widget has the focus, for example after a click into it: 1 chooses the

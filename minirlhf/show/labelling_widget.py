@@ -18,12 +18,12 @@ class LabelWidget(anywidget.AnyWidget):
     _css = FOLDER / "labelling.css"
     view = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, session: Labelling, question: str):
+    def __init__(self, session: Labelling, question: str) -> None:
         self._session, self._question, self._answers = session, question, 0
         super().__init__(view=self._seen(""))
         self.on_msg(self._received)
 
-    def _received(self, widget, message: dict, buffers) -> None:
+    def _received(self, widget: object, message: dict, buffers: object) -> None:
         """Do what the reader chose, and answer with the new view.
 
         A message names the number of choices that the reader saw. If there are more by now, for
@@ -36,7 +36,7 @@ class LabelWidget(anywidget.AnyWidget):
                 if message.get("action") == "undo":
                     self._session.undo()
                 else:
-                    self._session.choose(message.get("action"))
+                    self._session.choose(str(message.get("action")))
         except (ValueError, OSError) as error:
             said = str(error)
         self._answers += 1

@@ -22,6 +22,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import matplotlib.style
 import matplotlib.ticker
@@ -29,7 +30,11 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+
+Numbers = torch.Tensor | np.ndarray | Iterable | float  # whatever `numbers` can read
+Records: TypeAlias = pd.DataFrame | Iterable[dict]  # a DataFrame, a History or a list of dicts
 
 COLOURS = ("#1f6fb4", "#e07b00", "#0b6e4f", "#a50f15", "#56b4e9", "#332288")
 MARKERS = "osD^vPX"
@@ -116,12 +121,14 @@ class Picture(Figure):
         return file.getvalue()
 
 
-def new_figure(width: float, height: float, *, layout: str | None = "constrained") -> Figure:
+def new_figure(
+    width: float, height: float, *, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
     """An empty figure on opaque white, in inches. No pyplot state."""
     return Picture(figsize=(width, height), dpi=110, facecolor="white", layout=layout)
 
 
-def numbers(values, what: str) -> np.ndarray:
+def numbers(values: Numbers, what: str) -> np.ndarray:
     """Values as a float64 array: lists, tensors (also with gradients), arrays or columns.
 
     Raises:
@@ -142,7 +149,7 @@ def numbers(values, what: str) -> np.ndarray:
     return array
 
 
-def finite(values, what: str) -> np.ndarray:
+def finite(values: Numbers, what: str) -> np.ndarray:
     """As `numbers`, and every value is finite."""
     array = numbers(values, what)
     if not np.isfinite(array).all():
@@ -150,7 +157,7 @@ def finite(values, what: str) -> np.ndarray:
     return array
 
 
-def frame_of(data, columns: Iterable[str]) -> pd.DataFrame:
+def frame_of(data: Records, columns: Iterable[str]) -> pd.DataFrame:
     """Records as a DataFrame: a DataFrame, a History or a list of dicts.
 
     Raises:
@@ -227,12 +234,12 @@ def above_zero(values: np.ndarray, what: str) -> None:
         raise ValueError(f"{what} has values of 0 or below, which a log axis cannot show.")
 
 
-def wrapped(name, width: int = 30) -> str:
+def wrapped(name: object, width: int = 30) -> str:
     """A long name on several lines."""
     return textwrap.fill(str(name), width, break_long_words=False) or " "
 
 
-def plain_ticks(axis) -> None:
+def plain_ticks(axis: Axis) -> None:
     """Ticks of a log axis as 0.1, 1, 10 instead of powers of ten, where they are short."""
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(_short))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -241,7 +248,7 @@ def plain_ticks(axis) -> None:
         axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
 
 
-def _short(value: float, _position=None) -> str:
+def _short(value: float, _position: int | None = None) -> str:
     return f"{value:g}" if 1e-4 < abs(value) < 1e6 else f"{value:.0e}"
 
 
@@ -268,21 +275,23 @@ def legend_above(figure: Figure, handles: list, labels: list[str], title: str = 
 
 def handles_of(axes_list: Iterable[Axes]) -> tuple[list, list[str]]:
     """Every label once, with its first handle."""
-    found = {}
+    found: dict[str, object] = {}
     for axes in axes_list:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     return list(found.values()), list(found)
 
 
-def for_panel(option, panel: str, panels: Mapping):
+def for_panel(option: Any, panel: str, panels: Mapping) -> Any:
     """An option that holds for all panels, or a dict with one entry per panel title."""
     if isinstance(option, dict) and option and set(option) <= set(panels):
         return option.get(panel)
     return option
 
 
-def reference_lines(axes: Axes, horizontal, vertical=None) -> None:
+def reference_lines(
+    axes: Axes, horizontal: Mapping | float | None, vertical: Mapping | float | None = None
+) -> None:
     """Grey lines across the axes: name -> place, or one number without a name.
 
     Every named line has its own dashes and stands in the legend.

@@ -6,8 +6,9 @@ prompt is stored once, in a list of words and a list of prompts. Elsewhere its i
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def microscope_data(
                 for text, group in frame.groupby("text")
             ]
             frames.append({"step": None if step is None else int(step), "texts": texts})
-        side = {"title": clean(title), "frames": frames}
+        side: dict = {"title": clean(title), "frames": frames}
         if (settings := _settings(rows)) is not None:
             side["settings"] = settings
         sides.append(side)
@@ -91,7 +92,7 @@ class _Index(dict):
         return self.setdefault(clean(text), len(self))
 
 
-def _tables(table) -> dict[str, pd.DataFrame]:
+def _tables(table: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Title -> table, after the checks."""
     tables = {"": table} if isinstance(table, pd.DataFrame) else table
     if not isinstance(tables, Mapping) or not all(
@@ -125,7 +126,7 @@ def _tables(table) -> dict[str, pd.DataFrame]:
 
 def _number_columns(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """The names of all columns of numbers: the known ones in their order, then the others."""
-    names = {}
+    names: dict[str, None] = {}  # in the order of the data
     for rows in tables.values():
         for name in rows.columns:
             if isinstance(name, str) and name not in NOT_NUMBERS and _is_numbers(rows[name]):
@@ -203,7 +204,7 @@ def _settings(rows: pd.DataFrame) -> dict[str, float] | None:
     return numbers if all(map(math.isfinite, numbers.values())) else None
 
 
-def _pairs(pairs, words: _Index, key: str) -> list:
+def _pairs(pairs: Any, words: _Index, key: str) -> list:
     """[(token, probability), ...] as one flat list: place, probability, place, probability, ..."""
     if pairs is None or (isinstance(pairs, float) and math.isnan(pairs)):
         return []
@@ -216,7 +217,7 @@ def _pairs(pairs, words: _Index, key: str) -> list:
     return flat[:10]  # the five likeliest
 
 
-def _short(value, *, small: bool = True) -> float | int | str | None:
+def _short(value: float | None, *, small: bool = True) -> float | int | str | None:
     """A number with four significant digits; None for NaN, text for an infinite number.
 
     Args:
@@ -231,5 +232,5 @@ def _short(value, *, small: bool = True) -> float | int | str | None:
     return int(short) if short == int(short) else short
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable) -> str:
     return ", ".join(map(str, names)) or "no columns"

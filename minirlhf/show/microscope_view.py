@@ -116,7 +116,9 @@ class Microscope:
     def _repr_html_(self) -> str:
         return self.html
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+    def _repr_mimebundle_(
+        self, include: object | None = None, exclude: object | None = None
+    ) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": str(self)}
 
     def __str__(self) -> str:
@@ -172,7 +174,11 @@ class Microscope:
         found = {entry.get("prompt") for _, _, entry in self._entries()}
         if len(found) == 1 or None in found:
             return {}
-        texts = {place: visible(self.data["prompts"][place].strip()) for place in found}
+        texts = {
+            place: visible(self.data["prompts"][place].strip())
+            for place in found
+            if place is not None
+        }
         return texts if max(map(len, texts.values())) <= SHORT else {}
 
     def _fallback(self) -> str:
@@ -246,7 +252,9 @@ def microscope(
     return Microscope(data, clean(still))
 
 
-def _panes(sides: list[dict], step: int | None, text, beside) -> tuple[list, list | None]:
+def _panes(
+    sides: list[dict], step: int | None, text: int | str | None, beside: int | str | None
+) -> tuple[list, list | None]:
     """What stands left and right at first: [number of the table, response], or None for nothing."""
     numbers = _texts(sides[0], step)
     left = numbers[0] if text is None else text

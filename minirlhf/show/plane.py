@@ -1,6 +1,7 @@
 """Score against KL: methods as points, and one method at several settings or steps as a curve."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ CROWDED = 12  # a path with more points has a mark at its end only, and no bars
 
 
 def frontier(
-    data,
+    data: look.Records,
     *,
     x: str = "kl",
     y: str = "gold",
@@ -86,7 +87,9 @@ def frontier(
     return figure
 
 
-def _paths(frame, x, y, by, along, curves: Mapping) -> dict[str, list[dict]]:
+def _paths(
+    frame: pd.DataFrame, x: str, y: str, by: str, along: str | None, curves: Mapping
+) -> dict[str, list[dict]]:
     """Name in the legend -> its points."""
     groups = {str(name): group for name, group in frame.groupby(by, sort=False)}
     if along:
@@ -125,7 +128,7 @@ def _point(rows: pd.DataFrame, x: str, y: str) -> dict:
 
 def _path(axes: Axes, name: str, points: list[dict], style: look.Style, *, joined: bool) -> None:
     across, up = [point["x"] for point in points], [point["y"] for point in points]
-    errors = {}
+    errors: dict[str, Any] = {}
     for key, where in (("x", across), ("y", up)):
         if all(f"{key}_low" in point for point in points):
             low = [at - point[f"{key}_low"] for at, point in zip(where, points, strict=True)]

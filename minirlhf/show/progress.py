@@ -1,7 +1,7 @@
 """Progress in a terminal: a bar per stage and a line of metrics every few steps."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Progresses:
@@ -30,7 +30,7 @@ class Progresses:
         "bits_per_byte",
     )
 
-    def __init__(self, console: Console, every: int = 5):
+    def __init__(self, console: Console, every: int = 5) -> None:
         self.bar = Progress(
             TextColumn("{task.description:>8}"),
             BarColumn(),
@@ -38,13 +38,14 @@ class Progresses:
             TimeRemainingColumn(),
             console=console,
         )
-        self.tasks, self.every = {}, every
+        self.every = every
+        self.tasks: dict[str, TaskID] = {}  # stage -> its bar
 
-    def __enter__(self):
+    def __enter__(self) -> "Progresses":
         self.bar.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
     def __call__(self, row: dict) -> None:

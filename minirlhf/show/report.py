@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -120,7 +120,7 @@ def write_report(
     path: str | Path,
     *,
     title: str,
-    history,
+    history: Iterable[dict],
     methods: list[dict],
     samples: list[dict],
     times: dict[str, float],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,19 +15,19 @@ MARKED = 16  # a line of up to this many points has a marker at each
 
 
 def lines(
-    series,
-    x=None,
+    series: Mapping,
+    x: look.Numbers | Mapping | None = None,
     *,
     bands: Mapping | None = None,
     spread: tuple[float, float] = (0.0, 1.0),
     xlabel: str = "",
-    ylabel="",
+    ylabel: str | dict[str, str] = "",
     title: str = "",
-    log="",
-    reference=None,
+    log: str | dict[str, str] = "",
+    reference: Mapping | float | None = None,
     vertical: Mapping[str, float] | None = None,
     xlim: tuple | None = None,
-    ylim=None,
+    ylim: tuple | dict[str, tuple] | None = None,
     names: str = "legend",
     order: Iterable[str] | None = None,
 ) -> Figure:
@@ -89,7 +90,9 @@ class Series:
     runs: int
 
 
-def _series_of(content, x, bands: Mapping, spread: tuple) -> dict[str, Series]:
+def _series_of(
+    content: Mapping, x: look.Numbers | Mapping | None, bands: Mapping, spread: tuple
+) -> dict[str, Series]:
     """name -> Series, with equal lengths."""
     if not isinstance(content, Mapping) or not content:
         raise ValueError("A panel needs a dict of at least one name and its values.")
@@ -99,7 +102,7 @@ def _series_of(content, x, bands: Mapping, spread: tuple) -> dict[str, Series]:
     }
 
 
-def _x_of(name, x):
+def _x_of(name: str, x: look.Numbers | Mapping | None) -> look.Numbers | None:
     if not isinstance(x, Mapping):
         return x
     if name not in x:
@@ -107,7 +110,9 @@ def _x_of(name, x):
     return x[name]
 
 
-def _one_series(name: str, values, x, band, spread: tuple) -> Series:
+def _one_series(
+    name: str, values: look.Numbers, x: look.Numbers | None, band: tuple | None, spread: tuple
+) -> Series:
     values = look.numbers(values, f"Series {name!r}")
     if values.ndim not in (1, 2):
         raise ValueError(f"Series {name!r} has {values.ndim} dimensions; it must have 1 or 2.")
@@ -139,8 +144,8 @@ def _line(axes: Axes, name: str, series: Series, style: look.Style, scale: str) 
         markersize=5,
         label=name,
     )
-    if series.low is not None:
-        ends = {"color": style.colour, "alpha": 0.15, "linewidth": 0}
+    if series.low is not None and series.high is not None:
+        ends: dict[str, Any] = {"color": style.colour, "alpha": 0.15, "linewidth": 0}
         axes.fill_between(series.x, series.low, series.high, **ends)
 
 
@@ -165,12 +170,14 @@ def _limits(axes: Axes, x: tuple | None, y: tuple | None) -> None:
         axes.set_ylim(y)
 
 
-def _name_lines(figure, grid, drawn: dict, style: dict, names: str, title: str) -> None:
+def _name_lines(
+    figure: Figure, grid: Iterable[Axes], drawn: dict, style: dict, names: str, title: str
+) -> None:
     """The names of the lines, and in words what the bands are."""
     handles, labels = look.handles_of(grid)
     if names == "end":
         for axes, content in zip(grid, drawn.values(), strict=True):
-            _write_at_the_ends(axes, content, style)
+            _write_at_the_ends(figure, axes, content, style)
     elif len(labels) == 1 and labels[0] in style:  # one line needs no legend
         handles, labels = [], []
     shown = [i for i, label in enumerate(labels) if names == "legend" or label not in style]
@@ -192,14 +199,14 @@ def _band_note(runs: list[int], spread: tuple) -> str:
     return f"{line}; band: from {spread[0]:.0%} to {spread[1]:.0%} of the runs"
 
 
-def _write_at_the_ends(axes: Axes, content: Mapping, style: dict) -> None:
+def _write_at_the_ends(figure: Figure, axes: Axes, content: Mapping, style: dict) -> None:
     """Each name right of its line's last point; names that would overlap are moved apart."""
     to_axes = axes.transScale + axes.transLimits
     ends = []
     for name, series in content.items():
         last = np.flatnonzero(np.isfinite(series.y))[-1]
         ends.append((to_axes.transform((series.x[last], series.y[last]))[1], name))
-    gap = 1.35 * look.SIZES["legend"] / 72 / (0.75 * axes.figure.get_figheight())
+    gap = 1.35 * look.SIZES["legend"] / 72 / (0.75 * figure.get_figheight())
     heights = spaced([height for height, _ in ends], gap)
     for (_, name), height in zip(ends, heights, strict=True):
         axes.text(
@@ -219,7 +226,7 @@ def spaced(places: list[float], gap: float) -> list[float]:
     Their order stays. Places that are too close form a block around their common mean.
     """
     order = sorted(range(len(places)), key=lambda i: places[i])
-    blocks = []  # (sum of wanted first places, members)
+    blocks: list[list] = []  # [sum of wanted first places, members]
     for i in order:
         blocks.append([places[i], [i]])
         while len(blocks) > 1 and _start(blocks[-2]) + gap * len(blocks[-2][1]) > _start(

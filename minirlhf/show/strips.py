@@ -3,7 +3,8 @@
 import html
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def visible(token: str) -> str:
 
 def token_strip(
     tokens: list[str],
-    values,
+    values: Sequence[float],
     *,
     title: str = "",
     limit: float | None = None,
@@ -91,7 +92,7 @@ def token_strips(
     legend = legend and limit > 0
     # the heading's lines are parts without tokens; the colour scale stands beside the first one
     above = textwrap.wrap(heading, int(0.85 * width), max_lines=3, placeholder="\u2026")
-    parts = [(line, []) for line in above]
+    parts: list[tuple[str, list[list[tuple]]]] = [(line, []) for line in above]
     parts += [(title, _line_up(*strip, width)) for title, strip in strips.items()]
     heads = [0.36] * len(above[1:]) + [0.68] * bool(above)
     heads += [
@@ -119,9 +120,10 @@ def token_strips(
     return figure
 
 
-def _line_up(tokens: list[str], values: list[float], width: int) -> list[list[tuple]]:
+def _line_up(tokens: list[str], values: Sequence[float], width: int) -> list[list[tuple]]:
     """Lines of (column, width, text, value)."""
-    lines, column = [[]], 0
+    lines: list[list[tuple]] = [[]]
+    column = 0.0
     for token, value in zip(tokens, values, strict=True):
         text = _drawable(visible(token))
         if len(text) >= width - 2:  # one line holds the longest token
@@ -129,7 +131,7 @@ def _line_up(tokens: list[str], values: list[float], width: int) -> list[list[tu
         size = max(len(text), 5) + 1.4
         if column + size > width and lines[-1]:
             lines.append([])
-            column = 0
+            column = 0.0
         lines[-1].append((column, size, text, value))
         column += size
     return lines
@@ -139,9 +141,9 @@ def _box(
     axes: Axes, x: float, y: float, size: float, text: str, value: float, limit: float
 ) -> None:
     colour = strip_colour(value, limit)
-    frame = {"facecolor": colour, "edgecolor": "#999999", "linewidth": 0.5}
+    frame: dict[str, Any] = {"facecolor": colour, "edgecolor": "#999999", "linewidth": 0.5}
     axes.add_patch(Rectangle((x, y + 0.06), size - 0.25, 0.54, **frame))
-    middle = {"ha": "center", "va": "center", "parse_math": False}
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
     centre = x + (size - 0.25) / 2
     axes.text(centre, y + 0.34, text, fontsize=10, family="monospace", color="#222222", **middle)
     number = "" if math.isnan(value) else f"{value:+z.2f}"
@@ -155,14 +157,19 @@ def _colour_scale(figure: Figure, limit: float, middle: float) -> None:
     colours = [[to_rgb(strip_colour(limit * (2 * i / 63 - 1), limit)) for i in range(64)]]
     axes.imshow(colours, aspect="auto", extent=(-1, 1, 0, 1))
     axes.set(xticks=[], yticks=[])
-    text = {"va": "center", "fontsize": 8, "color": "#222222", "transform": axes.transAxes}
+    text: dict[str, Any] = {
+        "va": "center",
+        "fontsize": 8,
+        "color": "#222222",
+        "transform": axes.transAxes,
+    }
     axes.text(-0.04, 0.45, f"{-limit:.2g}", ha="right", **text)
     axes.text(0.5, 0.45, "0", ha="center", **text)
     axes.text(1.04, 0.45, f"+{limit:.2g}", ha="left", **text)
 
 
 def token_strip_html(
-    tokens: list[str], values, *, title: str = "", limit: float | None = None
+    tokens: list[str], values: Iterable[float], *, title: str = "", limit: float | None = None
 ) -> str:
     """A strip as inline HTML, with its colour scale; the number of a token appears on hover.
 

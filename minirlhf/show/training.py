@@ -1,6 +1,7 @@
 """Curves of training runs: one small panel per metric, seeds as a band."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ UNITS = {  # titles of the panels; a metric without an entry has its own name
 
 
 def curves(
-    data,
+    data: look.Records | list[list[dict]],
     *,
     stage: str | None = None,
     columns: Iterable[str] | str,
@@ -58,7 +59,7 @@ def curves(
         where = f"No row of stage {stage!r}" if stage else "No row"
         raise ValueError(f"{where} has {' or '.join(map(repr, absent))}.")
     named = by in frame and frame[by].notna().any() if by else False
-    look.no_missing_name(frame, [*([by] if named else []), "seed"])
+    look.no_missing_name(frame, [*([by] if by and named else []), "seed"])
     groups = dict(list(frame.groupby(by, sort=False))) if named else {"": frame}
     style = look.styles(groups, order)
     many, across = len(groups) > 1, min(across, len(columns))
@@ -79,7 +80,9 @@ def curves(
     return figure
 
 
-def _history_frame(data, stage: str | None, x: str) -> pd.DataFrame:
+def _history_frame(
+    data: look.Records | list[list[dict]], stage: str | None, x: str
+) -> pd.DataFrame:
     """The rows of the stage, with a column `seed`: in a list of runs, the number of the run."""
     if not isinstance(data, pd.DataFrame):
         data = list(data)
@@ -94,7 +97,9 @@ def _history_frame(data, stage: str | None, x: str) -> pd.DataFrame:
     return frame if "seed" in frame else frame.assign(seed=0)
 
 
-def _band(axes: Axes, group: pd.DataFrame, metric: str, x: str, name: str, style) -> None:
+def _band(
+    axes: Axes, group: pd.DataFrame, metric: str, x: str, name: str, style: look.Style
+) -> None:
     """One line: the mean over the runs at the steps that all of them have, and their range."""
     rows = group[group[metric].notna()]
     if rows.empty:
@@ -108,7 +113,7 @@ def _band(axes: Axes, group: pd.DataFrame, metric: str, x: str, name: str, style
     if table.empty:
         raise ValueError(f"The runs have no common {x} at which {metric!r} is logged.")
     marker = style.marker if len(table) < 12 else None
-    look_of = {"color": style.colour, "linestyle": style.dashes, "linewidth": 1.8}
+    look_of: dict[str, Any] = {"color": style.colour, "linestyle": style.dashes, "linewidth": 1.8}
     axes.plot(table.index, table.mean(axis=1), marker=marker, markersize=4, label=name, **look_of)
     if table.shape[1] > 1:
         low, high = table.min(axis=1), table.max(axis=1)

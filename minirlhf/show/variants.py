@@ -4,9 +4,11 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
@@ -15,7 +17,7 @@ from minirlhf.show import look
 
 BLUE = look.COLOURS[0]  # of all variants but the baseline, which is grey
 BAND = "#d9d9d9"
-MEAN = {
+MEAN: dict[str, Any] = {
     "marker": "o",
     "markersize": 7.5,
     "markeredgecolor": look.DARK,
@@ -66,7 +68,7 @@ def difference_of_means(
 
 
 def differences(
-    df,
+    df: look.Records,
     *,
     value: str,
     by: str = "variant",
@@ -155,7 +157,7 @@ def differences(
 
 
 def difference_table(
-    df,
+    df: look.Records,
     *,
     value: str,
     by: str = "variant",
@@ -201,7 +203,9 @@ def difference_table(
     return rows, baseline
 
 
-def _ends_by_variant(intervals) -> dict[str, tuple[float, float]] | None:
+def _ends_by_variant(
+    intervals: Mapping[str, tuple[float, float]] | pd.DataFrame | None,
+) -> dict[str, tuple[float, float]] | None:
     """variant -> (low, high) as given; a missing interval is (None, None)."""
     if isinstance(intervals, pd.DataFrame):
         look.frame_of(intervals, ["low", "high"])
@@ -235,7 +239,7 @@ def _check_repeats_differ(repeats: dict[str, dict]) -> None:
             )
 
 
-def _check_same_baseline(rows, baseline: dict, intervals: pd.DataFrame) -> None:
+def _check_same_baseline(rows: list[Difference], baseline: dict, intervals: pd.DataFrame) -> None:
     """Refuse intervals of differences from other runs than those that are drawn."""
     if "difference" not in intervals:
         return
@@ -258,7 +262,7 @@ def _scatter_band(axes: Axes, baseline: dict, centre: float) -> None:
 
 
 def _difference_row(axes: Axes, place: int, row: Difference, centre: float, colour: str) -> None:
-    if row.low is not None:
+    if row.low is not None and row.high is not None:
         axes.plot([row.low, row.high], [place] * 2, color=look.DARK, linewidth=1.4, zorder=2)
         axes.plot([row.low, row.high], [place] * 2, "|", color=look.DARK, markersize=7, zorder=2)
     axes.plot(
@@ -280,7 +284,7 @@ def _digits(table: list[Difference]) -> int:
     means = [row.mean for row in table]
     size = max(means) - min(means) or max(map(abs, means)) or 1.0
     digits = min(max(math.ceil(-math.log10(size / 50)), 0), 6)  # a fiftieth of their range
-    bounds = [end for row in table if row.low is not None for end in (row.low, row.high)]
+    bounds = [end for row in table for end in (row.low, row.high) if end is not None]
     return look.decimals(bounds, digits)
 
 
@@ -310,10 +314,15 @@ def _baseline_in_words(baseline: dict) -> tuple[str, str, str]:
 
 def _difference_legend(figure: Figure, interval_of: str, runs: str, title: str) -> None:
     axes = figure.axes[0]
-    white = {"markerfacecolor": "white", "markeredgecolor": look.DARK, "linestyle": "none"}
+    white: dict[str, Any] = {
+        "markerfacecolor": "white",
+        "markeredgecolor": look.DARK,
+        "linestyle": "none",
+    }
     (run,) = axes.plot([], [], "o", markersize=4.5, **white)
     (mean,) = axes.plot([], [], color=BLUE, **MEAN)
-    handles, labels = [run, mean], ["one run", "mean of the runs"]
+    handles: list[Artist] = [run, mean]
+    labels = ["one run", "mean of the runs"]
     if interval_of:
         (line,) = axes.plot([], [], "-|", color=look.DARK)
         handles, labels = [*handles, line], [*labels, interval_of]

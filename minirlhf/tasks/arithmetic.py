@@ -162,9 +162,8 @@ def draw_problems(
             numbers = {letter: draw.randint(1, 20) for letter in "abc"} | {
                 letter: draw.randint(2, 9) for letter in "de"
             }
-            expression = re.sub(
-                "[a-e]", lambda m, n=numbers: str(n[m[0]]), draw.choice(LEVELS[level])
-            )
+            form = draw.choice(LEVELS[level])
+            expression = "".join(str(numbers.get(symbol, symbol)) for symbol in form)
             if (
                 split_of(expression) == split
                 and (answer := answer_of(chain := solution(expression))) is not None
@@ -189,10 +188,11 @@ def problems(
     """The first `count` different problems of `draw_problems`."""
     check("count", count, count >= 1, "at least 1")
     found: dict[str, Problem] = {}
-    for problem in draw_problems(split, seed=seed, levels=levels):
+    drawn = draw_problems(split, seed=seed, levels=levels)
+    while len(found) < count:
+        problem = next(drawn)
         found.setdefault(problem.expression, problem)
-        if len(found) == count:
-            return list(found.values())
+    return list(found.values())
 
 
 def rows(found: list[Problem], *, at_once: float = 0.0, seed: int = 0) -> Dataset:

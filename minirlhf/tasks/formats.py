@@ -14,6 +14,7 @@ has pairs that repeat the prompt at the start of both texts. `standard` reads al
 from os.path import commonprefix
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
 
@@ -55,7 +56,9 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
     return dataset
 
 
-def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> Dataset:
+def standard(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, drop_equal: bool = False
+) -> Dataset:
     """Convert any of TRL's formats to standard rows with a prompt of their own.
 
     Conversations are written with the tokenizer's chat template. The prompt ends where the
@@ -85,7 +88,7 @@ def standard(dataset: Dataset, tokenizer=None, *, drop_equal: bool = False) -> D
         )
     texts = [c for c in TEXTS if c in dataset.column_names]
     if len(dataset) and any(_is_conversation(dataset[0][c]) for c in texts):
-        if getattr(tokenizer, "chat_template", None) is None:
+        if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(
                 "The rows are conversations; give a tokenizer that has a chat template."
             )
@@ -167,7 +170,9 @@ def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:
     """
     sides = [list(zip(rows["prompt"], rows[side], strict=True)) for side in ("chosen", "rejected")]
     place = {text: k for k, text in enumerate(dict.fromkeys(sides[0] + sides[1]))}
-    return *map(list, zip(*place, strict=True)), *([place[text] for text in side] for side in sides)
+    prompts, responses = map(list, zip(*place, strict=True))
+    chosen, rejected = ([place[text] for text in side] for side in sides)
+    return prompts, responses, chosen, rejected
 
 
 def completions(dataset: Dataset) -> Dataset:
@@ -180,7 +185,7 @@ def completions(dataset: Dataset) -> Dataset:
     return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
 
 
-def _is_conversation(value) -> bool:
+def _is_conversation(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
     )
@@ -206,7 +211,7 @@ def _extract_prompt(row: dict) -> dict:
     return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
-def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
+def _render(row: dict, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """The texts of a conversation, written with the tokenizer's chat template."""
     turns = (
         row["prompt"]
@@ -215,9 +220,12 @@ def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
     )
     # if the tokenizer adds BOS itself, remove the template's BOS
     bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else None
-    prompt = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True
-    ).removeprefix(bos or "")
+
+    def written(turns: list[dict], *, ask: bool = False) -> str:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+        return str(text).removeprefix(bos or "")
+
+    prompt = written(turns, ask=True)
     rendered = {"prompt": prompt}
     for name in texts[1:]:
         reply = (
@@ -227,9 +235,7 @@ def _render(row: dict, texts: list[str], tokenizer) -> dict[str, str]:
         )
         # ultrafeedback repeats the prompt in both texts
         reply = reply[len(turns) :] if reply[: len(turns)] == turns else reply
-        whole = tokenizer.apply_chat_template([*turns, *reply], tokenize=False).removeprefix(
-            bos or ""
-        )
+        whole = written([*turns, *reply])
         if not whole.startswith(prompt):
             raise ValueError(
                 "This chat template writes the prompt differently when a response follows it; "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check
 from minirlhf.tasks import reviews
@@ -17,7 +18,7 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
     Reviews that are not longer than the prompt are left out.
     """
 
-    def row(given):
+    def row(given: dict) -> dict:
         beginning = given["text"].split(" ", words)
         return {
             "prompt": " ".join(beginning[:words]),
@@ -30,7 +31,7 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
     )
 
 
-def known_pairs(dataset: Dataset, tokenizer=None) -> Dataset:
+def known_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
     """Standard rows of a well-known dataset, without its pairs of equal texts.
 
     The reader cannot correct such a dataset, so these pairs are dropped instead of refused.
@@ -48,11 +49,11 @@ DATASETS: dict[str, tuple[str, str, Callable]] = {
 
 def load_by_name(
     name: str,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     split: str | None = None,
     rows: int | None = None,
-    load=load_dataset,
+    load: Callable[..., Dataset] = load_dataset,
 ) -> Dataset:
     """Load a dataset of the hub, or a local .jsonl file, as standard rows.
 
@@ -100,7 +101,7 @@ def load_by_name(
     return parse(dataset, tokenizer)
 
 
-def named_demonstrations(name: str, tokenizer, *, rows: int) -> Dataset:
+def named_demonstrations(name: str, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> Dataset:
     """Prompts and completions for SFT.
 
     Args:
@@ -114,7 +115,7 @@ def named_demonstrations(name: str, tokenizer, *, rows: int) -> Dataset:
 
 def named_pairs(
     name: str,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     rows: int,
     seed: int,

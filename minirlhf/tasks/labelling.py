@@ -56,7 +56,7 @@ class LabelSession:
         annotator: str = "me",
         *,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         self.pairs, self.annotator, self.clock = list(pairs), annotator, clock
         self.path = files_of(path)[True]
         named = annotator.strip() and annotator.isprintable() and not set(annotator) & set("/\\:")
@@ -112,6 +112,7 @@ class LabelSession:
             raise ValueError(
                 f"All {len(self.pairs)} pairs are labelled; nothing is left to choose."
             )
+        assert self._shown is not None  # `current` has set it
         row = {"prompt": pair.prompt} | (
             _decided(pair, choice) if choice in SIDES else _undecided(pair, choice)
         )

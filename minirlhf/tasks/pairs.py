@@ -91,7 +91,8 @@ def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> lis
         ValueError: the file cannot be read, or a row cannot be used. The message names the file,
             the row and the column. Rows are counted from 1, in a CSV file without its first line.
     """
-    path, pairs, first = Path(path), [], {}
+    path, pairs = Path(path), []
+    first: dict[str, int] = {}  # pair -> the row in which it stands
     check("file", str(path), path.suffix in (".jsonl", ".csv"), "a .jsonl or a .csv file")
     try:
         rows = (rows_of_csv if path.suffix == ".csv" else rows_of_jsonl)(path)
@@ -143,7 +144,7 @@ def rows_of_jsonl(path: Path) -> list[dict]:
     Raises:
         ValueError: a line is no JSON object.
     """
-    rows = []
+    rows: list[dict] = []
     for line in path.read_text(encoding="utf-8-sig").split("\n"):
         if not line.strip():
             continue

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check
 from minirlhf.tasks import sources
@@ -103,12 +104,13 @@ def load_reviews() -> tuple[Review, ...]:
     There are about 12,750 snippets; 10,448 of them are rated.
     """
     corpus = [r for r in _corpus() if r["category"] != "plot"]
-    films, first = defaultdict(set), {}
+    films: dict[str, set[str]] = defaultdict(set)
+    first: dict[str, dict] = {}
     for row in corpus:
         key = normalise(row["text"])
         films[key].add(row["movie"])
         first.setdefault(key, row)
-    ratings = {}
+    ratings: dict[str, tuple[int, ...]] = {}
     for _, text, values in rated_snippets():
         # dropped if it appears with several films
         if len(films.get(normalise(text), ())) == 1:
@@ -133,7 +135,8 @@ def split_films(movies: set[str]) -> dict[str, str]:
     The result is the same on every machine.
     """
     order = sorted(movies, key=lambda movie: hashlib.sha256(movie.encode()).hexdigest())
-    result, start, share = {}, 0, 0.0
+    result: dict[str, str] = {}
+    start, share = 0, 0.0
     for split, part in SPLITS.items():
         share += part
         end = round(share * len(order))
@@ -201,7 +204,7 @@ def preference_pairs(
     min_gap: float = 0.0,
     max_gap: float = 8.0,
     max_tokens: int | None = None,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Dataset:
     """Draw n preference pairs of snippets of the same film.
 
@@ -228,6 +231,8 @@ def preference_pairs(
     rng = random.Random(seed)
     candidates = pairs_within_films(split, min_gap, max_gap)
     if max_tokens is not None:
+        if tokenizer is None:
+            raise ValueError("max_tokens needs a tokenizer, to count the tokens; give one.")
         # a snippet is in many pairs; tokenise it once
         texts = list(dict.fromkeys(r.text for pair in candidates for r in pair))
         short = {
@@ -242,7 +247,8 @@ def preference_pairs(
             f"No pairs within a film in split '{split}' with a gap in [{min_gap}, "
             f"{max_gap}){limit}; widen the gap band or the token limit."
         )
-    rows, ties = [], 0
+    rows: list[dict] = []
+    ties = 0
     while len(rows) < n:
         a, b = rng.choice(candidates)
         said_a, said_b = rng.choice(a.ratings), rng.choice(b.ratings)
@@ -280,7 +286,7 @@ def _corpus() -> list[dict]:
     rows = [
         r for r in csv.DictReader(io.StringIO(sources.read_rotten_tomatoes())) if r["text"].strip()
     ]
-    spelled = {}
+    spelled: dict[str, str] = {}
     for row in sorted(rows, key=lambda r: r["category"] == "plot"):
         spelled.setdefault(
             film_key(row["movie_name"]),
@@ -307,7 +313,9 @@ def article_first(name: str) -> str:
     return "_".join([last, *rest]) if rest and last in ARTICLES else name
 
 
-def sft_dataset(tokenizer, *, split: str = "reward", max_tokens: int = 32) -> Dataset:
+def sft_dataset(
+    tokenizer: PreTrainedTokenizerBase, *, split: str = "reward", max_tokens: int = 32
+) -> Dataset:
     """Rows for SFT: prompt and completion of every snippet of a split, rated or not.
 
     Args:

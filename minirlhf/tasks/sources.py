@@ -112,21 +112,15 @@ def read_hutto(file: str) -> str:
     file starts with a byte-order mark. Lines end in CRLF; the callers' splitlines handles this.
     """
     with tarfile.open(_archive("vaderSentiment")) as outer:
-        inner = outer.extractfile(
-            _member(outer, "additional_resources/hutto_ICWSM_2014.tar.gz")
-        ).read()
+        inner = _content(outer, _member(outer, "additional_resources/hutto_ICWSM_2014.tar.gz"))
         with tarfile.open(fileobj=io.BytesIO(inner)) as sets:
-            return sets.extractfile(f"hutto_ICWSM_2014/{file}").read().decode("utf-8-sig")
+            return _content(sets, f"hutto_ICWSM_2014/{file}").decode("utf-8-sig")
 
 
 def read_vader_lexicon() -> str:
     """Text of the VADER lexicon: per line a word, its mean valence (-4 to 4) and the spread."""
     with tarfile.open(_archive("vaderSentiment")) as outer:
-        return (
-            outer.extractfile(_member(outer, "vaderSentiment/vader_lexicon.txt"))
-            .read()
-            .decode("utf-8")
-        )
+        return _content(outer, _member(outer, "vaderSentiment/vader_lexicon.txt")).decode("utf-8")
 
 
 def read_rotten_tomatoes() -> str:
@@ -169,6 +163,14 @@ def fetch_smollm2() -> Path:
         model.half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return folder
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The bytes of one file in the archive."""
+    file = archive.extractfile(member)
+    if file is None:
+        raise SourceError(f"{member} is no file in its archive.")
+    return file.read()
 
 
 def _member(archive: tarfile.TarFile, ending: str) -> tarfile.TarInfo:

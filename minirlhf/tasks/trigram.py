@@ -18,7 +18,7 @@ class Trigram:
         vocab_size: V.
     """
 
-    def __init__(self, documents: list[list[int]], vocab_size: int):
+    def __init__(self, documents: list[list[int]], vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self.counts: dict[tuple, Counter] = defaultdict(Counter)
         for ids in documents:

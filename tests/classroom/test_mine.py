@@ -154,6 +154,13 @@ def test_no_file_says_what_it_may_hold(tmp_path):
         load_mine(tmp_path / "nowhere.py")
 
 
+def test_a_file_of_another_kind_is_no_python_file(tmp_path):
+    path = tmp_path / "my_rlhf.txt"
+    path.write_text("x = 1\n")
+    with pytest.raises(ValueError, match=r"a Python file's name ends in \.py"):
+        load_mine(path)
+
+
 def test_a_loss_of_ones_own_is_not_centred(whole):
     loss = tour_formulas(load_mine(whole)).reward.reward_model_loss
     with pytest.raises(ValueError, match="centering_coef"):

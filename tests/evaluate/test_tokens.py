@@ -72,7 +72,7 @@ def rollout(prompts, responses, *, action_mask=None, old=None):
         torch.tensor([row + [0] * (r - len(row)) for row in responses]),
         mask,
         torch.zeros(mask.shape, dtype=torch.float64) if old is None else old,
-        None if action_mask is None else torch.tensor(action_mask),
+        mask if action_mask is None else torch.tensor(action_mask),
     )
 
 

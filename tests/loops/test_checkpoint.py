@@ -384,3 +384,9 @@ def test_a_checkpoint_of_another_run_is_refused(change, said, tmp_path):
             config,
             checkpoint=Checkpoint(path, resume=True),
         )
+
+
+def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Checkpoint().save()
+    assert not list(tmp_path.iterdir())

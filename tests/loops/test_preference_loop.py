@@ -15,7 +15,15 @@ from minirlhf.loops import online as module
 from minirlhf.loops import preference
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE, OnlineConfig, pairs_of, train_online
-from minirlhf.loops.preference import LOSSES, DPOConfig, preference_step, sync, train_dpo
+from minirlhf.loops.preference import (
+    LOSSES,
+    DPOConfig,
+    preference_step,
+    reference_for,
+    sync,
+    train_dpo,
+)
+from minirlhf.models.adapters import BelowAdapter
 from minirlhf.models.forward import encode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.tasks.formats import unpaired
@@ -199,6 +207,12 @@ def test_updating_the_reference_does_not_change_the_given_model():
     config = DPOConfig(steps=3, batch_size=9, sync_every=1, optimiser=FAST)
     train_dpo(tiny_policy(), tiny_tokenizer(), PAIRS, config, reference=given)
     assert all(torch.equal(before[key], value) for key, value in given.state_dict().items())
+
+
+def test_a_model_below_its_adapter_is_no_reference_that_can_be_updated():
+    below = BelowAdapter(tiny_policy())
+    with pytest.raises(ValueError, match="cannot update a model below its adapter"):
+        reference_for(tiny_policy(), DPOConfig(sync_every=1), below)
 
 
 def test_simpo_logs_rewards_per_token():

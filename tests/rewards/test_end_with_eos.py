@@ -10,7 +10,7 @@ def batch(ids, lengths, actions=None):
     ids, columns = torch.tensor(ids), torch.arange(len(ids[0]))
     mask = columns < torch.tensor(lengths)[:, None]
     prompt = torch.tensor([[7]] * len(ids))
-    actions = None if actions is None else torch.tensor(actions)
+    actions = mask if actions is None else torch.tensor(actions)
     return Rollout(prompt, prompt > 0, ids, mask, torch.zeros(ids.shape), actions)
 
 

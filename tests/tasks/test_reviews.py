@@ -169,3 +169,8 @@ def test_any_text_is_tokenised_and_decoded_back():
     tokenizer = train_tokenizer(["plain text only"] * 4, 300)
     for text in ("plain text", "na\u00efve \u2603\n\t\x00", "\U0001f600"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_a_limit_of_tokens_needs_a_tokenizer():
+    with pytest.raises(ValueError, match="max_tokens needs a tokenizer"):
+        reviews.preference_pairs("reward", 1, seed=0, max_tokens=32)

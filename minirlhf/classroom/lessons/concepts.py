@@ -272,7 +272,7 @@ def graded(answers: str, *, explain: bool = False) -> str:
     for number, (letter, question) in enumerate(zip(given, QUESTIONS, strict=True), 1):
         chosen = question.options(number).get(letter)
         if chosen != question.right:
-            why = f": {question.wrong.get(chosen, 'you gave no answer')}" if explain else ""
+            why = f": {question.wrong.get(chosen or '', 'you gave no answer')}" if explain else ""
             lines.append(f"  {number}, lesson {question.lesson}{why}")
     right = len(QUESTIONS) - len(lines)
     return f"{right} of {len(QUESTIONS)}." + ("" if not lines else " Not yet:\n" + "\n".join(lines))

@@ -302,7 +302,7 @@ advantages_and_targets = Exercise(
     | {
         "the targets are sums of rewards. That is right for lambda = 1 only. The target is the "
         "advantage plus V.": lambda r, v, m, g, lam: torch.stack(
-            [_gae(r, v, m, g, lam), returns.reward_to_go(*_clean(r, mask=m), m, gamma=g)]
+            [_gae(r, v, m, g, lam), returns.reward_to_go(_clean(r, mask=m)[0], m, gamma=g)]
         ),
         "the targets are the TD errors plus V. That is right for lambda = 0 only. The target is "
         "the advantage plus V.": lambda r, v, m, g, lam: torch.stack(

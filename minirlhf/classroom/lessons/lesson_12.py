@@ -185,7 +185,7 @@ def _sums_case(g):
     return new, ref, mask, 0.1 + torch.rand((), generator=g).item()
 
 
-def _pair_loss(new, ref, mask, beta, mean=False, right=True):
+def _pair_loss(new, ref, mask, beta, *, mean=False, right=True):
     whole = torch.where(mask, new, 0.0).sum(1) - torch.where(mask, ref, 0.0).sum(1)
     whole = whole / mask.sum(1) if mean else whole
     chosen, rejected = whole.chunk(2) if right else (whole[::2], whole[1::2])

@@ -72,7 +72,7 @@ def _after(new, ref, rewards, mask, beta):
     return torch.where(mask, rewards[:, None] - reward_to_go(gains, mask) + gains, 0.0)
 
 
-def _from_the_start(new, ref, rewards, mask, beta, before=True):
+def _from_the_start(new, ref, rewards, mask, beta, *, before=True):
     gains = _gains(new, ref, mask, beta)
     return torch.where(mask, gains.cumsum(1) - gains * before, 0.0)
 
