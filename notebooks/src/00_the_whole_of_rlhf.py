@@ -163,26 +163,31 @@ score_of(five)
 #
 # </details>
 #
-# So the reward model can be fooled. How good is it on real reviews? We drew pairs for films that it
-# has not seen. It agrees with the drawn ratings in 64 % of the pairs. Guessing gives 50 %. Nobody
-# reaches 100 %, because people differ: choosing by the mean rating of all other people is right in
-# 84 %. PPO will maximise the score of *this* reward model.
+# So the reward model can be fooled. How good is it on real reviews? We drew new pairs, of films that
+# it has not seen. Again one person's rating of each review decides which is preferred. A guess is
+# right in 50 % of the pairs, and our reward model in 64 %. (This is the mean of three trainings.)
+# Could it reach 100 %? No. Even a judge that knows how *all other* people rated the two reviews, and
+# chooses the higher mean, is right in only 84 %. One person often disagrees with the others.
 
 # %% [markdown]
 # ## 4. PPO
 #
-# PPO repeats one step many times. It begins with two copies of the SFT model. The **actor** is the
-# policy that learns. The **reference** stays as it is. Another network, the **critic**, reads an
-# unfinished review and predicts the score that it will get at the end. One step:
+# PPO maximises the score of this reward model. It repeats one step many times, and begins with two
+# copies of the SFT model. The **actor** is the policy that learns. The **reference** stays as it is.
+# Another network, the **critic**, reads an unfinished review and predicts the score that it will get
+# at the end. One step:
 #
 # 1. **Sample.** The actor writes 64 reviews.
 # 2. **Score.** The reward model gives each review its score.
-# 3. **KL penalty.** A review that the actor writes more often than the reference loses some of its
-#    score. One that it writes less often gains some.
+# 3. **Kullback-Leibler (KL) penalty.** A review that the actor writes more often than the reference
+#    loses some of its score. One that it writes less often gains some.
 # 4. **Compare.** For each token: how much higher is the score than the critic predicted *before* this
 #    token? The difference is the **advantage** of the token.
 # 5. **Update.** Tokens with a positive advantage become more likely, those with a negative one less
-#    likely, by a small amount. The critic learns to predict better, too.
+#    likely. The critic learns to predict better, too.
+#
+# The update is SFT's step on the cross-entropy of each token, weighted by the token's advantage.
+# *Proximal* means near: each update moves the actor only a little.
 #
 # **One review, worked out.** The actor writes *Very funny* and then stops. These are three tokens,
 # because stopping is one, too. The score is 1.2. (We made up the numbers, and leave out the KL
@@ -205,7 +210,7 @@ score_of(five)
 token_rewards = torch.tensor([[0.0, 0.0, 1.2]])
 predicted = torch.tensor([[0.1, 0.4, 1.3]])
 real = torch.ones(1, 3, dtype=torch.bool)  # true: a token and no padding
-# Lesson 05 explains lam. The runs of this page have lam=0.95.
+# gae: generalised advantage estimation (lesson 05). The runs below have lam=0.95.
 advantages, _ = core.gae(token_rewards, predicted, real, lam=1)
 assert torch.allclose(advantages, torch.tensor([[1.1, 0.8, -0.1]]))
 
@@ -233,11 +238,18 @@ assert torch.allclose(advantages, torch.tensor([[1.1, 0.8, -0.1]]))
 # The actor writes this review three times as often as the reference. So it loses 0.5 · 1.10 = 0.55,
 # and 1.2 − 0.55 = 0.65 is left.
 #
-# A review with the logarithm −1.10 *gains* 0.55: the actor writes it a third as often as the
-# reference. But it writes few of these. Suppose that two of its three reviews have 1.10, and one has
-# −1.10. Their mean is 0.37. Over all reviews that the actor may write, this mean is its **KL
-# divergence** from the reference, for short its KL. Its unit is the **nat**. It is never negative, so
-# on average moving away costs score.
+# A review that the actor writes *less* often than the reference gains. Can the penalty be a gain on
+# average? No. Suppose that only two reviews are possible:
+#
+# | review | actor | reference | logarithm of actor : reference |
+# |---|---|---|---|
+# | A | 0.8 | 0.5 | 0.47 |
+# | B | 0.2 | 0.5 | −0.92 |
+#
+# Over the reviews that the actor writes, the mean of the logarithm is 0.8 · 0.47 − 0.2 · 0.92 = 0.19.
+# This mean is its **KL divergence** from the reference, for short its KL. The reviews with a positive
+# logarithm are those that it writes more often, so they weigh more, and the KL is never negative. On
+# average, moving away costs score. The unit is the **nat**, the unit of natural logarithms.
 #
 # **A real run** of eight steps takes less than a minute. The curves are the mean score of the 64
 # reviews of each step, and the KL.
@@ -261,34 +273,37 @@ show.curves(history, columns=["score", "kl"])
 # Step 0 comes before any update: the actor still *is* the reference. So the score is near 0, and
 # the KL 0. Then both rise. (The score jumps, because 64 reviews are few.)
 #
-# A full run has 24 steps. We recorded three of them. Each has another random seed, and its own SFT
-# model and reward model. The **gold score**, in the middle, is another model's prediction
-# of the rating, from −4 to 4, that people would give. This model counts words, and learned from the
-# ratings of other films. PPO never sees it.
+# A full run has 24 steps. We recorded three, from the same SFT model and with the same reward model.
+# They differ in the random seed.
 
 # %%
-record = experiments.results("tour_history")
-show.curves(record, stage="ppo", columns=["score", "gold", "kl"])
+record = experiments.results("leash_history")
+three_runs = record[record.variant == "kl_coef 0.5"]
+show.curves(three_runs, by=None, columns=["score", "kl"])
 
 # %% [markdown]
-# Score and gold score rise together: the judge that PPO does not see agrees with the one that it
-# maximises. After about ten steps the curves flatten, because of the KL penalty and of a learning
-# rate that falls to 0.
+# In the first ten steps both rise fast, and after that little. Section 7 asks what holds the policy
+# back.
 
 # %% [markdown]
 # ## 5. What PPO changed
 #
-# Here are the answers to section 1. In each of the three runs, each model wrote at least four
-# reviews for each of 76 test films. Each cell of the next table has the mean of the three runs, and
-# behind it the lowest and the highest run. The rows are:
+# Here are the answers to section 1. The SFT model and the three runs wrote reviews of 76 test films.
+# Each cell of the next table has the mean of the three runs, and behind it the lowest and the highest
+# run. (The SFT model is one model, so its three numbers are equal.) The rows are:
 #
-# - *score*, *gold score* and *KL*, as in section 4,
+# - *score* and *KL*, as in section 4,
+# - *gold score*: another model's prediction of the rating, from −4 to 4, that people would give. This
+#   model counts words, and learned from the ratings of other films. PPO never sees it.
 # - *tokens*: the length of a review,
 # - *different word pairs*, a measure of variety: of 500 pairs of neighbouring words, the share that is
 #   left when you count equal pairs once.
 
 # %% tags=["predict"]
-tour = experiments.results("tour")
+tour, by_coefficient = experiments.results("tour"), experiments.results("leash")
+before = tour[(tour.method == "SFT") & (tour.seed == 0)].assign(variant="SFT")
+after = by_coefficient[by_coefficient.variant == "kl_coef 0.5"].assign(variant="PPO")
+both = pd.concat([before, after])
 measures = {
     "proxy": "score",
     "gold": "gold score",
@@ -296,35 +311,34 @@ measures = {
     "length": "tokens",
     "distinct_2": "different word pairs",
 }
-both = tour[tour.method.isin(["SFT", "PPO"])]
-experiments.shown(both, measures, by="method").T
+experiments.shown(both, measures).T
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# 1. **Shorter.** From about 19 tokens to 14.5.
-# 2. **Less varied.** 86 % of the word pairs are different with SFT, and 78 % with PPO.
-# 3. **More positive.** The gold score rises from 0.38 to 1.34. It rises by more than 0.5 in each run.
+# 1. **Shorter.** From about 19 tokens to 15.
+# 2. **Less varied.** 85 % of the word pairs are different with SFT, and 81 % with PPO.
+# 3. **More positive.** The gold score rises from 0.37 to 1.43. It rises by more than 1 in each run.
 # 4. **Your choice.** Read the samples below first. We find them friendlier, but they say no more
 #    about the films.
 #
 # </details>
 #
-# The same six titles as in section 2, one recorded sample each, from the second of the three runs:
+# The six titles of section 2 again, with one recorded review by each model:
 
 # %%
-show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method", seed=1))
+show.texts(experiments.samples(both, ["SFT", "PPO"]))
 
 # %% [markdown]
-# The SFT model praises and criticises: *a delightfully crafted* film, but also *vividly cloying*
-# and *soap opera*. PPO's reviews nearly all praise: *entertaining*, *wonderful*, *a fun and funny
-# and moving film*. Their English is not better: *heart-piction* is no word. (*it's a better* is not
-# cut off. The model stopped there.) Nothing in the training asks for better English.
+# The SFT model praises and criticises: *a fresh, entertaining thriller*, but also *just too hard to
+# work with*. PPO's reviews nearly all praise: *very funny and entertaining*, *warm, romantic*,
+# *well-acted*. Their English is not better: *a urban era at sparkling life*. Nothing in the training
+# asks for better English.
 #
-# **What it cost,** beside length and variety:
+# **What it cost,** beside variety:
 #
-# - **Distance.** The KL is about 2 nats. So a typical review of the PPO policy is about $e^2$, that is
-#   seven, times as likely as under the SFT model.
+# - **Distance.** The KL is 2.04 nats. So a typical review of the PPO policy is $e^{2.04}$, that is
+#   about eight, times as likely as under the SFT model.
 # - **Information.** PPO praises whatever the film. Nobody was asked whether a review fits its film.
 
 # %% [markdown]
@@ -332,12 +346,14 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method", seed=1))
 #
 # The **token microscope** shows every token of four reviews by a PPO policy, after the last of its
 # 24 steps. Blue tokens are more likely than under the reference, orange ones less likely. Point at
-# a token to see its numbers and each model's likeliest words.
+# a token to see five numbers and each model's likeliest words.
 
 # %%
 run = experiments.results("microscope")
-after = run[(run.source == "fresh") & (run.step == 24)]
-show.microscope(after, "kl", text="all")
+last = run[(run.source == "fresh") & (run.step == 24)]
+columns = ["text", "prompt", "position", "token", "alternatives", "ref_alternatives"]
+columns += ["score", "value", "old_logprob", "ref_logprob", "kl"]  # the five numbers
+show.microscope(last[columns], "kl", text="all")
 
 # %% [markdown]
 # Take the response to *amys o*: "A heartbreaking treat." It has seven tokens. *heartbreaking* is three
@@ -351,21 +367,17 @@ show.microscope(after, "kl", text="all")
 #   0.99 − 0.5 · 0.96 = 0.51.
 # - **The critic.** The row *value (the critic)* is the prediction of section 4. It is 0.14 before
 #   *heart*, and 0.67 after it.
-#
-# Later lessons explain the other numbers. The *advantage* here counts each token's KL penalty, too.
 
 # %% [markdown]
 # ## 7. What holds the policy back?
 #
-# Do we need the KL penalty? We trained with the coefficient
-# $\beta = 0.5$ and with $\beta = 0$, three runs each. (All six start from the same SFT model,
-# unlike those of section 5.)
+# Do we need the KL penalty? The three runs of section 5 have $\beta = 0.5$. We trained three more with
+# $\beta = 0$. All else is the same.
 #
 # **Predict.** Without the KL penalty, which of the five numbers of section 5 become larger? What does
 # a review look like?
 
 # %% tags=["predict"]
-by_coefficient = experiments.results("leash")
 two = by_coefficient[by_coefficient.variant.isin(["kl_coef 0.5", "kl_coef 0"])]
 experiments.shown(two, measures).T
 
@@ -375,7 +387,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Larger:** the score (4.03 instead of 1.24), the KL (91 nats instead of 2), the length, and also
+# - **Larger:** the score (4.03 instead of 1.24), the KL (91 nats instead of 2.04), the length, and also
 #   the gold score (2.63 instead of 1.43).
 # - **Smaller:** the variety. Only 2 % of the word pairs are different.
 # - **The reviews** say *funny and funny and funny*, whatever the film. The reward model likes this
@@ -389,12 +401,11 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 # When the score rises and the reviews get worse, this is called **over-optimisation** or *reward
 # hacking*. No single number shows it safely.
 #
-# **Better, or only a fooled judge?** Which gold scores of your two tables, in section 5 and here, do you
-# believe? How could you know?
+# **Better, or only a fooled judge?** Which of the two gold scores do you believe? How could you know?
 #
 # <details><summary>Our answer</summary>
 #
-# We believe the 1.34 of section 5 and the 1.43 here, and not the 2.63. Three things tell us:
+# We believe the 1.43, and not the 2.63. Three things tell us:
 #
 # - **The samples.** With the penalty, three films get three different sentences. Without it, they
 #   get nearly the same one.
@@ -403,8 +414,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 #   nobody ever wrote or rated, and the gold judge learned from rated reviews only.
 #
 # A doubt remains: *funny* is in two of the three reviews with the penalty, too. So a part of the
-# 1.43 may be the same error. Only people who rate PPO's reviews could settle this. We have no such
-# ratings.
+# 1.43 may be the same error. Only people who rate PPO's reviews could settle this.
 #
 # </details>
 
@@ -439,7 +449,7 @@ show.texts(experiments.samples(by_coefficient, ["kl_coef 0.5", "kl_coef 0"]).hea
 #   responses with a high score more likely (PPO).
 # - Only differences of scores have a meaning. The score is a model of people, and it can be fooled.
 # - PPO maximises the score minus a KL penalty for moving away from the SFT model.
-# - It gains score. It costs KL, variety and length.
+# - It gains score. It costs KL and variety.
 # - Never trust one number: look at another judge, the KL, the variety, and read samples.
 #
 # ## Exercises
@@ -493,7 +503,7 @@ def best_of_n(scores, n):
 check.best_of_n(best_of_n)
 
 # %% [markdown] tags=["exercise"]
-# (b) PPO has a mean score of 1.24 in section 7, on all test films and by the reward model that you have.
+# (b) PPO has a mean score of 1.24 in section 5, on all test films and by the reward model that you have.
 # **How many reviews must the SFT model write for each film, so that the best one scores as high on
 # average?** Guess first. Then let it write eight for each film (half a minute), and find the
 # smallest n that is enough.
@@ -519,8 +529,10 @@ for n in range(1, 9):
 pd.Series(mean_scores, name="mean score of the best of n").round(2)
 
 # %% [markdown] tags=["solution"]
-# Seven are enough: 1.29. Six have 1.22, a little less than PPO. (Another draw may say five or six.)
-# So a whole training has moved the mean score as far as a choice among seven reviews does.
+# Six or seven. Six have 1.22, a little less than PPO's 1.24. Seven have 1.29, a little more. The
+# difference between 1.22 and 1.24 decides nothing, because PPO's three runs reach from 1.18 to 1.33.
+# Five have 1.09, and this is less than each run. So a whole training has moved the mean score about as
+# far as a choice among six or seven reviews does.
 
 # %% [markdown] tags=["exercise"]
 # **3. What does β decide?** *(medium, 20 minutes)*. Take the four reviews of section 6 again. Which of
@@ -554,12 +566,12 @@ check.kl_penalised_score(kl_penalised_score)
 
 # %% tags=["exercise", "solution"]
 run = experiments.results("microscope")
-after = run[(run.source == "fresh") & (run.step == 24)]
+last = run[(run.source == "fresh") & (run.step == 24)]
 tokens = ["old_logprob", "ref_logprob"]  # a row for each review, padded with NaN
-padded = after.pivot(index="prompt", columns="position", values=tokens)
+padded = last.pivot(index="prompt", columns="position", values=tokens)
 logprobs = torch.tensor(padded["old_logprob"].to_numpy())
 ref_logprobs = torch.tensor(padded["ref_logprob"].to_numpy())
-scores = torch.tensor(after.groupby("prompt").score.first().to_numpy())
+scores = torch.tensor(last.groupby("prompt").score.first().to_numpy())
 table = pd.DataFrame(index=padded.index.str.strip())
 for beta in (0.0, 0.5, 2.0):
     table[f"beta = {beta}"] = kl_penalised_score(
@@ -593,16 +605,16 @@ table.round(2)
 # %% [markdown] tags=["solution"]
 # (a) 24 steps of 64 reviews are 1,536.
 #
-# (b) Best of seven writes six reviews more for each request. 1,536 / 6 = 256, so after 256 requests
-# PPO has written fewer.
+# (b) Best of n writes n − 1 reviews more for each request. For n = 7 this is 1,536 / 6 = 256, and for
+# n = 6 it is 1,536 / 5, about 307. So PPO has written fewer after 256 or after 307 requests.
 #
-# (c) *For PPO:* a request needs no reward model, and nobody waits for seven reviews. And best of n can
+# (c) *For PPO:* a request needs no reward model, and nobody waits for n reviews. And best of n can
 # only choose among what the SFT model writes. PPO can go further, also to where the reward model is
 # wrong (section 7).
 #
 # *For best of n:* PPO also trains two networks on its 1,536 reviews, and somebody must find its
 # settings. With a new reward model, PPO begins again. And best of n stays nearer to the SFT model:
-# the KL of best of seven is at most $\log 7 - 6/7 = 1.09$ nats, and PPO's in section 7 is 2.04. In
+# the KL of best of seven is at most $\log 7 - 6/7 = 1.09$ nats, and PPO's is 2.04. In
 # the record of the tour, best of 16 has a higher gold score than PPO in each of the three runs. So
 # on this task, PPO is not the better of the two.
 
@@ -665,10 +677,12 @@ print(graded(my_answers))
 # **Run it yourself.** `make tour` trains all stages on your machine, then DPO and GRPO from the same
 # SFT model. It ends with a report, `out/tour/report.html`. This page does not need it.
 #
-# **All methods of the record.** Each point of the next figure is one method, the mean of three runs of
-# the tour. The bars reach from the lowest to the highest run. Further up is a higher gold score, further
-# right is a larger KL. At the same KL, the higher point is better. The points of best of n stand at an
-# upper bound of their KL, $\log n - (n - 1)/n$. Their true place may be further left.
+# **All methods of the record.** Each point of the next figure is one method, the mean of three runs
+# of the tour. (Each run has its own SFT model and reward model. So PPO stands a little elsewhere
+# than in section 5.) The bars reach from the lowest to the highest run. Further up is a higher gold
+# score, further right is a larger KL. At the same KL, the higher point is better. The points of
+# best of n stand at an upper bound of their KL, $\log n - (n - 1)/n$. Their true place may be
+# further left.
 
 # %%
 show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 to 4)")
@@ -679,16 +693,12 @@ show.frontier(experiments.results("tour"), by="method", ylabel="gold score (-4 t
 # nats, and PPO's is 1.99. Its reviews are longer than PPO's, and about as varied. All this is at the
 # default settings. Another $\beta$ moves each point along a curve (lessons 07 and 12).
 #
-# **What the libraries do.** TRL, OpenRLHF and DeepSpeed-Chat have the same three stages. They differ in
-# details that matter when you compare numbers:
+# **The records.** For the table of section 5, PPO wrote four reviews of each film, and the SFT
+# model wrote 16 of each. The samples of sections 5 and 7 are those of the first run (seed 0). They
+# are not chosen.
 #
-# - *The KL penalty* is in the reward of each token, as here. OpenRLHF can also put it into the loss.
-# - *The critic* starts as the reward model here and in DeepSpeed-Chat. In TRL and OpenRLHF you name the
-#   model.
-# - *The scores* are shifted and stretched here. TRL takes them as they are, OpenRLHF can normalise
-#   them, and DeepSpeed-Chat clips them to ±5.
-#
-# Later versions than TRL 1.12 have no PPO trainer. GRPO took its place there.
+# **The libraries.** TRL, OpenRLHF and DeepSpeed-Chat have the same three stages. Lessons 06 to 09 say
+# where they differ from us.
 #
 # **References.** Ziegler et al. 2019, *Fine-tuning language models from human preferences* (sections 2
 # and 3). Stiennon et al. 2020, *Learning to summarize from human feedback* (section 3). Ouyang et al.

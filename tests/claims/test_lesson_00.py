@@ -18,6 +18,7 @@ NOTEBOOK = NOTEBOOKS / "00_the_whole_of_rlhf.ipynb"
 SEEDS = [0, 1, 2]
 BETA = loops.PPOConfig().kl.kl_coef
 PENALTY = "kl_coef 0.5"
+MEASURES = ["proxy", "gold", "kl", "length", "distinct_2"]
 PRAISE, LENGTH, NOT_DULL = (
     "A moving and funny film.",
     "The film is two hours long.",
@@ -37,8 +38,8 @@ def tour():
 
 @pytest.fixture(scope="module")
 def steps():
-    found = experiments.results("tour_history")
-    found = found[found.stage == "ppo"]
+    found = experiments.results("leash_history")
+    found = found[found.variant == PENALTY]
     assert sorted(found.seed.unique()) == SEEDS
     return found
 
@@ -108,16 +109,10 @@ def test_two_responses_before_sft_break_off_at_the_limit_and_none_after_it():
     assert cut["tiny-reviews-sft"] == []
 
 
-def test_the_sample_that_ends_in_the_middle_is_not_cut_off(tour):
-    _, tokenizer = models.load_policy("tiny-reviews-sft")
-    (found,) = [x for x in tour.loc["PPO", 1].samples.values() if x.endswith("it's a better")]
-    assert len(tokenizer(found).input_ids) < TourConfig().ppo.sampling.max_new_tokens - 10
-
-
-def test_the_titles_are_those_of_the_record(tour):
+def test_the_titles_are_those_of_the_records(tour, leash):
     titles = tasks.reviews.eval_prompts("test")[:6]
-    for method in ("SFT", "PPO"):
-        assert [list(tour.loc[method, s].samples) for s in SEEDS] == [titles] * 3
+    assert list(tour.loc["SFT", 0].samples) == titles
+    assert [list(leash.loc[PENALTY, s].samples) for s in SEEDS] == [titles] * 3
 
 
 # ---- section 3: the reward model
@@ -148,9 +143,10 @@ def agreement():
 
 
 def test_score_gold_and_kl_rise_together_and_flatten(steps):
+    """The page shows score and KL; the gold score is the answer to a prediction of section 1."""
     for _, run in steps.groupby("seed"):
         run = run.set_index("step")
-        assert abs(run.score[0]) < 0.15 and abs(run.kl[0]) < 1e-3
+        assert abs(run.score[0]) < 0.2 and abs(run.kl[0]) < 1e-3
         assert run.score[6:].mean() > run.score[0] + 0.7
         assert run.gold[6:].mean() > run.gold[0] + 0.5
         assert run.kl[6:].mean() > 1
@@ -162,6 +158,7 @@ def test_score_gold_and_kl_rise_together_and_flatten(steps):
 
 SCORE, PREDICTED = 1.2, [0.1, 0.4, 1.3]
 CHANCES = {"Very": (0.2, 0.1), "funny": (0.3, 0.1), "stopping": (0.1, 0.2)}  # actor, reference
+WORLD = {"A": (0.8, 0.5), "B": (0.2, 0.5)}  # all reviews of a tiny world: actor, reference
 
 
 def test_the_advantages_on_paper_are_the_score_minus_the_critics_prediction():
@@ -185,21 +182,41 @@ def test_the_kl_penalty_on_paper_is_that_of_the_package():
     assert total == pytest.approx(SCORE + BETA * math.log(3), abs=1e-6)
 
 
+def test_the_tiny_world_is_one_and_its_kl_is_the_actors_own_mean():
+    actor, reference = torch.tensor(list(WORLD.values()), dtype=torch.float64).T
+    assert actor.sum() == pytest.approx(1) and reference.sum() == pytest.approx(1)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(actor), torch.distributions.Categorical(reference)
+    )
+    mean_logarithm = (actor * (actor / reference).log()).sum()
+    assert mean_logarithm == pytest.approx(kl.item()) and kl > 0
+
+
 # ---- section 5: what PPO changed
 
 
-def test_ppo_is_judged_more_positive_than_sft_on_every_seed(tour):
+def test_ppo_is_judged_more_positive_than_sft_on_every_seed(tour, leash):
     for seed in SEEDS:
-        sft, ppo = tour.loc["SFT", seed], tour.loc["PPO", seed]
-        assert ppo.gold - sft.gold > 0.5 and ppo.proxy - sft.proxy > 0.5
-        assert ppo.length < sft.length and ppo.distinct_2 < sft.distinct_2
+        pairs = [(tour.loc["SFT", 0], leash.loc[PENALTY, seed])]  # the runs of section 5
+        pairs += [(tour.loc["SFT", seed], tour.loc["PPO", seed])]  # each with its own SFT model
+        for sft, ppo in pairs:
+            assert ppo.gold_low - sft.gold_high > 0.5 and ppo.proxy_low - sft.proxy_high > 0.5
+            assert ppo.length < sft.length and ppo.distinct_2 < sft.distinct_2
 
 
-def test_the_samples_that_the_page_reads_are_those_of_the_record(tour):
-    sft, ppo = (" ".join(tour.loc[method, 1].samples.values()) for method in ("SFT", "PPO"))
-    for words in ("a delightfully crafted", "vividly cloying", "soap opera"):
+def test_the_row_of_the_sft_model_is_that_of_the_committed_one(tour, best_of):
+    """Eight reviews of each film by the committed model, beside 16 by that of the record."""
+    row = tour.loc["SFT", 0]
+    assert row.proxy_low < best_of[1] < row.proxy_high
+
+
+def test_the_samples_that_the_page_reads_are_those_of_the_record(tour, leash):
+    rows = tour.loc["SFT", 0], leash.loc[PENALTY, 0]
+    sft, ppo = (" ".join(row.samples.values()).lower() for row in rows)
+    for words in ("a fresh, entertaining thriller", "just too hard to work with"):
         assert words in sft and words not in ppo
-    for words in ("entertaining", "wonderful", "a fun and funny and moving film", "heart-piction"):
+    praise = ("very funny and entertaining", "warm, romantic", "well-acted")
+    for words in (*praise, "a urban era at sparkling life"):
         assert words in ppo and words not in sft
 
 
@@ -266,11 +283,17 @@ def best_of():
     return found
 
 
-def test_the_best_of_seven_samples_scores_as_ppo(leash, best_of):
-    assert min(n for n, score in best_of.items() if score >= mean(leash, PENALTY, "proxy")) == 7
+def test_the_best_of_six_or_seven_samples_scores_as_ppo(leash, best_of):
+    """Six and seven lie between the lowest and the highest run of PPO, and five below."""
+    runs, at = leash.loc[PENALTY].proxy, mean(leash, PENALTY, "proxy")
+    assert best_of[5] < runs.min() < best_of[6] < at < best_of[7] < runs.max()
     assert list(best_of.values()) == sorted(best_of.values())
-    text = solution_with("Seven are enough")
-    assert f"{best_of[7]:.2f}. Six have {best_of[6]:.2f}" in text
+    text = solution_with("Six or seven.")
+    assert f"Six have {best_of[6]:.2f}, a little less than PPO's {at:.2f}." in text
+    assert f"Seven have {best_of[7]:.2f}, a little more." in text
+    assert f"between {best_of[6]:.2f} and {at:.2f} decides nothing" in text
+    assert f"reach from {runs.min():.2f} to {runs.max():.2f}." in text
+    assert f"Five have {best_of[5]:.2f}" in text
 
 
 def solution_with(words):
@@ -282,15 +305,15 @@ def solution_with(words):
 
 def test_the_reviews_that_each_of_two_methods_writes(leash):
     """Exercise 4: PPO's training, and the requests after which it has written fewer."""
-    config, text = loops.PPOConfig(), solution_with("Best of seven writes six")
+    config, text = loops.PPOConfig(), solution_with("Best of n writes n − 1")
     written = config.steps * config.batch_size
     assert f"{config.steps} steps of {config.batch_size} reviews are {written:,}." in text
-    requests = written // 6
-    assert written + requests == 7 * requests and f"{written:,} / 6 = {requests}" in text
+    assert f"For n = 7 this is {written:,} / 6 = {written / 6:.0f}," in text
+    assert f"for n = 6 it is {written:,} / 5, about {written / 5:.0f}." in text
+    assert f"after {written / 6:.0f} or after {written / 5:.0f} requests" in text
+    assert best_of_n_kl(6) < best_of_n_kl(7)
     kl = mean(leash, PENALTY, "kl")
-    assert (
-        f"\\log 7 - 6/7 = {best_of_n_kl(7):.2f}$ nats, and PPO's in section 7 is {kl:.2f}" in text
-    )
+    assert f"\\log 7 - 6/7 = {best_of_n_kl(7):.2f}$ nats, and PPO's is {kl:.2f}" in text
 
 
 def test_each_kl_coefficient_of_exercise_3_has_another_winner():
@@ -355,8 +378,8 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("- **Lowest:**", not_dull)
         said("the review with the dull ending,", ending, plain)
         said("is no review, and has", funny)
-        said("It agrees with the drawn ratings in", agreement[0], 0.5)
-        said("Nobody reaches", 1, agreement[1])
+        said("is preferred. A guess is right in", 0.5, agreement[0], 3)
+        said("Could it reach", 1, agreement[1])
         # 4: PPO
         said("**Sample.** The actor writes", default.batch_size)
         said("is one, too. The score is", SCORE)
@@ -373,18 +396,16 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("Step", 0)
         said("A full run has", steps.step.max() + 1)
         said("prediction of the rating, from", -4, 4)
-        said("a learning rate that falls to", 0)
         # 5: what PPO changed
-        fewest = min(TourConfig().samples_per_prompt, POOL)
-        said("each model wrote at least", fewest, len(tasks.reviews.eval_prompts("test")))
+        said("three runs wrote reviews of", len(tasks.reviews.eval_prompts("test")))
         said("a measure of variety: of", 500)
-        said("From about", round(mean(tour, "SFT", "length")), mean(tour, "PPO", "length"))
-        varied = [mean(tour, name, "distinct_2") for name in ("SFT", "PPO")]
-        said("**Less varied.**", varied[0], varied[1])
-        said("The gold score rises from", mean(tour, "SFT", "gold"), mean(tour, "PPO", "gold"))
-        said("It rises by more than", 0.5)
-        said("The KL is about", mean(tour, "PPO", "kl"))
-        said("seven, times as likely", round(math.exp(mean(tour, "PPO", "kl"))) == 7)
+        sft, ppo = tour.loc["SFT", 0], {c: mean(leash, PENALTY, c) for c in MEASURES}
+        said("From about", sft.length, ppo["length"])
+        said("**Less varied.**", sft.distinct_2, ppo["distinct_2"])
+        said("The gold score rises from", sft.gold, ppo["gold"])
+        said("It rises by more than", 1, (leash.loc[PENALTY].gold - sft.gold).min() > 1)
+        said("The KL is", ppo["kl"])
+        said("about eight, times as likely", round(math.exp(ppo["kl"])) == 8)
         # 6: the microscope
         said("after the last of its", default.steps)
         heart = treat.loc[" heart"] if " heart" in treat.index else treat.loc["heart"]
@@ -407,8 +428,7 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("- **Larger:** the score", *ends["proxy"], *ends["kl"], *ends["gold"])
         said("the variety. Only", mean(leash, "kl_coef 0", "distinct_2"))
         free, held = (mean(leash, name, "distinct_2") for name in names)
-        gold = [mean(tour, "PPO", "gold"), ends["gold"][1], ends["gold"][0]]
-        said("We believe the", *gold)
+        said("We believe the", ends["gold"][1], ends["gold"][0])
         said("- **The variety.** It is", held, free)
         said("- **The KL.** At", ends["kl"][1], ends["kl"][0])
         said("So a part of the", ends["gold"][1])
@@ -422,7 +442,8 @@ def test_the_numbers_of_the_prose(tour, steps, leash, judge, agreement, treat):
         said("(b) PPO has a mean score of", mean(leash, PENALTY, "proxy"))
         said("and n =", 3)
         said("than that of GRPO. Best of", 16, math.log(16) - 15 / 16, mean(tour, "PPO", "kl"))
-        said("clips them to", 5)
+        said("of section 5, PPO wrote", TourConfig().samples_per_prompt, POOL)
+        said("those of the first run (seed", 0)
 
 
 def kl_by_hand(said):
@@ -435,7 +456,14 @@ def kl_by_hand(said):
     assert total == pytest.approx(math.log(3)) and math.prod(ratios) == pytest.approx(3)
     said("| the review |", *ratios, 3, logs[0], logs[1], -logs[2], total)
     said("So it loses", BETA, total, penalty, SCORE, penalty, SCORE - penalty)
-    said("A review with the logarithm", -total, penalty, total, -total, total / 3)
+    logs = {name: math.log(actor / reference) for name, (actor, reference) in WORLD.items()}
+    for name, chances in WORLD.items():
+        said(f"| {name} |", *chances, logs[name])
+    (first, _), (second, _) = WORLD.values()
+    kl = first * logs["A"] + second * logs["B"]
+    said("the mean of the logarithm is", first, logs["A"], second, -logs["B"], kl)
+    # What the reader computes from the rounded logarithms is the same.
+    assert round(first * round(logs["A"], 2) + second * round(logs["B"], 2), 2) == round(kl, 2)
 
 
 def test_the_tour_is_a_command_that_the_page_names():
