@@ -102,6 +102,8 @@ class GroupConfig:
         check("max_refills", self.max_refills, self.max_refills >= 0, "0 or more")
         buffer, longest = self.algorithm.overlong_buffer, self.sampling.max_new_tokens
         check("overlong_buffer", buffer, buffer <= longest, f"at most max_new_tokens = {longest}")
+        good = 0 <= self.missing_eos_penalty < float("inf")
+        check("missing_eos_penalty", self.missing_eos_penalty, good, "0 or more, and finite")
 
     @classmethod
     def named(cls, name: str, **given: Any) -> "GroupConfig":

@@ -119,6 +119,8 @@ class PPOConfig:
         check("critic.micro_batch", self.critic.micro_batch, none, "0: actor.micro_batch sets both")
         check("gamma", self.gamma, 0 <= self.gamma <= 1, "between 0 and 1")
         check("lam", self.lam, 0 <= self.lam <= 1, "between 0 and 1")
+        good = 0 <= self.missing_eos_penalty < float("inf")
+        check("missing_eos_penalty", self.missing_eos_penalty, good, "0 or more, and finite")
 
     @classmethod
     def plain(cls, **given: Any) -> "PPOConfig":

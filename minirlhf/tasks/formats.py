@@ -74,6 +74,7 @@ def standard(
             conversations but no chat template.
     """
     columns = set(dataset.column_names)
+    _check_turns(dataset)
     if {"chosen", "rejected"} <= columns and "prompt" not in columns:
         dataset = dataset.map(_extract_prompt)
     elif "messages" in columns:
@@ -189,6 +190,37 @@ def _is_conversation(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
     )
+
+
+def _check_turns(dataset: Dataset) -> None:
+    """Check that every list in a text column is a conversation, and that `messages` holds only such.
+
+    Raises:
+        ValueError: it is not, it has no turn, or chosen and rejected are not of one kind.
+    """
+    columns = [name for name in ("messages", *TEXTS) if name in dataset.column_names]
+    for number, values in enumerate(zip(*(list(dataset[name]) for name in columns), strict=True)):
+        row = dict(zip(columns, values, strict=True))
+        for name, value in row.items():
+            if not isinstance(value, list) and name != "messages":
+                check_text(value, f"Row {number}: {name}")
+                continue
+            least = 2 if name == "messages" else 1
+            if not _is_conversation(value) or len(value) < least:
+                raise ValueError(
+                    f"Row {number}: {name} is {str(value)[:60]!r}; it must be a list of at least "
+                    f"{least} turns, each with role and content."
+                )
+            for turn in value:
+                check_text(turn["role"], f"Row {number}: a role in {name}")
+                check_text(turn["content"], f"Row {number}: a content in {name}")
+        if {"chosen", "rejected"} <= row.keys():
+            kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
+            if len(kinds) == 2:
+                raise ValueError(
+                    f"Row {number}: one of chosen and rejected is text and the other a "
+                    "conversation; give both in the same form."
+                )
 
 
 def _extract_prompt(row: dict) -> dict:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minirlhf import loops, models, show
 from minirlhf.tasks import load_by_name
 from tests.core.test_extremes import CALLED, check_function
+from tests.tiny import tiny_tokenizer
 
 MANY = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -34,12 +35,32 @@ PAIRS = st.lists(
     max_size=3,
 )
 
+SAID = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+TURNS = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": SAID}),
+    min_size=1,
+    max_size=3,
+)
+GOOD = st.one_of(
+    *(
+        st.lists(st.fixed_dictionaries({name: kind for name in names}), min_size=1, max_size=3)
+        for kind in (SAID, TURNS)
+        for names in (("prompt", "completion"), ("prompt", "chosen", "rejected"), ("messages",))
+    )
+)
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
 
 def test_a_file_of_random_rows_is_read_or_refused_in_one_sentence(tmp_path, record_property):
-    outcomes = []
+    outcomes, tokenizer = [], tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
 
     @MANY
-    @given(st.one_of(ROWS, PAIRS), st.binary(max_size=3), st.integers(0, 9))
+    @given(st.one_of(ROWS, PAIRS, GOOD), st.binary(max_size=3), st.integers(0, 9))
     def holds(rows, noise, where):
         lines = [json.dumps(row).encode() for row in rows]
         if where < len(lines):  # damage one line in some of the files
@@ -47,7 +68,7 @@ def test_a_file_of_random_rows_is_read_or_refused_in_one_sentence(tmp_path, reco
         file = tmp_path / "rows.jsonl"
         file.write_bytes(b"\n".join(lines))
         try:
-            found = load_by_name(str(file))
+            found = load_by_name(str(file), tokenizer)
         except ValueError as error:
             assert 0 < len(str(error)) < 600 and "Traceback" not in str(error)
             outcomes.append("refused")

@@ -337,3 +337,30 @@ def test_a_local_file_is_loaded_and_an_unknown_name_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="No dataset 'hh-rlhf'.*ConnectionError.*network"):
         load_by_name("hh-rlhf", load=no_network)
+
+
+TURN = {"role": "user", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        ({"messages": None}, "Row 0: messages is 'None'; it must be a list of at least 2 turns"),
+        ({"messages": [TURN]}, "at least 2 turns, each with role and content"),
+        ({"chosen": [], "rejected": []}, "Row 0: chosen is '[]'; it must be a list of at least 1"),
+        ({"chosen": "a", "rejected": [TURN]}, "one of chosen and rejected is text and the other"),
+        ({"chosen": None, "rejected": "a"}, "Row 0: chosen is 'None', of type NoneType"),
+        (
+            {"prompt": [{"role": "user"}], "completion": "a"},
+            "it must be a list of at least 1 turns",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": None}], "completion": "a"},
+            "Row 0: a content in prompt is 'None', of type NoneType; it must be text",
+        ),
+    ],
+)
+def test_rows_that_are_no_conversations_are_refused_with_their_place(row, sentence):
+    with pytest.raises(ValueError) as error:
+        standard(Dataset.from_list([row]), tiny_tokenizer())
+    assert sentence in str(error.value)
