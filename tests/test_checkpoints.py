@@ -2,12 +2,15 @@
 
 import math
 
+import pytest
+
 from minirlhf.loops.pretrain import pack, stream_nats
 from minirlhf.models.load import load_policy
 from minirlhf.tasks.reviews import load_reviews, pretraining_texts
 from minirlhf.tasks.trigram import Trigram
 
 
+@pytest.mark.slow
 def test_tiny_reviews_beats_a_trigram_on_held_out_films():
     import torch
 

@@ -152,6 +152,7 @@ def gain_by_film(people, surprise):
     return gain.mean().item(), *evaluate.bootstrap(shares)
 
 
+@pytest.mark.slow
 def test_sft_lowers_the_surprise_at_reviews_of_unseen_films(people, surprise):
     _, low, _ = gain_by_film(people, surprise)
     assert low > 0.1
@@ -205,6 +206,7 @@ def cut_off(trained):
     return found
 
 
+@pytest.mark.slow
 def test_sft_teaches_to_stop_at_every_temperature(cut_off):
     for temperature in (0.4, 0.7, 1.0):
         assert cut_off["SFT", temperature] <= cut_off["base", temperature]

@@ -525,6 +525,7 @@ def halves(sampled):
     return sampled[0]
 
 
+@pytest.mark.slow
 def test_halves_of_real_batches_agree_more_with_a_baseline(halves):
     assert len(halves["score"]) == 35
     assert (halves["minus the others"] > halves["score + 3"]).all()

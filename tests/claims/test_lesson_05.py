@@ -182,6 +182,7 @@ def scope_of_the_critic():
     return scope
 
 
+@pytest.mark.slow
 def test_one_step_lifts_the_explained_variance_above_0():
     threads = torch.get_num_threads()
     scope = scope_of_the_critic()

@@ -347,6 +347,7 @@ def on_a_real_policy():
     return {name: x.mean().item() for name, x in values.items()}, errors, agreement
 
 
+@pytest.mark.slow
 def test_on_a_real_policy_the_exact_kl_is_quieter_and_k1_in_the_loss_is_noise(on_a_real_policy):
     mean, error, agreement = on_a_real_policy
     assert abs(mean["k1"] - mean["exact"]) < 3 * error["k1"] and error["exact"] < error["k1"]

@@ -198,12 +198,14 @@ def beginnings(trained, sft):
     return held["prompt"], right, read
 
 
+@pytest.mark.slow
 def test_after_eight_tokens_each_picture_is_right_more_often_than_a_coin(beginnings):
     prompts, right, _ = beginnings
     for x in right.values():
         assert evaluate.bootstrap(by_film(prompts, x - 0.5))[0] > 0
 
 
+@pytest.mark.slow
 def test_the_three_pictures_cannot_be_told_apart(beginnings):
     prompts, right, _ = beginnings
     a, b, c = right.values()
@@ -268,6 +270,7 @@ def measured(margins, groups=8):
     return excess.abs().mean().item(), excess.mean().item(), -logsigmoid(margins).mean().item()
 
 
+@pytest.mark.slow
 def test_one_number_mends_most_of_the_calibration(calibration):
     _, before, after = calibration
     assert before[1] > 0.03 and after[0] < before[0] / 2 and after[2] < before[2]
@@ -363,6 +366,7 @@ def changes(values, names):
     return [values[name] - values[order[order.index(name) - 1]] for name in names]
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_prose(
     trained, sft, bands, labels, calibration, beginnings, endings, shares_right
 ):

@@ -206,6 +206,7 @@ def test_the_warm_up_shows_no_gain(practised):
     assert loops.PPOConfig().critic_warmup == 0
 
 
+@pytest.mark.slow
 def test_the_reward_models_blocks_help_a_critic_with_a_new_layer():
     """Three critics learn from the same reviews of a frozen actor. See "Head or backbone?"."""
     sft, tokenizer = models.load_policy("tiny-reviews-sft")

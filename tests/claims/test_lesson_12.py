@@ -339,6 +339,7 @@ def test_128_pairs_cannot_tell_whether_the_rejected_ones_fall_more(betas):
     assert ends.loc["beta 0.1"].min() < 0 < ends.loc["beta 0.1"].max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_new_reviews_become_less_likely_even_if_a_coin_draws_the_labels(seed):
     """A short run: the mean of both sides of new pairs falls."""
@@ -389,6 +390,7 @@ def order(asked):
     }
 
 
+@pytest.mark.slow
 def test_on_2000_pairs_dpo_beats_a_coin_and_the_reward_model_beats_dpo(order, asked):
     assert order["dpo interval"][0] > 0.5 and (asked.right_order > 0.5).all()
     assert order["difference"][1] < 0

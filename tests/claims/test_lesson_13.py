@@ -374,6 +374,7 @@ def test_surprisal_finds_fewer_of_the_own_errors_than_of_the_planted_ones(record
     assert row["own, surprisal, interval"][1] < row["planted, surprisal, interval"][0]
 
 
+@pytest.mark.slow
 def test_no_method_can_be_told_from_the_rule_of_the_last_step(record, own):
     low, high = own["interval"]
     assert low < 0 < high
@@ -397,6 +398,7 @@ def test_the_verifier_hardly_learned(record):
     assert record.verifier_right.between(0.5, 0.6).all()
 
 
+@pytest.mark.slow
 def test_in_the_run_of_the_lesson_the_blame_falls_on_the_last_digit(planted, places):
     of_surprisal, of_dpo = places["surprisal"], places["implicit reward"]
     assert of_surprisal["the planted digit"] == pytest.approx(planted["found"])

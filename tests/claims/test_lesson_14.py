@@ -298,6 +298,7 @@ def h():
     return found
 
 
+@pytest.mark.slow
 def test_with_fixed_labels_dpo_goes_on_and_ipo_stays_near_its_target(h):
     for variant in ("dpo 0.1", "dpo 1.0"):
         assert (h[variant].diff() > 0).all()

@@ -60,6 +60,7 @@ def run_cells(notebook, kernel) -> None:
         NotebookClient(cells, km=kernel, timeout=600).execute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_notebook_runs(name, kernel):
     source = jupytext.read(NOTEBOOKS / "src" / f"{name}.py")
@@ -71,6 +72,7 @@ def test_the_notebook_runs(name, kernel):
             assert not errors_of(notebook)
 
 
+@pytest.mark.slow
 def test_a_notebook_knows_no_name_of_the_one_before_it(kernel):
     def notebook(code):
         return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
