@@ -1,7 +1,9 @@
 """A GPT-2 of a few thousand parameters with a byte-like vocabulary: enough to run every loop in seconds."""
 
+import os
 from dataclasses import replace
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -10,6 +12,9 @@ from minirlhf.loops import SFTConfig
 from minirlhf.tour import TourConfig
 
 EOS = "<|endoftext|>"
+needs_posix = pytest.mark.skipif(
+    os.name != "posix", reason="sends signals or opens a terminal as Linux and macOS do"
+)
 
 
 def tiny_tokenizer():

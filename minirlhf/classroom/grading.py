@@ -42,11 +42,10 @@ STARTING = 300.0  # seconds until a process must have imported torch
 LARGEST = 10_000  # bytes of a result
 
 # A server imports the checkers once. Each process is a copy of it. Windows has no such server.
-_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-_PROCESSES = (
-    multiprocessing.get_context("forkserver") if _FORKS else multiprocessing.get_context("spawn")
-)
-if _FORKS:
+if sys.platform == "win32":
+    _PROCESSES = multiprocessing.get_context("spawn")
+else:
+    _PROCESSES = multiprocessing.get_context("forkserver")
     _PROCESSES.set_forkserver_preload([__name__])
 
 
@@ -239,7 +238,7 @@ def _checked(answer: Answer, seed: int) -> tuple[str, str]:
 
 def _kill(process: BaseProcess) -> None:
     """End a process and its group, where the system knows groups."""
-    if hasattr(os, "killpg") and process.pid is not None:
+    if sys.platform != "win32" and process.pid is not None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:

@@ -1,6 +1,6 @@
 """A batch of prompts and responses, and the numbers that belong to their tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -40,7 +40,7 @@ class Rollout:
     response_ids: Int[Tensor, "B R"]
     response_mask: Bool[Tensor, "B R"]
     old_logprobs: Float[Tensor, "B R"]
-    action_mask: Bool[Tensor, "B R"] = None  # type: ignore[assignment]  # see __post_init__
+    action_mask: Bool[Tensor, "B R"] = None  # type: ignore[assignment]  # left out: response_mask
     columns: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -156,8 +156,8 @@ class Rollout:
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
         return ((self.response_ids == eos_id) & last).any(1)
 
-    # not list[int]: to check one, beartype would draw from the global random generator
-    def select(self, index: Tensor | list) -> "Rollout":
+    # not Sequence[int]: the tests' type check would draw an item from Python's random generator
+    def select(self, index: Tensor | Sequence) -> "Rollout":
         """Some rows of the batch, in the order of `index`, with their further tensors (`columns`).
 
         Outer positions that are padding in all of these rows are cut off every tensor.

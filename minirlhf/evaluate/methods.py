@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.core.kl import log_ratio
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
-from minirlhf.models.adapters import Policy, Reference
+from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import Judge
@@ -68,7 +68,7 @@ def draw(
     prompts: list[str],
     *,
     samples_per_prompt: int,
-    reference: Reference,
+    reference: LanguageModel,
     config: SamplingConfig = SamplingConfig(),
     seed: int = 0,
 ) -> Samples:

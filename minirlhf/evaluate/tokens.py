@@ -18,7 +18,7 @@ from minirlhf.core.logprobs import entropy, response_logprobs
 from minirlhf.core.policy_gradient import is_clipped
 from minirlhf.core.returns import gae, td_errors
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import BelowAdapter, Policy, Reference
+from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy
 from minirlhf.models.forward import policy_logits, response_values, text_of, token_scores
 from minirlhf.models.heads import ScalarModel, SharedCritic
 from minirlhf.models.sampling import SamplingConfig
@@ -60,7 +60,7 @@ def token_table(
     tokenizer: PreTrainedTokenizerBase,
     *,
     actor: Policy | None = None,
-    reference: Reference | None = None,
+    reference: LanguageModel | None = None,
     reward_model: ScalarModel | None = None,
     critic: ScalarModel | None = None,
     temperature: float = SamplingConfig.temperature,

@@ -18,7 +18,7 @@ from minirlhf.experiments.practice import LEVELS, TASKS
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
-from minirlhf.models.adapters import Policy, Reference
+from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.forward import decode, encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy
@@ -107,7 +107,7 @@ def _share_by_chance(texts: list[str], unit: str) -> float:
 
 @torch.no_grad()
 def evidence_of(
-    policy: Reference, actor: Policy, verifier: ScalarModel, batch: Rollout
+    policy: LanguageModel, actor: Policy, verifier: ScalarModel, batch: Rollout
 ) -> dict[str, torch.Tensor]:
     """What four methods say of each token, (B, R); a low value means that something went wrong.
 

@@ -17,7 +17,7 @@ from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.pretrain import new_gpt2
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.models.adapters import Policy, Reference, fused_gelu
+from minirlhf.models.adapters import LanguageModel, Policy, fused_gelu
 from minirlhf.models.load import load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
@@ -151,7 +151,7 @@ def judged(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    reference: Reference,
+    reference: LanguageModel,
     seed: int,
     scorer: str = "tiny-reviews-reward",
     levels: tuple[int, ...] = LEVELS,

@@ -18,7 +18,7 @@ from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.sft import SFTConfig, train_sft
-from minirlhf.models.adapters import Policy, Reference
+from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.rewards.model import Judge, text_judge
@@ -149,7 +149,7 @@ def pair_probe(
     batch = encode(tokenizer, prompts, texts)
 
     @torch.no_grad()
-    def logprobs(model: Reference) -> torch.Tensor:
+    def logprobs(model: LanguageModel) -> torch.Tensor:
         parts = map(batch.select, torch.arange(len(texts), device="cpu").split(64))
         return torch.cat(
             [sequence_logprobs(policy_logprobs(model, p), p.response_mask) for p in parts]

@@ -266,7 +266,7 @@ def _dealt(score: Score, seed: int) -> Score:
 
     def dealt(rollout: Rollout) -> torch.Tensor:
         scores = score(rollout)
-        return scores[torch.randperm(len(scores), generator=generator)]
+        return scores[torch.randperm(len(scores), generator=generator, device="cpu")]
 
     return dealt
 

@@ -24,7 +24,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.adapters import BelowAdapter, Reference, fitted, has_adapter
+from minirlhf.models.adapters import BelowAdapter, LanguageModel, fitted, has_adapter
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar, save_policy
@@ -166,7 +166,7 @@ def implicit_judge(
     reference = BelowAdapter(policy)
 
     @torch.no_grad()
-    def logps(model: Reference, batch: Rollout) -> torch.Tensor:
+    def logps(model: LanguageModel, batch: Rollout) -> torch.Tensor:
         return sequence_logprobs(policy_logprobs(model, batch), batch.response_mask)
 
     def judge(prompts: list[str], responses: list[str]) -> torch.Tensor:

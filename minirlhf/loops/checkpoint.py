@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from minirlhf.core.rollout import Score
 from minirlhf.loops.formulas import function_signature, identity
-from minirlhf.models.adapters import Reference
+from minirlhf.models.adapters import LanguageModel
 from minirlhf.runtime import History, atomic_path
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Checkpoint:
         state: dict | None = None,
         formulas: "DataclassInstance | None" = None,
         score: Score | None = None,
-        reference: Reference | None = None,
+        reference: LanguageModel | None = None,
     ) -> "Checkpoint":
         """Register the parts of a run, and restore them if it is resumed. Returns the Checkpoint.
 

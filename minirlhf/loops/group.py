@@ -37,7 +37,7 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
-from minirlhf.models.adapters import Reference, SomePolicy, reference_of
+from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -57,7 +57,7 @@ class GroupConfig:
         group_size: G, responses to a prompt, 4 .. 16; 1 for rows without groups.
         minibatch_size: responses per optimiser step; a divisor of all responses of a step.
         epochs: passes over a batch; 1 for rows without an importance ratio.
-        missing_eos_penalty: reward units, taken off the score of a truncated response.
+        missing_eos_penalty: reward units, 0 or more, taken off the score of a truncated response.
         mask_truncated: truncated responses have no loss (DAPO's overlong filtering). They still
             count in the mean of their group.
         max_refills: rounds in which new prompts replace dropped groups; see drop_spread.
@@ -159,7 +159,7 @@ def train_group(
     config: GroupConfig = GroupConfig(),
     *,
     formulas: GroupFormulas = GroupFormulas(),
-    reference: Reference | None = None,
+    reference: LanguageModel | None = None,
     monitors: dict[str, Score] | None = None,
     history: History | None = None,
     on_step: OnStep = lambda row: None,

@@ -25,7 +25,7 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
-from minirlhf.models.adapters import Policy, Reference, SomePolicy
+from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -93,7 +93,7 @@ def train_online(
     config: OnlineConfig = OnlineConfig(),
     *,
     formulas: DPOFormulas = DPOFormulas(),
-    reference: Reference | None = None,
+    reference: LanguageModel | None = None,
     monitors: dict[str, Score] | None = None,
     history: History | None = None,
     on_step: OnStep = lambda row: None,
@@ -157,8 +157,8 @@ def train_online(
         if rows["prompt"]:
             log |= preference_step(model, reference, tokenizer, rows, own, formulas=formulas)
             log["grad_norm"] = clipped_step(model, optimizer, own.optimiser.max_grad_norm)
-        updates = own.sync_every and (step + 1) % own.sync_every == 0
-        if updates and reference is not None:
+        if own.sync_every and (step + 1) % own.sync_every == 0:
+            assert reference is not None  # the settings demand one
             sync(reference, model, own.mixup)
         # 3. Log.
         on_step(history.log("online", step, steps=own.steps, pairs=len(rows["prompt"]), **log))

@@ -46,7 +46,7 @@ from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
-from minirlhf.models.adapters import Reference, SomePolicy, reference_of
+from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -71,7 +71,7 @@ class PPOConfig:
         lam: lambda of GAE, 0 to 1. 1: advantages do not rely on the critic; lower: less variance.
         whiten: scale the advantages of a batch to mean 0 and variance 1. A constant factor in your
             own advantages then changes nothing.
-        missing_eos_penalty: reward units, taken off the score of a truncated response.
+        missing_eos_penalty: reward units, 0 or more, taken off the score of a truncated response.
         critic_warmup: first steps in which only the critic is trained.
         sampling: how responses are drawn. kl: the KL penalty.
         actor, critic: their optimisers.
@@ -173,7 +173,7 @@ def train_ppo(
     config: PPOConfig = PPOConfig(),
     *,
     formulas: PPOFormulas = PPOFormulas(),
-    reference: Reference | None = None,
+    reference: LanguageModel | None = None,
     monitors: dict[str, Score] | None = None,
     history: History | None = None,
     on_step: OnStep = lambda row: None,

@@ -25,7 +25,7 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
-from minirlhf.models.adapters import BelowAdapter, Policy, Reference, SomePolicy, reference_of
+from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy, SomePolicy, reference_of
 from minirlhf.models.forward import encode, policy_logits, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows, unpaired
@@ -119,7 +119,7 @@ def train_dpo(
     config: DPOConfig = DPOConfig(),
     *,
     formulas: DPOFormulas = DPOFormulas(),
-    reference: Reference | None = None,
+    reference: LanguageModel | None = None,
     history: History | None = None,
     on_step: OnStep = lambda row: None,
     checkpoint: Checkpoint | None = None,
@@ -182,8 +182,8 @@ def train_dpo(
         # 2. Update the policy and, after every sync_every steps, the reference.
         set_learning_rate(optimizer, config.optimiser, step, config.steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-        updates = config.sync_every and (step + 1) % config.sync_every == 0
-        if updates and reference is not None:
+        if config.sync_every and (step + 1) % config.sync_every == 0:
+            assert reference is not None  # the settings demand one
             sync(reference, model, config.mixup)
         # 3. Log.
         on_step(history.log("dpo", step, steps=config.steps, **log, grad_norm=grad_norm))
@@ -192,7 +192,7 @@ def train_dpo(
 
 def preference_step(
     model: Policy,
-    reference: Reference | None,
+    reference: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list],
     config: DPOConfig,
@@ -248,7 +248,7 @@ def preference_step(
 
 def _answers(
     model: Policy,
-    reference: Reference | None,
+    reference: LanguageModel | None,
     batch: Rollout,
     config: DPOConfig,
     chosen: torch.Tensor,
@@ -304,7 +304,7 @@ def _metrics(
 
 def _kto_baseline(
     model: Policy,
-    reference: Reference | None,
+    reference: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     responses: list[str],
@@ -323,12 +323,15 @@ def _kto_baseline(
 
 
 def reference_for(
-    model: Policy, config: DPOConfig, given: Reference | None = None
-) -> Reference | None:
+    model: Policy, config: DPOConfig, given: LanguageModel | None = None
+) -> LanguageModel | None:
     """The reference policy: the one given, or the model as it is now; None where none is needed.
 
     A reference that will be updated (sync_every) is always a separate copy. So neither the model
     nor the given reference changes with it.
+
+    Raises:
+        ValueError: the reference is a model below its adapter, and sync_every would change it.
     """
     if not config.has_reference:
         return None
@@ -341,7 +344,7 @@ def reference_for(
 
 
 @torch.no_grad()
-def sync(reference: Reference, model: Policy, mixup: float) -> None:
+def sync(reference: LanguageModel, model: Policy, mixup: float) -> None:
     """Update the reference: mixup times the policy's weights plus (1 - mixup) times its own."""
     for old, new in zip(reference.parameters(), model.parameters(), strict=True):
         old.lerp_(new.detach(), mixup)
@@ -357,7 +360,7 @@ def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[str], t
 
 
 def _summed(
-    model: Reference | None,
+    model: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     responses: list[str],
@@ -380,7 +383,7 @@ def _summed(
 
 @torch.no_grad()
 def _precomputed(
-    reference: Reference | None,
+    reference: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     batches: list[torch.Tensor],

@@ -126,7 +126,7 @@ def new_gpt2(
     )
     with torch.device("cpu"):
         model = GPT2LMHeadModel(config)
-    return model.to(device_named())  # type: ignore[arg-type]  # as in `save_policy`
+    return model.to(device_named())  # type: ignore[arg-type]  # transformers wraps `to` without its types
 
 
 def make_optimizers(model: GPT2LMHeadModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:

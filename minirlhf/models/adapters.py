@@ -104,10 +104,10 @@ class BelowAdapter:
         return answer
 
 
-Reference = Policy | BelowAdapter  # a language model that is only read
+LanguageModel = Policy | BelowAdapter  # what log-probabilities can be read from
 
 
-def reference_of(model: Policy) -> Reference:
+def reference_of(model: Policy) -> LanguageModel:
     """The reference policy: the model as it is now, unchanged by later training.
 
     If the model's adapter has learned nothing yet (B = 0), the reference is the model with the

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.logprobs import response_logprobs, response_slice
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import BelowAdapter, Reference
+from minirlhf.models.adapters import BelowAdapter, LanguageModel
 from minirlhf.runtime import check, check_text
 
 if TYPE_CHECKING:  # heads.py imports this file
@@ -109,7 +109,7 @@ def text_of(
     return text  # type: ignore[return-value]  # it would be a list for several rows
 
 
-def policy_logits(model: Reference, rollout: Rollout) -> torch.Tensor:
+def policy_logits(model: LanguageModel, rollout: Rollout) -> torch.Tensor:
     """Logits (B, R, V) that predict the response tokens, on the model's device.
 
     Column t is computed from the tokens before response token t.
@@ -131,7 +131,7 @@ def policy_logits(model: Reference, rollout: Rollout) -> torch.Tensor:
 
 
 def policy_logprobs(
-    model: Reference, rollout: Rollout, *, temperature: float = 1.0
+    model: LanguageModel, rollout: Rollout, *, temperature: float = 1.0
 ) -> torch.Tensor:
     """Log-probabilities (B, R) of the response tokens under `model`, in nats.
 

@@ -144,8 +144,8 @@ def measure_machine() -> Machine:
             .median
         )
 
-    square, line = torch.rand(1024, 1024), torch.rand(2**24)
-    with torch.random.fork_rng(), torch.no_grad():
+    square, line = (torch.rand(size, device="cpu") for size in ((1024, 1024), 2**24))
+    with torch.device("cpu"), torch.random.fork_rng(), torch.no_grad():
         small = GPT2Model(
             GPT2Config(
                 n_layer=8,

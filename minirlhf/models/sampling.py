@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import Policy, Reference
+from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.forward import device_of, encode_prompts
 from minirlhf.runtime import check
 
@@ -47,7 +47,7 @@ class SamplingConfig:
 
 @torch.no_grad()
 def sample(
-    model: Reference,
+    model: LanguageModel,
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
     *,
@@ -156,7 +156,7 @@ def sample_text(
     ]
 
 
-def _check_width(model: Reference, prompt: int, new: int) -> None:
+def _check_width(model: LanguageModel, prompt: int, new: int) -> None:
     """Refuse a prompt and response that are longer than the model reads.
 
     One position stays free: a response cut at max_new_tokens gets an EOS before it is scored.

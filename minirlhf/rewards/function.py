@@ -1,5 +1,6 @@
 """Your own reward: a Python function of texts, by TRL's contract, for use in a training loop."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -130,6 +131,6 @@ def weighted(
         scores = [function(rollout) for function, _ in functions]
         check_same_shape(**{f"scores {i}": s for i, s in enumerate(scores)})
         parts = [weight * s for s, (_, weight) in zip(scores, functions, strict=True)]
-        return sum(parts, start=torch.zeros((), device="cpu"))
+        return functools.reduce(torch.add, parts)
 
     return score

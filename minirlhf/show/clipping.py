@@ -32,14 +32,16 @@ def clip(
         ValueError: a setting that `ppo_clip` refuses, or a right end that hides the clip.
     """
     settings = {"clip_eps": eps, "clip_eps_high": clip_eps_high, "dual_clip": dual_clip}
-    _objective(torch.ones(1, dtype=torch.float64), 1.0, settings)  # refuses what ppo_clip refuses
+    _objective(
+        torch.ones(1, dtype=torch.float64, device="cpu"), 1.0, settings
+    )  # refuses what ppo_clip refuses
     high = eps if clip_eps_high is None else clip_eps_high
     edge = max(1 + high, dual_clip or 0)
     smallest = max(0.0, 1 - 5 * eps)
     largest = largest_ratio or max(1 + 5 * high, edge + (0.5 if dual_clip else 0))
     if not edge < largest < math.inf:
         raise ValueError(f"largest_ratio is {largest}; it must be above {edge:g} to show the clip.")
-    ratios = torch.linspace(smallest, largest, POINTS, dtype=torch.float64)[1:]
+    ratios = torch.linspace(smallest, largest, POINTS, dtype=torch.float64, device="cpu")[1:]
     with look.page():
         figure = look.new_figure(7.4, 3.2)
         for axes, advantage in zip(figure.subplots(1, 2), (1.0, -1.0), strict=True):

@@ -227,4 +227,4 @@ def _made_of_them(axes: Axes, facts: Facts, kl_coef: float | None) -> None:
         points = [(start, 374), (start, 394), (side, 394), (side, 185), (end, 185)]
         arrow(axes, *points, colour=BLUE)
     write(axes, 22, 409, ("text", "advantages train the actor"), ha="left", colour=BLUE)
-    write(axes, 798, 409, ("text", "critic's targets train the critic"), ha="right", colour=BLUE)
+    write(axes, 798, 409, ("text", "these targets train the critic"), ha="right", colour=BLUE)

@@ -263,7 +263,8 @@ def grpo_group(
             raise ValueError(
                 f"Response {index} is {tokens!r}; give its tokens, a list of at least one string."
             )
-    advantages = group_relative(torch.tensor(values)[None], scale_by_std=scale_by_std)[0].tolist()
+    given = torch.tensor(values, device="cpu")[None]
+    advantages = group_relative(given, scale_by_std=scale_by_std)[0].tolist()
     limit = SCALE * max(map(abs, advantages))
     shown = min(len(values), ROWS)
     bottom = 126 + 31 * shown + (22 if shown < len(values) else 0)

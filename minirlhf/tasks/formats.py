@@ -70,8 +70,9 @@ def standard(
         drop_equal: leave out pairs whose chosen and rejected texts are equal.
 
     Raises:
-        ValueError: the columns are of no known format, a row fails `check_rows`, or there are
-            conversations but no chat template.
+        ValueError: the columns are of no known format; a row fails `check_rows`; a turn lacks its
+            role or the text of its content (as calls of tools do); or there are conversations but
+            no chat template.
     """
     columns = set(dataset.column_names)
     _check_turns(dataset)
@@ -193,7 +194,7 @@ def _is_conversation(value: object) -> bool:
 
 
 def _check_turns(dataset: Dataset) -> None:
-    """Check that every list in a text column is a conversation, and that `messages` holds only such.
+    """Check that a list in a text column, and every value of `messages`, is a conversation.
 
     Raises:
         ValueError: it is not, it has no turn, or chosen and rejected are not of one kind.
@@ -208,8 +209,8 @@ def _check_turns(dataset: Dataset) -> None:
             least = 2 if name == "messages" else 1
             if not _is_conversation(value) or len(value) < least:
                 raise ValueError(
-                    f"Row {number}: {name} is {str(value)[:60]!r}; it must be a list of at least "
-                    f"{least} turns, each with role and content."
+                    f"Row {number}: {name} is {str(value)[:60]!r}; it must be a list of turns, "
+                    f"{least} or more, each with role and content."
                 )
             for turn in value:
                 check_text(turn["role"], f"Row {number}: a role in {name}")

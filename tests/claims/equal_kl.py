@@ -13,6 +13,23 @@ import torch
 
 from minirlhf import experiments
 
+# the losses that lab 14b compares; one that is added later is not in the lessons
+COMPARED = (
+    "dpo",
+    "cdpo",
+    "robust",
+    "ipo",
+    "ipo-mean",
+    "hinge",
+    "dpop",
+    "nca",
+    "tdpo",
+    "kto",
+    "cpo",
+    "simpo",
+    "orpo",
+)
+
 BETAS = ("beta 1", "beta 0.3", "beta 0.1", "beta 0.03")  # from the shortest way to the longest
 HUMAN, ONCE = "human texts, the scorer's labels", "the start's own texts"  # variants
 DRAWS = 500

@@ -13,10 +13,12 @@ from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops import DPOConfig, train_dpo
-from minirlhf.loops.losses import LOSSES
+from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import DRAWS, HUMAN, ONCE, above, mean, recorded
+from tests.claims.equal_kl import COMPARED, DRAWS, HUMAN, ONCE, above, mean, recorded
 from tests.claims.prose import lesson
+
+LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
 
 FAR, NEAR = (1.0, -1.0, 4.0), (1.0, -1.0, 0.5)  # features of yes, no, sure
 SIDES = ("chosen", "rejected")

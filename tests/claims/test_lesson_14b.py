@@ -7,10 +7,12 @@ import torch
 
 from minirlhf import core, evaluate, experiments, models, tasks
 from minirlhf.experiments.registry import BEST
-from minirlhf.loops.losses import LOSSES
+from minirlhf.loops.losses import LOSSES as ALL_LOSSES
 from minirlhf.loops.online import OnlineConfig
-from tests.claims.equal_kl import BETAS, DRAWS, HUMAN, ONCE, above, mean, recorded
+from tests.claims.equal_kl import BETAS, COMPARED, DRAWS, HUMAN, ONCE, above, mean, recorded
 from tests.claims.prose import lesson
+
+LOSSES = {name: ALL_LOSSES[name] for name in COMPARED}
 
 IMITATED = f"best of {BEST}, imitated"
 OWN = (ONCE, "online-dpo", "iterative-dpo", "rso", IMITATED)

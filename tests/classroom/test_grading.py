@@ -20,6 +20,7 @@ from minirlhf.classroom.grading import (
 )
 from minirlhf.classroom.submissions import RESULT, Answer
 from minirlhf.runtime import ROOT
+from tests.tiny import needs_posix
 
 RIGHT = """
 import torch
@@ -130,6 +131,7 @@ def test_a_result_that_an_answer_has_written_badly_is_no_result(written):
     assert check_answer(code(body), seconds=60)[1].startswith("the code ends the process")
 
 
+@needs_posix
 def test_what_an_answer_starts_ends_with_it(tmp_path):
     pid = tmp_path / "pid"
     body = (

@@ -2,10 +2,8 @@
 
 import json
 import os
-import pty
 import select
 import sys
-import termios
 import time
 
 import pytest
@@ -16,7 +14,7 @@ from minirlhf import cli, evaluate, tasks
 from minirlhf.cli.commands import loaded
 from minirlhf.models.load import load_scalar, save_policy
 from minirlhf.rewards import text_judge
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
 
 def invoke(*arguments, keys=""):
@@ -76,10 +74,14 @@ def test_text_cannot_control_the_terminal(tmp_path):
     assert not set(told.output) & {"\x1b", "\x9b"}
 
 
+@needs_posix
 def test_ctrl_c_in_a_terminal_loses_nothing(file, tmp_path, monkeypatch):
     out = tmp_path / "labels.jsonl"
     monkeypatch.setattr("minirlhf.cli.label.console", Console(width=400, color_system=None))
     monkeypatch.setattr("minirlhf.cli.terminal.console", Console(width=400, color_system=None))
+    import pty
+    import termios
+
     child, terminal = pty.fork()  # a real terminal: each key counts without Enter
     if not child:
         sys.stdin, sys.stdout = open(0), open(1, "w", buffering=1)

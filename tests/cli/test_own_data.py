@@ -25,7 +25,7 @@ from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.runtime import ROOT, SMOLLM2
 from minirlhf.tasks import reviews, sources
 from tests.loops.test_preference_loop import AT_THE_START
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
 ROWS = [
     {
@@ -260,6 +260,7 @@ def test_the_code_of_the_page_on_teaching_says_not_yet(tiny, capsys):
     assert not names["check"].group_advantages(names["group_advantages"])
 
 
+@needs_posix
 def test_a_command_resumed_after_ctrl_c_gives_the_same_weights(tiny, tmp_path):
     def options(out):
         rows = data(tmp_path, ROWS)

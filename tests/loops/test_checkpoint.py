@@ -29,7 +29,7 @@ from minirlhf.loops.verifier import VerifierConfig, train_verifier
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.tasks.reviews import Review
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
 PROMPTS = ["one", "a second", "3", "four"]
 PAIRS = Dataset.from_list(
@@ -231,6 +231,7 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
     assert not path.exists()
 
 
+@needs_posix
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     path, whole = tmp_path / "training.safetensors", ppo()
 
@@ -255,6 +256,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     assert steps == [3, 4, 5]
 
 
+@needs_posix
 def test_ctrl_c_outside_a_training_step_still_stops(tmp_path):
     path = tmp_path / "training.safetensors"
     with pytest.raises(KeyboardInterrupt), Checkpoint(path):
@@ -284,6 +286,7 @@ def test_a_checkpoint_with_another_origin_is_refused(tmp_path):
         sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", resume=True, origin={"scorer": "b"}))
 
 
+@needs_posix
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def impatient(row):
         os.kill(os.getpid(), signal.SIGINT)
@@ -293,6 +296,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
         sft(checkpoint=checkpoint, on_step=impatient)
 
 
+@needs_posix
 @pytest.mark.parametrize("where", ["between two saves", "in the middle of one"])
 def test_a_killed_process_resumes_to_identical_weights(where, tmp_path):
     path = tmp_path / "training.safetensors"

@@ -70,14 +70,15 @@ def ppo_config(**given):
     return PPOConfig(**{**defaults, **given})
 
 
-def run_ppo(seed=0, score=first_half, **given):
+def run_ppo(seed=0, score=first_half, *, on_step=lambda row: None, **given):
     actor, critic = tiny_policy(seed), ScalarModel(tiny_policy(seed + 1).base_model)
-    return train_ppo(
-        actor, critic, tiny_tokenizer(), PROMPTS, score, ppo_config(seed=seed, **given)
-    )
+    config = ppo_config(seed=seed, **given)
+    return train_ppo(actor, critic, tiny_tokenizer(), PROMPTS, score, config, on_step=on_step)
 
 
-def run_group(seed=0, score=first_half, formulas=GroupFormulas(), **given):
+def run_group(
+    seed=0, score=first_half, formulas=GroupFormulas(), *, on_step=lambda row: None, **given
+):
     defaults = dict(
         steps=12,
         prompts_per_step=8,
@@ -89,9 +90,8 @@ def run_group(seed=0, score=first_half, formulas=GroupFormulas(), **given):
         kl=KLConfig(kl_coef=0.0),
     )
     config = GroupConfig(seed=seed, **{**defaults, **given})
-    return train_group(
-        tiny_policy(seed), tiny_tokenizer(), PROMPTS, score, config, formulas=formulas
-    )
+    on = {"formulas": formulas, "on_step": on_step}
+    return train_group(tiny_policy(seed), tiny_tokenizer(), PROMPTS, score, config, **on)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from tests.loops.test_checkpoint import LOOPS
 
 SCRIPT = """
+import os
 import sys
 import torch
 from safetensors.torch import save_file
@@ -21,9 +22,10 @@ torch.set_num_threads(1)
 loop, folder = sys.argv[1:]
 print("ready", flush=True)
 model, _ = LOOPS[loop](checkpoint=Checkpoint(folder + "/run.safetensors", every=0.0, resume=True))
-save_file({str(i): p.detach().contiguous() for i, p in enumerate(model.parameters())}, folder + "/done")
+save_file({str(i): p.detach().contiguous() for i, p in enumerate(model.parameters())}, folder + "/half")
+os.replace(folder + "/half", folder + "/done")
 """
-KILLS = 6  # at least; a process that ends before its kill is one whole run
+KILLS = 6  # at most; a process that ends before its kill was whole
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -345,14 +345,17 @@ TURN = {"role": "user", "content": "hello"}
 @pytest.mark.parametrize(
     "row, sentence",
     [
-        ({"messages": None}, "Row 0: messages is 'None'; it must be a list of at least 2 turns"),
-        ({"messages": [TURN]}, "at least 2 turns, each with role and content"),
-        ({"chosen": [], "rejected": []}, "Row 0: chosen is '[]'; it must be a list of at least 1"),
+        ({"messages": None}, "Row 0: messages is 'None'; it must be a list of turns, 2 or more"),
+        ({"messages": [TURN]}, "2 or more, each with role and content"),
+        (
+            {"chosen": [], "rejected": []},
+            "Row 0: chosen is '[]'; it must be a list of turns, 1 or more",
+        ),
         ({"chosen": "a", "rejected": [TURN]}, "one of chosen and rejected is text and the other"),
         ({"chosen": None, "rejected": "a"}, "Row 0: chosen is 'None', of type NoneType"),
         (
             {"prompt": [{"role": "user"}], "completion": "a"},
-            "it must be a list of at least 1 turns",
+            "it must be a list of turns, 1 or more",
         ),
         (
             {"prompt": [{"role": "user", "content": None}], "completion": "a"},

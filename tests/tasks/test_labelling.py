@@ -20,6 +20,7 @@ from minirlhf.tasks import (
     reviews,
 )
 from minirlhf.tasks.labelling import CHOICES
+from tests.tiny import needs_posix
 
 PAIRS = [Pair("the film\n", text, "dull", 2.0, -1.0) for text in "abcdefgh"]
 ROW = {"prompt": "the film\n", "response_a": "warm", "response_b": "dull"}
@@ -313,6 +314,7 @@ def test_a_stop_right_after_the_file_was_replaced_keeps_the_choice(action, file,
     assert read_labels(file).choice.tolist() == [*expected, "tie"]
 
 
+@needs_posix
 @pytest.mark.parametrize("place", ["fsync", "before the rename", "after the rename"])
 def test_a_process_killed_while_saving_loses_no_choice(place, file):
     session = labelled(file, "left", "tie", "right")
