@@ -62,6 +62,15 @@ def test_a_fixed_batch_has_the_same_logprobs_losses_and_gradients(loss, gpu):
         torch.testing.assert_close(here, there, rtol=0, atol=1e-9)
 
 
+def test_a_batch_moves_whole(gpu):
+    batch = fixed_batch()
+    moved = batch.to(gpu)
+    assert moved.device == torch.zeros(0, device=gpu).device and batch.device.type == "cpu"
+    columns = [getattr(moved, name) for name in ("prompt_mask", "action_mask", "advantages")]
+    assert {column.device for column in columns} == {moved.device}
+    assert torch.equal(moved.sequences.cpu(), batch.sequences)
+
+
 def test_a_reward_model_gives_the_same_scores(gpu):
     batch = fixed_batch()
     critic = models.ScalarModel(tiny_policy(1).base_model).double()

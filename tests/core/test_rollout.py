@@ -41,18 +41,6 @@ def test_properties_of_a_rollout_by_hand():
     assert rollout.finished(5).tolist() == [False, False]  # nor does the prompt count
 
 
-def test_a_batch_moves_whole_to_another_device():
-    # "meta" is a device that every machine has; its tensors have shapes and no values
-    batch = Rollout(**GOOD).with_columns(scores=torch.zeros(2))
-    moved = batch.to("meta")
-    assert moved.device == torch.device("meta") != batch.device
-    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "old_logprobs"):
-        there, here = getattr(moved, name), getattr(batch, name)
-        assert there.device.type == "meta" and there.shape == here.shape
-    assert moved.action_mask.device.type == moved.scores.device.type == "meta"
-    assert batch.to("cpu") is batch
-
-
 def test_select_takes_rows_in_any_order():
     rollout = Rollout(**GOOD)
     for index in (torch.tensor([1, 0, 1]), [1, 0, 1]):
