@@ -15,13 +15,14 @@ from tests.loops.test_checkpoint import LOOPS
 SCRIPT = """
 import os
 import sys
+import time
 import torch
 from safetensors.torch import save_file
 from tests.loops.test_checkpoint import LOOPS, Checkpoint
 torch.set_num_threads(1)
 loop, folder = sys.argv[1:]
 print("ready", flush=True)
-model, _ = LOOPS[loop](checkpoint=Checkpoint(folder + "/run.safetensors", every=0.0, resume=True))
+model, _ = LOOPS[loop](checkpoint=Checkpoint(folder + "/run.safetensors", every=0.0, resume=True), on_step=lambda row: time.sleep(0.1))
 save_file({str(i): p.detach().contiguous() for i, p in enumerate(model.parameters())}, folder + "/half")
 os.replace(folder + "/half", folder + "/done")
 """
@@ -36,7 +37,8 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_weights(
     torch.set_num_threads(1)
     whole, _ = LOOPS[loop]()
     started = time.time()
-    LOOPS[loop](checkpoint=Checkpoint(tmp_path / "timed", every=0.0))
+    checkpoint = Checkpoint(tmp_path / "timed", every=0.0)
+    LOOPS[loop](checkpoint=checkpoint, on_step=lambda row: time.sleep(0.1))
     lasts = time.time() - started
     torch.set_num_threads(threads)
     draw, kills, resumed = random.Random(0), 0, 0
