@@ -94,14 +94,14 @@ def fill_pages(root: Path = ROOT, folder: Path = RESULTS) -> list[Path]:
     for path, text in pages.items():
         filled = text
         for name, table in tables.items():
-            filled = _between_marks(filled, name, table)
+            filled = between_marks(filled, name, table)
         if filled != text:
             write_text(path, filled)
             changed.append(path)
     return changed
 
 
-def _between_marks(page: str, name: str, table: str) -> str:
+def between_marks(page: str, name: str, table: str) -> str:
     """The page with this table between the marks of this name."""
     between = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     return re.sub(between, lambda marks: marks[1] + table + marks[2], page, flags=re.DOTALL)

@@ -32,9 +32,8 @@ def clip(
         ValueError: a setting that `ppo_clip` refuses, or a right end that hides the clip.
     """
     settings = {"clip_eps": eps, "clip_eps_high": clip_eps_high, "dual_clip": dual_clip}
-    _objective(
-        torch.ones(1, dtype=torch.float64, device="cpu"), 1.0, settings
-    )  # refuses what ppo_clip refuses
+    one = torch.ones(1, dtype=torch.float64, device="cpu")
+    _objective(one, 1.0, settings)  # refuses what ppo_clip refuses
     high = eps if clip_eps_high is None else clip_eps_high
     edge = max(1 + high, dual_clip or 0)
     smallest = max(0.0, 1 - 5 * eps)

@@ -41,7 +41,7 @@ class Problem:
 
     expression: str
     answer: int
-    level: int  # 1: one operation; 2 and 5: two and three of + and -; 3 and 4: the same with *
+    level: int  # 1: one operation; 2, 5: two, three of + and -; 3, 4: two, three with a *
 
     @property
     def prompt(self) -> str:

@@ -146,6 +146,13 @@ def test_a_given_reference_is_unchanged_and_still_trainable(train):
     assert all(p.requires_grad and p.grad is None for p in reference.parameters())
 
 
+@pytest.mark.parametrize("config", [PPOConfig, GroupConfig])
+@pytest.mark.parametrize("penalty", [-1.0, math.inf, math.nan])
+def test_a_missing_eos_penalty_is_a_finite_number_of_0_or_more(config, penalty):
+    with pytest.raises(ValueError, match="missing_eos_penalty is .*; it must be 0 or more"):
+        config(missing_eos_penalty=penalty)
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_ppo_and_grpo_learn_a_rule_but_not_from_shuffled_scores(algorithm):
     # On seeds 0 to 5 the mean of the last four steps was 0.97 to 0.99, and 0.46 to 0.61 with

@@ -1,13 +1,14 @@
 """`make stress`: what the tests measured is printed at the end; with --record it goes to README.md."""
 
-import subprocess
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from minirlhf.experiments.pages import between_marks
+from minirlhf.runtime import commit, write_text
+
 PAGE = Path(__file__).with_name("README.md")
-START, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 def pytest_addoption(parser):
@@ -36,19 +37,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_sep("-", "figures")
     terminalreporter.write_line("\n".join(rows))
     if config.getoption("record"):
-        PAGE.write_text(with_figures(PAGE.read_text(), rows, commit()))
+        said = f"Recorded on {date.today()} at commit {commit()}."
+        table = "\n".join([said, "", "| what | figure | seconds |", "|---|---|---|", *rows, ""])
+        write_text(PAGE, between_marks(PAGE.read_text(encoding="utf-8"), "figures", table))
         terminalreporter.write_line(f"recorded in {PAGE}")
-
-
-def with_figures(page: str, rows: list[str], made_by: str) -> str:
-    """The page with these rows between its two marks."""
-    before, after = page.split(START)[0], page.split(END)[1]
-    table = ["| what | figure | seconds |", "|---|---|---|", *rows]
-    said = f"Recorded on {date.today()} at commit {made_by}."
-    return before + "\n".join([START, said, "", *table, END]) + after
-
-
-def commit() -> str:
-    """The short name of the commit, with a plus where files were changed after it."""
-    git = ["git", "-C", str(PAGE.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
