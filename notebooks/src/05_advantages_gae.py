@@ -790,8 +790,8 @@ show.microscope(table.drop(columns="old_logprob"), "value", text=1)
 # policy in the same world it has the least spread of all critics at $\lambda = 0$, less than the true
 # value gives, and a bias of 0.67. A small spread alone does not make an estimate good.
 #
-# **The first explained variance.** On the 64 fresh reviews the reward model itself has −1.42. The runs
-# of section 7 show the same. In those with $\lambda = 1$ the first explained variance is between −1.49
+# **The first explained variance.** On the 64 fresh reviews that of the reward model itself is below
+# −1. The runs of section 7 show the same. In those with $\lambda = 1$ the first explained variance is between −1.49
 # and −1.39. Two steps later it is at least 0.37.
 #
 # **Explained variance in logs.** Training loops measure it against the critic's target instead of

@@ -783,7 +783,7 @@ show.curves(controlled, columns=["kl", "kl_coef"])
 # **On a real policy.** We compared the fine-tuned review model with its base model on 128 samples.
 # There we cannot know the true gradient. But a real direction is the same in two halves of the
 # samples (cosine 1), and noise is not (cosine 0). Token by token in the loss, the cosine between
-# the halves is 0.38 for $k_2$, 0.29 for $k_3$ and −0.02 for $k_1$.
+# the halves is 0.38 for $k_2$ and 0.29 for $k_3$. For $k_1$ it is less than 0.1 away from 0.
 #
 # **Is it worth it?** Best-of-16 (lesson 01) samples 16 responses of the reference and keeps the one
 # with the highest score. It has 1.57 gold points: *more* than PPO at our default, at a lower KL (at

@@ -889,7 +889,8 @@ def further(said, three, world, walk, runs, history, real):
     _, _, agreement = real
     said("with its base model on", 128)
     said("two halves of the samples (cosine", 1, 0)
-    said("the cosine between the halves is", agreement["k2"], agreement["k3"], agreement["k1"])
+    said("the cosine between the halves is", agreement["k2"], agreement["k3"])
+    said("For $k_1$ it is less than", 0.1, 0, abs(agreement["k1"]) < 0.1)
     reward, kl = reward_and_kl(world, best_of(world, 16))
     matched = same_kl(world, kl)[1]
     start = reward_and_kl(world, world.probs(world.ref_logits))[0]

@@ -473,9 +473,8 @@ def test_at_eos_both_pictures_are_the_score(trained):
     batch = models.encode(tokenizer, ["the film\n"] * 2, [SENTENCE, REVERSED])
     table = evaluate.token_table(batch, tokenizer, reward_model=model)
     last = table.groupby("text").last()
-    torch.testing.assert_close(
-        torch.tensor(last.prefix_reward.to_numpy()), torch.tensor(last.one_pass_reward.to_numpy())
-    )
+    # computed in float32, in batches of different shapes
+    assert last.prefix_reward.to_numpy() == pytest.approx(last.one_pass_reward.to_numpy(), abs=1e-5)
     before = table.groupby("text").nth(-2)
     assert ((before.prefix_reward - before.one_pass_reward).abs() > 0.5).all()
 
