@@ -11,7 +11,7 @@ from minirlhf.experiments.records import load_results
 # The faulty runs that lesson 09 shows with their names.
 NAMED = ("collapsed", "reward scale wrong", "EOS never trained")
 
-# Diagnosis -> what the log shows. A student who missed the diagnosis reads it as a hint.
+# Diagnosis -> what the log of such a run shows. A student who gave it to another run reads it.
 CLUES = {
     "healthy": (
         "score and gold rise together and then level off. The KL stays at two nats. "
@@ -68,8 +68,8 @@ def diagnosed(answers: dict[str, str]) -> str:
         answers: letter -> a key of CLUES, for example {"A": "healthy"}. Letters may be left out.
 
     Returns:
-        The number of right diagnoses and a clue for each wrong one. If a letter or a diagnosis is
-        unknown, a message that names it.
+        The number of right diagnoses, and for each wrong one what such a run looks like. If a
+        letter or a diagnosis is unknown, a message that names it.
     """
     names = _names()
     for letter, said in answers.items():
@@ -78,10 +78,10 @@ def diagnosed(answers: dict[str, str]) -> str:
                 f"not yet: '{letter}': '{said}' is not a diagnosis. The letters are "
                 f"{', '.join(names)}. The diagnoses are {', '.join(CLUES)}."
             )
-    wrong = {letter: names[letter] for letter, said in answers.items() if said != names[letter]}
+    wrong = [letter for letter, said in answers.items() if said != names[letter]]
     lines = [
-        f"  {letter} is not '{answers[letter]}'. Look again: {CLUES[name]}"
-        for letter, name in wrong.items()
+        f"  {letter} is not '{answers[letter]}'. In such a run {CLUES[answers[letter]]}"
+        for letter in wrong
     ]
     return "\n".join([f"{len(answers) - len(wrong)} of {len(names)}.", *lines])
 

@@ -239,6 +239,11 @@ q = table.reward + after
 assert ((q - table.value) - table.td_error).abs().max() < 1e-4
 
 # %% [markdown]
+# But section 2 gave *fine* the advantage −0.28, not 0.18. Both estimate the same advantage. The TD
+# error trusts the critic's 0.29 after *fine*. GAE adds what came later: *film* and the full stop cost
+# more than the critic expected (lesson 05).
+
+# %% [markdown]
 # ## 5. Did it get better?
 #
 # The score of the training batches cannot say: it is what PPO maximised. A proper comparison keeps five
@@ -301,10 +306,7 @@ pd.DataFrame({"PPO minus": mean, "low": mean - half, "high": mean + half}).round
 # </details>
 #
 # So PPO gains about one gold point over SFT, at a KL of 2 nats. In each of the three runs it lies between
-# best-of-4 and best-of-16. But three runs cannot promise this for a fourth: if two methods were equally
-# good, three differences would still have the same sign in one case out of four.
-#
-# PPO's gold score is 1.34 here and 1.40 in section 6, whose runs all start from the models of section 2.
+# best-of-4 and best-of-16.
 
 # %% [markdown]
 # ## 6. A bad critic
@@ -410,7 +412,7 @@ show.texts(samples.head(4))
 #
 # First ask *when* a curve goes wrong:
 #
-# - **In the first batch**: the fault is in what you start from, or in the rewards.
+# - **In the first batch**, before any update: the fault is in what you start from, or in the rewards.
 # - **In the first steps**, as a jump: the updates are too large.
 # - **Later**, as a drift: the policy goes where the rewards send it, and you do not want it there.
 #
@@ -421,7 +423,8 @@ show.texts(samples.head(4))
 # - *collapsed*: the learning rate is thirty times too high.
 #
 # *missing_eos* is the share of responses that were cut at 32 tokens. *clip_fraction* is the share of
-# tokens without a gradient because of PPO's clip.
+# tokens without a gradient because of PPO's clip. *clip_fraction* and *value_loss* are means over
+# the updates on a batch, so at step 0 they already tell about the first updates.
 
 # %%
 faulty = ["EOS never trained", "reward scale wrong", "collapsed"]
@@ -443,9 +446,6 @@ show.curves(
 # | first steps | *clip_fraction* is 36 %, then *kl* is 27 nats | the updates are too large | the learning rate, and the entropy of the next steps |
 # | later | *entropy* is near 0, *explained_variance* is 0.99 | collapse: all responses are alike, so their values are easy to predict | samples for different prompts |
 # | later | *score* rises to the end, *kl* is in the tens (section 7) | the policy hacks the reward model | entropy, variety, samples |
-#
-# The collapsed run jumps again near step 20: its learning rate has fallen, but is still above the
-# highest of a healthy run.
 #
 # A symptom is not yet a fault. The KL of *reward scale wrong* also rises, to 16 nats, because a
 # penalty with $\beta = 0.5$ has little weight against such scores. So look at a second curve: the
@@ -651,8 +651,8 @@ show.lines(
 # | `whitening at the optimum` | every response has the same score, so there is nothing to learn; the advantages are whitened all the same |
 #
 # Before you look, write down for each fault in which curve you expect it, and from which step on. Then
-# give each run its name, and note the curve that decided. A wrong answer gets a hint. Score and gold are
-# those of the training batches. The second figure has the two runs with large numbers.
+# give each run its name, and note the curve that decided. For a wrong answer you are told what such a run
+# would look like. Score and gold are those of the training batches. The second figure has the two runs with large numbers.
 
 # %% tags=["shared"]
 frames = map(pd.DataFrame, atlas.runs().values())

@@ -1,7 +1,6 @@
 """Lesson 09, the four models: every number of its prose, and every claim about a recorded run."""
 
 import copy
-import dataclasses
 import json
 import math
 import re
@@ -17,7 +16,6 @@ from minirlhf.classroom import atlas, check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments import faults
 from minirlhf.experiments.runs import RUNS
-from minirlhf.loops.common import set_learning_rate
 from minirlhf.show import difference_of_means
 from tests.claims.prose import lesson
 
@@ -555,6 +553,13 @@ def the_batch(said, responses, page):
     said("For *fine* in response", 1, first["reward"], film["value"], q, first["value"])
     said("The difference is the TD error,", first["td_error"])
     assert first["td_error"] == pytest.approx(q - first["value"], abs=2e-3)
+    said("But section 2 gave *fine* the advantage", first["advantage"], first["td_error"])
+    said(
+        "The TD error trusts the critic's",
+        film["value"],
+        film["td_error"] < 0,
+        stop["td_error"] < 0,
+    )
 
 
 def one_fails(said, broken):
@@ -632,11 +637,8 @@ def the_evaluation(said, tour):
     said("- *SFT*: no. PPO is", mean, low, high, low > 0)
     mean, _, low, high = over_seeds(tour, "best-of-16")
     said("- *Best-of-16*: yes. PPO is", -mean, low, high, low < 0 < high)
-    said("same sign in one case out of four", 2 * 0.5**3 == 1 / 4)
     gain = ppo.gold.mean() - tour[tour.method == "SFT"].gold.mean()
     said("PPO gains about one gold point over SFT, at a KL of", 0.9 < gain < 1.1, ppo.kl.mean())
-    six = six_runs()
-    said("PPO's gold score is", ppo.gold.mean(), sum(six) / len(six))
     assert loops.PPOConfig().kl.kl_coef == 0.5
 
 
@@ -662,20 +664,13 @@ def the_hacked_run(said, leash):
     )
 
 
-def learning_rate(lr, step):
-    """The learning rate of a step of PPO's default schedule, with this highest rate."""
-    config = dataclasses.replace(loops.PPOConfig().actor, lr=lr)
-    optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config)
-    set_learning_rate(optimizer, config, step, loops.PPOConfig().steps)
-    return optimizer.param_groups[0]["lr"]
-
-
 def the_log(said, leash, logs):
     ppo, limit = loops.PPOConfig(), loops.PPOConfig().sampling.max_new_tokens
     rate = experiments.EXPERIMENTS["atlas"]["collapsed"]["ppo"]["actor"].lr
     said("the learning rate is thirty times too high", rate / ppo.actor.lr == pytest.approx(30))
     said("the scores are twenty times as large", faults.twentyfold(lambda r: 1.0)(None) == 20)
     said("*missing_eos* is the share of responses that were cut at", limit)
+    said("so at step", 0)
     never, scale, collapsed = (logs[name] for name in atlas.NAMED[::-1])
     first = {
         v: leash[0][(leash[0].variant == v) & (leash[0].step == 0)].value_loss.mean()
@@ -697,10 +692,6 @@ def the_log(said, leash, logs):
         "| the policy hacks the reward model |",
         (step_means(leash[0], WITHOUT, "kl")[8:] > 10).all(),
     )
-    step = max(collapsed.kl[10:].idxmax() - 1, 0)  # the update before the batch that stands out
-    rates = [learning_rate(rate, step), max(learning_rate(ppo.actor.lr, k) for k in range(24))]
-    said("The collapsed run jumps again near step", 20, abs(step + 1 - 20) <= 1)
-    said("but is still above the highest of a healthy run", rates[0] > rates[1])
     said("The KL of *reward scale wrong* also rises, to", scale.kl[23])
     said("tells this run from those of section 7: theirs is", first[WITHOUT])
 
