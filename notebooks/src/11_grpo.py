@@ -357,18 +357,21 @@ show.lines(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The two ends weigh the same, and 1.9 times as much as the middle. Take a very hard prompt. One response
-# of 16 is right with a chance of about $16p$. Its advantage is then 3.75, so the group pulls by about
-# $3.75 / (16p)$. Chance times pull is 3.75 for every very small $p$. At $p = 0.5$ the weight is 1.87.
+# The two ends weigh the same, and 1.9 times as much as the middle. Take a hard prompt. One response of
+# 16 is right with a chance of about $16p$. Its advantage is then 3.75, so the group pulls by about
+# $3.75 / (16p)$. Chance times pull is 3.75 for every very small $p$. At $p = 0.5$ the weight is 1.87,
+# half of that.
 # </details>
 #
 # Without the standard deviation every line would be flat: all prompts weigh the same. **Dr. GRPO**
 # ("done right") leaves it out for this reason. It also divides a response's loss by a constant, the
 # longest length allowed, instead of the response's own length (exercise 3).
 #
-# For very large groups $\sigma$ is $\sqrt{p(1-p)}$, and the weight is $1/\sqrt{p(1-p)}$. The
-# gradient of a function $f(p)$ is $f'(p) \nabla p$, and this weight is the derivative of
-# $2 \arcsin\sqrt{p}$. So there GRPO maximises that function instead of $p$: **another objective.**
+# For very large groups $\sigma$ is $\sqrt{p(1-p)}$. Right responses have the advantage $(1-p)/\sigma$
+# and wrong ones $-p/\sigma$. Together they pull by
+# $p \cdot \frac{1-p}{\sigma p} + (1-p) \cdot \frac{p}{\sigma (1-p)} = 1/\sigma$. The gradient of a
+# function $f(p)$ is $f'(p) \nabla p$. So GRPO maximises the function with the slope $1/\sigma$, which is
+# $2 \arcsin\sqrt{p}$: **another objective.**
 # For a single prompt this only changes the step's length. Over many prompts it changes which
 # prompts count most.
 

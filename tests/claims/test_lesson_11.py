@@ -379,6 +379,7 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("The two ends weigh the same, and", weight(0.02, 16) / weight(0.5, 16))
         assert math.isclose(weight(0.02, 16), weight(0.98, 16), rel_tol=1e-6)
         said("One response of", 16, one_of_16, one_of_16, weight(0.5, 16))
+        said("half of that", math.isclose(weight(0.5, 16), one_of_16 / 2, rel_tol=0.01))
         assert math.isclose(weight(1e-5, 16), one_of_16, rel_tol=1e-3)
         # 8: a run
         said("a short run of our own:", 40)
