@@ -19,6 +19,7 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
+    Columns,
     Data,
     Device,
     Lora,
@@ -31,14 +32,16 @@ from minirlhf.cli.options import (
     Resume,
     Rows,
     Seed,
+    SkipInvalid,
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
 from minirlhf.tasks.hub import named_pairs
+from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig
 
 app = typer.Typer()
@@ -51,6 +54,8 @@ def dpo(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
     max_response: MaxResponse = DPOConfig.max_response,
     steps: Steps = DPOConfig.steps,
     lr: Rate = DPOConfig.optimiser.lr,
@@ -103,6 +108,9 @@ def dpo(
         seed=seed,
         max_tokens=max_response,
         labelled=LOSSES[loss].single,
+        columns=parse_columns(columns),
+        skip_invalid=skip_invalid,
+        say=say,
     )
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=10) as on:

@@ -12,6 +12,7 @@ from minirlhf.cli.options import (
     MODEL,
     OPTIMISER,
     Bf16,
+    Columns,
     Data,
     Device,
     Lora,
@@ -24,6 +25,7 @@ from minirlhf.cli.options import (
     Resume,
     Rows,
     Seed,
+    SkipInvalid,
     Steps,
     option,
 )
@@ -39,6 +41,7 @@ from minirlhf.runtime import check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_demonstrations, named_pairs
+from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig
 
 app = typer.Typer()
@@ -52,6 +55,8 @@ def sft(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
     max_response: MaxResponse = SFTConfig.max_response,
     best_of: Annotated[
         int,
@@ -91,7 +96,14 @@ def sft(
         score, _ = scoring("reviews", tokenizer, scorer)
         data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
-        data = named_demonstrations(dataset, tokenizer, rows=rows)
+        data = named_demonstrations(
+            dataset,
+            tokenizer,
+            rows=rows,
+            columns=parse_columns(columns),
+            skip_invalid=skip_invalid,
+            say=say,
+        )
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
@@ -105,6 +117,8 @@ def reward(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
     max_response: MaxResponse = RewardConfig.max_response,
     steps: Steps = RewardConfig.steps,
     lr: Rate = RewardConfig.optimiser.lr,
@@ -129,7 +143,16 @@ def reward(
         max_response=max_response,
         optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
-    data = named_pairs(dataset, tokenizer, rows=rows, seed=seed, max_tokens=max_response)
+    data = named_pairs(
+        dataset,
+        tokenizer,
+        rows=rows,
+        seed=seed,
+        max_tokens=max_response,
+        columns=parse_columns(columns),
+        skip_invalid=skip_invalid,
+        say=say,
+    )
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
     samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
