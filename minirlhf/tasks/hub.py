@@ -105,6 +105,8 @@ def load_by_name(
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "dataset"
         raise ValueError(f"The {kind} '{name}' cannot be read: no rows.")
     good = [row for row in found if isinstance(row, dict)]
+    if not good:
+        raise ValueError(f"'{name}' has no row that can be used: {found[0]}")
     names = list(dict.fromkeys(column for row in good for column in row))
     title = path.name if path.exists() else name
     layout = find_layout(names, good, columns, name=title)

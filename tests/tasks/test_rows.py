@@ -139,6 +139,9 @@ def test_if_no_row_is_left_the_first_fault_is_said(tmp_path):
     file = written(tmp_path, GOOD | {"rejected": "good"}, GOOD | {"prompt": None})
     with pytest.raises(ValueError, match="mine.jsonl has no row that can be used: .*row 1: chosen"):
         load_by_name(file, skip_invalid=True)
+    (tmp_path / "mine.jsonl").write_text("{\n[1]\n")
+    with pytest.raises(ValueError, match="mine.jsonl' has no row that can be used: .*row 1 is no"):
+        load_by_name(file, skip_invalid=True)
 
 
 def test_labels_may_be_numbers_or_words_and_a_line_says_so(tmp_path):
