@@ -19,9 +19,11 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
+    Chat,
     Data,
     Device,
     Lora,
+    MaxPrompt,
     MaxResponse,
     MicroBatch,
     Model,
@@ -34,8 +36,9 @@ from minirlhf.cli.options import (
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
+from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
 from minirlhf.tasks.hub import named_pairs
@@ -51,6 +54,8 @@ def dpo(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    chat: Chat = False,
+    max_prompt: MaxPrompt = None,
     max_response: MaxResponse = DPOConfig.max_response,
     steps: Steps = DPOConfig.steps,
     lr: Rate = DPOConfig.optimiser.lr,
@@ -103,7 +108,17 @@ def dpo(
         seed=seed,
         max_tokens=max_response,
         labelled=LOSSES[loss].single,
+        chat=chat,
     )
+    data, report = fit_rows(
+        data,
+        tokenizer,
+        start,
+        max_response=max_response,
+        max_prompt=max_prompt,
+        shifted=LOSSES[loss].single,
+    )
+    say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import TEXTS, check_turns, is_conversation, render
+from minirlhf.tasks.conversations import TEXTS, answer, check_turns, is_conversation, render
 
 
 def check_rows(dataset: Dataset, *columns: str) -> Dataset:
@@ -56,7 +56,11 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
 
 
 def standard(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, drop_equal: bool = False
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    drop_equal: bool = False,
+    chat: bool = False,
 ) -> Dataset:
     """Convert any of TRL's formats to standard rows with a prompt of their own.
 
@@ -67,6 +71,8 @@ def standard(
     Args:
         tokenizer: needed for conversations.
         drop_equal: leave out pairs whose chosen and rejected texts are equal.
+        chat: write rows of text with the chat template too: the prompt as the user's turn, and
+            each response as the assistant's.
 
     Raises:
         ValueError: the columns are of no known format; a row fails `check_rows`; a turn lacks its
@@ -88,12 +94,16 @@ def standard(
             "prompt + completion, prompt + chosen + rejected, or messages."
         )
     texts = [c for c in TEXTS if c in dataset.column_names]
-    if len(dataset) and any(is_conversation(dataset[0][c]) for c in texts):
+    if len(dataset) and (chat or any(is_conversation(dataset[0][c]) for c in texts)):
         if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(
                 "The rows are conversations; give a tokenizer that has a chat template."
             )
-        dataset = Dataset.from_list([row | render(row, texts, tokenizer) for row in dataset])
+        rendered = [render(row, texts, tokenizer, f"Row {i}: ") for i, row in enumerate(dataset)]
+        every = {name: None for row in rendered for name in row}  # some rows have spans
+        dataset = Dataset.from_list(
+            [row | every | new for row, new in zip(dataset, rendered, strict=True)]
+        )
     if drop_equal and "chosen" in texts:
         dataset = dataset.filter(lambda row: row["chosen"] != row["rejected"])
     return check_rows(dataset, *texts, *(["label"] if "label" in dataset.column_names else []))
@@ -122,7 +132,7 @@ def unpaired(dataset: Dataset) -> Dataset:
     """Pairs as unpaired rows: prompt, completion and label, True for the chosen text."""
     return Dataset.from_list(
         [
-            {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+            {"prompt": row["prompt"], **answer(row, name), "label": name == "chosen"}
             for row in check_rows(dataset, "prompt", "chosen", "rejected")
             for name in ("chosen", "rejected")
         ]
@@ -137,17 +147,19 @@ def paired(dataset: Dataset) -> Dataset:
     Raises:
         ValueError: no prompt has both.
     """
-    kinds: dict[str, dict[bool, list[str]]] = {}
+    kinds: dict[str, dict[bool, list[dict]]] = {}
     for row in check_rows(dataset, "prompt", "completion", "label"):
-        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(
-            row["completion"]
-        )
+        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(row)
     rows = [
-        {"prompt": prompt, "chosen": good, "rejected": bad}
+        {
+            "prompt": prompt,
+            **answer(good, "completion", "chosen"),
+            **answer(bad, "completion", "rejected"),
+        }
         for prompt, kind in kinds.items()
         for good in kind[True]
         for bad in kind[False]
-        if good != bad
+        if good["completion"] != bad["completion"]
     ]
     if not rows:
         raise ValueError(
@@ -182,7 +194,9 @@ def completions(dataset: Dataset) -> Dataset:
     Pairs give their chosen text, unpaired rows their good completions. Other rows stay as they are.
     """
     if "chosen" in dataset.column_names:
-        return dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
+        names = answer(dict.fromkeys(dataset.column_names), "chosen")
+        kept = ["prompt", *(name.replace("completion", "chosen") for name in names)]
+        return dataset.select_columns(kept).rename_columns(dict(zip(kept[1:], names, strict=True)))
     return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
 
 

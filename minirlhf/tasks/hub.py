@@ -31,19 +31,21 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
     )
 
 
-def known_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
+def known_pairs(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool = False
+) -> Dataset:
     """Standard rows of a well-known dataset, without its pairs of equal texts.
 
     The reader cannot correct such a dataset, so these pairs are dropped instead of refused.
     """
-    return standard(dataset, tokenizer, drop_equal=True)
+    return standard(dataset, tokenizer, drop_equal=True, chat=chat)
 
 
 # name -> (name on the hub, split, function that makes standard rows)
 DATASETS: dict[str, tuple[str, str, Callable]] = {
     "hh-rlhf": ("Anthropic/hh-rlhf", "train", known_pairs),
     "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", known_pairs),
-    "imdb": ("stanfordnlp/imdb", "train", lambda dataset, tokenizer: imdb_rows(dataset)),
+    "imdb": ("stanfordnlp/imdb", "train", lambda dataset, tokenizer, chat: imdb_rows(dataset)),
 }
 
 
@@ -53,6 +55,7 @@ def load_by_name(
     *,
     split: str | None = None,
     rows: int | None = None,
+    chat: bool = False,
     load: Callable[..., Dataset] = load_dataset,
 ) -> Dataset:
     """Load a dataset of the hub, or a local .jsonl file, as standard rows.
@@ -63,12 +66,14 @@ def load_by_name(
         tokenizer: needed for conversations.
         split: of the dataset on the hub; by default its training split.
         rows: load only the first so many.
+        chat: write rows of text with the chat template too (see `formats.standard`).
         load: function that downloads, with the signature of `datasets.load_dataset`.
 
     Raises:
         ValueError: the dataset cannot be loaded, or has no known format.
     """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
+    check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
     hub, usual, parse = DATASETS.get(name, (name, "train", standard))
     try:
         if hub.endswith(".jsonl"):
@@ -98,19 +103,23 @@ def load_by_name(
         columns = [c for c in columns if c != "messages"]
     dataset = dataset.shuffle(seed=0) if name == "imdb" else dataset  # it is sorted by label
     dataset = dataset.select_columns(columns).select(range(min(rows or len(dataset), len(dataset))))
-    return parse(dataset, tokenizer)
+    return parse(dataset, tokenizer, chat=chat)
 
 
-def named_demonstrations(name: str, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> Dataset:
+def named_demonstrations(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, rows: int, chat: bool = False
+) -> Dataset:
     """Prompts and completions for SFT.
 
     Args:
         name: a dataset that `load_by_name` knows; empty for all film reviews.
         rows: load only the first so many rows of a named dataset.
+        chat: write rows of text with the chat template too.
     """
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.sft_dataset(tokenizer)
-    return completions(load_by_name(name, tokenizer, rows=rows))
+    return completions(load_by_name(name, tokenizer, rows=rows, chat=chat))
 
 
 def named_pairs(
@@ -121,6 +130,7 @@ def named_pairs(
     seed: int,
     max_tokens: int,
     labelled: bool = False,
+    chat: bool = False,
 ) -> Dataset:
     """Preference pairs.
 
@@ -131,10 +141,12 @@ def named_pairs(
         max_tokens: length of the longest review among them.
         labelled: leave single responses with a label as they are, for a loss such as KTO.
             Otherwise they are paired.
+        chat: write rows of text with the chat template too.
     """
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.preference_pairs(
             "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
         )
-    data = load_by_name(name, tokenizer, rows=rows)
+    data = load_by_name(name, tokenizer, rows=rows, chat=chat)
     return paired(data) if "label" in data.column_names and not labelled else data
