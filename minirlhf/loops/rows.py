@@ -99,13 +99,15 @@ class _Text(NamedTuple):
     """What is known of a text once it is tokens."""
 
     length: int  # tokens, after the cut
-    is_cut: bool
+    cut: bool
     tokens: int  # hash of the tokens
     all_tokens: int  # hash of the tokens before the cut
     as_text: bool
     as_tokens: bool
     unknown: bool
+    empty: bool
     end_inside: bool
+    noted: bool  # a report mentions it
 
 
 def fit_rows(
@@ -157,8 +159,8 @@ def fit_rows(
             report.dropped.setdefault(LONG_PROMPT, []).append(i)
         elif why:
             faults.setdefault(why, []).append(i)
-        else:
-            _note(report, i, prompt, sides, [texts[i] for texts in columns.values()])
+        elif any(text.noted for text in (prompt, *sides)):
+            _note(report, i, [prompt, *sides])
     if faults and not skip_invalid:
         why, which = next(iter(faults.items()))
         advice = f"{ADVICE[why]}, or leave the row{'s' * (len(which) > 1)} out."
@@ -217,6 +219,7 @@ class _Reader:
         self.ours = {} if tokenizer.split_special_tokens else template_tokens(tokenizer)
         foreign = [re.escape(t) for t in special_tokens(tokenizer) if t not in self.ours]
         self.foreign = re.compile("|".join(foreign)) if foreign else None
+        self.known: dict[str | tuple, _Text] = {}  # responses read so far
 
     def prompts(self, texts: list[str]) -> list[_Text]:
         bos = self.tokenizer.bos_token or ""
@@ -229,15 +232,18 @@ class _Reader:
 
     def responses(self, texts: list[Response]) -> list[_Text]:
         keys = [text if isinstance(text, str) else tuple(text) for text in texts]
-        known = {}
-        for part in _chunks(list(dict(zip(keys, texts, strict=True)).items())):
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        for part in _chunks(list(new.items())):
             tokens, _ = response_tokens(self.tokenizer, [text for _, text in part])
             for (key, text), ids in zip(part, tokens, strict=True):
                 whole = text if isinstance(text, str) else "".join(piece for piece, _ in text)
                 read = self._read(without_end(self.tokenizer, whole), ids, ids[:-1])
+                empty = len(ids) == 1
                 ends = self.tokenizer.eos_token_id in ids[:-1] and isinstance(text, str)
-                known[key] = read._replace(end_inside=ends)
-        return [known[key] for key in keys]
+                self.known[key] = read._replace(
+                    empty=empty, end_inside=ends, noted=read.noted or empty
+                )
+        return [self.known[key] for key in keys]
 
     def _read(self, text: str, ids: list[int], body: list[int]) -> _Text:
         """`body` holds the tokens of the text itself, without BOS and EOS around it."""
@@ -247,15 +253,20 @@ class _Reader:
             tokenizer.eos_token_id: tokenizer.eos_token,
         }
         unwritten = [i for i, token in stands_for.items() if i in body and token not in text]
+        cut = len(kept) < len(ids)
+        as_text = self.foreign is not None and self.foreign.search(text) is not None
+        as_tokens = any(token in text for token in self.ours)
         return _Text(
             length=len(kept),
-            is_cut=len(kept) < len(ids),
+            cut=cut,
             tokens=hash(tuple(kept)),
             all_tokens=hash(tuple(ids)),
-            as_text=self.foreign is not None and self.foreign.search(text) is not None,
-            as_tokens=any(token in text for token in self.ours),
+            as_text=as_text,
+            as_tokens=as_tokens,
             unknown=bool(unwritten),
+            empty=False,
             end_inside=tokenizer.eos_token_id in unwritten,
+            noted=cut or as_text or as_tokens or bool(unwritten),
         )
 
 
@@ -277,15 +288,8 @@ def _fault(prompt: _Text, sides: list[_Text], pair: bool, room: int | None) -> s
     return None
 
 
-def _note(report: RowReport, i: int, prompt: _Text, sides: list[_Text], texts: list) -> None:
+def _note(report: RowReport, i: int, texts: list[_Text]) -> None:
     """Note what a report says of a row that is kept."""
-    both = (prompt, *sides)
-    for found, rows in (
-        (any(text.is_cut for text in sides), report.cut),
-        (any(text.as_text for text in both), report.as_text),
-        (any(text.as_tokens for text in both), report.as_tokens),
-        (any(text.unknown for text in both), report.unknown),
-        (any(text == "" for text in texts), report.empty),
-    ):
-        if found:
-            rows.append(i)
+    for found in ("cut", "as_text", "as_tokens", "unknown", "empty"):
+        if any(getattr(text, found) for text in texts):
+            getattr(report, found).append(i)
