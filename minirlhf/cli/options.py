@@ -82,6 +82,24 @@ MaxResponse = Annotated[
     int, option(DATA, "Longest response in tokens, EOS included. Longer ones are cut.")
 ]
 
+MaxPrompt = Annotated[
+    int | None,
+    option(
+        DATA,
+        "Leave out rows whose prompt has more tokens, and say which.",
+        show_default="no limit; too long ones are refused",
+    ),
+]
+Chat = Annotated[
+    bool,
+    option(
+        DATA,
+        "Write prompts and responses of text with the tokenizer's chat template, as turns of the "
+        "user and the assistant. Conversations are always written with it.",
+        "--chat",
+    ),
+]
+
 Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.")]
 TaskSteps = Annotated[
     int | None, option(OPTIMISER, "Training steps, 1 or more.", show_default="the task's own")

@@ -18,7 +18,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import TEXTS
+from minirlhf.tasks.conversations import TEXTS, answer
 from minirlhf.tasks.layouts import ROLES, find_layout
 from minirlhf.tasks.rows import Source, standard_rows
 
@@ -65,6 +65,7 @@ def standard(
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
     drop_equal: bool = False,
+    chat: bool = False,
     say: Callable[[str], object] = print,
 ) -> Dataset:
     """Convert a dataset of any known layout to standard rows with a prompt of their own.
@@ -81,6 +82,8 @@ def standard(
             no such column.
         skip_invalid: leave out rows that cannot be used, instead of refusing them.
         drop_equal: leave out pairs whose chosen and rejected texts are equal.
+        chat: write rows of text with the chat template too: the prompt as the user's turn, and
+            each response as the assistant's.
         say: is called with a text: the columns, and the rows that were left out.
 
     Raises:
@@ -91,7 +94,13 @@ def standard(
     layout = find_layout(names, dataset.select(range(min(1000, len(dataset)))).to_list(), columns)
     rows = dataset.select_columns(sorted(layout.used)).to_list()
     found, report = standard_rows(
-        rows, layout, tokenizer, Source(), skip_invalid=skip_invalid, drop_equal=drop_equal
+        rows,
+        layout,
+        tokenizer,
+        Source(),
+        skip_invalid=skip_invalid,
+        drop_equal=drop_equal,
+        chat=chat,
     )
     say(report.lines(layout))
     made = as_dataset(found)
@@ -130,7 +139,7 @@ def unpaired(dataset: Dataset) -> Dataset:
     """Pairs as unpaired rows: prompt, completion and label, True for the chosen text."""
     return Dataset.from_list(
         [
-            {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+            {"prompt": row["prompt"], **answer(row, name), "label": name == "chosen"}
             for row in check_rows(dataset, "prompt", "chosen", "rejected")
             for name in ("chosen", "rejected")
         ]
@@ -145,17 +154,19 @@ def paired(dataset: Dataset) -> Dataset:
     Raises:
         ValueError: no prompt has both.
     """
-    kinds: dict[str, dict[bool, list[str]]] = {}
+    kinds: dict[str, dict[bool, list[dict]]] = {}
     for row in check_rows(dataset, "prompt", "completion", "label"):
-        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(
-            row["completion"]
-        )
+        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(row)
     rows = [
-        {"prompt": prompt, "chosen": good, "rejected": bad}
+        {
+            "prompt": prompt,
+            **answer(good, "completion", "chosen"),
+            **answer(bad, "completion", "rejected"),
+        }
         for prompt, kind in kinds.items()
         for good in kind[True]
         for bad in kind[False]
-        if good != bad
+        if good["completion"] != bad["completion"]
     ]
     if not rows:
         raise ValueError(
@@ -190,5 +201,7 @@ def completions(dataset: Dataset) -> Dataset:
     Pairs give their chosen text, unpaired rows their good completions. Other rows stay as they are.
     """
     if "chosen" in dataset.column_names:
-        return dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
+        names = answer(dict.fromkeys(dataset.column_names), "chosen")
+        kept = ["prompt", *(name.replace("completion", "chosen") for name in names)]
+        return dataset.select_columns(kept).rename_columns(dict(zip(kept[1:], names, strict=True)))
     return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset

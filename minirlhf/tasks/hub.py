@@ -61,6 +61,7 @@ def load_by_name(
     *,
     split: str | None = None,
     rows: int | None = None,
+    chat: bool = False,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
     say: Callable[[str], object] = print,
@@ -79,6 +80,7 @@ def load_by_name(
         rows: load only the first so many. What follows in a local file is not read.
         columns: what the columns mean, where it cannot be seen; see `formats.standard`.
         skip_invalid: leave out rows that cannot be used, instead of refusing them.
+        chat: write rows of text with the chat template too (see `formats.standard`).
         say: is called with a text: the columns, and the rows that were left out.
         load: function that downloads, with the signature of `datasets.load_dataset`.
 
@@ -88,6 +90,7 @@ def load_by_name(
     """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
     check("columns", columns, not (columns and name == "imdb"), "left out with imdb")
+    check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
     path = Path(name)
     if name in DATASETS:
         read = _from_hub(name, *DATASETS[name], split, rows, load)
@@ -117,6 +120,7 @@ def load_by_name(
         Source(title),
         skip_invalid=skip_invalid,
         drop_equal=name in DATASETS,
+        chat=chat,
     )
     say(report.lines(layout, limited=len(found) == rows))
     return as_dataset(made)
@@ -188,6 +192,7 @@ def named_demonstrations(
     rows: int,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
+    chat: bool = False,
     say: Callable[[str], object] = print,
 ) -> Dataset:
     """Prompts and completions for SFT.
@@ -195,16 +200,23 @@ def named_demonstrations(
     Args:
         name: a dataset that `load_by_name` knows; empty for all film reviews.
         rows: load only the first so many rows of a named dataset.
-        columns, skip_invalid, say: as in `load_by_name`.
+        columns, skip_invalid, chat, say: as in `load_by_name`.
 
     Raises:
         ValueError: the dataset has no responses, or `load_by_name` refuses it.
     """
     check("columns", columns, bool(name) or not columns, "left out without a dataset")
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.sft_dataset(tokenizer)
     data = load_by_name(
-        name, tokenizer, rows=rows, columns=columns, skip_invalid=skip_invalid, say=say
+        name,
+        tokenizer,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
     )
     data = completions(data)
     if "completion" not in data.column_names:
@@ -222,6 +234,7 @@ def named_pairs(
     labelled: bool = False,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
+    chat: bool = False,
     say: Callable[[str], object] = print,
 ) -> Dataset:
     """Preference pairs.
@@ -233,18 +246,25 @@ def named_pairs(
         max_tokens: length of the longest review among them.
         labelled: leave single responses with a label as they are, for a loss such as KTO.
             Otherwise they are paired.
-        columns, skip_invalid, say: as in `load_by_name`.
+        columns, skip_invalid, chat, say: as in `load_by_name`.
 
     Raises:
         ValueError: the dataset has neither pairs nor labels, or `load_by_name` refuses it.
     """
     check("columns", columns, bool(name) or not columns, "left out without a dataset")
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.preference_pairs(
             "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
         )
     data = load_by_name(
-        name, tokenizer, rows=rows, columns=columns, skip_invalid=skip_invalid, say=say
+        name,
+        tokenizer,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
     )
     if "label" in data.column_names:
         return data if labelled else paired(data)

@@ -117,6 +117,7 @@ def standard_rows(
     *,
     skip_invalid: bool = False,
     drop_equal: bool = False,
+    chat: bool = False,
 ) -> tuple[dict[int, Row], Report]:
     """Rows of text with the columns that `formats` describes.
 
@@ -127,6 +128,7 @@ def standard_rows(
         source: names the rows in messages.
         skip_invalid: leave out rows that cannot be used, instead of refusing them.
         drop_equal: leave out pairs of equal responses.
+        chat: write rows of text with the chat template too.
 
     Returns:
         (the number of each row that is used -> the row, the report).
@@ -152,7 +154,7 @@ def standard_rows(
                     f"{source.row(number)} is {mine}, and the rows before it are {form}; give all "
                     "rows in the same form.",
                 )
-            found[number] = _texts(values, tokenizer, source, number)
+            found[number] = _texts(values, tokenizer, source, number, chat=chat)
             form = mine
             if "label" in values and not isinstance(row[layout.columns["label"][0]], bool):
                 as_label.append(number)
@@ -315,7 +317,12 @@ class _OneRow(dict[str, list]):
 
 
 def _texts(
-    values: Row, tokenizer: PreTrainedTokenizerBase | None, source: Source, number: int
+    values: Row,
+    tokenizer: PreTrainedTokenizerBase | None,
+    source: Source,
+    number: int,
+    *,
+    chat: bool,
 ) -> Row:
     """The row as text with a prompt of its own.
 
@@ -340,15 +347,15 @@ def _texts(
     if "chosen" in values and "prompt" not in values:
         values = _with_prompt(values["chosen"], values["rejected"], where)
     names = [name for name in TEXTS if name in values]
-    if any(isinstance(values[name], list) for name in names):
+    if chat or any(isinstance(values[name], list) for name in names):
         if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(
                 "The rows are conversations; give a tokenizer that has a chat template."
             )
         try:
-            values = values | render(values, names, tokenizer)
+            values = values | render(values, names, tokenizer, f"{where}: ")
         except ValueError as error:
-            raise BadRow(NO_TALK, f"{where}: {error}") from error
+            raise BadRow(NO_TALK, str(error)) from error
         if "chosen" in values and values["chosen"] == values.get("rejected"):
             raise BadRow(
                 EQUAL,
