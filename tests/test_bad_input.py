@@ -331,7 +331,11 @@ def test_nan_weights_and_a_nan_loss_stop_before_an_update():
     assert torch.equal(before, model.transformer.h[0].mlp.c_fc.weight)
 
 
-def test_eos_inside_a_response_ends_it():
+def test_eos_written_inside_a_response_is_text_and_at_its_end_it_is_the_end():
     tokenizer = load_policy("tiny-reviews-sft")[1]
-    batch = encode(tokenizer, ["a"] * 2, ["good<|endoftext|>bad", "good"])
-    assert torch.equal(batch.response_ids[0], batch.response_ids[1]) and batch.response_mask.all()
+    batch = encode(tokenizer, ["a"] * 3, ["good<|endoftext|>bad", "good", "good<|endoftext|>\n"])
+    eos = batch.response_ids == tokenizer.eos_token_id
+    assert (eos & batch.response_mask).sum(1).tolist() == [1, 1, 1]
+    inside, plain, ended = batch.response_mask.sum(1).tolist()
+    assert inside > plain == ended and batch.finished(tokenizer.eos_token_id).all()
+    assert tokenizer.decode(batch.response_ids[0][: inside - 1]) == "good<|endoftext|>bad"

@@ -51,7 +51,8 @@ Data = Annotated[
     str,
     option(
         DATA,
-        "hh-rlhf, ultrafeedback, imdb, a hub name, or a .jsonl file in one of TRL's formats.",
+        "hh-rlhf, ultrafeedback, imdb, a hub name, a file (.jsonl, .json, .csv, .tsv, .parquet, "
+        ".arrow, also compressed), or a folder that save_to_disk wrote.",
         "--dataset",
         show_default="film reviews",
     ),
@@ -60,8 +61,43 @@ Rows = Annotated[
     int,
     option(DATA, "Rows to read of the dataset, or pairs to draw from the film reviews."),
 ]
+Columns = Annotated[
+    str,
+    option(
+        DATA,
+        "Which column is which, if the names do not say it: prompt=question,completion=answer. "
+        "Also chosen, rejected, label, messages; prompt=a+b joins two, prompt= means none.",
+        show_default="by their names",
+    ),
+]
+SkipInvalid = Annotated[
+    bool,
+    option(
+        DATA,
+        "Leave out rows that cannot be used, and say which. Otherwise they are refused.",
+        "--skip-invalid",
+    ),
+]
 MaxResponse = Annotated[
     int, option(DATA, "Longest response in tokens, EOS included. Longer ones are cut.")
+]
+
+MaxPrompt = Annotated[
+    int | None,
+    option(
+        DATA,
+        "Leave out rows whose prompt has more tokens, and say which.",
+        show_default="no limit; too long ones are refused",
+    ),
+]
+Chat = Annotated[
+    bool,
+    option(
+        DATA,
+        "Write prompts and responses of text with the tokenizer's chat template, as turns of the "
+        "user and the assistant. Conversations are always written with it.",
+        "--chat",
+    ),
 ]
 
 Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.")]

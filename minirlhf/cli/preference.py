@@ -19,9 +19,12 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
+    Chat,
+    Columns,
     Data,
     Device,
     Lora,
+    MaxPrompt,
     MaxResponse,
     MicroBatch,
     Model,
@@ -31,14 +34,17 @@ from minirlhf.cli.options import (
     Resume,
     Rows,
     Seed,
+    SkipInvalid,
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
+from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
 from minirlhf.tasks.hub import named_pairs
+from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig
 
 app = typer.Typer()
@@ -51,6 +57,10 @@ def dpo(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    chat: Chat = False,
+    max_prompt: MaxPrompt = None,
     max_response: MaxResponse = DPOConfig.max_response,
     steps: Steps = DPOConfig.steps,
     lr: Rate = DPOConfig.optimiser.lr,
@@ -103,7 +113,20 @@ def dpo(
         seed=seed,
         max_tokens=max_response,
         labelled=LOSSES[loss].single,
+        columns=parse_columns(columns),
+        skip_invalid=skip_invalid,
+        say=say,
+        chat=chat,
     )
+    data, report = fit_rows(
+        data,
+        tokenizer,
+        start,
+        max_response=max_response,
+        max_prompt=max_prompt,
+        shifted=LOSSES[loss].single,
+    )
+    say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)

@@ -7,17 +7,29 @@ import torch
 import typer
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Device, Model, Scorer, Seed, option
+from minirlhf.cli.options import (
+    DATA,
+    MODEL,
+    RUN,
+    SAMPLING,
+    Chat,
+    Device,
+    Model,
+    Scorer,
+    Seed,
+    option,
+)
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
 from minirlhf.models.forward import decode, encode
-from minirlhf.models.load import load_policy, load_scalar
+from minirlhf.models.load import CHECKPOINTS, load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import prefix_scores
 from minirlhf.runtime import check, write_text
 from minirlhf.show import escape, microscope, printable, strip_colour
+from minirlhf.tasks.conversations import render
 
 app = typer.Typer()
 READINGS = (
@@ -32,6 +44,7 @@ def sample(
         list[str], typer.Argument(help="Film titles, or any other prompts.", show_default=False)
     ],
     model: Model = "tiny-reviews-sft",
+    chat: Chat = False,
     n: Annotated[int, option(SAMPLING, "Responses per prompt, 1 or more.")] = 3,
     temperature: Annotated[
         float, option(SAMPLING, "Sampling temperature, above 0. 1: the model's own distribution.")
@@ -44,15 +57,18 @@ def sample(
 ) -> None:
     """Print responses that a language model samples.
 
-    The samples are not selected. The model imitates film critics, so they may offend.
+    The samples are not selected. The model imitates film critics, so they may offend. This
+    project's models read a film's title and a line break, which is added. Prompts of other models
+    stay as they are.
 
     Example: minirlhf sample "a night at the opera" --n 5
     """
     check("n", n, n >= 1, "at least 1")
     policy, tokenizer = load_policy(model)
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
-    repeated = [p if p.endswith("\n") else p + "\n" for p in prompts for _ in range(n)]
-    rollouts = sample_text(policy, tokenizer, repeated, config=config, seed=seed)
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    asked = [as_asked(prompt, tokenizer, chat)["prompt"] for prompt in repeated]
+    rollouts = sample_text(policy, tokenizer, asked, config=config, seed=seed)
     texts = [text for rollout in rollouts for text in decode(tokenizer, rollout)]
     for prompt, text in zip(repeated, texts, strict=True):
         console.print(Text(prompt.strip() + ":", style="bold"), Text(printable(text)))
@@ -65,6 +81,7 @@ def score(
     ],
     scorer: Scorer = "tiny-reviews-reward",
     prompt: Annotated[str, option(DATA, "The prompt: the film's title.")] = "the film",
+    chat: Chat = False,
     model: Annotated[
         str | None,
         option(
@@ -88,7 +105,7 @@ def score(
     check("model", model, model is None or html is not None, "given together with --html")
     reward_model, tokenizer = load_scalar(scorer)
     actor = None if model is None else policy_of(model, tokenizer)
-    prompt = prompt.strip() + "\n"
+    prompt, text = as_asked(prompt, tokenizer, chat, completion=text).values()
     tokens, *values = prefix_scores(reward_model, tokenizer, prompt, text)
     readings = dict(zip(READINGS, values, strict=True))
     limit = float(torch.cat(values).abs().max())
@@ -117,6 +134,24 @@ def score(
         page = microscope(table, "prefix_reward", title="The reward of every prefix").page()
         write_text(html, page.replace("</body>", f"<p>{escape(warning)}</p></body>"))
         say(f"Wrote {html}.")
+
+
+def as_asked(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, chat: bool, **response: str
+) -> dict[str, str]:
+    """The prompt (and response) as the model reads it.
+
+    With `chat` the tokenizer's template writes it. This project's models of film reviews read a
+    title and a line break. The prompt of any other model stays as it is.
+    """
+    if chat:
+        template = getattr(tokenizer, "chat_template", None)
+        check("chat", chat, template is not None, "off: the tokenizer has no chat template")
+        return render({"prompt": prompt, **response}, ["prompt", *response], tokenizer)
+    films = AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-reviews")
+    if tokenizer.get_vocab() == films.get_vocab():
+        prompt = prompt.strip() + "\n"
+    return {"prompt": prompt, **response}
 
 
 def coloured(tokens: list[str], values: list[float], limit: float) -> Text:

@@ -1,5 +1,6 @@
 """What the training commands share: a progress bar, a checkpoint, the result on disk."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
 from minirlhf.runtime import History, check_folder
@@ -36,6 +38,7 @@ def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dic
         check_folder(path.parent)  # before training, not after it
     if resume and not path.exists():
         say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
+    warnings.filterwarnings("ignore", message=WRITTEN)  # the command has said it
     with (
         Checkpoint(path, resume=resume, origin=origin) as checkpoint,
         Progresses(console, every=every) as progress,

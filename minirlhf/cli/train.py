@@ -12,9 +12,12 @@ from minirlhf.cli.options import (
     MODEL,
     OPTIMISER,
     Bf16,
+    Chat,
+    Columns,
     Data,
     Device,
     Lora,
+    MaxPrompt,
     MaxResponse,
     MicroBatch,
     Model,
@@ -24,21 +27,24 @@ from minirlhf.cli.options import (
     Resume,
     Rows,
     Seed,
+    SkipInvalid,
     Steps,
     option,
 )
 from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.experiments.practice import scoring
 from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import sample_text
+from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import normalise_scores
 from minirlhf.runtime import check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_demonstrations, named_pairs
+from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig
 
 app = typer.Typer()
@@ -52,6 +58,10 @@ def sft(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    chat: Chat = False,
+    max_prompt: MaxPrompt = None,
     max_response: MaxResponse = SFTConfig.max_response,
     best_of: Annotated[
         int,
@@ -91,7 +101,19 @@ def sft(
         score, _ = scoring("reviews", tokenizer, scorer)
         data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
-        data = named_demonstrations(dataset, tokenizer, rows=rows)
+        data = named_demonstrations(
+            dataset,
+            tokenizer,
+            rows=rows,
+            columns=parse_columns(columns),
+            skip_invalid=skip_invalid,
+            chat=chat,
+            say=say,
+        )
+    data, report = fit_rows(
+        data, tokenizer, start, max_response=max_response, max_prompt=max_prompt
+    )
+    say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
@@ -105,6 +127,10 @@ def reward(
     bf16: Bf16 = False,
     dataset: Data = "",
     rows: Rows = TourConfig.pairs,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    chat: Chat = False,
+    max_prompt: MaxPrompt = None,
     max_response: MaxResponse = RewardConfig.max_response,
     steps: Steps = RewardConfig.steps,
     lr: Rate = RewardConfig.optimiser.lr,
@@ -129,7 +155,26 @@ def reward(
         max_response=max_response,
         optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
-    data = named_pairs(dataset, tokenizer, rows=rows, seed=seed, max_tokens=max_response)
+    data = named_pairs(
+        dataset,
+        tokenizer,
+        rows=rows,
+        seed=seed,
+        max_tokens=max_response,
+        columns=parse_columns(columns),
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
+    )
+    data, report = fit_rows(
+        data,
+        tokenizer,
+        policy,
+        max_response=max_response,
+        max_new_tokens=SamplingConfig.max_new_tokens,  # samples set the scale of the scores
+        max_prompt=max_prompt,
+    )
+    say(str(report))
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
     samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)

@@ -34,6 +34,7 @@ from minirlhf.loops.reward import (
     text_scores,
     train_reward_model,
 )
+from minirlhf.loops.rows import RowReport, check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 
@@ -59,13 +60,16 @@ __all__ = [
     "PretrainConfig",
     "RewardConfig",
     "RewardFormulas",
+    "RowReport",
     "SFTConfig",
     "SFTFormulas",
     "Stopped",
     "VerifierConfig",
+    "check_tokens",
     "clipped_step",
     "comparison_batches",
     "distinct_texts",
+    "fit_rows",
     "linear_decay",
     "make_optimizer",
     "micro_batches",

@@ -37,6 +37,7 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
@@ -198,6 +199,7 @@ def train_group(
     generator = seed_all(config.seed)
     algorithm, eos_id = config.algorithm, tokenizer.eos_token_id
     sampling = config.sampling.for_training()  # refuses top-k and top-p
+    check_tokens(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
     state: dict[str, Any] = {"kl_coef": config.kl.kl_coef, "running_mean": None}

@@ -25,6 +25,7 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -123,7 +124,8 @@ def train_online(
     """
     history, own = History() if history is None else history, config.dpo
     generator = seed_all(own.seed)
-    config.sampling.for_training()
+    sampling = config.sampling.for_training()
+    check_tokens(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
     # pairs for the steps to come; they are saved in the checkpoint too

@@ -46,6 +46,7 @@ from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
@@ -208,6 +209,7 @@ def train_ppo(
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, eos_id = config.sampling.for_training(), tokenizer.eos_token_id
+    check_tokens(prompts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(actor) if reference is None else reference.eval()
     networks = ActorCritic(
         actor,

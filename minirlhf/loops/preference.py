@@ -25,9 +25,11 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy, SomePolicy, reference_of
-from minirlhf.models.forward import encode, policy_logits, policy_logprobs
+from minirlhf.models.forward import Response, encode, policy_logits, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.tasks.conversations import in_parts
 from minirlhf.tasks.formats import check_rows, unpaired
 
 
@@ -146,6 +148,7 @@ def train_dpo(
     if single and "label" not in dataset.column_names:
         dataset = unpaired(dataset)
     check_rows(dataset, "prompt", *(("completion", "label") if single else ("chosen", "rejected")))
+    check_tokens(dataset, tokenizer, model, max_response=config.max_response, shifted=single)
     history = History() if history is None else history
     seed_all(config.seed)
     reference = reference_for(model, config, reference)
@@ -307,7 +310,7 @@ def _kto_baseline(
     reference: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    responses: list[str],
+    responses: list[Response],
     config: DPOConfig,
     formulas: DPOFormulas,
 ) -> torch.Tensor:
@@ -350,12 +353,13 @@ def sync(reference: LanguageModel, model: Policy, mixup: float) -> None:
         old.lerp_(new.detach(), mixup)
 
 
-def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[str], torch.Tensor]:
+def _texts(rows: dict[str, list], single: bool) -> tuple[list[str], list[Response], torch.Tensor]:
     """(prompts, responses, which are chosen). Of pairs, all chosen responses come first."""
     if single:
-        return rows["prompt"], rows["completion"], torch.tensor(rows["label"], device="cpu")
+        labels = torch.tensor(rows["label"], device="cpu")
+        return rows["prompt"], in_parts(rows, "completion"), labels
     half = len(rows["prompt"])
-    both = rows["chosen"] + rows["rejected"]
+    both = in_parts(rows, "chosen") + in_parts(rows, "rejected")
     return rows["prompt"] * 2, both, torch.arange(2 * half, device="cpu") < half
 
 
@@ -363,7 +367,7 @@ def _summed(
     model: LanguageModel | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    responses: list[str],
+    responses: list[Response],
     config: DPOConfig,
 ) -> torch.Tensor:
     """log pi(y | x) of each response, nats, in micro-batches; 0 where there is no model."""

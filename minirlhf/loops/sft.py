@@ -2,7 +2,8 @@
 
     loss = -mean over response tokens of log pi(y_t | x, y_<t)
 
-The model reads the prompt, but no loss is taken on it. The end of sequence (EOS) is a response
+The model reads the prompt, but no loss is taken on it, nor on a user's turns in a response of
+several turns. The end of sequence (EOS) is a response
 token: this is where a policy learns to stop.
 """
 
@@ -25,9 +26,11 @@ from minirlhf.loops.common import (
     shuffled_batches,
 )
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import SomePolicy
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.tasks.conversations import in_parts
 from minirlhf.tasks.formats import check_rows
 
 
@@ -88,6 +91,7 @@ def train_sft(
         natural logarithms), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
+    check_tokens(dataset, tokenizer, model, max_response=config.max_response)
     history = History() if history is None else history
     seed_all(config.seed)
     optimizer = make_optimizer(model, config.optimiser)
@@ -101,7 +105,10 @@ def train_sft(
         # 1. Text to tokens.
         rows = dataset[index.tolist()]
         batch = formulas.encode(
-            tokenizer, rows["prompt"], rows["completion"], max_response=config.max_response
+            tokenizer,
+            rows["prompt"],
+            in_parts(rows, "completion"),
+            max_response=config.max_response,
         )
         # 2. The loss of each response token, and its gradient.
         tokens = loss_denominator(batch.action_mask)

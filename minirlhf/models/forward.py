@@ -7,6 +7,8 @@ the tokens comes back to the batch's device: log-probabilities, scores and value
 computed on the CPU, from a few numbers per token, wherever the model is.
 """
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +23,120 @@ if TYPE_CHECKING:  # heads.py imports this file
     from minirlhf.models.heads import ScalarModel
 
 
+# a response as text, or in parts: (text, whether the policy wrote it)
+Response = str | list[tuple[str, bool]]
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The special tokens of a tokenizer, and their ids: `<|endoftext|>`, `<|im_end|>`, `[SEP]`."""
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return added | dict(named)
+
+
+def template_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The special tokens that the tokenizer's chat template writes, and their ids.
+
+    Written in a text, they are tokens: the text may be what the template wrote. Other special
+    tokens in a text are text (`text_tokens`).
+    """
+    template = getattr(tokenizer, "chat_template", None) or ""
+    source = template if isinstance(template, str) else " ".join(map(str, template.values()))
+    named = {getattr(tokenizer, name, None) for name in NAMED if name in source}
+    return {t: i for t, i in special_tokens(tokenizer).items() if t in source or t in named}
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without the tokens that a tokenizer adds around a text.
+
+    A special token that is written in a text is text, like any other characters. So a response that
+    explains `<|endoftext|>` does not end there. The special tokens of the tokenizer's chat template
+    are tokens, because you may have applied the template yourself. With
+    `tokenizer.split_special_tokens = True` these are text too.
+    """
+    if not texts:
+        return []
+    rows = tokenizer(texts, add_special_tokens=False).input_ids
+    ours = template_tokens(tokenizer)
+    foreign = set(special_tokens(tokenizer).values()) - set(ours.values())
+    for i, row in enumerate(rows):
+        if not foreign.isdisjoint(row):
+            rows[i] = _spelled(tokenizer, texts[i], ours)
+    return rows
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, text: str, kept: dict[str, int]) -> list[int]:
+    """The token ids of a text whose special tokens are spelled out, except those in `kept`."""
+    parts = re.split("(" + "|".join(map(re.escape, kept)) + ")", text) if kept else [text]
+    ids: list[int] = []
+    for part in parts:
+        if part in kept and not tokenizer.split_special_tokens:
+            ids.append(kept[part])
+        elif part:
+            ids += tokenizer(part, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    """Token ids of each prompt, as a policy reads it.
+
+    What the tokenizer puts before a text stays (BOS, for example), but it is not doubled where the
+    prompt begins with it. What the tokenizer puts behind a text is left out: a policy that reads an
+    end of text (EOS) would answer after the end.
+    """
+    whole = tokenizer("a").input_ids
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    starts = range(len(whole) - len(bare) + 1)
+    start = next((i for i in starts if whole[i : i + len(bare)] == bare), 0)
+    before, bos, bos_id = whole[:start], tokenizer.bos_token, tokenizer.bos_token_id
+    begun = [bos is not None and prompt.startswith(bos) for prompt in prompts]
+    texts = [p[len(bos or "") :] if b else p for p, b in zip(prompts, begun, strict=True)]
+    with_bos = before if bos_id in before else [*before, bos_id]
+    return [
+        [*(with_bos if b else before), *row]
+        for b, row in zip(begun, text_tokens(tokenizer, texts), strict=True)
+    ]
+
+
+def without_end(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text of a response without an EOS at its end and the white space behind that."""
+    return re.sub(rf"(?:{re.escape(tokenizer.eos_token)}\s*)+\Z", "", text)
+
+
+def response_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    responses: Sequence[Response],
+    *,
+    max_response: int | None = None,
+) -> tuple[list[list[int]], list[list[bool]]]:
+    """Token ids of each response, which ends in one EOS, and which of them the policy wrote.
+
+    An EOS at the end of the text, and white space behind it, is the end of the response. A response
+    of more than max_response tokens is cut and has no EOS.
+
+    Raises:
+        ValueError: the tokenizer has no EOS.
+    """
+    eos = tokenizer.eos_token_id
+    check("The tokenizer's eos_token_id", eos, eos is not None, "the token that ends a response")
+    parts = [[(r, True)] if isinstance(r, str) else list(r) for r in responses]
+    for row in parts:
+        row[-1] = (without_end(tokenizer, row[-1][0]), row[-1][1])
+    read = iter(text_tokens(tokenizer, [text for row in parts for text, _ in row]))
+    ids, chosen = [], []
+    for row in parts:
+        pairs = [(i, own) for _, own in row for i in next(read)]
+        pairs = [*pairs, (eos, row[-1][1])][:max_response]
+        ids.append([i for i, _ in pairs])
+        chosen.append([own for _, own in pairs])
+    return ids, chosen
+
+
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokenise prompts and pad them on the left.
+    """Tokenise prompts (see `prompt_tokens`) and pad them on the left.
 
     Returns:
         prompt_ids (B, P) and prompt_mask (B, P), True at real tokens.
@@ -35,15 +147,15 @@ def encode_prompts(
     """
     for prompt in prompts:
         check_text(prompt, "The prompt")
-    ids = tokenizer(list(prompts)).input_ids if prompts else []
+    ids = prompt_tokens(tokenizer, list(prompts))
     if not ids or min(map(len, ids)) == 0:
         raise ValueError(
             f"There are {len(ids)} prompts, "
             f"the shortest of {min(map(len, ids), default=0)} tokens; give "
             "at least one prompt, each of at least one token."
         )
-    width = max(map(len, ids))
-    padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+    width, pad = max(map(len, ids)), _pad_id(tokenizer)
+    padded = [[pad] * (width - len(row)) + row for row in ids]
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in ids]
     return torch.tensor(padded, device="cpu"), torch.tensor(mask, device="cpu")
 
@@ -51,39 +163,49 @@ def encode_prompts(
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
-    responses: list[str],
+    responses: Sequence[Response],
     *,
     max_response: int | None = None,
 ) -> Rollout:
     """Tokenise prompts and written responses as a Rollout.
 
-    Each response ends in EOS. An EOS inside a response ends it there, as it does in a sampled
-    response. old_logprobs are 0, because no policy sampled these responses. Prompt and response are
-    tokenised separately, so the prompt's tokens are always the first tokens of the sequence.
+    Each response ends in one EOS. Special tokens that are written in a text are text, except those
+    of the tokenizer's chat template (see `text_tokens`). old_logprobs are 0, because no policy
+    sampled these responses. Prompt and response are tokenised separately, so the prompt's tokens
+    are always the first tokens of the sequence.
 
     Args:
-        prompts, responses: B texts each.
+        prompts: B texts.
+        responses: B texts. A response in parts, (text, whether the policy wrote it), is tokenised
+            part by part. Parts of others, such as a user's next turn, are not in `action_mask`.
         max_response: most tokens of a response, EOS included. A longer response is cut and has no
             EOS.
 
     Raises:
-        ValueError: a prompt is empty, something is not text, or max_response is below 1.
+        ValueError: a prompt is empty, something is not text, max_response is below 1, or the
+            tokenizer has no EOS.
     """
     check("max_response", max_response, max_response is None or max_response >= 1, "at least 1")
-    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
     for response in responses:
-        check_text(response, "The response")
-    # no BOS between prompt and response
-    written = tokenizer(list(responses), add_special_tokens=False).input_ids
-    ended = [[*row, tokenizer.eos_token_id] for row in written]
-    # the first EOS ends a response
-    ids = [row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended]
-    width = max(map(len, ids))
-    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
+        for text in [p for p, _ in response] if isinstance(response, list) else [response]:
+            check_text(text, "The response")
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
+    ids, chosen = response_tokens(tokenizer, responses, max_response=max_response)
+    width, pad = max(map(len, ids)), _pad_id(tokenizer)
+    padded = [row + [pad] * (width - len(row)) for row in ids]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in ids]
-    response_ids, response_mask = (torch.tensor(x, device="cpu") for x in (padded, mask))
+    actions = [row + [False] * (width - len(row)) for row in chosen]
+    response_ids, response_mask, action_mask = (
+        torch.tensor(x, device="cpu") for x in (padded, mask, actions)
+    )
     nothing = torch.zeros(response_ids.shape, device="cpu")
-    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, nothing)
+    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, nothing, action_mask)
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id at padding, which masks hide: the pad token's, else EOS, else 0."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(i for i in ids if i is not None)
 
 
 def device_of(model: torch.nn.Module | BelowAdapter) -> torch.device:
@@ -171,11 +293,18 @@ def response_values(critic: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
 
+def max_positions(model: torch.nn.Module | BelowAdapter) -> int | None:
+    """The most tokens that the model reads in one sequence; None where its config names no limit.
+
+    A model that reads text and images has the limit in its text config.
+    """
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
-    longest, limit = (
-        int(rollout.attention_mask.sum(1).max()),
-        getattr(model.config, "max_position_embeddings", None),
-    )
+    longest, limit = int(rollout.attention_mask.sum(1).max()), max_positions(model)
     if limit and longest > limit:
         raise ValueError(
             f"A sequence of {longest} tokens, prompt and EOS included, exceeds the "

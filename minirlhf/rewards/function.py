@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
-from minirlhf.models.forward import decode, text_of
+from minirlhf.models.forward import decode, prompt_tokens, text_of
 from minirlhf.runtime import check
 
 
@@ -38,7 +38,7 @@ def reward_function(
     """
     rows = {}
     for row in dataset or []:
-        key = tuple(tokenizer(row["prompt"]).input_ids)
+        key = tuple(prompt_tokens(tokenizer, [row["prompt"]])[0])
         if key in rows:
             raise ValueError(
                 f"Two rows have the prompt {row['prompt'][:60]!r}; keep one row per prompt, "

@@ -1,4 +1,12 @@
-"""Conversations: lists of turns {"role", "content"}, checked and written as text."""
+"""Conversations: lists of turns {"role", "content"}, checked and written as text.
+
+A row of text has one string for each response. A response of several turns has a second column,
+such as `chosen_spans`: the [start, end) characters of the turns that the assistant wrote. The
+user's turns between them are read by the policy and have no loss.
+"""
+
+import re
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -6,6 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.runtime import check_text
 
 TEXTS = ("prompt", "completion", "chosen", "rejected")
+ASSISTANT = "assistant"
+LEARNED = (None, True, 1)  # values of the keys `weight` and `train` of a turn that is learned
+NOT_LEARNED = (False, 0)
+SPANS = "_spans"  # end of the name of the column with the assistant's turns
+Turns = list[dict[str, Any]]
 
 
 def is_conversation(value: object) -> bool:
@@ -18,7 +31,8 @@ def check_turns(dataset: Dataset) -> None:
     """Check that a list in a text column, and every value of `messages`, is a conversation.
 
     Raises:
-        ValueError: it is not, it has no turn, or chosen and rejected are not of one kind.
+        ValueError: it is not, it has no turn, a turn has no text, the turns are in an order that
+            gives nothing to learn, or chosen and rejected are not of one kind.
     """
     columns = [name for name in ("messages", *TEXTS) if name in dataset.column_names]
     for number, values in enumerate(zip(*(list(dataset[name]) for name in columns), strict=True)):
@@ -35,7 +49,7 @@ def check_turns(dataset: Dataset) -> None:
                 )
             for turn in value:
                 check_text(turn["role"], f"Row {number}: a role in {name}")
-                check_text(turn["content"], f"Row {number}: a content in {name}")
+                text_of_turn(turn, f"Row {number}: a content in {name}")
         if {"chosen", "rejected"} <= row.keys():
             kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
             if len(kinds) == 2:
@@ -43,39 +57,248 @@ def check_turns(dataset: Dataset) -> None:
                     f"Row {number}: one of chosen and rejected is text and the other a "
                     "conversation; give both in the same form."
                 )
+        for name, value in row.items():
+            if isinstance(value, list):
+                _check_order(value, f"Row {number}: {name}", answer=name != "prompt")
 
 
-def render(row: dict, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The texts of a conversation, written with the tokenizer's chat template."""
-    turns = (
-        row["prompt"]
-        if is_conversation(row["prompt"])
-        else [{"role": "user", "content": row["prompt"]}]
-    )
-    # if the tokenizer adds BOS itself, remove the template's BOS
-    bos = tokenizer.bos_token if tokenizer("a").input_ids[0] == tokenizer.bos_token_id else None
+def text_of_turn(turn: dict[str, Any], name: str) -> str:
+    """The text of a turn's content: of its parts, if it has parts {"type": "text", "text": ...}.
 
-    def written(turns: list[dict], *, ask: bool = False) -> str:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
-        return str(text).removeprefix(bos or "")
+    A turn that only calls tools has no content; its text is empty.
 
-    prompt = written(turns, ask=True)
-    rendered = {"prompt": prompt}
-    for name in texts[1:]:
-        reply = (
-            row[name]
-            if is_conversation(row[name])
-            else [{"role": "assistant", "content": row[name]}]
+    Raises:
+        ValueError: the content is no text, or holds parts that are not text, such as images.
+    """
+    content = turn["content"]
+    if content is None and turn.get("tool_calls"):
+        return ""
+    if isinstance(content, list):
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            if kind != "text":
+                raise ValueError(f"{name} has a part of type {kind!r}; only text can be read.")
+            check_text(part.get("text"), name)
+        return "".join(part["text"] for part in content)
+    check_text(content, name)
+    return str(content)
+
+
+def _check_order(turns: Turns, name: str, *, answer: bool) -> None:
+    """Refuse two answers in a row, and an answer that ends in another's turn."""
+    roles = [turn["role"] for turn in turns]
+    if answer and ASSISTANT in roles and roles[-1] != ASSISTANT:
+        raise ValueError(
+            f"{name} ends with a turn of role {roles[-1]!r}; it must end with the assistant's "
+            "turn, which is what is learned. Leave the last turn out."
         )
-        # ultrafeedback repeats the prompt in both texts
-        reply = reply[len(turns) :] if reply[: len(turns)] == turns else reply
-        whole = written([*turns, *reply])
-        if not whole.startswith(prompt):
+    for i, (one, two) in enumerate(zip(roles, roles[1:], strict=False)):
+        if one == two == ASSISTANT:
             raise ValueError(
-                "This chat template writes the prompt differently when a response follows it; "
-                "apply the template yourself and give rows of text."
+                f"{name}: turns {i} and {i + 1} are both the assistant's; join them to one turn."
             )
-        rendered[name] = (
-            whole[len(prompt) :].removesuffix("\n").removesuffix(tokenizer.eos_token or "")
+
+
+def render(
+    row: dict, texts: list[str], tokenizer: PreTrainedTokenizerBase, name: str = ""
+) -> dict[str, Any]:
+    """The texts of a conversation, written with the tokenizer's chat template.
+
+    Args:
+        row: its values are conversations, or texts: of the user in `prompt`, else of the assistant.
+        texts: the columns to write, `prompt` first.
+        name: start of an error message, for example "Row 3: ".
+
+    Returns:
+        A text for each column. A response of several turns also has NAME_spans: the characters of
+        the assistant's turns, their ends included.
+
+    Raises:
+        ValueError: the template cannot write the conversation, writes it in a way from which the
+            assistant's turns cannot be told, or a content holds special tokens of the tokenizer.
+    """
+    asked = _turns(row["prompt"], "user", tokenizer, f"{name}prompt")
+    if not asked:
+        raise ValueError(f"{name}there is no turn before the answer, so there is no prompt.")
+    if asked[-1]["role"] == ASSISTANT:
+        raise ValueError(
+            f"{name}the prompt ends with the assistant's turn, and another would follow; it must "
+            "end with the turn that the assistant answers."
         )
+    template = _Template(tokenizer, name)
+    prompt = template.prompt(asked)
+    rendered: dict[str, Any] = {"prompt": prompt}
+    for column in texts[1:]:
+        reply = _turns(row[column], ASSISTANT, tokenizer, f"{name}{column}")
+        # ultrafeedback repeats the prompt in both texts
+        reply = reply[len(asked) :] if reply[: len(asked)] == asked else reply
+        if not reply or reply[0]["role"] != ASSISTANT:
+            found = f"role {reply[0]['role']!r}" if reply else "no turn"
+            raise ValueError(
+                f"{name}the answer in {column} begins with {found}; it must begin with a turn "
+                "of role 'assistant'."
+            )
+        rendered |= template.response(asked, reply, column, prompt)
     return rendered
+
+
+def answer(row: dict[str, Any], name: str, to: str = "completion") -> dict[str, Any]:
+    """The response `name` of a row, and its spans if it has them, under another name."""
+    return {to + end: row[name + end] for end in ("", SPANS) if name + end in row}
+
+
+def in_parts(rows: dict[str, list], name: str) -> list[str | list[tuple[str, bool]]]:
+    """The responses of some rows, as `models.forward.encode` takes them.
+
+    A response with spans is in parts: (text, whether the assistant wrote it).
+    """
+    spans = rows.get(name + SPANS) or [None] * len(rows[name])
+    return [_parts(text, of) if of else text for text, of in zip(rows[name], spans, strict=True)]
+
+
+def _parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
+    """The text from span to span, and what stands between them. The last span ends the text."""
+    parts, end = [], 0
+    for start, stop in spans:
+        parts += [(text[end:start], False)] * (start > end) + [(text[start:stop], True)]
+        end = stop
+    return parts
+
+
+class _Template:
+    """The chat template of a tokenizer. Errors name the row."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        # if the tokenizer adds BOS itself, remove the template's BOS
+        adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+        self.bos = (tokenizer.bos_token or "") if adds else ""
+
+    def written(self, turns: Turns, *, ask: bool = False) -> str:
+        """The turns as text; with `ask`, up to where the assistant's next turn begins."""
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=ask
+            )
+        except Exception as error:  # a template may raise anything
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(
+                f"{self.name}the tokenizer's chat template cannot write this conversation: {why}"
+            ) from error
+        return str(text).removeprefix(self.bos)
+
+    def prompt(self, asked: Turns) -> str:
+        """The text before the assistant's answer."""
+        prompt = self.written(asked, ask=True)
+        self._check_whole(asked, prompt)
+        if prompt == self.written(asked):
+            answered = self.written([*asked, {"role": ASSISTANT, "content": "0"}])
+            if answered.startswith(prompt) and not answered[len(prompt) :].lstrip().startswith("0"):
+                raise ValueError(
+                    "The tokenizer's chat template has no generation prompt: it does not write "
+                    "where the assistant's turn begins when add_generation_prompt is True; add "
+                    "this to the template."
+                )
+        return prompt
+
+    def response(self, asked: Turns, reply: Turns, column: str, prompt: str) -> dict[str, Any]:
+        """The text after the prompt, and the characters in it that the assistant wrote."""
+        turns, first = [*asked, *reply], len(asked)
+        whole = self.written(turns)
+        self._check_whole(turns, whole)
+        spans: list[list[int]] = []
+        for i in [i for i in range(first, len(turns)) if turns[i]["role"] == ASSISTANT]:
+            before = prompt if i == first else self.written(turns[:i], ask=True)
+            after = whole if i + 1 == len(turns) else self.written(turns[: i + 1])
+            if not (whole.startswith(before) and whole.startswith(after.rstrip())):
+                raise ValueError(self._differs(earlier=i > first or whole.startswith(before)))
+            learned = _is_learned(turns[i], f"{self.name}turn {i - first} of {column}")
+            if learned:
+                spans.append([len(before) - len(prompt), len(after.rstrip()) - len(prompt)])
+            elif i + 1 == len(turns):
+                raise ValueError(
+                    f"{self.name}the last turn of {column} has a weight of 0, so nothing is "
+                    "learned there; end the conversation before it."
+                )
+        text = self._without_end(whole[len(prompt) :])
+        if len(reply) == 1:
+            return {column: text}
+        spans[-1][1] = len(text)
+        return {column: text, column + SPANS: spans}
+
+    def _check_whole(self, turns: Turns, text: str) -> None:
+        """Refuse a template that does not write the turns of the system and the user."""
+        for i, turn in enumerate(turns):
+            if turn["role"] not in (ASSISTANT, "tool") and turn["content"].strip() not in text:
+                raise ValueError(
+                    f"{self.name}the tokenizer's chat template leaves out or changes turn {i}, "
+                    f"of role {turn['role']!r}; use roles that the template writes."
+                )
+
+    def _differs(self, *, earlier: bool) -> str:
+        if not earlier:
+            return (
+                f"{self.name}this chat template writes the prompt differently when a response "
+                "follows it; apply the template yourself and give rows of text."
+            )
+        return (
+            f"{self.name}this chat template writes earlier turns differently when others follow "
+            "(it may leave out their thoughts), so the assistant's turns cannot be told apart; "
+            "give one row for each answer, with the turns before it as the prompt."
+        )
+
+    def _without_end(self, text: str) -> str:
+        """The text without the end of the last turn: `encode` writes it."""
+        end = self.tokenizer.eos_token
+        if end and text.rstrip().endswith(end):
+            return text.rstrip().removesuffix(end)
+        return text.removesuffix("\n")
+
+
+def _is_learned(turn: dict[str, Any], name: str) -> bool:
+    """Whether a turn of the assistant is learned, by its keys `weight` (0 or 1) and `train`."""
+    for key in ("weight", "train"):
+        value = turn.get(key)
+        if value not in (*LEARNED, *NOT_LEARNED):
+            raise ValueError(
+                f"{name} has the {key} {value!r}; it must be 1 (learned) or 0 (only read)."
+            )
+    return turn.get("weight") not in NOT_LEARNED and turn.get("train") not in NOT_LEARNED
+
+
+def _turns(
+    value: str | Turns, role: str, tokenizer: PreTrainedTokenizerBase, name: str
+) -> list[dict[str, Any]]:
+    """A conversation as templates expect it: contents are text, and no key has the value None.
+
+    A text is one turn of this role.
+
+    Raises:
+        ValueError: a content holds a special token, which would be read as the template's own, or a
+            turn calls tools and the template does not write such calls.
+    """
+    turns = value if is_conversation(value) else [{"role": role, "content": value}]
+    assert isinstance(turns, list)
+    special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
+    found = []
+    for i, turn in enumerate(turns):
+        text = text_of_turn(turn, f"{name}: the content of turn {i}")
+        if special and (written := re.search("|".join(special), text)):
+            raise ValueError(
+                f"{name}: turn {i} has {written[0]!r} written in its content, which this tokenizer "
+                "reads as a special token; change the text, or leave the row out."
+            )
+        if turn.get("tool_calls") and "tool_calls" not in str(tokenizer.chat_template):
+            raise ValueError(
+                f"{name}: turn {i} calls tools, and the tokenizer's chat template does not write "
+                "such calls; leave the row out, or use a model whose template does."
+            )
+        found.append(_without_none(turn) | {"content": text})
+    return found
+
+
+def _without_none(value: Any) -> Any:
+    """The same value without the keys that hold None: a table gives each turn every key."""
+    if isinstance(value, dict):
+        return {key: _without_none(v) for key, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

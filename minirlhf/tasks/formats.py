@@ -8,16 +8,19 @@ A loop reads standard rows. Their columns hold text, and the prompt comes first:
     prompt                            RL
 
 TRL has the same formats. It also has them as conversations (lists of {"role", "content"}), and it
-has pairs that repeat the prompt at the start of both texts. `standard` reads all of these.
+has pairs that repeat the prompt at the start of both texts. `standard` reads all of these, and the
+layouts that other public datasets have.
 """
 
-from os.path import commonprefix
+from collections.abc import Callable, Mapping
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import TEXTS, check_turns, is_conversation, render
+from minirlhf.tasks.conversations import TEXTS, answer
+from minirlhf.tasks.layouts import ROLES, find_layout
+from minirlhf.tasks.rows import Source, standard_rows
 
 
 def check_rows(dataset: Dataset, *columns: str) -> Dataset:
@@ -56,47 +59,61 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
 
 
 def standard(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, drop_equal: bool = False
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+    drop_equal: bool = False,
+    chat: bool = False,
+    say: Callable[[str], object] = print,
 ) -> Dataset:
-    """Convert any of TRL's formats to standard rows with a prompt of their own.
+    """Convert a dataset of any known layout to standard rows with a prompt of their own.
 
-    Conversations are written with the tokenizer's chat template. The prompt ends where the
-    assistant's turn begins. In pairs without a prompt column, the prompt is what both texts share
-    at their start.
+    `layouts.find_layout` finds out which columns mean what; they get their standard names. Columns
+    of other names stay as they are. Conversations are written with the tokenizer's chat template.
+    The prompt ends where the assistant's turn begins. In pairs without a prompt column, the prompt
+    is what both texts share at their start.
 
     Args:
         tokenizer: needed for conversations.
+        columns: what the columns mean, where it cannot be seen: {"prompt": "question"}.
+            {"prompt": "instruction+input"} joins two columns, {"prompt": ""} says that there is
+            no such column.
+        skip_invalid: leave out rows that cannot be used, instead of refusing them.
         drop_equal: leave out pairs whose chosen and rejected texts are equal.
+        chat: write rows of text with the chat template too: the prompt as the user's turn, and
+            each response as the assistant's.
+        say: is called with a text: the columns, and the rows that were left out.
 
     Raises:
-        ValueError: the columns are of no known format; a row fails `check_rows`; a turn lacks its
-            role or the text of its content (as calls of tools do); or there are conversations but
-            no chat template.
+        ValueError: the columns are of no known format, or two of them could be meant; a row cannot
+            be used (rows are counted from 0); or there are conversations but no chat template.
     """
-    columns = set(dataset.column_names)
-    check_turns(dataset)
-    if {"chosen", "rejected"} <= columns and "prompt" not in columns:
-        dataset = dataset.map(_extract_prompt)
-    elif "messages" in columns:
-        dataset = dataset.map(
-            lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
-            remove_columns=["messages"],
-        )
-    elif "prompt" not in columns:
-        raise ValueError(
-            f"The columns {sorted(columns)} are of no known format; give prompt, "
-            "prompt + completion, prompt + chosen + rejected, or messages."
-        )
-    texts = [c for c in TEXTS if c in dataset.column_names]
-    if len(dataset) and any(is_conversation(dataset[0][c]) for c in texts):
-        if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
-            raise ValueError(
-                "The rows are conversations; give a tokenizer that has a chat template."
-            )
-        dataset = Dataset.from_list([row | render(row, texts, tokenizer) for row in dataset])
-    if drop_equal and "chosen" in texts:
-        dataset = dataset.filter(lambda row: row["chosen"] != row["rejected"])
-    return check_rows(dataset, *texts, *(["label"] if "label" in dataset.column_names else []))
+    names = dataset.column_names
+    layout = find_layout(names, dataset.select(range(min(1000, len(dataset)))).to_list(), columns)
+    rows = dataset.select_columns(sorted(layout.used)).to_list()
+    found, report = standard_rows(
+        rows,
+        layout,
+        tokenizer,
+        Source(),
+        skip_invalid=skip_invalid,
+        drop_equal=drop_equal,
+        chat=chat,
+    )
+    say(report.lines(layout))
+    made = as_dataset(found)
+    if others := [name for name in layout.ignored if name not in ROLES]:
+        kept = dataset.select_columns(others).select(list(found))
+        made = concatenate_datasets([made, kept], axis=1)
+    return made
+
+
+def as_dataset(rows: Mapping[int, dict]) -> Dataset:
+    """Rows as a Dataset. A row may lack a column; it is None there."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    return Dataset.from_list([{name: row.get(name) for name in names} for row in rows.values()])
 
 
 def conversational(dataset: Dataset) -> Dataset:
@@ -122,7 +139,7 @@ def unpaired(dataset: Dataset) -> Dataset:
     """Pairs as unpaired rows: prompt, completion and label, True for the chosen text."""
     return Dataset.from_list(
         [
-            {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+            {"prompt": row["prompt"], **answer(row, name), "label": name == "chosen"}
             for row in check_rows(dataset, "prompt", "chosen", "rejected")
             for name in ("chosen", "rejected")
         ]
@@ -137,17 +154,19 @@ def paired(dataset: Dataset) -> Dataset:
     Raises:
         ValueError: no prompt has both.
     """
-    kinds: dict[str, dict[bool, list[str]]] = {}
+    kinds: dict[str, dict[bool, list[dict]]] = {}
     for row in check_rows(dataset, "prompt", "completion", "label"):
-        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(
-            row["completion"]
-        )
+        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(row)
     rows = [
-        {"prompt": prompt, "chosen": good, "rejected": bad}
+        {
+            "prompt": prompt,
+            **answer(good, "completion", "chosen"),
+            **answer(bad, "completion", "rejected"),
+        }
         for prompt, kind in kinds.items()
         for good in kind[True]
         for bad in kind[False]
-        if good != bad
+        if good["completion"] != bad["completion"]
     ]
     if not rows:
         raise ValueError(
@@ -182,25 +201,7 @@ def completions(dataset: Dataset) -> Dataset:
     Pairs give their chosen text, unpaired rows their good completions. Other rows stay as they are.
     """
     if "chosen" in dataset.column_names:
-        return dataset.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
+        names = answer(dict.fromkeys(dataset.column_names), "chosen")
+        kept = ["prompt", *(name.replace("completion", "chosen") for name in names)]
+        return dataset.select_columns(kept).rename_columns(dict(zip(kept[1:], names, strict=True)))
     return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
-
-
-def _extract_prompt(row: dict) -> dict:
-    """Split a pair into its prompt and two responses.
-
-    The prompt is the common beginning of both texts, up to a whole turn or a whole word.
-    """
-    chosen, rejected = row["chosen"], row["rejected"]
-    if isinstance(chosen, list):
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b),
-            min(len(chosen), len(rejected)),
-        )
-    else:
-        shared = len(commonprefix([chosen, rejected]))
-        # Anthropic's transcripts: the last turn that both share
-        whole = chosen.rfind("\n\nAssistant:", 0, shared)
-        shared = whole + len("\n\nAssistant:") if whole >= 0 else chosen.rfind(" ", 0, shared + 1)
-        shared = max(shared, 0)
-    return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}

@@ -1,6 +1,9 @@
-"""Well-known datasets of the hub by name, as standard rows. Each is downloaded on first use."""
+"""Datasets by name, as standard rows: files of your own, and datasets of the hub.
 
-from collections.abc import Callable
+A dataset of the hub is downloaded on first use.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
@@ -8,7 +11,20 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check
 from minirlhf.tasks import reviews
-from minirlhf.tasks.formats import completions, paired, standard
+from minirlhf.tasks.files import (
+    COMPRESSED,
+    SUFFIXES,
+    BrokenLine,
+    Row,
+    is_data_file,
+    is_saved_dataset,
+    read_folder,
+    read_rows,
+    suffix_of,
+)
+from minirlhf.tasks.formats import as_dataset, completions, paired
+from minirlhf.tasks.layouts import find_layout
+from minirlhf.tasks.rows import Source, standard_rows
 
 
 def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
@@ -31,19 +47,11 @@ def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
     )
 
 
-def known_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-    """Standard rows of a well-known dataset, without its pairs of equal texts.
-
-    The reader cannot correct such a dataset, so these pairs are dropped instead of refused.
-    """
-    return standard(dataset, tokenizer, drop_equal=True)
-
-
-# name -> (name on the hub, split, function that makes standard rows)
-DATASETS: dict[str, tuple[str, str, Callable]] = {
-    "hh-rlhf": ("Anthropic/hh-rlhf", "train", known_pairs),
-    "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs", known_pairs),
-    "imdb": ("stanfordnlp/imdb", "train", lambda dataset, tokenizer: imdb_rows(dataset)),
+# name -> (name on the hub, its training split)
+DATASETS: dict[str, tuple[str, str]] = {
+    "hh-rlhf": ("Anthropic/hh-rlhf", "train"),
+    "ultrafeedback": ("HuggingFaceH4/ultrafeedback_binarized", "train_prefs"),
+    "imdb": ("stanfordnlp/imdb", "train"),
 }
 
 
@@ -53,64 +61,167 @@ def load_by_name(
     *,
     split: str | None = None,
     rows: int | None = None,
+    chat: bool = False,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+    say: Callable[[str], object] = print,
     load: Callable[..., Dataset] = load_dataset,
 ) -> Dataset:
-    """Load a dataset of the hub, or a local .jsonl file, as standard rows.
+    """Load a dataset of the hub, a local file, or a folder of `save_to_disk`, as standard rows.
+
+    Pairs of equal responses are left out of `DATASETS`, because the reader cannot correct them.
 
     Args:
-        name: hh-rlhf, ultrafeedback or imdb; or any hub name or .jsonl path in one of TRL's
-            formats.
+        name: hh-rlhf, ultrafeedback or imdb; any hub name; or the path of a file or folder. The
+            name of a file ends in .jsonl, .json, .csv, .tsv, .parquet or .arrow, with .gz, .bz2,
+            .xz or .zst after it where a file of text is compressed.
         tokenizer: needed for conversations.
-        split: of the dataset on the hub; by default its training split.
-        rows: load only the first so many.
+        split: of the dataset; by default its training split.
+        rows: load only the first so many. What follows in a local file is not read.
+        columns: what the columns mean, where it cannot be seen; see `formats.standard`.
+        skip_invalid: leave out rows that cannot be used, instead of refusing them.
+        chat: write rows of text with the chat template too (see `formats.standard`).
+        say: is called with a text: the columns, and the rows that were left out.
         load: function that downloads, with the signature of `datasets.load_dataset`.
 
     Raises:
-        ValueError: the dataset cannot be loaded, or has no known format.
+        ValueError: the dataset cannot be loaded, has no known format, or has a row that cannot be
+            used. Rows are counted from 1.
     """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
-    hub, usual, parse = DATASETS.get(name, (name, "train", standard))
+    check("columns", columns, not (columns and name == "imdb"), "left out with imdb")
+    check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
+    path = Path(name)
+    if name in DATASETS:
+        read = _from_hub(name, *DATASETS[name], split, rows, load)
+        if name == "imdb":
+            say(f"imdb: {len(read)} rows; the first 8 words of text are the prompt.")
+            return imdb_rows(read)
+        found: Sequence[Row | BrokenLine] = read.to_list()
+    elif is_saved_dataset(path):
+        found = read_folder(path, split, rows)
+    elif path.is_file() or (is_data_file(path) and not path.is_dir()):
+        found = _from_file(path, rows, skip_invalid)
+    else:
+        found = _from_hub(name, name, "train", split, rows, load).to_list()
+    if not found:
+        kind = "folder" if path.is_dir() else "file" if path.is_file() else "dataset"
+        raise ValueError(f"The {kind} '{name}' cannot be read: no rows.")
+    good = [row for row in found if isinstance(row, dict)]
+    if not good:
+        raise ValueError(f"'{name}' has no row that can be used: {found[0]}")
+    names = list(dict.fromkeys(column for row in good for column in row))
+    title = path.name if path.exists() else name
+    layout = find_layout(names, good, columns, name=title)
+    made, report = standard_rows(
+        found,
+        layout,
+        tokenizer,
+        Source(title),
+        skip_invalid=skip_invalid,
+        drop_equal=name in DATASETS,
+        chat=chat,
+    )
+    say(report.lines(layout, limited=len(found) == rows))
+    return as_dataset(made)
+
+
+def _from_file(path: Path, rows: int | None, skip_invalid: bool) -> list[Row | BrokenLine]:
+    """The first rows of a local file.
+
+    Raises:
+        ValueError: there is no such file, its name has another ending, or it cannot be read.
+    """
+    if not path.exists():
+        raise ValueError(f"No dataset '{path}': there is no such file; check the spelling.")
+    if not path.is_file():
+        raise ValueError(f"The file '{path}' cannot be read: it is no file.")
+    if not is_data_file(path):
+        raise ValueError(
+            f"The file '{path}' cannot be read: its name does not end in {', '.join(SUFFIXES)}, "
+            f"nor in one of these with {', '.join(COMPRESSED)} after it."
+        )
+    found = read_rows(path, rows)
+    broken = next((row for row in found if isinstance(row, BrokenLine)), None)
+    cells = suffix_of(path) in (".csv", ".tsv")
+    if broken and not skip_invalid:
+        what = "" if cells else "JSON parse error: "
+        raise ValueError(
+            f"The file '{path}' cannot be read: {what}{broken} --skip-invalid leaves such rows out."
+        )
+    if cells:  # an empty cell stands for nothing, as in pandas
+        found = [
+            row if isinstance(row, BrokenLine) else {name: row[name] or None for name in row}
+            for row in found
+        ]
+    return found
+
+
+def _from_hub(
+    name: str,
+    hub: str,
+    usual: str,
+    split: str | None,
+    rows: int | None,
+    load: Callable[..., Dataset],
+) -> Dataset:
+    """The first rows of a dataset on the hub, or of a folder of data files.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
     try:
-        if hub.endswith(".jsonl"):
-            dataset = load("json", data_files=hub, split="train")
-        else:
-            dataset = load(hub, split=split or usual)
+        dataset = load(hub, split=split or usual)
     except Exception as error:  # hub, network and files raise many types
-        if Path(hub).is_file():
-            why = (
-                str(error.__cause__ or "no rows")
-                if hub.endswith(".jsonl")
-                else "its name does not end in .jsonl"
-            )
-            raise ValueError(f"The file '{name}' cannot be read: {why.splitlines()[0]}") from error
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if Path(hub).exists():
+            raise ValueError(f"The folder '{name}' cannot be read: {why}") from error
         raise ValueError(
             f"No dataset '{name}': it is neither one of {', '.join(DATASETS)}, nor a readable "
-            f".jsonl file, nor reachable on the hub ({type(error).__name__}); check the spelling "
-            "or the network."
+            f"file ({', '.join(SUFFIXES)}), nor reachable on the hub ({type(error).__name__}); "
+            "check the spelling or the network."
         ) from error
-    columns = [
-        c
-        for c in ("prompt", "completion", "chosen", "rejected", "label", "messages", "text")
-        if c in dataset.column_names
-    ]
-    if {"chosen", "rejected"} <= set(columns):
-        # ultrafeedback repeats the chosen conversation in this column
-        columns = [c for c in columns if c != "messages"]
     dataset = dataset.shuffle(seed=0) if name == "imdb" else dataset  # it is sorted by label
-    dataset = dataset.select_columns(columns).select(range(min(rows or len(dataset), len(dataset))))
-    return parse(dataset, tokenizer)
+    return dataset.select(range(min(rows or len(dataset), len(dataset))))
 
 
-def named_demonstrations(name: str, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> Dataset:
+def named_demonstrations(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: int,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+    chat: bool = False,
+    say: Callable[[str], object] = print,
+) -> Dataset:
     """Prompts and completions for SFT.
 
     Args:
         name: a dataset that `load_by_name` knows; empty for all film reviews.
         rows: load only the first so many rows of a named dataset.
+        columns, skip_invalid, chat, say: as in `load_by_name`.
+
+    Raises:
+        ValueError: the dataset has no responses, or `load_by_name` refuses it.
     """
+    check("columns", columns, bool(name) or not columns, "left out without a dataset")
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.sft_dataset(tokenizer)
-    return completions(load_by_name(name, tokenizer, rows=rows))
+    data = load_by_name(
+        name,
+        tokenizer,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
+    )
+    data = completions(data)
+    if "completion" not in data.column_names:
+        raise _lacks(name, data, ["completion"], "of no known format for SFT", "completion=NAME")
+    return data
 
 
 def named_pairs(
@@ -121,6 +232,10 @@ def named_pairs(
     seed: int,
     max_tokens: int,
     labelled: bool = False,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+    chat: bool = False,
+    say: Callable[[str], object] = print,
 ) -> Dataset:
     """Preference pairs.
 
@@ -131,10 +246,38 @@ def named_pairs(
         max_tokens: length of the longest review among them.
         labelled: leave single responses with a label as they are, for a loss such as KTO.
             Otherwise they are paired.
+        columns, skip_invalid, chat, say: as in `load_by_name`.
+
+    Raises:
+        ValueError: the dataset has neither pairs nor labels, or `load_by_name` refuses it.
     """
+    check("columns", columns, bool(name) or not columns, "left out without a dataset")
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
     if not name:
         return reviews.preference_pairs(
             "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
         )
-    data = load_by_name(name, tokenizer, rows=rows)
-    return paired(data) if "label" in data.column_names and not labelled else data
+    data = load_by_name(
+        name,
+        tokenizer,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
+    )
+    if "label" in data.column_names:
+        return data if labelled else paired(data)
+    if lacking := [c for c in ("chosen", "rejected") if c not in data.column_names]:
+        raise _lacks(
+            name, data, lacking, "of no known format for pairs", "chosen=NAME,rejected=NAME"
+        )
+    return data
+
+
+def _lacks(name: str, data: Dataset, lacking: list[str], what: str, example: str) -> ValueError:
+    """The refusal of a dataset that does not have the columns for a way of training."""
+    return ValueError(
+        f"{Path(name).name} is {what}: it has {', '.join(data.column_names)} and lacks {lacking}; "
+        f"if other columns are meant, give --columns {example}."
+    )

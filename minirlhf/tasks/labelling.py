@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from minirlhf.runtime import check, write_text
-from minirlhf.tasks.pairs import Pair, check_cell, rows_of_jsonl
+from minirlhf.tasks.files import intact, read_rows
+from minirlhf.tasks.pairs import Pair, check_cell
 
 SIDES, UNDECIDED = ("left", "right"), ("tie", "skip")
 CHOICES = SIDES + UNDECIDED
@@ -199,10 +200,7 @@ def rows_of_labels(path: str | Path) -> list[dict]:
     """
     rows = []
     for decided, file in files_of(path).items():
-        try:
-            found = rows_of_jsonl(file) if file.exists() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"The file '{file}' cannot be read: {error}") from error
+        found = intact(read_rows(file)) if file.exists() else []
         for number, row in enumerate(found, start=1):
             where = f"{file.name}, row {number}"
             for name, kind in (OF_DECIDED if decided else OF_UNDECIDED).items():

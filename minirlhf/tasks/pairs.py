@@ -1,6 +1,5 @@
 """Pairs of responses for a person to label: drawn from the film reviews, or read from a file."""
 
-import csv
 import hashlib
 import json
 import random
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from minirlhf.runtime import check, check_text
 from minirlhf.tasks import reviews
+from minirlhf.tasks.files import COMPRESSED, SUFFIXES, intact, is_data_file, read_rows
 
 COLUMNS = ("prompt", "response_a", "response_b")
 
@@ -78,12 +78,12 @@ def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> lis
     """Pairs from a file of yours, for a person to label.
 
     The file has the columns `prompt`, `response_a` and `response_b`. It is JSONL (one JSON object
-    per line) or CSV (the first line names the columns). Other columns are not read. The order of
-    the pairs and the side of each response are drawn, so that a person cannot know which response
-    came from which source.
+    per line), CSV (the first line names the columns), or another kind that `files.read_rows` reads.
+    Other columns are not read. The order of the pairs and the side of each response are drawn, so
+    that a person cannot know which response came from which source.
 
     Args:
-        path: a file whose name ends in .jsonl or .csv, in UTF-8.
+        path: a file, text in UTF-8.
         repeats: so many pairs come a second time, with the sides swapped.
         seed: of the order and the sides.
 
@@ -93,12 +93,9 @@ def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> lis
     """
     path, pairs = Path(path), []
     first: dict[str, int] = {}  # pair -> the row in which it stands
-    check("file", str(path), path.suffix in (".jsonl", ".csv"), "a .jsonl or a .csv file")
-    try:
-        rows = (rows_of_csv if path.suffix == ".csv" else rows_of_jsonl)(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"The file '{path}' cannot be read: {error}") from error
-    for number, row in enumerate(rows, start=1):
+    allowed = f"a .jsonl or a .csv file (or one of {', '.join((*SUFFIXES, *COMPRESSED))})"
+    check("file", str(path), is_data_file(path), allowed)
+    for number, row in enumerate(intact(read_rows(path)), start=1):
         where = f"{path.name}, row {number}"
         for name in COLUMNS:
             check_cell(row, name, where)
@@ -130,35 +127,6 @@ def with_sides_and_repeats(pairs: list[Pair], repeats: int, rng: random.Random) 
     places = [(float(i), pair) for i, pair in enumerate(pairs)]
     places += [(i + count // 2 + 0.5, replace(pairs[i].swapped(), repeat=True)) for i in again]
     return [pair for _, pair in sorted(places, key=lambda entry: entry[0])]
-
-
-def rows_of_csv(path: Path) -> list[dict]:
-    """The rows of a CSV file; the first line names the columns."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def rows_of_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSONL file; empty lines are left out.
-
-    Raises:
-        ValueError: a line is no JSON object.
-    """
-    rows: list[dict] = []
-    for line in path.read_text(encoding="utf-8-sig").split("\n"):
-        if not line.strip():
-            continue
-        where = f"{path.name}, row {len(rows) + 1}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON: {error.msg} at character {error.pos}.") from None
-        except (RecursionError, ValueError) as error:  # thousands of brackets or digits
-            raise ValueError(f"{where} cannot be read as JSON: {type(error).__name__}.") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{where} is no JSON object with columns.")
-        rows.append(row)
-    return rows
 
 
 def check_cell(row: dict, name: str, where: str, kind: type = str) -> None:

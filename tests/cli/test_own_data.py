@@ -25,6 +25,7 @@ from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.runtime import ROOT, SMOLLM2
 from minirlhf.tasks import reviews, sources
 from tests.loops.test_preference_loop import AT_THE_START
+from tests.tasks.test_formats import TEMPLATE
 from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
 ROWS = [
@@ -85,6 +86,105 @@ def test_a_command_trains_on_a_local_dataset(command, form, tiny, tmp_path):
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
     assert rows[0]["loss"] > 0 and not (tmp_path / "out" / PARTIAL).exists()
+
+
+def pair_of(number, word):
+    return [
+        {"role": "user", "content": f"q{number}"},
+        {"role": "assistant", "content": f"{word} {number}"},
+    ]
+
+
+PUBLIC = {  # files as public sets have them: (name, content of row i, the columns as they are said)
+    "hh-rlhf": (
+        "hh.jsonl.gz",
+        lambda i: {
+            "chosen": f"\n\nHuman: q{i}\n\nAssistant: good {i}",
+            "rejected": f"\n\nHuman: q{i}\n\nAssistant: bad {i}",
+        },
+        "prompt = the common beginning of chosen and rejected; chosen; rejected.",
+    ),
+    "UltraFeedback": (
+        "ultra.parquet",
+        lambda i: {
+            "prompt": f"q{i}",
+            "prompt_id": str(i),
+            "chosen": pair_of(i, "good"),
+            "rejected": pair_of(i, "bad"),
+            "messages": pair_of(i, "good"),
+            "score_chosen": 8.5,
+        },
+        "prompt; chosen; rejected. Ignored: prompt_id, messages, score_chosen.",
+    ),
+    "Alpaca": (
+        "alpaca.json",
+        lambda i: {"instruction": f"Say {i}", "input": "x" * (i % 2), "output": f"good {i}"},
+        "prompt = instruction + input; completion = output.",
+    ),
+    "ShareGPT": (
+        "share.json",
+        lambda i: {
+            "id": str(i),
+            "conversations": [
+                {"from": "human", "value": f"q{i}"},
+                {"from": "gpt", "value": f"good {i}"},
+            ],
+        },
+        "messages = conversations. Ignored: id.",
+    ),
+    "a spreadsheet": (
+        "mine.csv",
+        lambda i: {"Question": f"q{i}", "Answer": f"good {i}"},
+        "prompt = Question; completion = Answer.",
+    ),
+}
+WRITERS = {
+    ".parquet": lambda rows, path: rows.to_parquet(path),
+    ".json": lambda rows, path: rows.to_json(path, lines=False),
+    ".csv": lambda rows, path: rows.to_csv(path),
+    ".gz": lambda rows, path: rows.to_json(path, compression="gzip"),
+}
+
+
+@pytest.mark.parametrize(
+    "command, kind",
+    [
+        *((command, kind) for command in ("sft", "reward", "dpo") for kind in list(PUBLIC)[:2]),
+        *(("sft", kind) for kind in list(PUBLIC)[2:]),
+    ],
+)
+def test_a_command_trains_on_files_like_those_of_public_sets(command, kind, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    save_policy(tiny_policy(), tokenizer, tmp_path / "tiny")
+    name, row, columns = PUBLIC[kind]
+    file = tmp_path / name
+    WRITERS[file.suffix](Dataset.from_list([row(i) for i in range(12)]), file)
+    steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 1]
+    more = ["--columns", "prompt=Question,completion=Answer"] if kind == "a spreadsheet" else []
+    given = ["--model", tmp_path / "tiny", "--dataset", file, "--out", tmp_path / "out"]
+    said = " ".join(invoke(command, *given, *steps, *more).split())
+    assert f"{name}: 12 rows; {columns}" in said
+    assert (load_scalar if command == "reward" else load_policy)(tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
+def test_rows_that_cannot_be_used_are_refused_or_left_out(command, tiny, tmp_path):
+    bad = [{**ROWS[0], "chosen": None}, {**ROWS[0], "prompt": None}]
+    given = [command, "--model", tiny, "--dataset", data(tmp_path, [*ROWS, *bad]), "--out"]
+    refused = CliRunner().invoke(cli.app, [*map(str, given), str(tmp_path / "out")]).exception
+    assert isinstance(refused, ValueError) and "2 of 14 rows cannot be used" in str(refused)
+    assert str(refused).startswith("rows.jsonl, row 13, column chosen: ")
+    steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 1]
+    said = " ".join(invoke(*given, tmp_path / "out", "--skip-invalid", *steps).split())
+    assert "rows.jsonl: 12 of 14 rows; prompt; chosen; rejected. Left out: " in said
+    assert "a value that is missing or no text: 2 rows (13, 14)." in said
+
+
+def test_the_first_rows_of_a_file_are_said_to_be_the_first(tiny, tmp_path):
+    given = ["--model", tiny, "--dataset", data(tmp_path, ROWS), "--out", tmp_path / "out"]
+    said = " ".join(invoke("dpo", *given, "--rows", 8, "--steps", 1).split())
+    assert "rows.jsonl: the first 8 rows (--rows); prompt; chosen; rejected." in said
 
 
 @pytest.mark.parametrize("loss", LOSSES)

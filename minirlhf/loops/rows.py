@@ -1,0 +1,295 @@
+"""Rows as tokens, checked before the first step.
+
+A row can look good as text and still be of no use as tokens: too long for the model, cut so that
+both sides of a pair are equal, or ended too early. One pass of the tokenizer finds such rows.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from minirlhf.models.adapters import BelowAdapter
+from minirlhf.models.forward import (
+    Response,
+    max_positions,
+    prompt_tokens,
+    response_tokens,
+    special_tokens,
+    template_tokens,
+    without_end,
+)
+from minirlhf.runtime import check, check_text
+from minirlhf.tasks.conversations import in_parts
+
+WRITTEN = "Special tokens of the tokenizer are written in "  # start of a warning
+CHUNK = 1000  # texts that are tokenised at once
+RESPONSES = ("completion", "chosen", "rejected")
+TOO_LONG = "a sequence exceeds the positions of the model"
+NO_PROMPT = "the prompt has no tokens"
+END_INSIDE = "the end token stands inside a response"
+UNKNOWN = "a text has characters that the tokenizer can only write as its end token"
+SAME = "chosen and rejected are the same tokens"
+SAME_CUT = "chosen and rejected are the same tokens after the cut at max_response"
+LONG_PROMPT = "the prompt has more than max_prompt tokens"
+ADVICE = {
+    TOO_LONG: "leave out long prompts (--max-prompt, or fit_rows(max_prompt=...)), or give "
+    "responses fewer tokens",
+    NO_PROMPT: "give at least one token before the response",
+    END_INSIDE: "give several turns as a conversation, or take the token out of the text",
+    UNKNOWN: "write the text with characters that the tokenizer knows",
+    SAME: "their texts differ only in what this tokenizer leaves out; make them differ",
+    SAME_CUT: "raise --max-response (max_response) above the first difference",
+}
+
+
+@dataclass
+class RowReport:
+    """What the check found: the numbers of the rows to which something happens.
+
+    Attributes:
+        rows: how many rows were checked.
+        dropped: reason -> rows that are left out.
+        cut: rows with a response that is cut at max_response tokens.
+        as_text: rows with special tokens in a text that are read as text.
+        as_tokens: rows with special tokens of the chat template in a text, read as tokens.
+        unknown: rows with characters that the tokenizer does not know.
+        empty: rows with an empty response.
+    """
+
+    rows: int
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    cut: list[int] = field(default_factory=list)
+    as_text: list[int] = field(default_factory=list)
+    as_tokens: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        """How many rows are left."""
+        return self.rows - sum(map(len, self.dropped.values()))
+
+    def __str__(self) -> str:
+        notes = {
+            "responses cut at max_response": self.cut,
+            "special tokens in a text, read as text": self.as_text,
+            "special tokens of the chat template, read as tokens": self.as_tokens,
+            "characters that the tokenizer does not know": self.unknown,
+            "empty responses": self.empty,
+        }
+        said = [f"{self.kept:,} of {self.rows:,} rows are kept"]
+        said += [f"left out: {why} ({numbered(rows)})" for why, rows in self.dropped.items()]
+        said += [f"{what} ({numbered(rows)})" for what, rows in notes.items() if rows]
+        return "; ".join(said) + "."
+
+
+def numbered(rows: list[int], most: int = 5) -> str:
+    """The numbers of some rows: "row 7", or "rows 3, 4, 9, 11, 20 and 2 more"."""
+    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:most]))}{more}"
+
+
+class _Text(NamedTuple):
+    """What is known of a text once it is tokens."""
+
+    length: int  # tokens, after the cut
+    cut: bool
+    tokens: int  # hash of the tokens
+    all_tokens: int  # hash of the tokens before the cut
+    as_text: bool
+    as_tokens: bool
+    unknown: bool
+    empty: bool
+    end_inside: bool
+    noted: bool  # a report mentions it
+
+
+def fit_rows(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: nn.Module | BelowAdapter,
+    *,
+    max_response: int | None = None,
+    max_new_tokens: int = 0,
+    max_prompt: int | None = None,
+    shifted: bool = False,
+    skip_invalid: bool = False,
+) -> tuple[Dataset, RowReport]:
+    """The rows that can be trained on, and a report on all of them.
+
+    Args:
+        rows: standard rows: prompt, and completion or chosen and rejected if there are any.
+        model: it reads the rows; its positions are the longest sequence.
+        max_response: tokens after which a response is cut, EOS included.
+        max_new_tokens: tokens that will be sampled after each prompt.
+        max_prompt: leave out rows with prompts of more tokens. They are not cut: a part of a
+            prompt is another prompt.
+        shifted: each response is also read after the prompt of another row, as in KTO.
+        skip_invalid: leave out rows that cannot be used, instead of refusing them.
+
+    Returns:
+        (rows, report): the rows that are kept, and what happens to which row.
+
+    Raises:
+        ValueError: a row cannot be used, or no row is left. A row cannot be used if it is longer
+            than the model reads; if both sides of a pair are the same tokens; if an end token
+            stands inside a response; or if the prompt has no tokens.
+    """
+    check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
+    given = rows[:]
+    columns = {name: in_parts(given, name) for name in RESPONSES if name in given}
+    prompts = _Reader(tokenizer, None).prompts(given["prompt"])
+    reader = _Reader(tokenizer, max_response)
+    answers = {name: reader.responses(texts) for name, texts in columns.items()}
+    limit = max_positions(model)
+    longest = max((text.length for texts in answers.values() for text in texts), default=0)
+    report, faults, rooms = RowReport(len(prompts)), {}, []
+    for i, (prompt, *sides) in enumerate(zip(prompts, *answers.values(), strict=True)):
+        room = max([longest if shifted else 0, *(s.length for s in sides)])
+        room = max(room, max_new_tokens and max_new_tokens + 1)  # and EOS
+        rooms.append(room)
+        why = _fault(prompt, sides, len(answers) == 2, limit and limit - room)
+        if max_prompt and prompt.length > max_prompt:
+            report.dropped.setdefault(LONG_PROMPT, []).append(i)
+        elif why:
+            faults.setdefault(why, []).append(i)
+        elif any(text.noted for text in (prompt, *sides)):
+            _note(report, i, [prompt, *sides])
+    if faults and not skip_invalid:
+        why, which = next(iter(faults.items()))
+        advice = f"{ADVICE[why]}, or leave the row{'s' * (len(which) > 1)} out."
+        if why == TOO_LONG:
+            length = prompts[which[0]].length + rooms[which[0]]
+            why = f"a sequence of {length} tokens, EOS included, exceeds the {limit} positions"
+            why += " of the model"
+        start = numbered(which).capitalize() + f" ({len(which):,} of {len(prompts):,})"
+        raise ValueError(f"{start}: {why}; {advice}")
+    report.dropped |= faults
+    if not report.kept:
+        raise ValueError(f"No row is left to train on: {report}")
+    left_out = {i for which in report.dropped.values() for i in which}
+    if left_out:
+        rows = rows.select([i for i in range(len(rows)) if i not in left_out])
+    return rows, report
+
+
+def check_tokens(
+    rows: Dataset | Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    model: nn.Module | BelowAdapter,
+    *,
+    max_response: int | None = None,
+    max_new_tokens: int = 0,
+    shifted: bool = False,
+) -> RowReport:
+    """Refuse rows (or prompts) that cannot be used, before the first step; see `fit_rows`.
+
+    Warns:
+        UserWarning: a special token of the tokenizer is written in a text, and read as text.
+    """
+    if not isinstance(rows, Dataset):
+        prompts = list(rows)
+        for i, prompt in enumerate(prompts):
+            check_text(prompt, f"Prompt {i}")
+        rows = Dataset.from_dict({"prompt": prompts})
+    if not len(rows):
+        return RowReport(0)  # the loop itself says so
+    settings = {"max_response": max_response, "max_new_tokens": max_new_tokens}
+    _, report = fit_rows(rows, tokenizer, model, shifted=shifted, **settings)
+    if report.as_text:
+        warnings.warn(
+            f"{WRITTEN}{numbered(report.as_text)} and are read as text, because the tokenizer's "
+            "chat template does not write them.",
+            stacklevel=3,
+        )
+    return report
+
+
+class _Reader:
+    """Reads texts as tokens, equal texts once, and says what the tokenizer makes of them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_response: int | None) -> None:
+        self.tokenizer, self.max_response = tokenizer, max_response
+        self.ours = {} if tokenizer.split_special_tokens else template_tokens(tokenizer)
+        foreign = [re.escape(t) for t in special_tokens(tokenizer) if t not in self.ours]
+        self.foreign = re.compile("|".join(foreign)) if foreign else None
+        self.known: dict[str | tuple, _Text] = {}  # responses read so far
+
+    def prompts(self, texts: list[str]) -> list[_Text]:
+        bos = self.tokenizer.bos_token or ""
+        known = {}
+        for part in _chunks(list(dict.fromkeys(texts))):
+            for text, ids in zip(part, prompt_tokens(self.tokenizer, part), strict=True):
+                body = ids[1:] if ids[:1] == [self.tokenizer.bos_token_id] else ids
+                known[text] = self._read(text.removeprefix(bos), ids, body)
+        return [known[text] for text in texts]
+
+    def responses(self, texts: list[Response]) -> list[_Text]:
+        keys = [text if isinstance(text, str) else tuple(text) for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        for part in _chunks(list(new.items())):
+            tokens, _ = response_tokens(self.tokenizer, [text for _, text in part])
+            for (key, text), ids in zip(part, tokens, strict=True):
+                whole = text if isinstance(text, str) else "".join(piece for piece, _ in text)
+                read = self._read(without_end(self.tokenizer, whole), ids, ids[:-1])
+                empty = len(ids) == 1
+                ends = self.tokenizer.eos_token_id in ids[:-1] and isinstance(text, str)
+                self.known[key] = read._replace(
+                    empty=empty, end_inside=ends, noted=read.noted or empty
+                )
+        return [self.known[key] for key in keys]
+
+    def _read(self, text: str, ids: list[int], body: list[int]) -> _Text:
+        """`body` holds the tokens of the text itself, without BOS and EOS around it."""
+        tokenizer, kept = self.tokenizer, ids[: self.max_response]
+        stands_for = {
+            tokenizer.unk_token_id: tokenizer.unk_token,
+            tokenizer.eos_token_id: tokenizer.eos_token,
+        }
+        unwritten = [i for i, token in stands_for.items() if i in body and token not in text]
+        cut = len(kept) < len(ids)
+        as_text = self.foreign is not None and self.foreign.search(text) is not None
+        as_tokens = any(token in text for token in self.ours)
+        return _Text(
+            length=len(kept),
+            cut=cut,
+            tokens=hash(tuple(kept)),
+            all_tokens=hash(tuple(ids)),
+            as_text=as_text,
+            as_tokens=as_tokens,
+            unknown=bool(unwritten),
+            empty=False,
+            end_inside=tokenizer.eos_token_id in unwritten,
+            noted=cut or as_text or as_tokens or bool(unwritten),
+        )
+
+
+def _chunks(texts: list) -> Iterable[list]:
+    return (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+
+
+def _fault(prompt: _Text, sides: list[_Text], pair: bool, room: int | None) -> str | None:
+    """Why a row cannot be used; None if it can. `room` is the longest prompt that fits."""
+    if prompt.length == 0:
+        return NO_PROMPT
+    if room is not None and prompt.length > room:
+        return TOO_LONG
+    if any(text.end_inside for text in (prompt, *sides)):
+        odd = any(text.end_inside and text.unknown for text in (prompt, *sides))
+        return UNKNOWN if odd else END_INSIDE
+    if pair and sides[0].tokens == sides[1].tokens:
+        return SAME if sides[0].all_tokens == sides[1].all_tokens else SAME_CUT
+    return None
+
+
+def _note(report: RowReport, i: int, texts: list[_Text]) -> None:
+    """Note what a report says of a row that is kept."""
+    for found in ("cut", "as_text", "as_tokens", "unknown", "empty"):
+        if any(getattr(text, found) for text in texts):
+            getattr(report, found).append(i)

@@ -1,0 +1,140 @@
+"""Rows as tokens are checked before the first step: what is refused, left out and reported."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.online import OnlineConfig, train_online
+from minirlhf.loops.ppo import PPOConfig, train_ppo
+from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.rows import check_tokens, fit_rows
+from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.heads import ScalarModel
+from minirlhf.tasks import arithmetic
+from tests.tiny import EOS, tiny_policy, tiny_tokenizer
+
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+LONG = PAIR | {"prompt": "x" * 61}  # 61 + 2 tokens fit into 64 positions; with 4 more they do not
+
+
+def rows(*given):
+    return Dataset.from_list(list(given))
+
+
+def checked(*given, **settings):
+    return fit_rows(rows(*given), tiny_tokenizer(), tiny_policy(), **settings)
+
+
+@pytest.mark.parametrize(
+    "row, settings, said",
+    [
+        (
+            PAIR | {"prompt": "x" * 63},
+            {},
+            "a sequence of 65 tokens, EOS included, exceeds the 64 positions of the model; leave",
+        ),
+        (LONG, {"max_new_tokens": 3}, "a sequence of 65 tokens, EOS included, exceeds the 64"),
+        (
+            PAIR | {"chosen": "abcde 1", "rejected": "abcde 2"},
+            {"max_response": 5},
+            "chosen and rejected are the same tokens after the cut at max_response; raise",
+        ),
+        (
+            PAIR | {"chosen": f"b{EOS}", "rejected": "b"},
+            {},
+            "chosen and rejected are the same tokens; their texts differ only in what",
+        ),
+    ],
+)
+def test_a_row_that_is_of_no_use_as_tokens_is_refused_or_left_out(row, settings, said):
+    with pytest.raises(ValueError) as error:
+        checked(PAIR, row, PAIR, row, **settings)
+    assert str(error.value).startswith("Rows 1, 3 (2 of 4): " + said)
+    kept, report = checked(PAIR, row, PAIR, row, **settings, skip_invalid=True)
+    assert kept.to_list() == [PAIR, PAIR] and list(report.dropped.values()) == [[1, 3]]
+    assert str(report).startswith("2 of 4 rows are kept; left out: ")
+
+
+def test_long_prompts_are_left_out_on_demand_and_cuts_are_reported():
+    kept, report = checked(PAIR, LONG, PAIR | {"chosen": "bbbb"}, max_prompt=60, max_response=3)
+    assert kept["prompt"][:] == ["a", "a"] and report.cut == [2]
+    assert str(report) == (
+        "2 of 3 rows are kept; left out: the prompt has more than max_prompt tokens (row 1); "
+        "responses cut at max_response (row 2)."
+    )
+    with pytest.raises(ValueError, match="No row is left to train on: 0 of 1 rows are kept"):
+        checked(LONG, max_prompt=60)
+    with pytest.raises(ValueError, match="max_prompt is 0; it must be at least 1"):
+        checked(PAIR, max_prompt=0)
+
+
+def test_special_tokens_and_empty_responses_are_reported():
+    _, report = checked(PAIR, PAIR | {"prompt": f"what is {EOS}?"}, PAIR | {"rejected": ""})
+    assert (report.as_text, report.empty, report.cut) == ([1], [2], [])
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}{{ eos_token }}"
+    given = rows(PAIR, PAIR | {"prompt": f"q{EOS}r"})
+    _, report = fit_rows(given, tokenizer, tiny_policy())
+    assert (report.as_text, report.as_tokens) == ([], [1])
+    with pytest.raises(ValueError, match="Row 0 .1 of 1.: the end token stands inside a response"):
+        fit_rows(rows(PAIR | {"chosen": f"b{EOS}more"}), tokenizer, tiny_policy())
+    with pytest.warns(UserWarning, match="written in row 1 and are read as text"):
+        check_tokens(["a", f"b{EOS}c"], tiny_tokenizer(), tiny_policy())
+
+
+def test_characters_that_become_the_end_token_are_refused():
+    tokenizer = arithmetic.step_tokenizer()  # its unknown token is EOS
+    good = {"prompt": "1+1=", "completion": "2"}
+    for row in ({"prompt": "1+1=", "completion": "é"}, {"prompt": "1é=", "completion": "2"}):
+        with pytest.raises(ValueError, match="Row 1 .1 of 2.: a text has characters that the"):
+            fit_rows(rows(good, row), tokenizer, tiny_policy())
+
+
+def test_the_loss_of_shifted_prompts_needs_room_for_any_prompt_and_response():
+    long_prompt = {"prompt": "x" * 60, "completion": "y", "label": True}
+    long_response = {"prompt": "x", "completion": "y" * 20, "label": False}
+    given = rows(long_prompt, long_response)
+    assert fit_rows(given, tiny_tokenizer(), tiny_policy())[1].kept == 2
+    with pytest.raises(ValueError, match="Row 0 .1 of 2.: a sequence of 81 tokens"):
+        fit_rows(given, tiny_tokenizer(), tiny_policy(), shifted=True)
+
+
+PROMPTS = [*["a"] * 71, "x" * 61]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda: train_sft(tiny_policy(), tiny_tokenizer(), rows(*[{"prompt": "a", "completion": "b"}] * 71, {"prompt": "x" * 63, "completion": "b"}), SFTConfig()),
+        lambda: train_dpo(tiny_policy(), tiny_tokenizer(), rows(*[PAIR] * 71, PAIR | {"prompt": "x" * 63}), DPOConfig()),
+        lambda: train_reward_model(tiny_policy().base_model, tiny_tokenizer(), rows(*[PAIR] * 71, PAIR | {"prompt": "x" * 63}), RewardConfig()),
+        lambda: train_ppo(tiny_policy(), ScalarModel(tiny_policy(1).base_model), tiny_tokenizer(), PROMPTS, None, PPOConfig()),
+        lambda: train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, None, GroupConfig()),
+        lambda: train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, None, OnlineConfig()),
+    ],
+    ids=["sft", "dpo", "reward", "ppo", "group", "online"],
+)  # fmt: skip
+def test_every_loop_refuses_one_long_prompt_among_many_before_its_first_step(train):
+    with pytest.raises(ValueError, match="Row 71 .1 of 72.: a sequence of .* exceeds the 64"):
+        train()
+
+
+def test_turns_of_others_have_no_loss():
+    tokenizer, given = tiny_tokenizer(), {"prompt": "p", "completion": "abcdef"}
+    spans = given | {"completion_spans": [[0, 2], [5, 6]]}
+    parts = {"sft": [given, spans], "dpo": []}
+    for row in parts["sft"]:
+        data = rows(row)
+        _, history = train_sft(
+            tiny_policy(), tokenizer, data, SFTConfig.plain(batch_size=1, epochs=1)
+        )
+        row["loss"] = history[0]["loss"]
+    from minirlhf.models.forward import encode, policy_logprobs
+
+    batch = encode(tokenizer, ["p"], ["abcdef"])
+    logprobs = policy_logprobs(tiny_policy(), batch)[0].detach()
+    assert given["loss"] == pytest.approx(-logprobs.mean().item(), abs=1e-5)
+    own = torch.tensor([True, True, False, False, False, True, True])
+    assert spans["loss"] == pytest.approx(-logprobs[own].mean().item(), abs=1e-5)

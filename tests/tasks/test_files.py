@@ -1,0 +1,187 @@
+"""Files of rows: what `datasets` writes is read, and faults are named with their row and line."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pandas as pd
+import pyarrow
+import pytest
+from datasets import Dataset, DatasetDict
+
+from minirlhf.tasks import load_by_name, pairs_from_file
+from minirlhf.tasks.files import read_rows
+
+ROWS = [
+    {"prompt": "a film\n", "chosen": 'é, "two"', "rejected": "three\nlines"},
+    {"prompt": "好看吗？", "chosen": "好看", "rejected": "\u2028 and \x85"},
+]
+LINES = "\n".join(map(json.dumps, ROWS)).encode()
+
+
+def zstd(path):
+    with pyarrow.output_stream(str(path), compression="zstd") as file:
+        file.write(LINES)
+
+
+def indexed_arrow(path):
+    table = pyarrow.Table.from_pylist(ROWS)
+    with pyarrow.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+
+
+WRITTEN = {
+    "rows.jsonl": lambda path: Dataset.from_list(ROWS).to_json(path),
+    "rows.ndjson": lambda path: path.write_bytes(LINES + b"\n\n"),
+    "ROWS.JSONL": lambda path: path.write_bytes(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n")),
+    "lines.json": lambda path: Dataset.from_list(ROWS).to_json(path),
+    "list.json": lambda path: Dataset.from_list(ROWS).to_json(path, lines=False),
+    "indented.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
+    "data.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
+    "train.json": lambda path: path.write_text(json.dumps({"train": ROWS}, indent=1)),
+    "rows.csv": lambda path: Dataset.from_list(ROWS).to_csv(path),
+    "excel.CSV": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, encoding="utf-8-sig"),
+    "index.csv": lambda path: pd.DataFrame(ROWS).to_csv(path),
+    "rows.tsv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, sep="\t"),
+    "rows.csv.gz": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
+    "rows.parquet": lambda path: Dataset.from_list(ROWS).to_parquet(path),
+    "indexed.arrow": indexed_arrow,
+    "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES)),
+    "rows.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(LINES)),
+    "ROWS.JSONL.XZ": lambda path: path.write_bytes(lzma.compress(LINES)),
+    "rows.json.zst": zstd,
+    "folder": lambda path: Dataset.from_list(ROWS).save_to_disk(path),
+    "splits": lambda path: DatasetDict(train=Dataset.from_list(ROWS)).save_to_disk(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_file_of_any_kind_gives_the_same_rows(name, tmp_path):
+    WRITTEN[name](tmp_path / name)
+    assert load_by_name(str(tmp_path / name)).to_list() == ROWS
+    assert load_by_name(str(tmp_path / name), rows=1).to_list() == ROWS[:1]
+    if name == "folder":
+        (stream,) = (tmp_path / name).glob("*.arrow")
+        assert load_by_name(str(stream)).to_list() == ROWS
+
+
+def test_one_object_is_one_row_and_cells_may_be_very_long(tmp_path):
+    (tmp_path / "one.json").write_text(json.dumps(ROWS[0], indent=1))
+    assert read_rows(tmp_path / "one.json") == ROWS[:1]
+    long = ROWS[0] | {"chosen": "x" * 200_000}  # the csv module alone stops at 131,072 letters
+    pd.DataFrame([long]).to_csv(tmp_path / "long.csv", index=False)
+    assert read_rows(tmp_path / "long.csv") == [long]
+    (tmp_path / "mac.csv").write_bytes(b"prompt,chosen,rejected\ra,b,c\rd,e,f")
+    assert [row["chosen"] for row in read_rows(tmp_path / "mac.csv")] == ["b", "e"]
+
+
+def test_pairs_to_label_come_from_the_same_kinds_of_files(tmp_path):
+    given = [{"prompt": "p", "response_a": "x", "response_b": "y"}]
+    Dataset.from_list(given).to_parquet(tmp_path / "pairs.parquet")
+    (tmp_path / "PAIRS.JSONL.gz").write_bytes(gzip.compress(json.dumps(given[0]).encode()))
+    for name in ("pairs.parquet", "PAIRS.JSONL.gz"):
+        (pair,) = pairs_from_file(tmp_path / name)
+        assert {pair.left, pair.right} == {"x", "y"}
+
+
+HEAD = b"prompt,chosen,rejected\n"
+GOOD = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+FAULTS = {
+    # the file's name and content -> what the sentence says besides the name
+    ("a.jsonl", GOOD + b"\n" + b'{"prompt": }\n'): "row 2 is no JSON: Expecting value at "
+    "character 12 of line 3",
+    ("a.jsonl", GOOD + b"[1]\n"): "row 2 is no JSON object with columns, in line 2; a file that is "
+    "one list must be named .json",
+    ("a.jsonl", b"[\n" + GOOD + b"]"): "a file that is one list must be named .json",
+    ("a.jsonl", b'{"prompt": "a", "prompt": "b"}'): "an object has the name 'prompt' twice, in "
+    "line 1",
+    ("a.jsonl", GOOD + b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}"): "row 2 cannot be read "
+    "as JSON: lists or objects are nested too deeply",
+    ("a.jsonl", GOOD + b'{"prompt": "\xe9"}'): "line 2 is not UTF-8 at byte 13; save the file as",
+    ("a.jsonl", GOOD.decode().encode("utf-16")): "it is UTF-16; save it as UTF-8",
+    ("a.csv", HEAD.decode().encode("utf-16")): "it is UTF-16; save it as UTF-8",
+    ("a.json", GOOD.decode().encode("utf-16-le")): "it is no text in UTF-8",
+    ("a.jsonl", bytes(range(256))): "it is no text in UTF-8 (it holds bytes of zero)",
+    ("a.jsonl", b"PAR1\x15\x04\x15"): "cannot be read: ",
+    ("a.json", b'[{"prompt": "a"},\n {"prompt": }]'): "Expecting value in line 2, character 13 "
+    "(row 2)",
+    ("a.json", b'[{"prompt": "a"} {}]'): "Expecting ',' or ']' in line 1, character 18 (after row",
+    ("a.json", b'[{"prompt": "a"}] 7'): "Text after the list in line 1",
+    ("a.json", b'[{"prompt": "a"}'): "Expecting ',' or ']'",
+    ("a.json", b"[" * 5000 + b"]" * 5000): "row 1: nested too deeply",
+    ("a.json", b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}"): "nested too deeply",
+    ("a.json", b'[{"prompt": "a"}, 3]'): "row 2 is no JSON object with columns",
+    ("a.json", b"7"): "row 1 is no JSON object with columns",
+    ("a.csv", HEAD + b'a,b,"c,d",e\n'): "row 1 (line 2) has 4 cells, and the first line names 3",
+    ("a.csv", HEAD + b'a,b,c\na,"b,c\na,b,c\n'): "unexpected end of data, in row 2 (line 4)",
+    ("a.csv", b"prompt,chosen,chosen,rejected\na,b,c,d\n"): "two columns have the name 'chosen'",
+    ("a.csv", HEAD): "no rows",
+    ("a.csv", HEAD + b"a,b,\n"): "row 1, column rejected: the value is 'None', of type NoneType "
+    "(null, or an empty cell)",
+    ("a.tsv", b"prompt\tchosen\trejected\na\tb\n"): "row 1, column rejected: the value is 'None'",
+    ("a.json", b" \n"): "no rows",
+    ("a.json", b"[ ]"): "no rows",
+    ("a.jsonl", b""): "no rows",
+    ("a.parquet", GOOD): "cannot be read: ",
+    ("a.arrow", GOOD): "cannot be read: ",
+    ("a.arrow", b""): "cannot be read: ",
+    ("a.jsonl.gz", GOOD): "Not a gzipped file",
+    ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-12]): "Compressed file ended before",
+    ("a.jsonl.gz", gzip.compress(GOOD)[:20] + b"xx" + gzip.compress(GOOD)[22:]): "cannot be read",
+    ("a.jsonl.bz2", GOOD): "cannot be read: ",
+    ("a.jsonl.xz", GOOD): "cannot be read: ",
+    ("a.jsonl.zst", GOOD): "cannot be read: ",
+    ("a.txt", GOOD): "its name does not end in .jsonl, .ndjson, .json, .csv",
+    ("a.zip", GOOD): "its name does not end in .jsonl",
+}
+
+
+@pytest.mark.parametrize("given", FAULTS, ids=str)
+def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(given, tmp_path):
+    name, content = given
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        load_by_name(str(tmp_path / name))
+    sentence = str(refused.value)
+    assert FAULTS[given] in sentence and name in sentence and "\n" not in sentence
+
+
+def test_folders_and_names_that_hold_no_rows_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    DatasetDict(test=Dataset.from_list(ROWS)).save_to_disk(tmp_path / "splits")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "damaged")
+    next((tmp_path / "damaged").glob("*.arrow")).write_bytes(b"ARROW1")
+    for name, said in (
+        ("empty", "The folder .*empty' cannot be read: "),
+        ("splits", r"has no split 'train', but test; give the folder of one, .*splits.test'"),
+        ("damaged", "The folder .*damaged' cannot be read: "),
+        ("missing.CSV", "No dataset .*missing.CSV': there is no such file; check the spelling"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_by_name(str(tmp_path / name))
+    assert load_by_name(str(tmp_path / "splits"), split="test").to_list() == ROWS
+    assert load_by_name(str(tmp_path / "splits" / "test")).to_list() == ROWS
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv"])
+def test_what_follows_the_rows_asked_for_is_not_looked_at(ending, tmp_path):
+    good, bad = {
+        ".jsonl": (GOOD * 100, b"{"),
+        ".json": (b"[" + b",".join([GOOD] * 100), b", {]"),
+        ".csv": (HEAD + b"a,b,c\n" * 100, b'a,"b'),
+    }[ending]
+    (tmp_path / f"a{ending}").write_bytes(good + bad)
+    assert len(load_by_name(str(tmp_path / f"a{ending}"), rows=100)) == 100
+    with pytest.raises(ValueError, match="101"):
+        load_by_name(str(tmp_path / f"a{ending}"), rows=101)
+
+
+def test_a_fault_far_down_is_reported_with_its_own_number(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD * 20_000 + b"\n\n" + b"{nonsense\n" + GOOD)
+    with pytest.raises(ValueError, match="row 20001 is no JSON: .* of line 20003"):
+        load_by_name(str(tmp_path / "a.jsonl"))
+    said = []
+    found = load_by_name(str(tmp_path / "a.jsonl"), skip_invalid=True, say=said.append)
+    assert len(found) == 20_001 and "20001 of 20002 rows" in said[0]
+    assert "Left out: no row that can be read: 1 row (20001)" in said[0]
