@@ -43,7 +43,7 @@ ADVICE = {
     NO_PROMPT: "give at least one token before the response",
     END_INSIDE: "give several turns as a conversation, or take the token out of the text",
     UNKNOWN: "write the text with characters that the tokenizer knows",
-    SAME: "their texts differ only in what this tokenizer leaves out; make them differ",
+    SAME: "their texts differ only in what this tokenizer leaves out or does not know; change them",
     SAME_CUT: "raise --max-response (max_response) above the first difference",
 }
 

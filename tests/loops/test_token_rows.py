@@ -3,6 +3,8 @@
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.group import GroupConfig, train_group
@@ -164,3 +166,18 @@ def test_a_reward_model_reads_all_turns():
         for row in (pair, pair | {"chosen_spans": None})
     ]
     assert losses[0]["loss"] == losses[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected", [("good one", "good two"), ("good ", "good"), (" \n", ""), ("a [?]", "a ?")]
+)
+def test_texts_that_the_tokenizer_does_not_tell_apart_are_no_pair(chosen, rejected):
+    vocabulary = {"[END]": 0, "[?]": 1, "a": 2, "good": 3}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[?]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[END]", unk_token="[?]")
+    pair = {"prompt": "a", "chosen": chosen, "rejected": rejected}
+    with pytest.raises(ValueError, match="Row 0 .1 of 1.: chosen and rejected are the same tokens"):
+        fit_rows(rows(pair), tokenizer, tiny_policy())
+    _, report = fit_rows(rows(pair | {"rejected": "a a"}), tokenizer, tiny_policy())
+    assert report.unknown == ([0] if "one" in chosen else [])
