@@ -43,7 +43,7 @@ ADVICE = {
     NO_PROMPT: "give at least one token before the response",
     END_INSIDE: "give several turns as a conversation, or take the token out of the text",
     UNKNOWN: "write the text with characters that the tokenizer knows",
-    SAME: "their texts differ only in what this tokenizer leaves out; make them differ",
+    SAME: "their texts differ only in what this tokenizer leaves out or does not know; change them",
     SAME_CUT: "raise --max-response (max_response) above the first difference",
 }
 
@@ -149,7 +149,8 @@ def fit_rows(
     answers = {name: reader.responses(texts) for name, texts in columns.items()}
     limit = max_positions(model)
     longest = max((text.length for texts in answers.values() for text in texts), default=0)
-    report, faults, rooms = RowReport(len(prompts)), {}, []
+    report, rooms = RowReport(len(prompts)), []
+    faults: dict[str, list[int]] = {}
     for i, (prompt, *sides) in enumerate(zip(prompts, *answers.values(), strict=True)):
         room = max([longest if shifted else 0, *(s.length for s in sides)])
         room = max(room, max_new_tokens and max_new_tokens + 1)  # and EOS
@@ -200,8 +201,14 @@ def check_tokens(
         rows = Dataset.from_dict({"prompt": prompts})
     if not len(rows):
         return RowReport(0)  # the loop itself says so
-    settings = {"max_response": max_response, "max_new_tokens": max_new_tokens}
-    _, report = fit_rows(rows, tokenizer, model, shifted=shifted, **settings)
+    _, report = fit_rows(
+        rows,
+        tokenizer,
+        model,
+        max_response=max_response,
+        max_new_tokens=max_new_tokens,
+        shifted=shifted,
+    )
     if report.as_text:
         warnings.warn(
             f"{WRITTEN}{numbered(report.as_text)} and are read as text, because the tokenizer's "

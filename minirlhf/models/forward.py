@@ -9,7 +9,7 @@ computed on the CPU, from a few numbers per token, wherever the model is.
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -298,7 +298,7 @@ def max_positions(model: torch.nn.Module | BelowAdapter) -> int | None:
 
     A model that reads text and images has the limit in its text config.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return getattr(config, "max_position_embeddings", None)
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.online import OnlineConfig, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
@@ -11,6 +14,7 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
 from minirlhf.tasks import arithmetic
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
@@ -121,20 +125,59 @@ def test_every_loop_refuses_one_long_prompt_among_many_before_its_first_step(tra
         train()
 
 
-def test_turns_of_others_have_no_loss():
-    tokenizer, given = tiny_tokenizer(), {"prompt": "p", "completion": "abcdef"}
-    spans = given | {"completion_spans": [[0, 2], [5, 6]]}
-    parts = {"sft": [given, spans], "dpo": []}
-    for row in parts["sft"]:
-        data = rows(row)
-        _, history = train_sft(
-            tiny_policy(), tokenizer, data, SFTConfig.plain(batch_size=1, epochs=1)
-        )
-        row["loss"] = history[0]["loss"]
-    from minirlhf.models.forward import encode, policy_logprobs
+PARTS = {"prompt": "p", "completion": "abcdef", "completion_spans": [[0, 2], [5, 6]]}
+OWN = torch.tensor([True, True, False, False, False, True, True])
 
-    batch = encode(tokenizer, ["p"], ["abcdef"])
-    logprobs = policy_logprobs(tiny_policy(), batch)[0].detach()
-    assert given["loss"] == pytest.approx(-logprobs.mean().item(), abs=1e-5)
-    own = torch.tensor([True, True, False, False, False, True, True])
-    assert spans["loss"] == pytest.approx(-logprobs[own].mean().item(), abs=1e-5)
+
+def logprobs_of(prompt, response):
+    batch = encode(tiny_tokenizer(), [prompt], [response])
+    return policy_logprobs(tiny_policy(), batch)[0].detach()
+
+
+def test_sft_learns_the_turns_of_the_assistant_only():
+    def first_loss(row):
+        config = SFTConfig.plain(batch_size=1, epochs=1)
+        return train_sft(tiny_policy(), tiny_tokenizer(), rows(row), config)[1][0]["loss"]
+
+    logprobs = logprobs_of("p", "abcdef")
+    assert first_loss(PARTS) == pytest.approx(-logprobs[OWN].mean().item(), abs=1e-5)
+    whole = PARTS | {"completion_spans": None}
+    assert first_loss(whole) == pytest.approx(-logprobs.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_preference_losses_count_the_turns_of_the_assistant_only(loss, micro_batch):
+    pair = {"prompt": "p", "chosen": "abcdef", "rejected": "xy"}
+    data = rows(pair | {"chosen_spans": [[0, 2], [5, 6]]}, pair | {"chosen": "gh"})
+    config = DPOConfig(
+        loss, steps=1, batch_size=2, optimiser=OptimiserConfig(micro_batch=micro_batch)
+    )
+    _, history = train_dpo(tiny_policy(), tiny_tokenizer(), data, config)
+    chosen = [logprobs_of("p", "abcdef")[OWN].sum(), logprobs_of("p", "gh").sum()]
+    assert history[0]["logps/chosen"] == pytest.approx(sum(chosen).item() / 2, abs=1e-4)
+
+
+def test_a_reward_model_reads_all_turns():
+    pair = {"prompt": "p", "chosen": "abcdef", "rejected": "xy", "chosen_spans": [[0, 2], [5, 6]]}
+    config = RewardConfig.plain(steps=1, batch_size=2)
+    losses = [
+        train_reward_model(tiny_policy().base_model, tiny_tokenizer(), rows(row), config)[1][0]
+        for row in (pair, pair | {"chosen_spans": None})
+    ]
+    assert losses[0]["loss"] == losses[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected", [("good one", "good two"), ("good ", "good"), (" \n", ""), ("a [?]", "a ?")]
+)
+def test_texts_that_the_tokenizer_does_not_tell_apart_are_no_pair(chosen, rejected):
+    vocabulary = {"[END]": 0, "[?]": 1, "a": 2, "good": 3}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[?]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[END]", unk_token="[?]")
+    pair = {"prompt": "a", "chosen": chosen, "rejected": rejected}
+    with pytest.raises(ValueError, match="Row 0 .1 of 1.: chosen and rejected are the same tokens"):
+        fit_rows(rows(pair), tokenizer, tiny_policy())
+    _, report = fit_rows(rows(pair | {"rejected": "a a"}), tokenizer, tiny_policy())
+    assert report.unknown == ([0] if "one" in chosen else [])

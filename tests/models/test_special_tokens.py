@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from minirlhf.models.forward import (
     encode,
@@ -14,6 +15,7 @@ from minirlhf.models.forward import (
     template_tokens,
     text_tokens,
 )
+from minirlhf.rewards.function import reward_function
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 MARKS = ("<|im_start|>", "<|im_end|>", "[SEP]", "<start_of_turn>", "</s>")
@@ -111,3 +113,25 @@ def test_the_positions_of_a_model_are_those_of_its_text():
     model = tiny_policy(positions=48)
     assert max_positions(model) == max_positions(model.base_model) == 48
     assert max_positions(torch.nn.Linear(1, 1)) is None
+
+
+def test_a_tokenizer_in_python_is_read_in_the_same_way():
+    tokenizer = ByT5Tokenizer()  # it appends </s>
+    ids, _ = encode_prompts(tokenizer, ["a</s>b"])
+    assert tokenizer.decode(ids[0]) == "a</s>b" and tokenizer.eos_token_id not in ids[0]
+    batch = encode(tokenizer, ["x"] * 2, ["a</s>b", "a</s>"])
+    assert batch.response_mask.sum(1).tolist() == [7, 2]
+    assert batch.finished(tokenizer.eos_token_id).all()
+
+
+def test_a_reward_function_finds_the_row_of_a_prompt_after_which_the_tokenizer_adds_eos():
+    tokenizer = marked(wrap="<s> $A </s>")
+    dataset = Dataset.from_list([{"prompt": "1+1=", "answer": "2"}])
+    score = reward_function(
+        lambda completions, answer, **_: [
+            float(c == a) for c, a in zip(completions, answer, strict=True)
+        ],
+        tokenizer,
+        dataset,
+    )
+    assert score(encode(tokenizer, ["1+1=", "1+1="], ["2", "3"])).tolist() == [1.0, 0.0]
