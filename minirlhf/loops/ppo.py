@@ -47,6 +47,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -207,7 +208,7 @@ def train_ppo(
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    sampling, eos_id = config.sampling.for_training(), tokenizer.eos_token_id
+    sampling, eos_id = config.sampling.for_training(), end_ids(actor, tokenizer)
     reference = reference_of(actor) if reference is None else reference.eval()
     networks = ActorCritic(
         actor,

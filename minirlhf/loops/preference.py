@@ -26,6 +26,7 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
 from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy, SomePolicy, reference_of
+from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import encode, policy_logits, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows, unpaired
@@ -145,6 +146,7 @@ def train_dpo(
     single = LOSSES[config.loss].single
     if single and "label" not in dataset.column_names:
         dataset = unpaired(dataset)
+    check_fit(model, tokenizer)
     check_rows(dataset, "prompt", *(("completion", "label") if single else ("chosen", "rejected")))
     history = History() if history is None else history
     seed_all(config.seed)

@@ -30,6 +30,7 @@ from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_dropout, set_learning_rate
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -112,6 +113,7 @@ def train_reward_model(
         difference of the scores before they are normalised), grad_norm.
     """
     check_rows(dataset, "prompt", "chosen", "rejected")
+    check_fit(backbone, tokenizer)
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone)

@@ -26,6 +26,7 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.models.adapters import SomePolicy
+from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_rows
@@ -88,6 +89,7 @@ def train_sft(
         natural logarithms), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
+    check_fit(model, tokenizer)
     history = History() if history is None else history
     seed_all(config.seed)
     optimizer = make_optimizer(model, config.optimiser)

@@ -43,7 +43,7 @@ def encode_prompts(
             "at least one prompt, each of at least one token."
         )
     width = max(map(len, ids))
-    padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+    padded = [[0] * (width - len(row)) + row for row in ids]  # every model has an id 0
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in ids]
     return torch.tensor(padded, device="cpu"), torch.tensor(mask, device="cpu")
 
@@ -79,7 +79,7 @@ def encode(
     # the first EOS ends a response
     ids = [row[: row.index(tokenizer.eos_token_id) + 1][:max_response] for row in ended]
     width = max(map(len, ids))
-    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids]
+    padded = [row + [0] * (width - len(row)) for row in ids]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in ids]
     response_ids, response_mask = (torch.tensor(x, device="cpu") for x in (padded, mask))
     nothing = torch.zeros(response_ids.shape, device="cpu")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import with_lora
+from minirlhf.models.adapters import fused_gelu, with_lora
 from minirlhf.models.forward import (
     decode,
     encode,
@@ -166,7 +166,8 @@ def test_the_value_of_a_token_depends_only_on_earlier_tokens():
 
 
 def test_a_saved_scalar_model_gives_the_same_scores(tmp_path):
-    model, tokenizer = ScalarModel(tiny_policy().base_model).eval(), tiny_tokenizer()
+    backbone = fused_gelu(tiny_policy().base_model)  # the kernel that a loaded model has
+    model, tokenizer = ScalarModel(backbone).eval(), tiny_tokenizer()
     model.shift, model.scale = 0.25, 2.0
     model.save(tmp_path / "rm", tokenizer, dtype=torch.float32)
     again, _ = load_scalar(tmp_path / "rm")
