@@ -39,7 +39,7 @@ def read_whole(
     config does not ask for.
 
     Raises:
-        ValueError: the config asks for what this package does not run (`check_config`), or the
+        ValueError: the config asks for what this package does not run (`read_config`), or the
             weights do not fit it: missing, too many, of another shape, not finite, not safetensors.
     """
     config = read_config(source, policy=auto is AutoModelForCausalLM)
@@ -72,6 +72,21 @@ def read_whole(
     return model
 
 
+def read_table(file: Path) -> dict[str, Any]:
+    """The names and values of a JSON file.
+
+    Raises:
+        ValueError: it is not valid JSON, or not a table of names and values.
+    """
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"its {file.name} is not a valid JSON file ({error}).") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"its {file.name} holds no table of names and values.")
+    return table
+
+
 def check_weight_files(source: str | Path) -> None:
     """Check that the weights are in safetensors files, and that those which an index names exist.
 
@@ -87,7 +102,9 @@ def check_weight_files(source: str | Path) -> None:
         if isinstance(source, Path) and (why := _other_weights(source)):
             raise ValueError(why)
         return  # transformers says which files it looked for
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    names = sorted(set(read_table(index).get("weight_map", {}).values()))
+    if not names:
+        raise ValueError(f"its {INDEX} names no file.")
     if foreign := [name for name in names if not name.endswith(".safetensors")]:
         raise ValueError(
             f"its {INDEX} names {foreign[0]}; weights are read from .safetensors files alone, "
@@ -111,36 +128,33 @@ def read_config(source: str | Path, *, policy: bool) -> PreTrainedConfig:
         policy: whether the model is to write responses.
 
     Raises:
-        ValueError: as `check_config`.
+        ValueError: config.json describes a model that this package does not run. The message says
+            what it is and what is allowed.
     """
     file = _file(source, "config.json")
-    raw = _json(file) if file else {}
-    check_config(raw, policy=policy)
+    raw = read_table(file) if file else {}
+    _check_origin(raw)
     pad, size = raw.get("pad_token_id"), raw.get("vocab_size")
-    inside = isinstance(pad, int) and pad >= 0 and not (isinstance(size, int) and pad >= size)
-    mended: dict[str, Any] = {} if pad is None or inside else {"pad_token_id": None}
+    beyond = isinstance(pad, int) and (pad < 0 or (isinstance(size, int) and pad >= size))
+    mended: dict[str, Any] = {"pad_token_id": None} if beyond else {}
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **mended)
-    attention = config._attn_implementation
-    if attention not in (None, "eager", "sdpa"):
+    if config._attn_implementation not in (None, "eager", "sdpa"):
         raise ValueError(
-            f"its config.json asks for the attention {attention!r}; it must be sdpa or eager."
+            f"its config.json asks for the attention {config._attn_implementation!r}; it must be "
+            "sdpa or eager."
+        )
+    if why := _why_not_run(config, policy=policy):
+        raise ValueError(
+            f"{why}; give a causal language model of text alone, such as GPT-2, Llama, Qwen or "
+            "Mistral."
         )
     return config
 
 
-def check_config(raw: dict[str, Any], *, policy: bool) -> None:
-    """Check that config.json describes a model that this package can run.
-
-    Args:
-        raw: the content of config.json.
-        policy: whether the model is to write responses.
-
-    Raises:
-        ValueError: it does not. The message says what the model is and what is allowed.
-    """
-    kind, classes = str(raw.get("model_type")), raw.get("architectures") or [""]
-    known = kind in CONFIG_MAPPING_NAMES
-    if not known and "auto_map" in raw:
+def _check_origin(raw: dict[str, Any]) -> None:
+    """Refuse a config.json that needs Python from elsewhere, quantised or pickled weights."""
+    kind = raw.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
         raise ValueError(
             f"its type {kind!r} is not part of transformers and would run Python from the model's "
             "own files (auto_map), which we never do; give a model of a type that transformers has."
@@ -156,29 +170,26 @@ def check_config(raw: dict[str, Any], *, policy: bool) -> None:
         raise ValueError(
             f"its config.json names the weights {weights!r}; only .safetensors files are read."
         )
-    allowed = "give a causal language model of text alone, such as GPT-2, Llama, Qwen or Mistral."
-    if any(key in raw for key in ("vision_config", "audio_config")):
-        raise ValueError(f"it reads pictures or sound as well (type {kind!r}); {allowed}")
+
+
+def _why_not_run(config: PreTrainedConfig, *, policy: bool) -> str | None:
+    """What a model is that this package does not run; None if it may be one that it runs."""
+    kind, name = config.model_type, next(iter(config.architectures or []), "")
+    if config.is_encoder_decoder:
+        return f"it is an encoder-decoder model (type {kind!r})"
+    if config.get_text_config() is not config:
+        return f"it reads pictures or sound as well (type {kind!r})"
     if not policy:
-        return
-    if raw.get("is_encoder_decoder"):
-        raise ValueError(f"it is an encoder-decoder model (type {kind!r}); {allowed}")
-    if re.search("Classification|QuestionAnswering|Reward", classes[0]):
-        raise ValueError(f"it is a classifier ({classes[0]}), which writes no text; {allowed}")
-    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not raw.get("is_decoder")
-    if masked and (classes[0].endswith("MaskedLM") or _has_switch(kind)):
-        raise ValueError(
-            f"it is a masked language model (type {kind!r}), which reads later words too; {allowed}"
-        )
-    if known and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(
-            f"a model of type {kind!r} does not write text from left to right; {allowed}"
-        )
-
-
-def _has_switch(kind: str) -> bool:
-    """Whether models of this type read later words unless their config says is_decoder."""
-    return getattr(AutoConfig.for_model(kind), "is_decoder", None) is False
+        return None
+    if re.search("Classification|QuestionAnswering|Reward", name):
+        return f"it is a classifier ({name}), which writes no text"
+    # False: unless its config says so, it does not read from left to right alone
+    masked = getattr(config, "is_decoder", None) is False
+    if masked and kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return f"it is a masked language model (type {kind!r}), which reads later words too"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return f"a model of type {kind!r} does not write text"
+    return None
 
 
 def why_not_a_model(folder: Path) -> str:
@@ -197,7 +208,7 @@ def why_not_a_model(folder: Path) -> str:
 
 
 def _adapters(file: Path) -> str:
-    base = _json(file).get("base_model_name_or_path")
+    base = read_table(file).get("base_model_name_or_path")
     return (
         f"its weights are adapters (adapter_config.json) of the model {base!r}; add them to that "
         "model with peft's merge_and_unload(), save the result and give its folder."
@@ -220,16 +231,6 @@ def _other_weights(folder: Path) -> str | None:
             "them to model.safetensors."
         )
     return None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"its {file.name} is not a valid JSON file ({error}).") from error
-    if not isinstance(table, dict):
-        raise ValueError(f"its {file.name} holds no table of names and values.")
-    return table
 
 
 def _file(source: str | Path, name: str) -> Path | None:

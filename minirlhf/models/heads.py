@@ -19,7 +19,7 @@ from transformers import (
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
-from minirlhf.models.folders import read_whole
+from minirlhf.models.folders import read_table, read_whole
 from minirlhf.models.forward import device_of, policy_logprobs
 from minirlhf.runtime import atomic_folder, check
 
@@ -146,10 +146,8 @@ def _read_numbers(file: Path) -> dict[str, float]:
         ValueError: one is missing or not a finite number, scale is not above 0, or there is
             another entry.
     """
-    numbers = json.loads(file.read_text(encoding="utf-8"))
+    numbers = read_table(file)
     names = {"bias", "shift", "scale"}
-    if not isinstance(numbers, dict):
-        raise ValueError("its scalar.json holds no table with bias, shift and scale.")
     if missing := names - numbers.keys():
         raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
     if unknown := numbers.keys() - names:

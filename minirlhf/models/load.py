@@ -139,8 +139,12 @@ def load_scalar(
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error's message, with its type where the message alone says little."""
-    line, kind = next(iter(str(error).splitlines()), ""), type(error).__name__
+    """The first line of an error's message, with its type where the message alone says little.
+
+    A line that ends in a colon says nothing without the next one.
+    """
+    lines, kind = str(error).splitlines() or [""], type(error).__name__
+    line = " ".join(part.strip() for part in lines[: 2 if lines[0].endswith(":") else 1])
     bare = not line or isinstance(error, LookupError | TypeError | AttributeError | AssertionError)
     return f"{kind} {line}".strip() if bare else line
 
