@@ -90,6 +90,7 @@ def group(name):
             prompts_per_step=2,
             group_size=4,
             minibatch_size=8,
+            epochs=1,
             sampling=SHORT,
             optimiser=QUICK,
             kl=KLConfig(kl_coef=0.1),
