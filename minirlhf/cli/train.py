@@ -33,6 +33,7 @@ from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
 from minirlhf.models.fit import end_ids
+from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import normalise_scores
@@ -124,6 +125,7 @@ def reward(
     Example: minirlhf reward --steps 80 --out out/reward
     """
     policy, tokenizer = load_policy(model)
+    check_savable(policy)
     config = RewardConfig(
         seed=seed,
         steps=steps,

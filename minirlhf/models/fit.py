@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.models.adapters import Policy
+from minirlhf.runtime import check
 
 
 def end_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -15,14 +16,16 @@ def end_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...
     classes name an EOS by default, which is an ordinary word in another tokenizer.
 
     Raises:
-        ValueError: as `check_fit`.
+        ValueError: as `check_fit`; or generation_config names something else than ids.
     """
     check_fit(model, tokenizer)
     generation = getattr(model, "generation_config", None)
     named = getattr(generation, "eos_token_id", None)
     if isinstance(named, int) and getattr(generation, "_from_model_config", False):
         named = [named] if named in tokenizer.all_special_ids else []
-    others = [named] if isinstance(named, int) else named or []
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    whole = all(isinstance(number, int) for number in others)
+    check("eos_token_id in generation_config", named, whole, "a token id or a list of token ids")
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,7 +25,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
+from minirlhf.runtime import check
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+TYPES = {"model_type": str, "architectures": list, "quantization_config": dict}  # in config.json
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # tables that older versions of transformers saved and newer ones compute
 COMPUTED = re.compile(r"(inv_freq|masked_bias|position_ids|\.(attn|attention|self_attn)\.bias)$")
@@ -69,7 +73,21 @@ def read_whole(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"its weight {name} holds NaN or infinity.")
+    for file in _weight_files(source):
+        _check_as_stored(model, file)
     return model
+
+
+def _check_as_stored(model: PreTrainedModel, file: Path) -> None:
+    """Refuse whole numbers as weights (quantised without a word in the config): they are cast."""
+    with safe_open(file, "pt") as stored:
+        for name in dict(model.named_parameters()).keys() & set(stored.keys()):
+            kind = stored.get_slice(name).get_dtype()
+            if kind not in ("F64", "F32", "F16", "BF16"):
+                raise ValueError(
+                    f"its weight {name} is stored as {kind}, so it is quantised and cannot be "
+                    "trained; give the model that it was made from."
+                )
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -97,12 +115,11 @@ def check_weight_files(source: str | Path) -> None:
         raise ValueError(_adapters(adapters))
     if _file(source, SINGLE):
         return
-    index = _file(source, INDEX)
-    if index is None:
+    if _file(source, INDEX) is None:
         if isinstance(source, Path) and (why := _other_weights(source)):
             raise ValueError(why)
         return  # transformers says which files it looked for
-    names = sorted(set(read_table(index).get("weight_map", {}).values()))
+    names = _shards(source)
     if not names:
         raise ValueError(f"its {INDEX} names no file.")
     if foreign := [name for name in names if not name.endswith(".safetensors")]:
@@ -116,6 +133,18 @@ def check_weight_files(source: str | Path) -> None:
             f"{len(lost)} of the {len(names)} files that its {INDEX} names are missing, such as "
             f"{lost[0]}; copy or download the whole folder."
         )
+
+
+def _shards(source: str | Path) -> list[str]:
+    """The names of the files that an index names, sorted; none if there is no index."""
+    index = _file(source, INDEX)
+    return sorted(set(read_table(index).get("weight_map", {}).values())) if index else []
+
+
+def _weight_files(source: str | Path) -> list[Path]:
+    """The safetensors files that hold a model's weights."""
+    names = [SINGLE] if _file(source, SINGLE) else _shards(source)
+    return [file for name in names if (file := _file(source, name))]
 
 
 def read_config(source: str | Path, *, policy: bool) -> PreTrainedConfig:
@@ -153,14 +182,18 @@ def read_config(source: str | Path, *, policy: bool) -> PreTrainedConfig:
 
 def _check_origin(raw: dict[str, Any]) -> None:
     """Refuse a config.json that needs Python from elsewhere, quantised or pickled weights."""
+    for name, allowed in TYPES.items():
+        value = raw.get(name)
+        fits = value is None or isinstance(value, allowed)
+        check(f"{name} in its config.json", value, fits, f"of type {allowed.__name__}")
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
         raise ValueError(
             f"its type {kind!r} is not part of transformers and would run Python from the model's "
             "own files (auto_map), which we never do; give a model of a type that transformers has."
         )
-    if "quantization_config" in raw:
-        method = (raw["quantization_config"] or {}).get("quant_method", "an unknown method")
+    if quantised := raw.get("quantization_config"):
+        method = quantised.get("quant_method", "an unknown method")
         raise ValueError(
             f"its weights are quantised ({method}), and such weights cannot be trained; give the "
             "model that it was made from, in float32, bfloat16 or float16."

@@ -171,11 +171,16 @@ def response_values(critic: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
 
-def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
-    longest, limit = (
-        int(rollout.attention_mask.sum(1).max()),
-        getattr(model.config, "max_position_embeddings", None),
+def position_limit(model: torch.nn.Module | BelowAdapter) -> int | None:
+    """The most positions that a model reads; None if its config names no limit."""
+    limits = (
+        getattr(model.config, name, None) for name in ("max_position_embeddings", "max_seq_len")
     )
+    return next((limit for limit in limits if limit and limit > 0), None)  # XLNet's limit is -1
+
+
+def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
+    longest, limit = int(rollout.attention_mask.sum(1).max()), position_limit(model)
     if limit and longest > limit:
         raise ValueError(
             f"A sequence of {longest} tokens, prompt and EOS included, exceeds the "

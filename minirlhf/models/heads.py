@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
@@ -32,6 +33,24 @@ def _width(backbone: nn.Module) -> int:
     """The width of a backbone's last hidden states. OPT projects them to another width."""
     config = _config_of(backbone)
     return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def check_savable(model: nn.Module) -> None:
+    """Check that transformers has a sequence classifier of a model's family, to save a ScalarModel.
+
+    Call it before training, so that no work is lost.
+
+    Raises:
+        ValueError: it has none.
+    """
+    config = _config_of(model)
+    check(
+        "model",
+        config.model_type,
+        type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "of a type that transformers has a sequence classifier for, such as gpt2, llama or qwen2: "
+        "a reward model is saved as one",
+    )
 
 
 class ScalarHead(nn.Linear):

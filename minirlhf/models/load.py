@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from minirlhf.models.adapters import Policy, fused_gelu, merged
-from minirlhf.models.fit import check_fit, embedding_rows
+from minirlhf.models.fit import check_fit, embedding_rows, end_ids
 from minirlhf.models.folders import read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.trial import check_writes
@@ -76,6 +76,7 @@ def load_policy(
         model = read_whole(AutoModelForCausalLM, source)
         tokenizer = _read_tokenizer(source, model)
         check_writes(model)
+        end_ids(model, tokenizer)  # refuses what is no id
     except Exception as error:  # foreign and damaged files raise many types
         if isinstance(source, Path) or isinstance(error, ValueError):
             raise ValueError(
@@ -95,7 +96,12 @@ def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTok
     Raises:
         ValueError: it has no vocabulary, or does not fit the model (`check_fit`).
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, padding_side="left", trust_remote_code=False
+        )
+    except Exception as error:  # foreign and damaged files raise many types
+        raise ValueError(f"its tokenizer cannot be read: {_first_line(error)}") from error
     if len(tokenizer) <= 1:
         raise ValueError(
             "its tokenizer has no vocabulary; "

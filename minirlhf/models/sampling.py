@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.fit import end_ids
-from minirlhf.models.forward import device_of, encode_prompts
+from minirlhf.models.forward import device_of, encode_prompts, position_limit
 from minirlhf.runtime import check
 
 
@@ -182,7 +182,7 @@ def _check_width(model: LanguageModel, prompt: int, new: int) -> None:
 
     One position stays free: a response cut at max_new_tokens gets an EOS before it is scored.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = position_limit(model)
     if limit and prompt + new + 1 > limit:
         raise ValueError(
             f"A prompt of {prompt}, {new} new tokens and EOS exceed the model's {limit}."

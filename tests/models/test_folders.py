@@ -9,10 +9,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from minirlhf import cli
 from minirlhf.models.forward import encode, policy_logprobs, token_scores
 from minirlhf.models.heads import ScalarModel
-from minirlhf.models.load import load_policy, load_scalar, save_policy
+from minirlhf.models.load import load_policy, load_scalar, same_weights, save_policy
+from minirlhf.models.sampling import sample_text
 from minirlhf.tasks.hub import load_by_name
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -149,6 +152,23 @@ def poison(value):
 
 
 NUMBERS = {"bias": 0.0, "shift": 0.0, "scale": 1.0}
+
+
+def with_generation(**entries):
+    def made(folder):
+        (saved(folder) / "generation_config.json").write_text(json.dumps(entries))
+
+    return made
+
+
+def damaged(name):
+    return lambda folder: (saved(folder) / name).write_text("{")
+
+
+def whole_numbers(tensors):
+    tensors["transformer.wte.weight"] = tensors["transformer.wte.weight"].to(torch.int8)
+
+
 CAUSAL = "give a causal language model"
 FOLDERS = {
     "one layer less in the config": (with_config(n_layer=1), "have no place in the model"),
@@ -178,6 +198,19 @@ FOLDERS = {
         lambda folder: (saved(folder) / "config.json").write_text("[]"),
         "its config.json holds no table",
     ),
+    "whole numbers": (
+        with_weights(whole_numbers),
+        "wte.weight is stored as I8, so it is quantised",
+    ),
+    "EOS that is text": (with_config(eos_token_id="x"), "'eos_token_id'"),
+    "an end that is text": (
+        with_generation(eos_token_id="x"),
+        "eos_token_id in generation_config is 'x'; it must be a token id or a list of token ids",
+    ),
+    "an end in a list that is text": (with_generation(eos_token_id=[0, "x"]), "is [0, 'x']; it"),
+    "a damaged tokenizer": (damaged("tokenizer.json"), "its tokenizer cannot be read"),
+    "a damaged config": (damaged("config.json"), "its config.json is not a valid JSON file"),
+    "architectures of another type": (with_config(architectures=5), "architectures in its config"),
     "a padding id that is text": (with_config(pad_token_id="none"), "'pad_token_id'"),
     "an unknown type": (of_type("nonesuch"), "nonesuch"),
     "encoder and decoder": (of_type("t5"), f"encoder-decoder model (type 't5'); {CAUSAL}"),
@@ -213,6 +246,18 @@ FOLDERS = {
     "no cache": (
         model_of(transformers.OpenAIGPTConfig(vocab_size=257, n_embd=32, n_layer=1, n_head=2)),
         "type 'openai-gpt' cannot be used here (the model keeps no key-value cache",
+    ),
+    "no limit of positions": (
+        model_of(transformers.XLNetConfig(vocab_size=257, d_model=32, n_layer=1, n_head=2)),
+        "type 'xlnet' cannot be used here",
+    ),
+    "a cache of another kind": (
+        model_of(
+            transformers.RecurrentGemmaConfig(
+                **SIZE, head_dim=16, lru_width=32, attention_window_size=16
+            )
+        ),
+        "type 'recurrent_gemma' cannot be used here",
     ),
     "too few positions": (
         lambda folder: saved(folder, tiny_policy(positions=4)),
@@ -380,3 +425,72 @@ def test_a_padding_id_beyond_the_embedding_is_of_no_account(tmp_path):
         assert policy_logprobs(model, batch).isfinite().all()
         save_policy(model, tokenizer, tmp_path / "again")
         load_policy(tmp_path / "again")
+
+
+def with_window(**entries):
+    return transformers.MistralConfig(**SIZE, num_key_value_heads=1, **entries)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        saved,
+        with_config(attn_implementation="eager"),
+        with_config(eos_token_id=[0, 5]),
+        with_generation(do_sample=False, temperature=0.6, top_p=0.9, eos_token_id=[0, 99_999]),
+        lambda folder: saved(folder, projected_opt()),
+        model_of(with_window(sliding_window=3)),
+        lambda folder: saved(folder, tiny_policy(positions=6)),
+        model_of(transformers.BertConfig(**SIZE, is_decoder=True)),
+        model_of(transformers.GPT2Config(vocab_size=257, n_embd=32, n_layer=1, n_head=2)),
+        model_of(
+            transformers.LlamaConfig(**SIZE, tie_word_embeddings=False, num_key_value_heads=1)
+        ),
+        model_of(transformers.LlamaConfig(**SIZE, tie_word_embeddings=True)),
+        model_of(
+            transformers.MptConfig(
+                d_model=32, n_heads=2, n_layers=2, max_seq_len=64, vocab_size=257
+            )
+        ),
+        with_weights(
+            lambda tensors: tensors.update({"lm_head.weight": torch.randn(257, 32)})
+        ),  # another head than the embedding, though the config ties them: transformers keeps both
+    ],
+)
+def test_a_folder_that_is_a_policy_is_read_saved_and_read_again(make, tmp_path):
+    make(tmp_path / "model")
+    model, tokenizer = load_policy(tmp_path / "model")
+    save_policy(model, tokenizer, tmp_path / "again")
+    again, batch = load_policy(tmp_path / "again")[0], encode(tokenizer, ["a", "bc"], ["", "d"])
+    assert same_weights(again, model)
+    assert torch.equal(policy_logprobs(again, batch), policy_logprobs(model, batch))
+
+
+def test_a_limit_of_positions_under_another_name_is_found():
+    config = transformers.MptConfig(
+        d_model=32, n_heads=2, n_layers=1, max_seq_len=8, vocab_size=257
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match="exceed the model's 8"):
+        sample_text(model, tiny_tokenizer(), ["a longer prompt"])
+    with pytest.raises(ValueError, match="exceeds the 8 positions"):
+        policy_logprobs(model, encode(tiny_tokenizer(), ["a longer prompt"], ["b"]))
+
+
+def test_nan_of_eager_attention_in_float64_is_not_blamed_on_the_weights_alone():
+    # its softmax is taken in float32, where the mask of float64 (-1.8e308) is minus infinity, so
+    # rows of padding become NaN
+    config = transformers.Gemma2Config(**SIZE, head_dim=16, num_key_value_heads=1)
+    model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    with pytest.raises(FloatingPointError, match="its attention overflows in float64"):
+        sample_text(model, tiny_tokenizer(), ["a", "longer"])
+
+
+def test_a_reward_model_that_cannot_be_saved_is_refused_before_training(tmp_path):
+    size = dict(d_model=32, num_layers=1, attention_heads=2, ffn_dim=64, eos_token_id=0)
+    config = transformers.XGLMConfig(vocab_size=257, max_position_embeddings=64, **size)
+    saved(tmp_path / "model", transformers.AutoModelForCausalLM.from_config(config))
+    done = CliRunner().invoke(
+        cli.app, ["reward", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    )
+    assert "model is 'xglm'; it must be of a type that transformers has" in str(done.exception)
