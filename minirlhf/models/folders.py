@@ -43,9 +43,12 @@ def read_whole(
     config does not ask for.
 
     Raises:
-        ValueError: the config asks for what this package does not run (`read_config`), or the
-            weights do not fit it: missing, too many, of another shape, not finite, not safetensors.
+        ValueError: the weights are adapters; or the config asks for what this package does not run
+            (`read_config`); or the weights do not fit it: missing, too many, of another shape, not
+            finite, quantised, not safetensors.
     """
+    if adapters := _file(source, "adapter_config.json"):
+        raise ValueError(_adapters(adapters))
     config = read_config(source, policy=auto is AutoModelForCausalLM)
     check_weight_files(source)
     with torch.device("cpu"):  # transformers reads into the default device
@@ -109,10 +112,8 @@ def check_weight_files(source: str | Path) -> None:
     """Check that the weights are in safetensors files, and that those which an index names exist.
 
     Raises:
-        ValueError: they are not, or the folder holds adapters.
+        ValueError: they are not.
     """
-    if adapters := _file(source, "adapter_config.json"):
-        raise ValueError(_adapters(adapters))
     if _file(source, SINGLE):
         return
     if _file(source, INDEX) is None:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from minirlhf.models.adapters import Policy, fused_gelu, merged
-from minirlhf.models.fit import check_fit, embedding_rows, end_ids
+from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.folders import read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.trial import check_writes
@@ -91,7 +91,7 @@ def load_policy(
 
 
 def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with left padding; its padding token is one that the model has.
+    """The tokenizer of a model, with left padding and a padding token.
 
     Raises:
         ValueError: it has no vocabulary, or does not fit the model (`check_fit`).
@@ -108,8 +108,7 @@ def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTok
             "add tokenizer.json and tokenizer_config.json to the folder."
         )
     check_fit(model, tokenizer)
-    pad = tokenizer.pad_token_id
-    if pad is None or pad >= embedding_rows(model):
+    if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

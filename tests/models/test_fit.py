@@ -202,15 +202,16 @@ def test_an_eos_that_the_vocabulary_lacks_is_refused(tmp_path):
         load_policy(tmp_path / "policy")
 
 
-def test_a_padding_token_beyond_the_embedding_is_replaced(tmp_path):
+def test_a_padding_token_beyond_the_embedding_is_of_no_account(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     assert tokenizer.pad_token_id == 257
-    check_fit(tiny_policy(), tokenizer)
-    ids, mask = encode_prompts(tokenizer, ["a", "longer"])
-    assert sample(tiny_policy(), ids, mask, eos_id=0, config=SHORT).response_mask.any()
     save_policy(tiny_policy(), tokenizer, tmp_path / "policy")
-    assert load_policy(tmp_path / "policy")[1].pad_token_id == 0
+    model, tokenizer = load_policy(tmp_path / "policy")
+    assert int(encode_prompts(tokenizer, ["a", "longer"])[0].max()) < 257
+    (batch,) = sample_text(model, tokenizer, ["a", "longer"], config=SHORT)
+    assert batch.response_mask.any()
+    assert len(train_dpo(model, tokenizer, PAIRS, DPOConfig(steps=2))[1]) == 2
 
 
 def test_a_tokenizer_without_padding_token_is_used(tmp_path):
