@@ -47,7 +47,7 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
-from minirlhf.models.fit import end_ids
+from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -206,6 +206,7 @@ def train_ppo(
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
         optimiser steps. explained_variance: of the critic, before the update.
     """
+    check_fit(critic.backbone, tokenizer)
     history = History() if history is None else history
     generator = seed_all(config.seed)
     sampling, eos_id = config.sampling.for_training(), end_ids(actor, tokenizer)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.core.logprobs import response_logprobs, response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import BelowAdapter, LanguageModel
+from minirlhf.models.fit import embedding_rows
 from minirlhf.runtime import check, check_text
 
 if TYPE_CHECKING:  # heads.py imports this file
@@ -115,9 +116,9 @@ def policy_logits(model: LanguageModel, rollout: Rollout) -> torch.Tensor:
     Column t is computed from the tokens before response token t.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
-    _check_length(model, rollout)
+    _check_readable(model, rollout)
     rollout, width = rollout.to(device_of(model)), rollout.response_ids.shape[1]
     logits = model(
         input_ids=rollout.sequences,
@@ -153,9 +154,9 @@ def token_scores(model: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     """Scores (B, T) of a ScalarModel at every position of prompt and response.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
-    _check_length(model.backbone, rollout)
+    _check_readable(model.backbone, rollout)
     read = rollout.to(device_of(model))
     return model(read.sequences, read.attention_mask, read.position_ids).to(rollout.device)
 
@@ -166,7 +167,7 @@ def response_values(critic: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     Column t is the value of the tokens before response token t.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
@@ -179,10 +180,19 @@ def position_limit(model: torch.nn.Module | BelowAdapter) -> int | None:
     return next((limit for limit in limits if limit and limit > 0), None)  # XLNet's limit is -1
 
 
-def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
+def _check_readable(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
+    """Refuse sequences that are longer than the model reads, and tokens that it does not have."""
     longest, limit = int(rollout.attention_mask.sum(1).max()), position_limit(model)
     if limit and longest > limit:
         raise ValueError(
             f"A sequence of {longest} tokens, prompt and EOS included, exceeds the "
             f"{limit} positions of the model; shorten the prompt or the response."
+        )
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "get_input_embeddings"):
+        return  # a reference below an adapter has the policy's embedding
+    last, rows = int(rollout.sequences.max()), embedding_rows(model)
+    if last >= rows:
+        raise ValueError(
+            f"A sequence holds the token id {last}, but the model's embedding has {rows} rows, for "
+            f"the ids 0 to {rows - 1}; policy, reward model and critic need the same vocabulary."
         )

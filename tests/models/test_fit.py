@@ -22,7 +22,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
 from minirlhf.rewards.function import reward_function
-from minirlhf.rewards.model import end_with_eos
+from minirlhf.rewards.model import end_with_eos, rollout_score
 from tests.loops.test_loops import PAIRS, PROMPTS, first_half
 from tests.tiny import tiny_policy, tiny_tokenizer
 
@@ -191,6 +191,17 @@ def test_a_folder_whose_tokenizer_does_not_fit_is_refused(wrong, tmp_path):
         with pytest.raises(ValueError) as caught:
             load(tmp_path / name)
         assert sentence in str(caught.value) and name in str(caught.value)
+
+
+def test_a_critic_or_a_reward_model_of_another_vocabulary_is_refused():
+    policy, small = tiny_policy(vocab_size=400), ScalarModel(tiny_policy(vocab_size=100).base_model)
+    with pytest.raises(
+        ValueError, match="ids up to 256 .*, but the model's embedding has 100 rows"
+    ):
+        train_ppo(policy, small, tiny_tokenizer(), PROMPTS, first_half, PPOConfig())
+    (batch,) = sample_text(policy, tiny_tokenizer(), ["a", "b"] * 8, config=SHORT)
+    with pytest.raises(ValueError, match="token id 3.., but the model's embedding has 100 rows"):
+        rollout_score(small, 0)(batch)
 
 
 def test_an_eos_that_the_vocabulary_lacks_is_refused(tmp_path):

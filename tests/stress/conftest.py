@@ -27,12 +27,13 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter, config):
     """The figures of the tests that passed, and the table of architectures and loops."""
     reports = terminalreporter.stats.get("passed", [])
+    said = f"Recorded on {date.today()} at commit {commit()}."
     table = cells({"holds": reports, "fails": terminalreporter.stats.get("failed", [])})
     if table:
         terminalreporter.write_sep("-", "architecture and loop")
         terminalreporter.write_line(table)
         if config.getoption("record"):
-            record("architectures", table)
+            record("architectures", said, table)
     rows = [
         f"| {name} | {figure} | {report.duration:.0f} |"
         for report in sorted(reports, key=lambda report: report.nodeid)
@@ -45,7 +46,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_sep("-", "figures")
     terminalreporter.write_line("\n".join(rows))
     if config.getoption("record"):
-        record("figures", "\n".join(["| what | figure | seconds |", "|---|---|---|", *rows]))
+        record("figures", said, "\n".join(["| what | figure | seconds |", "|---|---|---|", *rows]))
         terminalreporter.write_line(f"recorded in {PAGE}")
 
 
@@ -71,8 +72,7 @@ def cells(reports):
     )
 
 
-def record(mark, table):
-    """Write a table between two marks of the page, with the day and the commit."""
-    said = f"Recorded on {date.today()} at commit {commit()}."
+def record(mark, said, table):
+    """Write a table between two marks of the page, below the day and the commit."""
     page = between_marks(PAGE.read_text(encoding="utf-8"), mark, f"{said}\n\n{table}\n")
     write_text(PAGE, page)
