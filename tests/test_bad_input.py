@@ -210,7 +210,7 @@ def damage(folder: Path, how: str) -> None:
             ("tiny-reviews-sft", how, sentence)
             for how, sentence in (
                 ("truncated", "holds no policy that can be read: Error while deserializing"),
-                ("foreign", "missing or of another shape"),
+                ("foreign", "is a masked language model (type 'bert')"),
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),
                 ("no weights", "no file named model.safetensors"),

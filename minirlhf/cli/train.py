@@ -37,6 +37,8 @@ from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
+from minirlhf.models.fit import end_ids
+from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import normalise_scores
@@ -149,6 +151,7 @@ def reward(
     Example: minirlhf reward --steps 80 --out out/reward
     """
     policy, tokenizer = load_policy(model)
+    check_savable(policy)
     config = RewardConfig(
         seed=seed,
         steps=steps,
@@ -180,6 +183,6 @@ def reward(
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
-    normalise_scores(scorer, samples, tokenizer.eos_token_id).save(out, tokenizer)
+    normalise_scores(scorer, samples, end_ids(policy, tokenizer)).save(out, tokenizer)
     history.save(out / "metrics.jsonl")
     say(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")

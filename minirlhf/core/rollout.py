@@ -148,13 +148,18 @@ class Rollout:
         tensors = {name: getattr(self, name).to(device) for name in TENSORS}
         return Rollout(**tensors, columns=moved)
 
-    def finished(self, eos_id: int) -> Bool[Tensor, "B"]:
-        """True where the last token that the policy chose is EOS.
+    # not tuple[int, ...]: the tests' type check would draw an item from Python's random generator
+    def finished(self, eos_id: int | tuple) -> Bool[Tensor, "B"]:
+        """True where the last token that the policy chose is EOS, or one of several ends.
 
         It is False where the response was truncated or is empty.
+
+        Args:
+            eos_id: the id of the token that ends a response, or a tuple of ids.
         """
         last = self.action_mask & (self.action_mask.cumsum(1) == self.action_mask.sum(1)[:, None])
-        return ((self.response_ids == eos_id) & last).any(1)
+        ends = torch.tensor(eos_id, device=self.device).view(-1)
+        return (torch.isin(self.response_ids, ends) & last).any(1)
 
     # not Sequence[int]: the tests' type check would draw an item from Python's random generator
     def select(self, index: Tensor | Sequence) -> "Rollout":

@@ -18,6 +18,7 @@ from minirlhf.core.kl import log_ratio
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
 from minirlhf.models.adapters import LanguageModel, Policy
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import Judge
@@ -97,7 +98,7 @@ def draw(
         [text for r in rollouts for text in decode(tokenizer, r)],
         torch.cat(kl),
         torch.cat([r.response_mask.sum(1) for r in rollouts]),
-        torch.cat([r.finished(tokenizer.eos_token_id) for r in rollouts]),
+        torch.cat([r.finished(end_ids(model, tokenizer)) for r in rollouts]),
         torch.stack(spread).mean().item(),
     )
 
@@ -263,7 +264,7 @@ def pass_summary(
         "entropy": (-sum((r.old_logprobs.sum() for r in drawn), start=zero) / tokens).item(),
         "length": (tokens / len(repeated)).item(),
         "missing_eos": 1
-        - torch.cat([r.finished(tokenizer.eos_token_id) for r in drawn]).float().mean().item(),
+        - torch.cat([r.finished(end_ids(model, tokenizer)) for r in drawn]).float().mean().item(),
     }
 
 

@@ -127,7 +127,7 @@ def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
 
 
 def sampling_metrics(
-    batch: Rollout, ref_logprobs: torch.Tensor, eos_id: int
+    batch: Rollout, ref_logprobs: torch.Tensor, eos_id: int | tuple[int, ...]
 ) -> dict[str, torch.Tensor]:
     """Metrics of the sampled responses, as `train_ppo` and `train_group` log them.
 

@@ -39,6 +39,7 @@ from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -197,7 +198,7 @@ def train_group(
     """
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    algorithm, eos_id = config.algorithm, tokenizer.eos_token_id
+    algorithm, eos_id = config.algorithm, end_ids(model, tokenizer)
     sampling = config.sampling.for_training()  # refuses top-k and top-p
     check_tokens(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(model) if reference is None else reference.eval()
@@ -314,7 +315,7 @@ def train_group(
 def _penalised(
     scores: torch.Tensor,
     batch: Rollout,
-    eos_id: int,
+    eos_id: tuple[int, ...],
     config: GroupConfig,
     formulas: GroupFormulas,
 ) -> torch.Tensor:
@@ -369,7 +370,7 @@ def _baseline(
     return 0.0, 0
 
 
-def _without_truncated(batch: Rollout, eos_id: int) -> Rollout:
+def _without_truncated(batch: Rollout, eos_id: tuple[int, ...]) -> Rollout:
     """The same batch, but no token of a truncated response counts in the loss.
 
     The advantages were computed before. So truncated responses still count in the baseline.

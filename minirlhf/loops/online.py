@@ -27,6 +27,7 @@ from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -177,7 +178,7 @@ def _sampled_pairs(
     monitors: dict[str, Score],
 ) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
     """(pairs for each batch of prompts, mean metrics of the sampled responses)."""
-    pool, sampled, eos_id = [], [], tokenizer.eos_token_id
+    pool, sampled, eos_id = [], [], end_ids(model, tokenizer)
     for prompts in batches:
         ids, prompt_mask = encode_prompts(tokenizer, prompts)
         batch = sample(

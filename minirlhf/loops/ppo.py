@@ -48,6 +48,7 @@ from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, 
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
+from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -206,9 +207,10 @@ def train_ppo(
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
         optimiser steps. explained_variance: of the critic, before the update.
     """
+    check_fit(critic.backbone, tokenizer)
     history = History() if history is None else history
     generator = seed_all(config.seed)
-    sampling, eos_id = config.sampling.for_training(), tokenizer.eos_token_id
+    sampling, eos_id = config.sampling.for_training(), end_ids(actor, tokenizer)
     check_tokens(prompts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(actor) if reference is None else reference.eval()
     networks = ActorCritic(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.models.adapters import BelowAdapter
 from minirlhf.models.forward import (
     Response,
-    max_positions,
+    position_limit,
     prompt_tokens,
     response_tokens,
     special_tokens,
@@ -147,7 +147,7 @@ def fit_rows(
     prompts = _Reader(tokenizer, None).prompts(given["prompt"])
     reader = _Reader(tokenizer, max_response)
     answers = {name: reader.responses(texts) for name, texts in columns.items()}
-    limit = max_positions(model)
+    limit = position_limit(model)
     longest = max((text.length for texts in answers.values() for text in texts), default=0)
     report, rooms = RowReport(len(prompts)), []
     faults: dict[str, list[int]] = {}

@@ -28,6 +28,7 @@ from minirlhf.models.cost import (
     peak_bytes,
     weights_bytes,
 )
+from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.forward import (
     decode,
     encode,
@@ -72,12 +73,14 @@ __all__ = [
     "Shape",
     "SharedCritic",
     "activation_bytes",
+    "check_fit",
     "committed",
     "decode",
     "decode_seconds",
     "decode_step",
     "encode",
     "encode_prompts",
+    "end_ids",
     "fingerprint",
     "fitted",
     "forward_flop",

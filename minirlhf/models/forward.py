@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.core.logprobs import response_logprobs, response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import BelowAdapter, LanguageModel
+from minirlhf.models.fit import embedding_rows
 from minirlhf.runtime import check, check_text
 
 if TYPE_CHECKING:  # heads.py imports this file
@@ -154,8 +155,8 @@ def encode_prompts(
             f"the shortest of {min(map(len, ids), default=0)} tokens; give "
             "at least one prompt, each of at least one token."
         )
-    width, pad = max(map(len, ids)), _pad_id(tokenizer)
-    padded = [[pad] * (width - len(row)) + row for row in ids]
+    width = max(map(len, ids))
+    padded = [[0] * (width - len(row)) + row for row in ids]  # every model has an id 0
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in ids]
     return torch.tensor(padded, device="cpu"), torch.tensor(mask, device="cpu")
 
@@ -191,8 +192,8 @@ def encode(
             check_text(text, "The response")
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
     ids, chosen = response_tokens(tokenizer, responses, max_response=max_response)
-    width, pad = max(map(len, ids)), _pad_id(tokenizer)
-    padded = [row + [pad] * (width - len(row)) for row in ids]
+    width = max(map(len, ids))
+    padded = [row + [0] * (width - len(row)) for row in ids]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in ids]
     actions = [row + [False] * (width - len(row)) for row in chosen]
     response_ids, response_mask, action_mask = (
@@ -200,12 +201,6 @@ def encode(
     )
     nothing = torch.zeros(response_ids.shape, device="cpu")
     return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, nothing, action_mask)
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id at padding, which masks hide: the pad token's, else EOS, else 0."""
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(i for i in ids if i is not None)
 
 
 def device_of(model: torch.nn.Module | BelowAdapter) -> torch.device:
@@ -237,9 +232,9 @@ def policy_logits(model: LanguageModel, rollout: Rollout) -> torch.Tensor:
     Column t is computed from the tokens before response token t.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
-    _check_length(model, rollout)
+    _check_readable(model, rollout)
     rollout, width = rollout.to(device_of(model)), rollout.response_ids.shape[1]
     logits = model(
         input_ids=rollout.sequences,
@@ -275,9 +270,9 @@ def token_scores(model: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     """Scores (B, T) of a ScalarModel at every position of prompt and response.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
-    _check_length(model.backbone, rollout)
+    _check_readable(model.backbone, rollout)
     read = rollout.to(device_of(model))
     return model(read.sequences, read.attention_mask, read.position_ids).to(rollout.device)
 
@@ -288,25 +283,35 @@ def response_values(critic: "ScalarModel", rollout: Rollout) -> torch.Tensor:
     Column t is the value of the tokens before response token t.
 
     Raises:
-        ValueError: a sequence is longer than the model can read.
+        ValueError: a sequence is longer than the model can read, or holds a token it lacks.
     """
     return response_slice(token_scores(critic, rollout), rollout.prompt_ids.shape[1])
 
 
-def max_positions(model: torch.nn.Module | BelowAdapter) -> int | None:
-    """The most tokens that the model reads in one sequence; None where its config names no limit.
+def position_limit(model: torch.nn.Module | BelowAdapter) -> int | None:
+    """The most tokens that a model reads in one sequence; None if its config names no limit.
 
     A model that reads text and images has the limit in its text config.
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None)
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((limit for limit in limits if limit and limit > 0), None)  # XLNet's limit is -1
 
 
-def _check_length(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
-    longest, limit = int(rollout.attention_mask.sum(1).max()), max_positions(model)
+def _check_readable(model: torch.nn.Module | BelowAdapter, rollout: Rollout) -> None:
+    """Refuse sequences that are longer than the model reads, and tokens that it does not have."""
+    longest, limit = int(rollout.attention_mask.sum(1).max()), position_limit(model)
     if limit and longest > limit:
         raise ValueError(
             f"A sequence of {longest} tokens, prompt and EOS included, exceeds the "
             f"{limit} positions of the model; shorten the prompt or the response."
+        )
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "get_input_embeddings"):
+        return  # a reference below an adapter has the policy's embedding
+    last, rows = int(rollout.sequences.max()), embedding_rows(model)
+    if last >= rows:
+        raise ValueError(
+            f"A sequence holds the token id {last}, but the model's embedding has {rows} rows, for "
+            f"the ids 0 to {rows - 1}; policy, reward model and critic need the same vocabulary."
         )

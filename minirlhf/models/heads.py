@@ -11,49 +11,46 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
+from minirlhf.models.folders import read_table, read_whole
 from minirlhf.models.forward import device_of, policy_logprobs
 from minirlhf.runtime import atomic_folder, check
 
 
-def read_whole(
-    auto: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification], source: str | Path
-) -> PreTrainedModel:
-    """`auto.from_pretrained(source)` on the CPU in float32, from safetensors, all weights found.
-
-    transformers itself fills missing weights with random numbers.
-
-    Raises:
-        ValueError: weights that the config asks for are missing or have another shape.
-    """
-    with torch.device("cpu"):  # transformers reads into the default device
-        model, found = auto.from_pretrained(
-            source,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} weights that its config.json asks for are missing or of another shape, "
-            f"such as {wrong[0]}."
-        )
-    return model
-
-
 def _config_of(model: nn.Module) -> PreTrainedConfig:
     return model.config  # type: ignore[return-value]  # torch declares: Tensor or Module
+
+
+def _width(backbone: nn.Module) -> int:
+    """The width of a backbone's last hidden states. OPT projects them to another width."""
+    config = _config_of(backbone)
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def check_savable(model: nn.Module) -> None:
+    """Check that transformers has a sequence classifier of a model's family, to save a ScalarModel.
+
+    Call it before training, so that no work is lost.
+
+    Raises:
+        ValueError: it has none.
+    """
+    config = _config_of(model)
+    check(
+        "model",
+        config.model_type,
+        type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "of a type that transformers has a sequence classifier for, such as gpt2, llama or qwen2: "
+        "a reward model is saved as one",
+    )
 
 
 class ScalarHead(nn.Linear):
@@ -85,7 +82,7 @@ class ScalarModel(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = ScalarHead(_config_of(backbone).hidden_size).to(device_of(backbone))
+        self.head = ScalarHead(_width(backbone)).to(device_of(backbone))
         self.shift, self.scale = 0.0, 1.0
 
     def forward(
@@ -141,12 +138,13 @@ class ScalarModel(nn.Module):
         """Read what `save` wrote, in float32 and evaluation mode.
 
         Raises:
-            ValueError: numbers are missing in scalar.json, or weights are missing.
+            ValueError: scalar.json or the weights are not what `save` writes.
         """
-        numbers = json.loads((Path(folder) / "scalar.json").read_text())
-        if missing := {"bias", "shift", "scale"} - numbers.keys():
-            raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
-        whole = read_whole(AutoModelForSequenceClassification, folder)
+        numbers = _read_numbers(Path(folder) / "scalar.json")
+        whole = read_whole(AutoModelForSequenceClassification, Path(folder))
+        outputs = len(whole.get_parameter("score.weight"))
+        if outputs != 1:
+            raise ValueError(f"its head gives {outputs} numbers per token; it must give 1.")
         model = cls(fused_gelu(whole.base_model))
         with torch.no_grad():
             model.head.weight.copy_(whole.get_parameter("score.weight"))
@@ -158,6 +156,30 @@ class ScalarModel(nn.Module):
         config = copy.deepcopy(_config_of(self.backbone))
         config.num_labels, config.pad_token_id = 1, None
         return config
+
+
+def _read_numbers(file: Path) -> dict[str, float]:
+    """`bias`, `shift` and `scale` from scalar.json.
+
+    Raises:
+        ValueError: one is missing or not a finite number, scale is not above 0, or there is
+            another entry.
+    """
+    numbers = read_table(file)
+    names = {"bias", "shift", "scale"}
+    if missing := names - numbers.keys():
+        raise ValueError(f"its scalar.json lacks {', '.join(sorted(missing))}.")
+    if unknown := numbers.keys() - names:
+        raise ValueError(
+            f"its scalar.json also names {', '.join(sorted(unknown))}; it must hold bias, shift "
+            "and scale alone."
+        )
+    for name, value in numbers.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and math.isfinite(value) and (name != "scale" or value > 0)
+        allowed = "a finite number" + (" above 0" if name == "scale" else "")
+        check(f"{name} in its scalar.json", value, fits, allowed)
+    return numbers
 
 
 class SharedCritic(ScalarModel):
@@ -182,7 +204,7 @@ class SharedCritic(ScalarModel):
         nn.Module.__init__(self)
         # torch does not look into tuples: the actor's weights are not parameters of this module
         self._actor = (actor,)
-        self.head = ScalarHead(actor.config.hidden_size).to(device_of(actor))
+        self.head = ScalarHead(_width(actor)).to(device_of(actor))
         self.shift, self.scale = 0.0, 1.0
         if like is not None:
             check(

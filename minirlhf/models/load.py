@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,19 +18,14 @@ from transformers import (
 )
 
 from minirlhf.models.adapters import Policy, fused_gelu, merged
-from minirlhf.models.heads import ScalarModel, read_whole
+from minirlhf.models.fit import check_fit, end_ids
+from minirlhf.models.folders import read_whole, why_not_a_model
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.trial import check_writes
 from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder, device_named
 
 transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
 CHECKPOINTS = DATA / "checkpoints"
-FAULTS = (
-    OSError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-    SafetensorError,
-)  # raised by damaged or foreign files
 
 
 def checkpoint(name: str | Path) -> Path | None:
@@ -56,16 +50,19 @@ def load_policy(
 
     Args:
         name: `tiny-reviews`, `tiny-reviews-sft`, a folder with a config.json, or a hub name such as
-            `gpt2`.
+            `gpt2`. Weights are read from safetensors files alone, and no Python of the folder runs.
         device: cpu, cuda, mps or auto; by default the command's --device, else the CPU.
 
     Returns:
         (model, tokenizer).
 
     Raises:
-        ValueError: there is no such model, or the folder holds a reward model or damaged files.
+        ValueError: there is no such model, it is not a causal language model with all its weights,
+            or the tokenizer does not fit it.
     """
     place, source = device_named(device), checkpoint(name) or str(name)
+    if isinstance(source, str) and Path(name).exists():
+        raise ValueError(f"'{name}' {why_not_a_model(Path(name))}")
     if source == SMOLLM2:
         raise ValueError(
             f"{SMOLLM2} is not downloaded yet; run `minirlhf data --model {SMOLLM2}` once (93 MB)."
@@ -76,15 +73,12 @@ def load_policy(
             f"give a policy, such as {', '.join(committed())}."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        if len(tokenizer) <= 1:
-            raise ValueError(
-                "its tokenizer has no vocabulary; "
-                "add tokenizer.json and tokenizer_config.json to the folder."
-            )
         model = read_whole(AutoModelForCausalLM, source)
-    except FAULTS as error:
-        if isinstance(source, Path):
+        tokenizer = _read_tokenizer(source, model)
+        check_writes(model)
+        end_ids(model, tokenizer)  # refuses what is no id
+    except Exception as error:  # foreign and damaged files raise many types
+        if isinstance(source, Path) or isinstance(error, ValueError):
             raise ValueError(
                 f"'{name}' holds no policy that can be read: {_first_line(error)}"
             ) from error
@@ -93,9 +87,30 @@ def load_policy(
             f"with a config.json, nor reachable on the hub with safetensors weights "
             f"({type(error).__name__}); check the spelling or the network."
         ) from error
+    return fused_gelu(model).eval().to(place), tokenizer
+
+
+def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with left padding and a padding token.
+
+    Raises:
+        ValueError: it has no vocabulary, or does not fit the model (`check_fit`).
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, padding_side="left", trust_remote_code=False
+        )
+    except Exception as error:  # foreign and damaged files raise many types
+        raise ValueError(f"its tokenizer cannot be read: {_first_line(error)}") from error
+    if len(tokenizer) <= 1:
+        raise ValueError(
+            "its tokenizer has no vocabulary; "
+            "add tokenizer.json and tokenizer_config.json to the folder."
+        )
+    check_fit(model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return fused_gelu(model).eval().to(place), tokenizer
+    return tokenizer
 
 
 def load_scalar(
@@ -120,17 +135,23 @@ def load_scalar(
             "or a folder that `minirlhf reward` wrote."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        return ScalarModel.load(folder).to(place), tokenizer
-    except FAULTS as error:
+        model = ScalarModel.load(folder)
+        return model.to(place), _read_tokenizer(folder, model.backbone)
+    except Exception as error:  # foreign and damaged files raise many types
         raise ValueError(
             f"'{name}' holds no reward model that can be read: {_first_line(error)}"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error's message; its type where the message is empty."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first line of an error's message, with its type where the message alone says little.
+
+    A line that ends in a colon says nothing without the next one.
+    """
+    lines, kind = str(error).splitlines() or [""], type(error).__name__
+    line = " ".join(part.strip() for part in lines[: 2 if lines[0].endswith(":") else 1])
+    bare = not line or isinstance(error, LookupError | TypeError | AttributeError | AssertionError)
+    return f"{kind} {line}".strip() if bare else line
 
 
 def fingerprint(*names: str | Path) -> str:

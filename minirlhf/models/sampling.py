@@ -6,10 +6,12 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import LanguageModel, Policy
-from minirlhf.models.forward import device_of, encode_prompts
+from minirlhf.models.fit import end_ids
+from minirlhf.models.forward import device_of, encode_prompts, position_limit
 from minirlhf.runtime import check
 
 
@@ -51,7 +53,7 @@ def sample(
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
     *,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     config: SamplingConfig = SamplingConfig(),
     samples_per_prompt: int = 1,
     generator: torch.Generator | None = None,
@@ -67,7 +69,8 @@ def sample(
     of another batch size differ in their last bits.)
 
     Args:
-        prompt_ids, prompt_mask: (B, P), left-padded. eos_id: the token that ends a response.
+        prompt_ids, prompt_mask: (B, P), left-padded.
+        eos_id: the token that ends a response, or several (`end_ids`), EOS first.
         samples_per_prompt: responses to each prompt, in neighbouring rows. The prompt is read once.
         generator: draws the uniforms on the CPU, so that a seed gives the same ones on every
             device; torch's global one by default.
@@ -77,7 +80,8 @@ def sample(
         After the EOS of a row its ids are EOS, its mask is False and its log-probabilities are 0.
 
     Raises:
-        ValueError: prompt, response and EOS together may be longer than the model reads.
+        ValueError: prompt, response and EOS together may be longer than the model reads, or the
+            model keeps no key-value cache.
         FloatingPointError: the logits of a row that has not ended are NaN.
     """
     model.eval()
@@ -87,14 +91,15 @@ def sample(
     forward = partial(model, use_cache=True, logits_to_keep=1)
     position = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
     output = forward(input_ids=prompt_ids, attention_mask=prompt_mask.long(), position_ids=position)
-    cache, logits, position = output.past_key_values, output.logits[:, -1], position[:, -1:]
+    cache, logits, position = _cache_of(output), output.logits[:, -1], position[:, -1:]
     if samples_per_prompt > 1:
         copies = torch.arange(len(prompt_ids), device=device).repeat_interleave(samples_per_prompt)
         prompt_ids, prompt_mask, position, logits = _take_rows(
             cache, copies, prompt_ids, prompt_mask, position, logits
         )
     batch, dtype = len(prompt_ids), torch.promote_types(logits.dtype, torch.float32)
-    response_ids = torch.full((batch, config.max_new_tokens), eos_id, device=device)
+    ends = torch.tensor(eos_id, device=device).view(-1)  # EOS, and other ends of a response
+    response_ids = ends[0].repeat(batch, config.max_new_tokens)
     response_mask = torch.zeros_like(response_ids, dtype=torch.bool)
     old_logprobs = torch.zeros_like(response_ids, dtype=dtype)
     living = torch.arange(batch, device=device)  # the rows that have not ended
@@ -103,7 +108,8 @@ def sample(
         log_probs = torch.log_softmax(logits.to(dtype) / config.temperature, -1)
         if log_probs.isnan().any():
             raise FloatingPointError(
-                "The model's logits are NaN; its weights are damaged, or training went too far."
+                "The model's logits are NaN; its weights are damaged, or training went too far"
+                + (", or its attention overflows in float64." if dtype == torch.float64 else ".")
             )
         if config.greedy:
             token = log_probs.argmax(-1)
@@ -112,7 +118,7 @@ def sample(
             token = _draw(log_probs, config, uniform[living.cpu()])
         response_ids[living, t], response_mask[living, t] = token, True
         old_logprobs[living, t] = log_probs.gather(1, token[:, None])[:, 0]
-        going_on = (token != eos_id).nonzero()[:, 0]
+        going_on = (~torch.isin(token, ends)).nonzero()[:, 0]
         if len(going_on) == 0 or t + 1 == config.max_new_tokens:
             break
         if len(going_on) < len(living):
@@ -148,7 +154,7 @@ def sample_text(
         sample(
             model,
             *encode_prompts(tokenizer, batch),
-            eos_id=tokenizer.eos_token_id,
+            eos_id=end_ids(model, tokenizer),
             config=config,
             generator=generator,
         )
@@ -156,12 +162,27 @@ def sample_text(
     ]
 
 
+def _cache_of(output: ModelOutput) -> DynamicCache:
+    """The key-value cache that a model returned.
+
+    Raises:
+        ValueError: it returned none whose rows can be dropped, as recurrent models do.
+    """
+    cache: DynamicCache | None = getattr(output, "past_key_values", None)
+    if cache is None or not hasattr(cache, "reorder_cache"):
+        raise ValueError(
+            "the model keeps no key-value cache whose rows can be dropped, so it cannot be "
+            "sampled from"
+        )
+    return cache
+
+
 def _check_width(model: LanguageModel, prompt: int, new: int) -> None:
     """Refuse a prompt and response that are longer than the model reads.
 
     One position stays free: a response cut at max_new_tokens gets an EOS before it is scored.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = position_limit(model)
     if limit and prompt + new + 1 > limit:
         raise ValueError(
             f"A prompt of {prompt}, {new} new tokens and EOS exceed the model's {limit}."

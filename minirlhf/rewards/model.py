@@ -18,8 +18,10 @@ from minirlhf.runtime import check
 Judge = Callable[[list[str], list[str]], torch.Tensor]  # (prompts, responses) -> scores (B,)
 
 
-def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
+def end_with_eos(rollout: Rollout, eos_id: int | tuple[int, ...]) -> Rollout:
     """The same responses in R + 1 columns, with EOS added to those that were cut off.
+
+    Where a model has several tokens that end a response (`end_ids`), EOS takes their place.
 
     A reward model is trained on responses that end in EOS. At the last token of a cut response its
     head would be read at an untrained position. A policy finds this out: it stops writing EOS and
@@ -30,19 +32,21 @@ def end_with_eos(rollout: Rollout, eos_id: int) -> Rollout:
     )
     lengths = rollout.response_mask.sum(1, keepdim=True)
     last = ids.gather(1, (lengths - 1).clamp(min=0))
-    cut = (last != eos_id) | (lengths == 0)  # whoever wrote the last token
-    ids = ids.scatter(1, lengths, torch.where(cut, eos_id, ids.gather(1, lengths)))
+    ends = torch.tensor(eos_id, device=ids.device).view(-1)
+    cut = ~torch.isin(last, ends) | (lengths == 0)  # whoever wrote the last token
+    # EOS at the last token, or behind it where the response was cut
+    ids = ids.scatter(1, torch.where(cut, lengths, lengths - 1), ends[:1].expand_as(lengths))
     mask = mask.scatter(1, lengths, cut)
     return Rollout(rollout.prompt_ids, rollout.prompt_mask, ids, mask, old_logprobs)
 
 
-def rollout_score(model: ScalarModel, eos_id: int) -> Score:
+def rollout_score(model: ScalarModel, eos_id: int | tuple[int, ...]) -> Score:
     """The score function that a training loop needs: the reward model's score at EOS.
 
     A response that was cut off is given an EOS for scoring.
 
     Args:
-        eos_id: id of the EOS token.
+        eos_id: id of the EOS token, or of several ends, EOS first (`end_ids`).
 
     Returns:
         Rollout -> scores (B,) in reward units.
@@ -57,7 +61,9 @@ def rollout_score(model: ScalarModel, eos_id: int) -> Score:
 
 
 @torch.no_grad()
-def normalise_scores(model: ScalarModel, rollouts: list[Rollout], eos_id: int) -> ScalarModel:
+def normalise_scores(
+    model: ScalarModel, rollouts: list[Rollout], eos_id: int | tuple[int, ...]
+) -> ScalarModel:
     """Set shift and scale so that these rollouts' scores have mean 0 and standard deviation 1.
 
     Returns:

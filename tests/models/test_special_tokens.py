@@ -10,7 +10,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from minirlhf.models.forward import (
     encode,
     encode_prompts,
-    max_positions,
+    position_limit,
     prompt_tokens,
     template_tokens,
     text_tokens,
@@ -111,8 +111,8 @@ def test_a_tokenizer_without_eos_is_refused_and_without_pad_it_pads():
 
 def test_the_positions_of_a_model_are_those_of_its_text():
     model = tiny_policy(positions=48)
-    assert max_positions(model) == max_positions(model.base_model) == 48
-    assert max_positions(torch.nn.Linear(1, 1)) is None
+    assert position_limit(model) == position_limit(model.base_model) == 48
+    assert position_limit(torch.nn.Linear(1, 1)) is None
 
 
 def test_a_tokenizer_in_python_is_read_in_the_same_way():

@@ -9,6 +9,7 @@ from minirlhf.experiments.pages import between_marks
 from minirlhf.runtime import commit, write_text
 
 PAGE = Path(__file__).with_name("README.md")
+CELL = "architecture and loop"  # a test's property: [architecture, loop], a cell of the table
 
 
 def pytest_addoption(parser):
@@ -24,20 +25,54 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The figures of the tests that passed, as the rows of a table."""
+    """The figures of the tests that passed, and the table of architectures and loops."""
     reports = terminalreporter.stats.get("passed", [])
+    said = f"Recorded on {date.today()} at commit {commit()}."
+    table = cells({"holds": reports, "fails": terminalreporter.stats.get("failed", [])})
+    if table:
+        terminalreporter.write_sep("-", "architecture and loop")
+        terminalreporter.write_line(table)
+        if config.getoption("record"):
+            record("architectures", said, table)
     rows = [
         f"| {name} | {figure} | {report.duration:.0f} |"
         for report in sorted(reports, key=lambda report: report.nodeid)
         if report.when == "call" and "/stress/" in report.nodeid
         for name, figure in report.user_properties
+        if name != CELL
     ]
     if not rows:
         return
     terminalreporter.write_sep("-", "figures")
     terminalreporter.write_line("\n".join(rows))
     if config.getoption("record"):
-        said = f"Recorded on {date.today()} at commit {commit()}."
-        table = "\n".join([said, "", "| what | figure | seconds |", "|---|---|---|", *rows, ""])
-        write_text(PAGE, between_marks(PAGE.read_text(encoding="utf-8"), "figures", table))
+        record("figures", said, "\n".join(["| what | figure | seconds |", "|---|---|---|", *rows]))
         terminalreporter.write_line(f"recorded in {PAGE}")
+
+
+def cells(reports):
+    """A table of the tests that have a CELL: a row an architecture, a column a loop."""
+    found = {
+        tuple(cell): word
+        for word, made in reports.items()
+        for report in made
+        if report.when == "call"
+        for name, cell in report.user_properties
+        if name == CELL
+    }
+    if not found:
+        return ""
+    architectures, loops = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    rows = [
+        f"| {a} | {' | '.join(found.get((a, loop), 'not run') for loop in loops)} |"
+        for a in sorted(architectures)
+    ]
+    return "\n".join(
+        [f"| architecture | {' | '.join(loops)} |", "|---" * (len(loops) + 1) + "|", *rows]
+    )
+
+
+def record(mark, said, table):
+    """Write a table between two marks of the page, below the day and the commit."""
+    page = between_marks(PAGE.read_text(encoding="utf-8"), mark, f"{said}\n\n{table}\n")
+    write_text(PAGE, page)
