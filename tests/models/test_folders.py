@@ -331,7 +331,7 @@ def test_the_python_of_a_dataset_never_runs(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "rows.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
-    with pytest.raises(ValueError, match="No dataset"):
+    with pytest.raises(ValueError, match="cannot be read"):
         load_by_name(str(folder))
     assert not (folder / "ran").exists()
 
