@@ -187,15 +187,20 @@ def _number_in(text: str) -> tuple[str, Fraction] | None:
     if not found or len(found[-1][0]) > LONGEST or (enclosed and "," in text):  # (1,234)
         return None
     number = found[-1]
-    before, sign = re.fullmatch(r"(.*?)([+-]?)\s*", text[: number.start()], re.DOTALL).groups()
-    if not sign:  # the space counts: "so 5", but "R5"
-        before = text[: number.start()]
+    before = text[: number.start()]  # a space at its end counts: "so 5", but not "R5"
+    sign = before.rstrip()[-1:]
+    sign = sign if sign in ("+", "-") else ""
+    if sign:
+        before = before.rstrip()[:-1]
     if not (_is_unit(text[number.end() :]) and _is_announced(before)):
         return None
-    whole, top, bottom = (part and Fraction(part.replace(",", "")) for part in number.groups())
-    if bottom == 0 or (whole is not None and not top < bottom):
+    whole, top, bottom = (
+        Fraction((part or without).replace(",", ""))
+        for part, without in zip(number.groups(), "001", strict=True)
+    )
+    if not bottom or (number[1] and top >= bottom):
         return None
-    value = (whole or 0) + top / (bottom or 1)
+    value = whole + top / bottom
     return sign + number[0], -value if sign == "-" else value
 
 
