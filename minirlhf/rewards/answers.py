@@ -37,15 +37,28 @@ TAKEN_BACK = re.compile(
     r"(?:^|[.!?,;\n(])\W{0,9}(?:wait|actually|sorry|correction|oops|hmm|scratch that|rather|"
     r"instead|alternatively|or|but|maybe|perhaps|i mean|edit|"
     r"no\b(?=[,.;:!]|\s+\W{0,3}\d|\s+(?:wait|it|the\s+answer)\b))\b|"
-    r"\b(?:is|was) (?:wrong|incorrect|not (?:right|correct)|a mistake)\b",
+    r"\b(?:wrong|incorrect|mistake|kidding|not (?:right|correct)|(?:re|double-?)(?:check|calculate|"
+    r"consider|do)|(?:real|correct|right|true) (?:answer|result|value))\b",
     re.IGNORECASE,
 )
-# Words before an answer that deny it or leave it open.
+# Words before an answer that deny it or leave it open; before a number also words that compare.
+DENIED = (
+    r"n['’]t\b|\b(?:no|not|never|none|neither|nor|cannot|wrong|incorrect|false|mistaken|maybe|"
+    r"perhaps|possibly|probably|might|could|guess|unsure|if|whether|suppose|assume|another)\b"
+)
 UNSURE = re.compile(
-    r"n['’]t\b|\b(?:no|not|never|none|neither|nor|or|cannot|without|if|unless|except|whether|wrong|"
-    r"incorrect|false|mistaken|maybe|perhaps|possibly|probably|might|could|guess|unsure|another|"
-    r"approximately|roughly|about|around|nearly|almost|than|least|most)\b",
+    DENIED + r"|\b(?:or|without|unless|except|approximately|roughly|about|around|nearly|almost|"
+    r"than|least|most)\b",
     re.IGNORECASE,
+)
+# What makes the content of a box a part of something else: before the box and after it.
+BEFORE_BOX = re.compile(
+    r"(?:\w|[-+*/^_<>≠≈±×·÷]\s*|\\(?:times|cdot|pm|mp|div|neq?|approx|sim|[lg](?:eq?|t))\s*|"
+    r"(?:[\^_}]|\\[dtc]?frac|\\sqrt)\s*\{\s*)$"
+)
+AFTER_BOX = re.compile(
+    r"\w|[\s$]*(?:[-+*/^_<>≠≈±×·÷!]|\\(?:times|cdot|pm|mp|div|neq?|approx|sqrt|[dtc]?frac)|"
+    r",\s*[\\$]{0,2}\d)"
 )
 OPERATORS = set(
     "plus minus times divided over under mod modulo remainder squared cubed factorial power root "
@@ -60,8 +73,9 @@ NO_UNITS = OPERATORS - {"square"} | set(
     "thousandth thousandths zero one two three four five six seven eight nine ten eleven twelve "
     "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
     "seventy eighty ninety and but nor not than below above least most minimum maximum "
-    "approximately about around roughly ish odd something point fold wrong incorrect false maybe "
-    "perhaps probably possibly theta alpha beta gamma lambda infinity inf nan".split()
+    "approximately about around roughly ish choose past unless when if odd something point fold "
+    "wrong incorrect false maybe perhaps probably possibly theta alpha beta "
+    "gamma lambda infinity inf nan".split()
 )
 # Units that may follow a number without a space; 2x and 2ab are products.
 STUCK_UNITS = set(
@@ -75,6 +89,7 @@ AREAS = SHORT_UNITS | set("meters metres miles feet inches units yards".split())
 LATEX = [  # tried in this order
     (r"<<[^<>]{0,200}>>", ""),  # GSM8K's calculator
     (r"(?<![\w*)])\*\*([^*\n]{1,100})\*\*(?![\w*(])", r"\1"),  # bold, in Markdown
+    (r"~(?=\\?[A-Za-z])", " "),  # ~42 is about 42
     (r"\{,\}|,\s?\\!\s?", ","),
     (r"\\!", ""),
     (r"\\([$%])", r"\1"),
@@ -92,7 +107,7 @@ LATEX = [  # tried in this order
     (r"\\(?:f?box(?:ed)?|(?:text|math)[a-z]{0,6}|[mh]box|operatorname)\s?\{([^{}]*)\}", r" \1 "),
     (r"(?<=[A-Za-z])\s?\^\s?(?:2|\{2\})(?![0-9])", "²"),  # cm^2
     (r"(?<=[A-Za-z])\s?\^\s?(?:3|\{3\})(?![0-9])", "³"),
-    (r"[$£€¥₹¢~`]", " "),  # currencies, and marks of LaTeX and Markdown
+    (r"[$£€¥₹¢`]", " "),  # currencies, and marks of LaTeX and Markdown
 ]
 PLAIN = str.maketrans("\u2212０１２３４５６７８９．，－＋％＄", "-0123456789.,-+%$")
 
@@ -103,7 +118,7 @@ DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]++)?|(?<![\w.])\.[0-9]++)(?:[eE][+-]?[0-9]{{1,3
 VALUE = re.compile(rf"(?:({WHOLE}) +(?=[0-9]++/[0-9]))?({DECIMAL})(?: ?/ ?({DECIMAL}))?")
 LETTER = r"[^\W\d_]"
 UNIT = re.compile(
-    rf"(?:\s?%|\s?°[CF]?(?!{LETTER}))?"
+    rf"(?:\s?%|\s?°\s?[CF]?(?!{LETTER}))?"
     rf"(?:(?:\s+|[/-])?{LETTER}+(?:(?:\s+|\s?[/-]\s?){LETTER}+)*+)?\s*\.?"
 )
 # one letter by itself, but not the words a and I
@@ -112,7 +127,8 @@ CODE = r"(?:(?:USD|US|EUR|GBP|INR|CAD|AUD|Rs)\b\.?\s*)?"
 # how a number is announced
 LINK = re.compile(
     r"(?:(?<![<>!=:≈≠])={1,2}|(?<=[^\W\d]):(?=\s)|\b(?:is|are|was|were|equals?|makes?|gets?|got|has|"
-    r"have|had|gives?|gave|costs?|earns?|needs?|leaves?|leaving|so|then|thus|hence|therefore|total|"
+    r"have|had|gives?|gave|costs?|earns?|needs?|pays?|takes?|spends?|saves?|sells?|sold|uses?|"
+    r"eats?|runs?|walks?|works?|weighs?|leaves?|leaving|so|then|thus|hence|therefore|total|"
     r"altogether|finally|answer)\b,?|(?<=[A-Za-z])['’]s\b)\s*"
     rf"(?:(?:exactly|only|just|equal to|a total of|now)\s+)*{CODE}$"
 )
@@ -135,7 +151,9 @@ def _is_unit(after: str) -> bool:
     if not UNIT.fullmatch(after):
         return False
     stuck = after[:1]
-    words = re.findall(rf"{LETTER}+", re.sub(r"^\s?(?:%|°[CF]?)|(?<=\s)a\s(?=[a-z]{3})", "", after))
+    words = re.findall(
+        rf"{LETTER}+", re.sub(r"^\s?(?:%|°\s?[CF]?)|(?<=\s)a\s(?=[a-z]{3})", "", after)
+    )
     if stuck.isalpha() and words[0].rstrip("²³") not in STUCK_UNITS:
         return False
     if stuck in ("/", "-") and len(words[0]) < 2:  # 5/x and 5-x
@@ -252,10 +270,15 @@ def extract_answer(text: str) -> str | None:
         if re.search(r"\d|\b(?:or|and)\b", between) and not SENTENCE.search(between):
             return None
         clause = re.split(r"[,;:]", SENTENCE.split(text[:start])[-1])[-1]
-        changed = UNSURE.search(clause) or OPERATORS & set(clause.casefold().split())
-        if marker is PHRASE and changed:  # "twice the answer is 84"
+        if re.search(DENIED, clause, re.IGNORECASE):
+            return None
+        if marker is PHRASE and OPERATORS & set(clause.casefold().split()):  # twice the answer is
             return None
         after = text[end:].split(answer, 1)[-1]
+        if marker is BOX:
+            after = after.partition("}")[2]
+            if BEFORE_BOX.search(text[max(0, start - LONGEST) : start]) or AFTER_BOX.match(after):
+                return None
         return None if TAKEN_BACK.search(NEXT_PROBLEM.split(after, maxsplit=1)[0]) else answer
     number = _number_in(SENTENCE.split(text.strip())[-1])
     return number and number[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.runtime import check_text
+from minirlhf.runtime import check, check_text
 from minirlhf.tasks.conversations import is_conversation, render
 
 FORMS = "a list of texts, a Series, a column of a Dataset, or a Dataset with a column `prompt`"
@@ -30,8 +30,7 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
             template.
     """
     texts = [_text_of(row, value, tokenizer) for row, value in enumerate(_values(prompts))]
-    if not texts:
-        raise ValueError("There are no prompts; give at least one.")
+    check("rows to train on", len(texts), bool(texts), "at least 1: there are no prompts")
     for row, ids in enumerate(tokenizer(texts).input_ids):
         if not ids:
             raise ValueError(
