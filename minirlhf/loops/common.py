@@ -6,7 +6,7 @@ import torch
 
 from minirlhf.core.kl import log_ratio
 from minirlhf.core.masking import masked_mean
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.runtime import check
 
@@ -124,6 +124,51 @@ def micro_batches(batch: Rollout, config: OptimiserConfig) -> Iterator[Rollout]:
         part = batch.select(rows)
         if part.action_mask.any():
             yield part
+
+
+def with_rows(batch: Rollout, index: torch.Tensor, step: int, steps: int) -> Rollout:
+    """The sampled batch with what a score may ask for: which prompt, and how far the run is.
+
+    Args:
+        index: numbers of the prompts; each has the same number of responses, side by side.
+
+    Returns:
+        The batch with columns (B,): prompt_row, the number of the prompt; step and steps, of the
+        run.
+    """
+    row = index.repeat_interleave(len(batch.response_ids) // len(index))
+    progress = {"step": torch.full_like(row, step), "steps": torch.full_like(row, steps)}
+    return batch.with_columns(prompt_row=row, **progress)
+
+
+@torch.no_grad()
+def checked_scores(score: Score, batch: Rollout) -> torch.Tensor:
+    """score(batch), (B,) reward units. The batch is one of `with_rows`.
+
+    Raises:
+        ValueError: it is not one finite number per response. The message names the first row that
+            has none.
+    """
+    scores, count = score(batch), len(batch.response_ids)
+    if not isinstance(scores, torch.Tensor) or scores.shape != (count,):
+        given = (
+            f"a tensor of shape {tuple(scores.shape)}"
+            if isinstance(scores, torch.Tensor)
+            else f"{str(scores)[:60]}, of type {type(scores).__name__}"
+        )
+        raise ValueError(
+            f"The score of a batch is {given}; it must be a tensor of one number for each of the "
+            f"{count} responses, of shape ({count},). `rewards.reward_function` makes a score from "
+            "a function of texts."
+        )
+    if not (finite := scores.isfinite()).all():
+        row = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"The score of response {row}, to prompt {int(batch.prompt_row[row])}, is "
+            f"{scores[row].item()}; it must be finite. "
+            "It is nan where every reward function returned None: let one of them score every row."
+        )
+    return scores
 
 
 def sampling_metrics(

@@ -14,7 +14,7 @@ Source: Shao et al. 2024. By default the KL penalty is taken off the score, as i
 `grpo-paper` has it as a loss. The other rows of the family: loops/family.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,12 +28,14 @@ from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
     MeanMetrics,
+    checked_scores,
     clipped_step,
     make_optimizer,
     micro_batches,
     sampling_metrics,
     set_learning_rate,
     shuffled_batches,
+    with_rows,
 )
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
@@ -43,6 +45,7 @@ from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.tasks.prompts import prompt_texts
 
 # metrics of the update; they are 0 where every response was masked and nothing was updated
 UPDATE_METRICS = ("policy_loss", "ratio", "clip_fraction", "grad_norm")
@@ -156,7 +159,7 @@ class GroupConfig:
 def train_group(
     model: SomePolicy,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: Iterable[Any],
     score: Score,
     config: GroupConfig = GroupConfig(),
     *,
@@ -176,6 +179,7 @@ def train_group(
     torch.randperm(B) per epoch. Nothing else is random: greedy responses draw nothing.
 
     Args:
+        prompts: texts or conversations, in any form that `tasks.prompt_texts` reads.
         score: batch -> (B,) reward units, to be maximised.
         formulas: the functions that the loop uses.
         reference: the frozen policy of the KL penalty; by default a copy of the model.
@@ -197,10 +201,11 @@ def train_group(
         samples: all responses sampled in this step.
     """
     history = History() if history is None else history
+    texts = prompt_texts(prompts, tokenizer)
     generator = seed_all(config.seed)
     algorithm, eos_id = config.algorithm, end_ids(model, tokenizer)
     sampling = config.sampling.for_training()  # refuses top-k and top-p
-    check_tokens(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
+    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
     state: dict[str, Any] = {"kl_coef": config.kl.kl_coef, "running_mean": None}
@@ -209,18 +214,18 @@ def train_group(
     def draw(index: torch.Tensor, **given: Any) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
         """Responses to prompts [index], their scores, and the scores less penalties."""
         settings = {"config": sampling, "samples_per_prompt": config.group_size} | given
-        ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        ids, prompt_mask = encode_prompts(tokenizer, [texts[i] for i in index])
         batch = formulas.sample(
             model, ids, prompt_mask, eos_id=eos_id, generator=generator, **settings
         )
-        with torch.no_grad():
-            scores = score(batch)
+        batch = with_rows(batch, index, step, config.steps)
+        scores = checked_scores(score, batch)
         return batch, scores, _penalised(scores, batch, eos_id, config, formulas)
 
     run = (checkpoint or Checkpoint()).attach(
         config.stage,
         config,
-        prompts,
+        texts,
         [model],
         [optimizer],
         history,
@@ -230,7 +235,7 @@ def train_group(
         score=score,
         reference=reference,
     )
-    batches = shuffled_batches(len(prompts), config.prompts_per_step, config.steps, config.seed)
+    batches = shuffled_batches(len(texts), config.prompts_per_step, config.steps, config.seed)
     for step, index in run.steps(batches):
         kl_coef = state["kl_coef"]
         # 1. Sample a group of responses to each prompt, and score them.
@@ -238,7 +243,7 @@ def train_group(
         samples, group_metrics = len(scores), _group_metrics(scores, config.group_size)
         if algorithm.drop_spread is not None:
             batch, penalised, more = _refilled(
-                batch, scores, penalised, draw, config, len(prompts), generator
+                batch, scores, penalised, draw, config, len(texts), generator
             )
             samples += more
         # 2. The baseline, if it is not the group's own, and the reference's log-probabilities.

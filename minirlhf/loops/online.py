@@ -6,7 +6,9 @@ rso          k responses of the initial policy, two kept by rejection         (L
              sampling
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,10 +19,12 @@ from minirlhf.core.rejection import rejection_sample
 from minirlhf.core.rollout import Score
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
+    checked_scores,
     clipped_step,
     make_optimizer,
     set_learning_rate,
     shuffled_batches,
+    with_rows,
 )
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.losses import LOSSES, DPOFormulas
@@ -31,6 +35,7 @@ from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.tasks.prompts import prompt_texts
 
 PICKS = ("best and worst", "rejection")
 
@@ -90,7 +95,7 @@ ONLINE = {  # the keys are the names of the commands
 def train_online(
     model: SomePolicy,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: Iterable[Any],
     score: Score,
     config: OnlineConfig = OnlineConfig(),
     *,
@@ -108,6 +113,7 @@ def train_online(
     batch of prompts (see `sample`) and, with pick="rejection", then one uniform per response.
 
     Args:
+        prompts: texts or conversations, in any form that `tasks.prompt_texts` reads.
         score: batch -> (B,) scores in reward units. The scores less the penalty for a missing EOS
             decide, by `pick`, which two responses form a pair and which of them is chosen.
         formulas: the functions that the loss uses.
@@ -124,9 +130,10 @@ def train_online(
         (nats per token, estimated) and the monitors.
     """
     history, own = History() if history is None else history, config.dpo
+    texts = prompt_texts(prompts, tokenizer)
     generator = seed_all(own.seed)
     sampling = config.sampling.for_training()
-    check_tokens(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
+    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
     # pairs for the steps to come; they are saved in the checkpoint too
@@ -135,7 +142,7 @@ def train_online(
     run = (checkpoint or Checkpoint()).attach(
         "online",
         config,
-        prompts,
+        texts,
         [model, reference] if own.sync_every else [model],
         [optimizer],
         history,
@@ -145,14 +152,14 @@ def train_online(
         score=score,
         reference=reference,
     )
-    batches = list(shuffled_batches(len(prompts), own.batch_size, own.steps, own.seed))
+    batches = list(shuffled_batches(len(texts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
         log: dict[str, torch.Tensor] = {}
         # 1. Responses to the prompts of the next steps, and pairs of them by their scores.
         if step % config.refresh == 0:
-            asked = [[prompts[i] for i in index] for index in batches[step : step + config.refresh]]
+            asked = batches[step : step + config.refresh]
             state["pool"], log = _sampled_pairs(
-                model, tokenizer, asked, score, config, generator, monitors or {}
+                model, tokenizer, texts, asked, step, score, config, generator, monitors or {}
             )
         # 2. One step on the pairs of this step's prompts.
         rows = state["pool"].pop(0)
@@ -171,15 +178,22 @@ def train_online(
 def _sampled_pairs(
     model: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    batches: list[list[str]],
+    texts: list[str],
+    batches: list[torch.Tensor],
+    step: int,
     score: Score,
     config: OnlineConfig,
     generator: torch.Generator,
     monitors: dict[str, Score],
 ) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
-    """(pairs for each batch of prompts, mean metrics of the sampled responses)."""
+    """(pairs for each batch of prompts, mean metrics of the sampled responses).
+
+    Args:
+        texts: all prompts. batches: the numbers of those to sample. step: of the run.
+    """
     pool, sampled, eos_id = [], [], end_ids(model, tokenizer)
-    for prompts in batches:
+    for index in batches:
+        prompts = [texts[i] for i in index]
         ids, prompt_mask = encode_prompts(tokenizer, prompts)
         batch = sample(
             model,
@@ -190,8 +204,8 @@ def _sampled_pairs(
             samples_per_prompt=config.samples,
             generator=generator,
         )
-        with torch.no_grad():
-            scores = score(batch)
+        batch = with_rows(batch, index, step, config.dpo.steps)
+        scores = checked_scores(score, batch)
         penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
         pool.append(pairs_of(prompts, decode(tokenizer, batch), penalised, config, generator))
         row = {

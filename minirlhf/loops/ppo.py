@@ -23,7 +23,7 @@ most R tokens.
 Source: Schulman et al. 2017; for language models Ziegler et al. 2019.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,14 @@ from minirlhf.core.returns import gae
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.actor_critic import ActorCritic
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.common import MeanMetrics, micro_batches, sampling_metrics, shuffled_batches
+from minirlhf.loops.common import (
+    MeanMetrics,
+    checked_scores,
+    micro_batches,
+    sampling_metrics,
+    shuffled_batches,
+    with_rows,
+)
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
@@ -53,6 +60,7 @@ from minirlhf.models.forward import encode_prompts, policy_logprobs, response_va
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.tasks.prompts import prompt_texts
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ def train_ppo(
     actor: SomePolicy,
     critic: ScalarModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: Iterable[Any],
     score: Score,
     config: PPOConfig = PPOConfig(),
     *,
@@ -192,6 +200,7 @@ def train_ppo(
         critic: a ScalarModel, usually a copy of the reward model, backbone and head. Or a
             SharedCritic of this actor: its trunk then learns from both losses, at the actor's
             learning rate and gradient clip; config.critic is the head's.
+        prompts: texts or conversations, in any form that `tasks.prompt_texts` reads.
         score: batch -> (B,) reward units, to be maximised.
         formulas: the functions that the loop uses.
         reference: the frozen policy of the KL penalty; by default a copy of the actor.
@@ -209,9 +218,10 @@ def train_ppo(
     """
     check_fit(critic.backbone, tokenizer)
     history = History() if history is None else history
+    texts = prompt_texts(prompts, tokenizer)
     generator = seed_all(config.seed)
     sampling, eos_id = config.sampling.for_training(), end_ids(actor, tokenizer)
-    check_tokens(prompts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens)
+    check_tokens(texts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens)
     reference = reference_of(actor) if reference is None else reference.eval()
     networks = ActorCritic(
         actor,
@@ -225,7 +235,7 @@ def train_ppo(
     run = (checkpoint or Checkpoint()).attach(
         "ppo",
         config,
-        prompts,
+        texts,
         [actor, critic],
         [networks.actor_optimizer, networks.critic_optimizer],
         history,
@@ -236,11 +246,11 @@ def train_ppo(
         reference=reference,
     )
     prompts_per_step = config.batch_size // config.samples_per_prompt
-    batches = shuffled_batches(len(prompts), prompts_per_step, config.steps, config.seed)
+    batches = shuffled_batches(len(texts), prompts_per_step, config.steps, config.seed)
     for step, index in run.steps(batches):
         kl_coef = state["kl_coef"]
         # 1. Sample, and keep every token's log-probability under this policy.
-        ids, prompt_mask = encode_prompts(tokenizer, [prompts[i] for i in index])
+        ids, prompt_mask = encode_prompts(tokenizer, [texts[i] for i in index])
         batch = formulas.sample(
             actor,
             ids,
@@ -250,10 +260,10 @@ def train_ppo(
             samples_per_prompt=config.samples_per_prompt,
             generator=generator,
         )
-        mask = batch.action_mask
+        batch, mask = with_rows(batch, index, step, config.steps), batch.action_mask
         # 2. Ask the three other models: reward model, reference and critic.
+        scores = checked_scores(score, batch)
         with torch.no_grad():
-            scores = score(batch)
             ref_logprobs = policy_logprobs(reference, batch, temperature=sampling.temperature)
             values = formulas.response_values(critic, batch)
         # 3. Rewards: a KL penalty on every token, the score on the last one. Then advantages.

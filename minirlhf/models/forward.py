@@ -146,6 +146,8 @@ def encode_prompts(
         ValueError: there are no prompts, or a prompt is not text or has no tokens. The first
             response token needs a token before it.
     """
+    if isinstance(prompts, str):  # its letters would be read as prompts
+        raise ValueError(f"prompts is {prompts[:60]!r}; it must be a list of texts: [prompt].")
     for prompt in prompts:
         check_text(prompt, "The prompt")
     ids = prompt_tokens(tokenizer, list(prompts))

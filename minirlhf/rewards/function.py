@@ -1,27 +1,62 @@
-"""Your own reward: a Python function of texts, by TRL's contract, for use in a training loop."""
+"""Your own reward: a Python function of texts, by TRL's contract, for use in a training loop.
 
+The contract is that of the reward functions of GRPOTrainer and RLOOTrainer (TRL 1.12 to 1.16).
+Kept:
+
+- The function is called with keyword arguments, each a list with one value per completion: prompts,
+  completions, completion_ids (token ids, EOS included), and the dataset's other columns. One
+  more is trainer_state, transformers' TrainerState with global_step and max_steps. Outside of a
+  loop it is None.
+- If the dataset's prompts are conversations, prompts are lists of turns, and completions are lists
+  of one turn of the assistant.
+- It returns one number per completion, as a list, tuple, generator, array or tensor. None is for a
+  completion that it does not score. `weighted` is the sum over several functions that leaves None
+  out (TRL's reward_weights).
+- It may be async. It runs in an event loop that all async functions share.
+- The columns belong to the row of the dataset, not to the prompt: several rows may have the same
+  prompt, if a loop is given the prompts of this dataset in their order.
+
+Not kept:
+
+- A function without **kwargs gets only the arguments that it names. In TRL it fails.
+- log_extra, log_metric and environments are not given.
+- A completion for which every function returned None stops the run. In TRL it has no gradient.
+- A reward model is not a function here; see `rollout_score`.
+"""
+
+import asyncio
 import functools
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, prompt_tokens, text_of
 from minirlhf.runtime import check
+from minirlhf.tasks.prompts import prompt_texts
+
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state")
+ROW_ONLY = ("prompt", "completion")  # columns that are not arguments
 
 
 def reward_function(
-    function: Callable[..., Sequence[float]],
+    function: Callable[..., Any],
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset | None = None,
 ) -> Score:
     """Turn a function of texts into a score for a training loop.
 
-    `function(prompts=[...], completions=[...], **columns)` returns one number per completion.
+    `function(prompts=[...], completions=[...], completion_ids=[...], trainer_state=..., **columns)`
+    returns one number per completion, or None for one that it does not score. The head of this
+    file has the whole contract.
 
     Args:
         function: the reward.
@@ -30,67 +65,211 @@ def reward_function(
             these columns as lists with one value per completion.
 
     Returns:
-        Rollout -> scores (B,).
+        Rollout -> scores (B,), nan where the function returned None.
 
     Raises:
-        ValueError: two rows have the same prompt. When called: a prompt has no row, the function
-            raised, or it did not return one finite number per completion.
+        ValueError: the function is not one or needs an argument that it is not given; a row has no
+            prompt, or a column is named as an argument. When called: a prompt has no row, or
+            several with different columns and the loop does not say which; the function raised; or
+            it did not return one finite number or None per completion.
     """
-    rows = {}
-    for row in dataset or []:
-        key = tuple(prompt_tokens(tokenizer, [row["prompt"]])[0])
-        if key in rows:
-            raise ValueError(
-                f"Two rows have the prompt {row['prompt'][:60]!r}; keep one row per prompt, "
-                "because the prompt decides which row's columns belong to a completion."
-            )
-        rows[key] = row
+    rows = _checked_rows(dataset)
+    columns = [name for name in (rows[0] if rows else ()) if name not in ROW_ONLY]
+    names = _accepted(function, [*GIVEN, *columns])
+    called = getattr(function, "__name__", type(function).__name__)
+    texts = prompt_texts([row["prompt"] for row in rows], tokenizer) if rows else []
+    places: dict[tuple[int, ...], list[int]] = {}  # the rows of each prompt, by its tokens
+    for number, text in enumerate(texts):
+        places.setdefault(tuple(prompt_tokens(tokenizer, [text])[0]), []).append(number)
 
     def score(rollout: Rollout) -> torch.Tensor:
-        ids = [
-            tuple(row[mask].tolist())
-            for row, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
-        ]
-        completions = decode(tokenizer, rollout)
-        if rows and (unknown := [i for i in ids if i not in rows]):
-            raise ValueError(
-                f"The prompt {text_of(tokenizer, list(unknown[0]))[:60]!r} has no row in the "
-                "dataset of the reward function; add it, or train on the dataset's prompts only."
-            )
-        prompts = [
-            rows[i]["prompt"]
-            if rows
-            else text_of(tokenizer, list(i)).removeprefix(tokenizer.bos_token or "")
-            for i in ids
-        ]
-        given = {"prompts": prompts, "completions": completions}
-        given |= {
-            name: [rows[i][name] for i in ids]
-            for name in next(iter(rows.values()), {})
-            if name != "prompt"
-        }
+        given = _arguments(rollout, _rows_of(rollout, places, rows, tokenizer), tokenizer)
+        given = {name: given[name] for name in names}
+        count = len(rollout.response_ids)
         try:
-            values = function(**given)
+            values = _called(function, given)
         except Exception as error:
+            row = _first_failing(function, given, count)
+            where = "" if row is None else f" The first completion for which it does is {row}."
             raise ValueError(
-                f"The reward function raised {type(error).__name__}: {error}; it was given "
-                f"{', '.join(given)}."
+                f"The reward function {called} raised {type(error).__name__}: "
+                f"{' '.join(str(error).split())}; it was given {', '.join(given)}.{where}"
             ) from error
-        try:
-            values = [float(value) for value in values]
-        except (TypeError, ValueError) as error:
+        if not isinstance(values, list):
             raise ValueError(
-                f"The reward function returned {str(values)[:80]}; it must be one number for each "
-                "completion."
-            ) from error
-        if len(values) != len(completions) or not all(map(math.isfinite, values)):
-            raise ValueError(
-                f"The reward function returned {len(values)} values for {len(completions)} "
-                f"completions, {values[:4]} ...; it must be one finite number for each."
+                f"The reward function {called} returned {str(values)[:80]}; it must be one number "
+                "for each completion."
             )
-        return torch.tensor(values, device="cpu")
+        return _as_scores(values, count, called)
 
     return score
+
+
+def _checked_rows(dataset: Dataset | None) -> list[dict[str, Any]]:
+    """The rows of the dataset; an empty list for None."""
+    if dataset is None:
+        return []
+    rows = list(dataset)
+    check("dataset", type(dataset).__name__, bool(rows), "a Dataset with one row or more")
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping) or "prompt" not in row:
+            raise ValueError(
+                f"Row {number} of the reward function's dataset is {str(row)[:60]!r}; it must have "
+                "a `prompt`. Give a Dataset (Dataset.from_pandas makes one of a table)."
+            )
+    if taken := {*GIVEN} & {*rows[0]}:
+        raise ValueError(
+            f"The dataset has a column {min(taken)!r}, which is the name of an argument of the "
+            "reward function; rename the column."
+        )
+    return rows
+
+
+def _rows_of(
+    rollout: Rollout, places: dict[tuple[int, ...], list[int]], rows: list, tokenizer: Any
+) -> list[dict[str, Any]]:
+    """The row of the dataset that each response belongs to; without a dataset, only its prompt.
+
+    Args:
+        places: the numbers of the rows with a prompt, by its tokens. Which of several rows it is, a
+            loop says in the column prompt_row.
+    """
+    told = rollout.columns.get("prompt_row")
+    numbers = [None] * len(rollout.prompt_ids) if told is None else told.tolist()
+    found = []
+    for ids, mask, number in zip(rollout.prompt_ids, rollout.prompt_mask, numbers, strict=True):
+        key = tuple(ids[mask].tolist())
+        text = text_of(tokenizer, list(key))
+        if not rows:
+            found.append({"prompt": text.removeprefix(tokenizer.bos_token or "")})
+            continue
+        if key not in places:
+            raise ValueError(
+                f"The prompt {text[:60]!r} has no row in the dataset of the reward function; add "
+                "it, or train on the dataset's prompts only."
+            )
+        same = places[key]
+        place = number if number in same else same[0]
+        if place != number and len({repr(rows[i]) for i in same}) > 1:
+            raise ValueError(
+                f"Rows {same[0]} and {same[1]} both have the prompt {text[:60]!r}, so it is not "
+                "known which row's columns belong to a completion; give the loop the prompts of "
+                "this dataset in their order."
+            )
+        found.append(rows[place])
+    return found
+
+
+def _arguments(rollout: Rollout, rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, Any]:
+    """All arguments of the function for a batch, by name."""
+    texts: list[Any] = decode(tokenizer, rollout)
+    if not isinstance(rows[0]["prompt"], str):
+        texts = [[{"role": "assistant", "content": text}] for text in texts]
+    responses = zip(rollout.response_ids, rollout.response_mask, strict=True)
+    return {
+        "prompts": [row["prompt"] for row in rows],
+        "completions": texts,
+        "completion_ids": [ids[mask].tolist() for ids, mask in responses],
+        "trainer_state": _progress(rollout),
+        **{name: [row[name] for row in rows] for name in rows[0] if name not in ROW_ONLY},
+    }
+
+
+def _progress(rollout: Rollout) -> TrainerState | None:
+    """TRL's trainer_state of a batch that a loop sampled."""
+    if "steps" not in rollout.columns:
+        return None
+    return TrainerState(global_step=int(rollout.step[0]), max_steps=int(rollout.steps[0]))
+
+
+def _accepted(function: Callable, names: list[str]) -> list[str]:
+    """Those of the arguments that the function takes.
+
+    Raises:
+        ValueError: it is not a function, or it needs others.
+    """
+    if not callable(function) or isinstance(function, torch.nn.Module):
+        raise ValueError(
+            f"function is {str(function)[:60]!r}; it must be a Python function of prompts and "
+            "completions. For a reward model use rewards.rollout_score(models.load_scalar(name)[0],"
+            " eos_id), for several functions rewards.weighted."
+        )
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return names
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    lacking = [p.name for p in parameters if p.default is p.empty and p.name in named]
+    lacking = [name for name in lacking if name not in names]
+    lacking += [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    if lacking:
+        raise ValueError(
+            f"The reward function {getattr(function, '__name__', function)} needs the argument "
+            f"{lacking[0]}, but it is given {', '.join(names)}, by name. A column of the dataset "
+            "becomes an argument; others need a default."
+        )
+    every = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names if every else [name for name in names if name in named]
+
+
+def _called(function: Callable, given: dict[str, Any]) -> Any:
+    """What the function returns, as a list where it can be read as one; awaited if it is async."""
+    values = function(**given)
+    if inspect.isawaitable(values):
+        values = asyncio.run_coroutine_threadsafe(_awaited(values), _event_loop()).result()
+    if isinstance(values, torch.Tensor):
+        values = values.detach().reshape(len(values), -1).squeeze(1) if values.dim() else values
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, AbstractSet)):
+        return list(values)
+    return values
+
+
+async def _awaited(values: Any) -> Any:
+    return await values
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of async functions, in a thread of its own: a notebook's is busy already."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int | None:
+    """The first completion for which the function raises when it is called with this one alone."""
+    for row in range(count):
+        alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
+        try:
+            _called(function, alone)
+        except Exception:
+            return row
+    return None
+
+
+def _as_scores(values: list, count: int, called: str) -> torch.Tensor:
+    """(B,) scores, nan for None."""
+    if len(values) != count:
+        raise ValueError(
+            f"The reward function {called} returned {len(values)} values for {count} completions, "
+            f"{str(values[:4])[:80]} ...; it must be one finite number for each."
+        )
+    scores = torch.full((count,), math.nan, device="cpu")
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        try:
+            scores[row] = math.nan if isinstance(value, (str, bytes)) else float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            pass  # no number, or one too large for float32: it stays nan
+        if not scores[row].isfinite():
+            raise ValueError(
+                f"The reward function {called} returned {str(value)[:40]!r} for completion {row}; "
+                "it must be one finite number for each completion, or None where it has no score."
+            )
+    return scores
 
 
 def weighted(
@@ -106,7 +285,9 @@ def weighted(
             `reward_function` returns.
 
     Returns:
-        Rollout -> scores (B,), the sum of weight times scores.
+        Rollout -> scores (B,), the sum of weight times scores. A function that has nan for a
+        response (its reward is None there) is left out of the sum for it. The sum is nan where all
+        functions have nan; the loops refuse that.
 
     Raises:
         ValueError: there is no pair, or a weight is not finite. When called: the functions return
@@ -130,7 +311,11 @@ def weighted(
     def score(rollout: Rollout) -> torch.Tensor:
         scores = [function(rollout) for function, _ in functions]
         check_same_shape(**{f"scores {i}": s for i, s in enumerate(scores)})
-        parts = [weight * s for s, (_, weight) in zip(scores, functions, strict=True)]
-        return functools.reduce(torch.add, parts)
+        unscored = torch.stack([s.isnan() for s in scores]).all(0)
+        parts = [
+            weight * s.masked_fill(s.isnan(), 0.0)
+            for s, (_, weight) in zip(scores, functions, strict=True)
+        ]
+        return functools.reduce(torch.add, parts).masked_fill(unscored, math.nan)
 
     return score

@@ -26,6 +26,7 @@ from minirlhf.tasks.formats import (
 from minirlhf.tasks.hub import DATASETS, load_by_name, named_demonstrations, named_pairs
 from minirlhf.tasks.labelling import LabelSession, read_labels
 from minirlhf.tasks.pairs import Pair, pairs_from_file, pairs_to_label
+from minirlhf.tasks.prompts import prompt_texts
 from minirlhf.tasks.sources import SourceError, fetch, fetch_smollm2
 from minirlhf.tasks.trigram import Trigram
 
@@ -52,6 +53,7 @@ __all__ = [
     "pairs_from_file",
     "pairs_to_label",
     "preference_share",
+    "prompt_texts",
     "read_labels",
     "reviews",
     "standard",

@@ -338,7 +338,7 @@ def test_the_code_of_the_readme_runs(tiny):
 
 def test_the_code_on_your_own_data_runs(tiny):
     _, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
-    assert stages == ["dpo", "grpo", "ppo"]
+    assert stages == ["dpo", "grpo", "grpo", "ppo"]
 
 
 def test_the_code_of_the_page_on_the_code_runs(tiny):
