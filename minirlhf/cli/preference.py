@@ -34,10 +34,11 @@ from minirlhf.cli.options import (
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import running, save
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
+from minirlhf.runtime import PARTIAL
 from minirlhf.tasks.hub import named_pairs
 from minirlhf.tour import TourConfig
 

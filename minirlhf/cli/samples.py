@@ -9,7 +9,17 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minirlhf.cli.options import DATA, MODEL, RUN, SAMPLING, Device, Model, Scorer, Seed, option
+from minirlhf.cli.options import (
+    DATA,
+    MODEL,
+    SAMPLING,
+    Device,
+    Model,
+    Scorer,
+    Seed,
+    option,
+    out_file,
+)
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
 from minirlhf.models.forward import decode, encode
@@ -73,7 +83,7 @@ def score(
     ] = None,
     device: Device = "cpu",
     html: Annotated[
-        Path | None, option(RUN, "Also write a page with the token microscope to this file.")
+        Path | None, out_file("Also write a page with the token microscope to this file.")
     ] = None,
 ) -> None:
     """Print the reward of every prefix of a response.
