@@ -233,10 +233,9 @@ def output_folder(path: str | Path, *, model: bool) -> Iterator[Path]:
     folder = _folder(path)
     if model and _held.get(_lock_file(folder)) != os.getpid():  # else it was checked at the start
         check_folder(path)
-    with _made(folder):
+    with _made(folder), locked(folder):
         _try_to_write(folder)
-        with locked(folder):
-            yield folder
+        yield folder
 
 
 @contextmanager
@@ -248,10 +247,9 @@ def output_file(path: str | Path) -> Iterator[Path]:
             a pipe or write-protected.
     """
     file = check_file(path)
-    with _made(file.parent):
-        _try_to_write(file.parent)
-        with locked(file):
-            yield file
+    with _made(file.parent), locked(file):
+        _try_to_write(file)
+        yield file
 
 
 @contextmanager
@@ -263,8 +261,7 @@ def locked(path: str | Path) -> Iterator[None]:
     undone, and its temporary files are removed. A process that holds the lock may take it again.
 
     Raises:
-        ValueError: another process holds the lock.
-        OSError: the lock's file cannot be made.
+        ValueError: another process holds the lock, or its file cannot be made.
 
     Warns:
         UserWarning: the file system has no locks, so other processes are not kept out.
@@ -274,14 +271,17 @@ def locked(path: str | Path) -> Iterator[None]:
     if _held.get(file) == process:
         yield
         return
-    with _naming(path):
+    try:
         handle = _acquire(file, path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {reason(error)}; give another name."
+        ) from error
     _held[file] = process
     try:
         if path.is_dir():
             _settle(path)
-        written = "metrics.jsonl" if path.is_dir() else path.name
-        for left in file.parent.glob(f"{_ours(written)}*"):
+        for left in file.parent.glob(f"{_temporary(path)}*"):
             if left != file:
                 left.unlink(missing_ok=True)
         yield
@@ -414,20 +414,25 @@ def _made(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-def _try_to_write(folder: Path) -> None:
-    """Write a file into a folder, rename and remove it.
+def _temporary(path: Path) -> str:
+    """How the names begin of the temporary files of a file, or of a folder's metrics."""
+    return _ours("metrics.jsonl" if path.is_dir() else path.name)
+
+
+def _try_to_write(path: Path) -> None:
+    """Write a file into a folder or beside a file, rename and remove it. Its lock must be held.
 
     Raises:
         ValueError: that fails.
     """
-    trial = folder / f"{OURS}trial.{os.getpid()}"
+    trial = _lock_file(path).with_name(f"{_temporary(path)}trial")
     try:
         trial.write_bytes(bytes(2**16))
         _to_disk(trial)
         os.replace(trial, trial.with_suffix(".renamed"))
     except OSError as error:
         raise ValueError(
-            f"The folder {folder} cannot be written: {reason(error)}; give another one."
+            f"{path} cannot be written: {reason(error)}; give another name."
         ) from error
     finally:
         for name in (trial, trial.with_suffix(".renamed")):
