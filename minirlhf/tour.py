@@ -41,7 +41,7 @@ from minirlhf.rewards.model import (
     rollout_score,
     text_judge,
 )
-from minirlhf.runtime import History, OnStep, write_text
+from minirlhf.runtime import History, OnStep, check_folder, write_text
 from minirlhf.search.selection import best_index, best_of_n_kl
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
@@ -394,6 +394,8 @@ class Tour:
         )
         settings |= self._replaced({name, *needs, *needed})
         settings = json.loads(json.dumps(settings))  # as it is when read back from the file
+        if path.is_dir():
+            check_folder(path)
         known = json.loads(note.read_text()) if note.exists() else {}
         if known.get("settings") != settings:
             partial.unlink(missing_ok=True)  # left by a run with other settings

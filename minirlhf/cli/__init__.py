@@ -6,6 +6,7 @@ commands.py lists the commands. A command's module is imported when the command 
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import typer
 from rich.console import Console
@@ -60,12 +61,14 @@ def report(error: Exception) -> int:
     from minirlhf.loops.checkpoint import Stopped
 
     if isinstance(error, Stopped):
-        Console().print(
-            f"{error} To continue, run the same command with --resume. "
-            "(tour, experiment and smollm2 continue without it.)",
-            highlight=False,
-        )
-        return 130
+        with suppress(OSError):  # the terminal was closed
+            Console().print(
+                f"{error} To continue, run the same command with --resume. "
+                "(tour, experiment and smollm2 continue without it.)",
+                highlight=False,
+                markup=False,
+            )
+        return 128 + error.number  # 130 after Ctrl-C, 143 after SIGTERM, as shells have it
     expected = (ValueError, ArithmeticError, OSError, RuntimeError, SafetensorError)
     if not isinstance(error, expected) or os.environ.get("MINIRLHF_TRACEBACK"):
         raise error

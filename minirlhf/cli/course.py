@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minirlhf.cli.options import RUN, option
+from minirlhf.cli.options import RUN, option, out_file, out_folder
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
 
@@ -54,7 +54,7 @@ def course(names: Names = None) -> None:
 @app.command()
 def grade(
     folder: Annotated[Path, typer.Argument(help="The folder with the students' files.")],
-    out: Annotated[Path, option(RUN, "The CSV file to write.")] = Path("out/grades.csv"),
+    out: Annotated[Path, out_file("The CSV file to write.")] = Path("out/grades.csv"),
     exercise: Annotated[
         list[str] | None,
         option(
@@ -114,7 +114,7 @@ def grade(
 @app.command()
 def assignment(
     names: Names = None,
-    out: Annotated[Path, option(RUN, "The course folder of nbgrader.")] = Path("out/nbgrader"),
+    out: Annotated[Path, out_folder("The course folder of nbgrader.")] = Path("out/nbgrader"),
 ) -> None:
     """Write lessons' exercises as assignments for nbgrader.
 

@@ -1,5 +1,6 @@
 """Commands that record results and repeat them: experiment (formerly grid), claims, smollm2."""
 
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -59,9 +60,9 @@ def experiment(
     try:
         with Progresses(console, every=20) as progress:
             run_experiment(name, out, seeds, on_step=progress)
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, Stopped) as stopped:
         say(f"Stopped. Finished runs are kept in {out}; the same command goes on from there.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
     if name not in ("tour", "reward_model"):
         return
     if seeds in (None, RECORDED_SEEDS):
@@ -92,8 +93,8 @@ def claims(
             for repeat in (repeat_run, repeat_tour):
                 which, wrong = repeat(Path(folder), draw=draw, on_step=progress)
                 print_compared(which, wrong)
-    except Stopped:
-        raise KeyboardInterrupt from None  # its folder is gone: there is nothing to continue
+    except Stopped as stopped:  # its folder is gone: there is nothing to continue
+        raise typer.Exit(128 + stopped.number) from None
 
 
 def print_compared(which: str, wrong: list[str]) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from minirlhf.cli.options import DATA, RUN, Seed, given, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import label_agreement
-from minirlhf.runtime import check
+from minirlhf.runtime import check, output_file
 from minirlhf.show import printable
 from minirlhf.tasks import LabelSession, pairs_from_file, pairs_to_label, read_labels
 from minirlhf.tasks.labelling import files_of
@@ -68,22 +68,23 @@ def label(
     Example: minirlhf label --annotator anna --count 50
     """
     drawn: dict[str, int] = {"seed": seed} | given(repeats=repeats)
-    if pairs is None:
-        shown = pairs_to_label(**drawn, **given(count=count))
-    else:
-        check(
-            "--count", count, count is None, "left out with --pairs: all pairs of a file are shown"
-        )
-        shown = pairs_from_file(pairs, **drawn)
-    session = LabelSession(shown, out or Path("out/labels") / f"{annotator}.jsonl", annotator)
-    code = 0
-    try:
-        while act(session, question):
+    file = files_of(out or Path("out/labels") / f"{annotator}.jsonl")[True]
+    with output_file(file):  # no other session may write to it
+        if pairs is None:
+            shown = pairs_to_label(**drawn, **given(count=count))
+        else:
+            all_shown = "left out with --pairs: all pairs of a file are shown"
+            check("--count", count, count is None, all_shown)
+            shown = pairs_from_file(pairs, **drawn)
+        session = LabelSession(shown, file, annotator)
+        code = 0
+        try:
+            while act(session, question):
+                pass
+        except EOFError:  # the end of a file with keys
             pass
-    except EOFError:  # the end of a file with keys
-        pass
-    except KeyboardInterrupt:
-        code = 130
+        except KeyboardInterrupt:
+            code = 130
     done, total = session.progress
     more = "" if done == total else " The same command continues."
     files = " and ".join(str(file) for file in files_of(session.path).values() if file.exists())

@@ -33,12 +33,13 @@ from minirlhf.cli.options import (
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import running, save
 from minirlhf.experiments.practice import scoring
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
 from minirlhf.loops.preference import DPOConfig
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
+from minirlhf.runtime import PARTIAL
 from minirlhf.tasks import reviews
 
 app = typer.Typer()

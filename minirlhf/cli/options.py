@@ -1,5 +1,6 @@
 """Options that several commands share. The help page shows them in panels."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,15 +124,40 @@ Recompute = Annotated[
 
 KLCoef = Annotated[float, option(LOSS, "KL coefficient: reward units per nat, 0 or more.")]
 
-Out = Annotated[
-    Path,
-    option(
-        RUN,
-        "Folder for the result. Its contents are replaced only after the new output is complete.",
-    ),
-]
+
+def _hold(folder: bool, model: bool = False) -> Callable:
+    """The callback of an option for output: refuse at once what cannot be written or is in use.
+
+    Args:
+        folder: the option is a folder, else a file. model: the folder may hold only a model.
+    """
+
+    def callback(context: typer.Context, path: Path | None) -> Path | None:
+        from minirlhf.runtime import output_file, output_folder  # as above
+
+        if path is not None and not context.resilient_parsing:
+            held = output_folder(path, model=model) if folder else output_file(path)
+            context.with_resource(held)  # until the command ends
+        return path
+
+    return callback
+
+
+def out_file(help: str) -> Any:
+    """An option for a file that the command writes."""
+    return option(RUN, help, callback=_hold(folder=False))
+
+
+def out_folder(help: str, *, model: bool = False) -> Any:
+    """An option for a folder that the command writes. model: it may hold only a model."""
+    return option(RUN, help, callback=_hold(folder=True, model=model))
+
+
+REPLACED = "Folder for the result. Its contents are replaced only after the new output is complete."
+Out = Annotated[Path, out_folder(REPLACED, model=True)]
+OutParts = Annotated[Path, out_folder(REPLACED)]  # for models in folders below it
 WorkFolder = Annotated[
-    Path, option(RUN, "Folder for finished parts. A later call continues from them.")
+    Path, out_folder("Folder for finished parts. A later call continues from them.")
 ]
 Seed = Annotated[int, option(RUN, "Seed of all random numbers in the run.")]
 Resume = Annotated[

@@ -30,13 +30,14 @@ from minirlhf.cli.options import (
     given,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save
+from minirlhf.cli.terminal import running, save
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import train_group
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.adapters import fitted, merged
 from minirlhf.models.load import load_policy, load_scalar
+from minirlhf.runtime import PARTIAL
 from minirlhf.tasks import reviews
 
 app = typer.Typer()

@@ -38,11 +38,12 @@ from minirlhf.cli.options import (
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save, say
+from minirlhf.cli.terminal import running, save, say
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
+from minirlhf.runtime import PARTIAL
 from minirlhf.tasks.hub import named_pairs
 from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig

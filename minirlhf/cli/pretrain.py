@@ -12,20 +12,20 @@ from minirlhf.cli.options import (
     OPTIMISER,
     Device,
     Model,
-    Out,
+    OutParts,
     Resume,
     Seed,
     TaskSteps,
     given,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save, say
+from minirlhf.cli.terminal import running, save, say
 from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.models.load import load_policy, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
-from minirlhf.runtime import check
+from minirlhf.runtime import PARTIAL, check, check_folder
 from minirlhf.tasks import reviews, sources
 
 app = typer.Typer()
@@ -46,7 +46,7 @@ def pretrain(
         bool,
         option(OPTIMISER, "bfloat16 autocast: faster on some CPUs, slower on others.", "--bf16"),
     ] = False,
-    out: Out = Path("out/pretrain"),
+    out: OutParts = Path("out/pretrain"),
     seed: Seed = 0,
     device: Device = "cpu",
     resume: Resume = False,
@@ -60,6 +60,7 @@ def pretrain(
     check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
     if task == "arithmetic":
         return pretrain_arithmetic(out, seed, steps, resume)
+    check_folder(out / "model")
     sources.fetch()
     config = PretrainConfig(
         seed=seed, bf16=bf16, n_layer=layers, n_embd=width, **given(steps=steps)
@@ -76,6 +77,7 @@ def pretrain(
 
 def pretrain_arithmetic(out: Path, seed: int, steps: int | None, resume: bool) -> None:
     """tiny-steps, and how many held-out problems it solves."""
+    check_folder(out)
     with running(out / PARTIAL, resume, every=50) as on:
         model, tokenizer, history = train_tiny_steps(seed, **given(steps=steps), **on)
     row = judged("arithmetic", model, tokenizer, reference=model, seed=seed)
@@ -91,7 +93,7 @@ def gold(
     model: Model = "out/pretrain-gold/model",
     members: Annotated[int, option(MODEL, "Number of reward models in the ensemble.")] = 3,
     device: Device = "cpu",
-    out: Out = Path("out/gold"),
+    out: OutParts = Path("out/gold"),
     resume: Resume = False,
 ) -> None:
     """Train the gold reward models, which only judge.
@@ -104,7 +106,9 @@ def gold(
     _, tokenizer = load_policy(model)
     rated = [r for r in reviews.load_reviews() if r.split == "gold" and r.ratings]
     for member in range(members):
-        if resume and (out / f"gold-{member}").exists():
+        check_folder(out / f"gold-{member}")
+    for member in range(members):
+        if resume and (out / f"gold-{member}" / "config.json").exists():
             continue
         backbone, config = load_policy(model)[0].base_model, GoldConfig(seed=100 + member)
         with running(out / f"training-{member}.safetensors", resume, every=50) as on:

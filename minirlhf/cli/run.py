@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
-from minirlhf.cli.options import MODEL, RUN, Device, Out, Seed, option
+from minirlhf.cli.options import MODEL, RUN, Device, OutParts, Seed, option, out_folder
 from minirlhf.cli.terminal import console, say
 from minirlhf.experiments.records import load_results
 from minirlhf.models.load import save_policy
@@ -55,10 +55,10 @@ def tour(
             "The result goes to the folder mine in --out.",
         ),
     ] = None,
-    out: Out = Path("out/tour"),
+    out: OutParts = Path("out/tour"),
     export: Annotated[
         Path | None,
-        option(RUN, "Folder to save the SFT and reward models to as well, in 16 bits."),
+        out_folder("Folder to save the SFT and reward models to as well, in 16 bits."),
     ] = None,
     seed: Seed = 0,
     reduced: Annotated[

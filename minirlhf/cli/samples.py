@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from minirlhf.cli.options import (
     DATA,
     MODEL,
-    RUN,
     SAMPLING,
     Chat,
     Device,
@@ -20,6 +19,7 @@ from minirlhf.cli.options import (
     Scorer,
     Seed,
     option,
+    out_file,
 )
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
@@ -90,7 +90,7 @@ def score(
     ] = None,
     device: Device = "cpu",
     html: Annotated[
-        Path | None, option(RUN, "Also write a page with the token microscope to this file.")
+        Path | None, out_file("Also write a page with the token microscope to this file.")
     ] = None,
 ) -> None:
     """Print the reward of every prefix of a response.

@@ -14,11 +14,10 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
-from minirlhf.runtime import History, check_folder
+from minirlhf.runtime import PARTIAL, History, Kept
 from minirlhf.show.progress import Progresses
 
 console = Console()
-PARTIAL = "training.safetensors"  # the checkpoint in --out, removed when the result is saved
 
 
 def say(text: str) -> None:
@@ -34,8 +33,6 @@ def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dic
         every: a line of metrics is printed after so many steps.
         origin: what else must be the same when the run is resumed.
     """
-    if path.name == PARTIAL:
-        check_folder(path.parent)  # before training, not after it
     if resume and not path.exists():
         say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
     warnings.filterwarnings("ignore", message=WRITTEN)  # the command has said it
@@ -55,6 +52,18 @@ def save(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the model and its metrics."""
-    save_policy(policy, tokenizer, out, dtype=dtype)
-    history.save(out / "metrics.jsonl")
+    with saving(out, history):
+        save_policy(policy, tokenizer, out, dtype=dtype)
     say(f"Wrote {out}.")
+
+
+@contextmanager
+def saving(out: Path, history: History) -> Iterator[None]:
+    """Around the saving of a model: its metrics go beside it, then the checkpoint is removed."""
+    try:
+        yield
+    except Kept as kept:
+        history.save(kept.folder / "metrics.jsonl")
+        raise
+    history.save(out / "metrics.jsonl")
+    (out / PARTIAL).unlink(missing_ok=True)

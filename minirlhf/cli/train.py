@@ -31,7 +31,7 @@ from minirlhf.cli.options import (
     Steps,
     option,
 )
-from minirlhf.cli.terminal import PARTIAL, running, save, say
+from minirlhf.cli.terminal import running, save, saving, say
 from minirlhf.experiments.practice import scoring
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import fit_rows
@@ -42,7 +42,7 @@ from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import normalise_scores
-from minirlhf.runtime import check
+from minirlhf.runtime import PARTIAL, check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_demonstrations, named_pairs
@@ -183,6 +183,7 @@ def reward(
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
-    normalise_scores(scorer, samples, end_ids(policy, tokenizer)).save(out, tokenizer)
-    history.save(out / "metrics.jsonl")
+    scorer = normalise_scores(scorer, samples, end_ids(policy, tokenizer))
+    with saving(out, history):
+        scorer.save(out, tokenizer)
     say(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")

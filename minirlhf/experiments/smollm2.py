@@ -30,7 +30,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, load_scalar, save_policy
 from minirlhf.models.sampling import sample_text
 from minirlhf.rewards.model import Judge, normalise_scores, prefix_scores, text_judge
-from minirlhf.runtime import SMOLLM2, OnStep
+from minirlhf.runtime import SMOLLM2, OnStep, check_folder
 from minirlhf.tasks import reviews
 
 if TYPE_CHECKING:  # importing peft takes two seconds
@@ -68,6 +68,8 @@ def train_and_compare(
         held-out pairs with its 95 % interval over films, and the seconds of training. A last row
         holds the reward of every prefix of `config.sentence`, read in two ways (`prefix_scores`).
     """
+    for stage in ("reward", "dpo"):
+        check_folder(folder / stage)
     policy, tokenizer = load_policy(config.model)
     cut = config.reward.max_response
     limits: dict[str, Any] = {"max_tokens": cut, "tokenizer": tokenizer}

@@ -6,16 +6,21 @@ for step, batch in checkpoint.steps(batches):  # begins after the last saved ste
 
 import hashlib
 import json
+import os
 import random
+import re
+import shutil
 import signal
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from datasets import Dataset
@@ -25,16 +30,26 @@ from safetensors.torch import save_file
 from minirlhf.core.rollout import Score
 from minirlhf.loops.formulas import function_signature, identity
 from minirlhf.models.adapters import LanguageModel
-from minirlhf.runtime import History, atomic_path
+from minirlhf.runtime import History, atomic_path, check, output_file, reason
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance  # any dataclass
 
 Batch = TypeVar("Batch")  # what a loop reads in one step
+BLANK = "0" * 64  # stands for a file's SHA-256 until that is known
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
 class Stopped(Exception):
-    """Ctrl-C was pressed. The current step was finished first, and saved if there is a path."""
+    """A signal stopped the run. The current step was finished first, and saved if there is a path.
+
+    Args:
+        number: the signal's: SIGINT for Ctrl-C, SIGTERM for `kill`, SIGHUP for a closed terminal.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class Checkpoint:
@@ -44,10 +59,13 @@ class Checkpoint:
             train_ppo(..., checkpoint=checkpoint)
 
     `Checkpoint()` without a path saves nothing. Inside `with`, Ctrl-C finishes the current step,
-    saves and raises Stopped; a second Ctrl-C stops at once.
+    saves and raises Stopped; a second Ctrl-C stops at once. SIGTERM and SIGHUP do the same. While a
+    loop runs, no other process may use the file.
+
+    A save that fails does not end the run: a sentence is printed, and the run goes on.
 
     Args:
-        path: the file: a .safetensors with a JSON header.
+        path: the file: a .safetensors with a JSON header. It holds its own SHA-256.
         resume: continue the run that the file holds. Without it, an existing file is an error,
             because the file may hold a run that you still need.
         every: seconds between two saves.
@@ -65,7 +83,8 @@ class Checkpoint:
     ) -> None:
         self.path = Path(path) if path else None
         self.resume, self.every, self.origin = resume, every, origin or {}
-        self.stopping = False  # Ctrl-C was pressed
+        self.stopping = 0  # the signal that came, such as SIGINT for Ctrl-C
+        self.lock = ExitStack()
         self.started, self.earlier = time.time(), 0.0  # earlier: seconds spent before a resume
 
     def attach(
@@ -102,22 +121,21 @@ class Checkpoint:
 
         Raises:
             ValueError: the file exists and `resume` is off; it is damaged; it belongs to a run with
-                other settings, data, weights or formulas; or a formula has no source to compare.
+                other settings, data, weights or formulas; a formula has no source to compare;
+                another process uses the file; or it cannot be written.
 
         Warns:
             UserWarning: a formula has no source, so this run cannot be resumed.
         """
         if self.path:
-            for left in self.path.parent.glob(f".{self.path.name}.*"):  # a save that was killed
-                left.unlink()
             replaced = {} if formulas is None else identity(formulas)
             self.unknown = [name for name, source in replaced.items() if source is None]
-            size = sum(p.numel() for model in models for _, p in _trained(model))
+            weights = [p for model in models for _, p in _trained(model)]
             facts = {
                 "loop": loop,
                 "data": _digest(data),
                 "start": _fingerprint(models),
-                "trained parameters": size,
+                "trained parameters": sum(p.numel() for p in weights),
             }
             facts |= {
                 f"formula {name}": source or "of unknown source"
@@ -136,8 +154,14 @@ class Checkpoint:
             self.config = json.loads(json.dumps(facts | self.origin | asdict(config)))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
-        if self.path and self.path.exists():
-            self._restore()
+        if self.path:
+            self._hold(sum(p.nbytes for p in weights))
+            try:
+                if os.path.lexists(self.path):
+                    self._restore()
+            except BaseException:
+                self.lock.close()
+                raise
         return self
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -150,35 +174,42 @@ class Checkpoint:
             batches: the batches of all steps from the first; the same ones in every run.
         """
         saved = time.time()
-        for step, batch in islice(enumerate(batches), self.first, None):
-            yield step, batch
-            self.first = step + 1
-            if self.path and (self.stopping or time.time() - saved >= self.every):
-                self.save()
-                saved = time.time()
-            if self.stopping:
-                where = f"saved in {self.path}." if self.path else "nothing was saved."
-                raise Stopped(f"Stopped after step {step}; {where}")
-        if self.path:
-            self.save()
+        with self.lock:
+            for step, batch in islice(enumerate(batches), self.first, None):
+                yield step, batch
+                self.first = step + 1
+                if self.stopping:
+                    raise Stopped(f"Stopped after step {step}; {self._last()}", self.stopping)
+                if self.path and time.time() - saved >= self.every:
+                    if failed := self._try_to_save():
+                        print(f"{failed}. The run goes on.")
+                    saved = time.time()
+            if self.path and (failed := self._try_to_save()):
+                print(f"{failed}. The run is complete.")
 
     def __enter__(self) -> "Checkpoint":
         def stop(number: int, frame: object) -> None:
-            if self.stopping:
+            if self.stopping and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.stopping = self.stopping or number
 
+        self.before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # only it may handle signals
-            self.before = signal.signal(signal.SIGINT, stop)
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores SIGHUP
+                    self.before[number] = signal.signal(number, stop)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.before)
-        if self.stopping and kind is None:  # Ctrl-C came while no loop was running
+        self.lock.close()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.stopping and kind is None:  # the signal came while no loop was running
             if self.path and self.path.exists():
-                raise Stopped(f"Stopped; the run is saved in {self.path}.")
-            raise KeyboardInterrupt
+                raise Stopped(f"Stopped; the run is saved in {self.path}.", self.stopping)
+            if self.stopping == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Stopped("Stopped; nothing was saved.", self.stopping)
 
     def remove(self) -> None:
         """Delete the file: the run is complete and its result is saved elsewhere."""
@@ -187,8 +218,10 @@ class Checkpoint:
 
     def save(self) -> None:
         """Write everything to a temporary file, then rename it to `path`, if there is one."""
-        if self.path is None:
-            return
+        if self.path:
+            self._write(self.path)
+
+    def _write(self, path: Path) -> None:
         tensors = {
             f"model.{m}.{name}": p.contiguous()
             for m, model in enumerate(self.models)
@@ -211,29 +244,57 @@ class Checkpoint:
             "state": self.state,
             "random": random.getstate(),
             "seconds": self.earlier + time.time() - self.started,
+            "machine": self._machine(),
         }
-        with atomic_path(self.path) as temporary:
-            save_file(
-                tensors,
-                temporary,
-                metadata={key: json.dumps(value) for key, value in header.items()},
-            )
+        with atomic_path(path) as temporary:
+            metadata = {key: json.dumps(value) for key, value in header.items()}
+            save_file(tensors, temporary, metadata=metadata | {"sha256": BLANK})
+            _seal(temporary)
+
+    def _try_to_save(self) -> str:
+        """Save. Returns what stood in the way, "" for nothing."""
+        try:
+            self.save()
+        except (OSError, SafetensorError) as error:
+            return f"{self.path} could not be written ({reason(error)})"
+        return ""
+
+    def _last(self) -> str:
+        """Save before a stop, in another place if that fails. Returns where the run is."""
+        if self.path is None:
+            return "nothing was saved."
+        if not (failed := self._try_to_save()):
+            return f"saved in {self.path}."
+        kept = Path(tempfile.mkdtemp(prefix="minirlhf-kept-")) / self.path.name
+        try:
+            self._write(kept)
+        except (OSError, SafetensorError):
+            return f"{failed}, nor could {kept}. What an earlier save wrote is still there."
+        return f"{failed}, so the run is saved in {kept}. Move that file to {self.path}."
+
+    def _hold(self, size: int) -> None:
+        """Take the lock of the file. Its disk must have at least `size` bytes for the weights."""
+        assert self.path is not None  # `attach` has looked
+        self.lock.enter_context(output_file(self.path))
+        free = shutil.disk_usage(self.path.parent).free
+        check(
+            "The free space of the disk",
+            f"{free / 1e6:.1f} MB",
+            free > size,
+            f"at least {size / 1e6:.1f} MB to save the run in {self.path}",
+        )
+
+    def _machine(self) -> dict[str, Any]:
+        """What the bits of a result depend on, besides the settings."""
+        device = next(self.models[0].parameters()).device
+        cpu = torch.backends.cpu.get_cpu_capability()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+        threads = torch.get_num_threads()
+        return {"threads": threads, "torch": torch.__version__, "device": f"{device.type} ({name})"}
 
     def _restore(self) -> None:
         """Check that the file belongs to the same run, then restore all that it holds."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-            header = {
-                key: header[key]
-                for key in ("step", "config", "history", "state", "random", "seconds")
-            }
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{self.path} is damaged or is not a checkpoint of a run; "
-                "remove the file to start anew."
-            ) from error
+        header, tensors = self._read()
         if not self.resume:
             raise ValueError(
                 f"{self.path} holds a run that was stopped after {header['step']} steps; "
@@ -253,14 +314,82 @@ class Checkpoint:
                 f"{self.path} belongs to another run, which differs in: {', '.join(other)}. "
                 "Give the same settings, or remove the file to start anew."
             )
+        try:
+            self._fill(header, tensors)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} does not fit the run that it names ({type(error).__name__}: "
+                f"{reason(error)}); remove the file to start anew."
+            ) from error
+        now = self._machine()
+        if other := [
+            f"{name} {header['machine'].get(name)} before and {now[name]} now"
+            for name in now
+            if header["machine"].get(name) != now[name]
+        ]:
+            print(
+                f"The run goes on elsewhere ({'; '.join(other)}): it may not end with the same "
+                "bits as a run without a stop."
+            )
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(header, tensors) of the file.
+
+        Raises:
+            ValueError: it cannot be read, or a byte of it has changed since it was saved.
+        """
+        assert self.path is not None  # `attach` has looked
+        try:
+            kept, found, _ = _sha256(self.path)
+            if kept != found:
+                raise ValueError("its SHA-256 is another one than when it was saved")
+            with safe_open(self.path, "pt") as file:
+                header = {k: json.loads(v) for k, v in file.metadata().items() if k != "sha256"}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read: {reason(error)}.") from error
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is damaged or is not a checkpoint of a run ({reason(error)}); "
+                "remove the file to start anew."
+            ) from error
+        kinds = {
+            "step": int,
+            "config": dict,
+            "history": list,
+            "state": dict,
+            "random": list,
+            "seconds": float,
+            "machine": dict,
+        }
+        wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)]
+        if wrong:
+            raise ValueError(
+                f"{self.path} is damaged or is not a checkpoint of a run: {', '.join(wrong)} is "
+                "missing or of another type; remove the file to start anew."
+            )
+        return header, tensors
+
+    def _fill(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Restore the run from a file's header and tensors."""
         with torch.no_grad():
             for m, model in enumerate(self.models):
                 for name, p in _trained(model):
-                    p.copy_(tensors[f"model.{m}.{name}"])
+                    saved = tensors[f"model.{m}.{name}"]
+                    check(
+                        f"the shape of {name}",
+                        [*saved.shape],
+                        saved.shape == p.shape,
+                        f"{[*p.shape]}",
+                    )
+                    p.copy_(saved)
         for o, optimizer in enumerate(self.optimizers):
             whole = optimizer.state_dict() | {"state": {}}
+            sizes = [p.shape for group in optimizer.param_groups for p in group["params"]]
             for key in (k for k in tensors if k.startswith(f"optimizer.{o}.")):
                 _, _, index, name = key.split(".", 3)
+                shape = tensors[key].shape
+                check(key, [*shape], shape in (sizes[int(index)], ()), f"{[*sizes[int(index)]]}")
                 whole["state"].setdefault(int(index), {})[name] = tensors[key]
             optimizer.load_state_dict(whole)
         for g, generator in enumerate(self._generators()):
@@ -273,6 +402,35 @@ class Checkpoint:
 
     def _generators(self) -> list[torch.Generator]:
         return [torch.default_generator, *self.generators]
+
+
+def _sha256(path: Path) -> tuple[str, str, int]:
+    """(SHA-256 that a file keeps in its header, the one that it has, the place of the first).
+
+    The second is of all bytes, with 64 zeros in the place of the first.
+
+    Raises:
+        ValueError: the header keeps none.
+    """
+    with open(path, "rb") as file:
+        size = file.read(8)
+        header = file.read(min(int.from_bytes(size, "little"), os.path.getsize(path)))
+        kept = re.search(rb'"sha256":"([0-9a-f]{64})"', header)
+        if kept is None:
+            raise ValueError("it holds no SHA-256 of itself")
+        start, end = kept.span(1)
+        digest = hashlib.sha256(size + header[:start] + BLANK.encode() + header[end:])
+        while part := file.read(2**20):
+            digest.update(part)
+    return kept[1].decode(), digest.hexdigest(), len(size) + start
+
+
+def _seal(path: Path) -> None:
+    """Write a file's SHA-256 into its header, in place of the zeros there."""
+    _, found, place = _sha256(path)
+    with open(path, "rb+") as file:
+        file.seek(place)
+        file.write(found.encode())
 
 
 def _digest(data: Dataset | torch.Tensor | list) -> str:

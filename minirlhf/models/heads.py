@@ -22,7 +22,7 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
 from minirlhf.models.folders import read_table, read_whole
 from minirlhf.models.forward import device_of, policy_logprobs
-from minirlhf.runtime import atomic_folder, check
+from minirlhf.runtime import check, save_folder
 
 
 def _config_of(model: nn.Module) -> PreTrainedConfig:
@@ -117,6 +117,10 @@ class ScalarModel(nn.Module):
 
         Args:
             dtype: of the saved weights, 16 bits by default; `load` reads them as float32.
+
+        Raises:
+            ValueError: the folder holds files that do not belong to a model, or is in use.
+            Kept: it cannot be written; the model is in the folder that the message names.
         """
         with torch.device("cpu"):
             whole = AutoModelForSequenceClassification.from_config(self._config())
@@ -128,10 +132,13 @@ class ScalarModel(nn.Module):
             "shift": float(self.shift),
             "scale": float(self.scale),
         }
-        with atomic_folder(folder) as temporary:
-            whole.to(dtype).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / "scalar.json").write_text(json.dumps(numbers))
+
+        def write(place: Path) -> None:
+            whole.to(dtype).save_pretrained(place)
+            tokenizer.save_pretrained(place)
+            (place / "scalar.json").write_text(json.dumps(numbers))
+
+        save_folder(folder, write)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ScalarModel":

@@ -5,6 +5,8 @@ the hub.
 """
 
 import copy
+import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.folders import read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.trial import check_writes
-from minirlhf.runtime import CACHE, DATA, SMOLLM2, atomic_folder, device_named
+from minirlhf.runtime import CACHE, DATA, OLD, SMOLLM2, device_named, locked, save_folder
 
 transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
 CHECKPOINTS = DATA / "checkpoints"
@@ -33,6 +35,9 @@ def checkpoint(name: str | Path) -> Path | None:
 
     It is a committed checkpoint, a downloaded model or a local folder, looked for in this order.
     """
+    if os.path.isdir(os.path.join(name, OLD)):  # a save was killed while it moved the files
+        with suppress(ValueError, OSError), locked(name):
+            pass
     return next(
         (
             p
@@ -213,11 +218,15 @@ def save_policy(
         dtype: of the saved weights. float16 halves the file; `load_policy` reads it as float32.
 
     Raises:
-        ValueError: the folder holds files that do not belong to a model.
+        ValueError: the folder holds files that do not belong to a model, or is in use.
+        Kept: it cannot be written; the model is in the folder that the message names.
     """
-    with atomic_folder(folder) as temporary:
-        # tied weights stay tied, so they are written once
-        copied = copy.deepcopy(merged(model))
-        copied.to(dtype)  # type: ignore[arg-type]  # transformers' decorator takes dtype for self
-        copied.save_pretrained(str(temporary))
-        tokenizer.save_pretrained(temporary)
+    # tied weights stay tied, so they are written once
+    copied = copy.deepcopy(merged(model))
+    copied.to(dtype)  # type: ignore[arg-type]  # transformers' decorator takes dtype for self
+
+    def write(place: Path) -> None:
+        copied.save_pretrained(str(place))
+        tokenizer.save_pretrained(place)
+
+    save_folder(folder, write)

@@ -1,5 +1,7 @@
 """Progress in a terminal: a bar per stage and a line of metrics every few steps."""
 
+from contextlib import suppress
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -46,9 +48,14 @@ class Progresses:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        with suppress(OSError, SystemExit):
+            self.bar.stop()
 
     def __call__(self, row: dict) -> None:
+        with suppress(OSError, SystemExit):  # a closed terminal or pipe does not end a run
+            self._show(row)
+
+    def _show(self, row: dict) -> None:
         stage, step, steps = row["stage"], row["step"], row.get("steps")
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=steps)

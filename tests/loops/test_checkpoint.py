@@ -1,7 +1,9 @@
 """A run killed before, during or after a save resumes to the weights of an uninterrupted run."""
 
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import torch
 from datasets import Dataset
 
 import minirlhf.loops.checkpoint as module
+from minirlhf.cli import report
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.family import FAMILY
@@ -393,4 +396,185 @@ def test_a_checkpoint_of_another_run_is_refused(change, said, tmp_path):
 def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Checkpoint().save()
+    assert not list(tmp_path.iterdir())
+
+
+@needs_posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_save_like_ctrl_c_and_have_an_exit_code_of_their_own(number, tmp_path):
+    path, whole = tmp_path / "training.safetensors", sft()
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="saved in") as stopped, Checkpoint(path) as checkpoint:
+        sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), number))
+    assert report(stopped.value) == 128 + number and signal.getsignal(number) is before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert equal(whole, sft(checkpoint=Checkpoint(path, resume=True)))
+    with pytest.raises(Stopped, match="nothing was saved") as stopped, Checkpoint():
+        os.kill(os.getpid(), number)
+    assert report(stopped.value) == 128 + number
+
+
+@needs_posix
+def test_a_signal_that_is_ignored_stays_ignored():  # so does nohup
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Checkpoint() as checkpoint:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not checkpoint.stopping
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_flipped_byte_is_found_anywhere_in_the_file(tmp_path):
+    path, draw = tmp_path / "training.safetensors", random.Random(0)
+    sft(checkpoint=Checkpoint(path))
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [0, 7, 8, header - 1, header, len(whole) - 1]
+    places += [draw.randrange(end) for end in (header, len(whole)) for _ in range(20)]
+    places.append(whole.index(b'"sha256"') + 12)
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= draw.randint(1, 255)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged or is not a checkpoint"):
+            Checkpoint(path)._read()
+    path.write_bytes(whole)
+    Checkpoint(path)._read()
+
+
+FIELDS = {
+    "step": int,
+    "config": dict,
+    "history": list,
+    "state": dict,
+    "random": list,
+    "seconds": float,
+    "machine": dict,
+}
+
+
+def changed(path, *, header=None, tensors=None):
+    """Write the file again, with other parts and the right checksum."""
+    kept, found = Checkpoint(path)._read()
+    kept, found = kept | (header or {}), found | (tensors or {})
+    kept = {key: value for key, value in kept.items() if value is not None}
+    found = {key: value for key, value in found.items() if value is not None}
+    metadata = {key: json.dumps(value) for key, value in kept.items()}
+    module.save_file(found, path, metadata=metadata | {"sha256": module.BLANK})
+    module._seal(path)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        (field, value)
+        for field, kind in FIELDS.items()
+        for value in (None, "text", [1], {"a": 1}, -1.5)
+        if not isinstance(value, kind) or field in ("config", "random")
+    ],
+)
+def test_a_wrong_field_of_the_header_is_refused(field, value, tmp_path):
+    path = tmp_path / "training.safetensors"
+    sft(checkpoint=Checkpoint(path))
+    changed(path, header={field: value})
+    with pytest.raises(ValueError, match=f"damaged.*{field} is missing|does not fit|another run"):
+        sft(checkpoint=Checkpoint(path, resume=True))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("model.0.transformer.wte.weight", None),
+        ("model.0.transformer.wte.weight", torch.zeros(3)),
+        ("model.0.transformer.wte.weight", torch.zeros(1, 1)),
+        ("optimizer.0.0.exp_avg", torch.zeros(3, 4)),
+        ("optimizer.0.999.exp_avg", torch.zeros(3)),
+        ("optimizer.0.x.exp_avg", torch.zeros(3)),
+        ("optimizer.0.", torch.zeros(3)),
+        ("generator.0", None),
+        ("generator.0", torch.zeros(3)),
+        ("generator.0", torch.zeros(5056, dtype=torch.uint8)),
+    ],
+)
+def test_a_wrong_tensor_is_refused(name, value, tmp_path):
+    path = tmp_path / "training.safetensors"
+    sft(checkpoint=Checkpoint(path))
+    changed(path, tensors={name: value})
+    with pytest.raises(ValueError, match="does not fit the run that it names"):
+        sft(checkpoint=Checkpoint(path, resume=True))
+
+
+@needs_posix
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "not allowed"])
+def test_a_checkpoint_that_cannot_be_read_is_called_by_its_cause(kind, tmp_path, monkeypatch):
+    path = tmp_path / "training.safetensors"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        sft(checkpoint=Checkpoint(path))
+
+        def denied(*given):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(module, "_sha256", denied)
+    said = {"a folder": "this is a folder", "a pipe": "a device or a pipe"}
+    with pytest.raises(ValueError, match=said.get(kind, "cannot be read: Permission denied")):
+        sft(checkpoint=Checkpoint(path, resume=True))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, capsys):
+    path, threads = tmp_path / "training.safetensors", torch.get_num_threads()
+    sft(checkpoint=Checkpoint(path))
+    sft(checkpoint=Checkpoint(path, resume=True))
+    assert capsys.readouterr().out == ""
+    torch.set_num_threads(threads + 1)
+    try:
+        sft(checkpoint=Checkpoint(path, resume=True))
+    finally:
+        torch.set_num_threads(threads)
+    said = f"The run goes on elsewhere (threads {threads} before and {threads + 1} now)"
+    assert said in capsys.readouterr().out
+
+
+def full(*given, **named):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    whole = sft()
+    monkeypatch.setattr(module, "save_file", full)
+    assert equal(whole, sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", every=0.0)))
+    assert "could not be written (No space left on device). The run goes on." in (
+        capsys.readouterr().out
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@needs_posix
+def test_a_run_stopped_on_a_full_disk_is_kept_elsewhere(tmp_path, monkeypatch):
+    path, whole, save = tmp_path / "c.safetensors", sft(), module.save_file
+
+    def full_once(tensors, file, **given):
+        monkeypatch.setattr(module, "save_file", save)
+        full()
+
+    monkeypatch.setattr(module, "save_file", full_once)
+    with pytest.raises(Stopped) as stopped, Checkpoint(path) as checkpoint:
+        sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), signal.SIGINT))
+    kept = re.search("the run is saved in (.*?safetensors)", str(stopped.value))[1]
+    assert not path.exists()
+    os.replace(kept, path)
+    os.rmdir(os.path.dirname(kept))
+    assert equal(whole, sft(checkpoint=Checkpoint(path, resume=True)))
+
+
+def test_a_disk_without_room_for_the_run_is_refused(tmp_path, monkeypatch):
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ValueError, match="free space of the disk is '0.0 MB'; it must be at least"):
+        sft(checkpoint=Checkpoint(tmp_path / "c.safetensors"))
     assert not list(tmp_path.iterdir())

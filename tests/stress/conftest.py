@@ -16,6 +16,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--record", action="store_true", help="write the figures of `make stress` to its README"
     )
+    parser.addoption("--kills", type=int, default=100, help="how often each loop's run is killed")
 
 
 def pytest_collection_modifyitems(items):

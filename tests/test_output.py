@@ -1,0 +1,263 @@
+"""Where results go: refused before a run if it cannot be written or is in use; nothing is lost."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from minirlhf import cli, runtime
+from minirlhf.loops import checkpoint
+from minirlhf.models.load import load_policy, same_weights, save_policy
+from minirlhf.runtime import (
+    Kept,
+    atomic_folder,
+    atomic_path,
+    check_folder,
+    locked,
+    output_file,
+    output_folder,
+    write_text,
+)
+from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
+
+
+def prepared(place, folder):
+    """The path to try, after the preparation of its case in an empty folder."""
+    path = folder / "out"
+    if place == "a file":
+        path.write_text("mine")
+    elif place == "below a file":
+        (folder / "file").write_text("mine")
+        path = folder / "file" / "out"
+    elif place == "a broken link":
+        path.symlink_to(folder / "nowhere")
+    elif place == "a link to itself":
+        path.symlink_to(path)
+    elif place == "with a stranger":
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    elif place == "with a folder named like a file":
+        (path / "model.safetensors").mkdir(parents=True)
+    elif place == "the root":
+        path = Path("/")
+    elif place == "a long name":
+        path = folder / ("x" * 300)
+    elif place == "a null":
+        path = folder / "a\0b"
+    return path
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "place, sentence",
+    [
+        ("a file", "it must be a folder, and this is a file"),
+        ("below a file", "is a file"),
+        ("a broken link", "this link leads to .*nowhere, which does not exist"),
+        ("a link to itself", "which does not exist"),
+        ("with a stranger", "it also holds notes.txt; give another folder"),
+        ("with a folder named like a file", "it also holds model.safetensors"),
+        ("the root", "below the root"),
+        ("a long name", "is no folder's name"),
+        ("a null", "is no folder's name: embedded null byte"),
+    ],
+)
+def test_a_folder_that_cannot_be_meant_is_refused_before_a_run(place, sentence, tmp_path):
+    path = prepared(place, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=sentence), output_folder(path, model=True):
+        pass
+    with pytest.raises(ValueError, match=sentence):
+        save_policy(tiny_policy(), tiny_tokenizer(), path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("call", ["write_bytes", "replace", "fsync", "open", "mkdir"])
+def test_a_folder_where_nothing_can_be_written_is_refused_before_models_are_loaded(
+    call, tmp_path, monkeypatch
+):
+    def refuse(*given, **named):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        where = Path if call in ("write_bytes", "mkdir") else runtime.os
+        patch.setattr(where, call, refuse)
+        patch.setattr("minirlhf.cli.preference.load_policy", lambda name: pytest.fail("loaded"))
+        result = CliRunner().invoke(cli.app, ["dpo", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ValueError), result.exception
+    assert "Read-only file system" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_posix
+def test_a_link_is_written_where_it_points(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "page.html").symlink_to("disk/page.html")
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "out")
+    write_text(tmp_path / "page.html", "new")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "page.html").is_symlink()
+    assert (tmp_path / "disk" / "page.html").read_text() == "new"
+    assert (tmp_path / "disk" / "config.json").is_file()
+
+
+def test_a_folder_is_not_renamed_and_keeps_the_files_of_the_system(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()  # so is a mount point, which cannot be renamed
+    monkeypatch.chdir(tmp_path)
+    before = os.stat(".").st_ino
+    for seed in (0, 1):
+        save_policy(tiny_policy(seed), tiny_tokenizer(), ".")
+        assert same_weights(load_policy(".")[0], tiny_policy(seed))
+    assert os.stat(".").st_ino == before and Path("lost+found").is_dir()
+    with atomic_folder(".") as temporary:  # files of the former model do not stay
+        (temporary / "config.json").write_text("{}")
+    assert sorted(os.listdir(".")) == ["config.json", "lost+found"]
+
+
+def full(*given, **named):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_model_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
+    save_policy(tiny_policy(0), tiny_tokenizer(), tmp_path / "out")
+    monkeypatch.setattr(runtime, "_to_disk", full)  # in the middle of atomic_folder
+    monkeypatch.setattr(runtime, "_try_to_write", lambda path: None)
+    with pytest.raises(Kept, match="No space left on device.; the model is in ") as found:
+        save_policy(tiny_policy(1), tiny_tokenizer(), tmp_path / "out")
+    assert same_weights(load_policy(found.value.folder)[0], tiny_policy(1))
+    assert same_weights(load_policy(tmp_path / "out")[0], tiny_policy(0))
+
+
+@needs_posix
+@pytest.mark.parametrize("place", ["device", "pipe", "folder", "long", "below a file"])
+def test_only_files_are_replaced(place, tmp_path):
+    path = tmp_path / "page.html"
+    if place == "device":
+        path = Path("/dev/null")
+    elif place == "pipe":
+        os.mkfifo(path)
+    elif place == "folder":
+        path.mkdir()
+    elif place == "long":
+        path = tmp_path / ("x" * 300)
+    else:
+        path.write_text("")
+        path = path / "page.html"
+    with pytest.raises(ValueError, match="^(file is|'.*' is no file's name)"):
+        write_text(path, "page")
+    with pytest.raises(ValueError), output_file(path):
+        pass
+    result = CliRunner().invoke(cli.app, ["score", "fine", "--html", str(path)])
+    assert isinstance(result.exception, ValueError)
+    assert not Path("/dev/null").is_file()
+
+
+@needs_posix
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    write_text(path, "a")
+    path.chmod(0o600)
+    write_text(path, "b")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+HOLD = """
+import sys
+from minirlhf.runtime import output_file, output_folder
+with output_file(sys.argv[2]) if sys.argv[1] == "file" else output_folder(sys.argv[2], model=True):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_second_process_is_refused_until_the_first_one_dies(kind, tmp_path):
+    path = tmp_path / "out"
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, kind, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=f"in use by another run .process {first.pid} on .*wait"):
+        with locked(path):
+            pass
+    if kind == "folder":
+        with pytest.raises(ValueError, match="in use by another run"):
+            save_policy(tiny_policy(), tiny_tokenizer(), path)
+        result = CliRunner().invoke(cli.app, ["dpo", "--out", str(path)])
+        assert "in use by another run" in str(result.exception)
+        check_folder(path)  # the lock is no stranger
+    first.kill()
+    first.wait()
+    with locked(path):  # the system has dropped the lock
+        pass
+    assert list(tmp_path.rglob("*")) == ([path] if kind == "folder" else [])
+
+
+def test_a_command_that_fails_leaves_no_folder(tmp_path):
+    result = CliRunner().invoke(cli.app, ["dpo", "--steps", "0", "--out", str(tmp_path / "a/b")])
+    assert "steps is 0" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_posix
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    child = os.fork()
+    if not child:
+        with output_folder(tmp_path, model=True), atomic_path(tmp_path / "metrics.jsonl"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = os.listdir(tmp_path)
+    assert len(left) == 2 and all(name.startswith(runtime.OURS) for name in left)
+    with output_folder(tmp_path, model=True):
+        pass
+    assert not os.listdir(tmp_path)
+
+
+@needs_posix
+def test_a_save_killed_while_it_moves_files_is_finished_or_undone(tmp_path):
+    """Killed before the first, the middle and the last rename."""
+    save_policy(tiny_policy(0), tiny_tokenizer(), tmp_path)
+    names, found = sorted(os.listdir(tmp_path)), []
+    for last in (2, 6, 9, 12):
+        child = os.fork()
+        if not child:
+            rename, calls = os.replace, []
+
+            def dying(*given, rename=rename, calls=calls, last=last):
+                calls.append(given)
+                if len(calls) == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                rename(*given)
+
+            runtime.os.replace = dying
+            save_policy(tiny_policy(1), tiny_tokenizer(), tmp_path)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        model, _ = load_policy(tmp_path)  # the next reader puts it right
+        found.append(next(seed for seed in (0, 1) if same_weights(model, tiny_policy(seed))))
+        with locked(tmp_path):
+            pass
+        assert sorted(os.listdir(tmp_path)) == names
+    assert found == [0, 0, 1, 1]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    if sys.platform == "win32":
+        monkeypatch.setattr(runtime.msvcrt, "locking", full)
+    else:
+        monkeypatch.setattr(runtime.fcntl, "flock", full)
+    with pytest.warns(UserWarning, match="has no locks .No space left on device"):
+        with locked(tmp_path):
+            pass
+
+
+def test_the_signals_of_this_system_are_known():
+    assert signal.SIGINT in checkpoint.SIGNALS and signal.SIGTERM in checkpoint.SIGNALS
