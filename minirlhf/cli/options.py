@@ -1,5 +1,6 @@
 """Options that several commands share. The help page shows them in panels."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,70 @@ SAMPLING, RUN = "Sampling", "Run"
 def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     """An option in a panel of the help page."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
+
+
+MANY = 10**9  # no count of anything is larger
+
+
+def whole(low: int, high: int = MANY) -> Callable:
+    """The callback of an option: a whole number from `low` to `high`."""
+
+    def checked(param: typer.CallbackParam, value: int | None) -> int | None:
+        good = value is None or low <= value <= high
+        _check(param, value, good, f"at least {low} and at most {high:,}")
+        return value
+
+    return checked
+
+
+def above_0(high: float) -> Callable:
+    """The callback of an option: a number above 0 and at most `high`.
+
+    Below 1e-30 a number is refused, too: float32 would round it, or its square, to 0.
+    """
+
+    def checked(param: typer.CallbackParam, value: float | None) -> float | None:
+        good = value is None or 1e-30 <= value <= high
+        _check(param, value, good, f"above 0, from 1e-30 to {high:g}")
+        return value
+
+    return checked
+
+
+def not_negative(param: typer.CallbackParam, value: float | None) -> float | None:
+    """The callback of an option: 0, or a number above 0 up to 1e30."""
+    good = value is None or value == 0 or 1e-30 <= value <= 1e30
+    _check(param, value, good, "0, or from 1e-30 to 1e30")
+    return value
+
+
+def _check(param: typer.CallbackParam, value: object, good: bool, allowed: str) -> None:
+    from minirlhf.runtime import check  # imported here, because torch takes seconds
+
+    check(str(param.name), value, good, allowed)
+
+
+def only_with(option: str, value: object, allowed: bool, what: str) -> None:
+    """Refuse an option that the command would ignore.
+
+    Args:
+        value: what was given; None where the option was left out.
+        what: what the option needs, to complete "it works only with ...".
+
+    Raises:
+        ValueError: the option was given, and is not `allowed`.
+    """
+    if value is not None and not allowed:
+        raise ValueError(f"{option} is {value!r}, but it works only with {what}: leave it out.")
+
+
+def count_rows(value: int | None) -> int | None:
+    if value is not None and not 1 <= value <= MANY:
+        raise ValueError(
+            f"--rows is a number n, and n is {value}; it must be at least 1 pair or row and at "
+            f"most {MANY:,}."
+        )
+    return value
 
 
 Model = Annotated[
@@ -41,7 +106,12 @@ Device = Annotated[
     ),
 ]
 Lora = Annotated[
-    int, option(MODEL, "Rank of low-rank adapters (LoRA). 0: train all weights instead.")
+    int,
+    option(
+        MODEL,
+        "Rank of low-rank adapters (LoRA). 0: train all weights instead.",
+        callback=whole(0, 10_000),
+    ),
 ]
 Bf16 = Annotated[
     bool, option(MODEL, "Keep the frozen weights in bfloat16. Only with --lora.", "--bf16")
@@ -58,22 +128,41 @@ Data = Annotated[
 ]
 Rows = Annotated[
     int,
-    option(DATA, "Rows to read of the dataset, or pairs to draw from the film reviews."),
+    option(
+        DATA,
+        "Rows to read of the dataset, or pairs to draw from the film reviews.",
+        callback=count_rows,
+    ),
 ]
 MaxResponse = Annotated[
-    int, option(DATA, "Longest response in tokens, EOS included. Longer ones are cut.")
+    int,
+    option(
+        DATA,
+        "Longest response in tokens, EOS included. Longer ones are cut.",
+        callback=whole(1),
+    ),
 ]
 
-Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.")]
+Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.", callback=whole(1))]
 TaskSteps = Annotated[
-    int | None, option(OPTIMISER, "Training steps, 1 or more.", show_default="the task's own")
+    int | None,
+    option(
+        OPTIMISER,
+        "Training steps, 1 or more.",
+        show_default="the task's own",
+        callback=whole(1),
+    ),
 ]
-Rate = Annotated[float, option(OPTIMISER, "Peak learning rate, above 0.")]
+LARGEST_RATE = 1000.0
+Rate = Annotated[
+    float, option(OPTIMISER, "Peak learning rate, above 0.", callback=above_0(LARGEST_RATE))
+]
 MicroBatch = Annotated[
     int,
     option(
         OPTIMISER,
         "Sequences or pairs in memory at once: less memory, the same gradient. 0: all.",
+        callback=whole(0),
     ),
 ]
 Recompute = Annotated[
@@ -85,7 +174,10 @@ Recompute = Annotated[
     ),
 ]
 
-KLCoef = Annotated[float, option(LOSS, "KL coefficient: reward units per nat, 0 or more.")]
+KLCoef = Annotated[
+    float,
+    option(LOSS, "KL coefficient: reward units per nat, 0 or more.", callback=not_negative),
+]
 
 Out = Annotated[
     Path,
@@ -97,7 +189,10 @@ Out = Annotated[
 WorkFolder = Annotated[
     Path, option(RUN, "Folder for finished parts. A later call continues from them.")
 ]
-Seed = Annotated[int, option(RUN, "Seed of all random numbers in the run.")]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[
+    int, option(RUN, "Seed of all random numbers in the run.", callback=whole(0, LARGEST_SEED))
+]
 Resume = Annotated[
     bool,
     option(

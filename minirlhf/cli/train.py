@@ -25,7 +25,12 @@ from minirlhf.cli.options import (
     Rows,
     Seed,
     Steps,
+    above_0,
+    count_rows,
+    given,
+    only_with,
     option,
+    whole,
 )
 from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.experiments.practice import scoring
@@ -47,11 +52,22 @@ app = typer.Typer()
 @app.command()
 def sft(
     model: Model = "tiny-reviews",
-    scorer: Annotated[str, option(MODEL, "Reward model for --best-of.")] = "tiny-reviews-reward",
+    scorer: Annotated[
+        str | None,
+        option(MODEL, "Reward model for --best-of.", show_default="tiny-reviews-reward"),
+    ] = None,
     lora: Lora = 0,
     bf16: Bf16 = False,
     dataset: Data = "",
-    rows: Rows = TourConfig.pairs,
+    rows: Annotated[
+        int | None,
+        option(
+            DATA,
+            "Rows to read of --dataset.",
+            show_default=f"{TourConfig.pairs}",
+            callback=count_rows,
+        ),
+    ] = None,
     max_response: MaxResponse = SFTConfig.max_response,
     best_of: Annotated[
         int,
@@ -59,10 +75,11 @@ def sft(
             DATA,
             "Train on the model's own samples instead: per prompt, the one with the highest "
             "reward of this many (rejection sampling). 0: off.",
+            callback=whole(0, 10_000),
         ),
     ] = 0,
     epochs: Annotated[
-        float, option(OPTIMISER, "Epochs over the data, above 0.")
+        float, option(OPTIMISER, "Epochs over the data, above 0.", callback=above_0(1e6))
     ] = SFTConfig.epochs,
     lr: Rate = SFTConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
@@ -78,6 +95,8 @@ def sft(
 
     Example: minirlhf sft --epochs 1 --out out/sft
     """
+    only_with("--scorer", scorer, best_of > 0, "--best-of")
+    only_with("--rows", rows, bool(dataset), "--dataset; all film reviews are used without it")
     start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
@@ -88,10 +107,10 @@ def sft(
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     if best_of:
-        score, _ = scoring("reviews", tokenizer, scorer)
+        score, _ = scoring("reviews", tokenizer, **given(scorer=scorer))
         data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
-        data = named_demonstrations(dataset, tokenizer, rows=rows)
+        data = named_demonstrations(dataset, tokenizer, rows=rows or TourConfig.pairs)
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
