@@ -239,7 +239,7 @@ def _restore(before: dict[str, Any]) -> list[str]:
     """Set the settings back. Returns the names of those that had changed."""
     now = _settings()
     changed = [name for name, value in before.items() if now[name] != value]
-    setters = (
+    setters: tuple[Callable, ...] = (
         os.chdir,
         torch.set_default_dtype,
         torch.set_grad_enabled,

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from minirlhf import cli
 from minirlhf.cli.commands import COMMANDS, loaded
 from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.family import FAMILY
+from minirlhf.loops.online import ONLINE
 from minirlhf.loops.pretrain import PretrainConfig
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import check_seed, seed_all
@@ -50,7 +52,14 @@ def test_the_table_has_every_numeric_option():
     assert len(OPTIONS) > 100
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_of_a_family_take_the_same_numbers():
+    flags = {name: [p.opts for p in numeric(name)] for name in (*FAMILY, *ONLINE)}
+    assert all(flags[name] == flags["grpo"] for name in FAMILY)
+    assert all(flags[name] == flags["rso"] for name in ONLINE)
+
+
+# of each family one command, because they are made by one function
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {*FAMILY, *ONLINE, "grid"} | {"grpo", "rso"}))
 def test_an_odd_number_is_refused_before_anything_is_loaded(name):
     for command, option, flag in OPTIONS:
         if command != name:
