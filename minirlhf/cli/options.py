@@ -18,12 +18,16 @@ def option(panel: str, help: str, *names: str, **given: Any) -> Any:
 MANY = 10**9  # no count of anything is larger
 
 
-def whole(low: int, high: int = MANY) -> Callable:
-    """The callback of an option: a whole number from `low` to `high`."""
+def whole(low: int, high: int = MANY, meaning: str = "") -> Callable:
+    """The callback of an option: a whole number from `low` to `high`.
+
+    Args:
+        meaning: what the number is, where the option's name does not say it.
+    """
 
     def checked(param: typer.CallbackParam, value: int | None) -> int | None:
         good = value is None or low <= value <= high
-        _check(param, value, good, f"at least {low} and at most {high:,}")
+        _check(param, value, good, f"at least {low} and at most {high:,}", meaning)
         return value
 
     return checked
@@ -44,16 +48,18 @@ def above_0(high: float) -> Callable:
 
 
 def not_negative(param: typer.CallbackParam, value: float | None) -> float | None:
-    """The callback of an option: 0, or a number above 0 up to 1e30."""
-    good = value is None or value == 0 or 1e-30 <= value <= 1e30
-    _check(param, value, good, "0, or from 1e-30 to 1e30")
+    """The callback of an option: 0 or more, and at most 1e30."""
+    good = value is None or 0 <= value <= 1e30
+    _check(param, value, good, "0 or more, and at most 1e30")
     return value
 
 
-def _check(param: typer.CallbackParam, value: object, good: bool, allowed: str) -> None:
+def _check(
+    param: typer.CallbackParam, value: object, good: bool, allowed: str, meaning: str = ""
+) -> None:
     from minirlhf.runtime import check  # imported here, because torch takes seconds
 
-    check(str(param.name), value, good, allowed)
+    check(f"--{param.name}: the {meaning}" if meaning else f"{param.name}", value, good, allowed)
 
 
 def only_with(option: str, value: object, allowed: bool, what: str) -> None:
@@ -110,7 +116,7 @@ Lora = Annotated[
     option(
         MODEL,
         "Rank of low-rank adapters (LoRA). 0: train all weights instead.",
-        callback=whole(0, 10_000),
+        callback=whole(0, 10_000, "rank"),
     ),
 ]
 Bf16 = Annotated[
@@ -139,7 +145,7 @@ MaxResponse = Annotated[
     option(
         DATA,
         "Longest response in tokens, EOS included. Longer ones are cut.",
-        callback=whole(1),
+        callback=whole(0),  # where 0 is too few, the data say so
     ),
 ]
 

@@ -17,7 +17,18 @@ from minirlhf.runtime import check_seed, seed_all
 
 ODD = ("0", "-1", "nan", "inf", "1e400", "1e-320", str(2**63), str(2**64), "")
 FINE = {  # what an option may be among these; all else is refused
-    "0": {"lora", "micro_batch", "best_of", "sync_every", "kl_coef", "seed", "draw", "repeats"},
+    "0": {
+        "lora",
+        "micro_batch",
+        "best_of",
+        "sync_every",
+        "kl_coef",
+        "seed",
+        "draw",
+        "repeats",
+        "max_response",
+    },
+    "1e-320": {"kl_coef"},
     str(2**63): {"kl_coef", "beta", "temperature"},
     str(2**64): {"kl_coef", "beta", "temperature"},
 }
