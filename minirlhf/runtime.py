@@ -96,10 +96,23 @@ def seed_all(seed: int) -> torch.Generator:
 
     Returns:
         A separate generator with the same seed, for sampling.
+
+    Raises:
+        ValueError: the seed is no whole number from 0 to 2^32 - 1.
     """
+    check_seed(seed)
     random.seed(seed)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise a ValueError unless the seed is a whole number from 0 to 2^32 - 1.
+
+    Loops multiply a seed to give each step its own, and larger products do not fit into a seed.
+    """
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    check("seed", seed, whole and 0 <= seed < 2**32, "a whole number from 0 to 4,294,967,295")
 
 
 def set_threads(threads: int | None = None) -> int:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minirlhf.cli.options import RUN, option, out_file, out_folder
+from minirlhf.cli.options import (
+    LARGEST_SEED,
+    RUN,
+    above_0,
+    option,
+    out_file,
+    out_folder,
+    whole,
+)
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
 
@@ -71,8 +79,12 @@ def grade(
             show_default="only those who have a file",
         ),
     ] = None,
-    seconds: Annotated[float, option(RUN, "Time limit of one answer, in seconds.")] = 30.0,
-    seed: Annotated[int, option(RUN, "Seed of the checkers' random cases.")] = 0,
+    seconds: Annotated[
+        float, option(RUN, "Time limit of one answer, in seconds.", callback=above_0(1e6))
+    ] = 30.0,
+    seed: Annotated[
+        int, option(RUN, "Seed of the checkers' random cases.", callback=whole(0, LARGEST_SEED))
+    ] = 0,
 ) -> None:
     """Check the exercises in a folder of submissions.
 
@@ -88,7 +100,7 @@ def grade(
     need_checkout("Grading")  # before the next import, which needs packages of the notebooks
     from minirlhf.classroom.grading import by_student, grade_folder, sentences, write_grades
 
-    names = students.read_text(encoding="utf-8-sig").split("\n") if students else []
+    names = lines_of(students) if students else []
 
     def graded(submission: "Submission", grades: "pd.DataFrame") -> None:
         write_grades(grades, out)  # after each file, so that an interruption loses little
@@ -109,6 +121,18 @@ def grade(
         say(sentence)
     say(f"{out}: a row for each of {grades['student'].nunique()} students and each exercise.")
     say(f"{overview}: a row for each student.")
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ValueError: it cannot be read, or it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The file '{path}' cannot be read as UTF-8 text: {error}.") from error
 
 
 @app.command()

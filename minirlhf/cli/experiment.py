@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minirlhf.cli.options import RUN, WorkFolder, option
+from minirlhf.cli.options import LARGEST_SEED, RUN, WorkFolder, only_with, option, whole
 from minirlhf.cli.terminal import console, say
 from minirlhf.experiments.pages import fill_pages, pages_to_fill
 from minirlhf.experiments.recording import (
@@ -34,7 +34,12 @@ def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = "tour",
     seeds: Annotated[
         int | None,
-        option(RUN, "Number of seeds, starting at 0.", show_default="3; 1 for the microscope"),
+        option(
+            RUN,
+            "Number of seeds, starting at 0.",
+            show_default="3; 1 for the microscope",
+            callback=whole(1, 10_000),
+        ),
     ] = None,
     out: WorkFolder = DEFAULT_OUT,
     tables: Annotated[
@@ -50,6 +55,8 @@ def experiment(
     Example: minirlhf experiment ablations --seeds 3
     """
     check("name", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    if tables:
+        only_with("--seeds", seeds, False, "runs, and --tables runs nothing")
     need_checkout("`experiment`")
     pages_to_fill()
     if tables:
@@ -79,7 +86,14 @@ def say_filled(pages: list[Path]) -> None:
 
 @app.command()
 def claims(
-    draw: Annotated[int, option(RUN, "Seed of the random choice: another one repeats others.")] = 0,
+    draw: Annotated[
+        int,
+        option(
+            RUN,
+            "Seed of the random choice: another one repeats others.",
+            callback=whole(0, LARGEST_SEED),
+        ),
+    ] = 0,
 ) -> None:
     """Repeat recorded experiments and compare the results.
 

@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from minirlhf.cli.options import DATA, RUN, Seed, given, option
+from minirlhf.cli.options import DATA, RUN, Seed, given, option, whole
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import label_agreement
 from minirlhf.runtime import check, output_file
@@ -27,7 +27,12 @@ def label(
     annotator: Annotated[str, option(DATA, "Your name in the file.")] = "me",
     count: Annotated[
         int | None,
-        option(DATA, "Different pairs of film reviews, 1 or more.", show_default="30"),
+        option(
+            DATA,
+            "Different pairs of film reviews, 1 or more.",
+            show_default="30",
+            callback=whole(1),
+        ),
     ] = None,
     repeats: Annotated[
         int | None,
@@ -35,6 +40,7 @@ def label(
             DATA,
             "Pairs that come a second time, with the sides swapped.",
             show_default="6; 0 with --pairs",
+            callback=whole(0),
         ),
     ] = None,
     pairs: Annotated[
@@ -146,7 +152,7 @@ def print_pair(session: LabelSession, question: str) -> None:
     assert pair is not None  # `act` has looked
     console.rule(f"Pair {done + 1} of {total}")
     console.print(Text(printable(pair.prompt.strip(), "\n"), style="bold"))
-    console.print(Text(question))
+    console.print(Text(printable(question)))
     sides = Table.grid(expand=True, padding=(0, 1))
     sides.add_column(ratio=1)
     sides.add_column(ratio=1)

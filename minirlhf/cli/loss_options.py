@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from minirlhf.cli.options import LOSS, option
+from minirlhf.cli.options import LOSS, above_0, option, whole
 from minirlhf.loops.preference import LOSSES
 from minirlhf.runtime import check
 
@@ -11,7 +11,12 @@ LossName = Annotated[str, option(LOSS, f"One of {', '.join(LOSSES)}.")]
 PairLoss = Annotated[str, option(LOSS, f"One of {', '.join(PAIR_LOSSES)}.")]
 Beta = Annotated[
     float | None,
-    option(LOSS, "Reward units per nat, above 0.", show_default="the loss's own"),
+    option(
+        LOSS,
+        "Reward units per nat, above 0.",
+        show_default="the loss's own",
+        callback=above_0(1e30),
+    ),
 ]
 Setting = Annotated[
     list[str] | None,
@@ -26,7 +31,12 @@ ReferenceFree = Annotated[
     option(LOSS, "Use no reference: its log-probabilities count as 0.", "--reference-free"),
 ]
 SyncEvery = Annotated[
-    int, option(LOSS, "Update the reference from the policy after this many steps. 0: never.")
+    int,
+    option(
+        LOSS,
+        "Update the reference from the policy after this many steps. 0: never.",
+        callback=whole(0),
+    ),
 ]
 Mixup = Annotated[
     float,
@@ -34,6 +44,7 @@ Mixup = Annotated[
         LOSS,
         "Weight of the policy in that update, above 0 and at most 1. 1: copy the policy. "
         "Only with --sync-every.",
+        callback=above_0(1.0),
     ),
 ]
 
@@ -47,4 +58,9 @@ def settings(texts: list[str] | None) -> dict[str, float | None]:
             parsed[name] = None if number == "none" else float(number)
         except ValueError:
             check("setting", text, False, "NAME=NUMBER, such as penalty=50")
+        value = parsed[name]
+        good = value is None or value == 0 or 1e-30 <= abs(value) <= 1e30
+        check(
+            "setting", text, good, "NAME=NUMBER with 0 or a number from 1e-30 to 1e30 (or below 0)"
+        )
     return parsed

@@ -32,6 +32,7 @@ from minirlhf.cli.options import (
     Seed,
     Steps,
     option,
+    whole,
 )
 from minirlhf.cli.terminal import running, save
 from minirlhf.experiments.practice import scoring
@@ -77,7 +78,7 @@ def _online_command(name: str) -> None:
         sync_every: SyncEvery = preset.dpo.sync_every,
         mixup: Mixup = preset.dpo.mixup,
         samples: Annotated[
-            int, option(SAMPLING, "Responses per prompt, 2 or more.")
+            int, option(SAMPLING, "Responses per prompt, 2 or more.", callback=whole(2, 10_000))
         ] = preset.samples,
         out: Out = Path("out") / name,
         seed: Seed = 0,

@@ -10,6 +10,7 @@ from minirlhf.cli.commands import COMMANDS
 from minirlhf.cli.judging import print_passes
 from minirlhf.cli.options import (
     DATA,
+    LARGEST_RATE,
     LOSS,
     MODEL,
     OPTIMISER,
@@ -27,7 +28,10 @@ from minirlhf.cli.options import (
     Seed,
     Steps,
     TaskSteps,
+    above_0,
     given,
+    not_negative,
+    only_with,
     option,
 )
 from minirlhf.cli.terminal import running, save
@@ -41,7 +45,7 @@ from minirlhf.runtime import PARTIAL
 from minirlhf.tasks import reviews
 
 app = typer.Typer()
-OWN = "the task's own"
+OWN, SCORER = "the task's own", "tiny-reviews-reward"
 GROUP_HELP = """{summary}
 
 Source: {row.source}. Baseline: {row.baseline}. Scale: {row.scale}. KL: {row.kl}.
@@ -101,9 +105,13 @@ def _group_command(name: str) -> None:
             str, option(MODEL, "Language model: a name, a folder, or a hub name.", show_default=OWN)
         ] = "",
         scorer: Annotated[
-            str,
-            option(MODEL, "Reward model for the task reviews: tiny-reviews-reward or a folder."),
-        ] = "tiny-reviews-reward",
+            str | None,
+            option(
+                MODEL,
+                "Reward model for the task reviews: a name or a folder.",
+                show_default=SCORER,
+            ),
+        ] = None,
         lora: Lora = 0,
         bf16: Bf16 = False,
         task: Annotated[
@@ -116,13 +124,24 @@ def _group_command(name: str) -> None:
         ] = "reviews",
         steps: TaskSteps = None,
         lr: Annotated[
-            float | None, option(OPTIMISER, "Peak learning rate, above 0.", show_default=OWN)
+            float | None,
+            option(
+                OPTIMISER,
+                "Peak learning rate, above 0.",
+                show_default=OWN,
+                callback=above_0(LARGEST_RATE),
+            ),
         ] = None,
         micro_batch: MicroBatch = 0,
         recompute: Recompute = False,
         kl_coef: Annotated[
             float | None,
-            option(LOSS, "KL coefficient: reward units per nat, 0 or more.", show_default=OWN),
+            option(
+                LOSS,
+                "KL coefficient: reward units per nat, 0 or more.",
+                show_default=OWN,
+                callback=not_negative,
+            ),
         ] = None,
         out: Out = Path("out") / name,
         seed: Seed = 0,
@@ -130,6 +149,8 @@ def _group_command(name: str) -> None:
         resume: Resume = False,
     ) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
+        only_with("--scorer", scorer, task == "reviews", "the task reviews")
+        scorer = scorer or SCORER
         start, tokenizer = load_policy(model or TASKS[task].model)
         (score, monitors), prompts = scoring(task, tokenizer, scorer), TASKS[task].prompts()
         config = replace(

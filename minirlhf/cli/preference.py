@@ -36,6 +36,7 @@ from minirlhf.cli.options import (
     Seed,
     SkipInvalid,
     Steps,
+    of_dataset,
     option,
 )
 from minirlhf.cli.terminal import running, save, say
@@ -93,6 +94,7 @@ def dpo(
 
     Example: minirlhf dpo --loss simpo --setting margin=0.5
     """
+    of_dataset(dataset, columns=columns, skip_invalid=skip_invalid, chat=chat)
     start, tokenizer = load_policy(model)
     config = DPOConfig(
         loss,
@@ -126,6 +128,7 @@ def dpo(
         max_response=max_response,
         max_prompt=max_prompt,
         shifted=LOSSES[loss].single,
+        skip_invalid=skip_invalid,
     )
     say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)

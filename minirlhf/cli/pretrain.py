@@ -17,7 +17,9 @@ from minirlhf.cli.options import (
     Seed,
     TaskSteps,
     given,
+    only_with,
     option,
+    whole,
 )
 from minirlhf.cli.terminal import running, save, say
 from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps
@@ -33,10 +35,24 @@ app = typer.Typer()
 
 @app.command()
 def pretrain(
-    layers: Annotated[int, option(MODEL, "Transformer layers.")] = PretrainConfig.n_layer,
+    layers: Annotated[
+        int | None,
+        option(
+            MODEL,
+            "Transformer layers. Only with the task reviews.",
+            show_default=str(PretrainConfig.n_layer),
+            callback=whole(1, 1000),
+        ),
+    ] = None,
     width: Annotated[
-        int, option(MODEL, "Hidden size, a multiple of the 4 attention heads.")
-    ] = PretrainConfig.n_embd,
+        int | None,
+        option(
+            MODEL,
+            "Hidden size, a multiple of the 4 attention heads. Only with the task reviews.",
+            show_default=str(PretrainConfig.n_embd),
+            callback=whole(1, 100_000),
+        ),
+    ] = None,
     task: Annotated[
         str,
         option(DATA, "reviews: raw text of film reviews. arithmetic: worked calculations."),
@@ -44,7 +60,11 @@ def pretrain(
     steps: TaskSteps = None,
     bf16: Annotated[
         bool,
-        option(OPTIMISER, "bfloat16 autocast: faster on some CPUs, slower on others.", "--bf16"),
+        option(
+            OPTIMISER,
+            "bfloat16 autocast: faster on some CPUs, slower on others. Only with the task reviews.",
+            "--bf16",
+        ),
     ] = False,
     out: OutParts = Path("out/pretrain"),
     seed: Seed = 0,
@@ -59,11 +79,13 @@ def pretrain(
     """
     check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
     if task == "arithmetic":
+        for name, value in {"layers": layers, "width": width, "bf16": bf16 or None}.items():
+            only_with(f"--{name}", value, False, "the task reviews")
         return pretrain_arithmetic(out, seed, steps, resume)
     check_folder(out / "model")
     sources.fetch()
     config = PretrainConfig(
-        seed=seed, bf16=bf16, n_layer=layers, n_embd=width, **given(steps=steps)
+        seed=seed, bf16=bf16, **given(steps=steps, n_layer=layers, n_embd=width)
     )
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
     with running(out / "pretraining.safetensors", resume, every=1) as on:
@@ -91,7 +113,9 @@ def pretrain_arithmetic(out: Path, seed: int, steps: int | None, resume: bool) -
 @app.command()
 def gold(
     model: Model = "out/pretrain-gold/model",
-    members: Annotated[int, option(MODEL, "Number of reward models in the ensemble.")] = 3,
+    members: Annotated[
+        int, option(MODEL, "Number of reward models in the ensemble.", callback=whole(1, 1000))
+    ] = 3,
     device: Device = "cpu",
     out: OutParts = Path("out/gold"),
     resume: Resume = False,

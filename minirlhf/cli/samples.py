@@ -18,8 +18,10 @@ from minirlhf.cli.options import (
     Model,
     Scorer,
     Seed,
+    above_0,
     option,
     out_file,
+    whole,
 )
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
@@ -45,12 +47,20 @@ def sample(
     ],
     model: Model = "tiny-reviews-sft",
     chat: Chat = False,
-    n: Annotated[int, option(SAMPLING, "Responses per prompt, 1 or more.")] = 3,
+    n: Annotated[
+        int, option(SAMPLING, "Responses per prompt, 1 or more.", callback=whole(1, 1_000_000))
+    ] = 3,
     temperature: Annotated[
-        float, option(SAMPLING, "Sampling temperature, above 0. 1: the model's own distribution.")
+        float,
+        option(
+            SAMPLING,
+            "Sampling temperature, above 0. 1: the model's own distribution.",
+            callback=above_0(1e30),
+        ),
     ] = SamplingConfig.temperature,
     max_new_tokens: Annotated[
-        int, option(SAMPLING, "Longest response in tokens, EOS included.")
+        int,
+        option(SAMPLING, "Longest response in tokens, EOS included.", callback=whole(1)),
     ] = SamplingConfig.max_new_tokens,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -63,7 +73,6 @@ def sample(
 
     Example: minirlhf sample "a night at the opera" --n 5
     """
-    check("n", n, n >= 1, "at least 1")
     policy, tokenizer = load_policy(model)
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
     repeated = [prompt for prompt in prompts for _ in range(n)]

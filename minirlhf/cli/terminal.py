@@ -16,13 +16,19 @@ from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
 from minirlhf.runtime import PARTIAL, History, Kept
 from minirlhf.show.progress import Progresses
+from minirlhf.show.strips import printable
 
 console = Console()
 
 
 def say(text: str) -> None:
-    """Print a sentence as it is, without colours."""
-    console.print(text, highlight=False, markup=False)
+    """Print a sentence as it is: no colours, no markup, and no control characters but line ends.
+
+    Outside a terminal a line is not broken, so that a path stays in one piece.
+    """
+    console.print(
+        printable(text, "\n"), highlight=False, markup=False, soft_wrap=not console.is_terminal
+    )
 
 
 @contextmanager

@@ -29,7 +29,13 @@ from minirlhf.cli.options import (
     Seed,
     SkipInvalid,
     Steps,
+    above_0,
+    count_rows,
+    given,
+    of_dataset,
+    only_with,
     option,
+    whole,
 )
 from minirlhf.cli.terminal import running, save, saving, say
 from minirlhf.experiments.practice import scoring
@@ -55,11 +61,22 @@ app = typer.Typer()
 @app.command()
 def sft(
     model: Model = "tiny-reviews",
-    scorer: Annotated[str, option(MODEL, "Reward model for --best-of.")] = "tiny-reviews-reward",
+    scorer: Annotated[
+        str | None,
+        option(MODEL, "Reward model for --best-of.", show_default="tiny-reviews-reward"),
+    ] = None,
     lora: Lora = 0,
     bf16: Bf16 = False,
     dataset: Data = "",
-    rows: Rows = TourConfig.pairs,
+    rows: Annotated[
+        int | None,
+        option(
+            DATA,
+            "Rows to read of --dataset.",
+            show_default=f"{TourConfig.pairs}",
+            callback=count_rows,
+        ),
+    ] = None,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
     chat: Chat = False,
@@ -71,10 +88,11 @@ def sft(
             DATA,
             "Train on the model's own samples instead: per prompt, the one with the highest "
             "reward of this many (rejection sampling). 0: off.",
+            callback=whole(0, 10_000),
         ),
     ] = 0,
     epochs: Annotated[
-        float, option(OPTIMISER, "Epochs over the data, above 0.")
+        float, option(OPTIMISER, "Epochs over the data, above 0.", callback=above_0(1e6))
     ] = SFTConfig.epochs,
     lr: Rate = SFTConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
@@ -90,6 +108,9 @@ def sft(
 
     Example: minirlhf sft --epochs 1 --out out/sft
     """
+    only_with("--scorer", scorer, best_of > 0, "--best-of")
+    only_with("--rows", rows, bool(dataset), "--dataset; all film reviews are used without it")
+    of_dataset(dataset, columns=columns, skip_invalid=skip_invalid, chat=chat)
     start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
@@ -100,20 +121,25 @@ def sft(
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     if best_of:
-        score, _ = scoring("reviews", tokenizer, scorer)
+        score, _ = scoring("reviews", tokenizer, **given(scorer=scorer))
         data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
         data = named_demonstrations(
             dataset,
             tokenizer,
-            rows=rows,
+            rows=rows or TourConfig.pairs,
             columns=parse_columns(columns),
             skip_invalid=skip_invalid,
             chat=chat,
             say=say,
         )
     data, report = fit_rows(
-        data, tokenizer, start, max_response=max_response, max_prompt=max_prompt
+        data,
+        tokenizer,
+        start,
+        max_response=max_response,
+        max_prompt=max_prompt,
+        skip_invalid=skip_invalid,
     )
     say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
@@ -150,6 +176,7 @@ def reward(
 
     Example: minirlhf reward --steps 80 --out out/reward
     """
+    of_dataset(dataset, columns=columns, skip_invalid=skip_invalid, chat=chat)
     policy, tokenizer = load_policy(model)
     check_savable(policy)
     config = RewardConfig(
@@ -176,6 +203,7 @@ def reward(
         max_response=max_response,
         max_new_tokens=SamplingConfig.max_new_tokens,  # samples set the scale of the scores
         max_prompt=max_prompt,
+        skip_invalid=skip_invalid,
     )
     say(str(report))
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)

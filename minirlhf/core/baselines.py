@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from minirlhf.core.checks import check_finite, check_not_negative, checked
 from minirlhf.core.kl import log_ratio
-from minirlhf.core.masking import check_same_shape, masked_whiten, zero_masked
+from minirlhf.core.masking import masked_whiten, zero_masked
 from minirlhf.core.returns import reward_to_go
 
 
@@ -47,6 +48,12 @@ def _centre(group_scores: Tensor) -> Tensor:
     )
 
 
+def _scaled(centred: Tensor, scale: Tensor) -> Tensor:
+    """centred / scale. A scale of 0, that of equal scores without eps, leaves them at 0."""
+    return centred / scale.masked_fill(scale == 0, 1)
+
+
+@checked
 def group_relative(
     group_scores: Float[Tensor, "N G"],
     *,
@@ -75,25 +82,27 @@ def group_relative(
         group_scores: r_i, reward units.
         scale_by_std: divide by the standard deviation of the group. Dr. GRPO does not.
         unbiased: divide the sum of squares by G - 1 (True) or by G (False).
-        eps: added to the standard deviation, reward units.
+        eps: added to the standard deviation, reward units, 0 or more.
         min_std: lower limit of the standard deviation, reward units, 0 or more.
 
     Returns:
         One advantage per response: without unit if scaled, in reward units if not.
 
     Raises:
-        ValueError: groups of one, no group, or a negative min_std.
+        ValueError: groups of one, no group, or a negative eps or min_std.
 
     Source: Shao et al. 2024 (4.1); without the standard deviation: Liu et al. 2025 (Dr. GRPO).
     """
-    if not min_std >= 0:
-        raise ValueError(f"min_std is {min_std}; it must be 0 or more reward units.")
+    check_not_negative(eps=eps, min_std=min_std)
     centred = _centre(group_scores)
     if not scale_by_std:
         return centred
-    return centred / (group_scores.std(1, keepdim=True, unbiased=unbiased).clamp(min=min_std) + eps)
+    return _scaled(
+        centred, group_scores.std(1, keepdim=True, unbiased=unbiased).clamp(min=min_std) + eps
+    )
 
 
+@checked
 def batch_relative(
     group_scores: Float[Tensor, "N G"], *, eps: float = 1e-4
 ) -> Float[Tensor, "N G"]:
@@ -107,17 +116,19 @@ def batch_relative(
 
     Args:
         group_scores: r_i, reward units.
-        eps: added to the standard deviation, reward units.
+        eps: added to the standard deviation, reward units, 0 or more.
 
     Returns:
         One advantage per response, without unit.
 
     Raises:
-        ValueError: groups of one, or no group.
+        ValueError: groups of one, no group, or a negative eps.
     """
-    return _centre(group_scores) / (group_scores.std() + eps)
+    check_not_negative(eps=eps)
+    return _scaled(_centre(group_scores), group_scores.std() + eps)
 
 
+@checked
 def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
     """REINFORCE leave-one-out (RLOO) advantage, relative to the mean of the other scores.
 
@@ -142,6 +153,7 @@ def leave_one_out(group_scores: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
     return centred * (size / (size - 1))
 
 
+@checked
 def remax(scores: Float[Tensor, "B"], greedy_scores: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
     """ReMax advantage: the baseline is the score of the greedy response to the same prompt.
 
@@ -162,10 +174,10 @@ def remax(scores: Float[Tensor, "B"], greedy_scores: Float[Tensor, "B"]) -> Floa
 
     Source: Li et al. 2023 (ReMax).
     """
-    check_same_shape(scores=scores, greedy_scores=greedy_scores)
     return scores - greedy_scores
 
 
+@checked
 def running_mean(mean: float, scores: Float[Tensor, "B"], *, decay: float = 0.9) -> float:
     """Running mean of the scores: the baseline of plain REINFORCE, for the next batch.
 
@@ -183,15 +195,19 @@ def running_mean(mean: float, scores: Float[Tensor, "B"], *, decay: float = 0.9)
         The running mean for the next batch, reward units.
 
     Raises:
-        ValueError: decay is out of range.
+        ValueError: decay is out of range, or mean or a score is not finite: it would stay in every
+            later mean.
 
     Source: Williams 1992 (reinforcement comparison).
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; it must be 0 or more and below 1.")
-    return decay * mean + (1 - decay) * scores.mean().item()
+    of_batch = scores.mean().item()
+    check_finite(mean=mean, mean_of_scores=of_batch)
+    return decay * mean + (1 - decay) * of_batch
 
 
+@checked
 def reinforce_plus_plus(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
@@ -223,6 +239,7 @@ def reinforce_plus_plus(
     return masked_whiten(reward_to_go(rewards, response_mask), response_mask)
 
 
+@checked
 def reinforce_plus_plus_baseline(
     group_scores: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
@@ -252,6 +269,7 @@ def reinforce_plus_plus_baseline(
     return masked_whiten(over_tokens(_centre(group_scores), response_mask), response_mask)
 
 
+@checked
 def over_tokens(
     group_advantages: Float[Tensor, "N G"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
@@ -276,6 +294,7 @@ def over_tokens(
     return zero_masked(group_advantages.reshape(-1, 1).expand(response_mask.shape), response_mask)
 
 
+@checked
 def charge_tokens(
     advantages: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -307,8 +326,6 @@ def charge_tokens(
     Raises:
         ValueError: kl_coef is negative, or shapes differ.
     """
-    if not kl_coef >= 0:
-        raise ValueError(f"kl_coef is {kl_coef}; it must be 0 or more.")
+    check_not_negative(kl_coef=kl_coef)
     charges = log_ratio(old_logprobs, ref_logprobs, response_mask)
-    check_same_shape(advantages=advantages, charges=charges)
     return zero_masked(advantages, response_mask) - kl_coef * reward_to_go(charges, response_mask)

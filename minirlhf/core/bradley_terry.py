@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from minirlhf.core.checks import check_not_negative, checked
 from minirlhf.core.masking import check_same_shape, zero_masked
 
 
+@checked
 def preference_probability(
     scores_a: Float[Tensor, "..."], scores_b: Float[Tensor, "..."]
 ) -> Float[Tensor, "..."]:
@@ -37,6 +39,7 @@ def preference_probability(
     return torch.sigmoid(scores_a - scores_b)
 
 
+@checked
 def last_token_scores(
     token_scores: Float[Tensor, "B T"], attention_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B"]:
@@ -54,7 +57,6 @@ def last_token_scores(
     Raises:
         ValueError: a row without a real token, or shapes that differ.
     """
-    check_same_shape(token_scores=token_scores, attention_mask=attention_mask)
     if not attention_mask.any(1).all():
         raise ValueError("A row of attention_mask has no real token; every row must have one.")
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
@@ -62,6 +64,7 @@ def last_token_scores(
     return token_scores.gather(1, last)[:, 0]
 
 
+@checked
 def reward_model_loss(
     chosen_scores: Float[Tensor, "B"],
     rejected_scores: Float[Tensor, "B"],
@@ -93,16 +96,17 @@ def reward_model_loss(
 
     Source: margin: Touvron et al. 2023, equation 2; centring: Eisenstein et al. 2023.
     """
-    if not centering_coef >= 0:
-        raise ValueError(f"centering_coef is {centering_coef}; it must be 0 or more.")
-    check_same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+    check_not_negative(centering_coef=centering_coef)
     difference = chosen_scores - rejected_scores
     if margin is not None:
-        check_same_shape(margin=margin, chosen_scores=chosen_scores)
         difference = difference - margin
-    return -logsigmoid(difference) + centering_coef * (chosen_scores + rejected_scores).square()
+    losses = -logsigmoid(difference)
+    if centering_coef == 0:  # 0 times a square that overflows would be NaN
+        return losses
+    return losses + centering_coef * (chosen_scores + rejected_scores).square()
 
 
+@checked
 def per_token_reward_loss(
     chosen_scores: Float[Tensor, "B R"],
     rejected_scores: Float[Tensor, "B R"],
@@ -134,19 +138,13 @@ def per_token_reward_loss(
         ValueError: a pair of identical responses, a row without a real token, or shapes that
             differ.
     """
-    check_same_shape(
-        chosen_scores=chosen_scores,
-        rejected_scores=rejected_scores,
-        chosen_mask=chosen_mask,
-        rejected_mask=rejected_mask,
-        chosen_ids=chosen_ids,
-        rejected_ids=rejected_ids,
-    )
     either = chosen_mask | rejected_mask
     differs = ((chosen_ids != rejected_ids) | (chosen_mask != rejected_mask)) & either
     if not differs.any(1).all():
+        row = (~differs.any(1)).nonzero()[0].item()
         raise ValueError(
-            "A pair has two identical responses. Leave such pairs out: neither response is better."
+            f"Pair {row} has two identical responses: chosen_ids and rejected_ids are equal. Leave "
+            "such pairs out: neither response is better."
         )
     counted = either & (differs.cumsum(1) > 0)
     chosen, rejected = (

@@ -25,7 +25,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from minirlhf.core.checks import (
+    Sizes,
+    check_above_0,
+    check_finite,
+    check_not_negative,
+    check_tensor,
+    checked,
+)
 from minirlhf.core.rollout import Rollout
+
+LARGEST_WORLD = 1_000_000  # sequences: more would fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +50,8 @@ class World:
             prefix.
 
     Raises:
-        ValueError: fewer than two words, a max_length below 1, or a table of the wrong shape.
+        ValueError: fewer than two words, a max_length below 1, more than a million sequences, or a
+            table of the wrong kind or shape.
     """
 
     vocab: tuple[str, ...]
@@ -49,21 +60,20 @@ class World:
     ref_logits: Float[Tensor, "S V"]
 
     def __post_init__(self) -> None:
-        if len(self.vocab) < 2 or self.max_length < 1:
-            raise ValueError(
-                "A world needs two or more words, the last one EOS, and a max_length of 1 or more; "
-                f"got {self.vocab} and {self.max_length}."
-            )
-        wanted = {
-            "rewards": (len(self.sequences),),
-            "ref_logits": (len(self.states), len(self.vocab)),
+        _counts(len(self.vocab), self.max_length)
+        for name, hint in (("rewards", Float[Tensor, "N"]), ("ref_logits", Float[Tensor, "S V"])):
+            check_tensor(name, getattr(self, name), hint, dict(self.axes))
+        if not self.rewards.isfinite().all():
+            raise ValueError("rewards has NaN or infinity; every reward must be finite.")
+
+    @cached_property
+    def axes(self) -> Sizes:
+        """The sizes of the letters in the shapes of this class, for `checked`."""
+        states, sequences = _counts(len(self.vocab), self.max_length)
+        sizes = {"S": states, "V": len(self.vocab), "N": sequences, "R": self.max_length}
+        return {
+            letter: (size, f"{letter} = {size} in this world") for letter, size in sizes.items()
         }
-        for name, shape in wanted.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(getattr(self, name).shape)}; "
-                    f"it must be {shape} in this world."
-                )
 
     @classmethod
     def from_reward(
@@ -76,9 +86,16 @@ class World:
             max_length: tokens, EOS included.
             reward: maps the list of words of a sequence to its reward. EOS is in the list if the
                 sequence ends with it.
+
+        Raises:
+            ValueError: a reward is not a finite number, or the world is too large.
         """
-        states = sum((len(vocab) - 1) ** length for length in range(max_length))
-        values = [reward([vocab[i] for i in s]) for s in _finished((), len(vocab) - 1, max_length)]
+        states, _ = _counts(len(vocab), max_length)
+        texts = [[vocab[i] for i in s] for s in _finished((), len(vocab) - 1, max_length)]
+        values = [reward(words) for words in texts]
+        for words, value in zip(texts, values, strict=True):
+            if not hasattr(value, "__float__"):
+                raise ValueError(f"The reward of {words} is {value!r}; it must be a number.")
         ref_logits = torch.zeros(states, len(vocab), dtype=torch.float64, device="cpu")
         rewards = torch.tensor(values, dtype=torch.float64, device="cpu")
         return cls(tuple(vocab), max_length, rewards, ref_logits)
@@ -95,12 +112,21 @@ class World:
             seed: seed of the generator that draws the rewards and the logits.
             reward_scale: standard deviation of the Gaussian rewards, reward units. The logits of
                 the reference are standard Gaussian.
+
+        Raises:
+            ValueError: more than 26 words and EOS, a seed that is not from 0 to 2^32 - 1, a
+                reward_scale that is not finite, or a world that is too large.
         """
+        if not (isinstance(vocab_size, int) and vocab_size <= 27):
+            raise ValueError(
+                f"vocab_size is {vocab_size}; it must be from 2 to 27: EOS and a to z."
+            )
+        if not (isinstance(seed, int) and 0 <= seed < 2**32):
+            raise ValueError(f"seed is {seed}; it must be a whole number from 0 to 2^32 - 1.")
+        check_finite(reward_scale=reward_scale)
+        states, count = _counts(vocab_size, max_length)
         generator = torch.Generator().manual_seed(seed)
         vocab = (*"abcdefghijklmnopqrstuvwxyz"[: vocab_size - 1], ".")
-        states = sum((vocab_size - 1) ** k for k in range(max_length))
-        # One sequence per state ends with EOS; the others are cut off at max_length.
-        count = states + (vocab_size - 1) ** max_length
         rewards = reward_scale * torch.randn(
             count, generator=generator, dtype=torch.float64, device="cpu"
         )
@@ -182,19 +208,23 @@ class World:
         ]
 
     # ---- a policy in this world
+    @checked
     def logprobs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N R"]:
         """log pi(y_t | y_<t) of every token of every sequence, nats; 0 where masked."""
         chosen = logits.log_softmax(-1)[self.visited, self.response_ids]
         return torch.where(self.response_mask, chosen, torch.zeros_like(chosen))
 
+    @checked
     def sequence_logprobs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N"]:
         """log pi(y) of every sequence, nats."""
         return self.logprobs(logits).sum(1)
 
+    @checked
     def probs(self, logits: Float[Tensor, "S V"]) -> Float[Tensor, "N"]:
         """pi(y) of every sequence. The probabilities sum to 1."""
         return self.sequence_logprobs(logits).exp()
 
+    @checked
     def rollout(self, logits: Float[Tensor, "S V"]) -> Rollout:
         """All N sequences as one batch after a one-token prompt.
 
@@ -210,6 +240,7 @@ class World:
             self.logprobs(logits).detach(),
         )
 
+    @checked
     def by_token(self, table: Float[Tensor, "S ..."]) -> Float[Tensor, "N R ..."]:
         """The row of a table that belongs to the state before each token; 0 where masked.
 
@@ -248,6 +279,7 @@ class World:
         return torch.stack(rows)
 
     # ---- exact quantities
+    @checked
     def expectation(
         self, logits: Float[Tensor, "S V"], x: Float[Tensor, "N ..."]
     ) -> Float[Tensor, "..."]:
@@ -262,6 +294,7 @@ class World:
         """
         return torch.tensordot(self.probs(logits).detach(), x, dims=1)
 
+    @checked
     def groups(
         self, logits: Float[Tensor, "S V"], group_size: int
     ) -> tuple[Int[Tensor, "M G"], Float[Tensor, "M"]]:
@@ -275,10 +308,17 @@ class World:
             (index, probability) of all M groups, where M is N to the power G. index[m] holds the G
             sequence numbers of group m.
         """
-        every = torch.arange(len(self.sequences), device="cpu")
+        count = len(self.sequences)
+        if not 1 <= group_size <= LARGEST_WORLD or count**group_size > LARGEST_WORLD:
+            raise ValueError(
+                f"group_size is {group_size}; it must be 1 or more, and so small that "
+                f"{count} sequences have at most {LARGEST_WORLD:,} groups."
+            )
+        every = torch.arange(count, device="cpu")
         index = torch.cartesian_prod(*[every] * group_size).reshape(-1, group_size)
         return index, self.sequence_logprobs(logits).detach()[index].sum(1).exp()
 
+    @checked
     def bias_and_spread(
         self, logits: Float[Tensor, "S V"], advantages: Float[Tensor, "M G #R"]
     ) -> tuple[float, float]:
@@ -310,6 +350,7 @@ class World:
         bias, spread = (mean - truth).norm(), variance.sqrt()
         return (bias / truth.norm()).item(), (spread / truth.norm()).item()
 
+    @checked
     def kl(self, logits: Float[Tensor, "S V"], other: Float[Tensor, "S V"]) -> Float[Tensor, ""]:
         """KL(pi || other) of whole sequences, nats.
 
@@ -322,6 +363,7 @@ class World:
         log_p, log_q = self.sequence_logprobs(logits), self.sequence_logprobs(other)
         return (log_p.exp() * (log_p - log_q)).sum()
 
+    @checked
     def objective(self, logits: Float[Tensor, "S V"], *, beta: float = 0.0) -> Float[Tensor, ""]:
         """The objective J of RLHF, differentiable.
 
@@ -334,8 +376,10 @@ class World:
         Returns:
             J, reward units.
         """
+        check_finite(beta=beta)
         return (self.probs(logits) * self.rewards).sum() - beta * self.kl(logits, self.ref_logits)
 
+    @checked
     def gradient(self, logits: Float[Tensor, "S V"], *, beta: float = 0.0) -> Float[Tensor, "S V"]:
         """Exact gradient dJ / dlogits, with which the tests compare every estimator.
 
@@ -346,6 +390,7 @@ class World:
         logits = logits.detach().requires_grad_(True)
         return torch.autograd.grad(self.objective(logits, beta=beta), logits)[0]
 
+    @checked
     def values(
         self, logits: Float[Tensor, "S V"], *, beta: float = 0.0
     ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
@@ -364,12 +409,14 @@ class World:
         Returns:
             (V, Q) of shapes (S,) and (S, V).
         """
+        check_finite(beta=beta)
         log_p = logits.log_softmax(-1)
         penalty = beta * (log_p - self.ref_logits.log_softmax(-1))
         return self._backward(
             lambda s, future: (log_p[s].exp() * (future - penalty[s])).sum(), penalty
         )
 
+    @checked
     def optimal_values(
         self, *, beta: float = 0.0
     ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S V"]]:
@@ -391,8 +438,7 @@ class World:
         Raises:
             ValueError: beta is negative.
         """
-        if beta < 0:
-            raise ValueError(f"beta is {beta}; it must be 0 or more.")
+        check_not_negative(beta=beta)
         log_ref = self.ref_logits.log_softmax(-1)
         if beta == 0:
             return self._backward(lambda s, future: future.max(), torch.zeros_like(log_ref))
@@ -401,6 +447,7 @@ class World:
             torch.zeros_like(log_ref),
         )
 
+    @checked
     def gibbs(self, *, beta: float) -> Float[Tensor, "N"]:
         """Probabilities of the Gibbs policy, which maximises J.
 
@@ -417,10 +464,10 @@ class World:
         Raises:
             ValueError: beta is not above 0.
         """
-        if beta <= 0:
-            raise ValueError(f"beta is {beta}; it must be above 0.")
+        check_above_0(beta=beta)
         return (self.sequence_logprobs(self.ref_logits) + self.rewards / beta).softmax(0)
 
+    @checked
     def gibbs_logits(self, *, beta: float) -> Float[Tensor, "S V"]:
         """The Gibbs policy as a tabular policy.
 
@@ -429,6 +476,7 @@ class World:
         Args:
             beta: weight of the KL penalty, reward units per nat, above 0.
         """
+        check_above_0(beta=beta)
         values, q = self.optimal_values(beta=beta)
         return self.ref_logits.log_softmax(-1) + (q - values[:, None]) / beta
 
@@ -452,6 +500,29 @@ class World:
             futures[s], values[s] = future, backup(s, future)
         q = torch.stack([futures[s] for s in states]) - penalty
         return torch.stack([values[s] for s in states]), q
+
+
+def _counts(words: int, max_length: int) -> tuple[int, int]:
+    """The number of states and of finished responses of a world.
+
+    Raises:
+        ValueError: fewer than two words, no length, or more responses than can be listed.
+    """
+    if not (isinstance(max_length, int) and words >= 2 and max_length >= 1):
+        raise ValueError(
+            "A world needs two or more words, the last one EOS, and a max_length of 1 or more; "
+            f"got {words} words and {max_length}."
+        )
+    # One response per state ends with EOS; the others are cut off at max_length.
+    states, cut_off = 0, 1
+    for _ in range(max_length):
+        states, cut_off = states + cut_off, cut_off * (words - 1)
+        if states + cut_off > LARGEST_WORLD:
+            raise ValueError(
+                f"A world of {words} words and a max_length of {max_length} has more than "
+                f"{LARGEST_WORLD:,} sequences; give fewer words or a shorter length."
+            )
+    return states, states + cut_off
 
 
 def _finished(prefix: tuple[int, ...], eos: int, max_length: int) -> list[tuple[int, ...]]:

@@ -29,9 +29,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minirlhf.core.masking import check_same_shape, zero_masked
+from minirlhf.core.checks import check_above_0, check_finite, check_not_negative, checked
+from minirlhf.core.masking import zero_masked
 
 
+@checked
 def log_ratio(
     logprobs: Float[Tensor, "B R"],
     ref_logprobs: Float[Tensor, "B R"],
@@ -54,6 +56,7 @@ def log_ratio(
     return zero_masked(logprobs, response_mask) - zero_masked(ref_logprobs, response_mask)
 
 
+@checked
 def k1(
     logprobs: Float[Tensor, "B R"],
     ref_logprobs: Float[Tensor, "B R"],
@@ -76,6 +79,7 @@ def k1(
     return log_ratio(logprobs, ref_logprobs, response_mask)
 
 
+@checked
 def k2(
     logprobs: Float[Tensor, "B R"],
     ref_logprobs: Float[Tensor, "B R"],
@@ -99,6 +103,7 @@ def k2(
     return 0.5 * log_ratio(logprobs, ref_logprobs, response_mask).square()
 
 
+@checked
 def k3(
     logprobs: Float[Tensor, "B R"],
     ref_logprobs: Float[Tensor, "B R"],
@@ -125,6 +130,7 @@ def k3(
     return torch.expm1(-difference) + difference
 
 
+@checked
 def exact_kl(
     logits: Float[Tensor, "B R V"],
     ref_logits: Float[Tensor, "B R V"],
@@ -150,7 +156,6 @@ def exact_kl(
     Raises:
         ValueError: shapes differ.
     """
-    check_same_shape(logits=logits, ref_logits=ref_logits)
     logits, ref_logits = (
         torch.where(response_mask[..., None], x, torch.zeros_like(x)) for x in (logits, ref_logits)
     )
@@ -159,6 +164,7 @@ def exact_kl(
     return zero_masked((log_p.exp() * difference).sum(-1), response_mask)
 
 
+@checked
 def kl_shaped_rewards(
     scores: Float[Tensor, "B"],
     old_logprobs: Float[Tensor, "B R"],
@@ -192,18 +198,13 @@ def kl_shaped_rewards(
     Raises:
         ValueError: kl_coef is negative, or shapes do not fit.
     """
-    if not kl_coef >= 0:
-        raise ValueError(f"kl_coef is {kl_coef}; it must be 0 or more.")
-    if scores.shape != response_mask.shape[:1]:
-        raise ValueError(
-            f"scores has shape {tuple(scores.shape)}; it must have one number per row of "
-            f"response_mask, which has shape {tuple(response_mask.shape)}."
-        )
+    check_not_negative(kl_coef=kl_coef)
     last = response_mask & (response_mask.sum(1, keepdim=True) == response_mask.cumsum(1))
     penalty = kl_coef * log_ratio(old_logprobs, ref_logprobs, response_mask)
     return torch.where(last, scores[:, None], torch.zeros_like(penalty)) - penalty
 
 
+@checked
 def adapt_kl_coef(
     kl_coef: float, kl: float, *, target: float, horizon: float, batch_size: int
 ) -> float:
@@ -214,7 +215,7 @@ def adapt_kl_coef(
 
     This is a proportional controller in log space. If the KL is above the target, the coefficient
     is multiplied by a factor above 1; if it is below, by a factor below 1. The relative error is
-    clipped to 20 %. The factor stays above 0 as long as batch_size is below 5 horizon.
+    clipped to 20 %. The factor is above 0, because batch_size must be below 5 horizon.
 
     Args:
         kl_coef: the coefficient so far, reward units per nat, 0 or more.
@@ -227,14 +228,18 @@ def adapt_kl_coef(
         The new KL coefficient.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, NaN or infinite, or batch_size is not below 5
+            horizon.
 
     Source: Ziegler et al. 2019, section 2.2.
     """
-    if not (kl_coef >= 0 and target > 0 and horizon > 0 and batch_size > 0):
+    check_not_negative(kl_coef=kl_coef)
+    check_finite(kl=kl)
+    check_above_0(target=target, horizon=horizon, batch_size=batch_size)
+    if batch_size >= 5 * horizon:
         raise ValueError(
-            f"kl_coef is {kl_coef}, target {target}, horizon {horizon}, batch_size {batch_size}; "
-            "kl_coef must be 0 or more, and the others above 0."
+            f"batch_size is {batch_size} and horizon is {horizon}; batch_size must be below "
+            "5 horizon, because the coefficient could become negative."
         )
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * batch_size / horizon)

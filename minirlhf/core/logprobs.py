@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minirlhf.core.masking import check_same_shape, zero_masked
+from minirlhf.core.checks import check_above_0, checked
+from minirlhf.core.masking import zero_masked
 
 
+@checked
 def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Tensor, "B R ..."]:
     """Shift from the T positions of a sequence to its R response tokens: x[:, P-1:-1].
 
@@ -37,6 +39,7 @@ def response_slice(x: Float[Tensor, "B T ..."], prompt_length: int) -> Float[Ten
     return x[:, prompt_length - 1 : -1]
 
 
+@checked
 def response_logprobs(
     logits: Float[Tensor, "B R V"],
     response_ids: Int[Tensor, "B R"],
@@ -60,11 +63,17 @@ def response_logprobs(
         Nats; 0 where masked. At least float32.
 
     Raises:
-        ValueError: temperature is not above 0, or shapes differ.
+        ValueError: temperature is not above 0, an id is no word of the vocabulary, or shapes
+            differ.
     """
-    check_same_shape(response_ids=response_ids, response_mask=response_mask)
     log_p = _log_softmax(logits, response_mask, temperature)
-    logprobs = log_p.gather(-1, response_ids[response_mask][:, None])[:, 0]
+    ids = response_ids[response_mask]
+    if not ((ids >= 0) & (ids < logits.shape[-1])).all():
+        raise ValueError(
+            f"response_ids has ids from {ids.min()} to {ids.max()}; with {logits.shape[-1]} words "
+            f"in logits they must be from 0 to {logits.shape[-1] - 1}."
+        )
+    logprobs = log_p.gather(-1, ids[:, None])[:, 0]
     return log_p.new_zeros(response_mask.shape).masked_scatter(response_mask, logprobs)
 
 
@@ -73,9 +82,7 @@ def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> T
 
     Padding is left out before the softmax, so NaN there has no effect.
     """
-    if not temperature > 0:  # refuses NaN as well
-        raise ValueError(f"temperature is {temperature}; it must be above 0.")
-    check_same_shape(positions=logits[..., 0], response_mask=response_mask)
+    check_above_0(temperature=temperature)
     # Without padding no copy is needed.
     real = logits.flatten(0, 1) if response_mask.all() else logits[response_mask]
     # In bfloat16 a log-probability from -16 to -8 would be rounded by up to 1/32.
@@ -83,6 +90,7 @@ def _log_softmax(logits: Tensor, response_mask: Tensor, temperature: float) -> T
     return (real if temperature == 1 else real / temperature).log_softmax(-1)
 
 
+@checked
 def sequence_logprobs(
     logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B"]:
@@ -100,6 +108,7 @@ def sequence_logprobs(
     return zero_masked(logprobs, response_mask).sum(1)
 
 
+@checked
 def entropy(
     logits: Float[Tensor, "B R V"], response_mask: Bool[Tensor, "B R"], *, temperature: float = 1.0
 ) -> Float[Tensor, "B R"]:

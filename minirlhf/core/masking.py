@@ -8,14 +8,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from minirlhf.core.checks import (
+    LARGEST,
+    SMALLEST,
+    check_not_negative,
+    checked,
+    shown,
+)
+
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant")
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Raise a ValueError that lists the shapes, unless all shapes are equal.
+    """Raise a ValueError that lists the shapes, unless all are tensors of one shape.
 
     Without this check (B,) combined with (B, 1) would broadcast to (B, B) without an error.
     """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is {shown(tensor)}; it must be a tensor.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(
@@ -25,6 +36,7 @@ def check_same_shape(**tensors: Tensor) -> None:
         )
 
 
+@checked
 def zero_masked(x: Tensor, mask: Bool[Tensor, "..."]) -> Tensor:
     """x where mask is True, 0 elsewhere.
 
@@ -35,6 +47,7 @@ def zero_masked(x: Tensor, mask: Bool[Tensor, "..."]) -> Tensor:
     return torch.where(mask, x, torch.zeros_like(x))
 
 
+@checked
 def masked_mean(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean over the entries where mask is True.
 
@@ -52,6 +65,7 @@ def masked_mean(x: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Ten
     return zero_masked(x, mask).sum() / count
 
 
+@checked
 def masked_var(
     x: Float[Tensor, "..."], mask: Bool[Tensor, "..."], *, unbiased: bool = False
 ) -> Float[Tensor, ""]:
@@ -72,6 +86,7 @@ def masked_var(
     return zero_masked(centred, mask).square().sum() / (count - unbiased)
 
 
+@checked
 def masked_whiten(
     x: Float[Tensor, "..."],
     mask: Bool[Tensor, "..."],
@@ -91,19 +106,24 @@ def masked_whiten(
         mask: True at the entries that count; there are n of them.
         shift_mean: False adds the mean back, as TRL does when it whitens rewards.
         unbiased: divide the sum of squares by n - 1 (True) or by n (False).
-        eps: keeps a batch of equal values at 0; without it they would be 0 / 0.
+        eps: keeps a batch of equal values at 0; 0 or more. With eps = 0 equal values are refused,
+            because they would be 0 / 0.
 
     Returns:
         The whitened values; 0 where masked.
 
     Raises:
-        ValueError: as `masked_mean` and `masked_var`.
+        ValueError: as `masked_mean` and `masked_var`; a negative eps; equal values with eps = 0.
     """
+    check_not_negative(eps=eps)
     mean = masked_mean(x, mask)
+    if eps < torch.finfo(x.dtype).tiny and (x[mask] == x[mask][0]).all():
+        raise ValueError(f"eps is {eps}, and all values are equal; it must be above 0 then.")
     y = (zero_masked(x, mask) - mean) * torch.rsqrt(masked_var(x, mask, unbiased=unbiased) + eps)
     return zero_masked(y if shift_mean else y + mean, mask)
 
 
+@checked
 def loss_denominator(
     mask: Bool[Tensor, "B R"], *, how: str = "token_mean", constant: float | None = None
 ) -> float:
@@ -130,7 +150,9 @@ def loss_denominator(
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"how is {how!r}; it must be one of {AGGREGATIONS}.")
-    if (how == "constant") != (constant is not None) or (constant is not None and constant <= 0):
+    if (how == "constant") != (constant is not None) or (
+        constant is not None and not SMALLEST <= constant <= LARGEST
+    ):
         raise ValueError(
             f"constant is {constant!r} with how={how!r}; how='constant' needs a constant above "
             "0, and the others take none."
@@ -144,6 +166,7 @@ def loss_denominator(
     return total
 
 
+@checked
 def aggregate(
     x: Float[Tensor, "B R"],
     mask: Bool[Tensor, "B R"],
@@ -176,9 +199,8 @@ def aggregate(
     check_same_shape(x=x, mask=mask)
     if denominator is None:
         denominator = loss_denominator(mask, how=how, constant=constant)
-    elif (
-        how not in AGGREGATIONS or denominator <= 0
-    ):  # otherwise a misspelt `how` would pass as a sum
+    elif how not in AGGREGATIONS or not SMALLEST <= denominator <= LARGEST:
+        # otherwise a misspelt `how` would pass as a sum
         raise ValueError(
             f"how is {how!r} and denominator is {denominator}; how must be one of {AGGREGATIONS} "
             "and the denominator above 0."

@@ -22,9 +22,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minirlhf.core.masking import check_same_shape, masked_mean, masked_var, zero_masked
+from minirlhf.core.checks import check_not_negative, checked
+from minirlhf.core.masking import masked_mean, masked_var, zero_masked
 
 
+@checked
 def sft_loss(
     logprobs: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
@@ -44,6 +46,7 @@ def sft_loss(
     return -zero_masked(logprobs, response_mask)
 
 
+@checked
 def reinforce(
     logprobs: Float[Tensor, "B R"],
     advantages: Float[Tensor, "B R"],
@@ -66,10 +69,10 @@ def reinforce(
 
     Source: Williams 1992.
     """
-    check_same_shape(logprobs=logprobs, advantages=advantages, response_mask=response_mask)
     return -zero_masked(advantages, response_mask).detach() * zero_masked(logprobs, response_mask)
 
 
+@checked
 def ppo_clip(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -111,12 +114,6 @@ def ppo_clip(
 
     Source: Schulman et al. 2017, equation 7.
     """
-    check_same_shape(
-        logprobs=logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        response_mask=response_mask,
-    )
     low, high = _clip_range(clip_eps, clip_eps_high)
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1, or None.")
@@ -137,6 +134,7 @@ def ppo_clip(
     return -zero_masked(surrogate, response_mask)
 
 
+@checked
 def cispo(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -173,18 +171,14 @@ def cispo(
 
     Source: MiniMax 2025 (MiniMax-M1, equation 4).
     """
-    check_same_shape(
-        logprobs=logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        response_mask=response_mask,
-    )
     low, high = _clip_range(clip_eps, clip_eps_high)
     logprobs = zero_masked(logprobs, response_mask)
-    weight = (logprobs - zero_masked(old_logprobs, response_mask)).detach().exp().clamp(low, high)
+    log_ratio = (logprobs - zero_masked(old_logprobs, response_mask)).detach()
+    weight = log_ratio.clamp(max=80).exp().clamp(low, high)  # an infinite weight times 0 is NaN
     return -weight * zero_masked(advantages, response_mask).detach() * logprobs
 
 
+@checked
 def sequence_log_ratio(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -213,6 +207,7 @@ def sequence_log_ratio(
     return log_ratio.sum(1) / (lengths if by_length else 1)
 
 
+@checked
 def sequence_clip(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -269,6 +264,7 @@ def sequence_clip(
     return zero_masked(losses.expand(response_mask.shape), response_mask)
 
 
+@checked
 def is_clipped(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],
@@ -310,6 +306,7 @@ def _clip_range(clip_eps: float, clip_eps_high: float | None) -> tuple[float, fl
     return 1 - clip_eps, 1 + above
 
 
+@checked
 def value_loss(
     values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, "B R"]:
@@ -325,7 +322,6 @@ def value_loss(
     Returns:
         The loss of each token, squared reward units; 0 where masked.
     """
-    check_same_shape(values=values, returns=returns, response_mask=response_mask)
     return (
         0.5
         * (
@@ -334,6 +330,7 @@ def value_loss(
     )
 
 
+@checked
 def value_loss_clipped(
     values: Float[Tensor, "B R"],
     old_values: Float[Tensor, "B R"],
@@ -366,8 +363,7 @@ def value_loss_clipped(
 
     Source: PPO's reference implementation; it is not in the paper.
     """
-    if not clip_eps >= 0:
-        raise ValueError(f"clip_eps is {clip_eps}; it must be 0 or more reward units.")
+    check_not_negative(clip_eps=clip_eps)
     values, old_values = (
         zero_masked(values, response_mask),
         zero_masked(old_values, response_mask).detach(),
@@ -378,6 +374,7 @@ def value_loss_clipped(
     )
 
 
+@checked
 def explained_variance(
     values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"]
 ) -> Float[Tensor, ""]:
@@ -406,6 +403,7 @@ def explained_variance(
     return torch.where(equal, torch.full_like(spread, float("nan")), 1 - residual / spread)
 
 
+@checked
 def mean_ratio(
     logprobs: Float[Tensor, "B R"],
     old_logprobs: Float[Tensor, "B R"],

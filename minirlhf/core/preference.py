@@ -33,9 +33,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from minirlhf.core.checks import check_above_0, check_not_negative, checked
 from minirlhf.core.masking import check_same_shape
 
 
+@checked
 def dpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -71,13 +73,14 @@ def dpo(
 
     Source: Rafailov et al. 2023, equation 7.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     return -logsigmoid(beta * (chosen - rejected))
 
 
+@checked
 def cdpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -124,6 +127,7 @@ def cdpo(
     return (1 - label_smoothing) * right + label_smoothing * wrong
 
 
+@checked
 def robust_dpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -173,6 +177,7 @@ def robust_dpo(
     return ((1 - label_smoothing) * right - label_smoothing * wrong) / (1 - 2 * label_smoothing)
 
 
+@checked
 def ipo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -215,7 +220,7 @@ def ipo(
 
     Source: Azar et al. 2023, equation 17 (with sums).
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
@@ -224,9 +229,6 @@ def ipo(
             "ipo got the lengths of one side only; give both (means over tokens) or neither (sums)."
         )
     if chosen_lengths is not None and rejected_lengths is not None:
-        check_same_shape(
-            chosen_logprobs=chosen, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths
-        )
         chosen, rejected = (
             chosen / chosen_lengths.clamp(min=1),
             rejected / rejected_lengths.clamp(min=1),
@@ -234,6 +236,7 @@ def ipo(
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 
+@checked
 def hinge(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -265,13 +268,14 @@ def hinge(
 
     Source: Zhao et al. 2023 (SLiC-HF); with log-ratios as in Liu et al. 2023 (RSO).
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     return (1 - beta * (chosen - rejected)).relu()
 
 
+@checked
 def dpop(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -306,14 +310,15 @@ def dpop(
 
     Source: Pal et al. 2024 (Smaug), section 4.
     """
-    _above_0(beta=beta)
-    _not_negative(penalty=penalty)
+    check_above_0(beta=beta)
+    check_not_negative(penalty=penalty)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     return -logsigmoid(beta * (chosen - rejected - penalty * (-chosen).relu()))
 
 
+@checked
 def nca(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -349,7 +354,7 @@ def nca(
 
     Source: Chen et al. 2024 (NCA, K = 2); `nca_pair` in TRL.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = (
         beta * x
         for x in _log_ratios(
@@ -359,6 +364,7 @@ def nca(
     return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
 
 
+@checked
 def tdpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -410,17 +416,17 @@ def tdpo(
 
     Source: Zeng et al. 2024, section 4.
     """
-    _above_0(beta=beta)
-    check_same_shape(chosen_logprobs=chosen_logprobs, chosen_kl=chosen_kl, rejected_kl=rejected_kl)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     if alpha is None:
         return -logsigmoid(beta * (chosen - rejected - (rejected_kl - chosen_kl)))
-    _not_negative(alpha=alpha)
+    check_not_negative(alpha=alpha)
     return -logsigmoid(beta * (chosen - rejected - alpha * (rejected_kl - chosen_kl.detach())))
 
 
+@checked
 def kto(
     logprobs: Float[Tensor, "B"],
     ref_logprobs: Float[Tensor, "B"],
@@ -461,15 +467,15 @@ def kto(
 
     Source: Ethayarajh et al. 2024, section 4.1.
     """
-    _above_0(beta=beta)
-    _not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
-    check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, desirable=desirable)
+    check_above_0(beta=beta)
+    check_not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     gain = beta * (logprobs - ref_logprobs.detach() - kl_baseline.detach())
     return torch.where(
         desirable, desirable_weight * torch.sigmoid(-gain), undesirable_weight * torch.sigmoid(gain)
     )
 
 
+@checked
 def kto_baseline(
     mismatched_logprobs: Float[Tensor, "B"], mismatched_ref_logprobs: Float[Tensor, "B"]
 ) -> Float[Tensor, ""]:
@@ -492,9 +498,6 @@ def kto_baseline(
 
     Source: Ethayarajh et al. 2024, section 4.1.
     """
-    check_same_shape(
-        mismatched_logprobs=mismatched_logprobs, mismatched_ref_logprobs=mismatched_ref_logprobs
-    )
     if len(mismatched_logprobs) < 2:
         raise ValueError(
             f"mismatched_logprobs has {len(mismatched_logprobs)} responses; "
@@ -503,6 +506,7 @@ def kto_baseline(
     return (mismatched_logprobs - mismatched_ref_logprobs).mean().clamp(min=0).detach()
 
 
+@checked
 def cpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -532,12 +536,12 @@ def cpo(
 
     Source: Xu et al. 2024, section 3.
     """
-    _above_0(beta=beta)
-    _not_negative(nll_coef=nll_coef)
-    check_same_shape(chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs)
+    check_above_0(beta=beta)
+    check_not_negative(nll_coef=nll_coef)
     return -logsigmoid(beta * (chosen_logprobs - rejected_logprobs)) - nll_coef * chosen_logprobs
 
 
+@checked
 def simpo(
     chosen_mean_logprobs: Float[Tensor, "B"],
     rejected_mean_logprobs: Float[Tensor, "B"],
@@ -568,14 +572,12 @@ def simpo(
 
     Source: Meng et al. 2024, equation 6.
     """
-    _above_0(beta=beta)
-    _not_negative(margin=margin)
-    check_same_shape(
-        chosen_mean_logprobs=chosen_mean_logprobs, rejected_mean_logprobs=rejected_mean_logprobs
-    )
+    check_above_0(beta=beta)
+    check_not_negative(margin=margin)
     return -logsigmoid(beta * (chosen_mean_logprobs - rejected_mean_logprobs) - margin)
 
 
+@checked
 def orpo(
     chosen_mean_logprobs: Float[Tensor, "B"],
     rejected_mean_logprobs: Float[Tensor, "B"],
@@ -610,14 +612,12 @@ def orpo(
 
     Source: Hong, Lee and Thorne 2024, section 4.
     """
-    _above_0(beta=beta)
-    check_same_shape(
-        chosen_mean_logprobs=chosen_mean_logprobs, rejected_mean_logprobs=rejected_mean_logprobs
-    )
+    check_above_0(beta=beta)
     chosen, rejected = (x - _log1mexp(x) for x in (chosen_mean_logprobs, rejected_mean_logprobs))
     return -chosen_mean_logprobs - beta * logsigmoid(chosen - rejected)
 
 
+@checked
 def implicit_rewards(
     logprobs: Float[Tensor, "..."], ref_logprobs: Float[Tensor, "..."], *, beta: float
 ) -> Float[Tensor, "..."]:
@@ -638,7 +638,7 @@ def implicit_rewards(
     Raises:
         ValueError: beta is not above 0, or shapes differ.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     check_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
     return beta * (logprobs - ref_logprobs).detach()
 
@@ -647,12 +647,6 @@ def _log_ratios(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor
 ) -> tuple[Tensor, Tensor]:
     """log pi/pi_ref of chosen and rejected responses; the reference carries no gradient."""
-    check_same_shape(
-        chosen_logprobs=chosen,
-        rejected_logprobs=rejected,
-        ref_chosen_logprobs=ref_chosen,
-        ref_rejected_logprobs=ref_rejected,
-    )
     return chosen - ref_chosen.detach(), rejected - ref_rejected.detach()
 
 
@@ -680,20 +674,6 @@ def _log1mexp(x: Tensor) -> Tensor:
         torch.log(-torch.expm1(torch.where(near, x, -1.0))),
         torch.log1p(-torch.exp(torch.where(near, -1.0, x))),
     )
-
-
-def _above_0(**values: float) -> None:
-    """Raise a ValueError unless every value is above 0."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be above 0.")
-
-
-def _not_negative(**values: float) -> None:
-    """Raise a ValueError if a value is negative or NaN."""
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}; it must be 0 or more.")
 
 
 def _flips(label_smoothing: float) -> None:

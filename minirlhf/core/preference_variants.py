@@ -27,10 +27,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from minirlhf.core.masking import check_same_shape
-from minirlhf.core.preference import _above_0, _flips, _log_ratios
+from minirlhf.core.checks import SMALLEST, check_above_0, checked
+from minirlhf.core.preference import _flips, _log_ratios
 
 
+@checked
 def exo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -70,7 +71,7 @@ def exo(
 
     Source: Ji et al. 2024, equation 16 (K = 2).
     """
-    _above_0(beta=beta, label_smoothing=label_smoothing)
+    check_above_0(beta=beta, label_smoothing=label_smoothing)
     _flips(label_smoothing)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
@@ -81,6 +82,7 @@ def exo(
     )
 
 
+@checked
 def apo_zero(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -115,13 +117,14 @@ def apo_zero(
 
     Source: D'Oosterlinck et al. 2024, equation 7 (APO-zero).
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     return torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)
 
 
+@checked
 def apo_down(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -154,13 +157,14 @@ def apo_down(
 
     Source: D'Oosterlinck et al. 2024, equation 8 (APO-down).
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
     return torch.sigmoid(beta * chosen) + torch.sigmoid(beta * (rejected - chosen))
 
 
+@checked
 def bco(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -196,7 +200,7 @@ def bco(
 
     Source: Jung et al. 2024, section 4.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
@@ -204,6 +208,7 @@ def bco(
     return -logsigmoid(beta * chosen - shift) - logsigmoid(shift - beta * rejected)
 
 
+@checked
 def sppo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -242,7 +247,7 @@ def sppo(
 
     Source: Wu et al. 2024 (SPPO), equation 4.7.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     if not (0 <= chosen_wins <= 1 and 0 <= rejected_wins <= 1):
         raise ValueError(
             f"chosen_wins is {chosen_wins} and rejected_wins is {rejected_wins}; "
@@ -256,6 +261,7 @@ def sppo(
     ).square()
 
 
+@checked
 def discopop(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -291,7 +297,7 @@ def discopop(
 
     Source: Lu et al. 2024 (DiscoPOP), equation 5.
     """
-    _above_0(beta=beta, temperature=temperature)
+    check_above_0(beta=beta, temperature=temperature)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
@@ -303,6 +309,7 @@ def discopop(
     )
 
 
+@checked
 def aot(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -341,7 +348,7 @@ def aot(
 
     Source: Melnyk et al. 2024, section 3.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     chosen, rejected = _log_ratios(
         chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs
     )
@@ -353,6 +360,7 @@ def aot(
     return -logsigmoid(beta * (chosen.sort().values - rejected.sort().values))
 
 
+@checked
 def f_dpo(
     chosen_logprobs: Float[Tensor, "B"],
     rejected_logprobs: Float[Tensor, "B"],
@@ -396,7 +404,7 @@ def f_dpo(
 
     Source: Wang et al. 2023, *Beyond reverse KL*, table 1.
     """
-    _above_0(beta=beta)
+    check_above_0(beta=beta)
     slopes = {
         "reverse_kl": lambda x: x,
         "forward_kl": lambda x: -(-x).clamp(max=80.0).exp(),
@@ -405,7 +413,7 @@ def f_dpo(
     }
     if divergence not in slopes:
         raise ValueError(f"divergence is {divergence!r}; it must be one of {', '.join(slopes)}.")
-    if not 0 < alpha < 1:
+    if not SMALLEST <= alpha < 1:
         raise ValueError(f"alpha is {alpha}; it must be above 0 and below 1.")
     chosen, rejected = map(
         slopes[divergence],
@@ -414,6 +422,7 @@ def f_dpo(
     return -logsigmoid(beta * (chosen - rejected))
 
 
+@checked
 def wpo_weights(
     chosen_mean_logprobs: Float[Tensor, "B"],
     rejected_mean_logprobs: Float[Tensor, "B"],
@@ -446,19 +455,16 @@ def wpo_weights(
 
     Source: Zhou et al. 2024 (WPO), equation 2 and section 3.3.
     """
-    check_same_shape(
-        chosen_mean_logprobs=chosen_mean_logprobs, rejected_mean_logprobs=rejected_mean_logprobs
-    )
     if (chosen_alignment is None) != (rejected_alignment is None):
         raise ValueError("wpo_weights got the alignment of one side only; give both or neither.")
     total = chosen_mean_logprobs + rejected_mean_logprobs
     for alignment in (chosen_alignment, rejected_alignment):
         if alignment is not None:
-            check_same_shape(chosen_mean_logprobs=chosen_mean_logprobs, alignment=alignment)
             total = total - alignment
     return total.clamp(max=0).exp().detach()
 
 
+@checked
 def ld_logprobs(
     chosen_logprobs: Float[Tensor, "B R"],
     rejected_logprobs: Float[Tensor, "B R"],
@@ -491,8 +497,6 @@ def ld_logprobs(
 
     Source: Liu et al. 2024 (LD-DPO), section 4.
     """
-    check_same_shape(chosen_logprobs=chosen_logprobs, chosen_mask=chosen_mask)
-    check_same_shape(rejected_logprobs=rejected_logprobs, rejected_mask=rejected_mask)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be from 0 to 1.")
     shorter = torch.minimum(chosen_mask.sum(1, keepdim=True), rejected_mask.sum(1, keepdim=True))

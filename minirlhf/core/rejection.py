@@ -4,7 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minirlhf.core.checks import check_above_0, checked
 
+
+@checked
 def rejection_sample(
     scores: Float[Tensor, "B K"],
     *,
@@ -37,13 +40,14 @@ def rejection_sample(
         Numbers of the chosen responses, 0 to K - 1, in the order in which they are accepted.
 
     Raises:
-        ValueError: beta is not above 0, or count is not from 1 to K.
+        ValueError: beta is not above 0, a score is not finite, or count is not from 1 to K.
 
     Source: Liu et al. 2023 (RSO), section 3.2. Their code proposes each response once per round, in
     order, which is close to this.
     """
-    if not beta > 0:
-        raise ValueError(f"beta is {beta}; it must be above 0.")
+    check_above_0(beta=beta)
+    if not scores.isfinite().all():
+        raise ValueError("scores has NaN or infinity; every score must be finite.")
     if not 1 <= count <= scores.shape[1]:
         raise ValueError(
             f"count is {count}; it must be from 1 to {scores.shape[1]}, the responses per prompt."

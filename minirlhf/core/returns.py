@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minirlhf.core.masking import check_same_shape, zero_masked
+from minirlhf.core.checks import checked
+from minirlhf.core.masking import zero_masked
 
 
+@checked
 def reward_to_go(
     rewards: Float[Tensor, "B R"], response_mask: Bool[Tensor, "B R"], *, gamma: float = 1.0
 ) -> Float[Tensor, "B R"]:
@@ -35,11 +37,11 @@ def reward_to_go(
         ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
     """
     _check_discount(gamma=gamma)
-    check_same_shape(rewards=rewards, response_mask=response_mask)
     _check_no_reward_on_a_hole(rewards, response_mask)
     return _without_holes(_reward_to_go, response_mask, rewards, gamma=gamma)
 
 
+@checked
 def td_errors(
     rewards: Float[Tensor, "B R"],
     values: Float[Tensor, "B R"],
@@ -69,11 +71,11 @@ def td_errors(
         ValueError: shapes that differ, gamma outside 0 to 1, or a reward on a hole.
     """
     _check_discount(gamma=gamma)
-    check_same_shape(rewards=rewards, values=values, response_mask=response_mask)
     _check_no_reward_on_a_hole(rewards, response_mask)
     return _without_holes(_td_errors, response_mask, rewards, values, gamma=gamma)
 
 
+@checked
 def gae(
     rewards: Float[Tensor, "B R"],
     values: Float[Tensor, "B R"],
@@ -173,6 +175,7 @@ def _check_discount(**values: float) -> None:
             raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
 
 
+@checked
 def overlong_penalty(
     lengths: Int[Tensor, "B"], *, max_tokens: int, buffer: int
 ) -> Float[Tensor, "B"]:

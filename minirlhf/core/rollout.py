@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from minirlhf.core.checks import shown
+
 
 @dataclass(frozen=True, eq=False)  # == of two tensors gives a tensor, not one bool
 class Rollout:
@@ -46,6 +48,11 @@ class Rollout:
     def __post_init__(self) -> None:
         if self.action_mask is None:
             object.__setattr__(self, "action_mask", self.response_mask)
+        for name, value in [(name, getattr(self, name)) for name in TENSORS] + [
+            *self.columns.items()
+        ]:
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} is {shown(value)}; it must be a tensor.")
         shapes = {name: tuple(getattr(self, name).shape) for name in TENSORS}
         prompt, response = shapes["prompt_ids"], shapes["response_ids"]
         fits = prompt == shapes["prompt_mask"] and all(
@@ -169,8 +176,18 @@ class Rollout:
 
         Args:
             index: row numbers (a tensor or a list), or a bool for each row.
+
+        Raises:
+            ValueError: the index chooses no row, or one that does not exist.
         """
-        prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
+        try:
+            prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
+        except (IndexError, TypeError) as error:
+            raise ValueError(
+                f"index does not fit a batch of {len(self.prompt_ids)} rows: {error}"
+            ) from error
+        if prompt_mask.dim() != 2 or len(prompt_mask) == 0:
+            raise ValueError(f"index is {shown(index)}; it must choose at least one row.")
         p, r = int(prompt_mask.sum(1).max()), max(1, int(response_mask.sum(1).max()))
         return Rollout(
             self.prompt_ids[index][:, -p:],
@@ -190,8 +207,10 @@ class Rollout:
         """Several batches as one, padded with zeros to the widest.
 
         Raises:
-            ValueError: batches with different columns.
+            ValueError: no batch, or batches with different columns.
         """
+        if not rollouts:
+            raise ValueError("rollouts is empty; there must be at least one batch to join.")
         names = [sorted(rollout.columns) for rollout in rollouts]
         if any(other != names[0] for other in names):
             raise ValueError(f"Only batches with the same columns can be joined; got {names}.")

@@ -38,7 +38,8 @@ class OptimiserConfig:
     micro_batch: int = 0
 
     def __post_init__(self) -> None:
-        check("lr", self.lr, 0 < self.lr < float("inf"), "above 0 and finite")
+        allowed_lr = "above 0 and finite, from 1e-30 to 1e30"
+        check("lr", self.lr, 1e-30 <= self.lr <= 1e30, allowed_lr)
         allowed = self.max_grad_norm is None or self.max_grad_norm > 0
         check(
             "max_grad_norm", self.max_grad_norm, allowed, "above 0, or None to leave it unclipped"
@@ -77,9 +78,11 @@ class KLConfig:
     horizon: float = 2000.0
 
     def __post_init__(self) -> None:
-        check("kl_coef", self.kl_coef, 0 <= self.kl_coef < float("inf"), "0 or more, and finite")
-        check("target", self.target, self.target is None or self.target > 0, "None or above 0")
-        check("horizon", self.horizon, self.horizon > 0, "above 0")
+        check("kl_coef", self.kl_coef, 0 <= self.kl_coef <= 1e30, "0 or more, up to 1e30")
+        good = self.target is None or 1e-30 <= self.target <= 1e30
+        check("target", self.target, good, "None or above 0, from 1e-30 to 1e30")
+        good = 1e-30 <= self.horizon <= 1e30
+        check("horizon", self.horizon, good, "above 0, from 1e-30 to 1e30")
 
     def next_coef(self, kl_coef: float, kl: torch.Tensor) -> float:
         """The KL coefficient of the next step: adapted towards the target, if there is one.

@@ -22,7 +22,7 @@ from transformers import (
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import device_of
-from minirlhf.runtime import History, OnStep, check, device_named, seed_all
+from minirlhf.runtime import History, OnStep, check, check_seed, device_named, seed_all
 
 EOS = "<|endoftext|>"
 
@@ -48,8 +48,12 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for field in ("n_layer", "n_head", "block", "batch_size", "steps"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        check("warmup", self.warmup, self.warmup >= 0, "0 or more")
+        good = 0 <= self.weight_decay <= 1e30
+        check("weight_decay", self.weight_decay, good, "0 or more, up to 1e30")
         check(
             "n_embd",
             self.n_embd,
@@ -60,7 +64,10 @@ class PretrainConfig:
             "vocab_size", self.vocab_size, self.vocab_size > 256, "above 256: every byte is a token"
         )
         check(
-            "lr, matrix_lr", (self.lr, self.matrix_lr), min(self.lr, self.matrix_lr) > 0, "above 0"
+            "lr, matrix_lr",
+            (self.lr, self.matrix_lr),
+            all(1e-30 <= lr <= 1e30 for lr in (self.lr, self.matrix_lr)),
+            "above 0, from 1e-30 to 1e30",
         )
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 

@@ -34,8 +34,9 @@ class SamplingConfig:
         check(
             "temperature",
             self.temperature,
-            0 < self.temperature < float("inf"),
-            "above 0 (use greedy for the limit) and finite",
+            1e-30 <= self.temperature <= 1e30,
+            "above 0 (use greedy for the limit) and from 1e-30 to 1e30, so that the logits "
+            "divided by it stay finite numbers",
         )
         check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
         check("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")

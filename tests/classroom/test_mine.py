@@ -1,10 +1,11 @@
 import json
+import os
 
 import pytest
 import torch
 
 from minirlhf.classroom.check import EXERCISES
-from minirlhf.classroom.mine import PLACES, described, load_mine, tour_formulas
+from minirlhf.classroom.mine import PLACES, described, load_mine, supervised, tour_formulas
 from minirlhf.loops import PPOFormulas
 from minirlhf.tasks import reviews
 from minirlhf.tour import Tour, TourFormulas
@@ -165,3 +166,59 @@ def test_a_loss_of_ones_own_is_not_centred(whole):
     loss = tour_formulas(load_mine(whole)).reward.reward_model_loss
     with pytest.raises(ValueError, match="centering_coef"):
         loss(torch.zeros(2), torch.zeros(2), centering_coef=0.1)
+
+
+FORMULA = "def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):\n    "
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("x = 1\nexit()", "cannot be run: it ends Python, by exit() or sys.exit() (line 2)"),
+        ("import sys\nsys.exit(0)", "it ends Python, by exit() or sys.exit() (line 2)"),
+        ("raise KeyboardInterrupt", "cannot be run: KeyboardInterrupt (line 1)"),
+        ("raise BaseException('odd')", "cannot be run: BaseException: odd (line 1)"),
+        ("while True:\n    pass", "cannot be run: it did not finish within 1 seconds."),
+        (
+            "while True:\n    try:\n        while True: pass\n    except Exception: pass",
+            "it did not finish within 1 seconds.",
+        ),
+        ("import no_such_package", "No module named 'no_such_package' (line 1)"),
+        ("x = 1\ndef f(:", "SyntaxError: invalid syntax"),
+        ("x = 1\ndef f(:", "(line 2)"),
+        ("1 / 0", "ZeroDivisionError: division by zero (line 1)"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+        ("x = '\\0", "SyntaxError"),
+        ("def dpo(a): return a", "functions is ['dpo']; it must be at least one"),
+        ("dpo_loss = 3", "functions is []; it must be at least one"),
+        (FORMULA + "exit()", "is not ready. dpo_loss: it ends Python, by exit() or sys.exit()"),
+        (FORMULA + "raise KeyboardInterrupt", "is not ready. dpo_loss: KeyboardInterrupt"),
+        (FORMULA + "while True: pass", "dpo_loss: it did not finish within 1 seconds."),
+        ("import os\nos.chdir('/')", "it changes the working folder, and the whole tour"),
+        (
+            "import torch\ntorch.set_default_dtype(torch.float64)",
+            "it changes torch's default dtype",
+        ),
+        ("import torch\ntorch.set_grad_enabled(False)", "whether torch computes gradients"),
+    ],
+)
+def test_a_file_that_misbehaves_ends_in_one_sentence(source, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervised.__wrapped__, "__defaults__", (1.0,))
+    path, before = tmp_path / "my_rlhf.py", (os.getcwd(), torch.get_default_dtype())
+    path.write_text(source)
+    with pytest.raises(ValueError) as error:
+        load_mine(path)
+    text = str(error.value)
+    assert text.startswith("my_rlhf.py") and said in text and "\n" not in text, text
+    assert before == (os.getcwd(), torch.get_default_dtype()) and torch.is_grad_enabled()
+
+
+def test_a_file_may_print_and_import_its_neighbour(tmp_path, capsys):
+    (tmp_path / "neighbour.py").write_text(WHOLE)
+    path = tmp_path / "my_rlhf.py"
+    path.write_text(
+        "from neighbour import *\nprint('hello')\nfor i in range(9999): print('x' * 99)"
+    )
+    assert list(load_mine(path)) == list(PLACES)
+    said = capsys.readouterr().out
+    assert said.startswith("hello") and len(said) < 11_000 and "more output" in said

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from minirlhf import cli
-from minirlhf.cli import experiment, policy_gradient, preference, pretrain, train
+from minirlhf.cli import experiment, policy_gradient, preference, pretrain, terminal, train
 from minirlhf.cli import run as tour_command
 from minirlhf.experiments import practice
 from minirlhf.loops.checkpoint import Stopped
@@ -463,3 +463,58 @@ def test_a_fingerprint_depends_on_the_weights(tmp_path):
     )
     save_policy(tiny_policy(seed=1), tiny_tokenizer(), tmp_path / "model")
     assert fingerprint(tmp_path / "model") != first
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("folder '[/x]' is wrong"), 1, "Error: folder '[/x]' is wrong"),
+        (ValueError("No model 'a\nb': no"), 1, "Error: No model 'a\\nb': no"),
+        (ValueError("red \x1b[31m\x07"), 1, "Error: red \ufffd[31m\ufffd"),
+        (MemoryError(), 1, "The memory is full. A smaller --micro-batch"),
+        (torch.OutOfMemoryError("CUDA out of memory\nlong"), 1, "The memory is full."),
+        (RecursionError("maximum recursion depth"), 1, "An input is nested too deeply"),
+        (RuntimeError("sizes\nmore"), 1, "Error: sizes (MINIRLHF_TRACEBACK=1 shows where.)"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), 1, "A text file is not UTF-8"),
+        (FileNotFoundError(2, "No such file", "[/x]"), 1, "No such file: '[/x]'"),
+        (
+            Stopped("Stopped after step 3; saved in out/[/x]."),
+            130,
+            "saved in out/[/x]. To continue",
+        ),
+    ],
+)
+def test_what_stops_a_command_is_printed_as_plain_text(
+    error, code, said, command_line, monkeypatch
+):
+    def stopped(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("minirlhf.cli.samples.load_policy", stopped)
+    status, out, err = command_line("sample", "x")
+    assert status == code and said in out + err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [KeyError("prompt"), TypeError("x"), ZeroDivisionError("x")])
+def test_a_bug_keeps_its_traceback_and_says_what_to_do(error, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("minirlhf.cli.samples.load_policy", stopped)
+    monkeypatch.setattr(cli, "prepare", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["minirlhf", "sample", "x"])
+    with pytest.raises(type(error)) as raised:
+        cli.main()
+    assert "please report it" in raised.value.__notes__[0]
+
+
+def test_a_sentence_outside_a_terminal_is_one_line_with_its_brackets(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal.say("Wrote [bold]/a folder/[/x]\x1b[31m" + "z" * 60)
+    assert capsys.readouterr().out == "Wrote [bold]/a folder/[/x]\ufffd[31m" + "z" * 60 + "\n"
+
+
+def test_a_class_list_that_is_not_utf8_is_refused_with_its_name(tmp_path):
+    (tmp_path / "class.txt").write_bytes(b"J\xfcrgen\n")
+    error = run(cli.app, ["grade", str(tmp_path), "--students", str(tmp_path / "class.txt")])
+    assert "class.txt' cannot be read as UTF-8 text" in str(error.exception)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minirlhf import loops, models, show
 from minirlhf.tasks import load_by_name
 from tests.core.test_extremes import CALLED, check_function
+from tests.core.test_odd_input import check_with_odd_arguments
 from tests.tiny import tiny_tokenizer
 
 MANY = settings(
@@ -145,6 +146,11 @@ def test_random_settings_are_taken_or_refused_in_one_sentence(config, record_pro
 @pytest.mark.parametrize("name", CALLED)
 def test_a_function_of_core_gives_no_nan_or_raises_a_value_error(name):
     check_function(name, examples=600, derandomize=False)
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_an_odd_argument_among_random_ones_gives_a_defined_number_or_a_sentence(name):
+    check_with_odd_arguments(name, examples=600)
 
 
 class Tags(html.parser.HTMLParser):
