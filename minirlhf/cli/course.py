@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minirlhf.cli.options import LARGEST_SEED, RUN, above_0, option, whole
+from minirlhf.cli.limits import LARGEST_SEED, above_0, whole
+from minirlhf.cli.options import (
+    RUN,
+    option,
+)
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
 

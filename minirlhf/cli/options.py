@@ -1,10 +1,11 @@
 """Options that several commands share. The help page shows them in panels."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from minirlhf.cli.limits import LARGEST_RATE, LARGEST_SEED, above_0, count_rows, not_negative, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
@@ -13,76 +14,6 @@ SAMPLING, RUN = "Sampling", "Run"
 def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     """An option in a panel of the help page."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
-
-
-MANY = 10**9  # no count of anything is larger
-
-
-def whole(low: int, high: int = MANY, meaning: str = "") -> Callable:
-    """The callback of an option: a whole number from `low` to `high`.
-
-    Args:
-        meaning: what the number is, where the option's name does not say it.
-    """
-
-    def checked(param: typer.CallbackParam, value: int | None) -> int | None:
-        good = value is None or low <= value <= high
-        _check(param, value, good, f"at least {low} and at most {high:,}", meaning)
-        return value
-
-    return checked
-
-
-def above_0(high: float) -> Callable:
-    """The callback of an option: a number above 0 and at most `high`.
-
-    Below 1e-30 a number is refused, too: float32 would round it, or its square, to 0.
-    """
-
-    def checked(param: typer.CallbackParam, value: float | None) -> float | None:
-        good = value is None or 1e-30 <= value <= high
-        _check(param, value, good, f"above 0, from 1e-30 to {high:g}")
-        return value
-
-    return checked
-
-
-def not_negative(param: typer.CallbackParam, value: float | None) -> float | None:
-    """The callback of an option: 0 or more, and at most 1e30."""
-    good = value is None or 0 <= value <= 1e30
-    _check(param, value, good, "0 or more, and at most 1e30")
-    return value
-
-
-def _check(
-    param: typer.CallbackParam, value: object, good: bool, allowed: str, meaning: str = ""
-) -> None:
-    from minirlhf.runtime import check  # imported here, because torch takes seconds
-
-    check(f"--{param.name}: the {meaning}" if meaning else f"{param.name}", value, good, allowed)
-
-
-def only_with(option: str, value: object, allowed: bool, what: str) -> None:
-    """Refuse an option that the command would ignore.
-
-    Args:
-        value: what was given; None where the option was left out.
-        what: what the option needs, to complete "it works only with ...".
-
-    Raises:
-        ValueError: the option was given, and is not `allowed`.
-    """
-    if value is not None and not allowed:
-        raise ValueError(f"{option} is {value!r}, but it works only with {what}: leave it out.")
-
-
-def count_rows(value: int | None) -> int | None:
-    if value is not None and not 1 <= value <= MANY:
-        raise ValueError(
-            f"--rows is a number n, and n is {value}; it must be at least 1 pair or row and at "
-            f"most {MANY:,}."
-        )
-    return value
 
 
 Model = Annotated[
@@ -159,7 +90,6 @@ TaskSteps = Annotated[
         callback=whole(1),
     ),
 ]
-LARGEST_RATE = 1000.0
 Rate = Annotated[
     float, option(OPTIMISER, "Peak learning rate, above 0.", callback=above_0(LARGEST_RATE))
 ]
@@ -195,7 +125,6 @@ Out = Annotated[
 WorkFolder = Annotated[
     Path, option(RUN, "Folder for finished parts. A later call continues from them.")
 ]
-LARGEST_SEED = 2**32 - 1
 Seed = Annotated[
     int, option(RUN, "Seed of all random numbers in the run.", callback=whole(0, LARGEST_SEED))
 ]

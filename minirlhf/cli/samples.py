@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minirlhf.cli.limits import above_0, whole
 from minirlhf.cli.options import (
     DATA,
     MODEL,
@@ -18,9 +19,7 @@ from minirlhf.cli.options import (
     Model,
     Scorer,
     Seed,
-    above_0,
     option,
-    whole,
 )
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table

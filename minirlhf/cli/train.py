@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from minirlhf.cli.limits import above_0, count_rows, only_with, whole
 from minirlhf.cli.options import (
     DATA,
     MODEL,
@@ -25,12 +26,8 @@ from minirlhf.cli.options import (
     Rows,
     Seed,
     Steps,
-    above_0,
-    count_rows,
     given,
-    only_with,
     option,
-    whole,
 )
 from minirlhf.cli.terminal import PARTIAL, running, save, say
 from minirlhf.experiments.practice import scoring
