@@ -44,8 +44,10 @@ LISTED = {  # (panel, module) -> {command: summary}
         "label": "Label pairs of reviews in the terminal.",
         "label-agreement": "Print how much the labels of people agree.",
     },
-    (TRAIN, "train"): {
+    (TRAIN, "sft"): {
         "sft": "Train on demonstrations: supervised fine-tuning (SFT).",
+    },
+    (TRAIN, "reward"): {
         "reward": "Train a reward model on preference pairs.",
     },
     (TRAIN, "policy_gradient"): {

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minirlhf.cli.options import (
-    LARGEST_SEED,
-    RUN,
-    above_0,
-    option,
-    out_file,
-    out_folder,
-    whole,
-)
+from minirlhf.cli.limits import LARGEST_SEED, above_0, whole
+from minirlhf.cli.options import RUN, option, out_file, out_folder
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from minirlhf.cli.options import LARGEST_SEED, RUN, WorkFolder, only_with, option, whole
+from minirlhf.cli.limits import LARGEST_SEED, only_with, whole
+from minirlhf.cli.options import RUN, WorkFolder, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.experiments.pages import fill_pages, pages_to_fill
 from minirlhf.experiments.recording import (

@@ -9,7 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from minirlhf.cli.options import DATA, RUN, Seed, given, option, whole
+from minirlhf.cli.limits import whole
+from minirlhf.cli.options import DATA, RUN, Seed, given, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import label_agreement
 from minirlhf.runtime import check, output_file

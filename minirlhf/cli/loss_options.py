@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from minirlhf.cli.options import LOSS, above_0, option, whole
+from minirlhf.cli.limits import above_0, whole
+from minirlhf.cli.options import LOSS, option
 from minirlhf.loops.preference import LOSSES
 from minirlhf.runtime import check
 

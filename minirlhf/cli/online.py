@@ -8,6 +8,7 @@ import typer
 
 from minirlhf.cli.commands import COMMANDS
 from minirlhf.cli.judging import print_judged
+from minirlhf.cli.limits import whole
 from minirlhf.cli.loss_options import (
     Beta,
     Mixup,
@@ -32,7 +33,6 @@ from minirlhf.cli.options import (
     Seed,
     Steps,
     option,
-    whole,
 )
 from minirlhf.cli.terminal import running, save
 from minirlhf.experiments.practice import scoring

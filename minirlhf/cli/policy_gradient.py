@@ -8,9 +8,9 @@ import typer
 
 from minirlhf.cli.commands import COMMANDS
 from minirlhf.cli.judging import print_passes
+from minirlhf.cli.limits import LARGEST_RATE, above_0, not_negative, only_with
 from minirlhf.cli.options import (
     DATA,
-    LARGEST_RATE,
     LOSS,
     MODEL,
     OPTIMISER,
@@ -28,10 +28,7 @@ from minirlhf.cli.options import (
     Seed,
     Steps,
     TaskSteps,
-    above_0,
     given,
-    not_negative,
-    only_with,
     option,
 )
 from minirlhf.cli.terminal import running, save

@@ -6,6 +6,16 @@ from typing import Annotated
 
 import typer
 
+from minirlhf.cli.data_options import (
+    Chat,
+    Columns,
+    Data,
+    MaxPrompt,
+    MaxResponse,
+    Rows,
+    SkipInvalid,
+    of_dataset,
+)
 from minirlhf.cli.judging import print_judged
 from minirlhf.cli.loss_options import (
     Beta,
@@ -19,24 +29,16 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
-    Chat,
-    Columns,
-    Data,
     Device,
     Lora,
-    MaxPrompt,
-    MaxResponse,
     MicroBatch,
     Model,
     Out,
     Rate,
     Recompute,
     Resume,
-    Rows,
     Seed,
-    SkipInvalid,
     Steps,
-    of_dataset,
     option,
 )
 from minirlhf.cli.terminal import running, save, say

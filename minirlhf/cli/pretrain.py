@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 import typer
 
+from minirlhf.cli.limits import only_with, whole
 from minirlhf.cli.options import (
     DATA,
     MODEL,
@@ -17,9 +18,7 @@ from minirlhf.cli.options import (
     Seed,
     TaskSteps,
     given,
-    only_with,
     option,
-    whole,
 )
 from minirlhf.cli.terminal import running, save, say
 from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps

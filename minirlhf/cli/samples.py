@@ -9,19 +9,18 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from minirlhf.cli.data_options import Chat
+from minirlhf.cli.limits import above_0, whole
 from minirlhf.cli.options import (
     DATA,
     MODEL,
     SAMPLING,
-    Chat,
     Device,
     Model,
     Scorer,
     Seed,
-    above_0,
     option,
     out_file,
-    whole,
 )
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table

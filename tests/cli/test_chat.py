@@ -76,4 +76,4 @@ def test_a_command_takes_chat_and_leaves_long_prompts_out(command, folder, tmp_p
 @pytest.mark.parametrize("command", ["sft", "reward", "dpo"])
 def test_chat_needs_a_dataset(command):
     error = CliRunner().invoke(cli.app, [command, "--chat"]).exception
-    assert str(error) == "chat is True; it must be given together with a dataset."
+    assert str(error) == "--chat is True, but it works only with --dataset: leave it out."

@@ -1,57 +1,48 @@
-"""Commands that train on given texts: sft, reward."""
+"""The command sft: train on demonstrations."""
 
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from minirlhf.cli.data_options import (
+    Chat,
+    Columns,
+    Data,
+    MaxPrompt,
+    MaxResponse,
+    SkipInvalid,
+    of_dataset,
+)
+from minirlhf.cli.limits import above_0, count_rows, only_with, whole
 from minirlhf.cli.options import (
     DATA,
     MODEL,
     OPTIMISER,
     Bf16,
-    Chat,
-    Columns,
-    Data,
     Device,
     Lora,
-    MaxPrompt,
-    MaxResponse,
     MicroBatch,
     Model,
     Out,
     Rate,
     Recompute,
     Resume,
-    Rows,
     Seed,
-    SkipInvalid,
-    Steps,
-    above_0,
-    count_rows,
     given,
-    of_dataset,
-    only_with,
     option,
-    whole,
 )
-from minirlhf.cli.terminal import running, save, saving, say
+from minirlhf.cli.terminal import running, save, say
 from minirlhf.experiments.practice import scoring
-from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
-from minirlhf.models.fit import end_ids
-from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import SamplingConfig, sample_text
-from minirlhf.rewards.model import normalise_scores
 from minirlhf.runtime import PARTIAL, check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
-from minirlhf.tasks.hub import named_demonstrations, named_pairs
+from minirlhf.tasks.hub import named_demonstrations
 from minirlhf.tasks.layouts import parse_columns
 from minirlhf.tour import TourConfig
 
@@ -146,72 +137,3 @@ def sft(
     with running(out / PARTIAL, resume, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)
-
-
-@app.command()
-def reward(
-    model: Model = "tiny-reviews-sft",
-    lora: Lora = 0,
-    bf16: Bf16 = False,
-    dataset: Data = "",
-    rows: Rows = TourConfig.pairs,
-    columns: Columns = "",
-    skip_invalid: SkipInvalid = False,
-    chat: Chat = False,
-    max_prompt: MaxPrompt = None,
-    max_response: MaxResponse = RewardConfig.max_response,
-    steps: Steps = RewardConfig.steps,
-    lr: Rate = RewardConfig.optimiser.lr,
-    micro_batch: MicroBatch = 0,
-    recompute: Recompute = False,
-    out: Out = Path("out/reward"),
-    seed: Seed = 0,
-    device: Device = "cpu",
-    resume: Resume = False,
-) -> None:
-    """Train a reward model on preference pairs.
-
-    The model is Bradley-Terry. Its scores are then normalised: mean 0 and standard deviation 1
-    on samples of --model.
-
-    Example: minirlhf reward --steps 80 --out out/reward
-    """
-    of_dataset(dataset, columns=columns, skip_invalid=skip_invalid, chat=chat)
-    policy, tokenizer = load_policy(model)
-    check_savable(policy)
-    config = RewardConfig(
-        seed=seed,
-        steps=steps,
-        max_response=max_response,
-        optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
-    )
-    data = named_pairs(
-        dataset,
-        tokenizer,
-        rows=rows,
-        seed=seed,
-        max_tokens=max_response,
-        columns=parse_columns(columns),
-        skip_invalid=skip_invalid,
-        chat=chat,
-        say=say,
-    )
-    data, report = fit_rows(
-        data,
-        tokenizer,
-        policy,
-        max_response=max_response,
-        max_new_tokens=SamplingConfig.max_new_tokens,  # samples set the scale of the scores
-        max_prompt=max_prompt,
-        skip_invalid=skip_invalid,
-    )
-    say(str(report))
-    prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
-    samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
-    backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, every=20) as on:
-        scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
-    scorer = normalise_scores(scorer, samples, end_ids(policy, tokenizer))
-    with saving(out, history):
-        scorer.save(out, tokenizer)
-    say(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")

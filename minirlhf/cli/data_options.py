@@ -1,0 +1,80 @@
+"""The options of commands that read rows: which dataset, which columns, which rows are used."""
+
+from typing import Annotated
+
+from minirlhf.cli.limits import count_rows, only_with, whole
+from minirlhf.cli.options import DATA, option
+
+
+def of_dataset(dataset: str, **options: object) -> None:
+    """Refuse options that are about the rows of --dataset where there is none.
+
+    Args:
+        options: by the names of their parameters; empty or None where they were left out.
+    """
+    for name, value in options.items():
+        only_with(f"--{name.replace('_', '-')}", value or None, bool(dataset), "--dataset")
+
+
+Data = Annotated[
+    str,
+    option(
+        DATA,
+        "hh-rlhf, ultrafeedback, imdb, a hub name, a file (.jsonl, .json, .csv, .tsv, .parquet, "
+        ".arrow, also compressed), or a folder that save_to_disk wrote.",
+        "--dataset",
+        show_default="film reviews",
+    ),
+]
+Rows = Annotated[
+    int,
+    option(
+        DATA,
+        "Rows to read of the dataset, or pairs to draw from the film reviews.",
+        callback=count_rows,
+    ),
+]
+Columns = Annotated[
+    str,
+    option(
+        DATA,
+        "Which column is which, if the names do not say it: prompt=question,completion=answer. "
+        "Also chosen, rejected, label, messages; prompt=a+b joins two, prompt= means none.",
+        show_default="by their names",
+    ),
+]
+SkipInvalid = Annotated[
+    bool,
+    option(
+        DATA,
+        "Leave out rows that cannot be used, and say which. Otherwise they are refused.",
+        "--skip-invalid",
+    ),
+]
+MaxResponse = Annotated[
+    int,
+    option(
+        DATA,
+        "Longest response in tokens, EOS included. Longer ones are cut.",
+        callback=whole(0),  # where 0 is too few, the data say so
+    ),
+]
+
+MaxPrompt = Annotated[
+    int | None,
+    option(
+        DATA,
+        "Leave out rows whose prompt has more tokens, and say which.",
+        show_default="no limit; too long ones are refused",
+        callback=whole(1),
+    ),
+]
+Chat = Annotated[
+    bool,
+    option(
+        DATA,
+        "Write prompts and responses of text with the tokenizer's chat template, as turns of the "
+        "user and the assistant. Conversations are always written with it.",
+        "--chat",
+    ),
+]
