@@ -50,7 +50,7 @@ LISTED = {  # (panel, module) -> {command: summary}
     (TRAIN, "reward"): {
         "reward": "Train a reward model on preference pairs.",
     },
-    (TRAIN, "policy_gradient"): {
+    (TRAIN, "ppo"): {
         "ppo": "Train by proximal policy optimisation (PPO).",
     },
     (TRAIN, "preference"): {
@@ -65,7 +65,7 @@ LISTED = {  # (panel, module) -> {command: summary}
         "pretrain": "Train a small base language model from random weights.",
         "gold": "Train the gold reward models, which only judge.",
     },
-    (GROUP, "policy_gradient"): {
+    (GROUP, "group"): {
         "grpo": "GRPO: (score - group mean) / group standard deviation.",
         "grpo-paper": "GRPO with the KL as a loss (k3), as in the paper.",
         "grpo-no-std": "GRPO without dividing by the standard deviation.",

@@ -1,9 +1,13 @@
-"""The options of commands that read rows: which dataset, which columns, which rows are used."""
+"""The options of commands that read rows: which dataset, which columns, which rows are used.
 
+`prompts_and_score` reads what the commands that sample responses need.
+"""
+
+from pathlib import Path
 from typing import Annotated
 
 from minirlhf.cli.limits import count_rows, only_with, whole
-from minirlhf.cli.options import DATA, option
+from minirlhf.cli.options import DATA, MODEL, SAMPLING, option
 
 
 def of_dataset(dataset: str, **options: object) -> None:
@@ -76,5 +80,36 @@ Chat = Annotated[
         "Write prompts and responses of text with the tokenizer's chat template, as turns of the "
         "user and the assistant. Conversations are always written with it.",
         "--chat",
+    ),
+]
+AllRows = Annotated[
+    int | None,
+    option(DATA, "Rows to read of --dataset.", show_default="all", callback=count_rows),
+]
+Prompts = Annotated[
+    str,
+    option(
+        DATA,
+        "Prompts of your own: the dataset as for dpo. Responses in it are not used.",
+        "--dataset",
+        show_default="titles of films",
+    ),
+]
+Reward = Annotated[
+    Path | None,
+    option(
+        MODEL,
+        "Python file with a function reward(prompts, completions, **columns), which scores "
+        "instead of --scorer.",
+        show_default="none",
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    option(
+        SAMPLING,
+        "Longest sampled response in tokens, EOS included.",
+        show_default="the task's own",
+        callback=whole(1),
     ),
 ]

@@ -7,6 +7,16 @@ from typing import Annotated
 import typer
 
 from minirlhf.cli.commands import COMMANDS
+from minirlhf.cli.data_options import (
+    AllRows,
+    Chat,
+    Columns,
+    MaxNewTokens,
+    MaxPrompt,
+    Prompts,
+    Reward,
+    SkipInvalid,
+)
 from minirlhf.cli.judging import print_judged
 from minirlhf.cli.limits import whole
 from minirlhf.cli.loss_options import (
@@ -32,16 +42,16 @@ from minirlhf.cli.options import (
     Scorer,
     Seed,
     Steps,
+    given,
     option,
 )
+from minirlhf.cli.prompts import prompts_and_score
 from minirlhf.cli.terminal import running, save
-from minirlhf.experiments.practice import scoring
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
 from minirlhf.loops.preference import DPOConfig
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import PARTIAL
-from minirlhf.tasks import reviews
 
 app = typer.Typer()
 PAIRS = {
@@ -65,8 +75,15 @@ def _online_command(name: str) -> None:
     def command(
         model: Model = "tiny-reviews-sft",
         scorer: Scorer = "tiny-reviews-reward",
+        reward: Reward = None,
         lora: Lora = 0,
         bf16: Bf16 = False,
+        dataset: Prompts = "",
+        rows: AllRows = None,
+        columns: Columns = "",
+        skip_invalid: SkipInvalid = False,
+        chat: Chat = False,
+        max_prompt: MaxPrompt = None,
         steps: Steps = preset.dpo.steps,
         lr: Rate = preset.dpo.optimiser.lr,
         micro_batch: MicroBatch = 0,
@@ -80,13 +97,13 @@ def _online_command(name: str) -> None:
         samples: Annotated[
             int, option(SAMPLING, "Responses per prompt, 2 or more.", callback=whole(2, 10_000))
         ] = preset.samples,
+        max_new_tokens: MaxNewTokens = None,
         out: Out = Path("out") / name,
         seed: Seed = 0,
         device: Device = "cpu",
         resume: Resume = False,
     ) -> None:
         start, tokenizer = load_policy(model)
-        score, monitors = scoring("reviews", tokenizer, scorer)
         own = DPOConfig(
             loss,
             beta,
@@ -99,14 +116,29 @@ def _online_command(name: str) -> None:
             seed=seed,
         )
         config = replace(with_loss(preset, own), samples=samples).with_steps(steps)
-        prompts = reviews.rl_prompts()
+        sampling = replace(config.sampling, **given(max_new_tokens=max_new_tokens))
+        config = replace(config, sampling=sampling)
+        prompts, score, monitors = prompts_and_score(
+            start,
+            tokenizer,
+            scorer=scorer,
+            max_new_tokens=sampling.max_new_tokens,
+            reward=reward,
+            dataset=dataset,
+            rows=rows,
+            columns=columns,
+            skip_invalid=skip_invalid,
+            chat=chat,
+            max_prompt=max_prompt,
+        )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         with running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )
         save(policy, tokenizer, out, history)
-        print_judged(policy, tokenizer, model, seed)
+        if not dataset:
+            print_judged(policy, tokenizer, model, seed)
 
     described = ONLINE_HELP.format(
         summary=COMMANDS[name].summary,

@@ -134,16 +134,26 @@ def scoring(
     """
     if task == "arithmetic":
         return reward_function(right_answer, tokenizer), {}
-    model, its_tokenizer = load_scalar(scorer)
-    check(
-        "scorer",
-        scorer,
-        tokenizer.get_vocab() == its_tokenizer.get_vocab(),
-        "trained with the policy's own tokenizer",
-    )
-    return rollout_score(model.requires_grad_(False), tokenizer.eos_token_id), {
+    return scored_by(scorer, tokenizer, tokenizer.eos_token_id), {
         "gold": rollout_judge(gold_judge(), tokenizer)
     }
+
+
+def scored_by(
+    scorer: str, tokenizer: PreTrainedTokenizerBase, eos_id: int | tuple[int, ...]
+) -> Score:
+    """The score of a reward model.
+
+    Args:
+        scorer: its name. tokenizer: the policy's. eos_id: the tokens that end a response.
+
+    Raises:
+        ValueError: it has another tokenizer than the policy.
+    """
+    model, its_tokenizer = load_scalar(scorer)
+    same = tokenizer.get_vocab() == its_tokenizer.get_vocab()
+    check("scorer", scorer, same, "trained with the policy's own tokenizer")
+    return rollout_score(model.requires_grad_(False), eos_id)
 
 
 def judged(

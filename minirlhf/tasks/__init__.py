@@ -23,7 +23,13 @@ from minirlhf.tasks.formats import (
     texts_once,
     unpaired,
 )
-from minirlhf.tasks.hub import DATASETS, load_by_name, named_demonstrations, named_pairs
+from minirlhf.tasks.hub import (
+    DATASETS,
+    load_by_name,
+    named_demonstrations,
+    named_pairs,
+    named_prompts,
+)
 from minirlhf.tasks.labelling import LabelSession, read_labels
 from minirlhf.tasks.pairs import Pair, pairs_from_file, pairs_to_label
 from minirlhf.tasks.prompts import prompt_texts
@@ -48,6 +54,7 @@ __all__ = [
     "load_by_name",
     "named_demonstrations",
     "named_pairs",
+    "named_prompts",
     "odds_of_steps",
     "paired",
     "pairs_from_file",

@@ -23,7 +23,7 @@ from minirlhf.tasks.files import (
     suffix_of,
 )
 from minirlhf.tasks.formats import as_dataset, completions, paired
-from minirlhf.tasks.layouts import find_layout
+from minirlhf.tasks.layouts import Layout, find_layout
 from minirlhf.tasks.rows import Source, standard_rows
 
 
@@ -88,16 +88,46 @@ def load_by_name(
         ValueError: the dataset cannot be loaded, has no known format, or has a row that cannot be
             used. Rows are counted from 1.
     """
-    check("rows", rows, rows is None or rows >= 1, "1 or more")
     check("columns", columns, not (columns and name == "imdb"), "left out with imdb")
     check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
+    if name == "imdb":
+        check("rows", rows, rows is None or rows >= 1, "1 or more")
+        read = _from_hub(name, *DATASETS[name], split, rows, load)
+        say(f"imdb: {len(read)} rows; the first 8 words of text are the prompt.")
+        return imdb_rows(read)
+    found, layout = _read(name, split, rows, columns, skip_invalid, load)
+    made, report = standard_rows(
+        found,
+        layout,
+        tokenizer,
+        Source(_title(name)),
+        skip_invalid=skip_invalid,
+        drop_equal=name in DATASETS,
+        chat=chat,
+    )
+    say(report.lines(layout, limited=len(found) == rows))
+    return as_dataset(made)
+
+
+def _read(
+    name: str,
+    split: str | None,
+    rows: int | None,
+    columns: Mapping[str, str] | None,
+    skip_invalid: bool,
+    load: Callable[..., Dataset],
+) -> tuple[Sequence[Row | BrokenLine], Layout]:
+    """The first rows of a dataset as they are, and which of their columns mean what.
+
+    Raises:
+        ValueError: the dataset cannot be loaded, or has no known format.
+    """
+    check("rows", rows, rows is None or rows >= 1, "1 or more")
     path = Path(name)
     if name in DATASETS:
-        read = _from_hub(name, *DATASETS[name], split, rows, load)
-        if name == "imdb":
-            say(f"imdb: {len(read)} rows; the first 8 words of text are the prompt.")
-            return imdb_rows(read)
-        found: Sequence[Row | BrokenLine] = read.to_list()
+        found: Sequence[Row | BrokenLine] = _from_hub(
+            name, *DATASETS[name], split, rows, load
+        ).to_list()
     elif is_saved_dataset(path):
         found = read_folder(path, split, rows)
     elif path.is_file() or (is_data_file(path) and not path.is_dir()):
@@ -111,19 +141,12 @@ def load_by_name(
     if not good:
         raise ValueError(f"'{name}' has no row that can be used: {found[0]}")
     names = list(dict.fromkeys(column for row in good for column in row))
-    title = path.name if path.exists() else name
-    layout = find_layout(names, good, columns, name=title)
-    made, report = standard_rows(
-        found,
-        layout,
-        tokenizer,
-        Source(title),
-        skip_invalid=skip_invalid,
-        drop_equal=name in DATASETS,
-        chat=chat,
-    )
-    say(report.lines(layout, limited=len(found) == rows))
-    return as_dataset(made)
+    return found, find_layout(names, good, columns, name=_title(name))
+
+
+def _title(name: str) -> str:
+    """The name of a dataset in messages: of a file or folder without the folders above it."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def _from_file(path: Path, rows: int | None, skip_invalid: bool) -> list[Row | BrokenLine]:
@@ -273,6 +296,50 @@ def named_pairs(
             name, data, lacking, "of no known format for pairs", "chosen=NAME,rejected=NAME"
         )
     return data
+
+
+def named_prompts(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+    chat: bool = False,
+    say: Callable[[str], object] = print,
+    load: Callable[..., Dataset] = load_dataset,
+) -> Dataset:
+    """Prompts to sample responses to, with the other columns of their rows.
+
+    A reward function is given these columns under the names that they have in the dataset.
+    Responses that the dataset holds are not learned from.
+
+    Args:
+        name: a dataset that `load_by_name` knows, except imdb.
+        rows, columns, skip_invalid, chat, say, load: as in `load_by_name`.
+
+    Raises:
+        ValueError: the dataset has no prompts, or `load_by_name` refuses it.
+    """
+    check("dataset", name, name != "imdb", "another one: imdb has texts without prompts")
+    found, layout = _read(name, None, rows, columns, skip_invalid, load)
+    asked = layout.columns.get("prompt", ())
+    if asked:  # the responses are not read, so they need no check
+        others = (*layout.ignored, *(c for c in layout.used if c not in asked))
+        layout = Layout({"prompt": asked}, tuple(sorted(others)))
+    source = Source(_title(name))
+    made, report = standard_rows(
+        found, layout, tokenizer, source, skip_invalid=skip_invalid, chat=chat
+    )
+    say(report.lines(layout, limited=len(found) == rows, others="Other columns"))
+    given = {number: row for number, row in enumerate(found) if isinstance(row, dict)}
+    return as_dataset(
+        {
+            number: {"prompt": row["prompt"]}
+            | {c: v for c, v in given[number].items() if c not in asked}
+            for number, row in made.items()
+        }
+    )
 
 
 def _lacks(name: str, data: Dataset, lacking: list[str], what: str, example: str) -> ValueError:

@@ -90,17 +90,18 @@ class Report:
     left_out: dict[str, list[int]] = field(default_factory=dict)
     noted: dict[str, list[int]] = field(default_factory=dict)
 
-    def lines(self, layout: Layout, *, limited: bool = False) -> str:
+    def lines(self, layout: Layout, *, limited: bool = False, others: str = "") -> str:
         """The columns, and the rows that are used and left out, in a line each.
 
         Args:
             limited: more rows may follow, which were not asked for (option --rows).
+            others: said before the columns that are not read.
         """
         count = counted(self.rows)
         if limited:
             count = f"the first {'row' if self.rows == 1 else count} (--rows)"
         count = count if self.kept == self.rows else f"{self.kept} of {count}"
-        others = "Ignored" if self.source.name else "Other columns"
+        others = others or ("Ignored" if self.source.name else "Other columns")
         lines = [f"{self.source.name or 'Dataset'}: {count}; {layout.described(others)}"]
         for start, kinds in (("Left out: ", self.left_out), ("Used as well: ", self.noted)):
             if kinds:

@@ -11,8 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from minirlhf import cli
-from minirlhf.cli import experiment, policy_gradient, preference, pretrain, terminal, train
+from minirlhf.cli import experiment, group, preference, pretrain, terminal
+from minirlhf.cli import ppo as ppo_command
+from minirlhf.cli import reward as reward_command
 from minirlhf.cli import run as tour_command
+from minirlhf.cli import sft as sft_command
 from minirlhf.experiments import practice
 from minirlhf.loops.checkpoint import Stopped
 from minirlhf.loops.family import FAMILY
@@ -41,10 +44,10 @@ def test_the_installed_command_is_cli_main():
     "name, module, train, default",
     [
         ("pretrain", pretrain, "train_base", PretrainConfig()),
-        ("sft", train, "train_sft", SFTConfig()),
-        ("reward", train, "train_reward_model", RewardConfig()),
-        ("ppo", policy_gradient, "train_ppo", PPOConfig()),
-        ("grpo", policy_gradient, "train_group", GroupConfig()),
+        ("sft", sft_command, "train_sft", SFTConfig()),
+        ("reward", reward_command, "train_reward_model", RewardConfig()),
+        ("ppo", ppo_command, "train_ppo", PPOConfig()),
+        ("grpo", group, "train_group", GroupConfig()),
         ("dpo", preference, "train_dpo", DPOConfig()),
     ],
 )
@@ -67,13 +70,13 @@ def test_a_command_without_options_uses_the_defaults_of_its_loop(
 def test_every_algorithm_is_a_command_on_both_tasks(name, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        policy_gradient,
+        group,
         "train_group",
         lambda *a, **k: seen.extend(x for x in a if isinstance(x, GroupConfig)) or 1 / 0,
     )
     # the evaluation before training has a test of its own, below
-    monkeypatch.setattr(policy_gradient, "judged", lambda *a, **k: {})
-    monkeypatch.setattr(policy_gradient, "print_passes", lambda *a, **k: None)
+    monkeypatch.setattr(group, "judged", lambda *a, **k: {})
+    monkeypatch.setattr(group, "print_passes", lambda *a, **k: None)
     for task in practice.TASKS:
         given = [
             name,

@@ -54,7 +54,7 @@ def test_the_list_has_panels_and_a_line_for_each_command(pages):
 
 
 def test_every_method_is_a_command():
-    assert {*FAMILY} == {*LISTED[GROUP, "policy_gradient"]}
+    assert {*FAMILY} == {*LISTED[GROUP, "group"]}
     assert {*ONLINE} == {*LISTED[TRAIN, "online"]}
 
 

@@ -1,12 +1,22 @@
-"""Commands that train on sampled responses: ppo, and the group methods without a critic."""
+"""The group methods: train on sampled responses, without a critic."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from minirlhf.cli.commands import COMMANDS
+from minirlhf.cli.data_options import (
+    AllRows,
+    Chat,
+    Columns,
+    MaxNewTokens,
+    MaxPrompt,
+    Prompts,
+    Reward,
+    SkipInvalid,
+)
 from minirlhf.cli.judging import print_passes
 from minirlhf.cli.limits import LARGEST_RATE, above_0, not_negative, only_with
 from minirlhf.cli.options import (
@@ -16,30 +26,24 @@ from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
     Device,
-    KLCoef,
     Lora,
     MicroBatch,
-    Model,
     Out,
-    Rate,
     Recompute,
     Resume,
-    Scorer,
     Seed,
-    Steps,
     TaskSteps,
     given,
     option,
 )
+from minirlhf.cli.prompts import prompts_and_score
 from minirlhf.cli.terminal import running, save
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.group import train_group
-from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.adapters import fitted, merged
-from minirlhf.models.load import load_policy, load_scalar
+from minirlhf.models.load import load_policy
 from minirlhf.runtime import PARTIAL
-from minirlhf.tasks import reviews
 
 app = typer.Typer()
 OWN, SCORER = "the task's own", "tiny-reviews-reward"
@@ -50,48 +54,6 @@ Ratio: {row.ratio}. Clip: {row.clip}. Aggregation: {row.aggregation}.
 
 Example: minirlhf {name} --task arithmetic
 """
-
-
-@app.command()
-def ppo(
-    model: Model = "tiny-reviews-sft",
-    scorer: Scorer = "tiny-reviews-reward",
-    lora: Lora = 0,
-    bf16: Bf16 = False,
-    steps: Steps = PPOConfig.steps,
-    lr: Rate = PPOConfig.actor.lr,
-    micro_batch: MicroBatch = 0,
-    recompute: Recompute = False,
-    kl_coef: KLCoef = PPOConfig.kl.kl_coef,
-    out: Out = Path("out/ppo"),
-    seed: Seed = 0,
-    device: Device = "cpu",
-    resume: Resume = False,
-) -> None:
-    """Train by proximal policy optimisation (PPO).
-
-    The baseline is a critic. The reward is the score of a reward model minus a KL penalty at
-    each token.
-
-    Example: minirlhf ppo --kl-coef 0.1 --out out/loose
-    """
-    start, tokenizer = load_policy(model)
-    score, monitors = scoring("reviews", tokenizer, scorer)
-    config = PPOConfig(
-        seed=seed,
-        steps=steps,
-        actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
-        kl=replace(PPOConfig.kl, kl_coef=kl_coef),
-    )
-    fit: dict[str, Any] = {"lora": lora, "bf16": bf16, "recompute": recompute}
-    policy, critic = fitted(start, **fit), load_scalar(scorer)[0]
-    critic.backbone = fitted(critic.backbone, **fit)
-    prompts = reviews.rl_prompts()
-    with running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
-        policy, _, history = train_ppo(
-            policy, critic, tokenizer, prompts, score, config, monitors=monitors, **on
-        )
-    save(policy, tokenizer, out, history)
 
 
 def _group_command(name: str) -> None:
@@ -109,16 +71,23 @@ def _group_command(name: str) -> None:
                 show_default=SCORER,
             ),
         ] = None,
+        reward: Reward = None,
         lora: Lora = 0,
         bf16: Bf16 = False,
         task: Annotated[
             str,
             option(
                 DATA,
-                "reviews: write film reviews, scored by a reward model. "
+                "reviews: write film reviews, or answers to --dataset, scored by a reward model. "
                 "arithmetic: solve problems, right or wrong.",
             ),
         ] = "reviews",
+        dataset: Prompts = "",
+        rows: AllRows = None,
+        columns: Columns = "",
+        skip_invalid: SkipInvalid = False,
+        chat: Chat = False,
+        max_prompt: MaxPrompt = None,
         steps: TaskSteps = None,
         lr: Annotated[
             float | None,
@@ -140,24 +109,44 @@ def _group_command(name: str) -> None:
                 callback=not_negative,
             ),
         ] = None,
+        max_new_tokens: MaxNewTokens = None,
         out: Out = Path("out") / name,
         seed: Seed = 0,
         device: Device = "cpu",
         resume: Resume = False,
     ) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
-        only_with("--scorer", scorer, task == "reviews", "the task reviews")
+        of_reviews = task == "reviews"
+        only_with("--scorer", scorer, of_reviews, "the task reviews")
+        only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
+        only_with("--reward", reward and str(reward), of_reviews, "the task reviews")
+        only_with("--dataset", dataset or None, of_reviews, "the task reviews")
         scorer = scorer or SCORER
         start, tokenizer = load_policy(model or TASKS[task].model)
-        (score, monitors), prompts = scoring(task, tokenizer, scorer), TASKS[task].prompts()
         config = replace(
             config,
+            sampling=replace(config.sampling, **given(max_new_tokens=max_new_tokens)),
             optimiser=replace(config.optimiser, micro_batch=micro_batch, **given(lr=lr)),
             kl=replace(config.kl, **given(kl_coef=kl_coef)),
         )
         arithmetic = task == "arithmetic"
         if arithmetic:
+            (score, monitors), prompts = scoring(task, tokenizer), TASKS[task].prompts()
             before = judged(task, start, tokenizer, reference=start, seed=seed)
+        else:
+            prompts, score, monitors = prompts_and_score(
+                start,
+                tokenizer,
+                scorer=scorer,
+                max_new_tokens=config.sampling.max_new_tokens,
+                reward=reward,
+                dataset=dataset,
+                rows=rows,
+                columns=columns,
+                skip_invalid=skip_invalid,
+                chat=chat,
+                max_prompt=max_prompt,
+            )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         every = 10 if arithmetic else 1
         with running(out / PARTIAL, resume, every=every, scorer=scorer, task=task) as on:

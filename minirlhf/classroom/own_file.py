@@ -1,0 +1,158 @@
+"""Runs a Python file of the user's own: with a time limit, and without side effects on the run."""
+
+import importlib.util
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO
+
+import torch
+
+SECONDS = 60.0  # for the file, and for the check of each of its functions
+LONGEST_OUTPUT = 10_000  # characters
+
+
+def module_of(path: Path) -> ModuleType:
+    """The module that a Python file makes when it is run.
+
+    Raises:
+        ValueError: its name does not end in .py, or running it fails (see `supervised`).
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path.name} cannot be run: a Python file's name ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    with supervised(path, "cannot be run"):
+        spec.loader.exec_module(module)
+    return module
+
+
+def reward_of(path: Path) -> Callable:
+    """The function `reward` of a Python file.
+
+    Raises:
+        ValueError: the file is missing, cannot be run, or has no function of that name.
+    """
+    if not path.is_file():
+        raise ValueError(f"--reward is '{path}'; it must be a Python file with a function reward.")
+    function = getattr(module_of(path), "reward", None)
+    if not callable(function):
+        raise ValueError(
+            f"{path.name} has no function reward; define reward(prompts, completions, **columns), "
+            "which returns one number for each completion."
+        )
+    return function
+
+
+class _Output(io.TextIOBase):
+    """A stream that passes the first LONGEST_OUTPUT characters on, and drops the rest."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.left = stream, LONGEST_OUTPUT
+
+    def write(self, text: str) -> int:
+        if self.left > 0:
+            self.stream.write(text[: self.left])
+            self.left -= len(text)
+            if self.left <= 0:
+                self.stream.write("\n... (more output of the file is not shown)\n")
+        return len(text)
+
+
+@contextmanager
+def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None]:
+    """Run code of a student's file inside `with`.
+
+    Its output is cut, and the settings that it shares with the tour must stay as they are. On
+    Windows, and outside the main thread, there is no time limit.
+
+    Args:
+        what: what an error means, to follow the file's name.
+        seconds: the time limit.
+
+    Raises:
+        ValueError: the code raises anything, exits, takes too long, or changes a setting.
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    pressed: list[int] = []
+
+    def interrupted(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before, folder = _settings(), str(path.absolute().parent)
+    limited = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    if limited:
+        handlers = [
+            (number, signal.signal(number, interrupted))
+            for number in (signal.SIGINT, signal.SIGALRM)
+        ]
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if the code catches it
+    sys.path.append(folder)  # files beside it can be imported
+    try:
+        with redirect_stdout(_Output(sys.stdout)), redirect_stderr(_Output(sys.stderr)):
+            yield
+    except BaseException as error:
+        if signal.SIGINT in pressed:
+            raise
+        cause = f"it did not finish within {seconds:g} seconds." if pressed else _told(error, path)
+        raise ValueError(f"{path.name} {what}: {cause}") from error
+    finally:
+        if limited:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in handlers:
+                signal.signal(number, handler)
+        sys.path.remove(folder)
+        changed = _restore(before)
+    if changed:
+        raise ValueError(
+            f"{path.name} {what}: it changes {', '.join(changed)}, and the whole tour would change "
+            "with it; leave such settings as they are."
+        )
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """What an error in a student's file says, with the line of the file where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    where = f" (line {line})" if line else ""
+    if isinstance(error, SystemExit):
+        return f"it ends Python, by exit() or sys.exit(){where}; leave that out."
+    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    return f"{said}{where}"
+
+
+def _settings() -> dict[str, Any]:
+    """The settings that a student's file shares with the tour, by name."""
+    return {
+        "the working folder": os.getcwd(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "whether torch computes gradients": torch.is_grad_enabled(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's default device": torch.get_default_device(),
+    }
+
+
+def _restore(before: dict[str, Any]) -> list[str]:
+    """Set the settings back. Returns the names of those that had changed."""
+    now = _settings()
+    changed = [name for name, value in before.items() if now[name] != value]
+    setters: tuple[Callable, ...] = (
+        os.chdir,
+        torch.set_default_dtype,
+        torch.set_grad_enabled,
+        torch.set_num_threads,
+        torch.set_default_device,
+    )
+    for (name, value), setter in zip(before.items(), setters, strict=True):
+        if name in changed:
+            setter(value)
+    return changed

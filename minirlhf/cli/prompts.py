@@ -1,0 +1,81 @@
+"""What the commands that sample responses train on: prompts and a score."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minirlhf.classroom.own_file import reward_of
+from minirlhf.cli.data_options import of_dataset
+from minirlhf.cli.terminal import say
+from minirlhf.core.rollout import Score
+from minirlhf.experiments.practice import scored_by, scoring
+from minirlhf.loops.rows import fit_rows
+from minirlhf.models.fit import end_ids
+from minirlhf.rewards.function import reward_function
+from minirlhf.tasks import reviews
+from minirlhf.tasks.hub import named_prompts
+from minirlhf.tasks.layouts import parse_columns
+
+
+def prompts_and_score(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    scorer: str,
+    max_new_tokens: int,
+    reward: Path | None = None,
+    dataset: str = "",
+    rows: int | None = None,
+    columns: str = "",
+    skip_invalid: bool = False,
+    chat: bool = False,
+    max_prompt: int | None = None,
+) -> tuple[list[str], Score, dict[str, Score]]:
+    """The prompts and the score of a command, by its options.
+
+    Args:
+        policy: the model that will be trained.
+        max_new_tokens: of the responses.
+
+    Returns:
+        (prompts, score, monitors). The gold score is a monitor where the task is film reviews.
+
+    Raises:
+        ValueError: an option needs --dataset, the dataset cannot be used, or the reward's file or
+            the reward model cannot.
+    """
+    of_dataset(
+        dataset,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        max_prompt=max_prompt,
+    )
+    own = None if reward is None else reward_of(reward)
+    data = None
+    if dataset:
+        data = named_prompts(
+            dataset,
+            tokenizer,
+            rows=rows,
+            columns=parse_columns(columns),
+            skip_invalid=skip_invalid,
+            chat=chat,
+            say=say,
+        )
+        data, report = fit_rows(
+            data,
+            tokenizer,
+            policy,
+            max_new_tokens=max_new_tokens,
+            max_prompt=max_prompt,
+            skip_invalid=skip_invalid,
+        )
+        say(str(report))
+    prompts = reviews.rl_prompts() if data is None else list(data["prompt"])
+    if own is not None:
+        return prompts, reward_function(own, tokenizer, data), {}
+    if data is not None:
+        return prompts, scored_by(scorer, tokenizer, end_ids(policy, tokenizer)), {}
+    return prompts, *scoring("reviews", tokenizer, scorer)

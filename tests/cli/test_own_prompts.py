@@ -1,0 +1,113 @@
+"""ppo, grpo and the online commands on prompts of one's own, with a reward of one's own."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from minirlhf import cli
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import load_policy, same_weights, save_policy
+from minirlhf.runtime import History
+from minirlhf.tasks.hub import named_prompts
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+ROWS = [{"question": f"q{i} ", "answer": "a" * (i % 3 + 1), "id": i} for i in range(12)]
+REWARD = """
+def reward(prompts, completions, answer, **columns):
+    return [float(text.startswith(right)) - len(text) for text, right in zip(completions, answer)]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A policy, a reward model, a file of questions and a reward, as a user brings them."""
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "policy")
+    ScalarModel(tiny_policy().base_model).save(tmp_path / "scorer", tiny_tokenizer())
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    (tmp_path / "mine.py").write_text(REWARD)
+    return tmp_path
+
+
+def invoke(tiny, command, *more, dataset="rows.jsonl"):
+    given = ["--model", tiny / "policy", "--steps", 2, "--out", tiny / "out"]
+    given += ["--max-new-tokens", 6, "--dataset", tiny / dataset, *more]
+    return CliRunner().invoke(cli.app, [command, *map(str, given)])
+
+
+@pytest.mark.parametrize("command", ["ppo", "grpo", "rloo", "online-dpo"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_command_trains_on_own_prompts_with_a_reward_model_or_a_function(command, own, tiny):
+    scored = ["--reward", tiny / "mine.py"] if own else ["--scorer", tiny / "scorer"]
+    if command == "ppo":
+        scored += ["--scorer", tiny / "scorer"] * own  # its critic begins as a reward model
+    result = invoke(tiny, command, *scored)
+    assert result.exit_code == 0, (result.output, result.exception)
+    said = " ".join(result.output.split())
+    assert "rows.jsonl: 12 rows; prompt = question. Other columns: answer, id." in said
+    history = History.load(tiny / "out" / "metrics.jsonl")
+    assert len(history) == 2 and (history[0]["score"] < 0 or not own)
+    assert "gold" not in history[0] and history[0]["length"] <= 6
+    assert not same_weights(load_policy(tiny / "out")[0], tiny_policy())
+
+
+def test_the_columns_of_a_row_reach_the_reward_under_their_own_names(tiny):
+    rows = named_prompts(str(tiny / "rows.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    assert rows.column_names == ["prompt", "answer", "id"]
+    assert rows[4] == {"prompt": "q4 ", "answer": "aa", "id": 4}
+
+
+def test_responses_of_a_dataset_need_no_check_where_only_its_prompts_are_used(tiny):
+    pairs = [{"prompt": "p", "chosen": None, "rejected": None, "n": 1}]
+    (tiny / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    rows = named_prompts(str(tiny / "pairs.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    assert rows["prompt"][:] == ["p"] and rows["n"][:] == [1]
+
+
+def test_an_implicit_prompt_is_a_prompt_too(tiny):
+    pair = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    (tiny / "pairs.jsonl").write_text(json.dumps(pair))
+    rows = named_prompts(str(tiny / "pairs.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    assert rows["prompt"][:] == ["\n\nHuman: a\n\nAssistant:"]
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        (["--max-prompt", 1], "No row is left to train on"),
+        (["--columns", "prompt=nothing"], "rows.jsonl has no column 'nothing' for prompt"),
+        (["--reward", "missing.py"], "--reward is 'missing.py'; it must be a Python file"),
+        (["--task", "arithmetic"], "but it works only with the task reviews"),
+    ],
+)
+def test_wrong_options_are_refused_before_training(more, sentence, tiny):
+    result = invoke(tiny, "grpo", *more)
+    assert sentence in str(result.exception) and not (tiny / "out").exists()
+
+
+def test_options_of_rows_need_a_dataset(tiny):
+    for option in (["--rows", "3"], ["--skip-invalid"], ["--chat"], ["--max-prompt", "4"]):
+        error = CliRunner().invoke(cli.app, ["grpo", *option]).exception
+        assert "but it works only with --dataset: leave it out." in str(error)
+
+
+@pytest.mark.parametrize(
+    "code, sentence",
+    [
+        ("x = 1", "mine.py has no function reward; define reward(prompts, completions"),
+        ("raise KeyError('no')", "mine.py cannot be run: KeyError: 'no' (line 1)"),
+        (
+            "def reward(prompts, completions, solution):\n    return []",
+            "needs the argument solution",
+        ),
+        ("def reward(prompts, **c):\n    return [1 / 0] * 2", "raised ZeroDivisionError"),
+        (
+            "def reward(prompts, **c):\n    return [float('nan') for p in prompts]",
+            "one finite number",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_be_used_is_refused_in_a_sentence(code, sentence, tiny):
+    (tiny / "mine.py").write_text(code)
+    error = invoke(tiny, "grpo", "--reward", tiny / "mine.py").exception
+    assert isinstance(error, ValueError) and sentence in str(error)
