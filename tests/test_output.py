@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from minirlhf import cli, runtime
+from minirlhf import cli
 from minirlhf.loops import checkpoint
 from minirlhf.models.load import load_policy, same_weights, save_policy
 from minirlhf.runtime import (
@@ -19,6 +19,7 @@ from minirlhf.runtime import (
     atomic_path,
     check_folder,
     locked,
+    output,
     output_file,
     output_folder,
     write_text,
@@ -85,7 +86,7 @@ def test_a_folder_where_nothing_can_be_written_is_refused_before_models_are_load
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        where = Path if call in ("write_bytes", "mkdir") else runtime.os
+        where = Path if call in ("write_bytes", "mkdir") else output.os
         patch.setattr(where, call, refuse)
         patch.setattr("minirlhf.cli.preference.load_policy", lambda name: pytest.fail("loaded"))
         result = CliRunner().invoke(cli.app, ["dpo", "--out", str(tmp_path / "out")])
@@ -125,8 +126,8 @@ def full(*given, **named):
 
 def test_a_model_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
     save_policy(tiny_policy(0), tiny_tokenizer(), tmp_path / "out")
-    monkeypatch.setattr(runtime, "_to_disk", full)  # in the middle of atomic_folder
-    monkeypatch.setattr(runtime, "_try_to_write", lambda path: None)
+    monkeypatch.setattr(output, "_to_disk", full)  # in the middle of atomic_folder
+    monkeypatch.setattr(output, "_try_to_write", lambda path: None)
     with pytest.raises(Kept, match="No space left on device.; the model is in ") as found:
         save_policy(tiny_policy(1), tiny_tokenizer(), tmp_path / "out")
     assert same_weights(load_policy(found.value.folder)[0], tiny_policy(1))
@@ -215,7 +216,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     left = os.listdir(tmp_path)
-    assert len(left) == 2 and all(name.startswith(runtime.OURS) for name in left)
+    assert len(left) == 2 and all(name.startswith(output.OURS) for name in left)
     with output_folder(tmp_path, model=True):
         pass
     assert not os.listdir(tmp_path)
@@ -237,7 +238,7 @@ def test_a_save_killed_while_it_moves_files_is_finished_or_undone(tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 rename(*given)
 
-            runtime.os.replace = dying
+            output.os.replace = dying
             save_policy(tiny_policy(1), tiny_tokenizer(), tmp_path)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -251,9 +252,9 @@ def test_a_save_killed_while_it_moves_files_is_finished_or_undone(tmp_path):
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     if sys.platform == "win32":
-        monkeypatch.setattr(runtime.msvcrt, "locking", full)
+        monkeypatch.setattr(output.msvcrt, "locking", full)
     else:
-        monkeypatch.setattr(runtime.fcntl, "flock", full)
+        monkeypatch.setattr(output.fcntl, "flock", full)
     with pytest.warns(UserWarning, match="has no locks .No space left on device"):
         with locked(tmp_path):
             pass

@@ -65,7 +65,7 @@ def test_an_error_while_saving_is_answered_and_gone_after_the_next_choice(sessio
     widget = show.label_pairs(session)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "minirlhf.runtime.os.fsync", lambda file: (_ for _ in ()).throw(OSError("full"))
+            "minirlhf.runtime.output.os.fsync", lambda file: (_ for _ in ()).throw(OSError("full"))
         )
         assert send(widget, "left", 0)["error"] == "full"
     assert session.progress == (0, 3) and send(widget, "left", 0)["error"] == ""

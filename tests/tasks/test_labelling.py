@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirlhf import runtime
+from minirlhf.runtime import output
 from minirlhf.tasks import (
     LabelSession,
     Pair,
@@ -286,7 +286,7 @@ def test_an_error_while_saving_changes_nothing(place, error, action, file, monke
 
     act = session.undo if action == "undo" else lambda: session.choose(action)
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.os, place, fail)
+        patch.setattr(output.os, place, fail)
         with pytest.raises(type(error)):
             act()
     assert {path.name: path.read_text() for path in file.parent.iterdir()} == before
@@ -305,7 +305,7 @@ def test_a_stop_right_after_the_file_was_replaced_keeps_the_choice(action, file,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.os, "replace", late)
+        patch.setattr(output.os, "replace", late)
         with pytest.raises(KeyboardInterrupt):
             session.undo() if action == "undo" else session.choose(action)
     expected = ["right"] if action == "undo" else ["right", "right", "left"]
@@ -327,7 +327,7 @@ def test_a_process_killed_while_saving_loses_no_choice(place, file):
                 rename(*given)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(runtime.os, "fsync" if place == "fsync" else "replace", die)
+        setattr(output.os, "fsync" if place == "fsync" else "replace", die)
         try:
             session.choose("left")
         finally:

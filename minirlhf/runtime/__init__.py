@@ -1,0 +1,62 @@
+"""What every run needs: paths, seeds, threads, output files, checks of inputs, and the history."""
+
+from minirlhf.runtime.checks import check, check_text
+from minirlhf.runtime.history import History, OnStep, Row
+from minirlhf.runtime.output import (
+    OLD,
+    PARTIAL,
+    Kept,
+    atomic_folder,
+    atomic_path,
+    check_folder,
+    locked,
+    output_file,
+    output_folder,
+    reason,
+    save_folder,
+    write_text,
+)
+from minirlhf.runtime.settings import (
+    CACHE,
+    DATA,
+    ROOT,
+    SMOLLM2,
+    check_seed,
+    commit,
+    device_named,
+    need_checkout,
+    seed_all,
+    set_threads,
+    use_device,
+)
+
+__all__ = [
+    "CACHE",
+    "DATA",
+    "History",
+    "Kept",
+    "OLD",
+    "OnStep",
+    "PARTIAL",
+    "ROOT",
+    "Row",
+    "SMOLLM2",
+    "atomic_folder",
+    "atomic_path",
+    "check",
+    "check_folder",
+    "check_seed",
+    "check_text",
+    "commit",
+    "device_named",
+    "locked",
+    "need_checkout",
+    "output_file",
+    "output_folder",
+    "reason",
+    "save_folder",
+    "seed_all",
+    "set_threads",
+    "use_device",
+    "write_text",
+]

@@ -1,0 +1,39 @@
+"""Checks of what is given: one value, one text."""
+
+
+def check(field: str, value: object, ok: bool, allowed: str) -> None:
+    """Check a condition on one value.
+
+    Args:
+        field: name of the value in the message.
+        value: what was given.
+        ok: the condition.
+        allowed: what is allowed, to complete "it must be ...".
+
+    Raises:
+        ValueError: not `ok`. The message names the field, the value and what is allowed.
+    """
+    if not ok:
+        raise ValueError(f"{field} is {value!r}; it must be {allowed}.")
+
+
+def check_text(value: object, name: str) -> None:
+    """Check that `value` is text that can be encoded as UTF-8.
+
+    Args:
+        name: start of the message, for example "The prompt".
+
+    Raises:
+        ValueError: it is not a string, or it holds half of a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half a character (a lone surrogate) at position {error.start}; "
+            "repair the text's encoding."
+        ) from error
