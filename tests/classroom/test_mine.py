@@ -165,3 +165,9 @@ def test_a_loss_of_ones_own_is_not_centred(whole):
     loss = tour_formulas(load_mine(whole)).reward.reward_model_loss
     with pytest.raises(ValueError, match="centering_coef"):
         loss(torch.zeros(2), torch.zeros(2), centering_coef=0.1)
+
+
+def test_a_student_who_is_not_a_number_is_named_once(whole, monkeypatch):
+    monkeypatch.setenv("MINIRLHF_STUDENT", "anna")
+    with pytest.raises(ValueError, match="^MINIRLHF_STUDENT is 'anna'; it must be a whole number"):
+        load_mine(whole)
