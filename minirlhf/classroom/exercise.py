@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minirlhf.runtime import check
+
 CASES = 12
 LONGEST = 300  # characters of a message
 NUMBERS = 12  # numbers of the largest tensor that a message shows
@@ -68,7 +70,10 @@ class Exercise:
         Returns:
             The Result. An exception that the function raises becomes a message.
         """
-        seed = int(os.environ.get("MINIRLHF_STUDENT", "0")) if seed is None else seed
+        try:
+            seed = student_number() if seed is None else seed
+        except ValueError as error:
+            return Result(False, _cut(str(error), LONGEST))
         cases, plain = self._cases(torch.Generator().manual_seed(seed))
         answers, right = [], [self._evaluate(self.reference, case) for case in cases]
         for case, (expected, *_) in zip(cases, right, strict=True):
@@ -234,6 +239,18 @@ class Exercise:
                 for g, x in zip(gradients, leaves, strict=True)
             ),
         ]
+
+
+def student_number() -> int:
+    """The number in MINIRLHF_STUDENT; 0 if it is not set.
+
+    Raises:
+        ValueError: it is not a whole number, for example a name.
+    """
+    given = os.environ.get("MINIRLHF_STUDENT", "0")
+    is_number = given.isdecimal() and len(given) <= 18  # torch's seeds have 64 bits
+    check("MINIRLHF_STUDENT", given, is_number, "a whole number, such as 17")
+    return int(given)
 
 
 def _nan(cases: list[tuple], answers: list) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minirlhf.classroom.check import EXERCISES
+from minirlhf.classroom.exercise import student_number
 from minirlhf.classroom.own_file import module_of, supervised
 from minirlhf.runtime import check
 from minirlhf.tour import TourFormulas
@@ -98,8 +99,8 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
     """The functions of a student's file that the tour can use, each checked.
 
     Raises:
-        ValueError: the file is missing or cannot be run, it holds none of these functions, or one
-            of them is wrong.
+        ValueError: the file is missing or cannot be run, it holds none of these functions, one of
+            them is wrong, or MINIRLHF_STUDENT is not a number.
     """
     path = Path(path)
     known = ", ".join(f"{name} (lesson {lesson})" for name, (lesson, *_) in PLACES.items())
@@ -108,6 +109,7 @@ def load_mine(path: str | Path) -> dict[str, Callable]:
     found = {
         name: getattr(module, name) for name in PLACES if callable(getattr(module, name, None))
     }
+    student_number()  # said once here, instead of once for each function
     results = {}
     for name, function in found.items():
         with supervised(path, f"is not ready. {name}"):

@@ -739,7 +739,7 @@ print("the weights are equal:", models.same_weights(learner, other))
 #
 # <details><summary>4. Why do we not train the reward model on the mean ratings?</summary>
 #
-# Here we could (lesson 17 does). In most applications there are no ratings, only choices.
+# Here we could. In most applications there are no ratings, only choices.
 # </details>
 #
 # <details><summary>5. Your reward model is right on 72 % of the held-out pairs, a colleague's on 74 %. Which one do you train a policy on?</summary>

@@ -509,3 +509,12 @@ def test_each_student_has_their_own_cases(monkeypatch):
         exercise(lambda s, m: seen.append(s.clone()) or exercise.reference(s, m))
     first, again, other = (seen[i * check.CASES : (i + 1) * check.CASES] for i in range(3))
     assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
+
+
+@pytest.mark.parametrize("student", ["anna", "", "1.5", "-1", "9" * 30])
+def test_a_student_who_is_not_a_number_is_told_in_one_sentence(monkeypatch, student):
+    monkeypatch.setenv("MINIRLHF_STUDENT", student)
+    result = check.score_of_text(check.score_of_text.reference)
+    said = f"MINIRLHF_STUDENT is {student!r}; it must be a whole number, such as 17."
+    assert repr(result) == f"not yet: {said}"
+    assert check.score_of_text(check.score_of_text.reference, seed=3)  # grading does not ask for it

@@ -222,3 +222,9 @@ def test_a_file_may_print_and_import_its_neighbour(tmp_path, capsys):
     assert list(load_mine(path)) == list(PLACES)
     said = capsys.readouterr().out
     assert said.startswith("hello") and len(said) < 11_000 and "more output" in said
+
+
+def test_a_student_who_is_not_a_number_is_named_once(whole, monkeypatch):
+    monkeypatch.setenv("MINIRLHF_STUDENT", "anna")
+    with pytest.raises(ValueError, match="^MINIRLHF_STUDENT is 'anna'; it must be a whole number"):
+        load_mine(whole)

@@ -67,7 +67,7 @@ def test_an_error_while_saving_is_answered_and_gone_after_the_next_choice(sessio
         patch.setattr(
             "minirlhf.runtime.output.os.fsync", lambda file: (_ for _ in ()).throw(OSError("full"))
         )
-        assert send(widget, "left", 0)["error"] == "full"
+        assert send(widget, "left", 0)["error"].endswith("anna.jsonl cannot be written: full.")
     assert session.progress == (0, 3) and send(widget, "left", 0)["error"] == ""
 
 
