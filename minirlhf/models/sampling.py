@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from minirlhf.core.rollout import Rollout
@@ -13,6 +14,9 @@ from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import device_of, encode_prompts, position_limit
 from minirlhf.runtime import check
+
+# transformers 5.24 gave the key-value cache another name
+CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def sample(
             input_ids=token[:, None],
             attention_mask=attention_mask,
             position_ids=position,
-            past_key_values=cache,
+            **{CACHE: cache},
         ).logits[:, -1]
     response_ids, response_mask, old_logprobs = (
         x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs)
@@ -169,7 +173,7 @@ def _cache_of(output: ModelOutput) -> DynamicCache:
     Raises:
         ValueError: it returned none whose rows can be dropped, as recurrent models do.
     """
-    cache: DynamicCache | None = getattr(output, "past_key_values", None)
+    cache: DynamicCache | None = getattr(output, CACHE, None)
     if cache is None or not hasattr(cache, "reorder_cache"):
         raise ValueError(
             "the model keeps no key-value cache whose rows can be dropped, so it cannot be "
