@@ -364,8 +364,8 @@ show.lines(
 # </details>
 #
 # Without the standard deviation every line would be flat: all prompts weigh the same. **Dr. GRPO**
-# ("done right") leaves it out for this reason. It also divides a response's loss by a constant, the
-# longest length allowed, instead of the response's own length (exercise 3).
+# ("done right") leaves it out for this reason. It also changes what a response's loss is divided by
+# (exercise 3).
 #
 # For very large groups $\sigma$ is $\sqrt{p(1-p)}$. Right responses have the advantage $(1-p)/\sigma$
 # and wrong ones $-p/\sigma$. Together they pull by
@@ -463,12 +463,12 @@ show.curves(
 # | another model after it | 70 % | 70 % | 40 % | 60 % | 100 % |
 #
 # Both models have the same pass@1. But only the second one solves a problem that it could not solve
-# before, and only pass@16 shows it. So we call a gain in pass@1
+# before in 16 tries, and only pass@16 shows it. So we call a gain in pass@1
 #
 # - **learning**, if pass@16 rises as well,
 # - **sharpening**, if pass@16 does not rise, although it had room.
 #
-# *Rises* means: the mean change over the problems has a 95 % interval above 0.
+# If pass@1 does not rise either, there is **no gain**. *Rises* means: the mean change over the problems has a 95 % interval above 0.
 #
 # Is there room? On 400 problems like those of section 8, but not practised, pass@1 rises from 40 % to
 # 68 % in 80 steps. But pass@16 of the start is 98 % already, with 16 samples of each problem. So these
@@ -520,7 +520,7 @@ for name in ("grpo", "grpo, 400 steps"):
 #   three intervals lies below 0. Chance alone moves it as much: the start is one model, sampled
 #   three times, and its pass@16 goes from 31 % to 37 %.
 # - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the three
-#   seeds give three verdicts: sharpening, learning, and no gain (pass@1 does not rise). With seed 1
+#   seeds give three verdicts: sharpening, learning, and no gain. With seed 1
 #   alone we would have reported learning.
 # </details>
 #
@@ -676,8 +676,7 @@ show.lines(
 # $k$ samples, chosen from the $n$, are all wrong.
 #
 # *Hint:* choose the $k$ samples one after the other, without putting any back. How likely is it that
-# the first one is wrong? And the second, if the first was wrong? Mind problems with fewer than $k$ wrong
-# samples.
+# the first one is wrong? And the second, if the first was wrong?
 
 
 # %% tags=["exercise"]

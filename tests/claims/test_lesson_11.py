@@ -406,6 +406,7 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("The interval is the middle", 0.95)
         said("Is there room? On", 400)
         pass_1 = [mean(runs, name, "pass_1") for name in ("start", "grpo")]
+        said("that it could not solve before in", 16)
         said("but not practised, pass@1 rises from", *pass_1, 80)
         said("But pass@16 of the start is", mean(runs, "start", "pass_16"), 16)
         harder(said, longer)
@@ -468,7 +469,7 @@ def harder(said, longer):
     said("of the three intervals lies below", 0)
     start_16 = column(longer, start, "pass_16")
     said("and its pass@16 goes from", start_16.min(), start_16.max())
-    said("does not rise). With seed", 1)
+    said("and no gain. With seed", 1)
     said("**Undecided after", 80, 3, len(set(verdicts(longer, "grpo"))))
 
 
