@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from minirlhf import cli
-from minirlhf.loops import checkpoint
 from minirlhf.models.load import load_policy, same_weights, save_policy
 from minirlhf.runtime import (
     Kept,
@@ -78,7 +77,7 @@ def test_a_folder_that_cannot_be_meant_is_refused_before_a_run(place, sentence, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("call", ["write_bytes", "replace", "fsync", "open", "mkdir"])
+@pytest.mark.parametrize("call", ["replace", "fsync", "open", "mkdir"])
 def test_a_folder_where_nothing_can_be_written_is_refused_before_models_are_loaded(
     call, tmp_path, monkeypatch
 ):
@@ -86,7 +85,7 @@ def test_a_folder_where_nothing_can_be_written_is_refused_before_models_are_load
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        where = Path if call in ("write_bytes", "mkdir") else output.os
+        where = Path if call == "mkdir" else output.os
         patch.setattr(where, call, refuse)
         patch.setattr("minirlhf.cli.preference.load_policy", lambda name: pytest.fail("loaded"))
         result = CliRunner().invoke(cli.app, ["dpo", "--out", str(tmp_path / "out")])
@@ -170,36 +169,35 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path):
 HOLD = """
 import sys
 from minirlhf.runtime import output_file, output_folder
-with output_file(sys.argv[2]) if sys.argv[1] == "file" else output_folder(sys.argv[2], model=True):
+with output_file(sys.argv[1]), output_folder(sys.argv[2], model=True):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_second_process_is_refused_until_the_first_one_dies(kind, tmp_path):
-    path = tmp_path / "out"
+def test_a_second_process_is_refused_until_the_first_one_dies(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "folder"
     first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, kind, str(path)],
+        [sys.executable, "-c", HOLD, str(file), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=f"in use by another run .process {first.pid} on .*wait"):
-        with locked(path):
+    said = f"in use by another run .process {first.pid} on .*wait"
+    for path in (file, folder):
+        with pytest.raises(ValueError, match=said), locked(path):
             pass
-    if kind == "folder":
-        with pytest.raises(ValueError, match="in use by another run"):
-            save_policy(tiny_policy(), tiny_tokenizer(), path)
-        result = CliRunner().invoke(cli.app, ["dpo", "--out", str(path)])
-        assert "in use by another run" in str(result.exception)
-        check_folder(path)  # the lock is no stranger
+    with pytest.raises(ValueError, match=said):
+        save_policy(tiny_policy(), tiny_tokenizer(), folder)
+    result = CliRunner().invoke(cli.app, ["dpo", "--out", str(folder)])
+    assert "in use by another run" in str(result.exception)
+    check_folder(folder)  # the lock is no stranger
     first.kill()
     first.wait()
-    with locked(path):  # the system has dropped the lock
+    with locked(file), locked(folder):  # the system has dropped the locks
         pass
-    assert list(tmp_path.rglob("*")) == ([path] if kind == "folder" else [])
+    assert list(tmp_path.rglob("*")) == [folder]
 
 
 def test_a_command_that_fails_leaves_no_folder(tmp_path):
@@ -224,10 +222,10 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
 
 @needs_posix
 def test_a_save_killed_while_it_moves_files_is_finished_or_undone(tmp_path):
-    """Killed before the first, the middle and the last rename."""
+    """Killed before the second, the middle and the last rename. The next writer puts it right."""
     save_policy(tiny_policy(0), tiny_tokenizer(), tmp_path)
     names, found = sorted(os.listdir(tmp_path)), []
-    for last in (2, 6, 9, 12):
+    for last in (3, 7, 8, 12):  # the first is that of `_try_to_write`
         child = os.fork()
         if not child:
             rename, calls = os.replace, []
@@ -242,12 +240,77 @@ def test_a_save_killed_while_it_moves_files_is_finished_or_undone(tmp_path):
             save_policy(tiny_policy(1), tiny_tokenizer(), tmp_path)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        model, _ = load_policy(tmp_path)  # the next reader puts it right
-        found.append(next(seed for seed in (0, 1) if same_weights(model, tiny_policy(seed))))
+        left = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match="A save of .* was interrupted .* with --resume"):
+            load_policy(tmp_path)
+        assert sorted(tmp_path.rglob("*")) == left  # a reader changes nothing
         with locked(tmp_path):
             pass
+        model, _ = load_policy(tmp_path)
+        found.append(next(seed for seed in (0, 1) if same_weights(model, tiny_policy(seed))))
         assert sorted(os.listdir(tmp_path)) == names
     assert found == [0, 0, 1, 1]
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["lock", "new", "ready", "old"])
+def test_a_planted_link_is_never_followed(name, tmp_path):
+    """A folder from elsewhere, or one that others may write to."""
+    mine, model = tmp_path / "mine", tmp_path / "model"
+    mine.mkdir()
+    (mine / "a.txt").write_text("mine")
+    save_policy(tiny_policy(), tiny_tokenizer(), model)
+    link = model / f"{output.OURS}{name}"
+    link.symlink_to(mine / "a.txt" if name == "lock" else mine)
+    (model / output.OLD).mkdir(exist_ok=True)
+    load_policy(model)
+    with pytest.raises(ValueError, match=f"{name} is a link, which .* remove it"):
+        save_policy(tiny_policy(), tiny_tokenizer(), model)
+    assert link.is_symlink() and (model / "config.json").is_file()
+    assert [(p.name, p.read_text()) for p in mine.iterdir()] == [("a.txt", "mine")]
+
+
+@needs_posix
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe"])
+def test_only_a_file_of_its_own_is_a_lock(kind, tmp_path):
+    mine, page = tmp_path / "mine.txt", tmp_path / "page.html"
+    mine.write_text("mine")
+    lock = output._lock_file(page)
+    if kind == "link":
+        lock.symlink_to(mine)
+    elif kind == "second name":
+        lock.hardlink_to(mine)
+    else:
+        os.mkfifo(lock)
+    with pytest.raises(ValueError, match="lock is .*: remove it"), output_file(page):
+        pass
+    assert mine.read_text() == "mine"
+
+
+STRANGERS = """experiment_config.json tsconfig.json tokenizer_notes.md vocab.py chat_template_ideas.txt
+model_comparison.safetensors.md model.safetensors.bak adapter_config.json"""
+
+
+@pytest.mark.parametrize("name", STRANGERS.split())
+def test_a_file_that_no_save_wrote_is_not_replaced(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"it also holds {name}; give another folder"):
+        check_folder(tmp_path)
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "config.json").write_text("{}")
+        (tmp_path / "model" / name).write_text("mine")  # it comes during the save
+    assert (tmp_path / "model" / name).read_text() == "mine"
+
+
+def test_what_a_save_wrote_may_be_replaced(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path)
+    tiny_policy().save_pretrained(tmp_path, max_shard_size="20KB")
+    check_folder(tmp_path)
+    with atomic_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
@@ -258,7 +321,3 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="has no locks .No space left on device"):
         with locked(tmp_path):
             pass
-
-
-def test_the_signals_of_this_system_are_known():
-    assert signal.SIGINT in checkpoint.SIGNALS and signal.SIGTERM in checkpoint.SIGNALS

@@ -6,7 +6,6 @@ the hub.
 
 import copy
 import os
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.folders import read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.trial import check_writes
-from minirlhf.runtime import CACHE, DATA, OLD, SMOLLM2, device_named, locked, save_folder
+from minirlhf.runtime import CACHE, DATA, OLD, SMOLLM2, device_named, save_folder
 
 transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
 CHECKPOINTS = DATA / "checkpoints"
@@ -34,18 +33,19 @@ def checkpoint(name: str | Path) -> Path | None:
     """The folder that a name stands for; None if there is none.
 
     It is a committed checkpoint, a downloaded model or a local folder, looked for in this order.
+
+    Raises:
+        ValueError: a save was killed while it moved the files of this folder (`atomic_folder`).
     """
-    if os.path.isdir(os.path.join(name, OLD)):  # a save was killed while it moved the files
-        with suppress(ValueError, OSError), locked(name):
-            pass
-    return next(
-        (
-            p
-            for p in (CHECKPOINTS / str(name), CACHE / str(name), Path(name))
-            if (p / "config.json").is_file()
-        ),
-        None,
-    )
+    for place in (CHECKPOINTS / str(name), CACHE / str(name), Path(name)):
+        if os.path.isfile(place / "config.json"):  # False for what is no name, such as a long one
+            return place
+    if os.path.isdir(os.path.join(name, OLD)):
+        raise ValueError(
+            f"A save of '{name}' was interrupted or still goes on. Wait or, if no run writes "
+            "there, save it again: give the same command with --resume."
+        )
+    return None
 
 
 def load_policy(
@@ -66,7 +66,7 @@ def load_policy(
             or the tokenizer does not fit it.
     """
     place, source = device_named(device), checkpoint(name) or str(name)
-    if isinstance(source, str) and Path(name).exists():
+    if isinstance(source, str) and os.path.exists(name):
         raise ValueError(f"'{name}' {why_not_a_model(Path(name))}")
     if source == SMOLLM2:
         raise ValueError(

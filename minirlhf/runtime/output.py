@@ -22,24 +22,32 @@ else:
 
 from minirlhf.runtime.checks import check
 
+PARTIAL = "training.safetensors"  # the checkpoint in a model's folder
 MODEL_FILES = (
-    "*config.json",
-    "model*.safetensors*",
-    "tokenizer*",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.*",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
-    "chat_template*",
-    "scalar.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
     "additional_chat_templates",
+    "scalar.json",
     "metrics.jsonl",
-    "training.safetensors",
-    ".training.safetensors.*",
-)  # the files of a saved model's folder
-PARTIAL = "training.safetensors"  # the checkpoint in a model's folder
+    PARTIAL,
+)  # what transformers and this package write into a model's folder; a save replaces these alone
 SYSTEM_FILES = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".nfs*", ".Trash*")
 OURS = ".minirlhf."  # how the names of our temporary files and locks begin
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 NEW, READY, OLD = (f"{OURS}{name}" for name in ("new", "ready", "old"))  # see atomic_folder
 _held: dict[Path, int] = {}  # the lock's file -> the process that holds it
 
@@ -82,7 +90,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     be a mount point, the current folder or a link. A checkpoint (training.safetensors) stays.
 
     While the files are moved, `path` has no config.json and cannot be loaded. If the process is
-    killed then, the next writer (`locked`) finishes or undoes the move.
+    killed then, the next writer (`locked`) finishes or undoes the move. A reader changes nothing.
 
     Raises:
         ValueError: `path` cannot be written, another process writes to it, or it holds files that
@@ -155,7 +163,7 @@ def output_folder(path: str | Path, *, model: bool) -> Iterator[Path]:
     """
     folder = _folder(path)
     if model and _held.get(_lock_file(folder)) != os.getpid():  # else it was checked at the start
-        check_folder(path)
+        _check_strangers(path, folder)
     with _made(folder), locked(folder):
         _try_to_write(folder)
         yield folder
@@ -184,7 +192,8 @@ def locked(path: str | Path) -> Iterator[None]:
     undone, and its temporary files are removed. A process that holds the lock may take it again.
 
     Raises:
-        ValueError: another process holds the lock, or its file cannot be made.
+        ValueError: another process holds the lock, or its file cannot be made; or one of our hidden
+            names is a link, which could lead to files of the user.
 
     Warns:
         UserWarning: the file system has no locks, so other processes are not kept out.
@@ -194,19 +203,16 @@ def locked(path: str | Path) -> Iterator[None]:
     if _held.get(file) == process:
         yield
         return
-    try:
+    with _naming(path, early=True):
         handle = _acquire(file, path)
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written: {reason(error)}; give another name."
-        ) from error
     _held[file] = process
     try:
         if path.is_dir():
             _settle(path)
         for left in file.parent.glob(f"{_temporary(path)}*"):
             if left != file:
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink()
         yield
     finally:
         if _held.get(file) == os.getpid() == process:  # not in a process that was forked meanwhile
@@ -226,9 +232,14 @@ def _lock_file(path: Path) -> Path:
 
 
 def _acquire(file: Path, path: Path) -> int:
-    """Open and lock `file`. Returns its handle."""
+    """Open and lock `file`, which may not be a link, a pipe or a device. Returns its handle."""
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        _check_no_link(file)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(handle)
+            raise ValueError(f"{file} is no file of ours: remove it.")
         try:
             if sys.platform == "win32":
                 os.lseek(handle, 1000, os.SEEK_SET)  # a locked byte cannot be read
@@ -260,6 +271,8 @@ def _acquire(file: Path, path: Path) -> int:
 def _settle(folder: Path) -> None:
     """Finish or undo a write by `atomic_folder`. What is complete becomes the model in `folder`."""
     new, ready, old = folder / NEW, folder / READY, folder / OLD
+    for each in (new, ready, old):
+        _check_no_link(each)
     if ready.is_dir():  # all old files are out of the way: finish
         for file in sorted(ready.iterdir(), key=_config_last):
             os.replace(file, folder / file.name)
@@ -270,6 +283,16 @@ def _settle(folder: Path) -> None:
             os.replace(file, folder / file.name)
         old.rmdir()
     shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_no_link(path: Path) -> None:
+    """Refuse a link in the place of a lock or of a folder of ours: we never make one.
+
+    Raises:
+        ValueError: there is one. It could lead to files of the user.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, which does not belong there: remove it.")
 
 
 def _config_last(path: Path) -> tuple[bool, str]:
@@ -308,12 +331,15 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Replace an OSError by one that names `path`."""
+def _naming(path: Path, *, early: bool = False) -> Iterator[None]:
+    """Replace an OSError by one that names `path`; `early`, before a run, by a ValueError."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {reason(error)}.") from error
+        said = f"{path} cannot be written: {reason(error)}"
+        if early:
+            raise ValueError(f"{said}; give another name.") from error
+        raise OSError(f"{said}.") from error
 
 
 @contextmanager
@@ -347,13 +373,11 @@ def _try_to_write(path: Path) -> None:
     """
     trial = _lock_file(path).with_name(f"{_temporary(path)}trial")
     try:
-        trial.write_bytes(bytes(2**16))
-        _to_disk(trial)
-        os.replace(trial, trial.with_suffix(".renamed"))
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written: {reason(error)}; give another name."
-        ) from error
+        with _naming(path, early=True):
+            with trial.open("xb") as file:  # x: it follows no link
+                file.write(bytes(2**16))
+            _to_disk(trial)
+            os.replace(trial, trial.with_suffix(".renamed"))
     finally:
         for name in (trial, trial.with_suffix(".renamed")):
             with suppress(OSError):
@@ -407,15 +431,19 @@ def check_file(path: str | Path) -> Path:
     return file
 
 
-def check_folder(path: str | Path) -> Path:
-    """Check that a model may be written to `path`, and return the folder without links.
+def check_folder(path: str | Path) -> None:
+    """Check that a model may be written to `path`.
 
     Files of the operating system, such as lost+found, are left alone.
 
     Raises:
         ValueError: it is no folder, or it holds files that do not belong to a model.
     """
-    folder = _folder(path)
+    _check_strangers(path, _folder(path))
+
+
+def _check_strangers(path: str | Path, folder: Path) -> None:
+    """Check that `folder`, which `path` leads to, holds only a model."""
     known = (*SYSTEM_FILES, f"{OURS}*")
     try:
         inside = list(folder.iterdir()) if folder.exists() else []
@@ -431,7 +459,6 @@ def check_folder(path: str | Path) -> Path:
         f"new or hold only a model, but it also holds {', '.join(sorted(strangers)[:3])}; "
         "give another folder",
     )
-    return folder
 
 
 def write_text(path: str | Path, text: str) -> None:
