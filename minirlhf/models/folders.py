@@ -6,6 +6,7 @@ A name on the hub is checked like a folder, file by file.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,14 @@ def read_whole(
 
     Raises:
         ValueError: the weights are adapters; or the config asks for what this package does not run
-            (`read_config`); or the weights do not fit it: missing, too many, of another shape, not
-            finite, quantised, not safetensors.
+            (`read_config`); or generation_config.json is damaged; or the weights do not fit the
+            config: missing, too many, of another shape, not finite, quantised, not safetensors.
     """
     if adapters := _file(source, "adapter_config.json"):
         raise ValueError(_adapters(adapters))
     config = read_config(source, policy=auto is AutoModelForCausalLM)
+    if generation := _file(source, "generation_config.json"):
+        read_table(generation)  # transformers itself leaves a damaged one out
     check_weight_files(source)
     with torch.device("cpu"):  # transformers reads into the default device
         model, found = auto.from_pretrained(
@@ -139,7 +142,17 @@ def check_weight_files(source: str | Path) -> None:
 def _shards(source: str | Path) -> list[str]:
     """The names of the files that an index names, sorted; none if there is no index."""
     index = _file(source, INDEX)
-    return sorted(set(read_table(index).get("weight_map", {}).values())) if index else []
+    if index is None:
+        return []
+    files = read_table(index).get("weight_map", {})
+    check(f"weight_map in its {INDEX}", files, isinstance(files, dict), "a table")
+    _check_texts(f"A file in the weight_map of its {INDEX}", files.values())
+    return sorted(set(files.values()))
+
+
+def _check_texts(field: str, values: Iterable) -> None:
+    for value in values:
+        check(field, value, isinstance(value, str), "a text")
 
 
 def _weight_files(source: str | Path) -> list[Path]:
@@ -187,6 +200,7 @@ def _check_origin(raw: dict[str, Any]) -> None:
         value = raw.get(name)
         fits = value is None or isinstance(value, allowed)
         check(f"{name} in its config.json", value, fits, f"of type {allowed.__name__}")
+    _check_texts("A name in the architectures of its config.json", raw.get("architectures") or [])
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
         raise ValueError(

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from minirlhf.core.checks import LARGEST, SMALLEST
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
@@ -169,7 +170,7 @@ def _read_numbers(file: Path) -> dict[str, float]:
     """`bias`, `shift` and `scale` from scalar.json.
 
     Raises:
-        ValueError: one is missing or not a finite number, scale is not above 0, or there is
+        ValueError: one is missing, is no number or beyond 1e30, scale is below 1e-30, or there is
             another entry.
     """
     numbers = read_table(file)
@@ -183,8 +184,9 @@ def _read_numbers(file: Path) -> dict[str, float]:
         )
     for name, value in numbers.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = number and math.isfinite(value) and (name != "scale" or value > 0)
-        allowed = "a finite number" + (" above 0" if name == "scale" else "")
+        low = SMALLEST if name == "scale" else -LARGEST
+        fits = number and low <= value <= LARGEST
+        allowed = f"a number from {low:g} to {LARGEST:g}"
         check(f"{name} in its scalar.json", value, fits, allowed)
     return numbers
 

@@ -185,6 +185,10 @@ FOLDERS = {
     "an index of a path": (index_of("../x/model.pt", "a.safetensors"), "names ../x/model.pt"),
     "a missing shard": (lost_shard, "are missing, such as model-00002-of"),
     "an index without files": (index_of(), "its model.safetensors.index.json names no file"),
+    "an index of numbers": (
+        index_of(1),
+        "weight_map of its model.safetensors.index.json is 1; it must be a text",
+    ),
     "other weights by name": (with_config(transformers_weights="pytorch_model.bin"), "only .safet"),
     "adapters": (adapters, "adapters (adapter_config.json) of the model 'some/base'"),
     "GGUF": (gguf, "a GGUF file (tiny.Q4_1.gguf)"),
@@ -210,6 +214,14 @@ FOLDERS = {
     "a damaged tokenizer": (damaged("tokenizer.json"), "its tokenizer cannot be read"),
     "a damaged config": (damaged("config.json"), "its config.json is not a valid JSON file"),
     "architectures of another type": (with_config(architectures=5), "architectures in its config"),
+    "architectures that are numbers": (
+        with_config(architectures=[3]),
+        "architectures of its config.json is 3; it must be a text",
+    ),
+    "a damaged generation config": (
+        damaged("generation_config.json"),
+        "its generation_config.json is not a valid JSON file",
+    ),
     "a padding id that is text": (with_config(pad_token_id="none"), "'pad_token_id'"),
     "an unknown type": (of_type("nonesuch"), "nonesuch"),
     "encoder and decoder": (of_type("t5"), f"encoder-decoder model (type 't5'); {CAUSAL}"),
@@ -270,6 +282,12 @@ def test_a_folder_that_is_no_policy_is_refused(kind, tmp_path):
     make, sentence = FOLDERS[kind]
     make(tmp_path / "model")
     assert sentence in refused(tmp_path / "model")
+
+
+@pytest.mark.parametrize("load", [load_policy, load_scalar])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_folder_can_have_is_refused(name, load):
+    assert f"'{name}'" in refused(name, load)
 
 
 def test_a_file_is_refused(tmp_path):
@@ -366,14 +384,15 @@ def test_sharded_weights_are_read(tmp_path):
 @pytest.mark.parametrize(
     "numbers, sentence",
     [
-        (NUMBERS | {"scale": 0}, "scale in its scalar.json is 0; it must be a finite number above"),
-        (NUMBERS | {"scale": -1.0}, "is -1.0; it must be a finite number above 0"),
+        (NUMBERS | {"scale": 0}, "scale in its scalar.json is 0; it must be a number from 1e-30"),
+        (NUMBERS | {"scale": 1e-320}, "is 1e-320; it must be a number from 1e-30 to 1e+30"),
+        (NUMBERS | {"shift": 10**400}, "shift in its scalar.json is 1000"),
         (NUMBERS | {"scale": float("nan")}, "scale in its scalar.json is nan"),
         (NUMBERS | {"scale": float("inf")}, "scale in its scalar.json is inf"),
         (NUMBERS | {"scale": "1"}, "scale in its scalar.json is '1'"),
         (NUMBERS | {"scale": True}, "scale in its scalar.json is True"),
         (NUMBERS | {"scale": None}, "scale in its scalar.json is None"),
-        (NUMBERS | {"shift": float("nan")}, "shift in its scalar.json is nan; it must be a finite"),
+        (NUMBERS | {"shift": float("nan")}, "is nan; it must be a number from -1e+30"),
         (NUMBERS | {"bias": [1]}, "bias in its scalar.json is [1]"),
         (NUMBERS | {"sclae": 2.0}, "its scalar.json also names sclae"),
         ({"bias": 0.0}, "its scalar.json lacks scale, shift"),
