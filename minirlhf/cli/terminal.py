@@ -72,4 +72,4 @@ def saving(out: Path, history: History) -> Iterator[None]:
         history.save(kept.folder / "metrics.jsonl")
         raise
     history.save(out / "metrics.jsonl")
-    (out / PARTIAL).unlink(missing_ok=True)
+    Checkpoint(out / PARTIAL).remove()

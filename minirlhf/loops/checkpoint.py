@@ -59,8 +59,8 @@ class Checkpoint:
             train_ppo(..., checkpoint=checkpoint)
 
     `Checkpoint()` without a path saves nothing. Inside `with`, Ctrl-C finishes the current step,
-    saves and raises Stopped; a second Ctrl-C stops at once. SIGTERM and SIGHUP do the same. While a
-    loop runs, no other process may use the file.
+    saves and raises Stopped. SIGTERM and SIGHUP do the same. A second Ctrl-C stops at once, without
+    a save. While a loop runs, no other process may use the file.
 
     A save that fails does not end the run: a sentence is printed, and the run goes on.
 
@@ -181,10 +181,10 @@ class Checkpoint:
                 if self.stopping:
                     raise Stopped(f"Stopped after step {step}; {self._last()}", self.stopping)
                 if self.path and time.time() - saved >= self.every:
-                    if failed := self._try_to_save():
+                    if failed := self._try_to_save(self.path):
                         print(f"{failed}. The run goes on.")
                     saved = time.time()
-            if self.path and (failed := self._try_to_save()):
+            if self.path and (failed := self._try_to_save(self.path)):
                 print(f"{failed}. The run is complete.")
 
     def __enter__(self) -> "Checkpoint":
@@ -216,12 +216,8 @@ class Checkpoint:
         if self.path:
             self.path.unlink(missing_ok=True)
 
-    def save(self) -> None:
-        """Write everything to a temporary file, then rename it to `path`, if there is one."""
-        if self.path:
-            self._write(self.path)
-
     def _write(self, path: Path) -> None:
+        """Write everything to a temporary file, then rename it to `path`."""
         tensors = {
             f"model.{m}.{name}": p.contiguous()
             for m, model in enumerate(self.models)
@@ -251,36 +247,38 @@ class Checkpoint:
             save_file(tensors, temporary, metadata=metadata | {"sha256": BLANK})
             _seal(temporary)
 
-    def _try_to_save(self) -> str:
+    def _try_to_save(self, path: Path) -> str:
         """Save. Returns what stood in the way, "" for nothing."""
         try:
-            self.save()
+            self._write(path)
         except (OSError, SafetensorError) as error:
-            return f"{self.path} could not be written ({reason(error)})"
+            return f"{path} could not be written ({reason(error)})"
         return ""
 
     def _last(self) -> str:
         """Save before a stop, in another place if that fails. Returns where the run is."""
         if self.path is None:
             return "nothing was saved."
-        if not (failed := self._try_to_save()):
+        if not (failed := self._try_to_save(self.path)):
             return f"saved in {self.path}."
         kept = Path(tempfile.mkdtemp(prefix="minirlhf-kept-")) / self.path.name
-        try:
-            self._write(kept)
-        except (OSError, SafetensorError):
+        if self._try_to_save(kept):
             return f"{failed}, nor could {kept}. What an earlier save wrote is still there."
         return f"{failed}, so the run is saved in {kept}. Move that file to {self.path}."
 
     def _hold(self, size: int) -> None:
-        """Take the lock of the file. Its disk must have at least `size` bytes for the weights."""
+        """Take the lock of the file. Its disk must have room for weights of `size` bytes.
+
+        The file also holds the two averages of Adam, and a save writes a new file beside the old.
+        """
         assert self.path is not None  # `attach` has looked
         self.lock.enter_context(output_file(self.path))
         free = shutil.disk_usage(self.path.parent).free
+        size *= 3 if self.path.exists() else 6
         check(
             "The free space of the disk",
             f"{free / 1e6:.1f} MB",
-            free > size,
+            free >= size,
             f"at least {size / 1e6:.1f} MB to save the run in {self.path}",
         )
 

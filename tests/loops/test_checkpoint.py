@@ -171,6 +171,21 @@ LOOPS = {
 }
 
 
+@pytest.fixture(scope="module")
+def bytes_of_a_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "training.safetensors"
+    sft(checkpoint=Checkpoint(path))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def run_of_sft(bytes_of_a_run, tmp_path):
+    """The file of a finished run of `sft`."""
+    path = tmp_path / "training.safetensors"
+    path.write_bytes(bytes_of_a_run)
+    return path
+
+
 class Killed(Exception):
     pass
 
@@ -348,14 +363,12 @@ def test_a_killed_process_resumes_to_identical_weights(where, tmp_path):
         ),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_and_not_changed(spoil, said, tmp_path):
-    path = tmp_path / "training.safetensors"
-    sft(checkpoint=Checkpoint(path))
-    spoil(path)
-    before = path.read_bytes()
+def test_a_damaged_checkpoint_is_refused_and_not_changed(spoil, said, run_of_sft):
+    spoil(run_of_sft)
+    before = run_of_sft.read_bytes()
     with pytest.raises(ValueError, match=said):
-        sft(checkpoint=Checkpoint(path, resume=True))
-    assert path.read_bytes() == before
+        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
+    assert run_of_sft.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -369,12 +382,11 @@ def test_a_damaged_checkpoint_is_refused_and_not_changed(spoil, said, tmp_path):
         ({"start": 1}, "start"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(change, said, tmp_path):
-    path, config = tmp_path / "training.safetensors", SFTConfig(batch_size=2, epochs=3)
-    sft(checkpoint=Checkpoint(path))
+def test_a_checkpoint_of_another_run_is_refused(change, said, run_of_sft):
+    config = SFTConfig(batch_size=2, epochs=3)
     if "loop" in change:
         with pytest.raises(ValueError, match="another .*loop"):
-            dpo(checkpoint=Checkpoint(path, resume=True))
+            dpo(checkpoint=Checkpoint(run_of_sft, resume=True))
         return
     if "lr" in change:
         config = replace(config, optimiser=replace(config.optimiser, lr=change["lr"]))
@@ -389,13 +401,13 @@ def test_a_checkpoint_of_another_run_is_refused(change, said, tmp_path):
             tiny_tokenizer(),
             data,
             config,
-            checkpoint=Checkpoint(path, resume=True),
+            checkpoint=Checkpoint(run_of_sft, resume=True),
         )
 
 
 def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Checkpoint().save()
+    sft(checkpoint=Checkpoint(every=0.0))
     assert not list(tmp_path.iterdir())
 
 
@@ -425,9 +437,8 @@ def test_a_signal_that_is_ignored_stays_ignored():  # so does nohup
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_flipped_byte_is_found_anywhere_in_the_file(tmp_path):
-    path, draw = tmp_path / "training.safetensors", random.Random(0)
-    sft(checkpoint=Checkpoint(path))
+def test_a_flipped_byte_is_found_anywhere_in_the_file(run_of_sft):
+    path, draw = run_of_sft, random.Random(0)
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     places = [0, 7, 8, header - 1, header, len(whole) - 1]
@@ -443,15 +454,7 @@ def test_a_flipped_byte_is_found_anywhere_in_the_file(tmp_path):
     Checkpoint(path)._read()
 
 
-FIELDS = {
-    "step": int,
-    "config": dict,
-    "history": list,
-    "state": dict,
-    "random": list,
-    "seconds": float,
-    "machine": dict,
-}
+FIELDS = ("step", "config", "history", "state", "random", "seconds", "machine")
 
 
 def changed(path, *, header=None, tensors=None):
@@ -465,44 +468,37 @@ def changed(path, *, header=None, tensors=None):
     module._seal(path)
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        (field, value)
-        for field, kind in FIELDS.items()
-        for value in (None, "text", [1], {"a": 1}, -1.5)
-        if not isinstance(value, kind) or field in ("config", "random")
-    ],
-)
-def test_a_wrong_field_of_the_header_is_refused(field, value, tmp_path):
-    path = tmp_path / "training.safetensors"
-    sft(checkpoint=Checkpoint(path))
-    changed(path, header={field: value})
-    with pytest.raises(ValueError, match=f"damaged.*{field} is missing|does not fit|another run"):
-        sft(checkpoint=Checkpoint(path, resume=True))
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", [None, "text"])
+def test_a_wrong_field_of_the_header_is_refused(field, value, run_of_sft):
+    changed(run_of_sft, header={field: value})
+    with pytest.raises(ValueError, match=f"damaged.*: {field} is missing or of another type"):
+        Checkpoint(run_of_sft)._read()
+
+
+def test_a_state_of_another_generator_is_refused(run_of_sft):
+    changed(run_of_sft, header={"random": [1]})
+    with pytest.raises(ValueError, match="does not fit the run that it names"):
+        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
 
 
 @pytest.mark.parametrize(
     "name, value",
     [
         ("model.0.transformer.wte.weight", None),
-        ("model.0.transformer.wte.weight", torch.zeros(3)),
         ("model.0.transformer.wte.weight", torch.zeros(1, 1)),
         ("optimizer.0.0.exp_avg", torch.zeros(3, 4)),
         ("optimizer.0.999.exp_avg", torch.zeros(3)),
-        ("optimizer.0.x.exp_avg", torch.zeros(3)),
         ("optimizer.0.", torch.zeros(3)),
         ("generator.0", None),
         ("generator.0", torch.zeros(3)),
         ("generator.0", torch.zeros(5056, dtype=torch.uint8)),
     ],
 )
-def test_a_wrong_tensor_is_refused(name, value, tmp_path):
-    path = tmp_path / "training.safetensors"
-    sft(checkpoint=Checkpoint(path))
-    changed(path, tensors={name: value})
+def test_a_wrong_tensor_is_refused(name, value, run_of_sft):
+    changed(run_of_sft, tensors={name: value})
     with pytest.raises(ValueError, match="does not fit the run that it names"):
-        sft(checkpoint=Checkpoint(path, resume=True))
+        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
 
 
 @needs_posix
@@ -573,8 +569,18 @@ def test_a_run_stopped_on_a_full_disk_is_kept_elsewhere(tmp_path, monkeypatch):
 
 
 def test_a_disk_without_room_for_the_run_is_refused(tmp_path, monkeypatch):
-    usage = module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(ValueError, match="free space of the disk is '0.0 MB'; it must be at least"):
-        sft(checkpoint=Checkpoint(tmp_path / "c.safetensors"))
+    """The weights and two averages of Adam, twice: a save writes a new file beside the old one."""
+    path, usage = tmp_path / "c.safetensors", module.shutil.disk_usage(tmp_path)
+    whole = 3 * sum(p.nbytes for p in tiny_policy().parameters())
+
+    def with_free(free):
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+    with_free(2 * whole - 1)
+    with pytest.raises(ValueError, match="free space of the disk is '.* MB'; it must be at least"):
+        sft(checkpoint=Checkpoint(path))
     assert not list(tmp_path.iterdir())
+    with_free(2 * whole)
+    sft(checkpoint=Checkpoint(path))
+    with_free(whole)
+    sft(checkpoint=Checkpoint(path, resume=True))
