@@ -150,7 +150,9 @@ ASKED = [*["a"] * 20, "x" * 30]
     ],
 )  # fmt: skip
 def test_every_model_that_reads_a_batch_is_checked_before_the_first_step(train, reader):
-    with pytest.raises(ValueError, match=f"Row 20 .1 of 21.: .* exceeds the 48 .* of the {reader};"):
+    with pytest.raises(
+        ValueError, match=f"Row 20 .1 of 21.: .* exceeds the 48 .* of the {reader};"
+    ):
         train({"positions": 48})
     with pytest.raises(ValueError, match="The tokenizer has ids up to 256 .* 200 rows"):
         train({"vocab_size": 200})
