@@ -36,8 +36,9 @@ for _name in COMMANDS:
 def main() -> None:
     """Run a command. A wrong input ends in one sentence instead of a traceback.
 
-    The exit code is 0 where the command did its work; 1 where an input or the machine stopped it;
-    2 where the command line itself is wrong, such as an unknown option; and 130 after Ctrl-C.
+    The exit code is 0 where the command did its work; 1 where an input or the machine stopped it; 2
+    where the command line itself is wrong, such as an unknown option; and 130, 143 or 129 after
+    Ctrl-C, SIGTERM or SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

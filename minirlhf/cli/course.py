@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minirlhf.cli.limits import LARGEST_SEED, above_0, whole
+from minirlhf.cli.limits import a_seed, above_0
 from minirlhf.cli.options import RUN, option, out_file, out_folder
 from minirlhf.cli.terminal import say
 from minirlhf.show.strips import printable
@@ -75,9 +75,7 @@ def grade(
     seconds: Annotated[
         float, option(RUN, "Time limit of one answer, in seconds.", callback=above_0(1e6))
     ] = 30.0,
-    seed: Annotated[
-        int, option(RUN, "Seed of the checkers' random cases.", callback=whole(0, LARGEST_SEED))
-    ] = 0,
+    seed: Annotated[int, option(RUN, "Seed of the checkers' random cases.", callback=a_seed)] = 0,
 ) -> None:
     """Check the exercises in a folder of submissions.
 

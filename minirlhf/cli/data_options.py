@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from minirlhf.cli.limits import count_rows, only_with, whole
-from minirlhf.cli.options import DATA, MODEL, SAMPLING, option
+from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, option
 
 
 def of_dataset(dataset: str, **options: object) -> None:
@@ -94,6 +94,10 @@ Prompts = Annotated[
         "--dataset",
         show_default="titles of films",
     ),
+]
+ScorerOrReward = Annotated[
+    str | None,
+    option(MODEL, f"Reward model: {SCORER} or a folder. Not with --reward.", show_default=SCORER),
 ]
 Reward = Annotated[
     Path | None,

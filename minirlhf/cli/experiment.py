@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minirlhf.cli.limits import LARGEST_SEED, only_with, whole
+from minirlhf.cli.limits import a_seed, only_with, whole
 from minirlhf.cli.options import RUN, WorkFolder, option
 from minirlhf.cli.terminal import console, say
 from minirlhf.experiments.pages import fill_pages, pages_to_fill
@@ -92,7 +92,7 @@ def claims(
         option(
             RUN,
             "Seed of the random choice: another one repeats others.",
-            callback=whole(0, LARGEST_SEED),
+            callback=a_seed,
         ),
     ] = 0,
 ) -> None:

@@ -15,6 +15,7 @@ from minirlhf.cli.data_options import (
     MaxPrompt,
     Prompts,
     Reward,
+    ScorerOrReward,
     SkipInvalid,
 )
 from minirlhf.cli.judging import print_passes
@@ -24,6 +25,7 @@ from minirlhf.cli.options import (
     LOSS,
     MODEL,
     OPTIMISER,
+    SCORER,
     Bf16,
     Device,
     Lora,
@@ -46,7 +48,7 @@ from minirlhf.models.load import load_policy
 from minirlhf.runtime import PARTIAL
 
 app = typer.Typer()
-OWN, SCORER = "the task's own", "tiny-reviews-reward"
+OWN = "the task's own"
 GROUP_HELP = """{summary}
 
 Source: {row.source}. Baseline: {row.baseline}. Scale: {row.scale}. KL: {row.kl}.
@@ -63,14 +65,7 @@ def _group_command(name: str) -> None:
         model: Annotated[
             str, option(MODEL, "Language model: a name, a folder, or a hub name.", show_default=OWN)
         ] = "",
-        scorer: Annotated[
-            str | None,
-            option(
-                MODEL,
-                "Reward model for the task reviews: a name or a folder.",
-                show_default=SCORER,
-            ),
-        ] = None,
+        scorer: ScorerOrReward = None,
         reward: Reward = None,
         lora: Lora = 0,
         bf16: Bf16 = False,
@@ -118,10 +113,8 @@ def _group_command(name: str) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
         of_reviews = task == "reviews"
         only_with("--scorer", scorer, of_reviews, "the task reviews")
-        only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
         only_with("--reward", reward and str(reward), of_reviews, "the task reviews")
         only_with("--dataset", dataset or None, of_reviews, "the task reviews")
-        scorer = scorer or SCORER
         start, tokenizer = load_policy(model or TASKS[task].model)
         config = replace(
             config,
@@ -149,7 +142,7 @@ def _group_command(name: str) -> None:
             )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         every = 10 if arithmetic else 1
-        with running(out / PARTIAL, resume, every=every, scorer=scorer, task=task) as on:
+        with running(out / PARTIAL, resume, every=every, scorer=scorer or SCORER, task=task) as on:
             policy, history = train_group(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

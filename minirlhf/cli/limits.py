@@ -6,7 +6,6 @@ import typer
 
 MANY = 10**9  # no count of anything is larger
 LARGEST_RATE = 1000.0  # of a learning rate
-LARGEST_SEED = 2**32 - 1
 
 
 def whole(low: int, high: int = MANY, meaning: str = "") -> Callable:
@@ -45,10 +44,17 @@ def not_negative(param: typer.CallbackParam, value: float | None) -> float | Non
     return value
 
 
+def a_seed(param: typer.CallbackParam, value: int) -> int:
+    """The callback of an option: a seed, as `runtime.check_seed` allows it."""
+    from minirlhf.runtime import LARGEST_SEED  # imported here, because torch takes seconds
+
+    return whole(0, LARGEST_SEED)(param, value)
+
+
 def _check(
     param: typer.CallbackParam, value: object, good: bool, allowed: str, meaning: str = ""
 ) -> None:
-    from minirlhf.runtime import check  # imported here, because torch takes seconds
+    from minirlhf.runtime import check  # imported here, as above
 
     check(f"--{param.name}: the {meaning}" if meaning else f"{param.name}", value, good, allowed)
 

@@ -15,6 +15,7 @@ from minirlhf.cli.data_options import (
     MaxPrompt,
     Prompts,
     Reward,
+    ScorerOrReward,
     SkipInvalid,
 )
 from minirlhf.cli.judging import print_judged
@@ -30,6 +31,7 @@ from minirlhf.cli.loss_options import (
 )
 from minirlhf.cli.options import (
     SAMPLING,
+    SCORER,
     Bf16,
     Device,
     Lora,
@@ -39,7 +41,6 @@ from minirlhf.cli.options import (
     Rate,
     Recompute,
     Resume,
-    Scorer,
     Seed,
     Steps,
     given,
@@ -74,7 +75,7 @@ def _online_command(name: str) -> None:
 
     def command(
         model: Model = "tiny-reviews-sft",
-        scorer: Scorer = "tiny-reviews-reward",
+        scorer: ScorerOrReward = None,
         reward: Reward = None,
         lora: Lora = 0,
         bf16: Bf16 = False,
@@ -132,7 +133,7 @@ def _online_command(name: str) -> None:
             max_prompt=max_prompt,
         )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-        with running(out / PARTIAL, resume, every=5, scorer=scorer) as on:
+        with running(out / PARTIAL, resume, every=5, scorer=scorer or SCORER) as on:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minirlhf.cli.limits import LARGEST_RATE, LARGEST_SEED, above_0, not_negative, whole
+from minirlhf.cli.limits import LARGEST_RATE, a_seed, above_0, not_negative, only_with, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
@@ -24,7 +24,8 @@ Model = Annotated[
         "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name.",
     ),
 ]
-Scorer = Annotated[str, option(MODEL, "Reward model: tiny-reviews-reward or a folder.")]
+SCORER = "tiny-reviews-reward"
+Scorer = Annotated[str, option(MODEL, f"Reward model: {SCORER} or a folder.")]
 
 
 def _use_device(name: str) -> str:
@@ -49,10 +50,25 @@ Lora = Annotated[
         MODEL,
         "Rank of low-rank adapters (LoRA). 0: train all weights instead.",
         callback=whole(0, 10_000, "rank"),
+        is_eager=True,  # --bf16 asks for it
     ),
 ]
+
+
+def _with_lora(context: typer.Context, bf16: bool) -> bool:
+    lora = context.params.get("lora", 0)  # read before this option, because it is eager
+    only_with("--bf16", bf16 or None, lora > 0, "--lora, such as --lora 16")
+    return bf16
+
+
 Bf16 = Annotated[
-    bool, option(MODEL, "Keep the frozen weights in bfloat16. Only with --lora.", "--bf16")
+    bool,
+    option(
+        MODEL,
+        "Keep the frozen weights in bfloat16. Only with --lora.",
+        "--bf16",
+        callback=_with_lora,
+    ),
 ]
 
 Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.", callback=whole(1))]
@@ -125,9 +141,7 @@ OutParts = Annotated[Path, out_folder(REPLACED)]  # for models in folders below 
 WorkFolder = Annotated[
     Path, out_folder("Folder for finished parts. A later call continues from them.")
 ]
-Seed = Annotated[
-    int, option(RUN, "Seed of all random numbers in the run.", callback=whole(0, LARGEST_SEED))
-]
+Seed = Annotated[int, option(RUN, "Seed of all random numbers in the run.", callback=a_seed)]
 Resume = Annotated[
     bool,
     option(

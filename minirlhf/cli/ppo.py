@@ -17,6 +17,7 @@ from minirlhf.cli.data_options import (
     SkipInvalid,
 )
 from minirlhf.cli.options import (
+    SCORER,
     Bf16,
     Device,
     KLCoef,
@@ -37,7 +38,7 @@ from minirlhf.cli.terminal import running, save
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy, load_scalar
-from minirlhf.runtime import PARTIAL
+from minirlhf.runtime import PARTIAL, check
 
 app = typer.Typer()
 
@@ -45,7 +46,7 @@ app = typer.Typer()
 @app.command()
 def ppo(
     model: Model = "tiny-reviews-sft",
-    scorer: Scorer = "tiny-reviews-reward",
+    scorer: Scorer = SCORER,
     reward: Reward = None,
     lora: Lora = 0,
     bf16: Bf16 = False,
@@ -81,10 +82,13 @@ def ppo(
         actor=replace(PPOConfig.actor, lr=lr, micro_batch=micro_batch),
         kl=replace(PPOConfig.kl, kl_coef=kl_coef),
     )
+    critic, its_tokenizer = load_scalar(scorer)
+    same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    check("scorer", scorer, same, "trained with the policy's own tokenizer: the critic copies it")
     prompts, score, monitors = prompts_and_score(
         start,
         tokenizer,
-        scorer=scorer,
+        scorer=scorer if reward is None else None,
         max_new_tokens=config.sampling.max_new_tokens,
         reward=reward,
         dataset=dataset,
@@ -95,7 +99,7 @@ def ppo(
         max_prompt=max_prompt,
     )
     fit: dict[str, Any] = {"lora": lora, "bf16": bf16, "recompute": recompute}
-    policy, critic = fitted(start, **fit), load_scalar(scorer)[0]
+    policy = fitted(start, **fit)
     critic.backbone = fitted(critic.backbone, **fit)
     with running(out / PARTIAL, resume, every=1, scorer=scorer) as on:
         policy, _, history = train_ppo(

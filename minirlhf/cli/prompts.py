@@ -6,6 +6,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.classroom.own_file import reward_of
 from minirlhf.cli.data_options import of_dataset
+from minirlhf.cli.limits import only_with
+from minirlhf.cli.options import SCORER
 from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.experiments.practice import scored_by, scoring
@@ -21,7 +23,7 @@ def prompts_and_score(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    scorer: str,
+    scorer: str | None,
     max_new_tokens: int,
     reward: Path | None = None,
     dataset: str = "",
@@ -35,6 +37,7 @@ def prompts_and_score(
 
     Args:
         policy: the model that will be trained.
+        scorer: the reward model; None: SCORER. It is not asked where there is a `reward`.
         max_new_tokens: of the responses.
 
     Returns:
@@ -42,7 +45,7 @@ def prompts_and_score(
 
     Raises:
         ValueError: an option needs --dataset, the dataset cannot be used, or the reward's file or
-            the reward model cannot.
+            the reward model cannot. Or there are a scorer and a reward.
     """
     of_dataset(
         dataset,
@@ -52,6 +55,7 @@ def prompts_and_score(
         chat=chat,
         max_prompt=max_prompt,
     )
+    only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
     own = None if reward is None else reward_of(reward)
     data = None
     if dataset:
@@ -77,5 +81,5 @@ def prompts_and_score(
     if own is not None:
         return prompts, reward_function(own, tokenizer, data), {}
     if data is not None:
-        return prompts, scored_by(scorer, tokenizer, end_ids(policy, tokenizer)), {}
-    return prompts, *scoring("reviews", tokenizer, scorer)
+        return prompts, scored_by(scorer or SCORER, tokenizer, end_ids(policy, tokenizer)), {}
+    return prompts, *scoring("reviews", tokenizer, scorer or SCORER)

@@ -1,5 +1,6 @@
 """The commands sample and score: what a model writes, and what reward it gets."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from minirlhf.cli.options import (
     DATA,
     MODEL,
     SAMPLING,
+    SCORER,
     Device,
     Model,
     Scorer,
@@ -74,12 +76,12 @@ def sample(
     """
     policy, tokenizer = load_policy(model)
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
-    repeated = [prompt for prompt in prompts for _ in range(n)]
-    asked = [as_asked(prompt, tokenizer, chat)["prompt"] for prompt in repeated]
-    rollouts = sample_text(policy, tokenizer, asked, config=config, seed=seed)
+    asked = [as_asked(prompt, tokenizer, chat)["prompt"] for prompt in prompts]
+    repeated = [text for text in asked for _ in range(n)]
+    rollouts = sample_text(policy, tokenizer, repeated, config=config, seed=seed)
     texts = [text for rollout in rollouts for text in decode(tokenizer, rollout)]
-    for prompt, text in zip(repeated, texts, strict=True):
-        console.print(Text(prompt.strip() + ":", style="bold"), Text(printable(text)))
+    for i, text in enumerate(texts):
+        console.print(Text(prompts[i // n].strip() + ":", style="bold"), Text(printable(text)))
 
 
 @app.command()
@@ -87,7 +89,7 @@ def score(
     text: Annotated[
         str, typer.Argument(help="The response, for example a review.", show_default=False)
     ],
-    scorer: Scorer = "tiny-reviews-reward",
+    scorer: Scorer = SCORER,
     prompt: Annotated[str, option(DATA, "The prompt: the film's title.")] = "the film",
     chat: Chat = False,
     model: Annotated[
@@ -156,10 +158,15 @@ def as_asked(
         template = getattr(tokenizer, "chat_template", None)
         check("chat", chat, template is not None, "off: the tokenizer has no chat template")
         return render({"prompt": prompt, **response}, ["prompt", *response], tokenizer)
-    films = AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-reviews")
-    if tokenizer.get_vocab() == films.get_vocab():
+    if tokenizer.get_vocab() == _films_vocabulary():
         prompt = prompt.strip() + "\n"
     return {"prompt": prompt, **response}
+
+
+@cache
+def _films_vocabulary() -> dict[str, int]:
+    """The vocabulary of this project's models of film reviews."""
+    return AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-reviews").get_vocab()
 
 
 def coloured(tokens: list[str], values: list[float], limit: float) -> Text:

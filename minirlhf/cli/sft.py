@@ -20,6 +20,7 @@ from minirlhf.cli.options import (
     DATA,
     MODEL,
     OPTIMISER,
+    SCORER,
     Bf16,
     Device,
     Lora,
@@ -54,7 +55,7 @@ def sft(
     model: Model = "tiny-reviews",
     scorer: Annotated[
         str | None,
-        option(MODEL, "Reward model for --best-of.", show_default="tiny-reviews-reward"),
+        option(MODEL, "Reward model for --best-of.", show_default=SCORER),
     ] = None,
     lora: Lora = 0,
     bf16: Bf16 = False,

@@ -39,7 +39,7 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
-from minirlhf.loops.rows import check_tokens
+from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs
@@ -205,7 +205,8 @@ def train_group(
     generator = seed_all(config.seed)
     algorithm, eos_id = config.algorithm, end_ids(model, tokenizer)
     sampling = config.sampling.for_training()  # refuses top-k and top-p
-    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
+    others = also_reading(score, reference=reference)
+    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens, others=others)
     reference = reference_of(model) if reference is None else reference.eval()
     optimizer = make_optimizer(model, config.optimiser)
     state: dict[str, Any] = {"kl_coef": config.kl.kl_coef, "running_mean": None}

@@ -29,7 +29,7 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
-from minirlhf.loops.rows import check_tokens
+from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, encode_prompts
@@ -133,7 +133,8 @@ def train_online(
     texts = prompt_texts(prompts, tokenizer)
     generator = seed_all(own.seed)
     sampling = config.sampling.for_training()
-    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
+    others = also_reading(score, reference=reference if own.has_reference else None)
+    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens, others=others)
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
     # pairs for the steps to come; they are saved in the checkpoint too

@@ -53,9 +53,9 @@ from minirlhf.loops.common import (
     with_rows,
 )
 from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
-from minirlhf.loops.rows import check_tokens
+from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
-from minirlhf.models.fit import check_fit, end_ids
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, policy_logprobs, response_values
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -216,12 +216,12 @@ def train_ppo(
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
         optimiser steps. explained_variance: of the critic, before the update.
     """
-    check_fit(critic.backbone, tokenizer)
     history = History() if history is None else history
     texts = prompt_texts(prompts, tokenizer)
     generator = seed_all(config.seed)
     sampling, eos_id = config.sampling.for_training(), end_ids(actor, tokenizer)
-    check_tokens(texts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens)
+    others = also_reading(score, reference=reference, critic=critic.backbone)
+    check_tokens(texts, tokenizer, actor, max_new_tokens=sampling.max_new_tokens, others=others)
     reference = reference_of(actor) if reference is None else reference.eval()
     networks = ActorCritic(
         actor,

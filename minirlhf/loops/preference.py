@@ -25,9 +25,8 @@ from minirlhf.loops.common import (
 )
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
-from minirlhf.loops.rows import check_tokens
+from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy, SomePolicy, reference_of
-from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import Response, encode, policy_logits, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.conversations import in_parts
@@ -148,9 +147,15 @@ def train_dpo(
     single = LOSSES[config.loss].single
     if single and "label" not in dataset.column_names:
         dataset = unpaired(dataset)
-    check_fit(model, tokenizer)
     check_rows(dataset, "prompt", *(("completion", "label") if single else ("chosen", "rejected")))
-    check_tokens(dataset, tokenizer, model, max_response=config.max_response, shifted=single)
+    check_tokens(
+        dataset,
+        tokenizer,
+        model,
+        max_response=config.max_response,
+        shifted=single,
+        others=also_reading(reference=reference if config.has_reference else None),
+    )
     history = History() if history is None else history
     seed_all(config.seed)
     reference = reference_for(model, config, reference)

@@ -31,7 +31,6 @@ from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_dropout, set_learning_rate
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.rows import check_tokens
-from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -114,7 +113,6 @@ def train_reward_model(
         difference of the scores before they are normalised), grad_norm.
     """
     check_rows(dataset, "prompt", "chosen", "rejected")
-    check_fit(backbone, tokenizer)
     check_tokens(dataset, tokenizer, backbone, max_response=config.max_response)
     history = History() if history is None else history
     seed_all(config.seed)

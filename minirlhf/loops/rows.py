@@ -14,7 +14,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from minirlhf.core.rollout import Score
 from minirlhf.models.adapters import BelowAdapter
+from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import (
     Response,
     position_limit,
@@ -24,8 +26,9 @@ from minirlhf.models.forward import (
     template_tokens,
     without_end,
 )
-from minirlhf.runtime import check, check_text
+from minirlhf.runtime import check
 from minirlhf.tasks.conversations import in_parts
+from minirlhf.tasks.prompts import prompt_texts
 
 WRITTEN = "Special tokens of the tokenizer are written in "  # start of a warning
 CHUNK = 1000  # texts that are tokenised at once
@@ -33,6 +36,7 @@ RESPONSES = ("completion", "chosen", "rejected")
 TOO_LONG = "a sequence exceeds the positions of the model"
 NO_PROMPT = "the prompt has no tokens"
 END_INSIDE = "the end token stands inside a response"
+NOT_LEARNED = "no learned token is left after the cut at max_response"
 UNKNOWN = "a text has characters that the tokenizer can only write as its end token"
 SAME = "chosen and rejected are the same tokens"
 SAME_CUT = "chosen and rejected are the same tokens after the cut at max_response"
@@ -42,10 +46,13 @@ ADVICE = {
     "responses fewer tokens",
     NO_PROMPT: "give at least one token before the response",
     END_INSIDE: "give several turns as a conversation, or take the token out of the text",
+    NOT_LEARNED: "raise --max-response (max_response) into the first turn that is learned",
     UNKNOWN: "write the text with characters that the tokenizer knows",
     SAME: "their texts differ only in what this tokenizer leaves out or does not know; change them",
     SAME_CUT: "raise --max-response (max_response) above the first difference",
 }
+
+AnyModel = nn.Module | BelowAdapter  # a model that reads rows
 
 
 @dataclass
@@ -107,19 +114,21 @@ class _Text(NamedTuple):
     unknown: bool
     empty: bool
     end_inside: bool
+    learned: bool  # a token after the cut has a loss
     noted: bool  # a report mentions it
 
 
 def fit_rows(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    model: nn.Module | BelowAdapter,
+    model: AnyModel,
     *,
     max_response: int | None = None,
     max_new_tokens: int = 0,
     max_prompt: int | None = None,
     shifted: bool = False,
     skip_invalid: bool = False,
+    others: dict[str, AnyModel] | None = None,
 ) -> tuple[Dataset, RowReport]:
     """The rows that can be trained on, and a report on all of them.
 
@@ -132,14 +141,16 @@ def fit_rows(
             prompt is another prompt.
         shifted: each response is also read after the prompt of another row, as in KTO.
         skip_invalid: leave out rows that cannot be used, instead of refusing them.
+        others: further models that read the rows, by name (`also_reading`).
 
     Returns:
         (rows, report): the rows that are kept, and what happens to which row.
 
     Raises:
         ValueError: a row cannot be used, or no row is left. A row cannot be used if it is longer
-            than the model reads; if both sides of a pair are the same tokens; if an end token
-            stands inside a response; or if the prompt has no tokens.
+            than a model reads; if both sides of a pair are the same tokens; if an end token stands
+            inside a response; if no learned token is left after the cut; or if the prompt has no
+            tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
     given = rows[:]
@@ -147,7 +158,11 @@ def fit_rows(
     prompts = _Reader(tokenizer, None).prompts(given["prompt"])
     reader = _Reader(tokenizer, max_response)
     answers = {name: reader.responses(texts) for name, texts in columns.items()}
-    limit = position_limit(model)
+    limit, shortest = None, "model"
+    for name, each in ({"model": model} | (others or {})).items():
+        its_limit = position_limit(each)
+        if its_limit and (limit is None or its_limit < limit):
+            limit, shortest = its_limit, name
     longest = max((text.length for texts in answers.values() for text in texts), default=0)
     report, rooms = RowReport(len(prompts)), []
     faults: dict[str, list[int]] = {}
@@ -168,7 +183,7 @@ def fit_rows(
         if why == TOO_LONG:
             length = prompts[which[0]].length + rooms[which[0]]
             why = f"a sequence of {length} tokens, EOS included, exceeds the {limit} positions"
-            why += " of the model"
+            why += f" of the {shortest}"
         start = numbered(which).capitalize() + f" ({len(which):,} of {len(prompts):,})"
         raise ValueError(f"{start}: {why}; {advice}")
     report.dropped |= faults
@@ -183,24 +198,28 @@ def fit_rows(
 def check_tokens(
     rows: Dataset | Iterable[str],
     tokenizer: PreTrainedTokenizerBase,
-    model: nn.Module | BelowAdapter,
+    model: AnyModel,
     *,
     max_response: int | None = None,
     max_new_tokens: int = 0,
     shifted: bool = False,
+    others: dict[str, AnyModel] | None = None,
 ) -> RowReport:
     """Refuse rows (or prompts) that cannot be used, before the first step; see `fit_rows`.
+
+    Raises:
+        ValueError: as `fit_rows`; or a model lacks a token of the tokenizer, or there is no EOS.
 
     Warns:
         UserWarning: a special token of the tokenizer is written in a text, and read as text.
     """
     if not isinstance(rows, Dataset):
-        prompts = list(rows)
-        for i, prompt in enumerate(prompts):
-            check_text(prompt, f"Prompt {i}")
-        rows = Dataset.from_dict({"prompt": prompts})
+        rows = Dataset.from_dict({"prompt": prompt_texts(rows, tokenizer)})
     if not len(rows):
         return RowReport(0)  # the loop itself says so
+    for each in (model, *(others or {}).values()):
+        if isinstance(each, nn.Module) and hasattr(each, "get_input_embeddings"):
+            check_fit(each, tokenizer)
     _, report = fit_rows(
         rows,
         tokenizer,
@@ -208,6 +227,7 @@ def check_tokens(
         max_response=max_response,
         max_new_tokens=max_new_tokens,
         shifted=shifted,
+        others=others,
     )
     if report.as_text:
         warnings.warn(
@@ -216,6 +236,18 @@ def check_tokens(
             stacklevel=3,
         )
     return report
+
+
+def also_reading(score: Score | None = None, **models: AnyModel | None) -> dict[str, AnyModel]:
+    """The models besides the policy that read a loop's batches, by their names in messages.
+
+    Args:
+        score: its reward model is one of them, if `rewards.rollout_score` made the score.
+        models: others by name; None for one that is not there or is a copy of the policy.
+    """
+    scorer = getattr(score, "model", None)
+    models["reward model"] = scorer.backbone if scorer is not None else None
+    return {name: model for name, model in models.items() if model is not None}
 
 
 class _Reader:
@@ -241,14 +273,17 @@ class _Reader:
         keys = [text if isinstance(text, str) else tuple(text) for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
         for part in _chunks(list(new.items())):
-            tokens, _ = response_tokens(self.tokenizer, [text for _, text in part])
-            for (key, text), ids in zip(part, tokens, strict=True):
+            tokens, chosen = response_tokens(self.tokenizer, [text for _, text in part])
+            for (key, text), ids, own in zip(part, tokens, chosen, strict=True):
                 whole = text if isinstance(text, str) else "".join(piece for piece, _ in text)
                 read = self._read(without_end(self.tokenizer, whole), ids, ids[:-1])
                 empty = len(ids) == 1
                 ends = self.tokenizer.eos_token_id in ids[:-1] and isinstance(text, str)
                 self.known[key] = read._replace(
-                    empty=empty, end_inside=ends, noted=read.noted or empty
+                    empty=empty,
+                    end_inside=ends,
+                    learned=any(own[: self.max_response]),
+                    noted=read.noted or empty,
                 )
         return [self.known[key] for key in keys]
 
@@ -273,6 +308,7 @@ class _Reader:
             unknown=bool(unwritten),
             empty=False,
             end_inside=tokenizer.eos_token_id in unwritten,
+            learned=True,
             noted=cut or as_text or as_tokens or bool(unwritten),
         )
 
@@ -292,6 +328,8 @@ def _fault(prompt: _Text, sides: list[_Text], pair: bool, room: int | None) -> s
         return UNKNOWN if odd else END_INSIDE
     if pair and sides[0].tokens == sides[1].tokens:
         return SAME if sides[0].all_tokens == sides[1].all_tokens else SAME_CUT
+    if not all(text.learned for text in sides):
+        return NOT_LEARNED
     return None
 
 

@@ -28,7 +28,6 @@ from minirlhf.loops.common import (
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import SomePolicy
-from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.conversations import in_parts
@@ -92,7 +91,6 @@ def train_sft(
         natural logarithms), grad_norm, lr.
     """
     check_rows(dataset, "prompt", "completion")
-    check_fit(model, tokenizer)
     check_tokens(dataset, tokenizer, model, max_response=config.max_response)
     history = History() if history is None else history
     seed_all(config.seed)

@@ -23,6 +23,7 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate, shuffled_batches
 from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.rows import check_tokens
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.runtime import History, OnStep, check, seed_all
@@ -65,6 +66,7 @@ def train_verifier(
         texts whose label the last V predicts, above 1/2 for True and at most 1/2 for False.
     """
     check_rows(dataset, "prompt", "completion", "label")
+    check_tokens(dataset, tokenizer, backbone, max_response=config.max_response)
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone).eval()

@@ -57,6 +57,7 @@ def rollout_score(model: ScalarModel, eos_id: int | tuple[int, ...]) -> Score:
         ended = end_with_eos(rollout, eos_id)
         return last_token_scores(token_scores(model, ended), ended.attention_mask)
 
+    score.model = model  # type: ignore[attr-defined]  # loops check that it can read all prompts
     return score
 
 

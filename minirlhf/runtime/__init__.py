@@ -19,6 +19,7 @@ from minirlhf.runtime.output import (
 from minirlhf.runtime.settings import (
     CACHE,
     DATA,
+    LARGEST_SEED,
     ROOT,
     SMOLLM2,
     check_seed,
@@ -35,6 +36,7 @@ __all__ = [
     "DATA",
     "History",
     "Kept",
+    "LARGEST_SEED",
     "OLD",
     "OnStep",
     "PARTIAL",

@@ -20,6 +20,7 @@ CACHE = Path(
     or (DATA / "cache" if IN_CHECKOUT else user_cache_path("minirlhf"))
 )
 SMOLLM2 = "smollm2-135m"
+LARGEST_SEED = 2**32 - 1
 
 _default_device = torch.device("cpu")  # where models are loaded; see use_device
 
@@ -76,7 +77,8 @@ def check_seed(seed: int) -> None:
     Loops multiply a seed to give each step its own, and larger products do not fit into a seed.
     """
     whole = isinstance(seed, int) and not isinstance(seed, bool)
-    check("seed", seed, whole and 0 <= seed < 2**32, "a whole number from 0 to 4,294,967,295")
+    good = whole and 0 <= seed <= LARGEST_SEED
+    check("seed", seed, good, f"a whole number from 0 to {LARGEST_SEED:,}")
 
 
 def set_threads(threads: int | None = None) -> int:

@@ -214,6 +214,8 @@ class _Template:
                 raise ValueError(self._differs(earlier=i > first or whole.startswith(before)))
             learned = _is_learned(turns[i], f"{self.name}turn {i - first} of {column}")
             if learned:
+                written = whole[: len(after)]
+                self._check_learned(turns[i], before, written, f"turn {i - first} of {column}")
                 spans.append([len(before) - len(prompt), len(after.rstrip()) - len(prompt)])
             elif i + 1 == len(turns):
                 raise ValueError(
@@ -234,6 +236,20 @@ class _Template:
                     f"{self.name}the tokenizer's chat template leaves out or changes turn {i}, "
                     f"of role {turn['role']!r}; use roles that the template writes."
                 )
+
+    def _check_learned(self, turn: dict[str, Any], before: str, text: str, name: str) -> None:
+        """Refuse a template that does not write all of a turn that is learned.
+
+        Its start, such as <think>, may already be in the text before it. White space may differ: a
+        template may put line breaks around a thought.
+        """
+        content, before, text = ("".join(t.split()) for t in (turn["content"], before, text))
+        if text.find(content, max(0, len(before) - max(0, len(content) - 1))) < 0:
+            raise ValueError(
+                f"{self.name}the tokenizer's chat template leaves out or changes the content of "
+                f"{name}, which is learned (it may leave out thoughts); apply the template "
+                "yourself and give rows of text."
+            )
 
     def _differs(self, *, earlier: bool) -> str:
         if not earlier:

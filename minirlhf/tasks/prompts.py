@@ -26,17 +26,10 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ValueError: `prompts` is one text, a set (it has no order), has no column `prompt`, or holds
             no prompt. Or a prompt, named by its row, is not text (None and NaN are not), cannot be
-            encoded as UTF-8, is empty, has no tokens, or is a conversation and there is no chat
-            template.
+            encoded as UTF-8, is empty, or is a conversation and there is no chat template.
     """
     texts = [_text_of(row, value, tokenizer) for row, value in enumerate(_values(prompts))]
     check("rows to train on", len(texts), bool(texts), "at least 1: there are no prompts")
-    for row, ids in enumerate(tokenizer(texts).input_ids):
-        if not ids:
-            raise ValueError(
-                f"Prompt {row} is {texts[row][:60]!r}, which is no token for this tokenizer; "
-                "remove it, because the first response token needs a token before it."
-            )
     return texts
 
 

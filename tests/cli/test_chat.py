@@ -1,6 +1,7 @@
 """Prompts on the command line: left as they are, or written with the chat template; long ones."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -24,13 +25,13 @@ def folder(tmp_path):
     return str(tmp_path / "chat")
 
 
-def asked(monkeypatch, *arguments):
+def asked(monkeypatch, *arguments, n=1):
     """The prompts that `sample` gives to the model."""
     seen = []
     monkeypatch.setattr(
         samples, "sample_text", lambda p, t, prompts, **k: seen.append(prompts) or []
     )
-    result = CliRunner().invoke(cli.app, ["sample", *arguments, "--n", "1"])
+    result = CliRunner().invoke(cli.app, ["sample", *arguments, "--n", str(n)])
     return seen[0] if seen else result.exception
 
 
@@ -38,6 +39,15 @@ def asked(monkeypatch, *arguments):
 def test_titles_end_in_a_line_break_for_our_models_of_reviews(model, monkeypatch):
     given = [monkeypatch, "the film", "two\n", "--model", model]
     assert asked(*given) == ["the film\n", "two\n"]
+
+
+def test_a_tokenizer_is_loaded_once_however_many_responses_are_sampled(monkeypatch):
+    loads, load = [], samples.AutoTokenizer.from_pretrained
+    loader = SimpleNamespace(from_pretrained=lambda path: loads.append(path) or load(path))
+    monkeypatch.setattr(samples, "AutoTokenizer", loader)
+    samples._films_vocabulary.cache_clear()
+    given = asked(monkeypatch, "a", "b", "--model", "tiny-reviews", n=3)
+    assert given == ["a\n"] * 3 + ["b\n"] * 3 and len(loads) == 1
 
 
 def test_prompts_of_other_models_stay_as_they_are(folder, monkeypatch):

@@ -51,6 +51,18 @@ def test_a_command_trains_on_own_prompts_with_a_reward_model_or_a_function(comma
     assert not same_weights(load_policy(tiny / "out")[0], tiny_policy())
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_ppo_refuses_a_critic_with_another_vocabulary(own, tiny):
+    other = tiny_tokenizer()
+    other.add_tokens(["more"])
+    scorer = ScalarModel(tiny_policy(vocab_size=258).base_model)
+    scorer.save(tiny / "other", other)
+    reward = ["--reward", tiny / "mine.py"] * own
+    result = invoke(tiny, "ppo", *reward, "--scorer", tiny / "other")
+    assert "other'; it must be trained with the policy's own tokenizer" in str(result.exception)
+    assert not (tiny / "out").exists()
+
+
 def test_the_columns_of_a_row_reach_the_reward_under_their_own_names(tiny):
     rows = named_prompts(str(tiny / "rows.jsonl"), tiny_tokenizer(), say=lambda text: None)
     assert rows.column_names == ["prompt", "answer", "id"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.normalizers import Replace
 from transformers import PreTrainedTokenizerFast
 
 from minirlhf.loops.config import OptimiserConfig
@@ -14,8 +15,10 @@ from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.loops.verifier import train_verifier
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
+from minirlhf.rewards.model import rollout_score
 from minirlhf.tasks import arithmetic
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
@@ -114,15 +117,70 @@ PROMPTS = [*["a"] * 71, "x" * 61]
         lambda: train_sft(tiny_policy(), tiny_tokenizer(), rows(*[{"prompt": "a", "completion": "b"}] * 71, {"prompt": "x" * 63, "completion": "b"}), SFTConfig()),
         lambda: train_dpo(tiny_policy(), tiny_tokenizer(), rows(*[PAIR] * 71, PAIR | {"prompt": "x" * 63}), DPOConfig()),
         lambda: train_reward_model(tiny_policy().base_model, tiny_tokenizer(), rows(*[PAIR] * 71, PAIR | {"prompt": "x" * 63}), RewardConfig()),
+        lambda: train_verifier(tiny_policy().base_model, tiny_tokenizer(), rows(*[{"prompt": "a", "completion": "b", "label": True}] * 71, {"prompt": "x" * 63, "completion": "b", "label": True})),
         lambda: train_ppo(tiny_policy(), ScalarModel(tiny_policy(1).base_model), tiny_tokenizer(), PROMPTS, None, PPOConfig()),
         lambda: train_group(tiny_policy(), tiny_tokenizer(), PROMPTS, None, GroupConfig()),
         lambda: train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, None, OnlineConfig()),
     ],
-    ids=["sft", "dpo", "reward", "ppo", "group", "online"],
+    ids=["sft", "dpo", "reward", "verifier", "ppo", "group", "online"],
 )  # fmt: skip
 def test_every_loop_refuses_one_long_prompt_among_many_before_its_first_step(train):
     with pytest.raises(ValueError, match="Row 71 .1 of 72.: a sequence of .* exceeds the 64"):
         train()
+
+
+def scalar(**given):
+    return ScalarModel(tiny_policy(1, **given).base_model)
+
+
+ASKED = [*["a"] * 20, "x" * 30]
+
+
+@pytest.mark.parametrize(
+    "train, reader",
+    [
+        (lambda r: train_ppo(tiny_policy(), scalar(**r), tiny_tokenizer(), ASKED, any), "critic"),
+        (lambda r: train_ppo(tiny_policy(), scalar(), tiny_tokenizer(), ASKED, rollout_score(scalar(**r), 0)), "reward model"),
+        (lambda r: train_ppo(tiny_policy(), scalar(), tiny_tokenizer(), ASKED, any, reference=tiny_policy(**r)), "reference"),
+        (lambda r: train_group(tiny_policy(), tiny_tokenizer(), ASKED, rollout_score(scalar(**r), 0)), "reward model"),
+        (lambda r: train_group(tiny_policy(), tiny_tokenizer(), ASKED, any, reference=tiny_policy(**r)), "reference"),
+        (lambda r: train_online(tiny_policy(), tiny_tokenizer(), ASKED, rollout_score(scalar(**r), 0)), "reward model"),
+        (lambda r: train_online(tiny_policy(), tiny_tokenizer(), ASKED, any, reference=tiny_policy(**r)), "reference"),
+        (lambda r: train_dpo(tiny_policy(), tiny_tokenizer(), rows(*[PAIR] * 20, PAIR | {"prompt": "x" * 47}), reference=tiny_policy(**r)), "reference"),
+    ],
+)  # fmt: skip
+def test_every_model_that_reads_a_batch_is_checked_before_the_first_step(train, reader):
+    with pytest.raises(
+        ValueError, match=f"Row 20 .1 of 21.: .* exceeds the 48 .* of the {reader};"
+    ):
+        train({"positions": 48})
+    with pytest.raises(ValueError, match="The tokenizer has ids up to 256 .* 200 rows"):
+        train({"vocab_size": 200})
+
+
+def test_a_prompt_without_tokens_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Replace("b", "")
+    with pytest.raises(ValueError, match="Row 1 .1 of 2.: the prompt has no tokens; give at least"):
+        train_group(tiny_policy(), tokenizer, ["a", "bb"], any)
+    with pytest.raises(ValueError, match="Prompt 1 is 'None', of type NoneType; it must be text"):
+        check_tokens(["a", None], tokenizer, tiny_policy())
+
+
+@pytest.mark.parametrize("name", ["completion", "chosen", "rejected"])
+def test_a_row_whose_learned_turns_lie_behind_the_cut_is_refused(name):
+    late = {"prompt": "p", name: "abcdef", f"{name}_spans": [[4, 6]]}
+    other = {"chosen": "rejected", "rejected": "chosen"}.get(name)
+    late |= {other: "gh"} if other else {}
+    with pytest.raises(ValueError) as error:
+        checked(late, max_response=4)
+    assert str(error.value) == (
+        "Row 0 (1 of 1): no learned token is left after the cut at max_response; raise "
+        "--max-response (max_response) into the first turn that is learned, or leave the row out."
+    )
+    assert checked(late, max_response=5)[1].cut == [0]
+    kept, report = checked(late, late | {f"{name}_spans": None}, max_response=4, skip_invalid=True)
+    assert len(kept) == 1 and [*report.dropped.values()] == [[0]]
 
 
 PARTS = {"prompt": "p", "completion": "abcdef", "completion_spans": [[0, 2], [5, 6]]}

@@ -169,6 +169,36 @@ def test_a_conversation_that_cannot_be_meant_is_refused(row, said):
     assert said in str(error.value) and str(error.value).startswith("Row 0")
 
 
+THOUGHT = "<think>long</think>answer"
+R1 = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+ONLY_USER = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m.role == 'user' }}")
+
+
+@pytest.mark.parametrize("template, content", [(R1, THOUGHT), (ONLY_USER, "q")])
+@pytest.mark.parametrize("earlier", [[], [assistant("<think>x</think>a", weight=0), user("and")]])
+def test_a_template_that_changes_what_is_learned_is_refused(template, content, earlier):
+    good = {"prompt": [user("q")], "completion": [assistant("" if "if" in template else "yes")]}
+    row = {"prompt": [user("q")], "completion": [*earlier, assistant(content)]}
+    said = f"Row 1: .* leaves out or changes the content of turn {len(earlier)} of completion, whi"
+    with pytest.raises(ValueError, match=said):
+        standard(rows(good, row), chat_tokenizer(template))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML,
+        CHATML.replace("m['content']", "m['content'] | replace('</think>', '\n</think>\n\n')"),
+        CHATML.replace("assistant\n{% endif", "assistant\n<think>{% endif"),
+    ],
+    ids=["as it is", "with other white space", "the prompt ends in <think>"],
+)
+def test_a_template_may_write_a_thought_in_its_own_way(template):
+    row = {"prompt": [user("q")], "completion": [assistant(THOUGHT)]}
+    text = standard(rows(row), chat_tokenizer(template))["completion"][0]
+    assert "long" in text and text.endswith("answer")
+
+
 @pytest.mark.parametrize(
     "template, said",
     [
