@@ -25,17 +25,23 @@ def module_of(path: Path) -> ModuleType:
     Raises:
         ValueError: its name does not end in .py, or running it fails (see `supervised`).
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_own_{path.stem}"  # never that of another module
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path.name} cannot be run: a Python file's name ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    with supervised(path, "cannot be run"):
-        spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        with supervised(path, "cannot be run"):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
 def reward_of(path: Path) -> Callable:
-    """The function `reward` of a Python file.
+    """The function `reward` of a Python file, which can import files beside it at any time.
 
     Raises:
         ValueError: the file is missing, cannot be run, or has no function of that name.
@@ -43,6 +49,7 @@ def reward_of(path: Path) -> Callable:
     if not path.is_file():
         raise ValueError(f"--reward is '{path}'; it must be a Python file with a function reward.")
     function = getattr(module_of(path), "reward", None)
+    sys.path.append(str(path.absolute().parent))
     if not callable(function):
         raise ValueError(
             f"{path.name} has no function reward; define reward(prompts, completions, **columns), "
@@ -87,7 +94,8 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
         pressed.append(number)
         raise KeyboardInterrupt
 
-    before, folder = _settings(), str(path.absolute().parent)
+    path = path.absolute()  # as in a traceback
+    before, folder = _settings(), str(path.parent)
     limited = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
     if limited:
         handlers = [

@@ -124,7 +124,7 @@ def _group_command(name: str) -> None:
         )
         arithmetic = task == "arithmetic"
         if arithmetic:
-            (score, monitors), prompts = scoring(task, tokenizer), TASKS[task].prompts()
+            (score, monitors), prompts = scoring(task, start, tokenizer), TASKS[task].prompts()
             before = judged(task, start, tokenizer, reference=start, seed=seed)
         else:
             prompts, score, monitors = prompts_and_score(

@@ -12,7 +12,6 @@ from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.experiments.practice import scored_by, scoring
 from minirlhf.loops.rows import fit_rows
-from minirlhf.models.fit import end_ids
 from minirlhf.rewards.function import reward_function
 from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_prompts
@@ -81,5 +80,5 @@ def prompts_and_score(
     if own is not None:
         return prompts, reward_function(own, tokenizer, data), {}
     if data is not None:
-        return prompts, scored_by(scorer or SCORER, tokenizer, end_ids(policy, tokenizer)), {}
-    return prompts, *scoring("reviews", tokenizer, scorer or SCORER)
+        return prompts, scored_by(scorer or SCORER, policy, tokenizer), {}
+    return prompts, *scoring("reviews", policy, tokenizer, scorer or SCORER)

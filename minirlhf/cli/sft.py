@@ -113,7 +113,7 @@ def sft(
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     if best_of:
-        score, _ = scoring("reviews", tokenizer, **given(scorer=scorer))
+        score, _ = scoring("reviews", start, tokenizer, **given(scorer=scorer))
         data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
     else:
         data = named_demonstrations(

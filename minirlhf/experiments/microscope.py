@@ -43,7 +43,7 @@ def microscope_run(settings: dict, config: PPOConfig, on_step: OnStep) -> tuple[
         one per step and set, in the form of `as_record`. The History of the run.
     """
     policy, tokenizer = load_policy("tiny-reviews-sft")
-    score, monitors = scoring("reviews", tokenizer)
+    score, monitors = scoring("reviews", policy, tokenizer)
     scorer, _ = load_scalar("tiny-reviews-reward")
     actor, critic = trainable(policy), trainable(scorer)
     prompts = reviews.eval_prompts("test")[: settings["prompts"]]

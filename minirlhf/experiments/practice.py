@@ -18,6 +18,7 @@ from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.pretrain import new_gpt2
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import LanguageModel, Policy, fused_gelu
+from minirlhf.models.fit import end_ids
 from minirlhf.models.load import load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
@@ -125,7 +126,10 @@ def group_config(task: str, name: str, **given: Any) -> GroupConfig:
 
 
 def scoring(
-    task: str, tokenizer: PreTrainedTokenizerBase, scorer: str = "tiny-reviews-reward"
+    task: str,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: str = "tiny-reviews-reward",
 ) -> tuple[Score, dict[str, Score]]:
     """(score, monitors) of a task. The score trains the policy; monitors are only logged.
 
@@ -134,18 +138,11 @@ def scoring(
     """
     if task == "arithmetic":
         return reward_function(right_answer, tokenizer), {}
-    return scored_by(scorer, tokenizer, tokenizer.eos_token_id), {
-        "gold": rollout_judge(gold_judge(), tokenizer)
-    }
+    return scored_by(scorer, policy, tokenizer), {"gold": rollout_judge(gold_judge(), tokenizer)}
 
 
-def scored_by(
-    scorer: str, tokenizer: PreTrainedTokenizerBase, eos_id: int | tuple[int, ...]
-) -> Score:
-    """The score of a reward model.
-
-    Args:
-        scorer: its name. tokenizer: the policy's. eos_id: the tokens that end a response.
+def scored_by(scorer: str, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> Score:
+    """The score of a reward model, by its name, for the responses of a policy.
 
     Raises:
         ValueError: it has another tokenizer than the policy.
@@ -153,7 +150,7 @@ def scored_by(
     model, its_tokenizer = load_scalar(scorer)
     same = tokenizer.get_vocab() == its_tokenizer.get_vocab()
     check("scorer", scorer, same, "trained with the policy's own tokenizer")
-    return rollout_score(model.requires_grad_(False), eos_id)
+    return rollout_score(model.requires_grad_(False), end_ids(policy, tokenizer))
 
 
 def judged(

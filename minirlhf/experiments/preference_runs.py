@@ -60,7 +60,7 @@ def preference_run(
     validation films.
     """
     policy, tokenizer = load_policy("tiny-reviews-sft")
-    score, monitors = scoring("reviews", tokenizer)
+    score, monitors = scoring("reviews", policy, tokenizer)
     actor, probe = trainable(policy), pair_probe(policy, tokenizer)
     probing = 0.0  # seconds
 

@@ -218,7 +218,7 @@ def group_run(settings: dict, config: GroupConfig | PPOConfig, on_step: OnStep) 
     asked |= {"levels": settings["levels"]} if "levels" in settings else {}
     if settings["row"] == "start":
         return judged(task, policy, tokenizer, **asked), []
-    score, monitors = scoring(task, tokenizer)
+    score, monitors = scoring(task, policy, tokenizer)
     if "jitter" in settings:
         monitors = {"right": score}
         score = _with_noise(score, settings["jitter"], config.seed)

@@ -153,13 +153,13 @@ def sample_text(
     batch_size: int = 64,
 ) -> list[Rollout]:
     """Sample a response to each prompt in batches; one Rollout a batch."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, ends = torch.Generator().manual_seed(seed), end_ids(model, tokenizer)
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
     return [
         sample(
             model,
             *encode_prompts(tokenizer, batch),
-            eos_id=end_ids(model, tokenizer),
+            eos_id=ends,
             config=config,
             generator=generator,
         )

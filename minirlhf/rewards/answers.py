@@ -5,9 +5,11 @@ r"""Check the numerical answer in a response, for problems such as GSM8K's.
 The answer is found in the text of any language model, parsed to a Fraction and compared exactly.
 This file needs nothing but Python.
 
-A policy finds every text that is paid although it is wrong. So only plain numbers are read, in the
-few forms that `parse_number` lists, and a text that can be read in two ways is never paid. This
-costs some right answers. Ask for one format in the prompt, and the policy learns it.
+A policy finds every text that is paid although it is wrong, and no list of words that deny or
+change a number is complete. So the rule is the other way round. What may stand before and after a
+number is a short list of forms (see `parse_number`), and the answer is the last thing that a
+response says (see `extract_answer`). Everything else is not paid. This costs some right answers.
+Ask for one format in the prompt, and the policy learns it.
 
 Symbolic maths is deliberately not parsed: 2x, \sqrt{2}, 3^2 and 5 × 10^3 are compared as texts. For
 such answers use a library for mathematical equality, such as math-verify, in a function of your own
@@ -21,70 +23,22 @@ import math
 import re
 from fractions import Fraction
 
+LONGEST = 1000  # characters; Python refuses to parse much longer numbers, and no answer has so many
+MARKS = " \t\r\n*_`$:"  # of Markdown and LaTeX, around an answer
+THUS = r"(?:so|then|thus|hence|therefore|finally)"
 HASHES = re.compile(r"#{4,}")
 BOX = re.compile(r"\\f?box(?:ed)?\s?\{")
-PHRASE = re.compile(r"\banswer[\s*_]{0,9}(?:is\b|:|=)", re.IGNORECASE)
+PHRASE = re.compile(  # at the start of a sentence or a line, or after ", so"
+    rf"(?:(?:^|(?<=[.!?:] )|(?<=[\n#*]))(?:[Nn]o, )?|(?<=, )(?={THUS}))\W{{0,9}}(?:{THUS},? )?"
+    r"(?:(?:the|my|our) )?(?:(?:final|correct) )?answer[\s*_]{0,9}(?:is\b|:|=)",
+    re.IGNORECASE,
+)
 SENTENCE = re.compile(r"(?<=\d)\.\s|[.!?]\s+(?=[^\d\s])|\n")  # its end; not the dot of "Rs. 500"
-REASON = re.compile(r",?\s+(?:because|since|so|which)\b|(?<=\d),\s+leaving\b")
+REASON = re.compile(r",?\s(?:because|since)\s")
+HOPE = "I hope it is correct"  # ends every answer of a well-known prompt for MATH
 NEXT_PROBLEM = re.compile(
     r"\n\W{0,9}(?:question|q|problem|human|user)\b\W{0,3}\d{0,3}\W{0,3}:", re.I
 )
-MARKS = " \t\r\n*_`$:"  # of Markdown and LaTeX, around an answer
-LONGEST = 1000  # characters; Python refuses to parse much longer numbers, and no answer has so many
-
-# Words that take an answer back: at the start of a sentence or after a comma, or anywhere.
-TAKEN_BACK = re.compile(
-    r"(?:^|[.!?,;\n(])\W{0,9}(?:wait|actually|sorry|correction|oops|hmm|scratch that|rather|"
-    r"instead|alternatively|or|but|maybe|perhaps|i mean|edit|"
-    r"no\b(?=[,.;:!]|\s+\W{0,3}\d|\s+(?:wait|it|the\s+answer)\b))\b|"
-    r"\b(?:wrong|incorrect|mistake|kidding|not (?:right|correct)|(?:re|double-?)(?:check|calculate|"
-    r"consider|do)|(?:real|correct|right|true) (?:answer|result|value))\b",
-    re.IGNORECASE,
-)
-# Words before an answer that deny it or leave it open; before a number also words that compare.
-DENIED = (
-    r"n['’]t\b|\b(?:no|not|never|none|neither|nor|cannot|wrong|incorrect|false|mistaken|maybe|"
-    r"perhaps|possibly|probably|might|could|guess|unsure|if|whether|suppose|assume|another)\b"
-)
-UNSURE = re.compile(
-    DENIED + r"|\b(?:or|without|unless|except|approximately|roughly|about|around|nearly|almost|"
-    r"than|least|most)\b",
-    re.IGNORECASE,
-)
-# What makes the content of a box a part of something else: before the box and after it.
-BEFORE_BOX = re.compile(
-    r"(?:\w|[-+*/^_<>≠≈±×·÷]\s*|\\(?:times|cdot|pm|mp|div|neq?|approx|sim|[lg](?:eq?|t))\s*|"
-    r"(?:[\^_}]|\\[dtc]?frac|\\sqrt)\s*\{\s*)$"
-)
-AFTER_BOX = re.compile(
-    r"\w|[\s$]*(?:[-+*/^_<>≠≈±×·÷!]|\\(?:times|cdot|pm|mp|div|neq?|approx|sqrt|[dtc]?frac)|"
-    r",\s*[\\$]{0,2}\d)"
-)
-OPERATORS = set(
-    "plus minus times divided over under mod modulo remainder squared cubed factorial power root "
-    "sqrt twice thrice double triple half halves square cube opposite negative inverse reciprocal "
-    "log ln exp sin cos tan base".split()
-)
-# Words after a number that change it or leave it open.
-NO_UNITS = OPERATORS - {"square"} | set(
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions "
-    "dozen dozens score lakh crore third thirds quarter quarters fourth fourths fifth fifths sixth "
-    "sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths "
-    "thousandth thousandths zero one two three four five six seven eight nine ten eleven twelve "
-    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
-    "seventy eighty ninety and but nor not than below above least most minimum maximum "
-    "approximately about around roughly ish choose past unless when if odd something point fold "
-    "wrong incorrect false maybe perhaps probably possibly theta alpha beta "
-    "gamma lambda infinity inf nan".split()
-)
-# Units that may follow a number without a space; 2x and 2ab are products.
-STUCK_UNITS = set(
-    "km cm mm nm mg kg mL ml cl dl lb lbs oz ft yd mi in hr hrs min mins sec secs pm am mph kph "
-    "kmh kW MW kWh MB GB TB kB Hz kHz MHz GHz USD EUR GBP".split()
-)
-# All units of one or two letters, and words between units; other units have three letters or more.
-SHORT_UNITS = STUCK_UNITS | set("m g h s l L sq of at on an".split())
-AREAS = SHORT_UNITS | set("meters metres miles feet inches units yards".split())  # cm^2
 
 LATEX = [  # tried in this order
     (r"<<[^<>]{0,200}>>", ""),  # GSM8K's calculator
@@ -108,29 +62,67 @@ LATEX = [  # tried in this order
     (r"(?<=[A-Za-z])\s?\^\s?(?:2|\{2\})(?![0-9])", "²"),  # cm^2
     (r"(?<=[A-Za-z])\s?\^\s?(?:3|\{3\})(?![0-9])", "³"),
     (r"[$£€¥₹¢`]", " "),  # currencies, and marks of LaTeX and Markdown
+    (r"[^\S\n]+", " "),
 ]
 PLAIN = str.maketrans("\u2212０１２３４５６７８９．，－＋％＄", "-0123456789.,-+%$")
 
 # Every pattern is fast on every text: it reads a short text, or a repetition in it never backtracks
 # (++), or shares no character with what follows it.
 WHOLE = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]++)"
-DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]++)?|(?<![\w.])\.[0-9]++)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
-VALUE = re.compile(rf"(?:({WHOLE}) +(?=[0-9]++/[0-9]))?({DECIMAL})(?: ?/ ?({DECIMAL}))?")
-LETTER = r"[^\W\d_]"
-UNIT = re.compile(
-    rf"(?:\s?%|\s?°\s?[CF]?(?!{LETTER}))?"
-    rf"(?:(?:\s+|[/-])?{LETTER}+(?:(?:\s+|\s?[/-]\s?){LETTER}+)*+)?\s*\.?"
+DECIMAL = rf"(?:{WHOLE}(?:\.[0-9]++)?|\.[0-9]++)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
+CODE = r"(?:(?:USD|US|EUR|GBP|INR|CAD|AUD|Rs)\b\.? ?)?"
+
+# What may stand before a number: words that say that one thing has this value, and an equation.
+VERB = (
+    r"(?:is|are|was|were|equals|makes?|gets?|got|has|have|had|needs?|costs?|earns?|pays?|takes?|sells?|"
+    r"sold)"
 )
-# one letter by itself, but not the words a and I
-VARIABLE = re.compile(rf"(?<!{LETTER})(?<!['’])(?![aAI]\s+{LETTER}){LETTER}(?!{LETTER})")
-CODE = r"(?:(?:USD|US|EUR|GBP|INR|CAD|AUD|Rs)\b\.?\s*)?"
-# how a number is announced
-LINK = re.compile(
-    r"(?:(?<![<>!=:≈≠])={1,2}|(?<=[^\W\d]):(?=\s)|\b(?:is|are|was|were|equals?|makes?|gets?|got|has|"
-    r"have|had|gives?|gave|costs?|earns?|needs?|pays?|takes?|spends?|saves?|sells?|sold|uses?|"
-    r"eats?|runs?|walks?|works?|weighs?|leaves?|leaving|so|then|thus|hence|therefore|total|"
-    r"altogether|finally|answer)\b,?|(?<=[A-Za-z])['’]s\b)\s*"
-    rf"(?:(?:exactly|only|just|equal to|a total of|now)\s+)*{CODE}$"
+CHANGED = re.compile(  # words that deny what they stand beside, leave it open or change it
+    r"n['’]t\b|\b(?:no|not|never|none|neither|nor|or|cannot|wrong|incorrect|false|mistaken|maybe|"
+    r"perhaps|possibly|probably|might|could|guess|doubt|unsure|if|whether|unless|suppose|assume|"
+    r"another|approximately|roughly|about|almost|plus|minus|times|twice|thrice|double|triple|half|"
+    r"square|cube|root|opposite|negative|inverse|reciprocal|log|ln|sin|cos|tan|mod|power)\b",
+    re.IGNORECASE,
+)
+SUBJECT = (
+    r"(?:(?:it|that|this|there|she|he|they|we|i|you)|(?:the|her|his|their|its)(?: [a-z]+){1,6})"
+)
+SUM = r"(?=[-(. ]*[0-9.,]+[) ]*[-+*/×÷])[-0-9(.](?:[-+*/×÷(). 0-9]|,(?=[0-9]{3}))*+"
+BEFORE = (
+    rf"(?:{THUS},? )?"
+    rf"(?:(?:{SUBJECT} {VERB}|(?:it|that)['’]s) (?:exactly |only |just |now |a total of )?)?"
+    rf"(?:(?:[a-z]+ ?|{SUM})?= ?)*+"
+)
+
+# What may stand after it: a unit from these lists, or one word in the plural.
+SHORT = (  # also without a space; 2x and 2ab are products
+    r"(?:km|cm|mm|nm|mg|kg|mL|ml|cl|dl|lbs?|oz|ft|yd|mi|in|hrs?|mins?|secs?|pm|am|mph|kph|kmh|kW|"
+    r"MW|kWh|MB|GB|TB|kB|Hz|kHz|MHz|GHz|USD|EUR|GBP)"
+)
+LONG = (
+    r"(?:dollar|cent|euro|rupee|meter|metre|foot|inch|mile|yard|gram|kilogram|pound|ounce|second|"
+    r"minute|hour|day|week|month|year|liter|litre|cup|gallon|percent|degree|person|unit)"
+)
+PLURAL = (  # not those that are numbers, and no verb or adverb that is known
+    r"(?:feet|inches|months|people|men|women|children|"
+    r"(?!(?:is|was|has|does|this|thus|plus|minus|times|less|unless|perhaps|always|yes|equals|"
+    r"ones|twos|threes|fours|fives|sixes|sevens|eights|nines|tens)\b)"
+    r"(?![a-z]*(?:th|illion|hundred|thousand|dozen|score|half|halve|third|quarter|pair|couple|"
+    r"double|triple|crore|lakh|tie)s\b)[a-z]{2,20}s)"
+)
+AFTER = (
+    rf"(?:{SHORT}[²³]?| ?%| ?°(?: ?[CF])?)?"
+    rf"(?: (?:more )?(?:square |cubic )?(?:{SHORT}|[mghslL]|{LONG}|{PLURAL})[²³]?)?"
+    rf"(?:(?: ?/ ?| per | an? | every )(?:h|s|{SHORT}|{LONG}))?"
+    r"(?: (?:in all|in total|altogether|left))? ?\.? ?"
+)
+NUMBER = re.compile(
+    rf"(?P<before>(?i:{BEFORE})){CODE}(?P<sign>[+-]?) ?{CODE}"
+    rf"(?P<value>(?:(?P<whole>{WHOLE}) (?=[0-9]++/))?(?P<top>{DECIMAL})"
+    rf"(?: ?/ ?(?P<bottom>{DECIMAL}))?){AFTER}"
+)
+BEFORE_BOX = re.compile(
+    rf"(?:^|(?<![<>!=:≈≠])=|\b(?:{VERB}|{THUS}|answer|be|get|have|obtain)[:,]?)[ *_]*$", re.I
 )
 
 
@@ -142,144 +134,90 @@ def _plain(text: str) -> str:
     return text.strip()
 
 
-def _is_unit(after: str) -> bool:
-    """Whether what follows a number is nothing, or a unit in at most six words.
-
-    Yes: " apples in all", "%", " km/h", "-pound bag", "°C", " cm²". No: "x", " or 43", " million",
-    "th", "!", " (about)".
-    """
-    if not UNIT.fullmatch(after):
-        return False
-    stuck = after[:1]
-    words = re.findall(
-        rf"{LETTER}+", re.sub(r"^\s?(?:%|°\s?[CF]?)|(?<=\s)a\s(?=[a-z]{3})", "", after)
-    )
-    if stuck.isalpha() and words[0].rstrip("²³") not in STUCK_UNITS:
-        return False
-    if stuck in ("/", "-") and len(words[0]) < 2:  # 5/x and 5-x
-        return False
-    return len(words) <= 6 and all(
-        word.rstrip("²³") in AREAS
-        or (len(word) > 2 and word.isalpha() and word.casefold() not in NO_UNITS)
-        for word in words
-    )
-
-
-def _is_announced(before: str) -> bool:
-    """Whether what stands before a number says that one thing has this value.
-
-    Yes: "", "x =", "3 + 4 =", "The largest n is", "Then she has 2 * 4 =". No: "a + 3z =", "2x is",
-    "not", "it is about", "41 or", "3:".
-    """
-    if re.fullmatch(CODE, before.strip()):
-        return True
-    link = LINK.search(before)
-    odd = re.search(r"[<>≤≥≠≈±∓|^_√{}]", before) or any(
-        c.isnumeric() and not c.isascii() for c in before
-    )
-    if not link or odd or UNSURE.search(before):
-        return False
-    for side in before[: link.start()].split("="):
-        variables = VARIABLE.findall(side)
-        if re.search(r"\d", side):  # a sum, perhaps in words, of numbers only
-            if variables or re.search(rf"\\|\d{LETTER}|{LETTER}\d", side):
-                return False
-        else:  # a name or a description
-            words = {word.casefold() for word in re.findall(rf"{LETTER}+", side)}
-            if len(variables) > 1 or words & OPERATORS or re.search(r"[-+*/×÷%]", side):
-                return False
-    return True
-
-
 def _number_in(text: str) -> tuple[str, Fraction] | None:
-    """The last number of a short text and its value; None if the text says more than this number.
-
-    The number is returned as it is written, with its sign.
-    """
+    """The number of a short text, as it is written with its sign, and its value; None if none."""
     if len(text) > 4 * LONGEST:
         return None
     text = _plain(text)
-    enclosed = re.fullmatch(r"[(\[\"'](.*)[)\]\"']", text, re.DOTALL)
-    text = enclosed[1].strip() if enclosed else text
-    found = list(VALUE.finditer(text))
-    if not found or len(found[-1][0]) > LONGEST or (enclosed and "," in text):  # (1,234)
-        return None
-    number = found[-1]
-    before = text[: number.start()]  # a space at its end counts: "so 5", but not "R5"
-    sign = before.rstrip()[-1:]
-    sign = sign if sign in ("+", "-") else ""
-    if sign:
-        before = before.rstrip()[:-1]
-    if not (_is_unit(text[number.end() :]) and _is_announced(before)):
+    enclosed = re.fullmatch(r"[(\[\"']([^,]*)[)\]\"']", text)  # not (1,234)
+    found = NUMBER.fullmatch(enclosed[1].strip() if enclosed else text)
+    if not found or len(found["value"]) > LONGEST or CHANGED.search(found["before"]):
         return None
     whole, top, bottom = (
-        Fraction((part or without).replace(",", ""))
-        for part, without in zip(number.groups(), "001", strict=True)
+        Fraction((found[part] or without).replace(",", ""))
+        for part, without in (("whole", "0"), ("top", "0"), ("bottom", "1"))
     )
-    if not bottom or (number[1] and top >= bottom):
+    if not bottom or (found["whole"] and top >= bottom):
         return None
-    value = whole + top / bottom
-    return sign + number[0], -value if sign == "-" else value
+    value, sign = whole + top / bottom, found["sign"]
+    return sign + found["value"], -value if sign == "-" else value
 
 
-def _head(text: str) -> str:
-    """The answer at the start of a text, up to the end of its sentence or line."""
-    line = text.lstrip(MARKS).split("\n", 1)[0]
-    if len(line) > 4 * LONGEST:
-        return line  # no number is read from it
-    line = REASON.split(SENTENCE.split(line, maxsplit=1)[0], maxsplit=1)[0].rstrip(MARKS + ",;")
-    return line if line.endswith("...") else line.rstrip(MARKS + ".")
-
-
-def _in_braces(text: str) -> str:
-    """What stands before the brace that closes the one before this text; "" if none does."""
+def _box_end(text: str, start: int) -> int:
+    """The place of the brace that closes the one before `start`; `start` if none does."""
     depth = 1
-    for i, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
         if depth == 0:
-            return text[:i].strip(MARKS)
-    return ""
+            return i
+    return start
+
+
+def _agrees(piece: str, value: Fraction | None) -> bool:
+    """Whether what follows an answer says nothing, or the same number."""
+    said = piece.strip(MARKS + ".,;\\()[]")
+    return said in ("", HOPE) or (value is not None and parse_number(piece) == value)
 
 
 def extract_answer(text: str) -> str | None:
     r"""The answer that a text gives, as it is written there; None if there is none.
 
-        "... #### 42\n"  ->  "42"        "The answer is 42 apples, since ..."  ->  "42 apples"
-        "so \boxed{42}"  ->  "42"        "40 + 2 makes 42 in all."             ->  "42"
+        "... #### 42\n"  ->  "42"      "The answer is 42 apples, since 6 * 7 = 42"  ->  "42 apples"
+        "so \boxed{42}"  ->  "42"      "That makes 40 + 2 = 42 in all."             ->  "42"
 
     The answer is the first of these that is not empty:
-    - what follows the last ####;
+    - what follows the last ####, up to the end of its sentence or line;
     - the content of the last \boxed{} or \fbox{};
-    - what follows the last "the answer is", "Answer:" or similar;
-    - the number of the last sentence, if `parse_number` reads this sentence.
+    - what follows the last "the answer is", "Answer:" or similar at the start of a sentence or line
+      or after ", so", up to the end of the sentence or line;
+    - the number of the last sentence or line, if `parse_number` reads it.
 
-    What follows a marker is read up to the end of its sentence or line, without Markdown or LaTeX
-    marks around it. A Markdown heading with four # is mistaken for the first marker, and a number
-    in it for the answer. So ask for one format in the prompt.
+    There is no answer (None) if more follows it than a unit, marks of Markdown or LaTeX, a reason
+    (because, since) or a sentence that `parse_number` reads as the same number, "I hope it is
+    correct", and the next problem ("Question: ..."), which base models write. "The answer is 42.
+    No, 43" has no answer, "The answer is 41. No, the answer is 42" has.
 
-    There is no answer (None) where a text gives several: two markers in one sentence ("\boxed{41}
-    or \boxed{42}"), or words that take the answer back ("The answer is 42. No, 43"). An answer
-    after these words counts ("The answer is 42. No, the answer is 43").
+    There is none either if the sentence before a marker holds the same marker (#### or a box), or a
+    word that denies or changes the answer (not, if, or, twice). Before a box it must be empty or
+    end with "=", "is", "has", "so" or similar. A Markdown heading with four # is mistaken for the
+    first marker.
     """
-    for marker, read in ((HASHES, _head), (BOX, _in_braces), (PHRASE, _head)):
+    for marker in (HASHES, BOX, PHRASE):
         places = [found.span() for found in marker.finditer(text)]
-        if not places or not (answer := read(text[places[-1][1] :])):
+        if not places:
             continue
         start, end = places[-1]
-        between = text[places[-2][1] : start] if len(places) > 1 else ""
-        if re.search(r"\d|\b(?:or|and)\b", between) and not SENTENCE.search(between):
-            return None
-        clause = re.split(r"[,;:]", SENTENCE.split(text[:start])[-1])[-1]
-        if re.search(DENIED, clause, re.IGNORECASE):
-            return None
-        if marker is PHRASE and OPERATORS & set(clause.casefold().split()):  # twice the answer is
-            return None
-        after = text[end:].split(answer, 1)[-1]
+        close = _box_end(text, end) if marker is BOX else end
+        first, *later = SENTENCE.split(
+            NEXT_PROBLEM.split(text[close:], maxsplit=1)[0].lstrip(MARKS)
+        )
         if marker is BOX:
-            after = after.partition("}")[2]
-            if BEFORE_BOX.search(text[max(0, start - LONGEST) : start]) or AFTER_BOX.match(after):
-                return None
-        return None if TAKEN_BACK.search(NEXT_PROBLEM.split(after, maxsplit=1)[0]) else answer
+            answer = text[end:close].strip(MARKS)
+            later.insert(0, first[1:] if parse_number(answer) is None else answer + first[1:])
+        else:
+            answer, *reason = REASON.split(first, maxsplit=1)
+            answer, later = answer.rstrip(MARKS + ",;"), reason + later
+            answer = answer if answer.endswith("...") else answer.rstrip(MARKS + ".")
+        if not answer:
+            continue
+        clause, value = SENTENCE.split(text[:start])[-1], parse_number(answer)
+        if CHANGED.search(clause) or not all(_agrees(piece, value) for piece in later):
+            return None
+        if marker is not PHRASE and marker.search(clause):
+            return None
+        if marker is BOX and not BEFORE_BOX.search(_plain(clause[-LONGEST:])):
+            return None
+        return answer
     number = _number_in(SENTENCE.split(text.strip())[-1])
     return number and number[0]
 
@@ -289,23 +227,33 @@ def parse_number(text: str) -> Fraction | None:
 
         "$1,234.50" -> 2469/2    "−3/4 km" -> -3/4    "1 1/2 cups", "\frac{3}{2}", "\frac32" -> 3/2
         "x = 5", "3 + 2 = 5", "The largest n is 5" -> 5                        "1e3" -> 1000
-        "1,2", "41 or 42", "1/0", "2x", "3^2", "> 5", "about 5", "not 5", "5!", "5th" -> None
+        "1,2", "41 or 42", "1/0", "2x", "3^2", "> 5", "about 5", "5!", "5th", "5 doubled" -> None
 
     A number is written in the digits 0 to 9: a whole number, with or without commas between
     thousands; a decimal with a point; a fraction a/b or \frac{a}{b}; a mixed number a b/c; each
     with or without an exponent e of at most three digits, and a sign. Wide digits and the Unicode
     minus count as plain ones. Brackets, quotes or \text{} may stand around it.
 
-    Before it may stand a currency, or what says that one thing has this value: a name or words and
-    "is", "=", "has" or similar, or a sum of numbers and "=". After it may stand a unit of at most
-    six words. A unit without a space must be a known one: 5km, but not 5x. Units are ignored: 50%
-    is 50. The reason is that GSM8K's answers are bare numbers in the unit that the question asks
-    for. A question "what percentage" has the answer "#### 50", so 50% as 1/2 would count as wrong.
+    Before it may stand, in this order, and nothing else:
+    - "so", "thus", "therefore" or similar;
+    - a pronoun, or "the" and one to six words, with "is", "has", "costs" or similar, but no word
+      that denies or changes a number (not, or, about, half);
+    - names or sums of numbers, without units, each with "=";
+    - a currency.
+
+    After it may stand, in this order, and nothing else:
+    - % or °, or a short unit such as km, also without a space: 5km, but not 5x;
+    - one unit of a closed list, or one word in the plural that ends in s and is no number
+      ("apples", but not "thirds"; "doubled" is none), also with "more", "square" or "cubic";
+    - "per hour", "a day", "/h" or similar;
+    - "in all", "in total", "altogether" or "left", and a full stop.
+
+    Units are ignored: 50% is 50. The reason is that GSM8K's answers are bare numbers in the unit
+    that the question asks for. A question "what percentage" has the answer "#### 50", so 50% as 1/2
+    would count as wrong.
 
     Returns:
-        A Fraction. None for every other text: a second number, variable, operator, power, root,
-        range or comparison beside the number; a word that denies it, leaves it open or changes it
-        (not, about, or, half, million, dozen). Also None for a number of more than 1,000 characters
+        A Fraction. None for every other text. Also None for a number of more than 1,000 characters
         or an exponent of more than three digits, because its value could fill the memory.
     """
     number = _number_in(text)
@@ -368,7 +316,7 @@ def _wanted(row: int, answer: object) -> str:
     plain = answer.item() if hasattr(answer, "item") else answer  # of numpy or torch
     text = str(plain).strip()
     if "####" in text:
-        text = _head(text.rsplit("####", 1)[1])
+        text = text.rsplit("####", 1)[1].strip(MARKS)
     good = isinstance(plain, str) or (isinstance(plain, (int, float)) and math.isfinite(plain))
     if not text or not good:
         raise ValueError(

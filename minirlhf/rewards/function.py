@@ -79,8 +79,8 @@ def reward_function(
     called = getattr(function, "__name__", type(function).__name__)
     texts = prompt_texts([row["prompt"] for row in rows], tokenizer) if rows else []
     places: dict[tuple[int, ...], list[int]] = {}  # the rows of each prompt, by its tokens
-    for number, text in enumerate(texts):
-        places.setdefault(tuple(prompt_tokens(tokenizer, [text])[0]), []).append(number)
+    for number, ids in enumerate(prompt_tokens(tokenizer, texts)):
+        places.setdefault(tuple(ids), []).append(number)
 
     def score(rollout: Rollout) -> torch.Tensor:
         given = _arguments(rollout, _rows_of(rollout, places, rows, tokenizer), tokenizer)
@@ -88,7 +88,7 @@ def reward_function(
         count = len(rollout.response_ids)
         try:
             values = _called(function, given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # exit() would end the run without a word
             row = _first_failing(function, given, count)
             where = "" if row is None else f" The first completion for which it does is {row}."
             raise ValueError(
@@ -227,7 +227,10 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
 
 
 async def _awaited(values: Any) -> Any:
-    return await values
+    try:
+        return await values
+    except SystemExit as error:  # it would end the event loop, and its caller would wait for ever
+        raise RuntimeError("exit() was called") from error
 
 
 @functools.cache
@@ -244,7 +247,7 @@ def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int
         alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
         try:
             _called(function, alone)
-        except Exception:
+        except (Exception, SystemExit):
             return row
     return None
 

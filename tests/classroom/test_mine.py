@@ -1,11 +1,14 @@
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from minirlhf.classroom.check import EXERCISES
 from minirlhf.classroom.mine import PLACES, described, load_mine, supervised, tour_formulas
+from minirlhf.classroom.own_file import reward_of
 from minirlhf.loops import PPOFormulas
 from minirlhf.tasks import reviews
 from minirlhf.tour import Tour, TourFormulas
@@ -228,3 +231,26 @@ def test_a_student_who_is_not_a_number_is_named_once(whole, monkeypatch):
     monkeypatch.setenv("MINIRLHF_STUDENT", "anna")
     with pytest.raises(ValueError, match="^MINIRLHF_STUDENT is 'anna'; it must be a whole number"):
         load_mine(whole)
+
+
+@pytest.mark.parametrize("source, line", [("x = 1\n1 / 0", 2), ("\n\nexit()", 3), ("a b", 1)])
+def test_a_relative_path_keeps_the_line_of_the_error(source, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.py").write_text(source)
+    for path in ("bad.py", "./bad.py", f"../{tmp_path.name}/bad.py"):
+        with pytest.raises(ValueError, match=rf"bad\.py cannot be run: .*\(line {line}\)"):
+            reward_of(Path(path))
+        assert "_own_bad" not in sys.modules
+
+
+def test_a_reward_may_hold_dataclasses_and_import_its_neighbour_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "late_neighbour.py").write_text("PAID = 0.5\n")
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n"
+        "@dataclass\nclass Rule:\n    paid: float\n\n"
+        "def reward(completions, **columns):\n    import late_neighbour\n"
+        "    return [Rule(late_neighbour.PAID).paid for _ in completions]\n"
+    )
+    assert reward_of(path)(completions=["a", "b"]) == [0.5, 0.5]

@@ -1,6 +1,7 @@
 """Training on a task: its settings, its scores, and the evaluation on verifiable problems."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,8 +104,8 @@ def test_tiny_steps_reaches_the_scores_on_its_model_card():
 
 
 def test_the_arithmetic_score_checks_the_answer_of_the_response():
-    _, tokenizer = load_policy("tiny-steps")
-    score, monitors = practice.scoring("arithmetic", tokenizer)
+    model, tokenizer = load_policy("tiny-steps")
+    score, monitors = practice.scoring("arithmetic", model, tokenizer)
     found = problems("test", 8)
     right = encode(tokenizer, [p.prompt for p in found], [solution(p.expression) for p in found])
     assert isinstance(right, Rollout) and score(right).tolist() == [1.0] * 8 and monitors == {}
@@ -112,6 +113,16 @@ def test_the_arithmetic_score_checks_the_answer_of_the_response():
         tokenizer, [p.prompt for p in found], [solution(p.expression) + "=1" for p in found]
     )
     assert score(wrong).tolist() == [float(p.answer == 1) for p in found]
+
+
+def test_a_reward_model_reads_eos_at_every_end_of_the_policys_responses():
+    model, tokenizer = load_policy("tiny-reviews-sft")
+    eos, end = tokenizer.eos_token_id, 5
+    model.generation_config.eos_token_id = [eos, end]
+    score, _ = practice.scoring("reviews", model, tokenizer)
+    batch = encode(tokenizer, ["a"], ["good"])
+    other = torch.where(batch.response_ids == eos, end, batch.response_ids)
+    assert end in other and score(replace(batch, response_ids=other)).equal(score(batch))
 
 
 def test_passes_are_counted_by_prompt():

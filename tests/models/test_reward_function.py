@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,34 @@ def test_a_function_gets_only_the_arguments_that_it_names():
     part = functools.partial(by_name, extra=1)
     assert reward_function(part, TOKENIZER, DATA)(batch).tolist() == [3.0, 2.0]
     assert reward_function(Callable(), TOKENIZER)(batch).tolist() == [3.0, 2.0]
+
+
+async def leaves(completions, **rest):
+    exit()
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        (lambda completions: [exit() for _ in completions], "raised SystemExit: None; it was"),
+        (lambda completions: sys.exit("stop" if "d" in completions else 0), "SystemExit: stop; "),
+        (lambda completions: (c != "d" or exit() for c in completions), "for which it does is 1"),
+        (leaves, r"raised RuntimeError: exit\(\) was called; it was given"),
+    ],
+)
+def test_a_function_that_ends_python_is_refused(function, said):
+    with pytest.raises(ValueError, match=said):
+        reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
+
+
+def test_all_rows_are_tokenised_in_one_call(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "minirlhf.rewards.function.prompt_tokens",
+        lambda tokenizer, texts: asked.append(texts) or [[1], [2], [1]],
+    )
+    reward_function(lambda completions: [], TOKENIZER, TWICE)
+    assert asked == [["a", "b", "a"]]
 
 
 async def waits(completions, **rest):

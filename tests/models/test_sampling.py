@@ -390,3 +390,11 @@ def test_nan_stops_the_run_only_in_a_row_that_has_not_ended():
     before = BiasedEOS(tiny_policy(), [*[NEVER] * 5, BROKEN, ALWAYS])
     with pytest.raises(FloatingPointError, match="NaN"):
         sample(before, ids, mask, eos_id=0)
+
+
+def test_the_ends_of_a_response_are_looked_up_once_for_all_batches(monkeypatch):
+    looked = []
+    monkeypatch.setattr("minirlhf.models.sampling.end_ids", lambda *_: looked.append(1) or (0,))
+    short = SamplingConfig(max_new_tokens=2)
+    assert len(sample_text(tiny_policy(), tiny_tokenizer(), ["a"] * 3, config=short, batch_size=1))
+    assert len(looked) == 1
