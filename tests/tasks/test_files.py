@@ -103,7 +103,7 @@ FAULTS = {
     ("a.csv", HEAD.decode().encode("utf-16")): "it is UTF-16; save it as UTF-8",
     ("a.json", GOOD.decode().encode("utf-16-le")): "it is no text in UTF-8",
     ("a.jsonl", bytes(range(256))): "it is no text in UTF-8 (it holds bytes of zero)",
-    ("a.jsonl", b"PAR1\x15\x04\x15"): "cannot be read: ",
+    ("a.jsonl", b"PAR1\x15\x04\x15"): "row 1 is no JSON: Expecting value at character 1 of line 1",
     ("a.json", b'[{"prompt": "a"},\n {"prompt": }]'): "Expecting value in line 2, character 13 "
     "(row 2)",
     ("a.json", b'[{"prompt": "a"} {}]'): "Expecting ',' or ']' in line 1, character 18 (after row",

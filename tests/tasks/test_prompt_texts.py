@@ -95,7 +95,7 @@ def test_conversations_are_written_with_the_chat_template():
     tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}:"
     assert prompt_texts([TURNS, TURNS], tokenizer) == ["<hi>:", "<hi>:"]
     assert prompt_texts(Dataset.from_dict({"prompt": [TURNS]}), tokenizer) == ["<hi>:"]
-    with pytest.raises(ValueError, match="Prompt 1: a content is 'None'"):
+    with pytest.raises(ValueError, match="Prompt 1: a content in prompt is 'None'"):
         prompt_texts([TURNS, [{"role": "user", "content": None}]], tokenizer)
 
 
