@@ -144,11 +144,21 @@ def as_dataset(rows: Mapping[int, dict], source: Source | None = None) -> Datase
 
 def _fits(columns: dict[str, list[Any]]) -> bool:
     """Whether a Dataset can hold the columns."""
+    if any(_is_deep(value) for values in columns.values() for value in values):
+        return False  # datasets takes minutes for hundreds of levels
     try:
         Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException):
         return False
     return True
+
+
+def _is_deep(value: object, levels: int = 20) -> bool:
+    """Whether a value is lists or dicts that are nested in more than so many levels."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(part, levels - 1) for part in inner)
 
 
 def conversational(dataset: Dataset) -> Dataset:

@@ -308,8 +308,8 @@ def _others(
         clear: it does not matter which column holds the responses.
     """
     messages = said.get("messages", tuple(n for n in CONVERSATIONS if n in names))
-    completion = ("completion",) if "completion" in names else ()
-    completion = completion or tuple(n for n in COMPLETIONS if n in names)
+    usual = ("completion",) if "completion" in names else COMPLETIONS
+    completion = tuple(n for n in usual if n in names)
     if said.get("completion"):
         messages, completion = said.get("messages", ()), said["completion"]
     elif clear or "completion" in said or said.get("messages"):
