@@ -145,7 +145,7 @@ def as_dataset(rows: Mapping[int, dict], source: Source | None = None) -> Datase
 def _fits(columns: dict[str, list[Any]]) -> bool:
     """Whether a Dataset can hold the columns."""
     if any(_is_deep(value) for values in columns.values() for value in values):
-        return False  # datasets takes minutes for hundreds of levels
+        return False  # each level can double the time that datasets takes
     try:
         Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException):
@@ -153,7 +153,7 @@ def _fits(columns: dict[str, list[Any]]) -> bool:
     return True
 
 
-def _is_deep(value: object, levels: int = 20) -> bool:
+def _is_deep(value: object, levels: int = 10) -> bool:
     """Whether a value is lists or dicts that are nested in more than so many levels."""
     if not isinstance(value, list | dict):
         return False
