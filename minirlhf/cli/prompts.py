@@ -73,6 +73,7 @@ def prompts_and_score(
             policy,
             max_new_tokens=max_new_tokens,
             max_prompt=max_prompt,
+            responses=(),  # what the dataset answers is for the reward
             skip_invalid=skip_invalid,
         )
         say(str(report))

@@ -6,7 +6,7 @@ both sides of a pair are equal, or ended too early. One pass of the tokenizer fi
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,12 +27,12 @@ from minirlhf.models.forward import (
     without_end,
 )
 from minirlhf.runtime import check
-from minirlhf.tasks.conversations import in_parts
+from minirlhf.tasks.conversations import TEXTS, in_parts
 from minirlhf.tasks.prompts import prompt_texts
+from minirlhf.tasks.rows import ORIGIN
 
 WRITTEN = "Special tokens of the tokenizer are written in "  # start of a warning
 CHUNK = 1000  # texts that are tokenised at once
-RESPONSES = ("completion", "chosen", "rejected")
 TOO_LONG = "a sequence exceeds the positions of the model"
 NO_PROMPT = "the prompt has no tokens"
 END_INSIDE = "the end token stands inside a response"
@@ -67,6 +67,9 @@ class RowReport:
         as_tokens: rows with special tokens of the chat template in a text, read as tokens.
         unknown: rows with characters that the tokenizer does not know.
         empty: rows with an empty response.
+        source: the file or dataset that the rows come from, if they say so.
+        numbers: of the rows in their source, where a pair of two rows is "3+5". Empty if it is not
+            known; then messages count the rows from 0.
     """
 
     rows: int
@@ -76,6 +79,8 @@ class RowReport:
     as_tokens: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
+    source: str = ""
+    numbers: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -91,12 +96,16 @@ class RowReport:
             "empty responses": self.empty,
         }
         said = [f"{self.kept:,} of {self.rows:,} rows are kept"]
-        said += [f"left out: {why} ({numbered(rows)})" for why, rows in self.dropped.items()]
-        said += [f"{what} ({numbered(rows)})" for what, rows in notes.items() if rows]
+        said += [f"left out: {why} ({self.named(rows)})" for why, rows in self.dropped.items()]
+        said += [f"{what} ({self.named(rows)})" for what, rows in notes.items() if rows]
         return "; ".join(said) + "."
 
+    def named(self, rows: list[int]) -> str:
+        """Some rows by their numbers in their source, as `numbered` writes them."""
+        return numbered([self.numbers[i] for i in rows] if self.numbers else rows)
 
-def numbered(rows: list[int], most: int = 5) -> str:
+
+def numbered(rows: Sequence[int | str], most: int = 5) -> str:
     """The numbers of some rows: "row 7", or "rows 3, 4, 9, 11, 20 and 2 more"."""
     more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
     return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:most]))}{more}"
@@ -127,24 +136,28 @@ def fit_rows(
     max_new_tokens: int = 0,
     max_prompt: int | None = None,
     shifted: bool = False,
+    responses: Sequence[str] = TEXTS[1:],
     skip_invalid: bool = False,
     others: dict[str, AnyModel] | None = None,
 ) -> tuple[Dataset, RowReport]:
     """The rows that can be trained on, and a report on all of them.
 
     Args:
-        rows: standard rows: prompt, and completion or chosen and rejected if there are any.
+        rows: standard rows: prompt, and completion or chosen and rejected if there are any. A
+            column `row_of_file`, as `tasks.named_pairs` writes it, names the rows in messages.
         model: it reads the rows; its positions are the longest sequence.
         max_response: tokens after which a response is cut, EOS included.
         max_new_tokens: tokens that will be sampled after each prompt.
         max_prompt: leave out rows with prompts of more tokens. They are not cut: a part of a
             prompt is another prompt.
         shifted: each response is also read after the prompt of another row, as in KTO.
+        responses: the columns of responses that will be read, where there are such columns.
         skip_invalid: leave out rows that cannot be used, instead of refusing them.
         others: further models that read the rows, by name (`also_reading`).
 
     Returns:
-        (rows, report): the rows that are kept, and what happens to which row.
+        (rows, report): the rows that are kept, without `row_of_file`, and what happens to which
+        row.
 
     Raises:
         ValueError: a row cannot be used, or no row is left. A row cannot be used if it is longer
@@ -153,8 +166,9 @@ def fit_rows(
             tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
+    check("rows to train on", len(rows), len(rows) > 0, "at least 1")
     given = rows[:]
-    columns = {name: in_parts(given, name) for name in RESPONSES if name in given}
+    columns = {name: in_parts(given, name) for name in responses if name in given}
     prompts = _Reader(tokenizer, None).prompts(given["prompt"])
     reader = _Reader(tokenizer, max_response)
     answers = {name: reader.responses(texts) for name, texts in columns.items()}
@@ -164,7 +178,9 @@ def fit_rows(
         if its_limit and (limit is None or its_limit < limit):
             limit, shortest = its_limit, name
     longest = max((text.length for texts in answers.values() for text in texts), default=0)
-    report, rooms = RowReport(len(prompts)), []
+    origin = given.get(ORIGIN, [])
+    report, rooms = RowReport(len(prompts), numbers=[row["row"] for row in origin]), []
+    report.source = origin[0]["source"] if origin else ""
     faults: dict[str, list[int]] = {}
     for i, (prompt, *sides) in enumerate(zip(prompts, *answers.values(), strict=True)):
         room = max([longest if shifted else 0, *(s.length for s in sides)])
@@ -184,15 +200,16 @@ def fit_rows(
             length = prompts[which[0]].length + rooms[which[0]]
             why = f"a sequence of {length} tokens, EOS included, exceeds the {limit} positions"
             why += f" of the {shortest}"
-        start = numbered(which).capitalize() + f" ({len(which):,} of {len(prompts):,})"
-        raise ValueError(f"{start}: {why}; {advice}")
+        which_rows = report.named(which)
+        start = f"{report.source}, {which_rows}" if report.source else which_rows.capitalize()
+        raise ValueError(f"{start} ({len(which):,} of {len(prompts):,}): {why}; {advice}")
     report.dropped |= faults
     if not report.kept:
         raise ValueError(f"No row is left to train on: {report}")
     left_out = {i for which in report.dropped.values() for i in which}
     if left_out:
         rows = rows.select([i for i in range(len(rows)) if i not in left_out])
-    return rows, report
+    return rows.remove_columns(ORIGIN) if origin else rows, report
 
 
 def check_tokens(
@@ -231,8 +248,8 @@ def check_tokens(
     )
     if report.as_text:
         warnings.warn(
-            f"{WRITTEN}{numbered(report.as_text)} and are read as text, because the tokenizer's "
-            "chat template does not write them.",
+            f"{WRITTEN}{report.named(report.as_text)} and are read as text, because the "
+            "tokenizer's chat template does not write them.",
             stacklevel=3,
         )
     return report

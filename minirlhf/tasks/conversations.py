@@ -6,9 +6,9 @@ user's turns between them are read by the policy and have no loss.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
@@ -27,39 +27,40 @@ def is_conversation(value: object) -> bool:
     )
 
 
-def check_turns(dataset: Dataset) -> None:
+def check_turns(row: Mapping[str, Any], where: str) -> None:
     """Check that a list in a text column, and every value of `messages`, is a conversation.
+
+    Args:
+        where: start of an error message, for example "Row 3: ".
 
     Raises:
         ValueError: it is not, it has no turn, a turn has no text, the turns are in an order that
             gives nothing to learn, or chosen and rejected are not of one kind.
     """
-    columns = [name for name in ("messages", *TEXTS) if name in dataset.column_names]
-    for number, values in enumerate(zip(*(list(dataset[name]) for name in columns), strict=True)):
-        row = dict(zip(columns, values, strict=True))
-        for name, value in row.items():
-            if not isinstance(value, list) and name != "messages":
-                check_text(value, f"Row {number}: {name}")
-                continue
-            least = 2 if name == "messages" else 1
-            if not is_conversation(value) or len(value) < least:
-                raise ValueError(
-                    f"Row {number}: {name} is {str(value)[:60]!r}; it must be a list of turns, "
-                    f"{least} or more, each with role and content."
-                )
-            for turn in value:
-                check_text(turn["role"], f"Row {number}: a role in {name}")
-                text_of_turn(turn, f"Row {number}: a content in {name}")
-        if {"chosen", "rejected"} <= row.keys():
-            kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
-            if len(kinds) == 2:
-                raise ValueError(
-                    f"Row {number}: one of chosen and rejected is text and the other a "
-                    "conversation; give both in the same form."
-                )
-        for name, value in row.items():
-            if isinstance(value, list):
-                _check_order(value, f"Row {number}: {name}", answer=name != "prompt")
+    row = {name: row[name] for name in ("messages", *TEXTS) if name in row}
+    for name, value in row.items():
+        if not isinstance(value, list) and name != "messages":
+            check_text(value, f"{where}{name}")
+            continue
+        least = 2 if name == "messages" else 1
+        if not is_conversation(value) or len(value) < least:
+            raise ValueError(
+                f"{where}{name} is {str(value)[:60]!r}; it must be a list of turns, {least} or "
+                "more, each with role and content."
+            )
+        for turn in value:
+            check_text(turn["role"], f"{where}a role in {name}")
+            text_of_turn(turn, f"{where}a content in {name}")
+    if {"chosen", "rejected"} <= row.keys():
+        kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
+        if len(kinds) == 2:
+            raise ValueError(
+                f"{where}one of chosen and rejected is text and the other a conversation; give "
+                "both in the same form."
+            )
+    for name, value in row.items():
+        if isinstance(value, list):
+            _check_order(value, f"{where}{name}", answer=name != "prompt")
 
 
 def text_of_turn(turn: dict[str, Any], name: str) -> str:
@@ -100,13 +101,14 @@ def _check_order(turns: Turns, name: str, *, answer: bool) -> None:
 
 
 def render(
-    row: dict, texts: list[str], tokenizer: PreTrainedTokenizerBase, name: str = ""
+    row: dict, texts: list[str], template: "PreTrainedTokenizerBase | Template", name: str = ""
 ) -> dict[str, Any]:
     """The texts of a conversation, written with the tokenizer's chat template.
 
     Args:
         row: its values are conversations, or texts: of the user in `prompt`, else of the assistant.
         texts: the columns to write, `prompt` first.
+        template: the tokenizer, or for many rows a `Template` of it.
         name: start of an error message, for example "Row 3: ".
 
     Returns:
@@ -117,7 +119,10 @@ def render(
         ValueError: the template cannot write the conversation, writes it in a way from which the
             assistant's turns cannot be told, or a content holds special tokens of the tokenizer.
     """
-    asked = _turns(row["prompt"], "user", tokenizer, f"{name}prompt")
+    if not isinstance(template, Template):
+        template = Template(template)
+    template.name = name
+    asked = template.turns(row["prompt"], "user", "prompt")
     if not asked:
         raise ValueError(f"{name}there is no turn before the answer, so there is no prompt.")
     if asked[-1]["role"] == ASSISTANT:
@@ -125,11 +130,10 @@ def render(
             f"{name}the prompt ends with the assistant's turn, and another would follow; it must "
             "end with the turn that the assistant answers."
         )
-    template = _Template(tokenizer, name)
     prompt = template.prompt(asked)
     rendered: dict[str, Any] = {"prompt": prompt}
     for column in texts[1:]:
-        reply = _turns(row[column], ASSISTANT, tokenizer, f"{name}{column}")
+        reply = template.turns(row[column], ASSISTANT, column)
         # ultrafeedback repeats the prompt in both texts
         reply = reply[len(asked) :] if reply[: len(asked)] == asked else reply
         if not reply or reply[0]["role"] != ASSISTANT:
@@ -165,14 +169,48 @@ def _parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     return parts
 
 
-class _Template:
-    """The chat template of a tokenizer. Errors name the row."""
+class Template:
+    """The chat template of a tokenizer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        self.tokenizer, self.name = tokenizer, name
+    Attributes:
+        name: start of an error message, for example "Row 3: ".
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer, self.name = tokenizer, ""
+        tokens = tokenizer.added_tokens_decoder.values()
+        special = "|".join(re.escape(token.content) for token in tokens if token.special)
+        self.special = re.compile(special) if special else None
         # if the tokenizer adds BOS itself, remove the template's BOS
         adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         self.bos = (tokenizer.bos_token or "") if adds else ""
+
+    def turns(self, value: str | Turns, role: str, column: str) -> list[dict[str, Any]]:
+        """A conversation as templates expect it: contents are text, and no key's value is None.
+
+        A text is one turn of this role.
+
+        Raises:
+            ValueError: a content holds a special token, which would be read as the template's own,
+                or a turn calls tools and the template does not write such calls.
+        """
+        turns = value if is_conversation(value) else [{"role": role, "content": value}]
+        assert isinstance(turns, list)
+        name, found = f"{self.name}{column}", []
+        for i, turn in enumerate(turns):
+            text = text_of_turn(turn, f"{name}: the content of turn {i}")
+            if self.special and (written := self.special.search(text)):
+                raise ValueError(
+                    f"{name}: turn {i} has {written[0]!r} written in its content, which this "
+                    "tokenizer reads as a special token; change the text, or leave the row out."
+                )
+            if turn.get("tool_calls") and "tool_calls" not in str(self.tokenizer.chat_template):
+                raise ValueError(
+                    f"{name}: turn {i} calls tools, and the tokenizer's chat template does not "
+                    "write such calls; leave the row out, or use a model whose template does."
+                )
+            found.append(_without_none(turn) | {"content": text})
+        return found
 
     def written(self, turns: Turns, *, ask: bool = False) -> str:
         """The turns as text; with `ask`, up to where the assistant's next turn begins."""
@@ -280,37 +318,6 @@ def _is_learned(turn: dict[str, Any], name: str) -> bool:
                 f"{name} has the {key} {value!r}; it must be 1 (learned) or 0 (only read)."
             )
     return turn.get("weight") not in NOT_LEARNED and turn.get("train") not in NOT_LEARNED
-
-
-def _turns(
-    value: str | Turns, role: str, tokenizer: PreTrainedTokenizerBase, name: str
-) -> list[dict[str, Any]]:
-    """A conversation as templates expect it: contents are text, and no key has the value None.
-
-    A text is one turn of this role.
-
-    Raises:
-        ValueError: a content holds a special token, which would be read as the template's own, or a
-            turn calls tools and the template does not write such calls.
-    """
-    turns = value if is_conversation(value) else [{"role": role, "content": value}]
-    assert isinstance(turns, list)
-    special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
-    found = []
-    for i, turn in enumerate(turns):
-        text = text_of_turn(turn, f"{name}: the content of turn {i}")
-        if special and (written := re.search("|".join(special), text)):
-            raise ValueError(
-                f"{name}: turn {i} has {written[0]!r} written in its content, which this tokenizer "
-                "reads as a special token; change the text, or leave the row out."
-            )
-        if turn.get("tool_calls") and "tool_calls" not in str(tokenizer.chat_template):
-            raise ValueError(
-                f"{name}: turn {i} calls tools, and the tokenizer's chat template does not write "
-                "such calls; leave the row out, or use a model whose template does."
-            )
-        found.append(_without_none(turn) | {"content": text})
-    return found
 
 
 def _without_none(value: Any) -> Any:

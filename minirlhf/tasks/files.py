@@ -30,13 +30,20 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
     ".zst": lambda path: BufferedReader(pyarrow.input_stream(str(path), compression="zstd")),
 }
+UNREADABLE = "no row that can be read"  # a kind of BadRow
 LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
 
-class BrokenLine(ValueError):
-    """A part of a file that holds no row. The rows after it can still be read."""
+class BadRow(ValueError):
+    """A row that cannot be read or used. The rows after it still can.
 
-    kind = "no row that can be read"
+    Attributes:
+        kind: why, in a few words, to count such rows.
+    """
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 def is_data_file(path: Path) -> bool:
@@ -52,7 +59,7 @@ def suffix_of(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_rows(path: Path, count: int | None = None) -> list[Row | BrokenLine]:
+def read_rows(path: Path, count: int | None = None) -> list[Row | BadRow]:
     """The rows of a local file.
 
     Args:
@@ -60,7 +67,7 @@ def read_rows(path: Path, count: int | None = None) -> list[Row | BrokenLine]:
         count: read only the first so many rows. What follows is not looked at.
 
     Returns:
-        A dict from column to value for each row. In its place a `BrokenLine`, where a line of a
+        A dict from column to value for each row. In its place a `BadRow`, where a line of a
         JSONL file is no JSON object, or a row of a CSV file has too many cells.
 
     Raises:
@@ -68,7 +75,7 @@ def read_rows(path: Path, count: int | None = None) -> list[Row | BrokenLine]:
     """
     suffix = suffix_of(path)
     try:
-        rows: Iterator[Row | BrokenLine]
+        rows: Iterator[Row | BadRow]
         if suffix in (".parquet", ".arrow"):
             rows = rows_of_parquet(path) if suffix == ".parquet" else rows_of_arrow(path)
         elif suffix == ".json":
@@ -84,14 +91,14 @@ def read_rows(path: Path, count: int | None = None) -> list[Row | BrokenLine]:
     return found
 
 
-def intact(rows: list[Row | BrokenLine]) -> list[Row]:
+def intact(rows: list[Row | BadRow]) -> list[Row]:
     """The rows themselves.
 
     Raises:
-        BrokenLine: there is one among them.
+        BadRow: there is one among them.
     """
     for row in rows:
-        if isinstance(row, BrokenLine):
+        if isinstance(row, BadRow):
             raise row
     return [row for row in rows if isinstance(row, dict)]
 
@@ -162,16 +169,16 @@ def _check_utf8(path: Path, start: bytes) -> None:
         )
 
 
-def rows_of_jsonl(path: Path) -> Iterator[Row | BrokenLine]:
-    """The rows of a JSONL file; empty lines are left out. A bad line is given as a BrokenLine."""
+def rows_of_jsonl(path: Path) -> Iterator[Row | BadRow]:
+    """The rows of a JSONL file; empty lines are left out. A bad line is given as a BadRow."""
     number = 0
     for at, line in lines_of(path):
         if line.strip():
             number += 1
             try:
                 yield object_of(line, f"{path.name}, row {number}", at)
-            except BrokenLine as broken:
-                yield broken
+            except BadRow as bad:
+                yield bad
 
 
 def object_of(line: str, where: str, at: int) -> Row:
@@ -182,19 +189,22 @@ def object_of(line: str, where: str, at: int) -> Row:
         at: number of the line.
 
     Raises:
-        BrokenLine: there is none.
+        BadRow: there is none.
     """
     whole = "; a file that is one list must be named .json" if line.startswith("[") else ""
     try:
         row = parsed(line)
     except json.JSONDecodeError as error:
-        raise BrokenLine(
-            f"{where} is no JSON: {error.msg} at character {error.pos + 1} of line {at}{whole}."
+        raise BadRow(
+            UNREADABLE,
+            f"{where} is no JSON: {error.msg} at character {error.pos + 1} of line {at}{whole}.",
         ) from None
     except ValueError as error:
-        raise BrokenLine(f"{where} cannot be read as JSON: {error}, in line {at}.") from None
+        raise BadRow(
+            UNREADABLE, f"{where} cannot be read as JSON: {error}, in line {at}."
+        ) from None
     if not isinstance(row, dict):
-        raise BrokenLine(f"{where} is no JSON object with columns, in line {at}{whole}.")
+        raise BadRow(UNREADABLE, f"{where} is no JSON object with columns, in line {at}{whole}.")
     return row
 
 
@@ -220,7 +230,7 @@ def _with_unique_names(pairs: list[tuple[str, Any]]) -> Row:
     return found
 
 
-def rows_of_json(path: Path) -> Iterator[Row | BrokenLine]:
+def rows_of_json(path: Path) -> Iterator[Row | BadRow]:
     """The rows of a .json file: one list of objects, or an object a line, as `datasets` writes.
 
     An object with a list in its field `data` or `train` gives the rows of that list.
@@ -228,12 +238,12 @@ def rows_of_json(path: Path) -> Iterator[Row | BrokenLine]:
     Raises:
         ValueError: the file is no JSON.
     """
-    first = next((line.lstrip() for _, line in lines_of(path) if line.strip()), "")
-    if not first:
+    some = list(islice((line.lstrip() for _, line in lines_of(path) if line.strip()), 2))
+    if not some:
         return
-    if first.startswith("["):
+    if some[0].startswith("["):
         yield from _rows_of_list(path)
-    elif _is_row(first):
+    elif _is_object(some[0]) and len(some) > 1:
         yield from rows_of_jsonl(path)
     else:
         try:
@@ -247,22 +257,22 @@ def rows_of_json(path: Path) -> Iterator[Row | BrokenLine]:
             yield _row_or_broken(row, path, number)
 
 
-def _is_row(line: str) -> bool:
-    """Whether a line is an object by itself, and not one with a list of rows in it."""
+def _is_object(line: str) -> bool:
+    """Whether a line is an object by itself, so that another one can follow."""
     try:
-        row = parsed(line)
+        return isinstance(parsed(line), dict)
     except ValueError:
         return False
-    return isinstance(row, dict) and _list_in(row) is None
 
 
 def _list_in(whole: Row) -> list | None:
-    """The list in the field `data` or `train` of an object; None if there is none."""
-    fields = [whole[name] for name in ("data", "train") if isinstance(whole.get(name), list)]
-    return fields[0] if len(fields) == 1 else None
+    """The list of objects in the field `data` or `train` of an object; None if there is none."""
+    lists = [whole[name] for name in ("data", "train") if isinstance(whole.get(name), list)]
+    found = [rows for rows in lists if len(whole) == 1 or (rows and isinstance(rows[0], dict))]
+    return found[0] if len(found) == 1 else None
 
 
-def _rows_of_list(path: Path) -> Iterator[Row | BrokenLine]:
+def _rows_of_list(path: Path) -> Iterator[Row | BadRow]:
     """The objects of one JSON list. Each is parsed when it is asked for."""
     text = "".join(line for _, line in lines_of(path))
     decoder = json.JSONDecoder(object_pairs_hook=_with_unique_names)
@@ -295,10 +305,10 @@ def _next(text: str, at: int) -> int:
     return at
 
 
-def _row_or_broken(row: Any, path: Path, number: int) -> Row | BrokenLine:
+def _row_or_broken(row: Any, path: Path, number: int) -> Row | BadRow:
     if isinstance(row, dict):
         return row
-    return BrokenLine(f"{path.name}, row {number} is no JSON object with columns.")
+    return BadRow(UNREADABLE, f"{path.name}, row {number} is no JSON object with columns.")
 
 
 def _no_json(path: Path, error: json.JSONDecodeError, where: str = "") -> ValueError:
@@ -308,11 +318,11 @@ def _no_json(path: Path, error: json.JSONDecodeError, where: str = "") -> ValueE
     )
 
 
-def rows_of_csv(path: Path, delimiter: str = ",") -> Iterator[Row | BrokenLine]:
+def rows_of_csv(path: Path, delimiter: str = ",") -> Iterator[Row | BadRow]:
     """The rows of a CSV file; the first line names the columns. An empty cell is "".
 
     A cell that lacks at the end of a row is None. A row with more cells than the first line is
-    given as a BrokenLine.
+    given as a BadRow.
 
     Raises:
         ValueError: two columns have one name, or a quotation mark is not closed.
@@ -333,10 +343,11 @@ def rows_of_csv(path: Path, delimiter: str = ",") -> Iterator[Row | BrokenLine]:
                 continue
             number += 1
             if len(cells) > len(names):
-                yield BrokenLine(
+                yield BadRow(
+                    UNREADABLE,
                     f"{path.name}, row {number} (line {reader.line_num}) has {len(cells)} cells, "
                     f"and the first line names {len(names)} columns; put a text with commas or "
-                    "line breaks in quotes."
+                    "line breaks in quotes.",
                 )
             else:
                 yield dict(zip_longest(names, cells))

@@ -12,15 +12,18 @@ has pairs that repeat the prompt at the start of both texts. `standard` reads al
 layouts that other public datasets have.
 """
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+import pyarrow
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import TEXTS, answer
+from minirlhf.tasks.conversations import SPANS, TEXTS, answer
 from minirlhf.tasks.layouts import ROLES, find_layout
-from minirlhf.tasks.rows import Source, standard_rows
+from minirlhf.tasks.rows import ORIGIN, Source, counted, listed, standard_rows
 
 
 def check_rows(dataset: Dataset, *columns: str) -> Dataset:
@@ -91,8 +94,8 @@ def standard(
             be used (rows are counted from 0); or there are conversations but no chat template.
     """
     names = dataset.column_names
-    layout = find_layout(names, dataset.select(range(min(1000, len(dataset)))).to_list(), columns)
-    rows = dataset.select_columns(sorted(layout.used)).to_list()
+    rows = dataset.to_list()
+    layout = find_layout(names, rows, columns)
     found, report = standard_rows(
         rows,
         layout,
@@ -104,16 +107,58 @@ def standard(
     )
     say(report.lines(layout))
     made = as_dataset(found)
-    if others := [name for name in layout.ignored if name not in ROLES]:
+    ours = (*ROLES, *(name + SPANS for name in TEXTS))
+    if others := [name for name in layout.ignored if name not in ours]:
         kept = dataset.select_columns(others).select(list(found))
         made = concatenate_datasets([made, kept], axis=1)
     return made
 
 
-def as_dataset(rows: Mapping[int, dict]) -> Dataset:
-    """Rows as a Dataset. A row may lack a column; it is None there."""
+def as_dataset(rows: Mapping[int, dict], source: Source | None = None) -> Dataset:
+    """Rows as a Dataset. A row may lack a column; it is None there.
+
+    Args:
+        rows: number of the row in its source -> the row.
+        source: names the rows in messages.
+
+    Raises:
+        ValueError: a value does not fit the others of its column.
+    """
     names = dict.fromkeys(name for row in rows.values() for name in row)
-    return Dataset.from_list([{name: row.get(name) for name in names} for row in rows.values()])
+    columns = {name: [row.get(name) for row in rows.values()] for name in names}
+    if _fits(columns):
+        return Dataset.from_dict(columns)
+    name = next(name for name in columns if not _fits({name: columns[name]}))
+    values = columns[name]
+    place = bisect_left(
+        range(len(values)), True, key=lambda last: not _fits({name: values[: last + 1]})
+    )
+    shown = f"{values[place]!r:.60}, " if isinstance(values[place], str | int | float) else ""
+    raise ValueError(
+        f"{(source or Source()).cell(list(rows)[place], name)} is {shown}of type "
+        f"{type(values[place]).__name__}, which does not fit the column. A column holds values of "
+        "one type: texts of whole characters, numbers of 64 bits, or lists that are not nested "
+        "deeply. Change the value, or write all values of the column as text."
+    )
+
+
+def _fits(columns: dict[str, list[Any]]) -> bool:
+    """Whether a Dataset can hold the columns."""
+    if any(_is_deep(value) for values in columns.values() for value in values):
+        return False  # each level can double the time that datasets takes
+    try:
+        Dataset.from_dict(columns)
+    except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException):
+        return False
+    return True
+
+
+def _is_deep(value: object, levels: int = 10) -> bool:
+    """Whether a value is lists or dicts that are nested in more than so many levels."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deep(part, levels - 1) for part in inner)
 
 
 def conversational(dataset: Dataset) -> Dataset:
@@ -146,34 +191,62 @@ def unpaired(dataset: Dataset) -> Dataset:
     )
 
 
-def paired(dataset: Dataset) -> Dataset:
+def paired(dataset: Dataset, *, say: Callable[[str], object] = print) -> Dataset:
     """Unpaired rows as pairs: for each prompt, every good completion with every bad one.
 
     Prompts that have only good or only bad completions are left out.
 
+    Args:
+        say: is called with a text: the rows that were left out.
+
     Raises:
         ValueError: no prompt has both.
     """
-    kinds: dict[str, dict[bool, list[dict]]] = {}
-    for row in check_rows(dataset, "prompt", "completion", "label"):
-        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(row)
-    rows = [
-        {
-            "prompt": prompt,
-            **answer(good, "completion", "chosen"),
-            **answer(bad, "completion", "rejected"),
-        }
-        for prompt, kind in kinds.items()
+    kinds: dict[str, dict[bool, list[int]]] = {}
+    given = list(check_rows(dataset, "prompt", "completion", "label"))
+    for i, row in enumerate(given):
+        kinds.setdefault(row["prompt"], {True: [], False: []})[row["label"]].append(i)
+    pairs = [
+        (good, bad)
+        for kind in kinds.values()
         for good in kind[True]
         for bad in kind[False]
-        if good["completion"] != bad["completion"]
+        if given[good]["completion"] != given[bad]["completion"]
+    ]
+    rows = [
+        {
+            "prompt": given[good]["prompt"],
+            **answer(given[good], "completion", "chosen"),
+            **answer(given[bad], "completion", "rejected"),
+            **_origin_of_pair(given[good], given[bad]),
+        }
+        for good, bad in pairs
     ]
     if not rows:
         raise ValueError(
             "No prompt has both a good and a bad completion, so there are no pairs; "
             "use a loss of unpaired rows, or SFT on the good completions."
         )
+    why = "no other completion of the same prompt with the other label"
+    _say_left_out(dataset, {i for pair in pairs for i in pair}, why, say)
     return Dataset.from_list(rows)
+
+
+def _origin_of_pair(good: dict, bad: dict) -> dict[str, dict[str, str]]:
+    """The column `ORIGIN` of a pair, if its two rows have one: row "3+5"."""
+    if ORIGIN not in good:
+        return {}
+    return {ORIGIN: good[ORIGIN] | {"row": f"{good[ORIGIN]['row']}+{bad[ORIGIN]['row']}"}}
+
+
+def _say_left_out(
+    dataset: Dataset, kept: Collection[int], why: str, say: Callable[[str], object]
+) -> None:
+    """Say which rows are not among those that are kept, if there are any."""
+    left = [i for i in range(len(dataset)) if i not in kept]
+    if left:
+        origin = dataset[:].get(ORIGIN)
+        say(f"Left out: {why}: {listed([origin[i]['row'] for i in left] if origin else left)}.")
 
 
 def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:
@@ -195,13 +268,29 @@ def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:
     return prompts, responses, chosen, rejected
 
 
-def completions(dataset: Dataset) -> Dataset:
+def completions(dataset: Dataset, *, say: Callable[[str], object] = print) -> Dataset:
     """Rows for SFT: prompt and completion.
 
     Pairs give their chosen text, unpaired rows their good completions. Other rows stay as they are.
+
+    Args:
+        say: is called with a text: the rows that were left out.
+
+    Raises:
+        ValueError: no completion is labelled good.
     """
     if "chosen" in dataset.column_names:
         names = answer(dict.fromkeys(dataset.column_names), "chosen")
-        kept = ["prompt", *(name.replace("completion", "chosen") for name in names)]
-        return dataset.select_columns(kept).rename_columns(dict(zip(kept[1:], names, strict=True)))
-    return dataset.filter(lambda row: row["label"]) if "label" in dataset.column_names else dataset
+        renamed = {name.replace("completion", "chosen"): name for name in names}
+        others = [name for name in ("prompt", ORIGIN) if name in dataset.column_names]
+        return dataset.select_columns([*others, *renamed]).rename_columns(renamed)
+    if "label" not in dataset.column_names:
+        return dataset
+    good = [i for i, label in enumerate(dataset["label"]) if label]
+    if not good:
+        raise ValueError(
+            f"Of {counted(len(dataset))} none is labelled good, and SFT learns good completions "
+            "alone; give rows with the label true."
+        )
+    _say_left_out(dataset, set(good), "labelled bad, which SFT does not learn", say)
+    return dataset.select(good)

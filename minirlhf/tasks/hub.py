@@ -14,7 +14,7 @@ from minirlhf.tasks import reviews
 from minirlhf.tasks.files import (
     COMPRESSED,
     SUFFIXES,
-    BrokenLine,
+    BadRow,
     Row,
     is_data_file,
     is_saved_dataset,
@@ -24,7 +24,7 @@ from minirlhf.tasks.files import (
 )
 from minirlhf.tasks.formats import as_dataset, completions, paired
 from minirlhf.tasks.layouts import Layout, find_layout
-from minirlhf.tasks.rows import Source, standard_rows
+from minirlhf.tasks.rows import ORIGIN, Source, standard_rows
 
 
 def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
@@ -88,6 +88,33 @@ def load_by_name(
         ValueError: the dataset cannot be loaded, has no known format, or has a row that cannot be
             used. Rows are counted from 1.
     """
+    made = _loaded(
+        name,
+        tokenizer,
+        split=split,
+        rows=rows,
+        chat=chat,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        say=say,
+        load=load,
+    )
+    return made.remove_columns(ORIGIN) if ORIGIN in made.column_names else made
+
+
+def _loaded(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    split: str | None = None,
+    rows: int | None,
+    chat: bool,
+    columns: Mapping[str, str] | None,
+    skip_invalid: bool,
+    say: Callable[[str], object],
+    load: Callable[..., Dataset] = load_dataset,
+) -> Dataset:
+    """What `load_by_name` returns, with the column `ORIGIN` except for imdb."""
     check("columns", columns, not (columns and name == "imdb"), "left out with imdb")
     check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
     if name == "imdb":
@@ -95,18 +122,21 @@ def load_by_name(
         read = _from_hub(name, *DATASETS[name], split, rows, load)
         say(f"imdb: {len(read)} rows; the first 8 words of text are the prompt.")
         return imdb_rows(read)
-    found, layout = _read(name, split, rows, columns, skip_invalid, load)
+    found, layout = _read(name, split, rows, columns, load)
+    source = Source(_title(name))
     made, report = standard_rows(
         found,
         layout,
         tokenizer,
-        Source(_title(name)),
+        source,
         skip_invalid=skip_invalid,
         drop_equal=name in DATASETS,
         chat=chat,
     )
     say(report.lines(layout, limited=len(found) == rows))
-    return as_dataset(made)
+    return as_dataset(
+        {number: row | {ORIGIN: source.origin(number)} for number, row in made.items()}
+    )
 
 
 def _read(
@@ -114,24 +144,28 @@ def _read(
     split: str | None,
     rows: int | None,
     columns: Mapping[str, str] | None,
-    skip_invalid: bool,
     load: Callable[..., Dataset],
-) -> tuple[Sequence[Row | BrokenLine], Layout]:
+    *,
+    only_prompts: bool = False,
+) -> tuple[Sequence[Row | BadRow], Layout]:
     """The first rows of a dataset as they are, and which of their columns mean what.
+
+    Args:
+        only_prompts: the responses will not be read.
 
     Raises:
         ValueError: the dataset cannot be loaded, or has no known format.
     """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
-    path = Path(name)
+    path = _path(name)
     if name in DATASETS:
-        found: Sequence[Row | BrokenLine] = _from_hub(
+        found: Sequence[Row | BadRow] = _from_hub(
             name, *DATASETS[name], split, rows, load
         ).to_list()
     elif is_saved_dataset(path):
         found = read_folder(path, split, rows)
     elif path.is_file() or (is_data_file(path) and not path.is_dir()):
-        found = _from_file(path, rows, skip_invalid)
+        found = _from_file(path, rows)
     else:
         found = _from_hub(name, name, "train", split, rows, load).to_list()
     if not found:
@@ -141,15 +175,36 @@ def _read(
     if not good:
         raise ValueError(f"'{name}' has no row that can be used: {found[0]}")
     names = list(dict.fromkeys(column for row in good for column in row))
-    return found, find_layout(names, good, columns, name=_title(name))
+    layout = find_layout(names, good, columns, name=_title(name), only_prompts=only_prompts)
+    return found, layout
+
+
+def _path(name: str) -> Path:
+    """The path that a name may be.
+
+    Raises:
+        ValueError: it is empty, too long or the root folder, so it can name no dataset.
+    """
+    allowed = "the name of a dataset, of a file, or of a folder of data"
+    try:
+        Path(name).exists()
+        usable = bool(name.strip() and Path(name).absolute().name)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"dataset is {name[:60]!r}, of {len(name):,} letters, which is no path ({why}); it "
+            f"must be {allowed}."
+        ) from None
+    check("dataset", name, usable, allowed)
+    return Path(name)
 
 
 def _title(name: str) -> str:
     """The name of a dataset in messages: of a file or folder without the folders above it."""
-    return Path(name).name if Path(name).exists() else name
+    return Path(name).absolute().name if Path(name).exists() else name
 
 
-def _from_file(path: Path, rows: int | None, skip_invalid: bool) -> list[Row | BrokenLine]:
+def _from_file(path: Path, rows: int | None) -> list[Row | BadRow]:
     """The first rows of a local file.
 
     Raises:
@@ -165,19 +220,11 @@ def _from_file(path: Path, rows: int | None, skip_invalid: bool) -> list[Row | B
             f"nor in one of these with {', '.join(COMPRESSED)} after it."
         )
     found = read_rows(path, rows)
-    broken = next((row for row in found if isinstance(row, BrokenLine)), None)
-    cells = suffix_of(path) in (".csv", ".tsv")
-    if broken and not skip_invalid:
-        what = "" if cells else "JSON parse error: "
-        raise ValueError(
-            f"The file '{path}' cannot be read: {what}{broken} --skip-invalid leaves such rows out."
-        )
-    if cells:  # an empty cell stands for nothing, as in pandas
-        found = [
-            row if isinstance(row, BrokenLine) else {name: row[name] or None for name in row}
-            for row in found
-        ]
-    return found
+    if suffix_of(path) not in (".csv", ".tsv"):
+        return found
+    return [  # an empty cell stands for nothing, as in pandas
+        {name: row[name] or None for name in row} if isinstance(row, dict) else row for row in found
+    ]
 
 
 def _from_hub(
@@ -208,6 +255,12 @@ def _from_hub(
     return dataset.select(range(min(rows or len(dataset), len(dataset))))
 
 
+def _check_named(name: str, columns: Mapping[str, str] | None, chat: bool) -> None:
+    """Refuse options about the rows of a dataset where there is none."""
+    check("columns", columns, bool(name) or not columns, "left out without a dataset")
+    check("chat", chat, bool(name) or not chat, "given together with a dataset")
+
+
 def named_demonstrations(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -218,7 +271,7 @@ def named_demonstrations(
     chat: bool = False,
     say: Callable[[str], object] = print,
 ) -> Dataset:
-    """Prompts and completions for SFT.
+    """Prompts and completions for SFT, with a column `row_of_file` as in `named_pairs`.
 
     Args:
         name: a dataset that `load_by_name` knows; empty for all film reviews.
@@ -228,11 +281,10 @@ def named_demonstrations(
     Raises:
         ValueError: the dataset has no responses, or `load_by_name` refuses it.
     """
-    check("columns", columns, bool(name) or not columns, "left out without a dataset")
-    check("chat", chat, bool(name) or not chat, "given together with a dataset")
+    _check_named(name, columns, chat)
     if not name:
         return reviews.sft_dataset(tokenizer)
-    data = load_by_name(
+    data = _loaded(
         name,
         tokenizer,
         rows=rows,
@@ -241,7 +293,7 @@ def named_demonstrations(
         chat=chat,
         say=say,
     )
-    data = completions(data)
+    data = completions(data, say=say)
     if "completion" not in data.column_names:
         raise _lacks(name, data, ["completion"], "of no known format for SFT", "completion=NAME")
     return data
@@ -262,6 +314,9 @@ def named_pairs(
 ) -> Dataset:
     """Preference pairs.
 
+    A column `row_of_file` says which row of a named dataset each pair is; `loops.fit_rows` names
+    rows by it, and takes it away.
+
     Args:
         name: a dataset that `load_by_name` knows; empty for pairs drawn from the film reviews.
         rows: the first rows of a named dataset, or the number of pairs to draw.
@@ -274,13 +329,12 @@ def named_pairs(
     Raises:
         ValueError: the dataset has neither pairs nor labels, or `load_by_name` refuses it.
     """
-    check("columns", columns, bool(name) or not columns, "left out without a dataset")
-    check("chat", chat, bool(name) or not chat, "given together with a dataset")
+    _check_named(name, columns, chat)
     if not name:
         return reviews.preference_pairs(
             "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
         )
-    data = load_by_name(
+    data = _loaded(
         name,
         tokenizer,
         rows=rows,
@@ -290,7 +344,7 @@ def named_pairs(
         say=say,
     )
     if "label" in data.column_names:
-        return data if labelled else paired(data)
+        return data if labelled else paired(data, say=say)
     if lacking := [c for c in ("chosen", "rejected") if c not in data.column_names]:
         raise _lacks(
             name, data, lacking, "of no known format for pairs", "chosen=NAME,rejected=NAME"
@@ -312,7 +366,9 @@ def named_prompts(
     """Prompts to sample responses to, with the other columns of their rows.
 
     A reward function is given these columns under the names that they have in the dataset.
-    Responses that the dataset holds are not learned from.
+    Responses that the dataset holds are not learned from. Of conversations in `messages`, the
+    prompt is all turns before the assistant's last answer. A column `row_of_file` is as in
+    `named_pairs`.
 
     Args:
         name: a dataset that `load_by_name` knows, except imdb.
@@ -322,29 +378,26 @@ def named_prompts(
         ValueError: the dataset has no prompts, or `load_by_name` refuses it.
     """
     check("dataset", name, name != "imdb", "another one: imdb has texts without prompts")
-    found, layout = _read(name, None, rows, columns, skip_invalid, load)
-    asked = layout.columns.get("prompt", ())
-    if asked:  # the responses are not read, so they need no check
-        others = (*layout.ignored, *(c for c in layout.used if c not in asked))
-        layout = Layout({"prompt": asked}, tuple(sorted(others)))
-    source = Source(_title(name))
+    found, layout = _read(name, None, rows, columns, load, only_prompts=True)
+    source, asked = Source(_title(name)), layout.columns.get("prompt", ())
     made, report = standard_rows(
         found, layout, tokenizer, source, skip_invalid=skip_invalid, chat=chat
     )
     say(report.lines(layout, limited=len(found) == rows, others="Other columns"))
     given = {number: row for number, row in enumerate(found) if isinstance(row, dict)}
-    return as_dataset(
-        {
-            number: {"prompt": row["prompt"]}
-            | {c: v for c, v in given[number].items() if c not in asked}
-            for number, row in made.items()
-        }
-    )
+    prompts = {
+        number: {"prompt": row["prompt"]}
+        | {c: v for c, v in given[number].items() if c not in (*asked, "prompt")}
+        | {ORIGIN: source.origin(number)}
+        for number, row in made.items()
+    }
+    return as_dataset(prompts, source)
 
 
 def _lacks(name: str, data: Dataset, lacking: list[str], what: str, example: str) -> ValueError:
     """The refusal of a dataset that does not have the columns for a way of training."""
+    has = [column for column in data.column_names if column != ORIGIN]
     return ValueError(
-        f"{Path(name).name} is {what}: it has {', '.join(data.column_names)} and lacks {lacking}; "
+        f"{_title(name)} is {what}: it has {', '.join(has)} and lacks {lacking}; "
         f"if other columns are meant, give --columns {example}."
     )

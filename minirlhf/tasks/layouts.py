@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minirlhf.runtime import check
+from minirlhf.tasks.conversations import SPANS, TEXTS, is_conversation
 
 ROLES = ("prompt", "completion", "chosen", "rejected", "label", "messages")
 
@@ -76,11 +77,12 @@ CHOICES: tuple[tuple[str, str, str, Callable[[object], int | None]], ...] = (
     ),
 )
 
-# names that cannot be a prompt's: what is known about a row
+# names of what is known about a row: not the prompt's, if the values look like it, too
 ABOUT = re.compile(
-    r"(^|_|\b)(ids?|idx|index|uid|uuid|hash|unnamed|source|dataset|origin|subset|split|scores?|"
-    r"ratings?|margin|models?|lang|language|category|annotator|date|time|timestamp|url|license|"
-    r"metadata|meta|rewards?|preference|side|labels?)(_|\b|$)"
+    r"((prompt|chosen|rejected)[_-])?(idx|index|uid|uuid|hash|source|dataset|origin|subset|split|"
+    r"scores?|ratings?|margin|models?|lang|language|category|annotator|date|time|timestamp|url|"
+    r"license|metadata|meta|rewards?|preference|side|labels?)([_-](name|chosen|rejected|[a-z0-9]))?|"
+    r"(\w+[_-])?ids?"
 )
 
 
@@ -93,11 +95,17 @@ class Layout:
         choice: (column, function) where the better of two responses is chosen in each row. The
             function gives 0 or 1, the position of the better one, or None for a tie.
         ignored: the other columns.
+        spans: columns such as `chosen_spans`, which say what the assistant wrote in a text of
+            several turns.
+        only_prompts: the responses are not read. Of `messages`, all turns before the assistant's
+            last answer are the prompt.
     """
 
     columns: dict[str, tuple[str, ...]]
     ignored: tuple[str, ...]
     choice: tuple[str, Callable[[object], int | None]] | None = None
+    spans: tuple[str, ...] = ()
+    only_prompts: bool = False
 
     @property
     def implicit(self) -> bool:
@@ -108,7 +116,8 @@ class Layout:
     def used(self) -> frozenset[str]:
         """The columns that are read."""
         choice = {self.choice[0]} if self.choice else set()
-        return frozenset(part for parts in self.columns.values() for part in parts) | choice
+        parts = {part for parts in self.columns.values() for part in parts}
+        return frozenset(parts | choice | set(self.spans))
 
     @property
     def optional(self) -> frozenset[str]:
@@ -130,6 +139,7 @@ class Layout:
                     f"{self.columns['rejected'][0]} by {self.choice[0]}",
                 )
             parts.append(role if names == (role,) else f"{role} = {' + '.join(names)}")
+        parts += self.spans
         ignored = ", ".join(name or "(no name)" for name in self.ignored)
         return "; ".join(parts) + (f". {others}: {ignored}." if ignored else ".")
 
@@ -140,15 +150,17 @@ def find_layout(
     given: Mapping[str, str] | None = None,
     *,
     name: str = "",
+    only_prompts: bool = False,
 ) -> Layout:
     """Find out which columns of a dataset mean what.
 
     Args:
         names: the columns of the dataset.
-        rows: some of its rows. They show which unknown column could hold the prompt.
+        rows: its rows. They show which unknown column could hold the prompt.
         given: role -> column, where the reader says so; "a+b" for columns to be joined, "" for
             a role that no column has.
         name: of the dataset, to begin messages with.
+        only_prompts: the responses will not be read, so it does not matter which they are.
 
     Raises:
         ValueError: the columns are of no known format, or two of them could be meant.
@@ -156,14 +168,19 @@ def find_layout(
     said = _given(names, given or {}, name)
     # LLaMA-Factory's column of earlier turns is usually empty
     some = [n for n in names if n != "history" or any(row.get(n) for row in rows)]
-    layout = _pairs(some, rows, said, name) or _others(some, said, name)
+    clear = only_prompts
+    layout = _pairs(some, rows, said, name, clear) or _others(some, said, name, clear)
     for role, parts in said.items():
         if parts and role not in layout.columns:
             raise ValueError(
                 f"columns gives {role}={'+'.join(parts)}, and the dataset is read as "
                 f"{', '.join(layout.columns)}, which has no {role}."
             )
-    return _with_system(layout, names, rows, said)
+    columns = _with_system(layout, names, rows, said)
+    read = next((role for role in ("prompt", "messages") if role in columns), None)
+    if only_prompts and read:
+        return _layout({read: columns[read]}, names, only_prompts=True)
+    return _layout(columns, names, layout.choice)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -207,21 +224,26 @@ def _pairs(
     rows: Sequence[Mapping[str, Any]],
     said: dict[str, tuple[str, ...]],
     name: str,
+    clear: bool,
 ) -> Layout | None:
-    """The layout of preference pairs, or None where there are none."""
+    """The layout of preference pairs, or None where there are none.
+
+    Args:
+        clear: it does not matter which of several pairs is meant.
+    """
     if said.get("completion") or said.get("messages"):
         return None
     found: dict[str, tuple[str, ...]] = {}
     choice = None
-    if any(said.get(role) for role in ("chosen", "rejected")):
+    if any(role in said for role in ("chosen", "rejected")):
         for role in ("chosen", "rejected"):
-            if role in said or role in names:
-                found[role] = said.get(role) or (role,)
+            if parts := said.get(role, (role,) if role in names else ()):
+                found[role] = parts
     elif pairs := [pair for pair in PAIRS if set(pair) <= set(names)]:
-        pair = _only("chosen", pairs, pairs[0] == PAIRS[0], name)
+        pair = _only("chosen", pairs, clear or pairs[0] == PAIRS[0], name)
         found = {"chosen": (pair[0],), "rejected": (pair[1],)}
     elif choices := [row for row in CHOICES if set(row[:3]) <= set(names)]:
-        first, second, column, better = _only("chosen", choices, len(choices) == 1, name)
+        first, second, column, better = _only("chosen", choices, clear, name)
         found, choice = {"chosen": (first,), "rejected": (second,)}, (column, better)
     if len(found) < 2:
         return None
@@ -259,26 +281,43 @@ def _prompt_of_pairs(
 
 def could_be_prompt(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a column of unknown meaning could hold the prompt: it holds text or turns."""
-    if not name or ABOUT.search(name.lower()):
-        return False
-    return any(
-        bool(value) and not is_number(value)
+    values = [
+        value
         for row in rows
-        if isinstance(value := row.get(name), str | list | dict)
-    )
+        if isinstance(value := row.get(name), str | list | dict) and value and not is_number(value)
+    ]
+    if not name or not values:
+        return False
+    return not (ABOUT.fullmatch(name.lower()) and _tell_about(values))
 
 
-def _others(names: Sequence[str], said: dict[str, tuple[str, ...]], name: str) -> Layout:
-    """The layout of conversations, of prompts with responses, or of prompts alone."""
+def _tell_about(values: Sequence[str | list | dict]) -> bool:
+    """Whether values look like names, numbers and marks of rows: without spaces, or few."""
+    texts = [value for value in values if isinstance(value, str)]
+    words = [text for text in texts if len(text.split()) > 1 or not text.isascii()]
+    few = len(set(texts)) <= len(texts) / 10
+    return (few or not words) and not any(map(is_conversation, values))
+
+
+def _others(
+    names: Sequence[str], said: dict[str, tuple[str, ...]], name: str, clear: bool
+) -> Layout:
+    """The layout of conversations, of prompts with responses, or of prompts alone.
+
+    Args:
+        clear: it does not matter which column holds the responses.
+    """
     messages = said.get("messages", tuple(n for n in CONVERSATIONS if n in names))
-    completion = said.get("completion") or (("completion",) if "completion" in names else ())
-    completion = completion or tuple(n for n in COMPLETIONS if n in names)
-    if "completion" in said:
+    usual = ("completion",) if "completion" in names else COMPLETIONS
+    completion = tuple(n for n in usual if n in names)
+    if said.get("completion"):
         messages, completion = said.get("messages", ()), said["completion"]
-    elif said.get("messages"):
+    elif clear or "completion" in said or said.get("messages"):
         completion = ()
-    elif "prompt" in said:
-        messages = ()
+    if said.get("prompt"):
+        messages = said.get("messages", ())
+    elif "prompt" in said and messages:
+        completion = ()
     if messages and completion:
         raise _ambiguous(
             "the responses", (*messages, *completion), name, ("messages", "completion")
@@ -287,14 +326,19 @@ def _others(names: Sequence[str], said: dict[str, tuple[str, ...]], name: str) -
         return _layout(
             {"messages": (_only("messages", messages, "messages" in messages, name),)}, names
         )
-    prompt = said.get("prompt") or _prompt(names, name)
+    prompt = said["prompt"] if "prompt" in said else _prompt(names, name)
     columns = {"prompt": prompt} if prompt else {}
     if completion:
         columns["completion"] = (_only("completion", completion, len(completion) == 1, name),)
         label = said.get("label", tuple(n for n in LABELS if n in names)[:1])
         columns |= {"label": label} if label else {}
-    elif "chosen" in names:  # a good response without a bad one
+    elif "chosen" in names and "chosen" not in said:  # a good response without a bad one
         columns["chosen"] = ("chosen",)
+    if not prompt and "prompt" in said:
+        raise ValueError(
+            f"{_of(name)}has neither pairs nor a conversation, so a column must be the prompt, and "
+            f"columns gives prompt= (nothing); its columns are {', '.join(names)}."
+        )
     if not prompt:
         raise ValueError(
             f"{_of(name)}has the columns {', '.join(names)}, which are of no known format; give "
@@ -319,21 +363,27 @@ def _with_system(
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     said: dict[str, tuple[str, ...]],
-) -> Layout:
-    """The layout with a system prompt before the prompt, where there is one."""
+) -> dict[str, tuple[str, ...]]:
+    """The columns of each role, with a system prompt before the prompt where there is one."""
     system = next((n for n in SYSTEM if n in names and any(row.get(n) for row in rows)), None)
     role = "messages" if "messages" in layout.columns else "prompt"
     columns = dict(layout.columns)
     if system and role in columns and role not in said and system not in layout.used:
         columns[role] = (system, *columns[role])
-    return _layout(columns, names, layout.choice)
+    return columns
 
 
 def _layout(
-    columns: dict[str, tuple[str, ...]], names: Sequence[str], choice: Any = None
+    columns: dict[str, tuple[str, ...]],
+    names: Sequence[str],
+    choice: Any = None,
+    *,
+    only_prompts: bool = False,
 ) -> Layout:
-    used = {part for parts in columns.values() for part in parts} | {choice[0] if choice else None}
-    return Layout(columns, tuple(n for n in names if n not in used), choice)
+    spans = tuple(role + SPANS for role in TEXTS[1:] if columns.get(role) == (role,))
+    spans = tuple(n for n in spans if n in names and "prompt" in columns)
+    used = Layout(columns, (), choice, spans).used
+    return Layout(columns, tuple(n for n in names if n not in used), choice, spans, only_prompts)
 
 
 def _only(role: str, found: Sequence[Any], clear: bool, name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check, check_text
-from minirlhf.tasks.conversations import is_conversation, render
+from minirlhf.tasks.conversations import Template, check_turns, is_conversation, render
 
 FORMS = "a list of texts, a Series, a column of a Dataset, or a Dataset with a column `prompt`"
 
@@ -28,7 +28,8 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
             no prompt. Or a prompt, named by its row, is not text (None and NaN are not), cannot be
             encoded as UTF-8, is empty, or is a conversation and there is no chat template.
     """
-    texts = [_text_of(row, value, tokenizer) for row, value in enumerate(_values(prompts))]
+    template = Template(tokenizer) if getattr(tokenizer, "chat_template", None) else None
+    texts = [_text_of(row, value, template) for row, value in enumerate(_values(prompts))]
     check("rows to train on", len(texts), bool(texts), "at least 1: there are no prompts")
     return texts
 
@@ -36,14 +37,8 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
 def _values(prompts: Iterable[Any]) -> Iterable[Any]:
     """The prompts one by one, without the table that they are a column of."""
     kind = type(prompts).__name__
-    if isinstance(prompts, (str, bytes, AbstractSet)) or not _has_items(prompts):
-        hint = {"str": "; for one prompt give a list of one text", "set": ", which has an order"}
-        raise ValueError(
-            f"prompts is {str(prompts)[:60]!r}, of type {kind}; it must be {FORMS}"
-            f"{hint.get(kind, '')}."
-        )
-    columns = prompts if isinstance(prompts, Mapping) else getattr(prompts, "columns", None)
-    columns = getattr(prompts, "column_names", columns)  # of a Dataset
+    _check_many(prompts, "prompts", FORMS)
+    columns = _columns(prompts)
     if columns is None:
         return prompts
     if "prompt" not in columns or not hasattr(prompts, "__getitem__"):
@@ -51,7 +46,31 @@ def _values(prompts: Iterable[Any]) -> Iterable[Any]:
             f"prompts is a {kind} with {', '.join(map(str, columns))[:200] or 'nothing'}; it must "
             f"have a column `prompt`: rename one, or give the column itself."
         )
-    return prompts["prompt"]
+    column = prompts["prompt"]
+    _check_many(column, "The column `prompt`", "one column of texts", table=False)
+    return column
+
+
+def _columns(prompts: Any) -> Any:
+    """The names of a table's columns; None for what is no table."""
+    columns = prompts if isinstance(prompts, Mapping) else getattr(prompts, "columns", None)
+    return getattr(prompts, "column_names", columns)  # of a Dataset
+
+
+def _check_many(prompts: object, name: str, allowed: str, *, table: bool = True) -> None:
+    """Refuse one text, a set, what has no items, and a table where none is allowed.
+
+    Args:
+        name: start of the message.
+    """
+    one = isinstance(prompts, (str, bytes, AbstractSet)) or not _has_items(prompts)
+    if one or (not table and _columns(prompts) is not None):
+        kind = type(prompts).__name__
+        hint = {"str": "; for one prompt give a list of one text", "set": ", which has an order"}
+        raise ValueError(
+            f"{name} is {str(prompts)[:60]!r}, of type {kind}; it must be {allowed}"
+            f"{hint.get(kind, '')}."
+        )
 
 
 def _has_items(prompts: object) -> bool:
@@ -62,19 +81,21 @@ def _has_items(prompts: object) -> bool:
     return True
 
 
-def _text_of(row: int, value: Any, tokenizer: PreTrainedTokenizerBase) -> str:
+def _text_of(row: int, value: Any, template: Template | None) -> str:
     """One prompt as text."""
     if isinstance(value, Mapping) and "prompt" in value:
         value = value["prompt"]
     if isinstance(value, list) and value and is_conversation(value):
-        if not getattr(tokenizer, "chat_template", None):
+        if template is None:
             raise ValueError(
                 f"Prompt {row} is a conversation; give a tokenizer that has a chat template, or "
                 "texts."
             )
-        for turn in value:
-            check_text(turn["content"], f"Prompt {row}: a content")
-        value = render({"prompt": value}, ["prompt"], tokenizer)["prompt"]
+        try:
+            check_turns({"prompt": value}, f"Prompt {row}: ")
+            value = render({"prompt": value}, ["prompt"], template, f"Prompt {row}: ")["prompt"]
+        except RecursionError:
+            raise ValueError(f"Prompt {row} holds lists that are nested too deeply.") from None
     check_text(value, f"Prompt {row}")
     if not value:
         raise ValueError(f"Prompt {row} is empty; remove it or give it a text.")

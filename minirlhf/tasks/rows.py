@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import TEXTS, check_turns, render
-from minirlhf.tasks.files import Row
+from minirlhf.tasks.conversations import ASSISTANT, SPANS, TEXTS, Template, check_turns, render
+from minirlhf.tasks.files import BadRow, Row
 from minirlhf.tasks.implicit import prompt_length
 from minirlhf.tasks.layouts import SYSTEM, Layout
 
@@ -24,7 +23,8 @@ SPEAKERS = {  # who speaks, in ShareGPT's words
     "observation": "tool",
 }
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-RESPONSES = ("completion", "chosen", "rejected")
+
+ORIGIN = "row_of_file"  # a column that says which row of a file a row comes from, for messages
 
 # kinds of bad rows, as the report names them
 EQUAL = "two equal responses"
@@ -32,17 +32,15 @@ NO_TEXT = "a value that is missing or no text"
 NO_TALK = "no conversation"
 
 
-class BadRow(ValueError):
-    """A row that cannot be used. `kind` says why in a few words, to count such rows."""
-
-    def __init__(self, kind: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
-
-
 def counted(rows: int) -> str:
     """ "1 row" or "2 rows"."""
     return f"{rows} row{'s' * (rows != 1)}"
+
+
+def listed(numbers: Sequence[object]) -> str:
+    """How many rows, and the first of them: "5 rows (3, 8, 9, ...)"."""
+    shown = ", ".join(map(str, numbers[:3]))
+    return f"{counted(len(numbers))} ({shown}{', ...' * (len(numbers) > 3)})"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,12 @@ class Source:
         return f"{self.row(number)}: {column}"
 
     def listed(self, numbers: Sequence[int]) -> str:
-        """How many rows, and the first of them: "5 rows (3, 8, 9, ...)"."""
-        shown = ", ".join(str(number + bool(self.name)) for number in numbers[:3])
-        return f"{counted(len(numbers))} ({shown}{', ...' * (len(numbers) > 3)})"
+        """How many rows, and the first of them. `numbers` count from 0."""
+        return listed([number + bool(self.name) for number in numbers])
+
+    def origin(self, number: int) -> dict[str, str]:
+        """The value of the column `ORIGIN` in a row of a file. `number` counts from 0."""
+        return {"source": self.name, "row": str(number + 1)}
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Report:
 
 
 def standard_rows(
-    rows: Sequence[Row | ValueError],
+    rows: Sequence[Row | BadRow],
     layout: Layout,
     tokenizer: PreTrainedTokenizerBase | None,
     source: Source,
@@ -123,7 +124,7 @@ def standard_rows(
     """Rows of text with the columns that `formats` describes.
 
     Args:
-        rows: as they were read. A ValueError stands for a row that could not be read.
+        rows: as they were read. A BadRow stands for a row that could not be read.
         layout: which columns mean what.
         tokenizer: needed for conversations.
         source: names the rows in messages.
@@ -139,29 +140,34 @@ def standard_rows(
             and says how many there are.
     """
     found: dict[int, Row] = {}
-    faults: dict[int, ValueError] = {}
+    faults: dict[int, BadRow] = {}
     as_label: list[int] = []
     form = ""  # of the first good row
+    written = getattr(tokenizer, "chat_template", None)
+    template = Template(tokenizer) if tokenizer is not None and written else None
     for number, row in enumerate(rows):
         try:
-            if isinstance(row, ValueError):
+            if isinstance(row, BadRow):
                 raise row
-            values = _values(row, layout, source, number)
-            talks = "messages" in values or any(isinstance(v, list) for v in values.values())
+            values = _values(row, layout, source, number, chat=chat)
+            texts = [value for name, value in values.items() if name in TEXTS]
+            talks = "messages" in values or any(isinstance(value, list) for value in texts)
             mine = "a conversation" if talks else "text"
-            if form not in ("", mine):
+            if form not in ("", mine) and not chat:
                 raise BadRow(
                     "text among conversations, or the other way round",
                     f"{source.row(number)} is {mine}, and the rows before it are {form}; give all "
                     "rows in the same form.",
                 )
-            found[number] = _texts(values, tokenizer, source, number, chat=chat)
+            found[number] = _texts(values, template, source.row(number), chat=chat)
             form = mine
             if "label" in values and not isinstance(row[layout.columns["label"][0]], bool):
                 as_label.append(number)
-        except ValueError as error:
-            if not isinstance(row, ValueError) and not isinstance(error, BadRow):
-                raise  # it is not about this row
+        except RecursionError:
+            faults[number] = BadRow(
+                NO_TALK, f"{source.row(number)} holds lists that are nested too deeply."
+            )
+        except BadRow as error:
             faults[number] = error
     report = Report(source, len(rows), len(found), noted=_unusual(found))
     if as_label:
@@ -171,7 +177,7 @@ def standard_rows(
 
 
 def _refuse(
-    faults: Mapping[int, ValueError], report: Report, *, skip_invalid: bool, drop_equal: bool
+    faults: Mapping[int, BadRow], report: Report, *, skip_invalid: bool, drop_equal: bool
 ) -> None:
     """Count the bad rows in the report, or refuse them.
 
@@ -179,7 +185,7 @@ def _refuse(
         ValueError: there are bad rows that may not be left out, or no others.
     """
     for number, fault in faults.items():
-        report.left_out.setdefault(getattr(fault, "kind", ""), []).append(number)
+        report.left_out.setdefault(fault.kind, []).append(number)
     equal = set(report.left_out.get(EQUAL, []) if drop_equal else [])
     bad = [number for number in faults if number not in equal]
     if bad and not skip_invalid:
@@ -191,8 +197,13 @@ def _refuse(
         raise ValueError(f"{report.source.name or 'The dataset'} has no row that can be used{why}")
 
 
-def _values(row: Mapping[str, Any], layout: Layout, source: Source, number: int) -> Row:
+def _values(
+    row: Mapping[str, Any], layout: Layout, source: Source, number: int, *, chat: bool
+) -> Row:
     """The values of a row by what they mean: prompt, chosen and so on.
+
+    Args:
+        chat: a system prompt before a prompt of text is a turn of its own.
 
     Raises:
         BadRow: a value is missing, is neither text nor turns, or is no label.
@@ -214,8 +225,15 @@ def _values(row: Mapping[str, Any], layout: Layout, source: Source, number: int)
             parts.append(_label(value, place) if role == "label" else _cell(value, place, role))
         if len(parts) > 1:
             system = columns[0] in SYSTEM and len(parts) == len(columns)
-            parts = [_joined(parts, source.cell(number, columns[-1]), system=system)]
+            parts = [_joined(parts, source.cell(number, columns[-1]), system=system, chat=chat)]
         values[role] = parts[0]
+    for column in layout.spans:
+        if row.get(column) is not None:
+            text, place = values[column.removesuffix(SPANS)], source.cell(number, column)
+            values[column] = _spans(row[column], text, place)
+    if layout.only_prompts and isinstance(turns := values.get("messages"), list):
+        answered = turns and isinstance(turns[-1], dict) and turns[-1].get("role") == ASSISTANT
+        values = {"prompt": turns[:-1] if answered else turns}
     if layout.choice:
         column, better = layout.choice
         try:
@@ -274,17 +292,42 @@ def _turn(turn: Any, place: str) -> Any:
     return {"role": role, "content": turn["value"]} | others
 
 
-def _joined(parts: list[Any], place: str, *, system: bool) -> Any:
+def _spans(value: Any, text: Any, place: str) -> list[list[int]]:
+    """The [start, end) characters of the assistant's turns in a text; the last ends it.
+
+    Raises:
+        BadRow: they are something else.
+    """
+    pairs = isinstance(value, list) and all(
+        isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span)
+        for span in value
+    )
+    places = [i for span in value for i in span] if pairs else []
+    fits = isinstance(text, str) and places[-1:] == [len(text)] and places[0] >= 0
+    if not fits or places != sorted(places):
+        raise BadRow(
+            "spans that do not fit their text",
+            f"{place} is {str(value)[:60]!r}; it must be a list of [start, end) characters, one "
+            "after the other, whose last is the end of the text. Or leave the column out.",
+        )
+    return value
+
+
+def _joined(parts: list[Any], place: str, *, system: bool, chat: bool) -> Any:
     """Several texts as one, with an empty line between them.
 
     Args:
         system: the first is the text of the system. Before turns it becomes a turn, unless the
             turns have one.
+        chat: it becomes a turn before a text, too.
 
     Raises:
         BadRow: turns would be joined to another text.
     """
     if all(isinstance(part, str) for part in parts):
+        if system and chat:
+            asked = {"role": "user", "content": "\n\n".join(parts[1:])}
+            return [{"role": "system", "content": parts[0]}, asked]
         return "\n\n".join(parts)
     if not (system and len(parts) == 2 and isinstance(parts[0], str)):
         raise BadRow(NO_TEXT, f"{place} holds turns, which cannot be joined to text.")
@@ -309,36 +352,21 @@ def _label(value: Any, place: str) -> bool:
     return label
 
 
-class _OneRow(dict[str, list]):
-    """A row as a table of one row. Unlike a Dataset's, its values can be of any type."""
-
-    @property
-    def column_names(self) -> list[str]:
-        return list(self)
-
-
-def _texts(
-    values: Row,
-    tokenizer: PreTrainedTokenizerBase | None,
-    source: Source,
-    number: int,
-    *,
-    chat: bool,
-) -> Row:
+def _texts(values: Row, template: Template | None, where: str, *, chat: bool) -> Row:
     """The row as text with a prompt of its own.
+
+    Args:
+        template: writes conversations.
+        where: the row, as messages name it.
 
     Raises:
         BadRow: the row is no conversation, has no prompt, or its responses are equal.
         ValueError: there is no chat template.
     """
-    where = source.row(number)
     try:
-        check_turns(cast(Dataset, _OneRow({name: [value] for name, value in values.items()})))
-    except RecursionError:
-        raise BadRow(NO_TALK, f"{where} holds lists that are nested too deeply.") from None
+        check_turns(values, f"{where}: ")
     except ValueError as error:
-        sentence = str(error).removeprefix("Row 0: ").removeprefix("Row 0 ")
-        raise BadRow(NO_TALK, f"{where}: {sentence}") from error
+        raise BadRow(NO_TALK, str(error)) from error
     if "messages" in values:
         *prompt, answer = values["messages"]
         values = {"prompt": prompt, "completion": [answer]}
@@ -349,12 +377,12 @@ def _texts(
         values = _with_prompt(values["chosen"], values["rejected"], where)
     names = [name for name in TEXTS if name in values]
     if chat or any(isinstance(values[name], list) for name in names):
-        if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
+        if template is None:
             raise ValueError(
                 "The rows are conversations; give a tokenizer that has a chat template."
             )
         try:
-            values = values | render(values, names, tokenizer, f"{where}: ")
+            values = values | render(values, names, template, f"{where}: ")
         except ValueError as error:
             raise BadRow(NO_TALK, str(error)) from error
         if "chosen" in values and values["chosen"] == values.get("rejected"):
@@ -408,7 +436,7 @@ def _unusual(rows: Mapping[int, Row]) -> dict[str, list[int]]:
     for number, row in rows.items():
         key = tuple(row.get(name) for name in (*TEXTS, "label"))
         kinds = {
-            "an empty response": any(not row[name].strip() for name in RESPONSES if name in row),
+            "an empty response": any(not row[name].strip() for name in TEXTS[1:] if name in row),
             "the same as an earlier row": key in seen,
             "the opposite of an earlier row": "rejected" in row
             and (key[0], key[1], key[3], key[2], key[4]) in seen,

@@ -73,13 +73,15 @@ def test_a_command_takes_chat_and_leaves_long_prompts_out(command, folder, tmp_p
     given = ["--model", folder, "--dataset", str(tmp_path / "rows.jsonl"), "--chat", *steps]
     given = [command, *given, "--out", str(tmp_path / "out")]
     error = CliRunner().invoke(cli.app, given).exception
-    assert str(error).startswith("Row 3 (1 of 4): a sequence of ") and "--max-prompt" in str(error)
+    assert str(error).startswith(
+        "rows.jsonl, row 4 (1 of 4): a sequence of "
+    ) and "--max-prompt" in str(error)
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(cli.app, [*given, "--max-prompt", "20"])
     assert done.exception is None, repr(done.exception)
     said = " ".join(done.output.split())
     assert (
-        "3 of 4 rows are kept; left out: the prompt has more than max_prompt tokens (row 3)" in said
+        "3 of 4 rows are kept; left out: the prompt has more than max_prompt tokens (row 4)" in said
     )
 
 

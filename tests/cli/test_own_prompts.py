@@ -6,11 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from minirlhf import cli
+from minirlhf.loops.rows import fit_rows
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, same_weights, save_policy
 from minirlhf.runtime import History
 from minirlhf.tasks.hub import named_prompts
-from tests.tiny import tiny_policy, tiny_tokenizer
+from tests.tasks.test_formats import assistant, chat_tokenizer, user
+from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 ROWS = [{"question": f"q{i} ", "answer": "a" * (i % 3 + 1), "id": i} for i in range(12)]
 REWARD = """
@@ -65,8 +67,76 @@ def test_ppo_refuses_a_critic_with_another_vocabulary(own, tiny):
 
 def test_the_columns_of_a_row_reach_the_reward_under_their_own_names(tiny):
     rows = named_prompts(str(tiny / "rows.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    assert rows.column_names == ["prompt", "answer", "id", "row_of_file"]
+    rows, _ = fit_rows(rows, tiny_tokenizer(), tiny_policy())
     assert rows.column_names == ["prompt", "answer", "id"]
     assert rows[4] == {"prompt": "q4 ", "answer": "aa", "id": 4}
+
+
+TALK = user("q") + assistant("a")
+ASKED = "<user>q<assistant>"
+
+
+@pytest.mark.parametrize(
+    "row, columns, prompt, told",
+    [
+        ({"prompt": "RAW", "question": "Q"}, {"prompt": "question"}, "Q", "prompt = question."),
+        ({"prompt": "RAW", "messages": TALK}, None, ASKED, "messages."),
+        (
+            {"prompt": "RAW", "chosen": "It is a", "rejected": "It is b"},
+            {"prompt": ""},
+            "It is",
+            "prompt = the common beginning of chosen and rejected",
+        ),
+        ({"problem": "p", "solution": "s", "answer": "3"}, None, "p", "prompt = problem. Other"),
+        ({"problem": "p", "solution": "s", "messages": TALK}, None, ASKED, "messages. Other"),
+        ({"prompt": "p", "completion": "c", "messages": TALK}, None, ASKED, "messages. Other"),
+        (
+            {"prompt": "p", "response_j": 0, "response_k": 1, "preferred": 2, "dispreferred": 3},
+            None,
+            "p",
+            "prompt. Other columns: response_j, ",
+        ),
+        ({"messages": user("q")}, None, ASKED, "messages."),
+        ({"messages": TALK + user("r")}, None, f"{ASKED}a{EOS}<user>r<assistant>", "messages."),
+        ({"messages": user("q"), "system": "s"}, None, f"<system>s{ASKED}", "system + messages."),
+    ],
+)
+def test_the_prompt_that_was_said_is_the_prompt_that_is_used(row, columns, prompt, told, tiny):
+    (tiny / "mine.jsonl").write_text(json.dumps(row))
+    said = []
+    data = named_prompts(
+        str(tiny / "mine.jsonl"), chat_tokenizer(), columns=columns, say=said.append
+    )
+    assert data["prompt"][:] == [prompt] and told in said[0]
+    others = {name: row[name] for name in row if name in data.column_names and name != "prompt"}
+    assert {name: data[0][name] for name in others} == others
+
+
+@pytest.mark.parametrize(
+    "first, second, said",
+    [
+        ("42", '"42"', "the value is '42', of type str, which does not fit the column"),
+        ("42", str(2**70), "of type int, which does not fit the column"),
+        ('"x"', '"\\ud800"', "of type str, which does not fit the column"),
+        ('"x"', "[" * 900 + "]" * 900, "is of type list, which does not fit the column"),
+        ("[1]", '{"a": 1}', "is of type dict, which does not fit the column"),
+    ],
+)
+def test_a_value_for_the_reward_that_does_not_fit_is_named(first, second, said, tiny):
+    rows = [f'{{"prompt": "p", "n": 1, "answer": {value}}}' for value in (first, first, second)]
+    (tiny / "mine.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ValueError) as error:
+        named_prompts(str(tiny / "mine.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    assert str(error.value).startswith("mine.jsonl, row 3, column answer: the value is ")
+    assert said in str(error.value)
+
+
+def test_responses_beside_the_prompts_do_not_stop_a_command(tiny):
+    rows = [{"prompt": f"p{i}", "chosen": None, "rejected": "x" * 300} for i in range(12)]
+    (tiny / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = invoke(tiny, "grpo", "--scorer", tiny / "scorer", dataset="pairs.jsonl")
+    assert result.exception is None, repr(result.exception)
 
 
 def test_responses_of_a_dataset_need_no_check_where_only_its_prompts_are_used(tiny):

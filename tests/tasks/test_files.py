@@ -76,6 +76,40 @@ def test_one_object_is_one_row_and_cells_may_be_very_long(tmp_path):
     assert [row["chosen"] for row in read_rows(tmp_path / "mac.csv")] == ["b", "e"]
 
 
+@pytest.mark.parametrize("data", [["x"], [], [{"k": 1}]])
+def test_a_column_may_have_the_name_of_a_list_of_rows(data, tmp_path):
+    row = json.dumps(ROWS[0] | {"data": data})
+    (tmp_path / "a.json").write_text(f"{row}\n{row}\n")
+    assert load_by_name(str(tmp_path / "a.json")).to_list() == ROWS[:1] * 2
+    if data != [{"k": 1}]:
+        (tmp_path / "a.json").write_text(row)
+        assert load_by_name(str(tmp_path / "a.json")).to_list() == ROWS[:1]
+
+
+def test_a_line_that_is_no_row_is_refused_like_a_row(tmp_path):
+    row = json.dumps(ROWS[0])
+    (tmp_path / "a.jsonl").write_text(f"{row}\n{{\n[1]\n")
+    with pytest.raises(ValueError) as error:
+        load_by_name(str(tmp_path / "a.jsonl"))
+    assert str(error.value).startswith("a.jsonl, row 2 is no JSON: ")
+    assert str(error.value).endswith(
+        "2 of 3 rows cannot be used. --skip-invalid leaves such rows out."
+    )
+
+
+def test_a_folder_has_a_name_where_its_path_has_none(tmp_path, monkeypatch):
+    Dataset.from_list([ROWS[0] | {"chosen": None}]).save_to_disk(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    with pytest.raises(ValueError, match="^mine, row 1, column chosen: .*--skip-invalid leaves"):
+        load_by_name(".")
+
+
+@pytest.mark.parametrize("name", ["/", "", " ", "a" * 5000])
+def test_a_name_that_can_name_no_dataset_is_refused(name):
+    with pytest.raises(ValueError, match="^dataset is '.* of a file, or of a folder of data.$"):
+        load_by_name(name)
+
+
 def test_pairs_to_label_come_from_the_same_kinds_of_files(tmp_path):
     given = [{"prompt": "p", "response_a": "x", "response_b": "y"}]
     Dataset.from_list(given).to_parquet(tmp_path / "pairs.parquet")
@@ -103,7 +137,7 @@ FAULTS = {
     ("a.csv", HEAD.decode().encode("utf-16")): "it is UTF-16; save it as UTF-8",
     ("a.json", GOOD.decode().encode("utf-16-le")): "it is no text in UTF-8",
     ("a.jsonl", bytes(range(256))): "it is no text in UTF-8 (it holds bytes of zero)",
-    ("a.jsonl", b"PAR1\x15\x04\x15"): "cannot be read: ",
+    ("a.jsonl", b"PAR1\x15\x04\x15"): "row 1 is no JSON: Expecting value at character 1 of line 1",
     ("a.json", b'[{"prompt": "a"},\n {"prompt": }]'): "Expecting value in line 2, character 13 "
     "(row 2)",
     ("a.json", b'[{"prompt": "a"} {}]'): "Expecting ',' or ']' in line 1, character 18 (after row",

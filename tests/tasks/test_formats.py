@@ -339,6 +339,12 @@ def test_a_local_file_is_loaded_and_an_unknown_name_is_refused(tmp_path):
         load_by_name("hh-rlhf", load=no_network)
 
 
+def test_a_system_prompt_that_begins_late_is_used():
+    many = [{"prompt": "q", "completion": "a", "system": None}] * 1000
+    data = rows(*many, many[0] | {"system": "s"})
+    assert standard(data, say=lambda text: None)["prompt"][999:] == ["q", "s\n\nq"]
+
+
 TURN = {"role": "user", "content": "hello"}
 
 

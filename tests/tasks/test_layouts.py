@@ -178,6 +178,7 @@ def test_a_line_names_the_columns_found_and_the_others():
         {"id": "x1", "source": "web", "prompt_id": "p", "chosen_model": "m", "language": "en"},
         {"score_chosen": 1.0, "margin": "0.5", "": "0", "Unnamed: 0": "0", "rating": 3},
         {"notes": None, "flag": True, "count": "12", "remark": "", "empty": []},
+        {"model_a": "x", "dataset_name": "y", "metadata": {"a": "b c"}, "models": ["m n"]},
     ],
 )
 def test_a_prompt_is_implicit_where_no_column_can_hold_it(others):
@@ -194,6 +195,11 @@ def test_a_prompt_is_implicit_where_no_column_can_hold_it(others):
         ("messages", user("q")),
         ("topic", "films"),
         ("Prompt", "q"),
+        ("source", "Guten Tag Welt"),
+        ("source_text", "Guten Tag Welt"),
+        ("model_input", "hello"),
+        ("language", "\u4f60\u597d"),
+        ("dataset", user("q")),
     ],
 )
 def test_a_column_that_could_be_the_prompt_is_not_passed_over(name, value):
@@ -203,6 +209,30 @@ def test_a_column_that_could_be_the_prompt_is_not_passed_over(name, value):
     assert f"no column prompt, but {name}; give --columns prompt={name}, or" in str(refused.value)
     (row,) = standard(Dataset.from_list([pair]), columns={"prompt": ""})
     assert row["prompt"] == "It is"
+
+
+def test_a_few_names_with_spaces_say_something_about_the_rows():
+    pairs = [
+        {"chosen": f"It is {i}", "rejected": f"It is not {i}", "source": ("Stack X", "web")[i % 2]}
+        for i in range(20)
+    ]
+    assert standard(Dataset.from_list(pairs))["prompt"][:] == ["It is"] * 20
+
+
+def test_nothing_can_be_said_of_every_role():
+    row = {"prompt": "q", "chosen": "b", "rejected": "c", "completion": "d"}
+    row["messages"] = user("m") + assistant("n")
+    data = Dataset.from_list([row])
+    talk = Dataset.from_list([{"prompt": "q", "completion": "d", "messages": row["messages"]}])
+
+    def read(data, **columns):
+        found = standard(data, chat_tokenizer(), columns=columns)[0]
+        return found["prompt"], found.get("completion")
+
+    assert read(data, chosen="", messages="") == ("q", "d")
+    assert read(talk, completion="") == read(talk, prompt="") == ("<user>m<assistant>", "n")
+    with pytest.raises(ValueError, match=r"a column must be the prompt, and columns gives prompt="):
+        read(Dataset.from_list([{"prompt": "q", "completion": "d"}]), prompt="")
 
 
 @pytest.mark.parametrize("name", ["instruction", "question", "query", "problem", "input"])

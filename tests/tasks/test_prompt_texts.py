@@ -75,6 +75,14 @@ def test_prompts_are_read_from_whatever_holds_them(prompts):
         (DATA.rename_column("prompt", "q").to_pandas(), "a DataFrame with answer, q; it must have"),
         (DatasetDict(train=DATA), "a DatasetDict with train; it must have a column `prompt`"),
         ({"train": ["a"]}, "a dict with train; it must have"),
+        ({"prompt": "abc"}, "^The column `prompt` is 'abc', of type str; it must be one column"),
+        ({"prompt": {"a"}}, "^The column `prompt` is .*, of type set; .*, which has an order"),
+        ({"prompt": {"a": 1}}, "^The column `prompt` is .*, of type dict; it must be one column"),
+        ({"prompt": None}, "^The column `prompt` is 'None'"),
+        (
+            pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]),
+            "^The column `prompt` is .*, of type DataFrame",
+        ),
     ],
 )
 def test_prompts_that_cannot_be_meant_are_refused_with_their_row(prompts, said):
@@ -87,7 +95,23 @@ def test_conversations_are_written_with_the_chat_template():
     tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}:"
     assert prompt_texts([TURNS, TURNS], tokenizer) == ["<hi>:", "<hi>:"]
     assert prompt_texts(Dataset.from_dict({"prompt": [TURNS]}), tokenizer) == ["<hi>:"]
-    with pytest.raises(ValueError, match="Prompt 1: a content is 'None'"):
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    assert prompt_texts([[{"role": "user", "content": parts}]], tokenizer) == ["<hi>:"]
+    calls = "{% for m in messages %}<{{ m.content }}{{ m.tool_calls }}>{% endfor %}:"
+    called = [*TURNS, {"role": "assistant", "content": None, "tool_calls": ["f"]}, *TURNS]
+    tokenizer.chat_template = calls
+    assert prompt_texts([called], tokenizer) == ["<hi><['f']><hi>:"]
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    for bad, said in (
+        ({"role": "assistant", "content": "a"}, "Prompt 1: the prompt ends with the assistant's"),
+        ({"role": None, "content": "a"}, "Prompt 1: a role in prompt is 'None'"),
+        ({"role": "user", "content": "a", "x": deep}, "Prompt 1 holds lists that are nested too"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            prompt_texts([TURNS, [*TURNS, bad]], tokenizer)
+    with pytest.raises(ValueError, match="Prompt 1: a content in prompt is 'None'"):
         prompt_texts([TURNS, [{"role": "user", "content": None}]], tokenizer)
 
 

@@ -104,11 +104,46 @@ def test_a_bad_first_row_does_not_decide_on_the_form_of_the_others(tmp_path):
 
 
 def test_a_row_nested_hundreds_of_lists_deep_is_refused(tmp_path):
+    deep = "[" * 900 + "]" * 900
+    asked = f'{{"role": "user", "content": "q", "x": {deep}}}'
+    told = '{"role": "assistant", "content": "a"}'
+    (tmp_path / "a.jsonl").write_text(f'{{"messages": [{asked}, {told}]}}')
+    with pytest.raises(ValueError, match="a.jsonl, row 1 holds lists that are nested too deeply"):
+        load_by_name(str(tmp_path / "a.jsonl"), chat_tokenizer())
     for depth in (300, 900):
         value = "[" * depth + "]" * depth
         (tmp_path / "a.jsonl").write_text(f'{{"prompt": "a", "chosen": {value}, "rejected": "b"}}')
         with pytest.raises(ValueError, match="a.jsonl, row 1"):
             load_by_name(str(tmp_path / "a.jsonl"), chat_tokenizer())
+
+
+def test_with_chat_a_system_prompt_beside_a_text_is_a_turn(tmp_path):
+    row = {"system": "s", "question": "q", "answer": "a"}
+    found = load_by_name(written(tmp_path, row, row | {"system": ""}), chat_tokenizer(), chat=True)
+    assert found["prompt"][:] == ["<system>s<user>q<assistant>", "<user>q<assistant>"]
+
+
+def test_spans_are_read_again_where_rows_were_saved(tmp_path):
+    talk = assistant("one") + user("and") + assistant("two")
+    given = [{"prompt": user("q"), "completion": c} for c in (talk, assistant("x"))]
+    rows = standard(Dataset.from_list(given), chat_tokenizer())
+    rows.save_to_disk(tmp_path / "saved")
+    for again in (load_by_name(str(tmp_path / "saved")), standard(rows)):
+        assert again.to_list() == rows.to_list() and again["completion_spans"][0]
+    none = Dataset.from_list([row | {"completion_spans": None} for row in given])
+    assert standard(none, chat_tokenizer()).to_list() == rows.to_list()
+
+
+@pytest.mark.parametrize(
+    "spans", [[[0, 3]], [], [[2, 4], [0, 4]], [[-1, 4]], ["ab"], 7, [[0, 4.0]]]
+)
+@pytest.mark.parametrize("completion", ["abcd", assistant("abcd")])
+def test_spans_that_do_not_fit_their_text_are_refused(spans, completion, tmp_path):
+    row = {"prompt": "q", "completion": completion, "completion_spans": spans}
+    with pytest.raises(
+        ValueError, match="row 1, column completion_spans: the value is .* of \\[star"
+    ):
+        load_by_name(written(tmp_path, row), chat_tokenizer())
 
 
 def test_rows_of_a_dataset_are_counted_from_0():
