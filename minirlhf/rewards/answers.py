@@ -29,7 +29,7 @@ THUS = r"(?:so|then|thus|hence|therefore|finally)"
 HASHES = re.compile(r"#{4,}")
 BOX = re.compile(r"\\f?box(?:ed)?\s?\{")
 PHRASE = re.compile(  # at the start of a sentence or a line, or after ", so"
-    rf"(?:(?:^|(?<=[.!?:] )|(?<=[\n#*]))(?:[Nn]o, )?|(?<=, )(?={THUS}))\W{{0,9}}(?:{THUS},? )?"
+    rf"(?:(?:^|(?<=[.!?:] )|(?<=\n))(?:no, )?|(?<=, )(?={THUS}))\W{{0,9}}(?:{THUS},? )?"
     r"(?:(?:the|my|our) )?(?:(?:final|correct) )?answer[\s*_]{0,9}(?:is\b|:|=)",
     re.IGNORECASE,
 )
@@ -87,7 +87,7 @@ CHANGED = re.compile(  # words that deny what they stand beside, leave it open o
 SUBJECT = (
     r"(?:(?:it|that|this|there|she|he|they|we|i|you)|(?:the|her|his|their|its)(?: [a-z]+){1,6})"
 )
-SUM = r"(?=[-(. ]*[0-9.,]+[) ]*[-+*/×÷])[-0-9(.](?:[-+*/×÷(). 0-9]|,(?=[0-9]{3}))*+"
+SUM = r"(?=[-(. ]*+[0-9.,]++[) ]*+[-+*/×÷])[-0-9(.](?:[-+*/×÷(). 0-9]|,(?=[0-9]{3}))*+"
 BEFORE = (
     rf"(?:{THUS},? )?"
     rf"(?:(?:{SUBJECT} {VERB}|(?:it|that)['’]s) (?:exactly |only |just |now |a total of )?)?"
@@ -176,7 +176,7 @@ def extract_answer(text: str) -> str | None:
         "so \boxed{42}"  ->  "42"      "That makes 40 + 2 = 42 in all."             ->  "42"
 
     The answer is the first of these that is not empty:
-    - what follows the last ####, up to the end of its sentence or line;
+    - what follows the last #### at the start of a sentence or line, up to the end of it;
     - the content of the last \boxed{} or \fbox{};
     - what follows the last "the answer is", "Answer:" or similar at the start of a sentence or line
       or after ", so", up to the end of the sentence or line;
@@ -187,10 +187,10 @@ def extract_answer(text: str) -> str | None:
     correct", and the next problem ("Question: ..."), which base models write. "The answer is 42.
     No, 43" has no answer, "The answer is 41. No, the answer is 42" has.
 
-    There is none either if the sentence before a marker holds the same marker (#### or a box), or a
-    word that denies or changes the answer (not, if, or, twice). Before a box it must be empty or
-    end with "=", "is", "has", "so" or similar. A Markdown heading with four # is mistaken for the
-    first marker.
+    There is none either if something stands before #### in its sentence, or if the sentence before
+    another marker holds a word that denies or changes the answer (not, if, or, twice). Before a box
+    it must be empty or end with "=", "is", "has", "so" or similar, and hold no other box. A
+    Markdown heading with four # is mistaken for the first marker.
     """
     for marker in (HASHES, BOX, PHRASE):
         places = [found.span() for found in marker.finditer(text)]
@@ -213,9 +213,10 @@ def extract_answer(text: str) -> str | None:
         clause, value = SENTENCE.split(text[:start])[-1], parse_number(answer)
         if CHANGED.search(clause) or not all(_agrees(piece, value) for piece in later):
             return None
-        if marker is not PHRASE and marker.search(clause):
+        if marker is HASHES and clause.strip(MARKS):
             return None
-        if marker is BOX and not BEFORE_BOX.search(_plain(clause[-LONGEST:])):
+        before = _plain(clause[-LONGEST:])
+        if marker is BOX and (BOX.search(clause) or not BEFORE_BOX.search(before)):
             return None
         return answer
     number = _number_in(SENTENCE.split(text.strip())[-1])

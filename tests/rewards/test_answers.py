@@ -348,7 +348,7 @@ PLACES = st.sampled_from(
         "The answer is {}.",
         "Answer: {}\n\nQuestion: 7 of 7?",
         "We count them.\nThen {}",
-        "1 #### {}\n\n",
+        "1\n#### {}\n\n",
     ]
 )
 MARKED = ["#### {}", "\\boxed{{{}}}", "The answer is {}.", "Answer: {}", "{}", "So {}."]
@@ -683,6 +683,7 @@ NOT_PAID_WHOLE = [  # the same, of whole responses with a marker of their own
     ("42. Let me rethink: 43.", "42"),
     ("#### 42\nHowever, it should be 43", "42"),
     ("#### 41 #### 42", "42"),
+    ("41 #### 42", "42"),
     ("The answer is Paris. Or Rome.", "Paris"),
     ("The answer is 42, because 43", "42"),
     ("The answer is 42. I made a mistake.", "42"),
