@@ -67,7 +67,7 @@ def said(arguments, tmp_path):
         (["dpo", "--rows", "0"], "n is 0; it must be at least 1 pair"),
         (["dpo", "--max-response", "0"], "fewer than 0 tokens"),
         (["dpo", "--rows", "9", "--lora", "-3"], "rank is -3"),
-        (["dpo", "--rows", "9", "--bf16"], "used with adapters"),
+        (["dpo", "--rows", "9", "--bf16"], "it works only with --lora"),
         (["sft", "--epochs", "nan"], "epochs is nan"),
         (
             ["grpo", "--model", "tiny-reviews-reward"],
@@ -145,7 +145,7 @@ def test_an_interrupted_save_keeps_the_old_model(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_a_dataset_is_refused(tmp_path):
     for name, content, sentence in (
-        ("a.jsonl", "{not json", "cannot be read: JSON parse error"),
+        ("a.jsonl", "{not json", "a.jsonl, row 1 is no JSON: "),
         ("a.txt", "hello", "its name does not end in .jsonl"),
     ):
         (tmp_path / name).write_text(content)
@@ -209,7 +209,7 @@ def damage(folder: Path, how: str) -> None:
         *(
             ("tiny-reviews-sft", how, sentence)
             for how, sentence in (
-                ("truncated", "holds no policy that can be read: Error while deserializing"),
+                ("truncated", "holds no policy that can be read: its model.safetensors is cut off"),
                 ("foreign", "is a masked language model (type 'bert')"),
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),
@@ -220,7 +220,10 @@ def damage(folder: Path, how: str) -> None:
         *(
             ("tiny-reviews-reward", how, sentence)
             for how, sentence in (
-                ("truncated", "holds no reward model that can be read: Error while deserializing"),
+                (
+                    "truncated",
+                    "holds no reward model that can be read: its model.safetensors is cut off",
+                ),
                 ("foreign", "missing or of another shape"),
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),

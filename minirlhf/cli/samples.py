@@ -27,7 +27,7 @@ from minirlhf.cli.options import (
 from minirlhf.cli.terminal import console, say
 from minirlhf.evaluate import token_table
 from minirlhf.models.forward import decode, encode
-from minirlhf.models.load import CHECKPOINTS, load_policy, load_scalar
+from minirlhf.models.load import CHECKPOINTS, committed, load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.model import prefix_scores
 from minirlhf.runtime import check, write_text
@@ -128,9 +128,10 @@ def score(
     console.print(table)
     rated = (reward_model.shift, reward_model.scale) == (0.0, 1.0)
     unit = "predicted ratings, -4 to 4" if rated else "standard deviations of the SFT samples"
+    learned = "film reviews" if scorer in committed(scores=True) else "its own data"
     warning = (
-        f"Reward units: {unit}. The reward model learned from film reviews. "
-        "The further a text is from a film review, the less its reward means."
+        f"Reward units: {unit}. The reward model learned from {learned}. "
+        "The further a text is from these, the less its reward means."
     )
     say(warning)
     if html:

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.rows import WRITTEN
+from minirlhf.loops.rows import CUT, WRITTEN
 from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
 from minirlhf.runtime import PARTIAL, History, Kept
@@ -41,7 +41,8 @@ def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dic
     """
     if resume and not path.exists():
         say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
-    warnings.filterwarnings("ignore", message=WRITTEN)  # the command has said it
+    for start in (WRITTEN, CUT):  # the command has said it
+        warnings.filterwarnings("ignore", message=start)
     with (
         Checkpoint(path, resume=resume, origin=origin) as checkpoint,
         Progresses(console, every=every) as progress,

@@ -89,7 +89,7 @@ def _sources(thing: Any, seen: set[int], *, strict: bool = True) -> Iterator[str
     elif inspect.isbuiltin(thing) or inspect.ismodule(thing) or _is_of_a_library(thing):
         yield f"{getattr(thing, '__module__', '')}.{thing.__name__}"
     elif inspect.isclass(thing):
-        yield inspect.getsource(thing)
+        yield _class_source(thing, strict)
     elif inspect.isfunction(thing):
         if id(thing) not in seen:
             yield from _function_sources(thing, seen, strict)
@@ -98,7 +98,7 @@ def _sources(thing: Any, seen: set[int], *, strict: bool = True) -> Iterator[str
     elif is_dataclass(thing):
         yield repr(thing)
     elif _is_plain_object(thing):  # its class and its attributes
-        yield inspect.getsource(type(thing))
+        yield _class_source(type(thing), strict)
         yield from parts([vars(thing)])
     elif strict:
         raise TypeError(f"no source of {type(thing).__name__}")
@@ -128,6 +128,16 @@ def _is_plain_object(thing: object) -> bool:
     """Whether an object can be called and its class is a user's own, written in Python."""
     written = inspect.isfunction(getattr(type(thing), "__call__", None))  # noqa: B004
     return written and not isinstance(thing, torch.nn.Module)
+
+
+def _class_source(thing: type, strict: bool) -> str:
+    """The source of a class; its name stands for it where it has none and not `strict`."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        if strict:
+            raise
+        return thing.__qualname__
 
 
 def _function_sources(function: Callable, seen: set[int], strict: bool) -> Iterator[str]:

@@ -31,7 +31,9 @@ from minirlhf.tasks.conversations import TEXTS, in_parts
 from minirlhf.tasks.prompts import prompt_texts
 from minirlhf.tasks.rows import ORIGIN
 
-WRITTEN = "Special tokens of the tokenizer are written in "  # start of a warning
+# starts of warnings
+WRITTEN = "Special tokens of the tokenizer are written in "
+CUT = "Cut: "
 CHUNK = 1000  # texts that are tokenised at once
 TOO_LONG = "a sequence exceeds the positions of the model"
 NO_PROMPT = "the prompt has no tokens"
@@ -98,7 +100,17 @@ class RowReport:
         said = [f"{self.kept:,} of {self.rows:,} rows are kept"]
         said += [f"left out: {why} ({self.named(rows)})" for why, rows in self.dropped.items()]
         said += [f"{what} ({self.named(rows)})" for what, rows in notes.items() if rows]
-        return "; ".join(said) + "."
+        return "; ".join(said) + "." + (f"\n{self.many_cut}" if self.many_cut else "")
+
+    @property
+    def many_cut(self) -> str:
+        """A sentence on cut responses, if a tenth of the rows have one; else empty."""
+        if len(self.cut) * 10 < self.kept:
+            return ""
+        return (
+            f"{CUT}{len(self.cut):,} of {self.kept:,} rows have a response of more tokens than "
+            "--max-response (max_response), so its end is not read; give a larger number."
+        )
 
     def named(self, rows: list[int]) -> str:
         """Some rows by their numbers in their source, as `numbered` writes them."""
@@ -228,7 +240,8 @@ def check_tokens(
         ValueError: as `fit_rows`; or a model lacks a token of the tokenizer, or there is no EOS.
 
     Warns:
-        UserWarning: a special token of the tokenizer is written in a text, and read as text.
+        UserWarning: a special token of the tokenizer is written in a text, and read as text; or
+            a tenth of the rows have a response that is cut at max_response.
     """
     if not isinstance(rows, Dataset):
         rows = Dataset.from_dict({"prompt": prompt_texts(rows, tokenizer)})
@@ -246,6 +259,8 @@ def check_tokens(
         shifted=shifted,
         others=others,
     )
+    if report.many_cut:
+        warnings.warn(report.many_cut, stacklevel=3)
     if report.as_text:
         warnings.warn(
             f"{WRITTEN}{report.named(report.as_text)} and are read as text, because the "

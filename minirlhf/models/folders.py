@@ -54,6 +54,8 @@ def read_whole(
     if generation := _file(source, "generation_config.json"):
         read_table(generation)  # transformers itself leaves a damaged one out
     check_weight_files(source)
+    for file in _weight_files(source):
+        _check_whole_file(file)
     with torch.device("cpu"):  # transformers reads into the default device
         model, found = auto.from_pretrained(
             source,
@@ -82,6 +84,18 @@ def read_whole(
     for file in _weight_files(source):
         _check_as_stored(model, file)
     return model
+
+
+def _check_whole_file(file: Path) -> None:
+    """Refuse a file of weights that holds no weights, or only their beginning."""
+    with open(file, "rb") as stored:
+        first = stored.read(8)
+    if first == b"version ":
+        raise ValueError(
+            f"its {file.name} is a pointer of git-lfs and not the weights; run `git lfs pull`."
+        )
+    if len(first) < 8 or int.from_bytes(first, "little") + 8 > file.stat().st_size:
+        raise ValueError(f"its {file.name} is cut off, or is no safetensors file.")
 
 
 def _check_as_stored(model: PreTrainedModel, file: Path) -> None:

@@ -117,6 +117,11 @@ def _checked_rows(dataset: Dataset | None) -> list[dict[str, Any]]:
                 f"Row {number} of the reward function's dataset is {str(row)[:60]!r}; it must have "
                 "a `prompt`. Give a Dataset (Dataset.from_pandas makes one of a table)."
             )
+        if row.keys() != rows[0].keys():
+            raise ValueError(
+                f"Row {number} of the reward function's dataset has the columns {', '.join(row)}, "
+                f"and row 0 has {', '.join(rows[0])}; give every row the same columns."
+            )
     if taken := {*GIVEN} & {*rows[0]}:
         raise ValueError(
             f"The dataset has a column {min(taken)!r}, which is the name of an argument of the "

@@ -173,7 +173,7 @@ def _read(
         raise ValueError(f"The {kind} '{name}' cannot be read: no rows.")
     good = [row for row in found if isinstance(row, dict)]
     if not good:
-        raise ValueError(f"'{name}' has no row that can be used: {found[0]}")
+        raise ValueError(f"'{name}' cannot be read, it has no row that can be used: {found[0]}")
     names = list(dict.fromkeys(column for row in good for column in row))
     layout = find_layout(names, good, columns, name=_title(name), only_prompts=only_prompts)
     return found, layout
@@ -246,6 +246,11 @@ def _from_hub(
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         if Path(hub).exists():
             raise ValueError(f"The folder '{name}' cannot be read: {why}") from error
+        if name in DATASETS:
+            raise ValueError(
+                f"The dataset '{name}' cannot be downloaded ({type(error).__name__}: {why}); check "
+                "the network."
+            ) from error
         raise ValueError(
             f"No dataset '{name}': it is neither one of {', '.join(DATASETS)}, nor a readable "
             f"file ({', '.join(SUFFIXES)}), nor reachable on the hub ({type(error).__name__}); "

@@ -193,3 +193,11 @@ def test_a_reward_that_cannot_be_used_is_refused_in_a_sentence(code, sentence, t
     (tiny / "mine.py").write_text(code)
     error = invoke(tiny, "grpo", "--reward", tiny / "mine.py").exception
     assert isinstance(error, ValueError) and sentence in str(error)
+
+
+def test_a_reward_may_be_an_object_with_call(tiny):
+    code = "class R:\n    def __call__(self, prompts, completions, **c):\n"
+    code += "        return [len(text) for text in completions]\n\nreward = R()\n"
+    (tiny / "mine.py").write_text(code)
+    result = invoke(tiny, "grpo", "--reward", tiny / "mine.py")
+    assert result.exit_code == 0, (result.output, result.exception)

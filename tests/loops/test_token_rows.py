@@ -69,7 +69,8 @@ def test_long_prompts_are_left_out_on_demand_and_cuts_are_reported():
     assert kept["prompt"][:] == ["a", "a"] and report.cut == [2]
     assert str(report) == (
         "2 of 3 rows are kept; left out: the prompt has more than max_prompt tokens (row 1); "
-        "responses cut at max_response (row 2)."
+        "responses cut at max_response (row 2).\nCut: 1 of 2 rows have a response of more tokens than "
+        "--max-response (max_response), so its end is not read; give a larger number."
     )
     with pytest.raises(ValueError, match="No row is left to train on: 0 of 1 rows are kept"):
         checked(LONG, max_prompt=60)
@@ -239,3 +240,16 @@ def test_texts_that_the_tokenizer_does_not_tell_apart_are_no_pair(chosen, reject
         fit_rows(rows(pair), tokenizer, tiny_policy())
     _, report = fit_rows(rows(pair | {"rejected": "a a"}), tokenizer, tiny_policy())
     assert report.unknown == ([0] if "one" in chosen else [])
+
+
+def test_many_cut_responses_are_said_in_a_sentence_of_their_own():
+    few = Dataset.from_list(
+        [{"prompt": "p", "completion": "a" * (9 if i == 0 else 2)} for i in range(20)]
+    )
+    many = few.select([0, 1, 2])
+    said = "1 of 3 rows have a response of more tokens than --max-response"
+    for rows, loud in ((few, False), (many, True)):
+        _, report = fit_rows(rows, tiny_tokenizer(), tiny_policy(), max_response=5)
+        assert report.cut == [0] and (said in str(report)) == loud
+    with pytest.warns(UserWarning, match=said):
+        check_tokens(many, tiny_tokenizer(), tiny_policy(), max_response=5)

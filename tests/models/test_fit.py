@@ -265,3 +265,11 @@ def test_an_image_token_beyond_the_embedding_is_no_reason_to_refuse(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.image_token == "<image>" and len(tokenizer) == 258
     check_fit(tiny_policy(), tokenizer)
+
+
+@pytest.mark.parametrize("ends", [[True], [-1], [2.0]])
+def test_ends_that_are_no_ids_of_tokens_are_refused(ends):
+    model = tiny_policy()
+    model.generation_config.eos_token_id = ends
+    with pytest.raises(ValueError, match="eos_token_id in generation_config is"):
+        end_ids(model, tiny_tokenizer())

@@ -513,3 +513,18 @@ def test_a_reward_model_that_cannot_be_saved_is_refused_before_training(tmp_path
         cli.app, ["reward", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
     )
     assert "model is 'xglm'; it must be of a type that transformers has" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
+        (b"", "is cut off, or is no safetensors file"),
+        (b"\xff" * 40, "is cut off, or is no safetensors file"),
+    ],
+)
+def test_a_file_of_weights_without_weights_is_named(content, sentence, tmp_path):
+    save_policy(tiny_policy(), tiny_tokenizer(), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"its model.safetensors {sentence}"):
+        load_policy(tmp_path / "model")

@@ -396,3 +396,8 @@ def test_weighted_refuses_scores_of_different_shapes():  # (2,) + (2, 1) would b
         weighted([(lambda rollout: torch.ones(2), 1.0), (lambda rollout: torch.ones(2, 1), 1.0)])(
             None
         )
+
+
+def test_rows_of_a_reward_have_the_same_columns():
+    with pytest.raises(ValueError, match="Row 1 of the reward function.s dataset has the columns"):
+        reward_function(len, tiny_tokenizer(), [{"prompt": "q", "a": 1}, {"prompt": "r"}])

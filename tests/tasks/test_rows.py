@@ -175,7 +175,10 @@ def test_if_no_row_is_left_the_first_fault_is_said(tmp_path):
     with pytest.raises(ValueError, match="mine.jsonl has no row that can be used: .*row 1: chosen"):
         load_by_name(file, skip_invalid=True)
     (tmp_path / "mine.jsonl").write_text("{\n[1]\n")
-    with pytest.raises(ValueError, match="mine.jsonl' has no row that can be used: .*row 1 is no"):
+    with pytest.raises(
+        ValueError,
+        match="mine.jsonl' cannot be read, it has no row that can be used: .*row 1 is no",
+    ):
         load_by_name(file, skip_invalid=True)
 
 
