@@ -241,7 +241,7 @@ def check_tokens(
 
     Warns:
         UserWarning: a special token of the tokenizer is written in a text, and read as text; or
-            a tenth of the rows have a response that is cut at max_response.
+            half of the rows have a response that is cut at max_response.
     """
     if not isinstance(rows, Dataset):
         rows = Dataset.from_dict({"prompt": prompt_texts(rows, tokenizer)})
@@ -259,7 +259,7 @@ def check_tokens(
         shifted=shifted,
         others=others,
     )
-    if report.many_cut:
+    if 2 * len(report.cut) >= report.kept:
         warnings.warn(report.many_cut, stacklevel=3)
     if report.as_text:
         warnings.warn(

@@ -248,8 +248,8 @@ def _from_hub(
             raise ValueError(f"The folder '{name}' cannot be read: {why}") from error
         if name in DATASETS:
             raise ValueError(
-                f"The dataset '{name}' cannot be downloaded ({type(error).__name__}: {why}); check "
-                "the network."
+                f"No dataset '{name}': it cannot be downloaded ({type(error).__name__}: {why}); "
+                "check the network."
             ) from error
         raise ValueError(
             f"No dataset '{name}': it is neither one of {', '.join(DATASETS)}, nor a readable "
