@@ -29,7 +29,9 @@ DOCS = (
     "troubleshooting"
 ).split()
 MARK = "_static/minirlhf.css"  # a folder with this file is a site of ours
-ROOMS = "core models tasks rewards loops search evaluate show experiments classroom cli".split()
+ROOMS = (
+    "core runtime models tasks rewards loops search evaluate show experiments classroom cli"
+).split()
 
 
 def build(out: Path) -> None:
