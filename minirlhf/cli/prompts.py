@@ -44,7 +44,7 @@ def prompts_and_score(
 
     Raises:
         ValueError: an option needs --dataset, the dataset cannot be used, or the reward's file or
-            the reward model cannot. Or there are a scorer and a reward.
+            the reward model cannot. Or both a scorer and a reward are given.
     """
     of_dataset(
         dataset,
