@@ -142,8 +142,8 @@ def exact_kl(
 
     p and q are the probabilities of each word v under the policy and the reference. The result is
     the mean of k1 over all tokens that the policy could sample here, so it has no sampling noise. A
-    word that the policy forbids adds 0. A word that only the reference forbids makes the KL
-    infinite.
+    word whose probability under the policy is 0 or rounded to 0 adds 0. A word that only the
+    reference forbids makes the KL infinite.
 
     Args:
         logits: of the policy; column t predicts response token t.
@@ -160,8 +160,9 @@ def exact_kl(
         torch.where(response_mask[..., None], x, torch.zeros_like(x)) for x in (logits, ref_logits)
     )
     log_p, log_q = logits.log_softmax(-1), ref_logits.log_softmax(-1)
-    difference = torch.where(log_p.isneginf(), torch.zeros_like(log_p), log_p - log_q)
-    return zero_masked((log_p.exp() * difference).sum(-1), response_mask)
+    p = log_p.exp()
+    difference = torch.where(p == 0, torch.zeros_like(p), log_p - log_q)  # 0 times infinity is NaN
+    return zero_masked((p * difference).sum(-1), response_mask)
 
 
 @checked

@@ -67,7 +67,7 @@ def response_logprobs(
             differ.
     """
     log_p = _log_softmax(logits, response_mask, temperature)
-    ids = response_ids[response_mask]
+    ids = response_ids[response_mask].long()
     if not ((ids >= 0) & (ids < logits.shape[-1])).all():
         raise ValueError(
             f"response_ids has ids from {ids.min()} to {ids.max()}; with {logits.shape[-1]} words "

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from minirlhf.core.checks import shown
+from minirlhf.core.checks import check_dense, shown
 
 
 @dataclass(frozen=True, eq=False)  # == of two tensors gives a tensor, not one bool
@@ -34,7 +34,8 @@ class Rollout:
 
     Raises:
         ValueError: shapes that do not fit, an empty batch, ids that are not integers, masks that
-            are not bool, padding on the wrong side, or an action that is not a real token.
+            are not bool, sparse or nested tensors, padding on the wrong side, or an action that is
+            not a real token.
     """
 
     prompt_ids: Int[Tensor, "B P"]
@@ -53,6 +54,7 @@ class Rollout:
         ]:
             if not isinstance(value, Tensor):
                 raise ValueError(f"{name} is {shown(value)}; it must be a tensor.")
+            check_dense(name, value)
         shapes = {name: tuple(getattr(self, name).shape) for name in TENSORS}
         prompt, response = shapes["prompt_ids"], shapes["response_ids"]
         fits = prompt == shapes["prompt_mask"] and all(
