@@ -6,7 +6,8 @@ A name on the hub is checked like a folder, file by file.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -56,7 +58,8 @@ def read_whole(
     check_weight_files(source)
     for file in _weight_files(source):
         _check_whole_file(file)
-    with torch.device("cpu"):  # transformers reads into the default device
+    _check_held_once(_weight_files(source))
+    with _described(), torch.device("cpu"):  # transformers reads into the default device
         model, found = auto.from_pretrained(
             source,
             config=config,
@@ -86,6 +89,18 @@ def read_whole(
     return model
 
 
+@contextmanager
+def _described() -> Iterator[None]:
+    """Say that config.json is wrong where transformers raises what says nothing to a user."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
+        raise ValueError(
+            "transformers cannot build the model that its config.json describes "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); correct the config.json."
+        ) from error
+
+
 def _check_whole_file(file: Path) -> None:
     """Refuse a file of weights that holds no weights, or only their beginning."""
     with open(file, "rb") as stored:
@@ -96,6 +111,20 @@ def _check_whole_file(file: Path) -> None:
         )
     if len(first) < 8 or int.from_bytes(first, "little") + 8 > file.stat().st_size:
         raise ValueError(f"its {file.name} is cut off, or is no safetensors file.")
+
+
+def _check_held_once(files: list[Path]) -> None:
+    """Refuse a weight that two files hold: transformers takes the last one, whatever it is."""
+    places: dict[str, Path] = {}
+    for file in files if len(files) > 1 else ():
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  # no dict
+                if name in places:
+                    raise ValueError(
+                        f"its weight {name} is in {places[name].name} and in {file.name}; remove "
+                        "the files that do not belong to this model, or download it again."
+                    )
+                places[name] = file
 
 
 def _check_as_stored(model: PreTrainedModel, file: Path) -> None:
@@ -125,6 +154,13 @@ def read_table(file: Path) -> dict[str, Any]:
     return table
 
 
+def check_tables(source: str | Path, names: Iterable[str]) -> None:
+    """Raise a ValueError for the first of these files that is there and holds no table."""
+    for name in names:
+        if file := _file(source, name):
+            read_table(file)
+
+
 def check_weight_files(source: str | Path) -> None:
     """Check that the weights are in safetensors files, and that those which an index names exist.
 
@@ -144,6 +180,11 @@ def check_weight_files(source: str | Path) -> None:
         raise ValueError(
             f"its {INDEX} names {foreign[0]}; weights are read from .safetensors files alone, "
             "because other formats can run code."
+        )
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(
+            f"its {INDEX} names {outside[0]!r}; it must name files of the same folder, without a "
+            "path."
         )
     lost = [name for name in names if isinstance(source, Path) and not (source / name).is_file()]
     if lost:
@@ -194,12 +235,14 @@ def read_config(source: str | Path, *, policy: bool) -> PreTrainedConfig:
     pad, size = raw.get("pad_token_id"), raw.get("vocab_size")
     beyond = isinstance(pad, int) and (pad < 0 or (isinstance(size, int) and pad >= size))
     mended: dict[str, Any] = {"pad_token_id": None} if beyond else {}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **mended)
+    with _described():
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **mended)
     if config._attn_implementation not in (None, "eager", "sdpa"):
         raise ValueError(
             f"its config.json asks for the attention {config._attn_implementation!r}; it must be "
             "sdpa or eager."
         )
+    _check_positions(config)
     if why := _why_not_run(config, policy=policy):
         raise ValueError(
             f"{why}; give a causal language model of text alone, such as GPT-2, Llama, Qwen or "
@@ -208,12 +251,27 @@ def read_config(source: str | Path, *, policy: bool) -> PreTrainedConfig:
     return config
 
 
+def _check_positions(config: PreTrainedConfig) -> None:
+    """Refuse rotary positions of a kind that transformers does not have."""
+    rope = getattr(config, "rope_parameters", None)
+    rope = rope if isinstance(rope, dict) else {}
+    known = ("default", *sorted(ROPE_INIT_FUNCTIONS))
+    for table in (rope, *rope.values()):  # some models have one for each kind of layer
+        kind = table.get("rope_type", "default") if isinstance(table, dict) else "default"
+        check("rope_type in its config.json", kind, kind in known, f"one of {', '.join(known)}")
+
+
 def _check_origin(raw: dict[str, Any]) -> None:
     """Refuse a config.json that needs Python from elsewhere, quantised or pickled weights."""
     for name, allowed in TYPES.items():
         value = raw.get(name)
         fits = value is None or isinstance(value, allowed)
         check(f"{name} in its config.json", value, fits, f"of type {allowed.__name__}")
+    for name in ("dtype", "torch_dtype"):
+        value = raw.get(name)
+        known = isinstance(getattr(torch, str(value), None), torch.dtype) or value == "auto"
+        fits = value is None or isinstance(value, dict) or known
+        check(f"{name} in its config.json", value, fits, "the name of a torch dtype, as float32")
     _check_texts("A name in the architectures of its config.json", raw.get("architectures") or [])
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
@@ -221,7 +279,8 @@ def _check_origin(raw: dict[str, Any]) -> None:
             f"its type {kind!r} is not part of transformers and would run Python from the model's "
             "own files (auto_map), which we never do; give a model of a type that transformers has."
         )
-    if quantised := raw.get("quantization_config"):
+    quantised = raw.get("quantization_config")
+    if quantised is not None:
         method = quantised.get("quant_method", "an unknown method")
         raise ValueError(
             f"its weights are quantised ({method}), and such weights cannot be trained; give the "
@@ -271,9 +330,10 @@ def why_not_a_model(folder: Path) -> str:
 
 def _adapters(file: Path) -> str:
     base = read_table(file).get("base_model_name_or_path")
+    of = f"the model {base!r}" if isinstance(base, str) and base else "another model"
     return (
-        f"its weights are adapters (adapter_config.json) of the model {base!r}; add them to that "
-        "model with peft's merge_and_unload(), save the result and give its folder."
+        f"its weights are adapters (adapter_config.json) of {of}; add them to that model with "
+        "peft's merge_and_unload(), save the result and give its folder."
     )
 
 

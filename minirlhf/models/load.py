@@ -20,12 +20,18 @@ from transformers import (
 
 from minirlhf.models.adapters import Policy, fused_gelu, merged
 from minirlhf.models.fit import check_fit, end_ids
-from minirlhf.models.folders import read_whole, why_not_a_model
+from minirlhf.models.folders import check_tables, read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.trial import check_writes
-from minirlhf.runtime import CACHE, DATA, OLD, SMOLLM2, device_named, save_folder
+from minirlhf.runtime import CACHE, DATA, OLD, SMOLLM2, check, device_named, save_folder
 
 transformers.utils.logging.disable_progress_bar()  # a bar per model clutters notebooks
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 CHECKPOINTS = DATA / "checkpoints"
 
 
@@ -106,7 +112,18 @@ def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTok
             source, padding_side="left", trust_remote_code=False
         )
     except Exception as error:  # foreign and damaged files raise many types
-        raise ValueError(f"its tokenizer cannot be read: {_first_line(error)}") from error
+        check_tables(source, TOKENIZER_FILES)
+        raise ValueError(
+            f"its tokenizer cannot be read ({_first_line(error).rstrip('.')}); give the tokenizer "
+            "files that were saved with the model."
+        ) from error
+    template = tokenizer.chat_template
+    check(
+        "chat_template in its tokenizer_config.json",
+        template,
+        template is None or isinstance(template, str) or _is_table_of_texts(template),
+        "a text, or a table of texts",
+    )
     if len(tokenizer) <= 1:
         raise ValueError(
             "its tokenizer has no vocabulary; "
@@ -116,6 +133,10 @@ def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTok
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _is_table_of_texts(x: object) -> bool:
+    return isinstance(x, dict) and all(isinstance(value, str) for value in x.values())
 
 
 def load_scalar(

@@ -211,7 +211,6 @@ FOLDERS = {
         "eos_token_id in generation_config is 'x'; it must be a token id or a list of token ids",
     ),
     "an end in a list that is text": (with_generation(eos_token_id=[0, "x"]), "is [0, 'x']; it"),
-    "a damaged tokenizer": (damaged("tokenizer.json"), "its tokenizer cannot be read"),
     "a damaged config": (damaged("config.json"), "its config.json is not a valid JSON file"),
     "architectures of another type": (with_config(architectures=5), "architectures in its config"),
     "architectures that are numbers": (
