@@ -12,6 +12,7 @@ Kept:
 - It returns one number per completion, as a list, tuple, generator, array or tensor. None is for a
   completion that it does not score. `weighted` is the sum over several functions that leaves None
   out (TRL's reward_weights).
+- True and False are 1 and 0. A tensor may have any dtype, and a gradient, which is not used.
 - It may be async. It runs in an event loop that all async functions share.
 - The columns belong to the row of the dataset, not to the prompt: several rows may have the same
   prompt, if a loop is given the prompts of this dataset in their order.
@@ -21,10 +22,14 @@ Not kept:
 - A function without **kwargs gets only the arguments that it names. In TRL it fails.
 - log_extra, log_metric and environments are not given.
 - A completion for which every function returned None stops the run. In TRL it has no gradient.
+- nan and infinity are refused, because they often come from a division by 0. In TRL nan is the same
+  as None. Too few or too many numbers, a dict, a set and texts are refused as well.
+- The function gets copies: what it changes in its arguments, no later call sees.
 - A reward model is not a function here; see `rollout_score`.
 """
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
@@ -87,7 +92,7 @@ def reward_function(
         given = {name: given[name] for name in names}
         count = len(rollout.response_ids)
         try:
-            values = _called(function, given)
+            values = _called(function, copy.deepcopy(given))
         except (Exception, SystemExit) as error:  # exit() would end the run without a word
             row = _first_failing(function, given, count)
             where = "" if row is None else f" The first completion for which it does is {row}."
@@ -97,8 +102,8 @@ def reward_function(
             ) from error
         if not isinstance(values, list):
             raise ValueError(
-                f"The reward function {called} returned {str(values)[:80]}; it must be one number "
-                "for each completion."
+                f"The reward function {called} returned {_on_one_line(values)}; it must be one "
+                "number for each completion."
             )
         return _as_scores(values, count, called)
 
@@ -223,6 +228,8 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
     if inspect.isawaitable(values):
         values = asyncio.run_coroutine_threadsafe(_awaited(values), _event_loop()).result()
     if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.device.type == "meta":
+            return values  # no numbers to read one by one
         values = values.detach().reshape(len(values), -1).squeeze(1) if values.dim() else values
     if hasattr(values, "tolist"):
         return values.tolist()
@@ -251,10 +258,14 @@ def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int
     for row in range(count):
         alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
         try:
-            _called(function, alone)
+            _called(function, copy.deepcopy(alone))
         except (Exception, SystemExit):
             return row
     return None
+
+
+def _on_one_line(values: object) -> str:
+    return " ".join(str(values).split())[:80]
 
 
 def _as_scores(values: list, count: int, called: str) -> torch.Tensor:
@@ -262,12 +273,13 @@ def _as_scores(values: list, count: int, called: str) -> torch.Tensor:
     if len(values) != count:
         raise ValueError(
             f"The reward function {called} returned {len(values)} values for {count} completions, "
-            f"{str(values[:4])[:80]} ...; it must be one finite number for each."
+            f"{_on_one_line(values[:4])} ...; it must be one finite number for each."
         )
     scores = torch.full((count,), math.nan, device="cpu")
     for row, value in enumerate(values):
         if value is None:
             continue
+        value = value.detach() if isinstance(value, torch.Tensor) else value
         try:
             scores[row] = math.nan if isinstance(value, (str, bytes)) else float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):
