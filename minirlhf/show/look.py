@@ -103,6 +103,7 @@ def page() -> AbstractContextManager:
             "axes.edgecolor": "#666666",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "text.parse_math": False,  # names of models and columns may hold a "$"
             "axes.axisbelow": True,
             "axes.grid": True,
             "grid.color": "#e2e2e2",
