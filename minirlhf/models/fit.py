@@ -24,7 +24,7 @@ def end_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...
     if isinstance(named, int) and getattr(generation, "_from_model_config", False):
         named = [named] if named in tokenizer.all_special_ids else []
     others = named if isinstance(named, list) else [] if named is None else [named]
-    whole = all(type(number) is int and number >= 0 for number in others)
+    whole = all(type(number) is int and 0 <= number < 2**31 for number in others)
     check("eos_token_id in generation_config", named, whole, "a token id or a list of token ids")
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 

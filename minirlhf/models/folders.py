@@ -91,13 +91,13 @@ def read_whole(
 
 @contextmanager
 def _described() -> Iterator[None]:
-    """Say that config.json is wrong where transformers raises what says nothing to a user."""
+    """Say that a config is wrong where transformers raises what says nothing to a user."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
         raise ValueError(
-            "transformers cannot build the model that its config.json describes "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); correct the config.json."
+            "transformers cannot build the model that its config.json and generation_config.json "
+            f"describe ({type(error).__name__}: {' '.join(str(error).split())}); correct them."
         ) from error
 
 

@@ -126,8 +126,8 @@ def _read_tokenizer(source: str | Path, model: torch.nn.Module) -> PreTrainedTok
     )
     if len(tokenizer) <= 1:
         raise ValueError(
-            "its tokenizer has no vocabulary; "
-            "add tokenizer.json and tokenizer_config.json to the folder."
+            f"its tokenizer has no vocabulary (its number of tokens is {len(tokenizer)}); add the "
+            "model's tokenizer.json and tokenizer_config.json to the folder."
         )
     check_fit(model, tokenizer)
     if tokenizer.pad_token_id is None:

@@ -190,7 +190,8 @@ def _check_width(model: LanguageModel, prompt: int, new: int) -> None:
     limit = position_limit(model)
     if limit and prompt + new + 1 > limit:
         raise ValueError(
-            f"A prompt of {prompt}, {new} new tokens and EOS exceed the model's {limit}."
+            f"A prompt of {prompt}, {new} new tokens and EOS exceed the model's {limit}; shorten "
+            "the prompt or allow fewer new tokens."
         )
 
 

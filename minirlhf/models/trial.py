@@ -4,9 +4,10 @@ import torch
 from transformers import PreTrainedModel
 
 from minirlhf.models.fit import embedding_rows
-from minirlhf.models.forward import policy_logprobs
+from minirlhf.models.forward import policy_logprobs, position_limit
 from minirlhf.models.sampling import SamplingConfig, sample
 
+LEAST = 5  # positions: two tokens of a prompt, two of a response, and EOS
 CAUSAL = "a causal language model with a key-value cache, such as GPT-2, Llama, Qwen or Mistral"
 
 
@@ -20,6 +21,12 @@ def check_writes(model: PreTrainedModel) -> None:
         ValueError: one of these does not hold.
     """
     kind, rows = model.config.model_type, embedding_rows(model)
+    limit = position_limit(model)
+    if limit is not None and limit < LEAST:
+        raise ValueError(
+            f"the model reads {limit} tokens at most; it must be {LEAST} or more, for a prompt, a "
+            "response and EOS."
+        )
     ids = torch.arange(4, device="cpu").view(2, 2) % rows
     mask = torch.tensor([[False, True], [True, True]], device="cpu")
     generator = torch.Generator().manual_seed(0)

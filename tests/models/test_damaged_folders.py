@@ -51,7 +51,9 @@ def tokenizer_of_another_format(folder):
     (saved(folder) / "tokenizer.json").write_text('{"a": 1}')
 
 
-BUILD = "transformers cannot build the model that its config.json describes"
+BUILD = (
+    "transformers cannot build the model that its config.json and generation_config.json describe"
+)
 ODD = {
     "a template that is a number": (
         with_template(5),
@@ -81,6 +83,12 @@ ODD = {
     ),
     "positions with a text": (
         with_rope({"rope_type": "linear", "factor": "x", "rope_theta": 1e4}),
+        f"{BUILD} (TypeError",
+    ),
+    "a padding id that is text": (
+        lambda folder: (saved(folder) / "generation_config.json").write_text(
+            '{"pad_token_id": "x"}'
+        ),
         f"{BUILD} (TypeError",
     ),
     "another vocabulary": (with_config(vocab_size=300), "such as transformer.wte.weight"),

@@ -271,7 +271,7 @@ FOLDERS = {
     ),
     "too few positions": (
         lambda folder: saved(folder, tiny_policy(positions=4)),
-        "exceed the model's 4",
+        "the model reads 4 tokens at most; it must be 5 or more",
     ),
 }
 
