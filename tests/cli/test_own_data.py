@@ -336,9 +336,10 @@ def test_the_code_of_the_readme_runs(tiny):
     assert stages == ["grpo"] and names["history"][-1]["score"] < 0  # minus the length of a text
 
 
-def test_the_code_on_your_own_data_runs(tiny):
+def test_the_code_on_your_own_data_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a file
     _, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
-    assert stages == ["dpo", "grpo", "grpo", "ppo"]
+    assert stages == ["dpo", "sft", "grpo", "grpo", "ppo"]
 
 
 def test_the_code_of_the_page_on_the_code_runs(tiny):
