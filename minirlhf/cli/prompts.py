@@ -59,7 +59,7 @@ def prompts_and_score(
     only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
     own = None if reward is None else reward_of(reward)
     data = None
-    score = scored_by(scorer or SCORER, policy, tokenizer) if dataset and own is None else None
+    score = None
     if dataset:
         data = named_prompts(
             dataset,
@@ -70,6 +70,7 @@ def prompts_and_score(
             chat=chat,
             say=say,
         )
+        score = None if own is not None else scored_by(scorer or SCORER, policy, tokenizer)
         data, report = fit_rows(
             data,
             tokenizer,

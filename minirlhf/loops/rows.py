@@ -181,10 +181,10 @@ def fit_rows(
         row.
 
     Raises:
-        ValueError: these are no standard rows; a row cannot be used; or no row is left. A row cannot be used if it is longer
-            than a model reads; if both sides of a pair are the same tokens; if an end token stands
-            inside a response; if no learned token is left after the cut; or if the prompt has no
-            tokens.
+        ValueError: these are no standard rows; a row cannot be used; or no row is left. A row
+            cannot be used if it is longer than a model reads; if both sides of a pair are the same
+            tokens; if an end token stands inside a response; if no learned token is left after the
+            cut; or if the prompt has no tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
     check("rows to train on", len(rows), len(rows) > 0, "at least 1")

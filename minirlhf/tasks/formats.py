@@ -25,7 +25,6 @@ from minirlhf.tasks.layouts import ROLES, find_layout
 from minirlhf.tasks.reports import ORIGIN, Source, counted, listed
 from minirlhf.tasks.rows import standard_rows
 
-
 TO_STANDARD = (
     "tasks.standard(dataset, tokenizer) makes standard rows of a Dataset, "
     "tasks.load_by_name(path, tokenizer) of a file; loops.fit_rows then checks their lengths"
@@ -67,8 +66,8 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
         columns: names of the columns to check.
 
     Raises:
-        ValueError: it is no Dataset; a column is missing; a value is not text or cannot be encoded as UTF-8; a label
-            is not a bool; a prompt is empty; chosen and rejected are equal.
+        ValueError: it is no Dataset; a column is missing; a value is not text or cannot be encoded
+            as UTF-8; a label is not a bool; a prompt is empty; chosen and rejected are equal.
     """
     check_columns(dataset, *columns)
     rows = zip(*(list(dataset[name]) for name in columns), strict=True)

@@ -224,7 +224,6 @@ def test_an_implicit_prompt_is_a_prompt_too(tiny):
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        (["--max-prompt", 1], "No row is left to train on"),
         (["--columns", "prompt=nothing"], "rows.jsonl has no column 'nothing' for prompt"),
         (["--reward", "missing.py"], "--reward is 'missing.py'; it must be a Python file"),
         (["--task", "arithmetic"], "but it works only with the task reviews"),
@@ -233,6 +232,11 @@ def test_an_implicit_prompt_is_a_prompt_too(tiny):
 def test_wrong_options_are_refused_before_training(more, sentence, tiny):
     result = invoke(tiny, "grpo", *more)
     assert sentence in str(result.exception) and not (tiny / "out").exists()
+
+
+def test_if_no_prompt_is_left_the_command_stops_before_training(tiny):
+    result = invoke(tiny, "grpo", "--scorer", tiny / "scorer", "--max-prompt", 1)
+    assert "No row is left to train on" in str(result.exception) and not (tiny / "out").exists()
 
 
 def test_options_of_rows_need_a_dataset(tiny):

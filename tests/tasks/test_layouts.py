@@ -28,7 +28,10 @@ LAYOUTS = {
         {"instruction": "q", "input": "", "output": "a", "history": []},
         QA | LINE,
     ),
-    "Alpaca pairs": ({"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"}, PAIR | LINE),
+    "Alpaca pairs": (
+        {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"},
+        PAIR | LINE,
+    ),
     "Dolly": (
         {"instruction": "q", "context": "", "response": "a", "category": "open_qa"},
         QA | LINE,
