@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from minirlhf.cli.limits import count_rows, only_with, whole
+from minirlhf.cli.limits import count_rows, not_empty, only_with, whole
 from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, option
 
 
@@ -28,6 +28,7 @@ Data = Annotated[
         ".arrow, also compressed), or a folder that save_to_disk wrote.",
         "--dataset",
         show_default="film reviews",
+        callback=not_empty,
     ),
 ]
 Rows = Annotated[
@@ -93,11 +94,17 @@ Prompts = Annotated[
         "Prompts of your own: the dataset as for dpo. Responses in it are not used.",
         "--dataset",
         show_default="titles of films",
+        callback=not_empty,
     ),
 ]
 ScorerOrReward = Annotated[
     str | None,
-    option(MODEL, f"Reward model: {SCORER} or a folder. Not with --reward.", show_default=SCORER),
+    option(
+        MODEL,
+        f"Reward model: {SCORER} or a folder. Not with --reward.",
+        show_default=SCORER,
+        callback=not_empty,
+    ),
 ]
 Reward = Annotated[
     Path | None,

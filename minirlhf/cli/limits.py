@@ -44,6 +44,17 @@ def not_negative(param: typer.CallbackParam, value: float | None) -> float | Non
     return value
 
 
+def not_empty(context: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """The callback of an option for a name or path: "" is refused where it was given.
+
+    A script gives it where a variable is not set. It would be read as if the option were left out.
+    """
+    source = context.get_parameter_source(param.name or "")
+    good = value is None or bool(value.strip()) or source is None or source.name == "DEFAULT"
+    _check(param, value, good, "a name or a path, or the option must be left out")
+    return value
+
+
 def a_seed(param: typer.CallbackParam, value: int) -> int:
     """The callback of an option: a seed, as `runtime.check_seed` allows it."""
     from minirlhf.runtime import LARGEST_SEED  # imported here, because torch takes seconds

@@ -97,6 +97,7 @@ def ppo(
         skip_invalid=skip_invalid,
         chat=chat,
         max_prompt=max_prompt,
+        critic=critic.backbone,
     )
     fit: dict[str, Any] = {"lora": lora, "bf16": bf16, "recompute": recompute}
     policy = fitted(start, **fit)

@@ -11,7 +11,7 @@ from minirlhf.cli.options import SCORER
 from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.experiments.practice import scored_by, scoring
-from minirlhf.loops.rows import fit_rows
+from minirlhf.loops.rows import AnyModel, also_reading, fit_rows
 from minirlhf.rewards.function import reward_function
 from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_prompts
@@ -31,6 +31,7 @@ def prompts_and_score(
     skip_invalid: bool = False,
     chat: bool = False,
     max_prompt: int | None = None,
+    critic: AnyModel | None = None,
 ) -> tuple[list[str], Score, dict[str, Score]]:
     """The prompts and the score of a command, by its options.
 
@@ -38,6 +39,7 @@ def prompts_and_score(
         policy: the model that will be trained.
         scorer: the reward model; None: SCORER. It is not asked where there is a `reward`.
         max_new_tokens: of the responses.
+        critic: it reads the prompts too, where there is one.
 
     Returns:
         (prompts, score, monitors). The gold score is a monitor where the task is film reviews.
@@ -57,6 +59,7 @@ def prompts_and_score(
     only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
     own = None if reward is None else reward_of(reward)
     data = None
+    score = None
     if dataset:
         data = named_prompts(
             dataset,
@@ -67,6 +70,7 @@ def prompts_and_score(
             chat=chat,
             say=say,
         )
+        score = None if own is not None else scored_by(scorer or SCORER, policy, tokenizer)
         data, report = fit_rows(
             data,
             tokenizer,
@@ -75,11 +79,12 @@ def prompts_and_score(
             max_prompt=max_prompt,
             responses=(),  # what the dataset answers is for the reward
             skip_invalid=skip_invalid,
+            others=also_reading(score, critic=critic),
         )
         say(str(report))
     prompts = reviews.rl_prompts() if data is None else list(data["prompt"])
     if own is not None:
         return prompts, reward_function(own, tokenizer, data), {}
-    if data is not None:
-        return prompts, scored_by(scorer or SCORER, policy, tokenizer), {}
+    if score is not None:
+        return prompts, score, {}
     return prompts, *scoring("reviews", policy, tokenizer, scorer or SCORER)

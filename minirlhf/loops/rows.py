@@ -8,6 +8,8 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from datasets import Dataset
@@ -24,18 +26,22 @@ from minirlhf.models.forward import (
     response_tokens,
     special_tokens,
     template_tokens,
+    text_of,
     without_end,
 )
 from minirlhf.runtime import check
 from minirlhf.tasks.conversations import TEXTS, in_parts
+from minirlhf.tasks.formats import check_columns
 from minirlhf.tasks.prompts import prompt_texts
-from minirlhf.tasks.rows import ORIGIN
+from minirlhf.tasks.reports import ORIGIN
 
 # starts of warnings
 WRITTEN = "Special tokens of the tokenizer are written in "
 CUT = "Cut: "
+# the name of a warning of transformers about long texts, which `fit_rows` cuts or refuses itself
+OF_TRANSFORMERS = "sequence-length-is-longer-than-the-specified-maximum"
 CHUNK = 1000  # texts that are tokenised at once
-TOO_LONG = "a sequence exceeds the positions of the model"
+TOO_LONG = "a sequence exceeds the positions"
 NO_PROMPT = "the prompt has no tokens"
 END_INSIDE = "the end token stands inside a response"
 NOT_LEARNED = "no learned token is left after the cut at max_response"
@@ -69,6 +75,7 @@ class RowReport:
         as_tokens: rows with special tokens of the chat template in a text, read as tokens.
         unknown: rows with characters that the tokenizer does not know.
         empty: rows with an empty response.
+        example: the first row that is kept, as the model reads it.
         source: the file or dataset that the rows come from, if they say so.
         numbers: of the rows in their source, where a pair of two rows is "3+5". Empty if it is not
             known; then messages count the rows from 0.
@@ -81,6 +88,7 @@ class RowReport:
     as_tokens: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
+    example: str = ""
     source: str = ""
     numbers: list[str] = field(default_factory=list)
 
@@ -100,7 +108,8 @@ class RowReport:
         said = [f"{self.kept:,} of {self.rows:,} rows are kept"]
         said += [f"left out: {why} ({self.named(rows)})" for why, rows in self.dropped.items()]
         said += [f"{what} ({self.named(rows)})" for what, rows in notes.items() if rows]
-        return "; ".join(said) + "." + (f"\n{self.many_cut}" if self.many_cut else "")
+        lines = ["; ".join(said) + ".", self.many_cut, self.example]
+        return "\n".join(line for line in lines if line)
 
     @property
     def many_cut(self) -> str:
@@ -172,13 +181,15 @@ def fit_rows(
         row.
 
     Raises:
-        ValueError: a row cannot be used, or no row is left. A row cannot be used if it is longer
-            than a model reads; if both sides of a pair are the same tokens; if an end token stands
-            inside a response; if no learned token is left after the cut; or if the prompt has no
-            tokens.
+        ValueError: these are no standard rows; a row cannot be used; or no row is left. A row
+            cannot be used if it is longer than a model reads; if both sides of a pair are the same
+            tokens; if an end token stands inside a response; if no learned token is left after the
+            cut; or if the prompt has no tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
     check("rows to train on", len(rows), len(rows) > 0, "at least 1")
+    names = getattr(rows, "column_names", [])
+    check_columns(rows, "prompt", *(name for name in responses if name in names))
     given = rows[:]
     columns = {name: in_parts(given, name) for name in responses if name in given}
     prompts = _Reader(tokenizer, None).prompts(given["prompt"])
@@ -215,10 +226,17 @@ def fit_rows(
         which_rows = report.named(which)
         start = f"{report.source}, {which_rows}" if report.source else which_rows.capitalize()
         raise ValueError(f"{start} ({len(which):,} of {len(prompts):,}): {why}; {advice}")
-    report.dropped |= faults
+    report.dropped |= {
+        f"{why} of the {shortest}" if why == TOO_LONG else why: which
+        for why, which in faults.items()
+    }
     if not report.kept:
         raise ValueError(f"No row is left to train on: {report}")
     left_out = {i for which in report.dropped.values() for i in which}
+    first = next(i for i in range(len(prompts)) if i not in left_out)
+    texts = {name: column[first] for name, column in columns.items()}
+    seen = _as_read(tokenizer, given["prompt"][first], texts, max_response)
+    report.example = f"{report.named([first]).capitalize()} as the model reads it: {seen}."
     if left_out:
         rows = rows.select([i for i in range(len(rows)) if i not in left_out])
     return rows.remove_columns(ORIGIN) if origin else rows, report
@@ -282,11 +300,38 @@ def also_reading(score: Score | None = None, **models: AnyModel | None) -> dict[
     return {name: model for name, model in models.items() if model is not None}
 
 
+def _as_read(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    responses: dict[str, Response],
+    max_response: int | None,
+) -> str:
+    """A prompt and its responses, decoded from their tokens and shortened, with \\n for a line end.
+
+    Of a response in parts, those that the assistant wrote are named too.
+    """
+    said = [f"prompt {_shown(text_of(tokenizer, prompt_tokens(tokenizer, [prompt])[0]))}"]
+    for name, response in responses.items():
+        (ids,), (own,) = response_tokens(tokenizer, [response], max_response=max_response)
+        said.append(f"{name} {_shown(text_of(tokenizer, ids))}")
+        if not all(own):
+            runs = groupby(zip(own, ids, strict=True), key=itemgetter(0))
+            turns = [[i for _, i in run] for wrote, run in runs if wrote]
+            shown = ", ".join(_shown(text_of(tokenizer, turn)) for turn in turns)
+            said.append(f"of which the assistant wrote {shown}")
+    return "; ".join(said)
+
+
+def _shown(text: str, most: int = 200) -> str:
+    return repr(text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}")
+
+
 class _Reader:
     """Reads texts as tokens, equal texts once, and says what the tokenizer makes of them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_response: int | None) -> None:
         self.tokenizer, self.max_response = tokenizer, max_response
+        tokenizer.deprecation_warnings[OF_TRANSFORMERS] = True  # as if it were given
         self.ours = {} if tokenizer.split_special_tokens else template_tokens(tokenizer)
         foreign = [re.escape(t) for t in special_tokens(tokenizer) if t not in self.ours]
         self.foreign = re.compile("|".join(foreign)) if foreign else None

@@ -12,9 +12,8 @@ has pairs that repeat the prompt at the start of both texts. `standard` reads al
 layouts that other public datasets have.
 """
 
-from bisect import bisect_left
+import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import pyarrow
 from datasets import Dataset, concatenate_datasets
@@ -23,7 +22,41 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.runtime import check_text
 from minirlhf.tasks.conversations import SPANS, TEXTS, answer
 from minirlhf.tasks.layouts import ROLES, find_layout
-from minirlhf.tasks.rows import ORIGIN, Source, counted, listed, standard_rows
+from minirlhf.tasks.reports import ORIGIN, Source, counted, listed
+from minirlhf.tasks.rows import standard_rows
+
+TO_STANDARD = (
+    "tasks.standard(dataset, tokenizer) makes standard rows of a Dataset, "
+    "tasks.load_by_name(path, tokenizer) of a file; loops.fit_rows then checks their lengths"
+)
+
+
+def check_columns(dataset: Dataset, *columns: str) -> None:
+    """Refuse what is no Dataset of standard rows, and say how to make one.
+
+    Args:
+        columns: names of columns that must be there. Those of texts must hold no conversations.
+
+    Raises:
+        ValueError: it is no Dataset, a column is missing, or a column of texts holds lists.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"The rows are of type {type(dataset).__name__}; they must be a Dataset. "
+            f"Dataset.from_list makes one of a list of dicts. {TO_STANDARD}."
+        )
+    if missing := [c for c in columns if c not in dataset.column_names]:
+        raise ValueError(
+            f"The dataset has the columns {dataset.column_names} and lacks {missing}; rename "
+            f"its columns, or convert it: {TO_STANDARD}."
+        )
+    for name in (c for c in columns if c in TEXTS):
+        for number, value in enumerate(dataset[name]):
+            if isinstance(value, list):
+                raise ValueError(
+                    f"Row {number}: {name} is a conversation, and the loops read text; convert "
+                    f"it: {TO_STANDARD}."
+                )
 
 
 def check_rows(dataset: Dataset, *columns: str) -> Dataset:
@@ -33,14 +66,10 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
         columns: names of the columns to check.
 
     Raises:
-        ValueError: a column is missing; a value is not text or cannot be encoded as UTF-8; a label
-            is not a bool; a prompt is empty; chosen and rejected are equal.
+        ValueError: it is no Dataset; a column is missing; a value is not text or cannot be encoded
+            as UTF-8; a label is not a bool; a prompt is empty; chosen and rejected are equal.
     """
-    if missing := [c for c in columns if c not in dataset.column_names]:
-        raise ValueError(
-            f"The dataset has the columns {dataset.column_names} and lacks {missing}; rename "
-            "its columns, or convert it with minirlhf.tasks.formats.standard."
-        )
+    check_columns(dataset, *columns)
     rows = zip(*(list(dataset[name]) for name in columns), strict=True)
     for number, row in enumerate(dict(zip(columns, values, strict=True)) for values in rows):
         for name, value in row.items():
@@ -117,40 +146,54 @@ def standard(
 def as_dataset(rows: Mapping[int, dict], source: Source | None = None) -> Dataset:
     """Rows as a Dataset. A row may lack a column; it is None there.
 
+    A table holds values of one type in a column. It would make True of [True, 0.5] a 1.0, and give
+    all dicts of a column the same keys. Such a column is held as JSON instead, and each value is
+    read from it again, so that it stays as it is.
+
     Args:
         rows: number of the row in its source -> the row.
         source: names the rows in messages.
 
     Raises:
-        ValueError: a value does not fit the others of its column.
+        ValueError: a column holds values that neither a table nor JSON can hold.
     """
     names = dict.fromkeys(name for row in rows.values() for name in row)
     columns = {name: [row.get(name) for row in rows.values()] for name in names}
-    if _fits(columns):
-        return Dataset.from_dict(columns)
-    name = next(name for name in columns if not _fits({name: columns[name]}))
-    values = columns[name]
-    place = bisect_left(
-        range(len(values)), True, key=lambda last: not _fits({name: values[: last + 1]})
-    )
-    shown = f"{values[place]!r:.60}, " if isinstance(values[place], str | int | float) else ""
-    raise ValueError(
-        f"{(source or Source()).cell(list(rows)[place], name)} is {shown}of type "
-        f"{type(values[place]).__name__}, which does not fit the column. A column holds values of "
-        "one type: texts of whole characters, numbers of 64 bits, or lists that are not nested "
-        "deeply. Change the value, or write all values of the column as text."
-    )
+    as_json = []
+    for name, values in columns.items():
+        held = _held(values)
+        if held is None or repr(held) != repr(values):
+            try:
+                columns[name] = [json.dumps(value) for value in values]
+                as_json.append(name)
+            except (TypeError, ValueError, RecursionError):  # of no type that JSON has
+                if held is None:
+                    kinds = ", ".join(sorted({type(value).__name__ for value in values}))
+                    raise ValueError(
+                        f"{(source or Source()).name or 'The dataset'}: column {name} holds "
+                        f"values of the types {kinds} that no column can hold; leave it out, or "
+                        "write its values as text."
+                    ) from None
+
+    def read_again(columns: dict[str, list]) -> dict[str, list]:
+        return {
+            name: [json.loads(value) for value in values] if name in as_json else values
+            for name, values in columns.items()
+        }
+
+    made = Dataset.from_dict(columns)
+    return made.with_transform(read_again) if as_json else made
 
 
-def _fits(columns: dict[str, list[Any]]) -> bool:
-    """Whether a Dataset can hold the columns."""
-    if any(_is_deep(value) for values in columns.values() for value in values):
-        return False  # each level can double the time that datasets takes
+def _held(values: list) -> list | None:
+    """What a column of a Dataset makes of these values; None if it cannot hold them."""
+    if any(map(_is_deep, values)):
+        return None  # each level can double the time that datasets takes
     try:
-        Dataset.from_dict(columns)
+        held = Dataset.from_dict({"x": values})["x"]
     except (ValueError, TypeError, OverflowError, RecursionError, pyarrow.ArrowException):
-        return False
-    return True
+        return None
+    return values if all(isinstance(value, str) for value in values) else list(held)
 
 
 def _is_deep(value: object, levels: int = 10) -> bool:

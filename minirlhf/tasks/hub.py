@@ -20,11 +20,12 @@ from minirlhf.tasks.files import (
     is_saved_dataset,
     read_folder,
     read_rows,
-    suffix_of,
 )
 from minirlhf.tasks.formats import as_dataset, completions, paired
 from minirlhf.tasks.layouts import Layout, find_layout
-from minirlhf.tasks.rows import ORIGIN, Source, standard_rows
+from minirlhf.tasks.lines import Unreadable
+from minirlhf.tasks.reports import ORIGIN, Source
+from minirlhf.tasks.rows import standard_rows
 
 
 def imdb_rows(dataset: Dataset, words: int = 8) -> Dataset:
@@ -219,12 +220,7 @@ def _from_file(path: Path, rows: int | None) -> list[Row | BadRow]:
             f"The file '{path}' cannot be read: its name does not end in {', '.join(SUFFIXES)}, "
             f"nor in one of these with {', '.join(COMPRESSED)} after it."
         )
-    found = read_rows(path, rows)
-    if suffix_of(path) not in (".csv", ".tsv"):
-        return found
-    return [  # an empty cell stands for nothing, as in pandas
-        {name: row[name] or None for name in row} if isinstance(row, dict) else row for row in found
-    ]
+    return read_rows(path, rows)
 
 
 def _from_hub(
@@ -390,13 +386,26 @@ def named_prompts(
     )
     say(report.lines(layout, limited=len(found) == rows, others="Other columns"))
     given = {number: row for number, row in enumerate(found) if isinstance(row, dict)}
+    broken = _unreadable(given, source)
+    if broken:
+        say("Not given to a reward: " + " ".join(broken.values()))
     prompts = {
         number: {"prompt": row["prompt"]}
-        | {c: v for c, v in given[number].items() if c not in (*asked, "prompt")}
+        | {c: v for c, v in given[number].items() if c not in (*asked, "prompt", *broken)}
         | {ORIGIN: source.origin(number)}
         for number, row in made.items()
     }
     return as_dataset(prompts, source)
+
+
+def _unreadable(rows: Mapping[int, Row], source: Source) -> dict[str, str]:
+    """Columns with a value that cannot be read -> a sentence on the first of them."""
+    found: dict[str, str] = {}
+    for number, row in rows.items():
+        for column, value in row.items():
+            if isinstance(value, Unreadable) and column not in found:
+                found[column] = f"{source.cell(number, column)} cannot be read: {value.why}."
+    return found
 
 
 def _lacks(name: str, data: Dataset, lacking: list[str], what: str, example: str) -> ValueError:

@@ -1,9 +1,12 @@
-"""The prompt of a pair of texts that both begin with it."""
+"""Texts without columns of their own: a prompt that two texts share, and transcripts of turns."""
 
 import re
 import unicodedata
 from os.path import commonprefix
+from typing import Any
 
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+SPEAKS = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 TURN = "\n\nAssistant:"  # the end of a prompt in Anthropic's transcripts
 # scripts that put no spaces between words, by the first word of their letters' names in Unicode;
 # the first of them is Thai, from U+0E00
@@ -72,3 +75,30 @@ def _inside_a_letter(before: str, after: tuple[str, str]) -> bool:
         for letter in after
         if letter
     )
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text is a transcript such as Anthropic's: turns of `Human:` and `Assistant:`."""
+    return text.lstrip().startswith("Human:") and TURN in text
+
+
+def turns_of(text: Any, column: str) -> Any:
+    """The turns of a transcript, as {"role", "content"}. Turns stay as they are.
+
+    Args:
+        text: a transcript; in a column of responses it may begin with the text of the assistant.
+
+    Returns:
+        The turns. A prompt that ends in `Assistant:` has no turn for it.
+    """
+    if not isinstance(text, str):
+        return text
+    if not SPEAKS.match(text.lstrip()):
+        text = f"Assistant:{text}"
+    _, *parts = SPEAKS.split(text.strip())
+    turns = [
+        {"role": SPEAKERS[speaker], "content": content.strip()}
+        for speaker, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    unsaid = column == "prompt" and turns[-1] == {"role": "assistant", "content": ""}
+    return turns[:-1] if unsaid else turns

@@ -126,6 +126,15 @@ class Layout:
         main = {next((p for p in parts if p not in SYSTEM), parts[0]) for parts in joined}
         return frozenset(part for parts in joined for part in parts) - main
 
+    @property
+    def ends_line(self) -> bool:
+        """Whether a line break ends a prompt of text: one of Alpaca's layout or of several columns.
+
+        Their responses follow without a space or line break of their own.
+        """
+        prompt = [column for column in self.columns.get("prompt", ()) if column not in SYSTEM]
+        return "instruction" in prompt or len(prompt) > 1
+
     def described(self, others: str = "Ignored") -> str:
         """What the columns mean, in a line. `others` is said before the other columns."""
         parts = []

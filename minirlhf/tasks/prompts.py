@@ -1,5 +1,6 @@
 """The prompts of an RL loop, in the forms in which a caller may hold them, as a list of texts."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -8,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check, check_text
 from minirlhf.tasks.conversations import Template, check_turns, is_conversation, render
+from minirlhf.tasks.reports import listed
 
 FORMS = "a list of texts, a Series, a column of a Dataset, or a Dataset with a column `prompt`"
 
@@ -27,9 +29,19 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
         ValueError: `prompts` is one text, a set (it has no order), has no column `prompt`, or holds
             no prompt. Or a prompt, named by its row, is not text (None and NaN are not), cannot be
             encoded as UTF-8, is empty, or is a conversation and there is no chat template.
+
+    Warns:
+        UserWarning: the chat template leaves out turns or thoughts of conversations.
     """
     template = Template(tokenizer) if getattr(tokenizer, "chat_template", None) else None
-    texts = [_text_of(row, value, template) for row, value in enumerate(_values(prompts))]
+    texts: list[str] = []
+    noted: dict[str, list[int]] = {}
+    for row, value in enumerate(_values(prompts)):
+        texts.append(_text_of(row, value, template))
+        for kind in dict.fromkeys(template.noted if template else ()):
+            noted.setdefault(kind, []).append(row)
+    for kind, rows in noted.items():
+        warnings.warn(f"Prompts: {kind}: {listed(rows)}.", stacklevel=2)
     check("rows to train on", len(texts), bool(texts), "at least 1: there are no prompts")
     return texts
 
@@ -83,6 +95,8 @@ def _has_items(prompts: object) -> bool:
 
 def _text_of(row: int, value: Any, template: Template | None) -> str:
     """One prompt as text."""
+    if template is not None:
+        template.noted = []
     if isinstance(value, Mapping) and "prompt" in value:
         value = value["prompt"]
     if isinstance(value, list) and value and is_conversation(value):

@@ -178,7 +178,8 @@ def test_rows_that_cannot_be_used_are_refused_or_left_out(command, tiny, tmp_pat
     steps = ["--epochs", 0.5] if command == "sft" else ["--steps", 1]
     said = " ".join(invoke(*given, tmp_path / "out", "--skip-invalid", *steps).split())
     assert "rows.jsonl: 12 of 14 rows; prompt; chosen; rejected. Left out: " in said
-    assert "a value that is missing or no text: 2 rows (13, 14)." in said
+    for column, row in (("chosen", 13), ("prompt", 14)):
+        assert f"a value of {column} that is missing or no text: 1 row ({row})" in said
 
 
 def test_the_first_rows_of_a_file_are_said_to_be_the_first(tiny, tmp_path):
@@ -336,9 +337,10 @@ def test_the_code_of_the_readme_runs(tiny):
     assert stages == ["grpo"] and names["history"][-1]["score"] < 0  # minus the length of a text
 
 
-def test_the_code_on_your_own_data_runs(tiny):
+def test_the_code_on_your_own_data_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it writes a file
     _, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
-    assert stages == ["dpo", "grpo", "grpo", "ppo"]
+    assert stages == ["dpo", "sft", "grpo", "grpo", "ppo"]
 
 
 def test_the_code_of_the_page_on_the_code_runs(tiny):

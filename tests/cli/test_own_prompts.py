@@ -1,14 +1,20 @@
 """ppo, grpo and the online commands on prompts of one's own, with a reward of one's own."""
 
 import json
+from datetime import datetime
+from decimal import Decimal
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
 from minirlhf import cli
 from minirlhf.loops.rows import fit_rows
+from minirlhf.models.forward import encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy, same_weights, save_policy
+from minirlhf.rewards.function import reward_function
 from minirlhf.runtime import History
 from minirlhf.tasks.hub import named_prompts
 from tests.tasks.test_formats import assistant, chat_tokenizer, user
@@ -113,23 +119,85 @@ def test_the_prompt_that_was_said_is_the_prompt_that_is_used(row, columns, promp
     assert {name: data[0][name] for name in others} == others
 
 
+MIXED = [
+    [True, 2.0, 3],
+    [2.0, True],
+    [1, 2.5],
+    [1, "1", None],
+    [42, 2**70],
+    ["x", "\ud800"],
+    [{"a": 1}, {"b": 2}, {"a": 1.0}],
+    [[{"f": {"x": 1}}], [{"f": {"y": 2}}]],
+    ["x", [[[[[[[[[[[[1]]]]]]]]]]]]],
+    [{"b": 1, "a": 2}],
+]
+
+
+@pytest.mark.parametrize("values", MIXED, ids=str)
+def test_columns_reach_the_reward_as_the_file_has_them(values, tiny):
+    rows = [{"prompt": f"p{i}", "n": i, "right": value} for i, value in enumerate(values)]
+    (tiny / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = named_prompts(str(tiny / "mine.jsonl"), tiny_tokenizer(), say=lambda text: None)
+    data, _ = fit_rows(data, tiny_tokenizer(), tiny_policy())
+    assert repr([row["right"] for row in data]) == repr(data[:]["right"]) == repr(values)
+    given = []
+
+    def reward(completions, right, **columns):
+        given.extend(right)
+        return [0.0] * len(completions)
+
+    score = reward_function(reward, tiny_tokenizer(), data)
+    score(encode(tiny_tokenizer(), data["prompt"][:], ["x"] * len(data)))
+    assert repr(given) == repr(values)
+
+
+def test_times_and_decimals_of_a_table_reach_the_reward(tiny):
+    rows = {"prompt": ["a", "b"], "at": [datetime(2026, 1, 2), None], "n": [Decimal("1.5")] * 2}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tiny / "mine.parquet")
+    data = named_prompts(str(tiny / "mine.parquet"), tiny_tokenizer(), say=lambda text: None)
+    assert data[:]["at"] == rows["at"] and data[:]["n"] == rows["n"]
+
+
+@pytest.mark.parametrize("command", ["grpo", "ppo"])
+def test_skip_invalid_leaves_out_rows_that_are_too_long_for_the_reward_model_alone(command, tiny):
+    ScalarModel(tiny_policy(positions=32).base_model).save(tiny / "short", tiny_tokenizer())
+    rows = [*ROWS, {"question": "x" * 40, "answer": "a", "id": 12}]
+    (tiny / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    reward = ["--reward", tiny / "mine.py"] * (command == "ppo")  # the critic is too short then
+    given = [command, "--scorer", tiny / "short", *reward]
+    reader = "critic" if command == "ppo" else "reward model"
+    said = str(invoke(tiny, *given).exception)
+    assert (
+        f"rows.jsonl, row 13 (1 of 13): a sequence of 47 tokens, EOS included, exceeds the 32 positions of the {reader}; "
+        in said
+    )
+    result = invoke(tiny, *given, "--skip-invalid")
+    assert result.exception is None, repr(result.exception)
+    told = " ".join(result.output.split())
+    assert f"left out: a sequence exceeds the positions of the {reader} (row 13)" in told
+    assert "Row 1 as the model reads it: prompt 'q0 '." in told
+
+
 @pytest.mark.parametrize(
-    "first, second, said",
+    "command, option",
     [
-        ("42", '"42"', "the value is '42', of type str, which does not fit the column"),
-        ("42", str(2**70), "of type int, which does not fit the column"),
-        ('"x"', '"\\ud800"', "of type str, which does not fit the column"),
-        ('"x"', "[" * 900 + "]" * 900, "is of type list, which does not fit the column"),
-        ("[1]", '{"a": 1}', "is of type dict, which does not fit the column"),
+        ("sft", "--dataset"),
+        ("dpo", "--dataset"),
+        ("reward", "--dataset"),
+        ("ppo", "--dataset"),
+        ("grpo", "--dataset"),
+        ("grpo", "--scorer"),
+        ("online-dpo", "--dataset"),
     ],
 )
-def test_a_value_for_the_reward_that_does_not_fit_is_named(first, second, said, tiny):
-    rows = [f'{{"prompt": "p", "n": 1, "answer": {value}}}' for value in (first, first, second)]
-    (tiny / "mine.jsonl").write_text("\n".join(rows))
-    with pytest.raises(ValueError) as error:
-        named_prompts(str(tiny / "mine.jsonl"), tiny_tokenizer(), say=lambda text: None)
-    assert str(error.value).startswith("mine.jsonl, row 3, column answer: the value is ")
-    assert said in str(error.value)
+def test_an_empty_name_is_refused_and_not_read_as_the_default(command, option, tiny):
+    result = CliRunner().invoke(cli.app, [command, option, "", "--out", str(tiny / "out")])
+    name = option.removeprefix("--")
+    assert (
+        str(result.exception)
+        == f"{name} is ''; it must be a name or a path, or the option must be left out."
+    )
+    assert not (tiny / "out").exists()
 
 
 def test_responses_beside_the_prompts_do_not_stop_a_command(tiny):
@@ -156,7 +224,6 @@ def test_an_implicit_prompt_is_a_prompt_too(tiny):
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        (["--max-prompt", 1], "No row is left to train on"),
         (["--columns", "prompt=nothing"], "rows.jsonl has no column 'nothing' for prompt"),
         (["--reward", "missing.py"], "--reward is 'missing.py'; it must be a Python file"),
         (["--task", "arithmetic"], "but it works only with the task reviews"),
@@ -165,6 +232,11 @@ def test_an_implicit_prompt_is_a_prompt_too(tiny):
 def test_wrong_options_are_refused_before_training(more, sentence, tiny):
     result = invoke(tiny, "grpo", *more)
     assert sentence in str(result.exception) and not (tiny / "out").exists()
+
+
+def test_if_no_prompt_is_left_the_command_stops_before_training(tiny):
+    result = invoke(tiny, "grpo", "--scorer", tiny / "scorer", "--max-prompt", 1)
+    assert "No row is left to train on" in str(result.exception) and not (tiny / "out").exists()
 
 
 def test_options_of_rows_need_a_dataset(tiny):

@@ -1,5 +1,7 @@
 """Rows as tokens are checked before the first step: what is refused, left out and reported."""
 
+import logging
+
 import pytest
 import torch
 from datasets import Dataset
@@ -70,12 +72,39 @@ def test_long_prompts_are_left_out_on_demand_and_cuts_are_reported():
     assert str(report) == (
         "2 of 3 rows are kept; left out: the prompt has more than max_prompt tokens (row 1); "
         "responses cut at max_response (row 2).\nCut: 1 of 2 rows have a response of more tokens than "
-        "--max-response (max_response), so its end is not read; give a larger number."
+        "--max-response (max_response), so its end is not read; give a larger number.\n"
+        f"Row 0 as the model reads it: prompt 'a'; chosen 'b{EOS}'; rejected 'c{EOS}'."
     )
     with pytest.raises(ValueError, match="No row is left to train on: 0 of 1 rows are kept"):
         checked(LONG, max_prompt=60)
     with pytest.raises(ValueError, match="max_prompt is 0; it must be at least 1"):
         checked(PAIR, max_prompt=0)
+
+
+def test_the_report_shows_the_first_row_that_is_kept_as_the_model_reads_it():
+    first = PAIR | {"prompt": "x" * 500 + "\n", "chosen": "b\tc", "rejected": "d" * 9}
+    given = rows(PAIR | {"prompt": "x" * 600}, first)
+    settings = {"max_response": 5, "max_prompt": 510}
+    _, report = fit_rows(given, tiny_tokenizer(), tiny_policy(positions=520), **settings)
+    assert report.example == (
+        f"Row 1 as the model reads it: prompt '{'x' * 100} ... {'x' * 99}\\n'; chosen 'b\\tc{EOS}'; "
+        "rejected 'ddddd'."
+    )
+    talk = {"prompt": "q", "completion": f"a{EOS}[u]r[a]b", "completion_spans": [[0, 14], [21, 22]]}
+    _, report = fit_rows(rows(talk), tiny_tokenizer(), tiny_policy())
+    assert report.example.endswith(f"; of which the assistant wrote 'a{EOS}', 'b{EOS}'.")
+
+
+def test_transformers_does_not_warn_of_long_texts(caplog):
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 3
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    logger.addHandler(caplog.handler)
+    try:
+        fit_rows(rows(PAIR | {"prompt": "x" * 9}), tokenizer, tiny_policy())
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 def test_special_tokens_and_empty_responses_are_reported():

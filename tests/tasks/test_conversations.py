@@ -6,6 +6,7 @@ from datasets import Dataset
 from minirlhf.models.forward import encode
 from minirlhf.tasks.conversations import in_parts, render
 from minirlhf.tasks.formats import completions, paired, standard, unpaired
+from minirlhf.tasks.prompts import prompt_texts
 from tests.tiny import tiny_tokenizer
 
 CHATML = (
@@ -59,6 +60,100 @@ def test_all_turns_of_the_assistant_are_learned_with_their_ends():
     assert read == "\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n"
     whole = tokenizer.apply_chat_template([user("q"), *TALK], tokenize=False)
     assert tokenizer.decode(batch.sequences[0]) == whole.removesuffix("\n")
+
+
+def test_of_messages_every_turn_of_the_assistant_is_learned():
+    tokenizer, said = chat_tokenizer(), []
+    talk = [turn("system", "s"), assistant("hello"), user("q"), *TALK]
+    row = standard(rows({"messages": talk}), tokenizer, say=said.append)[0]
+    assert row["prompt"].endswith(
+        "hello<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert learned(tokenizer, row, "completion") == "one<|im_end|>two<|im_end|>"
+    assert said[0].endswith(
+        "Learned: every turn of the assistant in messages, with its end. Other turns are read and "
+        "not learned."
+    )
+    # by hand: "a" and its end are tokens 0 and 1, "\n<|im_start|>user\nr<|im_end|>\n<|im_start|>
+    # assistant\n" are 1 + 1 + 4 + 1 + 1 + 1 + 1 + 1 + 9 + 1 = 21 tokens, then "b" and its end
+    row = standard(
+        rows({"messages": [user("q"), assistant("a"), user("r"), assistant("b")]}), tokenizer
+    )[0]
+    batch = encode(tokenizer, [row["prompt"]], in_parts({k: [row[k]] for k in row}, "completion"))
+    assert batch.action_mask[0].nonzero().flatten().tolist() == [0, 1, 23, 24]
+    short = standard(rows({"messages": [user("q"), assistant("a")]}), tokenizer)[0]
+    assert short["completion"] == "a"
+
+
+LAST_THOUGHT = CHATML.replace(  # only the last turn has its thought, as in Qwen3's template
+    "{{ m['content'] }}",
+    "{% if m.role == 'assistant' and loop.last %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m['content'] }}",
+)
+
+
+def test_where_earlier_answers_cannot_be_told_the_last_one_is_learned_and_this_is_said():
+    tokenizer, said = chat_tokenizer(LAST_THOUGHT), []
+    talk = [
+        assistant("one", reasoning_content="x"),
+        user("and"),
+        assistant("two", reasoning_content="y"),
+    ]
+    short = {"messages": [user("q"), talk[2]]}
+    data = standard(rows({"messages": [user("q"), *talk]}, short), tokenizer, say=said.append)
+    assert learned(tokenizer, data[0], "completion") == "<think>y</think>two<|im_end|>"
+    assert data["completion"][1] == "<think>y</think>two"
+    noted = "only the last answer is learned, as the chat template writes earlier ones in another"
+    assert f"{noted} way: 1 row (0)." in said[0]
+    assert "leaves out a thought in a turn that is only read: 1 row (0)" in said[0]
+    with pytest.raises(ValueError, match="writes earlier turns differently when others follow"):
+        standard(rows({"prompt": [user("q")], "completion": talk}), tokenizer)
+
+
+THOUGHT = "<think>long</think>answer"
+R1 = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+NO_TOOLS = CHATML.replace("{% for m in messages %}", LOOP + "{% if m.role != 'tool' %}").replace(
+    "{% endfor %}", "{% endif %}{% endfor %}"
+)
+TOOLS = CHATML.replace(
+    "m['content'] }}", "(m['content'] | tojson if m.role == 'tool' else m['content']) }}"
+)
+
+
+def test_what_a_template_leaves_out_of_turns_that_are_only_read_is_said():
+    used = [user("q"), assistant("look"), turn("tool", 'a "5"'), assistant("5")]
+    thought = [user("q"), assistant("one", thinking="x"), user("r")]
+    changed = [user("q"), assistant("<think>x</think>one"), user("r")]
+    tool = "the chat template leaves out a tool's turn"
+    of_reading = "of the assistant that is only read"
+    for template, row, kind in (
+        (NO_TOOLS, {"messages": used}, tool),
+        (NO_TOOLS, {"prompt": used[:3], "completion": used[3:]}, tool),
+        (TOOLS, {"messages": used}, ""),
+        (
+            CHATML,
+            {"prompt": thought},
+            "the chat template leaves out a thought in a turn that is only read",
+        ),
+        (R1, {"prompt": changed}, f"the chat template leaves out or changes a turn {of_reading}"),
+        (CHATML, {"prompt": changed}, ""),
+    ):
+        answer = {"completion": [assistant("a")], "messages": [user("q"), assistant("a")]}
+        plain, said = {key: answer.get(key, [user("q")]) for key in row}, []
+        standard(rows(plain, row, row), chat_tokenizer(template), say=said.append)
+        assert (f"{kind}: 2 rows (1, 2)" if kind else "Dataset") in said[0]
+        assert ("the chat template leaves out" in said[0]) == bool(kind)
+    with pytest.warns(
+        UserWarning, match="Prompts: the chat template leaves out a tool's turn: 2 rows .1, 2"
+    ):
+        prompt_texts([used[:1], used[:3], used[:3]], chat_tokenizer(NO_TOOLS))
+
+
+def test_a_thought_that_would_be_learned_and_is_left_out_is_refused():
+    row = {"messages": [user("q"), assistant("a", reasoning_content="because")]}
+    said = "Row 0: .* leaves out the reasoning_content of turn 0 of completion, which is learned; "
+    with pytest.raises(ValueError, match=said):
+        standard(rows(row), chat_tokenizer())
 
 
 def test_spans_travel_with_their_texts():
@@ -169,8 +264,6 @@ def test_a_conversation_that_cannot_be_meant_is_refused(row, said):
     assert said in str(error.value) and str(error.value).startswith("Row 0")
 
 
-THOUGHT = "<think>long</think>answer"
-R1 = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
 ONLY_USER = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m.role == 'user' }}")
 
 

@@ -7,11 +7,13 @@ import lzma
 
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
-from minirlhf.tasks import load_by_name, pairs_from_file
+from minirlhf.tasks import load_by_name, named_prompts, pairs_from_file
 from minirlhf.tasks.files import read_rows
+from tests.tiny import tiny_tokenizer
 
 ROWS = [
     {"prompt": "a film\n", "chosen": 'é, "two"', "rejected": "three\nlines"},
@@ -40,6 +42,14 @@ WRITTEN = {
     "indented.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
     "data.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
     "train.json": lambda path: path.write_text(json.dumps({"train": ROWS}, indent=1)),
+    "columns.json": lambda path: pd.DataFrame(ROWS).to_json(path),
+    "index.json": lambda path: pd.DataFrame(ROWS).to_json(path, orient="index", indent=2),
+    "split.json": lambda path: pd.DataFrame(ROWS).to_json(path, orient="split"),
+    "table.json": lambda path: pd.DataFrame(ROWS).to_json(path, orient="table"),
+    "lists.json": lambda path: path.write_text(json.dumps(pd.DataFrame(ROWS).to_dict("list"))),
+    "semicolons.csv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, sep=";"),
+    "tabs.csv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, sep="\t"),
+    "commas.tsv": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False),
     "rows.csv": lambda path: Dataset.from_list(ROWS).to_csv(path),
     "excel.CSV": lambda path: pd.DataFrame(ROWS).to_csv(path, index=False, encoding="utf-8-sig"),
     "index.csv": lambda path: pd.DataFrame(ROWS).to_csv(path),
@@ -74,6 +84,64 @@ def test_one_object_is_one_row_and_cells_may_be_very_long(tmp_path):
     assert read_rows(tmp_path / "long.csv") == [long]
     (tmp_path / "mac.csv").write_bytes(b"prompt,chosen,rejected\ra,b,c\rd,e,f")
     assert [row["chosen"] for row in read_rows(tmp_path / "mac.csv")] == ["b", "e"]
+
+
+def test_an_empty_cell_is_an_empty_text_in_every_kind_of_file(tmp_path):
+    row, said = {"prompt": "a", "chosen": "", "rejected": "c"}, []
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\na,,c\n")
+    for name in ("a.jsonl", "a.csv"):
+        assert load_by_name(str(tmp_path / name), say=said.append).to_list() == [row]
+        assert said[-1].endswith("\nUsed as well: an empty response: 1 row (1).")
+
+
+def test_lists_in_one_object_are_columns_unless_they_are_turns(tmp_path):
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    shared = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    for given, rows in (
+        ({"messages": [talk, talk]}, [{"messages": talk}] * 2),
+        ({"messages": talk}, [{"messages": talk}]),
+        ({"conversations": shared, "tags": ["x", "y"]}, None),
+        ({"prompt": {"text": "a"}, "completion": {"text": "b"}}, None),
+        (
+            {"columns": ["a", "b"], "data": ["c", "d"]},
+            [{"columns": "a", "data": "c"}, {"columns": "b", "data": "d"}],
+        ),
+    ):
+        (tmp_path / "a.json").write_text(json.dumps(given))
+        assert read_rows(tmp_path / "a.json") == (rows or [given])
+
+
+def table(tmp_path, **columns):
+    """A Parquet file of two pairs, with further columns."""
+    texts = {"prompt": ["a", "b"], "chosen": ["c", "d"], "rejected": ["e", "f"]}
+    pyarrow.parquet.write_table(pyarrow.table(texts | columns), tmp_path / "a.parquet")
+    return str(tmp_path / "a.parquet")
+
+
+BROKEN = {
+    "no UTF-8": (pyarrow.array([b"good", b"\xff"]).view(pyarrow.string()), "'utf-8' codec can't"),
+    "year 294247": (pyarrow.array([0, 2**63 - 1], pyarrow.timestamp("us")), "of type timestamp"),
+    "no such zone": (pyarrow.array([None, 1], pyarrow.timestamp("s", "Mars/Crater")), "timestamp"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_value_of_a_table_that_cannot_be_read_matters_only_where_it_is_used(kind, tmp_path):
+    column, why = BROKEN[kind]
+    file = table(tmp_path, extra=column)
+    assert load_by_name(file)["prompt"][:] == ["a", "b"]
+    said = []
+    prompts = named_prompts(file, tiny_tokenizer(), say=said.append)
+    assert prompts.column_names == ["prompt", "chosen", "rejected", "row_of_file"]
+    start = "Not given to a reward: a.parquet, row 2, column extra: the value cannot be read: "
+    assert said[1].startswith(start) and why in said[1]
+    texts = table(tmp_path, prompt=column)
+    with pytest.raises(ValueError) as refused:
+        load_by_name(texts)
+    assert "column prompt: the value" in str(refused.value)
+    if kind == "no UTF-8":
+        assert str(refused.value).startswith("a.parquet, row 2, column prompt: the value cannot be")
 
 
 @pytest.mark.parametrize("data", [["x"], [], [{"k": 1}]])
@@ -151,8 +219,14 @@ FAULTS = {
     ("a.csv", HEAD + b'a,b,c\na,"b,c\na,b,c\n'): "unexpected end of data, in row 2 (line 4)",
     ("a.csv", b"prompt,chosen,chosen,rejected\na,b,c,d\n"): "two columns have the name 'chosen'",
     ("a.csv", HEAD): "no rows",
-    ("a.csv", HEAD + b"a,b,\n"): "row 1, column rejected: the value is 'None', of type NoneType "
-    "(null, or an empty cell)",
+    ("a.csv", HEAD + b"a,b\n"): "row 1, column rejected: the value is 'None', of type NoneType "
+    "(null, or no cell)",
+    (
+        "a.csv",
+        b"prompt;chosen\trejected\n",
+    ): "its first line can be split at ';' and at '\\t'; save it with ',' between the cells",
+    ("a.json", b'{"prompt": ["a", "b"], "completion": ["c"]}'): "it holds columns of different "
+    "lengths (prompt 2, completion 1)",
     ("a.tsv", b"prompt\tchosen\trejected\na\tb\n"): "row 1, column rejected: the value is 'None'",
     ("a.json", b" \n"): "no rows",
     ("a.json", b"[ ]"): "no rows",

@@ -6,6 +6,7 @@ from tokenizers.processors import TemplateProcessing
 
 from minirlhf.loops.preference import DPOConfig, train_dpo
 from minirlhf.loops.reward import RewardConfig, train_reward_model
+from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.tasks.formats import (
     check_rows,
@@ -109,7 +110,11 @@ def test_standard_formats(given, expected):
         ),
         (
             {"messages": user("q") + assistant("a") + user("r") + assistant("b")},
-            {"prompt": "<user>q<assistant>a<|endoftext|><user>r<assistant>", "completion": "b"},
+            {
+                "prompt": "<user>q<assistant>",
+                "completion": "a<|endoftext|><user>r<assistant>b",
+                "completion_spans": [[0, 14], [32, 33]],
+            },
         ),
         ({"prompt": user("q")}, {"prompt": "<user>q<assistant>"}),
         (
@@ -129,6 +134,40 @@ def test_standard_formats(given, expected):
 def test_conversations_go_through_the_chat_template(given, expected):
     (row,) = standard(rows(given), chat_tokenizer())
     assert row == expected
+
+
+RAW = {
+    "prompt": user("q"),
+    "completion": assistant("a"),
+    "chosen": assistant("a"),
+    "rejected": assistant("b"),
+}
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ([RAW], "The rows are of type list; they must be a Dataset. Dataset.from_list makes one"),
+        (rows({"messages": user("q") + assistant("a")}), "lacks ['prompt'"),
+        (rows(RAW), "Row 0: prompt is a conversation, and the loops read text; convert it: tasks."),
+        (rows(RAW | {"prompt": "q"}), "is a conversation, and the loops read text; convert it: "),
+    ],
+)
+def test_rows_that_are_not_standard_are_refused_with_the_way_to_standard_rows(given, said):
+    model, tokenizer = tiny_policy(), chat_tokenizer()
+    for call in (
+        lambda: train_sft(model, tokenizer, given),
+        lambda: train_dpo(model, tokenizer, given),
+        lambda: train_reward_model(model.base_model, tokenizer, given),
+        lambda: fit_rows(given, tokenizer, model),
+    ):
+        with pytest.raises(ValueError) as refused:
+            call()
+        assert said in str(refused.value) and "tasks.standard(dataset, tokenizer)" in str(
+            refused.value
+        )
+        assert "tasks.load_by_name(path, tokenizer)" in str(refused.value)
+        assert "loops.fit_rows" in str(refused.value)
 
 
 def test_the_response_ends_in_one_eos():

@@ -14,23 +14,27 @@ def shared(*turns):
 
 
 QA = {"prompt": "q", "completion": "a"}
+LINE = {"prompt": "q\n"}
 PAIR = {"prompt": "q", "chosen": "good", "rejected": "bad"}
 ASKED = "<user>q<assistant>"
 LAYOUTS = {
     "Alpaca": (
         {"instruction": "Name", "input": "a film", "output": "a", "text": "Below is"},
-        {"prompt": "Name\n\na film", "completion": "a"},
+        {"prompt": "Name\n\na film\n", "completion": "a"},
     ),
-    "Alpaca without input": ({"instruction": "q", "input": "", "output": "a"}, QA),
-    "Alpaca with a null input": ({"instruction": "q", "input": None, "output": "a"}, QA),
+    "Alpaca without input": ({"instruction": "q", "input": "", "output": "a"}, QA | LINE),
+    "Alpaca with a null input": ({"instruction": "q", "input": None, "output": "a"}, QA | LINE),
     "Alpaca with an empty history": (
         {"instruction": "q", "input": "", "output": "a", "history": []},
-        QA,
+        QA | LINE,
     ),
-    "Alpaca pairs": ({"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"}, PAIR),
+    "Alpaca pairs": (
+        {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"},
+        PAIR | LINE,
+    ),
     "Dolly": (
         {"instruction": "q", "context": "", "response": "a", "category": "open_qa"},
-        QA,
+        QA | LINE,
     ),
     "OpenOrca": (
         {"id": "1", "system_prompt": "Be kind.", "question": "q", "response": "a"},
@@ -45,7 +49,7 @@ LAYOUTS = {
     ),
     "problem and solution": ({"problem": "q", "solution": "a", "level": 3}, QA),
     "input and output": ({"input": "q", "output": "a"}, QA),
-    "a label": ({"instruction": "q", "output": "a", "kto_tag": True}, QA | {"label": True}),
+    "a label": ({"instruction": "q", "output": "a", "kto_tag": True}, QA | LINE | {"label": True}),
     "ShareGPT": (
         {"id": "1", "conversations": shared(("human", "q"), ("gpt", "a"))},
         {"prompt": ASKED, "completion": "a"},
@@ -86,7 +90,7 @@ LAYOUTS = {
     ),
     "UltraFeedback of Argilla": (
         {"instruction": "q", "chosen_response": "good", "rejected_response": "bad"},
-        PAIR,
+        PAIR | LINE,
     ),
     "OpenAI's pairs": (
         {
@@ -239,7 +243,8 @@ def test_nothing_can_be_said_of_every_role():
 def test_a_usual_name_of_the_prompt_is_never_passed_over(name):
     pair = {"chosen": "It is a", "rejected": "It is b", name: "What is it?"}
     (row,) = standard(Dataset.from_list([pair]))
-    assert row == {"prompt": "What is it?", "chosen": "It is a", "rejected": "It is b"}
+    end = "\n" * (name == "instruction")
+    assert row == {"prompt": f"What is it?{end}", "chosen": "It is a", "rejected": "It is b"}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +255,7 @@ def test_a_usual_name_of_the_prompt_is_never_passed_over(name):
             "could be the prompt: question, context; say which one with --columns prompt=NAME, or "
             "join them with --columns prompt=question+context",
             {"prompt": "context+question"},
-            {"prompt": "c\n\nq", "completion": "a"},
+            {"prompt": "c\n\nq\n", "completion": "a"},
         ),
         (
             {"prompt": "q", "response": "x", "output": "a"},
@@ -295,7 +300,7 @@ def test_a_usual_name_of_the_prompt_is_never_passed_over(name):
             {"instruction": "q", "output": "a", "history": [["x", "y"]]},
             "could be the prompt: instruction, history",
             {"prompt": "instruction"},
-            QA,
+            QA | LINE,
         ),
         (
             {"question": "q", "answer": "a", "label": "algebra"},

@@ -81,7 +81,7 @@ def test_rows_keep_the_numbers_that_they_have_in_the_file(rows, number, file):
         fit_rows(data, tiny_tokenizer(), model)
     assert str(error.value).startswith(f"rows.jsonl, row {number} (1 of 2): a sequence of ")
     kept, report = fit_rows(data, tiny_tokenizer(), model, skip_invalid=True)
-    assert str(report).endswith(f"exceeds the positions of the model (row {number}).")
+    assert f"exceeds the positions of the model (row {number}).\n" in str(report)
     assert kept.column_names == ["prompt", "chosen", "rejected"]
 
 

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from minirlhf.tasks import load_by_name, named_demonstrations, named_pairs, standard
 from tests.tasks.test_formats import assistant, chat_tokenizer, user
+from tests.tiny import EOS
 
 GOOD = {"prompt": "a film", "chosen": "good", "rejected": "bad"}
 SFT = {"prompt": "a film", "completion": "good"}
@@ -158,7 +159,7 @@ def test_rows_of_a_dataset_are_counted_from_0():
     assert standard(data, skip_invalid=True, say=said.append).to_list() == [GOOD]
     assert said == [
         "Dataset: 1 of 3 rows; prompt; chosen; rejected.\n"
-        "Left out: two equal responses: 1 row (1); a value that is missing or no text: 1 row (2)."
+        "Left out: two equal responses: 1 row (1); a value of prompt that is missing or no text: 1 row (2)."
     ]
 
 
@@ -203,6 +204,86 @@ def test_repeated_opposite_and_empty_rows_are_used_and_named(tmp_path):
         "Used as well: the same as an earlier row: 1 row (2); the opposite of an earlier row: "
         "1 row (3); an empty response: 2 rows (4, 5)."
     )
+
+
+def test_the_report_says_of_each_kind_of_bad_row_how_many_and_in_which_column(tmp_path):
+    talk, bad = (
+        turns("q", "a"),
+        [
+            {"messages": None},
+            {"messages": turns("q", "a", "r")},
+            {"messages": [{"from": "narrator", "value": "x"}] * 2},
+            {"messages": turns("q", f"a{EOS}b")},
+            {"messages": turns("q", "a", "r")},
+        ],
+    )
+    said = []
+    given = [{"messages": talk}, *bad, {}]
+    load_by_name(written(tmp_path, *given), chat_tokenizer(), skip_invalid=True, say=said.append)
+    assert said[0].split("\n")[1] == (
+        "Left out: no conversation: 1 row (2); turns in an order that gives nothing to learn: "
+        "2 rows (3, 6); an unknown speaker in messages: 1 row (4); a special token written in a "
+        "turn: 1 row (5); no column messages: 1 row (7)."
+    )
+    bad = [GOOD | {"chosen": None}, GOOD | {"prompt": 7}, GOOD | {"chosen": 1}]
+    load_by_name(written(tmp_path, GOOD, *bad), skip_invalid=True, say=said.append)
+    assert said[1].endswith(
+        "Left out: a value of chosen that is missing or no text: 2 rows (2, 4); a value of prompt "
+        "that is missing or no text: 1 row (3)."
+    )
+
+
+def test_rows_with_both_labels_are_used_and_named(tmp_path):
+    rows, said = [KTO, KTO | {"prompt": "b"}, KTO | {"label": False}, KTO, KTO | {"label": 0}], []
+    assert len(load_by_name(written(tmp_path, *rows), say=said.append)) == 5
+    assert "the same as an earlier row, but with the other label: 3 rows (3, 4, 5)" in said[0]
+
+
+HH = "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant:"
+
+
+def test_with_chat_a_transcript_becomes_turns(tmp_path):
+    asked = f"<user>q<assistant>a{EOS}<user>r<assistant>"
+    pair = {"chosen": f"{HH} good", "rejected": f"{HH} bad\n\nHuman: why?\n\nAssistant: so"}
+    (row,) = load_by_name(written(tmp_path, pair), chat_tokenizer(), chat=True)
+    assert row["prompt"] == asked and row["chosen"] == "good"
+    assert row["rejected"] == f"bad{EOS}<user>why?<assistant>so"
+    assert [row["rejected"][start:end] for start, end in row["rejected_spans"]] == [
+        f"bad{EOS}",
+        "so",
+    ]
+    for completion in ("good", "\n\nAssistant: good", f"{HH} good"):
+        given = written(tmp_path, {"prompt": HH, "completion": completion})
+        assert load_by_name(given, chat_tokenizer(), chat=True)[0] == {
+            "prompt": asked,
+            "completion": "good",
+        }
+    given = written(tmp_path, {"prompt": "\n\nHuman: q\n\nAssistant: a\n\nAssistant:"})
+    with pytest.raises(
+        ValueError, match="row 1: prompt.* are both the assistant's|prompt ends with"
+    ):
+        load_by_name(given, chat_tokenizer(), chat=True)
+    plain = {"prompt": "Human: rights?", "completion": "Assistant: yes"}
+    (row,) = load_by_name(written(tmp_path, plain), chat_tokenizer(), chat=True)
+    assert row["prompt"] == "<user>Human: rights?<assistant>"
+
+
+def test_plain_rows_beside_a_chat_template_are_said(tmp_path):
+    def said(tokenizer, *rows, **given):
+        told = []
+        load_by_name(written(tmp_path, *rows), tokenizer, say=told.append, **given)
+        return told[0]
+
+    hint = "the tokenizer has a chat template: --chat writes them with it"
+    assert hint in said(chat_tokenizer(), SFT)
+    applied = SFT | {"prompt": f"<user>q{EOS}<assistant>"}
+    for tokenizer, row, chat in (
+        (None, SFT, False),
+        (chat_tokenizer(), applied, False),
+        (chat_tokenizer(), CHAT, False),
+        (chat_tokenizer(), SFT, True),
+    ):
+        assert hint not in said(tokenizer, row, chat=chat)
 
 
 def test_columns_of_no_meaning_may_be_of_any_type(tmp_path):
