@@ -39,7 +39,6 @@ from minirlhf.tasks.reports import ORIGIN
 WRITTEN = "Special tokens of the tokenizer are written in "
 CUT = "Cut: "
 # the name of a warning of transformers about long texts, which `fit_rows` cuts or refuses itself
-OF_TRANSFORMERS = "sequence-length-is-longer-than-the-specified-maximum"
 CHUNK = 1000  # texts that are tokenised at once
 TOO_LONG = "a sequence exceeds the positions"
 NO_PROMPT = "the prompt has no tokens"
@@ -331,7 +330,6 @@ class _Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_response: int | None) -> None:
         self.tokenizer, self.max_response = tokenizer, max_response
-        tokenizer.deprecation_warnings[OF_TRANSFORMERS] = True  # as if it were given
         self.ours = {} if tokenizer.split_special_tokens else template_tokens(tokenizer)
         foreign = [re.escape(t) for t in special_tokens(tokenizer) if t not in self.ours]
         self.foreign = re.compile("|".join(foreign)) if foreign else None

@@ -55,10 +55,13 @@ def text_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[li
     explains `<|endoftext|>` does not end there. The special tokens of the tokenizer's chat template
     are tokens, because you may have applied the template yourself. With
     `tokenizer.split_special_tokens = True` these are text too.
+
+    transformers would warn of texts that are longer than its model_max_length (verbose=False keeps
+    it quiet): too long a row is refused, left out or cut by us, who say so.
     """
     if not texts:
         return []
-    rows = tokenizer(texts, add_special_tokens=False).input_ids
+    rows = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
     ours = template_tokens(tokenizer)
     foreign = set(special_tokens(tokenizer).values()) - set(ours.values())
     for i, row in enumerate(rows):
@@ -75,7 +78,10 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, text: str, kept: dict[str, int]
         if part in kept and not tokenizer.split_special_tokens:
             ids.append(kept[part])
         elif part:
-            ids += tokenizer(part, add_special_tokens=False, split_special_tokens=True).input_ids
+            spelled = tokenizer(
+                part, add_special_tokens=False, split_special_tokens=True, verbose=False
+            )
+            ids += spelled.input_ids
     return ids
 
 
