@@ -1,11 +1,7 @@
 """What scores a response: reward models, verifiable rules, your own functions, and judges."""
 
-from minirlhf.rewards.answers import (
-    answer_reward,
-    extract_answer,
-    parse_number,
-    same_answer,
-)
+from minirlhf.rewards.answer_numbers import parse_number
+from minirlhf.rewards.answers import answer_reward, extract_answer, same_answer
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.function import reward_function, weighted
 from minirlhf.rewards.gold import correlation, ensemble_judge, ensemble_members, gold_judge
