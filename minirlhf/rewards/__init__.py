@@ -15,6 +15,7 @@ from minirlhf.rewards.model import (
     text_judge,
 )
 from minirlhf.rewards.rules import right_answer, right_steps
+from minirlhf.rewards.symbolic import same_symbolic_answer, symbolic_answer_reward
 
 __all__ = [
     "Judge",
@@ -36,6 +37,8 @@ __all__ = [
     "rollout_judge",
     "rollout_score",
     "same_answer",
+    "same_symbolic_answer",
+    "symbolic_answer_reward",
     "text_judge",
     "weighted",
 ]
