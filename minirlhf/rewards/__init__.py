@@ -1,11 +1,7 @@
 """What scores a response: reward models, verifiable rules, your own functions, and judges."""
 
-from minirlhf.rewards.answers import (
-    answer_reward,
-    extract_answer,
-    parse_number,
-    same_answer,
-)
+from minirlhf.rewards.answer_numbers import parse_number
+from minirlhf.rewards.answers import answer_reward, extract_answer, same_answer
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.function import reward_function, weighted
 from minirlhf.rewards.gold import correlation, ensemble_judge, ensemble_members, gold_judge
@@ -19,6 +15,7 @@ from minirlhf.rewards.model import (
     text_judge,
 )
 from minirlhf.rewards.rules import right_answer, right_steps
+from minirlhf.rewards.symbolic import same_symbolic_answer, symbolic_answer_reward
 
 __all__ = [
     "Judge",
@@ -40,6 +37,8 @@ __all__ = [
     "rollout_judge",
     "rollout_score",
     "same_answer",
+    "same_symbolic_answer",
+    "symbolic_answer_reward",
     "text_judge",
     "weighted",
 ]

@@ -1,18 +1,20 @@
 """Finding and comparing answers: examples, round trips, long texts, and the reward."""
 
+import ast
 import re
-import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+import minirlhf
 from minirlhf.models.forward import encode
-from minirlhf.rewards import answers
-from minirlhf.rewards.answers import answer_reward, extract_answer, parse_number, same_answer
+from minirlhf.rewards.answer_numbers import parse_number
+from minirlhf.rewards.answers import answer_reward, extract_answer, same_answer
 from minirlhf.rewards.function import reward_function
 from tests.tiny import tiny_tokenizer
 
@@ -21,6 +23,7 @@ JANET = (
     "#### 18"
 )  # the first problem of GSM8K's test set
 
+QUESTION = "How many apples, sodas, clips and students are there, and how many are sold?"
 NUMBERS = [  # (text, numerator, denominator), exact
     ("42", 42, 1),
     ("42.", 42, 1),
@@ -77,7 +80,7 @@ NUMBERS = [  # (text, numerator, denominator), exact
     ("50%", 50, 1),
     ("12.5 %", 25, 2),
     (r"50\%", 50, 1),
-    ("12 apples", 12, 1),
+    ("12 dollars", 12, 1),
     ("$18", 18, 1),
     ("18 dollars", 18, 1),
     ("5 km", 5, 1),
@@ -107,7 +110,6 @@ NUMBERS = [  # (text, numerator, denominator), exact
     ("20°C", 20, 1),
     (r"\(42\)", 42, 1),
     ("I got 5", 5, 1),
-    ("5 nymphs", 5, 1),
     ("x = 5", 5, 1),
     ("3 + 4 = 7", 7, 1),
     ("= 7", 7, 1),
@@ -210,7 +212,7 @@ ANSWERS = [  # (text, the answer in it)
     (r"\boxed{a_{1_{2}} + {b}}", "a_{1_{2}} + {b}"),
     (r"\boxed{a_{1_{2}} + {b}} {c}", None),
     (r"\boxed{42} The answer is 43.", None),
-    ("\\boxed{}\nso 42", "42"),
+    ("\\boxed{}.\nso 42", "42"),
     (r"\boxed{42", None),
     ("\\boxed{4{2}\nThe answer is 43.", "43"),
     ("The answer is 42.", "42"),
@@ -288,7 +290,7 @@ def test_a_number_has_at_most_a_thousand_digits():
 
 @pytest.mark.parametrize("text, answer", ANSWERS)
 def test_the_answer_is_found(text, answer):
-    assert extract_answer(text) == answer
+    assert extract_answer(text, QUESTION) == answer
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,8 @@ def test_the_answer_is_found(text, answer):
         ("42.0", "42", True),
         ("$1,000", "1000", True),
         ("0.50", "1/2", True),
-        ("12 apples", "12", True),
+        ("12 cents", "12", True),
+        ("12 apples", "12", False),  # no question speaks of apples
         ("50%", "50", True),
         ("50%", "0.5", False),
         ("43", "42", False),
@@ -334,11 +337,11 @@ AROUND = st.sampled_from(
         (" ", "\n"),
         ("$", ""),
         ("", "."),
-        ("", " apples"),
+        ("", " more miles"),
         ("", "%"),
         ("USD ", ""),
         ("**", "**"),
-        ("x = ", ""),
+        ("exactly ", ""),
     ]
 )
 PLACES = st.sampled_from(
@@ -913,17 +916,19 @@ WRAPPED = [
 def test_what_only_looks_like_the_answer_is_not_paid(text, wrong):
     assert not same_answer(text, wrong)
     responses = [form.format(text) for form in WRAPPED]
-    assert answer_reward([""] * 7, responses, answer=[wrong] * 7) == [0.0] * 7
+    for question in ("", text):  # also where the question holds all words of the response
+        assert answer_reward([question] * 7, responses, answer=[wrong] * 7) == [0.0] * 7
 
 
 @pytest.mark.parametrize("text, wrong", NOT_PAID_WHOLE)
 def test_an_answer_that_is_denied_or_taken_back_is_not_paid(text, wrong):
-    assert answer_reward([""], [text], answer=[wrong]) == [0.0]
+    for question in ("", text):
+        assert answer_reward([question], [text], answer=[wrong]) == [0.0]
 
 
 @pytest.mark.parametrize("text, right", PAID)
 def test_a_right_answer_is_paid_in_every_accepted_form(text, right):
-    assert answer_reward([""], [text], answer=[right]) == [1.0]
+    assert answer_reward([QUESTION], [text], answer=[right]) == [1.0]
 
 
 TOUCHED = [
@@ -986,6 +991,17 @@ LONG = [
     "\\text{",
     "answer: ",
     "answer *",
+    "<answer>",
+    "<answer>1</answer>",
+    "</think>",
+    "the ",
+    "is ",
+    "a: ",
+    "'s ",
+    "x =\n",
+    "5. ",
+    "abc! ",
+    "approx. ",
 ]
 
 
@@ -994,7 +1010,7 @@ def test_long_texts_are_parsed_quickly(
     piece,
 ):  # a pattern with quadratic backtracking would take minutes
     for start in ("1", r"answer: \frac{1}{"):
-        text = start + piece * (20_000 // len(piece)) + "x"
+        text = start + piece * (100_000 // len(piece)) + "x"
         assert parse_number(text) is None
         assert not same_answer(extract_answer(text), "no such answer")
 
@@ -1036,7 +1052,7 @@ def test_the_reward_reads_a_rollout():
 @pytest.mark.parametrize(
     "answer, said",
     [
-        (["1"], r"^answer holds 1 values for 2 completions; give one for each\.$"),
+        (["1"], r"^answer holds 1 values for 2 completions; give one for each, in a list\.$"),
         (
             ["1", ""],
             r"^Answer 1 is ''; it must hold the right answer, as text or as a finite number\.$",
@@ -1050,14 +1066,13 @@ def test_a_missing_answer_is_refused(answer, said):
         answer_reward(["q", "q"], ["1", "1"], answer=answer)
 
 
-def test_the_module_needs_only_the_standard_library():
-    code = (  # only this file: the package minirlhf.rewards imports the other rewards too
-        f"import runpy, sys; runpy.run_path({answers.__file__!r}); "
-        "print([m for m in ('torch', 'numpy', 'datasets', 'sympy', 'minirlhf') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
+@pytest.mark.parametrize("name", ["answer_words", "answer_numbers", "answers"])
+def test_the_files_need_only_the_standard_library(name):
+    file = Path(minirlhf.__file__).parent / "rewards" / f"{name}.py"
+    imported = {
+        node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    ours = {module for module in imported if module.startswith("minirlhf.rewards")}
+    assert {module.split(".")[0] for module in imported - ours} <= sys.stdlib_module_names

@@ -1,0 +1,73 @@
+"""Symbolic answers in a box, compared by math-verify; what it takes too lightly is refused."""
+
+import importlib.util
+import logging
+import sys
+import threading
+
+import pytest
+
+from minirlhf.rewards import same_symbolic_answer, symbolic_answer_reward
+
+needs_math_verify = pytest.mark.skipif(
+    importlib.util.find_spec("math_verify") is None,
+    reason='math-verify is not installed: python -m pip install "math-verify>=0.9"',
+)
+EQUAL = [  # (given, wanted)
+    (r"2\sqrt{3}", r"\sqrt{12}"), (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
+    ("(x+1)^2", "x^2 + 2x + 1"), (r"x = 2\sqrt3", r"2\sqrt{3}"), (r"\frac{\pi}{2}", r"\dfrac{\pi}{2}"),
+    (r"\left(1, \sqrt{2}\right)", r"(1,\sqrt2)"), ("y = 2x + 1", "2y = 4x + 2"), ("42", "42.0"),
+    (r"\{\sqrt2, 1\}", r"\{1, \sqrt{2}\}"), (r"\text{Paris}", "paris"), ("x=5", "5"), ("101_2", "101_2"),
+]  # fmt: skip
+DIFFERENT = [  # what math-verify alone pays, or could be slow for, and what is plainly wrong
+    ("2+3", "5"), ("6*7", "42"), (r"\log_2 8", "3"), (r"\int_0^1 x dx", "1/2"), ("4=5", "5"),
+    (r"5\text{ million}", "5"), ("12pm", "12am"), ("0.333333", r"\frac13"), ("1.41421356", r"\sqrt2"),
+    ("2X", "2x"), ("seat", "east"), ("101_2", "101"), ("101_3", "101_2"), ("1/3", "10:30"),
+    ("1:3", "10:30"), ("2 3", "5"), (r"x + 2\,3", "x + 5"), ("y = 3x = 2x", "y = 2x"),
+    (r"3\pi = 12\pi", r"12\pi"), (r"12\pi\text{ million}", r"12\pi"), (r"12\pi\%", r"12\pi"),
+    (r"1, \sqrt2", r"(1,\sqrt2)"), (r"\{1, \sqrt2\}", r"(1,\sqrt2)"), (r"[1,\sqrt2)", r"(1,\sqrt2]"),
+    (r"(\pi,\pi)", r"(2\pi,2\pi)"), ("(x,x)", "(2x,2x)"), ("f'", "f"), (r"2\sqrt{3}'", r"2\sqrt{3}"),
+    (r"2\sqrt{3}, 5", r"2\sqrt{3}"), (r"\sqrt2 < x", r"x < \sqrt2"), (r"\sqrt{23}", r"\sqrt23"),
+    ("x", "y"), ("2x", "x"), (r"x^{9^{9^9}}", "x"), ("x + 9^{99999}", "x"), ("(x^{99})^{999}", "x"),
+    ("x!", "x"), ("x" + "+x-x" * 100, "x"), ("", "x"), (None, "x"), (r"\sqrt", "x"), ("y=y", "y=2y"),
+    ("0x=0", "x=2x"), (r"\frac{0}{0}x", "x"), (r"\frac{x}{0}", r"\frac{2x}{0}"),
+]  # fmt: skip
+
+
+@needs_math_verify
+@pytest.mark.parametrize("given, wanted", EQUAL)
+def test_equal_answers_are_equal(given, wanted):
+    assert same_symbolic_answer(given, wanted)
+
+
+@needs_math_verify
+@pytest.mark.parametrize("given, wanted", DIFFERENT, ids=lambda text: str(text)[:20])
+def test_other_answers_are_not(given, wanted):
+    assert not same_symbolic_answer(given, wanted)
+
+
+@needs_math_verify
+def test_only_the_last_box_is_paid():
+    texts = [r"\boxed{(x+1)^2}", r"not \boxed{(x+1)^2}", r"\boxed{x} or \boxed{(x+1)^2}", "(x+1)^2"]
+    rewards = symbolic_answer_reward([""] * 4, texts, answer=[r"So $\boxed{x^2+2x+1}$."] * 4)
+    assert rewards == [1.0, 0.0, 0.0, 0.0]
+
+
+@needs_math_verify
+def test_it_works_outside_the_main_thread():
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it says that its limits are off
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(same_symbolic_answer("(x+1)^2", "x^2+2x+1"))
+    )
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+def test_without_math_verify_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(
+        ImportError, match=r'^symbolic_answer_reward needs .*`python -m pip install "math-verify'
+    ):
+        symbolic_answer_reward([""], [r"\boxed{x}"], answer=["x"])
