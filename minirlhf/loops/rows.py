@@ -38,7 +38,6 @@ from minirlhf.tasks.reports import ORIGIN
 # starts of warnings
 WRITTEN = "Special tokens of the tokenizer are written in "
 CUT = "Cut: "
-# the name of a warning of transformers about long texts, which `fit_rows` cuts or refuses itself
 CHUNK = 1000  # texts that are tokenised at once
 TOO_LONG = "a sequence exceeds the positions"
 NO_PROMPT = "the prompt has no tokens"
