@@ -71,12 +71,21 @@ from minirlhf.core.preference_variants import (
     sppo,
     wpo_weights,
 )
+from minirlhf.core.process_reward import (
+    STEP_AGGREGATIONS,
+    by_step,
+    process_reward_loss,
+    process_reward_score,
+    step_ends,
+    step_labels,
+)
 from minirlhf.core.rejection import rejection_sample
 from minirlhf.core.returns import gae, overlong_penalty, reward_to_go, td_errors
 from minirlhf.core.rollout import Rollout
 
 __all__ = [
     "AGGREGATIONS",
+    "STEP_AGGREGATIONS",
     "Rollout",
     "World",
     "adapt_kl_coef",
@@ -86,6 +95,7 @@ __all__ = [
     "apo_zero",
     "batch_relative",
     "bco",
+    "by_step",
     "cdpo",
     "charge_tokens",
     "check_same_shape",
@@ -127,6 +137,8 @@ __all__ = [
     "per_token_reward_loss",
     "ppo_clip",
     "preference_probability",
+    "process_reward_loss",
+    "process_reward_score",
     "reinforce",
     "reinforce_plus_plus",
     "reinforce_plus_plus_baseline",
@@ -144,6 +156,8 @@ __all__ = [
     "sft_loss",
     "simpo",
     "sppo",
+    "step_ends",
+    "step_labels",
     "td_errors",
     "tdpo",
     "value_loss",
