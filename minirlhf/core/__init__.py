@@ -18,6 +18,7 @@ from minirlhf.core.bradley_terry import (
     reward_model_loss,
 )
 from minirlhf.core.exact import World
+from minirlhf.core.exact_tool import ToolWorld
 from minirlhf.core.kl import adapt_kl_coef, exact_kl, k1, k2, k3, kl_shaped_rewards, log_ratio
 from minirlhf.core.logprobs import entropy, response_logprobs, response_slice, sequence_logprobs
 from minirlhf.core.masking import (
@@ -87,6 +88,7 @@ __all__ = [
     "AGGREGATIONS",
     "STEP_AGGREGATIONS",
     "Rollout",
+    "ToolWorld",
     "World",
     "adapt_kl_coef",
     "aggregate",
