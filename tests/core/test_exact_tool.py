@@ -368,6 +368,11 @@ def test_a_world_that_does_not_fit_is_refused(change, sentence, monkeypatch):
         plain.ToolWorld(**{table: getattr(world, table) for table in tables} | change)
 
 
+def test_numbers_at_the_edge_are_taken():
+    assert random_world(0, (10, 10, 10)).rewards.numel() == 1000
+    assert ToolWorld.two_tools(right=0.0, cost=0.0).tool[0].tolist() == [0.0, 1.0]
+
+
 def test_odd_numbers_are_refused():
     world = hand_world()
     for call, sentence in (
@@ -381,7 +386,7 @@ def test_odd_numbers_are_refused():
         (lambda: world.unmasked_optimum(beta=1.0, ref_tool=T([[0.5, 0.6]] * 2)), "ref_tool must"),
         (lambda: ToolWorld.two_tools(right=1.1), "right is 1.1; it must be a probability"),
         (lambda: ToolWorld.two_tools(cost=-1.0), "cost is -1.0"),
-        (lambda: random_world(0, (11, 10, 10)), "rewards has 1,100 trajectories"),
+        (lambda: random_world(0, (7, 11, 13)), "rewards has 1,001 trajectories"),
     ):
         with pytest.raises(ValueError, match=sentence) as said:
             call()
