@@ -18,6 +18,7 @@ from minirlhf.core.bradley_terry import (
     reward_model_loss,
 )
 from minirlhf.core.exact import World
+from minirlhf.core.exact_tool import ToolWorld
 from minirlhf.core.kl import adapt_kl_coef, exact_kl, k1, k2, k3, kl_shaped_rewards, log_ratio
 from minirlhf.core.logprobs import entropy, response_logprobs, response_slice, sequence_logprobs
 from minirlhf.core.masking import (
@@ -71,13 +72,23 @@ from minirlhf.core.preference_variants import (
     sppo,
     wpo_weights,
 )
+from minirlhf.core.process_reward import (
+    STEP_AGGREGATIONS,
+    by_step,
+    process_reward_loss,
+    process_reward_score,
+    step_ends,
+    step_labels,
+)
 from minirlhf.core.rejection import rejection_sample
 from minirlhf.core.returns import gae, overlong_penalty, reward_to_go, td_errors
 from minirlhf.core.rollout import Rollout
 
 __all__ = [
     "AGGREGATIONS",
+    "STEP_AGGREGATIONS",
     "Rollout",
+    "ToolWorld",
     "World",
     "adapt_kl_coef",
     "aggregate",
@@ -86,6 +97,7 @@ __all__ = [
     "apo_zero",
     "batch_relative",
     "bco",
+    "by_step",
     "cdpo",
     "charge_tokens",
     "check_same_shape",
@@ -127,6 +139,8 @@ __all__ = [
     "per_token_reward_loss",
     "ppo_clip",
     "preference_probability",
+    "process_reward_loss",
+    "process_reward_score",
     "reinforce",
     "reinforce_plus_plus",
     "reinforce_plus_plus_baseline",
@@ -144,6 +158,8 @@ __all__ = [
     "sft_loss",
     "simpo",
     "sppo",
+    "step_ends",
+    "step_labels",
     "td_errors",
     "tdpo",
     "value_loss",

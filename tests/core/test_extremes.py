@@ -23,6 +23,7 @@ MODULES = (
     "bradley_terry",
     "preference",
     "preference_variants",
+    "process_reward",
 )
 FUNCTIONS = {
     f"{m}.{name}": function
@@ -54,6 +55,7 @@ NUMBERS = {  # scalar arguments: what is allowed, and what must raise
     "mean": ((-1.0, 0.0, 2.0), ()),
     "decay": ((0.0, 0.9), (-0.1, 1.0, math.nan)),
     "by_length": ((True, False), ()),
+    "hard": ((True, False), ()),
     "min_std": ((0.0, 0.1), (-0.1, math.nan)),
     "max_tokens": ((4, 8), ()),
     "buffer": ((1, 4), (0, 9)),
@@ -66,6 +68,14 @@ NUMBERS = {  # scalar arguments: what is allowed, and what must raise
     "desirable_weight": ((0.0, 1.0), (-1.0, math.nan)),
     "undesirable_weight": ((0.0, 4.0), (-1.0, math.nan)),
 }
+OWN_NUMBERS = {  # the same, where a name means something else in one function
+    ("process_reward_score", "how"): (("last", "min", "product"), ("mean", "token_mean")),
+}
+
+
+def numbers(function, name) -> tuple[tuple, tuple] | None:
+    """What is allowed and what must raise for a scalar argument; None if it is not drawn."""
+    return OWN_NUMBERS.get((function.__name__, name), NUMBERS.get(name))
 
 
 def dimensions(annotation) -> tuple[str, str] | None:
@@ -80,6 +90,8 @@ def arguments(draw, function):
         "B": draw(st.integers(1, 3)),
         "R": draw(st.integers(1, 4)),
         "T": 5,
+        "S": draw(st.integers(1, 3)),
+        "K": 2,
         "V": draw(st.integers(2, 4)),
         "N": draw(st.integers(1, 3)),
         "G": draw(st.integers(2, 4)),
@@ -89,7 +101,7 @@ def arguments(draw, function):
         name: torch.tensor(
             draw(st.lists(st.integers(0, size[name]), min_size=size["B"], max_size=size["B"]))
         )
-        for name in "RT"
+        for name in "RTS"
     }
     masks = {name: torch.arange(size[name]) < length[:, None] for name, length in lengths.items()}
     given, wrong = {}, False
@@ -105,12 +117,13 @@ def arguments(draw, function):
                 else None
             )
             if kind == "Bool":
-                given[name] = torch.rand(shape, generator=generator) < 0.5 if mask is None else mask
+                fits = mask is not None and mask.shape == shape
+                given[name] = mask if fits else torch.rand(shape, generator=generator) < 0.5
             elif kind == "Int":
                 given[name] = torch.randint(0, size["V"], shape, generator=generator)
             else:
                 x = torch.randn(shape, generator=generator) * draw(st.sampled_from(MAGNITUDES))
-                x = -x.abs() if "logprobs" in name else x
+                x = -x.abs() if "logprobs" in name else x.sigmoid() if name == "labels" else x
                 padded = mask is not None and any(
                     "mask" in p for p in inspect.signature(function).parameters
                 )
@@ -119,8 +132,8 @@ def arguments(draw, function):
                     if padded
                     else x
                 )
-        elif name in NUMBERS:
-            good, bad = NUMBERS[name]
+        elif found := numbers(function, name):
+            good, bad = found
             good = tuple(x for x in good if x is not None or "None" in str(parameter.annotation))
             given[name] = draw(st.sampled_from(good + bad))
             wrong |= given[name] not in good

@@ -21,6 +21,11 @@ from minirlhf.core.policy_gradient import (
     value_loss,
     value_loss_clipped,
 )
+from minirlhf.core.process_reward import (
+    STEP_AGGREGATIONS,
+    process_reward_loss,
+    process_reward_score,
+)
 from minirlhf.core.returns import gae, reward_to_go, td_errors
 
 # name: (function of a batch, inputs with a gradient, inputs that must get none). a, b, c (B, R); logits, ref_logits (B, R, V)
@@ -70,6 +75,11 @@ PER_TOKEN = {
         "a b c",
         "",
     ),
+    "process_reward_loss": (
+        lambda x: process_reward_loss(x["a"], x["b"].sigmoid(), x["mask"]),
+        "a",
+        "b",
+    ),
     "value_loss": (lambda x: value_loss(x["a"], x["b"], x["mask"]), "a", "b"),
     "value_loss_clipped": (
         lambda x: value_loss_clipped(x["a"], x["b"], x["c"], x["mask"], clip_eps=0.5),
@@ -80,6 +90,14 @@ PER_TOKEN = {
 A_ROW = {  # one number a response
     "sequence_logprobs": (lambda x: sequence_logprobs(x["a"], x["mask"]), "a", ""),
     "last_token_scores": (lambda x: last_token_scores(x["a"], x["mask"]), "a", ""),
+    **{
+        f"process_reward_score {how}": (
+            lambda x, how=how: process_reward_score(x["a"], x["mask"], how=how),
+            "a",
+            "",
+        )
+        for how in STEP_AGGREGATIONS
+    },
 }
 A_BATCH = {  # one number, or one a token, that depends on the whole batch
     "masked_mean": (lambda x: masked_mean(x["a"], x["mask"]), "a", ""),

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from minirlhf import core
 from minirlhf.core import Rollout, World
-from tests.core.test_extremes import CALLED, FUNCTIONS, NUMBERS, UNDEFINED, arguments, dimensions
+from tests.core.test_extremes import CALLED, FUNCTIONS, UNDEFINED, arguments, dimensions, numbers
 
-SIZES = {"B": 6, "R": 3, "T": 5, "V": 4, "N": 2, "G": 3}
+SIZES = {"B": 6, "R": 3, "T": 5, "V": 4, "N": 2, "G": 3, "S": 5, "K": 2}
 NOT_A_NUMBER = ("text", None, [1.0], torch.ones(2), 1j, True)
 NUMBERS_AT_THE_EDGE = (math.nan, math.inf, -math.inf, 0, -1, 1e-320, 1e300, 2**63, 2**64, 10**400)
 
@@ -36,9 +36,10 @@ def usual(function) -> dict:
             elif kind == "Int":
                 given[name] = torch.randint(0, 4, shape, generator=generator)
             else:
-                given[name] = -torch.rand(shape, generator=generator)
-        elif name in NUMBERS:
-            given[name] = NUMBERS[name][0][-1]
+                sign = 1 if name == "labels" else -1
+                given[name] = sign * torch.rand(shape, generator=generator)
+        elif found := numbers(function, name):
+            given[name] = found[0][-1]
     return given
 
 
