@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minirlhf.cli.limits import LARGEST_RATE, a_seed, above_0, not_negative, only_with, whole
+from minirlhf.cli.limits import a_seed, only_with, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
@@ -71,7 +71,6 @@ Bf16 = Annotated[
     ),
 ]
 
-Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.", callback=whole(1))]
 TaskSteps = Annotated[
     int | None,
     option(
@@ -80,9 +79,6 @@ TaskSteps = Annotated[
         show_default="the task's own",
         callback=whole(1),
     ),
-]
-Rate = Annotated[
-    float, option(OPTIMISER, "Peak learning rate, above 0.", callback=above_0(LARGEST_RATE))
 ]
 MicroBatch = Annotated[
     int,
@@ -99,11 +95,6 @@ Recompute = Annotated[
         "Gradient checkpointing: less memory, about a third more time.",
         "--recompute",
     ),
-]
-
-KLCoef = Annotated[
-    float,
-    option(LOSS, "KL coefficient: reward units per nat, 0 or more.", callback=not_negative),
 ]
 
 

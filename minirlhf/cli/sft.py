@@ -27,7 +27,6 @@ from minirlhf.cli.options import (
     MicroBatch,
     Model,
     Out,
-    Rate,
     Recompute,
     Resume,
     Seed,
@@ -35,6 +34,7 @@ from minirlhf.cli.options import (
     option,
 )
 from minirlhf.cli.terminal import running, save, say
+from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, shared
 from minirlhf.experiments.practice import scoring
 from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
@@ -84,14 +84,32 @@ def sft(
         ),
     ] = 0,
     epochs: Annotated[
-        float, option(OPTIMISER, "Epochs over the data, above 0.", callback=above_0(1e6))
-    ] = SFTConfig.epochs,
+        float | None,
+        option(
+            OPTIMISER,
+            "Epochs over the data, above 0.",
+            show_default=f"{SFTConfig.epochs}",
+            callback=above_0(1e6),
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        shared(
+            "steps",
+            help="Training steps, instead of --epochs.",
+            show_default="as --epochs says",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, shared("batch_size", help="Demonstrations in a step, 1 or more.")
+    ] = SFTConfig.batch_size,
     lr: Rate = SFTConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
     recompute: Recompute = False,
     out: Out = Path("out/sft"),
     seed: Seed = 0,
     device: Device = "cpu",
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train on demonstrations: supervised fine-tuning (SFT).
@@ -106,9 +124,11 @@ def sft(
     start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
+    check("--epochs", epochs, None in (epochs, steps), "left out with --steps")
     config = SFTConfig(
+        **given(epochs=epochs),
         seed=seed,
-        epochs=epochs,
+        batch_size=batch_size,
         max_response=max_response,
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
@@ -134,7 +154,9 @@ def sft(
         skip_invalid=skip_invalid,
     )
     say(str(report))
+    if steps is not None:
+        config = replace(config, epochs=steps * batch_size / len(data))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, every=20) as on:
+    with running(out / PARTIAL, resume, save_every, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)

@@ -129,14 +129,17 @@ def save_folder(path: str | Path, write: Callable[[Path], object]) -> None:
         Kept: `path` could not be written. The files are in a folder beside it or, where that fails
             too, in the system's folder for temporary files. The message says where.
         OSError: no other place could be written either.
-        ValueError: as in `atomic_folder`.
+        ValueError: as in `atomic_folder`, where no run holds a lock: nothing is lost then.
     """
+    during_a_run = os.getpid() in _held.values()  # the folder was in order when the run began
     try:
         with atomic_folder(path) as temporary:
             write(temporary)
         return
-    except (OSError, SafetensorError) as error:
-        failed, cause = error, reason(error)
+    except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, ValueError) and not during_a_run:
+            raise
+        failed, cause = error, reason(error).rstrip(".")
     for place in (resolved(path).parent, Path(tempfile.gettempdir())):
         with suppress(OSError, SafetensorError):
             kept = Path(tempfile.mkdtemp(dir=place, prefix="minirlhf-kept-"))
@@ -400,6 +403,7 @@ def _folder(path: str | Path) -> Path:
         is_there, is_link = folder.exists(), os.path.islink(path)
     except (OSError, ValueError) as error:  # a name that is too long or holds a null
         raise ValueError(f"{str(path)[:60]!r} is no folder's name: {reason(error)}.") from error
+    _check_utf8("folder", folder)
     check("folder", str(path), not is_there or folder.is_dir(), "a folder, and this is a file")
     check("folder", str(path), folder != Path(folder.anchor), "below the root of the file system")
     check(
@@ -421,14 +425,34 @@ def check_file(path: str | Path) -> Path:
         file = resolved(path)
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        _check_utf8("file", file)
         return file
-    except (OSError, ValueError) as error:  # too long, or a file where a folder must be
+    except NotADirectoryError:
+        above = next(each for each in file.parents if each.exists())
+        raise ValueError(f"{file} cannot be written: {above} is a file, not a folder.") from None
+    except (OSError, ValueError) as error:  # too long
         raise ValueError(f"{str(path)[:60]!r} is no file's name: {reason(error)}.") from error
+    _check_utf8("file", file)
     check("file", str(path), not stat.S_ISDIR(mode), "a file, and this is a folder")
     check("file", str(path), stat.S_ISREG(mode), "a file, and this is a device or a pipe")
     allowed = os.access(path, os.R_OK | os.W_OK)
     check("file", str(path), allowed, "a file that you may read and write")
     return file
+
+
+def _check_utf8(kind: str, path: Path) -> None:
+    """Check that a path is text: safetensors and tokenizers write no other.
+
+    Raises:
+        ValueError: it holds bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = ascii(str(path)[:60])
+        raise ValueError(
+            f"The name of the {kind} {name} is not UTF-8; give another name."
+        ) from None
 
 
 def check_folder(path: str | Path) -> None:

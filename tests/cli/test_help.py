@@ -103,7 +103,10 @@ def test_defaults_are_shown_with_units(pages):
         "Training steps, 1 or more. [default: 24]",
     ):
         assert shown in words(pages["ppo"])
-    assert "[default: (the task's own)]" in words(pages["grpo"])
+    assert "[default: (24; 400 for arithmetic)]" in words(pages["grpo"])
+    assert "[default: (tiny-reviews-sft for reviews; tiny-steps for arithmetic)]" in words(
+        pages["grpo"]
+    )
 
 
 def test_grid_is_a_hidden_alias_of_experiment(pages):
