@@ -21,7 +21,6 @@ from minirlhf.cli.judging import print_passes
 from minirlhf.cli.limits import only_with
 from minirlhf.cli.options import (
     DATA,
-    MODEL,
     SCORER,
     Bf16,
     Device,
@@ -32,6 +31,7 @@ from minirlhf.cli.options import (
     Resume,
     Seed,
     given,
+    model_option,
     option,
 )
 from minirlhf.cli.prompts import prompts_and_score
@@ -103,7 +103,7 @@ def _group_command(name: str) -> None:
     def command(
         model: Annotated[
             str,
-            option(MODEL, "Language model: a name, a folder, or a hub name.", show_default=MODELS),
+            model_option("Language model: a name, a folder, or a hub name.", show_default=MODELS),
         ] = "",
         scorer: ScorerOrReward = None,
         reward: Reward = None,

@@ -17,15 +17,28 @@ def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
 
 
+def finished(name: str | None) -> str | None:
+    """The callback of an option for a model: refuse the folder of a run that was stopped."""
+    from minirlhf.loops.checkpoint_file import unfinished  # imported here, because torch is slow
+
+    if name and (said := unfinished(Path(name))):
+        raise ValueError(said)
+    return name
+
+
+def model_option(help: str, **given: Any) -> Any:
+    """An option for a model by its name or folder."""
+    return option(MODEL, help, callback=finished, **given)
+
+
 Model = Annotated[
     str,
-    option(
-        MODEL,
-        "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name.",
+    model_option(
+        "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name."
     ),
 ]
 SCORER = "tiny-reviews-reward"
-Scorer = Annotated[str, option(MODEL, f"Reward model: {SCORER} or a folder.")]
+Scorer = Annotated[str, model_option(f"Reward model: {SCORER} or a folder.")]
 
 
 def _use_device(name: str) -> str:

@@ -18,7 +18,6 @@ from minirlhf.cli.data_options import (
 from minirlhf.cli.limits import above_0, count_rows, only_with, whole
 from minirlhf.cli.options import (
     DATA,
-    MODEL,
     OPTIMISER,
     SCORER,
     Bf16,
@@ -31,6 +30,7 @@ from minirlhf.cli.options import (
     Resume,
     Seed,
     given,
+    model_option,
     option,
 )
 from minirlhf.cli.terminal import running, save, say
@@ -55,7 +55,7 @@ def sft(
     model: Model = "tiny-reviews",
     scorer: Annotated[
         str | None,
-        option(MODEL, "Reward model for --best-of.", show_default=SCORER),
+        model_option("Reward model for --best-of.", show_default=SCORER),
     ] = None,
     lora: Lora = 0,
     bf16: Bf16 = False,

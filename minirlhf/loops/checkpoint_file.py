@@ -180,15 +180,14 @@ def seal(path: Path) -> None:
 
 
 def unfinished(folder: Path) -> str | None:
-    """What to say of a folder for a model that holds only a run that was stopped; None if it does
-    not.
+    """What to say of a folder with a run that was stopped and no model; None for another folder.
 
     The commands `pretrain` and `gold` keep the run beside the folder of the model.
     """
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         return None
-    beside = [] if folder.exists() else [folder.parent]
-    for place in [folder, *beside]:
+    beside = [] if os.path.exists(folder) else [folder.parent]
+    for place in filter(os.path.isdir, [folder, *beside]):
         for file in sorted(place.glob("*training*.safetensors")):
             try:
                 with safe_open(file, "pt") as opened:
