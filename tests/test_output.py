@@ -239,7 +239,9 @@ def test_only_files_are_replaced(place, tmp_path):
     else:
         path.write_text("")
         path = path / "page.html"
-    with pytest.raises(ValueError, match="^(file is|'.*' is no file's name|.* is a file, not a folder)"):
+    with pytest.raises(
+        ValueError, match="^(file is|'.*' is no file's name|.* is a file, not a folder)"
+    ):
         write_text(path, "page")
     with pytest.raises(ValueError), output_file(path):
         pass

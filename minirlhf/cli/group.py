@@ -48,6 +48,9 @@ app = typer.Typer()
 MODELS = "; ".join(f"{row.model} for {task}" for task, row in TASKS.items())
 GROUP_HELP = """{summary}
 
+The policy samples responses to each prompt. Those that score above the baseline become likelier.
+The choices of this method, which docs/algorithms.md explains:
+
 Source: {row.source}. Baseline: {row.baseline}. Scale: {row.scale}. KL: {row.kl}.
 Ratio: {row.ratio}. Clip: {row.clip}. Aggregation: {row.aggregation}.
 

@@ -67,7 +67,7 @@ PAIRS = {
 WHEN = {"online-dpo": "at every step", "rso": "once, before the first step"}
 ONLINE_HELP = """{summary}
 
-The policy samples {row.samples} responses to each prompt. A reward model chooses a pair of them:
+The policy samples {row.samples} responses to each prompt. By their scores a pair of them is chosen:
 {pair}. Responses are sampled {when}.
 
 Example: minirlhf {name} --steps 50

@@ -90,8 +90,9 @@ def ppo(
 ) -> None:
     """Train by proximal policy optimisation (PPO).
 
-    The baseline is a critic, which starts as a copy of --scorer. The reward is the score of
-    --scorer, or of a function of your own, minus a KL penalty at each token.
+    The policy samples responses and learns from their rewards. The reward is the score of
+    --scorer, or of a function of your own, minus a KL penalty at each token. The baseline is a
+    critic, a second network that predicts the reward; it starts as a copy of --scorer.
 
     Example: minirlhf ppo --kl-coef 0.1 --out out/loose
     """

@@ -92,8 +92,9 @@ def dpo(
 ) -> None:
     """Train by direct preference optimisation (DPO).
 
-    The policy learns from preference pairs, without a reward model and without sampling. --loss
-    selects another loss of the family.
+    The policy learns from pairs of a chosen and a rejected response, without a reward model and
+    without sampling. The reference is a copy of --model that stays as it is. --loss selects
+    another loss of the family.
 
     Example: minirlhf dpo --loss simpo --setting margin=0.5
     """

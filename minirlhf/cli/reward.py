@@ -79,8 +79,8 @@ def reward(
 ) -> None:
     """Train a reward model on preference pairs.
 
-    The model is Bradley-Terry. Its scores are then normalised: mean 0 and standard deviation 1
-    on samples of --model.
+    It learns to score the chosen response of a pair above the rejected one (Bradley-Terry). Its
+    scores are then shifted and scaled: mean 0 and standard deviation 1 on samples of --model.
 
     Example: minirlhf reward --steps 80 --out out/reward
     """
@@ -115,6 +115,11 @@ def reward(
         skip_invalid=skip_invalid,
     )
     say(str(report))
+    drawn = SamplingConfig()
+    say(
+        f"Scores are in standard deviations of 256 samples of {model} (temperature "
+        f"{drawn.temperature}, at most {drawn.max_new_tokens} tokens)."
+    )
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
     samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)

@@ -40,6 +40,7 @@ from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
+from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import PARTIAL, check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
@@ -114,7 +115,8 @@ def sft(
 ) -> None:
     """Train on demonstrations: supervised fine-tuning (SFT).
 
-    The prompt is a film's title and the response a review. The loss counts the response only.
+    The model learns to write each response after its prompt; the loss counts the response only.
+    Without --dataset, the prompts are film titles and the responses are reviews.
 
     Example: minirlhf sft --epochs 1 --out out/sft
     """
@@ -134,7 +136,13 @@ def sft(
     )
     if best_of:
         score, _ = scoring("reviews", start, tokenizer, **given(scorer=scorer))
-        data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
+        prompts, drawn = reviews.rl_prompts(), SamplingConfig()
+        say(
+            f"The demonstrations are the best of {best_of} samples of {model} to each of "
+            f"{len(prompts)} film titles, by {scorer or SCORER} (temperature {drawn.temperature}, "
+            f"at most {drawn.max_new_tokens} tokens)."
+        )
+        data = best_of_n_rows(start, tokenizer, prompts, score, best_of, seed=seed)
     else:
         data = named_demonstrations(
             dataset,

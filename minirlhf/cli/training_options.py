@@ -17,7 +17,12 @@ TRAINING = {  # parameter -> its panel, its help, the check of its limits
     ),
     "epochs": (OPTIMISER, "Epochs over the responses of a step, 1 or more.", whole(1, 1000)),
     "lr": (OPTIMISER, "Peak learning rate, above 0.", above_0(LARGEST_RATE)),
-    "kl_coef": (LOSS, "KL coefficient: reward units per nat, 0 or more.", not_negative),
+    "kl_coef": (
+        LOSS,
+        "KL coefficient: reward units per nat, 0 or more. Larger keeps the policy nearer to "
+        "--model.",
+        not_negative,
+    ),
     "missing_eos_penalty": (
         LOSS,
         "Reward units taken off the score of a response that is cut at --max-new-tokens, 0 or "

@@ -98,7 +98,8 @@ def test_the_help_lists_every_loss_dataset_and_task(pages):
 
 def test_defaults_are_shown_with_units(pages):
     for shown in (
-        "KL coefficient: reward units per nat, 0 or more. [default: 0.5]",
+        "KL coefficient: reward units per nat, 0 or more. Larger keeps the policy nearer to "
+        "--model. [default: 0.5]",
         "Peak learning rate, above 0. [default: 0.0001]",
         "Training steps, 1 or more. [default: 24]",
     ):
