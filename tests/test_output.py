@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from minirlhf import cli
+from minirlhf.cli import sft
+from minirlhf.loops.checkpoint_file import read_file
 from minirlhf.models.load import load_policy, same_weights, save_policy
 from minirlhf.runtime import (
+    History,
     Kept,
     atomic_folder,
     atomic_path,
@@ -50,6 +55,92 @@ def prepared(place, folder):
     elif place == "a null":
         path = folder / "a\0b"
     return path
+
+
+def trained(folder, on_step):
+    """A run of `sft` that calls on_step(out, row) after each step: (result, out)."""
+    save_policy(tiny_policy(), tiny_tokenizer(), folder / "policy")
+    rows = "\n".join(f'{{"prompt": "q{i}", "completion": "a"}}' for i in range(8))
+    (folder / "rows.jsonl").write_text(rows)
+    out, train = folder / "out", sft.train_sft
+
+    def watched(*given, **more):
+        return train(*given, **more | {"on_step": lambda row: on_step(out, row)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "train_sft", watched)
+        given = ["--model", folder / "policy", "--dataset", folder / "rows.jsonl", "--out", out]
+        given += ["--steps", 4, "--save-every", 1e-9]
+        return CliRunner().invoke(cli.app, ["sft", *map(str, given)]), out
+
+
+@needs_posix
+@pytest.mark.parametrize("then", ["a file", "deleted", "a link"])
+def test_a_folder_that_changes_during_a_run_loses_nothing(then, tmp_path):
+    def change(out, row):
+        if row["step"] == 1:
+            shutil.rmtree(out)
+            if then == "a file":
+                out.write_text("mine")
+            elif then == "a link":
+                (tmp_path / "there").mkdir()
+                out.symlink_to(tmp_path / "there")
+
+    result, out = trained(tmp_path, change)
+    if then == "a file":
+        assert isinstance(result.exception, Kept) and out.read_text() == "mine"
+        kept = re.search(r"this is a file\); the model is in (\S+)\.$", str(result.exception))[1]
+        said = " ".join(result.output.split())
+        assert "is a file, not a folder). The run goes on." in said
+    else:
+        assert result.exit_code == 0, result.exception
+        kept = out
+    assert not same_weights(load_policy(kept)[0], tiny_policy())
+    assert len(History.load(Path(kept) / "metrics.jsonl")) == 4
+
+
+@needs_posix
+def test_a_run_stopped_after_its_folder_became_a_file_is_kept_elsewhere(tmp_path):
+    def change(out, row):
+        if row["step"] == 1:
+            shutil.rmtree(out)
+            out.write_text("mine")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result, out = trained(tmp_path, change)
+    kept = re.search(r"the run is saved in (\S+)\. Move that file to", str(result.exception))[1]
+    assert read_file(Path(kept))[0]["step"] == 2
+    shutil.rmtree(Path(kept).parent)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (["sft", "--out", ""], "--out is empty; give a value, or leave the option out."),
+        (["sft", "--out="], "--out is empty"),
+        (["sample", "x", "--model", ""], "--model is empty"),
+        (["grpo", "--dataset", ""], "--dataset is empty"),  # a shell variable that is not set
+        (["sft", "--out", "out/\udcff"], r"'out/\udcff' of the command line is not UTF-8"),
+        (["sample", "\udcff"], r"'\udcff' of the command line is not UTF-8"),
+    ],
+)
+def test_a_text_of_the_command_line_that_is_empty_or_not_utf8_is_refused(
+    given, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(cli.app, given).exception
+    assert isinstance(error, ValueError) and sentence in str(error), error
+    assert not [*tmp_path.iterdir()]
+
+
+@needs_posix
+@pytest.mark.parametrize("held", [output_folder, output_file])
+def test_a_folder_whose_name_is_not_utf8_is_refused_before_a_run(held, tmp_path):
+    place = tmp_path / os.fsdecode(b"\xff") / "out"
+    given = {"model": True} if held is output_folder else {}
+    with pytest.raises(ValueError, match="is not UTF-8; give another name"):
+        held(place, **given).__enter__()
+    assert not [*tmp_path.iterdir()]
 
 
 @needs_posix
@@ -148,7 +239,9 @@ def test_only_files_are_replaced(place, tmp_path):
     else:
         path.write_text("")
         path = path / "page.html"
-    with pytest.raises(ValueError, match="^(file is|'.*' is no file's name)"):
+    with pytest.raises(
+        ValueError, match="^(file is|'.*' is no file's name|.* is a file, not a folder)"
+    ):
         write_text(path, "page")
     with pytest.raises(ValueError), output_file(path):
         pass

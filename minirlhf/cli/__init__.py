@@ -81,8 +81,8 @@ def report(error: Exception) -> int:
         return 128 + error.number  # 130 after Ctrl-C, 143 after SIGTERM, as shells have it
     if os.environ.get(TRACEBACK):
         raise error
-    sentence = sentence_of(error)
-    if not sentence:
+    sentence = " ".join([sentence_of(error), *getattr(error, "__notes__", [])])
+    if not sentence_of(error):
         error.add_note(BUG)
         raise error
     console = Console(stderr=True)

@@ -104,6 +104,10 @@ COMMANDS["grid"] = replace(COMMANDS["experiment"], hidden=True)  # named in olde
 class OnDemand(TyperGroup):
     """A group of commands whose modules are imported one by one, when a command is called."""
 
+    def parse_args(self, ctx: "click.Context", args: list[str]) -> list[str]:
+        check_texts(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: "click.Context", args: list[str]
     ) -> "tuple[str | None, click.Command | None, list[str]]":
@@ -117,6 +121,27 @@ class OnDemand(TyperGroup):
         if help_option is not None:
             help_option.rich_help_panel = RUN
         return name, command, rest
+
+
+def check_texts(args: list[str]) -> None:
+    """Check the texts of a command line: an empty one is often a shell variable that is not set.
+
+    Raises:
+        ValueError: the value of an option is empty, or a text is not UTF-8.
+    """
+    for before, text in zip(["", *args], args, strict=False):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"The text {ascii(text)} of the command line is not UTF-8; give or rename it "
+                    "in UTF-8."
+                ) from None
+        name, is_given, value = text.partition("=")
+        if (name.startswith("--") and is_given and not value) or (before[:2] == "--" and not text):
+            option = before if not text else name
+            raise ValueError(f"{option} is empty; give a value, or leave the option out.")
 
 
 def listed(app: typer.Typer, name: str) -> None:

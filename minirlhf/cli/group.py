@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from minirlhf.cli.data_options import (
     AllRows,
     Chat,
     Columns,
-    MaxNewTokens,
     MaxPrompt,
     Prompts,
     Reward,
@@ -19,12 +18,9 @@ from minirlhf.cli.data_options import (
     SkipInvalid,
 )
 from minirlhf.cli.judging import print_passes
-from minirlhf.cli.limits import LARGEST_RATE, above_0, not_negative, only_with
+from minirlhf.cli.limits import only_with
 from minirlhf.cli.options import (
     DATA,
-    LOSS,
-    MODEL,
-    OPTIMISER,
     SCORER,
     Bf16,
     Device,
@@ -34,22 +30,26 @@ from minirlhf.cli.options import (
     Recompute,
     Resume,
     Seed,
-    TaskSteps,
     given,
+    model_option,
     option,
 )
 from minirlhf.cli.prompts import prompts_and_score
 from minirlhf.cli.terminal import running, save
+from minirlhf.cli.training_options import SECONDS, SaveEvery, minibatch, prompts_in, shared
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.loops.family import FAMILY
-from minirlhf.loops.group import train_group
+from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.models.adapters import fitted, merged
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import PARTIAL
 
 app = typer.Typer()
-OWN = "the task's own"
+MODELS = "; ".join(f"{row.model} for {task}" for task, row in TASKS.items())
 GROUP_HELP = """{summary}
+
+The policy samples responses to each prompt. Those that score above the baseline become likelier.
+The choices of this method, which docs/algorithms.md explains:
 
 Source: {row.source}. Baseline: {row.baseline}. Scale: {row.scale}. KL: {row.kl}.
 Ratio: {row.ratio}. Clip: {row.clip}. Aggregation: {row.aggregation}.
@@ -58,12 +58,55 @@ Example: minirlhf {name} --task arithmetic
 """
 
 
+def defaults(name: str) -> dict[str, str]:
+    """The default of each number, as the help shows it: of film reviews, then of arithmetic."""
+    rows = [
+        {
+            "steps": config.steps,
+            "batch_size": config.prompts_per_step * config.group_size,
+            "minibatch_size": config.minibatch_size,
+            "epochs": config.epochs,
+            "lr": config.optimiser.lr,
+            "kl_coef": config.kl.kl_coef,
+            "missing_eos_penalty": config.missing_eos_penalty,
+            "overlong_buffer": config.algorithm.overlong_buffer,
+            "group_size": config.group_size,
+            "temperature": config.sampling.temperature,
+            "max_new_tokens": config.sampling.max_new_tokens,
+        }
+        for config in (group_config(task, name) for task in ("reviews", "arithmetic"))
+    ]
+    return {
+        key: f"{value}" if value == other else f"{value}; {other} for arithmetic"
+        for (key, value), other in zip(rows[0].items(), rows[1].values(), strict=True)
+    }
+
+
+def sized(
+    config: GroupConfig, batch_size: int | None, minibatch_size: int | None, group_size: int | None
+) -> GroupConfig:
+    """The config with other numbers of responses; None leaves one as it is."""
+    before = config.prompts_per_step * config.group_size
+    batch, group = batch_size or before, group_size or config.group_size
+    return replace(
+        config,
+        prompts_per_step=prompts_in(batch, group),
+        group_size=group,
+        minibatch_size=minibatch(batch, minibatch_size, updates=before // config.minibatch_size),
+    )
+
+
 def _group_command(name: str) -> None:
     """The command of one row of the family."""
+    own = defaults(name)
+
+    def number(key: str) -> Any:
+        return shared(key, show_default=own[key])
 
     def command(
         model: Annotated[
-            str, option(MODEL, "Language model: a name, a folder, or a hub name.", show_default=OWN)
+            str,
+            model_option("Language model: a name, a folder, or a hub name.", show_default=MODELS),
         ] = "",
         scorer: ScorerOrReward = None,
         reward: Reward = None,
@@ -83,31 +126,23 @@ def _group_command(name: str) -> None:
         skip_invalid: SkipInvalid = False,
         chat: Chat = False,
         max_prompt: MaxPrompt = None,
-        steps: TaskSteps = None,
-        lr: Annotated[
-            float | None,
-            option(
-                OPTIMISER,
-                "Peak learning rate, above 0.",
-                show_default=OWN,
-                callback=above_0(LARGEST_RATE),
-            ),
-        ] = None,
+        steps: Annotated[int | None, number("steps")] = None,
+        batch_size: Annotated[int | None, number("batch_size")] = None,
+        minibatch_size: Annotated[int | None, number("minibatch_size")] = None,
+        epochs: Annotated[int | None, number("epochs")] = None,
+        lr: Annotated[float | None, number("lr")] = None,
         micro_batch: MicroBatch = 0,
         recompute: Recompute = False,
-        kl_coef: Annotated[
-            float | None,
-            option(
-                LOSS,
-                "KL coefficient: reward units per nat, 0 or more.",
-                show_default=OWN,
-                callback=not_negative,
-            ),
-        ] = None,
-        max_new_tokens: MaxNewTokens = None,
+        kl_coef: Annotated[float | None, number("kl_coef")] = None,
+        missing_eos_penalty: Annotated[float | None, number("missing_eos_penalty")] = None,
+        overlong_buffer: Annotated[int | None, number("overlong_buffer")] = None,
+        group_size: Annotated[int | None, number("group_size")] = None,
+        temperature: Annotated[float | None, number("temperature")] = None,
+        max_new_tokens: Annotated[int | None, number("max_new_tokens")] = None,
         out: Out = Path("out") / name,
         seed: Seed = 0,
         device: Device = "cpu",
+        save_every: SaveEvery = SECONDS,
         resume: Resume = False,
     ) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
@@ -117,8 +152,13 @@ def _group_command(name: str) -> None:
         only_with("--dataset", dataset or None, of_reviews, "the task reviews")
         start, tokenizer = load_policy(model or TASKS[task].model)
         config = replace(
-            config,
-            sampling=replace(config.sampling, **given(max_new_tokens=max_new_tokens)),
+            sized(config, batch_size, minibatch_size, group_size),
+            algorithm=replace(config.algorithm, **given(overlong_buffer=overlong_buffer)),
+            **given(epochs=epochs, missing_eos_penalty=missing_eos_penalty),
+            sampling=replace(
+                config.sampling,
+                **given(max_new_tokens=max_new_tokens, temperature=temperature),
+            ),
             optimiser=replace(config.optimiser, micro_batch=micro_batch, **given(lr=lr)),
             kl=replace(config.kl, **given(kl_coef=kl_coef)),
         )
@@ -142,7 +182,8 @@ def _group_command(name: str) -> None:
             )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         every = 10 if arithmetic else 1
-        with running(out / PARTIAL, resume, every=every, scorer=scorer or SCORER, task=task) as on:
+        origin = {"scorer": scorer or SCORER, "reward": str(reward), "task": task}
+        with running(out / PARTIAL, resume, save_every, every=every, **origin) as on:
             policy, history = train_group(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

@@ -14,7 +14,7 @@ Beta = Annotated[
     float | None,
     option(
         LOSS,
-        "Reward units per nat, above 0.",
+        "Reward units per nat, above 0. Larger keeps the policy nearer to the reference.",
         show_default="the loss's own",
         callback=above_0(1e30),
     ),

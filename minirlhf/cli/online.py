@@ -11,7 +11,6 @@ from minirlhf.cli.data_options import (
     AllRows,
     Chat,
     Columns,
-    MaxNewTokens,
     MaxPrompt,
     Prompts,
     Reward,
@@ -30,7 +29,6 @@ from minirlhf.cli.loss_options import (
     settings,
 )
 from minirlhf.cli.options import (
-    SAMPLING,
     SCORER,
     Bf16,
     Device,
@@ -38,16 +36,23 @@ from minirlhf.cli.options import (
     MicroBatch,
     Model,
     Out,
-    Rate,
     Recompute,
     Resume,
     Seed,
-    Steps,
-    given,
-    option,
 )
 from minirlhf.cli.prompts import prompts_and_score
 from minirlhf.cli.terminal import running, save
+from minirlhf.cli.training_options import (
+    SECONDS,
+    MaxNewTokens,
+    MissingEOSPenalty,
+    PairBatch,
+    Rate,
+    SaveEvery,
+    Steps,
+    Temperature,
+    shared,
+)
 from minirlhf.loops.online import ONLINE, OnlineConfig, train_online
 from minirlhf.loops.preference import DPOConfig
 from minirlhf.models.adapters import fitted
@@ -62,7 +67,7 @@ PAIRS = {
 WHEN = {"online-dpo": "at every step", "rso": "once, before the first step"}
 ONLINE_HELP = """{summary}
 
-The policy samples {row.samples} responses to each prompt. A reward model chooses a pair of them:
+The policy samples {row.samples} responses to each prompt. By their scores a pair of them is chosen:
 {pair}. Responses are sampled {when}.
 
 Example: minirlhf {name} --steps 50
@@ -86,6 +91,7 @@ def _online_command(name: str) -> None:
         chat: Chat = False,
         max_prompt: MaxPrompt = None,
         steps: Steps = preset.dpo.steps,
+        batch_size: PairBatch = preset.dpo.batch_size,
         lr: Rate = preset.dpo.optimiser.lr,
         micro_batch: MicroBatch = 0,
         recompute: Recompute = False,
@@ -95,13 +101,23 @@ def _online_command(name: str) -> None:
         reference_free: ReferenceFree = False,
         sync_every: SyncEvery = preset.dpo.sync_every,
         mixup: Mixup = preset.dpo.mixup,
-        samples: Annotated[
-            int, option(SAMPLING, "Responses per prompt, 2 or more.", callback=whole(2, 10_000))
+        missing_eos_penalty: MissingEOSPenalty = preset.missing_eos_penalty,
+        group_size: Annotated[
+            int,
+            shared(
+                "group_size",
+                "--group-size",
+                "--samples",
+                help="Responses to each prompt, 2 or more.",
+                callback=whole(2, 10_000),
+            ),
         ] = preset.samples,
-        max_new_tokens: MaxNewTokens = None,
+        temperature: Temperature = preset.sampling.temperature,
+        max_new_tokens: MaxNewTokens = preset.sampling.max_new_tokens,
         out: Out = Path("out") / name,
         seed: Seed = 0,
         device: Device = "cpu",
+        save_every: SaveEvery = SECONDS,
         resume: Resume = False,
     ) -> None:
         start, tokenizer = load_policy(model)
@@ -110,20 +126,26 @@ def _online_command(name: str) -> None:
             beta,
             settings(setting),
             steps=preset.dpo.steps,
+            batch_size=batch_size,
             reference_free=reference_free,
             sync_every=sync_every,
             mixup=mixup,
             optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
             seed=seed,
         )
-        config = replace(with_loss(preset, own), samples=samples).with_steps(steps)
-        sampling = replace(config.sampling, **given(max_new_tokens=max_new_tokens))
-        config = replace(config, sampling=sampling)
+        config = replace(
+            with_loss(preset, own),
+            samples=group_size,
+            missing_eos_penalty=missing_eos_penalty,
+            sampling=replace(
+                preset.sampling, max_new_tokens=max_new_tokens, temperature=temperature
+            ),
+        ).with_steps(steps)
         prompts, score, monitors = prompts_and_score(
             start,
             tokenizer,
             scorer=scorer,
-            max_new_tokens=sampling.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             reward=reward,
             dataset=dataset,
             rows=rows,
@@ -133,7 +155,8 @@ def _online_command(name: str) -> None:
             max_prompt=max_prompt,
         )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-        with running(out / PARTIAL, resume, every=5, scorer=scorer or SCORER) as on:
+        origin = {"scorer": scorer or SCORER, "reward": str(reward)}
+        with running(out / PARTIAL, resume, save_every, every=5, **origin) as on:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minirlhf.cli.limits import LARGEST_RATE, a_seed, above_0, not_negative, only_with, whole
+from minirlhf.cli.limits import a_seed, only_with, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
@@ -17,15 +17,28 @@ def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
 
 
+def finished(name: str | None) -> str | None:
+    """The callback of an option for a model: refuse the folder of a run that was stopped."""
+    from minirlhf.loops.checkpoint_file import unfinished  # imported here, because torch is slow
+
+    if name and (said := unfinished(Path(name))):
+        raise ValueError(said)
+    return name
+
+
+def model_option(help: str, **given: Any) -> Any:
+    """An option for a model by its name or folder."""
+    return option(MODEL, help, callback=finished, **given)
+
+
 Model = Annotated[
     str,
-    option(
-        MODEL,
-        "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name.",
+    model_option(
+        "Language model: tiny-reviews, tiny-reviews-sft, smollm2-135m, a folder, or a hub name."
     ),
 ]
 SCORER = "tiny-reviews-reward"
-Scorer = Annotated[str, option(MODEL, f"Reward model: {SCORER} or a folder.")]
+Scorer = Annotated[str, model_option(f"Reward model: {SCORER} or a folder.")]
 
 
 def _use_device(name: str) -> str:
@@ -71,7 +84,6 @@ Bf16 = Annotated[
     ),
 ]
 
-Steps = Annotated[int, option(OPTIMISER, "Training steps, 1 or more.", callback=whole(1))]
 TaskSteps = Annotated[
     int | None,
     option(
@@ -80,9 +92,6 @@ TaskSteps = Annotated[
         show_default="the task's own",
         callback=whole(1),
     ),
-]
-Rate = Annotated[
-    float, option(OPTIMISER, "Peak learning rate, above 0.", callback=above_0(LARGEST_RATE))
 ]
 MicroBatch = Annotated[
     int,
@@ -99,11 +108,6 @@ Recompute = Annotated[
         "Gradient checkpointing: less memory, about a third more time.",
         "--recompute",
     ),
-]
-
-KLCoef = Annotated[
-    float,
-    option(LOSS, "KL coefficient: reward units per nat, 0 or more.", callback=not_negative),
 ]
 
 

@@ -34,14 +34,13 @@ from minirlhf.cli.options import (
     MicroBatch,
     Model,
     Out,
-    Rate,
     Recompute,
     Resume,
     Seed,
-    Steps,
     option,
 )
 from minirlhf.cli.terminal import running, save, say
+from minirlhf.cli.training_options import SECONDS, PairBatch, Rate, SaveEvery, Steps
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
 from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
@@ -67,6 +66,7 @@ def dpo(
     max_prompt: MaxPrompt = None,
     max_response: MaxResponse = DPOConfig.max_response,
     steps: Steps = DPOConfig.steps,
+    batch_size: PairBatch = DPOConfig.batch_size,
     lr: Rate = DPOConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
     recompute: Recompute = False,
@@ -87,12 +87,14 @@ def dpo(
     out: Out = Path("out/dpo"),
     seed: Seed = 0,
     device: Device = "cpu",
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train by direct preference optimisation (DPO).
 
-    The policy learns from preference pairs, without a reward model and without sampling. --loss
-    selects another loss of the family.
+    The policy learns from pairs of a chosen and a rejected response, without a reward model and
+    without sampling. The reference is a copy of --model that stays as it is. --loss selects
+    another loss of the family.
 
     Example: minirlhf dpo --loss simpo --setting margin=0.5
     """
@@ -103,6 +105,7 @@ def dpo(
         beta,
         settings(setting),
         steps=steps,
+        batch_size=batch_size,
         max_response=max_response,
         reference_free=reference_free,
         sync_every=sync_every,
@@ -134,7 +137,7 @@ def dpo(
     )
     say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, every=10) as on:
+    with running(out / PARTIAL, resume, save_every, every=10) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)
     if not dataset:

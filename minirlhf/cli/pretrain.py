@@ -21,6 +21,7 @@ from minirlhf.cli.options import (
     option,
 )
 from minirlhf.cli.terminal import running, save, say
+from minirlhf.cli.training_options import SECONDS, SaveEvery
 from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.pretrain import PretrainConfig, train_base
@@ -68,6 +69,7 @@ def pretrain(
     out: OutParts = Path("out/pretrain"),
     seed: Seed = 0,
     device: Device = "cpu",
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train a small base language model from random weights.
@@ -80,14 +82,14 @@ def pretrain(
     if task == "arithmetic":
         for name, value in {"layers": layers, "width": width, "bf16": bf16 or None}.items():
             only_with(f"--{name}", value, False, "the task reviews")
-        return pretrain_arithmetic(out, seed, steps, resume)
+        return pretrain_arithmetic(out, seed, steps, resume, save_every)
     check_folder(out / "model")
     sources.fetch()
     config = PretrainConfig(
         seed=seed, bf16=bf16, **given(steps=steps, n_layer=layers, n_embd=width)
     )
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with running(out / "pretraining.safetensors", resume, every=1) as on:
+    with running(out / "pretraining.safetensors", resume, save_every, every=1) as on:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
     save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     history.save(out / "metrics.jsonl")
@@ -96,10 +98,12 @@ def pretrain(
     say(f"Wrote {out / 'model'}: {bits:.3f} bits per byte on the validation films.")
 
 
-def pretrain_arithmetic(out: Path, seed: int, steps: int | None, resume: bool) -> None:
+def pretrain_arithmetic(
+    out: Path, seed: int, steps: int | None, resume: bool, save_every: float
+) -> None:
     """tiny-steps, and how many held-out problems it solves."""
     check_folder(out)
-    with running(out / PARTIAL, resume, every=50) as on:
+    with running(out / PARTIAL, resume, save_every, every=50) as on:
         model, tokenizer, history = train_tiny_steps(seed, **given(steps=steps), **on)
     row = judged("arithmetic", model, tokenizer, reference=model, seed=seed)
     save(model, tokenizer, out, history, dtype=torch.float16)
@@ -117,6 +121,7 @@ def gold(
     ] = 3,
     device: Device = "cpu",
     out: OutParts = Path("out/gold"),
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train the gold reward models, which only judge.
@@ -134,7 +139,7 @@ def gold(
         if resume and (out / f"gold-{member}" / "config.json").exists():
             continue
         backbone, config = load_policy(model)[0].base_model, GoldConfig(seed=100 + member)
-        with running(out / f"training-{member}.safetensors", resume, every=50) as on:
+        with running(out / f"training-{member}.safetensors", resume, save_every, every=50) as on:
             scorer, _ = train_gold(backbone, tokenizer, rated, config, **on)
         scorer.save(out / f"gold-{member}", tokenizer)
         on["checkpoint"].remove()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,13 +24,12 @@ from minirlhf.cli.options import (
     MicroBatch,
     Model,
     Out,
-    Rate,
     Recompute,
     Resume,
     Seed,
-    Steps,
 )
 from minirlhf.cli.terminal import running, saving, say
+from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, Steps, shared
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
@@ -60,18 +60,27 @@ def reward(
     max_prompt: MaxPrompt = None,
     max_response: MaxResponse = RewardConfig.max_response,
     steps: Steps = RewardConfig.steps,
+    batch_size: Annotated[
+        int,
+        shared(
+            "batch_size",
+            help="Texts in a step, 2 or more. Texts that are compared stay together, so a step "
+            "may have a few more.",
+        ),
+    ] = RewardConfig.batch_size,
     lr: Rate = RewardConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
     recompute: Recompute = False,
     out: Out = Path("out/reward"),
     seed: Seed = 0,
     device: Device = "cpu",
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train a reward model on preference pairs.
 
-    The model is Bradley-Terry. Its scores are then normalised: mean 0 and standard deviation 1
-    on samples of --model.
+    It learns to score the chosen response of a pair above the rejected one (Bradley-Terry). Its
+    scores are then shifted and scaled: mean 0 and standard deviation 1 on samples of --model.
 
     Example: minirlhf reward --steps 80 --out out/reward
     """
@@ -81,6 +90,7 @@ def reward(
     config = RewardConfig(
         seed=seed,
         steps=steps,
+        batch_size=batch_size,
         max_response=max_response,
         optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
@@ -105,10 +115,15 @@ def reward(
         skip_invalid=skip_invalid,
     )
     say(str(report))
+    drawn = SamplingConfig()
+    say(
+        f"Scores are in standard deviations of 256 samples of {model} (temperature "
+        f"{drawn.temperature}, at most {drawn.max_new_tokens} tokens)."
+    )
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
     samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, every=20) as on:
+    with running(out / PARTIAL, resume, save_every, every=20) as on:
         scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
     scorer = normalise_scores(scorer, samples, end_ids(policy, tokenizer))
     with saving(out, history):

@@ -51,8 +51,8 @@ def tour(
         Path | None,
         option(
             RUN,
-            "Python file with functions of your own, used in place of the package's. "
-            "The result goes to the folder mine in --out.",
+            "Python file with the functions that you wrote in the lessons, such as ppo_loss. They "
+            "replace the package's. The result goes to the folder mine in --out.",
         ),
     ] = None,
     out: OutParts = Path("out/tour"),

@@ -11,21 +11,23 @@ from rich.text import Text
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.cli.data_options import Chat
-from minirlhf.cli.limits import above_0, whole
+from minirlhf.cli.limits import whole
 from minirlhf.cli.options import (
     DATA,
-    MODEL,
     SAMPLING,
     SCORER,
     Device,
     Model,
     Scorer,
     Seed,
+    model_option,
     option,
     out_file,
 )
 from minirlhf.cli.terminal import console, say
+from minirlhf.cli.training_options import MaxNewTokens, Temperature
 from minirlhf.evaluate import token_table
+from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, encode
 from minirlhf.models.load import CHECKPOINTS, committed, load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample_text
@@ -35,6 +37,7 @@ from minirlhf.show import escape, microscope, printable, strip_colour
 from minirlhf.tasks.conversations import render
 
 app = typer.Typer()
+THE_FILM = "the film"  # the prompt of `score` where none is given
 READINGS = (
     "(a) prefix + EOS: each prefix scored alone, as in training",
     "(b) one pass: the reward read at each token of the whole text",
@@ -51,18 +54,8 @@ def sample(
     n: Annotated[
         int, option(SAMPLING, "Responses per prompt, 1 or more.", callback=whole(1, 1_000_000))
     ] = 3,
-    temperature: Annotated[
-        float,
-        option(
-            SAMPLING,
-            "Sampling temperature, above 0. 1: the model's own distribution.",
-            callback=above_0(1e30),
-        ),
-    ] = SamplingConfig.temperature,
-    max_new_tokens: Annotated[
-        int,
-        option(SAMPLING, "Longest response in tokens, EOS included.", callback=whole(1)),
-    ] = SamplingConfig.max_new_tokens,
+    temperature: Temperature = SamplingConfig.temperature,
+    max_new_tokens: MaxNewTokens = SamplingConfig.max_new_tokens,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
@@ -80,8 +73,12 @@ def sample(
     repeated = [text for text in asked for _ in range(n)]
     rollouts = sample_text(policy, tokenizer, repeated, config=config, seed=seed)
     texts = [text for rollout in rollouts for text in decode(tokenizer, rollout)]
+    say(f"Samples of {model} at temperature {temperature:g}, with seed {seed}:")
     for i, text in enumerate(texts):
         console.print(Text(prompts[i // n].strip() + ":", style="bold"), Text(printable(text)))
+    ends = end_ids(policy, tokenizer)
+    if cut := sum(int((~rollout.finished(ends)).sum()) for rollout in rollouts):
+        say(f"{cut} of {len(texts)} are cut at {max_new_tokens} tokens (--max-new-tokens).")
 
 
 @app.command()
@@ -90,13 +87,14 @@ def score(
         str, typer.Argument(help="The response, for example a review.", show_default=False)
     ],
     scorer: Scorer = SCORER,
-    prompt: Annotated[str, option(DATA, "The prompt: the film's title.")] = "the film",
+    prompt: Annotated[
+        str | None,
+        option(DATA, "The prompt, such as a film's title.", show_default=THE_FILM),
+    ] = None,
     chat: Chat = False,
     model: Annotated[
         str | None,
-        option(
-            MODEL, "Language model whose probabilities the page shows too.", show_default="none"
-        ),
+        model_option("Language model whose probabilities the page shows too.", show_default="none"),
     ] = None,
     device: Device = "cpu",
     html: Annotated[
@@ -105,17 +103,20 @@ def score(
 ) -> None:
     """Print the reward of every prefix of a response.
 
-    It is read in two ways: each prefix with an EOS scored alone, and all tokens in one pass.
+    It is read in two ways: each prefix scored alone, with the end of sequence (EOS) after it; and
+    all tokens in one pass.
 
-    The page shows both as colours. Point at a token to see its numbers; with --model also its
-    probability and the likeliest next tokens.
+    The page of --html shows both as colours. Point at a token to see its numbers; with --model
+    also its probability and the likeliest next tokens.
 
     Example: minirlhf score "I love to walk the dog" --html dog.html
     """
     check("model", model, model is None or html is not None, "given together with --html")
     reward_model, tokenizer = load_scalar(scorer)
     actor = None if model is None else policy_of(model, tokenizer)
-    prompt, text = as_asked(prompt, tokenizer, chat, completion=text).values()
+    if prompt is None:
+        say(f"The prompt is {THE_FILM!r}. Give the response's own with --prompt.")
+    prompt, text = as_asked(prompt or THE_FILM, tokenizer, chat, completion=text).values()
     tokens, *values = prefix_scores(reward_model, tokenizer, prompt, text)
     readings = dict(zip(READINGS, values, strict=True))
     limit = float(torch.cat(values).abs().max())

@@ -18,7 +18,6 @@ from minirlhf.cli.data_options import (
 from minirlhf.cli.limits import above_0, count_rows, only_with, whole
 from minirlhf.cli.options import (
     DATA,
-    MODEL,
     OPTIMISER,
     SCORER,
     Bf16,
@@ -27,19 +26,21 @@ from minirlhf.cli.options import (
     MicroBatch,
     Model,
     Out,
-    Rate,
     Recompute,
     Resume,
     Seed,
     given,
+    model_option,
     option,
 )
 from minirlhf.cli.terminal import running, save, say
+from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, shared
 from minirlhf.experiments.practice import scoring
 from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
+from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import PARTIAL, check
 from minirlhf.search.selection import best_of_n_rows
 from minirlhf.tasks import reviews
@@ -55,7 +56,7 @@ def sft(
     model: Model = "tiny-reviews",
     scorer: Annotated[
         str | None,
-        option(MODEL, "Reward model for --best-of.", show_default=SCORER),
+        model_option("Reward model for --best-of.", show_default=SCORER),
     ] = None,
     lora: Lora = 0,
     bf16: Bf16 = False,
@@ -84,19 +85,38 @@ def sft(
         ),
     ] = 0,
     epochs: Annotated[
-        float, option(OPTIMISER, "Epochs over the data, above 0.", callback=above_0(1e6))
-    ] = SFTConfig.epochs,
+        float | None,
+        option(
+            OPTIMISER,
+            "Epochs over the data, above 0.",
+            show_default=f"{SFTConfig.epochs}",
+            callback=above_0(1e6),
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        shared(
+            "steps",
+            help="Training steps, instead of --epochs.",
+            show_default="as --epochs says",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, shared("batch_size", help="Demonstrations in a step, 1 or more.")
+    ] = SFTConfig.batch_size,
     lr: Rate = SFTConfig.optimiser.lr,
     micro_batch: MicroBatch = 0,
     recompute: Recompute = False,
     out: Out = Path("out/sft"),
     seed: Seed = 0,
     device: Device = "cpu",
+    save_every: SaveEvery = SECONDS,
     resume: Resume = False,
 ) -> None:
     """Train on demonstrations: supervised fine-tuning (SFT).
 
-    The prompt is a film's title and the response a review. The loss counts the response only.
+    The model learns to write each response after its prompt; the loss counts the response only.
+    Without --dataset, the prompts are film titles and the responses are reviews.
 
     Example: minirlhf sft --epochs 1 --out out/sft
     """
@@ -106,15 +126,23 @@ def sft(
     start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
+    check("--epochs", epochs, None in (epochs, steps), "left out with --steps")
     config = SFTConfig(
+        **given(epochs=epochs),
         seed=seed,
-        epochs=epochs,
+        batch_size=batch_size,
         max_response=max_response,
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     if best_of:
         score, _ = scoring("reviews", start, tokenizer, **given(scorer=scorer))
-        data = best_of_n_rows(start, tokenizer, reviews.rl_prompts(), score, best_of, seed=seed)
+        prompts, drawn = reviews.rl_prompts(), SamplingConfig()
+        say(
+            f"The demonstrations are the best of {best_of} samples of {model} to each of "
+            f"{len(prompts)} film titles, by {scorer or SCORER} (temperature {drawn.temperature}, "
+            f"at most {drawn.max_new_tokens} tokens)."
+        )
+        data = best_of_n_rows(start, tokenizer, prompts, score, best_of, seed=seed)
     else:
         data = named_demonstrations(
             dataset,
@@ -134,7 +162,9 @@ def sft(
         skip_invalid=skip_invalid,
     )
     say(str(report))
+    if steps is not None:
+        config = replace(config, epochs=steps * batch_size / len(data))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, every=20) as on:
+    with running(out / PARTIAL, resume, save_every, every=20) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)

@@ -1,5 +1,7 @@
 """What the training commands share: a progress bar, a checkpoint, the result on disk."""
 
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +34,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dict[str, Any]]:
+def running(
+    path: Path, resume: bool, save_every: float, *, every: int, **origin: str
+) -> Iterator[dict[str, Any]]:
     """What a loop takes from the command line: a progress bar, and a checkpoint at `path`.
 
     Args:
+        save_every: seconds between two saves.
         every: a line of metrics is printed after so many steps.
         origin: what else must be the same when the run is resumed.
     """
@@ -44,10 +49,18 @@ def running(path: Path, resume: bool, every: int, **origin: str) -> Iterator[dic
     for start in (WRITTEN, CUT):  # the command has said it
         warnings.filterwarnings("ignore", message=start)
     with (
-        Checkpoint(path, resume=resume, origin=origin) as checkpoint,
+        Checkpoint(
+            path, resume=resume, every=save_every, origin=origin, command=resuming()
+        ) as checkpoint,
         Progresses(console, every=every) as progress,
     ):
         yield {"on_step": progress, "checkpoint": checkpoint}
+
+
+def resuming() -> str:
+    """This command, as it is typed to resume its run."""
+    typed = sys.argv[1:]
+    return shlex.join(["minirlhf", *typed, *["--resume"] * ("--resume" not in typed)])
 
 
 def save(

@@ -4,11 +4,9 @@ for step, batch in checkpoint.steps(batches):  # begins after the last saved ste
     ...
 """
 
-import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import tempfile
@@ -18,25 +16,32 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from minirlhf.core.rollout import Score
+from minirlhf.loops.checkpoint_file import random_state, read_file, write_file
+from minirlhf.loops.checkpoint_fit import (
+    check_run,
+    check_settings,
+    check_tensors,
+    digest,
+    fingerprint,
+    fits,
+    flat,
+)
 from minirlhf.loops.formulas import function_signature, identity
 from minirlhf.models.adapters import LanguageModel
-from minirlhf.runtime import History, atomic_path, check, output_file, reason
+from minirlhf.runtime import History, check, output_file, reason
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance  # any dataclass
 
 Batch = TypeVar("Batch")  # what a loop reads in one step
-BLANK = "0" * 64  # stands for a file's SHA-256 until that is known
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
@@ -62,6 +67,10 @@ class Checkpoint:
     saves and raises Stopped. SIGTERM and SIGHUP do the same. A second Ctrl-C stops at once, without
     a save. While a loop runs, no other process may use the file.
 
+    An error inside `with`, such as one of the reward function, saves the run as it was before the
+    step that failed, if no weight has changed in that step. A note of the error says where. When
+    the run is resumed, the score may be another one (MAY_CHANGE); a sentence says so.
+
     A save that fails does not end the run: a sentence is printed, and the run goes on.
 
     Args:
@@ -71,6 +80,7 @@ class Checkpoint:
         every: seconds between two saves.
         origin: what else must be the same when the run is resumed, by name, for example
             {"reward model": "tiny-reviews-reward"}.
+        command: what began the run, to be named where it is not finished.
     """
 
     def __init__(
@@ -80,12 +90,17 @@ class Checkpoint:
         resume: bool = False,
         every: float = 60.0,
         origin: dict | None = None,
+        command: str = "",
     ) -> None:
         self.path = Path(path) if path else None
         self.resume, self.every, self.origin = resume, every, origin or {}
+        self.command = command
         self.stopping = 0  # the signal that came, such as SIGINT for Ctrl-C
         self.lock = ExitStack()
         self.started, self.earlier = time.time(), 0.0  # earlier: seconds spent before a resume
+        self.saved = 0  # steps that the file holds
+        self.stepping = False  # whether this process has begun a step
+        self.before_step: dict[str, Any] | None = None  # what a step may change before its update
 
     def attach(
         self,
@@ -133,8 +148,8 @@ class Checkpoint:
             weights = [p for model in models for _, p in _trained(model)]
             facts = {
                 "loop": loop,
-                "data": _digest(data),
-                "start": _fingerprint(models),
+                "data": digest(data),
+                "start": fingerprint(models),
                 "trained parameters": sum(p.numel() for p in weights),
             }
             facts |= {
@@ -150,18 +165,20 @@ class Checkpoint:
             if score is not None:
                 facts["score"] = function_signature(score)
             if isinstance(reference, torch.nn.Module):
-                facts["reference"] = _fingerprint([reference])
-            self.config = json.loads(json.dumps(facts | self.origin | asdict(config)))
+                facts["reference"] = fingerprint([reference])
+            self.config = json.loads(json.dumps(flat(facts | self.origin | asdict(config))))
         self.models, self.optimizers, self.history, self.first = models, optimizers, history, 0
         self.generators, self.state = generators, {} if state is None else state
         if self.path:
-            self._hold(sum(p.nbytes for p in weights))
             try:
+                self._hold(sum(p.nbytes for p in weights))
                 if os.path.lexists(self.path):
                     self._restore()
             except BaseException:
                 self.lock.close()
                 raise
+            for optimizer in optimizers:
+                optimizer.register_step_pre_hook(self._updating)
         return self
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -173,10 +190,14 @@ class Checkpoint:
         Args:
             batches: the batches of all steps from the first; the same ones in every run.
         """
-        saved = time.time()
+        saved, step = time.time(), -1
         with self.lock:
-            for step, batch in islice(enumerate(batches), self.first, None):
+            for step, batch in enumerate(batches):
+                if step < self.first:
+                    continue
+                self.before_step, self.stepping = self._changing() if self.path else None, True
                 yield step, batch
+                self.before_step = None
                 self.first = step + 1
                 if self.stopping:
                     raise Stopped(f"Stopped after step {step}; {self._last()}", self.stopping)
@@ -184,6 +205,8 @@ class Checkpoint:
                     if failed := self._try_to_save(self.path):
                         print(f"{failed}. The run goes on.")
                     saved = time.time()
+            if self.path:
+                fits(self.path, "step", self.first, self.first <= step + 1, f"at most {step + 1}")
             if self.path and (failed := self._try_to_save(self.path)):
                 print(f"{failed}. The run is complete.")
 
@@ -200,7 +223,11 @@ class Checkpoint:
                     self.before[number] = signal.signal(number, stop)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, Stopped):
+            self._save_before_error(error)
         self.lock.close()
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -217,42 +244,72 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
     def _write(self, path: Path) -> None:
-        """Write everything to a temporary file, then rename it to `path`."""
-        tensors = {
-            f"model.{m}.{name}": p.contiguous()
-            for m, model in enumerate(self.models)
-            for name, p in _trained(model)
-        }
+        """Write everything to `path`."""
+        tensors = self._weights()
         for o, optimizer in enumerate(self.optimizers):
             for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {
                     f"optimizer.{o}.{index}.{name}": torch.as_tensor(value, device="cpu")
                     for name, value in moments.items()
                 }
-        tensors |= {
-            f"generator.{g}": generator.get_state()
-            for g, generator in enumerate(self._generators())
-        }
+        changing = self.before_step or self._changing()
+        tensors |= changing["generators"]
         header = {
             "step": self.first,
             "config": self.config,
-            "history": self.history,
-            "state": self.state,
-            "random": random.getstate(),
+            "history": self.history[: changing["rows"]],
+            "state": changing["state"],
+            "random": changing["random"],
             "seconds": self.earlier + time.time() - self.started,
             "machine": self._machine(),
+            "command": self.command,
         }
-        with atomic_path(path) as temporary:
-            metadata = {key: json.dumps(value) for key, value in header.items()}
-            save_file(tensors, temporary, metadata=metadata | {"sha256": BLANK})
-            _seal(temporary)
+        write_file(path, header, tensors)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The trained parameters, by their names in the file."""
+        return {
+            f"model.{m}.{name}": p.contiguous()
+            for m, model in enumerate(self.models)
+            for name, p in _trained(model)
+        }
+
+    def _changing(self) -> dict[str, Any]:
+        """What a step may change before it updates the weights."""
+        return {
+            "generators": {
+                f"generator.{g}": generator.get_state()
+                for g, generator in enumerate(self._generators())
+            },
+            "random": random.getstate(),
+            "state": json.loads(json.dumps(self.state)),
+            "rows": len(self.history),
+        }
+
+    def _updating(self, *_: object) -> None:
+        """Called before an optimiser's step: the state before the step of the run is gone then."""
+        self.before_step = None
+
+    def _save_before_error(self, error: Exception) -> None:
+        """Save the run as it was before the step that failed. A note of the error says where."""
+        if self.path is None or not self.stepping:
+            return
+        how = "" if self.resume else " with --resume (in Python resume=True)"
+        go_on = f"Mend the cause, then run the same command{how}."
+        whole = self.before_step is not None and not isinstance(error, FloatingPointError)
+        if whole and self.first > self.saved:
+            place = self._last()
+            error.add_note(f"The run as it was before step {self.first} is {place} {go_on}")
+        elif self.saved:
+            error.add_note(f"The run as it was before step {self.saved} is in {self.path}. {go_on}")
 
     def _try_to_save(self, path: Path) -> str:
         """Save. Returns what stood in the way, "" for nothing."""
         try:
             self._write(path)
-        except (OSError, SafetensorError) as error:
-            return f"{path} could not be written ({reason(error)})"
+        except (OSError, SafetensorError, ValueError) as error:  # ValueError: no file may be there
+            return f"{path} could not be written ({reason(error).rstrip('.')})"
+        self.saved = self.first
         return ""
 
     def _last(self) -> str:
@@ -292,7 +349,8 @@ class Checkpoint:
 
     def _restore(self) -> None:
         """Check that the file belongs to the same run, then restore all that it holds."""
-        header, tensors = self._read()
+        assert self.path is not None  # `attach` has looked
+        header, tensors = read_file(self.path)
         if not self.resume:
             raise ValueError(
                 f"{self.path} holds a run that was stopped after {header['step']} steps; "
@@ -303,22 +361,11 @@ class Checkpoint:
                 f"{self.path} cannot be resumed: the formula {', '.join(self.unknown)} has no "
                 "source to compare with that of the earlier run. Put it into a file, or start anew."
             )
-        if other := sorted(
-            key
-            for key in {*self.config, *header["config"]}
-            if self.config.get(key) != header["config"].get(key)
-        ):
-            raise ValueError(
-                f"{self.path} belongs to another run, which differs in: {', '.join(other)}. "
-                "Give the same settings, or remove the file to start anew."
-            )
-        try:
-            self._fill(header, tensors)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.path} does not fit the run that it names ({type(error).__name__}: "
-                f"{reason(error)}); remove the file to start anew."
-            ) from error
+        check_settings(self.path, header, self.config)
+        check_run(self.path, header, self.state, len(self.history))
+        live = self._weights() | self._changing()["generators"]
+        check_tensors(self.path, tensors, live, self.optimizers)
+        self._fill(header, tensors)
         now = self._machine()
         if other := [
             f"{name} {header['machine'].get(name)} before and {now[name]} now"
@@ -330,124 +377,28 @@ class Checkpoint:
                 "bits as a run without a stop."
             )
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """(header, tensors) of the file.
-
-        Raises:
-            ValueError: it cannot be read, or a byte of it has changed since it was saved.
-        """
-        assert self.path is not None  # `attach` has looked
-        try:
-            kept, found, _ = _sha256(self.path)
-            if kept != found:
-                raise ValueError("its SHA-256 is another one than when it was saved")
-            with safe_open(self.path, "pt") as file:
-                header = {k: json.loads(v) for k, v in file.metadata().items() if k != "sha256"}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be read: {reason(error)}.") from error
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{self.path} is damaged or is not a checkpoint of a run ({reason(error)}); "
-                "remove the file to start anew."
-            ) from error
-        kinds = {
-            "step": int,
-            "config": dict,
-            "history": list,
-            "state": dict,
-            "random": list,
-            "seconds": float,
-            "machine": dict,
-        }
-        wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)]
-        if wrong:
-            raise ValueError(
-                f"{self.path} is damaged or is not a checkpoint of a run: {', '.join(wrong)} is "
-                "missing or of another type; remove the file to start anew."
-            )
-        return header, tensors
-
     def _fill(self, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Restore the run from a file's header and tensors."""
         with torch.no_grad():
             for m, model in enumerate(self.models):
                 for name, p in _trained(model):
-                    saved = tensors[f"model.{m}.{name}"]
-                    check(
-                        f"the shape of {name}",
-                        [*saved.shape],
-                        saved.shape == p.shape,
-                        f"{[*p.shape]}",
-                    )
-                    p.copy_(saved)
+                    p.copy_(tensors[f"model.{m}.{name}"])
         for o, optimizer in enumerate(self.optimizers):
             whole = optimizer.state_dict() | {"state": {}}
-            sizes = [p.shape for group in optimizer.param_groups for p in group["params"]]
             for key in (k for k in tensors if k.startswith(f"optimizer.{o}.")):
                 _, _, index, name = key.split(".", 3)
-                shape = tensors[key].shape
-                check(key, [*shape], shape in (sizes[int(index)], ()), f"{[*sizes[int(index)]]}")
                 whole["state"].setdefault(int(index), {})[name] = tensors[key]
             optimizer.load_state_dict(whole)
         for g, generator in enumerate(self._generators()):
             generator.set_state(tensors[f"generator.{g}"])
-        version, numbers, spare = header["random"]
-        random.setstate((version, tuple(numbers), spare))
-        self.first, self.earlier = header["step"], header["seconds"]
+        random.setstate(random_state(header["random"]))
+        self.first = self.saved = header["step"]
+        self.earlier = header["seconds"]
         self.history[:] = header["history"]
         self.state.update(header["state"])
 
     def _generators(self) -> list[torch.Generator]:
         return [torch.default_generator, *self.generators]
-
-
-def _sha256(path: Path) -> tuple[str, str, int]:
-    """(SHA-256 that a file keeps in its header, the one that it has, the place of the first).
-
-    The second is of all bytes, with 64 zeros in the place of the first.
-
-    Raises:
-        ValueError: the header keeps none.
-    """
-    with open(path, "rb") as file:
-        size = file.read(8)
-        header = file.read(min(int.from_bytes(size, "little"), os.path.getsize(path)))
-        kept = re.search(rb'"sha256":"([0-9a-f]{64})"', header)
-        if kept is None:
-            raise ValueError("it holds no SHA-256 of itself")
-        start, end = kept.span(1)
-        digest = hashlib.sha256(size + header[:start] + BLANK.encode() + header[end:])
-        while part := file.read(2**20):
-            digest.update(part)
-    return kept[1].decode(), digest.hexdigest(), len(size) + start
-
-
-def _seal(path: Path) -> None:
-    """Write a file's SHA-256 into its header, in place of the zeros there."""
-    _, found, place = _sha256(path)
-    with open(path, "rb+") as file:
-        file.seek(place)
-        file.write(found.encode())
-
-
-def _digest(data: Dataset | torch.Tensor | list) -> str:
-    """SHA-256 of all rows of the data, shortened."""
-    whole = data.tolist() if isinstance(data, torch.Tensor) else data[:]
-    return hashlib.sha256(repr(whole).encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _fingerprint(models: list) -> str:
-    """SHA-256 of the weights that a run starts from, without adapters, shortened.
-
-    Adapters are drawn at random, so they differ when a run is started again.
-    """
-    digest = hashlib.sha256()
-    for model in models:
-        for name, p in model.named_parameters():
-            if "lora_" not in name:
-                digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _trained(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:

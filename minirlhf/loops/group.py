@@ -146,8 +146,13 @@ class GroupConfig:
 
     @property
     def stage(self) -> str:
-        """Name of the stage in a History: that of the row in FAMILY, or "group" for other rows."""
-        return next((name for name, row in FAMILY.items() if row == self.algorithm), "group")
+        """Name of the stage in a History: that of the row in FAMILY, or "group" for other rows.
+
+        A row with another overlong_buffer keeps its name: the buffer depends on max_new_tokens.
+        """
+        same = {name: replace(row, overlong_buffer=0) for name, row in FAMILY.items()}
+        own = replace(self.algorithm, overlong_buffer=0)
+        return next((name for name, row in same.items() if row == own), "group")
 
     @property
     def constant(self) -> float | None:

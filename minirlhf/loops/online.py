@@ -153,6 +153,8 @@ def train_online(
         score=score,
         reference=reference,
     )
+    due = min(-run.first % config.refresh, own.steps - run.first)  # steps with pairs in the pool
+    check("pairs for steps to come", len(state["pool"]), len(state["pool"]) == due, f"{due} sets")
     batches = list(shuffled_batches(len(texts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
         log: dict[str, torch.Tensor] = {}

@@ -113,8 +113,9 @@ class ScalarModel(nn.Module):
 
         `bias`, `shift` and `scale` go to scalar.json. AutoModelForSequenceClassification opens the
         folder and gives w . h at the last token: our score without bias, shift and scale. The saved
-        config names no padding token. If EOS were named, transformers would take the EOS of a
-        sequence for padding and read the token before it.
+        tokenizer pads on the right, as sequence classifiers do. The saved config names its padding
+        token, unless that is EOS: transformers would then take the EOS of a sequence for padding
+        and read the token before it. Without a padding token it refuses a batch of several texts.
 
         Args:
             dtype: of the saved weights, 16 bits by default; `load` reads them as float32.
@@ -123,8 +124,10 @@ class ScalarModel(nn.Module):
             ValueError: the folder holds files that do not belong to a model, or is in use.
             Kept: it cannot be written; the model is in the folder that the message names.
         """
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.padding_side = "right"
         with torch.device("cpu"):
-            whole = AutoModelForSequenceClassification.from_config(self._config())
+            whole = AutoModelForSequenceClassification.from_config(self._config(tokenizer))
         whole.base_model.load_state_dict(merged(self.backbone).state_dict())
         with torch.no_grad():
             whole.score.weight.copy_(self.head.weight)
@@ -160,9 +163,10 @@ class ScalarModel(nn.Module):
         model.shift, model.scale = numbers["shift"], numbers["scale"]
         return model.eval()
 
-    def _config(self) -> PreTrainedConfig:
-        config = copy.deepcopy(_config_of(self.backbone))
-        config.num_labels, config.pad_token_id = 1, None
+    def _config(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+        config, pad = copy.deepcopy(_config_of(self.backbone)), tokenizer.pad_token_id
+        config.num_labels = 1
+        config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
         return config
 
 

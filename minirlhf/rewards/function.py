@@ -34,8 +34,10 @@ import functools
 import inspect
 import math
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,9 +98,11 @@ def reward_function(
         except (Exception, SystemExit) as error:  # exit() would end the run without a word
             row = _first_failing(function, given, count)
             where = "" if row is None else f" The first completion for which it does is {row}."
+            step = f", at step {int(rollout.step[0])}" if "step" in rollout.columns else ""
             raise ValueError(
                 f"The reward function {called} raised {type(error).__name__}: "
-                f"{' '.join(str(error).split())}; it was given {', '.join(given)}.{where}"
+                f"{' '.join(str(error).split())}; it was given {', '.join(given)}. "
+                f"This is {_line_of(error, function)}{step}.{where}"
             ) from error
         if not isinstance(values, list):
             raise ValueError(
@@ -251,6 +255,16 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
+
+
+def _line_of(error: BaseException, function: Callable) -> str:
+    """The file and the line of the user's code where an error arose, such as mine.py, line 3."""
+    own = inspect.unwrap(function)
+    code = getattr(own, "__code__", None) or getattr(type(own).__call__, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if code and frame.filename == code.co_filename]
+    frame = (inside or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
 def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int | None:

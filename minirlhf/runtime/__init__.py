@@ -4,18 +4,16 @@ from minirlhf.runtime.checks import check, check_text
 from minirlhf.runtime.history import History, OnStep, Row
 from minirlhf.runtime.output import (
     OLD,
-    PARTIAL,
     Kept,
     atomic_folder,
     atomic_path,
-    check_folder,
     locked,
     output_file,
     output_folder,
-    reason,
     save_folder,
     write_text,
 )
+from minirlhf.runtime.paths import PARTIAL, check_folder, reason
 from minirlhf.runtime.settings import (
     CACHE,
     DATA,

@@ -20,33 +20,17 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-from minirlhf.runtime.checks import check
-
-PARTIAL = "training.safetensors"  # the checkpoint in a model's folder
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-?????-of-?????.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "additional_chat_templates",
-    "scalar.json",
-    "metrics.jsonl",
+from minirlhf.runtime.paths import (
+    OURS,
     PARTIAL,
-)  # what transformers and this package write into a model's folder; a save replaces these alone
-SYSTEM_FILES = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".nfs*", ".Trash*")
-OURS = ".minirlhf."  # how the names of our temporary files and locks begin
+    check_file,
+    check_strangers,
+    folder_of,
+    of_a_model,
+    reason,
+    resolved,
+)
+
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 NEW, READY, OLD = (f"{OURS}{name}" for name in ("new", "ready", "old"))  # see atomic_folder
 _held: dict[Path, int] = {}  # the lock's file -> the process that holds it
@@ -129,14 +113,17 @@ def save_folder(path: str | Path, write: Callable[[Path], object]) -> None:
         Kept: `path` could not be written. The files are in a folder beside it or, where that fails
             too, in the system's folder for temporary files. The message says where.
         OSError: no other place could be written either.
-        ValueError: as in `atomic_folder`.
+        ValueError: as in `atomic_folder`, where no run holds a lock: nothing is lost then.
     """
+    during_a_run = os.getpid() in _held.values()  # the folder was in order when the run began
     try:
         with atomic_folder(path) as temporary:
             write(temporary)
         return
-    except (OSError, SafetensorError) as error:
-        failed, cause = error, reason(error)
+    except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, ValueError) and not during_a_run:
+            raise
+        failed, cause = error, reason(error).rstrip(".")
     for place in (resolved(path).parent, Path(tempfile.gettempdir())):
         with suppress(OSError, SafetensorError):
             kept = Path(tempfile.mkdtemp(dir=place, prefix="minirlhf-kept-"))
@@ -161,9 +148,9 @@ def output_folder(path: str | Path, *, model: bool) -> Iterator[Path]:
         ValueError: the folder cannot be written, another process writes to it, or it holds files
             that do not belong to a model.
     """
-    folder = _folder(path)
+    folder = folder_of(path)
     if model and _held.get(_lock_file(folder)) != os.getpid():  # else it was checked at the start
-        _check_strangers(path, folder)
+        check_strangers(path, folder)
     with _made(folder), locked(folder):
         _try_to_write(folder)
         yield folder
@@ -301,14 +288,8 @@ def _config_last(path: Path) -> tuple[bool, str]:
 
 def _model_files(folder: Path) -> list[Path]:
     """The files of the model in a folder, config.json first, without a checkpoint."""
-    files = [p for p in folder.iterdir() if _of_a_model(p) and PARTIAL not in p.name]
+    files = [p for p in folder.iterdir() if of_a_model(p) and PARTIAL not in p.name]
     return sorted(files, key=_config_last, reverse=True)
-
-
-def _of_a_model(path: Path) -> bool:
-    """Whether a file in a folder belongs to a model."""
-    is_file = not path.is_dir() or path.name == "additional_chat_templates"
-    return is_file and any(path.match(name) for name in MODEL_FILES)
 
 
 def _ours(name: str) -> str:
@@ -323,11 +304,6 @@ def _to_disk(path: Path) -> None:
     """
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def reason(error: Exception) -> str:
-    """The cause of an error in a few words, without the names of temporary files."""
-    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), repr(error))
 
 
 @contextmanager
@@ -382,83 +358,6 @@ def _try_to_write(path: Path) -> None:
         for name in (trial, trial.with_suffix(".renamed")):
             with suppress(OSError):
                 name.unlink()
-
-
-def resolved(path: str | Path) -> Path:
-    """The absolute path without links."""
-    return Path(os.path.realpath(path))
-
-
-def _folder(path: str | Path) -> Path:
-    """The folder that a path leads to, which need not exist yet.
-
-    Raises:
-        ValueError: the path leads to something else.
-    """
-    try:
-        folder = resolved(path)
-        is_there, is_link = folder.exists(), os.path.islink(path)
-    except (OSError, ValueError) as error:  # a name that is too long or holds a null
-        raise ValueError(f"{str(path)[:60]!r} is no folder's name: {reason(error)}.") from error
-    check("folder", str(path), not is_there or folder.is_dir(), "a folder, and this is a file")
-    check("folder", str(path), folder != Path(folder.anchor), "below the root of the file system")
-    check(
-        "folder",
-        str(path),
-        is_there or not is_link,
-        f"a folder or a link to one, and this link leads to {folder}, which does not exist",
-    )
-    return folder
-
-
-def check_file(path: str | Path) -> Path:
-    """Check that a file may be written or replaced, and return its path without links.
-
-    Raises:
-        ValueError: the path is a folder, a device, a pipe or a write-protected file.
-    """
-    try:
-        file = resolved(path)
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return file
-    except (OSError, ValueError) as error:  # too long, or a file where a folder must be
-        raise ValueError(f"{str(path)[:60]!r} is no file's name: {reason(error)}.") from error
-    check("file", str(path), not stat.S_ISDIR(mode), "a file, and this is a folder")
-    check("file", str(path), stat.S_ISREG(mode), "a file, and this is a device or a pipe")
-    allowed = os.access(path, os.R_OK | os.W_OK)
-    check("file", str(path), allowed, "a file that you may read and write")
-    return file
-
-
-def check_folder(path: str | Path) -> None:
-    """Check that a model may be written to `path`.
-
-    Files of the operating system, such as lost+found, are left alone.
-
-    Raises:
-        ValueError: it is no folder, or it holds files that do not belong to a model.
-    """
-    _check_strangers(path, _folder(path))
-
-
-def _check_strangers(path: str | Path, folder: Path) -> None:
-    """Check that `folder`, which `path` leads to, holds only a model."""
-    known = (*SYSTEM_FILES, f"{OURS}*")
-    try:
-        inside = list(folder.iterdir()) if folder.exists() else []
-    except OSError as error:
-        raise ValueError(f"The folder {path} cannot be read: {reason(error)}.") from error
-    strangers = [
-        p.name for p in inside if not (_of_a_model(p) or any(p.match(name) for name in known))
-    ]
-    check(
-        "folder",
-        str(path),
-        not strangers,
-        f"new or hold only a model, but it also holds {', '.join(sorted(strangers)[:3])}; "
-        "give another folder",
-    )
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -113,21 +113,27 @@ def need_checkout(what: str) -> None:
         )
 
 
-def commit() -> str:
-    """The git commit of the working tree, for the records.
+def commit(*outputs: Path) -> str:
+    """The git commit of the working tree, for the records. Ask for it before the run begins.
 
-    It ends in "-dirty" if files differ from the commit. Outside a checkout it is "unknown".
+    It ends in "-dirty" if files that git tracks differ from the commit, whichever they are: also a
+    page that is edited while a long run goes on. Outside a checkout it is "unknown".
+
+    Args:
+        outputs: files in the repository that the record itself changes; they may differ.
     """
     if not IN_CHECKOUT:
         return "unknown"  # a repository around the environment is another project's
+    others = [f":(exclude){path.relative_to(ROOT).as_posix()}" for path in outputs]
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        name = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*arguments: str) -> str:
+    """What a command of git prints about the repository."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()

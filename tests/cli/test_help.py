@@ -98,12 +98,16 @@ def test_the_help_lists_every_loss_dataset_and_task(pages):
 
 def test_defaults_are_shown_with_units(pages):
     for shown in (
-        "KL coefficient: reward units per nat, 0 or more. [default: 0.5]",
+        "KL coefficient: reward units per nat, 0 or more. Larger keeps the policy nearer to "
+        "--model. [default: 0.5]",
         "Peak learning rate, above 0. [default: 0.0001]",
         "Training steps, 1 or more. [default: 24]",
     ):
         assert shown in words(pages["ppo"])
-    assert "[default: (the task's own)]" in words(pages["grpo"])
+    assert "[default: (24; 400 for arithmetic)]" in words(pages["grpo"])
+    assert "[default: (tiny-reviews-sft for reviews; tiny-steps for arithmetic)]" in words(
+        pages["grpo"]
+    )
 
 
 def test_grid_is_a_hidden_alias_of_experiment(pages):

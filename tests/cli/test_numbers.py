@@ -29,10 +29,12 @@ FINE = {  # what an option may be among these; all else is refused
         "draw",
         "repeats",
         "max_response",
+        "missing_eos_penalty",
+        "overlong_buffer",
     },
-    "1e-320": {"kl_coef"},
-    str(2**63): {"kl_coef", "beta", "temperature"},
-    str(2**64): {"kl_coef", "beta", "temperature"},
+    "1e-320": {"kl_coef", "missing_eos_penalty"},
+    str(2**63): {"kl_coef", "beta", "temperature", "missing_eos_penalty"},
+    str(2**64): {"kl_coef", "beta", "temperature", "missing_eos_penalty"},
 }
 NEEDED = {"sample": ["x"], "score": ["x"], "grade": ["folder"], "label-agreement": ["a.jsonl"]}
 
@@ -94,6 +96,15 @@ def test_an_odd_number_is_refused_before_anything_is_loaded(name):
         (["pretrain", "--task", "arithmetic", "--bf16"], "--bf16 is True, but it works only with"),
         (["grpo", "--task", "arithmetic", "--scorer", "x"], "only with the task reviews"),
         (["sft", "--scorer", "x"], "--scorer is 'x', but it works only with --best-of"),
+        (["sft", "--steps", "5", "--epochs", "1"], "--epochs is 1.0; it must be left out with"),
+        (["ppo", "--batch-size", "10", "--group-size", "4"], "batch_size is 10; it must be a mul"),
+        (
+            ["grpo", "--group-size", "3"],
+            "batch_size is 64; it must be a multiple of group_size = 3",
+        ),
+        (["ppo", "--minibatch-size", "5"], "minibatch_size is 5; it must be a divisor of batch_s"),
+        (["reinforce", "--epochs", "2"], "without an importance ratio, samples are good for one"),
+        (["dapo", "--max-new-tokens", "4"], "overlong_buffer is 6; it must be at most max_new_tok"),
         (["sft", "--rows", "5"], "--rows is 5, but it works only with --dataset"),
         (["sft", "--best-of", "2", "--rows", "5"], "--rows is 5, but it works only with --dataset"),
         (["sft", "--best-of", "2", "--dataset", "x.jsonl"], "best_of is 2; it must be 0, or 2 and"),

@@ -39,7 +39,8 @@ def tiny(tmp_path):
 
 def invoke(tiny, command, *more, dataset="rows.jsonl"):
     given = ["--model", tiny / "policy", "--steps", 2, "--out", tiny / "out"]
-    given += ["--max-new-tokens", 6, "--dataset", tiny / dataset, *more]
+    given += ["--max-new-tokens", 6] * (command not in ("sft", "reward", "dpo"))
+    given += ["--dataset", tiny / dataset, *more]
     return CliRunner().invoke(cli.app, [command, *map(str, given)])
 
 

@@ -1,6 +1,5 @@
 """A run killed before, during or after a save resumes to the weights of an uninterrupted run."""
 
-import json
 import os
 import random
 import re
@@ -15,6 +14,7 @@ import torch
 from datasets import Dataset
 
 import minirlhf.loops.checkpoint as module
+import minirlhf.loops.checkpoint_file as files
 from minirlhf.cli import report
 from minirlhf.loops.checkpoint import Checkpoint, Stopped
 from minirlhf.loops.config import KLConfig
@@ -48,9 +48,9 @@ def first_half(rollout):
     ) / rollout.response_mask.sum(1) + noise
 
 
-def sft(**on):
+def sft(model=None, **on):
     return train_sft(
-        tiny_policy(), tiny_tokenizer(), PAIRS, SFTConfig(batch_size=2, epochs=3), **on
+        model or tiny_policy(), tiny_tokenizer(), PAIRS, SFTConfig(batch_size=2, epochs=3), **on
     )
 
 
@@ -170,21 +170,6 @@ LOOPS = {
 }
 
 
-@pytest.fixture(scope="module")
-def bytes_of_a_run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "training.safetensors"
-    sft(checkpoint=Checkpoint(path))
-    return path.read_bytes()
-
-
-@pytest.fixture
-def run_of_sft(bytes_of_a_run, tmp_path):
-    """The file of a finished run of `sft`."""
-    path = tmp_path / "training.safetensors"
-    path.write_bytes(bytes_of_a_run)
-    return path
-
-
 class Killed(Exception):
     pass
 
@@ -205,7 +190,7 @@ def equal(one, other):
 def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeypatch):
     path, run = tmp_path / "training.safetensors", LOOPS[loop]
     whole = run()
-    save, calls = module.save_file, []
+    save, calls = files.save_file, []
 
     def fragile(tensors, file, **given):
         calls.append(file)
@@ -218,7 +203,7 @@ def test_a_killed_run_resumes_to_identical_weights(loop, when, tmp_path, monkeyp
                 module.time, "time", die
             )  # time.time is called first after the save and its rename
 
-    monkeypatch.setattr(module, "save_file", fragile)
+    monkeypatch.setattr(files, "save_file", fragile)
     with pytest.raises(Killed):
         run(
             checkpoint=Checkpoint(path, every=1e9 if when == "before" else 0.0),
@@ -318,16 +303,16 @@ def test_a_process_killed_within_a_save_resumes_to_identical_weights(tmp_path):
     path = tmp_path / "training.safetensors"
     script = f"""
         import time
-        from tests.loops.test_checkpoint import Checkpoint, grpo, module
+        from tests.loops.test_checkpoint import Checkpoint, files, grpo
         saved = []
-        def slow(tensors, file, save=module.save_file, **given):
+        def slow(tensors, file, save=files.save_file, **given):
             saved.append(file)
             if len(saved) == 4:
                 file.write_bytes(b"half of a file")
                 print("now", flush=True)
                 time.sleep(600)
             save(tensors, file, **given)
-        module.save_file = slow
+        files.save_file = slow
         grpo(checkpoint=Checkpoint({str(path)!r}, every=0.0))
     """
     process = subprocess.Popen(
@@ -347,59 +332,6 @@ def test_a_process_killed_within_a_save_resumes_to_identical_weights(tmp_path):
     assert steps == [3, 4, 5] and [p.name for p in tmp_path.iterdir()] == [
         path.name
     ]  # the incomplete file of the killed save is removed
-
-
-@pytest.mark.parametrize(
-    "spoil, said",
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
-        (lambda path: path.write_bytes(b""), "damaged"),
-        (
-            lambda path: module.save_file({"a": torch.zeros(1)}, path),
-            "damaged or is not a checkpoint",
-        ),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_and_not_changed(spoil, said, run_of_sft):
-    spoil(run_of_sft)
-    before = run_of_sft.read_bytes()
-    with pytest.raises(ValueError, match=said):
-        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
-    assert run_of_sft.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"lr": 1e-5}, "optimiser"),
-        ({"seed": 1}, "seed"),
-        ({"loop": dpo}, "loop"),
-        ({"rows": 3}, "data"),
-        ({"words": "bb"}, "data"),
-        ({"start": 1}, "start"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(change, said, run_of_sft):
-    config = SFTConfig(batch_size=2, epochs=3)
-    if "loop" in change:
-        with pytest.raises(ValueError, match="another .*loop"):
-            dpo(checkpoint=Checkpoint(run_of_sft, resume=True))
-        return
-    if "lr" in change:
-        config = replace(config, optimiser=replace(config.optimiser, lr=change["lr"]))
-    config, data = (
-        replace(config, seed=change.get("seed", 0)),
-        PAIRS.select(range(change.get("rows", len(PAIRS)))),
-    )
-    data = data.map(lambda row: {"completion": change.get("words", row["completion"])})
-    with pytest.raises(ValueError, match=f"another .*{said}"):
-        train_sft(
-            tiny_policy(change.get("start", 0)),
-            tiny_tokenizer(),
-            data,
-            config,
-            checkpoint=Checkpoint(run_of_sft, resume=True),
-        )
 
 
 def test_a_checkpoint_without_a_path_saves_nothing(tmp_path, monkeypatch):
@@ -434,91 +366,6 @@ def test_a_signal_that_is_ignored_stays_ignored():  # so does nohup
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_flipped_byte_is_found_anywhere_in_the_file(run_of_sft):
-    path, draw = run_of_sft, random.Random(0)
-    whole = path.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
-    places = [0, 7, 8, header - 1, header, len(whole) - 1]
-    places += [draw.randrange(end) for end in (header, len(whole)) for _ in range(20)]
-    places.append(whole.index(b'"sha256"') + 12)
-    for place in places:
-        damaged = bytearray(whole)
-        damaged[place] ^= draw.randint(1, 255)
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="damaged or is not a checkpoint"):
-            Checkpoint(path)._read()
-    path.write_bytes(whole)
-    Checkpoint(path)._read()
-
-
-FIELDS = ("step", "config", "history", "state", "random", "seconds", "machine")
-
-
-def changed(path, *, header=None, tensors=None):
-    """Write the file again, with other parts and the right checksum."""
-    kept, found = Checkpoint(path)._read()
-    kept, found = kept | (header or {}), found | (tensors or {})
-    kept = {key: value for key, value in kept.items() if value is not None}
-    found = {key: value for key, value in found.items() if value is not None}
-    metadata = {key: json.dumps(value) for key, value in kept.items()}
-    module.save_file(found, path, metadata=metadata | {"sha256": module.BLANK})
-    module._seal(path)
-
-
-@pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("value", [None, "text"])
-def test_a_wrong_field_of_the_header_is_refused(field, value, run_of_sft):
-    changed(run_of_sft, header={field: value})
-    with pytest.raises(ValueError, match=f"damaged.*: {field} is missing or of another type"):
-        Checkpoint(run_of_sft)._read()
-
-
-def test_a_state_of_another_generator_is_refused(run_of_sft):
-    changed(run_of_sft, header={"random": [1]})
-    with pytest.raises(ValueError, match="does not fit the run that it names"):
-        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
-
-
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("model.0.transformer.wte.weight", None),
-        ("model.0.transformer.wte.weight", torch.zeros(1, 1)),
-        ("optimizer.0.0.exp_avg", torch.zeros(3, 4)),
-        ("optimizer.0.999.exp_avg", torch.zeros(3)),
-        ("optimizer.0.", torch.zeros(3)),
-        ("generator.0", None),
-        ("generator.0", torch.zeros(3)),
-        ("generator.0", torch.zeros(5056, dtype=torch.uint8)),
-    ],
-)
-def test_a_wrong_tensor_is_refused(name, value, run_of_sft):
-    changed(run_of_sft, tensors={name: value})
-    with pytest.raises(ValueError, match="does not fit the run that it names"):
-        sft(checkpoint=Checkpoint(run_of_sft, resume=True))
-
-
-@needs_posix
-@pytest.mark.parametrize("kind", ["a folder", "a pipe", "not allowed"])
-def test_a_checkpoint_that_cannot_be_read_is_called_by_its_cause(kind, tmp_path, monkeypatch):
-    path = tmp_path / "training.safetensors"
-    if kind == "a folder":
-        path.mkdir()
-    elif kind == "a pipe":
-        os.mkfifo(path)
-    else:
-        sft(checkpoint=Checkpoint(path))
-
-        def denied(*given):
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(module, "_sha256", denied)
-    said = {"a folder": "this is a folder", "a pipe": "a device or a pipe"}
-    with pytest.raises(ValueError, match=said.get(kind, "cannot be read: Permission denied")):
-        sft(checkpoint=Checkpoint(path, resume=True))
-    assert os.listdir(tmp_path) == [path.name]
-
-
 def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path, capsys):
     path, threads = tmp_path / "training.safetensors", torch.get_num_threads()
     sft(checkpoint=Checkpoint(path))
@@ -539,7 +386,7 @@ def full(*given, **named):
 
 def test_a_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     whole = sft()
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     assert equal(whole, sft(checkpoint=Checkpoint(tmp_path / "c.safetensors", every=0.0)))
     assert "could not be written (No space left on device). The run goes on." in (
         capsys.readouterr().out
@@ -549,13 +396,13 @@ def test_a_save_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
 
 @needs_posix
 def test_a_run_stopped_on_a_full_disk_is_kept_elsewhere(tmp_path, monkeypatch):
-    path, whole, save = tmp_path / "c.safetensors", sft(), module.save_file
+    path, whole, save = tmp_path / "c.safetensors", sft(), files.save_file
 
     def full_once(tensors, file, **given):
-        monkeypatch.setattr(module, "save_file", save)
+        monkeypatch.setattr(files, "save_file", save)
         full()
 
-    monkeypatch.setattr(module, "save_file", full_once)
+    monkeypatch.setattr(files, "save_file", full_once)
     with pytest.raises(Stopped) as stopped, Checkpoint(path) as checkpoint:
         sft(checkpoint=checkpoint, on_step=lambda row: os.kill(os.getpid(), signal.SIGINT))
     kept = re.search("the run is saved in (.*?safetensors)", str(stopped.value))[1]

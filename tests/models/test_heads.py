@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from minirlhf.core.bradley_terry import last_token_scores
 from minirlhf.models.adapters import with_lora
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -51,10 +52,34 @@ def test_a_saved_reward_model_gives_the_same_scores_in_transformers(make, tmp_pa
     }
 
 
-def test_transformers_refuses_a_padded_batch(tmp_path):
+@pytest.mark.parametrize("make", [tiny_policy, tiny_llama])
+def test_transformers_scores_a_padded_batch_as_we_do(make, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = "~"  # any other token than EOS
+    torch.manual_seed(3)
+    ours = ScalarModel(make().base_model).eval()
+    ours.save(tmp_path / "reward", tokenizer, dtype=torch.float32)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    assert theirs.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    prompts, responses = ["a", "a longer "], ["good", "b"]
+    texts = [a + b + tokenizer.eos_token for a, b in zip(prompts, responses, strict=True)]
+    padded = AutoTokenizer.from_pretrained(tmp_path / "reward")(
+        texts, padding=True, return_tensors="pt", return_token_type_ids=False
+    )
+    assert not padded.attention_mask.all()
+    batch = encode(tokenizer, prompts, responses)
+    with torch.no_grad():
+        expected = last_token_scores(token_scores(ours, batch), batch.attention_mask)
+        found = theirs(**padded).logits[:, 0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    again = last_token_scores(
+        token_scores(load_scalar(tmp_path / "reward")[0], batch), batch.attention_mask
+    )
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
+
+
+def test_transformers_refuses_a_padded_batch_where_eos_is_the_padding_token(tmp_path):
     ScalarModel(tiny_policy().base_model).save(tmp_path / "reward", tiny_tokenizer())
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
-    with pytest.raises(ValueError, match="pad"):
-        model(
-            torch.zeros(2, 3, dtype=torch.long)
-        )  # EOS is the padding token: transformers could not find the last token
+    with pytest.raises(ValueError, match="pad"):  # it could not find the last token
+        model(torch.zeros(2, 3, dtype=torch.long))

@@ -9,6 +9,7 @@ from minirlhf.experiments.pages import between_marks
 from minirlhf.runtime import commit, write_text
 
 PAGE = Path(__file__).with_name("README.md")
+BEGUN = pytest.StashKey[str]()  # the commit at which the tests began
 CELL = "architecture and loop"  # a test's property: [architecture, loop], a cell of the table
 
 
@@ -17,6 +18,11 @@ def pytest_addoption(parser):
         "--record", action="store_true", help="write the figures of `make stress` to its README"
     )
     parser.addoption("--kills", type=int, default=100, help="how often each loop's run is killed")
+
+
+def pytest_configure(config):
+    """The commit is that of the begin: pages may be edited while the tests run, for an hour."""
+    config.stash[BEGUN] = commit(PAGE)
 
 
 def pytest_collection_modifyitems(items):
@@ -28,7 +34,7 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter, config):
     """The figures of the tests that passed, and the table of architectures and loops."""
     reports = terminalreporter.stats.get("passed", [])
-    said = f"Recorded on {date.today()} at commit {commit()}."
+    said = f"Recorded on {date.today()} at commit {config.stash[BEGUN]}."
     table = cells({"holds": reports, "fails": terminalreporter.stats.get("failed", [])})
     if table:
         terminalreporter.write_sep("-", "architecture and loop")

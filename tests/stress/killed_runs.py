@@ -121,9 +121,10 @@ def run(loop, folder, kill=None, pause=0.0):
 
 def die_within_a_save(save, call):
     """Kill this process before the `call`-th call of the system in the `save`-th save."""
-    import minirlhf.loops.checkpoint as module
+    import minirlhf.loops.checkpoint_file as files
+    from minirlhf.loops.checkpoint import Checkpoint
 
-    write, save_file, left = module.Checkpoint._write, module.save_file, [save, call]
+    write, save_file, left = Checkpoint._write, files.save_file, [save, call]
 
     def watch(event, *_):
         if left[0] == 0 and event in CALLS:
@@ -143,7 +144,7 @@ def die_within_a_save(save, call):
         watch("half a file")
         save_file(tensors, file, **given)
 
-    module.Checkpoint._write, module.save_file = counted, half
+    Checkpoint._write, files.save_file = counted, half
     sys.addaudithook(watch)
 
 

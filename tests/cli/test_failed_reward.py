@@ -1,0 +1,78 @@
+"""A reward function that fails in the middle of a run, is mended, and goes on."""
+
+import shlex
+import sys
+
+import pytest
+
+from minirlhf import cli
+from minirlhf.models.load import load_policy, same_weights
+from tests.cli.test_own_prompts import invoke, tiny  # noqa: F401  # a fixture
+
+MENDED = """
+def reward(prompts, completions, trainer_state, **columns):
+    lengths = [len(text) for text in completions]
+    {}
+    return lengths
+"""
+FAILS = MENDED.format("trainer_state.global_step == 2 and 1 / 0")
+
+
+@pytest.mark.parametrize("name", ["grpo", "online-dpo"])
+def test_a_mended_reward_goes_on_as_if_it_had_never_failed(
+    name,
+    tiny,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    given = ["--reward", tiny / "mine.py", "--steps", 4, "--batch-size", 4, "--group-size", 2]
+    typed = ["minirlhf", name, *map(str, given), "--out", str(tiny / "out")]
+    monkeypatch.setattr(sys, "argv", typed)
+    (tiny / "mine.py").write_text(MENDED.format(""))
+    assert invoke(tiny, name, *given).exit_code == 0
+    (tiny / "out").rename(tiny / "whole")
+
+    (tiny / "mine.py").write_text(FAILS)
+    error = invoke(tiny, name, *given).exception
+    run = tiny / "out" / "training.safetensors"
+    assert cli.report(error) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("Error: The reward function reward raised ZeroDivisionError: division")
+    assert "This is mine.py, line 4, at step 2." in said
+    assert said.endswith(
+        f"The run as it was before step 2 is saved in {run}. Mend the cause, then run the same "
+        "command with --resume (in Python resume=True)."
+    )
+
+    for option in ("--model", "--scorer"):
+        command = ["sample", "x"] if option == "--model" else ["score", "x"]
+        result = run_cli(*command, option, tiny / "out")
+        assert f"'{tiny / 'out'}' holds no model yet: training.safetensors is a run" in result
+        assert f"stopped after 2 steps. Finish it first, with `{shlex.join(typed)} --res" in result
+
+    (tiny / "mine.py").write_text(MENDED.format(""))
+    assert "stopped after 2 steps" in str(invoke(tiny, name, *given).exception)
+    other = str(invoke(tiny, name, *given, "--lr", 0.5, "--seed", 1, "--resume").exception)
+    assert "in the file, 0.5 now)" in other and "seed (0 in the file, 1 now)" in other
+    assert f"`{shlex.join(typed)} --resume` began it." in other
+    result = invoke(tiny, name, *given, "--resume")
+    assert result.exit_code == 0, result.exception
+    said = "Changed since step 2: the score (the reward function, or what it reads)."
+    assert said in " ".join(result.output.split())
+    same = same_weights(load_policy(tiny / "whole")[0], load_policy(tiny / "out")[0])
+    assert same and not run.exists()
+
+
+def run_cli(*given):
+    from typer.testing import CliRunner
+
+    return str(CliRunner().invoke(cli.app, [*map(str, given)]).exception)
+
+
+def test_another_file_for_the_reward_is_another_run(tiny):  # noqa: F811
+    (tiny / "mine.py").write_text(FAILS)
+    (tiny / "other.py").write_text(MENDED.format(""))
+    given = ["--steps", 4, "--batch-size", 4, "--group-size", 2]
+    assert invoke(tiny, "grpo", *given, "--reward", tiny / "mine.py").exception
+    error = invoke(tiny, "grpo", *given, "--reward", tiny / "other.py", "--resume").exception
+    assert "differs in: reward (" in str(error) and "other.py' now)" in str(error)
