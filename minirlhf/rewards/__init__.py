@@ -18,7 +18,7 @@ from minirlhf.rewards.model import (
     rollout_score,
     text_judge,
 )
-from minirlhf.rewards.rules import right_answer, right_steps
+from minirlhf.rewards.rules import right_answer, right_steps, right_with_calculator
 
 __all__ = [
     "Judge",
@@ -37,6 +37,7 @@ __all__ = [
     "ridge_judge",
     "right_answer",
     "right_steps",
+    "right_with_calculator",
     "rollout_judge",
     "rollout_score",
     "same_answer",

@@ -41,7 +41,8 @@ class Problem:
 
     expression: str
     answer: int
-    level: int  # 1: one operation; 2, 5: two, three of + and -; 3, 4: two, three with a *
+    # 1: one operation; 2, 5: two, three of + and -; 3, 4: two, three with a *; 6: tasks.calculator
+    level: int
 
     @property
     def prompt(self) -> str:
@@ -221,9 +222,14 @@ def rows(found: list[Problem], *, at_once: float = 0.0, seed: int = 0) -> Datase
 
 
 def step_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of tiny-steps."""
+    return character_tokenizer(SYMBOLS)
+
+
+def character_tokenizer(symbols: str) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per character. EOS is also the padding token."""
     tokenizer = Tokenizer(
-        models.WordLevel({token: i for i, token in enumerate([EOS, *SYMBOLS])}, unk_token=EOS)
+        models.WordLevel({token: i for i, token in enumerate([EOS, *symbols])}, unk_token=EOS)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
