@@ -1,8 +1,8 @@
 """What a policy is trained on: prompts, examples and ground truth.
 
-`reviews`, `arithmetic` and `calculator` are modules, one for each task. The functions convert datasets to
-standard rows, load datasets by name and measure the agreement of human raters. `LabelSession` keeps
-the choices of a person who labels pairs.
+`reviews`, `arithmetic` and `calculator` are modules, one for each task. The functions convert
+datasets to standard rows, load datasets by name and measure the agreement of human raters.
+`LabelSession` keeps the choices of a person who labels pairs.
 """
 
 from minirlhf.tasks import arithmetic, calculator, reviews

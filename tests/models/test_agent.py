@@ -75,7 +75,11 @@ def test_the_tool_writes_right_after_a_call_and_the_policy_everything_else(reply
                 t += len(reply)
                 answered += 1
         assert chosen == expected
-        ends = [i for i, (token, mine) in enumerate(zip(ids, chosen)) if token == EOS and mine]
+        ends = [
+            i
+            for i, (token, mine) in enumerate(zip(ids, chosen, strict=True))
+            if token == EOS and mine
+        ]
         assert ends in ([], [len(ids) - 1])
     assert answered >= 10 and len(tool.asked) >= answered
     assert all(ids[-1] == 3 for ids in tool.asked)
