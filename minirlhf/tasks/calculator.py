@@ -28,7 +28,7 @@ from minirlhf.tasks.conversations import SPANS
 
 SYMBOLS = NUMERALS + "+-*=~[]{}!"
 FORMS = ("a*b+c", "a*b-c", "c+a*b")  # a and b from 10 to 99, c from 1 to 99
-LEVEL = 6  # of these problems; `tasks.arithmetic` has the levels 1 to 5
+LEVEL = 3  # of a `Problem`: two operations, one of them a *
 CALL = re.compile(r"([0-9]{1,2})\*([0-9]{1,2})")  # all that the calculator accepts
 KINDS = ("right call", "wrong call", "in the head")  # of a demonstration
 OUTCOMES = ("right call", "wrong call", "refused call", "no end of call", "no call", "forged")
