@@ -1,10 +1,12 @@
 """Commands that make models of the package from scratch: pretrain, gold."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.cli.limits import only_with, whole
 from minirlhf.cli.options import (
@@ -22,15 +24,28 @@ from minirlhf.cli.options import (
 )
 from minirlhf.cli.terminal import running, save, say
 from minirlhf.cli.training_options import SECONDS, SaveEvery
-from minirlhf.experiments.practice import TASKS, TRIES, judged, train_tiny_steps
+from minirlhf.experiments.agent import judged_agent, train_tiny_agent
+from minirlhf.experiments.practice import TRIES, judged, train_tiny_steps
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.pretrain import PretrainConfig, train_base
+from minirlhf.models.adapters import Policy
 from minirlhf.models.load import load_policy, save_policy
 from minirlhf.rewards.gold import correlation, ensemble_judge, gold_judge
 from minirlhf.runtime import PARTIAL, check, check_folder
 from minirlhf.tasks import reviews, sources
 
 app = typer.Typer()
+
+
+def _judged(model: Policy, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> dict:
+    return judged("arithmetic", model, tokenizer, reference=model, seed=seed)
+
+
+# task: (training, evaluation on held-out problems)
+OF_PROBLEMS: dict[str, tuple[Callable, Callable]] = {
+    "arithmetic": (train_tiny_steps, _judged),
+    "calculator": (train_tiny_agent, judged_agent),
+}
 
 
 @app.command()
@@ -55,7 +70,11 @@ def pretrain(
     ] = None,
     task: Annotated[
         str,
-        option(DATA, "reviews: raw text of film reviews. arithmetic: worked calculations."),
+        option(
+            DATA,
+            "reviews: raw text of film reviews. arithmetic: worked calculations. calculator: "
+            "products, some of them with calls of a calculator.",
+        ),
     ] = "reviews",
     steps: TaskSteps = None,
     bf16: Annotated[
@@ -74,15 +93,17 @@ def pretrain(
 ) -> None:
     """Train a small base language model from random weights.
 
-    This is how tiny-reviews (film reviews) and tiny-steps (arithmetic) were made.
+    This is how tiny-reviews (film reviews), tiny-steps (arithmetic) and tiny-agent (calculator)
+    were made.
 
     Example: minirlhf pretrain --layers 2 --steps 500
     """
-    check("task", task, task in TASKS, f"one of {', '.join(TASKS)}")
-    if task == "arithmetic":
+    tasks = ("reviews", *OF_PROBLEMS)
+    check("task", task, task in tasks, f"one of {', '.join(tasks)}")
+    if task in OF_PROBLEMS:
         for name, value in {"layers": layers, "width": width, "bf16": bf16 or None}.items():
             only_with(f"--{name}", value, False, "the task reviews")
-        return pretrain_arithmetic(out, seed, steps, resume, save_every)
+        return pretrain_on_problems(task, out, seed, steps, resume, save_every)
     check_folder(out / "model")
     sources.fetch()
     config = PretrainConfig(
@@ -98,19 +119,22 @@ def pretrain(
     say(f"Wrote {out / 'model'}: {bits:.3f} bits per byte on the validation films.")
 
 
-def pretrain_arithmetic(
-    out: Path, seed: int, steps: int | None, resume: bool, save_every: float
+def pretrain_on_problems(
+    task: str, out: Path, seed: int, steps: int | None, resume: bool, save_every: float
 ) -> None:
-    """tiny-steps, and how many held-out problems it solves."""
+    """tiny-steps or tiny-agent, and how many held-out problems it solves."""
     check_folder(out)
+    train, judge = OF_PROBLEMS[task]
     with running(out / PARTIAL, resume, save_every, every=50) as on:
-        model, tokenizer, history = train_tiny_steps(seed, **given(steps=steps), **on)
-    row = judged("arithmetic", model, tokenizer, reference=model, seed=seed)
+        model, tokenizer, history = train(seed, **given(steps=steps), **on)
+    row = judge(model, tokenizer, seed=seed)
     save(model, tokenizer, out, history, dtype=torch.float16)
     say(
         f"Held-out problems: {row['greedy']:.1%} greedy, pass@1 {row['pass_1']:.1%}, "
         f"pass@{TRIES} {row[f'pass_{TRIES}']:.1%}."
     )
+    if "in_the_head" in row:
+        say(f"Without the calculator {row['in_the_head']:.1%} of the answers are right.")
 
 
 @app.command()

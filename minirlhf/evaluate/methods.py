@@ -18,6 +18,7 @@ from minirlhf.core.kl import log_ratio
 from minirlhf.core.logprobs import entropy
 from minirlhf.core.masking import masked_mean
 from minirlhf.models.adapters import LanguageModel, Policy
+from minirlhf.models.agent import Tool
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import decode, policy_logits, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample_text
@@ -223,19 +224,21 @@ def pass_summary(
     samples: int,
     config: SamplingConfig,
     seed: int = 0,
+    tool: Tool | None = None,
 ) -> dict:
     """Greedy accuracy, pass@1 and pass@n on problems whose answers can be verified.
 
     Each is given as a mean and by prompt. Entropy, length and the share of responses without EOS
     are those of the n samples per prompt. Entropy is estimated from the sampled tokens'
-    log-probabilities.
+    log-probabilities. Entropy and length count the tokens that the policy chose.
 
     Args:
         right: a reward function by TRL's contract that returns 0 or 1.
         samples: n per prompt, at config's temperature.
+        tool: what the policy can call.
     """
     greedy = sample_text(
-        model, tokenizer, prompts, config=replace(config, greedy=True), batch_size=256
+        model, tokenizer, prompts, config=replace(config, greedy=True), batch_size=256, tool=tool
     )
     solved = (
         torch.tensor(
@@ -244,7 +247,9 @@ def pass_summary(
         == 1
     )
     repeated = [prompt for prompt in prompts for _ in range(samples)]
-    drawn = sample_text(model, tokenizer, repeated, config=config, seed=seed, batch_size=512)
+    drawn = sample_text(
+        model, tokenizer, repeated, config=config, seed=seed, batch_size=512, tool=tool
+    )
     passed = (
         torch.tensor(
             right(repeated, [text for r in drawn for text in decode(tokenizer, r)]), device="cpu"
@@ -253,7 +258,7 @@ def pass_summary(
     ).view(-1, samples)
     one, most = pass_at_k(passed, 1), pass_at_k(passed, samples)
     zero = torch.tensor(0, device="cpu")
-    tokens = sum((r.response_mask.sum() for r in drawn), start=zero)
+    tokens = sum((r.action_mask.sum() for r in drawn), start=zero)
     return {
         "greedy": solved.double().mean().item(),
         "pass_1": one.mean().item(),

@@ -1,6 +1,6 @@
 """The preference losses as a table: what each needs, and its settings.
 
-`train_dpo` runs any row of LOSSES, and `train_online` any row that takes pairs. The formulas are in
+`train_dpo` and `train_online` run any row of LOSSES. The formulas are in
 core/preference.py.
 """
 
@@ -26,6 +26,7 @@ from minirlhf.core.preference import (
     simpo,
     tdpo,
 )
+from minirlhf.models.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class DPOFormulas:
     orpo: Callable = orpo
     exact_kl: Callable = exact_kl
     implicit_rewards: Callable = implicit_rewards
+    sample: Callable = sample  # of `train_online`
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,17 @@ online       two responses to each prompt, one step on these pairs, repeat    (G
 iterative    k responses, the best against the worst, some steps, repeat      (Xiong et al. 2023)
 rso          k responses of the initial policy, two kept by rejection         (Liu et al. 2023)
              sampling
+
+With pick="labels" every response is kept, with a label: right or wrong. This is for losses of
+single responses, such as KTO.
+
+If a policy calls a tool (formulas.sample with a `tool`), a response is kept as the token ids that
+were sampled, and the loss counts only those that the policy chose. This is the loss of multi-turn
+DPO and KTO (Xiong et al. 2024).
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rejection import rejection_sample
-from minirlhf.core.rollout import Score
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import (
     checked_scores,
@@ -32,12 +40,13 @@ from minirlhf.loops.preference import DPOConfig, preference_step, reference_for,
 from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
 from minirlhf.models.fit import end_ids
-from minirlhf.models.forward import decode, encode_prompts
-from minirlhf.models.sampling import SamplingConfig, sample
+from minirlhf.models.forward import Response, decode, encode_prompts
+from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.prompts import prompt_texts
 
-PICKS = ("best and worst", "rejection")
+Rows = dict[str, list]  # columns of the rows of one step
+PICKS = ("best and worst", "rejection", "labels")
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class OnlineConfig:
 
     samples: int = 2  # k, responses to a prompt, 2 .. 16
     refresh: int = 1  # steps on the responses of one policy before new responses are sampled
-    pick: str = "best and worst"  # or "rejection": two are kept by rejection sampling
+    # "rejection": two are kept by rejection sampling; "labels": all, right if the score is above 0
+    pick: str = "best and worst"
     missing_eos_penalty: float = 1.0  # reward units, taken off the score of a truncated response
     accept_beta: float = 0.5  # beta of `rejection_sample`, reward units per nat
     sampling: SamplingConfig = SamplingConfig()
@@ -63,7 +73,9 @@ class OnlineConfig:
         check("accept_beta", self.accept_beta, good, "above 0 and finite")
         good = 0 <= self.missing_eos_penalty < float("inf")
         check("missing_eos_penalty", self.missing_eos_penalty, good, "0 or more, and finite")
-        check("loss", self.dpo.loss, not LOSSES[self.dpo.loss].single, "a loss of pairs")
+        single, labels = LOSSES[self.dpo.loss].single, self.pick == "labels"
+        allowed = "a loss of single responses, such as kto" if labels else "a loss of pairs"
+        check("loss", self.dpo.loss, single == labels, f"{allowed} with pick={self.pick!r}")
         allowed = "off: the responses are not known before the first step"
         check("precompute", self.dpo.precompute, not self.dpo.precompute, allowed)
 
@@ -138,7 +150,7 @@ def train_online(
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
     # pairs for the steps to come; they are saved in the checkpoint too
-    state: dict[str, list[dict[str, list[str]]]] = {"pool": []}
+    state: dict[str, list[Rows]] = {"pool": []}
     model.eval()
     run = (checkpoint or Checkpoint()).attach(
         "online",
@@ -162,7 +174,16 @@ def train_online(
         if step % config.refresh == 0:
             asked = batches[step : step + config.refresh]
             state["pool"], log = _sampled_pairs(
-                model, tokenizer, texts, asked, step, score, config, generator, monitors or {}
+                model,
+                tokenizer,
+                texts,
+                asked,
+                step,
+                score,
+                config,
+                generator,
+                monitors or {},
+                formulas,
             )
         # 2. One step on the pairs of this step's prompts.
         rows = state["pool"].pop(0)
@@ -188,7 +209,8 @@ def _sampled_pairs(
     config: OnlineConfig,
     generator: torch.Generator,
     monitors: dict[str, Score],
-) -> tuple[list[dict[str, list[str]]], dict[str, torch.Tensor]]:
+    formulas: DPOFormulas,
+) -> tuple[list[Rows], dict[str, torch.Tensor]]:
     """(pairs for each batch of prompts, mean metrics of the sampled responses).
 
     Args:
@@ -198,7 +220,7 @@ def _sampled_pairs(
     for index in batches:
         prompts = [texts[i] for i in index]
         ids, prompt_mask = encode_prompts(tokenizer, prompts)
-        batch = sample(
+        batch = formulas.sample(
             model,
             ids,
             prompt_mask,
@@ -210,7 +232,8 @@ def _sampled_pairs(
         batch = with_rows(batch, index, step, config.dpo.steps)
         scores = checked_scores(score, batch)
         penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
-        pool.append(pairs_of(prompts, decode(tokenizer, batch), penalised, config, generator))
+        responses = responses_of(batch, tokenizer, eos_id)
+        pool.append(pairs_of(prompts, responses, penalised, config, generator))
         row = {
             "score": scores.mean(),
             "length": batch.action_mask.sum(1).float().mean(),
@@ -221,22 +244,53 @@ def _sampled_pairs(
     return pool, means
 
 
+def responses_of(
+    batch: Rollout, tokenizer: PreTrainedTokenizerBase, eos_id: tuple[int, ...]
+) -> list[Response]:
+    """The responses as text; those with a tool's turns as parts of the sampled token ids."""
+    responses: list[Response] = []
+    for row, text in enumerate(decode(tokenizer, batch)):
+        ids, real, chosen = (
+            x[row] for x in (batch.response_ids, batch.response_mask, batch.action_mask)
+        )
+        turns = list(zip(ids[real].tolist(), chosen[real].tolist(), strict=True))
+        if chosen[real].all():
+            responses.append(text)
+            continue
+        if turns[-1] == (turns[-1][0], True) and turns[-1][0] in eos_id:
+            turns.pop()  # `encode` adds the EOS
+        parts = itertools.groupby(turns, key=lambda turn: turn[1])
+        responses.append([([token for token, _ in part], own) for own, part in parts])
+    return responses
+
+
 def pairs_of(
     prompts: list[str],
-    texts: list[str],
+    responses: Sequence[Response],
     scores: torch.Tensor,
     config: OnlineConfig,
     generator: torch.Generator | None = None,
-) -> dict[str, list[str]]:
-    """One pair for each prompt from its k responses: columns prompt, chosen, rejected.
+) -> Rows:
+    """The rows to train on, from k responses to each prompt.
 
-    A prompt gives no pair if both texts or both scores are equal, because neither is better.
+    One pair for each prompt: columns prompt, chosen, rejected. A prompt gives no pair if both
+    responses or both scores are equal, because neither is better. With pick="labels" every
+    response: columns prompt, completion, label.
 
     Args:
-        texts: the responses, k for each prompt, side by side.
+        responses: k for each prompt, side by side.
         scores: (N k,) reward units.
         generator: draws for pick="rejection".
     """
+    if config.pick == "labels":
+        # one response to each prompt, then the second ones: KTO's baseline reads each response
+        # after the prompt of the row before it, which must be another prompt
+        order = [n * config.samples + i for i in range(config.samples) for n in range(len(prompts))]
+        return {
+            "prompt": prompts * config.samples,
+            "completion": [responses[i] for i in order],
+            "label": [bool(scores[i] > 0) for i in order],
+        }
     grouped = rearrange(scores, "(n k) -> n k", k=config.samples)
     if config.pick == "rejection":
         two = rejection_sample(grouped, beta=config.accept_beta, count=2, generator=generator)
@@ -245,7 +299,7 @@ def pairs_of(
         two = torch.stack([grouped.argmax(1), grouped.argmin(1)], 1)
     rows = []
     for n, (best, worst) in enumerate(two.tolist()):
-        chosen, rejected = texts[n * config.samples + best], texts[n * config.samples + worst]
+        chosen, rejected = (responses[n * config.samples + i] for i in (best, worst))
         if grouped[n, best] > grouped[n, worst] and chosen != rejected:
             rows.append((prompts[n], chosen, rejected))
     return {

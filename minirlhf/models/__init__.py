@@ -10,6 +10,7 @@ from minirlhf.models.adapters import (
     reference_of,
     with_lora,
 )
+from minirlhf.models.agent import Tool
 from minirlhf.models.cost import (
     LLAMA_7B,
     LLAMA_70B,
@@ -72,6 +73,7 @@ __all__ = [
     "ScalarModel",
     "Shape",
     "SharedCritic",
+    "Tool",
     "activation_bytes",
     "check_fit",
     "committed",

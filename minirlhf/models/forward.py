@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # heads.py imports this file
 
 
 # a response as text, or in parts: (text, whether the policy wrote it)
-Response = str | list[tuple[str, bool]]
+# a text, or parts of text or of token ids, and whether the policy wrote them
+Response = str | list[tuple[str | list[int], bool]]
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -120,7 +121,7 @@ def response_tokens(
     """Token ids of each response, which ends in one EOS, and which of them the policy wrote.
 
     An EOS at the end of the text, and white space behind it, is the end of the response. A response
-    of more than max_response tokens is cut and has no EOS.
+    of more than max_response tokens is cut and has no EOS. A part of token ids is taken as it is.
 
     Raises:
         ValueError: the tokenizer has no EOS.
@@ -129,11 +130,15 @@ def response_tokens(
     check("The tokenizer's eos_token_id", eos, eos is not None, "the token that ends a response")
     parts = [[(r, True)] if isinstance(r, str) else list(r) for r in responses]
     for row in parts:
-        row[-1] = (without_end(tokenizer, row[-1][0]), row[-1][1])
-    read = iter(text_tokens(tokenizer, [text for row in parts for text, _ in row]))
+        last, own = row[-1]
+        row[-1] = (without_end(tokenizer, last) if isinstance(last, str) else last, own)
+    texts = [part for row in parts for part, _ in row if isinstance(part, str)]
+    read = iter(text_tokens(tokenizer, texts))
     ids, chosen = [], []
     for row in parts:
-        pairs = [(i, own) for _, own in row for i in next(read)]
+        pairs = [
+            (i, own) for part, own in row for i in (next(read) if isinstance(part, str) else part)
+        ]
         pairs = [*pairs, (eos, row[-1][1])][:max_response]
         ids.append([i for i, _ in pairs])
         chosen.append([own for _, own in pairs])
@@ -186,7 +191,8 @@ def encode(
     Args:
         prompts: B texts.
         responses: B texts. A response in parts, (text, whether the policy wrote it), is tokenised
-            part by part. Parts of others, such as a user's next turn, are not in `action_mask`.
+            part by part. A part may also be a list of token ids, as they were sampled, without the
+            EOS. Parts of others, such as a user's next turn, are not in `action_mask`.
         max_response: most tokens of a response, EOS included. A longer response is cut and has no
             EOS.
 
@@ -196,8 +202,9 @@ def encode(
     """
     check("max_response", max_response, max_response is None or max_response >= 1, "at least 1")
     for response in responses:
-        for text in [p for p, _ in response] if isinstance(response, list) else [response]:
-            check_text(text, "The response")
+        for part in [p for p, _ in response] if isinstance(response, list) else [response]:
+            if not isinstance(part, list):
+                check_text(part, "The response")
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
     ids, chosen = response_tokens(tokenizer, responses, max_response=max_response)
     width = max(map(len, ids))

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import LanguageModel, Policy
+from minirlhf.models.agent import Tool, Turns
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import device_of, encode_prompts, position_limit
 from minirlhf.runtime import check
@@ -62,6 +63,7 @@ def sample(
     config: SamplingConfig = SamplingConfig(),
     samples_per_prompt: int = 1,
     generator: torch.Generator | None = None,
+    tool: Tool | None = None,
 ) -> Rollout:
     """Sample a response to each left-padded prompt, until EOS or max_new_tokens.
 
@@ -79,10 +81,13 @@ def sample(
         samples_per_prompt: responses to each prompt, in neighbouring rows. The prompt is read once.
         generator: draws the uniforms on the CPU, so that a seed gives the same ones on every
             device; torch's global one by default.
+        tool: what the policy can call. Its tokens count in max_new_tokens and use up uniforms; one
+            of them that is an EOS ends nothing.
 
     Returns:
         Rollout with R <= max_new_tokens columns, on the prompts' device; old_logprobs in nats.
         After the EOS of a row its ids are EOS, its mask is False and its log-probabilities are 0.
+        action_mask is False, and old_logprobs are 0, at the tool's tokens.
 
     Raises:
         ValueError: prompt, response and EOS together may be longer than the model reads, or the
@@ -106,6 +111,7 @@ def sample(
     ends = torch.tensor(eos_id, device=device).view(-1)  # EOS, and other ends of a response
     response_ids = ends[0].repeat(batch, config.max_new_tokens)
     response_mask = torch.zeros_like(response_ids, dtype=torch.bool)
+    action_mask, turns = torch.zeros_like(response_mask), Turns(tool, batch)
     old_logprobs = torch.zeros_like(response_ids, dtype=dtype)
     living = torch.arange(batch, device=device)  # the rows that have not ended
     attention_mask = prompt_mask.long()
@@ -121,9 +127,16 @@ def sample(
         else:  # one uniform for every row, ended or not
             uniform = torch.rand(batch, 1, dtype=torch.double, generator=generator, device="cpu")
             token = _draw(log_probs, config, uniform[living.cpu()])
-        response_ids[living, t], response_mask[living, t] = token, True
-        old_logprobs[living, t] = log_probs.gather(1, token[:, None])[:, 0]
-        going_on = (~torch.isin(token, ends)).nonzero()[:, 0]
+        token, chosen = turns.take(living, token)
+        response_ids[living, t], response_mask[living, t], action_mask[living, t] = (
+            token,
+            True,
+            chosen,
+        )
+        old_logprobs[living, t] = log_probs.gather(1, token[:, None])[:, 0].where(chosen, 0.0)
+        if tool is not None:
+            turns.answer(living, chosen & (token == tool.call_end), response_ids[living, : t + 1])
+        going_on = (~(torch.isin(token, ends) & chosen)).nonzero()[:, 0]
         if len(going_on) == 0 or t + 1 == config.max_new_tokens:
             break
         if len(going_on) < len(living):
@@ -137,10 +150,12 @@ def sample(
             position_ids=position,
             **{CACHE: cache},
         ).logits[:, -1]
-    response_ids, response_mask, old_logprobs = (
-        x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs)
+    response_ids, response_mask, old_logprobs, action_mask = (
+        x[:, : t + 1] for x in (response_ids, response_mask, old_logprobs, action_mask)
     )
-    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, old_logprobs).to(home)
+    return Rollout(
+        prompt_ids, prompt_mask, response_ids, response_mask, old_logprobs, action_mask
+    ).to(home)
 
 
 def sample_text(
@@ -151,6 +166,7 @@ def sample_text(
     config: SamplingConfig = SamplingConfig(),
     seed: int = 0,
     batch_size: int = 64,
+    tool: Tool | None = None,
 ) -> list[Rollout]:
     """Sample a response to each prompt in batches; one Rollout a batch."""
     generator, ends = torch.Generator().manual_seed(seed), end_ids(model, tokenizer)
@@ -162,6 +178,7 @@ def sample_text(
             eos_id=ends,
             config=config,
             generator=generator,
+            tool=tool,
         )
         for batch in batches
     ]

@@ -14,7 +14,7 @@ from minirlhf.rewards.model import (
     rollout_score,
     text_judge,
 )
-from minirlhf.rewards.rules import right_answer, right_steps
+from minirlhf.rewards.rules import right_answer, right_steps, right_with_calculator
 from minirlhf.rewards.symbolic import same_symbolic_answer, symbolic_answer_reward
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "ridge_judge",
     "right_answer",
     "right_steps",
+    "right_with_calculator",
     "rollout_judge",
     "rollout_score",
     "same_answer",

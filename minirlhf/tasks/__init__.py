@@ -1,11 +1,11 @@
 """What a policy is trained on: prompts, examples and ground truth.
 
-`reviews` and `arithmetic` are modules, one for each task. The functions convert datasets to
-standard rows, load datasets by name and measure the agreement of human raters. `LabelSession` keeps
-the choices of a person who labels pairs.
+`reviews`, `arithmetic` and `calculator` are modules, one for each task. The functions convert
+datasets to standard rows, load datasets by name and measure the agreement of human raters.
+`LabelSession` keeps the choices of a person who labels pairs.
 """
 
-from minirlhf.tasks import arithmetic, reviews
+from minirlhf.tasks import arithmetic, calculator, reviews
 from minirlhf.tasks.agreement import (
     disagreements,
     human_ceiling,
@@ -43,6 +43,7 @@ __all__ = [
     "SourceError",
     "Trigram",
     "arithmetic",
+    "calculator",
     "check_rows",
     "completions",
     "conversational",

@@ -29,6 +29,7 @@ LEVELS = {  # a, b, c are numbers up to 20; d, e are digits
     4: ("(a+b)*d-c", "(a-b)*d+c", "a*d+b*e", "a*d-b*e", "a+b*d-c", "a-b+c*d"),
     5: ("a+b+c+d", "a+b+c-d", "a+b-c+d", "a-b+c+d", "a+b-c-d", "a-b+c-d"),
 }
+LONG = 6  # the level of problems of five to seven numbers, from `_long_expression`
 USUAL = (1, 2, 3, 4)  # the levels that are drawn if nothing else is said
 LARGEST = 60  # largest number allowed in a problem and its steps
 NUMBER = re.compile("[0-9]{1,9}")
@@ -41,7 +42,8 @@ class Problem:
 
     expression: str
     answer: int
-    level: int  # 1: one operation; 2, 5: two, three of + and -; 3, 4: two, three with a *
+    # 1: one operation; 2, 5: two, three of + and -; 3, 4: two, three with a *; 6: four to six
+    level: int
 
     @property
     def prompt(self) -> str:
@@ -145,25 +147,25 @@ def draw_problems(
     Args:
         split: train, val or test.
         seed: of the draw.
-        levels: some of 1 to 5, see `LEVELS`.
+        levels: some of 1 to 5, see `LEVELS`, or 6 (`LONG`): five to seven numbers, so that four to
+            six steps are written.
 
     Raises:
         ValueError: the split or a level is unknown, or there is no level.
     """
     check("split", split, split in ("train", "val", "test"), "train, val or test")
     check(
-        "levels", levels, set(levels) <= set(LEVELS) and bool(levels), f"some of {sorted(LEVELS)}"
+        "levels",
+        levels,
+        set(levels) <= {*LEVELS, LONG} and bool(levels),
+        f"some of {[*sorted(LEVELS), LONG]}",
     )
     draw = random.Random(f"{split} {seed}")
     while True:
         level, found = draw.choice(levels), None
         # some forms rarely meet the limits; drawing again keeps all levels equally frequent
         while found is None:
-            numbers = {letter: draw.randint(1, 20) for letter in "abc"} | {
-                letter: draw.randint(2, 9) for letter in "de"
-            }
-            form = draw.choice(LEVELS[level])
-            expression = "".join(str(numbers.get(symbol, symbol)) for symbol in form)
+            expression = _expression(level, draw)
             if (
                 split_of(expression) == split
                 and (answer := answer_of(chain := solution(expression))) is not None
@@ -174,6 +176,26 @@ def draw_problems(
                     else None
                 )
         yield found
+
+
+def _expression(level: int, draw: random.Random) -> str:
+    """An expression of a level, which may be too large or go below 0."""
+    if level == LONG:
+        return _long_expression(draw)
+    numbers = {letter: draw.randint(1, 20) for letter in "abc"} | {
+        letter: draw.randint(2, 9) for letter in "de"
+    }
+    form = draw.choice(LEVELS[level])
+    return "".join(str(numbers.get(symbol, symbol)) for symbol in form)
+
+
+def _long_expression(draw: random.Random) -> str:
+    """Five to seven numbers, such as 12-5+3*4-7+6: four to six operations, one in five a *."""
+    parts = [str(draw.randint(1, 20))]
+    for _ in range(draw.randint(4, 6)):
+        operation = draw.choice("++--*")
+        parts += [operation, str(draw.randint(2, 5) if operation == "*" else draw.randint(1, 20))]
+    return "".join(parts)
 
 
 def split_of(expression: str) -> str:
@@ -221,9 +243,14 @@ def rows(found: list[Problem], *, at_once: float = 0.0, seed: int = 0) -> Datase
 
 
 def step_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of tiny-steps."""
+    return character_tokenizer(SYMBOLS)
+
+
+def character_tokenizer(symbols: str) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per character. EOS is also the padding token."""
     tokenizer = Tokenizer(
-        models.WordLevel({token: i for i, token in enumerate([EOS, *SYMBOLS])}, unk_token=EOS)
+        models.WordLevel({token: i for i, token in enumerate([EOS, *symbols])}, unk_token=EOS)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
