@@ -20,7 +20,7 @@
 # - tell whether training taught a model something new, or made it surer of what it could do.
 #
 # **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO's ratio and clip). Lesson 07 (the
-# KL penalty) helps. About 60 minutes to read and 75 for the exercises.
+# KL penalty) helps. About 60 minutes to read and 85 for the exercises.
 
 # %%
 import copy
@@ -45,8 +45,9 @@ from minirlhf.classroom import FAST, check
 # - $r_i$ is the score of response $i$. $\bar r$ is the mean and $\sigma$ the standard deviation of the
 #   $G$ scores (divided by $G-1$, not $G$). $\delta = 0.0001$ avoids a division by 0.
 # - $A_i$ is the advantage of response $i$. Every token of the response has it.
-# - $\rho_{i,t}$ is the importance ratio of token $t$, and $L_{i,t}$ its loss. This is PPO's loss
-#   (lesson 06), with $\epsilon = 0.2$.
+# - $\rho_{i,t} = \pi / \pi_{\text{old}}$ is the importance ratio of token $t$: its probability under
+#   the policy that learns, divided by that under the policy that sampled. $L_{i,t}$ is the token's
+#   loss. This is PPO's loss (lesson 06), with $\epsilon = 0.2$.
 #
 # The loss of a response is the mean over its tokens. In words: make the responses that beat their
 # group more likely, and the others less likely.
@@ -76,8 +77,8 @@ for scores in ([1, 0, 0, 0], [1, 1, 1, 1], [1, 0], [1.001, 1.000]):
 # - *All are right*: 0 everywhere. No response is better than another, so there is nothing to
 #   learn. The same holds if all are wrong.
 # - *Far apart*: 0.71 and −0.71.
-# - *Nearly equal*: 0.62 and −0.62, nearly the same! Dividing by the standard deviation removes the
-#   unit of the scores. Lesson 11b asks whether this does harm.
+# - *Nearly equal*: 0.62 and −0.62, nearly the same! After the division, a tiny difference counts
+#   as much as a large one. Lesson 11b asks whether this does harm.
 # </details>
 
 # %% [markdown]
@@ -155,8 +156,8 @@ show.grpo_group(
 #
 # A batch has 16 prompts with 8 responses each. The responses to a prompt are neighbours, so
 # `scores.view(16, 8)` has one row per prompt. Tensors of tokens have the shape (B, R), with B = 128
-# responses. The mask is true at real tokens and false at padding. Two epochs with minibatches of 64
-# responses make four updates per batch. In the first of them all ratios are 1.
+# responses. Two epochs with minibatches of 64 responses make four updates per batch. At each
+# update we measure how many ratios lie outside the clip range, 0.8 to 1.2.
 
 # %%
 prompts = experiments.practice_problems()  # 10,000 prompts such as "7+11+10="
@@ -189,55 +190,64 @@ def grpo_step(questions):
     advantages = advantages.view(-1, 1).expand(mask.shape)
     batch = batch.with_columns(advantages=advantages)
     # 4. Update: two epochs over the batch, in minibatches of 64 responses.
+    outside = []  # share of tokens whose ratio is outside the clip range
     for _ in range(2):
         for rows in torch.randperm(len(scores), generator=generator).split(64):
             part = batch.select(rows)
             mask = part.response_mask
             logprobs = models.policy_logprobs(actor, part, temperature=1.0)
+            ratio = (logprobs - part.old_logprobs).exp()
+            outside.append(((ratio[mask] - 1).abs() > 0.2).float().mean().item())
             losses = core.ppo_clip(logprobs, part.old_logprobs, part.advantages, mask)
             # The mean over the tokens of each response, then over the responses.
             core.aggregate(losses, mask, how="sequence_mean").backward()
             optimizer.step()
             optimizer.zero_grad()
-    return scores.mean().item()
+    return [scores.mean().item(), *outside]
 
 
 # %% [markdown]
 # Compare it with PPO's step in lesson 06. There is no critic, no value loss and no generalised
-# advantage estimation. Part 3 of the code replaces all three. The update is PPO's, except for the mean.
+# advantage estimation. Part 3 of the code replaces all three. The update is PPO's, except for the
+# mean: here every response counts the same.
 #
-# The package's `train_group` is this loop with the extras of a long run: gradient clipping, a
-# learning-rate schedule, logs and checkpoints. `GroupConfig.plain` switches the extras off. Two
-# epochs are its default. Then three steps leave exactly the same weights:
+# The package's `train_group` is this loop with the extras of a long run, such as gradient clipping
+# and a learning-rate schedule. `GroupConfig.plain` switches them off. Then three steps leave exactly
+# the same weights:
 
 # %%
 order = list(loops.shuffled_batches(len(prompts), 16, 3, seed=0))
-by_hand = [grpo_step([prompts[i] for i in index]) for index in order]
+measured = [grpo_step([prompts[i] for i in index]) for index in order]
 
 config = loops.GroupConfig.plain(
     "grpo",
     steps=3,
     group_size=8,
     minibatch_size=64,
+    epochs=2,
     sampling=sampling,
     kl=loops.KLConfig(kl_coef=0),
 )
 other, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, config)
 assert models.same_weights(actor, other)
-print("share of right answers in each batch:", [round(s, 2) for s in by_hand])
+columns = ["right answers", *(f"outside, update {i}" for i in (1, 2, 3, 4))]
+pd.DataFrame(measured, columns=columns).round(2)
 
 # %% [markdown]
-# (Three steps show no rise: each batch has other prompts.)
+# Each row is a batch. (The batches have other prompts, so no rise shows yet.) In the first update
+# all ratios are 1: the policy that learns is still the one that sampled. Then it moves away. At the
+# fourth update roughly one token in ten is outside the range. There the clip removes the gradient,
+# unless the gradient leads back (lesson 06).
 #
-# **Where is the KL penalty?** We set it to 0. With a learned reward model it keeps the policy from
-# text that only fools the model. A rule like ours is hard to fool, and many leave the penalty out then.
-# "Going further" shows where it goes when it is on.
+# **Where is the KL penalty?** It holds the policy near the **reference**, the model before training
+# (lesson 07). Without it, a policy can find text that only fools a reward model. A rule like ours is
+# hard to fool, so we set the penalty to 0.
 
 # %% [markdown]
 # ## 6. A group under the microscope
 #
-# Another group for `16+16+11=`, this time of eight responses by the policy before training. The colour is
-# the advantage: blue tokens become more likely, orange ones less likely. Where a page runs no scripts,
+# Another group for `16+16+11=`: eight responses by the policy before training. The colour is the
+# advantage: blue tokens become more likely, orange ones less likely. Where a page runs no scripts,
 # look at the [still picture](../docs/images/microscope_group.png).
 
 # %%
@@ -252,7 +262,7 @@ still = "../docs/images/microscope_group.png"
 show.microscope(tokens, "advantage", text="all", still=still)
 
 # %% [markdown]
-# Try these three things:
+# Three things to see:
 #
 # 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.47
 #    at every token. All others have −0.35.
@@ -261,127 +271,132 @@ show.microscope(tokens, "advantage", text="all", still=still)
 #    too. GRPO does not know where the error is. A critic can learn it (lesson 05).
 # 3. **One group is luck, many are not.** Add up the pushes on the first token. The loss divides
 #    each one by the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) /
-#    4 = −0.53. Two of 9 tokens begin with `3`, the first digit of a step: (2.47 − 0.35) / 9 = 0.24.
-#    So this group makes written steps more likely. In the group of section 4 these pushes cancel.
-#    Over many groups steps win, because they are right more often.
+#    4 = −0.53. Two of 9 tokens begin with `3`, a written step: (2.47 − 0.35) / 9 = 0.24. So this
+#    group makes steps more likely. Over many groups steps win, because they are right more often.
 
 # %% [markdown]
 # ## 7. What the group does to the gradient
 #
-# Is this gradient right, on average? A small world gives an exact answer (lesson 04). Its words are
-# *good*, *bad* and the full stop, a response has at most two of them, and the score counts *good*
-# minus *bad*. There we can list *all* possible groups and their probabilities. So we can compute
-# GRPO's expected gradient, and compare it with the gradient of the expected score, the true one.
+# Is GRPO's gradient right, on average? A small world gives an exact answer (lesson 04). Its words are
+# *good*, *bad* and the full stop, and a response has at most three of them. It is right if its
+# *first* word is *good*. We list *all* groups of four and their probabilities. So we can compute the
+# expected gradient of a loss, and compare it with the gradient of the expected score, the **true** one.
 
 # %%
 world = core.World.from_reward(
-    ("good", "bad", "."), 2, lambda w: float(w.count("good") - w.count("bad"))
+    ("good", "bad", "."), 3, lambda words: float(words[0] == "good")
 )
-logits = world.ref_logits
-for size in (2, 3, 4):
-    groups, chance = world.groups(logits, size)  # all groups, and their probabilities
-    scores = world.rewards[groups]
-    for advantages, factor in (
-        (core.group_relative(scores, scale_by_std=False), (size - 1) / size),
-        (core.leave_one_out(scores), 1),
-    ):
-        moved = logits.clone().requires_grad_(True)
-        logprobs = world.sequence_logprobs(moved)[groups]
-        (chance * (advantages * logprobs).mean(1)).sum().backward()
-        assert torch.allclose(moved.grad, factor * world.gradient(logits))
+policy = world.ref_logits  # the policy that samples: all words are equally likely
+groups, chance = world.groups(policy, 4)  # all groups of four, and their probabilities
+scores, lengths = world.rewards[groups], world.response_mask.sum(1)[groups]
+true = world.gradient(policy)
+
+
+def expected_gradient(advantages, divisor):
+    logits = policy.clone().requires_grad_(True)
+    objective = advantages * world.sequence_logprobs(logits)[groups] / divisor
+    (chance * objective.mean(1)).sum().backward()
+    return logits.grad
+
 
 # %% [markdown]
-# Here we add up the log-probabilities of a response, and leave out the division by its length (see
-# exercise 3). The samples are fresh. The assertion says:
+# This is the policy gradient of lesson 04: the advantage times the log-probability of the response, a
+# sum over its tokens. (At ratio 1 the loss of section 5 has the same gradient, but for sign and
+# divisor.) We try three divisors and two baselines, without the standard deviation:
+
+# %%
+of_group = core.group_relative(scores, scale_by_std=False)  # minus the group's mean
+of_others = core.leave_one_out(scores)  # minus the mean of the other three
+rows = []
+for name, divisor in (("1", 1), ("a constant, 3", 3), ("its length", lengths)):
+    for baseline, advantages in (("the group", of_group), ("the others", of_others)):
+        gradient = expected_gradient(advantages, divisor)
+        size = gradient.norm() / true.norm()
+        cosine = torch.cosine_similarity(gradient.flatten(), true.flatten(), 0)
+        rows.append([name, baseline, size.item(), cosine.item()])
+columns = ["sum over tokens, divided by", "baseline: mean of"]
+columns += ["size (true: 1)", "cosine with the true one"]
+pd.DataFrame(rows, columns=columns).round(2)
+
+# %% [markdown]
+# A cosine of 1 means the right direction.
 #
-# - **Without the standard deviation**, GRPO's expected gradient is $(G-1)/G$ times the true one: the
-#   right direction, a slightly shorter step. The baseline $\bar r$ contains $r_i$ itself with weight
-#   $1/G$, and so takes away $1/G$ of the gradient. The other scores in it are independent of response
-#   $i$ and add no bias (lesson 04).
-# - **With the mean of the others** as the baseline, the expected gradient is exactly the true one.
-#   This is REINFORCE leave-one-out (RLOO, lesson 10).
+# - **The mean of the group only shortens the step**, to $(G-1)/G$ = 3/4, because
+#   $r_i - \bar r = \frac{G-1}{G} (r_i - \text{mean of the others})$. With the mean of the others, the
+#   gradient is exactly the true one. This is REINFORCE leave-one-out (RLOO, lesson 10).
+# - **A constant divisor only shortens it, too.** A larger learning rate makes up for that.
+# - **Dividing by the response's own length changes the direction.** Section 5 does this. Take a wrong
+#   response of section 6. With 4 tokens, each one gets 0.35 / 4 = 0.09 of the blame. With 9 tokens,
+#   each one gets 0.04. So long wrong responses survive. Among right responses, short ones gain.
+#   Length moves, although it earns nothing.
 #
-# **The standard deviation changes more.** Take scores of 0 or 1, and call $p$ the chance of a right
-# answer to a prompt. The mean of $\nabla \log \pi(y)$ over the right responses is
+# Without this division length stays put. Suppose that a response is already wrong, whatever comes next.
+# Then all its continuations have the same advantage, and the expected gradient of a constant
+# advantage is 0 (lesson 04). Divided by their lengths, their advantages differ.
 #
-# $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
-# \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
+# **What does the standard deviation change?** Call $p$ the chance of a right answer to a prompt. It
+# is the expected score, so the true gradient is $\nabla p$. Without $\sigma$ every prompt weighs the
+# same: its expected gradient is $(G-1)/G$ times $\nabla p$. Dividing by $\sigma$ multiplies the gradient
+# of each group by $1/\sigma$. In groups of 16:
 #
-# In the same way it is $-\nabla p / (1 - p)$ over the wrong responses. So on average a right response
-# with advantage $A_i$ pulls by $A_i / p$ along $\nabla p$, and a wrong one by $-A_i / (1 - p)$. (Its
-# advantage is negative, so both pull the same way.) The **pull** of a group is the mean of these numbers.
-# Here are all groups of two:
+# | group | $\sigma$ | factor $1/\sigma$ |
+# |---|---|---|
+# | none right | 0 | no gradient, divided or not |
+# | one right | 0.25 | 4.0 |
+# | two right | 0.34 | 2.9 |
+# | four right | 0.45 | 2.2 |
+# | eight right | 0.52 | 1.9 |
 #
-# | group | how often | advantages | pull |
-# |---|---|---|---|
-# | both right | $p^2$ | 0, 0 | 0 |
-# | one right | $2p(1-p)$ | 0.71, −0.71 | $\frac12 \big(\frac{0.71}{p} + \frac{0.71}{1-p}\big) = \frac{0.71}{2p(1-p)}$ |
-# | both wrong | $(1-p)^2$ | 0, 0 | 0 |
+# Take a hard prompt, with $p = 0.02$. In 72 % of its groups no answer is right, and these teach
+# nothing anyway. The others mostly have one right answer, so their factor is near 4. A prompt with
+# $p = 0.5$ has groups with about eight right answers, and a factor of about 2.
 #
-# The **weight** of a prompt is the mean pull of its groups: multiply each pull by how often it
-# occurs, and add up. GRPO's expected gradient is the weight times $\nabla p$. For groups of two the
-# weight is 0.71, whatever $p$ is. For larger groups the code adds up the rows.
+# The **factor of a prompt** says by how much the division multiplies its expected gradient. It is the
+# mean of $1/\sigma$ over the groups. In this mean a group counts as much as it pulls without the
+# division: in proportion to $\sigma^2$ ("Going further").
 
 
 # %%
-def weight(p, size):
-    """The weight of a prompt with the chance p, for groups of `size` responses."""
+def factor(p, size):
+    """The mean of 1/sigma over all groups, each counted with sigma^2."""
     right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
     chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
-    scores = (torch.arange(size) < right[:, None]).double()
-    along = scores / p - (1 - scores) / (1 - p)  # 1/p if right, -1/(1-p) if wrong
-    pull = (core.group_relative(scores) * along).mean(1)
-    return (chance * pull).sum()
+    variance = right * (size - right) / (size * (size - 1))  # sigma^2
+    return (chance * variance.sqrt()).sum() / (chance * variance).sum()
 
 
 # %% [markdown]
-# **Predict.** Groups of 16. Which prompt weighs most: one that the policy nearly always gets right
-# ($p = 0.98$), one at $p = 0.5$, or one that it nearly always gets wrong ($p = 0.02$)?
+# **Predict.** Groups of 16. Which prompt has the largest factor: one that the policy nearly always gets
+# right ($p = 0.98$), one at $p = 0.5$, or one that it nearly always gets wrong ($p = 0.02$)? And in
+# groups of 2?
 
 # %% tags=["predict"]
 p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
-half = torch.tensor(0.5, dtype=torch.float64)
-weights = {
-    f"G = {size}": [(weight(x, size) / weight(half, size)).item() for x in p]
-    for size in (2, 4, 8, 16)
-}
-weights["very large G"] = 0.5 / (p * (1 - p)).sqrt()
-show.lines(
-    weights,
-    p,
-    xlabel="chance of a right answer",
-    ylabel="weight, compared with chance 0.5",
-    ylim=(0, 3),
-)
+sizes = (2, 4, 8, 16)
+factors = {f"G = {size}": [factor(x, size).item() for x in p] for size in sizes}
+factors["very large G"] = 1 / (p * (1 - p)).sqrt()
+show.lines(factors, p, xlabel="chance of a right answer", ylabel="factor", ylim=(0, 6))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The two ends weigh the same, and 1.9 times as much as the middle. Take a hard prompt. One response of
-# 16 is right with a chance of about $16p$. Its advantage is then 3.75, so the group pulls by about
-# $3.75 / (16p)$. Chance times pull is 3.75 for every very small $p$. At $p = 0.5$ the weight is 1.87,
-# half of that.
+# The two ends have the same factor in groups of 16: 3.7. The middle has 2.0. (One wrong answer of 16
+# gives the same $\sigma$ as one right answer.) In groups of 2, every group that teaches has one
+# right and one wrong answer. So the factor is 1.4 for all prompts.
 # </details>
 #
-# Without the standard deviation every line would be flat: all prompts weigh the same. **Dr. GRPO**
-# ("done right") leaves it out for this reason. It also changes what a response's loss is divided by
-# (exercise 3).
-#
-# For very large groups $\sigma$ is $\sqrt{p(1-p)}$. Right responses have the advantage $(1-p)/\sigma$
-# and wrong ones $-p/\sigma$. Together they pull by
-# $p \cdot \frac{1-p}{\sigma p} + (1-p) \cdot \frac{p}{\sigma (1-p)} = 1/\sigma$. The gradient of a
-# function $f(p)$ is $f'(p) \nabla p$. So GRPO maximises the function with the slope $1/\sigma$, which is
-# $2 \arcsin\sqrt{p}$: **another objective.**
-# For a single prompt this only changes the step's length. Over many prompts it changes which
-# prompts count most.
+# So GRPO maximises **another objective** than the share of right answers ("Going further"). For a single
+# prompt this only changes the step's length. Over many prompts it changes which prompts count most.
+# **Dr. GRPO** ("done right") leaves $\sigma$ out, and mends the length as well (exercise 3).
 
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 steps. Each batch is used for one update only, a single epoch
-# with all 128 responses. So every ratio is 1, and the clip never acts. Beside it runs a
-# **control**: the same training, but in each batch the scores are dealt out to the responses at
-# random. So what happens there cannot come from rewarding right answers.
+# First a short run of our own: 40 steps, with the extras that `plain` switches off. Each batch is
+# used for one update only, a single epoch with all 128 responses. So every ratio is 1, and the clip
+# never acts. (Lesson 11b compares this run with methods that have no ratio. They can use a batch only
+# once.) Beside it runs a **control**: the same training, but in each batch the scores are dealt out
+# to the responses at random.
 #
 # **Predict.** What happens to the share of right answers in the control: does it rise, stay or fall?
 
@@ -421,8 +436,7 @@ show.lines(
 # takes a random walk. "Going further" says why that hurts.
 # </details>
 #
-# Section 3 again: the trained model writes steps more often. (Five samples say little about a
-# problem.)
+# Section 3 again: the trained model writes steps more often.
 
 # %%
 table(trained, questions)
@@ -434,27 +448,23 @@ table(trained, questions)
 history = experiments.results("family_history")
 show.curves(
     history[history.variant == "grpo"],
-    columns=["score", "length", "entropy", "kl", "frac_reward_zero_std"],
+    columns=["score", "length", "frac_reward_zero_std"],
 )
 
 # %% [markdown]
-# The ends are means of several last steps.
-#
-# - **score**, the share of right answers, rises from 0.46 to about 0.69 on the practice problems.
+# - **score**, the share of right answers on the practice problems, rises from 0.46 to about 0.69 (the
+#   mean of the last five points).
 # - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
 #   longer than guesses, and more often right: the policy has come to prefer steps.
-# - **entropy** falls from 0.36 to about 0.15 nats per token. The policy becomes surer.
-# - **kl** grows to about 0.9 nats per response, because no penalty holds it.
 # - **frac_reward_zero_std** is the share of groups in which all scores are equal. It rises from 9 % in
-#   the first ten steps to 19 % in the last ten. These groups have no gradient: they cost samples and
-#   teach nothing.
+#   the first ten steps to 19 % in the last ten. These groups cost samples and teach nothing.
 
 # %% [markdown]
 # ## 9. Sharpening or learning?
 #
 # Did the model learn something new, or did it only become surer of what it could do already? Give it
-# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Here is a made-up
-# example of three problems, each with the chance of a right answer:
+# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Here are three
+# made-up problems with their chances of a right answer:
 #
 # | | problem A | problem B | problem C | pass@1 | pass@16 |
 # |---|---|---|---|---|---|
@@ -462,29 +472,26 @@ show.curves(
 # | one model after it | 90 % | 90 % | 0 % | 60 % | 67 % |
 # | another model after it | 70 % | 70 % | 40 % | 60 % | 100 % |
 #
-# Both models have the same pass@1. But only the second one solves a problem that it could not solve
-# before in 16 tries, and only pass@16 shows it. So we call a gain in pass@1
+# Both models have the same pass@1. But only the second one solves a problem that was out of reach
+# before. Only pass@16 shows it. So we call a gain in pass@1
 #
 # - **learning**, if pass@16 rises as well,
 # - **sharpening**, if pass@16 does not rise, although it had room.
 #
-# If pass@1 does not rise either, there is **no gain**. *Rises* means: the mean change over the problems has a 95 % interval above 0.
+# Other test problems would give another change. So we say that a number *rises* only if the 95 %
+# interval of its change, for other problems of this kind, lies above 0. If pass@1 does not rise, there
+# is **no gain**.
 #
-# Is there room? On 400 problems like those of section 8, but not practised, pass@1 rises from 40 % to
-# 68 % in 80 steps. But pass@16 of the start is 98 % already, with 16 samples of each problem. So these
-# problems cannot tell.
-#
-# So we ask for something harder: sums of four numbers, such as `12+5-16+2=`. This one has three
-# plus or minus signs. No example and no practice problem has more than two.
-# `minirlhf experiment longer` trains as in section 8, on the same practice problems, for 80 and for
-# 400 steps, with three seeds. Then it tests on 400 of the harder problems. The start solves 34 % of
-# them in 16 tries.
+# Is there room? On 400 problems like those of section 8, but not practised, pass@16 of the start is
+# 98 % already. These problems cannot tell. So we ask for something harder: sums of four numbers,
+# such as `12+5-16+2=`. No example and no practice problem has three plus or minus signs.
+# `minirlhf experiment longer` trains as in section 8, for 80 and for 400 steps, with three seeds. Then
+# it tests on 400 harder problems. The start solves 34 % of them in 16 tries.
 #
 # **Predict.** After 400 steps, pass@1 has risen from 6 % to 9 %. Has pass@16 risen, too? And after
 # 80 steps?
 #
-# In the figure $k$ goes from 1 to 16, and a band reaches from the lowest seed to the highest. The
-# intervals below the figure decide.
+# In the figure a band reaches from the lowest seed to the highest. The intervals below it decide.
 
 # %% tags=["predict"]
 longer = experiments.results("longer")
@@ -512,19 +519,13 @@ for name in ("grpo", "grpo, 400 steps"):
 # - **Sharpening after 400 steps**, on all three seeds. pass@1 rises, and on each seed its interval
 #   is above 0. But pass@16 does not rise: on average it is 31 %, and that of the start is 34 %.
 # - **How can both be true?** The lines cross near $k = 8$. The right answers have gathered on fewer
-#   problems. At least half of the samples are right for 10 of the 400 problems before training, and
-#   for 27 afterwards. But at least one sample is right for 137 before, and for 124 afterwards
-#   (means of three seeds). The samples have become more alike (their entropy is 0.20 nats per token
-#   instead of 0.40). Where the policy is sure and wrong, more tries do not help.
-# - **Has it lost something?** We do not know. pass@16 is lower on each seed, but only one of the
-#   three intervals lies below 0. Chance alone moves it as much: the start is one model, sampled
-#   three times, and its pass@16 goes from 31 % to 37 %.
+#   problems. At least one sample is right for 124 of the 400 problems, and before it was 137. But
+#   at least half of the samples are right for 27, and before it was 10 (means of three seeds). Where
+#   the policy is sure and wrong, more tries do not help.
 # - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the three
-#   seeds give three verdicts: sharpening, learning, and no gain. With seed 1
-#   alone we would have reported learning.
+#   seeds give three verdicts: sharpening, learning, and no gain. The mean of their changes has an
+#   interval that contains 0. With seed 1 alone we would have reported learning.
 # </details>
-#
-# The function in the cell only compares intervals. Whether there was room, you must check yourself.
 
 # %% [markdown]
 # ## What to remember
@@ -532,8 +533,10 @@ for name in ("grpo", "grpo, 400 steps"):
 # - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
 #   clipped loss. No critic.
 # - A group of equal scores teaches nothing. Watch the share of such groups.
-# - Centring shortens the gradient to $(G-1)/G$ of its length. Dividing by the standard deviation
-#   changes the objective: very hard and very easy prompts get more weight.
+# - Subtracting the group's mean only shortens the expected gradient.
+# - Dividing by the response's own length lets long wrong responses survive.
+# - Dividing by the standard deviation changes the objective: very hard and very easy prompts get more
+#   weight.
 # - All tokens of a response get the same advantage, right steps of a wrong answer too.
 # - A gain in pass@1 alone may be sharpening. Look at pass@k, and at whether it has room to rise.
 #
@@ -547,9 +550,7 @@ for name in ("grpo", "grpo, 400 steps"):
 # `torch.std`. A group of equal scores must give exactly 0. *This function goes into your
 # `my_rlhf.py`.*
 #
-# *Hint:* the mean of three times 0.9 is not exactly 0.9, so section 5 leaves a tiny number there.
-# Use `torch.where` where the largest and the smallest score of a group are equal. `keepdim=True`
-# keeps the shapes.
+# *Hint:* try the code of section 5 on three scores of 0.9. Is the answer 0?
 
 
 # %% tags=["exercise"]
@@ -577,7 +578,8 @@ check.group_advantages(group_advantages)
 # compares the gradient, too.
 #
 # *Hint:* padding can hold NaN, and NaN times 0 is NaN: replace it with `torch.where(mask, x, 0.0)`
-# first. `flatten()` puts the advantages into the order of the responses.
+# first. What is the ratio at a padded position then? `flatten()` puts the advantages into the order of
+# the responses.
 
 
 # %% tags=["exercise"]
@@ -602,41 +604,13 @@ def grpo_loss(logprobs, old_logprobs, group_scores, mask, eps):
 check.grpo_loss(grpo_loss)
 
 # %% [markdown] tags=["exercise"]
-# **3. Mend the loss** *(easy, 5 minutes)*. A colleague has written the loss of Dr. GRPO (section
-# 7). In a small world a response is right if its *first* word is right. Its length is worth
-# nothing. And yet the wrong responses grow longer, fast at first: see the curve. What is wrong in
-# `dr_grpo_loss`? Mend it, draw the curve again (it should be flat but for noise), and run the
-# checker.
+# **3. Mend the loss** *(medium, 10 minutes)*. In a small world a response is right if its *first* word
+# is right. Its length is worth nothing, so the loss of Dr. GRPO should not change it. The first cell
+# measures it. The second holds a colleague's loss. Run both, and look at the curve.
 #
 # `logprobs` and `mask` have the shape (N G, R), a prompt's responses side by side. `group_scores` is
-# (N, G). `max_tokens` is the longest length allowed. The samples are fresh, so all ratios are 1.
-
-
-# %% tags=["exercise"]
-def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
-    centred = group_scores - group_scores.mean(1, keepdim=True)
-    advantages = centred.flatten()[:, None]
-    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
-    return (losses.sum(1) / mask.sum(1)).mean()
-
-
-check.dr_grpo_loss(dr_grpo_loss)
-
-# %% [markdown] tags=["solution"]
-# Each response is divided by its own length, which is GRPO's way. All wrong responses of a group have
-# the same advantage below 0. In a longer one each token then gets a smaller share of the blame, so
-# long wrong responses survive. The divisor must be the constant.
-
-
-# %% tags=["solution"]
-def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
-    centred = group_scores - group_scores.mean(1, keepdim=True)
-    advantages = centred.flatten()[:, None]
-    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
-    return losses.sum() / (len(losses) * max_tokens)
-
-
-check.dr_grpo_loss(dr_grpo_loss)
+# (N, G). `max_tokens` is the longest length allowed. The responses are sampled by the policy that
+# learns, so all ratios are 1.
 
 
 # %% tags=["exercise", "solution"]
@@ -659,12 +633,52 @@ def length_of_wrong_responses(loss, steps=40, groups=2048):
     return path
 
 
+# %% tags=["exercise"]
+def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    advantages = centred.flatten()[:, None]
+    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
+    lengths = mask.sum(1).clamp(max=max_tokens)
+    return (losses.sum(1) / lengths).mean()
+
+
 show.lines(
     {"wrong responses": length_of_wrong_responses(dr_grpo_loss)},
     xlabel="step",
     ylabel="mean number of words",
     ylim=(2, 4),
 )
+
+# %% [markdown] tags=["exercise"]
+# The wrong responses grow longer, fast at first. Why? Mend the loss, draw the curve again (it should be
+# flat but for noise), and run the checker.
+
+# %% tags=["exercise"]
+check.dr_grpo_loss(dr_grpo_loss)
+
+# %% [markdown] tags=["solution"]
+# Each response is divided by its own length, which is GRPO's way. All wrong responses of a group have
+# the same advantage below 0. In a longer one each token then gets a smaller share of the blame, so
+# long wrong responses survive. The divisor must be a constant.
+
+
+# %% tags=["solution"]
+def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+    centred = group_scores - group_scores.mean(1, keepdim=True)
+    advantages = centred.flatten()[:, None]
+    losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0)
+    return losses.sum() / (len(losses) * max_tokens)
+
+
+show.lines(
+    {"wrong responses": length_of_wrong_responses(dr_grpo_loss)},
+    xlabel="step",
+    ylabel="mean number of words",
+    ylim=(2, 4),
+)
+
+# %% tags=["solution"]
+check.dr_grpo_loss(dr_grpo_loss)
 
 # %% [markdown] tags=["exercise"]
 # **4. pass@k** *(medium, 10 minutes)*. `right` has the shape (N, n), booleans: n samples of each of N
@@ -699,12 +713,26 @@ check.pass_at_k(pass_at_k)
 # %% [markdown] tags=["exercise"]
 # **5. The whole step on an empty page** *(hard, 30 minutes)*. Close section 5. Write `grpo_step` from
 # memory, under the name `my_step`: sample groups of 8, score, compare (with $\delta = 0.0001$), two
-# epochs with minibatches of 64. Return the mean score of the batch. The last cell runs three steps and
-# compares them with section 5. If the first mean score differs, look at the sampling. If a later one
-# differs, look at the update. The functions are `models.encode_prompts`, `models.sample`, `score`,
-# `batch.with_columns`, `batch.select`, `models.policy_logprobs`, `core.ppo_clip` and `core.aggregate`.
-# `help(models.sample)` tells you the arguments of a function. All random numbers come from
-# `generator`.
+# epochs with minibatches of 64. You need not measure the ratios. Return the mean score of the batch. The
+# last cell runs three steps and compares them with section 5.
+#
+# You need `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`, `batch.select`,
+# `batch.response_mask`, `batch.old_logprobs`, `models.policy_logprobs`, `core.ppo_clip` and
+# `core.aggregate(..., how="sequence_mean")`. `help(models.sample)` tells you the arguments of a function.
+# All random numbers come from `generator`.
+#
+# <details><summary>My numbers differ. Where do I look?</summary>
+#
+# Mostly like this:
+#
+# - The first mean score differs: the sampling.
+# - The second one differs: the mean that is subtracted, the `view`, the shuffling, the number of epochs
+#   or updates, the clip, or a sum where a mean is due.
+# - Only the third one differs: a mean over all tokens of the minibatch, one shuffle for both epochs, or
+#   no division by the standard deviation.
+# - All scores agree, and the weights do not: another $\delta$, or $G$ instead of $G - 1$ in the standard
+#   deviation.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -721,25 +749,34 @@ actor = copy.deepcopy(start)
 optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
 generator = torch.Generator().manual_seed(0)
 mine = [my_step([prompts[i] for i in index]) for index in order]
-print("mean scores, section 5:", by_hand)
+print("mean scores, section 5:", [row[0] for row in measured])
 print("mean scores, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
-# **6. Three verdicts** *(easy, 5 minutes)*. Three runs on three tasks. In brackets stand 95 %
-# intervals over problems. Is each of them learning, sharpening, or can you not tell?
+# **6. Four verdicts** *(medium, 10 minutes)*. Four runs, each with three seeds. The start solves 40 % of
+# their test problems in 16 tries. pass@1 rises on every seed. The table has the change of pass@16, and in
+# brackets its 95 % interval for other problems. *Pooled*: the change of each problem is first averaged
+# over the seeds. Which run is learning, which is sharpening, and which is undecided? What would
+# you do next?
 #
-# | run | pass@1 | pass@16 before | change of pass@16 |
-# |---|---|---|---|
-# | A | from 0.35 to 0.55 | 0.71 | −0.01 [−0.03, 0.02] |
-# | B | from 0.35 to 0.50 | 0.71 | 0.09 [0.05, 0.13] |
-# | C | from 0.60 to 0.95 | 0.99 | 0.00 [−0.01, 0.01] |
+# | run | problems | seed 0 | seed 1 | seed 2 | pooled |
+# |---|---|---|---|---|---|
+# | A | 400 | 0.03 [−0.01, 0.07] | 0.05 [0.01, 0.09] | 0.04 [−0.01, 0.09] | 0.04 [0.01, 0.07] |
+# | B | 400 | 0.08 [0.04, 0.12] | −0.05 [−0.09, −0.01] | 0.00 [−0.04, 0.04] | 0.01 [−0.02, 0.04] |
+# | C | 400 | 0.00 [−0.03, 0.03] | −0.01 [−0.04, 0.02] | 0.01 [−0.02, 0.04] | 0.00 [−0.02, 0.02] |
+# | D | 40 | 0.05 [−0.07, 0.17] | 0.03 [−0.09, 0.15] | 0.07 [−0.06, 0.20] | 0.05 [−0.05, 0.15] |
 #
 # <details><summary>Answer</summary>
 #
-# A is sharpening: pass@16 had room to rise, and did not. B is learning: the whole interval is above 0.
-# For C you cannot tell. Before training it solved nearly all problems in sixteen tries, so
-# nothing was left to learn. Its gain in pass@1 is still the largest and may be what you want.
+# - **A is learning.** Two of its seeds do not show it alone. But an interval that contains 0 does not say
+#   that nothing has changed. All three seeds point the same way, and the pooled interval is above 0.
+# - **B is undecided.** Seed 0 alone looks like learning, and seed 1 alone like a loss. The pooled interval
+#   speaks of other problems, not of other seeds, and here the seeds differ. Next: more seeds.
+# - **C is sharpening.** Its intervals contain 0 as well, but they are narrow. A rise of more than 0.02 is
+#   unlikely, and there was room for 0.60.
+# - **D is undecided.** Its intervals contain 0, and a rise of 0.10, too. By the letter of section 9 it is
+#   sharpening. But 40 problems are too few to say so. Next: more problems.
 # </details>
 #
 # ## Questions
@@ -767,8 +804,9 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # <details><summary>4. Responses get longer during my run. Is that reward hacking?</summary>
 #
-# Find out what length buys. Here steps buy right answers, and length grows with them. If wrong
-# responses grow faster than right ones, look at the denominator of the loss (exercise 3).
+# Reward hacking means that the score rises, but not what it stands for (lesson 07). So find out what
+# length buys. Here steps buy right answers, and length grows with them. If wrong responses grow faster
+# than right ones, look at what the loss is divided by (section 7).
 # </details>
 #
 # <details><summary>5. Your gradient without the standard deviation is 3/4 as long as your colleague's. Why?</summary>
@@ -786,33 +824,41 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # ## Going further
 #
-# **Denominators.** GRPO's loss is a mean of per-response means: a token of response $i$ has the weight
-# $A_i / |y_i|$, where $|y_i|$ is the length. Take all wrong responses to a prompt. They have the same
-# $A_i < 0$, so each token of a long one is blamed less. Long wrong responses survive. Among right
-# responses, where $A_i > 0$, short ones gain. So length moves, although it is not rewarded. With a
-# constant divisor it does not. Suppose that a response is already wrong, whatever comes next. Then all
-# continuations have the same advantage, and the expected gradient of a constant advantage is 0
-# (lesson 04).
+# **Why a group counts with $\sigma^2$** (section 7). Take a group with $c$ right answers of $G$. The mean
+# of $\nabla \log \pi(y)$ over right responses is
 #
-# In the world of exercise 3, with exact gradients and without the standard deviation, sixty steps of
-# GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words, and shorten the right ones from 3.60
-# to 3.15. With the constant neither changes. On our arithmetic this force is weak beside the reward:
-# after 80 steps, GRPO and Dr. GRPO have nearly the same length (9.5 and 9.6 tokens).
+# $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
+# \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
 #
-# **The KL penalty, in the score or in the loss.** By default `train_group` puts it into the score,
-# as PPO does: before part 3 of the step, each response pays `kl_coef` times the sum of
+# In the same way it is $-\nabla p / (1 - p)$ over wrong responses. Without the division, a right response
+# has the advantage $(G-c)/G$, and a wrong one $-c/G$. So the mean gradient of such a group is
+#
+# $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{1}{p} + (G-c) \cdot \frac{c}{G} \cdot
+# \frac{1}{1-p} \Big) \nabla p = \frac{c\,(G-c)}{G^2} \cdot \frac{\nabla p}{p\,(1-p)} . $$
+#
+# And $\sigma^2 = c\,(G-c) / (G\,(G-1))$. Both are in proportion to $c\,(G-c)$.
+#
+# **GRPO's objective.** For very large groups $\sigma$ is $\sqrt{p(1-p)}$, in every group. So the expected
+# gradient is $\nabla p / \sqrt{p(1-p)}$. The slope of $\arcsin x$ is $1/\sqrt{1-x^2}$. So that of
+# $2 \arcsin\sqrt{p}$ is $2 \cdot \frac{1}{\sqrt{1-p}} \cdot \frac{1}{2\sqrt{p}} = 1/\sqrt{p(1-p)}$. GRPO then
+# maximises the mean of $2 \arcsin\sqrt{p}$ over the prompts, instead of the mean of $p$.
+#
+# **How strong is the pull on length?** In the world of exercise 3, with exact gradients and without
+# the standard deviation, sixty steps of GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words,
+# and shorten the right ones from 3.60 to 3.15. With a constant divisor neither changes. On our
+# arithmetic this force is weak beside the reward: after 80 steps, GRPO and Dr. GRPO have nearly the same
+# length (9.5 and 9.6 tokens).
+#
+# **The KL penalty, in the score or in the loss** (needs lesson 07). By default `train_group` puts it into
+# the score, as PPO does: before part 3 of the step, each response pays `kl_coef` times the sum of
 # $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It acts through the advantage.
 # There is a catch: in a group of equal scores only the penalties differ, and the standard deviation
 # blows them up to full size (section 2). The GRPO paper adds a term to the loss of each token
 # instead, with $u_t = \pi_{\text{ref}} / \pi$:
 #
-# $$ L_t + \beta\, (u_t - 1 - \log u_t) . $$
+# $$ L_{i,t} + \beta\, (u_t - 1 - \log u_t) . $$
 #
-# The bracket is called $k_3$ (lesson 07). It is never negative, and its mean over samples of $\pi$
-# is $\mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$. But its *gradient* on fresh samples is that of the
-# reversed $\mathrm{KL}(\pi_{\text{ref}} \,\|\, \pi)$ of the next token. It leaves out that a token
-# changes the KL of the tokens after it. Near the reference the two directions of the KL differ
-# little. `GroupConfig.named("grpo-paper")` runs this form.
+# The bracket is the estimate $k_3$ of the KL. `GroupConfig.named("grpo-paper")` runs this form.
 #
 # **The interval of section 9** is found by the *bootstrap*: draw 400 of the changes with
 # replacement, take their mean, and repeat. The interval is the middle 95 % of these means.
@@ -835,46 +881,28 @@ print("the weights are equal:", models.same_weights(actor, other))
 # | a quarter of it | 0.35 | 0.31, 0.37 | 0.94 |
 # | a tenth of it | 0.39 | 0.39, 0.40 | 0.97 |
 #
-# On every seed, shorter steps do less harm. With a tenth of the learning rate pass@1 falls by only
-# 0.012, and for one of the three seeds the interval of the change contains 0. This fits our
-# explanation, but it does not prove it: a wrong direction, too, would be followed less far with
-# shorter steps. That there is none, the expected gradient says.
+# On every seed, shorter steps do less harm. This fits our explanation, but it does not prove it: a wrong
+# direction, too, would be followed less far with shorter steps. We know that there is none, because the
+# expected gradient is 0.
 #
-# With the full learning rate the control ends further from the start than the paid run: about 2.9
-# nats of KL per response, instead of 0.9. It has not collapsed: length and entropy are 5.1
-# tokens and 0.41 nats per token, instead of 5.5 and 0.37. In a short run that
-# is not recorded, Gaussian noise on the weights, of the same length in every tensor, did no harm.
-# So the distance of the weights is not what counts. The noise of the gradient points to where the
-# outputs change most.
-#
-# **DAPO and other variants.** DAPO leaves the KL penalty out and changes four things:
-#
-# - *Dynamic sampling*: groups with equal scores are replaced by groups for new prompts, because
-#   they would teach nothing (section 8).
-# - *Token mean*: the loss is the mean over all tokens of the batch. So each token counts the same,
-#   and a long response counts more than a short one.
-# - *Clip-higher*: the ratio may rise to 1.28 instead of 1.2. So unlikely tokens can grow
-#   faster, and the policy tries more.
-# - *Overlong penalty*: close to the length limit, a response loses a part of its score with every further
-#   token, instead of losing all of it when it is cut off.
-#
-# In the recorded runs of 80 steps, pass@1 of GRPO, Dr. GRPO and DAPO differs by at most 0.015.
-# Three seeds of the *same* method differ by more, 0.025 for GRPO. With one update per batch, DAPO's
-# clip never acts, and our responses are far from the length limit. Two more variants, GSPO and
-# CISPO, change the clip. They matter when a batch is used several times (lesson 11b).
+# **Variants.** DAPO replaces groups with equal scores by groups for new prompts, takes the mean over all
+# tokens of the batch, widens the upper end of the clip, and lowers the scores of responses that are nearly
+# too long. GSPO and CISPO change the clip (lesson 11b). The page
+# [algorithms](../docs/algorithms.md) has all variants in one table. In the recorded runs of 80 steps,
+# pass@1 of GRPO, Dr. GRPO and DAPO differs by at most 0.015. Three seeds of the *same* method differ by
+# more, 0.025 for GRPO.
 #
 # **What the libraries do.**
 #
 # | | TRL 1.16 | OpenRLHF 0.11 | verl 0.10 |
 # |---|---|---|---|
 # | standard deviation | of the group, $\delta = 10^{-4}$; of the batch or off by `scale_rewards` | of the group, $\delta = 10^{-9}$; off with `dr_grpo` | of the group, $\delta = 10^{-6}$; a switch |
-# | denominator | by `loss_type`: own length, tokens of the batch, a constant | token mean | by `loss_agg_mode` |
+# | divisor of the loss | by `loss_type`: own length, tokens of the batch, a constant | token mean | by `loss_agg_mode` |
 # | KL penalty | $k_3$ in the loss, off by default | in the score or in the loss | either, by two switches |
 # | equal groups | kept; their advantage is 0 | dropped with `dynamic_filtering` | dropped in its DAPO recipe |
 #
-# A name is not yet an algorithm. Before you compare two libraries, write down the baseline, the unit, the
-# place of the KL penalty, the ratio, the clip and the denominator. In this package such a row is an
-# `Algorithm`, and `loops.FAMILY` has the published ones.
+# A name is not yet an algorithm. Before you compare two libraries, write down the baseline, what the
+# advantage is divided by, the place of the KL penalty, the ratio, the clip and the divisor of the loss.
 #
 # **References.** Shao et al. 2024, *DeepSeekMath* (section 4.1: GRPO). Liu et al. 2025, *Understanding
 # R1-Zero-like training* (Dr. GRPO). Yu et al. 2025, *DAPO*. Zheng et al. 2025, *Group sequence policy

@@ -1,15 +1,19 @@
 """Lesson 11, GRPO: every number of its prose, and every claim about a recorded run."""
 
+import copy
 import math
 import re
 
+import nbformat
 import pytest
 import torch
 
-from minirlhf import core, evaluate, experiments, models, rewards, tasks
+from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
+from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops import FAMILY
 from minirlhf.tasks import arithmetic
 from tests.claims.prose import lesson
+from tests.loops.test_by_hand import lesson_step
 
 SEEDS = range(3)
 LONG = ("grpo, 400 steps", "reinforce, 400 steps")
@@ -120,7 +124,80 @@ def test_the_policy_answers_mostly_at_once_and_is_right_mostly_in_steps(model):
     assert better[torch.tensor(first).view(-1, 4)].mean() > 0.2
 
 
-# ---- section 7: the weight of a prompt
+# ---- section 5: one step
+
+
+def steps_by_hand(model, prompts, seed, batches=1):
+    """What the lesson's `grpo_step` returns: the mean score, and the ratios outside, per batch."""
+    policy, tokenizer = copy.deepcopy(model[0]), model[1]
+    step = lesson_step(
+        "11_grpo",
+        "grpo_step",
+        tokenizer=tokenizer,
+        sampling=models.SamplingConfig(max_new_tokens=24, temperature=1.0),
+        score=rewards.reward_function(rewards.right_answer, tokenizer),
+        actor=policy,
+        optimizer=loops.make_optimizer(policy, loops.OptimiserConfig(lr=1e-4)),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    order = loops.shuffled_batches(len(prompts), 16, batches, seed=seed)
+    return [step([prompts[i] for i in index]) for index in order]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_roughly_one_ratio_in_ten_is_outside_the_clip_range_at_the_fourth_update(model, seed):
+    ((_, first, second, third, fourth),) = steps_by_hand(
+        model, experiments.practice_problems(), seed
+    )
+    assert first == 0 and min(second, third) > 0
+    assert 0.05 < fourth < 0.3
+
+
+# ---- section 7: the gradient of a loss, and the factor of a prompt
+
+
+@pytest.fixture(scope="module")
+def directions():
+    """(size, cosine) of the exact expected gradient, compared with the true one.
+
+    The divisors are 1, 3 and the response's own length; the baseline is the expected score.
+    """
+    world = core.World.from_reward(("good", "bad", "."), 3, lambda w: float(w[0] == "good"))
+    p, true = world.probs(world.ref_logits), world.gradient(world.ref_logits)
+    centred, found = world.rewards - (p * world.rewards).sum(), {}
+    for name, divisor in (("1", 1), ("3", 3), ("own", world.response_mask.sum(1))):
+        logits = world.ref_logits.clone().requires_grad_(True)
+        (p * centred / divisor * world.sequence_logprobs(logits)).sum().backward()
+        size = logits.grad.norm() / true.norm()
+        found[name] = size.item(), ((logits.grad * true).sum() / true.norm() ** 2 / size).item()
+    return found
+
+
+def test_the_table_of_section_7(directions):
+    assert directions["1"] == pytest.approx((1, 1)) and directions["3"] == pytest.approx((1 / 3, 1))
+    shown = [
+        [directions[name][0] * share, directions[name][1]]
+        for name in ("1", "3", "own")
+        for share in (3 / 4, 1)  # the mean of the group, and the mean of the others
+    ]
+    table = torch.tensor(lesson_table("of_group = "), dtype=torch.float64)
+    torch.testing.assert_close(table, torch.tensor(shown, dtype=torch.float64), rtol=0, atol=5.1e-3)
+    assert (table[:4, 1] == 1).all() and (table[4:, 1] < 0.95).all()
+
+
+def lesson_table(start):
+    """The numbers of the DataFrame under the cell of lesson 11 that starts with these words."""
+    cells = nbformat.read(NOTEBOOKS / "11_grpo.ipynb", 4).cells
+    (cell,) = [c for c in cells if c.source.startswith(start)]
+    rows = re.findall(r"<tr>(.*?)</tr>", cell.outputs[0].data["text/html"], re.DOTALL)
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+    return [[float(x) for x in row[-2:]] for row in cells if row]
+
+
+def test_the_mean_of_the_group_is_that_of_the_others_shortened():
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    others = (scores.sum(1, keepdim=True) - scores) / 3
+    torch.testing.assert_close(scores - scores.mean(1, keepdim=True), 3 / 4 * (scores - others))
 
 
 def weight(p, size, *, scaled=True):
@@ -134,13 +211,27 @@ def weight(p, size, *, scaled=True):
     return total
 
 
+def factor(p, size):
+    """By how much the division multiplies the expected gradient of a prompt."""
+    return weight(p, size) / weight(p, size, scaled=False)
+
+
 @pytest.mark.parametrize("p", [0.02, 0.36, 0.5, 0.9])
-def test_the_weight_of_a_prompt(p):
+def test_the_factor_of_a_prompt(p):
     for size in (2, 4, 8, 16):
         assert math.isclose(weight(p, size, scaled=False), (size - 1) / size)
-    assert math.isclose(weight(p, 2), weight(0.5, 2))  # flat: a group of two cannot tell
-    assert math.isclose(weight(0.36, 1000), 1 / math.sqrt(0.36 * 0.64), rel_tol=5e-3)
-    assert weight(0.02, 16) > weight(0.02, 8) > weight(0.02, 4) > weight(0.02, 2)
+        ours = lesson_step("11_grpo", "factor")(torch.tensor(p, dtype=torch.float64), size)
+        assert math.isclose(factor(p, size), ours.item(), rel_tol=1e-3)  # without delta
+    assert math.isclose(factor(p, 2), factor(0.5, 2))  # flat: a group of two cannot tell
+    assert math.isclose(factor(0.36, 1000), 1 / math.sqrt(0.36 * 0.64), rel_tol=5e-3)
+    assert factor(0.02, 16) > factor(0.02, 8) > factor(0.02, 4) > factor(0.02, 2)
+    assert factor(0.02, 16) > factor(0.5, 16) and math.isclose(factor(0.02, 16), factor(0.98, 16))
+
+
+def test_the_slope_of_grpos_objective():
+    p = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad((2 * p.sqrt().arcsin()).sum(), p)
+    torch.testing.assert_close(slope, 1 / (p * (1 - p)).sqrt())
 
 
 # ---- section 8: a run
@@ -159,7 +250,13 @@ def test_forty_steps_on_right_answers_help_and_on_random_scores_harm(steps, seed
 
 def test_the_responses_become_steps(grpo):
     assert grpo.length.iloc[-5:].mean() > 1.7 * grpo.length.iloc[0]
-    assert grpo.kl.iloc[0] < 1e-6 and grpo.kl_coef.max() == 0
+    assert grpo.kl_coef.max() == 0
+
+
+def test_no_method_of_the_comparison_updates_more_than_once_per_batch():
+    configs = [experiments.group_config("arithmetic", name) for name in FAMILY]
+    assert all(c.epochs == 1 and c.minibatch_size == 128 for c in configs)
+    assert any(c.algorithm.ratio == "none" for c in configs)
 
 
 # ---- section 9: sharpening or learning
@@ -223,6 +320,12 @@ def test_that_something_is_lost_on_the_harder_problems_is_not_settled(longer):
 
 def test_80_steps_get_three_verdicts_on_the_harder_problems(longer):
     assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
+    after, before = (
+        torch.tensor(column(longer, v, "pass_16_by_prompt").tolist(), dtype=torch.float64).mean(0)
+        for v in ("grpo", "start")
+    )
+    _, low, high = evaluate.paired_difference(after.tolist(), before.tolist())
+    assert low < 0 < high  # the mean of the three changes
 
 
 def passed(longer, variant):
@@ -360,37 +463,28 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("A batch has", 16, 8)
         said("with B =", 16 * 8)
         said("Two epochs with minibatches of", 64, 2 * 16 * 8 // 64)
-        said("In the first of them all ratios are", 1)
+        said("outside the clip range", 1 - 0.2, 1 + 0.2)
         said("generalised advantage estimation. Part", 3)
-        said("We set it to", 0)
+        said("In the first update all ratios are", 1)
+        said("so we set the penalty to", 0)
         said("before part", 3)
         # 6: the microscope
         microscope(said, model)
         # 7: the gradient
-        said("Take scores of", 0, 1)
-        two = advantages(1, 0)[0]
-        said("| both right |", 0, 0, 0)
-        said("| one right |", two, -two)
-        said("| both wrong |", 0, 0, 0)
-        said("For groups of two the weight is", two)
-        assert math.isclose(weight(0.3, 2), two, rel_tol=1e-3)
-        one_of_16 = advantages(1, *[0] * 15)[0]
-        said("**Predict.** Groups of", 16)
-        said("The two ends weigh the same, and", weight(0.02, 16) / weight(0.5, 16))
-        assert math.isclose(weight(0.02, 16), weight(0.98, 16), rel_tol=1e-6)
-        said("One response of", 16, one_of_16, one_of_16, weight(0.5, 16))
-        said("half of that", math.isclose(weight(0.5, 16), one_of_16 / 2, rel_tol=0.01))
-        assert math.isclose(weight(1e-5, 16), one_of_16, rel_tol=1e-3)
+        gradients(said, model)
         # 8: a run
         said("a short run of our own:", 40)
         said("a single epoch with all", 16 * 8)
         said("So every ratio is", 1)
         said("And a longer run,", 80, 3)
         late, last_ten = grpo[grpo.index >= 60], grpo[grpo.index >= 70]
-        said("the share of right answers, rises from", grpo.score[0], grpo.score[-5:].mean())
+        said(
+            "the share of right answers on the practice problems, rises from",
+            grpo.score[0],
+            grpo.score[-5:].mean(),
+            5,
+        )
         said("nearly doubles, from", grpo.length[0], late.length.mean())
-        said("falls from", grpo.entropy[0], late.entropy.mean())
-        said("grows to about", late.kl.mean())
         equal = grpo.frac_reward_zero_std
         said("It rises from", equal[grpo.index < 10].mean(), last_ten.frac_reward_zero_std.mean())
         # 9: sharpening or learning
@@ -401,37 +495,25 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         ):
             passed = [sum(1 - (1 - p) ** k for p in chances) / 3 for k in (1, 16)]
             said(f"| {model_of} |", *chances, *passed)
-        said("the mean change over the problems has a 95 % interval above", 0)
+        said("for other problems of this kind, lies above", 0)
         said("by the *bootstrap*: draw", 400)
         said("The interval is the middle", 0.95)
         said("Is there room? On", 400)
-        pass_1 = [mean(runs, name, "pass_1") for name in ("start", "grpo")]
-        said("that it could not solve before in", 16)
-        said("but not practised, pass@1 rises from", *pass_1, 80)
-        said("But pass@16 of the start is", mean(runs, "start", "pass_16"), 16)
+        said("but not practised, pass@16 of the start is", mean(runs, "start", "pass_16"))
         harder(said, longer)
         # going further: variants
-        dapo = FAMILY["dapo"]
-        said("the ratio may rise to", 1 + dapo.clip_eps_high, 1 + dapo.clip_eps)
         three = means[:3]
         said("In the recorded runs of", 80, max(three) - min(three))
         said("differ by more,", seeds.max() - seeds.min())
         # exercises and questions
         said("must give exactly", 0)
-        said("the mean of three times", 0.9, 0.9)
-        said("samples are fresh, so all ratios are", 1)
+        said("on three scores of", 0.9, 0)
+        hint = torch.tensor([0.9, 0.9, 0.9])
+        assert ((hint - hint.mean()) / (hint.std() + 1e-4)).abs().max() > 0
+        said("that learns, so all ratios are", 1)
         said("sample groups of", 8, 64)
         said("and NaN times", 0)
-        made_up = (  # pass@1 before and after, pass@16 before, its change, the ends of the interval
-            ("A", 0.35, 0.55, 0.71, -0.01, -0.03, 0.02),
-            ("B", 0.35, 0.50, 0.71, 0.09, 0.05, 0.13),
-            ("C", 0.60, 0.95, 0.99, 0.00, -0.01, 0.01),
-        )
-        for run, *row in made_up:
-            said(f"| {run} |", *row)
-        gains = {run: after - before for run, before, after, *_ in made_up}
-        assert max(gains, key=gains.get) == "C" and made_up[0][-2] < 0 < made_up[1][-2]
-        said("B is learning: the whole interval is above", 0)
+        four_verdicts(said)
         said("without the standard deviation is", 3 / 4)
         said("a learning rate that is", 4 / 3)
         said("My GRPO loss is", 0)
@@ -440,7 +522,7 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("The gradient is not", 0)
         said("The ratio in my log is always", 1)
         # going further
-        random_scores(said, dealt, runs, grpo)
+        random_scores(said, dealt, runs)
         said("gradient of a constant advantage is", 0)
         said("lengthen the wrong responses from", own[0, 1], own[-1, 1])
         said("shorten the right ones from", own[0, 0], own[-1, 0])
@@ -449,31 +531,78 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("their advantage is", 0)
 
 
+def gradients(said, model):
+    """Section 7: three divisors, two baselines, and the standard deviation."""
+    said("A cosine of", 1)
+    said("a sum over its tokens. (At ratio", 1)
+    said("only shortens the step**, to", 3 / 4)
+    _, scores, _ = drawn(model, 8, seed=2)
+    blame = -core.group_relative(scores[None]).min().item()
+    said("response of section 6. With", 4, blame, 4, blame / 4, 9, blame / 9)
+    said("gradient of a constant advantage is", 0)
+    said("of each group by $1/\\sigma$. In groups of", 16)
+    said("| none right |", 0)
+    for words, right in (("one", 1), ("two", 2), ("four", 4), ("eight", 8)):
+        sigma = torch.tensor([1.0] * right + [0.0] * (16 - right)).std().item()
+        said(f"| {words} right |", sigma, 1 / sigma)
+    none = 0.98**16
+    said("Take a hard prompt,", none)
+    assert 16 * 0.02 * 0.98**15 / (1 - none) > 0.8  # the others mostly have one right answer
+    said("so their factor is near", 1 / torch.tensor([1.0] + [0.0] * 15).std().item())
+    said("and a factor of about", factor(0.5, 16))
+    said("**Predict.** Groups of", 16)
+    said("And in groups of", 2)
+    ends, middle = factor(0.02, 16), factor(0.5, 16)
+    two = factor(0.5, 2)
+    said("have the same factor in groups of", 16, ends, middle, 16, 2, two)
+
+
+def four_verdicts(said):
+    """Exercise 6: made-up changes of pass@16."""
+    said("each with three seeds. The start solves", 0.4, 16)
+    said("| run | problems | seed", 0, 1, 2)
+    runs = {
+        "A": ((0.03, -0.01, 0.07), (0.05, 0.01, 0.09), (0.04, -0.01, 0.09), (0.04, 0.01, 0.07)),
+        "B": ((0.08, 0.04, 0.12), (-0.05, -0.09, -0.01), (0, -0.04, 0.04), (0.01, -0.02, 0.04)),
+        "C": ((0, -0.03, 0.03), (-0.01, -0.04, 0.02), (0.01, -0.02, 0.04), (0, -0.02, 0.02)),
+        "D": ((0.05, -0.07, 0.17), (0.03, -0.09, 0.15), (0.07, -0.06, 0.2), (0.05, -0.05, 0.15)),
+    }
+    for run, cells in runs.items():
+        said(f"| {run} |", 40 if run == "D" else 400, *[x for cell in cells for x in cell])
+        *changes, (pooled, _, _) = cells
+        assert math.isclose(sum(x for x, _, _ in changes) / 3, pooled, abs_tol=1e-9)
+        assert all(math.isclose((low + high) / 2, x, abs_tol=1e-9) for x, low, high in cells)
+    rises = {run: [low > 0 for _, low, _ in cells] for run, cells in runs.items()}
+    assert rises["A"] == [False, True, False, True] and rises["B"] == [True, False, False, False]
+    assert not any(rises["C"] + rises["D"])
+    said("But an interval that contains", 0)
+    said("and the pooled interval is above", 0)
+    said("**B is undecided.** Seed", 0, 1)
+    said("**C is sharpening.** Its intervals contain", 0, runs["C"][3][2], 1 - 0.4)
+    said("**D is undecided.** Its intervals contain", 0, 0.1, 40)
+    assert runs["D"][3][1] < 0.1 < runs["D"][3][2]
+
+
 def harder(said, longer):
     """Section 9: problems that are longer than those practised."""
     start, end = "start", "grpo, 400 steps"
-    said("on the same practice problems, for", 80, 400, 3, 400)
-    said("The start solves", mean(longer, start, "pass_16"), 16)
+    said("trains as in section 8, for", 80, 400, 3, 400)
+    said("harder problems. The start solves", mean(longer, start, "pass_16"), 16)
     said("**Predict.** After", 400, *(mean(longer, v, "pass_1") for v in (start, end)), 80)
-    said("In the figure", 1, 16)
     said("**Sharpening after", 400)
     said("pass@1 rises, and on each seed its interval is above", 0)
     said("on average it is", *(mean(longer, v, "pass_16") for v in (end, start)))
     counts = {
         v: torch.stack([right_samples(longer, v, s) for s in SEEDS]).double() for v in (start, end)
     }
-    half, once = ([(counts[v] >= least).sum().item() / 3 for v in (start, end)] for least in (8, 1))
-    said("At least half of the samples are right for", half[0], 400, half[1])
-    said("But at least one sample is right for", *once, 3)
-    said("(their entropy is", *(mean(longer, v, "entropy") for v in (end, start)))
-    said("of the three intervals lies below", 0)
-    start_16 = column(longer, start, "pass_16")
-    said("and its pass@16 goes from", start_16.min(), start_16.max())
-    said("and no gain. With seed", 1)
+    half, once = ([(counts[v] >= least).sum().item() / 3 for v in (end, start)] for least in (8, 1))
+    said("At least one sample is right for", once[0], 400, once[1])
+    said("But at least half of the samples are right for", *half, 3)
     said("**Undecided after", 80, 3, len(set(verdicts(longer, "grpo"))))
+    said("has an interval that contains", 0, 1)
 
 
-def random_scores(said, dealt, runs, grpo):
+def random_scores(said, dealt, runs):
     """Going further: why random rewards do harm."""
     said("So the expected gradient is exactly", 0)
     said("trains the control for", 80, 3, 3, 400)
@@ -486,15 +615,7 @@ def random_scores(said, dealt, runs, grpo):
         one = column(dealt, share, "pass_1")
         rate = [1e-4] if share == FULL else []
         said(f"| {words}", *rate, one.mean(), one.min(), one.max(), mean(dealt, share, "pass_16"))
-    falls = [-random_gain(dealt, runs, TENTH, seed)[0] for seed in SEEDS]
-    said("With a tenth of the learning rate pass@1 falls by only", sum(falls) / 3)
-    said("the interval of the change contains", 0)
-    history = experiments.results("dealt_history")
-    full = history[(history.variant == FULL) & (history.step >= 60)]
-    said("than the paid run: about", full.kl.mean(), grpo[grpo.index >= 60].kl.mean())
-    ends = [(mean(dealt, FULL, n), mean(runs, "start", n)) for n in ("length", "entropy")]
-    (length, length_before), (entropy, entropy_before) = ends
-    said("length and entropy are", length, entropy, length_before, entropy_before)
+    said("because the expected gradient is", 0)
 
 
 def parameters(model):
@@ -530,7 +651,7 @@ def microscope(said, model):
     texts, scores, batch = drawn(model, 8, seed=2)
     each = core.group_relative(scores[None])[0]
     right, wrong = each[texts.index("32+11=43")].item(), each[texts.index("32+11=33")].item()
-    said("has the advantage", right, wrong)
+    said("`32+11=43`, has the advantage", right, wrong)
     said("Its first step is right:", 16, 16, 16 + 16)
     at_once = sum(text.startswith("~") for text in texts)
     said("Look at response", texts.index("32+11=33"))

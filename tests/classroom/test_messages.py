@@ -254,3 +254,35 @@ def test_a_forgotten_gamma_in_gae_is_named(seed):
 
     message = EXERCISES["gae_advantages"](gae, seed=seed).message
     assert message.startswith("gamma is not used.")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_padding_that_counts_in_grpos_mean_is_named(seed):
+    def grpo_loss(logprobs, old_logprobs, group_scores, mask, eps):
+        centred = group_scores - group_scores.mean(1, keepdim=True)
+        advantages = (centred / (group_scores.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+        logprobs, old_logprobs = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs))
+        ratio = (logprobs - old_logprobs).exp()  # 1 at padding
+        clipped = ratio.clamp(1 - eps, 1 + eps)
+        losses = -torch.minimum(ratio * advantages, clipped * advantages)
+        return (losses.sum(1) / mask.sum(1)).mean()
+
+    message = EXERCISES["grpo_loss"](grpo_loss, seed=seed).message
+    assert message.startswith("padding counts. ") and "ratio is 1 and its loss is -A" in message
+
+
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        (lambda losses, mask: losses.sum(1).mean(), "the losses of a response are added up"),
+        (lambda losses, mask: losses.sum(), "all losses are added up"),
+        (lambda losses, mask: (losses.sum(1) / mask.sum(1)).mean(), "length bias is still there"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_what_is_left_out_of_dr_grpos_divisor_is_named(end, said, seed):
+    def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+        advantages = (group_scores - group_scores.mean(1, keepdim=True)).view(-1, 1)
+        return end(-advantages * torch.where(mask, logprobs, 0.0), mask)
+
+    assert said in EXERCISES["dr_grpo_loss"](dr_grpo_loss, seed=seed).message

@@ -158,6 +158,11 @@ def _per_token(new, old, scores, mask, e, *, loss=_surrogate, advantages=group_r
     return torch.where(mask, loss(_by_token(new, old, mask), a, e), 0.0)
 
 
+def _padding_counts(new, old, scores, mask, e):
+    """The losses if only the log-probabilities are masked: padding has ratio 1 and loss -A."""
+    return _surrogate(_by_token(new, old, mask), group_relative(scores).flatten()[:, None], e)
+
+
 def _grpo(new, old, scores, mask, e, **kinds):
     return (_per_token(new, old, scores, mask, e, **kinds).sum(1) / mask.sum(1)).mean()
 
@@ -174,6 +179,17 @@ grpo_loss = Exercise(
         ),
         "the mean over tokens also counts the padding. Divide by the number of real "
         "tokens of each response.": lambda *x: _per_token(*x).mean(),
+        "padding counts. With its log-probabilities set to 0, its ratio is 1 and its loss is -A. "
+        "Set the losses at padding to 0, too.": lambda *x: (
+            _padding_counts(*x).sum(1) / x[3].sum(1)
+        ).mean(),
+        "padding counts twice: its ratio is 1 and its loss -A, and the mean runs over all "
+        "positions. Set its losses to 0, and divide by the number of real tokens of "
+        "each response.": lambda *x: _padding_counts(*x).mean(),
+        "padding counts: its ratio is 1 and its loss is -A. And the mean runs over all tokens of "
+        "the batch. GRPO takes the mean of each response first.": lambda *x: (
+            _padding_counts(*x).sum() / x[3].sum()
+        ),
         "the losses of a response are added up. GRPO takes their mean.": lambda *x: (
             _per_token(*x).sum(1).mean()
         ),
@@ -261,6 +277,14 @@ dr_grpo_loss = Exercise(
         "Divide by `max_tokens`.": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=m.shape[1]),
         "this is not divided by the number of responses.": lambda p, s, m, limit: (
             _dr(p, s, m, limit) * len(m)
+        ),
+        "the length bias is gone. But the losses of a response are added up, and the loss is "
+        "`max_tokens` times as large: divide by this constant.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, divisor=1
+        ),
+        "the length bias is gone. But all losses are added up: divide by the number of responses "
+        "and by a constant, so that the step does not grow with them.": lambda p, s, m, limit: (
+            _dr(p, s, m, limit, divisor=1) * len(m)
         ),
         "the sign is wrong: this makes the expected reward smaller.": lambda p, s, m, limit: (
             -_dr(p, s, m, limit)
