@@ -335,7 +335,7 @@ before[columns].head(3).round(3)
 # | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
 # | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
-# | ratio in update 3 | 1.036 | the same lines, in the second epoch |
+# | ratio one epoch later, in update 3 | 1.036 | the same line |
 # | ratio after update 4 | 1.084 | |
 #
 # *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
@@ -370,8 +370,8 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | token | $A_t$ | ratio before update 4 | ratio after it | |
 # |---|---|---|---|---|
 # | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now |
-# | *er*, response 1 | −0.83 | 0.73 | 0.63 | clipped before and after |
-# | *offers*, response 0 | 0.17 | 0.86 | 0.79 | not clipped |
+# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after |
+# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped |
 #
 # - *or*: the clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond.
 # - *er*: a clipped token moves on. Update 4 did not even use its response. But all tokens share the weights.
@@ -451,20 +451,21 @@ for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
     changes["clip 0.2"].append(reuse(*batch, eps=0.2)[1])
     changes["no clip"].append(reuse(*batch, eps=torch.inf)[1])
 panels = {name: {name: torch.stack(paths)} for name, paths in changes.items()}
-show.lines(panels, xlabel="updates", ylabel="true score", reference=0, ylim=(-0.8, 1.8))
+show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean over the 40 batches, the band runs from the worst to the best.
+# The line is the mean over the 40 batches, the band runs from the worst to the best. The numbers (change
+# of the true score):
 #
-# | | mean change | worst of 40 batches |
-# |---|---|---|
-# | with the clip, 3 updates | +0.11 | −0.02 |
-# | with the clip, 60 updates | +0.12 | −0.09 |
-# | no clip, 3 updates | +0.29 | +0.02 |
-# | no clip, 5 updates | +0.45 | −0.06 |
-# | no clip, 60 updates | +0.82 | −0.51 |
+# | | updates | mean change | worst of 40 batches |
+# |---|---|---|---|
+# | with the clip, stopped early | 3 | +0.11 | −0.02 |
+# | with the clip | 60 | +0.12 | −0.09 |
+# | no clip, stopped early | 3 | +0.29 | +0.02 |
+# | no clip, a little later | 5 | +0.45 | −0.06 |
+# | no clip | 60 | +0.82 | −0.51 |
 #
 # - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
 #   batch was misleading.
@@ -731,8 +732,8 @@ check.whole_step(mine, by_hand, pairs)
 
 # %% [markdown]
 # **5. Three runs without a name** *(medium, 10 minutes)*. Runs A, B and C differ in one setting only.
-# Which setting may it be? Which run is sick, and which curves say so? Which curve is missing here that you
-# would ask for? Which of the three policies would you give to people?
+# Which setting may it be? Which run is sick, and which curves say so? Which further curves
+# would you ask for? Which of the three policies would you give to people?
 
 # %% tags=["shared"]
 history = experiments.results("leash_history")
@@ -740,7 +741,7 @@ unnamed = dict(zip(history.variant.unique()[[5, 0, 2]], "ABC"))
 history["variant"] = history.variant.map(unnamed)
 show.curves(
     history.dropna(subset="variant").sort_values(["variant", "seed", "step"]),
-    columns=["score", "gold", "length", "entropy"],
+    columns=["score", "gold", "length"],
 )
 
 # %% [markdown]
@@ -748,9 +749,9 @@ show.curves(
 #
 # The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its
-# entropy is near 0.4, and its responses are nearly as long as allowed: it writes almost the same text
-# for all films. The missing curve is the KL: it is about 86 nats. Run A is healthy, and has learned little.
+# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its
+# responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
+# entropy are missing. The KL is about 86 nats, the entropy near 0.4. Run A is healthy, and has learned little.
 # Run C is the one to give to people, after you have read its samples. Here are the first responses of the
 # three policies (seed 0) to two test films:
 #

@@ -240,13 +240,15 @@ def promises(world, clip, updates=60):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_without_the_clip_the_surrogate_promises_too_much_and_the_more_the_further(seed):
+def test_without_the_clip_the_surrogate_promises_too_much_and_with_it_hardly(seed):
     world = core.World.random(3, 3, seed=seed)
     promised, true = promises(world, clip=False).T
     error = promised - true
-    assert error[60] > error[20] > error[5] > 0.0
+    assert error[60] > 0.2 and error[5].abs() < 0.6 * error[60]
+    if seed == 0:  # the world of the lesson
+        assert (error[1:] - error[:-1]).min() > -1e-6
     held, with_clip = promises(world, clip=True).T
-    assert (held - with_clip)[-1].abs() < 0.2 * error[-1]
+    assert (held - with_clip)[-1].abs() < 0.3 * error[60]
 
 
 # ---- section 7: a run
@@ -405,7 +407,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
             "the first step, instead of", experiments.results("one_batch_history").clip_fraction[0]
         )
         by_hand(said, eps)
-        said("false at padding. With", config.batch_size, config.minibatch_size, updates)
+        said("is one pass over this batch. With", config.batch_size, config.minibatch_size, updates)
         said("Tokens are sampled at temperature", temperature, temperature)
         said("advantages of a batch to mean", 0, 1)
         said("each gradient that is longer than", 1, config.actor.max_grad_norm)
@@ -421,15 +423,20 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
         said("| log-ratio |", now.old_logprob, -now.ref_logprob, now.kl)
         said("| reward $r_t$ |", -config.kl.kl_coef, now.kl, now.reward)
         said("| value $V_t$, and", now.value, then.value)
-        said("| TD error $\\delta_t$ |", now.reward, then.value, -now.value, now.td_error)
+        said("| TD error $\\delta_t$ |", now.reward, then.value, now.value, now.td_error)
         said("| advantage $A_t$ |", now.td_error, config.lam, then.advantage, now.advantage)
         said("from the end: *portrait* has", then.advantage)
         said("| critic's target |", now.advantage, now.value, now["return"])
-        said("| ratio in update 2 |", token.ratio[1])
-        said(
-            "| loss in update 2 |", -token.ratio[1], now.advantage, -token.ratio[1] * now.advantage
-        )
-        said("| ratio in update", 3, token.ratio[2])
+        said("| ratio in update", 2, token.ratio[1])
+        said("| loss in update", 2, -token.ratio[1], now.advantage, -token.ratio[1] * now.advantage)
+        said("| ratio one epoch later, in update", 3, token.ratio[2])
+        assert token.used.tolist() == [False, True, True, False, False]
+        said("*moving* costs KL, and the critic predicts less after it", then.value < now.value)
+        said("Updates", 2, 3)
+        said("The ratio is not", 1, 2, 1)
+        said("four recorded responses, numbered from", 0)
+        said("ratio before update", 4)
+        said("*er*: a clipped token moves on. Update", 4)
         said("| ratio after update", 4, token.ratio[4])
         up, down, back = (
             followed(recorded, *which) for which in ((0, "or"), (1, "er"), (0, " offers"))
@@ -455,16 +462,15 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
         said("**The second danger.** Now", len(clip), 4)
         said("**Predict.** After", clip.shape[1] - 1, len(clip))
         said("The line is the mean over the", len(clip))
-        said("| | mean change | worst of", len(clip))
+        said("| | updates | mean change | worst of", len(clip))
         for name, path, made in (
-            ("with the clip", clip, 3),
+            ("with the clip, stopped early", clip, 3),
             ("with the clip", clip, 60),
-            ("no clip", free, 3),
-            ("no clip", free, 5),
+            ("no clip, stopped early", free, 3),
+            ("no clip, a little later", free, 5),
             ("no clip", free, 60),
         ):
-            said(f"| {name}, {made} updates |", path[:, made].mean(), path[:, made].min())
-            said(f"| {name},", made)
+            said(f"| {name} |", made, path[:, made].mean(), path[:, made].min())
         said("- **With the clip**", 60, clip[:, 3].mean() > 0.9 * clip[:, -1].mean())
         said("That is best on average", free[:, -1].mean() == free.mean(0).max())
         # 7: a run
