@@ -222,8 +222,10 @@ sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
 prompts = tasks.reviews.rl_prompts()  # film titles
 
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
-actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=2e-5))
-critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=6e-5))
+actor_config = loops.OptimiserConfig.plain(lr=2e-5)
+critic_config = loops.OptimiserConfig.plain(lr=6e-5)
+actor_optimizer = loops.make_optimizer(actor, actor_config)
+critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
@@ -291,17 +293,9 @@ steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(prompts), 64, steps, seed=0))
 by_hand = [ppo_step([prompts[i] for i in index]) for index in order]
 
+config = loops.PPOConfig.plain(steps=steps, actor=actor_config, critic=critic_config)
 other_actor, other_critic, history = loops.train_ppo(
-    copy.deepcopy(sft),
-    copy.deepcopy(reward_model),
-    tokenizer,
-    prompts,
-    score,
-    loops.PPOConfig.plain(
-        steps=steps,
-        actor=loops.OptimiserConfig.plain(lr=2e-5),
-        critic=loops.OptimiserConfig.plain(lr=6e-5),
-    ),
+    copy.deepcopy(sft), copy.deepcopy(reward_model), tokenizer, prompts, score, config
 )
 assert models.same_weights(actor, other_actor)
 assert models.same_weights(critic, other_critic)
@@ -357,8 +351,8 @@ before[columns].head(3).round(3)
 # | *advantage* | $A_t$, fixed since the batch was sampled |
 # | *clipped* | whether the clip takes the gradient away; a double line below the token shows it |
 #
-# Blue tokens have become more likely since they were sampled, orange ones less likely. (The depth of the
-# colour follows the logarithm of the ratio.)
+# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour, and a
+# still picture, show the logarithm of the ratio: 0.18 for 1.2.)
 
 # %%
 after = recorded[recorded.step == 4]  # after update 4
@@ -723,8 +717,8 @@ def my_step(titles): ...  # your code
 
 # %% tags=["exercise"]
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
-actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=2e-5))
-critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=6e-5))
+actor_optimizer = loops.make_optimizer(actor, actor_config)
+critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 mine = [my_step([prompts[i] for i in index]) for index in order]
 pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
