@@ -136,7 +136,9 @@ def one_batch_run(settings: dict, config: PPOConfig, on_step: OnStep) -> tuple[d
     policy, tokenizer = load_policy("tiny-reviews-sft")
     scorer, _ = load_scalar("tiny-reviews-reward")
     score = rollout_score(scorer, tokenizer.eos_token_id)
-    actor, batches, tables = trainable(policy), [], []
+    actor = trainable(policy)
+    batches: list[Rollout] = []
+    tables: list[dict] = []
 
     def draw(*args: Any, **given: Any) -> Rollout:
         batches.append(sample(*args, **given))
