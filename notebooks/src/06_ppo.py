@@ -27,7 +27,7 @@ import copy
 
 import torch
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]
