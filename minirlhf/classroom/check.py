@@ -37,6 +37,7 @@ from minirlhf.classroom.lessons.lesson_06 import (
     accumulated_loss,
     clipped_share,
     ppo_loss,
+    whole_step,
 )
 from minirlhf.classroom.lessons.lesson_07 import (
     coefficient_for_kl,
@@ -92,4 +93,4 @@ from minirlhf.classroom.lessons.lesson_14 import (
 )
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
-__all__ = ["CASES", "EXERCISES", "Exercise", "Result", *EXERCISES]
+__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "whole_step", *EXERCISES]

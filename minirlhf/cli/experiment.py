@@ -38,7 +38,7 @@ def experiment(
         option(
             RUN,
             "Number of seeds, starting at 0.",
-            show_default="3; 1 for the microscope",
+            show_default="3; 1 for the records of single tokens",
             callback=whole(1, 10_000),
         ),
     ] = None,

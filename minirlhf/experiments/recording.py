@@ -40,7 +40,7 @@ def run_experiment(
         the others     are in EXPERIMENTS; each writes <name> and, if it has steps, <name>_history
 
     Args:
-        seeds: how many; by default 3, and 1 for the microscope.
+        seeds: how many; by default 3, and 1 for the microscope and one_batch.
         folder: for finished runs. They are reused if they were made under the same settings.
         on_step: called with each new row of metrics.
         config: settings of the tour.

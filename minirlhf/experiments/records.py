@@ -24,8 +24,9 @@ def results(*names: str, folder: Path | None = None) -> pd.DataFrame:
     prompts), `samples` (prompt -> text), `by_film`, intervals. `by_prompt` makes a long table
     of the first kind.
 
-    The record "microscope" has one row per token instead, ready for `show.microscope`: the columns
-    of `evaluate.token_table`, `step`, and `source`. See `experiments.microscope`.
+    The records "microscope" and "one_batch" have one row per token instead, ready for
+    `show.microscope`: the columns of `evaluate.token_table`, `step`, and `source`. See
+    `experiments.microscope`.
 
     Args:
         names: one or more records, for example "ablations", "leash", "leash_history".

@@ -9,7 +9,7 @@ from minirlhf.loops.online import ONLINE, OWN_PAIRS
 from minirlhf.loops.preference import LOSSES
 
 RECORDED_SEEDS = 3  # seeds 0, 1 and 2, unless a command says otherwise
-SEEDS = {"microscope": 1}  # the experiments that are recorded with another number of seeds
+SEEDS = {"microscope": 1, "one_batch": 1}  # experiments with another number of seeds
 BRIEF = 80  # steps of most arithmetic runs: a fifth of the command line's
 LONGER = (5,)  # levels of problems that no training has practised
 BEST = 8  # best-of-n imitation: samples per prompt, of which the best one is kept
@@ -137,6 +137,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
     "order": {name: {"dpo": {"loss": name}} for name in LOSSES},
     # PPO, read token by token at several steps of one run.
     "microscope": {"as it is": {"read_at": (0, 4, 8, 12, 18, 24), "prompts": 4}},
+    # Three plain steps of PPO; the last batch is read token by token at each of its updates.
+    "one_batch": {"as it is": {"texts": 4}},
     # The preference losses on the same pairs; other references; other authors of the texts.
     "preference": PREFERENCE_VARIANTS,
 }
@@ -157,6 +159,7 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "betas": JUDGED,
     "preference": JUDGED,
     "microscope": JUDGED,
+    "one_batch": ("score", "kl", "length", "clip_fraction"),
     "order": ("chosen_change", "rejected_change", "right_order"),
     "planted": tuple(
         f"{cases}, {method}"

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.experiments.faults import FAULTS, Fault
-from minirlhf.experiments.microscope import microscope_run
+from minirlhf.experiments.microscope import microscope_run, one_batch_config, one_batch_run
 from minirlhf.experiments.planted import planted_config, planted_run
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.experiments.preference_runs import (
@@ -293,6 +293,7 @@ RUNS: dict[str, tuple[Callable, Callable]] = {
     "hacking": (group_run_config, group_run),
     "planted": (planted_config, planted_run),
     "microscope": (ppo_config, microscope_run),
+    "one_batch": (one_batch_config, one_batch_run),
     "betas": (preference_config, preference_run),
     "preference": (preference_config, preference_run),
     "order": (order_config, order_run),

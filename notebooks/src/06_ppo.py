@@ -27,7 +27,7 @@ import copy
 
 import torch
 
-from minirlhf import core, evaluate, experiments, loops, models, rewards, show, tasks
+from minirlhf import core, experiments, loops, models, rewards, show, tasks
 from minirlhf.classroom import FAST, check
 
 # %% [markdown]
@@ -58,9 +58,10 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
-# After the first update, the batch comes from an *older* policy. Suppose that the new policy makes a
-# token 1.5 times as likely. A new batch would contain it 1.5 times as often. So in the old batch each
-# occurrence should count 1.5 times.
+# After the first update, the batch comes from an *older* policy. Take one prefix $s_t$. Suppose that,
+# after this prefix, the new policy chooses a token 1.5 times as often as the old one. Then the responses
+# in which the token follows this prefix are too rare in the old batch, and the token gets the
+# weight 1.5.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
 # $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$, because $A_t$ and
@@ -73,9 +74,8 @@ from minirlhf.classroom import FAST, check
 # and every ratio is 1. There the gradient is $A_t \nabla \log \pi$: **PPO's first update is
 # REINFORCE's**, with the advantages of lesson 05.
 #
-# Further away, the ratio corrects only a part of the difference. It compares how often the two
-# policies choose token $y_t$ *after the same prefix* $s_t$. But the new policy also reaches other
-# prefixes:
+# Further away, each ratio is still right for its token after its prefix. But the new policy also reaches
+# each prefix more or less often, and the ratio does not correct for this:
 #
 # | | old policy | new policy | ratio |
 # |---|---|---|---|
@@ -83,13 +83,13 @@ from minirlhf.classroom import FAST, check
 # | writes *good* after *not* | 0.5 | 0.6 | 1.2 |
 # | writes *not good* | 0.25 | 0.06 | 0.24 |
 #
-# A new batch would contain *not good* 0.24 times as often. But in the old batch its token *good*
-# gets the weight 1.2. The ratio of one token cannot see this. Nor is $A_t$ up to date: it
-# compares the token with what $\pi_{\text{old}}$ would write, and stays as it is during all updates on
-# this batch.
+# A new batch would contain *not good* 0.24 times as often. But in the old batch its token *good* has
+# the weight 1.2. The missing factor 0.2 belongs to *not*, and only to the weight of *not*. So this *good*
+# counts too much. Nor is $A_t$ up to date: it compares the token with what $\pi_{\text{old}}$ would
+# write, and stays as it is during all updates on this batch.
 #
 # Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
-# stops the pushing before they grow.
+# stops the pushing before they grow. Section 6 measures this.
 
 # %% [markdown]
 # ## 3. The clip
@@ -142,8 +142,8 @@ show.clip(eps=0.2)
 #   one, so the token is left alone. At $\rho = 1.5$ they are −1.5 and −1.2. The minimum is the first
 #   one: the token has become *more* likely, and is pushed down.
 #
-# So the minimum stops a token that has moved far enough in the right direction. It never stops a way
-# back. With the clipped term alone, a token that has moved the wrong way would stay there.
+# So the minimum stops a token that has moved far enough in the right direction. A token that has moved in
+# the wrong direction keeps its gradient. With the clipped term alone it would lose it, and stay there.
 #
 # **By hand.** Here are five tokens with all their numbers:
 #
@@ -171,15 +171,16 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # | model | what it does | trained? |
 # |---|---|---|
-# | **actor** $\pi$ | the policy: it writes the responses | yes |
+# | **actor** $\pi$ | the policy: it writes the responses; starts as the SFT model (supervised fine-tuning, lesson 03) | yes |
 # | **critic** $V$ | predicts, before each token, the sum of the rewards that are still to come; starts as a copy of the reward model | yes |
-# | **reward model** | scores a finished response; it learned from human ratings; before PPO its scores have the mean 0 and the standard deviation 1 | no |
+# | **reward model** | scores a finished response; it learned from human ratings; on responses of the SFT model its scores have the mean 0 and the standard deviation 1 | no |
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
-# Trained for the score alone, a policy leaves good English for whatever the reward model overrates.
-# We recorded this. For the film *american psycho 2* such a policy writes: *A funny and funny and
-# funny and funny, funny and funny and funny and funny and hilarious.* So each token also pays for
-# moving away from the reference. With this payment, the **reward** of a token is
+# The reward model makes errors: it gives high scores to some texts that are not even good English. A policy
+# that is trained for the score alone learns to write them. We recorded this. For the film *american
+# psycho 2* such a policy writes: *A funny and funny and funny and funny, funny and funny and funny
+# and funny and hilarious.* So each token also pays for moving away from the reference. With this
+# payment, the **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
@@ -190,37 +191,26 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # policy gets a bonus.
 #
 # Add up the log-ratios of a response, and take the mean over many responses of the policy: this is the
-# policy's KL divergence from the reference (lesson 07). Its unit is the **nat**.
+# policy's KL divergence from the reference (lesson 07), in **nats**. Single log-ratios can be negative. This
+# mean cannot: the policy itself samples, so tokens that it likes more than the reference come more
+# often than those that it likes less.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
 #
 # - The **TD error** is $\delta_t = r_t + \gamma V_{t+1} - V_t$: the reward plus the change of the
-#   prediction. After the last token $V$ is 0.
+#   prediction. After the last token $V$ is 0. With the discount $\gamma = 1$, a later reward counts as
+#   much as an early one.
 # - Generalised advantage estimation (**GAE**) adds the later TD errors, with falling weights:
-#   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$.
+#   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$. We use $\lambda = 0.95$: the weights fall slowly.
 # - The **critic's target**, which the critic should learn to predict, is $A_t + V_t$.
 #
-# We use $\gamma = 1$ and $\lambda = 0.95$. Here is a response of three tokens, with $\lambda = 0.5$
-# so that it is easy to follow on paper. Start at the end:
-#
-# | token | $r_t$ | $V_t$ | $\delta_t = r_t + V_{t+1} - V_t$ | $A_t = \delta_t + 0.5\, A_{t+1}$ | target $A_t + V_t$ |
-# |---|---|---|---|---|---|
-# | first | −0.25 | 0.5 | −0.25 + 1.0 − 0.5 = 0.25 | 0.25 + 0.5 · 0.5 = 0.5 | 1.0 |
-# | middle | 0.0 | 1.0 | 0.0 + 1.0 − 1.0 = 0.0 | 0.0 + 0.5 · 1.0 = 0.5 | 1.5 |
-# | last | 2.0 | 1.0 | 2.0 + 0.0 − 1.0 = 1.0 | 1.0 | 2.0 |
-
-# %%
-example = torch.tensor([[-0.25, 0.0, 2.0]]), torch.tensor([[0.5, 1.0, 1.0]])
-advantages, targets = core.gae(*example, torch.ones(1, 3).bool(), gamma=1, lam=0.5)
-assert advantages.tolist() == [[0.5, 0.5, 1.0]]
-assert targets.tolist() == [[1.0, 1.5, 2.0]]
-
-# %% [markdown]
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
 # *The fourth step of a run of eight steps with `train_ppo` (see below).*
 #
-# The prompt is a film's title, the response a short review.
+# The prompt is a film's title, the response a short review. The learning rates below are a fifth of
+# `PPOConfig`'s. `train_ppo` begins with this fifth, and then raises them. With the full rates, about a
+# quarter of the tokens would be clipped in the first step, instead of 6 %.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -232,14 +222,16 @@ sampling = models.SamplingConfig(temperature=0.7, max_new_tokens=32)
 prompts = tasks.reviews.rl_prompts()  # film titles
 
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
-actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
-critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
+actor_config = loops.OptimiserConfig.plain(lr=2e-5)
+critic_config = loops.OptimiserConfig.plain(lr=6e-5)
+actor_optimizer = loops.make_optimizer(actor, actor_config)
+critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Tensors have the shape (B, R): B responses, R token positions. The mask is true
-# at real tokens and false at padding. With 64 responses, minibatches of 32 and two epochs, one step
-# makes four updates.
+# Tensors have the shape (B, R): B responses, R token positions. The mask is true at real tokens and
+# false at padding. A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
+# over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
 
 
 # %%
@@ -261,22 +253,24 @@ def ppo_step(titles):
         )
         # 4. Advantages, and targets for the critic.
         advantages, targets = core.gae(token_rewards, values, mask, gamma=1, lam=0.95)
-    batch = batch.with_columns(scores=scores, advantages=advantages, targets=targets)
+    batch = batch.with_columns(  # tensors that stay with their responses
+        scores=scores, rewards=token_rewards, advantages=advantages, targets=targets
+    )
     # 5. Update: two epochs over the batch, in minibatches of 32 responses.
     for _ in range(2):
         for rows in torch.randperm(len(titles), generator=generator).split(32):
             part = batch.select(rows)
-            mask = part.response_mask
+            real = part.response_mask
             logprobs = models.policy_logprobs(actor, part, temperature=0.7)
             policy_losses = core.ppo_clip(
-                logprobs, part.old_logprobs, part.advantages, mask
+                logprobs, part.old_logprobs, part.advantages, real
             )
-            core.aggregate(policy_losses, mask).backward()  # the mean over tokens
+            core.aggregate(policy_losses, real).backward()  # the mean over tokens
             actor_optimizer.step()
             actor_optimizer.zero_grad()
-            values = models.response_values(critic, part)
-            value_losses = core.value_loss(values, part.targets, mask)
-            core.aggregate(value_losses, mask).backward()
+            new_values = models.response_values(critic, part)
+            value_losses = core.value_loss(new_values, part.targets, real)
+            core.aggregate(value_losses, real).backward()
             critic_optimizer.step()
             critic_optimizer.zero_grad()
     return batch
@@ -286,151 +280,196 @@ def ppo_step(titles):
 # - `batch.old_logprobs` is $\log \pi_{\text{old}}$ and stays fixed for the whole step, as do rewards,
 #   advantages and targets. `logprobs` is computed again for every minibatch, because the actor has
 #   changed. Their difference is the log of the ratio.
-# - Tokens are sampled at temperature 0.7, so all log-probabilities are computed at 0.7.
+# - Tokens are sampled at temperature 0.7. So $\pi_{\text{old}}$ is the policy *at this temperature*, and
+#   all log-probabilities are computed at 0.7.
 # - The critic's loss is half the squared difference between its value and its target.
-# - The critic is wrong at first (lesson 05). Why do we not train it alone first? Because it learns
-#   fast beside the actor: after one step it explains 42 % of the variance of its targets (mean of
-#   the runs in section 7). If yours does not, `PPOConfig(critic_warmup=...)` trains it alone first.
-# - `core.aggregate` takes the mean over all tokens of the minibatch, as lesson 05 does. Lesson 04
-#   sums over the tokens of a response and takes the mean over the responses. (The direction of a
-#   step hardly changes: lesson 04, "Going further".)
+# - `core.aggregate` takes the mean over all tokens of the minibatch, as lesson 05 does.
 #
-# The package's `train_ppo` is this loop, plus what a long run needs: logs and checkpoints, a
-# learning-rate schedule, gradient norm clipping, a penalty for a missing end token, *whitened*
-# advantages (scaled to mean 0 and variance 1), and a clip for the critic's loss as well.
-# `PPOConfig.plain` switches these extras off. With the same seed, three steps then leave exactly
-# the same weights:
+# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches these
+# extras off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(prompts), 64, steps, seed=0))
 by_hand = [ppo_step([prompts[i] for i in index]) for index in order]
 
+config = loops.PPOConfig.plain(steps=steps, actor=actor_config, critic=critic_config)
 other_actor, other_critic, history = loops.train_ppo(
-    copy.deepcopy(sft),
-    copy.deepcopy(reward_model),
-    tokenizer,
-    prompts,
-    score,
-    loops.PPOConfig.plain(steps=steps, batch_size=64),
+    copy.deepcopy(sft), copy.deepcopy(reward_model), tokenizer, prompts, score, config
 )
 assert models.same_weights(actor, other_actor)
 assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# The mean score rises. The first batch comes before any update.
+# Three small steps are too few to see the score rise (section 7 has 24). Your numbers may differ: the last
+# digits of a sum depend on the machine, and then other tokens are sampled. So from here on we read a
+# *recorded* batch: the third one of this run.
+#
+# **One token all the way.** Response 1 of this batch begins *A moving portrait*. Its first tokens before the
+# first update (`kl` is the log-ratio, `return` the critic's target):
+
+# %%
+recorded = experiments.results("one_batch")  # four responses, read at each update
+before = recorded[(recorded.text == 1) & (recorded.step == 0)].set_index("token")
+columns = ["old_logprob", "ref_logprob", "kl", "reward", "value"]
+columns += ["td_error", "advantage", "return"]
+before[columns].head(3).round(3)
+
+# %% [markdown]
+# Follow *moving*:
+#
+# | what | of *moving* | line of the loop |
+# |---|---|---|
+# | log-ratio | −4.006 + 4.284 = 0.278 | `batch.old_logprobs`, minus `ref_logprobs` |
+# | reward $r_t$ | −0.5 · 0.278 = −0.139 | `core.kl_shaped_rewards` |
+# | value $V_t$, and $V_{t+1}$ of *portrait* | 0.498, and 0.472 | `models.response_values` |
+# | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
+# | advantage $A_t$ | −0.166 + 0.95 · 0.638 = 0.440 | `core.gae`, from the end: *portrait* has 0.638 |
+# | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
+# | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
+# | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
+# | ratio one epoch later, in update 3 | 1.036 | the same line |
+# | ratio after update 4 | 1.084 | |
+#
+# *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
+# good token: what follows goes better than the critic expected, and GAE adds this.
+#
+# Updates 2 and 3 use this response. The ratio is not 1 even in update 2, because update 1 changed the
+# weights, and all tokens share them.
 #
 # ## 5. A batch under the microscope
 #
 # What did the clip do? The **token microscope** shows the numbers of every token. Point at a token, or
-# use the arrow keys.
+# use the arrow keys. Here are four recorded responses, numbered from 0, *after* the four updates:
 #
-# We look at four responses of the last of our three batches, read *after* its four updates.
-# Responses are numbered from 0. The panel has five rows:
+# | row of the panel | what it is |
+# |---|---|
+# | *log-probability when sampled* | $\log \pi_{\text{old}}$ |
+# | *log-probability, policy* | $\log \pi$ now |
+# | *importance ratio* | $\rho_t$: e to the power of their difference |
+# | *advantage* | $A_t$, fixed since the batch was sampled |
+# | *clipped* | whether the clip takes the gradient away; a double line below the token shows it |
 #
-# - *log-probability when sampled* is $\log \pi_{\text{old}}$, *log-probability, policy* is
-#   $\log \pi$ now,
-# - *importance ratio* is $\rho_t$: e to the power of their difference,
-# - *advantage* is $A_t$, fixed since the batch was sampled,
-# - *clipped* says whether the clip takes the gradient away. A double line shows it below the token.
-#
-# The colour is the ratio. Blue tokens have become more likely since they were sampled, orange ones
-# less likely.
+# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour, and a
+# still picture, show the logarithm of the ratio: 0.18 for 1.2.)
 
 # %%
-third = by_hand[-1].select(torch.arange(4))
-table = evaluate.token_table(third, tokenizer, actor=actor)
+after = recorded[recorded.step == 4]  # after update 4
 place = ["text", "prompt", "position", "token"]
 measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
-show.microscope(table[place + measures], "ratio", text="all")
+show.microscope(after[place + measures], "ratio", text="all")
 
 # %% [markdown]
-# Look at two tokens of response 1:
+# | token | $A_t$ | ratio before update 4 | ratio after it | |
+# |---|---|---|---|---|
+# | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now |
+# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after |
+# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped |
 #
-# - *ing* has a ratio far above 1.2, a positive advantage, and is clipped. So the clip does not hold
-#   a token at 1.2. It only takes its gradient away, once it is there. One large update can jump past
-#   1.2. Updates for other tokens move this one, too: all tokens share the same weights.
-# - *cast* has a positive advantage and a ratio below 0.8. It has moved in the wrong direction. It is
-#   not clipped, so it can come back.
+# - *or*: the clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond.
+# - *er*: a clipped token moves on. Update 4 did not even use its response. But all tokens share the weights.
+# - *offers* has moved in the wrong direction. It is not clipped, so it can come back.
 #
-# Of all tokens in the four responses 40 % are clipped. That is too many: the updates go too far.
-# The main reason: our plain loop uses the full learning rate from the first step. `train_ppo`
-# begins with a fifth of it. So its runs clip less, in the diagram of section 4 and in section 7.
+# Of all tokens in the four responses 5 % are clipped.
 
 # %% [markdown]
 # ## 6. What the clip limits
 #
-# One batch has two dangers. Far from the old policy the ratio is wrong (section 2). And a batch is
-# a small sample, so it can mislead. The clip limits how far one batch can move the policy, for good
-# and for bad. We look at the second danger in a world with 15 possible responses (lesson 05). There
-# we can *compute* the expected score of a policy instead of estimating it.
+# One batch has two dangers. Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
+# (section 2). And a batch is a small sample, so it can mislead. We look at both in a world with 15 possible
+# responses (lesson 05), where the true expected score of a policy can be *computed*.
 #
-# We sample 40 batches of only 4 responses. On each batch we make 60 updates by plain gradient descent
-# with step size 1, with and without the clip, always from the same starting policy. There is no
-# critic: the advantage of a response is its score minus the mean score of the other three. As in
-# lesson 04, losses are summed over tokens and averaged over responses.
+# `reuse` makes 60 updates on one batch by plain gradient ascent with step size 1. It returns the change of
+# two numbers: the **surrogate**, the mean of $\sum_t \rho_t A_t$ over the batch, and the true score. The
+# surrogate is what PPO believes to gain.
+
+# %%
+world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
+start = world.ref_logits
+old = world.logprobs(start)  # (15, 3): of each response, of each token
+
+
+def reuse(rows, weights, advantages, eps):
+    logits, path = start, []
+    for _ in range(61):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (world.logprobs(logits) - old).exp()[rows]
+        gain, clipped = ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages
+        path.append([(weights @ gain.sum(1)).item(), world.objective(logits).item()])
+        (weights @ torch.minimum(gain, clipped).sum(1)).backward()
+        logits = logits + logits.grad
+    return (torch.tensor(path) - torch.tensor(path[0])).T
+
+
+# %% [markdown]
+# **The first danger, alone.** This batch holds all 15 responses, weighted with their probabilities, and
+# their exact advantages. So it cannot mislead.
+
+# %%
+values, action_values = world.values(start)
+exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
+everything = torch.arange(15), world.probs(start), exact
+promised, true = reuse(*everything, eps=torch.inf)  # no clip
+promised_clip, true_clip = reuse(*everything, eps=0.2)
+show.lines(
+    {
+        "surrogate, no clip": promised,
+        "true score, no clip": true,
+        "surrogate, clip 0.2": promised_clip,
+        "true score, clip 0.2": true_clip,
+    },
+    xlabel="updates on one batch",
+    ylabel="change",
+)
+
+# %% [markdown]
+# Without the clip the surrogate promises 1.49, and the true score rises by only 1.21. The error grows with
+# the distance. With the clip both rise by 0.34. (The policy without the clip is still the better one: its
+# surrogate is too high, but points in a good direction.)
+#
+# **The second danger.** Now 40 batches of only 4 responses. The advantage of a response is its score minus
+# the mean score of the other three.
 #
 # **Predict.** After 60 updates on one batch: which policy is better on average, with or without the
 # clip? Which has the worst of the 40 results?
 
-# %%
-world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
-start, mask = world.ref_logits, world.response_mask
-old = world.logprobs(start)  # (15, 3): of each response, of each token
-no_clip = {"clip_eps": 1 - 1e-9, "clip_eps_high": 1e9}  # no ratio leaves this
-
-
-def one_update(logits, batch, clip):
-    """Gradient descent with step size 1 on a batch: the numbers of four responses."""
-    scores = world.rewards[batch]
-    mean_of_others = (scores.sum() - scores) / 3
-    advantages = (scores - mean_of_others)[:, None].expand(-1, 3)  # same at each token
-    logits = logits.detach().requires_grad_(True)
-    new = world.logprobs(logits)[batch]
-    losses = core.ppo_clip(new, old[batch], advantages, mask[batch], **clip)
-    core.aggregate(losses, mask[batch], how="sequence_sum").backward()
-    return logits - logits.grad
-
-
-# %%
-def reuse(batch, clip):
-    """Change of the true expected score, before and after each of 60 updates."""
-    logits, changes = start, [0.0]
-    for _ in range(60):
-        logits = one_update(logits, batch, clip)
-        changes.append((world.objective(logits) - world.objective(start)).item())
-    return changes
-
-
 # %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
-drawn = torch.multinomial(probs, 4, replacement=True, generator=drawing)
-with_clip = torch.tensor([reuse(batch, {"clip_eps": 0.2}) for batch in drawn])
-without = torch.tensor([reuse(batch, no_clip) for batch in drawn])  # (40, 61)
-show.lines(
-    {"clip 0.2": {"clip 0.2": with_clip}, "no clip": {"no clip": without}},
-    xlabel="updates on one batch of 4 responses",
-    ylabel="change of the true expected score",
-    reference=0,
-    ylim=(-0.8, 1.8),
-)
+changes = {"clip 0.2": [], "no clip": []}
+for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
+    scores = world.rewards[rows]
+    advantages = scores - (scores.sum() - scores) / 3  # the same at each token
+    batch = rows, torch.full((4,), 0.25).double(), advantages[:, None]
+    changes["clip 0.2"].append(reuse(*batch, eps=0.2)[1])
+    changes["no clip"].append(reuse(*batch, eps=torch.inf)[1])
+panels = {name: {name: torch.stack(paths)} for name, paths in changes.items()}
+show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean over the 40 batches, the band runs from the worst to the best.
+# The line is the mean over the 40 batches, the band runs from the worst to the best. The numbers (change
+# of the true score):
 #
-# - **Without the clip** the policy follows its batch all the way. On average the score rises by 0.82.
-#   But the worst batch was misleading: there it falls by 0.51.
-# - **With the clip** 60 updates do hardly more than three. On average the score rises by 0.12, and
-#   in the worst batch it falls by 0.09.
+# | | updates | mean change | worst of 40 batches |
+# |---|---|---|---|
+# | with the clip, stopped early | 3 | +0.11 | −0.02 |
+# | with the clip | 60 | +0.12 | −0.09 |
+# | no clip, stopped early | 3 | +0.29 | +0.02 |
+# | no clip, a little later | 5 | +0.45 | −0.06 |
+# | no clip | 60 | +0.82 | −0.51 |
 #
-# So in this tiny world the clip costs more than it saves. What it buys is a narrow band.
+# - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
+#   batch was misleading.
+# - **With the clip** 60 updates do hardly more than three.
+# - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
+#   better worst case. But somebody has to know when to stop: after five, the worst batch has lost.
 # </details>
 #
-# Section 8 asks whether a language model needs the clip.
+# So here the clip does not find the better policy. It keeps the surrogate honest and the band narrow, and
+# nobody has to know when to stop. Section 8 asks whether a language model needs it.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -448,18 +487,14 @@ show.curves(
 )
 
 # %% [markdown]
-# - **score** is the reward model's score, before the KL penalty is taken off. It rises from about 0 to
-#   about 1.2.
-# - **gold** is a second score that training never sees: the rating from −4 to 4 that people would
-#   give, predicted by another model. It rises too.
-# - **kl** is the distance from the reference in nats per response. It grows to about 2 and
-#   stays near that, held by the KL penalty and by a learning rate that falls to 0.
-# - **entropy** says how undecided the policy is about the next token. It stays between 2.1 and 2.6
-#   nats per token: the policy still writes varied reviews.
-# - **clip_fraction** is the share of tokens without a gradient because of the clip, in the four updates
-#   of a step: at most 9 %, and less with the falling learning rate.
-# - **explained_variance** says how well the critic predicts its targets (in lesson 05: the
-#   returns): 1 is perfect, 0 is as good as a constant. It starts below 0 and reaches 0.7.
+# | curve | what it is | what you see |
+# |---|---|---|
+# | **score** | the reward model's score, before the KL penalty is taken off | rises from about 0 to about 1.2 |
+# | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
+# | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls to 0 |
+# | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the policy still writes varied reviews |
+# | **clip_fraction** | the share of tokens without a gradient because of the clip, in the updates of a step | at most 9 %, and less with the falling learning rate |
+# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
 #
 # The first sample for each of three test films. What has PPO changed?
 
@@ -503,8 +538,17 @@ show.curves(
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# So the clip is insurance against using a batch too often. With two epochs we found no clear
-# difference in the gold score ("Going further").
+# So the clip is insurance against using a batch too often. Does it cost gold? The final gold scores, mean
+# and range of three seeds:
+
+# %%
+runs = experiments.results("ablations")
+settings = [*compared, "one epoch", "no clip"]
+experiments.mean_over_seeds(runs, "gold").loc[settings].round(2)
+
+# %% [markdown]
+# Eight epochs *with* the clip have the highest gold: they make four times as many updates. *Without* it they
+# gain almost nothing. With two epochs we found no clear difference between clip and *no clip*.
 #
 # ## 9. Reading your own run
 #
@@ -514,7 +558,7 @@ show.curves(
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent (section 7) | tens of percent (section 5, and eight epochs): the updates on one batch go too far; lower the learning rate or the number of epochs |
+# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip have 42 % and the highest gold of section 8. Look at KL, length and samples. If they look bad, lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
 #
 # No curve replaces reading samples.
@@ -524,11 +568,11 @@ show.curves(
 #
 # - PPO reuses a batch. The ratio $\rho_t = \pi / \pi_{\text{old}}$ corrects for the change since it was
 #   sampled. At $\rho_t = 1$ PPO is REINFORCE with a critic.
-# - The clip takes the gradient from tokens that have moved far enough in the right direction. It
-#   never stops a way back.
+# - The clip takes the gradient from tokens that have moved far enough in the right direction. A token that
+#   has moved in the wrong direction keeps its gradient.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
 # - The score does not show every damage. Watch KL, length, entropy and samples, too.
-# - The clip matters when a batch is reused often.
+# - The clip matters when a batch is reused often. It limits what one batch can do, for good and for bad.
 #
 # ## Exercises
 #
@@ -650,9 +694,10 @@ show.lines(
 # **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step`
 # from memory, under the name `my_step`: sample; ask the three models; rewards; advantages; update.
 # Use the temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with
-# minibatches of 32, and return the mean score of the batch as a float. The last cell runs three
-# steps and compares them with section 4. If the first mean score differs, look at the sampling. If
-# a later one differs, look at the update.
+# minibatches of 32. Return the batch with its columns `scores`, `rewards`, `advantages` and `targets`.
+# The last cell runs your steps and compares every column with section 4, in order. It names the first
+# one that differs, and the part to look at. If it is not the first step, look at everything after the
+# sampling, not at the update alone.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
 # `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
@@ -672,19 +717,17 @@ def my_step(titles): ...  # your code
 
 # %% tags=["exercise"]
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
-actor_optimizer = loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-4))
-critic_optimizer = loops.make_optimizer(critic, loops.OptimiserConfig(lr=3e-4))
+actor_optimizer = loops.make_optimizer(actor, actor_config)
+critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 mine = [my_step([prompts[i] for i in index]) for index in order]
-print("mean scores, section 4:", [b.scores.mean().item() for b in by_hand])
-print("mean scores, my_step:  ", mine)
-print("the actor's weights are equal:", models.same_weights(actor, other_actor))
-print("the critic's weights are equal:", models.same_weights(critic, other_critic))
+pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
+check.whole_step(mine, by_hand, pairs)
 
 # %% [markdown]
-# **5. Three runs without a name** *(easy, 10 minutes)*. Runs A, B and C differ in one setting only.
-# Which setting may it be? Which run is sick, and which curves say so? Which of the three policies would
-# you give to people?
+# **5. Three runs without a name** *(medium, 10 minutes)*. Runs A, B and C differ in one setting only.
+# Which setting may it be? Which run is sick, and which curves say so? Which further curves
+# would you ask for? Which of the three policies would you give to people?
 
 # %% tags=["shared"]
 history = experiments.results("leash_history")
@@ -692,7 +735,7 @@ unnamed = dict(zip(history.variant.unique()[[5, 0, 2]], "ABC"))
 history["variant"] = history.variant.map(unnamed)
 show.curves(
     history.dropna(subset="variant").sort_values(["variant", "seed", "step"]),
-    columns=["score", "gold", "kl", "length", "entropy", "clip_fraction"],
+    columns=["score", "gold", "length"],
 )
 
 # %% [markdown]
@@ -700,11 +743,11 @@ show.curves(
 #
 # The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
 #
-# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, its
-# KL is about 86 nats, its entropy is near 0.4, and its responses are nearly as long as allowed: it
-# writes almost the same text for all films. Run A is healthy, and has learned little. Run C is the
-# one to give to people, after you have read its samples. Here are the first responses of the three
-# policies (seed 0) to two test films:
+# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its
+# responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
+# entropy are missing. The KL is about 86 nats, the entropy near 0.4. Run A is healthy, and has learned little.
+# Run C is the one to give to people, after you have read its samples. Here are the first responses of the
+# three policies (seed 0) to two test films:
 #
 # | film | A | B | C |
 # |---|---|---|---|
@@ -714,8 +757,9 @@ show.curves(
 # A still writes like the reference: its sentences are long and not always praise. B repeats one word.
 # C praises in several ways, and is sometimes ungrammatical.
 #
-# The gold score of run B is the highest of the three all the same. Its model was fitted on reviews
-# that people write. It has errors too, and a policy without a KL penalty finds them.
+# The gold score of run B is the highest of the three all the same. Training never sees it. But the gold
+# model, like the reward model, was fitted on reviews that people write. So both overrate a text that only
+# repeats praise, and what raises one score also raises the other.
 # </details>
 #
 # ## Questions
@@ -744,13 +788,8 @@ show.curves(
 # **A whole run under the microscope.** You see responses to four film titles, before the update of step
 # 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The slider moves
 # through the training. (Where a page runs no scripts, there is a
-# [still picture](../docs/images/microscope.png) of step 0.) The panel has nine rows:
-#
-# - *log-probability when sampled* and *log-probability, reference* are $\log \pi_{\text{old}}$ and
-#   $\log \pi_{\text{ref}}$, *log-ratio to the reference* is their difference,
-# - *score of the whole response* is the same at each of its tokens,
-# - *reward after the KL penalty* is $r_t$, *value* is $V_t$, *TD error* is $\delta_t$,
-# - *advantage* is $A_t$ (before whitening), *critic's target* is $A_t + V_t$.
+# [still picture](../docs/images/microscope.png) of step 0.) *Log-ratio to the reference* is the difference
+# of the log-probabilities when sampled and under the reference.
 
 # %%
 run = experiments.results("microscope")
@@ -767,99 +806,48 @@ show.microscope(
 #   and 3.39. It is a copy of the reward model, which never learned to judge an unfinished response.
 #   So the first advantages say more about the critic than about the tokens.
 # - **After the last step the critic has learned.** Its values now lie between −0.79 and 1.52. The
-#   mean size of an advantage has fallen from 0.96 to 0.30. Take *amys o*: "A heartbreaking treat."
-#   Before *heart* the critic predicts 0.14, after it 0.67: a good sign.
-# - **From reward to advantage.** The policy gives *heart* 3.2 %, the reference only 0.8 %. That is a
-#   log-ratio of 1.41 nats, so the reward of this token is −0.70. The TD error is −0.70 + 0.67 − 0.14
-#   = −0.17: the KL penalty takes more than the critic's hope gives. Still, the advantage is 0.48. GAE
-#   adds the later TD errors, and *b* and *treat* have large ones. Point at *heart* to see the sum.
+#   mean size of an advantage has fallen from 0.96 to 0.30.
 #
 # **Importance sampling.** An expectation under $\pi$ can be computed from samples of
 # $\pi_{\text{old}}$, if each sample gets the weight $\rho(y) = \pi(y) / \pi_{\text{old}}(y)$:
 # $\mathbb{E}_{y \sim \pi}[f(y)] = \sum_y \pi_{\text{old}}(y)\, \rho(y) f(y)$. This is exact for whole
 # responses, where $\rho(y) = \prod_t \rho_t$. But a product of many factors near 1 is often far
 # from 1, so the estimate is very noisy. PPO uses the ratio of the single token instead. That is
-# less noisy and, away from $\pi_{\text{old}}$, biased (section 2). Lesson 11 has a method in between
-# (GSPO).
+# less noisy and, away from $\pi_{\text{old}}$, biased (sections 2 and 6). Lesson 11 has a method in
+# between (GSPO).
 #
-# **A lower bound.** The minimum makes PPO's objective at most as large as the objective without the
-# clip: $\min(\rho_t A_t, \text{clip}(\rho_t) A_t) \le \rho_t A_t$. So PPO never promises more
-# than the unclipped objective.
+# **Why not train the critic alone first?** It learns fast beside the actor. In the runs of section 7 its
+# explained variance is 0.42 after one step. (It is measured on the targets $A_t + V_t$, and these contain its
+# own values. Lesson 05 used the returns.) If yours stays near 0, `PPOConfig(critic_warmup=...)` trains it
+# alone first.
 #
 # **The clipped value loss.** `train_ppo` also clips the critic by default. With $T$ for the target,
 # $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$
 # and $c = 0.5$. Take $V_{\text{old}} = 0$ and $T = 2$. At $V = 1$ the clipped value is 0.5, with
 # the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on $V$: the
-# value has moved far enough for this batch. At $V = -1$ the unclipped error is the larger one, so
-# the value is pulled back. This clip is not in the paper, but in its authors' code. We find no use
-# for it here (see *Three more parts removed*).
+# value has moved far enough for this batch. In our runs the critic learns as well without it.
 #
-# **Whitening.** Subtracting the mean of all advantages of a batch and dividing by their standard
-# deviation makes the learning rate independent of the reward's unit. Here it changes little, for
-# two reasons. `train_ppo` shortens the gradient to length 1, and at every step it is longer than that.
-# And Adam divides by the gradient's size.
+# **Whitening.** `train_ppo` shifts and scales the advantages of a batch to mean 0 and variance 1. Then the
+# size of the loss does not depend on the reward's unit. Here this changes little. `train_ppo` also shortens
+# each gradient that is longer than 1 to length 1, and here all are longer. So a factor in front of all
+# advantages cancels before the update. (It would cancel in Adam, too: Adam divides the gradient by its own
+# recent size.)
 #
 # **PPO without a clip.** The PPO paper has a second form. It replaces the clip by a penalty that grows
 # smoothly as the policy leaves the old one:
 # $L_t = -\rho_t A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
 # bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
-# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$: how far the new policy is from the one that sampled.
-#
-# **Other parts changed.** We also trained PPO with two epochs and no clip, and with one epoch. The
-# complete algorithm (*as it is*) was run six times: two rows of three. The figure shows the gold
-# score. A large circle is the mean of a row, a small one a single run. The bar is the 95 % interval
-# of the difference from the six complete runs. A bar that includes 0 may be luck. The grey band
-# reaches from the lowest to the highest of the six. At the right: the mean, and the difference with
-# its interval.
-
-# %%
-runs = experiments.results("ablations", "leash")  # two recorded experiments
-runs["variant"] = runs.variant.replace({"kl_coef 0.5": "as it is, again"})
-changed = ["no clip", "one epoch", "eight epochs", "eight epochs, no clip"]
-show.differences(
-    runs,
-    value="gold",
-    repeats=["as it is", "as it is, again"],
-    variants=changed,
-    label="gold score",
-)
-
-# %% [markdown]
-# - **One epoch** lowers the gold score most: it makes half as many updates.
-# - **Eight epochs** raise it, with four times as many updates.
-# - **No clip**: with two epochs and with eight, the bar includes 0. But the KL is higher: with two
-#   epochs a little, in each run above all six complete runs, and with eight much.
-#
-# Three runs per row say little about other seeds. The two rows with the *same* settings differ by
-# 0.07 gold points. Section 6 names two dangers of reusing a batch. Which of them causes the collapse
-# with eight epochs, these runs cannot tell. With the clip, up to 42 % of the tokens are clipped there.
-#
-# **Three more parts removed.** We also trained PPO without whitening, without the clip of the critic's
-# loss, and with $\lambda = 1$. For none of them does the interval of the gold score exclude 0. With
-# $\lambda = 1$ the KL is higher in each run than in any of the six complete runs. The critic is worse
-# than a constant at step 0 and explains at least 0.35 of the variance at step 2, with or without its
-# clip.
+# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$: how far the new policy is from the one that sampled. Another way
+# is to stop the updates on a batch when this KL is large (Spinning Up does): section 6's early stopping, with
+# a rule that says when.
 #
 # **To go further from the reference,** lower the KL coefficient before you raise the number of epochs.
 # Eight epochs move the policy twice as far as two. Two epochs with a KL coefficient of 0.25 instead of
 # 0.5 move it equally far, and have more gold. (But do not lower it to 0: see exercise 5.)
 #
-# **Section 6 with smaller steps.** With a step size of 0.2 instead of 1, sixty updates without the
-# clip gain a little less on average, and the worst batch falls by 0.32 instead of 0.51. With step size 1,
-# only 2 of the 40 batches end below 0 without the clip, and 1 with it.
-#
-# **What the libraries do.**
-#
-# | | here | elsewhere |
-# |---|---|---|
-# | clip range | 0.2 on both sides; `clip_eps_high` sets another upper end | the same |
-# | value clip | 0.5 | 0.2 in TRL and DeepSpeed-Chat, 0.5 in OpenRLHF |
-# | old log-probabilities | recorded while sampling | TRL's PPO too; its RLOO and OpenRLHF compute them again |
-# | mean over tokens | one denominator per optimiser step | DeepSpeed-Chat: one per micro-batch |
-#
-# If $A < 0$ and the ratio is very large, so is the loss. A second clip (*dual clip*) bounds it. It is on
-# in verl at a ratio of 3, and an option here and in OpenRLHF. Spinning Up stops the updates on a batch
-# early when the KL is large. Most libraries for language models do not.
+# **Other libraries** have the same algorithm with other details. TRL and DeepSpeed-Chat clip the value at
+# 0.2, OpenRLHF at 0.5 as here. OpenRLHF computes the old log-probabilities again after sampling. If $A < 0$ and
+# the ratio is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
 #
 # **References.** Schulman et al. 2017, *Proximal policy optimization algorithms* (sections 3 and 4).
 # Schulman et al. 2015, *Trust region policy optimization* (why not too far). Engstrom et al. 2020,

@@ -61,7 +61,8 @@ from minirlhf.classroom import FAST, Questions, atlas, check, graded
 #
 # The task is that of lesson 06: the prompt is a film's title, the response a short review. The actor
 # starts as the model after supervised fine-tuning (SFT). The reference stays that model. Actor and
-# critic first get the three steps of lesson 06, so actor and reference differ.
+# critic first get three steps of lesson 06's loop, here with the full learning rates. So actor and
+# reference differ.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal

@@ -83,11 +83,12 @@ def at(response, token):
     return {name: column[place] for name, column in response.items()}
 
 
-def test_actor_and_critic_are_those_of_lesson_06():
-    for name in ("06_ppo", "09_the_four_models"):
-        code = (NOTEBOOKS / "src" / f"{name}.py").read_text()
-        assert "PPOConfig.plain(steps=" in code and "1 if FAST else 3" in code
-    assert loops.PPOConfig.plain().batch_size == 64 and loops.PPOConfig.plain().seed == 0
+def test_actor_and_critic_have_had_three_plain_steps_at_the_full_learning_rates():
+    code = (NOTEBOOKS / "src" / "09_the_four_models.py").read_text()
+    assert "PPOConfig.plain(steps=1 if FAST else 3)" in code
+    config = loops.PPOConfig.plain()
+    assert (config.batch_size, config.seed) == (64, 0)
+    assert (config.actor.lr, config.critic.lr) == (1e-4, 3e-4)
 
 
 def test_the_numbers_of_the_page_belong_together(responses):

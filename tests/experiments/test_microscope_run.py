@@ -1,5 +1,7 @@
 """The recorded PPO run that is read token by token: what is read, and that reading changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -170,3 +172,60 @@ def test_the_committed_record_and_its_page_are_small():
     table = results("microscope")
     page = show.microscope(table[table["source"] == "fixed"], "advantage").html
     assert len(page.encode()) < 300_000
+
+
+# ---- one batch, read at each of its updates
+
+
+@pytest.fixture(scope="module")
+def one_batch(tmp_path_factory):
+    """Two short steps, recorded: batches of four responses, minibatches of two, two epochs."""
+    folder, made = tmp_path_factory.mktemp("recorded"), microscope.one_batch_config({"seed": 0})
+    config = replace(made, steps=2, batch_size=4, minibatch_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (runs, recording):
+            patch.setattr(module, "EXPERIMENTS", {"one_batch": {"as it is": {"texts": 3}}})
+        run = (lambda settings: config, microscope.one_batch_run)
+        patch.setitem(runs.RUNS, "one_batch", run)
+        recording.run_experiment("one_batch", folder / "out", results=folder)
+    return config, folder
+
+
+def test_one_batch_is_read_before_each_update_and_after_the_last(one_batch):
+    config, folder = one_batch
+    table = results("one_batch", folder=folder)
+    assert table.step.unique().tolist() == [0, 1, 2, 3, 4] and table.text.unique().tolist() == [
+        0,
+        1,
+        2,
+    ]
+    fixed = ["text", "position", "token", "old_logprob", "reward", "value", "advantage", "return"]
+    first, *later = (table[table.step == n].reset_index(drop=True) for n in range(5))
+    assert first.ratio.to_numpy() == pytest.approx(1.0, abs=1e-4)
+    for reading in later:
+        assert reading[fixed].equals(first[fixed])
+        assert (reading.ratio - 1).abs().max() > 1e-4
+    used = table.groupby(["text", "step"]).used.first().unstack()
+    assert (used[[0, 1]].sum(axis=1) == 1).all() and (used[[2, 3]].sum(axis=1) == 1).all()
+    assert not used[4].any()
+
+
+def test_reading_one_batch_leaves_the_run_as_it_is_without_reading(one_batch):
+    config, folder = one_batch
+    policy, tokenizer = load_policy("tiny-reviews-sft")
+    scorer, _ = load_scalar("tiny-reviews-reward")
+    score = rollout_score(scorer, tokenizer.eos_token_id)
+    models = (trainable(policy), trainable(scorer))
+    plain = train_ppo(*models, tokenizer, reviews.rl_prompts(), score, config)[2]
+    for with_reading, without in zip(
+        load_results("one_batch_history", folder=folder), plain, strict=True
+    ):
+        assert {key: with_reading[key] for key in without} == without
+
+
+def test_the_committed_batch_is_small_and_has_the_command_that_makes_it():
+    (row,) = load_results("one_batch")
+    assert (
+        row["command"] == "minirlhf experiment one_batch --seeds 1" and "dirty" not in row["commit"]
+    )
+    assert (RESULTS / "one_batch.jsonl").stat().st_size < 100_000

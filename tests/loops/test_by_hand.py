@@ -352,13 +352,18 @@ def test_an_unknown_schedule_or_a_maximum_norm_of_0_is_refused(given, said):
 # ---- the loops that the lessons write by hand
 
 
-def lesson_step(lesson, name, **names):
-    """The function `name` as a code cell of a lesson's source defines it, with these globals."""
+def lesson_source(lesson, name):
+    """The code cell of a lesson's source that defines the function `name`."""
     source = (Path(__file__).parents[2] / "notebooks" / "src" / f"{lesson}.py").read_text("utf-8")
     cells = [c for c in re.split(r"^# %%.*$", source, flags=re.M) if f"def {name}(" in c]
     assert len(cells) == 1
+    return cells[0]
+
+
+def lesson_step(lesson, name, **names):
+    """The function `name` as a code cell of a lesson's source defines it, with these globals."""
     names |= {"core": core, "loops": loops, "models": models, "torch": torch}
-    exec(compile(cells[0], lesson, "exec"), names)
+    exec(compile(lesson_source(lesson, name), lesson, "exec"), names)
     return names[name]
 
 

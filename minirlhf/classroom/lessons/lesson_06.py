@@ -1,9 +1,13 @@
-"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, and gradient accumulation."""
+"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, micro-batches, a step."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
-from minirlhf.classroom.exercise import Exercise
+from minirlhf.classroom.exercise import Exercise, Result
 from minirlhf.core import policy_gradient
+from minirlhf.core.rollout import Rollout
 
 
 def _mask(g, rows=3, width=4):
@@ -193,3 +197,74 @@ accumulated_loss = Exercise(
     },
     differentiate=("losses",),
 )
+
+
+# ---- the whole step, compared with the one of the lesson
+UPDATE = (
+    "Everything before it is right, so the {} was updated differently in step {}. Compare part 5: "
+    "epochs, minibatches, the mask of the minibatch, the loss, `step`, `zero_grad`."
+)
+UPDATED = {"response_ids": "actor", "old_logprobs": "actor", "advantages": "critic"}
+PARTS = {  # a column -> what to look at if it is the first one that differs
+    "response_ids": "Look at part 1: prompts in order, `sampling`, and `generator` for all draws.",
+    "old_logprobs": "Leave those of `models.sample` as they are.",
+    "scores": "Look at part 2: `score` of the batch.",
+    "rewards": (
+        "Look at the reference in part 2 and at part 3: temperature 0.7, kl_coef 0.5, "
+        "old minus reference, the score at the last token."
+    ),
+    "advantages": "Look at the critic's values in part 2 and at GAE in part 4: gamma 1, lam 0.95.",
+    "targets": "The target is the second result of `core.gae`: advantage plus value.",
+}
+
+
+def whole_step(
+    mine: Sequence[Rollout],
+    expected: Sequence[Rollout],
+    models: Mapping[str, tuple[nn.Module, nn.Module]],
+) -> Result:
+    """Compare the steps of a PPO loop with those of the lesson, and name what differs first.
+
+    Args:
+        mine: the batch that each step returned, with the columns scores, rewards, advantages and
+            targets.
+        expected: the same of the lesson.
+        models: name -> (model after your steps, the same model after those of the lesson).
+
+    Returns:
+        The Result. Its message names the step and the column that differs first.
+    """
+    for step, (batch, right) in enumerate(zip(mine, expected, strict=True), 1):
+        if not isinstance(batch, Rollout):
+            kind = type(batch).__name__
+            return Result(False, f"my_step returned {kind}. It must return the batch.")
+        for name, hint in PARTS.items():
+            if problem := _differs(batch, right, name):
+                if step > 1 and name in UPDATED:
+                    hint = UPDATE.format(UPDATED[name], step - 1)
+                return Result(False, f"step {step}: {problem} {hint}")
+    for name, (model, right_model) in models.items():
+        pairs = zip(model.parameters(), right_model.parameters(), strict=True)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            return Result(
+                False,
+                f"all batches are right, but the {name}'s weights differ at the end. "
+                "Look at its update in part 5.",
+            )
+    return Result(
+        True, f"all columns of {len(mine)} steps and the weights equal those of section 4."
+    )
+
+
+def _differs(batch: Rollout, right: Rollout, name: str) -> str:
+    """How a column of the batch differs from the right one; "" if it does not."""
+    if name in right.columns and name not in batch.columns:
+        return f"the batch has no column `{name}`; `batch.with_columns` adds it."
+    answer, expected = (getattr(b, name) for b in (batch, right))
+    if answer.shape != expected.shape:
+        what = "the sampled tokens" if name == "response_ids" else f"`{name}`"
+        return f"{what} have the shape {tuple(answer.shape)}, not {tuple(expected.shape)}."
+    real = right.response_mask if answer.dim() == 2 else torch.ones_like(answer, dtype=torch.bool)
+    if torch.allclose(answer[real].double(), expected[real].double(), rtol=1e-4, atol=1e-5):
+        return ""
+    return "the sampled tokens differ." if name == "response_ids" else f"`{name}` differ first."

@@ -1,0 +1,106 @@
+"""The checker of the whole PPO step says which part of a step is wrong: errors are planted."""
+
+import copy
+
+import pytest
+import torch
+
+from minirlhf import core, loops, models
+from minirlhf.classroom import check
+from minirlhf.classroom.exercise import LONGEST
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig
+from tests.loops.test_by_hand import lesson_source, score
+from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer
+
+TITLES = [f"{n}" for n in range(32)]
+SOURCE = lesson_source("06_ppo", "ppo_step")
+
+
+def run(*changes):
+    """(batches, actor, critic) of two steps of the lesson's code, with pieces of it replaced."""
+    source = SOURCE
+    for right, wrong in changes:
+        assert source.count(right) == 1, right
+        source = source.replace(right, wrong)
+    tokenizer = tiny_tokenizer()
+    actor, critic = ending_policy(), ScalarModel(copy.deepcopy(tiny_policy(1).base_model))
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
+    names = {
+        "core": core,
+        "models": models,
+        "torch": torch,
+        "tokenizer": tokenizer,
+        "eos_id": tokenizer.eos_token_id,
+        "sampling": SamplingConfig(max_new_tokens=4, temperature=0.7),
+        "score": score,
+        "actor": actor,
+        "critic": critic,
+        "reference": ending_policy(),
+        "actor_optimizer": loops.make_optimizer(actor, loops.OptimiserConfig(lr=1e-3)),
+        "critic_optimizer": loops.make_optimizer(critic, loops.OptimiserConfig(lr=1e-3)),
+        "generator": torch.Generator().manual_seed(0),
+    }
+    exec(source, names)
+    return [names["ppo_step"](TITLES) for _ in range(2)], actor, critic
+
+
+@pytest.fixture(scope="module")
+def right():
+    return run()
+
+
+def compared(mine, right):
+    batches, actor, critic = mine
+    pairs = {"actor": (actor, right[1]), "critic": (critic, right[2])}
+    result = check.whole_step(batches, right[0], pairs)
+    assert len(result.message) <= LONGEST
+    return result
+
+
+def test_the_step_of_the_lesson_passes(right):
+    assert compared(run(), right)
+
+
+WITH_A_REFERENCE_AT_1 = ("(reference, batch, temperature=0.7)", "(reference, batch)")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            ("config=sampling", "config=models.SamplingConfig(max_new_tokens=4, temperature=1.0)"),
+            "step 1: the sampled tokens",
+        ),
+        (("score(batch)", "-score(batch)"), "step 1: `scores` differ"),
+        (WITH_A_REFERENCE_AT_1, "step 1: `rewards` differ first. Look at the reference in part 2"),
+        (("kl_coef=0.5", "kl_coef=5.0"), "step 2: `rewards` differ first"),
+        (("lam=0.95", "lam=0.5"), "step 1: `advantages` differ first"),
+        (("(critic, batch)", "(critic, batch) * 2"), "step 1: `advantages` differ first"),
+        (("targets=targets", "targets=advantages"), "step 1: `targets` differ first"),
+        (("rewards=token_rewards, ", ""), "step 1: the batch has no column `rewards`"),
+        (("range(2)", "range(1)"), "so the actor was updated differently in step 1"),
+        (("            actor_optimizer.zero_grad()\n", ""), "so the actor was updated differently"),
+        (
+            ("            critic_optimizer.zero_grad()\n", ""),
+            "so the critic was updated differently",
+        ),
+        (("aggregate(policy_losses", "aggregate(-policy_losses"), "the actor was updated"),
+        (("return batch", "return batch.scores.mean()"), "It must return the batch."),
+        (("return batch", "pass"), "my_step returned NoneType. It must return the batch."),
+    ],
+    ids=lambda x: x[0][:30] if isinstance(x, tuple) else "",
+)
+def test_a_planted_error_is_located(change, said, right):
+    result = compared(run(change), right)
+    assert not result and said in result.message, result.message
+
+
+def test_an_error_in_the_last_update_shows_in_the_weights(right):
+    batches, actor, critic = run()
+    with torch.no_grad():
+        next(iter(critic.parameters())).add_(0.1)
+    assert (
+        "the critic's weights differ at the end"
+        in compared((batches, actor, critic), right).message
+    )
