@@ -332,33 +332,30 @@ pd.DataFrame(rows, columns=columns).round(2)
 #
 # Without this division length stays put. Suppose that a response is already wrong, whatever comes next.
 # Then all its continuations have the same advantage, and the expected gradient of a constant
-# advantage is 0 (lesson 04). Divided by their lengths, their advantages differ.
+# advantage is 0 (lesson 04). Divided by their lengths, the longer continuations are blamed less, so they
+# become more likely.
 #
 # **What does the standard deviation change?** Call $p$ the chance of a right answer to a prompt. It
-# is the expected score, so the true gradient is $\nabla p$. Without $\sigma$ every prompt weighs the
-# same: its expected gradient is $(G-1)/G$ times $\nabla p$. Dividing by $\sigma$ multiplies the gradient
-# of each group by $1/\sigma$. In groups of 16:
+# is the expected score, so the true gradient is $\nabla p$. Take a hard prompt with $p = 0.02$, and groups
+# of 16. On average, the gradient of a group is in proportion to $\sigma^2$ ("Going further" says why).
+# Dividing by $\sigma$ leaves $\sigma$:
 #
-# | group | $\sigma$ | factor $1/\sigma$ |
-# |---|---|---|
-# | none right | 0 | no gradient, divided or not |
-# | one right | 0.25 | 4.0 |
-# | two right | 0.34 | 2.9 |
-# | four right | 0.45 | 2.2 |
-# | eight right | 0.52 | 1.9 |
+# | right answers | chance of such a group | gradient, not divided: $\sigma^2$ | divided: $\sigma$ |
+# |---|---|---|---|
+# | 0 | 72 % | 0 | 0 |
+# | 1 | 24 % | 0.0625 | 0.250 |
+# | 2 | 4 % | 0.1167 | 0.342 |
+# | mean over all groups | | 0.0196 | 0.073 |
 #
-# Take a hard prompt, with $p = 0.02$. In 72 % of its groups no answer is right, and these teach
-# nothing anyway. The others mostly have one right answer, so their factor is near 4. A prompt with
-# $p = 0.5$ has groups with about eight right answers, and a factor of about 2.
-#
-# The **factor of a prompt** says by how much the division multiplies its expected gradient. It is the
-# mean of $1/\sigma$ over the groups. In this mean a group counts as much as it pulls without the
-# division: in proportion to $\sigma^2$ ("Going further").
+# Groups without a right answer teach nothing, divided or not. But each of the others counts for more, most
+# of all those with a single right answer. Altogether the division makes the gradient of this prompt 3.7
+# times as long: 0.073 / 0.0196. We call this number the **factor** of the prompt. If all prompts had the
+# same factor, a learning rate could make up for it.
 
 
 # %%
 def factor(p, size):
-    """The mean of 1/sigma over all groups, each counted with sigma^2."""
+    """The mean of sigma over all groups, divided by the mean of sigma^2."""
     right = torch.arange(size + 1.0, dtype=torch.float64)  # how many may be right
     chance = torch.distributions.Binomial(size, p).log_prob(right).exp()
     variance = right * (size - right) / (size * (size - 1))  # sigma^2
@@ -367,8 +364,7 @@ def factor(p, size):
 
 # %% [markdown]
 # **Predict.** Groups of 16. Which prompt has the largest factor: one that the policy nearly always gets
-# right ($p = 0.98$), one at $p = 0.5$, or one that it nearly always gets wrong ($p = 0.02$)? And in
-# groups of 2?
+# right ($p = 0.98$), one at $p = 0.5$, or our hard one ($p = 0.02$)? And in groups of 2?
 
 # %% tags=["predict"]
 p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
@@ -473,14 +469,13 @@ show.curves(
 # | another model after it | 70 % | 70 % | 40 % | 60 % | 100 % |
 #
 # Both models have the same pass@1. But only the second one solves a problem that was out of reach
-# before. Only pass@16 shows it. So we call a gain in pass@1
+# before. Only pass@16 shows it. Other problems and other seeds would give other changes. So we
+# average the change of each problem over three seeds (**pooled**). Then we look at the 95 % interval of the mean change, for
+# other problems of this kind. A gain in pass@1 is
 #
-# - **learning**, if pass@16 rises as well,
-# - **sharpening**, if pass@16 does not rise, although it had room.
-#
-# Other test problems would give another change. So we say that a number *rises* only if the 95 %
-# interval of its change, for other problems of this kind, lies above 0. If pass@1 does not rise, there
-# is **no gain**.
+# - **learning**, if the interval of pass@16 lies above 0,
+# - **sharpening**, if it holds no rise worth having, although there was room,
+# - **undecided**, if it holds 0 and a rise worth having, or if two seeds contradict each other.
 #
 # Is there room? On 400 problems like those of section 8, but not practised, pass@16 of the start is
 # 98 % already. These problems cannot tell. So we ask for something harder: sums of four numbers,
@@ -504,27 +499,35 @@ for name, runs in longer.groupby("variant", sort=False):
 show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 
 # %% tags=["predict"]
-runs = longer.set_index(["variant", "seed"])
+changes = {}
 for name in ("grpo", "grpo, 400 steps"):
-    for seed in range(3):
-        before, after = runs.loc["start", seed], runs.loc[name, seed]
-        pass_16 = after.pass_16_by_prompt, before.pass_16_by_prompt
-        change, low, high = evaluate.paired_difference(*pass_16)
-        print(f"{name}, seed {seed}: {evaluate.sharpened_or_learned(before, after)}")
-        print(f"    pass@16 changes by {change:+.3f} [{low:+.3f}, {high:+.3f}]")
+    for measure in ("pass_1", "pass_16"):
+        after, before = (
+            torch.tensor(longer[longer.variant == v][f"{measure}_by_prompt"].tolist())
+            for v in (name, "start")
+        )
+        pairs = [*zip(after, before), (after.mean(0), before.mean(0))]
+        intervals = [
+            evaluate.paired_difference(a.tolist(), b.tolist()) for a, b in pairs
+        ]
+        cells = [
+            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval) for interval in intervals
+        ]
+        changes[name, measure] = cells
+pd.DataFrame(changes, index=["seed 0", "seed 1", "seed 2", "pooled"]).T
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Sharpening after 400 steps**, on all three seeds. pass@1 rises, and on each seed its interval
-#   is above 0. But pass@16 does not rise: on average it is 31 %, and that of the start is 34 %.
+# - **Sharpening after 400 steps.** The interval of pass@1 lies above 0. That of pass@16 ends at 0.01, and
+#   there was room for 0.66. On average pass@16 is 31 %, and that of the start is 34 %.
 # - **How can both be true?** The lines cross near $k = 8$. The right answers have gathered on fewer
 #   problems. At least one sample is right for 124 of the 400 problems, and before it was 137. But
 #   at least half of the samples are right for 27, and before it was 10 (means of three seeds). Where
 #   the policy is sure and wrong, more tries do not help.
-# - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the three
-#   seeds give three verdicts: sharpening, learning, and no gain. The mean of their changes has an
-#   interval that contains 0. With seed 1 alone we would have reported learning.
+# - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the interval
+#   of pass@16 holds 0 and a rise of 0.05. With seed 1 alone we would have reported learning, and with
+#   seed 2 alone not even a gain in pass@1.
 # </details>
 
 # %% [markdown]
@@ -756,8 +759,7 @@ print("the weights are equal:", models.same_weights(actor, other))
 # %% [markdown]
 # **6. Four verdicts** *(medium, 10 minutes)*. Four runs, each with three seeds. The start solves 40 % of
 # their test problems in 16 tries. pass@1 rises on every seed. The table has the change of pass@16, and in
-# brackets its 95 % interval for other problems. *Pooled*: the change of each problem is first averaged
-# over the seeds. Which run is learning, which is sharpening, and which is undecided? What would
+# brackets its 95 % interval for other problems. Which run is learning, which is sharpening, and which is undecided? What would
 # you do next?
 #
 # | run | problems | seed 0 | seed 1 | seed 2 | pooled |
@@ -775,8 +777,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 #   speaks of other problems, not of other seeds, and here the seeds differ. Next: more seeds.
 # - **C is sharpening.** Its intervals contain 0 as well, but they are narrow. A rise of more than 0.02 is
 #   unlikely, and there was room for 0.60.
-# - **D is undecided.** Its intervals contain 0, and a rise of 0.10, too. By the letter of section 9 it is
-#   sharpening. But 40 problems are too few to say so. Next: more problems.
+# - **D is undecided.** Its intervals contain 0, and a rise of 0.10, too. 40 problems are too few. Next:
+#   more problems.
 # </details>
 #
 # ## Questions

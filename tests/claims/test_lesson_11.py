@@ -320,12 +320,17 @@ def test_that_something_is_lost_on_the_harder_problems_is_not_settled(longer):
 
 def test_80_steps_get_three_verdicts_on_the_harder_problems(longer):
     assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
+    _, low, high = pooled(longer, "grpo", "pass_16")
+    assert low < 0 < high
+
+
+def pooled(longer, variant, name):
+    """The change of a measure with its interval; that of each problem is averaged over seeds."""
     after, before = (
-        torch.tensor(column(longer, v, "pass_16_by_prompt").tolist(), dtype=torch.float64).mean(0)
-        for v in ("grpo", "start")
+        torch.tensor(column(longer, v, f"{name}_by_prompt").tolist(), dtype=torch.float64).mean(0)
+        for v in (variant, "start")
     )
-    _, low, high = evaluate.paired_difference(after.tolist(), before.tolist())
-    assert low < 0 < high  # the mean of the three changes
+    return evaluate.paired_difference(after.tolist(), before.tolist())
 
 
 def passed(longer, variant):
@@ -495,7 +500,8 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         ):
             passed = [sum(1 - (1 - p) ** k for p in chances) / 3 for k in (1, 16)]
             said(f"| {model_of} |", *chances, *passed)
-        said("for other problems of this kind, lies above", 0)
+        said("if the interval of pass@16 lies above", 0)
+        said("**undecided**, if it holds", 0)
         said("by the *bootstrap*: draw", 400)
         said("The interval is the middle", 0.95)
         said("Is there room? On", 400)
@@ -540,21 +546,28 @@ def gradients(said, model):
     blame = -core.group_relative(scores[None]).min().item()
     said("response of section 6. With", 4, blame, 4, blame / 4, 9, blame / 9)
     said("gradient of a constant advantage is", 0)
-    said("of each group by $1/\\sigma$. In groups of", 16)
-    said("| none right |", 0)
-    for words, right in (("one", 1), ("two", 2), ("four", 4), ("eight", 8)):
-        sigma = torch.tensor([1.0] * right + [0.0] * (16 - right)).std().item()
-        said(f"| {words} right |", sigma, 1 / sigma)
-    none = 0.98**16
-    said("Take a hard prompt,", none)
-    assert 16 * 0.02 * 0.98**15 / (1 - none) > 0.8  # the others mostly have one right answer
-    said("so their factor is near", 1 / torch.tensor([1.0] + [0.0] * 15).std().item())
-    said("and a factor of about", factor(0.5, 16))
+    said("Take a hard prompt with $p =", 0.02, 16)
+    chance = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
+    sigma = [torch.tensor([1.0] * c + [0.0] * (16 - c)).double().std().item() for c in range(17)]
+    means = [sum(x * y for x, y in zip(chance, z, strict=True)) for z in (squares(sigma), sigma)]
+    for c in range(3):
+        said(f"| {c} | {percent(chance[c])} |", *((0, 0) if c == 0 else (sigma[c] ** 2, sigma[c])))
+    said("| mean over all groups |", *means)
+    said("this prompt", means[1] / means[0], means[1], means[0])
+    assert math.isclose(means[1] / means[0], factor(0.02, 16), rel_tol=1e-3)  # without delta
     said("**Predict.** Groups of", 16)
     said("And in groups of", 2)
     ends, middle = factor(0.02, 16), factor(0.5, 16)
     two = factor(0.5, 2)
     said("have the same factor in groups of", 16, ends, middle, 16, 2, two)
+
+
+def squares(numbers):
+    return [x * x for x in numbers]
+
+
+def percent(share):
+    return f"{100 * share:.0f} %"
 
 
 def four_verdicts(said):
@@ -590,16 +603,24 @@ def harder(said, longer):
     said("harder problems. The start solves", mean(longer, start, "pass_16"), 16)
     said("**Predict.** After", 400, *(mean(longer, v, "pass_1") for v in (start, end)), 80)
     said("**Sharpening after", 400)
-    said("pass@1 rises, and on each seed its interval is above", 0)
-    said("on average it is", *(mean(longer, v, "pass_16") for v in (end, start)))
+    assert pooled(longer, end, "pass_1")[1] > 0
+    said("The interval of pass@1 lies above", 0)
+    room = 1 - mean(longer, start, "pass_16")
+    said("That of pass@16 ends at", pooled(longer, end, "pass_16")[2], room)
+    said("On average pass@16 is", *(mean(longer, v, "pass_16") for v in (end, start)))
     counts = {
         v: torch.stack([right_samples(longer, v, s) for s in SEEDS]).double() for v in (start, end)
     }
     half, once = ([(counts[v] >= least).sum().item() / 3 for v in (end, start)] for least in (8, 1))
     said("At least one sample is right for", once[0], 400, once[1])
     said("But at least half of the samples are right for", *half, 3)
-    said("**Undecided after", 80, 3, len(set(verdicts(longer, "grpo"))))
-    said("has an interval that contains", 0, 1)
+    said("**Undecided after", 80)
+    _, low, high = pooled(longer, "grpo", "pass_16")
+    assert low < 0 < 0.05 < high
+    said("of pass@16 holds", 0, 0.05)
+    assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
+    said("With seed 1 alone", 1)
+    said("and with seed", 2)
 
 
 def random_scores(said, dealt, runs):
