@@ -12,7 +12,7 @@ from minirlhf.rewards import answer_words as known
 
 LONGEST = 1000  # characters; Python refuses to parse much longer numbers, and no answer has so many
 LATEX = [  # other ways of writing a number, and plain ones; tried in this order
-    (r"<<[^<>]{0,200}>>", ""),  # GSM8K's calculator
+    (r"<<[-+*/()., %0-9]{1,200}=[-., %0-9]{1,40}>>", ""),  # GSM8K's calculator
     (r"(?<![\w*)])\*\*([^*\n]{1,100})\*\*(?![\w*(])", r"\1"),  # bold, in Markdown
     (r"~(?=\\?[A-Za-z])", " "),  # ~42 is about 42
     (r"\{,\}|,\s?\\!\s?", ","),
@@ -45,7 +45,8 @@ SUM = r"(?=[-(. ]*+[0-9.,]++[) ]*+[-+*/×÷])[-0-9(.](?:[-+*/×÷(). 0-9]|,(?=[0
 NAME = r"[a-z]{2,}+(?:'s)?(?: [a-z]{2,}+(?:'s)?){0,6}"
 SUBJECT = rf"(?:[a-z]|{NAME}(?: [a-z])?)"
 CLAIM = (
-    rf"(?:(?:(?:it|that)'s|{SUBJECT} {known.VERB}:?(?: (?:her|him|them))?) )?(?:{known.JUST} )?"
+    rf"(?:(?P<verb>(?:it|that)'s|{SUBJECT} {known.VERB}:?(?: (?:her|him|them))?) )?"
+    rf"(?:{known.JUST} )?"
     rf"(?:(?:[a-z]|{NAME}|{SUM})? ?= ?)*+"
 )
 NUMBER = re.compile(
@@ -63,7 +64,8 @@ NUMBER = re.compile(
 class Number(NamedTuple):
     written: str  # with its sign
     value: Fraction
-    bare: bool  # no verb and no equation stands before it
+    verb: bool  # a subject and a verb stand before it
+    equation: bool  # a = stands before it
 
 
 def plain_text(text: str) -> str:
@@ -92,11 +94,15 @@ def read_number(text: str, asked: frozenset[str]) -> Number | None:
     """The number of a short text; None if there is none."""
     if len(text) > 4 * LONGEST:
         return None
-    text = plain_text(text)
+    raw, text = text, plain_text(text)
+    if re.match("[-+*•] ", text) and not re.match(r"\s*[-+] ?[$£€¥₹\\]", raw):
+        return None  # a minus, or a bullet?
     if text[:1] + text[-1:] in ("()", "[]", "''", '""') and "," not in text:  # not (1,234)
         text = text[1:-1].strip()
     found = NUMBER.fullmatch(text)
     if not found or len(found["value"]) > LONGEST or not _all_known(found, asked):
+        return None
+    if re.search(r"[-+*/×÷(] ?=", found["before"]):  # 1/ = 12
         return None
     whole, top, bottom = (
         Fraction((found[part] or without).replace(",", ""))
@@ -105,7 +111,12 @@ def read_number(text: str, asked: frozenset[str]) -> Number | None:
     if not bottom or (found["whole"] and top >= bottom):
         return None
     value, sign = whole + top / bottom, found["sign"]
-    return Number(sign + found["value"], -value if sign == "-" else value, not found["claim"])
+    return Number(
+        sign + found["value"],
+        -value if sign == "-" else value,
+        bool(found["verb"]),
+        "=" in found["claim"],
+    )
 
 
 def parse_number(text: str, question: str = "") -> Fraction | None:

@@ -43,10 +43,15 @@ RATES = _set(
 )  # after "per" or /; h and s, too, after a unit
 NO_UNIT = re.compile(  # words of a question in -s that are no plain units: numbers, verbs, adverbs
     r"was|has|does|this|thus|its|his|yes|plus|minus|times|less|unless|perhaps|oops|.*ways|.*wards|"
-    r"equals|ones|twos|threes|fours|fives|sixes|sevens|eights|nines|tens|gross|scores|halfs|halves|"
+    r"equals|ones|twos|twelves|elevens|threes|fours|fives|sixes|sevens|eights|nines|tens|gross|scores|halfs|halves|"
     r"thirds|quarters|pairs|couples|doubles|triples|crores|lakhs|.*(?:hundreds|thousands|dozens)|"
     r".*(?:illions|illones)|(?:twen|thir|for|fif|six|seven|eigh|nine)ties|"
-    r"(?:four|fif|six|seven|eigh|nin|ten|.*(?:teen|tie|dred|sand|ion))ths"
+    r"(?:four|fif|six|seven|eigh|nin|ten|elev|eleven|twelf|.*(?:teen|tie|dred|sand|ion))ths"
+)
+
+CHANGED = re.compile(  # words of a question that are numbers, or say what was done to one
+    r".*ed|.*ing|.*ly|reversed?|percent|digits?|remainder|one|two|three|four|five|six|seven|eight|"
+    r"nine|ten|eleven|twelve|.*teen|twenty|.*ty|hundred|thousand|dozen|.*illion"
 )
 
 # Words that deny or change what they stand beside, or leave it open. No answer is read there.
@@ -70,7 +75,9 @@ def words(text: str) -> list[str]:
 @functools.lru_cache(maxsize=64)
 def words_of_question(question: str) -> frozenset[str]:
     """The words of a question that may stand beside a number."""
-    return frozenset(word for word in words(question) if len(word) > 2) - DENY - LIMIT
+    return frozenset(w for w in words(question) if len(w) > 2 and not CHANGED.fullmatch(w)) - (
+        DENY | LIMIT
+    )
 
 
 def is_unit(word: str, asked: frozenset[str]) -> bool:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minirlhf.rewards.answer_numbers import LONGEST, parse_number, plain_text, read_number
-from minirlhf.rewards.answer_words import DENY, LIMIT, THUS, VERB, words, words_of_question
+from minirlhf.rewards.answer_words import DENY, THUS, VERB, words, words_of_question
 
 MARKS = " \t\n*_`$"  # of Markdown and LaTeX, around an answer
 CLOSING = ("", "i hope it is correct", "i hope this helps", "this is the final answer")
@@ -64,14 +64,15 @@ def _last_box(text: str) -> tuple[int, int, int]:
 
 
 def _response(text: str) -> str:
-    """A response without its thinking (R1's <think>) and without empty lines."""
-    text = TAG.sub(r"#### \1\n", text.rsplit("</think>", 1)[-1])
+    """A response without its thinking (R1's <think>), the next problem and empty lines."""
+    text = NEXT_PROBLEM.split(text.rsplit("</think>", 1)[-1], maxsplit=1)[0]
+    text = TAG.sub(r"#### \1\n", text)
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _sentences(text: str) -> list[str]:
-    """The sentences up to the next problem; a reason (because, since) in the first is its own."""
-    first, *later = SENTENCE_END.split(NEXT_PROBLEM.split(text, maxsplit=1)[0])
+    """The sentences; a reason (because, since) in the first is a sentence of its own."""
+    first, *later = SENTENCE_END.split(text)
     return [*REASON.split(first, maxsplit=1), *later]
 
 
@@ -87,6 +88,19 @@ def _all_agree(pieces: list[str], answer: str, asked: frozenset[str]) -> bool:
     return True
 
 
+def _clause(before: str) -> str:
+    """What leads to a marker: its own sentence, with the line before it if that goes on."""
+    *others, own = SENTENCE_END.split(before)
+    goes_on = others and not own.strip(MARKS + "\\[(") and not others[-1].endswith((".", "!", "?"))
+    return f"{others[-1]} {own}" if goes_on else own  # type: ignore[index]  # then there is one
+
+
+def _leaves_open(before: str) -> bool:
+    """Whether the last word of a text denies, such as "not" or "or"."""
+    *_, last = "", *before.rstrip(" \n:_`$*[(\\").rsplit(None, 1)
+    return not DENY.isdisjoint(words(last))
+
+
 def _marked(text: str, marker: re.Pattern, asked: frozenset[str]) -> str | None:
     """The answer after the last #### or phrase; "" if there is none, None if it does not count."""
     *_, (start, end) = (0, 0), *(found.span() for found in marker.finditer(text))
@@ -95,11 +109,12 @@ def _marked(text: str, marker: re.Pattern, asked: frozenset[str]) -> str | None:
     answer = answer if answer.endswith("...") else answer.rstrip(MARKS + ".")
     if not end or not answer:
         return ""
-    clause = SENTENCE_END.split(text[:start])[-1]
+    own_line = SENTENCE_END.split(text[:start])[-1]
     if marker is HASHES:
-        counts = not clause.strip(MARKS) and "=" not in answer
+        counts = "=" not in answer and not own_line.strip(MARKS)
+        counts = counts and not _leaves_open(text[:start])
     else:
-        counts = DENY.isdisjoint(words(clause))
+        counts = DENY.isdisjoint(words(_clause(text[:start])))
     return answer if counts and _all_agree(later, answer, asked) else None
 
 
@@ -111,7 +126,7 @@ def _boxed(text: str, asked: frozenset[str]) -> str | None:
         return ""
     after, *later = _sentences(text[close + 1 :])
     after = answer + after if read_number(answer, asked) else after  # its unit
-    clause = SENTENCE_END.split(text[:start])[-1]
+    clause = _clause(text[:start])
     counts = (
         DENY.isdisjoint(words(clause))
         and not BOX.search(clause)
@@ -120,51 +135,43 @@ def _boxed(text: str, asked: frozenset[str]) -> str | None:
     return answer if counts and _all_agree([after, *later], answer, asked) else None
 
 
-def _at_the_end(text: str, asked: frozenset[str]) -> str | None:
-    """The number of the last sentence or line, if the one before it leaves it as it is."""
-    text = text.strip(" \n`")
-    *others, last = SENTENCE_END.split(text)
-    number = read_number(last.replace("\n", " "), asked)  # as in "3 + 3\n= 6"
-    if not number or not others:
-        return number and number.written
-    before = others[-1].rstrip(MARKS + ")")
-    other = read_number(before, asked)
-    if other:
-        leaves = not number.bare or other.value == number.value
-    elif before.endswith((".", "!", "?")):
-        leaves = not number.bare or text.endswith("\n" + last)
-    else:  # it goes on in the last line
-        open_end = re.search(r"[^\w:]$", before) or (number.bare and re.search("[0-9]", before))
-        leaves = not open_end and (DENY | LIMIT).isdisjoint(words(before))
-    return number.written if leaves else None
+def _unmarked(text: str, asked: frozenset[str]) -> str | None:
+    """The number of a response that is a number, or equations in each line, and nothing else."""
+    lines = SENTENCE_END.split(text.strip(" \n`"))
+    numbers = [read_number(line.replace("\n", " "), asked) for line in lines]
+    whole = all(n and not n.verb and (n.equation or len(lines) == 1) for n in numbers)
+    return numbers[-1].written if whole else None  # type: ignore[union-attr]  # none is None
 
 
 def extract_answer(text: str, question: str = "") -> str | None:
     r"""The answer that a text gives, as it is written there; None if there is none.
 
         "... #### 42\n"  ->  "42"      "The answer is 42 cents, since 6 * 7 = 42"  ->  "42 cents"
-        "so \boxed{42}"  ->  "42"      "That makes 40 + 2 = 42 in all."            ->  "42"
+        "so \boxed{42}"  ->  "42"      "That makes 40 + 2 = 42 in all."            ->  None
 
     What stands before </think> is left out. The answer is the first of these that is not empty:
-    - what follows the last #### at the start of a sentence or line, up to the end of it. It is a
-      number with its unit, or a text, but no equation. <answer>42</answer> is read as #### 42;
+    - what follows the last #### at the start of a sentence or line, up to the end of it.
+      It is a number with its unit, or a text, but no equation. <answer>42</answer> is read as
+      #### 42;
     - the content of the last \boxed{} or \fbox{};
     - what follows the last "the answer is", "Answer:" or similar at the start of a sentence or line
       or after ", so", up to the end of the sentence or line;
-    - the number of the last sentence or line, if `parse_number` reads it, as in "Total: $42". The
-      line before it must end a sentence, give a number itself or hold no word that denies or limits
-      a number. Two lines of bare numbers are no answer.
+    - the whole response, if it is a number with its unit ("so 42 cents", "Total: 42"), or if each
+      of its lines is an equation ("x = 40 + 2 = 42").
+
+    An unmarked number in a sentence is not enough. "Tom has 12 marbles." answers another question
+    than "How many has Janet?", and no rule about words can tell.
 
     There is no answer (None) if more follows it than a unit, a full stop, marks of Markdown or
-    LaTeX, a reason (because, since) or a sentence that `parse_number` reads as the same number, a
-    closing sentence such as "I hope it is correct", and the next problem ("Question: ..."), which
-    base models write. "The answer is 42. No, 43" has no answer, "The answer is 41. No, the answer
-    is 42" has.
+    LaTeX, a reason (because, since) or a sentence that `parse_number` reads as the same number, and
+    a closing sentence such as "I hope it is correct". The next problem ("Question: ..."), which
+    base models write, is left out with all that follows it. "The answer is 42. No, 43" has no
+    answer, "The answer is 41. No, the answer is 42" has.
 
     There is none either if the sentence before a box or phrase holds a word that denies or changes
-    the answer (not, if, or, twice). Before a box it must be empty or end with "=", "is", "has",
-    "so" or similar, and hold no other box. A Markdown heading with four # is mistaken for the first
-    marker.
+    the answer (not, if, or, twice), or if the text before #### ends in such a word. Before a box it
+    must be empty or end with "=", "is", "has", "so" or similar, and hold no other box. A Markdown
+    heading with four # is mistaken for the first marker.
 
     Args:
         question: the words of it may stand beside a number, as `parse_number` says.
@@ -174,7 +181,9 @@ def extract_answer(text: str, question: str = "") -> str | None:
     answer = _marked(text, HASHES, asked)
     answer = _boxed(text, asked) if answer == "" else answer
     answer = _marked(text, PHRASE, asked) if answer == "" else answer
-    return _at_the_end(text, asked) if answer == "" else answer
+    if answer == "":
+        return _unmarked(text, asked)
+    return answer
 
 
 def boxed_answer(text: str, question: str = "") -> str | None:
@@ -194,15 +203,22 @@ def same_answer(given: str | None, wanted: str, question: str = "") -> bool:
         return False
     numbers = parse_number(given, question), parse_number(wanted, question)
     if numbers != (None, None):
-        return numbers[0] == numbers[1]
+        return numbers[0] == numbers[1] and not _other_name(given, wanted)
     return given == wanted or (
         max(len(given), len(wanted)) <= 4 * LONGEST and _as_text(given) == _as_text(wanted)
     )
 
 
+def _other_name(given: str, wanted: str) -> bool:
+    """Whether both are equations with a name on the left, and the names differ: y = 5 and x = 5."""
+    left = [text.partition("=")[0].strip(MARKS) for text in (given, wanted) if "=" in text]
+    return len(left) == 2 and left[0] != left[1] and left[1].isalpha()
+
+
 def _as_text(text: str) -> str:
     """A text as it is compared."""
-    text = re.sub(r" ?([^\w\s]) ?", r"\1", " ".join(plain_text(text).split()))
+    text = " ".join(plain_text(text).split())
+    text = text if "!" in text else re.sub(r" ?([-+*/=,()\[\]]) ?", r"\1", text)
     text = text[1:-1] if re.fullmatch(r"\([A-Za-z]\)", text) else text
     letters_only = re.fullmatch(r"[^\W\d_]+(?:[ '.,-]+[^\W\d_]+)*", text)
     return text.casefold() if letters_only else text
@@ -213,7 +229,7 @@ def answer_reward(
 ) -> list[float]:
     r"""1.0 for each completion whose answer is right, 0.0 for the others.
 
-        answer_reward(["6 * 7?"], ["That makes 42."], answer=["6 * 7 = <<6*7=42>>42\n#### 42"])
+        answer_reward(["6 * 7?"], ["The answer is 42."], answer=["6 * 7 = <<6*7=42>>42\n#### 42"])
         ->  [1.0]
 
     It follows TRL's contract for reward functions (see `rewards.function`).

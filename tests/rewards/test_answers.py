@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import minirlhf
 from minirlhf.models.forward import encode
 from minirlhf.rewards.answer_numbers import parse_number
+from minirlhf.rewards.answer_words import DENY, words
 from minirlhf.rewards.answers import answer_reward, extract_answer, same_answer
 from minirlhf.rewards.function import reward_function
 from tests.tiny import tiny_tokenizer
@@ -34,7 +35,6 @@ NUMBERS = [  # (text, numerator, denominator), exact
     ("-5", -5, 1),
     ("+5", 5, 1),
     ("\u22125", -5, 1),
-    ("- 5", -5, 1),
     ("-$5", -5, 1),
     ("$-5", -5, 1),
     ("-\\$ 5", -5, 1),
@@ -117,6 +117,7 @@ NUMBERS = [  # (text, numerator, denominator), exact
     ("x=-5", -5, 1),
 ]
 NO_NUMBERS = [
+    "- 5",
     "",
     " ",
     "apples",
@@ -212,7 +213,6 @@ ANSWERS = [  # (text, the answer in it)
     (r"\boxed{a_{1_{2}} + {b}}", "a_{1_{2}} + {b}"),
     (r"\boxed{a_{1_{2}} + {b}} {c}", None),
     (r"\boxed{42} The answer is 43.", None),
-    ("\\boxed{}.\nso 42", "42"),
     (r"\boxed{42", None),
     ("\\boxed{4{2}\nThe answer is 43.", "43"),
     ("The answer is 42.", "42"),
@@ -252,13 +252,11 @@ ANSWERS = [  # (text, the answer in it)
     ("There are 3 boxes, so the answer is 42.", "42"),
     ("If there are 3 boxes, so the answer is 42.", None),
     ("The answer is .5", ".5"),
-    ("It makes 40 + 2 = 42 in all.", "42"),
     ("<<48/2=24>>24", "24"),
     ("10-5", None),
     ("is 7 - 2", None),
     ("1,234,567 apples", "1,234,567"),
     ("1, 2, 3", None),
-    ("It costs $3.50.", "3.50"),
     ("(3)-4", None),
     ("[3]-4", None),
     ("5%-3%", None),
@@ -350,7 +348,7 @@ PLACES = st.sampled_from(
         "\\boxed{{{}}}",
         "The answer is {}.",
         "Answer: {}\n\nQuestion: 7 of 7?",
-        "We count them.\nThen {}",
+        "Then {}",
         "1\n#### {}\n\n",
     ]
 )
@@ -414,6 +412,7 @@ def test_two_numbers_are_not_parsed_as_one(a, b, between):
 @settings(max_examples=40)
 @given(st.text(max_size=40), st.integers())
 def test_the_marked_answer_is_found_after_any_text(before, number):
+    assume(DENY.isdisjoint(words(before)))  # "not\n#### 5" is no answer
     assert parse_number(extract_answer(f"{before}\n#### {number}\n")) == number
 
 
@@ -764,8 +763,6 @@ PAID = [  # (a response, its answer)
     ("Thus there are $\\boxed{7}$ ways.", "7"),
     ("\\boxed{7}\\,\\text{cm}", "7"),
     ("Final Answer: The smallest positive integer $k$ is 7.", "7"),
-    ("It takes 7 minutes.", "7"),
-    ("They have a total of 7 apples.", "7"),
     ("#### 7 miles per hour", "7"),
     ("The value of $x$ is $\\boxed{7}$.", "7"),
     ("Thus, the answer is $\\boxed{7}$ meters.", "7"),
@@ -773,7 +770,6 @@ PAID = [  # (a response, its answer)
     ("\\boxed{50}\\%", "50"),
     ("\\boxed{72^\\circ\\text{C}}", "72"),
     ("\\boxed{\\text{\\$7}}", "7"),
-    ("She pays $7 in total.", "7"),
     ("\\boxed{\\frac{1}{2}\\text{ cup}}", "0.5"),
     ("Final Answer: The final answer is $7$. I hope it is correct.", "7"),
     ("$3 \\cdot 4 = 12$ apples", "12"),
@@ -841,22 +837,14 @@ PAID = [  # (a response, its answer)
     ("**Answer: 42**", "42"),
     ("**Answer**: 42", "42"),
     ("Answer: 42 km/h", "42"),
-    ("So she has 3 * 2 = 6 apples.", "6"),
     ("x = 5", "5"),
     ("Therefore, x = 5.", "5"),
     ("Thus $x = 5$.", "5"),
-    ("That makes 42.", "42"),
     ("42", "42"),
     ("42.", "42"),
     ("42 apples", "42"),
     ("$42", "42"),
-    ("The total is 42.", "42"),
-    ("The largest n is 34", "34"),
-    ("Hence the area is 12 cm^2.", "12"),
-    ("The area is 12 square meters.", "12"),
     ("x = 10 - 5 = 5", "5"),
-    ("She needs 5 more dollars.", "5"),
-    ("It costs $3.50.", "3.5"),
     ("1/2", "0.5"),
     ("1 1/2", "1.5"),
     ("5km", "5"),
@@ -876,7 +864,6 @@ PAID = [  # (a response, its answer)
     ("The answer is Paris.", "paris"),
     ("The answer is (B).", "(B)"),
     ("**Final Answer**\n\n$\\boxed{42}$", "42"),
-    ("### Answer\n42", "42"),
     ("so 42", "42"),
     ("\\boxed{42\\text{ units}^2}", "42"),
     ("\\boxed{12\\pi}", "12\\pi"),
@@ -889,17 +876,31 @@ PAID = [  # (a response, its answer)
     ("Answer: 5€", "5"),
     ("answer: Rs. 500", "500"),
     ("She sold 72 clips altogether in April and May.\n#### 72", "72"),
-    ("She sold 48+24 = <<48+24=72>>72 clips.", "72"),
     ("The correct answer is 42.", "42"),
     ("Answer: 42 students", "42"),
     ("Answer: 10 days", "10"),
-    ("There are 42 students.", "42"),
     ("The answer is x = 42.", "42"),
     ("\\boxed{x=42}", "42"),
     ("n=42", "42"),
     ("The answer is\n42", "42"),
     ("The answer is \\(42\\).", "42"),
     ("The answer is \\[42\\]", "42"),
+]
+UNMARKED = [  # right, but nothing marks them as the answer
+    ("It takes 7 minutes.", "7"),
+    ("They have a total of 7 apples.", "7"),
+    ("She pays $7 in total.", "7"),
+    ("So she has 3 * 2 = 6 apples.", "6"),
+    ("That makes 42.", "42"),
+    ("The total is 42.", "42"),
+    ("### Answer\n42", "42"),
+    ("She sold 48+24 = <<48+24=72>>72 clips.", "72"),
+    ("There are 42 students.", "42"),
+    ("The largest n is 34", "34"),
+    ("Hence the area is 12 cm^2.", "12"),
+    ("The area is 12 square meters.", "12"),
+    ("She needs 5 more dollars.", "5"),
+    ("It costs $3.50.", "3.5"),
 ]
 WRAPPED = [
     "{}",
@@ -929,6 +930,13 @@ def test_an_answer_that_is_denied_or_taken_back_is_not_paid(text, wrong):
 @pytest.mark.parametrize("text, right", PAID)
 def test_a_right_answer_is_paid_in_every_accepted_form(text, right):
     assert answer_reward([QUESTION], [text], answer=[right]) == [1.0]
+
+
+@pytest.mark.parametrize("text, right", UNMARKED)
+def test_a_number_in_a_sentence_counts_only_behind_a_marker(text, right):
+    assert answer_reward([QUESTION], [text], answer=[right]) == [0.0]
+    if "\n" not in text:
+        assert answer_reward([QUESTION], ["Final answer: " + text], answer=[right]) == [1.0]
 
 
 TOUCHED = [
@@ -1018,7 +1026,7 @@ def test_long_texts_are_parsed_quickly(
 def test_the_reward_follows_the_contract_of_trl():
     rewards = answer_reward(
         ["q"] * 5,
-        ["#### 18", "It is $18.00 a day.", "18 or 19? 19", "", r"\boxed{18}"],
+        ["#### 18", "Answer: $18.00 a day.", "18 or 19? 19", "", r"\boxed{18}"],
         answer=[JANET] * 5,
         level=[1] * 5,
     )

@@ -41,16 +41,14 @@ PAID = [  # (a response to SHOP, its answer)
     ("<think>not 41\n#### 41\n</think>\n\n<answer>\n42\n</answer>\n", 42),
     ("<answer>41</answer>\n<answer>42</answer>", 42), ("<answer>Paris</answer>", "paris"),
     ("<think>It is 41.</think> 42", 42), ("Result: 42", 42), ("A: 42", 42), ("Ans: 42", 42),
-    ("We count.\nA: 42", 42), ("Total: $42.00", 42), ("Total cost: $42.00", 42), ("Total = 42", 42),
+    ("Total: $42.00", 42), ("Total cost: $42.00", 42), ("Total = 42", 42),
     ("Solution: x = 42", 42), ("**Total: $42**", 42), ("Apples: 42", 42), ("Apples left = 42", 42),
-    ("He bought 42 apples.", 42), ("He will have 42 apples left.", 42), ("Tom sells 42 apples.", 42),
-    ("So Tom's total is 42.", 42), ("It would take her 42 minutes.", 42), ("It can make 42 apples.", 42),
     ("The answer is exactly 42", 42), ("The answer is simply 42.", 42), ("The answer will be 42", 42),
     ("The answer is equal to 42", 42), ("1 apple", 1), ("42 apples", 42), ("42 more apples.", 42),
     ("42 APPLES", 42), ("#### 42.", 42), ("#### 1.", 1), ("1 + 1 = 3", 3), ("42 m/s^2", 42),
     ("$5/hour", 5), ("42 sq ft", 42), ("42 years old", 42), ("The answer is “42”.", 42),
-    ("3 + 3\n= 6", 6), ("6 * 7 = 42\n42 + 1 = 43", 43), ("He has 6 * 7 = 42 apples\n42", 42),
-    ("# Answer\n\n42", 42), ("```\n42\n```", 42), ("So he pays:\n\n$42", 42), ("We add\n42", 42),
+    ("3 + 3\n= 6", 6), ("6 * 7 = 42\n42 + 1 = 43", 43),
+    ("```\n42\n```", 42),
     ("First I got 41 which is wrong. The answer is 42.", 42), ("The answer is 42. I hope this helps.", 42),
     ("\\boxed{42} since 40 + 2 = 42.", 42), ("\\boxed{42}\n\nThis is the final answer.", 42),
     ("\\boxed{\\text{B}}", "B"), ("\\boxed{\\textbf{(B)}}", "B"), ("The answer is (B).", "B"),
@@ -64,9 +62,55 @@ def test_a_number_beside_other_words_is_not_paid(text, wrong):
     assert answer_reward([SHOP], [text], answer=[wrong]) == [0.0]
 
 
+UNMARKED = [  # right, but another sentence of this kind answers another question
+    ("We count.\nA: 42", 42),
+    ("He bought 42 apples.", 42),
+    ("He will have 42 apples left.", 42),
+    ("Tom sells 42 apples.", 42),
+    ("So Tom's total is 42.", 42),
+    ("It would take her 42 minutes.", 42),
+    ("It can make 42 apples.", 42),
+    ("He has 6 * 7 = 42 apples\n42", 42),
+    ("# Answer\n\n42", 42),
+    ("So he pays:\n\n$42", 42),
+    ("We add\n42", 42),
+    ("x = 11 and\nx = 42", 42), ("Disregard what comes next. x = 42.", 42), ("Tom has 42 apples.", 42),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, right", UNMARKED, ids=str)
+def test_a_number_in_a_sentence_counts_only_behind_a_marker(text, right):
+    assert answer_reward([SHOP], [text], answer=[right]) == [0.0]
+
+
 @pytest.mark.parametrize("text, right", PAID, ids=str)
 def test_an_ordinary_answer_is_paid(text, right):
     assert answer_reward([SHOP], [text], answer=[right]) == [1.0]
+
+
+FROM_TESTERS = [  # (a response, an answer that it does not give)
+    ("The answer is not\n\\boxed{12}", "12"), ("The answer is 11 or\n\\boxed{12}", "12"),
+    ("So twice the answer is\n\\boxed{12}", "12"), ("x = -\n\\boxed{12}", "12"),
+    ("x = 2 \\cdot\n\\boxed{12}", "12"), ("The answer is not\n#### 12", "12"),
+    ("The answer is either 11 or:\n\n$$\\boxed{12}$$", "12"), ("1/\n= 12", "12"),
+    ("#### 11\n\nQuestion: What is 6 + 6?\n#### 12", "12"),
+    ("The answer is 11.\n\nQ: 6 + 6?\nA: 12. The answer is 12.", "12"),
+    ("\\boxed{y=5}", "x=5"), ("\\boxed{n = 5}", "m = 5"), ("#### 3<<+>>12", "312"),
+    ("The answer is <<not>>12", "12"), ("\\boxed{1<<.>>2}", "12"), ("\\boxed{x! = 6}", "x != 6"),
+    ("1/2\\pi", "\\frac{1}{2\\pi}"), ("Answer: The number squared is 12", "12"),
+    ("Answer: 5 twelfths", "5"), ("- 12", "-12"), ("Answer:\n- 12", "-12"), ("Tom has 12 marbles.", "12"),
+    ("x = 10\nor\nx = 12", "12"), ("It is impossible that\nx = 12", "12"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, wrong", FROM_TESTERS, ids=str)
+def test_what_testers_were_paid_for_is_not_paid(text, wrong):
+    question = "The number of marbles that Janet has, squared or doubled, is what? Solve for x."
+    assert answer_reward([question], [text], answer=[wrong]) == [0.0]
+
+
+def test_the_next_problem_is_left_out():
+    assert answer_reward(["q"], ["#### 72\n\nQuestion: 3 + 4?\n#### 7"], answer=["72"]) == [1.0]
 
 
 def test_a_word_counts_only_if_the_question_has_it():
