@@ -334,8 +334,8 @@ def _others(
             "the responses", (*messages, *completion), name, ("messages", "completion")
         )
     if messages:
-        columns = {"messages": (_only("messages", messages, "messages" in messages, name),)}
-        return _layout(columns | label, names)
+        column = _only("messages", messages, "messages" in messages, name)
+        return _layout({"messages": (column,)} | label, names)
     prompt = said["prompt"] if "prompt" in said else _prompt(names, name)
     columns = {"prompt": prompt} if prompt else {}
     if completion:

@@ -59,11 +59,14 @@ def standard_rows(
     written = getattr(tokenizer, "chat_template", None)
     template = Template(tokenizer) if tokenizer is not None and written else None
     read: dict[int, Row] = {}
+    worded: list[int] = []  # rows whose label is no bool
     for number, row in enumerate(rows):
         try:
             if isinstance(row, BadRow):
                 raise row
             read[number] = values_of(row, layout, source, number, chat=chat)
+            if "label" in read[number] and not isinstance(row[layout.columns["label"][0]], bool):
+                worded.append(number)
         except RecursionError:
             faults[number] = _nested(number, source)
         except BadRow as error:
@@ -86,16 +89,15 @@ def standard_rows(
             form = mine
             for kind in kinds:
                 noted.setdefault(kind, []).append(number)
-            label = layout.columns.get("label", ("",))[0]
-            if "label" in values and not isinstance(rows[number][label], bool):
-                noted.setdefault(AS_LABEL, []).append(number)
         except RecursionError:
             faults[number] = _nested(number, source)
         except BadRow as error:
             faults[number] = error
     faults = dict(sorted(faults.items()))
-    if repeats and len(repeats) < len(read):
-        noted[REPEATED] = [number for number in repeats if number in found]
+    some_repeat = repeats if len(repeats) < len(read) else []
+    for kind, numbers in ((AS_LABEL, worded), (REPEATED, some_repeat)):
+        if used := [number for number in numbers if number in found]:
+            noted[kind] = used
     report = Report(source, len(rows), len(found), noted=_unusual(found) | noted)
     if repeats and len(repeats) == len(read):
         report.remarks.append(
