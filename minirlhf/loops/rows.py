@@ -30,10 +30,11 @@ from minirlhf.models.forward import (
     without_end,
 )
 from minirlhf.runtime import check
-from minirlhf.tasks.conversations import TEXTS, in_parts
+from minirlhf.tasks.conversations import in_parts
 from minirlhf.tasks.formats import check_columns
 from minirlhf.tasks.prompts import prompt_texts
 from minirlhf.tasks.reports import ORIGIN
+from minirlhf.tasks.turns import TEXTS
 
 # starts of warnings
 WRITTEN = "Special tokens of the tokenizer are written in "

@@ -24,7 +24,7 @@ from minirlhf.tasks.arithmetic import (
     solution,
     split_of,
 )
-from minirlhf.tasks.conversations import SPANS
+from minirlhf.tasks.turns import SPANS
 
 SYMBOLS = NUMERALS + "+-*=~[]{}!"
 FORMS = ("a*b+c", "a*b-c", "c+a*b")  # a and b from 10 to 99, c from 1 to 99

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import ASSISTANT, SPANS
 from minirlhf.tasks.layouts import SYSTEM, Layout
 from minirlhf.tasks.lines import BadRow, Row, Unreadable
 from minirlhf.tasks.reports import Source
+from minirlhf.tasks.turns import ASSISTANT, SPANS
 
 SPEAKERS = {  # who speaks, in ShareGPT's words
     "human": "user",

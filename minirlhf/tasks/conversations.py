@@ -6,119 +6,41 @@ user's turns between them are read by the policy and have no loss.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.runtime import check_text
 from minirlhf.tasks.lines import BadRow
-
-TEXTS = ("prompt", "completion", "chosen", "rejected")
-ASSISTANT = "assistant"
-LEARNED = (None, True, 1)  # values of the keys `weight` and `train` of a turn that is learned
-NOT_LEARNED = (False, 0)
-SPANS = "_spans"  # end of the name of the column with the assistant's turns
-THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # keys of a turn, besides its content
-Turns = list[dict[str, Any]]
+from minirlhf.tasks.reports import counted
+from minirlhf.tasks.turns import (
+    ASSISTANT,
+    CALLS,
+    KNOWN,
+    NO_WEIGHT,
+    ORDER,
+    SPANS,
+    THOUGHTS,
+    Turns,
+    has_null_argument,
+    is_conversation,
+    is_learned,
+    text_of_turn,
+    texts_in,
+    without_none,
+)
 
 # kinds of bad rows, as the report names them
-NO_TALK = "no conversation"
-ORDER = "turns in an order that gives nothing to learn"
 SPECIAL = "a special token written in a turn"
 NO_CALLS = "calls of tools that the chat template does not write"
 REFUSED = "a conversation that the chat template cannot write"
 LOST = "a turn that the chat template leaves out or changes"
 EARLIER = "earlier turns that the chat template writes differently when others follow"
-NO_WEIGHT = "a weight that is not 1 or 0, or is 0 in the last turn"
 
 # what is unusual about rows that are used
+NULL = "an argument of a tool's call that is null (a table adds such arguments to calls)"
 TOOL_LOST = "the chat template leaves out a tool's turn"
 THOUGHT_LOST = "the chat template leaves out a thought in a turn that is only read"
 TURN_LOST = "the chat template leaves out or changes a turn of the assistant that is only read"
-
-
-def is_conversation(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
-    )
-
-
-def check_turns(row: Mapping[str, Any], where: str) -> None:
-    """Check that a list in a text column, and every value of `messages`, is a conversation.
-
-    Args:
-        where: start of an error message, for example "Row 3: ".
-
-    Raises:
-        ValueError: it is not, it has no turn, a turn has no text, the turns are in an order that
-            gives nothing to learn, or chosen and rejected are not of one kind.
-    """
-    row = {name: row[name] for name in ("messages", *TEXTS) if name in row}
-    for name, value in row.items():
-        if not isinstance(value, list) and name != "messages":
-            check_text(value, f"{where}{name}")
-            continue
-        least = 2 if name == "messages" else 1
-        if not is_conversation(value) or len(value) < least:
-            raise BadRow(
-                NO_TALK,
-                f"{where}{name} is {str(value)[:60]!r}; it must be a list of turns, {least} or "
-                "more, each with role and content.",
-            )
-        for turn in value:
-            check_text(turn["role"], f"{where}a role in {name}")
-            text_of_turn(turn, f"{where}a content in {name}")
-    if {"chosen", "rejected"} <= row.keys():
-        kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
-        if len(kinds) == 2:
-            raise BadRow(
-                "text beside a conversation",
-                f"{where}one of chosen and rejected is text and the other a conversation; give "
-                "both in the same form.",
-            )
-    for name, value in row.items():
-        if isinstance(value, list):
-            _check_order(value, f"{where}{name}", answer=name != "prompt")
-
-
-def text_of_turn(turn: dict[str, Any], name: str) -> str:
-    """The text of a turn's content: of its parts, if it has parts {"type": "text", "text": ...}.
-
-    A turn that only calls tools has no content; its text is empty.
-
-    Raises:
-        ValueError: the content is no text, or holds parts that are not text, such as images.
-    """
-    content = turn["content"]
-    if content is None and turn.get("tool_calls"):
-        return ""
-    if isinstance(content, list):
-        for part in content:
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            if kind != "text":
-                raise ValueError(f"{name} has a part of type {kind!r}; only text can be read.")
-            check_text(part.get("text"), name)
-        return "".join(part["text"] for part in content)
-    check_text(content, name)
-    return str(content)
-
-
-def _check_order(turns: Turns, name: str, *, answer: bool) -> None:
-    """Refuse two answers in a row, and an answer that ends in another's turn."""
-    roles = [turn["role"] for turn in turns]
-    if answer and ASSISTANT in roles and roles[-1] != ASSISTANT:
-        raise BadRow(
-            ORDER,
-            f"{name} ends with a turn of role {roles[-1]!r}; it must end with the assistant's "
-            "turn, which is what is learned. Leave the last turn out.",
-        )
-    for i, (one, two) in enumerate(zip(roles, roles[1:], strict=False)):
-        if one == two == ASSISTANT:
-            raise BadRow(
-                ORDER,
-                f"{name}: turns {i} and {i + 1} are both the assistant's; join them to one turn.",
-            )
 
 
 def render(
@@ -138,7 +60,7 @@ def render(
 
     Raises:
         ValueError: the template cannot write the conversation, writes it in a way from which the
-            assistant's turns cannot be told, or a content holds special tokens of the tokenizer.
+            assistant's turns cannot be told, or a turn holds special tokens of the tokenizer.
     """
     if not isinstance(template, Template):
         template = Template(template)
@@ -198,11 +120,15 @@ class Template:
     Attributes:
         name: start of an error message, for example "Row 3: ".
         noted: what is unusual about the row that `render` wrote last, for its report.
+        ignored: key of turns that nothing reads -> the names of the rows that have it.
+        some_only_read: whether a turn of the assistant in a response was not learned.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.name = tokenizer, ""
         self.noted: list[str] = []
+        self.ignored: dict[str, set[str]] = {}
+        self.some_only_read = False
         tokens = tokenizer.added_tokens_decoder.values()
         special = "|".join(re.escape(token.content) for token in tokens if token.special)
         self.special = re.compile(special) if special else None
@@ -216,28 +142,48 @@ class Template:
         A text is one turn of this role.
 
         Raises:
-            ValueError: a content holds a special token, which would be read as the template's own,
-                or a turn calls tools and the template does not write such calls.
+            ValueError: a turn holds a special token, which would be read as the template's own,
+                or it calls tools and the template does not write such calls.
         """
         turns = value if is_conversation(value) else [{"role": role, "content": value}]
         assert isinstance(turns, list)
         name, found = f"{self.name}{column}", []
         for i, turn in enumerate(turns):
-            text = text_of_turn(turn, f"{name}: the content of turn {i}")
-            if self.special and (written := self.special.search(text)):
+            turn = without_none(turn) | {
+                "content": text_of_turn(turn, f"{name}: the content of turn {i}")
+            }
+            self._check_special(turn, f"{name}: turn {i}")
+            for key in CALLS:
+                if turn.get(key) and key not in str(self.tokenizer.chat_template):
+                    raise BadRow(
+                        NO_CALLS,
+                        f"{name}: turn {i} calls tools, and the tokenizer's chat template "
+                        f"does not write such calls (no {key} in it); leave the row out, or use a "
+                        "model whose template does.",
+                    )
+            if has_null_argument(turn):
+                self.noted.append(NULL)
+            for key in turn.keys() - set(KNOWN):
+                if not re.search(rf"\b{re.escape(key)}\b", str(self.tokenizer.chat_template)):
+                    self.ignored.setdefault(key, set()).add(self.name)
+            found.append(turn)
+        return found
+
+    def ignored_keys(self) -> str:
+        """A sentence on the keys of turns that nothing reads; empty if there are none."""
+        said = [f"{key} ({counted(len(rows))})" for key, rows in sorted(self.ignored.items())]
+        return f"Ignored in turns: {', '.join(said)}." if said else ""
+
+    def _check_special(self, turn: dict[str, Any], name: str) -> None:
+        """Refuse a special token in any text of a turn, whatever its key."""
+        for key, value in turn.items():
+            written = self.special and self.special.search("\n".join(texts_in([key, value])))
+            if written:
                 raise BadRow(
                     SPECIAL,
-                    f"{name}: turn {i} has {written[0]!r} written in its content, which this "
-                    "tokenizer reads as a special token; change the text, or leave the row out.",
+                    f"{name} has {written[0]!r} written in its {key}, which this tokenizer reads "
+                    "as a special token; change the text, or leave the row out.",
                 )
-            if turn.get("tool_calls") and "tool_calls" not in str(self.tokenizer.chat_template):
-                raise BadRow(
-                    NO_CALLS,
-                    f"{name}: turn {i} calls tools, and the tokenizer's chat template does not "
-                    "write such calls; leave the row out, or use a model whose template does.",
-                )
-            found.append(_without_none(turn) | {"content": text})
-        return found
 
     def written(self, turns: Turns, *, ask: bool = False) -> str:
         """The turns as text; with `ask`, up to where the assistant's next turn begins."""
@@ -279,13 +225,15 @@ class Template:
             after = whole if i + 1 == len(turns) else self.written(turns[: i + 1])
             if not (whole.startswith(before) and whole.startswith(after.rstrip())):
                 raise self._differs(earlier=i > first or whole.startswith(before))
-            learned = _is_learned(turns[i], f"{self.name}turn {i - first} of {column}")
+            learned = is_learned(turns[i], f"{self.name}turn {i - first} of {column}")
             if learned:
                 self._check_thought(turns, i, f"turn {i - first} of {column}")
                 written = whole[: len(after)]
                 self._check_learned(turns[i], before, written, f"turn {i - first} of {column}")
                 spans.append([len(before) - len(prompt), len(after.rstrip()) - len(prompt)])
-            elif i + 1 == len(turns):
+                continue
+            self.some_only_read = True
+            if i + 1 == len(turns):
                 raise BadRow(
                     NO_WEIGHT,
                     f"{self.name}the last turn of {column} has a weight of 0, so nothing is "
@@ -299,13 +247,24 @@ class Template:
         return {column: text, column + SPANS: spans}
 
     def _check_whole(self, turns: Turns, text: str) -> None:
-        """Refuse a template that does not write the turns of the system and the user."""
-        for i, turn in enumerate(turns):
-            if turn["role"] not in (ASSISTANT, "tool") and turn["content"].strip() not in text:
+        """Refuse a template that does not write the turns of the system and the user.
+
+        A short content may stand elsewhere in the text, so a marker in its place is looked for too.
+        """
+        read = [i for i, turn in enumerate(turns) if turn["role"] not in (ASSISTANT, "tool")]
+        marks = {i: f"marker{i}inplaceofacontent" for i in read if turns[i]["content"].strip()}
+        try:
+            marked = self.written(
+                [turn | {"content": marks.get(i, turn["content"])} for i, turn in enumerate(turns)]
+            )
+        except BadRow:  # the template reads the contents
+            marked = " ".join(marks.values())
+        for i, mark in marks.items():
+            if turns[i]["content"].strip() not in text or mark not in marked:
                 raise BadRow(
                     LOST,
                     f"{self.name}the tokenizer's chat template leaves out or changes turn {i}, "
-                    f"of role {turn['role']!r}; use roles that the template writes.",
+                    f"of role {turns[i]['role']!r}; use roles that the template writes.",
                 )
 
     def _note_lost(self, turns: Turns, start: int, text: str) -> None:
@@ -320,10 +279,11 @@ class Template:
             turn = turns[i]
             if turn["role"] == "tool" and turn["content"] and self._leaves_out(turns, i, "content"):
                 self.noted.append(TOOL_LOST)
-            if turn["role"] == ASSISTANT and (not start or not _is_learned(turn, self.name)):
+            if turn["role"] == ASSISTANT and (not start or not is_learned(turn, self.name)):
                 if any(turn.get(key) and self._leaves_out(turns, i, key) for key in THOUGHTS):
                     self.noted.append(THOUGHT_LOST)
-                if "".join(turn["content"].split()) not in text:
+                whole = "".join(turn["content"].split())
+                if whole and (whole not in text or self._leaves_out(turns, i, "content")):
                     self.noted.append(TURN_LOST)
 
     def _check_thought(self, turns: Turns, i: int, name: str) -> None:
@@ -381,22 +341,3 @@ class Template:
         if end and text.rstrip().endswith(end):
             return text.rstrip().removesuffix(end)
         return text.removesuffix("\n")
-
-
-def _is_learned(turn: dict[str, Any], name: str) -> bool:
-    """Whether a turn of the assistant is learned, by its keys `weight` (0 or 1) and `train`."""
-    for key in ("weight", "train"):
-        value = turn.get(key)
-        if value not in (*LEARNED, *NOT_LEARNED):
-            raise BadRow(
-                NO_WEIGHT,
-                f"{name} has the {key} {value!r}; it must be 1 (learned) or 0 (only read).",
-            )
-    return turn.get("weight") not in NOT_LEARNED and turn.get("train") not in NOT_LEARNED
-
-
-def _without_none(value: Any) -> Any:
-    """The same value without the keys that hold None: a table gives each turn every key."""
-    if isinstance(value, dict):
-        return {key: _without_none(v) for key, v in value.items() if v is not None}
-    return [_without_none(v) for v in value] if isinstance(value, list) else value

@@ -20,10 +20,11 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check_text
-from minirlhf.tasks.conversations import SPANS, TEXTS, answer
+from minirlhf.tasks.conversations import answer
 from minirlhf.tasks.layouts import ROLES, find_layout
 from minirlhf.tasks.reports import ORIGIN, Source, counted, listed
 from minirlhf.tasks.rows import standard_rows
+from minirlhf.tasks.turns import SPANS, TEXTS
 
 TO_STANDARD = (
     "tasks.standard(dataset, tokenizer) makes standard rows of a Dataset, "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minirlhf.runtime import check
-from minirlhf.tasks.conversations import SPANS, TEXTS, is_conversation
+from minirlhf.tasks.turns import SPANS, TEXTS, is_conversation
 
 ROLES = ("prompt", "completion", "chosen", "rejected", "label", "messages")
 
@@ -316,6 +316,8 @@ def _others(
     Args:
         clear: it does not matter which column holds the responses.
     """
+    marks = said.get("label", tuple(n for n in LABELS if n in names)[:1])
+    label = {"label": marks} if marks else {}
     messages = said.get("messages", tuple(n for n in CONVERSATIONS if n in names))
     usual = ("completion",) if "completion" in names else COMPLETIONS
     completion = tuple(n for n in usual if n in names)
@@ -332,21 +334,24 @@ def _others(
             "the responses", (*messages, *completion), name, ("messages", "completion")
         )
     if messages:
-        return _layout(
-            {"messages": (_only("messages", messages, "messages" in messages, name),)}, names
-        )
+        column = _only("messages", messages, "messages" in messages, name)
+        return _layout({"messages": (column,)} | label, names)
     prompt = said["prompt"] if "prompt" in said else _prompt(names, name)
     columns = {"prompt": prompt} if prompt else {}
     if completion:
         columns["completion"] = (_only("completion", completion, len(completion) == 1, name),)
-        label = said.get("label", tuple(n for n in LABELS if n in names)[:1])
-        columns |= {"label": label} if label else {}
+        columns |= label
     elif "chosen" in names and "chosen" not in said:  # a good response without a bad one
         columns["chosen"] = ("chosen",)
     if not prompt and "prompt" in said:
         raise ValueError(
             f"{_of(name)}has neither pairs nor a conversation, so a column must be the prompt, and "
             f"columns gives prompt= (nothing); its columns are {', '.join(names)}."
+        )
+    if not names:
+        raise ValueError(
+            f"{_of(name)}has no columns: its rows are empty; give prompt, prompt + completion, "
+            "prompt + chosen + rejected, or messages."
         )
     if not prompt:
         raise ValueError(

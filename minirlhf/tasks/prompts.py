@@ -8,8 +8,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.runtime import check, check_text
-from minirlhf.tasks.conversations import Template, check_turns, is_conversation, render
+from minirlhf.tasks.conversations import Template, render
 from minirlhf.tasks.reports import listed
+from minirlhf.tasks.turns import check_turns, is_conversation
 
 FORMS = "a list of texts, a Series, a column of a Dataset, or a Dataset with a column `prompt`"
 
@@ -31,7 +32,8 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
             encoded as UTF-8, is empty, or is a conversation and there is no chat template.
 
     Warns:
-        UserWarning: the chat template leaves out turns or thoughts of conversations.
+        UserWarning: the chat template leaves out turns or thoughts of conversations, or nothing
+            reads a key of their turns.
     """
     template = Template(tokenizer) if getattr(tokenizer, "chat_template", None) else None
     texts: list[str] = []
@@ -42,6 +44,8 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
             noted.setdefault(kind, []).append(row)
     for kind, rows in noted.items():
         warnings.warn(f"Prompts: {kind}: {listed(rows)}.", stacklevel=2)
+    if template and (ignored := template.ignored_keys()):
+        warnings.warn(f"Prompts: {ignored}", stacklevel=2)
     check("rows to train on", len(texts), bool(texts), "at least 1: there are no prompts")
     return texts
 

@@ -6,26 +6,19 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.tasks.cells import values_of
-from minirlhf.tasks.conversations import (
-    ASSISTANT,
-    EARLIER,
-    NO_TALK,
-    TEXTS,
-    Template,
-    Turns,
-    check_turns,
-    render,
-)
+from minirlhf.tasks.conversations import EARLIER, Template, render
 from minirlhf.tasks.implicit import is_transcript, prompt_length, turns_of
 from minirlhf.tasks.layouts import Layout
 from minirlhf.tasks.lines import BadRow, Row
 from minirlhf.tasks.reports import Report, Source
+from minirlhf.tasks.turns import ASSISTANT, NO_TALK, SPANS, TEXTS, Turns, check_turns
 
 # kinds of bad rows, as the report names them
 EQUAL = "two equal responses"
 
 # what is unusual about rows that are used
 AS_LABEL = "a label that is 1 or 0 or a word, read as true or false"
+REPEATED = "a response that begins with its whole prompt, which is left there and learned"
 LAST_ONLY = (
     "only the last answer is learned, as the chat template writes earlier ones in another way"
 )
@@ -65,11 +58,24 @@ def standard_rows(
     form = ""  # of the first good row
     written = getattr(tokenizer, "chat_template", None)
     template = Template(tokenizer) if tokenizer is not None and written else None
+    read: dict[int, Row] = {}
+    worded: list[int] = []  # rows whose label is no bool
     for number, row in enumerate(rows):
         try:
             if isinstance(row, BadRow):
                 raise row
-            values = values_of(row, layout, source, number, chat=chat)
+            read[number] = values_of(row, layout, source, number, chat=chat)
+            if "label" in read[number] and not isinstance(row[layout.columns["label"][0]], bool):
+                worded.append(number)
+        except RecursionError:
+            faults[number] = _nested(number, source)
+        except BadRow as error:
+            faults[number] = error
+    repeats = [number for number, values in read.items() if _repeats_prompt(values)]
+    for number, values in read.items():
+        try:
+            if len(repeats) == len(read):
+                values = _without_prompt(values)
             texts = [value for name, value in values.items() if name in TEXTS]
             talks = "messages" in values or any(isinstance(value, list) for value in texts)
             mine = "a conversation" if talks else "text"
@@ -83,21 +89,30 @@ def standard_rows(
             form = mine
             for kind in kinds:
                 noted.setdefault(kind, []).append(number)
-            if "label" in values and not isinstance(row[layout.columns["label"][0]], bool):
-                noted.setdefault(AS_LABEL, []).append(number)
         except RecursionError:
-            faults[number] = BadRow(
-                NO_TALK, f"{source.row(number)} holds lists that are nested too deeply."
-            )
+            faults[number] = _nested(number, source)
         except BadRow as error:
             faults[number] = error
+    faults = dict(sorted(faults.items()))
+    some_repeat = repeats if len(repeats) < len(read) else []
+    for kind, numbers in ((AS_LABEL, worded), (REPEATED, some_repeat)):
+        if used := [number for number in numbers if number in found]:
+            noted[kind] = used
     report = Report(source, len(rows), len(found), noted=_unusual(found) | noted)
-    learned = {"messages", "completion"} & layout.columns.keys()
-    if form == "a conversation" and learned:
+    if repeats and len(repeats) == len(read):
         report.remarks.append(
-            f"Learned: every turn of the assistant in {min(learned)}, with its end. Other turns "
-            "are read and not learned."
+            "Every response begins with its whole prompt; this beginning was taken off: "
+            f"{source.listed(repeats)}."
         )
+    learned = {"messages", "completion"} & layout.columns.keys()
+    if form == "a conversation" and learned and not layout.only_prompts:
+        some = " whose weight is not 0" if template and template.some_only_read else ""
+        report.remarks.append(
+            f"Learned: every turn of the assistant in {min(learned)}{some}, with its end. Other "
+            "turns are read and not learned."
+        )
+    if template and (ignored := template.ignored_keys()):
+        report.remarks.append(ignored)
     if form == "text" and template is not None and not chat and found:
         prompt = found[min(found)]["prompt"]
         if not (template.special and template.special.search(prompt)):
@@ -108,6 +123,29 @@ def standard_rows(
             )
     _refuse(faults, report, skip_invalid=skip_invalid, drop_equal=drop_equal)
     return found, report
+
+
+def _nested(number: int, source: Source) -> BadRow:
+    return BadRow(NO_TALK, f"{source.row(number)} holds lists that are nested too deeply.")
+
+
+def _repeats_prompt(values: Row) -> bool:
+    """Whether each response of a row of text begins with its whole prompt, and goes on."""
+    prompt, texts = values.get("prompt"), [values[n] for n in TEXTS[1:] if n in values]
+    if not isinstance(prompt, str) or not prompt.strip() or not texts:
+        return False
+    if any(name + SPANS in values for name in TEXTS):
+        return False
+    return all(
+        isinstance(text, str) and text.startswith(prompt) and text[len(prompt) :].strip()
+        for text in texts
+    )
+
+
+def _without_prompt(values: Row) -> Row:
+    """The row without the prompt at the start of its responses."""
+    start = len(values["prompt"])
+    return values | {name: values[name][start:] for name in TEXTS[1:] if name in values}
 
 
 def _refuse(
@@ -146,8 +184,9 @@ def _texts(
     """
     _check_turns(values, where)
     turns = values.get("messages")
+    values = {role: value for role, value in values.items() if role != "messages"}
     if turns:
-        values = _cut_at(_first_answer(turns), turns)
+        values = values | _cut_at(_first_answer(turns), turns)
     if "chosen" in values and values["chosen"] == values.get("rejected"):
         kind = "text" if isinstance(values["chosen"], str) else "conversation"
         raise BadRow(EQUAL, f"{where}: chosen and rejected are the same {kind}; remove such rows.")
@@ -159,6 +198,11 @@ def _texts(
         values = values | {name: turns_of(values[name], name) for name in names}
         _check_turns(values, where)
     if chat or any(isinstance(values[name], list) for name in names):
+        if template is None and not any(isinstance(values[name], list) for name in names):
+            raise ValueError(
+                "--chat (chat=True) writes rows of text with the tokenizer's chat template, and "
+                "this tokenizer has none; leave it out, or use a model that has a template."
+            )
         if template is None:
             raise ValueError(
                 "The rows are conversations; give a tokenizer that has a chat template."
@@ -169,7 +213,7 @@ def _texts(
         except BadRow as fault:
             if fault.kind != EARLIER or not turns:
                 raise
-            values = _cut_at(len(turns) - 1, turns)
+            values = values | _cut_at(len(turns) - 1, turns)
             written = render(values, names, template, f"{where}: ")
             noted = [*template.noted, LAST_ONLY]
         values = values | written
