@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import os
 import signal
 import sys
 import threading
@@ -11,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import TextIO
 
-import torch
+from minirlhf.runtime.shared import restore_settings, shared_settings
 
 SECONDS = 60.0  # for the file, and for the check of each of its functions
 LONGEST_OUTPUT = 10_000  # characters
@@ -95,7 +94,7 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
         raise KeyboardInterrupt
 
     path = path.absolute()  # as in a traceback
-    before, folder = _settings(), str(path.parent)
+    before, folder = shared_settings(), str(path.parent)
     limited = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
     if limited:
         handlers = [
@@ -118,7 +117,7 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
             for number, handler in handlers:
                 signal.signal(number, handler)
         sys.path.remove(folder)
-        changed = _restore(before)
+        changed = restore_settings(before)
     if changed:
         raise ValueError(
             f"{path.name} {what}: it changes {', '.join(changed)}, and the whole tour would change "
@@ -136,31 +135,3 @@ def _told(error: BaseException, path: Path) -> str:
         return f"it ends Python, by exit() or sys.exit(){where}; leave that out."
     said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
     return f"{said}{where}"
-
-
-def _settings() -> dict[str, Any]:
-    """The settings that a student's file shares with the tour, by name."""
-    return {
-        "the working folder": os.getcwd(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "whether torch computes gradients": torch.is_grad_enabled(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's default device": torch.get_default_device(),
-    }
-
-
-def _restore(before: dict[str, Any]) -> list[str]:
-    """Set the settings back. Returns the names of those that had changed."""
-    now = _settings()
-    changed = [name for name, value in before.items() if now[name] != value]
-    setters: tuple[Callable, ...] = (
-        os.chdir,
-        torch.set_default_dtype,
-        torch.set_grad_enabled,
-        torch.set_num_threads,
-        torch.set_default_device,
-    )
-    for (name, value), setter in zip(before.items(), setters, strict=True):
-        if name in changed:
-            setter(value)
-    return changed

@@ -8,8 +8,9 @@
     float, int, bool, str   one number, one whole number, True or False, text
 
 A tensor is a dense one with data: not sparse, nested or quantised, and not on the device meta. The
-range of a number stands in the function itself, with `check_above_0` and its like. NaN or infinity
-at an entry of a tensor that counts shows in the result.
+range of a number stands in the function itself, with `check_above_0` and its like. NaN at an entry
+that counts shows in the result of a loss. Infinity may not: where a formula levels off, it gives
+the limit, a finite number (DPO's loss is 0 for a chosen response of infinite log-probability).
 
 The formulas take squares and sums, which overflow long before the numbers do: the largest float32
 is 3e38, and the square of 1e20 is infinite. So where an argument holds a number above 3e15, or only

@@ -68,7 +68,8 @@ class Checkpoint:
     a save. While a loop runs, no other process may use the file.
 
     An error inside `with`, such as one of the reward function, saves the run as it was before the
-    step that failed, if no weight has changed in that step. A note of the error says where. When
+    step that failed, if no weight has changed in that step. A note of the error says where. A
+    KeyboardInterrupt that is no Ctrl-C does the same and raises Stopped. When
     the run is resumed, the score may be another one (MAY_CHANGE); a sentence says so.
 
     A save that fails does not end the run: a sentence is printed, and the run goes on.
@@ -226,11 +227,16 @@ class Checkpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, Stopped):
-            self._save_before_error(error)
+        at_once = isinstance(error, KeyboardInterrupt) and self.stopping  # the second Ctrl-C
+        kept = "" if at_once or isinstance(error, Stopped | None) else self._save_before(error)
         self.lock.close()
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if kept and isinstance(error, KeyboardInterrupt):
+            raise Stopped(f"Stopped in step {self.first}. {kept}") from error
+        if kept and error:
+            how = "" if self.resume else " with --resume (in Python resume=True)"
+            error.add_note(f"{kept} Mend the cause, then run the same command{how}.")
         if self.stopping and kind is None:  # the signal came while no loop was running
             if self.path and self.path.exists():
                 raise Stopped(f"Stopped; the run is saved in {self.path}.", self.stopping)
@@ -290,18 +296,18 @@ class Checkpoint:
         """Called before an optimiser's step: the state before the step of the run is gone then."""
         self.before_step = None
 
-    def _save_before_error(self, error: Exception) -> None:
-        """Save the run as it was before the step that failed. A note of the error says where."""
+    def _save_before(self, error: BaseException | None) -> str:
+        """Save the run as it was before the step that failed. Returns where it is, "" for nowhere.
+
+        After an update in this step, that is the last save.
+        """
         if self.path is None or not self.stepping:
-            return
-        how = "" if self.resume else " with --resume (in Python resume=True)"
-        go_on = f"Mend the cause, then run the same command{how}."
+            return ""
         whole = self.before_step is not None and not isinstance(error, FloatingPointError)
         if whole and self.first > self.saved:
-            place = self._last()
-            error.add_note(f"The run as it was before step {self.first} is {place} {go_on}")
-        elif self.saved:
-            error.add_note(f"The run as it was before step {self.saved} is in {self.path}. {go_on}")
+            return f"The run as it was before step {self.first} is {self._last()}"
+        place = f"The run as it was before step {self.saved} is in {self.path}."
+        return place if self.saved else ""
 
     def _try_to_save(self, path: Path) -> str:
         """Save. Returns what stood in the way, "" for nothing."""

@@ -5,6 +5,7 @@ A name on the hub is checked like a folder, file by file.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
+)
+from transformers import (
+    initialization as init,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -59,6 +63,7 @@ def read_whole(
     for file in _weight_files(source):
         _check_whole_file(file)
     _check_held_once(_weight_files(source))
+    _check_size(auto, config, _weight_files(source))
     with _described(), torch.device("cpu"):  # transformers reads into the default device
         model, found = auto.from_pretrained(
             source,
@@ -125,6 +130,28 @@ def _check_held_once(files: list[Path]) -> None:
                         "the files that do not belong to this model, or download it again."
                     )
                 places[name] = file
+
+
+def _check_size(auto: Any, config: PreTrainedConfig, files: list[Path]) -> None:
+    """Refuse a config of a model more than twice as large as the files, before memory is taken.
+
+    transformers would fill the difference with random numbers. Names and shapes are compared after
+    reading, because it renames weights of older versions. Twice: the files hold tied weights once.
+    """
+    stored = 0
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            shapes = (opened.get_slice(name).get_shape() for name in opened.keys())  # noqa: SIM118
+            stored += sum(math.prod(shape) for shape in shapes)
+    with _described(), torch.device("meta"), init.meta_device_safe_creation_ops():
+        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    size = sum(p.numel() for p in model.parameters())
+    if files and size > 2 * stored:
+        raise ValueError(
+            f"its config.json describes a model of type {config.model_type!r} with {size:,} "
+            f"weights, but its files hold {stored:,}; correct the model_type and the sizes in "
+            "config.json, or copy the whole folder again."
+        )
 
 
 def _check_as_stored(model: PreTrainedModel, file: Path) -> None:

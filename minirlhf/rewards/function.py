@@ -24,7 +24,8 @@ Not kept:
 - A completion for which every function returned None stops the run. In TRL it has no gradient.
 - nan and infinity are refused, because they often come from a division by 0. In TRL nan is the same
   as None. Too few or too many numbers, a dict, a set and texts are refused as well.
-- The function gets copies: what it changes in its arguments, no later call sees.
+- The function gets copies: what it changes in its arguments, no later call sees. What it sets in
+  torch (runtime.shared.SETTINGS, such as the default dtype) is set back after each call.
 - A reward model is not a function here; see `rollout_score`.
 """
 
@@ -37,6 +38,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, prompt_tokens, text_of
 from minirlhf.runtime import check
+from minirlhf.runtime.shared import settings_kept
 from minirlhf.tasks.prompts import prompt_texts
 
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state")
@@ -95,7 +98,9 @@ def reward_function(
         count = len(rollout.response_ids)
         try:
             values = _called(function, copy.deepcopy(given))
-        except (Exception, SystemExit) as error:  # exit() would end the run without a word
+        except KeyboardInterrupt:  # Ctrl-C
+            raise
+        except BaseException as error:  # exit() would end the run without a word
             row = _first_failing(function, given, count)
             where = "" if row is None else f" The first completion for which it does is {row}."
             step = f", at step {int(rollout.step[0])}" if "step" in rollout.columns else ""
@@ -226,11 +231,17 @@ def _accepted(function: Callable, names: list[str]) -> list[str]:
     return names if every else [name for name in names if name in named]
 
 
+@settings_kept()
 def _called(function: Callable, given: dict[str, Any]) -> Any:
     """What the function returns, as a list where it can be read as one; awaited if it is async."""
     values = function(**given)
     if inspect.isawaitable(values):
-        values = asyncio.run_coroutine_threadsafe(_awaited(values), _event_loop()).result()
+        coroutine = _awaited(values)
+        values, error = asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
+        if isinstance(error, KeyboardInterrupt):  # no Ctrl-C: that reaches the main thread alone
+            raise RuntimeError("KeyboardInterrupt").with_traceback(error.__traceback__)
+        if error is not None:
+            raise error
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided or values.device.type == "meta":
             return values  # no numbers to read one by one
@@ -242,19 +253,30 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
     return values
 
 
-async def _awaited(values: Any) -> Any:
+async def _awaited(values: Any) -> tuple[Any, BaseException | None]:
+    """(what was awaited, None), or (None, the error): some errors would end the event loop."""
     try:
-        return await values
-    except SystemExit as error:  # it would end the event loop, and its caller would wait for ever
-        raise RuntimeError("exit() was called") from error
+        return await values, None
+    except BaseException as error:
+        return None, error
 
 
 @functools.cache
 def _event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of async functions, in a thread of its own: a notebook's is busy already."""
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    threading.Thread(target=_run_for_ever, args=(loop,), daemon=True).start()
     return loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop, also after a task that the function began has raised what ends a loop.
+
+    Otherwise who awaits the task would wait for ever. The task keeps its error for them.
+    """
+    while True:
+        with suppress(KeyboardInterrupt, SystemExit):
+            loop.run_forever()
 
 
 def _line_of(error: BaseException, function: Callable) -> str:
@@ -273,7 +295,9 @@ def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int
         alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
         try:
             _called(function, copy.deepcopy(alone))
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             return row
     return None
 

@@ -76,3 +76,29 @@ def test_another_file_for_the_reward_is_another_run(tiny):  # noqa: F811
     assert invoke(tiny, "grpo", *given, "--reward", tiny / "mine.py").exception
     error = invoke(tiny, "grpo", *given, "--reward", tiny / "other.py", "--resume").exception
     assert "differs in: reward (" in str(error) and "other.py' now)" in str(error)
+
+
+@pytest.mark.parametrize(
+    "kind, code, said",
+    [
+        ("GeneratorExit", 1, "Error: The reward function reward raised GeneratorExit: now; it"),
+        ("KeyboardInterrupt", 130, "Stopped in step 2. The run as it was"),
+    ],
+)
+def test_no_exception_of_a_reward_loses_the_steps_before_it(
+    kind,
+    code,
+    said,
+    tiny,  # noqa: F811
+    capsys,
+):
+    (tiny / "mine.py").write_text(
+        f"def now():\n    raise {kind}('now')\n"
+        + MENDED.format("trainer_state.global_step == 2 and now()")
+    )
+    given = ["--reward", tiny / "mine.py", "--steps", 3, "--batch-size", 4, "--group-size", 2]
+    assert cli.report(invoke(tiny, "grpo", *given).exception) == code
+    printed = capsys.readouterr()
+    printed = " ".join((printed.err or printed.out).split())
+    saved = f"The run as it was before step 2 is saved in {tiny / 'out' / 'training.safetensors'}."
+    assert printed.startswith(said) and saved in printed and "--resume" in printed

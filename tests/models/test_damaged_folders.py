@@ -148,3 +148,16 @@ def test_an_index_that_lacks_weights_and_links_to_shards_are_followed(tmp_path):
     assert {*index["weight_map"].values()} == {"a.safetensors", "b.safetensors"}
     (folder / INDEX).write_text(json.dumps(index))
     assert same_weights(load_policy(folder)[0], whole)
+
+
+def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    """The weights of a small GPT-2 beside "llama" without sizes: its default is 7B."""
+    saved(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+
+    def never(*args, **settings):
+        raise AssertionError("the model is built")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", never)
+    said = refused(tmp_path / "model")
+    assert "a model of type 'llama' with 6,738,415,616 weights, but its files hold" in said

@@ -172,7 +172,7 @@ CAUSAL = "give a causal language model"
 FOLDERS = {
     "one layer less in the config": (with_config(n_layer=1), "have no place in the model"),
     "one layer more in the config": (with_config(n_layer=3), "missing or of another shape"),
-    "another width": (with_config(n_embd=64), "missing or of another shape"),
+    "another width": (with_config(n_embd=40), "missing or of another shape"),
     "an untied head that is missing": (untied_without_head, "such as lm_head.weight"),
     "a value head": (
         with_weights(lambda tensors: tensors.update({"v_head.summary.weight": torch.ones(1, 32)})),

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import sys
 
 import numpy as np
@@ -21,6 +22,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.answers import answer_reward
 from minirlhf.rewards.function import reward_function, weighted
+from minirlhf.runtime.shared import restore_settings, shared_settings
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -164,18 +166,72 @@ async def leaves(completions, **rest):
     exit()
 
 
+def raises(kind):
+    def function(completions):
+        raise kind("now")
+
+    return function
+
+
+def soon(kind, in_a_task=False):
+    async def function(completions):
+        await asyncio.sleep(0)
+        if in_a_task:
+            await asyncio.create_task(soon(kind)(completions))
+        raise kind("now")
+
+    return function
+
+
 @pytest.mark.parametrize(
     "function, said",
     [
         (lambda completions: [exit() for _ in completions], "raised SystemExit: None; it was"),
         (lambda completions: sys.exit("stop" if "d" in completions else 0), "SystemExit: stop; "),
         (lambda completions: (c != "d" or exit() for c in completions), "for which it does is 1"),
-        (leaves, r"raised RuntimeError: exit\(\) was called; it was given"),
+        (leaves, "raised SystemExit: None; it was given"),
+        (raises(GeneratorExit), "GeneratorExit: now; .*This is test_reward_function.py, line"),
+        (raises(asyncio.CancelledError), "CancelledError: now; .*test_reward_function.py, line"),
+        (raises(BaseException), "BaseException: now; .*This is test_reward_function.py, line"),
+        (soon(GeneratorExit), "GeneratorExit: now; .*This is test_reward_function.py, line"),
+        (soon(asyncio.CancelledError), "CancelledError: now; .*test_reward_function.py, line"),
+        (soon(KeyboardInterrupt), "KeyboardInterrupt; .*This is test_reward_function.py, line"),
+        (soon(KeyboardInterrupt, in_a_task=True), "KeyboardInterrupt; .*test_reward_function.py"),
     ],
 )
 def test_a_function_that_ends_python_is_refused(function, said):
     with pytest.raises(ValueError, match=said):
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
+
+
+def test_ctrl_c_in_a_function_is_no_error_of_it():
+    with pytest.raises(KeyboardInterrupt):
+        reward_function(raises(KeyboardInterrupt), TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+        lambda: torch.use_deterministic_algorithms(True),
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        lambda: torch.set_grad_enabled(False),
+        lambda: torch.set_default_device("meta"),
+        lambda: os.chdir("/"),
+    ],
+)
+def test_what_a_function_sets_for_all_is_set_back(change):
+    def function(completions):
+        change()
+        return [0.0 for _ in completions]
+
+    before = shared_settings()
+    try:
+        reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
+        assert shared_settings() == before
+    finally:
+        restore_settings(before)
 
 
 def test_all_rows_are_tokenised_in_one_call(monkeypatch):
