@@ -18,7 +18,7 @@ from minirlhf.loops.pretrain import PretrainConfig, make_optimizers, new_gpt2, s
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import Policy, fused_gelu
 from minirlhf.models.agent import Tool
-from minirlhf.models.forward import decode, encode, policy_logprobs
+from minirlhf.models.forward import decode, encode, policy_logprobs, text_of
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.rules import right_with_calculator
 from minirlhf.runtime import History, OnStep, seed_all
@@ -168,6 +168,6 @@ def outcome_shares(
 def written_by_policy(batch: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokens of each response that the policy chose, as text, without EOS."""
     return [
-        tokenizer.decode(ids[mask], skip_special_tokens=True)
+        text_of(tokenizer, ids[mask], skip_special_tokens=True)
         for ids, mask in zip(batch.response_ids, batch.action_mask, strict=True)
     ]

@@ -128,7 +128,9 @@ def response_tokens(
     """
     eos = tokenizer.eos_token_id
     check("The tokenizer's eos_token_id", eos, eos is not None, "the token that ends a response")
-    parts = [[(r, True)] if isinstance(r, str) else list(r) for r in responses]
+    parts: list[list[tuple[str | list[int], bool]]] = [
+        [(r, True)] if isinstance(r, str) else list(r) for r in responses
+    ]
     for row in parts:
         last, own = row[-1]
         row[-1] = (without_end(tokenizer, last) if isinstance(last, str) else last, own)

@@ -92,7 +92,7 @@ def _clause(before: str) -> str:
     """What leads to a marker: its own sentence, with the line before it if that goes on."""
     *others, own = SENTENCE_END.split(before)
     goes_on = others and not own.strip(MARKS + "\\[(") and not others[-1].endswith((".", "!", "?"))
-    return f"{others[-1]} {own}" if goes_on else own  # type: ignore[index]  # then there is one
+    return f"{others[-1]} {own}" if goes_on else own
 
 
 def _leaves_open(before: str) -> bool:

@@ -1,13 +1,15 @@
 """Settings of Python and torch that a user's own code shares with the run that calls it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-SETTINGS = {  # what is said -> (how it is read, how it is set)
+SETTINGS: dict[
+    str, tuple[Callable, Callable]
+] = {  # what is said -> (how it is read, how it is set)
     "the working folder": (os.getcwd, os.chdir),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "whether torch computes gradients": (torch.is_grad_enabled, torch.set_grad_enabled),

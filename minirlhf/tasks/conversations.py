@@ -96,7 +96,7 @@ def answer(row: dict[str, Any], name: str, to: str = "completion") -> dict[str, 
     return {to + end: row[name + end] for end in ("", SPANS) if name + end in row}
 
 
-def in_parts(rows: dict[str, list], name: str) -> list[str | list[tuple[str, bool]]]:
+def in_parts(rows: dict[str, list], name: str) -> list[str | list[tuple[str | list[int], bool]]]:
     """The responses of some rows, as `models.forward.encode` takes them.
 
     A response with spans is in parts: (text, whether the assistant wrote it).
@@ -105,9 +105,10 @@ def in_parts(rows: dict[str, list], name: str) -> list[str | list[tuple[str, boo
     return [_parts(text, of) if of else text for text, of in zip(rows[name], spans, strict=True)]
 
 
-def _parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
+def _parts(text: str, spans: list[list[int]]) -> list[tuple[str | list[int], bool]]:
     """The text from span to span, and what stands between them. The last span ends the text."""
-    parts, end = [], 0
+    parts: list[tuple[str | list[int], bool]] = []
+    end = 0
     for start, stop in spans:
         parts += [(text[end:start], False)] * (start > end) + [(text[start:stop], True)]
         end = stop

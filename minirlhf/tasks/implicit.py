@@ -20,7 +20,8 @@ JOINER = "\u200d"  # joins emoji to one
 def prompt_length(chosen: str, rejected: str) -> int:
     """How many characters of two texts are their prompt.
 
-    In Anthropic's transcripts the prompt ends with the last `Assistant:` that both texts have.
+    In Anthropic's transcripts the prompt ends with the last `Assistant:` that both texts have;
+    without one, what is shared is a part of what the human says, and no prompt.
     Otherwise it is what both share, up to the last line break or space. A line break belongs to
     the prompt and a space to the responses, as in the tokens of GPT-2. In scripts without spaces,
     such as Chinese, a prompt without either ends before the first character that differs.
@@ -32,6 +33,8 @@ def prompt_length(chosen: str, rejected: str) -> int:
     turn = chosen.rfind(TURN, 0, shared)
     if turn >= 0:
         return turn + len(TURN)
+    if is_transcript(chosen) and is_transcript(rejected):
+        return 0
     for ends, letters in (
         (_ends_a_line_or_word, r"\s"),
         (_ends_without_space, "[\u0e00-\U0010ffff]"),

@@ -193,7 +193,8 @@ def _texts(
     if "chosen" in values and "prompt" not in values:
         values = _with_prompt(values["chosen"], values["rejected"], where)
     names = [name for name in TEXTS if name in values]
-    noted = []
+    noted: list[str] = []
+    _check_prompt(values["prompt"], where)
     if chat and isinstance(values["prompt"], str) and is_transcript(values["prompt"]):
         values = values | {name: turns_of(values[name], name) for name in names}
         _check_turns(values, where)
@@ -223,12 +224,16 @@ def _texts(
                 f"{where}: chosen and rejected are the same text in the tokenizer's chat template; "
                 "remove such rows.",
             )
-    if not values["prompt"].strip():
+    _check_prompt(values["prompt"], where)
+    return values, list(dict.fromkeys(noted))
+
+
+def _check_prompt(prompt: Any, where: str) -> None:
+    if isinstance(prompt, str) and not prompt.strip():
         raise BadRow(
             "an empty prompt",
             f"{where}: the prompt is empty; give at least one token before the response.",
         )
-    return values, list(dict.fromkeys(noted))
 
 
 def _check_turns(values: Row, where: str) -> None:
@@ -261,7 +266,8 @@ def _with_prompt(chosen: Any, rejected: Any, where: str) -> Row:
     """
     if isinstance(chosen, str):
         shared = prompt_length(chosen, rejected)
-        kind = "no whole word"
+        both_talk = is_transcript(chosen) and is_transcript(rejected)
+        kind = "no turn of the assistant" if both_talk else "no whole word"
     else:
         both = zip(chosen, rejected, strict=False)
         shared = next(

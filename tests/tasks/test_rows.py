@@ -302,3 +302,18 @@ def test_a_dataset_without_what_a_way_of_training_needs_is_refused(tmp_path):
         with pytest.raises(ValueError, match="columns is .*; it must be left out with"):
             call = load_by_name if name else named_demonstrations
             call(name, None, rows=9, columns={"prompt": "x"}, **more)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_empty_prompt_is_refused_with_a_template_too(chat, tmp_path):
+    row = {"prompt": " ", "chosen": "yes", "rejected": "no"}
+    with pytest.raises(ValueError, match=r"mine.jsonl, row 1: the prompt is empty"):
+        load_by_name(written(tmp_path, row), chat_tokenizer(), chat=chat)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_transcripts_that_differ_in_what_the_human_says_are_refused(chat, tmp_path):
+    talk = "\n\nHuman: What is {}?\n\nAssistant: {}"
+    row = {"chosen": talk.format(33, "A number."), "rejected": talk.format(34, "No idea.")}
+    with pytest.raises(ValueError, match="share no turn of the assistant at their start"):
+        load_by_name(written(tmp_path, row), chat_tokenizer(), chat=chat)
