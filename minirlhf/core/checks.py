@@ -87,7 +87,8 @@ def _takes_sums(hints: dict[str, object]) -> bool:
     return not letters & {"V", "T"}
 
 
-def _widened_dtype(names: list[str], given: tuple, settings: dict) -> torch.dtype | None:
+# not list[str]: the tests' type check would draw an item from Python's random generator
+def _widened_dtype(names: list, given: tuple, settings: dict) -> torch.dtype | None:
     """The dtype of the arguments if float64 is needed to compute with them, else None.
 
     Raises:
