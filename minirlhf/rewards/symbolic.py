@@ -82,6 +82,10 @@ def _marks(text: str) -> set[str]:
     )
 
 
+# 1/2x: is the x above or below the line?
+PRODUCT_BELOW = re.compile(r"/\s*(?:[0-9]+\s*[A-Za-z\\]|[A-Za-z]\s*[A-Za-z\\(])")
+
+
 def _refused(text: str) -> bool:
     """Whether math-verify misreads a text or could need much time or memory for it."""
     exponents = EXPONENT.findall(text)
@@ -92,6 +96,10 @@ def _refused(text: str) -> bool:
         or len(exponents) != text.count("^")  # a tower
         or len(digits) > 4
         or "!" in text
+        # math-verify ignores the order of a list without brackets
+        or ("," in text and not re.match(r"\s*(?:\\left\s*)?(?:[(\[]|\\\{)", text))
+        or re.fullmatch(r"\s*[A-Z](?:\s+[A-Z])+\s*", text)  # and that of letters
+        or PRODUCT_BELOW.search(text)
     )
 
 

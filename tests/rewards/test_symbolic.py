@@ -71,3 +71,20 @@ def test_without_math_verify_one_sentence_says_what_to_install(monkeypatch):
         ImportError, match=r'^symbolic_answer_reward needs .*`python -m pip install "math-verify'
     ):
         symbolic_answer_reward([""], [r"\boxed{x}"], answer=["x"])
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ("A, C, B, D", "A, B, C, D"),
+        ("1,3,2,4", "1,2,3,4"),
+        ("A B", "B A"),
+        ("1/2x", r"\frac{1}{2x}"),
+        ("x/2y", r"\frac{x}{2y}"),
+        (r"1/2\sqrt{3}", r"\frac{1}{2\sqrt{3}}"),
+    ],
+)
+def test_another_order_and_unclear_fractions_are_not_paid(given, wanted):
+    assert not same_symbolic_answer(given, wanted)
+    assert same_symbolic_answer(wanted, wanted)
