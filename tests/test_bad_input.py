@@ -224,7 +224,7 @@ def damage(folder: Path, how: str) -> None:
                     "truncated",
                     "holds no reward model that can be read: its model.safetensors is cut off",
                 ),
-                ("foreign", "missing or of another shape"),
+                ("foreign", "its config.json describes a model of type"),
                 ("another shape", "missing or of another shape"),
                 ("no JSON", "not a valid JSON"),
                 ("no scale", "lacks bias, scale, shift"),

@@ -7,6 +7,7 @@ empty page") stays in the lesson.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import jupytext
@@ -74,25 +75,27 @@ def assignment_of(notebook: NotebookNode, name: str) -> NotebookNode | None:
         name: the lesson's file name without its ending.
     """
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    cells, statements, answers = [], [], []
+    cells, answers = [], []
+    statements: list[str] = []  # of one exercise
+    given: list[str] = []  # its cells so far
     exercises: list[str] = []
     blank = ""
     for cell in notebook.cells:
         kind = tags(cell) & {"exercise", "solution"}
         if cell.cell_type == "markdown" and kind == {"exercise"}:
+            if FIRST_LINE.match(cell.source):
+                statements, given = [], []
             statements.append(cell.source)
         elif cell.cell_type == "code" and kind == {"exercise"}:
-            exercises, blank = _exercises(cell.source), _without_calls(cell.source)
-            if not exercises:
-                statements.clear()
+            given.append(_without_calls(cell.source))
+            exercises, blank = _exercises(cell.source), "\n".join(given).strip()
         elif cell.cell_type == "code" and kind == {"solution"} and exercises:
             solution = _without_calls(cell.source)
             source = f"{blank}\n{BEGIN}\n{solution}\n{END}"
             cells += [_text(f"{exercises[0]}-text", "\n\n".join(statements))]
             cells += [_answer(exercises[0], source), *map(_test, exercises)]
             answers.append(f"{blank}\n{solution}")
-            statements.clear()
-            exercises = []
+            exercises, statements, given = [], [], []
     if not answers:
         return None
     heading = (
@@ -105,6 +108,7 @@ def assignment_of(notebook: NotebookNode, name: str) -> NotebookNode | None:
     return _notebook([_text("heading", heading), setup, *cells])
 
 
+FIRST_LINE = re.compile(r"\*\*[0-9]+\.")  # of an exercise: **3. Mend the loss**
 _ASIDE = {"exercise", "solution", "predict"}
 
 
@@ -115,10 +119,11 @@ def _exercises(source: str) -> list[str]:
 
 
 def _without_calls(source: str) -> str:
-    """A cell's source without its calls of a checker."""
+    """A cell's source without its calls of a checker and its figures."""
     lines = source.splitlines()
     for statement in reversed(_parsed(source)):
-        if isinstance(statement, ast.Expr) and any(calls(statement)):
+        figure = ast.unparse(statement).startswith("show.")
+        if isinstance(statement, ast.Expr) and (figure or any(calls(statement))):
             del lines[statement.lineno - 1 : statement.end_lineno]
     return "\n".join(lines).strip()
 

@@ -254,7 +254,7 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
 
 
 async def _awaited(values: Any) -> tuple[Any, BaseException | None]:
-    """(what was awaited, None), or (None, the error): some errors would end the event loop."""
+    # (what was awaited, None), or (None, the error): some errors would end the event loop
     try:
         return await values, None
     except BaseException as error:

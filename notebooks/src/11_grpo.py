@@ -506,13 +506,10 @@ for name in ("grpo", "grpo, 400 steps"):
             torch.tensor(longer[longer.variant == v][f"{measure}_by_prompt"].tolist())
             for v in (name, "start")
         )
-        pairs = [*zip(after, before), (after.mean(0), before.mean(0))]
-        intervals = [
-            evaluate.paired_difference(a.tolist(), b.tolist()) for a, b in pairs
-        ]
-        cells = [
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval) for interval in intervals
-        ]
+        cells = []
+        for a, b in [*zip(after, before), (after.mean(0), before.mean(0))]:
+            interval = evaluate.paired_difference(a.tolist(), b.tolist())
+            cells.append("{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval))
         changes[name, measure] = cells
 pd.DataFrame(changes, index=["seed 0", "seed 1", "seed 2", "pooled"]).T
 

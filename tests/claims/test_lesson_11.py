@@ -546,14 +546,14 @@ def gradients(said, model):
     blame = -core.group_relative(scores[None]).min().item()
     said("response of section 6. With", 4, blame, 4, blame / 4, 9, blame / 9)
     said("gradient of a constant advantage is", 0)
-    said("Take a hard prompt with $p =", 0.02, 16)
+    said("Take a hard prompt with $p = 0.02$, and groups", 16)
     chance = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
     sigma = [torch.tensor([1.0] * c + [0.0] * (16 - c)).double().std().item() for c in range(17)]
     means = [sum(x * y for x, y in zip(chance, z, strict=True)) for z in (squares(sigma), sigma)]
     for c in range(3):
         said(f"| {c} | {percent(chance[c])} |", *((0, 0) if c == 0 else (sigma[c] ** 2, sigma[c])))
     said("| mean over all groups |", *means)
-    said("this prompt", means[1] / means[0], means[1], means[0])
+    said("makes the gradient of this prompt", means[1] / means[0], means[1], means[0])
     assert math.isclose(means[1] / means[0], factor(0.02, 16), rel_tol=1e-3)  # without delta
     said("**Predict.** Groups of", 16)
     said("And in groups of", 2)

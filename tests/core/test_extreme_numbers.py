@@ -104,9 +104,9 @@ def test_a_word_that_both_policies_forbid_adds_nothing_to_the_kl():
 
 
 def test_numbers_that_float64_cannot_square_are_refused():
-    for size in (1e200, 1e-200):
-        with pytest.raises(ValueError, match="group_scores holds numbers whose squares do not fit"):
-            core.group_relative(PAIR.double() * size)
+    with pytest.raises(ValueError, match="group_scores holds numbers whose squares do not fit"):
+        core.group_relative(PAIR.double() * 1e200)
+    assert core.group_relative(PAIR.double() * 1e-200).isfinite().all()  # nothing overflows
     assert core.masked_mean(PAIR.double() * 1e100, TWO) == 0
 
 

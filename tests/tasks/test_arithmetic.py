@@ -124,7 +124,7 @@ def test_splits_are_disjoint_and_levels_are_balanced():
     for wrong in (
         {"split": "dev", "count": 1},
         {"split": "test", "count": 0},
-        {"split": "test", "count": 1, "levels": (6,)},
+        {"split": "test", "count": 1, "levels": (7,)},
     ):
         with pytest.raises(ValueError, match="it must be"):
             problems(**wrong)

@@ -12,7 +12,7 @@ from minirlhf.loops.online import OnlineConfig, pairs_of, responses_of, train_on
 from minirlhf.loops.preference import DPOConfig, preference_step
 from minirlhf.models.forward import encode, encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
-from tests.models.test_agent import EOS, PROMPTS, TOKENIZER, Echo, policy
+from tests.models.test_tool import EOS, PROMPTS, TOKENIZER, Echo, policy
 
 SAMPLING = SamplingConfig(max_new_tokens=12, temperature=1.0)
 
