@@ -342,9 +342,9 @@ pd.DataFrame(rows, columns=columns).round(2)
 #
 # | right answers | chance of such a group | gradient, not divided: $\sigma^2$ | divided: $\sigma$ |
 # |---|---|---|---|
-# | 0 | 72 % | 0 | 0 |
-# | 1 | 24 % | 0.0625 | 0.250 |
-# | 2 | 4 % | 0.1167 | 0.342 |
+# | none | 72 % | 0 | 0 |
+# | one | 24 % | 0.0625 | 0.250 |
+# | two | 4 % | 0.1167 | 0.342 |
 # | mean over all groups | | 0.0196 | 0.073 |
 #
 # Groups without a right answer teach nothing, divided or not. But each of the others counts for more, most

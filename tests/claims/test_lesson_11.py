@@ -550,8 +550,8 @@ def gradients(said, model):
     chance = [math.comb(16, c) * 0.02**c * 0.98 ** (16 - c) for c in range(17)]
     sigma = [torch.tensor([1.0] * c + [0.0] * (16 - c)).double().std().item() for c in range(17)]
     means = [sum(x * y for x, y in zip(chance, z, strict=True)) for z in (squares(sigma), sigma)]
-    for c in range(3):
-        said(f"| {c} | {percent(chance[c])} |", *((0, 0) if c == 0 else (sigma[c] ** 2, sigma[c])))
+    for c, words in enumerate(("none", "one", "two")):
+        said(f"| {words} |", chance[c], sigma[c] ** 2, sigma[c])
     said("| mean over all groups |", *means)
     said("makes the gradient of this prompt", means[1] / means[0], means[1], means[0])
     assert math.isclose(means[1] / means[0], factor(0.02, 16), rel_tol=1e-3)  # without delta
@@ -564,10 +564,6 @@ def gradients(said, model):
 
 def squares(numbers):
     return [x * x for x in numbers]
-
-
-def percent(share):
-    return f"{100 * share:.0f} %"
 
 
 def four_verdicts(said):
@@ -619,7 +615,7 @@ def harder(said, longer):
     assert low < 0 < 0.05 < high
     said("of pass@16 holds", 0, 0.05)
     assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
-    said("With seed 1 alone", 1)
+    said("rise of 0.05. With seed", 1)
     said("and with seed", 2)
 
 
