@@ -243,7 +243,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
 
     before = signal.getsignal(signal.SIGINT)
     with (
-        pytest.raises(Stopped, match="after step 2; .*training.safetensors"),
+        pytest.raises(Stopped, match="after 3 steps; .*training.safetensors"),
         Checkpoint(path) as checkpoint,
     ):
         ppo(checkpoint=checkpoint, on_step=interrupt)
