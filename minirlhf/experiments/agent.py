@@ -80,8 +80,8 @@ def imitate(
 ) -> None:
     """SFT with the optimisers and the schedule of pre-training, in place.
 
-    AdamW alone does not get there: after 1,500 steps its loss is 0.55 nats per token, and the
-    answers are still wrong. With Muon it is 0.15.
+    In one run each, the loss after about 1,400 steps was 0.54 nats per token with AdamW alone, and
+    0.20 with Muon.
 
     Args:
         rows: columns prompt, completion and completion_spans.

@@ -201,7 +201,9 @@ class Checkpoint:
                 self.before_step = None
                 self.first = step + 1
                 if self.stopping:
-                    raise Stopped(f"Stopped after {self.first} steps; {self._last()}", self.stopping)
+                    raise Stopped(
+                        f"Stopped after {self.first} steps; {self._last()}", self.stopping
+                    )
                 if self.path and time.time() - saved >= self.every:
                     if failed := self._try_to_save(self.path):
                         print(f"{failed}. The run goes on.")

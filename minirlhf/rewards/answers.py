@@ -5,9 +5,9 @@ r"""Check the numerical answer in a response, for problems such as GSM8K's.
 The answer is found in the text of any language model, parsed to a Fraction and compared exactly.
 
 A policy finds every text that is paid although it is wrong, and no list of words that deny or
-change a number is complete. So the rule is the other way round. The answer is the last thing that
-a response says (see `extract_answer`). Beside its number may stand only words that are known:
-those of the short lists in `answer_words`, and words of the question (see `parse_number`).
+change a number is complete. So the rule is the other way round. A response must mark its answer,
+and say nothing else after it (see `extract_answer`). Beside the number may stand only words that
+are known: those of the short lists in `answer_words`, and words of the question (`parse_number`).
 Everything else is not paid. This costs some right answers. Ask for one format in the prompt, and
 the policy learns it. Only the final answer is judged, not the way to it: "1 + 1 = 3" answers 3.
 

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from minirlhf.experiments import agent
-from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.experiments import agent, practice
+from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.family import GroupFormulas
-from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.group import train_group
 from minirlhf.models.forward import decode
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import sample, sample_text
@@ -70,15 +70,10 @@ def test_ids_of_a_trajectory_are_those_of_its_text():
 def test_twelve_steps_of_grpo_teach_it_to_call():
     policy, tokenizer = load_policy("tiny-agent")
     tool = calculator.Calculator(tokenizer)
-    config = GroupConfig.named(
+    config = practice.group_config(
+        "arithmetic",
         "grpo",
         steps=12,
-        prompts_per_step=16,
-        group_size=8,
-        minibatch_size=128,
-        epochs=1,
-        missing_eos_penalty=0.0,
-        kl=KLConfig(kl_coef=0.0),
         optimiser=OptimiserConfig(lr=3e-4),
         sampling=agent.SAMPLING,
     )
