@@ -149,7 +149,7 @@ class Template:
         turns = value if is_conversation(value) else [{"role": role, "content": value}]
         assert isinstance(turns, list)
         name, found = f"{self.name}{column}", []
-        for i, turn in enumerate(turns):
+        for i, turn in enumerate(turns, start=1):
             turn = without_none(turn) | {
                 "content": text_of_turn(turn, f"{name}: the content of turn {i}")
             }
@@ -226,11 +226,12 @@ class Template:
             after = whole if i + 1 == len(turns) else self.written(turns[: i + 1])
             if not (whole.startswith(before) and whole.startswith(after.rstrip())):
                 raise self._differs(earlier=i > first or whole.startswith(before))
-            learned = is_learned(turns[i], f"{self.name}turn {i - first} of {column}")
+            name = f"turn {i - first + 1} of {column}"
+            learned = is_learned(turns[i], f"{self.name}{name}")
             if learned:
-                self._check_thought(turns, i, f"turn {i - first} of {column}")
+                self._check_thought(turns, i, name)
                 written = whole[: len(after)]
-                self._check_learned(turns[i], before, written, f"turn {i - first} of {column}")
+                self._check_learned(turns[i], before, written, name)
                 spans.append([len(before) - len(prompt), len(after.rstrip()) - len(prompt)])
                 continue
             self.some_only_read = True
@@ -264,7 +265,7 @@ class Template:
             if turns[i]["content"].strip() not in text or mark not in marked:
                 raise BadRow(
                     LOST,
-                    f"{self.name}the tokenizer's chat template leaves out or changes turn {i}, "
+                    f"{self.name}the tokenizer's chat template leaves out or changes turn {i + 1}, "
                     f"of role {turns[i]['role']!r}; use roles that the template writes.",
                 )
 

@@ -52,7 +52,7 @@ def check_columns(dataset: Dataset, *columns: str) -> None:
             f"its columns, or convert it: {TO_STANDARD}."
         )
     for name in (c for c in columns if c in TEXTS):
-        for number, value in enumerate(dataset[name]):
+        for number, value in enumerate(dataset[name], start=1):
             if isinstance(value, list):
                 raise ValueError(
                     f"Row {number}: {name} is a conversation, and the loops read text; convert "
@@ -72,7 +72,8 @@ def check_rows(dataset: Dataset, *columns: str) -> Dataset:
     """
     check_columns(dataset, *columns)
     rows = zip(*(list(dataset[name]) for name in columns), strict=True)
-    for number, row in enumerate(dict(zip(columns, values, strict=True)) for values in rows):
+    named = (dict(zip(columns, values, strict=True)) for values in rows)
+    for number, row in enumerate(named, start=1):
         for name, value in row.items():
             if name == "label" and not isinstance(value, bool):
                 raise ValueError(
@@ -121,7 +122,7 @@ def standard(
 
     Raises:
         ValueError: the columns are of no known format, or two of them could be meant; a row cannot
-            be used (rows are counted from 0); or there are conversations but no chat template.
+            be used (messages count rows from 1); or there are conversations but no chat template.
     """
     names = dataset.column_names
     rows = dataset.to_list()
@@ -290,7 +291,7 @@ def _say_left_out(
     left = [i for i in range(len(dataset)) if i not in kept]
     if left:
         origin = dataset[:].get(ORIGIN)
-        say(f"Left out: {why}: {listed([origin[i]['row'] for i in left] if origin else left)}.")
+        say(f"Left out: {why}: {listed([origin[i]['row'] if origin else i + 1 for i in left])}.")
 
 
 def texts_once(rows: dict) -> tuple[list[str], list[str], list[int], list[int]]:

@@ -38,7 +38,7 @@ def prompt_texts(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> 
     template = Template(tokenizer) if getattr(tokenizer, "chat_template", None) else None
     texts: list[str] = []
     noted: dict[str, list[int]] = {}
-    for row, value in enumerate(_values(prompts)):
+    for row, value in enumerate(_values(prompts), start=1):
         texts.append(_text_of(row, value, template))
         for kind in dict.fromkeys(template.noted if template else ()):
             noted.setdefault(kind, []).append(row)
@@ -98,7 +98,7 @@ def _has_items(prompts: object) -> bool:
 
 
 def _text_of(row: int, value: Any, template: Template | None) -> str:
-    """One prompt as text."""
+    """One prompt as text. `row` counts from 1."""
     if template is not None:
         template.noted = []
     if isinstance(value, Mapping) and "prompt" in value:

@@ -24,15 +24,17 @@ class Source:
     """Where rows come from, as messages name it.
 
     Attributes:
-        name: of the file or of the dataset on the hub. Its rows are counted from 1. Empty for a
-            Dataset in Python, whose rows are counted from 0.
+        name: of the file or of the dataset on the hub. Empty for a Dataset in Python.
+
+    Messages count rows from 1, wherever they come from: row 1 is dataset[0]. Arguments count from
+    0.
     """
 
     name: str = ""
 
     def row(self, number: int) -> str:
         """A row. `number` counts from 0."""
-        return f"{self.name}, row {number + 1}" if self.name else f"Row {number}"
+        return f"{self.name}, row {number + 1}" if self.name else f"Row {number + 1}"
 
     def cell(self, number: int, column: str) -> str:
         """The value in a column of a row, as the subject of a sentence."""
@@ -42,7 +44,7 @@ class Source:
 
     def listed(self, numbers: Sequence[int]) -> str:
         """How many rows, and the first of them. `numbers` count from 0."""
-        return listed([number + bool(self.name) for number in numbers])
+        return listed([number + 1 for number in numbers])
 
     def origin(self, number: int) -> dict[str, str]:
         """The value of the column `ORIGIN` in a row of a file. `number` counts from 0."""

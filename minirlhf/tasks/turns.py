@@ -99,7 +99,7 @@ def _check_order(turns: Turns, name: str, *, answer: bool) -> None:
             f"{name} ends with a turn of role {roles[-1]!r}; it must end with the assistant's "
             "turn, which is what is learned. Leave the last turn out.",
         )
-    for i, (one, two) in enumerate(zip(roles, roles[1:], strict=False)):
+    for i, (one, two) in enumerate(zip(roles, roles[1:], strict=False), start=1):
         if one == two == ASSISTANT:
             raise BadRow(
                 ORDER,

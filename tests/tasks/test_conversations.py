@@ -104,8 +104,8 @@ def test_where_earlier_answers_cannot_be_told_the_last_one_is_learned_and_this_i
     assert learned(tokenizer, data[0], "completion") == "<think>y</think>two<|im_end|>"
     assert data["completion"][1] == "<think>y</think>two"
     noted = "only the last answer is learned, as the chat template writes earlier ones in another"
-    assert f"{noted} way: 1 row (0)." in said[0]
-    assert "leaves out a thought in a turn that is only read: 1 row (0)" in said[0]
+    assert f"{noted} way: 1 row (1)." in said[0]
+    assert "leaves out a thought in a turn that is only read: 1 row (1)" in said[0]
     with pytest.raises(ValueError, match="writes earlier turns differently when others follow"):
         standard(rows({"prompt": [user("q")], "completion": talk}), tokenizer)
 
@@ -141,7 +141,7 @@ def test_what_a_template_leaves_out_of_turns_that_are_only_read_is_said():
         answer = {"completion": [assistant("a")], "messages": [user("q"), assistant("a")]}
         plain, said = {key: answer.get(key, [user("q")]) for key in row}, []
         standard(rows(plain, row, row), chat_tokenizer(template), say=said.append)
-        assert (f"{kind}: 2 rows (1, 2)" if kind else "Dataset") in said[0]
+        assert (f"{kind}: 2 rows (2, 3)" if kind else "Dataset") in said[0]
         assert ("the chat template leaves out" in said[0]) == bool(kind)
     with pytest.warns(
         UserWarning, match="Prompts: the chat template leaves out a tool's turn: 2 rows .1, 2"
@@ -151,7 +151,7 @@ def test_what_a_template_leaves_out_of_turns_that_are_only_read_is_said():
 
 def test_a_thought_that_would_be_learned_and_is_left_out_is_refused():
     row = {"messages": [user("q"), assistant("a", reasoning_content="because")]}
-    said = "Row 0: .* leaves out the reasoning_content of turn 0 of completion, which is learned; "
+    said = "Row 1: .* leaves out the reasoning_content of turn 1 of completion, which is learned; "
     with pytest.raises(ValueError, match=said):
         standard(rows(row), chat_tokenizer())
 
@@ -213,28 +213,28 @@ def test_contents_in_parts_and_calls_of_tools_are_read():
     [
         (
             {"messages": [user("a"), assistant("b"), user("c")]},
-            "Row 0: messages ends with a turn of role 'user'; it must end with the assistant's",
+            "Row 1: messages ends with a turn of role 'user'; it must end with the assistant's",
         ),
         (
             {"prompt": [user("a")], "completion": [assistant("b"), user("c")]},
-            "Row 0: completion ends with a turn of role 'user'",
+            "Row 1: completion ends with a turn of role 'user'",
         ),
         ({"prompt": [user("a")], "completion": [user("b")]}, "completion begins with role 'user'"),
         (
             {"messages": [user("a"), assistant("b"), assistant("c")]},
-            "Row 0: messages: turns 1 and 2 are both the assistant's; join them",
+            "Row 1: messages: turns 2 and 3 are both the assistant's; join them",
         ),
         (
             {"prompt": [user("a"), assistant("b")]},
-            "Row 0: the prompt ends with the assistant's turn, and another would follow",
+            "Row 1: the prompt ends with the assistant's turn, and another would follow",
         ),
         (
             {"messages": [user("a"), turn("assistant", None)]},
-            "Row 0: a content in messages is 'None', of type NoneType; it must be text",
+            "Row 1: a content in messages is 'None', of type NoneType; it must be text",
         ),
         (
             {"messages": [user("a"), turn("assistant", None, tool_calls=[{"name": "f"}])]},
-            "turn 0 calls tools, and the tokenizer's chat template does not write such calls",
+            "turn 1 calls tools, and the tokenizer's chat template does not write such calls",
         ),
         (
             {"messages": [turn("user", [{"type": "image", "text": "x"}])] * 2},
@@ -242,26 +242,26 @@ def test_contents_in_parts_and_calls_of_tools_are_read():
         ),
         (
             {"messages": [user("say <|im_end|>"), assistant("b")]},
-            "Row 0: prompt: turn 0 has '<|im_end|>' written in its content",
+            "Row 1: prompt: turn 1 has '<|im_end|>' written in its content",
         ),
         (
             {"messages": [user("a"), assistant("b<|endoftext|>c")]},
-            "completion: turn 0 has '<|endoftext|>' written in its content",
+            "completion: turn 1 has '<|endoftext|>' written in its content",
         ),
         (
             {"messages": [user("a"), assistant("b", weight=0)]},
-            "Row 0: the last turn of completion has a weight of 0",
+            "Row 1: the last turn of completion has a weight of 0",
         ),
         (
             {"messages": [user("a"), assistant("b", weight=0.5)]},
-            "turn 0 of completion has the weight 0.5; it must be 1 (learned) or 0 (only read)",
+            "turn 1 of completion has the weight 0.5; it must be 1 (learned) or 0 (only read)",
         ),
     ],
 )
 def test_a_conversation_that_cannot_be_meant_is_refused(row, said):
     with pytest.raises(ValueError) as error:
         standard(rows(row), chat_tokenizer())
-    assert said in str(error.value) and str(error.value).startswith("Row 0")
+    assert said in str(error.value) and str(error.value).startswith("Row 1")
 
 
 ONLY_USER = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m.role == 'user' }}")
@@ -272,7 +272,9 @@ ONLY_USER = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m.role == '
 def test_a_template_that_changes_what_is_learned_is_refused(template, content, earlier):
     good = {"prompt": [user("q")], "completion": [assistant("" if "if" in template else "yes")]}
     row = {"prompt": [user("q")], "completion": [*earlier, assistant(content)]}
-    said = f"Row 1: .* leaves out or changes the content of turn {len(earlier)} of completion, whi"
+    said = (
+        f"Row 2: .* leaves out or changes the content of turn {len(earlier) + 1} of completion, whi"
+    )
     with pytest.raises(ValueError, match=said):
         standard(rows(good, row), chat_tokenizer(template))
 
@@ -297,24 +299,24 @@ def test_a_template_may_write_a_thought_in_its_own_way(template):
     [
         (
             "{{ raise_exception('Roles must alternate!') }}",
-            "Row 0: the tokenizer's chat template cannot write this conversation: Roles must",
+            "Row 1: the tokenizer's chat template cannot write this conversation: Roles must",
         ),
         (LOOP + "{{ m.content + 1 }}" + ASK, "chat template cannot write this conversation: can"),
         (
             LOOP + "{% if m.role != 'system' %}{{ m.content }}{% endif %}" + ASK,
-            "leaves out or changes turn 0",
+            "leaves out or changes turn 1",
         ),
         (LOOP + "{{ m.role }}: {{ m.content }}\n{% endfor %}", "has no generation prompt"),
         (
             LOOP + "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[a]<think>{% endif %}",
-            "Row 0: this chat template writes the prompt differently when a response follows",
+            "Row 1: this chat template writes the prompt differently when a response follows",
         ),
         (
             LOOP
             + "{% if m.role == 'assistant' %}[a]{% if loop.last %}<think>{% endif %}{% endif %}"
             + "{{ m.content }}"
             + ASK,
-            "Row 0: this chat template writes earlier turns differently when others follow",
+            "Row 1: this chat template writes earlier turns differently when others follow",
         ),
     ],
 )

@@ -149,7 +149,7 @@ RAW = {
     [
         ([RAW], "The rows are of type list; they must be a Dataset. Dataset.from_list makes one"),
         (rows({"messages": user("q") + assistant("a")}), "lacks ['prompt'"),
-        (rows(RAW), "Row 0: prompt is a conversation, and the loops read text; convert it: tasks."),
+        (rows(RAW), "Row 1: prompt is a conversation, and the loops read text; convert it: tasks."),
         (rows(RAW | {"prompt": "q"}), "is a conversation, and the loops read text; convert it: "),
     ],
 )
@@ -221,14 +221,14 @@ def test_paired_combines_every_good_and_bad_response_of_a_prompt():
         (
             {"prompt": "a", "completion": 7},
             ("prompt", "completion"),
-            "Row 0: completion is '7', of type int; it must be text",
+            "Row 1: completion is '7', of type int; it must be text",
         ),
         (
             {"prompt": "a", "completion": None},
             ("prompt", "completion"),
-            "Row 0: completion is 'None'",
+            "Row 1: completion is 'None'",
         ),
-        ({"prompt": "", "completion": "b"}, ("prompt", "completion"), "Row 0: the prompt is empty"),
+        ({"prompt": "", "completion": "b"}, ("prompt", "completion"), "Row 1: the prompt is empty"),
         (
             {"prompt": "a", "chosen": "b", "rejected": "b"},
             ("prompt", "chosen", "rejected"),
@@ -390,21 +390,21 @@ TURN = {"role": "user", "content": "hello"}
 @pytest.mark.parametrize(
     "row, sentence",
     [
-        ({"messages": None}, "Row 0: messages is 'None'; it must be a list of turns, 2 or more"),
+        ({"messages": None}, "Row 1: messages is 'None'; it must be a list of turns, 2 or more"),
         ({"messages": [TURN]}, "2 or more, each with role and content"),
         (
             {"chosen": [], "rejected": []},
-            "Row 0: chosen is '[]'; it must be a list of turns, 1 or more",
+            "Row 1: chosen is '[]'; it must be a list of turns, 1 or more",
         ),
         ({"chosen": "a", "rejected": [TURN]}, "one of chosen and rejected is text and the other"),
-        ({"chosen": None, "rejected": "a"}, "Row 0: chosen is 'None', of type NoneType"),
+        ({"chosen": None, "rejected": "a"}, "Row 1: chosen is 'None', of type NoneType"),
         (
             {"prompt": [{"role": "user"}], "completion": "a"},
             "it must be a list of turns, 1 or more",
         ),
         (
             {"prompt": [{"role": "user", "content": None}], "completion": "a"},
-            "Row 0: a content in prompt is 'None', of type NoneType; it must be text",
+            "Row 1: a content in prompt is 'None', of type NoneType; it must be text",
         ),
     ],
 )

@@ -59,18 +59,18 @@ def test_prompts_are_read_from_whatever_holds_them(prompts):
         (np.array("a"), "of type ndarray; it must be"),
         ([], "^rows to train on is 0; it must be at least 1: there are no prompts.$"),
         (pd.Series(dtype=str), "there are no prompts"),
-        (["a", ""], "^Prompt 1 is empty; remove it or give it a text.$"),
-        (["a", None], "^Prompt 1 is 'None', of type NoneType; it must be text.$"),
-        (pd.Series(["a", None, float("nan")]), "Prompt 1 is 'nan', of type float"),
-        (pd.Series(["a", pd.NA], dtype="string"), "Prompt 1 is '<NA>'"),
-        ([1.0], "Prompt 0 is '1.0', of type float"),
+        (["a", ""], "^Prompt 2 is empty; remove it or give it a text.$"),
+        (["a", None], "^Prompt 2 is 'None', of type NoneType; it must be text.$"),
+        (pd.Series(["a", None, float("nan")]), "Prompt 2 is 'nan', of type float"),
+        (pd.Series(["a", pd.NA], dtype="string"), "Prompt 2 is '<NA>'"),
+        ([1.0], "Prompt 1 is '1.0', of type float"),
         ([b"a"], "of type bytes; it must be text"),
-        (["a", "\ud800"], "Prompt 1 holds half a character"),
-        (np.array([["a", "b"]]), "Prompt 0 is .* of type ndarray; it must be text"),
+        (["a", "\ud800"], "Prompt 2 holds half a character"),
+        (np.array([["a", "b"]]), "Prompt 1 is .* of type ndarray; it must be text"),
         (torch.tensor([[1, 2]]), "of type Tensor; it must be text"),
-        (TURNS, "Prompt 0 is .*'role'.*, of type dict; it must be text"),
-        ([TURNS], "Prompt 0 is a conversation; give a tokenizer that has a chat template"),
-        ([[]], r"Prompt 0 is '\[\]', of type list"),
+        (TURNS, "Prompt 1 is .*'role'.*, of type dict; it must be text"),
+        ([TURNS], "Prompt 1 is a conversation; give a tokenizer that has a chat template"),
+        ([[]], r"Prompt 1 is '\[\]', of type list"),
         (DATA.rename_column("prompt", "q"), "a Dataset with answer, q; it must have a column `pro"),
         (DATA.rename_column("prompt", "q").to_pandas(), "a DataFrame with answer, q; it must have"),
         (DatasetDict(train=DATA), "a DatasetDict with train; it must have a column `prompt`"),
@@ -105,13 +105,13 @@ def test_conversations_are_written_with_the_chat_template():
     for _ in range(900):
         deep = [deep]
     for bad, said in (
-        ({"role": "assistant", "content": "a"}, "Prompt 1: the prompt ends with the assistant's"),
-        ({"role": None, "content": "a"}, "Prompt 1: a role in prompt is 'None'"),
-        ({"role": "user", "content": "a", "x": deep}, "Prompt 1 holds lists that are nested too"),
+        ({"role": "assistant", "content": "a"}, "Prompt 2: the prompt ends with the assistant's"),
+        ({"role": None, "content": "a"}, "Prompt 2: a role in prompt is 'None'"),
+        ({"role": "user", "content": "a", "x": deep}, "Prompt 2 holds lists that are nested too"),
     ):
         with pytest.raises(ValueError, match=said):
             prompt_texts([TURNS, [*TURNS, bad]], tokenizer)
-    with pytest.raises(ValueError, match="Prompt 1: a content in prompt is 'None'"):
+    with pytest.raises(ValueError, match="Prompt 2: a content in prompt is 'None'"):
         prompt_texts([TURNS, [{"role": "user", "content": None}]], tokenizer)
 
 
@@ -147,5 +147,5 @@ def test_every_loop_reads_prompts_in_these_forms(loop):
     assert all(history == histories[0] for history in histories)
     with pytest.raises(ValueError, match="give a list of one text"):
         run(loop, "a bc")
-    with pytest.raises(ValueError, match="Prompt 1 is empty"):
+    with pytest.raises(ValueError, match="Prompt 2 is empty"):
         run(loop, ["a", ""])

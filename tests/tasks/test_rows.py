@@ -147,19 +147,19 @@ def test_spans_that_do_not_fit_their_text_are_refused(spans, completion, tmp_pat
         load_by_name(written(tmp_path, row), chat_tokenizer())
 
 
-def test_rows_of_a_dataset_are_counted_from_0():
+def test_rows_of_a_dataset_are_counted_from_1():
     data = Dataset.from_list([GOOD, GOOD | {"chosen": "bad"}, GOOD | {"prompt": None}])
     with pytest.raises(ValueError) as refused:
         standard(data)
     assert str(refused.value) == (
-        "Row 1: chosen and rejected are the same text; remove such rows. "
+        "Row 2: chosen and rejected are the same text; remove such rows. "
         "2 of 3 rows cannot be used. skip_invalid=True leaves such rows out."
     )
     said = []
     assert standard(data, skip_invalid=True, say=said.append).to_list() == [GOOD]
     assert said == [
         "Dataset: 1 of 3 rows; prompt; chosen; rejected.\n"
-        "Left out: two equal responses: 1 row (1); a value of prompt that is missing or no text: 1 row (2)."
+        "Left out: two equal responses: 1 row (2); a value of prompt that is missing or no text: 1 row (3)."
     ]
 
 

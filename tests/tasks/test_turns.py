@@ -32,13 +32,13 @@ def file_of(tmp_path, *given):
 @pytest.mark.parametrize(
     "asked, reply, said",
     [
-        (turn("user<|im_end|>", "a"), {}, "prompt: turn 0 has '<|im_end|>' written in its role"),
+        (turn("user<|im_end|>", "a"), {}, "prompt: turn 1 has '<|im_end|>' written in its role"),
         (turn("user", "a", name="x<|im_end|>"), {}, "'<|im_end|>' written in its name"),
         (user("a"), {"reasoning_content": "<|endoftext|>"}, "written in its reasoning_content"),
         (
             user("a"),
             {"tool_calls": [CALL | {"arguments": {"x": "<|im_start|>"}}]},
-            "completion: turn 0 has '<|im_start|>' written in its tool_calls",
+            "completion: turn 1 has '<|im_start|>' written in its tool_calls",
         ),
     ],
 )
@@ -79,7 +79,7 @@ def test_other_keys_for_a_turn_that_is_only_read_are_honoured(key, value):
 )
 def test_a_key_that_may_mean_not_learned_is_refused(key, value):
     row = {"messages": [user("q"), assistant("a", **{key: value})]}
-    with pytest.raises(ValueError, match=f"turn 0 of completion has the {key} .* say it with the"):
+    with pytest.raises(ValueError, match=f"turn 1 of completion has the {key} .* say it with the"):
         standard(rows(row), chat_tokenizer())
 
 
@@ -94,7 +94,7 @@ def test_keys_of_turns_that_nothing_reads_are_named_once():
 
 def test_an_older_call_beside_a_content_is_not_dropped():
     row = {"messages": [user("q"), assistant("a", function_call={"name": "f", "arguments": "1"})]}
-    with pytest.raises(ValueError, match="turn 0 calls tools, .* write such calls .no function_ca"):
+    with pytest.raises(ValueError, match="turn 1 calls tools, .* write such calls .no function_ca"):
         standard(rows(row), chat_tokenizer())
     alone = {"messages": [user("q"), assistant(None, function_call={"name": "f"})]}
     written = CHATML.replace(
@@ -118,7 +118,7 @@ NO_SYSTEM = CHATML.replace(
 
 def test_a_turn_that_is_left_out_is_found_though_its_letters_stand_elsewhere():
     row = {"messages": [turn("system", "a"), user("cat"), assistant("b")]}
-    with pytest.raises(ValueError, match="leaves out or changes turn 0, of role 'system'"):
+    with pytest.raises(ValueError, match="leaves out or changes turn 1, of role 'system'"):
         standard(rows(row), chat_tokenizer(NO_SYSTEM))
     written = standard(rows(row), chat_tokenizer())["prompt"][0]
     assert "system\na<|im_end|>" in written
@@ -131,7 +131,7 @@ def test_a_prompt_that_every_response_repeats_is_taken_off_and_otherwise_said():
     assert "Every response begins with its whole prompt; this beginning was taken off: 2" in said[0]
     mixed = standard(rows(other, whole, whole), say=said.append)["completion"][:]
     assert mixed == ["no yes", "Q: hi\nA: yes", "Q: hi\nA: yes"]
-    assert "begins with its whole prompt, which is left there and learned: 2 rows (1" in said[1]
+    assert "begins with its whole prompt, which is left there and learned: 2 rows (2" in said[1]
     pair = {"prompt": "Q ", "chosen": "Q a", "rejected": "Q b"}
     (row,) = standard(rows(pair))
     assert (row["chosen"], row["rejected"]) == ("a", "b")
