@@ -8,7 +8,7 @@ from minirlhf.core.kl import log_ratio
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.config import OptimiserConfig
-from minirlhf.runtime import check
+from minirlhf.runtime import PromptError, check
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -146,8 +146,8 @@ def checked_scores(score: Score, batch: Rollout) -> torch.Tensor:
     """score(batch), (B,) reward units. The batch is one of `with_rows`.
 
     Raises:
-        ValueError: it is not one finite number per response. The message names the first row that
-            has none.
+        ValueError: it is not one finite number per response.
+        PromptError: a number is not finite. The message names the first response and its prompt.
     """
     scores, count = score(batch), len(batch.response_ids)
     if not isinstance(scores, torch.Tensor) or scores.shape != (count,):
@@ -163,10 +163,12 @@ def checked_scores(score: Score, batch: Rollout) -> torch.Tensor:
         )
     if not (finite := scores.isfinite()).all():
         row = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"The score of response {row}, to prompt {int(batch.prompt_row[row])}, is "
+        prompt = int(batch.prompt_row[row])
+        raise PromptError(
+            f"The score of response {row + 1} of {count}, to prompt {prompt + 1}, is "
             f"{scores[row].item()}; it must be finite. "
-            "It is nan where every reward function returned None: let one of them score every row."
+            "It is nan where every reward function returned None: let one of them score every row.",
+            prompt,
         )
     return scores
 

@@ -26,6 +26,8 @@ Not kept:
   as None. Too few or too many numbers, a dict, a set and texts are refused as well.
 - The function gets copies: what it changes in its arguments, no later call sees. What it sets in
   torch (runtime.shared.SETTINGS, such as the default dtype) is set back after each call.
+- A function that raises is called again for one completion at a time, to find the first one for
+  which it does.
 - A reward model is not a function here; see `rollout_score`.
 """
 
@@ -49,7 +51,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, prompt_tokens, text_of
-from minirlhf.runtime import check
+from minirlhf.runtime import PromptError, check
 from minirlhf.runtime.shared import settings_kept
 from minirlhf.tasks.prompts import prompt_texts
 
@@ -81,7 +83,12 @@ def reward_function(
         ValueError: the function is not one or needs an argument that it is not given; a row has no
             prompt, or a column is named as an argument. When called: a prompt has no row, or
             several with different columns and the loop does not say which; the function raised; or
-            it did not return one finite number or None per completion.
+            it did not return one finite number or None per completion. Where one prompt is at
+            fault it is a PromptError, which says which prompt.
+
+    A function that raises is called again, for one completion at a time, to find the first one for
+    which it raises the same. So its side effects and its costs come again. The message is always
+    about the first exception.
     """
     rows = _checked_rows(dataset)
     columns = [name for name in (rows[0] if rows else ()) if name not in ROW_ONLY]
@@ -101,20 +108,24 @@ def reward_function(
         except KeyboardInterrupt:  # Ctrl-C
             raise
         except BaseException as error:  # exit() would end the run without a word
-            row = _first_failing(function, given, count)
-            where = "" if row is None else f" The first completion for which it does is {row}."
+            row = _first_failing(function, given, count, error)
+            where, prompt = "Called for one completion at a time, it does not raise this.", None
+            if row is not None:
+                of, prompt = _named(rollout, row)
+                where = f"The first completion for which it does is {of}."
             step = f", at step {int(rollout.step[0])}" if "step" in rollout.columns else ""
-            raise ValueError(
+            raise PromptError(
                 f"The reward function {called} raised {type(error).__name__}: "
                 f"{' '.join(str(error).split())}; it was given {', '.join(given)}. "
-                f"This is {_line_of(error, function)}{step}.{where}"
+                f"This is {_line_of(error, function)}{step}. {where}",
+                prompt,
             ) from error
         if not isinstance(values, list):
             raise ValueError(
                 f"The reward function {called} returned {_on_one_line(values)}; it must be one "
                 "number for each completion."
             )
-        return _as_scores(values, count, called)
+        return _as_scores(values, rollout, called)
 
     return score
 
@@ -125,7 +136,7 @@ def _checked_rows(dataset: Dataset | None) -> list[dict[str, Any]]:
         return []
     rows = list(dataset)
     check("dataset", type(dataset).__name__, bool(rows), "a Dataset with one row or more")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping) or "prompt" not in row:
             raise ValueError(
                 f"Row {number} of the reward function's dataset is {str(row)[:60]!r}; it must have "
@@ -134,7 +145,7 @@ def _checked_rows(dataset: Dataset | None) -> list[dict[str, Any]]:
         if row.keys() != rows[0].keys():
             raise ValueError(
                 f"Row {number} of the reward function's dataset has the columns {', '.join(row)}, "
-                f"and row 0 has {', '.join(rows[0])}; give every row the same columns."
+                f"and row 1 has {', '.join(rows[0])}; give every row the same columns."
             )
     if taken := {*GIVEN} & {*rows[0]}:
         raise ValueError(
@@ -163,17 +174,18 @@ def _rows_of(
             found.append({"prompt": text.removeprefix(tokenizer.bos_token or "")})
             continue
         if key not in places:
-            raise ValueError(
+            raise PromptError(
                 f"The prompt {text[:60]!r} has no row in the dataset of the reward function; add "
-                "it, or train on the dataset's prompts only."
+                "it, or train on the dataset's prompts only.",
+                number,
             )
         same = places[key]
         place = number if number in same else same[0]
         if place != number and len({repr(rows[i]) for i in same}) > 1:
             raise ValueError(
-                f"Rows {same[0]} and {same[1]} both have the prompt {text[:60]!r}, so it is not "
-                "known which row's columns belong to a completion; give the loop the prompts of "
-                "this dataset in their order."
+                f"Rows {same[0] + 1} and {same[1] + 1} both have the prompt {text[:60]!r}, so it "
+                "is not known which row's columns belong to a completion; give the loop the "
+                "prompts of this dataset in their order."
             )
         found.append(rows[place])
     return found
@@ -289,25 +301,41 @@ def _line_of(error: BaseException, function: Callable) -> str:
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
-def _first_failing(function: Callable, given: dict[str, Any], count: int) -> int | None:
-    """The first completion for which the function raises when it is called with this one alone."""
+def _first_failing(
+    function: Callable, given: dict[str, Any], count: int, error: BaseException
+) -> int | None:
+    """The first completion that alone makes the function raise `error`: its kind, at its line.
+
+    None if there is no such completion: another exception says nothing about this one.
+    """
+    kind = (type(error), _line_of(error, function))
     for row in range(count):
         alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
         try:
             _called(function, copy.deepcopy(alone))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            return row
+        except BaseException as other:
+            if (type(other), _line_of(other, function)) == kind:
+                return row
+            if isinstance(other, KeyboardInterrupt):
+                return None
     return None
+
+
+def _named(rollout: Rollout, row: int) -> tuple[str, int | None]:
+    """("3 of 8, to prompt 5", the position of this prompt), where a loop says the prompt."""
+    told = rollout.columns.get("prompt_row")
+    prompt = None if told is None else int(told[row])
+    to = "" if prompt is None else f", to prompt {prompt + 1}"
+    return f"{row + 1} of {len(rollout.response_ids)}{to}", prompt
 
 
 def _on_one_line(values: object) -> str:
     return " ".join(str(values).split())[:80]
 
 
-def _as_scores(values: list, count: int, called: str) -> torch.Tensor:
+def _as_scores(values: list, rollout: Rollout, called: str) -> torch.Tensor:
     """(B,) scores, nan for None."""
+    count = len(rollout.response_ids)
     if len(values) != count:
         raise ValueError(
             f"The reward function {called} returned {len(values)} values for {count} completions, "
@@ -323,9 +351,11 @@ def _as_scores(values: list, count: int, called: str) -> torch.Tensor:
         except (TypeError, ValueError, OverflowError, RuntimeError):
             pass  # no number, or one too large for float32: it stays nan
         if not scores[row].isfinite():
-            raise ValueError(
-                f"The reward function {called} returned {str(value)[:40]!r} for completion {row}; "
-                "it must be one finite number for each completion, or None where it has no score."
+            of, prompt = _named(rollout, row)
+            raise PromptError(
+                f"The reward function {called} returned {str(value)[:40]!r} for completion {of}; "
+                "it must be one finite number for each completion, or None where it has no score.",
+                prompt,
             )
     return scores
 

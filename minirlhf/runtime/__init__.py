@@ -1,6 +1,6 @@
 """What every run needs: paths, seeds, threads, output files, checks of inputs, and the history."""
 
-from minirlhf.runtime.checks import check, check_text
+from minirlhf.runtime.checks import PromptError, check, check_text
 from minirlhf.runtime.history import History, OnStep, Row
 from minirlhf.runtime.output import (
     OLD,
@@ -38,6 +38,7 @@ __all__ = [
     "OLD",
     "OnStep",
     "PARTIAL",
+    "PromptError",
     "ROOT",
     "Row",
     "SMOLLM2",

@@ -1,4 +1,17 @@
-"""Checks of what is given: one value, one text."""
+"""Checks of what is given: one value, one text. And an error about one prompt of a run."""
+
+
+class PromptError(ValueError):
+    """What went wrong with the response to one prompt, in the middle of a run.
+
+    Attributes:
+        prompt: the position of the prompt among those that the loop was given, from 0; None where
+            it is not known. Whoever has the file can say which row that is.
+    """
+
+    def __init__(self, message: str, prompt: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt = prompt
 
 
 def check(field: str, value: object, ok: bool, allowed: str) -> None:

@@ -1,5 +1,6 @@
 """A reward function that fails in the middle of a run, is mended, and goes on."""
 
+import json
 import shlex
 import sys
 
@@ -61,6 +62,25 @@ def test_a_mended_reward_goes_on_as_if_it_had_never_failed(
     assert said in " ".join(result.output.split())
     same = same_weights(load_policy(tiny / "whole")[0], load_policy(tiny / "out")[0])
     assert same and not run.exists()
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("return [1 / (right != 'b') for right in answer]", "raised ZeroDivisionError"),
+        ("return [None if right == 'b' else 1.0 for right in answer]", "it must be finite"),
+        ("return ['x' if right == 'b' else 1.0 for right in answer]", "returned 'x' for"),
+    ],
+)
+def test_an_error_about_a_prompt_names_its_row_of_the_file(line, said, tiny):  # noqa: F811
+    rows = [{"question": f"q{i} ", "answer": "b" if i == 4 else "a"} for i in range(6)]
+    rows[1]["question"] = "x" * 70  # left out: later rows are other prompts
+    (tiny / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tiny / "mine.py").write_text(f"def reward(completions, answer, **columns):\n    {line}\n")
+    given = ["--reward", tiny / "mine.py", "--batch-size", 10, "--group-size", 2]
+    error = invoke(tiny, "grpo", *given, "--max-prompt", 9).exception
+    assert said in str(error) and ", to prompt 4" in str(error)
+    assert error.__notes__[0] == "Prompt 4 is rows.jsonl, row 5."
 
 
 def run_cli(*given):

@@ -65,19 +65,25 @@ def test_the_function_gets_prompts_completions_and_columns_in_order():
         (lambda prompts, completions: {"c": 1.0, "d": 0.0}, "returned {'c': 1.0, .* one number"),
         (lambda prompts, completions: {0.0, 1.0}, "it must be one number"),
         (lambda prompts, completions: "12", "returned 12; it must be one number"),
-        (lambda prompts, completions: [0.0, 1e300], "1e.300' for completion 1; .* finite number"),
-        (lambda prompts, completions: [[0.0, 1.0]] * 2, "for completion 0; it must be one finite"),
+        (
+            lambda prompts, completions: [0.0, 1e300],
+            "1e.300' for completion 2 of 2; .* finite number",
+        ),
+        (
+            lambda prompts, completions: [[0.0, 1.0]] * 2,
+            "for completion 1 of 2; it must be one finite",
+        ),
         (lambda prompts, completions: torch.zeros(()), "returned 0.0; it must be one number"),
         (
             lambda prompts, completions: (1 / (c != "d") for c in completions),
-            "ZeroDivisionError: division by zero; .* first completion for which it does is 1",
+            "ZeroDivisionError: division by zero; .* first completion for which it does is 2 of",
         ),
         (lambda prompts, completions: [1.0], "1 values for 2 completions"),
         (lambda prompts, completions: [1.0, float("nan")], "one finite number"),
         (lambda prompts, completions: 3.0, "returned 3.0; it must be one number"),
         (
             lambda prompts, completions: ["x", "y"],
-            "returned 'x' for completion 0; it must be one finite number",
+            "returned 'x' for completion 1 of 2; it must be one finite number",
         ),
     ],
 )
@@ -116,7 +122,7 @@ def test_rows_with_the_same_prompt_keep_their_own_columns():
     row = torch.tensor([2, 1, 0, 2])
     assert score(batch.with_columns(prompt_row=row)).tolist() == [2.0, 1.0, 0.0, 2.0]
     for unknown in (batch, batch.with_columns(prompt_row=torch.tensor([5, 1, 0, 2]))):
-        with pytest.raises(ValueError, match="Rows 0 and 2 both have the prompt 'a', so it is not"):
+        with pytest.raises(ValueError, match="Rows 1 and 3 both have the prompt 'a', so it is not"):
             score(unknown)
     equal = Dataset.from_list([{"prompt": "a", "answer": 7}] * 2)  # it does not matter which
     assert reward_function(answers, TOKENIZER, equal)(batch.select([0, 2])).tolist() == [7.0, 7.0]
@@ -188,7 +194,10 @@ def soon(kind, in_a_task=False):
     [
         (lambda completions: [exit() for _ in completions], "raised SystemExit: None; it was"),
         (lambda completions: sys.exit("stop" if "d" in completions else 0), "SystemExit: stop; "),
-        (lambda completions: (c != "d" or exit() for c in completions), "for which it does is 1"),
+        (
+            lambda completions: (c != "d" or exit() for c in completions),
+            "for which it does is 2 of",
+        ),
         (leaves, "raised SystemExit: None; it was given"),
         (raises(GeneratorExit), "GeneratorExit: now; .*This is test_reward_function.py, line"),
         (raises(asyncio.CancelledError), "CancelledError: now; .*test_reward_function.py, line"),
@@ -333,9 +342,9 @@ def test_conversations_are_given_as_conversations():
         (lambda completions, log_metric: [], None, "needs the argument log_metric"),
         (lambda texts, /: [], None, "needs the argument texts"),
         (waits, Dataset.from_list([]), "dataset is 'Dataset'; it must be a Dataset with one row"),
-        (waits, Dataset.from_list([{"q": "a"}]), "Row 0 of the reward function's dataset is"),
-        (waits, DATA.to_pandas(), "Row 0 of the reward function's dataset is 'prompt'; it must"),
-        (waits, Dataset.from_list([{"prompt": None}]), "Prompt 0 is 'None', of type NoneType"),
+        (waits, Dataset.from_list([{"q": "a"}]), "Row 1 of the reward function's dataset is"),
+        (waits, DATA.to_pandas(), "Row 1 of the reward function's dataset is 'prompt'; it must"),
+        (waits, Dataset.from_list([{"prompt": None}]), "Prompt 1 is 'None', of type NoneType"),
         (
             waits,
             Dataset.from_list([{"prompt": "a", "completions": 1}]),
@@ -359,9 +368,9 @@ def test_a_function_or_dataset_that_cannot_be_used_is_refused_before_training(fu
         (lambda batch: torch.tensor(1.0), r"a tensor of shape \(\)"),
         (
             lambda batch: torch.tensor([0.0, 0.0, float("nan"), 0.0]),
-            r"The score of response 2, to prompt \d, is nan; it must be finite",
+            r"The score of response 3 of 4, to prompt \d, is nan; it must be finite",
         ),
-        (lambda batch: torch.tensor([float("inf")] * 4), "The score of response 0, to prompt"),
+        (lambda batch: torch.tensor([float("inf")] * 4), "The score of response 1 of 4, to prompt"),
         (reward_function(lambda completions: [None] * 4, TOKENIZER), "every reward function"),
     ],
 )
@@ -455,5 +464,5 @@ def test_weighted_refuses_scores_of_different_shapes():  # (2,) + (2, 1) would b
 
 
 def test_rows_of_a_reward_have_the_same_columns():
-    with pytest.raises(ValueError, match="Row 1 of the reward function.s dataset has the columns"):
+    with pytest.raises(ValueError, match="Row 2 of the reward function.s dataset has the columns"):
         reward_function(len, tiny_tokenizer(), [{"prompt": "q", "a": 1}, {"prompt": "r"}])

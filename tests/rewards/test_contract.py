@@ -48,11 +48,17 @@ async def one_by_one(completions):
 @pytest.mark.parametrize(
     "values, said",
     [
-        ([1.0, -math.inf, 2.0], "returned '-inf' for completion 1; it must be one finite number"),
-        (np.array([1.0, np.nan, 2.0]), "returned 'nan' for completion 1; .*, or None where it has"),
+        (
+            [1.0, -math.inf, 2.0],
+            "returned '-inf' for completion 2 of 3; it must be one finite number",
+        ),
+        (
+            np.array([1.0, np.nan, 2.0]),
+            "returned 'nan' for completion 2 of 3; .*, or None where it has",
+        ),
         (torch.ones(1, 3), "returned 1 values for 3 completions"),
-        (torch.ones(3, 2), r"returned '\[1.0, 1.0\]' for completion 0"),
-        ([1j] * 3, "returned '1j' for completion 0"),
+        (torch.ones(3, 2), r"returned '\[1.0, 1.0\]' for completion 1 of 3"),
+        ([1j] * 3, "returned '1j' for completion 1 of 3"),
         (torch.ones(3).to_sparse(), r"returned tensor\(.* it must be one number for each"),
         (torch.ones(3, device="meta"), r"returned tensor\(.* it must be one number for each"),
         (one_by_one("abc"), "returned <async_generator .* it must be one number for each"),
@@ -81,11 +87,34 @@ def test_what_a_function_changes_in_its_arguments_no_later_call_sees():
     assert score(batch()).tolist() == score(batch()).tolist() == [1.0, 1.0, 1.0]
 
 
+def ratio(text):
+    return 1 / (text != "y")
+
+
+@pytest.mark.parametrize(
+    "alone, named",
+    [
+        (ratio, "The first completion for which it does is 2 of 3."),
+        (lambda text: 1.0, "Called for one completion at a time, it does not raise this."),
+        (lambda text: [][0], "Called for one completion at a time, it does not raise this."),
+        (lambda text: 1 / 0, "Called for one completion at a time, it does not raise this."),
+    ],
+)
+def test_the_first_exception_is_reported_whatever_later_calls_do(alone, named):
+    def failing(completions):
+        return list(map(ratio if len(completions) > 1 else alone, completions))
+
+    with pytest.raises(ValueError) as error:
+        reward_function(failing, tiny_tokenizer())(batch())
+    assert "raised ZeroDivisionError: division by zero; it" in str(error.value)
+    assert str(error.value).endswith(named)
+
+
 def test_a_function_that_empties_its_arguments_and_fails_is_refused():
     def failing(prompts, completions):
         assert completions.pop() != "y", "no y"
         return 1 / 0 if completions else [1.0]
 
-    said = "raised ZeroDivisionError: division by zero; .* first completion for which it does is 1"
+    said = "raised ZeroDivisionError: division by zero; .* Called for one completion at a time, it does not"
     with pytest.raises(ValueError, match=said):
         reward_function(failing, TOKENIZER)(batch())
