@@ -40,6 +40,7 @@ class SFTConfig:
 
     batch_size: int = 32  # sequences per step
     epochs: float = 1.5  # passes over the data, 1 .. 3
+    steps: int | None = None  # instead of epochs: so many steps, 1 or more
     max_response: int = 32  # tokens, EOS included; longer responses are cut
     optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
     seed: int = 0
@@ -47,6 +48,9 @@ class SFTConfig:
     def __post_init__(self) -> None:
         check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("epochs", self.epochs, self.epochs > 0, "above 0")
+        check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1, or None")
+        once = self.steps is None or self.epochs == SFTConfig.epochs
+        check("epochs", self.epochs, once, f"left out where steps is given ({self.steps})")
 
     @classmethod
     def plain(cls, **given: Any) -> "SFTConfig":
@@ -95,7 +99,7 @@ def train_sft(
     history = History() if history is None else history
     seed_all(config.seed)
     optimizer = make_optimizer(model, config.optimiser)
-    steps = max(1, round(config.epochs * len(dataset) / config.batch_size))
+    steps = config.steps or max(1, round(config.epochs * len(dataset) / config.batch_size))
     model.eval()
     run = (checkpoint or Checkpoint()).attach(
         "sft", config, dataset, [model], [optimizer], history, formulas=formulas

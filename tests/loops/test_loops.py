@@ -346,7 +346,9 @@ def test_training_refuses_top_k_and_top_p_sampling():
 def test_a_nan_score_stops_the_run_before_it_touches_the_weights():
     actor, critic = tiny_policy(), ScalarModel(tiny_policy(1).base_model)
     before = copy.deepcopy(actor.state_dict())
-    with pytest.raises(ValueError, match="The score of response 0, to prompt .*must be finite"):
+    with pytest.raises(
+        ValueError, match="The score of response 1 of .*, to prompt .*must be finite"
+    ):
         train_ppo(
             actor,
             critic,
@@ -506,3 +508,16 @@ def test_the_gold_model_fits_ratings():
 def test_a_wrong_setting_is_named(make, field):
     with pytest.raises(ValueError, match=field):
         make()
+
+
+def test_sft_takes_steps_instead_of_epochs():
+    rows = Dataset.from_list([{"prompt": "p", "completion": f"{i}"} for i in range(6)])
+
+    def losses(**given):
+        config = SFTConfig(batch_size=4, **given)
+        return train_sft(tiny_policy(), tiny_tokenizer(), rows, config)[1].column("sft", "loss")
+
+    assert losses(steps=3) == losses(epochs=2) and len(losses(steps=3)) == 3
+    for given in ({"steps": 3, "epochs": 2}, {"steps": 0}):
+        with pytest.raises(ValueError, match="left out where steps is given|steps is 0; it must"):
+            SFTConfig(**given)
