@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from minirlhf.cli.limits import count_rows, not_empty, only_with, whole
 from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, option
@@ -56,14 +56,18 @@ SkipInvalid = Annotated[
         "--skip-invalid",
     ),
 ]
-MaxResponse = Annotated[
-    int,
-    option(
+
+
+def max_response_option(default: int) -> Any:
+    """The option --max-response. `default` holds where it is left out, as `checked_rows` says."""
+    return option(
         DATA,
-        "Longest response in tokens, EOS included. Longer ones are cut.",
+        "Longest response in tokens, EOS included. Longer ones are cut. The default is refused "
+        "where it would cut nearly all of your rows.",
+        show_default=f"{default}",
         callback=whole(0),  # where 0 is too few, the data say so
-    ),
-]
+    )
+
 
 MaxPrompt = Annotated[
     int | None,

@@ -23,6 +23,7 @@ from minirlhf.cli.options import (
     DATA,
     SCORER,
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -144,6 +145,7 @@ def _group_command(name: str) -> None:
         device: Device = "cpu",
         save_every: SaveEvery = SECONDS,
         resume: Resume = False,
+        check_only: CheckOnly = False,
     ) -> None:
         config = group_config(task, name, seed=seed, **given(steps=steps))
         of_reviews = task == "reviews"
@@ -163,11 +165,13 @@ def _group_command(name: str) -> None:
             kl=replace(config.kl, **given(kl_coef=kl_coef)),
         )
         arithmetic = task == "arithmetic"
+        names: list[str] = []
         if arithmetic:
             (score, monitors), prompts = scoring(task, start, tokenizer), TASKS[task].prompts()
-            before = judged(task, start, tokenizer, reference=start, seed=seed)
+            if not check_only:
+                before = judged(task, start, tokenizer, reference=start, seed=seed)
         else:
-            prompts, score, monitors = prompts_and_score(
+            prompts, score, monitors, names = prompts_and_score(
                 start,
                 tokenizer,
                 scorer=scorer,
@@ -179,11 +183,20 @@ def _group_command(name: str) -> None:
                 skip_invalid=skip_invalid,
                 chat=chat,
                 max_prompt=max_prompt,
+                check_only=check_only,
             )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         every = 10 if arithmetic else 1
         origin = {"scorer": scorer or SCORER, "reward": str(reward), "task": task}
-        with running(out / PARTIAL, resume, save_every, every=every, **origin) as on:
+        with running(
+            out / PARTIAL,
+            resume,
+            save_every,
+            every=every,
+            check_only=check_only,
+            prompts=names,
+            **origin,
+        ) as on:
             policy, history = train_group(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

@@ -31,6 +31,7 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     SCORER,
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -119,6 +120,7 @@ def _online_command(name: str) -> None:
         device: Device = "cpu",
         save_every: SaveEvery = SECONDS,
         resume: Resume = False,
+        check_only: CheckOnly = False,
     ) -> None:
         start, tokenizer = load_policy(model)
         own = DPOConfig(
@@ -141,7 +143,7 @@ def _online_command(name: str) -> None:
                 preset.sampling, max_new_tokens=max_new_tokens, temperature=temperature
             ),
         ).with_steps(steps)
-        prompts, score, monitors = prompts_and_score(
+        prompts, score, monitors, names = prompts_and_score(
             start,
             tokenizer,
             scorer=scorer,
@@ -153,10 +155,19 @@ def _online_command(name: str) -> None:
             skip_invalid=skip_invalid,
             chat=chat,
             max_prompt=max_prompt,
+            check_only=check_only,
         )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
         origin = {"scorer": scorer or SCORER, "reward": str(reward)}
-        with running(out / PARTIAL, resume, save_every, every=5, **origin) as on:
+        with running(
+            out / PARTIAL,
+            resume,
+            save_every,
+            every=5,
+            check_only=check_only,
+            prompts=names,
+            **origin,
+        ) as on:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )

@@ -154,6 +154,15 @@ Resume = Annotated[
         "--resume",
     ),
 ]
+CheckOnly = Annotated[
+    bool,
+    option(
+        RUN,
+        "Check all that is checked before the first step, print how long the data are in tokens, "
+        "and stop. Nothing is written.",
+        "--check-only",
+    ),
+]
 
 
 def given(**options: object) -> dict:

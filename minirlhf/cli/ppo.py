@@ -18,6 +18,7 @@ from minirlhf.cli.data_options import (
 from minirlhf.cli.options import (
     SCORER,
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -87,6 +88,7 @@ def ppo(
     device: Device = "cpu",
     save_every: SaveEvery = SECONDS,
     resume: Resume = False,
+    check_only: CheckOnly = False,
 ) -> None:
     """Train by proximal policy optimisation (PPO).
 
@@ -115,7 +117,7 @@ def ppo(
     critic, its_tokenizer = load_scalar(scorer)
     same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
     check("scorer", scorer, same, "trained with the policy's own tokenizer: the critic copies it")
-    prompts, score, monitors = prompts_and_score(
+    prompts, score, monitors, names = prompts_and_score(
         start,
         tokenizer,
         scorer=scorer if reward is None else None,
@@ -127,13 +129,16 @@ def ppo(
         skip_invalid=skip_invalid,
         chat=chat,
         max_prompt=max_prompt,
+        check_only=check_only,
         critic=critic.backbone,
     )
     fit: dict[str, Any] = {"lora": lora, "bf16": bf16, "recompute": recompute}
     policy = fitted(start, **fit)
     critic.backbone = fitted(critic.backbone, **fit)
     origin = {"scorer": scorer, "reward": str(reward)}
-    with running(out / PARTIAL, resume, save_every, every=1, **origin) as on:
+    with running(
+        out / PARTIAL, resume, save_every, every=1, check_only=check_only, prompts=names, **origin
+    ) as on:
         policy, _, history = train_ppo(
             policy, critic, tokenizer, prompts, score, config, monitors=monitors, **on
         )

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
+from minirlhf.cli.checked import checked_rows
 from minirlhf.cli.data_options import (
     Chat,
     Columns,
     Data,
     MaxPrompt,
-    MaxResponse,
     Rows,
     SkipInvalid,
+    max_response_option,
     of_dataset,
 )
 from minirlhf.cli.judging import print_judged
@@ -29,6 +30,7 @@ from minirlhf.cli.loss_options import (
 from minirlhf.cli.options import (
     OPTIMISER,
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -37,12 +39,12 @@ from minirlhf.cli.options import (
     Recompute,
     Resume,
     Seed,
+    given,
     option,
 )
 from minirlhf.cli.terminal import running, save, say
 from minirlhf.cli.training_options import SECONDS, PairBatch, Rate, SaveEvery, Steps
 from minirlhf.loops.preference import LOSSES, DPOConfig, train_dpo
-from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
 from minirlhf.runtime import PARTIAL
@@ -64,7 +66,7 @@ def dpo(
     skip_invalid: SkipInvalid = False,
     chat: Chat = False,
     max_prompt: MaxPrompt = None,
-    max_response: MaxResponse = DPOConfig.max_response,
+    max_response: Annotated[int | None, max_response_option(DPOConfig.max_response)] = None,
     steps: Steps = DPOConfig.steps,
     batch_size: PairBatch = DPOConfig.batch_size,
     lr: Rate = DPOConfig.optimiser.lr,
@@ -89,6 +91,7 @@ def dpo(
     device: Device = "cpu",
     save_every: SaveEvery = SECONDS,
     resume: Resume = False,
+    check_only: CheckOnly = False,
 ) -> None:
     """Train by direct preference optimisation (DPO).
 
@@ -106,7 +109,7 @@ def dpo(
         settings(setting),
         steps=steps,
         batch_size=batch_size,
-        max_response=max_response,
+        **given(max_response=max_response),
         reference_free=reference_free,
         sync_every=sync_every,
         mixup=mixup,
@@ -119,25 +122,26 @@ def dpo(
         tokenizer,
         rows=rows,
         seed=seed,
-        max_tokens=max_response,
+        max_tokens=config.max_response,
         labelled=LOSSES[loss].single,
         columns=parse_columns(columns),
         skip_invalid=skip_invalid,
         say=say,
         chat=chat,
     )
-    data, report = fit_rows(
+    data, _ = checked_rows(
         data,
         tokenizer,
         start,
-        max_response=max_response,
+        max_response=config.max_response,
+        by_default=max_response is None,
         max_prompt=max_prompt,
         shifted=LOSSES[loss].single,
         skip_invalid=skip_invalid,
+        check_only=check_only,
     )
-    say(str(report))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, save_every, every=10) as on:
+    with running(out / PARTIAL, resume, save_every, every=10, check_only=check_only) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)
     if not dataset:

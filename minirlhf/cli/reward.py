@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from minirlhf.cli.checked import checked_rows
 from minirlhf.cli.data_options import (
     Chat,
     Columns,
     Data,
     MaxPrompt,
-    MaxResponse,
     Rows,
     SkipInvalid,
+    max_response_option,
     of_dataset,
 )
 from minirlhf.cli.options import (
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -27,11 +29,11 @@ from minirlhf.cli.options import (
     Recompute,
     Resume,
     Seed,
+    given,
 )
 from minirlhf.cli.terminal import running, saving, say
 from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, Steps, shared
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import fitted
 from minirlhf.models.fit import end_ids
 from minirlhf.models.heads import check_savable
@@ -58,7 +60,7 @@ def reward(
     skip_invalid: SkipInvalid = False,
     chat: Chat = False,
     max_prompt: MaxPrompt = None,
-    max_response: MaxResponse = RewardConfig.max_response,
+    max_response: Annotated[int | None, max_response_option(RewardConfig.max_response)] = None,
     steps: Steps = RewardConfig.steps,
     batch_size: Annotated[
         int,
@@ -76,6 +78,7 @@ def reward(
     device: Device = "cpu",
     save_every: SaveEvery = SECONDS,
     resume: Resume = False,
+    check_only: CheckOnly = False,
 ) -> None:
     """Train a reward model on preference pairs.
 
@@ -91,7 +94,7 @@ def reward(
         seed=seed,
         steps=steps,
         batch_size=batch_size,
-        max_response=max_response,
+        **given(max_response=max_response),
         optimiser=replace(RewardConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     data = named_pairs(
@@ -99,31 +102,32 @@ def reward(
         tokenizer,
         rows=rows,
         seed=seed,
-        max_tokens=max_response,
+        max_tokens=config.max_response,
         columns=parse_columns(columns),
         skip_invalid=skip_invalid,
         chat=chat,
         say=say,
     )
-    data, report = fit_rows(
+    data, _ = checked_rows(
         data,
         tokenizer,
         policy,
-        max_response=max_response,
+        max_response=config.max_response,
+        by_default=max_response is None,
         max_new_tokens=SamplingConfig.max_new_tokens,  # samples set the scale of the scores
         max_prompt=max_prompt,
         skip_invalid=skip_invalid,
+        check_only=check_only,
     )
-    say(str(report))
     drawn = SamplingConfig()
     say(
         f"Scores are in standard deviations of 256 samples of {model} (temperature "
         f"{drawn.temperature}, at most {drawn.max_new_tokens} tokens)."
     )
     prompts = islice(cycle(data["prompt"] if dataset else reviews.rl_prompts()), 256)
-    samples = sample_text(policy, tokenizer, list(prompts), seed=seed)
+    samples = [] if check_only else sample_text(policy, tokenizer, list(prompts), seed=seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, save_every, every=20) as on:
+    with running(out / PARTIAL, resume, save_every, every=20, check_only=check_only) as on:
         scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
     scorer = normalise_scores(scorer, samples, end_ids(policy, tokenizer))
     with saving(out, history):

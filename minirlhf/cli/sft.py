@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from minirlhf.cli.checked import checked_rows
 from minirlhf.cli.data_options import (
     Chat,
     Columns,
     Data,
     MaxPrompt,
-    MaxResponse,
     SkipInvalid,
+    max_response_option,
     of_dataset,
 )
 from minirlhf.cli.limits import above_0, count_rows, only_with, whole
@@ -21,6 +22,7 @@ from minirlhf.cli.options import (
     OPTIMISER,
     SCORER,
     Bf16,
+    CheckOnly,
     Device,
     Lora,
     MicroBatch,
@@ -36,7 +38,6 @@ from minirlhf.cli.options import (
 from minirlhf.cli.terminal import running, save, say
 from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, shared
 from minirlhf.experiments.practice import scoring
-from minirlhf.loops.rows import fit_rows
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import fitted
 from minirlhf.models.load import load_policy
@@ -74,7 +75,7 @@ def sft(
     skip_invalid: SkipInvalid = False,
     chat: Chat = False,
     max_prompt: MaxPrompt = None,
-    max_response: MaxResponse = SFTConfig.max_response,
+    max_response: Annotated[int | None, max_response_option(SFTConfig.max_response)] = None,
     best_of: Annotated[
         int,
         option(
@@ -112,6 +113,7 @@ def sft(
     device: Device = "cpu",
     save_every: SaveEvery = SECONDS,
     resume: Resume = False,
+    check_only: CheckOnly = False,
 ) -> None:
     """Train on demonstrations: supervised fine-tuning (SFT).
 
@@ -123,15 +125,15 @@ def sft(
     only_with("--scorer", scorer, best_of > 0, "--best-of")
     only_with("--rows", rows, bool(dataset), "--dataset; all film reviews are used without it")
     of_dataset(dataset, columns=columns, skip_invalid=skip_invalid, chat=chat)
+    only_with("--check-only", check_only or None, not best_of, "rows, not samples (--best-of)")
     start, tokenizer = load_policy(model)
     allowed = best_of == 0 or (best_of > 1 and not dataset)
     check("best_of", best_of, allowed, "0, or 2 and more without a dataset")
     check("--epochs", epochs, None in (epochs, steps), "left out with --steps")
     config = SFTConfig(
-        **given(epochs=epochs),
+        **given(epochs=epochs, steps=steps, max_response=max_response),
         seed=seed,
         batch_size=batch_size,
-        max_response=max_response,
         optimiser=replace(SFTConfig.optimiser, lr=lr, micro_batch=micro_batch),
     )
     if best_of:
@@ -153,18 +155,17 @@ def sft(
             chat=chat,
             say=say,
         )
-    data, report = fit_rows(
+    data, _ = checked_rows(
         data,
         tokenizer,
         start,
-        max_response=max_response,
+        max_response=config.max_response,
+        by_default=max_response is None,
         max_prompt=max_prompt,
         skip_invalid=skip_invalid,
+        check_only=check_only,
     )
-    say(str(report))
-    if steps is not None:
-        config = replace(config, epochs=steps * batch_size / len(data))
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
-    with running(out / PARTIAL, resume, save_every, every=20) as on:
+    with running(out / PARTIAL, resume, save_every, every=20, check_only=check_only) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
     save(policy, tokenizer, out, history)

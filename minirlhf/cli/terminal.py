@@ -3,20 +3,22 @@
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.loops.checkpoint import Checkpoint
-from minirlhf.loops.rows import CUT, WRITTEN
+from minirlhf.loops.checkpoint import Checked, Checkpoint
+from minirlhf.loops.row_report import CUT
+from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
-from minirlhf.runtime import PARTIAL, History, Kept
+from minirlhf.runtime import PARTIAL, History, Kept, PromptError
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable
 
@@ -35,26 +37,47 @@ def say(text: str) -> None:
 
 @contextmanager
 def running(
-    path: Path, resume: bool, save_every: float, *, every: int, **origin: str
+    path: Path,
+    resume: bool,
+    save_every: float,
+    *,
+    every: int,
+    check_only: bool = False,
+    prompts: Sequence[str] = (),
+    **origin: str,
 ) -> Iterator[dict[str, Any]]:
     """What a loop takes from the command line: a progress bar, and a checkpoint at `path`.
 
     Args:
         save_every: seconds between two saves.
         every: a line of metrics is printed after so many steps.
+        check_only: end the command before the first step, with a sentence and exit code 0.
+        prompts: names of the rows of a file that the loop's prompts are, for an error about one.
         origin: what else must be the same when the run is resumed.
     """
     if resume and not path.exists():
         say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
     for start in (WRITTEN, CUT):  # the command has said it
         warnings.filterwarnings("ignore", message=start)
-    with (
-        Checkpoint(
-            path, resume=resume, every=save_every, origin=origin, command=resuming()
-        ) as checkpoint,
-        Progresses(console, every=every) as progress,
-    ):
-        yield {"on_step": progress, "checkpoint": checkpoint}
+    checkpoint = Checkpoint(
+        path,
+        resume=resume,
+        every=save_every,
+        origin=origin,
+        command=resuming(),
+        check_only=check_only,
+    )
+    try:
+        with checkpoint, Progresses(console, every=every) as progress:
+            try:
+                yield {"on_step": progress, "checkpoint": checkpoint}
+            except PromptError as error:
+                if error.prompt is not None and prompts:
+                    error.add_note(f"Prompt {error.prompt + 1} is {prompts[error.prompt]}.")
+                raise
+    except Checked:
+        say("Checked: the first step can begin. Nothing was trained or written (--check-only).")
+        raise typer.Exit from None
 
 
 def resuming() -> str:

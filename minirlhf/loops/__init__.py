@@ -1,7 +1,7 @@
 """Training: one file per algorithm family. Comments number the steps of most loops."""
 
 from minirlhf.loops.actor_critic import ActorCritic
-from minirlhf.loops.checkpoint import Checkpoint, Stopped
+from minirlhf.loops.checkpoint import Checked, Checkpoint, Stopped
 from minirlhf.loops.common import (
     clipped_step,
     linear_decay,
@@ -15,6 +15,7 @@ from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.lengths import row_lengths
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
 from minirlhf.loops.online import ONLINE, OnlineConfig, pairs_of, train_online
 from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
@@ -34,7 +35,8 @@ from minirlhf.loops.reward import (
     text_scores,
     train_reward_model,
 )
-from minirlhf.loops.rows import RowReport, check_tokens, fit_rows
+from minirlhf.loops.row_report import RowReport
+from minirlhf.loops.rows import check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 
@@ -42,6 +44,7 @@ __all__ = [
     "ActorCritic",
     "Algorithm",
     "Answers",
+    "Checked",
     "Checkpoint",
     "DPOConfig",
     "DPOFormulas",
@@ -78,6 +81,7 @@ __all__ = [
     "preference_step",
     "prefix_logits",
     "reference_for",
+    "row_lengths",
     "set_dropout",
     "set_learning_rate",
     "shuffled_batches",

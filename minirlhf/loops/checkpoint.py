@@ -57,6 +57,10 @@ class Stopped(Exception):
         self.number = number
 
 
+class Checked(Exception):
+    """A run was checked as it is before its first step, and goes no further (`check_only`)."""
+
+
 class Checkpoint:
     """Weights, optimisers, random generators and History of a run, saved at intervals.
 
@@ -82,6 +86,7 @@ class Checkpoint:
         origin: what else must be the same when the run is resumed, by name, for example
             {"reward model": "tiny-reviews-reward"}.
         command: what began the run, to be named where it is not finished.
+        check_only: raise Checked where the first step would begin, and save nothing.
     """
 
     def __init__(
@@ -92,10 +97,11 @@ class Checkpoint:
         every: float = 60.0,
         origin: dict | None = None,
         command: str = "",
+        check_only: bool = False,
     ) -> None:
         self.path = Path(path) if path else None
         self.resume, self.every, self.origin = resume, every, origin or {}
-        self.command = command
+        self.command, self.check_only = command, check_only
         self.stopping = 0  # the signal that came, such as SIGINT for Ctrl-C
         self.lock = ExitStack()
         self.started, self.earlier = time.time(), 0.0  # earlier: seconds spent before a resume
@@ -139,6 +145,7 @@ class Checkpoint:
             ValueError: the file exists and `resume` is off; it is damaged; it belongs to a run with
                 other settings, data, weights or formulas; a formula has no source to compare;
                 another process uses the file; or it cannot be written.
+            Checked: everything is in order, and it is `check_only`.
 
         Warns:
             UserWarning: a formula has no source, so this run cannot be resumed.
@@ -180,6 +187,9 @@ class Checkpoint:
                 raise
             for optimizer in optimizers:
                 optimizer.register_step_pre_hook(self._updating)
+        if self.check_only:
+            self.lock.close()
+            raise Checked
         return self
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -374,6 +384,9 @@ class Checkpoint:
         live = self._weights() | self._changing()["generators"]
         check_tensors(self.path, tensors, live, self.optimizers)
         self._fill(header, tensors)
+        steps = self.history[-1].get("steps", 0) if self.history else 0
+        if 0 < self.first < steps:
+            print(f"Continues after step {self.first} of {steps}.")
         now = self._machine()
         if other := [
             f"{name} {header['machine'].get(name)} before and {now[name]} now"

@@ -163,9 +163,6 @@ def train_dpo(
     model.eval()
     responses = config.batch_size * (2 if single else 1)  # as many responses as B pairs have
     batches = list(shuffled_batches(len(dataset), responses, config.steps, config.seed))
-    known = None
-    if config.precompute:
-        known = _precomputed(reference, tokenizer, dataset, batches, config)
     run = (checkpoint or Checkpoint()).attach(
         "dpo",
         config,
@@ -176,6 +173,9 @@ def train_dpo(
         formulas=formulas,
         reference=reference,
     )
+    known = None
+    if config.precompute:
+        known = _precomputed(reference, tokenizer, dataset, batches, config)
     for step, index in run.steps(batches):
         # 1. The loss of each pair, from the log-probabilities under both policies; its gradient.
         rows = dataset[index.tolist()]

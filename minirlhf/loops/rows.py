@@ -7,7 +7,6 @@ both sides of a pair are equal, or ended too early. One pass of the tokenizer fi
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.rollout import Score
+from minirlhf.loops.row_report import RowReport
 from minirlhf.models.adapters import BelowAdapter
 from minirlhf.models.fit import check_fit
 from minirlhf.models.forward import (
@@ -36,9 +36,7 @@ from minirlhf.tasks.prompts import prompt_texts
 from minirlhf.tasks.reports import ORIGIN
 from minirlhf.tasks.turns import TEXTS
 
-# starts of warnings
-WRITTEN = "Special tokens of the tokenizer are written in "
-CUT = "Cut: "
+WRITTEN = "Special tokens of the tokenizer are written in "  # start of a warning
 CHUNK = 1000  # texts that are tokenised at once
 TOO_LONG = "a sequence exceeds the positions"
 NO_PROMPT = "the prompt has no tokens"
@@ -62,79 +60,11 @@ ADVICE = {
 AnyModel = nn.Module | BelowAdapter  # a model that reads rows
 
 
-@dataclass
-class RowReport:
-    """What the check found: the numbers of the rows to which something happens.
-
-    Attributes:
-        rows: how many rows were checked.
-        dropped: reason -> rows that are left out.
-        cut: rows with a response that is cut at max_response tokens.
-        as_text: rows with special tokens in a text that are read as text.
-        as_tokens: rows with special tokens of the chat template in a text, read as tokens.
-        unknown: rows with characters that the tokenizer does not know.
-        empty: rows with an empty response.
-        example: the first row that is kept, as the model reads it.
-        source: the file or dataset that the rows come from, if they say so.
-        numbers: of the rows in their source, where a pair of two rows is "3+5". Empty if it is not
-            known; then messages count the rows from 0.
-    """
-
-    rows: int
-    dropped: dict[str, list[int]] = field(default_factory=dict)
-    cut: list[int] = field(default_factory=list)
-    as_text: list[int] = field(default_factory=list)
-    as_tokens: list[int] = field(default_factory=list)
-    unknown: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    example: str = ""
-    source: str = ""
-    numbers: list[str] = field(default_factory=list)
-
-    @property
-    def kept(self) -> int:
-        """How many rows are left."""
-        return self.rows - sum(map(len, self.dropped.values()))
-
-    def __str__(self) -> str:
-        notes = {
-            "responses cut at max_response": self.cut,
-            "special tokens in a text, read as text": self.as_text,
-            "special tokens of the chat template, read as tokens": self.as_tokens,
-            "characters that the tokenizer does not know": self.unknown,
-            "empty responses": self.empty,
-        }
-        said = [f"{self.kept:,} of {self.rows:,} rows are kept"]
-        said += [f"left out: {why} ({self.named(rows)})" for why, rows in self.dropped.items()]
-        said += [f"{what} ({self.named(rows)})" for what, rows in notes.items() if rows]
-        lines = ["; ".join(said) + ".", self.many_cut, self.example]
-        return "\n".join(line for line in lines if line)
-
-    @property
-    def many_cut(self) -> str:
-        """A sentence on cut responses, if a tenth of the rows have one; else empty."""
-        if len(self.cut) * 10 < self.kept:
-            return ""
-        return (
-            f"{CUT}{len(self.cut):,} of {self.kept:,} rows have a response of more tokens than "
-            "--max-response (max_response), so its end is not read; give a larger number."
-        )
-
-    def named(self, rows: list[int]) -> str:
-        """Some rows by their numbers in their source, as `numbered` writes them."""
-        return numbered([self.numbers[i] for i in rows] if self.numbers else rows)
-
-
-def numbered(rows: Sequence[int | str], most: int = 5) -> str:
-    """The numbers of some rows: "row 7", or "rows 3, 4, 9, 11, 20 and 2 more"."""
-    more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
-    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:most]))}{more}"
-
-
 class _Text(NamedTuple):
     """What is known of a text once it is tokens."""
 
     length: int  # tokens, after the cut
+    whole: int  # tokens before the cut
     cut: bool
     tokens: int  # hash of the tokens
     all_tokens: int  # hash of the tokens before the cut
@@ -186,28 +116,16 @@ def fit_rows(
             cut; or if the prompt has no tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
-    check("rows to train on", len(rows), len(rows) > 0, "at least 1")
-    names = getattr(rows, "column_names", [])
-    check_columns(rows, "prompt", *(name for name in responses if name in names))
-    given = rows[:]
-    columns = {name: in_parts(given, name) for name in responses if name in given}
-    prompts = _Reader(tokenizer, None).prompts(given["prompt"])
-    reader = _Reader(tokenizer, max_response)
-    answers = {name: reader.responses(texts) for name, texts in columns.items()}
-    limit, shortest = None, "model"
-    for name, each in ({"model": model} | (others or {})).items():
-        its_limit = position_limit(each)
-        if its_limit and (limit is None or its_limit < limit):
-            limit, shortest = its_limit, name
-    longest = max((text.length for texts in answers.values() for text in texts), default=0)
-    origin = given.get(ORIGIN, [])
-    report, rooms = RowReport(len(prompts), numbers=[row["row"] for row in origin]), []
+    prompts, answers = read_rows(rows, tokenizer, responses, max_response)
+    limit, shortest = shortest_reader(model, others)
+    origin = list(rows[ORIGIN]) if ORIGIN in rows.column_names else []
+    report = RowReport(len(prompts), numbers=[row["row"] for row in origin])
     report.source = origin[0]["source"] if origin else ""
+    report.max_response, report.positions, report.reader = max_response, limit, shortest
+    rooms = rooms_of(answers, len(prompts), max_new_tokens, shifted=shifted)
     faults: dict[str, list[int]] = {}
     for i, (prompt, *sides) in enumerate(zip(prompts, *answers.values(), strict=True)):
-        room = max([longest if shifted else 0, *(s.length for s in sides)])
-        room = max(room, max_new_tokens and max_new_tokens + 1)  # and EOS
-        rooms.append(room)
+        room = rooms[i]
         why = _fault(prompt, sides, len(answers) == 2, limit and limit - room)
         if max_prompt and prompt.length > max_prompt:
             report.dropped.setdefault(LONG_PROMPT, []).append(i)
@@ -232,13 +150,75 @@ def fit_rows(
     if not report.kept:
         raise ValueError(f"No row is left to train on: {report}")
     left_out = {i for which in report.dropped.values() for i in which}
-    first = next(i for i in range(len(prompts)) if i not in left_out)
-    texts = {name: column[first] for name, column in columns.items()}
-    seen = _as_read(tokenizer, given["prompt"][first], texts, max_response)
+    kept = [i for i in range(len(prompts)) if i not in left_out]
+    first = kept[0]
+    shown = rows[first : first + 1]
+    texts = {name: in_parts(shown, name)[0] for name in answers}
+    report.longest = max((column[i].whole for column in answers.values() for i in kept), default=0)
+    whole = rooms_of(answers, len(prompts), max_new_tokens, shifted=shifted, cut=False)
+    report.too_long = [i for i in kept if limit and prompts[i].length + whole[i] > limit]
+    seen = _as_read(tokenizer, shown["prompt"][0], texts, max_response)
     report.example = f"{report.named([first]).capitalize()} as the model reads it: {seen}."
     if left_out:
-        rows = rows.select([i for i in range(len(rows)) if i not in left_out])
+        rows = rows.select(kept)
     return rows.remove_columns(ORIGIN) if origin else rows, report
+
+
+def read_rows(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    responses: Sequence[str],
+    max_response: int | None,
+) -> tuple[list["_Text"], dict[str, list["_Text"]]]:
+    """What is known of each prompt, and of each response by its column, as tokens.
+
+    Raises:
+        ValueError: these are no standard rows, or there are none.
+    """
+    check("rows to train on", len(rows), len(rows) > 0, "at least 1")
+    names = getattr(rows, "column_names", [])
+    check_columns(rows, "prompt", *(name for name in responses if name in names))
+    given = rows[:]
+    prompts = _Reader(tokenizer, None).prompts(given["prompt"])
+    reader = _Reader(tokenizer, max_response)
+    columns = [name for name in responses if name in given]
+    return prompts, {name: reader.responses(in_parts(given, name)) for name in columns}
+
+
+def shortest_reader(
+    model: AnyModel, others: dict[str, AnyModel] | None = None
+) -> tuple[int | None, str]:
+    """(the longest sequence that all models read, the name of the model that reads no longer one).
+
+    The length is None where no model has a limit. `model` is named "model".
+    """
+    limits = {name: position_limit(m) for name, m in ({"model": model} | (others or {})).items()}
+    known = {name: limit for name, limit in limits.items() if limit}
+    name = min(known, key=lambda name: known[name], default="model")
+    return known.get(name), name
+
+
+def rooms_of(
+    answers: dict[str, list["_Text"]],
+    count: int,
+    max_new_tokens: int,
+    *,
+    shifted: bool,
+    cut: bool = True,
+) -> list[int]:
+    """How many tokens follow the prompt of each row: a response, written or sampled, with its EOS.
+
+    Args:
+        answers: the responses by their column. count: of rows.
+        shifted: each response is also read after the prompt of another row.
+        cut: after the cut at max_response, else whole.
+    """
+    sampled = max_new_tokens and max_new_tokens + 1  # and EOS
+    sides = [[text.length if cut else text.whole for text in texts] for texts in answers.values()]
+    rooms = (
+        [max([sampled, *row]) for row in zip(*sides, strict=True)] if sides else [sampled] * count
+    )
+    return [max(rooms)] * count if shifted else rooms
 
 
 def check_tokens(
@@ -277,7 +257,7 @@ def check_tokens(
         others=others,
     )
     if 2 * len(report.cut) >= report.kept:
-        warnings.warn(report.many_cut, stacklevel=3)
+        warnings.warn(report.cut_said, stacklevel=3)
     if report.as_text:
         warnings.warn(
             f"{WRITTEN}{report.named(report.as_text)} and are read as text, because the "
@@ -375,6 +355,7 @@ class _Reader:
         as_tokens = any(token in text for token in self.ours)
         return _Text(
             length=len(kept),
+            whole=len(ids),
             cut=cut,
             tokens=hash(tuple(kept)),
             all_tokens=hash(tuple(ids)),

@@ -19,6 +19,7 @@ from minirlhf.models.sampling import SamplingConfig
 from tests.cli.test_own_prompts import invoke, tiny  # noqa: F401  # a fixture
 
 EVERY = {"steps", "batch_size", "lr", "micro_batch", "seed", "save_every", "resume", "out"}
+EVERY |= {"check_only"}
 SAMPLED = {"group_size", "temperature", "max_new_tokens", "missing_eos_penalty"}
 HAVE = {  # command -> options that it has besides EVERY
     "sft": {"epochs"},
@@ -51,8 +52,8 @@ PENALTY = {"missing_eos_penalty": 0.25, "sampling": SHORT}
             "sft",
             sft,
             "train_sft",
-            COMMON,  # 2 steps of 8 of 12 rows
-            SFTConfig(batch_size=8, epochs=16 / 12, optimiser=MICRO, seed=3),
+            COMMON,
+            SFTConfig(batch_size=8, steps=2, optimiser=MICRO, seed=3),
         ),
         (
             "reward",

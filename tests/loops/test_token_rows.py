@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.lengths import row_lengths
 from minirlhf.loops.online import OnlineConfig, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
@@ -60,7 +61,7 @@ def checked(*given, **settings):
 def test_a_row_that_is_of_no_use_as_tokens_is_refused_or_left_out(row, settings, said):
     with pytest.raises(ValueError) as error:
         checked(PAIR, row, PAIR, row, **settings)
-    assert str(error.value).startswith("Rows 1, 3 (2 of 4): " + said)
+    assert str(error.value).startswith("Rows 2, 4 (2 of 4): " + said)
     kept, report = checked(PAIR, row, PAIR, row, **settings, skip_invalid=True)
     assert kept.to_list() == [PAIR, PAIR] and list(report.dropped.values()) == [[1, 3]]
     assert str(report).startswith("2 of 4 rows are kept; left out: ")
@@ -70,10 +71,10 @@ def test_long_prompts_are_left_out_on_demand_and_cuts_are_reported():
     kept, report = checked(PAIR, LONG, PAIR | {"chosen": "bbbb"}, max_prompt=60, max_response=3)
     assert kept["prompt"][:] == ["a", "a"] and report.cut == [2]
     assert str(report) == (
-        "2 of 3 rows are kept; left out: the prompt has more than max_prompt tokens (row 1); "
-        "responses cut at max_response (row 2).\nCut: 1 of 2 rows have a response of more tokens than "
-        "--max-response (max_response), so its end is not read; give a larger number.\n"
-        f"Row 0 as the model reads it: prompt 'a'; chosen 'b{EOS}'; rejected 'c{EOS}'."
+        "2 of 3 rows are kept; left out: the prompt has more than max_prompt tokens (row 2).\n"
+        "Cut: 1 of 2 rows have a response of more tokens than --max-response 3 (max_response), so "
+        "its end is not read (row 3); --max-response 5 cuts none.\n"
+        f"Row 1 as the model reads it: prompt 'a'; chosen 'b{EOS}'; rejected 'c{EOS}'."
     )
     with pytest.raises(ValueError, match="No row is left to train on: 0 of 1 rows are kept"):
         checked(LONG, max_prompt=60)
@@ -87,7 +88,7 @@ def test_the_report_shows_the_first_row_that_is_kept_as_the_model_reads_it():
     settings = {"max_response": 5, "max_prompt": 510}
     _, report = fit_rows(given, tiny_tokenizer(), tiny_policy(positions=520), **settings)
     assert report.example == (
-        f"Row 1 as the model reads it: prompt '{'x' * 100} ... {'x' * 99}\\n'; chosen 'b\\tc{EOS}'; "
+        f"Row 2 as the model reads it: prompt '{'x' * 100} ... {'x' * 99}\\n'; chosen 'b\\tc{EOS}'; "
         "rejected 'ddddd'."
     )
     talk = {"prompt": "q", "completion": f"a{EOS}[u]r[a]b", "completion_spans": [[0, 14], [21, 22]]}
@@ -115,9 +116,9 @@ def test_special_tokens_and_empty_responses_are_reported():
     given = rows(PAIR, PAIR | {"prompt": f"q{EOS}r"})
     _, report = fit_rows(given, tokenizer, tiny_policy())
     assert (report.as_text, report.as_tokens) == ([], [1])
-    with pytest.raises(ValueError, match="Row 0 .1 of 1.: the end token stands inside a response"):
+    with pytest.raises(ValueError, match="Row 1 .1 of 1.: the end token stands inside a response"):
         fit_rows(rows(PAIR | {"chosen": f"b{EOS}more"}), tokenizer, tiny_policy())
-    with pytest.warns(UserWarning, match="written in row 1 and are read as text"):
+    with pytest.warns(UserWarning, match="written in row 2 and are read as text"):
         check_tokens(["a", f"b{EOS}c"], tiny_tokenizer(), tiny_policy())
 
 
@@ -125,7 +126,7 @@ def test_characters_that_become_the_end_token_are_refused():
     tokenizer = arithmetic.step_tokenizer()  # its unknown token is EOS
     good = {"prompt": "1+1=", "completion": "2"}
     for row in ({"prompt": "1+1=", "completion": "é"}, {"prompt": "1é=", "completion": "2"}):
-        with pytest.raises(ValueError, match="Row 1 .1 of 2.: a text has characters that the"):
+        with pytest.raises(ValueError, match="Row 2 .1 of 2.: a text has characters that the"):
             fit_rows(rows(good, row), tokenizer, tiny_policy())
 
 
@@ -134,7 +135,7 @@ def test_the_loss_of_shifted_prompts_needs_room_for_any_prompt_and_response():
     long_response = {"prompt": "x", "completion": "y" * 20, "label": False}
     given = rows(long_prompt, long_response)
     assert fit_rows(given, tiny_tokenizer(), tiny_policy())[1].kept == 2
-    with pytest.raises(ValueError, match="Row 0 .1 of 2.: a sequence of 81 tokens"):
+    with pytest.raises(ValueError, match="Row 1 .1 of 2.: a sequence of 81 tokens"):
         fit_rows(given, tiny_tokenizer(), tiny_policy(), shifted=True)
 
 
@@ -155,7 +156,7 @@ PROMPTS = [*["a"] * 71, "x" * 61]
     ids=["sft", "dpo", "reward", "verifier", "ppo", "group", "online"],
 )  # fmt: skip
 def test_every_loop_refuses_one_long_prompt_among_many_before_its_first_step(train):
-    with pytest.raises(ValueError, match="Row 71 .1 of 72.: a sequence of .* exceeds the 64"):
+    with pytest.raises(ValueError, match="Row 72 .1 of 72.: a sequence of .* exceeds the 64"):
         train()
 
 
@@ -181,7 +182,7 @@ ASKED = [*["a"] * 20, "x" * 30]
 )  # fmt: skip
 def test_every_model_that_reads_a_batch_is_checked_before_the_first_step(train, reader):
     with pytest.raises(
-        ValueError, match=f"Row 20 .1 of 21.: .* exceeds the 48 .* of the {reader};"
+        ValueError, match=f"Row 21 .1 of 21.: .* exceeds the 48 .* of the {reader};"
     ):
         train({"positions": 48})
     with pytest.raises(ValueError, match="The tokenizer has ids up to 256 .* 200 rows"):
@@ -191,9 +192,9 @@ def test_every_model_that_reads_a_batch_is_checked_before_the_first_step(train, 
 def test_a_prompt_without_tokens_is_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.normalizer = Replace("b", "")
-    with pytest.raises(ValueError, match="Row 1 .1 of 2.: the prompt has no tokens; give at least"):
+    with pytest.raises(ValueError, match="Row 2 .1 of 2.: the prompt has no tokens; give at least"):
         train_group(tiny_policy(), tokenizer, ["a", "bb"], any)
-    with pytest.raises(ValueError, match="Prompt 1 is 'None', of type NoneType; it must be text"):
+    with pytest.raises(ValueError, match="Prompt 2 is 'None', of type NoneType; it must be text"):
         check_tokens(["a", None], tokenizer, tiny_policy())
 
 
@@ -205,7 +206,7 @@ def test_a_row_whose_learned_turns_lie_behind_the_cut_is_refused(name):
     with pytest.raises(ValueError) as error:
         checked(late, max_response=4)
     assert str(error.value) == (
-        "Row 0 (1 of 1): no learned token is left after the cut at max_response; raise "
+        "Row 1 (1 of 1): no learned token is left after the cut at max_response; raise "
         "--max-response (max_response) into the first turn that is learned, or leave the row out."
     )
     assert checked(late, max_response=5)[1].cut == [0]
@@ -265,21 +266,55 @@ def test_texts_that_the_tokenizer_does_not_tell_apart_are_no_pair(chosen, reject
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[END]", unk_token="[?]")
     pair = {"prompt": "a", "chosen": chosen, "rejected": rejected}
-    with pytest.raises(ValueError, match="Row 0 .1 of 1.: chosen and rejected are the same tokens"):
+    with pytest.raises(ValueError, match="Row 1 .1 of 1.: chosen and rejected are the same tokens"):
         fit_rows(rows(pair), tokenizer, tiny_policy())
     _, report = fit_rows(rows(pair | {"rejected": "a a"}), tokenizer, tiny_policy())
     assert report.unknown == ([0] if "one" in chosen else [])
 
 
-def test_many_cut_responses_are_said_in_a_sentence_of_their_own():
-    few = Dataset.from_list(
-        [{"prompt": "p", "completion": "a" * (9 if i == 0 else 2)} for i in range(20)]
+def test_cut_responses_are_said_with_the_limit_that_would_cut_none():
+    rows = Dataset.from_list(
+        [{"prompt": "p", "completion": "a" * (9 if i == 0 else 2)} for i in range(3)]
     )
-    many = few.select([0, 1, 2])
-    said = "1 of 3 rows have a response of more tokens than --max-response"
-    for rows, loud in ((few, False), (many, True)):
-        _, report = fit_rows(rows, tiny_tokenizer(), tiny_policy(), max_response=5)
-        assert report.cut == [0] and (said in str(report)) == loud
-    check_tokens(many, tiny_tokenizer(), tiny_policy(), max_response=5)  # a third: no warning
+    given = (tiny_tokenizer(), tiny_policy())
+    _, report = fit_rows(rows, *given, max_response=5)
+    assert report.cut == [0] and report.longest == 10
+    said = (
+        "Cut: 1 of 3 rows have a response of more tokens than --max-response 5 (max_response), so "
+        "its end is not read (row 1); --max-response 10 cuts none."
+    )
+    assert said in str(report)
+    assert fit_rows(rows, *given, max_response=10)[1].cut == []
+    assert fit_rows(rows, *given, max_response=9)[1].cut == [0]
+    check_tokens(rows, *given, max_response=5)  # a third: no warning
     with pytest.warns(UserWarning, match="Cut: 1 of 2 rows have a response"):
-        check_tokens(many.select([0, 1]), tiny_tokenizer(), tiny_policy(), max_response=5)
+        check_tokens(rows.select([0, 1]), *given, max_response=5)
+
+
+def test_where_the_model_is_too_short_no_limit_that_cuts_none_is_named():
+    rows = Dataset.from_list([{"prompt": "p" * n, "completion": "a" * 40} for n in (5, 23, 24)])
+    _, report = fit_rows(rows, tiny_tokenizer(), tiny_policy(), max_response=5)
+    assert report.too_long == [2]  # 24 + 41 tokens of 64
+    assert report.cuts_none == (
+        "the longest has 41, and whole responses do not fit into the 64 positions of the model "
+        "(row 3)"
+    )
+    _, report = fit_rows(rows, tiny_tokenizer(), tiny_policy(), max_response=5, max_prompt=23)
+    assert report.cuts_none == "--max-response 41 cuts none"
+
+
+def test_the_lengths_of_rows_name_the_smallest_limits_that_change_none():
+    rows = Dataset.from_list(
+        [{"prompt": "p" * n, "chosen": "a" * n, "rejected": "b"} for n in (1, 2, 3, 30, 32)]
+    )
+    given = (rows, tiny_tokenizer(), tiny_policy())
+    found = row_lengths(*given, max_response=4)
+    assert list(found.loc["prompts"].fillna(-1)) == [3, 31.6, 32, -1, 0, 32]
+    # 32 + 33 tokens do not fit into 64 positions
+    assert list(found.loc["responses"].fillna(-1)) == [2, 31.75, 33, 4, 2, -1]
+    found = row_lengths(*given, max_response=4, max_prompt=31)
+    assert list(found.loc["prompts"]) == [3, 31.6, 32, 31, 1, 32]
+    assert list(found.loc["responses"]) == [2, 22.55, 31, 4, 1, 31]
+    _, report = fit_rows(*given, max_response=31, max_prompt=31)
+    assert report.cut == [] and report.kept == 4
+    assert list(row_lengths(*given, responses=()).index) == ["prompts"]
