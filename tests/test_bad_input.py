@@ -170,6 +170,8 @@ def test_unusual_texts_can_be_trained_on(row, tmp_path):
             "dpo",
             "--dataset",
             str(tmp_path / "rows.jsonl"),
+            "--max-response",
+            "32",
             "--steps",
             "1",
             "--out",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minirlhf.runtime import check_text
+from minirlhf.tasks.json_files import parsed
 from minirlhf.tasks.layouts import SYSTEM, Layout
 from minirlhf.tasks.lines import BadRow, Row, Unreadable
 from minirlhf.tasks.reports import Source
@@ -18,6 +19,7 @@ SPEAKERS = {  # who speaks, in ShareGPT's words
     "system": "system",
     "tool": "tool",
     "observation": "tool",
+    "function_call": "assistant",  # LLaMA-Factory's turn that calls tools, as JSON
 }
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -53,8 +55,9 @@ def values_of(
                     f"{', '.join(map(str, row)) or 'none'}.",
                 )
             place = source.cell(number, column)
-            read = _label if role == "label" else _turns if role == "messages" else _text_or_turns
-            parts.append(read(value, place, column))
+            parts.append(READ.get(role, _text_or_turns)(value, place, column))
+        if not parts:  # of tools
+            continue
         if len(parts) > 1:
             system = columns[0] in SYSTEM and len(parts) == len(columns)
             parts = [_joined(parts, source.cell(number, columns[-1]), system=system, chat=chat)]
@@ -68,7 +71,8 @@ def values_of(
             values[column] = _spans(row[column], text, place, column)
     if layout.only_prompts and isinstance(turns := values.get("messages"), list):
         answered = turns and isinstance(turns[-1], dict) and turns[-1].get("role") == ASSISTANT
-        values = {"prompt": turns[:-1] if answered else turns}
+        tools = {"tools": values["tools"]} if "tools" in values else {}
+        values = {"prompt": turns[:-1] if answered else turns} | tools
     if layout.choice:
         column, better = layout.choice
         try:
@@ -128,7 +132,57 @@ def _turn(turn: Any, place: str, column: str) -> Any:
             f"{', '.join(SPEAKERS)}.",
         )
     others = {key: part for key, part in turn.items() if key not in ("from", "value")}
+    if turn["from"] == "function_call":
+        others = {"tool_calls": _calls(turn["value"], place, column)} | others
+        return {"role": role, "content": ""} | others
     return {"role": role, "content": turn["value"]} | others
+
+
+def _calls(value: Any, place: str, column: str) -> list[dict[str, Any]]:
+    """The calls of tools in a turn of LLaMA-Factory, {"name", "arguments"} in JSON, as templates
+    read them.
+
+    Raises:
+        BadRow: it is something else.
+    """
+    calls = _from_json(value)
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(
+        isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
+        for call in calls
+    ):
+        raise BadRow(
+            f"a call of a tool in {column} that cannot be read",
+            f"{place} has a turn from 'function_call' with {str(value)[:60]!r}; it must be JSON: "
+            "an object with name and arguments, or a list of them.",
+        )
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def _tools(value: Any, place: str, column: str) -> list[dict[str, Any]]:
+    """The tools of a row, as chat templates read them: a list of objects, or its JSON.
+
+    Raises:
+        BadRow: it is something else.
+    """
+    tools = _from_json(value)
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow(
+            f"a value of {column} that is no list of tools",
+            f"{place} is {str(value)[:60]!r}; it must be a list of objects that describe tools, or "
+            "its JSON. If the column means something else, rename it.",
+        )
+    return [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+    ]
+
+
+def _from_json(value: Any) -> Any:
+    """The value of a JSON text; None where it is no JSON. What is no text stays as it is."""
+    try:
+        return parsed(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def _spans(value: Any, text: Any, place: str, column: str) -> list[list[int]]:
@@ -190,3 +244,6 @@ def _label(value: Any, place: str, column: str) -> bool:
             "(bad). If the column means something else: --columns label= (nothing).",
         )
     return label
+
+
+READ = {"label": _label, "messages": _turns, "tools": _tools}  # other roles: text or turns

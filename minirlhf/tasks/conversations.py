@@ -38,6 +38,7 @@ EARLIER = "earlier turns that the chat template writes differently when others f
 
 # what is unusual about rows that are used
 NULL = "an argument of a tool's call that is null (a table adds such arguments to calls)"
+TOOLS_LOST = "the chat template leaves out the list of tools"
 TOOL_LOST = "the chat template leaves out a tool's turn"
 THOUGHT_LOST = "the chat template leaves out a thought in a turn that is only read"
 TURN_LOST = "the chat template leaves out or changes a turn of the assistant that is only read"
@@ -65,6 +66,7 @@ def render(
     if not isinstance(template, Template):
         template = Template(template)
     template.name, template.noted = name, []
+    template.check_tools()
     asked = template.turns(row["prompt"], "user", "prompt")
     if not asked:
         raise BadRow(ORDER, f"{name}there is no turn before the answer, so there is no prompt.")
@@ -122,6 +124,7 @@ class Template:
         name: start of an error message, for example "Row 3: ".
         noted: what is unusual about the row that `render` wrote last, for its report.
         ignored: key of turns that nothing reads -> the names of the rows that have it.
+        tools: those that the assistant may call in the conversations that are written next.
         some_only_read: whether a turn of the assistant in a response was not learned.
     """
 
@@ -129,6 +132,7 @@ class Template:
         self.tokenizer, self.name = tokenizer, ""
         self.noted: list[str] = []
         self.ignored: dict[str, set[str]] = {}
+        self.tools: list[Any] = []
         self.some_only_read = False
         tokens = tokenizer.added_tokens_decoder.values()
         special = "|".join(re.escape(token.content) for token in tokens if token.special)
@@ -175,6 +179,13 @@ class Template:
         said = [f"{key} ({counted(len(rows))})" for key, rows in sorted(self.ignored.items())]
         return f"Ignored in turns: {', '.join(said)}." if said else ""
 
+    def check_tools(self) -> None:
+        """Refuse a special token in the tools, and note a template that does not write tools."""
+        if self.tools:
+            self._check_special({"tools": self.tools}, f"{self.name}the column tools")
+            if not re.search(r"\btools\b", str(self.tokenizer.chat_template)):
+                self.noted.append(TOOLS_LOST)
+
     def _check_special(self, turn: dict[str, Any], name: str) -> None:
         """Refuse a special token in any text of a turn, whatever its key."""
         for key, value in turn.items():
@@ -190,7 +201,7 @@ class Template:
         """The turns as text; with `ask`, up to where the assistant's next turn begins."""
         try:
             text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=ask
+                turns, tools=self.tools or None, tokenize=False, add_generation_prompt=ask
             )
         except Exception as error:  # a template may raise anything
             why = next(iter(str(error).splitlines()), type(error).__name__)

@@ -18,6 +18,7 @@ ROLES = ("prompt", "completion", "chosen", "rejected", "label", "messages")
 PROMPTS = ("instruction", "question", "query", "problem", "input", "context", "history")
 ADDED = (("instruction", "input"), ("instruction", "context"))  # a task and what it is about
 SYSTEM = ("system", "system_prompt")
+TOOLS = "tools"  # beside conversations: the tools that the assistant may call
 COMPLETIONS = ("response", "output", "answer", "solution")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 LABELS = ("label", "kto_tag")
@@ -121,10 +122,11 @@ class Layout:
 
     @property
     def optional(self) -> frozenset[str]:
-        """Columns that may be empty: a system prompt, or what is joined to the prompt."""
+        """Columns that may be empty: a system prompt, what is joined to the prompt, or tools."""
         joined = [parts for parts in self.columns.values() if len(parts) > 1]
         main = {next((p for p in parts if p not in SYSTEM), parts[0]) for parts in joined}
-        return frozenset(part for parts in joined for part in parts) - main
+        tools = frozenset(self.columns.get(TOOLS, ()))
+        return frozenset(part for parts in joined for part in parts) - main | tools
 
     @property
     def ends_line(self) -> bool:
@@ -186,10 +188,15 @@ def find_layout(
                 f"{', '.join(layout.columns)}, which has no {role}."
             )
     columns = _with_system(layout, names, rows, said)
-    read = next((role for role in ("prompt", "messages") if role in columns), None)
+    talk = columns.get("messages", columns.get("prompt", columns.get("chosen", ())))[-1:]
+    given_turns = any(isinstance(row.get(column), list | dict) for row in rows for column in talk)
+    tools: dict[str, tuple[str, ...]] = {}
+    if given_turns and TOOLS in names:
+        tools = {TOOLS: (TOOLS,)}
+    read = next((role for role in ("prompt", "messages") if role in columns), "")
     if only_prompts and read:
-        return _layout({read: columns[read]}, names, only_prompts=True)
-    return _layout(columns, names, layout.choice)
+        return _layout({read: columns[read]} | tools, names, only_prompts=True)
+    return _layout(columns | tools, names, layout.choice)
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.tasks.cells import values_of
 from minirlhf.tasks.conversations import EARLIER, Template, render
 from minirlhf.tasks.implicit import is_transcript, prompt_length, turns_of
-from minirlhf.tasks.layouts import Layout
+from minirlhf.tasks.layouts import TOOLS, Layout
 from minirlhf.tasks.lines import BadRow, Row
 from minirlhf.tasks.reports import Report, Source
 from minirlhf.tasks.turns import ASSISTANT, NO_TALK, SPANS, TEXTS, Turns, check_turns
@@ -19,6 +19,7 @@ EQUAL = "two equal responses"
 # what is unusual about rows that are used
 AS_LABEL = "a label that is 1 or 0 or a word, read as true or false"
 REPEATED = "a response that begins with its whole prompt, which is left there and learned"
+GREETING = "a turn of the assistant before the user's first, which is read and not learned"
 LAST_ONLY = (
     "only the last answer is learned, as the chat template writes earlier ones in another way"
 )
@@ -106,10 +107,12 @@ def standard_rows(
         )
     learned = {"messages", "completion"} & layout.columns.keys()
     if form == "a conversation" and learned and not layout.only_prompts:
-        some = " whose weight is not 0" if template and template.some_only_read else ""
+        some = " after the user's first turn" if GREETING in noted else ""
+        some += " whose weight is not 0" if template and template.some_only_read else ""
+        last = " (of some rows only the last)" if LAST_ONLY in noted else ""
         report.remarks.append(
-            f"Learned: every turn of the assistant in {min(learned)}{some}, with its end. Other "
-            "turns are read and not learned."
+            f"Learned: every turn of the assistant in {min(learned)}{some}{last}, with its end. "
+            "Other turns are read and not learned."
         )
     if template and (ignored := template.ignored_keys()):
         report.remarks.append(ignored)
@@ -183,10 +186,14 @@ def _texts(
         ValueError: there is no chat template.
     """
     _check_turns(values, where)
-    turns = values.get("messages")
-    values = {role: value for role, value in values.items() if role != "messages"}
+    turns, greeted = values.get("messages"), False
+    if template is not None:
+        template.tools = values.get(TOOLS, [])
+    values = {role: value for role, value in values.items() if role not in ("messages", TOOLS)}
     if turns:
-        values = values | _cut_at(_first_answer(turns), turns)
+        first = _first_answer(turns)
+        values = values | _cut_at(first, turns)
+        greeted = any(turn["role"] == ASSISTANT for turn in turns[:first])
     if "chosen" in values and values["chosen"] == values.get("rejected"):
         kind = "text" if isinstance(values["chosen"], str) else "conversation"
         raise BadRow(EQUAL, f"{where}: chosen and rejected are the same {kind}; remove such rows.")
@@ -225,7 +232,7 @@ def _texts(
                 "remove such rows.",
             )
     _check_prompt(values["prompt"], where)
-    return values, list(dict.fromkeys(noted))
+    return values, list(dict.fromkeys([GREETING] * greeted + noted))
 
 
 def _check_prompt(prompt: Any, where: str) -> None:

@@ -71,8 +71,8 @@ def test_of_messages_every_turn_of_the_assistant_is_learned():
     )
     assert learned(tokenizer, row, "completion") == "one<|im_end|>two<|im_end|>"
     assert said[0].endswith(
-        "Learned: every turn of the assistant in messages, with its end. Other turns are read and "
-        "not learned."
+        "Learned: every turn of the assistant in messages after the user's first turn, with its "
+        "end. Other turns are read and not learned."
     )
     # by hand: "a" and its end are tokens 0 and 1, "\n<|im_start|>user\nr<|im_end|>\n<|im_start|>
     # assistant\n" are 1 + 1 + 4 + 1 + 1 + 1 + 1 + 1 + 9 + 1 = 21 tokens, then "b" and its end
@@ -144,7 +144,7 @@ def test_what_a_template_leaves_out_of_turns_that_are_only_read_is_said():
         assert (f"{kind}: 2 rows (2, 3)" if kind else "Dataset") in said[0]
         assert ("the chat template leaves out" in said[0]) == bool(kind)
     with pytest.warns(
-        UserWarning, match="Prompts: the chat template leaves out a tool's turn: 2 rows .1, 2"
+        UserWarning, match="Prompts: the chat template leaves out a tool's turn: 2 rows .2, 3"
     ):
         prompt_texts([used[:1], used[:3], used[:3]], chat_tokenizer(NO_TOOLS))
 

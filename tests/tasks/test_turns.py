@@ -149,3 +149,68 @@ def test_what_is_said_of_learning_chat_and_empty_rows_is_so(tmp_path):
         standard(rows({"prompt": "q", "completion": "a"}), tiny_tokenizer(), chat=True)
     with pytest.raises(ValueError, match="rows.jsonl has no columns: its rows are empty; give"):
         load_by_name(file_of(tmp_path, {}))
+
+
+FACTORY = [
+    {"from": "human", "value": "2+2?"},
+    {"from": "function_call", "value": '{"name": "sum", "arguments": {"a": 2}}'},
+    {"from": "observation", "value": "4"},
+    {"from": "gpt", "value": "It is 4."},
+]
+TOOLS = [{"name": "sum", "description": "adds", "parameters": {}}]
+WITH_TOOLS = "{{ tools | tojson if tools }}" + CALLS
+
+
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS), "", None])
+def test_calls_and_tools_of_llama_factory_are_written_by_the_template(tools, tmp_path):
+    path, tokenizer, said = file_of(tmp_path, {"conversations": FACTORY, "tools": tools}), None, []
+    tokenizer = chat_tokenizer(WITH_TOOLS)
+    data = named_demonstrations(path, tokenizer, rows=9, say=said.append)
+    assert "messages = conversations; tools." in said[0] and "leaves out" not in said[0]
+    call = '[{"type": "function", "function": {"name": "sum", "arguments": {"a": 2}}}]'
+    assert learned(tokenizer, data[0], "completion") == f"{call}<|im_end|>It is 4.<|im_end|>"
+    assert "tool\n4" in data["completion"][0] and ('"adds"' in data["prompt"][0]) == bool(tools)
+    prompts = named_prompts(path, tokenizer, say=said.append)
+    assert ('"adds"' in prompts["prompt"][0]) == bool(tools) and prompts["tools"][:] == [tools]
+
+
+@pytest.mark.parametrize(
+    "turn, tools, said",
+    [
+        (
+            {"from": "function_call", "value": "sum(2)"},
+            None,
+            "it must be JSON: an object with name",
+        ),
+        ({"from": "function_call", "value": '{"name": "sum"}'}, None, "it must be JSON: an object"),
+        (FACTORY[1], "sum", "column tools: the value is 'sum'; it must be a list of objects"),
+        (FACTORY[1], [{"name": "<|im_end|>"}], "row 1: the column tools has '<|im_end|>' written"),
+    ],
+)
+def test_calls_and_tools_of_another_form_are_refused(turn, tools, said, tmp_path):
+    path = file_of(tmp_path, {"conversations": [FACTORY[0], turn, *FACTORY[2:]], "tools": tools})
+    with pytest.raises(ValueError) as error:
+        load_by_name(path, chat_tokenizer(WITH_TOOLS), say=lambda text: None)
+    assert said in str(error.value) and str(error.value).startswith("rows.jsonl, row 1")
+
+
+def test_a_template_without_calls_or_tools_is_named(tmp_path):
+    path, said = file_of(tmp_path, {"conversations": FACTORY, "tools": TOOLS}), []
+    with pytest.raises(
+        ValueError, match="turn 1 calls tools, and the tokenizer's chat template do"
+    ):
+        load_by_name(path, chat_tokenizer(CHATML), say=said.append)
+    load_by_name(path, chat_tokenizer(CALLS), say=said.append)
+    assert "the chat template leaves out the list of tools: 1 row (1)." in said[0]
+
+
+def test_a_greeting_is_read_and_what_is_said_to_be_learned_is_true(tmp_path):
+    talk = [assistant("Hello!"), user("q"), assistant("a"), user("r"), assistant("b")]
+    tokenizer, said = chat_tokenizer(CHATML), []
+    for name, given in (("messages", talk), ("messages", talk[1:])):
+        path = file_of(tmp_path, {name: given})
+        data = named_demonstrations(path, tokenizer, rows=9, say=said.append)
+        assert learned(tokenizer, data[0], "completion") == "a<|im_end|>b<|im_end|>"
+    assert "before the user's first, which is read and not learned: 1 row (1)." in said[0]
+    assert "every turn of the assistant in messages after the user's first turn, with" in said[0]
+    assert "every turn of the assistant in messages, with its end." in said[1]
