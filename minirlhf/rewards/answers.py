@@ -263,9 +263,9 @@ def reward_of_rows(
                 f"{name} holds {count} values for {len(completions)} completions; give one for "
                 "each, in a list."
             )
-    wanted = [_wanted(row, right) for row, right in enumerate(answer)]
+    wanted = [_wanted(row, right) for row, right in enumerate(answer, start=1)]
     questions = [_question(prompt) for prompt in prompts]
-    texts = [_last_text(row, completion) for row, completion in enumerate(completions)]
+    texts = [_last_text(row, completion) for row, completion in enumerate(completions, start=1)]
     return [
         float(same(extract(text, question), right, question))
         for text, question, right in zip(texts, questions, wanted, strict=True)

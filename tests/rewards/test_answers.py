@@ -1063,10 +1063,10 @@ def test_the_reward_reads_a_rollout():
         (["1"], r"^answer holds 1 values for 2 completions; give one for each, in a list\.$"),
         (
             ["1", ""],
-            r"^Answer 1 is ''; it must hold the right answer, as text or as a finite number\.$",
+            r"^Answer 2 is ''; it must hold the right answer, as text or as a finite number\.$",
         ),
-        (["1", None], "Answer 1 is None; it must"),
-        ([" #### ", "1"], "Answer 0 is ' #### '; it must"),
+        (["1", None], "Answer 2 is None; it must"),
+        ([" #### ", "1"], "Answer 1 is ' #### '; it must"),
     ],
 )
 def test_a_missing_answer_is_refused(answer, said):

@@ -138,7 +138,7 @@ def test_the_question_is_read_in_a_conversation():
     ids=str,
 )
 def test_a_completion_without_text_is_refused_with_its_row(completion):
-    with pytest.raises(ValueError, match=r"^Completion 1 is .*; it must be a text, or a conv"):
+    with pytest.raises(ValueError, match=r"^Completion 2 is .*; it must be a text, or a conv"):
         answer_reward(["q", "q"], ["1", completion], answer=["1", "1"])
 
 
