@@ -8,7 +8,7 @@ several times after each step, and a rule checks the answers (Math-Shepherd).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from datasets import Dataset
@@ -24,7 +24,7 @@ from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import Policy
 from minirlhf.models.fit import end_ids
-from minirlhf.models.forward import encode, left_padded, text_of
+from minirlhf.models.forward import encode, left_padded, position_limit, text_of
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.models.steps import step_end_ids, step_logits, steps_of
@@ -137,7 +137,8 @@ def continuation_labels(
     Args:
         prompts: B texts. responses: their B responses, as `models.sample` drew them.
         right: (prompts, responses) -> 1.0 for each right response, else 0.0.
-        count: N, continuations of each step.
+        count: N, continuations of each step. Each has at most sampling.max_new_tokens tokens, and
+            fewer where the model reads no more.
         hard: labels 1 or 0, whether any continuation is right; else the share that is.
 
     Returns:
@@ -157,11 +158,15 @@ def continuation_labels(
     size = max(1, 512 // count)
     for start in range(0, len(places), size):
         some = range(start, min(start + size, len(places)))
+        prompt_ids, prompt_mask = left_padded([own[places[i][0]] + prefixes[i] for i in some])
+        room = (position_limit(model) or 10**9) - prompt_ids.shape[1] - 1  # one for EOS
+        check("positions left to continue a response", room, room >= 1, "at least 1")
         drawn = sample(
             model,
-            *left_padded([own[places[i][0]] + prefixes[i] for i in some]),
+            prompt_ids,
+            prompt_mask,
             eos_id=finals,
-            config=sampling,
+            config=replace(sampling, max_new_tokens=min(room, sampling.max_new_tokens)),
             samples_per_prompt=count,
             generator=generator,
         )
