@@ -26,6 +26,7 @@ from minirlhf.cli.terminal import running, save, say
 from minirlhf.cli.training_options import SECONDS, SaveEvery
 from minirlhf.experiments.agent import judged_agent, train_tiny_agent
 from minirlhf.experiments.practice import TRIES, judged, train_tiny_steps
+from minirlhf.experiments.steps import judged_steps, train_tiny_long_steps
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.pretrain import PretrainConfig, train_base
 from minirlhf.models.adapters import Policy
@@ -44,6 +45,7 @@ def _judged(model: Policy, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
 # task: (training, evaluation on held-out problems)
 OF_PROBLEMS: dict[str, tuple[Callable, Callable]] = {
     "arithmetic": (train_tiny_steps, _judged),
+    "long-arithmetic": (train_tiny_long_steps, judged_steps),
     "calculator": (train_tiny_agent, judged_agent),
 }
 
@@ -72,8 +74,9 @@ def pretrain(
         str,
         option(
             DATA,
-            "reviews: raw text of film reviews. arithmetic: worked calculations. calculator: "
-            "products, some of them with calls of a calculator.",
+            "reviews: raw text of film reviews. arithmetic: worked calculations. long-arithmetic: "
+            "longer ones, of four to six steps. calculator: products, some of them with calls of "
+            "a calculator.",
         ),
     ] = "reviews",
     steps: TaskSteps = None,
@@ -93,8 +96,8 @@ def pretrain(
 ) -> None:
     """Train a small base language model from random weights.
 
-    This is how tiny-reviews (film reviews), tiny-steps (arithmetic) and tiny-agent (calculator)
-    were made.
+    This is how tiny-reviews (film reviews), tiny-steps (arithmetic), tiny-long-steps
+    (long-arithmetic) and tiny-agent (calculator) were made.
 
     Example: minirlhf pretrain --layers 2 --steps 500
     """
@@ -122,7 +125,7 @@ def pretrain(
 def pretrain_on_problems(
     task: str, out: Path, seed: int, steps: int | None, resume: bool, save_every: float
 ) -> None:
-    """tiny-steps or tiny-agent, and how many held-out problems it solves."""
+    """tiny-steps, tiny-long-steps or tiny-agent, and how many held-out problems it solves."""
     check_folder(out)
     train, judge = OF_PROBLEMS[task]
     with running(out / PARTIAL, resume, save_every, every=50) as on:
@@ -133,6 +136,8 @@ def pretrain_on_problems(
         f"Held-out problems: {row['greedy']:.1%} greedy, pass@1 {row['pass_1']:.1%}, "
         f"pass@{TRIES} {row[f'pass_{TRIES}']:.1%}."
     )
+    if "step_right" in row:
+        say(f"Of the steps that it writes {row['step_right']:.1%} are right.")
     if "in_the_head" in row:
         say(f"Without the calculator {row['in_the_head']:.1%} of the answers are right.")
 

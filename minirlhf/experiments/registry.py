@@ -57,6 +57,14 @@ PREFERENCE_VARIANTS: dict[str, dict] = {name: {"dpo": {"loss": name}} for name i
     f"best of {BEST}, imitated": {"way": "imitated"},
 }
 
+ERRS = 0.2  # share of the calls that an unreliable calculator gets wrong
+TURN_WAYS: dict[str, dict] = {
+    "start": {"method": "start"},
+    **{name: {"method": name} for name in ("dpo", "kto", "grpo")},
+    **{f"{name}, no mask": {"method": name, "mask": False} for name in ("dpo", "kto", "grpo")},
+    **{f"{name}, reference follows": {"method": name, "follows": True} for name in ("dpo", "kto")},
+}
+
 EXPERIMENTS: dict[str, dict[str, dict]] = {
     # A reward model trained on fewer or more pairs.
     "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
@@ -141,6 +149,17 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
     "one_batch": {"as it is": {"texts": 4}},
     # The preference losses on the same pairs; other references; other authors of the texts.
     "preference": PREFERENCE_VARIANTS,
+    # An agent with a calculator learns from its own trajectories, three times: sample, pair, train.
+    "multi_turn": TURN_WAYS
+    | {f"{name}; the tool errs": way | {"errs": ERRS} for name, way in TURN_WAYS.items()},
+    # Long calculations: preferences between steps, and between whole responses.
+    "steps": {
+        "start": {"way": "start"},
+        "step dpo": {"way": "step"},
+        "whole responses": {"way": "whole"},
+    },
+    # Readers of long calculations: process and outcome reward models, with equally many labels.
+    "step_readers": {"as they are": {"way": "readers"}},
 }
 
 JUDGED = ("gold", "proxy", "kl", "length")
@@ -161,6 +180,13 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "microscope": JUDGED,
     "one_batch": ("score", "kl", "length", "clip_fraction"),
     "order": ("chosen_change", "rejected_change", "right_order"),
+    "multi_turn": (*PASSED, "right call", "no call"),
+    "steps": (*PASSED, "step_right"),
+    "step_readers": tuple(
+        f"best of 16, {reader}, {how}"
+        for reader in ("soft", "hard", "outcome", "outcome, all", "checked")
+        for how in ("last", "min", "product")
+    ),
     "planted": tuple(
         f"{cases}, {method}"
         for cases in ("planted", "own")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.experiments.faults import FAULTS, Fault
 from minirlhf.experiments.microscope import microscope_run, one_batch_config, one_batch_run
+from minirlhf.experiments.multi_turn import multi_turn_config, multi_turn_run
 from minirlhf.experiments.planted import planted_config, planted_run
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.experiments.preference_runs import (
@@ -28,6 +29,7 @@ from minirlhf.experiments.preference_runs import (
     preference_run,
 )
 from minirlhf.experiments.registry import BRIEF, EXPERIMENTS
+from minirlhf.experiments.steps import steps_config, steps_run
 from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.ppo import PPOConfig, PPOFormulas, train_ppo
@@ -297,4 +299,7 @@ RUNS: dict[str, tuple[Callable, Callable]] = {
     "betas": (preference_config, preference_run),
     "preference": (preference_config, preference_run),
     "order": (order_config, order_run),
+    "multi_turn": (multi_turn_config, multi_turn_run),
+    "steps": (steps_config, steps_run),
+    "step_readers": (steps_config, steps_run),
 }

@@ -27,6 +27,7 @@ from minirlhf.loops.preference import (
     train_dpo,
 )
 from minirlhf.loops.pretrain import PretrainConfig, new_gpt2, train_base, train_tokenizer
+from minirlhf.loops.process_reward import PRMConfig, continuation_labels, train_prm
 from minirlhf.loops.reward import (
     RewardConfig,
     RewardFormulas,
@@ -38,6 +39,7 @@ from minirlhf.loops.reward import (
 from minirlhf.loops.row_report import RowReport
 from minirlhf.loops.rows import check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
+from minirlhf.loops.step_dpo import StepDPOConfig, StepJudge, step_pairs, train_step_dpo
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 
 __all__ = [
@@ -60,17 +62,21 @@ __all__ = [
     "OptimiserConfig",
     "PPOConfig",
     "PPOFormulas",
+    "PRMConfig",
     "PretrainConfig",
     "RewardConfig",
     "RewardFormulas",
     "RowReport",
     "SFTConfig",
     "SFTFormulas",
+    "StepDPOConfig",
+    "StepJudge",
     "Stopped",
     "VerifierConfig",
     "check_tokens",
     "clipped_step",
     "comparison_batches",
+    "continuation_labels",
     "distinct_texts",
     "fit_rows",
     "linear_decay",
@@ -85,6 +91,7 @@ __all__ = [
     "set_dropout",
     "set_learning_rate",
     "shuffled_batches",
+    "step_pairs",
     "sync",
     "text_scores",
     "train_base",
@@ -93,8 +100,10 @@ __all__ = [
     "train_group",
     "train_online",
     "train_ppo",
+    "train_prm",
     "train_reward_model",
     "train_sft",
+    "train_step_dpo",
     "train_tokenizer",
     "train_verifier",
 ]

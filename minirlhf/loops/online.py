@@ -14,9 +14,9 @@ DPO and KTO (Xiong et al. 2024).
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -42,11 +42,22 @@ from minirlhf.models.adapters import LanguageModel, Policy, SomePolicy
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import Response, decode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig
-from minirlhf.runtime import History, OnStep, check, seed_all
+from minirlhf.runtime import History, OnStep, Row, check, seed_all
 from minirlhf.tasks.prompts import prompt_texts
 
 Rows = dict[str, list]  # columns of the rows of one step
 PICKS = ("best and worst", "rejection", "labels")
+
+
+class OwnConfig(Protocol):
+    """What `train_on_own` reads of the settings of a loop on the policy's own responses."""
+
+    @property
+    def refresh(self) -> int: ...
+    @property
+    def sampling(self) -> SamplingConfig: ...
+    @property
+    def dpo(self) -> DPOConfig: ...
 
 
 @dataclass(frozen=True)
@@ -141,19 +152,73 @@ def train_online(
         new responses also logs their means: score (without the penalty), length (tokens), entropy
         (nats per token, estimated) and the monitors.
     """
+    generator = seed_all(config.dpo.seed)
+    others = also_reading(score, reference=reference if config.dpo.has_reference else None)
+
+    def make(texts: list[str], index: torch.Tensor, step: int) -> tuple[Rows, Row]:
+        return sampled_pairs(
+            model, tokenizer, texts, index, step, score, config, generator, monitors or {}, formulas
+        )
+
+    return train_on_own(
+        "online",
+        model,
+        tokenizer,
+        prompts,
+        make,
+        config,
+        max_new_tokens=config.sampling.max_new_tokens,
+        generator=generator,
+        others=others,
+        formulas=formulas,
+        judge=score,
+        reference=reference,
+        history=history,
+        on_step=on_step,
+        checkpoint=checkpoint,
+    )
+
+
+def train_on_own(
+    loop: str,
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Any],
+    make: Callable[[list[str], torch.Tensor, int], tuple[Rows, Row]],
+    config: OwnConfig,
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    others: dict[str, Any],
+    formulas: DPOFormulas,
+    judge: Callable,
+    reference: LanguageModel | None,
+    history: History | None,
+    on_step: OnStep,
+    checkpoint: Checkpoint | None,
+) -> tuple[SomePolicy, History]:
+    """The loop of `train_online` and of `train_step_dpo`, which differ in how they make the rows.
+
+    Args:
+        loop: its name, in the history and in the checkpoint.
+        make: (texts of all prompts, numbers of those to sample, step) -> (rows to train on,
+            metrics of what was sampled).
+        max_new_tokens: most tokens that `make` samples after a prompt.
+        generator: draws all that `make` samples; it is saved in the checkpoint.
+        others: further models that read the rows, by name.
+        judge: what decides which responses are better.
+    """
     history, own = History() if history is None else history, config.dpo
     texts = prompt_texts(prompts, tokenizer)
-    generator = seed_all(own.seed)
-    sampling = config.sampling.for_training()
-    others = also_reading(score, reference=reference if own.has_reference else None)
-    check_tokens(texts, tokenizer, model, max_new_tokens=sampling.max_new_tokens, others=others)
+    config.sampling.for_training()
+    check_tokens(texts, tokenizer, model, max_new_tokens=max_new_tokens, others=others)
     reference = reference_for(model, own, reference)
     optimizer = make_optimizer(model, own.optimiser)
-    # pairs for the steps to come; they are saved in the checkpoint too
+    # rows for the steps to come; they are saved in the checkpoint too
     state: dict[str, list[Rows]] = {"pool": []}
     model.eval()
     run = (checkpoint or Checkpoint()).attach(
-        "online",
+        loop,
         config,
         texts,
         [model, reference] if own.sync_every else [model],
@@ -162,29 +227,19 @@ def train_online(
         generators=[generator],
         state=state,
         formulas=formulas,
-        score=score,
+        score=judge,
         reference=reference,
     )
-    due = min(-run.first % config.refresh, own.steps - run.first)  # steps with pairs in the pool
+    due = min(-run.first % config.refresh, own.steps - run.first)  # steps with rows in the pool
     check("pairs for steps to come", len(state["pool"]), len(state["pool"]) == due, f"{due} sets")
     batches = list(shuffled_batches(len(texts), own.batch_size, own.steps, own.seed))
     for step, _ in run.steps(batches):
-        log: dict[str, torch.Tensor] = {}
-        # 1. Responses to the prompts of the next steps, and pairs of them by their scores.
+        log: Row = {}
+        # 1. Responses to the prompts of the next steps, and pairs of them.
         if step % config.refresh == 0:
-            asked = batches[step : step + config.refresh]
-            state["pool"], log = _sampled_pairs(
-                model,
-                tokenizer,
-                texts,
-                asked,
-                step,
-                score,
-                config,
-                generator,
-                monitors or {},
-                formulas,
-            )
+            made = [make(texts, index, step) for index in batches[step : step + config.refresh]]
+            state["pool"] = [rows for rows, _ in made]
+            log = {n: torch.stack([row[n] for _, row in made]).mean() for n in made[0][1]}
         # 2. One step on the pairs of this step's prompts.
         rows = state["pool"].pop(0)
         set_learning_rate(optimizer, own.optimiser, step, own.steps)
@@ -195,53 +250,49 @@ def train_online(
             assert reference is not None  # the settings demand one
             sync(reference, model, own.mixup)
         # 3. Log.
-        on_step(history.log("online", step, steps=own.steps, pairs=len(rows["prompt"]), **log))
+        on_step(history.log(loop, step, steps=own.steps, pairs=len(rows["prompt"]), **log))
     return model, history
 
 
-def _sampled_pairs(
+def sampled_pairs(
     model: Policy,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
-    batches: list[torch.Tensor],
+    index: torch.Tensor,
     step: int,
     score: Score,
     config: OnlineConfig,
     generator: torch.Generator,
     monitors: dict[str, Score],
     formulas: DPOFormulas,
-) -> tuple[list[Rows], dict[str, torch.Tensor]]:
-    """(pairs for each batch of prompts, mean metrics of the sampled responses).
+) -> tuple[Rows, Row]:
+    """(pairs of sampled responses to a batch of prompts, mean metrics of the responses).
 
     Args:
-        texts: all prompts. batches: the numbers of those to sample. step: of the run.
+        texts: all prompts. index: the numbers of those to sample. step: of the run.
     """
-    pool, sampled, eos_id = [], [], end_ids(model, tokenizer)
-    for index in batches:
-        prompts = [texts[i] for i in index]
-        ids, prompt_mask = encode_prompts(tokenizer, prompts)
-        batch = formulas.sample(
-            model,
-            ids,
-            prompt_mask,
-            eos_id=eos_id,
-            config=config.sampling,
-            samples_per_prompt=config.samples,
-            generator=generator,
-        )
-        batch = with_rows(batch, index, step, config.dpo.steps)
-        scores = checked_scores(score, batch)
-        penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
-        responses = responses_of(batch, tokenizer, eos_id)
-        pool.append(pairs_of(prompts, responses, penalised, config, generator))
-        row = {
-            "score": scores.mean(),
-            "length": batch.action_mask.sum(1).float().mean(),
-            "entropy": -masked_mean(batch.old_logprobs, batch.action_mask),
-        }
-        sampled.append(row | {name: monitor(batch).mean() for name, monitor in monitors.items()})
-    means = {name: torch.stack([row[name] for row in sampled]).mean() for name in sampled[0]}
-    return pool, means
+    prompts, eos_id = [texts[i] for i in index], end_ids(model, tokenizer)
+    ids, prompt_mask = encode_prompts(tokenizer, prompts)
+    batch = formulas.sample(
+        model,
+        ids,
+        prompt_mask,
+        eos_id=eos_id,
+        config=config.sampling,
+        samples_per_prompt=config.samples,
+        generator=generator,
+    )
+    batch = with_rows(batch, index, step, config.dpo.steps)
+    scores = checked_scores(score, batch)
+    penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
+    responses = responses_of(batch, tokenizer, eos_id)
+    row = {
+        "score": scores.mean(),
+        "length": batch.action_mask.sum(1).float().mean(),
+        "entropy": -masked_mean(batch.old_logprobs, batch.action_mask),
+    }
+    row |= {name: monitor(batch).mean() for name, monitor in monitors.items()}
+    return pairs_of(prompts, responses, penalised, config, generator), row
 
 
 def responses_of(

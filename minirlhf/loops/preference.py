@@ -48,6 +48,7 @@ class DPOConfig:
     batch_size: int = 32  # pairs per step
     steps: int = 100
     max_response: int = 32  # tokens, EOS included
+    append_eos: bool = True  # False: responses are steps of a text, and have no EOS at their end
     reference_free: bool = False  # log pi_ref = 0, as if all responses were equally likely
     sync_every: int = 0  # steps between updates of the reference (TR-DPO); 0: it stays fixed
     mixup: float = 1.0  # weight of the policy in an updated reference: 1 (hard) or less (soft)
@@ -241,6 +242,7 @@ def preference_step(
             [prompts[i] for i in part],
             [responses[i] for i in part],
             max_response=config.max_response,
+            append_eos=config.append_eos,
         )
         known = None if ref_logprobs is None else ref_logprobs[:, micro].flatten()
         answers = _answers(
@@ -387,6 +389,7 @@ def _summed(
             [prompts[i] for i in rows],
             [responses[i] for i in rows],
             max_response=config.max_response,
+            append_eos=config.append_eos,
         )
         parts.append(sequence_logprobs(policy_logprobs(model, batch), batch.action_mask))
     return torch.cat(parts)

@@ -58,21 +58,22 @@ from minirlhf.models.roofline import (
     train_seconds,
 )
 from minirlhf.models.sampling import SamplingConfig, sample, sample_text
+from minirlhf.models.steps import step_end_ids, step_logits, steps_of
 
 __all__ = [
+    "BelowAdapter",
     "H100",
     "LLAMA_70B",
     "LLAMA_7B",
-    "SMOLLM2_135M",
-    "TINY_REVIEWS",
-    "BelowAdapter",
     "Machine",
     "Plan",
+    "SMOLLM2_135M",
     "SamplingConfig",
     "ScalarHead",
     "ScalarModel",
     "Shape",
     "SharedCritic",
+    "TINY_REVIEWS",
     "Tool",
     "activation_bytes",
     "check_fit",
@@ -108,7 +109,10 @@ __all__ = [
     "sample",
     "sample_text",
     "save_policy",
+    "step_end_ids",
+    "step_logits",
     "step_seconds",
+    "steps_of",
     "token_scores",
     "train_seconds",
     "weights_bytes",

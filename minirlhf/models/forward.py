@@ -117,11 +117,15 @@ def response_tokens(
     responses: Sequence[Response],
     *,
     max_response: int | None = None,
+    append_eos: bool = True,
 ) -> tuple[list[list[int]], list[list[bool]]]:
     """Token ids of each response, which ends in one EOS, and which of them the policy wrote.
 
     An EOS at the end of the text, and white space behind it, is the end of the response. A response
     of more than max_response tokens is cut and has no EOS. A part of token ids is taken as it is.
+
+    Args:
+        append_eos: False: a response gets no EOS, except where its text ends in one.
 
     Raises:
         ValueError: the tokenizer has no EOS.
@@ -131,17 +135,20 @@ def response_tokens(
     parts: list[list[tuple[str | list[int], bool]]] = [
         [(r, True)] if isinstance(r, str) else list(r) for r in responses
     ]
+    ended = []  # whether the response gets an EOS
     for row in parts:
         last, own = row[-1]
-        row[-1] = (without_end(tokenizer, last) if isinstance(last, str) else last, own)
+        text = without_end(tokenizer, last) if isinstance(last, str) else last
+        ended.append(append_eos or text != last)
+        row[-1] = (text, own)
     texts = [part for row in parts for part, _ in row if isinstance(part, str)]
     read = iter(text_tokens(tokenizer, texts))
     ids, chosen = [], []
-    for row in parts:
+    for row, ends in zip(parts, ended, strict=True):
         pairs = [
             (i, own) for part, own in row for i in (next(read) if isinstance(part, str) else part)
         ]
-        pairs = [*pairs, (eos, row[-1][1])][:max_response]
+        pairs = [*pairs, *[(eos, row[-1][1])] * ends][:max_response]
         ids.append([i for i, _ in pairs])
         chosen.append([own for _, own in pairs])
     return ids, chosen
@@ -170,6 +177,11 @@ def encode_prompts(
             f"the shortest of {min(map(len, ids), default=0)} tokens; give "
             "at least one prompt, each of at least one token."
         )
+    return left_padded(ids)
+
+
+def left_padded(ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids of several prompts, padded on the left, and the mask of real tokens, both (B, P)."""
     width = max(map(len, ids))
     padded = [[0] * (width - len(row)) + row for row in ids]  # every model has an id 0
     mask = [[False] * (width - len(row)) + [True] * len(row) for row in ids]
@@ -182,6 +194,7 @@ def encode(
     responses: Sequence[Response],
     *,
     max_response: int | None = None,
+    append_eos: bool = True,
 ) -> Rollout:
     """Tokenise prompts and written responses as a Rollout.
 
@@ -197,6 +210,8 @@ def encode(
             EOS. Parts of others, such as a user's next turn, are not in `action_mask`.
         max_response: most tokens of a response, EOS included. A longer response is cut and has no
             EOS.
+        append_eos: False for responses that are not finished, such as a single step of a solution:
+            a response gets no EOS, except where its text ends in one.
 
     Raises:
         ValueError: a prompt is empty, something is not text, max_response is below 1, or the
@@ -208,7 +223,9 @@ def encode(
             if not isinstance(part, list):
                 check_text(part, "The response")
     prompt_ids, prompt_mask = encode_prompts(tokenizer, prompts)
-    ids, chosen = response_tokens(tokenizer, responses, max_response=max_response)
+    ids, chosen = response_tokens(
+        tokenizer, responses, max_response=max_response, append_eos=append_eos
+    )
     width = max(map(len, ids))
     padded = [row + [0] * (width - len(row)) for row in ids]
     mask = [[True] * len(row) + [False] * (width - len(row)) for row in ids]

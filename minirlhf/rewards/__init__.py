@@ -14,6 +14,7 @@ from minirlhf.rewards.model import (
     rollout_score,
     text_judge,
 )
+from minirlhf.rewards.process import process_score
 from minirlhf.rewards.rules import right_answer, right_steps, right_with_calculator
 from minirlhf.rewards.symbolic import same_symbolic_answer, symbolic_answer_reward
 
@@ -30,6 +31,7 @@ __all__ = [
     "normalise_scores",
     "parse_number",
     "prefix_scores",
+    "process_score",
     "reward_function",
     "ridge_judge",
     "right_answer",

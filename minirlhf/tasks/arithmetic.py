@@ -95,6 +95,19 @@ def steps_right(problem: str, response: str) -> list[bool]:
     return [after in reductions(before) for before, after in zip(chain, chain[1:], strict=False)]
 
 
+def right_step(prompt: str, before: str, step: str) -> bool:
+    """Whether one correct operation leads to this step, and = follows if it is not the last.
+
+    Args:
+        prompt: for example 8+5-2*3=. before: the steps before this one, with their =, or "".
+        step: the step with its end: 13-6= if another one follows, 7 if it is the last.
+    """
+    last = (prompt + before).removesuffix("=").rsplit("=", 1)[-1]
+    written = step.removesuffix("=")
+    is_last = NUMBER.fullmatch(written) is not None
+    return written in reductions(last) and step.endswith("=") != is_last
+
+
 def answer_of(response: str) -> int | None:
     """The number at the end of the chain, or after ~; None if there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]

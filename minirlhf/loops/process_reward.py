@@ -1,0 +1,261 @@
+"""Train a process reward model (PRM): for each step of a solution, the probability that it is good.
+
+    loss = mean over steps of -[y log p + (1 - y) log(1 - p)]        p = sigmoid(z)
+
+z is read at the last token of a step, so one forward pass reads all steps of a response. The labels
+y come from people, or from the policy itself: `continuation_labels` lets it finish the response
+several times after each step, and a rule checks the answers (Math-Shepherd).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from minirlhf.core.masking import aggregate
+from minirlhf.core.process_reward import process_reward_loss, step_labels
+from minirlhf.core.rollout import Rollout
+from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate, shuffled_batches
+from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.rows import check_tokens
+from minirlhf.models.adapters import Policy
+from minirlhf.models.fit import end_ids
+from minirlhf.models.forward import encode, left_padded, position_limit, text_of
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig, sample
+from minirlhf.models.steps import step_end_ids, step_logits, steps_of
+from minirlhf.runtime import History, OnStep, check, check_text, seed_all
+from minirlhf.tasks.formats import check_columns, check_rows
+
+
+@dataclass(frozen=True)
+class PRMConfig:
+    """Settings of a process reward model's training."""
+
+    step_end: str = "\n"  # text that ends a step; EOS always does
+    batch_size: int = 32  # responses per step
+    steps: int = 300
+    max_response: int = 128  # tokens, EOS included; longer responses are refused
+    optimiser: OptimiserConfig = OptimiserConfig(lr=3e-4)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "max_response"):
+            check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check("step_end", self.step_end, self.step_end != "", "the text that ends a step")
+
+
+def train_prm(
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    config: PRMConfig = PRMConfig(),
+    *,
+    history: History | None = None,
+    on_step: OnStep = lambda row: None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[ScalarModel, History]:
+    """Train `backbone` with a new head on columns `prompt`, `completions`, `labels`.
+
+    This is TRL's format of stepwise supervision. The steps of a response are joined by `step_end`;
+    EOS ends the last one.
+
+    Random numbers: the order of the rows is that of `shuffled_batches(..., config.seed)`; torch's
+    global generator, seeded with config.seed, draws the head's weights. Dropout is off.
+
+    Args:
+        dataset: completions is a list of texts, the steps; labels has a number from 0 to 1, True,
+            False or None (no label) for each.
+
+    Returns:
+        (a ScalarModel whose scores are the logits z, history). Rows of the history: loss (nats per
+        step; a nat is the unit of natural logarithms), grad_norm, and right: the share of labelled
+        steps with p and y on the same side of 1/2 (a y of 1/2 counts as below).
+
+    Raises:
+        ValueError: a row has no such values, a step has the text that ends steps, or a response is
+            too long.
+    """
+    rows = _with_text(dataset, config)
+    check_tokens(rows, tokenizer, backbone)
+    ends = step_end_ids(backbone, tokenizer, config.step_end)
+    _check_steps(rows, tokenizer, ends, config)
+    history = History() if history is None else history
+    seed_all(config.seed)
+    model = ScalarModel(backbone).eval()
+    optimizer = make_optimizer(model, config.optimiser)
+    run = (checkpoint or Checkpoint()).attach("prm", config, rows, [model], [optimizer], history)
+    batches = shuffled_batches(len(rows), config.batch_size, config.steps, config.seed)
+    for step, index in run.steps(batches):
+        # 1. The logit of each step, and its label.
+        some = rows[index.tolist()]
+        batch = encode(tokenizer, some["prompt"], some["completion"])
+        logits, is_step = step_logits(model, batch, ends)
+        labels = torch.zeros_like(logits)
+        labels[is_step] = torch.tensor(
+            [float("nan") if y is None else float(y) for row in some["labels"] for y in row],
+            device="cpu",
+        )
+        rated = is_step & ~labels.isnan()
+        # 2. The loss of each step, their mean, and its gradient.
+        loss = aggregate(process_reward_loss(logits, labels, rated), rated)
+        loss.backward()
+        # 3. Update and log.
+        set_learning_rate(optimizer, config.optimiser, step, config.steps)
+        grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
+        right = ((logits > 0) == (labels > 0.5))[rated].float().mean()
+        row = history.log(
+            "prm", step, steps=config.steps, loss=loss, right=right, grad_norm=grad_norm
+        )
+        on_step(row)
+    return model.eval(), history
+
+
+@torch.no_grad()
+def continuation_labels(
+    model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    responses: Rollout,
+    right: Callable[[list[str], list[str]], list[float]],
+    *,
+    step_end: str,
+    count: int = 8,
+    hard: bool = False,
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=96, temperature=1.0),
+    generator: torch.Generator | None = None,
+) -> Dataset:
+    """Label the steps of sampled responses without people: the policy finishes them, a rule checks.
+
+    The last step of a response is not continued. Its label is whether the response itself is right.
+    Responses that were cut off are left out.
+
+    Args:
+        prompts: B texts. responses: their B responses, as `models.sample` drew them.
+        right: (prompts, responses) -> 1.0 for each right response, else 0.0.
+        count: N, continuations of each step. Each has at most sampling.max_new_tokens tokens, and
+            fewer where the model reads no more.
+        hard: labels 1 or 0, whether any continuation is right; else the share that is.
+
+    Returns:
+        Columns prompt, completions, labels, as `train_prm` takes them.
+    """
+    ends, finals = step_end_ids(model, tokenizer, step_end), end_ids(model, tokenizer)
+    done = responses.finished(finals).tolist()
+    steps = [row if ok else [] for row, ok in zip(steps_of(responses, ends), done, strict=True)]
+    # 1. Every prefix that ends with a step which is not the last, N times.
+    places = [(b, s) for b, row in enumerate(steps) for s in range(len(row) - 1)]
+    prefixes = [[i for step in steps[b][: s + 1] for i in step] for b, s in places]
+    own = [
+        ids[mask].tolist()
+        for ids, mask in zip(responses.prompt_ids, responses.prompt_mask, strict=True)
+    ]
+    ended = [float("nan")] * (len(places) * count)
+    size = max(1, 512 // count)
+    for start in range(0, len(places), size):
+        some = range(start, min(start + size, len(places)))
+        prompt_ids, prompt_mask = left_padded([own[places[i][0]] + prefixes[i] for i in some])
+        room = (position_limit(model) or 10**9) - prompt_ids.shape[1] - 1  # one for EOS
+        check("positions left to continue a response", room, room >= 1, "at least 1")
+        drawn = sample(
+            model,
+            prompt_ids,
+            prompt_mask,
+            eos_id=finals,
+            config=replace(sampling, max_new_tokens=min(room, sampling.max_new_tokens)),
+            samples_per_prompt=count,
+            generator=generator,
+        )
+        texts, asked = [], []
+        for row, (ids, mask) in enumerate(
+            zip(drawn.response_ids, drawn.response_mask, strict=True)
+        ):
+            i = start + row // count
+            texts.append(
+                text_of(tokenizer, prefixes[i] + ids[mask].tolist(), skip_special_tokens=True)
+            )
+            asked.append(prompts[places[i][0]])
+        ended[start * count : start * count + len(texts)] = right(asked, texts)
+    # 2. One label for each step; that of the last one is the response's own.
+    of_place = torch.tensor(ended, device="cpu").view(-1, count).bool()
+    labels = step_labels(of_place[None], torch.ones(1, len(places), dtype=torch.bool), hard=hard)
+    labels_of = dict(zip(places, labels[0].tolist(), strict=True)) if places else {}
+    kept = [b for b, row in enumerate(steps) if row]
+    texts = [[text_of(tokenizer, s, skip_special_tokens=True) for s in steps[b]] for b in kept]
+    outcomes = right([prompts[b] for b in kept], ["".join(row) for row in texts])
+    return Dataset.from_list(
+        [
+            {
+                "prompt": prompts[b],
+                "completions": [step.removesuffix(step_end) for step in row],
+                "labels": [labels_of[b, s] for s in range(len(row) - 1)] + [float(outcome)],
+            }
+            for b, row, outcome in zip(kept, texts, outcomes, strict=True)
+        ]
+    )
+
+
+def _with_text(dataset: Dataset, config: PRMConfig) -> Dataset:
+    """The rows with a column `completion`, the whole response."""
+    check_columns(dataset, "prompt", "completions", "labels")
+    for number, row in enumerate(dataset):
+        _check_row(f"Row {number}", row, config)
+    texts = [config.step_end.join(steps) for steps in dataset["completions"]]
+    rows = {
+        "prompt": dataset["prompt"][:],
+        "completion": texts,
+        "labels": dataset["labels"][:],
+        "completions": dataset["completions"][:],
+    }
+    return check_rows(Dataset.from_dict(rows), "prompt", "completion")
+
+
+def _check_row(name: str, row: dict, config: PRMConfig) -> None:
+    """Refuse steps that are no texts, and labels that do not fit them."""
+    steps, labels = row["completions"], row["labels"]
+    for column in ("completions", "labels"):
+        if not isinstance(row[column], list) or not row[column]:
+            raise ValueError(
+                f"{name}: {column} is {row[column]!r:.60}; it must be a list with one value "
+                "for each step."
+            )
+    if len(steps) != len(labels):
+        raise ValueError(
+            f"{name} has {len(steps)} steps in completions and {len(labels)} labels; give each "
+            "step one label (None if nobody rated it)."
+        )
+    for number, (step, label) in enumerate(zip(steps, labels, strict=True)):
+        where = f"{name}, step {number}"
+        check_text(step, where)
+        is_last = number + 1 == len(steps)  # the response may end right after the step before
+        if config.step_end in step or not (step or is_last):
+            raise ValueError(
+                f"{where} is {step[:60]!r}; a step must have text, without {config.step_end!r}, "
+                "which ends a step (step_end)."
+            )
+        good = label is None or (isinstance(label, bool | int | float) and 0 <= label <= 1)
+        check(f"{where}: the label", label, good, "from 0 to 1, True, False or None (not rated)")
+
+
+def _check_steps(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...], config: PRMConfig
+) -> None:
+    """Refuse rows that are too long, or whose steps the tokenizer does not keep apart."""
+    for number, row in enumerate(rows):
+        batch = encode(tokenizer, [row["prompt"]], [row["completion"]])
+        length, found = batch.response_ids.shape[1], len(steps_of(batch, ends)[0])
+        if length > config.max_response:
+            raise ValueError(
+                f"Row {number}: the response has {length} tokens, EOS included; max_response is "
+                f"{config.max_response}. Give a larger number, or leave the row out."
+            )
+        if found != len(row["labels"]):
+            raise ValueError(
+                f"Row {number} has {len(row['labels'])} steps, but {found} as tokens: the "
+                f"tokenizer writes {config.step_end!r} together with what follows; choose another "
+                "step_end."
+            )

@@ -1,0 +1,145 @@
+"""The experiments on steps: what a checker reads, whom a reader blames, and a small run of each."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from minirlhf.core.process_reward import process_reward_score
+from minirlhf.experiments import steps
+from minirlhf.experiments.registry import EXPERIMENTS
+from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.models.load import load_policy
+from minirlhf.models.steps import step_end_ids, step_logits
+from minirlhf.tasks import arithmetic
+
+
+@pytest.fixture(scope="module")
+def start():
+    return load_policy(steps.MODEL)
+
+
+@pytest.mark.parametrize(
+    ("response", "found"),
+    [
+        ("8+5-6=13-6=7", [True, True, True]),
+        ("8+5-6=14-6=8", [True, False]),  # nobody reads on
+        ("7", [False]),
+        ("8+5-6=13-6=", [True, True, False]),  # an end where a step should stand
+        ("8+5-6=13-6", [True, False]),  # the same step without =: the policy stopped too early
+    ],
+)
+def test_a_checker_stops_at_the_first_wrong_step(response, found):
+    assert steps.checked_steps("8+5-2*3=", response) == found
+
+
+def test_picked_and_located_by_hand():
+    right = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    scores = torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0, 4.0, 0.0, 0.0])
+    assert steps.picked("a", scores, right)["a"] == 0.5
+    cases = Dataset.from_dict({"step": [0, 1, 2, 2]})
+    assert steps.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
+
+
+def test_a_reader_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
+    _, tokenizer = start
+    logits = torch.tensor([[2.0, -1.0, -5.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
+    mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
+    monkeypatch.setattr(steps, "step_logits", lambda *_: (logits, mask))
+    cases = Dataset.from_dict({"prompt": ["1+1="] * 3, "response": ["2"] * 3})
+    assert steps.reader_blame(None, tokenizer, cases, ()) == [1, 1, 0]
+
+
+def test_surprisal_blames_the_step_of_the_least_likely_token(start):
+    policy, tokenizer = start
+    cases = steps.planted_errors(arithmetic.problems("test", 5, levels=steps.LEVELS))
+    blamed = steps.surprisal_blame(policy, tokenizer, cases)
+    batch = encode(tokenizer, cases["prompt"][:], cases["response"][:])
+    with torch.no_grad():
+        logprobs = policy_logprobs(policy, batch)
+    for i, text in enumerate(cases["response"]):
+        at = logprobs[i, : len(text) + 1].argmin().item()
+        assert blamed[i] == text[:at].count("=")
+        assert not steps.checked_steps(cases["prompt"][i], text)[-1]
+        assert len(steps.checked_steps(cases["prompt"][i], text)) - 1 == cases["step"][i]
+
+
+def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
+    texts = ["13-6=7", "14-6=8", "14-6=8", "12=", "13-6=8"]
+    cases = steps.own_errors(["8+5-6="] * 5, texts, seed=0)
+    found = dict(zip(cases["response"], cases["step"], strict=True))
+    assert found == {"14-6=8": 0, "13-6=8": 1}
+
+
+@pytest.mark.slow
+def test_the_gate_of_tiny_long_steps(start):
+    """About one step in ten is wrong, and most problems are solved in some of 16 tries."""
+    row = steps.judged_steps(*start, seed=0)
+    assert 0.85 < row["step_right"] < 0.95
+    assert 0.4 < row["pass_1"] < 0.8 and row["pass_16"] > 0.9
+
+
+def small(monkeypatch):
+    monkeypatch.setattr(steps, "ASKED", 8)
+    monkeypatch.setattr(steps, "TRIES", 2)
+    monkeypatch.setattr(steps, "PROBE_EVERY", 1)
+    monkeypatch.setattr(steps, "PROBLEMS", 6)
+    monkeypatch.setattr(steps, "ROLLOUTS", 2)
+    monkeypatch.setattr(steps, "OWN", replace(steps.OWN, steps=2, batch_size=6))
+
+
+@pytest.mark.parametrize("variant", ["start", "step dpo", "whole responses"])
+def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
+    small(monkeypatch)
+    settings = EXPERIMENTS["steps"][variant] | {"seed": 0}
+    row, history = steps.steps_run(settings, steps.steps_config(settings), lambda row: None)
+    assert 0 <= row["pass_1"] <= row["pass_2"] <= 1
+    if variant == "start":
+        assert history == []
+        return
+    assert [r["step"] for r in history] == [0, 1, 2]
+    labels = [r["labels"] for r in history]
+    assert labels[0] == 0 < labels[1] < labels[2] == row["labels"]
+    assert row["answers"] == (24 if variant == "whole responses" else 0)
+
+
+@pytest.mark.slow
+def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
+    small(monkeypatch)
+    settings = EXPERIMENTS["step_readers"]["as they are"] | {"seed": 0}
+    config = replace(steps.steps_config(settings), steps=3, batch_size=4)
+    row, _ = steps.steps_run(settings, config, lambda row: None)
+    # every continuation and every response has one outcome; the rule labels as many steps
+    assert 0 <= row["labels, checked"] - row["labels, outcome"] <= 6
+    assert row["labels, soft"] == row["labels, hard"]
+    assert 0 <= row["best of 2, soft, min"] <= row["best possible"]
+
+
+def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch, start):
+    small(monkeypatch)
+    data = steps.training_rows(*start, seed=0)
+    soft, hard = data["soft"], data["hard"]
+    for a, b in zip(soft["labels"], hard["labels"], strict=True):
+        assert [float(y > 0) for y in a] == b
+    assert all(sum(y is not None for y in labels) == 1 for labels in data["outcome"]["labels"])
+    # the mean label of a prefix is the share of right ones among its continuations
+    prompt, completions, labels = soft[0]["prompt"], soft[0]["completions"], soft[0]["labels"]
+    first = [
+        row["labels"][-1]
+        for row in data["outcome"]
+        if row["prompt"] == prompt and row["completions"][0] == completions[0]
+    ]
+    # those of the first step come first, ROLLOUTS of them
+    assert sum(first[: steps.ROLLOUTS]) / steps.ROLLOUTS == labels[0]
+
+
+def test_scores_of_one_response_follow_from_its_steps(start):
+    policy, tokenizer = start
+    reader = steps.ScalarModel(policy.base_model).eval()
+    ends = step_end_ids(policy, tokenizer, "=")
+    batch = encode(tokenizer, ["8+5-6="], ["13-6=7"])
+    with torch.no_grad():
+        logits, mask = step_logits(reader, batch, ends)
+    total = process_reward_score(logits, mask, how="product").item()
+    assert total == pytest.approx(logits.sigmoid().log().sum().item(), abs=1e-5)
