@@ -202,7 +202,7 @@ def continuation_labels(
 def _with_text(dataset: Dataset, config: PRMConfig) -> Dataset:
     """The rows with a column `completion`, the whole response."""
     check_columns(dataset, "prompt", "completions", "labels")
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(dataset, start=1):
         _check_row(f"Row {number}", row, config)
     texts = [config.step_end.join(steps) for steps in dataset["completions"]]
     rows = {
@@ -228,10 +228,10 @@ def _check_row(name: str, row: dict, config: PRMConfig) -> None:
             f"{name} has {len(steps)} steps in completions and {len(labels)} labels; give each "
             "step one label (None if nobody rated it)."
         )
-    for number, (step, label) in enumerate(zip(steps, labels, strict=True)):
+    for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
         where = f"{name}, step {number}"
         check_text(step, where)
-        is_last = number + 1 == len(steps)  # the response may end right after the step before
+        is_last = number == len(steps)  # the response may end right after the step before
         if config.step_end in step or not (step or is_last):
             raise ValueError(
                 f"{where} is {step[:60]!r}; a step must have text, without {config.step_end!r}, "
@@ -245,7 +245,7 @@ def _check_steps(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...], config: PRMConfig
 ) -> None:
     """Refuse rows that are too long, or whose steps the tokenizer does not keep apart."""
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         batch = encode(tokenizer, [row["prompt"]], [row["completion"]])
         length, found = batch.response_ids.shape[1], len(steps_of(batch, ends)[0])
         if length > config.max_response:

@@ -198,16 +198,16 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"labels": [1.0]}, "Row 1 has 2 steps in completions and 1 labels"),
-        ({"labels": [1.0, -1.0]}, "Row 1, step 1: the label is -1.0"),
-        ({"labels": [1.0, float("nan")]}, "Row 1, step 1: the label is nan"),
-        ({"completions": ["13-6=7", "7"]}, "Row 1, step 0 is '13-6=7'"),
-        ({"completions": ["", "7"]}, "Row 1, step 0 is ''"),
-        ({"completions": []}, "Row 1: completions is"),
-        ({"completions": None}, "Row 1: completions is None"),
-        ({"labels": None}, "Row 1: labels is None"),
-        ({"completions": ["1+" * 12, "7"]}, "Row 1: the response has 27 tokens"),
-        ({"prompt": ""}, "Row 1: the prompt is empty"),
+        ({"labels": [1.0]}, "Row 2 has 2 steps in completions and 1 labels"),
+        ({"labels": [1.0, -1.0]}, "Row 2, step 2: the label is -1.0"),
+        ({"labels": [1.0, float("nan")]}, "Row 2, step 2: the label is nan"),
+        ({"completions": ["13-6=7", "7"]}, "Row 2, step 1 is '13-6=7'"),
+        ({"completions": ["", "7"]}, "Row 2, step 1 is ''"),
+        ({"completions": []}, "Row 2: completions is"),
+        ({"completions": None}, "Row 2: completions is None"),
+        ({"labels": None}, "Row 2: labels is None"),
+        ({"completions": ["1+" * 12, "7"]}, "Row 2: the response has 27 tokens"),
+        ({"prompt": ""}, "Row 2: the prompt is empty"),
     ],
 )
 def test_rows_that_cannot_be_meant_are_refused(row, words):
