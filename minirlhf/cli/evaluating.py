@@ -49,9 +49,8 @@ def responses_of(
     scores = scores_for(policies, read, by, batch_size=at_once)
     drawn: list[pd.DataFrame] = []
     compared = len(policies) == 2 and same_tokens(*policies)
-    for policy, rows, score in zip(
-        policies, read, scores, strict=False
-    ):  # read has the judge's too
+    prompts = read[: len(policies)]  # without the reward model's
+    for policy, rows, score in zip(policies, prompts, scores, strict=True):
         say(f"Sampling {count} responses to each of {len(rows):,} rows from the {policy.name} ...")
         drawn.append(
             scored_responses(

@@ -146,7 +146,7 @@ def evaluate(
     names = [name for name in (model, base) if name]
     if not sampled:
         by_whom = "the reward model" if scorer else "DPO's implicit reward"
-        say(f"Computed: how often {by_whom} is higher for the chosen response of a pair.")
+        say(f"Computed: how often {by_whom} prefers the chosen response of a pair.")
         pairs = pairs_for(readers, dataset, max_response=max_response, **reading)
         table = pair_table(readers, pairs, max_response, micro_batch or len(pairs), seed)
         write_tables({out: table})

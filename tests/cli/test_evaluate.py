@@ -1,6 +1,7 @@
 """minirlhf evaluate: two models on the same prompts, and how well pairs are predicted."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -33,14 +34,22 @@ def reward(completions, letter, **columns):
 """
 
 
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """Two policies, a reward model, held-out prompts and pairs, and a reward; in this folder."""
-    monkeypatch.chdir(tmp_path)
-    save_policy(ending_policy(), tiny_tokenizer(), "new")
-    save_policy(tiny_policy(1), tiny_tokenizer(), "old")
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two policies and a reward model."""
+    folder = tmp_path_factory.mktemp("models")
+    save_policy(ending_policy(), tiny_tokenizer(), folder / "new")
+    save_policy(tiny_policy(1), tiny_tokenizer(), folder / "old")
     torch.manual_seed(0)
-    ScalarModel(tiny_policy().base_model).save("judge", tiny_tokenizer())
+    ScalarModel(tiny_policy().base_model).save(folder / "judge", tiny_tokenizer())
+    return folder
+
+
+@pytest.fixture
+def tiny(models, tmp_path, monkeypatch):
+    """The models, held-out prompts and pairs, and a reward, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
     for name, rows in (("heldout", PROMPTS), ("pairs", PAIRS)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "mine.py").write_text(REWARD)
@@ -327,12 +336,12 @@ def test_chat_writes_the_prompts_with_the_template_of_the_model(tiny):
 
 def test_the_accuracy_of_a_reward_model_and_of_a_policy(tiny):
     text = said("--scorer", "judge", "--dataset", "pairs.jsonl", "--out", "t.csv")
-    assert "Computed: how often the reward model is higher for the chosen response" in text
+    assert "Computed: how often the reward model prefers the chosen response" in text
     assert "the longer answer is better" in text and "3 pairs." in text
     length = pd.read_csv("t.csv").accuracy[1]
     assert length == 0.5  # longer, shorter, equal
     text = said("--model", "new", "--base", "old", "--dataset", "pairs.jsonl", "--out", "u.csv")
-    assert "how often DPO's implicit reward is higher" in text
+    assert "how often DPO's implicit reward prefers" in text
     assert pd.read_csv("u.csv").accuracy[1] == length
 
 
