@@ -40,6 +40,9 @@ LISTED = {  # (panel, module) -> {command: summary}
         "sample": "Print responses that a language model samples.",
         "score": "Print the reward of every prefix of a response.",
     },
+    (START, "evaluation"): {
+        "evaluate": "Compare a model with its start, on data of your own.",
+    },
     (START, "label"): {
         "label": "Label pairs of reviews in the terminal.",
         "label-agreement": "Print how much the labels of people agree.",

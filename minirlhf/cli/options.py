@@ -10,6 +10,7 @@ from minirlhf.cli.limits import a_seed, only_with, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
 SAMPLING, RUN = "Sampling", "Run"
+TABLES = (".csv", ".jsonl")  # endings of the tables that a command writes
 
 
 def option(panel: str, help: str, *names: str, **given: Any) -> Any:
@@ -111,17 +112,22 @@ Recompute = Annotated[
 ]
 
 
-def _hold(folder: bool, model: bool = False) -> Callable:
+def _hold(folder: bool, model: bool = False, endings: tuple[str, ...] = ()) -> Callable:
     """The callback of an option for output: refuse at once what cannot be written or is in use.
 
     Args:
         folder: the option is a folder, else a file. model: the folder may hold only a model.
+        endings: of the file's name; empty: any.
     """
 
-    def callback(context: typer.Context, path: Path | None) -> Path | None:
-        from minirlhf.runtime import output_file, output_folder  # as above
+    def callback(
+        context: typer.Context, param: typer.CallbackParam, path: Path | None
+    ) -> Path | None:
+        from minirlhf.runtime import check, output_file, output_folder  # as above
 
         if path is not None and not context.resilient_parsing:
+            fits = not endings or path.suffix in endings
+            check(f"--{param.name}", str(path), fits, f"a file that ends in {' or '.join(endings)}")
             held = output_folder(path, model=model) if folder else output_file(path)
             context.with_resource(held)  # until the command ends
         return path
@@ -132,6 +138,11 @@ def _hold(folder: bool, model: bool = False) -> Callable:
 def out_file(help: str) -> Any:
     """An option for a file that the command writes."""
     return option(RUN, help, callback=_hold(folder=False))
+
+
+def out_table(help: str) -> Any:
+    """An option for a table that the command writes."""
+    return option(RUN, help, callback=_hold(folder=False, endings=TABLES))
 
 
 def out_folder(help: str, *, model: bool = False) -> Any:

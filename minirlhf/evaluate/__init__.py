@@ -2,10 +2,19 @@
 
 samples = evaluate.draw(model, tokenizer, prompts, samples_per_prompt=4, reference=sft)
 evaluate.summary(samples, {"gold": gold_judge()})          scores with 95 % intervals
+evaluate.compare(new, old)                                 is a model better than its start?
 evaluate.label_agreement(labels)                           people with the crowd and each other
 evaluate.token_table(batch, tokenizer, actor=actor, ...)   every number of every token
 """
 
+from minirlhf.evaluate.comparison import (
+    compare,
+    pair_accuracy,
+    scored_pairs,
+    scored_responses,
+    text_score,
+    verdict,
+)
 from minirlhf.evaluate.labels import label_agreement
 from minirlhf.evaluate.methods import (
     Samples,
@@ -26,17 +35,23 @@ from minirlhf.evaluate.tokens import token_table, token_text
 __all__ = [
     "Samples",
     "bootstrap",
+    "compare",
     "distinct_n",
     "draw",
     "first_samples",
     "label_agreement",
     "most_common_opening",
+    "pair_accuracy",
     "paired_difference",
     "pass_at_k",
     "pass_summary",
+    "scored_pairs",
+    "scored_responses",
     "sharpened_or_learned",
     "summary",
+    "text_score",
     "token_table",
     "token_text",
+    "verdict",
     "win_rate",
 ]

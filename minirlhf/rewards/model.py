@@ -91,7 +91,7 @@ def text_judge(
     tokenizer: PreTrainedTokenizerBase,
     *,
     batch_size: int = 64,
-    max_response: int = 64,
+    max_response: int | None = 64,
 ) -> Judge:
     """A judge of texts: the mean score, at EOS, of one or more reward models.
 
@@ -100,7 +100,8 @@ def text_judge(
     Args:
         models: the ensemble; one model is enough.
         batch_size: responses per forward pass.
-        max_response: tokens of a response that are read, EOS included; the rest is cut off.
+        max_response: tokens of a response that are read, EOS included; the rest is cut off. None:
+            all.
 
     Returns:
         (prompts, responses) -> scores (B,).

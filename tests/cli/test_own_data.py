@@ -22,6 +22,7 @@ from minirlhf.loops.ppo import PPOConfig
 from minirlhf.loops.preference import LOSSES, DPOConfig
 from minirlhf.loops.reward import RewardConfig
 from minirlhf.models.load import load_policy, load_scalar, save_policy
+from minirlhf.rewards.model import text_judge
 from minirlhf.runtime import ROOT, SMOLLM2
 from minirlhf.tasks import reviews, sources
 from tests.loops.test_preference_loop import AT_THE_START
@@ -338,9 +339,14 @@ def test_the_code_of_the_readme_runs(tiny):
 
 
 def test_the_code_on_your_own_data_runs(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # it writes a file
-    _, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
+    monkeypatch.chdir(tmp_path)  # it writes files
+    names, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
     assert stages == ["dpo", "sft", "grpo", "grpo", "ppo"]
+    assert list(names["table"].model) == ["new", "base"] and names["table"].kl[0] > 0
+    # what transformers gives, with the numbers of scalar.json, is the score
+    model, tokenizer = load_scalar(tmp_path / "out" / "scorer")
+    expected = text_judge([model], tokenizer)(["the film\n"], ["A warm, funny film."]).item()
+    assert names["score"] == pytest.approx(expected, abs=1e-2)  # it computes in float16
 
 
 def test_the_code_of_the_page_on_the_code_runs(tiny):

@@ -1,0 +1,99 @@
+"""What `evaluate` computes: scored responses of policies, and how well pairs are predicted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+
+from minirlhf.cli.readers import Reader, same_tokens
+from minirlhf.cli.terminal import say
+from minirlhf.core.rollout import Score
+from minirlhf.evaluate import pair_accuracy, scored_pairs, scored_responses, text_score
+from minirlhf.models.forward import position_limit, prompt_tokens
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.sampling import SamplingConfig
+from minirlhf.rewards.function import reward_function
+from minirlhf.rewards.model import text_judge
+
+
+def pair_table(
+    readers: list[Reader], pairs: Dataset, max_response: int | None, at_once: int, seed: int
+) -> pd.DataFrame:
+    """The accuracy of a reward model, or of a policy and its reference, on pairs."""
+    models = [reader.model for reader in readers]
+    parts = ["reward_model"] if len(models) == 1 else ["policy", "reference"]
+    given: dict[str, Any] = dict(zip(parts, models, strict=True))
+    scored = scored_pairs(
+        pairs, readers[0].tokenizer, max_response=max_response, batch_size=at_once, **given
+    )
+    return pair_accuracy(scored, bootstrap_seed=seed)
+
+
+def responses_of(
+    policies: list[Reader],
+    read: list[Dataset],
+    by: Any,
+    config: SamplingConfig,
+    count: int,
+    micro_batch: int,
+    seed: int,
+) -> list[pd.DataFrame]:
+    """The scored responses of each policy; the first one's with its KL from the second.
+
+    Args:
+        read, by: the prompts and what scores, as `scores_for` takes them.
+        count: responses to each prompt.
+    """
+    at_once = micro_batch or len(read[0]) * count
+    scores = scores_for(policies, read, by, batch_size=at_once)
+    drawn: list[pd.DataFrame] = []
+    compared = len(policies) == 2 and same_tokens(*policies)
+    prompts = read[: len(policies)]  # without the reward model's
+    for policy, rows, score in zip(policies, prompts, scores, strict=True):
+        say(f"Sampling {count} responses to each of {len(rows):,} rows from the {policy.name} ...")
+        drawn.append(
+            scored_responses(
+                policy.backbone,
+                policy.tokenizer,
+                rows["prompt"][:],
+                score,
+                samples_per_prompt=count,
+                reference=policies[1].backbone if compared and not drawn else None,
+                config=config,
+                seed=seed,
+                batch_size=at_once,
+            )
+        )
+    return drawn
+
+
+def scores_for(
+    policies: list[Reader],
+    read: list[Dataset],
+    by: Callable | Reader,
+    *,
+    batch_size: int,
+) -> list[Score]:
+    """The score of each policy's responses.
+
+    Args:
+        read: what `prompts_for` returned, for the policies and then for a reward model.
+        by: a reward function, or the reward model.
+        batch_size: responses that the reward model reads at once.
+
+    Raises:
+        ValueError: the function needs an argument that the dataset does not have.
+    """
+    if not isinstance(by, Reader):
+        return [
+            reward_function(by, policy.tokenizer, rows)
+            for policy, rows in zip(policies, read, strict=True)
+        ]
+    assert isinstance(by.model, ScalarModel)
+    prompts, limit = read[-1]["prompt"][:], position_limit(by.backbone)
+    room = limit and limit - max(map(len, prompt_tokens(by.tokenizer, prompts)))
+    if room and not all(same_tokens(by, policy) for policy in policies):
+        say(f"The {by.name} has another tokenizer. It reads at most {room} tokens of a response.")
+    judge = text_judge([by.model], by.tokenizer, batch_size=batch_size, max_response=room)
+    return [text_score(judge, policy.tokenizer, prompts) for policy in policies]
