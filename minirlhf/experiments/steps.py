@@ -116,7 +116,7 @@ OWN = DPOConfig(
 )
 
 
-def steps_config(settings: dict) -> dict:
+def steps_config(settings: dict) -> Any:
     """Settings of a run: `way` is "start", "step", "whole" or "readers"; `given` changes OWN."""
     dpo = replace(OWN, seed=settings["seed"], **settings.get("given", {}))
     return {
@@ -227,9 +227,7 @@ def readers_run(
         backbone = trainable(policy).base_model
         reader, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
         row[f"loss, {name}"] = sum(r["loss"] for r in history[-50:]) / 50
-        read = in_batches(
-            lambda batch, reader=reader: step_logits(reader, batch, ends), tokenizer, prompts, texts
-        )
+        read = in_batches(logits_of(reader, ends), tokenizer, prompts, texts)
         for how in STEP_AGGREGATIONS:
             scores = torch.cat([process_reward_score(*r, how=how) for r in read])
             row |= picked(f"best of {TRIES}, {name}, {how}", scores, right)
@@ -299,7 +297,7 @@ def training_rows(
     for prompt, text in zip(more, texts, strict=True):
         steps = text.split("=")
         if count < len(outcome) and all(steps):
-            labels = [float(y) for y in checked_steps(prompt, text)]
+            labels: list[float | None] = [float(y) for y in checked_steps(prompt, text)]
             count += len(labels)
             labels += [None] * (len(steps) - len(labels))
             checked.append({"prompt": prompt, "completions": steps, "labels": labels})
@@ -359,6 +357,11 @@ def planted_errors(found: list[arithmetic.Problem]) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def logits_of(reader: ScalarModel, ends: tuple[int, ...]) -> Callable[[Rollout], tuple]:
+    """The function that reads the logits of a batch's steps, and their mask."""
+    return lambda batch: step_logits(reader, batch, ends)
+
+
 def reader_blame(
     reader: ScalarModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -367,7 +370,7 @@ def reader_blame(
 ) -> list[int]:
     """The first step whose probability is below 1/2; if there is none, the step with the lowest."""
     logits, mask = in_batches(
-        lambda batch: step_logits(reader, batch, ends),
+        logits_of(reader, ends),
         tokenizer,
         cases["prompt"][:],
         cases["response"][:],

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from datasets import Dataset
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.core.masking import aggregate
 from minirlhf.core.process_reward import process_reward_loss, step_labels
@@ -50,7 +49,7 @@ class PRMConfig:
 
 
 def train_prm(
-    backbone: nn.Module,
+    backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: PRMConfig = PRMConfig(),
@@ -185,8 +184,8 @@ def continuation_labels(
     labels = step_labels(of_place[None], torch.ones(1, len(places), dtype=torch.bool), hard=hard)
     labels_of = dict(zip(places, labels[0].tolist(), strict=True)) if places else {}
     kept = [b for b, row in enumerate(steps) if row]
-    texts = [[text_of(tokenizer, s, skip_special_tokens=True) for s in steps[b]] for b in kept]
-    outcomes = right([prompts[b] for b in kept], ["".join(row) for row in texts])
+    written = [[text_of(tokenizer, s, skip_special_tokens=True) for s in steps[b]] for b in kept]
+    outcomes = right([prompts[b] for b in kept], ["".join(row) for row in written])
     return Dataset.from_list(
         [
             {
@@ -194,7 +193,7 @@ def continuation_labels(
                 "completions": [step.removesuffix(step_end) for step in row],
                 "labels": [labels_of[b, s] for s in range(len(row) - 1)] + [float(outcome)],
             }
-            for b, row, outcome in zip(kept, texts, outcomes, strict=True)
+            for b, row, outcome in zip(kept, written, outcomes, strict=True)
         ]
     )
 
