@@ -16,7 +16,7 @@ DPO and KTO (Xiong et al. 2024).
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from einops import rearrange
@@ -51,6 +51,8 @@ PICKS = ("best and worst", "rejection", "labels")
 
 class OwnConfig(Protocol):
     """What `train_on_own` reads of the settings of a loop on the policy's own responses."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def refresh(self) -> int: ...
