@@ -133,7 +133,7 @@ def agent(
     own, error_rate = tool_of(tool) if tool else None, error_rate or 0.0
     start, tokenizer = load_policy(model)
     refresh = ceil(steps / iterations)
-    allowed = f"one that {steps} steps can be divided into, such as {ceil(steps / refresh)}"
+    allowed = f"a number of parts for steps = {steps}, such as {ceil(steps / refresh)}"
     check("iterations", iterations, ceil(steps / refresh) == iterations, allowed)
     config = multi_turn_config(
         {"method": method, "follows": reference_follows, "seed": seed},

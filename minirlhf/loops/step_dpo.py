@@ -229,7 +229,7 @@ class _Checks:
         # bool_ is the True of numpy
         if not (isinstance(right, bool | int | float | numpy.bool_) and right in (0, 1)):
             raise PromptError(
-                f"{named} returned {str(right)[:60]!r}, of type {type(right).__name__}, {given}; "
+                f"{named} returned {repr(right)[:60]}, of type {type(right).__name__}, {given}; "
                 "it must be True or False.",
                 row,
             )

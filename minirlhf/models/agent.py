@@ -79,7 +79,7 @@ class TextTool:
         if not isinstance(answer, str):
             kind = type(answer).__name__
             raise ValueError(
-                f"{named} returned {str(answer)[:60]!r}, of type {kind}; it must be text; {given}."
+                f"{named} returned {repr(answer)[:60]}, of type {kind}; it must be text; {given}."
             )
         written = spelled_tokens(self.tokenizer, answer)
         if {self.tokenizer.eos_token_id, self.tokenizer.unk_token_id} & {*written}:
