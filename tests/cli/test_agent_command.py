@@ -12,7 +12,7 @@ from minirlhf.experiments.multi_turn import multi_turn_config
 from minirlhf.models.load import load_policy, same_weights, save_policy
 from minirlhf.runtime import History
 from minirlhf.show.progress import Progresses
-from minirlhf.tasks.calculator import OUTCOMES
+from minirlhf.tasks.calculator import OUTCOMES, Calculator
 from tests.models.test_tool import TOKENIZER, policy
 
 TOOL = """
@@ -94,7 +94,17 @@ def test_the_defaults_are_those_of_the_experiment(monkeypatch, tmp_path):
     ],
 )
 def test_a_stopped_run_resumes_to_the_same_weights(more, files, method, own, monkeypatch):
-    """The calculator's wrong results are drawn as if the run had never stopped."""
+    """The tool's random answers are drawn as if the run had never stopped."""
+
+    class Noisy(Calculator):
+        def run(self, ids):
+            return [self.ids[self.draw.choice("123456789")]]
+
+    def ones(prompts, completions, **columns):
+        return [text.count("1") for text in completions]
+
+    monkeypatch.setattr(agent, "Calculator", Noisy)
+    monkeypatch.setattr(agent, "right_with_calculator", ones)
     given = {"steps": 4, "files": files}
     more = [*more, "--method", method]
     said(run(own, *more, **given))
@@ -109,6 +119,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(more, files, method, own, mon
         assert "stop" in str(run(own, *more, "--save-every", 1e-9, **given).exception)
     assert "Continues after step 2 of 4." in said(run(own, *more, "--resume", **given))
     assert same_weights(load_policy(own / "out")[0], load_policy(own / "whole")[0])
+    assert not same_weights(load_policy(own / "out")[0], load_policy(own / "policy")[0])
 
 
 def test_a_mended_tool_goes_on_as_if_it_had_never_failed(own):
