@@ -115,7 +115,7 @@ def agent(
     resume: Resume = False,
     check_only: CheckOnly = False,
 ) -> None:
-    """Train a policy that calls a tool, on its own responses.
+    """Train a policy that calls a tool, on its own turns.
 
     The policy writes until its call ends. The tool appends its answer, and the policy goes on. The
     loss counts only what the policy wrote. On your own prompts, tool and reward are files of yours.

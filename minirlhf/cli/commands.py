@@ -90,7 +90,7 @@ LISTED = {  # (panel, module) -> {command: summary}
         "prm": "Train a process reward model: one score per step.",
     },
     (TURNS, "agent"): {
-        "agent": "Train a policy that calls a tool, on its own responses.",
+        "agent": "Train a policy that calls a tool, on its own turns.",
     },
     (EXPERIMENTS, "experiment"): {
         "experiment": "Run an experiment over several seeds and record it.",

@@ -81,7 +81,7 @@ def prm(
             DATA,
             "Longest response in tokens, EOS included. Longer ones are refused.",
             show_default="what the model reads",
-            callback=whole(1),
+            callback=whole(0),  # where 0 is too few, PRMConfig says so
         ),
     ] = None,
     step_end: StepEnd = None,
@@ -137,7 +137,7 @@ def prm(
         step_end=step_end_of(step_end, dataset),
         batch_size=batch_size,
         steps=steps,
-        max_response=max_response or LONGEST,
+        max_response=LONGEST if max_response is None else max_response,
         optimiser=OptimiserConfig(lr=lr, micro_batch=micro_batch),
         seed=seed,
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from minirlhf.cli.limits import whole
+from minirlhf.cli.limits import share, whole
 from minirlhf.cli.options import DATA, LOSS, MODEL, OPTIMISER, option
 
 METHODS = ("grpo", "dpo", "kto")  # of agent
@@ -36,7 +36,12 @@ StepEnd = Annotated[
 ]
 ErrorRate = Annotated[
     float | None,
-    option(DATA, "Share of the calculator's results that are wrong, 0 to 1.", show_default="0"),
+    option(
+        DATA,
+        "Share of the calculator's results that are wrong, from 0 to 1.",
+        show_default="0",
+        callback=share,
+    ),
 ]
 Iterations = Annotated[
     int,
