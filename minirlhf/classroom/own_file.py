@@ -1,13 +1,14 @@
 """Runs a Python file of the user's own: with a time limit, and without side effects on the run."""
 
 import importlib.util
+import inspect
 import io
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TextIO
@@ -45,16 +46,77 @@ def reward_of(path: Path) -> Callable:
     Raises:
         ValueError: the file is missing, cannot be run, or has no function of that name.
     """
-    if not path.is_file():
-        raise ValueError(f"--reward is '{path}'; it must be a Python file with a function reward.")
-    function = getattr(module_of(path), "reward", None)
-    sys.path.append(str(path.absolute().parent))
-    if not callable(function):
+    reward = "reward(prompts, completions, **columns), which returns one number for each completion"
+    return _function(_loaded(path, "--reward", "a function reward"), path, "reward", reward)
+
+
+def judge_of(path: Path) -> Callable[[str, str, str], bool]:
+    """The function `right_step` of a Python file, as `train_step_dpo` takes it.
+
+    Raises:
+        ValueError: as `reward_of`; or its arguments are not prompt, before and step.
+    """
+    module = _loaded(path, "--judge", "a function right_step")
+    wanted = "right_step(prompt, before, step)"
+    judge = _function(module, path, "right_step", f"{wanted}, which returns True or False")
+    _can_be_called(judge, path, wanted, "prompt", "before", "step")
+    return judge
+
+
+def tool_of(path: Path) -> tuple[str, Callable[[str], str]]:
+    """(`CALL_END`, the function `run`) of a Python file, as `TextTool` takes them.
+
+    Raises:
+        ValueError: as `reward_of`; or there is no CALL_END, or `run` does not take one text.
+    """
+    module = _loaded(path, "--tool", "a function run and a text CALL_END")
+    run = _function(module, path, "run", "run(text), which returns the text of the answer")
+    _can_be_called(run, path, "run(text)", "")
+    call_end = getattr(module, "CALL_END", None)
+    if not isinstance(call_end, str) or not call_end:
+        given = "has no CALL_END" if call_end is None else f"sets CALL_END to {call_end!r}"
         raise ValueError(
-            f"{path.name} has no function reward; define reward(prompts, completions, **columns), "
-            "which returns one number for each completion."
+            f"{path.name} {given}; set it to the text of the token that ends a call, such as "
+            'CALL_END = "</call>".'
         )
+    return call_end, run
+
+
+def _loaded(path: Path, option: str, needed: str) -> ModuleType:
+    """The module of an option's file, which can import files beside it at any time."""
+    if not path.is_file():
+        raise ValueError(f"{option} is '{path}'; it must be a Python file with {needed}.")
+    module = module_of(path)
+    sys.path.append(str(path.absolute().parent))
+    return module
+
+
+def _function(module: ModuleType, path: Path, name: str, wanted: str) -> Callable:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{path.name} has no function {name}; define {wanted}.")
     return function
+
+
+def _can_be_called(function: Callable, path: Path, wanted: str, *names: str) -> None:
+    """Check that a function can be called with these values, in this order.
+
+    Args:
+        wanted: how it is called, such as right_step(prompt, before, step).
+        names: of its first arguments. "": the name does not matter.
+    """
+    good, taken = False, "arguments that cannot be read"  # of some builtins
+    with suppress(TypeError, ValueError):
+        signature = inspect.signature(function)
+        taken = str(signature)
+        signature.bind(*names)  # TypeError: too many or too few
+        found = signature.parameters
+        good = all(name in ("", its_name) for name, its_name in zip(names, found, strict=False))
+    if not good:
+        raise ValueError(
+            f"{path.name}: {wanted.partition('(')[0]} takes {taken}; define {wanted}, with these "
+            "arguments in this order. Further ones need a default."
+        )
 
 
 class _Output(io.TextIOBase):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 START, TRAIN, EXPERIMENTS, CLASS = "Start here", "Train", "Experiments", "Class"
 GROUP = "Train without a critic: GRPO and its family"
+TURNS = "Train on steps and turns"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,15 @@ LISTED = {  # (panel, module) -> {command: summary}
         "remax": "ReMax: baseline is the score of the greedy response.",
         "reinforce++": "REINFORCE++: advantages whitened over the batch.",
         "reinforce++-baseline": "REINFORCE++ with group-mean baseline and a KL loss.",
+    },
+    (TURNS, "step_dpo"): {
+        "step-dpo": "Step-DPO: DPO on single steps of written solutions.",
+    },
+    (TURNS, "prm"): {
+        "prm": "Train a process reward model: one score per step.",
+    },
+    (TURNS, "agent"): {
+        "agent": "Train a policy that calls a tool, on its own turns.",
     },
     (EXPERIMENTS, "experiment"): {
         "experiment": "Run an experiment over several seeds and record it.",

@@ -91,16 +91,20 @@ AllRows = Annotated[
     int | None,
     option(DATA, "Rows to read of --dataset.", show_default="all", callback=count_rows),
 ]
-Prompts = Annotated[
-    str,
-    option(
+
+
+def prompts_option(default: str) -> Any:
+    """The option --dataset of prompts. `default` says what is used where it is left out."""
+    return option(
         DATA,
         "Prompts of your own: the dataset as for dpo. Responses in it are not used.",
         "--dataset",
-        show_default="titles of films",
+        show_default=default,
         callback=not_empty,
-    ),
-]
+    )
+
+
+Prompts = Annotated[str, prompts_option("titles of films")]
 ScorerOrReward = Annotated[
     str | None,
     option(

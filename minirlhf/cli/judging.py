@@ -1,13 +1,15 @@
 """How a trained policy does on held-out prompts, printed."""
 
+import torch
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.cli.terminal import console, say
-from minirlhf.evaluate import sharpened_or_learned
+from minirlhf.evaluate import bootstrap, paired_difference, sharpened_or_learned
 from minirlhf.experiments.practice import ASKED, TRIES, judged
 from minirlhf.models.adapters import Policy, merged
 from minirlhf.models.load import load_policy
+from minirlhf.tasks.calculator import OUTCOMES
 
 
 def print_judged(policy: Policy, tokenizer: PreTrainedTokenizerBase, start: str, seed: int) -> None:
@@ -35,4 +37,26 @@ def print_passes(before: dict, after: dict) -> None:
     say(
         "Judged by the 95 % intervals of the paired differences, this is "
         f"{sharpened_or_learned(before, after)}."
+    )
+
+
+def print_steps(before: dict, after: dict, *, asked: int, samples: int) -> None:
+    """Right answers and right steps on held-out problems, before and after training."""
+    title = f"{asked} held-out problems, {samples} samples of each"
+    table = Table("", "right answers", "95 % interval", "right steps", title=title)
+    for name, row in (("before", before), ("after", after)):
+        low, high = bootstrap(torch.tensor(row["pass_1_by_prompt"], device="cpu"))
+        interval = f"{low:.1%} to {high:.1%}"
+        table.add_row(name, f"{row['pass_1']:.1%}", interval, f"{row['step_right']:.1%}")
+    console.print(table)
+    gain, low, high = paired_difference(after["pass_1_by_prompt"], before["pass_1_by_prompt"])
+    say(f"Change of right answers: {gain:+.1%} (95 % interval {low:+.1%} to {high:+.1%}).")
+
+
+def print_asked(when: str, row: dict[str, float]) -> None:
+    """Right answers on held-out problems, and what the policy did with its calculator."""
+    shares = ", ".join(f"{name} {row[name]:.0%}" for name in OUTCOMES)
+    say(
+        f"Held-out problems {when}: {row['right']:.1%} right (95 % interval {row['low']:.1%} to "
+        f"{row['high']:.1%}); {shares}."
     )

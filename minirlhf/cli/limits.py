@@ -44,6 +44,13 @@ def not_negative(param: typer.CallbackParam, value: float | None) -> float | Non
     return value
 
 
+def share(param: typer.CallbackParam, value: float | None) -> float | None:
+    """The callback of an option: a share, from 0 to 1."""
+    good = value is None or value == 0 or 1e-30 <= value <= 1
+    _check(param, value, good, "0, or from 1e-30 to 1")
+    return value
+
+
 def not_empty(context: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
     """The callback of an option for a name or path: "" is refused where it was given.
 

@@ -1,5 +1,6 @@
 """What the commands that sample responses train on: prompts and a score."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,77 @@ class Sampled(NamedTuple):
     score: Score
     monitors: dict[str, Score]
     names: list[str]  # of the prompts' rows in their file; empty where they are of no file
+
+
+class PromptRows(NamedTuple):
+    """What responses are sampled to."""
+
+    prompts: list[str]
+    data: Dataset | None  # their rows, with the other columns; None where they are of no file
+    names: list[str]  # of the rows in their file
+
+
+def read_prompts(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    usual: Callable[[], list[str]],
+    *,
+    max_new_tokens: int,
+    dataset: str = "",
+    rows: int | None = None,
+    columns: str = "",
+    skip_invalid: bool = False,
+    chat: bool = False,
+    max_prompt: int | None = None,
+    others: Callable[[], dict[str, AnyModel]] = dict,
+    check_only: bool = False,
+) -> PromptRows:
+    """The prompts of a command, by its options, checked as tokens.
+
+    Args:
+        usual: gives the prompts where there is no dataset.
+        others: loads the models that read the prompts besides the policy, after the dataset was
+            read.
+        max_new_tokens, check_only: as in `prompts_and_score`.
+
+    Raises:
+        ValueError: an option needs --dataset, or the dataset cannot be used.
+    """
+    of_dataset(
+        dataset,
+        rows=rows,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        chat=chat,
+        max_prompt=max_prompt,
+    )
+    if not dataset:
+        prompts = usual()
+        if check_only:
+            as_rows = Dataset.from_dict({"prompt": prompts})
+            print_lengths(as_rows, tokenizer, policy, max_new_tokens=max_new_tokens)
+        return PromptRows(prompts, None, [])
+    data = named_prompts(
+        dataset,
+        tokenizer,
+        rows=rows,
+        columns=parse_columns(columns),
+        skip_invalid=skip_invalid,
+        chat=chat,
+        say=say,
+    )
+    data, report = checked_rows(
+        data,
+        tokenizer,
+        policy,
+        max_new_tokens=max_new_tokens,
+        max_prompt=max_prompt,
+        responses=(),  # what the dataset answers is for the reward
+        skip_invalid=skip_invalid,
+        check_only=check_only,
+        others=others(),
+    )
+    return PromptRows(list(data["prompt"]), data, report.names)
 
 
 def prompts_and_score(
@@ -63,46 +135,30 @@ def prompts_and_score(
         ValueError: an option needs --dataset, the dataset cannot be used, or the reward's file or
             the reward model cannot. Or both a scorer and a reward are given.
     """
-    of_dataset(
-        dataset,
+    only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
+    finished(scorer)
+    own = None if reward is None else reward_of(reward)
+    score = None
+
+    def readers() -> dict[str, AnyModel]:
+        nonlocal score
+        score = None if own is not None else scored_by(scorer or SCORER, policy, tokenizer)
+        return also_reading(score, critic=critic)
+
+    prompts, data, names = read_prompts(
+        policy,
+        tokenizer,
+        reviews.rl_prompts,
+        max_new_tokens=max_new_tokens,
+        dataset=dataset,
         rows=rows,
         columns=columns,
         skip_invalid=skip_invalid,
         chat=chat,
         max_prompt=max_prompt,
+        others=readers,
+        check_only=check_only,
     )
-    only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
-    finished(scorer)
-    own = None if reward is None else reward_of(reward)
-    data = None
-    score = None
-    if dataset:
-        data = named_prompts(
-            dataset,
-            tokenizer,
-            rows=rows,
-            columns=parse_columns(columns),
-            skip_invalid=skip_invalid,
-            chat=chat,
-            say=say,
-        )
-        score = None if own is not None else scored_by(scorer or SCORER, policy, tokenizer)
-        data, report = checked_rows(
-            data,
-            tokenizer,
-            policy,
-            max_new_tokens=max_new_tokens,
-            max_prompt=max_prompt,
-            responses=(),  # what the dataset answers is for the reward
-            skip_invalid=skip_invalid,
-            check_only=check_only,
-            others=also_reading(score, critic=critic),
-        )
-    prompts = reviews.rl_prompts() if data is None else list(data["prompt"])
-    if check_only and data is None:
-        as_rows = Dataset.from_dict({"prompt": prompts})
-        print_lengths(as_rows, tokenizer, policy, max_new_tokens=max_new_tokens)
-    names = [] if data is None else report.names
     if own is not None:
         return Sampled(prompts, reward_function(own, tokenizer, data), {}, names)
     if score is not None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import typer
@@ -76,8 +76,13 @@ def running(
                     error.add_note(f"Prompt {error.prompt + 1} is {prompts[error.prompt]}.")
                 raise
     except Checked:
-        say("Checked: the first step can begin. Nothing was trained or written (--check-only).")
-        raise typer.Exit from None
+        end_checked()
+
+
+def end_checked() -> NoReturn:
+    """End a command that was given --check-only, with exit code 0."""
+    say("Checked: the first step can begin. Nothing was trained or written (--check-only).")
+    raise typer.Exit from None
 
 
 def resuming() -> str:

@@ -165,6 +165,35 @@ def outcome_shares(
     return {name: named[name] / len(prompts) for name in calculator.OUTCOMES}
 
 
+def asked_once(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    tool: Tool,
+    *,
+    seed: int,
+    asked: int = ASKED,
+    config: SamplingConfig = SAMPLING,
+) -> dict[str, float]:
+    """One sample for each of so many held-out problems, with this tool.
+
+    Returns:
+        right: share of right answers. low, high: its 95 % interval over problems. And the share of
+        each of `calculator.OUTCOMES`.
+    """
+    prompts = [p.prompt for p in calculator.problems("test", asked)]
+    drawn = sample_text(
+        policy, tokenizer, prompts, config=config, seed=3000 + seed, batch_size=asked, tool=tool
+    )[0]
+    right = torch.tensor(right_with_calculator(prompts, decode(tokenizer, drawn)), device="cpu")
+    low, high = evaluate.bootstrap(right)
+    named = Counter(
+        calculator.outcome(prompt.removesuffix("="), text)
+        for prompt, text in zip(prompts, written_by_policy(drawn, tokenizer), strict=True)
+    )
+    shares = {name: named[name] / asked for name in calculator.OUTCOMES}
+    return {"right": right.mean().item(), "low": low, "high": high, **shares}
+
+
 def written_by_policy(batch: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokens of each response that the policy chose, as text, without EOS."""
     return [

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf import evaluate
-from minirlhf.core.rollout import Rollout
+from minirlhf.core.rollout import Rollout, Score
 from minirlhf.experiments.agent import ASKED, SAMPLING, judged_agent
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import GroupFormulas
@@ -17,57 +17,72 @@ from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.losses import DPOFormulas
 from minirlhf.loops.online import OnlineConfig, pairs_of, responses_of, train_online
 from minirlhf.loops.preference import DPOConfig
-from minirlhf.models.adapters import Policy
+from minirlhf.models.adapters import Policy, SomePolicy
 from minirlhf.models.agent import Tool
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode, encode_prompts, policy_logprobs
 from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import sample, sample_text
+from minirlhf.models.sampling import SamplingConfig, sample, sample_text
 from minirlhf.rewards.function import reward_function
 from minirlhf.rewards.rules import right_with_calculator
-from minirlhf.runtime import OnStep, Row
+from minirlhf.runtime import History, OnStep, Row
 from minirlhf.tasks.calculator import Calculator, problems
 from minirlhf.tour import trainable
 
 ITERATIONS, REFRESH = 3, 12  # sample, pair, train; steps of each iteration
 SAMPLES, PROMPTS = 8, 32  # responses to a prompt, prompts of a step
+OPTIMISER = OptimiserConfig(lr=1e-4)
 
 
-def multi_turn_config(settings: dict) -> OnlineConfig | GroupConfig:
+def multi_turn_config(
+    settings: dict,
+    *,
+    steps: int = ITERATIONS * REFRESH,
+    refresh: int = REFRESH,
+    prompts: int = PROMPTS,
+    samples: int = SAMPLES,
+    beta: float = 0.1,
+    missing_eos_penalty: float = 0.0,
+    sampling: SamplingConfig = SAMPLING,
+    optimiser: OptimiserConfig = OPTIMISER,
+) -> OnlineConfig | GroupConfig:
     """Settings of a run: `method` is "start", "dpo", "kto" or "grpo", and `follows` a bool.
 
     follows: after each iteration the reference becomes the policy; else it stays the start. The
     tool's settings are in `multi_turn_run`.
+
+    Args:
+        refresh: steps of an iteration. prompts: of a step. samples: responses to each.
     """
-    steps, seed = ITERATIONS * REFRESH, settings["seed"]
+    seed = settings["seed"]
     if settings["method"] in ("grpo", "start"):
         return GroupConfig.named(
             "grpo",
             steps=steps,
-            prompts_per_step=PROMPTS,
-            group_size=SAMPLES,
-            minibatch_size=PROMPTS * SAMPLES,
+            prompts_per_step=prompts,
+            group_size=samples,
+            minibatch_size=prompts * samples,
             epochs=1,
-            missing_eos_penalty=0.0,
+            missing_eos_penalty=missing_eos_penalty,
             kl=KLConfig(kl_coef=0.0),
-            sampling=SAMPLING,
-            optimiser=OptimiserConfig(lr=1e-4),
+            sampling=sampling,
+            optimiser=optimiser,
             seed=seed,
         )
     return OnlineConfig(
-        samples=SAMPLES,
-        refresh=REFRESH,
+        samples=samples,
+        refresh=refresh,
         pick="labels" if settings["method"] == "kto" else "best and worst",
-        missing_eos_penalty=0.0,
-        sampling=SAMPLING,
+        missing_eos_penalty=missing_eos_penalty,
+        sampling=sampling,
         dpo=DPOConfig(
             loss=settings["method"],
-            beta=0.1,
+            beta=beta,
             steps=steps,
-            batch_size=PROMPTS,
-            max_response=SAMPLING.max_new_tokens + 1,
-            sync_every=REFRESH if settings.get("follows") else 0,
-            optimiser=OptimiserConfig(lr=1e-4),
+            batch_size=prompts,
+            max_response=sampling.max_new_tokens + 1,
+            sync_every=refresh if settings.get("follows") else 0,
+            optimiser=optimiser,
             seed=seed,
         ),
     )
@@ -91,7 +106,7 @@ def multi_turn_run(
     draw: Callable[..., Rollout] = partial(sample, tool=tool)
     if not settings.get("mask", True):
         draw = unmasked(draw)
-    practice = [p.prompt for p in problems("train", 10_000, seed=1)]
+    practice = practice_problems()
     held_out = [p.prompt for p in problems("test", ASKED)]
     probed: list[dict] = []
 
@@ -121,16 +136,38 @@ def multi_turn_run(
     with_: dict[str, Any] = {"reference": policy, "on_step": watch}
     if settings["method"] != "start":
         torch.manual_seed(seed)
-        if isinstance(config, OnlineConfig):
-            formulas = replace(DPOFormulas(), sample=draw)
-            train_online(actor, tokenizer, practice, score, config, formulas=formulas, **with_)
-        else:
-            group = replace(GroupFormulas(), sample=draw)
-            train_group(actor, tokenizer, practice, score, config, formulas=group, **with_)
+        train_multi_turn(actor, tokenizer, practice, score, config, draw, **with_)
     judge = Calculator(tokenizer, error_rate=errs, seed=200 + seed)
     row = judged_agent(actor, tokenizer, seed=seed, tool=judge)
     judge = Calculator(tokenizer, error_rate=errs, seed=300 + seed)
     return row | margins(actor, policy, tokenizer, held_out, judge, seed=seed), probed
+
+
+def practice_problems() -> list[str]:
+    """10,000 prompts of the training split."""
+    return [p.prompt for p in problems("train", 10_000, seed=1)]
+
+
+def train_multi_turn(
+    model: SomePolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    score: Score,
+    config: OnlineConfig | GroupConfig,
+    draw: Callable[..., Rollout],
+    **with_: Any,
+) -> tuple[SomePolicy, History]:
+    """`train_online` or `train_group`, as the settings have it.
+
+    Args:
+        draw: samples responses; `partial(sample, tool=...)` for a policy that can call a tool.
+        with_: further arguments of both loops, such as on_step and checkpoint.
+    """
+    if isinstance(config, OnlineConfig):
+        formulas = replace(DPOFormulas(), sample=draw)
+        return train_online(model, tokenizer, prompts, score, config, formulas=formulas, **with_)
+    group = replace(GroupFormulas(), sample=draw)
+    return train_group(model, tokenizer, prompts, score, config, formulas=group, **with_)
 
 
 def unmasked(draw: Callable[..., Rollout]) -> Callable[..., Rollout]:

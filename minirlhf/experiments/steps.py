@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,20 +63,30 @@ def train_tiny_long_steps(
     return model, tokenizer, history
 
 
-def judged_steps(policy: Policy, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> dict:
+def judged_steps(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    asked: int = ASKED,
+    samples: int = TRIES,
+) -> dict:
     """Evaluate a policy on held-out long problems.
+
+    Args:
+        asked: how many problems. samples: of each.
 
     Returns:
         The numbers of `evaluate.pass_summary`, and step_right: the share of right steps among those
         of single samples, each up to and including its first wrong step.
     """
-    prompts = [p.prompt for p in arithmetic.problems("test", ASKED, levels=LEVELS)]
+    prompts = [p.prompt for p in arithmetic.problems("test", asked, levels=LEVELS)]
     row = evaluate.pass_summary(
         policy,
         tokenizer,
         prompts,
         right_answer,
-        samples=TRIES,
+        samples=samples,
         seed=1000 + seed,
         config=SAMPLING,
     )
@@ -106,6 +117,11 @@ def checked_steps(prompt: str, response: str) -> list[bool]:
     return found
 
 
+def long_problems() -> list[str]:
+    """10,000 prompts of the training split."""
+    return [p.prompt for p in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
+
+
 # One step of Step-DPO and of DPO samples responses to as many prompts.
 OWN = DPOConfig(
     beta=0.1,
@@ -119,7 +135,7 @@ OWN = DPOConfig(
 def steps_config(settings: dict) -> Any:
     """Settings of a run: `way` is "start", "step", "whole" or "readers"; `given` changes OWN."""
     dpo = replace(OWN, seed=settings["seed"], **settings.get("given", {}))
-    return {
+    configs: dict[str, Any] = {
         "step": StepDPOConfig(
             step_end="=", max_step=24, sampling=SAMPLING, dpo=replace(dpo, append_eos=False)
         ),
@@ -132,7 +148,8 @@ def steps_config(settings: dict) -> Any:
             seed=settings["seed"],
         ),
         "start": dpo,
-    }[settings["way"]]
+    }
+    return configs[settings["way"]]
 
 
 def steps_run(settings: dict, config: Any, on_step: OnStep) -> tuple[dict, list[dict]]:
@@ -151,7 +168,7 @@ def steps_run(settings: dict, config: Any, on_step: OnStep) -> tuple[dict, list[
     if settings["way"] == "readers":
         return readers_run(policy, tokenizer, config, on_step), []
     actor, count = trainable(policy), {"labels": 0, "answers": 0}
-    practice = [p.prompt for p in arithmetic.problems("train", 10_000, seed=1, levels=LEVELS)]
+    practice = long_problems()
     asked = arithmetic.problems("test", ASKED, levels=LEVELS)
     probed: list[dict] = []
 
@@ -227,7 +244,7 @@ def readers_run(
         backbone = trainable(policy).base_model
         reader, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
         row[f"loss, {name}"] = sum(r["loss"] for r in history[-50:]) / 50
-        read = in_batches(logits_of(reader, ends), tokenizer, prompts, texts)
+        read = in_batches(partial(step_logits, reader, ends=ends), tokenizer, prompts, texts)
         for how in STEP_AGGREGATIONS:
             scores = torch.cat([process_reward_score(*r, how=how) for r in read])
             row |= picked(f"best of {TRIES}, {name}, {how}", scores, right)
@@ -357,11 +374,6 @@ def planted_errors(found: list[arithmetic.Problem]) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def logits_of(reader: ScalarModel, ends: tuple[int, ...]) -> Callable[[Rollout], tuple]:
-    """The function that reads the logits of a batch's steps, and their mask."""
-    return lambda batch: step_logits(reader, batch, ends)
-
-
 def reader_blame(
     reader: ScalarModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -370,7 +382,7 @@ def reader_blame(
 ) -> list[int]:
     """The first step whose probability is below 1/2; if there is none, the step with the lowest."""
     logits, mask = in_batches(
-        logits_of(reader, ends),
+        partial(step_logits, reader, ends=ends),
         tokenizer,
         cases["prompt"][:],
         cases["response"][:],

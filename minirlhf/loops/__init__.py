@@ -27,7 +27,7 @@ from minirlhf.loops.preference import (
     train_dpo,
 )
 from minirlhf.loops.pretrain import PretrainConfig, new_gpt2, train_base, train_tokenizer
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels, train_prm
+from minirlhf.loops.process_reward import PRMConfig, continuation_labels, judged_prm, train_prm
 from minirlhf.loops.reward import (
     RewardConfig,
     RewardFormulas,
@@ -79,6 +79,7 @@ __all__ = [
     "continuation_labels",
     "distinct_texts",
     "fit_rows",
+    "judged_prm",
     "linear_decay",
     "make_optimizer",
     "micro_batches",

@@ -34,7 +34,7 @@ from minirlhf.loops.checkpoint_fit import (
     fits,
     flat,
 )
-from minirlhf.loops.formulas import function_signature, identity
+from minirlhf.loops.formulas import function_signature, identity, tool_of
 from minirlhf.models.adapters import LanguageModel
 from minirlhf.runtime import History, check, output_file, reason
 
@@ -74,7 +74,7 @@ class Checkpoint:
     An error inside `with`, such as one of the reward function, saves the run as it was before the
     step that failed, if no weight has changed in that step. A note of the error says where. A
     KeyboardInterrupt that is no Ctrl-C does the same and raises Stopped. When
-    the run is resumed, the score may be another one (MAY_CHANGE); a sentence says so.
+    the run is resumed, the score or the tool may be another one (MAY_CHANGE); a sentence says so.
 
     A save that fails does not end the run: a sentence is printed, and the run goes on.
 
@@ -172,6 +172,8 @@ class Checkpoint:
                 )
             if score is not None:
                 facts["score"] = function_signature(score)
+            if (tool := tool_of(formulas)) is not None:
+                facts["tool"] = function_signature(tool.run)
             if isinstance(reference, torch.nn.Module):
                 facts["reference"] = fingerprint([reference])
             self.config = json.loads(json.dumps(flat(facts | self.origin | asdict(config))))

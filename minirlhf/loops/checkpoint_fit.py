@@ -14,6 +14,7 @@ from datasets import Dataset
 MICRO_BATCH = "the micro-batch, which rounds differently"
 MAY_CHANGE = {  # mending these is a reason to resume: setting -> what is said
     "score": "the score (the reward function, or what it reads)",
+    "tool": "the tool (its function, or what it reads)",
     "optimiser.micro_batch": MICRO_BATCH,
     "actor.micro_batch": MICRO_BATCH,
     "dpo.optimiser.micro_batch": MICRO_BATCH,

@@ -36,14 +36,26 @@ def identity(formulas: "DataclassInstance") -> dict[str, str | None]:
     default arguments and the global functions, classes and values that it reads. Functions of the
     package and of libraries count by their name. The value is None if something has no source to
     read: a function typed at a prompt, or a model. A run with such a formula cannot be recognised
-    later.
+    later. A tool that `sample` is given is left out: it may be mended, as a score may (`tool_of`).
     """
     replaced = {
-        field.name: getattr(formulas, field.name)
+        field.name: _without_tool(getattr(formulas, field.name))
         for field in fields(formulas)
         if getattr(formulas, field.name) is not field.default
     }
     return {name: _signature(function) for name, function in replaced.items()}
+
+
+def tool_of(formulas: "DataclassInstance | None") -> Any:
+    """The tool in `sample=partial(sample, tool=...)`; None without one."""
+    return getattr(getattr(formulas, "sample", None), "keywords", {}).get("tool")
+
+
+def _without_tool(function: Callable) -> Callable:
+    if not isinstance(function, functools.partial) or "tool" not in function.keywords:
+        return function
+    others = {name: value for name, value in function.keywords.items() if name != "tool"}
+    return functools.partial(function.func, *function.args, **others)
 
 
 def function_signature(function: Callable) -> str:
@@ -125,8 +137,9 @@ def _is_of_a_library(thing: object) -> bool:
 
 
 def _is_plain_object(thing: object) -> bool:
-    """Whether an object can be called and its class is a user's own, written in Python."""
-    written = inspect.isfunction(getattr(type(thing), "__call__", None))  # noqa: B004
+    """Whether an object can be called, or is a tool, and its class is written in Python."""
+    called = "run" if hasattr(thing, "call_end") else "__call__"
+    written = inspect.isfunction(getattr(type(thing), called, None))
     return written and not isinstance(thing, torch.nn.Module)
 
 

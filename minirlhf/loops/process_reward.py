@@ -27,8 +27,10 @@ from minirlhf.models.forward import encode, left_padded, position_limit, text_of
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.models.steps import step_end_ids, step_logits, steps_of
-from minirlhf.runtime import History, OnStep, check, check_text, seed_all
+from minirlhf.runtime import History, OnStep, check, seed_all
 from minirlhf.tasks.formats import check_columns, check_rows
+from minirlhf.tasks.reports import ORIGIN, counted
+from minirlhf.tasks.stepwise import check_steps
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,9 @@ def train_prm(
         ValueError: a row has no such values, a step has the text that ends steps, or a response is
             too long.
     """
-    rows = _with_text(dataset, config)
+    rows = step_rows(dataset, tokenizer, backbone, config)
     check_tokens(rows, tokenizer, backbone)
     ends = step_end_ids(backbone, tokenizer, config.step_end)
-    _check_steps(rows, tokenizer, ends, config)
     history = History() if history is None else history
     seed_all(config.seed)
     model = ScalarModel(backbone).eval()
@@ -90,28 +91,73 @@ def train_prm(
     run = (checkpoint or Checkpoint()).attach("prm", config, rows, [model], [optimizer], history)
     batches = shuffled_batches(len(rows), config.batch_size, config.steps, config.seed)
     for step, index in run.steps(batches):
-        # 1. The logit of each step, and its label.
-        some = rows[index.tolist()]
-        batch = encode(tokenizer, some["prompt"], some["completion"])
-        logits, is_step = step_logits(model, batch, ends)
-        labels = torch.zeros_like(logits)
-        labels[is_step] = torch.tensor(
-            [float("nan") if y is None else float(y) for row in some["labels"] for y in row],
-            device="cpu",
-        )
-        rated = is_step & ~labels.isnan()
-        # 2. The loss of each step, their mean, and its gradient.
-        loss = aggregate(process_reward_loss(logits, labels, rated), rated)
-        loss.backward()
+        count = sum(y is not None for labels in rows[index.tolist()]["labels"] for y in labels)
+        losses, sides = torch.zeros((), device="cpu"), []
+        for part in config.optimiser.split(index):
+            # 1. The logit of each step, and its label.
+            logits, labels, rated = _read(model, tokenizer, rows[part.tolist()], ends)
+            # 2. The loss of each step, their mean, and its gradient.
+            of_steps = process_reward_loss(logits, labels, rated)
+            loss = aggregate(of_steps, rated, denominator=float(count))
+            loss.backward()
+            losses += loss.detach()
+            sides.append(((logits > 0) == (labels > 0.5))[rated])
         # 3. Update and log.
         set_learning_rate(optimizer, config.optimiser, step, config.steps)
         grad_norm = clipped_step(model, optimizer, config.optimiser.max_grad_norm)
-        right = ((logits > 0) == (labels > 0.5))[rated].float().mean()
+        right = torch.cat(sides).float().mean()
         row = history.log(
-            "prm", step, steps=config.steps, loss=loss, right=right, grad_norm=grad_norm
+            "prm", step, steps=config.steps, loss=losses, right=right, grad_norm=grad_norm
         )
         on_step(row)
     return model.eval(), history
+
+
+def _read(
+    model: ScalarModel, tokenizer: PreTrainedTokenizerBase, some: dict, ends: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(logits, labels, whether there is a label), each (B, S), of some rows of `step_rows`."""
+    batch = encode(tokenizer, some["prompt"], some["completion"])
+    logits, is_step = step_logits(model, batch, ends)
+    labels = torch.zeros_like(logits)
+    labels[is_step] = torch.tensor(
+        [float("nan") if y is None else y for row in some["labels"] for y in row], device="cpu"
+    )
+    return logits, labels, is_step & ~labels.isnan()
+
+
+@torch.no_grad()
+def judged_prm(
+    model: ScalarModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    config: PRMConfig = PRMConfig(),
+) -> dict[str, float]:
+    """Evaluate a process reward model on labelled steps, such as rows that were held out.
+
+    Args:
+        dataset: as of `train_prm`.
+
+    Returns:
+        loss: nats per step. right: share of labelled steps with p and y on the same side of 1/2.
+        usual: the same share for a model that always says the more frequent side. steps: number of
+        labelled steps.
+    """
+    rows = step_rows(dataset, tokenizer, model.backbone, config)
+    ends = step_end_ids(model.backbone, tokenizer, config.step_end)
+    found = []
+    for index in torch.arange(len(rows), device="cpu").split(config.batch_size):
+        logits, labels, rated = _read(model, tokenizer, rows[index.tolist()], ends)
+        losses = process_reward_loss(logits, labels, rated)
+        found.append([x[rated] for x in (losses, logits, labels)])
+    loss, logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    good = (labels > 0.5).float().mean().item()
+    return {
+        "loss": loss.mean().item(),
+        "right": ((logits > 0) == (labels > 0.5)).float().mean().item(),
+        "usual": max(good, 1 - good),
+        "steps": len(labels),
+    }
 
 
 @torch.no_grad()
@@ -198,63 +244,67 @@ def continuation_labels(
     )
 
 
-def _with_text(dataset: Dataset, config: PRMConfig) -> Dataset:
-    """The rows with a column `completion`, the whole response."""
+def step_rows(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: nn.Module,
+    config: PRMConfig,
+    *,
+    skip_invalid: bool = False,
+    say: Callable[[str], object] = print,
+) -> Dataset:
+    """Labelled steps with a column `completion`, the whole response, checked as tokens.
+
+    Args:
+        dataset: as of `train_prm`. A column `row_of_file` names the rows in messages.
+        model: its end tokens end a step.
+        skip_invalid: leave out rows that cannot be used, instead of refusing them.
+        say: is called with a sentence about the rows that were left out.
+
+    Raises:
+        ValueError: a row has no such values, is too long, or has steps that the tokenizer does not
+            keep apart.
+    """
     check_columns(dataset, "prompt", "completions", "labels")
+    ends = step_end_ids(model, tokenizer, config.step_end)
+    made, faults = [], []
     for number, row in enumerate(dataset, start=1):
-        _check_row(f"Row {number}", row, config)
-    texts = [config.step_end.join(steps) for steps in dataset["completions"]]
-    rows = {
-        "prompt": dataset["prompt"][:],
-        "completion": texts,
-        "labels": dataset["labels"][:],
-        "completions": dataset["completions"][:],
-    }
-    return check_rows(Dataset.from_dict(rows), "prompt", "completion")
+        origin = row.get(ORIGIN)
+        where = f"{origin['source']}, row {origin['row']}" if origin else f"Row {number}"
+        try:
+            check_steps(row, where, config.step_end)
+            labels = [None if y is None else float(y) for y in row["labels"]]
+            row = row | {"completion": config.step_end.join(row["completions"]), "labels": labels}
+            _check_tokens_of(row, where, tokenizer, ends, config)
+            made.append(row)
+        except ValueError as fault:
+            if not skip_invalid:
+                raise
+            faults.append(fault)
+    if faults:
+        check("rows that can be used", 0, bool(made), f"at least 1. The first fault: {faults[0]}")
+        say(f"Left out: {counted(len(faults))} of {len(dataset)}. The first: {faults[0]}")
+    return check_rows(Dataset.from_list(made), "prompt", "completion")
 
 
-def _check_row(name: str, row: dict, config: PRMConfig) -> None:
-    """Refuse steps that are no texts, and labels that do not fit them."""
-    steps, labels = row["completions"], row["labels"]
-    for column in ("completions", "labels"):
-        if not isinstance(row[column], list) or not row[column]:
-            raise ValueError(
-                f"{name}: {column} is {row[column]!r:.60}; it must be a list with one value "
-                "for each step."
-            )
-    if len(steps) != len(labels):
-        raise ValueError(
-            f"{name} has {len(steps)} steps in completions and {len(labels)} labels; give each "
-            "step one label (None if nobody rated it)."
-        )
-    for number, (step, label) in enumerate(zip(steps, labels, strict=True), start=1):
-        where = f"{name}, step {number}"
-        check_text(step, where)
-        is_last = number == len(steps)  # the response may end right after the step before
-        if config.step_end in step or not (step or is_last):
-            raise ValueError(
-                f"{where} is {step[:60]!r}; a step must have text, without {config.step_end!r}, "
-                "which ends a step (step_end)."
-            )
-        good = label is None or (isinstance(label, bool | int | float) and 0 <= label <= 1)
-        check(f"{where}: the label", label, good, "from 0 to 1, True, False or None (not rated)")
-
-
-def _check_steps(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...], config: PRMConfig
+def _check_tokens_of(
+    row: dict,
+    where: str,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: tuple[int, ...],
+    config: PRMConfig,
 ) -> None:
-    """Refuse rows that are too long, or whose steps the tokenizer does not keep apart."""
-    for number, row in enumerate(rows, start=1):
-        batch = encode(tokenizer, [row["prompt"]], [row["completion"]])
-        length, found = batch.response_ids.shape[1], len(steps_of(batch, ends)[0])
-        if length > config.max_response:
-            raise ValueError(
-                f"Row {number}: the response has {length} tokens, EOS included; max_response is "
-                f"{config.max_response}. Give a larger number, or leave the row out."
-            )
-        if found != len(row["labels"]):
-            raise ValueError(
-                f"Row {number} has {len(row['labels'])} steps, but {found} as tokens: the "
-                f"tokenizer writes {config.step_end!r} together with what follows; choose another "
-                "step_end."
-            )
+    """Refuse a row that is too long, or whose steps the tokenizer does not keep apart."""
+    batch = encode(tokenizer, [row["prompt"]], [row["completion"]])
+    length, found = batch.response_ids.shape[1], len(steps_of(batch, ends)[0])
+    if length > config.max_response:
+        raise ValueError(
+            f"{where}: the response has {length} tokens, EOS included; max_response is "
+            f"{config.max_response}. Give a larger number, or leave the row out."
+        )
+    if found != len(row["labels"]):
+        raise ValueError(
+            f"{where} has {len(row['labels'])} steps, but {found} as tokens: the tokenizer writes "
+            f"{config.step_end!r} together with what follows; choose another step_end "
+            "(--step-end)."
+        )

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -35,7 +36,8 @@ from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode_prompts, left_padded, text_of
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.models.steps import step_end_ids, steps_of
-from minirlhf.runtime import History, OnStep, Row, check, seed_all
+from minirlhf.runtime import History, OnStep, PromptError, Row, check, seed_all
+from minirlhf.runtime.shared import raised, settings_kept
 
 # (prompt, steps before, step with its end) -> whether the step is right
 StepJudge = Callable[[str, str, str], bool]
@@ -95,6 +97,7 @@ def train_step_dpo(
         judge: (prompt, steps before, step) -> True if the step is right. All three are texts; the
             steps before and the step include the text that ends a step. A step without it is the
             last one. It is empty if the policy ended the response right after the step before.
+            What the judge sets in torch is set back.
         reference: the reference policy; by default a copy of the model.
         checkpoint: where the run is saved and resumed from.
 
@@ -103,13 +106,20 @@ def train_step_dpo(
         (their number). A step that samples new responses also logs: right (share of responses that
         are finished and have no wrong step), labels (steps checked, per batch of prompts) and
         mended (share of the first wrong steps for which a try was right).
+
+    Raises:
+        PromptError: the judge raised, or returned something else than True or False (1 or 0).
     """
     generator = seed_all(config.dpo.seed)
     ends = step_end_ids(model, tokenizer, config.step_end)
 
     def make(texts: list[str], index: torch.Tensor, step: int) -> tuple[Rows, Row]:
         some = [texts[i] for i in index]
-        return step_pairs(model, tokenizer, some, judge, config, ends, generator, formulas)
+        try:
+            return step_pairs(model, tokenizer, some, judge, config, ends, generator, formulas)
+        except PromptError as error:
+            error.prompt = int(index[error.prompt])  # among all prompts
+            raise
 
     return train_on_own(
         "step_dpo",
@@ -160,13 +170,13 @@ def step_pairs(
         config=config.sampling,
         generator=generator,
     )
-    checks = _Checks(tokenizer, judge)
+    checks = _Checks(tokenizer, judge, prompts)
     # 1. The first wrong step of each response.
     wrong: dict[int, tuple[list[int], list[int]]] = {}  # number of the prompt: (prefix, step)
     for row, steps in enumerate(steps_of(batch, ends)):
         before: list[int] = []
         for step in steps:
-            if not checks.is_right(prompts[row], before, step):
+            if not checks.is_right(row, before, step):
                 wrong[row] = (before, step)
                 break
             before = before + step
@@ -177,7 +187,7 @@ def step_pairs(
     tries = _tries(model, batch, wrong, config, ends, generator, formulas)
     for (row, (before, rejected)), written in zip(wrong.items(), tries, strict=True):
         for step in written:
-            if checks.is_right(prompts[row], before, step):
+            if checks.is_right(row, before, step):
                 rows["prompt"].append(prompts[row])
                 rows["chosen"].append([(before, False)] * bool(before) + [(step, True)])
                 rows["rejected"].append([(before, False)] * bool(before) + [(rejected, True)])
@@ -190,17 +200,40 @@ def step_pairs(
 class _Checks:
     """Checks of steps. A step that is written again in the same place is not checked again."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, judge: StepJudge) -> None:
-        self.tokenizer, self.judge, self.count = tokenizer, judge, 0
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, judge: StepJudge, prompts: list[str]
+    ) -> None:
+        self.tokenizer, self.judge, self.prompts, self.count = tokenizer, judge, prompts, 0
         self.known: dict[tuple, bool] = {}
 
-    def is_right(self, prompt: str, before: list[int], step: list[int]) -> bool:
-        key = (prompt, tuple(before), tuple(step))
+    def is_right(self, row: int, before: list[int], step: list[int]) -> bool:
+        """What the judge says of a step of the response to prompt `row`, which counts from 0."""
+        key = (self.prompts[row], tuple(before), tuple(step))
         if key not in self.known:
-            read = [text_of(self.tokenizer, x, skip_special_tokens=True) for x in (before, step)]
-            self.known[key] = bool(self.judge(prompt, *read))
+            self.known[key] = self._asked(row, before, step)
             self.count += 1
         return self.known[key]
+
+    def _asked(self, row: int, before: list[int], step: list[int]) -> bool:
+        read = [text_of(self.tokenizer, x, skip_special_tokens=True) for x in (before, step)]
+        prompt = self.prompts[row]
+        named = f"The judge {getattr(self.judge, '__name__', type(self.judge).__name__)}"
+        given = f"for the step {read[1][:60]!r} after {read[0][-60:]!r} of prompt {prompt[:60]!r}"
+        try:
+            with settings_kept():
+                right = self.judge(prompt, *read)
+        except KeyboardInterrupt:  # Ctrl-C
+            raise
+        except BaseException as error:
+            raise PromptError(f"{named} {raised(error, self.judge)}, {given}.", row) from error
+        # bool_ is the True of numpy
+        if not (isinstance(right, bool | int | float | numpy.bool_) and right in (0, 1)):
+            raise PromptError(
+                f"{named} returned {repr(right)[:60]}, of type {type(right).__name__}, {given}; "
+                "it must be True or False.",
+                row,
+            )
+        return bool(right)
 
 
 def _tries(

@@ -10,7 +10,7 @@ from minirlhf.models.adapters import (
     reference_of,
     with_lora,
 )
-from minirlhf.models.agent import Tool
+from minirlhf.models.agent import TextTool, Tool
 from minirlhf.models.cost import (
     LLAMA_7B,
     LLAMA_70B,
@@ -74,6 +74,7 @@ __all__ = [
     "Shape",
     "SharedCritic",
     "TINY_REVIEWS",
+    "TextTool",
     "Tool",
     "activation_bytes",
     "check_fit",

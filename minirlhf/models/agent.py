@@ -10,9 +10,15 @@ nothing is decoded and tokenised again, so the ids that are trained on are those
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
+
+from minirlhf.models.forward import spelled_tokens, text_of
+from minirlhf.runtime import check
+from minirlhf.runtime.shared import raised, settings_kept
 
 
 class Tool(Protocol):
@@ -27,6 +33,61 @@ class Tool(Protocol):
     call_end: int
 
     def run(self, ids: list[int]) -> list[int]: ...
+
+
+class TextTool:
+    """A tool from a function of texts.
+
+    The function is given the response so far as text. Its answer is tokenised and appended. The
+    policy's own ids stay as they were sampled. What the function sets in torch is set back.
+
+    Args:
+        tokenizer: the policy's.
+        call_end: the text of one token of the tokenizer: a call ends where the policy writes it.
+        function: text of the response so far, the call's end included -> text that is appended. A
+            special token in the answer is text, like any other characters. "" appends nothing.
+
+    Raises:
+        ValueError: `call_end` is not one token, or ends a response. When called: the function
+            raised, or its answer is no text or cannot be written with this tokenizer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, call_end: str, function: Callable[[str], str]
+    ) -> None:
+        known = isinstance(call_end, str) and call_end in tokenizer.get_vocab()
+        ids = [tokenizer.get_vocab()[call_end]] if known else []
+        if isinstance(call_end, str) and not known:
+            ids = tokenizer(call_end, add_special_tokens=False).input_ids
+        one = len(ids) == 1 and text_of(tokenizer, ids) == call_end
+        allowed = "a text that is one token of the policy's tokenizer, and not its end of sequence"
+        check("The end of a call", call_end, one and ids[0] != tokenizer.eos_token_id, allowed)
+        self.tokenizer, self.call_end, self.function = tokenizer, int(ids[0]), function
+
+    def run(self, ids: list[int]) -> list[int]:
+        """The ids of the function's answer to the response so far."""
+        so_far = text_of(self.tokenizer, ids)
+        named = f"The tool's function {getattr(self.function, '__name__', 'run')}"
+        given = f"it was given the response {so_far[-60:]!r}"
+        try:
+            with settings_kept():
+                answer = self.function(so_far)
+        except KeyboardInterrupt:  # Ctrl-C
+            raise
+        except BaseException as error:
+            raise ValueError(f"{named} {raised(error, self.function)}; {given}.") from error
+        if not isinstance(answer, str):
+            kind = type(answer).__name__
+            raise ValueError(
+                f"{named} returned {repr(answer)[:60]}, of type {kind}; it must be text; {given}."
+            )
+        written = spelled_tokens(self.tokenizer, answer)
+        if {self.tokenizer.eos_token_id, self.tokenizer.unk_token_id} & {*written}:
+            raise ValueError(
+                f"{named} returned {answer[:60]!r}, which has characters that the tokenizer cannot "
+                f"write; {given}."
+            )
+        return written
 
 
 class Turns:

@@ -3,11 +3,10 @@
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.models.adapters import Policy
 from minirlhf.runtime import check
 
 
-def end_ids(model: Policy, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The ids of the tokens that end a response; the tokenizer's EOS comes first.
 
     A chat model often has several, such as an end of turn and an end of text. They are the EOS of

@@ -86,6 +86,11 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, text: str, kept: dict[str, int]
     return ids
 
 
+def spelled_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text in which every special token is text, also those of a template."""
+    return _spelled(tokenizer, text, {})
+
+
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
     """Token ids of each prompt, as a policy reads it.
 

@@ -1,11 +1,11 @@
 """Where the steps of a written solution begin and end, in token ids."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.process_reward import by_step, step_ends
 from minirlhf.core.rollout import Rollout
-from minirlhf.models.adapters import Policy
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import token_scores
 from minirlhf.models.heads import ScalarModel
@@ -13,7 +13,7 @@ from minirlhf.runtime import check
 
 
 def step_end_ids(
-    model: Policy, tokenizer: PreTrainedTokenizerBase, step_end: str
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, step_end: str
 ) -> tuple[int, ...]:
     """The ids that end a step: the model's end tokens, then tokens whose text ends in `step_end`.
 

@@ -37,11 +37,9 @@ import functools
 import inspect
 import math
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +50,7 @@ from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, prompt_tokens, text_of
 from minirlhf.runtime import PromptError, check
-from minirlhf.runtime.shared import settings_kept
+from minirlhf.runtime.shared import line_of, settings_kept
 from minirlhf.tasks.prompts import prompt_texts
 
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state")
@@ -117,7 +115,7 @@ def reward_function(
             raise PromptError(
                 f"The reward function {called} raised {type(error).__name__}: "
                 f"{' '.join(str(error).split())}; it was given {', '.join(given)}. "
-                f"This is {_line_of(error, function)}{step}. {where}",
+                f"This is {line_of(error, function)}{step}. {where}",
                 prompt,
             ) from error
         if not isinstance(values, list):
@@ -291,16 +289,6 @@ def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_forever()
 
 
-def _line_of(error: BaseException, function: Callable) -> str:
-    """The file and the line of the user's code where an error arose, such as mine.py, line 3."""
-    own = inspect.unwrap(function)
-    code = getattr(own, "__code__", None) or getattr(type(own).__call__, "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if code and frame.filename == code.co_filename]
-    frame = (inside or frames)[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}"
-
-
 def _first_failing(
     function: Callable, given: dict[str, Any], count: int, error: BaseException
 ) -> int | None:
@@ -308,13 +296,13 @@ def _first_failing(
 
     None if there is no such completion: another exception says nothing about this one.
     """
-    kind = (type(error), _line_of(error, function))
+    kind = (type(error), line_of(error, function))
     for row in range(count):
         alone = {name: [v[row]] if isinstance(v, list) else v for name, v in given.items()}
         try:
             _called(function, copy.deepcopy(alone))
         except BaseException as other:
-            if (type(other), _line_of(other, function)) == kind:
+            if (type(other), line_of(other, function)) == kind:
                 return row
             if isinstance(other, KeyboardInterrupt):
                 return None

@@ -1,8 +1,11 @@
-"""Settings of Python and torch that a user's own code shares with the run that calls it."""
+"""A user's own code inside a run: the settings that it shares, and where an error of it arose."""
 
+import inspect
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,3 +47,19 @@ def settings_kept() -> Iterator[None]:
         yield
     finally:
         restore_settings(before)
+
+
+def line_of(error: BaseException, function: Callable) -> str:
+    """The file and the line of the user's code where an error arose, such as mine.py, line 3."""
+    own = inspect.unwrap(function)
+    code = getattr(own, "__code__", None) or getattr(type(own).__call__, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if code and frame.filename == code.co_filename]
+    frame = (inside or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
+
+
+def raised(error: BaseException, function: Callable) -> str:
+    """What a user's function raised, and where: raised KeyError: 'x' (mine.py, line 3)."""
+    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    return f"raised {said} ({line_of(error, function)})"

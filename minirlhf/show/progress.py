@@ -19,6 +19,8 @@ class Progresses:
     SHOWN = (
         "loss",
         "score",
+        "right",
+        "mended",
         "gold",
         "kl",
         "entropy",

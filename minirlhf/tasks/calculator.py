@@ -11,6 +11,7 @@ between the brackets and appends the ids of its result. A call that it refuses h
 import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -49,11 +50,12 @@ class Calculator:
         tokenizer: `agent_tokenizer()`, or another that has each of its symbols as one token.
         error_rate: share of the calls that get a wrong result: the product with one digit changed
             (0 to 1).
-        seed: of the draw of wrong results.
+        seed: of the draw of wrong results. None: Python's global generator draws them, whose state
+            a Checkpoint saves.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, error_rate: float = 0.0, seed: int = 0
+        self, tokenizer: PreTrainedTokenizerBase, *, error_rate: float = 0.0, seed: int | None = 0
     ) -> None:
         check("error_rate", error_rate, 0 <= error_rate <= 1, "between 0 and 1")
         vocabulary = tokenizer.get_vocab()
@@ -62,7 +64,8 @@ class Calculator:
         self.ids = {symbol: vocabulary[symbol] for symbol in SYMBOLS}
         self.symbols = {i: symbol for symbol, i in self.ids.items()}
         self.call_end = self.ids["]"]
-        self.error_rate, self.draw = error_rate, random.Random(seed)
+        self.error_rate = error_rate
+        self.draw: Any = random if seed is None else random.Random(seed)
 
     def run(self, ids: list[int]) -> list[int]:
         """The ids of {result}, for a response that ends with a call; of {!} for a refused call."""
@@ -74,7 +77,7 @@ class Calculator:
         return [self.ids[symbol] for symbol in "{" + result + "}"]
 
 
-def one_digit_changed(text: str, draw: random.Random) -> str:
+def one_digit_changed(text: str, draw: Any) -> str:
     """The text with one of its digits replaced by another one, from 1 to 9."""
     place = draw.choice([i for i, symbol in enumerate(text) if symbol in NUMERALS])
     digit = draw.choice([d for d in NUMERALS[1:] if d != text[place]])

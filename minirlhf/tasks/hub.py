@@ -157,6 +157,26 @@ def _read(
     Raises:
         ValueError: the dataset cannot be loaded, or has no known format.
     """
+    found, title = read_named(name, split, rows, load)
+    good = [row for row in found if isinstance(row, dict)]
+    if not good:
+        raise ValueError(f"'{name}' cannot be read, it has no row that can be used: {found[0]}")
+    names = list(dict.fromkeys(column for row in good for column in row))
+    layout = find_layout(names, good, columns, name=title, only_prompts=only_prompts)
+    return found, layout
+
+
+def read_named(
+    name: str,
+    split: str | None,
+    rows: int | None,
+    load: Callable[..., Dataset] = load_dataset,
+) -> tuple[Sequence[Row | BadRow], str]:
+    """(the first rows of a dataset as they are, its name in messages).
+
+    Raises:
+        ValueError: the dataset cannot be loaded.
+    """
     check("rows", rows, rows is None or rows >= 1, "1 or more")
     path = _path(name)
     if name in DATASETS:
@@ -172,12 +192,7 @@ def _read(
     if not found:
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "dataset"
         raise ValueError(f"The {kind} '{name}' cannot be read: no rows.")
-    good = [row for row in found if isinstance(row, dict)]
-    if not good:
-        raise ValueError(f"'{name}' cannot be read, it has no row that can be used: {found[0]}")
-    names = list(dict.fromkeys(column for row in good for column in row))
-    layout = find_layout(names, good, columns, name=_title(name), only_prompts=only_prompts)
-    return found, layout
+    return found, _title(name)
 
 
 def _path(name: str) -> Path:

@@ -11,7 +11,17 @@ from typer import rich_utils
 from typer.testing import CliRunner
 
 from minirlhf import cli
-from minirlhf.cli.commands import CLASS, COMMANDS, EXPERIMENTS, GROUP, LISTED, START, TRAIN, loaded
+from minirlhf.cli.commands import (
+    CLASS,
+    COMMANDS,
+    EXPERIMENTS,
+    GROUP,
+    LISTED,
+    START,
+    TRAIN,
+    TURNS,
+    loaded,
+)
 from minirlhf.cli.options import DATA, LOSS, MODEL, OPTIMISER, RUN, SAMPLING
 from minirlhf.experiments.practice import TASKS
 from minirlhf.loops.family import FAMILY
@@ -47,7 +57,7 @@ def panels(text: str) -> list[str]:
 
 
 def test_the_list_has_panels_and_a_line_for_each_command(pages):
-    assert panels(pages[""]) == ["Options", START, TRAIN, GROUP, EXPERIMENTS, CLASS]
+    assert panels(pages[""]) == ["Options", START, TRAIN, GROUP, TURNS, EXPERIMENTS, CLASS]
     for name, row in COMMANDS.items():
         line = rf"│ {re.escape(name)} +{re.escape(row.summary)} +│"
         assert bool(re.search(line, pages[""])) == (not row.hidden), name

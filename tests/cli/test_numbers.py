@@ -31,6 +31,7 @@ FINE = {  # what an option may be among these; all else is refused
         "max_response",
         "missing_eos_penalty",
         "overlong_buffer",
+        "error_rate",
     },
     "1e-320": {"kl_coef", "missing_eos_penalty"},
     str(2**63): {"kl_coef", "beta", "temperature", "missing_eos_penalty"},

@@ -28,6 +28,9 @@ HAVE = {  # command -> options that it has besides EVERY
     "ppo": SAMPLED | {"epochs", "minibatch_size", "kl_coef"},
     **dict.fromkeys(FAMILY, SAMPLED | {"epochs", "minibatch_size", "kl_coef", "overlong_buffer"}),
     **dict.fromkeys(ONLINE, SAMPLED | {"beta"}),
+    "agent": SAMPLED | {"beta"},
+    "step-dpo": {"beta", "temperature", "max_new_tokens"},
+    "prm": {"temperature", "max_new_tokens"},
 }
 
 

@@ -220,6 +220,6 @@ def test_a_step_end_that_the_tokenizer_writes_together_with_the_next_step_is_ref
     tokenizer = step_tokenizer()
     ends = step_end_ids(policy(), tokenizer, "=")
     assert len(ends) == 2
-    rows = Dataset.from_list([{"prompt": "1+1=", "completion": "1=2", "labels": [1.0] * 3}])
-    with pytest.raises(ValueError, match="3 steps, but 2 as tokens"):
-        module._check_steps(rows, tokenizer, ends, config_of())
+    row = {"prompt": "1+1=", "completion": "1=2", "labels": [1.0] * 3}
+    with pytest.raises(ValueError, match="Row 1 has 3 steps, but 2 as tokens"):
+        module._check_tokens_of(row, "Row 1", tokenizer, ends, config_of())

@@ -8,10 +8,12 @@ from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.pretrain import new_gpt2
+from minirlhf.models.agent import TextTool
 from minirlhf.models.forward import encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.runtime import seed_all
 from minirlhf.tasks.calculator import Calculator, agent_tokenizer
+from tests.tiny import tiny_tokenizer
 
 TOKENIZER = agent_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -176,3 +178,73 @@ def test_the_calculator_takes_its_turn_in_a_batch():
                 assert ids[t + 1 : t + 1 + len(reply)] == reply
                 results += 1
     assert results >= 20
+
+
+def test_a_tool_of_texts_is_the_same_tool_as_one_of_ids():
+    calculator = Calculator(TOKENIZER)
+
+    def product(text):
+        return TOKENIZER.decode(calculator.run(TOKENIZER(text).input_ids))
+
+    by_ids, by_texts = draw(calculator), draw(TextTool(TOKENIZER, "]", product))
+    assert not by_ids.action_mask[by_ids.response_mask].all()
+    for name in ("response_ids", "response_mask", "action_mask", "old_logprobs"):
+        assert torch.equal(getattr(by_ids, name), getattr(by_texts, name))
+
+
+def test_the_function_reads_the_response_so_far_and_its_special_tokens():
+    asked = []
+    tool = TextTool(TOKENIZER, "]", lambda text: asked.append(text) or "")
+    ids = TOKENIZER("[4*5]{20}[7]").input_ids
+    assert tool.run(ids) == [] and tool.run([EOS, *ids]) == []
+    assert asked == ["[4*5]{20}[7]", "<|endoftext|>[4*5]{20}[7]"]
+
+
+def test_special_tokens_in_an_answer_are_text():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</call>"]})
+    tokenizer.add_tokens(["<result>"])
+    tokenizer.chat_template = "</call>"  # in a prompt of the reader's it would be a token
+    tool = TextTool(tokenizer, "</call>", lambda text: "<result>" + text)
+    end, result = (tokenizer.get_vocab()[token] for token in ("</call>", "<result>"))
+    ids = tool.run([end, tokenizer.eos_token_id])
+    assert tool.call_end == end and ids[0] == result
+    assert tokenizer.decode(ids) == "<result></call><|endoftext|>"
+    assert not {end, tokenizer.eos_token_id} & {*ids}
+
+
+def test_a_tool_changes_no_settings_of_the_run():
+    tool = TextTool(TOKENIZER, "]", lambda text: torch.set_default_dtype(torch.float64) or "1")
+    tool.run([3])
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("call_end", ["]]", "", "x", "<|endoftext|>", None, 5])
+def test_a_call_must_end_in_one_token(call_end):
+    with pytest.raises(ValueError, match="The end of a call is .* a text that is one token of"):
+        TextTool(TOKENIZER, call_end, str)
+
+
+def fails(text):
+    raise KeyError(text)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (
+            fails,
+            r"function fails raised KeyError: '\+' \(test_tool.py, line [0-9]+\); it was given",
+        ),
+        (
+            lambda text: 5,
+            "returned 5, of type int; it must be text; it was given the response '[+]'",
+        ),
+        (lambda text: None, "returned None, of type NoneType"),
+        (lambda text: "[a]", "which has characters that the tokenizer cannot write"),
+    ],
+)
+def test_a_tool_that_fails_is_one_sentence(function, words):
+    plus = TOKENIZER.get_vocab()["+"]
+    with pytest.raises(ValueError, match=words):
+        TextTool(TOKENIZER, "]", function).run([plus])
