@@ -1,5 +1,6 @@
 """What the commands that sample responses train on: prompts and a score."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.classroom.own_file import reward_of
-from minirlhf.cli.checked import checked_rows, print_lengths
+from minirlhf.cli.checked import checked_rows, print_lengths, say_plain
 from minirlhf.cli.data_options import of_dataset
 from minirlhf.cli.limits import only_with
 from minirlhf.cli.options import SCORER, finished
@@ -28,6 +29,7 @@ class Sampled(NamedTuple):
     score: Score
     monitors: dict[str, Score]
     names: list[str]  # of the prompts' rows in their file; empty where they are of no file
+    chat: bool  # whether the chat template wrote the prompts
 
 
 def prompts_and_score(
@@ -44,6 +46,7 @@ def prompts_and_score(
     chat: bool = False,
     max_prompt: int | None = None,
     critic: AnyModel | None = None,
+    models: Sequence[str],
     check_only: bool = False,
 ) -> Sampled:
     """The prompts and the score of a command, by its options.
@@ -53,6 +56,8 @@ def prompts_and_score(
         scorer: the reward model; None: SCORER. It is not asked where there is a `reward`.
         max_new_tokens: of the responses.
         critic: it reads the prompts too, where there is one.
+        models: names of the policy and the critic, to compare the prompts with what these learned
+            from. The scorer is compared as well.
         check_only: print the lengths of the prompts.
 
     Returns:
@@ -74,6 +79,7 @@ def prompts_and_score(
     only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
     finished(scorer)
     own = None if reward is None else reward_of(reward)
+    models = [*models] if own is not None else [*models, scorer or SCORER]
     data = None
     score = None
     if dataset:
@@ -95,6 +101,7 @@ def prompts_and_score(
             max_prompt=max_prompt,
             responses=(),  # what the dataset answers is for the reward
             skip_invalid=skip_invalid,
+            models=models,
             check_only=check_only,
             others=also_reading(score, critic=critic),
         )
@@ -102,9 +109,12 @@ def prompts_and_score(
     if check_only and data is None:
         as_rows = Dataset.from_dict({"prompt": prompts})
         print_lengths(as_rows, tokenizer, policy, max_new_tokens=max_new_tokens)
-    names = [] if data is None else report.names
+    if data is None:
+        say_plain(models, prompts, tokenizer, chat=False, films=True)
+    names, chat = ([], False) if data is None else (report.names, report.chat)
     if own is not None:
-        return Sampled(prompts, reward_function(own, tokenizer, data), {}, names)
+        return Sampled(prompts, reward_function(own, tokenizer, data), {}, names, chat)
     if score is not None:
-        return Sampled(prompts, score, {}, names)
-    return Sampled(prompts, *scoring("reviews", policy, tokenizer, scorer or SCORER), names)
+        return Sampled(prompts, score, {}, names, chat)
+    score, monitors = scoring("reviews", policy, tokenizer, scorer or SCORER)
+    return Sampled(prompts, score, monitors, names, chat)

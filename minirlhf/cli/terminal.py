@@ -25,14 +25,16 @@ from minirlhf.show.strips import printable
 console = Console()
 
 
-def say(text: str) -> None:
+def say(text: str, *, to: Console | None = None) -> None:
     """Print a sentence as it is: no colours, no markup, and no control characters but line ends.
 
     Outside a terminal a line is not broken, so that a path stays in one piece.
+
+    Args:
+        to: where it is printed; by default on the standard output.
     """
-    console.print(
-        printable(text, "\n"), highlight=False, markup=False, soft_wrap=not console.is_terminal
-    )
+    to = to or console
+    to.print(printable(text, "\n"), highlight=False, markup=False, soft_wrap=not to.is_terminal)
 
 
 @contextmanager
@@ -93,10 +95,11 @@ def save(
     history: History,
     *,
     dtype: torch.dtype = torch.float32,
+    chat: bool = False,
 ) -> None:
-    """Write the model and its metrics."""
+    """Write the model and its metrics. `chat`: the chat template wrote what it learned from."""
     with saving(out, history):
-        save_policy(policy, tokenizer, out, dtype=dtype)
+        save_policy(policy, tokenizer, out, dtype=dtype, chat=chat)
     say(f"Wrote {out}.")
 
 

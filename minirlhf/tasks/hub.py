@@ -136,7 +136,10 @@ def _loaded(
     )
     say(report.lines(layout, limited=len(found) == rows))
     return as_dataset(
-        {number: row | {ORIGIN: source.origin(number)} for number, row in made.items()}
+        {
+            number: row | {ORIGIN: source.origin(number, chat=report.chat)}
+            for number, row in made.items()
+        }
     )
 
 
@@ -315,8 +318,8 @@ def named_pairs(
 ) -> Dataset:
     """Preference pairs.
 
-    A column `row_of_file` says which row of a named dataset each pair is; `loops.fit_rows` names
-    rows by it, and takes it away.
+    A column `row_of_file` says which row of a named dataset each pair is, and whether the chat
+    template wrote it; `loops.fit_rows` names rows by it, and takes it away.
 
     Args:
         name: a dataset that `load_by_name` knows; empty for pairs drawn from the film reviews.
@@ -392,7 +395,7 @@ def named_prompts(
     prompts = {
         number: {"prompt": row["prompt"]}
         | {c: v for c, v in given[number].items() if c not in (*asked, "prompt", *broken)}
-        | {ORIGIN: source.origin(number)}
+        | {ORIGIN: source.origin(number, chat=report.chat)}
         for number, row in made.items()
     }
     return as_dataset(prompts, source)

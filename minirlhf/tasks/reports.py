@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from minirlhf.tasks.layouts import Layout
 
@@ -46,9 +47,14 @@ class Source:
         """How many rows, and the first of them. `numbers` count from 0."""
         return listed([number + 1 for number in numbers])
 
-    def origin(self, number: int) -> dict[str, str]:
-        """The value of the column `ORIGIN` in a row of a file. `number` counts from 0."""
-        return {"source": self.name, "row": str(number + 1)}
+    def origin(self, number: int, *, chat: bool) -> dict[str, Any]:
+        """The value of the column `ORIGIN` in a row of a file.
+
+        Args:
+            number: of the row, from 0.
+            chat: the chat template wrote the texts of the row.
+        """
+        return {"source": self.name, "row": str(number + 1), "chat": chat}
 
 
 @dataclass
@@ -62,6 +68,7 @@ class Report:
         left_out: kind of fault -> the numbers of the rows left out, from 0.
         noted: what is unusual about rows that are used -> their numbers.
         remarks: sentences about all rows.
+        chat: whether the chat template wrote the texts.
     """
 
     source: Source
@@ -70,6 +77,7 @@ class Report:
     left_out: dict[str, list[int]] = field(default_factory=dict)
     noted: dict[str, list[int]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    chat: bool = False
 
     def lines(self, layout: Layout, *, limited: bool = False, others: str = "") -> str:
         """The columns, and the rows that are used and left out, in a line each.

@@ -100,6 +100,7 @@ def standard_rows(
         if used := [number for number in numbers if number in found]:
             noted[kind] = used
     report = Report(source, len(rows), len(found), noted=_unusual(found) | noted)
+    report.chat = chat or form == "a conversation"
     if repeats and len(repeats) == len(read):
         report.remarks.append(
             "Every response begins with its whole prompt; this beginning was taken off: "
