@@ -6,6 +6,7 @@ from typing import Any
 
 from minirlhf.tasks.layouts import Layout
 
+MOST_KINDS = 12  # of rows that a line names
 ORIGIN = "row_of_file"  # a column that says which row of a file a row comes from, for messages
 
 
@@ -95,5 +96,7 @@ class Report:
         for start, kinds in (("Left out: ", self.left_out), ("Used as well: ", self.noted)):
             if kinds:
                 parts = [f"{kind}: {self.source.listed(n)}" for kind, n in kinds.items()]
+                if more := parts[MOST_KINDS:]:
+                    parts = [*parts[:MOST_KINDS], f"{len(more)} more kinds"]
                 lines.append(start + "; ".join(parts) + ".")
         return "\n".join([*lines, *self.remarks])

@@ -230,7 +230,7 @@ def test_contents_in_parts_and_calls_of_tools_are_read():
         ),
         (
             {"messages": [user("a"), turn("assistant", None)]},
-            "Row 1: a content in messages is 'None', of type NoneType; it must be text",
+            "Row 1: the content of turn 2 in messages is 'None', of type NoneType; it must be text",
         ),
         (
             {"messages": [user("a"), turn("assistant", None, tool_calls=[{"name": "f"}])]},
@@ -238,7 +238,7 @@ def test_contents_in_parts_and_calls_of_tools_are_read():
         ),
         (
             {"messages": [turn("user", [{"type": "image", "text": "x"}])] * 2},
-            "a content in messages has a part of type 'image'; only text can be read",
+            "the content of turn 1 in messages has a part of type 'image'; only text can be read",
         ),
         (
             {"messages": [user("say <|im_end|>"), assistant("b")]},
