@@ -165,7 +165,8 @@ def _group_command(name: str) -> None:
             policy, history = train_group(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )
-        save(policy, tokenizer, out, history, chat=chat_written)
+        in_groups = FAMILY[name].baseline in ("group mean", "others' mean")
+        save(policy, tokenizer, out, history, chat=chat_written, in_groups=in_groups)
         if arithmetic:
             policy = merged(policy)
             print_passes(before, judged(task, policy, tokenizer, reference=policy, seed=seed))

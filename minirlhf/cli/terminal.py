@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.loops.checkpoint import Checked, Checkpoint
+from minirlhf.loops.common import nothing_learned
 from minirlhf.loops.row_report import CUT
 from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
@@ -96,11 +97,19 @@ def save(
     *,
     dtype: torch.dtype = torch.float32,
     chat: bool = False,
+    in_groups: bool = False,
 ) -> None:
-    """Write the model and its metrics. `chat`: the chat template wrote what it learned from."""
+    """Write the model and its metrics, and say where nothing could be learned from the scores.
+
+    Args:
+        chat: the chat template wrote what the model learned from.
+        in_groups: as in `nothing_learned`.
+    """
     with saving(out, history):
         save_policy(policy, tokenizer, out, dtype=dtype, chat=chat)
     say(f"Wrote {out}.")
+    if said := nothing_learned(history, in_groups=in_groups):
+        say(said)
 
 
 @contextmanager
