@@ -148,16 +148,16 @@ def agent(
     )
     asked: dict[str, Any] = {"dataset": dataset, "rows": rows, "columns": columns, "chat": chat}
     asked |= {"skip_invalid": skip_invalid, "max_prompt": max_prompt, "check_only": check_only}
-    asked |= {"max_new_tokens": max_new_tokens}
+    asked |= {"max_new_tokens": max_new_tokens, "models": [model]}
     if own:
         calls: Tool = TextTool(tokenizer, *own)
-        prompts, score, _, names = prompts_and_score(
+        prompts, score, _, names, chat_written = prompts_and_score(
             start, tokenizer, scorer=None, reward=reward, **asked
         )
     else:
         calls = Calculator(tokenizer, error_rate=error_rate, seed=None)
         score = reward_function(right_with_calculator, tokenizer)
-        prompts, _, names = read_prompts(start, tokenizer, practice_problems, **asked)
+        prompts, _, names, chat_written = read_prompts(start, tokenizer, practice_problems, **asked)
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
 
     def judge(when: str) -> None:
@@ -195,4 +195,4 @@ def agent(
             on_step=on_step,
             checkpoint=on["checkpoint"],
         )
-    save(policy, tokenizer, out, history)
+    save(policy, tokenizer, out, history, chat=chat_written, in_groups=method == "grpo")

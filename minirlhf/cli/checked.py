@@ -1,10 +1,12 @@
 """Rows as tokens, checked and described before a command trains on them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas
 from datasets import Dataset
+from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +14,7 @@ from minirlhf.cli.terminal import console, say
 from minirlhf.loops.lengths import row_lengths
 from minirlhf.loops.row_report import RowReport
 from minirlhf.loops.rows import AnyModel, fit_rows, shortest_reader
+from minirlhf.models.load import unlike_training
 
 NEARLY_ALL = 0.9  # of the rows: the default --max-response is refused where it cuts as many
 
@@ -21,6 +24,7 @@ def checked_rows(
     tokenizer: PreTrainedTokenizerBase,
     model: AnyModel,
     *,
+    models: Sequence[str],
     skip_invalid: bool,
     check_only: bool,
     by_default: bool = False,
@@ -29,6 +33,7 @@ def checked_rows(
     """The rows that a command will train on, and the report on all of them, which is said.
 
     Args:
+        models: names of those that read the prompts, to compare with what they learned from.
         skip_invalid: leave out rows that cannot be used.
         check_only: print the lengths of all rows first.
         by_default: the user gave no --max-response.
@@ -41,9 +46,31 @@ def checked_rows(
         print_lengths(data, tokenizer, model, **limits)
     data, report = fit_rows(data, tokenizer, model, skip_invalid=skip_invalid, **limits)
     say(str(report))
+    say_plain(models, data["prompt"][:], tokenizer, chat=report.chat, films=not report.source)
     if by_default and len(report.cut) >= NEARLY_ALL * report.kept:
         raise ValueError(_refused(report))
     return data, report
+
+
+def say_plain(
+    models: Sequence[str],
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat: bool,
+    films: bool = False,
+    to: Console | None = None,
+) -> None:
+    """Warn where a model learned from texts of its chat template and these prompts are plain.
+
+    Args:
+        models, prompts, chat: as in `unlike_training`.
+        films: they are this project's film titles or texts, which --chat does not write.
+        to: where it is printed; by default with all else.
+    """
+    advice = "Give a --dataset of your own, and --chat." if films else "Give --chat."
+    for sentence in unlike_training(models, prompts, tokenizer, chat=chat, advice=advice):
+        say(f"Warning: {sentence}", to=to)
 
 
 def _refused(report: RowReport) -> str:

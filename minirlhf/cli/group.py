@@ -129,12 +129,13 @@ def _group_command(name: str) -> None:
         )
         arithmetic = task == "arithmetic"
         names: list[str] = []
+        chat_written = False
         if arithmetic:
             (score, monitors), prompts = scoring(task, start, tokenizer), TASKS[task].prompts()
             if not check_only:
                 before = judged(task, start, tokenizer, reference=start, seed=seed)
         else:
-            prompts, score, monitors, names = prompts_and_score(
+            prompts, score, monitors, names, chat_written = prompts_and_score(
                 start,
                 tokenizer,
                 scorer=scorer,
@@ -146,6 +147,7 @@ def _group_command(name: str) -> None:
                 skip_invalid=skip_invalid,
                 chat=chat,
                 max_prompt=max_prompt,
+                models=[model or TASKS[task].model],
                 check_only=check_only,
             )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
@@ -163,7 +165,8 @@ def _group_command(name: str) -> None:
             policy, history = train_group(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )
-        save(policy, tokenizer, out, history)
+        in_groups = FAMILY[name].baseline in ("group mean", "others' mean")
+        save(policy, tokenizer, out, history, chat=chat_written, in_groups=in_groups)
         if arithmetic:
             policy = merged(policy)
             print_passes(before, judged(task, policy, tokenizer, reference=policy, seed=seed))

@@ -143,7 +143,7 @@ def _online_command(name: str) -> None:
                 preset.sampling, max_new_tokens=max_new_tokens, temperature=temperature
             ),
         ).with_steps(steps)
-        prompts, score, monitors, names = prompts_and_score(
+        prompts, score, monitors, names, chat_written = prompts_and_score(
             start,
             tokenizer,
             scorer=scorer,
@@ -155,6 +155,7 @@ def _online_command(name: str) -> None:
             skip_invalid=skip_invalid,
             chat=chat,
             max_prompt=max_prompt,
+            models=[model],
             check_only=check_only,
         )
         policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
@@ -171,7 +172,7 @@ def _online_command(name: str) -> None:
             policy, history = train_online(
                 policy, tokenizer, prompts, score, config, monitors=monitors, **on
             )
-        save(policy, tokenizer, out, history)
+        save(policy, tokenizer, out, history, chat=chat_written)
         if not dataset:
             print_judged(policy, tokenizer, model, seed)
 

@@ -117,7 +117,7 @@ def ppo(
     critic, its_tokenizer = load_scalar(scorer)
     same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
     check("scorer", scorer, same, "trained with the policy's own tokenizer: the critic copies it")
-    prompts, score, monitors, names = prompts_and_score(
+    prompts, score, monitors, names, chat_written = prompts_and_score(
         start,
         tokenizer,
         scorer=scorer if reward is None else None,
@@ -129,6 +129,7 @@ def ppo(
         skip_invalid=skip_invalid,
         chat=chat,
         max_prompt=max_prompt,
+        models=[model, scorer],
         check_only=check_only,
         critic=critic.backbone,
     )
@@ -142,4 +143,4 @@ def ppo(
         policy, _, history = train_ppo(
             policy, critic, tokenizer, prompts, score, config, monitors=monitors, **on
         )
-    save(policy, tokenizer, out, history)
+    save(policy, tokenizer, out, history, chat=chat_written)

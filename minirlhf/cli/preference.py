@@ -129,11 +129,12 @@ def dpo(
         say=say,
         chat=chat,
     )
-    data, _ = checked_rows(
+    data, report = checked_rows(
         data,
         tokenizer,
         start,
         max_response=config.max_response,
+        models=[model],
         by_default=max_response is None,
         max_prompt=max_prompt,
         shifted=LOSSES[loss].single,
@@ -143,6 +144,6 @@ def dpo(
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, save_every, every=10, check_only=check_only) as on:
         policy, history = train_dpo(policy, tokenizer, data, config, **on)
-    save(policy, tokenizer, out, history)
+    save(policy, tokenizer, out, history, chat=report.chat)
     if not dataset:
         print_judged(policy, tokenizer, model, seed)

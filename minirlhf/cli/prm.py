@@ -142,7 +142,7 @@ def prm(
         seed=seed,
     )
     if sampled:
-        data = sampled_labels(
+        data, chat_written = sampled_labels(
             policy,
             tokenizer,
             config,
@@ -158,21 +158,28 @@ def prm(
             chat=chat,
             max_prompt=max_prompt,
             check_only=check_only,
+            models=[model],
         )
     else:
+        chat_written = False
         data = named_steps(
             dataset, rows=rows, skip_invalid=skip_invalid, step_end=config.step_end, say=say
         )
     data = step_rows(data, tokenizer, policy, config, skip_invalid=skip_invalid or sampled, say=say)
     data, _ = checked_rows(
-        data, tokenizer, policy, skip_invalid=skip_invalid or sampled, check_only=check_only
+        data,
+        tokenizer,
+        policy,
+        models=[] if sampled else [model],
+        skip_invalid=skip_invalid or sampled,
+        check_only=check_only,
     )
     learned, held_out = held_out_tenth(data, seed)
     backbone = fitted(policy.base_model, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, save_every, every=20, check_only=check_only) as on:
         scorer, history = train_prm(backbone, tokenizer, learned, config, **on)
     with saving(out, history):
-        scorer.save(out, tokenizer)
+        scorer.save(out, tokenizer, chat=chat_written)
     row = judged_prm(scorer, tokenizer, held_out, config)
     say(
         f"Wrote {out}. On {len(held_out)} held-out rows ({row['steps']} labelled steps; a tenth of "

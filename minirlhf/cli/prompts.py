@@ -1,6 +1,6 @@
 """What the commands that sample responses train on: prompts and a score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.classroom.own_file import reward_of
-from minirlhf.cli.checked import checked_rows, print_lengths
+from minirlhf.cli.checked import checked_rows, print_lengths, say_plain
 from minirlhf.cli.data_options import of_dataset
 from minirlhf.cli.limits import only_with
 from minirlhf.cli.options import SCORER, finished
@@ -29,6 +29,7 @@ class Sampled(NamedTuple):
     score: Score
     monitors: dict[str, Score]
     names: list[str]  # of the prompts' rows in their file; empty where they are of no file
+    chat: bool  # whether the chat template wrote the prompts
 
 
 class PromptRows(NamedTuple):
@@ -37,6 +38,7 @@ class PromptRows(NamedTuple):
     prompts: list[str]
     data: Dataset | None  # their rows, with the other columns; None where they are of no file
     names: list[str]  # of the rows in their file
+    chat: bool  # whether the chat template wrote the prompts
 
 
 def read_prompts(
@@ -44,6 +46,7 @@ def read_prompts(
     tokenizer: PreTrainedTokenizerBase,
     usual: Callable[[], list[str]],
     *,
+    models: Sequence[str],
     max_new_tokens: int,
     dataset: str = "",
     rows: int | None = None,
@@ -60,7 +63,7 @@ def read_prompts(
         usual: gives the prompts where there is no dataset.
         others: loads the models that read the prompts besides the policy, after the dataset was
             read.
-        max_new_tokens, check_only: as in `prompts_and_score`.
+        models, max_new_tokens, check_only: as in `prompts_and_score`.
 
     Raises:
         ValueError: an option needs --dataset, or the dataset cannot be used.
@@ -78,7 +81,8 @@ def read_prompts(
         if check_only:
             as_rows = Dataset.from_dict({"prompt": prompts})
             print_lengths(as_rows, tokenizer, policy, max_new_tokens=max_new_tokens)
-        return PromptRows(prompts, None, [])
+        say_plain(models, prompts, tokenizer, chat=False, films=True)
+        return PromptRows(prompts, None, [], False)
     data = named_prompts(
         dataset,
         tokenizer,
@@ -96,10 +100,11 @@ def read_prompts(
         max_prompt=max_prompt,
         responses=(),  # what the dataset answers is for the reward
         skip_invalid=skip_invalid,
+        models=models,
         check_only=check_only,
         others=others(),
     )
-    return PromptRows(list(data["prompt"]), data, report.names)
+    return PromptRows(list(data["prompt"]), data, report.names, report.chat)
 
 
 def prompts_and_score(
@@ -116,6 +121,7 @@ def prompts_and_score(
     chat: bool = False,
     max_prompt: int | None = None,
     critic: AnyModel | None = None,
+    models: Sequence[str],
     check_only: bool = False,
 ) -> Sampled:
     """The prompts and the score of a command, by its options.
@@ -125,6 +131,8 @@ def prompts_and_score(
         scorer: the reward model; None: SCORER. It is not asked where there is a `reward`.
         max_new_tokens: of the responses.
         critic: it reads the prompts too, where there is one.
+        models: names of the policy and the critic, to compare the prompts with what these learned
+            from. The scorer is compared as well.
         check_only: print the lengths of the prompts.
 
     Returns:
@@ -145,10 +153,11 @@ def prompts_and_score(
         score = None if own is not None else scored_by(scorer or SCORER, policy, tokenizer)
         return also_reading(score, critic=critic)
 
-    prompts, data, names = read_prompts(
+    prompts, data, names, chat = read_prompts(
         policy,
         tokenizer,
         reviews.rl_prompts,
+        models=[*models] if own is not None else [*models, scorer or SCORER],
         max_new_tokens=max_new_tokens,
         dataset=dataset,
         rows=rows,
@@ -160,7 +169,8 @@ def prompts_and_score(
         check_only=check_only,
     )
     if own is not None:
-        return Sampled(prompts, reward_function(own, tokenizer, data), {}, names)
+        return Sampled(prompts, reward_function(own, tokenizer, data), {}, names, chat)
     if score is not None:
-        return Sampled(prompts, score, {}, names)
-    return Sampled(prompts, *scoring("reviews", policy, tokenizer, scorer or SCORER), names)
+        return Sampled(prompts, score, {}, names, chat)
+    score, monitors = scoring("reviews", policy, tokenizer, scorer or SCORER)
+    return Sampled(prompts, score, monitors, names, chat)

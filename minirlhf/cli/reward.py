@@ -108,11 +108,12 @@ def reward(
         chat=chat,
         say=say,
     )
-    data, _ = checked_rows(
+    data, report = checked_rows(
         data,
         tokenizer,
         policy,
         max_response=config.max_response,
+        models=[model],
         by_default=max_response is None,
         max_new_tokens=SamplingConfig.max_new_tokens,  # samples set the scale of the scores
         max_prompt=max_prompt,
@@ -131,5 +132,5 @@ def reward(
         scorer, history = train_reward_model(backbone, tokenizer, data, config, **on)
     scorer = normalise_scores(scorer, samples, end_ids(policy, tokenizer))
     with saving(out, history):
-        scorer.save(out, tokenizer)
+        scorer.save(out, tokenizer, chat=report.chat)
     say(f"Wrote {out}: shift {scorer.shift:.3f}, scale {scorer.scale:.3f} (raw reward units).")

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from minirlhf.cli.checked import say_plain
 from minirlhf.cli.data_options import Chat
 from minirlhf.cli.limits import whole
 from minirlhf.cli.options import (
@@ -71,6 +73,7 @@ def sample(
     config = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature)
     asked = [as_asked(prompt, tokenizer, chat)["prompt"] for prompt in prompts]
     repeated = [text for text in asked for _ in range(n)]
+    say_plain([model], asked, tokenizer, chat=chat, to=Console(stderr=True))
     rollouts = sample_text(policy, tokenizer, repeated, config=config, seed=seed)
     texts = [text for rollout in rollouts for text in decode(tokenizer, rollout)]
     say(f"Samples of {model} at temperature {temperature:g}, with seed {seed}:")
@@ -117,6 +120,8 @@ def score(
     if prompt is None:
         say(f"The prompt is {THE_FILM!r}. Give the response's own with --prompt.")
     prompt, text = as_asked(prompt or THE_FILM, tokenizer, chat, completion=text).values()
+    readers = [scorer] if model is None else [scorer, model]
+    say_plain(readers, [prompt], tokenizer, chat=chat, to=Console(stderr=True))
     tokens, *values = prefix_scores(reward_model, tokenizer, prompt, text)
     readings = dict(zip(READINGS, values, strict=True))
     limit = float(torch.cat(values).abs().max())

@@ -155,11 +155,12 @@ def sft(
             chat=chat,
             say=say,
         )
-    data, _ = checked_rows(
+    data, report = checked_rows(
         data,
         tokenizer,
         start,
         max_response=config.max_response,
+        models=[model, scorer or SCORER] if best_of else [model],
         by_default=max_response is None,
         max_prompt=max_prompt,
         skip_invalid=skip_invalid,
@@ -168,4 +169,4 @@ def sft(
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
     with running(out / PARTIAL, resume, save_every, every=20, check_only=check_only) as on:
         policy, history = train_sft(policy, tokenizer, data, config, **on)
-    save(policy, tokenizer, out, history)
+    save(policy, tokenizer, out, history, chat=report.chat)

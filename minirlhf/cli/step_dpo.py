@@ -122,10 +122,11 @@ def step_dpo(
             seed=seed,
         ),
     )
-    prompts, _, names = read_prompts(
+    prompts, _, names, chat_written = read_prompts(
         start,
         tokenizer,
         long_problems,
+        models=[model],
         max_new_tokens=config.max_new_tokens,
         dataset=dataset,
         rows=rows,
@@ -149,6 +150,6 @@ def step_dpo(
         judge=str(judge),
     ) as on:
         policy, history = train_step_dpo(policy, tokenizer, prompts, is_right, config, **on)
-    save(policy, tokenizer, out, history)
+    save(policy, tokenizer, out, history, chat=chat_written)
     if judged:
         print_steps(before, judged_steps(merged(policy), tokenizer, seed=seed, **size), **size)

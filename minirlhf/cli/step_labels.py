@@ -41,8 +41,10 @@ def sampled_labels(
     hard: bool,
     labels: Path | None,
     **asked: Any,
-) -> Dataset:
+) -> tuple[Dataset, bool]:
     """One response of the policy to each prompt, its steps labelled by continuations.
+
+    Also whether the chat template wrote the prompts.
 
     Args:
         reward: a file of the reader's own; None: the rule of arithmetic.
@@ -105,7 +107,7 @@ def sampled_labels(
     if labels:
         write_text(labels, "".join(json.dumps(row) + "\n" for row in data))
         say(f"Wrote {labels}. `--dataset {labels}` without --reward trains on these rows again.")
-    return data
+    return data, found.chat
 
 
 def above_0(score: Score, tokenizer: PreTrainedTokenizerBase) -> Right:

@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.loops.checkpoint import Checked, Checkpoint
+from minirlhf.loops.common import nothing_learned
 from minirlhf.loops.row_report import CUT
 from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
@@ -25,14 +26,16 @@ from minirlhf.show.strips import printable
 console = Console()
 
 
-def say(text: str) -> None:
+def say(text: str, *, to: Console | None = None) -> None:
     """Print a sentence as it is: no colours, no markup, and no control characters but line ends.
 
     Outside a terminal a line is not broken, so that a path stays in one piece.
+
+    Args:
+        to: where it is printed; by default on the standard output.
     """
-    console.print(
-        printable(text, "\n"), highlight=False, markup=False, soft_wrap=not console.is_terminal
-    )
+    to = to or console
+    to.print(printable(text, "\n"), highlight=False, markup=False, soft_wrap=not to.is_terminal)
 
 
 @contextmanager
@@ -98,11 +101,20 @@ def save(
     history: History,
     *,
     dtype: torch.dtype = torch.float32,
+    chat: bool = False,
+    in_groups: bool = False,
 ) -> None:
-    """Write the model and its metrics."""
+    """Write the model and its metrics, and say where nothing could be learned from the scores.
+
+    Args:
+        chat: the chat template wrote what the model learned from.
+        in_groups: as in `nothing_learned`.
+    """
     with saving(out, history):
-        save_policy(policy, tokenizer, out, dtype=dtype)
+        save_policy(policy, tokenizer, out, dtype=dtype, chat=chat)
     say(f"Wrote {out}.")
+    if said := nothing_learned(history, in_groups=in_groups):
+        say(said)
 
 
 @contextmanager

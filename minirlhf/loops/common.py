@@ -8,7 +8,7 @@ from minirlhf.core.kl import log_ratio
 from minirlhf.core.masking import masked_mean
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.loops.config import OptimiserConfig
-from minirlhf.runtime import PromptError, check
+from minirlhf.runtime import History, PromptError, check
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -191,6 +191,31 @@ def sampling_metrics(
         "length": mask.sum(1).float().mean(),
         "missing_eos": 1 - batch.finished(eos_id).float().mean(),
     }
+
+
+def nothing_learned(history: History, *, in_groups: bool = False) -> str:
+    """A sentence where nothing could be learned from the scores of a run; empty where something.
+
+    Args:
+        history: of `train_ppo`, `train_group` or `train_online`.
+        in_groups: a score is compared with those of its group alone, as in GRPO.
+    """
+    rows = [row for row in history if "score" in row]
+    if not rows or not all("score_range" in row for row in rows):  # an older run, resumed
+        return ""
+    equal = (
+        all(row["score_range"] == 0 for row in rows) and len({row["score"] for row in rows}) == 1
+    )
+    steps = f"In all steps so far ({len(history)})"
+    if equal:
+        what = f"{steps} every response had the same score ({rows[0]['score']:g})"
+    elif in_groups and all(row.get("frac_reward_zero_std") == 1 for row in rows):
+        what = f"{steps} all responses of a group had equal scores"
+    elif all(row.get("pairs") == 0 for row in history):
+        what = f"{steps} no two responses to a prompt had different texts and scores"
+    else:
+        return ""
+    return f"{what}, so nothing could be learned from this score, only from penalties."
 
 
 class MeanMetrics(dict[str, float]):

@@ -195,9 +195,10 @@ def train_group(
     Returns:
         (model, history). Rows of the history:
         score: mean over the responses sampled first, before any group is replaced, reward units.
-        The same responses, if in groups, give reward_std (mean standard deviation within groups),
-        frac_reward_zero_std (share of groups with equal scores) and best_of_group (mean of each
-        group's best score: pass@G where scores are 0 or 1).
+        score_range: their highest less their lowest score. The same responses, if in groups, give
+        reward_std (mean standard deviation within groups), frac_reward_zero_std (share of groups
+        with equal scores) and best_of_group (mean of each group's best score: pass@G where scores
+        are 0 or 1).
         kl: nats per response. kl_coef. entropy: nats per token, estimated as -mean log pi of the
         sampled tokens. length: tokens. missing_eos: share of truncated responses (cut off before
         EOS). If drop_spread replaces groups, kl, entropy, length, missing_eos and the monitors
@@ -310,6 +311,7 @@ def train_group(
             step,
             steps=config.steps,
             score=scores.mean(),
+            score_range=scores.max() - scores.min(),
             kl=kl.mean(),
             kl_coef=kl_coef,
             samples=samples,

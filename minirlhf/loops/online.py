@@ -151,8 +151,8 @@ def train_online(
     Returns:
         (model, history). Rows of the history as `preference_step` gives them, grad_norm, and pairs
         (their number; responses with equal texts or equal scores make none). A step that samples
-        new responses also logs their means: score (without the penalty), length (tokens), entropy
-        (nats per token, estimated) and the monitors.
+        new responses also logs their means: score (without the penalty), score_range (highest less
+        lowest score), length (tokens), entropy (nats per token, estimated) and the monitors.
     """
     generator = seed_all(config.dpo.seed)
     others = also_reading(score, reference=reference if config.dpo.has_reference else None)
@@ -290,6 +290,7 @@ def sampled_pairs(
     responses = responses_of(batch, tokenizer, eos_id)
     row = {
         "score": scores.mean(),
+        "score_range": scores.max() - scores.min(),
         "length": batch.action_mask.sum(1).float().mean(),
         "entropy": -masked_mean(batch.old_logprobs, batch.action_mask),
     }

@@ -210,7 +210,8 @@ def train_ppo(
 
     Returns:
         (actor, critic, history). Rows of the history:
-        score: mean over the batch, reward units. kl: nats per response. kl_per_token, kl_coef.
+        score: mean over the batch, reward units. score_range: highest less lowest score.
+        kl: nats per response. kl_per_token, kl_coef.
         entropy: nats per token, estimated as -mean log pi of the sampled tokens.
         length: tokens. missing_eos: share of truncated responses (cut off before EOS).
         ratio, clip_fraction, policy_loss, value_loss, grad_norm (of the actor): means over the
@@ -313,6 +314,7 @@ def train_ppo(
             step,
             steps=config.steps,
             score=scores.mean(),
+            score_range=scores.max() - scores.min(),
             kl=kl.mean(),
             kl_per_token=kl.sum() / mask.sum(),
             kl_coef=kl_coef,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.masking import aggregate
 from minirlhf.core.process_reward import process_reward_loss, step_labels
@@ -51,7 +52,7 @@ class PRMConfig:
 
 
 def train_prm(
-    backbone: PreTrainedModel,
+    backbone: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     config: PRMConfig = PRMConfig(),

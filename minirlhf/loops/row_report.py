@@ -21,7 +21,10 @@ class RowReport:
         too_long: rows that would be longer than a model reads if no response were cut.
         positions: the longest sequence that is read, by the model `reader`; None: no limit.
         as_text: rows with special tokens in a text that are read as text.
-        as_tokens: rows with special tokens of the chat template in a text, read as tokens.
+        as_tokens: rows of text with special tokens of the chat template, read as tokens. Rows of
+            a file that the template wrote do not count; `tasks.named_pairs` and its like say so.
+        chat: the chat template wrote the prompts that are kept: the rows say so, or each prompt
+            holds special tokens of the template.
         unknown: rows with characters that the tokenizer does not know.
         empty: rows with an empty response.
         example: the first row that is kept, as the model reads it.
@@ -40,6 +43,7 @@ class RowReport:
     reader: str = "model"
     as_text: list[int] = field(default_factory=list)
     as_tokens: list[int] = field(default_factory=list)
+    chat: bool = False
     unknown: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
     example: str = ""

@@ -121,6 +121,7 @@ def fit_rows(
     origin = list(rows[ORIGIN]) if ORIGIN in rows.column_names else []
     report = RowReport(len(prompts), numbers=[row["row"] for row in origin])
     report.source = origin[0]["source"] if origin else ""
+    written = [row["chat"] for row in origin] or [False] * len(prompts)
     report.max_response, report.positions, report.reader = max_response, limit, shortest
     rooms = rooms_of(answers, len(prompts), max_new_tokens, shifted=shifted)
     faults: dict[str, list[int]] = {}
@@ -132,7 +133,7 @@ def fit_rows(
         elif why:
             faults.setdefault(why, []).append(i)
         elif any(text.noted for text in (prompt, *sides)):
-            _note(report, i, [prompt, *sides])
+            _note(report, i, [prompt, *sides], written=written[i])
     if faults and not skip_invalid:
         why, which = next(iter(faults.items()))
         advice = f"{ADVICE[why]}, or leave the row{'s' * (len(which) > 1)} out."
@@ -151,6 +152,7 @@ def fit_rows(
         raise ValueError(f"No row is left to train on: {report}")
     left_out = {i for which in report.dropped.values() for i in which}
     kept = [i for i in range(len(prompts)) if i not in left_out]
+    report.chat = all(written[i] or prompts[i].as_tokens for i in kept)
     first = kept[0]
     shown = rows[first : first + 1]
     texts = {name: in_parts(shown, name)[0] for name in answers}
@@ -389,8 +391,9 @@ def _fault(prompt: _Text, sides: list[_Text], pair: bool, room: int | None) -> s
     return None
 
 
-def _note(report: RowReport, i: int, texts: list[_Text]) -> None:
-    """Note what a report says of a row that is kept."""
+def _note(report: RowReport, i: int, texts: list[_Text], *, written: bool) -> None:
+    """Note what a report says of a row that is kept; `written`: by the chat template."""
     for found in ("cut", "as_text", "as_tokens", "unknown", "empty"):
-        if any(getattr(text, found) for text in texts):
+        ours = written and found == "as_tokens"  # the template's own tokens
+        if not ours and any(getattr(text, found) for text in texts):
             getattr(report, found).append(i)

@@ -47,6 +47,8 @@ from minirlhf.models.load import (
     load_scalar,
     same_weights,
     save_policy,
+    trained_with_chat,
+    unlike_training,
 )
 from minirlhf.models.roofline import (
     H100,
@@ -116,6 +118,8 @@ __all__ = [
     "steps_of",
     "token_scores",
     "train_seconds",
+    "trained_with_chat",
+    "unlike_training",
     "weights_bytes",
     "with_lora",
 ]

@@ -21,6 +21,7 @@ from minirlhf.core.checks import LARGEST, SMALLEST
 from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
+from minirlhf.models.chat import write_note
 from minirlhf.models.folders import read_table, read_whole
 from minirlhf.models.forward import device_of, policy_logprobs
 from minirlhf.runtime import check, save_folder
@@ -108,6 +109,7 @@ class ScalarModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         *,
         dtype: torch.dtype = torch.float16,
+        chat: bool = False,
     ) -> None:
         """Write an ordinary transformers folder: a sequence classifier with one label.
 
@@ -119,6 +121,8 @@ class ScalarModel(nn.Module):
 
         Args:
             dtype: of the saved weights, 16 bits by default; `load` reads them as float32.
+            chat: the model learned from texts that the tokenizer's chat template wrote. The folder
+                says so, and `trained_with_chat` reads it.
 
         Raises:
             ValueError: the folder holds files that do not belong to a model, or is in use.
@@ -141,6 +145,7 @@ class ScalarModel(nn.Module):
             whole.to(dtype).save_pretrained(place)
             tokenizer.save_pretrained(place)
             (place / "scalar.json").write_text(json.dumps(numbers))
+            write_note(place, chat=chat)
 
         save_folder(folder, write)
 
@@ -263,8 +268,9 @@ class SharedCritic(ScalarModel):
         tokenizer: PreTrainedTokenizerBase,
         *,
         dtype: torch.dtype = torch.float16,
+        chat: bool = False,
     ) -> None:
         """Write the backbone as it is now and the head, as an ordinary ScalarModel."""
         alone = ScalarModel(merged(self.actor).base_model)
         alone.head, alone.shift, alone.scale = self.head, self.shift, self.scale
-        alone.save(folder, tokenizer, dtype=dtype)
+        alone.save(folder, tokenizer, dtype=dtype, chat=chat)

@@ -6,6 +6,7 @@ the hub.
 
 import copy
 import os
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from minirlhf.models.adapters import Policy, fused_gelu, merged
+from minirlhf.models.chat import NOTE, looks_written, read_note, write_note
 from minirlhf.models.fit import check_fit, end_ids
 from minirlhf.models.folders import check_tables, read_whole, why_not_a_model
 from minirlhf.models.heads import ScalarModel
@@ -169,6 +171,53 @@ def load_scalar(
         ) from error
 
 
+def trained_with_chat(name: str | Path) -> bool:
+    """Whether a model learned from texts that its chat template wrote, as its folder says.
+
+    A folder says so in `minirlhf.json`, if the texts were conversations or `chat` (--chat) was
+    given. A folder without this file, and a name on the hub, say nothing: False.
+
+    Raises:
+        ValueError: minirlhf.json is damaged.
+    """
+    folder = checkpoint(name)
+    try:
+        return folder is not None and read_note(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{name}': {_first_line(error)} Correct it or remove {NOTE}.") from error
+
+
+def unlike_training(
+    names: Iterable[str | Path],
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat: bool = False,
+    advice: str = "Give --chat.",
+) -> list[str]:
+    """A sentence on each model that learned from texts of its chat template and gets plain ones.
+
+        for sentence in unlike_training(["out/sft", "out/reward"], prompts, tokenizer): print(...)
+
+    Args:
+        names: of the models, as for `load_policy` and `load_scalar`.
+        prompts: as the models will read them.
+        chat: the chat template wrote them. Prompts with its special tokens are taken for such, too.
+        advice: the end of each sentence.
+
+    Raises:
+        ValueError: a minirlhf.json is damaged.
+    """
+    learned = [name for name in dict.fromkeys(names) if trained_with_chat(name)]
+    if chat or not learned or all(looks_written(tokenizer, prompt) for prompt in prompts):
+        return []
+    return [
+        f"{name} was trained on texts written with its chat template (--chat); these prompts are "
+        f"plain. {advice}"
+        for name in learned
+    ]
+
+
 def _first_line(error: Exception) -> str:
     """The first line of an error's message, with its type where the message alone says little.
 
@@ -230,6 +279,7 @@ def save_policy(
     folder: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
+    chat: bool = False,
 ) -> None:
     """Write a policy as an ordinary transformers folder (safetensors), replaced atomically.
 
@@ -237,6 +287,8 @@ def save_policy(
 
     Args:
         dtype: of the saved weights. float16 halves the file; `load_policy` reads it as float32.
+        chat: the model learned from texts that the tokenizer's chat template wrote. The folder says
+            so, and `trained_with_chat` reads it.
 
     Raises:
         ValueError: the folder holds files that do not belong to a model, or is in use.
@@ -249,5 +301,6 @@ def save_policy(
     def write(place: Path) -> None:
         copied.save_pretrained(str(place))
         tokenizer.save_pretrained(place)
+        write_note(place, chat=chat)
 
     save_folder(folder, write)

@@ -26,6 +26,7 @@ MODEL_FILES = (
     "chat_template.jinja",
     "additional_chat_templates",
     "scalar.json",
+    "minirlhf.json",
     "metrics.jsonl",
     PARTIAL,
 )  # what transformers and this package write into a model's folder; a save replaces these alone

@@ -127,7 +127,7 @@ def _turn(turn: Any, place: str, column: str) -> Any:
     role = SPEAKERS.get(turn["from"]) if isinstance(turn["from"], str) else None
     if role is None:
         raise BadRow(
-            f"an unknown speaker in {column}",
+            f"an unknown speaker {str(turn['from'])[:40]!r} in {column}",
             f"{place} has a turn from {str(turn['from'])[:60]!r}; it must be from one of "
             f"{', '.join(SPEAKERS)}.",
         )

@@ -6,6 +6,7 @@ user's turns between them are read by the policy and have no loss.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,19 +18,22 @@ from minirlhf.tasks.turns import (
     CALLS,
     KNOWN,
     NO_WEIGHT,
-    ORDER,
     SPANS,
     THOUGHTS,
     Turns,
     has_null_argument,
     is_conversation,
     is_learned,
+    says_nothing,
     text_of_turn,
     texts_in,
     without_none,
 )
 
 # kinds of bad rows, as the report names them
+NO_QUESTION = "no turn before the answer"
+ANSWERED = "a prompt that ends with the assistant's turn"
+NO_ANSWER = "no turn of the assistant to learn"
 SPECIAL = "a special token written in a turn"
 NO_CALLS = "calls of tools that the chat template does not write"
 REFUSED = "a conversation that the chat template cannot write"
@@ -37,6 +41,9 @@ LOST = "a turn that the chat template leaves out or changes"
 EARLIER = "earlier turns that the chat template writes differently when others follow"
 
 # what is unusual about rows that are used
+EMPTY = "an empty response"
+EMPTY_TURN = "an empty turn of the assistant before the last, which is learned"
+SAME_ROLE = "two turns of one role in a row"
 NULL = "an argument of a tool's call that is null (a table adds such arguments to calls)"
 TOOLS_LOST = "the chat template leaves out the list of tools"
 TOOL_LOST = "the chat template leaves out a tool's turn"
@@ -45,7 +52,11 @@ TURN_LOST = "the chat template leaves out or changes a turn of the assistant tha
 
 
 def render(
-    row: dict, texts: list[str], template: "PreTrainedTokenizerBase | Template", name: str = ""
+    row: dict,
+    texts: list[str],
+    template: "PreTrainedTokenizerBase | Template",
+    name: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The texts of a conversation, written with the tokenizer's chat template.
 
@@ -54,6 +65,8 @@ def render(
         texts: the columns to write, `prompt` first.
         template: the tokenizer, or for many rows a `Template` of it.
         name: start of an error message, for example "Row 3: ".
+        columns: column of the row -> the column of the file that it comes from, as messages name
+            it; by default the same. `prompt` and `completion` may be parts of one conversation.
 
     Returns:
         A text for each column. A response of several turns also has NAME_spans: the characters of
@@ -65,31 +78,29 @@ def render(
     """
     if not isinstance(template, Template):
         template = Template(template)
-    template.name, template.noted = name, []
+    template.name, template.noted, template.columns = name, [], columns or {}
     template.check_tools()
     asked = template.turns(row["prompt"], "user", "prompt")
     if not asked:
-        raise BadRow(ORDER, f"{name}there is no turn before the answer, so there is no prompt.")
+        raise BadRow(
+            NO_QUESTION, f"{name}there is no turn before the answer, so there is no prompt."
+        )
     if asked[-1]["role"] == ASSISTANT:
         raise BadRow(
-            ORDER,
+            ANSWERED,
             f"{name}the prompt ends with the assistant's turn, and another would follow; it must "
             "end with the turn that the assistant answers.",
         )
     prompt = template.prompt(asked)
     rendered: dict[str, Any] = {"prompt": prompt}
     for column in texts[1:]:
-        reply = template.turns(row[column], ASSISTANT, column)
-        # ultrafeedback repeats the prompt in both texts
-        reply = reply[len(asked) :] if reply[: len(asked)] == asked else reply
+        before = len(asked) if template.is_one_conversation else 0
+        reply = template.turns(row[column], ASSISTANT, column, before)
+        if reply[: len(asked)] == asked:  # ultrafeedback repeats the prompt in both texts
+            reply, before = reply[len(asked) :], len(asked)
         if not reply or reply[0]["role"] != ASSISTANT:
-            found = f"role {reply[0]['role']!r}" if reply else "no turn"
-            raise BadRow(
-                ORDER,
-                f"{name}the answer in {column} begins with {found}; it must begin with a turn "
-                "of role 'assistant'.",
-            )
-        rendered |= template.response(asked, reply, column, prompt)
+            raise template.no_answer(asked, reply, column)
+        rendered |= template.response(asked, reply, column, prompt, before)
     return rendered
 
 
@@ -126,11 +137,13 @@ class Template:
         ignored: key of turns that nothing reads -> the names of the rows that have it.
         tools: those that the assistant may call in the conversations that are written next.
         some_only_read: whether a turn of the assistant in a response was not learned.
+        columns: column of the row -> the column of the file, for messages.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.name = tokenizer, ""
         self.noted: list[str] = []
+        self.columns: Mapping[str, str] = {}
         self.ignored: dict[str, set[str]] = {}
         self.tools: list[Any] = []
         self.some_only_read = False
@@ -141,10 +154,17 @@ class Template:
         adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         self.bos = (tokenizer.bos_token or "") if adds else ""
 
-    def turns(self, value: str | Turns, role: str, column: str) -> list[dict[str, Any]]:
+    @property
+    def is_one_conversation(self) -> bool:
+        """Whether prompt and completion are the parts of one column."""
+        return "prompt" in self.columns and self.columns["prompt"] == self.columns.get("completion")
+
+    def turns(
+        self, value: str | Turns, role: str, column: str, before: int = 0
+    ) -> list[dict[str, Any]]:
         """A conversation as templates expect it: contents are text, and no key's value is None.
 
-        A text is one turn of this role.
+        A text is one turn of this role. `before` is the number of turns before it in its column.
 
         Raises:
             ValueError: a turn holds a special token, which would be read as the template's own,
@@ -152,8 +172,8 @@ class Template:
         """
         turns = value if is_conversation(value) else [{"role": role, "content": value}]
         assert isinstance(turns, list)
-        name, found = f"{self.name}{column}", []
-        for i, turn in enumerate(turns, start=1):
+        name, found = f"{self.name}{self.columns.get(column, column)}", list[dict[str, Any]]()
+        for i, turn in enumerate(turns, start=1 + before):
             turn = without_none(turn) | {
                 "content": text_of_turn(turn, f"{name}: the content of turn {i}")
             }
@@ -171,8 +191,37 @@ class Template:
             for key in turn.keys() - set(KNOWN):
                 if not re.search(rf"\b{re.escape(key)}\b", str(self.tokenizer.chat_template)):
                     self.ignored.setdefault(key, set()).add(self.name)
+            if found and found[-1]["role"] == turn["role"] not in (ASSISTANT, "tool"):
+                self.noted.append(SAME_ROLE)
             found.append(turn)
         return found
+
+    def no_answer(self, asked: Turns, reply: Turns, column: str) -> BadRow:
+        """The fault of a response that does not begin with the assistant's turn."""
+        name = self.columns.get(column, column)
+        if self.is_one_conversation or not reply:
+            return BadRow(
+                NO_ANSWER,
+                f"{self.name}{name} has no turn of the assistant after the question, so there is "
+                "nothing to learn; leave the row out.",
+            )
+        asks = "prompt" in self.columns or not self.columns
+        if asks and ASSISTANT in [turn["role"] for turn in reply]:
+            prompt = self.columns.get("prompt", "prompt")
+            differ = (i for i, (a, b) in enumerate(zip(asked, reply, strict=False)) if a != b)
+            i = next(differ, min(len(asked), len(reply)) - 1)
+            theirs, ours = (f"{t[i]['role']}: {t[i]['content'][:60]!r}" for t in (reply, asked))
+            return BadRow(
+                f"the question in {name} differs from {prompt}",
+                f"{self.name}the question in {name} differs from {prompt}: turn {i + 1} is "
+                f"{theirs} in {name} and {ours} in {prompt}; make them equal, or give the answer "
+                f"alone in {name}.",
+            )
+        return BadRow(
+            NO_ANSWER,
+            f"{self.name}the answer in {name} begins with role {reply[0]['role']!r}; it must begin "
+            "with a turn of role 'assistant'.",
+        )
 
     def ignored_keys(self) -> str:
         """A sentence on the keys of turns that nothing reads; empty if there are none."""
@@ -226,9 +275,15 @@ class Template:
                 )
         return prompt
 
-    def response(self, asked: Turns, reply: Turns, column: str, prompt: str) -> dict[str, Any]:
-        """The text after the prompt, and the characters in it that the assistant wrote."""
+    def response(
+        self, asked: Turns, reply: Turns, column: str, prompt: str, before_it: int = 0
+    ) -> dict[str, Any]:
+        """The text after the prompt, and the characters in it that the assistant wrote.
+
+        `before_it` is the number of turns before the reply in its column.
+        """
         turns, first = [*asked, *reply], len(asked)
+        named = self.columns.get(column, column)
         whole = self.written(turns)
         self._check_whole(turns, whole)
         spans: list[list[int]] = []
@@ -237,19 +292,21 @@ class Template:
             after = whole if i + 1 == len(turns) else self.written(turns[: i + 1])
             if not (whole.startswith(before) and whole.startswith(after.rstrip())):
                 raise self._differs(earlier=i > first or whole.startswith(before))
-            name = f"turn {i - first + 1} of {column}"
+            name = f"turn {i - first + 1 + before_it} of {named}"
             learned = is_learned(turns[i], f"{self.name}{name}")
             if learned:
                 self._check_thought(turns, i, name)
                 written = whole[: len(after)]
                 self._check_learned(turns[i], before, written, name)
                 spans.append([len(before) - len(prompt), len(after.rstrip()) - len(prompt)])
+                if says_nothing(turns[i]):
+                    self.noted.append(EMPTY if i + 1 == len(turns) else EMPTY_TURN)
                 continue
             self.some_only_read = True
             if i + 1 == len(turns):
                 raise BadRow(
                     NO_WEIGHT,
-                    f"{self.name}the last turn of {column} has a weight of 0, so nothing is "
+                    f"{self.name}the last turn of {named} has a weight of 0, so nothing is "
                     "learned there; end the conversation before it.",
                 )
         self._note_lost(turns, first, whole)

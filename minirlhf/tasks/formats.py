@@ -277,7 +277,7 @@ def paired(dataset: Dataset, *, say: Callable[[str], object] = print) -> Dataset
     return Dataset.from_list(rows)
 
 
-def _origin_of_pair(good: dict, bad: dict) -> dict[str, dict[str, str]]:
+def _origin_of_pair(good: dict, bad: dict) -> dict[str, dict]:
     """The column `ORIGIN` of a pair, if its two rows have one: row "3+5"."""
     if ORIGIN not in good:
         return {}

@@ -89,7 +89,7 @@ def load_by_name(
         ValueError: the dataset cannot be loaded, has no known format, or has a row that cannot be
             used. Rows are counted from 1.
     """
-    made = _loaded(
+    made, _ = _loaded(
         name,
         tokenizer,
         split=split,
@@ -114,15 +114,15 @@ def _loaded(
     skip_invalid: bool,
     say: Callable[[str], object],
     load: Callable[..., Dataset] = load_dataset,
-) -> Dataset:
-    """What `load_by_name` returns, with the column `ORIGIN` except for imdb."""
+) -> tuple[Dataset, Layout]:
+    """What `load_by_name` returns, with the column `ORIGIN` except for imdb, and its layout."""
     check("columns", columns, not (columns and name == "imdb"), "left out with imdb")
     check("chat", chat, not (chat and name == "imdb"), "off with imdb, whose texts are no answers")
     if name == "imdb":
         check("rows", rows, rows is None or rows >= 1, "1 or more")
         read = _from_hub(name, *DATASETS[name], split, rows, load)
         say(f"imdb: {len(read)} rows; the first 8 words of text are the prompt.")
-        return imdb_rows(read)
+        return imdb_rows(read), Layout({}, ())
     found, layout = _read(name, split, rows, columns, load)
     source = Source(_title(name))
     made, report = standard_rows(
@@ -135,9 +135,11 @@ def _loaded(
         chat=chat,
     )
     say(report.lines(layout, limited=len(found) == rows))
-    return as_dataset(
-        {number: row | {ORIGIN: source.origin(number)} for number, row in made.items()}
-    )
+    numbered = {
+        number: row | {ORIGIN: source.origin(number, chat=report.chat)}
+        for number, row in made.items()
+    }
+    return as_dataset(numbered), layout
 
 
 def _read(
@@ -300,7 +302,7 @@ def named_demonstrations(
     _check_named(name, columns, chat)
     if not name:
         return reviews.sft_dataset(tokenizer)
-    data = _loaded(
+    data, layout = _loaded(
         name,
         tokenizer,
         rows=rows,
@@ -311,7 +313,7 @@ def named_demonstrations(
     )
     data = completions(data, say=say)
     if "completion" not in data.column_names:
-        raise _lacks(name, data, ["completion"], "of no known format for SFT", "completion=NAME")
+        raise _lacks(name, layout, ["completion"], "of no known format for SFT", "completion=NAME")
     return data
 
 
@@ -330,8 +332,8 @@ def named_pairs(
 ) -> Dataset:
     """Preference pairs.
 
-    A column `row_of_file` says which row of a named dataset each pair is; `loops.fit_rows` names
-    rows by it, and takes it away.
+    A column `row_of_file` says which row of a named dataset each pair is, and whether the chat
+    template wrote it; `loops.fit_rows` names rows by it, and takes it away.
 
     Args:
         name: a dataset that `load_by_name` knows; empty for pairs drawn from the film reviews.
@@ -350,7 +352,7 @@ def named_pairs(
         return reviews.preference_pairs(
             "reward", rows, seed=seed, max_tokens=max_tokens, tokenizer=tokenizer
         )
-    data = _loaded(
+    data, layout = _loaded(
         name,
         tokenizer,
         rows=rows,
@@ -363,7 +365,7 @@ def named_pairs(
         return data if labelled else paired(data, say=say)
     if lacking := [c for c in ("chosen", "rejected") if c not in data.column_names]:
         raise _lacks(
-            name, data, lacking, "of no known format for pairs", "chosen=NAME,rejected=NAME"
+            name, layout, lacking, "of no known format for pairs", "chosen=NAME,rejected=NAME"
         )
     return data
 
@@ -407,7 +409,7 @@ def named_prompts(
     prompts = {
         number: {"prompt": row["prompt"]}
         | {c: v for c, v in given[number].items() if c not in (*asked, "prompt", *broken)}
-        | {ORIGIN: source.origin(number)}
+        | {ORIGIN: source.origin(number, chat=report.chat)}
         for number, row in made.items()
     }
     return as_dataset(prompts, source)
@@ -423,10 +425,14 @@ def _unreadable(rows: Mapping[int, Row], source: Source) -> dict[str, str]:
     return found
 
 
-def _lacks(name: str, data: Dataset, lacking: list[str], what: str, example: str) -> ValueError:
+def _lacks(name: str, layout: Layout, lacking: list[str], what: str, example: str) -> ValueError:
     """The refusal of a dataset that does not have the columns for a way of training."""
-    has = [column for column in data.column_names if column != ORIGIN]
-    return ValueError(
-        f"{_title(name)} is {what}: it has {', '.join(has)} and lacks {lacking}; "
-        f"if other columns are meant, give --columns {example}."
-    )
+    advice = f"if other columns are meant, give --columns {example}."
+    if "messages" in layout.columns:
+        return ValueError(
+            f"{_title(name)} holds conversations ({layout.named['messages']}) without rejected "
+            "answers, so there are no pairs. The command sft learns from conversations, and grpo, "
+            f"ppo and the online commands take their prompts; {advice}"
+        )
+    has = ", ".join([*sorted(layout.used), *layout.ignored])
+    return ValueError(f"{_title(name)} is {what}: it has {has} and lacks {lacking}; {advice}")

@@ -85,6 +85,11 @@ def is_transcript(text: str) -> bool:
     return text.lstrip().startswith("Human:") and TURN in text
 
 
+def has_further_turn(text: str) -> bool:
+    """Whether a response of a transcript goes on with a turn of `Human:` or `Assistant:`."""
+    return any(f"\n\n{speaker}:" in text for speaker in SPEAKERS)
+
+
 def turns_of(text: Any, column: str) -> Any:
     """The turns of a transcript, as {"role", "content"}. Turns stay as they are.
 

@@ -7,7 +7,7 @@ in Python, `--columns prompt=question` on the command line.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minirlhf.runtime import check
@@ -78,6 +78,14 @@ CHOICES: tuple[tuple[str, str, str, Callable[[object], int | None]], ...] = (
     ),
 )
 
+SCORES = (  # of the chosen and of the rejected response
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
+
 # names of what is known about a row: not the prompt's, if the values look like it, too
 ABOUT = re.compile(
     r"((prompt|chosen|rejected)[_-])?(idx|index|uid|uuid|hash|source|dataset|origin|subset|split|"
@@ -100,6 +108,7 @@ class Layout:
             several turns.
         only_prompts: the responses are not read. Of `messages`, all turns before the assistant's
             last answer are the prompt.
+        answers: columns of responses that are not read, where only prompts are.
     """
 
     columns: dict[str, tuple[str, ...]]
@@ -107,6 +116,7 @@ class Layout:
     choice: tuple[str, Callable[[object], int | None]] | None = None
     spans: tuple[str, ...] = ()
     only_prompts: bool = False
+    answers: tuple[str, ...] = ()
 
     @property
     def implicit(self) -> bool:
@@ -119,6 +129,22 @@ class Layout:
         choice = {self.choice[0]} if self.choice else set()
         parts = {part for parts in self.columns.values() for part in parts}
         return frozenset(parts | choice | set(self.spans))
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The column of the file that holds each role, as messages name it."""
+        found = {role: " + ".join(columns) for role, columns in self.columns.items()}
+        if self.choice:
+            found |= {"chosen": "chosen", "rejected": "rejected"}
+        if "messages" in found:  # prompt and completion are parts of it
+            found |= dict.fromkeys(("messages", *TEXTS[:2]), self.columns["messages"][-1])
+        return found
+
+    @property
+    def scores(self) -> tuple[str, str] | None:
+        """Two columns, not read, that may say the score of the chosen and rejected response."""
+        known = (pair for pair in SCORES if "chosen" in self.columns and {*pair} <= {*self.ignored})
+        return None if self.choice else next(known, None)
 
     @property
     def optional(self) -> frozenset[str]:
@@ -195,7 +221,10 @@ def find_layout(
         tools = {TOOLS: (TOOLS,)}
     read = next((role for role in ("prompt", "messages") if role in columns), "")
     if only_prompts and read:
-        return _layout({read: columns[read]} | tools, names, only_prompts=True)
+        known = {*TEXTS[1:], *COMPLETIONS}.union(*PAIRS, *(choice[:2] for choice in CHOICES))
+        known = known.union(*(columns.get(role, ()) for role in TEXTS[1:])) - {*columns[read]}
+        found = _layout({read: columns[read]} | tools, names, only_prompts=True)
+        return replace(found, answers=tuple(name for name in names if name in known))
     return _layout(columns | tools, names, layout.choice)
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from minirlhf.tasks.layouts import Layout
 
+MOST_KINDS = 12  # of rows that a line names
 ORIGIN = "row_of_file"  # a column that says which row of a file a row comes from, for messages
 
 
@@ -46,9 +48,14 @@ class Source:
         """How many rows, and the first of them. `numbers` count from 0."""
         return listed([number + 1 for number in numbers])
 
-    def origin(self, number: int) -> dict[str, str]:
-        """The value of the column `ORIGIN` in a row of a file. `number` counts from 0."""
-        return {"source": self.name, "row": str(number + 1)}
+    def origin(self, number: int, *, chat: bool) -> dict[str, Any]:
+        """The value of the column `ORIGIN` in a row of a file.
+
+        Args:
+            number: of the row, from 0.
+            chat: the chat template wrote the texts of the row.
+        """
+        return {"source": self.name, "row": str(number + 1), "chat": chat}
 
 
 @dataclass
@@ -62,6 +69,7 @@ class Report:
         left_out: kind of fault -> the numbers of the rows left out, from 0.
         noted: what is unusual about rows that are used -> their numbers.
         remarks: sentences about all rows.
+        chat: whether the chat template wrote the texts.
     """
 
     source: Source
@@ -70,6 +78,7 @@ class Report:
     left_out: dict[str, list[int]] = field(default_factory=dict)
     noted: dict[str, list[int]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    chat: bool = False
 
     def lines(self, layout: Layout, *, limited: bool = False, others: str = "") -> str:
         """The columns, and the rows that are used and left out, in a line each.
@@ -87,5 +96,7 @@ class Report:
         for start, kinds in (("Left out: ", self.left_out), ("Used as well: ", self.noted)):
             if kinds:
                 parts = [f"{kind}: {self.source.listed(n)}" for kind, n in kinds.items()]
+                if more := parts[MOST_KINDS:]:
+                    parts = [*parts[:MOST_KINDS], f"{len(more)} more kinds"]
                 lines.append(start + "; ".join(parts) + ".")
         return "\n".join([*lines, *self.remarks])

@@ -6,19 +6,40 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.tasks.cells import values_of
-from minirlhf.tasks.conversations import EARLIER, Template, render
-from minirlhf.tasks.implicit import is_transcript, prompt_length, turns_of
-from minirlhf.tasks.layouts import TOOLS, Layout
+from minirlhf.tasks.conversations import EARLIER, EMPTY, Template, render
+from minirlhf.tasks.implicit import has_further_turn, is_transcript, prompt_length, turns_of
+from minirlhf.tasks.layouts import TOOLS, Layout, is_number
 from minirlhf.tasks.lines import BadRow, Row
 from minirlhf.tasks.reports import Report, Source
-from minirlhf.tasks.turns import ASSISTANT, NO_TALK, SPANS, TEXTS, Turns, check_turns
+from minirlhf.tasks.turns import (
+    ASSISTANT,
+    NO_TALK,
+    SPANS,
+    TEXTS,
+    Turns,
+    are_turns,
+    check_turns,
+)
 
 # kinds of bad rows, as the report names them
 EQUAL = "two equal responses"
 
+# how a tokenizer without a chat template gets one; the test of this sentence runs its two lines
+GET_TEMPLATE = (
+    "Give a --model whose tokenizer has one, such as smollm2-135m (first: minirlhf data --model "
+    "smollm2-135m). Or add one to your model's folder, in two lines of Python after `_, tokenizer "
+    "= models.load_policy(FOLDER)`: tokenizer.chat_template = "
+    '"{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }} {% endfor %}'
+    '{% if add_generation_prompt %}assistant: {% endif %}"; tokenizer.save_pretrained(FOLDER).'
+)
+
 # what is unusual about rows that are used
 AS_LABEL = "a label that is 1 or 0 or a word, read as true or false"
 REPEATED = "a response that begins with its whole prompt, which is left there and learned"
+FURTHER = (
+    "a response with a further turn of Human: or Assistant:, which is learned as text (--chat "
+    "reads transcripts as turns)"
+)
 GREETING = "a turn of the assistant before the user's first, which is read and not learned"
 LAST_ONLY = (
     "only the last answer is learned, as the chat template writes earlier ones in another way"
@@ -61,6 +82,8 @@ def standard_rows(
     template = Template(tokenizer) if tokenizer is not None and written else None
     read: dict[int, Row] = {}
     worded: list[int] = []  # rows whose label is no bool
+    asked: list[int] = []  # rows whose prompt of text becomes the user's turn
+    below: list[int] = []  # rows whose scores prefer the rejected response
     for number, row in enumerate(rows):
         try:
             if isinstance(row, BadRow):
@@ -68,6 +91,11 @@ def standard_rows(
             read[number] = values_of(row, layout, source, number, chat=chat)
             if "label" in read[number] and not isinstance(row[layout.columns["label"][0]], bool):
                 worded.append(number)
+            if template is not None and not chat and _is_asked(row, read[number], layout):
+                read[number]["prompt"] = [{"role": "user", "content": read[number]["prompt"]}]
+                asked.append(number)
+            if layout.scores and _is_below(*(row.get(column) for column in layout.scores)):
+                below.append(number)
         except RecursionError:
             faults[number] = _nested(number, source)
         except BadRow as error:
@@ -86,7 +114,9 @@ def standard_rows(
                     f"{source.row(number)} is {mine}, and the rows before it are {form}; give all "
                     "rows in the same form.",
                 )
-            found[number], kinds = _texts(values, template, source.row(number), chat=chat)
+            found[number], kinds = _texts(
+                values, template, source.row(number), layout.named, chat=chat
+            )
             form = mine
             for kind in kinds:
                 noted.setdefault(kind, []).append(number)
@@ -96,14 +126,22 @@ def standard_rows(
             faults[number] = error
     faults = dict(sorted(faults.items()))
     some_repeat = repeats if len(repeats) < len(read) else []
-    for kind, numbers in ((AS_LABEL, worded), (REPEATED, some_repeat)):
+    prefers = "{} below {}, which prefers the rejected response".format(*layout.scores or ("", ""))
+    for kind, numbers in ((AS_LABEL, worded), (REPEATED, some_repeat), (prefers, below)):
         if used := [number for number in numbers if number in found]:
             noted[kind] = used
-    report = Report(source, len(rows), len(found), noted=_unusual(found) | noted)
+    report = Report(source, len(rows), len(found), noted=_unusual(found, noted.pop(EMPTY, [])))
+    report.noted |= noted
+    report.chat = chat or form == "a conversation"
     if repeats and len(repeats) == len(read):
         report.remarks.append(
             "Every response begins with its whole prompt; this beginning was taken off: "
             f"{source.listed(repeats)}."
+        )
+    if asked := [number for number in asked if number in found]:
+        report.remarks.append(
+            f"The answers beside the prompts ({', '.join(layout.answers)}) are turns, so the chat "
+            f"template writes a prompt of text as the user's turn: {source.listed(asked)}."
         )
     learned = {"messages", "completion"} & layout.columns.keys()
     if form == "a conversation" and learned and not layout.only_prompts:
@@ -111,7 +149,8 @@ def standard_rows(
         some += " whose weight is not 0" if template and template.some_only_read else ""
         last = " (of some rows only the last)" if LAST_ONLY in noted else ""
         report.remarks.append(
-            f"Learned: every turn of the assistant in {min(learned)}{some}{last}, with its end. "
+            f"Learned: every turn of the assistant in {layout.named[min(learned)]}{some}{last}, "
+            "with its end. "
             "Other turns are read and not learned."
         )
     if template and (ignored := template.ignored_keys()):
@@ -130,6 +169,18 @@ def standard_rows(
 
 def _nested(number: int, source: Source) -> BadRow:
     return BadRow(NO_TALK, f"{source.row(number)} holds lists that are nested too deeply.")
+
+
+def _is_asked(row: Row, values: Row, layout: Layout) -> bool:
+    """Whether the prompt is text and an answer beside it, which is not read, is turns."""
+    prompt = values.get("prompt")
+    answered = any(are_turns(row.get(column)) for column in layout.answers)
+    return answered and isinstance(prompt, str) and bool(prompt.strip())
+
+
+def _is_below(chosen: Any, rejected: Any) -> bool:
+    """Whether the score of the chosen response is below that of the rejected one."""
+    return is_number(chosen) and is_number(rejected) and float(chosen) < float(rejected)
 
 
 def _repeats_prompt(values: Row) -> bool:
@@ -173,19 +224,25 @@ def _refuse(
 
 
 def _texts(
-    values: Row, template: Template | None, where: str, *, chat: bool
+    values: Row,
+    template: Template | None,
+    where: str,
+    columns: Mapping[str, str],
+    *,
+    chat: bool,
 ) -> tuple[Row, list[str]]:
     """The row as text with a prompt of its own, and what is unusual about it.
 
     Args:
         template: writes conversations.
         where: the row, as messages name it.
+        columns: role -> its column, as messages name it.
 
     Raises:
         BadRow: the row is no conversation, has no prompt, or its responses are equal.
         ValueError: there is no chat template.
     """
-    _check_turns(values, where)
+    _check_turns(values, where, columns)
     turns, greeted = values.get("messages"), False
     if template is not None:
         template.tools = values.get(TOOLS, [])
@@ -194,9 +251,10 @@ def _texts(
         first = _first_answer(turns)
         values = values | _cut_at(first, turns)
         greeted = any(turn["role"] == ASSISTANT for turn in turns[:first])
+    both = f"{where}: {columns.get('chosen')} and {columns.get('rejected')} are the same"
     if "chosen" in values and values["chosen"] == values.get("rejected"):
         kind = "text" if isinstance(values["chosen"], str) else "conversation"
-        raise BadRow(EQUAL, f"{where}: chosen and rejected are the same {kind}; remove such rows.")
+        raise BadRow(EQUAL, f"{both} {kind}; remove such rows.")
     if "chosen" in values and "prompt" not in values:
         values = _with_prompt(values["chosen"], values["rejected"], where)
     names = [name for name in TEXTS if name in values]
@@ -204,7 +262,7 @@ def _texts(
     _check_prompt(values["prompt"], where)
     if chat and isinstance(values["prompt"], str) and is_transcript(values["prompt"]):
         values = values | {name: turns_of(values[name], name) for name in names}
-        _check_turns(values, where)
+        _check_turns(values, where, columns)
     if chat or any(isinstance(values[name], list) for name in names):
         if template is None and not any(isinstance(values[name], list) for name in names):
             raise ValueError(
@@ -213,24 +271,26 @@ def _texts(
             )
         if template is None:
             raise ValueError(
-                "The rows are conversations; give a tokenizer that has a chat template."
+                f"{where} is a conversation, and the model's tokenizer has no chat template to "
+                f"write it with. {GET_TEMPLATE}"
             )
         try:
-            written = render(values, names, template, f"{where}: ")
+            written = render(values, names, template, f"{where}: ", columns)
             noted = [*template.noted]
         except BadRow as fault:
             if fault.kind != EARLIER or not turns:
                 raise
             values = values | _cut_at(len(turns) - 1, turns)
-            written = render(values, names, template, f"{where}: ")
+            written = render(values, names, template, f"{where}: ", columns)
             noted = [*template.noted, LAST_ONLY]
         values = values | written
         if "chosen" in values and values["chosen"] == values.get("rejected"):
             raise BadRow(
                 EQUAL,
-                f"{where}: chosen and rejected are the same text in the tokenizer's chat template; "
-                "remove such rows.",
+                f"{both} text in the tokenizer's chat template; remove such rows.",
             )
+    elif any(has_further_turn(values[name]) for name in names if name != "prompt"):
+        noted = [FURTHER]
     _check_prompt(values["prompt"], where)
     return values, list(dict.fromkeys([GREETING] * greeted + noted))
 
@@ -243,9 +303,9 @@ def _check_prompt(prompt: Any, where: str) -> None:
         )
 
 
-def _check_turns(values: Row, where: str) -> None:
+def _check_turns(values: Row, where: str, columns: Mapping[str, str]) -> None:
     try:
-        check_turns(values, f"{where}: ")
+        check_turns(values, f"{where}: ", columns)
     except ValueError as error:
         raise BadRow(getattr(error, "kind", NO_TALK), str(error)) from error
 
@@ -296,15 +356,21 @@ def _with_prompt(chosen: Any, rejected: Any, where: str) -> Row:
     return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
-def _unusual(rows: Mapping[int, Row]) -> dict[str, list[int]]:
-    """What is unusual about rows that can be used -> the numbers of such rows."""
+def _unusual(rows: Mapping[int, Row], empty: Sequence[int]) -> dict[str, list[int]]:
+    """What is unusual about rows that can be used -> the numbers of such rows.
+
+    Args:
+        empty: rows whose last turn is empty, before the chat template wrote them.
+    """
     noted: dict[str, list[int]] = {}
     seen: set[tuple] = set()
     for number, row in rows.items():
         key = tuple(row.get(name) for name in (*TEXTS, "label"))
+        texts = [row[name] for name in TEXTS[1:] if name in row]
+        same = "the same as an earlier row" if texts else "the same prompt as an earlier row"
         kinds = {
-            "an empty response": any(not row[name].strip() for name in TEXTS[1:] if name in row),
-            "the same as an earlier row": key in seen,
+            EMPTY: number in empty or not all(text.strip() for text in texts),
+            same: key in seen,
             "the same as an earlier row, but with the other label": "label" in row
             and (*key[:-1], not row["label"]) in seen,
             "the opposite of an earlier row": "rejected" in row

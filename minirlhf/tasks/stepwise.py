@@ -66,7 +66,7 @@ def named_steps(
                 raise row
             solved = layout[1](row, source.row(number))
             check_steps(solved, source.row(number), step_end)
-            made[number] = solved | {ORIGIN: source.origin(number)}
+            made[number] = solved | {ORIGIN: source.origin(number, chat=False)}
         except BadRow as fault:
             faults[number] = fault
     if faults and not (skip_invalid and made):

@@ -20,7 +20,9 @@ Turns = list[dict[str, Any]]
 
 # kinds of bad rows, as the report names them
 NO_TALK = "no conversation"
-ORDER = "turns in an order that gives nothing to learn"
+NO_TEXT = "a turn whose role or content is missing or no text"
+ENDS = "a conversation that does not end with the assistant's turn"
+TWO_ANSWERS = "two turns of the assistant in a row"
 NO_WEIGHT = "a weight that is not 1 or 0, or is 0 in the last turn"
 
 
@@ -30,42 +32,63 @@ def is_conversation(value: object) -> bool:
     )
 
 
-def check_turns(row: Mapping[str, Any], where: str) -> None:
+def are_turns(value: object) -> bool:
+    """Whether a value looks like turns: a list of them, or one, with TRL's keys or ShareGPT's."""
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and any(
+        keys <= first.keys() for keys in ({"role", "content"}, {"from", "value"})
+    )
+
+
+def says_nothing(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is empty: it has no text, calls no tool and holds no thought."""
+    return not (turn["content"].strip() or any(turn.get(key) for key in (*CALLS, *THOUGHTS)))
+
+
+def check_turns(
+    row: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None
+) -> None:
     """Check that a list in a text column, and every value of `messages`, is a conversation.
 
     Args:
         where: start of an error message, for example "Row 3: ".
+        columns: role -> its column in the file, as messages name it; by default the role.
 
     Raises:
         ValueError: it is not, it has no turn, a turn has no text, the turns are in an order that
             gives nothing to learn, or chosen and rejected are not of one kind.
     """
-    row = {name: row[name] for name in ("messages", *TEXTS) if name in row}
-    for name, value in row.items():
-        if not isinstance(value, list) and name != "messages":
+    row = {role: row[role] for role in ("messages", *TEXTS) if role in row}
+    named = {role: (columns or {}).get(role, role) for role in (*row, "chosen", "rejected")}
+    for role, value in row.items():
+        name = named[role]
+        if not isinstance(value, list) and role != "messages":
             check_text(value, f"{where}{name}")
             continue
-        least = 2 if name == "messages" else 1
+        least = 2 if role == "messages" else 1
         if not is_conversation(value) or len(value) < least:
             raise BadRow(
                 NO_TALK,
                 f"{where}{name} is {str(value)[:60]!r}; it must be a list of turns, {least} or "
                 "more, each with role and content.",
             )
-        for turn in value:
-            check_text(turn["role"], f"{where}a role in {name}")
-            text_of_turn(turn, f"{where}a content in {name}")
+        for i, turn in enumerate(value, start=1):
+            try:
+                check_text(turn["role"], f"{where}the role of turn {i} in {name}")
+                text_of_turn(turn, f"{where}the content of turn {i} in {name}")
+            except ValueError as error:
+                raise BadRow(NO_TEXT, str(error)) from error
     if {"chosen", "rejected"} <= row.keys():
         kinds = {isinstance(row[name], list) for name in ("chosen", "rejected")}
         if len(kinds) == 2:
             raise BadRow(
                 "text beside a conversation",
-                f"{where}one of chosen and rejected is text and the other a conversation; give "
-                "both in the same form.",
+                f"{where}one of {named['chosen']} and {named['rejected']} is text and the other a "
+                "conversation; give both in the same form.",
             )
-    for name, value in row.items():
+    for role, value in row.items():
         if isinstance(value, list):
-            _check_order(value, f"{where}{name}", answer=name != "prompt")
+            _check_order(value, f"{where}{named[role]}", answer=role != "prompt")
 
 
 def text_of_turn(turn: dict[str, Any], name: str) -> str:
@@ -95,14 +118,14 @@ def _check_order(turns: Turns, name: str, *, answer: bool) -> None:
     roles = [turn["role"] for turn in turns]
     if answer and ASSISTANT in roles and roles[-1] != ASSISTANT:
         raise BadRow(
-            ORDER,
+            ENDS,
             f"{name} ends with a turn of role {roles[-1]!r}; it must end with the assistant's "
             "turn, which is what is learned. Leave the last turn out.",
         )
     for i, (one, two) in enumerate(zip(roles, roles[1:], strict=False), start=1):
         if one == two == ASSISTANT:
             raise BadRow(
-                ORDER,
+                TWO_ANSWERS,
                 f"{name}: turns {i} and {i + 1} are both the assistant's; join them to one turn.",
             )
 

@@ -151,7 +151,7 @@ def test_what_a_template_leaves_out_of_turns_that_are_only_read_is_said():
 
 def test_a_thought_that_would_be_learned_and_is_left_out_is_refused():
     row = {"messages": [user("q"), assistant("a", reasoning_content="because")]}
-    said = "Row 1: .* leaves out the reasoning_content of turn 1 of completion, which is learned; "
+    said = "Row 1: .* leaves out the reasoning_content of turn 2 of messages, which is learned; "
     with pytest.raises(ValueError, match=said):
         standard(rows(row), chat_tokenizer())
 
@@ -230,31 +230,31 @@ def test_contents_in_parts_and_calls_of_tools_are_read():
         ),
         (
             {"messages": [user("a"), turn("assistant", None)]},
-            "Row 1: a content in messages is 'None', of type NoneType; it must be text",
+            "Row 1: the content of turn 2 in messages is 'None', of type NoneType; it must be text",
         ),
         (
             {"messages": [user("a"), turn("assistant", None, tool_calls=[{"name": "f"}])]},
-            "turn 1 calls tools, and the tokenizer's chat template does not write such calls",
+            "turn 2 calls tools, and the tokenizer's chat template does not write such calls",
         ),
         (
             {"messages": [turn("user", [{"type": "image", "text": "x"}])] * 2},
-            "a content in messages has a part of type 'image'; only text can be read",
+            "the content of turn 1 in messages has a part of type 'image'; only text can be read",
         ),
         (
             {"messages": [user("say <|im_end|>"), assistant("b")]},
-            "Row 1: prompt: turn 1 has '<|im_end|>' written in its content",
+            "Row 1: messages: turn 1 has '<|im_end|>' written in its content",
         ),
         (
             {"messages": [user("a"), assistant("b<|endoftext|>c")]},
-            "completion: turn 1 has '<|endoftext|>' written in its content",
+            "messages: turn 2 has '<|endoftext|>' written in its content",
         ),
         (
             {"messages": [user("a"), assistant("b", weight=0)]},
-            "Row 1: the last turn of completion has a weight of 0",
+            "Row 1: the last turn of messages has a weight of 0",
         ),
         (
             {"messages": [user("a"), assistant("b", weight=0.5)]},
-            "turn 1 of completion has the weight 0.5; it must be 1 (learned) or 0 (only read)",
+            "turn 2 of messages has the weight 0.5; it must be 1 (learned) or 0 (only read)",
         ),
     ],
 )

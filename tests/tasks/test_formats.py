@@ -404,7 +404,7 @@ TURN = {"role": "user", "content": "hello"}
         ),
         (
             {"prompt": [{"role": "user", "content": None}], "completion": "a"},
-            "Row 1: a content in prompt is 'None', of type NoneType; it must be text",
+            "Row 1: the content of turn 1 in prompt is 'None', of type NoneType; it must be text",
         ),
     ],
 )

@@ -106,12 +106,12 @@ def test_conversations_are_written_with_the_chat_template():
         deep = [deep]
     for bad, said in (
         ({"role": "assistant", "content": "a"}, "Prompt 2: the prompt ends with the assistant's"),
-        ({"role": None, "content": "a"}, "Prompt 2: a role in prompt is 'None'"),
+        ({"role": None, "content": "a"}, "Prompt 2: the role of turn 2 in prompt is 'None'"),
         ({"role": "user", "content": "a", "x": deep}, "Prompt 2 holds lists that are nested too"),
     ):
         with pytest.raises(ValueError, match=said):
             prompt_texts([TURNS, [*TURNS, bad]], tokenizer)
-    with pytest.raises(ValueError, match="Prompt 2: a content in prompt is 'None'"):
+    with pytest.raises(ValueError, match="Prompt 2: the content of turn 1 in prompt is 'None'"):
         prompt_texts([TURNS, [{"role": "user", "content": None}]], tokenizer)
 
 

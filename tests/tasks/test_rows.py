@@ -61,10 +61,22 @@ BAD = [
     (TALK, TALK | {"rejected": "text"}, ": one of chosen and rejected is text and the other"),
     (TALK, IMPLICIT, " is text, and the rows before it are a conversation"),
     (CHAT, {"messages": None}, ": messages is 'None'; it must be a list of turns, 2 or more"),
-    (CHAT, {"messages": turns("q", None)}, ": a content in messages is 'None', of type NoneType"),
-    (CHAT, {"messages": turns(None, "a")}, ": a content in messages is 'None', of type NoneType"),
-    (CHAT, {"messages": turns("q", 4)}, ": a content in messages is '4', of type int"),
-    (CHAT, {"messages": [{"role": None, "content": "x"}] * 2}, ": a role in messages is 'None'"),
+    (
+        CHAT,
+        {"messages": turns("q", None)},
+        ": the content of turn 2 in messages is 'None', of type NoneType",
+    ),
+    (
+        CHAT,
+        {"messages": turns(None, "a")},
+        ": the content of turn 1 in messages is 'None', of type NoneType",
+    ),
+    (CHAT, {"messages": turns("q", 4)}, ": the content of turn 2 in messages is '4', of type int"),
+    (
+        CHAT,
+        {"messages": [{"role": None, "content": "x"}] * 2},
+        ": the role of turn 1 in messages is 'None'",
+    ),
     (CHAT, {"messages": "q a"}, ": messages is 'q a'; it must be a list of turns"),
     (
         CHAT,
@@ -221,8 +233,8 @@ def test_the_report_says_of_each_kind_of_bad_row_how_many_and_in_which_column(tm
     given = [{"messages": talk}, *bad, {}]
     load_by_name(written(tmp_path, *given), chat_tokenizer(), skip_invalid=True, say=said.append)
     assert said[0].split("\n")[1] == (
-        "Left out: no conversation: 1 row (2); turns in an order that gives nothing to learn: "
-        "2 rows (3, 6); an unknown speaker in messages: 1 row (4); a special token written in a "
+        "Left out: no conversation: 1 row (2); a conversation that does not end with the "
+        "assistant's turn: 2 rows (3, 6); an unknown speaker 'narrator' in messages: 1 row (4); a special token written in a "
         "turn: 1 row (5); no column messages: 1 row (7)."
     )
     bad = [GOOD | {"chosen": None}, GOOD | {"prompt": 7}, GOOD | {"chosen": 1}]

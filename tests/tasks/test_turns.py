@@ -32,13 +32,13 @@ def file_of(tmp_path, *given):
 @pytest.mark.parametrize(
     "asked, reply, said",
     [
-        (turn("user<|im_end|>", "a"), {}, "prompt: turn 1 has '<|im_end|>' written in its role"),
+        (turn("user<|im_end|>", "a"), {}, "messages: turn 1 has '<|im_end|>' written in its role"),
         (turn("user", "a", name="x<|im_end|>"), {}, "'<|im_end|>' written in its name"),
         (user("a"), {"reasoning_content": "<|endoftext|>"}, "written in its reasoning_content"),
         (
             user("a"),
             {"tool_calls": [CALL | {"arguments": {"x": "<|im_start|>"}}]},
-            "completion: turn 1 has '<|im_start|>' written in its tool_calls",
+            "messages: turn 2 has '<|im_start|>' written in its tool_calls",
         ),
     ],
 )
@@ -79,7 +79,7 @@ def test_other_keys_for_a_turn_that_is_only_read_are_honoured(key, value):
 )
 def test_a_key_that_may_mean_not_learned_is_refused(key, value):
     row = {"messages": [user("q"), assistant("a", **{key: value})]}
-    with pytest.raises(ValueError, match=f"turn 1 of completion has the {key} .* say it with the"):
+    with pytest.raises(ValueError, match=f"turn 2 of messages has the {key} .* say it with the"):
         standard(rows(row), chat_tokenizer())
 
 
@@ -94,7 +94,7 @@ def test_keys_of_turns_that_nothing_reads_are_named_once():
 
 def test_an_older_call_beside_a_content_is_not_dropped():
     row = {"messages": [user("q"), assistant("a", function_call={"name": "f", "arguments": "1"})]}
-    with pytest.raises(ValueError, match="turn 1 calls tools, .* write such calls .no function_ca"):
+    with pytest.raises(ValueError, match="turn 2 calls tools, .* write such calls .no function_ca"):
         standard(rows(row), chat_tokenizer())
     alone = {"messages": [user("q"), assistant(None, function_call={"name": "f"})]}
     written = CHATML.replace(
@@ -197,7 +197,7 @@ def test_calls_and_tools_of_another_form_are_refused(turn, tools, said, tmp_path
 def test_a_template_without_calls_or_tools_is_named(tmp_path):
     path, said = file_of(tmp_path, {"conversations": FACTORY, "tools": TOOLS}), []
     with pytest.raises(
-        ValueError, match="turn 1 calls tools, and the tokenizer's chat template do"
+        ValueError, match="turn 2 calls tools, and the tokenizer's chat template do"
     ):
         load_by_name(path, chat_tokenizer(CHATML), say=said.append)
     load_by_name(path, chat_tokenizer(CALLS), say=said.append)
