@@ -1,18 +1,10 @@
-r"""Check the numerical answer in a response, for problems such as GSM8K's.
+r"""Check the answer in a response, for problems such as GSM8K's.
 
     "6 * 7 = 42 apples.\n#### 42"  ->  "42"  ->  Fraction(42)  ->  1.0 if it is right, else 0.0
 
-The answer is found in the text of any language model, parsed to a Fraction and compared exactly.
-
-A policy finds every text that is paid although it is wrong, and no list of words that deny or
-change a number is complete. So the rule is the other way round. A response must mark its answer,
-and say nothing else after it (see `extract_answer`). Beside the number may stand only words that
-are known: those of the short lists in `answer_words`, and words of the question (`parse_number`).
-Everything else is not paid. This costs some right answers. Ask for one format in the prompt, and
-the policy learns it. Only the final answer is judged, not the way to it: "1 + 1 = 3" answers 3.
-
-Symbolic maths is not parsed here: 2x, \sqrt{2}, 3^2 and 5 × 10^3 are compared as texts. For such
-answers use `rewards.symbolic_answer_reward`.
+A policy finds every text that is paid although it is wrong. So a response must mark its answer, and
+the answer is all that follows the last mark. `answer_reward` says what is paid. Symbolic maths (2x,
+\sqrt{2}, 3^2) is compared as text; for such answers use `rewards.symbolic_answer_reward`.
 
 Source: Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems ("#### 42" in the data);
 \boxed{} is from Hendrycks et al. 2021 (MATH), <answer> from DeepSeek-AI 2025 (R1).
@@ -24,31 +16,35 @@ from collections.abc import Callable
 from typing import Any
 
 from minirlhf.rewards.answer_numbers import LONGEST, parse_number, plain_text, read_number
-from minirlhf.rewards.answer_words import DENY, THUS, VERB, words, words_of_question
 
 MARKS = " \t\n*_`$"  # of Markdown and LaTeX, around an answer
-CLOSING = ("", "i hope it is correct", "i hope this helps", "this is the final answer")
-SENTENCE_END = re.compile(  # not the dot of "Rs. 500" or "max. $5", nor the mark of "x! = 6"
-    r"(?<=[0-9]\.)\s++(?!=)|(?<=[.?])(?<!approx\.)(?<!\bca\.)(?<!\best\.)(?<!\bmax\.)(?<!\bmin\.)"
-    r"(?<!\bvs\.)\s++(?![\d=])|(?<=[a-z]{3}!)\s++(?![\d=])|\n(?!=)"
-)
-REASON = re.compile(r",?\s(?:because|since)\s")
 NEXT_PROBLEM = re.compile(
     r"\n\W{0,9}(?:question|q|problem|human|user)\b\W{0,3}\d{0,3}\W{0,3}:", re.I
 )
-
-# The markers of an answer, in the order in which they count.
+CLOSING = re.compile(r"\sI hope it is correct\.?\s*$")  # the prompt of Lewkowycz et al. 2022
+BOLD = re.compile(r"(?<![\w*)])\*\*([^*\n]{1,100})\*\*(?![\w*(])")
 TAG = re.compile("<answer>([^<]*)</answer>")  # read as ####
-HASHES = re.compile("#{4,}")
-BOX = re.compile(r"\\f?box(?:ed)?\s?\{")
-PHRASE = re.compile(  # at the start of a sentence or a line, or after ", so"
-    rf"(?:(?:^|(?<=[.!?] )|(?<=\n))(?:no, )?|(?<=, )(?={THUS}))\W{{0,9}}(?:{THUS},? )?"
-    r"(?:(?:the|my|our) )?(?:(?:final|correct) )?(?:answer|ans)[\s*_]{0,9}"
-    r"(?:(?:is|equals|w(?:ill|ould) be)\b|:|=)",
-    re.IGNORECASE,
+THUS = "(?:so|then|thus|hence|therefore|finally)"
+ANSWER = (  # "the answer is", "Final answer:", or a heading
+    rf"(?:{THUS},? )?(?:(?:the|my|our) )?(?:(?:final|correct) )?(?:answer|ans|a(?=\W{{0,3}}:))"
+    r"[*_ ]*+(?:is\b|:|=|\n)[\s*_:]*+"
 )
-BEFORE_BOX = re.compile(
-    rf"(?:^|(?<![<>!=:≈≠])=|\b(?:{VERB}|{THUS}|answer|get|have|obtain)[:,]?)[ *_]*$", re.I
+LINE = re.compile(  # a mark at the start of a line or sentence
+    rf"(?:^|(?<=[.!?] ))[*_`$> ]*+(?:#*+[*_ ]*+(?:{ANSWER})++|#{{4,}}+)", re.I | re.M
+)
+BOX = re.compile(r"\\f?box(?:ed)?\s?\{")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!approx\.)(?<!max\.)(?<!min\.)(?<!\bca\.)\s(?!=)")
+GREEK = r"\\(?:alpha|beta|gamma|theta|lambda|mu|pi|sigma|phi|omega)"
+BEFORE_BOX = re.compile(  # one of a few words, or = after a letter, number or bracket: not \geq=
+    rf"(?:^|(?:[0-9)}}\]$|'°%&]|(?<![A-Za-z\\])[A-Za-z]+|{GREEK}|[0-9)]! ?) ?=|\b(?:is|are|be|"
+    rf"has|have|had|gets?|gives|obtain|makes|equals|answer|result|solution|{THUS}):?)$",
+    re.I,
+)
+OPERATOR = re.compile(r"[\w)](?: \*| ?[-+/<>≠≈])\n$")
+DENY = frozenset(
+    """no not never none neither nor or cannot wrong incorrect false maybe perhaps possibly probably
+    might could guess doubt if whether unless suppose assume another approximately roughly about
+    almost than plus minus times twice double triple half square cube root negative""".split()
 )
 
 
@@ -64,131 +60,84 @@ def _last_box(text: str) -> tuple[int, int, int]:
 
 
 def _response(text: str) -> str:
-    """A response without its thinking (R1's <think>), the next problem and empty lines."""
+    """A response without its thinking (R1's <think>), the next problem, bold and empty lines."""
     text = NEXT_PROBLEM.split(text.rsplit("</think>", 1)[-1], maxsplit=1)[0]
-    text = TAG.sub(r"#### \1\n", text)
+    text = CLOSING.sub("", BOLD.sub(r"\1", TAG.sub(r"#### \1\n", text)))
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _sentences(text: str) -> list[str]:
-    """The sentences; a reason (because, since) in the first is a sentence of its own."""
-    first, *later = SENTENCE_END.split(text)
-    return [*REASON.split(first, maxsplit=1), *later]
+def _trim(text: str) -> str:
+    """The text without marks of Markdown or LaTeX around it, and without a full stop."""
+    return text.strip(MARKS).removesuffix(".").strip(MARKS)
 
 
-def _all_agree(pieces: list[str], answer: str, asked: frozenset[str]) -> bool:
-    """Whether all that follows an answer says nothing, or the same number."""
-    given = read_number(answer, asked)
-    for piece in pieces:
-        said = read_number(piece, asked)
-        if piece.strip(MARKS + ".,;:\\()[]").lower() not in CLOSING and not (
-            said and given and said.value == given.value
-        ):
-            return False
-    return True
+def _lead(before: str) -> str:
+    """The sentence that leads to a mark, on its line or the line above; "" if it has ended."""
+    line = before.rstrip(MARKS + "#\\[(").rsplit("\n", 1)[-1]
+    return SENTENCE_END.split(line + " ")[-1].strip()
 
 
-def _clause(before: str) -> str:
-    """What leads to a marker: its own sentence, with the line before it if that goes on."""
-    *others, own = SENTENCE_END.split(before)
-    goes_on = others and not own.strip(MARKS + "\\[(") and not others[-1].endswith((".", "!", "?"))
-    return f"{others[-1]} {own}" if goes_on else own
+def _denies(text: str) -> bool:
+    """Whether a text holds a word such as not, or, if, half."""
+    return not DENY.isdisjoint(re.findall("[a-z]+", re.sub("n['’]t", " not", text.lower())))
 
 
-def _leaves_open(before: str) -> bool:
-    """Whether the last word of a text denies, such as "not" or "or"."""
-    *_, last = "", *before.rstrip(" \n:_`$*[(\\").rsplit(None, 1)
-    return not DENY.isdisjoint(words(last))
-
-
-def _marked(text: str, marker: re.Pattern, asked: frozenset[str]) -> str | None:
-    """The answer after the last #### or phrase; "" if there is none, None if it does not count."""
-    *_, (start, end) = (0, 0), *(found.span() for found in marker.finditer(text))
-    answer, *later = _sentences(text[end:].lstrip(MARKS + ":"))
-    answer = answer.strip(MARKS)
-    answer = answer if answer.endswith("...") else answer.rstrip(MARKS + ".")
-    if not end or not answer:
-        return ""
-    own_line = SENTENCE_END.split(text[:start])[-1]
-    if marker is HASHES:
-        counts = "=" not in answer and not own_line.strip(MARKS)
-        counts = counts and not _leaves_open(text[:start])
-    else:
-        counts = DENY.isdisjoint(words(_clause(text[:start])))
-    return answer if counts and _all_agree(later, answer, asked) else None
-
-
-def _boxed(text: str, asked: frozenset[str]) -> str | None:
-    r"""The content of the last \boxed{}; "" if there is none, None if it does not count."""
+def _boxed(text: str, question: str) -> str | None:
+    r"""The answer of the last \boxed{}, with a unit that follows it; None if it does not count."""
     start, inside, close = _last_box(text)
-    answer = text[inside:close].strip(MARKS)
-    if not answer:
-        return ""
-    after, *later = _sentences(text[close + 1 :])
-    after = answer + after if read_number(answer, asked) else after  # its unit
-    clause = _clause(text[:start])
-    counts = (
-        DENY.isdisjoint(words(clause))
-        and not BOX.search(clause)
-        and BEFORE_BOX.search(plain_text(clause[-LONGEST:]))
-    )
-    return answer if counts and _all_agree([after, *later], answer, asked) else None
+    lead, answer, after = _lead(text[:start]), _trim(text[inside:close]), text[close + 1 :]
+    if (
+        max(len(lead), len(after)) > LONGEST
+        or _denies(lead)
+        or BOX.search(lead)
+        or not BEFORE_BOX.search(plain_text(lead))
+    ):
+        return None
+    unit = _trim(plain_text(after))
+    if not unit:
+        return answer or None
+    answer = f"{answer} {unit}"
+    is_unit = re.match("[A-Za-z%°]", unit) and parse_number(answer, question) is not None
+    return answer if is_unit else None
 
 
-def _unmarked(text: str, asked: frozenset[str]) -> str | None:
-    """The number of a response that is a number, or equations in each line, and nothing else."""
-    lines = SENTENCE_END.split(text.strip(" \n`"))
-    numbers = [read_number(line.replace("\n", " "), asked) for line in lines]
-    whole = all(n and not n.verb and (n.equation or len(lines) == 1) for n in numbers)
-    return numbers[-1].written if whole else None  # type: ignore[union-attr]  # none is None
+TERM = r"[( ]{0,3}-?[0-9][0-9,.]*+[) ]{0,3}"
+STEPS = re.compile(rf"((?:[A-Za-z] ?= ?)?)(?:{TERM}(?:[-+*/×]{TERM})+= ?)*+")
+
+
+def _unmarked(text: str, question: str) -> str | None:
+    """The number of a response that is a number, or an equation that ends in it."""
+    text = plain_text(_trim(text)) if len(text) <= LONGEST else ""
+    text = STEPS.sub(r"\1", text, count=1)
+    return text if parse_number(text, question) is not None else None
 
 
 def extract_answer(text: str, question: str = "") -> str | None:
-    r"""The answer that a text gives, as it is written there; None if there is none.
+    r"""The answer that a text gives, as `answer_reward` describes it; None if there is none.
 
-        "... #### 42\n"  ->  "42"      "The answer is 42 cents, since 6 * 7 = 42"  ->  "42 cents"
-        "so \boxed{42}"  ->  "42"      "That makes 40 + 2 = 42 in all."            ->  None
-
-    What stands before </think> is left out. The answer is the first of these that is not empty:
-    - what follows the last #### at the start of a sentence or line, up to the end of it.
-      It is a number with its unit, or a text, but no equation. <answer>42</answer> is read as
-      #### 42;
-    - the content of the last \boxed{} or \fbox{};
-    - what follows the last "the answer is", "Answer:" or similar at the start of a sentence or line
-      or after ", so", up to the end of the sentence or line;
-    - the whole response, if it is a number with its unit ("so 42 cents", "Total: 42"), or if each
-      of its lines is an equation ("x = 40 + 2 = 42").
-
-    An unmarked number in a sentence is not enough. "Tom has 12 marbles." answers another question
-    than "How many has Janet?", and no rule about words can tell.
-
-    There is no answer (None) if more follows it than a unit, a full stop, marks of Markdown or
-    LaTeX, a reason (because, since) or a sentence that `parse_number` reads as the same number, and
-    a closing sentence such as "I hope it is correct". The next problem ("Question: ..."), which
-    base models write, is left out with all that follows it. "The answer is 42. No, 43" has no
-    answer, "The answer is 41. No, the answer is 42" has.
-
-    There is none either if the sentence before a box or phrase holds a word that denies or changes
-    the answer (not, if, or, twice), or if the text before #### ends in such a word. Before a box it
-    must be empty or end with "=", "is", "has", "so" or similar, and hold no other box. A Markdown
-    heading with four # is mistaken for the first marker.
+        "... #### 42\n"  ->  "42"      "The answer is 42 cents."  ->  "42 cents"
+        "so \boxed{42}"  ->  "42"      "That makes 42 in all."    ->  None
 
     Args:
-        question: the words of it may stand beside a number, as `parse_number` says.
+        question: says which units count after a box, and in a response without a mark.
     """
-    asked = words_of_question(question)
     text = _response(text)
-    answer = _marked(text, HASHES, asked)
-    answer = _boxed(text, asked) if answer == "" else answer
-    answer = _marked(text, PHRASE, asked) if answer == "" else answer
-    if answer == "":
-        return _unmarked(text, asked)
-    return answer
-
-
-def boxed_answer(text: str, question: str = "") -> str | None:
-    r"""The content of the last \boxed{} if it is the answer, by the rules of `extract_answer`."""
-    return _boxed(_response(text), words_of_question(question)) or None
+    if "<think>" in text:  # it never ended
+        return None
+    *_, last = None, *LINE.finditer(text)
+    box = _last_box(text)
+    if box[1] and (last is None or box[0] > last.start()):
+        return _boxed(text, question)
+    if last is None:
+        return _unmarked(text, question)
+    before = text[: last.start()]
+    *_, open_end = re.split(
+        "[0-9]", _lead(before)
+    )  # the rest of the line is a step of the solution
+    *_, word = "", *before.rsplit(None, 1)  # "This is wrong.\n#### 42"
+    if _denies(open_end) or (before.endswith("\n") and _denies(word)) or OPERATOR.search(before):
+        return None
+    return _trim(text[last.end() :]) or None
 
 
 def same_answer(given: str | None, wanted: str, question: str = "") -> bool:
@@ -196,30 +145,27 @@ def same_answer(given: str | None, wanted: str, question: str = "") -> bool:
 
     "0.50" equals "1/2", and "$1,000" equals "1000". If neither is a number, the texts are compared,
     without \text{} and similar, and without regard to spaces beside marks: "(3, 4)" equals "(3,4)",
-    \text{B} and (B) equal "B". Upper and lower case are the same in texts of letters only: "Paris"
-    equals "paris", but "2X" is not "2x".
+    \text{B}, (B) and B) equal "B". Upper and lower case are the same in texts of letters only:
+    "Paris" equals "paris", but "2X" is not "2x".
     """
     if given is None:
         return False
-    numbers = parse_number(given, question), parse_number(wanted, question)
-    if numbers != (None, None):
-        return numbers[0] == numbers[1] and not _other_name(given, wanted)
+    question = f"{question}\n{wanted}"  # x = 5 may be given where it is wanted
+    said, right = read_number(given, question), read_number(wanted, question)
+    if said and right:
+        same_name = said[0] == right[0] or None in (said[0], right[0])  # not y = 5 for x = 5
+        return said[1] == right[1] and same_name
+    short = max(len(given), len(wanted)) <= 4 * LONGEST
     return given == wanted or (
-        max(len(given), len(wanted)) <= 4 * LONGEST and _as_text(given) == _as_text(wanted)
+        not said and not right and short and _as_text(given) == _as_text(wanted)
     )
-
-
-def _other_name(given: str, wanted: str) -> bool:
-    """Whether both are equations with a name on the left, and the names differ: y = 5 and x = 5."""
-    left = [text.partition("=")[0].strip(MARKS) for text in (given, wanted) if "=" in text]
-    return len(left) == 2 and left[0] != left[1] and left[1].isalpha()
 
 
 def _as_text(text: str) -> str:
     """A text as it is compared."""
     text = " ".join(plain_text(text).split())
-    text = text if "!" in text else re.sub(r" ?([-+*/=,()\[\]]) ?", r"\1", text)
-    text = text[1:-1] if re.fullmatch(r"\([A-Za-z]\)", text) else text
+    text = text if "!" in text else re.sub(r" ?([-+*/=<>≠,()\[\]]) ?", r"\1", text)
+    text = re.sub(r"^\(?([A-Za-z])\)$", r"\1", text)
     letters_only = re.fullmatch(r"[^\W\d_]+(?:[ '.,-]+[^\W\d_]+)*", text)
     return text.casefold() if letters_only else text
 
@@ -232,10 +178,33 @@ def answer_reward(
         answer_reward(["6 * 7?"], ["The answer is 42."], answer=["6 * 7 = <<6*7=42>>42\n#### 42"])
         ->  [1.0]
 
+    The answer is all that follows the last mark. It must be a number, with or without a unit, or
+    the text of the right answer (see `parse_number` and `same_answer`):
+
+    | accepted                                        | where                                      |
+    |-------------------------------------------------|--------------------------------------------|
+    | #### 42 apples      <answer>42</answer>         | at the start of a line or sentence         |
+    | So the answer is $42.    Answer: 42    A: 42    | at the start of a line or sentence         |
+    | ## Final answer      (and 42 on the next line)  | a line of its own                          |
+    | \boxed{42} apples    6 * 7 = \boxed{42}         | so, or after "=", "is", "has" and some     |
+    | 42 apples    x = 6 * 7 = 42                     | the whole response                         |
+
+    | refused                                         | why                                        |
+    |-------------------------------------------------|--------------------------------------------|
+    | The answer is Tom has 42.    #### 42, as 6*7=42 | other words than a unit                    |
+    | #### 42 or 43     The answer is 42. No, 43.     |                                            |
+    | It is not \boxed{42}     Do not write\n#### 42  | not, or, if, half ... lead to the mark     |
+    | x ~= \boxed{42}     \boxed{41} = \boxed{42}     | another sign than =, or two boxes          |
+    | - 42     4 200     ½     24!     42 (forty-two) | not a plain number                         |
+
+    Ignored are the unit, Markdown, a full stop, "I hope it is correct." at the end, what stands
+    before </think>, the next problem ("Question: ...", which base models write), earlier marks and
+    sentences. The way to an answer is not judged: "1 + 1 = 3" answers 3.
+
     It follows TRL's contract for reward functions (see `rewards.function`).
 
     Args:
-        prompts: the questions, as text or as conversations; their words may stand beside a number.
+        prompts: the questions, as text or as conversations.
         completions: responses, as text or as conversations, whose last turn is read.
         answer: a column of the dataset: GSM8K's or MATH's whole solution, or the bare answer as
             text or number.
@@ -300,7 +269,7 @@ def _wanted(row: int, answer: Any) -> str:
     text = str(plain).strip()
     _, inside, close = _last_box(text)
     text = text.rsplit("####", 1)[1] if "####" in text else text[inside:close] or text
-    text = text.strip(MARKS)
+    text = _trim(text)
     good = isinstance(plain, str) or (isinstance(plain, (int, float)) and math.isfinite(plain))
     if not text or not good:
         raise ValueError(

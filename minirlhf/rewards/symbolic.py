@@ -1,29 +1,35 @@
-r"""Check a symbolic answer in a box, for problems such as MATH's: \boxed{2\sqrt{3}}.
+r"""Check a symbolic answer, for problems such as MATH's: \boxed{2\sqrt{3}}.
 
-Whether two answers are equal is left to math-verify. It is in minirlhf's extra `math`.
+math-verify reads the formulas, and sympy compares them exactly: their difference must simplify to
+0. math-verify's own comparison is not used. It is made for models that try to be right, and a
+policy finds what it takes too lightly: numbers that agree in 15 digits, x = 4 = 5 or 5 million for
+5, "east" for "seat" (as products of letters), dx/dy for dy/dx, or the question itself, such as
+\int_0^1 x dx for 1/2. So formulas are compared only if they look alike and are of a simple kind
+(see `same_symbolic_answer`). Equal in value is enough then: \sqrt{12} is paid for 2\sqrt{3}.
+It does not check that an answer is simplified.
 
-math-verify is made for the answers of models that try to be right, and a policy finds what it takes
-too lightly: x = 4 = 5, 12 pm and 5 million for 5, \log_2 8 for 3, 2X for 2x, "east" for "seat" (as
-products of letters), or the question itself, such as \int_0^1 x dx for 1/2. So it is asked only
-about answers that look alike (see `same_symbolic_answer`). Equal in value is enough then:
-\sqrt{12} is paid for 2\sqrt{3}. It does not check that an answer is simplified.
-
-Source: math-verify, https://github.com/huggingface/Math-Verify.
+math-verify is in minirlhf's extra `math`. Source: https://github.com/huggingface/Math-Verify.
 """
 
 import re
 import threading
+from dataclasses import replace
 from typing import Any
 
 from minirlhf.rewards.answer_numbers import parse_number
-from minirlhf.rewards.answers import boxed_answer, reward_of_rows, same_answer
+from minirlhf.rewards.answers import extract_answer, reward_of_rows, same_answer
 
-FREE = re.compile(  # they change nothing, or a fraction or root into one of the same value
-    r"\\(?:(?:[dtc]?frac|sqrt|cdot|times|left|right|displaystyle|quad)(?![A-Za-z])|[,;:! ])"
+SPACE = re.compile(r"\s+|\\(?:(?:left|right|displaystyle|quad)(?![A-Za-z])|[,;:! ])|\$")
+LIST = re.compile(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})")
+FORMULA = re.compile(  # all that a formula may hold; no capital, because math-verify reads X as x
+    r"(?:[0-9a-z+*/^(){} -]|\\sqrt\[[0-9]\]|\\(?:[dt]?frac|sqrt|cdot|pi|infty|sin|cos|tan|log|ln|"
+    r"alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![A-Za-z]))*"
 )
-MARK = re.compile(r"\\(?:[A-Za-z]+|.)|[A-Za-z]+|[^A-Za-z0-9\s\\+*/^(){}-]", re.S)
-UNSURE = re.compile(r":|[0-9})]_|[0-9](?:\s|\\[,;:! ])+[0-9]|=.*=", re.S)
-EXPONENT = re.compile(r"\^\s*(?:\{([^{}^]*)\}|([^\s{]))")
+FREE = re.compile(r"\\(?:[dt]?frac|sqrt|cdot)")  # with or without them a value can be the same
+UNSURE = re.compile(  # x1, two numbers side by side, \frac{dy}{dx}, 1/2x: is x below the line?
+    r"(?<![\\a-z])[a-z]+[0-9]|[0-9] +[0-9]|\{ *d|/(?! *[0-9]+ *(?:[-+)]|$))"
+)
+EXPONENT = re.compile(r"\^ *(?:\{([^{}^]*)\}|([^ {]))")
 LONGEST = 200  # characters
 SECONDS = 5
 
@@ -31,33 +37,43 @@ SECONDS = 5
 def symbolic_answer_reward(
     prompts: list, completions: list, *, answer: list, **columns: object
 ) -> list[float]:
-    r"""1.0 for each completion with a box whose content equals the answer, 0.0 for the others.
+    r"""1.0 for each completion whose answer equals the right one, 0.0 for the others.
 
         symbolic_answer_reward(["..."], [r"so \boxed{(x+1)^2}"], answer=["x^2 + 2x + 1"])  ->  [1.0]
 
-    It follows TRL's contract for reward functions (see `rewards.function`).
+    The answer is marked as for `rewards.answer_reward`, and compared by `same_symbolic_answer`. It
+    follows TRL's contract for reward functions (see `rewards.function`).
 
     Args:
-        prompts, completions, answer: as those of `rewards.answer_reward`. The answer may stand in
-            \boxed{} or between $.
+        prompts, completions, answer: as those of `rewards.answer_reward`.
 
     Raises:
         ImportError: math-verify is not installed.
         ValueError: as by `rewards.answer_reward`.
     """
     _math_verify()
-    return reward_of_rows(prompts, completions, answer, boxed_answer, same_symbolic_answer)
+    return reward_of_rows(prompts, completions, answer, extract_answer, same_symbolic_answer)
 
 
 def same_symbolic_answer(given: str | None, wanted: str, question: str = "") -> bool:
-    r"""Whether two answers are equal, for `answers.same_answer` or in the eyes of math-verify.
+    r"""Whether two answers are equal, for `answers.same_answer` or as formulas.
 
-    math-verify is asked only if neither is a plain number (then only the same number is equal), and
-    if both hold the same letters, commands of LaTeX (other than \frac, \sqrt, \cdot and \left) and
-    marks such as , = < [ % and the decimal point. So 3.46 is not 2\sqrt{3}, and (1,2] is not [1,2).
-    "x =" before the answer is left out if the wanted answer has no =. Texts of more than 200
-    characters, with a ratio or time (3:4), a number in another base, two numbers side by side, two
-    equals signs or exponents of more than four digits together are equal only as texts.
+    | both are                     | equal if                                              |
+    |------------------------------|-------------------------------------------------------|
+    | formulas                     | the difference simplifies to 0, exactly               |
+    | equations with one =         | both left sides are equal, and both right sides       |
+    | lists in the same ( ) or [ ) | their parts are equal, in the same order              |
+    | sets in \{ \}                | their parts are equal, in any order                   |
+
+    A formula holds numbers, small letters, + - * / ^, brackets, \frac, \sqrt, \cdot, \pi, \infty,
+    \sin, \cos, \tan, \log, \ln and Greek letters, and nothing else. Both formulas must hold the
+    same letters and commands (other than \frac, \sqrt and \cdot), and neither may be a plain
+    number: 3.46 is not 2\sqrt{3}, and \log_2 8 is not 3. A run of letters is one: xy is not yx.
+
+    Everything else is equal only as text: decimals, capitals, primes, indices, < > \le, \in, \cup,
+    \times, |x|, n!, \frac{dy}{dx}, \text{}, 1/2x, and formulas of more than 200 characters or with
+    exponents of more than four digits together. "x =" before the answer is left out if the wanted
+    answer has no =.
     """
     if given is None:
         return False
@@ -65,42 +81,64 @@ def same_symbolic_answer(given: str | None, wanted: str, question: str = "") -> 
         given = re.sub(r"^\s*[A-Za-z]\s*=", "", given)
     if same_answer(given, wanted, question):
         return True
-    if any(parse_number(text, question) is not None for text in (given, wanted)):
+    if max(len(given), len(wanted)) > LONGEST:
         return False
-    return (
-        _marks(given) == _marks(wanted)
-        and not any(map(_refused, (given, wanted)))
-        and _equal(given, wanted)
-    )
+    return _same(_tidy(given), _tidy(wanted))
 
 
-def _marks(text: str) -> set[str]:
-    """The letters, commands and marks of a formula; with a comma, also its first and last sign."""
-    text = FREE.sub(" ", text).replace("$", "").strip()
-    return set(MARK.findall(text)) | (
-        {"first" + text[0], "last" + text[-1]} if "," in text else set()
-    )
+def _tidy(text: str) -> str:
+    r"""A formula without commands of layout, and with spaces between letters and digits only."""
+    text = re.sub(r"\\([lgn])eq?(?![a-z])", r"\\\1e", SPACE.sub(" ", text).strip())
+    return text if "!" in text else re.sub(" (?![A-Za-z0-9])|(?<![A-Za-z0-9]) ", "", text)
 
 
-# 1/2x: is the x above or below the line?
-PRODUCT_BELOW = re.compile(r"/\s*(?:[0-9]+\s*[A-Za-z\\]|[A-Za-z]\s*[A-Za-z\\(])")
+def _same(given: str, wanted: str) -> bool:
+    """Whether two lists, sets, equations or formulas are equal."""
+    if same_answer(given, wanted):
+        return True
+    if "," in given + wanted:
+        lists = LIST.fullmatch(given), LIST.fullmatch(wanted)
+        if not lists[0] or not lists[1] or lists[0].group(1, 3) != lists[1].group(1, 3):
+            return False
+        if re.search("[0-9],[0-9]{3}(?![0-9])", given + wanted):  # thousands?
+            return False
+        is_set = lists[0].group(1, 3) == ("\\{", "\\}")
+        return _same_parts(lists[0][2].split(","), lists[1][2].split(","), is_set)
+    if "=" in given + wanted:
+        sides = given.split("="), wanted.split("=")
+        return len(sides[0]) == 2 and _same_parts(*sides, False)
+    return _is_formula(given, wanted) and _equal(given, wanted)
 
 
-def _refused(text: str) -> bool:
-    """Whether math-verify misreads a text or could need much time or memory for it."""
-    exponents = EXPONENT.findall(text)
-    digits = re.sub("[^0-9]", "", "".join(braced + plain for braced, plain in exponents))
-    return bool(
-        len(text) > LONGEST
-        or UNSURE.search(text)
-        or len(exponents) != text.count("^")  # a tower
-        or len(digits) > 4
-        or "!" in text
-        # math-verify ignores the order of a list without brackets
-        or ("," in text and not re.match(r"\s*(?:\\left\s*)?(?:[(\[]|\\\{)", text))
-        or re.fullmatch(r"\s*[A-Z](?:\s+[A-Z])+\s*", text)  # and that of letters
-        or PRODUCT_BELOW.search(text)
-    )
+def _same_parts(given: list[str], wanted: list[str], any_order: bool) -> bool:
+    """Whether the parts are equal, each to the one at its place or each to one of its own."""
+    left = list(wanted)
+    for part in given:
+        found = [
+            i for i in range(len(left) if any_order else 1) if _same(part.strip(), left[i].strip())
+        ]
+        if not found:
+            return False
+        del left[found[0]]
+    return not left
+
+
+def _is_formula(given: str, wanted: str) -> bool:
+    """Whether two texts are formulas that look alike, and that sympy can compare."""
+    if any(parse_number(text) is not None for text in (given, wanted)):
+        return False
+    marks = [set(re.findall(r"\\?[A-Za-z]+", FREE.sub(" ", text))) for text in (given, wanted)]
+    for text in (given, wanted):
+        exponents = EXPONENT.findall(text)
+        digits = re.sub("[^0-9]", "", "".join(braced + plain for braced, plain in exponents))
+        if (
+            not FORMULA.fullmatch(text)
+            or UNSURE.search(text)
+            or len(exponents) != text.count("^")  # a tower
+            or len(digits) > 4
+        ):
+            return False
+    return marks[0] == marks[1]
 
 
 def _math_verify() -> Any:
@@ -115,19 +153,29 @@ def _math_verify() -> Any:
 
 
 def _equal(given: str, wanted: str) -> bool:
-    """Whether math-verify finds two formulas equal. Its time limits need the main thread."""
+    """Whether the difference of two formulas is 0. The time limits need the main thread."""
     verify = _math_verify()
+    from math_verify.errors import TimeoutException
+    from math_verify.utils import timeout
+    from sympy import Expr, simplify
+
     main = threading.current_thread() is threading.main_thread()
     limit = SECONDS if main else None
-    latex = [verify.LatexExtractionConfig(boxed_match_priority=0)]
-    right, said = (
+    latex = verify.LatexExtractionConfig(boxed_match_priority=0)
+    no_units = replace(latex.normalization_config, units=False)  # else 2 d is 2 days, and 2
+    values = [
         verify.parse(
             rf"\boxed{{{text}}}",
-            extraction_config=latex,
+            extraction_config=[replace(latex, normalization_config=no_units)],
             fallback_mode="no_fallback",
             extraction_mode="first_match",
             parsing_timeout=limit,
         )
-        for text in (wanted, given)
-    )
-    return bool(right and said and verify.verify(right, said, timeout_seconds=limit))
+        for text in (given, wanted)
+    ]
+    if not all(value and isinstance(value[0], Expr) for value in values):
+        return False
+    try:
+        return bool(timeout(limit)(lambda: simplify(values[0][0] - values[1][0]) == 0)())
+    except (TimeoutException, Exception):  # the first is no Exception
+        return False

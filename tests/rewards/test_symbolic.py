@@ -16,8 +16,10 @@ needs_math_verify = pytest.mark.skipif(
 EQUAL = [  # (given, wanted)
     (r"2\sqrt{3}", r"\sqrt{12}"), (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}"),
     ("(x+1)^2", "x^2 + 2x + 1"), (r"x = 2\sqrt3", r"2\sqrt{3}"), (r"\frac{\pi}{2}", r"\dfrac{\pi}{2}"),
-    (r"\left(1, \sqrt{2}\right)", r"(1,\sqrt2)"), ("y = 2x + 1", "2y = 4x + 2"), ("42", "42.0"),
+    (r"\left(1, \sqrt{2}\right)", r"(1,\sqrt2)"), ("y = 2x + 1", "y = 1 + 2x"), ("42", "42.0"),
     (r"\{\sqrt2, 1\}", r"\{1, \sqrt{2}\}"), (r"\text{Paris}", "paris"), ("x=5", "5"), ("101_2", "101_2"),
+    (r"\theta = \pi/3", r"\theta=\frac{\pi}{3}"), (r"x \leq 2", r"x\le 2"), ("(y, 1 + x)", "(y,x+1)"),
+    (r"(-\infty,1) \cup (2,\infty)", r"(-\infty, 1)\cup(2, \infty)"), (r"\frac{dy}{dx}", r"\frac{dy}{dx}"),
 ]  # fmt: skip
 DIFFERENT = [  # what math-verify alone pays, or could be slow for, and what is plainly wrong
     ("2+3", "5"), ("6*7", "42"), (r"\log_2 8", "3"), (r"\int_0^1 x dx", "1/2"), ("4=5", "5"),
@@ -30,7 +32,14 @@ DIFFERENT = [  # what math-verify alone pays, or could be slow for, and what is 
     (r"2\sqrt{3}, 5", r"2\sqrt{3}"), (r"\sqrt2 < x", r"x < \sqrt2"), (r"\sqrt{23}", r"\sqrt23"),
     ("x", "y"), ("2x", "x"), (r"x^{9^{9^9}}", "x"), ("x + 9^{99999}", "x"), ("(x^{99})^{999}", "x"),
     ("x!", "x"), ("x" + "+x-x" * 100, "x"), ("", "x"), (None, "x"), (r"\sqrt", "x"), ("y=y", "y=2y"),
-    ("0x=0", "x=2x"), (r"\frac{0}{0}x", "x"), (r"\frac{x}{0}", r"\frac{2x}{0}"),
+    ("0x=0", "x=2x"), ("2y = 4x + 2", "y = 2x + 1"), ("3x - 7 = 29", "x = 12"), ("a=b", "b=a"),
+    (r"\frac{dx}{dy}", r"\frac{dy}{dx}"), ("x'", "x''"), (r"A \in x", r"x \in A"), ("x! = 6", "x != 6"),
+    (r"B \times A", r"A \times B"), (r"\sqrt{2+10^{-18}}", r"\sqrt{2}"), (r"x+10^{-999}", "x"),
+    (r"\frac{1414213562373095}{1000000000000000}\sqrt{1}", r"\sqrt{2}"), ("2 d", "2d^{0}"), ("x1", "x"),
+    (r"x\frac{33333333333333333}{100000000000000000}", r"\frac{x}{3}"), ("A + 2a", "a + 2A"),
+    ("(x,y)", "(y,x)"), (r"\{x,x,y\}", r"\{x,y,y\}"), ("(1,000, x)", "(1,0,x)"), ("0.33x", "0.3x"),
+    (r"x+\infty", r"2x+\infty"), (r"2\infty", r"\infty"), (r"\lim_{x\to 0} 2x", r"\lim_{x\to 0} x"),
+    (r"\sqrt{5}+\sqrt{\frac{1}{10^{60}}}", r"\sqrt{5}"), ("b < a", "a < b"), ("x/2y", "xy/2"), (r"\frac{0}{0}x", "x"), (r"\frac{x}{0}", r"\frac{2x}{0}"),
 ]  # fmt: skip
 
 
@@ -47,10 +56,12 @@ def test_other_answers_are_not(given, wanted):
 
 
 @needs_math_verify
-def test_only_the_last_box_is_paid():
+def test_only_a_marked_answer_is_paid():
     texts = [r"\boxed{(x+1)^2}", r"not \boxed{(x+1)^2}", r"\boxed{x} or \boxed{(x+1)^2}", "(x+1)^2"]
     rewards = symbolic_answer_reward([""] * 4, texts, answer=[r"So $\boxed{x^2+2x+1}$."] * 4)
     assert rewards == [1.0, 0.0, 0.0, 0.0]
+    marked = ["#### (x+1)^2", "The answer is $(x+1)^2$.", r"\boxed{(x+1)^2} The answer is x"]
+    assert symbolic_answer_reward([""] * 3, marked, answer=["x^2+2x+1"] * 3) == [1.0, 1.0, 0.0]
 
 
 @needs_math_verify
