@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -340,6 +341,7 @@ def test_the_code_of_the_readme_runs(tiny):
 
 def test_the_code_on_your_own_data_runs(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it writes files
+    shutil.copytree(tiny, "my-model")
     names, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
     assert stages == ["dpo", "sft", "grpo", "grpo", "ppo"]
     assert list(names["table"].model) == ["new", "base"] and names["table"].kl[0] > 0

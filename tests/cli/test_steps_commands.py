@@ -85,7 +85,7 @@ def test_step_dpo_says_right_answers_and_right_steps_before_and_after(arithmetic
 
 def test_step_dpo_trains_on_own_prompts_with_an_own_judge(own):
     told = said(run(own, "step-dpo"))
-    assert "rows.jsonl: 6 rows; prompt." in told and "held-out" not in told
+    assert "rows.jsonl: 6 rows; prompt." in told and "held-out problems" not in told
     history = History.load(own / "out" / "metrics.jsonl")
     assert len(history) == 2 and {"right", "labels", "mended"} <= history[0].keys()
     assert not same_weights(load_policy(own / "out")[0], load_policy(own / "policy")[0])
