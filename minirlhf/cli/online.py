@@ -135,13 +135,12 @@ def _online_command(name: str) -> None:
             optimiser=replace(DPOConfig.optimiser, lr=lr, micro_batch=micro_batch),
             seed=seed,
         )
+        drawn: dict = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         config = replace(
             with_loss(preset, own),
             samples=group_size,
             missing_eos_penalty=missing_eos_penalty,
-            sampling=replace(
-                preset.sampling, max_new_tokens=max_new_tokens, temperature=temperature
-            ),
+            sampling=replace(preset.sampling, **drawn),
         ).with_steps(steps)
         prompts, score, monitors, names, chat_written = prompts_and_score(
             start,
