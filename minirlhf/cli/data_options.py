@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from minirlhf.cli.limits import count_rows, not_empty, only_with, whole
-from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, option
+from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, model_option, option
 
 
 def of_dataset(dataset: str, **options: object) -> None:
@@ -103,12 +103,7 @@ Prompts = Annotated[
 ]
 ScorerOrReward = Annotated[
     str | None,
-    option(
-        MODEL,
-        f"Reward model: {SCORER} or a folder. Not with --reward.",
-        show_default=SCORER,
-        callback=not_empty,
-    ),
+    model_option(f"Reward model: {SCORER} or a folder. Not with --reward.", show_default=SCORER),
 ]
 Reward = Annotated[
     Path | None,
