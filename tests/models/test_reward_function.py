@@ -22,7 +22,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.answers import answer_reward
 from minirlhf.rewards.function import reward_function, weighted
-from minirlhf.runtime.shared import restore_settings, shared_settings
+from minirlhf.runtime.shared import restore_settings, settings_kept, shared_settings
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -227,6 +227,10 @@ def test_ctrl_c_in_a_function_is_no_error_of_it():
         lambda: torch.use_deterministic_algorithms(True, warn_only=True),
         lambda: torch.set_grad_enabled(False),
         lambda: torch.set_default_device("meta"),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
+        lambda: torch.set_autocast_dtype("cuda", torch.bfloat16),
+        lambda: torch.backends.cuda.enable_math_sdp(False),
         lambda: os.chdir("/"),
     ],
 )
@@ -236,6 +240,9 @@ def test_what_a_function_sets_for_all_is_set_back(change):
         return [0.0 for _ in completions]
 
     before = shared_settings()
+    with settings_kept():
+        change()
+        assert shared_settings() != before
     try:
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
         assert shared_settings() == before
