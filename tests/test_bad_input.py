@@ -69,7 +69,7 @@ def said(arguments, tmp_path):
         (["rso", "--loss", "kto"], "a loss of pairs"),
         (["sft", "--best-of", "1"], "best_of is 1; it must be 0, or 2"),
         (["dpo", "--rows", "0"], "n is 0; it must be at least 1 pair"),
-        (["dpo", "--max-response", "0"], "fewer than 0 tokens"),
+        (["dpo", "--max-response", "0"], "max_response is 0; it must be at least 1"),
         (["dpo", "--rows", "9", "--lora", "-3"], "rank is -3"),
         (["dpo", "--rows", "9", "--bf16"], "it works only with --lora"),
         (["sft", "--epochs", "nan"], "epochs is nan"),

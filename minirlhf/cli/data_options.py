@@ -65,7 +65,7 @@ def max_response_option(default: int) -> Any:
         "Longest response in tokens, EOS included. Longer ones are cut. The default is refused "
         "where it would cut nearly all of your rows.",
         show_default=f"{default}",
-        callback=whole(0),  # where 0 is too few, the data say so
+        callback=whole(1),
     )
 
 

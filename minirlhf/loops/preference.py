@@ -59,6 +59,7 @@ class DPOConfig:
     def __post_init__(self) -> None:
         check("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
         check_batch("batch_size", self.batch_size)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
         self._check_settings(LOSSES[self.loss])
         self._check_reference(LOSSES[self.loss])

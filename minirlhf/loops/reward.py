@@ -54,6 +54,7 @@ class RewardConfig:
     def __post_init__(self) -> None:
         check("texts_per_prompt", self.texts_per_prompt, self.texts_per_prompt >= 2, "at least 2")
         check_batch("batch_size", self.batch_size, least=2)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         check("centering_coef", self.centering_coef, self.centering_coef >= 0, "0 or more")

@@ -47,6 +47,7 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         check_batch("batch_size", self.batch_size)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("epochs", self.epochs, self.epochs > 0, "above 0")
         check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1, or None")
         once = self.steps is None or self.epochs == SFTConfig.epochs

@@ -7,7 +7,7 @@ from minirlhf.runtime import check_text
 from minirlhf.runtime.checks import LONGEST_TEXT
 from minirlhf.tasks.json_files import parsed
 from minirlhf.tasks.layouts import SYSTEM, Layout
-from minirlhf.tasks.lines import BadRow, Row, Unreadable
+from minirlhf.tasks.lines import BadRow, Row, Unreadable, listed
 from minirlhf.tasks.reports import Source
 from minirlhf.tasks.turns import ASSISTANT, SPANS
 
@@ -53,7 +53,7 @@ def values_of(
                 raise BadRow(
                     f"no column {column}",
                     f"{source.row(number)} has no column {column}; its columns are "
-                    f"{', '.join(map(str, row)) or 'none'}.",
+                    f"{listed(row) or 'none'}.",
                 )
             place = source.cell(number, column)
             parts.append(READ.get(role, _text_or_turns)(value, place, column))

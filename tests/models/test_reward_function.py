@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import sys
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -211,6 +212,55 @@ def soon(kind, in_a_task=False):
 def test_a_function_that_ends_python_is_refused(function, said):
     with pytest.raises(ValueError, match=said):
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
+
+
+class NoText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class NoFloat:
+    def __float__(self):
+        raise KeyError("float")
+
+    __str__ = NoText.__str__
+
+
+class NoAttributes:
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+    def __call__(self, **given):
+        raise ValueError("x" * 10_000)
+
+
+def raises_no_text(completions):
+    raise NoText
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        (raises_no_text, "raised NoText: (a NoText that cannot be shown); it was given compl"),
+        (lambda completions: [NoFloat() for _ in completions], "returned '(a NoFloat that can"),
+        ([NoAttributes()], f"NoAttributes raised ValueError: {'x' * 300} ...; it was given"),
+        (lambda completions: [mock.MagicMock() for _ in completions], 'returned "<MagicMock'),
+        (lambda completions: mock.MagicMock(), "returned <MagicMock"),
+        (lambda *a: [1.0], "<lambda> takes none of the arguments that it is given by name: pro"),
+        (lambda: [1.0], "takes none of the arguments that it is given by name"),
+        (max, "raised TypeError: max expected at least 1 argument, got 0; it was given prompts, "),
+        (functools.lru_cache(lambda completions: [1.0]), "TypeError: unhashable type: 'list'"),
+    ],
+)
+def test_what_the_objects_of_a_user_raise_becomes_one_sentence(function, said):
+    with pytest.raises(ValueError) as error:
+        function = function[0] if isinstance(function, list) else function  # pytest asks its name
+        reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
+    text = str(error.value)
+    assert said in text and "\n" not in text and len(text) < 1000, text
+    assert " function.py" not in text and "user_code.py" not in text, text  # no line of ours
 
 
 def test_ctrl_c_in_a_function_is_no_error_of_it():
