@@ -82,8 +82,10 @@ def read_whole(
             f"{len(wrong)} weights that its config.json asks for are missing or of another shape, "
             f"such as {wrong[0]}."
         )
-    tables = {name for name in found["unexpected_keys"] if _is_computed(name, model)}
-    extra = sorted(set(found["unexpected_keys"]) - tables)
+    files = _weight_files(source)
+    tables = _tables(files, model)
+    strange = {name for name in tables if not _is_of_a_layer(name, model)}
+    extra = sorted(set(found["unexpected_keys"]) - tables | strange)
     if extra:
         raise ValueError(
             f"{len(extra)} of its weights have no place in the model that its config.json "
@@ -92,18 +94,26 @@ def read_whole(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"its weight {name} holds NaN or infinity.")
-    for file in _weight_files(source):
+    for file in files:
         _check_as_stored(model, file)
         _check_masks(tables, file)
     return model
 
 
-def _is_computed(name: str, model: PreTrainedModel) -> bool:
-    """Whether a weight that the model lacks is a table of a layer that the model has."""
+def _tables(files: list[Path], model: PreTrainedModel) -> set[str]:
+    """The names of stored tables that this version of transformers computes."""
+    stored: set[str] = set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            stored |= set(opened.keys())
+    return {name for name in stored - model.state_dict().keys() if COMPUTED.search(name)}
+
+
+def _is_of_a_layer(name: str, model: PreTrainedModel) -> bool:
+    """Whether the model has the layer that a table is named after."""
     layer = re.match(r"(.*\.\d+)\.", f".{name}")
     known = (f".{part}" for part, _ in model.named_modules())
-    in_model = layer is None or any(part.endswith(layer[1]) for part in known)
-    return bool(COMPUTED.search(name)) and in_model
+    return layer is None or any(part.endswith(layer[1]) for part in known)
 
 
 def _check_masks(tables: set[str], file: Path) -> None:

@@ -209,7 +209,7 @@ def parse_columns(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})\s*=)", text) if text else []:
         role, equals, column = part.partition("=")
-        role, column = role.strip(), column.strip()
+        role = role.strip()
         right = bool(equals) and role not in found
         check("columns", text, right, "ROLE=COLUMN, for example prompt=question,completion=answer")
         found[role] = column
@@ -222,6 +222,7 @@ def _given(names: Sequence[str], given: Mapping[str, str], name: str) -> dict[st
     for role, column in given.items():
         if role not in ROLES:
             raise ValueError(f"columns names '{role}'; it must be one of {', '.join(ROLES)}.")
+        column = column if column in names else column.strip()
         parts = (column,) if column in names else tuple(column.split("+")) if column else ()
         if missing := [part for part in parts if part not in names]:
             raise ValueError(
@@ -293,10 +294,10 @@ def _prompt_of_pairs(
         return found
     possible = [n for n in others if n not in SYSTEM and could_be_prompt(n, rows)]
     if possible:
-        listed = " or ".join(f"prompt={n}" for n in possible[:4])
+        ways = " or ".join(f"prompt={n}" for n in possible[:4])
         raise ValueError(
             f"{_of(name)}has pairs and no column prompt, but {listed(possible)}; give "
-            f"--columns {listed}, or --columns prompt= (nothing) if the prompt is what both "
+            f"--columns {ways}, or --columns prompt= (nothing) if the prompt is what both "
             "texts share at their start."
         )
     return ()
