@@ -13,8 +13,12 @@ from typer.testing import CliRunner
 
 from minirlhf import cli
 from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.online import OnlineConfig
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
+from minirlhf.loops.reward import RewardConfig
+from minirlhf.loops.sft import SFTConfig
+from minirlhf.loops.step_dpo import StepDPOConfig
 from minirlhf.models.forward import encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import CHECKPOINTS, load_policy, save_policy
@@ -65,7 +69,7 @@ def said(arguments, tmp_path):
         (["rso", "--loss", "kto"], "a loss of pairs"),
         (["sft", "--best-of", "1"], "best_of is 1; it must be 0, or 2"),
         (["dpo", "--rows", "0"], "n is 0; it must be at least 1 pair"),
-        (["dpo", "--max-response", "0"], "fewer than 0 tokens"),
+        (["dpo", "--max-response", "0"], "max_response is 0; it must be at least 1"),
         (["dpo", "--rows", "9", "--lora", "-3"], "rank is -3"),
         (["dpo", "--rows", "9", "--bf16"], "it works only with --lora"),
         (["sft", "--epochs", "nan"], "epochs is nan"),
@@ -265,6 +269,16 @@ def test_without_a_network_an_unknown_dataset_is_refused(tmp_path, monkeypatch):
             "minibatch_size is 5; it must be a divisor",
         ),
         (lambda: GroupConfig(group_size=1), "group_size is 1"),
+        (
+            lambda: GroupConfig(prompts_per_step=10**9),
+            "group_size is 4000000000; it must be at least 1 and at most 100,000 in a step",
+        ),
+        (lambda: PPOConfig(batch_size=100_001), "at most 100,000 in a step"),
+        (lambda: OnlineConfig(samples=10**6), "batch_size * samples is"),
+        (lambda: StepDPOConfig(tries=10**6), "batch_size * tries is"),
+        (lambda: SFTConfig(batch_size=10**6), "at most 100,000 in a step"),
+        (lambda: DPOConfig(batch_size=10**6), "at most 100,000 in a step"),
+        (lambda: RewardConfig(batch_size=1), "at least 2 and at most 100,000 in a step"),
         (lambda: SamplingConfig(temperature=0), "temperature is 0"),
         (lambda: SamplingConfig(top_p=0), "top_p is 0"),
         (lambda: DPOConfig(beta=-1), "beta is -1"),

@@ -138,7 +138,7 @@ class _Output(io.TextIOBase):
 def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None]:
     """Run code of a student's file inside `with`.
 
-    Its output is cut, and the settings that it shares with the tour must stay as they are. On
+    Its output is cut, and the settings that it shares with the run must stay as they are. On
     Windows, and outside the main thread, there is no time limit.
 
     Args:
@@ -156,7 +156,7 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
         raise KeyboardInterrupt
 
     path = path.absolute()  # as in a traceback
-    before, folder = shared_settings(), str(path.parent)
+    before, folder, places = shared_settings(), str(path.parent), [*sys.path]
     limited = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
     if limited:
         handlers = [
@@ -178,12 +178,14 @@ def supervised(path: Path, what: str, seconds: float = SECONDS) -> Iterator[None
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in handlers:
                 signal.signal(number, handler)
-        sys.path.remove(folder)
+        with suppress(ValueError):
+            sys.path.remove(folder)
+        sys.path += [place for place in places if place not in sys.path]  # it may have emptied it
         changed = restore_settings(before)
     if changed:
         raise ValueError(
-            f"{path.name} {what}: it changes {', '.join(changed)}, and the whole tour would change "
-            "with it; leave such settings as they are."
+            f"{path.name} {what}: it changes {', '.join(changed)} for all code that runs after it; "
+            "leave such settings as they are."
         )
 
 

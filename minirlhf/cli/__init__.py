@@ -73,15 +73,16 @@ def report(error: Exception) -> int:
     from minirlhf.loops.checkpoint import Stopped
 
     if isinstance(error, Stopped):
+        more = (
+            " To continue, run the same command with --resume. "
+            "(tour, experiment and smollm2 continue without it.)"
+        )
         with suppress(OSError):  # the terminal was closed
-            say(
-                f"{error} To continue, run the same command with --resume. "
-                "(tour, experiment and smollm2 continue without it.)"
-            )
+            say(f"{error}{'' if error.finished else more}")
         return 128 + error.number  # 130 after Ctrl-C, 143 after SIGTERM, as shells have it
     if os.environ.get(TRACEBACK):
         raise error
-    sentence = " ".join([sentence_of(error), *getattr(error, "__notes__", [])])
+    sentence = " ".join([sentence_of(error), *filter(None, getattr(error, "__notes__", []))])
     if not sentence_of(error):
         error.add_note(BUG)
         raise error

@@ -152,8 +152,9 @@ def check_texts(args: list[str]) -> None:
                     "in UTF-8."
                 ) from None
         name, is_given, value = text.partition("=")
-        if (name.startswith("--") and is_given and not value) or (before[:2] == "--" and not text):
-            option = before if not text else name
+        nothing_in_it = name.startswith("--") and is_given and not value.strip()
+        if nothing_in_it or (before.startswith("--") and not text.strip()):
+            option = name if nothing_in_it else before
             raise ValueError(f"{option} is empty; give a value, or leave the option out.")
 
 

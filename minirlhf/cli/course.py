@@ -10,6 +10,7 @@ import typer
 from minirlhf.cli.limits import a_seed, above_0
 from minirlhf.cli.options import RUN, option, out_file, out_folder
 from minirlhf.cli.terminal import say
+from minirlhf.runtime import check
 from minirlhf.show.strips import printable
 
 if TYPE_CHECKING:  # `minirlhf grade --help` needs neither
@@ -54,7 +55,7 @@ def course(names: Names = None) -> None:
 
 @app.command()
 def grade(
-    folder: Annotated[Path, typer.Argument(help="The folder with the students' files.")],
+    folder: Annotated[str, typer.Argument(help="The folder with the students' files.")],
     out: Annotated[Path, out_file("The CSV file to write.")] = Path("out/grades.csv"),
     exercise: Annotated[
         list[str] | None,
@@ -97,8 +98,9 @@ def grade(
         write_grades(grades, out)  # after each file, so that an interruption loses little
         say(f"Checked {printable(str(submission.path))}.")
 
+    check("folder", folder, bool(folder.strip()), "a folder with the files of students")
     grades = grade_folder(
-        folder,
+        Path(folder),
         exercises=tuple(exercise or ()),
         students=tuple(name.strip() for name in names if name.strip()),
         seconds=seconds,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from minirlhf.cli.limits import count_rows, not_empty, only_with, whole
-from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, option
+from minirlhf.cli.options import DATA, MODEL, SAMPLING, SCORER, model_option, option
 
 
 def of_dataset(dataset: str, **options: object) -> None:
@@ -65,7 +65,7 @@ def max_response_option(default: int) -> Any:
         "Longest response in tokens, EOS included. Longer ones are cut. The default is refused "
         "where it would cut nearly all of your rows.",
         show_default=f"{default}",
-        callback=whole(0),  # where 0 is too few, the data say so
+        callback=whole(1),
     )
 
 
@@ -107,12 +107,7 @@ def prompts_option(default: str) -> Any:
 Prompts = Annotated[str, prompts_option("titles of films")]
 ScorerOrReward = Annotated[
     str | None,
-    option(
-        MODEL,
-        f"Reward model: {SCORER} or a folder. Not with --reward.",
-        show_default=SCORER,
-        callback=not_empty,
-    ),
+    model_option(f"Reward model: {SCORER} or a folder. Not with --reward.", show_default=SCORER),
 ]
 Reward = Annotated[
     Path | None,

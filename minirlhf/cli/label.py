@@ -16,7 +16,7 @@ from minirlhf.evaluate import label_agreement
 from minirlhf.runtime import check, output_file
 from minirlhf.show import printable
 from minirlhf.tasks import LabelSession, pairs_from_file, pairs_to_label, read_labels
-from minirlhf.tasks.labelling import files_of
+from minirlhf.tasks.labelling import check_annotator, files_of
 
 app = typer.Typer()
 CHOICES = {"1": "left", "2": "right", "0": "tie", "s": "skip"}
@@ -75,6 +75,7 @@ def label(
     Example: minirlhf label --annotator anna --count 50
     """
     drawn: dict[str, int] = {"seed": seed} | given(repeats=repeats)
+    check_annotator(annotator)
     file = files_of(out or Path("out/labels") / f"{annotator}.jsonl")[True]
     with output_file(file):  # no other session may write to it
         if pairs is None:
@@ -103,7 +104,7 @@ def label(
 @app.command("label-agreement")
 def agreement(
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="Files of labels, one for each person.", show_default=False),
     ],
 ) -> None:
@@ -114,6 +115,8 @@ def agreement(
 
     Example: minirlhf label-agreement out/labels/anna.jsonl out/labels/ben.jsonl
     """
+    for file in files:
+        check("file", file, bool(file.strip()), "the name of a file of labels")
     found = label_agreement(read_labels(*files))
     table = Table("who", "with", "agree", "pairs", "agreement", "95 % interval", "ties")
     for row in found.itertuples():

@@ -18,18 +18,40 @@ def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
 
 
-def finished(name: str | None) -> str | None:
+def a_model(context: typer.Context, name: str | None) -> str | None:
     """The callback of an option for a model: refuse the folder of a run that was stopped."""
     from minirlhf.loops.checkpoint_file import unfinished  # imported here, because torch is slow
+    from minirlhf.models.load import checkpoint
+    from minirlhf.runtime.paths import resolved
 
     if name and (said := unfinished(Path(name))):
         raise ValueError(said)
+    if name and (folder := checkpoint(name)):
+        _check_apart(context, "read", resolved(folder), folder)
     return name
+
+
+def _check_apart(context: typer.Context, use: str, folder: Path, given: Path) -> None:
+    """Refuse a folder that the command both reads a model from and writes one to.
+
+    Options are checked in the order in which they are given, so each is compared with those before.
+
+    Args:
+        use: "read" or "written".
+        folder: without links. given: as the user wrote it.
+    """
+    seen = context.meta.setdefault("minirlhf.folders", {"read": {}, "written": {}})
+    seen[use][folder] = given
+    for same in seen["read"].keys() & seen["written"].keys():
+        raise ValueError(
+            f"--out is '{seen['written'][same]}', the folder of a model that this command reads, "
+            "and the result would replace it; give another folder."
+        )
 
 
 def model_option(help: str, **given: Any) -> Any:
     """An option for a model by its name or folder."""
-    return option(MODEL, help, callback=finished, **given)
+    return option(MODEL, help, callback=a_model, **given)
 
 
 Model = Annotated[
@@ -123,13 +145,20 @@ def _hold(folder: bool, model: bool = False, endings: tuple[str, ...] = ()) -> C
     def callback(
         context: typer.Context, param: typer.CallbackParam, path: Path | None
     ) -> Path | None:
-        from minirlhf.runtime import check, output_file, output_folder  # as above
+        from minirlhf.runtime import check, output_file, output_folder, straight  # as above
+        from minirlhf.runtime.paths import of_a_model
 
-        if path is not None and not context.resilient_parsing:
-            fits = not endings or path.suffix in endings
-            check(f"--{param.name}", str(path), fits, f"a file that ends in {' or '.join(endings)}")
-            held = output_folder(path, model=model) if folder else output_file(path)
-            context.with_resource(held)  # until the command ends
+        if path is None or context.resilient_parsing:
+            return path
+        fits = not endings or path.suffix in endings
+        check(f"--{param.name}", str(path), fits, f"a file that ends in {' or '.join(endings)}")
+        path = straight(path)
+        held = output_folder(path, model=model) if folder else output_file(path)
+        place = context.with_resource(held)  # until the command ends
+        if model:
+            _check_apart(context, "written", place, path)
+        belongs = not folder and of_a_model(place)
+        check("file", str(path), not belongs, "of another name: this one belongs to a model")
         return path
 
     return callback

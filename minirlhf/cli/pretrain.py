@@ -22,7 +22,7 @@ from minirlhf.cli.options import (
     given,
     option,
 )
-from minirlhf.cli.terminal import running, save, say
+from minirlhf.cli.terminal import running, save, saving, say
 from minirlhf.cli.training_options import SECONDS, SaveEvery
 from minirlhf.experiments.agent import judged_agent, train_tiny_agent
 from minirlhf.experiments.practice import TRIES, judged, train_tiny_steps
@@ -113,11 +113,11 @@ def pretrain(
         seed=seed, bf16=bf16, **given(steps=steps, n_layer=layers, n_embd=width)
     )
     held_out = [r.text for r in reviews.load_reviews() if r.split == "val"]
-    with running(out / "pretraining.safetensors", resume, save_every, every=1) as on:
+    file = out / "pretraining.safetensors"
+    with running(file, resume, save_every, every=1) as on:
         model, tokenizer, history = train_base(reviews.pretraining_texts(), held_out, config, **on)
-    save_policy(model, tokenizer, out / "model", dtype=torch.float16)
-    history.save(out / "metrics.jsonl")
-    on["checkpoint"].remove()
+    with saving(out / "model", history, metrics=out, run=file):
+        save_policy(model, tokenizer, out / "model", dtype=torch.float16)
     bits = history[-1]["bits_per_byte"]
     say(f"Wrote {out / 'model'}: {bits:.3f} bits per byte on the validation films.")
 
@@ -168,10 +168,11 @@ def gold(
         if resume and (out / f"gold-{member}" / "config.json").exists():
             continue
         backbone, config = load_policy(model)[0].base_model, GoldConfig(seed=100 + member)
-        with running(out / f"training-{member}.safetensors", resume, save_every, every=50) as on:
-            scorer, _ = train_gold(backbone, tokenizer, rated, config, **on)
-        scorer.save(out / f"gold-{member}", tokenizer)
-        on["checkpoint"].remove()
+        file = out / f"training-{member}.safetensors"
+        with running(file, resume, save_every, every=50) as on:
+            scorer, history = train_gold(backbone, tokenizer, rated, config, **on)
+        with saving(out / f"gold-{member}", history, run=file):
+            scorer.save(out / f"gold-{member}", tokenizer)
     for name, judge in (("ridge", gold_judge()), ("ensemble", ensemble_judge(out))):
         r = correlation(judge)
         say(f"{name}: correlation {r:.3f} with the mean ratings of the validation films")

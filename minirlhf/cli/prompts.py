@@ -11,7 +11,7 @@ from minirlhf.classroom.own_file import reward_of
 from minirlhf.cli.checked import checked_rows, print_lengths, say_plain
 from minirlhf.cli.data_options import of_dataset
 from minirlhf.cli.limits import only_with
-from minirlhf.cli.options import SCORER, finished
+from minirlhf.cli.options import SCORER
 from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.experiments.practice import scored_by, scoring
@@ -144,7 +144,6 @@ def prompts_and_score(
             the reward model cannot. Or both a scorer and a reward are given.
     """
     only_with("--scorer", scorer, reward is None, "a reward model, and --reward is a function")
-    finished(scorer)
     own = None if reward is None else reward_of(reward)
     score = None
 

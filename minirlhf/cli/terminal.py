@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.loops.checkpoint import Checked, Checkpoint
+from minirlhf.loops.checkpoint import Checked, Checkpoint, Stopped
 from minirlhf.loops.common import nothing_learned
 from minirlhf.loops.row_report import CUT
 from minirlhf.loops.rows import WRITTEN
 from minirlhf.models.adapters import Policy
 from minirlhf.models.load import save_policy
-from minirlhf.runtime import PARTIAL, History, Kept, PromptError
+from minirlhf.runtime import PARTIAL, History, Kept, PromptError, reason, signals_wait
 from minirlhf.show.progress import Progresses
 from minirlhf.show.strips import printable
 
@@ -118,12 +118,50 @@ def save(
 
 
 @contextmanager
-def saving(out: Path, history: History) -> Iterator[None]:
-    """Around the saving of a model: its metrics go beside it, then the checkpoint is removed."""
-    try:
-        yield
-    except Kept as kept:
-        history.save(kept.folder / "metrics.jsonl")
-        raise
-    history.save(out / "metrics.jsonl")
-    Checkpoint(out / PARTIAL).remove()
+def saving(
+    out: Path, history: History, *, metrics: Path | None = None, run: Path | None = None
+) -> Iterator[None]:
+    """Around the saving of a model: its metrics are saved too, then the checkpoint is removed.
+
+    Ctrl-C, SIGTERM and SIGHUP wait until all is saved.
+
+    Args:
+        out: the folder of the model.
+        metrics: the folder of its metrics.jsonl; `out` by default.
+        run: the checkpoint; by default it is in `out`.
+
+    Raises:
+        OSError: something could not be written. The message says where the model is.
+        Stopped: a signal came, and the model is complete.
+    """
+    run = run or out / PARTIAL
+    with signals_wait() as signals:
+        kept: Kept | None = None
+        try:
+            yield
+        except Kept as error:
+            kept = error
+        except OSError as error:
+            error.add_note(_to_finish(run))
+            raise
+        try:
+            history.save((kept.folder if kept else metrics or out) / "metrics.jsonl")
+        except (OSError, ValueError) as error:
+            cause = f"could not be written ({reason(error)})."
+            if kept is None:
+                failed = OSError(f"The model is in {out}, but its metrics.jsonl {cause}")
+                failed.add_note(_to_finish(run))
+                raise failed from error
+            kept.add_note(f"Its metrics.jsonl {cause}")
+        if kept:
+            raise kept
+        Checkpoint(run).remove()
+    if signals:
+        raise Stopped(f"The run is complete: its model is in {out}.", signals[0], finished=True)
+
+
+def _to_finish(run: Path) -> str:
+    """How to save a run again that could not be written; empty where no checkpoint holds it."""
+    if not run.is_file():
+        return ""
+    return f"The run is in {run}: make room, then give the same command with --resume."

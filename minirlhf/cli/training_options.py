@@ -7,8 +7,8 @@ from minirlhf.cli.options import LOSS, OPTIMISER, RUN, SAMPLING, option
 from minirlhf.runtime import check
 
 TRAINING = {  # parameter -> its panel, its help, the check of its limits
-    "steps": (OPTIMISER, "Training steps, 1 or more.", whole(1)),
-    "batch_size": (OPTIMISER, "Responses sampled in a step, 1 or more.", whole(1)),
+    "steps": (OPTIMISER, "Training steps, 1 or more.", whole(1, 1_000_000)),
+    "batch_size": (OPTIMISER, "Responses sampled in a step, 1 or more.", whole(1, 100_000)),
     "minibatch_size": (
         OPTIMISER,
         "Responses in one update of the weights, a divisor of --batch-size. With another "

@@ -9,8 +9,6 @@ import os
 import random
 import shutil
 import signal
-import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 
 from minirlhf.core.rollout import Score
 from minirlhf.loops.checkpoint_file import random_state, read_file, write_file
@@ -36,13 +33,20 @@ from minirlhf.loops.checkpoint_fit import (
 )
 from minirlhf.loops.formulas import function_signature, identity, tool_of
 from minirlhf.models.adapters import LanguageModel
-from minirlhf.runtime import History, check, output_file, reason
+from minirlhf.runtime import (
+    History,
+    check,
+    kept_elsewhere,
+    output_file,
+    reason,
+    signals_wait,
+    straight,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance  # any dataclass
 
 Batch = TypeVar("Batch")  # what a loop reads in one step
-SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
 class Stopped(Exception):
@@ -50,11 +54,14 @@ class Stopped(Exception):
 
     Args:
         number: the signal's: SIGINT for Ctrl-C, SIGTERM for `kill`, SIGHUP for a closed terminal.
+        finished: whether the run was complete, so that there is nothing to continue.
     """
 
-    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+    def __init__(
+        self, message: str, number: int = signal.SIGINT, *, finished: bool = False
+    ) -> None:
         super().__init__(message)
-        self.number = number
+        self.number, self.finished = number, finished
 
 
 class Checked(Exception):
@@ -99,10 +106,10 @@ class Checkpoint:
         command: str = "",
         check_only: bool = False,
     ) -> None:
-        self.path = Path(path) if path else None
+        self.path = straight(Path(path)) if path else None
         self.resume, self.every, self.origin = resume, every, origin or {}
         self.command, self.check_only = command, check_only
-        self.stopping = 0  # the signal that came, such as SIGINT for Ctrl-C
+        self.signals: list[int] = []  # those that came, such as SIGINT for Ctrl-C
         self.lock = ExitStack()
         self.started, self.earlier = time.time(), 0.0  # earlier: seconds spent before a resume
         self.saved = 0  # steps that the file holds
@@ -212,9 +219,9 @@ class Checkpoint:
                 yield step, batch
                 self.before_step = None
                 self.first = step + 1
-                if self.stopping:
+                if self.signals:
                     raise Stopped(
-                        f"Stopped after {self.first} steps; {self._last()}", self.stopping
+                        f"Stopped after {self.first} steps; {self._last()}", self.signals[0]
                     )
                 if self.path and time.time() - saved >= self.every:
                     if failed := self._try_to_save(self.path):
@@ -226,37 +233,28 @@ class Checkpoint:
                 print(f"{failed}. The run is complete.")
 
     def __enter__(self) -> "Checkpoint":
-        def stop(number: int, frame: object) -> None:
-            if self.stopping and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stopping = self.stopping or number
-
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # only it may handle signals
-            for number in SIGNALS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores SIGHUP
-                    self.before[number] = signal.signal(number, stop)
+        self.waiting = ExitStack()
+        self.signals = self.waiting.enter_context(signals_wait())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        at_once = isinstance(error, KeyboardInterrupt) and self.stopping  # the second Ctrl-C
+        at_once = isinstance(error, KeyboardInterrupt) and self.signals  # the second Ctrl-C
         kept = "" if at_once or isinstance(error, Stopped | None) else self._save_before(error)
         self.lock.close()
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.waiting.close()
         if kept and isinstance(error, KeyboardInterrupt):
             raise Stopped(f"Stopped in step {self.first}. {kept}") from error
         if kept and error:
             how = "" if self.resume else " with --resume (in Python resume=True)"
             error.add_note(f"{kept} Mend the cause, then run the same command{how}.")
-        if self.stopping and kind is None:  # the signal came while no loop was running
+        if self.signals and kind is None:  # the signal came while no loop was running
             if self.path and self.path.exists():
-                raise Stopped(f"Stopped; the run is saved in {self.path}.", self.stopping)
-            if self.stopping == signal.SIGINT:
+                raise Stopped(f"Stopped; the run is saved in {self.path}.", self.signals[0])
+            if self.signals[0] == signal.SIGINT:
                 raise KeyboardInterrupt
-            raise Stopped("Stopped; nothing was saved.", self.stopping)
+            raise Stopped("Stopped; nothing was saved.", self.signals[0])
 
     def remove(self) -> None:
         """Delete the file: the run is complete and its result is saved elsewhere."""
@@ -327,8 +325,8 @@ class Checkpoint:
         """Save. Returns what stood in the way, "" for nothing."""
         try:
             self._write(path)
-        except (OSError, SafetensorError, ValueError) as error:  # ValueError: no file may be there
-            return f"{path} could not be written ({reason(error).rstrip('.')})"
+        except Exception as error:  # a library may raise anything when the disk is full
+            return f"{path} could not be written ({reason(error)})"
         self.saved = self.first
         return ""
 
@@ -336,12 +334,16 @@ class Checkpoint:
         """Save before a stop, in another place if that fails. Returns where the run is."""
         if self.path is None:
             return "nothing was saved."
+        earlier = self.saved
         if not (failed := self._try_to_save(self.path)):
             return f"saved in {self.path}."
-        kept = Path(tempfile.mkdtemp(prefix="minirlhf-kept-")) / self.path.name
-        if self._try_to_save(kept):
-            return f"{failed}, nor could {kept}. What an earlier save wrote is still there."
-        return f"{failed}, so the run is saved in {kept}. Move that file to {self.path}."
+        name = self.path.name
+        kept = kept_elsewhere(self.path.parent, lambda folder: self._write(folder / name))
+        if kept:
+            return f"{failed}, so the run is saved in {kept / name}. Move that file to {self.path}."
+        still = f"{self.path} still holds the run as it was after {earlier} steps."
+        there = earlier and self.path.exists()
+        return f"{failed}, nor could another place. {still if there else 'Nothing was saved.'}"
 
     def _hold(self, size: int) -> None:
         """Take the lock of the file. Its disk must have room for weights of `size` bytes.

@@ -9,6 +9,16 @@ from minirlhf.core.kl import adapt_kl_coef
 from minirlhf.runtime import check
 
 SCHEDULES = ("linear", "constant")
+MOST = 100_000  # responses or pairs in one step; a mistyped size would wait for ever
+
+
+def check_batch(name: str, size: int, *, least: int = 1) -> None:
+    """Check the number of responses or pairs in a step.
+
+    Raises:
+        ValueError: it is below `least` or above MOST.
+    """
+    check(name, size, least <= size <= MOST, f"at least {least} and at most {MOST:,} in a step")
 
 
 class Clip(TypedDict):

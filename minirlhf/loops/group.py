@@ -37,7 +37,7 @@ from minirlhf.loops.common import (
     shuffled_batches,
     with_rows,
 )
-from minirlhf.loops.config import KLConfig, OptimiserConfig
+from minirlhf.loops.config import KLConfig, OptimiserConfig, check_batch
 from minirlhf.loops.family import FAMILY, Algorithm, GroupFormulas
 from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
@@ -94,6 +94,7 @@ class GroupConfig:
         allowed = "at least 2: a group of one has no baseline"
         check("group_size", self.group_size, enough, allowed)
         batch = self.prompts_per_step * self.group_size
+        check_batch("prompts_per_step * group_size", batch)
         whole = batch % self.minibatch_size == 0
         allowed = f"a divisor of the {batch} samples per step"
         check("minibatch_size", self.minibatch_size, whole, allowed)

@@ -34,7 +34,7 @@ from minirlhf.loops.common import (
     shuffled_batches,
     with_rows,
 )
-from minirlhf.loops.config import KLConfig
+from minirlhf.loops.config import KLConfig, check_batch
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step, reference_for, sync
 from minirlhf.loops.rows import also_reading, check_tokens
@@ -80,6 +80,7 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         check("samples", self.samples, self.samples >= 2, "at least 2, to make a pair")
+        check_batch("batch_size * samples", self.dpo.batch_size * self.samples)
         check("refresh", self.refresh, self.refresh >= 1, "at least 1")
         check("pick", self.pick, self.pick in PICKS, f"one of {', '.join(PICKS)}")
         good = 0 < self.accept_beta < float("inf")

@@ -52,7 +52,7 @@ from minirlhf.loops.common import (
     shuffled_batches,
     with_rows,
 )
-from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig
+from minirlhf.loops.config import Clip, KLConfig, OptimiserConfig, check_batch
 from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import LanguageModel, SomePolicy, reference_of
 from minirlhf.models.fit import end_ids
@@ -112,7 +112,8 @@ class PPOConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "minibatch_size", "epochs"):
+        check_batch("batch_size", self.batch_size)
+        for field in ("steps", "minibatch_size", "epochs"):
             check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         whole = self.batch_size % self.minibatch_size == 0
         check("minibatch_size", self.minibatch_size, whole, "a divisor of batch_size")

@@ -23,7 +23,7 @@ from minirlhf.loops.common import (
     set_learning_rate,
     shuffled_batches,
 )
-from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.config import OptimiserConfig, check_batch
 from minirlhf.loops.losses import LOSSES, Answers, DPOFormulas, Loss
 from minirlhf.loops.rows import also_reading, check_tokens
 from minirlhf.models.adapters import BelowAdapter, LanguageModel, Policy, SomePolicy, reference_of
@@ -58,7 +58,8 @@ class DPOConfig:
 
     def __post_init__(self) -> None:
         check("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
-        check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check_batch("batch_size", self.batch_size)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
         self._check_settings(LOSSES[self.loss])
         self._check_reference(LOSSES[self.loss])

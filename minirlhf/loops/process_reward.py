@@ -20,7 +20,7 @@ from minirlhf.core.process_reward import process_reward_loss, step_labels
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate, shuffled_batches
-from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.config import OptimiserConfig, check_batch
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import Policy
 from minirlhf.models.fit import end_ids
@@ -46,7 +46,8 @@ class PRMConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "max_response"):
+        check_batch("batch_size", self.batch_size)
+        for name in ("steps", "max_response"):
             check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         check("step_end", self.step_end, self.step_end != "", "the text that ends a step")
 

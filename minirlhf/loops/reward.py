@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.core.bradley_terry import last_token_scores, reward_model_loss
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_dropout, set_learning_rate
-from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.config import OptimiserConfig, check_batch
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -53,7 +53,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check("texts_per_prompt", self.texts_per_prompt, self.texts_per_prompt >= 2, "at least 2")
-        check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2")
+        check_batch("batch_size", self.batch_size, least=2)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("steps", self.steps, self.steps >= 1, "at least 1")
         check("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         check("centering_coef", self.centering_coef, self.centering_coef >= 0, "0 or more")

@@ -116,6 +116,7 @@ def fit_rows(
             cut; or if the prompt has no tokens.
     """
     check("max_prompt", max_prompt, max_prompt is None or max_prompt >= 1, "at least 1")
+    check("max_response", max_response, max_response is None or max_response >= 1, "at least 1")
     prompts, answers = read_rows(rows, tokenizer, responses, max_response)
     limit, shortest = shortest_reader(model, others)
     origin = list(rows[ORIGIN]) if ORIGIN in rows.column_names else []
@@ -149,7 +150,7 @@ def fit_rows(
         for why, which in faults.items()
     }
     if not report.kept:
-        raise ValueError(f"No row is left to train on: {report}")
+        raise ValueError(f"No row is left to train on: {str(report).splitlines()[0]}")
     left_out = {i for which in report.dropped.values() for i in which}
     kept = [i for i in range(len(prompts)) if i not in left_out]
     report.chat = all(written[i] or prompts[i].as_tokens for i in kept)

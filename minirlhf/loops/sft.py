@@ -25,7 +25,7 @@ from minirlhf.loops.common import (
     set_learning_rate,
     shuffled_batches,
 )
-from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.config import OptimiserConfig, check_batch
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.adapters import SomePolicy
 from minirlhf.models.forward import encode, policy_logprobs
@@ -46,7 +46,8 @@ class SFTConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check_batch("batch_size", self.batch_size)
+        check("max_response", self.max_response, self.max_response >= 1, "at least 1")
         check("epochs", self.epochs, self.epochs > 0, "above 0")
         check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1, or None")
         once = self.steps is None or self.epochs == SFTConfig.epochs

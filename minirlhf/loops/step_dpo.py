@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.config import check_batch
 from minirlhf.loops.losses import LOSSES, DPOFormulas
 from minirlhf.loops.online import Rows, train_on_own
 from minirlhf.loops.preference import DPOConfig
@@ -37,7 +38,8 @@ from minirlhf.models.forward import encode_prompts, left_padded, text_of
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.models.steps import step_end_ids, steps_of
 from minirlhf.runtime import History, OnStep, PromptError, Row, check, seed_all
-from minirlhf.runtime.shared import raised, settings_kept
+from minirlhf.runtime.shared import settings_kept
+from minirlhf.runtime.user_code import raised
 
 # (prompt, steps before, step with its end) -> whether the step is right
 StepJudge = Callable[[str, str, str], bool]
@@ -57,6 +59,7 @@ class StepDPOConfig:
     def __post_init__(self) -> None:
         for name in ("tries", "max_step", "refresh"):
             check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check_batch("batch_size * tries", self.dpo.batch_size * self.tries)
         check("step_end", self.step_end, self.step_end != "", "the text that ends a step")
         single = LOSSES[self.dpo.loss].single
         check("loss", self.dpo.loss, not single, "a loss of pairs")

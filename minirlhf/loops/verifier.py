@@ -22,7 +22,7 @@ from minirlhf.core.masking import aggregate
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.common import clipped_step, make_optimizer, set_learning_rate, shuffled_batches
-from minirlhf.loops.config import OptimiserConfig
+from minirlhf.loops.config import OptimiserConfig, check_batch
 from minirlhf.loops.rows import check_tokens
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -41,7 +41,7 @@ class VerifierConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check_batch("batch_size", self.batch_size)
         check("steps", self.steps, self.steps >= 1, "at least 1")
 
 

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.models.forward import spelled_tokens, text_of
 from minirlhf.runtime import check
-from minirlhf.runtime.shared import raised, settings_kept
+from minirlhf.runtime.shared import settings_kept
+from minirlhf.runtime.user_code import raised
 
 
 class Tool(Protocol):

@@ -6,6 +6,7 @@ A name on the hub is checked like a folder, file by file.
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from minirlhf.runtime import check
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 TYPES = {"model_type": str, "architectures": list, "quantization_config": dict}  # in config.json
+MANY = 10_000  # layers, heads, experts or labels; no model has more
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # tables that older versions of transformers saved and newer ones compute
 COMPUTED = re.compile(r"(inv_freq|masked_bias|position_ids|\.(attn|attention|self_attn)\.bias)$")
@@ -62,7 +64,7 @@ def read_whole(
     check_weight_files(source)
     for file in _weight_files(source):
         _check_whole_file(file)
-    _check_held_once(_weight_files(source))
+    _check_held_once(source, _weight_files(source))
     _check_size(auto, config, _weight_files(source))
     with _described(), torch.device("cpu"):  # transformers reads into the default device
         model, found = auto.from_pretrained(
@@ -80,7 +82,10 @@ def read_whole(
             f"{len(wrong)} weights that its config.json asks for are missing or of another shape, "
             f"such as {wrong[0]}."
         )
-    extra = sorted(name for name in found["unexpected_keys"] if not COMPUTED.search(name))
+    files = _weight_files(source)
+    tables = _tables(files, model)
+    strange = {name for name in tables if not _is_of_a_layer(name, model)}
+    extra = sorted(set(found["unexpected_keys"]) - tables | strange)
     if extra:
         raise ValueError(
             f"{len(extra)} of its weights have no place in the model that its config.json "
@@ -89,9 +94,38 @@ def read_whole(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"its weight {name} holds NaN or infinity.")
-    for file in _weight_files(source):
+    for file in files:
         _check_as_stored(model, file)
+        _check_masks(tables, file)
     return model
+
+
+def _tables(files: list[Path], model: PreTrainedModel) -> set[str]:
+    """The names of stored tables that this version of transformers computes."""
+    stored: set[str] = set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            stored |= set(opened.keys())
+    return {name for name in stored - model.state_dict().keys() if COMPUTED.search(name)}
+
+
+def _is_of_a_layer(name: str, model: PreTrainedModel) -> bool:
+    """Whether the model has the layer that a table is named after."""
+    layer = re.match(r"(.*\.\d+)\.", f".{name}")
+    known = (f".{part}" for part, _ in model.named_modules())
+    return layer is None or any(part.endswith(layer[1]) for part in known)
+
+
+def _check_masks(tables: set[str], file: Path) -> None:
+    """Refuse numbers in the place of a causal mask (attn.bias), which is not read."""
+    with safe_open(file, "pt") as stored:
+        for name in tables & set(stored.keys()):
+            mask = stored.get_tensor(name)
+            if name.endswith(".bias") and not ((mask == 0) | (mask == 1)).all():
+                raise ValueError(
+                    f"its weight {name} has the name of a causal mask, of 0 and 1, and holds other "
+                    "numbers; they would be lost: rename the weight."
+                )
 
 
 @contextmanager
@@ -118,10 +152,10 @@ def _check_whole_file(file: Path) -> None:
         raise ValueError(f"its {file.name} is cut off, or is no safetensors file.")
 
 
-def _check_held_once(files: list[Path]) -> None:
-    """Refuse a weight that two files hold: transformers takes the last one, whatever it is."""
+def _check_held_once(source: str | Path, files: list[Path]) -> None:
+    """Refuse a weight that two files hold, or none: of two, transformers takes the last one."""
     places: dict[str, Path] = {}
-    for file in files if len(files) > 1 else ():
+    for file in files:
         with safe_open(file, "pt") as stored:
             for name in stored.keys():  # noqa: SIM118  # no dict
                 if name in places:
@@ -130,6 +164,12 @@ def _check_held_once(files: list[Path]) -> None:
                         "the files that do not belong to this model, or download it again."
                     )
                 places[name] = file
+    named = set() if _file(source, SINGLE) else set(_weight_map(source))
+    if lost := sorted(named - places.keys()):
+        raise ValueError(
+            f"its {INDEX} names {lost[0]}, which none of its files holds; copy or download the "
+            "whole folder."
+        )
 
 
 def _check_size(auto: Any, config: PreTrainedConfig, files: list[Path]) -> None:
@@ -221,15 +261,20 @@ def check_weight_files(source: str | Path) -> None:
         )
 
 
-def _shards(source: str | Path) -> list[str]:
-    """The names of the files that an index names, sorted; none if there is no index."""
+def _weight_map(source: str | Path) -> dict[str, str]:
+    """The file of each weight that an index names; empty if there is no index."""
     index = _file(source, INDEX)
     if index is None:
-        return []
+        return {}
     files = read_table(index).get("weight_map", {})
     check(f"weight_map in its {INDEX}", files, isinstance(files, dict), "a table")
     _check_texts(f"A file in the weight_map of its {INDEX}", files.values())
-    return sorted(set(files.values()))
+    return files
+
+
+def _shards(source: str | Path) -> list[str]:
+    """The names of the files that an index names, sorted; none if there is no index."""
+    return sorted(set(_weight_map(source).values()))
 
 
 def _check_texts(field: str, values: Iterable) -> None:
@@ -299,6 +344,7 @@ def _check_origin(raw: dict[str, Any]) -> None:
         known = isinstance(getattr(torch, str(value), None), torch.dtype) or value == "auto"
         fits = value is None or isinstance(value, dict) or known
         check(f"{name} in its config.json", value, fits, "the name of a torch dtype, as float32")
+    _check_numbers(raw)
     _check_texts("A name in the architectures of its config.json", raw.get("architectures") or [])
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES and "auto_map" in raw:
@@ -318,6 +364,18 @@ def _check_origin(raw: dict[str, Any]) -> None:
         raise ValueError(
             f"its config.json names the weights {weights!r}; only .safetensors files are read."
         )
+
+
+def _check_numbers(raw: dict[str, Any]) -> None:
+    """Refuse numbers that no model has, before transformers builds a list of that length."""
+    for name, value in raw.items():
+        if not isinstance(value, int | float):
+            continue
+        if re.match("num_|n_layer", name):
+            check(f"{name} in its config.json", value, value <= MANY, f"at most {MANY:,}")
+        if "eps" in name:
+            small = 0 <= value <= 1
+            check(f"{name} in its config.json", value, small, "a small number, from 0 to 1")
 
 
 def _why_not_run(config: PreTrainedConfig, *, policy: bool) -> str | None:
@@ -344,6 +402,8 @@ def why_not_a_model(folder: Path) -> str:
     """What a folder without config.json, or a file, holds: the end of a sentence about it."""
     if folder.is_file():
         return "is a file; give the folder that holds it, with config.json and model.safetensors."
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return "is a folder that you may not open: its permissions lack r or x."
     if (folder / "adapter_config.json").is_file():
         return f"is no model: {_adapters(folder / 'adapter_config.json')}"
     if why := _other_weights(folder):

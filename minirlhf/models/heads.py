@@ -161,6 +161,8 @@ class ScalarModel(nn.Module):
         outputs = len(whole.get_parameter("score.weight"))
         if outputs != 1:
             raise ValueError(f"its head gives {outputs} numbers per token; it must give 1.")
+        if not whole.get_parameter("score.weight").any():
+            raise ValueError("its head holds zeros alone, so all scores would be equal.")
         model = cls(fused_gelu(whole.base_model))
         with torch.no_grad():
             model.head.weight.copy_(whole.get_parameter("score.weight"))

@@ -31,17 +31,17 @@ Not kept:
 - A reward model is not a function here; see `rollout_score`.
 """
 
-import asyncio
 import copy
 import functools
 import inspect
 import math
-import threading
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
+import numpy
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState
@@ -50,11 +50,13 @@ from minirlhf.core.masking import check_same_shape
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, prompt_tokens, text_of
 from minirlhf.runtime import PromptError, check
-from minirlhf.runtime.shared import line_of, settings_kept
+from minirlhf.runtime.shared import settings_kept
+from minirlhf.runtime.user_code import awaited, line_of, name_of, on_one_line
 from minirlhf.tasks.prompts import prompt_texts
 
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state")
 ROW_ONLY = ("prompt", "completion")  # columns that are not arguments
+NUMBERS = (numbers.Number, numpy.generic, numpy.ndarray, torch.Tensor)  # what may be a number
 
 
 def reward_function(
@@ -91,7 +93,7 @@ def reward_function(
     rows = _checked_rows(dataset)
     columns = [name for name in (rows[0] if rows else ()) if name not in ROW_ONLY]
     names = _accepted(function, [*GIVEN, *columns])
-    called = getattr(function, "__name__", type(function).__name__)
+    called = name_of(function)
     texts = prompt_texts([row["prompt"] for row in rows], tokenizer) if rows else []
     places: dict[tuple[int, ...], list[int]] = {}  # the rows of each prompt, by its tokens
     for number, ids in enumerate(prompt_tokens(tokenizer, texts)):
@@ -107,20 +109,21 @@ def reward_function(
             raise
         except BaseException as error:  # exit() would end the run without a word
             row = _first_failing(function, given, count, error)
-            where, prompt = "Called for one completion at a time, it does not raise this.", None
+            said, prompt = "Called for one completion at a time, it does not raise this.", None
             if row is not None:
                 of, prompt = _named(rollout, row)
-                where = f"The first completion for which it does is {of}."
-            step = f", at step {int(rollout.step[0])}" if "step" in rollout.columns else ""
+                said = f"The first completion for which it does is {of}."
+            step = f"at step {int(rollout.step[0])}" if "step" in rollout.columns else ""
+            where = ", ".join(filter(None, [line_of(error, function), step]))
             raise PromptError(
                 f"The reward function {called} raised {type(error).__name__}: "
-                f"{' '.join(str(error).split())}; it was given {', '.join(given)}. "
-                f"This is {line_of(error, function)}{step}. {where}",
+                f"{on_one_line(error, 300)}; it was given {', '.join(given)}. "
+                f"{f'This is {where}. ' if where else ''}{said}",
                 prompt,
             ) from error
         if not isinstance(values, list):
             raise ValueError(
-                f"The reward function {called} returned {_on_one_line(values)}; it must be one "
+                f"The reward function {called} returned {on_one_line(values)}; it must be one "
                 "number for each completion."
             )
         return _as_scores(values, rollout, called)
@@ -225,7 +228,7 @@ def _accepted(function: Callable, names: list[str]) -> list[str]:
         )
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of a builtin
+    except Exception:  # of a builtin; or an object of the user's raises what it likes
         return names
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     lacking = [p.name for p in parameters if p.default is p.empty and p.name in named]
@@ -233,12 +236,18 @@ def _accepted(function: Callable, names: list[str]) -> list[str]:
     lacking += [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
     if lacking:
         raise ValueError(
-            f"The reward function {getattr(function, '__name__', function)} needs the argument "
+            f"The reward function {name_of(function)} needs the argument "
             f"{lacking[0]}, but it is given {', '.join(names)}, by name. A column of the dataset "
             "becomes an argument; others need a default."
         )
     every = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return names if every else [name for name in names if name in named]
+    taken = names if every else [name for name in names if name in named]
+    if not taken:
+        raise ValueError(
+            f"The reward function {name_of(function)} takes none of the arguments that it is "
+            f"given by name: {', '.join(names)}. Name completions, for example."
+        )
+    return taken
 
 
 @settings_kept()
@@ -246,12 +255,7 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
     """What the function returns, as a list where it can be read as one; awaited if it is async."""
     values = function(**given)
     if inspect.isawaitable(values):
-        coroutine = _awaited(values)
-        values, error = asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()
-        if isinstance(error, KeyboardInterrupt):  # no Ctrl-C: that reaches the main thread alone
-            raise RuntimeError("KeyboardInterrupt").with_traceback(error.__traceback__)
-        if error is not None:
-            raise error
+        values = awaited(values)
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided or values.device.type == "meta":
             return values  # no numbers to read one by one
@@ -261,32 +265,6 @@ def _called(function: Callable, given: dict[str, Any]) -> Any:
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, AbstractSet)):
         return list(values)
     return values
-
-
-async def _awaited(values: Any) -> tuple[Any, BaseException | None]:
-    # (what was awaited, None), or (None, the error): some errors would end the event loop
-    try:
-        return await values, None
-    except BaseException as error:
-        return None, error
-
-
-@functools.cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of async functions, in a thread of its own: a notebook's is busy already."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=_run_for_ever, args=(loop,), daemon=True).start()
-    return loop
-
-
-def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
-    """Run the loop, also after a task that the function began has raised what ends a loop.
-
-    Otherwise who awaits the task would wait for ever. The task keeps its error for them.
-    """
-    while True:
-        with suppress(KeyboardInterrupt, SystemExit):
-            loop.run_forever()
 
 
 def _first_failing(
@@ -317,32 +295,29 @@ def _named(rollout: Rollout, row: int) -> tuple[str, int | None]:
     return f"{row + 1} of {len(rollout.response_ids)}{to}", prompt
 
 
-def _on_one_line(values: object) -> str:
-    return " ".join(str(values).split())[:80]
-
-
 def _as_scores(values: list, rollout: Rollout, called: str) -> torch.Tensor:
     """(B,) scores, nan for None."""
     count = len(rollout.response_ids)
     if len(values) != count:
         raise ValueError(
             f"The reward function {called} returned {len(values)} values for {count} completions, "
-            f"{_on_one_line(values[:4])} ...; it must be one finite number for each."
+            f"{on_one_line(values[:4])} ...; it must be one finite number for each."
         )
     scores = torch.full((count,), math.nan, device="cpu")
     for row, value in enumerate(values):
         if value is None:
             continue
         value = value.detach() if isinstance(value, torch.Tensor) else value
-        try:
-            scores[row] = math.nan if isinstance(value, (str, bytes)) else float(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError):
-            pass  # no number, or one too large for float32: it stays nan
+        is_number: bool = isinstance(value, NUMBERS) and not isinstance(value, str | bytes)
+        if is_number:
+            with suppress(Exception):  # no number, or one too large for float32: it stays nan
+                scores[row] = float(value)
         if not scores[row].isfinite():
             of, prompt = _named(rollout, row)
             raise PromptError(
-                f"The reward function {called} returned {str(value)[:40]!r} for completion {of}; "
-                "it must be one finite number for each completion, or None where it has no score.",
+                f"The reward function {called} returned {on_one_line(value, 40)!r} for completion "
+                f"{of}; it must be one finite number for each completion, or None where it has no "
+                "score.",
                 prompt,
             )
     return scores

@@ -2,18 +2,17 @@
 
 from minirlhf.runtime.checks import PromptError, check, check_text
 from minirlhf.runtime.history import History, OnStep, Row
+from minirlhf.runtime.kept import Kept, kept_elsewhere, save_folder
 from minirlhf.runtime.output import (
     OLD,
-    Kept,
     atomic_folder,
     atomic_path,
     locked,
     output_file,
     output_folder,
-    save_folder,
     write_text,
 )
-from minirlhf.runtime.paths import PARTIAL, check_folder, reason
+from minirlhf.runtime.paths import PARTIAL, check_folder, reason, straight
 from minirlhf.runtime.settings import (
     CACHE,
     DATA,
@@ -28,6 +27,7 @@ from minirlhf.runtime.settings import (
     set_threads,
     use_device,
 )
+from minirlhf.runtime.signals import signals_wait
 
 __all__ = [
     "CACHE",
@@ -50,6 +50,7 @@ __all__ = [
     "check_text",
     "commit",
     "device_named",
+    "kept_elsewhere",
     "locked",
     "need_checkout",
     "output_file",
@@ -58,6 +59,8 @@ __all__ = [
     "save_folder",
     "seed_all",
     "set_threads",
+    "signals_wait",
+    "straight",
     "use_device",
     "write_text",
 ]

@@ -1,5 +1,7 @@
 """Checks of what is given: one value, one text. And an error about one prompt of a run."""
 
+LONGEST_TEXT = 1_000_000  # characters of one text; to read more as tokens takes seconds
+
 
 class PromptError(ValueError):
     """What went wrong with the response to one prompt, in the middle of a run.
@@ -31,17 +33,22 @@ def check(field: str, value: object, ok: bool, allowed: str) -> None:
 
 
 def check_text(value: object, name: str) -> None:
-    """Check that `value` is text that can be encoded as UTF-8.
+    """Check that `value` is text of at most LONGEST_TEXT characters, which UTF-8 can encode.
 
     Args:
         name: start of the message, for example "The prompt".
 
     Raises:
-        ValueError: it is not a string, or it holds half of a surrogate pair.
+        ValueError: it is not a string, it is longer, or it holds half of a surrogate pair.
     """
     if not isinstance(value, str):
         raise ValueError(
             f"{name} is {str(value)[:60]!r}, of type {type(value).__name__}; it must be text."
+        )
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(
+            f"{name} is a text of {len(value):,} characters; it must be at most {LONGEST_TEXT:,}: "
+            "shorten it, or divide it into several rows."
         )
     try:
         value.encode()

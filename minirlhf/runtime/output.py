@@ -9,11 +9,9 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 if sys.platform == "win32":
     import msvcrt
@@ -54,8 +52,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_ours(path.name))
     os.close(handle)
     try:
-        yield Path(name)
         with _naming(path):
+            yield Path(name)
             # mkstemp makes private files
             os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
             _to_disk(Path(name))
@@ -84,54 +82,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         try:
             (folder / NEW).mkdir()
             yield folder / NEW
-            for file in (folder / NEW).rglob("*"):
-                if file.is_file():
-                    _to_disk(file)
+            finish(folder / NEW)
             (folder / OLD).mkdir()
             for file in _model_files(folder):
                 os.replace(file, folder / OLD / file.name)
             os.replace(folder / NEW, folder / READY)
         finally:
             _settle(folder)
-
-
-class Kept(OSError):
-    """A folder could not be written, and its files are in another one, `folder`."""
-
-    def __init__(self, message: str, folder: Path) -> None:
-        super().__init__(message)
-        self.folder = folder
-
-
-def save_folder(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a model's folder (`atomic_folder`), or keep it in another place if that fails.
-
-    Args:
-        write: writes the files into the folder that it is given.
-
-    Raises:
-        Kept: `path` could not be written. The files are in a folder beside it or, where that fails
-            too, in the system's folder for temporary files. The message says where.
-        OSError: no other place could be written either.
-        ValueError: as in `atomic_folder`, where no run holds a lock: nothing is lost then.
-    """
-    during_a_run = os.getpid() in _held.values()  # the folder was in order when the run began
-    try:
-        with atomic_folder(path) as temporary:
-            write(temporary)
-        return
-    except (OSError, SafetensorError, ValueError) as error:
-        if isinstance(error, ValueError) and not during_a_run:
-            raise
-        failed, cause = error, reason(error).rstrip(".")
-    for place in (resolved(path).parent, Path(tempfile.gettempdir())):
-        with suppress(OSError, SafetensorError):
-            kept = Path(tempfile.mkdtemp(dir=place, prefix="minirlhf-kept-"))
-            write(kept)
-            break
-    else:
-        raise OSError(f"{path} cannot be written ({cause}), nor can another folder.") from failed
-    raise Kept(f"{path} cannot be written ({cause}); the model is in {kept}.", kept) from failed
 
 
 @contextmanager
@@ -213,6 +170,11 @@ def locked(path: str | Path) -> Iterator[None]:
                     file.unlink()
 
 
+def holds_a_lock() -> bool:
+    """Whether this process holds a lock: it is in the middle of a run."""
+    return os.getpid() in _held.values()
+
+
 def _lock_file(path: Path) -> Path:
     """The file whose lock guards a folder or a file."""
     return path / f"{OURS}lock" if path.is_dir() else path.with_name(f"{_ours(path.name)}lock")
@@ -249,8 +211,9 @@ def _acquire(file: Path, path: Path) -> int:
             )
         with suppress(FileNotFoundError):  # else its holder removed it after it was opened here
             if os.path.samestat(os.fstat(handle), os.stat(file)):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+                with suppress(OSError):  # the disk is full, which the trial will say
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
                 return handle
         os.close(handle)
 
@@ -260,6 +223,8 @@ def _settle(folder: Path) -> None:
     new, ready, old = folder / NEW, folder / READY, folder / OLD
     for each in (new, ready, old):
         _check_no_link(each)
+        if each.exists() and not each.is_dir():
+            raise ValueError(f"{each} is no folder of ours: remove it.")
     if ready.is_dir():  # all old files are out of the way: finish
         for file in sorted(ready.iterdir(), key=_config_last):
             os.replace(file, folder / file.name)
@@ -270,6 +235,17 @@ def _settle(folder: Path) -> None:
             os.replace(file, folder / file.name)
         old.rmdir()
     shutil.rmtree(new, ignore_errors=True)
+
+
+def finish(folder: Path) -> None:
+    """Make the files of a folder readable for all, and wait until they are on the disk.
+
+    safetensors makes private files.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            os.chmod(file, 0o644)
+            _to_disk(file)
 
 
 def _check_no_link(path: Path) -> None:
@@ -327,7 +303,9 @@ def _made(folder: Path) -> Iterator[None]:
     except OSError as error:
         file = next((each for each in folder.parents if each.is_file()), None)
         cause = f"{file} is a file" if file else reason(error)
-        raise ValueError(f"The folder {folder} cannot be made: {cause}.") from error
+        raise ValueError(f"The folder {folder} cannot be made: {cause}.") from (
+            None if file else error
+        )
     try:
         yield
     finally:

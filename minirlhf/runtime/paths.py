@@ -40,14 +40,24 @@ def of_a_model(path: Path) -> bool:
     return is_file and any(path.match(name) for name in MODEL_FILES)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The cause of an error in a few words, without the names of temporary files."""
-    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), repr(error))
+    first: BaseException | None = error
+    while first is not None:
+        if said := getattr(first, "strerror", None):  # what the system said
+            return said
+        first = first.__cause__
+    return next(iter(str(error).splitlines()), repr(error)).rstrip(".")
 
 
 def resolved(path: str | Path) -> Path:
     """The absolute path without links."""
     return Path(os.path.realpath(path))
+
+
+def straight(path: Path) -> Path:
+    """The path without "..", where it has one: the folder before it need not exist."""
+    return resolved(path) if ".." in path.parts else path
 
 
 def folder_of(path: str | Path) -> Path:
@@ -64,12 +74,9 @@ def folder_of(path: str | Path) -> Path:
     _check_utf8("folder", folder)
     check("folder", str(path), not is_there or folder.is_dir(), "a folder, and this is a file")
     check("folder", str(path), folder != Path(folder.anchor), "below the root of the file system")
-    check(
-        "folder",
-        str(path),
-        is_there or not is_link,
-        f"a folder or a link to one, and this link leads to {folder}, which does not exist",
-    )
+    end = "itself" if folder.is_symlink() else f"{folder}, which does not exist"
+    allowed = f"a folder or a link to one, and this link leads to {end}"
+    check("folder", str(path), is_there or not is_link, allowed)
     return folder
 
 
@@ -119,13 +126,14 @@ def check_folder(path: str | Path) -> None:
     Files of the operating system, such as lost+found, are left alone.
 
     Raises:
-        ValueError: it is no folder, or it holds files that do not belong to a model.
+        ValueError: it is no folder, or it holds files that do not belong to a model or that may not
+            be replaced.
     """
     check_strangers(path, folder_of(path))
 
 
 def check_strangers(path: str | Path, folder: Path) -> None:
-    """Check that `folder`, which `path` leads to, holds only a model."""
+    """Check that `folder`, which `path` leads to, holds only a model that may be replaced."""
     known = (*SYSTEM_FILES, f"{OURS}*")
     try:
         inside = list(folder.iterdir()) if folder.exists() else []
@@ -141,3 +149,6 @@ def check_strangers(path: str | Path, folder: Path) -> None:
         f"new or hold only a model, but it also holds {', '.join(sorted(strangers)[:3])}; "
         "give another folder",
     )
+    for each in inside:
+        if of_a_model(each) and not each.is_dir():
+            check_file(each)

@@ -1,14 +1,51 @@
 """A user's own code inside a run: the settings that it shares, and where an error of it arose."""
 
-import inspect
 import os
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch.backends import cuda
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch has two ways to set it, and both were used
+        return "mixed"
+
+
+def _autocast() -> list[tuple[bool, torch.dtype]]:
+    """Whether each device computes in fewer bits (autocast), and in which dtype."""
+    return [(torch.is_autocast_enabled(name), torch.get_autocast_dtype(name)) for name in DEVICES]
+
+
+def _set_autocast(before: list[tuple[bool, torch.dtype]]) -> None:
+    for name, (enabled, dtype) in zip(DEVICES, before, strict=True):
+        torch.set_autocast_enabled(name, enabled)
+        torch.set_autocast_dtype(name, dtype)
+
+
+def _attention() -> list[bool]:
+    """Which of torch's kernels for attention may be used."""
+    return [
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+    ]
+
+
+def _set_attention(before: list[bool]) -> None:
+    flash, efficient, math, cudnn = before
+    cuda.enable_flash_sdp(flash)
+    cuda.enable_mem_efficient_sdp(efficient)
+    cuda.enable_math_sdp(math)
+    cuda.enable_cudnn_sdp(cudnn)
+
 
 SETTINGS: dict[
     str, tuple[Callable, Callable]
@@ -22,6 +59,12 @@ SETTINGS: dict[
         torch.get_deterministic_debug_mode,
         torch.set_deterministic_debug_mode,
     ),
+    "torch's precision of float32 products": (
+        _matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    "torch's autocast": (_autocast, _set_autocast),
+    "torch's kernels for attention": (_attention, _set_attention),
 }
 
 
@@ -47,19 +90,3 @@ def settings_kept() -> Iterator[None]:
         yield
     finally:
         restore_settings(before)
-
-
-def line_of(error: BaseException, function: Callable) -> str:
-    """The file and the line of the user's code where an error arose, such as mine.py, line 3."""
-    own = inspect.unwrap(function)
-    code = getattr(own, "__code__", None) or getattr(type(own).__call__, "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if code and frame.filename == code.co_filename]
-    frame = (inside or frames)[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}"
-
-
-def raised(error: BaseException, function: Callable) -> str:
-    """What a user's function raised, and where: raised KeyError: 'x' (mine.py, line 3)."""
-    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
-    return f"raised {said} ({line_of(error, function)})"

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from minirlhf.runtime import check_text
+from minirlhf.runtime.checks import LONGEST_TEXT
 from minirlhf.tasks.json_files import parsed
 from minirlhf.tasks.layouts import SYSTEM, Layout
-from minirlhf.tasks.lines import BadRow, Row, Unreadable
+from minirlhf.tasks.lines import BadRow, Row, Unreadable, listed
 from minirlhf.tasks.reports import Source
 from minirlhf.tasks.turns import ASSISTANT, SPANS
 
@@ -52,7 +53,7 @@ def values_of(
                 raise BadRow(
                     f"no column {column}",
                     f"{source.row(number)} has no column {column}; its columns are "
-                    f"{', '.join(map(str, row)) or 'none'}.",
+                    f"{listed(row) or 'none'}.",
                 )
             place = source.cell(number, column)
             parts.append(READ.get(role, _text_or_turns)(value, place, column))
@@ -101,7 +102,8 @@ def _text_or_turns(value: Any, place: str, column: str) -> Any:
     """
     if isinstance(value, dict | list):
         return _turns(value, place, column)
-    kind = f"a value of {column} that is missing or no text"
+    long = isinstance(value, str) and len(value) > LONGEST_TEXT
+    kind = f"a value of {column} that is {'too long' if long else 'missing or no text'}"
     if value is None:
         raise BadRow(
             kind, f"{place} is 'None', of type NoneType (null, or no cell); it must be text."

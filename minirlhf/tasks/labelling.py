@@ -60,14 +60,7 @@ class LabelSession:
     ) -> None:
         self.pairs, self.annotator, self.clock = list(pairs), annotator, clock
         self.path = files_of(path)[True]
-        named = annotator.strip() and annotator.isprintable() and not set(annotator) & set("/\\:")
-        named = named and not annotator.endswith(".undecided")
-        check(
-            "annotator",
-            annotator,
-            bool(named),
-            "a name without / \\ : and not .undecided at its end",
-        )
+        check_annotator(annotator)
         check("pairs", self.pairs, bool(self.pairs), "at least one pair")
         self._rows = rows_of_labels(self.path)
         self._files = {kind: _content(file) for kind, file in files_of(self.path).items()}
@@ -172,6 +165,21 @@ class LabelSession:
                 f"{self.path} holds labels of other pairs than these; give the same pairs "
                 "(their number, repeats and seed), or another file."
             )
+
+
+def check_annotator(name: str) -> None:
+    """Check the name of who labels, which becomes the name of a file.
+
+    Raises:
+        ValueError: it can be no file's name.
+    """
+    named = name.strip(" .") and name.isprintable() and not set(name) & set("/\\:")
+    check(
+        "annotator",
+        name if len(name) <= 60 else f"{name[:60]} ...",
+        bool(named) and len(name) <= 60 and not name.endswith(".undecided"),
+        "a name of at most 60 characters, without / \\ : and not .undecided at its end",
+    )
 
 
 def files_of(path: str | Path) -> dict[bool, Path]:

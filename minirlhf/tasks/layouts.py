@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minirlhf.runtime import check
+from minirlhf.tasks.lines import listed
 from minirlhf.tasks.turns import SPANS, TEXTS, is_conversation
 
 ROLES = ("prompt", "completion", "chosen", "rejected", "label", "messages")
@@ -177,7 +178,7 @@ class Layout:
                 )
             parts.append(role if names == (role,) else f"{role} = {' + '.join(names)}")
         parts += self.spans
-        ignored = ", ".join(name or "(no name)" for name in self.ignored)
+        ignored = listed(name or "(no name)" for name in self.ignored)
         return "; ".join(parts) + (f". {others}: {ignored}." if ignored else ".")
 
 
@@ -235,8 +236,9 @@ def parse_columns(text: str) -> dict[str, str]:
         ValueError: a part is not ROLE=COLUMN, or a role comes twice.
     """
     found: dict[str, str] = {}
-    for part in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})=)", text) if text else []:
-        role, equals, column = part.strip().partition("=")
+    for part in re.split(rf",(?=\s*(?:{'|'.join(ROLES)})\s*=)", text) if text else []:
+        role, equals, column = part.partition("=")
+        role = role.strip()
         right = bool(equals) and role not in found
         check("columns", text, right, "ROLE=COLUMN, for example prompt=question,completion=answer")
         found[role] = column
@@ -249,14 +251,20 @@ def _given(names: Sequence[str], given: Mapping[str, str], name: str) -> dict[st
     for role, column in given.items():
         if role not in ROLES:
             raise ValueError(f"columns names '{role}'; it must be one of {', '.join(ROLES)}.")
+        column = column if column in names else column.strip()
         parts = (column,) if column in names else tuple(column.split("+")) if column else ()
         if missing := [part for part in parts if part not in names]:
             raise ValueError(
                 f"{_of(name)}has no column '{missing[0]}' for {role}; "
-                f"its columns are {', '.join(names)}."
+                f"its columns are {listed(names)}."
             )
         if len(parts) > 1 and role != "prompt":
             raise ValueError(f"columns is {role}={column}; only a prompt can be several columns.")
+        if "prompt" in parts and "prompt" not in given:
+            raise ValueError(
+                f"columns is {role}={column}, so the column prompt is not the prompt; say which "
+                "column is: prompt=NAME, or prompt= (nothing)."
+            )
         said[role] = parts
     used = [part for parts in said.values() for part in parts]
     if twice := [part for part in used if used.count(part) > 1]:
@@ -315,10 +323,10 @@ def _prompt_of_pairs(
         return found
     possible = [n for n in others if n not in SYSTEM and could_be_prompt(n, rows)]
     if possible:
-        listed = " or ".join(f"prompt={n}" for n in possible[:4])
+        ways = " or ".join(f"prompt={n}" for n in possible[:4])
         raise ValueError(
-            f"{_of(name)}has pairs and no column prompt, but {', '.join(possible)}; give "
-            f"--columns {listed}, or --columns prompt= (nothing) if the prompt is what both "
+            f"{_of(name)}has pairs and no column prompt, but {listed(possible)}; give "
+            f"--columns {ways}, or --columns prompt= (nothing) if the prompt is what both "
             "texts share at their start."
         )
     return ()
@@ -382,7 +390,7 @@ def _others(
     if not prompt and "prompt" in said:
         raise ValueError(
             f"{_of(name)}has neither pairs nor a conversation, so a column must be the prompt, and "
-            f"columns gives prompt= (nothing); its columns are {', '.join(names)}."
+            f"columns gives prompt= (nothing); its columns are {listed(names)}."
         )
     if not names:
         raise ValueError(
@@ -391,7 +399,7 @@ def _others(
         )
     if not prompt:
         raise ValueError(
-            f"{_of(name)}has the columns {', '.join(names)}, which are of no known format; give "
+            f"{_of(name)}has the columns {listed(names)}, which are of no known format; give "
             "prompt, prompt + completion, prompt + chosen + rejected, or messages. Or say which "
             "column is which, for example --columns prompt=NAME,completion=NAME."
         )

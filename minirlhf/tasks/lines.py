@@ -3,7 +3,7 @@
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -19,7 +19,15 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
     ".zst": lambda path: BufferedReader(pyarrow.input_stream(str(path), compression="zstd")),
 }
+MOST_NAMES = 20  # of columns in one sentence
 UNREADABLE = "no row that can be read"  # a kind of BadRow
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names of columns for a sentence: the first ones, and how many more there are."""
+    said = [str(name) for name in names]
+    more = f" and {len(said) - MOST_NAMES:,} more" if len(said) > MOST_NAMES else ""
+    return ", ".join(said[:MOST_NAMES]) + more
 
 
 class BadRow(ValueError):

@@ -46,7 +46,7 @@ class Pair:
         )
 
 
-def pairs_to_label(count: int = 30, *, repeats: int = 6, seed: int = 0) -> list[Pair]:
+def pairs_to_label(count: int = 30, *, repeats: int | None = None, seed: int = 0) -> list[Pair]:
     """Pairs of rated reviews of the same film, for a person to label.
 
     The films are those that a reward model learns from (split "reward"). No film of the splits
@@ -56,7 +56,7 @@ def pairs_to_label(count: int = 30, *, repeats: int = 6, seed: int = 0) -> list[
         count: number of different pairs.
         repeats: so many of the pairs come a second time, with the sides swapped. They measure how
             often a person agrees with themselves. At least half of the pairs lie between the first
-            time and the second.
+            time and the second. None: 6, or `count` where that is smaller.
         seed: of the draw. People who label with the same seed see the same pairs.
 
     Returns:
@@ -71,7 +71,7 @@ def pairs_to_label(count: int = 30, *, repeats: int = 6, seed: int = 0) -> list[
     rng = random.Random(seed)
     drawn = rng.sample(candidates, count)
     pairs = [Pair(a.prompt, a.text, b.text, a.mean, b.mean) for a, b in drawn]
-    return with_sides_and_repeats(pairs, repeats, rng)
+    return with_sides_and_repeats(pairs, min(6, count) if repeats is None else repeats, rng)
 
 
 def pairs_from_file(path: str | Path, *, repeats: int = 0, seed: int = 0) -> list[Pair]:

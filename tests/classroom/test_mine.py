@@ -197,7 +197,10 @@ FORMULA = "def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):\n    
         (FORMULA + "exit()", "is not ready. dpo_loss: it ends Python, by exit() or sys.exit()"),
         (FORMULA + "raise KeyboardInterrupt", "is not ready. dpo_loss: KeyboardInterrupt"),
         (FORMULA + "while True: pass", "dpo_loss: it did not finish within 1 seconds."),
-        ("import os\nos.chdir('/')", "it changes the working folder, and the whole tour"),
+        ("import os\nos.chdir('/')", "it changes the working folder for all code that runs"),
+        ("import torch\ntorch.autocast('cpu').__enter__()", "it changes torch's autocast for all"),
+        ("import torch\ntorch.set_float32_matmul_precision('medium')", "precision of float32"),
+        ("import sys\nsys.path.clear()\nimport nowhere", "ModuleNotFoundError"),
         (
             "import torch\ntorch.set_default_dtype(torch.float64)",
             "it changes torch's default dtype",

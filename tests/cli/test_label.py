@@ -37,6 +37,31 @@ def file(tmp_path):
     return tmp_path / "pairs.jsonl"
 
 
+def test_fewer_pairs_than_the_usual_repeats_are_labelled(tmp_path):
+    out = tmp_path / "me.jsonl"
+    assert "2 of 4 pairs are labelled" in said(
+        invoke("label", "--count", "2", "--out", out, keys="12q")
+    )
+    error = invoke("label", "--count", "2", "--repeats", "3", "--out", tmp_path / "b.jsonl")
+    assert "repeats is 3; it must be 0 to 2" in str(error.exception)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (["label", "--annotator", "."], "annotator is '.'; it must be a name of at most 60 cha"),
+        (["label", "--annotator", ".."], "annotator is '..'; it must be a name"),
+        (["label", "--annotator", "x" * 260], f"annotator is '{'x' * 60} ...'; it must be a name"),
+        (["label-agreement", ""], "file is ''; it must be the name of a file of labels"),
+        (["grade", ""], "folder is ''; it must be a folder with the files of students"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_in_one_sentence(given, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = invoke(*given).exception
+    assert isinstance(error, ValueError) and sentence in str(error), error
+
+
 def test_keys_label_pairs_of_reviews_and_the_same_command_continues(tmp_path):
     out = tmp_path / "labels.jsonl"
     command = ["label", "--annotator", "anna", "--count", 5, "--repeats", 1, "--out", out]

@@ -170,7 +170,7 @@ LOOPS = {
 }
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 
@@ -361,7 +361,7 @@ def test_a_signal_that_is_ignored_stays_ignored():  # so does nohup
     try:
         with Checkpoint() as checkpoint:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not checkpoint.stopping
+            assert not checkpoint.signals
     finally:
         signal.signal(signal.SIGHUP, before)
 

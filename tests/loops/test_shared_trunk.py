@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import signal
 
 import pytest
 import torch
@@ -216,7 +217,7 @@ def test_a_stopped_run_resumes_to_identical_weights(tmp_path):
         with Checkpoint(path, resume=resume, every=1e9) as checkpoint:
 
             def on_step(row):
-                checkpoint.stopping = row["step"] == stop
+                checkpoint.signals[:] = [signal.SIGINT] * (row["step"] == stop)
 
             train_ppo(
                 actor,

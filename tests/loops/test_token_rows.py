@@ -76,7 +76,7 @@ def test_long_prompts_are_left_out_on_demand_and_cuts_are_reported():
         "its end is not read (row 3); --max-response 5 cuts none.\n"
         f"Row 1 as the model reads it: prompt 'a'; chosen 'b{EOS}'; rejected 'c{EOS}'."
     )
-    with pytest.raises(ValueError, match="No row is left to train on: 0 of 1 rows are kept"):
+    with pytest.raises(ValueError, match="^No row is left to train on: 0 of 1 rows are kept.*\\.$"):
         checked(LONG, max_prompt=60)
     with pytest.raises(ValueError, match="max_prompt is 0; it must be at least 1"):
         checked(PAIR, max_prompt=0)
@@ -187,6 +187,24 @@ def test_every_model_that_reads_a_batch_is_checked_before_the_first_step(train, 
         train({"positions": 48})
     with pytest.raises(ValueError, match="The tokenizer has ids up to 256 .* 200 rows"):
         train({"vocab_size": 200})
+
+
+@pytest.mark.parametrize("limits", [{"max_prompt": 1}, {"max_response": 1, "max_new_tokens": 63}])
+def test_that_no_row_is_left_is_one_line(limits):
+    long = PAIR | {"prompt": "abc", "chosen": "x" * 60}
+    with pytest.raises(ValueError) as error:
+        checked(long, skip_invalid=True, **limits)
+    said = str(error.value)
+    assert said.startswith("No row is left to train on: 0 of 1 rows are kept; left out: ")
+    assert "\n" not in said and "of 0 rows" not in said
+
+
+@pytest.mark.parametrize("config", [DPOConfig, RewardConfig, SFTConfig])
+def test_a_response_is_read_to_its_first_token_at_least(config):
+    with pytest.raises(ValueError, match="max_response is 0; it must be at least 1"):
+        config(max_response=0)
+    with pytest.raises(ValueError, match="max_response is 0; it must be at least 1"):
+        checked(PAIR, max_response=0)
 
 
 def test_a_prompt_without_tokens_is_refused():

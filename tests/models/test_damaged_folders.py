@@ -1,13 +1,17 @@
 """Damaged or odd files in a folder that holds all of a model: a sentence about the file at fault."""
 
 import json
+import os
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from minirlhf.models.load import load_policy, same_weights
+from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import load_policy, load_scalar, same_weights
 from tests.models.test_folders import SIZE, changed, model_of, refused, saved, with_config
+from tests.tiny import tiny_policy, tiny_tokenizer
 
 INDEX = "model.safetensors.index.json"
 TABLES = (
@@ -148,6 +152,61 @@ def test_an_index_that_lacks_weights_and_links_to_shards_are_followed(tmp_path):
     assert {*index["weight_map"].values()} == {"a.safetensors", "b.safetensors"}
     (folder / INDEX).write_text(json.dumps(index))
     assert same_weights(load_policy(folder)[0], whole)
+
+
+def test_an_index_that_names_a_weight_of_no_file_is_refused(tmp_path):
+    folder = sharded(tmp_path / "model")
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["transformer.h.7.x"] = "a.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+    assert "names transformer.h.7.x, which none of its files holds" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "name, value, sentence",
+    [
+        ("transformer.h.9.attn.bias", torch.ones(1), "have no place in the model"),
+        ("transformer.h.9.attn.rotary_emb.inv_freq", torch.ones(1), "have no place in the mod"),
+        ("transformer.h.0.attn.bias", torch.full((3,), 0.5), "has the name of a causal mask"),
+    ],
+)
+def test_a_table_of_no_layer_or_of_other_numbers_is_refused(name, value, sentence, tmp_path):
+    file = saved(tmp_path / "model") / "model.safetensors"
+    save_file(load_file(file) | {name: value}, file, metadata={"format": "pt"})
+    assert sentence in refused(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name, value, sentence",
+    [
+        ("num_labels", 10**9, "num_labels in its config.json is 1000000000; it must be at most"),
+        ("n_layer", 10**9, "n_layer in its config.json is 1000000000; it must be at most 10,000"),
+        ("layer_norm_epsilon", 1e30, "is 1e+30; it must be a small number, from 0 to 1"),
+        ("layer_norm_epsilon", -1, "is -1; it must be a small number, from 0 to 1"),
+    ],
+)
+def test_a_number_that_no_model_has_is_refused_before_the_model_is_built(
+    name, value, sentence, tmp_path
+):
+    file = saved(tmp_path / "model") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    assert sentence in refused(tmp_path / "model")
+
+
+def test_a_reward_model_whose_scores_are_all_equal_is_refused(tmp_path):
+    model = ScalarModel(tiny_policy().base_model)
+    torch.nn.init.zeros_(model.head.weight)
+    model.save(tmp_path / "model", tiny_tokenizer())
+    with pytest.raises(ValueError, match="its head holds zeros alone, so all scores would be eq"):
+        load_scalar(tmp_path / "model")
+
+
+def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    saved(tmp_path / "model")
+    (tmp_path / "model" / "config.json").unlink()  # without the right x no file is found
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="is a folder that you may not open: its permissions la"):
+        load_policy(tmp_path / "model")
 
 
 def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import sys
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.answers import answer_reward
 from minirlhf.rewards.function import reward_function, weighted
-from minirlhf.runtime.shared import restore_settings, shared_settings
+from minirlhf.runtime.shared import restore_settings, settings_kept, shared_settings
 from tests.tiny import EOS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -213,6 +214,55 @@ def test_a_function_that_ends_python_is_refused(function, said):
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a", "b"], ["c", "d"]))
 
 
+class NoText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class NoFloat:
+    def __float__(self):
+        raise KeyError("float")
+
+    __str__ = NoText.__str__
+
+
+class NoAttributes:
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+    def __call__(self, **given):
+        raise ValueError("x" * 10_000)
+
+
+def raises_no_text(completions):
+    raise NoText
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        (raises_no_text, "raised NoText: (a NoText that cannot be shown); it was given compl"),
+        (lambda completions: [NoFloat() for _ in completions], "returned '(a NoFloat that can"),
+        ([NoAttributes()], f"NoAttributes raised ValueError: {'x' * 300} ...; it was given"),
+        (lambda completions: [mock.MagicMock() for _ in completions], 'returned "<MagicMock'),
+        (lambda completions: mock.MagicMock(), "returned <MagicMock"),
+        (lambda *a: [1.0], "<lambda> takes none of the arguments that it is given by name: pro"),
+        (lambda: [1.0], "takes none of the arguments that it is given by name"),
+        (max, "raised TypeError: max expected at least 1 argument, got 0; it was given prompts, "),
+        (functools.lru_cache(lambda completions: [1.0]), "TypeError: unhashable type: 'list'"),
+    ],
+)
+def test_what_the_objects_of_a_user_raise_becomes_one_sentence(function, said):
+    with pytest.raises(ValueError) as error:
+        function = function[0] if isinstance(function, list) else function  # pytest asks its name
+        reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
+    text = str(error.value)
+    assert said in text and "\n" not in text and len(text) < 1000, text
+    assert " function.py" not in text and "user_code.py" not in text, text  # no line of ours
+
+
 def test_ctrl_c_in_a_function_is_no_error_of_it():
     with pytest.raises(KeyboardInterrupt):
         reward_function(raises(KeyboardInterrupt), TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
@@ -227,6 +277,10 @@ def test_ctrl_c_in_a_function_is_no_error_of_it():
         lambda: torch.use_deterministic_algorithms(True, warn_only=True),
         lambda: torch.set_grad_enabled(False),
         lambda: torch.set_default_device("meta"),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
+        lambda: torch.set_autocast_dtype("cuda", torch.bfloat16),
+        lambda: torch.backends.cuda.enable_math_sdp(False),
         lambda: os.chdir("/"),
     ],
 )
@@ -236,6 +290,9 @@ def test_what_a_function_sets_for_all_is_set_back(change):
         return [0.0 for _ in completions]
 
     before = shared_settings()
+    with settings_kept():
+        change()
+        assert shared_settings() != before
     try:
         reward_function(function, TOKENIZER)(encode(TOKENIZER, ["a"], ["c"]))
         assert shared_settings() == before

@@ -350,6 +350,27 @@ def test_columns_that_cannot_be_meant_are_refused(columns, sentence):
     assert sentence in str(refused.value)
 
 
+def test_where_the_column_prompt_is_something_else_the_prompt_must_be_said():
+    pairs = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c", "asked": "q"}])
+    with pytest.raises(ValueError, match="chosen=prompt, so the column prompt is not the prompt"):
+        standard(pairs, columns={"chosen": "prompt"})
+    (row,) = standard(pairs, columns={"chosen": "prompt", "prompt": "asked"})
+    assert (row["prompt"], row["chosen"]) == ("q", "a")
+
+
+@pytest.mark.parametrize("missing", [{}, {"chosen": "nowhere"}, {"prompt": ""}])
+def test_of_many_columns_the_first_ones_are_named(missing):
+    many = {f"c{i}": "x" for i in range(2000)}
+    row = many | ({"chosen": "a"} if missing else PAIR)
+    if missing:
+        with pytest.raises(ValueError) as error:
+            standard(Dataset.from_list([row]), columns=missing)
+        said = str(error.value)
+    else:
+        said = find_layout([*row], [row]).described()
+    assert "c0, c1, c2," in said and " more" in said and len(said) < 400, said
+
+
 def test_a_label_does_not_belong_to_pairs():
     pairs = Dataset.from_list([PAIR | {"label": "algebra", "x": 1}])
     assert standard(pairs).column_names == ["prompt", "chosen", "rejected", "x"]
@@ -360,6 +381,12 @@ def test_a_label_does_not_belong_to_pairs():
 def test_columns_are_read_from_an_option():
     assert parse_columns("") == {}
     assert parse_columns("prompt=a, b,completion= c") == {"prompt": "a, b", "completion": " c"}
+    assert parse_columns(" prompt = a , completion =b") == {"prompt": " a ", "completion": "b"}
+    (row,) = standard(
+        Dataset.from_list([{"a": "q", "b": "r"}]),
+        columns=parse_columns(" prompt = a , completion =b"),
+    )
+    assert row == {"prompt": "q", "completion": "r"}
     assert parse_columns("prompt=,label=x=y") == {"prompt": "", "label": "x=y"}
     for wrong in ("prompt", "prompt:a", "prompt=a,prompt=b", ","):
         with pytest.raises(ValueError, match="it must be ROLE=COLUMN, for example prompt=question"):

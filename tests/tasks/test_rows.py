@@ -245,6 +245,18 @@ def test_the_report_says_of_each_kind_of_bad_row_how_many_and_in_which_column(tm
     )
 
 
+def test_a_text_of_more_than_a_million_characters_is_not_read_as_tokens(tmp_path):
+    long, said = [GOOD | {name: "a " * 500_001} for name in GOOD], []
+    for row in long:
+        with pytest.raises(ValueError, match="is a text of 1,000,002 characters; it must be at mo"):
+            load_by_name(written(tmp_path, GOOD, row))
+    load_by_name(written(tmp_path, GOOD, *long), skip_invalid=True, say=said.append)
+    assert "a value of chosen that is too long: 1 row (3)" in said[0]
+    talk = [{"messages": turns("q", "b " * 500_001)}]
+    with pytest.raises(ValueError, match="1,000,002 characters"):
+        load_by_name(written(tmp_path, *talk), chat_tokenizer())
+
+
 def test_rows_with_both_labels_are_used_and_named(tmp_path):
     rows, said = [KTO, KTO | {"prompt": "b"}, KTO | {"label": False}, KTO, KTO | {"label": 0}], []
     assert len(load_by_name(written(tmp_path, *rows), say=said.append)) == 5
