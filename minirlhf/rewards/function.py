@@ -310,7 +310,7 @@ def _as_scores(values: list, rollout: Rollout, called: str) -> torch.Tensor:
         value = value.detach() if isinstance(value, torch.Tensor) else value
         if isinstance(value, NUMBERS) and not isinstance(value, str | bytes):
             with suppress(Exception):  # no number, or one too large for float32: it stays nan
-                scores[row] = float(value)
+                scores[row] = float(value)  # type: ignore[arg-type]
         if not scores[row].isfinite():
             of, prompt = _named(rollout, row)
             raise PromptError(
