@@ -22,8 +22,9 @@ from minirlhf.core.logprobs import response_slice
 from minirlhf.core.rollout import Rollout
 from minirlhf.models.adapters import Policy, fused_gelu, has_adapter, merged
 from minirlhf.models.chat import write_note
-from minirlhf.models.folders import read_table, read_whole
+from minirlhf.models.folders import read_whole
 from minirlhf.models.forward import device_of, policy_logprobs
+from minirlhf.models.weight_files import read_table
 from minirlhf.runtime import check, save_folder
 
 
