@@ -28,7 +28,6 @@ FINE = {  # what an option may be among these; all else is refused
         "seed",
         "draw",
         "repeats",
-        "max_response",
         "missing_eos_penalty",
         "overlong_buffer",
         "error_rate",
