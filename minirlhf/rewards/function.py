@@ -311,7 +311,7 @@ def _as_scores(values: list, rollout: Rollout, called: str) -> torch.Tensor:
         is_number: bool = isinstance(value, NUMBERS) and not isinstance(value, str | bytes)
         if is_number:
             with suppress(Exception):  # no number, or one too large for float32: it stays nan
-                scores[row] = float(value)  # type: ignore[arg-type]
+                scores[row] = float(value)
         if not scores[row].isfinite():
             of, prompt = _named(rollout, row)
             raise PromptError(
