@@ -84,7 +84,7 @@ def evaluate(
             DATA,
             "Longest response in tokens, EOS included. Longer ones are cut.",
             show_default=f"{DEFAULT.max_new_tokens} for samples; pairs are read whole",
-            callback=whole(0),  # where 0 is too few, the data say so
+            callback=whole(1),
         ),
     ] = None,
     samples: Annotated[

@@ -1,11 +1,11 @@
 """Options that several commands share. The help page shows them in panels."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from minirlhf.cli.folders import a_model, hold
 from minirlhf.cli.limits import a_seed, only_with, whole
 
 DATA, MODEL, OPTIMISER, LOSS = "Data", "Model", "Optimiser", "Loss"
@@ -16,37 +16,6 @@ TABLES = (".csv", ".jsonl")  # endings of the tables that a command writes
 def option(panel: str, help: str, *names: str, **given: Any) -> Any:
     """An option in a panel of the help page."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **given)
-
-
-def a_model(context: typer.Context, name: str | None) -> str | None:
-    """The callback of an option for a model: refuse the folder of a run that was stopped."""
-    from minirlhf.loops.checkpoint_file import unfinished  # imported here, because torch is slow
-    from minirlhf.models.load import checkpoint
-    from minirlhf.runtime.paths import resolved
-
-    if name and (said := unfinished(Path(name))):
-        raise ValueError(said)
-    if name and (folder := checkpoint(name)):
-        _check_apart(context, "read", resolved(folder), folder)
-    return name
-
-
-def _check_apart(context: typer.Context, use: str, folder: Path, given: Path) -> None:
-    """Refuse a folder that the command both reads a model from and writes one to.
-
-    Options are checked in the order in which they are given, so each is compared with those before.
-
-    Args:
-        use: "read" or "written".
-        folder: without links. given: as the user wrote it.
-    """
-    seen = context.meta.setdefault("minirlhf.folders", {"read": {}, "written": {}})
-    seen[use][folder] = given
-    for same in seen["read"].keys() & seen["written"].keys():
-        raise ValueError(
-            f"--out is '{seen['written'][same]}', the folder of a model that this command reads, "
-            "and the result would replace it; give another folder."
-        )
 
 
 def model_option(help: str, **given: Any) -> Any:
@@ -134,49 +103,19 @@ Recompute = Annotated[
 ]
 
 
-def _hold(folder: bool, model: bool = False, endings: tuple[str, ...] = ()) -> Callable:
-    """The callback of an option for output: refuse at once what cannot be written or is in use.
-
-    Args:
-        folder: the option is a folder, else a file. model: the folder may hold only a model.
-        endings: of the file's name; empty: any.
-    """
-
-    def callback(
-        context: typer.Context, param: typer.CallbackParam, path: Path | None
-    ) -> Path | None:
-        from minirlhf.runtime import check, output_file, output_folder, straight  # as above
-        from minirlhf.runtime.paths import of_a_model
-
-        if path is None or context.resilient_parsing:
-            return path
-        fits = not endings or path.suffix in endings
-        check(f"--{param.name}", str(path), fits, f"a file that ends in {' or '.join(endings)}")
-        path = straight(path)
-        held = output_folder(path, model=model) if folder else output_file(path)
-        place = context.with_resource(held)  # until the command ends
-        if model:
-            _check_apart(context, "written", place, path)
-        belongs = not folder and of_a_model(place)
-        check("file", str(path), not belongs, "of another name: this one belongs to a model")
-        return path
-
-    return callback
-
-
 def out_file(help: str) -> Any:
     """An option for a file that the command writes."""
-    return option(RUN, help, callback=_hold(folder=False))
+    return option(RUN, help, callback=hold(folder=False))
 
 
 def out_table(help: str) -> Any:
     """An option for a table that the command writes."""
-    return option(RUN, help, callback=_hold(folder=False, endings=TABLES))
+    return option(RUN, help, callback=hold(folder=False, endings=TABLES))
 
 
 def out_folder(help: str, *, model: bool = False) -> Any:
     """An option for a folder that the command writes. model: it may hold only a model."""
-    return option(RUN, help, callback=_hold(folder=True, model=model))
+    return option(RUN, help, callback=hold(folder=True, model=model))
 
 
 REPLACED = "Folder for the result. Its contents are replaced only after the new output is complete."

@@ -81,7 +81,7 @@ def prm(
             DATA,
             "Longest response in tokens, EOS included. Longer ones are refused.",
             show_default="what the model reads",
-            callback=whole(0),  # where 0 is too few, PRMConfig says so
+            callback=whole(1),
         ),
     ] = None,
     step_end: StepEnd = None,

@@ -68,25 +68,25 @@ def judged_steps(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
-    asked: int = ASKED,
-    samples: int = TRIES,
+    asked: int | None = None,
+    samples: int | None = None,
 ) -> dict:
     """Evaluate a policy on held-out long problems.
 
     Args:
-        asked: how many problems. samples: of each.
+        asked: how many problems (ASKED). samples: of each (TRIES).
 
     Returns:
         The numbers of `evaluate.pass_summary`, and step_right: the share of right steps among those
         of single samples, each up to and including its first wrong step.
     """
-    prompts = [p.prompt for p in arithmetic.problems("test", asked, levels=LEVELS)]
+    prompts = [p.prompt for p in arithmetic.problems("test", asked or ASKED, levels=LEVELS)]
     row = evaluate.pass_summary(
         policy,
         tokenizer,
         prompts,
         right_answer,
-        samples=samples,
+        samples=samples or TRIES,
         seed=1000 + seed,
         config=SAMPLING,
     )

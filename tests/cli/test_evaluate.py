@@ -227,7 +227,7 @@ def test_the_implicit_reward_of_pairs_has_the_sign_of_dpos_margins():
             for each in (new, old)
         )
     assert found.chosen.tolist() == pytest.approx((ours - theirs).tolist(), abs=1e-5)
-    config = preference.DPOConfig(beta=0.3, max_response=None)
+    config = preference.DPOConfig(beta=0.3, max_response=64)
     log = preference.preference_step(new, old, tokenizer, rows[:], config)
     assert log["rewards/accuracies"].item() == pytest.approx((found.chosen > found.rejected).mean())
 
@@ -369,7 +369,7 @@ M, D, R = ["--model", "new"], ["--dataset", "heldout.jsonl"], ["--reward", "mine
         ([*M, *D, *R, "--out", "t.txt"], "--out is 't.txt'; it must be a file that ends in .csv"),
         ([*M, *D, *R, "--out", "a.csv", "--responses", "a.csv"], "must be another than --out"),
         ([*M, *D, *R, "--rows", "1"], "The number of different prompts is 1; it must be at least"),
-        ([*M, *D, *R, "--max-response", "0"], "max_new_tokens is 0; it must be at least 1"),
+        ([*M, *D, *R, "--max-response", "0"], "max_response is 0; it must be at least 1"),
         ([*M, *D, *R, "--max-response", "90"], "tokens, EOS included, exceeds the 64 positions"),
         ([*M, *D, "--reward", "no.py"], "--reward is 'no.py'; it must be a Python file"),
         ([*M, *D, "--scorer", "new"], "No reward model 'new'"),

@@ -115,9 +115,9 @@ def test_a_signal_during_the_last_save_waits_until_the_model_is_complete(
 ):
     before, save = signal.getsignal(number), sft.save
 
-    def interrupted(*given):
+    def interrupted(*given, **options):
         monkeypatch.setattr(output, "_settle", sent)
-        save(*given)
+        save(*given, **options)
 
     def sent(folder, settle=output._settle):
         os.kill(os.getpid(), number)  # while the files are moved

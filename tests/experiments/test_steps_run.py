@@ -46,7 +46,7 @@ def test_a_reader_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch
     _, tokenizer = start
     logits = torch.tensor([[2.0, -1.0, -5.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
     mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
-    monkeypatch.setattr(steps, "step_logits", lambda *_: (logits, mask))
+    monkeypatch.setattr(steps, "step_logits", lambda *_, **given: (logits, mask))
     cases = Dataset.from_dict({"prompt": ["1+1="] * 3, "response": ["2"] * 3})
     assert steps.reader_blame(None, tokenizer, cases, ()) == [1, 1, 0]
 

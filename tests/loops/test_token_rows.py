@@ -329,10 +329,12 @@ def test_the_lengths_of_rows_name_the_smallest_limits_that_change_none():
     found = row_lengths(*given, max_response=4)
     assert list(found.loc["prompts"].fillna(-1)) == [3, 31.6, 32, -1, 0, 32]
     # 32 + 33 tokens do not fit into 64 positions
-    assert list(found.loc["responses"].fillna(-1)) == [2, 31.75, 33, 4, 2, -1]
+    # ten responses of 2, 2, 2, 2, 2, 2, 3, 4, 31, 33 tokens: 0.95 * 9 = 8.55, so 31 + 0.55 * 2
+    assert list(found.loc["responses"].fillna(-1)) == pytest.approx([2, 32.1, 33, 4, 2, -1])
     found = row_lengths(*given, max_response=4, max_prompt=31)
     assert list(found.loc["prompts"]) == [3, 31.6, 32, 31, 1, 32]
-    assert list(found.loc["responses"]) == [2, 22.55, 31, 4, 1, 31]
+    # eight: 0.95 * 7 = 6.65, so 4 + 0.65 * 27
+    assert list(found.loc["responses"]) == pytest.approx([2, 21.55, 31, 4, 1, 31])
     _, report = fit_rows(*given, max_response=31, max_prompt=31)
     assert report.cut == [] and report.kept == 4
     assert list(row_lengths(*given, responses=()).index) == ["prompts"]
