@@ -14,8 +14,10 @@ from minirlhf.classroom.own_file import reward_of
 from minirlhf.cli.prompts import read_prompts
 from minirlhf.cli.terminal import console, end_checked, say
 from minirlhf.core.rollout import Score
-from minirlhf.experiments.steps import LEVELS, PROBLEMS
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels
+from minirlhf.experiments.step_readers import PROBLEMS
+from minirlhf.experiments.steps import LEVELS
+from minirlhf.loops.process_reward import PRMConfig
+from minirlhf.loops.step_labels import continuation_labels
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -65,7 +67,7 @@ def sampled_labels(
     right: Right = right_answer
     if own is not None:
         _check_once(found.prompts, found.names)
-        right = above_0(reward_function(own, tokenizer, found.data), tokenizer)
+        right = right_if_above_0(reward_function(own, tokenizer, found.data), tokenizer)
         say("A response counts as right where the reward is above 0.")
     step_end_ids(policy, tokenizer, config.step_end)  # refuses a text that ends no token
     if asked["check_only"]:
@@ -110,7 +112,7 @@ def sampled_labels(
     return data, found.chat
 
 
-def above_0(score: Score, tokenizer: PreTrainedTokenizerBase) -> Right:
+def right_if_above_0(score: Score, tokenizer: PreTrainedTokenizerBase) -> Right:
     """(prompts, responses) -> 1.0 where the score is above 0, else 0.0.
 
     Raises:

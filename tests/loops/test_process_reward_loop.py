@@ -11,10 +11,12 @@ from datasets import Dataset
 from minirlhf.core.process_reward import process_reward_loss
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops import process_reward as module
+from minirlhf.loops import step_labels
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.pretrain import new_gpt2
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels, train_prm
+from minirlhf.loops.process_reward import PRMConfig, train_prm
+from minirlhf.loops.step_labels import continuation_labels
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.steps import step_end_ids, step_logits
@@ -65,7 +67,7 @@ def test_labels_from_continuations_by_hand(monkeypatch):
         copies = [x.repeat_interleave(samples_per_prompt, 0) for x in (prompt_ids, prompt_mask)]
         return Rollout(*copies, ids, mask, torch.zeros(mask.shape))
 
-    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(step_labels, "sample", sample)
     settings = {"step_end": "=", "count": 2}
     for hard, label in ((False, 0.5), (True, 1.0)):
         rows = continuation_labels(
