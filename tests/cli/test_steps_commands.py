@@ -126,7 +126,7 @@ def test_a_mended_judge_goes_on_as_if_it_had_never_failed(own):
     assert "raised AssertionError" in str(run(own, "step-dpo", steps=4).exception)
     (own / "judge.py").write_text(JUDGE.format(""))
     told = said(run(own, "step-dpo", "--resume", steps=4))
-    assert "Changed since step 2: the score" in told
+    assert "Changed since step 2: the score (the reward function or the judge" in told
     assert same_weights(load_policy(own / "out")[0], load_policy(own / "whole")[0])
 
 
@@ -300,7 +300,7 @@ def test_a_stopped_prm_resumes_to_the_same_weights(own, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progresses, "__call__", stop)
         assert run(own, "prm", "--save-every", 1e-9, **given).exception
-    assert "Continues after step 1 of 3." in said(run(own, "prm", "--resume", **given))
+    assert "Continues: 1 of 3 steps is done." in said(run(own, "prm", "--resume", **given))
     one, other = (load_scalar(str(own / name))[0] for name in ("whole", "out"))
     assert same_weights(one, other)
 
