@@ -147,7 +147,7 @@ def steps_run(settings: dict, config: Any, on_step: OnStep) -> tuple[dict, list[
     policy, tokenizer = load_policy(MODEL)
     seed = settings["seed"]
     if settings["way"] == "start":
-        return judged_steps(policy, tokenizer, seed=seed), []
+        return judged_steps(policy, tokenizer, seed=seed, asked=ASKED, samples=TRIES), []
     actor, count = trainable(policy), {"labels": 0, "answers": 0}
     practice = long_problems()
     asked = arithmetic.problems("test", ASKED, levels=LEVELS)
@@ -181,4 +181,5 @@ def steps_run(settings: dict, config: Any, on_step: OnStep) -> tuple[dict, list[
             return right_answer(prompts, completions)
 
         train_online(actor, tokenizer, practice, reward_function(right, tokenizer), config, **on)
-    return judged_steps(actor, tokenizer, seed=seed) | count, probed
+    row = judged_steps(actor, tokenizer, seed=seed, asked=ASKED, samples=TRIES)
+    return row | count, probed
