@@ -14,7 +14,9 @@ from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import left_padded, position_limit, text_of
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.models.steps import step_end_ids, steps_of
-from minirlhf.runtime import check
+from minirlhf.tasks.stepwise import check_steps
+
+AT_ONCE = 512  # continuations that are sampled together
 
 
 @torch.no_grad()
@@ -30,11 +32,12 @@ def continuation_labels(
     hard: bool = False,
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=96, temperature=1.0),
     generator: torch.Generator | None = None,
+    say: Callable[[str], object] = print,
 ) -> Dataset:
     """Label the steps of sampled responses without people: the policy finishes them, a rule checks.
 
     The last step of a response is not continued. Its label is whether the response itself is right.
-    Responses that were cut off are left out.
+    Responses that were cut off are left out, and those whose steps cannot be told apart as texts.
 
     Args:
         prompts: B texts. responses: their B responses, as `models.sample` drew them.
@@ -42,9 +45,12 @@ def continuation_labels(
         count: N, continuations of each step. Each has at most sampling.max_new_tokens tokens, and
             fewer where the model reads no more.
         hard: labels 1 or 0, whether any continuation is right; else the share that is.
+        say: is called with a sentence about finished responses that are left out: a step has no
+            text, or has the text that ends a step inside.
 
     Returns:
-        Columns prompt, completions, labels, as `train_prm` takes them.
+        Columns prompt, completions, labels, as `train_prm` takes them. Of several ends of a step
+        in a row, such as empty lines, one is kept.
     """
     ends, finals = step_end_ids(model, tokenizer, step_end), end_ids(model, tokenizer)
     done = responses.finished(finals).tolist()
@@ -56,46 +62,97 @@ def continuation_labels(
         ids[mask].tolist()
         for ids, mask in zip(responses.prompt_ids, responses.prompt_mask, strict=True)
     ]
-    ended = [float("nan")] * (len(places) * count)
-    size = max(1, 512 // count)
-    for start in range(0, len(places), size):
-        some = range(start, min(start + size, len(places)))
-        prompt_ids, prompt_mask = left_padded([own[places[i][0]] + prefixes[i] for i in some])
-        room = (position_limit(model) or 10**9) - prompt_ids.shape[1] - 1  # one for EOS
-        check("positions left to continue a response", room, room >= 1, "at least 1")
+    read = [own[b] + prefix for (b, _), prefix in zip(places, prefixes, strict=True)]
+    limit = position_limit(model) or 10**9
+    # a response that was sampled leaves room for one token after each of its prefixes
+    most = [min(sampling.max_new_tokens, max(1, limit - len(ids) - 1)) for ids in read]
+    written = _continued(model, read, most, finals, count, sampling, generator)
+    # 2. Their answers, checked.
+    asked = [prompts[b] for b, _ in places for _ in range(count)]
+    texts = [
+        text_of(tokenizer, prefixes[i // count] + ids, skip_special_tokens=True)
+        for i, ids in enumerate(written)
+    ]
+    ended: list[float] = []
+    for start in range(0, len(texts), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        ended += right(asked[some], texts[some])
+    # 3. One label for each step; that of the last one is the response's own.
+    labels_of: dict[tuple[int, int], float] = {}
+    if places:
+        of_place = torch.tensor(ended, device="cpu").view(1, -1, count).bool()
+        exist = torch.ones(1, len(places), dtype=torch.bool, device="cpu")
+        labels = step_labels(of_place, exist, hard=hard)[0].tolist()
+        labels_of = dict(zip(places, labels, strict=True))
+    kept = [b for b, row in enumerate(steps) if row]
+    whole = [[text_of(tokenizer, s, skip_special_tokens=True) for s in steps[b]] for b in kept]
+    outcomes = right([prompts[b] for b in kept], ["".join(row) for row in whole]) if kept else []
+    made, faults = [], []
+    for b, row, outcome in zip(kept, whole, outcomes, strict=True):
+        solved = {
+            "prompt": prompts[b],
+            "completions": [_without_ends(step, step_end) for step in row],
+            "labels": [labels_of[b, s] for s in range(len(row) - 1)] + [float(outcome)],
+        }
+        try:
+            check_steps(solved, f"Response {b + 1}", step_end)
+            made.append(solved)
+        except ValueError as fault:
+            faults.append(fault)
+    if faults:
+        say(f"Left out: {len(faults)} of {len(kept)} finished responses. The first: {faults[0]}")
+    return Dataset.from_list(made)
+
+
+def _continued(
+    model: Policy,
+    read: list[list[int]],
+    most: list[int],
+    finals: tuple[int, ...],
+    count: int,
+    sampling: SamplingConfig,
+    generator: torch.Generator | None,
+) -> list[list[int]]:
+    """The ids of `count` continuations of each row, side by side.
+
+    Rows are sampled together, and all stop where the longest of them has no position left. Those
+    that had more go on afterwards, so a continuation does not depend on its neighbours' lengths.
+
+    Args:
+        read: the ids of each row. most: tokens of its continuations, at most; 1 or more.
+    """
+    written, cut = [], []
+    size = max(1, AT_ONCE // count)
+    for start in range(0, len(read), size):
+        some = slice(start, start + size)
         drawn = sample(
             model,
-            prompt_ids,
-            prompt_mask,
+            *left_padded(read[some]),
             eos_id=finals,
-            config=replace(sampling, max_new_tokens=min(room, sampling.max_new_tokens)),
+            config=replace(sampling, max_new_tokens=min(most[some])),
             samples_per_prompt=count,
             generator=generator,
         )
-        texts, asked = [], []
-        for row, (ids, mask) in enumerate(
-            zip(drawn.response_ids, drawn.response_mask, strict=True)
-        ):
-            i = start + row // count
-            texts.append(
-                text_of(tokenizer, prefixes[i] + ids[mask].tolist(), skip_special_tokens=True)
-            )
-            asked.append(prompts[places[i][0]])
-        ended[start * count : start * count + len(texts)] = right(asked, texts)
-    # 2. One label for each step; that of the last one is the response's own.
-    of_place = torch.tensor(ended, device="cpu").view(-1, count).bool()
-    labels = step_labels(of_place[None], torch.ones(1, len(places), dtype=torch.bool), hard=hard)
-    labels_of = dict(zip(places, labels[0].tolist(), strict=True)) if places else {}
-    kept = [b for b, row in enumerate(steps) if row]
-    written = [[text_of(tokenizer, s, skip_special_tokens=True) for s in steps[b]] for b in kept]
-    outcomes = right([prompts[b] for b in kept], ["".join(row) for row in written])
-    return Dataset.from_list(
-        [
-            {
-                "prompt": prompts[b],
-                "completions": [step.removesuffix(step_end) for step in row],
-                "labels": [labels_of[b, s] for s in range(len(row) - 1)] + [float(outcome)],
-            }
-            for b, row, outcome in zip(kept, written, outcomes, strict=True)
-        ]
-    )
+        done = drawn.finished(finals).tolist()
+        for ids, mask, ended in zip(drawn.response_ids, drawn.response_mask, done, strict=True):
+            written.append(ids[mask].tolist())
+            left = most[(len(written) - 1) // count] - len(written[-1])
+            if left > 0 and not ended:
+                cut.append((left, len(written) - 1))
+    if cut:
+        cut.sort()  # rows with as many positions left are sampled together
+        longer = [read[i // count] + written[i] for _, i in cut]
+        room = [left for left, _ in cut]
+        more = _continued(model, longer, room, finals, 1, sampling, generator)
+        for (_, i), ids in zip(cut, more, strict=True):
+            written[i] += ids
+    return written
+
+
+def _without_ends(step: str, step_end: str) -> str:
+    """The text of a step without the ends of steps before and after it."""
+    while step.startswith(step_end):
+        step = step.removeprefix(step_end)
+    while step.endswith(step_end):
+        step = step.removesuffix(step_end)
+    return step
