@@ -38,7 +38,7 @@ from minirlhf.models.adapters import fitted
 from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig
-from minirlhf.runtime import PARTIAL
+from minirlhf.runtime import LABELS, PARTIAL
 from minirlhf.tasks.stepwise import named_steps
 
 app = typer.Typer()
@@ -151,6 +151,8 @@ def prm(
             continuations=continuations,
             hard=hard,
             labels=labels,
+            kept=out / LABELS,
+            resume=resume,
             dataset=dataset,
             rows=rows,
             columns=columns,
@@ -180,6 +182,7 @@ def prm(
         scorer, history = train_prm(backbone, tokenizer, learned, config, **on)
     with saving(out, history):
         scorer.save(out, tokenizer, chat=chat_written)
+    (out / LABELS).unlink(missing_ok=True)
     row = judged_prm(scorer, tokenizer, held_out, config)
     say(
         f"Wrote {out}. On {len(held_out)} held-out rows ({row['steps']} labelled steps; a tenth of "
