@@ -29,8 +29,8 @@ from minirlhf.cli.step_labels import held_out_tenth, sampled_labels
 from minirlhf.cli.step_options import StepEnd, step_end_of
 from minirlhf.cli.terminal import running, saving, say
 from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, Steps, Temperature, shared
+from minirlhf.experiments.step_readers import ROLLOUTS
 from minirlhf.experiments.steps import MODEL as USUAL
-from minirlhf.experiments.steps import ROLLOUTS
 from minirlhf.experiments.steps import SAMPLING as DRAWN
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.process_reward import PRMConfig, judged_prm, step_rows, train_prm
@@ -38,7 +38,7 @@ from minirlhf.models.adapters import fitted
 from minirlhf.models.heads import check_savable
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import SamplingConfig
-from minirlhf.runtime import PARTIAL
+from minirlhf.runtime import LABELS, PARTIAL
 from minirlhf.tasks.stepwise import named_steps
 
 app = typer.Typer()
@@ -151,6 +151,8 @@ def prm(
             continuations=continuations,
             hard=hard,
             labels=labels,
+            kept=out / LABELS,
+            resume=resume,
             dataset=dataset,
             rows=rows,
             columns=columns,
@@ -180,6 +182,7 @@ def prm(
         scorer, history = train_prm(backbone, tokenizer, learned, config, **on)
     with saving(out, history):
         scorer.save(out, tokenizer, chat=chat_written)
+    (out / LABELS).unlink(missing_ok=True)
     row = judged_prm(scorer, tokenizer, held_out, config)
     say(
         f"Wrote {out}. On {len(held_out)} held-out rows ({row['steps']} labelled steps; a tenth of "

@@ -3,26 +3,32 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.classroom.own_file import reward_of
+from minirlhf.cli.kept_labels import KeptLabels
 from minirlhf.cli.prompts import read_prompts
-from minirlhf.cli.terminal import console, end_checked, say
+from minirlhf.cli.terminal import console, end_checked, naming_rows, say
 from minirlhf.core.rollout import Score
-from minirlhf.experiments.steps import LEVELS, PROBLEMS
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels
+from minirlhf.experiments.step_readers import PROBLEMS
+from minirlhf.experiments.steps import LEVELS
+from minirlhf.loops.checkpoint_fit import digest, fingerprint
+from minirlhf.loops.formulas import function_signature
+from minirlhf.loops.process_reward import PRMConfig
+from minirlhf.loops.step_labels import continuation_labels
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode, encode_prompts
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.models.steps import step_end_ids
 from minirlhf.rewards.function import reward_function
 from minirlhf.rewards.rules import right_answer
-from minirlhf.runtime import check, write_text
+from minirlhf.runtime import PromptError, check, write_text
 from minirlhf.show.progress import Progresses
 from minirlhf.tasks import arithmetic
 
@@ -40,6 +46,8 @@ def sampled_labels(
     continuations: int,
     hard: bool,
     labels: Path | None,
+    kept: Path,
+    resume: bool,
     **asked: Any,
 ) -> tuple[Dataset, bool]:
     """One response of the policy to each prompt, its steps labelled by continuations.
@@ -49,6 +57,7 @@ def sampled_labels(
     Args:
         reward: a file of the reader's own; None: the rule of arithmetic.
         continuations: of each step. labels: file for the rows.
+        kept: file for what is labelled so far. resume: go on with it.
         asked: further arguments of `read_prompts`.
 
     Raises:
@@ -65,16 +74,35 @@ def sampled_labels(
     right: Right = right_answer
     if own is not None:
         _check_once(found.prompts, found.names)
-        right = above_0(reward_function(own, tokenizer, found.data), tokenizer)
+        right = right_if_above_0(
+            reward_function(own, tokenizer, found.data), tokenizer, found.prompts
+        )
         say("A response counts as right where the reward is above 0.")
     step_end_ids(policy, tokenizer, config.step_end)  # refuses a text that ends no token
-    if asked["check_only"]:
-        end_checked()
     generator = torch.Generator().manual_seed(config.seed)
     parts = [found.prompts[i : i + AT_ONCE] for i in range(0, len(found.prompts), AT_ONCE)]
-    made = []
-    with Progresses(console, every=len(parts)) as progress:
-        for step, prompts in enumerate(parts):
+    settings = {
+        "data": digest(found.prompts),
+        "start": fingerprint([policy]),
+        "step_end": config.step_end,
+        "seed": config.seed,
+        "continuations": continuations,
+        "hard": hard,
+        "prompts at once": AT_ONCE,
+        "score": function_signature(right_answer if own is None else own),
+        **asdict(sampling),
+    }
+    done = KeptLabels(kept, resume, settings, groups=len(parts), generator=generator)
+    if asked["check_only"]:
+        end_checked()
+    rest = range(done.done, len(parts))
+    with (
+        done.naming(),
+        naming_rows(found.names),
+        Progresses(console, every=len(parts)) as progress,
+    ):
+        for step in rest:
+            prompts = parts[step]
             drawn = sample(
                 policy,
                 *encode_prompts(tokenizer, prompts),
@@ -93,12 +121,16 @@ def sampled_labels(
                 hard=hard,
                 sampling=sampling,
                 generator=generator,
+                say=say,
             )
-            made += [rows] if len(rows) else []
+            done.add(rows.to_list())
             progress({"stage": "labels", "step": step, "steps": len(parts)})
-    allowed = "at least 1: all responses were cut; raise --max-new-tokens"
-    check("responses that ended", 0, bool(made), allowed)
-    data = concatenate_datasets(made)
+    allowed = (
+        "at least 1: the others were cut (raise --max-new-tokens), or have a step that cannot be "
+        "told apart (--step-end)"
+    )
+    check("responses that ended", 0, bool(done.rows), allowed)
+    data = Dataset.from_list(done.rows)
     good = sum(row["labels"][-1] for row in data) / len(data)
     say(
         f"{len(data)} of {len(found.prompts)} responses ended and are labelled; {good:.0%} of them "
@@ -110,20 +142,29 @@ def sampled_labels(
     return data, found.chat
 
 
-def above_0(score: Score, tokenizer: PreTrainedTokenizerBase) -> Right:
+def right_if_above_0(score: Score, tokenizer: PreTrainedTokenizerBase, every: list[str]) -> Right:
     """(prompts, responses) -> 1.0 where the score is above 0, else 0.0.
 
+    Args:
+        every: all prompts, each once.
+
     Raises:
-        ValueError: when called: the score of a response is nan, as for a reward of None.
+        PromptError: when called: the score of a response is nan, as for a reward of None. Or the
+            score raised it.
     """
+    row_of = {prompt: row for row, prompt in enumerate(every)}
 
     def right(prompts: list[str], responses: list[str]) -> list[float]:
-        if not prompts:
-            return []
-        scores = score(encode(tokenizer, prompts, responses)).tolist()
+        rows = torch.tensor([row_of[prompt] for prompt in prompts], device="cpu")
+        batch = encode(tokenizer, prompts, responses).with_columns(prompt_row=rows)
+        scores = score(batch).tolist()
         for prompt, value in zip(prompts, scores, strict=True):
-            given = f"The reward of a response to {prompt[:60]!r}"
-            check(given, None, value == value, "a number: 1 if the response is right, else 0")
+            if value != value:
+                raise PromptError(
+                    f"The reward of a response to {prompt[:60]!r} is None; it must be a number: "
+                    "above 0 if the response is right, else 0.",
+                    row_of[prompt],
+                )
         return [float(value > 0) for value in scores]
 
     return right

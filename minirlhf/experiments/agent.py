@@ -116,12 +116,13 @@ def judged_agent(
     """Evaluate an agent on held-out problems.
 
     Args:
-        tool: by default a calculator without errors.
+        tool: of the numbers of `evaluate.pass_summary`; by default a calculator without errors.
 
     Returns:
         The numbers of `evaluate.pass_summary`. in_the_head: share of right answers if the response
         must begin with ~, that is, without the calculator. And the share of each of
-        `calculator.OUTCOMES` among single samples.
+        `calculator.OUTCOMES` among single samples. These are drawn with a calculator without errors
+        whatever `tool` is: the shares say how the policy calls.
     """
     prompts = [p.prompt for p in calculator.problems("test", ASKED)]
     row = evaluate.pass_summary(

@@ -8,21 +8,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf import evaluate
 from minirlhf.core.rollout import Rollout, Score
-from minirlhf.experiments.agent import ASKED, SAMPLING, judged_agent
+from minirlhf.experiments.agent import ASKED, SAMPLING, asked_once, judged_agent
 from minirlhf.loops.config import KLConfig, OptimiserConfig
 from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.losses import DPOFormulas
-from minirlhf.loops.online import OnlineConfig, pairs_of, responses_of, train_online
+from minirlhf.loops.online import OnlineConfig, pairs_of, responses_in_parts, train_online
 from minirlhf.loops.preference import DPOConfig
 from minirlhf.models.adapters import Policy, SomePolicy
 from minirlhf.models.agent import Tool
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import encode, encode_prompts, policy_logprobs
 from minirlhf.models.load import load_policy
-from minirlhf.models.sampling import SamplingConfig, sample, sample_text
+from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.rewards.function import reward_function
 from minirlhf.rewards.rules import right_with_calculator
 from minirlhf.runtime import History, OnStep, Row
@@ -94,8 +93,9 @@ def multi_turn_run(
     """Train tiny-agent on its own trajectories, and evaluate it on held-out problems.
 
     `mask`: False: the tool's tokens count as if the policy had written them. `errs`: share of the
-    calls that get a wrong result, in training and in the evaluation. The History has the accuracy
-    after each iteration: the share of right answers among single samples.
+    calls that get a wrong result, in training and in the evaluation, except for the shares of
+    `calculator.OUTCOMES` (see `judged_agent`). The History has the accuracy after each iteration:
+    the share of right answers among single samples.
 
     The row has the numbers of `judged_agent`, and of `margins` on held-out problems.
     """
@@ -112,18 +112,9 @@ def multi_turn_run(
 
     def probe(step: int) -> None:
         judge = Calculator(tokenizer, error_rate=errs, seed=100 + seed)
-        drawn = sample_text(
-            actor,
-            tokenizer,
-            held_out,
-            config=SAMPLING,
-            seed=3000 + seed,
-            tool=judge,
-            batch_size=400,
-        )
-        right = reward_function(right_with_calculator, tokenizer)(drawn[0])
-        low, high = evaluate.bootstrap(right)
-        row = {"step": step, "right": right.mean().item(), "right, interval": [low, high]}
+        found = asked_once(actor, tokenizer, judge, seed=seed, asked=ASKED)
+        interval = [found["low"], found["high"]]
+        row = {"step": step, "right": found["right"], "right, interval": interval}
         probed.append(row)
 
     def watch(row: Row) -> None:
@@ -220,7 +211,7 @@ def margins(
         tool=tool,
     )
     scores = reward_function(right_with_calculator, tokenizer)(batch)
-    responses = responses_of(batch, tokenizer, eos_id)
+    responses = responses_in_parts(batch, tokenizer, eos_id)
     rows = pairs_of(prompts, responses, scores, OnlineConfig(samples=SAMPLES))
     sums = []
     for side in ("chosen", "rejected"):

@@ -158,7 +158,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "step dpo": {"way": "step"},
         "whole responses": {"way": "whole"},
     },
-    # Readers of long calculations: process and outcome reward models, with equally many labels.
+    # Readers of long calculations: process and outcome reward models. Equally many
+    # answers or steps are checked for each.
     "step_readers": {"as they are": {"way": "readers"}},
 }
 

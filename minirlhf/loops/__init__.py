@@ -28,7 +28,7 @@ from minirlhf.loops.preference import (
     train_dpo,
 )
 from minirlhf.loops.pretrain import PretrainConfig, new_gpt2, train_base, train_tokenizer
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels, judged_prm, train_prm
+from minirlhf.loops.process_reward import PRMConfig, judged_prm, train_prm
 from minirlhf.loops.reward import (
     RewardConfig,
     RewardFormulas,
@@ -41,6 +41,7 @@ from minirlhf.loops.row_report import RowReport
 from minirlhf.loops.rows import check_tokens, fit_rows
 from minirlhf.loops.sft import SFTConfig, SFTFormulas, train_sft
 from minirlhf.loops.step_dpo import StepDPOConfig, StepJudge, step_pairs, train_step_dpo
+from minirlhf.loops.step_labels import continuation_labels
 from minirlhf.loops.verifier import VerifierConfig, prefix_logits, train_verifier
 
 __all__ = [

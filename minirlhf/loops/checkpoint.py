@@ -390,7 +390,8 @@ class Checkpoint:
         self._fill(header, tensors)
         steps = self.history[-1].get("steps", 0) if self.history else 0
         if 0 < self.first < steps:
-            print(f"Continues after step {self.first} of {steps}.")
+            done = f"{self.first} of {steps} steps"
+            print(f"Continues: {done} {'is' if self.first == 1 else 'are'} done.")
         now = self._machine()
         if other := [
             f"{name} {header['machine'].get(name)} before and {now[name]} now"

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 MICRO_BATCH = "the micro-batch, which rounds differently"
 MAY_CHANGE = {  # mending these is a reason to resume: setting -> what is said
-    "score": "the score (the reward function, or what it reads)",
+    "score": "the score (the reward function or the judge, or what it reads)",
     "tool": "the tool (its function, or what it reads)",
     "optimiser.micro_batch": MICRO_BATCH,
     "actor.micro_batch": MICRO_BATCH,

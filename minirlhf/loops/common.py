@@ -197,16 +197,22 @@ def nothing_learned(history: History, *, in_groups: bool = False) -> str:
     """A sentence where nothing could be learned from the scores of a run; empty where something.
 
     Args:
-        history: of `train_ppo`, `train_group` or `train_online`.
+        history: of `train_ppo`, `train_group`, `train_online` or `train_step_dpo`.
         in_groups: a score is compared with those of its group alone, as in GRPO.
     """
+    if any(row.get("pairs") for row in history):  # also responses with a label, for KTO
+        return ""
     rows = [row for row in history if "score" in row]
+    steps = f"In all steps so far ({len(history)})"
+    if not rows and any("pairs" in row for row in history):  # of `train_step_dpo`
+        tried = any("mended" in row for row in history)
+        what = "no try of a wrong step was right" if tried else "no finished step was wrong"
+        return f"{steps} {what}, so there was no pair of steps and nothing was learned."
     if not rows or not all("score_range" in row for row in rows):  # an older run, resumed
         return ""
     equal = (
         all(row["score_range"] == 0 for row in rows) and len({row["score"] for row in rows}) == 1
     )
-    steps = f"In all steps so far ({len(history)})"
     if equal:
         what = f"{steps} every response had the same score ({rows[0]['score']:g})"
     elif in_groups and all(row.get("frac_reward_zero_std") == 1 for row in rows):

@@ -242,7 +242,8 @@ def train_on_own(
         if step % config.refresh == 0:
             made = [make(texts, index, step) for index in batches[step : step + config.refresh]]
             state["pool"] = [rows for rows, _ in made]
-            log = {n: torch.stack([row[n] for _, row in made]).mean() for n in made[0][1]}
+            names = dict.fromkeys(name for _, row in made for name in row)
+            log = {n: torch.stack([row[n] for _, row in made if n in row]).mean() for n in names}
         # 2. One step on the pairs of this step's prompts.
         rows = state["pool"].pop(0)
         set_learning_rate(optimizer, own.optimiser, step, own.steps)
@@ -288,7 +289,7 @@ def sampled_pairs(
     batch = with_rows(batch, index, step, config.dpo.steps)
     scores = checked_scores(score, batch)
     penalised = scores - config.missing_eos_penalty * ~batch.finished(eos_id)
-    responses = responses_of(batch, tokenizer, eos_id)
+    responses = responses_in_parts(batch, tokenizer, eos_id)
     row = {
         "score": scores.mean(),
         "score_range": scores.max() - scores.min(),
@@ -299,7 +300,7 @@ def sampled_pairs(
     return pairs_of(prompts, responses, penalised, config, generator), row
 
 
-def responses_of(
+def responses_in_parts(
     batch: Rollout, tokenizer: PreTrainedTokenizerBase, eos_id: tuple[int, ...]
 ) -> list[Response]:
     """The responses as text; those with a tool's turns as parts of the sampled token ids."""

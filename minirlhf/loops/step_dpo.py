@@ -108,7 +108,8 @@ def train_step_dpo(
         (model, history). Rows of the history as `preference_step` gives them, grad_norm, and pairs
         (their number). A step that samples new responses also logs: right (share of responses that
         are finished and have no wrong step), labels (steps checked, per batch of prompts) and
-        mended (share of the first wrong steps for which a try was right).
+        mended (share of the first wrong steps for which a try was right; left out where no step
+        was wrong).
 
     Raises:
         PromptError: the judge raised, or returned something else than True or False (1 or 0).
@@ -187,7 +188,7 @@ def step_pairs(
     right = sum(done and row not in wrong for row, done in enumerate(finished))
     # 2. The same steps once more, from the same prefixes: the first try that is right.
     rows: Rows = {"prompt": [], "chosen": [], "rejected": []}
-    tries = _tries(model, batch, wrong, config, ends, generator, formulas)
+    tries = _tries(model, tokenizer, batch, wrong, config, ends, generator, formulas)
     for (row, (before, rejected)), written in zip(wrong.items(), tries, strict=True):
         for step in written:
             if checks.is_right(row, before, step):
@@ -196,7 +197,8 @@ def step_pairs(
                 rows["rejected"].append([(before, False)] * bool(before) + [(rejected, True)])
                 break
     counts = {"right": right / len(prompts), "labels": float(checks.count)}
-    counts["mended"] = len(rows["prompt"]) / max(1, len(wrong))
+    if wrong:
+        counts["mended"] = len(rows["prompt"]) / len(wrong)
     return rows, {name: torch.tensor(value, device="cpu") for name, value in counts.items()}
 
 
@@ -241,6 +243,7 @@ class _Checks:
 
 def _tries(
     model: Policy,
+    tokenizer: PreTrainedTokenizerBase,
     batch: Rollout,
     wrong: dict[int, tuple[list[int], list[int]]],
     config: StepDPOConfig,
@@ -248,7 +251,10 @@ def _tries(
     generator: torch.Generator | None,
     formulas: DPOFormulas,
 ) -> list[list[list[int]]]:
-    """For each wrong step: the ids of the finished steps that the policy writes in its place."""
+    """For each wrong step: the ids of the finished steps that the policy writes in its place.
+
+    After the end of a step, a further end is no step (`core.step_ends`), so such a try is left out.
+    """
     if not wrong:
         return []
     prefixes = [
@@ -269,5 +275,9 @@ def _tries(
             drawn.response_ids, drawn.response_mask, drawn.finished(ends), strict=True
         )
     ]
+    further = set(ends) - set(end_ids(model, tokenizer))  # EOS is a step of its own
     groups = [written[i : i + config.tries] for i in range(0, len(written), config.tries)]
-    return [[step for step in group if step] for group in groups]
+    return [
+        [step for step in group if step and not (before and step[0] in further)]
+        for group, (before, _) in zip(groups, wrong.values(), strict=True)
+    ]

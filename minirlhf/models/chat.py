@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf.models.folders import read_table
 from minirlhf.models.forward import template_tokens
+from minirlhf.models.weight_files import read_table
 from minirlhf.runtime import check
 
 NOTE = "minirlhf.json"  # {"chat": true}

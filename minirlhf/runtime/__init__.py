@@ -12,7 +12,7 @@ from minirlhf.runtime.output import (
     output_folder,
     write_text,
 )
-from minirlhf.runtime.paths import PARTIAL, check_folder, reason, straight
+from minirlhf.runtime.paths import LABELS, PARTIAL, check_folder, reason, straight
 from minirlhf.runtime.settings import (
     CACHE,
     DATA,
@@ -34,6 +34,7 @@ __all__ = [
     "DATA",
     "History",
     "Kept",
+    "LABELS",
     "LARGEST_SEED",
     "OLD",
     "OnStep",

@@ -7,6 +7,7 @@ from pathlib import Path
 from minirlhf.runtime.checks import check
 
 PARTIAL = "training.safetensors"  # the checkpoint in a model's folder
+LABELS = f"{PARTIAL}.labels.json"  # the labels that `prm` has sampled for it
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -29,6 +30,7 @@ MODEL_FILES = (
     "minirlhf.json",
     "metrics.jsonl",
     PARTIAL,
+    LABELS,
 )  # what transformers and this package write into a model's folder; a save replaces these alone
 SYSTEM_FILES = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".nfs*", ".Trash*")
 OURS = ".minirlhf."  # how the names of our temporary files and locks begin

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-OURS = Path(__file__).parents[1]  # the folder of the code that calls the user's function
+PACKAGE = Path(__file__).parents[1]  # the folder of the code that calls the user's function
 
 
 def awaited(values: Any) -> Any:
@@ -73,7 +73,7 @@ def line_of(error: BaseException, function: Callable) -> str:
         code = None
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if code and frame.filename == code.co_filename]
-    called = [i for i, frame in enumerate(frames) if OURS in Path(frame.filename).parents]
+    called = [i for i, frame in enumerate(frames) if PACKAGE in Path(frame.filename).parents]
     for frame in (inside or frames[max(called, default=-1) + 1 :])[-1:]:
         return f"{Path(frame.filename).name}, line {frame.lineno}"
     return ""

@@ -117,7 +117,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(more, files, method, own, mon
     with monkeypatch.context() as patch:
         patch.setattr(Progresses, "__call__", stop)
         assert "stop" in str(run(own, *more, "--save-every", 1e-9, **given).exception)
-    assert "Continues after step 2 of 4." in said(run(own, *more, "--resume", **given))
+    assert "Continues: 2 of 4 steps are done." in said(run(own, *more, "--resume", **given))
     assert same_weights(load_policy(own / "out")[0], load_policy(own / "whole")[0])
     assert not same_weights(load_policy(own / "out")[0], load_policy(own / "policy")[0])
 

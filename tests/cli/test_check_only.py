@@ -64,7 +64,7 @@ def test_a_stopped_run_stays_as_it_is(tiny):  # noqa: F811
     error = invoke(tiny, "grpo", *given, "--check-only").exception
     assert "holds a run that was stopped after 1 steps" in str(error)
     result = invoke(tiny, "grpo", *given, "--check-only", "--resume")
-    assert result.exit_code == 0 and "Continues after step 1 of 2." in said(result)
+    assert result.exit_code == 0 and "Continues: 1 of 2 steps is done." in said(result)
     assert (tiny / "out" / "training.safetensors").read_bytes() == saved
 
 

@@ -68,6 +68,7 @@ def test_pairs_that_were_never_there_are_said():
     history = History([row, {"pairs": 0}])
     assert "no two responses to a prompt had different texts" in loops.nothing_learned(history)
     assert loops.nothing_learned(History([row, {"pairs": 1}])) == ""
+    assert loops.nothing_learned(History([row | {"score_range": 0, "pairs": 4}])) == ""  # KTO
     assert loops.nothing_learned(History([{"score": 1.0}])) == ""  # an older run
     assert loops.nothing_learned(History([{"loss": 1.0}])) == ""
 

@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 from minirlhf import cli
 from minirlhf.cli import step_dpo, step_labels
 from minirlhf.cli.step_options import step_end_of
+from minirlhf.loops.checkpoint import Stopped
 from minirlhf.loops.pretrain import new_gpt2
 from minirlhf.models.load import load_policy, load_scalar, same_weights, save_policy
-from minirlhf.runtime import History, seed_all
+from minirlhf.runtime import LABELS, History, seed_all
 from minirlhf.show.progress import Progresses
 from minirlhf.tasks.arithmetic import character_tokenizer, step_tokenizer
 
@@ -126,7 +127,7 @@ def test_a_mended_judge_goes_on_as_if_it_had_never_failed(own):
     assert "raised AssertionError" in str(run(own, "step-dpo", steps=4).exception)
     (own / "judge.py").write_text(JUDGE.format(""))
     told = said(run(own, "step-dpo", "--resume", steps=4))
-    assert "Changed since step 2: the score" in told
+    assert "Changed since step 2: the score (the reward function or the judge" in told
     assert same_weights(load_policy(own / "out")[0], load_policy(own / "whole")[0])
 
 
@@ -288,6 +289,69 @@ def test_prm_refuses_prompts_and_rewards(rows, value, sentence, own):
     assert sentence in str(run(own, "prm", "--reward", own / "reward.py").exception)
 
 
+def reward_that(own, does):
+    """The file of a reward function that does this when it is asked about the prompt 11."""
+    (own / "reward.py").write_text(
+        "def reward(prompts, completions, **columns):\n"
+        f"    if '11' in prompts:\n        {does}\n"
+        "    return [len(t) % 2 for t in completions]\n"
+    )
+    return ["--reward", own / "reward.py", "--continuations", 2, "--labels", own / "l.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "fault, sentence",
+    [
+        ("1 / 0", "raised ZeroDivisionError"),
+        ("return [None for t in completions]", "The reward of a response to '1"),
+        ("raise KeyboardInterrupt", "Stopped. The labels of 2 of 3 groups of prompts are in"),
+    ],
+)
+def test_labels_are_kept_where_the_labelling_stops(fault, sentence, own, monkeypatch):
+    monkeypatch.setattr(step_labels, "AT_ONCE", 2)
+    said(run(own, "prm", *reward_that(own, "pass")))
+    whole = (own / "l.jsonl").read_text()
+    assert not (own / "out" / LABELS).exists()
+    (own / "out").rename(own / "whole")
+    error = run(own, "prm", *reward_that(own, fault)).exception
+    assert sentence in str(error)
+    if not isinstance(error, Stopped):
+        assert error.__notes__[0] in [f"Prompt {i} is rows.jsonl, row {i}." for i in (5, 6)]
+        assert "The labels of 2 of 3 groups of prompts are in" in error.__notes__[1]
+    given = reward_that(own, "pass")
+    assert "of a run that was stopped" in str(run(own, "prm", *given).exception)
+    other = run(own, "prm", *given, "--resume", "--seed", 1).exception
+    assert "belongs to another run, which differs in: seed (0 in the file, 1 now)" in str(other)
+    told = said(run(own, "prm", *given, "--resume"))
+    assert "Continues: 2 of 3 groups of prompts are labelled." in told
+    assert (own / "l.jsonl").read_text() == whole
+    assert same_weights(*(load_scalar(str(own / name))[0] for name in ("whole", "out")))
+    assert not (own / "out" / LABELS).exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": 1}', '{"generator": "00"}'])
+def test_a_damaged_file_of_labels_is_refused(text, own):
+    (own / "out").mkdir()
+    (own / "out" / LABELS).write_text(text)
+    error = run(own, "prm", "--reward", own / "reward.py", "--resume").exception
+    assert "does not hold labels that can be read" in str(error)
+
+
+def test_a_prm_that_stops_in_training_keeps_its_labels(own, monkeypatch):
+    given = reward_that(own, "pass")
+
+    def stop(progress, row):
+        if row["stage"] == "prm":
+            raise ValueError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progresses, "__call__", stop)
+        assert run(own, "prm", "--save-every", 1e-9, *given).exception
+    given = reward_that(own, "1 / 0")  # it is not asked again
+    told = said(run(own, "prm", *given, "--resume"))
+    assert "Continues: 1 of 1 groups of prompts" in told and "Changed since" not in told
+
+
 def test_a_stopped_prm_resumes_to_the_same_weights(own, monkeypatch):
     given = {"data": "labelled.jsonl", "steps": 3}
     said(run(own, "prm", **given))
@@ -300,7 +364,7 @@ def test_a_stopped_prm_resumes_to_the_same_weights(own, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Progresses, "__call__", stop)
         assert run(own, "prm", "--save-every", 1e-9, **given).exception
-    assert "Continues after step 1 of 3." in said(run(own, "prm", "--resume", **given))
+    assert "Continues: 1 of 3 steps is done." in said(run(own, "prm", "--resume", **given))
     one, other = (load_scalar(str(own / name))[0] for name in ("whole", "out"))
     assert same_weights(one, other)
 

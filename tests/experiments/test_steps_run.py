@@ -7,9 +7,10 @@ import torch
 from datasets import Dataset
 
 from minirlhf.core.process_reward import process_reward_score
-from minirlhf.experiments import steps
+from minirlhf.experiments import step_readers, steps
 from minirlhf.experiments.registry import EXPERIMENTS
 from minirlhf.models.forward import encode, policy_logprobs
+from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy
 from minirlhf.models.steps import step_end_ids, step_logits
 from minirlhf.tasks import arithmetic
@@ -37,24 +38,24 @@ def test_a_checker_stops_at_the_first_wrong_step(response, found):
 def test_picked_and_located_by_hand():
     right = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     scores = torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0, 4.0, 0.0, 0.0])
-    assert steps.picked("a", scores, right)["a"] == 0.5
+    assert step_readers.picked("a", scores, right)["a"] == 0.5
     cases = Dataset.from_dict({"step": [0, 1, 2, 2]})
-    assert steps.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
+    assert step_readers.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
 
 
 def test_a_reader_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
     _, tokenizer = start
     logits = torch.tensor([[2.0, -1.0, -5.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
     mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
-    monkeypatch.setattr(steps, "step_logits", lambda *_, **given: (logits, mask))
+    monkeypatch.setattr(step_readers, "step_logits", lambda *_, **__: (logits, mask))
     cases = Dataset.from_dict({"prompt": ["1+1="] * 3, "response": ["2"] * 3})
-    assert steps.reader_blame(None, tokenizer, cases, ()) == [1, 1, 0]
+    assert step_readers.reader_blame(None, tokenizer, cases, ()) == [1, 1, 0]
 
 
 def test_surprisal_blames_the_step_of_the_least_likely_token(start):
     policy, tokenizer = start
-    cases = steps.planted_errors(arithmetic.problems("test", 5, levels=steps.LEVELS))
-    blamed = steps.surprisal_blame(policy, tokenizer, cases)
+    cases = step_readers.planted_errors(arithmetic.problems("test", 5, levels=steps.LEVELS))
+    blamed = step_readers.surprisal_blame(policy, tokenizer, cases)
     batch = encode(tokenizer, cases["prompt"][:], cases["response"][:])
     with torch.no_grad():
         logprobs = policy_logprobs(policy, batch)
@@ -67,7 +68,7 @@ def test_surprisal_blames_the_step_of_the_least_likely_token(start):
 
 def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
     texts = ["13-6=7", "14-6=8", "14-6=8", "12=", "13-6=8"]
-    cases = steps.own_errors(["8+5-6="] * 5, texts, seed=0)
+    cases = step_readers.own_errors(["8+5-6="] * 5, texts, seed=0)
     found = dict(zip(cases["response"], cases["step"], strict=True))
     assert found == {"14-6=8": 0, "13-6=8": 1}
 
@@ -81,11 +82,12 @@ def test_the_gate_of_tiny_long_steps(start):
 
 
 def small(monkeypatch):
-    monkeypatch.setattr(steps, "ASKED", 8)
-    monkeypatch.setattr(steps, "TRIES", 2)
+    for module in (steps, step_readers):
+        monkeypatch.setattr(module, "ASKED", 8)
+        monkeypatch.setattr(module, "TRIES", 2)
     monkeypatch.setattr(steps, "PROBE_EVERY", 1)
-    monkeypatch.setattr(steps, "PROBLEMS", 6)
-    monkeypatch.setattr(steps, "ROLLOUTS", 2)
+    monkeypatch.setattr(step_readers, "PROBLEMS", 6)
+    monkeypatch.setattr(step_readers, "ROLLOUTS", 2)
     monkeypatch.setattr(steps, "OWN", replace(steps.OWN, steps=2, batch_size=6))
 
 
@@ -108,8 +110,8 @@ def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
 def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
     small(monkeypatch)
     settings = EXPERIMENTS["step_readers"]["as they are"] | {"seed": 0}
-    config = replace(steps.steps_config(settings), steps=3, batch_size=4)
-    row, _ = steps.steps_run(settings, config, lambda row: None)
+    config = replace(step_readers.readers_config(settings), steps=3, batch_size=4)
+    row, _ = step_readers.readers_run(settings, config, lambda row: None)
     # every continuation and every response has one outcome; the rule labels as many steps
     assert 0 <= row["labels, checked"] - row["labels, outcome"] <= 6
     assert row["labels, soft"] == row["labels, hard"]
@@ -118,7 +120,7 @@ def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
 
 def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch, start):
     small(monkeypatch)
-    data = steps.training_rows(*start, seed=0)
+    data = step_readers.training_rows(*start, seed=0)
     soft, hard = data["soft"], data["hard"]
     for a, b in zip(soft["labels"], hard["labels"], strict=True):
         assert [float(y > 0) for y in a] == b
@@ -131,12 +133,12 @@ def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch,
         if row["prompt"] == prompt and row["completions"][0] == completions[0]
     ]
     # those of the first step come first, ROLLOUTS of them
-    assert sum(first[: steps.ROLLOUTS]) / steps.ROLLOUTS == labels[0]
+    assert sum(first[: step_readers.ROLLOUTS]) / step_readers.ROLLOUTS == labels[0]
 
 
 def test_scores_of_one_response_follow_from_its_steps(start):
     policy, tokenizer = start
-    reader = steps.ScalarModel(policy.base_model).eval()
+    reader = ScalarModel(policy.base_model).eval()
     ends = step_end_ids(policy, tokenizer, "=")
     batch = encode(tokenizer, ["8+5-6="], ["13-6=7"])
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from minirlhf.core.logprobs import sequence_logprobs
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import DPOFormulas
-from minirlhf.loops.online import OnlineConfig, pairs_of, responses_of, train_online
+from minirlhf.loops.online import OnlineConfig, pairs_of, responses_in_parts, train_online
 from minirlhf.loops.preference import DPOConfig, preference_step
 from minirlhf.models.forward import encode, encode_prompts, policy_logprobs
 from minirlhf.models.sampling import SamplingConfig, sample
@@ -53,7 +53,7 @@ def words(batch):
 
 def test_a_response_with_turns_is_kept_as_the_ids_that_were_sampled():
     batch = drawn()
-    responses = responses_of(batch, TOKENIZER, (EOS,))
+    responses = responses_in_parts(batch, TOKENIZER, (EOS,))
     with_turns = [i for i, r in enumerate(responses) if isinstance(r, list)]
     assert 3 <= len(with_turns)
     again = encode(TOKENIZER, [PROMPTS[i // 4] for i in range(16)], responses)

@@ -11,10 +11,12 @@ from datasets import Dataset
 from minirlhf.core.process_reward import process_reward_loss
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops import process_reward as module
+from minirlhf.loops import step_labels
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.pretrain import new_gpt2
-from minirlhf.loops.process_reward import PRMConfig, continuation_labels, train_prm
+from minirlhf.loops.process_reward import PRMConfig, train_prm
+from minirlhf.loops.step_labels import continuation_labels
 from minirlhf.models.forward import encode, token_scores
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.steps import step_end_ids, step_logits
@@ -65,7 +67,7 @@ def test_labels_from_continuations_by_hand(monkeypatch):
         copies = [x.repeat_interleave(samples_per_prompt, 0) for x in (prompt_ids, prompt_mask)]
         return Rollout(*copies, ids, mask, torch.zeros(mask.shape))
 
-    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(step_labels, "sample", sample)
     settings = {"step_end": "=", "count": 2}
     for hard, label in ((False, 0.5), (True, 1.0)):
         rows = continuation_labels(
@@ -77,6 +79,62 @@ def test_labels_from_continuations_by_hand(monkeypatch):
             "labels": [[label, 1.0], [1.0]],
         }
     assert asked == [["8+5-6=13-6="]] * 2
+
+
+def labelled(monkeypatch, prompts, texts, continue_with, **given):
+    """continuation_labels of these responses; `continue_with`: the text of a row -> what follows.
+
+    The fake of `sample` writes as many tokens of that as it may, and an EOS at its end.
+    """
+    batch = encode(TOKENIZER, prompts, [""] * len(prompts))
+    ids, mask = drawn(*texts)
+    batch = Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, torch.zeros(mask.shape))
+
+    def sample(model, prompt_ids, prompt_mask, *, config, samples_per_prompt, **_):
+        prompt_ids, prompt_mask = (
+            x.repeat_interleave(samples_per_prompt, 0) for x in (prompt_ids, prompt_mask)
+        )
+        read = [TOKENIZER.decode(i[m]) for i, m in zip(prompt_ids, prompt_mask, strict=True)]
+        rows = [TOKENIZER(continue_with(t) + END).input_ids[: config.max_new_tokens] for t in read]
+        ids, mask = drawn(*map(TOKENIZER.decode, rows))
+        assert prompt_ids.shape[1] + ids.shape[1] <= 64  # the positions of the model
+        return Rollout(prompt_ids, prompt_mask, ids, mask, torch.zeros(mask.shape))
+
+    monkeypatch.setattr(step_labels, "sample", sample)
+    settings = {"step_end": "=", "count": 2} | given
+    return continuation_labels(policy(), TOKENIZER, prompts, batch, right_answer, **settings)
+
+
+def test_responses_without_a_step_to_continue_are_labelled(monkeypatch):
+    rows = labelled(monkeypatch, ["9-4=", "1+1="], ["5" + END, "1=1="], lambda text: "")
+    assert rows[:] == {"prompt": ["9-4="], "completions": [["5"]], "labels": [[1.0]]}
+    assert len(labelled(monkeypatch, ["1+1="], ["1=1"], lambda text: "")) == 0  # all were cut
+
+
+@pytest.mark.parametrize("long", ["9+" * 27 + "9=1", "9+" * 28 + "=1"])
+def test_a_label_does_not_depend_on_how_long_other_responses_are(long, monkeypatch):
+    """Beside a response of 60 tokens the short one has room for its whole answer, 26 tokens."""
+    answer = "14-7=" * 5 + "7"
+
+    def rest(text):
+        before, _, written = text.partition("8+5-6=13-6=")
+        return "1" if before else answer.removeprefix(written)
+
+    rows = labelled(monkeypatch, ["8+5-6=", "9-9="], ["13-6=7" + END, long + END], rest)
+    assert rows["labels"][0] == [1.0, 1.0]
+
+
+def test_the_ends_of_steps_that_come_twice_are_no_part_of_a_step(monkeypatch):
+    told = []
+    texts = ["13-6==7" + END, "=13-6=7" + END, "13-6==" + END, "5=1" + END]
+    rows = labelled(monkeypatch, ["8+5-6="] * 4, texts, lambda text: "7", say=told.append)
+    assert rows["completions"] == [["13-6", "7"], ["13-6", ""], ["5", "1"]]
+    assert rows["labels"][0] == [1.0, 1.0]
+    assert told == [
+        "Left out: 1 of 4 finished responses. The first: Response 2, step 1 is ''; a step must "
+        "have text, without '=', which ends a step (--step-end; step_end)."
+    ]
+    train_prm(policy().base_model, TOKENIZER, rows, config_of(steps=1))
 
 
 def test_logits_are_read_at_the_ends_of_steps():

@@ -10,6 +10,7 @@ import torch
 from minirlhf.core.logprobs import sequence_logprobs
 from minirlhf.core.rollout import Rollout
 from minirlhf.loops.checkpoint import Checkpoint
+from minirlhf.loops.common import nothing_learned
 from minirlhf.loops.config import OptimiserConfig
 from minirlhf.loops.losses import DPOFormulas
 from minirlhf.loops.preference import DPOConfig, preference_step
@@ -126,7 +127,46 @@ def test_the_first_right_try_is_taken_and_a_first_step_has_no_prefix():
 def test_a_try_that_was_cut_off_and_a_step_that_was_cut_off_are_no_steps():
     rows, log = pairs(["1+2+3="], "3+3=6", "x")
     assert rows["prompt"] == [] and log["labels"] == 1  # "6" without an end is not checked
-    assert log["right"] == 0 and log["mended"] == 0  # the response is not finished
+    assert log["right"] == 0  # the response is not finished
+    assert "mended" not in log  # no step was wrong
+
+
+def test_a_try_that_is_a_further_end_of_the_step_before_is_no_step():
+    """In a response 8+5-6==13-6= the second = ends no step, so it is none as a try either."""
+    rows, log = pairs(["8+5-2*3="], "8+5-6=14-6=8" + END, "=", "13-6=")
+    assert rows["chosen"] == [[(ids("8+5-6="), False), (ids("13-6="), True)]]
+    assert log["labels"] == 3  # = is not checked
+    _, log = pairs(["9-4="], "6" + END, "=", "5" + END)
+    assert log["labels"] == 3  # at the start of a response it is a step, and checked
+
+
+def test_mended_is_the_mean_over_the_batches_with_a_wrong_step():
+    model, rows = policy(), []
+    prompts = ["1+2=", "3+4=", "5+6=", "7+8="]
+    wrong = iter([True, False])
+    batches = []
+
+    def judge(prompt, before, step):
+        return not batches[-1]
+
+    def sample(*given, samples_per_prompt=1, **more):
+        if samples_per_prompt == 1:
+            batches.append(next(wrong))
+        texts = ["1" + END] * len(given[1]) * samples_per_prompt
+        return written(*texts).sample(*given, samples_per_prompt=samples_per_prompt, **more)
+
+    train_step_dpo(
+        model,
+        TOKENIZER,
+        prompts,
+        judge,
+        replace(config_of(steps=2), refresh=2),
+        formulas=replace(DPOFormulas(), sample=sample),
+        on_step=rows.append,
+    )
+    assert rows[0]["mended"] == 0 and rows[0]["right"] == 0.5
+    assert "no try of a wrong step was right, so there was no pair" in nothing_learned(rows)
+    assert "no finished step was wrong" in nothing_learned([{"pairs": 0, "right": 1.0}])
 
 
 def test_steps_of_a_response_are_its_sampled_ids():
