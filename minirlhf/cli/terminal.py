@@ -72,14 +72,25 @@ def running(
     )
     try:
         with checkpoint, Progresses(console, every=every) as progress:
-            try:
+            with naming_rows(prompts):
                 yield {"on_step": progress, "checkpoint": checkpoint}
-            except PromptError as error:
-                if error.prompt is not None and prompts:
-                    error.add_note(f"Prompt {error.prompt + 1} is {prompts[error.prompt]}.")
-                raise
     except Checked:
         end_checked()
+
+
+@contextmanager
+def naming_rows(prompts: Sequence[str]) -> Iterator[None]:
+    """Add to an error about one prompt which row of a file it is.
+
+    Args:
+        prompts: the name of each prompt's row; empty where they are of no file.
+    """
+    try:
+        yield
+    except PromptError as error:
+        if error.prompt is not None and prompts:
+            error.add_note(f"Prompt {error.prompt + 1} is {prompts[error.prompt]}.")
+        raise
 
 
 def end_checked() -> NoReturn:
