@@ -17,7 +17,7 @@ from minirlhf.cli.terminal import save, saving
 from minirlhf.loops import checkpoint_file
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_scalar, save_policy
-from minirlhf.runtime import PARTIAL, History, Kept, output_folder
+from minirlhf.runtime import PARTIAL, History, Kept, kept_elsewhere, output_folder, write_text
 from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
 OLD, NEW = tiny_policy(0), tiny_policy(1)
@@ -155,3 +155,20 @@ def test_files_of_a_model_have_the_permissions_of_other_files(tmp_path):
     load_scalar(tmp_path / "scalar")
     modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob("*/*.*")}
     assert len(modes) >= 5 and set(modes.values()) == {0o644 if os.name == "posix" else 0o666}
+
+
+@needs_posix
+@pytest.mark.parametrize("mask", [0o077, 0o022])
+def test_the_umask_says_who_may_read_what_is_written(mask, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.umask(mask)
+    try:
+        save_policy(NEW, tiny_tokenizer(), tmp_path / "policy")
+        kept = kept_elsewhere(tmp_path / "out", lambda place: (place / "a").write_text("a"))
+        write_text(tmp_path / "table.csv", "a")
+        assert os.umask(mask) == mask  # it is as it was
+    finally:
+        os.umask(before)
+    files = [*tmp_path.glob("policy/*"), kept / "a", tmp_path / "table.csv"]
+    assert {p.stat().st_mode & 0o777 for p in files} == {0o666 & ~mask}
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "policy", kept)} == {0o777 & ~mask}

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TextIO
 
 from minirlhf.runtime.shared import restore_settings, shared_settings
+from minirlhf.runtime.user_code import told
 
 SECONDS = 60.0  # for the file, and for the check of each of its functions
 LONGEST_OUTPUT = 10_000  # characters
@@ -193,9 +194,10 @@ def _told(error: BaseException, path: Path) -> str:
     """What an error in a student's file says, with the line of the file where it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
-    line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    line = lines[-1] if lines else None
     where = f" (line {line})" if line else ""
     if isinstance(error, SystemExit):
         return f"it ends Python, by exit() or sys.exit(){where}; leave that out."
-    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
-    return f"{said}{where}"
+    return f"{told(error)}{where}"

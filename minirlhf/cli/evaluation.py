@@ -23,7 +23,7 @@ from minirlhf.cli.options import (
     out_table,
 )
 from minirlhf.cli.readers import Reader, pairs_for, prompts_for
-from minirlhf.cli.terminal import say
+from minirlhf.cli.terminal import naming_rows, say
 from minirlhf.cli.training_options import shared
 from minirlhf.evaluate import compare
 from minirlhf.models.load import load_policy, load_scalar
@@ -149,14 +149,19 @@ def evaluate(
         say(f"Computed: how often {by_whom} prefers the chosen response of a pair.")
         pairs = pairs_for(readers, dataset, max_response=max_response, **reading)
         table = pair_table(readers, pairs, max_response, micro_batch or len(pairs), seed)
-        write_tables({out: table})
-        return print_pairs(table, by_whom)
+        try:
+            return print_pairs(table, by_whom)
+        finally:  # also where the output is closed early
+            write_tables({out: table})
     say(f"Computed: scores of sampled responses ({', '.join(names)}).")
     config = replace(DEFAULT, **given(max_new_tokens=max_response, temperature=temperature))
-    read = prompts_for(readers, dataset, max_new_tokens=config.max_new_tokens, **reading)
-    drawn = responses_of(policies, read, by, config, samples or SAMPLES, micro_batch, seed)
+    read, rows_read = prompts_for(readers, dataset, max_new_tokens=config.max_new_tokens, **reading)
+    with naming_rows(rows_read):
+        drawn = responses_of(policies, read, by, config, samples or SAMPLES, micro_batch, seed)
     table = compare(*drawn, bootstrap_seed=seed)
     table.insert(1, "name", names)
     every = [rows.assign(model=m) for m, rows in zip(table.model, drawn, strict=True)]
-    write_tables({out: table, responses: pd.concat(every)})
-    print_comparison(table, drawn, config.max_new_tokens)
+    try:  # a file that cannot be written must not hide the table
+        print_comparison(table, drawn, config.max_new_tokens)
+    finally:
+        write_tables({responses: pd.concat(every), out: table})

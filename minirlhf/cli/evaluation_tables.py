@@ -107,15 +107,30 @@ def plain(text: str, most: int = 300) -> Text:
 def write_tables(tables: dict[Path | None, pd.DataFrame]) -> None:
     """Write tables as .csv or .jsonl, each replaced only after all of it is written.
 
+    One that cannot be written does not keep the others from being written.
+
     Args:
         tables: file -> table; None for one that is not written.
+
+    Raises:
+        OSError: a file cannot be written. The message names it; its notes say what else failed.
     """
+    written, failed = [], []
     for file, table in tables.items():
         if file is None:
             continue
-        with atomic_path(file) as temporary:
-            if file.suffix == ".csv":
-                table.to_csv(temporary, index=False)
-            else:
-                table.to_json(temporary, orient="records", lines=True, force_ascii=False)
+        try:
+            with atomic_path(file) as temporary:
+                if file.suffix == ".csv":
+                    table.to_csv(temporary, index=False)
+                else:
+                    table.to_json(temporary, orient="records", lines=True, force_ascii=False)
+            written.append(file)
+        except Exception as error:
+            failed.append(error)
+    for file in written:
         say(f"Wrote {file}.")
+    for other in failed[1:]:
+        failed[0].add_note(str(other))
+    if failed:
+        raise failed[0]

@@ -46,6 +46,7 @@ from minirlhf.cli.training_options import (
 )
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.models.adapters import fitted
+from minirlhf.models.fit import same_vocabulary
 from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import PARTIAL, check
@@ -115,7 +116,7 @@ def ppo(
         kl=replace(PPOConfig.kl, kl_coef=kl_coef),
     )
     critic, its_tokenizer = load_scalar(scorer)
-    same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    same = same_vocabulary(its_tokenizer, tokenizer)
     check("scorer", scorer, same, "trained with the policy's own tokenizer: the critic copies it")
     prompts, score, monitors, names, chat_written = prompts_and_score(
         start,

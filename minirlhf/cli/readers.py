@@ -10,6 +10,7 @@ from minirlhf.cli.terminal import say
 from minirlhf.evaluate.comparison import check_enough
 from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import Policy
+from minirlhf.models.fit import same_vocabulary
 from minirlhf.models.heads import ScalarModel
 from minirlhf.tasks.hub import named_pairs, named_prompts
 
@@ -29,7 +30,7 @@ class Reader(NamedTuple):
 
 def same_tokens(a: Reader, b: Reader) -> bool:
     """Whether two models read the same tokens: their tokenizers have the same vocabulary."""
-    return a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
+    return same_vocabulary(a.tokenizer, b.tokenizer)
 
 
 def prompts_for(
@@ -40,7 +41,7 @@ def prompts_for(
     max_prompt: int | None,
     skip_invalid: bool,
     **loading: Any,
-) -> list[Dataset]:
+) -> tuple[list[Dataset], list[str]]:
     """The prompts of a dataset for each reader: the same rows in the same order.
 
     Readers of the same tokens read the same text, as the first of them writes it. Another tokenizer
@@ -52,11 +53,14 @@ def prompts_for(
         max_prompt, skip_invalid: as in `loops.fit_rows`.
         loading: as `tasks.named_prompts` takes it.
 
+    Returns:
+        (rows of each reader, the names of these rows in their file).
+
     Raises:
         ValueError: the rows cannot be used, or fewer than two prompts are left.
     """
     writers = [next(w.name for w in readers if same_tokens(w, reader)) for reader in readers]
-    read: dict[str, tuple[Dataset, list[str]]] = {}  # writer -> rows, and their numbers in the file
+    read: dict[str, tuple[Dataset, list[str]]] = {}  # writer -> rows, and their names in the file
     for writer in dict.fromkeys(writers):
         first, *others = (r for r, name in zip(readers, writers, strict=True) if name == writer)
         try:
@@ -78,17 +82,17 @@ def prompts_for(
                 error.add_note(f"The rows were read with the tokenizer of the {writer}.")
             raise
         say(str(report))
-        gone = {i for rows in report.dropped.values() for i in rows}
-        read[writer] = data, [n for i, n in enumerate(report.numbers) if i not in gone]
-    common = set.intersection(*(set(numbers) for _, numbers in read.values()))
+        read[writer] = data, report.names
+    common = set.intersection(*(set(names) for _, names in read.values()))
     made = {
-        writer: data.select([i for i, number in enumerate(numbers) if number in common])
-        for writer, (data, numbers) in read.items()
+        writer: data.select([i for i, name in enumerate(names) if name in common])
+        for writer, (data, names) in read.items()
     }
     if len(read) > 1:
         say(f"{len(common):,} rows are used: those that all models read. Their tokenizers differ.")
     check_enough(len(set(made[writers[0]]["prompt"])), "prompts")
-    return [made[writer] for writer in writers]
+    names = [name for name in read[writers[0]][1] if name in common]
+    return [made[writer] for writer in writers], names
 
 
 def pairs_for(

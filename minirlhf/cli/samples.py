@@ -29,7 +29,7 @@ from minirlhf.cli.options import (
 from minirlhf.cli.terminal import console, say
 from minirlhf.cli.training_options import MaxNewTokens, Temperature
 from minirlhf.evaluate import token_table
-from minirlhf.models.fit import end_ids
+from minirlhf.models.fit import end_ids, same_vocabulary
 from minirlhf.models.forward import decode, encode
 from minirlhf.models.load import CHECKPOINTS, committed, load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig, sample_text
@@ -165,15 +165,15 @@ def as_asked(
         template = getattr(tokenizer, "chat_template", None)
         check("chat", chat, template is not None, "off: the tokenizer has no chat template")
         return render({"prompt": prompt, **response}, ["prompt", *response], tokenizer)
-    if tokenizer.get_vocab() == _films_vocabulary():
+    if same_vocabulary(tokenizer, _films_tokenizer()):
         prompt = prompt.strip() + "\n"
     return {"prompt": prompt, **response}
 
 
 @cache
-def _films_vocabulary() -> dict[str, int]:
-    """The vocabulary of this project's models of film reviews."""
-    return AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-reviews").get_vocab()
+def _films_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of this project's models of film reviews."""
+    return AutoTokenizer.from_pretrained(CHECKPOINTS / "tiny-reviews")
 
 
 def coloured(tokens: list[str], values: list[float], limit: float) -> Text:
@@ -191,6 +191,6 @@ def policy_of(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         ValueError: it has another tokenizer than the reward model.
     """
     policy, its_tokenizer = load_policy(name)
-    same = its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    same = same_vocabulary(its_tokenizer, tokenizer)
     check("model", name, same, "a model with the reward model's own tokenizer")
     return policy

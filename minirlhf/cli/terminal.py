@@ -59,6 +59,11 @@ def running(
         origin: what else must be the same when the run is resumed.
     """
     if resume and not path.exists():
+        if (path.parent / "config.json").exists():
+            raise ValueError(
+                f"{path.parent} holds a finished model and no stopped run, so there is nothing to "
+                "resume; leave --resume out to train it anew, or give another --out."
+            )
         say(f"{path} does not exist, so there is nothing to resume. The run starts from step 0.")
     for start in (WRITTEN, CUT):  # the command has said it
         warnings.filterwarnings("ignore", message=start)
@@ -79,17 +84,17 @@ def running(
 
 
 @contextmanager
-def naming_rows(names: Sequence[str]) -> Iterator[None]:
-    """An error about a prompt also says its row.
+def naming_rows(prompts: Sequence[str]) -> Iterator[None]:
+    """Add to an error about one prompt which row of a file it is.
 
     Args:
-        names: of the prompts' rows in their file; empty where they are of no file.
+        prompts: the name of each prompt's row; empty where they are of no file.
     """
     try:
         yield
     except PromptError as error:
-        if error.prompt is not None and names:
-            error.add_note(f"Prompt {error.prompt + 1} is {names[error.prompt]}.")
+        if error.prompt is not None and prompts:
+            error.add_note(f"Prompt {error.prompt + 1} is {prompts[error.prompt]}.")
         raise
 
 

@@ -8,6 +8,7 @@ evaluate.pair_accuracy(evaluate.scored_pairs(pairs, tokenizer, reward_model=scor
 """
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.kl import log_ratio
 from minirlhf.core.rollout import Rollout, Score
-from minirlhf.evaluate.methods import bootstrap, distinct_n, most_common_opening
+from minirlhf.evaluate.methods import distinct_n, most_common_opening, wins, with_ends
 from minirlhf.models.adapters import LanguageModel, Policy
 from minirlhf.models.fit import end_ids
 from minirlhf.models.forward import (
@@ -30,7 +31,7 @@ from minirlhf.models.forward import (
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.rewards.model import Judge, text_judge
-from minirlhf.runtime import check
+from minirlhf.runtime import PromptError, check
 from minirlhf.tasks.conversations import in_parts
 
 
@@ -87,7 +88,7 @@ def scored_responses(
             kl = log_ratio(batch.old_logprobs, ref_logprobs, batch.action_mask).sum(1)
         columns = {
             "row": rows,
-            "score": _finite(score(batch), asked),
+            "score": _finite(score(batch), asked, rows.tolist()),
             "kl": kl,
             "length": batch.response_mask.sum(1),
             "finished": batch.finished(ends),
@@ -168,7 +169,7 @@ def compare(
     if base is not None:
         difference = means["new"] - means["base"]
         rows[0] |= _with_interval("difference", difference, bootstrap_seed)
-        rows[0] |= _with_interval("win_rate", _above(difference), bootstrap_seed)
+        rows[0] |= _with_interval("win_rate", wins(means["new"], means["base"]), bootstrap_seed)
     return pd.DataFrame(rows)
 
 
@@ -235,7 +236,7 @@ def scored_pairs(
                 [_log_ratios(policy, reference, tokenizer, part, max_response) for part in parts]
             )
         ids, _ = response_tokens(tokenizer, rows[side], max_response=max_response)
-        found[side] = _finite(scores, rows["prompt"]).tolist()
+        found[side] = _finite(scores, rows["prompt"], range(len(scores))).tolist()
         found[f"{side}_length"] = [len(each) for each in ids]
     return pd.DataFrame(found)
 
@@ -257,13 +258,13 @@ def pair_accuracy(scored: pd.DataFrame, *, bootstrap_seed: int = 0) -> pd.DataFr
         ValueError: there is one pair only.
     """
     check_enough(len(scored), "pairs")
-    margins = {
-        "scores": scored.chosen - scored.rejected,
-        "longer answer": scored.chosen_length - scored.rejected_length,
+    sides = {
+        "scores": (scored.chosen, scored.rejected),
+        "longer answer": (scored.chosen_length, scored.rejected_length),
     }
     right = {
-        name: _above(torch.tensor(each.to_numpy(), dtype=torch.float64, device="cpu"))
-        for name, each in margins.items()
+        name: wins(*(torch.tensor(x.to_numpy(), dtype=torch.float64, device="cpu") for x in pair))
+        for name, pair in sides.items()
     }
     rows = [
         {"by": name, "pairs": len(each), **_with_interval("accuracy", each, bootstrap_seed)}
@@ -284,26 +285,21 @@ def check_enough(count: int, what: str) -> None:
     check(f"The number of different {what}", count, count >= 2, allowed)
 
 
-def _above(difference: torch.Tensor) -> torch.Tensor:
-    """1 where a difference is above 0, one half where it is 0, and 0 below."""
-    return (difference.sign() + 1) / 2
-
-
 def _with_interval(name: str, values: torch.Tensor, seed: int) -> dict[str, float]:
     """The mean of independent values, with its interval, as three columns."""
-    low, high = bootstrap(values, seed=seed)
-    return {name: values.mean().item(), f"{name}_low": low, f"{name}_high": high}
+    return dict(zip((name, f"{name}_low", f"{name}_high"), with_ends(values, seed), strict=True))
 
 
-def _finite(scores: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """The scores themselves, one finite number for each prompt."""
+def _finite(scores: torch.Tensor, prompts: list[str], rows: Sequence[int]) -> torch.Tensor:
+    """The scores themselves, one finite number for each prompt; rows are the prompts' numbers."""
     check("shape of the scores", tuple(scores.shape), scores.shape == (len(prompts),), "(B,)")
     if (wrong := (~scores.isfinite()).nonzero()).numel():
         i = int(wrong[0])
-        raise ValueError(
+        raise PromptError(
             f"The score of a response to the prompt {prompts[i][:60]!r} is {scores[i].item()}; it "
             "must be finite. It is nan where a reward function returned None: let it score every "
-            "response."
+            "response.",
+            rows[i],
         )
     return scores
 

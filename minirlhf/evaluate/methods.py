@@ -157,6 +157,11 @@ def bootstrap(values: torch.Tensor, *, draws: int = 2000, seed: int = 0) -> tupl
     return low.item(), high.item()
 
 
+def with_ends(values: torch.Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """(mean, low, high): the mean of independent values, and its `bootstrap` interval."""
+    return (values.mean().item(), *bootstrap(values, seed=seed))
+
+
 def paired_difference(
     a: list[float], b: list[float], *, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -179,7 +184,7 @@ def paired_difference(
         "the same number for a and b, at least 1",
     )
     difference = torch.tensor(a, device="cpu") - torch.tensor(b, device="cpu")
-    return (difference.mean().item(), *bootstrap(difference, seed=seed))
+    return with_ends(difference, seed)
 
 
 def pass_at_k(right: torch.Tensor, k: int) -> torch.Tensor:
@@ -310,7 +315,12 @@ def win_rate(a: list[float], b: list[float]) -> float:
     Swapping a and b gives 1 minus the win rate.
     """
     ours, theirs = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
-    return ((ours > theirs).float() + 0.5 * (ours == theirs).float()).mean().item()
+    return wins(ours, theirs).mean().item()
+
+
+def wins(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 where a is above b, one half where both are equal, and 0 elsewhere."""
+    return (a > b).to(a.dtype) + 0.5 * (a == b).to(a.dtype)
 
 
 def distinct_n(texts: list[str], n: int, *, budget: int = 500, seed: int = 0) -> float:

@@ -18,7 +18,7 @@ from minirlhf.loops.group import GroupConfig
 from minirlhf.loops.pretrain import new_gpt2
 from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.models.adapters import LanguageModel, Policy, fused_gelu
-from minirlhf.models.fit import end_ids
+from minirlhf.models.fit import end_ids, same_vocabulary
 from minirlhf.models.load import load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
@@ -148,7 +148,7 @@ def scored_by(scorer: str, policy: Policy, tokenizer: PreTrainedTokenizerBase) -
         ValueError: it has another tokenizer than the policy.
     """
     model, its_tokenizer = load_scalar(scorer)
-    same = tokenizer.get_vocab() == its_tokenizer.get_vocab()
+    same = same_vocabulary(tokenizer, its_tokenizer)
     check("scorer", scorer, same, "trained with the policy's own tokenizer")
     return rollout_score(model.requires_grad_(False), end_ids(policy, tokenizer))
 

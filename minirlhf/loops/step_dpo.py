@@ -39,7 +39,7 @@ from minirlhf.models.sampling import SamplingConfig
 from minirlhf.models.steps import step_end_ids, steps_of
 from minirlhf.runtime import History, OnStep, PromptError, Row, check, seed_all
 from minirlhf.runtime.shared import settings_kept
-from minirlhf.runtime.user_code import raised
+from minirlhf.runtime.user_code import name_of, on_one_line, raised
 
 # (prompt, steps before, step with its end) -> whether the step is right
 StepJudge = Callable[[str, str, str], bool]
@@ -222,7 +222,7 @@ class _Checks:
     def _asked(self, row: int, before: list[int], step: list[int]) -> bool:
         read = [text_of(self.tokenizer, x, skip_special_tokens=True) for x in (before, step)]
         prompt = self.prompts[row]
-        named = f"The judge {getattr(self.judge, '__name__', type(self.judge).__name__)}"
+        named = f"The judge {name_of(self.judge)}"
         given = f"for the step {read[1][:60]!r} after {read[0][-60:]!r} of prompt {prompt[:60]!r}"
         try:
             with settings_kept():
@@ -234,8 +234,8 @@ class _Checks:
         # bool_ is the True of numpy
         if not (isinstance(right, bool | int | float | numpy.bool_) and right in (0, 1)):
             raise PromptError(
-                f"{named} returned {repr(right)[:60]}, of type {type(right).__name__}, {given}; "
-                "it must be True or False.",
+                f"{named} returned {on_one_line(right, 60, repr)}, of type {type(right).__name__}, "
+                f"{given}; it must be True or False.",
                 row,
             )
         return bool(right)

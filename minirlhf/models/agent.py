@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from minirlhf.models.forward import spelled_tokens, text_of
 from minirlhf.runtime import check
 from minirlhf.runtime.shared import settings_kept
-from minirlhf.runtime.user_code import raised
+from minirlhf.runtime.user_code import name_of, on_one_line, raised
 
 
 class Tool(Protocol):
@@ -68,7 +68,7 @@ class TextTool:
     def run(self, ids: list[int]) -> list[int]:
         """The ids of the function's answer to the response so far."""
         so_far = text_of(self.tokenizer, ids)
-        named = f"The tool's function {getattr(self.function, '__name__', 'run')}"
+        named = f"The tool's function {name_of(self.function)}"
         given = f"it was given the response {so_far[-60:]!r}"
         try:
             with settings_kept():
@@ -80,7 +80,8 @@ class TextTool:
         if not isinstance(answer, str):
             kind = type(answer).__name__
             raise ValueError(
-                f"{named} returned {repr(answer)[:60]}, of type {kind}; it must be text; {given}."
+                f"{named} returned {on_one_line(answer, 60, repr)}, of type {kind}; it must be "
+                f"text; {given}."
             )
         written = spelled_tokens(self.tokenizer, answer)
         if {self.tokenizer.eos_token_id, self.tokenizer.unk_token_id} & {*written}:

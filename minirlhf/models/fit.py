@@ -28,6 +28,11 @@ def end_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 
+def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers have the same tokens with the same ids."""
+    return a.get_vocab() == b.get_vocab()
+
+
 def check_fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that the model can read every token that the tokenizer writes, and that there is EOS.
 

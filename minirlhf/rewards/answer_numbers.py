@@ -5,6 +5,10 @@ from fractions import Fraction
 
 LONGEST = 1000  # characters; Python refuses to parse much longer numbers, and no answer has so many
 ARGUMENT = r"(?:\{{\s*({}[0-9.,]+)\s*\}}|([0-9]))"
+WRAPPERS = (  # commands that only set what is in their braces: not \textminus or \mathbin
+    "f?box(?:ed)?|[mh]box|operatorname|text(?:normal|bf|it|md|rm|sc|sf|sl|tt|up)?|"
+    "math(?:normal|bb|bf|cal|frak|it|rm|scr|sf|tt)"
+)
 LATEX = [  # other ways of writing a number, and plain ones; tried in this order
     (r"~(?=\\?[A-Za-z])", " "),  # ~42 is about 42
     (r"\{,\}|,\s?\\!\s?", ","),
@@ -15,7 +19,7 @@ LATEX = [  # other ways of writing a number, and plain ones; tried in this order
     (r"(?<=[0-9])(?=\\[dtc]?frac)", " "),  # 1\frac{1}{2} is a mixed number
     # an argument of \frac is what stands in braces, or one digit
     (rf"\\[dtc]?frac\s*{ARGUMENT.format('[+-]?')}\s*{ARGUMENT.format('')}", r"\1\2/\3\4 "),
-    (r"\\(?:f?box(?:ed)?|(?:text|math)[a-z]{0,6}|[mh]box|operatorname)\s?\{([^{}]*)\}", r" \1 "),
+    (rf"\\(?:{WRAPPERS})\s?\{{(?=\s*[^{{}}\s])([^{{}}]*)\}}", r" \1 "),
     (r"(?<=[A-Za-z])\s?\^\s?(?:2|\{2\})(?![0-9])", "²"),  # cm^2
     (r"(?<=[A-Za-z])\s?\^\s?(?:3|\{3\})(?![0-9])", "³"),
     (r"([+-])[$£€¥₹¢]\s?", r"\1"),  # -$5, but not - $5: it may be an item of a list

@@ -34,17 +34,29 @@ LINE = re.compile(  # a mark at the start of a line or sentence
 )
 BOX = re.compile(r"\\f?box(?:ed)?\s?\{")
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!approx\.)(?<!max\.)(?<!min\.)(?<!\bca\.)\s(?!=)")
-GREEK = r"\\(?:alpha|beta|gamma|theta|lambda|mu|pi|sigma|phi|omega)"
+LETTERS = "alpha|beta|gamma|theta|lambda|mu|pi|sigma|phi|omega"
+GREEK = rf"\\(?:{LETTERS})"
 BEFORE_BOX = re.compile(  # one of a few words, or = after a letter, number or bracket: not \geq=
     rf"(?:^|(?:[0-9)}}\]$|'°%&]|(?<![A-Za-z\\])[A-Za-z]+|{GREEK}|[0-9)]! ?) ?=|\b(?:is|are|be|"
     rf"has|have|had|gets?|gives|obtain|makes|equals|answer|result|solution|{THUS}):?)$",
     re.I,
 )
-OPERATOR = re.compile(r"[\w)](?: \*| ?[-+/<>≠≈])\n$")
+MULTIPLE = re.compile(  # 2x = or -x = or x/2 =, which does not say what x is
+    r"(?:(?:[0-9]|(?:^|[ =(])-)[A-Za-z]|(?<![A-Za-z])[A-Za-z] ?/ ?[0-9]+) ?=$"
+)
+OPERATOR = re.compile(  # 6 × or x >= or x \geq, at the end of a line; but not --- or 6\pi
+    r"(?:[\w)}\]%°](?: \*{1,2}| ?(?![∎∞∴∵])[-–+/^~<>·×÷±¬\u2200-\u22ff\u2a00-\u2aff]=?)|[a-z] ?!=|"
+    rf"\\(?!(?:{LETTERS}|infty|dots|ldots|checkmark|square|blacksquare|qed|q?quad)$)[A-Za-z]+ ?=?)$"
+)
+OTHER_NUMBER = re.compile(  # one less is
+    r"\b(?:less|fewer|more|below|above|before|after) (?:is|are|be|was|were|gives|equals|=):?$",
+    re.I,
+)
 DENY = frozenset(
     """no not never none neither nor or cannot wrong incorrect false maybe perhaps possibly probably
     might could guess doubt if whether unless suppose assume another approximately roughly about
-    almost than plus minus times twice double triple half square cube root negative""".split()
+    almost than plus minus times twice double triple half square cube root negative opposite
+    except""".split()
 )
 
 
@@ -90,7 +102,9 @@ def _boxed(text: str, question: str) -> str | None:
         max(len(lead), len(after)) > LONGEST
         or _denies(lead)
         or BOX.search(lead)
+        or OTHER_NUMBER.search(lead)
         or not BEFORE_BOX.search(plain_text(lead))
+        or MULTIPLE.search(plain_text(lead))
     ):
         return None
     unit = _trim(plain_text(after))
@@ -131,11 +145,15 @@ def extract_answer(text: str, question: str = "") -> str | None:
     if last is None:
         return _unmarked(text, question)
     before = text[: last.start()]
-    *_, open_end = re.split(
-        "[0-9]", _lead(before)
-    )  # the rest of the line is a step of the solution
+    *_, open_end = re.split("[0-9]", _lead(before))  # the rest is a step of the solution
     *_, word = "", *before.rsplit(None, 1)  # "This is wrong.\n#### 42"
-    if _denies(open_end) or (before.endswith("\n") and _denies(word)) or OPERATOR.search(before):
+    line_above = plain_text(before[-LONGEST:].rstrip("\n").rsplit("\n", 1)[-1])
+    if (
+        _denies(open_end)
+        or (before.endswith("\n") and _denies(word))
+        or OTHER_NUMBER.search(line_above)
+        or OPERATOR.search(line_above)
+    ):
         return None
     return _trim(text[last.end() :]) or None
 
@@ -195,6 +213,7 @@ def answer_reward(
     | #### 42 or 43     The answer is 42. No, 43.     |                                            |
     | It is not \boxed{42}     Do not write\n#### 42  | not, or, if, half ... lead to the mark     |
     | x ~= \boxed{42}     \boxed{41} = \boxed{42}     | another sign than =, or two boxes          |
+    | 2x = \boxed{42}    6 ×\n#### 42                  | only a part of the answer              |
     | - 42     4 200     ½     24!     42 (forty-two) | not a plain number                         |
 
     Ignored are the unit, Markdown, a full stop, "I hope it is correct." at the end, what stands

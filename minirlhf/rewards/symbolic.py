@@ -26,8 +26,8 @@ FORMULA = re.compile(  # all that a formula may hold; no capital, because math-v
     r"alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![A-Za-z]))*"
 )
 FREE = re.compile(r"\\(?:[dt]?frac|sqrt|cdot)")  # with or without them a value can be the same
-UNSURE = re.compile(  # x1, two numbers side by side, \frac{dy}{dx}, 1/2x: is x below the line?
-    r"(?<![\\a-z])[a-z]+[0-9]|[0-9] +[0-9]|\{ *d|/(?! *[0-9]+ *(?:[-+)]|$))"
+UNSURE = re.compile(  # x1, words, two numbers side by side, \frac{dy}{dx}, 1/2x: x below the line?
+    r"(?<![\\a-z])[a-z][a-z0-9]|[0-9] +[0-9]|\{ *d|/(?! *[0-9]+ *(?:[-+)]|$))"
 )
 EXPONENT = re.compile(r"\^ *(?:\{([^{}^]*)\}|([^ {]))")
 LONGEST = 200  # characters
@@ -68,12 +68,12 @@ def same_symbolic_answer(given: str | None, wanted: str, question: str = "") -> 
     A formula holds numbers, small letters, + - * / ^, brackets, \frac, \sqrt, \cdot, \pi, \infty,
     \sin, \cos, \tan, \log, \ln and Greek letters, and nothing else. Both formulas must hold the
     same letters and commands (other than \frac, \sqrt and \cdot), and neither may be a plain
-    number: 3.46 is not 2\sqrt{3}, and \log_2 8 is not 3. A run of letters is one: xy is not yx.
+    number: 3.46 is not 2\sqrt{3}, and \log_2 8 is not 3.
 
     Everything else is equal only as text: decimals, capitals, primes, indices, < > \le, \in, \cup,
-    \times, |x|, n!, \frac{dy}{dx}, \text{}, 1/2x, and formulas of more than 200 characters or with
-    exponents of more than four digits together. "x =" before the answer is left out if the wanted
-    answer has no =.
+    \times, |x|, n!, \frac{dy}{dx}, \text{}, 1/2x, two or more letters side by side (xy, 3 mod 5x),
+    and formulas of more than 200 characters or with exponents of more than four digits together.
+    "x =" before the answer is left out if the wanted answer has no =.
     """
     if given is None:
         return False
@@ -103,20 +103,34 @@ def _same(given: str, wanted: str) -> bool:
         if re.search("[0-9],[0-9]{3}(?![0-9])", given + wanted):  # thousands?
             return False
         is_set = lists[0].group(1, 3) == ("\\{", "\\}")
-        return _same_parts(lists[0][2].split(","), lists[1][2].split(","), is_set)
+        parts = _parts(lists[0][2]), _parts(lists[1][2])
+        return bool(parts[0]) and _same_parts(*parts, is_set)
     if "=" in given + wanted:
         sides = given.split("="), wanted.split("=")
         return len(sides[0]) == 2 and _same_parts(*sides, False)
     return _is_formula(given, wanted) and _equal(given, wanted)
 
 
+def _parts(text: str) -> list[str]:
+    """The parts between commas that stand in no bracket; none if the brackets do not match."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth < 0:
+            return []
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts if depth == 0 else []
+
+
 def _same_parts(given: list[str], wanted: list[str], any_order: bool) -> bool:
     """Whether the parts are equal, each to the one at its place or each to one of its own."""
     left = list(wanted)
     for part in given:
-        found = [
-            i for i in range(len(left) if any_order else 1) if _same(part.strip(), left[i].strip())
-        ]
+        open_ones = left if any_order else left[:1]
+        found = [i for i, right in enumerate(open_ones) if _same(part.strip(), right.strip())]
         if not found:
             return False
         del left[found[0]]

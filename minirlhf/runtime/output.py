@@ -55,7 +55,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with _naming(path):
             yield Path(name)
             # mkstemp makes private files
-            os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+            os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else _allowed(0o666))
             _to_disk(Path(name))
             os.replace(name, path)
     finally:
@@ -238,14 +238,22 @@ def _settle(folder: Path) -> None:
 
 
 def finish(folder: Path) -> None:
-    """Make the files of a folder readable for all, and wait until they are on the disk.
+    """Give a folder and its files the permissions of new ones, and wait until they are on the disk.
 
-    safetensors makes private files.
+    safetensors makes private files, and tempfile private folders.
     """
+    os.chmod(folder, _allowed(0o777))
     for file in folder.rglob("*"):
         if file.is_file():
-            os.chmod(file, 0o644)
+            os.chmod(file, _allowed(0o666))
             _to_disk(file)
+
+
+def _allowed(mode: int) -> int:
+    """Permissions without those that the user's umask takes from new files."""
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mode & ~mask
 
 
 def _check_no_link(path: Path) -> None:

@@ -79,17 +79,21 @@ def line_of(error: BaseException, function: Callable) -> str:
     return ""
 
 
-def on_one_line(value: object, most: int = 80) -> str:
-    """The text of a value or of an error, shortened."""
+def on_one_line(value: object, most: int = 80, write: Callable[[object], str] = str) -> str:
+    """The text of a value or of an error, shortened; `write` makes the text."""
     try:
-        said = " ".join(str(value).split())
+        said = " ".join(write(value).split())
     except Exception:  # __str__ of the user's object
         return f"(a {type(value).__name__} that cannot be shown)"
     return said if len(said) <= most else f"{said[:most]} ..."
 
 
+def told(error: BaseException) -> str:
+    """The kind of an error and what it says, such as KeyError: 'x'."""
+    return ": ".join(filter(None, [type(error).__name__, on_one_line(error, 300)]))
+
+
 def raised(error: BaseException, function: Callable) -> str:
     """What a user's function raised, and where: raised KeyError: 'x' (mine.py, line 3)."""
-    said = ": ".join(filter(None, [type(error).__name__, on_one_line(error, 300)]))
     where = line_of(error, function)
-    return f"raised {said} ({where})" if where else f"raised {said}"
+    return f"raised {told(error)} ({where})" if where else f"raised {told(error)}"

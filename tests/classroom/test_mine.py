@@ -190,6 +190,11 @@ FORMULA = "def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):\n    
         ("x = 1\ndef f(:", "SyntaxError: invalid syntax"),
         ("x = 1\ndef f(:", "(line 2)"),
         ("1 / 0", "ZeroDivisionError: division by zero (line 1)"),
+        ("import json\nx = 1\njson.loads('[')", "(line 3)"),  # not line 1, of the JSON text
+        (
+            "class Odd(Exception):\n    def __str__(self):\n        1 / 0\nraise Odd",
+            "cannot be run: Odd: (a Odd that cannot be shown) (line 4)",
+        ),
         ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
         ("x = '\\0", "SyntaxError"),
         ("def dpo(a): return a", "functions is ['dpo']; it must be at least one"),

@@ -86,3 +86,15 @@ def test_the_default_limit_is_refused_where_it_cuts_nearly_all_rows(command, tin
     (tiny / "pairs.jsonl").write_text("\n".join(map(json.dumps, [*rows, PAIRS[1]])))
     result = invoke(tiny, command, "--check-only", dataset="pairs.jsonl")
     assert result.exit_code == 0, result.exception
+
+
+def test_resume_never_replaces_a_finished_model(tiny):  # noqa: F811
+    (tiny / "mine.py").write_text(
+        "def reward(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    given = ["--reward", tiny / "mine.py", "--batch-size", 4, "--group-size", 2]
+    assert invoke(tiny, "grpo", *given, "--resume").exit_code == 0  # nothing there: from step 0
+    before = (tiny / "out" / "model.safetensors").read_bytes()
+    result = invoke(tiny, "grpo", *given, "--lr", 0.1, "--resume")
+    assert "holds a finished model and no stopped run" in str(result.exception)
+    assert (tiny / "out" / "model.safetensors").read_bytes() == before

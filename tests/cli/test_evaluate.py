@@ -227,7 +227,7 @@ def test_the_implicit_reward_of_pairs_has_the_sign_of_dpos_margins():
             for each in (new, old)
         )
     assert found.chosen.tolist() == pytest.approx((ours - theirs).tolist(), abs=1e-5)
-    config = preference.DPOConfig(beta=0.3, max_response=64)
+    config = preference.DPOConfig(beta=0.3, max_response=99)
     log = preference.preference_step(new, old, tokenizer, rows[:], config)
     assert log["rewards/accuracies"].item() == pytest.approx((found.chosen > found.rejected).mean())
 
@@ -399,6 +399,42 @@ def test_a_file_is_written_whole_or_not_at_all(tiny, monkeypatch):
     said(*given)
     assert (tiny / "t.csv").read_text().startswith("by,pairs,accuracy")
     assert not [p for p in tiny.iterdir() if p.name.startswith(".")]
+
+
+def test_a_full_disk_hides_neither_the_table_nor_the_other_file(tiny, monkeypatch):
+    def full(*_, **__):
+        raise OSError("the disk is full")
+
+    given = ["--model", "new", "--base", "old", "--dataset", "heldout.jsonl", "--reward", "mine.py"]
+    given += ["--samples", 1, "--out", "t.csv", "--responses", "all.jsonl"]
+    for broken, kept in (("to_csv", "all.jsonl"), ("to_json", "t.csv")):
+        with monkeypatch.context() as disk:
+            disk.setattr(pd.DataFrame, broken, full)
+            result = CliRunner().invoke(cli.app, ["evaluate", *map(str, given)])
+        assert isinstance(result.exception, OSError) and "Verdict: " in result.output
+        assert (tiny / kept).exists() and f"Wrote {kept}." in result.output
+        (tiny / kept).unlink()
+        assert not [p for p in tiny.iterdir() if p.name in ("all.jsonl", "t.csv")]
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    monkeypatch.setattr(pd.DataFrame, "to_json", full)
+    error = CliRunner().invoke(cli.app, ["evaluate", *map(str, given)]).exception
+    assert "all.jsonl" in str(error) and "t.csv" in error.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "return [1 / (each != 'z') for each in letter]",
+        "return [None if each == 'z' else 1.0 for each in letter]",
+    ],
+)
+def test_an_error_about_a_prompt_names_its_row_of_the_file(line, tiny):
+    rows = [{"question": f"q{i} ", "letter": "z" if i == 4 else "a"} for i in range(6)]
+    rows[1]["question"] = "x" * 70  # left out: later rows are other prompts
+    (tiny / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tiny / "mine.py").write_text(f"def reward(completions, letter, **columns):\n    {line}\n")
+    given = ["--model", "new", "--dataset", "rows.jsonl", "--reward", "mine.py", "--max-prompt", 9]
+    assert refused(*given).endswith(" Prompt 4 is rows.jsonl, row 5.")
 
 
 def test_an_interval_has_the_digits_that_its_width_asks_for():

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -342,15 +344,13 @@ def test_the_code_of_the_readme_runs(tiny):
 def test_the_code_on_your_own_data_runs(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it writes files
     shutil.copytree(tiny, "my-model")
-    rows = [{"prompt": p, "answer": str(i)} for i, p in enumerate("abcab")]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = [f'{{"prompt": "p{i % 60}", "n": {i}}}\n' for i in range(180)]
+    Path("questions.jsonl").write_text("".join(lines))
     names, stages, _ = run_code(ROOT / "docs" / "your_own.md", tiny)
+    train = Path("train.jsonl").read_text().splitlines()
+    kept = Counter(json.loads(line)["prompt"] for line in train)
+    assert set(kept.values()) == {3} and 45 <= len(kept) < 60  # all rows of a prompt, or none
     assert stages == ["dpo", "sft", "grpo", "grpo", "ppo"]
-    parts = [
-        {json.loads(line)["prompt"] for line in (tmp_path / f"{name}.jsonl").open()}
-        for name in ("heldout", "train")
-    ]
-    assert parts[0] and parts[1] and not parts[0] & parts[1]
     assert list(names["table"].model) == ["new", "base"] and names["table"].kl[0] > 0
     # what transformers gives, with the numbers of scalar.json, is the score
     model, tokenizer = load_scalar(tmp_path / "out" / "scorer")

@@ -225,6 +225,19 @@ def test_a_call_must_end_in_one_token(call_end):
         TextTool(TOKENIZER, call_end, str)
 
 
+class Unspeakable:
+    """An object without a name, whose text cannot be asked for."""
+
+    def __call__(self, text):
+        return 5
+
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+    def __repr__(self):
+        raise RuntimeError
+
+
 def fails(text):
     raise KeyError(text)
 
@@ -241,6 +254,10 @@ def fails(text):
             "returned 5, of type int; it must be text; it was given the response '[+]'",
         ),
         (lambda text: None, "returned None, of type NoneType"),
+        (
+            lambda text: Unspeakable(),
+            r"returned \(a Unspeakable that cannot be shown\), of type Unsp",
+        ),
         (lambda text: "[a]", "which has characters that the tokenizer cannot write"),
     ],
 )
@@ -248,3 +265,8 @@ def test_a_tool_that_fails_is_one_sentence(function, words):
     plus = TOKENIZER.get_vocab()["+"]
     with pytest.raises(ValueError, match=words):
         TextTool(TOKENIZER, "]", function).run([plus])
+
+
+def test_a_tool_without_a_name_that_fails_is_one_sentence():
+    with pytest.raises(ValueError, match="function Unspeakable returned 5, of type int; it must"):
+        TextTool(TOKENIZER, "]", Unspeakable()).run([TOKENIZER.get_vocab()["+"]])

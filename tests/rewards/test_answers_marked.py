@@ -58,6 +58,10 @@ WRONG = [  # (question, right answer, responses that are not paid)
         'The wrong one: <answer>24</answer>', '<answer>36-12=25</answer> #### 24 no',
         '<answer>24<b>5</b></answer>', 'Not this: #### 24', 'wrong:\n#### 24',
         'The following is false.\n#### 24', 'Do not write\n#### 24',
+        '#### \\textminus{}24', '\\boxed{\\textminus{}24}', '\\boxed{\\textless{}24}', '\\textpm{}24',
+        '\\boxed{\\mathring{24}}', '\\boxed{\\text{}24}', '\\boxed{\\mathbin{}24}',
+        'One less is \\boxed{24}', 'The opposite is \\boxed{24}', 'Two more are\n#### 24',
+        'Anything except is \\boxed{24}', '2x = \\boxed{24}', '$-x = \\boxed{24}$', 'x/2 = \\boxed{24}',
     ]),
     (TRAIN, '60', [
         '#### 60 mph faster', 'The answer is 60 hours per mile.',
@@ -189,6 +193,9 @@ def test_the_unit_is_ignored(question, right, text):
 
 LINES_ABOVE = [
     ("Do not write", 0.0), ("The answer is 23 or", 0.0), ("36 -", 0.0), ("1/", 0.0), ("x >", 0.0),
+    ("6 ×", 0.0), ("6 ÷", 0.0), ("6 ^", 0.0), ("6 \uff0b", 0.0), ("6 ⊕", 0.0), (r"$6 \times$", 0.0),
+    (r"x \geq", 0.0), ("x ≥", 0.0), ("x >=", 0.0), ("x !=", 0.0), ("x =", 1.0), ("4! =", 1.0),
+    (r"A = 6\pi", 1.0), ("| a | 24 |", 1.0), ("24 ∎", 1.0), ("She needs 24 more dollars", 1.0),
     ("This is wrong.", 0.0), ("half of", 0.0), ("So", 1.0), ("---", 1.0), ("**Total**", 1.0),
     ("If he buys 4, he pays 4 * 6 = 24", 1.0), ("He has 36 - 12 = 24 marbles of glass", 1.0),
 ]  # fmt: skip

@@ -18,6 +18,7 @@ EQUAL = [  # (given, wanted)
     ("(x+1)^2", "x^2 + 2x + 1"), (r"x = 2\sqrt3", r"2\sqrt{3}"), (r"\frac{\pi}{2}", r"\dfrac{\pi}{2}"),
     (r"\left(1, \sqrt{2}\right)", r"(1,\sqrt2)"), ("y = 2x + 1", "y = 1 + 2x"), ("42", "42.0"),
     (r"\{\sqrt2, 1\}", r"\{1, \sqrt{2}\}"), (r"\text{Paris}", "paris"), ("x=5", "5"), ("101_2", "101_2"),
+    (r"\{(3,2+x),(1,4)\}", r"\{(1,4),(3,x+2)\}"), ("([x,2y),(1,y))", "([x,y+y),(1,y))"),
     (r"\theta = \pi/3", r"\theta=\frac{\pi}{3}"), (r"x \leq 2", r"x\le 2"), ("(y, 1 + x)", "(y,x+1)"),
     (r"(-\infty,1) \cup (2,\infty)", r"(-\infty, 1)\cup(2, \infty)"), (r"\frac{dy}{dx}", r"\frac{dy}{dx}"),
 ]  # fmt: skip
@@ -40,6 +41,8 @@ DIFFERENT = [  # what math-verify alone pays, or could be slow for, and what is 
     ("(x,y)", "(y,x)"), (r"\{x,x,y\}", r"\{x,y,y\}"), ("(1,000, x)", "(1,0,x)"), ("0.33x", "0.3x"),
     (r"x+\infty", r"2x+\infty"), (r"2\infty", r"\infty"), (r"\lim_{x\to 0} 2x", r"\lim_{x\to 0} x"),
     (r"\sqrt{5}+\sqrt{\frac{1}{10^{60}}}", r"\sqrt{5}"), ("b < a", "a < b"), ("x/2y", "xy/2"), (r"\frac{0}{0}x", "x"), (r"\frac{x}{0}", r"\frac{2x}{0}"),
+    (r"\{(1,4),(3,2)\}", r"\{(1,2),(3,4)\}"), ("(x,y),(y+1,x)", "(x,y),(1+y,x)"), ("(x,y,2x)", "(x,y)"),
+    ("5 to 3x", "3 to 5x"), ("3 mod 5x", "5 mod 3x"), ("2 if x", "x if 2"), ("2xy", "2yx"),
 ]  # fmt: skip
 
 
