@@ -68,17 +68,26 @@ def print_pairs(table: pd.DataFrame, by: str) -> None:
         lines.add_row(name, interval(row, "accuracy"))
     lines.add_row("difference, paired", interval(table.iloc[0], "difference", "+"))
     console.print(lines)
-    say(sentence(table, by, "the rule that the longer answer is better"))
+    length = "the rule that the longer answer is better"
+    say(sentence(table, by, length, "is right more often", "is right less often"))
     warn_of_few(pairs, "pairs")
 
 
-def sentence(table: pd.DataFrame, new: str, base: str) -> str:
-    """The verdict on a table in one sentence."""
+def sentence(
+    table: pd.DataFrame,
+    new: str,
+    base: str,
+    more: str = "scores higher",
+    less: str = "scores lower",
+) -> str:
+    """The verdict on a table in one sentence. more, less: what is said of a difference."""
     said, measured = verdict(table), interval(table.iloc[0], "difference", "+")
+    who = {
+        "better": f"{new} {more} than {base}",
+        "worse": f"{new} {less} than {base}",
+        "no difference seen": f"no difference seen between {new} and {base}",
+    }[said]
     where = {"better": "is above 0", "worse": "is below 0"}.get(said, "contains 0")
-    who = f"no difference seen between {new} and {base}"
-    if said != "no difference seen":
-        who = f"{new} is {said} than {base}"
     return f"Verdict: {who}. The interval of the difference, {measured}, {where}."
 
 
