@@ -45,7 +45,7 @@ def test_a_tokenizer_is_loaded_once_however_many_responses_are_sampled(monkeypat
     loads, load = [], samples.AutoTokenizer.from_pretrained
     loader = SimpleNamespace(from_pretrained=lambda path: loads.append(path) or load(path))
     monkeypatch.setattr(samples, "AutoTokenizer", loader)
-    samples._films_vocabulary.cache_clear()
+    samples._films_tokenizer.cache_clear()
     given = asked(monkeypatch, "a", "b", "--model", "tiny-reviews", n=3)
     assert given == ["a\n"] * 3 + ["b\n"] * 3 and len(loads) == 1
 

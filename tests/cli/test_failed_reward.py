@@ -58,7 +58,7 @@ def test_a_mended_reward_goes_on_as_if_it_had_never_failed(
     assert f"`{shlex.join(typed)} --resume` began it." in other
     result = invoke(tiny, name, *given, "--resume")
     assert result.exit_code == 0, result.exception
-    said = "Changed since step 2: the score (the reward function, or what it reads)."
+    said = "Changed since step 2: the score (the reward function or the judge, or what it reads)."
     assert said in " ".join(result.output.split())
     same = same_weights(load_policy(tiny / "whole")[0], load_policy(tiny / "out")[0])
     assert same and not run.exists()

@@ -111,8 +111,11 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(place, monkeypatch):
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place_of_save", ["out", "kept"])
 def test_a_signal_during_the_last_save_waits_until_the_model_is_complete(
-    number, place_of_save, place, monkeypatch, capsys
+    number, place_of_save, place, monkeypatch, capsys, request
 ):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as nohup leaves SIGHUP
+        signal.signal(number, signal.SIG_DFL)
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
     before, save = signal.getsignal(number), sft.save
 
     def interrupted(*given, **options):

@@ -266,7 +266,7 @@ def test_a_run_resumes_only_with_its_own_reference_and_says_that_the_score_chang
     with pytest.raises(ValueError, match="another run, which differs in: reference"):
         ppo(reference=tiny_policy(5), checkpoint=Checkpoint(path, resume=True))
     assert ppo(checkpoint=Checkpoint(path, resume=True)) == ppo()
-    said = "the score (the reward function, or what it reads). The run goes on with the new one."
+    said = "the score (the reward function or the judge, or what it reads). The run goes on with the new one."
     assert said not in capsys.readouterr().out
     assert ppo(reward=longer, checkpoint=Checkpoint(path, resume=True)) == ppo()  # it was done
     assert said in capsys.readouterr().out
