@@ -61,7 +61,7 @@ from minirlhf.experiments.multi_turn import (
     REFRESH,
     SAMPLES,
     multi_turn_config,
-    practice_problems,
+    product_prompts,
     train_multi_turn,
 )
 from minirlhf.models.adapters import fitted, merged
@@ -157,7 +157,7 @@ def agent(
     else:
         calls = Calculator(tokenizer, error_rate=error_rate, seed=None)
         score = reward_function(right_with_calculator, tokenizer)
-        prompts, _, names, chat_written = read_prompts(start, tokenizer, practice_problems, **asked)
+        prompts, _, names, chat_written = read_prompts(start, tokenizer, product_prompts, **asked)
     policy = fitted(start, lora=lora, bf16=bf16, recompute=recompute)
 
     def judge(when: str) -> None:

@@ -29,7 +29,7 @@ from minirlhf.cli.step_labels import held_out_tenth, sampled_labels
 from minirlhf.cli.step_options import StepEnd, step_end_of
 from minirlhf.cli.terminal import running, saving, say
 from minirlhf.cli.training_options import SECONDS, Rate, SaveEvery, Steps, Temperature, shared
-from minirlhf.experiments.step_readers import ROLLOUTS
+from minirlhf.experiments.process_rewards import ROLLOUTS
 from minirlhf.experiments.steps import MODEL as USUAL
 from minirlhf.experiments.steps import SAMPLING as DRAWN
 from minirlhf.loops.config import OptimiserConfig

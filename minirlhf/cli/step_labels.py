@@ -16,7 +16,7 @@ from minirlhf.cli.kept_labels import KeptLabels
 from minirlhf.cli.prompts import read_prompts
 from minirlhf.cli.terminal import console, end_checked, naming_rows, say
 from minirlhf.core.rollout import Score
-from minirlhf.experiments.step_readers import PROBLEMS
+from minirlhf.experiments.process_rewards import PROBLEMS
 from minirlhf.experiments.steps import LEVELS
 from minirlhf.loops.checkpoint_fit import digest, fingerprint
 from minirlhf.loops.formulas import function_signature

@@ -106,7 +106,7 @@ def multi_turn_run(
     draw: Callable[..., Rollout] = partial(sample, tool=tool)
     if not settings.get("mask", True):
         draw = unmasked(draw)
-    practice = practice_problems()
+    practice = product_prompts()
     held_out = [p.prompt for p in problems("test", ASKED)]
     probed: list[dict] = []
 
@@ -124,17 +124,17 @@ def multi_turn_run(
 
     probe(0)
     score = reward_function(right_with_calculator, tokenizer)
-    with_: dict[str, Any] = {"reference": policy, "on_step": watch}
+    on: dict[str, Any] = {"reference": policy, "on_step": watch}
     if settings["method"] != "start":
         torch.manual_seed(seed)
-        train_multi_turn(actor, tokenizer, practice, score, config, draw, **with_)
+        train_multi_turn(actor, tokenizer, practice, score, config, draw, **on)
     judge = Calculator(tokenizer, error_rate=errs, seed=200 + seed)
     row = judged_agent(actor, tokenizer, seed=seed, tool=judge)
     judge = Calculator(tokenizer, error_rate=errs, seed=300 + seed)
     return row | margins(actor, policy, tokenizer, held_out, judge, seed=seed), probed
 
 
-def practice_problems() -> list[str]:
+def product_prompts() -> list[str]:
     """10,000 prompts of the training split."""
     return [p.prompt for p in problems("train", 10_000, seed=1)]
 
@@ -146,19 +146,19 @@ def train_multi_turn(
     score: Score,
     config: OnlineConfig | GroupConfig,
     draw: Callable[..., Rollout],
-    **with_: Any,
+    **on: Any,
 ) -> tuple[SomePolicy, History]:
     """`train_online` or `train_group`, as the settings have it.
 
     Args:
         draw: samples responses; `partial(sample, tool=...)` for a policy that can call a tool.
-        with_: further arguments of both loops, such as on_step and checkpoint.
+        on: further arguments of both loops, such as on_step and checkpoint.
     """
     if isinstance(config, OnlineConfig):
         formulas = replace(DPOFormulas(), sample=draw)
-        return train_online(model, tokenizer, prompts, score, config, formulas=formulas, **with_)
+        return train_online(model, tokenizer, prompts, score, config, formulas=formulas, **on)
     group = replace(GroupFormulas(), sample=draw)
-    return train_group(model, tokenizer, prompts, score, config, formulas=group, **with_)
+    return train_group(model, tokenizer, prompts, score, config, formulas=group, **on)
 
 
 def unmasked(draw: Callable[..., Rollout]) -> Callable[..., Rollout]:
@@ -166,14 +166,7 @@ def unmasked(draw: Callable[..., Rollout]) -> Callable[..., Rollout]:
 
     def sample_all(model: Policy, *args: Any, **options: Any) -> Rollout:
         batch = draw(model, *args, **options)
-        every = Rollout(
-            batch.prompt_ids,
-            batch.prompt_mask,
-            batch.response_ids,
-            batch.response_mask,
-            batch.old_logprobs,
-            batch.response_mask,
-        )
+        every = replace(batch, action_mask=batch.response_mask)
         with torch.no_grad():
             # the probabilities of the tool's tokens under the policy, which did not draw them
             logprobs = policy_logprobs(model, every)

@@ -158,9 +158,9 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "step dpo": {"way": "step"},
         "whole responses": {"way": "whole"},
     },
-    # Readers of long calculations: process and outcome reward models. Equally many
+    # Process and outcome reward models on long calculations. Equally many
     # answers or steps are checked for each.
-    "step_readers": {"as they are": {"way": "readers"}},
+    "process_rewards": {"as they are": {}},
 }
 
 JUDGED = ("gold", "proxy", "kl", "length")
@@ -183,9 +183,9 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "order": ("chosen_change", "rejected_change", "right_order"),
     "multi_turn": (*PASSED, "right call", "no call"),
     "steps": (*PASSED, "step_right"),
-    "step_readers": tuple(
-        f"best of 16, {reader}, {how}"
-        for reader in ("soft", "hard", "outcome", "outcome, all", "checked")
+    "process_rewards": tuple(
+        f"best of 16, {model}, {how}"
+        for model in ("soft", "hard", "outcome", "outcome, all", "checked")
         for how in ("last", "min", "product")
     ),
     "planted": tuple(

@@ -28,8 +28,8 @@ from minirlhf.experiments.preference_runs import (
     preference_config,
     preference_run,
 )
+from minirlhf.experiments.process_rewards import process_rewards_config, process_rewards_run
 from minirlhf.experiments.registry import BRIEF, EXPERIMENTS
-from minirlhf.experiments.step_readers import readers_config, readers_run
 from minirlhf.experiments.steps import steps_config, steps_run
 from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.group import GroupConfig, train_group
@@ -302,5 +302,5 @@ RUNS: dict[str, tuple[Callable, Callable]] = {
     "order": (order_config, order_run),
     "multi_turn": (multi_turn_config, multi_turn_run),
     "steps": (steps_config, steps_run),
-    "step_readers": (readers_config, readers_run),
+    "process_rewards": (process_rewards_config, process_rewards_run),
 }

@@ -40,7 +40,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "tool.py").write_text(TOOL.format(""))
     (tmp_path / "reward.py").write_text(REWARD)
     monkeypatch.setattr(agent, "asked_once", partial(agent.asked_once, asked=8))
-    monkeypatch.setattr(agent, "practice_problems", lambda: ["47*83+5=", "10*10-1=", "5+12*34="])
+    monkeypatch.setattr(agent, "product_prompts", lambda: ["47*83+5=", "10*10-1=", "5+12*34="])
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The experiments on steps: what a checker reads, whom a reader blames, and a small run of each."""
+"""The experiments on steps: what a checker reads, which step a model blames, and a small run of each."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from minirlhf.core.process_reward import process_reward_score
-from minirlhf.experiments import step_readers, steps
+from minirlhf.experiments import process_rewards, steps
 from minirlhf.experiments.registry import EXPERIMENTS
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
@@ -38,24 +38,24 @@ def test_a_checker_stops_at_the_first_wrong_step(response, found):
 def test_picked_and_located_by_hand():
     right = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     scores = torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0, 4.0, 0.0, 0.0])
-    assert step_readers.picked("a", scores, right)["a"] == 0.5
+    assert process_rewards.picked("a", scores, right)["a"] == 0.5
     cases = Dataset.from_dict({"step": [0, 1, 2, 2]})
-    assert step_readers.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
+    assert process_rewards.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
 
 
-def test_a_reader_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
+def test_a_reward_model_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
     _, tokenizer = start
     logits = torch.tensor([[2.0, -1.0, -5.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
     mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
-    monkeypatch.setattr(step_readers, "step_logits", lambda *_, **__: (logits, mask))
+    monkeypatch.setattr(process_rewards, "step_logits", lambda *_, **__: (logits, mask))
     cases = Dataset.from_dict({"prompt": ["1+1="] * 3, "response": ["2"] * 3})
-    assert step_readers.reader_blame(None, tokenizer, cases, ()) == [1, 1, 0]
+    assert process_rewards.blamed_by_scorer(None, tokenizer, cases, ()) == [1, 1, 0]
 
 
 def test_surprisal_blames_the_step_of_the_least_likely_token(start):
     policy, tokenizer = start
-    cases = step_readers.planted_errors(arithmetic.problems("test", 5, levels=steps.LEVELS))
-    blamed = step_readers.surprisal_blame(policy, tokenizer, cases)
+    cases = process_rewards.planted_errors(arithmetic.problems("test", 5, levels=steps.LEVELS))
+    blamed = process_rewards.blamed_by_surprisal(policy, tokenizer, cases)
     batch = encode(tokenizer, cases["prompt"][:], cases["response"][:])
     with torch.no_grad():
         logprobs = policy_logprobs(policy, batch)
@@ -68,7 +68,7 @@ def test_surprisal_blames_the_step_of_the_least_likely_token(start):
 
 def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
     texts = ["13-6=7", "14-6=8", "14-6=8", "12=", "13-6=8"]
-    cases = step_readers.own_errors(["8+5-6="] * 5, texts, seed=0)
+    cases = process_rewards.own_errors(["8+5-6="] * 5, texts, seed=0)
     found = dict(zip(cases["response"], cases["step"], strict=True))
     assert found == {"14-6=8": 0, "13-6=8": 1}
 
@@ -77,17 +77,18 @@ def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
 def test_the_gate_of_tiny_long_steps(start):
     """About one step in ten is wrong, and most problems are solved in some of 16 tries."""
     row = steps.judged_steps(*start, seed=0)
-    assert 0.85 < row["step_right"] < 0.95
-    assert 0.4 < row["pass_1"] < 0.8 and row["pass_16"] > 0.9
+    # the figures of data/checkpoints/README.md; 400 problems: standard errors of about 0.02
+    assert abs(row["step_right"] - 0.88) < 0.03 and abs(row["greedy"] - 0.86) < 0.04
+    assert abs(row["pass_1"] - 0.62) < 0.04 and row["pass_16"] > 0.96
 
 
 def small(monkeypatch):
-    for module in (steps, step_readers):
+    for module in (steps, process_rewards):
         monkeypatch.setattr(module, "ASKED", 8)
         monkeypatch.setattr(module, "TRIES", 2)
     monkeypatch.setattr(steps, "PROBE_EVERY", 1)
-    monkeypatch.setattr(step_readers, "PROBLEMS", 6)
-    monkeypatch.setattr(step_readers, "ROLLOUTS", 2)
+    monkeypatch.setattr(process_rewards, "PROBLEMS", 6)
+    monkeypatch.setattr(process_rewards, "ROLLOUTS", 2)
     monkeypatch.setattr(steps, "OWN", replace(steps.OWN, steps=2, batch_size=6))
 
 
@@ -109,9 +110,9 @@ def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
 @pytest.mark.slow
 def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
     small(monkeypatch)
-    settings = EXPERIMENTS["step_readers"]["as they are"] | {"seed": 0}
-    config = replace(step_readers.readers_config(settings), steps=3, batch_size=4)
-    row, _ = step_readers.readers_run(settings, config, lambda row: None)
+    settings = EXPERIMENTS["process_rewards"]["as they are"] | {"seed": 0}
+    config = replace(process_rewards.process_rewards_config(settings), steps=3, batch_size=4)
+    row, _ = process_rewards.process_rewards_run(settings, config, lambda row: None)
     # every continuation and every response has one outcome; the rule labels as many steps
     assert 0 <= row["labels, checked"] - row["labels, outcome"] <= 6
     assert row["labels, soft"] == row["labels, hard"]
@@ -120,7 +121,7 @@ def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
 
 def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch, start):
     small(monkeypatch)
-    data = step_readers.training_rows(*start, seed=0)
+    data = process_rewards.training_rows(*start, seed=0)
     soft, hard = data["soft"], data["hard"]
     for a, b in zip(soft["labels"], hard["labels"], strict=True):
         assert [float(y > 0) for y in a] == b
@@ -133,15 +134,15 @@ def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch,
         if row["prompt"] == prompt and row["completions"][0] == completions[0]
     ]
     # those of the first step come first, ROLLOUTS of them
-    assert sum(first[: step_readers.ROLLOUTS]) / step_readers.ROLLOUTS == labels[0]
+    assert sum(first[: process_rewards.ROLLOUTS]) / process_rewards.ROLLOUTS == labels[0]
 
 
 def test_scores_of_one_response_follow_from_its_steps(start):
     policy, tokenizer = start
-    reader = ScalarModel(policy.base_model).eval()
+    scorer = ScalarModel(policy.base_model).eval()
     ends = step_end_ids(policy, tokenizer, "=")
     batch = encode(tokenizer, ["8+5-6="], ["13-6=7"])
     with torch.no_grad():
-        logits, mask = step_logits(reader, batch, ends)
+        logits, mask = step_logits(scorer, batch, ends)
     total = process_reward_score(logits, mask, how="product").item()
     assert total == pytest.approx(logits.sigmoid().log().sum().item(), abs=1e-5)

@@ -1,4 +1,4 @@
-"""Readers of long calculations: process reward models beside outcome reward models."""
+"""Process and outcome reward models on long calculations, with equally many checks."""
 
 import random
 from collections.abc import Callable
@@ -38,8 +38,8 @@ from minirlhf.tour import trainable
 PROBLEMS, ROLLOUTS = 400, 8  # problems whose responses are read; continuations of each step
 
 
-def readers_config(settings: dict) -> PRMConfig:
-    """Settings of the readers' training: `seed`."""
+def process_rewards_config(settings: dict) -> PRMConfig:
+    """Settings of the training of each reward model: `seed`."""
     return PRMConfig(
         step_end="=",
         steps=400,
@@ -49,8 +49,10 @@ def readers_config(settings: dict) -> PRMConfig:
     )
 
 
-def readers_run(settings: dict, config: PRMConfig, on_step: OnStep) -> tuple[dict, list[dict]]:
-    """Five readers of the policy's responses. For each, equally many answers or steps are checked.
+def process_rewards_run(
+    settings: dict, config: PRMConfig, on_step: OnStep
+) -> tuple[dict, list[dict]]:
+    """Train five reward models on the policy's responses; each has equally many checks.
 
     soft, hard        process reward models: labels from ROLLOUTS continuations of each step
     outcome           the same continuations as whole responses, each with its outcome as the only
@@ -84,21 +86,23 @@ def readers_run(settings: dict, config: PRMConfig, on_step: OnStep) -> tuple[dic
     }
     for name, rows in data.items():
         backbone = trainable(policy).base_model
-        reader, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
+        scorer, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
         row[f"loss, {name}"] = sum(r["loss"] for r in history[-50:]) / 50
-        read = in_batches(partial(step_logits, reader, ends=ends), tokenizer, prompts, texts)
+        read = in_batches(partial(step_logits, scorer, ends=ends), tokenizer, prompts, texts)
         for how in STEP_AGGREGATIONS:
             scores = torch.cat([process_reward_score(*r, how=how) for r in read])
             row |= picked(f"best of {TRIES}, {name}, {how}", scores, right)
         for kind, some in (("own", cases), ("planted", planted)):
             row |= located(
                 f"first wrong step, {kind}, {name}",
-                reader_blame(reader, tokenizer, some, ends),
+                blamed_by_scorer(scorer, tokenizer, some, ends),
                 some,
             )
     for kind, some in (("own", cases), ("planted", planted)):
         row |= located(
-            f"first wrong step, {kind}, surprisal", surprisal_blame(policy, tokenizer, some), some
+            f"first wrong step, {kind}, surprisal",
+            blamed_by_surprisal(policy, tokenizer, some),
+            some,
         )
         row[f"first wrong step, {kind}, by chance"] = sum(
             1 / (r.count("=") + 1) for r in some["response"]
@@ -117,7 +121,7 @@ def readers_run(settings: dict, config: PRMConfig, on_step: OnStep) -> tuple[dic
 def training_rows(
     policy: Policy, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> dict[str, Dataset]:
-    """The rows of each reader, by its name; see `readers_run`."""
+    """The rows of each reward model, by its name; see `process_rewards_run`."""
     problems = arithmetic.problems("train", 8000, seed=10 + seed, levels=LEVELS)
     prompts = [p.prompt for p in problems[:PROBLEMS]]
     batch = sample_text(
@@ -216,15 +220,15 @@ def planted_errors(found: list[arithmetic.Problem]) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def reader_blame(
-    reader: ScalarModel,
+def blamed_by_scorer(
+    scorer: ScalarModel,
     tokenizer: PreTrainedTokenizerBase,
     cases: Dataset,
     ends: tuple[int, ...],
 ) -> list[int]:
     """The first step whose probability is below 1/2; if there is none, the step with the lowest."""
     logits, mask = in_batches(
-        partial(step_logits, reader, ends=ends),
+        partial(step_logits, scorer, ends=ends),
         tokenizer,
         cases["prompt"][:],
         cases["response"][:],
@@ -234,7 +238,7 @@ def reader_blame(
     return torch.where(bad.any(1), bad.byte().argmax(1), lowest).tolist()
 
 
-def surprisal_blame(
+def blamed_by_surprisal(
     policy: Policy, tokenizer: PreTrainedTokenizerBase, cases: Dataset
 ) -> list[int]:
     """The step with the token that the policy itself finds least likely."""
