@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from minirlhf import evaluate
 from minirlhf.core.process_reward import STEP_AGGREGATIONS, process_reward_score
 from minirlhf.core.rollout import Rollout
 from minirlhf.experiments.steps import (
@@ -39,7 +38,7 @@ PROBLEMS, ROLLOUTS = 400, 8  # problems whose responses are read; continuations 
 
 
 def process_rewards_config(settings: dict) -> PRMConfig:
-    """Settings of the training of each reward model: `seed`."""
+    """Settings of the training of each reward model: `seed`; see `process_rewards_run`."""
     return PRMConfig(
         step_end="=",
         steps=400,
@@ -52,76 +51,74 @@ def process_rewards_config(settings: dict) -> PRMConfig:
 def process_rewards_run(
     settings: dict, config: PRMConfig, on_step: OnStep
 ) -> tuple[dict, list[dict]]:
-    """Train five reward models on the policy's responses; each has equally many checks.
+    """Train one reward model on the policy's responses, and see what it is good for.
 
-    soft, hard        process reward models: labels from ROLLOUTS continuations of each step
-    outcome           the same continuations as whole responses, each with its outcome as the only
-                      label, at its last step
-    outcome, all      the same, with the outcome as the label of every step
-    checked           each step labelled by the rule itself, one label a step
+    `labels` names the training rows, as `training_rows` gives them. All have equally many checks.
+    None: no reward model. The policy's own log-probabilities take its place.
 
-    The row says how often each picks a right response among TRIES (`best of 16, ...`), and how
-    often it finds the first wrong step (`first wrong step, ...`), beside the policy's own
-    log-probabilities. The History is empty.
+    The History is empty. The row:
+
+        labels, loss     number of labels; mean loss of the last 50 steps (nats per label)
+        best_last, best_min, best_product
+                         how often the response with the highest score among TRIES is right, for
+                         each way to score a response; without a reward model the score is the
+                         log-probability of the response, in best_product
+        random, possible the same for a response picked at random, and for a perfect judge
+        own, planted     how often the blamed step is the first wrong one: in the policy's own wrong
+                         responses, and in right ones with one wrong digit
+        chance_own, chance_planted  the same for a step picked at random
     """
     policy, tokenizer = load_policy(MODEL)
-    seed = config.seed
-    data = training_rows(policy, tokenizer, seed)
+    seed, row = config.seed, {}
     ends = step_end_ids(policy, tokenizer, config.step_end)
     asked = arithmetic.problems("test", ASKED // 2, levels=LEVELS)
     prompts = [p.prompt for p in asked for _ in range(TRIES)]
     texts = sampled_texts(policy, tokenizer, prompts, seed=4000 + seed)
     right = torch.tensor(right_answer(prompts, texts), device="cpu").view(-1, TRIES)
-    cases = own_errors(prompts, texts, seed)
-    planted = planted_errors(asked)
-    row: dict[str, Any] = {
-        f"labels, {name}": sum(y is not None for r in rows["labels"] for y in r)
-        for name, rows in data.items()
-    }
-    row |= {
-        "picked at random": right.mean().item(),
-        "best possible": right.amax(1).mean().item(),
-        "own cases": len(cases),
-        "planted cases": len(planted),
-    }
-    for name, rows in data.items():
-        backbone = trainable(policy).base_model
-        scorer, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
-        row[f"loss, {name}"] = sum(r["loss"] for r in history[-50:]) / 50
-        read = in_batches(partial(step_logits, scorer, ends=ends), tokenizer, prompts, texts)
-        for how in STEP_AGGREGATIONS:
-            scores = torch.cat([process_reward_score(*r, how=how) for r in read])
-            row |= picked(f"best of {TRIES}, {name}, {how}", scores, right)
-        for kind, some in (("own", cases), ("planted", planted)):
-            row |= located(
-                f"first wrong step, {kind}, {name}",
-                blamed_by_scorer(scorer, tokenizer, some, ends),
-                some,
-            )
-    for kind, some in (("own", cases), ("planted", planted)):
-        row |= located(
-            f"first wrong step, {kind}, surprisal",
-            blamed_by_surprisal(policy, tokenizer, some),
-            some,
-        )
-        row[f"first wrong step, {kind}, by chance"] = sum(
-            1 / (r.count("=") + 1) for r in some["response"]
-        ) / len(some)
-    likely = torch.cat(
-        in_batches(
+    cases = {"own": own_errors(prompts, texts, seed), "planted": planted_errors(asked)}
+    if settings["labels"] is None:
+        likely = in_batches(
             lambda batch: policy_logprobs(policy, batch).where(batch.response_mask, 0).sum(1),
             tokenizer,
             prompts,
             texts,
         )
-    )
-    return row | picked(f"best of {TRIES}, log-probability", likely, right), []
+        scores = {"product": torch.cat(likely)}
+        blamed = {k: blamed_by_surprisal(policy, tokenizer, some) for k, some in cases.items()}
+    else:
+        rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
+        backbone = trainable(policy).base_model
+        scorer, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
+        row["labels"] = sum(y is not None for labels in rows["labels"] for y in labels)
+        row["loss"] = sum(r["loss"] for r in history[-50:]) / len(history[-50:])
+        read = in_batches(partial(step_logits, scorer, ends=ends), tokenizer, prompts, texts)
+        scores = {
+            how: torch.cat([process_reward_score(*r, how=how) for r in read])
+            for how in STEP_AGGREGATIONS
+        }
+        blamed = {k: blamed_by_scorer(scorer, tokenizer, c, ends) for k, c in cases.items()}
+    for how, of_responses in scores.items():
+        found = picked(of_responses, right)
+        row |= {f"best_{how}": found.mean().item(), f"best_{how}_by_prompt": found.tolist()}
+    row |= {"random": right.mean().item(), "possible": right.amax(1).mean().item()}
+    for kind, some in cases.items():
+        row[kind] = located(blamed[kind], some).mean().item()
+        row[f"chance_{kind}"] = sum(1 / (r.count("=") + 1) for r in some["response"]) / len(some)
+    row["planted_by_prompt"] = located(blamed["planted"], cases["planted"]).tolist()
+    return row | {"own_cases": len(cases["own"])}, []
 
 
 def training_rows(
     policy: Policy, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> dict[str, Dataset]:
-    """The rows of each reward model, by its name; see `process_rewards_run`."""
+    """The training rows of each reward model, by its name.
+
+    soft, hard            labels of steps, from ROLLOUTS continuations of each step
+    outcome               the same continuations as whole responses, each with its outcome as the
+                          only label, at its last step
+    outcome, every step   the same, with the outcome as the label of every step
+    rule                  each step labelled by the rule itself, one label a step
+    """
     problems = arithmetic.problems("train", 8000, seed=10 + seed, levels=LEVELS)
     prompts = [p.prompt for p in problems[:PROBLEMS]]
     batch = sample_text(
@@ -164,7 +161,7 @@ def training_rows(
             count += len(labels)
             labels += [None] * (len(steps) - len(labels))
             checked.append({"prompt": prompt, "completions": steps, "labels": labels})
-    rows = {"outcome": outcome, "outcome, all": every, "checked": checked}
+    rows = {"outcome": outcome, "outcome, every step": every, "rule": checked}
     return {"soft": soft, "hard": hard} | {n: Dataset.from_list(r) for n, r in rows.items()}
 
 
@@ -183,22 +180,16 @@ def in_batches(
         ]
 
 
-def picked(name: str, scores: torch.Tensor, right: torch.Tensor) -> dict:
-    """How often the response with the highest score is right; 95 % interval over problems."""
+def picked(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Whether the response with the highest score is right, for each problem."""
     best = scores.view(right.shape).argmax(1, keepdim=True)
-    return with_interval(name, right.gather(1, best)[:, 0])
+    return right.gather(1, best)[:, 0]
 
 
-def located(name: str, blamed: list[int], cases: Dataset) -> dict:
-    """How often the blamed step is the wrong one; 95 % interval over cases."""
+def located(blamed: list[int], cases: Dataset) -> torch.Tensor:
+    """Whether the blamed step is the first wrong one, for each case."""
     found = [float(a == b) for a, b in zip(blamed, cases["step"], strict=True)]
-    return with_interval(name, torch.tensor(found, device="cpu"))
-
-
-def with_interval(name: str, values: torch.Tensor) -> dict:
-    """The mean and its interval."""
-    low, high = evaluate.bootstrap(values)
-    return {name: values.mean().item(), f"{name}, interval": [low, high]}
+    return torch.tensor(found, device="cpu")
 
 
 def own_errors(prompts: list[str], texts: list[str], seed: int) -> Dataset:

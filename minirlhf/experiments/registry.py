@@ -160,7 +160,14 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
     },
     # Process and outcome reward models on long calculations. Equally many
     # answers or steps are checked for each.
-    "process_rewards": {"as they are": {}},
+    "process_rewards": {
+        "soft labels": {"labels": "soft"},
+        "hard labels": {"labels": "hard"},
+        "outcomes": {"labels": "outcome"},
+        "outcomes at every step": {"labels": "outcome, every step"},
+        "labels of the rule": {"labels": "rule"},
+        "no reward model": {"labels": None},
+    },
 }
 
 JUDGED = ("gold", "proxy", "kl", "length")
@@ -183,11 +190,7 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "order": ("chosen_change", "rejected_change", "right_order"),
     "multi_turn": (*PASSED, "right call", "no call"),
     "steps": (*PASSED, "step_right"),
-    "process_rewards": tuple(
-        f"best of 16, {model}, {how}"
-        for model in ("soft", "hard", "outcome", "outcome, all", "checked")
-        for how in ("last", "min", "product")
-    ),
+    "process_rewards": ("best_product", "own", "planted"),
     "planted": tuple(
         f"{cases}, {method}"
         for cases in ("planted", "own")

@@ -38,9 +38,9 @@ def test_a_checker_stops_at_the_first_wrong_step(response, found):
 def test_picked_and_located_by_hand():
     right = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     scores = torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0, 4.0, 0.0, 0.0])
-    assert process_rewards.picked("a", scores, right)["a"] == 0.5
+    assert process_rewards.picked(scores, right).tolist() == [1, 0, 0, 1]
     cases = Dataset.from_dict({"step": [0, 1, 2, 2]})
-    assert process_rewards.located("a", [0, 0, 2, 2], cases)["a"] == 0.75
+    assert process_rewards.located([0, 0, 2, 2], cases).tolist() == [1, 0, 1, 1]
 
 
 def test_a_reward_model_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
@@ -108,18 +108,25 @@ def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
 
 
 @pytest.mark.slow
-def test_a_small_run_of_the_readers_has_equally_many_labels(monkeypatch):
+def test_small_runs_of_the_reward_models_have_equally_many_checks(monkeypatch):
     small(monkeypatch)
-    settings = EXPERIMENTS["process_rewards"]["as they are"] | {"seed": 0}
-    config = replace(process_rewards.process_rewards_config(settings), steps=3, batch_size=4)
-    row, _ = process_rewards.process_rewards_run(settings, config, lambda row: None)
+    rows = {}
+    for name, variant in EXPERIMENTS["process_rewards"].items():
+        settings = variant | {"seed": 0}
+        config = replace(process_rewards.process_rewards_config(settings), steps=3, batch_size=4)
+        rows[name], _ = process_rewards.process_rewards_run(settings, config, lambda row: None)
     # every continuation and every response has one outcome; the rule labels as many steps
-    assert 0 <= row["labels, checked"] - row["labels, outcome"] <= 6
-    assert row["labels, soft"] == row["labels, hard"]
-    assert 0 <= row["best of 2, soft, min"] <= row["best possible"]
+    difference = rows["labels of the rule"]["labels"] - rows["outcomes"]["labels"]
+    assert 0 <= difference <= 6
+    assert rows["soft labels"]["labels"] == rows["hard labels"]["labels"]
+    for row in rows.values():
+        assert 0 <= row["best_product"] <= row["possible"] <= 1
+        assert row["possible"] == rows["soft labels"]["possible"]  # the same responses
+        assert len(row["best_product_by_prompt"]) == len(row["planted_by_prompt"]) == 4
+    assert "best_min" not in rows["no reward model"]
 
 
-def test_the_rows_of_the_readers_follow_from_the_same_continuations(monkeypatch, start):
+def test_the_rows_of_the_reward_models_follow_from_the_same_continuations(monkeypatch, start):
     small(monkeypatch)
     data = process_rewards.training_rows(*start, seed=0)
     soft, hard = data["soft"], data["hard"]
