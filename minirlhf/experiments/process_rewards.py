@@ -17,7 +17,6 @@ from minirlhf.experiments.steps import (
     MODEL,
     SAMPLING,
     TRIES,
-    checked_steps,
     sampled_texts,
 )
 from minirlhf.loops.config import OptimiserConfig
@@ -157,7 +156,7 @@ def training_rows(
     for prompt, text in zip(more, texts, strict=True):
         steps = text.split("=")
         if count < len(outcome) and all(steps):
-            labels: list[float | None] = [float(y) for y in checked_steps(prompt, text)]
+            labels: list[float | None] = [float(y) for y in arithmetic.checked_steps(prompt, text)]
             count += len(labels)
             labels += [None] * (len(steps) - len(labels))
             checked.append({"prompt": prompt, "completions": steps, "labels": labels})
@@ -196,7 +195,7 @@ def own_errors(prompts: list[str], texts: list[str], seed: int) -> Dataset:
     """Up to 400 samples with a wrong step: prompt, response, step (the first wrong one)."""
     rows = []
     for prompt, text in dict.fromkeys(zip(prompts, texts, strict=True)):
-        found = checked_steps(prompt, text)
+        found = arithmetic.checked_steps(prompt, text)
         if not found[-1] and all(text.split("=")) and len(found) <= text.count("=") + 1:
             rows.append({"prompt": prompt, "response": text, "step": len(found) - 1})
     return Dataset.from_list(random.Random(seed).sample(rows, min(400, len(rows))))

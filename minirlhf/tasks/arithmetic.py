@@ -108,6 +108,19 @@ def right_step(prompt: str, before: str, step: str) -> bool:
     return written in reductions(last) and step.endswith("=") != is_last
 
 
+def checked_steps(prompt: str, response: str) -> list[bool]:
+    """What a checker finds who reads a response step by step and stops at the first wrong one."""
+    steps = [step + "=" for step in response.split("=")]
+    steps[-1] = steps[-1].removesuffix("=")
+    before, found = "", []
+    for step in steps:
+        found.append(right_step(prompt, before, step))
+        before += step
+        if not found[-1]:
+            break
+    return found
+
+
 def answer_of(response: str) -> int | None:
     """The number at the end of the chain, or after ~; None if there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]

@@ -32,7 +32,7 @@ def start():
     ],
 )
 def test_a_checker_stops_at_the_first_wrong_step(response, found):
-    assert steps.checked_steps("8+5-2*3=", response) == found
+    assert arithmetic.checked_steps("8+5-2*3=", response) == found
 
 
 def test_picked_and_located_by_hand():
@@ -62,8 +62,8 @@ def test_surprisal_blames_the_step_of_the_least_likely_token(start):
     for i, text in enumerate(cases["response"]):
         at = logprobs[i, : len(text) + 1].argmin().item()
         assert blamed[i] == text[:at].count("=")
-        assert not steps.checked_steps(cases["prompt"][i], text)[-1]
-        assert len(steps.checked_steps(cases["prompt"][i], text)) - 1 == cases["step"][i]
+        assert not arithmetic.checked_steps(cases["prompt"][i], text)[-1]
+        assert len(arithmetic.checked_steps(cases["prompt"][i], text)) - 1 == cases["step"][i]
 
 
 def test_own_errors_are_wrong_samples_with_their_first_wrong_step():
@@ -89,7 +89,8 @@ def small(monkeypatch):
     monkeypatch.setattr(steps, "PROBE_EVERY", 1)
     monkeypatch.setattr(process_rewards, "PROBLEMS", 6)
     monkeypatch.setattr(process_rewards, "ROLLOUTS", 2)
-    monkeypatch.setattr(steps, "OWN", replace(steps.OWN, steps=2, batch_size=6))
+    monkeypatch.setattr(steps, "OWN", replace(steps.OWN, steps=2))
+    monkeypatch.setattr(steps, "PROMPTS", {"step": 6, "whole": 8})
 
 
 @pytest.mark.parametrize("variant", ["start", "step dpo", "whole responses"])
@@ -104,7 +105,8 @@ def test_a_small_run_counts_what_was_checked(monkeypatch, variant):
     assert [r["step"] for r in history] == [0, 1, 2]
     labels = [r["labels"] for r in history]
     assert labels[0] == 0 < labels[1] < labels[2] == row["labels"]
-    assert row["answers"] == (24 if variant == "whole responses" else 0)
+    if variant == "whole responses":
+        assert row["labels"] == 2 * 2 * 8  # steps, responses, problems
 
 
 @pytest.mark.slow
