@@ -188,8 +188,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
-# called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
+# The first part is the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
+# The difference is called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
 # Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
 # policy gets a bonus.
 #
