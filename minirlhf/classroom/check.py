@@ -34,9 +34,9 @@ from minirlhf.classroom.lessons.lesson_05 import (
     td_error,
 )
 from minirlhf.classroom.lessons.lesson_06 import (
-    accumulated_loss,
     clipped_share,
     ppo_loss,
+    pull_back_loss,
     whole_step,
 )
 from minirlhf.classroom.lessons.lesson_07 import (

@@ -20,7 +20,7 @@
 # - read the curves of a PPO run, and tell whether it is healthy.
 #
 # **You need** lesson 04 (the policy gradient, REINFORCE) and lesson 05 (values, advantages, GAE).
-# About 75 minutes to read and 85 for the exercises.
+# About 75 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -35,20 +35,24 @@ from minirlhf.classroom import FAST, check
 #
 # Sampling is the slow part of RLHF, because a response is written one token at a time. REINFORCE
 # (lesson 04) makes one update per batch of samples. **Proximal policy optimisation (PPO)** makes
-# several. Its loss for one token is
+# several. After the first of them, the policy is no longer the one that sampled. The **importance
+# ratio** $\rho_t$ of a token says how far its probability has moved. It is the probability of the token
+# now, divided by its probability when it was sampled:
 #
-# $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big),
-# \qquad \rho_t = \frac{\pi(y_t \mid s_t)}{\pi_{\text{old}}(y_t \mid s_t)} . $$
+# $$ \rho_t = \frac{\pi(y_t \mid s_t)}{\pi_{\text{old}}(y_t \mid s_t)} . $$
 #
 # - $y_t$ is a token of the response. $s_t$ is everything before it: the prompt and the tokens
 #   written so far.
-# - $\pi_{\text{old}}$ is the policy that sampled the batch. $\pi$ is the policy now, after some
-#   updates.
-# - $\rho_t$ is the **importance ratio**: how likely the token is now, divided by how likely it was
-#   when it was sampled. A ratio of 1.5 means 50 % more likely.
-# - $A_t$ is the **advantage** (lesson 05): how much better this token was than what the policy
-#   would write there on average. It is positive for a good token and negative for a bad one.
-#   *The policy* is here the one that sampled, $\pi_{\text{old}}$.
+# - $\pi_{\text{old}}$ is the policy that sampled the batch. $\pi$ is the policy now.
+# - A ratio of 1.5 means that the token has become 50 % more likely.
+#
+# PPO's loss for one token is
+#
+# $$ L_t = -\min\big(\rho_t A_t,\; \text{clip}(\rho_t,\, 1-\epsilon,\, 1+\epsilon)\, A_t\big) . $$
+#
+# - $A_t$ is the **advantage** (lesson 05): how much better this token was than what
+#   $\pi_{\text{old}}$ would write there on average. It is positive for a good token and negative
+#   for a bad one.
 # - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
@@ -75,17 +79,16 @@ from minirlhf.classroom import FAST, check
 # REINFORCE's**, with the advantages of lesson 05.
 #
 # Further away, each ratio is still right for its token after its prefix. But the new policy also reaches
-# each prefix more or less often, and the ratio does not correct for this:
+# each prefix more or less often, and the ratio does not correct for this. Take the response *not good*:
 #
-# | | old policy | new policy | ratio |
-# |---|---|---|---|
-# | writes *not* | 0.5 | 0.1 | 0.2 |
-# | writes *good* after *not* | 0.5 | 0.6 | 1.2 |
-# | writes *not good* | 0.25 | 0.06 | 0.24 |
+# | token | old policy | new policy | weight it has: its ratio | weight it should have |
+# |---|---|---|---|---|
+# | *not* | 0.5 | 0.1 | 0.2 | 0.2 |
+# | *good* after *not* | 0.5 | 0.6 | 1.2 | 0.2 · 1.2 = 0.24 |
 #
-# A new batch would contain *not good* 0.24 times as often. But in the old batch its token *good* has
-# the weight 1.2. The missing factor 0.2 belongs to *not*, and only to the weight of *not*. So this *good*
-# counts too much. Nor is $A_t$ up to date: it compares the token with what $\pi_{\text{old}}$ would
+# The new policy writes *not* less often, so it comes to this *good* less often. A new batch would contain
+# *not good* 0.24 times as often. But the weight of *good* lacks the factor 0.2, so this *good* counts
+# five times too much. Nor is $A_t$ up to date: it compares the token with what $\pi_{\text{old}}$ would
 # write, and stays as it is during all updates on this batch.
 #
 # Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
@@ -185,8 +188,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
 #
-# The first part is the **KL penalty**, and $\beta = 0.5$ is the **KL coefficient**. The difference is
-# called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
+# The first part is the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
+# The difference is called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
 # Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
 # policy gets a bonus.
 #
@@ -195,14 +198,14 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # mean cannot: the policy itself samples, so tokens that it likes more than the reference come more
 # often than those that it likes less.
 #
-# From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05:
+# From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05. We use
+# $\gamma = 1$ and $\lambda = 0.95$:
 #
-# - The **TD error** is $\delta_t = r_t + \gamma V_{t+1} - V_t$: the reward plus the change of the
-#   prediction. After the last token $V$ is 0. With the discount $\gamma = 1$, a later reward counts as
-#   much as an early one.
-# - Generalised advantage estimation (**GAE**) adds the later TD errors, with falling weights:
-#   $A_t = \delta_t + \gamma\lambda\, A_{t+1}$. We use $\lambda = 0.95$: the weights fall slowly.
-# - The **critic's target**, which the critic should learn to predict, is $A_t + V_t$.
+# | name | formula | in words |
+# |---|---|---|
+# | temporal-difference (**TD**) error | $\delta_t = r_t + \gamma V_{t+1} - V_t$ | the reward plus the change of the prediction. After the last token $V$ is 0. With the discount $\gamma = 1$, a later reward counts as much as an early one |
+# | generalised advantage estimation (**GAE**) | $A_t = \delta_t + \gamma\lambda\, A_{t+1}$ | the TD error, plus the later ones with weights that fall slowly |
+# | the **critic's target** | $A_t + V_t$ | what the critic should learn to predict |
 #
 # ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
 #
@@ -232,6 +235,20 @@ generator = torch.Generator().manual_seed(0)
 # Tensors have the shape (B, R): B responses, R token positions. The mask is true at real tokens and
 # false at padding. A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
 # over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
+#
+# The code has five numbered parts. Before you read it, here is what its lines do:
+#
+# | part | line | what it does | explained in |
+# |---|---|---|---|
+# | **1.** Sample | `models.sample` | writes a response to each title; keeps $\log \pi_{\text{old}}$ of its tokens | section 1 |
+# | **2.** Ask | `score`, `policy_logprobs`, `response_values` | reward model: a score per response; reference: $\log \pi_{\text{ref}}$ per token; critic: $V_t$ per token | the table of the four models |
+# | **3.** Rewards | `core.kl_shaped_rewards` | the KL penalty on each token, the score on the last one | the formula of $r_t$ above |
+# | **4.** Advantages | `core.gae` | $A_t$, and the critic's targets | the table above, lesson 05 |
+# | **5.** Update | `torch.randperm(...).split(32)` | shuffles the batch, and cuts it into minibatches | above |
+# | | `models.policy_logprobs(actor, ...)` | $\log \pi$, computed again for every minibatch, because the actor has changed | section 1 |
+# | | `core.ppo_clip` | ratio, clip and minimum: the loss of each token | sections 1 and 3 |
+# | | `core.aggregate` | the mean over all real tokens of the minibatch | lesson 05 |
+# | | `core.value_loss` | half the squared difference between the critic's value and its target | lesson 05 |
 
 
 # %%
@@ -278,12 +295,9 @@ def ppo_step(titles):
 
 # %% [markdown]
 # - `batch.old_logprobs` is $\log \pi_{\text{old}}$ and stays fixed for the whole step, as do rewards,
-#   advantages and targets. `logprobs` is computed again for every minibatch, because the actor has
-#   changed. Their difference is the log of the ratio.
+#   advantages and targets. `logprobs` is not fixed. Their difference is the log of the ratio.
 # - Tokens are sampled at temperature 0.7. So $\pi_{\text{old}}$ is the policy *at this temperature*, and
 #   all log-probabilities are computed at 0.7.
-# - The critic's loss is half the squared difference between its value and its target.
-# - `core.aggregate` takes the mean over all tokens of the minibatch, as lesson 05 does.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches these
 # extras off. With the same seed, three steps then leave exactly the same weights:
@@ -380,9 +394,19 @@ show.microscope(after[place + measures], "ratio", text="all")
 # (section 2). And a batch is a small sample, so it can mislead. We look at both in a world with 15 possible
 # responses (lesson 05), where the true expected score of a policy can be *computed*.
 #
-# `reuse` makes 60 updates on one batch by plain gradient ascent with step size 1. It returns the change of
-# two numbers: the **surrogate**, the mean of $\sum_t \rho_t A_t$ over the batch, and the true score. The
-# surrogate is what PPO believes to gain.
+# `reuse` is the update of section 4 for this small world. It makes 60 updates on one batch by plain gradient
+# ascent with step size 1. The batch is given by `rows` (which responses), `weights` (how much each
+# counts) and `advantages`. Its lines have numbers:
+#
+# | line | what it does | explained in |
+# |---|---|---|
+# | **1.** | the ratio of every token of the batch | section 1 |
+# | **2.** | the two terms of the minimum | section 3 |
+# | **3.** | notes two numbers: the **surrogate**, which is the mean of $\sum_t \rho_t A_t$ over the batch, and the true score | section 2 |
+# | **4.** | the gradient of what PPO maximises. With `eps=torch.inf` nothing is clipped | section 3 |
+# | **5.** | the update: one step up | |
+#
+# It returns the change of the two numbers. The surrogate is what PPO believes to gain.
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -394,20 +418,22 @@ def reuse(rows, weights, advantages, eps):
     logits, path = start, []
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]
-        gain, clipped = ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages
-        path.append([(weights @ gain.sum(1)).item(), world.objective(logits).item()])
-        (weights @ torch.minimum(gain, clipped).sum(1)).backward()
-        logits = logits + logits.grad
+        ratio = (world.logprobs(logits) - old).exp()[rows]  # 1
+        gain, held = ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages  # 2
+        surrogate, true = weights @ gain.sum(1), world.objective(logits)  # 3
+        path.append([surrogate.item(), true.item()])
+        (weights @ torch.minimum(gain, held).sum(1)).backward()  # 4
+        logits = logits + logits.grad  # 5
     return (torch.tensor(path) - torch.tensor(path[0])).T
 
 
 # %% [markdown]
 # **The first danger, alone.** This batch holds all 15 responses, weighted with their probabilities, and
-# their exact advantages. So it cannot mislead.
+# their exact advantages $Q - V$ (lesson 05). So it cannot mislead. (`world.visited` holds the number of each
+# token's prefix, and `world.response_ids` the token.)
 
 # %%
-values, action_values = world.values(start)
+values, action_values = world.values(start)  # V of each prefix, Q of each word after it
 exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
 everything = torch.arange(15), world.probs(start), exact
 promised, true = reuse(*everything, eps=torch.inf)  # no clip
@@ -630,65 +656,85 @@ def clipped_share(ratio, advantages, mask, eps):
 check.clipped_share(clipped_share)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A batch of sixteen responses does not fit into memory.
-# A colleague splits it into micro-batches and adds up the gradients. The result should be the same
-# for every size of micro-batch. It is not: the two curves below should be one. (The higher curve is
-# not the better one. They should be equal.) What is wrong in `accumulated_loss`? Mend it, run the
-# checker, and draw the curves again.
+# **3. A clip that pulls back** *(hard, 20 minutes)*. Section 5 shows that a clipped token can move on,
+# because all tokens share the weights. Change PPO's loss so that such a token is pulled *back*. In four
+# of the six cases of section 3, the loss is PPO's. In the other two, what PPO maximises shall no longer
+# be flat. It shall fall with the slope $\alpha\,|A|$ as the ratio moves on, away from the range. It must
+# not jump at the end of the range. The arguments have the shapes of exercise 1. Return 0 where the mask is false.
+#
+# *Hint:* first draw both panels of section 3's figure on paper, with the new parts. For $A = 1$, which
+# straight line starts at the height $1+\epsilon$ where $\rho = 1+\epsilon$, and has the slope $-\alpha$?
 
 
 # %% tags=["exercise"]
-def accumulated_loss(losses, mask, size):
-    """The mean over all tokens, in micro-batches of `size` responses."""
-    total, parts = 0.0, len(losses) / size
-    for some, real in zip(losses.split(size), mask.split(size)):
-        total = total + torch.where(real, some, 0.0).sum() / real.sum() / parts
-    return total
+def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
+    # This is PPO's loss. Replace it by your code.
+    return core.ppo_clip(logprobs, old_logprobs, advantages, mask, clip_eps=eps)
 
 
-check.accumulated_loss(accumulated_loss)
-
-
-# %% [markdown] tags=["solution"]
-# Each micro-batch is divided by its *own* number of tokens, so a token of a short response gets a
-# larger weight than a token of a long one. All micro-batches of one optimiser step must be divided
-# by the number of tokens of the whole batch. (That the wrong curve is higher is luck: in this world
-# short responses are bad, so more weight on them helps.)
+check.pull_back_loss(pull_back_loss)
 
 
 # %% tags=["solution"]
-def accumulated_loss(losses, mask, size):
-    total = 0.0
-    for some, real in zip(losses.split(size), mask.split(size)):
-        total = total + torch.where(real, some, 0.0).sum() / mask.sum()
-    return total
+def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
+    logprobs, old_logprobs, advantages = (
+        torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs, advantages)
+    )
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.clamp(1 - eps, 1 + eps)
+    # Inside the range ratio and clipped are equal, and nothing changes.
+    falling = clipped - alpha * (ratio - clipped)
+    return -torch.minimum(ratio * advantages, falling * advantages)
 
 
-check.accumulated_loss(accumulated_loss)
+check.pull_back_loss(pull_back_loss)
+
+# %% [markdown] tags=["exercise"]
+# When your loss passes, use it for 60 updates on the exact batch of section 6. The cell draws the largest
+# ratio of a token after each update, for PPO's loss and for yours. **Predict** both curves first. Where
+# does each of them end, above or below 1.2? And which of the two policies has the higher true score?
 
 
 # %% tags=["exercise", "solution"]
-def train(size):
-    """REINFORCE with micro-batches of `size`. In this world long responses are good."""
-    world = core.World.from_reward(("a", "b", "."), 3, lambda words: len(words) - 2.0)
-    drawing, logits, path = torch.Generator().manual_seed(0), world.ref_logits, []
-    for _ in range(60):
-        path.append(world.objective(logits).item())
-        rows = torch.multinomial(world.probs(logits), 16, True, generator=drawing)
-        scores, mask = world.rewards[rows], world.response_mask[rows]
-        advantages = (scores - scores.mean())[:, None].expand(-1, 3)
+def largest_ratio(loss):
+    """The largest ratio after each update on one batch, and the true score."""
+    world = core.World.random(3, 3, seed=0)
+    start, mask = world.ref_logits, world.response_mask
+    old, logits, path = world.logprobs(start), start, []
+    values, action_values = world.values(start)
+    exact = (action_values - values[:, None])[world.visited, world.response_ids]
+    for _ in range(61):
         logits = logits.detach().requires_grad_(True)
-        losses = core.reinforce(world.logprobs(logits)[rows], advantages, mask)
-        accumulated_loss(losses, mask, size).backward()
-        logits = logits - 0.5 * logits.grad
-    return path
+        logprobs = world.logprobs(logits)
+        path.append((logprobs - old).exp()[mask].max().item())
+        (world.probs(start) @ loss(logprobs, old, exact, mask).sum(1)).backward()
+        logits = logits - logits.grad
+    return path, world.objective(logits).item()
 
 
+def with_alpha(*batch):
+    return pull_back_loss(*batch, eps=0.2, alpha=0.3)
+
+
+clip, clip_score = largest_ratio(core.ppo_clip)
+back, back_score = largest_ratio(with_alpha)
+print(f"true score: {clip_score:.2f} with PPO's clip, {back_score:.2f} with the pull")
 show.lines(
-    {"one batch of 16": train(16), "16 micro-batches of 1": train(1)},
-    xlabel="step",
-    ylabel="expected return",
+    {"PPO's clip": clip, "a clip that pulls back": back},
+    xlabel="updates on one batch",
+    ylabel="largest ratio",
+    reference=1.2,
 )
+
+# %% [markdown] tags=["solution"]
+# The minimum still chooses the right term in all six cases. Beyond the range, the falling line lies below
+# $\rho A$ on the side where PPO clips, and above it on the other side.
+#
+# With PPO's clip the largest ratio goes on rising, although its token has no gradient of its own. With the
+# pull it stays near the end of the range, at some distance beyond it: there the pull balances what the
+# other tokens do. The true score rises less, because this policy stays closer to where it began. So the
+# pull keeps the promise of the clip better. It does not make the policy better. (Wang et al. 2019, *Truly
+# proximal policy optimization*, call this a rollback.)
 
 # %% [markdown] tags=["exercise"]
 # **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step`
@@ -725,9 +771,10 @@ pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
 check.whole_step(mine, by_hand, pairs)
 
 # %% [markdown]
-# **5. Three runs without a name** *(medium, 10 minutes)*. Runs A, B and C differ in one setting only.
-# Which setting may it be? Which run is sick, and which curves say so? Which further curves
-# would you ask for? Which of the three policies would you give to people?
+# **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
+# least two settings can give such curves: name two. Which further curve tells you which of them it is, and
+# at which step do you look? Which run is sick, and which curves say so? Which of the three policies would
+# you give to people?
 
 # %% tags=["shared"]
 history = experiments.results("leash_history")
@@ -741,7 +788,18 @@ show.curves(
 # %% [markdown]
 # <details><summary>What a good answer contains</summary>
 #
-# The setting is the KL coefficient: 2 in run A, 0 in run B and 0.25 in run C.
+# **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
+# batch moves the policy: the learning rate or the number of epochs, low in run A and high in run B.
+# Either way A stays near its start, and B goes far.
+#
+# **How to tell them apart.** Look at the clip fraction of the *first* step. At that time the policy is
+# still the reference. All log-ratios are 0, and so is the KL penalty, whatever its coefficient.
+# So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
+# it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
+# runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
+# run B and 0.25 in run C. A second sign is the KL of run A. It reaches about 1 nat after a quarter of the
+# steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
+# hints at it, too: in the first steps the three runs lie together.)
 #
 # Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its
 # responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
@@ -832,6 +890,11 @@ show.microscope(
 # each gradient that is longer than 1 to length 1, and here all are longer. So a factor in front of all
 # advantages cancels before the update. (It would cancel in Adam, too: Adam divides the gradient by its own
 # recent size.)
+#
+# **Micro-batches.** A minibatch may be too large for the memory. Then split it, and add up the gradients
+# of the parts before the optimiser's step. Divide the losses of *each* part by the number of tokens of the
+# *whole* minibatch. If you divide by the tokens of the part, the tokens of a part with short responses
+# count more than others, and the result depends on how you split.
 #
 # **PPO without a clip.** The PPO paper has a second form. It replaces the clip by a penalty that grows
 # smoothly as the policy leaves the old one:

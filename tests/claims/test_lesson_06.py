@@ -251,6 +251,32 @@ def test_without_the_clip_the_surrogate_promises_too_much_and_with_it_hardly(see
     assert (held - with_clip)[-1].abs() < 0.3 * error[60]
 
 
+def pulled(alpha, eps=0.2, updates=60):
+    """Exercise 3: largest ratio of a token after each update on the exact batch, and true score."""
+    start, mask = WORLD.ref_logits, WORLD.response_mask
+    before, probs = WORLD.logprobs(start), WORLD.probs(start)
+    values, action_values = WORLD.values(start)
+    advantages = action_values[WORLD.visited, WORLD.response_ids] - values[WORLD.visited]
+    side = advantages.sign()  # 1 for a good token, -1 for a bad one
+    logits, path = start, []
+    for _ in range(updates + 1):
+        logits = logits.detach().requires_grad_(True)
+        ratio = (WORLD.logprobs(logits) - before).exp()
+        path.append(ratio[mask].max().item())
+        beyond = (side * (ratio - 1) - eps).clamp(min=0)
+        gain = ratio * advantages - (1 + alpha) * beyond * advantages.abs()
+        (probs @ torch.where(mask, gain, 0.0).sum(1)).backward()
+        logits = logits + logits.grad
+    return torch.tensor(path), WORLD.objective(logits).item()
+
+
+def test_the_pull_back_keeps_the_ratio_near_the_range_and_gains_less():
+    (clip, clip_score), (back, back_score) = pulled(alpha=0), pulled(alpha=0.3)
+    assert clip[-1] > clip[10] > 1.35 and clip[-1] > 1.6  # it goes on rising
+    assert 1.2 < back[20:].min() and back.max() < 1.35
+    assert WORLD.objective(WORLD.ref_logits) < back_score < clip_score
+
+
 # ---- section 7: a run
 
 
@@ -354,7 +380,7 @@ def test_the_gradient_is_longer_than_1_at_every_step():
 # ---- every number of the prose
 
 
-def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
+def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped_in_the_first_step):
     eps, ratio = 0.2, 1.5
     config = loops.PPOConfig()
     temperature = config.sampling.temperature
@@ -389,10 +415,11 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
                 for r in (moved, gone_back)
             )
             said(who, *far, min(far) == far[1], *back, min(back) == back[0])
-        said("| writes *not* |", 0.5, 0.1, 0.1 / 0.5)
-        said("| writes *good* after *not* |", 0.5, 0.6, 0.6 / 0.5)
-        said("| writes *not good* |", 0.5 * 0.5, 0.1 * 0.6, 0.1 * 0.6 / 0.25)
-        said("A new batch would contain *not good*", 0.1 * 0.6 / 0.25, 0.6 / 0.5, 0.1 / 0.5)
+        reached, written = 0.1 / 0.5, 0.6 / 0.5  # the ratios of *not*, and of *good* after it
+        should = reached * written
+        said("| *not* |", 0.5, 0.1, reached, reached)
+        said("| *good* after *not* |", 0.5, 0.6, written, reached, written, should)
+        said("A new batch would contain *not good*", should, reached, written / should)
         policy_share, reference_share = 0.4, 0.2
         cost = config.kl.kl_coef * math.log(policy_share / reference_share)
         said("Take a token that the policy gives", policy_share, reference_share, cost)
@@ -454,7 +481,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
         said("Its values now lie between", last.min(), last.max(), size[0], size[24])
         # 6: the exact world
         said("We look at both in a world with", world)
-        said("`reuse` makes", clip.shape[1] - 1, 1)
+        said("for this small world. It makes", clip.shape[1] - 1, 1)
         said("This batch holds all", world)
         free_promise, held = (promises(WORLD, clip=c)[-1] for c in (False, True))
         said("Without the clip the surrogate promises", free_promise[0], free_promise[1])
@@ -513,11 +540,26 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused):
         said("true at real tokens. Return", 0)
         said("NaN times", 0)
         said("(But do not lower it to", 0)
+        said("have the shapes of exercise 1. Return", 0)
+        said("your loss passes, use it for", clip.shape[1] - 1)
+        said("does each of them end, above or below", 1 + eps)
         said("Use the temperature", temperature, config.minibatch_size)
         said("policies (seed", 0)
         said("| *american psycho", 2)
         drawn = leash.variant.unique()[[5, 0, 2]]  # as the page takes them
-        said("The setting is the KL coefficient:", *(float(v.split()[-1]) for v in drawn))
+        said("All log-ratios are", 0, leash[leash.step == 0].kl.abs().max() < 1e-3)
+        full, fifth = clipped_in_the_first_step
+        said("section 4 names a quarter of the tokens", 0.2 < full < 0.3, fifth)
+        unnamed = leash[leash.variant.isin(drawn) & (leash.step == 0)]
+        first_clip = unnamed.clip_fraction.groupby(unnamed.seed)
+        said("of the first step is the same", (first_clip.nunique() == 1).all())
+        said("of the first step is the same", unnamed.clip_fraction.mean())
+        said("So it is the KL coefficient:", *(float(v.split()[-1]) for v in drawn))
+        held_kl = leash[(leash.variant == drawn[0]) & (leash.step >= 6)].groupby("step").kl.mean()
+        said(
+            "the KL of run A. It reaches about", held_kl.mean(), held_kl.max() - held_kl.min() < 0.5
+        )
+        said("after a quarter of the steps", 6 / config.steps == 1 / 4)
         ways = [mean(runs, v, "kl") for v in ("eight epochs", *COMPLETE)]
         said("Eight epochs move the policy twice as far", 1.9 < ways[0] / max(ways[1:]) < 2.4)
         said("Two epochs with a KL coefficient of", 0.25, config.kl.kl_coef)

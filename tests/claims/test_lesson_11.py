@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
+from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.loops import FAMILY
 from minirlhf.tasks import arithmetic
@@ -16,6 +17,8 @@ from tests.claims.prose import lesson
 from tests.loops.test_by_hand import lesson_step
 
 SEEDS = range(3)
+FOUR_UPDATES = "grpo, 4 epochs"
+PASSED = ("pass_1", "greedy")
 LONG = ("grpo, 400 steps", "reinforce, 400 steps")
 ONE_UPDATE = ("grpo", "dr-grpo", "dapo", "gspo", "cispo")
 FULL, QUARTER, TENTH = (f"{part} of the learning rate" for part in ("all", "a quarter", "a tenth"))
@@ -449,6 +452,22 @@ def test_only_the_own_length_moves_the_length():
     torch.testing.assert_close(constant, constant[:1].expand(61, 2), rtol=0, atol=1e-9)
 
 
+def test_the_mean_length_of_the_group_moves_the_length_and_a_constant_does_not():
+    """Exercise 3: the curve of the colleague's loss rises, that of the right one is flat."""
+
+    def colleague(logprobs, group_scores, mask, max_tokens):
+        lengths = mask.sum(1).view(group_scores.shape).double()
+        factor = max_tokens / lengths.mean(1, keepdim=True).expand(group_scores.shape).flatten()
+        weighted = logprobs * factor[:, None]
+        return check.dr_grpo_loss.reference(weighted, group_scores, mask, max_tokens)
+
+    length = lesson_step("11_grpo", "length_of_wrong_responses")
+    shared = torch.tensor(length(colleague))
+    constant = torch.tensor(length(check.dr_grpo_loss.reference))
+    assert shared[-1] > shared[20] > shared[5] > shared[0] + 0.05 and shared[-1] < 2.6
+    assert (constant - constant[0]).abs().max() < 0.03
+
+
 # ---- every number of the prose
 
 
@@ -481,7 +500,7 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         said("a short run of our own:", 40)
         said("a single epoch with all", 16 * 8)
         said("So every ratio is", 1)
-        said("And a longer run,", 80, 3)
+        longer_runs(said, runs)
         late, last_ten = grpo[grpo.index >= 60], grpo[grpo.index >= 70]
         said(
             "the share of right answers on the practice problems, rises from",
@@ -535,6 +554,27 @@ def test_the_numbers_of_the_prose(runs, longer, dealt, grpo, model):
         pair = [mean(runs, v, "length") for v in ("grpo", "dr-grpo")]
         said("is weak beside the reward: after", 80, *pair)
         said("their advantage is", 0)
+
+
+def longer_runs(said, runs):
+    """Section 8: GRPO with one update per batch, and with four."""
+    registered = experiments.EXPERIMENTS["family"][FOUR_UPDATES]["given"]
+    assert registered == {"epochs": 4, "steps": 40}  # a minibatch is the whole batch
+    said("experiment family`, three seeds each. `grpo` has", 80)
+    said(f"`{FOUR_UPDATES}` makes", registered["epochs"], registered["steps"])
+    history = experiments.results("family_history")
+    clipped = history[history.variant == FOUR_UPDATES].groupby("step").clip_fraction.mean()
+    assert (history[history.variant == "grpo"].clip_fraction == 0).all()
+    said("the **clip_fraction** is up to", clipped.max())
+    said("is up to 3 %. On", len(runs.loc[("grpo", 0)].pass_1_by_prompt))
+    said("| no training |", 0, 0, *(mean(runs, "start", x) for x in PASSED))
+    for name, steps, epochs in (("grpo", 80, 1), (FOUR_UPDATES, 40, 4)):
+        right = [mean(runs, name, x) for x in PASSED]
+        said(f"| `{name}` |", steps * 16 * 8, steps * epochs, *right)
+    sampled, greedy = ([column(runs, v, x) for v in (FOUR_UPDATES, "grpo")] for x in PASSED)
+    said("half the responses. The ratio leaves", 1)
+    said("get as far with half the responses", sampled[0].mean() > sampled[1].mean() - 0.01)
+    said("on every seed it is lower", (greedy[0] < greedy[1]).all())
 
 
 def gradients(said, model):

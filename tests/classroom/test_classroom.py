@@ -66,6 +66,16 @@ def six_cases(n, o, a, m, e):
     return -torch.where(flat, torch.where(a > 0, 1 + e, 1 - e), ratio) * a
 
 
+def pulled_back(n, o, a, m, e, alpha):
+    """Two straight lines that meet at the end of the range, token by token."""
+    out = torch.zeros(m.shape)
+    for i, t in m.nonzero().tolist():
+        ratio, side = (n[i, t] - o[i, t]).exp(), 1 if a[i, t] > 0 else -1
+        beyond = (side * (ratio - 1) - e).clamp(min=0)
+        out[i, t] = side * a[i, t] * ((1 + alpha) * beyond - side * ratio)
+    return out
+
+
 def white(x):
     return (x - x.mean()) / x.var(unbiased=False).sqrt()
 
@@ -196,7 +206,7 @@ DIFFERENT = {  # right answers written in another way
     "clipped_share": lambda r, a, m, e: (
         torch.where(a[m] > 0, r[m] > 1 + e, (a[m] < 0) & (r[m] < 1 - e)).float().mean()
     ),
-    "accumulated_loss": lambda x, m, s: x[m].mean(),
+    "pull_back_loss": pulled_back,
     "gibbs_logprobs": lambda p, r, b: (
         (p + r / b) - (p + r / b).max() - (p + r / b - (p + r / b).max()).exp().sum().log()
     ),

@@ -225,7 +225,16 @@ def looped(rewards, values, mask, gamma, lam, *, used=None):
                 / m.sum()
             ),
         ),
-        ("accumulated_loss", lambda x, m, s: (x * m).sum() / m.sum()),
+        (
+            "pull_back_loss",
+            lambda n, o, a, m, e, k: (
+                m
+                * -torch.minimum(
+                    (r := (n - o).exp()) * a,
+                    ((1 + k) * r.clamp(1 - e, 1 + e) - k * r) * a,
+                )
+            ),
+        ),
     ],
 )
 def test_what_everyone_does_first_with_padding_is_named(name, written):

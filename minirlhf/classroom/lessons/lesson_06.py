@@ -1,4 +1,4 @@
-"""Exercises of lesson 06: PPO's loss, the share of clipped tokens, micro-batches, a step."""
+"""Exercises of lesson 06: PPO's loss, clipped tokens, a clip that pulls back, a whole step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -149,53 +149,68 @@ clipped_share = Exercise(
 )
 
 
-def _accumulate_case(g):
-    mask = _mask(g, rows=6)
-    mask[0], mask[1] = torch.arange(4) < 1, torch.arange(4) < 4
-    return (
-        torch.where(mask, torch.randn(6, 4, generator=g), torch.nan),
-        mask,
-        int(torch.randint(1, 4, (), generator=g)),
-    )
+def _pull_case(g):
+    return *_loss_case(g), 0.1 + 0.4 * torch.rand((), generator=g).item()
 
 
-def _chunks(losses, mask, size):
-    return [
-        (torch.where(m, x, 0.0), m)
-        for x, m in zip(losses.split(size), mask.split(size), strict=True)
-    ]
+def _pull(n, o, a, m, e, alpha, *, line=None, choose=torch.minimum):
+    """The loss. A mistake has another line beyond the range, or does not take the minimum."""
+    ratio, a = _parts(n, o, a, m)
+    held = ratio.clamp(1 - e, 1 + e)
+    line = line or (lambda ratio, held, alpha: held - alpha * (ratio - held))
+    return -choose(ratio * a, line(ratio, held, alpha) * a)
 
 
-accumulated_loss = Exercise(
-    "accumulated_loss",
-    ("losses", "mask", "size"),
-    _accumulate_case,
-    lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum(),
+def _pull_with_a_jump(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    return -torch.where(_clipped(ratio, a, e), -alpha * ratio, ratio) * a
+
+
+def _pull_without_advantage(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    beyond = torch.where(_clipped(ratio, a, e), (ratio - ratio.clamp(1 - e, 1 + e)).abs(), 0.0)
+    return _loss(n, o, a, m, e) + alpha * beyond
+
+
+pull_back_loss = Exercise(
+    "pull_back_loss",
+    ("logprobs", "old_logprobs", "advantages", "mask", "eps", "alpha"),
+    _pull_case,
+    _pull,
     {
-        "the result still depends on the size of the micro-batches. "
-        "Work out on paper two responses of one and of three tokens, once as one batch "
-        "and once as two.": lambda x, m, s: torch.stack(
-            [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
-        ).mean(),
-        "the means of the micro-batches are added, but not divided by their number. "
-        "Then the step grows with the number of micro-batches.": lambda x, m, s: torch.stack(
-            [a.sum() / b.sum() for a, b in _chunks(x, m, s)]
-        ).sum(),
-        "the denominator is right, but the sum is still divided by the number of "
-        "micro-batches.": lambda x, m, s: torch.where(m, x, 0.0).sum() / m.sum() / (len(m) / s),
-        "this divides by the number of responses. "
-        "The token mean divides by the number of tokens in the batch.": lambda x, m, s: (
-            torch.where(m, x, 0.0).sum() / len(m)
+        "this is PPO's loss: a clipped token has no gradient. Beyond the range the objective must "
+        "fall.": lambda n, o, a, m, e, alpha: _loss(n, o, a, m, e),
+        "nothing is clipped.": lambda n, o, a, m, e, alpha: _unclipped(n, o, a, m, e),
+        "the falling line is there, but also for tokens that moved in the *wrong* direction. They "
+        "must keep PPO's loss. Which of two terms does PPO take?": lambda *x: _pull(
+            *x, choose=lambda free, falling: falling
         ),
-        "this divides by the number of all positions. Padding is not a token.": lambda x, m, s: (
-            torch.where(m, x, 0.0).mean()
+        "this takes the larger of the two objectives. Take the smaller one.": lambda *x: _pull(
+            *x, choose=torch.maximum
         ),
-        "each response is divided by its own length. "
-        "Divide by the number of tokens in the batch.": lambda x, m, s: (
-            torch.where(m, x, 0.0).sum(1) / m.sum(1)
-        ).mean(),
+        "beyond the range the objective still rises, only more slowly. It must fall.": (
+            lambda *x: _pull(*x, line=lambda ratio, held, alpha: held + alpha * (ratio - held))
+        ),
+        "the slope is right, but the objective jumps at the end of the range. For A = 1 the line "
+        "must have the height 1 + eps at the ratio 1 + eps.": _pull_with_a_jump,
+        "the line starts at the ratio 1. It must start at the end of the range. Otherwise the "
+        "objective jumps there.": lambda *x: _pull(
+            *x,
+            line=lambda ratio, held, alpha: torch.where(
+                ratio == held, ratio, held - alpha * (ratio - 1)
+            ),
+        ),
+        "the pull is the same for each token. It must be in proportion to |A|, as the push "
+        "is.": _pull_without_advantage,
+        "the objective falls with slope 1 beyond the range. Its slope must be alpha times "
+        "|A|.": lambda *x: _pull(*x, line=lambda ratio, held, alpha: 2 * held - ratio),
+        "the ratio is inverted. Divide new by old.": lambda n, o, *x: _pull(o, n, *x),
+        "the sign is wrong. This is the objective, which is maximised. "
+        "The loss is its negative.": lambda *x: -_pull(*x),
+        "the value is right, but it carries no "
+        "gradient: something detaches `logprobs`.": lambda *x: _pull(*x).detach(),
     },
-    differentiate=("losses",),
+    differentiate=("logprobs",),
 )
 
 

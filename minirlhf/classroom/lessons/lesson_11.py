@@ -250,6 +250,14 @@ def _dr(logprobs, scores, mask, limit, *, std=False, divisor=None):
     return (losses / (limit if divisor is None else divisor)).mean()
 
 
+def _mean_length_of_group(scores, mask, *, others=False):
+    """For each response, the mean length of its group; or that of the other responses in it."""
+    lengths = mask.sum(1).view(scores.shape).float()
+    size, total = scores.shape[1], lengths.sum(1, keepdim=True)
+    means = (total - lengths) / (size - 1) if others else (total / size).expand(scores.shape)
+    return means.flatten()
+
+
 dr_grpo_loss = Exercise(
     "dr_grpo_loss",
     ("logprobs", "group_scores", "mask", "max_tokens"),
@@ -259,6 +267,14 @@ dr_grpo_loss = Exercise(
         "the length bias is still there. On paper, take two wrong responses, of one token and of "
         "four. How much does a token of each count in the loss?": lambda p, s, m, limit: _dr(
             p, s, m, limit, divisor=m.sum(1)
+        ),
+        "a length bias is left. On paper, take a group of three with the scores 1, 0, 0. One wrong "
+        "response has one token, and then four. By what is its blame divided each "
+        "time?": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m)),
+        "length is not pulled any more. But the mean length of the other responses differs from "
+        "group to group, so prompts with short responses count for more. Divide by "
+        "`max_tokens`.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, divisor=_mean_length_of_group(s, m, others=True)
         ),
         "the first half is missing: the advantage is "
         "still divided by the group's standard deviation.": lambda p, s, m, limit: _dr(
