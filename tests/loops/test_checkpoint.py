@@ -24,12 +24,15 @@ from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.online import OnlineConfig, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
-from minirlhf.loops.pretrain import PretrainConfig, train_base
+from minirlhf.loops.pretrain import PretrainConfig, new_gpt2, train_base
+from minirlhf.loops.process_reward import PRMConfig, train_prm
 from minirlhf.loops.reward import RewardConfig, train_reward_model
 from minirlhf.loops.sft import SFTConfig, train_sft
+from minirlhf.loops.step_dpo import StepDPOConfig, train_step_dpo
 from minirlhf.loops.verifier import VerifierConfig, train_verifier
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
+from minirlhf.tasks.arithmetic import step_tokenizer
 from minirlhf.tasks.reviews import Review
 from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
@@ -92,6 +95,38 @@ def online(**on):  # with pairs sampled up to four steps earlier
         samples=3, refresh=4, pick="rejection", sampling=SHORT, dpo=DPOConfig(batch_size=2, steps=6)
     )
     return train_online(tiny_policy(), tiny_tokenizer(), PROMPTS, first_half, config, **on)
+
+
+def even(prompt, before, step):
+    """A judge of steps; it draws from Python's generator, as a judge of a user may."""
+    return (len(step) + random.getrandbits(1)) % 2 == 0
+
+
+def step_dpo(**on):  # with pairs sampled up to two steps earlier
+    torch.manual_seed(0)
+    tokenizer = step_tokenizer()  # of 17 tokens, so that a step ends now and then
+    model = new_gpt2(tokenizer, layers=1, width=16, heads=2, positions=64)
+    config = StepDPOConfig(
+        step_end="=",
+        tries=4,
+        max_step=16,
+        refresh=3,
+        sampling=SamplingConfig(max_new_tokens=24),
+        dpo=DPOConfig(batch_size=6, steps=6, append_eos=False, max_response=40),
+    )
+    prompts = ["1+2=", "8-5*1=", "9*3=", "7+7-2=", "4+4=", "6-1="]
+    return train_step_dpo(model, tokenizer, prompts, even, config, **on)
+
+
+def prm(**on):  # with steps that have no label
+    rows = [
+        {"prompt": p, "completions": ["a", "bb"], "labels": [i / 4, None]}
+        for i, p in enumerate(PROMPTS)
+    ]
+    config = PRMConfig(step_end="e", batch_size=2, steps=6)
+    return train_prm(
+        tiny_policy().base_model, tiny_tokenizer(), Dataset.from_list(rows), config, **on
+    )
 
 
 def verifier(**on):
@@ -160,6 +195,8 @@ LOOPS = {
     "dpo": dpo,
     "kto": kto,
     "online": online,
+    "step dpo": step_dpo,
+    "prm": prm,
     "verifier": verifier,
     "ppo": ppo,
     "grpo": grpo,
