@@ -48,21 +48,38 @@ def _is_row(row: object) -> bool:
     return isinstance(row, dict) and type(row.get("stage")) is str and type(row.get("step")) is int
 
 
-def _are_pairs(rows: object) -> bool:
-    """Whether these are the columns prompt, chosen and rejected, of texts and equally long."""
-    if not isinstance(rows, dict) or rows.keys() != {"prompt", "chosen", "rejected"}:
+def _are_rows(rows: object) -> bool:
+    """Whether these are the rows of a training step: pairs or labelled responses, as columns."""
+    if not isinstance(rows, dict) or rows.keys() not in (PAIRS, LABELLED):
         return False
-    columns = list(rows.values())
-    if not all(isinstance(column, list) for column in columns):
+    good = {"prompt": lambda value: isinstance(value, str), "label": lambda y: type(y) is bool}
+    columns = list(rows.items())
+    if not all(isinstance(column, list) for _, column in columns):
         return False
-    texts = all(isinstance(text, str) for column in columns for text in column)
-    return texts and len({len(column) for column in columns}) == 1
+    right = all(good.get(name, _is_response)(value) for name, column in columns for value in column)
+    return right and len({len(column) for _, column in columns}) == 1
 
 
+def _is_response(value: object) -> bool:
+    """Whether this is a text, or parts: [a text or token ids, whether the policy wrote it]."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, list) and all(
+        isinstance(part, list) and len(part) == 2 and _is_text(part[0]) and type(part[1]) is bool
+        for part in value
+    )
+
+
+def _is_text(value: object) -> bool:
+    ids = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+    return ids or isinstance(value, str)
+
+
+PAIRS, LABELLED = {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}
 STATE: dict[str, Callable[[Any], bool]] = {  # the numbers that a loop keeps from step to step
     "kl_coef": lambda value: _is_number(value, 0),
     "running_mean": lambda value: value is None or _is_number(value),
-    "pool": lambda value: isinstance(value, list) and all(map(_are_pairs, value)),
+    "pool": lambda value: isinstance(value, list) and all(map(_are_rows, value)),
 }
 
 

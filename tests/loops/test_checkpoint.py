@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from minirlhf.loops.config import KLConfig
 from minirlhf.loops.family import FAMILY
 from minirlhf.loops.gold import GoldConfig, train_gold
 from minirlhf.loops.group import GroupConfig, train_group
+from minirlhf.loops.losses import DPOFormulas
 from minirlhf.loops.online import OnlineConfig, train_online
 from minirlhf.loops.ppo import PPOConfig, train_ppo
 from minirlhf.loops.preference import DPOConfig, train_dpo
@@ -31,8 +33,9 @@ from minirlhf.loops.sft import SFTConfig, train_sft
 from minirlhf.loops.step_dpo import StepDPOConfig, train_step_dpo
 from minirlhf.loops.verifier import VerifierConfig, train_verifier
 from minirlhf.models.heads import ScalarModel
-from minirlhf.models.sampling import SamplingConfig
+from minirlhf.models.sampling import SamplingConfig, sample
 from minirlhf.tasks.arithmetic import step_tokenizer
+from minirlhf.tasks.calculator import Calculator, agent_tokenizer
 from minirlhf.tasks.reviews import Review
 from tests.tiny import needs_posix, tiny_policy, tiny_tokenizer
 
@@ -118,6 +121,29 @@ def step_dpo(**on):  # with pairs sampled up to two steps earlier
     return train_step_dpo(model, tokenizer, prompts, even, config, **on)
 
 
+def agent(**on):  # KTO on responses with a tool's turns, sampled up to two steps earlier
+    torch.manual_seed(0)
+    tokenizer = agent_tokenizer()
+    model = new_gpt2(tokenizer, layers=1, width=16, heads=2, positions=64)
+    calculator = Calculator(tokenizer, error_rate=0.5)
+    config = OnlineConfig(
+        refresh=3,
+        pick="labels",
+        missing_eos_penalty=0.0,
+        sampling=SamplingConfig(max_new_tokens=24),
+        dpo=DPOConfig("kto", batch_size=3, steps=6, max_response=25),
+    )
+    formulas = replace(DPOFormulas(), sample=partial(sample, tool=calculator))
+    on |= {"formulas": formulas}
+    return train_online(model, tokenizer, ["1*2+3=", "4*5-6=", "7*8+9="], mostly_even, config, **on)
+
+
+def mostly_even(rollout):
+    """1 if most token ids are even, else 0: both labels occur."""
+    even_ids = (rollout.response_ids % 2 == 0) & rollout.response_mask
+    return (even_ids.sum(1) > rollout.response_mask.sum(1) / 2).float()
+
+
 def prm(**on):  # with steps that have no label
     rows = [
         {"prompt": p, "completions": ["a", "bb"], "labels": [i / 4, None]}
@@ -196,6 +222,7 @@ LOOPS = {
     "kto": kto,
     "online": online,
     "step dpo": step_dpo,
+    "agent": agent,
     "prm": prm,
     "verifier": verifier,
     "ppo": ppo,
