@@ -17,10 +17,10 @@
 #
 # - write one training step of GRPO, and say what each line is for,
 # - say what the group does for the gradient, and what dividing by its standard deviation changes,
-# - tell whether training taught a model something new, or made it surer of what it could do.
+# - tell whether training made a model solve more problems, or made it surer of what it could do.
 #
-# **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO's ratio and clip). Lesson 07 (the
-# KL penalty) helps. About 60 minutes to read and 95 for the exercises.
+# **You need** lesson 04 (REINFORCE, baselines) and lesson 06 (PPO's ratio and clip). Lessons 07 (the KL
+# penalty) and 10 (RLOO) help. About 60 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -227,15 +227,9 @@ def grpo_step(questions):
 order = list(loops.shuffled_batches(len(prompts), 16, 3, seed=0))
 measured = [grpo_step([prompts[i] for i in index]) for index in order]
 
-config = loops.GroupConfig.plain(
-    "grpo",
-    steps=3,
-    group_size=8,
-    minibatch_size=64,
-    epochs=2,
-    sampling=sampling,
-    kl=loops.KLConfig(kl_coef=0),
-)
+off = loops.KLConfig(kl_coef=0)
+settings = {"steps": 3, "group_size": 8, "minibatch_size": 64, "epochs": 2}
+config = loops.GroupConfig.plain("grpo", **settings, sampling=sampling, kl=off)
 other, _ = loops.train_group(copy.deepcopy(start), tokenizer, prompts, score, config)
 assert models.same_weights(actor, other)
 columns = ["right answers", *(f"outside, update {i}" for i in (1, 2, 3, 4))]
@@ -244,8 +238,12 @@ pd.DataFrame(measured, columns=columns).round(2)
 # %% [markdown]
 # Each row is a batch. (The batches have other prompts, so no rise shows yet.) In the first update
 # all ratios are 1: the policy that learns is still the one that sampled. Then it moves away. At the
-# fourth update roughly one token in ten is outside the range. There the clip removes the gradient,
-# unless the gradient leads back (lesson 06).
+# fourth update roughly one token in ten is outside the range. The clip removes the gradient of those that
+# moved the way their advantage asks. Those that moved the other way keep theirs: it leads back (lesson 06).
+#
+# At update 2, the first batch has more ratios outside than the others. The optimiser, Adam, divides each
+# gradient by its usual size. After one gradient this is its own size, so every weight moves by the full
+# learning rate.
 #
 # **Where is the KL penalty?** It holds the policy near the **reference**, the model before training
 # (lesson 07). Without it, a policy can find text that only fools a reward model. A rule like ours is
@@ -255,13 +253,16 @@ pd.DataFrame(measured, columns=columns).round(2)
 # ## 6. A group under the microscope
 #
 # Another group for `16+16+11=`: eight responses by the policy before training. The colour is the
-# advantage: blue tokens become more likely, orange ones less likely. Where a page runs no scripts,
-# look at the [still picture](../docs/images/microscope_group.png).
+# advantage: blue tokens become more likely, orange ones less likely. The loss of section 5 moves the
+# log-probability of a token by its advantage, divided by the length of its response. This is the **push** on
+# the token. A push down is its **blame**. (Without scripts: the
+# [still picture](../docs/images/microscope_group.png).)
 
 # %%
 eight = ["16+16+11="] * 8
 (batch,) = models.sample_text(start, tokenizer, eight, config=sampling, seed=2)
 scores = score(batch)
+# `over_tokens` copies the advantage of a response to all its tokens.
 advantages = core.over_tokens(core.group_relative(scores[None]), batch.response_mask)
 batch = batch.with_columns(scores=scores, advantages=advantages)
 tokens = evaluate.token_table(batch, tokenizer, actor=start, temperature=1.0)
@@ -277,25 +278,34 @@ show.microscope(tokens, "advantage", text="all", still=still)
 # 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32.
 #    Only the digit after `=` is wrong. But all its tokens are pushed down alike, the right ones
 #    too. GRPO does not know where the error is. A critic can learn it (lesson 05).
-# 3. **One group is luck, many are not.** Add up the pushes on the first token. The loss divides
-#    each one by the length of its response. Six responses of 4 tokens begin with `~`: 6 · (−0.35) /
-#    4 = −0.53. Two of 9 tokens begin with `3`, a written step: (2.47 − 0.35) / 9 = 0.24. So this
-#    group makes steps more likely. Over many groups steps win, because they are right more often.
+# 3. **One group is luck, many are not.** Add up the pushes on the first token. Six responses of 4
+#    tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. Two of 9 tokens begin with `3`, a written step:
+#    (2.47 − 0.35) / 9 = 0.24. So this group makes steps more likely. Over many groups steps win,
+#    because they are right more often.
 
 # %% [markdown]
 # ## 7. What the group does to the gradient
 #
 # Is GRPO's gradient right, on average? A small world gives an exact answer (lesson 04). Its words are
 # *good*, *bad* and the full stop, and a response has at most three of them. It is right if its
-# *first* word is *good*. We list *all* groups of four and their probabilities. So we can compute the
-# expected gradient of a loss, and compare it with the gradient of the expected score, the **true** one.
+# *first* word is *good*. We list *all* groups of four. So we can compare the expected gradient of a loss
+# with the gradient of the expected score, the **true** one.
+#
+# | in the code | what it is |
+# |---|---|
+# | `core.World` | a world so small that all its responses can be listed |
+# | `world.rewards`, `world.response_mask` | the score and the mask of each response of the list |
+# | `world.ref_logits` | a policy: one row of logits per prefix, for the next word |
+# | `world.groups(policy, 4)` | all groups of four, as places in the list, and their probabilities |
+# | `world.probs(logits)`, `world.sequence_logprobs(logits)` | the probability of each response, and its logarithm |
+# | `world.gradient(policy)` | the true gradient |
 
 # %%
 world = core.World.from_reward(
     ("good", "bad", "."), 3, lambda words: float(words[0] == "good")
 )
 policy = world.ref_logits  # the policy that samples: all words are equally likely
-groups, chance = world.groups(policy, 4)  # all groups of four, and their probabilities
+groups, chance = world.groups(policy, 4)
 scores, lengths = world.rewards[groups], world.response_mask.sum(1)[groups]
 true = world.gradient(policy)
 
@@ -307,10 +317,22 @@ def expected_gradient(advantages, divisor):
     return logits.grad
 
 
+def length_of_wrong(logits):
+    wrong = world.probs(logits) * (world.rewards == 0)
+    return (wrong * world.response_mask.sum(1)).sum() / wrong.sum()
+
+
 # %% [markdown]
 # This is the policy gradient of lesson 04: the advantage times the log-probability of the response, a
-# sum over its tokens. (At ratio 1 the loss of section 5 has the same gradient, but for sign and
-# divisor.) We try three divisors and two baselines, without the standard deviation:
+# sum over its tokens. Section 5's loss has the same gradient with a minus sign, as long as all ratios
+# are 1. Then the clip does not act, and $\nabla \rho = \rho\, \nabla \log \pi = \nabla \log \pi$. Its divisor
+# is the length. We try three divisors and two baselines, without the standard deviation:
+#
+# | column | what it is |
+# |---|---|
+# | size | the length of the expected gradient; that of the true one is 1 |
+# | cosine | 1 means the direction of the true gradient |
+# | length of wrong | the mean length of wrong responses after a step along the gradient; before it is 1.83 words; all steps are equally long |
 
 # %%
 of_group = core.group_relative(scores, scale_by_std=False)  # minus the group's mean
@@ -321,27 +343,38 @@ for name, divisor in (("1", 1), ("a constant, 3", 3), ("its length", lengths)):
         gradient = expected_gradient(advantages, divisor)
         size = gradient.norm() / true.norm()
         cosine = torch.cosine_similarity(gradient.flatten(), true.flatten(), 0)
-        rows.append([name, baseline, size.item(), cosine.item()])
-columns = ["sum over tokens, divided by", "baseline: mean of"]
-columns += ["size (true: 1)", "cosine with the true one"]
+        length = length_of_wrong(policy + gradient / gradient.norm())  # after a step
+        rows.append([name, baseline, size.item(), cosine.item(), length.item()])
+columns = ["sum over tokens, divided by", "baseline: mean of", "size (true: 1)"]
+columns += ["cosine (true: 1)", "length of wrong"]
 pd.DataFrame(rows, columns=columns).round(2)
 
 # %% [markdown]
-# A cosine of 1 means the right direction.
-#
-# - **The mean of the group only shortens the step**, to $(G-1)/G$ = 3/4, because
+# - **The mean of the group only shortens the gradient**, to $(G-1)/G$ = 3/4, because
 #   $r_i - \bar r = \frac{G-1}{G} (r_i - \text{mean of the others})$. With the mean of the others, the
 #   gradient is exactly the true one. This is REINFORCE leave-one-out (RLOO, lesson 10).
-# - **A constant divisor only shortens it, too.** A larger learning rate makes up for that.
-# - **Dividing by the response's own length changes the direction.** Section 5 does this. Take a wrong
-#   response of section 6. With 4 tokens, each one gets 0.35 / 4 = 0.09 of the blame. With 9 tokens,
-#   each one gets 0.04. So long wrong responses survive. Among right responses, short ones gain.
-#   Length moves, although it earns nothing.
+# - **A constant divisor only shortens it, too.** A larger learning rate makes up for that. Adam hardly
+#   reacts to a constant factor at all.
+# - **Dividing by the response's own length changes the direction.** Section 5 does this. Wrong responses
+#   get longer, although length earns nothing. Take one of section 6. With 4 tokens, each one gets 0.35 / 4
+#   = 0.09 of the blame. With 9 tokens, each one gets 0.04. So long wrong responses survive. Among right
+#   responses, short ones gain.
 #
-# **What does the standard deviation change?** Call $p$ the chance of a right answer to a prompt. It
-# is the expected score, so the true gradient is $\nabla p$. Take a hard prompt with $p = 0.02$, and groups
-# of 16. On average, the gradient of a group is in proportion to $\sigma^2$ ("Going further" says why).
-# Dividing by $\sigma$ leaves $\sigma$:
+# **What does the standard deviation change?** Call $p$ the chance of a right answer to a prompt. It is the
+# expected score, so the true gradient is $\nabla p$. Take all groups with $c$ right answers. On average
+# over their right responses, $\nabla \log \pi(y)$ is
+#
+# $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
+# \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
+#
+# Over wrong ones it is $-\nabla p / (1 - p)$, because the sum of all $\nabla \pi(y)$ is 0. A right response has
+# the advantage $(G-c)/G$, not yet divided by $\sigma$, and a wrong one $-c/G$. So the mean gradient is
+#
+# $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{1}{p} + (G-c) \cdot \frac{c}{G} \cdot
+# \frac{1}{1-p} \Big) \nabla p = \frac{c\,(G-c)}{G^2} \cdot \frac{\nabla p}{p\,(1-p)} . $$
+#
+# It is in proportion to $\sigma^2 = c\,(G-c) / (G\,(G-1))$. Dividing by $\sigma$ leaves $\sigma$. For a hard
+# prompt with $p = 0.02$, and groups of 16:
 #
 # | right answers | chance of such a group | gradient, not divided: $\sigma^2$ | divided: $\sigma$ |
 # |---|---|---|---|
@@ -350,10 +383,10 @@ pd.DataFrame(rows, columns=columns).round(2)
 # | two | 4 % | 0.1167 | 0.342 |
 # | mean over all groups | | 0.0196 | 0.073 |
 #
-# Groups without a right answer teach nothing, divided or not. But each of the others counts for more, most
-# of all those with a single right answer. Altogether the division makes the gradient of this prompt 3.7
-# times as long: 0.073 / 0.0196. We call this number the **factor** of the prompt. If all prompts had the
-# same factor, a learning rate could make up for it.
+# Groups without a right answer teach nothing, divided or not. The others count for more, most of all
+# those with a single right answer. Altogether the gradient of this prompt gets 3.7 times as long:
+# 0.073 / 0.0196. This is the **factor** of the prompt. If all prompts had the same factor, a learning rate
+# could make up for it.
 
 
 # %%
@@ -384,17 +417,16 @@ show.lines(factors, p, xlabel="chance of a right answer", ylabel="factor", ylim=
 # right and one wrong answer. So the factor is 1.4 for all prompts.
 # </details>
 #
-# So GRPO maximises **another objective** than the share of right answers ("Going further"). For a single
-# prompt this only changes the step's length. Over many prompts it changes which prompts count most.
-# **Dr. GRPO** ("done right") leaves $\sigma$ out, and mends the length as well (exercise 3).
+# So GRPO maximises **another objective** than the share of right answers ("Going further"): the weights of
+# the prompts differ. **Dr. GRPO** ("done right") leaves $\sigma$ out, and has another
+# divisor, which exercise 3 finds.
 
 # %% [markdown]
 # ## 8. What a run looks like
 #
 # First a short run of our own: 40 steps, with the extras that `plain` switches off. Each batch is
-# used for one update only, a single epoch with all 128 responses. So every ratio is 1, and the clip
-# never acts. Beside it runs a **control**: the same training, but in each batch the scores are dealt out
-# to the responses at random.
+# used for one update only. So every ratio is 1, and the clip never acts. Beside it runs a **control**: the
+# same training, but in each batch the scores are dealt out to the responses at random.
 #
 # **Predict.** What happens to the share of right answers in the control: does it rise, stay or fall?
 
@@ -420,29 +452,28 @@ trained, paid = practise(score)
 _, control = practise(dealt_at_random)
 
 # %% tags=["predict"]
-right = pd.DataFrame({"paid for right answers": paid.column("grpo", "right")})
-right["paid at random"] = control.column("grpo", "right")
-show.lines(
-    right.to_dict("list"), xlabel="step", ylabel="share of right answers", ylim=(0, 0.8)
-)
+shares = {"paid for right answers": paid.column("grpo", "right")}
+shares["paid at random"] = control.column("grpo", "right")
+show.lines(shares, xlabel="step", ylabel="share of right answers", ylim=(0, 0.8))
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The share of right answers rises. In the control it *falls*. So the rise does come from rewarding
+# The share of right answers starts near 0.4. It rises to between 0.5 and 0.65 (the mean of the last five
+# steps). In the control it *falls*, to between 0.2 and 0.35. So the rise does come from rewarding
 # right answers. On average random scores push nowhere, but each batch pushes somewhere: the policy
 # takes a random walk. "Going further" says why that hurts.
 # </details>
 #
-# Section 3 again: the trained model writes steps more often.
+# Section 3 again: the trained model writes steps more often. (`16-1-10=` has fewer right answers. With
+# five samples this may be chance.)
 
 # %%
 table(trained, questions)
 
 # %% [markdown]
 # And longer runs, recorded with `minirlhf experiment family`, three seeds each. `grpo` has 80 steps of
-# one update, as above. `grpo, 4 epochs` makes **four updates per batch**, and has 40 steps. So it samples
-# half as many responses.
+# one update, as above. `grpo, 4 epochs` makes **four updates per batch**, and has 40 steps.
 
 # %%
 history = experiments.results("family_history")
@@ -453,17 +484,14 @@ show.curves(
 )
 
 # %% [markdown]
-# For one update per batch:
+# | panel | what it shows |
+# |---|---|
+# | `score`: the share of right answers to practice problems | With one update per batch it rises from 0.46 to about 0.69 (the mean of the last five points). |
+# | `length`: tokens of a response | It nearly doubles, from 5.2 to about 9.6. Length is not rewarded. But steps are longer than guesses, and more often right: the policy has come to prefer steps. |
+# | `frac_reward_zero_std`: the share of groups in which all scores are equal | It rises from 9 % in the first ten steps to 19 % in the last ten. These groups cost samples and teach nothing. |
+# | `clip_fraction`: the share of tokens whose gradient the clip removes | It is 0 with one update, and up to 3 % with four. That is less than in section 5, because it is another measure: a ratio that is outside on the other side does not count. It is the mean over all updates of a batch, also the first, where every ratio is 1. And the learning rate falls during the run. |
 #
-# - **score**, the share of right answers on the practice problems, rises from 0.46 to about 0.69 (the
-#   mean of the last five points).
-# - **length** nearly doubles, from 5.2 to about 9.6 tokens. Length is not rewarded. But steps are
-#   longer than guesses, and more often right: the policy has come to prefer steps.
-# - **frac_reward_zero_std** is the share of groups in which all scores are equal. It rises from 9 % in
-#   the first ten steps to 19 % in the last ten. These groups cost samples and teach nothing.
-#
-# **Four updates per batch** get as far with half the responses. The ratio leaves 1, and the clip acts: the
-# **clip_fraction** is up to 3 %. On 400 problems that were not practised:
+# **Four updates per batch** get as far with half the responses. On 400 problems that were not practised:
 #
 # | run | responses sampled | updates | right answers, sampled as in training | right answers, always the most likely token |
 # |---|---|---|---|---|
@@ -471,14 +499,14 @@ show.curves(
 # | `grpo` | 10,240 | 80 | 0.68 | 0.87 |
 # | `grpo, 4 epochs` | 5,120 | 160 | 0.69 | 0.81 |
 #
-# The last column is the price: on every seed it is lower.
+# The last column is the price: on every seed it is lower. We do not know why.
 
 # %% [markdown]
 # ## 9. Sharpening or learning?
 #
-# Did the model learn something new, or did it only become surer of what it could do already? Give it
-# several tries. **pass@k** is the chance that at least one of $k$ samples is right. Here are three
-# made-up problems with their chances of a right answer:
+# Did the model learn something, or did it only become surer of what it could do?
+# **pass@k** is the chance that at least one of $k$ samples is right. Three made-up
+# problems, with their chances of a right answer:
 #
 # | | problem A | problem B | problem C | pass@1 | pass@16 |
 # |---|---|---|---|---|---|
@@ -486,32 +514,42 @@ show.curves(
 # | one model after it | 90 % | 90 % | 0 % | 60 % | 67 % |
 # | another model after it | 70 % | 70 % | 40 % | 60 % | 100 % |
 #
-# Both models have the same pass@1. But only the second one solves a problem that was out of reach
-# before. Only pass@16 shows it. Other problems and other seeds would give other changes. So we
-# average the change of each problem over three seeds (**pooled**). Then we look at the 95 % interval of the mean change, for
-# other problems of this kind. A gain in pass@1 is
+# Both models have the same pass@1. Only pass@16 shows that the second one solves problem C.
 #
-# - **learning**, if the interval of pass@16 lies above 0,
-# - **sharpening**, if it holds no rise worth having, although there was room,
-# - **undecided**, if it holds 0 and a rise worth having, or if two seeds contradict each other.
+# But a problem that goes from 2 % to 10 % lifts its pass@16 from 28 % to 81 %,
+# although the start could already solve it. So **learning** means here that more problems are solved
+# within 16 tries. It does not mean something wholly new.
 #
-# Is there room? On 400 problems like those of section 8, but not practised, pass@16 of the start is
-# 98 % already. These problems cannot tell. So we ask for something harder: sums of four numbers,
-# such as `12+5-16+2=`. No example and no practice problem has three plus or minus signs.
-# `minirlhf experiment longer` trains as in section 8, for 80 and for 400 steps, with three seeds. Then
-# it tests on 400 harder problems. The start solves 34 % of them in 16 tries.
+# We average the change of each problem over three seeds (**pooled**), and look at the 95 % interval of
+# the mean change. It speaks of other problems of this kind, and not of other seeds. For the seeds we only ask
+# whether two **contradict** each other: the interval of one lies above 0, that of another below. Before
+# looking, we call a rise of 0.05 worth having. If pass@1 rises, and pass@16 has room to rise, the verdict is
+#
+# | pass@16 | verdict |
+# |---|---|
+# | two seeds contradict each other | **undecided** |
+# | if not: the pooled interval lies above 0 | **learning** |
+# | it does not, and ends below 0.05: no rise worth having | **sharpening** |
+# | it does not, and reaches 0.05 | **undecided** |
+#
+# Is there room? On the 400 problems of section 8, pass@16 of the start is 98 % already. So we ask for
+# something harder: sums of four numbers, such as `12+5-16+2=`. No example and no practice problem has three
+# plus or minus signs. `minirlhf experiment longer` trains as in section 8, for 80 and for 400 steps, with
+# three seeds, and tests on 400 of these sums. The start solves 34 % in 16 tries.
 #
 # **Predict.** After 400 steps, pass@1 has risen from 6 % to 9 %. Has pass@16 risen, too? And after
 # 80 steps?
 #
-# In the figure a band reaches from the lowest seed to the highest. The intervals below it decide.
+# The figure's bands reach from the lowest seed to the highest.
 
 # %% tags=["predict"]
 longer = experiments.results("longer")
 passed = {}
 for name, runs in longer.groupby("variant", sort=False):
     share = torch.tensor(runs.pass_1_by_prompt.tolist()).flatten()
-    right = torch.arange(16) < 16 * share[:, None]  # 3 seeds times 400 problems
+    # 3 seeds times 400 problems. If c of 16 samples are right, the first c become True:
+    # pass@k does not depend on their order.
+    right = torch.arange(16) < 16 * share[:, None]
     by_k = [evaluate.pass_at_k(right, k).view(3, 400).mean(1) for k in range(1, 17)]
     passed[name] = torch.stack(by_k, 1)
 show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
@@ -534,14 +572,14 @@ pd.DataFrame(changes, index=["seed 0", "seed 1", "seed 2", "pooled"]).T
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Sharpening after 400 steps.** The interval of pass@1 lies above 0. That of pass@16 ends at 0.01, and
-#   there was room for 0.66. On average pass@16 is 31 %, and that of the start is 34 %.
+# - **Sharpening after 400 steps.** The interval of pass@1 lies above 0. No seeds contradict each other. The
+#   interval of pass@16 holds 0 and ends at 0.01, and there was room for 0.66.
 # - **How can both be true?** The lines cross near $k = 8$. The right answers have gathered on fewer
-#   problems. At least one sample is right for 124 of the 400 problems, and before it was 137. But
-#   at least half of the samples are right for 27, and before it was 10 (means of three seeds). Where
-#   the policy is sure and wrong, more tries do not help.
+#   problems. At least one sample is right for 124 of the 400 problems (before: 137). But at least half of
+#   the samples are right for 27 (before: 10; means of three seeds). Where the policy is sure and wrong,
+#   more tries do not help.
 # - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the interval
-#   of pass@16 holds 0 and a rise of 0.05. With seed 1 alone we would have reported learning, and with
+#   of pass@16 holds 0 and 0.05. With seed 1 alone we would have reported learning, and with
 #   seed 2 alone not even a gain in pass@1.
 # </details>
 
@@ -549,14 +587,13 @@ pd.DataFrame(changes, index=["seed 0", "seed 1", "seed 2", "pooled"]).T
 # ## What to remember
 #
 # - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
-#   clipped loss. No critic.
-# - A group of equal scores teaches nothing. Watch the share of such groups.
-# - Subtracting the group's mean only shortens the expected gradient.
-# - Dividing by the response's own length lets long wrong responses survive.
+#   clipped loss. No critic. Right steps of a wrong answer are blamed, too.
+# - A group of equal scores teaches nothing.
+# - Subtracting the group's mean only shortens the expected gradient. Dividing by the response's own
+#   length lets long wrong responses survive.
 # - Dividing by the standard deviation changes the objective: very hard and very easy prompts get more
 #   weight.
-# - All tokens of a response get the same advantage, right steps of a wrong answer too.
-# - A gain in pass@1 alone may be sharpening. Look at pass@k, and at whether it has room to rise.
+# - A gain in pass@1 may be sharpening. Look at pass@k, and at its room to rise.
 #
 # ## Exercises
 #
@@ -673,28 +710,34 @@ show.lines(
 )
 
 # %% [markdown] tags=["exercise"]
+# <details><summary>Once you have seen the curve: what to explain, and what to mend</summary>
+#
 # The mean *score* of a group contains the response's own score, and section 7 shows that this does no harm.
 # The mean *length* contains its own length. Why does that do harm? Answer in two sentences. Then mend the
-# loss, draw the curve again (it should be flat but for noise), and run the checker.
+# loss, draw the curve again (it should be flat but for noise), and run the checker. The solutions have
+# the answer in words, too.
 #
 # *Hint:* hold the other responses of the group fixed, and look at one wrong response. Once it is short, and
 # once it is long. How large is its own advantage each time, and by what is it divided?
+# </details>
 
 # %% tags=["exercise"]
 check.dr_grpo_loss(dr_grpo_loss)
 
 # %% [markdown] tags=["solution"]
 # **Why the mean length does harm.** Hold the other three responses fixed. A longer wrong response raises the
-# group's mean length. So its blame is divided by a larger number just when it is long, and long wrong
-# responses survive. The pull is weaker than with its own length, because the own length is only one of four.
+# group's mean length. So it lowers its own blame by being long, and long wrong responses survive. The pull is weaker than with its own length, because the own length is only one of four.
 #
-# **Why the mean score does none.** It is *subtracted*. The others' part of it is a number that the response does
+# **Why the mean score does none.** It is *subtracted*, and only rescales the expected gradient. The others' part of it is a number that the response does
 # not influence, and such a number changes nothing on average (lesson 04). The own part, a quarter of the own
 # score, makes the advantage shorter by the same share for every response.
 #
 # A divisor *multiplies* the gradient of each response. So it must not depend on the response. `max_tokens` does
-# not. (The mean length of the *others* would not pull on length either. But prompts with short responses would
-# count for more.)
+# not.
+#
+# **Why not the mean length of the *others*?** It does not depend on the response, so the curve is flat, too.
+# It is still not the answer: where a prompt's responses are short, the divisor is small, so this prompt
+# counts for more.
 
 
 # %% tags=["solution"]
@@ -791,8 +834,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 # %% [markdown]
 # **6. Four verdicts** *(medium, 10 minutes)*. Four runs, each with three seeds. The start solves 40 % of
 # their test problems in 16 tries. pass@1 rises on every seed. The table has the change of pass@16, and in
-# brackets its 95 % interval for other problems. Which run is learning, which is sharpening, and which is undecided? What would
-# you do next?
+# brackets its 95 % interval for other problems. Apply the rule of section 9: which run is learning, which is
+# sharpening, and which is undecided? What would you do next?
 #
 # | run | problems | seed 0 | seed 1 | seed 2 | pooled |
 # |---|---|---|---|---|---|
@@ -804,12 +847,14 @@ print("the weights are equal:", models.same_weights(actor, other))
 # <details><summary>Answer</summary>
 #
 # - **A is learning.** Two of its seeds do not show it alone. But an interval that contains 0 does not say
-#   that nothing has changed. All three seeds point the same way, and the pooled interval is above 0.
-# - **B is undecided.** Seed 0 alone looks like learning, and seed 1 alone like a loss. The pooled interval
-#   speaks of other problems, not of other seeds, and here the seeds differ. Next: more seeds.
-# - **C is sharpening.** Its intervals contain 0 as well, but they are narrow. A rise of more than 0.02 is
-#   unlikely, and there was room for 0.60.
-# - **D is undecided.** Its intervals contain 0, and a rise of 0.10, too. 40 problems are too few. Next:
+#   that nothing has changed. All three seeds point the same way, and the pooled interval is above 0. Next:
+#   compare at a larger $k$. It shows whether the start would solve these problems, too, with more tries.
+# - **B is undecided.** The interval of seed 0 lies above 0, and that of seed 1 below: they contradict each
+#   other. The pooled interval speaks of other problems, not of other seeds. Next: more seeds.
+# - **C is sharpening.** Its intervals contain 0 as well, but they are narrow: the pooled one ends at 0.02,
+#   below 0.05, and there was room for 0.60. Next: change the training, for example what is practised.
+#   More seeds or problems will hardly change the verdict.
+# - **D is undecided.** Its intervals contain 0, and a rise of 0.05, too. 40 problems are too few. Next:
 #   more problems.
 # </details>
 #
@@ -857,20 +902,6 @@ print("the weights are equal:", models.same_weights(actor, other))
 # </details>
 #
 # ## Going further
-#
-# **Why a group counts with $\sigma^2$** (section 7). Take a group with $c$ right answers of $G$. The mean
-# of $\nabla \log \pi(y)$ over right responses is
-#
-# $$ \frac{1}{p} \sum_{y \text{ right}} \pi(y)\, \nabla \log \pi(y) =
-# \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
-#
-# In the same way it is $-\nabla p / (1 - p)$ over wrong responses. Without the division, a right response
-# has the advantage $(G-c)/G$, and a wrong one $-c/G$. So the mean gradient of such a group is
-#
-# $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{1}{p} + (G-c) \cdot \frac{c}{G} \cdot
-# \frac{1}{1-p} \Big) \nabla p = \frac{c\,(G-c)}{G^2} \cdot \frac{\nabla p}{p\,(1-p)} . $$
-#
-# And $\sigma^2 = c\,(G-c) / (G\,(G-1))$. Both are in proportion to $c\,(G-c)$.
 #
 # **GRPO's objective.** For very large groups $\sigma$ is $\sqrt{p(1-p)}$, in every group. So the expected
 # gradient is $\nabla p / \sqrt{p(1-p)}$. The slope of $\arcsin x$ is $1/\sqrt{1-x^2}$. So that of

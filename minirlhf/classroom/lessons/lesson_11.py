@@ -272,9 +272,8 @@ dr_grpo_loss = Exercise(
         "response has one token, and then four. By what is its blame divided each "
         "time?": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m)),
         "length is not pulled any more. But the mean length of the other responses differs from "
-        "group to group, so prompts with short responses count for more. Divide by "
-        "`max_tokens`.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, divisor=_mean_length_of_group(s, m, others=True)
+        "group to group, so prompts with short responses count for more.": lambda p, s, m, limit: (
+            _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m, others=True))
         ),
         "the first half is missing: the advantage is "
         "still divided by the group's standard deviation.": lambda p, s, m, limit: _dr(
@@ -289,8 +288,9 @@ dr_grpo_loss = Exercise(
             p, s, m, limit, divisor=m.sum() / len(m)
         ),
         "this divides by the longest response of this "
-        "batch, which is another number in the next batch. "
-        "Divide by `max_tokens`.": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=m.shape[1]),
+        "batch, which is another number in the next batch.": lambda p, s, m, limit: _dr(
+            p, s, m, limit, divisor=m.shape[1]
+        ),
         "this is not divided by the number of responses.": lambda p, s, m, limit: (
             _dr(p, s, m, limit) * len(m)
         ),
