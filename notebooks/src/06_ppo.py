@@ -209,10 +209,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # *The fourth step of a run of eight steps with `train_ppo` (see below).*
 #
-# The learning rates below are a fifth of
-# `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise in the first five steps (*warm-up*), and
-# then fall towards 0. With the full rates, about a quarter of the tokens would be clipped in the first step,
-# instead of 6 %.
+# The learning rates below are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise
+# in the first five steps (*warm-up*), and then fall towards 0. With the full rates, about a quarter of the
+# tokens would be clipped in the first step, instead of 6 %.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -389,9 +388,9 @@ show.microscope(after[place + measures], "ratio", text="all")
 #
 # | | without clip | with clip |
 # |---|---|---|
-# | price: the mean gain of 40 small batches | +0.82 | +0.12 |
-# | the worst of them | −0.51 | −0.09 |
-# | PPO's estimate of its gain, and the true gain, on a perfect batch | 1.49, and 1.21 | 0.34, and 0.34 |
+# | the price: mean gain of 40 small batches | +0.82 | +0.12 |
+# | what it buys: a better worst batch of the 40 | −0.51 | −0.09 |
+# | and an honest estimate: PPO's own, and the true gain, on a perfect batch | 1.49, and 1.21 | 0.34, and 0.34 |
 #
 # The world has 15 possible responses (lesson 05), so that the true expected score of a policy can be
 # *computed*. The score of the old policy is −0.17.
@@ -406,7 +405,7 @@ show.microscope(after[place + measures], "ratio", text="all")
 # `reuse` is the update of section 4 for this world: 60 updates on one batch by plain gradient ascent with step
 # size 1. The batch is given by `rows` (which responses), `weights` and `advantages`.
 #
-# | line | what it does |
+# | in the code | what it is or does |
 # |---|---|
 # | `world.ref_logits` | the old policy: a row of logits for each prefix |
 # | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each. At a position that a shorter response does not use it is 0 for every policy. So the ratio is always 1 there, and no number in `advantages` matters |
@@ -835,8 +834,8 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
 # it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
 # runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
-# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign is the KL of run A. It reaches about 1 nat after a quarter of the
-# steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
+# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign is the KL of run A.
+# It reaches about 1 nat after a quarter of the steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
 # hints at it, too: in the first steps the three runs lie together.)
 #
 # Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its

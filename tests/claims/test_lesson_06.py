@@ -540,10 +540,14 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         free_promise, held = (promises(WORLD, clip=c)[-1] for c in (False, True))
         said("Section 8 shows runs where this decides. After", clip.shape[1] - 1)
         gains = [path[:, -1] for path in (free, clip)]
-        said("| price: the mean gain of", len(clip), *(gain.mean() for gain in gains))
+        said("| the price: mean gain of", len(clip), *(gain.mean() for gain in gains))
         said("most of the mean gain", gains[1].mean() < 0.2 * gains[0].mean())
-        said("| the worst of them |", *(gain.min() for gain in gains))
-        said("| PPO's estimate of its gain", *free_promise, *held)
+        said(
+            "| what it buys: a better worst batch of the",
+            len(clip),
+            *(gain.min() for gain in gains),
+        )
+        said("| and an honest estimate", *free_promise, *held)
         before_all = WORLD.objective(WORLD.ref_logits)
         said("The world has", world, before_all)
         said("The score of the old policy is", before_all)
