@@ -37,6 +37,7 @@ from minirlhf.classroom.lessons.lesson_06 import (
     clipped_share,
     ppo_loss,
     pull_back_loss,
+    three_runs,
     whole_step,
 )
 from minirlhf.classroom.lessons.lesson_07 import (
@@ -93,4 +94,4 @@ from minirlhf.classroom.lessons.lesson_14 import (
 )
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
-__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "whole_step", *EXERCISES]
+__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "three_runs", "whole_step", *EXERCISES]

@@ -62,10 +62,9 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
-# After the first update, the batch comes from an *older* policy. Take one prefix $s_t$. Suppose that,
-# after this prefix, the new policy chooses a token 1.5 times as often as the old one. Then the responses
-# in which the token follows this prefix are too rare in the old batch, and the token gets the
-# weight 1.5.
+# After the first update, the batch comes from an *older* policy. Suppose that the old policy continued
+# the same prefix $s_t$ 100 times, and chose a certain token 20 times. The new policy would choose it 30 times.
+# The batch has only 20, so each of them counts 30 / 20 = 1.5 times. This weight is the ratio.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
 # $\rho_t A_t \nabla \log \pi$. This is the gradient of $\rho_t A_t$, because $A_t$ and
@@ -78,8 +77,9 @@ from minirlhf.classroom import FAST, check
 # and every ratio is 1. There the gradient is $A_t \nabla \log \pi$: **PPO's first update is
 # REINFORCE's**, with the advantages of lesson 05.
 #
-# Further away, each ratio is still right for its token after its prefix. But the new policy also reaches
-# each prefix more or less often, and the ratio does not correct for this. Take the response *not good*:
+# Further away, the ratio corrects for one thing: how often the token comes *after its prefix*. But the
+# new policy also reaches the prefix more or less often, and the ratio does not correct for this. Take the
+# response *not good*:
 #
 # | token | old policy | new policy | weight it has: its ratio | weight it should have |
 # |---|---|---|---|---|
@@ -88,8 +88,11 @@ from minirlhf.classroom import FAST, check
 #
 # The new policy writes *not* less often, so it comes to this *good* less often. A new batch would contain
 # *not good* 0.24 times as often. But the weight of *good* lacks the factor 0.2, so this *good* counts
-# five times too much. Nor is $A_t$ up to date: it compares the token with what $\pi_{\text{old}}$ would
-# write, and stays as it is during all updates on this batch.
+# five times too much.
+#
+# $A_t$ gets out of date, too. It compares *good* with what $\pi_{\text{old}}$ wrote after *not* on average. Once
+# the new policy nearly always writes *good* there, *good* is hardly better than the average. But $A_t$ stays the
+# same during all updates on the batch.
 #
 # Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
 # stops the pushing before they grow. Section 6 measures this.
@@ -180,7 +183,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
 # The reward model makes errors: it gives high scores to some texts that are not even good English. A policy
-# that is trained for the score alone learns to write them. We recorded this. For the film *american
+# that is trained for the score alone learns to write them. For the film *american
 # psycho 2* such a policy writes: *A funny and funny and funny and funny, funny and funny and funny
 # and funny and hilarious.* So each token also pays for moving away from the reference. With this
 # payment, the **reward** of a token is
@@ -192,11 +195,6 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # The difference is called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
 # Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
 # policy gets a bonus.
-#
-# Add up the log-ratios of a response, and take the mean over many responses of the policy: this is the
-# policy's KL divergence from the reference (lesson 07), in **nats**. Single log-ratios can be negative. This
-# mean cannot: the policy itself samples, so tokens that it likes more than the reference come more
-# often than those that it likes less.
 #
 # From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05. We use
 # $\gamma = 1$ and $\lambda = 0.95$:
@@ -211,9 +209,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # *The fourth step of a run of eight steps with `train_ppo` (see below).*
 #
-# The prompt is a film's title, the response a short review. The learning rates below are a fifth of
-# `PPOConfig`'s. `train_ppo` begins with this fifth, and then raises them. With the full rates, about a
-# quarter of the tokens would be clipped in the first step, instead of 6 %.
+# The learning rates below are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise
+# in the first five steps (*warm-up*), and then fall towards 0. With the full rates, about a quarter of the
+# tokens would be clipped in the first step, instead of 6 %.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -236,18 +234,18 @@ generator = torch.Generator().manual_seed(0)
 # false at padding. A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
 # over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
 #
-# The code has five numbered parts. Before you read it, here is what its lines do:
+# The code has five numbered parts. This is what its lines do:
 #
 # | part | line | what it does | explained in |
 # |---|---|---|---|
-# | **1.** Sample | `models.sample` | writes a response to each title; keeps $\log \pi_{\text{old}}$ of its tokens | section 1 |
+# | **1.** Sample | `models.sample` | writes a short review (the response) to each film's title (the prompt); keeps $\log \pi_{\text{old}}$ of its tokens | section 1 |
 # | **2.** Ask | `score`, `policy_logprobs`, `response_values` | reward model: a score per response; reference: $\log \pi_{\text{ref}}$ per token; critic: $V_t$ per token | the table of the four models |
 # | **3.** Rewards | `core.kl_shaped_rewards` | the KL penalty on each token, the score on the last one | the formula of $r_t$ above |
 # | **4.** Advantages | `core.gae` | $A_t$, and the critic's targets | the table above, lesson 05 |
 # | **5.** Update | `torch.randperm(...).split(32)` | shuffles the batch, and cuts it into minibatches | above |
-# | | `models.policy_logprobs(actor, ...)` | $\log \pi$, computed again for every minibatch, because the actor has changed | section 1 |
+# | | `models.policy_logprobs(actor, ...)` | $\log \pi$, computed again for every minibatch, because the actor has changed. $\log \pi_{\text{old}}$, rewards, advantages and targets stay fixed for the whole step | section 1 |
 # | | `core.ppo_clip` | ratio, clip and minimum: the loss of each token | sections 1 and 3 |
-# | | `core.aggregate` | the mean over all real tokens of the minibatch | lesson 05 |
+# | | `core.aggregate` | the mean over all real tokens of the minibatch, so a long response weighs more than a short one | lesson 05 |
 # | | `core.value_loss` | half the squared difference between the critic's value and its target | lesson 05 |
 
 
@@ -280,7 +278,7 @@ def ppo_step(titles):
             real = part.response_mask
             logprobs = models.policy_logprobs(actor, part, temperature=0.7)
             policy_losses = core.ppo_clip(
-                logprobs, part.old_logprobs, part.advantages, real
+                logprobs, part.old_logprobs, part.advantages, real, clip_eps=0.2
             )
             core.aggregate(policy_losses, real).backward()  # the mean over tokens
             actor_optimizer.step()
@@ -294,10 +292,8 @@ def ppo_step(titles):
 
 
 # %% [markdown]
-# - `batch.old_logprobs` is $\log \pi_{\text{old}}$ and stays fixed for the whole step, as do rewards,
-#   advantages and targets. `logprobs` is not fixed. Their difference is the log of the ratio.
-# - Tokens are sampled at temperature 0.7. So $\pi_{\text{old}}$ is the policy *at this temperature*, and
-#   all log-probabilities are computed at 0.7.
+# Tokens are sampled at temperature 0.7. So $\pi_{\text{old}}$ is the policy *at this temperature*, and all
+# log-probabilities are computed at 0.7.
 #
 # The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches these
 # extras off. With the same seed, three steps then leave exactly the same weights:
@@ -316,9 +312,8 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# Three small steps are too few to see the score rise (section 7 has 24). Your numbers may differ: the last
-# digits of a sum depend on the machine, and then other tokens are sampled. So from here on we read a
-# *recorded* batch: the third one of this run.
+# Three small steps are too few to see the score rise. Your numbers may differ, because the last digits of a sum
+# depend on the machine. So from here on we read a *recorded* batch: the third one of this run.
 #
 # **One token all the way.** Response 1 of this batch begins *A moving portrait*. Its first tokens before the
 # first update (`kl` is the log-ratio, `return` the critic's target):
@@ -343,14 +338,15 @@ before[columns].head(3).round(3)
 # | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
 # | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
-# | ratio one epoch later, in update 3 | 1.036 | the same line |
-# | ratio after update 4 | 1.084 | |
 #
 # *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
 # good token: what follows goes better than the critic expected, and GAE adds this.
 #
-# Updates 2 and 3 use this response. The ratio is not 1 even in update 2, because update 1 changed the
-# weights, and all tokens share them.
+# Only updates 2 and 3 use this response. But the ratio moves in all four, because all tokens share the weights:
+#
+# | | in update 1 | in update 2 | in update 3 | in update 4 | after update 4 |
+# |---|---|---|---|---|---|
+# | ratio of *moving* | 1 | 1.015 | 1.036 | 1.059 | 1.084 |
 #
 # ## 5. A batch under the microscope
 #
@@ -375,38 +371,52 @@ measures = ["old_logprob", "logprob", "ratio", "advantage", "clipped"]
 show.microscope(after[place + measures], "ratio", text="all")
 
 # %% [markdown]
-# | token | $A_t$ | ratio before update 4 | ratio after it | |
+# | token | $A_t$ | ratio before update 4 | ratio after it | what it shows |
 # |---|---|---|---|---|
-# | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now |
-# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after |
-# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped |
-#
-# - *or*: the clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond.
-# - *er*: a clipped token moves on. Update 4 did not even use its response. But all tokens share the weights.
-# - *offers* has moved in the wrong direction. It is not clipped, so it can come back.
+# | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now. The clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond |
+# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on: update 4 did not even use its response, but all tokens share the weights |
+# | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
 # Of all tokens in the four responses 5 % are clipped.
 
 # %% [markdown]
-# ## 6. What the clip limits
+# ## 6. What the clip costs, and what it buys
 #
-# One batch has two dangers. Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
-# (section 2). And a batch is a small sample, so it can mislead. We look at both in a world with 15 possible
-# responses (lesson 05), where the true expected score of a policy can be *computed*.
+# The clip limits how far one batch can move the policy. That has a price: in the small world of this section
+# it costs most of the mean gain. It buys two things. PPO's own estimate of its gain stays honest. And the worst
+# batch does much less harm. Section 8 shows runs where this decides. After 60 updates on one batch:
 #
-# `reuse` is the update of section 4 for this small world. It makes 60 updates on one batch by plain gradient
-# ascent with step size 1. The batch is given by `rows` (which responses), `weights` (how much each
-# counts) and `advantages`. Its lines have numbers:
-#
-# | line | what it does | explained in |
+# | | without clip | with clip |
 # |---|---|---|
-# | **1.** | the ratio of every token of the batch | section 1 |
-# | **2.** | the two terms of the minimum | section 3 |
-# | **3.** | notes two numbers: the **surrogate**, which is the mean of $\sum_t \rho_t A_t$ over the batch, and the true score | section 2 |
-# | **4.** | the gradient of what PPO maximises. With `eps=torch.inf` nothing is clipped | section 3 |
-# | **5.** | the update: one step up | |
+# | the price: mean gain of 40 small batches | +0.82 | +0.12 |
+# | what it buys: a better worst batch of the 40 | −0.51 | −0.09 |
+# | and an honest estimate: PPO's own, and the true gain, on a perfect batch | 1.49, and 1.21 | 0.34, and 0.34 |
 #
-# It returns the change of the two numbers. The surrogate is what PPO believes to gain.
+# The world has 15 possible responses (lesson 05), so that the true expected score of a policy can be
+# *computed*. The score of the old policy is −0.17.
+#
+# PPO's estimate is called the **surrogate**. It is what PPO would maximise without the clip: the sum of
+# $\rho_t A_t$ over a response $y$, averaged over the batch with weights $w(y)$.
+#
+# $$ \text{surrogate} = \sum_y w(y) \sum_t \rho_t A_t . $$
+#
+# The curves below show this *unclipped* surrogate in both runs, with and without the clip.
+#
+# `reuse` is the update of section 4 for this world: 60 updates on one batch by plain gradient ascent with step
+# size 1. The batch is given by `rows` (which responses), `weights` and `advantages`.
+#
+# | in the code | what it is or does |
+# |---|---|
+# | `world.ref_logits` | the old policy: a row of logits for each prefix |
+# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each. At a position that a shorter response does not use it is 0 for every policy. So the ratio is always 1 there, and no number in `advantages` matters |
+# | `world.objective(logits)` | the true expected score of a policy |
+# | `world.visited`, `world.response_ids` | (used further below) the number of each token's prefix, and the token |
+# | **1.** | the ratio of every token of the batch |
+# | **2.** | the two terms of the minimum (section 3) |
+# | **3.** | notes the surrogate and the true score |
+# | **4.** | the gradient of what PPO maximises. With `eps=torch.inf` nothing is clipped |
+# | **5.** | the update: one step up |
+# | `return` | the change of the two noted numbers since the start |
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -428,9 +438,9 @@ def reuse(rows, weights, advantages, eps):
 
 
 # %% [markdown]
-# **The first danger, alone.** This batch holds all 15 responses, weighted with their probabilities, and
-# their exact advantages $Q - V$ (lesson 05). So it cannot mislead. (`world.visited` holds the number of each
-# token's prefix, and `world.response_ids` the token.)
+# **Is the estimate honest?** Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
+# (section 2). To see this alone, we take a perfect batch: all 15 responses, weighted with their probabilities,
+# and their exact advantages $Q - V$ (lesson 05).
 
 # %%
 values, action_values = world.values(start)  # V of each prefix, Q of each word after it
@@ -451,14 +461,14 @@ show.lines(
 
 # %% [markdown]
 # Without the clip the surrogate promises 1.49, and the true score rises by only 1.21. The error grows with
-# the distance. With the clip both rise by 0.34. (The policy without the clip is still the better one: its
-# surrogate is too high, but points in a good direction.)
+# the distance. With the clip the two lines coincide: both rise by 0.34. The policy without the clip is still the
+# better one, because its surrogate is too high, but points in a good direction.
 #
-# **The second danger.** Now 40 batches of only 4 responses. The advantage of a response is its score minus
-# the mean score of the other three.
+# **What can a bad batch do?** A small sample can mislead. Now 40 batches of only 4 responses. The advantage of a
+# response is its score minus the mean score of the other three.
 #
-# **Predict.** After 60 updates on one batch: which policy is better on average, with or without the
-# clip? Which has the worst of the 40 results?
+# **Predict.** Compare *three* updates without the clip with 60 updates with it. Which has the higher mean of the
+# 40 gains? Which has the better worst batch?
 
 # %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
@@ -476,8 +486,7 @@ show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean over the 40 batches, the band runs from the worst to the best. The numbers (change
-# of the true score):
+# The line is the mean of the 40 batches, the band runs from the worst to the best. The change of the true score:
 #
 # | | updates | mean change | worst of 40 batches |
 # |---|---|---|---|
@@ -494,13 +503,18 @@ show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1
 #   better worst case. But somebody has to know when to stop: after five, the worst batch has lost.
 # </details>
 #
-# So here the clip does not find the better policy. It keeps the surrogate honest and the band narrow, and
-# nobody has to know when to stop. Section 8 asks whether a language model needs it.
+# So in this world the clip does not find the better policy, and stopping at the right update beats it. The clip
+# is for the case that nobody knows the right update: the surrogate stays honest and the band narrow even after 60.
 
 # %% [markdown]
 # ## 7. What a run looks like
 #
 # `train_ppo` with its usual settings: 24 steps of 64 responses, recorded with three seeds.
+#
+# For **kl**, add up the log-ratios of each response, and take the mean. This estimates the policy's KL divergence
+# from the reference (lesson 07), in **nats**. A log-ratio can be negative, the divergence cannot. Say the policy
+# gives two tokens 0.4 and 0.6, and the reference 0.2 and 0.8. Then the mean log-ratio is
+# 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
 
 # %%
 show.curves(
@@ -516,8 +530,8 @@ show.curves(
 # | curve | what it is | what you see |
 # |---|---|---|
 # | **score** | the reward model's score, before the KL penalty is taken off | rises from about 0 to about 1.2 |
-# | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model | rises too |
-# | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls to 0 |
+# | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model. Each point is the mean over the 64 responses of a step | rises too |
+# | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls towards 0 |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the policy still writes varied reviews |
 # | **clip_fraction** | the share of tokens without a gradient because of the clip, in the updates of a step | at most 9 %, and less with the falling learning rate |
 # | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
@@ -564,8 +578,9 @@ show.curves(
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# So the clip is insurance against using a batch too often. Does it cost gold? The final gold scores, mean
-# and range of three seeds:
+# So the clip is insurance against using a batch too often. Does it cost gold? Here are the final gold scores,
+# mean and range of three seeds, on four responses to each of the 76 test films. (The curves show training
+# batches, each before its updates, so their ends differ a little.)
 
 # %%
 runs = experiments.results("ablations")
@@ -658,9 +673,13 @@ check.clipped_share(clipped_share)
 # %% [markdown] tags=["exercise"]
 # **3. A clip that pulls back** *(hard, 20 minutes)*. Section 5 shows that a clipped token can move on,
 # because all tokens share the weights. Change PPO's loss so that such a token is pulled *back*. In four
-# of the six cases of section 3, the loss is PPO's. In the other two, what PPO maximises shall no longer
-# be flat. It shall fall with the slope $\alpha\,|A|$ as the ratio moves on, away from the range. It must
-# not jump at the end of the range. The arguments have the shapes of exercise 1. Return 0 where the mask is false.
+# of the six cases of section 3, the loss is PPO's. In the other two, what PPO maximises is flat. Yours falls:
+#
+# - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1.
+# - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1.
+#
+# It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. The arguments
+# have the shapes of exercise 1. Return 0 where the mask is false.
 #
 # *Hint:* first draw both panels of section 3's figure on paper, with the new parts. For $A = 1$, which
 # straight line starts at the height $1+\epsilon$ where $\rho = 1+\epsilon$, and has the slope $-\alpha$?
@@ -690,14 +709,15 @@ def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
 check.pull_back_loss(pull_back_loss)
 
 # %% [markdown] tags=["exercise"]
-# When your loss passes, use it for 60 updates on the exact batch of section 6. The cell draws the largest
-# ratio of a token after each update, for PPO's loss and for yours. **Predict** both curves first. Where
-# does each of them end, above or below 1.2? And which of the two policies has the higher true score?
+# When your loss passes, use it for 60 updates on the perfect batch of section 6, where PPO's clip gained 0.34.
+# The cell draws the largest ratio of a token after each update, for PPO's loss and for yours. **Predict** both
+# curves first. Where does each of them end, above or below 1.2? And which of the two policies has the higher true
+# score?
 
 
 # %% tags=["exercise", "solution"]
 def largest_ratio(loss):
-    """The largest ratio after each update on one batch, and the true score."""
+    """The largest ratio after each update, and the true score after the last."""
     world = core.World.random(3, 3, seed=0)
     start, mask = world.ref_logits, world.response_mask
     old, logits, path = world.logprobs(start), start, []
@@ -707,9 +727,10 @@ def largest_ratio(loss):
         logits = logits.detach().requires_grad_(True)
         logprobs = world.logprobs(logits)
         path.append((logprobs - old).exp()[mask].max().item())
+        true_score = world.objective(logits).item()
         (world.probs(start) @ loss(logprobs, old, exact, mask).sum(1)).backward()
         logits = logits - logits.grad
-    return path, world.objective(logits).item()
+    return path, true_score
 
 
 def with_alpha(*batch):
@@ -726,15 +747,35 @@ show.lines(
     reference=1.2,
 )
 
+# %% [markdown] tags=["exercise"]
+# <details><summary>What you should see</summary>
+#
+# | | largest ratio | true score |
+# |---|---|---|
+# | before the first update | 1 | −0.17 |
+# | PPO's clip, after 60 updates | 1.70, still rising | 0.17 |
+# | the pull with $\alpha = 0.3$, after 60 updates | 1.27, above the range | 0.05 |
+#
+# **Why does the pull not end at 1.2?** Tokens after the same prefix push each other, because their probabilities
+# add up to 1 (the softmax). Take the prefix *ba*. Its next token is *a* with the probability 0.41, and *a* is
+# good. The other two, with 0.32 and 0.27, are bad. They are pushed down to the end of their own range, to about 0.8
+# times what they were. What they lose, *a* gains: its ratio becomes 1.27. With $\alpha = 0.3$, the pull on *a* is
+# weaker than these two pushes.
+#
+# With PPO's clip the same pushes meet no resistance. So the largest ratio goes on rising, although its token has
+# no gradient of its own.
+#
+# **Why is the score lower?** The pull also holds back tokens that were rightly moving on. The token with the
+# largest advantage, *a* after *aa* with 1.70, ends at the ratio 1.39 with PPO's clip, and at 1.19 with the pull.
+# So the pull keeps the promise of the clip better, and pays for it: the score rises by 0.23 instead of 0.34.
+# </details>
+
 # %% [markdown] tags=["solution"]
 # The minimum still chooses the right term in all six cases. Beyond the range, the falling line lies below
-# $\rho A$ on the side where PPO clips, and above it on the other side.
-#
-# With PPO's clip the largest ratio goes on rising, although its token has no gradient of its own. With the
-# pull it stays near the end of the range, at some distance beyond it: there the pull balances what the
-# other tokens do. The true score rises less, because this policy stays closer to where it began. So the
-# pull keeps the promise of the clip better. It does not make the policy better. (Wang et al. 2019, *Truly
-# proximal policy optimization*, call this a rollback.)
+# $\rho A$ on the side where PPO clips, and above it on the other side. That is why the difference
+# $\rho - \text{clip}(\rho)$ keeps its sign. With $-\alpha |A|\,|\rho - \text{clip}(\rho)|$ the line falls on both
+# sides, and for $\alpha$ above 1 the minimum takes it on the wrong side, too. (Wang et al. 2019, *Truly proximal
+# policy optimization*, call the pull a rollback.)
 
 # %% [markdown] tags=["exercise"]
 # **4. The whole step on an empty page** *(hard, 40 minutes)*. Close section 4. Write `ppo_step`
@@ -758,8 +799,9 @@ def my_step(titles): ...  # your code
 
 # %% [markdown] tags=["solution"]
 # `ppo_step` in section 4 of the lesson is the solution. If your weights differ, compare the two line
-# by line. Common slips: log-probabilities at another temperature than the samples, `mask` of the whole
-# batch instead of the minibatch, advantages computed anew in each minibatch.
+# by line. Common slips: the actor's log-probabilities at another temperature than the samples,
+# `torch.randperm` without `generator`, `mask` of the whole batch instead of the minibatch, advantages computed
+# anew in each minibatch.
 
 # %% tags=["exercise"]
 actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
@@ -770,22 +812,17 @@ mine = [my_step([prompts[i] for i in index]) for index in order]
 pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
 check.whole_step(mine, by_hand, pairs)
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
 # least two settings can give such curves: name two. Which further curve tells you which of them it is, and
 # at which step do you look? Which run is sick, and which curves say so? Which of the three policies would
 # you give to people?
 
 # %% tags=["shared"]
-history = experiments.results("leash_history")
-unnamed = dict(zip(history.variant.unique()[[5, 0, 2]], "ABC"))
-history["variant"] = history.variant.map(unnamed)
-show.curves(
-    history.dropna(subset="variant").sort_values(["variant", "seed", "step"]),
-    columns=["score", "gold", "length"],
-)
+three_runs = check.three_runs()  # A, B and C
+show.curves(three_runs, columns=["score", "gold", "length"])
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # <details><summary>What a good answer contains</summary>
 #
 # **Two settings fit.** One is the KL coefficient: high in run A, low in run B. The other is how far each
@@ -797,8 +834,8 @@ show.curves(
 # So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
 # it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
 # runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
-# run B and 0.25 in run C. A second sign is the KL of run A. It reaches about 1 nat after a quarter of the
-# steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
+# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign is the KL of run A.
+# It reaches about 1 nat after a quarter of the steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
 # hints at it, too: in the first steps the three runs lie together.)
 #
 # Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its
@@ -819,7 +856,11 @@ show.curves(
 # model, like the reward model, was fitted on reviews that people write. So both overrate a text that only
 # repeats praise, and what raises one score also raises the other.
 # </details>
-#
+
+# %% tags=["solution"]
+show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
+
+# %% [markdown]
 # ## Questions
 #
 # <details><summary>1. Why is every ratio 1 in the first minibatch? What if it is not?</summary>
@@ -875,8 +916,9 @@ show.microscope(
 # between (GSPO).
 #
 # **Why not train the critic alone first?** It learns fast beside the actor. In the runs of section 7 its
-# explained variance is 0.42 after one step. (It is measured on the targets $A_t + V_t$, and these contain its
-# own values. Lesson 05 used the returns.) If yours stays near 0, `PPOConfig(critic_warmup=...)` trains it
+# explained variance is 0.42 after one step. It compares the critic's values $V_t$ with the targets
+# $A_t + V_t$. These contain $V_t$ itself, so the number cannot be compared with that of lesson 05, which used
+# the returns. If yours stays near 0, `PPOConfig(critic_warmup=...)` trains it
 # alone first.
 #
 # **The clipped value loss.** `train_ppo` also clips the critic by default. With $T$ for the target,

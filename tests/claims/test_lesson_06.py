@@ -1,15 +1,20 @@
 """Lesson 06, PPO: every number of its prose, and every claim about a recorded run."""
 
 import copy
+import inspect
 import json
 import math
+import re
 
 import nbformat
 import pytest
 import torch
 
 from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.classroom.lessons.lesson_06 import LETTERS, TELLING
+from minirlhf.experiments import practice
 from minirlhf.show.variants import difference_of_means
 from tests.claims.prose import lesson
 
@@ -163,6 +168,21 @@ def test_train_ppo_begins_with_a_fifth_of_the_learning_rate():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(config.actor.lr / 5)
 
 
+def rates():
+    """The learning rates of the steps of `train_ppo`, with its default settings."""
+    config, found = loops.PPOConfig(), []
+    optimizer = loops.make_optimizer(torch.nn.Linear(1, 1), config.actor)
+    for step in range(config.steps):
+        loops.set_learning_rate(optimizer, config.actor, step, config.steps)
+        found.append(optimizer.param_groups[0]["lr"])
+    return torch.tensor(found)
+
+
+def test_the_rates_of_train_ppo_rise_for_five_steps_and_then_fall_towards_0():
+    change = rates().diff()
+    assert (change[:4] > 0).all() and (change[4:] < 0).all() and rates()[-1] < 0.06 * max(rates())
+
+
 # ---- section 6: the exact world
 
 
@@ -251,8 +271,12 @@ def test_without_the_clip_the_surrogate_promises_too_much_and_with_it_hardly(see
     assert (held - with_clip)[-1].abs() < 0.3 * error[60]
 
 
-def pulled(alpha, eps=0.2, updates=60):
-    """Exercise 3: largest ratio of a token after each update on the exact batch, and true score."""
+def pulled(alpha, eps=0.2, updates=60, rate=1.0):
+    """Exercise 3: (S, V) ratios after each update on the exact batch, and the true score at the end.
+
+    Returns:
+        (updates + 1, S, V) of each word after each prefix, and the score.
+    """
     start, mask = WORLD.ref_logits, WORLD.response_mask
     before, probs = WORLD.logprobs(start), WORLD.probs(start)
     values, action_values = WORLD.values(start)
@@ -262,19 +286,41 @@ def pulled(alpha, eps=0.2, updates=60):
     for _ in range(updates + 1):
         logits = logits.detach().requires_grad_(True)
         ratio = (WORLD.logprobs(logits) - before).exp()
-        path.append(ratio[mask].max().item())
+        path.append((logits.log_softmax(-1) - start.log_softmax(-1)).exp().detach())
+        score = WORLD.objective(logits).item()
         beyond = (side * (ratio - 1) - eps).clamp(min=0)
         gain = ratio * advantages - (1 + alpha) * beyond * advantages.abs()
         (probs @ torch.where(mask, gain, 0.0).sum(1)).backward()
-        logits = logits + logits.grad
-    return torch.tensor(path), WORLD.objective(logits).item()
+        logits = logits + rate * logits.grad
+    return torch.stack(path), score
+
+
+def largest(ratios):
+    """The largest ratio of a word after each update."""
+    return ratios.flatten(1).max(1).values
+
+
+def advantages_of_words():
+    """(S, V), exact."""
+    values, action_values = WORLD.values(WORLD.ref_logits)
+    return action_values - values[:, None]
 
 
 def test_the_pull_back_keeps_the_ratio_near_the_range_and_gains_less():
     (clip, clip_score), (back, back_score) = pulled(alpha=0), pulled(alpha=0.3)
+    clip, back = largest(clip), largest(back)
     assert clip[-1] > clip[10] > 1.35 and clip[-1] > 1.6  # it goes on rising
     assert 1.2 < back[20:].min() and back.max() < 1.35
     assert WORLD.objective(WORLD.ref_logits) < back_score < clip_score
+
+
+def test_after_ba_two_bad_words_are_held_at_the_end_of_their_range_and_push_a_beyond_its_own():
+    """With small steps, too: the pull on *a* is weaker than the two pushes, and a larger one is not."""
+    ba = WORLD.states.index((1, 0))
+    assert (advantages_of_words()[ba] > 0).tolist() == [True, False, False]
+    good, *bad = pulled(alpha=0.3, rate=0.1, updates=600)[0][-1, ba]
+    assert good > 1.27 and all(0.79 < word < 0.81 for word in bad)
+    assert pulled(alpha=1, rate=0.1, updates=600)[0][-1, ba, 0] < 1.22
 
 
 # ---- section 7: a run
@@ -329,10 +375,19 @@ def test_the_responses_of_runs_a_b_and_c(runs):
     """The table in the answer of exercise 5, word for word."""
     cells = nbformat.read(NOTEBOOKS / "06_ppo.ipynb", 4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    drawn = experiments.results("leash_history").variant.unique()[[5, 0, 2]]
-    table = experiments.samples(runs[runs.experiment == "leash"], list(drawn))
+    table = experiments.samples(runs[runs.experiment == "leash"], list(LETTERS))
     for film in ("american psycho 2", "big bad love"):
         assert f"| *{film}* | {' | '.join(table.loc[film])} |" in text
+
+
+def test_the_logs_of_runs_a_b_and_c_do_not_name_their_setting():
+    shown, leash = check.three_runs(), experiments.results("leash_history")
+    assert list(shown.variant.unique()) == ["A", "B", "C"] == list(LETTERS.values())
+    assert not set(TELLING) & set(shown) and set(leash) == set(shown) | set(TELLING)
+    assert not any("leash" in str(x) or "kl_coef" in str(x) for x in shown.to_numpy().flat)
+    for variant, letter in LETTERS.items():
+        rows = leash[leash.variant == variant].sort_values(["seed", "step"])
+        assert rows.gold.tolist() == shown[shown.variant == letter].gold.tolist()
 
 
 def test_with_eight_epochs_the_clip_matters(runs):
@@ -402,8 +457,10 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("A ratio of", ratio, ratio - 1)
         said("leaves a ratio between", 1 - eps, 1 + eps)
         said("The usual", config.clip_eps)
-        said("the new policy chooses a token", ratio)
-        said("in the old batch, and the token gets the weight", ratio)
+        chosen_by_old, by_new = 20, 30
+        more = by_new / chosen_by_old
+        said("continued the same prefix", 100, chosen_by_old, by_new)
+        said("The batch has only", chosen_by_old, by_new, chosen_by_old, more, more == ratio)
         said("and every ratio is", 1)
         said("Take $\\epsilon = 0.2$, and the two ratios", 0.5, 1.5)
         for advantage, who, moved, gone_back in (
@@ -440,9 +497,9 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("each gradient that is longer than", 1, config.actor.max_grad_norm)
         said("After the last token", 0)
         said("With the discount", config.gamma == 1)
+        said("Its rates rise in the first", rates().argmax() + 1, 0)
         said("on responses of the SFT model its scores have the mean", 0, 1)
         # one token, and the microscope
-        said("section 7 has", config.steps)
         said("**One token all the way.** Response", 1)
         token, after = (followed(recorded, 1, name) for name in (" moving", " portrait"))
         now, then = token.iloc[0], after.iloc[0]
@@ -456,23 +513,23 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("| critic's target |", now.advantage, now.value, now["return"])
         said("| ratio in update", 2, token.ratio[1])
         said("| loss in update", 2, -token.ratio[1], now.advantage, -token.ratio[1] * now.advantage)
-        said("| ratio one epoch later, in update", 3, token.ratio[2])
         assert token.used.tolist() == [False, True, True, False, False]
         said("*moving* costs KL, and the critic predicts less after it", then.value < now.value)
-        said("Updates", 2, 3)
-        said("The ratio is not", 1, 2, 1)
+        said("Only updates", 2, 3)
+        said("But the ratio moves in all", 4, (token.ratio.diff()[1:] > 0).all())
+        said("| | in update", 1, 2, 3, 4, 4)
+        said("| ratio of *moving* |", *token.ratio)
         said("four recorded responses, numbered from", 0)
         said("show the logarithm of the ratio:", math.log(1 + eps), 1 + eps)
         said("ratio before update", 4)
-        said("*er*: a clipped token moves on. Update", 4)
-        said("| ratio after update", 4, token.ratio[4])
+        said("A clipped token moves on: update", 4)
         up, down, back = (
             followed(recorded, *which) for which in ((0, "or"), (1, "er"), (0, " offers"))
         )
         said("| *or*, response", 0, up.advantage[0], up.ratio[3], up.ratio[4])
         said("| *er*, response", 1, down.advantage[0], down.ratio[3], down.ratio[4])
         said("| *offers*, response", 0, back.advantage[0], back.ratio[3], back.ratio[4])
-        said("the clip does not hold a token at", 1 + eps)
+        said("The clip does not hold a token at", 1 + eps)
         said("Of all tokens in the four responses", recorded[recorded.step == 4].clipped.mean())
         # a run under the microscope, in "Going further"
         said("(../docs/images/microscope.png) of step", 0)
@@ -480,16 +537,33 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("Its values for the four responses swing", first.min(), first.max())
         said("Its values now lie between", last.min(), last.max(), size[0], size[24])
         # 6: the exact world
-        said("We look at both in a world with", world)
-        said("for this small world. It makes", clip.shape[1] - 1, 1)
-        said("This batch holds all", world)
         free_promise, held = (promises(WORLD, clip=c)[-1] for c in (False, True))
+        said("Section 8 shows runs where this decides. After", clip.shape[1] - 1)
+        gains = [path[:, -1] for path in (free, clip)]
+        said("| the price: mean gain of", len(clip), *(gain.mean() for gain in gains))
+        said("most of the mean gain", gains[1].mean() < 0.2 * gains[0].mean())
+        said(
+            "| what it buys: a better worst batch of the",
+            len(clip),
+            *(gain.min() for gain in gains),
+        )
+        said("| and an honest estimate", *free_promise, *held)
+        before_all = WORLD.objective(WORLD.ref_logits)
+        said("The world has", world, before_all)
+        said("The score of the old policy is", before_all)
+        said("is the update of section 4 for this world:", clip.shape[1] - 1, 1)
+        said("| `world.logprobs(logits)` |", *WORLD.logprobs(WORLD.ref_logits).shape, 0, 1)
+        unused = WORLD.logprobs(WORLD.ref_logits)[~WORLD.response_mask]
+        said("At a position that a shorter response does not use", len(unused) and not unused.any())
+        said("we take a perfect batch: all", world)
         said("Without the clip the surrogate promises", free_promise[0], free_promise[1])
-        said("With the clip both rise by", held[1], round(held[0].item(), 2) == 0.34)
+        said("With the clip the two lines coincide: both rise by", held[1])
+        said("With the clip the two lines coincide: both rise by", held[0])
         said("is still the better one", free_promise[1] > held[1])
-        said("**The second danger.** Now", len(clip), 4)
-        said("**Predict.** After", clip.shape[1] - 1, len(clip))
-        said("The line is the mean over the", len(clip))
+        said("A small sample can mislead. Now", len(clip), 4)
+        said("**Predict.** Compare *three* updates without the clip with", clip.shape[1] - 1)
+        said("Which has the higher mean of the", len(clip))
+        said("The line is the mean of the", len(clip))
         said("| | updates | mean change | worst of", len(clip))
         for name, path, made in (
             ("with the clip, stopped early", clip, 3),
@@ -501,10 +575,26 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
             said(f"| {name} |", made, path[:, made].mean(), path[:, made].min())
         said("- **With the clip**", 60, clip[:, 3].mean() > 0.9 * clip[:, -1].mean())
         said("That is best on average", free[:, -1].mean() == free.mean(0).max())
+        said("and the band narrow even after", clip.shape[1] - 1, gains[1].std() < gains[0].std())
         # 7: a run
         said("`train_ppo` with its usual settings:", config.steps, config.batch_size)
         said("| **score** |", round(start.score), tour[tour.step > 15].score.mean())
-        said("| **gold** |", -4, 4)
+        liked, by_reference = (policy_share, 1 - policy_share), (reference_share, 0.8)
+        parts = [p * math.log(p / q) for p, q in zip(liked, by_reference, strict=True)]
+        said("Say the policy gives two tokens", *liked, *by_reference)
+        odds = liked[1] / by_reference[1]
+        said(
+            "Then the mean log-ratio is",
+            liked[0],
+            2,
+            liked[1],
+            odds,
+            parts[0],
+            -parts[1],
+            sum(parts),
+        )
+        assert liked[0] / by_reference[0] == 2
+        said("| **gold** |", -4, 4, config.batch_size)
         said("| **kl** |", tour[tour.step > 7].kl.mean(), 0)
         entropy = by_step.mean().entropy
         said("| **entropy** |", 2.1, 2.6, entropy.min() > 2.1 and entropy.max() < 2.6)
@@ -530,6 +620,9 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
             "eight epochs gain almost nothing",
             gain["eight epochs, no clip"] < 0.2 * gain["eight epochs"],
         )
+        films = len(runs.gold_by_prompt.iloc[0])
+        each = int(re.search(r"samples_per_prompt=(\d+)", inspect.getsource(practice.judged))[1])
+        said("mean and range of three seeds, on", each, films)
         said("eight epochs with the clip have", eight.groupby("step").clip_fraction.mean().max())
         said("The KL jumps above", sick.kl.min() < 10 < sick.kl.max())
         said("The KL jumps above", 10)
@@ -541,12 +634,36 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("NaN times", 0)
         said("(But do not lower it to", 0)
         said("have the shapes of exercise 1. Return", 0)
-        said("your loss passes, use it for", clip.shape[1] - 1)
+        said("- $A > 0$: to the right of", 1)
+        said("- $A < 0$: to the left of", 1)
+        said("can be any positive number, also above", 1)
+        said("your loss passes, use it for", clip.shape[1] - 1, held[1])
         said("does each of them end, above or below", 1 + eps)
+        (plain, plain_score), (back, back_score) = pulled(alpha=0), pulled(alpha=0.3)
+        after = len(plain) - 1
+        said("| before the first update |", 1, before_all)
+        said("| PPO's clip, after", after, largest(plain)[-1], plain_score)
+        said("after 60 updates | 1.70, still rising", largest(plain)[-1] == largest(plain).max())
+        said("| the pull with", after, largest(back)[-1], back_score)
+        said("**Why does the pull not end at", 1 + eps)
+        said("because their probabilities add up to", 1)
+        ba, aa = WORLD.states.index((1, 0)), WORLD.states.index((0, 0))
+        good, *bad = WORLD.ref_logits[ba].softmax(-1)
+        said("Its next token is *a* with the probability", good, *bad)
+        good, *bad = back[-1, ba]
+        said("to the end of their own range, to about", *bad[:1])
+        said("to the end of their own range, to about", *bad[1:])
+        said("its ratio becomes", good, good == back[-1].max())
+        best = advantages_of_words()
+        said("*a* after *aa* with", best[aa, 0], best[aa, 0] == best.max())
+        said("ends at the ratio", plain[-1, aa, 0], back[-1, aa, 0])
+        said(
+            "and pays for it: the score rises by", back_score - before_all, plain_score - before_all
+        )
         said("Use the temperature", temperature, config.minibatch_size)
         said("policies (seed", 0)
         said("| *american psycho", 2)
-        drawn = leash.variant.unique()[[5, 0, 2]]  # as the page takes them
+        drawn = list(LETTERS)
         said("All log-ratios are", 0, leash[leash.step == 0].kl.abs().max() < 1e-3)
         full, fifth = clipped_in_the_first_step
         said("section 4 names a quarter of the tokens", 0.2 < full < 0.3, fifth)

@@ -295,3 +295,16 @@ def test_what_is_left_out_of_dr_grpos_divisor_is_named(end, said, seed):
         return end(-advantages * torch.where(mask, logprobs, 0.0), mask)
 
     assert said in EXERCISES["dr_grpo_loss"](dr_grpo_loss, seed=seed).message
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_a_pull_that_fails_for_alpha_above_1_is_named(seed):
+    def pull_back_loss(logprobs, old_logprobs, advantages, mask, eps, alpha):
+        new, old, a = (torch.where(mask, x, 0.0) for x in (logprobs, old_logprobs, advantages))
+        ratio = (new - old).exp()
+        held = ratio.clamp(1 - eps, 1 + eps)
+        line = held * a - alpha * a.abs() * (ratio - held).abs()
+        return -torch.minimum(ratio * a, line)
+
+    message = EXERCISES["pull_back_loss"](pull_back_loss, seed=seed).message
+    assert message.startswith("this is right for alpha up to 1.")

@@ -86,6 +86,8 @@ WITH_A_REFERENCE_AT_1 = ("(reference, batch, temperature=0.7)", "(reference, bat
             "so the critic was updated differently",
         ),
         (("aggregate(policy_losses", "aggregate(-policy_losses"), "the actor was updated"),
+        (("(actor, part, temperature=0.7)", "(actor, part)"), "part 5: the actor's temperature"),
+        (("(len(titles), generator=generator)", "(len(titles))"), "`generator` in `randperm`"),
         (("return batch", "return batch.scores.mean()"), "It must return the batch."),
         (("return batch", "pass"), "my_step returned NoneType. It must return the batch."),
     ],
@@ -100,7 +102,5 @@ def test_an_error_in_the_last_update_shows_in_the_weights(right):
     batches, actor, critic = run()
     with torch.no_grad():
         next(iter(critic.parameters())).add_(0.1)
-    assert (
-        "the critic's weights differ at the end"
-        in compared((batches, actor, critic), right).message
-    )
+    message = compared((batches, actor, critic), right).message
+    assert "the critic's weights differ at the end. Compare part 5" in message

@@ -1,13 +1,15 @@
-"""Exercises of lesson 06: PPO's loss, clipped tokens, a clip that pulls back, a whole step."""
+"""Exercises of lesson 06: the loss, clipped tokens, a pull back, a whole step, runs to diagnose."""
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import torch
 from torch import nn
 
 from minirlhf.classroom.exercise import Exercise, Result
 from minirlhf.core import policy_gradient
 from minirlhf.core.rollout import Rollout
+from minirlhf.experiments.records import results
 
 
 def _mask(g, rows=3, width=4):
@@ -172,6 +174,22 @@ def _pull_without_advantage(n, o, a, m, e, alpha):
     return _loss(n, o, a, m, e) + alpha * beyond
 
 
+def _falling_on_both_sides(n, o, a, m, e, alpha):
+    ratio, a = _parts(n, o, a, m)
+    held = ratio.clamp(1 - e, 1 + e)
+    return -torch.minimum(ratio * a, held * a - alpha * a.abs() * (ratio - held).abs())
+
+
+_OUTSIDE = (  # alpha above 1, and each sign of A on both sides of the range
+    torch.tensor([[0.5, 1.5, 0.5, 1.5]]).log(),
+    torch.zeros(1, 4),
+    torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
+    torch.ones(1, 4, dtype=torch.bool),
+    0.2,
+    1.5,
+)
+
+
 pull_back_loss = Exercise(
     "pull_back_loss",
     ("logprobs", "old_logprobs", "advantages", "mask", "eps", "alpha"),
@@ -204,6 +222,9 @@ pull_back_loss = Exercise(
         "is.": _pull_without_advantage,
         "the objective falls with slope 1 beyond the range. Its slope must be alpha times "
         "|A|.": lambda *x: _pull(*x, line=lambda ratio, held, alpha: 2 * held - ratio),
+        "this is right for alpha up to 1. For alpha above 1 the minimum takes your falling line "
+        "also for tokens that moved in the *wrong* direction. |r - clip(r)| forgets the side: use "
+        "r - clip(r) with its sign, times A.": (_falling_on_both_sides),
         "the ratio is inverted. Divide new by old.": lambda n, o, *x: _pull(o, n, *x),
         "the sign is wrong. This is the objective, which is maximised. "
         "The loss is its negative.": lambda *x: -_pull(*x),
@@ -211,13 +232,17 @@ pull_back_loss = Exercise(
         "gradient: something detaches `logprobs`.": lambda *x: _pull(*x).detach(),
     },
     differentiate=("logprobs",),
+    edges=(_OUTSIDE,),
 )
 
 
 # ---- the whole step, compared with the one of the lesson
+PART_5 = (
+    "Compare part 5: the actor's temperature, `generator` in `randperm`, epochs, minibatches, "
+    "the mask of the minibatch, the loss, `step`, `zero_grad`."
+)
 UPDATE = (
-    "Everything before it is right, so the {} was updated differently in step {}. Compare part 5: "
-    "epochs, minibatches, the mask of the minibatch, the loss, `step`, `zero_grad`."
+    f"Everything before it is right, so the {{}} was updated differently in step {{}}. {PART_5}"
 )
 UPDATED = {"response_ids": "actor", "old_logprobs": "actor", "advantages": "critic"}
 PARTS = {  # a column -> what to look at if it is the first one that differs
@@ -263,8 +288,7 @@ def whole_step(
         if not all(torch.equal(a, b) for a, b in pairs):
             return Result(
                 False,
-                f"all batches are right, but the {name}'s weights differ at the end. "
-                "Look at its update in part 5.",
+                f"all batches are right, but the {name}'s weights differ at the end. {PART_5}",
             )
     return Result(
         True, f"all columns of {len(mine)} steps and the weights equal those of section 4."
@@ -283,3 +307,20 @@ def _differs(batch: Rollout, right: Rollout, name: str) -> str:
     if torch.allclose(answer[real].double(), expected[real].double(), rtol=1e-4, atol=1e-5):
         return ""
     return "the sampled tokens differ." if name == "response_ids" else f"`{name}` differ first."
+
+
+# ---- three runs without a name
+LETTERS = {"kl_coef 2": "A", "kl_coef 0": "B", "kl_coef 0.25": "C"}
+TELLING = ["experiment", "claim", "command", "commit", "kl_coef"]  # these columns give it away
+
+
+def three_runs() -> pd.DataFrame:
+    """The logs of three recorded runs of PPO that differ in one setting, without its name.
+
+    Returns:
+        A row per step and seed, in order, ready for `show.curves`. The column `variant` is A, B or
+        C.
+    """
+    history = results("leash_history").drop(columns=TELLING)
+    history["variant"] = history.variant.map(LETTERS)
+    return history.dropna(subset="variant").sort_values(["variant", "seed", "step"])
