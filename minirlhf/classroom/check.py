@@ -92,6 +92,12 @@ from minirlhf.classroom.lessons.lesson_14 import (
     simpo_loss,
     slopes_of_a_pair,
 )
+from minirlhf.classroom.lessons.lesson_15 import luck_of_an_answer, turn_log_ratio
+from minirlhf.classroom.lessons.lesson_15b import (
+    loss_of_labelled_steps,
+    progress_of_steps,
+    steps_read,
+)
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 __all__ = ["CASES", "EXERCISES", "Exercise", "Result", "three_runs", "whole_step", *EXERCISES]

@@ -68,7 +68,8 @@ def process_rewards_run(
         chance_own, chance_planted  the same for a step picked at random
     """
     policy, tokenizer = load_policy(MODEL)
-    seed, row = config.seed, {}
+    seed = config.seed
+    row: dict[str, Any] = {}
     ends = step_end_ids(policy, tokenizer, config.step_end)
     asked = arithmetic.problems("test", ASKED // 2, levels=LEVELS)
     prompts = [p.prompt for p in asked for _ in range(TRIES)]

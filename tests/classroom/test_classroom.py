@@ -361,6 +361,32 @@ DIFFERENT = {  # right answers written in another way
     "dpop_of_a_batch": lambda c, r, b, k: torch.nn.functional.softplus(
         b * (r - c + k * torch.clamp(-c, min=0))
     ),
+    "turn_log_ratio": lambda p, q, m: torch.stack(
+        [(a[keep] - b[keep]).sum() for a, b, keep in zip(p, q, m, strict=True)]
+    ),
+    "luck_of_an_answer": lambda t, r, ref, b: (
+        lambda v: v - torch.einsum("ao,ao->a", t, v)[:, None]
+    )(b * torch.stack([(ref[..., i].log() + r[..., i] / b) for i in range(2)]).logsumexp(0)),
+    "progress_of_steps": lambda c, s, m: torch.stack(
+        [
+            torch.where(m[:, k], c[:, k] - (c[:, k - 1] if k else s), torch.zeros_like(s))
+            for k in range(c.shape[1])
+        ],
+        1,
+    ),
+    "steps_read": lambda r, m: torch.tensor(
+        [
+            next((k + 1 for k, (ok, real) in enumerate(row) if real and not ok), sum(m[i]))
+            for i, row in enumerate(zip(*pair, strict=True) for pair in zip(r, m, strict=True))
+        ]
+    ),
+    "loss_of_labelled_steps": lambda z, y, m: torch.where(
+        m & (y >= 0),
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            z.where(m, 0.0), y.where(m & (y >= 0), 0.0), reduction="none"
+        ),
+        torch.zeros_like(z),
+    ),
     "simpo_loss": lambda x, m, b, c: torch.stack(
         [
             torch.nn.functional.softplus(c - b * (x[i][m[i]].mean() - x[i + 4][m[i + 4]].mean()))

@@ -1,0 +1,126 @@
+"""The two faulty runs of lab 15b's exercises 3 and 4, as their figures show them."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from datasets import Dataset
+
+from minirlhf import core, loops, models, rewards, tasks
+from minirlhf.loops.step_dpo import step_pairs
+
+LEVELS = (tasks.arithmetic.LONG,)
+SAMPLING = models.SamplingConfig(max_new_tokens=72, temperature=1.0)
+PROBED = (0, 2, 4, 6, 8, 10)  # training steps
+
+
+def problems(split, count, seed=0):
+    found = tasks.arithmetic.problems(split, count, seed=seed, levels=LEVELS)
+    return [p.prompt for p in found]
+
+
+def responses(policy, tokenizer, prompts, seed):
+    drawn = models.sample_text(
+        policy, tokenizer, prompts, config=SAMPLING, seed=seed, batch_size=len(prompts)
+    )[0]
+    return models.decode(tokenizer, drawn)
+
+
+def trained_on_steps(*, append_eos, loss="imitation"):
+    """(share of right answers, written steps of a response) at the steps PROBED.
+
+    loss: imitation, on right steps that the policy wrote in the place of wrong ones; or DPO, on
+    these steps and the wrong ones. append_eos: the fault.
+    """
+    start, tokenizer = models.load_policy("tiny-long-steps")
+    actor = copy.deepcopy(start).requires_grad_(True)
+    train, held_out = problems("train", 2000, seed=1), problems("val", 200)
+    optimizer = loops.make_optimizer(actor, loops.OptimiserConfig.plain(lr=1e-4))
+    generator = torch.Generator().manual_seed(0)
+    ends = models.step_end_ids(start, tokenizer, "=")
+    config = loops.StepDPOConfig(
+        step_end="=",
+        max_step=24,
+        sampling=SAMPLING,
+        dpo=replace(loops.StepDPOConfig().dpo, max_response=96),
+    )
+    found = []
+    batches = [*loops.shuffled_batches(len(train), 32, max(PROBED), seed=0), None]
+    for step, index in enumerate(batches):
+        if step in PROBED:
+            texts = responses(actor, tokenizer, held_out, seed=5)
+            right = sum(rewards.right_answer(held_out, texts)) / len(texts)
+            found.append((right, sum(t.count("=") + 1 for t in texts) / len(texts)))
+        if index is None:
+            break
+        rows, _ = step_pairs(
+            actor,
+            tokenizer,
+            [train[i] for i in index],
+            tasks.arithmetic.right_step,
+            config,
+            ends,
+            generator,
+        )
+        sides = [rows["chosen"], rows["rejected"]] if loss == "dpo" else [rows["chosen"]]
+        asked = rows["prompt"] * len(sides)
+        batch = models.encode(tokenizer, asked, sum(sides, []), append_eos=append_eos)
+        logprobs = core.sequence_logprobs(models.policy_logprobs(actor, batch), batch.action_mask)
+        if loss == "dpo":
+            with torch.no_grad():
+                ref = core.sequence_logprobs(
+                    models.policy_logprobs(start, batch), batch.action_mask
+                )
+            losses = core.dpo(*logprobs.chunk(2), *ref.chunk(2), beta=0.1)
+        else:
+            losses = -logprobs
+        losses.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [list(values) for values in zip(*found, strict=True)]
+
+
+def labelled(prompt, text):
+    """A row of `train_prm`: the rule's labels, None after the first wrong step."""
+    steps, labels = text.split("="), tasks.arithmetic.checked_steps(prompt, text)
+    return {
+        "prompt": prompt,
+        "completions": steps,
+        "labels": [float(y) for y in labels] + [None] * (len(steps) - len(labels)),
+    }
+
+
+def reward_model_reads(*, cast):
+    """Mean probability of good at right steps, at first wrong steps, and at later steps.
+
+    cast: the fault. A step without a label counts as good.
+
+    Returns:
+        (the three means, share of labels on the right side in the last 10 training steps).
+    """
+    start, tokenizer = models.load_policy("tiny-long-steps")
+    prompts = problems("train", 2000, seed=1)[:400]
+    texts = responses(start, tokenizer, prompts, seed=0)
+    rows = [labelled(p, t) for p, t in zip(prompts, texts, strict=True) if all(t.split("="))]
+    if cast:
+        rows = [r | {"labels": [1.0 if y is None else y for y in r["labels"]]} for r in rows]
+    config = loops.PRMConfig(
+        step_end="=", steps=60, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-3)
+    )
+    backbone = copy.deepcopy(start).requires_grad_(True).base_model
+    scorer, history = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+    prompts = problems("val", 400)
+    texts = responses(start, tokenizer, prompts, seed=6)
+    kept = [(p, t) for p, t in zip(prompts, texts, strict=True) if all(t.split("="))]
+    batch = models.encode(tokenizer, [p for p, _ in kept], [t for _, t in kept])
+    with torch.no_grad():
+        logits, is_step = models.step_logits(
+            scorer, batch, models.step_end_ids(start, tokenizer, "=")
+        )
+    kinds = torch.full(logits.shape, 3)
+    for row, pair in enumerate(kept):
+        for column, y in enumerate(labelled(*pair)["labels"]):
+            kinds[row, column] = 2 if y is None else int(y == 0)
+    good = logits.sigmoid()
+    means = [good[is_step & (kinds == k)].mean().item() for k in range(3)]
+    return means, sum(r["right"] for r in history[-10:]) / 10

@@ -1,0 +1,248 @@
+"""Lesson 15, an agent with a tool: every number of its prose, and every claim about a run."""
+
+import ast
+import math
+from dataclasses import replace
+
+import nbformat
+import pytest
+import torch
+
+from minirlhf import core, experiments, models
+from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.experiments import multi_turn
+from minirlhf.experiments.multi_turn import (
+    ITERATIONS,
+    PROMPTS,
+    REFRESH,
+    SAMPLES,
+    multi_turn_config,
+)
+from minirlhf.experiments.registry import ERRS
+from tests.claims.prose import lesson
+
+RIGHT, COST, BETA = 0.8, 0.1, 0.2
+METHODS = ("dpo", "kto", "grpo")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return core.ToolWorld.two_tools(right=RIGHT, cost=COST)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return models.load_policy("tiny-agent")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    runs = experiments.results("multi_turn")
+    runs["own"] = runs.margin - runs.margin_on_tool
+    assert sorted(set(runs.seed)) == [0, 1, 2]
+    return runs.set_index(["variant", "seed"]).sort_index()
+
+
+def errs(variant):
+    return f"{variant}; the tool errs"
+
+
+def mean(runs, variant, column):
+    return runs.loc[variant][column].mean()
+
+
+# ---- the record
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("with_errors", [False, True])
+def test_the_mask_pays_on_every_seed(runs, method, with_errors):
+    with_mask, without = method, f"{method}, no mask"
+    if with_errors:
+        with_mask, without = errs(with_mask), errs(without)
+    gap = runs.loc[with_mask].pass_1 - runs.loc[without].pass_1
+    assert (gap > 0.08).all()
+    frame = runs.reset_index()
+    difference = experiments.difference_over_prompts_and_seeds
+    found = difference(frame, "pass_1", without, with_mask).iloc[0]
+    assert found.low > 0.05
+
+
+def test_without_the_mask_the_margin_lies_on_the_tool(runs):
+    for method in METHODS:
+        row = runs.loc[f"{method}, no mask"]
+        assert (row.margin_on_tool / row.margin > 0.93).all()
+        assert (runs.loc[method].own > 1.5 * row.own).all()
+
+
+def test_the_accuracy_of_each_iteration_is_recorded():
+    history = experiments.results("multi_turn_history")
+    for _, run in history.groupby(["variant", "seed"]):
+        steps = run.step.tolist()
+        assert steps in ([0], [REFRESH * i for i in range(ITERATIONS + 1)])
+        for right, (low, high) in zip(run.right, run["right, interval"], strict=True):
+            assert low <= right <= high
+
+
+def test_learning_from_an_erring_tool_costs_all_methods_alike(runs):
+    """GRPO's lead over DPO is not larger with errors: the interval of the change contains 0."""
+    lead = runs.loc["grpo"].pass_1 - runs.loc["dpo"].pass_1
+    with_errors = runs.loc[errs("grpo")].pass_1 - runs.loc[errs("dpo")].pass_1
+    assert abs(lead.mean() - with_errors.mean()) < 0.01
+    for method in METHODS:
+        calls = [runs.loc[name]["right call"].mean() for name in (method, errs(method))]
+        assert abs(calls[0] - calls[1]) < 0.02
+
+
+# ---- the numbers of the prose
+
+
+def test_the_numbers_of_lesson_15(world, agent, runs):
+    with lesson("15") as said:
+        turns(said, agent)
+        luck(said, world)
+        policies(said, world)
+        step(said)
+        iterations(said, runs)
+        unreliable(said, runs)
+        exercises(said, world)
+        said("no mask for single turns")
+
+
+def turns(said, agent):
+    said("Let $m_t$ be", 1, 0)
+    said("is a small GPT-2 of", agent[0].num_parameters() / 1e6)
+    said("The score is a rule:", 1, 0)
+
+
+def luck(said, world):
+    start, q, values = world.optimal_values(beta=BETA)
+    right, wrong = values[0].tolist()
+    fast, slow = q.tolist()
+    said("is right in", RIGHT, COST, 1, -1, 0)
+    # by hand, from the formulas of the page
+    assert right == pytest.approx(0.2 * math.log(0.5 * math.exp(5) + 0.5))
+    assert wrong == pytest.approx(0.2 * math.log(0.5 * math.exp(-5) + 0.5))
+    said("*After the answer.*", right, wrong)
+    said("*Before the answer.*", fast, slow)
+    assert fast == pytest.approx(0.8 * right + 0.2 * wrong) and slow == pytest.approx(right - 0.1)
+    term = world.transition_term(beta=BETA)
+    assert term[0].tolist() == pytest.approx([right - fast, wrong - fast])
+    # beta h* = r - V_0 - term
+    h = world.log_ratio(*world.optimum(beta=BETA))
+    assert torch.allclose(BETA * h, world.rewards - start - term[..., None], atol=1e-10)
+
+
+def policies(said, world):
+    at = {
+        beta: [
+            world.optimum(beta=beta),
+            world.masked_optimum(beta=beta),
+            world.unmasked_optimum(beta=beta)[:2],
+        ]
+        for beta in (BETA, 1.0)
+    }
+    fast = [first[0].exp().item() for first, _ in at[BETA]]
+    said("The best policy chooses the fast tool with", *fast)
+    believed = world.unmasked_optimum(beta=BETA)[2].exp()[0, 0].item()
+    said("so it learns a picture of the tool", believed, RIGHT)
+    passed = [second[0, 1, 0].exp().item() for _, second in at[BETA]]
+    said("passes it on with", passed[0], 0)
+    assert passed[1] < 0.0005
+    values = [[world.objective(*p, beta=b).item() for p in at[b]] for b in (BETA, 1.0)]
+    said("the objective $J$ is", *values[0], *values[1])
+    assert values[0][0] > values[0][1] > values[0][2] and values[1][2] > values[1][1]
+
+
+def step(said):
+    said("The first loss is", math.log(2), 32 * 8)
+    said("After four steps it moves", 32 * 8)
+
+
+def iterations(said, runs):
+    said("sample eight responses to each of", PROMPTS * REFRESH, REFRESH)
+    config = multi_turn_config({"method": "dpo", "seed": 0})
+    assert (SAMPLES, ITERATIONS) == (8, 3) and config.dpo.beta == 0.1
+    masked, without = (
+        [mean(runs, f"{m}{x}", "pass_1") for m in METHODS] for x in ("", ", no mask")
+    )
+    said("**The mask decides.**", mean(runs, "start", "pass_1"), *masked, *without)
+    column = {c: mean(runs, "dpo, no mask", c) for c in ("margin", "margin_on_tool", "own")}
+    share = column["margin_on_tool"] / column["margin"]
+    own = mean(runs, "dpo", "own")
+    said(
+        "**Without the mask, training is spent",
+        column["margin"],
+        column["margin_on_tool"],
+        share,
+        column["own"],
+        own,
+    )
+    start = runs.loc["start"].mean(numeric_only=True)
+    assert start["right call"] > 0.9 * start.pass_1  # most right responses contain a result
+    assert start["no call"] - start.in_the_head > 0.8 * (1 - start.pass_1)  # most wrong ones not
+    on_tool = [mean(runs, m, "margin_on_tool") for m in METHODS]
+    said("the tool's tokens lose about", 2, all(-2.5 < x < -1.4 for x in on_tool))
+
+
+def unreliable(said, runs):
+    assert ERRS == 1 / 5
+    said("Without errors GRPO ends", mean(runs, "grpo", "pass_1") - mean(runs, "dpo", "pass_1"))
+    lead = mean(runs, errs("grpo"), "pass_1") - mean(runs, errs("dpo"), "pass_1")
+    costs = [mean(runs, m, "pass_1") - mean(runs, errs(m), "pass_1") for m in METHODS]
+    assert max(costs) - min(costs) < 0.015
+    said("No: GRPO is again", lead, sum(costs) / 3)
+    own = mean(runs, "dpo", "own")
+    h = 0.1 * own
+    weight = 1 / (1 + math.exp(round(h, 2)))
+    said("the reference becomes the policy", own, h, weight, 0.5)
+    for method in ("dpo", "kto"):
+        for name in (method, errs(method)):
+            follows = name.replace(method, f"{method}, reference follows", 1)
+            assert abs(mean(runs, name, "pass_1") - mean(runs, follows, "pass_1")) < 0.01
+
+
+def exercises(said, world):
+    right, wrong = world.optimal_values(beta=BETA)[2][0].tolist()
+    q = (right + wrong) / 2
+    said("is right in half")
+    said("so a right answer is luck of", q, q, right - q)
+    said("should not give infinity", 300)
+
+
+# ---- the curves of exercise 3
+
+
+def curves_of_exercise_3():
+    """The two lists of the lesson's figure, by name."""
+    book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
+    cell = next(c.source for c in book.cells if '"colleague": [' in c.source)
+    return ast.literal_eval(ast.parse(cell).body[0].value)
+
+
+def test_the_right_curve_of_exercise_3_is_recorded():
+    history = experiments.results("multi_turn_history")
+    run = history[(history.variant == "dpo") & (history.seed == 0)]
+    assert curves_of_exercise_3()["right mask"] == run.right.round(2).tolist()
+
+
+@pytest.mark.slow
+def test_the_other_curve_of_exercise_3_is_that_of_a_shifted_mask(monkeypatch):
+    def shifted(draw):
+        def sample(model, *args, **options):
+            batch = draw(model, *args, **options)
+            mask = batch.action_mask
+            own = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
+            return replace(batch, action_mask=own & batch.response_mask)
+
+        return sample
+
+    monkeypatch.setattr(multi_turn, "unmasked", shifted)
+    for name in ("judged_agent", "margins"):  # they take half of the time
+        monkeypatch.setattr(multi_turn, name, lambda *given, **named: {})
+    settings = {"method": "dpo", "mask": False, "seed": 0}
+    config = multi_turn.multi_turn_config(settings)
+    _, history = multi_turn.multi_turn_run(settings, config, lambda row: None)
+    found = [row["right"] for row in history]
+    # another processor may sample another token somewhere
+    assert found == pytest.approx(curves_of_exercise_3()["colleague"], abs=0.03)
