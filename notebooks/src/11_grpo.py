@@ -528,7 +528,7 @@ show.curves(
 # | it reaches 0.05 | **undecided** | a rise worth having is possible, but not shown |
 #
 # *Example:* pass@1 has risen, no seeds contradict, and the interval of pass@16 is
-# [−0.01, 0.03]. It holds 0, so no rise is shown. It ends below 0.05: sharpening.
+# [−0.01, 0.03]. It holds 0, so no rise is shown. It ends below 0.05: the fourth row, sharpening.
 #
 # Is there room? On 400 problems like those of section 8, pass@16 of the start is 98 % already. So we ask for
 # something harder: sums of four numbers, such as `12+5-16+2=`. No example and no practice problem has three
