@@ -65,7 +65,7 @@ from minirlhf.classroom.lessons.lesson_10 import (
     rloo_advantages,
 )
 from minirlhf.classroom.lessons.lesson_11 import (
-    dr_grpo_loss,
+    colleagues_loss,
     group_advantages,
     grpo_loss,
     gspo_loss,

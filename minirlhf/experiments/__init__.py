@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import Any
 
+from minirlhf.experiments.passes import pass_at_each_k
 from minirlhf.experiments.records import load_results, results
 from minirlhf.experiments.tables import (
     above_curve,
@@ -52,6 +53,7 @@ __all__ = [
     "difference_over_prompts_and_seeds",
     "load_results",
     "mean_over_seeds",
+    "pass_at_each_k",
     "results",
     "samples",
     "shown",

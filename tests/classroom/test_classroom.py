@@ -305,7 +305,7 @@ DIFFERENT = {  # right answers written in another way
             for s in [(n[i][m[i]] - o[i][m[i]]).mean().exp()]
         ]
     ),
-    "dr_grpo_loss": lambda p, s, m, limit: (
+    "colleagues_loss": lambda p, s, m, limit: (
         sum((s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p)))
         / (limit * len(p))
     ),

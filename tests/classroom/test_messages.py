@@ -289,12 +289,12 @@ def test_padding_that_counts_in_grpos_mean_is_named(seed):
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_what_is_left_out_of_dr_grpos_divisor_is_named(end, said, seed):
-    def dr_grpo_loss(logprobs, group_scores, mask, max_tokens):
+def test_what_is_left_out_of_the_colleagues_divisor_is_named(end, said, seed):
+    def colleagues_loss(logprobs, group_scores, mask, max_tokens):
         advantages = (group_scores - group_scores.mean(1, keepdim=True)).view(-1, 1)
         return end(-advantages * torch.where(mask, logprobs, 0.0), mask)
 
-    assert said in EXERCISES["dr_grpo_loss"](dr_grpo_loss, seed=seed).message
+    assert said in EXERCISES["colleagues_loss"](colleagues_loss, seed=seed).message
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -258,8 +258,8 @@ def _mean_length_of_group(scores, mask, *, others=False):
     return means.flatten()
 
 
-dr_grpo_loss = Exercise(
-    "dr_grpo_loss",
+colleagues_loss = Exercise(
+    "colleagues_loss",
     ("logprobs", "group_scores", "mask", "max_tokens"),
     _dr_case,
     _dr,
@@ -275,13 +275,10 @@ dr_grpo_loss = Exercise(
         "group to group, so prompts with short responses count for more.": lambda p, s, m, limit: (
             _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m, others=True))
         ),
-        "the first half is missing: the advantage is "
-        "still divided by the group's standard deviation.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, std=True
-        ),
-        "this is GRPO: both halves are missing.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, std=True, divisor=m.sum(1)
-        ),
+        "the advantage is divided by the group's standard deviation. The colleague's loss "
+        "does not do that.": lambda p, s, m, limit: _dr(p, s, m, limit, std=True),
+        "this is GRPO: it divides by the standard deviation and by the response's own "
+        "length.": lambda p, s, m, limit: _dr(p, s, m, limit, std=True, divisor=m.sum(1)),
         "this divides by the number of tokens in the batch (DAPO's mean). "
         "A batch of short responses then takes a larger step. "
         "The divisor must not depend on the samples.": lambda p, s, m, limit: _dr(
