@@ -343,9 +343,9 @@ experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 # <details><summary>What you should see</summary>
 #
 # - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
-#   (GRPO). Without it they reach only 0.40, 0.42 and 0.42. The gap is there on every seed.
+#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
 # - **Without the mask, training is spent on the tool's tokens.** Of the 14.8 nats that DPO gains
-#   without the mask, 14.3 are on the tool's tokens: 97 %. On the policy's own tokens it gains 0.5, and
+#   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.5, and
 #   with the mask 2.1. Most right responses contain a result such as `{3901}`, and most wrong ones do
 #   not. The start never learned to predict these tokens. So the easiest way to make right
 #   responses more likely is to predict what the calculator writes. To *call* it is learned less.

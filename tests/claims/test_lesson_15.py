@@ -119,7 +119,7 @@ def luck(said, world):
     start, q, values = world.optimal_values(beta=BETA)
     right, wrong = values[0].tolist()
     fast, slow = q.tolist()
-    said("is right in", RIGHT, COST, 1, -1, 0)
+    said("The *fast* one is right in", RIGHT, COST, 1, -1, 0)
     # by hand, from the formulas of the page
     assert right == pytest.approx(0.2 * math.log(0.5 * math.exp(5) + 0.5))
     assert wrong == pytest.approx(0.2 * math.log(0.5 * math.exp(-5) + 0.5))
@@ -205,7 +205,7 @@ def unreliable(said, runs):
 def exercises(said, world):
     right, wrong = world.optimal_values(beta=BETA)[2][0].tolist()
     q = (right + wrong) / 2
-    said("is right in half")
+    said("a third tool is right in half")
     said("so a right answer is luck of", q, q, right - q)
     said("should not give infinity", 300)
 
