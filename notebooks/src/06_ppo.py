@@ -57,13 +57,11 @@ from minirlhf.classroom import FAST, check
 #   by the nearer end. The usual $\epsilon$ is 0.2.
 #
 # In words: make good tokens more likely and bad tokens less likely, but only a little with one batch.
-# Section 3 shows how the minimum does this.
 
 # %% [markdown]
 # ## 2. Why the ratio, and why stay close?
 #
-# After the first update, the batch comes from an *older* policy. Suppose that the old policy continued
-# the same prefix $s_t$ 100 times, and chose a certain token 20 times. The new policy would choose it 30 times.
+# Suppose that the old policy continued the same prefix $s_t$ 100 times, and chose a certain token 20 times. The new policy would choose it 30 times.
 # The batch has only 20, so each of them counts 30 / 20 = 1.5 times. This weight is the ratio.
 #
 # REINFORCE's gradient for one token is $A_t \nabla \log \pi$. With the weight $\rho_t$ it becomes
@@ -128,8 +126,7 @@ for advantage in (+1.0, -1.0):
 # - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
 # - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
 #
-# The other four keep their gradient, although two of them are outside the range. The text below the
-# next figure says why.
+# The other four keep their gradient. The text below the next figure says why.
 # </details>
 
 # %% tags=["predict"]
@@ -138,20 +135,8 @@ show.clip(eps=0.2)
 # %% [markdown]
 # Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient.
 #
-# **Why the minimum?** The clipped term is constant outside the range, so it has no gradient there.
-# Take $\epsilon = 0.2$, and the two ratios 0.5 and 1.5:
-#
-# - $A = 1$, a good token. At $\rho = 1.5$ the two terms are 1.5 and 1.2. The minimum is the clipped
-#   one, so the token is left alone. At $\rho = 0.5$ they are 0.5 and 0.8. The minimum is the first
-#   one: the token has become *less* likely, and is pushed up.
-# - $A = -1$, a bad token. At $\rho = 0.5$ the two terms are −0.5 and −0.8. The minimum is the clipped
-#   one, so the token is left alone. At $\rho = 1.5$ they are −1.5 and −1.2. The minimum is the first
-#   one: the token has become *more* likely, and is pushed down.
-#
-# So the minimum stops a token that has moved far enough in the right direction. A token that has moved in
-# the wrong direction keeps its gradient. With the clipped term alone it would lose it, and stay there.
-#
-# **By hand.** Here are five tokens with all their numbers:
+# **Why the minimum?** The clipped term is constant outside the range, so it has no gradient there. The
+# minimum chooses between the two terms. Here are five tokens by hand, with $\epsilon = 0.2$:
 #
 # | token | old probability | new probability | ratio $\rho$ | $A$ | $\rho A$ | $\text{clip}(\rho) A$ | loss: minus the smaller |
 # |---|---|---|---|---|---|---|---|
@@ -160,6 +145,11 @@ show.clip(eps=0.2)
 # | good, but down | 0.50 | 0.30 | 0.6 | 1 | 0.6 | 0.8 | −0.6 |
 # | bad, already down | 0.50 | 0.30 | 0.6 | −1 | −0.6 | −0.8 | 0.8, no gradient |
 # | bad, but up | 0.20 | 0.30 | 1.5 | −1 | −1.5 | −1.2 | 1.5 |
+#
+# - *Already up* and *already down* have moved far enough in the right direction. The clipped term is the
+#   smaller one, so the token gets no gradient.
+# - *But down* and *but up* have moved in the wrong direction. The first term is the smaller one, so the
+#   token keeps its gradient, and is pushed back. With the clipped term alone it would stay there.
 #
 # The package's function takes log-probabilities, and gives the same losses:
 
@@ -183,10 +173,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
 # The reward model makes errors: it gives high scores to some texts that are not even good English. A policy
-# that is trained for the score alone learns to write them. For the film *american
-# psycho 2* such a policy writes: *A funny and funny and funny and funny, funny and funny and funny
-# and funny and hilarious.* So each token also pays for moving away from the reference. With this
-# payment, the **reward** of a token is
+# that is trained for the score alone learns to write them: *A funny and funny and funny and funny, ...* So each
+# token also pays for moving away from the reference. With this payment, the **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
@@ -234,7 +222,7 @@ generator = torch.Generator().manual_seed(0)
 # false at padding. A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
 # over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
 #
-# The code has five numbered parts. This is what its lines do:
+# What the lines of the code do:
 #
 # | part | line | what it does | explained in |
 # |---|---|---|---|
@@ -342,7 +330,9 @@ before[columns].head(3).round(3)
 # *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
 # good token: what follows goes better than the critic expected, and GAE adds this.
 #
-# Only updates 2 and 3 use this response. But the ratio moves in all four, because all tokens share the weights:
+# Only updates 2 and 3 use this response. But the ratio moves in all four, for two reasons. All tokens share the
+# weights. And the optimiser, AdamW, has **momentum**: it moves the weights along a running mean of the gradients,
+# which keeps 90 % of its old value in each update. So every push goes on for some updates.
 #
 # | | in update 1 | in update 2 | in update 3 | in update 4 | after update 4 |
 # |---|---|---|---|---|---|
@@ -350,7 +340,7 @@ before[columns].head(3).round(3)
 #
 # ## 5. A batch under the microscope
 #
-# What did the clip do? The **token microscope** shows the numbers of every token. Point at a token, or
+# The **token microscope** shows the numbers of every token. Point at a token, or
 # use the arrow keys. Here are four recorded responses, numbered from 0, *after* the four updates:
 #
 # | row of the panel | what it is |
@@ -374,49 +364,44 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | token | $A_t$ | ratio before update 4 | ratio after it | what it shows |
 # |---|---|---|---|---|
 # | *or*, response 0 | 0.62 | 1.199 | 1.30 | clipped now. The clip does not hold a token at 1.2. It only takes the gradient away, once the token is beyond |
-# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on: update 4 did not even use its response, but all tokens share the weights |
+# | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
 # | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
 # Of all tokens in the four responses 5 % are clipped.
+#
+# **A clipped token moves on for two reasons:** AdamW's momentum, and the weights that it shares with other tokens. To
+# measure them, we repeated this step twice, with one change each. This is *er* in update 4:
+#
+# | run | ratio before | ratio after | change of the log-probability | what it shows |
+# |---|---|---|---|---|
+# | as recorded | 0.728 | 0.625 | −0.15 | |
+# | the gradient of update 4 is set to 0, so only the momentum moves the weights | 0.728 | 0.621 | −0.16 | the momentum alone moves *er* as far. It carries the earlier pushes, also those of *er*'s own advantage in updates 2 and 3. (Over all tokens of the batch the two changes have the correlation 0.96.) |
+# | the advantage of *er* is set to 0 in all four updates, so only other tokens push it | 0.884 | 0.842 | −0.05 | about a third of the change comes from other tokens, through the shared weights. The rest is *er*'s own earlier push |
 
 # %% [markdown]
 # ## 6. What the clip costs, and what it buys
 #
-# The clip limits how far one batch can move the policy. That has a price: in the small world of this section
-# it costs most of the mean gain. It buys two things. PPO's own estimate of its gain stays honest. And the worst
-# batch does much less harm. Section 8 shows runs where this decides. After 60 updates on one batch:
+# What happens if we use one batch 60 times? The clip limits how far a batch can move the policy. In the small
+# world of this section it costs some gain, and buys safety. Section 8 shows runs where this decides.
 #
-# | | without clip | with clip |
-# |---|---|---|
-# | the price: mean gain of 40 small batches | +0.82 | +0.12 |
-# | what it buys: a better worst batch of the 40 | −0.51 | −0.09 |
-# | and an honest estimate: PPO's own, and the true gain, on a perfect batch | 1.49, and 1.21 | 0.34, and 0.34 |
-#
-# The world has 15 possible responses (lesson 05), so that the true expected score of a policy can be
-# *computed*. The score of the old policy is −0.17.
-#
-# PPO's estimate is called the **surrogate**. It is what PPO would maximise without the clip: the sum of
-# $\rho_t A_t$ over a response $y$, averaged over the batch with weights $w(y)$.
+# The world has 15 possible responses (lesson 05), so the true expected score of a policy can be *computed*. The
+# score of the old policy is −0.17. PPO itself sees only an estimate, the **surrogate**. It is what PPO would
+# maximise without the clip: the sum of $\rho_t A_t$ over a response $y$, averaged over the batch with weights
+# $w(y)$.
 #
 # $$ \text{surrogate} = \sum_y w(y) \sum_t \rho_t A_t . $$
 #
-# The curves below show this *unclipped* surrogate in both runs, with and without the clip.
+# Its rise since the start is **PPO's own estimate** of the gain in score.
 #
-# `reuse` is the update of section 4 for this world: 60 updates on one batch by plain gradient ascent with step
-# size 1. The batch is given by `rows` (which responses), `weights` and `advantages`.
+# `reuse` is the update of section 4 for this world: 60 updates on one batch by plain gradient ascent, without
+# momentum, with step size 1. The batch is given by `rows` (which responses), `weights` and `advantages`. With
+# `eps=torch.inf` nothing is clipped. In both cases we note the *unclipped* surrogate.
 #
-# | in the code | what it is or does |
+# | in the code | what it is |
 # |---|---|
-# | `world.ref_logits` | the old policy: a row of logits for each prefix |
+# | `world.ref_logits` | a row of logits for each prefix: the policy that samples the batch, so the old policy. (It is the world's reference, too. There is no KL penalty here.) |
 # | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each. At a position that a shorter response does not use it is 0 for every policy. So the ratio is always 1 there, and no number in `advantages` matters |
 # | `world.objective(logits)` | the true expected score of a policy |
-# | `world.visited`, `world.response_ids` | (used further below) the number of each token's prefix, and the token |
-# | **1.** | the ratio of every token of the batch |
-# | **2.** | the two terms of the minimum (section 3) |
-# | **3.** | notes the surrogate and the true score |
-# | **4.** | the gradient of what PPO maximises. With `eps=torch.inf` nothing is clipped |
-# | **5.** | the update: one step up |
-# | `return` | the change of the two noted numbers since the start |
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -428,19 +413,21 @@ def reuse(rows, weights, advantages, eps):
     logits, path = start, []
     for _ in range(61):
         logits = logits.detach().requires_grad_(True)
-        ratio = (world.logprobs(logits) - old).exp()[rows]  # 1
-        gain, held = ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages  # 2
-        surrogate, true = weights @ gain.sum(1), world.objective(logits)  # 3
+        ratio = (world.logprobs(logits) - old).exp()[rows]  # of each token
+        gain = ratio * advantages
+        held = ratio.clamp(1 - eps, 1 + eps) * advantages  # the clipped term
+        surrogate, true = weights @ gain.sum(1), world.objective(logits)
         path.append([surrogate.item(), true.item()])
-        (weights @ torch.minimum(gain, held).sum(1)).backward()  # 4
-        logits = logits + logits.grad  # 5
-    return (torch.tensor(path) - torch.tensor(path[0])).T
+        (weights @ torch.minimum(gain, held).sum(1)).backward()  # PPO maximises this
+        logits = logits + logits.grad  # one step up
+    return (torch.tensor(path) - torch.tensor(path[0])).T  # changes since the start
 
 
 # %% [markdown]
 # **Is the estimate honest?** Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
-# (section 2). To see this alone, we take a perfect batch: all 15 responses, weighted with their probabilities,
-# and their exact advantages $Q - V$ (lesson 05).
+# (section 2). To see this alone, we take a **perfect batch**, without any chance in it: all 15 responses, weighted
+# with their probabilities, and their exact advantages $Q - V$ (lesson 05). In the code, `world.visited` numbers the
+# prefix of each token.
 
 # %%
 values, action_values = world.values(start)  # V of each prefix, Q of each word after it
@@ -460,15 +447,16 @@ show.lines(
 )
 
 # %% [markdown]
-# Without the clip the surrogate promises 1.49, and the true score rises by only 1.21. The error grows with
-# the distance. With the clip the two lines coincide: both rise by 0.34. The policy without the clip is still the
-# better one, because its surrogate is too high, but points in a good direction.
+# With the clip the two lines coincide: both rise by 0.34. Without the clip the surrogate promises 1.49, and the
+# true score rises by only 1.21. The error grows with the distance. It promises too much, but it points in a good
+# direction. So the policy without the clip is still better.
 #
-# **What can a bad batch do?** A small sample can mislead. Now 40 batches of only 4 responses. The advantage of a
-# response is its score minus the mean score of the other three.
+# **What can a bad batch do?** A small batch can mislead. We draw 40 batches of only 4 responses, and begin
+# with the old policy for each of them. The advantage of a response is its score minus the mean score of the other
+# three. The **worst batch** is the one after which the true score is lowest.
 #
 # **Predict.** Compare *three* updates without the clip with 60 updates with it. Which has the higher mean of the
-# 40 gains? Which has the better worst batch?
+# 40 true gains? Which has the better worst batch?
 
 # %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
@@ -500,11 +488,17 @@ show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1
 #   batch was misleading.
 # - **With the clip** 60 updates do hardly more than three.
 # - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
-#   better worst case. But somebody has to know when to stop: after five, the worst batch has lost.
+#   better worst case. But after five, the worst batch has lost.
 # </details>
 #
-# So in this world the clip does not find the better policy, and stopping at the right update beats it. The clip
-# is for the case that nobody knows the right update: the surrogate stays honest and the band narrow even after 60.
+# The clip is for the case that nobody knows when to stop. After 60 updates:
+#
+# | | without clip | with clip |
+# |---|---|---|
+# | the price: mean true gain of the 40 small batches | +0.82 | +0.12 |
+# | what it buys: true gain of the worst batch of the 40 | −0.51 | −0.09 |
+# | and an honest estimate: what the surrogate promises on the perfect batch | 1.49 | 0.34 |
+# | the true gain on the perfect batch | 1.21 | 0.34 |
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -551,7 +545,8 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 #
 # Does a language model need the clip when a batch is used often? We trained PPO again with eight
 # epochs on each batch instead of two, with the clip (orange) and without it (green). *As it is*
-# (blue) are runs with two epochs and the clip. Three seeds each.
+# (blue) are runs with two epochs and the clip. Three seeds each. The curves show training batches, each before its
+# updates. The *final* gold score is measured after the training, on four responses to each of the 76 test films.
 #
 # **Predict.** Are the green runs as healthy as the others? Which of the six curves will show a
 # difference? And the final gold score?
@@ -572,24 +567,30 @@ show.curves(
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
 #   left. For its first three test films, one run writes the same review: *A very funny movie.*
-# - Score and gold fall back in between. At the end both look fine again, and do not show the damage.
+# - Score and gold fall back in between. At the end both look fine again.
 # - The clip fraction is near 0, because there is no clip.
 #
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# So the clip is insurance against using a batch too often. Does it cost gold? Here are the final gold scores,
-# mean and range of three seeds, on four responses to each of the 76 test films. (The curves show training
-# batches, each before its updates, so their ends differ a little.)
+# So the clip is insurance against using a batch too often. Here are the final numbers on the test
+# films: gold with its range over three seeds, and the means of KL and length. The last row has two epochs and the
+# KL coefficient 0.25 instead of 0.5.
 
 # %%
-runs = experiments.results("ablations")
-settings = [*compared, "one epoch", "no clip"]
-experiments.mean_over_seeds(runs, "gold").loc[settings].round(2)
+runs = experiments.results("ablations", "leash")
+settings = [*compared, "one epoch", "no clip", "kl_coef 0.25"]
+final = experiments.mean_over_seeds(runs, "gold").drop(columns="seeds")
+final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
+final.loc[settings].round(2)
 
 # %% [markdown]
-# Eight epochs *with* the clip have the highest gold, and one epoch has the lowest. This is what using a
-# batch often buys. *Without* the clip, eight epochs gain almost nothing over two. With two epochs we found no clear difference between clip and *no clip*.
+# - With the coefficient 0.5, eight epochs *with* the clip have the highest gold, and one epoch has the lowest. But two
+#   epochs with 0.25 go equally far from the reference, and have more gold. So the epochs bought distance, and
+#   distance bought gold.
+# - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
+# - With two epochs we found no clear difference in *gold* between clip and *no clip*. The KL does differ: at its
+#   highest it is 2.2 nats with the clip and 3.6 without.
 #
 # ## 9. Reading your own run
 #
@@ -599,10 +600,8 @@ experiments.mean_over_seeds(runs, "gold").loc[settings].round(2)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip have 42 % and the highest gold of section 8. Look at KL, length and samples. If they look bad, lower the learning rate or the number of epochs |
+# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip reach 42 % at their peak, in step 4, and still have a high gold. Look at KL, length and samples. If they look bad, lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
-#
-# No curve replaces reading samples.
 
 # %% [markdown]
 # ## What to remember
@@ -612,7 +611,7 @@ experiments.mean_over_seeds(runs, "gold").loc[settings].round(2)
 # - The clip takes the gradient from tokens that have moved far enough in the right direction. A token that
 #   has moved in the wrong direction keeps its gradient.
 # - One step: sample; score, reference, critic; rewards; advantages; a few epochs of minibatches.
-# - The score does not show every damage. Watch KL, length, entropy and samples, too.
+# - The score does not show every damage. Watch KL, length and entropy, too, and read samples.
 # - The clip matters when a batch is reused often. It limits what one batch can do, for good and for bad.
 #
 # ## Exercises
@@ -671,15 +670,16 @@ def clipped_share(ratio, advantages, mask, eps):
 check.clipped_share(clipped_share)
 
 # %% [markdown] tags=["exercise"]
-# **3. A clip that pulls back** *(hard, 20 minutes)*. Section 5 shows that a clipped token can move on,
-# because all tokens share the weights. Change PPO's loss so that such a token is pulled *back*. In four
-# of the six cases of section 3, the loss is PPO's. In the other two, what PPO maximises is flat. Yours falls:
+# **3. A clip that pulls back** *(hard, 20 minutes)*. Section 5 shows that a clipped token can move on. The updates
+# of this exercise are plain gradient ascent: here without momentum, so only other tokens push it on. Change
+# PPO's loss so that such a token is pulled *back*. Section 3's figure draws what PPO maximises, which is minus the
+# loss. Leave the figure as it is in four of the six cases. In the other two it is flat. Make it fall there:
 #
 # - $A > 0$: to the right of $1+\epsilon$ it falls by $\alpha A$ when the ratio *grows* by 1.
 # - $A < 0$: to the left of $1-\epsilon$ it falls by $\alpha |A|$ when the ratio *shrinks* by 1.
 #
-# It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. The arguments
-# have the shapes of exercise 1. Return 0 where the mask is false.
+# It must not jump at the end of the range. $\alpha$ can be any positive number, also above 1. Return the *loss*.
+# The arguments have the shapes of exercise 1. Return 0 where the mask is false.
 #
 # *Hint:* first draw both panels of section 3's figure on paper, with the new parts. For $A = 1$, which
 # straight line starts at the height $1+\epsilon$ where $\rho = 1+\epsilon$, and has the slope $-\alpha$?
@@ -813,6 +813,22 @@ pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
 check.whole_step(mine, by_hand, pairs)
 
 # %% [markdown] tags=["exercise"]
+# **What does each line do?** Delete or alter one of these lines. Which curve of section 9 would show it?
+#
+# 1. `critic_optimizer.step()` is deleted.
+# 2. `temperature=0.7` is deleted in the update, in `models.policy_logprobs(actor, ...)`.
+# 3. `actor_optimizer.step()` is deleted.
+#
+# <details><summary>What a good answer contains</summary>
+#
+# 1. The explained variance stays near 0 or below, because the critic never learns.
+# 2. The clip fraction is tens of percent from the first step. The policy has not changed yet, but most ratios already
+#    lie outside the range: they compare two temperatures.
+# 3. The KL and the clip fraction are 0 in all steps, because the policy never changes. Score and gold stay level.
+#    The explained variance looks healthy: the critic learns without the actor.
+# </details>
+
+# %% [markdown] tags=["exercise"]
 # **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
 # least two settings can give such curves: name two. Which further curve tells you which of them it is, and
 # at which step do you look? Which run is sick, and which curves say so? Which of the three policies would
@@ -834,11 +850,10 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
 # it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
 # runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
-# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign is the KL of run A.
-# It reaches about 1 nat after a quarter of the steps, and then stays near it, held by the penalty. With a low learning rate it would go on growing. (The figure
-# hints at it, too: in the first steps the three runs lie together.)
+# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign
+# is the KL of the second batch, after the updates of the first step. It is still equal in all three runs.
 #
-# Run B is sick. Its score rises to about 4. But its gold score falls back in the second half, and its
+# Run B is sick. Its clip fraction looks nearly normal: at most 11 %, and 9 % in run C. Its score rises to about 4. But its gold score falls back in the second half, and its
 # responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
 # entropy are missing. The KL is about 86 nats, the entropy near 0.4. Run A is healthy, and has learned little.
 # Run C is the one to give to people, after you have read its samples. Here are the first responses of the
@@ -872,9 +887,9 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #
 # <details><summary>2. Does the clip guarantee that the policy stays close to the old one?</summary>
 #
-# No, for two reasons. One large update can jump far beyond the range, because the clip acts only after
-# a token has left it. And a clipped token has no gradient of its own, but it shares its weights with
-# all other tokens, and their gradients move it.
+# No, for three reasons. One large update can jump far beyond the range, because the clip acts only after
+# a token has left it. AdamW's momentum goes on with the earlier pushes on a clipped token. And a clipped token
+# shares its weights with all other tokens, and their gradients move it.
 # </details>
 #
 # <details><summary>3. What is left of PPO with one epoch and one minibatch per batch?</summary>
@@ -946,9 +961,8 @@ show.microscope(
 # is to stop the updates on a batch when this KL is large (Spinning Up does): section 6's early stopping, with
 # a rule that says when.
 #
-# **To go further from the reference,** lower the KL coefficient before you raise the number of epochs.
-# Eight epochs move the policy twice as far as two. Two epochs with a KL coefficient of 0.25 instead of
-# 0.5 move it equally far, and have more gold. (But do not lower it to 0: see exercise 5.)
+# **To go further from the reference,** lower the KL coefficient before you raise the number of epochs (section 8).
+# Eight epochs move the policy twice as far as two. (But do not lower the coefficient to 0: see exercise 5.)
 #
 # **Other libraries** have the same algorithm with other details. TRL and DeepSpeed-Chat clip the value at
 # 0.2, OpenRLHF at 0.5 as here. OpenRLHF computes the old log-probabilities again after sampling. If $A < 0$ and
