@@ -345,7 +345,7 @@ experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 # - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
 #   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
 # - **Without the mask, training is spent on the tool's tokens.** Of the 14.8 nats that DPO gains
-#   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.5, and
+#   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.6, and
 #   with the mask 2.1. Most right responses contain a result such as `{3901}`, and most wrong ones do
 #   not. The start never learned to predict these tokens. So the easiest way to make right
 #   responses more likely is to predict what the calculator writes. To *call* it is learned less.
@@ -370,7 +370,7 @@ experiments.shown(errs, columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# No: GRPO is again 0.02 above DPO. Errors cost every method about 0.12 of its right answers, because one
+# No: GRPO is again 0.02 above DPO. Errors cost every method about 0.13 of its right answers, because one
 # right call in five gets a wrong result. But the policy makes as many right calls as before. In
 # section 4 there was a second tool to turn to. Here there is none: calling is better than the head,
 # errors or not, and the luck of an answer is the same for all calls. **A random tool does not always
@@ -542,7 +542,7 @@ mask_of(["policy"] * 3 + ["tool"] * 3 + ["policy"] * 2)
 # no mask for single turns (version 1.16). There the whole completion is in the loss. The code published
 # with multi-turn DPO finds the turns in the token ids of the chat template: for each kind of template it
 # needs a branch of its own, and a wrong branch masks wrong tokens. Several libraries once decoded the
-# turns to text and tokenised them again. TRL now joins the ids instead (issue 5224).
+# turns to text and tokenised them again. TRL now joins the ids instead.
 #
 # **References.** Xiong et al. 2024, *Building math agents with multi-turn iterative preference
 # learning* (section 3: the loss, and when it is exact). Ethayarajh et al. 2024, *KTO*. Shao et al.

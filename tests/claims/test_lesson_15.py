@@ -206,8 +206,11 @@ def exercises(said, world):
     right, wrong = world.optimal_values(beta=BETA)[2][0].tolist()
     q = (right + wrong) / 2
     said("a third tool is right in half")
-    said("so a right answer is luck of", q, q, right - q)
-    said("should not give infinity", 300)
+    said("*Hint:* NaN times", 0)
+    said("$Q = (0.86 - 0.14) / 2$", q, right - q)
+    said("Rewards of", 300)
+    said("of the next state, and the bracket is", 0)
+    said("If there is only one answer, the bracket is", 0)
 
 
 # ---- the curves of exercise 3
