@@ -61,12 +61,14 @@ from minirlhf.classroom import FAST, check
 # problems take four to six steps, and a step ends with `=`, or with EOS if it is the last. About nine
 # steps in ten are right.
 
-# %%
+# %% tags=["shared"]
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
 start, tokenizer = models.load_policy("tiny-long-steps")
 eos, ends = tokenizer.eos_token_id, models.step_end_ids(start, tokenizer, "=")
 sampling = models.SamplingConfig(max_new_tokens=72, temperature=1.0)
 arithmetic = tasks.arithmetic
+
+# %%
 problems = arithmetic.problems("test", 6, levels=(arithmetic.LONG,))
 held_out = [p.prompt for p in problems]
 drawn = models.sample_text(start, tokenizer, held_out, config=sampling, seed=3)[0]
@@ -207,7 +209,18 @@ experiments.with_interval(compared).to_frame("gain in right answers")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# SEE3
+# - **Whole responses win.** They gain 0.084 in right answers, Step-DPO 0.053. The difference is 0.03, and
+#   its 95 % interval, for other problems and other seeds, does not contain 0. With greedy decoding the two
+#   are equal within their intervals, 0.89 and 0.90.
+# - **Why: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. Step-DPO
+#   pays about 11 labels for a pair. Of two responses to one problem, exactly one is right in nearly half of
+#   the cases. So a pair of whole responses costs 4 or 5.
+# - **Both fall first.** After 20 training steps both have fewer right answers than the start, on every seed. We
+#   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
+#   weight by about the learning rate, however small its gradient is.
+#
+# So finer feedback is not better *per label* here. It says more about one response, and it costs more.
+# If a rule or a program checks steps for nothing, count pairs instead.
 # </details>
 
 # %% [markdown]
@@ -256,8 +269,10 @@ options |= {"generator": torch.Generator().manual_seed(0)}
 labelled = loops.continuation_labels(
     start, tokenizer, asked, batch, rewards.right_answer, **options
 )
-table = pd.DataFrame(labelled["labels"][:], index=["first", "second"]).round(2)
-table.rename(columns=lambda s: f"step {s + 1}").fillna("")
+first, second = labelled["labels"]
+steps = [f"step {k}" for k in range(1, 7)]
+table = pd.DataFrame({"first": pd.Series(first), "second": pd.Series(second)})
+table.round(2).T.set_axis(steps, axis=1)
 
 # %% [markdown]
 # In the first response the label falls from near 1 to 0 at the wrong step, and stays there: from
@@ -357,7 +372,7 @@ assert models.same_weights(scorer, other)
 # ## 6. What are they good for?
 #
 # `minirlhf experiment process_rewards` trains five reward models on this policy's responses. Each gets
-# the same number of checks, about CHECKS:
+# the same number of checks, about 12,700 per seed:
 #
 # | reward model | its labels |
 # |---|---|
@@ -382,18 +397,51 @@ assert models.same_weights(scorer, other)
 runs = experiments.results("process_rewards")
 columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
 columns |= {"own": "find, own", "planted": "find, planted"}
-experiments.shown(runs, columns)
+experiments.shown(runs, columns).replace("nan [nan, nan]", "")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# SEE6
+# - **The policy's own log-probabilities are best at both**, by far: 0.86 of the picks, 0.85 of its own
+#   mistakes and 0.82 of the planted ones.
+# - **No reward model finds errors better than chance by much.** A step picked at random is the first wrong
+#   one in a fifth of the cases. The means of the reward models are 0.18 to 0.27.
+# - **They pick worse than a blindfold.** A response drawn at random is right in 0.60 of the cases. The
+#   reward models pick a right one in 0.23 to 0.38. Why? See below.
+# - **Soft or hard, steps or outcomes: no row stands out.** *min* picks better than *last* and *product*.
+# </details>
+#
+# **How can a pick be worse than random?** Suppose that 10 of 16 responses are right. They are all the
+# *same* text, because each step has one right result. The 6 wrong ones are six different texts. A reward
+# model that knows nothing gives each *text* some score. So it takes the right text in one case of
+# seven: 0.14 instead of 10/16. This is why a policy's answers are often put to a vote.
+#
+# **Why did they not learn?** To check a step such as `26-9=17`, a model has to calculate it. That is as
+# hard as to write it. The policy has learned it from 60,000 solutions. The reward models have 400
+# responses with labels of steps, or about 12,700 with an outcome. They start from the policy's weights, but a wrong step differs from a right one in one
+# digit. In lesson 13, too, trained models found fewer planted digits than the policy's surprise did. Large
+# models that have learned to reason start from more. The papers report gains there. At our size
+# this negative result is what we measured.
+#
+# <details><summary>What would you try next?</summary>
+#
+# More labels: the loss in training shows whether a model still learns. With hard labels it has fallen to 0.00: the
+# model knows its 400 responses by heart. And give the model what the policy knows: the policy's
+# log-probability of each token as a second input.
 # </details>
 
 # %% [markdown]
 # ## What to remember
 #
-# - REMEMBER
+# - **Step-DPO** pairs the first wrong step with a right one that the policy writes in its place. The steps
+#   before are read and not learned, and a step gets no EOS.
+# - A **label by continuation** is the chance that this policy still succeeds. A fall of the label shows the
+#   bad step, not a low label.
+# - A **process reward model** gives each step a probability, in one pass. *last*, *min* and *product*
+#   make one score of them.
+# - Compare at equal numbers of labels. Here whole responses won, because a pair of steps costs more labels.
+# - A reward model has to know what it judges. Ours, on tiny data, knew less than the policy's own
+#   log-probabilities.
 #
 # ## Exercises
 #
@@ -610,4 +658,29 @@ record = {
 #
 # ## Going further
 #
-# GOING
+# **What is not equal in section 3.** Labels, training steps and learning rate are equal. The number of
+# pairs and of sampled tokens is not. The learning rate was chosen by single
+# runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
+# knows them. Then the comparison favours whole responses even more.
+#
+# **Token-level DPO.** Zeng et al. 2024 keep pairs of whole responses and add a penalty on the KL
+# divergence at each token (TDPO in lesson 14b). Their loss is finer, their feedback is not.
+#
+# **Where steps end.** Here `=` ends a step and is one token. In text a step often ends with a line break,
+# and a tokenizer may have one token for "a full stop and a line break". `models.step_end_ids` therefore
+# collects every token whose text ends in the end of a step. If prefix and step are tokenised apart, the
+# tokens at their border can be other ones than those that were sampled. We keep the sampled ids.
+#
+# **What the libraries do.** The code published with Step-DPO has the line that appends EOS commented
+# out. TRL's DPO appends one to plain text, so rows of steps must be prepared by hand. Its stepwise format
+# (`prompt`, `completions`, `labels`) is the one that `train_prm` reads.
+#
+# **References.** Lai et al. 2024, *Step-DPO*. Wang et al. 2024, *Math-Shepherd* (equations 3 and 4: the
+# labels). Lightman et al. 2023, *Let's verify step by step* (labels by people, *product*). Snell et al.
+# 2024, *Scaling LLM test-time compute* (*last*). Zeng et al. 2024, *Token-level direct preference
+# optimization*.
+#
+# *How this lab is checked:* the pairs, the labels and the loss are worked by hand in
+# `tests/loops/test_step_dpo.py`, `tests/loops/test_process_reward_loop.py` and
+# `tests/core/test_process_reward.py`. Every number about a recorded run is compared with the record, and
+# the faulty runs of exercises 3 and 4 are repeated (`tests/claims/test_lesson_15b.py`).
