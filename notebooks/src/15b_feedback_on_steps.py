@@ -42,14 +42,14 @@ from minirlhf.classroom import FAST, check
 # | | written | right? |
 # |---|---|---|
 # | problem | `12+10-1+7=` | |
-# | step 1 | `22-1+7=` | yes |
-# | step 2 | `20+7=` | **no**: it should be `21+7=` |
-# | step 3 | `27` | yes, it follows from step 2 |
+# | first step | `22-1+7=` | yes |
+# | second step | `20+7=` | **no**: it should be `21+7=` |
+# | third step | `27` | yes, it follows from the second |
 #
 # Feedback on the *whole response* says "wrong". It does not say which token is to blame, although
-# two of the three steps are fine. Feedback on *steps* says "step 2". There are two ways to use it:
+# two of the three steps are fine. Feedback on *steps* says "the second step". There are two ways to use it:
 #
-# - **Step-DPO** (Lai et al. 2024). The policy writes step 2 again, from the same place, until a try is
+# - **Step-DPO** (Lai et al. 2024). The policy writes the second step again, from the same place, until a try is
 #   right. The right step and the wrong one are a pair for DPO.
 # - A **process reward model** (PRM). It is a reward model with one number for every *step*. To tell
 #   them apart, the reward model of lesson 08 is then called an *outcome* reward model.
@@ -252,7 +252,7 @@ pd.DataFrame({"p": p, "soft, any N": p} | means).round(2)
 # for $N = 64$ nearly 1. So for large $N$ hard labels only tell *impossible* from *possible*.
 # </details>
 #
-# Now the labels of two responses. In the first, step 3 is wrong. In the second only the last step is
+# Now the labels of two responses. In the first, the third step is wrong. In the second only the last step is
 # wrong. Look at both kinds of numbers before you read on.
 
 # %%
@@ -304,15 +304,15 @@ table.round(2).T.set_axis(steps, axis=1)
 # | **min** | that of the worst step | 0.2 |
 # | **product** | all multiplied | 0.16 |
 #
-# **Predict.** Which of the three would be fooled by the calculation of section 1, where step 2 is
-# wrong and step 3 follows from it? And which prefers short responses?
+# **Predict.** Which of the three would be fooled by the calculation of section 1, where the second step is
+# wrong and the third follows from it? And which prefers short responses?
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *last*, if the model looks only at whether step 3 follows from step 2. A model trained on outcomes or
-# continuations may have learned to look further back. *product* prefers short responses: every step
-# lowers it.
+# *last*, if the model looks only at whether the last step follows from the one before. A model trained on
+# outcomes or continuations may have learned to look further back. *product* prefers short responses: every
+# step lowers it.
 # </details>
 #
 # Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
@@ -564,21 +564,23 @@ batch_of(["12+10-1+7="], [[]], [step]).response_ids
 # %% [markdown] tags=["exercise"]
 # **4. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
 # writes −100 for "this step has no label", as many libraries do. His process reward model looks *more*
-# accurate in training than the right one. But it hardly tells a wrong step from a right one:
-#
-# | | colleague | mended |
-# |---|---|---|
-# | in training: labels on the right side of one half | 91 % | 89 % |
-# | held out: mean $\sigma(z)$ of right steps | 0.89 | 0.88 |
-# | held out: of first wrong steps | 0.88 | 0.84 |
-# | held out: of the steps after them | 0.87 | 0.82 |
-#
-# What is wrong in his loss? Mend it.
+# accurate in training than the right one. But it hardly tells a wrong step from a right one, as the table
+# shows. What is wrong in his loss? Mend it.
 #
 # `logits` and `labels` (B, S), `step_mask` (B, S). A label is −100 or a number from 0 to 1. Return the
 # loss of each step, (B, S), with 0 where a step does not exist or has no label.
 #
 # *Hint:* which steps have the label −100 in section 5? What does `bool` make of it?
+
+
+# %% tags=["exercise"]
+table = {
+    "colleague": [0.91, 0.89, 0.88, 0.87],
+    "mended": [0.89, 0.88, 0.84, 0.82],
+}
+rows = ["labels on the right side of one half, in training"]
+kinds = ["right steps", "first wrong steps", "steps after them"]
+pd.DataFrame(table, index=rows + [f"mean sigma(z), held out: {k}" for k in kinds])
 
 
 # %% tags=["exercise"]

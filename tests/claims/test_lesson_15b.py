@@ -1,0 +1,235 @@
+"""Lab 15b, feedback on steps: every number of its prose, and every claim about a run."""
+
+import ast
+import math
+
+import nbformat
+import pytest
+import torch
+
+from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom.course import NOTEBOOKS
+from minirlhf.experiments.process_rewards import PROBLEMS, ROLLOUTS
+from minirlhf.experiments.steps import DEMONSTRATIONS, OWN, PROMPTS, SAMPLING, TRIES, long_problems
+from minirlhf.loops.step_dpo import step_pairs
+from tests.claims import faults_15b
+from tests.claims.prose import lesson
+
+LEVELS = (tasks.arithmetic.LONG,)
+MODELS = (
+    "soft labels",
+    "hard labels",
+    "outcomes",
+    "outcomes at every step",
+    "labels of the rule",
+)
+PICKS = ("best_last", "best_min", "best_product")
+
+
+@pytest.fixture(scope="module")
+def start():
+    return models.load_policy("tiny-long-steps")
+
+
+def recorded(name):
+    runs = experiments.results(name)
+    assert sorted(set(runs.seed)) == [0, 1, 2]
+    return runs.set_index(["variant", "seed"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return recorded("steps")
+
+
+@pytest.fixture(scope="module")
+def readers():
+    return recorded("process_rewards")
+
+
+@pytest.fixture(scope="module")
+def prices(start):
+    """Labels that one pair costs: (Step-DPO, whole responses), for the start."""
+    policy, tokenizer = start
+    prompts, generator = long_problems()[:256], torch.Generator().manual_seed(0)
+    config = loops.StepDPOConfig(
+        step_end="=", max_step=24, sampling=SAMPLING, dpo=loops.StepDPOConfig().dpo
+    )
+    ends = models.step_end_ids(policy, tokenizer, "=")
+    right = tasks.arithmetic.right_step
+    rows, log = step_pairs(policy, tokenizer, prompts, right, config, ends, generator)
+    drawn = models.sample(
+        policy,
+        *models.encode_prompts(tokenizer, prompts),
+        eos_id=tokenizer.eos_token_id,
+        config=SAMPLING,
+        samples_per_prompt=2,
+        generator=generator,
+    )
+    scores = rewards.reward_function(rewards.right_answer, tokenizer)(drawn).view(-1, 2)
+    differ = (scores[:, 0] != scores[:, 1]).float().mean().item()
+    return log["labels"].item() / len(rows["prompt"]), 2 / differ
+
+
+# ---- the records
+
+
+def test_whole_responses_gain_more_than_step_dpo_at_equal_labels(steps):
+    spent = {name: steps.loc[name].labels for name in ("step dpo", "whole responses")}
+    assert (abs(spent["step dpo"] / spent["whole responses"] - 1) < 0.02).all()
+    frame = steps.reset_index()
+    found = experiments.difference_over_prompts_and_seeds(frame, "pass_1", "step dpo")
+    assert found.loc["whole responses"].low > 0
+    greedy = experiments.difference_over_prompts_and_seeds(frame, "greedy", "step dpo")
+    assert greedy.loc["whole responses"].low < 0 < greedy.loc["whole responses"].high
+
+
+def test_both_fall_first():
+    history = experiments.results("steps_history").set_index(["variant", "seed", "step"])
+    for name in ("step dpo", "whole responses"):
+        for seed in range(3):
+            run = history.loc[name, seed].right
+            assert run[20] < run[0]
+
+
+def test_no_reward_model_finds_errors_and_the_policy_does(readers):
+    for name in MODELS:
+        row = readers.loc[name]
+        assert (abs(row.own - row.chance_own) < 0.09).all()
+        assert (abs(row.planted - row.chance_planted) < 0.1).all()
+        assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
+        assert (row.best_min > row[["best_last", "best_product"]].max(1)).all()
+    policy = readers.loc["no reward model"]
+    assert (policy[["best_product", "own", "planted"]] > 0.8).all().all()
+
+
+# ---- the numbers of the prose
+
+
+def test_the_numbers_of_lab_15b(start, steps, readers, prices):
+    with lesson("15b") as said:
+        idea(said, start)
+        gained(said, steps, prices)
+        labels(said)
+        scores(said)
+        judged(said, readers)
+        exercises(said)
+
+
+def idea(said, start):
+    said("is `tiny-long-steps`, a GPT-2 of", start[0].num_parameters() / 1e6)
+    said("The first loss is", math.log(2))
+
+
+def gained(said, steps, prices):
+    assert OWN.steps == 200
+    said("and take", OWN.steps)
+    per_step = steps.loc["step dpo"].labels.mean() / OWN.steps
+    said("| Step-DPO |", PROMPTS["step"], 290, abs(per_step - 290) < 5)
+    said("| whole responses |", PROMPTS["whole"], 2 * PROMPTS["whole"])
+    mean = steps.groupby("variant")[["pass_1", "greedy", "step_right"]].mean()
+    gain = mean.pass_1 - mean.pass_1["start"]
+    said(
+        "**Whole responses win.**",
+        gain["whole responses"],
+        gain["step dpo"],
+        gain["whole responses"] - gain["step dpo"],
+        0,
+    )
+    said("With greedy decoding", mean.greedy["step dpo"], mean.greedy["whole responses"])
+    assert 0.87 < mean.step_right["start"] < 0.92  # nine of ten
+    step, whole = prices
+    said("pays about", 11, abs(step - 11) < 1.5)
+    said("So a pair of whole responses costs", 4, 5, 4 < whole < 5)
+    said("**Both fall first.** After", 20)
+
+
+def labels(said):
+    said("Of $N = 8$ continuations", 2, 2 / 8, 2 / 8, 1)
+    said("The **hard** label is", 1, 0)
+    said("The mean soft label is $p$ =", 0.1)
+    said("The mean hard label is $1 - 0.9^8$ =", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
+    said("the label falls from near", 1, 0, 28)
+
+
+def scores(said):
+    said("With labels $y_s$ from", 0, 1)
+    said("For a step with $\\sigma(z) = 0.8$", -math.log(0.8), -math.log(0.2))
+    p = torch.tensor([[0.9, 0.2, 0.9]], dtype=torch.float64)
+    mask = torch.ones_like(p, dtype=torch.bool)
+    said("For steps with the probabilities", 0.9, 0.2, 0.9)
+    for how in ("last", "min", "product"):
+        score = core.process_reward_score(p.logit(), mask, how=how).exp().item()
+        said(f"| **{how}** |", score)
+    said("on the rule's labels of", 400)
+
+
+def judged(said, readers):
+    checks = [readers.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
+    good = all(abs(x - 12_700) < 100 for x in checks)
+    said("the same number of checks, about", 12_700, good)
+    said("the share of right ones among", ROLLOUTS)
+    said("whether any of these", ROLLOUTS)
+    said("**Pick**: of", TRIES)
+    mean = readers.groupby("variant").mean(numeric_only=True)
+    policy, trained = mean.loc["no reward model"], mean.loc[list(MODELS)]
+    said("are best at both**", policy.best_product, policy.own, policy.planted)
+    assert all(abs(mean[f"chance_{kind}"].mean() - 0.2) < 0.02 for kind in ("own", "planted"))
+    found = trained[["own", "planted"]]
+    said("The means of the reward models are", found.min().min(), found.max().max())
+    picked = trained[list(PICKS)]
+    said(
+        "**They pick worse than a blindfold.**",
+        policy.random,
+        picked.min().min(),
+        picked.max().max(),
+    )
+    said("Suppose that", 10, 16)
+    said("are all the", 6, 1 / 7, 10 / 16)
+    said("The policy has learned it from", DEMONSTRATIONS)
+    said("The reward models have", PROBLEMS, 12_700)
+    said("With hard labels it has fallen to", mean.loss["hard labels"], PROBLEMS)
+
+
+def exercises(said):
+    said("Return the change that each step makes, (B, S), with", 0)
+    said("NaN times", 0)
+    said("Another colleague writes", -100)
+    said("A label is", -100, 0, 1, 0)
+    said("which steps have the label", -100)
+
+
+# ---- the faulty runs of exercises 3 and 4
+
+
+def curves_of_exercise_3():
+    """(right answers, steps of a response), each by name, of the lab's figure."""
+    book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
+    cell = next(c.source for c in book.cells if "written_steps = {" in c.source)
+    return [ast.literal_eval(line.value) for line in ast.parse(cell).body[:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["colleague", "mended"])
+def test_the_curves_of_exercise_3_are_those_of_imitation(name):
+    found = faults_15b.trained_on_steps(append_eos=name == "colleague")
+    right, written = (curves[name] for curves in curves_of_exercise_3())
+    # another processor may sample another token somewhere
+    assert found[0] == pytest.approx(right, abs=0.05)
+    assert found[1] == pytest.approx(written, abs=0.2)
+
+
+@pytest.mark.slow
+def test_with_dpo_the_same_fault_does_not_shorten_the_responses():
+    _, written = faults_15b.trained_on_steps(append_eos=True, loss="dpo")
+    assert min(written) > written[0] - 0.05
+
+
+@pytest.mark.slow
+def test_the_table_of_exercise_4_is_that_of_labels_cast_to_bool():
+    book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
+    cell = next(c.source for c in book.cells if "steps after them" in c.source)
+    table = ast.literal_eval(ast.parse(cell).body[0].value)
+    for name, cast in (("colleague", True), ("mended", False)):
+        means, right = faults_15b.reward_model_reads(cast=cast)
+        assert table[name] == pytest.approx([right, *means], abs=0.02)
