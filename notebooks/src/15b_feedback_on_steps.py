@@ -74,7 +74,8 @@ held_out = [p.prompt for p in problems]
 drawn = models.sample_text(start, tokenizer, held_out, config=sampling, seed=3)[0]
 texts = models.decode(tokenizer, drawn)
 right = [arithmetic.steps_right(*pair) for pair in zip(held_out, texts)]
-pd.DataFrame({"problem": held_out, "response": texts, "steps right": right})
+wrong = [row.index(False) + 1 if False in row else "none" for row in right]
+pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong})
 
 # %% [markdown]
 # ## 2. Step-DPO: a pair of steps

@@ -98,7 +98,7 @@ def test_no_reward_model_finds_errors_and_the_policy_does(readers):
         assert (abs(row.own - row.chance_own) < 0.09).all()
         assert (abs(row.planted - row.chance_planted) < 0.1).all()
         assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
-        assert (row.best_min > row[["best_last", "best_product"]].max(1)).all()
+        assert (row.best_min > row[["best_last", "best_product"]].max(axis=1)).all()
     policy = readers.loc["no reward model"]
     assert (policy[["best_product", "own", "planted"]] > 0.8).all().all()
 
