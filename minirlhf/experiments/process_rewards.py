@@ -66,6 +66,15 @@ def process_rewards_run(
         own, planted     how often the blamed step is the first wrong one: in the policy's own wrong
                          responses, and in right ones with one wrong digit
         chance_own, chance_planted  the same for a step picked at random
+
+    Without a reward model the row also has what such a model could reach:
+
+        blind            the pick of a judge that scores each different text at random
+        majority         the most frequent final answer among the TRIES responses is right
+        labels_half, labels_fall
+                         `own`, if the labels were known: soft labels of ROLLOUTS continuations; the
+                         blamed step is the first below 1/2 (else the lowest), or that of the
+                         largest fall
     """
     policy, tokenizer = load_policy(MODEL)
     seed = config.seed
@@ -84,6 +93,8 @@ def process_rewards_run(
             texts,
         )
         scores = {"product": torch.cat(likely)}
+        row |= without_a_judge(texts, right)
+        row |= located_by_labels(policy, tokenizer, cases["own"], seed)
         blamed = {k: blamed_by_surprisal(policy, tokenizer, some) for k, some in cases.items()}
     else:
         rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
@@ -190,6 +201,46 @@ def located(blamed: list[int], cases: Dataset) -> torch.Tensor:
     """Whether the blamed step is the first wrong one, for each case."""
     found = [float(a == b) for a, b in zip(blamed, cases["step"], strict=True)]
     return torch.tensor(found, device="cpu")
+
+
+def without_a_judge(texts: list[str], right: torch.Tensor) -> dict[str, float]:
+    """blind and majority, see `process_rewards_run`. Responses to a prompt stand side by side."""
+    blind, majority = [], []
+    for i, row in enumerate(right.tolist()):
+        some = texts[i * len(row) : (i + 1) * len(row)]
+        of_text = dict(zip(some, row, strict=True))
+        blind.append(sum(of_text.values()) / len(of_text))
+        answers = [arithmetic.answer_of(text) for text in some]
+        most = max(answers, key=answers.count)
+        majority.append(row[answers.index(most)])
+    return {"blind": sum(blind) / len(blind), "majority": sum(majority) / len(majority)}
+
+
+def located_by_labels(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, cases: Dataset, seed: int
+) -> dict[str, float]:
+    """labels_half and labels_fall, see `process_rewards_run`."""
+    labelled = continuation_labels(
+        policy,
+        tokenizer,
+        cases["prompt"][:],
+        encode(tokenizer, cases["prompt"][:], cases["response"][:]),
+        right_answer,
+        step_end="=",
+        count=ROLLOUTS,
+        sampling=SAMPLING,
+        generator=torch.Generator().manual_seed(8000 + seed),
+    )
+    half, fall = [], []
+    for labels in labelled["labels"]:
+        low = [k for k, y in enumerate(labels) if y < 0.5]
+        half.append(low[0] if low else labels.index(min(labels)))
+        changes = [y - x for x, y in zip([1.0, *labels], labels, strict=False)]
+        fall.append(changes.index(min(changes)))
+    return {
+        "labels_half": located(half, cases).mean().item(),
+        "labels_fall": located(fall, cases).mean().item(),
+    }
 
 
 def own_errors(prompts: list[str], texts: list[str], seed: int) -> Dataset:

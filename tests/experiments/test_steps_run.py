@@ -43,6 +43,14 @@ def test_picked_and_located_by_hand():
     assert process_rewards.located([0, 0, 2, 2], cases).tolist() == [1, 0, 1, 1]
 
 
+def test_a_pick_without_a_judge_by_hand():
+    """One of two texts is right, and 2 has most votes; then one of three, and 4 has most."""
+    texts = ["1=2", "1=2", "1=2", "3", "a=4", "b=4", "5", "b=4"]
+    right = torch.tensor([[1.0, 1, 1, 0], [0, 0, 1, 0]])
+    found = process_rewards.without_a_judge(texts, right)
+    assert found == {"blind": pytest.approx((1 / 2 + 1 / 3) / 2), "majority": 0.5}
+
+
 def test_a_reward_model_blames_the_first_step_below_one_half_or_the_lowest(monkeypatch, start):
     _, tokenizer = start
     logits = torch.tensor([[2.0, -1.0, -5.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.0]])
@@ -125,7 +133,9 @@ def test_small_runs_of_the_reward_models_have_equally_many_checks(monkeypatch):
         assert 0 <= row["best_product"] <= row["possible"] <= 1
         assert row["possible"] == rows["soft labels"]["possible"]  # the same responses
         assert len(row["best_product_by_prompt"]) == len(row["planted_by_prompt"]) == 4
-    assert "best_min" not in rows["no reward model"]
+    policy = rows["no reward model"]
+    assert "best_min" not in policy and 0 <= policy["blind"] <= policy["possible"]
+    assert 0 <= policy["labels_half"] <= 1 and 0 <= policy["labels_fall"] <= 1
 
 
 def test_the_rows_of_the_reward_models_follow_from_the_same_continuations(monkeypatch, start):
