@@ -94,7 +94,8 @@ def process_rewards_run(
         )
         scores = {"product": torch.cat(likely)}
         row |= without_a_judge(texts, right)
-        row |= located_by_labels(policy, tokenizer, cases["own"], seed)
+        chances = dict(zip(prompts[::TRIES], right.mean(1).tolist(), strict=True))
+        row |= located_by_labels(policy, tokenizer, cases["own"], chances, seed)
         blamed = {k: blamed_by_surprisal(policy, tokenizer, some) for k, some in cases.items()}
     else:
         rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
@@ -217,9 +218,17 @@ def without_a_judge(texts: list[str], right: torch.Tensor) -> dict[str, float]:
 
 
 def located_by_labels(
-    policy: Policy, tokenizer: PreTrainedTokenizerBase, cases: Dataset, seed: int
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    cases: Dataset,
+    chances: dict[str, float],
+    seed: int,
 ) -> dict[str, float]:
-    """labels_half and labels_fall, see `process_rewards_run`."""
+    """labels_half and labels_fall, see `process_rewards_run`.
+
+    Args:
+        chances: prompt -> share of right responses, the label before the first step.
+    """
     labelled = continuation_labels(
         policy,
         tokenizer,
@@ -232,10 +241,10 @@ def located_by_labels(
         generator=torch.Generator().manual_seed(8000 + seed),
     )
     half, fall = [], []
-    for labels in labelled["labels"]:
+    for prompt, labels in zip(labelled["prompt"], labelled["labels"], strict=True):
         low = [k for k, y in enumerate(labels) if y < 0.5]
         half.append(low[0] if low else labels.index(min(labels)))
-        changes = [y - x for x, y in zip([1.0, *labels], labels, strict=False)]
+        changes = [y - x for x, y in zip([chances[prompt], *labels], labels, strict=False)]
         fall.append(changes.index(min(changes)))
     return {
         "labels_half": located(half, cases).mean().item(),
