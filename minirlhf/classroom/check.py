@@ -92,7 +92,11 @@ from minirlhf.classroom.lessons.lesson_14 import (
     simpo_loss,
     slopes_of_a_pair,
 )
-from minirlhf.classroom.lessons.lesson_15 import luck_of_an_answer, turn_log_ratio
+from minirlhf.classroom.lessons.lesson_15 import (
+    luck_of_an_answer,
+    mask_of,
+    turn_log_ratio,
+)
 from minirlhf.classroom.lessons.lesson_15b import (
     loss_of_labelled_steps,
     progress_of_steps,

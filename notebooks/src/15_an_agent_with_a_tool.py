@@ -19,11 +19,13 @@
 # - train on such responses with DPO, and count only the tokens that the policy chose,
 # - say when it is exact to leave out the tool's tokens, and compute the error when it is not.
 #
-# **You need** lesson 11 (verifiable rewards) and lesson 12 (direct preference optimisation, DPO).
-# About 45 minutes to read and 60 for the exercises.
+# **You need** lesson 11 (verifiable rewards, GRPO) and lesson 12 (direct preference optimisation, DPO).
+# Sections 4 to 6 recall soft values (lesson 13), online DPO (lesson 14) and KTO (lesson 14b) in a sentence.
+# About 50 minutes to read and 85 for the exercises.
 
 # %%
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -35,9 +37,9 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: two authors, one response
 #
-# Until now the policy wrote every token of a response. An **agent** does not. It can call a
-# **tool**, such as a calculator, a search engine or a compiler. The tool answers, and the policy
-# writes on. So one response has two authors:
+# Until now the policy wrote every token of a response. An **agent** can call a **tool**, such as a
+# calculator, a search engine or a compiler. The tool answers, and the policy writes on. So one response
+# has two authors:
 #
 # | who writes | tokens | what it is |
 # |---|---|---|
@@ -45,9 +47,9 @@ from minirlhf.classroom import FAST, check
 # | tool | `{3901}` | its result |
 # | policy | `3906` | the answer to the prompt `47*83+5=` |
 #
-# Training may change the policy, and nothing else. So only the policy's tokens belong into the loss.
-# Let $m_t$ be 1 if the policy chose token $t$, and 0 if the tool wrote it. This is the **action
-# mask**. The log-ratio of lesson 12 becomes a sum over the policy's tokens:
+# Training changes only the policy, so only the policy's tokens belong into the loss. The **action
+# mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. The log-ratio of lesson 12
+# becomes a sum over the policy's tokens:
 #
 # $$ h(y) = \sum_t m_t \big[ \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] . $$
 #
@@ -55,7 +57,7 @@ from minirlhf.classroom import FAST, check
 # reads what the tool wrote. With this $h$, the loss of a pair is that of lesson 12. It is called
 # *multi-turn DPO* (Xiong et al. 2024).
 #
-# That is one line of code. This lesson asks two questions about it. Is it right? And does it matter?
+# Is it right? And does it matter?
 
 # %% [markdown]
 # **Predict.** Here are the tokens of one response: `[ 4 7 * 8 3 ] { 3 9 0 1 } 3 9 0 6 EOS`. For
@@ -65,22 +67,20 @@ from minirlhf.classroom import FAST, check
 # <details><summary>What you should see</summary>
 #
 # The policy chose `[ 4 7 * 8 3 ]` and `3 9 0 6 EOS`. The tool wrote `{ 3 9 0 1 }`, with both curly
-# brackets. The `]` is the policy's decision to *end* the call. The EOS is its decision to end the
-# response. Both are learned. A mask that is shifted by one token would drop the `]` and count the `{`.
+# brackets. The `]` is the policy's decision to *end* the call, and the EOS to end the response. Both are
+# learned. Masks go wrong at the borders between the two authors.
 # </details>
 
 # %% [markdown]
 # ## 2. Taking turns
 #
 # `tiny-agent` is a small GPT-2 of 0.8 million parameters. A token is one character. The problems
-# are products of two-digit numbers, plus or minus a number. It has seen three kinds of
-# demonstrations: right calls, some wrong calls, and mostly answers *in the head*, without a call,
-# which start with `~`. Products are too hard for its head.
+# are products of two-digit numbers, plus or minus a number. It has seen right calls, some wrong calls,
+# and mostly answers *in the head*, which start with `~`. Products are too hard for its head.
 #
-# The loop is the one of every policy, with one addition. The policy samples token by token until it
-# writes `]`. Then the tool reads the token ids up to there and appends its own. Then the policy goes
-# on. Nothing is turned into text and tokenised again: for most tokenizers that would give other
-# tokens than those that were sampled.
+# The policy samples token by token until it writes `]`. Then the tool reads the token ids up to there and
+# appends its own, and the policy goes on. No text is tokenised again: for most tokenizers that would give
+# other tokens than those that were sampled.
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -113,13 +113,15 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The score is a rule: 1 if the number after the last call is the value of the prompt, and 0
-# otherwise. Look at a response that is wrong *although* it calls the calculator: it has copied a
-# digit wrongly, so the calculator answered another question. And look at the answers in the head:
-# nearly all are wrong.
+# The score is a rule: 1 if the answer is the value of the prompt, and 0 otherwise. The answer is the
+# number after the last call, or after the `~`. Nearly all answers in the
+# head are wrong. A wrong response *with* a call has copied a digit wrongly, so the calculator answered
+# another question.
 #
-# Here are three responses under the microscope. The colour is the log-probability of the token.
-# The tool's tokens are grey: the policy did not choose them, so they have no number.
+# A batch has two masks. `response_mask` is true at every token of the response and false at padding,
+# `action_mask` only at the tokens that the policy chose. Here are three responses with a call under the
+# microscope. The colour is the token's log-probability: white is certain, and the stronger the orange,
+# the less likely the token was. The tool's tokens have no number and are grey.
 
 # %%
 calls = (~batch.action_mask & batch.response_mask).any(1)
@@ -130,119 +132,134 @@ table = evaluate.token_table(
 show.microscope(table, "logprob", text="all")
 
 # %% [markdown]
-# Most tokens are nearly certain. The first one is not: to call, or not to call, is a decision that
-# training can change. And the digits of a wrong copy stand out in orange.
+# Most tokens are nearly certain. The first one is not: to call or not is a decision that training can
+# change. And the digits of a wrong copy stand out.
 
 # %% [markdown]
 # ## 3. Is it right? A tool that always gives the same answer
 #
-# Lesson 12 began with the best policy: $\pi^*$ has the highest expected reward minus KL penalty. For
-# whole responses it satisfies
+# Lesson 12 began with the best policy $\pi^*$: it has the highest expected reward minus KL penalty, and
 #
 # $$ r(y) = \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \text{a constant} , $$
 #
 # and DPO puts this into the Bradley-Terry model. Does it still hold with the masked sum $h$?
 #
-# The probability of a response is now a product of two kinds of factors: the policy's probabilities
-# and the tool's. The tool is the same under both policies, so its factors *cancel* in the ratio.
-# What remains is $h$. So far, the mask only leaves out what cancels anyway.
+# The probability of a response is now a product of the policy's probabilities and the tool's. The *true*
+# tool is the same under both policies, so its factors cancel in the ratio, and $h$ remains. Without the
+# mask there is no such cancelling. The loss then has the policy's own *guess* of what the tool will write, and
+# the reference's guess.
 #
-# But $\pi^*$ itself is the question. DPO's equation says: make each response likelier by
-# $e^{r/\beta}$. For this the policy would have to choose *every* token. With a calculator it does,
-# in a way: the call decides the result. If the tool **always gives the same answer to the same
-# call**, choosing the call is choosing the answer, and the equation holds. So for a calculator, a
-# compiler or a fixed database, masked DPO is exact.
+# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? It asks the policy to
+# make each whole response likelier in proportion to $e^{r/\beta}$. For this the policy has to decide
+# about the whole response, and it does not decide what the tool answers. If the tool **always gives
+# the same answer to the same call**, choosing the call is choosing its answer, and the equation holds. So
+# for a calculator, a compiler or a fixed database, masked DPO is exact: its minimum is $\pi^*$. The
+# conditions are those of lesson 12: pairs of all responses, labels by the Bradley-Terry model, and a
+# network that can represent $\pi^*$.
 
 # %% [markdown]
 # ## 4. And a tool that is sometimes wrong?
 #
-# A search engine may return something else tomorrow. Then the policy cannot choose the answer, and
-# the equation gets one more term. Let us see it in a world that we can solve on paper.
+# A search engine may return something else tomorrow. Then the equation gets one more term. Let us see
+# it in a world that is solved on paper.
 #
-# There are two tools. The *fast* one is right in 80 % of the calls. The *slow* one is always right,
-# but it costs 0.1. The policy chooses a tool, sees whether the answer is right, and then either
-# passes it on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference
-# tosses a coin for every choice.
+# The *fast* tool is right in 80 % of the calls. The *slow* one is always right, but it costs 0.1. The
+# policy chooses a tool and sees whether the answer is right. Then it passes the answer on (reward 1 if
+# right, −1 if wrong) or says *I do not know* (reward 0). The reference tosses a coin for every choice.
 #
-# We work backwards, as in lesson 13. Take $\beta = 0.2$.
+# The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the
+# KL penalty. We maximise it backwards, from the last choice to the first. Among actions $c$ with rewards
+# $r(c)$ the best policy is $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities
+# add up to 1, so
 #
-# 1. *After the answer.* The best policy passes a right answer on, and not a wrong one. This is worth
-#    $V = 0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86 after a right answer of the
-#    fast tool, and $0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12\big)$ = −0.14 after a wrong one.
-# 2. *Before the answer.* The fast tool is worth the mean: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ =
-#    0.66. The slow one is worth $0.86 - 0.1$ = 0.76. So the slow tool is the better choice.
+# $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
 #
-# Now add up the policy's log-ratios along one response, and compare with the reward:
+# This is the *soft value* of lesson 13, a soft maximum of the rewards. It is what the choice is worth:
+# the reward of each action minus its penalty $\beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)}$ is $V$.
+# Take $\beta = 0.2$.
+#
+# 1. *After the answer* of the fast tool, passing on brings 1 if it was right, *I do not know* 0. So
+#    $V = 0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86. After a wrong answer it is
+#    $0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12\big)$ = −0.14. The slow tool's cost lowers both rewards:
+#    after its right answer $V$ = 0.76.
+# 2. *Before the answer.* $Q(\text{tool})$ is the *mean* of $V$ over the answers, because nobody chooses
+#    them: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the fast tool. The slow one has one answer,
+#    so $Q = V$ = 0.76.
+# 3. *At the start* the policy chooses, so $V_0$ is the soft maximum of the two $Q$: 0.72. It is the
+#    largest $J$.
+#
+# At each choice, $\beta$ times the log-ratio is what the action is worth minus what the choice is worth:
+# first $Q(\text{tool}) - V_0$, then $r - V(\text{answer})$. Their sum along a response is
 #
 # $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{answer}) - Q(\text{tool}) \big] . $$
 #
 # The bracket is the **transition term**: how lucky this answer was. A right answer of the fast tool is
 # luck of $0.86 - 0.66 = 0.20$. A wrong one is $-0.14 - 0.66 = -0.80$. The mean of the luck is
-# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but in a single pair it is there.
+# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but in a single pair it is there. A tool with one answer has
+# $V = Q$ and no luck. That is section 3.
 
 # %%
 world = core.ToolWorld.two_tools(right=0.8, cost=0.1)
 start_value, q, values = world.optimal_values(beta=0.2)
-rows = ["fast tool", "slow tool"]
-print("Q:", dict(zip(rows, q.numpy().round(2))))
-pd.DataFrame(
-    world.transition_term(beta=0.2).numpy().round(2),
-    index=rows,
-    columns=["right answer", "wrong answer"],
-)
+luck = world.transition_term(beta=0.2)
+columns = {"Q": q, "right answer: V - Q": luck[:, 0], "wrong answer: V - Q": luck[:, 1]}
+pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# (A wrong answer of the slow tool never happens, so its number does not matter.)
+# (The slow tool is never wrong, so its last number does not matter.)
 #
-# DPO does not know the bracket. Its pairs say "the fast tool and a right answer is preferred to the
-# slow tool". That was luck, and DPO takes it for skill.
+# DPO leaves out the bracket: its loss asks for $\beta h = r$ plus a constant.
 #
-# **Predict.** Three policies choose between the tools: the best one, DPO with the action mask, and
-# DPO without it, which treats the tool's answer as if the policy had chosen it. Which of the two
-# chooses the fast tool too often? What does it believe about the tool?
+# **Predict.** DPO with the action mask, and DPO without it, which treats the tool's answer as if the policy
+# had chosen it: does each choose the fast tool more often than the best policy, less often, or about as
+# often? Which has the higher $J$, and is it the same one for every $\beta$?
 
-# %%
-policies = {
-    "the best policy": world.optimum(beta=0.2),
-    "DPO with the mask": world.masked_optimum(beta=0.2),
-    "DPO without the mask": world.unmasked_optimum(beta=0.2)[:2],
-}
-pd.DataFrame(
-    {
-        name: {
-            "chooses the fast tool": policy[0][0].exp().item(),
-            "expected reward": world.expected_reward(*policy).item(),
-            "objective J": world.objective(*policy, beta=0.2).item(),
-        }
-        for name, policy in policies.items()
+# %% tags=["predict"]
+table = {}
+for beta in (0.2, 0.5, 1.0):
+    policies = {
+        "the best policy": world.optimum(beta=beta),
+        "DPO with the mask": world.masked_optimum(beta=beta),
+        "DPO without the mask": world.unmasked_optimum(beta=beta)[:2],
     }
-).T.round(3)
+    for name, policy in policies.items():
+        table[beta, name] = {
+            "chooses the fast tool": policy[0][0].exp().item(),
+            "objective J": world.objective(*policy, beta=beta).item(),
+        }
+pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The best policy chooses the fast tool with 0.378. DPO with the mask comes very close, with 0.376.
-# DPO *without* the mask chooses it with 0.569: it is an **optimist**. It can lower its loss by making
-# the *answer* likelier, so it learns a picture of the tool in which right answers come 99.8 % of the
-# time instead of 80 %, and then it relies on that picture.
+# - **At $\beta = 0.2$ DPO without the mask is an optimist.** It chooses the fast tool with 0.569, the best
+#   policy with 0.378, DPO with the mask with 0.376. Without the mask, the loss also falls when the
+#   *answer* gets likelier. So the policy learns a picture of the tool,
+#   $p(o) \propto \text{tool}(o)\, e^{V(o)/\beta}$. In it the fast tool is right in 99.8 % of its calls
+#   instead of 80 %, and the policy relies on that.
+# - **DPO with the mask is not exact either.** The probabilities of the second action must add up to 1
+#   after *every* answer, lucky or not. So no policy has $\beta h = r$ plus one constant, and the luck
+#   bends some probabilities. After a *wrong* answer the best policy passes it on with 0.7 %, and masked
+#   DPO with almost 0 %.
+# - **The mask is no guarantee if the tool is random.** At $\beta = 0.2$ it is better: $J$ is 0.7184 with
+#   it and 0.7039 without. At 0.5 and at 1 DPO *without* the mask has the higher $J$: 0.5666 against
+#   0.5651, and 0.4708 against 0.4667.
 # </details>
 #
-# So the mask protects from optimism. It does not make DPO exact: some of the luck remains, and has to
-# go somewhere. With the mask it goes into the second action. After a *wrong* answer the best policy
-# passes it on with 0.7 %, and masked DPO with almost 0 %.
-#
-# **Which error is worse depends on $\beta$.** At $\beta = 0.2$ the objective $J$ is 0.7189 for the
-# best policy, 0.7184 with the mask and 0.7039 without. At $\beta = 1$, where everybody stays close to
-# the reference, it is 0.4714, 0.4667 and 0.4708: there DPO *without* the mask is the better one. A
-# method that follows the gradient of $J$, such as GRPO, has no such term: it never asks why a
-# response was good. For GRPO the mask is right for every tool.
+# The policy gradient weights each choice by the return that followed it. On average over the tool's
+# answers this return is the choice's $Q$: the luck averages out. So GRPO with the mask (lesson 11) needs
+# no tool that always gives the same answer.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
-# Now the whole step. It is lesson 14's online DPO with three changes: the sampler has a tool, a rule
-# is the judge, and the mask is the action mask. A prompt whose eight responses are all right or all
-# wrong gives no pair.
+# This is lesson 14's online DPO: pairs of fresh responses of the policy. Three things change: the sampler
+# has a tool, a rule is the judge, and the mask is the action mask. A prompt whose eight responses are all
+# right or all wrong gives no pair.
+#
+# **Where does the mask act?** It is a part of the batch: `models.policy_logprobs` gives 0 where
+# `batch.action_mask` is False. `masked=False` puts the response mask in its place, as if the mask were
+# forgotten.
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
@@ -252,7 +269,7 @@ optimizer = loops.make_optimizer(actor, plain)
 generator = torch.Generator().manual_seed(0)
 
 
-def agent_step(index):
+def agent_step(index, masked=True):
     # 1. Eight responses to each prompt. The calculator writes its own tokens.
     ids, mask = models.encode_prompts(tokenizer, [train[i] for i in index])
     options = {"eos_id": eos, "config": sampling, "samples_per_prompt": 8}
@@ -265,15 +282,16 @@ def agent_step(index):
     differ = scores.amax(1) > scores.amin(1)
     chosen = (first + scores.argmax(1))[differ]
     rejected = (first + scores.argmin(1))[differ]
-    pairs = batch.select(torch.cat([chosen, rejected]))
-    # 4. The log-probability of each response: the sum over the policy's own tokens.
-    own = pairs.action_mask
-    logprobs = core.sequence_logprobs(models.policy_logprobs(actor, pairs), own)
+    # 4. The mask is a part of the batch: policy_logprobs is 0 where it is False.
+    own = batch.action_mask if masked else batch.response_mask
+    pairs = replace(batch, action_mask=own).select(torch.cat([chosen, rejected]))
+    # 5. The log-probability of each response: the sum over the tokens of the mask.
+    logprobs = models.policy_logprobs(actor, pairs)
+    logprobs = core.sequence_logprobs(logprobs, pairs.action_mask)
     with torch.no_grad():  # the reference does not learn
-        ref_logprobs = core.sequence_logprobs(
-            models.policy_logprobs(reference, pairs), own
-        )
-    # 5. The loss of lesson 12, and the update.
+        ref_logprobs = models.policy_logprobs(reference, pairs)
+        ref_logprobs = core.sequence_logprobs(ref_logprobs, pairs.action_mask)
+    # 6. The loss of lesson 12, and the update.
     losses = core.dpo(*logprobs.chunk(2), *ref_logprobs.chunk(2), beta=0.1)
     losses.mean().backward()
     optimizer.step()
@@ -282,13 +300,14 @@ def agent_step(index):
 
 
 # %% [markdown]
-# `train_online` is the package's loop. It gets the tool through `formulas`: the function that samples
-# is replaced by one that has the calculator. With its `plain` settings it leaves the same weights.
+# `train_online` is the package's loop. `formulas` are the functions that it calls: here the sampler gets
+# the calculator. `max_response` is `max_new_tokens` plus the EOS. A response without EOS loses no points
+# (`missing_eos_penalty`). With its `plain` settings the loop leaves the same weights.
 
 # %%
 steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(train), 32, steps, seed=0))
-log = [agent_step(index) for index in order]
+log = pd.DataFrame([agent_step(index) for index in order])
 
 settings = {"steps": steps, "batch_size": 32, "beta": 0.1, "max_response": 33}
 dpo = loops.DPOConfig.plain(**settings, optimiser=plain)
@@ -299,24 +318,48 @@ formulas = loops.DPOFormulas(sample=partial(models.sample, tool=calculator))
 other = copy.deepcopy(start).requires_grad_(True)
 loops.train_online(other, tokenizer, train, score, config, formulas=formulas)
 assert models.same_weights(actor, other)
-pd.DataFrame(log).round(3)
+log.round(3)
 
 # %% [markdown]
 # The first loss is $\log 2$ = 0.693, as for every DPO that starts at its reference. *right* is the
-# share of right answers among the 256 responses of a step. After four steps it moves, but 256
-# responses are too few to be sure.
+# share of right answers among the 256 responses of a step.
+#
+# **Predict.** The next cell runs 36 steps with the mask and 36 without. Which of
+# the two has the lower loss at the end? Which has more right answers?
+
+# %% tags=["predict"]
+curves = {}
+for name in ("with the mask", "without the mask"):
+    actor = copy.deepcopy(start).requires_grad_(True)
+    optimizer = loops.make_optimizer(actor, plain)
+    generator = torch.Generator().manual_seed(0)
+    batches = loops.shuffled_batches(len(train), 32, 2 if FAST else 36, seed=0)
+    masked = name == "with the mask"
+    curves[name] = pd.DataFrame([agent_step(index, masked) for index in batches])
+both = pd.concat(curves, axis=1).swaplevel(axis=1)
+panels = {"loss": dict(both["loss"]), "share of right answers": dict(both["right"])}
+show.lines(panels, xlabel="step")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# The run without the mask has the lower loss and is the worse agent. In the last six steps its loss is
+# about 0.3, against 0.6 with the mask. But only about half of its answers are right, and about three
+# quarters with the mask. The two losses sum over different tokens, so they cannot be compared, and the
+# loss does not show that the mask is missing.
+# </details>
 
 # %% [markdown]
 # ## 6. Does it matter? Three iterations on tiny-agent
 #
-# Four steps say little. `minirlhf experiment multi_turn` has longer runs, recorded with three seeds. An
+# `minirlhf experiment multi_turn` has recorded runs with three seeds and held-out test problems. An
 # *iteration* is: sample eight responses to each of 384 problems, make the pairs, take 12 steps on them.
-# Three iterations make a run. Three methods learn from the same kind of samples: DPO, Kahneman-Tversky
-# optimisation (KTO, lesson 14b: single responses, labelled right or wrong) and GRPO (lesson 11).
+# Three iterations make a run. The samples are older than in section 5, the learning rate decays and the
+# gradient is clipped, so the shares are lower. We compare DPO, Kahneman-Tversky optimisation (KTO,
+# lesson 14b: single responses, labelled right or wrong) and GRPO, which samples anew for each step.
 #
-# **Predict.** Without the mask, the tool's tokens count as if the policy had chosen them. The calculator
-# is deterministic, so section 3 says that its factors cancel. Does a run without the mask end better,
-# worse or the same? Which tokens will the loss use most?
+# **Predict.** Do KTO and GRPO need the mask as much as DPO? When DPO without the mask prefers the right
+# response of a pair, on which tokens does the preference lie?
 
 # %% tags=["predict"]
 history = experiments.results("multi_turn_history")
@@ -330,69 +373,71 @@ show.curves(
 # %% tags=["predict"]
 runs = experiments.results("multi_turn")
 runs["margin_on_own"] = runs.margin - runs.margin_on_tool
-columns = {"pass_1": "right answers", "no call": "answers in the head"}
+columns = {"pass_1": "right answers", "right call": "right calls"}
+columns["no call"] = "answers in the head"
 columns |= {"margin_on_own": "own tokens, nats", "margin_on_tool": "tool's, nats"}
 methods = ["dpo", "dpo, no mask", "kto", "kto, no mask", "grpo", "grpo, no mask"]
 experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 
 # %% [markdown]
-# The brackets give the lowest and the highest seed. The two columns in nats come from pairs of a right
-# and a wrong response of the *start*. They say by how much training has raised $\log \pi$ of the right one
-# above that of the wrong one, on the policy's own tokens and on the tool's.
+# The brackets give the lowest and the highest seed. *Right answers* is pass@1: the share of right single
+# samples, here of sixteen for each of 400 problems. The figure has one sample of each and differs by up
+# to 0.02. The columns in nats say by how much training has raised $\log \pi$ of a right response of the
+# *start* above that of a wrong one.
 #
 # <details><summary>What you should see</summary>
 #
 # - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
-#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
+#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is similar for
+#   all three, and there on every seed.
 # - **Without the mask, training is spent on the tool's tokens.** Of the 14.8 nats that DPO gains
 #   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.6, and
 #   with the mask 2.1. Most right responses contain a result such as `{3901}`, and most wrong ones do
-#   not. The start never learned to predict these tokens. So the easiest way to make right
-#   responses more likely is to predict what the calculator writes. To *call* it is learned less.
-# - **Why do the factors not cancel?** Those of the *calculator* do. But without the mask, the loss
-#   has the policy's *guess* of what the calculator will write. The reference makes another guess.
-# - With the mask, the tool's tokens lose about 2 nats. They have no loss, so they drift. It does no
-#   harm: the policy never writes them.
+#   not. So the easiest way to make right responses likelier is to predict what the calculator writes.
+#   To *call* it is learned less: the right calls reach 0.42, and 0.57 with the mask.
+# - **How do these tokens take the training?** They are a fifth of all tokens. But at the first step
+#   they give about nine tenths of the squared norm of DPO's gradient, and three quarters of GRPO's. Adam's
+#   steps are about equally long for any gradient, so less is left for the policy's own tokens. DPO also
+#   weights each pair with $\sigma(-\beta h)$. With 14.8 nats $\beta h$ is 1.48 and the weight 0.19. With
+#   the mask it is 0.45.
+# - With the mask, the tool's tokens lose about 2 nats: they have no loss, so they drift. The policy never
+#   writes them, so it does no harm.
 # </details>
 
 # %% [markdown]
-# **A calculator that errs.** Now it gives a wrong result in one call of five, in training and in the
-# test. Some good calls get a bad label. Section 4 says that DPO then leaves out a transition term, and
-# GRPO does not.
+# **A calculator that errs.** Now one call of five gets a wrong result, in training and in the test. Some
+# good calls get a bad label. By section 4, DPO then leaves out a transition term, and GRPO does not.
 #
 # **Predict.** Without errors GRPO ends 0.02 above DPO. Will the gap be larger with errors?
 
 # %% tags=["predict"]
-errs = runs[runs.variant.str.endswith("; the tool errs")]
+with_errors = [f"{name}; the tool errs" for name in ["start", *methods]]
 columns = {"pass_1": "right answers", "right call": "right calls"}
-experiments.shown(errs, columns)
+experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# No: GRPO is again 0.02 above DPO. Errors cost every method about 0.13 of its right answers, because one
-# right call in five gets a wrong result. But the policy makes as many right calls as before. In
-# section 4 there was a second tool to turn to. Here there is none: calling is better than the head,
-# errors or not, and the luck of an answer is the same for all calls. **A random tool does not always
-# hurt DPO. It hurts where the policy can choose between more and less luck.** The mask matters as much
-# as before.
+# No: GRPO is again 0.02 above DPO. With the mask, errors cost every method about 0.13 of its right
+# answers, because one right call in five gets a wrong result. But the policy makes as many right calls as
+# before. Here there is no second tool: calling is better than the head, errors or not, and the luck of an
+# answer is the same for all calls. **A random tool does not always hurt DPO. It hurts where the policy can
+# choose between more and less luck.**
 #
-# In the rows *reference follows* the reference becomes the policy after each iteration. Here it changes
-# nothing. With $\beta = 0.1$ a gain of 2.1 nats makes $\beta h$ = 0.21. DPO then weighs the pair by
-# $\sigma(-0.21)$ = 0.45, and with a reference that has followed by nearly 0.50.
+# Without the mask the policy calls less, so errors cost less, 0.07 to 0.09. DPO's gap between mask and no
+# mask falls from 0.16 to 0.12.
 # </details>
 
 # %% [markdown]
 # ## What to remember
 #
-# - An agent's response has two authors. The **action mask** is true at the tokens that the policy
-#   chose, the end of a call and the EOS included.
-# - Multi-turn DPO is DPO whose log-ratio is summed over these tokens. The policy still *reads* the
-#   tool's tokens.
+# - The **action mask** is true at the tokens that the policy chose, the end of a call and the EOS
+#   included.
+# - Multi-turn DPO sums its log-ratio over these tokens.
 # - If the same call always gets the same answer, this is exact. If not, DPO takes luck for skill. The
 #   error is the transition term: how much better the answer was than its mean.
-# - Without the mask, training is spent on predicting the tool. In a world with a choice of tools, the
-#   policy also becomes an optimist.
+# - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With a choice
+#   of tools, the policy can also become an optimist.
 # - Keep the ids that were sampled. Text that is tokenised again can be other tokens.
 #
 # ## Exercises
@@ -460,8 +505,9 @@ check.luck_of_an_answer(luck_of_an_answer)
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The
 # loss falls nicely, but the accuracy does not move. The figure has the colleague's run and the right
-# one. Here is how the mask is made from a list that says who wrote each token. What is wrong? Mend
-# `mask_of`. And say why just *this* token stops the agent from learning to call.
+# one. Here is how the mask is made. `by_policy` (B, R) is true where the policy wrote the token; at
+# padding it can be anything. What is wrong? Find it on paper, then mend `mask_of` and check it. And say
+# which token has no loss now and should have one, so that the agent does not learn to call.
 #
 # *Hint:* write the mask of `[ 7 ] { 7 } 7 EOS` on paper.
 
@@ -472,29 +518,69 @@ show.lines(right, [0, 12, 24, 36], xlabel="step", ylabel="share of right answers
 
 
 # %% tags=["exercise"]
-def mask_of(authors):
-    """True where the policy wrote the token; authors: "policy" or "tool" for each."""
-    own = torch.tensor([author == "policy" for author in authors])
-    return torch.cat([torch.tensor([False]), own[:-1]])
+def mask_of(by_policy, response_mask):
+    """True where the policy wrote the token, (B, R)."""
+    before = torch.zeros_like(by_policy[:, :1])
+    return torch.cat([before, by_policy[:, :-1]], 1) & response_mask
 
 
-mask_of(["policy"] * 3 + ["tool"] * 3 + ["policy"] * 2)
+check.mask_of(mask_of)
 
 # %% [markdown] tags=["solution"]
 # The mask is shifted by one token, as if it stood at the position that *predicts* the token. The
-# package's columns are already those of the token itself. So the first token of the response has no
-# loss, and the first token of each result has one. In this task the first token is the decision: `[`
-# calls, `~` answers in the head. It is just what the agent should learn. The loss falls all the same,
+# package's columns are already those of the token itself. On paper: the first `[` is left out, the `{`
+# counts, and the first token after the result is left out.
+#
+# The token that matters is the first one of the response. It is the decision: `[` calls, `~` answers in
+# the head. It is just what the agent should learn, and it has no loss. The loss falls all the same,
 # because it can make the `{` of the right responses likelier.
 
 
 # %% tags=["solution"]
-def mask_of(authors):
-    """True where the policy wrote the token."""
-    return torch.tensor([author == "policy" for author in authors])
+def mask_of(by_policy, response_mask):
+    """True where the policy wrote the token, (B, R)."""
+    return by_policy & response_mask
 
 
-mask_of(["policy"] * 3 + ["tool"] * 3 + ["policy"] * 2)
+check.mask_of(mask_of)
+
+# %% [markdown] tags=["exercise"]
+# **4. The whole step on an empty page** *(hard, 25 minutes)*. Close section 5. Write `agent_step` from
+# memory, under the name `my_step`: sample eight responses to each prompt of `train[i]`, with the tool;
+# score; for each prompt that has both, the first right and the first wrong response; log-probabilities
+# under `actor` and `reference`, on the policy's own tokens; loss with $\beta = 0.1$; update with
+# `optimizer`. Return the mean loss. The last cell runs the steps of section 5 again and compares.
+#
+# You need `models.encode_prompts`, `models.sample`, `score`, `batch.select`, `models.policy_logprobs`,
+# `core.sequence_logprobs` and `core.dpo`. `help(models.sample)` tells you the arguments of a function.
+# All random numbers come from `generator`.
+#
+# <details><summary>My numbers differ. Where do I look?</summary>
+#
+# - The first loss is not $\log 2$: the four log-probabilities, or their order.
+# - The second one differs: the sampling, the pairs, the mask or the update.
+# - The losses agree and the weights do not: the last update.
+# </details>
+
+
+# %% tags=["exercise"]
+def my_step(index): ...  # your code
+
+
+# %% [markdown] tags=["solution"]
+# `agent_step` in section 5 of the lesson is the solution. If your weights differ, compare the two line
+# by line. Common slips: the response mask instead of the action mask, the mean over tokens instead of
+# the sum, a sampler without the tool, a pair of prompts whose responses are all right or all wrong,
+# gradients that are not set to zero.
+
+# %% tags=["exercise"]
+actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
+optimizer = loops.make_optimizer(actor, plain)
+generator = torch.Generator().manual_seed(0)
+mine = [my_step(index) for index in order]
+print("losses, section 5:", log["loss"].tolist())
+print("losses, my_step:  ", mine)
+print("the weights are equal:", models.same_weights(actor, other))
 
 # %% [markdown]
 # ## Questions
@@ -526,13 +612,14 @@ mask_of(["policy"] * 3 + ["tool"] * 3 + ["policy"] * 2)
 #
 # ## Going further
 #
-# **The transition term, derived.** At a state where the policy acts, the best policy has
-# $\beta \log \frac{\pi^*(a)}{\pi_{\text{ref}}(a)} = Q(a) - V$, as in lesson 13. Take the sum over the two
-# actions of section 4. The first gives $Q(\text{tool}) - V_0$, the second $r - V(\text{answer})$. Together:
-# $r - V_0 - [V(\text{answer}) - Q(\text{tool})]$. With one action after the other and no tool between them,
-# $Q$ of an action *is* $V$ of the next state, and the bracket is 0. With a tool, $Q$ is the mean of $V$
-# over its answers. If there is only one answer, the bracket is 0 again. A response with several calls
-# has one bracket for each.
+# **Several calls.** A response with several calls has one transition term for each: the sum of section 4
+# goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in
+# between, $Q$ of the first *is* $V$ of the next situation, and there is no term.
+#
+# **A reference that follows.** The experiment has rows *reference follows*: after each iteration the
+# reference becomes the policy. This changes right answers by less than 0.01. With the mask DPO gains 2.1
+# nats, so $\beta h$ = 0.21. DPO weighs the pair by $\sigma(-0.21)$ = 0.45, and with a reference that has
+# followed by nearly 0.50.
 #
 # **Errors of the tool that a rule can see.** The authors of multi-turn DPO drop pairs in which the tool
 # reported an error. That removes some luck, and it also removes what the policy could learn about calls

@@ -367,6 +367,9 @@ DIFFERENT = {  # right answers written in another way
     "luck_of_an_answer": lambda t, r, ref, b: (
         lambda v: v - torch.einsum("ao,ao->a", t, v)[:, None]
     )(b * torch.stack([(ref[..., i].log() + r[..., i] / b) for i in range(2)]).logsumexp(0)),
+    "mask_of": lambda own, real: torch.tensor(
+        [[a and b for a, b in zip(x, y, strict=True)] for x, y in zip(own, real, strict=True)]
+    ),
     "progress_of_steps": lambda c, s, m: torch.stack(
         [
             torch.where(m[:, k], c[:, k] - (c[:, k - 1] if k else s), torch.zeros_like(s))

@@ -1,4 +1,4 @@
-"""Exercises of lesson 15: the log-ratio of a response with a tool, the luck of an answer."""
+"""Exercises of lesson 15: a response's log-ratio and mask, the luck of a tool's answer."""
 
 import torch
 
@@ -119,6 +119,42 @@ luck_of_an_answer = Exercise(
             torch.tensor([[[300.0, 0.0], [-300.0, 0.0]]]),
             torch.full((1, 2, 2), 0.5),
             0.5,
+        ),
+    ),
+)
+
+
+def _authors_case(g):
+    by_policy = torch.rand(4, 8, generator=g) < 0.6
+    by_policy[0, :3] = torch.tensor([True, False, True])
+    lengths = torch.randint(4, 9, (4,), generator=g)
+    lengths[1], by_policy[1, 5:] = 5, True  # padding that the mask must leave out
+    return by_policy, torch.arange(8) < lengths[:, None]
+
+
+mask_of = Exercise(
+    "mask_of",
+    ("by_policy", "response_mask"),
+    _authors_case,
+    lambda own, real: own & real,
+    {
+        "the mask is shifted to the right. "
+        "Compare the first token of a response with its column.": lambda own, real: (
+            _shifted(own) & real
+        ),
+        "the mask is shifted to the left. "
+        "Compare the last token of a response with its column.": lambda own, real: (
+            torch.cat([own[:, 1:], torch.zeros_like(own[:, :1])], 1) & real
+        ),
+        "the mask is inverted. It is true at the policy's own tokens.": lambda own, real: (
+            ~own & real
+        ),
+        "padding counts. It is no token of the response.": lambda own, real: own.clone(),
+    },
+    edges=(
+        (  # [ 7 ] { 7 } 7 EOS
+            torch.tensor([[True, True, True, False, False, False, True, True]]),
+            torch.ones(1, 8, dtype=torch.bool),
         ),
     ),
 )
