@@ -91,12 +91,25 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # The loss is that of DPO, with log-ratios summed over one step. Two details matter:
 #
 # - **The policy itself writes the chosen step.** A step by somebody else may be one that the policy
-#   would never write. Raising it would say little about what the policy does (lesson 14).
+#   would never write. A loss that raises it changes little of what the policy does write (lesson 14).
 # - **A step is not the end of a response**, so no EOS is added after it. Only the last step has one,
 #   and the policy wrote it.
 #
+# The mask of lesson 15 says which tokens are in the loss. Here is one such row. `False` marks the part
+# that is read and not learned:
+
+# %%
+before, step = (tokenizer(text).input_ids for text in ("22-1+7=", "21+7="))
+row = [[(before, False), (step, True)]]
+one = models.encode(tokenizer, ["12+10-1+7="], row, append_eos=False)
+in_loss = one.action_mask.where(one.response_mask, False).int()
+pd.DataFrame(in_loss.numpy(), columns=list("22-1+7=21+7="), index=["in the loss"])
+
+# %% [markdown]
 # Here is the whole training step. The `judge` is a rule that knows arithmetic. With people, it would
-# be a person who reads step by step and stops at the first wrong one.
+# be a person who reads step by step and stops at the first wrong one. Three helpers: `steps_of` cuts
+# sampled ids into steps, at the ids in `ends` (`=` and EOS). `left_padded` makes one batch of prompts of
+# different lengths. `encode` takes a response in parts, as above.
 
 # %%
 problems = arithmetic.problems("train", 2000, seed=1, levels=(arithmetic.LONG,))
@@ -187,8 +200,10 @@ pd.DataFrame(log).round(3)
 #
 # | | problems of a training step | labels of a training step |
 # |---|---|---|
-# | Step-DPO | 64, one response each | about 290 steps checked |
+# | Step-DPO | 64, one response each | about 290 steps checked, tries included |
 # | whole responses | 146, two responses each | 292 final answers checked |
+#
+# A try is checked only until one is right, so it costs labels too.
 #
 # **Predict.** Which of the two has more right answers at the end? And will the curves rise from the first
 # step on?
@@ -204,21 +219,27 @@ columns |= {"pass_16": "right in 16 tries", "step_right": "right steps"}
 experiments.shown(runs, columns)
 
 # %% tags=["predict"]
-compared = experiments.difference_over_prompts_and_seeds(runs, "pass_1", "start")
-experiments.with_interval(compared).to_frame("gain in right answers")
+difference = experiments.difference_over_prompts_and_seeds
+gains = difference(runs, "pass_1", "start")
+lead = difference(runs, "pass_1", "step dpo", "whole responses")
+gains.loc["whole responses minus step dpo"] = lead.iloc[0]
+experiments.with_interval(gains).to_frame("difference in right answers")
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Whole responses win.** They gain 0.084 in right answers, Step-DPO 0.053. The difference is 0.03, and
-#   its 95 % interval, for other problems and other seeds, does not contain 0. With greedy decoding the two
-#   are equal within their intervals, 0.89 and 0.90.
-# - **Why: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. Step-DPO
-#   pays about 11 labels for a pair. Of two responses to one problem, exactly one is right in nearly half of
-#   the cases. So a pair of whole responses costs 4 or 5.
+# - **Whole responses win.** They gain 0.084 in right answers, and Step-DPO 0.053. The interval of the
+#   difference, for other problems and other seeds, does not contain 0. With greedy decoding there is no
+#   clear difference: 0.89 and 0.90.
+# - **Why: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. With its
+#   tries, Step-DPO pays about 11 labels for a pair. Of two responses to one problem, exactly one is right
+#   in 0.37 of the cases. So a pair of whole responses costs about 5.4 labels.
 # - **Both fall first.** After 20 training steps both have fewer right answers than the start, on every seed. We
 #   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
 #   weight by about the learning rate, however small its gradient is.
+# - The curves come from one response to each of 400 problems, and the table from sixteen. So they differ
+#   a little.
+# </details>
 #
 # So finer feedback is not better *per label* here. It says more about one response, and it costs more.
 # If a rule or a program checks steps for nothing, count pairs instead.
@@ -311,9 +332,9 @@ table.round(2).T.set_axis(steps, axis=1)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *last*, if the model looks only at whether the last step follows from the one before. A model trained on
-# outcomes or continuations may have learned to look further back. *product* prefers short responses: every
-# step lowers it.
+# *last*, if the model looks only at whether the last step follows from the one before. It is not fooled if
+# the labels come from outcomes or continuations: there the label of the last step *is* the outcome.
+# *product* prefers short responses: every step lowers it.
 # </details>
 #
 # Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
@@ -383,8 +404,8 @@ assert models.same_weights(scorer, other)
 # | outcomes at every step | the same, with the outcome as the label of *every* step |
 # | labels of the rule | for each step, up to the first wrong one: whether it is right |
 #
-# The sixth row of the results is no reward model at all: the policy's own log-probabilities. Two
-# questions are asked on held-out problems:
+# The sixth row of the results is no reward model at all: the policy's own log-probabilities. It picks the
+# response with the highest probability. Two questions are asked on held-out problems:
 #
 # - **Pick**: of 16 responses, how often is the one with the highest score right?
 # - **Find**: in a wrong response, is the step that is blamed the first wrong one? The blamed step is the first with
@@ -403,31 +424,45 @@ experiments.shown(runs, columns).replace("nan [nan, nan]", "")
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **The policy's own log-probabilities are best at both**, by far: 0.86 of the picks, 0.85 of its own
-#   mistakes and 0.82 of the planted ones.
-# - **No reward model finds errors better than chance by much.** A step picked at random is the first wrong
+# - **The policy's own log-probabilities are best at both**, by far. Their pick is right in 0.86 of the cases, they
+#   find 0.85 of the policy's own mistakes and 0.82 of the planted ones. The pick is no judge's skill:
+#   greedy decoding has 0.86 as well (section 3).
+# - **No reward model finds errors much better than chance.** A step picked at random is the first wrong
 #   one in a fifth of the cases. The means of the reward models are 0.18 to 0.27.
-# - **They pick worse than a blindfold.** A response drawn at random is right in 0.60 of the cases. The
-#   reward models pick a right one in 0.23 to 0.38. Why? See below.
+# - **They pick worse than a random response**, which is right in 0.60 of the cases: 0.23 to 0.38. The next
+#   table says why.
 # - **Soft or hard, steps or outcomes: no row stands out.** *min* picks better than *last* and *product*.
 # </details>
+
+# %%
+names = {"random": "a random response", "blind": "a random text"}
+names |= {"majority": "majority vote", "possible": "a perfect judge"}
+names |= {"labels_half": "first label below 1/2", "labels_fall": "largest fall"}
+last = runs[runs.variant == "no reward model"]
+experiments.shown(last, names).T
+
+# %% [markdown]
+# **How can a pick be worse than random?** The right responses to a problem are nearly all the *same*
+# text, because each step has one right result. The wrong ones differ. A judge that is blind to the
+# content gives each different *text* some score. Then its pick is right in only 0.30 of the cases (*a
+# random text*). So *last* and *product* are no better than a blind judge, and *min* is a little better.
+# This is also why a majority vote does so well: 0.84.
 #
-# **How can a pick be worse than random?** Suppose that 10 of 16 responses are right. They are all the
-# *same* text, because each step has one right result. The 6 wrong ones are six different texts. A reward
-# model that knows nothing gives each *text* some score. So it takes the right text in one case of
-# seven: 0.14 instead of 10/16. This is why a policy's answers are often put to a vote.
+# **Is the rule for finding bad, or the models?** Both. The last two rows take the *true* soft labels in the
+# place of a model. Then the first step below one half is the wrong one in 0.57 of the cases: section 4's second
+# response is low from the start. The step with the largest *fall* is it in more than three of four (exercise 1). But a model
+# that knew the labels would reach 0.57, and none comes near it.
 #
 # **Why did they not learn?** To check a step such as `26-9=17`, a model has to calculate it. That is as
-# hard as to write it. The policy has learned it from 60,000 solutions. The reward models have 400
-# responses with labels of steps, or about 12,700 with an outcome. They start from the policy's weights, but a wrong step differs from a right one in one
-# digit. In lesson 13, too, trained models found fewer planted digits than the policy's surprise did. Large
-# models that have learned to reason start from more. The papers report gains there. At our size
-# this negative result is what we measured.
+# hard as to write it. The policy has learned it from 60,000 solutions. The models of soft and hard labels
+# have 400 responses, and the others some thousands. In lesson 13, too, trained models found fewer planted
+# digits than the policy's surprise did. Large models that have learned to reason start from more, and papers
+# report gains there. At our size this negative result is what we measured.
 #
 # <details><summary>What would you try next?</summary>
 #
-# More labels: the loss in training shows whether a model still learns. With hard labels it has fallen to 0.00: the
-# model knows its 400 responses by heart. And give the model what the policy knows: the policy's
+# More labels: the loss in training shows whether a model still learns. With hard labels it has fallen to
+# 0.00: the model knows its 400 responses by heart. And give the model what the policy knows: the
 # log-probability of each token as a second input.
 # </details>
 
@@ -446,7 +481,7 @@ experiments.shown(runs, columns).replace("nan [nan, nan]", "")
 #
 # ## Exercises
 #
-# The checkers say "pass", or name the mistake. Solutions are in
+# Exercises 1, 2 and 4 have a checker. Solutions and answers to all of them are in
 # `solutions/15b_feedback_on_steps.ipynb`.
 
 # %% [markdown] tags=["exercise"]

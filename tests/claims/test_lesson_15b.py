@@ -7,10 +7,18 @@ import nbformat
 import pytest
 import torch
 
-from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf import core, experiments, loops, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.process_rewards import PROBLEMS, ROLLOUTS
-from minirlhf.experiments.steps import DEMONSTRATIONS, OWN, PROMPTS, SAMPLING, TRIES, long_problems
+from minirlhf.experiments.steps import (
+    ASKED,
+    DEMONSTRATIONS,
+    OWN,
+    PROMPTS,
+    SAMPLING,
+    TRIES,
+    long_problems,
+)
 from minirlhf.loops.step_dpo import step_pairs
 from tests.claims import faults_15b
 from tests.claims.prose import lesson
@@ -48,27 +56,22 @@ def readers():
 
 
 @pytest.fixture(scope="module")
-def prices(start):
-    """Labels that one pair costs: (Step-DPO, whole responses), for the start."""
+def price(start):
+    """Labels that a pair of Step-DPO costs, for the start."""
     policy, tokenizer = start
-    prompts, generator = long_problems()[:256], torch.Generator().manual_seed(0)
     config = loops.StepDPOConfig(
         step_end="=", max_step=24, sampling=SAMPLING, dpo=loops.StepDPOConfig().dpo
     )
-    ends = models.step_end_ids(policy, tokenizer, "=")
-    right = tasks.arithmetic.right_step
-    rows, log = step_pairs(policy, tokenizer, prompts, right, config, ends, generator)
-    drawn = models.sample(
+    rows, log = step_pairs(
         policy,
-        *models.encode_prompts(tokenizer, prompts),
-        eos_id=tokenizer.eos_token_id,
-        config=SAMPLING,
-        samples_per_prompt=2,
-        generator=generator,
+        tokenizer,
+        long_problems()[:256],
+        tasks.arithmetic.right_step,
+        config,
+        models.step_end_ids(policy, tokenizer, "="),
+        torch.Generator().manual_seed(0),
     )
-    scores = rewards.reward_function(rewards.right_answer, tokenizer)(drawn).view(-1, 2)
-    differ = (scores[:, 0] != scores[:, 1]).float().mean().item()
-    return log["labels"].item() / len(rows["prompt"]), 2 / differ
+    return log["labels"].item() / len(rows["prompt"])
 
 
 # ---- the records
@@ -106,10 +109,10 @@ def test_no_reward_model_finds_errors_and_the_policy_does(readers):
 # ---- the numbers of the prose
 
 
-def test_the_numbers_of_lab_15b(start, steps, readers, prices):
+def test_the_numbers_of_lab_15b(start, steps, readers, price):
     with lesson("15b") as said:
         idea(said, start)
-        gained(said, steps, prices)
+        gained(said, steps, price)
         labels(said)
         scores(said)
         judged(said, readers)
@@ -121,7 +124,7 @@ def idea(said, start):
     said("The first loss is", math.log(2))
 
 
-def gained(said, steps, prices):
+def gained(said, steps, price):
     assert OWN.steps == 200
     said("and take", OWN.steps)
     per_step = steps.loc["step dpo"].labels.mean() / OWN.steps
@@ -129,19 +132,17 @@ def gained(said, steps, prices):
     said("| whole responses |", PROMPTS["whole"], 2 * PROMPTS["whole"])
     mean = steps.groupby("variant")[["pass_1", "greedy", "step_right"]].mean()
     gain = mean.pass_1 - mean.pass_1["start"]
-    said(
-        "**Whole responses win.**",
-        gain["whole responses"],
-        gain["step dpo"],
-        gain["whole responses"] - gain["step dpo"],
-        0,
-    )
+    said("**Whole responses win.**", gain["whole responses"], gain["step dpo"], 0)
     said("With greedy decoding", mean.greedy["step dpo"], mean.greedy["whole responses"])
     assert 0.87 < mean.step_right["start"] < 0.92  # nine of ten
-    step, whole = prices
-    said("pays about", 11, abs(step - 11) < 1.5)
-    said("So a pair of whole responses costs", 4, 5, 4 < whole < 5)
+    share = torch.tensor(steps.loc["start"].pass_1_by_prompt.tolist())
+    # of two of 16 responses, drawn without replacement
+    differ = (2 * share * (1 - share) * 16 / 15).mean().item()
+    said("With its tries, Step-DPO pays", 11, abs(price - 11) < 1.5, differ)
+    said("So a pair of whole responses costs", 2 / differ)
     said("**Both fall first.** After", 20)
+    said("The curves come from one response to each of", ASKED)
+    assert TRIES == 16
 
 
 def labels(said):
@@ -179,15 +180,21 @@ def judged(said, readers):
     said("The means of the reward models are", found.min().min(), found.max().max())
     picked = trained[list(PICKS)]
     said(
-        "**They pick worse than a blindfold.**",
+        "**They pick worse than a random response**",
         policy.random,
         picked.min().min(),
         picked.max().max(),
     )
-    said("Suppose that", 10, 16)
-    said("are all the", 6, 1 / 7, 10 / 16)
+    said("Then its pick is right in only", policy.blind)
+    for pick in ("best_last", "best_product"):
+        assert (abs(readers.loc[list(MODELS)][pick] - policy.blind) < 0.1).all()
+    said("why a majority vote does so well", policy.majority)
+    said("Then the first step below one half is the wrong one in", policy.labels_half)
+    said("The step with the largest *fall* is it in more than", policy.labels_fall > 0.75)
+    said("But a model that knew the labels would reach", policy.labels_half)
+    said("greedy decoding has", policy.best_product)
     said("The policy has learned it from", DEMONSTRATIONS)
-    said("The reward models have", PROBLEMS, 12_700)
+    said("The models of soft and hard labels have", PROBLEMS)
     said("With hard labels it has fallen to", mean.loss["hard labels"], PROBLEMS)
 
 
