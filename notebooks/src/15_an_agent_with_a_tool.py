@@ -206,44 +206,52 @@ columns = {"Q": q, "right answer: V - Q": luck[:, 0], "wrong answer: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# (The slow tool is never wrong, so its last number does not matter.)
-#
-# DPO leaves out the bracket: its loss asks for $\beta h = r$ plus a constant.
+# DPO leaves out the bracket: its loss asks for $\beta h = r$ plus one constant. No policy has this. After a
+# right answer of the fast tool, the two second actions fix the constant: the call's own part must be
+# $0.86$ plus it. After a wrong answer it must be $-0.14$ plus it. But it is the *same call*.
 #
 # **Predict.** DPO with the action mask, and DPO without it, which treats the tool's answer as if the policy
 # had chosen it: does each choose the fast tool more often than the best policy, less often, or about as
 # often? Which has the higher $J$, and is it the same one for every $\beta$?
 
+
 # %% tags=["predict"]
-table = {}
-for beta in (0.2, 0.5, 1.0):
-    policies = {
+def optima(beta):
+    return {
         "the best policy": world.optimum(beta=beta),
         "DPO with the mask": world.masked_optimum(beta=beta),
         "DPO without the mask": world.unmasked_optimum(beta=beta)[:2],
     }
-    for name, policy in policies.items():
+
+
+# %% tags=["predict"]
+table = {}
+for beta in (0.2, 0.5, 1.0):
+    for name, policy in optima(beta).items():
+        first, second = (x.exp() for x in policy)
         table[beta, name] = {
-            "chooses the fast tool": policy[0][0].exp().item(),
-            "objective J": world.objective(*policy, beta=beta).item(),
+            "fast tool": first[0].item(),
+            "passes on: right": second[0, 0, 0].item(),
+            "wrong": second[0, 1, 0].item(),
+            "J": world.objective(*policy, beta=beta).item(),
         }
 pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **At $\beta = 0.2$ DPO without the mask is an optimist.** It chooses the fast tool with 0.569, the best
-#   policy with 0.378, DPO with the mask with 0.376. Without the mask, the loss also falls when the
-#   *answer* gets likelier. So the policy learns a picture of the tool,
-#   $p(o) \propto \text{tool}(o)\, e^{V(o)/\beta}$. In it the fast tool is right in 99.8 % of its calls
-#   instead of 80 %, and the policy relies on that.
-# - **DPO with the mask is not exact either.** The probabilities of the second action must add up to 1
-#   after *every* answer, lucky or not. So no policy has $\beta h = r$ plus one constant, and the luck
-#   bends some probabilities. After a *wrong* answer the best policy passes it on with 0.7 %, and masked
-#   DPO with almost 0 %.
-# - **The mask is no guarantee if the tool is random.** At $\beta = 0.2$ it is better: $J$ is 0.7184 with
-#   it and 0.7039 without. At 0.5 and at 1 DPO *without* the mask has the higher $J$: 0.5666 against
-#   0.5651, and 0.4708 against 0.4667.
+# *right* and *wrong* are answers of the fast tool. The reference has $J = 0.35$.
+#
+# - **Without the mask only the choice of tool is wrong.** At $\beta = 0.2$ DPO chooses the fast tool with 0.569,
+#   and the best policy with 0.378. It is an optimist: its loss also falls when the *answer* $o$ gets
+#   likelier, so it learns the picture $p(o) \propto \text{tool}(o)\, e^{V(o)/\beta}$. In it the fast tool
+#   is right in 99.8 % of its calls instead of 80 %. The second actions are those of the best policy.
+# - **With the mask the choice of tool is nearly right, 0.376, and the second actions bend.** They have to
+#   take up the luck. After a wrong answer the best policy passes it on with 0.7 %, masked DPO with almost 0 %.
+# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it and 0.7039
+#   without. At 0.5 and at 1, DPO *without* the mask is better: 0.5666 against 0.5651, and 0.4708 against
+#   0.4667. (The pairs are two responses of the reference, and the minimum with the mask is
+#   found numerically.)
 # </details>
 #
 # The policy gradient weights each choice by the return that followed it. On average over the tool's
@@ -354,8 +362,8 @@ show.lines(panels, xlabel="step")
 #
 # `minirlhf experiment multi_turn` has recorded runs with three seeds and held-out test problems. An
 # *iteration* is: sample eight responses to each of 384 problems, make the pairs, take 12 steps on them.
-# Three iterations make a run. The samples are older than in section 5, the learning rate decays and the
-# gradient is clipped, so the shares are lower. We compare DPO, Kahneman-Tversky optimisation (KTO,
+# Three iterations make a run. The samples are older than in section 5 and the learning rate decays, so
+# the shares are lower. We compare DPO, Kahneman-Tversky optimisation (KTO,
 # lesson 14b: single responses, labelled right or wrong) and GRPO, which samples anew for each step.
 #
 # **Predict.** Do KTO and GRPO need the mask as much as DPO? When DPO without the mask prefers the right
@@ -382,22 +390,21 @@ experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 # %% [markdown]
 # The brackets give the lowest and the highest seed. *Right answers* is pass@1: the share of right single
 # samples, here of sixteen for each of 400 problems. The figure has one sample of each and differs by up
-# to 0.02. The columns in nats say by how much training has raised $\log \pi$ of a right response of the
-# *start* above that of a wrong one.
+# to 0.02. The columns in nats: take a right and a wrong response of the *start*. By how much has
+# training raised $\log \pi$ of the right one above that of the wrong one?
 #
 # <details><summary>What you should see</summary>
 #
 # - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
-#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is similar for
-#   all three, and there on every seed.
+#   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
 # - **Without the mask, training is spent on the tool's tokens.** Of the 14.8 nats that DPO gains
 #   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.6, and
-#   with the mask 2.1. Most right responses contain a result such as `{3901}`, and most wrong ones do
+#   with the mask 2.1. Most right responses contain a result, and most wrong ones do
 #   not. So the easiest way to make right responses likelier is to predict what the calculator writes.
 #   To *call* it is learned less: the right calls reach 0.42, and 0.57 with the mask.
 # - **How do these tokens take the training?** They are a fifth of all tokens. But at the first step
 #   they give about nine tenths of the squared norm of DPO's gradient, and three quarters of GRPO's. Adam's
-#   steps are about equally long for any gradient, so less is left for the policy's own tokens. DPO also
+#   steps have about one length, so less is left for the policy's own tokens. DPO also
 #   weights each pair with $\sigma(-\beta h)$. With 14.8 nats $\beta h$ is 1.48 and the weight 0.19. With
 #   the mask it is 0.45.
 # - With the mask, the tool's tokens lose about 2 nats: they have no loss, so they drift. The policy never
@@ -420,12 +427,10 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 #
 # No: GRPO is again 0.02 above DPO. With the mask, errors cost every method about 0.13 of its right
 # answers, because one right call in five gets a wrong result. But the policy makes as many right calls as
-# before. Here there is no second tool: calling is better than the head, errors or not, and the luck of an
-# answer is the same for all calls. **A random tool does not always hurt DPO. It hurts where the policy can
-# choose between more and less luck.**
+# before. There is no second tool here: calling beats the head, errors or not, and the luck of an
+# answer is the same for all calls. **A random tool does not always hurt DPO.**
 #
-# Without the mask the policy calls less, so errors cost less, 0.07 to 0.09. DPO's gap between mask and no
-# mask falls from 0.16 to 0.12.
+# Without the mask the policy calls less, so errors cost less, 0.07 to 0.09.
 # </details>
 
 # %% [markdown]
@@ -434,8 +439,8 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # - The **action mask** is true at the tokens that the policy chose, the end of a call and the EOS
 #   included.
 # - Multi-turn DPO sums its log-ratio over these tokens.
-# - If the same call always gets the same answer, this is exact. If not, DPO takes luck for skill. The
-#   error is the transition term: how much better the answer was than its mean.
+# - If the same call always gets the same answer, this is exact. If not, the luck of the answer, the
+#   transition term, goes into choices that have nothing to do with it.
 # - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With a choice
 #   of tools, the policy can also become an optimist.
 # - Keep the ids that were sampled. Text that is tokenised again can be other tokens.
