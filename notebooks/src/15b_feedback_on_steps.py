@@ -142,7 +142,7 @@ def step_dpo(prompts):
                 wrong.append((prompt, before, step))
                 break
             before = before + step
-    # 3. The policy writes this step again, eight times, from the same place.
+    # 3. It writes this step again, eight times; sampling stops at the step's end.
     read = [tokenizer(prompt).input_ids + before for prompt, before, _ in wrong]
     options |= {"config": one_step, "samples_per_prompt": 8}
     tries = models.sample(actor, *models.left_padded(read), eos_id=ends, **options)
@@ -237,12 +237,13 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # - **Both fall first.** After 20 training steps both have fewer right answers than the start, on every seed. We
 #   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
 #   weight by about the learning rate, however small its gradient is.
-# - The curves come from one response to each of 400 problems, and the table from sixteen. So they differ
-#   a little.
-# </details>
+# - **Believe the table, not the ends of the curves.** A point of a curve comes from one response to each of
+#   400 problems, and the table from sixteen.
 #
-# So finer feedback is not better *per label* here. It says more about one response, and it costs more.
-# If a rule or a program checks steps for nothing, count pairs instead.
+# So finer feedback is not better *per label* here. It says more about one response, and it costs more. If
+# checks of steps are free, count pairs instead. At its end Step-DPO has used about as many pairs as whole
+# responses have after half of their steps. There the curves have 0.69 and 0.67. (Step-DPO has then made twice
+# as many updates.)
 # </details>
 
 # %% [markdown]
@@ -332,9 +333,9 @@ table.round(2).T.set_axis(steps, axis=1)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *last*, if the model looks only at whether the last step follows from the one before. It is not fooled if
-# the labels come from outcomes or continuations: there the label of the last step *is* the outcome.
-# *product* prefers short responses: every step lowers it.
+# - *last* is fooled by a model that only asks whether a step follows from the one before. It is not fooled if
+#   the labels come from outcomes or continuations: there the label of the last step *is* the outcome.
+# - *product* prefers short responses: every step lowers it.
 # </details>
 #
 # Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
@@ -388,20 +389,37 @@ other, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
 assert models.same_weights(scorer, other)
 
 # %% [markdown]
-# Twenty steps only show that the loop is the package's. The next section has longer runs.
+# **Predict.** What has the model learned in these few steps? It now reads the calculation of section 1. Which
+# $\sigma(z)$ does it give to its second step, the wrong one?
+
+# %% tags=["predict"]
+batch = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
+with torch.no_grad():
+    logits, _ = models.step_logits(scorer, batch, ends)
+names = ["first step", "second step", "third step"]
+pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(2)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# All three get about 0.9. That is the share of right steps among the labels. The model has learned how often
+# steps are right, and nothing about *this* step. A model that looks at nothing does as well. Do longer
+# training and other labels help? That is the next section.
+# </details>
 
 # %% [markdown]
 # ## 6. What are they good for?
 #
 # `minirlhf experiment process_rewards` trains five reward models on this policy's responses. Each gets
-# the same number of checks, about 12,700 per seed:
+# the same number of checks, about 12,700 per seed. One final answer or one step checked is one check, so a
+# soft label costs 8:
 #
 # | reward model | its labels |
 # |---|---|
 # | soft labels | for each step: the share of right ones among 8 continuations |
 # | hard labels | for each step: whether any of these 8 is right |
-# | outcomes | the same continuations as whole responses, with one label each, at the last step |
-# | outcomes at every step | the same, with the outcome as the label of *every* step |
+# | outcomes | each of these continuations as a whole response; its outcome is the label of its last step |
+# | outcomes at every step | the same, but the outcome is the label of *every* step |
 # | labels of the rule | for each step, up to the first wrong one: whether it is right |
 #
 # The sixth row of the results is no reward model at all: the policy's own log-probabilities. It picks the
@@ -409,7 +427,7 @@ assert models.same_weights(scorer, other)
 #
 # - **Pick**: of 16 responses, how often is the one with the highest score right?
 # - **Find**: in a wrong response, is the step that is blamed the first wrong one? The blamed step is the first with
-#   $\sigma(z) < \frac12$, or else the one with the lowest. Without a reward model it is the step
+#   $\sigma(z) < \frac12$; if there is none, the one with the lowest $\sigma(z)$. Without a reward model it is the step
 #   with the token that the policy found least likely. Responses are the policy's *own* wrong ones, or
 #   right ones with one *planted* wrong digit.
 #
@@ -425,8 +443,9 @@ experiments.shown(runs, columns).replace("nan [nan, nan]", "")
 # <details><summary>What you should see</summary>
 #
 # - **The policy's own log-probabilities are best at both**, by far. Their pick is right in 0.86 of the cases, they
-#   find 0.85 of the policy's own mistakes and 0.82 of the planted ones. The pick is no judge's skill:
-#   greedy decoding has 0.86 as well (section 3).
+#   find 0.85 of the policy's own mistakes and 0.82 of the planted ones. Why? Most mistakes of a
+#   *sampled* response are unlucky draws, so the wrong token was an unlikely one. That is also what greedy
+#   decoding avoids, and it has 0.86 as well (section 3).
 # - **No reward model finds errors much better than chance.** A step picked at random is the first wrong
 #   one in a fifth of the cases. The means of the reward models are 0.18 to 0.27.
 # - **They pick worse than a random response**, which is right in 0.60 of the cases: 0.23 to 0.38. The next

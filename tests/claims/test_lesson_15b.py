@@ -1,11 +1,13 @@
 """Lab 15b, feedback on steps: every number of its prose, and every claim about a run."""
 
 import ast
+import copy
 import math
 
 import nbformat
 import pytest
 import torch
+from datasets import Dataset
 
 from minirlhf import core, experiments, loops, models, tasks
 from minirlhf.classroom.course import NOTEBOOKS
@@ -113,6 +115,7 @@ def test_the_numbers_of_lab_15b(start, steps, readers, price):
     with lesson("15b") as said:
         idea(said, start)
         gained(said, steps, price)
+        learned(said, start)
         labels(said)
         scores(said)
         judged(said, readers)
@@ -141,8 +144,35 @@ def gained(said, steps, price):
     said("With its tries, Step-DPO pays", 11, abs(price - 11) < 1.5, differ)
     said("So a pair of whole responses costs", 2 / differ)
     said("**Both fall first.** After", 20)
-    said("The curves come from one response to each of", ASKED)
+    said("**Believe the table, not the ends of the curves.**", ASKED)
     assert TRIES == 16
+    history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
+    ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
+    said("There the curves have", *ends)
+    pairs = per_step / price, PROMPTS["whole"] * differ / 2
+    assert abs(pairs[0] / pairs[1] - 1) < 0.15
+
+
+def learned(said, start):
+    """What twenty steps teach: the share of right steps, and little about a step."""
+    policy, tokenizer = start
+    prompts = faults_15b.problems("train", 2000, seed=1)[:400]
+    texts = faults_15b.responses(policy, tokenizer, prompts, seed=0)
+    rows = [faults_15b.labelled(p, t) for p, t in zip(prompts, texts, strict=True)]
+    rows = [row for row in rows if all(row["completions"])]
+    given = [y for row in rows for y in row["labels"] if y is not None]
+    config = loops.PRMConfig(
+        step_end="=", steps=20, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-3)
+    )
+    backbone = copy.deepcopy(policy).requires_grad_(True).base_model
+    scorer, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+    ends = models.step_end_ids(policy, tokenizer, "=")
+    read = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
+    with torch.no_grad():
+        good = models.step_logits(scorer, read, ends)[0].sigmoid()[0]
+    share = sum(given) / len(given)
+    near = ((good - share).abs() < 0.1).all()
+    said("All three get about", share, bool(near))
 
 
 def labels(said):
@@ -169,6 +199,7 @@ def judged(said, readers):
     checks = [readers.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
     good = all(abs(x - 12_700) < 100 for x in checks)
     said("the same number of checks, about", 12_700, good)
+    said("so a soft label costs", ROLLOUTS)
     said("the share of right ones among", ROLLOUTS)
     said("whether any of these", ROLLOUTS)
     said("**Pick**: of", TRIES)
@@ -192,7 +223,7 @@ def judged(said, readers):
     said("Then the first step below one half is the wrong one in", policy.labels_half)
     said("The step with the largest *fall* is it in more than", policy.labels_fall > 0.75)
     said("But a model that knew the labels would reach", policy.labels_half)
-    said("greedy decoding has", policy.best_product)
+    said("greedy decoding avoids, and it has", policy.best_product)
     said("The policy has learned it from", DEMONSTRATIONS)
     said("The models of soft and hard labels have", PROBLEMS)
     said("With hard labels it has fallen to", mean.loss["hard labels"], PROBLEMS)
