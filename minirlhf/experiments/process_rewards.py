@@ -65,7 +65,8 @@ def process_rewards_run(
         random, possible the same for a response picked at random, and for a perfect judge
         own, planted     how often the blamed step is the first wrong one: in the policy's own wrong
                          responses, and in right ones with one wrong digit
-        chance_own, chance_planted  the same for a step picked at random
+        chance_own, chance_planted  the same for a step picked at random; own_cases: their number
+        best_..._by_prompt, planted_by_prompt   the same, case by case
 
     Without a reward model the row also has what such a model could reach:
 
@@ -257,7 +258,7 @@ def own_errors(prompts: list[str], texts: list[str], seed: int) -> Dataset:
     rows = []
     for prompt, text in dict.fromkeys(zip(prompts, texts, strict=True)):
         found = arithmetic.checked_steps(prompt, text)
-        if not found[-1] and all(text.split("=")) and len(found) <= text.count("=") + 1:
+        if not found[-1] and all(text.split("=")):
             rows.append({"prompt": prompt, "response": text, "step": len(found) - 1})
     return Dataset.from_list(random.Random(seed).sample(rows, min(400, len(rows))))
 

@@ -64,9 +64,16 @@ def _is_response(value: object) -> bool:
     """Whether this is a text, or parts: [a text or token ids, whether the policy wrote it]."""
     if isinstance(value, str):
         return True
-    return isinstance(value, list) and all(
-        isinstance(part, list) and len(part) == 2 and _is_text(part[0]) and type(part[1]) is bool
-        for part in value
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(part, list)
+            and len(part) == 2
+            and _is_text(part[0])
+            and type(part[1]) is bool
+            for part in value
+        )
     )
 
 

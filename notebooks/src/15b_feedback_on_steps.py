@@ -150,10 +150,11 @@ def step_dpo(prompts):
     # 4. A pair: the first right try, and the wrong step. False: read, not learned.
     asked, chosen, rejected = [], [], []
     for k, (prompt, before, step) in enumerate(wrong):
-        good = [x for x in tries[8 * k : 8 * k + 8] if judge(prompt, before, x)]
-        if good:
+        eight = tries[8 * k : 8 * k + 8]
+        good = next((x for x in eight if judge(prompt, before, x)), None)
+        if good is not None:
             asked.append(prompt)
-            chosen.append([(before, False), (good[0], True)])
+            chosen.append([(before, False), (good, True)])
             rejected.append([(before, False), (step, True)])
     both = (asked + asked, chosen + rejected)
     pairs = models.encode(tokenizer, *both, append_eos=False)
@@ -229,10 +230,10 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # <details><summary>What you should see</summary>
 #
 # - **Whole responses win.** They gain 0.084 in right answers, and Step-DPO 0.053. The interval of the
-#   difference, for other problems and other seeds, does not contain 0. With greedy decoding there is no
-#   clear difference: 0.89 and 0.90.
-# - **Why: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. With its
-#   tries, Step-DPO pays about 11 labels for a pair. Of two responses to one problem, exactly one is right
+#   difference, for other problems and other seeds, does not contain 0. With greedy decoding the two are
+#   nearly equal.
+# - **One reason: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. With its
+#   tries, Step-DPO pays about 11 labels for a pair at the start. Of two responses to one problem, exactly one is right
 #   in 0.37 of the cases. So a pair of whole responses costs about 5.4 labels.
 # - **Both fall first.** After 20 training steps both have fewer right answers than the start, on every seed. We
 #   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
@@ -445,12 +446,13 @@ experiments.shown(runs, columns).replace("nan [nan, nan]", "")
 # - **The policy's own log-probabilities are best at both**, by far. Their pick is right in 0.86 of the cases, they
 #   find 0.85 of the policy's own mistakes and 0.82 of the planted ones. Why? Most mistakes of a
 #   *sampled* response are unlucky draws, so the wrong token was an unlikely one. That is also what greedy
-#   decoding avoids, and it has 0.86 as well (section 3).
+#   decoding avoids, and it has 0.86 as well (section 3, on 400 problems; here there are 200).
 # - **No reward model finds errors much better than chance.** A step picked at random is the first wrong
 #   one in a fifth of the cases. The means of the reward models are 0.18 to 0.27.
 # - **They pick worse than a random response**, which is right in 0.60 of the cases: 0.23 to 0.38. The next
 #   table says why.
-# - **Soft or hard, steps or outcomes: no row stands out.** *min* picks better than *last* and *product*.
+# - *min* picks better than *last* and *product*. With *min*, soft labels and outcomes at every step pick
+#   better than hard labels. Among the other rows we saw no clear difference.
 # </details>
 
 # %%
@@ -464,17 +466,18 @@ experiments.shown(last, names).T
 # **How can a pick be worse than random?** The right responses to a problem are nearly all the *same*
 # text, because each step has one right result. The wrong ones differ. A judge that is blind to the
 # content gives each different *text* some score. Then its pick is right in only 0.30 of the cases (*a
-# random text*). So *last* and *product* are no better than a blind judge, and *min* is a little better.
+# random text*). So *last* and *product* are no better than a blind judge. *min* is a little better with soft labels and with
+# outcomes at every step.
 # This is also why a majority vote does so well: 0.84.
 #
-# **Is the rule for finding bad, or the models?** Both. The last two rows take the *true* soft labels in the
+# **Is the rule for finding bad, or the models?** Both. The last two rows take estimated soft labels in the
 # place of a model. Then the first step below one half is the wrong one in 0.57 of the cases: section 4's second
 # response is low from the start. The step with the largest *fall* is it in more than three of four (exercise 1). But a model
-# that knew the labels would reach 0.57, and none comes near it.
+# that knew the soft labels would reach 0.57, and none comes near it.
 #
-# **Why did they not learn?** To check a step such as `26-9=17`, a model has to calculate it. That is as
+# **Why did they not learn?** We believe: to check a step such as `26-9=17`, a model has to calculate it. That is as
 # hard as to write it. The policy has learned it from 60,000 solutions. The models of soft and hard labels
-# have 400 responses, and the others some thousands. In lesson 13, too, trained models found fewer planted
+# have 400 responses, the model of the rule about 3,300, and those of outcomes about 12,700. In lesson 13, too, trained models found fewer planted
 # digits than the policy's surprise did. Large models that have learned to reason start from more, and papers
 # report gains there. At our size this negative result is what we measured.
 #
@@ -687,7 +690,7 @@ record = {
 # step that was thrown away, and never sees that at test time. (A public teaching code has this fault.)
 #
 # Right: one row for every alternative. Its text is the steps that were *taken* before it, and then the
-# alternative. Only the last step has a label. That makes five rows. Or three rows fewer: the taken steps
+# alternative. Only the last step has a label. That makes five rows. Or only three rows: the taken steps
 # share one text, `22-1+7=21+7=28`, with the labels 1, 1, 1, and each of the two others has a row of its
 # own.
 
@@ -719,6 +722,10 @@ record = {
 # pairs and of sampled tokens is not. The learning rate was chosen by single
 # runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
 # knows them. Then the comparison favours whole responses even more.
+#
+# **What is not equal in section 6.** The checks and the training steps are equal. But 400 steps are 32
+# passes over the 400 responses of soft and hard labels, 4 over those of the rule and 1 over the outcomes.
+# One learning rate was used for all, and not tuned.
 #
 # **Token-level DPO.** Zeng et al. 2024 keep pairs of whole responses and add a penalty on the KL
 # divergence at each token (TDPO in lesson 14b). Their loss is finer, their feedback is not.

@@ -89,7 +89,7 @@ def test_the_accuracy_of_each_iteration_is_recorded():
 
 
 def test_learning_from_an_erring_tool_costs_all_methods_alike(runs):
-    """GRPO's lead over DPO is not larger with errors: the interval of the change contains 0."""
+    """Errors change GRPO's lead over DPO by less than 0.01, and right calls by less than 0.02."""
     lead = runs.loc["grpo"].pass_1 - runs.loc["dpo"].pass_1
     with_errors = runs.loc[errs("grpo")].pass_1 - runs.loc[errs("dpo")].pass_1
     assert abs(lead.mean() - with_errors.mean()) < 0.01
@@ -111,6 +111,9 @@ def test_the_numbers_of_lesson_15(world, agent, runs):
         unreliable(said, runs)
         exercises(said, world)
         said("no mask for single turns")
+        opening, closing = brackets(agent)
+        said("so it gives the tool's `{` about", -13, abs(opening + 13) < 1.5)
+        said("nats and its `}` about", -10, abs(closing + 10) < 1.5)
 
 
 def turns(said, agent):
@@ -215,7 +218,7 @@ def iterations(said, runs):
     assert start["right call"] > 0.9 * start.pass_1  # most right responses contain a result
     assert start["no call"] - start.in_the_head > 0.8 * (1 - start.pass_1)  # most wrong ones not
     on_tool = [mean(runs, m, "margin_on_tool") for m in METHODS]
-    said("the tool's tokens lose about", 2, all(-2.5 < x < -1.4 for x in on_tool))
+    said("their part of the margin falls by", -max(on_tool), -min(on_tool))
 
 
 def unreliable(said, runs):
@@ -283,6 +286,26 @@ def test_without_the_mask_the_loss_is_lower_and_the_agent_worse(monkeypatch):
             assert ended[masked][column] == pytest.approx(value, abs=0.05)
 
 
+def brackets(agent):
+    """Mean log-probability that the start gives the tool's { and }, nats."""
+    model, tokenizer = agent
+    prompts = [p.prompt for p in tasks.calculator.problems("train", 64, seed=1)]
+    batch = models.sample(
+        model,
+        *models.encode_prompts(tokenizer, prompts),
+        eos_id=tokenizer.eos_token_id,
+        config=models.SamplingConfig(max_new_tokens=32, temperature=1.0),
+        generator=torch.Generator().manual_seed(0),
+        tool=tasks.calculator.Calculator(tokenizer),
+    )
+    every = replace(batch, action_mask=batch.response_mask)
+    with torch.no_grad():
+        logprobs = models.policy_logprobs(model, every)
+    tools = batch.response_mask & ~batch.action_mask
+    ids = [tokenizer.convert_tokens_to_ids(bracket) for bracket in "{}"]
+    return [logprobs[tools & (batch.response_ids == i)].mean().item() for i in ids]
+
+
 def test_most_of_the_first_gradient_is_the_tools(agent):
     """Nine tenths of its squared norm for DPO, three quarters for GRPO, a fifth of the tokens."""
     model, tokenizer = copy.deepcopy(agent[0]).requires_grad_(True), agent[1]
@@ -347,11 +370,13 @@ def test_the_other_curve_of_exercise_3_is_that_of_a_shifted_mask(monkeypatch):
         return sample
 
     monkeypatch.setattr(multi_turn, "unmasked", shifted)
-    for name in ("judged_agent", "margins"):  # they take half of the time
-        monkeypatch.setattr(multi_turn, name, lambda *given, **named: {})
+    monkeypatch.setattr(multi_turn, "judged_agent", lambda *given, **named: {})  # it takes long
     settings = {"method": "dpo", "mask": False, "seed": 0}
     config = multi_turn.multi_turn_config(settings)
-    _, history = multi_turn.multi_turn_run(settings, config, lambda row: None)
+    log = []
+    row, history = multi_turn.multi_turn_run(settings, config, log.append)
+    assert log[-1]["loss"] < log[0]["loss"] - 0.1  # "falls nicely"
+    assert row["margin_on_tool"] > 5  # most of it on {
     found = [row["right"] for row in history]
     # another processor may sample another token somewhere
     assert found == pytest.approx(curves_of_exercise_3()["colleague"], abs=0.03)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from minirlhf import core, experiments, loops, models, tasks
+from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom.course import NOTEBOOKS
-from minirlhf.experiments.process_rewards import PROBLEMS, ROLLOUTS
+from minirlhf.experiments.process_rewards import PROBLEMS, ROLLOUTS, process_rewards_config
 from minirlhf.experiments.steps import (
     ASKED,
     DEMONSTRATIONS,
@@ -108,6 +108,30 @@ def test_no_reward_model_finds_errors_and_the_policy_does(readers):
     assert (policy[["best_product", "own", "planted"]] > 0.8).all().all()
 
 
+def test_labels_by_continuation_fall_at_the_wrong_step(start):
+    """Section 4's two responses; the bounds leave room for other draws."""
+    policy, tokenizer = start
+    asked = ["4*5+13+3-8=", "8+17-13+13-15+10-19="]
+    written = [
+        "20+13+3-8=33+3-8=39-8=31",
+        "25-13+13-15+10-19=12+13-15+10-19=25-15+10-19=10+10-19=20-19=11",
+    ]
+    rows = loops.continuation_labels(
+        policy,
+        tokenizer,
+        asked,
+        models.encode(tokenizer, asked, written),
+        rewards.right_answer,
+        step_end="=",
+        count=64,
+        sampling=SAMPLING,
+        generator=torch.Generator().manual_seed(1),
+    )
+    first, second = rows["labels"]
+    assert min(first[:2]) > 0.85 and first[2:] == [0, 0]
+    assert max(second[:-1]) < 0.35 and second[-1] == 0
+
+
 # ---- the numbers of the prose
 
 
@@ -118,7 +142,7 @@ def test_the_numbers_of_lab_15b(start, steps, readers, price):
         learned(said, start)
         labels(said)
         scores(said)
-        judged(said, readers)
+        judged(said, readers, steps)
         exercises(said)
 
 
@@ -136,7 +160,8 @@ def gained(said, steps, price):
     mean = steps.groupby("variant")[["pass_1", "greedy", "step_right"]].mean()
     gain = mean.pass_1 - mean.pass_1["start"]
     said("**Whole responses win.**", gain["whole responses"], gain["step dpo"], 0)
-    said("With greedy decoding", mean.greedy["step dpo"], mean.greedy["whole responses"])
+    assert abs(mean.greedy["step dpo"] - mean.greedy["whole responses"]) < 0.005
+    said("With greedy decoding the two are nearly equal")
     assert 0.87 < mean.step_right["start"] < 0.92  # nine of ten
     share = torch.tensor(steps.loc["start"].pass_1_by_prompt.tolist())
     # of two of 16 responses, drawn without replacement
@@ -195,7 +220,7 @@ def scores(said):
     said("on the rule's labels of", 400)
 
 
-def judged(said, readers):
+def judged(said, readers, steps):
     checks = [readers.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
     good = all(abs(x - 12_700) < 100 for x in checks)
     said("the same number of checks, about", 12_700, good)
@@ -222,10 +247,31 @@ def judged(said, readers):
     said("why a majority vote does so well", policy.majority)
     said("Then the first step below one half is the wrong one in", policy.labels_half)
     said("The step with the largest *fall* is it in more than", policy.labels_fall > 0.75)
-    said("But a model that knew the labels would reach", policy.labels_half)
-    said("greedy decoding avoids, and it has", policy.best_product)
+    said("But a model that knew the soft labels would reach", policy.labels_half)
+    said(
+        "That is also what greedy decoding avoids, and it has",
+        steps.loc["start"].greedy.mean(),
+        ASKED,
+        ASKED // 2,
+    )
+    frame = readers.reset_index()
+    for better in ("soft labels", "outcomes at every step"):
+        difference = experiments.difference_over_prompts_and_seeds
+        assert difference(frame, "best_min", "hard labels", better).iloc[0].low > 0
+        assert (readers.loc[better].best_min > policy.blind + 0.04).all()
     said("The policy has learned it from", DEMONSTRATIONS)
-    said("The models of soft and hard labels have", PROBLEMS)
+    said("The models of soft and hard labels have", PROBLEMS, 3_300, 12_700)
+    config = process_rewards_config({"seed": 0})
+    passes = config.steps * config.batch_size / PROBLEMS
+    said(
+        "But",
+        config.steps,
+        passes,
+        PROBLEMS,
+        4,
+        round(config.steps * config.batch_size / 3_300) == 4,
+        1,
+    )
     said("With hard labels it has fallen to", mean.loss["hard labels"], PROBLEMS)
 
 
