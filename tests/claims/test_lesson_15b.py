@@ -264,7 +264,7 @@ def judged(said, readers, steps):
     config = process_rewards_config({"seed": 0})
     passes = config.steps * config.batch_size / PROBLEMS
     said(
-        "But",
+        "The checks and the training steps are equal. But",
         config.steps,
         passes,
         PROBLEMS,
