@@ -206,9 +206,9 @@ columns = {"Q": q, "right answer: V - Q": luck[:, 0], "wrong answer: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# DPO leaves out the bracket: its loss asks for $\beta h = r$ plus one constant. No policy has this. After a
-# right answer of the fast tool, the two second actions fix the constant: the call's own part must be
-# $0.86$ plus it. After a wrong answer it must be $-0.14$ plus it. But it is the *same call*.
+# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy has this.
+# The second probabilities add up to 1, so the call's part of $\beta h$ must be $V(\text{answer}) + k$. That is
+# $0.86 + k$ after a right answer of the fast tool, and $-0.14 + k$ after a wrong one. But it is the same call.
 #
 # **Predict.** DPO with the action mask, and DPO without it, which treats the tool's answer as if the policy
 # had chosen it: does each choose the fast tool more often than the best policy, less often, or about as

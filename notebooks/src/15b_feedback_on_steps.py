@@ -334,9 +334,9 @@ table.round(2).T.set_axis(steps, axis=1)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - *last* is fooled by a model that only asks whether a step follows from the one before. It is not fooled if
-#   the labels come from outcomes or continuations: there the label of the last step *is* the outcome.
-# - *product* prefers short responses: every step lowers it.
+# - *last* misleads if the model asks only whether a step follows from the one before. It does not if the
+#   labels come from outcomes or continuations: there the label of the last step *is* the outcome.
+# - *min* and *product* prefer short responses: a further step cannot raise them.
 # </details>
 #
 # Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
@@ -464,8 +464,9 @@ experiments.shown(last, names).T
 
 # %% [markdown]
 # **How can a pick be worse than random?** The right responses to a problem are nearly all the *same*
-# text, because each step has one right result. The wrong ones differ. A judge that is blind to the
-# content gives each different *text* some score. Then its pick is right in only 0.30 of the cases (*a
+# text, because each step has one right result. The wrong ones differ. Equal texts have equal scores, so
+# ten copies of the right text count once. A judge that is blind to the content
+# gives each different text some score. Then its pick is right in only 0.30 of the cases (*a
 # random text*). So *last* and *product* are no better than a blind judge. *min* is a little better with soft labels and with
 # outcomes at every step.
 # This is also why a majority vote does so well: 0.84.
@@ -628,7 +629,8 @@ batch_of(["12+10-1+7="], [[]], [step]).response_ids
 # `logits` and `labels` (B, S), `step_mask` (B, S). A label is −100 or a number from 0 to 1. Return the
 # loss of each step, (B, S), with 0 where a step does not exist or has no label.
 #
-# *Hint:* which steps have the label −100 in section 5? What does `bool` make of it?
+# *Hint:* which steps have no label in section 5, and so −100 in his data? What does `bool` make of it?
+# And of 0.25?
 
 
 # %% tags=["exercise"]

@@ -156,6 +156,7 @@ def policies(said, world):
     best, masked, unmasked = (first[0].exp().item() for first, _ in at[BETA])
     believed = world.unmasked_optimum(beta=BETA)[2].exp()
     said("The reference has $J = 0.35$")
+    said("The second probabilities add up to", 1)
     reference = (world.ref_first.log_softmax(-1), world.ref_second.log_softmax(-1))
     assert world.objective(*reference, beta=BETA).item() == pytest.approx(0.35)
     said("**Without the mask only the choice", unmasked, best, believed[0, 0], RIGHT)
