@@ -114,10 +114,9 @@ PROMPTS = {"step": 64, "whole": 146}
 
 
 def steps_config(settings: dict) -> Any:
-    """Settings of a run: `way` is "start", "step" or "whole"; `given` changes OWN."""
-    way, given = settings["way"], settings.get("given", {})
-    prompts = {"batch_size": PROMPTS[way]} if way in PROMPTS else {}
-    dpo = replace(OWN, seed=settings["seed"], **prompts | given)
+    """Settings of a run: `way` is "start", "step" or "whole"."""
+    way = settings["way"]
+    dpo = replace(OWN, seed=settings["seed"], batch_size=PROMPTS.get(way, OWN.batch_size))
     configs: dict[str, Any] = {
         "step": StepDPOConfig(
             step_end="=", max_step=24, sampling=SAMPLING, dpo=replace(dpo, append_eos=False)

@@ -48,41 +48,35 @@ def _is_row(row: object) -> bool:
     return isinstance(row, dict) and type(row.get("stage")) is str and type(row.get("step")) is int
 
 
+PAIRS, LABELLED = {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}
+
+
 def _are_rows(rows: object) -> bool:
     """Whether these are the rows of a training step: pairs or labelled responses, as columns."""
     if not isinstance(rows, dict) or rows.keys() not in (PAIRS, LABELLED):
         return False
-    good = {"prompt": lambda value: isinstance(value, str), "label": lambda y: type(y) is bool}
-    columns = list(rows.items())
-    if not all(isinstance(column, list) for _, column in columns):
+    if not all(isinstance(column, list) for column in rows.values()):
         return False
-    right = all(good.get(name, _is_response)(value) for name, column in columns for value in column)
-    return right and len({len(column) for _, column in columns}) == 1
+    rules = {"prompt": lambda value: type(value) is str, "label": lambda value: type(value) is bool}
+    good = all(all(map(rules.get(name, _is_response), column)) for name, column in rows.items())
+    return good and len({len(column) for column in rows.values()}) == 1
 
 
 def _is_response(value: object) -> bool:
     """Whether this is a text, or parts: [a text or token ids, whether the policy wrote it]."""
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(part, list)
-            and len(part) == 2
-            and _is_text(part[0])
-            and type(part[1]) is bool
-            for part in value
-        )
-    )
+    if not isinstance(value, list):
+        return type(value) is str
+    return value != [] and all(map(_is_part, value))
 
 
-def _is_text(value: object) -> bool:
-    ids = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
-    return ids or isinstance(value, str)
+def _is_part(part: object) -> bool:
+    if not isinstance(part, list) or len(part) != 2 or type(part[1]) is not bool:
+        return False
+    if isinstance(part[0], list):
+        return all(type(i) is int and i >= 0 for i in part[0])
+    return type(part[0]) is str
 
 
-PAIRS, LABELLED = {"prompt", "chosen", "rejected"}, {"prompt", "completion", "label"}
 STATE: dict[str, Callable[[Any], bool]] = {  # the numbers that a loop keeps from step to step
     "kl_coef": lambda value: _is_number(value, 0),
     "running_mean": lambda value: value is None or _is_number(value),

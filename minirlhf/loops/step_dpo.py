@@ -9,8 +9,9 @@
 2. From the same prefix the policy writes this step again, until a try is right.
 3. One step of DPO on these pairs. The loss counts the tokens of the step and of its end.
 
-A step is not the end of a response, so no EOS is added to it. Otherwise the policy would be
-trained to end its response there. The last step of a response ends with the EOS that was sampled.
+A step is not the end of a response, so no EOS is added to it. Imitation of steps with an added EOS
+makes the policy end its responses early (lab 15b). In DPO both steps of a pair would have it, so
+there it hardly matters. The last step of a response ends with the EOS that was sampled.
 
 One label is one step checked. Responses and prefixes stay the token ids that were sampled.
 

@@ -605,7 +605,8 @@ print("the weights are equal:", models.same_weights(actor, other))
 # <details><summary>3. Do GRPO and PPO need the mask, too?</summary>
 #
 # Yes, and for a simpler reason. The policy gradient is a sum over the policy's own choices. The
-# tool's tokens are no choices. With the mask GRPO is right for every tool, also for one that errs.
+# tool's tokens are no choices. With the mask the policy gradient has no transition term, even if the
+# tool errs.
 # </details>
 #
 # <details><summary>4. Half of my pairs are "the tool had an error" against "it had none". What do I learn?</summary>

@@ -102,8 +102,8 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 before, step = (tokenizer(text).input_ids for text in ("22-1+7=", "21+7="))
 row = [[(before, False), (step, True)]]
 one = models.encode(tokenizer, ["12+10-1+7="], row, append_eos=False)
-in_loss = one.action_mask.where(one.response_mask, False).int()
-pd.DataFrame(in_loss.numpy(), columns=list("22-1+7=21+7="), index=["in the loss"])
+in_loss = one.action_mask.int().numpy()
+pd.DataFrame(in_loss, columns=list("22-1+7=21+7="), index=["in the loss"])
 
 # %% [markdown]
 # Here is the whole training step. The `judge` is a rule that knows arithmetic. With people, it would

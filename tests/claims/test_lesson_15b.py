@@ -53,7 +53,7 @@ def steps():
 
 
 @pytest.fixture(scope="module")
-def readers():
+def reward_models():
     return recorded("process_rewards")
 
 
@@ -97,14 +97,14 @@ def test_both_fall_first():
             assert run[20] < run[0]
 
 
-def test_no_reward_model_finds_errors_and_the_policy_does(readers):
+def test_no_reward_model_finds_errors_and_the_policy_does(reward_models):
     for name in MODELS:
-        row = readers.loc[name]
+        row = reward_models.loc[name]
         assert (abs(row.own - row.chance_own) < 0.09).all()
         assert (abs(row.planted - row.chance_planted) < 0.1).all()
         assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
         assert (row.best_min > row[["best_last", "best_product"]].max(axis=1)).all()
-    policy = readers.loc["no reward model"]
+    policy = reward_models.loc["no reward model"]
     assert (policy[["best_product", "own", "planted"]] > 0.8).all().all()
 
 
@@ -135,14 +135,14 @@ def test_labels_by_continuation_fall_at_the_wrong_step(start):
 # ---- the numbers of the prose
 
 
-def test_the_numbers_of_lab_15b(start, steps, readers, price):
+def test_the_numbers_of_lab_15b(start, steps, reward_models, price):
     with lesson("15b") as said:
         idea(said, start)
         gained(said, steps, price)
         learned(said, start)
         labels(said)
         scores(said)
-        judged(said, readers, steps)
+        judged(said, reward_models, steps)
         exercises(said)
 
 
@@ -220,15 +220,15 @@ def scores(said):
     said("on the rule's labels of", 400)
 
 
-def judged(said, readers, steps):
-    checks = [readers.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
+def judged(said, reward_models, steps):
+    checks = [reward_models.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
     good = all(abs(x - 12_700) < 100 for x in checks)
     said("the same number of checks, about", 12_700, good)
     said("so a soft label costs", ROLLOUTS)
     said("the share of right ones among", ROLLOUTS)
     said("whether any of these", ROLLOUTS)
     said("**Pick**: of", TRIES)
-    mean = readers.groupby("variant").mean(numeric_only=True)
+    mean = reward_models.groupby("variant").mean(numeric_only=True)
     policy, trained = mean.loc["no reward model"], mean.loc[list(MODELS)]
     said("are best at both**", policy.best_product, policy.own, policy.planted)
     assert all(abs(mean[f"chance_{kind}"].mean() - 0.2) < 0.02 for kind in ("own", "planted"))
@@ -243,7 +243,7 @@ def judged(said, readers, steps):
     )
     said("Then its pick is right in only", policy.blind)
     for pick in ("best_last", "best_product"):
-        assert (abs(readers.loc[list(MODELS)][pick] - policy.blind) < 0.1).all()
+        assert (abs(reward_models.loc[list(MODELS)][pick] - policy.blind) < 0.1).all()
     said("why a majority vote does so well", policy.majority)
     said("Then the first step below one half is the wrong one in", policy.labels_half)
     said("The step with the largest *fall* is it in more than", policy.labels_fall > 0.75)
@@ -254,11 +254,11 @@ def judged(said, readers, steps):
         ASKED,
         ASKED // 2,
     )
-    frame = readers.reset_index()
+    frame = reward_models.reset_index()
     for better in ("soft labels", "outcomes at every step"):
         difference = experiments.difference_over_prompts_and_seeds
         assert difference(frame, "best_min", "hard labels", better).iloc[0].low > 0
-        assert (readers.loc[better].best_min > policy.blind + 0.04).all()
+        assert (reward_models.loc[better].best_min > policy.blind + 0.04).all()
     said("The policy has learned it from", DEMONSTRATIONS)
     said("The models of soft and hard labels have", PROBLEMS, 3_300, 12_700)
     config = process_rewards_config({"seed": 0})

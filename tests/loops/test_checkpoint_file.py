@@ -175,6 +175,7 @@ WORDS = {"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]}
         (online, {"pool": [WORDS | {"chosen": [[["a", 1]]]}]}, "its state is"),
         (online, {"pool": [WORDS | {"chosen": [[[[-1], True]]]}]}, "its state is"),
         (online, {"pool": [WORDS | {"chosen": [[["a"]]]}]}, "its state is"),
+        (online, {"pool": [WORDS | {"chosen": [[]]}]}, "its state is"),
         (online, {"pool": [{"prompt": ["p"], "completion": ["a"], "label": [1]}]}, "its state is"),
         (online, {"pool": [WORDS]}, "pairs for steps to come is 1; it must be 0"),
     ],
