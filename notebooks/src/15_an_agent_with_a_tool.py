@@ -20,8 +20,8 @@
 # - say when it is exact to leave out the tool's tokens, and compute the error when it is not.
 #
 # **You need** lesson 11 (verifiable rewards, GRPO) and lesson 12 (direct preference optimisation, DPO).
-# Sections 4 to 6 recall soft values (lesson 13), online DPO (lesson 14) and KTO (lesson 14b) in a sentence.
-# About 50 minutes to read and 85 for the exercises.
+# Soft values (lesson 13), online DPO (lesson 14) and KTO (lesson 14b) are recalled in a sentence.
+# About 50 minutes to read and 70 for the exercises.
 
 # %%
 import copy
@@ -37,9 +37,9 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: two authors, one response
 #
-# Until now the policy wrote every token of a response. An **agent** can call a **tool**, such as a
-# calculator, a search engine or a compiler. The tool answers, and the policy writes on. So one response
-# has two authors:
+# Until now the policy wrote every token of a response. An **agent** is a policy that can call a **tool**,
+# such as a calculator, a search engine or a compiler. The tool answers, and the policy writes on. So one
+# response has two authors:
 #
 # | who writes | tokens | what it is |
 # |---|---|---|
@@ -47,39 +47,41 @@ from minirlhf.classroom import FAST, check
 # | tool | `{3901}` | its result |
 # | policy | `3906` | the answer to the prompt `47*83+5=` |
 #
-# Training changes only the policy, so only the policy's tokens belong into the loss. The **action
-# mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. The log-ratio of lesson 12
-# becomes a sum over the policy's tokens:
+# Training changes only the policy, so only the policy's tokens belong in the loss. The **action
+# mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. Lesson 12's log-ratio of
+# policy and reference becomes a sum over the policy's tokens:
 #
 # $$ h(y) = \sum_t m_t \big[ \log \pi(y_t \mid s_t) - \log \pi_{\text{ref}}(y_t \mid s_t) \big] . $$
 #
-# Here $s_t$ is the prompt and *all* tokens before $y_t$, those of the tool included: the policy
-# reads what the tool wrote. With this $h$, the loss of a pair is that of lesson 12. It is called
-# *multi-turn DPO* (Xiong et al. 2024).
+# Here $s_t$ is the prompt and *all* tokens before $y_t$, those of the tool included: the policy reads
+# what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
+# its loss is that of lesson 12, $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et
+# al. 2024).
 #
 # Is it right? And does it matter?
 
 # %% [markdown]
 # **Predict.** Here are the tokens of one response: `[ 4 7 * 8 3 ] { 3 9 0 1 } 3 9 0 6 EOS`. For
-# which of them is $m_t = 1$? Decide about the brackets one by one: who wrote `]`, `{`, `}` and EOS?
+# which of them is $m_t = 1$? Decide about each bracket: who wrote `]`, `{`, `}` and EOS?
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # The policy chose `[ 4 7 * 8 3 ]` and `3 9 0 6 EOS`. The tool wrote `{ 3 9 0 1 }`, with both curly
 # brackets. The `]` is the policy's decision to *end* the call, and the EOS to end the response. Both are
-# learned. Masks go wrong at the borders between the two authors.
+# learned.
 # </details>
 
 # %% [markdown]
 # ## 2. Taking turns
 #
-# `tiny-agent` is a small GPT-2 of 0.8 million parameters. A token is one character. The problems
-# are products of two-digit numbers, plus or minus a number. It has seen right calls, some wrong calls,
-# and mostly answers *in the head*, which start with `~`. Products are too hard for its head.
+# `tiny-agent` is a GPT-2 of 0.8 million parameters. A token is one character. A problem is a
+# product of two two-digit numbers, plus or minus a number. The last examples of its training were 30 %
+# right calls, 10 % wrong calls and 60 % answers *in the head*, without a call. These start with `~`.
+# Products are too hard for its head: only 2 % of such answers are right.
 #
 # The policy samples token by token until it writes `]`. Then the tool reads the token ids up to there and
-# appends its own, and the policy goes on. No text is tokenised again: for most tokenizers that would give
+# appends its own, and the policy goes on. The text is not tokenised again, because that can give
 # other tokens than those that were sampled.
 
 # %%
@@ -114,14 +116,14 @@ pd.DataFrame(
 
 # %% [markdown]
 # The score is a rule: 1 if the answer is the value of the prompt, and 0 otherwise. The answer is the
-# number after the last call, or after the `~`. Nearly all answers in the
-# head are wrong. A wrong response *with* a call has copied a digit wrongly, so the calculator answered
-# another question.
+# number after the tool's last result, or after the `~`. Here all six answers in the head are wrong. So are
+# three of the six with a call: each has copied one digit wrongly, so the calculator answered another
+# question.
 #
-# A batch has two masks. `response_mask` is true at every token of the response and false at padding,
-# `action_mask` only at the tokens that the policy chose. Here are three responses with a call under the
-# microscope. The colour is the token's log-probability: white is certain, and the stronger the orange,
-# the less likely the token was. The tool's tokens have no number and are grey.
+# A batch has two masks. `response_mask` is true at every token of the response and false at padding.
+# `action_mask` is true only at the tokens that the policy chose. The figure shows the first three
+# responses with a call. The number under a token is its log-probability under the policy. The stronger
+# the orange, the less likely the token was. The tool's tokens are grey and have no number.
 
 # %%
 calls = (~batch.action_mask & batch.response_mask).any(1)
@@ -132,25 +134,26 @@ table = evaluate.token_table(
 show.microscope(table, "logprob", text="all")
 
 # %% [markdown]
-# Most tokens are nearly certain. The first one is not: to call or not is a decision that training can
-# change. And the digits of a wrong copy stand out.
+# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. To call
+# or not is a decision that training can change. And the two wrong digits stand out, with less than 1 %.
 
 # %% [markdown]
 # ## 3. Is it right? A tool that always gives the same answer
 #
-# Lesson 12 began with the best policy $\pi^*$: it has the highest expected reward minus KL penalty, and
+# Lesson 12 began with the best policy $\pi^*$, which has the highest expected reward minus KL penalty.
+# It satisfies
 #
 # $$ r(y) = \beta \log \frac{\pi^*(y)}{\pi_{\text{ref}}(y)} + \text{a constant} , $$
 #
 # and DPO puts this into the Bradley-Terry model. Does it still hold with the masked sum $h$?
 #
-# The probability of a response is now a product of the policy's probabilities and the tool's. The *true*
-# tool is the same under both policies, so its factors cancel in the ratio, and $h$ remains. Without the
-# mask there is no such cancelling. The loss then has the policy's own *guess* of what the tool will write, and
-# the reference's guess.
+# The probability of a response is now a product of the policy's probabilities and the tool's. The tool
+# is the same for policy and reference, so its probabilities cancel in the ratio, and $h$ remains.
+# Without the mask nothing cancels. The loss then has two *guesses* of what the tool will write: the
+# policy's and the reference's.
 #
-# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? It asks the policy to
-# make each whole response likelier in proportion to $e^{r/\beta}$. For this the policy has to decide
+# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? It multiplies the
+# probability of each response by $e^{r/\beta}$, times a constant. For this the policy has to decide
 # about the whole response, and it does not decide what the tool answers. If the tool **always gives
 # the same answer to the same call**, choosing the call is choosing its answer, and the equation holds. So
 # for a calculator, a compiler or a fixed database, masked DPO is exact: its minimum is $\pi^*$. The
@@ -160,8 +163,8 @@ show.microscope(table, "logprob", text="all")
 # %% [markdown]
 # ## 4. And a tool that is sometimes wrong?
 #
-# A search engine may return something else tomorrow. Then the equation gets one more term. Let us see
-# it in a world that is solved on paper.
+# A search engine may return something else tomorrow. Then the equation gets one more term. A small
+# world, solved on paper, shows it.
 #
 # The *fast* tool is right in 80 % of the calls. The *slow* one is always right, but it costs 0.1. The
 # policy chooses a tool and sees whether the answer is right. Then it passes the answer on (reward 1 if
@@ -178,41 +181,47 @@ show.microscope(table, "logprob", text="all")
 # the reward of each action minus its penalty $\beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)}$ is $V$.
 # Take $\beta = 0.2$.
 #
-# 1. *After the answer* of the fast tool, passing on brings 1 if it was right, *I do not know* 0. So
-#    $V = 0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86. After a wrong answer it is
-#    $0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12\big)$ = −0.14. The slow tool's cost lowers both rewards:
-#    after its right answer $V$ = 0.76.
-# 2. *Before the answer.* $Q(\text{tool})$ is the *mean* of $V$ over the answers, because nobody chooses
-#    them: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the fast tool. The slow one has one answer,
+# 1. *After the answer.* If the fast tool was right, passing on brings 1 and *I do not know* 0, so
+#    $V = 0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86. If it was wrong, passing on brings
+#    −1, so $V = 0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12 e^{0}\big)$ = −0.14. The slow tool's cost
+#    lowers both rewards by 0.1, so after its right answer $V$ = 0.76.
+# 2. *Before the answer.* $Q(\text{tool})$ is what the choice of this tool is worth. It is the *mean* of
+#    $V$ over the answers, because nobody chooses them:
+#    $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the fast tool. The slow one has one answer,
 #    so $Q = V$ = 0.76.
 # 3. *At the start* the policy chooses, so $V_0$ is the soft maximum of the two $Q$: 0.72. It is the
 #    largest $J$.
 #
-# At each choice, $\beta$ times the log-ratio is what the action is worth minus what the choice is worth:
-# first $Q(\text{tool}) - V_0$, then $r - V(\text{answer})$. Their sum along a response is
+# At each choice, $\beta$ times the best policy's log-ratio is what the action is worth minus what the
+# choice is worth: first $Q(\text{tool}) - V_0$, then $r - V(\text{answer})$. Their sum along a response
+# is
 #
 # $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{answer}) - Q(\text{tool}) \big] . $$
 #
 # The bracket is the **transition term**: how lucky this answer was. A right answer of the fast tool is
 # luck of $0.86 - 0.66 = 0.20$. A wrong one is $-0.14 - 0.66 = -0.80$. The mean of the luck is
-# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but in a single pair it is there. A tool with one answer has
-# $V = Q$ and no luck. That is section 3.
+# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but a single response has it. A tool with one answer has
+# $V = Q$ and no luck: that is section 3.
 
 # %%
 world = core.ToolWorld.two_tools(right=0.8, cost=0.1)
 start_value, q, values = world.optimal_values(beta=0.2)
 luck = world.transition_term(beta=0.2)
+luck[world.tool == 0] = torch.nan  # the slow tool never gives a wrong answer
 columns = {"Q": q, "right answer: V - Q": luck[:, 0], "wrong answer: V - Q": luck[:, 1]}
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy has this.
-# The second probabilities add up to 1, so the call's part of $\beta h$ must be $V(\text{answer}) + k$. That is
-# $0.86 + k$ after a right answer of the fast tool, and $-0.14 + k$ after a wrong one. But it is the same call.
+# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy has
+# this. The probabilities of the second choice add up to 1, so its part of $\beta h$ can only be
+# $r - V(\text{answer})$. For the choice of the fast tool $V(\text{answer}) + k$ remains: $0.86 + k$ if
+# the answer is right, $-0.14 + k$ if it is wrong. But this choice comes before the answer and has one
+# probability.
 #
-# **Predict.** DPO with the action mask, and DPO without it, which treats the tool's answer as if the policy
-# had chosen it: does each choose the fast tool more often than the best policy, less often, or about as
-# often? Which has the higher $J$, and is it the same one for every $\beta$?
+# **Predict.** Take DPO with the action mask, and DPO without it. Without it, the tool's answer counts
+# as if the policy had chosen it; let the reference guess the answers perfectly. Does each choose the
+# fast tool more often than the best policy, less often, or about as often? Which has the higher $J$,
+# and is it the same one for every $\beta$?
 
 
 # %% tags=["predict"]
@@ -230,9 +239,9 @@ for beta in (0.2, 0.5, 1.0):
     for name, policy in optima(beta).items():
         first, second = (x.exp() for x in policy)
         table[beta, name] = {
-            "fast tool": first[0].item(),
-            "passes on: right": second[0, 0, 0].item(),
-            "wrong": second[0, 1, 0].item(),
+            "takes the fast tool": first[0].item(),
+            "passes on if right": second[0, 0, 0].item(),
+            "if wrong": second[0, 1, 0].item(),
             "J": world.objective(*policy, beta=beta).item(),
         }
 pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
@@ -240,34 +249,32 @@ pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *right* and *wrong* are answers of the fast tool. The reference has $J = 0.35$.
+# *Right* and *wrong* are answers of the fast tool. The reference has $J = 0.35$.
 #
-# - **Without the mask only the choice of tool is wrong.** At $\beta = 0.2$ DPO chooses the fast tool with 0.569,
-#   and the best policy with 0.378. It is an optimist: its loss also falls when the *answer* $o$ gets
-#   likelier, so it learns the picture $p(o) \propto \text{tool}(o)\, e^{V(o)/\beta}$. In it the fast tool
-#   is right in 99.8 % of its calls instead of 80 %. The second actions are those of the best policy.
-# - **With the mask the choice of tool is nearly right, 0.376, and the second actions bend.** They have to
-#   take up the luck. After a wrong answer the best policy passes it on with 0.7 %, masked DPO with almost 0 %.
-# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it and 0.7039
-#   without. At 0.5 and at 1, DPO *without* the mask is better: 0.5666 against 0.5651, and 0.4708 against
-#   0.4667. (The pairs are two responses of the reference, and the minimum with the mask is
-#   found numerically.)
+# - **Without the mask only the choice of tool is wrong.** At $\beta = 0.2$ DPO takes the fast tool with
+#   probability 0.569, the best policy with 0.378. DPO is an optimist here: its loss also falls when a
+#   good *answer* $o$ gets likelier. So it learns the guess
+#   $p(o) \propto p_{\text{ref}}(o)\, e^{V(o)/\beta}$. The reference guesses 80 % right answers of the
+#   fast tool, and $p$ has 99.8 %. The second choices are those of the best policy. (For any guess:
+#   "Going further".)
+# - **With the mask the choice of tool is nearly right, 0.376, but the second choices are not.** They
+#   take up the luck. After a wrong answer the best policy passes it on with 0.7 %, masked DPO with 0.01 %.
+# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it and
+#   0.7039 without. At 0.5 and at 1, DPO *without* the mask is better: 0.5666 against 0.5651, and 0.4708
+#   against 0.4667.
 # </details>
 #
-# The policy gradient weights each choice by the return that followed it. On average over the tool's
-# answers this return is the choice's $Q$: the luck averages out. So GRPO with the mask (lesson 11) needs
-# no tool that always gives the same answer.
+# GRPO (lesson 11) with the mask stays right. The policy gradient weights each choice by the return that
+# followed it, and the mean of this return over the tool's answers is $Q$: the luck averages out.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
 # This is lesson 14's online DPO: pairs of fresh responses of the policy. Three things change: the sampler
-# has a tool, a rule is the judge, and the mask is the action mask. A prompt whose eight responses are all
+# has a tool, a rule judges, and the mask is the action mask. A prompt whose eight responses are all
 # right or all wrong gives no pair.
 #
-# **Where does the mask act?** It is a part of the batch: `models.policy_logprobs` gives 0 where
-# `batch.action_mask` is False. `masked=False` puts the response mask in its place, as if the mask were
-# forgotten.
+# `masked=False` puts the response mask in the place of the action mask, as if you had forgotten the tool.
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
@@ -309,15 +316,15 @@ def agent_step(index, masked=True):
 
 # %% [markdown]
 # `train_online` is the package's loop. `formulas` are the functions that it calls: here the sampler gets
-# the calculator. `max_response` is `max_new_tokens` plus the EOS. A response without EOS loses no points
-# (`missing_eos_penalty`). With its `plain` settings the loop leaves the same weights.
+# the calculator. With its `plain` settings the loop leaves the same weights.
 
 # %%
 steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
 order = list(loops.shuffled_batches(len(train), 32, steps, seed=0))
 log = pd.DataFrame([agent_step(index) for index in order])
 
-settings = {"steps": steps, "batch_size": 32, "beta": 0.1, "max_response": 33}
+settings = {"steps": steps, "batch_size": 32, "beta": 0.1}
+settings["max_response"] = 33  # max_new_tokens, and the EOS
 dpo = loops.DPOConfig.plain(**settings, optimiser=plain)
 config = loops.OnlineConfig(
     samples=8, missing_eos_penalty=0.0, sampling=sampling, dpo=dpo
@@ -353,8 +360,8 @@ show.lines(panels, xlabel="step")
 #
 # The run without the mask has the lower loss and is the worse agent. In the last six steps its loss is
 # about 0.3, against 0.6 with the mask. But only about half of its answers are right, and about three
-# quarters with the mask. The two losses sum over different tokens, so they cannot be compared, and the
-# loss does not show that the mask is missing.
+# quarters with the mask. The two losses sum over different tokens, so they cannot be compared: no loss
+# shows that the mask is missing.
 # </details>
 
 # %% [markdown]
@@ -362,12 +369,12 @@ show.lines(panels, xlabel="step")
 #
 # `minirlhf experiment multi_turn` has recorded runs with three seeds and held-out test problems. An
 # *iteration* is: sample eight responses to each of 384 problems, make the pairs, take 12 steps on them.
-# Three iterations make a run. The samples are older than in section 5 and the learning rate decays, so
-# the shares are lower. We compare DPO, Kahneman-Tversky optimisation (KTO,
+# Three iterations make a run, with $\beta = 0.1$ as in section 5. Its samples are older than there and its
+# learning rate decays, so do not compare the two. We compare DPO, Kahneman-Tversky optimisation (KTO,
 # lesson 14b: single responses, labelled right or wrong) and GRPO, which samples anew for each step.
 #
-# **Predict.** Do KTO and GRPO need the mask as much as DPO? When DPO without the mask prefers the right
-# response of a pair, on which tokens does the preference lie?
+# **Predict.** Do KTO and GRPO need the mask as much as DPO? When DPO without the mask has raised the right
+# response of a pair above the wrong one, on which tokens did it do so?
 
 # %% tags=["predict"]
 history = experiments.results("multi_turn_history")
@@ -381,38 +388,39 @@ show.curves(
 # %% tags=["predict"]
 runs = experiments.results("multi_turn")
 runs["margin_on_own"] = runs.margin - runs.margin_on_tool
-columns = {"pass_1": "right answers", "right call": "right calls"}
-columns["no call"] = "answers in the head"
+runs["calls"] = 1 - runs["no call"]
+runs["right numbers"] = runs["right call"] / runs.calls
+columns = {"pass_1": "right answers", "calls": "calls"}
+columns["right numbers"] = "right numbers, of the calls"
 columns |= {"margin_on_own": "own tokens, nats", "margin_on_tool": "tool's, nats"}
 methods = ["dpo", "dpo, no mask", "kto", "kto, no mask", "grpo", "grpo, no mask"]
 experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 
 # %% [markdown]
 # The brackets give the lowest and the highest seed. *Right answers* is pass@1: the share of right single
-# samples, here of sixteen for each of 400 problems. The figure has one sample of each and differs by up
-# to 0.02. The columns in nats: take a right and a wrong response of the *start*. By how much has
-# training raised $\log \pi$ of the right one above that of the wrong one?
+# samples, here of sixteen for each of 400 problems. (The figure has one of each.) *Right numbers* is, among
+# the calls, the share with the prompt's product. The last two columns are the mean $\Delta h$ of a
+# right and a wrong response of tiny-agent before training, on the policy's own tokens and on the tool's.
 #
 # <details><summary>What you should see</summary>
 #
 # - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
 #   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
-# - **Without the mask, training is spent on the tool's tokens.** Of the 14.8 nats that DPO gains
-#   without the mask, 14.3 are on the tool's tokens: 96 %. On the policy's own tokens it gains 0.6, and
-#   with the mask 2.1. Most right responses contain a result, and most wrong ones do
-#   not. So the easiest way to make right responses likelier is to predict what the calculator writes.
-#   To *call* it is learned less: the right calls reach 0.42, and 0.57 with the mask.
-# - **How do these tokens take the training?** They are a fifth of all tokens. But at the first step
-#   they give about nine tenths of the squared norm of DPO's gradient, and three quarters of GRPO's. Adam's
-#   steps have about one length, so less is left for the policy's own tokens. DPO also
-#   weights each pair with $\sigma(-\beta h)$. With 14.8 nats $\beta h$ is 1.48 and the weight 0.19. With
-#   the mask it is 0.45.
-# - With the mask, the tool's tokens drift, because they have no loss: their part of the margin falls by 1.5
-#   to 2.2 nats. The policy never writes them, so it does no harm.
+# - **Without the mask the policy learns to call, but less, and it does not learn to copy.** DPO raises
+#   the calls from 0.40 to 0.54 without the mask, and to 0.63 with it. At the start 0.79 of the calls
+#   have copied the right numbers. Without the mask 0.77 have, and with it 0.91. KTO and GRPO do the
+#   same.
+# - **Without the mask, training is spent on the tool's tokens.** Of DPO's $\Delta h$ of 14.83 nats, 14.28
+#   are on the tool's tokens: 96 %. Only 0.55 are on the policy's own, and with the mask 2.05 ("Going
+#   further" says why). At the start a result is in 96 % of the right responses, and in 15 % of the
+#   wrong ones. So predicting what the calculator writes is an easy way to raise $\Delta h$.
+# - With the mask the tool's tokens have no loss. Their part of $\Delta h$ falls by 1.5 to 2.2 nats. The
+#   policy does not write them, so this does no harm.
 # </details>
 
 # %% [markdown]
-# **A calculator that errs.** Now one call of five gets a wrong result, in training and in the test. By section 4, DPO then leaves out a transition term, and GRPO does not.
+# **A calculator that errs.** Now one call in five gets a wrong result, in training and in the test. By
+# section 4, DPO then leaves out a transition term, and GRPO does not.
 #
 # **Predict.** Without errors GRPO ends 0.02 above DPO. Will the gap be larger with errors?
 
@@ -424,12 +432,14 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# No: GRPO is again 0.02 above DPO. With the mask, errors cost every method about 0.13 of its right
-# answers, because one right call in five gets a wrong result. But the policy makes as many right calls as
-# before. There is no second tool here: calling beats the head, errors or not, and the luck of an
-# answer is the same for all calls. **A random tool does not always hurt DPO.**
+# No: GRPO is again 0.02 above DPO. There is no second tool here. Calling beats the head, errors or not, and
+# every call has the same chance of an error. **A random tool does not always hurt DPO.**
 #
-# Without the mask the policy calls less, so errors cost less, 0.07 to 0.09.
+# With the mask, errors lower right answers from 0.57 to 0.44, by 0.13 (means of the three methods). One
+# wrong result in five explains most of this: 0.57 / 5 = 0.11. The rest has two sources. By chance the
+# test's calculator erred in 21 % of the calls. And right calls, counted without errors, fall by 0.005.
+#
+# Without the mask fewer answers are right, so errors cost less: 0.07 to 0.09.
 # </details>
 
 # %% [markdown]
@@ -438,8 +448,8 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # - The **action mask** is true at the tokens that the policy chose, the end of a call and the EOS
 #   included.
 # - Multi-turn DPO sums its log-ratio over these tokens.
-# - If the same call always gets the same answer, this is exact. If not, the luck of the answer, the
-#   transition term, goes into choices that have nothing to do with it.
+# - If the same call always gets the same answer, this is exact. If not, the luck of the answer (the
+#   transition term) goes into choices that have nothing to do with it.
 # - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With a choice
 #   of tools, the policy can also become an optimist.
 # - Keep the ids that were sampled. Text that is tokenised again can be other tokens.
@@ -507,13 +517,16 @@ def luck_of_an_answer(tool, rewards, ref_second, beta):
 check.luck_of_an_answer(luck_of_an_answer)
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The
-# loss falls nicely, but the accuracy does not move. The figure has the colleague's run and the right
-# one. Here is how the mask is made. `by_policy` (B, R) is true where the policy wrote the token; at
-# padding it can be anything. What is wrong? Find it on paper, then mend `mask_of` and check it. And say
-# which token has no loss now and should have one, so that the agent does not learn to call.
+# **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The loss
+# falls nicely, but the share of right answers does not move. The figure shows two real runs of DPO: the
+# right one is recorded in section 6, and the colleague's has the same settings and the mask below.
+# `by_policy` (B, R) is true where the policy wrote the token; at padding it can be anything.
 #
-# *Hint:* write the mask of `[ 7 ] { 7 } 7 EOS` on paper.
+# First on paper, for `[ 7 ] { 7 } 7 EOS`. Which two tokens have no loss and should have one? Which
+# token has a loss and should have none? Which of the three explains that the agent does not learn to
+# call, and which one that the loss falls? Then mend `mask_of`, and run the check in the last cell.
+#
+# *Hint:* write both masks of the eight tokens under each other, the right one and the colleague's.
 
 
 # %% tags=["exercise"]
@@ -528,16 +541,24 @@ def mask_of(by_policy, response_mask):
     return torch.cat([before, by_policy[:, :-1]], 1) & response_mask
 
 
+# %% tags=["exercise"]
 check.mask_of(mask_of)
 
 # %% [markdown] tags=["solution"]
 # The mask is shifted by one token, as if it stood at the position that *predicts* the token. The
-# package's columns are already those of the token itself. On paper: the first `[` is left out, the `{`
-# counts, and the first token after the result is left out.
+# package's columns are those of the token itself. The two masks:
 #
-# The token that matters is the first one of the response. It is the decision: `[` calls, `~` answers in
-# the head. It is just what the agent should learn, and it has no loss. The loss falls all the same,
-# because it can make the `{` of the right responses likelier.
+# | token | `[` | `7` | `]` | `{` | `7` | `}` | `7` | EOS |
+# |---|---|---|---|---|---|---|---|---|
+# | right | 1 | 1 | 1 | 0 | 0 | 0 | 1 | 1 |
+# | colleague | 0 | 1 | 1 | 1 | 0 | 0 | 0 | 1 |
+#
+# No loss, but should have one: the first `[`, and the `7` after the result. A loss, but should have
+# none: the `{`.
+#
+# The first token is the decision: `[` calls, `~` answers in the head. It is just what the agent should
+# learn. It has no loss, so the agent does not learn to call. The loss falls all the same, because the
+# policy learns to predict the `{` of the right responses.
 
 
 # %% tags=["solution"]
@@ -617,18 +638,38 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # ## Going further
 #
-# **Why is the effect so large?** tiny-agent was trained with the action mask too, so it gives the tool's `{` about
-# −13 nats and its `}` about −10. Without the mask these two brackets are cheap to raise. A model
-# that already knows what its tool writes has less to gain there, and may lose less.
+# **Why do the policy's own tokens learn less without the mask?** The tool's tokens are a fifth of all
+# tokens. But at the first step they give about nine tenths of the squared norm of DPO's gradient, and
+# three quarters of GRPO's. Adam makes its steps about equally long, however large the gradient is. So
+# less of a step is left for the policy's own tokens. DPO also weights each pair with
+# $\sigma(-\beta\, \Delta h)$ (lesson 12). Take $\beta = 0.1$, as in section 6, and the mean $\Delta h$
+# of its table. Without the mask $\Delta h$ is 14.83 nats, so $\beta\, \Delta h$ is 1.48 and the weight
+# 0.19. With the mask $\Delta h$ has only the policy's tokens, 2.05 nats, and the weight is 0.45.
+#
+# **Why does the tool's part grow so easily?** tiny-agent was trained with the action mask too, so it
+# gives the tool's `{` about −13 nats and its `}` about −10. Without the mask these two brackets are
+# easy to raise. A model that already knows what its tool writes has less to gain there, and may lose
+# less.
+#
+# **Without the mask, for any guess.** Section 4 lets the reference guess the answers perfectly. In general
+# the minimum without the mask chooses a tool in proportion to
+#
+# $$ \pi_{\text{ref}}(\text{tool}) \sum_o p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta} , $$
+#
+# where $p_{\text{ref}}$ is the reference's guess. This holds if the answers that are possible in the
+# guess are those that the tool can give. The probabilities of the true tool do not occur. If the
+# reference guesses 50 % right answers of the fast tool, this policy takes it with probability 0.45
+# ($\beta = 0.2$). The minimum *with* the mask has no formula. The lesson finds it numerically, for
+# pairs of two responses of the reference.
 #
 # **Several calls.** A response with several calls has one transition term for each: the sum of section 4
 # goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in
 # between, $Q$ of the first *is* $V$ of the next situation, and there is no term.
 #
 # **A reference that follows.** The experiment has rows *reference follows*: after each iteration the
-# reference becomes the policy. This changes right answers by less than 0.01. With the mask DPO gains 2.1
-# nats, so $\beta h$ = 0.21. DPO weighs the pair by $\sigma(-0.21)$ = 0.45, and with a reference that has
-# followed by nearly 0.50.
+# reference becomes the policy. This changes right answers by less than 0.01. With the mask DPO gains
+# 2.05 nats, so $\beta\, \Delta h$ = 0.21. DPO weights the pair with $\sigma(-0.21)$ = 0.45, and with a
+# reference that has followed by nearly 0.50.
 #
 # **Errors of the tool that a rule can see.** The authors of multi-turn DPO drop pairs in which the tool
 # reported an error. That removes some luck, and it also removes what the policy could learn about calls
