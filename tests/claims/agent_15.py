@@ -1,0 +1,91 @@
+"""What lesson 15 computes live, for its test: sampled responses, and how often the tool errs."""
+
+import math
+from dataclasses import replace
+
+import nbformat
+import torch
+
+from minirlhf import models, tasks
+from minirlhf.classroom.course import NOTEBOOKS, tags
+from minirlhf.experiments.agent import ASKED, written_by_policy
+from minirlhf.experiments.registry import ERRS
+from minirlhf.tasks.calculator import outcome
+
+
+def scope_of_the_step():
+    """What the notebook's cells define, up to `agent_step`; the models are fresh."""
+    book = nbformat.read(NOTEBOOKS / "15_an_agent_with_a_tool.ipynb", as_version=4)
+    scope = {}
+    for cell in book.cells:
+        if cell.cell_type == "code" and "exercise" not in tags(cell):
+            if cell.source.startswith(("import copy", "torch.set_num", "sampling =", "score =")):
+                exec(cell.source, scope)
+            if "def agent_step" in cell.source:
+                exec(cell.source, scope)
+                return scope
+    raise AssertionError("the lesson has no agent_step")
+
+
+def responses_of_section_2():
+    """Section 2's answers in the head, all wrong, and its wrong calls among the calls."""
+    scope = scope_of_the_step()
+    texts = written_by_policy(scope["batch"], scope["tokenizer"])
+    named = [outcome(p[:-1], text) for p, text in zip(scope["prompts"], texts, strict=True)]
+    right = scope["score"](scope["batch"]).bool().tolist()
+    assert right == [name == "right call" for name in named]
+    wrong, calls = named.count("wrong call"), len(named) - named.count("no call")
+    return named.count("no call"), wrong, calls
+
+
+def microscope_of_section_2():
+    """In its three responses: log-probabilities of the first token, and of a wrong digit."""
+    scope = scope_of_the_step()
+    batch = scope["batch"]
+    some = batch.select((~batch.action_mask & batch.response_mask).any(1).nonzero()[:3, 0])
+    with torch.no_grad():
+        logprobs = models.policy_logprobs(scope["start"], some)
+    return logprobs[:, 0].tolist(), logprobs[logprobs < -2].tolist()
+
+
+def share_of_errors_in_the_test(calls=4600):
+    """How often the calculators of the three tests err, over as many calls as a test of DPO has.
+
+    The problems' own products stand for the recorded calls. Which calls err depends on the draws
+    before, so this is the recorded share up to about 0.005.
+    """
+    tokenizer = tasks.calculator.agent_tokenizer()
+    products = [
+        tasks.calculator.product_in(p.expression) for p in tasks.calculator.problems("test", ASKED)
+    ]
+    shares = []
+    for seed in range(3):
+        tool = tasks.calculator.Calculator(tokenizer, error_rate=ERRS, seed=200 + seed)
+        wrong = 0
+        for i in range(calls):
+            product = products[i % ASKED]
+            call = tokenizer.convert_tokens_to_ids([*f"[{product}]"])
+            result = "".join(tool.symbols[j] for j in tool.run(call))
+            wrong += result != f"{{{math.prod(map(int, product.split('*')))}}}"
+        shares.append(wrong / calls)
+    return sum(shares) / len(shares)
+
+
+def brackets(agent):
+    """Mean log-probability that the start gives the tool's { and }, nats."""
+    model, tokenizer = agent
+    prompts = [p.prompt for p in tasks.calculator.problems("train", 64, seed=1)]
+    batch = models.sample(
+        model,
+        *models.encode_prompts(tokenizer, prompts),
+        eos_id=tokenizer.eos_token_id,
+        config=models.SamplingConfig(max_new_tokens=32, temperature=1.0),
+        generator=torch.Generator().manual_seed(0),
+        tool=tasks.calculator.Calculator(tokenizer),
+    )
+    every = replace(batch, action_mask=batch.response_mask)
+    with torch.no_grad():
+        logprobs = models.policy_logprobs(model, every)
+    tools = batch.response_mask & ~batch.action_mask
+    ids = [tokenizer.convert_tokens_to_ids(bracket) for bracket in "{}"]
+    return [logprobs[tools & (batch.response_ids == i)].mean().item() for i in ids]
