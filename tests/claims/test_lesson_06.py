@@ -586,14 +586,14 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         cost = config.kl.kl_coef * math.log(policy_share / reference_share)
         said("Take a token that the policy gives", policy_share, reference_share, cost)
         explained = tour.groupby("step").explained_variance.mean()
-        said("In the runs of section 7 its explained variance is", explained[1])
+        said("in the runs of section 7 its explained variance is", explained[1])
         said(
             "the first step, instead of", experiments.results("one_batch_history").clip_fraction[0]
         )
         by_hand(said, eps)
         said("is one pass over this batch. With", config.batch_size, config.minibatch_size, updates)
         said("at the temperature", temperature, temperature)
-        said("advantages of a batch to mean", 0, 1)
+        said("are shifted and scaled to mean", 0, 1)
         said("each gradient that is longer than", 1, config.actor.max_grad_norm)
         said("After the last token", 0)
         said("Here they are", config.batch_size, 27)  # of the figure
@@ -620,7 +620,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("*moving* costs KL, and the critic predicts less after it", then.value < now.value)
         said("which keeps", config.actor.betas[0], loops.PPOConfig.plain().actor.betas[0] == 0.9)
         said("four recorded responses, numbered from", 0)
-        said("show the logarithm of the ratio:", math.log(1 + eps), 1 + eps)
+        said("shows the logarithm of the ratio:", math.log(1 + eps), 1 + eps)
         said("ratio before update", 4)
         up, down, back = (
             followed(recorded, *which) for which in ((0, "or"), (1, "er"), (0, " offers"))
@@ -635,7 +635,7 @@ def test_the_numbers_of_the_prose(runs, tour, batches, recorded, reused, clipped
         said("| as recorded |", *real, change[0])
         said("moves the weights: the gradient of update", 4, 0, *MOMENTUM_ONLY, change[1])
         said("also those of *er*'s own advantage in updates", 2, 3)
-        said("The correlation of these two numbers is", CORRELATION)
+        said("take its change in update", 4, CORRELATION)
         assert change[1] == pytest.approx(change[0], rel=0.1)
         said("its own advantage is set to", 0, updates, *OTHERS_ONLY, change[2])
         said("About a third of the change comes", 0.28 < change[2] / change[0] < 0.38)
