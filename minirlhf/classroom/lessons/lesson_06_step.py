@@ -7,6 +7,7 @@ actor's loss or the critic's loss is the first thing that differs.
 
 import copy
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ SUSPECTS = {
 }
 
 
+class Update(NamedTuple):
+    """One update: what the model read, or the rows of the batch, and the weights and gradients."""
+
+    read: list
+    weights: list[Tensor]
+    gradients: list[Tensor]
+
+
 class Watched:
     """A model, and what each update of it used: its responses, its weights and its gradient.
 
@@ -46,9 +55,10 @@ class Watched:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.copy = model, copy.deepcopy(model)
+        self.model: Any = model
+        self.copy: Any = copy.deepcopy(model)
         self.read: list[list[int]] = []
-        self.updates: list[tuple[list, list[Tensor], list[Tensor]]] = []
+        self.updates: list[Update] = []
         words = next(m for m in model.modules() if isinstance(m, nn.Embedding))
         words.register_forward_pre_hook(self._reads)
         optimizer.register_step_pre_hook(self._steps)
@@ -62,18 +72,18 @@ class Watched:
             for p in self.model.parameters():
                 weights.append(p.detach().clone())
                 gradients.append(torch.zeros_like(p) if p.grad is None else p.grad.clone())
-        self.updates.append((self.read, weights, gradients))
+        self.updates.append(Update(self.read, weights, gradients))
 
-    def of_batch(self, batch: Rollout) -> list[tuple[list[int], list[Tensor], list[Tensor]]]:
-        """The updates that used responses of this batch: their rows, weights and gradients."""
+    def of_batch(self, batch: Rollout) -> list[Update]:
+        """The updates that used responses of this batch alone, with the numbers of its rows."""
         pads = set(batch.sequences[~batch.attention_mask].tolist())
         row_of = {_stripped(ids, pads): i for i, ids in enumerate(batch.sequences.tolist())}
-        keys = [([_stripped(ids, pads) for ids in read], *rest) for read, *rest in self.updates]
-        return [
-            ([row_of[key] for key in read], *rest)
-            for read, *rest in keys
-            if all(key in row_of for key in read)
-        ]
+        found = []
+        for update in self.updates:
+            rows = [row_of.get(_stripped(ids, pads)) for ids in update.read]
+            if None not in rows:
+                found.append(update._replace(read=rows))
+        return found
 
     def gradient(self, name: str, weights: list[Tensor], part: Rollout) -> list[Tensor]:
         """The gradient of section 4's loss of the actor or the critic, on a minibatch."""
