@@ -38,8 +38,8 @@ from minirlhf.classroom.lessons.lesson_06 import (
     ppo_loss,
     pull_back_loss,
     three_runs,
-    whole_step,
 )
+from minirlhf.classroom.lessons.lesson_06_step import watch_updates, whole_step
 from minirlhf.classroom.lessons.lesson_07 import (
     coefficient_for_kl,
     gibbs_logprobs,
@@ -104,4 +104,5 @@ from minirlhf.classroom.lessons.lesson_15b import (
 )
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
-__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "three_runs", "whole_step", *EXERCISES]
+__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "three_runs", "watch_updates", "whole_step"]
+__all__ += EXERCISES

@@ -54,7 +54,7 @@ from minirlhf.classroom import FAST, check
 #   $\pi_{\text{old}}$ would write there on average. It is positive for a good token and negative
 #   for a bad one.
 # - $\text{clip}(\rho, 0.8, 1.2)$ leaves a ratio between 0.8 and 1.2 as it is, and replaces others
-#   by the nearer end. The usual $\epsilon$ is 0.2.
+#   by the nearer end. The usual $\epsilon$ is 0.2. In the code it is `clip_eps`.
 #
 # In words: make good tokens more likely and bad tokens less likely, but only a little with one batch.
 
@@ -88,12 +88,13 @@ from minirlhf.classroom import FAST, check
 # *not good* 0.24 times as often. But the weight of *good* lacks the factor 0.2, so this *good* counts
 # five times too much.
 #
-# $A_t$ gets out of date, too. It compares *good* with what $\pi_{\text{old}}$ wrote after *not* on average. Once
-# the new policy nearly always writes *good* there, *good* is hardly better than the average. But $A_t$ stays the
-# same during all updates on the batch.
+# $A_t$ gets out of date, too. It compares *good* with what $\pi_{\text{old}}$ wrote after *not* on average. Say
+# that *good* earns 1 there, and other words 0. The old policy writes *good* half of the time, so $A_t$ is
+# 1 − 0.5 = 0.5. For a policy that writes it in 90 % of the cases, the advantage is only 1 − 0.9 = 0.1. But $A_t$
+# stays 0.5 during all updates on the batch.
 #
 # Both errors are small only while $\pi$ is near $\pi_{\text{old}}$. The clip does not repair them. It
-# stops the pushing before they grow. Section 6 measures this.
+# stops the pushing before they grow.
 
 # %% [markdown]
 # ## 3. The clip
@@ -117,6 +118,7 @@ for advantage in (+1.0, -1.0):
     )
     losses.sum().backward()
     print(f"A = {advantage:+.0f}:", ["yes" if g else "no" for g in logprobs.grad[0]])
+show.clip(eps=0.2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -126,14 +128,11 @@ for advantage in (+1.0, -1.0):
 # - $A > 0$ and $\rho > 1.2$: the token was good, and it is already much more likely.
 # - $A < 0$ and $\rho < 0.8$: the token was bad, and it is already much less likely.
 #
-# The other four keep their gradient. The text below the next figure says why.
+# The other four keep their gradient.
 # </details>
-
-# %% tags=["predict"]
-show.clip(eps=0.2)
-
-# %% [markdown]
-# Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient.
+#
+# Both panels draw what PPO *maximises*, $-L_t$. Dashed: no gradient. A token that loses its gradient in this way
+# is called **clipped**. The **clip fraction** is the share of clipped tokens.
 #
 # **Why the minimum?** The clipped term is constant outside the range, so it has no gradient there. The
 # minimum chooses between the two terms. Here are five tokens by hand, with $\epsilon = 0.2$:
@@ -163,7 +162,9 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # %% [markdown]
 # ## 4. One step of PPO
 #
-# Four models take part:
+# ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
+#
+# Tensors have the shape (B, R): B responses, R token positions. Here they are 64 and 27. Four models take part:
 #
 # | model | what it does | trained? |
 # |---|---|---|
@@ -173,8 +174,8 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # | **reference** $\pi_{\text{ref}}$ | a copy of the actor from before the training | no |
 #
 # The reward model makes errors: it gives high scores to some texts that are not even good English. A policy
-# that is trained for the score alone learns to write them: *A funny and funny and funny and funny, ...* So each
-# token also pays for moving away from the reference. With this payment, the **reward** of a token is
+# that is trained for the score alone learns to write them. So each token also pays for moving away from the
+# reference. With this payment, the **reward** of a token is
 #
 # $$ r_t = -\beta\,(\log \pi_{\text{old}} - \log \pi_{\text{ref}})_t \quad (+ \text{ score, if } t
 # \text{ is the last token}). $$
@@ -184,22 +185,12 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 # Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
 # policy gets a bonus.
 #
-# From rewards $r_t$ and the critic's values $V_t$ we get the advantages, as in lesson 05. We use
-# $\gamma = 1$ and $\lambda = 0.95$:
+# There are two ratios:
 #
-# | name | formula | in words |
-# |---|---|---|
-# | temporal-difference (**TD**) error | $\delta_t = r_t + \gamma V_{t+1} - V_t$ | the reward plus the change of the prediction. After the last token $V$ is 0. With the discount $\gamma = 1$, a later reward counts as much as an early one |
-# | generalised advantage estimation (**GAE**) | $A_t = \delta_t + \gamma\lambda\, A_{t+1}$ | the TD error, plus the later ones with weights that fall slowly |
-# | the **critic's target** | $A_t + V_t$ | what the critic should learn to predict |
-#
-# ![One step of PPO with the shapes and numbers of a real batch](../docs/images/ppo_step.png)
-#
-# *The fourth step of a run of eight steps with `train_ppo` (see below).*
-#
-# The learning rates below are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise
-# in the first five steps (*warm-up*), and then fall towards 0. With the full rates, about a quarter of the
-# tokens would be clipped in the first step, instead of 6 %.
+# | | compares | since when | used in |
+# |---|---|---|---|
+# | **importance ratio** $\pi / \pi_{\text{old}}$ | the policy now, with the one that sampled | this batch; it starts at 1 | the clip |
+# | **log-ratio** $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ | the policy that sampled, with the reference | the whole training; it starts at 0 | the KL penalty; the column `kl` |
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -218,23 +209,12 @@ critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# Tensors have the shape (B, R): B responses, R token positions. The mask is true at real tokens and
-# false at padding. A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
+# A **step** is one call of `ppo_step`: it samples one batch. An **epoch** is one pass
 # over this batch. With 64 responses, minibatches of 32 and two epochs, one step makes four updates.
 #
-# What the lines of the code do:
-#
-# | part | line | what it does | explained in |
-# |---|---|---|---|
-# | **1.** Sample | `models.sample` | writes a short review (the response) to each film's title (the prompt); keeps $\log \pi_{\text{old}}$ of its tokens | section 1 |
-# | **2.** Ask | `score`, `policy_logprobs`, `response_values` | reward model: a score per response; reference: $\log \pi_{\text{ref}}$ per token; critic: $V_t$ per token | the table of the four models |
-# | **3.** Rewards | `core.kl_shaped_rewards` | the KL penalty on each token, the score on the last one | the formula of $r_t$ above |
-# | **4.** Advantages | `core.gae` | $A_t$, and the critic's targets | the table above, lesson 05 |
-# | **5.** Update | `torch.randperm(...).split(32)` | shuffles the batch, and cuts it into minibatches | above |
-# | | `models.policy_logprobs(actor, ...)` | $\log \pi$, computed again for every minibatch, because the actor has changed. $\log \pi_{\text{old}}$, rewards, advantages and targets stay fixed for the whole step | section 1 |
-# | | `core.ppo_clip` | ratio, clip and minimum: the loss of each token | sections 1 and 3 |
-# | | `core.aggregate` | the mean over all real tokens of the minibatch, so a long response weighs more than a short one | lesson 05 |
-# | | `core.value_loss` | half the squared difference between the critic's value and its target | lesson 05 |
+# **Predict.** The step uses `logprobs` (of the actor), `old_logprobs`, `values` (of the critic, for the
+# advantages), `advantages` and `targets`. Which of them are computed anew in each minibatch, and which are fixed for
+# the whole step?
 
 
 # %%
@@ -280,11 +260,30 @@ def ppo_step(titles):
 
 
 # %% [markdown]
-# Tokens are sampled at temperature 0.7. So $\pi_{\text{old}}$ is the policy *at this temperature*, and all
-# log-probabilities are computed at 0.7.
+# <details><summary>What you should see</summary>
 #
-# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig.plain` switches these
-# extras off. With the same seed, three steps then leave exactly the same weights:
+# - **Anew:** only `logprobs`, because each update changes the actor. (The critic's own loss needs its new
+#   values, too: `new_values`.)
+# - **Fixed:** the other four. They judge the tokens of the policy that sampled. Targets that are computed anew would
+#   move whenever the critic moves.
+# </details>
+#
+# | part | line | what it does |
+# |---|---|---|
+# | **1.** Sample | `models.sample` | writes a short review (the response) to each film's title (the prompt); keeps $\log \pi_{\text{old}}$ of its tokens |
+# | **2.** Ask | `score`, `policy_logprobs`, `response_values` | reward model: a score per response; reference: $\log \pi_{\text{ref}}$ per token; critic: $V_t$ per token |
+# | **3.** Rewards | `core.kl_shaped_rewards` | $r_t$: the KL penalty on each token, the score on the last one |
+# | **4.** Advantages (lesson 05) | `core.gae` | temporal-difference (**TD**) error: $\delta_t = r_t + \gamma V_{t+1} - V_t$. After the last token $V$ is 0 |
+# | | | generalised advantage estimation (**GAE**): $A_t = \delta_t + \gamma\lambda\, A_{t+1}$, with $\gamma = 1$ and $\lambda = 0.95$ |
+# | | | the **critic's target**: $A_t + V_t$ |
+# | **5.** Update | `torch.randperm(...).split(32)` | shuffles the batch, and cuts it into minibatches |
+# | | `models.policy_logprobs(actor, ...)` | $\log \pi$ at the temperature 0.7, because the tokens were sampled at 0.7 |
+# | | `core.ppo_clip` | ratio, clip and minimum: the loss of each token |
+# | | `core.aggregate` | the mean over all real tokens of the minibatch, so a long response weighs more than a short one. The mask is true at real tokens and false at padding |
+# | | `core.value_loss` | half the squared difference between the critic's value and its target |
+#
+# The package's `train_ppo` is this loop, plus what a long run needs. `PPOConfig` has its settings, and
+# `PPOConfig.plain` switches the extras off. With the same seed, three steps then leave exactly the same weights:
 
 # %%
 steps = 1 if FAST else 3  # FAST=1 is for the tests of this page
@@ -300,8 +299,11 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# Three small steps are too few to see the score rise. Your numbers may differ, because the last digits of a sum
-# depend on the machine. So from here on we read a *recorded* batch: the third one of this run.
+# Our learning rates are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise
+# in the first five steps (*warm-up*), and then fall towards 0. With the full rates, about a quarter of the
+# tokens would be clipped in the first step, instead of 6 %. (The figure above is the fourth step of a run of `train_ppo`.)
+#
+# The last digits of your numbers may differ. So from here on we read a *recorded* batch: the third one of this run.
 #
 # **One token all the way.** Response 1 of this batch begins *A moving portrait*. Its first tokens before the
 # first update (`kl` is the log-ratio, `return` the critic's target):
@@ -324,19 +326,11 @@ before[columns].head(3).round(3)
 # | TD error $\delta_t$ | −0.1391 + 0.4718 − 0.4984 = −0.1657 | `core.gae` |
 # | advantage $A_t$ | −0.166 + 0.95 · 0.638 = 0.440 | `core.gae`, from the end: *portrait* has 0.638 |
 # | critic's target | 0.440 + 0.498 = 0.938 | `core.gae` |
-# | ratio in update 2 | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
+# | ratio in update 2 (the first one that uses this response) | $e^{\log \pi - \log \pi_{\text{old}}}$ = 1.015 | `logprobs`, minus `part.old_logprobs` |
 # | loss in update 2 | −1.015 · 0.440 = −0.447 | `core.ppo_clip`: nothing to clip |
 #
 # *moving* costs KL, and the critic predicts less after it. So its TD error is negative. Still it is a
 # good token: what follows goes better than the critic expected, and GAE adds this.
-#
-# Only updates 2 and 3 use this response. But the ratio moves in all four, for two reasons. All tokens share the
-# weights. And the optimiser, AdamW, has **momentum**: it moves the weights along a running mean of the gradients,
-# which keeps 90 % of its old value in each update. So every push goes on for some updates.
-#
-# | | in update 1 | in update 2 | in update 3 | in update 4 | after update 4 |
-# |---|---|---|---|---|---|
-# | ratio of *moving* | 1 | 1.015 | 1.036 | 1.059 | 1.084 |
 #
 # ## 5. A batch under the microscope
 #
@@ -349,10 +343,10 @@ before[columns].head(3).round(3)
 # | *log-probability, policy* | $\log \pi$ now |
 # | *importance ratio* | $\rho_t$: e to the power of their difference |
 # | *advantage* | $A_t$, fixed since the batch was sampled |
-# | *clipped* | whether the clip takes the gradient away; a double line below the token shows it |
+# | *clipped* | a double line below the token shows it, too |
 #
-# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour, and a
-# still picture, show the logarithm of the ratio: 0.18 for 1.2.)
+# Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour
+# shows the logarithm of the ratio: 0.18 for 1.2.)
 
 # %%
 after = recorded[recorded.step == 4]  # after update 4
@@ -367,22 +361,15 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | *er*, response 1 | −0.83 | 0.73 | 0.62 | clipped before and after. A clipped token moves on, although update 4 does not even use its response |
 # | *offers*, response 0 | 0.17 | 0.85 | 0.79 | not clipped. It has moved in the wrong direction, so it keeps its gradient and can come back |
 #
-# Of all tokens in the four responses 5 % are clipped.
-#
-# **A clipped token moves on for two reasons:** AdamW's momentum, and the weights that it shares with other tokens. To
-# measure them, we repeated this step twice, with one change each. This is *er* in update 4:
-#
-# | run | ratio before | ratio after | change of the log-probability | what it shows |
-# |---|---|---|---|---|
-# | as recorded | 0.728 | 0.625 | −0.15 | |
-# | the gradient of update 4 is set to 0, so only the momentum moves the weights | 0.728 | 0.621 | −0.16 | the momentum alone moves *er* as far. It carries the earlier pushes, also those of *er*'s own advantage in updates 2 and 3. (Over all tokens of the batch the two changes have the correlation 0.96.) |
-# | the advantage of *er* is set to 0 in all four updates, so only other tokens push it | 0.884 | 0.842 | −0.05 | about a third of the change comes from other tokens, through the shared weights. The rest is *er*'s own earlier push |
+# **A clipped token moves on for two reasons.** It shares the weights with all other tokens. And the optimiser, AdamW,
+# has **momentum**: it moves the weights along a running mean of the gradients, which keeps 90 % of its old value in
+# each update. We repeated this step with the gradient of update 4 set to 0. The momentum alone moved *er* as far,
+# from 0.73 to 0.62 (more in "Going further").
 
 # %% [markdown]
 # ## 6. What the clip costs, and what it buys
 #
-# What happens if we use one batch 60 times? The clip limits how far a batch can move the policy. In the small
-# world of this section it costs some gain, and buys safety. Section 8 shows runs where this decides.
+# What happens if we use one batch 60 times? A small world shows it exactly.
 #
 # The world has 15 possible responses (lesson 05), so the true expected score of a policy can be *computed*. The
 # score of the old policy is −0.17. PPO itself sees only an estimate, the **surrogate**. It is what PPO would
@@ -400,8 +387,12 @@ show.microscope(after[place + measures], "ratio", text="all")
 # | in the code | what it is |
 # |---|---|
 # | `world.ref_logits` | a row of logits for each prefix: the policy that samples the batch, so the old policy. (It is the world's reference, too. There is no KL penalty here.) |
-# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each. At a position that a shorter response does not use it is 0 for every policy. So the ratio is always 1 there, and no number in `advantages` matters |
+# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each |
+# | `world.visited` | the number of the prefix of each token |
 # | `world.objective(logits)` | the true expected score of a policy |
+#
+# At a position that a response does not use, the log-probability is 0 for every policy: the ratio is 1, and there
+# is no gradient.
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -426,20 +417,19 @@ def reuse(rows, weights, advantages, eps):
 # %% [markdown]
 # **Is the estimate honest?** Far from the old policy, $\rho_t A_t$ ignores how the prefixes have changed
 # (section 2). To see this alone, we take a **perfect batch**, without any chance in it: all 15 responses, weighted
-# with their probabilities, and their exact advantages $Q - V$ (lesson 05). In the code, `world.visited` numbers the
-# prefix of each token.
+# with their probabilities, and their exact advantages $Q - V$ (lesson 05).
 
 # %%
-values, action_values = world.values(start)  # V of each prefix, Q of each word after it
+values, action_values = world.values(start)  # no critic: exact V and Q of the world
 exact = (action_values - values[:, None])[world.visited, world.response_ids]  # (15, 3)
 everything = torch.arange(15), world.probs(start), exact
 promised, true = reuse(*everything, eps=torch.inf)  # no clip
 promised_clip, true_clip = reuse(*everything, eps=0.2)
 show.lines(
     {
-        "surrogate, no clip": promised,
+        "PPO's estimate, no clip": promised,
         "true score, no clip": true,
-        "surrogate, clip 0.2": promised_clip,
+        "PPO's estimate, clip 0.2": promised_clip,
         "true score, clip 0.2": true_clip,
     },
     xlabel="updates on one batch",
@@ -447,58 +437,73 @@ show.lines(
 )
 
 # %% [markdown]
-# With the clip the two lines coincide: both rise by 0.34. Without the clip the surrogate promises 1.49, and the
-# true score rises by only 1.21. The error grows with the distance. It promises too much, but it points in a good
-# direction. So the policy without the clip is still better.
+# With the clip the two lines coincide: both rise by 0.34. Without the clip PPO's estimate promises 1.49, and the
+# true score rises by only 1.21. The error grows with the distance. Still, the policy without the clip ends higher:
+# the exact advantages say which tokens are better, so every update raises the true score, only by less than PPO
+# expects.
 #
-# **What can a bad batch do?** A small batch can mislead. We draw 40 batches of only 4 responses, and begin
+# **What can a bad batch do?** We draw 40 batches of only 4 responses, and begin
 # with the old policy for each of them. The advantage of a response is its score minus the mean score of the other
 # three. The **worst batch** is the one after which the true score is lowest.
 #
-# **Predict.** Compare *three* updates without the clip with 60 updates with it. Which has the higher mean of the
-# 40 true gains? Which has the better worst batch?
+# **Predict.**
+#
+# - Compare *three* updates without the clip with 60 updates with it. Which has the higher mean of the
+#   40 true gains? Which has the better worst batch?
+# - Take the worst batch, without the clip. At which update does PPO's own estimate begin to fall?
 
 # %% tags=["predict"]
 drawing = torch.Generator().manual_seed(0)
 probs = world.probs(start).expand(40, -1)
-changes = {"clip 0.2": [], "no clip": []}
+paths = {"clip 0.2": [], "no clip": []}
 for rows in torch.multinomial(probs, 4, replacement=True, generator=drawing):
     scores = world.rewards[rows]
     advantages = scores - (scores.sum() - scores) / 3  # the same at each token
     batch = rows, torch.full((4,), 0.25).double(), advantages[:, None]
-    changes["clip 0.2"].append(reuse(*batch, eps=0.2)[1])
-    changes["no clip"].append(reuse(*batch, eps=torch.inf)[1])
-panels = {name: {name: torch.stack(paths)} for name, paths in changes.items()}
+    paths["clip 0.2"].append(reuse(*batch, eps=0.2))
+    paths["no clip"].append(reuse(*batch, eps=torch.inf))
+clip, free = (torch.stack(paths[name]) for name in paths)  # (batch, 2, updates)
+panels = {"clip 0.2": {"clip 0.2": clip[:, 1]}, "no clip": {"no clip": free[:, 1]}}
 show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1.8))
+
+# %% tags=["predict"]
+worst = free[:, 1, -1].argmin()  # it is the worst one with the clip, too
+show.lines(
+    {
+        "PPO's estimate, no clip": free[worst, 0],
+        "true score, no clip": free[worst, 1],
+        "PPO's estimate, clip 0.2": clip[worst, 0],
+        "true score, clip 0.2": clip[worst, 1],
+    },
+    xlabel="updates on the worst batch",
+    ylabel="change",
+    reference=0,
+)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The line is the mean of the 40 batches, the band runs from the worst to the best. The change of the true score:
+# The line is the mean of the 40 batches, the band runs from the worst to the best. Changes since the start:
 #
-# | | updates | mean change | worst of 40 batches |
-# |---|---|---|---|
-# | with the clip, stopped early | 3 | +0.11 | −0.02 |
-# | with the clip | 60 | +0.12 | −0.09 |
-# | no clip, stopped early | 3 | +0.29 | +0.02 |
-# | no clip, a little later | 5 | +0.45 | −0.06 |
-# | no clip | 60 | +0.82 | −0.51 |
+# | | updates | true score, mean of 40 batches | true score, worst batch | PPO's estimate, worst batch |
+# |---|---|---|---|---|
+# | with the clip, stopped early | 3 | +0.11 | −0.02 | +0.62 |
+# | with the clip | 60 | +0.12 | −0.09 | +0.66 |
+# | no clip, stopped early | 3 | +0.29 | +0.02 | +1.51 |
+# | no clip, a little later | 5 | +0.45 | −0.06 | +2.02 |
+# | no clip, later still | 10 | +0.63 | −0.28 | +2.50 |
+# | no clip | 60 | +0.82 | −0.51 | +2.90 |
 #
 # - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
 #   batch was misleading.
 # - **With the clip** 60 updates do hardly more than three.
 # - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
-#   better worst case. But after five, the worst batch has lost.
+#   better worst case.
+# - **PPO's estimate** never falls without the clip. It rises while the true score falls.
 # </details>
 #
-# The clip is for the case that nobody knows when to stop. After 60 updates:
-#
-# | | without clip | with clip |
-# |---|---|---|
-# | the price: mean true gain of the 40 small batches | +0.82 | +0.12 |
-# | what it buys: true gain of the worst batch of the 40 | −0.51 | −0.09 |
-# | and an honest estimate: what the surrogate promises on the perfect batch | 1.49 | 0.34 |
-# | the true gain on the perfect batch | 1.21 | 0.34 |
+# Why not stop early, then? PPO sees only its own estimate. This rises all the way, so it cannot say when to stop. The
+# clip limits the loss without needing to know. Its price is gain on other batches.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -506,9 +511,7 @@ show.lines(panels, xlabel="updates", ylabel="change", reference=0, ylim=(-0.8, 1
 # `train_ppo` with its usual settings: 24 steps of 64 responses, recorded with three seeds.
 #
 # For **kl**, add up the log-ratios of each response, and take the mean. This estimates the policy's KL divergence
-# from the reference (lesson 07), in **nats**. A log-ratio can be negative, the divergence cannot. Say the policy
-# gives two tokens 0.4 and 0.6, and the reference 0.2 and 0.8. Then the mean log-ratio is
-# 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
+# from the reference (lesson 07), in **nats**.
 
 # %%
 show.curves(
@@ -527,8 +530,8 @@ show.curves(
 # | **gold** | a second score that training never sees: the rating from −4 to 4 that people would give, predicted by another model. Each point is the mean over the 64 responses of a step | rises too |
 # | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls towards 0 |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the policy still writes varied reviews |
-# | **clip_fraction** | the share of tokens without a gradient because of the clip, in the updates of a step | at most 9 %, and less with the falling learning rate |
-# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant | starts below 0 and reaches 0.7 |
+# | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %, and less with the falling learning rate |
+# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant. The targets contain $V_t$ itself. Lesson 05 compared $V_t$ with the returns, so its number means something else | starts below 0 and reaches 0.7 |
 #
 # The first sample for each of three test films. What has PPO changed?
 
@@ -543,13 +546,12 @@ show.texts(experiments.samples(tour, ["SFT", "PPO"], by="method").head(3))
 # %% [markdown]
 # ## 8. When does the clip matter?
 #
-# Does a language model need the clip when a batch is used often? We trained PPO again with eight
+# We trained PPO again with eight
 # epochs on each batch instead of two, with the clip (orange) and without it (green). *As it is*
 # (blue) are runs with two epochs and the clip. Three seeds each. The curves show training batches, each before its
 # updates. The *final* gold score is measured after the training, on four responses to each of the 76 test films.
 #
-# **Predict.** Are the green runs as healthy as the others? Which of the six curves will show a
-# difference? And the final gold score?
+# **Predict.** Which of the six curves will show that the green runs differ? And will the final gold score show it?
 
 # %% tags=["predict"]
 compared = ["as it is", "eight epochs", "eight epochs, no clip"]
@@ -562,7 +564,7 @@ show.curves(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The green runs, with eight epochs and no clip, are sick:
+# The green runs, with eight epochs and no clip, collapse:
 #
 # - The KL jumps above 10 nats.
 # - The responses shrink to 6 tokens, and the entropy falls from 2.5 to about 1: hardly any variety is
@@ -573,7 +575,7 @@ show.curves(
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# So the clip is insurance against using a batch too often. Here are the final numbers on the test
+# So the clip limits the damage when a batch is used often. Here are the final numbers on the test
 # films: gold with its range over three seeds, and the means of KL and length. The last row has two epochs and the
 # KL coefficient 0.25 instead of 0.5.
 
@@ -585,12 +587,12 @@ final[["KL", "length"]] = runs.groupby("variant")[["kl", "length"]].mean()
 final.loc[settings].round(2)
 
 # %% [markdown]
-# - With the coefficient 0.5, eight epochs *with* the clip have the highest gold, and one epoch has the lowest. But two
-#   epochs with 0.25 go equally far from the reference, and have more gold. So the epochs bought distance, and
-#   distance bought gold.
+# - Eight epochs *with* the clip have more gold than two (*as it is*), and go further from the reference. Which
+#   helped, the epochs or the distance? Compare at equal KL. *Two* epochs with the coefficient 0.25 have
+#   the KL 4.1 instead of 4.2, and more gold: 2.01 against 1.76. So going further helped, not the extra epochs.
 # - *Without* the clip, eight epochs go further still, and gain almost nothing over two: they collapsed.
-# - With two epochs we found no clear difference in *gold* between clip and *no clip*. The KL does differ: at its
-#   highest it is 2.2 nats with the clip and 3.6 without.
+# - With two epochs we found no clear difference in *gold* between clip and *no clip*. The KL is higher without the
+#   clip.
 #
 # ## 9. Reading your own run
 #
@@ -762,6 +764,11 @@ show.lines(
 # times what they were. What they lose, *a* gains: its ratio becomes 1.27. With $\alpha = 0.3$, the pull on *a* is
 # weaker than these two pushes.
 #
+# **Would a larger $\alpha$ end at 1.2?** No. After 60 updates the largest ratio is 1.30 with $\alpha = 1$, and 1.29
+# with $\alpha = 3$. These pulls are so strong that one update overshoots: it throws a token back into the
+# range, and the next one pushes it out again. So the ratios oscillate. In the last 20 updates with $\alpha = 1$ the
+# largest lies between 1.23 and 1.30. (With steps a tenth as long, *a* after *ba* ends at 1.20.)
+#
 # With PPO's clip the same pushes meet no resistance. So the largest ratio goes on rising, although its token has
 # no gradient of its own.
 #
@@ -783,8 +790,8 @@ show.lines(
 # Use the temperature 0.7, $\beta = 0.5$, $\gamma = 1$, $\lambda = 0.95$ and two epochs with
 # minibatches of 32. Return the batch with its columns `scores`, `rewards`, `advantages` and `targets`.
 # The last cell runs your steps and compares every column with section 4, in order. It names the first
-# one that differs, and the part to look at. If it is not the first step, look at everything after the
-# sampling, not at the update alone.
+# one that differs, and the part to look at. If an update differs, it says what differs first: the minibatches,
+# the actor's gradient or the critic's.
 #
 # The functions are `models.encode_prompts`, `models.sample`, `models.policy_logprobs`,
 # `models.response_values`, `score`, `core.kl_shaped_rewards`, `core.gae`, `batch.with_columns`,
@@ -808,9 +815,11 @@ actor, critic, reference = (copy.deepcopy(m) for m in (sft, reward_model, sft))
 actor_optimizer = loops.make_optimizer(actor, actor_config)
 critic_optimizer = loops.make_optimizer(critic, critic_config)
 generator = torch.Generator().manual_seed(0)
+watched = check.watch_updates(
+    actor=(actor, actor_optimizer), critic=(critic, critic_optimizer)
+)
 mine = [my_step([prompts[i] for i in index]) for index in order]
-pairs = {"actor": (actor, other_actor), "critic": (critic, other_critic)}
-check.whole_step(mine, by_hand, pairs)
+check.whole_step(mine, by_hand, watched, actor=other_actor, critic=other_critic)
 
 # %% [markdown] tags=["exercise"]
 # **What does each line do?** Delete or alter one of these lines. Which curve of section 9 would show it?
@@ -831,8 +840,10 @@ check.whole_step(mine, by_hand, pairs)
 # %% [markdown] tags=["exercise"]
 # **5. Three runs without a name** *(medium, 15 minutes)*. Runs A, B and C differ in one setting only. At
 # least two settings can give such curves: name two. Which further curve tells you which of them it is, and
-# at which step do you look? Which run is sick, and which curves say so? Which of the three policies would
-# you give to people?
+# at which step do you look? Which run has the warnings of section 9, and in which curves? Which of the three
+# policies would you give to people?
+#
+# *Hint:* what is the KL penalty in the very first batch?
 
 # %% tags=["shared"]
 three_runs = check.three_runs()  # A, B and C
@@ -850,10 +861,11 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # So the KL coefficient can not change the first step. The learning rate and the number of epochs do change
 # it: section 4 names a quarter of the tokens for the full rate, and 6 % for a fifth of it. In all three
 # runs the clip fraction of the first step is the same, 6 %. So it is the KL coefficient: 2 in run A, 0 in
-# run B and 0.25 in run C. (The notebook of solutions draws these curves.) A second sign
-# is the KL of the second batch, after the updates of the first step. It is still equal in all three runs.
+# run B and 0.25 in run C. A second sign
+# is the KL of the second batch, after the updates of the first step. It is still equal in all three runs. The cell
+# below draws these curves.
 #
-# Run B is sick. Its clip fraction looks nearly normal: at most 11 %, and 9 % in run C. Its score rises to about 4. But its gold score falls back in the second half, and its
+# Run B has collapsed. Its clip fraction looks nearly normal: at most 11 %, and 9 % in run C. Its score rises to about 4. But its gold score falls back in the second half, and its
 # responses are nearly as long as allowed: it writes almost the same text for all films. The KL and the
 # entropy are missing. The KL is about 86 nats, the entropy near 0.4. Run A is healthy, and has learned little.
 # Run C is the one to give to people, after you have read its samples. Here are the first responses of the
@@ -872,7 +884,7 @@ show.curves(three_runs, columns=["score", "gold", "length"])
 # repeats praise, and what raises one score also raises the other.
 # </details>
 
-# %% tags=["solution"]
+# %% tags=["exercise", "solution"]
 show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 
 # %% [markdown]
@@ -899,11 +911,28 @@ show.curves(three_runs, columns=["clip_fraction", "kl", "entropy"])
 #
 # ## Going further
 #
+# **Why *er* moves on.** We repeated the step of section 5 twice, with one change each. This is *er* in update 4:
+#
+# | run | ratio before | ratio after | change of the log-probability |
+# |---|---|---|---|
+# | as recorded | 0.728 | 0.625 | −0.15 |
+# | only the momentum moves the weights: the gradient of update 4 is set to 0 | 0.728 | 0.621 | −0.16 |
+# | only other tokens push *er*: its own advantage is set to 0 in all four updates | 0.884 | 0.842 | −0.05 |
+#
+# - The momentum alone moves *er* as far. It carries the earlier pushes, also those of *er*'s own advantage in
+#   updates 2 and 3. This holds for the other tokens, too. For each token of the batch, take its change in update 4
+#   as recorded, and its change by the momentum alone. The correlation of these two numbers is 0.96.
+# - About a third of the change comes from other tokens, through the shared weights. The rest is *er*'s own
+#   earlier push.
+#
+# **A log-ratio can be negative, the KL divergence cannot.** Say that two alternatives are possible at one position.
+# The policy gives them 0.4 and 0.6, the reference 0.2 and 0.8. Then the mean log-ratio is
+# 0.4 ln 2 + 0.6 ln 0.75 = 0.277 − 0.173 = 0.10.
+#
 # **A whole run under the microscope.** You see responses to four film titles, before the update of step
 # 0, 4, 8, 12 and 18 of a run of 24 steps, and after the last update. The slider moves
 # through the training. (Where a page runs no scripts, there is a
-# [still picture](../docs/images/microscope.png) of step 0.) *Log-ratio to the reference* is the difference
-# of the log-probabilities when sampled and under the reference.
+# [still picture](../docs/images/microscope.png) of step 0.)
 
 # %%
 run = experiments.results("microscope")
@@ -916,55 +945,38 @@ show.microscope(
 )
 
 # %% [markdown]
-# - **Before training the critic is wrong.** Its values for the four responses swing between −3.26
-#   and 3.39. It is a copy of the reward model, which never learned to judge an unfinished response.
-#   So the first advantages say more about the critic than about the tokens.
-# - **After the last step the critic has learned.** Its values now lie between −0.79 and 1.52. The
-#   mean size of an advantage has fallen from 0.96 to 0.30.
+# Before training the critic is wrong: its values swing between −3.26 and 3.39. It is a copy of the reward model,
+# which never learned to judge an unfinished response. After the last step its values lie between −0.79 and 1.52,
+# and the mean size of an advantage has fallen from 0.96 to 0.30.
 #
-# **Importance sampling.** An expectation under $\pi$ can be computed from samples of
-# $\pi_{\text{old}}$, if each sample gets the weight $\rho(y) = \pi(y) / \pi_{\text{old}}(y)$:
-# $\mathbb{E}_{y \sim \pi}[f(y)] = \sum_y \pi_{\text{old}}(y)\, \rho(y) f(y)$. This is exact for whole
-# responses, where $\rho(y) = \prod_t \rho_t$. But a product of many factors near 1 is often far
+# **Importance sampling.** The weight of a *whole* response is the product of its ratios, $\prod_t \rho_t$. With it, an
+# average over samples of $\pi_{\text{old}}$ is exact for $\pi$. But a product of many factors near 1 is often far
 # from 1, so the estimate is very noisy. PPO uses the ratio of the single token instead. That is
 # less noisy and, away from $\pi_{\text{old}}$, biased (sections 2 and 6). Lesson 11 has a method in
 # between (GSPO).
 #
-# **Why not train the critic alone first?** It learns fast beside the actor. In the runs of section 7 its
-# explained variance is 0.42 after one step. It compares the critic's values $V_t$ with the targets
-# $A_t + V_t$. These contain $V_t$ itself, so the number cannot be compared with that of lesson 05, which used
-# the returns. If yours stays near 0, `PPOConfig(critic_warmup=...)` trains it
-# alone first.
+# **What `train_ppo` adds to the loop of section 4:**
 #
-# **The clipped value loss.** `train_ppo` also clips the critic by default. With $T$ for the target,
-# $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$
-# and $c = 0.5$. Take $V_{\text{old}} = 0$ and $T = 2$. At $V = 1$ the clipped value is 0.5, with
-# the larger error 1.5. The loss is $\tfrac12 \cdot 1.5^2 = 1.125$ and does not depend on $V$: the
-# value has moved far enough for this batch. In our runs the critic learns as well without it.
+# - *A clip for the critic.* With $T$ for the target and $c = 0.5$,
+#   $L^V = \tfrac12 \max\big((V - T)^2,\, (\text{clip}(V, V_{\text{old}} - c, V_{\text{old}} + c) - T)^2\big)$.
+#   A value that has moved by more than $c$ towards its target gets no gradient. In our runs the critic learns
+#   as well without it.
+# - *Whitening.* The advantages of a batch are shifted and scaled to mean 0 and variance 1. Here this changes
+#   little: `train_ppo` shortens each gradient that is longer than 1 to length 1, and here all are longer. So a
+#   factor in front of all advantages cancels.
+# - *Micro-batches.* A minibatch that is too large for the memory is split, and the gradients of its parts are
+#   added up. Divide the losses of each part by the number of tokens of the *whole* minibatch.
+# - *A warm-up of the critic* (`critic_warmup`) trains it alone first. It is off. The critic learns fast beside the
+#   actor: in the runs of section 7 its explained variance is 0.42 after one step.
 #
-# **Whitening.** `train_ppo` shifts and scales the advantages of a batch to mean 0 and variance 1. Then the
-# size of the loss does not depend on the reward's unit. Here this changes little. `train_ppo` also shortens
-# each gradient that is longer than 1 to length 1, and here all are longer. So a factor in front of all
-# advantages cancels before the update. (It would cancel in Adam, too: Adam divides the gradient by its own
-# recent size.)
-#
-# **Micro-batches.** A minibatch may be too large for the memory. Then split it, and add up the gradients
-# of the parts before the optimiser's step. Divide the losses of *each* part by the number of tokens of the
-# *whole* minibatch. If you divide by the tokens of the part, the tokens of a part with short responses
-# count more than others, and the result depends on how you split.
-#
-# **PPO without a clip.** The PPO paper has a second form. It replaces the clip by a penalty that grows
+# **PPO without a clip.** The PPO paper has a second form, with a penalty that grows
 # smoothly as the policy leaves the old one:
 # $L_t = -\rho_t A_t + b \,(\log \pi_{\text{old}} - \log \pi)_t$, with a coefficient $b$. The mean of the
 # bracket, over tokens that $\pi_{\text{old}}$ sampled, is the KL divergence
-# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$: how far the new policy is from the one that sampled. Another way
-# is to stop the updates on a batch when this KL is large (Spinning Up does): section 6's early stopping, with
-# a rule that says when.
+# $\mathrm{KL}(\pi_{\text{old}} \,\|\, \pi)$. Another way is to stop the updates on a batch when this KL is large
+# (Spinning Up does): early stopping with a rule that says when.
 #
-# **To go further from the reference,** lower the KL coefficient before you raise the number of epochs (section 8).
-# Eight epochs move the policy twice as far as two. (But do not lower the coefficient to 0: see exercise 5.)
-#
-# **Other libraries** have the same algorithm with other details. TRL and DeepSpeed-Chat clip the value at
+# **Other libraries.** TRL and DeepSpeed-Chat clip the value at
 # 0.2, OpenRLHF at 0.5 as here. OpenRLHF computes the old log-probabilities again after sampling. If $A < 0$ and
 # the ratio is very large, so is the loss; verl bounds it by a second clip (*dual clip*).
 #

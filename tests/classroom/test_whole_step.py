@@ -13,12 +13,12 @@ from minirlhf.models.sampling import SamplingConfig
 from tests.loops.test_by_hand import lesson_source, score
 from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer
 
-TITLES = [f"{n}" for n in range(32)]
+TITLES = [f"{n}" for n in range(64)]  # two minibatches
 SOURCE = lesson_source("06_ppo", "ppo_step")
 
 
 def run(*changes):
-    """(batches, actor, critic) of two steps of the lesson's code, with pieces of it replaced."""
+    """(batches, what the updates used) of two steps of the lesson's code, pieces of it replaced."""
     source = SOURCE
     for right, wrong in changes:
         assert source.count(right) == 1, right
@@ -41,8 +41,11 @@ def run(*changes):
         "critic_optimizer": loops.make_optimizer(critic, loops.OptimiserConfig(lr=1e-3)),
         "generator": torch.Generator().manual_seed(0),
     }
+    watched = check.watch_updates(
+        actor=(actor, names["actor_optimizer"]), critic=(critic, names["critic_optimizer"])
+    )
     exec(source, names)
-    return [names["ppo_step"](TITLES) for _ in range(2)], actor, critic
+    return [names["ppo_step"](TITLES) for _ in range(2)], watched
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,10 @@ def right():
 
 
 def compared(mine, right):
-    batches, actor, critic = mine
-    pairs = {"actor": (actor, right[1]), "critic": (critic, right[2])}
-    result = check.whole_step(batches, right[0], pairs)
-    assert len(result.message) <= LONGEST
+    batches, watched = mine
+    after = {name: one.model for name, one in right[1].items()}
+    result = check.whole_step(batches, right[0], watched, **after)
+    assert len(result.message) <= LONGEST, result.message
     return result
 
 
@@ -79,15 +82,36 @@ WITH_A_REFERENCE_AT_1 = ("(reference, batch, temperature=0.7)", "(reference, bat
         (("(critic, batch)", "(critic, batch) * 2"), "step 1: `advantages` differ first"),
         (("targets=targets", "targets=advantages"), "step 1: `targets` differ first"),
         (("rewards=token_rewards, ", ""), "step 1: the batch has no column `rewards`"),
-        (("range(2)", "range(1)"), "so the actor was updated differently in step 1"),
-        (("            actor_optimizer.zero_grad()\n", ""), "so the actor was updated differently"),
+        (("range(2)", "range(1)"), "the actor was updated 2 times on rows of its batch, not 4"),
+        (("split(32)", "split(16)"), "the actor was updated 8 times"),
+        (("            actor_optimizer.step()\n", ""), "the actor was updated 0 times"),
+        (("            critic_optimizer.step()\n", ""), "the critic was updated 0 times"),
+        (
+            ("torch.randperm(len(titles), generator=generator)", "(torch.arange(64) // 2)"),
+            "the minibatches of epoch 1 do not hold each response once",
+        ),
+        (
+            ("            actor_optimizer.zero_grad()\n", ""),
+            "update 2: the minibatch is right, but the actor's gradient still holds that of the update",
+        ),
         (
             ("            critic_optimizer.zero_grad()\n", ""),
-            "so the critic was updated differently",
+            "update 2: the minibatch is right, but the critic's gradient still holds that of the update",
         ),
-        (("aggregate(policy_losses", "aggregate(-policy_losses"), "the actor was updated"),
-        (("(actor, part, temperature=0.7)", "(actor, part)"), "part 5: the actor's temperature"),
-        (("(len(titles), generator=generator)", "(len(titles))"), "`generator` in `randperm`"),
+        (
+            ("aggregate(policy_losses", "aggregate(-policy_losses"),
+            "update 1: the minibatch is right, but the actor's gradient differs. Look at its loss",
+        ),
+        (("(actor, part, temperature=0.7)", "(actor, part)"), "update 1: the minibatch is right"),
+        (
+            ("part.old_logprobs, part.advantages", "logprobs.detach(), part.advantages"),
+            "the actor's gradient differs. Look at its loss: update 1 was right",
+        ),
+        (
+            ("(new_values, part.targets", "(new_values, part.advantages"),
+            "update 1: the minibatch is right, but the critic's gradient differs",
+        ),
+        (("(len(titles), generator=generator)", "(len(titles))"), "`torch.randperm` once per"),
         (("return batch", "return batch.scores.mean()"), "It must return the batch."),
         (("return batch", "pass"), "my_step returned NoneType. It must return the batch."),
     ],
@@ -99,8 +123,8 @@ def test_a_planted_error_is_located(change, said, right):
 
 
 def test_an_error_in_the_last_update_shows_in_the_weights(right):
-    batches, actor, critic = run()
+    batches, watched = run()
     with torch.no_grad():
-        next(iter(critic.parameters())).add_(0.1)
-    message = compared((batches, actor, critic), right).message
-    assert "the critic's weights differ at the end. Compare part 5" in message
+        next(iter(watched["critic"].model.parameters())).add_(0.1)
+    message = compared((batches, watched), right).message
+    assert "the critic's weights differ at the end. In step 1 the losses are right" in message

@@ -1,14 +1,13 @@
-"""Exercises of lesson 06: the loss, clipped tokens, a pull back, a whole step, runs to diagnose."""
+"""Exercises of lesson 06: the loss, clipped tokens, a pull back, runs to diagnose.
 
-from collections.abc import Mapping, Sequence
+The whole step is in lesson_06_step.py.
+"""
 
 import pandas as pd
 import torch
-from torch import nn
 
-from minirlhf.classroom.exercise import Exercise, Result
+from minirlhf.classroom.exercise import Exercise
 from minirlhf.core import policy_gradient
-from minirlhf.core.rollout import Rollout
 from minirlhf.experiments.records import results
 
 
@@ -124,17 +123,40 @@ def _clipped(ratio, advantages, eps):
     return ((advantages > 0) & (ratio > 1 + eps)) | ((advantages < 0) & (ratio < 1 - eps))
 
 
+_AT_THE_EDGES = (  # advantages of 0 on both sides of the range, and each other case once
+    torch.tensor([[0.5, 0.5, 1.5, 0.5, 1.5, 0.5, 1.5, 1.0]]),
+    torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, -1.0, -1.0, 1.0]]),
+    torch.ones(1, 8, dtype=torch.bool),
+    0.2,
+)
+
+
+def _zero_is_bad(r, a, m, e):
+    return (torch.where(a > 0, r > 1 + e, r < 1 - e) & m).sum() / m.sum()
+
+
+def _zero_is_good(r, a, m, e):
+    return (torch.where(a < 0, r < 1 - e, r > 1 + e) & m).sum() / m.sum()
+
+
+def _zero_is_both(r, a, m, e):
+    return ((_clipped(r, a, e) | ((a == 0) & ((r - 1).abs() > e))) & m).sum() / m.sum()
+
+
+_ZERO = "this is right unless A = 0{}. Is it the clip that leaves such a token without gradient?"
 clipped_share = Exercise(
     "clipped_share",
     ("ratio", "advantages", "mask", "eps"),
     _share_case,
     _share,
     {
-        "this counts every ratio outside the range. "
-        "A token with positive advantage and a ratio below the range is not clipped. "
-        "Nor is one with negative advantage and a ratio above it.": lambda r, a, m, e: (
+        "this counts every ratio outside the range, also tokens that keep their gradient. "
+        "Go through the six cases of section 3.": lambda r, a, m, e: (
             (((r - 1).abs() > e) & m).sum() / m.sum()
         ),
+        _ZERO.format(" and the ratio is low"): _zero_is_bad,
+        _ZERO.format(" and the ratio is high"): _zero_is_good,
+        _ZERO.format(""): _zero_is_both,
         "this is the mean of each response's share. Divide the number of clipped tokens of the "
         "batch by the number of tokens of the batch.": lambda r, a, m, e: (
             (_clipped(r, a, e) & m).sum(1) / m.sum(1)
@@ -143,11 +165,12 @@ clipped_share = Exercise(
         "this divides by the number of all positions. Padding is not a token.": lambda r, a, m, e: (
             (_clipped(r, a, e) & m).float().mean()
         ),
-        "these are the two cases in which a token is pulled *back*. "
-        "Count the two cases without a gradient.": lambda r, a, m, e: (
+        "these tokens lie outside the range, but keep their gradient. "
+        "Count the others outside the range.": lambda r, a, m, e: (
             (_clipped(r, -a, e) & m).sum() / m.sum()
         ),
     },
+    edges=(_AT_THE_EDGES,),
 )
 
 
@@ -180,6 +203,15 @@ def _falling_on_both_sides(n, o, a, m, e, alpha):
     return -torch.minimum(ratio * a, held * a - alpha * a.abs() * (ratio - held).abs())
 
 
+def _pull_on_all(n, o, a, m, e, alpha):
+    ratio, advantages = _parts(n, o, a, m)
+    return _loss(n, o, a, m, e) + alpha * advantages.abs() * (ratio - 1).abs()
+
+
+_FROM_1 = (
+    "the pull is measured from the ratio 1. Measure it from the end of the range: how far is the "
+    "ratio *beyond* it?"
+)
 _OUTSIDE = (  # alpha above 1, and each sign of A on both sides of the range
     torch.tensor([[0.5, 1.5, 0.5, 1.5]]).log(),
     torch.zeros(1, 4),
@@ -211,12 +243,23 @@ pull_back_loss = Exercise(
         ),
         "the slope is right, but the objective jumps at the end of the range. For A = 1 the line "
         "must have the height 1 + eps at the ratio 1 + eps.": _pull_with_a_jump,
-        "the line starts at the ratio 1. It must start at the end of the range. Otherwise the "
-        "objective jumps there.": lambda *x: _pull(
+        f"{_FROM_1} So the objective jumps at the end of the range.": lambda *x: _pull(
             *x,
             line=lambda ratio, held, alpha: torch.where(
                 ratio == held, ratio, held - alpha * (ratio - 1)
             ),
+        ),
+        f"{_FROM_1} So it acts inside the range, too.": lambda *x: _pull(
+            *x, line=lambda ratio, held, alpha: held - alpha * (ratio - 1)
+        ),
+        f"{_FROM_1} It also acts on every token, whatever its ratio.": _pull_on_all,
+        f"{_FROM_1} So the line begins at the height 1, not at the end of the range.": (
+            lambda *x: _pull(
+                *x,
+                line=lambda ratio, held, alpha: torch.where(
+                    ratio == held, ratio, 1 - alpha * (ratio - 1)
+                ),
+            )
         ),
         "the pull is the same for each token. It must be in proportion to |A|, as the push "
         "is.": _pull_without_advantage,
@@ -234,79 +277,6 @@ pull_back_loss = Exercise(
     differentiate=("logprobs",),
     edges=(_OUTSIDE,),
 )
-
-
-# ---- the whole step, compared with the one of the lesson
-PART_5 = (
-    "Compare part 5: the actor's temperature, `generator` in `randperm`, epochs, minibatches, "
-    "the mask of the minibatch, the loss, `step`, `zero_grad`."
-)
-UPDATE = (
-    f"Everything before it is right, so the {{}} was updated differently in step {{}}. {PART_5}"
-)
-UPDATED = {"response_ids": "actor", "old_logprobs": "actor", "advantages": "critic"}
-PARTS = {  # a column -> what to look at if it is the first one that differs
-    "response_ids": "Look at part 1: prompts in order, `sampling`, and `generator` for all draws.",
-    "old_logprobs": "Leave those of `models.sample` as they are.",
-    "scores": "Look at part 2: `score` of the batch.",
-    "rewards": (
-        "Look at the reference in part 2 and at part 3: temperature 0.7, kl_coef 0.5, "
-        "old minus reference, the score at the last token."
-    ),
-    "advantages": "Look at the critic's values in part 2 and at GAE in part 4: gamma 1, lam 0.95.",
-    "targets": "The target is the second result of `core.gae`: advantage plus value.",
-}
-
-
-def whole_step(
-    mine: Sequence[Rollout],
-    expected: Sequence[Rollout],
-    models: Mapping[str, tuple[nn.Module, nn.Module]],
-) -> Result:
-    """Compare the steps of a PPO loop with those of the lesson, and name what differs first.
-
-    Args:
-        mine: the batch that each step returned, with the columns scores, rewards, advantages and
-            targets.
-        expected: the same of the lesson.
-        models: name -> (model after your steps, the same model after those of the lesson).
-
-    Returns:
-        The Result. Its message names the step and the column that differs first.
-    """
-    for step, (batch, right) in enumerate(zip(mine, expected, strict=True), 1):
-        if not isinstance(batch, Rollout):
-            kind = type(batch).__name__
-            return Result(False, f"my_step returned {kind}. It must return the batch.")
-        for name, hint in PARTS.items():
-            if problem := _differs(batch, right, name):
-                if step > 1 and name in UPDATED:
-                    hint = UPDATE.format(UPDATED[name], step - 1)
-                return Result(False, f"step {step}: {problem} {hint}")
-    for name, (model, right_model) in models.items():
-        pairs = zip(model.parameters(), right_model.parameters(), strict=True)
-        if not all(torch.equal(a, b) for a, b in pairs):
-            return Result(
-                False,
-                f"all batches are right, but the {name}'s weights differ at the end. {PART_5}",
-            )
-    return Result(
-        True, f"all columns of {len(mine)} steps and the weights equal those of section 4."
-    )
-
-
-def _differs(batch: Rollout, right: Rollout, name: str) -> str:
-    """How a column of the batch differs from the right one; "" if it does not."""
-    if name in right.columns and name not in batch.columns:
-        return f"the batch has no column `{name}`; `batch.with_columns` adds it."
-    answer, expected = (getattr(b, name) for b in (batch, right))
-    if answer.shape != expected.shape:
-        what = "the sampled tokens" if name == "response_ids" else f"`{name}`"
-        return f"{what} have the shape {tuple(answer.shape)}, not {tuple(expected.shape)}."
-    real = right.response_mask if answer.dim() == 2 else torch.ones_like(answer, dtype=torch.bool)
-    if torch.allclose(answer[real].double(), expected[real].double(), rtol=1e-4, atol=1e-5):
-        return ""
-    return "the sampled tokens differ." if name == "response_ids" else f"`{name}` differ first."
 
 
 # ---- three runs without a name
