@@ -1,20 +1,24 @@
-"""What `evaluate` computes: scores of responses, and the accuracy on pairs."""
+"""What `evaluate` and `best-of-n` compute: scores of responses, and the accuracy on pairs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from datasets import Dataset
 
+from minirlhf.classroom.own_file import reward_of
 from minirlhf.cli.readers import Reader, same_tokens
 from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.evaluate import pair_accuracy, scored_pairs, scored_responses, text_score
 from minirlhf.models.forward import position_limit, prompt_tokens
 from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import same_weights
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
 from minirlhf.rewards.model import text_judge
+from minirlhf.runtime import check
 
 
 def pair_table(
@@ -66,6 +70,32 @@ def responses_of(
             )
         )
     return drawn
+
+
+def second_judge(given: str, by: Callable | Reader, reward: Path | None) -> Callable | Reader:
+    """The second judge of best-of-n: the function of a Python file, or a reward model.
+
+    Args:
+        given: what --judge is.
+        by: what chooses. reward: the file that it is from, if it is a function.
+
+    Raises:
+        ValueError: there is no such file or reward model, or it is the same as what chooses.
+    """
+    judge: Callable | Reader
+    if given.endswith(".py"):
+        judge = reward_of(Path(given), "--judge")
+        same = reward is not None and Path(given).read_bytes() == reward.read_bytes()
+    else:
+        try:
+            judge = Reader.scorer(given, "second judge")
+        except ValueError as error:
+            error.add_note("--judge is a reward model, or a Python file whose name ends in .py.")
+            raise
+        same = isinstance(by, Reader) and same_weights(judge.model, by.model)
+    other = "another than what chooses, whose own score grows with n in any case"
+    check("--judge", given, not same, other)
+    return judge
 
 
 def say_sampling(policy: Reader, rows: Dataset, count: int) -> None:

@@ -94,9 +94,10 @@ def test_sample_and_score_warn_on_stderr(made):
     assert run(*score, "--chat")[1] == ""
 
 
-@pytest.mark.parametrize("command", ["evaluate"])
+@pytest.mark.parametrize("command", ["evaluate", "best-of-n"])
 def test_responses_to_plain_prompts_after_the_template_are_judged_with_a_warning(command, made):
     given = ["--dataset", "pairs.jsonl", "--max-response", 3, "--samples", 2]
+    given += ["--n", 2] if command == "best-of-n" else []
     for model, scorer in (("chat", "plain-score"), ("plain", "chat-score")):
         named = [*given, "--model", model, "--scorer", scorer]
         learned = model if model == "chat" else scorer
