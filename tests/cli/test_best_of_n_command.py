@@ -12,6 +12,7 @@ from minirlhf import cli, evaluate
 from minirlhf.cli import best_of_n
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_scalar, save_policy
+from minirlhf.tasks import reviews
 from minirlhf.tasks.hub import named_demonstrations
 from tests.tasks.test_formats import chat_tokenizer
 from tests.tiny import ending_policy, tiny_policy, tiny_tokenizer
@@ -128,8 +129,6 @@ def test_without_options_it_judges_film_reviews_by_gold(monkeypatch):
     text = said("--n", 2)
     assert "2 prompts, 4 responses to each." in text and "tiny-reviews-reward is kept" in text
     assert "The second judge, gold, does not choose." in text
-    from minirlhf.tasks import reviews
-
     first = reviews.eval_prompts("test")[0].strip()
     assert first in text.partition("What is kept")[2]
 
