@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from minirlhf import evaluate
+from minirlhf.core.best_of_n import best_of_n_kl
 from minirlhf.loops.checkpoint import Checkpoint
 from minirlhf.loops.family import GroupFormulas
 from minirlhf.loops.formulas import identity
@@ -42,7 +43,7 @@ from minirlhf.rewards.model import (
     text_judge,
 )
 from minirlhf.runtime import History, OnStep, check_folder, write_text
-from minirlhf.search.selection import best_index, best_of_n_kl
+from minirlhf.search.selection import best_index
 from minirlhf.tasks import reviews
 from minirlhf.tasks.agreement import human_ceiling
 from minirlhf.tasks.formats import texts_once

@@ -41,14 +41,17 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
-def reward_of(path: Path) -> Callable:
+def reward_of(path: Path, option: str = "--reward") -> Callable:
     """The function `reward` of a Python file, which can import files beside it at any time.
+
+    Args:
+        option: what the file was given to.
 
     Raises:
         ValueError: the file is missing, cannot be run, or has no function of that name.
     """
     reward = "reward(prompts, completions, **columns), which returns one number for each completion"
-    return _function(_loaded(path, "--reward", "a function reward"), path, "reward", reward)
+    return _function(_loaded(path, option, "a function reward"), path, "reward", reward)
 
 
 def judge_of(path: Path) -> Callable[[str, str, str], bool]:

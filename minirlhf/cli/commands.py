@@ -44,6 +44,9 @@ LISTED = {  # (panel, module) -> {command: summary}
     (START, "evaluation"): {
         "evaluate": "Compare a model with its start, on data of your own.",
     },
+    (START, "best_of_n"): {
+        "best-of-n": "Print what the best of n samples gains, by two judges.",
+    },
     (START, "label"): {
         "label": "Label pairs of reviews in the terminal.",
         "label-agreement": "Print how much the labels of people agree.",

@@ -69,6 +69,16 @@ def max_response_option(default: int) -> Any:
     )
 
 
+def sampled_response(**given: Any) -> Any:
+    """The option --max-response of responses that are sampled to be judged."""
+    return option(
+        DATA,
+        "Longest response in tokens, EOS included. Longer ones are cut.",
+        callback=whole(1),
+        **given,
+    )
+
+
 MaxPrompt = Annotated[
     int | None,
     option(

@@ -1,20 +1,24 @@
-"""What `evaluate` computes: scored responses of policies, and how well pairs are predicted."""
+"""What `evaluate` and `best-of-n` compute: scores of responses, and the accuracy on pairs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from datasets import Dataset
 
+from minirlhf.classroom.own_file import reward_of
 from minirlhf.cli.readers import Reader, same_tokens
 from minirlhf.cli.terminal import say
 from minirlhf.core.rollout import Score
 from minirlhf.evaluate import pair_accuracy, scored_pairs, scored_responses, text_score
 from minirlhf.models.forward import position_limit, prompt_tokens
 from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import same_weights
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.rewards.function import reward_function
 from minirlhf.rewards.model import text_judge
+from minirlhf.runtime import check
 
 
 def pair_table(
@@ -32,7 +36,7 @@ def pair_table(
 
 def responses_of(
     policies: list[Reader],
-    read: list[Dataset],
+    read: dict[str, Dataset],
     by: Any,
     config: SamplingConfig,
     count: int,
@@ -45,13 +49,13 @@ def responses_of(
         read, by: the prompts and what scores, as `scores_for` takes them.
         count: responses to each prompt.
     """
-    at_once = micro_batch or len(read[0]) * count
+    at_once = micro_batch or len(read[policies[0].name]) * count
     scores = scores_for(policies, read, by, batch_size=at_once)
     drawn: list[pd.DataFrame] = []
     compared = len(policies) == 2 and same_tokens(*policies)
-    prompts = read[: len(policies)]  # without the reward model's
-    for policy, rows, score in zip(policies, prompts, scores, strict=True):
-        say(f"Sampling {count} responses to each of {len(rows):,} rows from the {policy.name} ...")
+    for policy, score in zip(policies, scores, strict=True):
+        rows = read[policy.name]
+        say_sampling(policy, rows, count)
         drawn.append(
             scored_responses(
                 policy.backbone,
@@ -68,9 +72,39 @@ def responses_of(
     return drawn
 
 
+def second_judge(given: str, by: Callable | Reader, reward: Path | None) -> Callable | Reader:
+    """The second judge of best-of-n: the function of a Python file, or a reward model.
+
+    Args:
+        given: what --judge is.
+        by: what chooses. reward: the file that it is from, if it is a function.
+
+    Raises:
+        ValueError: there is no such file or reward model, or it is the same as what chooses.
+    """
+    judge: Callable | Reader
+    if given.endswith(".py"):
+        judge = reward_of(Path(given), "--judge")
+        same = reward is not None and Path(given).read_bytes() == reward.read_bytes()
+    else:
+        try:
+            judge = Reader.scorer(given, "second judge")
+        except ValueError as error:
+            error.add_note("--judge is a reward model, or a Python file whose name ends in .py.")
+            raise
+        same = isinstance(by, Reader) and same_weights(judge.model, by.model)
+    other = "another than what chooses, whose own score grows with n in any case"
+    check("--judge", given, not same, other)
+    return judge
+
+
+def say_sampling(policy: Reader, rows: Dataset, count: int) -> None:
+    say(f"Sampling {count} responses to each of {len(rows):,} rows from the {policy.name} ...")
+
+
 def scores_for(
     policies: list[Reader],
-    read: list[Dataset],
+    read: dict[str, Dataset],
     by: Callable | Reader,
     *,
     batch_size: int,
@@ -78,7 +112,7 @@ def scores_for(
     """The score of each policy's responses.
 
     Args:
-        read: what `prompts_for` returned, for the policies and then for a reward model.
+        read: the rows of the policies and of a reward model, as `prompts_for` returns them.
         by: a reward function, or the reward model.
         batch_size: responses that the reward model reads at once.
 
@@ -86,12 +120,9 @@ def scores_for(
         ValueError: the function needs an argument that the dataset does not have.
     """
     if not isinstance(by, Reader):
-        return [
-            reward_function(by, policy.tokenizer, rows)
-            for policy, rows in zip(policies, read, strict=True)
-        ]
+        return [reward_function(by, policy.tokenizer, read[policy.name]) for policy in policies]
     assert isinstance(by.model, ScalarModel)
-    prompts, limit = read[-1]["prompt"][:], position_limit(by.backbone)
+    prompts, limit = read[by.name]["prompt"][:], position_limit(by.backbone)
     room = limit and limit - max(map(len, prompt_tokens(by.tokenizer, prompts)))
     if room and not all(same_tokens(by, policy) for policy in policies):
         say(f"The {by.name} has another tokenizer. It reads at most {room} tokens of a response.")

@@ -8,13 +8,19 @@ import pandas as pd
 import typer
 
 from minirlhf.classroom.own_file import reward_of
-from minirlhf.cli.data_options import Chat, Columns, MaxPrompt, Reward, SkipInvalid
+from minirlhf.cli.data_options import (
+    Chat,
+    Columns,
+    MaxPrompt,
+    Reward,
+    SkipInvalid,
+    sampled_response,
+)
 from minirlhf.cli.evaluating import pair_table, responses_of
 from minirlhf.cli.evaluation_tables import print_comparison, print_pairs, write_tables
-from minirlhf.cli.limits import count_rows, only_with, whole
+from minirlhf.cli.limits import count_rows, only_with
 from minirlhf.cli.options import (
     DATA,
-    SAMPLING,
     Device,
     Seed,
     given,
@@ -24,9 +30,8 @@ from minirlhf.cli.options import (
 )
 from minirlhf.cli.readers import Reader, pairs_for, prompts_for
 from minirlhf.cli.terminal import naming_rows, say
-from minirlhf.cli.training_options import shared
+from minirlhf.cli.training_options import AtOnce, shared
 from minirlhf.evaluate import compare
-from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.models.sampling import SamplingConfig
 from minirlhf.runtime import check
 from minirlhf.tasks.layouts import parse_columns
@@ -80,11 +85,8 @@ def evaluate(
     max_prompt: MaxPrompt = None,
     max_response: Annotated[
         int | None,
-        option(
-            DATA,
-            "Longest response in tokens, EOS included. Longer ones are cut.",
-            show_default=f"{DEFAULT.max_new_tokens} for samples; pairs are read whole",
-            callback=whole(1),
+        sampled_response(
+            show_default=f"{DEFAULT.max_new_tokens} for samples; pairs are read whole"
         ),
     ] = None,
     samples: Annotated[
@@ -93,14 +95,7 @@ def evaluate(
     temperature: Annotated[
         float | None, shared("temperature", show_default=str(DEFAULT.temperature))
     ] = None,
-    micro_batch: Annotated[
-        int,
-        option(
-            SAMPLING,
-            "Responses in memory at once. 0: all. Another number gives other samples.",
-            callback=whole(0),
-        ),
-    ] = AT_ONCE,
+    micro_batch: AtOnce = AT_ONCE,
     out: Annotated[Path | None, out_table("Also write the table to this file.")] = None,
     responses: Annotated[
         Path | None, out_table("Also write all responses and their scores to this file.")
@@ -132,9 +127,9 @@ def evaluate(
     if not sampled and scorer is None and base is None:
         raise ValueError(NOTHING)
     by: Any = reward and reward_of(reward)
-    policies = [Reader(f"model {name}", *load_policy(name)) for name in (model, base) if name]
+    policies = [Reader.policy(name) for name in (model, base) if name]
     if scorer:
-        by = Reader("reward model", *load_scalar(scorer))
+        by = Reader.scorer(scorer)
     readers = [*policies, by] if scorer else policies
     reading: dict[str, Any] = {
         "rows": rows,

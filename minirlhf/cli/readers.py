@@ -1,10 +1,12 @@
 """The rows that several models read: each with its own tokenizer, and all of them the same rows."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from minirlhf.cli.checked import say_plain
 from minirlhf.cli.limits import MANY
 from minirlhf.cli.terminal import say
 from minirlhf.evaluate.comparison import check_enough
@@ -12,6 +14,7 @@ from minirlhf.loops.rows import fit_rows
 from minirlhf.models.adapters import Policy
 from minirlhf.models.fit import same_vocabulary
 from minirlhf.models.heads import ScalarModel
+from minirlhf.models.load import load_policy, load_scalar
 from minirlhf.tasks.hub import named_pairs, named_prompts
 
 
@@ -19,8 +22,17 @@ class Reader(NamedTuple):
     """A policy or a reward model with its tokenizer."""
 
     name: str  # in messages
+    given: str  # the name or folder that the user gave
     model: Policy | ScalarModel
     tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def policy(cls, given: str) -> "Reader":
+        return cls(f"model {given}", given, *load_policy(given))
+
+    @classmethod
+    def scorer(cls, given: str, name: str = "reward model") -> "Reader":
+        return cls(name, given, *load_scalar(given))
 
     @property
     def backbone(self) -> Any:
@@ -40,8 +52,9 @@ def prompts_for(
     max_new_tokens: int,
     max_prompt: int | None,
     skip_invalid: bool,
+    films: Sequence[str] = (),
     **loading: Any,
-) -> tuple[list[Dataset], list[str]]:
+) -> tuple[dict[str, Dataset], list[str]]:
     """The prompts of a dataset for each reader: the same rows in the same order.
 
     Readers of the same tokens read the same text, as the first of them writes it. Another tokenizer
@@ -49,12 +62,13 @@ def prompts_for(
     for all.
 
     Args:
+        dataset: "": the prompts are `films`.
         max_new_tokens: tokens that will be sampled after each prompt.
         max_prompt, skip_invalid: as in `loops.fit_rows`.
         loading: as `tasks.named_prompts` takes it.
 
     Returns:
-        (rows of each reader, the names of these rows in their file).
+        (the rows of each reader, by its name; the names of these rows in their file).
 
     Raises:
         ValueError: the rows cannot be used, or fewer than two prompts are left.
@@ -64,8 +78,12 @@ def prompts_for(
     for writer in dict.fromkeys(writers):
         first, *others = (r for r, name in zip(readers, writers, strict=True) if name == writer)
         try:
-            data = named_prompts(
-                dataset, first.tokenizer, skip_invalid=skip_invalid, say=say, **loading
+            data = (
+                named_prompts(
+                    dataset, first.tokenizer, skip_invalid=skip_invalid, say=say, **loading
+                )
+                if dataset
+                else Dataset.from_dict({"prompt": films})
             )
             data, report = fit_rows(
                 data,
@@ -82,6 +100,8 @@ def prompts_for(
                 error.add_note(f"The rows were read with the tokenizer of the {writer}.")
             raise
         say(str(report))
+        models, asked = [reader.given for reader in (first, *others)], data["prompt"][:]
+        say_plain(models, asked, first.tokenizer, chat=report.chat, films=not dataset)
         read[writer] = data, report.names
     common = set.intersection(*(set(names) for _, names in read.values()))
     made = {
@@ -92,7 +112,7 @@ def prompts_for(
         say(f"{len(common):,} rows are used: those that all models read. Their tokenizers differ.")
     check_enough(len(set(made[writers[0]]["prompt"])), "prompts")
     names = [name for name in read[writers[0]][1] if name in common]
-    return [made[writer] for writer in writers], names
+    return {r.name: made[writer] for r, writer in zip(readers, writers, strict=True)}, names
 
 
 def pairs_for(

@@ -57,6 +57,14 @@ KLCoef = Annotated[float, shared("kl_coef")]
 MissingEOSPenalty = Annotated[float, shared("missing_eos_penalty")]
 Temperature = Annotated[float, shared("temperature")]
 MaxNewTokens = Annotated[int, shared("max_new_tokens")]
+AtOnce = Annotated[
+    int,
+    option(
+        SAMPLING,
+        "Responses in memory at once. 0: all. Another number gives other samples.",
+        callback=whole(0),
+    ),
+]
 SaveEvery = Annotated[
     float,
     option(RUN, "Seconds between two saves of the run, for --resume.", callback=above_0(1e9)),

@@ -11,6 +11,7 @@ from minirlhf.core.baselines import (
     remax,
     running_mean,
 )
+from minirlhf.core.best_of_n import best_of_n_kl, best_of_n_mean, best_of_n_probs
 from minirlhf.core.bradley_terry import (
     last_token_scores,
     per_token_reward_loss,
@@ -30,6 +31,11 @@ from minirlhf.core.masking import (
     masked_var,
     masked_whiten,
     zero_masked,
+)
+from minirlhf.core.overoptimisation import (
+    fit_overoptimisation,
+    overoptimisation_gain,
+    overoptimisation_peak,
 )
 from minirlhf.core.policy_gradient import (
     cispo,
@@ -97,6 +103,9 @@ __all__ = [
     "apo_zero",
     "batch_relative",
     "bco",
+    "best_of_n_kl",
+    "best_of_n_mean",
+    "best_of_n_probs",
     "by_step",
     "cdpo",
     "charge_tokens",
@@ -111,6 +120,7 @@ __all__ = [
     "exo",
     "explained_variance",
     "f_dpo",
+    "fit_overoptimisation",
     "gae",
     "group_relative",
     "hinge",
@@ -136,6 +146,8 @@ __all__ = [
     "orpo",
     "over_tokens",
     "overlong_penalty",
+    "overoptimisation_gain",
+    "overoptimisation_peak",
     "per_token_reward_loss",
     "ppo_clip",
     "preference_probability",

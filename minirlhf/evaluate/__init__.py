@@ -3,10 +3,12 @@
 samples = evaluate.draw(model, tokenizer, prompts, samples_per_prompt=4, reference=sft)
 evaluate.summary(samples, {"gold": gold_judge()})          scores with 95 % intervals
 evaluate.compare(new, old)                                 is a model better than its start?
+evaluate.best_of_n_table(drawn, 64)                        what more samples buy, by two judges
 evaluate.label_agreement(labels)                           people with the crowd and each other
 evaluate.token_table(batch, tokenizer, actor=actor, ...)   every number of every token
 """
 
+from minirlhf.evaluate.best_of_n import best_of_n_kept, best_of_n_table, best_of_n_verdict
 from minirlhf.evaluate.comparison import (
     compare,
     pair_accuracy,
@@ -34,6 +36,9 @@ from minirlhf.evaluate.tokens import token_table, token_text
 
 __all__ = [
     "Samples",
+    "best_of_n_kept",
+    "best_of_n_table",
+    "best_of_n_verdict",
     "bootstrap",
     "compare",
     "distinct_n",

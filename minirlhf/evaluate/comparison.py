@@ -44,6 +44,7 @@ def scored_responses(
     *,
     samples_per_prompt: int = 4,
     reference: LanguageModel | None = None,
+    judge: Score | None = None,
     config: SamplingConfig = SamplingConfig(),
     seed: int = 0,
     batch_size: int = 64,
@@ -59,13 +60,15 @@ def scored_responses(
             prompt_row: the number of each response's prompt.
         samples_per_prompt: responses per prompt.
         reference: a model with the same tokenizer, for the KL.
+        judge: a second score of the same responses.
         config, seed: of the sampling.
         batch_size: responses in memory at once. Another number gives other samples.
 
     Returns:
         A row per response: row (the number of the prompt, from 0), prompt, response, score, kl
         (log pi(y|x) - log pi_ref(y|x), nats per response, at the sampling temperature; NaN without
-        a reference), length (tokens, EOS included) and finished (whether it ended in EOS).
+        a reference), length (tokens, EOS included) and finished (whether it ended in EOS). With a
+        judge also judge, its score.
 
     Raises:
         ValueError: a score is not one finite number per response.
@@ -93,6 +96,8 @@ def scored_responses(
             "length": batch.response_mask.sum(1),
             "finished": batch.finished(ends),
         }
+        if judge is not None:
+            columns["judge"] = _finite(judge(batch), asked, rows.tolist(), "judge's score")
         part = pd.DataFrame({name: values.tolist() for name, values in columns.items()})
         part.insert(1, "prompt", asked)
         part.insert(2, "response", decode(tokenizer, batch))
@@ -157,7 +162,7 @@ def compare(
                 "model": name,
                 "prompts": len(by_prompt),
                 "responses": len(frame),
-                **_with_interval("score", means[name], bootstrap_seed),
+                **with_interval("score", means[name], bootstrap_seed),
                 "kl": frame.kl.mean(),
                 "length": frame.length.mean(),
                 "missing_eos": 1 - frame.finished.mean(),
@@ -168,8 +173,8 @@ def compare(
         )
     if base is not None:
         difference = means["new"] - means["base"]
-        rows[0] |= _with_interval("difference", difference, bootstrap_seed)
-        rows[0] |= _with_interval("win_rate", wins(means["new"], means["base"]), bootstrap_seed)
+        rows[0] |= with_interval("difference", difference, bootstrap_seed)
+        rows[0] |= with_interval("win_rate", wins(means["new"], means["base"]), bootstrap_seed)
     return pd.DataFrame(rows)
 
 
@@ -267,11 +272,11 @@ def pair_accuracy(scored: pd.DataFrame, *, bootstrap_seed: int = 0) -> pd.DataFr
         for name, pair in sides.items()
     }
     rows = [
-        {"by": name, "pairs": len(each), **_with_interval("accuracy", each, bootstrap_seed)}
+        {"by": name, "pairs": len(each), **with_interval("accuracy", each, bootstrap_seed)}
         for name, each in right.items()
     ]
     difference = right["scores"] - right["longer answer"]
-    rows[0] |= _with_interval("difference", difference, bootstrap_seed)
+    rows[0] |= with_interval("difference", difference, bootstrap_seed)
     return pd.DataFrame(rows)
 
 
@@ -285,18 +290,20 @@ def check_enough(count: int, what: str) -> None:
     check(f"The number of different {what}", count, count >= 2, allowed)
 
 
-def _with_interval(name: str, values: torch.Tensor, seed: int) -> dict[str, float]:
+def with_interval(name: str, values: torch.Tensor, seed: int) -> dict[str, float]:
     """The mean of independent values, with its interval, as three columns."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), with_ends(values, seed), strict=True))
 
 
-def _finite(scores: torch.Tensor, prompts: list[str], rows: Sequence[int]) -> torch.Tensor:
+def _finite(
+    scores: torch.Tensor, prompts: list[str], rows: Sequence[int], what: str = "score"
+) -> torch.Tensor:
     """The scores themselves, one finite number for each prompt; rows are the prompts' numbers."""
     check("shape of the scores", tuple(scores.shape), scores.shape == (len(prompts),), "(B,)")
     if (wrong := (~scores.isfinite()).nonzero()).numel():
         i = int(wrong[0])
         raise PromptError(
-            f"The score of a response to the prompt {prompts[i][:60]!r} is {scores[i].item()}; it "
+            f"The {what} of a response to the prompt {prompts[i][:60]!r} is {scores[i].item()}; it "
             "must be finite. It is nan where a reward function returned None: let it score every "
             "response.",
             rows[i],

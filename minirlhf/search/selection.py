@@ -1,11 +1,8 @@
 """Best-of-n sampling: sample n responses to a prompt and keep the one with the highest score.
 
-    KL(best-of-n || policy) <= log n - (n - 1) / n        nats (an upper bound; Beirami et al. 2024)
-
-The policy's weights do not change.
+The policy's weights do not change. core/best_of_n.py has the formulas: how far best-of-n is from
+the policy, and the mean of another score of the response that is kept.
 """
-
-import math
 
 import torch
 from datasets import Dataset
@@ -16,16 +13,6 @@ from minirlhf.core.rollout import Score
 from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import decode
 from minirlhf.models.sampling import SamplingConfig, sample_text
-
-
-def best_of_n_kl(n: int) -> float:
-    """Upper bound of the KL divergence of best-of-n from the policy, in nats.
-
-        log n - (n - 1) / n
-
-    It is 0 for n = 1.
-    """
-    return math.log(n) - (n - 1) / n
 
 
 def best_index(scores: torch.Tensor, n: int) -> torch.Tensor:

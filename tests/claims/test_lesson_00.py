@@ -9,8 +9,9 @@ import torch
 from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom import QUESTIONS
 from minirlhf.classroom.course import NOTEBOOKS, notebook_sources, text_of
+from minirlhf.core.best_of_n import best_of_n_kl
 from minirlhf.runtime import ROOT
-from minirlhf.search.selection import best_index, best_of_n_kl
+from minirlhf.search.selection import best_index
 from minirlhf.tour import POOL, TourConfig
 from tests.claims.prose import lesson
 

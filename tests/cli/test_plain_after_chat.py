@@ -94,6 +94,17 @@ def test_sample_and_score_warn_on_stderr(made):
     assert run(*score, "--chat")[1] == ""
 
 
+@pytest.mark.parametrize("command", ["evaluate", "best-of-n"])
+def test_responses_to_plain_prompts_after_the_template_are_judged_with_a_warning(command, made):
+    given = ["--dataset", "pairs.jsonl", "--max-response", 3, "--samples", 2]
+    given += ["--n", 2] if command == "best-of-n" else []
+    for model, scorer in (("chat", "plain-score"), ("plain", "chat-score")):
+        named = [*given, "--model", model, "--scorer", scorer]
+        learned = model if model == "chat" else scorer
+        assert f"Warning: {learned} {SAID} Give --chat." in run(command, *named)[0]
+    assert SAID not in run(command, *named, "--chat")[0]
+
+
 def test_film_titles_are_plain_and_take_no_chat(made):
     given = ["--scorer", "plain-score", "--max-new-tokens", 3, "--check-only"]
     said = run("grpo", "--model", "chat", *given)[0]

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from minirlhf import evaluate
+from minirlhf.core.best_of_n import best_of_n_kl
 from minirlhf.evaluate import Samples
 from minirlhf.models.forward import decode, encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig, sample_text
 from minirlhf.rewards.bag_of_words import lexicon_judge, ridge_judge
 from minirlhf.rewards.model import prefix_scores, rollout_judge, rollout_score, text_judge
-from minirlhf.search.selection import best_index, best_of_n, best_of_n_kl
+from minirlhf.search.selection import best_index, best_of_n
 from minirlhf.tasks.reviews import load_reviews
 from tests.tiny import tiny_policy, tiny_tokenizer
 

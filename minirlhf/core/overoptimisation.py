@@ -1,0 +1,118 @@
+"""Over-optimisation: the gold score against the distance from the first policy.
+
+A policy is optimised for a proxy, a reward model that was learned from labels. Gold is what we
+really want. As the policy moves away from its start, the proxy's score keeps growing, and the gold
+score may reach a peak and fall. Gao, Schulman and Hilton (2023) found one curve for each way to
+optimise, with two coefficients:
+
+    d = sqrt(KL(policy || start))        KL in nats per response
+    best-of-n                gain = d (alpha - beta d)
+    reinforcement learning   gain = d (alpha - beta log d)
+
+The gain is the gold score less that of the first policy, so it is 0 at d = 0. alpha says how fast
+it grows at first, and beta how soon it turns. Shapes: N points of a curve.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minirlhf.core.checks import checked
+
+FORMS = ("best-of-n", "rl")
+
+
+@checked
+def overoptimisation_gain(
+    d: Float[Tensor, "N"], alpha: float, beta: float, *, form: str
+) -> Float[Tensor, "N"]:
+    """Gain in gold score at distance d.
+
+        "best-of-n"    d (alpha - beta d)
+        "rl"           d (alpha - beta log d)
+
+    Args:
+        d: square root of the KL in nats, 0 or more.
+        alpha, beta: the coefficients, in gold units.
+        form: one of FORMS.
+
+    Returns:
+        Gold units; 0 at d = 0.
+
+    Raises:
+        ValueError: a d below 0, or an unknown form.
+
+    Source: Gao, Schulman and Hilton 2023, section 1.
+    """
+    first, second = _terms(d, form)
+    return alpha * first - beta * second
+
+
+@checked
+def overoptimisation_peak(alpha: float, beta: float, *, form: str) -> float:
+    """The distance d at which the gain is largest.
+
+        "best-of-n"    alpha / (2 beta)
+        "rl"           exp(alpha / beta - 1)
+
+    Infinity where the curve has no peak: beta is 0 or below.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+    _check_form(form)
+    if beta <= 0:
+        return math.inf
+    if form == "best-of-n":
+        return max(0.0, alpha / (2 * beta))
+    exponent = alpha / beta - 1
+    return math.exp(exponent) if exponent < 700 else math.inf
+
+
+@checked
+def fit_overoptimisation(
+    d: Float[Tensor, "N"], gain: Float[Tensor, "N"], *, form: str
+) -> tuple[float, float]:
+    """alpha and beta of the curve through measured points, by least squares.
+
+    Both forms are linear in alpha and beta, so the fit needs no search.
+
+    The curve of "rl" is infinitely steep at d = 0, which no policy is. Leave out points near 0, for
+    example those with d below 1; the paper does so too.
+
+    Args:
+        d: distance of each point, above 0; at least two different ones.
+        gain: gold score less that of the first policy.
+        form: one of FORMS.
+
+    Returns:
+        (alpha, beta).
+
+    Raises:
+        ValueError: fewer than two different distances, one that is not above 0, a number that is
+            not finite, or an unknown form.
+
+    Source: Gao, Schulman and Hilton 2023, section 3.
+    """
+    if not (d.isfinite().all() and gain.isfinite().all() and (d > 0).all()):
+        raise ValueError("d must be finite and above 0, and gain must be finite.")
+    if len(d.unique()) < 2:
+        raise ValueError("The points have one distance d; a fit needs at least two different ones.")
+    terms = torch.stack(_terms(d.double(), form), 1)
+    alpha, minus_beta = torch.linalg.lstsq(terms, gain.double()[:, None]).solution[:, 0].tolist()
+    return alpha, -minus_beta
+
+
+def _terms(d: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """What alpha and beta are multiplied with."""
+    _check_form(form)
+    if not (d >= 0).all():
+        raise ValueError("d has an entry below 0; it is the square root of a KL.")
+    return d, d.square() if form == "best-of-n" else torch.xlogy(d, d)
+
+
+def _check_form(form: str) -> None:
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; it must be one of {FORMS}.")

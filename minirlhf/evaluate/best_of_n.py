@@ -1,0 +1,113 @@
+"""Best-of-n as n grows: the score that chooses, and a second judge that does not.
+
+drawn = evaluate.scored_responses(model, tokenizer, prompts, score, samples_per_prompt=128,
+                                  judge=judge)
+table = evaluate.best_of_n_table(drawn, 64)                a row for each n = 1, 2, 4, ..., 64
+evaluate.best_of_n_verdict(table)                          grows, falls, no change seen
+evaluate.best_of_n_kept(drawn, 64)                         the response that is kept, for each row
+
+The score that chooses grows with n in any case. Only another judge can say whether the responses
+get better. Where its mean falls while the score still grows, the score is over-optimised.
+"""
+
+import math
+
+import pandas as pd
+import torch
+
+from minirlhf.core.best_of_n import best_of_n_kl, best_of_n_mean
+from minirlhf.evaluate.comparison import check_enough, with_interval
+from minirlhf.runtime import check
+
+
+def best_of_n_table(drawn: pd.DataFrame, n: int, *, bootstrap_seed: int = 0) -> pd.DataFrame:
+    """The mean score of the best of 1, 2, 4, ... and n responses, and the mean of a second judge.
+
+    Each mean is estimated without bias from all responses (`core.best_of_n_mean`), so more than n
+    to each prompt make it less noisy. Intervals are 95 % bootstrap intervals over prompts. Rows
+    with the same prompt count as one prompt, because they are not independent.
+
+    Args:
+        drawn: what `scored_responses` returned, n or more responses to each row. The column judge
+            is read if there is one.
+        n: the largest number of responses that one is chosen from, at least 2.
+
+    Returns:
+        A row for each n. kl_bound is `core.best_of_n_kl`, an upper bound of the KL from the policy
+        in nats, and sqrt_kl its root. prompts, and samples (responses to each row), say how much
+        is known. score is the mean score of the response that is kept. With a judge there are also
+        judge, its mean for the same response; and judge_to_last, the judge's mean at the largest n
+        minus that of this row, paired by prompt. NAME_low and NAME_high are the interval of NAME.
+
+    Raises:
+        ValueError: n is below 2 or above the number of responses to a row, the rows have different
+            numbers of responses, or there is one prompt only.
+    """
+    of_rows = drawn.groupby("row")
+    prompt_of, counts = of_rows.prompt.first(), of_rows.size()
+    check("responses to each row", sorted(set(counts)), counts.nunique() == 1, "one number")
+    count = int(counts.iloc[0])
+    check("n", n, 2 <= n <= count, f"from 2 to {count}, the number of responses to each row")
+    check_enough(prompt_of.nunique(), "prompts")
+    columns = [name for name in ("score", "judge") if name in drawn]
+    ordered = drawn.sort_values("row", kind="stable")
+    values = {name: _numbers(ordered[name]).view(-1, count) for name in columns}
+
+    def means(name: str, among: int) -> torch.Tensor:
+        """(prompts,) the mean of a column for the best of so many responses."""
+        of_row = best_of_n_mean(values[name], values["score"], among)
+        by_prompt = pd.Series(of_row.numpy(), prompt_of.index).groupby(prompt_of).mean()
+        return _numbers(by_prompt)
+
+    rows = []
+    for among in sorted({*(2**i for i in range(n.bit_length())), n}):
+        bound = best_of_n_kl(among)
+        row = {"n": among, "kl_bound": bound, "sqrt_kl": math.sqrt(bound)}
+        row |= {"prompts": prompt_of.nunique(), "samples": count}
+        found = {name: means(name, among) for name in columns}
+        if "judge" in found:
+            found["judge_to_last"] = means("judge", n) - found["judge"]
+        for name, by_prompt in found.items():
+            row |= with_interval(name, by_prompt, bootstrap_seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def best_of_n_verdict(table: pd.DataFrame) -> str:
+    """What the second judge of a `best_of_n_table` says: 'grows', 'falls' or 'no change seen'.
+
+    'falls': at the largest n its mean is below that of the row where it is highest, and the 95 %
+    interval of the paired difference is below 0. 'grows': the interval of the difference between
+    the largest n and the row before it is above 0. Otherwise no change is seen, which does not
+    mean that there is none.
+
+    The row where the mean is highest is found in the same samples. With few prompts this makes a
+    fall easier to find than 95 % say. See it again with other prompts before you rely on it.
+
+    Raises:
+        ValueError: the table has no second judge.
+    """
+    check("columns of the table", ", ".join(table), "judge" in table, "with a judge among them")
+    if table.judge_to_last_high[table.judge.idxmax()] < 0:
+        return "falls"
+    return "grows" if table.judge_to_last_low.iloc[-2] > 0 else "no change seen"
+
+
+def best_of_n_kept(drawn: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The rows of `drawn` that best-of-n keeps: the best of the first n responses to each row.
+
+    Of equal scores the first is kept. n = 1 gives the first response, which nothing chose.
+
+    Args:
+        drawn: what `scored_responses` returned.
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    check("n", n, n >= 1, "at least 1")
+    first = drawn.groupby("row").head(n)
+    return drawn.loc[first.groupby("row").score.idxmax()].reset_index(drop=True)
+
+
+def _numbers(column: pd.Series) -> torch.Tensor:
+    return torch.tensor(column.to_numpy(), dtype=torch.float64, device="cpu")

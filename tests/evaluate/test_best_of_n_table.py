@@ -1,0 +1,143 @@
+"""Best-of-n as n grows: the table by hand, its intervals, the verdict, and what is kept."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from minirlhf import evaluate
+from minirlhf.cli.best_of_n_tables import sentence
+from tests.tiny import tiny_policy, tiny_tokenizer
+
+DRAWN = pd.DataFrame(
+    [
+        (0, "p", "p1", 1.0, 10.0),
+        (0, "p", "p2", 2.0, 20.0),
+        (0, "p", "p3", 3.0, 0.0),
+        (1, "q", "q1", 5.0, 2.0),
+        (1, "q", "q2", 5.0, 4.0),  # a tie
+        (1, "q", "q3", 1.0, 9.0),
+    ],
+    columns=["row", "prompt", "response", "score", "judge"],
+)
+# of one, two and three: the mean over all ways to take so many of p, then of q
+P = {"score": [2, 8 / 3, 3], "judge": [10, 20 / 3, 0]}  # pairs of p keep 20, 0, 0
+Q = {"score": [11 / 3, 5, 5], "judge": [5, 3, 3]}  # pairs of q keep 2 or 4, 2, 4
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 4, 1, 2, 5]])
+def test_the_table_by_hand_with_its_intervals(order):
+    table = evaluate.best_of_n_table(DRAWN.loc[order], 3, bootstrap_seed=5)
+    assert table.n.tolist() == [1, 2, 3] and set(table.prompts) == {2} and set(table.samples) == {3}
+    assert table.kl_bound.tolist() == [0, math.log(2) - 1 / 2, math.log(3) - 2 / 3]
+    assert table.sqrt_kl.tolist() == [math.sqrt(kl) for kl in table.kl_bound]
+    for i in range(3):
+        of = {name: torch.tensor([P[name][i], Q[name][i]]).double() for name in P}
+        of["judge_to_last"] = torch.tensor([P["judge"][2], Q["judge"][2]]).double() - of["judge"]
+        for name, values in of.items():
+            low, high = evaluate.bootstrap(values, seed=5)
+            found = [table[f"{name}{end}"][i] for end in ("", "_low", "_high")]
+            assert found == pytest.approx([values.mean().item(), low, high]), (name, i)
+    assert evaluate.best_of_n_verdict(table) == "falls"  # from 10 to 0, and from 5 to 3
+
+
+def test_without_a_judge_the_table_has_its_own_score_alone():
+    table = evaluate.best_of_n_table(DRAWN.drop(columns="judge"), 2)
+    assert table.score.tolist() == pytest.approx([17 / 6, 23 / 6])
+    assert not [name for name in table if name.startswith("judge")]
+    with pytest.raises(ValueError, match="it must be with a judge among them"):
+        evaluate.best_of_n_verdict(table)
+
+
+def test_each_power_of_two_has_a_row_and_so_has_the_largest_n():
+    numbers = {4: [1, 2, 4], 6: [1, 2, 4, 6], 7: [1, 2, 4, 7]}
+    drawn = pd.DataFrame([(p, f"p{p}", "x", float(i)) for p in (0, 1) for i in range(8)])
+    drawn.columns = ["row", "prompt", "response", "score"]
+    for n, rows in numbers.items():
+        table = evaluate.best_of_n_table(drawn, n)
+        assert table.n.tolist() == rows
+        # the largest of n of 0, 1, ..., 7 is (8 + 1) n / (n + 1) - 1 on average
+        assert table.score.tolist() == pytest.approx([9 * k / (k + 1) - 1 for k in rows])
+
+
+def test_rows_with_the_same_prompt_count_as_one_prompt():
+    more = DRAWN[DRAWN.row == 1].assign(row=2, prompt="p", judge=6.0)
+    table = evaluate.best_of_n_table(pd.concat([DRAWN, more]), 3)
+    assert table.prompts[0] == 2
+    assert table.judge.tolist() == pytest.approx([(8 + 5) / 2, (19 / 3 + 3) / 2, (3 + 3) / 2])
+    with pytest.raises(ValueError, match="different prompts is 1; it must be at least 2"):
+        evaluate.best_of_n_table(DRAWN.assign(prompt="p"), 3)
+
+
+def test_what_the_table_cannot_use_is_refused():
+    for n in (1, 4):
+        with pytest.raises(ValueError, match=f"n is {n}; it must be from 2 to 3, the number of"):
+            evaluate.best_of_n_table(DRAWN, n)
+    with pytest.raises(ValueError, match=r"responses to each row is \[2, 3\]; it must be one num"):
+        evaluate.best_of_n_table(DRAWN[1:], 2)
+
+
+def table_of(*rows):
+    """A table of n, the judge's mean, and the interval of the difference to the largest n."""
+    names = ["n", "judge", "judge_to_last", "judge_to_last_low", "judge_to_last_high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+@pytest.mark.parametrize(
+    "rows, verdict, said",
+    [
+        (
+            [(1, 0, 3, 2, 4), (2, 2, 1, 0.5, 1.5), (4, 3, 0, 0, 0)],
+            "grows",
+            "the mean of gold still grows at the largest n. Its difference from n = 2 to n = 4, "
+            "+1.00 [+0.50, +1.50], is above 0.",
+        ),
+        (
+            [(1, 0, 3, 2, 4), (2, 2, 1, -0.5, 2.5), (4, 3, 0, 0, 0)],
+            "no change seen",
+            "is not seen to grow at the largest n. Its difference from n = 2 to n = 4, "
+            "+1.00 [-0.50, +2.50], contains 0.",
+        ),
+        (
+            [(1, 5, -2, -3, -1), (2, 4, -1, -3, 1), (4, 3, 0, 0, 0)],
+            "falls",
+            "the mean of gold is highest at n = 1 and falls after it. The difference to n = 4, "
+            "-2.00 [-3.00, -1.00], is below 0: what rm chooses there is worse by gold, so rm is",
+        ),
+        (
+            [(1, 5, -2, -5, 1), (2, 4, -1, -3, -0.5), (4, 3, 0, 0, 0)],
+            "no change seen",
+            "-1.00 [-3.00, -0.50], is below 0. It is highest at n = 1, but the difference from "
+            "there to n = 4, -2.00 [-5.00, +1.00], contains 0.",
+        ),
+        (
+            [(1, 5, -1, -3, 1), (2, 3, 1, 0.5, 1.5), (4, 4, 0, 0, 0)],
+            "grows",
+            "is above 0. It is highest at n = 1, but the difference from there to n = 4",
+        ),
+    ],
+)
+def test_the_verdict_follows_the_intervals(rows, verdict, said):
+    table = table_of(*rows)
+    assert evaluate.best_of_n_verdict(table) == verdict
+    assert said in sentence(table, "rm", "gold")
+
+
+def test_the_best_of_the_first_n_is_kept_and_of_equal_scores_the_first():
+    kept = {n: evaluate.best_of_n_kept(DRAWN, n).response.tolist() for n in (1, 2, 3, 9)}
+    assert kept == {1: ["p1", "q1"], 2: ["p2", "q1"], 3: ["p3", "q1"], 9: ["p3", "q1"]}
+    with pytest.raises(ValueError, match="n is 0; it must be at least 1"):
+        evaluate.best_of_n_kept(DRAWN, 0)
+
+
+def test_a_judge_scores_the_same_samples_and_changes_none_of_them():
+    ones = lambda batch: torch.ones(len(batch.response_ids))
+    length = lambda batch: batch.response_mask.sum(1).float()
+    given = (tiny_policy(), tiny_tokenizer(), ["p ", "q "], ones)
+    alone = evaluate.scored_responses(*given, batch_size=3)
+    judged = evaluate.scored_responses(*given, judge=length, batch_size=3)
+    assert judged.judge.tolist() == judged.length.tolist()
+    pd.testing.assert_frame_equal(judged.drop(columns="judge"), alone)
+    with pytest.raises(ValueError, match="The judge's score of a response to the prompt 'p ' is"):
+        evaluate.scored_responses(*given, judge=lambda batch: ones(batch) * math.nan)
