@@ -33,6 +33,7 @@ from minirlhf.core.masking import (
     zero_masked,
 )
 from minirlhf.core.overoptimisation import (
+    ensemble_reward,
     fit_overoptimisation,
     overoptimisation_gain,
     overoptimisation_peak,
@@ -115,6 +116,7 @@ __all__ = [
     "discopop",
     "dpo",
     "dpop",
+    "ensemble_reward",
     "entropy",
     "exact_kl",
     "exo",

@@ -10,7 +10,11 @@ optimise, with two coefficients:
     reinforcement learning   gain = d (alpha - beta log d)
 
 The gain is the gold score less that of the first policy, so it is 0 at d = 0. alpha says how fast
-it grows at first, and beta how soon it turns. Shapes: N points of a curve.
+it grows at first, and beta how soon it turns.
+
+`ensemble_reward` makes one proxy of several reward models.
+
+Shapes: N points of a curve; M reward models, B responses.
 """
 
 import math
@@ -19,9 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minirlhf.core.checks import checked
+from minirlhf.core.checks import check_not_negative, checked
 
 FORMS = ("best-of-n", "rl")
+ENSEMBLES = ("mean", "min", "variance")
 
 
 @checked
@@ -103,6 +108,41 @@ def fit_overoptimisation(
     terms = torch.stack(_terms(d.double(), form), 1)
     alpha, minus_beta = torch.linalg.lstsq(terms, gain.double()[:, None]).solution[:, 0].tolist()
     return alpha, -minus_beta
+
+
+@checked
+def ensemble_reward(
+    scores: Float[Tensor, "M B"], *, how: str, penalty: float = 1.0
+) -> Float[Tensor, "B"]:
+    """One score for each response from the scores of M reward models.
+
+        "mean"        mean over the models
+        "min"         the lowest of them: the worst case
+        "variance"    mean - penalty * variance over the models
+
+    Where the models disagree, at least one of them is wrong. The last two score such a response
+    lower, so a policy gains less by a fault that not all of the models have.
+
+    Args:
+        scores: of each model, all in the same units: normalise each on the same responses.
+        how: one of ENSEMBLES.
+        penalty: weight of the variance, 0 or more. The variance divides by M, not M - 1.
+
+    Returns:
+        One score per response.
+
+    Raises:
+        ValueError: an unknown `how`, or a penalty below 0.
+
+    Source: Coste, Anwar, Kirk and Krueger 2024, section 3.2.
+    """
+    check_not_negative(penalty=penalty)
+    if how not in ENSEMBLES:
+        raise ValueError(f"how is {how!r}; it must be one of {ENSEMBLES}.")
+    if how == "min":
+        return scores.amin(0)
+    mean = scores.mean(0)
+    return mean if how == "mean" else mean - penalty * scores.var(0, correction=0)
 
 
 def _terms(d: Tensor, form: str) -> tuple[Tensor, Tensor]:

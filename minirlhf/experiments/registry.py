@@ -65,6 +65,23 @@ TURN_WAYS: dict[str, dict] = {
     **{f"{name}, reference follows": {"method": name, "follows": True} for name in ("dpo", "kto")},
 }
 
+PROXIES: dict[str, dict] = {
+    f"{size}, {labels} labels": {"size": size, "labels": labels}
+    for size in ("2 x 64", "3 x 192", "4 x 256")  # layers x width
+    for labels in (200, 1000, 5000)
+}
+MIDDLE = "3 x 192, 1000 labels"  # the proxy that ensembles and KL penalties are tried on
+OVEROPTIMISED: dict[str, dict] = (
+    PROXIES
+    | {"4 x 256, 5000 human labels": PROXIES["4 x 256, 5000 labels"] | {"human": True}}
+    | {
+        f"{MIDDLE}, {name} of 5": PROXIES[MIDDLE] | {"ensemble": how}
+        for name, how in (("mean", "mean"), ("lowest", "min"), ("mean - variance", "variance"))
+    }
+    | {f"{MIDDLE}, kl_coef {c:g}": PROXIES[MIDDLE] | {"kl_coef": c} for c in (0.02, 0.05, 0.1)}
+    | {"gold itself": {"judge": "gold"}, "the longest": {"judge": "length"}}
+)
+
 EXPERIMENTS: dict[str, dict[str, dict]] = {
     # A reward model trained on fewer or more pairs.
     "labels": {f"{n} pairs": {"pairs": n} for n in (100, 400, 1600, 6400, 25_600)},
@@ -168,6 +185,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "labels of the rule": {"labels": "rule"},
         "no reward model": {"labels": None},
     },
+    # The policy is optimised for proxies of several sizes and numbers of labels.
+    "overoptimisation": OVEROPTIMISED,
 }
 
 JUDGED = ("gold", "proxy", "kl", "length")
@@ -191,6 +210,7 @@ COMPARED: dict[str, tuple[str, ...]] = {  # the numbers that a repeated run must
     "multi_turn": (*PASSED, "right call", "no call"),
     "steps": (*PASSED, "step_right"),
     "process_rewards": ("best_product", "own", "planted"),
+    "overoptimisation": ("gold", "kl"),
     "planted": tuple(
         f"{cases}, {method}"
         for cases in ("planted", "own")

@@ -20,6 +20,7 @@ from minirlhf.core.rollout import Rollout, Score
 from minirlhf.experiments.faults import FAULTS, Fault
 from minirlhf.experiments.microscope import microscope_run, one_batch_config, one_batch_run
 from minirlhf.experiments.multi_turn import multi_turn_config, multi_turn_run
+from minirlhf.experiments.overoptimisation import overoptimisation_config, overoptimisation_run
 from minirlhf.experiments.planted import planted_config, planted_run
 from minirlhf.experiments.practice import TASKS, group_config, judged, scoring
 from minirlhf.experiments.preference_runs import (
@@ -303,4 +304,5 @@ RUNS: dict[str, tuple[Callable, Callable]] = {
     "multi_turn": (multi_turn_config, multi_turn_run),
     "steps": (steps_config, steps_run),
     "process_rewards": (process_rewards_config, process_rewards_run),
+    "overoptimisation": (overoptimisation_config, overoptimisation_run),
 }

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.bradley_terry import last_token_scores
+from minirlhf.core.overoptimisation import ensemble_reward
 from minirlhf.core.rollout import Rollout, Score
 from minirlhf.models.forward import decode, encode, text_of, token_scores
 from minirlhf.models.heads import ScalarModel
@@ -58,6 +59,23 @@ def rollout_score(model: ScalarModel, eos_id: int | tuple[int, ...]) -> Score:
         return last_token_scores(token_scores(model, ended), ended.attention_mask)
 
     score.model = model  # type: ignore[attr-defined]  # loops check that it can read all prompts
+    return score
+
+
+def ensemble_score(scores: list[Score], *, how: str, penalty: float = 1.0) -> Score:
+    """The score function of an ensemble of reward models, see `core.ensemble_reward`.
+
+    Args:
+        scores: of each model, as `rollout_score` makes them; normalise the models first.
+
+    Returns:
+        Rollout -> scores (B,).
+    """
+
+    def score(rollout: Rollout) -> torch.Tensor:
+        each = torch.stack([one(rollout) for one in scores])
+        return ensemble_reward(each, how=how, penalty=penalty)
+
     return score
 
 

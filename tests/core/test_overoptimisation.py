@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minirlhf.core.overoptimisation import (
     FORMS,
+    ensemble_reward,
     fit_overoptimisation,
     overoptimisation_gain,
     overoptimisation_peak,
@@ -73,6 +74,17 @@ def test_the_wrong_form_puts_the_peak_elsewhere():
     true = overoptimisation_peak(1.2, 0.3, form="rl")
     assert true == pytest.approx(math.exp(3))
     assert overoptimisation_peak(alpha, beta, form="best-of-n") < 0.6 * true
+
+
+def test_ensembles_by_hand():
+    scores = T([1.0, 4.0], [3.0, 4.0])  # two models, two responses
+    torch.testing.assert_close(ensemble_reward(scores, how="mean"), T(2.0, 4.0))
+    torch.testing.assert_close(ensemble_reward(scores, how="min"), T(1.0, 4.0))
+    # variance of 1 and 3: ((1 - 2)^2 + (3 - 2)^2) / 2 = 1
+    penalised = ensemble_reward(scores, how="variance", penalty=0.5)
+    torch.testing.assert_close(penalised, T(1.5, 4.0))
+    with pytest.raises(ValueError, match="how is 'max'; it must be one of"):
+        ensemble_reward(scores, how="max")
 
 
 def test_odd_arguments_are_refused_in_a_sentence():

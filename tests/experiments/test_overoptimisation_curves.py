@@ -1,0 +1,81 @@
+"""The law fitted to curves whose coefficients are known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from minirlhf.core.best_of_n import best_of_n_kl
+from minirlhf.core.overoptimisation import overoptimisation_gain
+from minirlhf.experiments.overoptimisation_curves import fitted_curves, gain_curves
+
+START = 0.4  # gold score of the first policy
+
+
+def simulated(alpha, beta, noise=0.0, variant="a proxy", seed=0):
+    """The records of three seeds whose curves have these coefficients."""
+    draw = np.random.default_rng(seed)
+    history, rows = [], []
+    for run in range(3):
+        origin = {"variant": variant, "seed": run}
+        rows.append(origin | {"start": START})
+        for n in (2**k for k in range(11)):
+            d = torch.tensor([math.sqrt(best_of_n_kl(n))])
+            gain = overoptimisation_gain(d, alpha, beta, form="best-of-n").item()
+            films = START + gain + noise * draw.normal(size=32)
+            scores = {"gold": films.mean(), "gold_by_prompt": films.tolist(), "proxy": float(n)}
+            history.append(origin | {"way": "best-of-n", "n": n, "kl": best_of_n_kl(n)} | scores)
+        for step in range(40):
+            d = torch.tensor([step / 4])
+            gain = overoptimisation_gain(d, alpha, beta, form="rl").item() + noise * draw.normal()
+            history.append(
+                origin
+                | {"way": "rl", "step": step, "kl": d.item() ** 2, "gold": START + gain}
+                | {"proxy": float(step)}
+            )
+    return pd.DataFrame(history), pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("way, peak", [("best-of-n", 2.0), ("rl", math.exp(3))])
+def test_exact_curves_give_their_coefficients(way, peak):
+    history, rows = simulated(1.2, 0.3)
+    row = fitted_curves(history, rows, way, ["a proxy"], draws=20).loc["a proxy"]
+    for end in ("", "_low", "_high"):
+        assert row["alpha" + end] == pytest.approx(1.2, abs=1e-4)
+        assert row["beta" + end] == pytest.approx(0.3, abs=1e-4)
+        assert row["peak" + end] == pytest.approx(peak, rel=1e-3)
+    tries = [math.sqrt(best_of_n_kl(2**k)) for k in range(11)]
+    nearest = min(tries, key=lambda d: abs(d - 2))
+    assert row.seen == pytest.approx(nearest if way == "best-of-n" else 39 / 4)
+    assert row.turns == (way == "best-of-n")  # the peak of rl lies beyond the last step
+
+
+@pytest.mark.parametrize("way", ["best-of-n", "rl"])
+def test_noisy_curves_give_intervals_that_mostly_hold_the_truth(way):
+    held = []
+    for seed in range(30):
+        history, rows = simulated(1.2, 0.3, noise=0.5 if way == "best-of-n" else 0.1, seed=seed)
+        row = fitted_curves(history, rows, way, ["a proxy"], draws=100).loc["a proxy"]
+        held.append(row.alpha_low <= 1.2 <= row.alpha_high)
+        assert row.alpha_low <= row.alpha <= row.alpha_high
+    assert np.mean(held) >= 0.6  # three seeds: well below the nominal 0.95
+
+
+def test_gains_are_measured_from_the_first_policy():
+    history, rows = simulated(1.2, 0.3)
+    points = gain_curves(history, rows, "rl", ["a proxy"])
+    first = points[points.step == 0]
+    assert first.d.tolist() == [0, 0, 0] and first.gold.abs().max() < 1e-9
+    points = gain_curves(history, rows, "best-of-n", ["a proxy"])
+    assert points[points.n == 1][["d", "gold", "proxy"]].abs().max().max() < 1e-9
+    assert points[points.n == 1024].proxy.tolist() == [1023, 1023, 1023]
+
+
+def test_odd_arguments_are_refused_in_a_sentence():
+    history, rows = simulated(1.2, 0.3)
+    with pytest.raises(ValueError, match="variant is 'none'; it must be one with rows of rl"):
+        gain_curves(history, rows, "rl", ["none"])
+    with pytest.raises(ValueError, match="way is 'ppo'; it must be one of best-of-n, rl"):
+        gain_curves(history, rows, "ppo", ["a proxy"])
