@@ -546,7 +546,7 @@ show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 #
 # - The line of 400 steps crosses the start's near $k = 8$. Right answers have gathered on fewer
 #   problems.
-# - That with 80 steps lies above it for every $k$.
+# - That with 80 steps lies above the start's for every $k$.
 # </details>
 #
 # **Would other problems show the same?** Average the change of each problem over the seeds (**pooled**).
@@ -561,7 +561,7 @@ show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
 #   call it **sharpening with a loss**.
 # - Neither: **undecided**.
 #
-# (If the interval of one seed lies above 0 and that of another below, it is undecided, too.)
+# (But if the interval of one seed lies above 0 and that of another below, it is undecided.)
 #
 # **Predict** the verdicts after 80 and after 400 training steps.
 

@@ -228,7 +228,7 @@ def rule(said, longer):
     said("If the interval of pass@1 does not lie above", 0, WORTH_HAVING)
     said("It lies above", 0)
     said("It ends below", WORTH_HAVING, 0)
-    said("(If the interval of one seed lies above", 0)
+    said("(But if the interval of one seed lies above", 0)
     said("A problem that goes from", 0.02, 0.1, 1 - 0.98**16, 1 - 0.9**16)
     said("more problems are solved within", 16)
 
