@@ -102,7 +102,17 @@ from minirlhf.classroom.lessons.lesson_15b import (
     progress_of_steps,
     steps_read,
 )
+from minirlhf.classroom.lessons.verdicts import six_verdicts
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
-__all__ = ["CASES", "EXERCISES", "Exercise", "Result", "three_runs", "watch_updates", "whole_step"]
-__all__ += EXERCISES
+__all__ = [
+    "CASES",
+    "EXERCISES",
+    "Exercise",
+    "Result",
+    "six_verdicts",
+    "three_runs",
+    "watch_updates",
+    "whole_step",
+    *EXERCISES,
+]

@@ -19,8 +19,9 @@
 # - say what the group does for the gradient, and what dividing by its standard deviation changes,
 # - tell whether training made a model solve more problems, or made it surer of what it could do.
 #
-# **You need** lessons 04 (REINFORCE, baselines), 05 (advantages, the critic) and 06 (PPO's ratio and clip).
-# Lessons 07 (the KL penalty) and 10 (RLOO) help. About 60 minutes to read and 95 for the exercises.
+# **You need** lessons 03 (the end-of-sequence token EOS, the small world), 04 (REINFORCE, baselines),
+# 05 (advantages, the critic) and 06 (PPO's ratio and clip). Lessons 07 (the KL penalty) and 10 (RLOO)
+# help. About 60 minutes to read and 95 for the exercises.
 
 # %%
 import copy
@@ -34,29 +35,36 @@ from minirlhf.classroom import FAST, check
 # %% [markdown]
 # ## 1. The idea: the group is the baseline
 #
-# A score says little by itself. Is 0.7 good? That depends on what the policy usually gets for this
+# Is a score of 0.7 good? That depends on what the policy usually gets for this
 # prompt. Proximal policy optimisation (PPO) trains a second network, the critic, to predict it.
-# **Group relative policy optimisation (GRPO)** needs no critic. It samples $G$ responses to the same
-# prompt, a **group**. Response $i$ has the score $r_i$. The $G$ scores have the mean $\bar r$ and the
+# **Group relative policy optimisation (GRPO)** samples a **group** instead: $G$ responses to the same
+# prompt. Response $i$ has the score $r_i$. The $G$ scores have the mean $\bar r$ and the
 # standard deviation $\sigma$ (divided by $G-1$, not $G$). The advantage $A_i$ of a response compares it with
 # the others:
 #
 # $$ A_i = \frac{r_i - \bar r}{\sigma + \delta} . $$
 #
 # Every token of the response has this advantage. $\delta = 0.0001$ avoids a division by 0. The rest is
-# PPO (lesson 06). The importance ratio $\rho_{i,t} = \pi / \pi_{\text{old}}$ of token $t$ is its
-# probability under the policy that learns, divided by that under the policy that sampled. The token's
-# loss is, with $\epsilon = 0.2$,
+# PPO (lesson 06). With the importance ratio $\rho_{i,t} = \pi / \pi_{\text{old}}$ of token $t$ (the policy that
+# learns over the one that sampled) and $\epsilon = 0.2$, the token's loss is
 #
 # $$ L_{i,t} = -\min\big(\rho_{i,t} A_i,\; \text{clip}(\rho_{i,t},\, 1-\epsilon,\, 1+\epsilon)\, A_i\big) . $$
 #
-# The loss of a response is the mean over its tokens. In words: make the responses that beat their
-# group more likely, and the others less likely.
+# Response $i$ has $|y_i|$ tokens, and a batch has $N$ groups. The whole loss is
+#
+# $$ \frac{1}{N G} \sum_{i=1}^{N G} \frac{1}{|y_i|} \sum_{t=1}^{|y_i|} L_{i,t} , $$
+#
+# the mean over the tokens of a response, then over the responses. In words: responses that
+# beat their group become more likely, the others less likely.
+#
+# **The price.** There is no critic to store or train. But a prompt costs $G$ samples, and all tokens of
+# a response share one advantage. PPO is still worth its critic where samples are expensive, or where one
+# token of a long response is the mistake.
 
 # %% [markdown]
 # ## 2. Which advantages?
 #
-# **Predict** the advantages of these four groups, roughly. Then run the cell.
+# **Predict** the advantages of these four groups, roughly.
 #
 # | group | scores |
 # |---|---|
@@ -74,26 +82,22 @@ for scores in ([1, 0, 0, 0], [1, 1, 1, 1], [1, 0], [1.001, 1.000]):
 # <details><summary>What you should see</summary>
 #
 # - *One is right*: about 1.5 for the right one, and −0.5 for each wrong one. The four advantages sum
-#   to 0. A rare right answer is pushed up more strongly than each wrong one is pushed down.
-# - *All are right*: 0 everywhere. No response is better than another, so there is nothing to
-#   learn. The same holds if all are wrong.
+#   to 0.
+# - *All are right*: 0 everywhere. There is nothing to learn. The same holds if all are wrong.
 # - *Far apart*: 0.71 and −0.71.
 # - *Nearly equal*: 0.62 and −0.62, nearly the same! After the division, a tiny difference counts
 #   almost as much as a large one. (Not 0.71, because $\delta$ counts beside $\sigma$ = 0.0007.)
-#   Lesson 11b asks whether this does harm.
 # </details>
 
 # %% [markdown]
 # ## 3. A task with a verifiable reward
 #
-# A reward model can be fooled. For some tasks a rule can check the result
-# itself. Such a score is called a **verifiable reward**. Our rule is: 1 if the last number of the
-# response is right, else 0.
+# A reward model can be fooled. For some tasks a rule can check the result itself: a **verifiable
+# reward**. Our rule is: 1 if the last number of the response is right, else 0.
 #
 # The model is `tiny-steps`, a language model with 0.6 million parameters. It writes
 # arithmetic, and every character is a token. It can answer in two ways: in written steps
-# (`32+11=43`), or at once, with the sign `~` in front (`~43`). It was fine-tuned on correct
-# examples of both ways. Here are five samples for each of five problems that it has not practised:
+# (`32+11=43`), or at once, with the sign `~` in front (`~43`). Here are five samples for each of five new problems:
 
 # %%
 torch.set_num_threads(1)  # sums in a fixed order, so that two runs can be equal
@@ -117,8 +121,8 @@ table(start, questions)
 
 # %% [markdown]
 # The model answers most problems at once, and fewer than a third of these answers are right. Of its
-# answers in steps, more than six in ten are right. It does not prefer steps, because all its examples
-# were right, short and long.
+# answers in written steps, more than six in ten are right. Fine-tuning could not teach it to prefer them: all
+# its examples were right, in both ways, so they do not show which way fails more often.
 
 # %% [markdown]
 # ## 4. One group by hand
@@ -133,7 +137,7 @@ table(start, questions)
 # | `32+11=43` | 1 | 0.5 | 0.25 | 0.87 |
 #
 # The squares sum to 1. Divided by $G - 1 = 3$ this is 1/3, and the standard deviation is its
-# root, 0.577. So the advantages are 0.5 / 0.577 = 0.87 and −0.87. The package gives the same, and
+# root, 0.577. The advantage is 0.5 / 0.577 = 0.87. The package gives the same, and
 # draws the group:
 
 # %%
@@ -154,19 +158,19 @@ show.grpo_group(
 # the last number.
 
 # %% [markdown]
-# ## 5. One step of GRPO
+# ## 5. One training step
 #
 # A batch has 16 prompts with 8 responses each. The responses to a prompt are neighbours, so
 # `scores.view(16, 8)` has one row per prompt. Tensors of tokens have the shape (B, R), with B = 128
 # responses. Two epochs with minibatches of 64 responses make four updates per batch. At each
-# update we measure how many ratios lie outside the clip range, 0.8 to 1.2. The parts of the code:
+# update we measure how many ratios lie outside the clip range, 0.8 to 1.2.
 #
 # | part | what it does | explained in |
 # |---|---|---|
 # | **1.** Sample | writes a group of responses to each prompt, and keeps the log-probability of every token under the policy that samples | section 1 |
 # | **2.** Score | the rule says right or wrong | section 3 |
 # | **3.** Compare | the advantage of each response, copied to all its tokens | sections 1 and 4 |
-# | **4.** Update | for each minibatch: the ratios, the clipped loss, its mean over the tokens of a response and then over the responses, one step of the optimiser | section 1, lesson 06 |
+# | **4.** Update | for each minibatch: the ratios, the clipped loss ($\epsilon$ is 0.2 unless `core.ppo_clip` is told otherwise), its mean over the tokens of a response and then over the responses, one update of the weights | section 1, lesson 06 |
 
 # %%
 prompts = experiments.practice_problems()  # 10,000 prompts such as "7+11+10="
@@ -216,11 +220,12 @@ def grpo_step(questions):
 
 
 # %% [markdown]
-# Compare it with PPO's step in lesson 06: there is no critic, no value loss and no generalised advantage
-# estimation. Part 3 of the code replaces all three.
+# The critic, the value loss and the generalised advantage estimation of lesson 06 are gone. Part 3 of the
+# code replaces all three.
 #
 # The package's `train_group` is this loop with extras such as gradient clipping and a learning-rate
-# schedule. `GroupConfig.plain` switches them off. Then three steps leave exactly the same weights:
+# schedule. `GroupConfig.plain` switches them off. Then three training steps leave the same
+# weights:
 
 # %%
 order = list(loops.shuffled_batches(len(prompts), 16, 3, seed=0))
@@ -235,22 +240,23 @@ columns = ["right answers", *(f"outside, update {i}" for i in (1, 2, 3, 4))]
 pd.DataFrame(measured, columns=columns).round(2)
 
 # %% [markdown]
-# Each row is a batch. (The batches have other prompts, so no rise shows yet.) In the first update
+# Each row is a batch. (Batches have other prompts, so no rise shows yet.) In the first update
 # all ratios are 1: the policy that learns is still the one that sampled. At the
-# fourth update roughly one token in ten is outside the range. The clip removes the gradient of those that
-# moved the way their advantage asks. Those that moved the other way keep theirs: it leads back (lesson 06).
+# fourth update roughly one token in ten is outside. (Update 2 of the first batch: see "Going
+# further".) Of these, the tokens that moved the way their advantage asks lose their gradient; logs call
+# their share `clip_fraction`. Those that moved the other way keep it: it leads back (lesson 06).
 #
-# **Where is the KL penalty** (lesson 07)? It is there against text that only fools a reward model. A rule like
-# ours is hard to fool, so we set the penalty to 0.
+# No KL penalty (lesson 07) is needed: our rule is hard to fool.
 
 # %% [markdown]
 # ## 6. A group under the microscope
 #
 # Another group for `16+16+11=`: eight responses by the policy before training. The colour is the
-# advantage: blue tokens become more likely, orange ones less likely. The loss of section 5 moves the
-# log-probability of a token by its advantage, divided by the length of its response. This is the **push** on
-# the token. A push down is its **blame**. (Without scripts: the
-# [still picture](../docs/images/microscope_group.png).)
+# advantage: blue tokens are pushed up, orange ones down.
+#
+# The **push** on a token is minus the derivative of the response's loss by the token's log-probability: the
+# advantage, divided by the response's length. It says how hard the loss pulls, not how far the token moves.
+# A push down is **blame**.
 
 # %%
 eight = ["16+16+11="] * 8
@@ -265,24 +271,25 @@ still = "../docs/images/microscope_group.png"
 show.microscope(tokens, "advantage", text="all", still=still)
 
 # %% [markdown]
-# Three things to see:
+# Four things to see:
 #
 # 1. **One number per response.** The only right response, `32+11=43`, has the advantage 2.47
 #    at every token. All others have −0.35.
-# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first step is right: 16+16 is 32.
-#    Only the digit after `=` is wrong. But all its tokens are pushed down alike, the right ones
-#    too. GRPO does not know where the error is. A critic can learn it (lesson 05).
-# 3. **One group is luck, many are not.** Add up the pushes on the first token. Six responses of 4
-#    tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. The two others begin with `3`, a written step. They
-#    have 9 tokens each: (2.47 − 0.35) / 9 = 0.24. So this group makes steps more likely. Over many
-#    groups steps win, because they are right more often.
+# 2. **Blame without a place.** Look at response 6, `32+11=33`. Its first written step is right: 16+16
+#    is 32. Only the digit after `=` is wrong. But all its tokens are pushed down alike.
+# 3. **Other responses show the place.** The right response, number 1, has the same `32+11=`. Both have 9
+#    tokens, so each token of this prefix gets (2.47 − 0.35) / 9 = +0.24 in all. The right written step becomes
+#    *more* likely. Where the two differ, `4` gets +0.27 and `3` gets −0.04.
+# 4. **One group is luck, many are not.** Add up the pushes on the first token. Six responses of 4
+#    tokens begin with `~`: 6 · (−0.35) / 4 = −0.53. The `3` of the two others gets +0.24, as above. So this
+#    group makes written steps more likely. Over many groups they win: they are right more often.
 
 # %% [markdown]
 # ## 7. What the group does to the gradient
 #
-# Is GRPO's gradient right, on average? A small world gives an exact answer (lesson 04). Its words are
-# *good*, *bad* and the full stop, and a response has at most three of them. It is right if its
-# *first* word is *good*. We list *all* groups of four, and compare the expected gradient of a loss
+# Is GRPO's gradient right, on average? A small world gives an exact answer (lesson 03). Its words are
+# *good*, *bad* and the full stop, and a response has at most three. It is right if its
+# *first* word is *good*. We list *all* groups of four, and compare a loss's expected gradient
 # with that of the expected score, the **true** one.
 #
 # | in the code | what it is |
@@ -317,16 +324,15 @@ def length_of_wrong(logits):
 
 
 # %% [markdown]
-# This is the policy gradient of lesson 04: the advantage times the log-probability of the response, a
-# sum over its tokens. While all ratios are 1, section 5's loss has the same gradient with a minus sign,
-# because $\nabla \rho = \rho\, \nabla \log \pi = \nabla \log \pi$. Its divisor is the length. We try three
-# divisors and two baselines, without the standard deviation:
+# The objective is that of lesson 04: the advantage times the log-probability of the response. While all ratios
+# are 1, the loss of section 5 has the same gradient with a minus sign ($\nabla \rho = \rho\, \nabla \log \pi$), and
+# the divisor $|y_i|$. We try two others, and two baselines, without the standard deviation:
 #
 # | column | what it is |
 # |---|---|
-# | size | the length of the expected gradient; that of the true one is 1 |
+# | norm | the norm of the expected gradient; that of the true one is 1 |
 # | cosine | 1 means the direction of the true gradient |
-# | length of wrong | the mean length of wrong responses after a step along the gradient; before the step it is 1.83 words; all steps are equally long |
+# | length of wrong | the mean length of wrong responses after an update along the gradient; before it, 1.83 words; all updates have the same norm |
 
 # %%
 of_group = core.group_relative(scores, scale_by_std=False)  # minus the group's mean
@@ -335,63 +341,74 @@ rows = []
 for name, divisor in (("1", 1), ("a constant, 3", 3), ("its length", lengths)):
     for baseline, advantages in (("the group", of_group), ("the others", of_others)):
         gradient = expected_gradient(advantages, divisor)
-        size = gradient.norm() / true.norm()
+        norm = gradient.norm() / true.norm()
         cosine = torch.cosine_similarity(gradient.flatten(), true.flatten(), 0)
-        length = length_of_wrong(policy + gradient / gradient.norm())  # after a step
-        rows.append([name, baseline, size.item(), cosine.item(), length.item()])
-columns = ["sum over tokens, divided by", "baseline: mean of", "size (true: 1)"]
+        length = length_of_wrong(policy + gradient / gradient.norm())  # after an update
+        rows.append([name, baseline, norm.item(), cosine.item(), length.item()])
+columns = ["sum over tokens, divided by", "baseline: mean of", "norm (true: 1)"]
 columns += ["cosine (true: 1)", "length of wrong"]
 pd.DataFrame(rows, columns=columns).round(2)
 
 # %% [markdown]
-# - **The mean of the group only shortens the gradient**, to $(G-1)/G$ = 3/4, because
-#   $r_i - \bar r = \frac{G-1}{G} (r_i - \text{mean of the others})$. With the mean of the others, the
-#   gradient is exactly the true one. This is REINFORCE leave-one-out (RLOO, lesson 10).
-# - **A constant divisor only shortens it, too.** A larger learning rate makes up for that.
-# - **Dividing by the response's own length (section 5) changes the direction.** Wrong responses get longer,
-#   although length earns nothing.
+# - **The mean of the group only shrinks the gradient**, to $(G-1)/G$ = 3/4, because
+#   $r_i - \bar r = \frac{G-1}{G} (r_i - \text{mean of the others})$. With the mean of the others
+#   (REINFORCE leave-one-out, lesson 10), the gradient is exactly the true one.
+# - **A constant divisor only shrinks it, too.** A larger learning rate makes up for both.
+# - **The response's own length (section 5) changes the direction.** Wrong responses get longer, although
+#   length earns nothing.
 #
-# **Not divided**, a wrong response of 9 tokens gets a total blame of 9 · 0.35 (section 6), and one of 4 tokens
-# only 4 · 0.35. Why does the length stay? Each push acts only on the choice at its own position. After a
-# wrong first word the choice may be *stop* or *go on*. Every continuation has the same advantage. A constant
-# advantage pushes nowhere on average (lesson 04): the pushes on *stop* are balanced by those on *go on*.
+# **Why do wrong responses get longer?** Look at one token after a wrong first word: *stop*, for a
+# response of 4 tokens, or *go on*, to 9. Both have the chance 1/2 and the advantage −0.35 (section 6). Sampling
+# *stop* moves the logit of *stop* by half the push on this token, and sampling *go on* by minus half of it
+# (lesson 04):
 #
-# **Divided**, each response gets 0.35 in total, and the balance is gone. At this position, stopping after 4
-# tokens costs 0.35 / 4 = 0.09, and going on to 9 tokens only 0.04. So the policy goes on: wrong responses
-# get longer. Among right responses, short ones gain.
+# | sampled | push on this token, not divided | on the logit of *stop* | push on this token, divided | on the logit of *stop* |
+# |---|---|---|---|---|
+# | *stop* | −0.35 | −0.18 | −0.35 / 4 = −0.09 | −0.04 |
+# | *go on* | −0.35 | +0.18 | −0.35 / 9 = −0.04 | +0.02 |
+# | both | | 0 | | −0.02 |
 #
-# **What does the standard deviation change?** Take groups of 16, and a hard prompt: a response is right with
-# the chance $p = 0.02$. How large is the mean gradient of a group? (The unit is the same in all rows.)
+# **Not divided**, the two cancel: a constant advantage pushes nowhere on average. **Divided**, *go
+# on* gets less blame at this token, because its response spreads the blame over more tokens. So *stop*
+# becomes rarer. Among right responses, short ones gain.
 #
-# | right answers | chance of such a group | not divided by $\sigma$ | divided by $\sigma$ |
+# **Why divide by the standard deviation?** So that scores of any scale, 0 to 1 or 0 to 100, give equally large
+# advantages. But it changes more than the scale. If $c$ answers of a group are right, the squares of section
+# 4 sum to $c\,(G-c)/G$. Here is $\sigma^2$, also for $c$ = 1 and 2 of 16:
+#
+# $$ \sigma^2 = \frac{c\,(G-c)}{G\,(G-1)} , \qquad \frac{1 \cdot 15}{16 \cdot 15} = 0.0625 , \qquad
+# \frac{2 \cdot 14}{16 \cdot 15} = 0.1167 . $$
+#
+# What is the mean gradient of all groups with $c$ right answers? Let $p$ be the chance of a right answer. The
+# true gradient is $\nabla p$, because $p$ is the expected score.
+#
+# 1. Among the right responses, $y$ has the share $\pi(y)/p$. So the mean of $\nabla \log \pi(y)$ over them is
+#
+#    $$ \sum_{y \text{ right}} \frac{\pi(y)}{p}\, \nabla \log \pi(y) =
+#    \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
+#
+#    Over wrong ones it is $-\nabla p / (1 - p)$, because the sum of all $\nabla \pi(y)$ is 0.
+# 2. Not yet divided, the advantage is $(G-c)/G$ for a right response and $-c/G$ for a wrong one. So the
+#    mean gradient is
+#
+#    $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{\nabla p}{p} + (G-c) \cdot \frac{c}{G} \cdot
+#    \frac{\nabla p}{1-p} \Big) = \sigma^2 u , \qquad u = \frac{G-1}{G} \cdot \frac{\nabla p}{p\,(1-p)} . $$
+#
+#    The vector $u$ does not depend on $c$.
+# 3. Dividing by $\sigma$ turns $\sigma^2$ into $\sigma$. The direction stays $\nabla p$. **The standard
+#    deviation changes how much a prompt counts, not where it points.**
+#
+# *Example:* a hard prompt, $p = 0.02$, with groups of 16. The unit of the last two columns is $u$:
+#
+# | right answers | chance of such a group | proportional to $\sigma^2$ (not divided) | proportional to $\sigma$ (divided) |
 # |---|---|---|---|
 # | none | 72 % | 0 | 0 |
 # | one | 24 % | 0.0625 | 0.250 |
 # | two | 4 % | 0.1167 | 0.342 |
 # | mean over all groups | | 0.0196 | 0.073 |
 #
-# With one right answer of 16 it is 0.0625, and divided 0.25. Groups without a right answer teach nothing
-# either way. Altogether the gradient of this prompt gets 3.7 times as long: 0.073 / 0.0196. This is its
+# The division makes the expected gradient of this prompt 3.7 times as large: 0.073 / 0.0196. This is its
 # **factor**. If all prompts had the same factor, a learning rate could make up for it.
-#
-# The columns are $\sigma^2$ and $\sigma$. Why? The true gradient is $\nabla p$, because $p$ is the expected
-# score. Take all groups with $c$ right answers:
-#
-# 1. Let $y$ be a response. Averaged over right responses, $\nabla \log \pi(y)$ is
-#
-#    $$ \sum_{y \text{ right}} \frac{\pi(y)}{p}\, \nabla \log \pi(y) =
-#    \frac{1}{p} \sum_{y \text{ right}} \nabla \pi(y) = \frac{\nabla p}{p} . $$
-#
-#    Over wrong ones it is $-\nabla p / (1 - p)$, because the sum of all $\nabla \pi(y)$ is 0.
-# 2. Put in the advantages, not yet divided: $(G-c)/G$ for a right response, and $-c/G$ for a wrong one. The mean
-#    gradient is $\sigma^2 = c\,(G-c) / (G\,(G-1))$ times something that does not depend on $c$:
-#
-#    $$ \frac{1}{G} \Big( c \cdot \frac{G-c}{G} \cdot \frac{\nabla p}{p} + (G-c) \cdot \frac{c}{G} \cdot
-#    \frac{\nabla p}{1-p} \Big) = \sigma^2 \cdot \frac{G-1}{G} \cdot \frac{\nabla p}{p\,(1-p)} . $$
-#
-# 3. $\sigma$ is the same number in all groups with this $c$. So dividing by it turns $\sigma^2$ into
-#    $\sigma$. The direction stays $\nabla p$. **The standard deviation changes how much a prompt counts, not
-#    where it points.**
 
 
 # %%
@@ -417,9 +434,9 @@ show.lines(factors, p, xlabel="chance of a right answer", ylabel="factor", ylim=
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# The two ends have the same factor in groups of 16: 3.7. The middle has 2.0. (One wrong answer of 16
-# gives the same $\sigma$ as one right answer.) In groups of 2, every group that teaches has one
-# right and one wrong answer. So the factor is 1.4 for all prompts.
+# The two ends have the same factor in groups of 16: 3.7. The middle has 2.0. In groups of 2, every group
+# that teaches has one right and one wrong answer. Its $\sigma$ is 0.707. So the factor is $\sigma / \sigma^2$ = 1 / 0.707 = 1.4 for
+# all prompts.
 # </details>
 #
 # So GRPO maximises **another objective** than the share of right answers ("Going further"): the weights of
@@ -429,9 +446,10 @@ show.lines(factors, p, xlabel="chance of a right answer", ylabel="factor", ylim=
 # %% [markdown]
 # ## 8. What a run looks like
 #
-# First a short run of our own: 40 steps, with the extras that `plain` switches off. Each batch is
-# used for one update only. So every ratio is 1, and the clip never acts. Beside it runs a **control**: the
-# same training, but in each batch the scores are dealt out to the responses at random.
+# First a short run of our own: 40 training steps with the settings of our experiments (`group_config`): 16
+# prompts, groups of 8, one update per batch. So every ratio is 1, and the clip never acts. `monitors` are
+# logged, but not rewarded. Beside it runs a **control**: the same training, but in each batch the scores are
+# dealt out to the responses at random. (The cell takes about a minute.)
 #
 # **Predict.** What happens to the share of right answers in the control: does it rise, stay or fall?
 
@@ -459,41 +477,41 @@ _, control = practise(dealt_at_random)
 # %% tags=["predict"]
 shares = {"paid for right answers": paid.column("grpo", "right")}
 shares["paid at random"] = control.column("grpo", "right")
-show.lines(shares, xlabel="step", ylabel="share of right answers", ylim=(0, 0.8))
+show.lines(
+    shares, xlabel="training step", ylabel="share of right answers", ylim=(0, 0.8)
+)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
 # The share of right answers starts near 0.4. It rises to between 0.5 and 0.65 (the mean of the last five
-# steps). In the control it *falls*, to between 0.2 and 0.35. So the rise comes from rewarding
+# training steps). In the control it *falls*, to between 0.2 and 0.35. So the rise comes from rewarding
 # right answers. "Going further" says why random scores hurt.
 # </details>
 #
-# Section 3 again. The trained model writes steps more often. (Five samples are few: `16-1-10=` does worse.)
+# Section 3 again. The trained model uses written steps more often. (Five samples are few: `16-1-10=` does worse.)
 
 # %%
 table(trained, questions)
 
 # %% [markdown]
-# And longer runs, recorded with `minirlhf experiment family`, three seeds each. `grpo` has 80 steps of
-# one update, as above. `grpo, 4 epochs` makes **four updates per batch** (four epochs, each with one
-# minibatch), and has 40 steps ("Going further" has the results).
+# And longer runs, recorded with `minirlhf experiment family`: 80 training steps as above, with three seeds.
+# `frac_reward_zero_std` is the share of groups in which all scores are equal.
 
 # %%
 history = experiments.results("family_history")
 show.curves(
-    history[history.variant.isin(["grpo", "grpo, 4 epochs"])],
-    columns=["score", "length", "frac_reward_zero_std", "clip_fraction"],
-    across=2,
+    history[history.variant == "grpo"],
+    columns=["score", "length", "frac_reward_zero_std"],
+    across=3,
 )
 
 # %% [markdown]
 # | panel | what it shows |
 # |---|---|
-# | `score`: the share of right answers to practice problems | With one update per batch it rises from 0.46 to about 0.69 (the mean of the last five points). |
-# | `length`: tokens of a response | It nearly doubles, from 5.2 to about 9.6. Length is not rewarded. But steps are longer than guesses, and more often right: the policy has come to prefer steps. The gain of short right responses (section 7) is weak beside this: with Dr. GRPO, which does not have it, responses get as long ("Going further"). |
-# | `frac_reward_zero_std`: the share of groups in which all scores are equal | It rises from 9 % in the first ten steps to 19 % in the last ten. These groups cost samples and teach nothing. |
-# | `clip_fraction`: the share of tokens whose gradient the clip removes | It is 0 with one update, and up to 3 % with four. That is less than in section 5, because it is another measure: a ratio above 1.2 counts only if the advantage is positive, one below 0.8 only if it is negative. It is the mean over all updates of a batch, also the first, where every ratio is 1. And the learning rate falls during the run. |
+# | `score`: the share of right answers to practice problems | It rises from 0.46 to about 0.69 (the mean of the last five points). |
+# | `length`: tokens of a response | It nearly doubles, from 5.2 to about 9.6. Length is not rewarded. But written steps are longer than guesses, and more often right. The pull on length of section 7 is weak beside this ("Going further"). |
+# | `frac_reward_zero_std` | It rises from 9 % in the first ten training steps to 19 % in the last ten. These groups cost samples and teach nothing. |
 
 # %% [markdown]
 # ## 9. Sharpening or learning?
@@ -510,38 +528,42 @@ show.curves(
 #
 # Both models have the same pass@1. Only pass@16 shows that the second one solves problem C.
 #
-# **Learning** only means here that more problems are solved within 16 tries. The start might solve them, too,
-# with more tries ("Going further").
-#
-# We average the change of each problem over three seeds (**pooled**), and look at the 95 % interval of
-# the mean change (the bootstrap, "Going further"). The interval speaks of other problems of this kind, not of
-# other seeds. For the seeds we only ask whether two **contradict** each other: the interval of one
-# lies above 0, that of another below. Before looking, we call a rise of 0.05 worth having. If pass@16 has room
-# to rise, the first row that fits is the verdict:
-#
-# | | verdict | because |
-# |---|---|---|
-# | the pooled interval of pass@1 does not lie above 0 | **no gain** | pass@1 has not been shown to rise, so there is nothing to explain |
-# | two seeds contradict each other in pass@16 | **undecided** | the pooled interval does not speak of other seeds |
-# | the pooled interval of pass@16 lies above 0 | **learning** | a rise, however small, is shown |
-# | it ends below 0.05 | **sharpening** | a rise worth having is ruled out (no interval can show a change of exactly 0) |
-# | it reaches 0.05 | **undecided** | a rise worth having is possible, but not shown |
-#
-# *Example:* pass@1 has risen, no seeds contradict, and the interval of pass@16 is
-# [−0.01, 0.03]. It holds 0, so no rise is shown. It ends below 0.05: the fourth row, sharpening.
-#
-# Is there room? On 400 problems like those of section 8, pass@16 of the start is 98 % already. So we ask for
-# something harder: sums of four numbers, such as `12+5-16+2=`. No example and no practice problem has three
-# plus or minus signs. `minirlhf experiment longer` trains as in section 8, for 80 and for 400 steps, with
+# Take 400 problems like those of section 8. There pass@16 of the start is 98 %: it can hardly rise. So we ask
+# for sums of four numbers, such as `12+5-16+2=`. No example and no practice problem has three
+# plus or minus signs. `minirlhf experiment longer` trains as in section 8, for 80 and 400 training steps, with
 # three seeds, and tests on 400 of these sums. The start solves 34 % in 16 tries.
 #
-# **Predict.** After 400 steps, pass@1 has risen from 6 % to 9 %. Has pass@16 risen, too? And after
-# 80 steps?
+# **Predict.** After 400 training steps, pass@1 has risen from 6 % to 9 %. Has pass@16 risen, too? And after 80?
 
 # %% tags=["predict"]
 longer = experiments.results("longer")
+longer["variant"] = longer["variant"].replace("grpo", "grpo, 80 steps")
 passed = experiments.pass_at_each_k(longer, samples=16)
 show.lines(passed, range(1, 17), xlabel="k", ylabel="pass@k")
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - The line of 400 steps crosses the start's near $k = 8$. Right answers have gathered on fewer
+#   problems.
+# - That with 80 steps lies above the start's for every $k$.
+# </details>
+#
+# **Would other problems show the same?** Average the change of each problem over the seeds (**pooled**).
+# Draw 400 of these changes with replacement, take their mean, and repeat (the *bootstrap*). The middle 95 % of
+# these means are the **95 % interval**. Only problems are drawn anew, not seeds.
+#
+# **The verdict.** If the interval of pass@1 does not lie above 0, it is **no gain**. If it does, look at
+# the interval of pass@16. Say first which rise is worth having: here 0.05. The first line that fits counts.
+#
+# - It lies above 0: **learning**. A rise is shown.
+# - It ends below 0.05: **sharpening**. A rise worth having is excluded. If the whole interval lies below 0,
+#   call it **sharpening with a loss**.
+# - Neither: **undecided**.
+#
+# (But if the interval of one seed lies above 0 and that of another below, it is undecided.)
+#
+# **Predict** the verdicts after 80 and after 400 training steps.
 
 # %% tags=["predict"]
 changes = {}  # of pass@1 and pass@16, with the intervals
@@ -555,26 +577,22 @@ pd.DataFrame(changes).T.rename_axis(["measure", "seed"])
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **Sharpening after 400 steps.** The interval of pass@1 lies above 0. No seeds contradict each other. The
-#   interval of pass@16 holds 0 and ends at 0.01, and there was room for 0.66.
-# - **How can both be true?** The lines cross near $k = 8$: the right answers have gathered on fewer
-#   problems.
-# - **Undecided after 80 steps.** The line is above that of the start for every $k$. But the interval
-#   of pass@16 holds 0 and 0.05. With seed 1 alone we would have reported learning, and with
-#   seed 2 alone not even a gain in pass@1.
+# - **Sharpening after 400 steps.** The interval of pass@1 lies above 0. That of pass@16 ends at 0.01, and
+#   there was room for 0.66. It holds 0, so a loss is not shown, although the mean falls by 0.033. (With seed 2
+#   alone we would have reported a loss.)
+# - **Undecided after 80 steps.** The interval of pass@16 holds 0 and 0.05. With seed 1 alone we would have
+#   reported learning, and with seed 2 alone not even a gain in pass@1.
 # </details>
 
 # %% [markdown]
 # ## What to remember
 #
-# - GRPO: sample a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, then PPO's
-#   clipped loss. No critic. Right steps of a wrong answer are blamed, too. A group of equal scores teaches
-#   nothing.
-# - Subtracting the group's mean only shortens the expected gradient. Dividing by the response's own
-#   length lets long wrong responses survive.
-# - Dividing by $\sigma$ changes how much a prompt counts, not where it points. Very hard and very easy
-#   prompts get more weight.
-# - Dr. GRPO has no $\sigma$, and a constant divisor instead of the length.
+# - GRPO: a group per prompt, $A_i = (r_i - \bar r) / (\sigma + \delta)$ at every token, PPO's clipped loss. No
+#   critic. A group of equal scores teaches nothing.
+# - Right written steps of a wrong answer are blamed, too. Other responses with the same beginning can make
+#   up for it.
+# - Dividing by a response's own length lets long wrong responses survive.
+# - Dividing by $\sigma$ gives very hard and very easy prompts more weight. Dr. GRPO does neither.
 # - A gain in pass@1 may be sharpening. Look at pass@k, and at its room to rise.
 #
 # ## Exercises
@@ -656,7 +674,7 @@ check.grpo_loss(grpo_loss)
 
 # %% tags=["exercise", "solution"]
 def length_of_wrong_responses(loss, steps=40, groups=4096):
-    """The exact mean length of wrong responses, at each step of training."""
+    """The exact mean length of wrong responses, at each training step."""
     first = core.World.from_reward(
         ("good", "bad", "."), 6, lambda words: float(words[0] == "good")
     )
@@ -686,7 +704,7 @@ def colleagues_loss(logprobs, group_scores, mask, max_tokens):
 
 show.lines(
     {"wrong responses": length_of_wrong_responses(colleagues_loss)},
-    xlabel="step",
+    xlabel="training step",
     ylabel="mean number of words",
     ylim=(2.2, 2.6),
 )
@@ -713,8 +731,8 @@ check.colleagues_loss(colleagues_loss)
 # weaker than with its own length, because the own length is only one of four.
 #
 # **Why the mean score does none.** It is *subtracted*, and only rescales the expected gradient. The others'
-# part of it is a number that the response does not influence, and such a number changes nothing on average (lesson 04). The own part, a quarter of the own
-# score, makes the advantage shorter by the same share for every response.
+# part of it is a number that the response does not influence, and such a number changes nothing
+# on average (lesson 04). The own part, a quarter of the own score, makes the advantage smaller by the same share for every response.
 #
 # A divisor *multiplies* the gradient of each response. So it must not depend on the response. `max_tokens` does
 # not. The mended loss is that of Dr. GRPO: no standard deviation, and a constant divisor, the longest length
@@ -735,7 +753,7 @@ def colleagues_loss(logprobs, group_scores, mask, max_tokens):
 
 show.lines(
     {"wrong responses": length_of_wrong_responses(colleagues_loss)},
-    xlabel="step",
+    xlabel="training step",
     ylabel="mean number of words",
     ylim=(2.2, 2.6),
 )
@@ -774,10 +792,10 @@ def pass_at_k(right, k):
 check.pass_at_k(pass_at_k)
 
 # %% [markdown] tags=["exercise"]
-# **5. The whole step on an empty page** *(hard, 30 minutes)*. Close section 5. Write `grpo_step` from
+# **5. The whole training step on an empty page** *(hard, 30 minutes)*. Close section 5. Write `grpo_step` from
 # memory, under the name `my_step`: sample groups of 8, score, compare (with $\delta = 0.0001$), two
 # epochs with minibatches of 64. You need not measure the ratios. Return the mean score of the batch. The
-# last cell runs three steps and compares them with section 5.
+# last cell runs three training steps and compares them with section 5.
 #
 # You need `models.encode_prompts`, `models.sample`, `score`, `batch.with_columns`, `batch.select`,
 # `batch.response_mask`, `batch.old_logprobs`, `models.policy_logprobs`, `core.ppo_clip` and
@@ -790,7 +808,9 @@ check.pass_at_k(pass_at_k)
 #
 # - The first mean score differs: the sampling.
 # - The second one differs: the mean that is subtracted, the `view`, the shuffling, the number of epochs
-#   or updates, the clip, or a sum where a mean is due.
+#   or updates, the clip, a sum where a mean is due, or a forgotten `optimizer.zero_grad()`.
+# - The second one differs, and is another one each time you run your cells: a shuffle without
+#   `generator=generator`.
 # - Only the third one differs: a mean over all tokens of the minibatch, one shuffle for both epochs, or
 #   no division by the standard deviation.
 # - All scores agree, and the weights do not: another $\delta$, or $G$ instead of $G - 1$ in the standard
@@ -816,20 +836,32 @@ print("mean scores, section 5:", [row[0] for row in measured])
 print("mean scores, my_step:  ", mine)
 print("the weights are equal:", models.same_weights(actor, other))
 
+# %% [markdown] tags=["exercise"]
+# **6. Six verdicts** *(medium, 10 minutes)*. Six runs, each with three seeds. The start solves 40 % of
+# their test problems in 16 tries. The table has the changes, and in brackets their 95 % intervals for other
+# problems. Give each run its verdict by section 9: `"learning"`, `"sharpening"`, `"sharpening with a loss"`,
+# `"undecided"` or `"no gain"`. What would you do next?
+#
+# | run | problems | pass@1, pooled | pass@16, seed 0 | seed 1 | seed 2 | pass@16, pooled |
+# |---|---|---|---|---|---|---|
+# | A | 400 | 0.06 [0.03, 0.09] | 0.03 [−0.01, 0.07] | 0.05 [0.01, 0.09] | 0.04 [−0.01, 0.09] | 0.04 [0.01, 0.07] |
+# | B | 400 | 0.05 [0.02, 0.08] | 0.08 [0.04, 0.12] | −0.05 [−0.09, −0.01] | 0.00 [−0.04, 0.04] | 0.01 [−0.02, 0.04] |
+# | C | 400 | 0.08 [0.05, 0.11] | 0.00 [−0.03, 0.03] | −0.01 [−0.04, 0.02] | 0.01 [−0.02, 0.04] | 0.00 [−0.02, 0.02] |
+# | D | 40 | 0.12 [0.04, 0.20] | 0.05 [−0.07, 0.17] | 0.03 [−0.09, 0.15] | 0.07 [−0.06, 0.20] | 0.05 [−0.05, 0.15] |
+# | E | 400 | 0.01 [−0.01, 0.03] | 0.01 [−0.02, 0.04] | 0.00 [−0.03, 0.03] | −0.01 [−0.04, 0.02] | 0.00 [−0.02, 0.02] |
+# | F | 400 | 0.07 [0.04, 0.10] | −0.06 [−0.10, −0.02] | −0.03 [−0.07, 0.01] | −0.06 [−0.10, −0.02] | −0.05 [−0.08, −0.02] |
+
+# %% tags=["exercise"]
+verdicts = {"A": "", "B": "", "C": "", "D": "", "E": "", "F": ""}
+check.six_verdicts(verdicts)
+
+# %% tags=["solution"]
+verdicts = {"A": "learning", "B": "undecided", "C": "sharpening", "D": "undecided"}
+verdicts |= {"E": "no gain", "F": "sharpening with a loss"}
+check.six_verdicts(verdicts)
+
 # %% [markdown]
-# **6. Four verdicts** *(medium, 10 minutes)*. Four runs, each with three seeds. The start solves 40 % of
-# their test problems in 16 tries. pass@1 rises on every seed. The table has the change of pass@16, and in
-# brackets its 95 % interval for other problems. Apply the rule of section 9: which run is learning, which is
-# sharpening, and which is undecided? What would you do next?
-#
-# | run | problems | seed 0 | seed 1 | seed 2 | pooled |
-# |---|---|---|---|---|---|
-# | A | 400 | 0.03 [−0.01, 0.07] | 0.05 [0.01, 0.09] | 0.04 [−0.01, 0.09] | 0.04 [0.01, 0.07] |
-# | B | 400 | 0.08 [0.04, 0.12] | −0.05 [−0.09, −0.01] | 0.00 [−0.04, 0.04] | 0.01 [−0.02, 0.04] |
-# | C | 400 | 0.00 [−0.03, 0.03] | −0.01 [−0.04, 0.02] | 0.01 [−0.02, 0.04] | 0.00 [−0.02, 0.02] |
-# | D | 40 | 0.05 [−0.07, 0.17] | 0.03 [−0.09, 0.15] | 0.07 [−0.06, 0.20] | 0.05 [−0.05, 0.15] |
-#
-# <details><summary>Answer</summary>
+# <details><summary>Answer to exercise 6</summary>
 #
 # - **A is learning.** Two of its seeds do not show it alone. But an interval that contains 0 does not say
 #   that nothing has changed. All three seeds point the same way, and the pooled interval is above 0. Next:
@@ -841,11 +873,17 @@ print("the weights are equal:", models.same_weights(actor, other))
 #   More seeds or problems will hardly change the verdict.
 # - **D is undecided.** Its intervals contain 0, and a rise of 0.05, too. 40 problems are too few. Next:
 #   more problems.
+# - **E has no gain.** Its pass@16 is that of C. But its pass@1 has not been shown to rise, so nothing has been
+#   sharpened either. Next: look at the training. Does the score rise on the practice problems?
+# - **F is sharpening with a loss.** The pooled interval of pass@16 lies below 0. It also ends below 0.05, like that of C,
+#   but here a fall is shown: fewer problems are solved within 16 tries. Next: fewer training steps, or
+#   practise problems that are still solved sometimes.
 # </details>
-#
+
+# %% [markdown]
 # ## Questions
 #
-# <details><summary>1. My GRPO loss is 0 at the first step. Does it learn?</summary>
+# <details><summary>1. My GRPO loss is 0 at the first update. Does it learn?</summary>
 #
 # Yes. At ratio 1 the loss of a response is minus its advantage, and the advantages of a group sum to
 # 0. So the loss of a batch is 0 (that of a minibatch only if it holds whole groups). The gradient is
@@ -869,11 +907,11 @@ print("the weights are equal:", models.same_weights(actor, other))
 # <details><summary>4. Responses get longer during my run. Is that reward hacking?</summary>
 #
 # Reward hacking means that the score rises, but not what it stands for (lesson 07). So find out what
-# length buys. Here steps buy right answers, and length grows with them. If wrong responses grow faster
+# length buys. Here written steps buy right answers, and length grows with them. If wrong responses grow faster
 # than right ones, look at what the loss is divided by (section 7).
 # </details>
 #
-# <details><summary>5. Your gradient without the standard deviation is 3/4 as long as your colleague's. Why?</summary>
+# <details><summary>5. Without the standard deviation, the norm of your gradient is 3/4 of your colleague's. Why?</summary>
 #
 # You have groups of four, and the group's mean contains the response's own score: $(G-1)/G = 3/4$. Your
 # colleague takes the mean of the others. Both point in the same direction. With plain gradient descent,
@@ -900,13 +938,13 @@ print("the weights are equal:", models.same_weights(actor, other))
 # **Dr. GRPO's divisor** is the longest length allowed. Any constant gives the same direction.
 #
 # **How strong is the pull on length?** In the world of exercise 3, with exact gradients and without
-# the standard deviation, sixty steps of GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words,
+# the standard deviation, sixty updates with GRPO's loss lengthen the wrong responses from 2.30 to 3.12 words,
 # and shorten the right ones from 3.60 to 3.15. With a constant divisor neither changes. On our
-# arithmetic this force is weak beside the reward: after 80 steps, GRPO and Dr. GRPO have nearly the same
+# arithmetic this force is weak beside the reward: after 80 training steps, GRPO and Dr. GRPO have nearly the same
 # length (9.5 and 9.6 tokens).
 #
 # **The KL penalty, in the score or in the loss** (needs lesson 07). By default `train_group` puts it into
-# the score, as PPO does: before part 3 of the step, each response pays `kl_coef` times the sum of
+# the score, as PPO does: before part 3 of the training step, each response pays `kl_coef` times the sum of
 # $\log \pi_{\text{old}} - \log \pi_{\text{ref}}$ over its tokens. It acts through the advantage.
 # There is a catch: in a group of equal scores only the penalties differ, and the standard deviation
 # blows them up to full size (section 2). The GRPO paper adds a term to the loss of each token
@@ -916,9 +954,9 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # The bracket is the estimate $k_3$ of the KL. `GroupConfig.named("grpo-paper")` runs this form.
 #
-# **Four updates per batch** (section 8) get as far with half the responses. In `grpo, 4 epochs` a minibatch is
-# the whole batch, so four epochs are four updates. In section 5 it takes two epochs of two minibatches. On 400
-# problems that were not practised:
+# **Four updates per batch** get as far with half the responses. The run `grpo, 4 epochs` has 40 training steps. A
+# minibatch is the whole batch, so four epochs are four updates. In section 5 it takes two epochs of two
+# minibatches. On 400 problems that were not practised:
 #
 # | run | responses sampled | updates | right answers, sampled as in training | right answers, always the most likely token |
 # |---|---|---|---|---|
@@ -928,26 +966,24 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # The last column is the price: on every seed it is lower. We do not know why.
 #
-# **What pass@16 does not see** (section 9). A problem that goes from 2 % to 10 % lifts its pass@16 from 28 % to
+# **What pass@16 does not see** (section 9). Learning only means that more problems are solved within 16 tries. A
+# problem that goes from 2 % to 10 % lifts its pass@16 from 28 % to
 # 81 %, although the start could already solve it.
 #
-# **Fewer problems, more often right** (section 9). After 400 steps at least one sample is right for 124 of
+# **Fewer problems, more often right** (section 9). After 400 training steps at least one sample is right for 124 of
 # the 400 problems (before: 137). But at least half of the samples are right for 27 (before: 10; means of three
 # seeds). Where the policy is sure and wrong, more tries do not help.
-#
-# **The interval of section 9** is found by the *bootstrap*: draw 400 of the changes with
-# replacement, take their mean, and repeat. The interval is the middle 95 % of these means.
 #
 # **Why do random rewards do harm?** In the control of section 8 the scores are independent of the
 # responses. So the expected gradient is exactly 0 (lesson 04): there is no direction to learn, not even a
 # wrong one. But every single batch pulls somewhere, because by chance some responses got the better
-# scores. Adam divides the gradient by its usual size, so in both runs the steps are about equally long.
+# scores. Adam divides the gradient by its usual size, so in both runs the updates have about the same norm.
 # The policy takes a random walk. It was trained to fit its examples, so a random change of
 # its outputs makes it worse far more often than better. The paid run has the same noise, and a direction
 # besides that repairs the damage.
 #
-# If so, shorter steps must do less harm. `minirlhf experiment dealt` trains the control for 80
-# steps with three learning rates, each with three seeds. Then it tests on 400 problems that were
+# If so, smaller updates must do less harm. `minirlhf experiment dealt` trains the control for 80
+# training steps with three learning rates, each with three seeds. Then it tests on 400 problems that were
 # not practised. Before training, pass@1 is 0.40 and pass@16 is 0.98.
 #
 # | learning rate | pass@1 | lowest and highest seed | pass@16 |
@@ -956,14 +992,14 @@ print("the weights are equal:", models.same_weights(actor, other))
 # | a quarter of it | 0.35 | 0.31, 0.37 | 0.94 |
 # | a tenth of it | 0.39 | 0.39, 0.40 | 0.97 |
 #
-# On every seed, shorter steps do less harm. This fits our explanation, but it does not prove it: a wrong
-# direction, too, would be followed less far with shorter steps. But the loss gives none: its expected
+# On every seed, smaller updates do less harm. This fits our explanation, but it does not prove it: a wrong
+# direction, too, would be followed less far with smaller updates. But the loss gives none: its expected
 # gradient is 0.
 #
 # **Variants.** DAPO replaces groups with equal scores by groups for new prompts, takes the mean over all
 # tokens of the batch, widens the upper end of the clip, and lowers the scores of responses that are nearly
 # too long. GSPO and CISPO change the clip (lesson 11b). The page
-# [algorithms](../docs/algorithms.md) has all variants in one table. In the recorded runs of 80 steps,
+# [algorithms](../docs/algorithms.md) has all variants in one table. In the recorded runs of 80 training steps,
 # pass@1 of GRPO, Dr. GRPO and DAPO differs by at most 0.015. Three seeds of the *same* method differ by
 # more, 0.025 for GRPO.
 #
