@@ -182,8 +182,7 @@ assert torch.allclose(losses, torch.tensor([[-1.2, -2.0, -0.6, 0.8, 1.5]]))
 #
 # The first part is the **KL penalty** (KL: Kullback–Leibler), and $\beta = 0.5$ is the **KL coefficient**.
 # The difference is called the **log-ratio** of the token. Take a token that the policy gives 40 % and the reference 20 %.
-# Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35. A token that the reference likes more than the
-# policy gets a bonus.
+# Its log-ratio is $\ln 2 = 0.69$, so it costs 0.35.
 #
 # There are two ratios:
 #
@@ -299,14 +298,13 @@ assert models.same_weights(critic, other_critic)
 print("mean score of each batch:", [round(b.scores.mean().item(), 2) for b in by_hand])
 
 # %% [markdown]
-# Our learning rates are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. Its rates rise
-# in the first five steps (*warm-up*), and then fall towards 0. With the full rates, about a quarter of the
-# tokens would be clipped in the first step, instead of 6 %. (The figure above is the fourth step of a run of `train_ppo`.)
+# Our learning rates are a fifth of `PPOConfig`'s. `train_ppo` begins with this fifth. With the full rates, about a quarter of the
+# tokens would be clipped in the first step, instead of 6 %.
 #
 # The last digits of your numbers may differ. So from here on we read a *recorded* batch: the third one of this run.
 #
 # **One token all the way.** Response 1 of this batch begins *A moving portrait*. Its first tokens before the
-# first update (`kl` is the log-ratio, `return` the critic's target):
+# first update. (In the record, `step` counts the updates, `kl` is the log-ratio and `return` the critic's target.)
 
 # %%
 recorded = experiments.results("one_batch")  # four responses, read at each update
@@ -335,18 +333,12 @@ before[columns].head(3).round(3)
 # ## 5. A batch under the microscope
 #
 # The **token microscope** shows the numbers of every token. Point at a token, or
-# use the arrow keys. Here are four recorded responses, numbered from 0, *after* the four updates:
-#
-# | row of the panel | what it is |
-# |---|---|
-# | *log-probability when sampled* | $\log \pi_{\text{old}}$ |
-# | *log-probability, policy* | $\log \pi$ now |
-# | *importance ratio* | $\rho_t$: e to the power of their difference |
-# | *advantage* | $A_t$, fixed since the batch was sampled |
-# | *clipped* | a double line below the token shows it, too |
+# use the arrow keys. Here are four recorded responses, numbered from 0, *after* the four updates. The importance ratio
+# $\rho_t$ is e to the power of the difference of the two log-probabilities. A double line below a token says
+# that it is clipped.
 #
 # Blue tokens have become more likely since they were sampled, orange ones less likely. (The colour
-# shows the logarithm of the ratio: 0.18 for 1.2.)
+# shows the logarithm of the importance ratio: 0.18 for 1.2.)
 
 # %%
 after = recorded[recorded.step == 4]  # after update 4
@@ -371,28 +363,26 @@ show.microscope(after[place + measures], "ratio", text="all")
 #
 # What happens if we use one batch 60 times? A small world shows it exactly.
 #
-# The world has 15 possible responses (lesson 05), so the true expected score of a policy can be *computed*. The
+# The world has three words, *a*, *b* and the full stop that ends a response (lesson 05). So it has 15 possible responses, and the true expected score of a policy can be *computed*. The
 # score of the old policy is −0.17. PPO itself sees only an estimate, the **surrogate**. It is what PPO would
-# maximise without the clip: the sum of $\rho_t A_t$ over a response $y$, averaged over the batch with weights
-# $w(y)$.
+# maximise without the clip. Add up $\rho_t A_t$ over each response $y$. Then take the mean over the batch,
+# where response $y$ counts $w(y)$.
 #
 # $$ \text{surrogate} = \sum_y w(y) \sum_t \rho_t A_t . $$
 #
 # Its rise since the start is **PPO's own estimate** of the gain in score.
 #
-# `reuse` is the update of section 4 for this world: 60 updates on one batch by plain gradient ascent, without
-# momentum, with step size 1. The batch is given by `rows` (which responses), `weights` and `advantages`. With
+# `reuse` is the actor's update of section 4 in its simplest form: 60 steps of plain gradient ascent on one batch,
+# with step size 1. The batch is given by `rows` (which responses), `weights` and `advantages`. With
 # `eps=torch.inf` nothing is clipped. In both cases we note the *unclipped* surrogate.
 #
 # | in the code | what it is |
 # |---|---|
-# | `world.ref_logits` | a row of logits for each prefix: the policy that samples the batch, so the old policy. (It is the world's reference, too. There is no KL penalty here.) |
-# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each |
+# | `world.ref_logits` | a row of logits for each prefix: the policy that samples the batch, so the old policy. |
+# | `world.logprobs(logits)` | the log-probability of each token of all 15 responses, 3 positions each; 0 at a position without a token |
 # | `world.visited` | the number of the prefix of each token |
 # | `world.objective(logits)` | the true expected score of a policy |
 #
-# At a position that a response does not use, the log-probability is 0 for every policy: the ratio is 1, and there
-# is no gradient.
 
 # %%
 world = core.World.random(3, 3, seed=0)  # 3 words, responses of at most 3
@@ -491,19 +481,19 @@ show.lines(
 # | with the clip | 60 | +0.12 | −0.09 | +0.66 |
 # | no clip, stopped early | 3 | +0.29 | +0.02 | +1.51 |
 # | no clip, a little later | 5 | +0.45 | −0.06 | +2.02 |
-# | no clip, later still | 10 | +0.63 | −0.28 | +2.50 |
 # | no clip | 60 | +0.82 | −0.51 | +2.90 |
 #
 # - **Without the clip** the policy follows its batch all the way. That is best on average. But the worst
 #   batch was misleading.
-# - **With the clip** 60 updates do hardly more than three.
 # - **Stopping early** is better than the clip here: three updates without it have the higher mean *and* the
 #   better worst case.
-# - **PPO's estimate** never falls without the clip. It rises while the true score falls.
+# - **PPO's estimate** never falls without the clip.
 # </details>
 #
-# Why not stop early, then? PPO sees only its own estimate. This rises all the way, so it cannot say when to stop. The
-# clip limits the loss without needing to know. Its price is gain on other batches.
+# So there are two brakes: few updates, and the clip. Three updates were right here, and we could see it from the true
+# score. PPO sees only its own estimate, and that rises all the way. The clip brakes each token,
+# however many updates follow. So a wrong number of updates does less harm: after 60, the worst batch
+# loses 0.09 instead of 0.51. The price is gain on average: 0.12 instead of 0.82.
 
 # %% [markdown]
 # ## 7. What a run looks like
@@ -531,7 +521,7 @@ show.curves(
 # | **kl** | the distance from the reference, in nats per response | grows to about 2 and stays near that, held by the KL penalty and by a learning rate that falls towards 0 |
 # | **entropy** | how undecided the policy is about the next token, in nats | stays between 2.1 and 2.6: the policy still writes varied reviews |
 # | **clip_fraction** | the share of clipped tokens (section 3), in the updates of a step | at most 9 %, and less with the falling learning rate |
-# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant. The targets contain $V_t$ itself. Lesson 05 compared $V_t$ with the returns, so its number means something else | starts below 0 and reaches 0.7 |
+# | **explained_variance** | how well the critic predicts its targets: 1 is perfect, 0 is as good as a constant. The targets contain $V_t$ itself, so this is not the number of lesson 05 | starts below 0 and reaches 0.7 |
 #
 # The first sample for each of three test films. What has PPO changed?
 
@@ -575,7 +565,7 @@ show.curves(
 # With the clip (orange), eight epochs do not collapse: the KL stays below 5 nats on average.
 # </details>
 #
-# So the clip limits the damage when a batch is used often. Here are the final numbers on the test
+# Here are the final numbers on the test
 # films: gold with its range over three seeds, and the means of KL and length. The last row has two epochs and the
 # KL coefficient 0.25 instead of 0.5.
 
@@ -602,7 +592,7 @@ final.loc[settings].round(2)
 # | KL | grows, then stays | jumps, or grows to the end |
 # | length | changes slowly | runs to very short or to the limit |
 # | entropy | falls a little | collapses |
-# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip reach 42 % at their peak, in step 4, and still have a high gold. Look at KL, length and samples. If they look bad, lower the learning rate or the number of epochs |
+# | clip fraction | a few percent (section 7) | tens of percent: the updates on one batch go far. This alone is no damage: eight epochs with the clip reach 42 % at their peak, in step 4, and still have a high gold. If KL, length or samples look bad, lower the learning rate or the number of epochs |
 # | explained variance | rises from below 0 | stays near 0 |
 
 # %% [markdown]
@@ -769,11 +759,17 @@ show.lines(
 # range, and the next one pushes it out again. So the ratios oscillate. In the last 20 updates with $\alpha = 1$ the
 # largest lies between 1.23 and 1.30. (With steps a tenth as long, *a* after *ba* ends at 1.20.)
 #
-# With PPO's clip the same pushes meet no resistance. So the largest ratio goes on rising, although its token has
-# no gradient of its own.
+# With PPO's clip such pushes meet no resistance. The largest ratio belongs to another token there: the full stop
+# after *a*. It goes on rising, although it has no gradient of its own.
 #
-# **Why is the score lower?** The pull also holds back tokens that were rightly moving on. The token with the
-# largest advantage, *a* after *aa* with 1.70, ends at the ratio 1.39 with PPO's clip, and at 1.19 with the pull.
+# | token | $A$ | ratio with PPO's clip | ratio with the pull |
+# |---|---|---|---|
+# | the full stop after *a* | 0.52 | 1.70 | 1.25 |
+# | *a* after *ba* | 0.83 | 1.29 | 1.27 |
+# | *a* after *aa* | 1.70 | 1.39 | 1.19 |
+#
+# **Why is the score lower?** The pull also holds back tokens that were rightly moving on, such as *a* after *aa*, the
+# token with the largest advantage.
 # So the pull keeps the promise of the clip better, and pays for it: the score rises by 0.23 instead of 0.34.
 # </details>
 
