@@ -80,16 +80,6 @@ def trained_on_steps(*, append_eos, loss="imitation"):
     return [list(values) for values in zip(*found, strict=True)]
 
 
-def labelled(prompt, text):
-    """A row of `train_prm`: the rule's labels, None after the first wrong step."""
-    steps, labels = text.split("="), tasks.arithmetic.checked_steps(prompt, text)
-    return {
-        "prompt": prompt,
-        "completions": steps,
-        "labels": [float(y) for y in labels] + [None] * (len(steps) - len(labels)),
-    }
-
-
 def reward_model_reads(*, cast):
     """Mean probability of good at right steps, at first wrong steps, and at later steps.
 
@@ -101,7 +91,11 @@ def reward_model_reads(*, cast):
     start, tokenizer = models.load_policy("tiny-long-steps")
     prompts = problems("train", 2000, seed=1)[:400]
     texts = responses(start, tokenizer, prompts, seed=0)
-    rows = [labelled(p, t) for p, t in zip(prompts, texts, strict=True) if all(t.split("="))]
+    rows = [
+        tasks.arithmetic.labelled_steps(p, t)
+        for p, t in zip(prompts, texts, strict=True)
+        if all(t.split("="))
+    ]
     if cast:
         rows = [r | {"labels": [1.0 if y is None else y for y in r["labels"]]} for r in rows]
     config = loops.PRMConfig(
@@ -119,7 +113,7 @@ def reward_model_reads(*, cast):
         )
     kinds = torch.full(logits.shape, 3)
     for row, pair in enumerate(kept):
-        for column, y in enumerate(labelled(*pair)["labels"]):
+        for column, y in enumerate(tasks.arithmetic.labelled_steps(*pair)["labels"]):
             kinds[row, column] = 2 if y is None else int(y == 0)
     good = logits.sigmoid()
     means = [good[is_step & (kinds == k)].mean().item() for k in range(3)]

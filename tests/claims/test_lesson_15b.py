@@ -183,7 +183,7 @@ def learned(said, start):
     policy, tokenizer = start
     prompts = faults_15b.problems("train", 2000, seed=1)[:400]
     texts = faults_15b.responses(policy, tokenizer, prompts, seed=0)
-    rows = [faults_15b.labelled(p, t) for p, t in zip(prompts, texts, strict=True)]
+    rows = [tasks.arithmetic.labelled_steps(p, t) for p, t in zip(prompts, texts, strict=True)]
     rows = [row for row in rows if all(row["completions"])]
     given = [y for row in rows for y in row["labels"] if y is not None]
     config = loops.PRMConfig(
