@@ -28,6 +28,8 @@ class WithLogprobs(nn.Module):
         ends: the ids that end a step, see `step_end_ids`.
     """
 
+    ends: torch.Tensor
+
     def __init__(self, policy: Policy, ends: tuple[int, ...]) -> None:
         super().__init__()
         # torch does not look into tuples: the policy's weights are not parameters of this module
