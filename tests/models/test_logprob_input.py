@@ -47,6 +47,20 @@ def test_it_starts_as_the_backbone_alone_and_then_adds_the_lowest_logprob_of_the
     )
 
 
+def test_before_the_end_of_a_step_only_the_tokens_so_far_count(made):
+    policy, _, _, model, batch = made
+    plain = ScalarModel(policy.base_model).eval()
+    plain.head = model.head
+    first = batch.prompt_ids.shape[1]  # the column of the first response token
+    with torch.no_grad():
+        model.backbone.direction.normal_()
+        added = (token_scores(model, batch) - token_scores(plain, batch))[0, first:]
+        logprobs = policy_logprobs(policy, batch)[0]
+    factor = (model.head.weight[0] @ model.backbone.direction).item()
+    lowest = torch.cat([logprobs[k : k + 3].cummin(0).values for k in (0, 3, 6)])
+    torch.testing.assert_close(added, factor * lowest, rtol=0, atol=1e-5)
+
+
 def test_the_policy_is_not_trained(made):
     policy, _, _, model, batch = made
     before = copy.deepcopy(policy.state_dict())
