@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from minirlhf.core.process_reward import STEP_AGGREGATIONS, process_reward_score
@@ -26,6 +27,7 @@ from minirlhf.models.adapters import Policy
 from minirlhf.models.forward import encode, policy_logprobs
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy
+from minirlhf.models.logprob_input import WithLogprobs
 from minirlhf.models.sampling import sample_text
 from minirlhf.models.steps import step_end_ids, step_logits
 from minirlhf.rewards.rules import right_answer
@@ -37,12 +39,16 @@ PROBLEMS, ROLLOUTS = 400, 8  # problems whose responses are read; continuations 
 
 
 def process_rewards_config(settings: dict) -> PRMConfig:
-    """Settings of the training of each reward model: `seed`; see `process_rewards_run`."""
+    """Settings of the training of each reward model: `seed`; see `process_rewards_run`.
+
+    With `logprobs` only the head is trained, so fewer and longer updates are enough.
+    """
+    head_alone = settings.get("logprobs", False)
     return PRMConfig(
         step_end="=",
-        steps=400,
+        steps=100 if head_alone else 400,
         batch_size=32,
-        optimiser=OptimiserConfig(lr=1e-3),
+        optimiser=OptimiserConfig(lr=1e-2 if head_alone else 1e-3),
         seed=settings["seed"],
     )
 
@@ -53,7 +59,9 @@ def process_rewards_run(
     """Train one reward model on the policy's responses, and see what it is good for.
 
     `labels` names the training rows, as `training_rows` gives them. All have equally many checks.
-    None: no reward model. The policy's own log-probabilities take its place.
+    None: no reward model. The policy's own log-probabilities take its place. `checks`: as many
+    checks of the rule instead. `logprobs`: the policy's log-probabilities are a further input, see
+    `WithLogprobs`, and only the head is trained.
 
     The History is empty. The row:
 
@@ -99,8 +107,13 @@ def process_rewards_run(
         row |= located_by_labels(policy, tokenizer, cases["own"], chances, seed)
         blamed = {k: blamed_by_surprisal(policy, tokenizer, some) for k, some in cases.items()}
     else:
-        rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
-        backbone = trainable(policy).base_model
+        if "checks" in settings:
+            rows = rule_rows(policy, tokenizer, settings["checks"], seed)
+        else:
+            rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
+        backbone: nn.Module = trainable(policy).base_model
+        if settings.get("logprobs"):
+            backbone = WithLogprobs(policy, ends)
         scorer, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
         row["labels"] = sum(y is not None for labels in rows["labels"] for y in labels)
         row["loss"] = sum(r["loss"] for r in history[-50:]) / len(history[-50:])
@@ -162,20 +175,37 @@ def training_rows(
         if all(steps := text.split("="))
     ]
     every = [row | {"labels": [row["labels"][-1]] * len(row["labels"])} for row in outcome]
-    # as many labels from the rule: the steps of other responses, up to the first wrong one
     more = [p.prompt for p in problems[PROBLEMS : PROBLEMS + len(outcome) // 2 + 8]]
-    texts = sampled_texts(policy, tokenizer, more, seed=7000 + seed)
-    checked: list[dict] = []
-    count = 0
-    for prompt, text in zip(more, texts, strict=True):
-        steps = text.split("=")
-        if count < len(outcome) and all(steps):
-            labels: list[float | None] = [float(y) for y in arithmetic.checked_steps(prompt, text)]
-            count += len(labels)
-            labels += [None] * (len(steps) - len(labels))
-            checked.append({"prompt": prompt, "completions": steps, "labels": labels})
+    checked = labelled_by_rule(policy, tokenizer, more, len(outcome), seed)
     rows = {"outcome": outcome, "outcome, every step": every, "rule": checked}
     return {"soft": soft, "hard": hard} | {n: Dataset.from_list(r) for n, r in rows.items()}
+
+
+def rule_rows(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, checks: int, seed: int
+) -> Dataset:
+    """Rows labelled by the rule, as in `training_rows`, with this many checks, or a few more."""
+    count = PROBLEMS + checks // 3 + 8  # about four steps of a response are read
+    problems = arithmetic.problems("train", count, seed=10 + seed, levels=LEVELS)
+    prompts = [p.prompt for p in problems[PROBLEMS:]]
+    return Dataset.from_list(labelled_by_rule(policy, tokenizer, prompts, checks, seed))
+
+
+def labelled_by_rule(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, prompts: list[str], checks: int, seed: int
+) -> list[dict]:
+    """One response to each prompt, its steps labelled by the rule up to the first wrong one.
+
+    The rule reads no further response after this many checks.
+    """
+    texts = sampled_texts(policy, tokenizer, prompts, seed=7000 + seed)
+    rows: list[dict] = []
+    count = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        if count < checks and all(text.split("=")):
+            rows.append(arithmetic.labelled_steps(prompt, text))
+            count += len(arithmetic.checked_steps(prompt, text))
+    return rows
 
 
 def in_batches(

@@ -175,8 +175,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "step dpo": {"way": "step"},
         "whole responses": {"way": "whole"},
     },
-    # Process and outcome reward models on long calculations. Equally many
-    # answers or steps are checked for each.
+    # Process and outcome reward models on long calculations. Equally many answers or steps are
+    # checked for each of the first five.
     "process_rewards": {
         "soft labels": {"labels": "soft"},
         "hard labels": {"labels": "hard"},
@@ -184,6 +184,15 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
         "outcomes at every step": {"labels": "outcome, every step"},
         "labels of the rule": {"labels": "rule"},
         "no reward model": {"labels": None},
+        # the same, with the policy's log-probabilities as a further input
+        **{
+            f"log-probabilities too, {checks:,} checks": {
+                "labels": "rule",
+                "checks": checks,
+                "logprobs": True,
+            }
+            for checks in (100, 1_000)
+        },
     },
     # The policy is optimised for proxies of several sizes and numbers of labels.
     "overoptimisation": OVEROPTIMISED,

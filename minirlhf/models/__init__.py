@@ -51,6 +51,7 @@ from minirlhf.models.load import (
     trained_with_chat,
     unlike_training,
 )
+from minirlhf.models.logprob_input import WithLogprobs
 from minirlhf.models.roofline import (
     H100,
     Machine,
@@ -79,6 +80,7 @@ __all__ = [
     "TINY_REVIEWS",
     "TextTool",
     "Tool",
+    "WithLogprobs",
     "activation_bytes",
     "check_fit",
     "committed",

@@ -121,6 +121,18 @@ def checked_steps(prompt: str, response: str) -> list[bool]:
     return found
 
 
+def labelled_steps(prompt: str, response: str) -> dict:
+    """A row of `train_prm`: the steps of a response, labelled up to the first wrong one.
+
+    Returns:
+        prompt; completions, the steps; labels: 1.0 for a right step, 0.0 for the first wrong one,
+        and None for each step after it, because nobody checked it.
+    """
+    steps, found = response.split("="), checked_steps(prompt, response)
+    labels = [*map(float, found), *[None] * (len(steps) - len(found))]
+    return {"prompt": prompt, "completions": steps, "labels": labels}
+
+
 def answer_of(response: str) -> int | None:
     """The number at the end of the chain, or after ~; None if there is none."""
     last = response.removeprefix("~").rsplit("=", 1)[-1]

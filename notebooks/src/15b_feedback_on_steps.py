@@ -17,7 +17,8 @@
 #
 # - turn the first wrong step of a response into a pair of steps, and train on it (Step-DPO),
 # - label steps without people, and train a process reward model on the labels,
-# - compare two kinds of feedback at equal numbers of labels.
+# - say when such a model finds a mistake, and when it cannot,
+# - compare two kinds of feedback at equal numbers of checks.
 #
 # **You need** lesson 12 (direct preference optimisation, DPO) and lesson 08 (the reward model).
 # Lesson 15 helps: it explains the action mask. About 40 minutes to read and 60 for the exercises.
@@ -54,8 +55,10 @@ from minirlhf.classroom import FAST, check
 # - A **process reward model** (PRM). It is a reward model with one number for every *step*. To tell
 #   them apart, the reward model of lesson 08 is then called an *outcome* reward model.
 #
-# Finer feedback costs more: somebody has to check every step. In this lab, one **label** is one step
-# checked, or one final answer checked. Methods are compared at equal numbers of labels.
+# Finer feedback costs more: somebody has to check every step. One **check** is one step, or one
+# final answer, compared with the truth. Methods are compared at equal numbers of checks. A **label** is
+# what a model is then trained on. In this lab, *step* always means a step of a calculation. One change of the
+# weights is an *update*.
 #
 # The policy is `tiny-long-steps`, a GPT-2 of 0.6 million parameters. A token is one character. Its
 # problems take four to six steps, and a step ends with `=`, or with EOS if it is the last. About nine
@@ -73,8 +76,8 @@ problems = arithmetic.problems("test", 6, levels=(arithmetic.LONG,))
 held_out = [p.prompt for p in problems]
 drawn = models.sample_text(start, tokenizer, held_out, config=sampling, seed=3)[0]
 texts = models.decode(tokenizer, drawn)
-right = [arithmetic.steps_right(*pair) for pair in zip(held_out, texts)]
-wrong = [row.index(False) + 1 if False in row else "none" for row in right]
+found = [arithmetic.steps_right(*pair) for pair in zip(held_out, texts)]
+wrong = [row.index(False) + 1 if False in row else "none" for row in found]
 pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong})
 
 # %% [markdown]
@@ -100,14 +103,25 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 
 # %%
 before, step = (tokenizer(text).input_ids for text in ("22-1+7=", "21+7="))
-row = [[(before, False), (step, True)]]
-one = models.encode(tokenizer, ["12+10-1+7="], row, append_eos=False)
+parts = [[(before, False), (step, True)]]
+one = models.encode(tokenizer, ["12+10-1+7="], parts, append_eos=False)
 in_loss = one.action_mask.int().numpy()
 pd.DataFrame(in_loss, columns=list("22-1+7=21+7="), index=["in the loss"])
 
 # %% [markdown]
-# Here is the whole training step. The `judge` is a rule that knows arithmetic. With people, it would
-# be a person who reads step by step and stops at the first wrong one. Three helpers: `steps_of` cuts
+# **One response, by hand.** The judge reads step by step and stops at the first wrong one:
+#
+# | what happens | checks so far |
+# |---|---|
+# | first step, `22-1+7=`: right | 1 |
+# | second step, `20+7=`: wrong. The third is not read | 2 |
+# | the policy writes the second step again: `20+7=`. This text is known to be wrong: no new check | 2 |
+# | and once more: `21+7=`, right | 3 |
+#
+# That is one pair for 3 checks. A response without a mistake has all its steps checked and gives no pair. So the
+# average pair costs more (section 3).
+#
+# Now the code of one update. The `judge` is a rule that knows arithmetic. Three helpers: `steps_of` cuts
 # sampled ids into steps, at the ids in `ends` (`=` and EOS). `left_padded` makes one batch of prompts of
 # different lengths. `encode` takes a response in parts, as above.
 
@@ -172,14 +186,14 @@ def step_dpo(prompts):
 
 # %% [markdown]
 # The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights. (It
-# also counts the labels.)
+# also counts the checks.)
 
 # %%
-steps = 2 if FAST else 4  # FAST=1 is for the tests of this page
-order = loops.shuffled_batches(len(train), 32, steps, seed=0)
+updates = 2 if FAST else 4  # FAST=1 is for the tests of this page
+order = loops.shuffled_batches(len(train), 32, updates, seed=0)
 log = [step_dpo([train[i] for i in index]) for index in order]
 
-dpo = {"steps": steps, "batch_size": 32, "beta": 0.1, "optimiser": plain}
+dpo = {"steps": updates, "batch_size": 32, "beta": 0.1, "optimiser": plain}
 dpo = loops.DPOConfig.plain(**dpo, max_response=96, append_eos=False)
 given = {"step_end": "=", "tries": 8, "max_step": 24, "sampling": sampling}
 config = loops.StepDPOConfig(**given, dpo=dpo)
@@ -193,25 +207,24 @@ pd.DataFrame(log).round(3)
 # without a right try gives no pair.
 
 # %% [markdown]
-# ## 3. What did a label buy?
+# ## 3. What did a check buy?
 #
 # `minirlhf experiment steps` compares Step-DPO with DPO on *whole responses*, whose pairs are a right and
-# a wrong response to the same problem. Both start from `tiny-long-steps` and take 200 training steps with the
-# same learning rate. Both pay for the same number of labels:
+# a wrong response to the same problem. Both start from `tiny-long-steps` and take 200 updates with the
+# same learning rate. Both pay for the same number of checks:
 #
-# | | problems of a training step | labels of a training step |
+# | | problems of an update | checks of an update |
 # |---|---|---|
 # | Step-DPO | 64, one response each | about 290 steps checked, tries included |
 # | whole responses | 146, two responses each | 292 final answers checked |
 #
-# A try is checked only until one is right, so it costs labels too.
-#
 # **Predict.** Which of the two has more right answers at the end? And will the curves rise from the first
-# step on?
+# update on?
 
 # %% tags=["predict"]
-history = experiments.results("steps_history")
-show.curves(history, columns="right", labels={"right": "share of right answers"})
+history = experiments.results("steps_history").rename(columns={"step": "update"})
+titles = {"right": "share of right answers"}
+show.curves(history, columns="right", x="update", labels=titles)
 
 # %% tags=["predict"]
 runs = experiments.results("steps")
@@ -231,20 +244,18 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 #
 # - **Whole responses win.** They gain 0.084 in right answers, and Step-DPO 0.053. The interval of the
 #   difference, for other problems and other seeds, does not contain 0. With greedy decoding the two are
-#   nearly equal.
-# - **One reason: a pair of steps is expensive.** Nine of ten checked steps are right and give no pair. With its
-#   tries, Step-DPO pays about 11 labels for a pair at the start. Of two responses to one problem, exactly one is right
-#   in 0.37 of the cases. So a pair of whole responses costs about 5.4 labels.
-# - **Both fall first.** After 20 training steps both have fewer right answers than the start, on every seed. We
+#   nearly equal: 0.90 and 0.89.
+# - **One reason: a pair of steps is expensive.** At the start, 256 responses cost 1,015 checks, up to the first wrong
+#   step of each. 109 of them have a wrong step. Writing these steps again costs 140 more checks, and 105 get a
+#   right try. So a pair costs (1,015 + 140) / 105 = 11 checks. Of two responses to one problem, exactly one is
+#   right in 0.37 of the cases. So a pair of whole responses costs 2 / 0.37 = 5.4 checks.
+# - **Both fall first.** After 20 updates both have fewer right answers than the start, on every seed. We
 #   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
 #   weight by about the learning rate, however small its gradient is.
 # - **Believe the table, not the ends of the curves.** A point of a curve comes from one response to each of
 #   400 problems, and the table from sixteen.
 #
-# So finer feedback is not better *per label* here. It says more about one response, and it costs more. If
-# checks of steps are free, count pairs instead. At its end Step-DPO has used about as many pairs as whole
-# responses have after half of their steps. There the curves have 0.69 and 0.67. (Step-DPO has then made twice
-# as many updates.)
+# So finer feedback is not better *per check* here. It says more about one response, and it costs more.
 # </details>
 
 # %% [markdown]
@@ -253,7 +264,8 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # Who checks the steps? For arithmetic a rule can. For a proof or a program nobody has such a rule,
 # but the *final answer* is often known. **Math-Shepherd** (Wang et al. 2024) makes labels of steps
 # from it: let the policy finish the response $N$ times from the end of a step, and count how many of
-# these *continuations* reach the right answer.
+# these *continuations* reach the right answer. A right answer has the reward 1 and a wrong one 0. So the
+# expected reward is the chance of success: the label estimates the value $V$ of lesson 05, after the step.
 #
 # - The **soft** label is the share of right continuations.
 # - The **hard** label is 1 if any of them is right, and 0 otherwise.
@@ -285,8 +297,6 @@ written = [
     "20+13+3-8=33+3-8=39-8=31",
     "25-13+13-15+10-19=12+13-15+10-19=25-15+10-19=10+10-19=20-19=11",
 ]
-
-# %%
 batch = models.encode(tokenizer, asked, written)
 options = {"step_end": "=", "count": 64, "sampling": sampling}
 options |= {"generator": torch.Generator().manual_seed(0)}
@@ -302,8 +312,8 @@ table.round(2).T.set_axis(steps, axis=1)
 # In the first response the label falls from near 1 to 0 at the wrong step, and stays there: from
 # `39-8=` nobody reaches 28. That is what we want.
 #
-# In the second response the labels are low *from the start*, although the first steps are right. This
-# policy rarely gets past this problem. So **a label by continuation says how likely this policy is to
+# In the second response the labels are low *from the start*, between 0.08 and 0.20, although the first five steps are
+# right. This policy rarely gets past this problem. So **a label by continuation says how likely this policy is to
 # succeed from here. It does not say whether the step is right.** The *change* from one step to the
 # next says more (exercise 1).
 
@@ -319,50 +329,24 @@ table.round(2).T.set_axis(steps, axis=1)
 # **By hand.** For a step with $\sigma(z) = 0.8$ the loss is $-\log 0.8$ = 0.22 if $y = 1$, and
 # $-\log 0.2$ = 1.61 if $y = 0$.
 #
-# To *compare responses* we need one number for each. There are three usual ways. For steps with the
-# probabilities 0.9, 0.2 and 0.9:
-#
-# | way | score | here |
-# |---|---|---|
-# | **last** | that of the last step | 0.9 |
-# | **min** | that of the worst step | 0.2 |
-# | **product** | all multiplied | 0.16 |
-#
-# **Predict.** Which of the three would be fooled by the calculation of section 1, where the second step is
-# wrong and the third follows from it? And which prefers short responses?
-
-# %% [markdown]
-# <details><summary>What you should see</summary>
-#
-# - *last* misleads if the model asks only whether a step follows from the one before. It does not if the
-#   labels come from outcomes or continuations: there the label of the last step *is* the outcome.
-# - *min* and *product* prefer short responses: a further step cannot raise them.
-# </details>
-#
 # Here is the loop, on the rule's labels of 400 sampled responses. The rule stops at the first wrong
-# step, so later steps have no label.
-
+# step, so later steps have no label, `None`:
 
 # %%
-def labelled_row(prompt, response):
-    steps, labels = response.split("="), arithmetic.checked_steps(prompt, response)
-    labels = [*map(float, labels), *[None] * (len(steps) - len(labels))]
-    return {"prompt": prompt, "completions": steps, "labels": labels}
-
-
 some = train[:400]
 drawn = models.sample_text(start, tokenizer, some, config=sampling, batch_size=400)[0]
 texts = models.decode(tokenizer, drawn)
-rows = [labelled_row(*x) for x in zip(some, texts) if all(x[1].split("="))]
+pairs = [pair for pair in zip(some, texts) if all(pair[1].split("="))]
+rows = [arithmetic.labelled_steps(*pair) for pair in pairs]
 
-# %%
 torch.manual_seed(0)  # the weights of the new head
 scorer = models.ScalarModel(copy.deepcopy(start).requires_grad_(True).base_model)
 optimizer = loops.make_optimizer(scorer, loops.OptimiserConfig.plain(lr=1e-3))
+arithmetic.labelled_steps("12+10-1+7=", "22-1+7=20+7=27")
 
 
 # %%
-def prm_step(some):
+def prm_update(some):
     responses = ["=".join(row["completions"]) for row in some]
     batch = models.encode(tokenizer, [row["prompt"] for row in some], responses)
     logits, is_step = models.step_logits(scorer, batch, ends)  # one pass, all steps
@@ -379,19 +363,19 @@ def prm_step(some):
 
 
 # %%
-steps = 4 if FAST else 20
-order = loops.shuffled_batches(len(rows), 32, steps, seed=0)
-log = [prm_step([rows[i] for i in index]) for index in order]
+updates = 4 if FAST else 60
+order = loops.shuffled_batches(len(rows), 32, updates, seed=0)
+log = [prm_update([rows[i] for i in index]) for index in order]
 
 plain = loops.OptimiserConfig.plain(lr=1e-3)
-config = loops.PRMConfig(step_end="=", steps=steps, batch_size=32, optimiser=plain)
+config = loops.PRMConfig(step_end="=", steps=updates, batch_size=32, optimiser=plain)
 backbone = copy.deepcopy(start).requires_grad_(True).base_model
 other, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
 assert models.same_weights(scorer, other)
 
 # %% [markdown]
-# **Predict.** What has the model learned in these few steps? It now reads the calculation of section 1. Which
-# $\sigma(z)$ does it give to its second step, the wrong one?
+# **Predict.** The model now reads the calculation of section 1. Which $\sigma(z)$ does it give to its second
+# step, the wrong one?
 
 # %% tags=["predict"]
 batch = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
@@ -403,90 +387,168 @@ pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# All three get about 0.9. That is the share of right steps among the labels. The model has learned how often
-# steps are right, and nothing about *this* step. A model that looks at nothing does as well. Do longer
-# training and other labels help? That is the next section.
+# All three get more than 0.9, the wrong one too. Of the labels, 0.90 say "right". The model has learned that most
+# steps are right, and nothing about *this* step. A model that looks at nothing does as well.
 # </details>
+#
+# **Why?** To judge `20+7=`, a model has to calculate `22-1` and compare the result with what is written.
+# The policy does both, but with *another output*: its log-probabilities. Before each token it predicts which
+# one comes. Here is how likely it finds each token of this response:
+
+# %%
+with torch.no_grad():
+    logprobs = models.policy_logprobs(start, batch).numpy().round(2)
+pd.DataFrame(logprobs, columns=[*"22-1+7=20+7=27", "EOS"], index=["log-probability"])
 
 # %% [markdown]
-# ## 6. What are they good for?
+# The `0` of `20` has the log-probability −4.58, and all other tokens have more than −0.05. So let us give this
+# number to the reward model, too. Let $h_s$ be the policy's last hidden state at the end of step $s$, and $l_s$
+# the lowest log-probability of a token in this step. The head gets $l_s$ as one more input:
 #
-# `minirlhf experiment process_rewards` trains five reward models on this policy's responses. Each gets
-# the same number of checks, about 12,700 per seed. One final answer or one step checked is one check, so a
-# soft label costs 8:
+# $$ z_s = w \cdot h_s + a\, l_s + b . $$
 #
-# | reward model | its labels |
-# |---|---|
-# | soft labels | for each step: the share of right ones among 8 continuations |
-# | hard labels | for each step: whether any of these 8 is right |
-# | outcomes | each of these continuations as a whole response; its outcome is the label of its last step |
-# | outcomes at every step | the same, but the outcome is the label of *every* step |
-# | labels of the rule | for each step, up to the first wrong one: whether it is right |
+# Only $w$, $a$ and $b$ are trained, on the same 400 responses: the policy stays as it is, and lends
+# $h_s$ and $l_s$. `models.WithLogprobs` does this.
 #
-# The sixth row of the results is no reward model at all: the policy's own log-probabilities. It picks the
-# response with the highest probability. Two questions are asked on held-out problems:
-#
-# - **Pick**: of 16 responses, how often is the one with the highest score right?
-# - **Find**: in a wrong response, is the step that is blamed the first wrong one? The blamed step is the first with
-#   $\sigma(z) < \frac12$; if there is none, the one with the lowest $\sigma(z)$. Without a reward model it is the step
-#   with the token that the policy found least likely. Responses are the policy's *own* wrong ones, or
-#   right ones with one *planted* wrong digit.
-#
-# **Predict.** Which row is best at picking? Which is best at finding?
+# **Predict.** What do the three steps get now?
 
 # %% tags=["predict"]
-runs = experiments.results("process_rewards")
-columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
-columns |= {"own": "find, own", "planted": "find, planted"}
-experiments.shown(runs, columns).replace("nan [nan, nan]", "")
+head = loops.OptimiserConfig.plain(lr=1e-2)
+config = replace(config, steps=4 if FAST else 50, optimiser=head)
+backbone = models.WithLogprobs(start, ends)
+reader, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+with torch.no_grad():
+    also, _ = models.step_logits(reader, batch, ends)
+both = torch.cat([logits, also]).sigmoid().numpy()
+index = ["text alone", "log-probabilities too"]
+pd.DataFrame(both, columns=names, index=index).round(2)
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **The policy's own log-probabilities are best at both**, by far. Their pick is right in 0.86 of the cases, they
-#   find 0.85 of the policy's own mistakes and 0.82 of the planted ones. Why? Most mistakes of a
-#   *sampled* response are unlucky draws, so the wrong token was an unlikely one. That is also what greedy
-#   decoding avoids, and it has 0.86 as well (section 3, on 400 problems; here there are 200).
-# - **No reward model finds errors much better than chance.** A step picked at random is the first wrong
-#   one in a fifth of the cases. The means of the reward models are 0.18 to 0.27.
-# - **They pick worse than a random response**, which is right in 0.60 of the cases: 0.23 to 0.38. The next
-#   table says why.
-# - *min* picks better than *last* and *product*. With *min*, soft labels and outcomes at every step pick
-#   better than hard labels. Among the other rows we saw no clear difference.
+# The second step falls to 0.00, and the two others get more than 0.9. The learned $a$ is about 5. So the digit with
+# $l$ = −4.58 takes 5 × 4.58 = 23 off the logit of its step.
 # </details>
-
-# %%
-names = {"random": "a random response", "blind": "a random text"}
-names |= {"majority": "majority vote", "possible": "a perfect judge"}
-names |= {"labels_half": "first label below 1/2", "labels_fall": "largest fall"}
-last = runs[runs.variant == "no reward model"]
-experiments.shown(last, names).T
+#
+# To *compare responses* we need one number for each. There are three usual ways. For steps with the
+# probabilities 0.9, 0.2 and 0.9:
+#
+# | way | score | here |
+# |---|---|---|
+# | **last** | that of the last step | 0.9 |
+# | **min** | that of the worst step | 0.2 |
+# | **product** | all multiplied | 0.16 |
+#
+# *last* misleads if the model asks only whether a step follows from the one before, as the third step of section
+# 1 does. With labels from outcomes or continuations, the label of the last step *is* the outcome. *min* and
+# *product* prefer short responses: a further step cannot raise them.
 
 # %% [markdown]
-# **How can a pick be worse than random?** The right responses to a problem are nearly all the *same*
-# text, because each step has one right result. The wrong ones differ. Equal texts have equal scores, so
-# ten copies of the right text count once. A judge that is blind to the content
-# gives each different text some score. Then its pick is right in only 0.30 of the cases (*a
-# random text*). So *last* and *product* are no better than a blind judge. *min* is a little better with soft labels and with
-# outcomes at every step.
-# This is also why a majority vote does so well: 0.84.
+# ## 6. Picking a response
 #
-# **Is the rule for finding bad, or the models?** Both. The last two rows take estimated soft labels in the
-# place of a model. Then the first step below one half is the wrong one in 0.57 of the cases: section 4's second
-# response is low from the start. The step with the largest *fall* is it in more than three of four (exercise 1). But a model
-# that knew the soft labels would reach 0.57, and none comes near it.
+# `minirlhf experiment process_rewards` trains reward models on this policy's responses:
 #
-# **Why did they not learn?** We believe: to check a step such as `26-9=17`, a model has to calculate it. That is as
-# hard as to write it. The policy has learned it from 60,000 solutions. The models of soft and hard labels
-# have 400 responses, the model of the rule about 3,300, and those of outcomes about 12,700. In lesson 13, too, trained models found fewer planted
-# digits than the policy's surprise did. Large models that have learned to reason start from more, and papers
-# report gains there. At our size this negative result is what we measured.
+# | reward model | its labels | checks |
+# |---|---|---|
+# | soft labels | for each step: the share of right ones among 8 continuations | 12,700 |
+# | hard labels | for each step: whether any of these 8 is right | 12,700 |
+# | outcomes | each of these continuations as a whole response; its outcome is the label of its last step | 12,700 |
+# | outcomes at every step | the same, but the outcome is the label of *every* step | 12,700 |
+# | labels of the rule | for each step, up to the first wrong one: whether it is right | 12,700 |
+# | log-probabilities too | the same, with $l_s$ as an input | 100 or 1,000 |
 #
-# <details><summary>What would you try next?</summary>
+# A soft or hard label costs 8 checks, and at the last step of a response only one: nothing is left to
+# continue. The first five train the whole model, with 400 updates. The last trains the head, with 100.
 #
-# More labels: the loss in training shows whether a model still learns. With hard labels it has fallen to
-# 0.00: the model knows its 400 responses by heart. And give the model what the policy knows: the
-# log-probability of each token as a second input.
+# The first question, on held-out problems: of 16 responses, how often is the one with the highest score right?
+# Look first at the 16 responses to one problem. A *blind* judge gives a random score to each text:
+
+# %%
+asked = [held_out[0]] * 16
+drawn = models.sample_text(start, tokenizer, asked, config=sampling, seed=3)[0]
+count = pd.Series(models.decode(tokenizer, drawn)).value_counts()
+distinct = list(count.index)
+sixteen = pd.DataFrame({"response": distinct, "written": count.values})
+sixteen["right"] = rewards.right_answer(asked[: len(count)], distinct)
+sixteen["blind judge"] = torch.rand(len(count), generator=generator).numpy().round(2)
+sixteen
+
+# %% [markdown]
+# **One text, one score.** Of the 16 responses 13 are right, but they are one text among four. Each text has the same
+# chance of the highest score, so the blind judge's pick is right with probability 1/4. Right responses are nearly always the *same* text,
+# because each step has one right result. Wrong ones differ. So **a judge that knows nothing picks worse than a
+# random response**.
+#
+# The next table has the mean over all problems, without a reward model. *Majority vote* picks a response with the
+# most frequent final answer. *Log-probability* picks the response that the policy finds most likely. A *perfect
+# judge* fails only if none of the 16 is right.
+
+# %%
+columns = {"random": "a random response", "blind": "blind judge"}
+columns |= {"majority": "majority vote", "best_product": "log-probability"}
+columns |= {"possible": "a perfect judge"}
+runs = experiments.results("process_rewards")
+experiments.shown(runs[runs.variant == "no reward model"], columns)
+
+# %% [markdown]
+# **Predict.** Which reward models pick better than the blind judge? Which better than a random response?
+
+# %% tags=["predict"]
+columns = {f"best_{how}": f"pick, {how}" for how in ("last", "min", "product")}
+trained = runs[runs.variant != "no reward model"]
+experiments.shown(trained, columns)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **With the text alone, no model is better than blind at *last* and *product*.** They pick a right response in
+#   0.23 to 0.28 of the cases, the blind judge in 0.30. *min* is right in 0.28 to 0.38. A random response is right in
+#   0.60.
+# - **With log-probabilities, 100 checks are enough.** *min* is right in 0.82 of the cases, and in 0.84 with 1,000
+#   checks. A majority vote has 0.84, and the log-probability itself 0.86. So for picking, the labels add nothing.
+# - **With log-probabilities *last* fails: 0.33 and 0.34.** These labels ask whether a step follows from
+#   the one before. A last step often does, also behind a mistake.
+# </details>
+#
+# ## 7. Finding the wrong step
+#
+# The second question: in a wrong response, is the step that is blamed the first wrong one? The blamed step is the
+# first with $\sigma(z) < \frac12$; if there is none, the one with the lowest $\sigma(z)$. Responses are the policy's
+# *own* wrong ones, or right ones with one *planted* wrong digit. Four rows have no reward model:
+#
+# | row | it blames |
+# |---|---|
+# | no reward model | the step with the token that the policy found least likely |
+# | a random step | one step, all equally likely |
+# | soft labels, first below 1/2 | the soft labels themselves (8 continuations of each step): the first below one half |
+# | soft labels, largest fall | the step at which they fall most (exercise 1) |
+#
+# **Predict.** Which rows find more than a random step does?
+
+# %% tags=["predict"]
+columns = {"own": "find, own", "planted": "find, planted"}
+experiments.shown(runs, columns)
+
+# %% tags=["predict"]
+columns = {"chance_own": "a random step", "labels_half": "soft labels, first below 1/2"}
+columns |= {"labels_fall": "soft labels, largest fall"}
+experiments.shown(runs[runs.variant == "no reward model"], columns)
+
+# %% [markdown]
+# <details><summary>What you should see</summary>
+#
+# - **A model that reads log-probabilities finds the wrong step.** With 100 checks it finds 0.87 of the policy's own
+#   mistakes and 0.92 of the planted ones, with 1,000 checks 0.93 and 0.96. A random step is right in 0.20.
+# - **What do labels add?** The least likely token alone finds 0.85 and 0.82. It misses 35 of the 200 planted
+#   mistakes, each time because it stands in a *later* step: after a mistake the calculation looks strange to the
+#   policy. Labels say how unlikely is *too* unlikely. So the *first* such step can be blamed.
+# - **With the text alone, nothing is found**: 0.18 to 0.27, although there are 127 times as many checks. We believe:
+#   calculating has to be learned from many texts. The policy had 60,000 solutions. The labels of the rule come
+#   from about 3,300 responses.
+# - **Soft labels fall at the wrong step.** The first below one half is the wrong one in only 0.57 of the cases:
+#   section 4's second response is low from the start. The largest fall finds more than three of four.
+# - **The limit:** a mistake that the policy *believes* is not unlikely. Asked for the second problem of section
+#   4 again, 12 of 16 responses end in the same wrong step, `20-19=11`.
 # </details>
 
 # %% [markdown]
@@ -498,9 +560,9 @@ experiments.shown(last, names).T
 #   bad step, not a low label.
 # - A **process reward model** gives each step a probability, in one pass. *last*, *min* and *product*
 #   make one score of them.
-# - Compare at equal numbers of labels. Here whole responses won, because a pair of steps costs more labels.
-# - A reward model has to know what it judges. Ours, on tiny data, knew less than the policy's own
-#   log-probabilities.
+# - Compare at equal numbers of checks. Here whole responses won, because a pair of steps costs more checks.
+# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught ours nothing. With
+#   the policy's log-probabilities as an input, 100 checks were enough.
 #
 # ## Exercises
 #
@@ -535,14 +597,15 @@ check.progress_of_steps(progress_of_steps)
 
 # %% [markdown] tags=["solution"]
 # The changes of a response add up to its outcome minus the chance at its start. So this is the outcome,
-# divided among the steps. It is the advantage of lesson 05 with one step as the action: $Q - V$.
+# divided among the steps. It is the advantage of lesson 05 with one step as the action. The chance before the
+# step is $V$, the one after it is $Q$ of this step, and the change is $Q - V$.
 
 # %% [markdown] tags=["exercise"]
-# **2. How many labels?** *(medium, 15 minutes)*. A reader goes through a response step by step and
+# **2. How many checks?** *(medium, 15 minutes)*. A reader goes through a response step by step and
 # stops at the first wrong one. `right` (B, S) says whether each step is right, and `step_mask` (B, S)
 # whether it exists. Return how many steps are read in each response, (B,).
 #
-# Then think: as a policy gets better, does one response need more labels or fewer?
+# Then think: as a policy gets better, does one response need more checks or fewer?
 #
 # *Hint:* a step is read if there is no wrong one *before* it. `cumsum` counts.
 
@@ -564,14 +627,14 @@ def steps_read(right, step_mask):
 check.steps_read(steps_read)
 
 # %% [markdown] tags=["solution"]
-# A better policy needs *more* labels for each response, because its first wrong step comes later or
+# A better policy needs *more* checks for each response, because its first wrong step comes later or
 # never. And it needs more responses for each pair. So the price of a pair rises.
 
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug: the response that ends too soon** *(medium, 15 minutes)*. A colleague does not use
 # DPO. She trains the policy by imitation on its own right steps: the chosen steps of section 2, with
 # the loss of supervised fine-tuning. The figure has the share of right answers, and the number of
-# steps in a response. After ten training steps nothing is right. Here is how she makes a
+# steps in a response. After ten updates nothing is right. Here is how she makes a
 # batch. What is wrong? Mend `batch_of`.
 #
 # Then predict: she uses the same faulty rows for Step-DPO. Will the responses become as short?
@@ -579,7 +642,7 @@ check.steps_read(steps_read)
 # *Hint:* what is the last token of each row, and what did the policy write after that step?
 
 # %% tags=["exercise"]
-right = {
+right_answers = {
     "colleague": [0.59, 0.52, 0.165, 0.015, 0.005, 0.0],
     "mended": [0.59, 0.48, 0.505, 0.515, 0.545, 0.515],
 }
@@ -587,8 +650,9 @@ written_steps = {
     "colleague": [4.79, 4.775, 3.805, 2.685, 2.45, 2.45],
     "mended": [4.79, 4.79, 4.8, 4.795, 4.81, 4.82],
 }
-panels = {"share of right answers": right, "steps of a response": written_steps}
-show.lines(panels, range(0, 11, 2), xlabel="training step")
+panels = {"share of right answers": right_answers}
+panels |= {"steps of a response": written_steps}
+show.lines(panels, range(0, 11, 2), xlabel="update")
 
 
 # %% tags=["exercise"]
@@ -622,25 +686,28 @@ batch_of(["12+10-1+7="], [[]], [step]).response_ids
 
 # %% [markdown] tags=["exercise"]
 # **4. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
-# writes −100 for "this step has no label", as many libraries do. His process reward model looks *more*
-# accurate in training than the right one. But it hardly tells a wrong step from a right one, as the table
-# shows. What is wrong in his loss? Mend it.
+# has money for one check in each response. A step is picked at random and checked. For the other steps
+# he writes −100, "no label", as many libraries do. He trains the model that also reads
+# log-probabilities. In training it looks as accurate as the mended one. But it likes wrong steps,
+# too, as the table shows. What is wrong in his loss? Mend it.
 #
 # `logits` and `labels` (B, S), `step_mask` (B, S). A label is −100 or a number from 0 to 1. Return the
 # loss of each step, (B, S), with 0 where a step does not exist or has no label.
 #
-# *Hint:* which steps have no label in section 5, and so −100 in his data? What does `bool` make of it?
-# And of 0.25?
+# *Hint:* what does `bool` make of −100? And of 0.25?
 
 
 # %% tags=["exercise"]
 table = {
-    "colleague": [0.91, 0.89, 0.88, 0.87],
-    "mended": [0.89, 0.88, 0.84, 0.82],
+    "colleague": [0.97, 0.98, 0.89],
+    "mended": [0.97, 0.95, 0.22],
 }
-rows = ["labels on the right side of one half, in training"]
-kinds = ["right steps", "first wrong steps", "steps after them"]
-pd.DataFrame(table, index=rows + [f"mean sigma(z), held out: {k}" for k in kinds])
+index = ["labels on the right side of one half, in training"]
+index += [
+    "mean sigma(z), held out: right steps",
+    "mean sigma(z), held out: wrong steps",
+]
+pd.DataFrame(table, index=index)
 
 
 # %% tags=["exercise"]
@@ -654,9 +721,9 @@ check.loss_of_labelled_steps(loss_of_labelled_steps)
 
 
 # %% [markdown] tags=["solution"]
-# `bool` makes True of everything but 0, so −100 counts as *good*. The steps after a wrong one have
-# no label: the model learns that they are good. It also looks accurate, because these steps are easy
-# to tell. TRL's first trainer of process reward models had this fault.
+# `bool` makes True of everything but 0, so −100 counts as *good*. Most wrong steps were not picked,
+# and the model learns that they are good. It still looks accurate, because nearly all of its labels are
+# now 1. TRL's first trainer of process reward models had this fault.
 
 
 # %% tags=["solution"]
@@ -720,14 +787,22 @@ record = {
 #
 # ## Going further
 #
-# **What is not equal in section 3.** Labels, training steps and learning rate are equal. The number of
-# pairs and of sampled tokens is not. The learning rate was chosen by single
+# **What is not equal in section 3.** Checks, updates and learning rate are equal. The number of
+# pairs and of sampled tokens is not. If checks of steps are free, count pairs instead. At its end Step-DPO has
+# used about as many pairs as whole responses have after half of their updates. There the curves have 0.69 and
+# 0.67. (Step-DPO has then made twice as many updates.) The learning rate was chosen by single
 # runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
 # knows them. Then the comparison favours whole responses even more.
 #
-# **What is not equal in section 6.** The checks and the training steps are equal. But 400 steps are 32
-# passes over the 400 responses of soft and hard labels, 4 over those of the rule and 1 over the outcomes.
-# One learning rate was used for all, and not tuned.
+# **What is not equal in section 6.** The first five rows have equally many checks and updates. But 400 updates
+# are 32 passes over the 400 responses of soft and hard labels, 4 over those of the rule and 1 over the
+# outcomes. One learning rate was used for these five, and not tuned. With hard labels the loss in training
+# has fallen to 0.00: the model knows its 400 responses by heart. Among the five, *min* with soft labels and with
+# outcomes at every step picks better than with hard labels. Large models that have learned to reason start
+# from more, and papers report gains with the text alone.
+#
+# **The head in the package.** `models.WithLogprobs` adds $l_s v$ to the hidden state, with a learned vector
+# $v$ that starts at 0. So $a = w \cdot v$.
 #
 # **Token-level DPO.** Zeng et al. 2024 keep pairs of whole responses and add a penalty on the KL
 # divergence at each token (TDPO in lesson 14b). Their loss is finer, their feedback is not.

@@ -1,6 +1,7 @@
 """The two faulty runs of lab 15b's exercises 3 and 4, as their figures show them."""
 
 import copy
+import random
 from dataclasses import replace
 
 import torch
@@ -80,47 +81,44 @@ def trained_on_steps(*, append_eos, loss="imitation"):
     return [list(values) for values in zip(*found, strict=True)]
 
 
-def labelled(prompt, text):
-    """A row of `train_prm`: the rule's labels, None after the first wrong step."""
-    steps, labels = text.split("="), tasks.arithmetic.checked_steps(prompt, text)
-    return {
-        "prompt": prompt,
-        "completions": steps,
-        "labels": [float(y) for y in labels] + [None] * (len(steps) - len(labels)),
-    }
+def one_step_checked(prompt, text, draw):
+    """A row of `train_prm` of which one step has a label: whether it follows from the one before."""
+    steps, found = text.split("="), tasks.arithmetic.steps_right(prompt, text)
+    labels = [None] * len(steps)
+    checked = draw.randrange(len(steps))
+    labels[checked] = float(found[checked])
+    return {"prompt": prompt, "completions": steps, "labels": labels}
 
 
 def reward_model_reads(*, cast):
-    """Mean probability of good at right steps, at first wrong steps, and at later steps.
+    """Mean probability of good at right steps and at wrong steps of held-out responses.
 
     cast: the fault. A step without a label counts as good.
 
     Returns:
-        (the three means, share of labels on the right side in the last 10 training steps).
+        (the two means, share of labels on the right side in the last 10 updates).
     """
     start, tokenizer = models.load_policy("tiny-long-steps")
-    prompts = problems("train", 2000, seed=1)[:400]
+    prompts, draw = problems("train", 2000, seed=1)[:400], random.Random(0)
     texts = responses(start, tokenizer, prompts, seed=0)
-    rows = [labelled(p, t) for p, t in zip(prompts, texts, strict=True) if all(t.split("="))]
+    pairs = [pair for pair in zip(prompts, texts, strict=True) if all(pair[1].split("="))]
+    rows = [one_step_checked(*pair, draw) for pair in pairs]
     if cast:
         rows = [r | {"labels": [1.0 if y is None else y for y in r["labels"]]} for r in rows]
     config = loops.PRMConfig(
-        step_end="=", steps=60, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-3)
+        step_end="=", steps=100, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-2)
     )
-    backbone = copy.deepcopy(start).requires_grad_(True).base_model
+    ends = models.step_end_ids(start, tokenizer, "=")
+    backbone = models.WithLogprobs(start, ends)
     scorer, history = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
     prompts = problems("val", 400)
     texts = responses(start, tokenizer, prompts, seed=6)
     kept = [(p, t) for p, t in zip(prompts, texts, strict=True) if all(t.split("="))]
     batch = models.encode(tokenizer, [p for p, _ in kept], [t for _, t in kept])
     with torch.no_grad():
-        logits, is_step = models.step_logits(
-            scorer, batch, models.step_end_ids(start, tokenizer, "=")
-        )
-    kinds = torch.full(logits.shape, 3)
-    for row, pair in enumerate(kept):
-        for column, y in enumerate(labelled(*pair)["labels"]):
-            kinds[row, column] = 2 if y is None else int(y == 0)
+        logits, is_step = models.step_logits(scorer, batch, ends)
+    right = torch.zeros_like(is_step)
+    right[is_step] = torch.tensor([y for pair in kept for y in tasks.arithmetic.steps_right(*pair)])
     good = logits.sigmoid()
-    means = [good[is_step & (kinds == k)].mean().item() for k in range(3)]
+    means = [good[some & is_step].mean().item() for some in (right, ~right)]
     return means, sum(r["right"] for r in history[-10:]) / 10

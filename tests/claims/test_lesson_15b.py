@@ -3,6 +3,7 @@
 import ast
 import copy
 import math
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -11,7 +12,13 @@ from datasets import Dataset
 
 from minirlhf import core, experiments, loops, models, rewards, tasks
 from minirlhf.classroom.course import NOTEBOOKS
-from minirlhf.experiments.process_rewards import PROBLEMS, ROLLOUTS, process_rewards_config
+from minirlhf.experiments.process_rewards import (
+    PROBLEMS,
+    ROLLOUTS,
+    blamed_by_surprisal,
+    planted_errors,
+    process_rewards_config,
+)
 from minirlhf.experiments.steps import (
     ASKED,
     DEMONSTRATIONS,
@@ -33,6 +40,7 @@ MODELS = (
     "outcomes at every step",
     "labels of the rule",
 )
+READERS = ("log-probabilities too, 100 checks", "log-probabilities too, 1,000 checks")
 PICKS = ("best_last", "best_min", "best_product")
 
 
@@ -59,21 +67,35 @@ def reward_models():
 
 @pytest.fixture(scope="module")
 def price(start):
-    """Labels that a pair of Step-DPO costs, for the start."""
+    """What Step-DPO pays at the start, for 256 problems.
+
+    first: checks until the first wrong step of each response; again: checks of tries; wrong, pairs:
+    how many.
+    """
     policy, tokenizer = start
     config = loops.StepDPOConfig(
         step_end="=", max_step=24, sampling=SAMPLING, dpo=loops.StepDPOConfig().dpo
     )
+    prompts, read = long_problems()[:256], []
+
+    def judge(prompt, before, step):
+        read.append(prompts.index(prompt))
+        return tasks.arithmetic.right_step(prompt, before, step)
+
     rows, log = step_pairs(
         policy,
         tokenizer,
-        long_problems()[:256],
-        tasks.arithmetic.right_step,
+        prompts,
+        judge,
         config,
         models.step_end_ids(policy, tokenizer, "="),
         torch.Generator().manual_seed(0),
     )
-    return log["labels"].item() / len(rows["prompt"])
+    # after the last response the judge goes back, to the tries of the first wrong step
+    first = next(k for k in range(1, len(read)) if read[k] < read[k - 1])
+    pairs = len(rows["prompt"])
+    wrong = round(pairs / log["mended"].item())
+    return {"first": first, "again": len(read) - first, "wrong": wrong, "pairs": pairs}
 
 
 # ---- the records
@@ -97,15 +119,19 @@ def test_both_fall_first():
             assert run[20] < run[0]
 
 
-def test_no_reward_model_finds_errors_and_the_policy_does(reward_models):
+def test_only_models_that_read_logprobs_find_errors(reward_models):
     for name in MODELS:
         row = reward_models.loc[name]
         assert (abs(row.own - row.chance_own) < 0.09).all()
         assert (abs(row.planted - row.chance_planted) < 0.1).all()
         assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
         assert (row.best_min > row[["best_last", "best_product"]].max(axis=1)).all()
-    policy = reward_models.loc["no reward model"]
-    assert (policy[["best_product", "own", "planted"]] > 0.8).all().all()
+    for name in (*READERS, "no reward model"):
+        row = reward_models.loc[name]
+        assert (row[["own", "planted"]] > 0.5).all().all()
+        assert (row.best_product > row.random + 0.1).all()
+    policy, more = reward_models.loc["no reward model"], reward_models.loc[READERS[1]]
+    assert (more[["own", "planted"]] > policy[["own", "planted"]]).all().all()
 
 
 def test_labels_by_continuation_fall_at_the_wrong_step(start):
@@ -142,13 +168,22 @@ def test_the_numbers_of_lab_15b(start, steps, reward_models, price):
         learned(said, start)
         labels(said)
         scores(said)
-        judged(said, reward_models, steps)
+        judged(said, start, reward_models)
         exercises(said)
 
 
 def idea(said, start):
     said("is `tiny-long-steps`, a GPT-2 of", start[0].num_parameters() / 1e6)
     said("The first loss is", math.log(2))
+    # the trace: two steps are read, a known text is not checked again, and one more try is
+    judge = tasks.arithmetic.right_step
+    assert judge("12+10-1+7=", "", "22-1+7=") and judge("12+10-1+7=", "22-1+7=", "21+7=")
+    assert not judge("12+10-1+7=", "22-1+7=", "20+7=")
+    said("| first step, `22-1+7=`: right |", 1)
+    said("| second step, `20+7=`: wrong. The third is not read |", 2)
+    said("This text is known to be wrong: no new check |", 2)
+    said("| and once more: `21+7=`, right |", 3)
+    said("That is one pair for", 3)
 
 
 def gained(said, steps, price):
@@ -160,52 +195,76 @@ def gained(said, steps, price):
     mean = steps.groupby("variant")[["pass_1", "greedy", "step_right"]].mean()
     gain = mean.pass_1 - mean.pass_1["start"]
     said("**Whole responses win.**", gain["whole responses"], gain["step dpo"], 0)
-    assert abs(mean.greedy["step dpo"] - mean.greedy["whole responses"]) < 0.005
-    said("With greedy decoding the two are nearly equal")
+    greedy = mean.greedy["whole responses"], mean.greedy["step dpo"]
+    said("With greedy decoding the two are nearly equal:", *greedy)
     assert 0.87 < mean.step_right["start"] < 0.92  # nine of ten
+    # another processor may sample another token somewhere
+    assert price == pytest.approx(
+        {"first": 1015, "again": 140, "wrong": 109, "pairs": 105}, rel=0.1
+    )
+    whole = price["first"] + price["again"]
+    said("is expensive.** At the start,", 256, 1_015, 109, 140, 105)
+    said("So a pair costs", 1_015, 140, 105, 11, abs(whole / price["pairs"] - 11) < 1)
     share = torch.tensor(steps.loc["start"].pass_1_by_prompt.tolist())
     # of two of 16 responses, drawn without replacement
     differ = (2 * share * (1 - share) * 16 / 15).mean().item()
-    said("With its tries, Step-DPO pays", 11, abs(price - 11) < 1.5, differ)
-    said("So a pair of whole responses costs", 2 / differ)
+    said("Of two responses to one problem, exactly one is right in", differ)
+    said("So a pair of whole responses costs", 2, differ, 2 / differ)
     said("**Both fall first.** After", 20)
     said("**Believe the table, not the ends of the curves.**", ASKED)
     assert TRIES == 16
     history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
     ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
     said("There the curves have", *ends)
-    pairs = per_step / price, PROMPTS["whole"] * differ / 2
+    pairs = per_step * price["pairs"] / whole, PROMPTS["whole"] * differ / 2
     assert abs(pairs[0] / pairs[1] - 1) < 0.15
 
 
 def learned(said, start):
-    """What twenty steps teach: the share of right steps, and little about a step."""
+    """What sixty updates teach: without log-probabilities only how often a step is right."""
     policy, tokenizer = start
     prompts = faults_15b.problems("train", 2000, seed=1)[:400]
     texts = faults_15b.responses(policy, tokenizer, prompts, seed=0)
-    rows = [faults_15b.labelled(p, t) for p, t in zip(prompts, texts, strict=True)]
-    rows = [row for row in rows if all(row["completions"])]
+    pairs = zip(prompts, texts, strict=True)
+    rows = [tasks.arithmetic.labelled_steps(p, t) for p, t in pairs if all(t.split("="))]
     given = [y for row in rows for y in row["labels"] if y is not None]
     config = loops.PRMConfig(
-        step_end="=", steps=20, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-3)
+        step_end="=", steps=60, batch_size=32, optimiser=loops.OptimiserConfig.plain(lr=1e-3)
     )
-    backbone = copy.deepcopy(policy).requires_grad_(True).base_model
-    scorer, _ = loops.train_prm(backbone, tokenizer, Dataset.from_list(rows), config)
+    head = replace(config, steps=50, optimiser=loops.OptimiserConfig.plain(lr=1e-2))
     ends = models.step_end_ids(policy, tokenizer, "=")
     read = models.encode(tokenizer, ["12+10-1+7="], ["22-1+7=20+7=27"])
+    backbone = copy.deepcopy(policy).requires_grad_(True).base_model
+    rows = Dataset.from_list(rows)
+    scorer, _ = loops.train_prm(backbone, tokenizer, rows, config)
+    reader, _ = loops.train_prm(models.WithLogprobs(policy, ends), tokenizer, rows, head)
     with torch.no_grad():
-        good = models.step_logits(scorer, read, ends)[0].sigmoid()[0]
+        good = [models.step_logits(m, read, ends)[0].sigmoid()[0] for m in (scorer, reader)]
     share = sum(given) / len(given)
-    near = ((good - share).abs() < 0.1).all()
-    said("All three get about", share, bool(near))
+    said("All three get more than", 0.9, bool((good[0] > 0.9).all()), share)
+    with torch.no_grad():
+        logprobs = models.policy_logprobs(policy, read)[0]
+    others = torch.cat([logprobs[:8], logprobs[9:]])
+    said("The `0` of `20` has the log-probability", logprobs[8].item())
+    said("all other tokens have more than", -0.05, bool((others > -0.05).all()))
+    said("The second step falls to", good[1][1].item())
+    said("the two others get more than", 0.9, bool((good[1][::2] > 0.9).all()))
+    factor = (reader.head.weight[0] @ reader.backbone.direction).item()
+    low = logprobs[8].item()
+    said("The learned $a$ is about", 5, abs(factor - 5) < 0.5)
+    said("So the digit with", low, 5, -low, -5 * low)
+    said("are trained, on the same", 400)
 
 
 def labels(said):
     said("Of $N = 8$ continuations", 2, 2 / 8, 2 / 8, 1)
     said("The **hard** label is", 1, 0)
+    said("A right answer has the reward", 1, 0)
     said("The mean soft label is $p$ =", 0.1)
     said("The mean hard label is $1 - 0.9^8$ =", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
     said("the label falls from near", 1, 0, 28)
+    # those of the committed page; other draws stay below 0.35, see the test of the labels
+    said("the labels are low *from the start*, between", 0.08, 0.2)
 
 
 def scores(said):
@@ -213,74 +272,114 @@ def scores(said):
     said("For a step with $\\sigma(z) = 0.8$", -math.log(0.8), -math.log(0.2))
     p = torch.tensor([[0.9, 0.2, 0.9]], dtype=torch.float64)
     mask = torch.ones_like(p, dtype=torch.bool)
-    said("For steps with the probabilities", 0.9, 0.2, 0.9)
+    said("we need one number for each. There are three", 0.9, 0.2, 0.9)
     for how in ("last", "min", "product"):
         score = core.process_reward_score(p.logit(), mask, how=how).exp().item()
         said(f"| **{how}** |", score)
     said("on the rule's labels of", 400)
 
 
-def judged(said, reward_models, steps):
-    checks = [reward_models.loc[n].labels.mean() for n in ("outcomes", "labels of the rule")]
-    good = all(abs(x - 12_700) < 100 for x in checks)
-    said("the same number of checks, about", 12_700, good)
-    said("so a soft label costs", ROLLOUTS)
-    said("the share of right ones among", ROLLOUTS)
-    said("whether any of these", ROLLOUTS)
-    said("**Pick**: of", TRIES)
+def judged(said, start, reward_models):
+    config = process_rewards_config({"seed": 0})
+    labels = reward_models.labels.groupby("variant").mean()
+    assert all(abs(labels[n] - 12_700) < 100 for n in ("outcomes", "labels of the rule"))
+    assert all(0 <= labels[n] - x < 6 for n, x in zip(READERS, (100, 1_000), strict=True))
+    said("| soft labels | for each step", ROLLOUTS, 12_700)
+    said("| hard labels |", ROLLOUTS, 12_700)
+    said("| outcomes |", 12_700)
+    said("| outcomes at every step |", 12_700)
+    said("| labels of the rule |", 12_700)
+    said("| log-probabilities too | the same", 100, 1_000)
+    alone = process_rewards_config({"seed": 0, "logprobs": True})
+    said("The first five train the whole model, with", config.steps, alone.steps)
+    said("A soft or hard label costs", ROLLOUTS)
+    said("on held-out problems: of", TRIES)
+    said("Look first at the", TRIES)
     mean = reward_models.groupby("variant").mean(numeric_only=True)
-    policy, trained = mean.loc["no reward model"], mean.loc[list(MODELS)]
-    said("are best at both**", policy.best_product, policy.own, policy.planted)
-    assert all(abs(mean[f"chance_{kind}"].mean() - 0.2) < 0.02 for kind in ("own", "planted"))
-    found = trained[["own", "planted"]]
-    said("The means of the reward models are", found.min().min(), found.max().max())
-    picked = trained[list(PICKS)]
+    policy = mean.loc["no reward model"]
+    trained, readers = mean.loc[list(MODELS)], mean.loc[list(READERS)]
+    picking(said, start, policy, trained, readers)
+    finding(said, start, policy, trained, readers)
+    further(said, reward_models)
+
+
+def picking(said, start, policy, trained, readers):
+    asked = [faults_15b.problems("test", 6)[0]] * TRIES
+    texts = models.sample_text(*start, asked, config=SAMPLING, seed=3)[0]
+    texts = models.decode(start[1], texts)
+    right = sum(rewards.right_answer(asked, texts))
+    one_text = len({t for t in texts if rewards.right_answer(asked[:1], [t])[0]}) == 1
+    said("**One text, one score.**", TRIES, right, len(set(texts)), one_text, 1 / len(set(texts)))
+    said("fails only if none of the", TRIES)
+    others, least = trained[["best_last", "best_product"]], trained.best_min
     said(
-        "**They pick worse than a random response**",
+        "better than blind at *last* and *product*",
+        others.min().min(),
+        others.max().max(),
+        policy.blind,
+        (others < policy.blind).all().all(),
+        least.min(),
+        least.max(),
         policy.random,
-        picked.min().min(),
-        picked.max().max(),
     )
-    said("Then its pick is right in only", policy.blind)
-    for pick in ("best_last", "best_product"):
-        assert (abs(reward_models.loc[list(MODELS)][pick] - policy.blind) < 0.1).all()
-    said("why a majority vote does so well", policy.majority)
-    said("Then the first step below one half is the wrong one in", policy.labels_half)
-    said("The step with the largest *fall* is it in more than", policy.labels_fall > 0.75)
-    said("But a model that knew the soft labels would reach", policy.labels_half)
-    said(
-        "That is also what greedy decoding avoids, and it has",
-        steps.loc["start"].greedy.mean(),
-        ASKED,
-        ASKED // 2,
-    )
-    frame = reward_models.reset_index()
-    for better in ("soft labels", "outcomes at every step"):
-        difference = experiments.difference_over_prompts_and_seeds
-        assert difference(frame, "best_min", "hard labels", better).iloc[0].low > 0
-        assert (reward_models.loc[better].best_min > policy.blind + 0.04).all()
-    said("The policy has learned it from", DEMONSTRATIONS)
-    said("The models of soft and hard labels have", PROBLEMS, 3_300, 12_700)
+    few, more = (readers.loc[name] for name in READERS)
+    said("**With log-probabilities,", 100, few.best_min, more.best_min, 1_000)
+    said("A majority vote has", policy.majority, policy.best_product)
+    assert (abs(readers.best_product - readers.best_min) < 0.02).all()
+    said("**With log-probabilities *last* fails:", few.best_last, more.best_last)
+
+
+def finding(said, start, policy, trained, readers):
+    few, more = (readers.loc[name] for name in READERS)
+    said("| soft labels, first below", 1 / 2, ROLLOUTS)
+    said("finds the wrong step.** With", 100, few.own, few.planted, 1_000, more.own, more.planted)
+    said("A random step is right in", policy.chance_own)
+    said("The least likely token alone finds", policy.own, policy.planted)
+    cases = planted_errors(tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS))
+    blamed = blamed_by_surprisal(*start, cases)
+    missed = [x - y for x, y in zip(blamed, cases["step"], strict=True) if x != y]
+    said("It misses", len(missed), len(cases), min(missed) > 0)
+    assert abs(1 - len(missed) / len(cases) - policy.planted) < 1e-6
+    found = trained[["own", "planted"]]
+    said("**With the text alone, nothing is found**:", found.min().min(), found.max().max(), 127)
+    said("The policy had", DEMONSTRATIONS, 3_300)
+    said("The first below one half is the wrong one in only", policy.labels_half)
+    said("The largest fall finds more than three of four", policy.labels_fall > 0.75)
+    asked = [faults_15b.problems("test", 6)[4]] * TRIES
+    texts = models.decode(start[1], models.sample_text(*start, asked, config=SAMPLING, seed=3)[0])
+    same = sum(text.endswith("=20-19=11") for text in texts)
+    said("problem of section 4 again,", 12, abs(same - 12) < 3, TRIES)
+    said("From the text alone,", 12_700, 100)
+
+
+def further(said, reward_models):
+    mean = reward_models.groupby("variant").mean(numeric_only=True)
     config = process_rewards_config({"seed": 0})
     passes = config.steps * config.batch_size / PROBLEMS
+    rule = config.steps * config.batch_size / 3_300
     said(
-        "The checks and the training steps are equal. But",
+        "have equally many checks and updates. But",
         config.steps,
         passes,
         PROBLEMS,
         4,
-        round(config.steps * config.batch_size / 3_300) == 4,
+        round(rule) == 4,
         1,
     )
-    said("With hard labels it has fallen to", mean.loss["hard labels"], PROBLEMS)
+    said("the loss in training has fallen to", mean.loss["hard labels"], PROBLEMS)
+    frame = reward_models.reset_index()
+    difference = experiments.difference_over_prompts_and_seeds
+    for better in ("soft labels", "outcomes at every step"):
+        assert difference(frame, "best_min", "hard labels", better).iloc[0].low > 0
+    said("with a learned vector $v$ that starts at", 0)
 
 
 def exercises(said):
     said("Return the change that each step makes, (B, S), with", 0)
     said("NaN times", 0)
-    said("Another colleague writes", -100)
+    said("he writes", -100)
     said("A label is", -100, 0, 1, 0)
-    said("which steps have no label in section 5, and so", -100, 0.25)
+    said("what does `bool` make of", -100, 0.25)
 
 
 # ---- the faulty runs of exercises 3 and 4
@@ -312,7 +411,7 @@ def test_with_dpo_the_same_fault_does_not_shorten_the_responses():
 @pytest.mark.slow
 def test_the_table_of_exercise_4_is_that_of_labels_cast_to_bool():
     book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
-    cell = next(c.source for c in book.cells if "steps after them" in c.source)
+    cell = next(c.source for c in book.cells if "held out: wrong steps" in c.source)
     table = ast.literal_eval(ast.parse(cell).body[0].value)
     for name, cast in (("colleague", True), ("mended", False)):
         means, right = faults_15b.reward_model_reads(cast=cast)

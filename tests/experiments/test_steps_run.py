@@ -1,4 +1,4 @@
-"""The experiments on steps: what a checker reads, which step a model blames, and a small run of each."""
+"""The experiments on steps: which step a model blames, and a small run of each."""
 
 from dataclasses import replace
 
@@ -19,20 +19,6 @@ from minirlhf.tasks import arithmetic
 @pytest.fixture(scope="module")
 def start():
     return load_policy(steps.MODEL)
-
-
-@pytest.mark.parametrize(
-    ("response", "found"),
-    [
-        ("8+5-6=13-6=7", [True, True, True]),
-        ("8+5-6=14-6=8", [True, False]),  # nobody reads on
-        ("7", [False]),
-        ("8+5-6=13-6=", [True, True, False]),  # an end where a step should stand
-        ("8+5-6=13-6", [True, False]),  # the same step without =: the policy stopped too early
-    ],
-)
-def test_a_checker_stops_at_the_first_wrong_step(response, found):
-    assert arithmetic.checked_steps("8+5-2*3=", response) == found
 
 
 def test_picked_and_located_by_hand():

@@ -12,7 +12,9 @@ from minirlhf.tasks.arithmetic import (
     LARGEST,
     USUAL,
     answer_of,
+    checked_steps,
     draw_problems,
+    labelled_steps,
     planted_error,
     problems,
     reductions,
@@ -68,6 +70,29 @@ def test_one_operation_by_hand(expression, after):
 )
 def test_steps_right_by_hand(response, right):
     assert steps_right("(7+5)*3-9=", response) == right
+
+
+@pytest.mark.parametrize(
+    ("response", "found"),
+    [
+        ("8+5-6=13-6=7", [True, True, True]),
+        ("8+5-6=14-6=8", [True, False]),  # nobody reads on
+        ("7", [False]),
+        ("8+5-6=13-6=", [True, True, False]),  # an end where a step should stand
+        ("8+5-6=13-6", [True, False]),  # the same step without =: the policy stopped too early
+    ],
+)
+def test_a_checker_stops_at_the_first_wrong_step(response, found):
+    assert checked_steps("8+5-2*3=", response) == found
+
+
+def test_the_steps_after_the_first_wrong_one_have_no_label():
+    row = labelled_steps("12+10-1+7=", "22-1+7=20+7=27")
+    assert row["prompt"] == "12+10-1+7=" and row["completions"] == ["22-1+7", "20+7", "27"]
+    assert row["labels"] == [1.0, 0.0, None]
+    assert labelled_steps("12+10-1+7=", "22-1+7=21+7=28")["labels"] == [1.0, 1.0, 1.0]
+    # the first step has an = too many, so nobody reads the empty step behind it
+    assert labelled_steps("8+5=", "13=")["labels"] == [0.0, None]
 
 
 @pytest.mark.parametrize(
