@@ -171,8 +171,8 @@ show.microscope(table, "logprob", text="all")
 # The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the KL
 # penalty. The reference has no penalty, so its $J$ is its expected reward, 0.35. For the largest $J$ we go
 # backwards, from the last *situation* in which the policy acts to the first. If the *actions* $c$ of a
-# situation have rewards $r(c)$, the best policy is $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$.
-# Its probabilities add up to 1, so
+# situation have rewards $r(c)$, the best policy (lesson 12) is
+# $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities add up to 1, so
 #
 # $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
 #
@@ -218,9 +218,9 @@ columns = {"Q": q, "right result: V - Q": luck[:, 0], "wrong result: V - Q": luc
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy has this.
-# After a given result, only the second part of $\beta h$ depends on the second action. So this part has to
-# be $r$ minus a number. The probabilities of the second actions add up to 1, so the number is
+# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy satisfies
+# this. After a given result, only the second part of $\beta h$ depends on the second action. So this part
+# has to be $r$ minus a number. The probabilities of the second actions add up to 1, so the number is
 # $V(\text{result})$. Then $V(\text{result}) + k$ remains for the first action: for the fast tool $0.86 + k$
 # if the result is right, and $-0.14 + k$ if it is wrong. But the first action comes before the result and
 # has one probability.

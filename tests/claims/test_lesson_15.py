@@ -154,7 +154,7 @@ def luck(said, world):
     # by hand, from the formulas of the page
     assert right == pytest.approx(0.2 * math.log(0.5 * math.exp(5) + 0.5))
     assert wrong == pytest.approx(0.2 * math.log(0.5 * math.exp(-5) + 0.5))
-    said("best policy is $\\pi^*(c)", 1)
+    said("best policy (lesson 12) is $\\pi^*(c)", 1)
     said("| fast tool, right |", 1, 0, right)
     said("| fast tool, wrong |", -1, 0, wrong)
     said("| slow tool, right |", 1 - COST, -COST, COST, values[1, 0].item())
