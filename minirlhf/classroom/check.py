@@ -93,7 +93,7 @@ from minirlhf.classroom.lessons.lesson_14 import (
     slopes_of_a_pair,
 )
 from minirlhf.classroom.lessons.lesson_15 import (
-    luck_of_an_answer,
+    luck_of_a_result,
     mask_of,
     turn_log_ratio,
 )

@@ -38,14 +38,14 @@ from minirlhf.classroom import FAST, check
 # ## 1. The idea: two authors, one response
 #
 # Until now the policy wrote every token of a response. An **agent** is a policy that can call a **tool**,
-# such as a calculator, a search engine or a compiler. The tool answers, and the policy writes on. So one
-# response has two authors:
+# such as a calculator or a search engine. The tool writes its **result** into the response, and the policy
+# goes on. So one response has two authors:
 #
 # | who writes | tokens | what it is |
 # |---|---|---|
 # | policy | `[47*83]` | a *call* of the calculator |
-# | tool | `{3901}` | its result |
-# | policy | `3906` | the answer to the prompt `47*83+5=` |
+# | tool | `{3901}` | its *result* |
+# | policy | `3906` | the *answer* to the prompt `47*83+5=` |
 #
 # Training changes only the policy, so only the policy's tokens belong in the loss. The **action
 # mask** $m_t$ is 1 if the policy chose token $t$, and 0 if the tool wrote it. Lesson 12's log-ratio of
@@ -56,13 +56,12 @@ from minirlhf.classroom import FAST, check
 # Here $s_t$ is the prompt and *all* tokens before $y_t$, those of the tool included: the policy reads
 # what the tool wrote. A pair has the difference $\Delta h = h(\text{chosen}) - h(\text{rejected})$, and
 # its loss is that of lesson 12, $-\log \sigma(\beta\, \Delta h)$. This is *multi-turn DPO* (Xiong et
-# al. 2024).
-#
-# Is it right? And does it matter?
+# al. 2024). Lesson 12 wrote $h$ for the difference, our $\Delta h$, and called $\beta$ times it the
+# *margin*.
 
 # %% [markdown]
-# **Predict.** Here are the tokens of one response: `[ 4 7 * 8 3 ] { 3 9 0 1 } 3 9 0 6 EOS`. For
-# which of them is $m_t = 1$? Decide about each bracket: who wrote `]`, `{`, `}` and EOS?
+# **Predict.** Here are the tokens of one response: `[ 4 7 * 8 3 ] { 3 9 0 1 } 3 9 0 6 EOS`. For which of
+# them is $m_t = 1$?
 
 # %% [markdown]
 # <details><summary>What you should see</summary>
@@ -115,15 +114,14 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The score is a rule: 1 if the answer is the value of the prompt, and 0 otherwise. The answer is the
-# number after the tool's last result, or after the `~`. Here all six answers in the head are wrong. So are
-# three of the six with a call: each has copied one digit wrongly, so the calculator answered another
-# question.
+# The score is a rule: 1 if the answer is the value of the prompt, and 0 otherwise. The answer is the number
+# after the tool's last result, or after the `~`. Here all six answers in the head are wrong. So are three
+# of the six with a call: each has copied one digit wrongly.
 #
 # A batch has two masks. `response_mask` is true at every token of the response and false at padding.
-# `action_mask` is true only at the tokens that the policy chose. The figure shows the first three
-# responses with a call. The number under a token is its log-probability under the policy. The stronger
-# the orange, the less likely the token was. The tool's tokens are grey and have no number.
+# `action_mask` is true only at the tokens that the policy chose. The figure shows the log-probabilities of
+# the first three responses with a call. The stronger the orange, the less likely the token was. The tool's
+# tokens are grey.
 
 # %%
 calls = (~batch.action_mask & batch.response_mask).any(1)
@@ -134,11 +132,11 @@ table = evaluate.token_table(
 show.microscope(table, "logprob", text="all")
 
 # %% [markdown]
-# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. To call
-# or not is a decision that training can change. And the two wrong digits stand out, with less than 1 %.
+# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. Training
+# can change this decision. The two wrong digits stand out, with less than 1 %.
 
 # %% [markdown]
-# ## 3. Is it right? A tool that always gives the same answer
+# ## 3. Is it right? A tool that always gives the same result
 #
 # Lesson 12 began with the best policy $\pi^*$, which has the highest expected reward minus KL penalty.
 # It satisfies
@@ -152,76 +150,85 @@ show.microscope(table, "logprob", text="all")
 # Without the mask nothing cancels. The loss then has two *guesses* of what the tool will write: the
 # policy's and the reference's.
 #
-# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? It multiplies the
-# probability of each response by $e^{r/\beta}$, times a constant. For this the policy has to decide
-# about the whole response, and it does not decide what the tool answers. If the tool **always gives
-# the same answer to the same call**, choosing the call is choosing its answer, and the equation holds. So
-# for a calculator, a compiler or a fixed database, masked DPO is exact: its minimum is $\pi^*$. The
-# conditions are those of lesson 12: pairs of all responses, labels by the Bradley-Terry model, and a
-# network that can represent $\pi^*$.
+# But is $r = \beta h + \text{constant}$ still the equation of the *best* policy? Take two responses with
+# the same call. The equation makes the one with the better result likelier. The policy cannot do this: it
+# chooses the call, but not the result. If the tool **always gives the same result to the same call**, there
+# are no two such responses, and the equation holds. So for a calculator, a compiler or a fixed database,
+# masked DPO is exact: its minimum is $\pi^*$. As in lesson 12, this needs pairs of all responses,
+# Bradley-Terry labels and a network that can represent $\pi^*$.
 
 # %% [markdown]
 # ## 4. And a tool that is sometimes wrong?
 #
-# A search engine may return something else tomorrow. Then the equation gets one more term. A small
-# world, solved on paper, shows it.
+# A search engine may return something else tomorrow. A small world, solved on paper, shows what this
+# changes.
 #
-# The *fast* tool is right in 80 % of the calls. The *slow* one is always right, but it costs 0.1. The
-# policy chooses a tool and sees whether the answer is right. Then it passes the answer on (reward 1 if
-# right, −1 if wrong) or says *I do not know* (reward 0). The reference tosses a coin for every choice.
+# The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the calls. The *slow*
+# one is always right, but it costs 0.1. The policy sees whether the result is right. Then it passes the
+# result on (reward 1 if right, −1 if wrong) or says *I do not know* (reward 0). The reference tosses a
+# coin for every action.
 #
-# The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the
-# KL penalty. We maximise it backwards, from the last choice to the first. Among actions $c$ with rewards
-# $r(c)$ the best policy is $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities
-# add up to 1, so
+# The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the KL
+# penalty. The reference has no penalty, so its $J$ is its expected reward, 0.35. For the largest $J$ we go
+# backwards, from the last *situation* in which the policy acts to the first. If the *actions* $c$ of a
+# situation have rewards $r(c)$, the best policy (lesson 12) is
+# $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities add up to 1, so
 #
 # $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
 #
-# This is the *soft value* of lesson 13, a soft maximum of the rewards. It is what the choice is worth:
-# the reward of each action minus its penalty $\beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)}$ is $V$.
-# Take $\beta = 0.2$.
+# This is the *soft value* of lesson 13, a soft maximum of the rewards. Solve the equation of $\pi^*(c)$ for
+# $V$:
 #
-# 1. *After the answer.* If the fast tool was right, passing on brings 1 and *I do not know* 0, so
-#    $V = 0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86. If it was wrong, passing on brings
-#    −1, so $V = 0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12 e^{0}\big)$ = −0.14. The slow tool's cost
-#    lowers both rewards by 0.1, so after its right answer $V$ = 0.76.
-# 2. *Before the answer.* $Q(\text{tool})$ is what the choice of this tool is worth. It is the *mean* of
-#    $V$ over the answers, because nobody chooses them:
-#    $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the fast tool. The slow one has one answer,
-#    so $Q = V$ = 0.76.
-# 3. *At the start* the policy chooses, so $V_0$ is the soft maximum of the two $Q$: 0.72. It is the
-#    largest $J$.
+# $$ V = r(c) - \beta \log \frac{\pi^*(c)}{\pi_{\text{ref}}(c)} . $$
 #
-# At each choice, $\beta$ times the best policy's log-ratio is what the action is worth minus what the
-# choice is worth: first $Q(\text{tool}) - V_0$, then $r - V(\text{answer})$. Their sum along a response
-# is
+# Reward minus penalty is $V$ for *every* action. So $V$ is the value of the situation. Take $\beta = 0.2$.
 #
-# $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{answer}) - Q(\text{tool}) \big] . $$
+# *After the result* the rewards and the values are:
 #
-# The bracket is the **transition term**: how lucky this answer was. A right answer of the fast tool is
+# | result | passing on | *I do not know* | $V$ |
+# |---|---|---|---|
+# | fast tool, right | 1 | 0 | $0.2 \log\big(\tfrac12 e^{1/0.2} + \tfrac12 e^{0}\big)$ = 0.86 |
+# | fast tool, wrong | −1 | 0 | $0.2 \log\big(\tfrac12 e^{-1/0.2} + \tfrac12 e^{0}\big)$ = −0.14 |
+# | slow tool, right | 0.9 | −0.1 | both rewards are lower by the cost 0.1, so is $V$: 0.76 |
+#
+# *Before the result*, $Q(\text{tool})$ is the value of the action *call this tool*. It is the *mean* of
+# $V$ over the results, because nobody chooses them: $Q = 0.8 \cdot 0.86 - 0.2 \cdot 0.14$ = 0.66 for the
+# fast tool. The slow one has one result, so $Q = V$ = 0.76.
+#
+# *At the start* the policy chooses the tool, so $V_0$ is the soft maximum of the two $Q$: 0.72. It is the
+# largest $J$.
+#
+# So in each situation, $\beta$ times the log-ratio of $\pi^*$ is the value of the action minus the value
+# of the situation. That is $Q(\text{tool}) - V_0$ for the first action and $r - V(\text{result})$ for the
+# second. Their sum is
+#
+# $$ \beta\, h^*(y) = r(y) - V_0 - \big[ V(\text{result}) - Q(\text{tool}) \big] . $$
+#
+# The bracket is the **transition term**: how lucky this result was. A right result of the fast tool is
 # luck of $0.86 - 0.66 = 0.20$. A wrong one is $-0.14 - 0.66 = -0.80$. The mean of the luck is
-# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but a single response has it. A tool with one answer has
+# $0.8 \cdot 0.20 - 0.2 \cdot 0.80 = 0$, but a single response has it. A tool with one result has
 # $V = Q$ and no luck: that is section 3.
 
 # %%
 world = core.ToolWorld.two_tools(right=0.8, cost=0.1)
 start_value, q, values = world.optimal_values(beta=0.2)
 luck = world.transition_term(beta=0.2)
-luck[world.tool == 0] = torch.nan  # the slow tool never gives a wrong answer
-columns = {"Q": q, "right answer: V - Q": luck[:, 0], "wrong answer: V - Q": luck[:, 1]}
+luck[world.tool == 0] = torch.nan  # the slow tool never gives a wrong result
+columns = {"Q": q, "right result: V - Q": luck[:, 0], "wrong result: V - Q": luck[:, 1]}
 pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 
 # %% [markdown]
-# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy has
-# this. The probabilities of the second choice add up to 1, so its part of $\beta h$ can only be
-# $r - V(\text{answer})$. For the choice of the fast tool $V(\text{answer}) + k$ remains: $0.86 + k$ if
-# the answer is right, $-0.14 + k$ if it is wrong. But this choice comes before the answer and has one
-# probability.
+# DPO leaves out the bracket: its loss asks for $\beta h = r + k$ with one constant $k$. No policy satisfies
+# this. After a given result, only the second part of $\beta h$ depends on the second action. So this part
+# has to be $r$ minus a number. The probabilities of the second actions add up to 1, so the number is
+# $V(\text{result})$. Then $V(\text{result}) + k$ remains for the first action: for the fast tool $0.86 + k$
+# if the result is right, and $-0.14 + k$ if it is wrong. But the first action comes before the result and
+# has one probability.
 #
-# **Predict.** Take DPO with the action mask, and DPO without it. Without it, the tool's answer counts
-# as if the policy had chosen it; let the reference guess the answers perfectly. Does each choose the
-# fast tool more often than the best policy, less often, or about as often? Which has the higher $J$,
-# and is it the same one for every $\beta$?
+# **Predict.** Take DPO with and without the action mask. Without it, the loss has the two guesses of
+# section 3. Let the reference's guess be perfect: of the fast tool it expects a right result with 80 %,
+# without knowing this one. Does each call the fast tool more often than the best policy, less often, or
+# about as often? Which has the higher $J$, and is it the same one for every $\beta$?
 
 
 # %% tags=["predict"]
@@ -249,32 +256,34 @@ pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *Right* and *wrong* are answers of the fast tool. The reference has $J = 0.35$.
+# *Right* and *wrong* are results of the fast tool. The numbers are for $\beta = 0.2$.
 #
-# - **Without the mask only the choice of tool is wrong.** At $\beta = 0.2$ DPO takes the fast tool with
-#   probability 0.569, the best policy with 0.378. DPO is an optimist here: its loss also falls when a
-#   good *answer* $o$ gets likelier. So it learns the guess
-#   $p(o) \propto p_{\text{ref}}(o)\, e^{V(o)/\beta}$. The reference guesses 80 % right answers of the
-#   fast tool, and $p$ has 99.8 %. The second choices are those of the best policy. (For any guess:
-#   "Going further".)
-# - **With the mask the choice of tool is nearly right, 0.376, but the second choices are not.** They
-#   take up the luck. After a wrong answer the best policy passes it on with 0.7 %, masked DPO with 0.01 %.
-# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it and
-#   0.7039 without. At 0.5 and at 1, DPO *without* the mask is better: 0.5666 against 0.5651, and 0.4708
-#   against 0.4667.
+# - **Without the mask only the first action is wrong.** DPO takes the fast tool with probability 0.569,
+#   the best policy with 0.378. DPO is an optimist here: its loss also falls when a good *result* gets
+#   likelier. So its guess goes from 80 % right results of the fast tool to 99.8 %.
+# - **With the mask the first action is nearly right, 0.376, but the second is not.** After a wrong result
+#   DPO asks for a $\beta h$ that is lower than that of $\pi^*$ by 0.80, the bad luck, for both actions. Two
+#   probabilities that add up to 1 cannot both fall. *I do not know* is already near 1, so only passing on
+#   can fall: from 0.7 % to 0.01 %.
+# - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it, and
+#   0.7039 without. At 0.5 and at 1, DPO *without* the mask is a little better.
 # </details>
 #
-# GRPO (lesson 11) with the mask stays right. The policy gradient weights each choice by the return that
-# followed it, and the mean of this return over the tool's answers is $Q$: the luck averages out.
+# **What helps?** Subtract the luck from the rewards, and masked DPO is exact again: it takes the fast tool
+# with 0.378 and passes a wrong result on with 0.7 %. For a real tool you have to estimate $V$ and $Q$. GRPO
+# (lesson 11) with the mask needs no repair. The policy gradient weights each action by its *return*: the
+# rewards after it minus the later penalties. Over the tool's results and the later actions, its mean is the
+# $Q$ of the current policy. So the luck averages out.
 
 # %% [markdown]
 # ## 5. One step of multi-turn DPO
 #
-# This is lesson 14's online DPO: pairs of fresh responses of the policy. Three things change: the sampler
-# has a tool, a rule judges, and the mask is the action mask. A prompt whose eight responses are all
-# right or all wrong gives no pair.
+# This is lesson 14's online DPO: at each step the policy writes new pairs. Three things change: the sampler
+# has a tool, a rule judges, and the sum has the action mask. A prompt whose eight responses are all right
+# or all wrong gives no pair.
 #
-# `masked=False` puts the response mask in the place of the action mask, as if you had forgotten the tool.
+# `models.policy_logprobs` sets the tool's tokens to 0 for you. `every_logprob` does not: the mask goes in
+# at step 4 only. `masked=False` puts the response mask there, as if you had forgotten the tool.
 
 # %%
 train = [p.prompt for p in tasks.calculator.problems("train", 2000, seed=1)]
@@ -282,6 +291,13 @@ actor, reference = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(star
 plain = loops.OptimiserConfig.plain(lr=1e-4)
 optimizer = loops.make_optimizer(actor, plain)
 generator = torch.Generator().manual_seed(0)
+
+
+def every_logprob(model, batch):
+    """Log-probabilities of all response tokens, the tool's included, (B, R)."""
+    return models.policy_logprobs(
+        model, replace(batch, action_mask=batch.response_mask)
+    )
 
 
 def agent_step(index, masked=True):
@@ -297,15 +313,13 @@ def agent_step(index, masked=True):
     differ = scores.amax(1) > scores.amin(1)
     chosen = (first + scores.argmax(1))[differ]
     rejected = (first + scores.argmin(1))[differ]
-    # 4. The mask is a part of the batch: policy_logprobs is 0 where it is False.
-    own = batch.action_mask if masked else batch.response_mask
-    pairs = replace(batch, action_mask=own).select(torch.cat([chosen, rejected]))
-    # 5. The log-probability of each response: the sum over the tokens of the mask.
-    logprobs = models.policy_logprobs(actor, pairs)
-    logprobs = core.sequence_logprobs(logprobs, pairs.action_mask)
+    pairs = batch.select(torch.cat([chosen, rejected]))
+    # 4. The mask: which tokens count, (B, R).
+    own = pairs.action_mask if masked else pairs.response_mask
+    # 5. The log-probability of each response: the sum over these tokens.
+    logprobs = core.sequence_logprobs(every_logprob(actor, pairs), own)
     with torch.no_grad():  # the reference does not learn
-        ref_logprobs = models.policy_logprobs(reference, pairs)
-        ref_logprobs = core.sequence_logprobs(ref_logprobs, pairs.action_mask)
+        ref_logprobs = core.sequence_logprobs(every_logprob(reference, pairs), own)
     # 6. The loss of lesson 12, and the update.
     losses = core.dpo(*logprobs.chunk(2), *ref_logprobs.chunk(2), beta=0.1)
     losses.mean().backward()
@@ -363,18 +377,33 @@ show.lines(panels, xlabel="step")
 # quarters with the mask. The two losses sum over different tokens, so they cannot be compared: no loss
 # shows that the mask is missing.
 # </details>
+#
+# **Why do the policy's own tokens learn less?** tiny-agent was trained with the action mask too, so it
+# gives the tool's `{` about −13 nats and its `}` about −10, which is easy to raise. Without the mask the
+# tool's tokens, a fifth of all, give about nine tenths of the squared norm of the first gradient. Adam's
+# steps are about equally long, however large the gradient is. So little is left for the policy's own
+# tokens.
 
 # %% [markdown]
 # ## 6. Does it matter? Three iterations on tiny-agent
 #
-# `minirlhf experiment multi_turn` has recorded runs with three seeds and held-out test problems. An
-# *iteration* is: sample eight responses to each of 384 problems, make the pairs, take 12 steps on them.
-# Three iterations make a run, with $\beta = 0.1$ as in section 5. Its samples are older than there and its
-# learning rate decays, so do not compare the two. We compare DPO, Kahneman-Tversky optimisation (KTO,
-# lesson 14b: single responses, labelled right or wrong) and GRPO, which samples anew for each step.
+# `minirlhf experiment multi_turn` has recorded runs with three seeds, tested on *held-out* problems, which
+# are not in the training. An *iteration* is: sample eight responses to each of 384 problems, make the
+# pairs, take 12 steps on them. A run is three iterations, with $\beta = 0.1$ as in section 5. Its learning
+# rate decays, so do not compare the two. We compare DPO, Kahneman-Tversky optimisation (KTO, lesson 14b:
+# single responses, labelled right or wrong) and GRPO, which samples anew for each step. The columns of the
+# table:
 #
-# **Predict.** Do KTO and GRPO need the mask as much as DPO? When DPO without the mask has raised the right
-# response of a pair above the wrong one, on which tokens did it do so?
+# | column | what it is |
+# |---|---|
+# | right answers | pass@1: the share of right ones among single samples at temperature 1, here 16 for each of 400 problems (the figure has one of each) |
+# | calls | the share of all responses that have a call |
+# | right numbers | the share of these calls that have the prompt's product |
+# | own tokens, tool's | the two parts of $\Delta h$ (the record's `margin`, without $\beta$). The pairs are a right and a wrong response that tiny-agent wrote before training |
+# | in brackets | the lowest and the highest seed |
+#
+# **Predict.** Do KTO and GRPO need the mask as much as DPO? Without the mask, does a policy learn to call,
+# to copy the numbers, or both?
 
 # %% tags=["predict"]
 history = experiments.results("multi_turn_history")
@@ -397,30 +426,25 @@ methods = ["dpo", "dpo, no mask", "kto", "kto, no mask", "grpo", "grpo, no mask"
 experiments.shown(runs[runs.variant.isin(["start", *methods])], columns)
 
 # %% [markdown]
-# The brackets give the lowest and the highest seed. *Right answers* is pass@1: the share of right single
-# samples, here of sixteen for each of 400 problems. (The figure has one of each.) *Right numbers* is, among
-# the calls, the share with the prompt's product. The last two columns are the mean $\Delta h$ of a
-# right and a wrong response of tiny-agent before training, on the policy's own tokens and on the tool's.
-#
 # <details><summary>What you should see</summary>
 #
-# - **The mask decides.** With it, right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
+# - **With the mask, samples are better.** Right answers rise from 0.32 to 0.56 (DPO), 0.57 (KTO) and 0.58
 #   (GRPO). Without it they reach only 0.40, 0.41 and 0.42. The gap is there on every seed.
 # - **Without the mask the policy learns to call, but less, and it does not learn to copy.** DPO raises
 #   the calls from 0.40 to 0.54 without the mask, and to 0.63 with it. At the start 0.79 of the calls
-#   have copied the right numbers. Without the mask 0.77 have, and with it 0.91. KTO and GRPO do the
-#   same.
+#   have the right numbers. Without the mask 0.77 have, and with it 0.91.
 # - **Without the mask, training is spent on the tool's tokens.** Of DPO's $\Delta h$ of 14.83 nats, 14.28
-#   are on the tool's tokens: 96 %. Only 0.55 are on the policy's own, and with the mask 2.05 ("Going
-#   further" says why). At the start a result is in 96 % of the right responses, and in 15 % of the
-#   wrong ones. So predicting what the calculator writes is an easy way to raise $\Delta h$.
-# - With the mask the tool's tokens have no loss. Their part of $\Delta h$ falls by 1.5 to 2.2 nats. The
-#   policy does not write them, so this does no harm.
+#   are on the tool's tokens: 96 %. Only 0.55 are on the policy's own, and with the mask 2.05.
+# - **Greedy answers are nearly all right.** With the mask, DPO's samples still answer 37 % in the head. But
+#   of its greedy answers 0.98 are right, against 0.025 at the start: for nearly every prompt, calling is
+#   now the likelier choice. Without the mask it is 0.97.
 # </details>
 
 # %% [markdown]
-# **A calculator that errs.** Now one call in five gets a wrong result, in training and in the test. By
-# section 4, DPO then leaves out a transition term, and GRPO does not.
+# **A calculator that errs.** Now one call in five gets a wrong result, in training and in the test: one
+# digit is changed, such as `{3981}` for `{3901}`. By section 4, DPO then leaves out a transition term, and
+# GRPO does not. *Right calls* is the share of all responses that call with the prompt's product, whatever
+# the result.
 #
 # **Predict.** Without errors GRPO ends 0.02 above DPO. Will the gap be larger with errors?
 
@@ -432,27 +456,20 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# No: GRPO is again 0.02 above DPO. There is no second tool here. Calling beats the head, errors or not, and
-# every call has the same chance of an error. **A random tool does not always hurt DPO.**
-#
-# With the mask, errors lower right answers from 0.57 to 0.44, by 0.13 (means of the three methods). One
-# wrong result in five explains most of this: 0.57 / 5 = 0.11. The rest has two sources. By chance the
-# test's calculator erred in 21 % of the calls. And right calls, counted without errors, fall by 0.005.
-#
-# Without the mask fewer answers are right, so errors cost less: 0.07 to 0.09.
+# No: GRPO is again 0.02 above DPO. In section 4 masked DPO gets the *call* nearly right, and the action
+# *after* the result wrong. Here that action cannot depend on the error: nothing tells the policy that a
+# result is wrong, and it has no *I do not know*. **A random tool does not always hurt DPO.**
 # </details>
 
 # %% [markdown]
 # ## What to remember
 #
 # - The **action mask** is true at the tokens that the policy chose, the end of a call and the EOS
-#   included.
-# - Multi-turn DPO sums its log-ratio over these tokens.
-# - If the same call always gets the same answer, this is exact. If not, the luck of the answer (the
-#   transition term) goes into choices that have nothing to do with it.
-# - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With a choice
-#   of tools, the policy can also become an optimist.
-# - Keep the ids that were sampled. Text that is tokenised again can be other tokens.
+#   included. Multi-turn DPO sums its log-ratio over these tokens.
+# - If the same call always gets the same result, this is exact. If not, DPO leaves out the luck of the
+#   result (the transition term), and this distorts the actions after it.
+# - Without the mask, training is spent on predicting the tool, and the loss looks *better*. With several
+#   tools, the policy can also become an optimist.
 #
 # ## Exercises
 #
@@ -465,7 +482,7 @@ experiments.shown(runs[runs.variant.isin(with_errors)], columns)
 # (B, R) is true at the tokens that the policy chose. Return $h$ for each response, (B,). Where the
 # mask is false the numbers can be NaN.
 #
-# *Hint:* NaN times 0 is NaN. Choose with `torch.where` first, then add.
+# *Hint:* NaN times 0 is NaN, so do not multiply by the mask. Which function *chooses* between two tensors?
 
 
 # %% tags=["exercise"]
@@ -483,16 +500,16 @@ def turn_log_ratio(logprobs, ref_logprobs, action_mask):
 check.turn_log_ratio(turn_log_ratio)
 
 # %% [markdown] tags=["exercise"]
-# **2. The luck of an answer** *(medium, 20 minutes)*. First on paper: a third tool is right in half
+# **2. The luck of a result** *(medium, 20 minutes)*. First on paper: a third tool is right in half
 # of its calls and costs nothing. Take $\beta = 0.2$ and the values of section 4. What is $Q$ of this
-# tool, and how lucky is its right answer?
+# tool, and how lucky is its right result?
 #
 # <details><summary>The two numbers</summary>
 #
-# $Q = (0.86 - 0.14) / 2$ = 0.36, so a right answer is luck of $0.86 - 0.36$ = 0.50.
+# $Q = (0.86 - 0.14) / 2$ = 0.36, so a right result is luck of $0.86 - 0.36$ = 0.50.
 # </details>
 #
-# Now the general case. `tool` (A, O) has the probability of each answer to each first action,
+# Now the general case. `tool` (A, O) has the probability of each result of each first action,
 # `rewards` (A, O, C) the reward of each whole response, and `ref_second` (A, O, C) the probabilities
 # of the second action under the reference. Return the transition term $V - Q$, (A, O).
 #
@@ -501,20 +518,20 @@ check.turn_log_ratio(turn_log_ratio)
 
 
 # %% tags=["exercise"]
-def luck_of_an_answer(tool, rewards, ref_second, beta): ...  # your code
+def luck_of_a_result(tool, rewards, ref_second, beta): ...  # your code
 
 
-check.luck_of_an_answer(luck_of_an_answer)
+check.luck_of_a_result(luck_of_a_result)
 
 
 # %% tags=["solution"]
-def luck_of_an_answer(tool, rewards, ref_second, beta):
+def luck_of_a_result(tool, rewards, ref_second, beta):
     values = beta * (ref_second.log() + rewards / beta).logsumexp(-1)
     q = (tool * values).sum(1, keepdim=True)
     return values - q
 
 
-check.luck_of_an_answer(luck_of_an_answer)
+check.luck_of_a_result(luck_of_a_result)
 
 # %% [markdown] tags=["exercise"]
 # **3. Find the bug** *(medium, 15 minutes)*. A colleague trains `tiny-agent` as in section 6. The loss
@@ -527,6 +544,13 @@ check.luck_of_an_answer(luck_of_an_answer)
 # call, and which one that the loss falls? Then mend `mask_of`, and run the check in the last cell.
 #
 # *Hint:* write both masks of the eight tokens under each other, the right one and the colleague's.
+#
+# <details><summary>The three tokens</summary>
+#
+# The first `[` and the `7` after the result have no loss. The `{` has a loss, and the tool wrote it. The
+# `[` is the decision to call. It has no loss, so the agent does not learn to call. The loss falls because
+# the policy learns to predict the `{` of the right responses.
+# </details>
 
 
 # %% tags=["exercise"]
@@ -576,14 +600,18 @@ check.mask_of(mask_of)
 # under `actor` and `reference`, on the policy's own tokens; loss with $\beta = 0.1$; update with
 # `optimizer`. Return the mean loss. The last cell runs the steps of section 5 again and compares.
 #
-# You need `models.encode_prompts`, `models.sample`, `score`, `batch.select`, `models.policy_logprobs`,
-# `core.sequence_logprobs` and `core.dpo`. `help(models.sample)` tells you the arguments of a function.
-# All random numbers come from `generator`.
+# Take the log-probabilities from `every_logprob(model, batch)` of section 5. It does not leave out the
+# tool's tokens, so the mask is your task. You also need `models.encode_prompts`, `models.sample`, `score`,
+# `batch.select`, `core.sequence_logprobs` and `core.dpo`. `help(models.sample)` tells you the arguments
+# of a function. All random numbers come from `generator`.
 #
 # <details><summary>My numbers differ. Where do I look?</summary>
 #
+# - An error that asks for at least one row: no prompt had both a right and a wrong response. Does the
+#   sampler have the tool?
 # - The first loss is not $\log 2$: the four log-probabilities, or their order.
 # - The second one differs: the sampling, the pairs, the mask or the update.
+# - The second agrees and the third differs, if only a little: the gradients are not set to zero.
 # - The losses agree and the weights do not: the last update.
 # </details>
 
@@ -625,42 +653,47 @@ print("the weights are equal:", models.same_weights(actor, other))
 #
 # <details><summary>3. Do GRPO and PPO need the mask, too?</summary>
 #
-# Yes, and for a simpler reason. The policy gradient is a sum over the policy's own choices. The
-# tool's tokens are no choices. With the mask the policy gradient has no transition term, even if the
+# Yes, and for a simpler reason. The policy gradient is a sum over the policy's own actions. The
+# tool's tokens are no actions. With the mask the policy gradient has no transition term, even if the
 # tool errs.
 # </details>
 #
 # <details><summary>4. Half of my pairs are "the tool had an error" against "it had none". What do I learn?</summary>
 #
-# Mostly luck. Pair responses that got the same kind of answer, or use a method that follows the
+# Mostly luck. Pair responses that got the same kind of result, or use a method that follows the
 # gradient of the reward.
 # </details>
 #
 # ## Going further
 #
-# **Why do the policy's own tokens learn less without the mask?** The tool's tokens are a fifth of all
-# tokens. But at the first step they give about nine tenths of the squared norm of DPO's gradient, and
-# three quarters of GRPO's. Adam makes its steps about equally long, however large the gradient is. So
-# less of a step is left for the policy's own tokens. DPO also weights each pair with
+# **What else weakens the policy's own tokens without the mask?** Section 5 gives the share of the tool's
+# tokens in DPO's gradient. In GRPO's it is three quarters. DPO also weights each pair with
 # $\sigma(-\beta\, \Delta h)$ (lesson 12). Take $\beta = 0.1$, as in section 6, and the mean $\Delta h$
 # of its table. Without the mask $\Delta h$ is 14.83 nats, so $\beta\, \Delta h$ is 1.48 and the weight
 # 0.19. With the mask $\Delta h$ has only the policy's tokens, 2.05 nats, and the weight is 0.45.
 #
-# **Why does the tool's part grow so easily?** tiny-agent was trained with the action mask too, so it
-# gives the tool's `{` about −13 nats and its `}` about −10. Without the mask these two brackets are
-# easy to raise. A model that already knows what its tool writes has less to gain there, and may lose
-# less.
+# **Why does a result raise $\Delta h$ so easily?** At the start a result is in 96 % of the right
+# responses, and in 15 % of the wrong ones. So predicting what the calculator writes raises the right
+# responses above the wrong ones. A model that already knows what its tool writes has less to gain there,
+# and may lose less. With the mask the tool's part of $\Delta h$ *falls*, by 1.5 to 2.2 nats. The policy
+# does not write these tokens, so this does no harm.
 #
-# **Without the mask, for any guess.** Section 4 lets the reference guess the answers perfectly. In general
-# the minimum without the mask chooses a tool in proportion to
+# **What do the calculator's errors cost?** With the mask they lower right answers from 0.57 to 0.44, by
+# 0.13 (means of the three methods). One wrong result in five explains most of this: 0.57 / 5 = 0.11. The
+# rest has two sources. By chance the test's calculator erred in 21 % of the calls. And right calls, counted
+# without errors, fall by 0.005. Without the mask fewer answers are right, so errors cost less: 0.07 to 0.09.
+#
+# **Without the mask, for any guess.** In section 4 the reference's guess is perfect. In general it gives
+# result $o$ of a tool the probability $p_{\text{ref}}(o \mid \text{tool})$. Then the minimum without the
+# mask chooses a tool in proportion to
 #
 # $$ \pi_{\text{ref}}(\text{tool}) \sum_o p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta} , $$
 #
-# where $p_{\text{ref}}$ is the reference's guess. This holds if the answers that are possible in the
-# guess are those that the tool can give. The probabilities of the true tool do not occur. If the
-# reference guesses 50 % right answers of the fast tool, this policy takes it with probability 0.45
-# ($\beta = 0.2$). The minimum *with* the mask has no formula. The lesson finds it numerically, for
-# pairs of two responses of the reference.
+# and its own guess is in proportion to $p_{\text{ref}}(o \mid \text{tool})\, e^{V(o)/\beta}$. The second
+# actions are those of $\pi^*$. This holds if the results that are possible in the guess are those that the
+# tool can give. The probabilities of the true tool do not occur. If the reference guesses 50 % right
+# results of the fast tool, this policy takes it with probability 0.45 ($\beta = 0.2$). The minimum *with*
+# the mask has no formula. The lesson finds it numerically, for pairs of two responses of the reference.
 #
 # **Several calls.** A response with several calls has one transition term for each: the sum of section 4
 # goes on, with $Q$ of a call minus $V$ of the situation before it. Between two actions without a tool in

@@ -364,7 +364,7 @@ DIFFERENT = {  # right answers written in another way
     "turn_log_ratio": lambda p, q, m: torch.stack(
         [(a[keep] - b[keep]).sum() for a, b, keep in zip(p, q, m, strict=True)]
     ),
-    "luck_of_an_answer": lambda t, r, ref, b: (
+    "luck_of_a_result": lambda t, r, ref, b: (
         lambda v: v - torch.einsum("ao,ao->a", t, v)[:, None]
     )(b * torch.stack([(ref[..., i].log() + r[..., i] / b) for i in range(2)]).logsumexp(0)),
     "mask_of": lambda own, real: torch.tensor(

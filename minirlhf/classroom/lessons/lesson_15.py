@@ -1,4 +1,4 @@
-"""Exercises of lesson 15: a response's log-ratio and mask, the luck of a tool's answer."""
+"""Exercises of lesson 15: a response's log-ratio and mask, the luck of a tool's result."""
 
 import torch
 
@@ -72,8 +72,8 @@ def _luck(tool, r, ref, b):
     return values - (tool * values).sum(1, keepdim=True)
 
 
-luck_of_an_answer = Exercise(
-    "luck_of_an_answer",
+luck_of_a_result = Exercise(
+    "luck_of_a_result",
     ("tool", "rewards", "ref_second", "beta"),
     _world_case,
     _luck,
@@ -93,18 +93,18 @@ luck_of_an_answer = Exercise(
         "It belongs to a policy that never learns.": lambda t, r, ref, b: (
             lambda v: v - (t * v).sum(1, keepdim=True)
         )((ref * r).sum(-1)),
-        "Q is the plain mean of V. Weight each answer "
+        "Q is the plain mean of V. Weight each result "
         "by its probability under the tool.": lambda t, r, ref, b: (
             _value(r, ref, b) - _value(r, ref, b).mean(1, keepdim=True)
         ),
-        "Q is a soft maximum over the answers. The policy does not choose the answer, "
+        "Q is a soft maximum over the results. The policy does not choose the result, "
         "so Q is their mean.": lambda t, r, ref, b: (
             _value(r, ref, b) - b * (t.log() + _value(r, ref, b) / b).logsumexp(1, keepdim=True)
         ),
-        "the sign is wrong: a good answer is good luck, above 0.": lambda t, r, ref, b: (
+        "the sign is wrong: a good result is good luck, above 0.": lambda t, r, ref, b: (
             -_luck(t, r, ref, b)
         ),
-        "these are the values V of the answers. "
+        "these are the values V of the results. "
         "Subtract the Q of the first action.": lambda t, r, ref, b: _value(r, ref, b),
     },
     edges=(
