@@ -90,7 +90,7 @@ def fitted_curves(
             )
             fits.append((alpha, beta, overoptimisation_peak(alpha, beta, form=way)))
         values = np.array(fits)  # the first: every seed and film once
-        row = {}
+        row: dict[str, float] = {}
         for i, column in enumerate(("alpha", "beta", "peak")):
             low, high = np.quantile(values[1:, i], [0.025, 0.975], method="nearest")
             row |= {column: values[0, i], f"{column}_low": low, f"{column}_high": high}
