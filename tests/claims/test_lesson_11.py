@@ -8,6 +8,7 @@ import torch
 
 from minirlhf import core, evaluate, experiments, loops, models, rewards, tasks
 from minirlhf.loops import FAMILY
+from minirlhf.runtime import seed_all
 from tests.claims.prose import lesson
 from tests.claims.records_11 import (
     SEEDS,
@@ -136,7 +137,7 @@ def test_roughly_one_ratio_in_ten_is_outside_the_clip_range_at_the_fourth_update
     assert second > 2 * batches[1][2]
 
 
-def test_two_slips_of_exercise_5_show_in_the_second_mean_score(model):
+def test_three_slips_of_exercise_5_show_in_the_second_mean_score(model):
     prompts = experiments.practice_problems()
 
     def scores(*slip):
@@ -155,6 +156,20 @@ def test_two_slips_of_exercise_5_show_in_the_second_mean_score(model):
         )
         assert unseeded[-1][0] == right[0] and unseeded[-1][1] != right[1]
     assert unseeded[0] != unseeded[1]
+    sampled = []  # without a generator, after `train_group` has seeded torch's own one
+    seed_all(loops.GroupConfig().seed)
+    for _ in range(2):
+        sampled.append(scores("config=sampling,\n        generator=generator", "config=sampling"))
+    assert sampled[0][0] == right[0] and sampled[0][1] != right[1]
+    assert sampled[1][0] != right[0]
+
+
+def test_a_token_loses_its_gradient_where_section_5_says():
+    old = torch.zeros(1, 4)
+    new = torch.tensor([[1.3, 1.3, 0.7, 0.7]]).log().requires_grad_(True)
+    advantages, mask = torch.tensor([[1.0, -1.0, 1.0, -1.0]]), torch.ones(1, 4, dtype=torch.bool)
+    core.ppo_clip(new, old, advantages, mask).sum().backward()
+    assert (new.grad == 0).tolist() == [[True, False, False, True]]
 
 
 def test_adams_first_update_moves_every_weight_by_the_learning_rate():
@@ -256,9 +271,9 @@ def test_the_numbers_of_the_prose(runs, longer, grpo, model):
         said("Two epochs with minibatches of", 64, 2 * 16 * 8 // 64)
         said("outside the clip range", 1 - 0.2, 1 + 0.2)
         said("table of section 5.** At update", 2)
-        said("one token in ten is outside. (Update", 2)
+        said("loses its gradient if $A > 0$ and its ratio is above", 1 + 0.2, 1 - 0.2)
         said("the clipped loss ($\\epsilon$ is", 0.2)
-        said("lesson 06 are gone. Part", 3)
+        said("Part", 3)
         said("In the first update all ratios are", 1)
         said("before part", 3)
         # 6: the microscope
@@ -276,7 +291,7 @@ def test_the_numbers_of_the_prose(runs, longer, grpo, model):
         said("It nearly doubles, from", grpo.length[0], late.length.mean())
         equal = grpo.frac_reward_zero_std
         said(
-            "`frac_reward_zero_std` | It rises from",
+            "in which all scores are equal | It rises from",
             equal[grpo.index < 10].mean(),
             last_ten.frac_reward_zero_std.mean(),
         )
@@ -374,18 +389,18 @@ def groups_of_section_2(said):
 def group_by_hand(said):
     scores, centre = [1, 0, 0, 1], 1 / 2
     std = math.sqrt(sum((r - centre) ** 2 for r in scores) / 3)
-    said("have the scores", *scores)
-    said("The mean is", centre)
+    said("have the scores", *scores, centre)
     for text, r in zip(("`~43`", "`~45`", "`32+11=33`", "`32+11=43`"), scores, strict=True):
         said(f"| {text} |", r, r - centre, (r - centre) ** 2, (r - centre) / std)
     said("The squares sum to", 1, 1 / 3, std)
-    said("The advantage is", 0.5, std, 0.5 / std)
+    said("A right response has the advantage", 0.5, std, 0.5 / std)
 
 
 def microscope(said, model):
     texts, scores, batch = drawn(model, 8, seed=2)
     each = core.group_relative(scores[None])[0]
     right, wrong = each[texts.index("32+11=43")].item(), each[texts.index("32+11=33")].item()
+    said("While the ratio is", 1)
     said("`32+11=43`, has the advantage", right, wrong)
     said("Its first written step is right:", 16, 16, 16 + 16)
     at_once = sum(text.startswith("~") for text in texts)

@@ -67,6 +67,29 @@ def numbers_of_table(start):
     return [[float(x) for x in row[-3:]] for row in lesson_table(start)]
 
 
+@pytest.mark.parametrize("own_length, cosine", [(False, 1.0), (True, 0.94)])
+def test_sigma_changes_no_direction_whatever_the_divisor(own_length, cosine):
+    """Section 7b: the mean gradient of the groups with c right answers is sigma^2 times one vector.
+
+    The vector is along the true gradient only without the division by the own length.
+    """
+    world = core.World.from_reward(("good", "bad", "."), 3, lambda w: float(w[0] == "good"))
+    true, units = world.gradient(world.ref_logits).flatten(), []
+    groups, chance = world.groups(world.ref_logits, 4)
+    scores = world.rewards[groups]
+    divisor = world.response_mask.sum(1)[groups] if own_length else 1
+    for right in (1, 2, 3):
+        logits = world.ref_logits.clone().requires_grad_(True)
+        log_probs = world.sequence_logprobs(logits)[groups]
+        objective = core.group_relative(scores, scale_by_std=False) * log_probs / divisor
+        share = torch.where(scores.sum(1) == right, chance, 0.0)
+        (share / share.sum() * objective.mean(1)).sum().backward()
+        units.append(logits.grad.flatten() / (right * (4 - right) / 12))
+    torch.testing.assert_close(units[1], units[0])
+    torch.testing.assert_close(units[2], units[0])
+    assert torch.cosine_similarity(units[0], true, 0).item() == pytest.approx(cosine, abs=5e-3)
+
+
 def test_the_mean_of_the_group_is_that_of_the_others_shortened():
     scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     others = (scores.sum(1, keepdim=True) - scores) / 3
@@ -139,13 +162,13 @@ def test_the_mean_length_of_the_group_moves_the_length_and_a_constant_does_not()
     That of the mean of the other lengths is flat, too.
     """
 
-    def divided(logprobs, group_scores, mask, max_tokens, *, others=False):
+    def divided(logprobs, group_scores, mask, *, others=False):
         lengths = mask.sum(1).view(group_scores.shape).double()
         means = lengths.mean(1, keepdim=True).expand(lengths.shape)
         if others:
             means = (lengths.sum(1, keepdim=True) - lengths) / (lengths.shape[1] - 1)
-        weighted = logprobs * (max_tokens / means.flatten())[:, None]
-        return check.colleagues_loss.reference(weighted, group_scores, mask, max_tokens)
+        weighted = logprobs * (6 / means.flatten())[:, None]
+        return check.colleagues_loss.reference(weighted, group_scores, mask)
 
     length = lesson_step("11_grpo", "length_of_wrong_responses")
     shared = torch.tensor(length(divided))
@@ -166,6 +189,8 @@ def gradients(said, model):
     said("| cosine |", 1)
     said("along the gradient; before it,", exact_directions()["before"])
     said("only shrinks the gradient**, to", 3 / 4)
+    said("(section 5) changes the direction**: the cosine is", exact_directions()["own"][1])
+    said("but is not along $\\nabla p$ (cosine", exact_directions()["own"][1])
     pushes_on_stop(said, model)
     said("So that scores of any scale,", 0, 1, 0, 100)
     ours, hundred = (core.group_relative(k * torch.tensor([[0.0, 1, 1, 0]])) for k in (1, 100))
@@ -181,8 +206,7 @@ def gradients(said, model):
     said("The unit of the last two columns is", units_agree(0.02, 16))
     for c, words in enumerate(("none", "one", "two")):
         said(f"| {words} |", chance[c], sigma[c] ** 2, sigma[c])
-    said("| mean over all groups |", *means)
-    said("the expected gradient of this prompt", means[1] / means[0], means[1], means[0])
+    said("The means are", *means, means[1], means[0], means[1] / means[0])
     assert math.isclose(means[1] / means[0], factor(0.02, 16), rel_tol=1e-3)  # without delta
     said("**Predict.** Groups of", 16)
     said("And in groups of", 2)
@@ -208,6 +232,7 @@ def pushes_on_stop(said, model):
     slopes = [
         torch.autograd.grad(logits.log_softmax(0)[word], logits)[0][0].item() for word in (0, 1)
     ]
+    assert slopes == [1 - 1 / 2, -1 / 2]
     said("for a response of", 4, 9, 1 / 2, advantage)
     sums = []
     for word, length, slope in (("stop", 4, slopes[0]), ("go on", 9, slopes[1])):

@@ -15,7 +15,9 @@ from tests.claims.records_11 import SEEDS, by_run, column, family, mean
 
 LONG = ("grpo, 400 steps", "reinforce, 400 steps")
 LONGER = (5,)
+LONGER_RUNS = ("grpo", "grpo, 400 steps")
 WORTH_HAVING = 0.05  # a rise of pass@16
+RULE = ["no gain", "undecided", "learning", "sharpening with a loss", "sharpening", "undecided"]
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +50,19 @@ def test_80_steps_of_grpo_sharpen_twice_and_teach_once(runs):
     assert verdicts(runs, "grpo") == ["sharpening", "learning", "sharpening"]
 
 
-def verdict(one, each, together):
-    """The rule of section 9.
+def first_line(one, each, together):
+    """Which line of the rule of section 9 fits first, counted from 0.
 
     one, together: (change, low, high) of pass@1 and of pass@16, pooled. each: pass@16 by seed.
     """
     _, low, high = together
-    if one[1] <= 0:
-        return "no gain"
-    if contradict(each):
-        return "undecided"
-    if low > 0:
-        return "learning"
-    if high < WORTH_HAVING:
-        return "sharpening with a loss" if high < 0 else "sharpening"
-    return "undecided"
+    fits = (one[1] <= 0, contradict(each), low > 0, high < 0, high < WORTH_HAVING, True)
+    return fits.index(True)
+
+
+def verdict(one, each, together):
+    """The verdict of the rule of section 9; the arguments are those of `first_line`."""
+    return RULE[first_line(one, each, together)]
 
 
 def contradict(each):
@@ -225,10 +225,23 @@ def rule(said, longer):
         passed = [sum(1 - (1 - p) ** k for p in chances) / 3 for k in (1, 16)]
         said(f"| {model} |", *chances, *passed)
     said("(**pooled**). Draw", len(longer.loc[("start", 0)].pass_16_by_prompt), 0.95)
-    said("If the interval of pass@1 does not lie above", 0, WORTH_HAVING)
-    said("It lies above", 0)
-    said("It ends below", WORTH_HAVING, 0)
-    said("(But if the interval of one seed lies above", 0)
+    one, together = (0.06, 0.03, 0.09), (0.01, -0.02, 0.04)  # a made-up run
+    for words, *numbers in (
+        ("pass@1, pooled | it does not lie above", 0, *one),
+        ("pass@16, each seed | one lies above", 0, 0),
+        ("pass@16, pooled | it lies above", 0, *together),
+        ("pass@16, pooled | it lies below", 0, *together),
+        ("pass@16, pooled | its upper end is below", WORTH_HAVING, *together),
+    ):
+        said(words, *numbers)
+    row = re.compile(r"\| \*\*\d\.\*\* \|.*?\| \*\*([a-z ]+)\*\*[^|]*\|[^|]*\| (\S*) ?\|")
+    lines = [found.groups() for p in said.paragraphs if (found := row.fullmatch(p.text))]
+    assert [name for name, _ in lines] == RULE
+    fitting = [mark for _, mark in lines].index("**yes**")
+    assert fitting == first_line(one, [together] * 3, together)
+    ends = [pooled(longer, v, "pass_16") for v in LONGER_RUNS]
+    half = sorted((high - low) / 2 for _, low, high in ends)
+    said("Why the", WORTH_HAVING, WORTH_HAVING * 400, 400, *half, half[-1] < WORTH_HAVING)
     said("A problem that goes from", 0.02, 0.1, 1 - 0.98**16, 1 - 0.9**16)
     said("more problems are solved within", 16)
 
@@ -289,7 +302,15 @@ def harder(said, longer):
     said("The line of", 400)
     said("That with", 80)
     said("**Predict** the verdicts after", 80, 400)
-    said("**Sharpening after", 400)
+    lines = {
+        v: first_line(
+            pooled(longer, v, "pass_1"),
+            [gain(longer, v, s) for s in SEEDS],
+            pooled(longer, v, "pass_16"),
+        )
+        for v in LONGER_RUNS
+    }
+    said("**Sharpening after", 400, lines[end] + 1)
     assert pooled(longer, end, "pass_1")[1] > 0
     said("The interval of pass@1 lies above", 0)
     room = 1 - mean(longer, start, "pass_16")
@@ -298,7 +319,6 @@ def harder(said, longer):
     said("That of pass@16 ends at", high, room)
     said("It holds", 0, -change)
     said("although the mean falls by", -change)
-    said("(With seed", 2, gain(longer, end, 2)[2] < 0)
     counts = {
         v: torch.stack([right_samples(longer, v, s) for s in SEEDS]).double() for v in (start, end)
     }
@@ -306,10 +326,10 @@ def harder(said, longer):
     said("training steps at least one sample is right for", once[0], 400, once[1])
     said("often right** (section 9). After", 400)
     said("But at least half of the samples are right for", *half, 3)
-    said("**Undecided after", 80)
+    said("**Undecided after", 80, lines["grpo"] + 1)
     _, low, high = pooled(longer, "grpo", "pass_16")
     assert low < 0 < WORTH_HAVING < high
-    said("steps.** The interval of pass@16 holds", 0, WORTH_HAVING)
+    said("The interval of pass@16 holds", 0, WORTH_HAVING)
     assert verdicts(longer, "grpo") == ["sharpening", "learning", "no gain"]
     said("holds 0 and 0.05. With seed", 1)
     said("and with seed", 2)

@@ -305,9 +305,9 @@ DIFFERENT = {  # right answers written in another way
             for s in [(n[i][m[i]] - o[i][m[i]]).mean().exp()]
         ]
     ),
-    "colleagues_loss": lambda p, s, m, limit: (
+    "colleagues_loss": lambda p, s, m: (
         sum((s.mean(1)[i // 3] - s[i // 3, i % 3]) * p[i][m[i]].sum() for i in range(len(p)))
-        / (limit * len(p))
+        / (8 * len(p))
     ),
     "kept_groups": lambda s, d: torch.tensor([max(row) - min(row) > d for row in s]),
     "dpo_loss": lambda c, r, rc, rr, b: torch.nn.functional.softplus(b * ((r - rr) - (c - rc))),

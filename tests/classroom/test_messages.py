@@ -283,18 +283,25 @@ def test_padding_that_counts_in_grpos_mean_is_named(seed):
 @pytest.mark.parametrize(
     "end, said",
     [
-        (lambda losses, mask: losses.sum(1).mean(), "the losses of a response are added up"),
         (lambda losses, mask: losses.sum(), "all losses are added up"),
         (lambda losses, mask: (losses.sum(1) / mask.sum(1)).mean(), "length bias is still there"),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_what_is_left_out_of_the_colleagues_divisor_is_named(end, said, seed):
-    def colleagues_loss(logprobs, group_scores, mask, max_tokens):
+    def colleagues_loss(logprobs, group_scores, mask):
         advantages = (group_scores - group_scores.mean(1, keepdim=True)).view(-1, 1)
         return end(-advantages * torch.where(mask, logprobs, 0.0), mask)
 
     assert said in EXERCISES["colleagues_loss"](colleagues_loss, seed=seed).message
+
+
+@pytest.mark.parametrize("divisor, passes", [(1, True), (6, True), (24.0, True), (-6, False)])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_colleagues_loss_may_be_divided_by_any_positive_constant(divisor, passes, seed):
+    exercise = EXERCISES["colleagues_loss"]
+    result = exercise(lambda *x: 6 * exercise.reference(*x) / divisor, seed=seed)
+    assert result.passed == passes
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -1,8 +1,12 @@
 """Exercises of lessons 11 and 11b: GRPO's loss, Dr. GRPO, GSPO, pass@k, groups to keep."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 
-from minirlhf.classroom.exercise import Exercise
+from minirlhf.classroom.exercise import Exercise, Result
 from minirlhf.core.baselines import group_relative
 from minirlhf.core.policy_gradient import sequence_log_ratio
 from minirlhf.evaluate import pass_at_k as unbiased
@@ -234,20 +238,32 @@ grpo_loss = Exercise(
 )
 
 
+@dataclass(frozen=True)
+class UpToAConstant(Exercise):
+    """An exercise in which any positive constant times the reference is right, too."""
+
+    def __call__(self, function: Callable, *, seed: int | None = None) -> Result:
+        """Check a function; and if it fails, the function times the constant that fits one case."""
+        result = super().__call__(function, seed=seed)
+        case = self.case(torch.Generator().manual_seed(0))
+        try:
+            constant = float(self.reference(*case) / function(*copy.deepcopy(case)))
+        except Exception:  # the result says what the function raised or returned
+            return result
+        scaled = super().__call__(lambda *x: constant * function(*x), seed=seed)
+        return scaled if scaled and constant > 0 else result
+
+
 def _dr_case(g):
-    mask, _, new = _tokens(g, 6, 4)
-    return (
-        torch.where(mask, new, torch.nan),
-        torch.randn(2, 3, generator=g),
-        mask,
-        int(torch.randint(5, 9, (), generator=g)),
-    )
+    groups, width = (int(torch.randint(low, low + 3, (), generator=g)) for low in (2, 3))
+    mask, _, new = _tokens(g, 3 * groups, width)
+    return torch.where(mask, new, torch.nan), torch.randn(groups, 3, generator=g), mask
 
 
-def _dr(logprobs, scores, mask, limit, *, std=False, divisor=None):
+def _dr(logprobs, scores, mask, *, std=False, divisor=6):
     advantages = group_relative(scores, scale_by_std=std).flatten()[:, None]
     losses = torch.where(mask, -advantages * torch.where(mask, logprobs, 0.0), 0.0).sum(1)
-    return (losses / (limit if divisor is None else divisor)).mean()
+    return (losses / divisor).mean()
 
 
 def _mean_length_of_group(scores, mask, *, others=False):
@@ -258,50 +274,42 @@ def _mean_length_of_group(scores, mask, *, others=False):
     return means.flatten()
 
 
-colleagues_loss = Exercise(
+colleagues_loss = UpToAConstant(
     "colleagues_loss",
-    ("logprobs", "group_scores", "mask", "max_tokens"),
+    ("logprobs", "group_scores", "mask"),
     _dr_case,
     _dr,
     {
         "the length bias is still there. On paper, take two wrong responses, of one token and of "
-        "four. How much does a token of each count in the loss?": lambda p, s, m, limit: _dr(
-            p, s, m, limit, divisor=m.sum(1)
+        "four. How much does a token of each count in the loss?": lambda p, s, m: _dr(
+            p, s, m, divisor=m.sum(1)
         ),
         "a length bias is left. On paper, take a group of three with the scores 1, 0, 0. One wrong "
         "response has one token, and then four. By what is its blame divided each "
-        "time?": lambda p, s, m, limit: _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m)),
+        "time?": lambda p, s, m: _dr(p, s, m, divisor=_mean_length_of_group(s, m)),
         "length is not pulled any more. But the mean length of the other responses differs from "
-        "group to group, so prompts with short responses count for more.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, divisor=_mean_length_of_group(s, m, others=True))
+        "group to group, so prompts with short responses count for more.": lambda p, s, m: _dr(
+            p, s, m, divisor=_mean_length_of_group(s, m, others=True)
         ),
         "the advantage is divided by the group's standard deviation. The colleague's loss "
-        "does not do that.": lambda p, s, m, limit: _dr(p, s, m, limit, std=True),
+        "does not do that.": lambda p, s, m: _dr(p, s, m, std=True),
         "this is GRPO: it divides by the standard deviation and by the response's own "
-        "length.": lambda p, s, m, limit: _dr(p, s, m, limit, std=True, divisor=m.sum(1)),
+        "length.": lambda p, s, m: _dr(p, s, m, std=True, divisor=m.sum(1)),
         "this divides by the number of tokens in the batch (DAPO's mean). "
         "A batch of short responses then takes a larger step. "
-        "The divisor must not depend on the samples.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, divisor=m.sum() / len(m)
+        "The divisor must not depend on the samples.": lambda p, s, m: _dr(
+            p, s, m, divisor=m.sum() / len(m)
         ),
         "this divides by the longest response of this "
-        "batch, which is another number in the next batch.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, divisor=m.shape[1]
+        "batch, which is another number in the next batch.": lambda p, s, m: _dr(
+            p, s, m, divisor=m.shape[1]
         ),
-        "this is not divided by the number of responses.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit) * len(m)
+        "this is not divided by the number of responses.": lambda p, s, m: _dr(p, s, m) * len(m),
+        "the length bias is gone. But all losses are added up: divide by the number of "
+        "responses, so that the step does not grow with it.": lambda p, s, m: (
+            _dr(p, s, m, divisor=1) * len(m)
         ),
-        "the length bias is gone. But the losses of a response are added up, and the loss is "
-        "`max_tokens` times as large: divide by this constant.": lambda p, s, m, limit: _dr(
-            p, s, m, limit, divisor=1
-        ),
-        "the length bias is gone. But all losses are added up: divide by the number of responses "
-        "and by a constant, so that the step does not grow with them.": lambda p, s, m, limit: (
-            _dr(p, s, m, limit, divisor=1) * len(m)
-        ),
-        "the sign is wrong: this makes the expected reward smaller.": lambda p, s, m, limit: (
-            -_dr(p, s, m, limit)
-        ),
+        "the sign is wrong: this makes the expected reward smaller.": lambda p, s, m: -_dr(p, s, m),
     },
     differentiate=("logprobs",),
 )
