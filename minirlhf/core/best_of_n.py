@@ -25,9 +25,9 @@ def best_of_n_kl(n: int) -> float:
 
         log n - (n - 1) / n
 
-    It is 0 for n = 1. It is nearly exact as long as each response is rare and no two responses have
-    the same score. It grows without end, while the exact KL stops at log(1 / p) for the best
-    response of probability p; `best_of_n_probs` gives that.
+    It is 0 for n = 1. It is nearly exact as long as each response is much rarer than 1 / n and no
+    two responses have the same score. It grows without end, while the exact KL stops at log(1 / p)
+    for the best response of probability p; `best_of_n_probs` gives that.
 
     Raises:
         ValueError: n is below 1.
@@ -69,15 +69,15 @@ def best_of_n_probs(
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1.")
-    total = probs.sum().item()
-    if not (abs(total - 1) < 1e-4 and (probs >= 0).all()):
-        raise ValueError(f"probs sum to {total:g}; they must be 0 or more and sum to 1.")
+    total = probs.double().sum()
+    if not (abs(total.item() - 1) < 1e-4 and (probs >= 0).all()):
+        raise ValueError(f"probs sum to {total.item():g}; they must be 0 or more and sum to 1.")
     _check_scores(scores)
-    tied = scores[:, None] == scores
-    below = (scores[:, None] > scores).to(probs) @ probs
-    group = tied.to(probs) @ probs
+    exact = probs.double() / total  # an error in the sum would be raised to the power n
+    below = (scores[:, None] > scores).double() @ exact
+    group = (scores[:, None] == scores).double() @ exact  # of all responses with this score
     kept = (below + group).pow(n) - below.pow(n)
-    return torch.where(group > 0, kept * probs / group, probs)
+    return torch.where(group > 0, kept * exact / group, exact).to(probs.dtype)
 
 
 @checked

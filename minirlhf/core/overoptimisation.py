@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minirlhf.core.checks import check_not_negative, checked
+from minirlhf.core.checks import check_finite, check_not_negative, checked
 
 FORMS = ("best-of-n", "rl")
 ENSEMBLES = ("mean", "min", "variance")
@@ -40,7 +40,8 @@ def overoptimisation_gain(
 
     Args:
         d: square root of the KL in nats, 0 or more.
-        alpha, beta: the coefficients, in gold units.
+        alpha, beta: the coefficients. alpha is in gold units per unit of d, the square root of a
+            nat; beta of "best-of-n" is in gold units per nat.
         form: one of FORMS.
 
     Returns:
@@ -62,14 +63,16 @@ def overoptimisation_peak(alpha: float, beta: float, *, form: str) -> float:
         "best-of-n"    alpha / (2 beta)
         "rl"           exp(alpha / beta - 1)
 
-    Infinity where the curve has no peak: beta is 0 or below.
+    Infinity where the curve rises without end: beta is below 0, or it is 0 and alpha above 0. 0
+    where it falls from the start.
 
     Raises:
-        ValueError: an unknown form.
+        ValueError: an unknown form, or a coefficient that is not finite.
     """
     _check_form(form)
+    check_finite(alpha=alpha, beta=beta)
     if beta <= 0:
-        return math.inf
+        return 0.0 if beta == 0 and alpha <= 0 else math.inf
     if form == "best-of-n":
         return max(0.0, alpha / (2 * beta))
     exponent = alpha / beta - 1
@@ -85,7 +88,7 @@ def fit_overoptimisation(
     Both forms are linear in alpha and beta, so the fit needs no search.
 
     The curve of "rl" is infinitely steep at d = 0, which no policy is. Leave out points near 0, for
-    example those with d below 1; the paper does so too.
+    example those with d below 1.
 
     Args:
         d: distance of each point, above 0; at least two different ones.

@@ -1,25 +1,26 @@
 """Over-optimisation: a policy is optimised for a proxy, and gold falls behind.
 
 Gold is the truth here by construction. The labels from which a proxy learns are drawn from the gold
-scores of pairs of samples. So all that a proxy gets wrong comes from its size and from the number
-of its labels.
+scores of pairs of samples. All proxies make the same number of passes over their labels. So what a
+proxy gets wrong comes from its size, from the number of its labels, and from the chance in them.
 """
 
+import math
 import random
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import logsigmoid
 
 from minirlhf import evaluate
 from minirlhf.core.best_of_n import best_of_n_kl, best_of_n_mean
 from minirlhf.core.rollout import Rollout, Score
-from minirlhf.experiments.registry import RECORDED_SEEDS
 from minirlhf.loops.config import KLConfig
 from minirlhf.loops.group import GroupConfig, train_group
 from minirlhf.loops.reward import RewardConfig, train_reward_model
-from minirlhf.models.forward import decode
+from minirlhf.models.forward import decode, encode
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.load import load_policy
 from minirlhf.models.sampling import sample_text
@@ -30,7 +31,6 @@ from minirlhf.rewards.model import (
     normalise_scores,
     rollout_judge,
     rollout_score,
-    text_judge,
 )
 from minirlhf.runtime import OnStep
 from minirlhf.tasks import reviews
@@ -43,9 +43,11 @@ SIZES = {  # layers x width -> the base model of a proxy; all have read the same
     "4 x 256": "tiny-reviews",
 }
 FILMS, SAMPLES = 32, 4096  # of best-of-n: test films, responses to each
-TRIES = tuple(2**k for k in range(11))  # n of best-of-n
+NS = tuple(2**k for k in range(11))  # n of best-of-n
 MEMBERS = 5  # reward models of an ensemble
+EPOCHS = 2  # passes of a proxy over its labels
 HELD_OUT = 1000  # pairs of samples on which a proxy is judged
+OTHER_LABELS = 10  # added to the seed of the labels of the held-out proxy
 STEPS = 36  # of the policy gradient; without a KL penalty they lead beyond 100 nats
 
 
@@ -70,7 +72,8 @@ def overoptimisation_run(
         human      the labels are human ratings of human texts; else they are drawn from gold
         ensemble   the proxy is an ensemble of MEMBERS reward models, see `core.ensemble_reward`
         kl_coef    only the policy gradient is run, with this KL penalty
-        judge      "gold" or "length" in place of a proxy; only best-of-n is run
+        judge      "gold" or "length" in place of a proxy; only best-of-n is run, and it is the same
+                   for all seeds
 
     The History has a row for each n of best-of-n and one for each step of the policy gradient:
 
@@ -78,36 +81,47 @@ def overoptimisation_run(
         n, step            which one
         kl                 nats per response; of best-of-n the bound
         proxy, gold        mean scores. Gold is in rating units, -4 to 4
-        ensemble, lexicon  mean scores of two other judges, which nothing was optimised for
+        gold_ensemble, lexicon  mean scores of two other judges, which nothing was optimised for
         length             tokens
         proxy_by_prompt, gold_by_prompt     of best-of-n: film by film
-        held_out           of rl: the score of a proxy of the same kind with labels of its own
+        held_out           of rl: the score of one proxy of the same size, with as many labels of
+                           its own. (Human labels of the two are of much the same texts.)
         entropy, missing_eos, distinct_2, texts     of rl: nats per token; share of responses cut
-                           off; share of different word pairs; three responses of every fourth step
+                           off; share of different word pairs; three responses of every fourth step,
+                           to three prompts
 
-    The row has gold and kl of the last row of the History. With a proxy also `start`, the mean gold
-    score of the first policy on the prompts of rl; and, on HELD_OUT pairs of samples, `agreement`:
-    how often the proxy prefers the response with the higher gold score, and `loss`, in nats per
-    label.
+    The row has gold and kl of the last row of the History. With a proxy also
+
+        start_gold, start_proxy   mean scores of the first policy on the prompts of rl
+        agreement   how often the proxy prefers the response with the higher gold score, on HELD_OUT
+                    pairs of samples
+        loss        nats per label on these pairs; not for an ensemble, which has no log-odds
     """
     seed = config.seed
     if chosen_by := settings.get("judge"):
-        history = best_of_n_rows(pool().columns[chosen_by])
+        history = best_of_n_history(pool().columns[chosen_by])
         return last_of(history), history
     members = range(MEMBERS if "ensemble" in settings else 1)
     cell = settings["size"], settings["labels"], settings.get("human", False)
     models = [proxy(*cell, seed, member) for member in members]
-    eos_id = load_policy(POLICY)[1].eos_token_id
-    scores = [rollout_score(model, eos_id) for model in models]
+    tokenizer = load_policy(POLICY)[1]
+    scores = [rollout_score(model, tokenizer.eos_token_id) for model in models]
     score = scores[0]
     if how := settings.get("ensemble"):
         score = ensemble_score(scores, how=how)
-    held_out = rollout_score(proxy(*cell, (seed + 1) % RECORDED_SEEDS, 0), eos_id)
-    history = [] if "kl_coef" in settings else best_of_n_rows(pool().scored(score))
-    history += rl_rows(score, held_out, config, on_step)
-    judge = rollout_judge(gold_judge(), load_policy(POLICY)[1])
-    start = torch.cat([judge(rollout) for rollout in start_samples()]).mean().item()
-    return last_of(history) | {"start": start} | judged_proxy(models[0], seed), history
+    held_out = rollout_score(proxy(*cell, seed + OTHER_LABELS, 0), tokenizer.eos_token_id)
+    history = [] if "kl_coef" in settings else best_of_n_history(pool().scored(score))
+    history += rl_history(score, held_out, config, on_step)
+    start = {
+        f"start_{name}": torch.cat([of(rollout) for rollout in start_samples()]).mean().item()
+        for name, of in {"gold": judges()["gold"], "proxy": score}.items()
+    }
+    margins, gaps = margins_and_gaps(score, seed)
+    row = last_of(history) | start
+    row["agreement"] = ((margins > 0) == (gaps > 0)).float().mean().item()
+    if not how:
+        row["loss"] = -logsigmoid(margins * models[0].scale).mean().item()  # in log-odds
+    return row, history
 
 
 def last_of(history: list[dict]) -> dict[str, float]:
@@ -126,7 +140,9 @@ def proxy(size: str, labels: int, human: bool, seed: int, member: int) -> Scalar
     tokenizer = load_policy(POLICY)[1]
     backbone = trainable(load_policy(SIZES[size])[0].base_model)
     config = RewardConfig(
-        steps=proxy_steps(labels), texts_per_prompt=8 if human else labels, seed=100 * member + seed
+        steps=proxy_steps(labels),
+        texts_per_prompt=8 if human else labels,  # labels: no pair of a prompt is split up
+        seed=100 * member + seed,
     )
     if human:
         pairs = reviews.preference_pairs(
@@ -146,8 +162,8 @@ def start_samples() -> list[Rollout]:
 
 
 def proxy_steps(labels: int) -> int:
-    """Training steps of a proxy: three passes over its labels, but at most 160 steps."""
-    return min(160, 3 * 2 * labels // RewardConfig.batch_size)
+    """Steps for about EPOCHS passes. A step holds RewardConfig.batch_size texts, or a few more."""
+    return EPOCHS * 2 * labels // RewardConfig.batch_size
 
 
 @cache
@@ -169,7 +185,7 @@ def gold_pairs(split: str, count: int, seed: int) -> Dataset:
     rows = []
     for i in range(0, len(texts), 2):
         gap = scores[i] - scores[i + 1]
-        first = draw.random() < torch.sigmoid(torch.tensor(gap)).item()
+        first = draw.random() < 1 / (1 + math.exp(-gap))
         chosen, rejected = (i, i + 1) if first else (i + 1, i)
         rows.append(
             {
@@ -182,18 +198,27 @@ def gold_pairs(split: str, count: int, seed: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def judged_proxy(model: ScalarModel, seed: int) -> dict[str, float]:
-    """agreement and loss, see `overoptimisation_run`."""
+def margins_and_gaps(score: Score, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score of chosen - score of rejected, and the same of gold, on HELD_OUT pairs of samples."""
     tokenizer = load_policy(POLICY)[1]
     pairs = gold_pairs("val", HELD_OUT, 1000 + seed)[:]
-    judge = text_judge([model], tokenizer)
-    raw = judge(pairs["prompt"], pairs["chosen"]) - judge(pairs["prompt"], pairs["rejected"])
-    margins = raw * model.scale  # in the units of the loss: log-odds
-    gaps = torch.tensor(pairs["gap"], device="cpu")
-    return {
-        "agreement": ((margins > 0) == (gaps > 0)).float().mean().item(),
-        "loss": -torch.nn.functional.logsigmoid(margins).mean().item(),
-    }
+    chosen, rejected = (
+        torch.cat(
+            [
+                score(encode(tokenizer, pairs["prompt"][i : i + 250], pairs[side][i : i + 250]))
+                for i in range(0, HELD_OUT, 250)
+            ]
+        )
+        for side in ("chosen", "rejected")
+    )
+    return chosen - rejected, torch.tensor(pairs["gap"], device="cpu")
+
+
+def judges() -> dict[str, Score]:
+    """Gold, and two other judges."""
+    tokenizer = load_policy(POLICY)[1]
+    of_texts = {"gold": gold_judge(), "gold_ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
+    return {name: rollout_judge(judge, tokenizer) for name, judge in of_texts.items()}
 
 
 @dataclass(frozen=True)
@@ -224,22 +249,21 @@ def pool() -> Pool:
         of_film = Rollout.concat(rollouts)
         by_length = of_film.response_mask.sum(1).argsort()  # less padding in a batch
         parts += [of_film.select(rows) for rows in by_length.split(256)]
-    judges = {"gold": gold_judge(), "ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
     made = Pool(parts, {})
-    for name, judge in judges.items():
-        made.columns[name] = made.scored(rollout_judge(judge, tokenizer))
+    for name, judge in judges().items():
+        made.columns[name] = made.scored(judge)
     made.columns["length"] = made.scored(lambda part: part.response_mask.sum(1).float())
     return made
 
 
-def best_of_n_rows(scores: torch.Tensor) -> list[dict]:
+def best_of_n_history(scores: torch.Tensor) -> list[dict]:
     """Rows of best-of-n in the History, see `overoptimisation_run`.
 
     Args:
         scores: (FILMS, SAMPLES), what the best response is chosen by.
     """
     columns, rows = pool().columns | {"proxy": scores}, []
-    for n in TRIES:
+    for n in NS:
         means = {name: best_of_n_mean(column, scores, n) for name, column in columns.items()}
         row = {name: by_film.mean().item() for name, by_film in means.items()}
         rows.append(
@@ -250,7 +274,7 @@ def best_of_n_rows(scores: torch.Tensor) -> list[dict]:
     return rows
 
 
-def rl_rows(score: Score, held_out: Score, config: GroupConfig, on_step: OnStep) -> list[dict]:
+def rl_history(score: Score, held_out: Score, config: GroupConfig, on_step: OnStep) -> list[dict]:
     """Rows of the policy gradient in the History, see `overoptimisation_run`."""
     policy, tokenizer = load_policy(POLICY)
     texts: list[list[str]] = []  # of each step
@@ -259,8 +283,7 @@ def rl_rows(score: Score, held_out: Score, config: GroupConfig, on_step: OnStep)
         texts.append(decode(tokenizer, rollout))
         return score(rollout)
 
-    judges = {"gold": gold_judge(), "ensemble": ensemble_judge(), "lexicon": lexicon_judge()}
-    monitors = {name: rollout_judge(judge, tokenizer) for name, judge in judges.items()}
+    monitors = judges()
     _, history = train_group(
         trainable(policy),
         tokenizer,
@@ -272,8 +295,13 @@ def rl_rows(score: Score, held_out: Score, config: GroupConfig, on_step: OnStep)
         on_step=on_step,
     )
     wanted = ("step", "kl", *monitors, "held_out", "length", "entropy", "missing_eos")
+    one_each = slice(0, 3 * config.group_size, config.group_size)  # of three prompts
     return [
-        {"way": "rl", "proxy": row["score"], "texts": some[:3] if row["step"] % 4 == 0 else []}
+        {
+            "way": "rl",
+            "proxy": row["score"],
+            "texts": some[one_each] if row["step"] % 4 == 0 else [],
+        }
         | {name: row[name] for name in wanted}
         | {"distinct_2": evaluate.distinct_n(some, 2)}
         for row, some in zip(history, texts, strict=True)

@@ -25,8 +25,10 @@ def gain_curves(
         variants: whose points.
 
     Returns:
-        A row per point: variant, seed, d, gold and proxy (gains), and n or step. The proxies have
-        the score 0 at the start, on the prompts of rl. A KL that was estimated below 0 counts as 0.
+        A row per point: variant, seed, d, gold and proxy (gains), and n or step. A KL that was
+        estimated below 0 counts as 0. Best-of-n has the prompts of test films and rl those of
+        training, so the two are not points of one curve; the first policy's scores on rl's prompts
+        come from one response to each, the same for all seeds.
 
     Raises:
         ValueError: an unknown way, or a variant without such points.
@@ -38,15 +40,15 @@ def gain_curves(
         check("variant", name, there, f"one with rows of {way} in the record")
     points = every[every.variant.isin(variants)].copy()
     points["d"] = points.kl.clip(lower=0) ** 0.5
+    keys = pd.MultiIndex.from_frame(points[["variant", "seed"]])
     if way == "rl":
-        start = rows.set_index(["variant", "seed"]).start
-        keys = pd.MultiIndex.from_frame(points[["variant", "seed"]])
-        points["gold"] -= start[keys].to_numpy()
+        started = rows[["variant", "seed", "start_gold", "start_proxy"]]
+        first = started.rename(columns={"start_gold": "gold", "start_proxy": "proxy"})
     else:
-        first = points[points.n == 1].set_index(["variant", "seed"])
-        keys = pd.MultiIndex.from_frame(points[["variant", "seed"]])
-        for column in ("gold", "proxy"):
-            points[column] -= first[column][keys].to_numpy()
+        first = points[points.n == 1]
+    first = first.set_index(["variant", "seed"])
+    for column in ("gold", "proxy"):
+        points[column] -= first[column][keys].to_numpy()
     which = "n" if way == "best-of-n" else "step"
     return points[["variant", "seed", which, "d", "gold", "proxy"]].reset_index(drop=True)
 
@@ -57,48 +59,61 @@ def fitted_curves(
     way: str,
     variants: Sequence[str],
     *,
-    least: float = 1.0,
+    min_d: float = 1.0,
     draws: int = 500,
 ) -> pd.DataFrame:
-    """The law fitted to the gold curves, with 95 % intervals, and the peak that was seen.
+    """The law fitted to the gold curves, and the peak that was observed.
 
-    The intervals come from drawing seeds anew, and for best-of-n also films, `draws` times, and
-    fitting each time. Three seeds give wide steps, so the intervals of rl are rough.
+    Of best-of-n the ends _low and _high are a 95 % interval: seeds and films are drawn anew `draws`
+    times, and each draw is fitted. Of rl they are the range of the fits of the single seeds,
+    because three seeds are too few for such an interval.
 
     Args:
         history, rows, way, variants: as in `gain_curves`.
-        least: the smallest distance of a point that is fitted.
+        min_d: the smallest distance of a point that is fitted.
 
     Returns:
         A row per variant: alpha, beta and peak (the distance at which the fitted curve is highest;
-        infinity where it never turns), each with its ends _low and _high; seen, the distance of the
-        highest mean gain among the points; gain, that gain; farthest, the largest distance; turns,
-        the share of the draws in which the fitted peak lies before the largest distance.
+        infinity where it never turns), each with its ends _low and _high; observed_peak, the
+        distance of the highest mean gain among the points; observed_gain, that gain; max_d, the
+        largest distance; share_peaked, the share of the draws (of rl: of the seeds) whose fitted
+        peak lies before max_d.
+
+    Raises:
+        ValueError: fewer than two points of a variant reach min_d, or `draws` is below 1.
     """
+    check("draws", draws, draws >= 1, "at least 1")
     points = gain_curves(history, rows, way, variants)
     table = {}
     for name in variants:
+        own = points[points.variant == name]
+        mean = own.groupby("n" if way == "best-of-n" else "step")[["d", "gold"]].mean()
+        reach = own[own.d >= min_d].groupby("seed").d.nunique()
+        if len(reach) < own.seed.nunique() or reach.min() < 2:
+            raise ValueError(
+                f"min_d is {min_d:g}, and {name!r} has fewer than two points of {way} beyond it: "
+                f"its largest distance is {own.d.max():.2f}. Give a smaller min_d."
+            )
         if way == "best-of-n":
-            drawn = _drawn_best_of_n(history[history.variant == name], draws)
+            curves = _drawn_best_of_n(history[history.variant == name], draws)
         else:
-            drawn = _drawn_rl(points[points.variant == name], draws)
+            curves = _all_and_each_seed(own)
         fits = []
-        for d, gain in drawn:
-            fitted = d >= least
+        for d, gain in curves:
+            fitted = d >= min_d
             alpha, beta = fit_overoptimisation(
                 torch.tensor(d[fitted]), torch.tensor(gain[fitted]), form=way
             )
             fits.append((alpha, beta, overoptimisation_peak(alpha, beta, form=way)))
-        values = np.array(fits)  # the first: every seed and film once
+        values = np.array(fits)  # the first: of all seeds and films
+        ends = [0.025, 0.975] if way == "best-of-n" else [0, 1]
         row: dict[str, float] = {}
         for i, column in enumerate(("alpha", "beta", "peak")):
-            low, high = np.quantile(values[1:, i], [0.025, 0.975], method="nearest")
+            low, high = np.quantile(values[1:, i], ends, method="nearest")
             row |= {column: values[0, i], f"{column}_low": low, f"{column}_high": high}
-        own = points[points.variant == name]
-        mean = own.groupby("n" if way == "best-of-n" else "step")[["d", "gold"]].mean()
         best = mean.gold.idxmax()
-        row |= {"seen": mean.d[best], "gain": mean.gold[best], "farthest": mean.d.max()}
-        row["turns"] = float((values[1:, 2] < mean.d.max()).mean())
+        row |= {"observed_peak": mean.d[best], "observed_gain": mean.gold[best]}
+        row |= {"max_d": mean.d.max(), "share_peaked": (values[1:, 2] < mean.d.max()).mean()}
         table[name] = row
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("variant")
 
@@ -118,12 +133,7 @@ def _drawn_best_of_n(history: pd.DataFrame, draws: int) -> Iterator[tuple[np.nda
         yield d[1:], mean[1:] - mean[0]
 
 
-def _drawn_rl(points: pd.DataFrame, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(d, gain) of all steps: once of all seeds, then of drawn ones."""
-    of_seed = [(p.d.to_numpy(), p.gold.to_numpy()) for _, p in points.groupby("seed")]
-    generator = np.random.default_rng(0)
-    for draw in range(draws + 1):
-        count = len(of_seed)
-        some = generator.integers(count, size=count) if draw else np.arange(count)
-        d, gain = zip(*(of_seed[i] for i in some), strict=True)
-        yield np.concatenate(d), np.concatenate(gain)
+def _all_and_each_seed(points: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(d, gain) of all steps: of all seeds together, then of each seed."""
+    for some in (points, *(group for _, group in points.groupby("seed"))):
+        yield some.d.to_numpy(), some.gold.to_numpy()

@@ -60,6 +60,13 @@ def test_the_bound_is_nearly_exact_for_many_rare_responses():
     assert kl(best_of_n_probs(p, scores, 16), p) == pytest.approx(best_of_n_kl(16), abs=5e-3)
 
 
+def test_rounded_probabilities_give_probabilities_for_a_large_n():
+    p = torch.tensor([0.4, 0.3, 0.2, 0.10009])  # float32, and their sum is 1.00009
+    for n in (1024, 10_000):
+        kept = best_of_n_probs(p, torch.arange(4.0), n)
+        assert kept.dtype == torch.float32 and kept.sum().item() == pytest.approx(1, abs=1e-6)
+
+
 # ---- the estimate
 def test_best_of_two_of_three_by_hand():
     # pairs by score: (1, 2) -> 2, (1, 3) -> 3, (2, 3) -> 3; values 20, 30, 30

@@ -47,6 +47,7 @@ def test_no_distance_gains_more_than_the_peak(form, alpha, beta):
 @pytest.mark.parametrize("beta", [0.0, -0.5])
 def test_a_curve_that_never_turns_has_no_peak(form, beta):
     assert overoptimisation_peak(1.0, beta, form=form) == math.inf
+    assert overoptimisation_peak(-1.0, 0.0, form=form) == 0  # it falls from the start
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -88,6 +89,8 @@ def test_ensembles_by_hand():
 
 
 def test_odd_arguments_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="beta is nan"):
+        overoptimisation_peak(1.0, math.nan, form="rl")
     with pytest.raises(ValueError, match="form is 'ppo'; it must be one of"):
         overoptimisation_peak(1.0, 1.0, form="ppo")
     with pytest.raises(ValueError, match="d has an entry below 0"):

@@ -17,7 +17,7 @@ VARIANTS = EXPERIMENTS["overoptimisation"]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Two films, 16 samples of each, proxies of three steps, and nothing kept between tests."""
-    for name, value in {"FILMS": 2, "SAMPLES": 16, "TRIES": (1, 4, 16), "HELD_OUT": 8}.items():
+    for name, value in {"FILMS": 2, "SAMPLES": 16, "NS": (1, 4, 16), "HELD_OUT": 8}.items():
         monkeypatch.setattr(overoptimisation, name, value)
     monkeypatch.setattr(overoptimisation, "proxy_steps", lambda labels: 3)
     monkeypatch.setattr(overoptimisation, "MEMBERS", 2)
@@ -82,14 +82,22 @@ def test_a_proxy_is_optimised_in_both_ways():
     assert history[3]["kl"] == pytest.approx(0, abs=1e-4)  # before the first update
     assert history[4]["kl"] != 0
     assert 0 <= row["agreement"] <= 1 and row["loss"] > 0
-    again = run(VARIANTS["2 x 64, 200 labels"])
-    assert again == (row, history)
+    forget()
+    assert run(VARIANTS["2 x 64, 200 labels"]) == (row, history)
+
+
+def test_the_held_out_proxy_has_labels_of_its_own():
+    run(VARIANTS["2 x 64, 200 labels"])
+    mine, other = (overoptimisation.gold_pairs("reward", 12, seed)[:] for seed in (0, 10))
+    assert not {*mine["chosen"], *mine["rejected"]} & {*other["chosen"], *other["rejected"]}
 
 
 def test_members_of_an_ensemble_differ_and_a_kl_penalty_has_no_best_of_n():
     name = "3 x 192, 1000 labels"
-    _, lowest = run(VARIANTS[f"{name}, lowest of 5"])
-    _, mean = run(VARIANTS[f"{name}, mean of 5"])
+    of_lowest, lowest = run(VARIANTS[f"{name}, lowest of 5"])
+    of_mean, mean = run(VARIANTS[f"{name}, mean of 5"])
+    assert of_lowest["start_proxy"] < of_mean["start_proxy"] == pytest.approx(0, abs=1e-5)
+    assert "loss" not in of_mean and of_mean["start_gold"] == of_lowest["start_gold"]
     assert all(a["proxy"] < b["proxy"] for a, b in zip(lowest, mean, strict=True) if "n" in a)
     _, penalised = run(VARIANTS[f"{name}, kl_coef 0.1"])
     assert {r["way"] for r in penalised} == {"rl"}
