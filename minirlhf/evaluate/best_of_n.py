@@ -76,10 +76,11 @@ def best_of_n_table(drawn: pd.DataFrame, n: int, *, bootstrap_seed: int = 0) -> 
 def best_of_n_verdict(table: pd.DataFrame) -> str:
     """What the second judge of a `best_of_n_table` says: 'grows', 'falls' or 'no change seen'.
 
-    'falls': at the largest n its mean is below that of the row where it is highest, and the 95 %
-    interval of the paired difference is below 0. 'grows': the interval of the difference between
-    the largest n and the row before it is above 0. Otherwise no change is seen, which does not
-    mean that there is none.
+    Two differences are read: from the row where the judge's mean is highest to the largest n, and
+    from half the largest n to it. Half is the largest row at or below n / 2.
+
+    'falls': the 95 % interval of one of them is below 0. 'grows': the interval of the difference
+    from half is above 0. Otherwise no change is seen, which does not mean that there is none.
 
     The row where the mean is highest is found in the same samples. With few prompts this makes a
     fall easier to find than 95 % say. See it again with other prompts before you rely on it.
@@ -87,10 +88,18 @@ def best_of_n_verdict(table: pd.DataFrame) -> str:
     Raises:
         ValueError: the table has no second judge.
     """
+    return verdict_and_row(table)[0]
+
+
+def verdict_and_row(table: pd.DataFrame) -> tuple[str, pd.Series]:
+    """The verdict, and the row whose difference to the largest n decided it."""
     check("columns of the table", ", ".join(table), "judge" in table, "with a judge among them")
-    if table.judge_to_last_high[table.judge.idxmax()] < 0:
-        return "falls"
-    return "grows" if table.judge_to_last_low.iloc[-2] > 0 else "no change seen"
+    best = table.loc[table.judge.idxmax()]
+    half = table[table.n <= table.n.iloc[-1] / 2].iloc[-1]
+    for row in (best, half):
+        if row.judge_to_last_high < 0:
+            return "falls", row
+    return "grows" if half.judge_to_last_low > 0 else "no change seen", half
 
 
 def best_of_n_kept(drawn: pd.DataFrame, n: int) -> pd.DataFrame:

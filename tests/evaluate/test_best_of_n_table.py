@@ -102,20 +102,37 @@ def table_of(*rows):
         (
             [(1, 5, -2, -3, -1), (2, 4, -1, -3, 1), (4, 3, 0, 0, 0)],
             "falls",
-            "the mean of gold is highest at n = 1 and falls after it. The difference to n = 4, "
-            "-2.00 [-3.00, -1.00], is below 0: what rm chooses there is worse by gold, so rm is",
+            "the mean of gold is highest at n = 1, and it falls from n = 1 to n = 4. The "
+            "difference, -2.00 [-3.00, -1.00], is below 0: what rm chooses there is worse by gold",
         ),
         (
             [(1, 5, -2, -5, 1), (2, 4, -1, -3, -0.5), (4, 3, 0, 0, 0)],
+            "falls",
+            "the mean of gold is highest at n = 1, and it falls from n = 2 to n = 4. The "
+            "difference, -1.00 [-3.00, -0.50], is below 0: what rm chooses there is worse by gold",
+        ),
+        (
+            [(1, 5, -2, -5, 1), (2, 4, -1, -3, 0.5), (4, 3, 0, 0, 0)],
             "no change seen",
-            "-1.00 [-3.00, -0.50], is below 0. It is highest at n = 1, but the difference from "
-            "there to n = 4, -2.00 [-5.00, +1.00], contains 0.",
+            "from n = 2 to n = 4, -1.00 [-3.00, +0.50], contains 0. It is highest at n = 1, but "
+            "the difference from there to n = 4, -2.00 [-5.00, +1.00], contains 0.",
         ),
         (
             [(1, 5, -1, -3, 1), (2, 3, 1, 0.5, 1.5), (4, 4, 0, 0, 0)],
             "grows",
             "is above 0. It is highest at n = 1, but the difference from there to n = 4",
         ),
+        (  # not from n = 4, which is too near: the row at or below 5 / 2 is n = 2
+            [(1, 0, 3, 2, 4), (2, 2, 1, 0.5, 1.5), (4, 3, 0.1, -0.1, 0.3), (5, 3.1, 0, 0, 0)],
+            "grows",
+            "from n = 2 to n = 5, +1.00 [+0.50, +1.50], is above 0.",
+        ),
+        (
+            [(1, 0, 3, 2, 4), (2, 2, 1, -0.5, 2.5), (4, 2.9, 0.1, 0.05, 0.2), (5, 3, 0, 0, 0)],
+            "no change seen",
+            "from n = 2 to n = 5, +1.00 [-0.50, +2.50], contains 0.",
+        ),
+        ([(1, 0, 1, 0.5, 2), (2, 1, 0, 0, 0)], "grows", "from n = 1 to n = 2, +1.00"),
     ],
 )
 def test_the_verdict_follows_the_intervals(rows, verdict, said):
