@@ -27,8 +27,9 @@ def print_best_of_n(table: pd.DataFrame, *, by: str, judge: str | None) -> None:
     second = "" if judge is None else f" The second judge, {judge}, does not choose."
     say(
         f"{prompts:,} prompts, {samples:,} responses to each. Of n responses the one with the "
-        f"highest score by {by} is kept.{second} KL bound: how far that is at most from the model, "
-        "in nats. In brackets: 95 % intervals over prompts."
+        f"highest score by {by} is kept.{second} KL bound: how far that is at most, in nats, from "
+        "the model as it sampled: at --temperature, and cut at --max-response. In brackets: "
+        "95 % intervals over prompts."
     )
     columns = {"score": "score"} | ({} if judge is None else {"judge": "second judge"})
     lines = Table("n", "KL bound", "its root", *columns.values())

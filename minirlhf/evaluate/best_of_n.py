@@ -36,10 +36,11 @@ def best_of_n_table(drawn: pd.DataFrame, n: int, *, bootstrap_seed: int = 0) -> 
 
     Returns:
         A row for each n. kl_bound is `core.best_of_n_kl`, an upper bound of the KL from the policy
-        in nats, and sqrt_kl its root. prompts, and samples (responses to each row), say how much
-        is known. score is the mean score of the response that is kept. With a judge there are also
-        judge, its mean for the same response; and judge_to_last, the judge's mean at the largest n
-        minus that of this row, paired by prompt. NAME_low and NAME_high are the interval of NAME.
+        in nats (at the temperature and the length of the samples), and sqrt_kl its root. prompts,
+        and samples (responses to each row), say how much is known. score is the mean score of the
+        response that is kept. With a judge there are also judge, its mean for the same response;
+        and judge_to_last, the judge's mean at the largest n minus that of this row, paired by
+        prompt. NAME_low and NAME_high are the interval of NAME.
 
     Raises:
         ValueError: n is no whole number from 2 to the number of responses to a row, the rows have
