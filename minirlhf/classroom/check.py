@@ -72,6 +72,7 @@ from minirlhf.classroom.lessons.lesson_11 import (
     kept_groups,
     pass_at_k,
 )
+from minirlhf.classroom.lessons.lesson_11_verdicts import six_verdicts
 from minirlhf.classroom.lessons.lesson_12 import (
     best_log_ratio,
     dpo_loss,
@@ -102,7 +103,6 @@ from minirlhf.classroom.lessons.lesson_15b import (
     progress_of_steps,
     steps_read,
 )
-from minirlhf.classroom.lessons.verdicts import six_verdicts
 
 EXERCISES = {name: value for name, value in globals().items() if isinstance(value, Exercise)}
 __all__ = [

@@ -92,7 +92,7 @@ def best_of_n(
         shared(
             "group_size",
             "--samples",
-            help="Responses to each prompt, n or more. More make the means less noisy.",
+            help="Responses to each prompt, at least n. More make the means less noisy.",
             show_default=f"{TIMES} n",
         ),
     ] = None,
@@ -101,7 +101,8 @@ def best_of_n(
     out: Annotated[
         Path | None,
         out_table(
-            "Also write the best of n responses to each prompt to this file, for sft --dataset."
+            "Also write the best of the first n responses to each prompt to this file, for "
+            "sft --dataset."
         ),
     ] = None,
     table: Annotated[Path | None, out_table("Also write the table to this file.")] = None,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from minirlhf.cli.evaluation_tables import SHOWN, interval, plain, warn_of_few
 from minirlhf.cli.terminal import console, say
-from minirlhf.evaluate import best_of_n_verdict
+from minirlhf.evaluate.best_of_n import verdict_and_row
 
 NO_JUDGE = (
     "No verdict: there is no second judge (--judge). The score that chooses grows with n in any "
@@ -27,8 +27,9 @@ def print_best_of_n(table: pd.DataFrame, *, by: str, judge: str | None) -> None:
     second = "" if judge is None else f" The second judge, {judge}, does not choose."
     say(
         f"{prompts:,} prompts, {samples:,} responses to each. Of n responses the one with the "
-        f"highest score by {by} is kept.{second} KL bound: how far that is at most from the model, "
-        "in nats. In brackets: 95 % intervals over prompts."
+        f"highest score by {by} is kept.{second} KL bound: how far that is at most, in nats, from "
+        "the model as it sampled: at --temperature, and cut at --max-response. In brackets: "
+        "95 % intervals over prompts."
     )
     columns = {"score": "score"} | ({} if judge is None else {"judge": "second judge"})
     lines = Table("n", "KL bound", "its root", *columns.values())
@@ -42,33 +43,27 @@ def print_best_of_n(table: pd.DataFrame, *, by: str, judge: str | None) -> None:
 
 def sentence(table: pd.DataFrame, by: str, judge: str) -> str:
     """The verdict on the second judge's column, in plain words."""
-    best, before, last = table.loc[table.judge.idxmax()], table.iloc[-2], table.iloc[-1]
-    since = f"from n = {before.n:.0f} to n = {last.n:.0f}, {change(before)},"
-    if best_of_n_verdict(table) == "falls":
+    best, last = table.loc[table.judge.idxmax()], table.iloc[-1]
+    verdict, row = verdict_and_row(table)
+    since = f"from n = {row.n:.0f} to n = {last.n:.0f}"
+    if verdict == "falls":
         return (
-            f"Verdict: the mean of {judge} is highest at n = {best.n:.0f} and falls after it. The "
-            f"difference to n = {last.n:.0f}, {change(best)}, is below 0: what {by} chooses there "
-            f"is worse by {judge}, so {by} is over-optimised."
+            f"Verdict: the mean of {judge} is highest at n = {best.n:.0f}, and it falls {since}. "
+            f"The difference, {change(row)}, is below 0: what {by} chooses there is worse by "
+            f"{judge}, so {by} is over-optimised."
         )
-    if best_of_n_verdict(table) == "grows":
-        said = f"Verdict: the mean of {judge} still grows at the largest n. Its difference "
-        said += f"{since} is above 0."
-    else:
-        said = f"Verdict: the mean of {judge} is not seen to grow at the largest n. Its difference "
-        said += f"{since} {contains(before)}."
-    if best.n < last.n:
+    grows = verdict == "grows"
+    said = f"Verdict: the mean of {judge} {'still grows' if grows else 'is not seen to grow'} "
+    said += f"at the largest n. Its difference {since}, {change(row)}, "
+    said += "is above 0." if grows else "contains 0."
+    if best.n not in (row.n, last.n):
         said += f" It is highest at n = {best.n:.0f}, but the difference from there to "
-        said += f"n = {last.n:.0f}, {change(best)}, {contains(best)}."
+        said += f"n = {last.n:.0f}, {change(best)}, contains 0."
     return said
 
 
 def change(row: pd.Series) -> str:
     return interval(row, "judge_to_last", "+")
-
-
-def contains(row: pd.Series) -> str:
-    """Where 0 is in the interval of a row's difference to the largest n."""
-    return "is below 0" if row.judge_to_last_high < 0 else "contains 0"
 
 
 def print_kept(first: pd.DataFrame, best: pd.DataFrame, n: int, longest: int) -> None:

@@ -11,7 +11,9 @@ get better. Where its mean falls while the score still grows, the score is over-
 """
 
 import math
+from numbers import Integral
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -34,23 +36,23 @@ def best_of_n_table(drawn: pd.DataFrame, n: int, *, bootstrap_seed: int = 0) -> 
 
     Returns:
         A row for each n. kl_bound is `core.best_of_n_kl`, an upper bound of the KL from the policy
-        in nats, and sqrt_kl its root. prompts, and samples (responses to each row), say how much
-        is known. score is the mean score of the response that is kept. With a judge there are also
-        judge, its mean for the same response; and judge_to_last, the judge's mean at the largest n
-        minus that of this row, paired by prompt. NAME_low and NAME_high are the interval of NAME.
+        in nats (at the temperature and the length of the samples), and sqrt_kl its root. prompts,
+        and samples (responses to each row), say how much is known. score is the mean score of the
+        response that is kept. With a judge there are also judge, its mean for the same response;
+        and judge_to_last, the judge's mean at the largest n minus that of this row, paired by
+        prompt. NAME_low and NAME_high are the interval of NAME.
 
     Raises:
-        ValueError: n is below 2 or above the number of responses to a row, the rows have different
-            numbers of responses, or there is one prompt only.
+        ValueError: n is no whole number from 2 to the number of responses to a row, the rows have
+            different numbers of responses, a row has two prompts, there is one prompt only, a
+            column is missing, or a score is not a finite number.
     """
-    of_rows = drawn.groupby("row")
-    prompt_of, counts = of_rows.prompt.first(), of_rows.size()
-    check("responses to each row", sorted(set(counts)), counts.nunique() == 1, "one number")
-    count = int(counts.iloc[0])
-    check("n", n, 2 <= n <= count, f"from 2 to {count}, the number of responses to each row")
+    ordered = _checked(drawn, n, least=2)
+    n = int(n)  # of numpy, where it comes from a table
+    prompt_of = ordered.groupby("row").prompt.first()
+    count = len(ordered) // len(prompt_of)
     check_enough(prompt_of.nunique(), "prompts")
-    columns = [name for name in ("score", "judge") if name in drawn]
-    ordered = drawn.sort_values("row", kind="stable")
+    columns = [name for name in ("score", "judge") if name in ordered]
     values = {name: _numbers(ordered[name]).view(-1, count) for name in columns}
 
     def means(name: str, among: int) -> torch.Tensor:
@@ -76,10 +78,11 @@ def best_of_n_table(drawn: pd.DataFrame, n: int, *, bootstrap_seed: int = 0) -> 
 def best_of_n_verdict(table: pd.DataFrame) -> str:
     """What the second judge of a `best_of_n_table` says: 'grows', 'falls' or 'no change seen'.
 
-    'falls': at the largest n its mean is below that of the row where it is highest, and the 95 %
-    interval of the paired difference is below 0. 'grows': the interval of the difference between
-    the largest n and the row before it is above 0. Otherwise no change is seen, which does not
-    mean that there is none.
+    Two differences are read: from the row where the judge's mean is highest to the largest n, and
+    from half the largest n to it. Half is the largest row at or below n / 2.
+
+    'falls': the 95 % interval of one of them is below 0. 'grows': the interval of the difference
+    from half is above 0. Otherwise no change is seen, which does not mean that there is none.
 
     The row where the mean is highest is found in the same samples. With few prompts this makes a
     fall easier to find than 95 % say. See it again with other prompts before you rely on it.
@@ -87,10 +90,18 @@ def best_of_n_verdict(table: pd.DataFrame) -> str:
     Raises:
         ValueError: the table has no second judge.
     """
+    return verdict_and_row(table)[0]
+
+
+def verdict_and_row(table: pd.DataFrame) -> tuple[str, pd.Series]:
+    """The verdict, and the row whose difference to the largest n decided it."""
     check("columns of the table", ", ".join(table), "judge" in table, "with a judge among them")
-    if table.judge_to_last_high[table.judge.idxmax()] < 0:
-        return "falls"
-    return "grows" if table.judge_to_last_low.iloc[-2] > 0 else "no change seen"
+    best = table.loc[table.judge.idxmax()]
+    half = table[table.n <= table.n.iloc[-1] / 2].iloc[-1]
+    for row in (best, half):
+        if row.judge_to_last_high < 0:
+            return "falls", row
+    return "grows" if half.judge_to_last_low > 0 else "no change seen", half
 
 
 def best_of_n_kept(drawn: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -102,11 +113,31 @@ def best_of_n_kept(drawn: pd.DataFrame, n: int) -> pd.DataFrame:
         drawn: what `scored_responses` returned.
 
     Raises:
-        ValueError: n is below 1.
+        ValueError: as for `best_of_n_table`, but n may be 1, and there may be one prompt only.
     """
-    check("n", n, n >= 1, "at least 1")
-    first = drawn.groupby("row").head(n)
-    return drawn.loc[first.groupby("row").score.idxmax()].reset_index(drop=True)
+    first = _checked(drawn, n, least=1).groupby("row").head(n)
+    return first.loc[first.groupby("row").score.idxmax()].reset_index(drop=True)
+
+
+def _checked(drawn: pd.DataFrame, n: int, least: int) -> pd.DataFrame:
+    """The responses sorted by row, with a new index, once n of each row can be chosen from."""
+    for name in ("row", "prompt", "score"):
+        check("columns of drawn", ", ".join(drawn), name in drawn, f"with {name} among them")
+    for name in [each for each in ("score", "judge") if each in drawn]:
+        bad = drawn[~np.isfinite(pd.to_numeric(drawn[name], errors="coerce"))]
+        if len(bad):
+            row, prompt, value = bad[["row", "prompt", name]].astype(object).iloc[0]
+            which = f"{name} of a response to row {row}, the prompt {prompt!r},"
+            check(which, value, False, "a finite number")
+    ordered = drawn.sort_values("row", kind="stable", ignore_index=True)
+    of_rows = ordered.groupby("row")
+    sizes = sorted(set(of_rows.size().tolist()))
+    check("responses to each row", sizes, len(sizes) == 1, "one number")
+    most = int(of_rows.prompt.nunique().max())
+    check("the largest number of different prompts in a row", most, most == 1, "1")
+    allowed = f"a whole number from {least} to {sizes[0]}, the number of responses to each row"
+    check("n", n, isinstance(n, Integral) and least <= n <= sizes[0], allowed)
+    return ordered
 
 
 def _numbers(column: pd.Series) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from minirlhf import evaluate, experiments
 from minirlhf.classroom import check
 from minirlhf.classroom.exercise import LONGEST
-from minirlhf.classroom.lessons.verdicts import MISTAKES, VERDICTS
+from minirlhf.classroom.lessons.lesson_11_verdicts import MISTAKES, VERDICTS
 from minirlhf.tasks import arithmetic
 from tests.claims.records_11 import SEEDS, by_run, column, family, mean
 

@@ -8,6 +8,7 @@ import torch
 from minirlhf import core, loops, models
 from minirlhf.classroom import check
 from minirlhf.classroom.exercise import LONGEST
+from minirlhf.classroom.lessons import lesson_06_step
 from minirlhf.models.heads import ScalarModel
 from minirlhf.models.sampling import SamplingConfig
 from tests.loops.test_by_hand import lesson_source, score
@@ -17,8 +18,8 @@ TITLES = [f"{n}" for n in range(64)]  # two minibatches
 SOURCE = lesson_source("06_ppo", "ppo_step")
 
 
-def run(*changes):
-    """(batches, what the updates used) of two steps of the lesson's code, pieces of it replaced."""
+def run(*changes, steps=2):
+    """(batches, what the updates used) of steps of the lesson's code, pieces of it replaced."""
     source = SOURCE
     for right, wrong in changes:
         assert source.count(right) == 1, right
@@ -45,7 +46,7 @@ def run(*changes):
         actor=(actor, names["actor_optimizer"]), critic=(critic, names["critic_optimizer"])
     )
     exec(source, names)
-    return [names["ppo_step"](TITLES) for _ in range(2)], watched
+    return [names["ppo_step"](TITLES) for _ in range(steps)], watched
 
 
 @pytest.fixture(scope="module")
@@ -127,4 +128,26 @@ def test_an_error_in_the_last_update_shows_in_the_weights(right):
     with torch.no_grad():
         next(iter(watched["critic"].model.parameters())).add_(0.1)
     message = compared((batches, watched), right).message
-    assert "the critic's weights differ at the end. In step 1 the losses are right" in message
+    assert (
+        "the critic's weights differ at the end. Step 1 is right; what is different in step 2?"
+        in message
+    )
+
+
+FROM_STEP_2 = (  # the sign of the actor's loss is wrong
+    ("def ppo_step(titles):", "count = []\n\ndef ppo_step(titles):\n    count.append(1)"),
+    ("aggregate(policy_losses", "aggregate((1 if len(count) == 1 else -1) * policy_losses"),
+)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_an_error_from_step_2_on_is_not_looked_for_in_step_1(steps, right):
+    wanted = right if steps == 2 else run(steps=3)
+    message = compared(run(*FROM_STEP_2, steps=steps), wanted).message
+    assert "Step 1 is right; what is different in step 2?" in message
+
+
+def test_updates_whose_weights_were_not_kept_are_passed_over(right, monkeypatch):
+    monkeypatch.setattr(lesson_06_step, "KEPT", 2)
+    message = compared(run(("(len(titles), generator=generator)", "(len(titles))")), right).message
+    assert "In step 1 the losses are right" in message

@@ -75,6 +75,7 @@ def test_the_command_prints_the_table_a_verdict_and_what_is_kept_and_writes_both
     given = [*OWN, "--reward", "sizes.py", "--judge", "short.py", "--temperature", 1]
     text = said(*given, "--samples", 6, *files)
     assert "4 prompts, 6 responses to each. Of n responses the one with the highest" in text
+    assert "the model as it sampled: at --temperature, and cut at --max-response." in text
     assert "Verdict: the mean of short.py" in text and "With fewer than 20 prompts" in text
     table, best = pd.read_csv("t.csv"), pd.read_json("best.jsonl", lines=True)
     assert table.n.tolist() == [1, 2, 4] and (table.score.diff()[1:] > 0).all()

@@ -70,12 +70,40 @@ def test_rows_with_the_same_prompt_count_as_one_prompt():
         evaluate.best_of_n_table(DRAWN.assign(prompt="p"), 3)
 
 
-def test_what_the_table_cannot_use_is_refused():
-    for n in (1, 4):
-        with pytest.raises(ValueError, match=f"n is {n}; it must be from 2 to 3, the number of"):
-            evaluate.best_of_n_table(DRAWN, n)
-    with pytest.raises(ValueError, match=r"responses to each row is \[2, 3\]; it must be one num"):
-        evaluate.best_of_n_table(DRAWN[1:], 2)
+REFUSED = [
+    (DRAWN, 4, "n is 4; it must be a whole number from [12] to 3, the number of responses"),
+    (DRAWN, 0, "n is 0; it must be a whole number from [12] to 3"),
+    (DRAWN, 2.0, "n is 2.0; it must be a whole number from [12] to 3"),
+    (DRAWN, "2", "n is '2'; it must be a whole number from [12] to 3"),
+    (DRAWN[1:], 2, r"responses to each row is \[2, 3\]; it must be one number"),
+    (DRAWN[:0], 2, r"responses to each row is \[\]; it must be one number"),
+    (DRAWN.assign(row=0), 2, "different prompts in a row is 2; it must be 1"),
+    (DRAWN.drop(columns="score"), 2, "columns of drawn is 'row, prompt, .*with score among them"),
+    (DRAWN.drop(columns="row"), 2, "it must be with row among them"),
+    (DRAWN.drop(columns="prompt"), 2, "it must be with prompt among them"),
+    (
+        DRAWN.assign(judge=[1.0, 2.0, 3.0, 4.0, math.nan, 5.0]),
+        2,
+        "judge of a response to row 1, the prompt 'q', is nan; it must be a finite number",
+    ),
+    (DRAWN.assign(score=math.inf), 2, "score of a response to row 0, the prompt 'p', is inf"),
+    (DRAWN.assign(score="high"), 2, "score of a response to row 0, the prompt 'p', is 'high'"),
+    (DRAWN.assign(judge=None), 2, "judge of a response to row 0, the prompt 'p', is None"),
+]
+
+
+@pytest.mark.parametrize("drawn, n, said", REFUSED)
+@pytest.mark.parametrize("use", [evaluate.best_of_n_table, evaluate.best_of_n_kept])
+def test_what_cannot_be_used_is_refused(use, drawn, n, said):
+    with pytest.raises(ValueError, match=said):
+        use(drawn, n)
+
+
+def test_the_table_needs_an_n_to_compare_with_and_takes_a_whole_number_of_numpy():
+    with pytest.raises(ValueError, match="n is 1; it must be a whole number from 2 to 3"):
+        evaluate.best_of_n_table(DRAWN, 1)
+    table = evaluate.best_of_n_table(DRAWN, 3)
+    pd.testing.assert_frame_equal(evaluate.best_of_n_table(DRAWN, table.n.iloc[-1]), table)
 
 
 def table_of(*rows):
@@ -102,20 +130,37 @@ def table_of(*rows):
         (
             [(1, 5, -2, -3, -1), (2, 4, -1, -3, 1), (4, 3, 0, 0, 0)],
             "falls",
-            "the mean of gold is highest at n = 1 and falls after it. The difference to n = 4, "
-            "-2.00 [-3.00, -1.00], is below 0: what rm chooses there is worse by gold, so rm is",
+            "the mean of gold is highest at n = 1, and it falls from n = 1 to n = 4. The "
+            "difference, -2.00 [-3.00, -1.00], is below 0: what rm chooses there is worse by gold",
         ),
         (
             [(1, 5, -2, -5, 1), (2, 4, -1, -3, -0.5), (4, 3, 0, 0, 0)],
+            "falls",
+            "the mean of gold is highest at n = 1, and it falls from n = 2 to n = 4. The "
+            "difference, -1.00 [-3.00, -0.50], is below 0: what rm chooses there is worse by gold",
+        ),
+        (
+            [(1, 5, -2, -5, 1), (2, 4, -1, -3, 0.5), (4, 3, 0, 0, 0)],
             "no change seen",
-            "-1.00 [-3.00, -0.50], is below 0. It is highest at n = 1, but the difference from "
-            "there to n = 4, -2.00 [-5.00, +1.00], contains 0.",
+            "from n = 2 to n = 4, -1.00 [-3.00, +0.50], contains 0. It is highest at n = 1, but "
+            "the difference from there to n = 4, -2.00 [-5.00, +1.00], contains 0.",
         ),
         (
             [(1, 5, -1, -3, 1), (2, 3, 1, 0.5, 1.5), (4, 4, 0, 0, 0)],
             "grows",
             "is above 0. It is highest at n = 1, but the difference from there to n = 4",
         ),
+        (  # not from n = 4, which is too near: the row at or below 5 / 2 is n = 2
+            [(1, 0, 3, 2, 4), (2, 2, 1, 0.5, 1.5), (4, 3, 0.1, -0.1, 0.3), (5, 3.1, 0, 0, 0)],
+            "grows",
+            "from n = 2 to n = 5, +1.00 [+0.50, +1.50], is above 0.",
+        ),
+        (
+            [(1, 0, 3, 2, 4), (2, 2, 1, -0.5, 2.5), (4, 2.9, 0.1, 0.05, 0.2), (5, 3, 0, 0, 0)],
+            "no change seen",
+            "from n = 2 to n = 5, +1.00 [-0.50, +2.50], contains 0.",
+        ),
+        ([(1, 0, 1, 0.5, 2), (2, 1, 0, 0, 0)], "grows", "from n = 1 to n = 2, +1.00"),
     ],
 )
 def test_the_verdict_follows_the_intervals(rows, verdict, said):
@@ -125,10 +170,13 @@ def test_the_verdict_follows_the_intervals(rows, verdict, said):
 
 
 def test_the_best_of_the_first_n_is_kept_and_of_equal_scores_the_first():
-    kept = {n: evaluate.best_of_n_kept(DRAWN, n).response.tolist() for n in (1, 2, 3, 9)}
-    assert kept == {1: ["p1", "q1"], 2: ["p2", "q1"], 3: ["p3", "q1"], 9: ["p3", "q1"]}
-    with pytest.raises(ValueError, match="n is 0; it must be at least 1"):
-        evaluate.best_of_n_kept(DRAWN, 0)
+    kept = {n: evaluate.best_of_n_kept(DRAWN, n).response.tolist() for n in (1, 2, 3)}
+    assert kept == {1: ["p1", "q1"], 2: ["p2", "q1"], 3: ["p3", "q1"]}
+
+
+def test_two_frames_whose_index_repeats_keep_one_response_to_each_row():
+    parts = [DRAWN[:3], DRAWN[3:].reset_index(drop=True)]  # both have the index 0, 1, 2
+    assert evaluate.best_of_n_kept(pd.concat(parts), 3).response.tolist() == ["p3", "q1"]
 
 
 def test_a_judge_scores_the_same_samples_and_changes_none_of_them():

@@ -19,7 +19,7 @@ from minirlhf.core.rollout import Rollout
 from minirlhf.models.forward import policy_logprobs, response_values
 
 EPOCHS, MINIBATCH = 2, 32
-KEPT = 8  # updates whose weights and gradients are kept: those of the first step
+KEPT = 8  # updates whose weights and gradients are kept: at least those of the first step
 PARTS = {  # a column -> what to look at if it is the first one that differs
     "response_ids": "Look at part 1: prompts in order, `sampling`, and `generator` for all draws.",
     "old_logprobs": "Leave those of `models.sample` as they are.",
@@ -39,9 +39,12 @@ SUSPECTS = {
 
 
 class Update(NamedTuple):
-    """One update: what the model read, or the rows of the batch, and the weights and gradients."""
+    """One update: the token ids that the model read, and the weights and gradients.
 
-    read: list
+    The weights and gradients are empty after the first KEPT updates.
+    """
+
+    ids: list[list[int]]
     weights: list[Tensor]
     gradients: list[Tensor]
 
@@ -57,14 +60,14 @@ class Watched:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model: Any = model
         self.copy: Any = copy.deepcopy(model)
-        self.read: list[list[int]] = []
+        self.ids: list[list[int]] = []
         self.updates: list[Update] = []
         words = next(m for m in model.modules() if isinstance(m, nn.Embedding))
         words.register_forward_pre_hook(self._reads)
         optimizer.register_step_pre_hook(self._steps)
 
     def _reads(self, embedding: nn.Module, given: tuple) -> None:
-        self.read = given[0].tolist()
+        self.ids = given[0].tolist()
 
     def _steps(self, *_: object) -> None:
         weights, gradients = [], []
@@ -72,17 +75,17 @@ class Watched:
             for p in self.model.parameters():
                 weights.append(p.detach().clone())
                 gradients.append(torch.zeros_like(p) if p.grad is None else p.grad.clone())
-        self.updates.append(Update(self.read, weights, gradients))
+        self.updates.append(Update(self.ids, weights, gradients))
 
-    def of_batch(self, batch: Rollout) -> list[Update]:
-        """The updates that used responses of this batch alone, with the numbers of its rows."""
+    def of_batch(self, batch: Rollout) -> list[tuple[list[int], Update]]:
+        """The updates that used responses of this batch alone, each with the rows of the batch."""
         pads = set(batch.sequences[~batch.attention_mask].tolist())
         row_of = {_stripped(ids, pads): i for i, ids in enumerate(batch.sequences.tolist())}
         found = []
         for update in self.updates:
-            rows = [row_of.get(_stripped(ids, pads)) for ids in update.read]
-            if None not in rows:
-                found.append(update._replace(read=rows))
+            keys = [_stripped(ids, pads) for ids in update.ids]
+            if all(key in row_of for key in keys):
+                found.append(([row_of[key] for key in keys], update))
         return found
 
     def gradient(self, name: str, weights: list[Tensor], part: Rollout) -> list[Tensor]:
@@ -145,27 +148,33 @@ def whole_step(
         for name, hint in PARTS.items():
             if problem := _differs(batch, wanted, name):
                 if step > 1 and name in UPDATED:
-                    hint = _update(watched, expected[0])
+                    hint = _update(watched, expected[0], step - 1)
                 return Result(False, f"step {step}: {problem} {hint}")
     for name, model in right.items():
         pairs = zip(watched[name].model.parameters(), model.parameters(), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):
             start = f"all batches are right, but the {name}'s weights differ at the end."
-            return Result(False, f"{start} {_update(watched, expected[0])}")
+            return Result(False, f"{start} {_update(watched, expected[0], len(mine))}")
     return Result(
         True, f"all columns of {len(mine)} steps and the weights equal those of section 4."
     )
 
 
-def _update(watched: dict[str, Watched], batch: Rollout) -> str:
-    """What differs first in the updates of the first step: minibatches, actor, or critic."""
+def _update(watched: dict[str, Watched], batch: Rollout, last: int) -> str:
+    """What differs first in the updates of the first step: minibatches, actor, or critic.
+
+    Args:
+        batch: of the first step.
+        last: the last step whose batch is right. The first wrong update is at the latest there.
+    """
     updates = {name: one.of_batch(batch) for name, one in watched.items()}
     for name, found in updates.items():
-        if problem := _minibatches(name, [rows for rows, *_ in found], len(batch.sequences)):
+        if problem := _minibatches(name, [rows for rows, _ in found], len(batch.sequences)):
             return problem
     for name, found in updates.items():
         before = None
-        for number, (rows, weights, given) in enumerate(found, 1):
+        kept = [(rows, update) for rows, update in found if update.weights]
+        for number, (rows, (_, weights, given)) in enumerate(kept, 1):
             right = watched[name].gradient(name, weights, batch.select(rows))
             if not _equal(given, right):
                 start = f"Step 1, update {number}: the minibatch is right"
@@ -182,6 +191,8 @@ def _update(watched: dict[str, Watched], batch: Rollout) -> str:
                     )
                 return f"{what} {SUSPECTS[name]}; at `backward` and the mean over tokens."
             before = given
+    if last > 1:
+        return f"Step 1 is right; what is different in step {last}?"
     return (
         "In step 1 the losses are right, so the random numbers or the order of the lines differ: "
         "`torch.randperm` once per epoch, with `generator`."
