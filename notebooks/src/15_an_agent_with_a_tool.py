@@ -132,8 +132,7 @@ table = evaluate.token_table(
 show.microscope(table, "logprob", text="all")
 
 # %% [markdown]
-# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. Training
-# can change this decision. The two wrong digits stand out, with less than 1 %.
+# Most tokens are nearly certain. The first one is not: `[` has about −0.9, a probability of 0.4. The two wrong digits stand out, with less than 1 %.
 
 # %% [markdown]
 # ## 3. Is it right? A tool that always gives the same result
@@ -160,8 +159,7 @@ show.microscope(table, "logprob", text="all")
 # %% [markdown]
 # ## 4. And a tool that is sometimes wrong?
 #
-# A search engine may return something else tomorrow. A small world, solved on paper, shows what this
-# changes.
+# A search engine may answer differently tomorrow. A small world shows what this changes.
 #
 # The policy acts twice. First it calls a tool. The *fast* tool is right in 80 % of the calls. The *slow*
 # one is always right, but it costs 0.1. The policy sees whether the result is right. Then it passes the
@@ -171,7 +169,7 @@ show.microscope(table, "logprob", text="all")
 # The objective is $J = E[r] - \beta\, \text{KL}(\pi \| \pi_{\text{ref}})$, the expected reward minus the KL
 # penalty. The reference has no penalty, so its $J$ is its expected reward, 0.35. For the largest $J$ we go
 # backwards, from the last *situation* in which the policy acts to the first. If the *actions* $c$ of a
-# situation have rewards $r(c)$, the best policy (lesson 12) is
+# situation have rewards $r(c)$, the best policy is
 # $\pi^*(c) = \pi_{\text{ref}}(c)\, e^{(r(c) - V)/\beta}$. Its probabilities add up to 1, so
 #
 # $$ V = \beta \log \sum_c \pi_{\text{ref}}(c)\, e^{r(c)/\beta} . $$
@@ -226,8 +224,7 @@ pd.DataFrame(columns, index=["fast tool", "slow tool"]).round(2)
 # has one probability.
 #
 # **Predict.** Take DPO with and without the action mask. Without it, the loss has the two guesses of
-# section 3. Let the reference's guess be perfect: of the fast tool it expects a right result with 80 %,
-# without knowing this one. Does each call the fast tool more often than the best policy, less often, or
+# section 3. Let the reference's guess be perfect: of the fast tool it expects a right result with 80 %. Does each call the fast tool more often than the best policy, less often, or
 # about as often? Which has the higher $J$, and is it the same one for every $\beta$?
 
 
@@ -256,15 +253,16 @@ pd.DataFrame(table).T.rename_axis(["beta", ""]).round(4)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# *Right* and *wrong* are results of the fast tool. The numbers are for $\beta = 0.2$.
+# The numbers are for $\beta = 0.2$.
 #
 # - **Without the mask only the first action is wrong.** DPO takes the fast tool with probability 0.569,
 #   the best policy with 0.378. DPO is an optimist here: its loss also falls when a good *result* gets
 #   likelier. So its guess goes from 80 % right results of the fast tool to 99.8 %.
-# - **With the mask the first action is nearly right, 0.376, but the second is not.** After a wrong result
-#   DPO asks for a $\beta h$ that is lower than that of $\pi^*$ by 0.80, the bad luck, for both actions. Two
-#   probabilities that add up to 1 cannot both fall. *I do not know* is already near 1, so only passing on
-#   can fall: from 0.7 % to 0.01 %.
+# - **With the mask the first action is nearly right, 0.376, but the second is not.** After a wrong
+#   result DPO wants both actions to be less likely, by the bad luck, and after a right one both to be more
+#   likely. Two probabilities that add up to 1 can do neither. The one near 1 hardly moves, so the small one
+#   does: passing a wrong result on falls from 0.7 % to 0.01 %, and *I do not know* after a right one rises
+#   from 0.7 % to 1.9 %. Here the second error costs more.
 # - **Which error costs more depends on $\beta$.** At 0.2 the mask is better: $J$ is 0.7184 with it, and
 #   0.7039 without. At 0.5 and at 1, DPO *without* the mask is a little better.
 # </details>

@@ -154,7 +154,7 @@ def luck(said, world):
     # by hand, from the formulas of the page
     assert right == pytest.approx(0.2 * math.log(0.5 * math.exp(5) + 0.5))
     assert wrong == pytest.approx(0.2 * math.log(0.5 * math.exp(-5) + 0.5))
-    said("best policy (lesson 12) is $\\pi^*(c)", 1)
+    said("best policy is $\\pi^*(c)", 1)
     said("| fast tool, right |", 1, 0, right)
     said("| fast tool, wrong |", -1, 0, wrong)
     said("| slow tool, right |", 1 - COST, -COST, COST, values[1, 0].item())
@@ -205,12 +205,21 @@ def policies(said, world):
         apart = (BETA * implicit - world.rewards)[world.tool > 0]
         assert torch.allclose(apart, apart[0].expand_as(apart), atol=1e-10)
     said("If the reference guesses", 0.5, first[0].exp().item())
-    passed = [second[0, 1, 0].exp().item() for _, second in at[BETA]]
-    bad_luck = -world.transition_term(beta=BETA)[0, 1].item()
-    said("lower than that of $\\pi^*$ by", bad_luck, 1, 1, *passed[:2])
-    # the mechanism: of the two probabilities after a wrong result, only passing on falls
-    idle = [second[0, 1, 1].exp().item() for _, second in at[BETA]]
-    assert min(idle) > 0.99 and idle[1] > idle[0]
+    # the mechanism: of the two probabilities after a result, the small one moves
+    (first, best), (_, masked) = at[BETA][:2]
+    said("Two probabilities that add up to", 1)
+    passed, unknown = ((p[0, 1, 0].exp(), p[0, 0, 1].exp()) for p in (best, masked))
+    said("The one near", 1, max(passed) < 0.01 and max(unknown) < 0.02)
+    said("passing a wrong result on falls from", passed[0], unknown[0])
+    said("after a right one rises from", passed[1], unknown[1])
+    lost = []  # with DPO's actions after a right or a wrong result only
+    for result in (0, 1):
+        one = best.clone()
+        one[0, result] = masked[0, result]
+        lost.append(
+            world.objective(first, best, beta=BETA) - world.objective(first, one, beta=BETA)
+        )
+    said("Here the second error costs more", bool(lost[0] > 3 * lost[1]))
     j = {b: [world.objective(*p, beta=b).item() for p in at[b]] for b in at}
     said("**Which error costs more", 0.2, *j[BETA][1:], j[BETA][1] > j[BETA][2])
     said("without. At", 0.5, 1, all(0 < j[b][2] - j[b][1] < 0.005 for b in (0.5, 1.0)))
