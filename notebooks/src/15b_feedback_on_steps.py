@@ -458,14 +458,14 @@ pd.DataFrame(both, columns=names, index=index).round(2)
 # Take `22-1+7=20+7=27`. Let 7 of the 8 continuations of its first step be right, and none of the second's. At
 # the end nothing is left to continue: the answer itself is checked. Here are the labels that this response gets:
 #
-# | step | soft | hard | outcomes | outcomes at every step | rule |
+# | step | soft | hard | outcome at the last step | outcome at every step | rule |
 # |---|---|---|---|---|---|
-# | `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
-# | `20+7=` | 0 | 0 | none | 0 | 0 |
-# | `27` | 0 | 0 | 0 | 0 | none |
+# | label of `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
+# | label of `20+7=` | 0 | 0 | none | 0 | 0 |
+# | label of `27` | 0 | 0 | 0 | 0 | none |
 # | its checks | 8 + 8 + 1 | 8 + 8 + 1 | 1 | 1 | 2 |
 #
-# *Outcomes* train on all 17 checked responses: this one and its 16 continuations.
+# Models with outcomes train on all 17 checked responses: this one and its 16 continuations.
 #
 # The first question, on held-out problems: of 16 responses, how often is the one with the highest score right?
 # Here are 16 responses to one problem. A *blind* judge gives a random score to each text:
@@ -509,7 +509,7 @@ experiments.shown(trained, columns)
 # <details><summary>What you should see</summary>
 #
 # - **The text alone teaches little.** At *last* and *product* no model is better than blind: they pick a right
-#   response in 0.23 to 0.28 of the cases, the blind judge in 0.30. *min* does better on every seed with outcomes at
+#   response in 0.22 to 0.28 of the cases, the blind judge in 0.30. *min* does better on every seed with outcomes at
 #   every step (0.38) and soft labels (0.37). A random response is right in 0.60.
 # - **With log-probabilities, 100 checks are enough.** *min* is right in 0.82 of the cases, and in 0.84 with 1,000
 #   checks. *Head only* has the same training without this input, and 0.31. So the input matters.

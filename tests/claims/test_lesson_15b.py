@@ -125,15 +125,16 @@ def test_both_fall_first():
             assert run[20] < run[0]
 
 
-def low_planted(name, reward_models):
-    """The low end of the interval of what a model finds of the planted, minus a random step."""
+def planted_over_chance(name, reward_models):
+    """(low, high): the interval of the planted mistakes found, minus those of a random step."""
     problems = tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS)
     chance = [1 / (text.count("=") + 1) for text in planted_errors(problems)["response"]]
     runs = reward_models.reset_index()
     runs = runs[runs.variant == name]
     random = runs.assign(variant="random", planted_by_prompt=[chance] * len(runs))
     both = pd.concat([runs, random])
-    return experiments.difference_over_prompts_and_seeds(both, "planted", "random").loc[name].low
+    found = experiments.difference_over_prompts_and_seeds(both, "planted", "random").loc[name]
+    return found.low, found.high
 
 
 def test_only_models_that_read_logprobs_find_errors(reward_models):
@@ -143,7 +144,8 @@ def test_only_models_that_read_logprobs_find_errors(reward_models):
         assert (abs(row.planted - row.chance_planted) < 0.1).all()
         assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
         assert (row.best_min > row[["best_last", "best_product"]].max(axis=1)).all()
-        assert low_planted(name, reward_models) < 0
+        low, high = planted_over_chance(name, reward_models)
+        assert low < 0 < high
     # the same training with this input and without it
     assert (reward_models.labels[HEAD] == reward_models.labels[READERS[1]]).all()
     for name in (*READERS, "no reward model"):
@@ -319,7 +321,7 @@ def judged(said, start, reward_models):
     said("| log-probabilities too (labels of the rule) |", 100, 1_000, *few, *more, 100)
     one_response(said)
     said("on held-out problems: of", TRIES)
-    said("Look first at the", TRIES)
+    said("with the highest score right? Here are", TRIES)
     mean = reward_models.groupby("variant").mean(numeric_only=True)
     policy = mean.loc["no reward model"]
     trained, readers = mean.loc[[*MODELS, HEAD]], mean.loc[list(READERS)]
@@ -343,12 +345,12 @@ def one_response(said):
     assert row["labels"] == [1, 0, None]
     assert rewards.right_answer(["12+10-1+7="], ["22-1+7=20+7=27"]) == [0]
     said("Take `22-1+7=20+7=27`. Let", 7, ROLLOUTS)
-    said("| `22-1+7=` |", 7 / 8, hard[0], 0, row["labels"][0])
-    said("| `20+7=` |", 0, hard[1], 0, row["labels"][1])
-    said("| `27` |", 0, hard[2], 0, 0)
+    said("| label of `22-1+7=` |", 7 / 8, hard[0], 0, row["labels"][0])
+    said("| label of `20+7=` |", 0, hard[1], 0, row["labels"][1])
+    said("| label of `27` |", 0, hard[2], 0, 0)
     costs = ROLLOUTS, ROLLOUTS, 1
     said("| its checks |", *costs, *costs, 1, 1, len(row["labels"]) - 1)
-    said("*Outcomes* train on all", sum(costs), sum(costs) - 1)
+    said("Models with outcomes train on all", sum(costs), sum(costs) - 1)
 
 
 def picking(said, start, policy, trained, readers):
@@ -392,6 +394,7 @@ def finding(said, start, policy, trained, readers):
     found = trained[["own", "planted"]]
     said("no model is clearly better than a random step.**", found.min().min(), found.max().max())
     said("A random step is right in", policy.chance_own, policy.chance_planted)
+    said("every 95 % interval of the difference contains", 0)
     said("The policy had", DEMONSTRATIONS)
     said("The first below one half is the wrong one in only", policy.labels_half)
     said("The largest fall finds more than three of four", policy.labels_fall > 0.75)
@@ -426,6 +429,7 @@ def further(said, reward_models):
 
 def exercises(said):
     changes(said)
+    said("Return the pairs, whole numbers (B,", 2)
     said("Both count from", 0, -1, -1)
     said("Return the change that each step makes, (B, S), with", 0)
     said("NaN times", 0)
