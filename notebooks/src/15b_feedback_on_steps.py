@@ -248,13 +248,13 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 #   right try. So a pair costs (1,015 + 140) / 105 = 11 checks. Of two responses to one problem, exactly one is
 #   right in 0.37 of the cases. So a pair of whole responses costs 2 / 0.37 = 5.4 checks.
 # - **At about equal numbers of pairs the curves are level**: Step-DPO has 0.69 at its end, and whole responses
-#   have 0.67 at update 100. (Step-DPO has then made twice as many updates.) So the price of a pair is one reason for
-#   the lead.
+#   have 0.67 at update 100. (Step-DPO has then made twice as many updates.) So the price of a pair may explain the
+#   lead.
 # - **Both fall first.** After 20 updates both have fewer right answers than the start, on every seed. We
 #   believe that the first updates are mostly noise: Adam's first updates move every weight by about the learning
 #   rate, however small its gradient is.
-# - **Believe the table, not the ends of the curves.** It has sixteen responses to each of 400 problems, and a
-#   point of a curve one.
+# - **Believe the table, not the ends of the curves.** It has sixteen responses to each of 400 problems, a point
+#   of a curve has one.
 # </details>
 
 # %% [markdown]
@@ -437,8 +437,8 @@ pd.DataFrame(both, columns=names, index=index).round(2)
 # | **product** | all multiplied | 0.16 |
 #
 # *last* misleads if labels only say whether a step follows from the one before. The third step of section
-# 1 follows, and its answer is wrong. With labels from outcomes or continuations, the label of the last step *is* the outcome. *min* and
-# *product* prefer short responses: a further step cannot raise them.
+# 1 follows, and its answer is wrong. With labels from outcomes or continuations, the label of the last step *is*
+# the outcome. *min* and *product* prefer short responses: a further step cannot raise them.
 
 # %% [markdown]
 # ## 6. Picking a response
@@ -508,7 +508,7 @@ experiments.shown(trained, columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **The text alone teaches little.** At *last* and *product* no model is better than blind: they pick a right
+# - **The text alone teaches little.** At *last* and *product* no model's mean is better than blind: they pick a right
 #   response in 0.22 to 0.28 of the cases, the blind judge in 0.30. *min* does better on every seed with outcomes at
 #   every step (0.38) and soft labels (0.37). A random response is right in 0.60.
 # - **With log-probabilities, 100 checks are enough.** *min* is right in 0.82 of the cases, and in 0.84 with 1,000
@@ -761,7 +761,7 @@ table = {
     "colleague": [0.97, 0.98, 0.89],
     "mended": [0.97, 0.95, 0.22],
 }
-index = ["training: share of labels with sigma(z) on the same side of 1/2"]
+index = ["training: sigma(z) and the label on the same side of 1/2 (share)"]
 index += [
     "mean sigma(z), held out: right steps",
     "mean sigma(z), held out: wrong steps",

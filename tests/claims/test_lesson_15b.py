@@ -363,7 +363,7 @@ def picking(said, start, policy, trained, readers):
     said("fails only if none of the", TRIES)
     others = trained[["best_last", "best_product"]]
     said(
-        "At *last* and *product* no model is better than blind:",
+        "At *last* and *product* no model's mean is better than blind:",
         others.min().min(),
         others.max().max(),
         policy.blind,
