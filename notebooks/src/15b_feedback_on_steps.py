@@ -572,8 +572,8 @@ experiments.shown(runs[runs.variant == "no reward model"], columns)
 #   make one score of them.
 # - Compare at equal numbers of checks. Here whole responses won. A pair of steps costs twice as many checks, and
 #   at about equal numbers of pairs the two were level.
-# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught ours little: some
-#   picked better than blind, none clearly found a wrong step. With the policy's log-probabilities as an
+# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught little: some
+#   picked better than blind, none found clearly more than a random step. With the policy's log-probabilities as an
 #   input, 100 checks were enough.
 #
 # ## Exercises
