@@ -100,6 +100,7 @@ from minirlhf.classroom.lessons.lesson_15 import (
 )
 from minirlhf.classroom.lessons.lesson_15b import (
     loss_of_labelled_steps,
+    pairs_of,
     progress_of_steps,
     steps_read,
 )

@@ -41,9 +41,9 @@ PROBLEMS, ROLLOUTS = 400, 8  # problems whose responses are read; continuations 
 def process_rewards_config(settings: dict) -> PRMConfig:
     """Settings of the training of each reward model: `seed`; see `process_rewards_run`.
 
-    With `logprobs` only the head is trained, so fewer and longer updates are enough.
+    With `logprobs` or `frozen` only the head is trained, so fewer and longer updates are enough.
     """
-    head_alone = settings.get("logprobs", False)
+    head_alone = "logprobs" in settings or "frozen" in settings
     return PRMConfig(
         step_end="=",
         steps=100 if head_alone else 400,
@@ -61,7 +61,8 @@ def process_rewards_run(
     `labels` names the training rows, as `training_rows` gives them. All have equally many checks.
     None: no reward model. The policy's own log-probabilities take its place. `checks`: as many
     checks of the rule instead. `logprobs`: the policy's log-probabilities are a further input, see
-    `WithLogprobs`, and only the head is trained.
+    `WithLogprobs`, and only the head is trained. `frozen`: only the head is trained, without this
+    input.
 
     The History is empty. The row:
 
@@ -111,9 +112,12 @@ def process_rewards_run(
             rows = rule_rows(policy, tokenizer, settings["checks"], seed)
         else:
             rows = training_rows(policy, tokenizer, seed)[settings["labels"]]
-        backbone: nn.Module = trainable(policy).base_model
-        if settings.get("logprobs"):
-            backbone = WithLogprobs(policy, ends)
+        if "logprobs" in settings:
+            backbone: nn.Module = WithLogprobs(policy, ends)
+        elif "frozen" in settings:
+            backbone = policy.base_model.requires_grad_(False)
+        else:
+            backbone = trainable(policy).base_model
         scorer, history = train_prm(backbone, tokenizer, rows, config, on_step=on_step)
         row["labels"] = sum(y is not None for labels in rows["labels"] for y in labels)
         row["loss"] = sum(r["loss"] for r in history[-50:]) / len(history[-50:])

@@ -193,6 +193,8 @@ EXPERIMENTS: dict[str, dict[str, dict]] = {
             }
             for checks in (100, 1_000)
         },
+        # without this input, and otherwise as with 1,000 checks
+        "head only, text alone": {"labels": "rule", "checks": 1_000, "frozen": True},
     },
     # The policy is optimised for proxies of several sizes and numbers of labels.
     "overoptimisation": OVEROPTIMISED,

@@ -20,8 +20,8 @@
 # - say when such a model finds a mistake, and when it cannot,
 # - compare two kinds of feedback at equal numbers of checks.
 #
-# **You need** lesson 12 (direct preference optimisation, DPO) and lesson 08 (the reward model).
-# Lesson 15 helps: it explains the action mask. About 40 minutes to read and 60 for the exercises.
+# **You need** lessons 05 (the value $V$), 08 (the reward model), 12 (direct preference optimisation, DPO),
+# 14 (off-policy pairs) and 15 (the action mask). About 40 minutes to read and 80 for the exercises.
 
 # %%
 import copy
@@ -94,9 +94,9 @@ pd.DataFrame({"problem": held_out, "response": texts, "first wrong step": wrong}
 # The loss is that of DPO, with log-ratios summed over one step. Two details matter:
 #
 # - **The policy itself writes the chosen step.** A step by somebody else may be one that the policy
-#   would never write. A loss that raises it changes little of what the policy does write (lesson 14).
-# - **A step is not the end of a response**, so no EOS is added after it. Only the last step has one,
-#   and the policy wrote it.
+#   would never write. To raise its probability hardly changes the steps that the policy does write (lesson 14).
+# - **A step is not the end of a response**, so no EOS is added after it: `append_eos=False`. Only the
+#   last step has one, and the policy wrote it.
 #
 # The mask of lesson 15 says which tokens are in the loss. Here is one such row. `False` marks the part
 # that is read and not learned:
@@ -185,8 +185,7 @@ def step_dpo(prompts):
 
 
 # %% [markdown]
-# The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights. (It
-# also counts the checks.)
+# The package's loop is `train_step_dpo`. With its `plain` settings it leaves the same weights.
 
 # %%
 updates = 2 if FAST else 4  # FAST=1 is for the tests of this page
@@ -218,8 +217,7 @@ pd.DataFrame(log).round(3)
 # | Step-DPO | 64, one response each | about 290 steps checked, tries included |
 # | whole responses | 146, two responses each | 292 final answers checked |
 #
-# **Predict.** Which of the two has more right answers at the end? And will the curves rise from the first
-# update on?
+# **Predict.** Which of the two has more right answers at the end? Will the curves rise from the first update on?
 
 # %% tags=["predict"]
 history = experiments.results("steps_history").rename(columns={"step": "update"})
@@ -245,17 +243,18 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # - **Whole responses win.** They gain 0.084 in right answers, and Step-DPO 0.053. The interval of the
 #   difference, for other problems and other seeds, does not contain 0. With greedy decoding the two are
 #   nearly equal: 0.90 and 0.89.
-# - **One reason: a pair of steps is expensive.** At the start, 256 responses cost 1,015 checks, up to the first wrong
+# - **A pair of steps is expensive.** At the start, 256 responses cost 1,015 checks, up to the first wrong
 #   step of each. 109 of them have a wrong step. Writing these steps again costs 140 more checks, and 105 get a
 #   right try. So a pair costs (1,015 + 140) / 105 = 11 checks. Of two responses to one problem, exactly one is
 #   right in 0.37 of the cases. So a pair of whole responses costs 2 / 0.37 = 5.4 checks.
+# - **At about equal numbers of pairs the curves are level**: Step-DPO has 0.69 at its end, and whole responses
+#   have 0.67 at update 100. (Step-DPO has then made twice as many updates.) So the price of a pair may explain the
+#   lead.
 # - **Both fall first.** After 20 updates both have fewer right answers than the start, on every seed. We
-#   believe that the first updates are mostly noise: there are few pairs, and Adam's first updates move every
-#   weight by about the learning rate, however small its gradient is.
-# - **Believe the table, not the ends of the curves.** A point of a curve comes from one response to each of
-#   400 problems, and the table from sixteen.
-#
-# So finer feedback is not better *per check* here. It says more about one response, and it costs more.
+#   believe that the first updates are mostly noise: Adam's first updates move every weight by about the learning
+#   rate, however small its gradient is.
+# - **Believe the table, not the ends of the curves.** It has sixteen responses to each of 400 problems, a point
+#   of a curve has one.
 # </details>
 
 # %% [markdown]
@@ -264,8 +263,8 @@ experiments.with_interval(gains).to_frame("difference in right answers")
 # Who checks the steps? For arithmetic a rule can. For a proof or a program nobody has such a rule,
 # but the *final answer* is often known. **Math-Shepherd** (Wang et al. 2024) makes labels of steps
 # from it: let the policy finish the response $N$ times from the end of a step, and count how many of
-# these *continuations* reach the right answer. A right answer has the reward 1 and a wrong one 0. So the
-# expected reward is the chance of success: the label estimates the value $V$ of lesson 05, after the step.
+# these *continuations* reach the right answer. With the reward 1 for a right answer and 0 for a wrong one,
+# the label estimates the expected reward: the value $V$ of lesson 05, after the step.
 #
 # - The **soft** label is the share of right continuations.
 # - The **hard** label is 1 if any of them is right, and 0 otherwise.
@@ -288,8 +287,7 @@ pd.DataFrame({"p": p, "soft, any N": p} | means).round(2)
 # for $N = 64$ nearly 1. So for large $N$ hard labels only tell *impossible* from *possible*.
 # </details>
 #
-# Now the labels of two responses. In the first, the third step is wrong. In the second only the last step is
-# wrong. Look at both kinds of numbers before you read on.
+# Now the labels of two responses. In the first, the third step is wrong, in the second only the last.
 
 # %%
 asked = ["4*5+13+3-8=", "8+17-13+13-15+10-19="]
@@ -309,8 +307,7 @@ table = pd.DataFrame({"first": pd.Series(first), "second": pd.Series(second)})
 table.round(2).T.set_axis(steps, axis=1)
 
 # %% [markdown]
-# In the first response the label falls from near 1 to 0 at the wrong step, and stays there: from
-# `39-8=` nobody reaches 28. That is what we want.
+# In the first response the label falls from near 1 to 0 at the wrong step: from `39-8=` nobody reaches 28.
 #
 # In the second response the labels are low *from the start*, between 0.08 and 0.20, although the first five steps are
 # right. This policy rarely gets past this problem. So **a label by continuation says how likely this policy is to
@@ -388,12 +385,12 @@ pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(
 # <details><summary>What you should see</summary>
 #
 # All three get more than 0.9, the wrong one too. Of the labels, 0.90 say "right". The model has learned that most
-# steps are right, and nothing about *this* step. A model that looks at nothing does as well.
+# steps are right, and nothing about *this* step.
 # </details>
 #
 # **Why?** To judge `20+7=`, a model has to calculate `22-1` and compare the result with what is written.
-# The policy does both, but with *another output*: its log-probabilities. Before each token it predicts which
-# one comes. Here is how likely it finds each token of this response:
+# The policy does both, but with *another output*: its log-probabilities. Here is how likely it finds each token
+# of this response:
 
 # %%
 with torch.no_grad():
@@ -407,8 +404,8 @@ pd.DataFrame(logprobs, columns=[*"22-1+7=20+7=27", "EOS"], index=["log-probabili
 #
 # $$ z_s = w \cdot h_s + a\, l_s + b . $$
 #
-# Only $w$, $a$ and $b$ are trained, on the same 400 responses: the policy stays as it is, and lends
-# $h_s$ and $l_s$. `models.WithLogprobs` does this.
+# Only $w$, $a$ and $b$ are trained, on the same 400 responses. The policy stays as it is.
+# `models.WithLogprobs` does this.
 #
 # **Predict.** What do the three steps get now?
 
@@ -439,29 +436,39 @@ pd.DataFrame(both, columns=names, index=index).round(2)
 # | **min** | that of the worst step | 0.2 |
 # | **product** | all multiplied | 0.16 |
 #
-# *last* misleads if the model asks only whether a step follows from the one before, as the third step of section
-# 1 does. With labels from outcomes or continuations, the label of the last step *is* the outcome. *min* and
-# *product* prefer short responses: a further step cannot raise them.
+# *last* misleads if labels only say whether a step follows from the one before. The third step of section
+# 1 follows, and its answer is wrong. With labels from outcomes or continuations, the label of the last step *is*
+# the outcome. *min* and *product* prefer short responses: a further step cannot raise them.
 
 # %% [markdown]
 # ## 6. Picking a response
 #
-# `minirlhf experiment process_rewards` trains reward models on this policy's responses:
+# `minirlhf experiment process_rewards` trains reward models on responses of this policy:
 #
-# | reward model | its labels | checks |
-# |---|---|---|
-# | soft labels | for each step: the share of right ones among 8 continuations | 12,700 |
-# | hard labels | for each step: whether any of these 8 is right | 12,700 |
-# | outcomes | each of these continuations as a whole response; its outcome is the label of its last step | 12,700 |
-# | outcomes at every step | the same, but the outcome is the label of *every* step | 12,700 |
-# | labels of the rule | for each step, up to the first wrong one: whether it is right | 12,700 |
-# | log-probabilities too | the same, with $l_s$ as an input | 100 or 1,000 |
+# | reward model | checks | responses | trains | updates |
+# |---|---|---|---|---|
+# | soft labels | 12,700 | 400 | the whole model | 400 |
+# | hard labels | 12,700 | 400 | the whole model | 400 |
+# | outcomes | 12,700 | 12,700 | the whole model | 400 |
+# | outcomes at every step | 12,700 | 12,700 | the whole model | 400 |
+# | labels of the rule | 12,700 | 3,200 | the whole model | 400 |
+# | head only, text alone (labels of the rule) | 1,000 | 250 | the head | 100 |
+# | log-probabilities too (labels of the rule) | 100 or 1,000 | 26 or 250 | the head, $a$ too | 100 |
 #
-# A soft or hard label costs 8 checks, and at the last step of a response only one: nothing is left to
-# continue. The first five train the whole model, with 400 updates. The last trains the head, with 100.
+# Take `22-1+7=20+7=27`. Let 7 of the 8 continuations of its first step be right, and none of the second's. At
+# the end nothing is left to continue: the answer itself is checked. Here are the labels that this response gets:
+#
+# | step | soft | hard | outcome at the last step | outcome at every step | rule |
+# |---|---|---|---|---|---|
+# | label of `22-1+7=` | 7/8 | 1 | none | 0 | 1 |
+# | label of `20+7=` | 0 | 0 | none | 0 | 0 |
+# | label of `27` | 0 | 0 | 0 | 0 | none |
+# | its checks | 8 + 8 + 1 | 8 + 8 + 1 | 1 | 1 | 2 |
+#
+# Models with outcomes train on all 17 checked responses: this one and its 16 continuations.
 #
 # The first question, on held-out problems: of 16 responses, how often is the one with the highest score right?
-# Look first at the 16 responses to one problem. A *blind* judge gives a random score to each text:
+# Here are 16 responses to one problem. A *blind* judge gives a random score to each text:
 
 # %%
 asked = [held_out[0]] * 16
@@ -479,7 +486,7 @@ sixteen
 # because each step has one right result. Wrong ones differ. So **a judge that knows nothing picks worse than a
 # random response**.
 #
-# The next table has the mean over all problems, without a reward model. *Majority vote* picks a response with the
+# The next table has means over all problems. *Majority vote* picks a response with the
 # most frequent final answer. *Log-probability* picks the response that the policy finds most likely. A *perfect
 # judge* fails only if none of the 16 is right.
 
@@ -501,11 +508,12 @@ experiments.shown(trained, columns)
 # %% [markdown]
 # <details><summary>What you should see</summary>
 #
-# - **With the text alone, no model is better than blind at *last* and *product*.** They pick a right response in
-#   0.23 to 0.28 of the cases, the blind judge in 0.30. *min* is right in 0.28 to 0.38. A random response is right in
-#   0.60.
+# - **The text alone teaches little.** At *last* and *product* no model's mean is better than blind: they pick a right
+#   response in 0.22 to 0.28 of the cases, the blind judge in 0.30. *min* does better on every seed with outcomes at
+#   every step (0.38) and soft labels (0.37). A random response is right in 0.60.
 # - **With log-probabilities, 100 checks are enough.** *min* is right in 0.82 of the cases, and in 0.84 with 1,000
-#   checks. A majority vote has 0.84, and the log-probability itself 0.86. So for picking, the labels add nothing.
+#   checks. *Head only* has the same training without this input, and 0.31. So the input matters.
+# - **Labels add nothing for picking**: a majority vote has 0.84, and the log-probability itself 0.86.
 # - **With log-probabilities *last* fails: 0.33 and 0.34.** These labels ask whether a step follows from
 #   the one before. A last step often does, also behind a mistake.
 # </details>
@@ -530,7 +538,8 @@ columns = {"own": "find, own", "planted": "find, planted"}
 experiments.shown(runs, columns)
 
 # %% tags=["predict"]
-columns = {"chance_own": "a random step", "labels_half": "soft labels, first below 1/2"}
+columns = {"chance_own": "a random step", "chance_planted": "the same, planted"}
+columns |= {"labels_half": "soft labels, first below 1/2"}
 columns |= {"labels_fall": "soft labels, largest fall"}
 experiments.shown(runs[runs.variant == "no reward model"], columns)
 
@@ -538,13 +547,14 @@ experiments.shown(runs[runs.variant == "no reward model"], columns)
 # <details><summary>What you should see</summary>
 #
 # - **A model that reads log-probabilities finds the wrong step.** With 100 checks it finds 0.87 of the policy's own
-#   mistakes and 0.92 of the planted ones, with 1,000 checks 0.93 and 0.96. A random step is right in 0.20.
+#   mistakes and 0.92 of the planted ones, with 1,000 checks 0.93 and 0.96.
 # - **What do labels add?** The least likely token alone finds 0.85 and 0.82. It misses 35 of the 200 planted
-#   mistakes, each time because it stands in a *later* step: after a mistake the calculation looks strange to the
-#   policy. Labels say how unlikely is *too* unlikely. So the *first* such step can be blamed.
-# - **With the text alone, nothing is found**: 0.18 to 0.27, although there are 127 times as many checks. We believe:
-#   calculating has to be learned from many texts. The policy had 60,000 solutions. The labels of the rule come
-#   from about 3,300 responses.
+#   mistakes. Each time the least likely token stands in a *later* step: after a mistake the calculation looks
+#   strange to the policy. Labels say how unlikely is *too* unlikely. So the *first* such step can be blamed.
+# - **With the text alone, no model is clearly better than a random step.** They find 0.18 to 0.27. A random step is
+#   right in 0.20 of the policy's own mistakes and 0.21 of the planted ones. For the planted ones every 95 % interval
+#   of the difference contains 0. We believe: calculating is learned from many texts. The policy had 60,000
+#   solutions.
 # - **Soft labels fall at the wrong step.** The first below one half is the wrong one in only 0.57 of the cases:
 #   section 4's second response is low from the start. The largest fall finds more than three of four.
 # - **The limit:** a mistake that the policy *believes* is not unlikely. Asked for the second problem of section
@@ -560,36 +570,41 @@ experiments.shown(runs[runs.variant == "no reward model"], columns)
 #   bad step, not a low label.
 # - A **process reward model** gives each step a probability, in one pass. *last*, *min* and *product*
 #   make one score of them.
-# - Compare at equal numbers of checks. Here whole responses won, because a pair of steps costs more checks.
-# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught ours nothing. With
-#   the policy's log-probabilities as an input, 100 checks were enough.
+# - Compare at equal numbers of checks. Here whole responses won. A pair of steps costs twice as many checks, and
+#   at about equal numbers of pairs the two were level.
+# - A reward model must be able to see what it judges. From the text alone, 12,700 checks taught little: some
+#   picked better than blind, none found clearly more than a random step. With the policy's log-probabilities as an
+#   input, 100 checks were enough.
 #
 # ## Exercises
 #
-# Exercises 1, 2 and 4 have a checker. Solutions and answers to all of them are in
+# Exercises 1, 2, 3 and 5 have a checker. Solutions and answers to all of them are in
 # `solutions/15b_feedback_on_steps.ipynb`.
 
 # %% [markdown] tags=["exercise"]
 # **1. What did each step change?** *(easy, 10 minutes)*. The labels of section 4 blamed every step of
 # the second response. Better: how much does each step *change* the chance of success? `chances` (B, S)
-# has the chance after each step, as soft labels estimate it. `start` (B,) has the chance before the
+# has the chance after each step, as soft labels estimate it. `at_start` (B,) has the chance before the
 # first step. `step_mask` (B, S) is true at the steps that exist. Return the change that each step
 # makes, (B, S), with 0 where there is no step. Where the mask is false, `chances` can be NaN.
+#
+# Then apply it to the labels of section 4. Before the first step, 57 of 64 responses to the first problem were
+# right, and 10 of 64 to the second. Which step of the second response does it blame? How sure is that?
 #
 # *Hint:* the chance before a step is the one after the step before it. NaN times 0 is NaN, so choose
 # with `torch.where`.
 
 
 # %% tags=["exercise"]
-def progress_of_steps(chances, start, step_mask): ...  # your code
+def progress_of_steps(chances, at_start, step_mask): ...  # your code
 
 
 check.progress_of_steps(progress_of_steps)
 
 
 # %% tags=["solution"]
-def progress_of_steps(chances, start, step_mask):
-    before = torch.cat([start[:, None], chances[:, :-1]], 1)
+def progress_of_steps(chances, at_start, step_mask):
+    before = torch.cat([at_start[:, None], chances[:, :-1]], 1)
     return torch.where(step_mask, chances - before, 0.0)
 
 
@@ -600,8 +615,54 @@ check.progress_of_steps(progress_of_steps)
 # divided among the steps. It is the advantage of lesson 05 with one step as the action. The chance before the
 # step is $V$, the one after it is $Q$ of this step, and the change is $Q - V$.
 
+# %% tags=["solution"]
+nan = float("nan")  # section 4: how many of 64 continuations were right
+right = [[60, 59, 0, 0, nan, nan], [9, 5, 13, 8, 11, 0]]
+chances, at_start = torch.tensor(right) / 64, torch.tensor([57, 10]) / 64
+changes = progress_of_steps(chances, at_start, ~chances.isnan())
+pd.DataFrame(changes.numpy(), ["first", "second"], range(1, 7)).round(2)
+
+# %% [markdown] tags=["solution"]
+# In the first response the third step changes the chance by −0.92, and no other by more than 0.05. In the
+# second, the changes are −0.02, −0.06, +0.12, −0.08, +0.05 and −0.17. The largest fall is at the wrong step. But 64
+# continuations with a chance of 0.14 give the label a standard error of about 0.04, and a change has two of them. So
+# only this last fall is clear. Section 7 uses 8 continuations.
+
 # %% [markdown] tags=["exercise"]
-# **2. How many checks?** *(medium, 15 minutes)*. A reader goes through a response step by step and
+# **2. Which pairs?** *(medium, 15 minutes)*. This is the heart of Step-DPO. `right` (B, S) says whether each step
+# is right, and `step_mask` (B, S) whether it exists. In each response with a wrong step, the policy wrote the
+# *first* wrong one `count` times again. `tries_right` says which of these tries are right: the first `count` belong
+# to the first response with a wrong step, the next `count` to the next such response, and so on.
+#
+# Return the pairs, whole numbers (B, 2): which step is rejected, and which of its tries is chosen, the first
+# right one. Both count from 0. A response without a pair has −1, −1.
+#
+# *Hint:* a response without a wrong step has no tries.
+
+
+# %% tags=["exercise"]
+def pairs_of(right, step_mask, tries_right, count): ...  # your code
+
+
+check.pairs_of(pairs_of)
+
+
+# %% tags=["solution"]
+def pairs_of(right, step_mask, tries_right, count):
+    pairs = torch.full((len(right), 2), -1)
+    tries = iter(tries_right.split(count))
+    for i, wrong in enumerate(~right & step_mask):
+        if wrong.any():
+            good = next(tries)
+            if good.any():
+                pairs[i, 0], pairs[i, 1] = wrong.int().argmax(), good.int().argmax()
+    return pairs
+
+
+check.pairs_of(pairs_of)
+
+# %% [markdown] tags=["exercise"]
+# **3. How many checks?** *(medium, 15 minutes)*. A reader goes through a response step by step and
 # stops at the first wrong one. `right` (B, S) says whether each step is right, and `step_mask` (B, S)
 # whether it exists. Return how many steps are read in each response, (B,).
 #
@@ -631,15 +692,13 @@ check.steps_read(steps_read)
 # never. And it needs more responses for each pair. So the price of a pair rises.
 
 # %% [markdown] tags=["exercise"]
-# **3. Find the bug: the response that ends too soon** *(medium, 15 minutes)*. A colleague does not use
+# **4. Find the bug: the response that ends too soon** *(medium, 15 minutes)*. A colleague does not use
 # DPO. She trains the policy by imitation on its own right steps: the chosen steps of section 2, with
 # the loss of supervised fine-tuning. The figure has the share of right answers, and the number of
 # steps in a response. After ten updates nothing is right. Here is how she makes a
 # batch. What is wrong? Mend `batch_of`.
 #
 # Then predict: she uses the same faulty rows for Step-DPO. Will the responses become as short?
-#
-# *Hint:* what is the last token of each row, and what did the policy write after that step?
 
 # %% tags=["exercise"]
 right_answers = {
@@ -685,7 +744,7 @@ step = tokenizer("22-1+7=").input_ids
 batch_of(["12+10-1+7="], [[]], [step]).response_ids
 
 # %% [markdown] tags=["exercise"]
-# **4. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
+# **5. Find the bug: the reward model that likes everything** *(medium, 15 minutes)*. Another colleague
 # has money for one check in each response. A step is picked at random and checked. For the other steps
 # he writes −100, "no label", as many libraries do. He trains the model that also reads
 # log-probabilities. In training it looks as accurate as the mended one. But it likes wrong steps,
@@ -702,7 +761,7 @@ table = {
     "colleague": [0.97, 0.98, 0.89],
     "mended": [0.97, 0.95, 0.22],
 }
-index = ["labels on the right side of one half, in training"]
+index = ["training: sigma(z) and the label on the same side of 1/2 (share)"]
 index += [
     "mean sigma(z), held out: right steps",
     "mean sigma(z), held out: wrong steps",
@@ -737,7 +796,7 @@ def loss_of_labelled_steps(logits, labels, step_mask):
 check.loss_of_labelled_steps(loss_of_labelled_steps)
 
 # %% [markdown]
-# **5. Read the data** *(medium, 10 minutes)*. In some public data a person saw several *alternatives*
+# **6. Read the data** *(medium, 10 minutes)*. In some public data a person saw several *alternatives*
 # for the next step, rated each, and one of them was taken. A colleague makes one text of a record by
 # joining everything. What does his process reward model read, and what is wrong with it? Write down
 # the rows that you would make: how many, and with which labels?
@@ -788,9 +847,7 @@ record = {
 # ## Going further
 #
 # **What is not equal in section 3.** Checks, updates and learning rate are equal. The number of
-# pairs and of sampled tokens is not. If checks of steps are free, count pairs instead. At its end Step-DPO has
-# used about as many pairs as whole responses have after half of their updates. There the curves have 0.69 and
-# 0.67. (Step-DPO has then made twice as many updates.) The learning rate was chosen by single
+# pairs and of sampled tokens is not. The learning rate was chosen by single
 # runs on other problems, most of them with Step-DPO. Final answers are often free, because a rule
 # knows them. Then the comparison favours whole responses even more.
 #
@@ -824,4 +881,4 @@ record = {
 # *How this lab is checked:* the pairs, the labels and the loss are worked by hand in
 # `tests/loops/test_step_dpo.py`, `tests/loops/test_process_reward_loop.py` and
 # `tests/core/test_process_reward.py`. Every number about a recorded run is compared with the record, and
-# the faulty runs of exercises 3 and 4 are repeated (`tests/claims/test_lesson_15b.py`).
+# the faulty runs of exercises 4 and 5 are repeated (`tests/claims/test_lesson_15b.py`).

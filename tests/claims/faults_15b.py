@@ -1,4 +1,4 @@
-"""The two faulty runs of lab 15b's exercises 3 and 4, as their figures show them."""
+"""The two faulty runs of lab 15b's exercises 4 and 5, as their figures show them."""
 
 import copy
 import random

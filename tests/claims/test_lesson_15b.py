@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 
 from minirlhf import core, experiments, loops, models, rewards, tasks
+from minirlhf.classroom import check
 from minirlhf.classroom.course import NOTEBOOKS
 from minirlhf.experiments.process_rewards import (
     PROBLEMS,
@@ -18,7 +20,9 @@ from minirlhf.experiments.process_rewards import (
     blamed_by_surprisal,
     planted_errors,
     process_rewards_config,
+    rule_rows,
 )
+from minirlhf.experiments.registry import EXPERIMENTS
 from minirlhf.experiments.steps import (
     ASKED,
     DEMONSTRATIONS,
@@ -30,7 +34,7 @@ from minirlhf.experiments.steps import (
 )
 from minirlhf.loops.step_dpo import step_pairs
 from tests.claims import faults_15b
-from tests.claims.prose import lesson
+from tests.claims.prose import Said, lesson
 
 LEVELS = (tasks.arithmetic.LONG,)
 MODELS = (
@@ -40,7 +44,9 @@ MODELS = (
     "outcomes at every step",
     "labels of the rule",
 )
+HEAD = "head only, text alone"
 READERS = ("log-probabilities too, 100 checks", "log-probabilities too, 1,000 checks")
+RULE = 3_200  # about as many responses have 12,700 steps up to the first wrong one
 PICKS = ("best_last", "best_min", "best_product")
 
 
@@ -119,13 +125,29 @@ def test_both_fall_first():
             assert run[20] < run[0]
 
 
+def planted_over_chance(name, reward_models):
+    """(low, high): the interval of the planted mistakes found, minus those of a random step."""
+    problems = tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS)
+    chance = [1 / (text.count("=") + 1) for text in planted_errors(problems)["response"]]
+    runs = reward_models.reset_index()
+    runs = runs[runs.variant == name]
+    random = runs.assign(variant="random", planted_by_prompt=[chance] * len(runs))
+    both = pd.concat([runs, random])
+    found = experiments.difference_over_prompts_and_seeds(both, "planted", "random").loc[name]
+    return found.low, found.high
+
+
 def test_only_models_that_read_logprobs_find_errors(reward_models):
-    for name in MODELS:
+    for name in (*MODELS, HEAD):
         row = reward_models.loc[name]
         assert (abs(row.own - row.chance_own) < 0.09).all()
         assert (abs(row.planted - row.chance_planted) < 0.1).all()
         assert all((row[pick] < row.random - 0.15).all() for pick in PICKS)
         assert (row.best_min > row[["best_last", "best_product"]].max(axis=1)).all()
+        low, high = planted_over_chance(name, reward_models)
+        assert low < 0 < high
+    # the same training with this input and without it
+    assert (reward_models.labels[HEAD] == reward_models.labels[READERS[1]]).all()
     for name in (*READERS, "no reward model"):
         row = reward_models.loc[name]
         assert (row[["own", "planted"]] > 0.5).all().all()
@@ -215,7 +237,7 @@ def gained(said, steps, price):
     assert TRIES == 16
     history = experiments.results("steps_history").groupby(["variant", "step"]).right.mean()
     ends = history["step dpo", OWN.steps], history["whole responses", OWN.steps // 2]
-    said("There the curves have", *ends)
+    said("the curves are level**: Step-DPO has", *ends, OWN.steps // 2)
     pairs = per_step * price["pairs"] / whole, PROMPTS["whole"] * differ / 2
     assert abs(pairs[0] / pairs[1] - 1) < 0.15
 
@@ -259,7 +281,7 @@ def learned(said, start):
 def labels(said):
     said("Of $N = 8$ continuations", 2, 2 / 8, 2 / 8, 1)
     said("The **hard** label is", 1, 0)
-    said("A right answer has the reward", 1, 0)
+    said("With the reward", 1, 0)
     said("The mean soft label is $p$ =", 0.1)
     said("The mean hard label is $1 - 0.9^8$ =", 1 - 0.9**8, 1, 1 - 0.9**64 > 0.99)
     said("the label falls from near", 1, 0, 28)
@@ -284,23 +306,51 @@ def judged(said, start, reward_models):
     labels = reward_models.labels.groupby("variant").mean()
     assert all(abs(labels[n] - 12_700) < 100 for n in ("outcomes", "labels of the rule"))
     assert all(0 <= labels[n] - x < 6 for n, x in zip(READERS, (100, 1_000), strict=True))
-    said("| soft labels | for each step", ROLLOUTS, 12_700)
-    said("| hard labels |", ROLLOUTS, 12_700)
-    said("| outcomes |", 12_700)
-    said("| outcomes at every step |", 12_700)
-    said("| labels of the rule |", 12_700)
-    said("| log-probabilities too | the same", 100, 1_000)
-    alone = process_rewards_config({"seed": 0, "logprobs": True})
-    said("The first five train the whole model, with", config.steps, alone.steps)
-    said("A soft or hard label costs", ROLLOUTS)
+    settings = EXPERIMENTS["process_rewards"]
+    heads = [process_rewards_config(settings[n] | {"seed": 0}).steps for n in (*READERS, HEAD)]
+    assert heads == [100] * 3
+    few, more = (len(rule_rows(*start, checks, seed=0)) for checks in (100, 1_000))
+    rule = labels["labels of the rule"] * more / 1_000
+    said("| soft labels |", 12_700, PROBLEMS, config.steps)
+    said("| hard labels |", 12_700, PROBLEMS, config.steps)
+    said("| outcomes |", 12_700, 12_700, config.steps)
+    said("| outcomes at every step |", 12_700, 12_700, config.steps)
+    said("| labels of the rule |", 12_700, RULE, abs(rule - RULE) < 150, config.steps)
+    said(f"| {HEAD} (labels of the rule) |", 1_000, 250, 100)
+    more, few = (250, abs(more - 250) < 15), (26, abs(few - 26) < 4)
+    said("| log-probabilities too (labels of the rule) |", 100, 1_000, *few, *more, 100)
+    one_response(said)
     said("on held-out problems: of", TRIES)
-    said("Look first at the", TRIES)
+    said("with the highest score right? Here are", TRIES)
     mean = reward_models.groupby("variant").mean(numeric_only=True)
     policy = mean.loc["no reward model"]
-    trained, readers = mean.loc[list(MODELS)], mean.loc[list(READERS)]
+    trained, readers = mean.loc[[*MODELS, HEAD]], mean.loc[list(READERS)]
     picking(said, start, policy, trained, readers)
+    blind, of_min = reward_models.blind["no reward model"], reward_models.best_min
+    better = [name for name in (*MODELS, HEAD) if (of_min[name] > blind).all()]
+    assert better == ["soft labels", "outcomes at every step"]
+    said(
+        "*min* does better on every seed", trained.best_min[better[1]], trained.best_min[better[0]]
+    )
+    said("A random response is right in", policy.random)
     finding(said, start, policy, trained, readers)
     further(said, reward_models)
+
+
+def one_response(said):
+    """Its labels under the five schemes, with 7 right ones of 8 after the first step."""
+    chances = [7 / ROLLOUTS, 0, 0]
+    hard = [float(y > 0) for y in chances]
+    row = tasks.arithmetic.labelled_steps("12+10-1+7=", "22-1+7=20+7=27")
+    assert row["labels"] == [1, 0, None]
+    assert rewards.right_answer(["12+10-1+7="], ["22-1+7=20+7=27"]) == [0]
+    said("Take `22-1+7=20+7=27`. Let", 7, ROLLOUTS)
+    said("| label of `22-1+7=` |", 7 / 8, hard[0], 0, row["labels"][0])
+    said("| label of `20+7=` |", 0, hard[1], 0, row["labels"][1])
+    said("| label of `27` |", 0, hard[2], 0, 0)
+    costs = ROLLOUTS, ROLLOUTS, 1
+    said("| its checks |", *costs, *costs, 1, 1, len(row["labels"]) - 1)
+    said("Models with outcomes train on all", sum(costs), sum(costs) - 1)
 
 
 def picking(said, start, policy, trained, readers):
@@ -311,20 +361,22 @@ def picking(said, start, policy, trained, readers):
     one_text = len({t for t in texts if rewards.right_answer(asked[:1], [t])[0]}) == 1
     said("**One text, one score.**", TRIES, right, len(set(texts)), one_text, 1 / len(set(texts)))
     said("fails only if none of the", TRIES)
-    others, least = trained[["best_last", "best_product"]], trained.best_min
+    others = trained[["best_last", "best_product"]]
     said(
-        "better than blind at *last* and *product*",
+        "At *last* and *product* no model's mean is better than blind:",
         others.min().min(),
         others.max().max(),
         policy.blind,
         (others < policy.blind).all().all(),
-        least.min(),
-        least.max(),
-        policy.random,
     )
     few, more = (readers.loc[name] for name in READERS)
     said("**With log-probabilities,", 100, few.best_min, more.best_min, 1_000)
-    said("A majority vote has", policy.majority, policy.best_product)
+    said("*Head only* has the same training without this input, and", trained.best_min[HEAD])
+    said(
+        "**Labels add nothing for picking**: a majority vote has",
+        policy.majority,
+        policy.best_product,
+    )
     assert (abs(readers.best_product - readers.best_min) < 0.02).all()
     said("**With log-probabilities *last* fails:", few.best_last, more.best_last)
 
@@ -333,7 +385,6 @@ def finding(said, start, policy, trained, readers):
     few, more = (readers.loc[name] for name in READERS)
     said("| soft labels, first below", 1 / 2, ROLLOUTS)
     said("finds the wrong step.** With", 100, few.own, few.planted, 1_000, more.own, more.planted)
-    said("A random step is right in", policy.chance_own)
     said("The least likely token alone finds", policy.own, policy.planted)
     cases = planted_errors(tasks.arithmetic.problems("test", ASKED // 2, levels=LEVELS))
     blamed = blamed_by_surprisal(*start, cases)
@@ -341,8 +392,10 @@ def finding(said, start, policy, trained, readers):
     said("It misses", len(missed), len(cases), min(missed) > 0)
     assert abs(1 - len(missed) / len(cases) - policy.planted) < 1e-6
     found = trained[["own", "planted"]]
-    said("**With the text alone, nothing is found**:", found.min().min(), found.max().max(), 127)
-    said("The policy had", DEMONSTRATIONS, 3_300)
+    said("no model is clearly better than a random step.**", found.min().min(), found.max().max())
+    said("A random step is right in", policy.chance_own, policy.chance_planted)
+    said("every 95 % interval of the difference contains", 0)
+    said("The policy had", DEMONSTRATIONS)
     said("The first below one half is the wrong one in only", policy.labels_half)
     said("The largest fall finds more than three of four", policy.labels_fall > 0.75)
     asked = [faults_15b.problems("test", 6)[4]] * TRIES
@@ -356,7 +409,7 @@ def further(said, reward_models):
     mean = reward_models.groupby("variant").mean(numeric_only=True)
     config = process_rewards_config({"seed": 0})
     passes = config.steps * config.batch_size / PROBLEMS
-    rule = config.steps * config.batch_size / 3_300
+    rule = config.steps * config.batch_size / RULE
     said(
         "have equally many checks and updates. But",
         config.steps,
@@ -375,6 +428,9 @@ def further(said, reward_models):
 
 
 def exercises(said):
+    changes(said)
+    said("Return the pairs, whole numbers (B,", 2)
+    said("Both count from", 0, -1, -1)
     said("Return the change that each step makes, (B, S), with", 0)
     said("NaN times", 0)
     said("he writes", -100)
@@ -382,10 +438,26 @@ def exercises(said):
     said("what does `bool` make of", -100, 0.25)
 
 
-# ---- the faulty runs of exercises 3 and 4
+def changes(said):
+    """The solution of exercise 1, with the labels of the committed page."""
+    chances = torch.tensor([[60, 59, 0, 0, 0, 0], [9, 5, 13, 8, 11, 0]]) / 64
+    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
+    first, second = check.progress_of_steps.reference(chances, torch.tensor([57, 10]) / 64, mask)
+    said("Before the first step,", 57, 64, 10, 64)
+    solutions = NOTEBOOKS / "solutions" / "15b_feedback_on_steps.ipynb"
+    answer = Said(nbformat.read(solutions, as_version=4).cells)
+    answer(
+        "the third step changes the chance by", first[2], 0.05, max(abs(first[[0, 1, 3]])) < 0.055
+    )
+    answer("the changes are", *second)
+    answer("with a chance of", 0.14, math.sqrt(0.14 * 0.86 / 64))
+    answer("Section 7 uses", ROLLOUTS)
 
 
-def curves_of_exercise_3():
+# ---- the faulty runs of exercises 4 and 5
+
+
+def curves_of_exercise_4():
     """(right answers, steps of a response), each by name, of the lab's figure."""
     book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
     cell = next(c.source for c in book.cells if "written_steps = {" in c.source)
@@ -394,9 +466,9 @@ def curves_of_exercise_3():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["colleague", "mended"])
-def test_the_curves_of_exercise_3_are_those_of_imitation(name):
+def test_the_curves_of_exercise_4_are_those_of_imitation(name):
     found = faults_15b.trained_on_steps(append_eos=name == "colleague")
-    right, written = (curves[name] for curves in curves_of_exercise_3())
+    right, written = (curves[name] for curves in curves_of_exercise_4())
     # another processor may sample another token somewhere
     assert found[0] == pytest.approx(right, abs=0.05)
     assert found[1] == pytest.approx(written, abs=0.2)
@@ -409,7 +481,7 @@ def test_with_dpo_the_same_fault_does_not_shorten_the_responses():
 
 
 @pytest.mark.slow
-def test_the_table_of_exercise_4_is_that_of_labels_cast_to_bool():
+def test_the_table_of_exercise_5_is_that_of_labels_cast_to_bool():
     book = nbformat.read(NOTEBOOKS / "15b_feedback_on_steps.ipynb", as_version=4)
     cell = next(c.source for c in book.cells if "held out: wrong steps" in c.source)
     table = ast.literal_eval(ast.parse(cell).body[0].value)

@@ -377,6 +377,16 @@ DIFFERENT = {  # right answers written in another way
         ],
         1,
     ),
+    "pairs_of": lambda r, m, t, n: (
+        lambda bad, tries: torch.where(
+            (bad & tries.any(1, keepdim=True)).any(1, keepdim=True),
+            torch.stack([bad.byte().argmax(1), tries.byte().argmax(1)], 1),
+            -1,
+        )
+    )(
+        ~r & m,
+        torch.zeros(len(r), n, dtype=torch.bool).masked_scatter((~r & m).any(1)[:, None], t),
+    ),
     "steps_read": lambda r, m: torch.tensor(
         [
             next((k + 1 for k, (ok, real) in enumerate(row) if real and not ok), sum(m[i]))

@@ -124,6 +124,30 @@ def test_small_runs_of_the_reward_models_have_equally_many_checks(monkeypatch):
     assert 0 <= policy["labels_half"] <= 1 and 0 <= policy["labels_fall"] <= 1
 
 
+@pytest.mark.parametrize(
+    "name, trained",
+    [
+        ("log-probabilities too, 1,000 checks", {"head.weight", "head.bias", "backbone.direction"}),
+        ("head only, text alone", {"head.weight", "head.bias"}),
+    ],
+)
+def test_the_weights_that_a_reward_model_with_a_frozen_body_trains(monkeypatch, name, trained):
+    class Found(Exception):
+        pass
+
+    def found(backbone, tokenizer, rows, config, **_):
+        model = ScalarModel(backbone)
+        raise Found({n for n, p in model.named_parameters() if p.requires_grad}, config.steps)
+
+    small(monkeypatch)
+    monkeypatch.setattr(process_rewards, "train_prm", found)
+    settings = EXPERIMENTS["process_rewards"][name] | {"seed": 0, "checks": 10}
+    config = process_rewards.process_rewards_config(settings)
+    with pytest.raises(Found) as seen:
+        process_rewards.process_rewards_run(settings, config, lambda row: None)
+    assert seen.value.args == (trained, 100)
+
+
 def test_the_rows_of_the_reward_models_follow_from_the_same_continuations(monkeypatch, start):
     small(monkeypatch)
     data = process_rewards.training_rows(*start, seed=0)
