@@ -395,7 +395,7 @@ pd.DataFrame(logits.sigmoid().numpy(), columns=names, index=["sigma(z)"]).round(
 # %%
 with torch.no_grad():
     logprobs = models.policy_logprobs(start, batch).numpy().round(2)
-pd.DataFrame(logprobs, columns=[*"22-1+7=20+7=27", "EOS"], index=["log-probability"])
+pd.DataFrame(logprobs.T, index=[*"22-1+7=20+7=27", "EOS"], columns=["log-probability"])
 
 # %% [markdown]
 # The `0` of `20` has the log-probability −4.58, and all other tokens have more than −0.05. So let us give this
@@ -495,7 +495,7 @@ columns = {"random": "a random response", "blind": "blind judge"}
 columns |= {"majority": "majority vote", "best_product": "log-probability"}
 columns |= {"possible": "a perfect judge"}
 runs = experiments.results("process_rewards")
-experiments.shown(runs[runs.variant == "no reward model"], columns)
+experiments.shown(runs[runs.variant == "no reward model"], columns).T
 
 # %% [markdown]
 # **Predict.** Which reward models pick better than the blind judge? Which better than a random response?
