@@ -99,6 +99,7 @@ def second_judge(given: str, by: Callable | Reader, reward: Path | None) -> Call
 
 
 def say_sampling(policy: Reader, rows: Dataset, count: int) -> None:
+    """Say how many responses are about to be sampled."""
     say(f"Sampling {count} responses to each of {len(rows):,} rows from the {policy.name} ...")
 
 

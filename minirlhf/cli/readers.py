@@ -28,10 +28,12 @@ class Reader(NamedTuple):
 
     @classmethod
     def policy(cls, given: str) -> "Reader":
+        """A language model by its name or folder."""
         return cls(f"model {given}", given, *load_policy(given))
 
     @classmethod
     def scorer(cls, given: str, name: str = "reward model") -> "Reader":
+        """A reward model by its name or folder."""
         return cls(name, given, *load_scalar(given))
 
     @property

@@ -4,7 +4,7 @@
     best_of_n_probs         the exact distribution of the response that is kept, where all responses
                             and their probabilities are known
     best_of_n_mean          the mean of another value, such as the gold score, of the response that
-                            is kept: an estimate from more than n samples, for every n at once
+                            is kept: an estimate from n samples or, with less noise, from more
 
 Shapes: P prompts with N samples each, or Y possible responses. KL is in nats, the unit of natural
 logarithms.
@@ -32,7 +32,7 @@ def best_of_n_kl(n: int) -> float:
     Raises:
         ValueError: n is below 1.
 
-    Source: Beirami et al. 2024, theorem 1.
+    Source: Beirami et al. 2024.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1.")
@@ -65,7 +65,7 @@ def best_of_n_probs(
         ValueError: n is below 1, the probabilities do not sum to 1, a score is NaN, or shapes
             differ.
 
-    Source: Beirami et al. 2024, lemma 1.
+    Source: Beirami et al. 2024.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1.")

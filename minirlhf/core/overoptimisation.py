@@ -9,8 +9,8 @@ optimise, with two coefficients:
     best-of-n                gain = d (alpha - beta d)
     reinforcement learning   gain = d (alpha - beta log d)
 
-The gain is the gold score less that of the first policy, so it is 0 at d = 0. alpha says how fast
-it grows at first, and beta how soon it turns.
+The gain is the gold score less that of the first policy, so it is 0 at d = 0. A larger
+alpha lifts the curve, and a larger beta bends it down earlier.
 
 `ensemble_reward` makes one proxy of several reward models.
 
@@ -102,7 +102,7 @@ def fit_overoptimisation(
         ValueError: fewer than two different distances, one that is not above 0, a number that is
             not finite, or an unknown form.
 
-    Source: Gao, Schulman and Hilton 2023, section 3.
+    Source: Gao, Schulman and Hilton 2023; least squares is our choice.
     """
     if not (d.isfinite().all() and gain.isfinite().all() and (d > 0).all()):
         raise ValueError("d must be finite and above 0, and gain must be finite.")
@@ -137,7 +137,7 @@ def ensemble_reward(
     Raises:
         ValueError: an unknown `how`, or a penalty below 0.
 
-    Source: Coste, Anwar, Kirk and Krueger 2024, section 3.2.
+    Source: Coste, Anwar, Kirk and Krueger 2024.
     """
     check_not_negative(penalty=penalty)
     if how not in ENSEMBLES:
